@@ -57,7 +57,7 @@ def test_a_message_may_have_256_fields(count: int, crowded: bool) -> None:
     request = pb.ModelInferRequest(model_name="sums")
     for _ in range(count):
         request.outputs.add(name="label")
-    assert codec.crowded(request.SerializeToString()) == crowded
+    assert codec.has_too_many_fields(request.SerializeToString()) == crowded
 
 
 @given(st.binary(max_size=300), st.lists(st.text(max_size=300), max_size=20), st.integers(0, 2**31 - 1))
@@ -69,4 +69,4 @@ def test_no_message_of_few_fields_is_crowded_wherever_it_is_cut(raw: bytes, name
         request.inputs.add(name=name, shape=[number])
     body = request.SerializeToString()
     for cut in range(0, len(body) + 1, 7):
-        assert not codec.crowded(body[:cut])
+        assert not codec.has_too_many_fields(body[:cut])

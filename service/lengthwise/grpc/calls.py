@@ -7,8 +7,8 @@
 | reflection | each within the default timeout: its streams are few | `MAX_STREAMS` |
 | others | received when there is memory for them (`receiving`) | |
 
-So a probe is answered whatever other callers do: it waits for nobody. Handlers get bytes and parse them themselves:
-where gRPC does it, a message that cannot be parsed is an exception in its log.
+So a probe is answered whatever other callers do: it waits for nobody. Handlers get bytes and parse them themselves: if
+gRPC parses, a message that cannot be parsed is an exception in its log.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ from lengthwise.serving import Serving
 HEALTH: Final = "grpc.health.v1.Health"
 MAX_WATCHES: Final = 64  # watches of the health service at once
 MAX_STREAMS: Final = 8  # streams of requests at once, which only reflection has
-_SLOTS: Final = 2  # small messages that are received at once, and those of probes: each might be a large one
-_PROBE_SECONDS: Final = 0.1  # that the message of a probe may take to arrive
+_SLOTS: Final = 2  # messages received at once, and those of probes: any of them might be as large as allowed
+_PROBE_SECONDS: Final = 0.1  # within which the message of a probe must arrive
 
 M = TypeVar("M", bound=Message)
 Fields: TypeAlias = Mapping[str, Any]
@@ -63,7 +63,7 @@ Status = health_pb2.HealthCheckResponse
 
 
 class SmallCalls:
-    """Answers the calls of the table above."""
+    """Answers the calls of the module's table."""
 
     def __init__(self, serving: Serving, connections: GrpcConnections) -> None:
         self._serving = serving
@@ -76,13 +76,13 @@ class SmallCalls:
         self.streams = {"watch": 0, "reflection": 0}  # that are open now
 
     def handlers(self) -> dict[str, Handler]:
-        """The handlers, by method."""
+        """The handler of each method, by its path `/package.Service/Method`."""
         serving = self._serving
         probes: dict[str, Callable[[Any], Fields]] = {
             "ServerLive": lambda _: {"live": serving.alive},
             "ServerReady": lambda _: {"ready": serving.ready},
         }
-        others: dict[str, Callable[[Any], Fields | Awaitable[Fields]]] = {
+        calls: dict[str, Callable[[Any], Fields | Awaitable[Fields]]] = {
             "ServerMetadata": lambda _: inventory.server(),
             "ModelReady": self._model_ready,
             "ModelMetadata": lambda request: inventory.model(serving, self._find(request)),
@@ -105,24 +105,27 @@ class SmallCalls:
             f"/{SERVICE}/{name}": self._unary(
                 getattr(pb, f"{name}Response"), receive, getattr(pb, f"{name}Request"), answer
             )
-            for receive, answers in ((self._probed, probes), (self._received, others))
+            for receive, answers in ((self._probed, probes), (self._received, calls))
             for name, answer in answers.items()
         }
 
     def _unary(
         self,
-        kind: type[Message],
+        response_type: type[Message],
         receive: Callable[[RpcCall], Awaitable[bytes]],
         request_type: type[M],
         answer: Callable[[M], Fields | Awaitable[Fields]],
     ) -> Handler:
-        """The handler of calls with one request of a type and one response of a kind, whose fields `answer` returns."""
+        """Makes the handler of a unary call: `answer` gets the parsed request, and returns the fields of the response.
+
+        `receive` awaits the message of a call.
+        """
 
         async def handle(rpc: RpcCall) -> None:
             try:
-                answered = answer(parsed(request_type, await receive(rpc)))
-                fields = await answered if inspect.isawaitable(answered) else answered
-                rpc.finish(message=kind(**fields).SerializeToString())
+                response_fields = answer(parsed(request_type, await receive(rpc)))
+                fields = await response_fields if inspect.isawaitable(response_fields) else response_fields
+                rpc.finish(message=response_type(**fields).SerializeToString())
             except RequestError as error:
                 refuse(rpc, error.with_traceback(None))
 
@@ -131,15 +134,15 @@ class SmallCalls:
     def _few(
         self,
         kind: str,
-        most: int,
+        max_streams: int,
         handle: Callable[[RpcCall], Awaitable[None]],
         code: grpc.StatusCode | None = None,
     ) -> Handler:
-        """The handler of a kind of stream. At most `most` are open at once: they have no deadline."""
+        """Makes the handler of a kind of stream, of which few may be open at once, since they have no deadline."""
 
         async def answer(rpc: RpcCall) -> None:
             """Runs the handler of a stream, or refuses the stream if too many are open."""
-            if self.streams[kind] >= most:
+            if self.streams[kind] >= max_streams:
                 refuse(rpc, InflightFull("too many streams are open", retry_after_seconds=1), code=code)
                 return
             self.streams[kind] += 1
@@ -153,24 +156,33 @@ class SmallCalls:
         return answer
 
     def _find(self, request: Any) -> ServedModel:
+        """The served model that a request names."""
         return kserve.find(self._serving, request.name, request.version or None)
 
     def _model_ready(self, request: pb.ModelReadyRequest) -> Fields:
+        """Answers `ModelReady`: whether the model can be used; False also if it is not served."""
         try:
             return {"ready": self._serving.answers(self._find(request))}
         except RequestError:  # not known, unloaded or not started: that is an answer here, and no error
             return {"ready": False}
 
     def _model_config(self, request: pb.ModelConfigRequest) -> Fields:
+        """Answers `ModelConfig`, which Triton's tools read."""
         return {"config": json_format.ParseDict(inventory.config(self._serving, self._find(request)), pb.ModelConfig())}
 
     async def _change(self, apply: Callable[[Serving, str, Fields], Awaitable[None]], request: Any) -> Fields:
+        """Loads or unloads a model by `apply`.
+
+        Raises:
+            Forbidden: The service has an admin port, which alone may do that.
+        """
         if self._serving.settings.admin_port is not None:
             raise Forbidden("models are loaded and unloaded over HTTP on the admin port")
         await apply(self._serving, request.model_name, dict(request.parameters))
         return {}
 
     async def _watch(self, rpc: RpcCall) -> None:
+        """Answers a watch of the health service."""
         await self.health.watch(parsed(health_pb2.HealthCheckRequest, await self._received(rpc)), rpc)
 
     async def _reflect(self, servicer: ReflectionServicer, rpc: RpcCall) -> None:
@@ -197,7 +209,7 @@ class SmallCalls:
             await rpc.sent(response.SerializeToString())
 
     async def _received(self, rpc: RpcCall) -> bytes:
-        """Receives the one message of a call, when there is memory for it."""
+        """Receives the one message of a call, once there is memory for it."""
         hold = Hold(self._serving.inflight)
         arrival: asyncio.Future[bytes | None] = asyncio.get_running_loop().create_future()
 
@@ -216,7 +228,7 @@ class SmallCalls:
         return _small(body)
 
     async def _probed(self, rpc: RpcCall) -> bytes:
-        """The message of a probe; empty if all slots for probes are taken, or it does not arrive at once."""
+        """The message of a probe; b"" if all slots for probes are taken, or it does not arrive at once."""
         if not self._probes.locked():
             with suppress(TimeoutError):
                 async with self._probes, asyncio.timeout(_PROBE_SECONDS):
@@ -225,16 +237,16 @@ class SmallCalls:
 
 
 class HealthService:
-    """gRPC's health service: the status of the server (under the empty name) and of its inference service."""
+    """gRPC's health service: the status of the server (service "") and of its inference service, which is the same."""
 
     def __init__(self, serving: Serving) -> None:
         self._serving = serving
-        self._ended = False
+        self._ended = False  # whether the server stops
         self._reported = self._status("")
-        self._changed = asyncio.Event()
+        self._changed = asyncio.Event()  # set, and replaced, at each change of the status
 
     def report(self) -> None:
-        """Wakes the watches if the status has changed."""
+        """Wakes the watches if the status has changed since the last call."""
         status = self._status("")
         if status != self._reported:
             self._reported = status
@@ -269,6 +281,7 @@ class HealthService:
             await changed.wait()
 
     def _status(self, service: str) -> Any:
+        """The status of a service now."""
         if service not in ("", SERVICE):
             return Status.SERVICE_UNKNOWN
         return Status.SERVING if self._serving.ready and not self._ended else Status.NOT_SERVING

@@ -1,8 +1,9 @@
 """Decodes the Open Inference Protocol's gRPC requests to calls, and encodes the answers.
 
-gRPC hands over bytes, and this module parses them, so that the time and memory of parsing are part of the call. A
-message that differs from one that was read before in its id and its raw elements only is not parsed again:
-`MessageParts` takes these out of it, and what is left is looked up.
+gRPC hands over bytes, and this module parses them, so that the time and memory of parsing are part of the call. Most
+messages of a client differ only in their id and their raw elements (`raw_input_contents`). `MessageParts` splits these
+off without a parser of protocol buffers. If the rest is a message that was parsed before (`heads`), its parsed form
+(`_KnownMessage`) is used again.
 """
 
 from __future__ import annotations
@@ -35,9 +36,9 @@ _CONTENTS: Final = {  # the field with a tensor's elements, by its datatype
 # Fields at the top level of a message: one for each tensor, output and parameter. A hostile message has millions of
 # empty fields, and each would become an object of a hundred bytes.
 _MOST_FIELDS: Final = 256
-_MOST_ORDINARY_FIELDS: Final = 24
-_MOST_AXES: Final = 8
-_TAGS: Final = frozenset(number << 3 | 2 for number in range(1, 8))  # of the fields of a request: each has a length
+_MOST_ORDINARY_FIELDS: Final = 24  # that `MessageParts` splits
+_MOST_AXES: Final = 8  # of a tensor
+_TAGS: Final = frozenset(number << 3 | 2 for number in range(1, 8))  # of a request's fields: all of wire type 2
 _ID_TAG: Final = 3 << 3 | 2
 _RAW_REQUEST_TAG: Final = 7 << 3 | 2
 _RAW_ANSWER_TAG: Final = 6 << 3 | 2
@@ -50,11 +51,11 @@ EncodeMessage: TypeAlias = Callable[[list[Answer]], bytes]
 
 
 class MessageParts(NamedTuple):
-    """The fields of a message."""
+    """A request split to what differs in each call of a client (id, raw elements) and the rest."""
 
-    rest: bytes  # all but its id and its raw contents, as they were sent
-    identifier: str
-    raw: list[memoryview]
+    rest: bytes  # all other fields, as they were sent
+    identifier: str  # the request's id
+    raw: list[memoryview]  # the entries of `raw_input_contents`
 
     @classmethod
     def of(cls, body: bytes) -> MessageParts | None:
@@ -64,32 +65,32 @@ class MessageParts(NamedTuple):
         a length, and that many bytes.
         """
         rest, raw, identifier = list[bytes](), list[memoryview](), b""
-        at, end = 0, len(body)
+        index, end = 0, len(body)
         try:
             for _ in range(_MOST_ORDINARY_FIELDS):
-                if at == end:
+                if index == end:
                     break
-                tag, length, first = body[at], body[at + 1], at + 2
+                tag, length, start = body[index], body[index + 1], index + 2
                 if length > 127:
-                    length, first = _varint(body, at + 1)
-                after = first + length
-                if after > end or tag not in _TAGS:
+                    length, start = _varint(body, index + 1)
+                stop = start + length
+                if stop > end or tag not in _TAGS:
                     return None
                 if tag == _RAW_REQUEST_TAG:
-                    raw.append(memoryview(body)[first:after])
+                    raw.append(memoryview(body)[start:stop])
                 elif tag == _ID_TAG:
-                    identifier = body[first:after]
+                    identifier = body[start:stop]
                 else:
-                    rest.append(body[at:after])
-                at = after
+                    rest.append(body[index:stop])
+                index = stop
             text = identifier.decode()
         except (IndexError, UnicodeDecodeError):
             return None
-        return None if at != end or id_problem(text) is not None else cls(b"".join(rest), text, raw)
+        return None if index != end or id_problem(text) is not None else cls(b"".join(rest), text, raw)
 
 
 class _KnownMessage(NamedTuple):
-    """What the fields of a message name: the model, the version, and the tensors."""
+    """What the rest of a message was parsed to: the model, the version (None: not named), and the tensors."""
 
     name: str | None
     version: str | None
@@ -99,14 +100,19 @@ class _KnownMessage(NamedTuple):
 def decode(
     body: bytes, serving: Serving, heads: KnownRequests | None = None, split: MessageParts | None = None
 ) -> tuple[Call, EncodeMessage]:
-    """The call of a request, and the function that encodes its answer.
+    """Decodes a request to its call, and returns with it the function that encodes the call's answer.
 
-    `heads` has the messages that were read, and `split` the parts of this one, where these are known.
+    Args:
+        body: The message.
+        serving: Has the models.
+        heads: The parsed messages; this one is added if it can be used again. None: each message is parsed.
+        split: The parts of the message, if it was split before.
 
     Raises:
         InvalidRequest: The request is wrong; the error has all its problems, if the message can be parsed. A model that
             is not served is another RequestError.
     """
+    # A known message: only its raw elements are read.
     split = split or (None if heads is None else MessageParts.of(body))
     key = None if split is None else (split.rest, len(split.raw))
     known: _KnownMessage | None = None if heads is None else heads.get(key)
@@ -115,76 +121,84 @@ def decode(
         tensor_call = known.tensors.read(served, split.raw)
         if tensor_call is not None:
             return tensor_call.call, partial(_encode_raw, tensor_call, split.identifier)
-    if crowded(body):
+    # Any other message is parsed.
+    if has_too_many_fields(body):
         raise InvalidRequest([Problem("", f"a message may have {_MOST_FIELDS} inputs, outputs and parameters")])
     request = parsed(pb.ModelInferRequest, body)
     name, version = request.model_name or None, request.model_version or None
     served = kserve.find(serving, name, version)
     problems = Problems()
     read_id(request.id, "/id", problems)
-    sent = _inputs(request, problems)
+    input_tensors = _inputs(request, problems)
     output_requests = [
-        request_parameters.output(one.name, _parameters(one.parameters), f"/outputs/{i}/parameters", problems)
-        for i, one in enumerate(request.outputs)
+        request_parameters.output(output.name, _parameters(output.parameters), f"/outputs/{i}/parameters", problems)
+        for i, output in enumerate(request.outputs)
     ]
-    raw, most = bool(request.raw_input_contents), serving.settings.max_sequences
+    is_raw, max_sequences = bool(request.raw_input_contents), serving.settings.max_sequences
     tensor_call = tensors.read(
-        served, sent, output_requests, _parameters(request.parameters), problems, max_sequences=most, binary=raw
+        served,
+        input_tensors,
+        output_requests,
+        _parameters(request.parameters),
+        problems,
+        max_sequences=max_sequences,
+        binary=is_raw,
     )
-    kinds = {output.binary for output in tensor_call.outputs}
-    if len(kinds) > 1:
+    # The answer has raw contents, or typed ones.
+    binary_choices = {output.binary for output in tensor_call.outputs}
+    if len(binary_choices) > 1:
         detail = "the contents of all outputs are raw over gRPC, or of none: binary_data must agree"
         raise InvalidRequest([Problem("/outputs", detail)])
-    if kinds == {False}:
+    if binary_choices == {False}:
         return tensor_call.call, partial(_encode, tensor_call, request.id)
-    if heads is not None and split is not None and raw:
-        tensors_known = KnownTensors.of(tensor_call, sent)
+    if heads is not None and split is not None and is_raw:
+        tensors_known = KnownTensors.of(tensor_call, input_tensors)
         heads.add(key, len(split.rest), tensors_known and _KnownMessage(name, version, tensors_known))
     return tensor_call.call, partial(_encode_raw, tensor_call, request.id)
 
 
-def parsed(kind: type[M], body: bytes) -> M:
-    """Parses a message of that type.
+def parsed(message_type: type[M], body: bytes) -> M:
+    """Parses a message of this type.
 
     Raises:
         InvalidRequest: The bytes are not such a message.
     """
     try:
-        return kind.FromString(body)
+        return message_type.FromString(body)
     except DecodeError:
-        raise InvalidRequest([Problem("", f"the message is no {kind.DESCRIPTOR.name}")]) from None
+        raise InvalidRequest([Problem("", f"the message is no {message_type.DESCRIPTOR.name}")]) from None
 
 
-def crowded(body: bytes) -> bool:
+def has_too_many_fields(body: bytes) -> bool:
     """Whether a message has more than `_MOST_FIELDS` fields at its top level; it is read no further than that.
 
     See "Encoding" in the documentation of protocol buffers. A field is a tag, whose last three bits are its wire type;
     for wire type 2 a length and that many bytes follow. Wire type 3 opens a group, which no message of the protocol
     has. Bytes that are no message are left to the parser.
     """
-    at = 0
+    index = 0
     try:
         for _ in range(_MOST_FIELDS):
-            if at >= len(body):
+            if index >= len(body):
                 return False
-            tag, at = _varint(body, at)
-            kind = tag & 7
-            if kind == 2:
-                length, at = _varint(body, at)
-                at += length
-            elif kind == 0:
-                _, at = _varint(body, at)
-            elif kind in _FIXED:
-                at += _FIXED[kind]
+            tag, index = _varint(body, index)
+            wire_type = tag & 7
+            if wire_type == 2:
+                length, index = _varint(body, index)
+                index += length
+            elif wire_type == 0:
+                _, index = _varint(body, index)
+            elif wire_type in _FIXED:
+                index += _FIXED[wire_type]
             else:
-                return kind == 3
+                return wire_type == 3
     except IndexError:
         return False
-    return at < len(body)
+    return index < len(body)
 
 
 def identifier_of(body: bytes) -> str:
-    """Parses a whole message for its id; empty if the message has none or cannot be parsed."""
+    """The id of a request, which is parsed as a whole for it; '' if it has none or cannot be parsed."""
     try:
         return str(pb.ModelInferRequest.FromString(body).id)[:MAX_ID_CHARACTERS]
     except DecodeError:
@@ -192,30 +206,30 @@ def identifier_of(body: bytes) -> str:
 
 
 def stream_answer(answer: bytes) -> bytes:
-    """The message of a stream for an answer."""
+    """Wraps an encoded answer as a `ModelStreamInferResponse`, for a stream."""
     return _field(_STREAM_ANSWER_TAG, answer)
 
 
 def stream_error(identifier: str, message: str) -> bytes:
-    """The message of a stream for a refusal."""
+    """Encodes a refusal as a `ModelStreamInferResponse`: the error's message, and the id of the request."""
     response = pb.ModelInferResponse(id=identifier)
     return pb.ModelStreamInferResponse(error_message=message, infer_response=response).SerializeToString()
 
 
-def _varint(body: bytes, at: int) -> tuple[int, int]:
-    """The variable-length integer at an index, and the index after it."""
+def _varint(body: bytes, index: int) -> tuple[int, int]:
+    """Reads the variable-length integer at an index; also returns the index after it."""
     value = shift = 0
     while True:
-        byte = body[at]
+        byte = body[index]
         value |= (byte & 127) << shift
-        at += 1
+        index += 1
         if byte < 128 or shift > 63:
-            return value, at
+            return value, index
         shift += 7
 
 
 def _field(tag: int, value: bytes) -> bytes:
-    """A field of bytes as protocol buffers write it."""
+    """Encodes a field of bytes as protocol buffers do: tag, length, value."""
     head, length = bytearray((tag,)), len(value)
     while length > 127:
         head.append(length & 127 | 128)
@@ -225,49 +239,54 @@ def _field(tag: int, value: bytes) -> bytes:
 
 
 def _inputs(request: pb.ModelInferRequest, problems: Problems) -> list[InputTensor]:
-    """The input tensors, each with its elements as bytes."""
+    """The input tensors of a request, each with its elements as bytes; what is wrong is added to `problems`."""
     raw = request.raw_input_contents
     if raw and len(raw) != len(request.inputs):
         problems.add("/raw_input_contents", f"must have one entry for each of the {len(request.inputs)} inputs")
         return []
-    sent = []
-    for i, tensor in enumerate(request.inputs):
-        pointer = f"/inputs/{i}"
+    input_tensors = []
+    for index, tensor in enumerate(request.inputs):
+        pointer = f"/inputs/{index}"
         request_parameters.no_shared_memory(_parameters(tensor.parameters), f"{pointer}/parameters", problems)
         data: bytes | memoryview = b""
         if raw:
-            data = raw[i]
+            data = raw[index]
             if tensor.HasField("contents"):
                 problems.add(f"{pointer}/contents", "must be absent where raw_input_contents has the elements")
         elif tensor.datatype in ELEMENTS:
             contents = getattr(tensor.contents, _CONTENTS[tensor.datatype])
             data = np.array(contents, dtype=ELEMENTS[tensor.datatype]).tobytes()
-        sent.append(InputTensor(tensor.name, tensor.datatype, tuple(tensor.shape[: _MOST_AXES + 1]), data, pointer))
-    return sent
+        input_tensors.append(
+            InputTensor(tensor.name, tensor.datatype, tuple(tensor.shape[: _MOST_AXES + 1]), data, pointer)
+        )
+    return input_tensors
 
 
 def _parameters(parameters: Mapping[str, pb.InferParameter]) -> dict[str, Any]:
-    """The values of the parameters in `request_parameters.KNOWN`, without those that have none."""
-    choices = {
+    """The parameters that `request_parameters.KNOWN` names, as Python values; one without a value is left out."""
+    fields = {
         name: parameters[name].WhichOneof("parameter_choice") for name in request_parameters.KNOWN if name in parameters
     }
-    return {name: getattr(parameters[name], choice) for name, choice in choices.items() if choice is not None}
+    return {name: getattr(parameters[name], choice) for name, choice in fields.items() if choice is not None}
 
 
 @lru_cache(maxsize=256)
 def _answer_head(name: str, version: int, outputs: tuple[tuple[str, str, tuple[int, ...]], ...]) -> bytes:
-    """The head of an answer, without id and raw contents: many answers have the same names, types and shapes."""
+    """Encodes an answer without its id and raw contents. `outputs`: name, datatype and shape of each.
+
+    Cached, since many answers have the same names, types and shapes.
+    """
     response = pb.ModelInferResponse(model_name=name, model_version=str(version))
-    for output, datatype, shape in outputs:
-        response.outputs.add(name=output, datatype=datatype, shape=shape)
+    for name_of_output, datatype, shape in outputs:
+        response.outputs.add(name=name_of_output, datatype=datatype, shape=shape)
     return response.SerializeToString()
 
 
 def _encode_raw(tensor_call: TensorCall, identifier: str, answers: list[Answer]) -> bytes:
-    """Encodes the answer with raw contents. The fields of a message may stand in any order."""
+    """Encodes the answer with raw contents: cached head, contents, id. A message's fields may stand in any order."""
     manifest, outputs = tensor_call.call.model.manifest, output_tensors.answer(tensor_call, answers)
-    described = tuple([(tensor.name, tensor.datatype, tensor.values.shape) for tensor in outputs])
-    head = _answer_head(manifest.name, manifest.version, described)
+    descriptions = tuple([(tensor.name, tensor.datatype, tensor.values.shape) for tensor in outputs])
+    head = _answer_head(manifest.name, manifest.version, descriptions)
     fields = [head, *(_field(_RAW_ANSWER_TAG, tensor.raw()) for tensor in outputs)]
     if identifier:
         fields.append(_field(_ID_TAG, identifier.encode()))
@@ -275,7 +294,7 @@ def _encode_raw(tensor_call: TensorCall, identifier: str, answers: list[Answer])
 
 
 def _encode(tensor_call: TensorCall, identifier: str, answers: list[Answer]) -> bytes:
-    """Encodes the answer with typed contents."""
+    """Encodes the answer with typed contents, a list of numbers for each output."""
     manifest = tensor_call.call.model.manifest
     response = pb.ModelInferResponse(model_name=manifest.name, model_version=str(manifest.version), id=identifier)
     for tensor in output_tensors.answer(tensor_call, answers):

@@ -4,8 +4,8 @@ gRPC accepts its connections itself, and limits the time of a handshake, of sile
 is done here: a connection on which no call has begun has `header_timeout_seconds`, and while nearly all slots are
 taken, those that have been idle longest make room. A connection counts as idle while none of its calls is open.
 
-gRPC tells nobody of its connections, so they are found among the open files of this process. A file is duplicated while
-it is looked at, because gRPC may close it, and its number may go to another, at any moment.
+gRPC tells nobody of its connections, so they are found among the open files of this process. gRPC may close such a file
+at any moment, and its number may then be another file's; so each is duplicated while it is looked at.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from typing import Final
 from lengthwise.connections.listener import LEAST_IDLE_SECONDS
 from lengthwise.grpc.transport import RpcCall
 
-_LOOKS: Final = 4  # at the connections, in `header_timeout_seconds`
-_MOST_LOOK_SECONDS: Final = 2.5  # between two of them
-_STALE_SECONDS: Final = 0.05  # how old a look may be, when a connection is asked for that it did not find
+_LOOKS: Final = 4  # how often the open files are read in `header_timeout_seconds`
+_MOST_LOOK_SECONDS: Final = 2.5  # the longest time between two of these looks
+_STALE_SECONDS: Final = 0.05  # after which the files are read again for a connection that the last look did not find
 _CALL_BYTES: Final = 512  # what a call takes besides its message: metadata, frames
 _FRAME_SHARE: Final = 256  # the frames of a message take less than this share of it, those of TLS too
 _CROWDED: Final = 0.75  # above this share of the limit, idle connections make room
 _FILES: Final = "/dev/fd"
-_RECEIVED: Final = 128  # where `tcpi_bytes_received`, of 64 bits, is in Linux's `struct tcp_info`
+_RECEIVED: Final = 128  # the offset of `tcpi_bytes_received`, of 64 bits, in Linux's `struct tcp_info`
 _INFO_BYTES: Final = _RECEIVED + 8
 
 
@@ -40,10 +40,13 @@ class AcceptedConnections:
 
     def __init__(self, port: int) -> None:
         self.port = port
-        self._files: dict[str, int] = {}
+        self._files: dict[str, int] = {}  # the file of each client's connection, at the last look
 
     def look(self) -> list[str]:
-        """The clients that are connected now. Takes some microseconds for each open file; safe in any thread."""
+        """Reads the open files for connections, and returns the clients that are connected now.
+
+        Takes some microseconds for each open file; safe in any thread.
+        """
         try:
             files = [int(name) for name in os.listdir(_FILES)]
         except OSError:  # this system has no such folder
@@ -58,23 +61,23 @@ class AcceptedConnections:
         return list(clients)
 
     def received_bytes(self, client: str) -> int | None:
-        """How many bytes have arrived from a client; None if the system does not say, or it is not connected."""
+        """How many bytes have arrived from a client; None if the system does not say, or it is not in the last look."""
         connection = self._of(client)
         if connection is None:
             return None
         with connection:
-            linux = sys.platform == "linux"
-            info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO_BYTES) if linux else b""
+            is_linux = sys.platform == "linux"
+            info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO_BYTES) if is_linux else b""
         return int(struct.unpack_from("Q", info, _RECEIVED)[0]) if len(info) == _INFO_BYTES else None
 
     def end(self, client: str) -> None:
-        """Ends the connection of a client, in both directions; gRPC sees that and closes it."""
+        """Shuts the connection of a client down, in both directions; gRPC sees that and closes it."""
         if (connection := self._of(client)) is not None:
             with connection, suppress(OSError):  # it has just ended
                 connection.shutdown(socket.SHUT_RDWR)
 
     def _of(self, client: str) -> socket.socket | None:
-        """A duplicate of the connection of a client, where the last `look` found it."""
+        """A duplicate of a client's connection, which the caller closes; None if the last look did not find it."""
         file = self._files.get(client)
         opened = None if file is None else self._opened(file)
         if opened is None:
@@ -86,7 +89,7 @@ class AcceptedConnections:
         return None
 
     def _opened(self, file: int) -> tuple[str, socket.socket] | None:
-        """The client and a duplicate of a file, which the caller closes; None if it is no connection of this port."""
+        """The client of an open file, and a duplicate for the caller to close; None if no connection of this port."""
         try:
             if not stat.S_ISSOCK(os.fstat(file).st_mode):
                 return None
@@ -103,12 +106,12 @@ class AcceptedConnections:
 
 @dataclass(slots=True)
 class ClientConnection:
-    """The calls and the bytes of one client's connection."""
+    """What is counted for the connection of one client."""
 
-    since: float  # since when it is idle; without a call so far, since it was seen first
-    calls: int = 0  # that are open
+    since: float  # when it became idle (`time.monotonic`); before the first call, when it was seen first
+    calls: int = 0  # open calls
     called: bool = False  # whether any call has begun on it
-    delivered: int = 0  # bytes of its calls, about, and of their messages that were handed over, with their frames
+    delivered: int = 0  # bytes, about, of its calls and of the messages that gRPC handed over, with their frames
 
     def deliver(self, message_bytes: int) -> None:
         """Counts a message that was handed to its call."""
@@ -116,15 +119,15 @@ class ClientConnection:
 
 
 class GrpcConnections:
-    """The connections of the gRPC port, by client."""
+    """The connections of the gRPC port, by client. `most` is the largest number of connections."""
 
     def __init__(self, most: int, header_timeout_seconds: float) -> None:
         self._most = most
         self._header_timeout = header_timeout_seconds
-        self._accepted = AcceptedConnections(0)  # of the port, once that is known
-        self._known: dict[str, ClientConnection] = {}
-        self._looked = time.monotonic()
-        self.calls = 0  # that are open
+        self._accepted = AcceptedConnections(0)  # `keep` sets the port
+        self._known: dict[str, ClientConnection] = {}  # by client
+        self._looked = time.monotonic()  # when the open files were read last
+        self.calls = 0  # open calls of all connections
 
     @property
     def count(self) -> int:
@@ -132,7 +135,7 @@ class GrpcConnections:
         return len(self._accepted.look())
 
     def begun(self, rpc: RpcCall) -> None:
-        """Counts a call of its connection, from now until its end."""
+        """Counts a call for its connection, from now until its end."""
         connection = self.of(rpc.client)
         connection.called = True
         connection.calls += 1
@@ -148,11 +151,11 @@ class GrpcConnections:
         rpc.on_end(ended)
 
     def of(self, client: str) -> ClientConnection:
-        """The counts of a client's connection; new ones for a connection that is not known yet."""
+        """The counts of a client's connection; a connection that is not known yet gets new ones."""
         return self._known.setdefault(client, ClientConnection(time.monotonic()))
 
     def received_bytes(self, client: str) -> int | None:
-        """How many bytes have arrived from a client; None if that is not known."""
+        """How many bytes have arrived from a client; None if that is not known. Finds new connections, if need be."""
         received = self._accepted.received_bytes(client)
         now = time.monotonic()
         if received is None and now - self._looked > _STALE_SECONDS:
@@ -171,7 +174,11 @@ class GrpcConnections:
                 self._accepted.end(client)
 
     def _too_long(self, present: list[str]) -> list[str]:
-        """The clients whose connection must end: no call in time, or idle for longest while too many are `present`."""
+        """The clients whose connection must end, of those that are `present` now.
+
+        These are connections without a call in time; and where too many are left, those that have been idle longest.
+        Also forgets the clients that are no longer connected and have no open call.
+        """
         self._looked = now = time.monotonic()
         known = self._known
         for client in known.keys() - set(present):
@@ -179,9 +186,11 @@ class GrpcConnections:
                 del known[client]
         idle = sorted((known[client].since, client) for client in present if not self.of(client).calls)
         late = [client for since, client in idle if not known[client].called and now - since > self._header_timeout]
-        too_many = len(present) - len(late) - int(self._most * _CROWDED)
-        if too_many > 0:
-            left = set(late)
-            longest_idle = [client for since, client in idle if client not in left and now - since > LEAST_IDLE_SECONDS]
-            late += longest_idle[:too_many]
+        excess = len(present) - len(late) - int(self._most * _CROWDED)
+        if excess > 0:
+            late_clients = set(late)
+            longest_idle = [
+                client for since, client in idle if client not in late_clients and now - since > LEAST_IDLE_SECONDS
+            ]
+            late += longest_idle[:excess]
         return late

@@ -1,7 +1,8 @@
 """Inference calls over gRPC: receives the message of a `ModelInfer`, and returns that of its answer.
 
 What happens in between is `lengthwise.protocols.call`. A call's own deadline counts like `timeout_ms`, and a client
-that cancels is one that left. A refusal has the code of its HTTP status (`CODES`), and is counted by that status.
+that cancels counts as one that left. A refusal has the code of its HTTP status (`CODES`), and is counted by that
+status.
 """
 
 from __future__ import annotations
@@ -39,14 +40,14 @@ CODES: Final = {  # gRPC's code for the HTTP status of a refusal
     503: grpc.StatusCode.UNAVAILABLE,
     504: grpc.StatusCode.DEADLINE_EXCEEDED,
 }
-_UNREAD_SECONDS: Final = 0.02
-_LONGEST_DETAILS: Final = 2000  # they travel in a header, which has few kilobytes
+_UNREAD_SECONDS: Final = 0.02  # see `refuse_unread`
+_LONGEST_DETAILS: Final = 2000  # characters of an error's message: it is sent in a header, which has few kilobytes
 
 
 class ModelInfer(InferenceProtocol):
-    """Decodes messages of `ModelInfer` and of `ModelStreamInfer`, whose requests have one form."""
+    """The protocol of `ModelInfer` and `ModelStreamInfer`, whose requests have one form; `name` is for the metrics."""
 
-    memory_factor = 3  # as it came, as protocol buffers have it, and its elements
+    memory_factor = 3  # the message as it came, as protocol buffers parse it, and its elements
     most_fast_bytes = TENSORS_BYTES
 
     def __init__(self, serving: Serving, large_bodies: Turns, name: str) -> None:
@@ -62,8 +63,8 @@ class ModelInfer(InferenceProtocol):
 class RpcRequest(DirectCall):
     """One request from its message to its answer.
 
-    `rpc` is the call or the stream that it came by. `ends` is called once: with the request, its refusal (None where
-    its client has left), and its answer.
+    `rpc` is the call or the stream that brought it. `ends` is called once, with the request, its refusal and its
+    answer. Without an answer the refusal is the error; both are None if the client has left.
     """
 
     __slots__ = ("_ends",)
@@ -75,7 +76,7 @@ class RpcRequest(DirectCall):
             self.call.limit(self.call.record.arrived + remaining)
 
     def message(self, body: bytes | None, parts: codec.MessageParts | None = None) -> None:
-        """Decodes the message and submits its sequences; `parts` are its parts, where they were split before."""
+        """Decodes the message (None: there was none) and submits its sequences; `parts`: its parts, if it was split."""
         if self.response_complete:
             return
         if body is None:
@@ -84,11 +85,11 @@ class RpcRequest(DirectCall):
             self.decode(Received({"parts": parts}, self.call.headers, body))
 
     def left(self, rpc: RpcCall) -> None:
-        """Ends the request: its client has left, or gRPC has ended the call because its deadline passed."""
+        """Ends the request, whose client has left; or gRPC has ended the call because its deadline passed."""
         self.set_exception(DeadlineExceeded("the deadline passed") if rpc.is_late() else ClientLeft())
 
     def write(self, encoded: bytes, timing: Timing) -> bytes:
-        """The message of an answer."""
+        """The message of an answer; it is encoded already."""
         return encoded
 
     def set_result(self, answer: bytes) -> None:
@@ -98,13 +99,14 @@ class RpcRequest(DirectCall):
             self._end(200, None, answer)
 
     def set_exception(self, error: BaseException) -> None:
-        """Ends the request with a refusal; with nothing to send where its client has left."""
+        """Ends the request with the refusal for an error; if the client has left, with nothing to send."""
         if not self.response_complete:
             self.response_complete = True
             refusal = self.call.fail(error)
             self._end(CLIENT_LEFT if refusal is None else kserve.status_of(refusal), refusal, None)
 
     def _end(self, status: int, refusal: RequestError | None, answer: bytes | None) -> None:
+        """Closes the call with a status, and calls `ends` with the refusal and the answer."""
         self.response_complete = True
         ends, self._ends = self._ends, None
         self.call.close(status, delivered=status != CLIENT_LEFT)
@@ -116,7 +118,7 @@ Ends: TypeAlias = Callable[[RpcRequest, RequestError | None, bytes | None], None
 
 
 def answer(protocol: ModelInfer, receiving: Receiving, rpc: RpcCall) -> None:
-    """Answers a `ModelInfer`, whose message is received when it may be; it is held until its answer has left."""
+    """Answers a `ModelInfer`. Its message is received once there is memory for it, which is freed with the answer."""
     request = RpcRequest(protocol, rpc, headers_of(rpc.metadata), partial(_send, rpc))
     call = request.call
     rpc.on_end(call.hold.close)
@@ -149,7 +151,7 @@ def _send(rpc: RpcCall, request: RpcRequest, refusal: RequestError | None, answe
 
 
 def refuse(rpc: RpcCall, error: RequestError, *trailing: tuple[str, str], code: grpc.StatusCode | None = None) -> None:
-    """Ends a call with an error's code, or `code`; with the seconds to wait in the form that gRPC's retries read."""
+    """Ends a call with an error's code (or `code`), its message, and the time after which a client may try again."""
     metadata = list(trailing)
     if error.retry_after_seconds is not None:
         metadata.append(("grpc-retry-pushback-ms", str(max(1, round(error.retry_after_seconds * 1000)))))
@@ -157,9 +159,9 @@ def refuse(rpc: RpcCall, error: RequestError, *trailing: tuple[str, str], code: 
 
 
 def refuse_unread(rpc: RpcCall, error: RequestError) -> None:
-    """Refuses a call whose message is not received, a moment later.
+    """Refuses, a moment later, a call whose message is not received.
 
-    The client may be sending it: gRPC's clients take it for a failure of their own that the call has ended meanwhile.
+    The client may be sending the message now. A call that ends meanwhile is a failure of their own for gRPC's clients.
     """
     asyncio.get_running_loop().call_later(_UNREAD_SECONDS, refuse, rpc, error)
 

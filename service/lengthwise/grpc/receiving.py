@@ -1,19 +1,19 @@
 """Decides when a gRPC message may be received: its size is not known before, so memory is reserved for the largest.
 
-gRPC delivers whole messages only, and says nothing of those that are on their way. So few are received at once, each
-in a slot with memory for the largest one reserved (`inflight`), of which all but its real size is given back when it
-has arrived. The others wait unread; HTTP/2 lets their clients send no more than a window.
+gRPC delivers whole messages only, and tells nothing of a message before it is complete. So few are received at once.
+Each has a *slot*: memory for the largest message is reserved in its hold (`inflight`), and what the message did not
+need is given back when it has arrived. The other messages wait unread; HTTP/2 lets their clients send no more than a
+window.
 
 ```
 call ──> a slot is free: received ────────────────────────────────> its message
    └──> all are taken: waits in the line of its connection ──┘  └──> silent or slow, while others wait: refused
 ```
 
-A message that was sent together with its call, as nearly all are, arrives in the next turns of the event loop. So a
-call that sends nothing, or slowly, keeps its slot only as long as no other waits: then it is refused within
-`SILENT_SECONDS`. Connections take turns, one call at a time. First come those whose last message arrived as it should,
-then new ones, and last those that were silent. Too many waiting calls are refused, beginning with the connection that
-has most of them.
+A message that was sent together with its call, as nearly all are, arrives in the next turns of the event loop. A call
+whose client sends nothing (it is *silent*) or too slowly keeps its slot only while no other call waits: then it is
+refused within `SILENT_SECONDS`. Connections take turns, one call at a time, in the order of their ranks (`_Rank`). If
+too many calls wait, one is refused: the newest of the connection that has most of them.
 """
 
 from __future__ import annotations
@@ -30,33 +30,34 @@ from lengthwise.connections.inflight import Hold, Inflight
 from lengthwise.errors import DeadlineExceeded, InflightFull, RequestError
 
 SHARE: Final = 2  # 1 / `SHARE` of the memory for all calls may be reserved for messages being received
-SILENT_SECONDS: Final = 0.1  # after which a message must have begun to arrive, while others wait
-MIN_BYTES_PER_SECOND: Final = 262_144  # how fast it must arrive from then on, while others wait
-PATIENCE_SECONDS: Final = 2.0  # that it may take to arrive in any case, while others wait
+# While other calls wait, a message
+SILENT_SECONDS: Final = 0.1  # must have begun to arrive after this time,
+MIN_BYTES_PER_SECOND: Final = 262_144  # arrive at this speed from then on,
+PATIENCE_SECONDS: Final = 2.0  # and be complete after this time.
 MAX_WAITING: Final = 6144  # calls that wait for a slot; beyond it, calls are refused
-_KNOWN_CONNECTIONS: Final = 8192  # of which it is remembered how their last message arrived
+_KNOWN_CONNECTIONS: Final = 8192  # connections whose ranks are remembered; further ones count as new
 
 
 class _Rank(enum.IntEnum):
-    """How the last message of a connection arrived; the lowest ones are received first."""
+    """How the last message of a connection arrived. Calls of the lowest rank are received first."""
 
-    PROMPT = 0
-    NEW = 1
-    SILENT = 2
+    PROMPT = 0  # completely
+    NEW = 1  # there was none so far
+    SILENT = 2  # too slowly or not at all
 
 
 @dataclass(slots=True, eq=False)
 class IncomingMessage:
-    """A message that waits for a slot, or is being received."""
+    """A message that waits for a slot, or is being received. Times are those of `time.monotonic`."""
 
-    hold: Hold  # the bytes of its call
-    client: str  # its connection
-    begin: Callable[[], object]  # called when it may be received
-    refuse: Callable[[RequestError], object]  # called where it may not, or no longer: `end` need not be called then
-    began: float | None = None  # in seconds, when it got its slot
-    measured: float | None = None  # when its connection's bytes were looked at first, because others waited
-    received: int | None = None  # these bytes; None if that is not known
-    timer: asyncio.TimerHandle | None = None  # its deadline; None when it is over
+    hold: Hold  # the reserved memory of its call
+    client: str  # the address and port of its connection
+    begin: Callable[[], object]  # called when the message may be received
+    refuse: Callable[[RequestError], object]  # called when it may not, or no longer; `end` need not be called then
+    began: float | None = None  # when it got its slot; None while it waits
+    measured: float | None = None  # when its connection's bytes were first counted, because others waited
+    received: int | None = None  # how many bytes these were; None if that is not known
+    timer: asyncio.TimerHandle | None = None  # ends it at its deadline; None once the message is over
 
     def take_refusal(self) -> Callable[[RequestError], object]:
         """Ends the message: stops its timer, drops its references to the call, and returns `refuse` to be called."""
@@ -68,18 +69,19 @@ class IncomingMessage:
 
 
 class WaitingCalls:
-    """The messages that wait for a slot: connections take turns, the prompt ones first."""
+    """The messages that wait for a slot: connections take turns, in the order of their ranks."""
 
     def __init__(self) -> None:
+        # For each rank, the lines of messages by client; the client whose turn it is is first
         self._lines: tuple[OrderedDict[str, deque[IncomingMessage]], ...] = tuple(OrderedDict() for _ in _Rank)
-        self._ranks: OrderedDict[str, _Rank] = OrderedDict()
-        self.waiting = 0
+        self._ranks: OrderedDict[str, _Rank] = OrderedDict()  # by client; the one updated longest ago is first
+        self.waiting = 0  # messages in all lines
 
     def join(self, message: IncomingMessage) -> IncomingMessage | None:
-        """Adds a message at the end of its connection's line.
+        """Adds a message at the end of its connection's line; returns the message to refuse for it, or None.
 
-        Where too many wait, one is refused for it, and returned: the newest of the connection that has most of them,
-        the silent connections first. That may be the message itself.
+        If too many wait, that is the newest message of the connection that has most of them, of those with the highest
+        rank. It may be the added message itself.
         """
         client, refused = message.client, None
         rank = self._ranks.get(client, _Rank.NEW)
@@ -96,7 +98,10 @@ class WaitingCalls:
         return refused
 
     def next(self) -> IncomingMessage | None:
-        """Takes out the message whose turn it is."""
+        """Removes the message whose turn it is and returns it; None if none waits.
+
+        The connection's other messages go to the end of its rank.
+        """
         for lines in self._lines:
             if lines:
                 client, line = lines.popitem(last=False)
@@ -108,7 +113,7 @@ class WaitingCalls:
         return None
 
     def leave(self, message: IncomingMessage) -> None:
-        """Takes out a message that waits no more."""
+        """Removes a message that no longer waits for a slot; does nothing if it has left before."""
         for lines in self._lines:
             line = lines.get(message.client)
             if line is not None and message in line:
@@ -118,23 +123,24 @@ class WaitingCalls:
                     del lines[message.client]
 
     def arrived(self, client: str, *, promptly: bool) -> None:
-        """Remembers how the last message of a connection arrived, which decides when its next call gets a slot."""
-        before = self._ranks.pop(client, _Rank.NEW)
+        """Sets the rank of a connection by how its last message arrived, and moves its line of waiting calls there."""
+        old_rank = self._ranks.pop(client, _Rank.NEW)
         rank = self._ranks[client] = _Rank.PROMPT if promptly else _Rank.SILENT
-        if rank is not before:
-            self._move(client, before, rank)
-        if len(self._ranks) > _KNOWN_CONNECTIONS:
+        if rank is not old_rank:
+            self._move(client, old_rank, rank)
+        if len(self._ranks) > _KNOWN_CONNECTIONS:  # the one updated longest ago counts as new again
             self._move(*self._ranks.popitem(last=False), _Rank.NEW)
 
-    def _move(self, client: str, before: _Rank, rank: _Rank) -> None:
-        if (line := self._lines[before].pop(client, None)) is not None:
+    def _move(self, client: str, old_rank: _Rank, rank: _Rank) -> None:
+        """Moves a client's line, if it has one, to the end of another rank."""
+        if (line := self._lines[old_rank].pop(client, None)) is not None:
             self._lines[rank][client] = line
 
 
 class Receiving:
-    """The messages that are being received: each in one of few slots, as many as fit in the memory of this process.
+    """The messages that are being received, each in a slot; as many slots as fit in this process's share of the memory.
 
-    `received_bytes` says how many bytes have arrived from a client, or None.
+    `received_bytes` says how many bytes have arrived on a client's connection, or None if that is not known.
     """
 
     def __init__(
@@ -146,21 +152,24 @@ class Receiving:
     ) -> None:
         self._max_bytes = max_bytes
         self._reserved_bytes = 2 * max_bytes  # gRPC's own copy, and the copy for Python
+        # Slots that are free
         self.free = slots or max(1, inflight.max_bytes // len(inflight.cells) // SHARE // self._reserved_bytes)
         self._line = WaitingCalls()
         self._received_bytes = received_bytes
-        self._arrivals: dict[IncomingMessage, None] = {}  # the one that began first is first
-        self._timer: asyncio.TimerHandle | None = None
+        self._arrivals: dict[IncomingMessage, None] = {}  # messages that have a slot, in the order in which they got it
+        self._timer: asyncio.TimerHandle | None = None  # of the next `_end_slow`, while messages wait
 
     def expected_bytes(self, client: str) -> int:
-        """How many bytes of messages a client may be sending that have a slot."""
+        """The largest number of bytes that may arrive for the messages of a client that have a slot."""
         return self._max_bytes * sum(message.client == client for message in self._arrivals)
 
     def start(self, message: IncomingMessage, deadline: float) -> None:
-        """Receives a message when it is its turn. Memory for the largest is reserved, and stays in its hold.
+        """Receives a message when it is its turn: reserves memory for the largest in its hold, and calls its `begin`.
 
-        It is refused with `InflightFull` where there is no memory for it, or too many wait, and with `DeadlineExceeded`
-        where the deadline (on the clock of `time.monotonic`) passes, or it is silent or slow while others wait.
+        It is refused (its `refuse` is called) with
+        - `InflightFull` if there is no memory for it, or too many messages wait;
+        - `DeadlineExceeded` if the deadline passes (on the clock of `time.monotonic`), or its client is silent or slow
+          while others wait.
         """
         message.timer = asyncio.get_running_loop().call_later(deadline - time.monotonic(), self._late, message)
         if self.free:
@@ -171,12 +180,12 @@ class Receiving:
         if (refused := self._line.join(message)) is not None:
             refused.take_refusal()(InflightFull("too many calls wait to send their messages", retry_after_seconds=1))
         if self._timer is None:
-            self._end_slow()  # whose slots go to those that wait, this message among them
+            self._end_slow()  # gives the slots of slow messages to those that wait
 
     def end(self, message: IncomingMessage, *, arrived: bool) -> None:
-        """Gives a message's slot back, or its turn; does nothing the second time.
+        """Gives the slot of a message back, or removes it from the line of those that wait; a second call does nothing.
 
-        A connection whose message has not `arrived` comes after those that send what they said.
+        `arrived`: whether the message came. If not, the connection's next calls are received last.
         """
         if message.timer is None:
             return
@@ -201,8 +210,9 @@ class Receiving:
         return True
 
     def _give_back(self) -> None:
-        while (following := self._line.next()) is not None:
-            if self._reserve(following):
+        """Gives a slot to the next waiting message for which there is memory; without one, counts the slot as free."""
+        while (next_message := self._line.next()) is not None:
+            if self._reserve(next_message):
                 return
         self.free += 1
 
@@ -217,16 +227,19 @@ class Receiving:
         refuse(DeadlineExceeded(detail))
 
     def _end_slow(self) -> None:
-        """While messages wait: refuses those that are silent or slow, and looks again later."""
+        """While messages wait: refuses those in slots that arrive too slowly, and calls itself again after a time."""
         self._timer = None
         if self._line.waiting:
             now = time.monotonic()
-            for message in [one for one in self._arrivals if self._is_slow(one, now)]:
+            for message in [message for message in self._arrivals if self._is_slow(message, now)]:
                 self._late(message)
             self._timer = asyncio.get_running_loop().call_later(SILENT_SECONDS / 2, self._end_slow)
 
     def _is_slow(self, message: IncomingMessage, now: float) -> bool:
-        """Whether a message that others wait for arrives too slowly, by the bytes since it was first looked at."""
+        """Whether a message arrives too slowly, by the bytes of its connection since they were first counted.
+
+        The first call counts the bytes and returns False, unless the message has its slot for `PATIENCE_SECONDS`.
+        """
         seconds = now - (message.began or now)
         if seconds >= PATIENCE_SECONDS:
             return True

@@ -72,14 +72,14 @@ class GrpcServer:
             f"/{infer.STREAM}": self._streams.answer,
             **self._calls.handlers(),
         }
-        self._begun = 0
+        self._begun = 0  # calls, with those that were refused
         self._server: RpcServer | None = None
-        self._keeping: asyncio.Task[None] | None = None
+        self._keeping: asyncio.Task[None] | None = None  # ends connections that stay too long
 
     async def start(self, host: str, port: int) -> int:
-        """Binds the port and accepts calls; a call of a model that is not ready is refused.
+        """Binds the port and accepts calls; until a model is ready, its calls are refused. Returns the bound port.
 
-        Returns the port, which may be any where 0 is given.
+        `port` 0 takes any free one.
 
         Raises:
             ConfigurationError: The server cannot listen on the address, or a TLS file cannot be read.
@@ -88,10 +88,10 @@ class GrpcServer:
         server = RpcServer(_options(settings, self._max_connections), settings.max_body_bytes, self._begin)
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         try:
-            bound = server.listen(address, _credentials(settings))
+            bound_port = server.listen(address, _credentials(settings))
         except RuntimeError:
-            bound = 0
-        if bound == 0:
+            bound_port = 0
+        if bound_port == 0:
             raise ConfigurationError(f"cannot listen on {address} for gRPC; another --grpc-port may be free")
         server.start()
         self._server = server
@@ -102,29 +102,30 @@ class GrpcServer:
             "infer": self._streams.open,
             **self._calls.streams,
         }
-        self._keeping = asyncio.create_task(self._connections.keep(bound))
-        log.info("listening on grpc://%s", address if port else f"{host}:{bound}")
-        return bound
+        self._keeping = asyncio.create_task(self._connections.keep(bound_port))
+        log.info("listening on grpc://%s", address if port else f"{host}:{bound_port}")
+        return bound_port
 
     async def report_health(self) -> None:
         """Sends the health of the server to the clients that watch it."""
         self._calls.health.report()
 
     async def stop(self) -> None:
-        """Ends every connection, once the accepted calls are answered and those on their way are refused."""
+        """Ends every connection, once the accepted calls are answered and those that still come are refused."""
         self._calls.health.end()
         self._streams.end()
         if self._server is not None:
-            end, before = time.monotonic() + _LATE_CALLS_SECONDS, -1
-            while self._begun != before and time.monotonic() < end:
-                before = self._begun
+            # Until no call has come for `_QUIET_SECONDS`
+            end, begun_before = time.monotonic() + _LATE_CALLS_SECONDS, -1
+            while self._begun != begun_before and time.monotonic() < end:
+                begun_before = self._begun
                 await asyncio.sleep(_QUIET_SECONDS)
             await self._server.stop(_LAST_ANSWERS_SECONDS)
         if self._keeping is not None:
             self._keeping.cancel()
 
     def _begin(self, rpc: RpcCall) -> None:
-        """Starts the handler of a call, or refuses the call without receiving its message."""
+        """Starts the handler of a call; or refuses the call, and does not receive its message."""
         self._begun += 1
         handler = self._handlers.get(rpc.method)
         if self._connections.calls >= MAX_CALLS:
@@ -140,7 +141,7 @@ class GrpcServer:
             rpc.run(handler)
 
     def _without_key(self, rpc: RpcCall) -> RequestError | None:
-        """Why a call is refused for its key. Inference calls pass: `InferenceCall` refuses and counts them."""
+        """The refusal of a call for its key; None if it may pass. Inference calls pass: `InferenceCall` checks them."""
         if rpc.method not in (f"/{infer.INFER}", f"/{infer.STREAM}"):
             try:
                 self._serving.check_key(infer.headers_of(rpc.metadata))
@@ -150,7 +151,7 @@ class GrpcServer:
 
 
 def _options(settings: Settings, max_connections: int) -> list[tuple[str, int]]:
-    """The options of gRPC: the bounds that it keeps itself."""
+    """The options of gRPC's core: the bounds of the module's table that it keeps itself."""
     return [
         ("grpc.max_send_message_length", -1),
         ("grpc.so_reuseport", int((settings.workers or 1) > 1)),
@@ -170,7 +171,7 @@ def _options(settings: Settings, max_connections: int) -> list[tuple[str, int]]:
 
 
 def _credentials(settings: Settings) -> grpc.ServerCredentials | None:
-    """The certificates of `serve`, or None where it serves without TLS.
+    """The certificates that `serve` was given; None without TLS.
 
     Raises:
         ConfigurationError: A TLS file cannot be read.

@@ -5,10 +5,11 @@ message ──> RpcRequest ──> answer or error ──> the line of answers �
    ^  next one read while fewer than IN_FLIGHT requests are not answered and sent
 ```
 
-A stream is silent most of the time, so it has no slot among those that receive (`receiving`), as a call has. While it
-waits for a message, the bytes are looked at that arrive on its connection and belong to no message yet. Where they are
-more than the windows of its open calls and the messages that have a slot, a large one is arriving: the stream takes a
-slot for it, with memory for the largest message, or it ends.
+A stream is silent most of the time, so while it waits for a message it has no slot among those that receive
+(`receiving`), as a call has. Instead, the undelivered bytes of its connection are looked at regularly: those that have
+arrived and belong to no message yet. If they are more than the windows of its open calls, and the messages that have a
+slot, explain, then a large message is arriving. The stream takes a slot for it, with memory for the largest message, or
+it ends.
 """
 
 from __future__ import annotations
@@ -30,9 +31,9 @@ from lengthwise.grpc.transport import RpcCall
 from lengthwise.protocols import kserve
 from lengthwise.protocols.call import InferenceCall
 
-MAX_STREAMS: Final = 256  # at once; a further one ends that which is idle longest, or is refused
-IN_FLIGHT: Final = 64  # requests not answered, or whose answers the client has yet to take; then a stream is not read
-LOOK_SECONDS: Final = 0.1  # how often it is looked at the bytes of the connection of a stream that waits for a message
+MAX_STREAMS: Final = 256  # open at once; a further one ends the stream that is idle longest, or is refused
+IN_FLIGHT: Final = 64  # requests of a stream whose answers have not been sent; with so many, it is not read
+LOOK_SECONDS: Final = 0.1  # between two looks at the bytes of a waiting stream's connection
 WINDOW_BYTES: Final = 131_072  # what HTTP/2 lets a client send ahead on a call, and some frames
 
 
@@ -53,7 +54,7 @@ class StreamInference:
         return len(self._open)
 
     def answer(self, rpc: RpcCall) -> None:
-        """Answers one stream.
+        """Answers one stream; if too many are open, ends the one that is idle longest, or refuses this one.
 
         Raises:
             InflightFull: Never leaves this function: too many streams are open, and this one is refused.
@@ -76,70 +77,71 @@ class StreamInference:
             self._look()
 
     def closed(self, stream: _Stream) -> None:
-        """A stream is over."""
+        """Forgets a stream that is over."""
         self._open.discard(stream)
         self.idle.pop(stream, None)
 
     def _look(self) -> None:
-        """Looks at the streams, and again later while there are any."""
+        """Has each stream look for a large message, and repeats that while there are streams."""
         for stream in list(self._open):
             stream.look()
         later = asyncio.get_running_loop().call_later
         self._timer = later(LOOK_SECONDS, self._look) if self._open else None
 
     def end(self) -> None:
-        """The server stops: no stream is read any further, and each ends behind its last answer."""
+        """Stops reading all streams, because the server stops; each ends after its last answer."""
         for stream in list(self._open):
             stream.end(Draining("the server is shutting down"))
 
 
 class _Stream:
-    """One stream."""
+    """One stream: reads its messages, sends its answers."""
 
     def __init__(self, inference: StreamInference, rpc: RpcCall, headers: dict[bytes, bytes]) -> None:
         self._inference = inference
         self._rpc = rpc
         self._headers = headers
-        self._requests: dict[RpcRequest, str] = {}  # those whose answers have not left, with their ids
-        self._line: deque[tuple[RpcRequest, bytes]] = deque()  # answers
-        self._sending = False
-        self._reading = False
-        self._ended = False  # nothing more is read
-        self._refusal: RequestError | None = None
-        self._received_bytes: int | None = None  # of its connection, when it was looked at last
-        self._least: int | None = None  # of those that belonged to no message, since it waits for one
-        self._large: IncomingMessage | None = None
-        rpc.on_cancel = self._left
+        self._requests: dict[RpcRequest, str] = {}  # those whose answers were not sent, with their ids
+        self._line: deque[tuple[RpcRequest, bytes]] = deque()  # answers that wait to be sent
+        self._sending = False  # whether an answer is being sent
+        self._reading = False  # whether it waits for a message
+        self._ended = False  # whether nothing more is read
+        self._refusal: RequestError | None = None  # ends the stream after the last answer; None: it ends with OK
+        # While it waits for a message: the bytes of its connection at the last look, and the fewest undelivered ones
+        self._received_bytes: int | None = None
+        self._fewest_undelivered: int | None = None
+        self._large_message: IncomingMessage | None = None  # has a slot for a large message that arrives
+        rpc.on_cancel = self._abandon
 
     def read(self) -> None:
-        """Waits for the next message, unless enough are unanswered."""
+        """Waits for the next message, unless it does so already, or too many requests are not answered."""
         if self._reading or self._ended or len(self._requests) >= IN_FLIGHT:
             return
-        self._reading, self._received_bytes, self._least = True, None, None
+        self._reading, self._received_bytes, self._fewest_undelivered = True, None, None
         self._rpc.receive(self._received)
         self._wait()
 
     def give_way(self) -> bool:
-        """Ends the stream for a new one, unless its next message has begun to arrive."""
-        if self._large is not None:
+        """Ends the stream to make room for a new one; returns False if its next message has begun to arrive."""
+        if self._large_message is not None:
             return False
-        self._break(InflightFull("the stream was idle, and a new one needs its place"))
+        self._abort(InflightFull("the stream was idle, and a new one needs its place"))
         self._inference.closed(self)
         return True
 
     def _wait(self) -> None:
-        """Counts as idle from now on, if nothing is under way."""
+        """Counts the stream as idle from now on, if it waits for a message and no request is under way."""
         if self._reading and not self._requests and not self._ended:
             self._inference.idle.setdefault(self, time.monotonic())
 
     def end(self, refusal: RequestError | None = None) -> None:
-        """Reads no more; the stream ends when the last answer has left."""
+        """Reads no more; the stream ends with the refusal, or with OK, once the last answer is sent."""
         if not self._ended:
             self._ended, self._refusal = True, refusal
             self._finish_if_done()
 
     def _received(self, body: bytes | None) -> None:
-        """A message of the stream is here, or None at its end: its call is admitted and decoded in turn."""
+        """Handles a message of the stream: its call is admitted, decoded and submitted. None: the stream has ended."""
         self._reading = False
         self._inference.idle.pop(self, None)
         self._give_back(arrived=body is not None)
@@ -153,55 +155,58 @@ class _Stream:
         self._requests[request] = codec.identifier_of(body) if parts is None else parts.identifier
         try:
             request.call.admit()
-        except RequestError as error:  # its key was withdrawn
+        except RequestError as error:  # the key was withdrawn since the stream began
             request.set_exception(error)
         else:
             request.message(body, parts)
         self.read()
 
     def look(self) -> None:
-        """Takes a slot, with memory, for a large message that has begun to arrive; without a slot, ends the stream.
+        """Looks for a large message that has begun to arrive; takes a slot for it, or ends the stream if none is free.
 
-        A large message has begun where more bytes came than the windows of the open calls and other slots explain.
+        It has begun if more bytes came than the windows of the open calls, and messages that have slots, explain.
         """
-        if not self._reading or self._large is not None:
+        if not self._reading or self._large_message is not None:
             return
         client, connections, receiving = self._rpc.client, self._inference.connections, self._inference.receiving
-        received, before = connections.received_bytes(client), self._received_bytes
+        received, received_before = connections.received_bytes(client), self._received_bytes
         self._received_bytes = received
         if received is None:
             return
         connection = connections.of(client)
-        least = received - connection.delivered
-        self._least = least if self._least is None else min(self._least, least)
-        if before is None:
+        undelivered_now = received - connection.delivered
+        self._fewest_undelivered = (
+            undelivered_now if self._fewest_undelivered is None else min(self._fewest_undelivered, undelivered_now)
+        )
+        if received_before is None:
             return
-        # Those that came before the last look: others may be on their way to their messages.
-        undelivered = before - connection.delivered - self._least
+        # Only bytes that came before the last look count: newer ones may belong to messages that gRPC hands over next.
+        undelivered = received_before - connection.delivered - self._fewest_undelivered
         if undelivered > WINDOW_BYTES * connection.calls + receiving.expected_bytes(client):
             if not receiving.free:
-                self._break(InflightFull("there is no memory for a large message now", retry_after_seconds=1))
+                self._abort(InflightFull("there is no memory for a large message now", retry_after_seconds=1))
                 return
             serving = self._inference.protocol.serving
-            self._large = IncomingMessage(Hold(serving.inflight), client, bool, self._break)
-            receiving.start(self._large, time.monotonic() + serving.settings.default_timeout_ms / 1000)
+            self._large_message = IncomingMessage(Hold(serving.inflight), client, bool, self._abort)
+            receiving.start(self._large_message, time.monotonic() + serving.settings.default_timeout_ms / 1000)
 
-    def _break(self, refusal: RequestError) -> None:
-        """Ends the stream at once, because a message may not be received."""
-        self._left()
+    def _abort(self, refusal: RequestError) -> None:
+        """Ends the stream at once with a refusal, because a message may not be received."""
+        self._abandon()
         refuse(self._rpc, refusal)
 
     def _give_back(self, *, arrived: bool) -> None:
-        if self._large is not None:
-            self._inference.receiving.end(self._large, arrived=arrived)
-            self._large.hold.close()
-            self._large = None
+        """Gives back the slot and the memory that a large message has; `arrived`: whether it came."""
+        if self._large_message is not None:
+            self._inference.receiving.end(self._large_message, arrived=arrived)
+            self._large_message.hold.close()
+            self._large_message = None
 
     def _answered(self, request: RpcRequest, refusal: RequestError | None, answer: bytes | None) -> None:
-        """Puts an answer or a refusal in the line."""
+        """Puts the answer or refusal of a request in the line, to be sent."""
         identifier = self._requests.get(request)
         if identifier is None or self._rpc.finished or (answer is None and refusal is None):
-            self._requests.pop(request, None)
+            self._requests.pop(request, None)  # nothing can be sent: the client left, or the stream is over
             request.call.hold.close()
             return
         if refusal is not None:
@@ -212,7 +217,7 @@ class _Stream:
         self._send()
 
     def _send(self) -> None:
-        """Sends the next answer of the line, unless one is being sent; then the next message may be read."""
+        """Sends the next answer of the line, unless one is being sent; once it is sent, more may be read."""
         if self._sending or not self._line:
             return
         self._sending = True
@@ -231,7 +236,7 @@ class _Stream:
         self._rpc.write(message, sent)
 
     def _finish_if_done(self) -> None:
-        """Ends the call once nothing is read any more and all answers have left."""
+        """Ends the call once nothing is read any more and all answers are sent."""
         if not self._ended or self._requests or self._rpc.finished:
             return
         self._give_back(arrived=False)
@@ -240,7 +245,7 @@ class _Stream:
         else:
             self._rpc.finish()
 
-    def _left(self) -> None:
+    def _abandon(self) -> None:
         """Ends the stream without further answers, and withdraws its requests."""
         self._ended = True
         self._give_back(arrived=False)

@@ -1,9 +1,12 @@
-"""gRPC calls on the event loop, straight from the events of gRPC's core.
+"""Serves gRPC calls on the event loop, straight from the events of gRPC's core.
 
 `grpc.aio` takes two to three times as long for a call that does nothing as this does (`python -m benchmarks.protocols`
 measures both): it makes several coroutines and tasks for each. So this does what both of gRPC's servers for Python do,
 on the same functions of its core (`cygrpc`), and no more than the calls here need: bytes in, bytes out. One thread
 waits for events, and the event loop handles all that have come at once.
+
+The core works in *operations* (send a message, receive one, ...). A batch of operations is started with a *tag*: a
+function that is called with the event when the batch is done.
 """
 
 from __future__ import annotations
@@ -30,10 +33,10 @@ log = logging.getLogger("lengthwise.grpc")
 _REQUESTED: Final = 3  # calls that the core may hand over before it is asked for more
 _EVENTS_AT_ONCE: Final = 64  # that are handled in one turn of the event loop
 _NO_FLAGS: Final = 0
-_LOOKS: Final = 8  # for calls whose clients take nothing, in `PATIENCE_SECONDS`
+_LOOKS: Final = 8  # how often in `PATIENCE_SECONDS` calls are ended whose clients read nothing
 # Messages are inflated here, so that their size on the way is known as well.
 _COMPRESSED_AS_THEY_COME: Final = ("grpc.per_message_decompression", 0)
-_INFLATED_HERE: Final = 65_536  # bytes that a message may have when it is inflated on the event loop
+_INFLATED_HERE: Final = 65_536  # bytes of the largest inflated message that the event loop inflates itself
 # How a gzip and a zlib stream begin, which no message does that has its own fields first: gRPC does not say which
 # messages it leaves compressed.
 _COMPRESSED: Final = (b"\x1f\x8b", b"\x78")
@@ -48,30 +51,31 @@ Metadata: TypeAlias = Sequence[tuple[str, str]]
 
 
 class RpcCall:
-    """One call; used on the event loop only."""
+    """One call, or stream, of a client; used on the event loop only."""
 
     def __init__(self, event: Any, unread: dict[RpcCall, float], turns: Turns, max_bytes: int) -> None:
         self._call: Any = event.call
-        self._unread = unread
-        self._turns = turns  # of connections, with messages to be inflated
+        self._unread = unread  # the server's; see there
+        self._turns = turns  # of connections that have messages to be inflated
         self._max_bytes = max_bytes  # of an inflated message
-        self._waiting: asyncio.Task[bytes | None] | None = None  # for its turn
+        self._inflation: asyncio.Task[bytes | None] | None = None  # while it waits for its turn
         self.method: str = event.call_details.method.decode("ascii", "replace")  # `/package.Service/Method`
-        self._deadline: float = event.call_details.deadline
-        self._late: float = self._deadline - _SHARE_OF_A_DEADLINE * (self._deadline - time.time())
+        self._deadline: float = event.call_details.deadline  # on the clock of `time.time`
+        # From then on, a client that cancels does so because of its deadline.
+        self._late_from: float = self._deadline - _SHARE_OF_A_DEADLINE * (self._deadline - time.time())
         self.metadata: Sequence[tuple[str, str | bytes]] = event.invocation_metadata or ()
         self.peer: str = self._call.peer().decode()  # as gRPC writes it: `ipv6:%5B::1%5D:50123`
-        self.client = _client_of(self.peer)  # the same as `AcceptedConnections` names it
+        self.client = _client_of(self.peer)  # `ADDRESS:PORT`, as `AcceptedConnections` names it
         self.cancelled = False  # whether the client cancelled it, left, or set a deadline that has passed
-        self.on_cancel: Callable[[], object] | None = None  # called when that is so
-        # Called with the bytes of each message when it is here, compressed as it came.
+        self.on_cancel: Callable[[], object] | None = None  # called when `cancelled` becomes True
+        # Called when a message is received, with its number of bytes before it is inflated
         self.on_message: Callable[[int], object] | None = None
-        self._ended: list[Callable[[], None]] = []
-        self._due = 0
-        self._over = False
-        self._sent_head = False
-        self._status: tuple[grpc.StatusCode, str, Metadata] | None = None
-        self._begin((cygrpc.ReceiveCloseOnServerOperation(_NO_FLAGS),), self._closed)
+        self._end_callbacks: list[Callable[[], None]] = []  # of `on_end`
+        self._operations = 0  # that are not done
+        self._is_over = False  # all operations are done
+        self._sent_head = False  # whether the initial metadata was sent
+        self._status: tuple[grpc.StatusCode, str, Metadata] | None = None  # the final one
+        self._start_operations((cygrpc.ReceiveCloseOnServerOperation(_NO_FLAGS),), self._closed)
 
     @property
     def finished(self) -> bool:
@@ -83,18 +87,18 @@ class RpcCall:
         return None if self._deadline > _NO_DEADLINE_SECONDS else max(0.0, self._deadline - time.time())
 
     def is_late(self) -> bool:
-        """Whether a client that leaves now does so because of its deadline, which begins there earlier than here."""
-        return time.time() >= self._late
+        """Whether a client that leaves now does so because of its deadline, which began earlier there than here."""
+        return time.time() >= self._late_from
 
     def run(self, handler: Handler) -> None:
-        """Runs a handler for the call. When the handler's coroutine returns, the call ends, if it has not yet."""
-        if (answering := handler(self)) is not None:
-            self.on_cancel = asyncio.get_running_loop().create_task(self._run(answering)).cancel
+        """Runs a handler for the call. If it is a coroutine, the call ends when it returns, unless it ended before."""
+        if (coroutine := handler(self)) is not None:
+            self.on_cancel = asyncio.get_running_loop().create_task(self._run(coroutine)).cancel
 
-    async def _run(self, answering: Coroutine[Any, Any, None]) -> None:
+    async def _run(self, coroutine: Coroutine[Any, Any, None]) -> None:
         """Awaits a handler and ends its call; an unknown error is logged and ends it with UNKNOWN."""
         try:
-            await answering
+            await coroutine
             self.finish()
         except asyncio.CancelledError:
             self.cancel()
@@ -102,15 +106,15 @@ class RpcCall:
             log.exception("the call of %s failed", self.method)
             self.finish(grpc.StatusCode.UNKNOWN, "the call could not be answered")
 
-    def on_end(self, ended: Callable[[], None]) -> None:
-        """Calls `ended` when the whole answer was sent, or never will be."""
-        if self._over:
-            ended()
+    def on_end(self, callback: Callable[[], None]) -> None:
+        """Calls `callback` once the whole answer was sent, or never will be; at once if that is so now."""
+        if self._is_over:
+            callback()
         else:
-            self._ended.append(ended)
+            self._end_callbacks.append(callback)
 
-    def receive(self, received: Callable[[bytes | None], None]) -> None:
-        """Calls `received` with the next message, or None after the last. One at a time."""
+    def receive(self, on_received: Callable[[bytes | None], None]) -> None:
+        """Receives the next message and calls `on_received` with it, or with None after the last. One at a time."""
 
         def done(event: Any) -> None:
             """Passes the message on, inflated if it is compressed."""
@@ -118,41 +122,42 @@ class RpcCall:
             if message is not None and self.on_message is not None:
                 self.on_message(len(message))
             if message and message.startswith(_COMPRESSED):
-                self._receive_inflated(message, received)
+                self._receive_inflated(message, on_received)
             else:
-                received(message)
+                on_received(message)
 
-        self._begin((cygrpc.ReceiveMessageOperation(_NO_FLAGS),), done)
+        self._start_operations((cygrpc.ReceiveMessageOperation(_NO_FLAGS),), done)
 
-    def _receive_inflated(self, message: bytes, received: Callable[[bytes | None], None]) -> None:
+    def _receive_inflated(self, message: bytes, on_received: Callable[[bytes | None], None]) -> None:
         """Inflates a message, a large one in a thread when it is its turn; ends the call if it is too large."""
-        inflated, read = _inflate(message, min(_INFLATED_HERE, self._max_bytes))
+        inflated, read_bytes = _inflate(message, min(_INFLATED_HERE, self._max_bytes))
         if inflated is not None or self._max_bytes <= _INFLATED_HERE:
-            self._received_inflated(received, inflated)
+            self._received_inflated(on_received, inflated)
             return
-        size = min(self._max_bytes, _INFLATED_HERE * len(message) // read)  # about, when it is inflated
+        size = min(self._max_bytes, _INFLATED_HERE * len(message) // read_bytes)  # about, when it is inflated
 
         async def in_turn() -> bytes | None:
             async with self._turns.turn(self.client, size, math.inf):
-                self._waiting = None  # a thread cannot be cancelled
+                self._inflation = None  # a thread cannot be cancelled
                 return (await asyncio.to_thread(_inflate, message, self._max_bytes))[0]
 
         def done(inflating: asyncio.Task[bytes | None]) -> None:
-            self._waiting = None
+            self._inflation = None
             self._done(lambda _: None if inflating.cancelled() else finished(inflating.result()), None)
 
-        finished = partial(self._received_inflated, received)
-        self._due += 1  # the end of the call waits for it
-        self._waiting = asyncio.get_running_loop().create_task(in_turn())
-        self._waiting.add_done_callback(done)
+        finished = partial(self._received_inflated, on_received)
+        self._operations += 1  # the end of the call waits for it
+        self._inflation = asyncio.get_running_loop().create_task(in_turn())
+        self._inflation.add_done_callback(done)
 
-    def _received_inflated(self, received: Callable[[bytes | None], None], message: bytes | None) -> None:
+    def _received_inflated(self, on_received: Callable[[bytes | None], None], message: bytes | None) -> None:
+        """Passes an inflated message on. None: it was too large, so the call ends first."""
         if message is None:
             self.finish(grpc.StatusCode.RESOURCE_EXHAUSTED, "the inflated message is too large")
-        received(message)
+        on_received(message)
 
     async def read(self) -> bytes | None:
-        """The next message; see `receive`."""
+        """Awaits the next message; None after the last. See `receive`."""
         message: asyncio.Future[bytes | None] = asyncio.get_running_loop().create_future()
         self.receive(lambda body: None if message.done() else message.set_result(body))
         return await message
@@ -161,18 +166,18 @@ class RpcCall:
         """Sends a message of a stream. The next one may be sent when `on_sent` is called."""
 
         def done(_: object) -> None:
-            if not self.finished:  # else its status is under way, which the client has to take as well
+            if not self.finished:  # otherwise the client has yet to read the status
                 self._unread.pop(self, None)
             on_sent()
 
         self._unread[self] = time.monotonic()
-        self._begin((*self._head(), cygrpc.SendMessageOperation(message, _NO_FLAGS)), done)
+        self._start_operations((*self._head(), cygrpc.SendMessageOperation(message, _NO_FLAGS)), done)
 
     async def sent(self, message: bytes) -> None:
-        """Sends a message of a stream, and waits until the client may have it."""
-        gone = asyncio.get_running_loop().create_future()
-        self.write(message, lambda: None if gone.done() else gone.set_result(None))
-        await gone
+        """Sends a message of a stream, and waits until the next one may be sent."""
+        sent = asyncio.get_running_loop().create_future()
+        self.write(message, lambda: None if sent.done() else sent.set_result(None))
+        await sent
 
     def finish(
         self,
@@ -188,92 +193,96 @@ class RpcCall:
         if self.cancelled:
             return
         status = cygrpc.SendStatusFromServerOperation(trailing, code.value[0], details.encode(), _NO_FLAGS)
-        sent = () if message is None else (cygrpc.SendMessageOperation(message, _NO_FLAGS),)
+        messages = () if message is None else (cygrpc.SendMessageOperation(message, _NO_FLAGS),)
         self._unread[self] = time.monotonic()
-        self._begin((*self._head(), *sent, status), lambda _: None)
+        self._start_operations((*self._head(), *messages, status), lambda _: None)
 
     def cancel(self) -> None:
         """Resets the call: the client gets no more of it."""
-        if not self._over:
+        if not self._is_over:
             self._call.cancel()
 
     def _head(self) -> tuple[Any, ...]:
+        """The operation that sends the initial metadata, for the first batch of the call; later ()."""
         if self._sent_head:
             return ()
         self._sent_head = True
         return (cygrpc.SendInitialMetadataOperation((), _NO_FLAGS),)
 
-    def _begin(self, operations: tuple[Any, ...], done: Callable[[Any], None]) -> None:
-        self._due += 1
+    def _start_operations(self, operations: tuple[Any, ...], done: Callable[[Any], None]) -> None:
+        """Starts a batch of operations; `done` is called with its event when they are done."""
+        self._operations += 1
         self._call.start_server_batch(operations, partial(self._done, done))
 
     def _done(self, done: Callable[[Any], None], event: Any) -> None:
-        """Handles the end of one operation of the core; after the last one, calls what `on_end` registered."""
-        self._due -= 1
+        """Handles the end of a batch of operations; after the last one, calls the callbacks of `on_end`."""
+        self._operations -= 1
         done(event)
-        if self._due == 0 and not self._over:  # the first operation ends with the call
-            self._over, self.on_cancel = True, None
+        if self._operations == 0 and not self._is_over:  # the first operation ends with the call
+            self._is_over, self.on_cancel = True, None
             self._unread.pop(self, None)
-            ended, self._ended = self._ended, []
-            for callback in ended:
+            end_callbacks, self._end_callbacks = self._end_callbacks, []
+            for callback in end_callbacks:
                 callback()
 
     def _closed(self, event: Any) -> None:
+        """Handles the end of the whole call; if the client cancelled it, what runs for it is cancelled too."""
         self.cancelled = bool(event.batch_operations[0].cancelled())
-        if self.cancelled and self._waiting is not None:
-            self._waiting.cancel()
+        if self.cancelled and self._inflation is not None:
+            self._inflation.cancel()
         if self.cancelled and self.on_cancel is not None:
             self.on_cancel()
         self.on_cancel = None
 
 
 def _inflate(message: bytes, max_bytes: int) -> tuple[bytes | None, int]:
-    """An inflated message, and how much of the message was read.
+    """Inflates a message with gzip or zlib; also returns how many of its bytes were read.
 
-    It is the message itself where that is not compressed, or not whole; None where it becomes too large.
+    It is returned as it is if it is not compressed, or incomplete; None if it has more than `max_bytes` when inflated.
     """
-    inflating = zlib.decompressobj(zlib.MAX_WBITS | _GZIP_OR_ZLIB)
+    inflater = zlib.decompressobj(zlib.MAX_WBITS | _GZIP_OR_ZLIB)
     try:
-        inflated = inflating.decompress(message, max_bytes + 1)
+        inflated = inflater.decompress(message, max_bytes + 1)
     except zlib.error:
         return message, len(message)
     if len(inflated) > max_bytes:
-        return None, len(message) - len(inflating.unconsumed_tail)
-    return inflated if inflating.eof else message, len(message)
+        return None, len(message) - len(inflater.unconsumed_tail)
+    return inflated if inflater.eof else message, len(message)
 
 
 @lru_cache
 def _client_of(peer: str) -> str:
+    """The client of a peer as gRPC writes it: `[::1]:50123` without brackets."""
     return unquote(peer).partition(":")[2].replace("[", "").replace("]", "")
 
 
 class RpcServer:
-    """Accepts calls, and has each begun on the event loop.
+    """Accepts calls, and has the event loop run `begin` for each.
 
-    A call is cancelled whose client does not take what it is sent within `PATIENCE_SECONDS`. No message is larger than
-    `max_message_bytes`, as it comes and when it is inflated.
+    A call is cancelled if its client does not read what is sent to it within `PATIENCE_SECONDS`. No message may be
+    larger than `max_message_bytes`, as it comes and when it is inflated.
     """
 
     def __init__(
         self, options: Sequence[tuple[str, int]], max_message_bytes: int, begin: Callable[[RpcCall], None]
     ) -> None:
         self._queue = cygrpc.CompletionQueue()
-        own = ("grpc.max_receive_message_length", max_message_bytes), _COMPRESSED_AS_THEY_COME
-        self._server = cygrpc.Server((*options, *own), False)
+        limits = ("grpc.max_receive_message_length", max_message_bytes), _COMPRESSED_AS_THEY_COME
+        self._server = cygrpc.Server((*options, *limits), False)
         self._server.register_completion_queue(self._queue)
         self._begin = begin
         self._max_message_bytes = max_message_bytes
         self._turns = Turns()
-        self._unread: dict[RpcCall, float] = {}  # calls that something is sent to, and since when
-        self._first: Any = None  # the event that woke the loop
-        self._had_events = False
-        self._idle = threading.Lock()  # held while the loop looks for events itself
+        self._unread: dict[RpcCall, float] = {}  # calls whose clients have yet to read something, and since when
+        self._wake_event: Any = None  # the event with which the thread wakes the loop
+        self._had_events = False  # whether the loop handled some since it was woken, or since its last look
+        self._polling = threading.Lock()  # the thread waits for it while the loop polls for events itself
         self._stopping = False
         self._loop = asyncio.get_running_loop()
         self._stopped: asyncio.Future[None] = self._loop.create_future()
 
     def listen(self, address: str, credentials: grpc.ServerCredentials | None) -> int:
-        """Binds an address; returns its port, 0 where that cannot be had."""
+        """Binds an address; returns its port, or 0 if it cannot be bound."""
         credential = () if credentials is None else (credentials._credentials,)  # type: ignore[attr-defined]
         return int(self._server.add_http2_port(address.encode(), *credential))
 
@@ -286,7 +295,7 @@ class RpcServer:
         self._cancel_unread()
 
     async def stop(self, seconds: float) -> None:
-        """Accepts no more calls, and cancels what is open after some seconds."""
+        """Accepts no more calls, waits for those that are open, and cancels the remaining ones after some seconds."""
         if self._stopping:
             return
         self._stopping = True
@@ -301,17 +310,19 @@ class RpcServer:
         self._queue.shutdown()
 
     def _cancel_unread(self) -> None:
-        """Cancels the calls whose clients take nothing, and looks again later."""
-        late = time.monotonic() - PATIENCE_SECONDS
-        for call in [one for one, since in self._unread.items() if since < late]:
+        """Cancels the calls whose clients have read nothing for `PATIENCE_SECONDS`, and repeats itself regularly."""
+        deadline = time.monotonic() - PATIENCE_SECONDS
+        for call in [call for call, since in self._unread.items() if since < deadline]:
             call.cancel()
         if not self._stopping:
             self._loop.call_later(PATIENCE_SECONDS / _LOOKS, self._cancel_unread)
 
     def _request(self) -> None:
+        """Asks the core for the next call."""
         self._server.request_call(self._queue, self._queue, self._requested)
 
     def _requested(self, event: Any) -> None:
+        """Begins a new call, and asks the core for another one."""
         if not event.success:  # the server has stopped
             return
         if not self._stopping:
@@ -319,13 +330,13 @@ class RpcServer:
         self._begin(RpcCall(event, self._unread, self._turns, self._max_message_bytes))
 
     def _wait(self) -> None:
-        """Waits for events in a thread of its own, and wakes the event loop, which handles them."""
+        """In a thread: waits for an event, and wakes the event loop, which handles it and those behind it."""
         while True:
-            self._idle.acquire()
+            self._polling.acquire()
             event = self._queue.poll()
             if event.completion_type == cygrpc.CompletionType.queue_shutdown:
                 return
-            self._first = event
+            self._wake_event = event
             del event  # it may hold the last reference to a call
             try:
                 self._loop.call_soon_threadsafe(self._handle)
@@ -333,11 +344,12 @@ class RpcServer:
                 return
 
     def _handle(self) -> None:
-        """Handles the events that are there, some of them in the next turn of the loop where there are many.
+        """Handles the events that have come, at most `_EVENTS_AT_ONCE` in one turn of the loop.
 
-        While there are any, the thread stays out of it: to hand over each of them would take longer than to handle it.
+        Runs again in the next turn until there are none. Meanwhile the thread is kept out by the lock: to hand over
+        each event would take longer than to handle it.
         """
-        event, self._first = self._first, None
+        event, self._wake_event = self._wake_event, None
         for _ in range(_EVENTS_AT_ONCE):
             if event is None:
                 event = self._queue.poll(0)
@@ -352,4 +364,4 @@ class RpcServer:
             self._had_events = False
             self._loop.call_soon(self._handle)  # the answers of this turn may bring the next ones
         else:
-            self._idle.release()
+            self._polling.release()
