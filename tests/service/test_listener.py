@@ -252,7 +252,7 @@ async def test_a_new_connection_gets_the_place_of_an_idle_one(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(listeners, "LEAST_IDLE_SECONDS", 0.0)
-    async with net(service, max_connections=1) as made:
+    async with net(service, most=1) as made:
         line = await made.line()
         for _ in range(2):
             assert (await line.ask(BODY))[0] == 200
@@ -265,7 +265,7 @@ async def test_one_that_has_begun_a_request_or_sent_none_keeps_its_place(
     service: Service, begun: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(listeners, "LEAST_IDLE_SECONDS", 0.0)
-    async with net(service, max_connections=1) as made:
+    async with net(service, most=1) as made:
         line = await made.line()
         if begun:
             assert (await line.ask(BODY))[0] == 200
