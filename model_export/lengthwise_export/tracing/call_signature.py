@@ -1,4 +1,14 @@
-"""How a user's module is called: its arguments, the order of the axes of its steps, and which results are outputs."""
+"""How a user's module is called: its arguments, the order of the axes of its steps, and which results are outputs.
+
+A *role* says what an argument of `forward` is for, such as `steps` or `mask`. `read_signature` finds the roles by the
+names of the parameters and by the option `--second`. *Second* is what a module takes besides the steps:
+
+    forward(x, lengths)            second = "lengths"
+    forward(x, attention_mask)     second = "mask", true at valid steps
+    forward(x, key_padding_mask)   unclear by its name: the user says --second mask or --second padding-mask
+
+The *header* of a module is the text `Model.forward(x, lengths)`, with which messages begin.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +33,8 @@ from lengthwise_export.masks import step_mask
 from lengthwise_export.options import ONE_VALUE_HINT, Second
 from lengthwise_export.tracing.process_wide import PROCESS_WIDE
 
-# A mask is true at valid steps, a padding mask at padding; the others are those of `ArrangedSteps`
+# What an argument is for. A mask is true at valid steps, a padding mask at padding. The last four are for packed rows,
+# see `ArrangedSteps`
 Role = Literal["steps", "lengths", "mask", "padding-mask", "positions", "segments", "borders", "max-length"]
 
 _ROLES: Final[Mapping[Second, tuple[Role, ...]]] = {
@@ -33,20 +44,21 @@ _ROLES: Final[Mapping[Second, tuple[Role, ...]]] = {
     "both": ("lengths", "mask"),
     "none": (),
 }
+"""The roles of the arguments after the steps, by what a module takes besides the steps."""
 
 
 class _ArgumentForm(NamedTuple):
     """Another form of the lengths or the mask, which a module may expect instead."""
 
-    role: Role  # `lengths` or `mask`; that of a mask is for a padding mask, too
-    convert: Callable[[Tensor, int], Tensor]  # makes this form of the argument, for a batch of a width
-    text: str  # the form in words
-    code: str  # what a user writes to convert the argument
+    role: Role  # `lengths` or `mask`; a form of a mask is for a padding mask, too
+    convert: Callable[[Tensor, int], Tensor]  # makes this form from the usual argument and the width of the batch
+    text: str  # the form in words, for messages
+    code: str  # what a user writes in `forward` to convert the usual argument
 
 
 _BUT: Final = "but it gets a bool mask [rows, width]"
 
-# Only tried to explain an error, or a leak
+# A module is called with them only to explain an error, or a leak
 _FORMS: Final = (
     _ArgumentForm("mask", lambda mask, _: mask.float(), "a float32 mask, but it gets a bool mask", "mask.to(x.dtype)"),
     _ArgumentForm("mask", lambda mask, _: mask.long(), "an int64 mask, but it gets a bool mask", "mask.long()"),
@@ -88,11 +100,11 @@ _FORMS: Final = (
 class CallSignature:
     """How a module is called."""
 
-    # What it takes besides the steps: int64 `lengths [rows]`, a bool mask `[rows, width]` that is true at valid steps
-    # or at padding, both lengths and a mask that is true at valid steps, or nothing
+    # What it takes besides the steps: int64 `lengths [rows]`; a bool mask `[rows, width]`, true at valid steps (`mask`)
+    # or at padding (`padding-mask`); `both` lengths and a mask that is true at valid steps; or `none` of these
     second: Second = "lengths"
-    # The role of each argument, with its name if it is passed by keyword. By default the steps, then the arguments of
-    # `second`, all by position
+    # The role of each argument, and its name if it is passed by keyword (None: by position). If empty, the steps, then
+    # the arguments of `second`, all by position
     arguments: tuple[tuple[Role, str | None], ...] = ()
     time_first: bool = False  # Steps and per-step answers are `[width, rows, ...]`; a mask is still `[rows, width]`
     channels_first: bool = False  # Steps are `[rows, features, width]`
@@ -102,7 +114,10 @@ class CallSignature:
     layout: StepLayout = RIGHT  # Where each sequence is in the steps
 
     def arguments_for(self, batch: PaddedBatch) -> dict[Role, Any]:
-        """The arguments of a call for a batch, by role, in the layout that the module takes; the steps are a copy."""
+        """The arguments of a call for a batch, by role: the steps are a copy, in the layout that the module takes.
+
+        They include arguments that the module does not take, such as positions: `call` picks those that it takes.
+        """
         arranged, lengths = self.layout.arrange(batch), torch.tensor(batch.lengths).long()
         usual = self.arguments_of(torch.tensor(arranged.steps), lengths, torch.tensor(arranged.valid))
         arguments: dict[Role, Any] = {
@@ -114,9 +129,12 @@ class CallSignature:
         return arguments | {"max-length": int(arguments["max-length"])}
 
     def arguments_of(self, steps: Tensor, lengths: Tensor | None, valid: Tensor | None = None) -> dict[Role, Tensor]:
-        """The arguments of a call by role, from `steps [rows, width, features]` and the lengths.
+        """The steps, and the arguments of `second`, by role, with axes and form as the module takes them.
 
-        `valid [rows, width]` is true at valid steps; by default these are the first `lengths` steps of each row.
+        Args:
+            steps: `[rows, width, features]` float32, or `[rows, width]` token ids.
+            lengths: `[rows]`; None to call the module with the steps alone.
+            valid: `[rows, width]`, true at valid steps; by default the first `lengths` steps of each row are valid.
         """
         width = steps.shape[1]
         steps = steps if self.features_axis else steps.squeeze(-1)
@@ -134,22 +152,28 @@ class CallSignature:
         return arguments
 
     def call(self, module: nn.Module, tensors: Mapping[Role, Any]) -> Any:
-        """Calls a module with its arguments, from their values by role."""
+        """Calls a module with those of the `tensors`, by role, that it takes; returns what the module returns."""
         arguments = self.arguments or _usual(self.second)
         positional = [tensors[role] for role, name in arguments if name is None]
         return module(*positional, **{name: tensors[role] for role, name in arguments if name is not None})
 
     def names(self, module: nn.Module) -> dict[Role, str]:
-        """The names of the module's arguments by role; empty if the module has fewer, as with `*args`."""
+        """The names of the module's parameters by the role of the argument that each gets.
+
+        Empty if `forward` has fewer named parameters than the call has arguments, as with `*args`.
+        """
         arguments = self.arguments or _usual(self.second)
         parameters = list(inspect.signature(module.forward).parameters.values())
-        positional = [each.name for each in parameters if each.kind is not each.VAR_POSITIONAL]
+        positional = [parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_POSITIONAL]
         if len(positional) < len(arguments):
             return {}
         return {role: name or positional[index] for index, (role, name) in enumerate(arguments)}
 
     def with_positions(self, module: nn.Module) -> CallSignature | None:
-        """The signature with positions of the steps too; None if the module takes none, or gets them already."""
+        """This signature, with the positions of the steps as a further argument.
+
+        None if `forward` has no parameter for positions, or gets them already.
+        """
         arguments = self.arguments or _usual(self.second)
         names = (name for name in inspect.signature(module.forward).parameters if role_of(name) == "positions")
         name = next(names, None)
@@ -158,50 +182,60 @@ class CallSignature:
         return replace(self, arguments=(*arguments, ("positions", name)))
 
     def rows_first(self, logits: Tensor) -> Tensor:
-        """Logits `[rows, classes]` unchanged; per-step logits transposed to `[rows, width, classes]`."""
+        """Transposes per-step logits to `[rows, width, classes]`; logits `[rows, classes]` stay unchanged."""
         if logits.dim() != 3:
             return logits
         return logits.transpose(0, 1) if self.time_first else logits.mT if self.classes_first else logits
 
     def alternatives(self) -> Iterator[tuple[CallSignature, str]]:
-        """Other ways to call it, each with the end of "the model runs ..."."""
+        """Yields signatures to try if this one fails: other orders of axes, the other mask, other forms.
+
+        Each comes with advice for the user, which ends the sentence "the model runs ...". There are none if this
+        signature is itself such a trial, with a special form.
+        """
         if self.form is not None:
             return
+        # Other orders of the axes of the steps
         plain = replace(self, time_first=False, channels_first=False, classes_first=False, features_axis=True)
         option = "--time-first" if self.time_first else "--channels-first"
-        for other, axes, change in (
+        for signature, axes, change in (
             (replace(plain, channels_first=True), "[rows, features, width]", "pass --channels-first"),
             (replace(plain, time_first=True), "[width, rows, features]", "pass --time-first"),
             (plain, "[rows, width, features]", f"leave {option} out"),
         ):
-            if (other.time_first, other.channels_first) != (self.time_first, self.channels_first):
-                yield other, f"with steps as {axes}: if that is right, {change}"
+            if (signature.time_first, signature.channels_first) != (self.time_first, self.channels_first):
+                yield signature, f"with steps as {axes}: if that is right, {change}"
+        # A mask that is true where the usual one is false
         if self.second in ("mask", "padding-mask"):
             mask: Literal["mask", "padding-mask"] = "padding-mask" if self.second == "mask" else "mask"
             names = tuple((role if role == "steps" else mask, name) for role, name in self.arguments)
             where = "padding" if mask == "padding-mask" else "valid steps"
             hint = f"with a mask that is true at {where}: if that is right, pass --second {mask}"
             yield replace(self, second=mask, arguments=names), hint
+        # Lengths or a mask in another form
         for form in _FORMS:
             if any(role.endswith(form.role) for role in _ROLES[self.second]):
                 yield replace(self, form=form), f"with {form.text}: begin forward with {form.role} = {form.code}"
 
 
 def _usual(second: Second) -> tuple[tuple[Role, str | None], ...]:
-    """The arguments of a call where none has a name: the steps, then those of `second`, all by position."""
+    """The arguments of `CallSignature` by default: the steps, then those of `second`, all by position."""
     return (("steps", None), *((role, None) for role in _ROLES[second]))
 
 
 @contextlib.contextmanager
 def without_fast_path() -> Iterator[None]:
-    """Switches off torch's fast path, whose nested tensors cannot be traced and hold no padding to compare."""
+    """Switches off, during the block, torch's fast path of attention layers.
+
+    Its nested tensors cannot be traced, and hold no padding to compare.
+    """
     with PROCESS_WIDE:
-        before = torch.backends.mha.get_fastpath_enabled()
+        was_enabled = torch.backends.mha.get_fastpath_enabled()
         torch.backends.mha.set_fastpath_enabled(False)
         try:
             yield
         finally:
-            torch.backends.mha.set_fastpath_enabled(before)
+            torch.backends.mha.set_fastpath_enabled(was_enabled)
 
 
 def in_evaluation(module: nn.Module) -> nn.Module:
@@ -224,11 +258,17 @@ def read_signature(
     blind: bool = False,
     positions: bool = False,
 ) -> CallSignature:
-    """How a module is called, from the signature of its `forward` and the user's options; names decide the rest.
+    """Finds how a module is called: by the user's options, and else by the names of the parameters of its `forward`.
 
-    With `numbers`, `inputs_embeds` is preferred to `input_ids`; with `positions`, a module that requires the positions
-    of the steps gets them, counted from the mask. A `blind` module may take the steps alone; one that
-    takes lengths or a mask gets them all the same, unless `second` is `none`.
+    Args:
+        module: The user's module.
+        second: What it takes besides the steps; None to find it by the names.
+        time_first: Whether steps are `[width, rows, ...]`.
+        channels_first: Whether steps are `[rows, features, width]`.
+        numbers: Whether steps are numbers, and not token ids: then `inputs_embeds` gets them, and not `input_ids`.
+        blind: Whether the module may take the steps alone, because it is to be mended. If it takes lengths or a mask,
+            it gets them all the same, unless `second` is `none`.
+        positions: Whether a module that requires the positions of the steps gets them, counted from the mask.
 
     Raises:
         ConfigurationError: The options exclude each other, or the module has no `forward`.
@@ -237,95 +277,126 @@ def read_signature(
         raise ConfigurationError("--time-first and --channels-first: steps are in one order of axes or the other")
     if type(module).forward is nn.Module.forward:
         raise ConfigurationError(f"{type(module).__name__} has no forward{part_instead(module)}")
-    kind, arguments = _read(module, second, numbers=numbers, blind=blind, positions=positions)
-    arguments = () if arguments == _usual(kind) else arguments
-    return CallSignature(second=kind, arguments=arguments, time_first=time_first, channels_first=channels_first)
+    second, arguments = _read_arguments(module, second, numbers=numbers, blind=blind, positions=positions)
+    arguments = () if arguments == _usual(second) else arguments
+    return CallSignature(second=second, arguments=arguments, time_first=time_first, channels_first=channels_first)
 
 
-def _read(
+class _Forward(NamedTuple):
+    """What is read of a module's `forward`."""
+
+    parameters: list[Parameter]  # without `*args` and `**kwargs`
+    variadic: list[Parameter]  # `*args` and `**kwargs`, where it has them
+    header: str  # for messages: `Model.forward(x, lengths)`
+
+    @classmethod
+    def of(cls, module: nn.Module) -> _Forward:
+        """Reads the signature of a module's `forward`."""
+        parameters = list(inspect.signature(module.forward).parameters.values())
+        variadic = [each for each in parameters if each.kind in (each.VAR_POSITIONAL, each.VAR_KEYWORD)]
+        header = f"{type(module).__name__}.forward({', '.join(each.name for each in parameters)})"
+        return cls([each for each in parameters if each not in variadic], variadic, header)
+
+
+def _read_arguments(
     module: nn.Module, second: Second | None, *, numbers: bool, blind: bool, positions: bool
 ) -> tuple[Second, tuple[tuple[Role, str | None], ...]]:
-    """What a module takes besides the steps, and its arguments.
+    """What a module takes besides the steps, and its arguments, as in the fields of `CallSignature`.
+
+    The parameters are as in `read_signature`.
 
     Raises:
         ConfigurationError: `second` is `none`, and the model is not to be mended.
         UncheckableError: `forward` takes neither lengths nor a mask.
     """
-    parameters = list(inspect.signature(module.forward).parameters.values())
-    named = [each for each in parameters if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)]
-    header = f"{type(module).__name__}.forward({', '.join(each.name for each in parameters)})"
-    steps = _steps_among(named, numbers=numbers)
-    counted: dict[str, Role] = {}
+    forward = _Forward.of(module)
+    parameters, header = forward.parameters, forward.header
+    # Sort the parameters: the steps, required positions, and others
+    steps = _steps_among(parameters, numbers=numbers)
+    position_roles: dict[str, Role] = {}
     if positions:
-        required = (each.name for each in named if not _is_optional(each))
-        counted = {name: "positions" for name in required if role_of(name) == "positions"}
-    others = [each for each in named if each is not steps and each.name not in counted]
+        required = (parameter.name for parameter in parameters if not _is_optional(parameter))
+        position_roles = {name: "positions" for name in required if role_of(name) == "positions"}
+    others = [parameter for parameter in parameters if parameter is not steps and parameter.name not in position_roles]
+    # Steps alone
     if second == "none" and not blind:
         raise ConfigurationError(
             f"--second none: {header} then cannot know where a sequence ends: also pass --mend (check: --suggest)"
         )
-    takes_positional = any(each.kind is each.VAR_POSITIONAL for each in parameters)
-    names_say_nothing = second is None and all(_is_optional(each) and _meaning(each.name) is None for each in others)
-    if blind and (second == "none" or names_say_nothing) and (steps or takes_positional):
+    takes_any_positional = any(parameter.kind is parameter.VAR_POSITIONAL for parameter in forward.variadic)
+    names_say_nothing = second is None and all(
+        _is_optional(parameter) and _meaning(parameter.name) is None for parameter in others
+    )
+    if blind and (second == "none" or names_say_nothing) and (steps or takes_any_positional):
         _require_no_more(others, header)
-        return "none", tuple(_arguments_in_order(named, {steps.name: "steps"} if steps else {})) or _usual("none")
-    if second is not None and not others and takes_positional:
+        step_roles: dict[str, Role] = {steps.name: "steps"} if steps else {}
+        return "none", tuple(_arguments_in_order(parameters, step_roles)) or _usual("none")
+    # `forward(x, *args)`: only the option can tell
+    if second is not None and not others and takes_any_positional:
         return second, _usual(second)
     if steps is None or not others:
         raise UncheckableError(
             f"{header} takes neither lengths nor a mask, so it cannot know where a sequence ends: add `lengths` "
             "([rows], int64) or `mask` ([rows, width], true at valid steps) as a second argument, or pass --mend "
             "(check: --suggest)"
-            + ("; if it takes one through *args, say which with --second" if len(parameters) > len(named) else "")
+            + ("; if it takes one through *args, say which with --second" if forward.variadic else "")
             + (f"; if it only holds the model{part_instead(module)}" if steps is None and [*module.children()] else "")
         )
+    # Steps and lengths, a mask, or both
     by_role = _by_option(others, second, header) if second is not None else _by_name(others, header)
     hint = " (--second both passes lengths and a mask)" if second not in (None, "both") else ""
-    _require_no_more([each for each in others if each not in by_role.values()], header, hint)
-    roles: dict[str, Role] = {each.name: role for role, each in by_role.items()} | {steps.name: "steps"} | counted
-    kind = next(kind for kind, roles_of_kind in _ROLES.items() if set(roles_of_kind) == set(by_role))
-    return kind, tuple(_arguments_in_order(named, roles))
+    _require_no_more([parameter for parameter in others if parameter not in by_role.values()], header, hint)
+    roles: dict[str, Role] = {parameter.name: role for role, parameter in by_role.items()}
+    roles |= {steps.name: "steps"} | position_roles
+    read_second = next(option for option, roles_of_option in _ROLES.items() if set(roles_of_option) == set(by_role))
+    return read_second, tuple(_arguments_in_order(parameters, roles))
 
 
 def read_packed_signature(
     module: nn.Module, layout: StepLayout, *, numbers: bool, channels_first: bool = False
 ) -> CallSignature:
-    """How a module is called with sequences that are packed in one row, in the layout `layout`.
+    """Finds how a module is called with sequences that are packed in one row, in the layout `layout`.
+
+    `numbers` and `channels_first` are as in `read_signature`.
 
     Raises:
-        ConfigurationError: No argument tells the borders, by its name or by the option.
+        ConfigurationError: No argument tells the borders of the sequences, by its name or by the option.
         UncheckableError: `forward` requires an argument of another kind.
     """
-    parameters = list(inspect.signature(module.forward).parameters.values())
-    named = [each for each in parameters if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)]
-    header = f"{type(module).__name__}.forward({', '.join(each.name for each in parameters)})"
-    steps = _steps_among(named, numbers=numbers)
+    parameters, _, header = _Forward.of(module)
+    steps = _steps_among(parameters, numbers=numbers)
     if layout.packed is None or steps is None:
         raise UncheckableError(f"{header} takes no steps")
-    wanted = ROLE_OF[layout.packed]  # the role of the argument that tells the borders of the sequences
-    others = [each for each in named if each is not steps]
-    roles: dict[str, Role] = {each.name: role for each in others if (role := role_of(each.name)) is not None}
-    if (chosen := layout.packed_input) is not None:
-        if chosen not in {each.name for each in others}:
-            raise ConfigurationError(f"--packed-input {chosen}: {header} has no such argument beside the steps")
-        roles = {name: role for name, role in roles.items() if role != wanted} | {chosen: wanted}
-    if wanted not in roles.values():
+    # The roles of the parameters by their names. The option names the one that tells the borders of the sequences
+    border_role = ROLE_OF[layout.packed]
+    others = [parameter for parameter in parameters if parameter is not steps]
+    role_or_none = {parameter.name: role_of(parameter.name) for parameter in others}
+    roles: dict[str, Role] = {name: role for name, role in role_or_none.items() if role is not None}
+    if (border_name := layout.packed_input) is not None:
+        if border_name not in {parameter.name for parameter in others}:
+            raise ConfigurationError(f"--packed-input {border_name}: {header} has no such argument beside the steps")
+        roles = {name: role for name, role in roles.items() if role != border_role} | {border_name: border_role}
+    if border_role not in roles.values():
         raise ConfigurationError(
             f"{header} takes no {layout.packed}, by the names of its arguments: name the argument with --packed-input"
         )
-    always: set[Role] = {wanted, "max-length"} if wanted == "borders" else {wanted}
-    passed = {
-        each.name: roles[each.name]
-        for each in others
-        if each.name in roles and (roles[each.name] in always or not _is_optional(each))
+    # Pass the borders, with the largest length that flash-attention takes beside them; others only if they are required
+    is_passed_if_optional: set[Role] = {border_role, "max-length"} if border_role == "borders" else {border_role}
+    passed_roles = {
+        parameter.name: roles[parameter.name]
+        for parameter in others
+        if parameter.name in roles and (roles[parameter.name] in is_passed_if_optional or not _is_optional(parameter))
     }
-    _require_no_more([each for each in others if each.name not in passed], header)
-    arguments = tuple(_arguments_in_order(named, passed | {steps.name: "steps"}))
+    _require_no_more([parameter for parameter in others if parameter.name not in passed_roles], header)
+    arguments = tuple(_arguments_in_order(parameters, passed_roles | {steps.name: "steps"}))
     return CallSignature(second="mask", arguments=arguments, channels_first=channels_first, layout=layout)
 
 
 def part_instead(module: nn.Module) -> str:
-    """For an error about the wrapper of a training library: names the submodules to return in its place."""
+    """The end of an error about a module that only wraps the model: names up to three submodules to return instead.
+
+    Empty if the module has no submodules.
+    """
     parts = [f"model.{name} (a {type(part).__name__})" for name, part in module.named_children()]
     return f": return the part that answers from the factory, such as {' or '.join(parts[:3])}" if parts else ""
 
@@ -334,88 +405,92 @@ def _is_optional(parameter: Parameter) -> bool:
     return parameter.default is not parameter.empty
 
 
-def _require_no_more(others: Sequence[Parameter], header: str, hint: str = "") -> None:
-    """Makes sure that the arguments that are not passed have default values.
+def _require_no_more(unpassed: Sequence[Parameter], header: str, hint: str = "") -> None:
+    """Makes sure that the parameters that get no argument have default values.
 
     Raises:
-        UncheckableError: One has none.
+        UncheckableError: One has none; `header` begins the message, and `hint` ends it.
     """
-    if names := [each.name for each in others if not _is_optional(each)]:
+    if names := [parameter.name for parameter in unpassed if not _is_optional(parameter)]:
         raise UncheckableError(
             f"{header} also requires {', '.join(names)}: give these default values, or wrap the module in another{hint}"
         )
 
 
-def _steps_among(named: Sequence[Parameter], *, numbers: bool) -> Parameter | None:
-    """The parameter for the steps: the first one, unless its name says that it is a mask or lengths.
+def _steps_among(parameters: Sequence[Parameter], *, numbers: bool) -> Parameter | None:
+    """The parameter that gets the steps; None if there are no parameters.
 
-    With `numbers`, `inputs_embeds` is preferred. None if `forward` has no parameter.
+    It is `inputs_embeds` if steps are `numbers` and there is such a parameter; else the first parameter. If the name of
+    the first one says that it is a mask or lengths, it is the first required one whose name says nothing of that kind.
     """
-    embeds = next((each for each in named if each.name == "inputs_embeds"), None)
-    if (numbers and embeds is not None) or not named:
+    embeds = next((parameter for parameter in parameters if parameter.name == "inputs_embeds"), None)
+    if (numbers and embeds is not None) or not parameters:
         return embeds
-    first = named[0]
-    required = [each for each in named[1:] if _meaning(each.name) is None and not _is_optional(each)]
+    first = parameters[0]
+    required = [
+        parameter for parameter in parameters[1:] if _meaning(parameter.name) is None and not _is_optional(parameter)
+    ]
     is_second = re.fullmatch(r"(.*_)?(masks?|lengths?|lens?|seqlens?)", first.name.lower()) is not None
     return required[0] if is_second and required else first
 
 
-def _by_option(others: Sequence[Parameter], second: Second, header: str) -> dict[Role, Parameter]:
-    """The parameters that `--second` refers to, by role; if there are several candidates, their names decide.
+def _by_option(parameters: Sequence[Parameter], second: Second, header: str) -> dict[Role, Parameter]:
+    """The parameter for each role that the option `--second` asks for; if there are several candidates, names decide.
 
     Raises:
         ConfigurationError: `second` is `both`, and the names do not show lengths and a mask.
     """
     by_meaning: dict[str | None, list[Parameter]] = {}
-    for each in others:
-        by_meaning.setdefault(_meaning(each.name), []).append(each)
+    for parameter in parameters:
+        by_meaning.setdefault(_meaning(parameter.name), []).append(parameter)
     if second == "both" and not ("lengths" in by_meaning and "mask" in by_meaning):
         raise ConfigurationError(
             f"{header}: --second both needs an argument with `len` in its name and one with `mask` but without "
             "`pad`: rename them, or wrap the module in another that passes them on"
         )
-    likeliest: Mapping[Role, tuple[str | None, ...]] = {
+    # For each role, the meanings of a name that may have it, the likeliest first; None is a name that says nothing
+    meanings_of_role: Mapping[Role, tuple[str | None, ...]] = {
         "lengths": ("lengths", None),
-        "mask": ("mask", "which way round", None),
-        "padding-mask": ("which way round", "mask", None),
+        "mask": ("mask", "either mask", None),
+        "padding-mask": ("either mask", "mask", None),
     }
-    return {
-        role: _required_first(
-            next((by_meaning[meaning] for meaning in likeliest[role] if meaning in by_meaning), others)
-        )
-        for role in _ROLES[second]
-    }
+    by_role: dict[Role, Parameter] = {}
+    for role in _ROLES[second]:
+        likeliest = next((by_meaning[meaning] for meaning in meanings_of_role[role] if meaning in by_meaning), None)
+        by_role[role] = _required_first(likeliest or parameters)
+    return by_role
 
 
-def _by_name(others: Sequence[Parameter], header: str) -> dict[Role, Parameter]:
-    """The parameters that mark the end of a sequence by their names, by role; required ones before optional ones.
+def _by_name(parameters: Sequence[Parameter], header: str) -> dict[Role, Parameter]:
+    """The parameters that are lengths or a mask by their names, by role: all required ones, or else one optional one.
 
     Raises:
         ConfigurationError: No name says it, or one says it in an unclear way; the message asks for `--second`.
     """
-    candidates = [each for each in others if _meaning(each.name) is not None]
-    likeliest = candidates[:1]
-    # Next to an attention mask, a padding mask is the right one.
-    if likeliest and _meaning(likeliest[0].name) == "mask":
-        likeliest = [each for each in candidates if _meaning(each.name) == "which way round"][:1] or likeliest
+    candidates = [parameter for parameter in parameters if _meaning(parameter.name) is not None]
+    optional = candidates[:1]
+    # Beside an attention mask, it is the padding mask that marks where sequences end
+    if optional and _meaning(optional[0].name) == "mask":
+        optional = [parameter for parameter in candidates if _meaning(parameter.name) == "either mask"][:1] or optional
     by_role: dict[Role, Parameter] = {}
-    for each in [each for each in candidates if not _is_optional(each)] or likeliest:
-        meaning = _meaning(each.name)
-        if meaning == "which way round":
-            raise ConfigurationError(_unclear(header, each, "may be true at padding or at valid steps;"))
-        if meaning == "lengths" and re.search(r"rel|ratio|frac|share|percent|portion|norm", each.name.lower()):
+    for parameter in [parameter for parameter in candidates if not _is_optional(parameter)] or optional:
+        name, meaning = parameter.name, _meaning(parameter.name)
+        if meaning == "either mask":
+            raise ConfigurationError(_ask_for_second(header, name, "may be true at padding or at valid steps;"))
+        if meaning == "lengths" and re.search(r"rel|ratio|frac|share|percent|portion|norm", name.lower()):
             raise ConfigurationError(
-                f"{header}: {each.name} looks like lengths as a share of the longest. A module gets lengths in steps: "
+                f"{header}: {name} looks like lengths as a share of the longest. A module gets lengths in steps: "
                 "divide by x.size(1) in forward, or pass --second lengths if it takes steps"
             )
-        by_role.setdefault("lengths" if meaning == "lengths" else "mask", each)
+        by_role.setdefault("lengths" if meaning == "lengths" else "mask", parameter)
     if not by_role:
-        name = (parameter := _required_first(others)).name
-        default = "it keeps its default value" if _is_optional(parameter) else f"give it a default value ({name}=None)"
+        unclear = _required_first(parameters)
+        name = unclear.name
+        default = "it keeps its default value" if _is_optional(unclear) else f"give it a default value ({name}=None)"
         raise ConfigurationError(
-            _unclear(
+            _ask_for_second(
                 header,
-                parameter,
+                name,
                 "is neither lengths nor a mask by its name; if it is one of them,",
                 f". If it is something else, such as a state, labels or a switch, the model does not know where a "
                 f"sequence ends: {default}, and --second none --mend makes the graph take lengths (check: --second "
@@ -425,61 +500,81 @@ def _by_name(others: Sequence[Parameter], header: str) -> dict[Role, Parameter]:
     return by_role
 
 
-def _unclear(header: str, parameter: Parameter, why: str, otherwise: str = "") -> str:
-    """Asks for `--second`, where the name of a parameter does not say what it is."""
+def _ask_for_second(header: str, name: str, why: str, otherwise: str = "") -> str:
+    """The message that asks for `--second`, where the `name` of a parameter does not say what the parameter is.
+
+    `why` follows the name in the message, and `otherwise` ends it.
+    """
     return (
-        f"{header}: {parameter.name} {why} say --second lengths, --second mask (true at valid steps) or --second "
+        f"{header}: {name} {why} say --second lengths, --second mask (true at valid steps) or --second "
         f"padding-mask (true at padding){otherwise}"
     )
 
 
-def _required_first(fitting: Sequence[Parameter]) -> Parameter:
+def _required_first(parameters: Sequence[Parameter]) -> Parameter:
     """The first parameter without a default value; if all have one, the first parameter."""
-    return next((each for each in fitting if not _is_optional(each)), fitting[0])
+    return next((parameter for parameter in parameters if not _is_optional(parameter)), parameters[0])
 
 
-def _arguments_in_order(named: Sequence[Parameter], roles: Mapping[str, Role]) -> Iterator[tuple[Role, str | None]]:
-    """The role of each argument, in the order of the parameters; and its name, if it is passed by keyword.
+def _arguments_in_order(
+    parameters: Sequence[Parameter], roles: Mapping[str, Role]
+) -> Iterator[tuple[Role, str | None]]:
+    """Yields the role of each argument in the order of the parameters, and its name (None if passed by position).
 
-    That is so for each argument after the first parameter that is not passed.
+    After a parameter that gets no argument, all further arguments are passed by keyword.
+
+    Args:
+        parameters: The parameters of `forward`.
+        roles: The roles of the arguments, by the name of the parameter.
     """
     is_positional = True
-    for each in named:
-        is_positional = is_positional and each.kind is not each.KEYWORD_ONLY and each.name in roles
-        if each.name in roles:
-            yield roles[each.name], None if is_positional else each.name
+    for parameter in parameters:
+        is_positional = is_positional and parameter.kind is not parameter.KEYWORD_ONLY and parameter.name in roles
+        if parameter.name in roles:
+            yield roles[parameter.name], None if is_positional else parameter.name
 
 
-def _meaning(name: str) -> Literal["lengths", "mask", "which way round"] | None:
-    """What an argument is by its name: of a name with `pad` it is open whether the mask is true at padding."""
+def _meaning(name: str) -> Literal["lengths", "mask", "either mask"] | None:
+    """What an argument is by its name; None if the name does not say it.
+
+    A name with `pad` is of `either mask`: one that is true at valid steps, or one that is true at padding.
+    """
     lower = name.lower()
     if "pad" in lower:
-        return "which way round"
+        return "either mask"
     if "len" in lower:
         return "lengths"
     return "mask" if "mask" in lower else None
 
 
-OutputSelector = Callable[[Any], dict[str, Tensor]]  # A module's result to outputs by name, `logits` first
+OutputSelector = Callable[[Any], dict[str, Tensor]]
+"""A function that takes what a module returns, and returns the outputs of the graph by name, `logits` first."""
 
 
 def output_selector(output: str | int | None) -> OutputSelector:
-    """The selector for `--output NAME|INDEX`; by default `logits`, otherwise the first float output of rank 2 or 3."""
+    """The function that selects the output of `--output NAME|INDEX` from what a module returns.
+
+    None selects `logits`, or, without an output of that name, the first float32 output of rank 2 or 3.
+    """
     return partial(_select_output, output=None if output is None else str(output))
 
 
 def _select_output(answer: Any, *, output: str | None) -> dict[str, Tensor]:
-    """Picks `logits` `[rows, classes]` or `[rows, width, classes]`, and an output named `attention` `[rows, width]`.
+    """Selects the output as `logits`, and the output `attention [rows, width]` if the module returns one.
+
+    `output` is its name or its index as text; None is as in `output_selector`. Logits are `[rows, classes]`, or
+    `[rows, width, classes]`, in the order of axes that the module uses.
 
     Raises:
         ExportError: There is no such output, or it has another shape.
     """
     by_name = outputs_by_name(answer)
     if output is None:
-        fitting = (name for name, value in by_name.items() if _can_be_logits(value))
-        output = "logits" if "logits" in by_name else next(fitting, None)
+        logits_names = (name for name, value in by_name.items() if _can_be_logits(value))
+        output = "logits" if "logits" in by_name else next(logits_names, None)
     elif output not in by_name:
         raise ExportError("outputs", f"the module returns no {output!r}, but {_types(by_name)}; name one with --output")
+    # Refuse an answer in which no output, or not the one that the user names, can be logits
     outputs = by_name if output is None else {output: by_name[output]}
     if output is None or not _can_be_logits(by_name[output]):
         tensors = [value for value in outputs.values() if isinstance(value, Tensor)]
@@ -497,10 +592,10 @@ def _select_output(answer: Any, *, output: str | None) -> dict[str, Tensor]:
 
 
 def outputs_by_name(answer: Any) -> dict[str, Any]:
-    """A module's outputs by name, or by index if they have no names.
+    """The outputs in a module's answer by name; without names, by index as text: `{"0": tensor}`.
 
     Raises:
-        ExportError: It returns neither a tensor nor a tuple, a mapping or a dataclass.
+        ExportError: The answer is neither a tensor nor a tuple, a list, a mapping or a dataclass.
     """
     if isinstance(answer, Tensor):
         return {"0": answer}
@@ -515,12 +610,12 @@ def outputs_by_name(answer: Any) -> dict[str, Any]:
     raise ExportError("outputs", f"the module returns a {type(answer).__name__}: return a tensor, or a tuple or dict")
 
 
-def _can_be_logits(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.dtype == torch.float32 and value.dim() in (2, 3)
+def _can_be_logits(output: Any) -> bool:
+    return isinstance(output, Tensor) and output.dtype == torch.float32 and output.dim() in (2, 3)
 
 
 def _types(outputs: Mapping[str, Any]) -> str:
-    """The names of outputs with their types, for an error."""
+    """The outputs as a text for an error, such as `0 (float32, rank 2), loss (a float)`."""
     return ", ".join(
         f"{name} ({str(value.dtype).removeprefix('torch.')}, rank {value.dim()})"
         if isinstance(value, Tensor)
