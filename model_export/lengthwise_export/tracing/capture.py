@@ -8,6 +8,9 @@
     pad_packed_sequence        returns the padded batch at the full width
 
 The replacements are process-wide: `replaced` lets only one thread at a time trace.
+
+A trace may fail, or hold for some widths only: the module's code may branch on the width, as in `if x.size(1) > 100`,
+and a graph has one of the two branches. torch notes such a condition as a *guard* on the symbol of the width.
 """
 
 from __future__ import annotations
@@ -43,36 +46,39 @@ from lengthwise_export.tracing.source_lines import (
 )
 
 _WIDTHS: Final = (67, 7, 521)
-"""Widths of the traced batch; the first at which the module runs is taken. A wide batch stays wider than 1 behind
-strides, where torch.export would treat the width as a constant; a table of positions may be short, and convolutions
-without padding may need many steps."""
+"""Widths to try for the traced batch; the first at which the module runs is taken.
 
+67 steps are still more than one behind convolutions with strides: torch.export would treat a width of 1 as a constant.
+7 are for a module with a short table of positions, 521 for convolutions without padding, which may need many steps.
+"""
 
 WIDEST: Final = 2048  # wider batches are not tried: attention would need much memory
-Lines = dict[str, CodeLocation]  # the lines of the code that branch on a size, by the condition as torch writes it
+Lines = dict[str, CodeLocation]
+"""The lines of the code that branch on a size, by the condition as torch writes it, such as `s0 > 100`."""
 
-_UNALLOCATED: Final = "its data is not allocated yet"
-_EXTENSION: Final = "runs an extension of C++ or CUDA, which cannot be traced: use torch's own layers"
-"""What is said instead of torch's words."""
+_UNALLOCATED: Final = "its data is not allocated yet"  # a part of torch's message when an extension runs in a trace
+_EXTENSION: Final = "runs an extension of C++ or CUDA, which cannot be traced: use torch's own layers"  # said instead
 
 
 def capture(
     model: nn.Module, steps: StepInput, *, signature: CallSignature, select_output: OutputSelector
 ) -> tuple[ExportedProgram, list[str]]:
-    """Traces a module with dynamic rows and width: a program of (sequences, lengths int32), and its outputs' names.
+    """Traces a module with dynamic rows and width; returns the exported program and the names of its outputs.
 
-    The program of a module that is called with the steps alone has no lengths. A module that raises, or whose code
-    cannot be traced, is a TraceError that names the line.
+    The inputs of the program are the sequences and the int32 lengths; of a module that is called with the steps alone,
+    the sequences only. A module that raises, that cannot be traced or that branches on the width is a `TraceError`,
+    which names the line.
     """
     call = _Call(model, steps, signature, select_output)
-    # If it accepts none of these widths, the trace reports the error.
+    # If the module runs at none of these widths, the trace reports the error
     width = next((width for width in _WIDTHS if call.runs(width)), min(_WIDTHS))
     with _branching_lines() as lines:
         program, outputs = _exported(call, width, lines)
-        if (ends := _ends_at(program)) < WIDEST and call.runs_wider(ends):
-            # A table may grow with the widest batch so far.
+        # The guard may be at the end of a table of positions that grows with the widest batch so far. `runs_wider` has
+        # made it grow: then a second trace holds for all widths
+        if (widest := _widest_of_trace(program)) < WIDEST and call.runs_wider(widest):
             program, outputs = _exported(call, width, lines)
-    _require_one_way(program, lines, call)
+    _require_no_branch_on_width(program, lines, call)
     return program, outputs
 
 
@@ -81,12 +87,15 @@ class _Call:
     """A module, and how it is called."""
 
     model: nn.Module
-    steps: StepInput
+    steps: StepInput  # whether a step is numbers or a token id, and how many there are
     signature: CallSignature
-    select_output: OutputSelector
+    select_output: OutputSelector  # takes the outputs of the graph from the module's answer
 
     def batch(self, lengths: list[int], random: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        """Sequences `[rows, width(, features)]`, random or all the same, and their lengths `[rows]` int64."""
+        """A batch with these lengths: sequences `[rows, width(, features)]`, and the lengths as int64 `[rows]`.
+
+        Steps are drawn with the generator `random`; without one they are all 0, or all the token 1.
+        """
         shape = (len(lengths), max(lengths))
         if self.steps.kind == "tokens":
             count = self.steps.vocabulary or 1
@@ -98,7 +107,7 @@ class _Call:
         return sequences, torch.tensor(lengths)
 
     def run(self, lengths: list[int], random: torch.Generator | None = None) -> None:
-        """Runs the module on a batch of these lengths."""
+        """Runs the module on a batch with these lengths, as made by `batch`; raises what the module raises."""
         with without_fast_path(), torch.no_grad():
             self.signature.call(self.model, self.signature.arguments_of(*self.batch(lengths, random)))
 
@@ -110,7 +119,10 @@ class _Call:
         return False
 
     def runs_wider(self, width: int) -> bool:
-        """Whether the module answers wider batches. A bisection finds and runs the widest one, up to `WIDEST`."""
+        """Whether the module runs at more than `width` steps.
+
+        A bisection finds the widest batch that runs, up to `WIDEST`. So the module has then run at that width, too.
+        """
         widest, too_wide, middle = width, WIDEST + 1, WIDEST
         while too_wide - widest > 1:
             widest, too_wide = (middle, too_wide) if self.runs(middle) else (widest, middle)
@@ -118,45 +130,50 @@ class _Call:
         return widest > width
 
     def constant_branches(self, width: int) -> Branches:
-        """The branches on a value in a tensor that have the same result for all of several small batches."""
-        results: dict[tuple[str, int], set[bool]] = {}
+        """The results of the branches on a value in a tensor that are the same for several small batches.
+
+        Such a branch, as in `if lengths.min() < 1: raise`, is traced with this result.
+        """
+        outcomes_by_line: dict[tuple[str, int], set[bool]] = {}
         random = torch.Generator().manual_seed(0)
         for lengths in ([1], [4, 2], [1, 7, 3], [5, 5], [2, 1, 9, 9], [width, 1, 2], [width + 2, width, width]):
             branches: dict[tuple[str, int], set[bool]] = {}
-            # A batch at which the module raises shows nothing about its branches; the trace will report the error.
+            # A batch at which the module raises shows nothing about its branches; the trace will report the error
             with contextlib.suppress(Exception, SystemExit), BranchRecorder(branches):
                 self.run(lengths, random)
                 for line, outcomes in branches.items():
-                    results.setdefault(line, set()).update(outcomes)
-        return {line: outcomes.pop() for line, outcomes in results.items() if len(outcomes) == 1}
+                    outcomes_by_line.setdefault(line, set()).update(outcomes)
+        return {line: outcomes.pop() for line, outcomes in outcomes_by_line.items() if len(outcomes) == 1}
 
 
 def _exported(call: _Call, width: int, lines: Lines) -> tuple[ExportedProgram, list[str]]:
-    """Exports a module with `torch.export`, from a batch of three rows; also the names of its outputs.
+    """Exports a module with `torch.export`, from a batch of three rows; returns the program and its outputs' names.
+
+    The state of the module is restored. `lines` gets the lines of the code that branch on a size.
 
     Raises:
         TraceError: The module's code, or torch, raised; the message names the line.
         ExportError: The module's code cannot be traced, for a reason that this package knows.
     """
-    sequences, ends = call.batch([width] * 3)
+    sequences, lengths = call.batch([width] * 3)
     trace = _Trace(lines, call.constant_branches(width))
     traced = in_evaluation(_Traced(call, trace))
-    arguments: tuple[Tensor, ...] = (sequences,) if call.signature.second == "none" else (sequences, ends.int())
-    sizes = ({0: Dim.DYNAMIC, 1: Dim.DYNAMIC}, {0: Dim.DYNAMIC})[: len(arguments)]
+    arguments: tuple[Tensor, ...] = (sequences,) if call.signature.second == "none" else (sequences, lengths.int())
+    dynamic_shapes = ({0: Dim.DYNAMIC, 1: Dim.DYNAMIC}, {0: Dim.DYNAMIC})[: len(arguments)]
     model = call.model
     with (
         _replaced_layers(trace),
         open_numbers(model),
         torch.no_grad(),
         quiet(),
-        contextlib.ExitStack() as undo,
+        contextlib.ExitStack() as cleanup,
     ):
-        undo.callback(ModuleState(model).restore)  # what it keeps for later calls must not be of this trace
+        cleanup.callback(ModuleState(model).restore)  # a cache of the module must not keep tensors of this trace
         try:
-            program = torch.export.export(traced, arguments, dynamic_shapes=sizes, strict=False)
+            program = torch.export.export(traced, arguments, dynamic_shapes=dynamic_shapes, strict=False)
         except ExportError:
             raise
-        except (Exception, SystemExit) as error:  # whatever the module's code raises, and a dozen of torch's own
+        except (Exception, SystemExit) as error:  # the module's code may raise anything, and torch a dozen kinds
             text = error_text(error)
             raise TraceError(location_of(error), _EXTENSION if _UNALLOCATED in text else text) from error
     return program, trace.outputs
@@ -164,38 +181,42 @@ def _exported(call: _Call, width: int, lines: Lines) -> tuple[ExportedProgram, l
 
 @contextlib.contextmanager
 def _branching_lines() -> Iterator[Lines]:
-    """Notes the lines that branch on a size during the block."""
+    """Yields a dictionary that gets the lines of the user's code that branch on a size during the block.
+
+    Such a branch calls `SymBool.__bool__`, which is replaced meanwhile.
+    """
     lines: Lines = {}
     decide: Callable[[torch.SymBool], bool] = torch.SymBool.__bool__
 
-    def decide_and_note(condition: torch.SymBool) -> bool:
-        answer = decide(condition)
+    def decide_and_note_line(condition: torch.SymBool) -> bool:
+        decision = decide(condition)
         is_in_users_code = is_users(sys._getframe(1).f_code.co_filename, installed=True)  # else torch branches
         location = current_location() if is_in_users_code else None
         if location is not None:
-            for expression in (condition.node.expr, ~condition.node.expr):
+            for expression in (condition.node.expr, ~condition.node.expr):  # torch's guard is the one that was true
                 lines.setdefault(str(expression), location)
-        return answer
+        return decision
 
-    with replaced((torch.SymBool, "__bool__", decide_and_note)):
+    with replaced((torch.SymBool, "__bool__", decide_and_note_line)):
         yield lines
 
 
-def _require_one_way(program: ExportedProgram, lines: Lines, call: _Call) -> None:
+def _require_no_branch_on_width(program: ExportedProgram, lines: Lines, call: _Call) -> None:
     """Makes sure that the code takes the same branches for wide batches as in the trace.
 
     Raises:
-        TraceError: It does; the message names the line.
+        TraceError: It takes others; the message names the line.
     """
-    widest = _ends_at(program)
-    # Where a table of positions ends, the module raises for wider batches: no other branch is taken.
+    widest = _widest_of_trace(program)
+    # A module that raises for wider batches takes no other branch: its table of positions ends there
     if widest >= WIDEST or not call.runs(widest + 1):
         return
-    symbol, env = _width(program).node.expr, _width(program).node.shape_env
-    guards = [guard for guard in env.guards if symbol in guard.expr.free_symbols]
+    # Find the line of the guard that holds up to the widest batch
+    symbol, shape_env = _width(program).node.expr, _width(program).node.shape_env
+    guards = [guard for guard in shape_env.guards if symbol in guard.expr.free_symbols]
     guard_at_bound = next((guard for guard in guards if guard.expr.has(widest + 1) or guard.expr.has(widest)), None)
     condition = None if guard_at_bound is None else str(guard_at_bound.expr)
-    # If torch has simplified the condition, it is in no line: then the last line that branches on the width is named.
+    # torch may have simplified the condition, so that it is in no line: then name the last line that branches on width
     lines_on_width = (line for text, line in reversed(lines.items()) if str(symbol) in text)
     raise TraceError(
         lines[condition] if condition in lines else next(lines_on_width, None),
@@ -204,8 +225,8 @@ def _require_one_way(program: ExportedProgram, lines: Lines, call: _Call) -> Non
     )
 
 
-def _ends_at(program: ExportedProgram) -> int:
-    """The widest batch for which the code takes the same branches as in the trace, at most `WIDEST`."""
+def _widest_of_trace(program: ExportedProgram) -> int:
+    """The largest width, in steps, for which the guards of a trace hold; `WIDEST` if that is larger or unbounded."""
     width = _width(program)
     bounds = program.range_constraints.get(width.node.expr) if isinstance(width, SymInt) else None
     return WIDEST if bounds is None or not bounds.upper.is_Integer else min(WIDEST, int(bounds.upper))
@@ -219,28 +240,34 @@ def _width(program: ExportedProgram) -> Any:
 
 
 class _Traced(nn.Module):
-    """Wraps the module: inputs and outputs are those of the graph, and recurrent weights are buffers in ONNX layout."""
+    """Wraps the user's module for the trace: its inputs and outputs are those of the graph.
+
+    The weights of recurrent layers are its buffers, in ONNX's layout, so that they become initializers of the graph.
+    """
 
     def __init__(self, call: _Call, trace: _Trace) -> None:
         super().__init__()
         self.model = call.model
         self._call = call
         self._trace = trace
-        for path, part in call.model.named_modules():
-            if isinstance(part, nn.RNNBase) and part.proj_size == 0:
-                trace.weights[part] = weights_of(part)
-                self.add_module(f"recurrent_{path.replace('.', '_')}", nn.ModuleList(trace.weights[part]))
+        for path, submodule in call.model.named_modules():
+            if isinstance(submodule, nn.RNNBase) and submodule.proj_size == 0:
+                trace.weights[submodule] = weights_of(submodule)
+                self.add_module(f"recurrent_{path.replace('.', '_')}", nn.ModuleList(trace.weights[submodule]))
 
     def forward(self, sequences: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, ...]:
-        """Runs `[rows, width(, features)]` and int32 lengths `[rows]` (None: steps alone), to the selected outputs."""
-        ends = None
+        """Calls the module with sequences `[rows, width(, features)]`; returns the selected outputs, `logits` first.
+
+        `lengths` are int32 `[rows]`; None if the module is called with the steps alone. The names of the outputs are
+        stored in the trace.
+        """
         if lengths is not None:
             torch._check(lengths.shape[0] == sequences.shape[0])  # type: ignore[no-untyped-call]  # torch's own
-            ends = lengths.long()
-        self._trace.shape, self._trace.lengths = sequences.shape[:2], ends
+            lengths = lengths.long()
+        self._trace.shape, self._trace.lengths = sequences.shape[:2], lengths
         signature = self._call.signature
-        arguments = signature.arguments_of(sequences, ends)
-        with OpenSizes(sequences, ends, arguments, self._trace.branches, self._trace.lines):
+        arguments = signature.arguments_of(sequences, lengths)
+        with OpenSizes(sequences, lengths, arguments, self._trace.branches, self._trace.lines):
             answer = signature.call(self.model, arguments)
         outputs = self._call.select_output(answer)
         outputs["logits"] = signature.rows_first(outputs["logits"])
@@ -250,28 +277,38 @@ class _Traced(nn.Module):
 
 @dataclass(frozen=True)
 class _PackedBatch:
-    """The padded batch of a packed sequence: `steps [rows, width, ...]`, and whether its padding is known to be 0."""
+    """The padded batch that a PackedSequence of the trace stands for."""
 
-    steps: Tensor
-    lengths: Tensor
-    zeroed: bool
+    steps: Tensor  # `[rows, width, ...]`
+    lengths: Tensor  # `[rows]`
+    is_zero_at_padding: bool  # False if the padding may hold other values
 
 
 class _Trace:
-    """The state of one trace. A packed sequence is known by its `data`, or by the `batch_sizes` that users pass on."""
+    """The state of one trace: which batch each PackedSequence stands for, the weights, and the outputs.
+
+    The batch of a PackedSequence is found by the tensor `data`. The user's code may make a PackedSequence of new data
+    and the `batch_sizes` of an earlier one: then it is found by these.
+    """
 
     shape: torch.Size  # `[rows, width]`
     lengths: Tensor | None  # int64 `[rows]`; None if the module takes the steps alone
 
     def __init__(self, lines: Lines, branches: Branches) -> None:
         self.lines, self.branches = lines, branches
-        self.weights: dict[nn.RNNBase, list[LayerWeights]] = {}
-        self.outputs: list[str] = []
-        # By the id of their data or of their batch sizes, which are kept alive so that no other tensor gets the id.
+        self.weights: dict[nn.RNNBase, list[LayerWeights]] = {}  # of each recurrent module, by layer
+        self.outputs: list[str] = []  # the names of the outputs, after the module has run
+        # Batches by the id of their `data` or `batch_sizes`, a tensor that is kept alive so that no other gets its id
         self._packed: dict[int, tuple[Tensor, _PackedBatch]] = {}
 
     def run(self, module: nn.RNNBase, steps: Tensor, lengths: Tensor | None, initial: Any) -> tuple[Tensor, Any]:
-        """Runs a module over `[rows, width, features]`; without lengths, every row runs over the full width.
+        """Runs a recurrent module with the operator `recurrent`; returns what the module returns, rows first.
+
+        Args:
+            module: An `nn.LSTM`, `nn.GRU` or `nn.RNN`.
+            steps: `[rows, width, features]`.
+            lengths: `[rows]`; None to run every row over the full width.
+            initial: The initial state, of an LSTM a pair of state and cell; None for zeros.
 
         Raises:
             TraceError: It is an LSTM with a projection, which ONNX does not have.
@@ -285,7 +322,11 @@ class _Trace:
         return outputs, (states, cells) if module.mode == "LSTM" else states
 
     def pack(self, batch: _PackedBatch, sizes: Tensor | None = None) -> PackedSequence:
-        """A PackedSequence that stands for a padded batch; `sizes` are the batch sizes of an earlier one."""
+        """Returns a PackedSequence that stands for a padded batch.
+
+        `sizes` are the `batch_sizes` of the PackedSequence that the batch was computed from; None for a new one. Then
+        the lengths stand for them: their values do not matter, since `unpack` finds the batch by the tensor.
+        """
         if sizes is None:
             sizes = batch.lengths.clone()
             self._packed[id(sizes)] = (sizes, batch)
@@ -297,7 +338,7 @@ class _Trace:
         """The padded batch that a PackedSequence stands for.
 
         Raises:
-            TraceError: The user's code made the PackedSequence itself.
+            TraceError: The user's code made the PackedSequence by hand, from tensors that the trace does not know.
         """
         if id(packed.data) in self._packed:
             return self._packed[id(packed.data)][1]
@@ -305,10 +346,10 @@ class _Trace:
             raise TraceError(
                 current_location(), "a PackedSequence made by hand has no lengths: use pack_padded_sequence"
             )
-        # The user's code has computed new data for each step.
-        before = self._packed[id(packed.batch_sizes)][1]
-        rows, width = before.steps.shape[:2]
-        return _PackedBatch(packed.data.reshape(rows, width, *packed.data.shape[1:]), before.lengths, zeroed=False)
+        # The user's code has computed new data for each step, which may not be 0 at padding
+        earlier = self._packed[id(packed.batch_sizes)][1]
+        rows, width = earlier.steps.shape[:2]
+        return _PackedBatch(packed.data.reshape(rows, width, *packed.data.shape[1:]), earlier.lengths, False)
 
 
 _tracing: list[_Trace] = []
@@ -317,7 +358,7 @@ _tracing: list[_Trace] = []
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Silences the logs and warnings of torch's exporter; its errors are raised, with one line of text."""
+    """Silences the logs and the warnings of torch's exporter during the block."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "torch._subclasses", "torch.fx")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -333,17 +374,18 @@ def quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _replaced_layers(trace: _Trace) -> Iterator[None]:
-    """Replaces torch's packing functions and recurrent layers during the block.
+    """Replaces torch's packing functions and recurrent layers during the block; they use `trace`.
 
-    Of the packing functions the code objects are replaced: a module may have imported these functions by name.
+    The code objects of the packing functions are replaced, and not the functions: the user's code may have imported
+    these by name.
     """
     forwards = [(kind, "forward", _recurrent_forward) for kind in (nn.LSTM, nn.GRU, nn.RNN)]
     codes = {packing.pack_padded_sequence: _pack_padded_sequence, packing.pad_packed_sequence: _pad_packed_sequence}
-    with replaced(*forwards), without_fast_path(), contextlib.ExitStack() as undo:
+    with replaced(*forwards), without_fast_path(), contextlib.ExitStack() as cleanup:
         _tracing.append(trace)
-        undo.callback(_tracing.pop)
+        cleanup.callback(_tracing.pop)
         for function, replacement in codes.items():
-            undo.callback(setattr, function, "__code__", function.__code__)
+            cleanup.callback(setattr, function, "__code__", function.__code__)
             function.__code__ = replacement.__code__
         yield
 
@@ -362,23 +404,32 @@ def _pad_packed_sequence(sequence, batch_first=False, padding_value=0.0, total_l
 
 
 def packed(steps: Tensor, lengths: Any, batch_first: bool) -> PackedSequence:
-    """The result of `pack_padded_sequence` for `[rows, width, features]` during a trace; rows may be in any order."""
+    """The result of `pack_padded_sequence` during a trace; rows may be in any order.
+
+    `steps` are `[rows, width, features]` if `batch_first`, else `[width, rows, features]`; `lengths` are `[rows]`.
+    """
     batch = steps if batch_first else steps.transpose(0, 1)
-    return _tracing[-1].pack(_PackedBatch(batch, torch.as_tensor(lengths), zeroed=False))
+    return _tracing[-1].pack(_PackedBatch(batch, torch.as_tensor(lengths), is_zero_at_padding=False))
 
 
 def padded(sequence: PackedSequence, batch_first: bool, padding_value: float) -> tuple[Tensor, Tensor]:
-    """The result of `pad_packed_sequence` during a trace: `[rows, width, features]` at full width, and `[rows]`."""
+    """The result of `pad_packed_sequence` during a trace: steps at the full width, and lengths `[rows]`.
+
+    Steps are `[rows, width, features]` if `batch_first`, else `[width, rows, features]`; padding is `padding_value`.
+    """
     batch = _tracing[-1].unpack(sequence)
     steps = batch.steps
-    if padding_value != 0.0 or not batch.zeroed:
+    if padding_value != 0.0 or not batch.is_zero_at_padding:
         valid = step_mask(batch.lengths, steps.shape[1])
         steps = torch.where(valid.view(*valid.shape, *[1] * (steps.dim() - 2)), steps, padding_value)
     return (steps if batch_first else steps.transpose(0, 1)), batch.lengths
 
 
 def _recurrent_forward(module: nn.RNNBase, input: Any, hx: Any = None) -> tuple[Any, Any]:
-    """Replaces `LSTM.forward`, `GRU.forward` and `RNN.forward` during a trace.
+    """Replaces `LSTM.forward`, `GRU.forward` and `RNN.forward` during a trace; returns what they return.
+
+    A PackedSequence runs with its lengths. A tensor with the rows and the width of the traced batch runs with the
+    lengths of that batch, any other tensor over its full width.
 
     Raises:
         TraceError: The module runs over a single sequence.
@@ -387,15 +438,16 @@ def _recurrent_forward(module: nn.RNNBase, input: Any, hx: Any = None) -> tuple[
     if isinstance(input, PackedSequence):
         batch = trace.unpack(input)
         outputs, state = trace.run(module, batch.steps, batch.lengths, hx)
-        return trace.pack(_PackedBatch(outputs, batch.lengths, zeroed=True), input.batch_sizes), state
+        return trace.pack(_PackedBatch(outputs, batch.lengths, is_zero_at_padding=True), input.batch_sizes), state
     if input.dim() != 3:
         raise TraceError(
             current_location(), f"{type(module).__name__} runs over a single sequence: run it over the batch"
         )
     steps = input if module.batch_first else input.transpose(0, 1)
     lengths = trace.lengths
-    # Where the input has the rows and the width of the batch, the lengths of the sequences make no difference to the
-    # answers of a module without leaks. Otherwise (features as steps, for example) rows run over the full width.
+    # torch runs over the padding here. The answers of a module without leaks do not depend on that, so the node gets
+    # the lengths, if the tensor has the rows and the width of the batch. Else its steps are something else, such as
+    # features
     if lengths is not None and steps.shape[:2] != trace.shape:
         lengths = torch.full((steps.shape[0],), steps.shape[1], dtype=torch.int64, device=steps.device)
     outputs, state = trace.run(module, steps, lengths, hx)
