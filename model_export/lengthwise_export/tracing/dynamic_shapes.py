@@ -10,6 +10,9 @@ calls of torch go through a torch function mode, `OpenSizes`:
 `len(lengths)`, `int(lengths.max())` and `math.log(width)` call Python, not torch, and would give the numbers of the
 traced batch. `open_numbers` defines these names in the globals of the modules that hold the user's code; functions of
 `math` are replaced there and in `math`, and NumPy's find the same. All of that is process-wide.
+
+A size is *dynamic*, or open, while it is a symbol (`torch.SymInt`); code can fix it at the number of the traced batch.
+The *content* of a tensor says whether it is the lengths or a mask of the trace; it is known by the tensor's id.
 """
 
 from __future__ import annotations
@@ -33,6 +36,7 @@ from lengthwise_export.tracing.open_functions import RETURN_INDICES, SUBSTITUTES
 from lengthwise_export.tracing.process_wide import replaced
 from lengthwise_export.tracing.source_lines import CodeLocation, current_location, is_users, modules_of_user
 
+# The messages of a TraceError, which follow the user's line: what the line does, and what to write instead
 LOOP: Final = (
     "a Python loop runs a fixed number of times in a graph, but batches differ in size. Over the steps: use nn.LSTM or "
     "nn.GRU instead of a cell in a loop (their weights have the same names and shapes, with _l0). Over the rows: write "
@@ -63,12 +67,19 @@ PARTS: Final = (
 Branches = Mapping[tuple[str, int], bool]
 """The result of branches on tensor values by file and line, for those that are the same for all test batches."""
 
-_Content = Literal["steps", "lengths", "longest length", "mask", "padding-mask"]  # of a tensor, in any element type
+_Content = Literal["steps", "lengths", "longest length", "mask", "padding-mask"]
+"""What a tensor of the trace is, in any element type."""
 
+# The names of torch's functions, by what their answer is
 _COPIES: Final = ("to", "cpu", "long", "int", "clone", "detach", "contiguous", "type", "view_as")
 _TYPES: Final = ("float", "bool", "byte", "type_as")
 _EQUAL: Final = ("__eq__", "eq")
-_INVERTED: Final = ("__invert__", "bitwise_not", "logical_not", *_EQUAL)  # comparisons with 0 alone
+_INVERTED: Final = (
+    "__invert__",
+    "bitwise_not",
+    "logical_not",
+    *_EQUAL,
+)  # `mask == 0` inverts; other comparisons do not
 _LARGEST: Final = ("max", "amax")
 
 _CONTENT_OF_ANSWER: Final[Mapping[tuple[_Content | None, str], _Content]] = {
@@ -80,16 +91,26 @@ _CONTENT_OF_ANSWER: Final[Mapping[tuple[_Content | None, str], _Content]] = {
     **{("padding-mask", name): "padding-mask" for name in (*_COPIES, *_TYPES)},
     **{("padding-mask", name): "mask" for name in _INVERTED},
 }
-"""What the answer of a function of torch is, by what its first argument is and the name of the function."""
+"""The content of a function's answer, by the content of its first argument and the name of the function."""
 
 _MADE_OF_SIZES: Final = frozenset(
     {"arange", "linspace", "zeros", "ones", "full", "empty", "rand", "randn", "__getitem__", "narrow"}
 )
+"""Functions whose arguments may be sizes: there the longest length stands for the width."""
 _NUMBERS: Final = frozenset({"item", "__int__", "__index__", "__float__", "tolist", "numpy", "__array__"})
+"""Functions that turn a tensor into Python numbers or a NumPy array."""
 
 
 class OpenSizes(TorchFunctionMode):
-    """The torch function mode of a trace of `[rows, width, ...]` and int64 lengths `[rows]`; see the module."""
+    """The torch function mode of a trace, through which all calls of torch go; see the module.
+
+    Args:
+        sequences: `[rows, width, ...]`.
+        lengths: int64 `[rows]`; None if the module is called with the steps alone.
+        arguments: What the module gets, by role.
+        branches: The results with which branches on a value in a tensor are traced.
+        lines: The lines that have branched on a size so far; the trace adds to them.
+    """
 
     def __init__(
         self,
@@ -100,12 +121,12 @@ class OpenSizes(TorchFunctionMode):
         lines: Mapping[str, CodeLocation],
     ) -> None:
         super().__init__()
-        self._lines = lines  # that have branched on a size so far; the last one is what fixed a size
-        self._seen_lines = len(lines)
+        self._lines = lines
+        self._seen_lines = len(lines)  # the number of lines before the last call: if it fixed a size, a later one did
         self._rows, self._width = sequences.shape[:2]
         self._lengths = lengths
         self._branches = branches
-        # By the id of a tensor. The tensors are kept alive, so that no other tensor gets their id.
+        # The tensors whose content is known, by their id. They are kept alive, so that no other tensor gets that id
         self._contents: dict[int, tuple[Tensor, Any]] = {
             id(tensor): (tensor, role)
             for role, tensor in (("lengths", lengths), *arguments.items())
@@ -115,14 +136,15 @@ class OpenSizes(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        """Replaces calls whose result would be a constant of the traced batch.
+        """Calls a function of torch, or something else whose result follows the sizes of a batch.
 
         Raises:
-            TraceError: The code branches on a tensor, or asks for a number or a list of it.
+            TraceError: The code branches on a tensor, or asks for numbers or a list of it; or it has fixed a size.
         """
         kwargs = dict(kwargs or {})
         name = func.__name__
         first = args[0] if args else None
+        # Results that the trace knows
         if (replacement := self._replacement(func, name, first, args, kwargs)) is not None:
             return replacement
         if name == "__bool__":
@@ -130,12 +152,14 @@ class OpenSizes(TorchFunctionMode):
             if location is None or (location.file, location.line) not in self._branches:
                 raise TraceError(location, BRANCH)
             return self._branches[location.file, location.line]
+        # Calls that a graph cannot follow
         if name in ("__iter__", "unbind"):
             _require_fixed(A_LIST if self._content(first) == "lengths" else LOOP, first, *args[1:2], **kwargs)
         if name in ("chunk", "tensor_split"):
             _require_fixed(PARTS, first, *args[2:3], **kwargs)
         if name in _NUMBERS and isinstance(first, Tensor) and (location := current_location()) is not None:
             raise TraceError(location, A_NUMBER)
+        # Calls with another function, or with the width in the place of the longest length
         if name in SUBSTITUTES and func not in RETURN_INDICES:
             func = SUBSTITUTES[name]
         if name in _MADE_OF_SIZES:
@@ -148,36 +172,45 @@ class OpenSizes(TorchFunctionMode):
     def _replacement(
         self, func: Callable[..., Any], name: str, first: Any, args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> Any:
-        """The lengths or the width, if the call computes them from a tensor of the trace; otherwise None."""
+        """The lengths or the width, if a call of torch computes them from a tensor of the trace; otherwise None.
+
+        `name` is that of the function, and `first` its first argument.
+        """
         content = self._content(first)
+        # lengths.max().item()
         if content == "longest length" and name in ("item", "tolist"):
             return self._width
+        # mask.sum(1)
         if content == "mask" and self._lengths is not None and name == "sum" and _sums_steps(args, kwargs):
             answer = self._lengths.to(func(*args, **kwargs).dtype)
             answer = answer.unsqueeze(1) if kwargs.get("keepdim") else answer
             self._contents[id(answer)] = (answer, "lengths")
             return answer
-        keeps_lengths = name in ("clamp", "clamp_min", "clip") and _at_least_one(args, kwargs)
+        # lengths.clamp(min=1), which changes no length, and lengths.tolist(), which stays a tensor
+        keeps_lengths = name in ("clamp", "clamp_min", "clip") and _is_bound_of_one(args, kwargs)
         return first if content == "lengths" and (keeps_lengths or name in ("tolist", "numpy")) else None
 
     def _content(self, value: object) -> _Content | None:
-        """What a tensor of the trace is: the lengths, a mask, ...; None for another value."""
+        """The content of a tensor of the trace, such as `lengths`; None if `value` is anything else."""
         return self._contents[id(value)][1] if id(value) in self._contents else None
 
     def _learn(self, name: str, first: Any, args: Sequence[Any], answer: Any) -> None:
-        """Notes an answer that is the lengths, the longest length or a mask, because it is computed from one."""
+        """Remembers the content of a function's answer, if it is the lengths, the longest length or a mask.
+
+        `name` is that of the function, and `first` the first of its arguments `args`.
+        """
         content = _CONTENT_OF_ANSWER.get((self._content(first), name))
         if content is None or not isinstance(answer, Tensor):
             return
         if content in ("mask", "padding-mask"):
             is_known = name not in _EQUAL or (len(args) == 2 and isinstance(args[1], int | float) and args[1] == 0)
-        else:  # as floats, they would be computed with
+        else:  # float lengths are for arithmetic, and not for sizes
             is_known = not answer.is_floating_point() and (name not in _LARGEST or answer.dim() == 0)
         if is_known:
             self._contents[id(answer)] = (answer, content)
 
     def _with_width(self, value: Any) -> Any:
-        """An argument with the longest length replaced by the width."""
+        """An argument of a call, or a container of arguments, in which the width replaces the longest length."""
         if isinstance(value, OpenRange):
             return value.as_tensor()
         if isinstance(value, Tensor):
@@ -191,22 +224,26 @@ class OpenSizes(TorchFunctionMode):
         return value
 
     def _ensure_open(self) -> None:
-        """Makes sure that the rows and the width are still dynamic.
+        """Makes sure that the rows and the width are still dynamic after a call.
 
         Raises:
-            TraceError: One is fixed; the error names the last line that branched on a size.
+            TraceError: One is fixed; the error names the last line that has branched on a size since the call before.
         """
         frozen = [axis for axis, size in (("rows", self._rows), ("width", self._width)) if not is_open(size)]
         if frozen:
-            decided = list(self._lines.values())[self._seen_lines :]
+            new_lines = list(self._lines.values())[self._seen_lines :]
             raise TraceError(
-                decided[-1] if decided else current_location(), f"this fixes the {frozen[0]} at the size of one batch"
+                new_lines[-1] if new_lines else current_location(),
+                f"this fixes the {frozen[0]} at the size of one batch",
             )
         self._seen_lines = len(self._lines)
 
 
 class BranchRecorder(TorchFunctionMode):
-    """Adds to `branches` the results of all branches on tensor values inside the block, by file and line."""
+    """A torch function mode that adds to `branches` the results of all branches on a value in a tensor.
+
+    Its keys are the file and the line of the user's code; a line may branch several times, with several results.
+    """
 
     def __init__(self, branches: dict[tuple[str, int], set[bool]]) -> None:
         super().__init__()
@@ -215,27 +252,27 @@ class BranchRecorder(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        """Calls the function."""
+        """Calls a function of torch, and records its answer if it is the condition of a branch."""
         answer = func(*args, **(kwargs or {}))
         if func.__name__ == "__bool__" and (location := current_location()) is not None:
             self._branches.setdefault((location.file, location.line), set()).add(bool(answer))
         return answer
 
 
-def _at_least_one(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
-    """Whether a `clamp` has a lower bound of at most 1 only, which does not change lengths."""
+def _is_bound_of_one(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    """Whether the arguments of a `clamp` are only a lower bound of at most 1, which changes no length."""
     bounds = [*args[1:], *kwargs.values()]
     return len(bounds) == 1 and "max" not in kwargs and isinstance(bounds[0], int | float) and bounds[0] <= 1
 
 
-def _require_fixed(why: str, tensor: Any, dim: int = 0, **_options: Any) -> None:
-    """Makes sure that the axis of a tensor is not open.
+def _require_fixed(message: str, tensor: Any, dim: int = 0, **_options: Any) -> None:
+    """Makes sure that the size of the axis `dim` of a tensor is a number, and not dynamic.
 
     Raises:
-        TraceError: It is; `why` says what the code does with it.
+        TraceError: It is dynamic; `message` says what the code does with the axis.
     """
     if isinstance(tensor, Tensor) and tensor.dim() and is_open(tensor.shape[dim]):
-        raise TraceError(current_location(), why)
+        raise TraceError(current_location(), message)
 
 
 def _sums_steps(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
@@ -245,16 +282,21 @@ def _sums_steps(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
 
 
 _SQRT: Final = math.sqrt
-_OF_NUMBERS: Final = (_SQRT, math.log, math.log2, math.log10, math.log1p, math.exp, math.sin, math.cos, math.tanh)
-"""The functions of `math` that take a dynamic size; torch has each under the same name."""
+_FUNCTIONS_OF_MATH: Final = (
+    *(_SQRT, math.log, math.log2, math.log10, math.log1p, math.exp, math.sin, math.cos, math.tanh),
+)
+"""The functions of `math` that take a dynamic size during a trace; torch has each under the same name."""
 
 
 @contextlib.contextmanager
 def open_numbers(model: nn.Module) -> Iterator[None]:
-    """Replaces the built-ins in the user's modules, and makes converting a dynamic size to a number an error."""
-    # Of the user's code all modules that are imported, and those of the packages that define parts of the model
-    own = {type(part).__module__.partition(".")[0] for part in model.modules()}
-    modules = modules_of_user(own)
+    """Replaces, during the block, Python's functions of numbers by functions that keep a dynamic size dynamic.
+
+    Built-ins such as `len` are replaced in the modules of the user's code, and in those of the packages that define
+    parts of the model. Any other conversion of a dynamic size to a number is an error there.
+    """
+    packages_of_model = {type(part).__module__.partition(".")[0] for part in model.modules()}
+    modules = modules_of_user(packages_of_model)
     built_ins = [
         (module, name, substitute)
         for module in modules
@@ -262,28 +304,30 @@ def open_numbers(model: nn.Module) -> Iterator[None]:
         if name not in vars(module)
     ]
     functions_of_math = [
-        (module, name, partial(_of_size, value))
+        (module, name, partial(_computed_of_size, value))
         for module in (math, *modules)
         for name, value in vars(module).items()
-        if any(value is function for function in _OF_NUMBERS)
+        if any(value is function for function in _FUNCTIONS_OF_MATH)  # `==` may be a tensor's
     ]
     sizes = (torch.SymInt, torch.SymFloat)
-    # NumPy's functions call the method of the same name, if they get an object that is not a number
+    # For an object that is not a number, `np.log(x)` calls `x.log()`
     methods = [
-        (size, function.__name__, lambda number, function=function: _of_size(function, number))
-        for function in _OF_NUMBERS
+        (size, function.__name__, lambda number, function=function: _computed_of_size(function, number))
+        for function in _FUNCTIONS_OF_MATH
         for size in sizes
     ]
-    conversions = [(torch.SymInt, name, _refusing(getattr(torch.SymInt, name))) for name in ("__index__", "__int__")]
+    conversions = [
+        (torch.SymInt, name, _refuse_dynamic(getattr(torch.SymInt, name))) for name in ("__index__", "__int__")
+    ]
     with replaced(
         *built_ins,
         *functions_of_math,
         *methods,
         *((size, "rint", _round) for size in sizes),
         *conversions,
-        # A dictionary may have an entry for each size of a range: a dynamic size has none.
+        # A module may look a size up in its cache, a dictionary: a dynamic one is not in it, and torch's hash raises
         (torch.SymInt, "__hash__", _hash),
-        # FakeTensor.tolist goes through the elements and bypasses torch function modes.
+        # FakeTensor.tolist goes through the elements, and bypasses torch function modes
         (FakeTensor, "tolist", Tensor.tolist),
     ):
         yield
@@ -309,40 +353,48 @@ class OpenRange:
 
 
 def _hash(size: torch.SymInt) -> int:
-    """The hash of a size; of a dynamic one that of its expression, where torch's own `__hash__` raises."""
+    """The hash of a size; the hash of its expression if it is dynamic, for which torch's own `__hash__` raises."""
     return hash((id(size.node.shape_env), str(size.node.expr)) if is_open(size) else builtins.int(size))
 
 
-def _len(thing: Any) -> Any:
-    """`len`; of a tensor the size of its first axis, which may be dynamic."""
-    return thing.shape[0] if isinstance(thing, Tensor) and thing.dim() else builtins.len(thing)
+def _len(value: Any) -> Any:
+    """Replaces `len`: of a tensor, returns the size of the first axis, which may be dynamic."""
+    return value.shape[0] if isinstance(value, Tensor) and value.dim() else builtins.len(value)
 
 
-def _of_size(function: Callable[..., float], number: Any, /, *base: Any) -> Any:
-    """A function of `math`; of a dynamic size as a tensor, which follows the size."""
+def _computed_of_size(function: Callable[..., float], number: Any, /, *base: Any) -> Any:
+    """Replaces a function of `math`: computed of a dynamic size, it is a float64 tensor, which follows the size.
+
+    A square root of a size stays a symbol, which `int` makes a size again. `base` is that of a logarithm, if it is
+    passed.
+    """
     if not isinstance(number, torch.SymInt | torch.SymFloat | Tensor):
         return function(number, *base)
-    if function is _SQRT and not isinstance(number, Tensor):  # a size again, if it is made an int
+    if function is _SQRT and not isinstance(number, Tensor):
         return number**0.5
-    # In float64, as Python's numbers: torch rounds it where it meets a float32.
+    # In float64, as Python's numbers: torch rounds the answer where it meets a float32 tensor
     wide = number.double() if isinstance(number, Tensor) else torch.scalar_tensor(number, dtype=torch.float64)  # type: ignore[arg-type]  # takes sizes
     answer = getattr(torch, function.__name__)(wide)
     return answer / math.log(*base) if base else answer
 
 
 class _NumberType(type):
-    """The type of `_Int` and `_Float`, which leave a dynamic size dynamic."""
+    """The type of `_Int` and `_Float`, which replace `int` and `float`: they leave a dynamic size dynamic.
 
-    def __instancecheck__(cls, thing: object) -> bool:
-        return isinstance(thing, cls.__bases__[0])
+    `isinstance(3, _Int)` is true, so that the user's checks of types are as before.
+    """
 
-    def __call__(cls, thing: Any = 0, *base: Any) -> Any:
+    def __instancecheck__(cls, value: object) -> bool:
+        return isinstance(value, cls.__bases__[0])
+
+    def __call__(cls, value: Any = 0, *base: Any) -> Any:
+        """`int(value)` or `float(value)`; a symbol, if the value is a dynamic size or is computed from one."""
         kind = cls.__bases__[0]
-        if isinstance(thing, Tensor) and kind is builtins.int:
-            thing = thing.item()
-        if isinstance(thing, torch.SymInt | torch.SymFloat):  # a size, or a share of one
-            return (torch.sym_int if kind is builtins.int else torch.sym_float)(thing)  # type: ignore[no-untyped-call]  # torch's
-        return kind(thing, *base)
+        if isinstance(value, Tensor) and kind is builtins.int:
+            value = value.item()
+        if isinstance(value, torch.SymInt | torch.SymFloat):
+            return (torch.sym_int if kind is builtins.int else torch.sym_float)(value)  # type: ignore[no-untyped-call]  # torch's
+        return kind(value, *base)
 
 
 class _Float(builtins.float, metaclass=_NumberType):
@@ -354,30 +406,38 @@ class _Int(builtins.int, metaclass=_NumberType):
 
 
 def _range(*bounds: Any) -> Any:
-    """`range`; an `OpenRange` if a bound is dynamic."""
+    """Replaces `range`: returns an `OpenRange` if a bound is dynamic. A bound may be a tensor of one number."""
     sizes: list[Any] = [bound.item() if isinstance(bound, Tensor) else bound for bound in bounds]
     return OpenRange(*sizes) if any(map(is_open, sizes)) else builtins.range(*sizes)
 
 
 def _round(size: Any, digits: Any = None) -> Any:
-    """`round`; of a share of a dynamic size as a size again, the nearest, and of two the even one."""
+    """Replaces `round`: of a fraction of a dynamic size, returns the nearest whole number as a dynamic size.
+
+    As in Python, of two numbers that are equally near it is the even one.
+    """
     if not isinstance(size, torch.SymFloat) or digits is not None:
         return builtins.round(size, digits)
     number: Any = size
-    fourth = (2 * number - 1) / 4  # a whole number where the even one is below
+    # floor(x + 0.5) rounds a half up. That is wrong for 0.5, 2.5, 4.5, ...: for these (2x - 1) / 4 is a whole number,
+    # so that ceil and floor are equal, and 1 is taken away
+    fourth = (2 * number - 1) / 4
     return math.floor(number + 0.5) + math.ceil(fourth) - math.floor(fourth) - 1
 
 
-def _refusing(convert: Callable[[torch.SymInt], int]) -> Callable[[torch.SymInt], int]:
-    """A conversion of sizes to numbers that raises a TraceError if the user's code converts a dynamic size."""
+def _refuse_dynamic(convert: Callable[[torch.SymInt], int]) -> Callable[[torch.SymInt], int]:
+    """Wraps a conversion of sizes to numbers: it then raises a TraceError if the user's code converts a dynamic size.
 
-    def number(size: torch.SymInt) -> int:
+    torch itself still converts them.
+    """
+
+    def convert_fixed(size: torch.SymInt) -> int:
         if is_open(size) and is_users(sys._getframe(1).f_code.co_filename, installed=True):
             raise TraceError(current_location(), A_SIZE)
         return convert(size)
 
-    return number
+    return convert_fixed
 
 
 _SUBSTITUTES: Final = {"len": _len, "int": _Int, "float": _Float, "range": _range, "round": _round}
-"""What replaces Python's built-ins."""
+"""The functions and types that replace Python's built-ins in the user's modules, by their names."""
