@@ -4,7 +4,10 @@
 
 The graph takes `values [rows, width, features]` float32 or `tokens [rows, width]` int64, and `lengths [rows]` int32; it
 outputs `logits` and, if the model has it, `attention`. Rows and width are dynamic. Every recurrent node has lengths.
-(That of a module that takes the steps alone has no lengths: it is to be mended.)
+(The graph of a module that takes the steps alone has no lengths: it is to be mended.)
+
+What the translation of torch's exporter loses is put right: numbers near 0 and 1 (`optimized`), sizes that are computed
+with floats (`with_exact_sizes`), and sigmoids near 0 (`with_exact_sigmoids`).
 """
 
 from __future__ import annotations
@@ -38,9 +41,9 @@ _INSTEAD: Final = {
     "nanmedian": "sort along the steps with padding at the end, and gather the one at (lengths - 1) // 2",
     "_cdist_forward": "(x.unsqueeze(-2) - y.unsqueeze(-3)).square().sum(-1).sqrt()",
 }
-"""Code to write instead of an operator that the exporter cannot translate."""
+"""Code to write instead of an operator that the exporter cannot translate, by the operator's name."""
 
-_TRANSLATIONS: Final = recurrent_op.TRANSLATIONS | translations.TRANSLATIONS
+_TRANSLATIONS: Final = recurrent_op.TRANSLATIONS | translations.TRANSLATIONS  # by the operator of torch
 
 _RECURRENT: Final = frozenset({"LSTM", "GRU", "RNN"})
 _LENGTHS_INPUT: Final = 4  # the index of `sequence_lens` among the inputs of a recurrent node
@@ -56,7 +59,16 @@ def build(
     select_output: OutputSelector | None = None,
     opset: int = OPSET,
 ) -> onnx.ModelProto:
-    """The graph of a torch module without leaks, or of one that takes the steps alone.
+    """Builds the graph of a torch module without leaks, or of one that takes the steps alone.
+
+    Args:
+        model: The module.
+        steps: Whether a step is numbers or a token id, and how many there are.
+        name: The name of the model, for the metadata of the graph.
+        labels: The names of the classes, for the metadata of the graph.
+        signature: How the module is called; by default with the steps and the lengths.
+        select_output: Takes the outputs of the graph from the module's answer; see `output_selector`.
+        opset: The version of ONNX's operators.
 
     Raises:
         ExportError: A step failed; the message names the step, and the file and line of the module's code.
@@ -71,7 +83,8 @@ def build(
         inputs = {"tokens": ("INT64", ["rows", "width"])}
     if signature.second != "none":
         inputs["lengths"] = ("INT32", ["rows"])
-    _name(graph, list(inputs), outputs)
+    _name_values(graph, list(inputs), outputs)
+    _connect_lengths(graph)
     graph.metadata_props["lengthwise.contract"] = str(CONTRACT)
     graph.metadata_props[NAME_IN_GRAPH] = name
     graph.metadata_props[IN_GRAPH] = json.dumps(list(labels), ensure_ascii=False)
@@ -83,7 +96,7 @@ def build(
 
 
 def _translated(program: ExportedProgram, opset: int) -> ir.Model:
-    """The program in ONNX of this opset, with constants folded.
+    """Translates the program to ONNX operators of this opset, with constants folded and exact sizes and sigmoids.
 
     Raises:
         ExportError: An operator has no translation; the message names it, its line, and what to write instead.
@@ -105,17 +118,19 @@ def _translated(program: ExportedProgram, opset: int) -> ir.Model:
             raise ExportError("translate", _why_untranslated(program, error)) from error
 
 
-def _name(graph: ir.Model, inputs: Sequence[str], outputs: Sequence[str]) -> None:
-    """Names inputs, outputs and dynamic axes, and connects each recurrent node directly to the input `lengths`.
+def _name_values(graph: ir.Model, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+    """Names inputs, outputs and dynamic axes of a graph, in place.
 
     Raises:
-        ExportError: An axis of the graph is frozen.
+        ExportError: The rows or the width of the graph are frozen.
     """
+    # Inputs and outputs
     for value, name in zip((*graph.graph.inputs, *graph.graph.outputs), (*inputs, *outputs), strict=True):
         value.name = name
     sizes = list(graph.graph.inputs[0].shape or ())[:2]
     if frozen := [axis for axis, size in zip(("rows", "width"), sizes, strict=True) if isinstance(size, int)]:
         raise ExportError("name", f"{' and '.join(frozen)} is frozen at {sizes}: the module's code fixes it")
+    # Axes: the exporter calls them `s0`, `s1 + 1`, ...; they become `rows`, `width + 1`, ...
     axis_of_symbol = {str(size): axis for size, axis in zip(sizes, ("rows", "width"), strict=True)}
     symbols = re.compile("|".join(rf"\b{re.escape(symbol)}\b" for symbol in axis_of_symbol))
     values = (*graph.graph.inputs, *(output for node in graph.graph for output in node.outputs))
@@ -123,6 +138,10 @@ def _name(graph: ir.Model, inputs: Sequence[str], outputs: Sequence[str]) -> Non
         for axis, size in enumerate(shape):
             if isinstance(size, ir.SymbolicDim) and size.value is not None:
                 shape[axis] = symbols.sub(lambda match: axis_of_symbol[match.group()], size.value)
+
+
+def _connect_lengths(graph: ir.Model) -> None:
+    """Connects each recurrent node directly to the int32 input `lengths`, and removes Casts that are unused then."""
     for node in (node for node in graph.graph if node.op_type in _RECURRENT):
         source = _without_casts(_lengths_of(node))
         if source is not None and source.dtype == ir.DataType.INT32:
@@ -131,14 +150,19 @@ def _name(graph: ir.Model, inputs: Sequence[str], outputs: Sequence[str]) -> Non
 
 
 def _without_casts(lengths: ir.Value | None) -> ir.Value | None:
-    """The value that a chain of Casts begins with. Lengths fit into 32 bits, so no Cast changes them."""
+    """The value that a chain of Casts to `lengths` begins with: it is equal, because lengths fit into 32 bits.
+
+    Without Casts, `lengths` itself; None if a recurrent node has none.
+    """
     producer = None if lengths is None else lengths.producer()
     is_cast = producer is not None and producer.op_type == "Cast"
     return _without_casts(producer.inputs[0]) if producer is not None and is_cast else lengths
 
 
 def ensure(graph: ir.Model, expected: Mapping[str, tuple[str, list[str | int | None]]]) -> None:
-    """Makes sure that a graph can be published: it has these inputs, and all recurrent nodes have lengths.
+    """Makes sure that a graph can be published: it has the expected inputs, and all recurrent nodes have lengths.
+
+    `expected` are the element type and the axes of each input, by name: a size, or the name of a dynamic axis.
 
     Raises:
         ExportError: It has other inputs, operators outside of ONNX, or a recurrent node without lengths or with
@@ -153,8 +177,8 @@ def ensure(graph: ir.Model, expected: Mapping[str, tuple[str, list[str | int | N
     }
     if actual != expected:
         raise ExportError("ensure", f"the graph's inputs are {actual}, expected were {expected}")
-    if others := sorted(domain for domain in graph.opset_imports if domain not in OF_ONNX):
-        raise ExportError("ensure", f"the graph uses operators outside of ONNX: {', '.join(others)}")
+    if domains := sorted(domain for domain in graph.opset_imports if domain not in OF_ONNX):
+        raise ExportError("ensure", f"the graph uses operators outside of ONNX: {', '.join(domains)}")
     for node in (node for node in graph.graph if node.op_type in _RECURRENT):
         if "lengths" in expected and _lengths_of(node) is None:
             raise ExportError("ensure", f"{node.op_type} node {node.name} has no lengths, so it would read padding")
@@ -163,30 +187,35 @@ def ensure(graph: ir.Model, expected: Mapping[str, tuple[str, list[str | int | N
 
 
 def _lengths_of(node: ir.Node) -> ir.Value | None:
-    """The lengths of a recurrent node; None if every row runs over the full width."""
+    """The input `sequence_lens [rows]` of a recurrent node; None if every row runs over the full width."""
     return node.inputs[_LENGTHS_INPUT] if len(node.inputs) > _LENGTHS_INPUT else None
 
 
 def _why_untranslated(program: ExportedProgram, error: Exception) -> str:
-    """Why an operator cannot be translated, with its line in the user's code."""
-    errors: list[BaseException] = [error]  # the error, its cause, the cause of that, ...
-    while errors[-1].__cause__ is not None:
-        errors.append(errors[-1].__cause__)
-    why = str(errors[-1]).strip().split("\n")[0]
-    name = next((match[1] for each in errors if (match := re.search(r"translating node %(\w+)", str(each)))), None)
+    """The message for a program that cannot be translated: the operator, its line, and what to write instead.
+
+    Without such an operator it is the first line of the exporter's innermost error.
+    """
+    chain: list[BaseException] = [error]  # the error, its cause, the cause of that, ...
+    while chain[-1].__cause__ is not None:
+        chain.append(chain[-1].__cause__)
+    why = str(chain[-1]).strip().split("\n")[0]
+    # The operator is the node that an error names, or the first that has no translation
+    matches = (re.search(r"translating node %(\w+)", str(link)) for link in chain)
+    name = next((match[1] for match in matches if match is not None), None)
     node = next((node for node in program.graph.nodes if node.name == name), None) or _first_unknown(program)
     if node is None:
         return why
     operator = getattr(node.target, "__name__", str(node.target)).removeprefix("aten.").split(".")[0]
     location = location_in(node.meta.get("stack_trace") or "")
-    at = "" if location is None else f"{location.description()}: "
+    line = "" if location is None else f"{location.description()}: "
     detail = "" if why.startswith("No ONNX function") else f" in this form ({why})"
     instead = _INSTEAD.get(operator, "write it with operators that ONNX has")
-    return f"{at}{operator} has no translation to ONNX{detail}: {instead}"
+    return f"{line}{operator} has no translation to ONNX{detail}: {instead}"
 
 
 def _first_unknown(program: ExportedProgram) -> torch.fx.Node | None:
-    """The first operator that the exporter has no translation for; None if it has one for each."""
+    """The first node of the program whose operator has no translation; None if each has one."""
     registry = ONNXRegistry.from_torchlib(OPSET)
 
     def is_known(target: Any) -> bool:
@@ -198,13 +227,17 @@ def _first_unknown(program: ExportedProgram) -> torch.fx.Node | None:
     return next((node for node in calls if not is_known(node.target)), None)
 
 
-_TIES: Final = "lengthwise.ties"
+_TIES: Final = "lengthwise.ties"  # the key of a note in the metadata of a graph
 
 
 def _note_ties(model: onnx.ModelProto) -> None:
-    """Notes in a traced graph which lines use the indices of sorted values without `stable=True`; see `ties_in`."""
+    """Notes, in the metadata of a graph, the user's lines that use the indices of an unstable sort.
+
+    Of equal values, torch may put either one first; `ties_in` makes advice of the note.
+    """
     graph = model.graph
     used = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
+    # The second output of TopK are the indices
     sorts = [node for node in graph.node if node.op_type == "TopK" and len(node.output) > 1 and node.output[1] in used]
     locations = [location_of_node(node) for node in sorts if not is_translation_of(node, "sort.stable")]
     lines = dict.fromkeys(f"{location}: `{location.source}`" for location in locations if location is not None)
@@ -213,37 +246,43 @@ def _note_ties(model: onnx.ModelProto) -> None:
 
 
 def ties_in(model: onnx.ModelProto) -> str | None:
-    """The advice about ties in a graph's sorts, as noted when it was traced; None without such sorts."""
+    """The advice about unstable sorts in a graph, with their lines from the note of the trace; None without a note."""
     lines = next((entry.value for entry in model.metadata_props if entry.key == _TIES), None)
     advice = "torch leaves the order of equal values open, and the graph has the first one first: sort with stable=True"
     return None if lines is None else f"{lines}: {advice}, and for topk take the first of that"
 
 
 def forget_ties(model: onnx.ModelProto) -> None:
-    """Takes the note about ties out of a graph, because a published one has no lines of code."""
+    """Removes the note about unstable sorts from a graph: a published one does not show lines of code."""
     for note in [entry for entry in model.metadata_props if entry.key == _TIES]:
         model.metadata_props.remove(note)
 
 
 def without_exporter_metadata(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """Removes the exporter's metadata of each node: lines of code and paths of the machine that built the graph."""
+    """Removes the exporter's metadata from a graph, in place, and returns the graph.
+
+    It has lines of code, and paths of the machine that built the graph.
+    """
     graph: Any = proto.graph
-    for each in (graph, *graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
-        del each.metadata_props[:]
+    for message in (graph, *graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
+        del message.metadata_props[:]
     return proto
 
 
-_NEAR_ZERO: Final = 1e-6
-_NEAR_ONE: Final = 1e-3  # wider than what the optimizer takes for 0 and for 1
+_NEAR_ZERO: Final = 1e-6  # the largest number that is hidden from the optimizer as nearly 0
+_NEAR_ONE: Final = 1e-3  # the largest difference from 1 that is; both are wider than the optimizer's own bounds
 
 
 def optimized(model: ir.Model) -> ir.Model:
-    """Folds constants and removes needless operators of a model, in place; returns the model."""
-    # onnxscript's optimizer takes a number below 1e-8 for 0 and one within 1e-5 of 1 for 1: `log(x + 1e-12)` would
-    # become `log(x)`, not finite for a sequence of zeros. So such numbers are inputs of the graph while it runs.
+    """Folds constants and removes needless operators of a model, in place; returns the model.
+
+    onnxscript's optimizer takes a number below 1e-8 for 0, and one within 1e-5 of 1 for 1: `log(x + 1e-12)` would
+    become `log(x)`, which is not finite for a sequence of zeros. So such numbers are hidden from it: inputs of the
+    graph stand in their place while it runs.
+    """
     optimizer.inline(model)
     optimizer.fold_constants(model)
-    hidden = []  # each input that stands for a number, and the number
+    hidden = []  # each stand-in, and the number that it stands for
     for count, (value, tensor) in enumerate([*_mistakable(model)]):
         kind = value.type or ir.TensorType(tensor.dtype)
         stand_in = ir.Value(name=f"small_number_{count}", type=kind, shape=ir.Shape([]))
@@ -260,19 +299,22 @@ def optimized(model: ir.Model) -> ir.Model:
 
 
 def _mistakable(model: ir.Model) -> Iterator[tuple[ir.Value, ir.TensorProtocol]]:
-    """The single numbers of a model that are nearly 0 or 1, and their values."""
+    """Yields the single float numbers of a graph that an optimizer would take for 0 or 1: each value, and its tensor.
+
+    They are nearly 0 or 1, but not equal.
+    """
     for value in {id(value): value for node in model.graph.all_nodes() for value in node.inputs}.values():
         tensor = None if value is None else ir.convenience.get_const_tensor(value)
         if value is None or tensor is None or tensor.shape.rank() or not tensor.dtype.is_floating_point():
             continue
         number = float(tensor.numpy())
-        near = abs(number) < _NEAR_ZERO or math.isclose(number, 1.0, rel_tol=_NEAR_ONE)
-        if near and number not in (0.0, 1.0):
+        is_near = abs(number) < _NEAR_ZERO or math.isclose(number, 1.0, rel_tol=_NEAR_ONE)
+        if is_near and number not in (0.0, 1.0):
             yield value, tensor
 
 
 _WHOLE: Final[Mapping[Any, str | None]] = {math.trunc: None, math.floor: "Floor", math.ceil: "Ceil"}
-"""What makes a float whole, and the operator for it; a cast to int64 cuts off what is behind the point."""
+"""Functions that make a float whole, with their operator of ONNX; None for `trunc`, as a cast to int64 truncates."""
 
 _OPERATORS: Final[Mapping[Any, str]] = {
     operator.add: "Add",
@@ -284,13 +326,16 @@ _OPERATORS: Final[Mapping[Any, str]] = {
     torch.sym_float: "Identity",
     torch.sym_sqrt: "Sqrt",
 }
-"""The arithmetic of floats that are made of sizes."""
+"""The operators of ONNX for Python's arithmetic with floats that are computed from sizes."""
 
 
 def with_exact_sizes(model: ir.Model, program: ExportedProgram) -> ir.Model:
-    """Computes sizes such as `int(0.29 * x.shape[1])` of a model in float64, as Python does; in place."""
-    # The exporter translates Python's floats to float32, in which 0.29 * 100 is 29 and not 28.999...
-    outputs = (value for node in model.graph for value in node.outputs)  # not optimised, so with the program's names
+    """Makes a graph compute sizes such as `int(0.29 * x.shape[1])` in float64, as Python does; in place.
+
+    The exporter translates Python's floats to float32, in which 0.29 * 100 is 29 and not 28.999... The graph must not
+    be optimised yet, so that its values have the names of the nodes of the program.
+    """
+    outputs = (value for node in model.graph for value in node.outputs)
     values = {value.name: value for value in (*model.graph.inputs, *outputs)}
     for node in program.graph.nodes:
         value = values.get(node.name) if node.target in _WHOLE else None
@@ -299,8 +344,8 @@ def with_exact_sizes(model: ir.Model, program: ExportedProgram) -> ir.Model:
         number = None if producer is None else computation.float64(node.args[0])
         if value is None or producer is None or number is None:
             continue
-        kind = _WHOLE[node.target]
-        whole = number if kind is None else computation.add(kind, [number])
+        rounding = _WHOLE[node.target]
+        whole = number if rounding is None else computation.add(rounding, [number])
         exact = computation.add("Cast", [whole], {"to": ir.DataType.INT64}, dtype=ir.DataType.INT64, shape=value.shape)
         model.graph.insert_before(producer, computation.nodes)
         ir.convenience.replace_all_uses_with(value, exact)
@@ -308,14 +353,20 @@ def with_exact_sizes(model: ir.Model, program: ExportedProgram) -> ir.Model:
 
 
 class _SizeComputation(ir.tape.Tape):
-    """The nodes that compute one size; `values` are those of the graph by the names of the program's nodes."""
+    """Records the new nodes that compute one size in float64.
+
+    `values` are the values of the graph by the names of the program's nodes.
+    """
 
     def __init__(self, values: Mapping[str | None, ir.Value]) -> None:
         super().__init__()
         self._values = values
 
     def float64(self, operand: Any) -> ir.Value | None:
-        """A number of the program as float64; None if it does not come from sizes, numbers and `_OPERATORS`."""
+        """Adds the nodes that compute a number of the program in float64, and returns their output.
+
+        None if the number is not computed with `_OPERATORS` from sizes and constants.
+        """
         if isinstance(operand, int | float):
             return self.add("Constant", [], {"value": ir.tensor(np.float64(operand))}, shape=ir.Shape([]))
         if not isinstance(operand, fx.Node):
@@ -336,44 +387,50 @@ class _SizeComputation(ir.tape.Tape):
         dtype: ir.DataType = ir.DataType.DOUBLE,
         shape: ir.Shape | None = None,
     ) -> ir.Value:
-        """Adds a node, and returns its output, of a type and, where it is known, a shape."""
+        """Adds a node of an operator, and returns its output; `shape` is None if it is not known."""
         return self.op(kind, inputs, attributes, output=ir.Value(type=ir.TensorType(dtype), shape=shape))
 
 
 _SHARP: Final = frozenset({"Log", "Reciprocal", "Pow", "Sqrt", "Div"})
-"""Operators that make large errors of small errors near 0."""
+"""Operators whose result has a large error if their operand is near 0 and has a small error."""
 
 _PASSING: Final = frozenset(
     {"Add", "Sub", "Mul", "Neg", "Abs", "Clip", "Max", "Min", "Where", "Identity", "Cast", "Reshape", "Transpose"}
     | {"Squeeze", "Unsqueeze", "Expand", "Slice", "Gather", "Concat", "Split", "Pad"}
 )
+"""Operators behind which a small error is still a small error."""
 
 
 def with_exact_sigmoids(model: ir.Model) -> ir.Model:
-    """Writes `1 / (1 + exp(-x))` for each Sigmoid from which a logarithm or quotient is taken; in place."""
-    # onnxruntime's Sigmoid has an absolute error of 1e-7, and is 0 below -18, where torch has `exp(x)`.
+    """Replaces each Sigmoid that `_SHARP` operators read by `1 / (1 + exp(-x))`, in place; returns the model.
+
+    onnxruntime's Sigmoid has an absolute error of 1e-7, and is 0 below -18, where torch's is `exp(x)`.
+    """
     for node in [node for node in model.graph if node.op_type == "Sigmoid" and _is_read_sharply(node)]:
         (sigmoid,), tape = node.outputs, ir.tape.Tape()
         dtype = sigmoid.dtype or ir.DataType.FLOAT
         one = tape.op("Constant", [], {"value": ir.tensor(np.asarray(1, dtype=dtype.numpy()))})
         power = tape.op("Exp", [tape.op("Neg", node.inputs)])
         exact = tape.op("Reciprocal", [tape.op("Add", [power, one])])
-        for index, each in enumerate(tape.nodes):
-            value = each.outputs[0]
+        for index, new_node in enumerate(tape.nodes):
+            value = new_node.outputs[0]
             value.name, value.type, value.shape = f"{sigmoid.name}_exact_{index}", sigmoid.type, sigmoid.shape
-            each.metadata_props.update(node.metadata_props)
+            new_node.metadata_props.update(node.metadata_props)
         one.shape = ir.Shape([])
         ir.convenience.replace_nodes_and_values(model.graph, node, [node], tape.nodes, [sigmoid], [exact])
     return model
 
 
 def _is_read_sharply(sigmoid: ir.Node) -> bool:
-    """Whether a logarithm, root or quotient is taken of a Sigmoid's values, to which a small error matters."""
+    """Whether a logarithm, root or quotient is computed of a Sigmoid's output, directly or behind `_PASSING` operators.
+
+    The search is along the readers of each output.
+    """
     visited: set[ir.Node] = set()
     waiting = [sigmoid]
     while waiting:
         for reader, index in [use for output in waiting.pop().outputs for use in output.uses()]:
-            if reader.op_type in _SHARP and not (reader.op_type == "Div" and index == 0):  # a dividend may be small
+            if reader.op_type in _SHARP and not (reader.op_type == "Div" and index == 0):  # of a Div, only the divisor
                 return True
             if reader.op_type in _PASSING and reader not in visited:
                 visited.add(reader)
