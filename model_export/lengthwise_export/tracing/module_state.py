@@ -1,7 +1,10 @@
-"""The state of a module: what a call may change, kept so that a change is seen, named and undone.
+"""The state of a module: what a call may change, copied so that a change can be found, named and undone.
 
 A state holds parameters, buffers and attributes, and what the containers and objects in them hold. Methods and hooks
 are followed as well, to their classes, closures, default arguments and the globals that they name.
+
+It is a list of *parts*. A part is one container, such as a dictionary of attributes, a list or a tensor, with a copy of
+its content. A change has a name, such as `norm.mean`: the path of the value in the module.
 """
 
 from __future__ import annotations
@@ -23,10 +26,10 @@ from torch.nn.parameter import is_lazy
 from lengthwise_export.tracing.source_lines import CodeLocation, is_users, location_of_frame
 
 _MAX_ENTRIES: Final = 10_000  # larger containers hold data; what their entries hold is not followed
-_PLAIN: Final = (bool, int, float, complex, str, bytes)
+_PLAIN: Final = (bool, int, float, complex, str, bytes)  # types of values that never change
 _OF_MODULE: Final = ("_parameters", "_buffers", "_modules")
-"""Dictionaries of a module that are no part of the names of what they hold."""
-_MISSING: Final = object()
+"""Dictionaries of a module whose own names are left out of names: `weight`, and not `_parameters.weight`."""
+_MISSING: Final = object()  # the value of a key that a dictionary does not have
 
 
 class ModuleState:
@@ -34,19 +37,19 @@ class ModuleState:
 
     def __init__(self, module: nn.Module) -> None:
         self._module = module
-        self._parts: dict[tuple[int, str], _Part] = {}
-        self._keep(module, "")
+        self._parts: dict[tuple[int, str], _Part] = {}  # by the id of the container, and the scope of the part
+        self._copy(module, "")
 
     def now(self) -> ModuleState:
-        """The state of the same module at this time."""
+        """A new snapshot of the same module."""
         return ModuleState(self._module)
 
     def changed(self) -> list[str]:
-        """The names of what differs now, such as `norm.mean`."""
+        """The names of the values that differ now from this snapshot, such as `norm.mean`."""
         return list(dict.fromkeys(name for part in self._parts.values() for name, _ in part.differing()))
 
     def restore(self, names: Collection[str] | None = None) -> None:
-        """Puts back the values that differ now; with `names`, only values of these names."""
+        """Puts back the values that differ now from this snapshot; with `names`, only values of these names."""
         with torch.no_grad():
             for part in self._parts.values():
                 for name, key in part.differing():
@@ -54,16 +57,20 @@ class ModuleState:
                         part.put_back(key)
 
     def line_of_change(self, names: Collection[str], run: Callable[[], object]) -> CodeLocation | None:
-        """Restores the state, and finds the line of the user's code that changes one of these names during a run."""
+        """Restores the state, calls `run`, and returns the line of the user's code that changes one of these names.
+
+        None if no line changes one.
+        """
         self.restore()
         watched = [part for part in self._parts.values() if part.may_change(names)]
-        locations: list[CodeLocation | None] = []
+        locations: list[CodeLocation | None] = []  # the line of the first change
         line_before: CodeLocation | None = None
 
         def compare_state(frame: FrameType, event: str, _: object) -> Any:
-            """A trace function for `sys.settrace`, which Python calls before each line.
+            """A trace function for `sys.settrace`: Python calls it before each line, and where functions begin and end.
 
-            If the watched state differs, the line before has changed it. At a call no line has run since then.
+            If the watched state differs, the line before has changed it. When a function begins, nothing is compared:
+            no line has run since the last comparison.
             """
             nonlocal line_before
             if locations or not is_users(frame.f_code.co_filename, installed=True):
@@ -73,53 +80,57 @@ class ModuleState:
             line_before = location_of_frame(frame.f_back if event == "return" else frame)
             return compare_state
 
-        before = sys.gettrace()
+        former_trace = sys.gettrace()
         sys.settrace(compare_state)
         try:
             run()
         finally:
-            sys.settrace(before)
+            sys.settrace(former_trace)
         return locations[0] if locations else None
 
-    def _keep(self, thing: Any, name: str) -> None:
-        """Stores the content of an object, and of the objects in it; `name` is that of the object in the module."""
-        if isinstance(thing, (*_PLAIN, ModuleType)):
+    def _copy(self, value: Any, name: str) -> None:
+        """Adds the parts of a value, and of the values inside it; `name` is that of the value in the module."""
+        if isinstance(value, (*_PLAIN, ModuleType)):
             return
-        for part in _parts_of(thing, name):
-            if (id(part.thing), part.scope) in self._parts:
+        for part in _parts_of(value, name):
+            if (id(part.container), part.scope) in self._parts:
                 continue
-            self._parts[id(part.thing), part.scope] = part
+            self._parts[id(part.container), part.scope] = part
             entries = part.entries()
-            for inner, value in entries if len(entries) <= _MAX_ENTRIES else ():
-                self._keep(value, inner)
+            for inner_name, entry in entries if len(entries) <= _MAX_ENTRIES else ():
+                self._copy(entry, inner_name)
 
 
 @dataclass(frozen=True, slots=True)
 class _Part:
     """A container, and a copy of its content."""
 
-    thing: Any
-    name: str
-    content: Any  # What it held: named entries, or the content of a list or tensor
-    read: Callable[[Any], Any]
-    # Puts content back; for named entries, one entry: the container, the key and the value or `_MISSING`
+    container: Any
+    name: str  # The name of the container in the module
+    content: Any  # A copy of what it held: a dictionary of entries, or the content of a list, tensor, ...
+    read: Callable[[Any], Any]  # Takes the container, and returns a copy of its content
+    # Puts content back: takes the container and the content. If that is a dictionary, it puts one entry back: takes the
+    # container, the key and the value, which is `_MISSING` to remove the entry
     write: Callable[..., object]
-    prefix: str | None = None  # The beginning of its entries' names; None if they have the name of the container
-    scope: str = ""  # Tells several views of one container apart
+    prefix: str | None = None  # What the names of its entries begin with; None if they have the name of the container
+    scope: str = ""  # Distinguishes several parts of one container
 
     def entries(self) -> list[tuple[str, Any]]:
-        """The values in the container, each with its name."""
+        """The values in the container, each after its name; empty for a tensor or an array."""
         if isinstance(self.content, dict):
             return [(self._named(key), value) for key, value in self.content.items()]
         return [(self.name, value) for value in self.content] if isinstance(self.content, list | tuple | set) else []
 
     def may_change(self, names: Iterable[str]) -> bool:
-        """Whether `differing` may give one of these names."""
+        """Whether `differing` may return one of these names."""
         return any(name == self.name or (self.prefix is not None and name.startswith(self.prefix)) for name in names)
 
     def differing(self) -> list[tuple[str, object]]:
-        """The names of what differs now, each with its key in the container; None for all of its content."""
-        now = self.read(self.thing)
+        """The name and the key of each entry that differs now from the copy.
+
+        If the content is no dictionary, it differs as a whole: the name of the container, and None as the key.
+        """
+        now = self.read(self.container)
         if not isinstance(self.content, dict):
             return [] if _is_same(self.content, now) else [(self.name, None)]
         keys = dict.fromkeys((*self.content, *now))
@@ -127,105 +138,121 @@ class _Part:
         return [(self._named(key), key) for key in differ]
 
     def put_back(self, key: object) -> None:
-        """Restores an entry of the container, or all of its content where `differing` gives no key."""
+        """Restores the entry of a key that `differing` returns; the whole content if that is no dictionary."""
         if isinstance(self.content, dict):
-            self.write(self.thing, key, self.content.get(key, _MISSING))
+            self.write(self.container, key, self.content.get(key, _MISSING))
         else:
-            self.write(self.thing, self.content)
+            self.write(self.container, self.content)
 
     def _named(self, key: object) -> str:
+        """The name of the entry with this key."""
         return self.name if self.prefix is None else f"{self.prefix}{key}"
 
 
-def _parts_of(thing: Any, name: str) -> Iterator[_Part]:
-    """The containers of values that a call may change, in a module, class, function, container or other object."""
+def _parts_of(value: Any, name: str) -> Iterator[_Part]:
+    """Yields the parts of a module, class, function, container or other object; none if a call cannot change it.
+
+    `name` is that of the value in the module.
+    """
     prefix = f"{name}." if name else ""
-    if isinstance(thing, nn.Module):
-        yield from (_entries(vars(thing)[own], name, prefix) for own in _OF_MODULE if own in vars(thing))
-        yield from _parts_of_object(thing, name, prefix)
-    elif isinstance(thing, type):
-        if _is_of_users(thing):
-            prefix = f"{thing.__name__}."
-            yield _Part(thing, name, dict(vars(thing)), lambda kind: dict(vars(kind)), _write_attribute, prefix)
-    elif isinstance(thing, FunctionType | staticmethod | classmethod | property):
-        function: Any = thing.fget if isinstance(thing, property) else thing
+    if isinstance(value, nn.Module):
+        yield from (
+            _entries(vars(value)[dictionary], name, prefix) for dictionary in _OF_MODULE if dictionary in vars(value)
+        )
+        yield from _parts_of_object(value, name, prefix)
+    elif isinstance(value, type):
+        if _is_of_users(value):
+            prefix = f"{value.__name__}."
+            yield _Part(value, name, dict(vars(value)), lambda owner: dict(vars(owner)), _write_attribute, prefix)
+    elif isinstance(value, FunctionType | staticmethod | classmethod | property):
+        function: Any = value.fget if isinstance(value, property) else value
         yield from _parts_of_function(inspect.unwrap(function), name)
-    elif isinstance(thing, MethodType):  # such as a hook
-        yield from (*_parts_of(thing.__self__, name), *_parts_of(thing.__func__, name))
-    elif isinstance(thing, dict):
-        yield _entries(thing, name, None)
-    elif kind := next((kind for of, kind in _CONTENT.items() if isinstance(thing, of)), None):
-        if not (isinstance(thing, Tensor) and (is_lazy(thing) or thing.is_meta or thing.layout != torch.strided)):
-            yield _Part(thing, name, kind[0](thing), *kind)
-    elif type(thing).__dictoffset__ and _is_of_users(type(thing)):  # `hasattr` would ask the thing itself
-        yield from _parts_of_object(thing, name, prefix)
+    elif isinstance(value, MethodType):  # such as a hook
+        yield from (*_parts_of(value.__self__, name), *_parts_of(value.__func__, name))
+    elif isinstance(value, dict):
+        yield _entries(value, name, None)
+    elif access := next((access for kind, access in _CONTENT.items() if isinstance(value, kind)), None):
+        if not (isinstance(value, Tensor) and (is_lazy(value) or value.is_meta or value.layout != torch.strided)):
+            read, write = access
+            yield _Part(value, name, read(value), read, write)
+    elif type(value).__dictoffset__ and _is_of_users(type(value)):  # has `__dict__`; `hasattr` may run the user's code
+        yield from _parts_of_object(value, name, prefix)
 
 
-def _parts_of_object(thing: Any, name: str, prefix: str) -> Iterator[_Part]:
-    """The attributes of an object, and its class, which the first call of a lazy layer changes."""
-    yield _entries(vars(thing), name, prefix)
+def _parts_of_object(owner: Any, name: str, prefix: str) -> Iterator[_Part]:
+    """Yields two parts of an object: its attributes, and its class, which the first call of a lazy layer changes.
 
-    def write(thing: Any, classes: tuple[type, ...]) -> None:
-        thing.__class__ = classes[0]
+    The content of the second part is the class with its bases, so that a change of their attributes is found, too.
+    """
+    yield _entries(vars(owner), name, prefix)
 
-    yield _Part(thing, name, type(thing).__mro__, lambda thing: type(thing).__mro__, write, scope="class")
+    def write_class(owner: Any, classes: tuple[type, ...]) -> None:
+        owner.__class__ = classes[0]
+
+    yield _Part(owner, name, type(owner).__mro__, lambda owner: type(owner).__mro__, write_class, scope="class")
 
 
 def _parts_of_function(function: Any, name: str) -> Iterator[_Part]:
-    """The closure, the default arguments, and the globals that a function of the user's names."""
+    """Yields the parts of a user's function: its closure, its default arguments, and the globals that it names."""
     if not isinstance(function, FunctionType) or not is_users(function.__code__.co_filename, installed=True):
         return
     code = function.__code__
     for variable, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
         yield from _parts_of(cell, variable)
     yield from _parts_of((*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()), name)
-    for named in sorted(_names_in(code) & function.__globals__.keys()):
-        read = partial(_one_entry, named)
-        yield _Part(function.__globals__, named, read(function.__globals__), read, _write_entry, scope=named)
+    for global_name in sorted(_names_in(code) & function.__globals__.keys()):
+        read = partial(_one_entry, global_name)
+        yield _Part(
+            function.__globals__, global_name, read(function.__globals__), read, _write_entry, scope=global_name
+        )
 
 
 def _names_in(code: CodeType) -> set[str]:
-    """The global names that code uses, also in the functions inside of it."""
-    inner = (constant for constant in code.co_consts if isinstance(constant, CodeType))
-    return set(code.co_names).union(*map(_names_in, inner))
+    """The global names and attributes that code uses, also in the functions inside it."""
+    inner_functions = (constant for constant in code.co_consts if isinstance(constant, CodeType))
+    return set(code.co_names).union(*map(_names_in, inner_functions))
 
 
 def _is_of_users(kind: type) -> bool:
     """Whether a class is defined in the user's code or in an installed package."""
-    # Read from `__dict__`: an attribute of a lazy module would import it
+    # Read from `__dict__`: reading an attribute of a lazy module would import it
     file = getattr(sys.modules.get(kind.__module__), "__dict__", {}).get("__file__")
     return kind.__module__ == "__main__" or (isinstance(file, str) and is_users(file, installed=True))
 
 
-def _entries(thing: dict[Any, Any], name: str, prefix: str | None) -> _Part:
-    """The part for a dictionary."""
-    return _Part(thing, name, _read_entries(thing), _read_entries, _write_entry, prefix)
+def _entries(entries: dict[Any, Any], name: str, prefix: str | None) -> _Part:
+    """The part of a dictionary; `prefix` is the beginning of its entries' names, as in `_Part`."""
+    return _Part(entries, name, _read_entries(entries), _read_entries, _write_entry, prefix)
 
 
 def _read_entries(entries: dict[Any, Any]) -> dict[Any, Any]:
-    """The stored entries, not those that a subclass of `dict` makes of them, as registries do."""
+    """A copy of the stored entries; a subclass of `dict`, such as a registry, may return other ones."""
     return dict(dict.items(entries))
 
 
 def _one_entry(key: str, entries: MutableMapping[str, Any]) -> dict[str, Any]:
+    """The entry of a key alone; empty without such an entry."""
     return {key: entries[key]} if key in entries else {}
 
 
 def _write_entry(entries: MutableMapping[Any, Any], key: object, value: object) -> None:
+    """Sets an entry, or removes it if the value is `_MISSING`."""
     if value is _MISSING:
         entries.pop(key, None)
     else:
         entries[key] = value
 
 
-def _write_attribute(kind: type, name: str, value: object) -> None:
+def _write_attribute(owner: type, name: str, value: object) -> None:
+    """Sets an attribute of a class, or deletes it if the value is `_MISSING`."""
     if value is _MISSING:
-        delattr(kind, name)
+        delattr(owner, name)
     else:
-        setattr(kind, name, value)
+        setattr(owner, name, value)
 
 
 def _write_tensor(tensor: Tensor, values: Tensor) -> None:
+    """Puts values back into a tensor, which stays the same object; it may have another shape now."""
     if tensor.shape == values.shape:
         tensor.copy_(values)
     else:
@@ -239,7 +266,7 @@ def _refill(container: Any, entries: Any) -> None:
 
 
 def _read_cell(cell: CellType) -> tuple[Any, ...]:
-    """The value of a variable in a closure; no value if it is not set yet."""
+    """The value of a variable in a closure, as a tuple of one; an empty tuple if the variable is not set yet."""
     try:
         return (cell.cell_contents,)
     except ValueError:
@@ -255,21 +282,24 @@ _CONTENT: Final[dict[type, tuple[Callable[[Any], Any], Callable[..., object]]]] 
     set: (set, _refill),
     CellType: (_read_cell, lambda cell, values: setattr(cell, "cell_contents", *values)),
 }
-"""For each kind of container without names: what copies its content, and what puts it back."""
+"""For each type of container that is no dictionary: the functions `read` and `write` of its `_Part`."""
 
 
-def _is_same(one: Any, other: Any) -> bool:
-    """Whether two values are the same object, or have equal content."""
-    if one is other:
+def _is_same(first: Any, second: Any) -> bool:
+    """Whether two values are the same object, or have equal content; NaN is equal to NaN.
+
+    Other objects than tensors, arrays, lists, tuples, sets and plain values are equal only if they are the same object.
+    """
+    if first is second:
         return True
-    if type(one) is not type(other):
+    if type(first) is not type(second):
         return False
-    if isinstance(one, Tensor):
-        if one.shape != other.shape or one.dtype != other.dtype:
+    if isinstance(first, Tensor):
+        if first.shape != second.shape or first.dtype != second.dtype:
             return False
-        return bool(torch.equal(one, other) or ((one == other) | ((one != one) & (other != other))).all())
-    if isinstance(one, np.ndarray):
-        return one.shape == other.shape and bool(one.tobytes() == other.tobytes())
-    if isinstance(one, list | tuple):
-        return len(one) == len(other) and all(map(_is_same, one, other))
-    return isinstance(one, (*_PLAIN, set)) and (bool(one == other) or bool(one != one))
+        return bool(torch.equal(first, second) or ((first == second) | ((first != first) & (second != second))).all())
+    if isinstance(first, np.ndarray):
+        return first.shape == second.shape and bool(first.tobytes() == second.tobytes())
+    if isinstance(first, list | tuple):
+        return len(first) == len(second) and all(map(_is_same, first, second))
+    return isinstance(first, (*_PLAIN, set)) and (bool(first == second) or bool(first != first))
