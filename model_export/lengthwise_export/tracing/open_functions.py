@@ -1,6 +1,7 @@
-"""Functions of torch whose own implementation needs a size as a number, computed with a dynamic size instead.
+"""Substitutes for functions of torch that need a size as a number: these compute the same with a dynamic size.
 
-A trace uses these instead of the functions of the same names (see `dynamic_shapes`). They give the same answers.
+A trace calls them instead of the functions of the same names (see `dynamic_shapes`). They take the same arguments and
+return the same answers; where torch's own function can be traced, they call it. A size is *open* if it is dynamic.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ _Size = int | Sequence[int]
 _PLAIN: Final[Mapping[str, Any]] = MappingProxyType(
     {"stride": None, "padding": 0, "dilation": 1, "ceil_mode": False, "return_indices": False, "divisor_override": None}
 )
-"""The options of a pool of images, without which only its kernel counts."""
+"""The default values of the options of a pool of images; with these, its kernel alone decides its answer."""
 
 
 def is_open(size: Any) -> bool:
@@ -28,7 +29,7 @@ def is_open(size: Any) -> bool:
 
 
 def _take_along_dim(tensor: Tensor, indices: Tensor, dim: int | None = None) -> Tensor:
-    """A `gather`; torch's own function compares all sizes."""
+    """Substitute for `torch.take_along_dim`: a `gather`, because torch's own function compares all sizes."""
     if dim is None:
         return torch.take_along_dim(tensor, indices)
     sizes = list(tensor.shape)
@@ -45,49 +46,64 @@ def _max_pool1d(
     ceil_mode: bool = False,
     return_indices: bool = False,
 ) -> Tensor:
-    """A `max_pool2d` of height 1, or a maximum over all steps; `return_indices` is never set here."""
-    kernel = _one(kernel_size)
+    """Substitute for `max_pool1d`: a `max_pool2d` of height 1; a maximum over all steps if the kernel is the width.
+
+    `return_indices` is not used: if a caller sets it, torch calls another function.
+    """
+    kernel = _number_of(kernel_size)
     if _is_size_of(kernel, steps, -1):
         return steps.amax(-1, keepdim=True)
     pooled = functional.max_pool2d(
         steps.unsqueeze(-2),
         kernel_size=(1, kernel),
-        stride=(1, _one(stride or kernel_size)),
-        padding=(0, _one(padding)),
-        dilation=(1, _one(dilation)),
+        stride=(1, _number_of(stride or kernel_size)),
+        padding=(0, _number_of(padding)),
+        dilation=(1, _number_of(dilation)),
         ceil_mode=ceil_mode,
     )
     return pooled.squeeze(-2)
 
 
 def _avg_pool1d(steps: Tensor, kernel_size: _Size, *args: Any, **kwargs: Any) -> Tensor:
-    """A mean over all steps, if the kernel is as wide as the batch."""
-    kernel = _one(kernel_size)
+    """Substitute for `avg_pool1d`: a mean over all steps if the kernel is as wide as the batch, else torch's own."""
+    kernel = _number_of(kernel_size)
     if _is_size_of(kernel, steps, -1):
         return steps.mean(-1, keepdim=True)
     return functional.avg_pool1d(steps, kernel, *args, **kwargs)
 
 
 def _over_whole_axes(pool: Callable[..., Tensor], reduce: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """A pool of images whose kernel may be as wide or as high as the image: that axis is reduced first."""
+    """Makes a substitute for a pool of images whose kernel may be as wide or as high as the image.
+
+    Such an axis is reduced first; then the pool runs with a kernel of 1 along it.
+
+    Args:
+        pool: Torch's own function.
+        reduce: Reduces axes, as the pool reduces a window: `mean` or `amax`.
+    """
 
     def pooled(image: Tensor, kernel_size: _Size, *args: Any, **kwargs: Any) -> Tensor:
         kernel = tuple(kernel_size) if isinstance(kernel_size, Sequence) else (kernel_size, kernel_size)
-        whole = [axis for axis in (-2, -1) if _is_size_of(kernel[axis], image, axis)]
+        full_axes = [axis for axis in (-2, -1) if _is_size_of(kernel[axis], image, axis)]
         is_plain = not args and all(kwargs.get(name, usual) == usual for name, usual in _PLAIN.items())
-        if not whole or not is_plain:
+        if not full_axes or not is_plain:
             return pool(image, kernel_size, *args, **kwargs)
-        rest = tuple(1 if axis in whole else kernel[axis] for axis in (-2, -1))
-        image = reduce(image, whole, keepdim=True)
-        return image if rest == (1, 1) else pool(image, rest)
+        rest_kernel = tuple(1 if axis in full_axes else kernel[axis] for axis in (-2, -1))
+        image = reduce(image, full_axes, keepdim=True)
+        return image if rest_kernel == (1, 1) else pool(image, rest_kernel)
 
     return pooled
 
 
 def _embedding_bag(ids: Tensor, weight: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """An embedding and a reduction, for a batch of ids without weights of their own."""
-    plain = {"mode", "norm_type", "scale_grad_by_freq", "sparse"}
-    is_plain = not args and all(name in plain or value is None or value is False for name, value in kwargs.items())
+    """Substitute for `embedding_bag`: an embedding and a reduction over the steps, for ids `[rows, width]`.
+
+    With options that change more than the mode, such as weights of the ids, it is torch's own function.
+    """
+    kept_options = {"mode", "norm_type", "scale_grad_by_freq", "sparse"}
+    is_plain = not args and all(
+        name in kept_options or value is None or value is False for name, value in kwargs.items()
+    )
     if ids.dim() != 2 or not is_plain:
         return functional.embedding_bag(ids, weight, *args, **kwargs)
     embedded = functional.embedding(ids, weight)
@@ -98,67 +114,78 @@ def _embedding_bag(ids: Tensor, weight: Tensor, *args: Any, **kwargs: Any) -> Te
 def _adaptive_pool1d(
     pool: Callable[..., Tensor], reduce: Callable[..., Tensor], reduce_bins: Callable[[Tensor, Tensor, Tensor], Tensor]
 ) -> Callable[..., Tensor]:
-    """An adaptive pool of steps, for a width that is open in the graph.
+    """Makes a substitute for an adaptive pool of steps `[..., width]`, which gives `[..., bins]`.
 
-    One bin is a reduction of all steps. Several are torch's own pool if the width is fixed, else a reduction of each.
+    One bin is a reduction of all steps. Several bins are torch's own pool if the width is fixed; else each bin is
+    reduced.
 
     Args:
         pool: Torch's own function.
-        reduce: Reduces an axis.
-        reduce_bins: Reduces `steps [..., width]` to `[..., bins]`, with the two results of `_bins`.
+        reduce: Reduces an axis: `mean` or `amax`.
+        reduce_bins: Reduces the steps to bins: takes the steps, which of them are in each bin, and the number of these
+            (the two results of `_bins`).
     """
 
     def pooled(steps: Tensor, output_size: _Size, return_indices: bool = False) -> Tensor:
-        """As torch's own; `return_indices` is never set here."""
-        bins = _one(output_size)
-        if bins == 1:
+        """Pools the steps; `return_indices` is not used, since torch calls another function if it is set."""
+        count = _number_of(output_size)
+        if count == 1:
             return reduce(steps, -1, keepdim=True)
         width = steps.shape[-1]
-        return reduce_bins(steps, *_bins(width, bins)) if is_open(width) else pool(steps, bins)
+        return reduce_bins(steps, *_bins(width, count)) if is_open(width) else pool(steps, count)
 
     return pooled
 
 
 def _to_one(pool: Callable[..., Tensor], reduce: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """An adaptive pool of images, reduced over the axes that it pools to one."""
+    """Makes a substitute for an adaptive pool of images that pools to a size of 1: a reduction over such axes.
+
+    For other sizes it is torch's own `pool`. `reduce` reduces axes: `mean` or `amax`.
+    """
 
     def pooled(image: Tensor, output_size: Any, *args: Any, **kwargs: Any) -> Tensor:
         sizes = tuple(output_size) if isinstance(output_size, Sequence) else (output_size, output_size)
-        ones = [axis for axis in (-2, -1) if sizes[axis] == 1]
-        if not ones or any(sizes[axis] not in (1, None) for axis in (-2, -1)):
+        axes_of_one = [axis for axis in (-2, -1) if sizes[axis] == 1]
+        if not axes_of_one or any(sizes[axis] not in (1, None) for axis in (-2, -1)):
             return pool(image, output_size, *args, **kwargs)
-        return reduce(image, ones, keepdim=True)
+        return reduce(image, axes_of_one, keepdim=True)
 
     return pooled
 
 
-def _bins(width: int, bins: int) -> tuple[Tensor, Tensor]:
-    """The steps in each bin of an adaptive pool: bool `[width, bins]`, and their number `[bins]`. Bins may overlap."""
-    indices = torch.arange(bins)
-    starts = indices * width // bins
-    ends = ((indices + 1) * width + (bins - 1)) // bins
+def _bins(width: int, count: int) -> tuple[Tensor, Tensor]:
+    """Which steps are in each bin of an adaptive pool, bool `[width, bins]`, and how many there are, `[bins]`.
+
+    Bins may overlap. `count` is the number of bins.
+    """
+    indices = torch.arange(count)
+    starts = indices * width // count
+    ends = ((indices + 1) * width + (count - 1)) // count
     steps = torch.arange(width).unsqueeze(1)
     return (steps >= starts) & (steps < ends), ends - starts
 
 
 def _linspace(start: Any, end: Any, steps: int, **options: Any) -> Tensor:
-    """`arange`, scaled; torch's own function needs the number of steps."""
+    """Substitute for `linspace`: a scaled `arange`, because torch's own function needs the number of steps."""
     if not is_open(steps):
         return torch.linspace(start, end, steps, **options)
-    share = torch.arange(steps) / torch.sym_max(steps - 1, 1)  # type: ignore[no-untyped-call]  # torch's own
-    scaled: Tensor = start + share * (end - start)
+    fractions = torch.arange(steps) / torch.sym_max(steps - 1, 1)  # type: ignore[no-untyped-call]  # torch's own
+    scaled: Tensor = start + fractions * (end - start)
     return scaled.to(options.get("dtype") or torch.get_default_dtype())
 
 
 def _scaled_dot_product_attention(
     query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, *args: Any, **kwargs: Any
 ) -> Tensor:
-    """Gives inputs of three axes an axis of one head, because the ONNX exporter takes four axes only."""
+    """Substitute for attention on `[rows, width, features]`: adds an axis of one head, and removes it from the answer.
+
+    The ONNX exporter takes four axes only; inputs with four go to torch's own function.
+    """
     if query.dim() != 3:
         return functional.scaled_dot_product_attention(query, key, value, attn_mask, *args, **kwargs)
     if attn_mask is not None and attn_mask.dim() == 3:
         attn_mask = attn_mask.unsqueeze(1)
-    query, key, value = (each.unsqueeze(1) for each in (query, key, value))
+    query, key, value = (tensor.unsqueeze(1) for tensor in (query, key, value))
     return functional.scaled_dot_product_attention(query, key, value, attn_mask, *args, **kwargs).squeeze(1)
 
 
@@ -173,35 +200,38 @@ def _instance_norm(
     eps: float = 1e-5,
     *args: Any,
 ) -> Tensor:
-    """With running statistics a BatchNorm; torch's own function repeats them for each row."""
+    """Substitute for `instance_norm`: with running statistics a `batch_norm`, which computes the same.
+
+    torch's own function repeats the statistics for each row, and needs the number of rows.
+    """
     if use_input_stats:
         return functional.instance_norm(steps, running_mean, running_var, weight, bias, True, momentum, eps)
     return functional.batch_norm(steps, running_mean, running_var, weight, bias, False, momentum, eps)
 
 
 def _clamp(tensor: Tensor, min: Any = None, max: Any = None) -> Tensor:
-    """Bounds of one type; the exporter takes no other."""
+    """Substitute for `clamp`: makes the bounds of a float tensor floats, as the exporter takes bounds of one type."""
     if tensor.is_floating_point():
         min, max = (float(bound) if isinstance(bound, int) else bound for bound in (min, max))
     return torch.clamp(tensor, min, max)
 
 
 def _squeeze(tensor: Tensor, dim: int | Sequence[int] | None = None) -> Tensor:
-    """Takes away axes of size 1, but not the rows or the width, whatever their size will be."""
+    """Substitute for `squeeze`: removes the axes of size 1, but not a dynamic one, which may be 1 in some batches."""
     if tensor.dim() == 0:
         return tensor
     axes = range(tensor.dim()) if dim is None else [dim] if isinstance(dim, int) else dim
-    ones = tuple(axis for axis in axes if not is_open(tensor.shape[axis]) and tensor.shape[axis] == 1)
-    return tensor.squeeze(ones) if ones else tensor
+    axes_of_one = tuple(axis for axis in axes if not is_open(tensor.shape[axis]) and tensor.shape[axis] == 1)
+    return tensor.squeeze(axes_of_one) if axes_of_one else tensor
 
 
-def _one(size: _Size) -> int:
-    """A size of one axis, which torch also takes as a list of one number."""
+def _number_of(size: _Size) -> int:
+    """The size of one axis as a number; torch also takes it as a list of one number."""
     return size[0] if isinstance(size, Sequence) else size
 
 
 def _is_size_of(size: int, tensor: Tensor, axis: int) -> bool:
-    """Whether a kernel size is the dynamic size of an axis."""
+    """Whether a kernel size is dynamic and surely equal to the size of an axis: its window is then the whole axis."""
     return is_open(size) and statically_known_true(size == tensor.shape[axis])
 
 
@@ -233,6 +263,7 @@ SUBSTITUTES: Final[Mapping[str, Callable[..., Tensor]]] = MappingProxyType(
         "scaled_dot_product_attention": _scaled_dot_product_attention,
     }
 )
-"""The functions by the names of those that they replace."""
+"""The substitutes, by the names of the functions of torch that they replace."""
 
-RETURN_INDICES: Final = frozenset({torch.adaptive_max_pool1d})  # They return a pair
+RETURN_INDICES: Final = frozenset({torch.adaptive_max_pool1d})
+"""Functions with such a name that return a pair of values and indices, and have no substitute."""
