@@ -4,8 +4,11 @@ torch's layers take lengths only as a packed sequence, which no exporter can han
 batch and `sequence_lens`. `recurrent` is such an operator for torch: outputs are exactly 0 at padding, last states are
 those at the last valid step of each row, and the reverse direction starts there, as on a packed sequence.
 
-A layer from elsewhere may run backwards only, have other activations than `torch.nn`'s, or apply a GRU's reset gate
+A layer of Keras may run backwards only, have other activations than `torch.nn`'s, or apply a GRU's reset gate
 before the matrix product: `recurrent_cells` is one such layer. In ONNX that is a single node; in torch a loop.
+
+Weights are in *ONNX's layout*: the weights of the gates are stacked along one axis, in ONNX's order of gates.
+`directions` is 1, or 2 of a bidirectional layer, `hidden` the size of a state in one direction, `gates` as in `GATES`.
 """
 
 from __future__ import annotations
@@ -26,13 +29,13 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 # onnxscript's type annotations are for scripts. During an export its operators take and return `ir.Value`s.
 op: Final[Any] = opset18
 
-# The blocks of torch's weights, in the order in which ONNX stacks them.
+# The indices of torch's gates in the order of ONNX, by torch's mode.
 # LSTM: torch i f g o, ONNX i o f c. GRU: torch r z n, ONNX z r h. See the operators' pages in onnx's Operators.md.
 _ONNX_FROM_TORCH: Final = {"LSTM": (0, 3, 1, 2), "GRU": (1, 0, 2), "RNN_TANH": (0,), "RNN_RELU": (0,)}
 
 
 class LayerWeights(nn.Module):
-    """The weights of one layer in ONNX layout, as buffers; `directions` is 1 or 2, `gates` as in `GATES`."""
+    """The weights of one recurrent layer in ONNX's layout, as buffers."""
 
     inputs: Tensor  # `[directions, gates * hidden, features]`
     states: Tensor  # `[directions, gates * hidden, hidden]`
@@ -45,11 +48,12 @@ class LayerWeights(nn.Module):
 
 
 def weights_of(module: nn.RNNBase) -> list[LayerWeights]:
-    """The weights of each layer of a torch module without projections, in ONNX layout."""
+    """The weights of each layer of a torch module without projections, in ONNX's layout."""
 
     def stacked(name: str, layer: int) -> Tensor:
-        ends = ("", "_reverse") if module.bidirectional else ("",)
-        parts = [getattr(module, f"{name}_l{layer}{end}") for end in ends]
+        """The weights of this name in torch, such as `weight_ih`, for each direction: `[directions, ...]`."""
+        suffixes = ("", "_reverse") if module.bidirectional else ("",)
+        parts = [getattr(module, f"{name}_l{layer}{suffix}") for suffix in suffixes]
         return torch.stack([_reordered(part, _ONNX_FROM_TORCH[module.mode]) for part in parts])
 
     layers = []
@@ -64,6 +68,7 @@ def weights_of(module: nn.RNNBase) -> list[LayerWeights]:
 
 
 def _reordered(weight: Tensor, order: Sequence[int]) -> Tensor:
+    """The gates of a weight `[gates * hidden, ...]` in this order of their indices."""
     blocks = weight.chunk(len(order))
     return torch.cat([blocks[block] for block in order])
 
@@ -79,19 +84,31 @@ def recurrent(
     initial_cell: Tensor | None,
     mode: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Runs a stack of recurrent layers over `values [rows, width, features]`; weights as in `LayerWeights`.
+    """Runs a stack of recurrent layers, each over the outputs of the layer before; an operator of torch.
 
-    Without lengths every row runs over the full width; initial states are `[layers * directions, rows, hidden]`, None
-    for zeros; `mode` is torch's. Returns the outputs `[rows, width, directions * hidden]`, 0 at padding; the states at
-    the last valid step of each row; the cells there (for GRU and RNN a copy of the states).
+    Args:
+        values: `[rows, width, features]`.
+        lengths: `[rows]`; None to run every row over the full width.
+        input_weights: The weights `inputs` of each layer, as in `LayerWeights`.
+        state_weights: The weights `states` of each layer.
+        biases: The biases of each layer.
+        initial_state: `[layers * directions, rows, hidden]`; None for zeros.
+        initial_cell: The same for an LSTM's cells.
+        mode: torch's name of the computation: `LSTM`, `GRU`, `RNN_TANH` or `RNN_RELU`.
+
+    Returns:
+        The outputs `[rows, width, directions * hidden]`, 0 at padding; the states `[layers * directions, rows, hidden]`
+        at the last valid step of each row; the cells there, which for GRU and RNN are a copy of the states.
     """
+    # The weights in torch's layout, as torch's functions take them
     order = _ONNX_FROM_TORCH[mode]
     inverse = [order.index(gate) for gate in range(len(order))]
     flat = []
-    for inputs, states, bias in zip(input_weights, state_weights, biases, strict=True):
-        for w, r, b in zip(inputs, states, bias, strict=True):
-            flat += [_reordered(w, inverse), _reordered(r, inverse)]
-            flat += [_reordered(half, inverse) for half in b.chunk(2)]
+    for weights_of_layer in zip(input_weights, state_weights, biases, strict=True):
+        for input_weight, state_weight, bias in zip(*weights_of_layer, strict=True):  # for each direction
+            flat += [_reordered(input_weight, inverse), _reordered(state_weight, inverse)]
+            flat += [_reordered(half, inverse) for half in bias.chunk(2)]
+    # The rows in the order of torch's packed sequences, the longest first
     directions, _, hidden = state_weights[0].shape
     width = values.shape[1]
     if lengths is None:
@@ -103,6 +120,7 @@ def recurrent(
     starts = [
         values.new_zeros(shape) if start is None else start[:, longest_first] for start in (initial_state, initial_cell)
     ]
+    # has_biases, num_layers, dropout, train, bidirectional
     arguments = (flat, True, len(input_weights), 0.0, False, directions == 2)
     if mode == "LSTM":
         data, state, cell = torch.lstm(packed.data, packed.batch_sizes, starts, *arguments)
@@ -111,7 +129,7 @@ def recurrent(
         data, state = run(packed.data, packed.batch_sizes, starts[0], *arguments)
         cell = state.clone()
     outputs, _ = pad_packed_sequence(packed._replace(data=data), batch_first=True, total_length=width)
-    return outputs[in_order], state[:, in_order], cell[:, in_order]
+    return outputs[in_order], state[:, in_order], cell[:, in_order]  # in the order of the batch
 
 
 def _to_onnx(
@@ -124,21 +142,25 @@ def _to_onnx(
     initial_cell: ir.Value | None,
     mode: str,
 ) -> tuple[Any, Any, Any]:
-    """`recurrent` in ONNX: one node for each layer, time-major because onnxruntime does not support `layout=1`."""
+    """Translates `recurrent` to ONNX, with its arguments and results as values of the graph: one node for each layer.
+
+    The nodes are time-major, `[width, rows, ...]`, because onnxruntime does not support `layout=1`.
+    """
     layers = len(input_weights)
     directions, _, hidden = ir.Shape(state_weights[0].shape or ()).numpy()
-    form: dict[str, Any] = {"hidden_size": hidden, "direction": "bidirectional" if directions == 2 else "forward"}
+    attributes: dict[str, Any] = {"hidden_size": hidden, "direction": "bidirectional" if directions == 2 else "forward"}
     if mode == "GRU":
-        form["linear_before_reset"] = 1  # torch applies the reset gate after the matrix product
+        attributes["linear_before_reset"] = 1  # torch applies the reset gate after the matrix product
     elif mode != "LSTM":
-        form["activations"] = [mode[4:].capitalize()] * directions
-    ends = None if lengths is None else op.Cast(lengths, to=ir.DataType.INT32)
-    starts = [_split(initial, layers, directions) for initial in (initial_state, initial_cell)]
+        attributes["activations"] = [mode.removeprefix("RNN_").capitalize()] * directions
+    ends = None if lengths is None else op.Cast(lengths, to=ir.DataType.INT32)  # `sequence_lens`
+    initial_states = [_split(initial, layers, directions) for initial in (initial_state, initial_cell)]
     steps = op.Transpose(values, perm=[1, 0, 2])
     states, cells = [], []
     for layer in range(layers):
-        before = (input_weights[layer], state_weights[layer], biases[layer], ends)
-        outputs, state, cell = _node(mode, steps, *before, *(start[layer] for start in starts), form)
+        weights = (input_weights[layer], state_weights[layer], biases[layer])
+        starts = (states_of_layers[layer] for states_of_layers in initial_states)
+        outputs, state, cell = _node(mode, (steps, *weights, ends, *starts), attributes)
         states.append(state)
         cells.append(cell)
         # Outputs are [width, directions, rows, hidden]: time-major for the next layer, rows first after the last.
@@ -150,18 +172,24 @@ def _to_onnx(
     return steps, last, op.Concat(*cells, axis=0) if layers > 1 else cells[0]
 
 
-def _node(mode: str, *inputs: Any) -> tuple[Any, Any, Any]:
-    """One recurrent node: its outputs, last states and last cells; the last of `inputs` are its attributes."""
-    *before, cell, form = inputs
+def _node(mode: str, inputs: Sequence[ir.Value | None], attributes: Mapping[str, Any]) -> tuple[Any, Any, Any]:
+    """Adds one recurrent node, and returns its outputs, last states and last cells; without cells, the states twice.
+
+    `inputs` are those of the operator LSTM in ONNX, up to `initial_c`, which only an LSTM gets.
+    """
     if mode == "LSTM":
-        outputs, state, cells = op.LSTM(*before, cell, **form)
+        outputs, state, cells = op.LSTM(*inputs, **attributes)
         return outputs, state, cells
-    outputs, state = op.GRU(*before, **form) if mode == "GRU" else op.RNN(*before, **form)
+    operator = op.GRU if mode == "GRU" else op.RNN
+    outputs, state = operator(*inputs[:-1], **attributes)
     return outputs, state, state
 
 
 def _split(initial: ir.Value | None, layers: int, directions: int) -> Sequence[ir.Value | None]:
-    """Splits `[layers * directions, rows, hidden]` into `[directions, rows, hidden]` for each layer."""
+    """Slices an initial state `[layers * directions, rows, hidden]`: one `[directions, rows, hidden]` for each layer.
+
+    If it is None, for zeros, the state of each layer is None.
+    """
     if initial is None:
         return [None] * layers
     if layers == 1:
@@ -173,15 +201,16 @@ def _split(initial: ir.Value | None, layers: int, directions: int) -> Sequence[i
 
 GATES: Final[Mapping[str, int]] = MappingProxyType({"LSTM": 4, "GRU": 3, "RNN": 1})  # gates of each kind
 _REVERSED: Final = {"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}
+"""For each direction in a layer: whether it runs from the last step to the first."""
 
 
 @dataclass(frozen=True, slots=True)
 class CellActivation:
-    """An activation of a recurrent layer: its name in ONNX, its parameters there, and the same in torch."""
+    """An activation of a recurrent layer."""
 
-    name: str
-    compute: Callable[[Tensor], Tensor]
-    alpha: float | None = None
+    name: str  # that of ONNX's recurrent operators
+    compute: Callable[[Tensor], Tensor]  # the same function in torch
+    alpha: float | None = None  # its parameters in ONNX; None if it has none
     beta: float | None = None
 
 
@@ -215,33 +244,46 @@ def recurrent_cells(
     direction: str,
     reset_after: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Runs one recurrent layer over `values [rows, width, features]`; without lengths every row has the full width.
+    """Runs one recurrent layer, in a loop over the steps; an operator of torch.
 
-    Weights: `inputs [directions, gates * hidden, features]` with the gates in ONNX's order, `states [directions, gates
-    * hidden, hidden]`, `biases [directions, 2 * gates * hidden]` of inputs, then states. Initial states are
-    `[directions, rows, hidden]`, None for zeros. `activations` are names in `ACTIVATIONS` with commas, in ONNX's order,
-    the same in each direction. Returns the outputs `[rows, width, directions * hidden]`, 0 at padding; the last states;
-    the last cells.
+    Args:
+        values: `[rows, width, features]`.
+        lengths: `[rows]`; None to run every row over the full width.
+        inputs: The weights of the inputs, as in `LayerWeights`.
+        states: The weights of the states.
+        biases: The biases of the inputs, then those of the states.
+        initial_state: `[directions, rows, hidden]`; None for zeros.
+        initial_cell: The same for an LSTM's cells.
+        kind: `LSTM`, `GRU` or `RNN`.
+        activations: Names in `ACTIVATIONS` with commas between, in ONNX's order; the same in each direction.
+        direction: `forward`, `reverse` or `bidirectional`.
+        reset_after: Whether a GRU applies the reset gate after the matrix product.
+
+    Returns:
+        The outputs `[rows, width, directions * hidden]`, 0 at padding; the last states `[directions, rows, hidden]`;
+        the last cells, which for GRU and RNN are a copy of the states.
     """
     rows, width, _ = values.shape
     hidden = states.shape[2]
     if lengths is None:
         lengths = torch.full((rows,), width, dtype=torch.int64)
-    compute = [ACTIVATIONS[name].compute for name in activations.split(",")]
+    functions = [ACTIVATIONS[name].compute for name in activations.split(",")]
     results: list[tuple[Tensor, Tensor, Tensor]] = []
     for index, backwards in enumerate(_REVERSED[direction]):
         projected = functional.linear(values, inputs[index], biases[index, : GATES[kind] * hidden])
         state = values.new_zeros(rows, hidden) if initial_state is None else initial_state[index].clone()
         cell = values.new_zeros(rows, hidden) if initial_cell is None else initial_cell[index].clone()
         outputs = values.new_zeros(rows, width, hidden)
-        weights, added = states[index], biases[index, GATES[kind] * hidden :]
-        for at in reversed(range(width)) if backwards else range(width):
-            valid = (at < lengths).unsqueeze(1)
-            new_state, new_cell = _step(kind, projected[:, at], state, cell, weights, added, compute, reset_after)
+        weights_of_states = (states[index], biases[index, GATES[kind] * hidden :])
+        for step in reversed(range(width)) if backwards else range(width):
+            valid = (step < lengths).unsqueeze(1)
+            new_state, new_cell = _step(
+                kind, projected[:, step], state, cell, *weights_of_states, functions, reset_after
+            )
             state, cell = torch.where(valid, new_state, state), torch.where(valid, new_cell, cell)
-            outputs[:, at] = torch.where(valid, new_state, 0.0)
+            outputs[:, step] = torch.where(valid, new_state, 0.0)
         results.append((outputs, state, cell if kind == "LSTM" else state.clone()))
-    merged, last, cells = (list(each) for each in zip(*results, strict=True))
+    merged, last, cells = (list(of_directions) for of_directions in zip(*results, strict=True))
     return torch.cat(merged, dim=2), torch.stack(last), torch.stack(cells)
 
 
@@ -250,6 +292,10 @@ def recurrent_cells(
 def _shapes(
     values: Tensor, lengths: Tensor | None, inputs: Any, states: list[Tensor] | Tensor, *_: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
+    """The version of both operators that a trace calls: returns empty tensors with the shapes of the results.
+
+    `states` are the weights of the states: of `recurrent` one tensor for each layer, of `recurrent_cells` one tensor.
+    """
     layers = [states] if isinstance(states, Tensor) else states
     rows, width = values.shape[:2]
     directions, hidden = layers[0].shape[::2]
@@ -264,23 +310,39 @@ def _step(
     cell: Tensor,
     weights: Tensor,
     biases: Tensor,
-    compute: Sequence[Callable[[Tensor], Tensor]],
+    functions: Sequence[Callable[[Tensor], Tensor]],
     reset_after: bool,
 ) -> tuple[Tensor, Tensor]:
-    """The next state and cell of a projected input `[rows, gates * hidden]`."""
+    """The state and the cell `[rows, hidden]` after one step of a layer in one direction.
+
+    Args:
+        kind: `LSTM`, `GRU` or `RNN`.
+        projected: `[rows, gates * hidden]`, the inputs of the step times their weights, plus their biases.
+        state: `[rows, hidden]` before the step.
+        cell: The same for an LSTM's cells; otherwise it is returned as it is.
+        weights: `[gates * hidden, hidden]` of the states.
+        biases: `[gates * hidden]` of the states.
+        functions: The activations of the gates, of the candidate and, for an LSTM, of the output; of an RNN one.
+        reset_after: Whether a GRU applies the reset gate after the matrix product.
+    """
     if kind == "RNN":
-        return compute[0](projected + functional.linear(state, weights, biases)), cell
-    gate, candidate, *output = compute
+        return functions[0](projected + functional.linear(state, weights, biases)), cell
+    gate_activation, candidate_activation, *output_activation = functions
     if kind == "LSTM":
-        into, out, forget, new = (projected + functional.linear(state, weights, biases)).chunk(4, dim=1)
-        cell = gate(forget) * cell + gate(into) * candidate(new)
-        return gate(out) * output[0](cell), cell
-    update, reset, new = projected.chunk(3, dim=1)
+        summed = projected + functional.linear(state, weights, biases)
+        input_gate, output_gate, forget_gate, candidate = summed.chunk(4, dim=1)  # in ONNX's order
+        cell = gate_activation(forget_gate) * cell + gate_activation(input_gate) * candidate_activation(candidate)
+        return gate_activation(output_gate) * output_activation[0](cell), cell
+    # GRU: the gates, and the functions that multiply a state by their weights, in ONNX's order
+    update, reset, candidate = projected.chunk(3, dim=1)
     parts = zip(weights.chunk(3), biases.chunk(3), strict=True)
-    of_update, of_reset, of_new = (partial(functional.linear, weight=weight, bias=bias) for weight, bias in parts)
-    update, reset = gate(update + of_update(state)), gate(reset + of_reset(state))
-    new = candidate(new + (reset * of_new(state) if reset_after else of_new(reset * state)))
-    return update * state + (1 - update) * new, cell
+    for_update, for_reset, for_candidate = (
+        partial(functional.linear, weight=weight, bias=bias) for weight, bias in parts
+    )
+    update = gate_activation(update + for_update(state))
+    reset = gate_activation(reset + for_reset(state))
+    product = reset * for_candidate(state) if reset_after else for_candidate(reset * state)
+    return update * state + (1 - update) * candidate_activation(candidate + product), cell
 
 
 def _cells_to_onnx(
@@ -296,19 +358,23 @@ def _cells_to_onnx(
     direction: str,
     reset_after: bool,
 ) -> tuple[Any, Any, Any]:
-    """`recurrent_cells` in ONNX: one node between two transposes, as onnxruntime does not support `layout=1`."""
+    """Translates `recurrent_cells` to ONNX, with its arguments and results as values of the graph.
+
+    It is one node between two transposes, because onnxruntime does not support `layout=1`.
+    """
     directions, _, hidden = ir.Shape(states.shape or ()).numpy()
     ends = None if lengths is None else op.Cast(lengths, to=ir.DataType.INT32)
-    functions = [ACTIVATIONS[name] for name in activations.split(",")] * directions
-    names = [each.name for each in functions]
-    form: dict[str, Any] = {"hidden_size": hidden, "direction": direction, "activations": names}
-    for number in ("alpha", "beta"):  # of those activations that have one, in their order
-        if numbers := [value for each in functions if (value := getattr(each, number)) is not None]:
-            form[f"activation_{number}"] = numbers
+    cell_activations = [ACTIVATIONS[name] for name in activations.split(",")] * directions
+    names = [activation.name for activation in cell_activations]
+    attributes: dict[str, Any] = {"hidden_size": hidden, "direction": direction, "activations": names}
+    for parameter in ("alpha", "beta"):
+        numbers = [getattr(activation, parameter) for activation in cell_activations]
+        if any(number is not None for number in numbers):  # listed for the activations that have it only
+            attributes[f"activation_{parameter}"] = [number for number in numbers if number is not None]
     if kind == "GRU":
-        form["linear_before_reset"] = int(reset_after)
-    before = (op.Transpose(values, perm=[1, 0, 2]), inputs, states, biases, ends, initial_state, initial_cell)
-    outputs, state, cell = _node(kind, *before, form)
+        attributes["linear_before_reset"] = int(reset_after)
+    node_inputs = (op.Transpose(values, perm=[1, 0, 2]), inputs, states, biases, ends, initial_state, initial_cell)
+    outputs, state, cell = _node(kind, node_inputs, attributes)
     # [width, directions, rows, hidden] to rows first
     merged = op.Reshape(op.Transpose(outputs, perm=[2, 0, 1, 3]), op.Constant(value_ints=[0, 0, directions * hidden]))
     return merged, state, cell
