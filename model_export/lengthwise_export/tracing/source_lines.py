@@ -2,6 +2,9 @@
 
 That is the innermost frame on the stack that belongs neither to torch, nor to this package, nor to another installed
 package. If there is none, the innermost frame of an installed package is used.
+
+The *owner* of a file is one of three: `_USERS`, another `_INSTALLED` package, or `_NOT_USERS`, which is Python, torch,
+another library that is used here, or this package itself.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ import site
 import sys
 import sysconfig
 import traceback
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType, ModuleType
@@ -36,40 +39,40 @@ class CodeLocation:
     file: str
     line: int
     source: str  # The text of the line without indentation; empty if the file cannot be read
-    function: str
-    # The line of an installed package that this line's call leads to; None if it leads to none
+    function: str  # The name of the function that the line is in
+    # The line of an installed package that ran in a call by this line; None if the line calls no such package
     inside: CodeLocation | None = field(default=None, compare=False)
 
     def __str__(self) -> str:
-        """`path:line`, and in brackets the line of a library; paths below the working directory are relative."""
+        """`path:line`, and in brackets that of the line inside a library: `net.py:9 (lib/part.py:4)`."""
         return f"{self.file_and_line}" + ("" if self.inside is None else f" ({self.inside.file_and_line})")
 
     @property
     def file_and_line(self) -> str:
-        """`path:line`; the path of an installed package begins with its name."""
+        """`path:line`; the path is relative to the working directory, or to the folder of installed packages."""
         folder = next((folder for folder in _folders()[1] if self.file.startswith(folder)), None)
         return f"{relative_path(self.file) if folder is None else self.file.removeprefix(folder)}:{self.line}"
 
     def description(self) -> str:
-        """The line with its text, and the line of a library: ``net.py:9: `y = f(x)`, in lib/part.py:4: `x.item()```."""
+        """The line and its text, then the line inside a library: ``net.py:9: `f(x)`, in lib/part.py:4: `x.item()```."""
         inside = "" if self.inside is None else f", in {self.inside.description()}"
         return f"{self.file_and_line}: `{self.source}`{inside}"
 
 
 def location_as_json(location: CodeLocation | None) -> dict[str, str | int | None]:
-    """`file`, `line` and `source` of a report in JSON; all null if the line is unknown."""
+    """The keys `file`, `line` and `source` of a report in JSON; all are null if the location is not known."""
     if location is None:
         return {"file": None, "line": None, "source": None}
     return {"file": relative_path(location.file), "line": location.line, "source": location.source}
 
 
 def relative_path(file: str) -> str:
-    """The path relative to the working directory if the file is below it, otherwise unchanged."""
+    """The path of a file relative to the working directory; unchanged if the file is not below it."""
     relative = os.path.relpath(file)
     return file if relative.startswith("..") else relative
 
 
-_OWN: Final = str(Path(__file__).parent) + os.sep
+_OWN: Final = str(Path(__file__).parent) + os.sep  # this folder; paths of its files begin with it
 
 _MACHINERY: Final = ("torch", "onnx", "onnxscript", "onnx_ir", "onnxruntime", "numpy", "keras")
 """Packages that are never the user's code, wherever they are installed."""
@@ -77,32 +80,33 @@ _MACHINERY: Final = ("torch", "onnx", "onnxscript", "onnx_ir", "onnxruntime", "n
 
 @functools.cache
 def _folders() -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
-    """Three tuples of folders whose code is not the user's; each path ends in a separator.
+    """The folders whose code is not the user's, in three tuples; each path ends in a separator.
 
     1. The folders of this package and of the libraries that it uses.
     2. The folders of other installed packages, wherever this process imports them from: also through PYTHONPATH,
        `pip --target`, a .pth file or a link.
     3. The folders of Python's standard library.
-
-    Each folder is listed with its links resolved, and as it was named.
     """
-    own = [str(Path(file).parent) for file in (lengthwise_export.__file__, lengthwise.__file__) if file is not None]
+    own_folders = [
+        str(Path(file).parent) for file in (lengthwise_export.__file__, lengthwise.__file__) if file is not None
+    ]
     libraries = [folder for name in _MACHINERY for folder in _folders_of_package(name)]
     sites = [*(sysconfig.get_path(name) for name in ("purelib", "platlib")), *site.getsitepackages()]
     around_libraries = [os.path.dirname(folder) for folder in libraries]
     installed = [*sites, site.getusersitepackages(), *around_libraries, *filter(_is_installed_in, sys.path)]
-    here = os.getcwd()
-    python = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib")]
-    parts = ([*own, *libraries], [folder for folder in installed if os.path.abspath(folder) != here], python)
-    machinery, others, standard = (
-        tuple(
-            dict.fromkeys(
-                path + os.sep for folder in part for path in (os.path.abspath(folder), os.path.realpath(folder))
-            )
-        )
-        for part in parts
+    working_folder = os.getcwd()  # holds the user's code, even if packages are installed there too
+    standard_library = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib")]
+    return (
+        _path_beginnings([*own_folders, *libraries]),
+        _path_beginnings([folder for folder in installed if os.path.abspath(folder) != working_folder]),
+        _path_beginnings(standard_library),
     )
-    return machinery, others, standard
+
+
+def _path_beginnings(folders: Iterable[str]) -> tuple[str, ...]:
+    """What the paths of files in these folders begin with: each folder as it is named, and with its links resolved."""
+    paths = (path for folder in folders for path in (os.path.abspath(folder), os.path.realpath(folder)))
+    return tuple(dict.fromkeys(path + os.sep for path in paths))
 
 
 def forget_folders() -> None:
@@ -112,7 +116,7 @@ def forget_folders() -> None:
 
 
 def _folders_of_package(name: str) -> list[str]:
-    """The folders of a package's modules; none if it is not installed."""
+    """The folders of a package's modules; empty if it is not installed."""
     try:
         spec = importlib.util.find_spec(name)
     except (ImportError, ValueError):  # a stub module without a spec
@@ -121,31 +125,32 @@ def _folders_of_package(name: str) -> list[str]:
 
 
 def _is_installed_in(folder: str) -> bool:
-    """Whether packages are installed in a folder: each of them has a `.dist-info`."""
+    """Whether packages are installed in a folder: each of them has an entry `*.dist-info` there."""
     try:
         return any(name.endswith(".dist-info") for name in os.listdir(folder or os.curdir))
     except OSError:
         return False
 
 
-_OTHERS, _INSTALLED, _USERS = range(3)
-"""Who owns a file: Python, torch, another library we use or this package; another installed package; or the user."""
+_NOT_USERS, _INSTALLED, _USERS = range(3)
+"""The owners of a file, see the module; a larger number is nearer to the user."""
 
 
 @functools.cache
 def _owner_of_folder(folder: str) -> int:
-    machinery, installed, python = _folders()
-    inside = folder + os.sep
-    if inside.startswith(machinery):
-        return _OTHERS
-    if inside.startswith(installed):
+    """The owner of the files in a folder."""
+    libraries, installed, standard_library = _folders()
+    path = folder + os.sep
+    if path.startswith(libraries):
+        return _NOT_USERS
+    if path.startswith(installed):
         return _INSTALLED
-    return _OTHERS if inside.startswith(python) else _USERS
+    return _NOT_USERS if path.startswith(standard_library) else _USERS
 
 
 def _owner(file: str) -> int:
-    """Who owns a file; code without a file, such as `<string>`, is not the user's."""
-    return _OTHERS if file.startswith("<") else _owner_of_folder(file.rpartition(os.sep)[0])
+    """The owner of a file; code without a file, such as `<string>`, is not the user's."""
+    return _NOT_USERS if file.startswith("<") else _owner_of_folder(file.rpartition(os.sep)[0])
 
 
 def is_users(file: str, *, installed: bool = False) -> bool:
@@ -161,17 +166,19 @@ def modules_of_user(packages: Collection[str] = ()) -> list[ModuleType]:
     """
     modules = []
     for name, module in list(sys.modules.items()):
-        # Read from `__dict__`: an attribute of a lazy module would import it
+        # Read from `__dict__`: reading an attribute of a lazy module would import it
         file = getattr(module, "__dict__", {}).get("__file__")
-        least_owner = _INSTALLED if name.partition(".")[0] in packages else _USERS
-        # `_owner`, written out for speed: there are thousands of modules
-        if isinstance(file, str) and file[:1] != "<" and _owner_of_folder(file.rpartition(os.sep)[0]) >= least_owner:
+        required_owner = _INSTALLED if name.partition(".")[0] in packages else _USERS
+        # The body of `_owner`, without the call for speed: there are thousands of modules
+        if isinstance(file, str) and file[:1] != "<" and _owner_of_folder(file.rpartition(os.sep)[0]) >= required_owner:
             modules.append(module)
     return modules
 
 
 def _innermost(calls: list[tuple[str, int, str]]) -> CodeLocation | None:
-    """The innermost call in the user's code, otherwise in an installed package.
+    """The line of the innermost call in the user's code; else in an installed package; None if there is neither.
+
+    The line of the user has the innermost line of an installed package as its field `inside`.
 
     Args:
         calls: File, line and function of each call on the stack, outermost first.
@@ -188,7 +195,11 @@ def _innermost(calls: list[tuple[str, int, str]]) -> CodeLocation | None:
 
 
 def current_location() -> CodeLocation | None:
-    """The line of the user's code that is running, inside the outermost call of this package; None if there is none."""
+    """The line of the user's code that is running; None if there is none.
+
+    Only frames inside the outermost frame of this package count: the user's code also called the package, as in
+    `check(...)`, and that line is not meant.
+    """
     outwards = traceback.walk_stack(sys._getframe(1))
     calls = [(frame.f_code.co_filename, line, frame.f_code.co_name) for frame, line in outwards][::-1]
     outermost_of_package = next((index for index, call in enumerate(calls) if call[0].startswith(_OWN)), 0)
@@ -196,7 +207,10 @@ def current_location() -> CodeLocation | None:
 
 
 def location_of_frame(frame: FrameType | None) -> CodeLocation | None:
-    """The line that runs in a frame, or in the first frame around it that is the user's; None if there is none."""
+    """The line that runs in a frame, or else in the innermost frame around it that is the user's or a library's.
+
+    None if there is no such frame.
+    """
     while frame is not None and not is_users(frame.f_code.co_filename, installed=True):
         frame = frame.f_back
     return None if frame is None else _innermost([(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name)])
@@ -222,6 +236,7 @@ def location_in(stack: str) -> CodeLocation | None:
     return _innermost([(file, int(line), function) for file, line, function in calls])
 
 
+# The keys of a node's metadata, as torch's exporter writes them
 _STACK: Final = "pkg.torch.onnx.stack_trace"
 _SCOPES: Final = "pkg.torch.onnx.name_scopes"
 _NAMESPACE: Final = "namespace"
@@ -236,7 +251,10 @@ def location_of_node(node: onnx.NodeProto) -> CodeLocation | None:
 
 
 def operator_name(node: onnx.NodeProto) -> str:
-    """`module.path: kind` of a traced node, or `kind` outside of an inner module; for other nodes their own names."""
+    """The name of a node for messages: `module.path: kind` for a traced one, such as `encoder.layers.0: Softmax`.
+
+    It is `kind` alone if the node is outside of any submodule. A node that was not traced has its own name.
+    """
     try:
         scopes = ast.literal_eval(_metadata(node, _SCOPES) or "None")
     except (SyntaxError, ValueError):
@@ -255,4 +273,5 @@ def is_translation_of(node: onnx.NodeProto, operator: str) -> bool:
 
 
 def _metadata(node: onnx.NodeProto, key: str) -> str:
+    """The value of a key in a node's metadata; empty if it has no such key."""
     return next((entry.value for entry in node.metadata_props if entry.key == key), "")
