@@ -3,6 +3,9 @@
 `median`, `kthvalue` and a stable `sort` have no translation. And the exporter writes the logarithm of a sigmoid as
 `log(sigmoid(x))`, which is minus infinity below -20, and logcumsumexp with the maximum of the whole sequence, so that
 early values far below it are lost. The translations here compute the same as torch wherever torch's answer is finite.
+
+A translation takes the arguments of the operator, tensors as values of the graph (`ir.Value`), adds nodes, and returns
+the value of its result, or a pair of values.
 """
 
 from __future__ import annotations
@@ -23,7 +26,15 @@ op: Final[Any] = opset18
 def _order_statistic(
     values: ir.Value, axis: int, count: ir.Value, rank: ir.Value, *, keepdim: bool
 ) -> tuple[ir.Value, ir.Value]:
-    """The value of a rank `[1]` among the `count` smallest along an axis, and its index."""
+    """The value of this rank among the `count` smallest along an axis, and its index.
+
+    Args:
+        values: The tensor.
+        axis: Its axis, which is removed without `keepdim`.
+        count: int64 `[1]`.
+        rank: int64 `[1]`, from 0.
+        keepdim: Whether the axis stays, with a size of 1.
+    """
     ordered, indices = op.TopK(values, count, axis=axis, largest=0, sorted=1)
     axes = op.Constant(value_ints=[axis])
     value, index = (op.Gather(sorted_along, rank, axis=axis) for sorted_along in (ordered, indices))
@@ -31,7 +42,7 @@ def _order_statistic(
 
 
 def _median(values: ir.Value, dim: int, keepdim: bool = False) -> tuple[ir.Value, ir.Value]:
-    """`aten.median.dim`: of an even number of values the lower one in the middle."""
+    """`aten.median.dim`: the value in the middle and its index; of an even number of values, the lower one."""
     axis = dim % len(values.shape or ())
     size = op.Shape(values, start=axis, end=axis + 1)
     one, two = (op.Constant(value_ints=[number]) for number in (1, 2))
@@ -39,7 +50,7 @@ def _median(values: ir.Value, dim: int, keepdim: bool = False) -> tuple[ir.Value
 
 
 def _kth_value(values: ir.Value, k: int, dim: int = -1, keepdim: bool = False) -> tuple[ir.Value, ir.Value]:
-    """`aten.kthvalue`: the k-th smallest."""
+    """`aten.kthvalue`: the k-th smallest value, counted from 1, and its index."""
     count, last = op.Constant(value_ints=[k]), op.Constant(value_ints=[k - 1])
     return _order_statistic(values, dim % len(values.shape or ()), count, last, keepdim=keepdim)
 
@@ -47,7 +58,10 @@ def _kth_value(values: ir.Value, k: int, dim: int = -1, keepdim: bool = False) -
 def _stable_sort(
     values: ir.Value, stable: bool | None = None, dim: int = -1, descending: bool = False
 ) -> tuple[ir.Value, ir.Value]:
-    """`aten.sort.stable`: of equal values TopK takes the first one first, whether the largest or the smallest lead."""
+    """`aten.sort.stable`: the sorted values, and their indices.
+
+    Of equal values, TopK takes the one with the smaller index first, in either direction: it is stable.
+    """
     axis = dim % len(values.shape or ())
     size = op.Shape(values, start=axis, end=axis + 1)
     ordered, indices = op.TopK(values, size, axis=axis, largest=int(descending), sorted=1)
@@ -55,13 +69,13 @@ def _stable_sort(
 
 
 def _number(value: float, like: ir.Value) -> Any:
-    """A constant of the type of another value."""
+    """A number as a constant of the element type of the value `like`; float32 if that is not known."""
     dtype = ir.DataType.FLOAT if like.dtype is None else like.dtype
     return op.Constant(value=ir.tensor(np.asarray(value, dtype=dtype.numpy())))
 
 
-def _pair(x: ir.Value | float, y: ir.Value | float) -> tuple[ir.Value, ir.Value]:
-    """Two operands; a Python number becomes a constant of the type of the other operand."""
+def _operands(x: ir.Value | float, y: ir.Value | float) -> tuple[ir.Value, ir.Value]:
+    """Two operands as values; a Python number becomes a constant of the type of the other operand."""
     if isinstance(x, ir.Value):
         return x, y if isinstance(y, ir.Value) else _number(y, x)
     assert isinstance(y, ir.Value)  # torch computes with two numbers itself
@@ -73,12 +87,16 @@ def _is_float(value: ir.Value) -> bool:
 
 
 def _log_sigmoid(x: ir.Value) -> Any:
-    """`-log(1 + exp(-x))`."""
+    """The logarithm of a sigmoid, as `-log(1 + exp(-x))`, which is finite for every finite x."""
     return op.Neg(op.Softplus(op.Neg(x)))
 
 
 def _log_add_exp(x: ir.Value, y: ir.Value, base: float = 1.0) -> Any:
-    """`log(exp(x) + exp(y))`: the larger one, and what the smaller one adds. Equal infinities have no difference."""
+    """`log(exp(x) + exp(y))`, as the larger operand plus `log(1 + exp(-difference))`.
+
+    `base` is the natural logarithm of the base: 1, or log(2) for `logaddexp2`. Between equal infinities the difference
+    is 0, where a subtraction would give NaN.
+    """
     scale = _number(base, x)
     difference = op.Where(op.Equal(x, y), _number(0.0, x), op.Abs(op.Sub(x, y)))
     added = op.Softplus(op.Neg(op.Mul(difference, scale)))
@@ -101,7 +119,10 @@ _LOG_ADD_EXP_BODY: Final = """
         log_sum_of_step = Identity (log_add_exp_sum)
     }}
 """
-"""The body of a Scan that adds the value of a step to the logarithm of a sum, as `_log_add_exp`, of an element type."""
+"""The body of a Scan over the steps: computes `_log_add_exp` of the result of the step before and the value of a step.
+
+`{0}` is the element type as ONNX's text writes it.
+"""
 
 _TEXT_OF_TYPES: Final = {
     ir.DataType.FLOAT: "float",
@@ -113,23 +134,27 @@ _TEXT_OF_TYPES: Final = {
 
 
 def _log_cum_sum_exp(x: ir.Value, dim: int) -> Any:
-    """The logarithms of the sums up to each step, one `_log_add_exp` after the other as in torch: a Scan."""
+    """`aten.logcumsumexp`: the logarithm of the sum of exponentials up to each step, as a Scan along the axis `dim`.
+
+    As in torch, it is one `_log_add_exp` after another.
+    """
     rank = len(x.shape or ())
     if rank == 0:
         return op.Identity(x)
     order = list(range(rank))
     order[0], order[dim % rank] = order[dim % rank], order[0]
-    first = op.Transpose(x, perm=order)
-    start = op.Min(op.Gather(first, op.Constant(value_int=0), axis=0), _number(-math.inf, x))
+    steps_first = op.Transpose(x, perm=order)
+    # The sum before the first step is 0, its logarithm minus infinity, in the shape of one step
+    start = op.Min(op.Gather(steps_first, op.Constant(value_int=0), axis=0), _number(-math.inf, x))
     element = _TEXT_OF_TYPES[x.dtype or ir.DataType.FLOAT]
     body = ir.from_onnx_text(_LOG_ADD_EXP_BODY.format(element)).graph
-    scan = op.Scan(start, first, body=body, num_scan_inputs=1).producer()
-    scan.resize_outputs(2)  # the recorder of nodes gives a Scan one output
+    scan = op.Scan(start, steps_first, body=body, num_scan_inputs=1).producer()
+    scan.resize_outputs(2)  # onnxscript gives a Scan one output: the last sum; the second has the sum at each step
     return op.Transpose(scan.outputs[1], perm=order)
 
 
 def _log1p(x: ir.Value) -> Any:
-    """`log(1 + x)`, corrected by what the sum has rounded away (Higham, Accuracy and Stability, 1.14.1)."""
+    """`log(1 + x)`, corrected for the rounding of the sum (Higham, Accuracy and Stability, 1.14.1)."""
     one = _number(1.0, x)
     total = op.Add(one, x)
     rounded = op.Sub(total, one)
@@ -139,7 +164,7 @@ def _log1p(x: ir.Value) -> Any:
 
 
 def _exp_m1(x: ir.Value) -> Any:
-    """`exp(x) - 1`, corrected by what the difference has rounded away (see `_log1p`)."""
+    """`exp(x) - 1`, corrected for the rounding of the difference (see `_log1p`)."""
     one = _number(1.0, x)
     power = op.Exp(x)
     difference = op.Sub(power, one)
@@ -149,7 +174,7 @@ def _exp_m1(x: ir.Value) -> Any:
 
 
 def _is_negative(x: ir.Value) -> Any:
-    """Whether the sign is minus; also of a zero, whose reciprocal is an infinity of its sign."""
+    """Whether the sign of a number is minus. That of a zero is the sign of its reciprocal, an infinity."""
     zero = _number(0.0, x)
     if not _is_float(x):
         return op.Less(x, zero)
@@ -157,34 +182,39 @@ def _is_negative(x: ir.Value) -> Any:
 
 
 def _atan2(y: ir.Value, x: ir.Value) -> Any:
-    """The arc tangent of the smaller over the larger coordinate, then moved to the right one of eight octants."""
+    """`aten.atan2`: the angle of the point (x, y), in radians.
+
+    It is the arc tangent of the smaller over the larger coordinate, which is in the first octant, then mirrored into
+    the octant of the point. NaN stays NaN.
+    """
     zero, one = _number(0.0, x), _number(1.0, x)
-    high, wide = op.Abs(y), op.Abs(x)
-    larger, smaller = op.Max(high, wide), op.Min(high, wide)
-    quotient = op.Where(op.Equal(larger, smaller), one, op.Div(smaller, larger))
+    height, width = op.Abs(y), op.Abs(x)
+    larger, smaller = op.Max(height, width), op.Min(height, width)
+    quotient = op.Where(op.Equal(larger, smaller), one, op.Div(smaller, larger))  # 1, too, of two infinities
     quotient = op.Where(op.Equal(larger, zero), zero, quotient)
     angle = op.Atan(quotient)
-    angle = op.Where(op.Greater(high, wide), op.Sub(_number(math.pi / 2, x), angle), angle)
+    angle = op.Where(op.Greater(height, width), op.Sub(_number(math.pi / 2, x), angle), angle)
     angle = op.Where(_is_negative(x), op.Sub(_number(math.pi, x), angle), angle)
     angle = op.Where(_is_negative(y), op.Neg(angle), angle)
     return op.Where(op.IsNaN(op.Add(x, y)), op.Where(op.IsNaN(x), x, op.Where(op.IsNaN(y), y, angle)), angle)
 
 
 def _remainder(x: ir.Value | float, divisor: ir.Value | float) -> Any:
-    """The remainder of a division, with the sign of the divisor, as in Python."""
-    x, divisor = _pair(x, divisor)
+    """`aten.remainder`: the remainder of a division, with the sign of the divisor, as in Python."""
+    x, divisor = _operands(x, divisor)
     remainder = op.Mod(x, divisor, fmod=1 if _is_float(x) else 0)
     if not _is_float(x):
         return remainder
-    zero = _number(0.0, x)  # `fmod` has the sign of x
+    # With `fmod`, which floats need, the remainder has the sign of x
+    zero = _number(0.0, x)
     has_other_sign = op.Xor(op.Less(remainder, zero), op.Less(divisor, zero))
     is_wrong = op.And(has_other_sign, op.Not(op.Equal(remainder, zero)))
     return op.Where(is_wrong, op.Add(remainder, divisor), remainder)
 
 
 def _floor_divide(x: ir.Value | float, divisor: ir.Value | float) -> Any:
-    """`(x - remainder) / divisor`, which is exact; `x / divisor` may round up to the next whole number."""
-    x, divisor = _pair(x, divisor)
+    """`aten.floor_divide`, as `(x - remainder) / divisor`; `x / divisor` may be rounded up to the next whole number."""
+    x, divisor = _operands(x, divisor)
     quotient = op.Div(op.Sub(x, _remainder(x, divisor)), divisor)
     if not _is_float(x):
         return quotient
@@ -195,7 +225,7 @@ def _divide(x: ir.Value | float, divisor: ir.Value | float, rounding_mode: str |
     """`aten.div`: the quotient, rounded down (`floor`), towards zero (`trunc`) or not at all."""
     if rounding_mode == "floor":
         return _floor_divide(x, divisor)
-    x, divisor = _pair(x, divisor)
+    x, divisor = _operands(x, divisor)
     quotient = op.Div(x, divisor)
     if rounding_mode is None or not _is_float(x):
         return quotient
@@ -210,26 +240,25 @@ _ERFC: Final = (
 Recipes, 6.2)."""
 
 
-def _tail(x: ir.Value, minus: ir.Value) -> Any:
-    """`erfcx(|x|) exp(minus)`, which is `erfc(|x|)` where `minus` is `-x^2`: a Chebyshev fit, by Horner's method."""
-    size = op.Abs(x)
-    t = op.Reciprocal(op.Add(_number(1.0, x), op.Mul(_number(0.5, x), size)))
+def _scaled_erfcx(x: ir.Value, exponent: ir.Value) -> Any:
+    """`erfcx(|x|) exp(exponent)`, by the fit `_ERFC` and Horner's method; with `exponent = -x^2` it is `erfc(|x|)`."""
+    t = op.Reciprocal(op.Add(_number(1.0, x), op.Mul(_number(0.5, x), op.Abs(x))))
     total = _number(_ERFC[-1], x)
     for coefficient in reversed(_ERFC[:-1]):
         total = op.Add(op.Mul(total, t), _number(coefficient, x))
-    return op.Mul(t, op.Exp(op.Add(total, minus)))
+    return op.Mul(t, op.Exp(op.Add(total, exponent)))
 
 
 def _erfc(x: ir.Value) -> Any:
-    """`1 - erf(x)`; for large x `_tail`, as the difference would round to 0."""
-    tail = _tail(x, op.Neg(op.Mul(x, x)))
+    """`aten.erfc`: `1 - erf(x)` below 0.5; above, a fit, because the difference would round to 0."""
+    tail = _scaled_erfcx(x, op.Neg(op.Mul(x, x)))
     return op.Where(op.Less(x, _number(0.5, x)), op.Sub(_number(1.0, x), op.Erf(x)), tail)
 
 
 def _erfcx(x: ir.Value) -> Any:
-    """`exp(x^2) erfc(x)`."""
+    """`aten.special_erfcx`: `exp(x^2) erfc(x)`, for x below 0 as `2 exp(x^2) - erfcx(|x|)`."""
     zero = _number(0.0, x)
-    tail = _tail(x, zero)
+    tail = _scaled_erfcx(x, zero)
     mirrored = op.Sub(op.Mul(_number(2.0, x), op.Exp(op.Mul(x, x))), tail)
     return op.Where(op.Less(x, zero), mirrored, tail)
 
@@ -260,4 +289,4 @@ TRANSLATIONS: Final[dict[Callable[..., Any], Callable[..., Any]]] = {
     _aten.special_erfc.default: _erfc,
     _aten.special_erfcx.default: _erfcx,
 }
-"""The translations to ONNX."""
+"""The translations to ONNX, by the operator of torch."""
