@@ -346,8 +346,8 @@ def _read_arguments(
     by_role = _by_option(others, second, header) if second is not None else _by_name(others, header)
     hint = " (--second both passes lengths and a mask)" if second not in (None, "both") else ""
     _require_no_more([parameter for parameter in others if parameter not in by_role.values()], header, hint)
-    roles: dict[str, Role] = {parameter.name: role for role, parameter in by_role.items()}
-    roles |= {steps.name: "steps"} | position_roles
+    roles = position_roles | {parameter.name: role for role, parameter in by_role.items()}
+    roles[steps.name] = "steps"
     read_second = next(option for option, roles_of_option in _ROLES.items() if set(roles_of_option) == set(by_role))
     return read_second, tuple(_arguments_in_order(parameters, roles))
 
