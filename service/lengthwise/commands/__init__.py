@@ -1,7 +1,7 @@
 """The commands of the program.
 
-Of `serve` the signals are held from here on, before anything else is imported: SIGHUP never ends it, and SIGTERM and
-SIGINT wait until all is imported, and it can end in order.
+For `serve`, signals are blocked before anything else is imported: SIGHUP must never end it, and SIGTERM and SIGINT wait
+until all is imported and the process can end in order.
 """
 
 import signal

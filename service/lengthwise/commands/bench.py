@@ -28,7 +28,7 @@ from lengthwise.datasets import dataset
 from lengthwise.datasets.tails import doubts
 from lengthwise.padding import Steps
 
-_DISTINCT: Final = 500  # random sequences
+_DISTINCT: Final = 500  # different random sequences
 
 
 def rates_of(text: str) -> tuple[float, ...]:
@@ -83,7 +83,7 @@ class BenchOptions(Options):
     plot: Path | None = Field(default=None, description="Draw latency against load to this PNG.")
 
     def loads(self) -> list[LoadSpec]:
-        """The loads, one after the other."""
+        """The loads, to be run one after the other: one for each request rate, or a single closed loop."""
         load = LoadSpec(
             concurrency=self.concurrency,
             seconds=self.duration_seconds,
@@ -93,7 +93,7 @@ class BenchOptions(Options):
         return [replace(load, rate=rate) for rate in self.request_rate or (None,)]
 
     def sequences_for(self, model: remote.RemoteModel) -> list[Steps]:
-        """The sequences that are sent: of the file, or random ones."""
+        """The sequences that are sent to a model: of the data file, or random ones of the chosen lengths."""
         if self.data is not None:
             reading = reading_of(self.columns, padding=self.padding, inputs=model.names or ())
             records = dataset.read(dataset.locate(self.data), model.step.kind, reading=reading)
@@ -107,7 +107,7 @@ class BenchOptions(Options):
         return make_sequences(lengths, model.step, random)
 
     def load_test(self, service: ServiceUnderLoad, progress: Progress) -> LoadTest:
-        """The requests for a service's model, with the expected answers."""
+        """Prepares the requests for a service's model; the expected answers are those to each sequence alone."""
         sequences = self.sequences_for(remote.model(service.target, service.name, self.headers))
         return prepare(
             service.target,

@@ -17,11 +17,11 @@ from lengthwise.commands.command import NOT_CHECKED, end
 
 
 class Row(NamedTuple):
-    """A command: the module that has a function of its name, or `function`, and its short help."""
+    """A command of the table: the module with its function, its short help, and the function if it has another name."""
 
     module: str
-    meaning: str
-    function: str = ""
+    meaning: str  # the short help
+    function: str = ""  # '': the function has the name of the command
 
 
 GROUPS: Final[Mapping[str, Mapping[str, Row]]] = {
@@ -56,11 +56,11 @@ class Lengthwise(click.Group):
     """The group of all commands."""
 
     def list_commands(self, context: click.Context) -> list[str]:
-        """All commands, in the order of the help."""
+        """The names of all commands, in the order of the help."""
         return [*ROWS]
 
     def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
-        """As click does it; the error for an option of a command says which command has it.
+        """Parses as click does; if an option stands before the command that has it, the error shows the right order.
 
         Raises:
             NoSuchOption: No command has the option.
@@ -71,16 +71,16 @@ class Lengthwise(click.Group):
         except click.NoSuchOption as error:
             installed = [name for name in ROWS if importlib.util.find_spec(ROWS[name].module.partition(".")[0])]
             options = {name: getattr(self.get_command(context, name), "params", []) for name in installed}
-            known = [name for name in installed if any(error.option_name in each.opts for each in options[name])]
-            if not known:
+            owners = [name for name in installed if any(error.option_name in option.opts for option in options[name])]
+            if not owners:
                 raise
-            whose, line = ", ".join(known), shlex.join([context.info_name or "lengthwise", known[0], *words])
+            names, line = ", ".join(owners), shlex.join([context.info_name or "lengthwise", owners[0], *words])
             context.fail(
-                f"No such option {error.option_name!r} before a command; it is one of {whose}. Did you mean: {line}"
+                f"No such option {error.option_name!r} before a command; it is one of {names}. Did you mean: {line}"
             )
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
-        """A command by its name; the error for an unknown one names those that are spelled alike.
+        """Imports a command by its name; None if there is none. The error for an unknown name shows similar ones.
 
         Raises:
             ModuleNotFoundError: The command needs a package that is not installed.
@@ -88,15 +88,15 @@ class Lengthwise(click.Group):
         if name not in ROWS:
             if os.path.isdir(name) and not context.resilient_parsing:
                 context.fail(f"No such command {name!r}. To serve this folder: lengthwise serve {shlex.quote(name)}")
-            alike = difflib.get_close_matches(name, ROWS)
-            if alike and not context.resilient_parsing:
-                context.fail(f"No such command {name!r}. Did you mean {' or '.join(map(repr, alike))}?")
+            similar_names = difflib.get_close_matches(name, ROWS)
+            if similar_names and not context.resilient_parsing:
+                context.fail(f"No such command {name!r}. Did you mean {' or '.join(map(repr, similar_names))}?")
             return None
-        for needed in ("fcntl", "resource"):  # missing on Windows
-            if importlib.util.find_spec(needed) is None:
+        for system_module in ("fcntl", "resource"):  # missing on Windows
+            if importlib.util.find_spec(system_module) is None:
                 end(
                     f"Lengthwise runs on Linux, macOS and WSL; this system ({sys.platform}) lacks what it needs "
-                    f"({needed})",
+                    f"({system_module})",
                     NOT_CHECKED,
                 )
         try:

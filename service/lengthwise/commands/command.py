@@ -29,23 +29,24 @@ REMOVED: Final = {
     ("train", "--no-class-weights"): "they are chosen from the data; in Python: train(..., class_weights=False)",
     ("train", "--learning-rate"): "in Python: train(..., learning_rate=...)",
     **{("serve", settings.flag(name)): now for name, now in settings.REMOVED.items()},
-}  # options of commands that were there once, and what to use now
+}  # what to use in the place of an option that a command had once, by command and option
 OF_SERVE: Final = {"--cache": "variable LENGTHWISE_CACHE", "--offline": "variable LENGTHWISE_OFFLINE"}
 """Options of `serve` that other commands have as variables only."""
-BAD = 1
+# Exit codes
+BAD = 1  # what was checked is bad
 NOT_CHECKED = 2
-INTERRUPTED = 130
+INTERRUPTED = 130  # as shells have it: 128 + SIGINT
 
 
 class Ended(SystemExit):
-    """Lengthwise ends the process after a message. Another `SystemExit` comes from a user's or a library's code."""
+    """Lengthwise ends the process, after a message. Any other `SystemExit` comes from code of a user or a library."""
 
 
 class Command(click.Command):
-    """A command whose errors end in one line on stderr and an exit code; a missing library names its extra."""
+    """A command whose errors end in one line on stderr and an exit code; a missing library's line names its extra."""
 
     def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
-        """As click does it; the error for an option that is gone says what to use now.
+        """Parses as click does; the error for an option that was removed, or is one of `serve`, says what to use.
 
         Raises:
             NoSuchOption: The command does not have the option.
@@ -53,8 +54,8 @@ class Command(click.Command):
         try:
             return super().parse_args(context, args)
         except click.NoSuchOption as error:
-            if (now := REMOVED.get((str(self.name), error.option_name))) is not None:
-                context.fail(f"The option {error.option_name} is gone; {now}")
+            if (replacement := REMOVED.get((str(self.name), error.option_name))) is not None:
+                context.fail(f"The option {error.option_name} is gone; {replacement}")
             if error.option_name in OF_SERVE:
                 context.fail(
                     f"{error.option_name} is an option of serve; every command reads the {OF_SERVE[error.option_name]}"
@@ -62,7 +63,9 @@ class Command(click.Command):
             raise
 
     def invoke(self, context: click.Context) -> Any:
-        """Runs the command. SIGTERM interrupts it as SIGINT does, so that unfinished output is removed.
+        """Runs the command, and ends the process with a message if it fails.
+
+        SIGTERM interrupts it as SIGINT does, so that unfinished output is removed.
 
         Raises:
             Ended: The command failed; the message was printed.
@@ -70,7 +73,7 @@ class Command(click.Command):
             Exit: As click raises it, to end with a code.
             Abort: As click raises it.
         """
-        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+        old_handler = signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             return super().invoke(context)
         except (click.ClickException, click.exceptions.Exit, click.Abort, Ended):
@@ -79,10 +82,13 @@ class Command(click.Command):
             end(str(error), BAD if isinstance(error, ModelError) else NOT_CHECKED)
         except KeyboardInterrupt:
             end("interrupted", INTERRUPTED)
-        except SystemExit as quitting:
+        except SystemExit as system_exit:
             # Nothing was checked, so its own code, which may be 0, must not become the exit code.
-            called = traceback.extract_tb(quitting.__traceback__)[-1]
-            end(f"{called.filename}:{called.lineno} quit with SystemExit({quitting.code!r}) in between", NOT_CHECKED)
+            last_frame = traceback.extract_tb(system_exit.__traceback__)[-1]
+            end(
+                f"{last_frame.filename}:{last_frame.lineno} quit with SystemExit({system_exit.code!r}) in between",
+                NOT_CHECKED,
+            )
         except Exception as error:
             name, action = self.name or "", f"'lengthwise {self.name}'"
             if isinstance(error, ModuleNotFoundError) and (extra := missing_extra(error, name, action)) is not None:
@@ -93,16 +99,16 @@ class Command(click.Command):
             traceback.print_exc()
             end("this is a bug in lengthwise, not in its input", NOT_CHECKED)
         finally:
-            signal.signal(signal.SIGTERM, before)
+            signal.signal(signal.SIGTERM, old_handler)
 
 
 def show_json(value: Any) -> None:
-    """Prints the output of `--json`."""
+    """Prints a value as JSON, for the option `--json`."""
     click.echo(json.dumps(value, indent=2, allow_nan=False))
 
 
 def end(message: str, code: int) -> NoReturn:
-    """Prints an error and ends the process.
+    """Prints an error and ends the process with an exit code.
 
     Raises:
         Ended: Always, with the exit code.

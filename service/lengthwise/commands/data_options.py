@@ -21,6 +21,11 @@ _HOW: Final = (
 
 
 def _of_roles(columns: dict[str, str]) -> dict[str, str]:
+    """Checks the values of `--column`, by role; returns them.
+
+    Raises:
+        ValueError: A role is unknown, or `row` has another value than those of `RowKind`.
+    """
     if wrong := columns.keys() - {*_ROLES}:
         raise ValueError(f"must name a column that is one of {', '.join(_ROLES)}, not {', '.join(sorted(wrong))}")
     if columns.get("row", "step") not in get_args(RowKind):
@@ -53,10 +58,13 @@ class DataOptions(Options):
 def reading_of(
     columns: Mapping[str, str], *, channels_first: bool = False, padding: Padding | None = None, **more: Any
 ) -> Reading:
-    """How a file is read whose columns are named by role; `more` are other fields of `ColumnNames`."""
+    """Makes the `Reading` of a file whose columns are named by role; reports and warnings go to stderr.
+
+    `more` are other fields of `ColumnNames`.
+    """
     values = columns.get("values")
     names = None if values is None else tuple(name.strip() for name in values.split(","))
     chosen: dict[str, Any] = {**columns, "values": names, **more}
     say = functools.partial(click.echo, err=True)
-    how: dict[str, Any] = {"say": say, "warn": lambda line: say(f"warning: {line}"), "how_to_name": _HOW}
-    return Reading(ColumnNames(**chosen), channels_first, padding=padding, **how)
+    texts: dict[str, Any] = {"say": say, "warn": lambda line: say(f"warning: {line}"), "how_to_name": _HOW}
+    return Reading(ColumnNames(**chosen), channels_first, padding=padding, **texts)

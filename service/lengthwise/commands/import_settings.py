@@ -32,28 +32,33 @@ _FILES: Final = {"model-settings.json": "mlserver", "settings.json": "mlserver",
 _UNKNOWN: Final = {"note": "not known here: look for it in docs/coming-from.md, or in lengthwise serve --help"}
 _PROPERTY: Final = re.compile(r"((?:\\.|[^\\=:\s])*)\s*[=:]?\s*(.*)")  # a key, a separator or blanks, and a value
 _ESCAPE: Final = re.compile(r"\\(u([0-9a-fA-F]{4})|.)")
-_LENGTHS: Final = re.compile(r".*(len|sizes?$|counts?$).*", re.I)
+_LENGTHS: Final = re.compile(r".*(len|sizes?$|counts?$).*", re.I)  # names of inputs that are lengths
 _SOURCE: Final = "package.module:factory --checkpoint weights.pt"  # TorchScript is not read: its source is exported
 
 
 class Setting(NamedTuple):
-    """A setting, and the options that it becomes, or why it becomes none."""
+    """A setting of another server, with the options that it becomes here, or a note why it becomes none."""
 
     key: str
     value: Any
-    options: tuple[tuple[str, str], ...]
-    note: str
+    options: tuple[tuple[str, str], ...]  # flags of `lengthwise serve` with their values; () if there is none
+    note: str  # '' if there is an option
 
 
 class ForeignModel(NamedTuple):
-    """A model of another server: its file, if that is known, and its inputs by name."""
+    """A model of another server."""
 
     name: str
-    file: str | None
-    inputs: tuple[str, ...] = ()
+    file: str | None  # of its weights; None if that is not known
+    inputs: tuple[str, ...] = ()  # their names
 
 
 def _host_and_port(address: str) -> tuple[str, str]:
+    """The host and the port of an address.
+
+    Raises:
+        ValueError: It has not both, as the path of a socket.
+    """
     parts = urlsplit(address)
     if parts.hostname is None or parts.port is None:  # a socket of a file, or a host alone
         raise ValueError
@@ -61,6 +66,11 @@ def _host_and_port(address: str) -> tuple[str, str]:
 
 
 def _text_or_number(value: Any) -> list[str]:
+    """A text or a whole number as the only value, for an option.
+
+    Raises:
+        TypeError: It is something else.
+    """
     if type(value) not in (int, str):  # a bool is an int, too
         raise TypeError
     return [str(value)]
@@ -78,6 +88,7 @@ CONVERSIONS: Final[Mapping[str, Callable[[Any], list[str]]]] = {
 
 
 def _setting(server: str, key: str, value: Any) -> Setting:
+    """What a setting of another server becomes; a value that the option here does not take becomes a note."""
     entry = SETTINGS[server].get(key, _UNKNOWN)
     if "option" not in entry:
         return Setting(key, value, (), entry["note"])
@@ -93,20 +104,26 @@ def _setting(server: str, key: str, value: Any) -> Setting:
 
 
 def _properties(text: str) -> dict[str, str]:
-    """The properties of a Java file: a line each, unless a backslash continues it; `#` and `!` begin comments."""
+    """Parses a file of Java properties: a line each, unless a backslash continues it; `#` and `!` begin comments."""
     lines = re.sub(r"(?<!\\)((?:\\\\)*)\\\r?\n[ \t]*", r"\1", text).splitlines()
     pairs = (_PROPERTY.match(line.strip()) for line in lines if not re.match(r"\s*([#!]|$)", line))
     return {_unescaped(pair[1]): _unescaped(pair[2]) for pair in pairs if pair}
 
 
 def _unescaped(text: str) -> str:
+    """A key or value of Java properties without its escapes."""
     return _ESCAPE.sub(
-        lambda one: chr(int(one[2], 16)) if one[2] else {"n": "\n", "t": "\t"}.get(one[1], one[1]),
+        lambda escape: chr(int(escape[2], 16)) if escape[2] else {"n": "\n", "t": "\t"}.get(escape[1], escape[1]),
         text,
     )
 
 
 def _json(text: str, source: str) -> dict[str, Any]:
+    """Parses a JSON object. `source` names the text in an error.
+
+    Raises:
+        ConfigurationError: It is no JSON, or no object.
+    """
     try:
         document = orjson.loads(text)
         orjson.dumps(document)  # it reads deeper than it writes
@@ -118,6 +135,11 @@ def _json(text: str, source: str) -> dict[str, Any]:
 
 
 def _of_mlserver(document: dict[str, Any], path: Path) -> tuple[list[Setting], list[ForeignModel]]:
+    """The settings in a file of MLServer, and its model if it is a `model-settings.json`.
+
+    Raises:
+        ConfigurationError: The parameters are no object.
+    """
     parameters = document.pop("parameters", None) or {}
     if not isinstance(parameters, dict):
         raise ConfigurationError(f"{path}: parameters must be an object, got {type(parameters).__name__}")
@@ -125,35 +147,41 @@ def _of_mlserver(document: dict[str, Any], path: Path) -> tuple[list[Setting], l
     if path.name != "model-settings.json":
         return settings, []
     inputs = document.get("inputs")
-    names = tuple(str(one.get("name")) for one in inputs if isinstance(one, dict)) if isinstance(inputs, list) else ()
+    names = (
+        tuple(str(entry.get("name")) for entry in inputs if isinstance(entry, dict)) if isinstance(inputs, list) else ()
+    )
     scheme, _, uri = str(parameters.get("uri") or "").rpartition("://")
     file = str(path.parent / uri) if scheme in ("", "file") else Path(uri).name  # which is downloaded first
     return settings, [ForeignModel(str(document.get("name") or path.parent.resolve().name), file, names)]
 
 
 def _of_torchserve(document: dict[str, str], path: Path) -> tuple[list[Setting], list[ForeignModel]]:
+    """The settings in a file of TorchServe, and its models: each version has settings of its own."""
     settings, models = [_setting("torchserve", key, value) for key, value in document.items() if key != "models"], []
     store = path.parent / document.get("model_store", ".")
     for name, versions in _json(document.get("models") or "{}", f"{path}: models").items():
-        for how in versions.values() if isinstance(versions, dict) else ():
-            if isinstance(how, dict):
-                settings += [_setting("torchserve", key, value) for key, value in how.items()]
-                models.append(ForeignModel(name, _serialized(store / str(how.get("marName")))))
+        for settings_of_version in versions.values() if isinstance(versions, dict) else ():
+            if isinstance(settings_of_version, dict):
+                settings += [_setting("torchserve", key, value) for key, value in settings_of_version.items()]
+                models.append(ForeignModel(name, _serialized(store / str(settings_of_version.get("marName")))))
     return settings, models
 
 
 def _serialized(archive: Path) -> str | None:
-    """The file of weights in a model archive, as `ARCHIVE/FILE`; None where the archive cannot be read."""
+    """The file of weights in a model archive, as `ARCHIVE/FILE`; None if the archive cannot be read.
+
+    Its manifest is read up to 1 MiB: the archive may be a zip bomb.
+    """
     try:
         with zipfile.ZipFile(archive) as members:
-            described = orjson.loads(members.open("MAR-INF/MANIFEST.json").read(2**20))  # of what may be a bomb
-        return f"{archive}/{described['model']['serializedFile']}"
+            manifest = orjson.loads(members.open("MAR-INF/MANIFEST.json").read(2**20))
+        return f"{archive}/{manifest['model']['serializedFile']}"
     except Exception:  # zipfile has an error of its own for each kind of damage, and so has each compression
         return None
 
 
 def _commands(models: list[ForeignModel], options: Mapping[str, str]) -> Iterator[str]:
-    """The commands that serve these models with these options."""
+    """Yields the commands that export these models, and the one that serves them with these options."""
     from lengthwise.runtime.manifest import is_name  # help does without what it imports
 
     for model in models:
@@ -163,13 +191,18 @@ def _commands(models: list[ForeignModel], options: Mapping[str, str]) -> Iterato
             file = Path(file).name
         target = shlex.quote(file) if file.endswith(".onnx") else _SOURCE
         name = model.name if is_name(model.name) else "NAME"
-        named = "".join(f" {role} {shlex.quote(each)}" for role, each in roles.items() if file.endswith(".onnx"))
-        yield f"lengthwise export {target}{named} --labels A,B --out models/{name}"
-    yield shlex.join(["lengthwise", "serve", "models", *(word for pair in options.items() for word in pair)])
+        input_options = "".join(
+            f" {role} {shlex.quote(input_name)}" for role, input_name in roles.items() if file.endswith(".onnx")
+        )
+        yield f"lengthwise export {target}{input_options} --labels A,B --out models/{name}"
+    yield shlex.join(["lengthwise", "serve", "models", *(word for option in options.items() for word in option)])
 
 
 def _roles(inputs: tuple[str, ...]) -> dict[str, str]:
-    """The option of `export` for each input, by its name: a mask, lengths, else the steps."""
+    """The input's name for each option of `export`: `--mask`, `--lengths`, or `--values` for the steps.
+
+    Empty if several inputs would be one option: then it cannot be said which is which.
+    """
     options = [
         "--mask" if "mask" in name.lower() else "--lengths" if _LENGTHS.fullmatch(name) else "--values"
         for name in inputs
@@ -209,6 +242,7 @@ def import_settings(files: tuple[Path, ...]) -> None:
         is_mlserver = _FILES[path.name] == "mlserver"
         parts = _of_mlserver(_json(text, str(path)), path) if is_mlserver else _of_torchserve(_properties(text), path)
         settings, models = settings + parts[0], models + parts[1]
+    # An admin port that is the port is no option: /metrics is there, too.
     port = dict(pair for setting in settings for pair in setting.options).get("--port")
     settings = [
         setting._replace(options=(), note="/metrics is at --port, too")
@@ -216,12 +250,13 @@ def import_settings(files: tuple[Path, ...]) -> None:
         else setting
         for setting in settings
     ]
+    # The table of settings, and the commands
     value = Column("value", max_width=40, no_wrap=True, overflow="ellipsis")
     table = Table("setting", value, "becomes", box=None, pad_edge=False)
     for setting in settings:
-        shown = setting.value if isinstance(setting.value, str) else orjson.dumps(setting.value).decode()
+        value_text = setting.value if isinstance(setting.value, str) else orjson.dumps(setting.value).decode()
         becomes = " ".join(map(" ".join, setting.options)) or f"no option: {setting.note}"
-        table.add_row(*map(_text, (setting.key, shown, becomes)))
+        table.add_row(*map(_text, (setting.key, value_text, becomes)))
     console = Console(highlight=False, soft_wrap=False)
     console.print(table, "", sep="\n", markup=False)
     for command in _commands(models, dict(pair for setting in settings for pair in setting.options)):
@@ -229,13 +264,18 @@ def import_settings(files: tuple[Path, ...]) -> None:
 
 
 def _paths(files: tuple[Path, ...]) -> Iterator[Path]:
+    """Yields the files of settings: those that are named, and those in the folders.
+
+    Raises:
+        ConfigurationError: A file has another name, or a folder has none.
+    """
     for path in files:
-        inside = sorted(each for name in _FILES for each in path.rglob(name)) if path.is_dir() else [path]
-        if not inside or inside[0].name not in _FILES:
+        candidates = sorted(file for name in _FILES for file in path.rglob(name)) if path.is_dir() else [path]
+        if not candidates or candidates[0].name not in _FILES:
             raise ConfigurationError(f"{path}: there is no {', '.join(_FILES)}")
-        yield from inside
+        yield from candidates
 
 
 def _text(text: str) -> Text:
     """A text for a terminal, without what moves its cursor or changes its colours."""
-    return Text("".join(each if each.isprintable() else "\ufffd" for each in text))
+    return Text("".join(character if character.isprintable() else "\ufffd" for character in text))

@@ -29,13 +29,13 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 @dataclass(frozen=True, slots=True)
 class Flag:
-    """How a field looks on the command line, in the metadata of its type, where it is not as its name and type say."""
+    """How a field looks on the command line; in the metadata of its type, if that differs from its name and type."""
 
-    name: str | None = None
-    metavar: str | None = None
-    read: Callable[[Any], Any] | None = None  # makes the value of the text, or of all texts
-    several: bool = False  # may stand several times
-    in_python_only: bool = False
+    name: str | None = None  # None: `--` and the field's name
+    metavar: str | None = None  # what the help shows for the value
+    read: Callable[[Any], Any] | None = None  # converts the text (with `several`, the texts) to the value
+    several: bool = False  # whether the flag may be repeated
+    in_python_only: bool = False  # whether the field has no flag
 
 
 PYTHON_ONLY: Final = Flag(in_python_only=True)
@@ -49,15 +49,18 @@ _OF_CLICK: Final[Mapping[Any, click.ParamType[Any]]] = {
 
 
 class WrongOptions(ConfigurationError):
-    """Options that are unknown, of the wrong type or out of bounds; `named` is the form of a name in the message."""
+    """Options that are unknown, of the wrong type or out of bounds. `named` gives the option's form in the message."""
 
-    def __init__(self, error: ValidationError, named: Callable[[str], str] = str) -> None:
-        super().__init__(_messages(error, named))
+    def __init__(self, error: ValidationError, option_name: Callable[[str], str] = str) -> None:
+        super().__init__(_messages(error, option_name))
         self.error = error
 
 
 class Options(BaseModel):
-    """A table of options, checked when it is made, in Python and from flags alike; raises WrongOptions."""
+    """A model of options, validated the same from Python and from flags; an option of None has its default.
+
+    Raises WrongOptions.
+    """
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
 
@@ -69,14 +72,14 @@ class Options(BaseModel):
 
 
 def flags(model: type[Options], argument: str = "options") -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Gives a command a flag for each field of a model; it receives them as one object, the `argument`."""
+    """Decorates a command: it gets a flag for each field of a model, and is called with the model as its `argument`."""
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(command)
         def run(**values: Any) -> Any:
-            chosen = {name: values.pop(name) for name in model.model_fields if name in values}
-            try:
-                options = model(**chosen)
+            chosen_values = {name: values.pop(name) for name in model.model_fields if name in values}
+            try:  # errors name the flags, not the fields
+                options = model(**chosen_values)
             except WrongOptions as error:
                 raise WrongOptions(error.error, lambda name: _flag(model, name)) from error
             return command(**{argument: options}, **values)
@@ -87,30 +90,45 @@ def flags(model: type[Options], argument: str = "options") -> Callable[[Callable
 
 
 def keywords(model: type[Options]) -> Callable[[Function], Function]:
-    """Gives a function a keyword for each field of a model, in its signature and `Args:`, and `options` for all."""
+    """Decorates a function: it takes a keyword for each field of a model, and its signature and docstring list them.
+
+    The function itself is called with one `options`, of the model's type. A caller may pass `options` too; keywords
+    beside it replace its values.
+    """
 
     def decorate(function: Function) -> Function:
-        own = inspect.signature(function)
-        first = [one for one in own.parameters.values() if one.name != "options"]
-        of_fields = [
+        old_signature = inspect.signature(function)
+        own_parameters = [parameter for parameter in old_signature.parameters.values() if parameter.name != "options"]
+        field_parameters = [
             inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=field.annotation)
             for name, field in model.model_fields.items()
         ]
-        whole = inspect.Parameter("options", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=model | None)
-        signature = own.replace(parameters=[*first, *of_fields, whole])
+        options_parameter = inspect.Parameter(
+            "options", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=model | None
+        )
+        signature = old_signature.replace(parameters=[*own_parameters, *field_parameters, options_parameter])
 
         @functools.wraps(function)
-        def called(*arguments: Any, **named: Any) -> Any:
-            for name in named.keys() - signature.parameters:
-                near = nearest(name, signature.parameters)
-                raise TypeError(f"{function.__name__}() got an unexpected keyword argument {name!r}{near}")
-            bound = signature.bind(*arguments, **named).arguments
-            of_call = {one.name: bound.pop(one.name) for one in first if one.name in bound}
+        def called(*arguments: Any, **keyword_values: Any) -> Any:
+            """Makes one `options` of the keywords, and calls the function.
+
+            Raises:
+                TypeError: There is no such keyword; the message names a similar one.
+            """
+            for name in keyword_values.keys() - signature.parameters:
+                hint = nearest(name, signature.parameters)
+                raise TypeError(f"{function.__name__}() got an unexpected keyword argument {name!r}{hint}")
+            bound = signature.bind(*arguments, **keyword_values).arguments
+            own_arguments = {
+                parameter.name: bound.pop(parameter.name) for parameter in own_parameters if parameter.name in bound
+            }
             options = bound.pop("options", None)
             if options is None or bound:
-                before = {} if options is None else {name: getattr(options, name) for name in options.model_fields_set}
-                options = model(**{**before, **bound})
-            return function(**of_call, options=options)
+                set_values = (
+                    {} if options is None else {name: getattr(options, name) for name in options.model_fields_set}
+                )
+                options = model(**{**set_values, **bound})
+            return function(**own_arguments, options=options)
 
         called.__signature__ = signature  # type: ignore[attr-defined]
         called.__doc__ = _documented(inspect.getdoc(function) or "", model)
@@ -122,7 +140,10 @@ def keywords(model: type[Options]) -> Callable[[Function], Function]:
 def add_flags(
     fields: Mapping[str, FieldInfo], *, as_texts: bool = False
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Adds an option of click for each field, None if not set; `as_texts` if values have other sources, too."""
+    """Decorates a command: adds click's option for each field; its value is None if it is not set.
+
+    `as_texts`: values are passed as they were written, since other sources of values are checked in the same way later.
+    """
 
     def add(command: Callable[..., Any]) -> Callable[..., Any]:
         for name in reversed([*fields]):
@@ -135,7 +156,7 @@ def add_flags(
 
 
 def pairs(texts: Sequence[str]) -> dict[str, str]:
-    """The values of `NAME=VALUE` by their names.
+    """The values of texts `NAME=VALUE` by their names.
 
     Raises:
         ValueError: A text has another form.
@@ -147,28 +168,37 @@ def pairs(texts: Sequence[str]) -> dict[str, str]:
 
 
 def _option(name: str, field: FieldInfo, flag: Flag, *, as_texts: bool) -> Callable[[Any], Any]:
-    """The option of click for a field: a switch of a bool, a choice of a Literal, else a value of its type."""
-    kinds = types_in(field.annotation)
-    choices = [kind for kind in kinds if isinstance(kind, str)]
+    """The option of click for a field: a switch for a bool, a choice for a Literal, otherwise a value of its type."""
+    field_types = types_in(field.annotation)
+    choices = [keywords for keywords in field_types if isinstance(keywords, str)]
     common: dict[str, Any] = {"help": _help(field), "default": None}
-    dashed = flag.name or "--" + name.replace("_", "-")
-    if bool in kinds:
-        no = "--no-" + name.replace("_", "-")
+    flag_name = flag.name or "--" + name.replace("_", "-")
+    if bool in field_types:
+        negative_name = "--no-" + name.replace("_", "-")
         if as_texts or field.default is None:
-            return click.option(f"{dashed}/{no}", name, **common)
-        return click.option(no if field.default else dashed, name, is_flag=True, flag_value=not field.default, **common)
+            return click.option(f"{flag_name}/{negative_name}", name, **common)
+        return click.option(
+            negative_name if field.default else flag_name, name, is_flag=True, flag_value=not field.default, **common
+        )
     if choices:
-        kind: dict[str, Any] = {"metavar": "|".join(choices)} if as_texts else {"type": click.Choice(choices)}
+        keywords: dict[str, Any] = {"metavar": "|".join(choices)} if as_texts else {"type": click.Choice(choices)}
     elif as_texts:
-        kind = {"metavar": name.rsplit("_", 1)[-1].upper()}
+        keywords = {"metavar": name.rsplit("_", 1)[-1].upper()}
     else:
-        kind = {"type": next((_OF_CLICK[each] for each in kinds if each in _OF_CLICK), click.STRING)}
+        keywords = {
+            "type": next((_OF_CLICK[field_type] for field_type in field_types if field_type in _OF_CLICK), click.STRING)
+        }
     if flag.read is not None or flag.several:
-        kind = {"multiple": flag.several, "callback": functools.partial(_read, flag)}
-    return click.option(dashed, name, metavar=flag.metavar or kind.pop("metavar", None), **kind, **common)
+        keywords = {"multiple": flag.several, "callback": functools.partial(_read, flag)}
+    return click.option(flag_name, name, metavar=flag.metavar or keywords.pop("metavar", None), **keywords, **common)
 
 
 def _read(flag: Flag, _context: click.Context, option: click.Parameter, value: Any) -> Any:
+    """The callback of click that converts the texts of an option by `flag.read`; None if it is not set.
+
+    Raises:
+        BadParameter: The text has another form.
+    """
     if not value or flag.read is None:
         return value or None
     try:
@@ -178,45 +208,51 @@ def _read(flag: Flag, _context: click.Context, option: click.Parameter, value: A
 
 
 def _of(field: FieldInfo) -> Flag:
-    return next((each for each in field.metadata if isinstance(each, Flag)), Flag())
+    """The `Flag` in the metadata of a field; the default one if it has none."""
+    return next((item for item in field.metadata if isinstance(item, Flag)), Flag())
 
 
 def _flag(model: type[Options], name: str) -> str:
-    own = _of(model.model_fields[name]).name if name in model.model_fields else None
-    return own or "--" + name.replace("_", "-")
+    """The flag of a field, or the flag that an unknown field would have."""
+    flag_name = _of(model.model_fields[name]).name if name in model.model_fields else None
+    return flag_name or "--" + name.replace("_", "-")
 
 
 def _help(field: FieldInfo) -> str:
-    unsaid = field.default in (PydanticUndefined, None, (), {}) or isinstance(field.default, bool)
-    return f"{field.description}" + ("" if unsaid else f"  [default: {field.default}]")
+    """The help of a field, with its default unless that is empty or a bool."""
+    has_no_default = field.default in (PydanticUndefined, None, (), {}) or isinstance(field.default, bool)
+    return f"{field.description}" + ("" if has_no_default else f"  [default: {field.default}]")
 
 
 def _documented(text: str, model: type[Options]) -> str:
-    """A docstring with the options at the end of its section `Args:`."""
+    """The docstring with the options at the end of its section `Args:`, which is the last one, or before `Returns:`."""
     meanings = {name: field.description for name, field in model.model_fields.items()}
     meanings["options"] = f"All of these in one `{model.__name__}`; a keyword beside it replaces its value."
     indented = textwrap.TextWrapper(120, initial_indent="    ", subsequent_indent="        ")
     lines = [indented.fill(f"{name}: {meaning}") for name, meaning in meanings.items()]
-    before, returns, after = text.partition("\n\nReturns:")
-    return "\n".join([before, *lines]) + returns + after
+    head, returns, after = text.partition("\n\nReturns:")
+    return "\n".join([head, *lines]) + returns + after
 
 
-def _messages(error: ValidationError, named: Callable[[str], str]) -> str:
-    """One message for all wrong options; of an option with several types, the error of the first type."""
-    first: dict[str, ErrorDetails] = {}
+def _messages(error: ValidationError, option_name: Callable[[str], str]) -> str:
+    """One message for all wrong options; if an option may have several types, with the error of the first type.
+
+    `option_name` gives the form of a name in the message.
+    """
+    first_errors: dict[str, ErrorDetails] = {}
     for item in error.errors():
-        first.setdefault(str(item["loc"][0]) if item["loc"] else "", item)
+        first_errors.setdefault(str(item["loc"][0]) if item["loc"] else "", item)
     parts = []
-    for name, item in first.items():
+    for name, item in first_errors.items():
         if item["type"] == "extra_forbidden":
-            parts.append(f"there is no option {named(name)}")
+            parts.append(f"there is no option {option_name(name)}")
         elif not name:
             parts.append(sentence(item))
         else:
-            parts.append(f"{named(name)} {sentence(item)}, got {item['input']!r:.80}")
+            parts.append(f"{option_name(name)} {sentence(item)}, got {item['input']!r:.80}")
     return "; ".join(parts)
 
 
 def _plain(value: Any) -> Any:
-    """A number of NumPy, as a grid of scikit-learn holds them, as a number of Python; anything else as it is."""
+    """Converts a number of NumPy (as grids of scikit-learn have) to one of Python; returns anything else as it is."""
     return value.item() if getattr(value, "ndim", None) == 0 and hasattr(value, "item") else value

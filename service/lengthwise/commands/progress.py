@@ -1,4 +1,7 @@
-"""Progress of long work, which advances the bar itself: on a terminal; otherwise a line every ten seconds."""
+"""Shows the progress of long work: on a terminal a bar or a spinner, otherwise a line every ten seconds.
+
+There is no thread that redraws the bar: the work itself advances it.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ LINE_SECONDS: Final = 10.0  # between two lines without a terminal; shorter work
 
 
 class PlainProgress(Progress):
-    """Progress as lines of task, percentage and note, at most one in `LINE_SECONDS`."""
+    """Progress as lines of task, percentage and note, at least `LINE_SECONDS` apart."""
 
     def __init__(self, console: Console, **more: Any) -> None:
         super().__init__(console=console, disable=True, **more)
@@ -32,7 +35,7 @@ class PlainProgress(Progress):
 
 @contextmanager
 def progress_bar(console: Console) -> Iterator[Progress]:
-    """A bar that the work itself advances; without a terminal, lines."""
+    """Yields a bar for the terminal, or a `PlainProgress` if there is no terminal."""
     if not console.is_terminal:
         yield PlainProgress(console)
         return
@@ -42,26 +45,27 @@ def progress_bar(console: Console) -> Iterator[Progress]:
 
 
 @contextmanager
-def status(console: Console, doing: str) -> Iterator[Callable[[str], None]]:
-    """Shows the step of the work, beside a spinner or as lines; yields a function that takes the next step's name."""
+def status(console: Console, step: str) -> Iterator[Callable[[str], None]]:
+    """Shows the current step of the work, beside a spinner or as lines; yields a function that starts the next step."""
     if console.is_terminal:
-        with console.status(doing) as line:
+        with console.status(step) as line:
             yield line.update
         return
-    now, over = [doing], threading.Event()
+    steps, is_over = [step], threading.Event()
 
     def write() -> None:
+        """Writes the step and how long the work has taken, every `LINE_SECONDS`."""
         seconds = 0.0
-        while not over.wait(LINE_SECONDS):
+        while not is_over.wait(LINE_SECONDS):
             seconds += LINE_SECONDS
-            say(console, f"{now[-1]} ({seconds:.0f} s)")
+            say(console, f"{steps[-1]} ({seconds:.0f} s)")
 
     writer = threading.Thread(target=write, daemon=True)
     writer.start()
     try:
-        yield now.append
+        yield steps.append
     finally:
-        over.set()
+        is_over.set()
         writer.join()
 
 
@@ -73,10 +77,11 @@ def say(console: Console, line: str) -> None:
 def ticker(
     progress: Progress, description: str, *, seconds: float = 0, requests: float = 0
 ) -> Callable[[int, float], None]:
-    """Advances a new task by the seconds passed, or by the requests sent."""
+    """Adds a task to the progress, measured in seconds or in requests; returns the function that advances it."""
     task = progress.add_task(description, total=seconds or requests, note="")
 
-    def tick(sent: int, passed: float) -> None:
-        progress.update(task, completed=passed if seconds else sent, note=f"{sent:,} requests", refresh=True)
+    def tick(sent: int, passed_seconds: float) -> None:
+        """Shows the requests sent so far, and advances the bar by them or by the seconds passed so far."""
+        progress.update(task, completed=passed_seconds if seconds else sent, note=f"{sent:,} requests", refresh=True)
 
     return tick

@@ -32,8 +32,8 @@ def push(models: Path, address: str, as_json: bool) -> None:
     """  # noqa: D301 - click wants a real backspace
     from lengthwise.stores.push import push as push_models  # help does without what it imports
 
-    there = in_daemon_thread("push", lambda: push_models(models, address)).result()  # so that Ctrl-C is heard
+    pushed_address = in_daemon_thread("push", lambda: push_models(models, address)).result()  # so that Ctrl-C is heard
     if as_json:
-        show_json({"address": there})
+        show_json({"address": pushed_address})
     else:
-        click.echo(there)
+        click.echo(pushed_address)

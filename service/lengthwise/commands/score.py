@@ -34,7 +34,7 @@ if TYPE_CHECKING:  # they bring onnxruntime along, which help does without
 T = TypeVar("T")
 
 _LINE: Final = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE
-_REDRAWN_SECONDS: Final = 0.1
+_REDRAWN_SECONDS: Final = 0.1  # between two updates of the progress
 _MOST_LISTED: Final = 5  # models in a message
 
 
@@ -110,6 +110,11 @@ def score(source: str, out: Path, options: ScoreOptions) -> None:
 
 
 def _check_out(out: Path, source: Path) -> None:
+    """Refuses an output file that is compressed, or is the input.
+
+    Raises:
+        ConfigurationError: It is one of these.
+    """
     if out.suffix == ".gz":
         raise ConfigurationError(
             f"{out}: predictions are not compressed, so that a run can be resumed; compress the file afterwards"
@@ -119,16 +124,16 @@ def _check_out(out: Path, source: Path) -> None:
 
 
 def _models_there_are() -> str:
-    """The form of `--model`, and the models of the repository that `lengthwise serve` would serve."""
+    """The form of `--model` for an error, with the models that `lengthwise serve` would serve by default."""
     from lengthwise.repository import folder
 
     repository = Settings.load().folder
     with suppress(ConfigurationError):
         names = sorted({str(repository / key.name) for key in folder.read(repository).directories})
-        which = "that comes with Lengthwise" if repository == bundled_models() else "of LENGTHWISE_MODELS"
+        origin = "that comes with Lengthwise" if repository == bundled_models() else "of LENGTHWISE_MODELS"
         if names:
             return (
-                f"MODELS/NAME/VERSION, or MODELS/NAME for the highest version; the model {which}: "
+                f"MODELS/NAME/VERSION, or MODELS/NAME for the highest version; the model {origin}: "
                 f"{', '.join(names[:_MOST_LISTED])}"
             )
     return "MODELS/NAME/VERSION, or MODELS/NAME for the highest version"
@@ -136,11 +141,11 @@ def _models_there_are() -> str:
 
 @dataclass(frozen=True, slots=True)
 class ScoringRun:
-    """The model and the options of one run; `stop`: a record without an answer ends it."""
+    """The model and the options of one run of `lengthwise score`."""
 
     model: OpenModel
-    attention: bool
-    stop: bool
+    attention: bool  # whether attention weights are written
+    stop: bool  # whether a record without an answer ends the run
 
     def score(
         self,
@@ -151,28 +156,33 @@ class ScoringRun:
         resume: bool,
         reading: dataset.Reading | None = None,
     ) -> Summary:
-        """Scores a file, or resumes it; a RecordError ends the run after the lines before it."""
+        """Scores a file to `scored`, or resumes it, and returns the figures of the run.
+
+        A record without an answer ends it, if `stop` is set, with a RecordError after the lines before it.
+        """
         from lengthwise.scoring import offline
 
         manifest = self.model.loaded.manifest
         summary = Summary(manifest.key)
         with progress_bar(console) as progress:
             task = progress.add_task("scoring", total=1.0, note="")
-            read = 0.0
+            read_share = 0.0
 
             def advance(share: float) -> None:
-                nonlocal read
-                read = share
+                nonlocal read_share
+                read_share = share
 
-            how = reading or dataset.Reading()
-            columns = replace(how.columns, inputs=manifest.input.names or ())
-            how = replace(how, per_step=manifest.task == "per-step", columns=columns)
-            entries = validated(dataset.entries(source, manifest.input.kind, advance, how), manifest)
+            # Records, read when the batches need them
+            source_reading = reading or dataset.Reading()
+            columns = replace(source_reading.columns, inputs=manifest.input.names or ())
+            source_reading = replace(source_reading, per_step=manifest.task == "per-step", columns=columns)
+            entries = validated(dataset.entries(source, manifest.input.kind, advance, source_reading), manifest)
             if resume:
                 self._pass_over(entries, scored, summary)
                 console.print(
                     f"{scored.lines:,} records were scored before; continuing after them", style="dim", soft_wrap=True
                 )
+            # Batches, with figures and progress
             started = drawn = time.monotonic()
 
             def draw(batch: ScoredBatch) -> None:
@@ -183,26 +193,26 @@ class ScoringRun:
                     drawn = started + summary.seconds
                     progress.update(task, note=summary.note(), refresh=True)
 
-            def spent(part: str, seconds: float) -> None:
+            def count_seconds(part: str, seconds: float) -> None:
                 summary.cpu_seconds[part] += seconds
 
-            chunks = _timed(chunked(entries, lambda: read, stop=self.stop), partial(spent, "reading"))
-            answered = offline.answer_all(
+            chunks = _timed(chunked(entries, lambda: read_share, stop=self.stop), partial(count_seconds, "reading"))
+            results_of_chunks = offline.answer_all(
                 self.model.loaded,
                 ((chunk, chunk.items) for chunk in chunks),
                 limits=self.model.limits,
                 threads=self.model.threads,
                 attention=self.attention,
                 on_batch=draw,
-                on_plan=partial(spent, "planning"),
+                on_plan=partial(count_seconds, "planning"),
             )
-            for chunk, results in answered:
+            for chunk, results in results_of_chunks:
                 if summary.records == summary.resumed:  # the first chunk
                     for doubt in doubts([item.steps for item in chunk.items]):
                         console.print(f"warning: {source}: {doubt}", markup=False, highlight=False, soft_wrap=True)
-                began = time.thread_time()
+                writing_started = time.thread_time()
                 self._write(chunk, results, scored, summary, entries)
-                spent("writing", time.thread_time() - began)
+                count_seconds("writing", time.thread_time() - writing_started)
                 progress.update(task, completed=chunk.read)
             scored.finish()
         summary.seconds = time.monotonic() - started
@@ -231,9 +241,11 @@ class ScoringRun:
         results: list[ScoringResult],
         scored: PredictionFile,
         summary: Summary,
-        rest: Iterator[InputRecord],
+        later_entries: Iterator[InputRecord],
     ) -> None:
-        """Writes a chunk's lines, up to a record that ends the run; `rest` is what follows in the input.
+        """Writes the lines of a chunk's records, up to a record that ends the run, and counts them in `summary`.
+
+        `later_entries` are the records behind the chunk.
 
         Raises:
             RecordError: A record has no answer, and `--on-error stop` is set; the lines before it are written. For a
@@ -248,9 +260,10 @@ class ScoringRun:
             if isinstance(line, RecordError):
                 if self.stop:
                     scored.write(lines)
-                    # The file was read up to a bad record; one without an answer may be far before that.
+                    # Reading stopped at a bad record, so the bad ones behind it can be named, too. A record without an
+                    # answer may be far before that.
                     raise RecordError(
-                        dataset.with_later_errors(line, rest if isinstance(entry, dataset.BadRecord) else ())
+                        dataset.with_later_errors(line, later_entries if isinstance(entry, dataset.BadRecord) else ())
                     )
                 line = {"id": entry.id, "error": str(line)}
             lines.append(orjson.dumps(line, option=_LINE))
@@ -258,16 +271,17 @@ class ScoringRun:
         scored.write(lines)
 
 
-def _timed(items: Iterator[T], spent: Callable[[float], object]) -> Iterator[T]:
-    """Yields the items of an iterator; calls `spent` with the processor time that each item took."""
+def _timed(items: Iterator[T], count_seconds: Callable[[float], object]) -> Iterator[T]:
+    """Yields the items of an iterator; calls `count_seconds` with the processor time that it took to get each."""
     while True:
         started = time.thread_time()
         item = next(items, None)
-        spent(time.thread_time() - started)
+        count_seconds(time.thread_time() - started)
         if item is None:
             return
         yield item
 
 
 def _label(entry: InputRecord) -> dataset.Label:
+    """The label of a valid record; None if it has none, or the record is bad."""
     return entry.label if isinstance(entry, ValidRecord) else None

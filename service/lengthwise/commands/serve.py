@@ -1,4 +1,4 @@
-"""`lengthwise serve`: its flags are the fields of `Settings`. No line of its log has the values of a request."""
+"""`lengthwise serve`, whose flags are the fields of `Settings`; and its log, which never has values of a request."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def serve(**flags: Any) -> None:
 
     worker = Worker.of_this_process()
     if worker is not None:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # until it serves, it has nothing to end, and nothing to say
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # ends it at once: until it serves, it has nothing to finish
     try:
         settings = Settings.load(**flags) if worker is None else Settings(**worker.settings)
         configure_logging(settings, None if worker is None else worker.index)
@@ -59,14 +59,14 @@ def serve(**flags: Any) -> None:
         from lengthwise.processes.worker_count import count_workers
         from lengthwise.repository.source import fetched
 
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until it reads the models, there is nothing to read again
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD)  # from now on, SIGTERM ends it in order
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # it reloads models, and so far none is loaded
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD)  # they were blocked while modules were imported
         settings = fetched(settings)
         code = run(settings, worker=worker) if worker is not None else run(settings, workers=count_workers(settings))
     except KeyboardInterrupt:
         if worker is None:
             raise
-        code = INTERRUPTED  # the parent says it
+        code = INTERRUPTED  # the parent prints the message
     except LengthwiseError as error:
         if worker is None or not worker.report(error):
             raise
@@ -76,9 +76,9 @@ def serve(**flags: Any) -> None:
 
 
 class JsonLines(logging.Formatter):
-    """One JSON object per line; the items of a record's attribute `fields` become fields of it.
+    """Formats a log record as one line with a JSON object; the items of its attribute `fields` become fields of it.
 
-    `worker` is the index of a worker, which each of its lines has.
+    `worker`: the index of the worker, which is in each of its lines; None for a single process.
     """
 
     def __init__(self, worker: int | None = None) -> None:
@@ -86,7 +86,7 @@ class JsonLines(logging.Formatter):
         self._worker = {} if worker is None else {"worker": worker}
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line of a record; an exception is in the field `exception`."""
+        """The line of a record; the traceback of an exception is in the field `exception`."""
         line = {
             "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03}Z",
             "level": record.levelname.lower(),
@@ -101,7 +101,7 @@ class JsonLines(logging.Formatter):
 
 
 def configure_logging(settings: Settings, worker: int | None = None) -> None:
-    """Sets up logging on stderr for the whole process: text lines, or one JSON object per line.
+    """Sets up logging to stderr for the whole process: text lines, or one JSON object a line, by `settings.log_format`.
 
     The lines of a worker have its index, because all workers write to one log.
     """
