@@ -1,6 +1,7 @@
-"""Whether a request may wait, and when one that may not should come back. The batcher locks.
+"""Decides whether a request may wait, and when a refused one should come back. The batcher holds its lock.
 
-The queue is limited in padded steps, and in predicted seconds: the cost of what waits over the rate of draining it.
+What waits in all queues together ("the queue") is limited in padded steps, and in seconds of waiting: the predicted
+work that waits, over the rate at which it is done.
 
 | the request | is |
 |---|---|
@@ -12,8 +13,11 @@ The queue is limited in padded steps, and in predicted seconds: the cost of what
 Each of several workers has a share of the limit in steps. A request that is larger than a share is not refused for
 ever: it may wait where half of the share is free, and the queue is full then.
 
-A full queue stays closed until it has drained to `REOPENING` of its limit, else whether a retry succeeds would be
-chance, and no time to come back true; only a priority passes. Of several models, each may use its equal share.
+A full queue stays *closed* until it has drained to `REOPENING` of its limit; only requests with a priority enter it.
+Otherwise it would be chance whether a retry succeeds, and no time to come back would be right. Of several models, each
+may always use an equal share of the limit.
+
+The *fill* of a queue is the part of the limit that is used: of steps or of seconds, whichever is more. 1 is full.
 """
 
 from __future__ import annotations
@@ -25,33 +29,36 @@ from lengthwise.batching.queues import ModelQueue, ModelQueues, QueuedSequence
 from lengthwise.errors import DeadlineExceeded, QueueFull, TooLarge
 
 REOPENING: Final = 0.5  # a queue that was full accepts requests again at this share of its limit
-_FULL: Final = 0.6  # of the longest wait: some sequences run later than others that arrived with them
-_NEARLY_FULL: Final = 0.9  # so full, a queue that refuses a request closes; below, that request is too large
+_FULL: Final = 0.6  # full at this part of the longest wait: some sequences run later than those they arrived with
+_NEARLY_FULL: Final = 0.9  # at this fill, a queue that refuses a request closes; below, that request is too large
 _WINDOW_SECONDS: Final = 0.2  # the rate is measured over at least these; times in which nothing waits do not count
-_RATE_WEIGHT: Final = 0.2  # of one measurement: it follows a change within about a second
+_RATE_WEIGHT: Final = 0.2  # weight of one measurement: the rate follows a change within about a second
 _LEAST_RATE: Final = 0.01  # lower bound of the rate
 
 
 class DrainRate:
-    """Predicted seconds of work taken from the queue in a second: `value`, measured only while sequences wait."""
+    """The rate `value`: predicted seconds of work that are taken from the queue in a second.
+
+    It is measured only while sequences wait: between two batches that were taken one after the other.
+    """
 
     def __init__(self, runners: int) -> None:
         self.value = float(runners)
-        self._most = 4.0 * runners
-        self._last_batch: tuple[float, float] | None = None  # the last batch: when it was taken, and its work
-        self._seconds = 0.0
-        self._work = 0.0
+        self._highest = 4.0 * runners
+        self._last_batch: tuple[float, float] | None = None  # when it was taken, its work; None if nothing waited then
+        self._seconds = 0.0  # measured since `value` was updated,
+        self._work = 0.0  # and the work that was taken in these
 
     def count_batch(self, work: float, now: float, *, more_waits: bool) -> None:
-        """Notes that a batch of `work` predicted seconds was taken from the queue."""
+        """Counts a batch of `work` predicted seconds that was taken now; `more_waits`: sequences are left."""
         if self._last_batch is not None:
-            then, work_before = self._last_batch
-            self._seconds += now - then
-            self._work += work_before
+            last_time, last_work = self._last_batch
+            self._seconds += now - last_time
+            self._work += last_work
         self._last_batch = (now, work) if more_waits else None
         if self._seconds >= _WINDOW_SECONDS:
             value = self.value + _RATE_WEIGHT * (self._work / self._seconds - self.value)
-            self.value = min(max(value, _LEAST_RATE), self._most)
+            self.value = min(max(value, _LEAST_RATE), self._highest)
             self._seconds = self._work = 0.0
 
 
@@ -62,15 +69,18 @@ class Admission:
         self, queues: ModelQueues, *, max_padded_steps: int, max_seconds: float, runners: int, workers: int = 1
     ) -> None:
         self._queues = queues
-        self._most_steps = max_padded_steps
-        self._most_steps_of_request = workers * max_padded_steps
+        self._step_limit = max_padded_steps
+        self._request_step_limit = workers * max_padded_steps
         self.most_wait_seconds = _FULL * max_seconds  # the predicted wait at which the queue is full
-        self.padded_steps = 0
-        self.seconds = 0.0
+        self.padded_steps = 0  # of all that waits
+        self.seconds = 0.0  # of work, predicted, of all that waits
         self.rate = DrainRate(runners)
 
     def closed(self) -> ModelQueue | None:
-        """A queue, where every queue refuses requests without a priority, which need not be decoded then; or None."""
+        """Any queue, if all of them are closed to requests without a priority; None if some queue is open.
+
+        A request need not be decoded then; its refusal is `full` of this queue.
+        """
         queue = None
         for queue in self._queues:
             if not queue.closed_to_new:
@@ -85,7 +95,7 @@ class Admission:
         queue.seconds += seconds
 
     def remove(self, queue: ModelQueue, sequences: Sequence[QueuedSequence]) -> float:
-        """Counts sequences that no longer wait; returns their predicted seconds."""
+        """Takes sequences that no longer wait out of the counts; returns their predicted seconds."""
         padded_steps = sum([sequence.padded_steps for sequence in sequences])
         seconds = sum([sequence.seconds for sequence in sequences])
         self.padded_steps -= padded_steps
@@ -96,72 +106,88 @@ class Admission:
         return seconds
 
     def check_size(self, padded_steps: int) -> None:
-        """Makes sure that an empty queue could hold a request: those of all workers together.
+        """Makes sure that empty queues of all workers together could hold a request.
 
         Raises:
-            TooLarge: Even an empty queue could not hold it.
+            TooLarge: They could not.
         """
-        if padded_steps > self._most_steps_of_request:
-            raise TooLarge(f"{padded_steps} padded steps; the queue holds {self._most_steps_of_request} in all")
+        if padded_steps > self._request_step_limit:
+            raise TooLarge(f"{padded_steps} padded steps; the queue holds {self._request_step_limit} in all")
 
     def check(
         self, queue: ModelQueue, padded_steps: int, seconds: float, *, patience: float, deadline: float, priority: int
     ) -> None:
-        """Makes sure that a request may wait; it needs `seconds` of work, and its deadline is in `patience` seconds.
+        """Makes sure that a request may wait now; opens or closes its model's queue.
 
-        A queue that cannot hold it now raises what `full` returns, a QueueFull.
+        The request needs `seconds` of work, and its `deadline` is in `patience` seconds. A queue that cannot hold it
+        now raises what `full` returns, a QueueFull.
 
         Raises:
             DeadlineExceeded: It would wait longer than `patience`.
         """
         rate = self.rate.value
-        if padded_steps > self._most_steps:
-            padded_steps = int(REOPENING * self._most_steps)
+        if padded_steps > self._step_limit:  # larger than this worker's share counts as half of it, see the module
+            padded_steps = int(REOPENING * self._step_limit)
+        fits = self.padded_steps + padded_steps <= self._step_limit
+        # 1. The queue is open, not full with this request, and all that waits is done before its deadline.
         if (
-            not queue.closed_to_new
-            and self.padded_steps + padded_steps <= self._most_steps
+            fits
+            and not queue.closed_to_new
             and self.seconds + seconds <= self.most_wait_seconds * rate
             and self.seconds <= patience * rate
         ):
             return
-        if not queue.pending and self.padded_steps + padded_steps <= self._most_steps:
+        # 2. Nothing of this model waits: only a run shows how long one takes.
+        if fits and not queue.pending:
             queue.closed_to_new = False
-            return  # nothing of this model waits: only a run shows how long one takes
+            return
+        # 3. The queue is full or closed.
         if self._refuses(queue, padded_steps, seconds, priority):
             raise self.full(queue, padded_steps)
-        # Behind those of this model that are more urgent and end earlier.
-        own = queue.seconds * queue.pending.share_before(priority, deadline) * self._queues.busy()
-        wait = min(own, self.seconds) / rate
+        # 4. It waits for those of this model that run before it, while other models have their equal turns.
+        seconds_before = queue.seconds * queue.pending.share_before(priority, deadline) * self._queues.busy()
+        wait = min(seconds_before, self.seconds) / rate
         if wait > patience:
             raise DeadlineExceeded(f"it would wait for about {wait:.3g} s, and its deadline is in {patience:.3g} s")
 
     def full(self, queue: ModelQueue, padded_steps: int = 0) -> QueueFull:
-        """The refusal of a request, with the seconds until the queue is open for it."""
-        most, share = self._most_steps, 1 / max(1, len(self._queues))
-        steps, own_steps = max(self.padded_steps, 1), max(queue.padded_steps, 1)
-        remaining = min(REOPENING / max(self._fill(steps, self.seconds), REOPENING), (most - padded_steps) / steps)
-        own = min(
-            REOPENING * share / max(self._fill(own_steps, queue.seconds), REOPENING * share),
-            max(most * share - padded_steps, 0) / own_steps,
+        """The error that refuses a request, with the predicted seconds until the queue is open for it.
+
+        Open means that all queues together, or this model's queue within its equal share, have drained to `REOPENING`
+        and have room for the request. The sooner of both counts.
+        """
+        step_limit, share = self._step_limit, 1 / max(1, len(self._queues))
+        # 1. Which part of what waits, in all queues or in this one, may still wait then; above 1 for more than waits.
+        steps, queue_steps = max(self.padded_steps, 1), max(queue.padded_steps, 1)
+        may_wait = min(REOPENING / max(self._fill(steps, self.seconds), REOPENING), (step_limit - padded_steps) / steps)
+        may_wait_in_queue = min(
+            REOPENING * share / max(self._fill(queue_steps, queue.seconds), REOPENING * share),
+            max(step_limit * share - padded_steps, 0) / queue_steps,
         )
-        everything, of_queue = self.seconds, queue.seconds * self._queues.busy()
-        seconds = min(everything * (1 - min(remaining, 1.0)), of_queue * (1 - min(own, 1.0))) / self.rate.value
-        return QueueFull("the queue is full", retry_after_seconds=seconds)
+        # 2. How long the rest takes; this queue's takes longer while other models have turns.
+        work, queue_work = self.seconds, queue.seconds * self._queues.busy()
+        work_until_open = min(work * (1 - min(may_wait, 1.0)), queue_work * (1 - min(may_wait_in_queue, 1.0)))
+        return QueueFull("the queue is full", retry_after_seconds=work_until_open / self.rate.value)
 
     def _refuses(self, queue: ModelQueue, padded_steps: int, seconds: float, priority: int) -> bool:
-        """Whether a queue is closed, or too full for a request; updates whether it is closed."""
-        share, most_seconds = 1 / max(1, len(self._queues)), self.most_wait_seconds * self.rate.value
-        fill = self._fill(self.padded_steps, self.seconds)
-        least = min(fill, self._fill(queue.padded_steps, queue.seconds) / share)
-        if least <= REOPENING:
+        """Whether a queue is closed, or too full for a request; opens or closes the queue.
+
+        It is too full if neither all queues together have room for the request, nor this queue within its equal share.
+        """
+        step_limit, share = self._step_limit, 1 / max(1, len(self._queues))
+        second_limit = self.most_wait_seconds * self.rate.value
+        fill = min(self._fill(self.padded_steps, self.seconds), self._fill(queue.padded_steps, queue.seconds) / share)
+        if fill <= REOPENING:
             queue.closed_to_new = False
-        most = self._most_steps
-        too_full = self.padded_steps + padded_steps > most and queue.padded_steps + padded_steps > int(most * share)
-        if least > REOPENING and self.seconds + seconds > most_seconds:
-            too_full |= queue.seconds + seconds > most_seconds * share
-        if too_full and least >= _NEARLY_FULL:
+        too_full = self.padded_steps + padded_steps > step_limit and queue.padded_steps + padded_steps > int(
+            step_limit * share
+        )
+        if fill > REOPENING and self.seconds + seconds > second_limit:
+            too_full |= queue.seconds + seconds > second_limit * share
+        if too_full and fill >= _NEARLY_FULL:
             queue.closed_to_new = True
         return too_full or (queue.closed_to_new and not priority)
 
     def _fill(self, padded_steps: int, seconds: float) -> float:
-        return max(padded_steps / self._most_steps, seconds / (self.most_wait_seconds * self.rate.value))
+        """Which part of the limits these steps and seconds of work use: of the limit that is used more."""
+        return max(padded_steps / self._step_limit, seconds / (self.most_wait_seconds * self.rate.value))

@@ -35,7 +35,8 @@ from lengthwise.padding import Steps, rounded_width
 
 log = logging.getLogger("lengthwise.batcher")
 
-# The least predicted run of a part of what waits that is left to an idle runner: to wake it costs a third of that.
+# An idle runner gets a part of what waits if the run of this part is predicted to take at least as long: to wake the
+# runner costs a third of it.
 WORTH_A_RUNNER_SECONDS: Final = 0.0003
 
 
@@ -83,11 +84,11 @@ class Batcher:
             lend_cores=lend_cores,
             cores=cores or Cores(),
         )
-        self._unsettled: set[PendingRequest] = set()
+        self._unsettled: set[PendingRequest] = set()  # accepted requests without an answer or an error
         self.runners = runners
         self.expect = self._runners.expect
         self.draining = False  # whether it refuses new requests because the server shuts down
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None  # from `start` on
         self._all_settled = asyncio.Event()
         self._all_settled.set()
 
@@ -101,18 +102,15 @@ class Batcher:
         """Whether every runner waits for a batch."""
         return self._runners.all_idle
 
-    def waiting_lengths(self, most: int) -> list[tuple[str, int, list[int]]]:
-        """For each queue that is not empty: its name, how many sequences wait, and their first lengths."""
+    def waiting_lengths(self, count: int) -> list[tuple[str, int, list[int]]]:
+        """For each queue that is not empty: its name, how many sequences wait, and the lengths of the first `count`."""
+
+        def first_lengths(queue: ModelQueue) -> list[int]:
+            first = islice(queue.pending, count)
+            return [len(sequence.steps) for sequence in first if isinstance(sequence, QueuedSequence)]
+
         with self._lock:
-            return [
-                (
-                    queue.name,
-                    len(queue.pending),
-                    [len(each.steps) for each in islice(queue.pending, most) if isinstance(each, QueuedSequence)],
-                )
-                for queue in self._queues
-                if queue.pending
-            ]
+            return [(queue.name, len(queue.pending), first_lengths(queue)) for queue in self._queues if queue.pending]
 
     async def start(self) -> None:
         """Starts the runners; batches are completed on the running event loop."""
@@ -165,6 +163,7 @@ class Batcher:
         loop = self._loop
         if loop is None:
             raise NotReady("the server is starting", retry_after_seconds=1)
+        # 1. The request, and a `QueuedSequence` for each of its sequences
         now = self._clock()
         count = len(sequences)
         future = loop.create_future() if waiter is None else waiter
@@ -191,6 +190,7 @@ class Batcher:
             )
             total += padded_steps
             total_seconds += seconds
+        # 2. What is refused without the lock
         if queue.breaker.open:
             raise NotReady(
                 f"the model {queue.name} does not work, and is tried again on a schedule; /healthz says why",
@@ -200,6 +200,7 @@ class Batcher:
         admission.check_size(total)
         if deadline <= now:
             raise DeadlineExceeded("the deadline had passed when the request arrived")
+        # 3. Admission, and a runner that is woken
         with self._lock:
             if self.draining:
                 raise Draining("the server is shutting down", retry_after_seconds=1)
@@ -222,28 +223,34 @@ class Batcher:
             request.queue.metrics.count("cancelled_sequences", freed)
 
     async def drain(self, seconds: float) -> bool:
-        """Refuses new requests, answers the accepted ones, stops the runners; whether all were answered in time."""
-        until = self._clock() + seconds
+        """Refuses new requests, waits up to `seconds` for the accepted ones, fails the rest, and stops the runners.
+
+        Returns whether all were answered in time.
+        """
+        end = self._clock() + seconds
         with self._lock:
             self.draining = True
             self._runners.wake_all()
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._all_settled.wait()
-        late = list(self._unsettled)
-        for request in late:
+        unanswered = list(self._unsettled)
+        for request in unanswered:
             self._settle(request, Draining("the server stopped before the answer was there", retry_after_seconds=1))
         with self._lock:
             self._runners.stop()
-        await self._runners.join(lambda: until - self._clock())
-        return not late
+        await self._runners.join(lambda: end - self._clock())
+        return not unanswered
 
     def begin_draining(self) -> None:
         """Refuses new requests from now on; `drain` waits for the others. Safe in a signal handler: takes no lock."""
         self.draining = True
 
     def next_queue(self) -> tuple[ModelQueue | None, float | None]:
-        """See `ModelQueues.next`; the lock is held. Removes late sequences, even if their timer has not fired yet."""
+        """The queue whose turn it is, and the seconds to wait for it, as `ModelQueues.next`; the lock is held.
+
+        Before, it removes sequences whose deadline has passed, even if the timer of their request has not fired yet.
+        """
         now = self._clock()
         for queue in self._queues:
             while isinstance(late := queue.pending.earliest_deadline(), QueuedSequence) and late.deadline <= now:
@@ -254,33 +261,42 @@ class Batcher:
         return self._queues.next(now, draining=self.draining)
 
     def next_cold(self) -> Callable[[], object] | None:
-        """What runs the shape of a device that is needed most probably and has not run; the lock is held."""
+        """A function that runs a cold shape (`ModelQueue.cold`) while the runners rest; None if there is none to run.
+
+        The shape is taken out of `cold`: of a queue's shapes the one whose width came most often lately, over its rows.
+        The lock is held.
+        """
         for queue in () if self.draining else self._queues:
-            lately, shapes = queue.pending.widths, [*queue.cold]  # batches that are counted now remove theirs
-            if shapes and queue.runs_at_rest and lately:
-                shape = max(shapes, key=lambda shape: lately[shape[1]] / shape[0])
-                warm = queue.cold.pop(shape, None) if lately[shape[1]] else None
+            arrivals_of_width = queue.pending.widths
+            shapes = [*queue.cold]  # a copy: `Execution.count` removes shapes without the lock
+            if shapes and queue.runs_at_rest and arrivals_of_width:
+                shape = max(shapes, key=lambda shape: arrivals_of_width[shape[1]] / shape[0])
+                warm = queue.cold.pop(shape, None) if arrivals_of_width[shape[1]] else None
                 if warm is not None:
                     queue.runs_at_rest -= 1
                     return partial(self.execution.run_at_rest, queue, shape, warm)
         return None
 
     def take_batch(self, queue: ModelQueue, *, seconds: float = float("inf")) -> PlannedBatch:
-        """Plans a queue's next batch, with the lock held; wakes a runner, or the event loop, if others wait."""
+        """Removes a queue's next batch, of at most `seconds`, from what waits; the lock is held.
+
+        If sequences are left, in any queue, it has a runner or the event loop run them (`Runners.wake_for_rest`).
+        """
         work_start = queue.cost.clock()
         sequences = self._plan(queue, seconds)
         queue.inflight += 1
         work = self.admission.remove(queue, sequences)
-        waiting = any(each.pending for each in self._queues)
-        # A core of another process may be wanted there at any time: what it does is not to be counted on.
-        self.admission.rate.count_batch(work * self._runners.own_part, self._clock(), more_waits=waiting)
-        if waiting:
-            self._runners.wake_another()
+        more_waits = any(waiting.pending for waiting in self._queues)
+        # Another process may take its core back at any time, so the work on borrowed cores is not counted.
+        self.admission.rate.count_batch(work * self._runners.share_of_running, self._clock(), more_waits=more_waits)
+        if more_waits:
+            self._runners.wake_for_rest()
         widths = [sequence.width for sequence in sequences]
         width = max(widths, default=0)
         return PlannedBatch(queue, sequences, work_start, width, sum(widths), queue.predict(len(widths), width))
 
     def _plan(self, queue: ModelQueue, seconds: float) -> list[QueuedSequence]:
+        """The sequences of the next batch, of at most `seconds`, removed from the queue's pending ones."""
         limits = self._shared(queue, queue.limits_within(seconds, self._queues.turn_seconds(queue)))
         try:
             chosen = plan(queue.pending, queue.cost, limits, self._clock())
@@ -291,15 +307,16 @@ class Batcher:
         return cast("list[QueuedSequence]", chosen)  # nothing else is added to a queue
 
     def _shared(self, queue: ModelQueue, limits: BatchLimits) -> BatchLimits:
-        """The limits that leave idle runners a share of what a plan in order of arrival would take, if it is worth it.
+        """The limits, with so few rows that idle runners get equal parts of a queue, if that is worth waking them.
 
-        What waits together for `max_wait_seconds` runs together: a part of it would wait once more.
+        Only in order of arrival. And what waits together for `max_wait_seconds` runs together: a part of it would wait
+        once more.
         """
-        others, waiting = self._runners.sharers(), len(queue.pending)
-        if not others or not waiting or self._queues.waits or not queue.cost.valid_steps_only:
+        helpers, waiting = self._runners.count_helpers(), len(queue.pending)
+        if not helpers or not waiting or self._queues.waits or not queue.cost.valid_steps_only:
             return limits
-        rows, width = -(-waiting // (1 + others)), queue.padded_steps // waiting
-        return limits.at_most(rows) if queue.predict(rows, width) >= WORTH_A_RUNNER_SECONDS else limits
+        rows, mean_width = -(-waiting // (1 + helpers)), queue.padded_steps // waiting
+        return limits.at_most(rows) if queue.predict(rows, mean_width) >= WORTH_A_RUNNER_SECONDS else limits
 
     def settle_all(self, outcomes: Outcomes) -> None:
         """Gives requests their outcomes, on the event loop; one that is late fails, even before its timer fires."""
@@ -314,10 +331,14 @@ class Batcher:
                 log.exception("an answer could not be given to its caller")
 
     def _expire(self, request: PendingRequest) -> None:
+        """Fails a request whose deadline has passed, unless it is settled; on the event loop."""
         self._settle(request, DeadlineExceeded("the deadline passed before the answer was there"))
 
     def _settle(self, request: PendingRequest, outcome: Any) -> int:
-        """Completes a request once, on the event loop; returns how many of its sequences waited and will not run."""
+        """Gives a request its outcome, an answer or an error, unless it has one already; on the event loop.
+
+        Its sequences that still wait are removed; returns how many.
+        """
         if request.settled:
             return 0
         request.settled = True
@@ -328,7 +349,7 @@ class Batcher:
         removed: list[QueuedSequence] = []
         with self._lock:
             self._unsettled.discard(request)
-            if request.remaining:  # its sequences that still wait are not run
+            if request.remaining:  # some sequences may still wait
                 removed = [sequence for sequence in sequences if queue.pending.remove(sequence)]
                 self.admission.remove(queue, removed)
                 self._queues.remove_if_empty(queue)

@@ -24,12 +24,12 @@ _NEVER: Final = float("inf")
 
 @dataclass(slots=True)
 class Breaker:
-    """The breaker of one model; `probe_time` is when its golden sequences run next, on the batcher's clock."""
+    """The breaker of one model. A *probe* is a run of its golden sequences."""
 
-    open: bool = False
-    failures: int = 0
-    reason: str = ""
-    probe_time: float = _NEVER
+    open: bool = False  # whether requests are refused
+    failures: int = 0  # batches in a row that failed
+    reason: str = ""  # the last error, for people
+    probe_time: float = _NEVER  # when the next probe runs, on the batcher's clock
 
     @property
     def closed(self) -> bool:
@@ -43,7 +43,7 @@ class Breaker:
             self.probe_time = _NEVER
 
     def batch_failed(self, error: BaseException, now: float) -> bool:
-        """Notes that a batch failed; returns whether the golden sequences should now be run."""
+        """Notes that a batch failed; returns whether a probe should run now."""
         self.failures += 1
         if not self.closed or self.failures % SUSPECTED_AFTER:
             return False
@@ -51,7 +51,10 @@ class Breaker:
         return True
 
     def probed(self, error: BaseException | None, now: float, retry_seconds: float) -> bool:
-        """Notes how the golden sequences ended (None: right); returns whether the breaker opened or closed."""
+        """Notes how a probe ended: the `error`, or None if all answers were right; returns whether `open` has changed.
+
+        After an error, the next probe runs in `retry_seconds`.
+        """
         was_open, self.open = self.open, error is not None
         if error is not None:
             self.reason, self.probe_time = _described(error), now + retry_seconds

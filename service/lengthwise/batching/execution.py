@@ -1,4 +1,7 @@
-"""Runs one batch: pads it, computes it, gives the results to their requests, and counts it in the metrics."""
+"""Runs one batch: pads it, computes it, gives the results to their requests, and counts it in the metrics.
+
+A request is *complete* when the last of its sequences has run, or when a batch with one of them has failed.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from lengthwise.padding import PaddedBatch
 
 log = logging.getLogger("lengthwise.execution")
 
-OnBatch = Callable[[ModelQueue, Sequence[QueuedSequence], float, float], None]  # gets its start and end
+OnBatch = Callable[[ModelQueue, Sequence[QueuedSequence], float, float], None]  # its start and end, batcher's clock
 Outcomes = list[tuple[PendingRequest, Any]]  # complete requests, each with its answer or error
 
 
@@ -25,10 +28,10 @@ class PlannedBatch(NamedTuple):
 
     queue: ModelQueue
     sequences: list[QueuedSequence]
-    work_start: float  # of its planning, on the clock of the queue's cost table
-    width: int  # with which its cost is predicted
-    valid_steps: int  # the sum of such widths
-    seconds: float  # predicted, as if all were as long as the longest
+    work_start: float  # when its planning began, on the clock of the queue's cost table
+    width: int  # the widest `WaitingSequence.width`, with which its cost is predicted
+    valid_steps: int  # the sum of these widths
+    seconds: float  # predicted, as if all sequences were as long as the longest
 
 
 class FinishedBatch(NamedTuple):
@@ -41,7 +44,7 @@ class FinishedBatch(NamedTuple):
     seconds: float  # of padding and inference, on that clock
     work_seconds: float  # from planning to results, on the cost table's clock
     padding_seconds: float  # a part of `seconds`
-    writing_seconds: float  # to write the answers that are complete
+    writing_seconds: float  # to write the answers of the complete requests, on the batcher's clock
 
 
 @dataclass
@@ -49,20 +52,24 @@ class Execution:
     """Runs batches. Calls `on_batch` with each that ran or failed, `on_suspect` with a queue that keeps failing."""
 
     queues: ModelQueues
-    lock: threading.Lock
-    clock: Callable[[], float]
+    lock: threading.Lock  # of the batcher
+    clock: Callable[[], float]  # of the batcher
     on_batch: OnBatch | None
     on_suspect: Callable[[ModelQueue], None] | None
-    runs: dict[int, Run] = field(default_factory=dict)  # by thread id
-    watch: Callable[[FinishedBatch, Sequence[float]], None] | None = None  # of the live view, with the waits in seconds
+    runs: dict[int, Run] = field(default_factory=dict)  # by thread id; the watchdog reads it
+    # Called with each batch and the seconds that its sequences waited, while the live view is open
+    watch: Callable[[FinishedBatch, Sequence[float]], None] | None = None
 
     def run(self, planned: PlannedBatch) -> FinishedBatch:
-        """Runs one batch. The caller calls `count` afterwards, when no answer waits for it any more.
+        """Runs one batch, and stores its results; the outcomes are in what it returns, even if the run failed.
+
+        The caller gives the outcomes to the requests, and calls `count` afterwards, when no answer waits for it.
 
         Raises:
             ValueError: Never leaves this function: the runtime gave another number of rows, and the batch counts as
                 failed.
         """
+        # 1. The run, which the watchdog sees
         queue, sequences, work_start, width, _, predicted = planned
         start = padded = self.clock()
         batch: PaddedBatch | None = None
@@ -90,6 +97,7 @@ class Execution:
         del self.runs[thread]
         work_seconds = queue.cost.clock() - work_start  # what follows is work for each sequence, not for the batch
         complete = self._store(planned, results, start, end - start, charged)
+        # 2. Who is told of it
         if failure is not None:
             if queue.breaker.batch_failed(failure, end) and self.on_suspect is not None:
                 self.on_suspect(queue)
@@ -97,14 +105,18 @@ class Execution:
             queue.breaker.batch_ran()
         if self.on_batch is not None:
             _notify(self.on_batch, queue, sequences, start, end)
-        writing = self.clock()
+        # 3. The answers
+        writing_start = self.clock()
         outcomes = [(request, self._outcome(request, failed=results is None)) for request in complete]
         return FinishedBatch(
-            planned, outcomes, batch, start, end - start, work_seconds, padded - start, self.clock() - writing
+            planned, outcomes, batch, start, end - start, work_seconds, padded - start, self.clock() - writing_start
         )
 
     def run_at_rest(self, queue: ModelQueue, shape: BatchShape, warm: Callable[[], object]) -> None:
-        """Runs a shape of a device that no batch needs yet, and is watched meanwhile: it may hang like any run."""
+        """Calls `warm`, which runs a shape of a device that no batch needs yet.
+
+        The watchdog sees it, as it may hang like any run.
+        """
         thread = threading.get_ident()
         self.runs[thread] = Run(queue.name, *shape, queue.predict(*shape), queue.metrics)
         try:
@@ -114,7 +126,10 @@ class Execution:
         del self.runs[thread]
 
     def count(self, finished: FinishedBatch) -> None:
-        """Counts a batch that ran in the metrics, and lets the cost table learn from it."""
+        """Counts a batch in the metrics, and lets the cost table learn from it; of a failed batch only tells `watch`.
+
+        Its shape is no longer cold.
+        """
         planned, batch = finished.planned, finished.batch
         waits = [finished.start - sequence.arrival for sequence in planned.sequences]
         if self.watch is not None:
@@ -138,7 +153,10 @@ class Execution:
     def _store(
         self, planned: PlannedBatch, results: Sequence[Any] | None, start: float, seconds: float, charged: float
     ) -> list[PendingRequest]:
-        """Stores each row's result in its request; returns the requests that are complete or failed."""
+        """Stores each row's result and times in its request; returns the requests that are complete.
+
+        `results` is None for a failed batch. `charged` seconds are added to what the model has used.
+        """
         queue, sequences = planned.queue, planned.sequences
         complete: dict[PendingRequest, None] = {}
         with self.lock:

@@ -1,9 +1,15 @@
 """The waiting sequences of one model, by urgency and by deadline.
 
-Urgency is the order of arrival, with a head start for priority. A plan chooses from the `HORIZON` most urgent (*near*),
-so that its work does not grow with the queue, and nobody is passed over forever. The orders hold numbers, not
-sequences: that of a removed one stays until it reaches the front, or too many are there, while the sequence, maybe of
-megabytes, is freed at once.
+| word here | meaning |
+|---|---|
+| number | of a sequence, from 1 in order of arrival: its key in every collection |
+| urgency | the number, less a head start for the priority: the lowest is the most urgent |
+| near | among the `horizon` most urgent ones: a plan chooses from these, so its work does not grow with the queue |
+| an order | the numbers of the sequences, sorted by urgency or by deadline |
+| stale entry | of an order: its sequence no longer waits |
+
+The orders hold numbers, so that a removed sequence, of megabytes perhaps, is freed at once. Its stale entry stays until
+it comes to the front of the order, or too many are stale.
 """
 
 from __future__ import annotations
@@ -17,12 +23,12 @@ from itertools import islice
 from operator import attrgetter, itemgetter
 from typing import Final, TypeAlias
 
-HORIZON: Final = 8192  # most urgent sequences a plan chooses from: several full batches of a device
+HORIZON: Final = 8192  # so many most urgent sequences are near: several full batches of a device
 MAX_PRIORITY: Final = 9  # from 0, the default
 PRIORITY_HEAD_START: Final = 256  # earlier sequences that one level of priority overtakes
-_RECENT: Final = 4096  # arrivals whose widths are counted
-_MAX_STALE: Final = 64  # an order is cleaned at more numbers than this, plus 1.5 times the waiting sequences
-Number: TypeAlias = int  # a sequence's index in the order of arrival, from 1: its key here
+_RECENT: Final = 4096  # last arrivals whose widths are counted
+_MAX_STALE: Final = 64  # an order is cleaned when it has more entries than this, plus 1.5 times the waiting sequences
+Number: TypeAlias = int
 _NUMBER: Final = itemgetter(1)
 _URGENCY: Final = attrgetter("urgency")
 _NEVER: Final = float("inf")
@@ -30,36 +36,42 @@ _NEVER: Final = float("inf")
 
 @dataclass(eq=False, slots=True)
 class WaitingSequence:
-    """The part of a waiting sequence that planning needs; what is queued derives from this class."""
+    """The part of a waiting sequence that planning needs; `queues.QueuedSequence` derives from this class.
+
+    `PendingSequences.add` sets the fields that `__init__` does not take.
+    """
 
     width: int  # in steps, for predicting the cost
     deadline: float = float("inf")  # on the caller's clock
     priority: int = 0
-    urgency: int = field(default=0, init=False)  # the number less the head start; lower runs sooner
-    number: Number = field(default=0, init=False)  # of arrival
+    urgency: int = field(default=0, init=False)  # see the module
+    number: Number = field(default=0, init=False)
     turn: int = field(default=0, init=False)  # how many would have run before it in order of arrival
     arrival_work: float = field(default=0.0, init=False)  # `PendingSequences.work` when it came
     waits: bool = field(default=False, init=False)  # in `PendingSequences`
 
 
 class _Order(list[tuple[float, Number]]):
-    """The waiting sequences by a sort key: a sorted list, as most are added at its end and removed at its front."""
+    """Entries (sort key, number), sorted. A list, as most are added at its end and removed at its front."""
 
     __slots__ = ("_clean",)
 
     def __init__(self) -> None:
         super().__init__()
-        self._clean = 0  # up to where the numbers of removed ones were dropped
+        self._clean = 0  # the index up to which `compact` has dropped the stale entries
 
     def add(self, entry: tuple[float, Number]) -> None:
-        """Adds one (sort key, arrival number)."""
+        """Adds an entry (sort key, number)."""
         if self and entry < self[-1]:
             insort(self, entry)
         else:
             self.append(entry)
 
     def compact(self, waiting: Mapping[Number, WaitingSequence], removed: int) -> None:
-        """Drops the entries of removed sequences from the next part of the order: from all of it would take long."""
+        """Drops the stale entries of the next part of the order, which is larger if more sequences were `removed`.
+
+        The next call continues behind it: all at once would take long.
+        """
         start = self._clean if self._clean < len(self) else 0
         part = slice(start, start + _MAX_STALE + 8 * removed)
         entries = [entry for entry in self[part] if entry[1] in waiting]
@@ -67,7 +79,7 @@ class _Order(list[tuple[float, Number]]):
         self._clean = start + len(entries)
 
     def first(self, waiting: Mapping[Number, WaitingSequence]) -> WaitingSequence | None:
-        """The first sequence that waits, or None; drops the numbers of removed ones before it."""
+        """The first sequence that waits, or None; drops the stale entries before it."""
         for index, (_, number) in enumerate(self):
             if (sequence := waiting.get(number)) is not None:
                 if index:
@@ -82,17 +94,18 @@ class PendingSequences:
 
     def __init__(self, horizon: int = HORIZON) -> None:
         self.horizon = horizon
-        self.left_out = 0  # plans in a row without the most urgent sequence; counted by the planner
-        self._arrivals = 0
-        self._ran = 0
-        self.work = 0.0  # predicted seconds of all plans so far, as far as the planner adds them
-        self.recent: deque[int] = deque()  # the widths of the last arrivals, and how many have each
-        self.widths: Counter[int] = Counter()
-        self._refilled_at = sys.maxsize  # the arrival with which as many have come as the last plan took, nearly
+        self.left_out = 0  # plans in a row without the most urgent sequence; counted by `plan`
+        self._arrivals = 0  # sequences that were added so far
+        self._ran = 0  # sequences that were taken by plans so far
+        self.work = 0.0  # predicted seconds of all plans by length so far; `plan` adds them
+        self.recent: deque[int] = deque()  # the widths of the last arrivals,
+        self.widths: Counter[int] = Counter()  # and how many of these have each width
+        self._refilled_at = sys.maxsize  # see `refilled`: the number of the arrival with which it becomes true
         self._waiting: dict[Number, WaitingSequence] = {}
-        self.alike: dict[tuple[int, int], dict[Number, WaitingSequence]] = {}  # by width and priority: by urgency, too
+        # By (width, priority). Each of these dicts is in order of arrival, so of urgency too.
+        self.alike: dict[tuple[int, int], dict[Number, WaitingSequence]] = {}
         self.urgent = _Order()
-        self.deadlines = _Order()
+        self.deadlines = _Order()  # only of sequences that have a deadline
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -126,12 +139,12 @@ class PendingSequences:
         """Removes a sequence whose answer is no longer wanted. False if it did not wait."""
         if not waiting.waits:
             return False
-        self._ran -= 1  # which `take` adds
+        self._ran -= 1  # `take` adds it, but this sequence does not run
         self.take([waiting])
         return True
 
     def take(self, batch: Sequence[WaitingSequence]) -> None:
-        """Removes the sequences of a batch, which run."""
+        """Removes the sequences of a batch that runs, and cleans the orders if they have many stale entries."""
         self._ran += len(batch)
         for waiting in batch:
             waiting.waits = False
@@ -140,19 +153,19 @@ class PendingSequences:
             del alike[waiting.number]
             if not alike:
                 del self.alike[waiting.width, waiting.priority]
-        most = 3 * len(self._waiting) // 2 + _MAX_STALE
+        entry_limit = 3 * len(self._waiting) // 2 + _MAX_STALE
         for order in (self.urgent, self.deadlines):
-            if len(order) > most:
+            if len(order) > entry_limit:
                 order.compact(self._waiting, len(batch))
 
     def run(self, batch: Sequence[WaitingSequence]) -> None:
-        """Removes the sequences of a planned batch; from now on, arrivals count for `refilled`."""
+        """Removes the sequences of a planned batch, and lets `refilled` count the arrivals from now on."""
         self.take(batch)
         self._refilled_at = self._arrivals + (len(batch) + 1) // 2
 
     @property
     def refilled(self) -> bool:
-        """Whether at least half as many have arrived since the last plan as that took."""
+        """Whether at least half as many sequences have arrived since the last plan as that plan took."""
         return self._arrivals >= self._refilled_at
 
     def most_urgent(self) -> WaitingSequence | None:
@@ -165,23 +178,29 @@ class PendingSequences:
 
     def near(self) -> Iterator[WaitingSequence]:
         """The near sequences, the most urgent first."""
-        waiting = map(self._waiting.get, map(_NUMBER, self.urgent))
+        waiting = map(self._waiting.get, map(_NUMBER, self.urgent))  # None for a stale entry
         return islice(filter(None, waiting), self.horizon)
 
-    def most_urgent_of(self, below: int, width: int, count: int) -> list[WaitingSequence]:
-        """At most `count` of the near ones that are wider than `below` and at most `width` wide: the most urgent."""
-        kinds = (alike for (its_width, _), alike in self.alike.items() if below < its_width <= width)
-        candidates = [each for alike in kinds for each in islice(alike.values(), count)]
+    def most_urgent_of(self, above: int, up_to: int, count: int) -> list[WaitingSequence]:
+        """The `count` most urgent, or fewer, of the near sequences with a width above `above` and at most `up_to`.
+
+        If there are at most `count`, they are in no particular order.
+        """
+        groups = (alike for (width, _), alike in self.alike.items() if above < width <= up_to)
+        candidates = [waiting for alike in groups for waiting in islice(alike.values(), count)]
         if len(self._waiting) > self.horizon:
             candidates = list(filter(self.is_near, candidates))
         return sorted(candidates, key=_URGENCY)[:count] if len(candidates) > count else candidates
 
     def is_near(self, waiting: WaitingSequence) -> bool:
-        """Whether a sequence is surely one of the near ones."""
+        """Whether a sequence is near; with stale entries in the order, False for some that just are."""
         return waiting.urgency <= self.urgent[min(self.horizon, len(self.urgent)) - 1][0]
 
     def passed_over(self, waiting: WaitingSequence) -> int:
-        """How many more have run than would have before it in order of arrival; negative before its turn."""
+        """How many more sequences have run than would have run before this one in order of arrival.
+
+        Negative if not even those have run.
+        """
         return self._ran - waiting.turn
 
     def earliest_deadline(self) -> WaitingSequence | None:
@@ -189,10 +208,13 @@ class PendingSequences:
         return self.deadlines.first(self._waiting)
 
     def share_before(self, priority: int, deadline: float) -> float:
-        """Roughly the share of the waiting that runs before a new one: more urgent, or earlier deadline (seconds)."""
+        """Roughly which part of the waiting sequences runs before a new one of this priority and `deadline`.
+
+        From 0 to 1: the lower of two parts, that of more urgent sequences and that of earlier deadlines.
+        """
         count = len(self._waiting)
         if not count:
             return 0.0
-        urgent = max(0, count - PRIORITY_HEAD_START * priority) / count
+        more_urgent = max(0, count - PRIORITY_HEAD_START * priority) / count
         earlier = bisect_right(self.deadlines, (deadline, sys.maxsize))
-        return min(urgent, earlier / max(len(self.deadlines), count))
+        return min(more_urgent, earlier / max(len(self.deadlines), count))

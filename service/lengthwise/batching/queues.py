@@ -1,4 +1,8 @@
-"""The queues of waiting sequences, one for each model, which share the runners' time equally. The batcher locks."""
+"""The queues of waiting sequences, one for each model, which share the runners' time equally.
+
+Nothing here locks: the batcher calls it with its lock held. A *turn* of a model is one batch of its queue; the queue
+that has been charged with the least run time has the next one.
+"""
 
 from __future__ import annotations
 
@@ -23,16 +27,16 @@ TURN_SECONDS: Final = 0.02  # see `BatchLimits.turn_seconds`
 # In order of arrival: what waits is served in the same order however it is cut, and each cut lengthens the tail.
 ARRIVAL_TURN_SECONDS: Final = 0.1
 SHARED_TURN_SECONDS: Final = 0.002  # with several models: no run is interrupted for another
-_WAKE_UP_SECONDS: Final = 0.005  # how late a busy machine may wake a runner: a wait for more ends earlier
+_WAKE_UP_SECONDS: Final = 0.005  # how late a busy machine may wake a runner: a wait for more requests ends earlier
 FIRST_RUNS: Final = 4  # how many batches of a new model are run by runners before the event loop may run one
-_COOLDOWN_FACTOR: Final = 100  # over the slow run: a model blocks the event loop for at most 1 % of the time
+_COOLDOWN_FACTOR: Final = 100  # times the slow run: a model blocks the event loop for at most 1 % of the time
 _MAX_COOLDOWN_SECONDS: Final = 3600.0
-_RESET_FACTOR: Final = 10  # cooldowns double, until so many times the last one passed without a slow run
+_RESET_FACTOR: Final = 10  # cooldowns double, until so many times the last one has passed without a slow run
 
 _USED_SECONDS: Final = attrgetter("used_seconds")
 
-RunBatch = Callable[[PaddedBatch, bool], Sequence[Any]]  # with attention (true) or without: a result a row
-Finish = Callable[[list[Any], "Timing"], Any]  # builds a call's answer from its sequences' results, in order
+RunBatch = Callable[[PaddedBatch, bool], Sequence[Any]]  # the bool: with attention weights; returns a result a row
+Finish = Callable[[list[Any], "Timing"], Any]  # builds a call's answer from the results of its sequences, in order
 
 
 class Timing(NamedTuple):
@@ -46,16 +50,18 @@ class Timing(NamedTuple):
 class InlineRule:
     """Whether the event loop may run a model's batches itself ("inline"), as far as that depends on the model.
 
-    Such a run blocks the loop, so it must be reliably short: its time follows from the shape of its batch (`steady`),
-    runners have run `FIRST_RUNS` (costs are measured at load with zeros), and no cooldown lasts, after a run much
-    slower than predicted: `possible`, unless `cooldown_end` (on the batcher's clock) is still to come.
+    Such a run blocks the loop, so it must be reliably short. All of these must hold:
+
+    - its time follows from the shape of its batch: `steady`;
+    - runners have run `FIRST_RUNS` batches, as the costs at load are measured with zeros only: `possible`;
+    - no cooldown lasts, which begins after a run that was much slower than predicted: `cooldown_end`.
     """
 
     steady: bool
-    first_runs: int = FIRST_RUNS
-    possible: bool = False
-    cooldown_seconds: float = 0.0
-    cooldown_end: float = 0.0
+    first_runs: int = FIRST_RUNS  # that are still to come
+    possible: bool = False  # the first two conditions hold
+    cooldown_seconds: float = 0.0  # of the last cooldown
+    cooldown_end: float = 0.0  # on the batcher's clock
 
     def count_run(self) -> None:
         """Counts one of the first batches that a runner ran."""
@@ -63,10 +69,13 @@ class InlineRule:
         self.possible = self.steady and not self.first_runs
 
     def start_cooldown(self, run_seconds: float, now: float) -> None:
-        """Keeps the model off the event loop from `now` (seconds) on, because a run was slow, here or in a runner."""
+        """Keeps the model off the event loop from `now` on, as a run took `run_seconds`, in the loop or a runner.
+
+        A slow run soon after a cooldown starts one that is twice as long.
+        """
         since_end = now - self.cooldown_end
         shortest = 0.0 if since_end >= _RESET_FACTOR * self.cooldown_seconds else self.cooldown_seconds
-        if since_end >= 0:  # a slow run within a cooldown, which is in a runner, does not double it
+        if since_end >= 0:  # within a cooldown it is a runner that is slow: that does not double it
             shortest *= 2
         self.cooldown_seconds = min(max(_COOLDOWN_FACTOR * run_seconds, shortest), _MAX_COOLDOWN_SECONDS)
         self.cooldown_end = now + self.cooldown_seconds
@@ -74,7 +83,10 @@ class InlineRule:
 
 @dataclass(eq=False)
 class ModelQueue:
-    """One model's queue."""
+    """One model's queue: what waits, how the model is run, and what its runs cost.
+
+    `InitVar` fields: `multiple` is that of the widths in `limits`; `steady`: see `InlineRule`.
+    """
 
     name: str
     run: RunBatch
@@ -83,16 +95,17 @@ class ModelQueue:
     limits: BatchLimits
     multiple: InitVar[int] = 4
     buckets: Buckets | None = None  # the shapes of its batches; None for any
-    steady: InitVar[bool] = True  # see `InlineRule`
-    cold: dict[BatchShape, Callable[[], object]] = field(default_factory=dict)  # shapes of a device that did not run
+    steady: InitVar[bool] = True
+    # The shapes of a device that have not run yet, each with a function that runs it
+    cold: dict[BatchShape, Callable[[], object]] = field(default_factory=dict)
     runs_at_rest: int = MOST_FIRST - BEFORE_READY  # how many of these may still run without a batch that needs them
     pending: PendingSequences = field(init=False, default_factory=PendingSequences)
     padded_steps: int = 0  # of the waiting sequences
-    seconds: float = 0.0  # predicted, of the waiting sequences
-    closed_to_new: bool = False  # until it has drained; see `Admission`
+    seconds: float = 0.0  # of work, predicted, of the waiting sequences
+    closed_to_new: bool = False  # it refuses requests until it has drained; see `Admission`
     inflight: int = 0  # batches that run
     closed: bool = False  # its model is no longer served
-    used_seconds: float = 0.0  # charged so far; the queue with the least is served next
+    used_seconds: float = 0.0  # of runs, charged so far; the queue with the least is served next
     breaker: Breaker = field(init=False, default_factory=Breaker)
     inline: InlineRule = field(init=False)
     _limits_within: dict[tuple[float, float], BatchLimits] = field(init=False, default_factory=dict)
@@ -102,7 +115,10 @@ class ModelQueue:
         self.inline = InlineRule(steady)
 
     def limits_within(self, seconds: float, turn_seconds: float) -> BatchLimits:
-        """The limits, with these two times at most; cached, because only a few pairs occur."""
+        """The queue's limits with at most these `seconds`, and these `turn_seconds` (see `BatchLimits`).
+
+        Cached, because only a few pairs occur.
+        """
         limits = self._limits_within.get((seconds, turn_seconds))
         if limits is None:
             limits = replace(self.limits, seconds=min(seconds, self.limits.seconds), turn_seconds=turn_seconds)
@@ -118,25 +134,27 @@ class ModelQueue:
         return length if self.buckets is None else self.buckets.width_of(length)
 
     def width_of_arrival(self, length: int) -> int:
-        """Counts a sequence that arrived, as buckets learn which widths come often; returns its `width_of`."""
+        """Counts a sequence that arrived, as buckets learn the frequent widths; returns the `width_of` its length."""
         return length if self.buckets is None else self.buckets.width_of_arrival(length)
 
     def fits(self, seconds: float) -> bool:
-        """Whether the next batch, with as many rows as make one cheaper, is predicted to end within `seconds`.
+        """Whether the next batch is predicted to end within `seconds`, without planning it.
 
-        In order of arrival it has as many as may wait: theirs are the predicted seconds.
+        Planned by length, it is taken to have enough rows (`Column.enough_rows`) of the width of the anchor; by
+        arrival, as many as the limits allow of the waiting sequences, at their mean cost.
         """
-        urgent, hurried = self.pending.most_urgent(), self.pending.earliest_deadline()
-        width = 0 if urgent is None else urgent.width
-        if hurried is not None and hurried.width > width:
-            width = hurried.width
+        # The anchor of the plan is one of these two.
+        most_urgent, earliest = self.pending.most_urgent(), self.pending.earliest_deadline()
+        width = 0 if most_urgent is None else most_urgent.width
+        if earliest is not None and earliest.width > width:
+            width = earliest.width
         try:
             column = self.cost.column(width, self.limits.rows)
-        except Exception:
+        except Exception:  # as in `predict`
             return self._log_failed_prediction() <= seconds
         if self.cost.valid_steps_only:
-            batch = self.seconds * min(1.0, self.limits.rows / max(1, len(self.pending)))
-            return max(batch, column.seconds[1] * self.cost.drift) <= seconds
+            batch_seconds = self.seconds * min(1.0, self.limits.rows / max(1, len(self.pending)))
+            return max(batch_seconds, column.seconds[1] * self.cost.drift) <= seconds
         return column.seconds[min(len(self.pending), column.enough_rows)] * self.cost.drift <= seconds
 
     def predict(self, rows: int, width: int, valid_steps: int | None = None) -> float:
@@ -147,7 +165,7 @@ class ModelQueue:
             return self._log_failed_prediction()
 
     def row_seconds(self, width: int) -> float:
-        """Predicted seconds of one sequence in a good batch; 0 where the cost table fails."""
+        """Predicted seconds of one sequence in a batch of the cheapest size; 0 where the cost table fails."""
         try:
             return self.cost.column(width, self.limits.rows).least_row_seconds * self.cost.drift
         except Exception:
@@ -155,11 +173,12 @@ class ModelQueue:
             return 0.0
 
     def _log_failed_prediction(self) -> float:
+        """Logs the exception that is handled; returns infinity, the prediction in its place."""
         log.exception("the cost of a batch of %s could not be predicted", self.name)
         return float("inf")
 
     def padded(self, sequences: Sequence[Steps]) -> PaddedBatch:
-        """The batch that runs: the sequences, padded to the queue's shapes."""
+        """The batch that runs: the sequences, padded to a width of the queue, and with fillers if it has buckets."""
         if self.buckets is None:
             return pad(sequences, multiple=self.limits.multiple)
         width = self.buckets.width_of(max(len(steps) for steps in sequences))
@@ -187,15 +206,15 @@ class PendingRequest:
     queue: ModelQueue
     future: Any  # or the `Waiter` that the caller gave
     finish: Finish
-    attention: bool
-    trace: Any  # for `on_batch`
-    results: list[Any]  # None where there is none yet
+    attention: bool  # whether its answer has attention weights
+    trace: Any  # of the call; `on_batch` reads it
+    results: list[Any]  # of its sequences, in order; None where there is none yet
     remaining: int  # results that are missing
-    sequences: list[QueuedSequence] = field(default_factory=list, init=False)  # until it is settled
-    settled: bool = False
-    timer: asyncio.TimerHandle | None = None  # ends it at its deadline
+    sequences: list[QueuedSequence] = field(default_factory=list, init=False)  # emptied when it is settled
+    settled: bool = False  # whether it has an answer or an error
+    timer: asyncio.TimerHandle | None = None  # settles it at its deadline
     queue_seconds: float = 0.0  # the longest wait of its sequences so far
-    inference_seconds: float = 0.0  # the longest run
+    inference_seconds: float = 0.0  # the longest run of a batch with one of its sequences
 
 
 @dataclass(eq=False, slots=True)
@@ -203,33 +222,39 @@ class QueuedSequence(WaitingSequence):
     """One sequence of a request, waiting or running."""
 
     steps: Steps = field(kw_only=True)  # `[length, features]` or `[length]`
-    padded_steps: int = field(kw_only=True)  # its rounded width: what the queue's limit counts
-    seconds: float = field(kw_only=True)  # in a good batch, when queued: what the other limit counts
+    padded_steps: int = field(kw_only=True)  # its rounded width: the queue's limit of steps counts it
+    seconds: float = field(kw_only=True)  # `ModelQueue.row_seconds` when it came: the limit of seconds counts it
     arrival: float = field(kw_only=True)  # on the batcher's clock
-    index: int = field(kw_only=True)  # in the request
+    index: int = field(kw_only=True)  # in the request's results
     request: PendingRequest = field(kw_only=True)
 
 
 class ModelQueues(list[ModelQueue]):
-    """The queues of all models, and whose turn it is; a closed one too while a sequence waits or runs there.
+    """The queues of all models, and whose turn it is; a closed queue stays while a sequence waits or runs there.
 
-    While a runner is idle, sequences wait `max_wait_seconds` for others.
+    While a runner is idle, a batch that is not full waits up to `max_wait_seconds` for more sequences.
     """
 
     def __init__(self, max_wait_seconds: float = 0.0) -> None:
         super().__init__()
         self._max_wait = max_wait_seconds
         self.waits = max_wait_seconds > 0  # whether a batch that is not full waits for more requests
-        self._used_seconds = 0.0  # of the queue that was served last; a queue that was empty continues from there
+        self._used_seconds = 0.0  # the most of a queue when it was served: a queue that was empty continues from there
 
     def remove_if_empty(self, queue: ModelQueue) -> None:
-        """Removes a queue that is closed and has no sequence waiting or running; a late call for it adds it again."""
+        """Removes a queue that is closed and has no sequence waiting or running.
+
+        A sequence that is queued later, as it was decoded before, adds the queue again: `activate`.
+        """
         if queue.closed and not queue.pending and not queue.inflight and queue in self:
             self.remove(queue)
             queue.pending = PendingSequences()  # breaks a cycle: its orders may hold old requests, and these the queue
 
     def activate(self, queue: ModelQueue) -> None:
-        """Prepares a queue for a new sequence: an empty queue gets no credit for the time that it did not use."""
+        """Prepares a queue for a new sequence: adds it if it was removed.
+
+        A queue that was empty gets no credit for the time that it did not use.
+        """
         if queue.closed and queue not in self:
             self.append(queue)
         if not queue.pending:
@@ -246,26 +271,35 @@ class ModelQueues(list[ModelQueue]):
         return ARRIVAL_TURN_SECONDS if queue.cost.valid_steps_only else TURN_SECONDS
 
     def next(self, now: float, *, draining: bool) -> tuple[ModelQueue | None, float | None]:
-        """The ready queue with the least `used_seconds`, and None; or None and the seconds until one is, if any."""
-        waiting = [queue for queue in self if len(queue.pending)]
-        if not waiting:
+        """The queue whose turn it is, and the seconds to wait for it.
+
+        - (queue, None): the one with the least `used_seconds` of those that are ready.
+        - (None, seconds): all that have sequences wait for more of them; the first is ready in so many seconds.
+        - (None, None): no sequence waits.
+        """
+        ready = [queue for queue in self if len(queue.pending)]
+        if not ready:
             return None, None
         if self.waits and not draining:
-            waits = {queue: self._seconds_to_wait(queue, now) for queue in waiting}
-            waiting = [queue for queue in waiting if waits[queue] <= 0]
-            if not waiting:
+            waits = {queue: self._seconds_to_wait(queue, now) for queue in ready}
+            ready = [queue for queue in ready if waits[queue] <= 0]
+            if not ready:
                 return None, min(waits.values())
-        served = waiting[0] if len(waiting) == 1 else min(waiting, key=_USED_SECONDS)
-        self._used_seconds = max(self._used_seconds, served.used_seconds)
-        return served, None
+        next_queue = ready[0] if len(ready) == 1 else min(ready, key=_USED_SECONDS)
+        self._used_seconds = max(self._used_seconds, next_queue.used_seconds)
+        return next_queue, None
 
     def _seconds_to_wait(self, queue: ModelQueue, now: float) -> float:
-        """How long a queue may still wait for more requests, as far as its earliest deadline allows."""
+        """Seconds that a queue may still wait for more requests; 0 or below if its batch should run now.
+
+        Until its most urgent sequence has waited `max_wait_seconds`, but not so long that the earliest deadline is
+        missed.
+        """
         pending = queue.pending
         if len(pending) >= queue.limits.rows:
             return 0.0
-        oldest, hurried = pending.most_urgent(), pending.earliest_deadline()
-        seconds = oldest.arrival + self._max_wait - now if isinstance(oldest, QueuedSequence) else 0.0
-        if hurried is None:
+        most_urgent, earliest = pending.most_urgent(), pending.earliest_deadline()
+        seconds = most_urgent.arrival + self._max_wait - now if isinstance(most_urgent, QueuedSequence) else 0.0
+        if earliest is None:
             return seconds
-        return min(seconds, hurried.deadline - now - 2 * queue.predict(1, hurried.width) - _WAKE_UP_SECONDS)
+        return min(seconds, earliest.deadline - now - 2 * queue.predict(1, earliest.width) - _WAKE_UP_SECONDS)

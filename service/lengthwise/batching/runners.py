@@ -2,7 +2,8 @@
 
 A run on the event loop saves two changes of thread, which for a short batch cost more than the run. A long run there
 would block every connection. So only a *short* batch may run inline: one predicted to end within the inline limit,
-whose model's `InlineRule` allows it.
+whose model's `InlineRule` allows it. A *turn* here is a scheduled call of `_run_inline` on the event loop. A runner is
+*idle* while it waits for a batch, and *woken* from then on until it has looked for one.
 
 | event | state | who runs the next batch |
 |---|---|---|
@@ -21,9 +22,10 @@ whose model's `InlineRule` allows it.
 With `max_wait_ms` above 0 only runners run batches: they can wait for more requests, the event loop cannot. On one core
 a run in another thread is no faster, so the event loop runs all short batches, under load too.
 
-Several processes that serve together share their cores by permits (`Cores`). A process may always run as many batches
-as its own share allows. A further one starts only while fewer run in all processes than there are cores. So a process
-that alone has work uses every core; "one core" above is a process with a share of one while all others are busy.
+Several processes that serve together share their cores (`Cores`). A process may always run as many batches as its
+*share*, the number of its runners without borrowed cores. A further batch starts only while fewer run in all processes
+than there are cores. So if only one process has work, it uses every core; "one core" above is a process with a share of
+one while all others are busy.
 
 A core whose runner is idle may help with a batch: both directions of a recurrent layer then run at once. `lend_cores`
 is told how many such cores there are whenever that changes; a core is taken back before its runner is woken. The state
@@ -54,51 +56,57 @@ BUSY_POLL_SECONDS: Final = 0.0001
 _SLOW_FACTOR: Final = 8  # an inline batch slower than this times the inline limit starts a cooldown of its model
 _MOST_UNCOUNTED: Final = 8  # inline batches that may wait to be counted while requests arrive that run first
 
-REST_SECONDS: Final = 0.005  # without a request or a batch: before, the core of a process is not free for others
-_LOOK_SECONDS: Final = 0.001  # how old a look at the other processes may be that decides about help only
-_MOST_THREADS: Final = 16  # of a process that borrows cores: the Python of so many batches fills one core
+REST_SECONDS: Final = 0.005  # a process that had no request and no batch for so long lets others use its core
+_LOOK_SECONDS: Final = 0.001  # how old a look at the other processes may be if it only decides which cores help
+_MOST_THREADS: Final = 16  # runners of a process that borrows cores: the Python code of so many batches fills one core
 
-LendCores = Callable[[int, bool], None]  # is told how many cores are idle, and whether a batch is about to run
+LendCores = Callable[[int, bool], None]  # gets how many idle cores may help, and whether a batch is about to run
 
 
 class Cores:
     """The cores of one process, and the cores that it may borrow from processes that serve with it.
 
-    `batches [processes]`, in memory that all share, has a number for each: how many batches run there; where none does,
-    minus the time (of `time.monotonic`, in seconds) at which the last ended or a request came; 0 at first. Two that
-    look at the same time may borrow the same core, for one batch.
+    `batches [processes]`, in memory that all processes share, has a number for each process: how many batches run
+    there; or, if none does, minus the time (`time.monotonic`, in seconds) when the last batch ended or the last request
+    came; 0 at first. Two processes that look at the same time may borrow the same core, for one batch.
     """
 
     def __init__(
-        self, own: int = 1, every: int = 1, batches: MutableSequence[float] | None = None, process: int = 0
+        self, local: int = 1, total: int = 1, batches: MutableSequence[float] | None = None, process: int = 0
     ) -> None:
-        self.own = own  # cores of this process
-        self.every = max(own, every)  # of all processes
+        self.local = local  # cores of this process
+        self.total = max(local, total)  # cores of all processes
         self._batches: MutableSequence[float] = [0.0] if batches is None else batches
-        self._process = process
-        self._others = 0  # at the last look
+        self._process = process  # the index of this process
+        self._used_elsewhere = 0  # cores that the other processes used at the last look
         self._next_look = 0.0
 
     def note(self, running: int) -> None:
-        """Publishes to the other processes how many batches run here; for 0, since when, or since the last request."""
+        """Publishes to the other processes how many batches run here; if 0, the present time in its place."""
         self._batches[self._process] = running or -time.monotonic()
 
     def free(self, running: int, *, look: bool = True) -> int:
-        """How many more batches may begin, by the cores, while so many run here; below 0 if too many run.
+        """How many more batches may begin while `running` run here: free cores of all processes; negative if too many.
 
-        Without `look` by what the other processes did a moment ago.
+        `look`: whether to look now at what the other processes do; otherwise a recent look may do.
         """
         now = time.monotonic()
-        if self.every > self.own and (look or now > self._next_look):
+        if self.total > self.local and (look or now > self._next_look):
             self._next_look = now + _LOOK_SECONDS
-            others = [*self._batches]
-            del others[self._process]
-            self._others = int(sum(one if one > 0 else now + one < REST_SECONDS for one in others))
-        return self.every - self._others - running
+            elsewhere = [*self._batches]
+            del elsewhere[self._process]
+            # A process without a batch counts as one until it has rested: its next batch is probably near.
+            self._used_elsewhere = int(
+                sum(batches if batches > 0 else now + batches < REST_SECONDS for batches in elsewhere)
+            )
+        return self.total - self._used_elsewhere - running
 
 
 class Runners:
-    """The runner threads, and the turns of the event loop, which takes none unless `inline`."""
+    """The runner threads, and the turns of the event loop, which has none unless `inline`.
+
+    `source` plans the batches; `count` is the share of this process: how many batches it may always run at once.
+    """
 
     def __init__(
         self,
@@ -113,7 +121,8 @@ class Runners:
         cores: Cores,
     ) -> None:
         self._share = count  # batches that may run at once, whatever other processes do
-        self.count = count if cores.every == cores.own else max(count, min(cores.every, _MOST_THREADS))
+        # Threads: the share, and those that may borrow cores
+        self.count = count if cores.total == cores.local else max(count, min(cores.total, _MOST_THREADS))
         self._clock = clock
         self._source = source
         self._execution = source.execution
@@ -121,17 +130,18 @@ class Runners:
         self._may_inline = inline
         self._one_core = one_core and inline and count == 1
         self._inline_seconds = ONE_CORE_INLINE_SECONDS if self._one_core else INLINE_SECONDS
-        self._idle = list[threading.Condition]()  # of runners that wait; the last to rest has warm caches, and is next
-        self._coming = 0  # runners that were woken and have not looked yet
+        # One for each idle runner, as a stack: the last to rest has warm caches, and is woken first
+        self._idle = list[threading.Condition]()
+        self._woken = 0  # runners that were woken and have not looked for a batch yet
         self._lend_cores = lend_cores
         self._cores = cores
         self._inline = False  # whether the event loop runs a batch
         self._turn_scheduled = False  # whether `_run_inline` is going to be called
         self._stopping = False
         self._poll_end = 0.0  # until when the event loop polls; used by the event loop only
-        self._uncounted: list[FinishedBatch] = []  # inline batches; used by the event loop only
+        self._uncounted: list[FinishedBatch] = []  # inline batches that ran; used by the event loop only
         self._threads: list[threading.Thread] = []
-        self._loop: asyncio.AbstractEventLoop  # from the start on
+        self._loop: asyncio.AbstractEventLoop  # set by `start`
 
     @property
     def all_idle(self) -> bool:
@@ -140,23 +150,24 @@ class Runners:
 
     @property
     def _running(self) -> int:
-        """Batches that run, or are about to."""
+        """How many batches run, or are about to: runners that are not idle, and the event loop."""
         return self.count - len(self._idle) + self._inline
 
     @property
-    def own_part(self) -> float:
-        """The part of the batches that run which is this process's own share of the cores: above 0, at most 1."""
+    def share_of_running(self) -> float:
+        """The share of this process over its batches that run: 1, or less while some run on borrowed cores."""
         return min(1.0, self._share / max(1, self.count - len(self._idle)))
 
-    def sharers(self) -> int:
-        """Runners, but for the one that takes a batch, that may take a part of what waits: those with a free core.
+    def count_helpers(self) -> int:
+        """How many runners may take a part of the queue, beside the one that takes a batch now; the lock is held.
 
-        Where none is left and some run on borrowed cores, those that run: they end soon.
+        Those that are idle or woken, as far as cores are free. If there is none and some batches run on borrowed cores,
+        the runners of all batches that run: they end soon.
         """
-        running = self._running - self._coming
-        free = max(self._cores.own - running, self._cores.free(running))
-        waiting = max(0, min(len(self._idle) + self._coming, free))
-        return waiting or (running if self.own_part < 1 else 0)
+        running = self._running - self._woken
+        free_cores = max(self._cores.local - running, self._cores.free(running))
+        helpers = max(0, min(len(self._idle) + self._woken, free_cores))
+        return helpers or (running if self.share_of_running < 1 else 0)
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Starts the threads."""
@@ -167,10 +178,13 @@ class Runners:
             self._threads.append(thread)
 
     def expect(self) -> None:
-        """A request has arrived, which will run soon if every runner is idle; on the event loop."""
+        """Prepares for a request that has arrived and is still decoded; on the event loop.
+
+        If every runner is idle, its batch runs soon: `lend_cores` is told so now.
+        """
         if self.all_idle and self._lend_cores is not None:
             with self._lock:
-                self._lend(coming=1, soon=True)
+                self._lend(starting=1, soon=True)
 
     def wake(self, queue: ModelQueue, added: Sequence[QueuedSequence]) -> None:
         """Decides who runs sequences that were just queued; on the event loop, with the lock held."""
@@ -187,14 +201,14 @@ class Runners:
         else:
             self._notify(len(added))
 
-    def wake_another(self) -> None:
-        """Decides who runs what is left after a batch was taken; with the lock held."""
-        notified = 0 if self._has_one_core() else self._notify(1)
-        if self._one_core and not notified and threading.current_thread() not in self._threads:
+    def wake_for_rest(self) -> None:
+        """Decides who runs the sequences that are left after a batch was taken; with the lock held."""
+        woken = 0 if self._has_one_core() else self._notify(1)
+        if self._one_core and not woken and threading.current_thread() not in self._threads:  # the event loop took it
             self._schedule_turn(self._loop.call_soon)
 
     def wake_all(self) -> None:
-        """Has all runners that wait for more requests look again; with the lock held."""
+        """Wakes all idle runners, which look again for a batch, or end; with the lock held."""
         self._wake(len(self._idle))
 
     def stop(self) -> None:
@@ -203,7 +217,10 @@ class Runners:
         self.wake_all()
 
     async def join(self, seconds: Callable[[], float]) -> None:
-        """Waits for the threads to end, `seconds()` for the next of them: a run that hangs must not block the exit."""
+        """Waits for the threads to end, for each at most `seconds()`, called anew for each.
+
+        A run that hangs must not block the exit.
+        """
         for thread in self._threads:
             await asyncio.to_thread(thread.join, max(0.0, seconds()))
 
@@ -222,32 +239,38 @@ class Runners:
             del planned, finished  # an idle runner must not keep a model in memory that is no longer served
 
     def _next_batch(self) -> PlannedBatch | None:
-        """Waits for a batch to run in this thread; None if everything stops."""
+        """Waits for a batch to run in this thread; None if the runners stop."""
         work = threading.Condition(self._lock)
         with self._lock:
             while True:
                 if self._stopping:
                     return None
                 queue, wait_seconds = self._source.next_queue()
+                others_idle = len(self._idle) == self.count - 1
+                # 1. A batch that this thread may run, or leaves to the event loop; or a cold shape, if all rest
                 if queue is not None:
                     if self._may_run(queue):
                         return self._source.take_batch(queue)
-                    if self._one_core and len(self._idle) == self.count - 1:
+                    if self._one_core and others_idle:
                         self._schedule_turn(self._loop.call_soon_threadsafe)
                     wait_seconds = None  # whoever runs a batch looks again at its end
-                elif wait_seconds is None and len(self._idle) == self.count - 1 and self._ran_cold_shape():
+                elif wait_seconds is None and others_idle and self._run_cold_shape():
                     continue
+                # 2. Idle, until another thread wakes this one or more sequences need not be waited for
                 self._idle.append(work)
                 self._lend()
                 work.wait(wait_seconds)
-                if work in self._idle:  # nobody has woken it
+                if work in self._idle:  # the time is over, and no thread has woken it
                     self._idle.remove(work)
                 else:
-                    self._coming -= 1
+                    self._woken -= 1
                 self._lend(soon=True)
 
-    def _ran_cold_shape(self) -> bool:
-        """Whether there was a shape that had not run; while it runs, the lock is free."""
+    def _run_cold_shape(self) -> bool:
+        """Runs a shape of a device that has not run (`Batcher.next_cold`); returns whether there was one.
+
+        The lock is held before and after, but not while the shape runs.
+        """
         warm = self._source.next_cold()
         if warm is None:
             return False
@@ -259,21 +282,25 @@ class Runners:
         return True
 
     def _may_run(self, queue: ModelQueue) -> bool:
-        """Whether this thread may run the next batch: within the share, or while a core is free; with the lock held."""
-        others = self.count - len(self._idle) - 1
-        if self._one_core:  # the event loop's share, too
-            if others + self._inline == 0 and not self._is_short(queue):
+        """Whether this thread may run the queue's next batch; with the lock held.
+
+        It may within this process's share, or while a core is free in any process. With one core the event loop has a
+        part in the share, and runs the short batches.
+        """
+        other_runners = self.count - len(self._idle) - 1
+        if self._one_core:
+            if other_runners + self._inline == 0 and not self._is_short(queue):
                 return True
-        elif others < self._share:
+        elif other_runners < self._share:
             return True
-        return self._cores.free(max(self._share, others + self._inline)) > 0
+        return self._cores.free(max(self._share, other_runners + self._inline)) > 0
 
     def _has_one_core(self) -> bool:
-        """Whether runner and event loop share the one core that is to be had; with the lock held."""
+        """Whether runner and event loop share one core now, as none can be borrowed; with the lock held."""
         return self._one_core and self._cores.free(max(1, self._running), look=False) <= 0
 
     def _notify(self, count: int) -> int:
-        """Wakes as many idle runners as may run, and takes back their cores first; with the lock held."""
+        """Wakes `count` idle runners, or as many as may run; returns how many (0 or below: none). The lock is held."""
         within_share = self._share - (self.count - len(self._idle))
         if count > within_share:
             count = min(count, max(within_share, self._cores.free(self._running, look=False)))
@@ -283,25 +310,27 @@ class Runners:
         return count
 
     def _wake(self, count: int) -> None:
+        """Wakes so many idle runners, and takes back their cores first; with the lock held."""
         woken = [self._idle.pop() for _ in range(count)]
-        self._coming += count
+        self._woken += count
         self._lend()  # before they look
         for work in woken:
             work.notify()
 
-    def _lend(self, coming: int = 0, *, soon: bool = False) -> None:
-        """Publishes how many batches run here, and how many cores may help with one; called with the lock held.
+    def _lend(self, starting: int = 0, *, soon: bool = False) -> None:
+        """Publishes how many batches run here, and tells `lend_cores` how many cores may help; with the lock held.
 
         All processes see the same free cores, and may take them at the same moment. So cores of other processes help
-        only while at least half of all are free. `soon`: a batch is about to run.
+        only while at least half of all are free. `starting`: batches that will run beside those that run now; `soon`: a
+        batch is about to run.
         """
         self._cores.note(self._running)
         if self._lend_cores is not None:
-            running = self._running + coming
-            free = self._cores.free(running, look=False)
-            if 2 * free < self._cores.every:
-                free = self._cores.own - running
-            self._lend_cores(max(0, min(len(self._idle) - coming, free)), soon)
+            running = self._running + starting
+            free_cores = self._cores.free(running, look=False)
+            if 2 * free_cores < self._cores.total:
+                free_cores = self._cores.local - running
+            self._lend_cores(max(0, min(len(self._idle) - starting, free_cores)), soon)
 
     def _schedule_turn(self, call: Callable[[Callable[[], None]], object]) -> None:
         """Schedules a batch on the event loop, unless one is scheduled already."""
@@ -342,12 +371,15 @@ class Runners:
             return planned
 
     def _count_inline(self) -> None:
-        """Counts the inline batches that ran. A request that has arrived meanwhile runs first, unless many wait."""
+        """Counts the inline batches that ran, in the metrics and costs.
+
+        A request that has arrived meanwhile runs first, unless many batches are to be counted.
+        """
         if self._turn_scheduled and len(self._uncounted) < _MOST_UNCOUNTED:
             return  # `_run_inline`, which is scheduled, has this called again
-        finished, self._uncounted = self._uncounted, []
-        for each in finished:
-            self._execution.count(each)
+        uncounted, self._uncounted = self._uncounted, []
+        for finished in uncounted:
+            self._execution.count(finished)
 
     def busy_poll(self, loop: asyncio.AbstractEventLoop) -> None:
         """Keeps the event loop from sleeping until `BUSY_POLL_SECONDS` are over or work arrives."""
@@ -358,10 +390,11 @@ class Runners:
 
     def _check_speed(self, finished: FinishedBatch) -> None:
         """Starts a cooldown for a model whose batch was predicted to be short and was much slower."""
-        planned, limit = finished.planned, self._inline_seconds
-        if planned.seconds <= limit and finished.work_seconds > _SLOW_FACTOR * limit:
+        planned, short_seconds = finished.planned, self._inline_seconds
+        if planned.seconds <= short_seconds and finished.work_seconds > _SLOW_FACTOR * short_seconds:
             planned.queue.inline.start_cooldown(finished.work_seconds, self._clock())
 
     def _is_short(self, queue: ModelQueue) -> bool:
+        """Whether the event loop may run the queue's next batch: see the module."""
         rule = queue.inline
         return rule.possible and rule.cooldown_end <= self._clock() and queue.fits(self._inline_seconds)

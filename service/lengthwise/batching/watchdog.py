@@ -6,7 +6,8 @@
 | a run that takes that long, and longer than `hung_seconds` | hung: the process cannot heal itself, `/livez` fails |
 | an event loop that runs nothing for `hung_seconds` | logged with its stack; it cannot answer `/livez` |
 
-Time is counted in looks, not by a clock: while the whole process is stopped, nothing becomes late.
+A *look* is one check, every `LOOK_SECONDS`. Time is counted in looks, not by a clock: while the whole process is
+stopped, nothing becomes late.
 """
 
 from __future__ import annotations
@@ -34,27 +35,27 @@ LOOK_SECONDS: Final = 0.5  # time between two looks
 class Run:
     """A batch that runs."""
 
-    name: str
+    name: str  # of its model
     rows: int
-    width: int
+    width: int  # in steps
     seconds: float  # predicted
-    metrics: ModelMetrics
+    metrics: ModelMetrics  # of its model
 
     def __str__(self) -> str:
         return f"a batch of {self.name} ({self.rows} rows of {self.width} steps, predicted {self.seconds:.3g} s)"
 
 
 class Watchdog:
-    """Looks at the runs (by thread id) and the event loop; a run overdue by more than `hung_seconds` is hung."""
+    """Looks at the runs (by thread id, `Execution.runs`) and at the event loop, in a thread of its own."""
 
     def __init__(self, runs: Mapping[int, Run], hung_seconds: float) -> None:
         self._runs = runs
         self._hung_seconds = hung_seconds
-        self._looks: dict[int, tuple[Run, int]] = {}  # by thread: what ran at the last look, and at how many before
-        self._hung: Run | None = None
-        self._loop_looks = 0  # since it ran something
-        self._loop_thread = 0
-        self._answered = threading.Event()
+        self._looks: dict[int, tuple[Run, int]] = {}  # by thread: the run of the last look, and how many looks saw it
+        self._hung: Run | None = None  # a run that hung at the last look
+        self._loop_looks = 0  # looks since the event loop ran something
+        self._loop_thread = 0  # the id of its thread
+        self._answered = threading.Event()  # the event loop ran the function that the last look gave it
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -83,18 +84,18 @@ class Watchdog:
             self.look_at_loop(loop.call_soon_threadsafe)
 
     def look_at_runs(self) -> None:
-        """Looks at the runs once."""
-        before, self._looks = self._looks, {}
+        """Looks at the runs once: counts and logs those that become overdue, and updates whether one hangs."""
+        last_looks, self._looks = self._looks, {}
         hung = None
         for thread, run in list(self._runs.items()):
-            last, looks = before.get(thread, (run, 0))
-            looks = looks + 1 if last is run else 1
+            last_run, looks = last_looks.get(thread, (run, 0))
+            looks = looks + 1 if last_run is run else 1
             self._looks[thread] = (run, looks)
-            seconds, overdue = looks * LOOK_SECONDS, max(OVERDUE_FACTOR * run.seconds, _OVERDUE_SECONDS)
-            if seconds - LOOK_SECONDS <= overdue < seconds:
+            seconds, allowed = looks * LOOK_SECONDS, max(OVERDUE_FACTOR * run.seconds, _OVERDUE_SECONDS)
+            if seconds - LOOK_SECONDS <= allowed < seconds:  # at this look for the first time
                 run.metrics.count("overdue_batches")
                 log.warning("%s has run for %.3g s", run, seconds)
-            if seconds > max(overdue, self._hung_seconds):
+            if seconds > max(allowed, self._hung_seconds):
                 hung = run
         if hung is not None and self._hung is None:
             log.critical("%s hangs, and no thread can be ended; /livez fails from now on", hung)
@@ -103,7 +104,11 @@ class Watchdog:
         self._hung = hung
 
     def look_at_loop(self, call: Callable[[Callable[[], None]], object]) -> None:
-        """Looks at the event loop once: whether it ran the function that the last look gave it."""
+        """Looks at the event loop once: logs if it has run nothing for `hung_seconds`, and when it runs again.
+
+        `call` schedules a function on the event loop (`call_soon_threadsafe`). The look gives it one, and a later look
+        sees whether it has run.
+        """
         if self._answered.is_set():
             if self._loop_looks * LOOK_SECONDS > self._hung_seconds:
                 log.warning("the event loop runs again")

@@ -139,10 +139,10 @@ class Worker:
         part = (counts.sum() + connections + waiting) // (len(counts) + 1)
         return 0.0 if connections < part or connections <= counts.min() else GIVE_WAY_SECONDS
 
-    def cores(self, own: int) -> Cores:
+    def cores(self, local: int) -> Cores:
         """The cores of this worker, and the cores of all workers, which it may borrow."""
         batches: Any = memoryview(self.memory.table["batches"])
-        return Cores(own, shared_cores(), batches, self.index)
+        return Cores(local, shared_cores(), batches, self.index)
 
     def connections(self) -> Connections:
         """A set for the connections of this worker; the other workers see its size."""

@@ -50,15 +50,15 @@ def batcher_of(
     """The batcher of a service."""
     cores = Cores(available_cores())
     if worker is not None and not choice.provider.bound and "runners" not in settings.model_fields_set:
-        cores = worker.cores(cores.own)
+        cores = worker.cores(cores.local)
     return Batcher(
         runners=runners,
         max_queue_cost_steps=settings.max_queue_cost_steps,
         max_queue_seconds=settings.longest_wait_seconds,
         workers=1 if worker is None else worker.number,
         max_wait_seconds=settings.max_wait_ms / 1000,
-        one_core=runners == cores.own == 1 and not choice.provider.bound,
-        lend_cores=None if choice.provider.bound or cores.every == 1 else recurrent_kernels.lend_cores,
+        one_core=runners == cores.local == 1 and not choice.provider.bound,
+        lend_cores=None if choice.provider.bound or cores.total == 1 else recurrent_kernels.lend_cores,
         cores=cores,
         on_batch=None if tracer is None else tracer.batch,
         on_suspect=on_suspect,
