@@ -327,4 +327,4 @@ def served(keys: Any = None, **options: Any) -> Application:
     def make() -> Serving:
         return Serving(settings, lambda *_: repository(model(manifest())))
 
-    return Application(make(), renew=make, **options)
+    return Application(make(), make_serving=make, **options)

@@ -6,9 +6,9 @@ from lengthwise import Settings, make_app
 app = make_app(Settings(models="models"))  # uvicorn module:app
 ```
 
-Whatever an application of FastAPI can be given (middleware, dependencies, instrumentation, routes) sees every call.
-`lengthwise serve` answers an ordinary `POST /predict` before the application (`http.fast_request`), but not where it
-was given any of these: see `Application.extended`.
+Whatever a user adds to an application of FastAPI (middleware, dependencies, instrumentation, routes) sees every call.
+`lengthwise serve` answers an ordinary `POST /predict` before the application (`http.fast_request`), but not where the
+user has added any of these: see `Application.extended`.
 """
 
 from __future__ import annotations
@@ -64,23 +64,22 @@ REQUEST_HEADERS: Final = (  # that a page of another origin may send
     "x-lengthwise-timeout-ms",
     "x-request-id",
 )
-RESPONSE_HEADERS: Final = (  # that it may read
+RESPONSE_HEADERS: Final = (  # that such a page may read
     "inference-header-content-length",
     "retry-after",
     "server-timing",
     "x-lengthwise-shape",
     "x-request-id",
 )
-CONSOLE_PREDICT: Final = "/console/predict"  # where the console sends its calls on the admin port, which has no others
-_CALLED: Final = (
+# The path of the console's inference calls on the admin port, which answers no other ones.
+CONSOLE_PREDICT: Final = "/console/predict"
+_PATCHED_BY_TOOLS: Final = (
     (FastAPI, "__call__"),
     (FastAPI, "build_middleware_stack"),
     (Starlette, "__call__"),
     (fastapi.routing, "get_request_handler"),
     (fastapi.routing, "request_response"),
-)  # what instrumentation replaces to see calls
-
-
+)  # functions that instrumentation replaces to see calls
 _FRAMEWORKS: Final = tuple(os.path.join(folder, "") for package in (fastapi, starlette) for folder in package.__path__)
 
 
@@ -102,34 +101,40 @@ def make_app(settings: Settings | None = None, **options: Any) -> FastAPI:
     if not isinstance(settings, Settings | None):
         raise TypeError(f"settings must be Settings(models=...), got a {type(settings).__name__}")
     make = partial(Serving, settings or Settings())
-    return Application(make(), renew=make, **options)
+    return Application(make(), make_serving=make, **options)
 
 
 class Application(FastAPI):
-    """The application around a service; `renew` makes another one when the lifespan is entered again.
+    """The application around a service.
 
-    With `on_failure`, which is called if the service cannot be started, it answers while models load, with 503 until it
-    is ready; without it the lifespan waits until they are loaded, and raises the error. `addresses`: those to log when
-    it is ready, keyed by what they offer.
+    Args:
+        serving: The service, which the lifespan starts and ends.
+        make_serving: Makes another service when the lifespan is entered again; without it that is an error.
+        on_failure: Called with the error if the service cannot be started. With it, the application answers while
+            models load, with 503 until it is ready. Without it, the lifespan waits until they are loaded, and raises
+            the error.
+        addresses: Called when the service is ready; returns the addresses to log, `{what it offers: address}`.
+        grpc_connections: The largest number of connections over gRPC; None: no limit.
+        **options: Of FastAPI.
     """
 
     def __init__(
         self,
         serving: Serving,
         *,
-        renew: Callable[[], Serving] | None = None,
+        make_serving: Callable[[], Serving] | None = None,
         on_failure: Callable[[BaseException], None] | None = None,
         addresses: Callable[[], Mapping[str, str]] = lambda: {"every call, with examples": "/docs"},
         grpc_connections: int | None = None,
         **options: Any,
     ) -> None:
-        self._renew = renew
+        self._make_serving = make_serving
         self._on_failure = on_failure
         self._addresses = addresses
         self._grpc_connections = grpc_connections
-        self._within = options.pop("lifespan", None)
+        self._user_lifespan = options.pop("lifespan", None)
         self._has_docs = options.pop("docs_url", "/docs") is not None
-        self._entered = False
+        self._entered = False  # the lifespan has begun once
         self._own_routes: list[BaseRoute] = []
         self._console = serving.settings.console and serving.settings.admin_port is None
         fixed: dict[str, Any] = {
@@ -141,7 +146,7 @@ class Application(FastAPI):
             "redoc_url": None,
         }
         super().__init__(lifespan=lambda _: self._lifespan(), **fixed | options)
-        across = Middleware(
+        cors = Middleware(
             CORSMiddleware,
             allow_origins=serving.settings.cors_origins,
             allow_methods=("GET", "POST"),
@@ -149,14 +154,14 @@ class Application(FastAPI):
             expose_headers=RESPONSE_HEADERS,
         )
         gate = Middleware(Gate, serving=lambda: self.serving, routes=self.router.routes, console=self._console)
-        self._own_middleware = [across, gate] if serving.settings.cors_origins else [gate]
-        self.user_middleware += self._own_middleware  # behind those of its user
+        self._own_middleware = [cors, gate] if serving.settings.cors_origins else [gate]
+        self.user_middleware += self._own_middleware  # after the user's, so that the user's sees every call
         _answer_errors(self, "GET / says what is where", {*(options.get("exception_handlers") or ())})
-        self._serve(serving)
+        self._add_routes(serving)
 
-    def _serve(self, serving: Serving) -> None:
-        """Adds the routes of a service; those that are added afterwards are its user's."""
-        before = len(self.router.routes)
+    def _add_routes(self, serving: Serving) -> None:
+        """Makes `serving` the service of this application, and adds its routes; routes added later are the user's."""
+        first_route = len(self.router.routes)
         settings = serving.settings
         self.serving = serving
         large_bodies = Turns()
@@ -184,47 +189,49 @@ class Application(FastAPI):
             self.router.routes += routes.routes(serving, health.described, predict="predict")
         if self._has_docs and self.openapi_url is not None:
             self.router.routes += pages.routes(self.openapi_url, pages.folder())
-        self._own_routes = self.router.routes[before:]
+        self._own_routes = self.router.routes[first_route:]
         _match_to_the_end(self.router.routes)
 
-    def _begin_again(self) -> None:
-        """Replaces a service that has ended by a new one; the user's routes stay.
+    def _replace_service(self) -> None:
+        """Makes a new service in place of one that has ended, with new routes; the user's routes stay.
 
         Raises:
             RuntimeError: The application has ended, and was made for one service.
         """
-        if self._renew is None:
+        if self._make_serving is None:
             raise RuntimeError("this application has ended: make another one")
-        serving = self._renew()
-        routes, own = self.router.routes, {id(route) for route in self._own_routes}
-        users_routes = [route for route in routes if id(route) not in own]
+        serving = self._make_serving()
+        routes, own_ids = self.router.routes, {id(route) for route in self._own_routes}
+        users_routes = [route for route in routes if id(route) not in own_ids]
         routes.clear()
-        self._serve(serving)
+        self._add_routes(serving)
         routes += users_routes
 
     @asynccontextmanager
     async def _lifespan(self) -> AsyncIterator[Any]:
-        """Starts the service, and drains it in the end."""
+        """Starts the service, runs the user's lifespan within its own, and drains the service in the end."""
         if self._entered:
-            self._begin_again()
+            self._replace_service()
         self._entered = True
-        serving, rpc, failed = self.serving, self._rpc, self._on_failure
+        serving, rpc, on_failure, user_lifespan = self.serving, self._rpc, self._on_failure, self._user_lifespan
         serving.in_lifespan = True
 
         def started(task: asyncio.Task[None]) -> None:
+            """Reports the error of a start that failed."""
             error = None if task.cancelled() else task.exception()
-            if error is not None and failed is not None and not serving.batcher.draining:  # else it ended before
+            # A service that is drained while it starts has not failed.
+            if error is not None and on_failure is not None and not serving.batcher.draining:
                 log.error("the service cannot start: %s", error)
-                failed(error)
+                on_failure(error)
 
         starting = asyncio.create_task(self._start())
         async with AsyncExitStack() as stack:
             try:
-                if failed is None:
+                if on_failure is None:  # the error is raised here
                     await starting
                 else:
                     starting.add_done_callback(started)
-                yield None if self._within is None else await stack.enter_async_context(self._within(self))
+                yield None if user_lifespan is None else await stack.enter_async_context(user_lifespan(self))
             finally:
                 try:
                     await stack.aclose()
@@ -236,7 +243,7 @@ class Application(FastAPI):
                         await rpc.stop()
 
     async def _start(self) -> None:
-        """Loads the models, and listens for gRPC: before the models are loaded, or as a worker after that."""
+        """Loads the models, and listens for gRPC: before they are loaded; but one of several workers after that."""
         serving, rpc, settings = self.serving, self._rpc, self.serving.settings
 
         async def listen() -> None:
@@ -247,7 +254,7 @@ class Application(FastAPI):
         if serving.worker is None:
             await listen()
             await serving.start()
-        else:  # others may be ready before it, and gRPC cannot leave connections to them
+        else:  # other workers may be ready earlier, and gRPC cannot leave connections to them
             await serving.start(listen)
         if serving.ready and self._addresses():
             log.info("try it: %s", ", ".join(f"{address} ({what})" for what, address in self._addresses().items()))
@@ -255,13 +262,16 @@ class Application(FastAPI):
             await rpc.report_health()
 
     def openapi(self) -> dict[str, Any]:
-        """The document of `/openapi.json`, made for each call: its examples are of the models that are served now."""
+        """The document of `/openapi.json`, made for each request: its examples are those of the models served now."""
         self.openapi_schema = None
         manifests = [served.manifest for served in self.serving.served]
         return document.completed(super().openapi(), manifests, None if self.serving.keys is None else OPEN)
 
     def extended(self) -> bool:
-        """Whether a user added something that has to see every call: middleware, dependencies or instrumentation."""
+        """Whether a user added something that has to see every call; then no call is answered before the application.
+
+        That is middleware, dependencies, a subclass, instrumentation, or a route that may answer before this service's.
+        """
         return (
             self.user_middleware != self._own_middleware
             or bool(self.dependency_overrides or self.router.dependencies)
@@ -273,9 +283,9 @@ class Application(FastAPI):
 
 
 def make_admin_app(serving: Serving) -> FastAPI:
-    """The application of the admin port: the probes, and the metrics, admin calls and console, which are only there.
+    """The application of the admin port: probes, metrics, admin calls and the console, which only this port has.
 
-    The console's own path for its calls is the only one that answers inference.
+    The only path that answers inference is the one of the console's own calls.
     """
     app = FastAPI(title="Lengthwise", openapi_url=None, redirect_slashes=False)
     app.add_middleware(Gate, serving=lambda: serving, routes=app.router.routes, console=serving.settings.console)
@@ -300,10 +310,11 @@ def make_admin_app(serving: Serving) -> FastAPI:
 
 
 def _match_to_the_end(routes: Iterable[BaseRoute]) -> None:
-    """Makes routes match whole paths, and only names that models may have.
+    r"""Makes routes match whole paths, and only names that a model may have.
 
-    The `$` of Starlette also matches before a line feed at the end, `%0a`. And a part of a path would match the colon
-    of `/v1/models/M:predict`, whose other methods then were calls of a model `M:predict`.
+    - Starlette's `$` also matches before a line feed at the end of a path (`%0a`): `\Z` does not.
+    - A name in a path may have no colon: else another method on `/v1/models/M:predict` were a call of a model
+      `M:predict`.
     """
     for route in routes:
         if isinstance(route, Route):
@@ -312,9 +323,9 @@ def _match_to_the_end(routes: Iterable[BaseRoute]) -> None:
 
 
 def _add_index(router: APIRouter, serving: Serving, paths: Mapping[str, str], *, console: bool) -> None:
-    """Adds `GET /`: paths, limits and names; for a browser, the console, or a page of the paths."""
+    """Adds `GET /`, which answers with the paths, limits and names of features; a browser gets a page."""
     settings = serving.settings
-    keys = settings.api_keys_file is not None  # a link cannot send a key
+    keys = settings.api_keys_file is not None  # then there are no links, which cannot send a key
     links = tuple((path[1:], path) for name, path in paths.items() if name != "predict" and not keys)
     limits = {name: getattr(settings, name) for name in document.LIMITS}
 
@@ -340,12 +351,14 @@ def _add_index(router: APIRouter, serving: Serving, paths: Mapping[str, str], *,
 
 
 def _answer_errors(app: FastAPI, elsewhere: str, handled: Container[object] = ()) -> None:
-    """Writes every error in the form of the protocol that its path belongs to, but for those that its user answers.
+    """Adds handlers that write every error in the form of the protocol of its path, KServe's or problem+json.
 
-    404 says what is `elsewhere`.
+    Errors of the kinds in `handled`, for which the user has handlers, are left to these. `elsewhere` tells the client
+    of a 404 what there is.
     """
 
     def refusal(request: Request, status: int, detail: str, headers: dict[str, str]) -> Response:
+        """A refusal that is no `RequestError`, in the form of its path."""
         if kserve.is_path(pages.path_of(request.scope)):
             return document.answer({"error": detail}, status, headers)
         headers["content-type"] = problems.MEDIA_TYPE.decode()
@@ -356,8 +369,9 @@ def _answer_errors(app: FastAPI, elsewhere: str, handled: Container[object] = ()
         return kserve.response(error, pages.path_of(request.scope))
 
     async def wrong_parameter(request: Request, error: RequestValidationError) -> Response:
-        problems_of_parameters = (f"{'/'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
-        return refusal(request, 422, "; ".join(problems_of_parameters), {})
+        """Answers 422 for a parameter that FastAPI refuses."""
+        parameters = (f"{'/'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors())
+        return refusal(request, 422, "; ".join(parameters), {})
 
     async def unrouted(request: Request, error: HTTPException) -> Response:
         """Answers 404 and 405 of the router, and every other `HTTPException`."""
@@ -369,18 +383,18 @@ def _answer_errors(app: FastAPI, elsewhere: str, handled: Container[object] = ()
             detail = f"this path takes {headers['Allow']}"
         return refusal(request, error.status_code, detail, headers)
 
-    app.add_exception_handler(ClientLeft, _left)
+    app.add_exception_handler(ClientLeft, _client_left)
     for kind, answer in ((HTTPException, unrouted), (RequestValidationError, wrong_parameter)):
         if kind not in handled:
             app.add_exception_handler(kind, answer)  # type: ignore[arg-type]  # Starlette's type takes any error
 
 
-async def _left(*_: object) -> Response:
+async def _client_left(*_: object) -> Response:
     return Response(status_code=CLIENT_LEFT)
 
 
 def _grpc_server(serving: Serving, large_bodies: Turns, connections: int | None) -> GrpcServer:
-    """The server for gRPC.
+    """The server for gRPC; `connections` is the largest number of its connections.
 
     Raises:
         ConfigurationError: The extra `grpc` is not installed, or protobuf is too old.
@@ -404,10 +418,10 @@ def _grpc_server(serving: Serving, large_bodies: Turns, connections: int | None)
 
 def _is_instrumented() -> bool:
     """Whether a tool has patched FastAPI or Starlette to see every call, as OpenTelemetry does."""
-    for owner, name in _CALLED:
-        called = getattr(owner, name)
-        # A proxy has the file of what it stands for, a function around another one its own.
-        if type(called) is not FunctionType or not inspect.getfile(called).startswith(_FRAMEWORKS):
+    for owner, name in _PATCHED_BY_TOOLS:
+        function = getattr(owner, name)
+        # A proxy claims the file of the function that it wraps, so its type is checked too.
+        if type(function) is not FunctionType or not inspect.getfile(function).startswith(_FRAMEWORKS):
             return True
     # Where OpenTelemetry's tracing is set up for all libraries, FastAPI itself makes spans.
     trace = sys.modules.get("opentelemetry.trace")
@@ -415,10 +429,14 @@ def _is_instrumented() -> bool:
 
 
 def _is_preceded(own: Sequence[BaseRoute], routes: Sequence[BaseRoute]) -> bool:
-    """Whether another route of `routes` may answer a POST before the last of `own` does, or one of `own` is gone."""
-    ours = {id(route) for route in own}
-    indices = [number for number, route in enumerate(routes) if id(route) in ours]
-    if len(indices) < len(ours):
+    """Whether a POST may be answered by a user's route before the last own route, or an own route was removed.
+
+    `own` are the routes of this service, `routes` all of the application, in the order in which they are tried.
+    """
+    own_ids = {id(route) for route in own}
+    indices = [number for number, route in enumerate(routes) if id(route) in own_ids]
+    if len(indices) < len(own_ids):
         return True
-    others = (route for route in routes[: indices[-1]] if id(route) not in ours)
-    return any("POST" in (getattr(route, "methods", None) or ("POST",)) for route in others)
+    users_routes = (route for route in routes[: indices[-1]] if id(route) not in own_ids)
+    # A route without methods, such as a mount, may answer any of them.
+    return any("POST" in (getattr(route, "methods", None) or ("POST",)) for route in users_routes)

@@ -1,14 +1,14 @@
 """`/openapi.json`: the operations of this service as `openapi.json` beside this module describes them.
 
-That file is a document of OpenAPI by itself: each operation, the forms of bodies and answers, and what may be refused.
-FastAPI adds the routes of its user. `completed` adds what only the running service knows: keys, and examples of the
-models that are served now.
+That file is a document of OpenAPI by itself: each operation, the schemas of bodies and answers, and what may be
+refused. FastAPI adds the routes of its user. `completed` adds what only the running service knows: keys, and examples
+of the models that are served now.
 
-Bodies are read by `lengthwise.decoding`, and answers are encoded where they are made; tests hold both against the
-schemas. What a schema refuses, the service refuses. A schema is of all models, so a body that it allows may still be
-wrong for one: in the number of features, in what is missing, in its length. Nor can JSON Schema express that a mask is
-as long as what it masks, that `data` has as many numbers as `shape` says, or that masked steps and padding are not
-read.
+Bodies are read by `lengthwise.decoding`, and answers are encoded where they are made; tests compare both with the
+schemas. What a schema refuses, the service refuses. A schema is the same for all models, so a body that it allows may
+still be wrong for one of them: in the number of features, in missing values, in its length. JSON Schema also cannot
+express that a mask is as long as its sequence, that `data` has as many numbers as `shape` says, or that masked steps
+and padding are not read.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from lengthwise.runtime.manifest import Manifest
 
 JSON: Final = "application/json"
 _DOCUMENT: Final[dict[str, Any]] = orjson.loads(Path(__file__).with_name("openapi.json").read_bytes())
-_OPERATIONS: Final = {one["operationId"]: one for calls in _DOCUMENT["paths"].values() for one in calls.values()}
+_OPERATIONS: Final = {call["operationId"]: call for calls in _DOCUMENT["paths"].values() for call in calls.values()}
 _SCHEMAS: Final = "#/components/schemas/"
-LIMITS: Final = tuple(_DOCUMENT["components"]["schemas"]["Limits"]["required"])  # that `GET /` shows
+LIMITS: Final = tuple(_DOCUMENT["components"]["schemas"]["Limits"]["required"])  # limits that `GET /` shows
 
 
 def operation(name: str, alias: str | None = None) -> dict[str, Any]:
-    """The options of a route for the operation of that id, or for the same operation at another path, `alias`."""
+    """The options of a FastAPI route for the operation of id `name`; at a second path it has the id `alias`."""
     return {
         "response_class": Response,
         "response_model": None,
@@ -44,25 +44,27 @@ def operation(name: str, alias: str | None = None) -> dict[str, Any]:
 
 
 def answer(content: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    """An answer in JSON."""
+    """A response with `content` as JSON."""
     return Response(orjson.dumps(content), status, headers, media_type=JSON)
 
 
 def completed(
     document: dict[str, Any], manifests: Sequence[Manifest], keyless: frozenset[str] | None
 ) -> dict[str, Any]:
-    """The document of FastAPI with the schemas of its operations, and examples that the served models answer.
+    """FastAPI's document with the schemas of its operations, and examples that the served models answer.
 
-    `keyless` are the paths that need no key; None where no key is needed.
+    `keyless` are the paths that need no key; None where no key is needed. `document` is changed.
     """
+    # Examples of bodies and parameters, for each model.
     parts = copy.deepcopy(_DOCUMENT["components"])
-    for one in manifests:
-        for form, example in examples(one).items():
+    for manifest in manifests:
+        for form, example in examples(manifest).items():
             body = parts["requestBodies"][form]["content"][JSON]
-            body.setdefault("examples", {})[one.key] = {"value": example}
-        for name, value in (("model", one.name), ("version", str(one.version))):
+            body.setdefault("examples", {})[manifest.key] = {"value": example}
+        for name, value in (("model", manifest.name), ("version", str(manifest.version))):
             parts["parameters"][name].setdefault("examples", {})[value] = {"value": value}
     document["paths"] = _inlined(document["paths"], parts)
+    # Where keys are set: 401 and the security scheme of each operation that needs one.
     components = document.setdefault("components", {})
     if keyless is not None:
         components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
@@ -78,7 +80,7 @@ def completed(
 
 def _referenced(schemas: Mapping[str, Any], document: Mapping[str, Any]) -> dict[str, Any]:
     """The schemas to which a document refers, directly or through another schema."""
-    names, parts = set[str](), [document]
+    names, parts = set[str](), [document]  # the schemas so far; what is still to be searched for references
     while parts:
         new = {*re.findall(_SCHEMAS + r"([\w.-]+)", orjson.dumps(parts.pop()).decode())} & schemas.keys() - names
         names |= new
@@ -87,30 +89,37 @@ def _referenced(schemas: Mapping[str, Any], document: Mapping[str, Any]) -> dict
 
 
 def _inlined(part: Any, parts: Mapping[str, Any]) -> Any:
-    """A part of the document with the components that it refers to, but for schemas: not every reader follows those."""
+    """A part of the document with the components in place of the references to them (`$ref`).
+
+    References to schemas stay, because every reader of OpenAPI follows these, but not all follow the others. `parts`
+    are the components.
+    """
     if isinstance(part, list):
-        return [_inlined(one, parts) for one in part]
+        return [_inlined(entry, parts) for entry in part]
     if not isinstance(part, dict):
         return part
     reference = part.get("$ref", _SCHEMAS)
     if not reference.startswith(_SCHEMAS):
         return _inlined(functools.reduce(operator.getitem, reference.split("/")[2:], parts), parts)
-    return {name: _inlined(one, parts) for name, one in part.items()}
+    return {name: _inlined(entry, parts) for name, entry in part.items()}
 
 
 def examples(manifest: Manifest) -> dict[str, Any]:
-    """A valid body of each call for a model, by the name of its schema: two sequences, one as short as it takes."""
+    """A valid body of each call for a model, `{schema: body}`.
+
+    Each has two sequences, one of them as short as the model takes.
+    """
     steps, lengths = tensor_specs.inputs_of(manifest)
     step = [round(value, 2) for value in manifest.input.mean or [0.0] * (manifest.input.features or 1)]
     short = [0 if steps.name == "tokens" else step] * manifest.min_length
     long = (short + short[:1])[: manifest.max_length]
     rows = {
-        steps: ([2, len(long), *steps.shape[2:]], [long, long]),  # what is behind the shorter one is padding
+        steps: ([2, len(long), *steps.shape[2:]], [long, long]),  # the shorter row ends with padding
         lengths: ([2], [len(long), len(short)]),
     }
     inputs = [
-        {"name": one.name, "datatype": one.datatypes[0], "shape": shape, "data": data}
-        for one, (shape, data) in rows.items()
+        {"name": spec.name, "datatype": spec.datatypes[0], "shape": shape, "data": data}
+        for spec, (shape, data) in rows.items()
     ]
     sequences = [long, {"id": "a", "steps": short}]
     return {

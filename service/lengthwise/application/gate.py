@@ -1,7 +1,7 @@
-"""Checks every request before its route: who calls, and that no web page of another site does.
+"""The gate checks every request before its route: who calls, and whether a web page may.
 
-Every path but `/livez`, `/readyz`, `/ping` and the console's page, which asks its user for the key, requires a key
-where keys are set. Inference calls pass: `InferenceCall.admit` checks the same, so that refused calls are counted.
+Where keys are set, every path needs one but `/livez`, `/readyz`, `/ping` and the console's page, which asks its user
+for the key. Inference calls pass the gate: `InferenceCall.admit` checks the same, so that refused calls are counted.
 """
 
 from __future__ import annotations
@@ -18,17 +18,16 @@ from lengthwise.errors import RequestError, Unauthorized
 from lengthwise.protocols import kserve, problems
 from lengthwise.serving import Serving
 
-CONSOLE: Final = "/console/"
-"""What the paths of the console begin with."""
-OPEN: Final = frozenset({"/livez", "/readyz", "/ping"})
+CONSOLE: Final = "/console/"  # the prefix of the console's paths
+OPEN: Final = frozenset({"/livez", "/readyz", "/ping"})  # paths that need no key
 NO_LIFESPAN: Final = "the lifespan of the application has not run: FastAPI(lifespan=app.router.lifespan_context)"
-_READING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+_SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 class Gate:
     """Plain ASGI middleware that refuses requests, and ends connections while the service drains.
 
-    Of the `routes`, those of inference calls check keys and pages themselves.
+    `serving` returns the present service; `routes` are those of the application; `console`: it has the console.
     """
 
     def __init__(
@@ -37,34 +36,35 @@ class Gate:
         self.app = app
         self._serving = serving
         self._console = console
-        # Not the routes: they keep a service alive, and the lifespan, entered again, has another one.
-        self._inference = [
+        # Only the patterns of their paths: the routes would keep an ended service in memory.
+        self._inference_paths = [
             route.path_regex for route in routes if isinstance(route, Route) and isinstance(route.endpoint, Inference)
         ]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Passes a request on, or refuses it. HEAD is answered as GET is, by a server that sends no body then."""
+        """Passes a request on, or refuses it. A HEAD request is passed on as GET; the server then sends no body."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         answer, serving = self.app, self._serving()
         if not serving.in_lifespan:
             serving.registry.explain(NO_LIFESPAN)
-        if scope["method"] != "POST" or not any(path.match(path_of(scope)) for path in self._inference):
+        if scope["method"] != "POST" or not any(path.match(path_of(scope)) for path in self._inference_paths):
             try:
                 self._check(scope, serving)
-            except RequestError as error:
+            except RequestError as error:  # then the refusal is the answer
                 asks_for_key = isinstance(error, Unauthorized) and wants_page(scope)
                 answer = key_needed() if asks_for_key else kserve.response(error, path_of(scope))
-        if scope["method"] == "HEAD" and not path_of(scope).startswith(CONSOLE):  # a live view has no end
+        # A live view of the console never ends, so there HEAD is not answered as GET.
+        if scope["method"] == "HEAD" and not path_of(scope).startswith(CONSOLE):
             scope = {**scope, "method": "GET"}
         await answer(scope, receive, _closing(send, serving))
 
     def _check(self, scope: Scope, serving: Serving) -> None:
-        """Checks the page and the key of a request; raises `RequestError` if it is refused."""
+        """Checks the page and the key of a request; raises `RequestError` if the request is refused."""
         headers, path = dict(scope["headers"]), path_of(scope)
-        # Of the console, what is read takes something too: a view is one of few.
-        if scope["method"] in _READING and not path.startswith(CONSOLE):
+        # Reading from the console is checked as strictly as a change, because it takes one of a few live views.
+        if scope["method"] in _SAFE_METHODS and not path.startswith(CONSOLE):
             serving.web_pages.check_host(headers)
         else:
             serving.web_pages.check(headers)
@@ -79,7 +79,7 @@ class Gate:
 
 
 def _closing(send: Send, serving: Serving) -> Send:
-    """A `send` whose answer ends its connection if the service drains by then."""
+    """A `send` that adds `connection: close` to an answer that begins while the service drains."""
 
     async def closing(message: Message) -> None:
         starts = serving.batcher.draining and message["type"] == "http.response.start"

@@ -19,11 +19,11 @@ from lengthwise.repository.contents import listed
 from lengthwise.repository.registry import ServedModel
 from lengthwise.serving import Serving
 
-_OF_MANIFEST: Final = {"labels", "task", "min_length", "max_length", "long", "missing", "precision", "promises"}
+_MANIFEST_FIELDS: Final = {"labels", "task", "min_length", "max_length", "long", "missing", "precision", "promises"}
 
 
 def add_probes(router: APIRouter, serving: Serving) -> None:
-    """Adds `/livez` and `/readyz`, and the alias of the latter for SageMaker, `/ping`."""
+    """Adds `/livez`, `/readyz`, and `/ping`, which is SageMaker's name of the latter."""
 
     @router.get("/livez", **document.operation("livez"))
     async def livez() -> Response:
@@ -47,7 +47,7 @@ def add_state(router: APIRouter, serving: Serving) -> None:
     async def metrics(request: Request) -> Response:
         pieces, media_type = await serving.figures.exposition(request.headers.get("accept", ""))
         headers = {"content-type": media_type, "content-length": str(sum(map(len, pieces)))}
-        return StreamingResponse(_one_by_one(pieces), headers=headers)
+        return StreamingResponse(_in_turns(pieces), headers=headers)
 
     @router.get("/shadow", **document.operation("shadow"))
     async def shadow(request: Request) -> Response:
@@ -58,17 +58,17 @@ def add_state(router: APIRouter, serving: Serving) -> None:
         return document.answer(comparison, headers={"vary": "accept"})
 
 
-async def _one_by_one(pieces: Sequence[bytes]) -> AsyncIterator[bytes]:
-    """The pieces of a body of megabytes: to join or write it at once would block the event loop."""
+async def _in_turns(pieces: Sequence[bytes]) -> AsyncIterator[bytes]:
+    """Yields the pieces of a body of megabytes, with a turn of the event loop for other tasks after each."""
     for piece in pieces:
         yield piece
-        await asyncio.sleep(0)  # other tasks run between two pieces
+        await asyncio.sleep(0)
 
 
 def described(serving: Serving) -> dict[str, Any]:
     """The body of `/healthz`: for people, and for tools that look up the inputs of a model."""
     repository, choice, worker = serving.repository, serving.choice, serving.worker
-    alone = {"pid": os.getpid(), "ready": serving.ready, "started": serving.created, "restarts": 0}
+    this_process = {"pid": os.getpid(), "ready": serving.ready, "started": serving.created, "restarts": 0}
     reason = repository.reason
     if repository.starting and repository.unverified:
         reason = f"starting: not verified yet are {listed([str(key) for key in repository.unverified])}"
@@ -83,19 +83,19 @@ def described(serving: Serving) -> dict[str, Any]:
             "reason": choice.reason,
         },
         "hung": serving.watchdog.problem,
-        "models": [_described(served, serving) for served in serving.served],
+        "models": [_described_model(served, serving) for served in serving.served],
         "shadow": serving.settings.shadow,
         "reason": reason,
-        "workers": [alone] if worker is None else worker.memory.described(),
+        "workers": [this_process] if worker is None else worker.memory.described(),
         "workers_reason": serving.workers_reason,
         "refused": [{"model": refusal.path, "reason": refusal.reason} for refusal in repository.refused],
     }
 
 
-def _described(served: ServedModel, serving: Serving) -> dict[str, Any]:
-    """The entry of one served version in `/healthz`."""
+def _described_model(served: ServedModel, serving: Serving) -> dict[str, Any]:
+    """The entry of a served version in `/healthz`."""
     manifest, origin, breaker = served.manifest, served.manifest.made, served.queue.breaker
-    again = max(0.0, breaker.probe_time - time.monotonic())
+    seconds_to_probe = max(0.0, breaker.probe_time - time.monotonic())
     return {
         "model": manifest.name,
         "version": str(manifest.version),
@@ -109,18 +109,18 @@ def _described(served: ServedModel, serving: Serving) -> dict[str, Any]:
         "exported": origin.get("exported"),
         "input": manifest.input.kind,
         **manifest.input.model_dump(include={"features", "names", "vocabulary"}),
-        **manifest.model_dump(include=_OF_MANIFEST),
+        **manifest.model_dump(include=_MANIFEST_FIELDS),
         "attention": manifest.graph.attention is not None,
         "provider": served.model.session.provider,
         "planned_by": served.model.cost.planned_by,
         "promise": None if served.model.promise is None else served.model.promise.model_dump(),
         "queue_sequences": len(served.queue.pending),
-        "broken": {"reason": breaker.reason, "next_try_seconds": again} if breaker.open else None,
+        "broken": {"reason": breaker.reason, "next_try_seconds": seconds_to_probe} if breaker.open else None,
     }
 
 
 def _why_not_ready(serving: Serving) -> RequestError:
-    """The refusal of `/readyz` while the server is not ready."""
+    """The refusal of `/readyz` while the service is not ready: it drains, starts, or has no model that works."""
     if serving.batcher.draining:
         return Draining("the server is shutting down", retry_after_seconds=1)
     if not serving.started and not serving.repository.starting:

@@ -1,7 +1,7 @@
 """The operations of KServe's protocols, and `POST /predict`, as routes of the application.
 
-A call's body is not FastAPI's to read: `Inference` hands the request on to the endpoint of its protocol, once FastAPI
-has run the dependencies of its route.
+FastAPI does not read the body of an inference call: it runs the dependencies of the route, and then `Inference` hands
+the request over to the endpoint of its protocol, which reads the body and writes the answer.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ _V1_PATHS: Final = {
     "v1_version": "/v1/models/{model}/versions/{version}",
     "v1_label": "/v1/models/{model}/labels/{version}",
     "v1": "/v1/models/{model}",
-}  # by the beginning of their operations' names
+}  # by the prefix of their operation ids
 
 
 class _Answering(Response):
-    """The answer that an endpoint writes itself, from the request's messages."""
+    """A response that an endpoint writes itself: it reads the request with `receive`, and answers it."""
 
     def __init__(self, answer: OverAsgi, receive: Receive) -> None:
         super().__init__()
@@ -46,45 +46,52 @@ class _Answering(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Writes the answer of the endpoint, and then runs the background work of a dependency."""
         await self._answer(scope, self._receive, send)
-        if self.background is not None:  # of a dependency
+        if self.background is not None:
             await self.background()
 
 
 def _receiving(request: Request) -> Receive:
-    """The `receive` of a request; one that gives the body once more, and then what comes, if a dependency read it."""
+    """The `receive` of a request, from the beginning of its body on.
+
+    If a dependency has read the body, it is returned once more, and then the messages that follow.
+    """
     body, receive = vars(request).get("_body"), request.receive
     if body is None:
         return receive
     messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def replayed() -> Message:
+        """The body that was read; after that, the next message."""
         return messages.pop() if messages else await receive()
 
     return replayed
 
 
 class Inference:
-    """The route of an inference call, which an endpoint answers."""
+    """The route of an inference call: FastAPI calls it as the function of the path, and `endpoint` answers."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._answer = OverAsgi(endpoint)
 
     async def __call__(self, request: Request) -> Response:
-        """The response that will answer the request."""
+        """The response that will read and answer the request."""
         return _Answering(self._answer, _receiving(request))
 
 
 def add_predict(router: APIRouter, endpoint: Predict) -> None:
-    """Adds `POST /predict`, and its alias for SageMaker."""
+    """Adds `POST /predict`, and `POST /invocations`, which is SageMaker's name of it."""
     router.post("/predict", **document.operation("predict"))(Inference(endpoint))
     router.post("/invocations", **document.operation("predict", "invocations"))(Inference(endpoint))
 
 
 def add_v1(router: APIRouter, endpoint: PredictV1) -> None:
-    """Adds KServe's protocol v1."""
+    """Adds the operations of KServe's protocol v1: the models, their states, and their predictions."""
     serving = endpoint.serving
     _add_get(
-        router, "/v1/models", lambda _: {"models": sorted({one.manifest.name for one in serving.served})}, "v1_models"
+        router,
+        "/v1/models",
+        lambda _: {"models": sorted({served.manifest.name for served in serving.served})},
+        "v1_models",
     )
     for name, path in _V1_PATHS.items():
         router.post(f"{path}:predict", **document.operation(f"{name}_predict"))(Inference(endpoint))
@@ -92,34 +99,37 @@ def add_v1(router: APIRouter, endpoint: PredictV1) -> None:
 
 
 def add_v2(router: APIRouter, infer: Infer) -> None:
-    """Adds the Open Inference Protocol (KServe's v2), with the index of its repository extension."""
+    """Adds the operations of the Open Inference Protocol (KServe's v2), and of its repository extension the index."""
     serving, add = infer.serving, partial(_add_get, router)
     add("/v2", lambda _: inventory.server(), "v2_server")
     add("/v2/health/live", lambda _: {"live": serving.alive}, "v2_live")
     add("/v2/health/ready", lambda _: {"ready": serving.ready}, "v2_ready")
     if serving.worker is not None:
         serving.worker.handlers["statistics"] = partial(inventory.statistics_of_process, serving)
-    # Before those of models: the statistics of a model with the name `stats` are under its version.
+    # Before the routes of models, one of which also matches this path.
     add("/v2/models/stats", lambda _: inventory.statistics(serving, None, None), "v2_statistics")
     _add_models(router, infer, "/v2/models/{model}", "v2_model")
     _add_models(router, infer, "/v2/models/{model}/versions/{version}", "v2_version")
 
     @router.post("/v2/repository/index", **document.operation("v2_index"))
     async def index(request: Request) -> Response:
-        sent = await _document(serving, request, "ready", bool, 'the body must be empty, or {"ready": true or false}')
-        return document.answer(inventory.index(serving, ready=sent.get("ready", False)))
+        body = await _json_object(
+            serving, request, "ready", bool, 'the body must be empty, or {"ready": true or false}'
+        )
+        return document.answer(inventory.index(serving, ready=body.get("ready", False)))
 
 
 def _add_models(router: APIRouter, infer: Infer, path: str, name: str) -> None:
-    """Adds the operations of a model, or of one of its versions; `name` is the beginning of their names."""
+    """Adds the operations at `path`, of a model or of one of its versions; `name` is the prefix of their ids."""
     serving = infer.serving
 
     def metadata(request: Request) -> Any:
+        """The model's metadata, with the names of its features where it has any."""
         served = _model_of(serving, request)
         names = served.manifest.input.names
         return inventory.model(serving, served) | ({} if names is None else {"parameters": {"names": names}})
 
-    reads: dict[str, Callable[[Request], Any]] = {
+    contents_of_get: dict[str, Callable[[Request], Any]] = {
         "config": lambda request: inventory.config(serving, _model_of(serving, request)),
         "stats": lambda request: inventory.statistics(
             serving, request.path_params["model"], request.path_params.get("version")
@@ -127,40 +137,44 @@ def _add_models(router: APIRouter, infer: Infer, path: str, name: str) -> None:
         "ready": partial(_state, serving),
     }
     _add_get(router, path, metadata, f"{name}_metadata")
-    for part, read in reads.items():
-        _add_get(router, f"{path}/{part}", read, f"{name}_{part}")
+    for part, content in contents_of_get.items():
+        _add_get(router, f"{path}/{part}", content, f"{name}_{part}")
     router.post(f"{path}/infer", **document.operation(f"{name}_infer"))(Inference(infer))
 
 
 def add_changes(router: APIRouter, serving: Serving) -> None:
-    """Adds the operations that change what is served."""
+    """Adds the operations that load and unload models."""
 
     def add(name: str, apply: Callable[[Serving, str, dict[str, Any]], Awaitable[None]]) -> None:
         @router.post(f"/v2/repository/models/{{model}}/{name}", **document.operation(f"v2_{name}"))
         async def change(request: Request) -> Response:
-            sent = await _document(
+            body = await _json_object(
                 serving, request, "parameters", dict, 'the body must be empty, or {"parameters": {...}}'
             )
-            await apply(serving, request.path_params["model"], sent.get("parameters", {}))
+            await apply(serving, request.path_params["model"], body.get("parameters", {}))
             return document.answer({})
 
     add("load", inventory.load)
     add("unload", inventory.unload)
 
 
-def _add_get(router: APIRouter, path: str, read: Callable[[Request], Any], name: str) -> None:
-    """Adds a GET of KServe's protocols; an answer with `ready` or `live` false has the status 503."""
+def _add_get(router: APIRouter, path: str, content_of: Callable[[Request], Any], name: str) -> None:
+    """Adds a GET of KServe's protocols.
+
+    `content_of` returns the answer of a request, or an awaitable of it. If its `ready` or `live` is false, the status
+    is 503. `name` is the id of the operation.
+    """
 
     @router.get(path, **document.operation(name))
-    async def answered(request: Request) -> Response:
-        content = read(request)
+    async def answer(request: Request) -> Response:
+        content = content_of(request)
         if inspect.isawaitable(content):
             content = await content
         return document.answer(content, 503 if False in (content.get("ready"), content.get("live")) else 200)
 
 
 def _state(serving: Serving, request: Request) -> dict[str, Any]:
-    """Whether a model is ready."""
+    """Whether the model of a request's path is ready."""
     served = _model_of(serving, request)
     return {"name": served.manifest.name, "ready": serving.answers(served)}
 
@@ -169,8 +183,10 @@ def _model_of(serving: Serving, request: Request) -> Any:
     return kserve.find(serving, request.path_params["model"], request.path_params.get("version"))
 
 
-async def _document(serving: Serving, request: Request, field: str, kind: type, expected: str) -> Any:
-    """A body as JSON, with this field at most; an empty one as an empty object.
+async def _json_object(serving: Serving, request: Request, field: str, kind: type, expected: str) -> Any:
+    """The body of a request, a JSON object with at most one `field` of the type `kind`; {} for an empty body.
+
+    `expected` is the message for anything else.
 
     Raises:
         InvalidRequest: The body is not such an object, or has other fields.
@@ -183,12 +199,12 @@ async def _document(serving: Serving, request: Request, field: str, kind: type, 
         if is_packed(headers):
             inflating = Inflating(body, max_bytes, hold)
             body = inflating.at_once() or await inflating.inflated()
-        sent = json_text.parse(body) if body.strip() else {}
+        content = json_text.parse(body) if body.strip() else {}
     finally:
         hold.close()
-    if not isinstance(sent, dict) or not isinstance(sent.get(field, kind()), kind):
+    if not isinstance(content, dict) or not isinstance(content.get(field, kind()), kind):
         raise InvalidRequest([Problem("", expected)])
     problems = Problems()
-    unknown_fields(sent, frozenset({field}), "", problems)
+    unknown_fields(content, frozenset({field}), "", problems)
     problems.require_none()
-    return sent
+    return content

@@ -24,29 +24,34 @@ from lengthwise.reports.templates import look, render
 
 # Where the files of Swagger UI are served, and their names in the package `fastapi_offline`.
 FILES: Final = {"/docs/swagger-ui.js": "swagger-ui-bundle.js", "/docs/swagger-ui.css": "swagger-ui.css"}
-START: Final = "/docs/start.js"  # what starts Swagger UI
+START: Final = "/docs/start.js"  # the path of the script that starts Swagger UI
 PAGES: Final = frozenset({"/", "/docs"})  # the paths with a page for browsers
 
 _TEMPLATES: Final = Path(__file__).with_name("templates")
 _STYLE_DIGEST: Final = base64.b64encode(hashlib.sha256(look().encode()).digest()).decode()
-_NO_OTHERS: Final = "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-_PLAIN_POLICY: Final = f"default-src 'none'; img-src data:; style-src 'sha256-{_STYLE_DIGEST}'; {_NO_OTHERS}"
+_NOTHING_ELSE: Final = "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+_PLAIN_POLICY: Final = f"default-src 'none'; img-src data:; style-src 'sha256-{_STYLE_DIGEST}'; {_NOTHING_ELSE}"
 # Swagger UI sets styles on its elements, and its style sheet contains its pictures.
 _SWAGGER_POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
-    f"connect-src 'self'; {_NO_OTHERS}"
+    f"connect-src 'self'; {_NOTHING_ELSE}"
 )
 
 
 def folder() -> Path | None:
-    """The folder of Swagger's files; None if they are not installed."""
+    """The folder with the files of Swagger UI; None if they are not installed."""
     package = find_spec("fastapi_offline")
     return None if package is None or package.origin is None else Path(package.origin).parent / "static"
 
 
 def routes(openapi: str, files: Path | None) -> list[Route]:
-    """The routes of the page of calls, which shows the document at `openapi`, and of its `files`."""
-    loaded = {} if files is None else {START: _TEMPLATES / "start.js"} | {at: files / FILES[at] for at in FILES}
+    """The routes of the page of calls, and of the `files` that it loads.
+
+    `openapi` is the path of the document that it shows.
+    """
+    file_of_path = {}  # by the paths at which they are served
+    if files is not None:
+        file_of_path = {START: _TEMPLATES / "start.js"} | {path: files / FILES[path] for path in FILES}
 
     async def page(request: Request) -> Response:
         """Answers `GET /docs`: Swagger UI, or how to install its files."""
@@ -59,14 +64,15 @@ def routes(openapi: str, files: Path | None) -> list[Route]:
         )
 
     async def file(request: Request) -> Response:
-        return FileResponse(loaded[path_of(request.scope)], headers={"cache-control": "max-age=86400"})
+        """Answers with a file of Swagger UI, or with the script that starts it."""
+        return FileResponse(file_of_path[path_of(request.scope)], headers={"cache-control": "max-age=86400"})
 
-    served = {"/docs": page, **dict.fromkeys(loaded, file)}
-    return [Route(path, answer, include_in_schema=False) for path, answer in served.items()]
+    answers = {"/docs": page, **dict.fromkeys(file_of_path, file)}
+    return [Route(path, answer, include_in_schema=False) for path, answer in answers.items()]
 
 
 def path_of(scope: Scope) -> str:
-    """The path of a request within the application, which may be mounted in another one."""
+    """The path of a request within this application, without the prefix where it is mounted in another one."""
     path, root = str(scope["path"]), str(scope.get("root_path", ""))
     return (path.removeprefix(root) or "/") if root and (path + "/").startswith(f"{root}/") else path
 
@@ -78,17 +84,23 @@ def wants_page(scope: Scope) -> bool:
 
 
 def front(root: str, paths: Mapping[str, str]) -> Response:
-    """The page of `/`: paths by the names that `GET /` gives them; `root` is what a proxy puts before every path."""
+    """The page of `/`.
+
+    `paths` are those of `GET /`, by name; `root` is the prefix that a proxy puts before each path.
+    """
     return _page("front.html", root=root, paths=paths)
 
 
 def comparison(document: Mapping[str, Any]) -> Response:
-    """The page of `/shadow`: for each version, how the candidate's answers compare with its own."""
+    """The page of `/shadow`: for each version, how the candidate's answers differ from the answers of that version."""
     return _page("shadow.html", **document)
 
 
 def key_needed() -> Response:
-    """The page for a browser where keys are set: a browser cannot send a key, so the page shows how a program does."""
+    """The page for a browser where keys are set, with status 401.
+
+    A browser cannot send a key, so the page shows how a program sends it.
+    """
     return _page("key.html", status=401, headers={"www-authenticate": "Bearer"})
 
 
