@@ -6,6 +6,7 @@ Only the protocol is left out. The load runs in the same interpreter, and its ow
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from lengthwise.repository.registry import ServedModel
 from lengthwise.telemetry.metrics import ModelMetrics
 
 _DRAIN_SECONDS = 20.0
+SWITCH_INTERVAL_SECONDS = 0.0005
+"""As the service has it (`processes.server`, which a bare machine cannot import)."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,7 @@ class InProcessService:
         return asyncio.run(self._closed(sequences, seconds, in_flight))
 
     async def _closed(self, sequences: Sequence[Steps], seconds: float, in_flight: int) -> dict[str, float]:
+        sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
         metrics = ModelMetrics()
         queue = self.queue(metrics)
         batcher = Batcher(runners=self.runners, max_queue_cost_steps=1_000_000_000)

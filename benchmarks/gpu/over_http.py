@@ -45,22 +45,21 @@ def measure(stage: Stage, figures: Figures) -> None:
     of_server = cores[: max(1, 3 * len(cores) // 4)]
     os.sched_setaffinity(0, cores[len(of_server) :] or cores)
     figures.note(cores=len(of_server))
-    for title, folder in stage.pick([*MODELS.items()], [*MODELS.items()][:1]):
-        directory = stage.models / folder / "1"
-        if not directory.is_dir():
-            figures.note(left_out={title: f"there is no {directory}"})
+    peer, service, four = contenders(stage)
+    bilstm, encoder = MODELS
+    full = [(bilstm, peer), (bilstm, service), (encoder, peer), (encoder, service), (bilstm, four)]
+    for title, contender in stage.pick(full, full[:2]):
+        directory = stage.models / MODELS[title] / "1"
+        name = f"{title}, {contender.title}"
+        if stage.left < stage.pick(_SECONDS_OF_A_CONTENDER, 0.0):
+            figures.note(cut_short={name: "no time left"})
             continue
-        for contender in contenders(stage):
-            if stage.left < stage.pick(_SECONDS_OF_A_CONTENDER, 0.0):
-                figures.note(cut_short={f"{title}, {contender.title}": "no time left"})
-                continue
-            stage.say(f"over_http, {title}, {contender.title}")
-            with figures.trying(f"{title}, {contender.title}"), _copied(stage, directory) as work:
-                measured = _figures_of(stage, contender, work, of_server)
-                figures.note(servers={f"{title}, {contender.title}": {"model": title, **measured}})
+        stage.say(f"over_http, {name}")
+        with figures.trying(name), _copied(stage, directory) as work:
+            figures.note(servers={name: {"model": title, **_figures_of(stage, contender, work, of_server)}})
 
 
-def contenders(stage: Stage) -> list[Contender]:
+def contenders(stage: Stage) -> tuple[Contender, Contender, Contender]:
     """The peer, the service, and the service with four processes on the device."""
     from benchmarks.contenders import MOSEC_SORTED, Contender
 
@@ -72,7 +71,7 @@ def contenders(stage: Stage) -> list[Contender]:
         environment={**MOSEC_SORTED.environment, "BENCH_PROVIDER": stage.provider, "BENCH_ROWS_PER_RUN": "64"},
     )
     four = replace(service, title="the service, 4 workers", module=(*service.module, "--workers", "4"))
-    return stage.pick([peer, service, four], [peer, service])
+    return peer, service, four
 
 
 @contextmanager

@@ -34,13 +34,12 @@ Contender = Callable[[Sequence[Steps], float], dict[str, float]]
 
 LIMITS = {
     "service": BatchLimits(rows=DEVICE_ROWS, padded_steps=DEVICE_STEPS, by_table=True),
-    "service, 64 rows": BatchLimits(),
     "service, 256 rows": BatchLimits(rows=256, padded_steps=65_536),
     "service, 512 rows": BatchLimits(rows=512, padded_steps=131_072),
 }
 B = TypeVar("B")
 FAMILIES = ("service", "unbatched", "arrival", "torch")
-_LEAST_SECONDS = 60.0
+_LEAST_SECONDS = 40.0
 """For loading all contenders and running them in rounds."""
 
 
@@ -68,7 +67,7 @@ def contenders(stage: Stage, precision: Precision, figures: Figures) -> dict[str
     """All contenders that can be measured here; the others are noted under `failures` or `left_out`."""
     multiple = stage.manifest(precision).width_multiple
     found: dict[str, Contender] = {}
-    for name, limits in [*LIMITS.items()][: stage.pick(4, 1)]:
+    for name, limits in [*LIMITS.items()][: stage.pick(3, 1)]:
         with figures.trying(f"{name} {precision}"):
             found[name] = service(stage, precision, limits, figures)
     with figures.trying(f"unbatched and arrival {precision}"):

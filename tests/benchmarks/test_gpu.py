@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from benchmarks.gpu import __main__ as command
+from benchmarks.gpu import in_process
 from benchmarks.gpu.packed import prepare
 from benchmarks.gpu.section import SECTIONS
+from lengthwise.processes import server
 
 NOT_ON_A_BARE_MACHINE = (
     "click",
@@ -66,3 +68,7 @@ for name in {modules!r}:
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_without_http_the_service_switches_threads_as_often_as_a_server():
+    assert in_process.SWITCH_INTERVAL_SECONDS == server.SWITCH_INTERVAL_SECONDS
