@@ -131,7 +131,7 @@ def _over_http(figures: Figures) -> Iterator[str]:
         for count in connections:
             load, peer = server["loads"].get(count), peers.get(server["model"], {}).get(count)
             ratios = ""
-            if load and peer and not server["is_peer"]:
+            if load and peer and peer["requests"] and not server["is_peer"]:
                 ratios = f" ({load['rate'] / peer['rate']:.2f}, {load['p99'] / peer['p99']:.2f})"
             failed = f", {load['refused'] + load['lost']:.0f} failed" if load and load["refused"] + load["lost"] else ""
             cells.append(f"{load['rate']:,.0f}, {load['p50']:.1f}, {load['p99']:.1f}{ratios}{failed}" if load else "-")
