@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from lengthwise.padding import PaddedBatch, step_mask
 from lengthwise.runtime.manifest import StepInput
 from lengthwise_export.checking.causes import DEFAULT_NAMES, ArgumentNames
-from lengthwise_export.checking.recording import AlternativeReading, ModelOutput, Recording
+from lengthwise_export.checking.recording import AlternativeCall, ModelOutput, Recording
 from lengthwise_export.errors import RunError
 from lengthwise_export.layouts import RIGHT, StepLayout
 from lengthwise_export.mending.fix import FixProposal, PaddingCurve
@@ -57,7 +57,7 @@ class NumpySubject:
     def record(self, batch: PaddedBatch) -> Recording:
         raise NotImplementedError
 
-    def alternatives(self) -> Iterator[AlternativeReading]:
+    def alternatives(self) -> Iterator[AlternativeCall]:
         return iter(())
 
 

@@ -6,6 +6,9 @@
 
 A baseline batch is run first. Each trial then changes one thing about it: the padding, the width, the other rows or
 their order. The answer to a sequence must stay the same. If it changes, `leaks` finds the operator where that begins.
+
+A trial of NaN, Inf or 1e30 in the padding (`poison`) that fails is a warning only; a *finite* trial, which is any other
+trial, is a leak. Some rows hold *raw* sequences, of values such as very large or equal ones (`Sampler.kinds`).
 """
 
 from __future__ import annotations
@@ -38,12 +41,12 @@ from lengthwise_export.errors import RunError, UncheckableError
 
 _MAX_UNBATCHED: Final = 48  # at most this many lengths are run unbatched
 
-_RAW_OF_EACH: Final = 2  # so many sequences of each kind of raw values are run unbatched, most of them short
+_RAW_OF_EACH: Final = 2  # sequences of each kind of raw values that are run unbatched, most of them short
 
-_MAX_ASKED_TWICE: Final = 12  # at most this many lengths of sequences whose answers changed
+_MAX_ASKED_TWICE: Final = 12  # at most this many sequences whose answers changed are run again, of different lengths
 
 _OF_THE_SAME_ROWS: Final = ("padding", "width", "order", "poison")
-"""Changes that leave batch statistics over valid steps as they are."""
+"""Changes that leave batch statistics over valid steps as they are, so that they are tried in training mode too."""
 
 _MAX_NAMED: Final = 5  # at most this many trials are named in the reason
 
@@ -59,7 +62,15 @@ def check_subject(
     seed: int = 0,
     progress: ProgressCallback | None = None,
 ) -> Report:
-    """Checks a model. One that cannot be checked gets a report that says why.
+    """Checks a model, and returns the report. Of a model that cannot be checked, the report says why.
+
+    Args:
+        subject: The model.
+        max_length: The longest sequence that is tried, in steps.
+        min_length: The shortest sequence that the model is known to accept, in steps.
+        tolerance: The allowed difference of an answer, beyond rounding.
+        seed: The seed of the random sequences.
+        progress: Called with the name of each step before it runs; None for nobody.
 
     Raises:
         UncheckableError: Never leaves this function: it becomes a report.
@@ -70,14 +81,14 @@ def check_subject(
         try:
             return running.report()
         except UncheckableError:
-            if running.steadiness is not None:
+            if running.steadiness is not None:  # answers that change by themselves are the better explanation
                 running.steadiness.ask_again()
             raise
     except UncheckableError as error:
         return Report(
             "uncheckable",
             str(error),
-            trials=tuple(running.outcomes),
+            trials=tuple(running.results),
             notes=tuple(running.notes),
             ran=running.checked_sizes,
         )
@@ -88,18 +99,18 @@ class _Check:
     """The state of one check: the results of the trials so far, and the notes for the report."""
 
     subject: Subject
-    min_length: int
-    max_length: int
-    tolerance: float
+    min_length: int  # in steps
+    max_length: int  # in steps
+    tolerance: float  # the allowed difference of an answer; raised for a model that amplifies rounding
     sampler: Sampler
     progress: ProgressCallback
     conditioning: Conditioning
-    outcomes: list[TrialResult] = field(default_factory=list)
+    results: list[TrialResult] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     failed: list[FailedTrial] = field(default_factory=list)
     # The row counts, widths and lengths of the batches that ran and whose answers were compared
     ran: tuple[set[int], set[int], set[int]] = field(default_factory=lambda: (set(), set(), set()))
-    steadiness: Steadiness | None = None
+    steadiness: Steadiness | None = None  # None until the baseline ran
 
     @property
     def checked_sizes(self) -> CheckedSizes:
@@ -107,60 +118,75 @@ class _Check:
         return CheckedSizes(*(tuple(sorted(sizes)) for sizes in self.ran))
 
     def report(self) -> Report:
-        """Runs all trials and decides the verdict."""
+        """Runs all trials and decides the verdict.
+
+        Raises:
+            UncheckableError: The model cannot be checked; the message says why.
+        """  # noqa: DOC502 - what it calls raises it
+        # 1. The sizes of batches, and the sequences, that the model accepts
         self.progress(f"a sequence of {self.max_length} steps")
         accepted = limits.WidthLimits.of(self.subject, self.sampler, self.max_length, self.min_length)
         widest, sizes = accepted.widest, accepted.sizes
         self.notes += [] if accepted.note is None else [accepted.note]
         self._leave_out_kinds(sizes)
-        first = self._first(sizes)
-        compared = [*compared_ids(self.subject, first.batch)]
-        if is_answered := is_finite(first.answer, first.batch):
-            self._try_padding(first, sizes, compared)
+        # 2. The baseline, and all trials
+        baseline = self._first_baseline(sizes)
+        ids = [*compared_ids(self.subject, baseline.batch)]
+        if is_answered := is_finite(baseline.answer, baseline.batch):
+            self._try_padding(baseline, sizes, ids)
             if not self.subject.in_training:
                 self._try_unbatched(sizes, accepted.too_short)
-                self._try(first, trials.beside_the_longest(first.sequences, self.sampler.sequence(widest)))
-                self._try_odd_batches(first, sizes, widest)
+                self._try(baseline, trials.beside_the_longest(baseline.sequences, self.sampler.sequence(widest)))
+                self._try_odd_batches(baseline, sizes, widest)
         else:
-            self._try_alone(first, "")
+            self._try_alone(baseline, "")
+        # 3. Other reasons for differences than a leak
         self._require_steadiness()
-        finite = [moved for moved in self.failed if moved.trial.change != "poison"]
-        padding_id = padding_id_of(self.subject, first, compared, finite, self.tolerance)
+        finite = [failed for failed in self.failed if failed.trial.change != "poison"]
+        padding_id = padding_id_of(self.subject, baseline, ids, finite, self.tolerance)
         if finite and is_answered:
-            moved = [moved.trial for moved in finite]
+            failed_trials = [failed.trial for failed in finite]
             if padding_id is None:  # else it is a leak whatever side the padding is on
-                limits.require_service_contract(self.subject, first, moved, sizes, self.sampler, self.tolerance)
-            self.notes += limits.notes_of_other_readings(self.subject, first, finite, self.tolerance)
+                limits.require_service_contract(
+                    self.subject, baseline, failed_trials, sizes, self.sampler, self.tolerance
+                )
+            self.notes += limits.notes_of_alternatives(self.subject, baseline, finite, self.tolerance)
         elif not finite and not self.subject.in_training:
-            self._require_meaningful_trials(first, min(2, widest - sizes.shortest + 1))
-        self.notes += limits.notes_of_the_fast_path(self.subject, first, self.failed, self.tolerance)
+            self._require_meaningful_trials(baseline, min(2, widest - sizes.shortest + 1))
+        self.notes += limits.notes_of_the_fast_path(self.subject, baseline, self.failed, self.tolerance)
         self.notes += self.conditioning.notes()
+        # 4. The operators at which leaks begin, and their rules
         self.progress("finding the first operator that differs")
         leaks = tuple(find_leaks(self.subject, finite or self.failed, self.tolerance)) if self.failed else ()
         if finite:
-            leaks = tuple(TrialRules(self.subject, first, finite, self.tolerance, padding_id).applied(leaks))
+            leaks = tuple(TrialRules(self.subject, baseline, finite, self.tolerance, padding_id).applied(leaks))
+        # 5. Leaks that no trial shows: past the finite number of a mask, and steps that are not read
         filled = ""
-        if not finite and (finite_fill := find_finite_fill(self.subject, first.batch, sizes, self.sampler)) is not None:
-            number, leak = finite_fill
+        if not finite and (fill := find_finite_fill(self.subject, baseline.batch, sizes, self.sampler)) is not None:
+            number, leak = fill
             leaks = (leak, *leaks)
-            self.outcomes.append(TrialResult(leak.trial, "scale", leak.difference, passed=False))
+            self.results.append(TrialResult(leak.trial, "scale", leak.difference, passed=False))
             filled = f"a mask fills padding with {number:g}, and {leak.trial} get past it"
-        if not finite and is_answered and (unread := unread_steps(self.subject, first)) is not None:
+        if not finite and is_answered and (unread := unread_steps(self.subject, baseline)) is not None:
             self.notes.append(unread)
         verdict, reason = self._decided(finite, filled)
-        if not finite and is_answered and (dropped := dropped_id(self.subject, first, compared, self.tolerance)):
+        if not finite and is_answered and (dropped := dropped_id(self.subject, baseline, ids, self.tolerance)):
             leaks, verdict = (dropped, *leaks), "leak"
-            self.outcomes.append(TrialResult(dropped.trial, "padding", dropped.difference, passed=False))
+            self.results.append(TrialResult(dropped.trial, "padding", dropped.difference, passed=False))
             reason = f"a valid step is not read, as if it were padding: {dropped.trial}"
-        results = (tuple(self.outcomes), tuple(self.notes))
-        return Report(verdict, reason, leaks, *results, widest, self.tolerance, self.checked_sizes, sizes.shortest)
+        lists = (tuple(self.results), tuple(self.notes))
+        return Report(verdict, reason, leaks, *lists, widest, self.tolerance, self.checked_sizes, sizes.shortest)
 
     def _decided(self, finite: Sequence[FailedTrial], filled: str) -> tuple[Verdict, str]:
-        """The verdict, and the reason for it."""
-        every = [moved.trial.name for moved in finite or self.failed]
-        more = f"; and {len(every) - _MAX_NAMED} more" if len(every) > _MAX_NAMED else ""
-        names = "; ".join(every[:_MAX_NAMED]) + more
-        if finite and all(moved.nan_with for moved in finite):
+        """The verdict, and the reason for it as text.
+
+        `finite` are the failed trials without those of `poison`. `filled` says how padding gets past the finite number
+        of a mask; empty if it does not.
+        """
+        trial_names = [failed.trial.name for failed in finite or self.failed]
+        more = f"; and {len(trial_names) - _MAX_NAMED} more" if len(trial_names) > _MAX_NAMED else ""
+        names = "; ".join(trial_names[:_MAX_NAMED]) + more
+        if finite and all(failed.nan_with for failed in finite):
             return "leak", f"the answer to a sequence is finite alone, and not finite in a padded batch: {names}"
         if finite:
             return "leak", f"the answer to a sequence changes with: {names}"
@@ -168,43 +194,55 @@ class _Check:
         warnings += [f"only NaN, Inf or an overflow in the padding reaches an answer: {names}"] if self.failed else []
         if warnings:
             return "warning", "; ".join(warnings)
-        raised = sum(outcome.difference is None for outcome in self.outcomes)
-        lengths = f"; {raised} raised, at lengths that the model does not accept" if raised else ""
-        return "sound", f"no answer changed in {len(self.outcomes) - raised} trials{lengths}"
+        raising = sum(result.difference is None for result in self.results)
+        lengths = f"; {raising} raised, at lengths that the model does not accept" if raising else ""
+        return "sound", f"no answer changed in {len(self.results) - raising} trials{lengths}"
 
     def _require_steadiness(self) -> None:
         """Makes sure that the same batch gets the same answer again, before padding or other rows are blamed.
 
         Raises:
-            UncheckableError: They do not.
+            UncheckableError: The answers differ.
         """  # noqa: DOC502 - what it calls raises it
         if self.steadiness is None:
             return
         self.steadiness.ask_again()
-        rows = {int(one.base.lengths[row]): one.base.steps[row] for one in self.failed for row, _ in one.trial.rows}
-        for length, steps in sorted(rows.items())[:_MAX_ASKED_TWICE]:
+        # One sequence of each length whose answer changed
+        sequences = {
+            int(failed.base.lengths[row]): failed.base.steps[row]
+            for failed in self.failed
+            for row, _ in failed.trial.rows
+        }
+        for length, steps in sorted(sequences.items())[:_MAX_ASKED_TWICE]:
             self.steadiness.require_same_alone(steps[:length])
 
     def _leave_out_kinds(self, sizes: BatchSizes) -> None:
-        """Leaves out the kinds of raw values for which the model raises, or has no finite answer."""
+        """Changes the sampler: it no longer draws what the model raises for, or has no finite answer to.
+
+        This may be steps of zeros, and kinds of raw values. A note says what is left out.
+        """
 
         def is_answered(sequences: Sequence[Steps]) -> bool:
             return self._is_answered(pad(sequences, width=sizes.width))
 
+        # Steps of zeros: a sequence with one, and one without
         probe = Sampler(self.subject.steps, seed=0)  # of its own, so that the sequences of the trials stay the same
-        alone = [probe.sequence(sizes.longest), probe.fill((sizes.longest,), 1.0)]
-        zeros, others = (self._is_answered(pad([steps], multiple=1)) for steps in alone)
-        if others and not zeros:
+        sequences = [probe.sequence(sizes.longest), probe.fill((sizes.longest,), 1.0)]
+        takes_zeros, takes_values = (self._is_answered(pad([steps], multiple=1)) for steps in sequences)
+        if takes_values and not takes_zeros:
             self.sampler.zeros = False
             self.notes.append("no trial has a step of zeros: the answer to a sequence alone is not finite there")
-        tried = {kind: self.sampler.sequence(sizes.longest, kind) for kind in self.sampler.kinds}
-        if not tried or is_answered([*tried.values()]):
+        # Kinds of raw values: all in one batch first, and each by itself if that fails
+        of_kinds = {kind: self.sampler.sequence(sizes.longest, kind) for kind in self.sampler.kinds}
+        if not of_kinds or is_answered([*of_kinds.values()]):
             return
         if not is_answered([self.sampler.sequence(sizes.longest)] * 2):
             return  # not because of the kinds, so the baseline says why
-        self.sampler.kinds = tuple(kind for kind, steps in tried.items() if is_answered([steps] * 2))
-        if left := [kind for kind in tried if kind not in self.sampler.kinds]:
-            self.notes.append(f"no trial has {', '.join(left)}: the model raises there, or its answer is not finite")
+        self.sampler.kinds = tuple(kind for kind, steps in of_kinds.items() if is_answered([steps] * 2))
+        if left_out := [kind for kind in of_kinds if kind not in self.sampler.kinds]:
+            self.notes.append(
+                f"no trial has {', '.join(left_out)}: the model raises there, or its answer is not finite"
+            )
 
     def _is_answered(self, batch: PaddedBatch) -> bool:
         """Whether a batch runs, and its answer is finite."""
@@ -216,15 +254,15 @@ class _Check:
     def _answer(self, batch: PaddedBatch) -> ModelOutput:
         """Runs a batch and adds its sizes to the report."""
         answer = self.subject.answer(batch)
-        for seen, sizes in zip(self.ran, ([batch.rows], [batch.width], batch.lengths.tolist()), strict=True):
-            seen.update(sizes)
+        for ran, sizes in zip(self.ran, ([batch.rows], [batch.width], batch.lengths.tolist()), strict=True):
+            ran.update(sizes)
         return answer
 
-    def _require_meaningful_trials(self, first: Baseline, fewest_lengths: int) -> None:
+    def _require_meaningful_trials(self, baseline: Baseline, fewest_lengths: int) -> None:
         """Makes sure that a leak would have been visible: several sizes ran, and answers depend on the sequences.
 
         Args:
-            first: The baseline.
+            baseline: The sequences and their first answers.
             fewest_lengths: At least so many different lengths must have run.
 
         Raises:
@@ -237,139 +275,167 @@ class _Check:
                 or f"too few batch sizes could be run: {as_ranges(rows)} rows, widths of {as_ranges(widths)} and "
                 f"sequences of {as_ranges(lengths)} steps"
             )
-        others = Sampler(self.subject.steps, seed=len(first.sequences) + 1)
-        others.zeros = self.sampler.zeros
-        replaced = pad([others.sequence(len(steps)) for steps in first.sequences], width=first.batch.width)
-        moved = first.largest_difference(self.subject.answer(replaced))
-        if moved <= self.tolerance:
+        sampler = Sampler(self.subject.steps, seed=len(baseline.sequences) + 1)
+        sampler.zeros = self.sampler.zeros  # what the model does not answer is not drawn here either
+        other_sequences = [sampler.sequence(len(steps)) for steps in baseline.sequences]
+        answer = self.subject.answer(pad(other_sequences, width=baseline.batch.width))
+        difference = baseline.largest_difference(answer)
+        if difference <= self.tolerance:
             raise UncheckableError(
                 f"the answers do not depend on the sequences: other sequences of the same lengths move them by "
-                f"{moved:.2g}, which is within the tolerance of {self.tolerance:.2g}, so a leak could not be seen. "
-                "Possible reasons: the last layer is all zeros, an input is not used, or --tolerance is too large"
+                f"{difference:.2g}, which is within the tolerance of {self.tolerance:.2g}, so a leak could not be "
+                "seen. Possible reasons: the last layer is all zeros, an input is not used, or --tolerance is too large"
             )
 
-    def _first(self, sizes: BatchSizes) -> Baseline:
+    def _first_baseline(self, sizes: BatchSizes) -> Baseline:
+        """Runs the first batch, and returns it with its answer.
+
+        The answer may be not finite. The tolerance is raised if the model amplifies rounding.
+
+        Raises:
+            UncheckableError: The model raises, its answer has another form than a classifier's, or it does not give the
+                same answer twice.
+        """
         self.progress("the baseline batch, and one answer again and again")
         sequences = trials.base_sequences(self.sampler, sizes)
         batch = pad(sequences, width=sizes.width)
-        if self.subject.state is not None:  # what the search of widths has left
+        if self.subject.state is not None:  # undoes what the search of widths changed
             self.subject.state.restore()
         try:
-            first = self._baseline(sequences, batch)
+            baseline = self._baseline(sequences, batch)
         except RunError as error:
             self.progress("sizes at which the model runs")
             raise UncheckableError(limits.why_it_raises(self.subject, sequences, sizes.width, error)) from error
-        shape = first.answer.logits.shape
+        shape = baseline.answer.logits.shape
         if shape[:-1] not in ((batch.rows,), (batch.rows, batch.width)):
             raise UncheckableError(limits.why_of_another_form(self.subject, batch))
         self.steadiness = Steadiness(self.subject, sizes, self.tolerance)
         self.steadiness.require()
-        first = self._without_unanswered(first)
-        if not is_finite(first.answer, batch):
-            return first
+        baseline = self._with_answerable_sequences(baseline)
+        if not is_finite(baseline.answer, batch):
+            return baseline
+        # A last axis that follows the width is not one of classes.
         wider = pad(sequences, width=sizes.wider)
         if limits.runs(self.subject, wider) and self.subject.answer(wider).logits.shape[-1] != shape[-1]:
             raise UncheckableError(limits.why_of_another_form(self.subject, batch))
-        allowed = first.allowed_rounding(self.subject, self.tolerance)
+        allowed = baseline.allowed_rounding(self.subject, self.tolerance)
         if allowed > self.tolerance:
             self.tolerance = allowed
             self.notes.append(
                 f"a 1-ulp input change moves the output by {allowed / 10:.2g}; differences below 10x are ignored"
             )
-        return first
+        return baseline
 
     def _baseline(
         self, sequences: Sequence[Steps], batch: PaddedBatch, kinds: Sequence[str | None] | None = None
     ) -> Baseline:
+        """Runs a batch, and returns it with its answer; `kinds`: None for those that `kinds_of_rows` gives."""
         kinds = trials.kinds_of_rows(len(sequences), self.sampler) if kinds is None else kinds
         return Baseline(sequences, batch, self._answer(batch), kinds)
 
-    def _without_unanswered(self, base: Baseline) -> Baseline:
-        """The baseline, with ordinary sequences in the place of raw ones that have no finite answer even alone."""
-        rows = [] if is_finite(base.answer, base.batch) else range(base.batch.rows)
+    def _with_answerable_sequences(self, baseline: Baseline) -> Baseline:
+        """The baseline, with ordinary sequences in the place of raw ones that have no finite answer even alone.
+
+        A note says which kinds were replaced. Without such sequences, the baseline is returned as it is.
+        """
+        rows = [] if is_finite(baseline.answer, baseline.batch) else range(baseline.batch.rows)
         unanswered = [
-            row for row in rows if base.kind(row) and not self._is_answered(pad([base.sequences[row]], multiple=1))
+            row
+            for row in rows
+            if baseline.kind(row) and not self._is_answered(pad([baseline.sequences[row]], multiple=1))
         ]
         if not unanswered:
-            return base
-        shown = ", ".join(dict.fromkeys(str(base.kind(row)) for row in unanswered))
-        self.notes.append(f"some sequences of {shown} are left out: the answer to them alone is not finite")
-        sequences, kinds = [*base.sequences], [*base.kinds]
+            return baseline
+        kinds_left_out = ", ".join(dict.fromkeys(str(baseline.kind(row)) for row in unanswered))
+        self.notes.append(f"some sequences of {kinds_left_out} are left out: the answer to them alone is not finite")
+        sequences, kinds = [*baseline.sequences], [*baseline.kinds]
         for row in unanswered:
             sequences[row], kinds[row] = self.sampler.sequence(len(sequences[row])), None
-        return self._baseline(sequences, pad(sequences, width=base.batch.width), kinds)
+        return self._baseline(sequences, pad(sequences, width=baseline.batch.width), kinds)
 
-    def _try_padding(self, first: Baseline, sizes: BatchSizes, compared: Sequence[ComparedId]) -> None:
-        """Tries other padding, also of the ids that the model compares its steps with; widths, and other rows."""
-        for trial in trials.trials(first.sequences, sizes, self.sampler):
+    def _try_padding(self, baseline: Baseline, sizes: BatchSizes, ids: Sequence[ComparedId]) -> None:
+        """Runs the trials with the baseline's sequences: other padding, widths and rows, and `ids` in the padding.
+
+        `ids` are those with which the model compares its steps.
+        """
+        for trial in trials.trials(baseline.sequences, sizes, self.sampler):
             if trial.change in _OF_THE_SAME_ROWS or not self.subject.in_training:
-                self._try(first, trial)
-        same = tuple((row, row) for row in range(first.batch.rows))
-        for number in dict.fromkeys(one.number for one in compared):
-            filled = trials.with_padding_filled(first.batch, np.int64(number))
-            self._try(first, CheckTrial(f"id {number} in the padding", "padding", filled, same))
+                self._try(baseline, trial)
+        same_rows = tuple((row, row) for row in range(baseline.batch.rows))
+        for number in dict.fromkeys(compared.number for compared in ids):
+            filled = trials.with_padding_filled(baseline.batch, np.int64(number))
+            self._try(baseline, CheckTrial(f"id {number} in the padding", "padding", filled, same_rows))
 
-    def _try_alone(self, base: Baseline, where: str) -> None:
-        """Tries alone the sequences of a batch whose answers are not finite in it: if those are, it is a leak.
+    def _try_alone(self, baseline: Baseline, where: str) -> None:
+        """Runs alone the sequences whose answers are not finite in the batch: if they are finite alone, it is a leak.
+
+        `where` says in messages which batch it is.
 
         Raises:
             UncheckableError: They are not finite alone either.
         """
-        alone = [
+        answered = [
             trial
-            for trial in trials.lone_trials(base.sequences, [base.kind(row) for row in range(base.batch.rows)])
-            if not base.is_finite(trial.rows[0][0]) and self._is_answered(trial.batch)
+            for trial in trials.lone_trials(baseline.sequences, baseline.kinds)
+            if not baseline.is_finite(trial.rows[0][0]) and self._is_answered(trial.batch)
         ]
-        if not alone:
+        if not answered:
             raise UncheckableError(
                 f"the answers to finite sequences are not finite{where}, not even to one alone and without padding: "
                 "train the model, or pass its weights with --checkpoint"
             )
-        for trial in alone:
-            self._try(base, trial)
+        for trial in answered:
+            self._try(baseline, trial)
 
     def _try_unbatched(self, sizes: BatchSizes, too_short: Mapping[int, RunError]) -> None:
-        """Runs sequences of every length from the shortest unbatched, and compares with all of them in one batch.
+        """Runs sequences of many lengths unbatched, and compares with all of them in one batch.
+
+        `too_short` has the lengths at which the model is known to raise unbatched, for the report.
 
         Raises:
             UncheckableError: The model raises for every batch of one row, or answers to finite sequences are not
                 finite.
         """
-        most = sizes.rows if self.subject.layout.packed else _MAX_UNBATCHED
-        count = min(sizes.width - sizes.shortest + 1, most)
+        # 1. The sequences: ordinary ones of all lengths, spread evenly if there are many, and raw ones, mostly short
+        most_lengths = sizes.rows if self.subject.layout.packed else _MAX_UNBATCHED
+        count = min(sizes.width - sizes.shortest + 1, most_lengths)
         lengths = np.unique(np.linspace(sizes.shortest, sizes.width, count).round().astype(int))[::-1]
         kinds = [*[None] * len(lengths), *(() if self.subject.layout.packed else _RAW_OF_EACH * self.sampler.kinds)]
-        short = np.resize(lengths[::-1][::2], len(kinds) - len(lengths))
+        raw_lengths = np.resize(lengths[::-1][::2], len(kinds) - len(lengths))
         sequences = [
-            self.sampler.sequence(int(length), kind) for length, kind in zip((*lengths, *short), kinds, strict=True)
+            self.sampler.sequence(int(length), kind)
+            for length, kind in zip((*lengths, *raw_lengths), kinds, strict=True)
         ]
-        together = self._without_unanswered(self._baseline(sequences, pad(sequences, width=sizes.wider), kinds))
-        alone = [*trials.lone_trials(together.sequences, together.kinds)]
-        # What is not finite in this batch only, is a leak
-        bad = [
-            trial for row, trial in enumerate(alone) if not (together.is_finite(row) or self._is_answered(trial.batch))
+        # 2. All in one batch, then each alone. What is not finite in the batch only, is a leak.
+        batched = self._with_answerable_sequences(self._baseline(sequences, pad(sequences, width=sizes.wider), kinds))
+        lone_trials = [*trials.lone_trials(batched.sequences, batched.kinds)]
+        unanswered = [
+            trial
+            for row, trial in enumerate(lone_trials)
+            if not (batched.is_finite(row) or self._is_answered(trial.batch))
         ]
-        if bad:
-            shown = as_ranges(sorted({trial.batch.width for trial in bad}))
+        if unanswered:
+            shown = as_ranges(sorted({trial.batch.width for trial in unanswered}))
             raise UncheckableError(f"the answers to finite sequences of {shown} steps are not finite, alone too")
-        raised = {
+        # 3. The lengths at which the model raises, with the errors
+        errors = {
             trial.batch.width: error
-            for trial in alone
-            if (error := self._try(together, trial, may_raise=True)) is not None
+            for trial in lone_trials
+            if (error := self._try(batched, trial, may_raise=True)) is not None
         }
-        if len(raised) == len(lengths) and not any(moved.trial.change != "poison" for moved in self.failed):
+        if len(errors) == len(lengths) and not any(failed.trial.change != "poison" for failed in self.failed):
             raise UncheckableError(
-                f"the model raises for a batch of one row, at every length: {raised[min(raised)]} (usually because of "
+                f"the model raises for a batch of one row, at every length: {errors[min(errors)]} (usually because of "
                 "a squeeze without a dim, which also removes the axis of the rows)"
             )
         for length, error in sorted(too_short.items(), reverse=True):
-            raised[length] = error
-            self.outcomes.append(
+            errors[length] = error
+            self.results.append(
                 TrialResult(trials.unbatched_name(length), "batch", None, passed=True, raised=str(error))
             )
-        if raised:
+        if errors:
             self.notes.append(
-                f"unbatched, the model raises at {', '.join(map(str, sorted(raised)))} steps: {raised[min(raised)]}"
+                f"unbatched, the model raises at {', '.join(map(str, sorted(errors)))} steps: {errors[min(errors)]}"
             )
         if too_short:
             self.notes.append(
@@ -377,58 +443,66 @@ class _Check:
                 "and the service refuses shorter ones"
             )
 
-    def _try_odd_batches(self, first: Baseline, sizes: BatchSizes, widest: int) -> None:
+    def _try_odd_batches(self, baseline: Baseline, sizes: BatchSizes, widest: int) -> None:
         """Runs the row counts, lengths and widths that a model may handle in a separate code path.
+
+        `widest` is the widest batch that the model accepts, in steps.
 
         Raises:
             UncheckableError: The model raises for such a batch of two rows or more.
         """
-        for trial in trials.fewer_rows(first.batch):
-            self._try(first, trial, may_raise=trial.batch.rows == 1)  # already noted by the unbatched trials
+        # With sequences of the baseline
+        for trial in trials.fewer_rows(baseline.batch):
+            self._try(baseline, trial, may_raise=trial.batch.rows == 1)  # already noted by the unbatched trials
         for trial in (
-            *trials.equal_lengths(first.sequences, sizes, self.sampler),
-            *trials.block_widths(first.sequences, widest, self.sampler),
+            *trials.equal_lengths(baseline.sequences, sizes, self.sampler),
+            *trials.block_widths(baseline.sequences, widest, self.sampler),
         ):
-            self._try(first, trial)
+            self._try(baseline, trial)
+        # With sequences of their own: such a batch is the baseline of its trials
         for name, sequences, batch in trials.odd_batches(sizes, widest, self.sampler):
             try:
-                base = self._without_unanswered(self._baseline(sequences, batch))
+                odd = self._with_answerable_sequences(self._baseline(sequences, batch))
             except RunError as error:
                 if batch.rows == 1:  # already noted by the unbatched trials
                     continue
                 raise UncheckableError(f"the model raises for a batch {name}: {error}") from error
-            if not is_finite(base.answer, base.batch):
-                self._try_alone(base, f" in a batch {name}")
+            if not is_finite(odd.answer, odd.batch):
+                self._try_alone(odd, f" in a batch {name}")
                 continue
-            for trial in trials.padding_changed(name, base.sequences, base.batch, self.sampler):
-                self._try(base, trial)
+            for trial in trials.padding_changed(name, odd.sequences, odd.batch, self.sampler):
+                self._try(odd, trial)
 
-    def _try(self, first: Baseline, trial: CheckTrial, *, may_raise: bool = False) -> RunError | None:
-        """Runs a trial and adds its result. Returns the error if the model raised and `may_raise` allows that.
+    def _try(self, baseline: Baseline, trial: CheckTrial, *, may_raise: bool = False) -> RunError | None:
+        """Runs a trial, and adds its result to `results`, and to `failed` if an answer changed.
+
+        Returns the error if the model raised and `may_raise` allows that, or the padding or another row is the reason;
+        None if it ran.
 
         Raises:
             UncheckableError: The model raises, and neither the padding nor another row is the reason.
         """
         if trial.change == "padding" and self.subject.layout.pad_id is not None:
-            return None  # no other id is ever there
+            return None  # callers always write this id into padding, so no other padding occurs
         self.progress(trial.name)
         try:
             answer = self._answer(trial.batch)
         except RunError as error:
-            self.outcomes.append(TrialResult(trial.name, trial.change, None, passed=may_raise, raised=str(error)))
+            self.results.append(TrialResult(trial.name, trial.change, None, passed=may_raise, raised=str(error)))
             if trial.change in ("padding", "neighbours", "poison"):
                 # The baseline has the same shape and ran, so the error comes from the padding or from another row.
-                self.failed.append(FailedTrial(first.batch, trial, 0))
+                self.failed.append(FailedTrial(baseline.batch, trial, 0))
             elif not may_raise:
-                raise UncheckableError(limits.why_it_raises_for(first, trial, error)) from error
+                raise UncheckableError(limits.why_it_raises_for(baseline, trial, error)) from error
             return error
-        differences = {pair: first.row_difference(answer, *pair) for pair in trial.rows}
+        # Float64 runs long, and is not needed to excuse a difference once ordinary sequences have shown a leak.
+        differences = {pair: baseline.row_difference(answer, *pair) for pair in trial.rows}
         is_leak = any(failed.is_ordinary and failed.trial.change != "poison" for failed in self.failed)
         beyond_rounding = self.conditioning.beyond_rounding(
-            first, trial, differences, self.tolerance, exactly=not is_leak
+            baseline, trial, differences, self.tolerance, use_float64=not is_leak
         )
         largest = max(beyond_rounding.values())
-        self.outcomes.append(
+        self.results.append(
             TrialResult(
                 trial.name,
                 trial.change,
@@ -437,23 +511,28 @@ class _Check:
                 is_rounding=beyond_rounding != differences,
             )
         )
-        if not largest <= self.tolerance:
+        if not largest <= self.tolerance:  # NaN fails, too
             # If rows of ordinary values fail, only those are used to find the operator: raw values may hide it.
-            failed = [pair for pair in trial.rows if not beyond_rounding[pair] <= self.tolerance]
-            ordinary = [pair for pair in trial.rows if first.kind(pair[0]) is None]
-            is_ordinary = bool(set(ordinary) & set(failed))
-            rows = tuple(ordinary if is_ordinary else failed)
+            failed_pairs = [pair for pair in trial.rows if not beyond_rounding[pair] <= self.tolerance]
+            ordinary_pairs = [pair for pair in trial.rows if baseline.kind(pair[0]) is None]
+            is_ordinary = bool(set(ordinary_pairs) & set(failed_pairs))
+            rows = tuple(ordinary_pairs if is_ordinary else failed_pairs)
             worst = max(rows, key=lambda pair: beyond_rounding[pair])
-            failed_trial = FailedTrial(first.batch, replace(trial, rows=rows), rows.index(worst), is_ordinary)
+            failed = FailedTrial(baseline.batch, replace(trial, rows=rows), rows.index(worst), is_ordinary)
             self.failed.append(
-                failed_trial if trial.change == "poison" else _where_it_is_nan(failed_trial, first, answer, worst)
+                failed if trial.change == "poison" else _from_batch_with_nan(failed, baseline, answer, worst)
             )
         return None
 
 
-def _where_it_is_nan(failed: FailedTrial, first: Baseline, after: ModelOutput, rows: tuple[int, int]) -> FailedTrial:
-    """The failed trial; if an answer is finite in only one of its batches, seen from the batch in which it is not."""
-    is_finite_before, is_finite_after = first.is_finite(rows[0]), first.is_finite_in(after, *rows)
+def _from_batch_with_nan(
+    failed: FailedTrial, baseline: Baseline, answer: ModelOutput, rows: tuple[int, int]
+) -> FailedTrial:
+    """The failed trial; if one answer is finite and the other is not, with the batch of the latter as its `base`.
+
+    `answer` is that of the trial, `rows` are the rows of the sequence in the baseline and in the trial.
+    """
+    is_finite_before, is_finite_after = baseline.is_finite(rows[0]), baseline.is_finite_in(answer, *rows)
     if is_finite_before == is_finite_after:
         return failed
     if is_finite_before:

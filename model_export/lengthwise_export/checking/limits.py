@@ -253,7 +253,7 @@ def _is_right_at_the_end(subject: Subject, first: Baseline, width: int, sampler:
         return False
 
 
-def notes_of_other_readings(
+def notes_of_alternatives(
     subject: Subject, first: Baseline, failed: Sequence[FailedTrial], tolerance: float
 ) -> Iterator[str]:
     """The other ways to call a model, such as time-first, in which it does not leak.
@@ -262,22 +262,22 @@ def notes_of_other_readings(
         UncheckableError: The model is sound only with lengths as shares, and the service never passes those.
     """
     tried = [one.trial for one in failed if one.base is first.batch]
-    for other in subject.alternatives() if tried else ():
+    for alternative in subject.alternatives() if tried else ():
         try:
-            again = replace(first, answer=other.subject.answer(first.batch))
-            answers = ((trial, other.subject.answer(trial.batch)) for trial in tried)  # until one differs
+            again = replace(first, answer=alternative.subject.answer(first.batch))
+            answers = ((trial, alternative.subject.answer(trial.batch)) for trial in tried)  # until one differs
             is_sound = all(
                 again.row_difference(answer, *pair) <= tolerance for trial, answer in answers for pair in trial.rows
             )
             # If a changed last step does not change the answer, this way does not read the whole sequence.
-            last = other.subject.answer(first.with_last_steps_changed(subject.steps.vocabulary))
+            last = alternative.subject.answer(first.with_last_steps_changed(subject.steps.vocabulary))
             is_sound = is_sound and all(again.row_difference(last, row, row) > tolerance for row in again.ordinary())
         except (RunError, IndexError):  # an answer of another shape may lack these rows
             continue
-        if is_sound and "share" in other.runs:
-            raise UncheckableError(f"the model is sound only {other.runs}")
+        if is_sound and "share" in alternative.sentence_end:
+            raise UncheckableError(f"the model is sound only {alternative.sentence_end}")
         if is_sound:
-            yield f"no answer changes in these trials {other.runs}"
+            yield f"no answer changes in these trials {alternative.sentence_end}"
 
 
 def notes_of_the_fast_path(

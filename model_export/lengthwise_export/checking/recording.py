@@ -2,6 +2,9 @@
 
 A model under check is a `Subject`, whether it is a torch module or an ONNX graph. The rest of the check uses only this
 interface.
+
+Each tensor of a run has a *key*, an integer: the address of its storage in torch, the hash of its name in ONNX. An
+operation whose input has the key of another's output uses that output.
 """
 
 from __future__ import annotations
@@ -29,24 +32,24 @@ if TYPE_CHECKING:  # a graph does without torch
 class Operation:
     """One operator of one run."""
 
-    operator: str
-    kind: str  # A torch function or an ONNX operator type; the key to the table of causes
+    operator: str  # Its name in reports, such as `encoder.norm: layer_norm`
+    kind: str  # A torch function or an ONNX operator type, by which the table of rules has a cause
     location: CodeLocation | None  # The line of the user's code that called it; None for ONNX
     input_keys: frozenset[int] = frozenset()
     output_keys: frozenset[int] = frozenset()  # The keys of those outputs that the answer depends on
-    # The values of these outputs with their keys; empty if they are not to be compared
+    # These outputs as pairs of a key and a value; empty if they are not to be compared
     outputs: tuple[tuple[int, NDArray[Any]], ...] = ()
-    # Tells the cause of a leak here, if the model knows more than the table of causes
+    # Returns the cause of a leak here, if the model knows more than the table of rules
     cause_of: Callable[[Change], Cause] | None = None
-    layer: str = ""
-    input_shape: tuple[int, ...] = ()  # That of its input, if it is called with axes
-    reduced_axes: tuple[int, ...] = ()  # These axes, counted from the front
-    is_loop: bool = False  # Whether it is all calls of a loop over the steps, joined
+    layer: str = ""  # Of a Keras model, the layer that it is in; otherwise empty
+    input_shape: tuple[int, ...] = ()  # The shape of its input, if the axes of the call are known
+    reduced_axes: tuple[int, ...] = ()  # The axes of its input that it runs along, counted from the front
+    is_loop: bool = False  # Whether it stands for all calls of a loop over the steps (`loops.py`)
     occurrence: int = 0  # How many calls of the same kind at the same line ran before it
 
     @property
     def identity(self) -> tuple[str, str, CodeLocation | None]:
-        """Equal for the same operation in two runs."""
+        """What is equal for the same operation in two runs: its operator, kind and location."""
         return self.operator, self.kind, self.location
 
 
@@ -54,8 +57,8 @@ class Operation:
 class Recording:
     """One recorded run."""
 
-    operations: Sequence[Operation]
-    answers: frozenset[int]
+    operations: Sequence[Operation]  # In the order of execution
+    answers: frozenset[int]  # The keys of the model's outputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +69,7 @@ class ModelOutput:
     attention: NDArray[np.float32] | None = None  # `[rows, width]`; None if the model has no output of that name
 
     def restored(self, layout: StepLayout, batch: PaddedBatch) -> ModelOutput:
-        """The answer to the rows of a batch, from that to what the model got for it in a layout."""
+        """The answer in the rows of a batch, from the answer to the inputs into which a layout arranged the batch."""
         attention = None if layout.packed else self.attention
         if attention is not None:
             attention = layout.restore(attention, batch, has_classes=False)
@@ -78,15 +81,15 @@ class Subject(Protocol):
 
     @property
     def steps(self) -> StepInput:
-        """The kind of a step: values or tokens."""
+        """What a step is: values of features, or a token id."""
 
     @property
     def sizes(self) -> frozenset[int]:
-        """The sizes of all axes of its weights; the trials use other row counts and widths."""
+        """The sizes of all axes of the weights. Row counts and widths of the trials are chosen apart from these."""
 
     @property
     def in_training(self) -> bool:
-        """Whether it is checked in training mode: then other rows may change an answer."""
+        """Whether the model is checked in training mode: then other rows may change an answer."""
 
     @property
     def names(self) -> ArgumentNames:
@@ -94,7 +97,7 @@ class Subject(Protocol):
 
     @property
     def layout(self) -> StepLayout:
-        """How the model gets the steps of a batch."""
+        """How the steps of a batch are laid out in what the model gets: where the padding is, or packed."""
 
     @property
     def state(self) -> ModuleState | None:
@@ -108,16 +111,22 @@ class Subject(Protocol):
         """
 
     def answer_in_float64(self, batch: PaddedBatch) -> ModelOutput | None:
-        """The answer that float64 gives, to show how much the model rounds by itself; None if that cannot be known."""
+        """The answer of the model in float64, which shows how much it rounds in float32.
+
+        None if the model cannot run in float64.
+        """
 
     def answers_of_rounded_weights(self, batch: PaddedBatch) -> Iterator[ModelOutput]:
-        """Answers with weights a few ulps larger or smaller, where float64 cannot be asked: its rounding moves so."""
+        """Yields answers of the model with weights a few ulps larger or smaller: so much may rounding change an answer.
+
+        Yields none for a model that runs in float64, which tells more.
+        """
 
     def answer_as_shipped(self, batch: PaddedBatch) -> ModelOutput:
         """Runs a batch with the framework's default settings, fast paths included."""
 
     def output_form(self, batch: PaddedBatch) -> tuple[tuple[int, ...], int]:
-        """The shape of the answer as the model itself gives it, and how many outputs the model has."""
+        """The shape of the answer as the model itself gives it, whatever its axes are, and its number of outputs."""
 
     def record(self, batch: PaddedBatch) -> Recording:
         """Runs a batch and records the operations that the answer depends on."""
@@ -125,13 +134,13 @@ class Subject(Protocol):
     def with_layout(self, layout: StepLayout) -> Subject:
         """The same model, which gets the steps of a batch in another layout."""
 
-    def alternatives(self) -> Iterator[AlternativeReading]:
-        """The same model, called in other ways that the user may have meant."""
+    def alternatives(self) -> Iterator[AlternativeCall]:
+        """Yields the same model, called in other ways that the user may have meant, such as time-first."""
 
 
 @dataclass(frozen=True, slots=True)
-class AlternativeReading:
+class AlternativeCall:
     """A model, called in another way."""
 
     subject: Subject
-    runs: str  # The end of the sentence "the model runs ...", with the option to pass or the code to write
+    sentence_end: str  # The end of "the model runs ...", with the option to pass or the code to write

@@ -15,7 +15,7 @@ from onnx import numpy_helper
 from lengthwise.padding import PaddedBatch
 from lengthwise.verification.random_sequences import ULPS
 from lengthwise_export.checking.causes import DEFAULT_NAMES
-from lengthwise_export.checking.recording import AlternativeReading, ModelOutput, Operation, Recording
+from lengthwise_export.checking.recording import AlternativeCall, ModelOutput, Operation, Recording
 from lengthwise_export.errors import RunError
 from lengthwise_export.layouts import StepLayout
 from lengthwise_export.onnx_graphs.external_graph import ExternalGraph
@@ -95,7 +95,7 @@ class OnnxSubject:
         other.layout = layout
         return other
 
-    def alternatives(self) -> Iterator[AlternativeReading]:
+    def alternatives(self) -> Iterator[AlternativeCall]:
         """The same graph, with its inputs interpreted in other ways that the user may have meant."""
         names = self._external.names
         if self.layout.packed is not None:
@@ -110,7 +110,7 @@ class OnnxSubject:
             ways["with steps as [width, rows, features]: if that is right, pass --time-first"] = {"time_first": True}
         for runs, changed in ways.items():
             graph = replace(self._external, names=names.model_copy(update=changed))
-            yield AlternativeReading(self._read(graph), runs)
+            yield AlternativeCall(self._read(graph), runs)
 
     def _read(self, graph: ExternalGraph) -> OnnxSubject:
         """Another graph, or reading of it, that is run in the same way."""

@@ -29,7 +29,7 @@ from torch.utils import _pytree as pytree
 from lengthwise.padding import PaddedBatch
 from lengthwise.runtime.manifest import StepInput
 from lengthwise_export.checking.causes import DEFAULT_NAMES, ArgumentNames
-from lengthwise_export.checking.recording import AlternativeReading, ModelOutput, Operation, Recording
+from lengthwise_export.checking.recording import AlternativeCall, ModelOutput, Operation, Recording
 from lengthwise_export.checking.rule import Cause
 from lengthwise_export.checking.trials import Change
 from lengthwise_export.errors import RunError
@@ -182,16 +182,16 @@ class TorchSubject:
         """The same module, which gets the steps of a batch in another layout."""
         return replace(self, signature=replace(self.signature, layout=layout))
 
-    def alternatives(self) -> Iterator[AlternativeReading]:
+    def alternatives(self) -> Iterator[AlternativeCall]:
         """The same module, called in other ways that the user may have meant."""
         if not self.layout.is_usual and (counted := self.signature.with_positions(self.module)) is not None:
             way = "with position_ids counted from the start of each sequence: pass them, or count them in forward"
-            yield AlternativeReading(replace(self, signature=counted), way)
+            yield AlternativeCall(replace(self, signature=counted), way)
         if self.layout.packed is not None:
             return
         for signature, way in self.signature.alternatives():
             if self.steps.kind == "values" or not signature.channels_first:
-                yield AlternativeReading(replace(self, signature=signature), way)
+                yield AlternativeCall(replace(self, signature=signature), way)
 
     def _answer(self, batch: PaddedBatch) -> ModelOutput:
         outputs = self._run(self.signature.arguments_for(batch))

@@ -257,11 +257,11 @@ def require_order_of_axes(text: str, subject: TorchSubject) -> None:
     """
     if _keeps_rows_apart(subject):
         return
-    for other in subject.alternatives():
-        if _keeps_rows_apart(other.subject):
+    for alternative in subject.alternatives():
+        if _keeps_rows_apart(alternative.subject):
             raise ConfigurationError(
                 f"{text}: the answer to a sequence depends on the other rows of its batch, or is not in its row. It "
-                f"keeps to its row {other.runs}"
+                f"keeps to its row {alternative.sentence_end}"
             )
 
 
