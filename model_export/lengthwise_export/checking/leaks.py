@@ -3,6 +3,10 @@
 Both runs hold the same sequences, so their answers should be equal. The outputs of all operators are compared in the
 order of execution, at valid steps, or as a whole if they have no axis of steps. The search uses only the recordings of
 the runs, so it is the same for torch and ONNX.
+
+`before` is the run of the baseline, `after` that of the trial. A third run of a *larger batch* (more rows, longer
+sequences, a larger width) shows which axes of a tensor depend on the batch; an operation has one shape for each output
+there, None if the larger run lacks the operation.
 """
 
 from __future__ import annotations
@@ -28,28 +32,28 @@ from lengthwise_export.checking.trials import Change, CheckTrial, Geometry, Pair
 from lengthwise_export.errors import RunError
 from lengthwise_export.tracing.source_lines import CodeLocation
 
-_MORE_ROWS, _LONGER = 2, 3  # Extra rows, and extra steps per sequence, of a larger batch that tells axes apart
-_WIDER = (41, 7)  # Extra width of it: more than the chunks of most models; or what fits small tables
+_MORE_ROWS, _LONGER = 2, 3  # Rows, and steps of each sequence, that the larger batch has more than the baseline
+_WIDER = (41, 7)  # Steps by which it is wider: more than the chunks of most models; else what fits small tables
 
-_AMPLIFIED: Final = 100  # A difference that padding makes in a weight may be so much larger in the sum that it is in
-_HIDDEN: Final = 10  # As many times less than the tolerance, and more than rounding: a leak that is known already
-_MOST_PICTURED: Final = 400  # at most this many operators are shown in the picture of a leak
+_AMPLIFIED: Final = 100  # So many times smaller than the tolerance may the difference in a weight be that changes a sum
+_HIDDEN: Final = 10  # So many times smaller than the tolerance may a difference be of a leak that is known already
+_MAX_PICTURED: Final = 400  # at most this many operators are shown in the picture of a leak
 
 
 @dataclass(frozen=True, slots=True)
 class FailedTrial:
     """A trial in which an answer changed."""
 
-    base: PaddedBatch
+    base: PaddedBatch  # The batch with which that of the trial is compared: nearly always the baseline
     trial: CheckTrial
     row: int  # An index into `trial.rows`: the pair of rows whose answers differ most
-    is_ordinary: bool = True  # Whether rows of ordinary values show it
-    # With what the answer is not finite in the batch `base`, if it is finite in that of the trial; else empty
+    is_ordinary: bool = True  # Whether rows of ordinary values show the change
+    # If the answer is finite in the batch of the trial, and not in `base`: what makes it so; otherwise empty
     nan_with: str = ""
 
     def backwards(self) -> FailedTrial:
-        """The same from the batch of the trial, in which the answer is not finite, to that of the baseline."""
-        rows = tuple((other, row) for row, other in self.trial.rows)
+        """The same with both batches exchanged, for an answer that is finite in the baseline, and not in the trial."""
+        rows = tuple((row_after, row) for row, row_after in self.trial.rows)
         trial = replace(self.trial, batch=self.base, rows=rows)
         return replace(self, base=self.trial.batch, trial=trial, nan_with=self.trial.name)
 
@@ -86,129 +90,140 @@ class Leak:
 
 
 def find_leaks(subject: Subject, failed: Sequence[FailedTrial], tolerance: float) -> Iterator[Leak]:
-    """Yields the leak behind each kind of change (of padding, width, rows ...) in which trials failed.
+    """Yields the leak behind each kind of change (of padding, width, rows ...) for which trials failed.
 
-    An operator that was found for one kind is not reported again for another.
+    An operator that was found for one kind of change is not reported again for another.
     """
     located: set[tuple[str, str, CodeLocation | None]] = set()
-    # An unbatched sequence has no other rows and another width, which the trials before have covered.
-    explained: set[Change] = {"block", "batch"}
-    recorded: PaddedBatch | None = None  # Most trials have the same baseline
+    # Trials that need no search if a leak is located: an unbatched sequence has no other rows and another width, which
+    # the other trials have shown.
+    covered_changes: set[Change] = {"block", "batch"}
+    recorded: PaddedBatch | None = None  # The batch of `before`: most trials have the same baseline
     for change in trials.CHANGES:
-        if located and change in explained:
+        if located and change in covered_changes:
             continue
-        # Trials with ordinary values first: with raw values, attention weights may all be 0 or 1, and hide where.
-        of_change = sorted((one for one in failed if one.trial.change == change), key=lambda one: not one.is_ordinary)
-        for chosen in of_change:
+        # 1. Record a failed trial, with ordinary values if there is one: raw values may make all attention weights 0 or
+        #    1, and so hide where the leak begins.
+        of_change = [failed_trial for failed_trial in failed if failed_trial.trial.change == change]
+        for failed_trial in sorted(of_change, key=lambda failed_trial: not failed_trial.is_ordinary):
             with contextlib.suppress(RunError):
-                after = _record(subject, chosen.trial.batch)
+                after = _record(subject, failed_trial.trial.batch)
                 break
         else:
             continue
-        base, trial = chosen.base, chosen.trial
+        base, trial = failed_trial.base, failed_trial.trial
         if base is not recorded:
             recorded, before = base, _record(subject, base)
             larger, shapes = _shapes_in_a_larger_batch(subject, base, before)
+        # 2. Pair the operations of both runs.
         runs = (geometry(base, subject.layout), geometry(trial.batch, subject.layout))
         pairing = Pairing(*runs, trial.rows, subject.sizes, larger)
         if not subject.layout.is_usual:
             pairing = replace(pairing, has_equal_steps=trials.has_equal_steps(base, trial.batch))
         pairs = [
-            _Pair(mine, other, shapes.get(id(mine)) or (None,) * len(mine.outputs))
-            for mine, other in aligned(before.operations, after.operations)
+            _OperationPair(operation, same, shapes.get(id(operation)) or (None,) * len(operation.outputs))
+            for operation, same in aligned(before.operations, after.operations)
         ]
-        pairing = replace(pairing, chunks=_chunks(pairs, pairing))
-        # In batches of equal sizes rounding is equal, so a small difference is real, and later layers may amplify it.
-        least = tolerance / _AMPLIFIED if pairing.before == pairing.after else tolerance
+        pairing = replace(pairing, chunks=_chunk_sizes(pairs, pairing))
+        # 3. Compare their outputs. In batches of equal sizes rounding is equal, so a small difference is real, and
+        #    later layers may amplify it.
+        min_difference = tolerance / _AMPLIFIED if pairing.before == pairing.after else tolerance
         # If nothing differs, try again without assuming sorted rows: the model may sort them and never sort back.
-        differing = _differing_operations(pairs, pairing, least, before.answers) or _differing_operations(
-            pairs, replace(pairing, may_be_sorted=False), least, before.answers
+        differing = _differing_operations(pairs, pairing, min_difference, before.answers) or _differing_operations(
+            pairs, replace(pairing, may_be_sorted=False), min_difference, before.answers
         )
-        if (
-            chosen.nan_with
-            and (nan := next((one.before for one in pairs if _has_nan(one.before) and not _has_nan(one.after)), None))
-            is not None
+        # 4. In two cases another operation is to blame: one that gives NaN, and one that runs for some batches only.
+        may_be_branch = not located and (not differing or change == "batch")
+        if failed_trial.nan_with and (nan := _first_with_nan(pairs, subject.names, pairing)) is not None:
+            differing = [(nan, math.inf)]
+        elif may_be_branch and (branch := _only_in_one_run(before, after)) is not None:
+            branch = replace(branch, cause_of=functools.partial(_always, rules()["LW109"].cause()))
+            differing = [(branch, _answer_difference(subject, failed_trial))]
+        # 5. Skip what a leak explains that another kind of change has shown.
+        if not differing or any(
+            pair.before.identity in located and pair.may_cause(pairing, tolerance) for pair in pairs
         ):
-            cause = explain_nan(nan, subject.names, pairing.before)
-            differing = [(replace(nan, cause_of=functools.partial(_always, cause)), math.inf)]
-        elif (
-            not located
-            and (not differing or change == "batch")  # nothing else changes an answer
-            and (branch := _only_in_one_run(before, after)) is not None
-        ):
-            cause = rules()["LW109"].cause()
-            differing = [(replace(branch, cause_of=functools.partial(_always, cause)), _answer_moves(subject, chosen))]
-        if not differing or any(one.before.identity in located and one.moves(pairing, tolerance) for one in pairs):
             continue
-        # Sizes of the batch, such as the width, may change with it; a leak begins at their use.
+        # 6. Blame the first that differs. Sizes of the batch, such as the width, may change with it; a leak begins at
+        #    their use.
         sizes = {base.rows, pairing.before.width, pairing.before.longest} if change == "width" else set()
-        first, difference = next((one for one in differing if not _is_made_of(sizes, one[0])), differing[0])
-        first = _where_it_begins(first, (before, after), pairs, pairing, least)
-        located.add(first.identity)
+        operation, difference = next(
+            (found for found in differing if not _is_batch_size(sizes, found[0])), differing[0]
+        )
+        operation = _where_it_begins(operation, (before, after), pairs, pairing, min_difference)
+        located.add(operation.identity)
         if change == "order":  # other lengths change the sorted order too
-            explained.add("lengths")
+            covered_changes.add("lengths")
         yield Leak(
-            operator=first.operator,
-            kind=first.kind,
-            location=first.location,
-            cause=_cause(first, change, subject.names, pairing, pairs),
-            cause_at=_origin(first, before.operations, pairing),
+            operator=operation.operator,
+            kind=operation.kind,
+            location=operation.location,
+            cause=_cause(operation, change, subject.names, pairing, pairs),
+            cause_at=_where_padding_became_nonzero(operation, before.operations, pairing),
             difference=difference,
-            trial=chosen.nan_with or trial.name,
-            spread=tuple(_spread(pairs[:_MOST_PICTURED], pairing, chosen.row)),
-            length=int(base.lengths[trial.rows[chosen.row][0]]),
-            layer=first.layer,
+            trial=failed_trial.nan_with or trial.name,
+            spread=tuple(_spreads(pairs[:_MAX_PICTURED], pairing, failed_trial.row)),
+            length=int(base.lengths[trial.rows[failed_trial.row][0]]),
+            layer=operation.layer,
         )
 
 
 def _record(subject: Subject, batch: PaddedBatch) -> Recording:
-    """A run of a batch; where a turn of a loop is no step of every row, all turns of a loop are one operation."""
+    """Records a run of a batch. In other layouts than right padding, the calls of a loop are joined to one operation.
+
+    There a turn of a loop over the steps is not the same step of every row.
+    """
     recording, layout = subject.record(batch), subject.layout
     return recording if layout.is_usual else with_joined_loops(recording, geometry(batch, layout))
 
 
-def _cause(first: Operation, change: Change, names: ArgumentNames, pairing: Pairing, pairs: Sequence[_Pair]) -> Cause:
-    """Why an operation differs, and what to do."""
-    if first.cause_of is not None:
-        return first.cause_of(change)
+def _cause(
+    operation: Operation, change: Change, names: ArgumentNames, pairing: Pairing, pairs: Sequence[_OperationPair]
+) -> Cause:
+    """Why an operation differs between the runs, and a fix."""
+    if operation.cause_of is not None:
+        return operation.cause_of(change)
     layout = pairing.before.layout
-    pair = next((pair for pair in pairs if pair.before is first), None)
-    if not layout.is_usual and pair is not None and pair.is_counted:
+    pair = next((pair for pair in pairs if pair.before is operation), None)
+    if not layout.is_usual and pair is not None and pair.counts_positions:
         return rules()["LW706" if layout.packed else "LW602"].cause({"valid": names.valid})
-    return explain(first, change, names, pairing.before)
+    return explain(operation, change, names, pairing.before)
 
 
-def _answer_moves(subject: Subject, failed: FailedTrial) -> float:
-    """The difference of the answer that changed most."""
-    row, other = failed.trial.rows[failed.row]
-    before, after = subject.answer(failed.base).logits[row], subject.answer(failed.trial.batch).logits[other]
+def _answer_difference(subject: Subject, failed: FailedTrial) -> float:
+    """The difference of the answer that changed most in a failed trial, at the steps that both answers have."""
+    row, row_after = failed.trial.rows[failed.row]
+    before, after = subject.answer(failed.base).logits[row], subject.answer(failed.trial.batch).logits[row_after]
     steps = min(len(before), len(after))
     return relative_difference(before[:steps], after[:steps])
 
 
 def runs_other_code_alone(subject: Subject, steps: Steps) -> bool:
-    """Whether the model runs other operations for a batch of one sequence than for a batch that has it twice."""
+    """Whether the model runs other operations for one sequence alone than for the same sequence twice.
+
+    False if it raises for one of the two batches.
+    """
     try:
-        alone, twice = (subject.record(pad([steps] * rows, multiple=1)) for rows in (1, 2))
+        recorded_alone, recorded_twice = (subject.record(pad([steps] * rows, multiple=1)) for rows in (1, 2))
     except RunError:
         return False
-    return _only_in_one_run(twice, alone) is not None
+    return _only_in_one_run(recorded_twice, recorded_alone) is not None
 
 
 def _only_in_one_run(before: Recording, after: Recording) -> Operation | None:
-    """The first operation of `after` that is not in `before`, or else the first of `before` that is not in `after`."""
+    """The first operation that only `after` has, or else the first that only `before` has; None if there is none."""
     for reference, run in ((before, after), (after, before)):
-        known = {operation.identity for operation in reference.operations}
-        extra = next((operation for operation in run.operations if operation.identity not in known), None)
-        if extra is not None:
-            return extra
+        identities = {operation.identity for operation in reference.operations}
+        only_here = next((operation for operation in run.operations if operation.identity not in identities), None)
+        if only_here is not None:
+            return only_here
     return None
 
 
 def _where_it_begins(
     first: Operation,
     runs: tuple[Recording, Recording],
-    pairs: Sequence[_Pair],
+    pairs: Sequence[_OperationPair],
     pairing: Pairing,
     tolerance: float,
 ) -> Operation:
@@ -221,20 +236,21 @@ def _where_it_begins(
     """
     if not pairing.before.layout.is_usual:
         first = _source_of_slice(first, pairs, pairing, tolerance)
-    pair = next((one for one in pairs if one.before is first), None)
+    pair = next((pair for pair in pairs if pair.before is first), None)
     branch = _only_in_one_run(*runs)
     if pair is None or branch is None:
         return first
-    known = [{operation.identity for operation in run.operations} for run in runs]
+    # What made the inputs of `first` in both runs, as far as only one run has it
+    identities = [{operation.identity for operation in run.operations} for run in runs]
     producers_before, producers_after = (
-        [one for one in run.operations if one.output_keys & operation.input_keys and one.outputs]
+        [producer for producer in run.operations if producer.output_keys & operation.input_keys and producer.outputs]
         for run, operation in zip(runs, (pair.before, pair.after), strict=True)
     )
     differences = [
-        axes.difference(one.outputs[0][1], other.outputs[0][1], pairing)
-        for one in producers_before
-        for other in producers_after
-        if one.identity not in known[1] or other.identity not in known[0]
+        axes.difference(producer.outputs[0][1], producer_after.outputs[0][1], pairing)
+        for producer in producers_before
+        for producer_after in producers_after
+        if producer.identity not in identities[1] or producer_after.identity not in identities[0]
     ]
     # Branches that give equal values, such as padding to whole chunks, are not the cause. An infinite difference is of
     # tensors with other shapes: they are other inputs of `first`, such as a mask that only one branch has.
@@ -243,41 +259,55 @@ def _where_it_begins(
 
 
 @dataclass(frozen=True, slots=True)
-class _Pair:
+class _OperationPair:
     """An operation in both runs, with the shapes of its outputs in the larger batch."""
 
     before: Operation
     after: Operation
-    larger: tuple[tuple[int, ...] | None, ...]
+    larger_shapes: tuple[tuple[int, ...] | None, ...]  # One for each output; None if not known
 
-    def moves(self, pairing: Pairing, tolerance: float) -> bool:
-        """Whether it may be the cause of a difference of more than `tolerance`."""
+    def may_cause(self, pairing: Pairing, tolerance: float) -> bool:
+        """Whether its outputs differ so much that a difference of more than `tolerance` may come from them."""
         return (self.difference(pairing) or 0.0) > tolerance / _HIDDEN
 
     @property
-    def is_counted(self) -> bool:
-        """Whether its outputs count positions from the start of the row, as `arange` does: both runs agree there."""
-        for (_, mine), (_, its) in zip(self.before.outputs, self.after.outputs, strict=False):
-            if mine.ndim != its.ndim:
+    def counts_positions(self) -> bool:
+        """Whether it counts positions from the start of the row, as `arange` does.
+
+        Then the outputs of both runs are equal where their axes have the same indices.
+        """
+        for (_, value), (_, value_after) in zip(self.before.outputs, self.after.outputs, strict=False):
+            if value.ndim != value_after.ndim:
                 return False
-            shared = tuple(map(slice, np.minimum(mine.shape, its.shape)))
-            if not np.array_equal(mine[shared], its[shared]):
+            shared = tuple(map(slice, np.minimum(value.shape, value_after.shape)))
+            if not np.array_equal(value[shared], value_after[shared]):
                 return False
         return bool(self.before.outputs)
 
     def difference(self, pairing: Pairing, *, of_any_reading: bool = False) -> float | None:
-        """The largest difference of its outputs at valid steps; None if they cannot be compared."""
+        """The largest `axes.difference` of its outputs at valid steps; None if none of them can be compared."""
         if len(self.before.outputs) != len(self.after.outputs):
             return None
         differences = [
-            axes.difference(mine, other, pairing, larger, of_any_reading=of_any_reading)
-            for (_, mine), (_, other), larger in zip(self.before.outputs, self.after.outputs, self.larger, strict=True)
+            axes.difference(value, value_after, pairing, larger_shape, of_any_reading=of_any_reading)
+            for (_, value), (_, value_after), larger_shape in zip(
+                self.before.outputs, self.after.outputs, self.larger_shapes, strict=True
+            )
         ]
         return max((difference for difference in differences if difference is not None), default=None)
 
 
 def _always(cause: Cause, _: Change) -> Cause:
+    """The cause, whatever the trial changed: for `Operation.cause_of`."""
     return cause
+
+
+def _first_with_nan(pairs: Sequence[_OperationPair], names: ArgumentNames, pairing: Pairing) -> Operation | None:
+    """The first operation that gives NaN in the first run only, with its cause; None if there is none."""
+    nan = next((pair.before for pair in pairs if _has_nan(pair.before) and not _has_nan(pair.after)), None)
+    if nan is None:
+        return None
+    return replace(nan, cause_of=functools.partial(_always, explain_nan(nan, names, pairing.before)))
 
 
 def _has_nan(operation: Operation) -> bool:
@@ -287,10 +317,14 @@ def _has_nan(operation: Operation) -> bool:
 def _shapes_in_a_larger_batch(
     subject: Subject, base: PaddedBatch, before: Recording
 ) -> tuple[Geometry | None, dict[int, tuple[tuple[int, ...] | None, ...]]]:
-    """The shapes of all outputs in a batch with more rows, longer sequences and a larger width, by operation."""
+    """The larger batch, and for each operation of `before` the shapes of its outputs there, by the operation's id.
+
+    None and an empty dictionary if the model raises for larger batches. An operation with another number of outputs
+    there is left out.
+    """
     rows = [row[: length + _LONGER] for row, length in zip(base.steps, base.lengths, strict=True)]
-    for wider in _WIDER:
-        larger = pad([*rows[:1] * (_MORE_ROWS + 1), *rows[1:]], width=base.width + wider)
+    for extra_width in _WIDER:
+        larger = pad([*rows[:1] * (_MORE_ROWS + 1), *rows[1:]], width=base.width + extra_width)
         try:
             recording = _record(subject, larger)
             break
@@ -299,43 +333,46 @@ def _shapes_in_a_larger_batch(
     else:
         return None, {}
     shapes: dict[int, tuple[tuple[int, ...] | None, ...]] = {
-        id(mine): tuple(value.shape for _, value in other.outputs)
-        for mine, other in aligned(before.operations, recording.operations)
-        if len(mine.outputs) == len(other.outputs)
+        id(operation): tuple(value.shape for _, value in larger_operation.outputs)
+        for operation, larger_operation in aligned(before.operations, recording.operations)
+        if len(operation.outputs) == len(larger_operation.outputs)
     }
     return geometry(larger, subject.layout), shapes
 
 
-def _chunks(pairs: Sequence[_Pair], pairing: Pairing) -> frozenset[int]:
-    """The chunk sizes that the model cuts sequences into, as far as the larger batch shows them."""
+def _chunk_sizes(pairs: Sequence[_OperationPair], pairing: Pairing) -> frozenset[int]:
+    """The sizes, in steps, of chunks into which the model cuts sequences, as far as the larger batch shows them."""
     if pairing.larger is None:
         return frozenset()
     batches = (pairing.before, pairing.larger)
+    # The shapes of each tensor in both batches
     tensors = [
-        (mine.shape, larger)
+        (value.shape, larger_shape)
         for pair in pairs
-        for (_, mine), larger in zip(pair.before.outputs, pair.larger, strict=True)
-        if larger is not None and len(larger) == mine.ndim
+        for (_, value), larger_shape in zip(pair.before.outputs, pair.larger_shapes, strict=True)
+        if larger_shape is not None and len(larger_shape) == value.ndim
     ]
-    side_by_side = {size for shapes in tensors for size in axes.chunks_in(shapes, batches)}
-    return frozenset(side_by_side.union(axes.chunks_between(tensors, batches)))
+    of_one_tensor = {size for shapes in tensors for size in axes.chunks_in(shapes, batches)}
+    return frozenset(of_one_tensor.union(axes.chunks_between(tensors, batches)))
 
 
 def _differing_operations(
-    pairs: Sequence[_Pair], pairing: Pairing, tolerance: float, answers: frozenset[int]
+    pairs: Sequence[_OperationPair], pairing: Pairing, tolerance: float, answers: frozenset[int]
 ) -> list[tuple[Operation, float]]:
-    """The operations that differ, in order of execution, with their differences.
+    """The operations that differ by more than `tolerance`, in order of execution, with their differences.
 
-    Sizes and indices may rightly differ between batches: they count only if they influence an answer that differs.
+    Sizes and indices may rightly differ between batches: they count only if their difference reaches an answer.
+    `answers` are the keys of the model's outputs.
     """
     differences = [pair.difference(pairing) for pair in pairs]
+    # Back from the answers: which operations reach one through operations that all differ
     needed, is_usual = set(answers), pairing.before.layout.is_usual
     reaches_answer = [False] * len(pairs)
     for index in range(len(pairs) - 1, -1, -1):
         operation, difference = pairs[index].before, differences[index]
         # The start of a sequence in its row is rightly another number in each batch; a count over the row is not.
         is_index = bool(operation.outputs) and _is_size_or_index(operation)
-        if not is_usual and is_index and not pairs[index].is_counted:
+        if not is_usual and is_index and not pairs[index].counts_positions:
             continue
         if operation.output_keys & needed and (difference is None or difference > tolerance):
             needed |= operation.input_keys
@@ -347,20 +384,23 @@ def _differing_operations(
     ]
     # Rotary angles differ with the start of a sequence in its row, and relative attention cancels that again: in such
     # layouts, operations whose difference reaches no answer do not count.
-    only_reaching = [] if is_usual else [one for one in differing if one[2]]
+    only_reaching = [] if is_usual else [entry for entry in differing if entry[2]]
     return [(operation, difference) for operation, difference, _ in only_reaching or differing]
 
 
-_PARTS: Final = frozenset({"__getitem__", "narrow", "slice", "Slice"})
+_SLICES: Final = frozenset({"__getitem__", "narrow", "slice", "Slice"})
+"""Kinds of operators that take a part of their input."""
 
 
-def _source_of_slice(differing: Operation, pairs: Sequence[_Pair], pairing: Pairing, tolerance: float) -> Operation:
+def _source_of_slice(
+    differing: Operation, pairs: Sequence[_OperationPair], pairing: Pairing, tolerance: float
+) -> Operation:
     """`differing`; or, if it is a slice of an output that may differ too, the operation that made that output.
 
     A convolution that pads on both sides returns more steps than it gets. Which of them belong to the sequences is
     known only where they are sliced.
     """
-    if differing.kind not in _PARTS:
+    if differing.kind not in _SLICES:
         return differing
     end = next(index for index, pair in enumerate(pairs) if pair.before is differing)
     source = next((pair for pair in reversed(pairs[:end]) if pair.before.output_keys & differing.input_keys), None)
@@ -368,57 +408,83 @@ def _source_of_slice(differing: Operation, pairs: Sequence[_Pair], pairing: Pair
     return differing if source is None or difference is None or difference <= tolerance else source.before
 
 
-def _is_made_of(sizes: set[int], operation: Operation) -> bool:
-    """Whether it only outputs sizes of the batch, and there are any."""
+def _is_batch_size(sizes: set[int], operation: Operation) -> bool:
+    """Whether an operation outputs only sizes of the batch: indices or single numbers, without an axis of such a size.
+
+    False if `sizes` is empty.
+    """
     shapes = {size for _, value in operation.outputs for size in value.shape}
     return bool(sizes) and _is_size_or_index(operation) and not sizes & shapes
 
 
 def _is_size_or_index(operation: Operation) -> bool:
+    """Whether all outputs of an operation are integers or single numbers."""
     return all(value.dtype.kind in "iu" or value.ndim == 0 for _, value in operation.outputs)
 
 
 def aligned(before: Sequence[Operation], after: Sequence[Operation]) -> list[tuple[Operation, Operation]]:
-    """The operations that both runs share, in order. A loop over the steps runs more often in a wider batch."""
-    mine, its = [operation.identity for operation in before], [operation.identity for operation in after]
-    if mine == its:
+    """The pairs of equal operations that both runs have, in order: the longest matching blocks of their identities.
+
+    One run may have more, as a loop over the steps runs more often in a wider batch.
+    """
+    identities_before, identities_after = (
+        [operation.identity for operation in before],
+        [operation.identity for operation in after],
+    )
+    if identities_before == identities_after:
         return list(zip(before, after, strict=True))
-    blocks = difflib.SequenceMatcher(None, mine, its, autojunk=False).get_matching_blocks()
+    blocks = difflib.SequenceMatcher(None, identities_before, identities_after, autojunk=False).get_matching_blocks()
     return [(before[block.a + index], after[block.b + index]) for block in blocks for index in range(block.size)]
 
 
-def _origin(leaking: Operation, operations: Sequence[Operation], pairing: Pairing) -> str | None:
-    """The last operator before the leak that turned zero padding into other values: the mask must come after it."""
-    needed = set(leaking.input_keys)
+def _where_padding_became_nonzero(leaking: Operation, operations: Sequence[Operation], pairing: Pairing) -> str | None:
+    """The last operator before a leak that made other values of zeros at padding: a mask must come after it.
+
+    None if there is no such operator, or the padding that enters the leaking operation is 0. `operations` are those of
+    the first run.
+    """
+    needed_keys = set(leaking.input_keys)
     end = next((index for index, operation in enumerate(operations) if operation is leaking), 0)
-    zero_before = {
+    # Whether the padding of a tensor is 0, by its key; the last operation that wrote the tensor counts
+    is_zero = {
         key: not padding.any()
         for operation in operations[:end]
         for key, value in operation.outputs
         if (padding := axes.values_at_padding(value, pairing.before)) is not None
     }
+    # Upstream from the leak, through everything that its inputs are made of
     for operation in reversed(operations[:end]):
-        keys = {key for key, value in operation.outputs if key in needed}
-        if not keys:
+        output_keys = {key for key, value in operation.outputs if key in needed_keys}
+        if not output_keys:
             continue
-        needed |= operation.input_keys
-        paddings = [axes.values_at_padding(value, pairing.before) for key, value in operation.outputs if key in keys]
+        needed_keys |= operation.input_keys
+        paddings = [
+            axes.values_at_padding(value, pairing.before) for key, value in operation.outputs if key in output_keys
+        ]
         outputs_are_zero = [not values.any() for values in paddings if values is not None]
         if outputs_are_zero and all(outputs_are_zero):
             return None  # the padding is still 0 here, so no operator before it is to blame
-        input_was_zero = any(zero_before.get(key, False) for key in operation.input_keys - keys)
-        if outputs_are_zero and not all(outputs_are_zero) and input_was_zero:
+        # A key of an input that is also one of an output is written in place: its value before is not known.
+        input_was_zero = any(is_zero.get(key, False) for key in operation.input_keys - output_keys)
+        if outputs_are_zero and input_was_zero:
             return operation.operator if operation.location is None else str(operation.location)
     return None
 
 
-def _spread(pairs: Sequence[_Pair], pairing: Pairing, row: int) -> Iterator[OperatorSpread]:
-    """The lines of the picture: one for the first output of each operator."""
+def _spreads(pairs: Sequence[_OperationPair], pairing: Pairing, row: int) -> Iterator[OperatorSpread]:
+    """Yields the lines of the picture: for each operator the differences of its first output along one row.
+
+    `row` is an index into `pairing.rows`. Operators without an output are left out.
+    """
     for pair in pairs:
         if not pair.before.outputs or len(pair.before.outputs) != len(pair.after.outputs):
             continue
-        (_, mine), (_, other), larger = pair.before.outputs[0], pair.after.outputs[0], pair.larger[0]
-        along = axes.differences_along_steps(mine, other, pairing, row, larger)
-        if along is None:
-            along = [axes.difference(mine, other, pairing, larger) or 0.0]
-        yield OperatorSpread(pair.before.operator, tuple(along), pair.before.location)
+        (_, value), (_, value_after), larger_shape = (
+            pair.before.outputs[0],
+            pair.after.outputs[0],
+            pair.larger_shapes[0],
+        )
+        differences = axes.differences_along_steps(value, value_after, pairing, row, larger_shape)
+        if differences is None:
+            differences = [axes.difference(value, value_after, pairing, larger_shape) or 0.0]
+        yield OperatorSpread(pair.before.operator, tuple(differences), pair.before.location)
