@@ -1,4 +1,4 @@
-"""One keep-alive connection of the load generator, which reads little: the client's time is part of every figure."""
+"""One keep-alive connection of the load generator. It parses little, since the client's time is in every figure."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class ServerAddress:
 
     @classmethod
     def parse(cls, url: str) -> ServerAddress:
-        """Reads `http://HOST[:PORT]`.
+        """Parses `http://HOST[:PORT]`; the port is 80 by default.
 
         Raises:
             ConfigurationError: It is not such a URL.
@@ -44,17 +44,17 @@ class ServerAddress:
 
     @property
     def authority(self) -> str:
-        """Host and port as a URL and the header `host` have them."""
+        """Host and port, as they stand in a URL and in the header `host`."""
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     def why_unreachable(self, error: Exception) -> str:
-        """Says that the server cannot be reached, and why; load goes past every proxy."""
+        """The message for a server that cannot be reached; it mentions a proxy that is set, since load goes past it."""
         proxy = proxy_of(self.url)
-        past = f" (connected directly, and not through the proxy of {proxy})" if proxy else ""
-        return f"{self.url} cannot be reached: {error}{past}; is the service running?"
+        directly = f" (connected directly, and not through the proxy of {proxy})" if proxy else ""
+        return f"{self.url} cannot be reached: {error}{directly}; is the service running?"
 
     def request(self, path: str, body: bytes, headers: dict[str, str]) -> bytes:
-        """The bytes of one POST."""
+        """The bytes of one POST request."""
         lines = [f"POST {path} HTTP/1.1", f"host: {self.authority}", f"content-length: {len(body)}"]
         lines += [f"{name}: {value}" for name, value in headers.items()]
         return "\r\n".join([*lines, "", ""]).encode() + body
@@ -65,7 +65,7 @@ class ConnectionLostError(Exception):
 
 
 class LoadConnection:
-    """One keep-alive connection with at most one request on its way."""
+    """One keep-alive connection, with at most one request under way."""
 
     __slots__ = ("_received", "due", "index", "sent", "socket", "unsent")
 
@@ -76,27 +76,27 @@ class LoadConnection:
             raise ConfigurationError(target.why_unreachable(error)) from error
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.socket.setblocking(False)
-        self.index = -1
-        self.due = self.sent = 0.0
-        self.unsent = memoryview(b"")
-        self._received = b""
+        self.index = -1  # of the request under way; -1 if there is none
+        self.due = self.sent = 0.0  # when it was due and was sent, in seconds since the start of the load
+        self.unsent = memoryview(b"")  # the part of it that the socket has not accepted
+        self._received = b""  # the beginning of its answer
 
     def send(self, request: bytes | memoryview) -> None:
-        """Sends as much as the socket accepts; the rest is `unsent`.
+        """Sends as much of a request as the socket accepts; the rest is in `unsent`.
 
         Raises:
             ConnectionLostError: The connection is closed or broken.
         """
         try:
-            sent = self.socket.send(request)
+            sent_bytes = self.socket.send(request)
         except BlockingIOError:
-            sent = 0
+            sent_bytes = 0
         except OSError as error:
             raise ConnectionLostError from error
-        self.unsent = memoryview(request)[sent:]
+        self.unsent = memoryview(request)[sent_bytes:]
 
     def receive(self) -> tuple[int, bytes, bytes] | None:
-        """Status, head in lower case, and body; None while the answer is incomplete.
+        """Reads from the socket; returns the status, head (in lower case) and body of an answer, None while incomplete.
 
         Raises:
             ConnectionLostError: The connection is closed or broken.
@@ -112,15 +112,15 @@ class LoadConnection:
             raise ConnectionLostError
         if self._received:
             data = self._received + data
-        end = data.find(b"\r\n\r\n")
-        if end >= 0:
-            head = data[: end + 2].lower()
-            at = head.find(b"\r\ncontent-length:")
-            if at < 0:
+        head_bytes = data.find(b"\r\n\r\n")
+        if head_bytes >= 0:
+            head = data[: head_bytes + 2].lower()
+            length = head.partition(b"\r\ncontent-length:")[2].partition(b"\r\n")[0]
+            if not length:
                 raise ConfigurationError("the server sends an answer without content-length, which is not read here")
-            whole = end + 4 + int(head[at + 17 : head.index(b"\r\n", at + 17)])
-            if len(data) >= whole:
+            answer_bytes = head_bytes + 4 + int(length)
+            if len(data) >= answer_bytes:
                 self._received = b""
-                return int(head[9:12]), head, data[end + 4 : whole]
+                return int(head[9:12]), head, data[head_bytes + 4 : answer_bytes]
         self._received = data
         return None

@@ -20,9 +20,9 @@ from lengthwise.bench.connection import ServerAddress
 from lengthwise.errors import ConfigurationError
 from lengthwise.runtime.manifest import MANIFEST_FILE, Manifest
 
-READY_SECONDS = 60.0
-STOP_SECONDS = 15.0
-_DYING_SECONDS = 0.5  # its sockets are closed before it has ended
+READY_SECONDS = 60.0  # within which a service must be ready
+STOP_SECONDS = 15.0  # within which it must end after SIGTERM
+_DYING_SECONDS = 0.5  # between the loss of its connections and its exit code, if it ends under load
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,38 +30,41 @@ class ServiceUnderLoad:
     """A running service, and the model under load."""
 
     target: ServerAddress
-    name: str | None = None
+    name: str | None = None  # of the model; None: the only one, or chosen by the service
     version: str | None = None
 
     @property
     def fields(self) -> dict[str, str]:
-        """The fields of a body that name the model; none where the service chooses it."""
+        """The fields of a request's body that name the model; empty if the service chooses it."""
         return {name: value for name, value in (("model", self.name), ("version", self.version)) if value is not None}
 
 
 @contextmanager
-def served(where: str | None, *, model: str | None = None) -> Iterator[ServiceUnderLoad]:
-    """The service at a URL, or one started for the model or model repository at a path (None: the bundled one).
+def served(url_or_path: str | None, *, model: str | None = None) -> Iterator[ServiceUnderLoad]:
+    """Yields the service at a URL, or starts one for a model or model repository, and stops it after the block.
+
+    `url_or_path` is a URL, an address of models, a folder, or None for the bundled repository.
 
     Raises:
         ConfigurationError: There is nothing at the path.
     """
-    if where is not None and "://" in where and not names_models(where):
-        yield ServiceUnderLoad(ServerAddress.parse(where), model)
+    if url_or_path is not None and "://" in url_or_path and not names_models(url_or_path):
+        yield ServiceUnderLoad(ServerAddress.parse(url_or_path), model)
         return
+    # A service of its own for the repository; one model directory is served alone.
     repository: Path | str | None = None
     options: dict[str, str] = {}
     name = version = None
-    if where is not None and is_address(where):
-        repository = where
-    elif where is not None:
-        repository = Path(where).resolve()
+    if url_or_path is not None and is_address(url_or_path):
+        repository = url_or_path
+    elif url_or_path is not None:
+        repository = Path(url_or_path).resolve()
         if not repository.is_dir():
-            raise ConfigurationError(f"{where} is neither a URL (http://HOST:PORT) nor a folder")
+            raise ConfigurationError(f"{url_or_path} is neither a URL (http://HOST:PORT) nor a folder")
         if (repository / MANIFEST_FILE).is_file():
             Manifest.read(repository)
             repository, name, version = repository.parents[1], repository.parent.name, repository.name
-            options["versions"] = f"{name}/{version}"  # only this one, though there may be others
+            options["versions"] = f"{name}/{version}"
     port = free_port()
     with running(serve_command(repository, port, options), port) as server:
         yield ServiceUnderLoad(server.target, name or model, version)
@@ -75,7 +78,7 @@ def free_port() -> int:
 
 
 def serve_command(models: Path | str | None, port: int, options: Mapping[str, str]) -> list[str]:
-    """The command line of `serve` for a model repository (None: the bundled one) and further options by name."""
+    """The command line of `serve` for a model repository (None: the bundled one), with further options by name."""
     command = [sys.executable, "-m", "lengthwise", "serve", *([str(models)] if models else [])]
     command += ["--host", "127.0.0.1", "--port", str(port)]
     for name, value in options.items():
@@ -85,7 +88,7 @@ def serve_command(models: Path | str | None, port: int, options: Mapping[str, st
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A server's process."""
+    """The process of a server that runs."""
 
     target: ServerAddress
     pid: int
@@ -100,9 +103,9 @@ def running(
     cores: Sequence[int] | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> Iterator[Running]:
-    """Runs a server's command while the block runs, and yields the server once `ready_path` answers 200.
+    """Starts a server's command, yields it once `ready_path` answers 200, and stops it after the block.
 
-    `cores` are those that it and its children may use.
+    `cores`: those that the server and its children may use. `environment`: further variables.
 
     Raises:
         ConfigurationError: It ended, has no model to serve, or was not ready within `READY_SECONDS`; or it ended while
@@ -111,6 +114,7 @@ def running(
     with tempfile.TemporaryFile() as output:
 
         def last_words(state: str) -> str:
+            """The message for a server that failed: its command, its state and the end of its output."""
             output.seek(0)
             return f"{' '.join(command)} {state}:\n{output.read()[-2000:].decode(errors='replace').strip()}"
 
@@ -147,13 +151,14 @@ def running(
 
 
 def _is_ready(target: ServerAddress, path: str) -> bool:
+    """Whether the server answers a path with 200."""
     with suppress(ConfigurationError):
         return remote.get(target, path)[0] == 200
     return False
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """Ends a server with SIGTERM; kills it and its children if it does not end in time."""
+    """Ends a server with SIGTERM; kills it and its children if it does not end within `STOP_SECONDS`."""
     process.send_signal(signal.SIGTERM)
     try:
         process.wait(STOP_SECONDS)

@@ -1,8 +1,8 @@
 """The load generator's client: keep-alive connections, requests sent when they are due, every answer timed.
 
-In a closed load, each connection sends its next request as soon as it has its answer. In an open one, requests are due
+In a closed loop, each connection sends its next request as soon as it has its answer. In an open loop, requests are due
 at fixed moments, and latency counts from then: a server that stalls does not slow down its own measurement (coordinated
-omission; G. Tene, "How NOT to Measure Latency", 2013).
+omission; G. Tene, "How NOT to Measure Latency", 2013). All times are seconds since the start of the load.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from lengthwise.bench.connection import ConnectionLostError, LoadConnection, ServerAddress
 from lengthwise.errors import ConfigurationError
 
-_TICK_SECONDS = 0.2
+_TICK_SECONDS = 0.2  # between two calls of a `Tick`
 
 Check = Callable[[int, bytes], bool]  # whether the answer to a request, by its index, is right
 
@@ -31,17 +31,14 @@ Tick = Callable[[int, float], None]  # called repeatedly with the number of requ
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """When requests are due: at `moments`, or, without them, whenever a connection is free.
+    """When requests are due: at `moments` (an open loop), or without them when a connection is free (a closed loop)."""
 
-    Moments are seconds since the start. A load without them ends after `seconds` or `count` requests.
-    """
-
-    moments: Sequence[float] | None = None
-    seconds: float = math.inf
-    count: float = math.inf
+    moments: Sequence[float] | None = None  # ascending
+    seconds: float = math.inf  # after which a closed loop ends
+    count: float = math.inf  # requests after which a closed loop ends
 
     def due(self, sent: int, now: float) -> float:
-        """When request number `sent` is due, in seconds since the load began; infinity when there is no more."""
+        """When the next request is due, of which `sent` come before it; infinity if there is none."""
         if self.moments is not None:
             return self.moments[sent] if sent < len(self.moments) else math.inf
         return now if sent < self.count and now < self.seconds else math.inf
@@ -49,7 +46,7 @@ class Schedule:
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """The measurements of one load, `[answers]`, in seconds since its start; and what got no answer."""
+    """What was measured in one load: arrays `[answers]`, and the number of requests without an answer."""
 
     due: NDArray[np.float64]
     sent: NDArray[np.float64]
@@ -69,7 +66,7 @@ class Measurement:
 
 
 def ask_each(target: ServerAddress, requests: Sequence[bytes], *, tick: Tick | None = None) -> list[bytes]:
-    """Sends the requests one by one, and returns the bodies of the answers, which must be of status 200.
+    """Sends the requests one by one, and returns the bodies of the answers, which must have status 200.
 
     Raises:
         ConfigurationError: A request got no answer, or one of another status than 200.
@@ -77,22 +74,23 @@ def ask_each(target: ServerAddress, requests: Sequence[bytes], *, tick: Tick | N
     bodies: list[bytes] = []
 
     def keep(_index: int, body: bytes) -> bool:
+        """Keeps a body, as the check of an answer."""
         bodies.append(body)
         return True
 
     one_by_one = Schedule(count=len(requests))
     measurement = Load(target, requests, one_by_one, check=keep, tick=tick, patience_seconds=60.0).run(1)
-    refused = measurement.status[measurement.status != 200]
+    other_statuses = measurement.status[measurement.status != 200]
     if len(bodies) != len(requests):
-        what = f"answered {refused[0]}" if refused.size else "did not answer"
-        raise ConfigurationError(f"{target.url} {what} to one of {len(requests)} requests sent one by one")
+        problem = f"answered {other_statuses[0]}" if other_statuses.size else "did not answer"
+        raise ConfigurationError(f"{target.url} {problem} to one of {len(requests)} requests sent one by one")
     return bodies
 
 
 def wait_for_events(
     selector: selectors.DefaultSelector, seconds: float, *, exact: bool
 ) -> list[tuple[selectors.SelectorKey, int]]:
-    """The events of a selector, after at most `seconds`; if not `exact`, some milliseconds later."""
+    """Waits for events of a selector at most so many seconds; if not `exact`, it may take some milliseconds longer."""
     if exact:
         # The selector's own timeout has a resolution of a millisecond, which is as long as an answer takes;
         # select's has microseconds, and sees the selector itself as one readable file.
@@ -103,28 +101,28 @@ def wait_for_events(
 
 @dataclass(slots=True)
 class Load:
-    """Requests that are sent in this order, again from the first after the last, when they are due."""
+    """Sends requests when they are due, in their order, and again from the first after the last."""
 
     target: ServerAddress
     requests: Sequence[bytes]
     schedule: Schedule
-    check: Check | None = None  # looks at each answer of status 200
-    tick: Tick | None = None
+    check: Check | None = None  # says whether an answer of status 200 is right
+    tick: Tick | None = None  # shows the progress
     patience_seconds: float = 10.0  # while answers are outstanding, this long without any event ends the load
     limit_seconds: float = math.inf  # after it no request is sent
     _selector: selectors.DefaultSelector = field(default_factory=selectors.DefaultSelector)
-    _idle: deque[LoadConnection] = field(default_factory=deque)
-    _count: int = 0
-    _in_flight: int = 0
-    _wrong: int = 0
-    _broken: int = 0
+    _idle: deque[LoadConnection] = field(default_factory=deque)  # connections without a request
+    _count: int = 0  # requests that were sent
+    _in_flight: int = 0  # requests that wait for an answer
+    _wrong: int = 0  # answers that failed the check
+    _broken: int = 0  # requests whose connection broke
     _answers: array[float] = field(default_factory=lambda: array("d"))  # due, sent, answered and status of each
-    _start: float = 0.0
+    _start: float = 0.0  # on the clock of `time.perf_counter`
 
     def run(self, connections: int) -> Measurement:
-        """Sends the requests over at most `connections` at once, and waits for their answers.
+        """Sends the requests over at most `connections` at once, and waits for their answers; runs once.
 
-        ConfigurationError: the server cannot be reached, goes away, or sends what this client cannot read.
+        Raises ConfigurationError if the server cannot be reached, goes away, or sends what this client cannot read.
         """
         try:
             for _ in range(connections):
@@ -151,7 +149,7 @@ class Load:
             self._selector.close()
 
     def _loop(self) -> None:
-        """Sends requests when they are due, and reads answers until all are there or none comes for too long."""
+        """Sends requests when they are due, and reads answers until all are there, or none has come for too long."""
         next_tick = 0.0
         last_event = 0.0
         while True:
@@ -172,7 +170,7 @@ class Load:
                 self._dispatch(self._now())
 
     def _dispatch(self, now: float) -> float:
-        """Sends requests that are due while connections are free; returns when the next one is due."""
+        """Sends the requests that are due now while connections are free; returns when the next one is due."""
         if now > self.limit_seconds:
             return math.inf
         while (due := self.schedule.due(self._count, now)) <= now and self._idle:
@@ -192,7 +190,7 @@ class Load:
         return due
 
     def _serve(self, connection: LoadConnection, events: int) -> float:
-        """Handles a connection's events; returns their moment."""
+        """Writes and reads a connection that is ready for it; returns the time afterwards."""
         if connection.socket.fileno() < 0:  # replaced since the selector saw it
             return self._now()
         try:
@@ -219,12 +217,13 @@ class Load:
         return now
 
     def _connect(self) -> None:
+        """Opens a connection, which is idle."""
         connection = LoadConnection(self.target)
         self._selector.register(connection.socket, selectors.EVENT_READ, connection)
         self._idle.append(connection)
 
     def _replace(self, connection: LoadConnection) -> None:
-        """Opens a new connection for one that is gone; a request on its way is broken, and not sent again."""
+        """Opens a connection for one that is lost; a request that was under way on it is broken, and not repeated."""
         if connection.index >= 0:
             self._broken += 1
             self._in_flight -= 1

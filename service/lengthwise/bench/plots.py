@@ -1,4 +1,4 @@
-"""The picture of a bench: latency against load, as PNG."""
+"""Draws the picture of a bench: latency against load, as PNG."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ _COLORS = {"p50": "#3b6ea5", "p95": "#e08a1e", "p99": "#b8322a", "p99_9": "#6b2a
 
 
 def draw(rows: Sequence[Figures], path: Path, *, title: str) -> None:
-    """Latency percentiles of each load against its rate: the offered one, or of closed loops the answered one."""
+    """Draws latency percentiles of each load against its rate: the offered one; in a closed loop the answered one."""
     from matplotlib.ticker import LogLocator
 
-    answered = [row for row in rows if row.latency_ms is not None]
-    rates = [row.offered_rate or row.requests_per_second for row in answered]
+    loads_with_answers = [row for row in rows if row.latency_ms is not None]
+    rates = [row.offered_rate or row.requests_per_second for row in loads_with_answers]
 
     def fill(axes: Axes) -> None:
+        """Draws a line for each percentile."""
         for name, color in _COLORS.items():
-            values = [getattr(row.latency_ms, name) for row in answered]
+            values = [getattr(row.latency_ms, name) for row in loads_with_answers]
             axes.plot(rates, values, "o-", label=name.replace("_", "."), color=color)
         axes.set(xlabel="requests/s", ylabel="latency from the moment due, ms", yscale="log", title=title)
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -35,7 +36,7 @@ def draw(rows: Sequence[Figures], path: Path, *, title: str) -> None:
 
 
 def save(fill: Callable[[Axes], None], path: Path, *, size: tuple[float, float] = (7.0, 4.2)) -> None:
-    """One picture of one pair of axes; `size` is its width and height in inches."""
+    """Writes a picture with one pair of axes, which `fill` draws on; `size` is its width and height in inches."""
     from matplotlib.figure import Figure  # which needs no window and no display
 
     figure = Figure(figsize=size, layout="constrained")

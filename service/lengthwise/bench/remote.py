@@ -14,7 +14,7 @@ from lengthwise.bench.connection import ServerAddress
 from lengthwise.bench.workload import Input
 from lengthwise.errors import ConfigurationError
 
-_SECONDS = 10.0
+_SECONDS = 10.0  # within which the server must answer
 
 Totals: TypeAlias = Mapping[tuple[str, str], float]
 """The samples of a page of metrics by name and label `kind`, summed over all other labels."""
@@ -26,16 +26,16 @@ class RemoteModel:
 
     name: str
     version: str
-    step: Input
-    max_length: int
+    step: Input  # what one step of a sequence is
+    max_length: int  # of a sequence, in steps
     min_length: int = 1
-    names: tuple[str, ...] | None = None  # of the features, in their order, if it has names
+    names: tuple[str, ...] | None = None  # of the features, in their order; None if they have no names
 
 
 def get(
     target: ServerAddress, path: str, headers: dict[str, str] | None = None, method: str = "GET"
 ) -> tuple[int, bytes]:
-    """Status and body of one GET, or of a POST without a body.
+    """Status and body of the answer to a GET, or to another method without a body.
 
     Raises:
         ConfigurationError: The server cannot be reached.
@@ -52,15 +52,18 @@ def get(
 
 
 def refusals(target: ServerAddress) -> str | None:
-    """Why a running service serves no model: it refused its models, or has none. None if it serves one."""
+    """Why a running service serves no model: it refused its models, or has none.
+
+    None if it serves one, is still starting, or does not answer as a service of Lengthwise.
+    """
     try:
-        described = orjson.loads(get(target, "/healthz")[1])
-        if described.get("starting"):
+        health = orjson.loads(get(target, "/healthz")[1])
+        if health.get("starting"):
             return None
-        reasons = "; ".join(str(refusal["reason"]) for refusal in described["refused"]) or described["reason"]
+        reasons = "; ".join(str(refusal["reason"]) for refusal in health["refused"]) or health["reason"]
     except (ConfigurationError, orjson.JSONDecodeError, KeyError, TypeError):
         return None
-    return f"serves no model: {reasons}" if reasons and not described["models"] else None
+    return f"serves no model: {reasons}" if reasons and not health["models"] else None
 
 
 def metrics(target: ServerAddress, headers: dict[str, str] | None = None) -> Totals | None:
@@ -68,6 +71,8 @@ def metrics(target: ServerAddress, headers: dict[str, str] | None = None) -> Tot
     from prometheus_client.parser import text_string_to_metric_families
 
     status, body = get(target, "/metrics", headers)
+    if status != 200:  # such as 404: metrics are on the admin port
+        return None
     totals: dict[tuple[str, str], float] = defaultdict(float)
     try:
         for family in text_string_to_metric_families(body.decode()):
@@ -75,11 +80,11 @@ def metrics(target: ServerAddress, headers: dict[str, str] | None = None) -> Tot
                 totals[sample.name, sample.labels.get("kind", "")] += sample.value
     except ValueError:
         return None
-    return dict(totals) if status == 200 else None
+    return dict(totals)
 
 
 def model(target: ServerAddress, name: str | None = None, headers: dict[str, str] | None = None) -> RemoteModel:
-    """The model for requests: the highest version of the named one, or of the only one.
+    """Describes the model for the requests: the highest version of the named model, or of the only one.
 
     Raises:
         ConfigurationError: There is no such model, several where none is named, no key, or no list of models.
@@ -89,18 +94,20 @@ def model(target: ServerAddress, name: str | None = None, headers: dict[str, str
         raise ConfigurationError(f"{target.url} wants a key: --header 'authorization=Bearer KEY'")
     try:
         ready = [(entry["name"], int(entry["version"])) for entry in orjson.loads(body) if entry["state"] == "READY"]
-        names = sorted({known for known, _ in ready})
+        names = sorted({model_name for model_name, _ in ready})
         if name in names or (name is None and len(names) == 1):
             name, version = max(entry for entry in ready if name in (None, entry[0]))
             config = orjson.loads(get(target, f"/v2/models/{name}/versions/{version}/config", headers)[1])
-            stated = {key: value["string_value"] for key, value in config["parameters"].items()}
-            values = Input("values", int(config["input"][0]["dims"][-1]))
-            step = Input("tokens", int(stated["vocabulary"])) if "vocabulary" in stated else values
-            own = tuple(map(str, orjson.loads(stated["names"]))) if "names" in stated else None
-            return RemoteModel(name, str(version), step, int(stated["max_length"]), int(stated["min_length"]), own)
+            parameters = {key: value["string_value"] for key, value in config["parameters"].items()}
+            features = Input("values", int(config["input"][0]["dims"][-1]))
+            step = Input("tokens", int(parameters["vocabulary"])) if "vocabulary" in parameters else features
+            feature_names = tuple(map(str, orjson.loads(parameters["names"]))) if "names" in parameters else None
+            return RemoteModel(
+                name, str(version), step, int(parameters["max_length"]), int(parameters["min_length"]), feature_names
+            )
     except (orjson.JSONDecodeError, KeyError, TypeError, ValueError) as error:
         raise ConfigurationError(
             f"{target.url}/v2/repository/index (status {status}) does not list models: is it a Lengthwise server?"
         ) from error
-    meant = "choose the model for the load with --model" if name is None else f"--model {name} is not served there"
-    raise ConfigurationError(f"{meant}; served are: {', '.join(names) or 'none'}")
+    problem = "choose the model for the load with --model" if name is None else f"--model {name} is not served there"
+    raise ConfigurationError(f"{problem}; served are: {', '.join(names) or 'none'}")

@@ -1,4 +1,4 @@
-"""Load tests of one server: the same requests in closed or open loops, with answers checked as they arrive."""
+"""Load tests of one server: the same requests in closed or open loops, with answers compared as they arrive."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lengthwise.bench.workload import arrival_moments, json_body
 from lengthwise.errors import ConfigurationError
 from lengthwise.padding import Steps
 
-# A server that cannot keep up with a rate would need longer by the same factor.
+# A load may take so many times its seconds, and so many seconds more: a server that is slower than the rate needs them.
 _OVERTIME = 1.5
 _OVERTIME_SECONDS = 5.0
 
@@ -26,7 +26,7 @@ Probabilities = list[Any]  # of one sequence: numbers, or lists of them if per-s
 
 
 def groups_of(items: Sequence[Any], size: int) -> list[Sequence[Any]]:
-    """The items in groups of one size; the last one may hold fewer."""
+    """Cuts the items into groups of one size; the last group may be smaller."""
     return [items[first : first + size] for first in range(0, len(items), size)]
 
 
@@ -36,13 +36,13 @@ def json_requests(
     fields: Mapping[str, str] | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> list[bytes]:
-    """A request for each group of sequences, as JSON."""
+    """The bytes of a `POST /predict` for each group of sequences; `fields` are added to each body."""
     headers = {"content-type": "application/json", **(headers or {})}
     return [target.request("/predict", json_body(group, **(fields or {})), headers) for group in groups]
 
 
 def scores(body: bytes) -> list[Probabilities]:
-    """The probabilities in the body of an answer, `[classes]` or `[length, classes]` for each sequence.
+    """The probabilities of each sequence in the body of an answer: `[classes]`, or `[length, classes]` if per-step.
 
     Raises:
         ConfigurationError: The body is not an answer of `POST /predict`.
@@ -54,49 +54,49 @@ def scores(body: bytes) -> list[Probabilities]:
 
 
 class Expected:
-    """The expected answer to each request: `per_request` unbatched answers, in order.
+    """The expected answers to the requests: the unbatched answers of their sequences, `per_request` for each request.
 
     A sequence's probabilities must have the same bits batched and unbatched: JSON has enough digits to tell a float32
-    from the next one. An answer is compared as bytes with the last accepted one, and by numbers where it differs.
+    from the next one. A body that equals the last right one, byte by byte, is right; any other is parsed and compared.
     """
 
     def __init__(self, unbatched: Sequence[bytes], per_request: int = 1) -> None:
         self._unbatched = groups_of([scores(body)[0] for body in unbatched], per_request)
-        self._accepted: list[bytes | None] = [None] * len(self._unbatched)
+        self._accepted: list[bytes | None] = [None] * len(self._unbatched)  # the last right body for each request
 
     def is_right(self, index: int, body: bytes) -> bool:
-        """Whether the answer to request number `index` equals the unbatched answers of its sequences."""
+        """Whether the body of the answer to the request of this index has the unbatched answers of its sequences."""
         if body == self._accepted[index]:
             return True
         try:
-            right = scores(body) == self._unbatched[index]
+            is_equal = scores(body) == self._unbatched[index]
         except ConfigurationError:
             return False
-        if right:
+        if is_equal:
             self._accepted[index] = body
-        return right
+        return is_equal
 
 
 @dataclass(frozen=True)
 class LoadSpec:
     """The size and the timing of one load."""
 
-    concurrency: int = 64  # requests in flight; with a rate, the most
-    rate: float | None = None  # due per second, of an open loop
+    concurrency: int = 64  # requests in flight; in an open loop, at most
+    rate: float | None = None  # requests due per second, in an open loop; None: a closed loop
     seconds: float = 10.0  # how long requests are due
-    warmup_seconds: float = 1.0  # before, not measured
-    count: int | None = None  # most requests
-    seed: int = 0
+    warmup_seconds: float = 1.0  # of load before it, which is not measured
+    count: int | None = None  # the largest number of requests
+    seed: int = 0  # of the moments
 
     @property
     def name(self) -> str:
-        """A description of the load."""
+        """The load in words: `64 connections`, or `100 requests/s`."""
         if self.rate is None:
             return f"{self.concurrency} connection{'s' if self.concurrency > 1 else ''}"
         return f"{self.rate:,.0f} requests/s"
 
     def schedule(self) -> Schedule:
-        """When its requests are due."""
+        """When the requests of the load are due."""
         if self.rate is None:
             return Schedule(seconds=self.seconds, count=math.inf if self.count is None else self.count)
         moments = arrival_moments(self.rate, self.seconds, np.random.default_rng(self.seed))
@@ -105,7 +105,7 @@ class LoadSpec:
 
 @dataclass(frozen=True, slots=True)
 class LoadTest:
-    """One server and the requests for it."""
+    """The requests for one server, with the expected answers."""
 
     target: ServerAddress
     requests: Sequence[bytes]  # sent in this order, and again from the start
@@ -114,17 +114,19 @@ class LoadTest:
     headers: dict[str, str] = field(default_factory=dict)  # of requests for metrics, such as a key
 
     def run(self, load: LoadSpec, *, tick: Tick | None = None) -> Figures:
-        """Runs one load: the warm-up, then the measurement."""
+        """Runs one load, after its warm-up, and returns its figures."""
         if load.warmup_seconds:
             warmup = replace(load, seconds=load.warmup_seconds, count=None, seed=load.seed + 1)
             self._load(warmup).run(load.concurrency)
-        before = remote.metrics(self.target, self.headers)
+        metrics_before = remote.metrics(self.target, self.headers)
         check = self.expected.is_right if self.expected else None
         measurement = self._load(load, check=check, tick=tick).run(load.concurrency)
-        after = remote.metrics(self.target, self.headers)
+        metrics_after = remote.metrics(self.target, self.headers)
         return figures(
             measurement,
-            {key: value - before.get(key, 0.0) for key, value in after.items()} if before and after else None,
+            {key: value - metrics_before.get(key, 0.0) for key, value in metrics_after.items()}
+            if metrics_before and metrics_after
+            else None,
             load=load.name,
             seconds=load.seconds,
             offered_rate=load.rate,
@@ -133,6 +135,7 @@ class LoadTest:
         )
 
     def _load(self, spec: LoadSpec, *, check: Check | None = None, tick: Tick | None = None) -> Load:
+        """The client that sends this load."""
         limit = _OVERTIME * spec.seconds + _OVERTIME_SECONDS
         return Load(self.target, self.requests, spec.schedule(), check=check, tick=tick, limit_seconds=limit)
 
@@ -147,7 +150,10 @@ def prepare(
     check: bool = True,
     tick: Tick | None = None,
 ) -> LoadTest:
-    """Builds the requests, and sends each sequence by itself for its unbatched answer."""
+    """Builds the requests, and sends each sequence by itself for its expected answer, unless `check` is False.
+
+    Sequences that do not fill the last request are left out.
+    """
     fields, headers = dict(fields or {}), dict(headers or {})
     sequences = sequences[: max(len(sequences) // per_request, 1) * per_request]
     requests = json_requests(target, groups_of(sequences, per_request), fields, headers)

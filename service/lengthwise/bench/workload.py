@@ -1,4 +1,6 @@
-"""A load's sequences: their lengths, their values, and when requests arrive. The same seed makes the same load.
+"""Makes the sequences of a load: their lengths, their values, and the moments at which requests are due.
+
+The same seed makes the same load.
 
 | form | lengths |
 |---|---|
@@ -6,6 +8,8 @@
 | `uniform:1,100` | each from 1 to 100 equally often |
 | `lognormal:50,0.7` | median 50, standard deviation 0.7 of the logarithm |
 | `file:PATH` | drawn from a file with a length a line |
+
+A function that draws lengths gets the text behind the colon (`arguments`), and returns `[count]` lengths.
 """
 
 from __future__ import annotations
@@ -28,7 +32,7 @@ Lengths = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """What one step is: of `values`, `size` numbers; of `tokens`, one id below `size`."""
+    """What one step is: `size` numbers (`values`), or one token id below `size` (`tokens`)."""
 
     kind: StepKind
     size: int
@@ -37,7 +41,7 @@ class Input:
 def draw_lengths(
     distribution: str, count: int, max_length: int, random: np.random.Generator, *, min_length: int = 1
 ) -> Lengths:
-    """`[count]` lengths from a distribution written as in the module's table, clipped to the model's.
+    """`[count]` lengths from a distribution in the form of the module's table, clipped to the model's bounds.
 
     Raises:
         ConfigurationError: The distribution is unknown, or cannot be read.
@@ -47,28 +51,28 @@ def draw_lengths(
         raise ConfigurationError(f"unknown distribution {kind!r} of lengths; there are: {', '.join(_DISTRIBUTIONS)}")
     form, draw = _DISTRIBUTIONS[kind]
     try:
-        drawn = draw(arguments, count, random)
+        lengths = draw(arguments, count, random)
     except ValueError as error:
         raise ConfigurationError(f"{distribution!r} is not of the form {form}: {error}") from error
-    lengths: Lengths = np.clip(drawn, min_length, max_length).astype(np.int64)
-    return lengths
+    clipped: Lengths = np.clip(lengths, min_length, max_length).astype(np.int64)
+    return clipped
 
 
 def make_sequences(lengths: Lengths, step: Input, random: np.random.Generator) -> list[Steps]:
-    """Sequences `[length, features]` or `[length]`: normal numbers with four decimals, or random token ids."""
+    """Random sequences: `[length, features]` of normal numbers with four decimals, or `[length]` of token ids."""
     if step.kind == "tokens":
         return [random.integers(0, step.size, size=length) for length in lengths.tolist()]
     return [random.standard_normal((length, step.size)).round(4).astype(np.float32) for length in lengths.tolist()]
 
 
 def json_body(sequences: Sequence[Steps], **fields: str | int | float) -> bytes:
-    """The body of a `POST /predict` with these sequences, and further fields such as `model`."""
+    """The body of `POST /predict` with these sequences, and with further fields such as `model`."""
     # As float32 they keep their few digits; as doubles each would be three times as long on the wire.
     return orjson.dumps({"sequences": list(sequences), **fields}, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
 def arrival_moments(rate: float, seconds: float, random: np.random.Generator) -> NDArray[np.float64]:
-    """When requests are due, `[requests]` seconds from 0 up to `seconds`, ascending: independent, as of many users."""
+    """When requests are due: `[requests]` seconds from 0 up to `seconds`, ascending, as a Poisson process."""
     # A Poisson process is a Poisson number of independent uniform moments.
     return np.sort(random.uniform(0.0, seconds, size=random.poisson(rate * seconds)))
 
@@ -110,6 +114,11 @@ def _from_file(arguments: str, count: int, random: np.random.Generator) -> NDArr
 
 
 def _numbers(arguments: str, count: int) -> list[float]:
+    """Parses the numbers in the arguments of a distribution.
+
+    Raises:
+        ValueError: There are more or fewer than `count`, or one is not above 0.
+    """
     numbers = [float(part) for part in arguments.split(",")]
     if len(numbers) != count:
         raise ValueError(f"{count} numbers belong there, not {len(numbers)}")

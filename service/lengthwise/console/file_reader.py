@@ -3,8 +3,8 @@
     python -m lengthwise.console.file_reader
 
 The task is a JSON object on stdin. A file of kilobytes can describe gigabytes, so the process has limits of memory and
-of processor time. It writes one JSON object to stdout; what the columns of a table were `taken` as is for people,
-`columns` for the page.
+of processor time. It writes one JSON object to stdout. In it, the roles of a table's columns are a line for people
+(`taken`), and an object for the page (`columns`).
 """
 
 from __future__ import annotations
@@ -23,15 +23,18 @@ from lengthwise.datasets.tails import doubts
 from lengthwise.errors import Causes, ConfigurationError
 from lengthwise.repository import modest
 
-MOST_SEQUENCES: Final = 1000
-MOST_PROBLEMS: Final = 20
-MOST_CHARACTERS: Final = 200  # of an id or a problem: in a Parquet file, a thousand long ones may be one
-_VALUE_BYTES: Final = 12  # labels count as values, by their bytes in the answer: they are whole, and of any length
-MOST_GROUP_VALUES: Final = 2**22  # of one row group of a Parquet file, which says so before they are read
+MOST_SEQUENCES: Final = 1000  # in the answer
+MOST_PROBLEMS: Final = 20  # in the answer
+MOST_CHARACTERS: Final = 200  # of an id or a problem: a small Parquet file can hold one long text a thousand times
+_VALUE_BYTES: Final = 12  # of the answer for each value; a label counts as its bytes divided by it, for it is not cut
+MOST_GROUP_VALUES: Final = 2**22  # in one row group of a Parquet file; its metadata says how many there are
 
 
 def read(path: Path, kind: StepKind, most_values: int, columns: ColumnNames | None = None) -> dict[str, Any]:
-    """The sequences of a file, as many as the limits allow; a label is a string, or of several an array of them."""
+    """Reads the sequences of a file, as many as the limits allow, and returns the object for the page.
+
+    A label in it is a string, or an array of them if a record has several. `most_values`: of all sequences together.
+    """
     if path.suffix == ".parquet":
         _check_groups(path)
     notes: list[str] = []
@@ -54,14 +57,14 @@ def read(path: Path, kind: StepKind, most_values: int, columns: ColumnNames | No
         "sequences": sequences,
         "left_out": left_out,
         "problems": problems.lines(MOST_PROBLEMS),
-        "doubts": [*doubts([one["steps"] for one in sequences])],
+        "doubts": [*doubts([sequence["steps"] for sequence in sequences])],
         "taken": note,
         "columns": asdict(tables[0]) if tables else None,
     }
 
 
 def _check_groups(path: Path) -> None:
-    """Makes sure that no row group of a Parquet file is too large.
+    """Makes sure that no row group of a Parquet file is too large; reads its metadata only.
 
     Raises:
         ConfigurationError: One has more than `MOST_GROUP_VALUES` values, or the file cannot be read.
@@ -83,7 +86,7 @@ def _check_groups(path: Path) -> None:
 
 
 def main() -> None:
-    """Reads the file of a task in JSON; exit code 1, with the reason on stdout, if it cannot be read."""
+    """Runs the task on stdin; exit code 1, with the reason on stdout, if the file cannot be read."""
     task = orjson.loads(sys.stdin.buffer.read())
     path, seconds, memory = Path(task["path"]), task["seconds"], task["memory_bytes"]
     modest.be_modest(task["parent"], seconds)
@@ -91,7 +94,7 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
     try:
         columns = ColumnNames(**task["columns"])
-        if columns.inputs is not None:  # as JSON they were a list
+        if columns.inputs is not None:  # JSON made a list of the tuple
             columns = replace(columns, inputs=tuple(columns.inputs))
         result = read(path, task["kind"], task["most_values"], columns)
     except (ConfigurationError, MemoryError) as error:

@@ -2,8 +2,9 @@
 
     runner threads: a batch has run ── figures ──> kept batches ──> event loop: a frame now and then ──> each viewer
 
-Only figures are shown: no id, value or answer, and nothing of a caller. While nobody looks, nothing here runs. A slow
-viewer is sent fewer frames. All views end when the service drains.
+A *frame* is a JSON object with what happened since the last one. It has figures only: no id, value or answer, and
+nothing of a caller. While there is no viewer, nothing here runs. A slow viewer misses frames. All views end when the
+service drains.
 """
 
 from __future__ import annotations
@@ -30,16 +31,16 @@ log = logging.getLogger("lengthwise.live")
 FRAMES_PER_SECOND: Final = 5
 QUIET_SECONDS: Final = 1.0  # longest time between two frames, so that a viewer knows the service is there
 MOST_VIEWERS: Final = 16
-MOST_BATCHES: Final = 24  # that a frame shows one by one, the last ones; its sums are of all
-MOST_LENGTHS: Final = 256  # that a frame shows of a batch, or of a queue
-_MOST_QUEUED_BATCHES: Final = 1024  # between two frames; of more, the first are not shown
-_MOST_LATENCIES: Final = 4096
+MOST_BATCHES: Final = 24  # the last ones, which a frame shows one by one; its totals are of all batches
+MOST_LENGTHS: Final = 256  # of a batch, or of a queue, that a frame shows
+_MOST_QUEUED_BATCHES: Final = 1024  # kept between two frames; of more batches, the first are dropped
+_MOST_LATENCIES: Final = 4096  # kept between two frames
 _MOST_QUEUED_FRAMES: Final = 2  # that wait for one viewer
-_SAMPLE_SECONDS: Final = 0.04  # between two looks at the queue by runners; the fullest of a frame is shown
-_OF_LOOP: Final = "event loop"
-_ADDED: Final = ("rows", "valid_steps", "computed_steps", "predicted_seconds", "measured_seconds")
-# A view lasts so long; then the page opens the next one. Whoever does not read does not ask: no other sign tells the
-# server, because a quiet service writes so little that the viewer's system can keep it for hours.
+_SAMPLE_SECONDS: Final = 0.04  # between two samples of the queue by runners; a frame shows the longest sample
+_OF_LOOP: Final = "event loop"  # as the runner of a batch that the event loop ran
+_ADDED: Final = ("rows", "valid_steps", "computed_steps", "predicted_seconds", "measured_seconds")  # summed for totals
+# A view lasts so long; then the page opens the next one. A viewer that does not read any more opens none. There is no
+# other sign of it: a quiet service writes so little that the viewer's system can buffer it for hours.
 VIEW_SECONDS: Final = PATIENCE_SECONDS
 MEDIA_TYPE: Final = "text/event-stream"
 _HEAD: Final = {
@@ -48,20 +49,20 @@ _HEAD: Final = {
     "headers": [
         (b"content-type", MEDIA_TYPE.encode()),
         (b"cache-control", b"no-store"),
-        (b"connection", b"close"),  # a view that ended leaves no idle connection that delays the end of the service
-        (b"x-accel-buffering", b"no"),  # nginx would collect the frames
+        (b"connection", b"close"),  # an idle connection would delay the end of the service
+        (b"x-accel-buffering", b"no"),  # otherwise nginx collects frames
         (b"x-content-type-options", b"nosniff"),
     ],
 }
 
 
 class Viewer(asyncio.Queue[bytes | None]):
-    """The frames that wait for one viewer; None ends its view."""
+    """The frames that wait to be sent to one viewer; None ends its view."""
 
-    missed = 0  # frames that were left out since it took the last one
+    missed = 0  # frames that were dropped since it took the last one
 
     def offer(self, frame: bytes | None) -> None:
-        """Adds a frame; if the queue is full, the oldest one is left out."""
+        """Adds a frame; if the queue is full, the oldest frame is dropped."""
         if self.full():
             self.get_nowait()
             self.missed += 1
@@ -69,26 +70,27 @@ class Viewer(asyncio.Queue[bytes | None]):
 
 
 class LiveView:
-    """Watches a batcher while somebody looks."""
+    """Watches a batcher while there are viewers, and makes the frames for them."""
 
     def __init__(self, batcher: Batcher, clock: Callable[[], float] = time.monotonic) -> None:
         self._batcher = batcher
         self._clock = clock
         self._viewers: set[Viewer] = set()
-        self._frames: asyncio.Task[None] | None = None
+        self._frames: asyncio.Task[None] | None = None  # makes the frames
+        # Since the last frame: figures of batches, latencies of sequences in seconds, the longest sample of the queue
         self._batches: deque[dict[str, Any]] = deque(maxlen=_MOST_QUEUED_BATCHES)
         self._latencies: deque[float] = deque(maxlen=_MOST_LATENCIES)
         self._queue: list[dict[str, Any]] = []
-        self._queue_length = 0
-        self._sampled = 0.0
+        self._queue_length = 0  # sequences in that sample
+        self._sampled = 0.0  # when the queue was sampled last, on the clock
 
     @property
     def viewers(self) -> int:
-        """How many look."""
+        """How many viewers there are."""
         return len(self._viewers)
 
     def join(self) -> Viewer:
-        """A new viewer; on the event loop. The caller passes it to `leave`."""
+        """Adds a viewer and starts the watch with the first one; on the event loop. The caller passes it to `leave`."""
         viewer = Viewer(_MOST_QUEUED_FRAMES)
         if self._batcher.draining:
             viewer.offer(None)
@@ -101,7 +103,7 @@ class LiveView:
         return viewer
 
     def leave(self, viewer: Viewer) -> None:
-        """Removes a viewer; with the last one, the watch ends."""
+        """Removes a viewer, and ends the watch with the last one."""
         viewer.offer(None)
         self._viewers.discard(viewer)
         if self._viewers:
@@ -113,12 +115,16 @@ class LiveView:
         self._forget()
 
     def _forget(self) -> None:
+        """Forgets what was kept for the next frame."""
         self._batches.clear()
         self._latencies.clear()
         self._queue, self._queue_length = [], 0
 
     def _watch(self, finished: FinishedBatch, waits: Sequence[float]) -> None:
-        """Keeps the figures of a batch; called in the thread that ran it, before the cost table learns from it."""
+        """Keeps the figures of a batch. Runs in the thread that ran the batch, before the cost table learns from it.
+
+        `waits`: how long each of its sequences waited, in seconds.
+        """
         planned, batch = finished.planned, finished.batch
         rows, width = len(planned.sequences), planned.width
         valid = planned.valid_steps if batch is None else batch.valid_steps
@@ -144,6 +150,7 @@ class LiveView:
             self._sample()
 
     def _sample(self) -> None:
+        """Samples the lengths that wait, of each queue; keeps the sample if it is the longest since the last frame."""
         self._sampled = self._clock()
         waiting = self._batcher.waiting_lengths(MOST_LENGTHS)
         total = sum(count for _, count, _ in waiting)
@@ -152,26 +159,26 @@ class LiveView:
             self._queue, self._queue_length = queues, total
 
     async def _make_frames(self) -> None:
-        """Gives every viewer a frame some times a second, or seldom while nothing happens."""
-        before = self._clock()
+        """Sends every viewer a frame: some a second while something happens, otherwise one in `QUIET_SECONDS`."""
+        last_frame = self._clock()
         while not self._batcher.draining:
             await asyncio.sleep(1 / FRAMES_PER_SECOND)
             now = self._clock()
             self._sample()
-            if self._batches or self._queue_length or now - before >= QUIET_SECONDS:
+            if self._batches or self._queue_length or now - last_frame >= QUIET_SECONDS:
                 try:
-                    frame = orjson.dumps(self._frame(now, now - before))
-                except Exception:  # whatever it is, viewers keep their stream: the next frame may be good
+                    frame = orjson.dumps(self._frame(now, now - last_frame))
+                except Exception:  # viewers keep their stream: the next frame may be good
                     log.exception("a frame of the live view could not be made")
                     frame = b"{}"
-                before = now
+                last_frame = now
                 for viewer in self._viewers:
                     viewer.offer(frame)
         for viewer in list(self._viewers):
             self.leave(viewer)
 
     def _frame(self, now: float, seconds: float) -> dict[str, Any]:
-        """What happened since the last frame: batches, latencies, the queue, and the state of the server."""
+        """Makes a frame of what was kept since the last one, `seconds` ago; then keeps nothing."""
         batches = [self._batches.popleft() for _ in range(len(self._batches))]
         latencies = [self._latencies.popleft() for _ in range(len(self._latencies))]
         queue, self._queue, self._queue_length = self._queue, [], 0
@@ -209,7 +216,7 @@ class LiveView:
 
 
 def _described(batch: dict[str, Any]) -> dict[str, Any]:
-    """A batch in a frame. Its lengths are sorted, so that they do not tell the order in which callers came."""
+    """The figures of a batch for a frame, with its lengths sorted: they must not tell in which order callers came."""
     if batch["lengths"] is None:
         return batch
     return {**batch, "lengths": sorted(batch["lengths"].tolist(), reverse=True)[:MOST_LENGTHS]}
@@ -226,34 +233,37 @@ class LiveStream(Response):
         self._viewer = viewer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Sends frames until the view has ended."""
+        """Sends frames until the view has ended, and at the end the reason: `draining`, or `renew` after its time."""
 
         async def end_with_client() -> None:
+            """Ends the view when its client leaves."""
             while (await receive())["type"] != "http.disconnect":
                 pass
             self._viewer.offer(None)
 
         watch = asyncio.ensure_future(end_with_client())
-        why = b"draining"
+        reason = b"draining"
         try:
             await send(_HEAD)
             async with asyncio.timeout(VIEW_SECONDS):
                 await self._send_frames(send)
         except TimeoutError:
-            why = b"renew"
+            reason = b"renew"
         finally:
             self._live.leave(self._viewer)
             watch.cancel()
-        await send({"type": "http.response.body", "body": b"event: end\ndata: %s\n\n" % why, "more_body": False})
+        await send({"type": "http.response.body", "body": b"event: end\ndata: %s\n\n" % reason, "more_body": False})
 
     async def _send_frames(self, send: Send) -> None:
+        """Sends the viewer's frames, and before a frame how many were missed; returns when the view has ended."""
         viewer = self._viewer
         await send(_part(b": one event a frame\n\n"))
         while (frame := await viewer.get()) is not None:
             missed, viewer.missed = viewer.missed, 0
-            before = b"event: missed\ndata: %d\n\n" % missed if missed else b""
-            await send(_part(b"%sevent: frame\ndata: %s\n\n" % (before, frame)))
+            missed_event = b"event: missed\ndata: %d\n\n" % missed if missed else b""
+            await send(_part(b"%sevent: frame\ndata: %s\n\n" % (missed_event, frame)))
 
 
 def _part(data: bytes) -> dict[str, object]:
+    """The message of ASGI for a part of the body."""
     return {"type": "http.response.body", "body": data, "more_body": True}

@@ -1,4 +1,7 @@
-"""The page of the console and its files, without a script or style of its own or another host: so a strict policy."""
+"""The page of the console and the files that it loads.
+
+It has no inline script or style and loads nothing from another host, so its content security policy can be strict.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,7 @@ _PAGE: Final = "index.html"
 
 
 class PageFile(NamedTuple):
-    """A file as it is served; its ETag is a digest."""
+    """A file as it is served; its ETag is a digest of the content."""
 
     content: bytes
     media_type: str
@@ -44,32 +47,33 @@ def files() -> dict[str, PageFile]:
 
 @cache
 def page(links: tuple[tuple[str, str], ...]) -> PageFile:
-    """The page of the console; its last line has `links`, relative addresses with their texts."""
+    """The page of the console; its last line has `links`, each a relative address and its text."""
     return _page_file(render(_STATIC / _PAGE, links=links).encode(), ".html")
 
 
 def is_open(path: str) -> bool:
-    """Whether a path is that of a file, which needs no key: without the files, the page could not ask for one."""
+    """Whether a path is that of a file of the page. Files need no key: without them, the page could not ask for one."""
     return path.startswith(PREFIX) and path.removeprefix(PREFIX) in files()
 
 
-def answer(request: Request, served: PageFile) -> Response:
-    """The response with a file: 304 without it, if the browser has it already."""
+def answer(request: Request, file: PageFile) -> Response:
+    """The response with a file; status 304 without it, if the browser has it already."""
     headers = {
         "cache-control": "no-cache",  # the browser asks each time, so that a new release is seen at once
         "content-security-policy": POLICY,
         "cross-origin-opener-policy": "same-origin",
         "cross-origin-resource-policy": "same-origin",
-        "etag": served.etag,
+        "etag": file.etag,
         "referrer-policy": "no-referrer",
         "x-content-type-options": "nosniff",
     }
-    if served.media_type.startswith("text/html"):
+    if file.media_type.startswith("text/html"):
         headers["vary"] = "accept"
-    if served.etag in [tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")]:
+    if file.etag in [tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")]:
         return Response(status_code=304, headers=headers)
-    return Response(served.content, headers={**headers, "content-type": served.media_type})
+    return Response(file.content, headers={**headers, "content-type": file.media_type})
 
 
 def _page_file(content: bytes, suffix: str) -> PageFile:
+    """The file for some content; its media type is that of the suffix."""
     return PageFile(content, _MEDIA_TYPES[suffix], f'"{hashlib.sha256(content).hexdigest()[:32]}"')

@@ -1,4 +1,4 @@
-"""The paths of the console, beside `/`: its files, what is served, the live view, and the reading of uploaded files."""
+"""The routes of the console, besides `/`: its files, the state of the service, the live view, and uploaded files."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from lengthwise.console.uploads import Uploads
 
 
-_LIMITS: Final = {"max_sequences", "max_body_bytes", "max_batch_rows", "max_queue_cost_steps"}
+_LIMITS: Final = {"max_sequences", "max_body_bytes", "max_batch_rows", "max_queue_cost_steps"}  # settings for the page
 
 
 def routes(serving: Serving, health: Callable[[Serving], dict[str, Any]], *, predict: str) -> list[Route]:
-    """The routes of the console; `health` describes what is served, `predict` is where the page sends its calls."""
+    """The routes of the console; `health` describes what is served, `predict` is the path for the page's calls."""
     live = LiveView(serving.batcher)
     serving.openings.viewers.append(lambda: live.viewers)
 
@@ -36,13 +36,19 @@ def routes(serving: Serving, health: Callable[[Serving], dict[str, Any]], *, pre
         return _json(orjson.dumps(described(serving, health(serving), predict)))
 
     async def examples(request: Request) -> Response:
+        """Answers with the example sequences of a model, as JSON Lines."""
         served = serving.find(request.query_params.get("model"), request.query_params.get("version"))
         return Response(
             served.model.examples or b"", media_type="application/x-ndjson", headers={"cache-control": "no-store"}
         )
 
     async def frames(request: Request) -> Response:
-        if request.method == "HEAD":  # which has no events, and so no end
+        """Answers with the stream of the live view.
+
+        Raises:
+            HTTPException: There are too many viewers.
+        """
+        if request.method == "HEAD":
             return Response(media_type=MEDIA_TYPE)
         if live.viewers >= MOST_VIEWERS:
             raise HTTPException(503, f"{MOST_VIEWERS} viewers look already; try again later", {"retry-after": "5"})
@@ -50,12 +56,13 @@ def routes(serving: Serving, health: Callable[[Serving], dict[str, Any]], *, pre
 
     @cache
     def uploads() -> Uploads:
-        from lengthwise.console.uploads import Uploads  # few services ever read a file
+        """The reader of uploads, made at the first one: few services ever read a file."""
+        from lengthwise.console.uploads import Uploads
 
         return Uploads(serving.inflight, serving.settings.max_body_bytes)
 
     async def sequences(request: Request) -> Response:
-        """Answers an upload: the sequences of the file, read by the names of the model's features."""
+        """Answers an upload with the sequences of the file, in the order of the model's features."""
         query, headers = request.query_params, dict(request.headers.raw)
         name, kind = query.get("name", ""), query.get("kind", "values")
         columns = _columns(query)
@@ -74,6 +81,11 @@ def routes(serving: Serving, health: Callable[[Serving], dict[str, Any]], *, pre
 
 
 async def _file(request: Request) -> Response:
+    """Answers with a file of the page.
+
+    Raises:
+        HTTPException: There is no such file.
+    """
     file = page.files().get(request.path_params["name"])
     if file is None:
         raise HTTPException(404)
@@ -81,7 +93,7 @@ async def _file(request: Request) -> Response:
 
 
 def described(serving: Serving, health: dict[str, Any], predict: str) -> dict[str, Any]:
-    """What the page needs to know: what is served, the limits of a call, and where to send it."""
+    """What the page needs to know, as a JSON object: what is served, the limits of a call, and where calls are sent."""
     settings = serving.settings
     return {
         **health,
@@ -95,7 +107,7 @@ def described(serving: Serving, health: dict[str, Any], predict: str) -> dict[st
 
 
 def _input(served: ServedModel) -> dict[str, Any]:
-    """What the console needs to draw sequences of a model and to invent some: scales, usual lengths, examples."""
+    """What the page needs to draw and to invent sequences of a model: scales, threshold, examples, usual lengths."""
     step, training = served.manifest.input, served.manifest.training
     return {
         **step.model_dump(include={"mean", "std"}),

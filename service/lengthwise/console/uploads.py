@@ -37,13 +37,13 @@ FORMATS: Final = (*CSV_SUFFIXES, ".jsonl", ".jsonl.gz", ".parquet", ".ts")
 READ_SECONDS: Final = 20.0
 MOST_VALUES: Final = 500_000  # of all sequences in the answer
 MEMORY_BYTES: Final = 2**30  # address space of the process that reads a file
-_MEMORY_FACTOR: Final = 12  # bytes of an answer for each of its values, about
-_ANY: Final = ColumnNames()
+_MEMORY_FACTOR: Final = 12  # bytes of an answer for each value, about
+_ANY: Final = ColumnNames()  # no column is named
 
 
 _ENVIRONMENT: Final = {
     "ARROW_DEFAULT_MEMORY_POOL": "system",
-    # Each thread and each arena of theirs takes address space.
+    # Each thread, and each thread's arena, takes address space.
     "MALLOC_ARENA_MAX": "1",
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
@@ -51,17 +51,19 @@ _ENVIRONMENT: Final = {
 
 
 class Uploads:
-    """Reads uploaded files, one at a time, and counts their bytes."""
+    """Reads uploaded files, one at a time; their bytes count as memory of calls (`inflight`)."""
 
     def __init__(self, inflight: Inflight, max_bytes: int) -> None:
         self._inflight = inflight
         self._max_bytes = max_bytes
-        self._one = asyncio.Lock()
+        self._reading = asyncio.Lock()  # while a file is read
 
     async def read(
         self, name: str, kind: str, headers: dict[bytes, bytes], receive: Receive, columns: ColumnNames = _ANY
     ) -> bytes:
-        """The sequences of a file, as the JSON that `file_reader` writes; the end of its name is its format.
+        """Reads a file from the body of a request, and returns its sequences as JSON, as `file_reader` writes it.
+
+        The end of `name` is the format.
 
         Raises:
             UnsupportedMedia: The file has another format, or reading Parquet needs pyarrow, which is not installed.
@@ -80,11 +82,11 @@ class Uploads:
             hold = Hold(self._inflight)
             stack.callback(hold.close)
             body = await read_body(receive, headers, self._max_bytes, hold, late_at=late_at)
-            try:  # while it waits, it holds memory of callers
-                await asyncio.wait_for(self._one.acquire(), READ_SECONDS)
+            try:  # while it waits, its body takes memory of callers
+                await asyncio.wait_for(self._reading.acquire(), READ_SECONDS)
             except TimeoutError:
                 raise NotReady("other files are being read", retry_after_seconds=READ_SECONDS) from None
-            stack.callback(self._one.release)
+            stack.callback(self._reading.release)
             hold.set(len(body) + _MEMORY_FACTOR * MOST_VALUES)
             try:
                 folder = tempfile.TemporaryDirectory(prefix="lengthwise-", ignore_cleanup_errors=True)
@@ -97,7 +99,7 @@ class Uploads:
 
 
 async def read_in_process(path: Path, kind: str, columns: ColumnNames = _ANY) -> bytes:
-    """The sequences of a file as JSON, read in a process of its own.
+    """Reads a file in a process of its own, and returns its sequences as JSON.
 
     Raises:
         NotReady: There is no memory for it, or the process cannot be started.

@@ -19,23 +19,26 @@ class AnsweredCall(NamedTuple):
     answers: Sequence[Answer]
     request_id: str
     arrived: float  # in seconds since the epoch
-    queue_seconds: float
+    queue_seconds: float  # that its sequences waited
     inference_seconds: float
-    memory_bytes: int  # memory of its sequences
+    memory_bytes: int  # of its sequences
 
 
 class Consumer:
-    """Consumes a `share` of the answered calls; `name` is the label `consumer` of its metrics."""
+    """Uses a sample of the answered calls: chance chooses a `share` of them (0 to 1), of these `wants` chooses.
+
+    `name` is the value of the label `consumer` in its metrics.
+    """
 
     name: str
     share: float
 
     def wants(self, call: AnsweredCall) -> bool:
-        """Whether a call is of use for it. Called in the thread that answers: it must be fast."""
+        """Whether the consumer can use a call. Runs in the thread that answers the call, so it must be fast."""
         return True
 
     def consume(self, calls: Sequence[AnsweredCall]) -> None:
-        """Consumes calls."""
+        """Uses calls; runs in the consumer's own thread."""
         raise NotImplementedError
 
     def close(self) -> None:

@@ -1,4 +1,8 @@
-"""Drift: whether the sequences of the last minutes still look like those that the model was trained on."""
+"""Drift: whether the sequences of the last minutes still look like those that the model was trained on.
+
+An *aspect* is what is compared, by the population stability index (PSI) of its histogram with that of the training data
+(`DataProfile`): "length", "missing" (values), "class" (the answers), and "feature INDEX" for each feature.
+"""
 
 from __future__ import annotations
 
@@ -13,33 +17,36 @@ from lengthwise.runtime.data_profile import FEATURE, WINDOW_SEQUENCES, DataProfi
 from lengthwise.runtime.manifest import Manifest
 from lengthwise.telemetry.families import Family
 
-LEAST_SEQUENCES: Final = 200  # with fewer in the window nothing is said: chance alone would exceed the limits
-MOST_GAUGES: Final = 64  # features with a gauge; of a model with more, those that drifted most
+LEAST_SEQUENCES: Final = 200  # with fewer in the window there is no PSI: chance alone would exceed the limits
+MOST_GAUGES: Final = 64  # features with a gauge; of more features, those that drifted most
 _BLOCK: Final = 50  # sequences that enter and leave the window together
-_MOST_MEMORY_BYTES: Final = 2**20  # sequences that hold so much are counted earlier
+_MOST_MEMORY_BYTES: Final = 2**20  # fewer sequences are counted together if they hold so much memory
 
 
 class DriftWindow:
-    """The last sequences of one model, compared with its training data."""
+    """The counts of a model's last sequences, compared with its training data."""
 
     def __init__(self, profile: DataProfile, manifest: Manifest) -> None:
         self.profile = profile
         self.manifest = manifest
         self._counter = ProfileCounter(profile, manifest.classes)
-        self._blocks: deque[ProfileCounts] = deque()
-        self.counts: ProfileCounts | None = None  # of the sequences that are compared
-        self._items: list[tuple[Item, Answer]] = []
-        self._memory_bytes = 0
+        self._blocks: deque[ProfileCounts] = deque()  # the oldest is first
+        self.counts: ProfileCounts | None = None  # the sum of the blocks
+        self._items: list[tuple[Item, Answer]] = []  # not counted yet
+        self._memory_bytes = 0  # of these
 
     def add(self, items: Sequence[Item], answers: Sequence[Answer], memory_bytes: int = 0) -> None:
-        """Counts sequences with their answers, in blocks; `memory_bytes` is the memory of the sequences."""
+        """Adds sequences with their answers to the window, in blocks; drops the oldest block if the window is full.
+
+        `memory_bytes`: the memory of the sequences, which are kept until their block is counted.
+        """
         self._items += zip(items, answers, strict=True)
         self._memory_bytes += memory_bytes
         while len(self._items) >= _BLOCK or (self._items and self._memory_bytes >= _MOST_MEMORY_BYTES):
-            counted, self._items = self._items[:_BLOCK], self._items[_BLOCK:]
+            next_items, self._items = self._items[:_BLOCK], self._items[_BLOCK:]
             block = self._counter.count(
-                [item.steps for item, _ in counted],
-                [index for _, answer in counted for index in answered_classes(answer, self.manifest)],
+                [item.steps for item, _ in next_items],
+                [index for _, answer in next_items for index in answered_classes(answer, self.manifest)],
             )
             append_or_add(self._blocks, block, _BLOCK)
             self.counts = block if self.counts is None else self.counts + block
@@ -49,13 +56,13 @@ class DriftWindow:
             self._memory_bytes = 0
 
     def drift(self) -> dict[str, float]:
-        """The PSI of each aspect: `length`, `missing`, `class`, `feature INDEX`. Empty below `LEAST_SEQUENCES`."""
+        """The PSI of each aspect; empty if the window has fewer than `LEAST_SEQUENCES`."""
         window = self.counts
         return {} if window is None or window.sequences < LEAST_SEQUENCES else self._counter.drift(window)
 
 
 class Drift(Consumer):
-    """The windows of all models that have a profile. The window of a version ends when it is no longer served."""
+    """The windows of all models that have a profile of their training data."""
 
     name = "drift"
 
@@ -69,7 +76,7 @@ class Drift(Consumer):
         return call.model.manifest.training is not None
 
     def consume(self, calls: Sequence[AnsweredCall]) -> None:
-        """Counts calls."""
+        """Adds calls to the windows of their models."""
         for call in calls:
             manifest = call.model.manifest
             if manifest.training is None:
@@ -82,30 +89,28 @@ class Drift(Consumer):
             window.add(call.items, call.answers, call.memory_bytes)
 
     def _forget(self) -> None:
-        """Removes the windows of versions that are no longer served, whose gauges would never change again."""
+        """Removes the windows of versions that are no longer served: their gauges would never change again."""
         for key in list(self._windows):
             if not self._is_served(*key):
                 self._windows.pop(key, None)
 
     def families(self) -> Iterator[Family]:
-        """The gauges of drift (PSI), and of the limits above which it is called drift."""
+        """Yields the gauges of the PSI of each aspect, and of the limits above which it is called drift."""
         self._forget()
         labels = ("model", "version", "what")
-        distances = [
+        rows = [
             ((*key, name_of(aspect, window.manifest)), psi, window.profile.limits.of(aspect))
             for key, window in list(self._windows.items())
             for aspect, psi in shown(window.drift(), window.profile)
         ]
         help_ = f"Population stability index of the last {WINDOW_SEQUENCES} sequences against the training data."
-        yield Family("gauge", "largest", "drift", help_, labels, [(values, psi) for values, psi, _ in distances])
+        yield Family("gauge", "largest", "drift", help_, labels, [(values, psi) for values, psi, _ in rows])
         help_ = "The lengthwise_drift from which on the data has drifted."
-        yield Family(
-            "gauge", "largest", "drift_limit", help_, labels, [(values, limit) for values, _, limit in distances]
-        )
+        yield Family("gauge", "largest", "drift_limit", help_, labels, [(values, limit) for values, _, limit in rows])
 
 
 def append_or_add(blocks: MutableSequence[ProfileCounts], block: ProfileCounts, sequences: int) -> None:
-    """Appends a block of counts, or adds it to the last block while that has fewer than so many sequences."""
+    """Appends a block of counts; or adds it to the last block, if that has fewer than so many sequences."""
     if blocks and blocks[-1].sequences < sequences:
         blocks[-1] += block
     else:
@@ -113,32 +118,31 @@ def append_or_add(blocks: MutableSequence[ProfileCounts], block: ProfileCounts, 
 
 
 def shown(drift: dict[str, float], profile: DataProfile) -> list[tuple[str, float]]:
-    """The PSIs that have a gauge: all but those of features, and the `MOST_GAUGES` features nearest to their limits."""
+    """The PSIs that have a gauge: of every aspect, but of at most `MOST_GAUGES` features, nearest to their limits."""
     features = [aspect for aspect in drift if aspect.startswith(FEATURE)]
     if len(features) > MOST_GAUGES:
         features = sorted(features, key=lambda aspect: -drift[aspect] / profile.limits.of(aspect))[:MOST_GAUGES]
-    return [
-        (aspect, drift[aspect])
-        for aspect in [*(aspect for aspect in drift if not aspect.startswith(FEATURE)), *features]
-    ]
+    others = [aspect for aspect in drift if not aspect.startswith(FEATURE)]
+    return [(aspect, drift[aspect]) for aspect in [*others, *features]]
 
 
 def name_of(aspect: str, manifest: Manifest) -> str:
-    """The name of a compared aspect for people, with the name of the feature if it has one: `feature 0 (ax)`."""
+    """The name of an aspect for people: that of a feature has the feature's name, if it has one: `feature 0 (ax)`."""
     names = manifest.input.names
-    return (
-        aspect
-        if names is None or not aspect.startswith(FEATURE)
-        else f"{aspect} ({names[int(aspect[len(FEATURE) :])]})"
-    )
+    if names is None or not aspect.startswith(FEATURE):
+        return aspect
+    return f"{aspect} ({names[int(aspect.removeprefix(FEATURE))]})"
 
 
 def answered_classes(answer: Answer, manifest: Manifest) -> list[int]:
-    """The classes of an answer: one of a single label, those above the threshold of several, one for each step."""
+    """The indices of the classes in an answer.
+
+    Single-label: one. Multi-label: those above the threshold. Per-step: one for each step.
+    """
     if manifest.task == "single-label":
         return [answer.best]
     if manifest.task == "per-step":
         indexes: list[int] = answer.probabilities.argmax(axis=1).tolist()
         return indexes
-    above: list[int] = (answer.probabilities >= manifest.threshold).nonzero()[0].tolist()
-    return above
+    chosen: list[int] = (answer.probabilities >= manifest.threshold).nonzero()[0].tolist()
+    return chosen

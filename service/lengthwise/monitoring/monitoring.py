@@ -1,8 +1,8 @@
 """The monitoring of a service: its consumers, their buffers and threads, and their metrics.
 
-Each consumer has a thread; those that run models run them one at a time, and while no runner is busy. The thread that
-answers only puts a call into the bounded buffers of those that sample it; when one is too slow, calls are dropped and
-counted, and no caller waits.
+Each consumer has a buffer of calls and a thread. The thread that answers a call only puts it into the buffers of the
+consumers that sample it. If a buffer is full, the call is dropped there and counted; no caller waits. Consumers that
+run models run one at a time, and only while no runner is busy (the service is *at rest*).
 """
 
 from __future__ import annotations
@@ -32,17 +32,20 @@ from lengthwise.versions import Key
 
 log = logging.getLogger("lengthwise.monitoring")
 
-MOST_CALLS: Final = 4096
-MOST_BYTES: Final = 32 * 2**20  # what one buffer holds at most
-PERIOD_SECONDS: Final = 0.2  # how long calls gather, so that a thread that answers is seldom disturbed
-_REST_SECONDS: Final = 0.002  # to the next look if runners are at rest; then twice, up to `PERIOD_SECONDS`
-_COUNTED: int = 64  # calls of one turn: little enough that no thread waits long for the interpreter
-_STOP_SECONDS = 10.0
-RUNNING: Final = threading.Lock()  # of the models that are run for the monitoring
+MOST_CALLS: Final = 4096  # in one buffer
+MOST_BYTES: Final = 32 * 2**20  # of the sequences in one buffer
+PERIOD_SECONDS: Final = 0.2  # how long calls gather in the buffer, so that threads that answer are seldom disturbed
+_REST_SECONDS: Final = 0.002  # first pause if the service is not at rest; each pause doubles, up to `PERIOD_SECONDS`
+_COUNTED: int = 64  # calls consumed at once: so few that no thread waits long for the interpreter
+_STOP_SECONDS = 10.0  # within which a thread must end
+RUNNING: Final = threading.Lock()  # held while a model runs for the monitoring, so that only one does
 
 
 class Monitoring:
-    """The consumers of sampled calls, each with its thread; `at_rest` says that no caller waits for a model."""
+    """The consumers that the settings switch on, each with its thread.
+
+    `at_rest` says whether the service is at rest; `find` gives a served model by name and version.
+    """
 
     def __init__(
         self, settings: Settings, at_rest: Callable[[], bool], find: Callable[[str | None, str | None], ServedModel]
@@ -70,10 +73,10 @@ class Monitoring:
         return False
 
     def start(self) -> None:
-        """Starts the threads, and logs what an option has switched on."""
+        """Starts the threads, and logs which consumers an option has switched on (drift is on by default)."""
         for thread in self._threads:
             consumer = thread.consumer
-            if not isinstance(consumer, Drift):  # on by default
+            if not isinstance(consumer, Drift):
                 log.info("%s: a share of %g of the calls is sampled", consumer.name, consumer.share)
             thread.start()
 
@@ -85,7 +88,10 @@ class Monitoring:
     def answered(
         self, call: Call, answers: Sequence[Answer], timing: Timing, *, request_id: bytes, arrived: float
     ) -> None:
-        """Offers an answered call to all consumers; in the thread that answers it."""
+        """Offers an answered call to all consumers; runs in the thread that answers it.
+
+        `arrived` is on the clock of `time.monotonic`.
+        """
         answered_call = AnsweredCall(
             call.model,
             call.items,
@@ -100,7 +106,7 @@ class Monitoring:
             thread.offer(answered_call)
 
     def families(self) -> Iterator[Family]:
-        """The metrics of all consumers, and what they dropped."""
+        """Yields the metrics of all consumers, and the number of calls that each dropped."""
         for thread in self._threads:
             yield from thread.consumer.families()
         help_ = "Sampled calls that were dropped because the consumer was too slow or failed."
@@ -109,9 +115,9 @@ class Monitoring:
 
 
 class ConsumerThread(threading.Thread):
-    """A bounded buffer of calls for one consumer, and the daemon thread that passes them on.
+    """A bounded buffer of calls for one consumer, and the daemon thread that passes them to it.
 
-    With `at_rest` they are passed on one by one and only while that is true, as a model runs for each.
+    With `at_rest` the consumer runs models: calls are passed on one by one, and only while that function returns True.
     """
 
     def __init__(
@@ -124,20 +130,21 @@ class ConsumerThread(threading.Thread):
     ) -> None:
         super().__init__(name=consumer.name, daemon=True)
         self.consumer = consumer
-        self.dropped = 0  # the consumer was too slow, or failed
+        self.dropped = 0  # calls, because the consumer was too slow or failed
         self._at_rest = at_rest
         self._most_calls = most_calls
         self._most_bytes = most_bytes
         self._calls: deque[AnsweredCall] = deque()
-        self._bytes = 0
-        self._lock = threading.Lock()
+        self._bytes = 0  # of the sequences in the buffer
+        self._lock = threading.Lock()  # of the buffer and the counters
+        # Set when the thread has to end, and when there are calls in the buffer
         self._ending, self._arrived = threading.Event(), threading.Event()
 
     def __len__(self) -> int:
         return len(self._calls)
 
     def offer(self, call: AnsweredCall) -> None:
-        """Samples a call: puts it into the buffer if chance, the consumer and the bounds allow it."""
+        """Puts a call into the buffer if chance (the share) and the consumer choose it; drops it if that is full."""
         consumer = self.consumer
         if (consumer.share < 1 and random.random() >= consumer.share) or not consumer.wants(call):
             return
@@ -147,7 +154,7 @@ class ConsumerThread(threading.Thread):
                 self._bytes += call.memory_bytes
             else:
                 self.dropped += 1
-        if not self._arrived.is_set():
+        if not self._arrived.is_set():  # `set` takes longer than `is_set`
             self._arrived.set()
 
     def stop(self, seconds: float) -> None:
@@ -164,7 +171,7 @@ class ConsumerThread(threading.Thread):
         self.consumer.close()
 
     def consume(self) -> bool:
-        """Passes calls to the consumer; returns whether there were any. An error drops them and is logged."""
+        """Passes the next calls to the consumer; returns whether there were any. If it fails, they count as dropped."""
         with self._lock:
             most = _COUNTED if self._at_rest is None else 1
             calls = [self._calls.popleft() for _ in range(min(most, len(self._calls)))]
@@ -180,7 +187,7 @@ class ConsumerThread(threading.Thread):
         return True
 
     def run(self) -> None:
-        """Consumes calls until it is stopped."""
+        """Consumes calls until the thread is stopped."""
         recurrent_kernels.run_in_background(self._at_rest is not None)  # a caller may come while a model runs
         while self._arrived.wait() and not self._ending.wait(PERIOD_SECONDS):
             self._arrived.clear()
@@ -190,7 +197,10 @@ class ConsumerThread(threading.Thread):
                 time.sleep(0)  # gives the interpreter to a thread that answers, if one waits for it
 
     def _turn(self) -> bool:
-        """Calls `consume`; for a consumer that runs models, first waits until the service is at rest or this stops."""
+        """Calls `consume` and returns its result; if the consumer runs models, waits for the service to rest first.
+
+        False also if the thread has to end meanwhile.
+        """
         if self._at_rest is None:
             return self.consume()
         pause = _REST_SECONDS

@@ -1,4 +1,7 @@
-"""Files of records, with the columns that docs/monitoring.md lists: how one is written, its rows, and reading them."""
+"""Files of records, with the columns that docs/monitoring.md lists: how one is written, its rows, and reading them.
+
+While it is written, a file is named `.record-....parquet.part` and locked; when it is complete, it gets its name.
+"""
 
 from __future__ import annotations
 
@@ -25,15 +28,18 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 PATTERN: Final = "record-*.parquet"
-NAMES: Final = b"lengthwise.names"  # of the features as JSON, in the metadata of a file
+NAMES: Final = b"lengthwise.names"  # key in a file's metadata: the names of the features, a list as JSON
 _UNFINISHED: Final = ".record-*.parquet.part"
-AT_ONCE: Final = 500  # records that are read together at most
+AT_ONCE: Final = 500  # records that are read together
 
-_numbers: Final = itertools.count(1)
+_numbers: Final = itertools.count(1)  # of the files of this process
 
 
 class RecordFile:
-    """A file of one model that is being written; the steps of `example` say if they are values or tokens."""
+    """A file of one model that is being written. `example` is a row: its steps say whether they are values or tokens.
+
+    `now` is the time of `opened`, on the caller's clock.
+    """
 
     def __init__(self, directory: Path, model: str, example: dict[str, Any], now: float) -> None:
         import pyarrow as pa
@@ -66,7 +72,7 @@ class RecordFile:
             raise
 
     def write(self, rows: Sequence[dict[str, Any]]) -> None:
-        """Writes rows as one row group. Without room on the disk their bytes wait."""
+        """Writes rows as one row group. If the disk is full, their bytes wait in memory."""
         import pyarrow as pa
 
         values = {field: [row[field.name] for row in rows] for field in self._schema}
@@ -75,11 +81,11 @@ class RecordFile:
             for field, column in values.items()
         }
         self._writer.write_table(pa.table(columns, schema=self._schema))
-        pa.default_memory_pool().release_unused()  # by itself it keeps what the largest groups took
+        pa.default_memory_pool().release_unused()  # else Arrow keeps as much memory as the largest group took
         self.rows += len(rows)
 
     def complete(self) -> bool:
-        """Ends the file and gives it its name. Returns False while bytes wait for room on the disk: call it again."""
+        """Ends the file and gives it its name; returns False while bytes wait for room on the disk: call it again."""
         self._writer.close()
         with suppress(OSError):
             self.output.save()
@@ -90,19 +96,23 @@ class RecordFile:
         return True
 
     def drop(self) -> None:
-        """Removes the file."""
+        """Removes the file, and what was written to it."""
         with suppress(Exception):  # the reason why it is dropped: a full disk, a removed folder
             self._writer.close()
         self._remove_part()
 
     def _remove_part(self) -> None:
+        """Removes the unfinished file and its lock."""
         with suppress(OSError):  # its folder may be gone, or read-only by now
             self._part.unlink(missing_ok=True)
         os.close(self._lock)
 
     @staticmethod
     def remove_abandoned(directory: Path) -> None:
-        """Removes files of ended processes: those without a lock, as ids mean little among containers."""
+        """Removes unfinished files of processes that have ended: those that nobody has locked.
+
+        Process ids would not tell, because containers that share the folder may have equal ids.
+        """
         for part in directory.glob(_UNFINISHED):
             with suppress(OSError):  # it is locked, or was completed meanwhile
                 with part.open("rb+") as file:
@@ -111,13 +121,13 @@ class RecordFile:
 
 
 class PatientOutput(io.RawIOBase):
-    """A file that keeps in memory what the disk has no room for. The caller closes the descriptor."""
+    """A file that keeps in memory the bytes for which the disk has no room. The caller closes the descriptor."""
 
     def __init__(self, descriptor: int) -> None:
         super().__init__()
-        self.waiting = bytearray()
+        self.waiting = bytearray()  # bytes that are not on the disk
         self._descriptor = descriptor
-        self._position = 0
+        self._position = 0  # bytes that were taken so far
 
     def writable(self) -> bool:
         """Always: bytes can be written."""
@@ -128,7 +138,7 @@ class PatientOutput(io.RawIOBase):
         return self._position
 
     def write(self, data: ReadableBuffer, /) -> int:
-        """Takes bytes."""
+        """Takes all bytes, and writes what the disk has room for."""
         with memoryview(data) as view:
             self.waiting += view
             self._position += view.nbytes
@@ -137,35 +147,35 @@ class PatientOutput(io.RawIOBase):
             return view.nbytes
 
     def save(self) -> None:
-        """Writes the bytes that wait; an OSError says that there is no room for all, and the others go on waiting."""
+        """Writes the waiting bytes; raises OSError if there is no room for all, and the rest goes on waiting."""
         while self.waiting:
             del self.waiting[: write(self._descriptor, self.waiting)]
 
 
-def _claimed(directory: Path, start: str, model: str) -> tuple[Path, Path, int]:
-    """Creates a file: its path, the path while it is written, and its descriptor, which is locked while it is in use.
+def _claimed(directory: Path, prefix: str, model: str) -> tuple[Path, Path, int]:
+    """Creates an unfinished file of a model, with a name that no other has, and locks it.
 
-    Process ids in names would not do: containers that share the folder may have equal ids.
+    Returns its final path, its path while it is written, and its descriptor, which holds the lock.
     """
     directory.mkdir(parents=True, exist_ok=True)
     while True:
-        path = directory / f"{start}-{next(_numbers):06d}-{model}.parquet"
+        path = directory / f"{prefix}-{next(_numbers):06d}-{model}.parquet"
         part = path.with_name(f".{path.name}.part")
         if path.exists():
             continue
         with suppress(FileExistsError):
             descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
-            with suppress(OSError):  # a file system without locks: then nobody can take the file for abandoned
+            with suppress(OSError):  # a file system without locks: there, `remove_abandoned` removes nothing
                 files.lock(descriptor, wait=False)
             return path, part, descriptor
 
 
 def rows_of(call: AnsweredCall) -> list[dict[str, Any]]:
-    """The rows of a call, one for each sequence."""
+    """The rows of a call, one for each sequence, by column; `names` are those of the features."""
     manifest = call.model.manifest
     return [
         {
-            # As text it may hold half a pair of UTF-16, as JSON may, and Parquet may not.
+            # JSON allows a lone surrogate (half a pair of UTF-16) in an id, Parquet does not.
             "id": f"{call.request_id}/{index}"
             if item.id is None
             else item.id.encode(errors="backslashreplace").decode(),
@@ -186,10 +196,11 @@ def rows_of(call: AnsweredCall) -> list[dict[str, Any]]:
 
 
 def _steps(sequences: Sequence[Steps]) -> Any:
-    """The Arrow column of steps, built from the arrays without a Python object for each number."""
+    """The Arrow column of steps, made of the arrays without a Python object for each number."""
     import pyarrow as pa
 
     def lists_of(counts: Any, values: Any) -> Any:
+        """The values cut to lists, of which `counts` has the lengths."""
         return pa.ListArray.from_arrays(pa.array(np.concatenate([[0], np.cumsum(counts)]), pa.int32()), values)
 
     lengths = np.array([len(steps) for steps in sequences])
@@ -200,7 +211,7 @@ def _steps(sequences: Sequence[Steps]) -> Any:
 
 
 def batches(directory: Path, columns: Sequence[str]) -> Iterator[Any]:
-    """The batches of all complete files of a folder, as `RecordBatch` with these columns, the oldest file first.
+    """Yields the rows of all complete files of a folder, the oldest file first, as `RecordBatch` with these columns.
 
     Raises:
         ConfigurationError: A file lacks a column, or cannot be read as Parquet.

@@ -1,4 +1,4 @@
-"""What recorded sequences are for: `lengthwise drift` compares them with the training data, `label` joins labels."""
+"""Uses recorded sequences: `report` compares them with the training data, `join` writes those that have a label."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ class DriftReport:
 
     manifest: Manifest
     profile: DataProfile
-    counts: ProfileCounts  # by the profile's bins
-    drift: dict[str, float]  # the PSI by what is compared
-    over_time: Sequence[dict[str, float]]  # the same of each `WINDOW_SEQUENCES`, in order of arrival
+    counts: ProfileCounts  # of all sequences, in the profile's bins
+    drift: dict[str, float]  # the PSI by aspect (see `drift`), of all sequences
+    over_time: Sequence[dict[str, float]]  # the same for each `WINDOW_SEQUENCES`, in order of arrival
 
     @property
     def drifted(self) -> list[str]:
-        """What exceeds its limit."""
+        """The aspects whose PSI exceeds the limit."""
         return [aspect for aspect, psi in self.drift.items() if psi > self.profile.limits.of(aspect)]
 
     def as_json(self) -> dict[str, Any]:
-        """For `--json`."""
+        """The report as a JSON object, for the option `--json`."""
         return {
             "model": self.manifest.key,
             "sequences": self.counts.sequences,
@@ -55,7 +55,7 @@ class DriftReport:
 
 
 def report(directory: Path, manifest: Manifest) -> DriftReport:
-    """Compares the records of a model with its training data.
+    """Compares the records of a model in a folder with its training data.
 
     Raises:
         ConfigurationError: The manifest has no profile of the training data, or there are no records of the model.
@@ -68,12 +68,12 @@ def report(directory: Path, manifest: Manifest) -> DriftReport:
         )
     counter = ProfileCounter(profile, manifest.classes)
     label_indices = {label: index for index, label in enumerate(manifest.labels)}
-    windows: list[ProfileCounts] = []  # of `WINDOW_SEQUENCES` and a few more, but for the last one
-    versions: set[str] = set()  # that were recorded
+    windows: list[ProfileCounts] = []  # each of at least `WINDOW_SEQUENCES`, but the last one may have fewer
+    versions: set[str] = set()  # all that were recorded, for a message
     for batch in record_file.batches(directory, ["model", "version", "steps", "answer"]):
-        every = [(f"{row['model']}/{row['version']}", row) for row in batch.to_pylist()]
-        versions.update(key for key, _ in every)
-        rows = [row for key, row in every if key == manifest.key]
+        rows_with_keys = [(f"{row['model']}/{row['version']}", row) for row in batch.to_pylist()]
+        versions.update(key for key, _ in rows_with_keys)
+        rows = [row for key, row in rows_with_keys if key == manifest.key]
         if not rows:
             continue
         answers = [label_indices[label] for row in rows for label in row["answer"] if label in label_indices]
@@ -90,6 +90,11 @@ def report(directory: Path, manifest: Manifest) -> DriftReport:
 
 
 def _array(steps: list[Any], manifest: Manifest) -> Steps:
+    """Recorded steps as an array of the form that the model takes.
+
+    Raises:
+        ConfigurationError: They have another form.
+    """
     try:
         if manifest.input.kind == "tokens":
             return np.array(steps, dtype=np.int64)
@@ -99,7 +104,7 @@ def _array(steps: list[Any], manifest: Manifest) -> Steps:
 
 
 def read_labels(path: Path) -> dict[str, Any]:
-    """The labels by id, from JSON Lines with `id` and `label`.
+    """Reads labels from JSON Lines, and returns them by id.
 
     Raises:
         ConfigurationError: The file cannot be read, a line has another form, or two lines give one id different labels.
@@ -125,9 +130,9 @@ def read_labels(path: Path) -> dict[str, Any]:
 
 
 def join(directory: Path, labels: Mapping[str, Any], out: Path) -> tuple[int, int]:
-    """Writes the recorded sequences that have a label into a new file; returns their number, and that of all records.
+    """Writes the recorded sequences that have a label to a new Parquet file; of records with one id, the last.
 
-    Of several records with one id the last counts.
+    Returns how many were written, and how many records there are.
 
     Raises:
         ConfigurationError: The file exists or cannot be written, no label belongs to a record, or the names of features
@@ -144,7 +149,7 @@ def join(directory: Path, labels: Mapping[str, Any], out: Path) -> tuple[int, in
     for batch in record_file.batches(directory, ["id", "steps"]):
         total += batch.num_rows
         names.add((batch.schema.metadata or {}).get(record_file.NAMES))
-        indices = [i for i, name in enumerate(batch.column("id").to_pylist()) if name in labels]
+        indices = [index for index, name in enumerate(batch.column("id").to_pylist()) if name in labels]
         for row in batch.take(pa.array(indices, pa.int64())).to_pylist():
             rows_by_id[row["id"]] = row | {"label": labels[row["id"]]}
     if not rows_by_id:
@@ -153,7 +158,7 @@ def join(directory: Path, labels: Mapping[str, Any], out: Path) -> tuple[int, in
         )
     if len(names) > 1:
         raise ConfigurationError(f"the records of {directory} have other names of features: join those of one model")
-    metadata = {record_file.NAMES: own} if (own := names.pop()) else None
+    metadata = {record_file.NAMES: feature_names} if (feature_names := names.pop()) else None
     try:
         table = pa.Table.from_pylist(list(rows_by_id.values())).replace_schema_metadata(metadata)
         pq.write_table(table, out, compression="zstd")

@@ -1,4 +1,8 @@
-"""The recorder: a sample of calls as Parquet files of one model each, renamed when complete, the oldest removed."""
+"""The recorder: writes a sample of the calls to Parquet files of one model each, and removes the oldest files.
+
+Rows are gathered to row groups. A file that is old or large enough is *ending*: it gets no further rows, and is
+complete once its last bytes are on the disk.
+"""
 
 from __future__ import annotations
 
@@ -17,20 +21,22 @@ from lengthwise.telemetry.families import Family
 
 log = logging.getLogger("lengthwise.monitoring")
 
-FILE_ROWS: Final = 20_000
-FILE_SECONDS: Final = 300.0  # a file is complete after so many rows, or so long after its first row
-_FILE_SHARE: Final = 1 / 8  # or at so large a share of the bytes that all may have
-_GROUP_ROWS: Final = 500
-_GROUP_BYTES: Final = 8 * 2**20  # so many rows, or bytes of steps, are held until they are written
-MOST_WAITING_BYTES: Final = 8 * 2**20  # wait in memory for room on the disk; with more, all open files are lost
-_PAUSE_SECONDS: Final = 10.0  # nothing is written after an error
+# A file ends
+FILE_ROWS: Final = 20_000  # after so many rows,
+FILE_SECONDS: Final = 300.0  # or so long after its first row,
+_FILE_SHARE: Final = 1 / 8  # or when it has this share of the bytes that all files may have.
+# A row group is written
+_GROUP_ROWS: Final = 500  # when there are so many rows,
+_GROUP_BYTES: Final = 8 * 2**20  # or their steps have so many bytes.
+MOST_WAITING_BYTES: Final = 8 * 2**20  # that wait in memory while the disk is full; with more, all open files are lost
+_PAUSE_SECONDS: Final = 10.0  # without recording, after an error
 
 
 _Key = tuple[str, str, tuple[str, ...] | None]  # of the rows of one file: the model, the kind of a step, the names
 
 
 class Recorder(Consumer):
-    """Writes a share of the calls to files in a directory, at most `most_bytes` of them."""
+    """Writes a share of the calls to files in a directory, which may have `most_bytes` together."""
 
     name = "record"
 
@@ -46,14 +52,13 @@ class Recorder(Consumer):
         self._most_bytes = most_bytes
         self._group_bytes = min(_GROUP_BYTES, _FILE_SHARE * most_bytes)
         self._clock = clock
-        # By the name of the model and the kind of its steps.
-        self._rows: dict[_Key, list[dict[str, Any]]] = {}
-        self._files: dict[_Key, RecordFile] = {}
-        self._ending: list[RecordFile] = []  # they get no further rows, and wait for room on the disk
-        self._paused_until = float("-inf")
-        self._recorded = 0
-        self._lost = 0
-        self._file_bytes = 0
+        self._rows: dict[_Key, list[dict[str, Any]]] = {}  # that are not written yet
+        self._files: dict[_Key, RecordFile] = {}  # that get further rows
+        self._ending: list[RecordFile] = []  # that get no further rows, and wait for room on the disk
+        self._paused_until = float("-inf")  # on the clock
+        self._recorded = 0  # sequences in complete files
+        self._lost = 0  # sequences
+        self._file_bytes = 0  # of all complete files
         try:
             directory.mkdir(parents=True, exist_ok=True)
             RecordFile.remove_abandoned(directory)
@@ -63,7 +68,7 @@ class Recorder(Consumer):
             raise ConfigurationError(f"record: the folder {directory} cannot be written: {error.strerror}") from error
 
     def consume(self, calls: Sequence[AnsweredCall]) -> None:
-        """Writes calls. Without room on the disk, `MOST_WAITING_BYTES` of them wait; further ones are lost."""
+        """Adds calls to the rows, and writes what is due. After an error, calls are lost until the pause is over."""
         for call in calls:
             rows = rows_of(call)
             if self._clock() < self._paused_until:
@@ -75,11 +80,11 @@ class Recorder(Consumer):
         self._write()
 
     def close(self) -> None:
-        """Completes the open files."""
+        """Writes all rows and completes the open files."""
         self._write(last=True)
 
     def families(self) -> Iterator[Family]:
-        """The counters of sequences that were recorded and lost, and the bytes of the files."""
+        """Yields the counters of recorded and lost sequences, and the gauge of the files' bytes."""
         for name, help_, count in (
             ("recorded_sequences", "Sequences in record files that were completed.", self._recorded),
             ("record_lost_sequences", "Sequences that could not be written to records.", self._lost),
@@ -90,9 +95,9 @@ class Recorder(Consumer):
         )
 
     def _write(self, *, last: bool = False) -> None:
-        """Writes the rows that are due; all of them the `last` time.
+        """Writes the rows that are due, or all of them with `last`; completes files.
 
-        After an error the open files and the waiting rows are dropped, because they would fail again, and recording
+        If that fails, the open files and the gathered rows are dropped, because they would fail again, and recording
         pauses.
         """
         try:
@@ -122,17 +127,17 @@ class Recorder(Consumer):
         file = self._files.get(key)
         if file is None:
             file = self._files[key] = RecordFile(self._directory, key[0], rows[0], self._clock())
-        old = last or self._clock() - file.opened >= FILE_SECONDS
-        many = len(rows) >= _GROUP_ROWS or sum(row["steps"].nbytes for row in rows) >= self._group_bytes
-        if rows and (old or many):
+        is_due = last or self._clock() - file.opened >= FILE_SECONDS
+        is_group = len(rows) >= _GROUP_ROWS or sum(row["steps"].nbytes for row in rows) >= self._group_bytes
+        if rows and (is_due or is_group):
             file.write(rows)
             rows.clear()
-        if old or file.rows >= FILE_ROWS or file.output.tell() >= _FILE_SHARE * self._most_bytes:
+        if is_due or file.rows >= FILE_ROWS or file.output.tell() >= _FILE_SHARE * self._most_bytes:
             self._ending.append(self._files.pop(key))
 
     def _end(self, file: RecordFile) -> None:
-        """Completes a file that gets no further rows, unless its bytes wait."""
-        if file.output.tell() > self._most_bytes:  # one call may have that many
+        """Completes a file that gets no further rows, unless its bytes wait; drops it if it alone is too large."""
+        if file.output.tell() > self._most_bytes:  # a single call may be so large
             self._ending.remove(file)
             file.drop()
             self._lost += file.rows
@@ -156,7 +161,7 @@ class Recorder(Consumer):
                 file.output.save()
 
     def _remove_oldest(self) -> None:
-        """Removes the oldest files until all together have at most `most_bytes`; updates the gauge of their bytes."""
+        """Removes the oldest files until all together have at most `most_bytes`; keeps their bytes for the gauge."""
         files = []
         for path in sorted(self._directory.glob(PATTERN)):  # the oldest first: their names begin with their time
             with suppress(OSError):  # removed meanwhile
@@ -167,4 +172,4 @@ class Recorder(Consumer):
                 break
             path.unlink(missing_ok=True)
             total -= size
-        self._file_bytes = total  # for the metrics: on the event loop nobody looks into a folder of many files
+        self._file_bytes = total  # a scrape does not read a folder of many files on the event loop

@@ -1,7 +1,7 @@
-"""What computes a sample of the answers once more, each sequence alone and while no caller waits.
+"""Computes a sample of the answers once more, each sequence unbatched, while the service is at rest.
 
-The check of answers: the same bits, or within the tolerance. A shadow: a candidate's answers beside those that were
-sent.
+`AnswerCheck` compares with the answer that was sent: the same bits, or within the tolerance that is guaranteed.
+`ShadowRuns` runs another version, the *candidate* (or shadow), and compares it with the *primary*, which answered.
 """
 
 from __future__ import annotations
@@ -27,35 +27,36 @@ from lengthwise.versions import Key
 
 log = logging.getLogger("lengthwise.monitoring")
 
-_LOGGED_SECONDS: Final = 60.0  # without a further log line about mismatches
+_LOGGED_SECONDS: Final = 60.0  # between two log lines about mismatches
 
 
 class AnswerCheck(Consumer):
-    """Computes a share of the answers again, each sequence alone."""
+    """Computes a share of the answers again, each sequence unbatched, and counts those that differ."""
 
     name = "verify"
 
     def __init__(self, share: float) -> None:
         self.share = share
+        # By model and version
         self._checked: Counter[tuple[str, str]] = Counter()
         self._mismatches: Counter[tuple[str, str]] = Counter()
-        self._logged = float("-inf")
+        self._logged = float("-inf")  # when a mismatch was logged last (`time.monotonic`)
 
     def wants(self, call: AnsweredCall) -> bool:
-        """Whether a call can be checked: its model runs on the CPU, where a further run disturbs no device memory."""
+        """Whether a call can be checked: its model runs on the CPU, where one more run disturbs no device memory."""
         return not call.model.model.session.bound
 
     def consume(self, calls: Sequence[AnsweredCall]) -> None:
-        """Checks calls; of a call with many sequences the first only."""
+        """Checks the first sequence of each call; a sequence that was answered in several windows is left out."""
         for call in calls:
             served, item, sent = call.model, call.items[0], call.answers[0]
-            if sent.windows is not None:  # of several runs
+            if sent.windows is not None:
                 continue
             key = served.metrics.labels
-            alone = served.model.answer(served.queue.padded([item.steps]), sent.attention is not None)[0]
+            unbatched = served.model.answer(served.queue.padded([item.steps]), sent.attention is not None)[0]
             self._checked[key] += 1
             promise = served.model.promise
-            if alone is not None and _agree(sent, alone, 0.0 if promise is None else promise.tolerance):
+            if unbatched is not None and _agree(sent, unbatched, 0.0 if promise is None else promise.tolerance):
                 continue
             self._mismatches[key] += 1
             if time.monotonic() - self._logged > _LOGGED_SECONDS:
@@ -64,7 +65,7 @@ class AnswerCheck(Consumer):
                 log.error(message, served.manifest.key, call.request_id, len(item.steps))
 
     def families(self) -> Iterator[Family]:
-        """The counters of checked answers, and of answers that differed."""
+        """Yields the counters of checked answers, and of answers that differed."""
         for name, help_, counts in (
             ("verified_answers", "Answers that were computed again, alone.", self._checked),
             ("verify_mismatches", "Of these, answers that were not the same alone.", self._mismatches),
@@ -73,30 +74,30 @@ class AnswerCheck(Consumer):
             yield Family("counter", "sum", name, help_, ("model", "version"), samples)
 
 
-def _agree(sent: Answer, alone: Answer, tolerance: float) -> bool:
-    """Whether two answers have the same bits, or for a tolerance above 0 differ by at most that."""
-    pairs = [(sent.probabilities, alone.probabilities)]
-    if sent.attention is not None and alone.attention is not None:
-        pairs.append((sent.attention, alone.attention))
+def _agree(sent: Answer, unbatched: Answer, tolerance: float) -> bool:
+    """Whether two answers have the same bits; or, if the tolerance is above 0, differ by at most the tolerance."""
+    pairs = [(sent.probabilities, unbatched.probabilities)]
+    if sent.attention is not None and unbatched.attention is not None:
+        pairs.append((sent.attention, unbatched.attention))
     if tolerance == 0:
-        return all(one.tobytes() == other.tobytes() for one, other in pairs)
-    return all(one.shape == other.shape and np.abs(one - other).max() <= tolerance for one, other in pairs)
+        return all(first.tobytes() == second.tobytes() for first, second in pairs)
+    return all(first.shape == second.shape and np.abs(first - second).max() <= tolerance for first, second in pairs)
 
 
 @dataclass(slots=True)
 class ShadowComparison:
-    """Counts how often the answers of the candidate agree with those of one served version."""
+    """Counts how often the candidate agrees with one served version, the primary."""
 
     sequences: int = 0  # answered by both
-    refused: int = 0  # or with an answer that is not finite
-    disagreements: int = 0
-    largest_difference: float = 0.0  # of a probability, of equal labels only
-    seconds: float = 0.0  # of the candidate, each sequence alone
-    primary_seconds: float = 0.0  # predicted, likewise
-    confusion: Counter[tuple[str, str]] = field(default_factory=Counter)  # how often which answer stood against which
+    refused: int = 0  # by the candidate, or its answer was not finite
+    disagreements: int = 0  # sequences with other labels
+    largest_difference: float = 0.0  # of a probability, if both have the same labels
+    seconds: float = 0.0  # measured ones of the candidate, each sequence unbatched
+    primary_seconds: float = 0.0  # predicted ones of the primary, likewise
+    confusion: Counter[tuple[str, str]] = field(default_factory=Counter)  # by the labels of primary and candidate
 
     def as_json(self) -> dict[str, Any]:
-        """For the page of comparisons."""
+        """The comparison as a JSON object, for the page of comparisons; `cost_ratio` is candidate over primary."""
         return {
             "sequences": self.sequences,
             "refused": self.refused,
@@ -104,14 +105,17 @@ class ShadowComparison:
             "largest_difference": self.largest_difference,
             "cost_ratio": self.seconds / self.primary_seconds if self.primary_seconds else None,
             "answers": [
-                {"primary": one, "candidate": other, "sequences": count}
-                for (one, other), count in self.confusion.most_common()
+                {"primary": primary, "candidate": candidate, "sequences": count}
+                for (primary, candidate), count in self.confusion.most_common()
             ],
         }
 
 
 class ShadowRuns(Consumer):
-    """Runs a candidate on sampled calls of other versions of the same name."""
+    """Runs the candidate on sampled calls of other versions of its model, and counts the comparisons by version.
+
+    `candidate` returns the served candidate, or raises a RequestError; `key` is its name and version.
+    """
 
     name = "shadow"
 
@@ -119,17 +123,17 @@ class ShadowRuns(Consumer):
         self.share = share
         self.key = key
         self._candidate = candidate
-        self._comparisons: dict[str, ShadowComparison] = {}
-        self._lock = threading.Lock()
-        self._absent = False
+        self._comparisons: dict[str, ShadowComparison] = {}  # by version of the primary
+        self._lock = threading.Lock()  # of the comparisons
+        self._absent = False  # whether the candidate was not served at the last look
 
     def wants(self, call: AnsweredCall) -> bool:
-        """Whether another version of the candidate's name answered, in one run for each sequence."""
+        """Whether another version of the candidate's model answered."""
         manifest = call.model.manifest
         return manifest.name == self.key.name and manifest.version != self.key.version
 
     def consume(self, calls: Sequence[AnsweredCall]) -> None:
-        """Answers calls by the candidate and compares; of a call with many sequences the first only."""
+        """Compares the candidate's answer to the first sequence of each call; does nothing while it is not served."""
         served = self.served()
         if served is None:
             return
@@ -149,35 +153,40 @@ class ShadowRuns(Consumer):
         return served
 
     def _compare(self, call: AnsweredCall, served: ServedModel) -> None:
-        """Runs the first sequence of a call through the shadow, and compares the answers."""
+        """Runs the candidate on the first sequence of a call, and counts the comparison with the answer that was sent.
+
+        A sequence that was answered in several windows is left out, and a candidate that runs on a device.
+        """
         item, sent = call.items[0], call.answers[0]
         primary, candidate = call.model.manifest, served.manifest
         if sent.windows is not None or served.model.session.bound:
             return
-        refused = why_refused(item.steps, candidate) is not None or len(item.steps) > candidate.max_length
-        clock = served.queue.cost.clock  # of the predictions, too: this thread gives way to others while it runs
+        is_refused = why_refused(item.steps, candidate) is not None or len(item.steps) > candidate.max_length
+        clock = served.queue.cost.clock  # of the predictions: processor time, as this thread yields to others
         started = clock()
-        alone = None if refused else served.model.answer(served.queue.padded([item.steps]), False)[0]
+        candidate_answer = None if is_refused else served.model.answer(served.queue.padded([item.steps]), False)[0]
         seconds = clock() - started
         with self._lock:
             comparison = self._comparisons.setdefault(str(primary.version), ShadowComparison())
-            if alone is None:
+            if candidate_answer is None:
                 comparison.refused += 1
                 return
-            before = ", ".join(primary.labels[index] for index in answered_classes(sent, primary))
-            after = ", ".join(candidate.labels[index] for index in answered_classes(alone, candidate))
+            primary_labels = ", ".join(primary.labels[index] for index in answered_classes(sent, primary))
+            candidate_labels = ", ".join(
+                candidate.labels[index] for index in answered_classes(candidate_answer, candidate)
+            )
             comparison.sequences += 1
             comparison.seconds += seconds
             comparison.primary_seconds += call.model.queue.cost.predict(1, call.model.queue.width_of(len(item.steps)))
-            comparison.disagreements += before != after
+            comparison.disagreements += primary_labels != candidate_labels
             if primary.task == candidate.task == "single-label":
-                comparison.confusion[before, after] += 1
-            if primary.labels == candidate.labels and sent.probabilities.shape == alone.probabilities.shape:
-                difference = float(np.abs(sent.probabilities - alone.probabilities).max())
+                comparison.confusion[primary_labels, candidate_labels] += 1
+            if primary.labels == candidate.labels and sent.probabilities.shape == candidate_answer.probabilities.shape:
+                difference = float(np.abs(sent.probabilities - candidate_answer.probabilities).max())
                 comparison.largest_difference = max(comparison.largest_difference, difference)
 
     def as_json(self) -> dict[str, Any]:
-        """For the page of comparisons."""
+        """The comparisons of all versions as a JSON object, for the page of comparisons."""
         with self._lock:
             return {
                 "candidate": str(self.key),
@@ -187,7 +196,7 @@ class ShadowRuns(Consumer):
             }
 
     def families(self) -> Iterator[Family]:
-        """The metrics of each version that the candidate was compared with."""
+        """Yields the metrics of the comparison with each version."""
         labels = ("model", "version", "candidate")
         with self._lock:
             comparisons = [

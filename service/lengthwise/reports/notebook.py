@@ -1,4 +1,7 @@
-"""What notebooks show: a page in a frame, a table, bars of probabilities and of progress; without importing IPython."""
+"""What notebooks show: a page in a frame, a table, bars of probabilities and of progress, as HTML.
+
+IPython is not imported for it, but for the bar of progress.
+"""
 
 from __future__ import annotations
 
@@ -17,21 +20,21 @@ if TYPE_CHECKING:
 
     from lengthwise.api import Prediction
 
-FRAME_PIXELS: Final = 480  # of a page in a notebook; a longer one scrolls
-TEXT_COLUMNS: Final = 120  # of a report as text
-MOST_SHOWN: Final = 20  # rows of a table; the others are counted
+FRAME_PIXELS: Final = 480  # height of a page in a notebook; a longer one scrolls
+TEXT_COLUMNS: Final = 120  # width of a report as text
+MOST_SHOWN: Final = 20  # rows of a table; further ones are only counted
 
 _HTML: Final = Path(__file__).with_name("notebook.html")
 _SECONDS_BETWEEN: Final = 0.2  # two updates of a bar: each is a message to the browser
 
 
-def in_frame(whole: str) -> str:
-    """A whole HTML page as part of a notebook: in a frame, so that its styles do not affect the notebook."""
-    return render_macro(_HTML, "frame", whole, FRAME_PIXELS)
+def in_frame(page: str) -> str:
+    """A whole HTML page as a part of a notebook: in a frame, so that its styles do not affect the notebook."""
+    return render_macro(_HTML, "frame", page, FRAME_PIXELS)
 
 
 def as_text(renderable: Any) -> str:
-    """A table or a report of rich as lines of text, without colours. Code is never wrapped."""
+    """A table or report of rich as lines of text without colours; code in it is not wrapped."""
     from rich.console import Console
 
     console = Console(file=io.StringIO(), width=TEXT_COLUMNS, force_terminal=False, force_jupyter=False)
@@ -40,7 +43,7 @@ def as_text(renderable: Any) -> str:
 
 
 def table(rows: Iterable[Sequence[object]], heads: Sequence[str] = (), *, title: str = "", note: str = "") -> str:
-    """A table as HTML, with a line above and one below."""
+    """A table as HTML, with a line of text above it (`title`) and one below (`note`)."""
     return render_macro(_HTML, "table", rows, heads, title, note)
 
 
@@ -50,14 +53,17 @@ def bar(share: float) -> Markup:
 
 
 def predictions(answers: Sequence[Prediction]) -> str:
-    """The predictions of one call as a table of the first ones."""
+    """The predictions of one call as an HTML table of the first `MOST_SHOWN`."""
     rows = [(index, prediction.length, *_answer(prediction)) for index, prediction in enumerate(answers[:MOST_SHOWN])]
     note = f"and {len(answers) - len(rows)} more" if len(rows) < len(answers) else ""
     return table(rows, ("sequence", "steps", "answer", "probability"), note=note)
 
 
 def prediction(answer: Prediction, labels: Sequence[str]) -> str:
-    """One prediction as HTML: a bar for each label, the most probable first, or a row for each of the first steps."""
+    """One prediction as an HTML table: a bar for each label, the most probable first.
+
+    If it is per-step: a row for each of the first steps.
+    """
     if answer.step_labels is not None and answer.step_scores is not None:
         steps = enumerate(zip(answer.step_labels, answer.step_scores.tolist(), strict=True))
         rows = [(index, label or "left out", bar(score)) for index, (label, score) in steps]
@@ -68,12 +74,13 @@ def prediction(answer: Prediction, labels: Sequence[str]) -> str:
 
 
 def _answer(prediction: Prediction) -> tuple[object, object]:
+    """Two cells for a prediction: its label or labels, and a bar of the probability ('' where there are several)."""
     if prediction.label is not None and prediction.score is not None:
         return prediction.label, bar(prediction.score)
     if prediction.assigned is not None:
         return ", ".join(prediction.assigned) or "none", ""
-    steps = [label or "-" for label in (prediction.step_labels or ())[: MOST_SHOWN // 2]]
-    return " ".join(steps) + (" ..." if len(prediction.step_labels or ()) > len(steps) else ""), ""
+    labels_of_steps = [label or "-" for label in (prediction.step_labels or ())[: MOST_SHOWN // 2]]
+    return " ".join(labels_of_steps) + (" ..." if len(prediction.step_labels or ()) > len(labels_of_steps) else ""), ""
 
 
 def in_notebook() -> bool:
@@ -84,20 +91,21 @@ def in_notebook() -> bool:
 
 
 @contextmanager
-def notebook_bar(doing: str, total: int) -> Iterator[Callable[[int, str], None]]:
-    """Shows a bar under the cell that runs, until the end; yields a function of the finished parts and a note."""
+def notebook_bar(title: str, total: int) -> Iterator[Callable[[int, str], None]]:
+    """Shows a bar of progress under the running cell; yields a function of the number of finished parts and a note."""
     from IPython.display import display
 
     def cell(done: int, note: str) -> dict[str, str]:
         """The bar in the forms that a notebook may show."""
-        html = render_macro(_HTML, "progress", doing, done, total, note).rstrip()
-        return {"text/plain": f"{doing}: {done} of {total} {note}".rstrip(), "text/html": html}
+        html = render_macro(_HTML, "progress", title, done, total, note).rstrip()
+        return {"text/plain": f"{title}: {done} of {total} {note}".rstrip(), "text/html": html}
 
     latest = 0, ""
     handle: Any = display(cell(*latest), raw=True, display_id=True)
     shown = time.monotonic()
 
     def show(done: int, note: str) -> None:
+        """Remembers the progress, and updates the bar unless it was updated a moment ago."""
         nonlocal latest, shown
         latest = done, note
         if time.monotonic() - shown >= _SECONDS_BETWEEN:

@@ -1,6 +1,6 @@
-"""Pages and their parts: templates of Jinja, `*.html` files that stand beside the modules that fill them.
+"""Renders pages and their parts from Jinja templates: `*.html` files beside the modules that fill them.
 
-`base.html` is a page of one file that loads nothing else, `parts.html` and `chart.html` are what every page may import.
+`base.html` is a page in one file that loads nothing else; `parts.html` and `chart.html` have macros for every page.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ LOOK: Final = Path(__file__).with_name("look.css")  # of the console and the rep
 
 @cache
 def look() -> Markup:
-    """The style sheet of every page."""
+    """The style sheet of every page, not escaped."""
     return Markup(LOOK.read_text("utf-8"))
 
 
 def render(template: Path, **values: object) -> Markup:
-    """A page or a section: a template with its values, each of which is escaped unless it is `Markup`."""
+    """Renders a template with its values to a page or a section. Each value is escaped, unless it is `Markup`."""
     return Markup(_environment(template.parent).get_template(template.name).render(values))
 
 
 def render_macro(template: Path, macro: str, *arguments: object) -> Markup:
-    """One part of a page: a macro of a template with its arguments, escaped in the same way."""
+    """Renders a macro of a template with its arguments to a part of a page; values are escaped as by `render`."""
     return Markup(getattr(_environment(template.parent).get_template(template.name).module, macro)(*arguments))
 
 
 @cache
 def _environment(folder: Path) -> Environment:
-    """Reads the templates of a folder and those here; a name without a value is an error."""
+    """Jinja's environment for the templates of a folder and those of this one; a name without a value is an error."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined  # at the first page: a start takes less time
 
     loader = FileSystemLoader([folder, LOOK.parent])
