@@ -20,7 +20,7 @@ from lengthwise_export.errors import RunError
 from lengthwise_export.layouts import StepLayout
 from lengthwise_export.onnx_graphs.external_graph import ExternalGraph
 from lengthwise_export.onnx_graphs.probing import inputs_of, open_recording_session, open_session
-from lengthwise_export.onnx_graphs.protos import constants_of, names_in, reaching
+from lengthwise_export.onnx_graphs.protos import constants_of, names_in, nodes_before
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -44,7 +44,7 @@ class OnnxSubject:
         self._external = graph
         names = graph.names
         self._outputs = [names.logits] if names.attention is None else [names.logits, names.attention]
-        self._nodes = reaching(graph.graph.graph, self._outputs)
+        self._nodes = nodes_before(graph.graph.graph, self._outputs)
         self._session = open_session(graph.graph)
         self._recorder: onnxruntime.InferenceSession | None = None
 
@@ -139,7 +139,7 @@ class OnnxSubject:
         return Recording(operations, frozenset(map(hash, self._outputs)))
 
     def _inputs(self, batch: PaddedBatch) -> dict[str, NDArray[Any]]:
-        return inputs_of(self._session, self._external.names, batch, self.layout, self._external.others)
+        return inputs_of(self._session, self._external.names, batch, self.layout, self._external.further_inputs)
 
     def _answer(self, batch: PaddedBatch) -> ModelOutput:
         logits, *attention = self._run(self._session, self._outputs, self._inputs(batch))

@@ -45,7 +45,7 @@ from lengthwise_export.mending.values import (
     run_on_tables,
 )
 from lengthwise_export.mending.writer import Writer
-from lengthwise_export.onnx_graphs.protos import OF_ONNX, keep_needed, keras_cure, names_in, opset_of, refill
+from lengthwise_export.onnx_graphs.protos import OF_ONNX, advice_for_keras, keep_needed, names_in, opset_of, refill
 from lengthwise_export.tracing.source_lines import CodeLocation, location_of_node, operator_name
 
 _LEAST_LENGTHS: Final = 64  # as many lengths are followed at least, so that no two sizes agree by chance
@@ -89,7 +89,7 @@ def mend(graph: ModelProto, names: GraphNames, steps: StepInput, *, max_length: 
             hidden.update(*masks.args)
         except UnmendableError as error:
             loops_and_branches = {shown_operator(node) for node in graph.graph.node if node.op_type in ("Loop", "If")}
-            cure = keras_cure(graph) if error.operator in loops_and_branches else ""
+            cure = advice_for_keras(graph) if error.operator in loops_and_branches else ""
             raise UnmendableError(error.operator, error.reason + cure, error.location) from error
 
 

@@ -31,7 +31,7 @@ from lengthwise_export.mending.fix import FixProposal, draw_curve
 from lengthwise_export.mending.mend import Mended, mend, shown_operator
 from lengthwise_export.mending.proof import prove
 from lengthwise_export.onnx_graphs.external_graph import ExternalGraph
-from lengthwise_export.onnx_graphs.protos import NAME_IN_GRAPH, keras_cure
+from lengthwise_export.onnx_graphs.protos import NAME_IN_GRAPH, advice_for_keras
 from lengthwise_export.options import OPSET
 from lengthwise_export.targets.graph_targets import graph_fields
 from lengthwise_export.targets.target import GraphTarget, Target
@@ -120,7 +120,9 @@ def mend_target(
             origins = {shown_operator(node): node for node in graph.graph.node}
         elif _reads_the_first_step_only(target, shortest, longest, seed):
             first = "the answer depends on the first step alone, however long the sequence is"
-            raise UncheckableError(f"{first}: an export that was traced with one step does that{keras_cure(graph)}")
+            raise UncheckableError(
+                f"{first}: an export that was traced with one step does that{advice_for_keras(graph)}"
+            )
         say("mending the graph")
         mended = mend(graph, _named(target.names), target.steps, max_length=longest)
     except UnmendableError as error:

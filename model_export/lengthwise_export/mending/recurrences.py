@@ -14,7 +14,7 @@ from onnx import GraphProto, NodeProto, ValueInfoProto, helper
 
 from lengthwise_export.mending.mender import Mender
 from lengthwise_export.mending.values import CROSSES_ROWS, DataTensor, KnownTensor, Table, run_on_tables
-from lengthwise_export.onnx_graphs.protos import graphs_in, names_in, reaching
+from lengthwise_export.onnx_graphs.protos import graphs_in, names_in, nodes_before
 
 _WITHOUT_LIMIT: Final = 2**31 - 1  # A Loop with this limit or a higher one ends by its condition
 
@@ -109,7 +109,7 @@ class _Loop:
         turn = GraphProto(node=[node for node in self._body.node if node.output[0] not in picks])
         names, before = {*values}, None
         while names != before:  # a state needs what it is next
-            before, nodes = names, reaching(turn, names)
+            before, nodes = names, nodes_before(turn, names)
             names = {*names, *names_in(nodes)}
             carried = [name for name in self._states if name in names and name not in self._constant]
             names.update(self._states[name] for name in carried)

@@ -1,8 +1,10 @@
 """Reads a user's ONNX graph: which inputs are the steps, the lengths or the mask, and the order of the axes.
 
-The graph stays unchanged; the roles go into the manifest, by which the service feeds it. A reading (an assignment of
-roles) must fit the ranks, the element types and the shared axis names, and it must run. If several run, the user has to
-choose with options.
+The graph stays unchanged; the roles go into the manifest, by which the service feeds it.
+
+A *reading* of a graph is one assignment of roles to its inputs, a `GraphNames`: `x` are the steps with the rows first,
+`n` are the lengths. It must fit the ranks, the element types and the shared axis names, and it must run on small
+batches (`ReadingTrial`). If several readings run, the user has to choose with options, which the code calls *hints*.
 """
 
 from __future__ import annotations
@@ -23,14 +25,14 @@ from lengthwise_export.layouts import RIGHT, ROLE_OF, PackedRole, StepLayout, ro
 from lengthwise_export.onnx_graphs.probing import (
     GraphValue,
     ReadingTrial,
-    agrees,
+    axis_names_agree,
     candidates,
     listed,
     logits_of,
     open_session,
     with_int64_tokens,
 )
-from lengthwise_export.onnx_graphs.protos import keras_cure
+from lengthwise_export.onnx_graphs.protos import advice_for_keras
 from lengthwise_export.options import TargetOptions
 
 _NOT_FED: Final = {
@@ -40,8 +42,8 @@ _NOT_FED: Final = {
 }
 """Inputs of Hugging Face's exports that the service does not feed, each with the reason why it is not needed."""
 
-_HUGGING_FACE: Final = ("input_ids", "inputs_embeds", "input_values", "input_features")
-_ROWS: Final = re.compile(r"(n|b|bs|rows?|batch.*|.*batch(_size)?)")
+_HUGGING_FACE: Final = ("input_ids", "inputs_embeds", "input_values", "input_features")  # names of its steps
+_ROWS: Final = re.compile(r"(n|b|bs|rows?|batch.*|.*batch(_size)?)")  # usual names of the axis of rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,122 +51,135 @@ class ExternalGraph:
     """A user's graph and the roles of its inputs and outputs."""
 
     graph: onnx.ModelProto  # The graph, unchanged except that int32 token ids become int64 with a Cast
-    steps: StepInput
-    names: GraphNames
+    steps: StepInput  # Whether a step is numbers or a token id, and how many there are
+    names: GraphNames  # The reading
     classes: int
-    per_step: bool
+    per_step: bool  # Whether it answers each step: `[rows, width, classes]`
     # Whether it takes the steps alone. Then `names.lengths` is a name that the graph does not have yet
     blind: bool = False
-    others: Mapping[str, PackedRole] = field(default_factory=dict)  # Further inputs, which the service does not feed
-    layout: StepLayout = RIGHT
+    # The roles of inputs that a check feeds and the service does not, by name
+    further_inputs: Mapping[str, PackedRole] = field(default_factory=dict)
+    layout: StepLayout = RIGHT  # Where each sequence is in the steps
 
 
 def read_graph(
     graph: onnx.ModelProto, hints: TargetOptions, *, blind: bool = False, takes_positions: bool = False
 ) -> ExternalGraph:
-    """Finds the roles of a graph's inputs; a `blind` graph may take the steps alone.
+    """Finds the roles of a graph's inputs.
 
-    `takes_positions`: whether it may have an input for the position of each step, which a check feeds.
+    Args:
+        graph: The user's graph.
+        hints: The user's options.
+        blind: Whether the graph may take the steps alone, because it is to be mended.
+        takes_positions: Whether it may have an input for the position of each step, which a check feeds.
 
     Raises:
         UncheckableError: It has neither lengths nor a mask, a frozen axis, or answers that are not float32.
         ConfigurationError: Several readings run, or the meaning of a mask is unclear; the message lists the options.
     """
-    weights = {initializer.name for initializer in graph.graph.initializer}
-    inputs = [GraphValue.of(value) for value in graph.graph.input if value.name not in weights]
+    # Inputs and the output
+    inputs = _inputs_without_weights(graph)
     logits = logits_of([GraphValue.of(value) for value in graph.graph.output], hints.output)
     if logits.element in ("float16", "float64"):
         raise UncheckableError(f"{logits} is not float32, as answers are: export the graph in float32")
-    others: dict[str, PackedRole] = {}
+    further_inputs: dict[str, PackedRole] = {}
     if takes_positions:
-        others = {value.name: "positions" for value in inputs if role_of(value.name) == "positions"}
-        inputs = [value for value in inputs if value.name not in others]
+        further_inputs = {value.name: "positions" for value in inputs if role_of(value.name) == "positions"}
+        inputs = [value for value in inputs if value.name not in further_inputs]
     _require_readable(inputs, hints, blind=blind)
+    # The readings that fit, and those of them that run
     new_lengths = _unused_name(graph) if blind else None
-    reader = _Reader(graph, inputs, hints, others)
-    readings = dict.fromkeys(candidates(inputs, logits, hints, new_lengths))
-    names = [names for names in readings if agrees(names, inputs, logits)]
-    reader.require_dynamic_axes(names)
-    reader.require_rows_in_recurrent_layers(names)
-    running = [reading for candidate in names if (reading := reader.running(candidate)) is not None]
-    if len(inputs) == 1:
-        running = [reading for reading in running if reading.tried.keeps_rows_apart()] or running
-    running = reader.by_their_names(running)
+    reader = _Reader(graph, inputs, hints, further_inputs)
+    fitting = dict.fromkeys(candidates(inputs, logits, hints, new_lengths))
+    readings = [names for names in fitting if axis_names_agree(names, inputs, logits)]
+    reader.require_dynamic_axes(readings)
+    reader.require_rows_in_recurrent_layers(readings)
+    running = [reading for names in readings if (reading := reader.run(names)) is not None]
+    if not running:
+        raise reader.error_without_reading(readings, new_lengths)
+    # Of several, the likeliest
+    if len(inputs) == 1:  # with the right order of axes, a row does not change the answers of other rows
+        running = [reading for reading in running if reading.trial.keeps_rows_apart()] or running
+    running = reader.likeliest_by_names(running)
     if len(inputs) == 1:
         running = running[:1]  # either order of axes gives the same answers
-    if not running:
-        raise reader.why_none_runs(names, new_lengths)
     if len(running) > 1:
-        choices = "; ".join(_as_options(reading.tried.names) for reading in running)
+        choices = "; ".join(_as_options(reading.trial.names) for reading in running)
         raise ConfigurationError(f"the inputs {listed(inputs)} can be read in several ways; choose one: {choices}")
-    tried, shape = running[0].tried, running[0].shape
-    mask = tried.names.mask
+    (trial, shape), *_ = running
+    mask = trial.names.mask
     if mask is not None and "pad" in mask.lower() and hints.second in (None, "both"):
         raise ConfigurationError(
             f"{mask} may be true at padding or at valid steps; pass --second mask (true at valid steps) or "
             "--second padding-mask (true at padding)"
         )
     return ExternalGraph(
-        with_int64_tokens(graph, tried.names.sequences),
-        tried.steps if tried.steps.kind == "values" else reader.vocabulary_of(tried.names.sequences),
-        tried.names,
+        with_int64_tokens(graph, trial.names.sequences),
+        trial.steps if trial.steps.kind == "values" else reader.vocabulary_of(trial.names.sequences),
+        trial.names,
         classes=shape[-1],
         per_step=len(shape) == 3,
         blind=len(inputs) == 1,
-        others=others,
+        further_inputs=further_inputs,
     )
 
 
 def read_packed_graph(graph: onnx.ModelProto, hints: TargetOptions, layout: StepLayout) -> ExternalGraph:
-    """Finds the roles of the inputs of a graph that takes packed rows, by their names.
+    """Finds the roles of the inputs of a graph that takes packed rows, by their names and by the options `hints`.
+
+    `layout` says how sequences are packed; that of the result also says what is read of the graph.
 
     Raises:
         UncheckableError: An input has no known role, or no form of the answer is that of packed rows.
         ConfigurationError: No input tells the borders, by its name or by the option.
     """
-    weights = {initializer.name for initializer in graph.graph.initializer}
-    inputs = [GraphValue.of(value) for value in graph.graph.input if value.name not in weights]
-    wanted = ROLE_OF[layout.packed or "cu_seqlens"]
-    others = {value.name: role for value in inputs if (role := role_of(value.name)) is not None}
+    # The inputs beside the steps; among them the one that tells the borders of the sequences
+    inputs = _inputs_without_weights(graph)
+    border_role = ROLE_OF[layout.packed or "cu_seqlens"]
+    further_inputs = {value.name: role for value in inputs if (role := role_of(value.name)) is not None}
     if layout.packed_input is not None:
-        others = {name: role for name, role in others.items() if role != wanted} | {layout.packed_input: wanted}
-    others.pop(hints.values or "", None)
-    if wanted not in others.values() or not others.keys() <= {value.name for value in inputs}:
+        further_inputs = {name: role for name, role in further_inputs.items() if role != border_role}
+        further_inputs[layout.packed_input] = border_role
+    further_inputs.pop(hints.values or "", None)
+    if border_role not in further_inputs.values() or not further_inputs.keys() <= {value.name for value in inputs}:
         raise ConfigurationError(
             f"the graph takes {listed(inputs)}, and none is {layout.packed} by its name: name one with --packed-input"
         )
-    steps, *more = [value for value in inputs if value.name not in others] or inputs
-    if more or steps.name in others:
-        raise UncheckableError(f"the graph takes {listed(inputs)}: steps must be one input, beside {', '.join(others)}")
+    # The one input that is left are the steps
+    steps, *unknown_inputs = [value for value in inputs if value.name not in further_inputs] or inputs
+    if unknown_inputs or steps.name in further_inputs:
+        names_of_others = ", ".join(further_inputs)
+        raise UncheckableError(f"the graph takes {listed(inputs)}: steps must be one input, beside {names_of_others}")
     is_float = steps.element.startswith("float")
     names = GraphNames(
         sequences=steps.name,
         lengths=None,
-        mask="mask",  # one of the graph is among the others
+        mask="mask",  # a mask that the graph takes is among the further inputs
         logits=logits_of([GraphValue.of(value) for value in graph.graph.output], hints.output).name,
     )
-    reader = _Reader(graph, inputs, hints, others)
+    reader = _Reader(graph, inputs, hints, further_inputs)
     features_axis = steps.axes[-1] if steps.rank > 1 else 1
-    kind = reader.features_of(steps, features_axis) if is_float else reader.vocabulary_of(steps.name)
+    step = reader.features_of(steps, features_axis) if is_float else reader.vocabulary_of(steps.name)
+    # Try it
     known_sizes = frozenset(int(size) for weight in graph.graph.initializer for size in weight.dims)
     layout = replace(layout, has_rows_axis=steps.rank == (3 if is_float else 2), known_sizes=known_sizes)
     graph = with_int64_tokens(graph, steps.name)
-    tried = ReadingTrial(open_session(graph), names, kind, others, layout)
-    shape = tried.shape_at_some_width()
+    trial = ReadingTrial(open_session(graph), names, step, further_inputs, layout)
+    shape = trial.shape_at_some_width()
     if shape is None:
         raise UncheckableError(
             f"the inputs {listed(inputs)} do not run as packed rows, or the answer is neither [sequences, classes] nor "
-            f"[1, steps, classes]: {tried.error() or 'it has another shape'}"
+            f"[1, steps, classes]: {trial.error() or 'it has another shape'}"
         )
     layout = replace(layout, per_step=len(shape) == 3)
-    return ExternalGraph(graph, kind, names, shape[-1], len(shape) == 3, others=others, layout=layout)
+    return ExternalGraph(graph, step, names, shape[-1], len(shape) == 3, further_inputs=further_inputs, layout=layout)
 
 
 class _RunningReading(NamedTuple):
-    """A reading that runs, and the shape of the answer, rows first."""
+    """A reading that runs."""
 
-    tried: ReadingTrial
-    shape: tuple[int, ...]
+    trial: ReadingTrial
+    shape: tuple[int, ...]  # of the answer to a small batch, rows first and classes last
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,28 +187,31 @@ class _Reader:
     """Finds the readings of a graph, from its inputs and the user's hints."""
 
     graph: onnx.ModelProto
-    inputs: list[GraphValue]
+    inputs: list[GraphValue]  # without weights
     hints: TargetOptions
-    others: Mapping[str, PackedRole]
+    further_inputs: Mapping[str, PackedRole]  # the roles of inputs that no reading assigns, by name
 
     def trial(self, names: GraphNames) -> ReadingTrial:
-        """The trial of a reading, with a session of the graph."""
+        """The trial of a reading, in a new session of the graph."""
         session = open_session(with_int64_tokens(self.graph, names.sequences))
-        return ReadingTrial(session, names, self.step_of(names), self.others)
+        return ReadingTrial(session, names, self.step_of(names), self.further_inputs)
 
-    def running(self, names: GraphNames) -> _RunningReading | None:
-        """A reading that runs, with the classes before or behind the steps; None if it does not run."""
+    def run(self, names: GraphNames) -> _RunningReading | None:
+        """Tries a reading, with the classes last and, if channels are first, with the classes first.
+
+        Returns the first that runs; None if neither does.
+        """
         trial = self.trial(names)
         classes_first = names.model_copy(update={"classes_first": names.channels_first})
-        shapes = ((each, each.shape_at_some_width()) for each in (trial, replace(trial, names=classes_first)))
-        return next((_RunningReading(each, shape) for each, shape in shapes if shape is not None), None)
+        shapes = ((variant, variant.shape_at_some_width()) for variant in (trial, replace(trial, names=classes_first)))
+        return next((_RunningReading(variant, shape) for variant, shape in shapes if shape is not None), None)
 
     def input(self, name: str) -> GraphValue:
         """An input of the graph by its name."""
         return next(value for value in self.inputs if value.name == name)
 
     def step_of(self, names: GraphNames) -> StepInput:
-        """A step in a reading; of tokens with a vocabulary of 2, which is enough for a trial.
+        """What a step is in a reading; token ids get a vocabulary of 2, which is enough for a trial.
 
         Raises:
             ConfigurationError: `features` contradicts the graph, or is needed because the axis is dynamic.
@@ -206,7 +224,9 @@ class _Reader:
         return self.features_of(steps, steps.axes[1 if names.channels_first else 2])
 
     def features_of(self, steps: GraphValue, axis: int | str | None) -> StepInput:
-        """The values of a step, as many as `axis` of the input or the option says.
+        """The step of an input of numbers, with as many features as the option `--features` or the input says.
+
+        `axis` is the axis of features of the input `steps`: its size, or the name or None of a dynamic one.
 
         Raises:
             ConfigurationError: `features` contradicts the graph, or is needed because the axis is dynamic.
@@ -220,7 +240,9 @@ class _Reader:
         return StepInput(features=count)
 
     def vocabulary_of(self, tokens: str) -> StepInput:
-        """Token ids, as many as the rows of the embedding table that they index directly.
+        """The step of an input of token ids: as many ids as the option says, or as the embedding table has rows.
+
+        `tokens` is the name of the input; the table is the one that a Gather indexes directly by it.
 
         Raises:
             ConfigurationError: Neither the graph nor an option says how many there are.
@@ -228,8 +250,8 @@ class _Reader:
         vocabulary = self.hints.vocabulary
         tables = {table.name: int(table.dims[0]) for table in self.graph.graph.initializer if table.dims}
         gathers = (node.input for node in self.graph.graph.node if node.op_type == "Gather")
-        read = (tables[table] for table, indices in gathers if indices == tokens and table in tables)
-        vocabulary = vocabulary or next(read, None)
+        vocabularies = (tables[table] for table, indices in gathers if indices == tokens and table in tables)
+        vocabulary = vocabulary or next(vocabularies, None)
         if vocabulary is None:
             raise ConfigurationError(f"{tokens} takes token ids: pass their number with --vocabulary")
         return StepInput(kind="tokens", vocabulary=vocabulary)
@@ -255,57 +277,64 @@ class _Reader:
             )
 
     def require_rows_in_recurrent_layers(self, readings: Iterable[GraphNames]) -> None:
-        """Makes sure that no recurrent layer can get a batch without rows: onnxruntime would end the process.
+        """Makes sure that no recurrent layer can get a batch of 0 rows, with which onnxruntime ends the process.
 
         Raises:
-            UncheckableError: A recurrent layer may get a batch without rows; the message names it.
+            UncheckableError: A recurrent layer may get a batch of 0 rows; the message names it.
         """
-        ending = data_dependence.ENDS_WITHOUT_ROWS | data_dependence.ENDS_WITHOUT_ROWS_AT_INT8
+        unsafe_operators = data_dependence.ENDS_WITHOUT_ROWS | data_dependence.ENDS_WITHOUT_ROWS_AT_INT8
         nodes = onnx_graph.read(self.graph.SerializeToString())
         for names in readings:
-            others = [name for name in (names.lengths, names.mask) if name is not None]
-            operator = data_dependence.recurrent_without_rows(nodes, names.sequences, others, ending)
+            input_names = [name for name in (names.lengths, names.mask) if name is not None]
+            operator = data_dependence.recurrent_without_rows(nodes, names.sequences, input_names, unsafe_operators)
             if operator is not None:
                 raise UncheckableError(data_dependence.why_refused(operator))
 
-    def by_their_names(self, running: list[_RunningReading]) -> list[_RunningReading]:
-        """Keeps the readings that fit the names of inputs and axes best; all of them if the names do not help."""
+    def likeliest_by_names(self, running: list[_RunningReading]) -> list[_RunningReading]:
+        """The readings that fit the usual names of inputs and axes best; all of them if no name is usual."""
 
-        def mask_is_named_so(names: GraphNames) -> bool:
+        def has_mask_name(names: GraphNames) -> bool:
             return names.mask is not None and "mask" in names.mask.lower() and "mask" not in names.sequences.lower()
 
-        def ids_are_named_so(names: GraphNames) -> bool:  # by Hugging Face, where rows always come first
+        def has_name_of_hugging_face(names: GraphNames) -> bool:  # by Hugging Face, where rows always come first
             return names.sequences in _HUGGING_FACE and not names.time_first
 
-        def rows_are_named_so(names: GraphNames) -> bool:
+        def has_name_of_rows(names: GraphNames) -> bool:
             rows = self.input(names.sequences).axes[names.open_axes[0]]
             return isinstance(rows, str) and _ROWS.fullmatch(rows.lower()) is not None
 
-        for speaks_for in (mask_is_named_so, ids_are_named_so, rows_are_named_so):
-            running = [reading for reading in running if speaks_for(reading.tried.names)] or running
+        for fits_names in (has_mask_name, has_name_of_hugging_face, has_name_of_rows):
+            running = [reading for reading in running if fits_names(reading.trial.names)] or running
         return running
 
-    def why_none_runs(self, names: list[GraphNames], new_lengths: str | None) -> UncheckableError:
-        """The error for a graph of which no reading runs, with a hint or onnxruntime's error."""
+    def error_without_reading(self, readings: list[GraphNames], new_lengths: str | None) -> UncheckableError:
+        """Returns the error for a graph of which none of these readings runs, with advice or onnxruntime's error.
+
+        `new_lengths` is as in `candidates`.
+        """
         inputs, hints = self.inputs, self.hints
+        # It may run with the features before the steps
         if not (hints.channels_first or hints.time_first):
-            channels_first = replace(self, hints=hints.model_copy(update={"channels_first": True}))
+            channels_first_reader = replace(self, hints=hints.model_copy(update={"channels_first": True}))
             logits = GraphValue.of(self.graph.graph.output[0])
-            for names_of_reading in candidates(inputs, logits, channels_first.hints, new_lengths):
-                steps = self.input(names_of_reading.sequences)
+            for names in candidates(inputs, logits, channels_first_reader.hints, new_lengths):
+                steps = self.input(names.sequences)
                 has_features = steps.rank == 3 and (isinstance(steps.axes[1], int) or hints.features)
-                if has_features and channels_first.trial(names_of_reading).shape_at_some_width() is not None:
+                if has_features and channels_first_reader.trial(names).shape_at_some_width() is not None:
                     return UncheckableError(
                         f"the inputs {listed(inputs)} run with steps as [rows, features, width]: if that is right, "
                         "pass --channels-first"
                     )
-        trials = [self.trial(reading) for reading in names]
+        # It may run at one size only
+        trials = [self.trial(reading) for reading in readings]
         for trial in trials:
-            trial.require_dynamic_inside(cure=keras_cure(self.graph))
-        if shares := [value for value in inputs if value.rank == 1 and value.element.startswith("float")]:
+            trial.require_dynamic_inside(advice=advice_for_keras(self.graph))
+        # An input may be lengths in another unit
+        if floats_per_row := [value for value in inputs if value.rank == 1 and value.element.startswith("float")]:
             return UncheckableError(
-                f"{shares[0]} are probably lengths as shares of the longest, not in steps: export the graph with int64 "
-                f"lengths, and divide them by the width inside (it has {listed(inputs)}; lengths are int32 or int64)"
+                f"{floats_per_row[0]} are probably lengths as shares of the longest, not in steps: export the graph "
+                "with int64 lengths, and divide them by the width inside "
+                f"(it has {listed(inputs)}; lengths are int32 or int64)"
             )
         error_text = next((f" ({error})" for trial in trials if (error := trial.error())), "")
         return UncheckableError(
@@ -314,8 +343,14 @@ class _Reader:
         )
 
 
+def _inputs_without_weights(graph: onnx.ModelProto) -> list[GraphValue]:
+    """The inputs that a caller feeds: in old graphs, weights are inputs as well."""
+    weights = {initializer.name for initializer in graph.graph.initializer}
+    return [GraphValue.of(value) for value in graph.graph.input if value.name not in weights]
+
+
 def _unused_name(graph: onnx.ModelProto) -> str:
-    """`lengths`, or a similar name if the graph has a value of that name."""
+    """A name for a new input: `lengths`, or a similar name if the graph has a value of that name."""
     used = {value.name for value in graph.graph.input} | {value.name for value in graph.graph.initializer}
     used |= {name for node in graph.graph.node for name in (*node.input, *node.output)}
     names = itertools.chain(["lengths", "sequence_lengths"], (f"lengths_{number}" for number in itertools.count()))
@@ -339,9 +374,9 @@ def _require_readable(inputs: list[GraphValue], hints: TargetOptions, *, blind: 
             f"the graph has one input, {inputs[0]}, and nothing marks where a sequence ends: export it with lengths "
             "[rows] or a mask [rows, width] as a second input, or pass --mend (check: --suggest)"
         )
-    for name, why in _NOT_FED.items():
+    for name, reason in _NOT_FED.items():
         if any(value.name == name for value in inputs) and name not in (hints.values, hints.lengths, hints.mask):
-            raise UncheckableError(f"the graph takes {name}, {why}: export it without that ({listed(inputs)})")
+            raise UncheckableError(f"the graph takes {name}, {reason}: export it without that ({listed(inputs)})")
     if len([value for value in inputs if value.can_be_steps and value.rank == 3]) > 1 or len(inputs) > 3:
         raise UncheckableError(
             f"the graph takes {listed(inputs)}: sequences must be one input [rows, width, features], with lengths or "
@@ -350,8 +385,8 @@ def _require_readable(inputs: list[GraphValue], hints: TargetOptions, *, blind: 
 
 
 def _as_options(names: GraphNames) -> str:
-    """A reading as the options that choose it."""
-    named = {"values": names.sequences, "lengths": names.lengths, "mask": names.mask}
-    options = [f"--{option} {name}" for option, name in named.items() if name is not None]
+    """The options of a command that choose a reading, such as `--values x --lengths n --time-first`."""
+    inputs = {"values": names.sequences, "lengths": names.lengths, "mask": names.mask}
+    options = [f"--{option} {name}" for option, name in inputs.items() if name is not None]
     flags = {"--time-first": names.time_first, "--channels-first": names.channels_first}
     return " ".join([*options, *(flag for flag, is_set in flags.items() if is_set)])

@@ -1,4 +1,7 @@
-"""What several rooms read of ONNX's messages: labels, attributes, constants, and what nodes use."""
+"""Reads and changes ONNX's protobuf messages: labels, attributes, constants, and which values nodes use.
+
+A value is a name: of an input of a graph, of an initializer, or of a node's output.
+"""
 
 from __future__ import annotations
 
@@ -18,31 +21,29 @@ NAME_IN_GRAPH: Final = "lengthwise.name"  # the key of the model's name there
 
 
 def labels_in(proto: onnx.ModelProto) -> tuple[str, ...] | None:
-    """The labels that `export` wrote into a graph; None if there are none."""
-    for entry in proto.metadata_props:
-        if entry.key == IN_GRAPH:
-            try:
-                labels = json.loads(entry.value)
-            except ValueError:
-                return None
-            if isinstance(labels, list) and all(isinstance(label, str) for label in labels):
-                return tuple(labels)
-    return None
+    """The labels that `export` wrote into a graph's metadata; None if it holds no list of texts as labels."""
+    text = next((entry.value for entry in proto.metadata_props if entry.key == IN_GRAPH), "null")
+    try:
+        labels = json.loads(text)
+    except ValueError:
+        return None
+    is_list_of_texts = isinstance(labels, list) and all(isinstance(label, str) for label in labels)
+    return tuple(labels) if is_list_of_texts else None
 
 
 def opset_of(model: ModelProto) -> int:
-    """The version of ONNX's own operators; 0 if the model does not say it."""
-    return next((each.version for each in model.opset_import if each.domain in OF_ONNX), 0)
+    """The version of ONNX's own operators that a model uses; 0 if the model does not say it."""
+    return next((entry.version for entry in model.opset_import if entry.domain in OF_ONNX), 0)
 
 
 def attributes_of(node: NodeProto) -> dict[str, Any]:
-    """The attributes of a node, by name; bytes as text."""
-    values = ((each.name, helper.get_attribute_value(each)) for each in node.attribute)
+    """The values of a node's attributes, by name; bytes as text."""
+    values = ((attribute.name, helper.get_attribute_value(attribute)) for attribute in node.attribute)
     return {name: value.decode() if isinstance(value, bytes) else value for name, value in values}
 
 
 def constants_of(graph: GraphProto) -> dict[str, TensorProto]:
-    """All constants by name: initializers, and the outputs of Constant nodes."""
+    """All constants of a graph as tensors, by name: initializers, and the outputs of Constant nodes."""
     constants = {tensor.name: tensor for tensor in graph.initializer}
     for node in graph.node:
         if node.op_type == "Constant" and node.attribute and node.attribute[0].name == "value":
@@ -51,13 +52,16 @@ def constants_of(graph: GraphProto) -> dict[str, TensorProto]:
 
 
 def graphs_in(node: NodeProto) -> Iterator[GraphProto]:
-    """The graphs inside a node: branches, or the body of a loop."""
+    """Yields the graphs in a node's attributes: the branches of an If, or the body of a loop.
+
+    The graph of an attribute of another type is empty.
+    """
     for attribute in node.attribute:
         yield from (attribute.g, *attribute.graphs)
 
 
 def names_in(nodes: Iterable[NodeProto]) -> Iterator[str]:
-    """The names that nodes use, and those that the graphs inside them use."""
+    """Yields the names of the values that nodes use, and that the graphs inside them use; some more than once."""
     for node in nodes:
         yield from node.input
         for inner in graphs_in(node):
@@ -65,8 +69,8 @@ def names_in(nodes: Iterable[NodeProto]) -> Iterator[str]:
             yield from (value.name for value in inner.output)
 
 
-def reaching(graph: GraphProto, outputs: Iterable[str]) -> list[NodeProto]:
-    """The nodes that these values depend on, in the order of the graph."""
+def nodes_before(graph: GraphProto, outputs: Iterable[str]) -> list[NodeProto]:
+    """The nodes of a graph that these values depend on, in the order of the graph."""
     needed, nodes = set(outputs), []
     for node in reversed(graph.node):
         if needed.intersection(node.output):
@@ -76,23 +80,23 @@ def reaching(graph: GraphProto, outputs: Iterable[str]) -> list[NodeProto]:
 
 
 def keep_needed(graph: GraphProto) -> None:
-    """Removes the nodes and the initializers that no output of a graph depends on."""
+    """Removes the nodes and the initializers that no output of a graph depends on, in place."""
     outputs = [value.name for value in graph.output]
-    nodes = reaching(graph, outputs)
+    nodes = nodes_before(graph, outputs)
     needed = {*outputs, *names_in(nodes)}
     refill(graph.node, nodes)
     refill(graph.initializer, (tensor for tensor in graph.initializer if tensor.name in needed))
 
 
 def refill(field: Any, items: Iterable[Any]) -> None:
-    """Replaces the messages of a repeated field."""
+    """Replaces all messages of a repeated field, such as `graph.node`, which protobuf cannot assign."""
     messages = list(items)
     del field[:]
     field.extend(messages)
 
 
-def keras_cure(graph: onnx.ModelProto) -> str:
-    """The end of an error about a graph that Keras or tf2onnx wrote; empty for the graphs of others."""
+def advice_for_keras(graph: onnx.ModelProto) -> str:
+    """The end of an error about a graph that Keras or tf2onnx wrote: what to give instead. Empty for other graphs."""
     names = [value.name for value in graph.graph.input]
     from_keras = graph.producer_name == "tf2onnx" or any(name.startswith("keras_tensor") for name in names)
     return "; if it was exported from Keras, give the .keras file instead" if from_keras else ""
