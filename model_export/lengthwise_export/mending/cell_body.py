@@ -3,6 +3,12 @@
 Every value of the body is written as an affine function of *leaves*: the step, the states, products of two values, and
 activations of one value. How its author joined, split or transposed the weights does not matter then. Products of sums
 of leaves are written as sums of products: `n + z * (h - n)` is the same as `z * h + (1 - z) * n`.
+
+    tanh(x @ W + h @ U + b)        Affine.of(Leaf("Tanh", operands=(inner,)))
+        inner                      Affine({x: W, h: U}, bias=b), where x and h are leaves of the kind `input`
+
+A *function* is an `Affine`, of shape `[rows, width]`; its *width* is the number of features. Where a body cannot be
+written in this way, `NotACell` ends the attempt, also in functions that only call others which raise it.
 """
 
 from __future__ import annotations
@@ -23,14 +29,14 @@ ConstantArray = NDArray[Any]
 
 
 class NotACell(Exception):
-    """The body of a loop is not one of the known recurrent cells."""
+    """The body of a loop is not one of the recurrent cells that are recognised."""
 
 
 _T = TypeVar("_T")
 
 
 def _require(condition: object) -> None:
-    """Ends the search for a cell if a condition is false.
+    """Ends the attempt to recognise a cell, unless the condition is true.
 
     Raises:
         NotACell: The condition is false.
@@ -40,10 +46,10 @@ def _require(condition: object) -> None:
 
 
 def _present(value: _T | None) -> _T:
-    """The value, if it is not None.
+    """The value, which is not None.
 
     Raises:
-        NotACell: It is None.
+        NotACell: The value is None.
     """
     if value is None:
         raise NotACell
@@ -54,26 +60,26 @@ def _present(value: _T | None) -> _T:
 class Leaf:
     """A value that is no affine function of others: a step, a state, a product or an activation."""
 
-    kind: str  # `input`, `product`, or the name of an activation
-    width: int
-    operands: tuple[Affine, ...] = ()
+    kind: str  # `input` (a step or a state), `product`, or an activation's operator type
+    width: int  # The number of its features
+    operands: tuple[Affine, ...] = ()  # The two factors of a product, or what an activation is applied to
     numbers: tuple[tuple[str, float], ...] = ()  # The activation's numbers by name, such as its `alpha`
 
 
 @dataclass(eq=False)
 class Affine:
-    """`sum of leaf @ matrix, plus bias`, of shape `[rows, width]`."""
+    """A function of shape `[rows, width]`: the sum of all `leaf @ matrix`, plus a bias."""
 
     terms: Mapping[Leaf, ConstantArray]  # The matrix `[width of the leaf, width]` of each leaf
     bias: ConstantArray  # `[width]`
 
     def __post_init__(self) -> None:
-        """Leaves out leaves that are multiplied by zeros."""
+        """Leaves out leaves whose matrix is zero."""
         self.terms = {leaf: matrix for leaf, matrix in self.terms.items() if matrix.any()}
 
     @classmethod
     def of(cls, leaf: Leaf) -> Affine:
-        """A leaf itself."""
+        """The function that is a leaf itself."""
         return cls({leaf: np.eye(leaf.width)}, np.zeros(leaf.width))
 
     @property
@@ -83,7 +89,13 @@ class Affine:
 
     @property
     def signs(self) -> dict[Leaf | None, float] | None:
-        """The signs of a sum of leaves, `{leaf: +1 or -1, None: 1 if 1 is added}`; None for another function."""
+        """The signs of the terms, if the function only adds and subtracts leaves and the number 1.
+
+        For `z - h + 1` these are `{z: 1, h: -1, None: 1}`, where the key None stands for the number 1.
+
+        Returns:
+            The signs; None for a function with another matrix or bias.
+        """
         signs: dict[Leaf | None, float] = {leaf: 1 if matrix[0, 0] > 0 else -1 for leaf, matrix in self.terms.items()}
         if any(not np.array_equal(matrix, signs[leaf] * np.eye(leaf.width)) for leaf, matrix in self.terms.items()):
             return None
@@ -93,26 +105,26 @@ class Affine:
 
     @property
     def only(self) -> Leaf | None:
-        """The leaf, if the function is one leaf and nothing else; else None."""
+        """The leaf, if the function is that leaf itself; else None."""
         signs = self.signs or {}
         return next(iter(signs)) if [*signs.values()] == [1] else None
 
     def plus(self, other: Affine) -> Affine:
-        """The sum of two of the same width."""
+        """The sum of two functions of the same width."""
         leaves = {**self.terms, **other.terms}
         terms = {leaf: np.add(self.terms.get(leaf, 0.0), other.terms.get(leaf, 0.0)) for leaf in leaves}
         return Affine(terms, self.bias + other.bias)
 
-    def times(self, matrix: ConstantArray) -> Affine:
+    def times(self, factor: ConstantArray) -> Affine:
         """The product with a matrix `[width, new width]`."""
-        return Affine({leaf: own @ matrix for leaf, own in self.terms.items()}, self.bias @ matrix)
+        return Affine({leaf: matrix @ factor for leaf, matrix in self.terms.items()}, self.bias @ factor)
 
-    def scaled(self, numbers: ConstantArray | float) -> Affine:
-        """The product with `numbers` `[width]`, one for each feature, or with one number."""
-        return Affine({leaf: own * numbers for leaf, own in self.terms.items()}, self.bias * numbers)
+    def scaled(self, factors: ConstantArray | float) -> Affine:
+        """The function times one number, or times `[width]`: one number for each feature."""
+        return Affine({leaf: matrix * factors for leaf, matrix in self.terms.items()}, self.bias * factors)
 
     def same(self, other: Affine) -> bool:
-        """Whether two are the same function."""
+        """Whether two functions have the same leaves, matrices and bias."""
         return (
             self.terms.keys() == other.terms.keys()
             and np.array_equal(self.bias, other.bias)
@@ -121,26 +133,28 @@ class Affine:
 
 
 class Body:
-    """The values of a loop's body, each computed at its first use."""
+    """The values of a loop's body by name, each computed at its first use."""
 
     def __init__(self, nodes: Sequence[NodeProto], known: Mapping[str, ConstantArray]) -> None:
+        """Begins with the nodes of the body, and with values that are known: constants of any shape."""
         self._producers = {name: node for node in nodes for name in node.output if name}
         self._values: dict[str, Affine | ConstantArray] = dict(known)
 
     def input(self, name: str, width: int) -> Leaf:
-        """Adds a value that the body takes: a step or a state, `[rows, width]`."""
+        """Adds a step or a state `[rows, width]` that the body takes, and returns it as a leaf."""
         leaf = Leaf("input", width)
         self._values[name] = Affine.of(leaf)
         return leaf
 
     def value(self, name: str) -> Affine | ConstantArray:
-        """A value by its name: a function `[rows, width]`, or a constant of any shape.
+        """A value by its name: a function, or a constant of any shape.
 
-        Ends with `NotACell` if it is computed by an operator that no cell has.
-        """
+        Raises:
+            NotACell: It is computed by an operator that no cell has.
+        """  # noqa: DOC502 - `_present` and `_require` raise it
         if name not in self._values:
             node = _present(self._producers.get(name))
-            results = _computed(node, [self.value(operand) if operand else None for operand in node.input])
+            results = _outputs_of(node, [self.value(operand) if operand else None for operand in node.input])
             self._values.update(zip(node.output, results, strict=False))
         _require(name in self._values)
         return self._values[name]
@@ -154,9 +168,9 @@ class Body:
         return value if isinstance(value, Affine) else None
 
     def names_of(self, function: Affine) -> frozenset[str]:
-        """The names of all values that are this function."""
-        functions = ((name, self.function(name)) for name in [*self._values, *self._producers])
-        return frozenset(name for name, value in functions if value is not None and value.same(function))
+        """The names of all values of the body that are the same function."""
+        functions = {name: self.function(name) for name in [*self._values, *self._producers]}
+        return frozenset(name for name, value in functions.items() if value is not None and value.same(function))
 
 
 ACTIVATIONS: Final[Mapping[str, tuple[tuple[str, float], ...]]] = {
@@ -170,25 +184,26 @@ ACTIVATIONS: Final[Mapping[str, tuple[tuple[str, float], ...]]] = {
     "LeakyRelu": (("alpha", 0.01),),
     "ThresholdedRelu": (("alpha", 1.0),),
 }
-"""The activations that recurrent layers take, with the numbers that they have by default."""
+"""The activations that ONNX's recurrent operators take, each with its numbers and their defaults."""
 
-_ROUNDING: Final = 2.0**-23
-_AT_MOST: Final = "at most"  # the activation `min(x, bound)`, a part of a hard sigmoid
+_ROUNDING: Final = 2.0**-23  # the relative rounding of float32
+_AT_MOST: Final = "at most"  # the kind of a leaf `min(x, bound)`, which is a part of a hard sigmoid
 
-_Inputs = Sequence[Affine | ConstantArray | None]
+_Inputs = Sequence[Affine | ConstantArray | None]  # of a node: None for an optional input that is left out
 
 
-def _computed(node: NodeProto, inputs: _Inputs) -> Sequence[Affine | ConstantArray]:
-    """The outputs of a node.
+def _outputs_of(node: NodeProto, inputs: _Inputs) -> Sequence[Affine | ConstantArray]:
+    """The outputs of a node for these inputs: constants if all inputs are constant, else functions.
 
-    Ends with `NotACell` if cells have no such operator.
-    """
+    Raises:
+        NotACell: Cells have no such operator.
+    """  # noqa: DOC502 - `_present` and `_require` raise it
     kind = node.op_type
     attributes = attributes_of(node)
     if kind == "Constant" and "value" in attributes:
         return [numpy_helper.to_array(attributes["value"])]
-    if not any(isinstance(each, Affine) for each in inputs):
-        return _present(run_node(node, [each for each in inputs if not isinstance(each, Affine)]))
+    if not any(isinstance(value, Affine) for value in inputs):
+        return _present(run_node(node, [value for value in inputs if not isinstance(value, Affine)]))
     if kind in ACTIVATIONS:
         numbers = tuple((name, float(attributes.get(name, default))) for name, default in ACTIVATIONS[kind])
         return [_activated(kind, _affine(inputs[0]), numbers)]
@@ -199,15 +214,20 @@ def _computed(node: NodeProto, inputs: _Inputs) -> Sequence[Affine | ConstantArr
 
 
 def _activated(kind: str, inner: Affine, numbers: tuple[tuple[str, float], ...] = ()) -> Affine:
-    """An activation of a function, with the activation's numbers by name."""
+    """The function `kind(inner)`; `kind` is the type of an activation, `numbers` are its numbers by name."""
     return Affine.of(Leaf(kind, inner.width, (inner,), numbers))
 
 
 def _affine(value: Affine | ConstantArray | None, width: int = 0) -> Affine:
-    """A value as a function of this width; a constant is one of no leaf.
+    """A value as a function.
+
+    Args:
+        value: A function; one of width 1 is broadcast to `width`. Or a constant of size 1 or `width`: it becomes a
+            function without leaves.
+        width: The width of the result; 0 for that of the function.
 
     Raises:
-        NotACell: It is missing, or a constant of another width.
+        NotACell: The value is None, or a constant of another size.
     """
     if isinstance(value, Affine):
         return value if value.width == width or not width else value.times(np.ones((1, width)))
@@ -217,10 +237,11 @@ def _affine(value: Affine | ConstantArray | None, width: int = 0) -> Affine:
 
 
 def _pair(inputs: _Inputs) -> tuple[Affine, Affine]:
-    """Two inputs as functions of the same width.
+    """Two inputs as functions of the same width; a width of 1 is broadcast.
 
-    Ends with `NotACell` if they have different widths.
-    """
+    Raises:
+        NotACell: They have different widths.
+    """  # noqa: DOC502 - `_require` raises it
     widths = {value.width for value in inputs if isinstance(value, Affine)}
     widths |= {value.shape[-1] for value in inputs if isinstance(value, np.ndarray) and value.ndim}
     _require(len(widths - {1}) <= 1)
@@ -229,7 +250,7 @@ def _pair(inputs: _Inputs) -> tuple[Affine, Affine]:
 
 
 def _constant(value: Affine | ConstantArray | None, rank: int | None = None) -> ConstantArray:
-    """An input that must be a constant, and of this rank if one is given.
+    """An input that has to be a constant; of `rank` axes, or of any number for None.
 
     Raises:
         NotACell: The input is missing, is computed from steps or states, or has another rank.
@@ -240,51 +261,56 @@ def _constant(value: Affine | ConstantArray | None, rank: int | None = None) -> 
 
 
 def _sum(inputs: _Inputs, sign: float) -> Affine:
-    """The first input plus `sign` times the second."""
+    """The output of an Add (`sign` is 1) or a Sub (-1): the first input plus `sign` times the second."""
     first, second = _pair(inputs)
     return first.plus(second.scaled(sign))
 
 
 def _multiplied(attributes: Attributes, inputs: _Inputs) -> Affine:
-    """The product of two functions, element by element.
+    """The output of a Mul, an elementwise product of two functions.
 
-    1. A constant times a function: the function, scaled.
-    2. A leaf times a sum of at most two leaves: the sum of products of leaves.
-    3. Else a leaf of its own.
+    1. One of them is constant: the other, scaled.
+    2. One of them is a leaf, and the other a sum of at most two terms: the sum of the products of leaves.
+    3. Else a new leaf of the kind `product`.
     """
     first, second = _pair(inputs)
     for value, factor in ((first, second), (second, first)):
         if not factor.terms:
             product = value.scaled(factor.bias)
-            # A factor that differs from 1 by rounding, such as 6 times a sixth in float32, is 1.
-            terms = {leaf: np.where(np.abs(own - 1) < _ROUNDING, 1.0, own) for leaf, own in product.terms.items()}
+            # A matrix that differs from 1 by rounding, such as 6 times a sixth in float32, is 1: see `signs`.
+            terms = {
+                leaf: np.where(np.abs(matrix - 1) < _ROUNDING, 1.0, matrix) for leaf, matrix in product.terms.items()
+            }
             return Affine(terms, product.bias)
-    signs, other_signs = first.signs, second.signs
-    if signs is None or other_signs is None or len(signs) * len(other_signs) > 2:
+    first_signs, second_signs = first.signs, second.signs
+    if first_signs is None or second_signs is None or len(first_signs) * len(second_signs) > 2:
         return Affine.of(Leaf("product", first.width, (first, second)))
     total = Affine({}, np.zeros(first.width))
-    for (leaf, sign), (other_leaf, other_sign) in itertools.product(signs.items(), other_signs.items()):
-        factors = [factor for factor in (leaf, other_leaf) if factor is not None]  # None is the number 1
-        term = factors[0] if len(factors) == 1 else Leaf("product", first.width, (*map(Affine.of, factors),))
-        total = total.plus(Affine.of(term).scaled(sign * other_sign))
+    for (first_leaf, first_sign), (second_leaf, second_sign) in itertools.product(
+        first_signs.items(), second_signs.items()
+    ):
+        leaves = [leaf for leaf in (first_leaf, second_leaf) if leaf is not None]  # None is the number 1
+        term = leaves[0] if len(leaves) == 1 else Leaf("product", first.width, (*map(Affine.of, leaves),))
+        total = total.plus(Affine.of(term).scaled(first_sign * second_sign))
     return total
 
 
 def _divided(attributes: Attributes, inputs: _Inputs) -> Affine:
-    """A function divided by constants that are not 0.
+    """The output of a Div: a function divided by constants.
 
-    Ends with `NotACell` if the divisor is not constant, or 0.
-    """
+    Raises:
+        NotACell: The divisor is not constant, or is 0 for a feature.
+    """  # noqa: DOC502 - `_require` raises it
     dividend, divisor = _pair(inputs)
     _require(not divisor.terms and divisor.bias.all())
     return dividend.scaled(1.0 / divisor.bias)
 
 
 def _product(attributes: Attributes, inputs: _Inputs) -> Affine:
-    """The outputs of MatMul and Gemm.
+    """The output of a MatMul or a Gemm: a function times a constant matrix, plus a constant bias.
 
     Raises:
-        NotACell: The first factor is no affine function, or is transposed.
+        NotACell: The first factor is a constant, or is transposed.
     """
     if not isinstance(inputs[0], Affine) or attributes.get("transA", 0):
         raise NotACell
@@ -296,70 +322,87 @@ def _product(attributes: Attributes, inputs: _Inputs) -> Affine:
 
 
 _MOVES: Final = frozenset({"Concat", "Gather", "Slice", "Split"})
-"""Operators that move features."""
+"""Operators that move features: join them, cut them, or change their order."""
 
 
 def _moved(node: NodeProto, inputs: _Inputs) -> list[Affine]:
-    """The outputs of an operator that moves features. It is run on the positions of the features, in two rows.
+    """The outputs of an operator that moves features.
 
-    Ends with `NotACell` if it also moves rows, joins constants, or has indices that are not constant.
-    """
-    count = len(inputs) if node.op_type == "Concat" else 1
-    values = [each for each in inputs[:count] if isinstance(each, Affine)]
+    The node is run on the numbers of the features: what it gives says which feature goes where. Two rows are run, to
+    see that the operator does the same in each.
+
+    Raises:
+        NotACell: It also moves rows, joins constants, or has indices that are not constant.
+    """  # noqa: DOC502 - the functions that it calls raise it
+    count = len(inputs) if node.op_type == "Concat" else 1  # inputs with features; those behind are indices
+    values = [value for value in inputs[:count] if isinstance(value, Affine)]
     _require(len(values) == count)
+    # The features of all inputs have numbers from 0 on, those of the second row go on.
     ends = np.cumsum([value.width for value in values])
     rows = np.arange(2 * ends[-1]).reshape(2, -1)
-    constants = [None if each is None else _constant(each) for each in inputs[count:]]
+    constants = [None if value is None else _constant(value) for value in inputs[count:]]
     results = _present(run_node(node, [*np.split(rows, ends[:-1], axis=1), *constants]))
     _require(all(moved.ndim == 2 and np.array_equal(moved, moved[:1] + rows[:, :1]) for moved in results))
+    # All inputs side by side as one function; each output takes its features from there.
     joined = Affine({}, np.zeros(ends[-1]))
     for value, end in zip(values, ends, strict=True):
         joined = joined.plus(value.times(np.eye(value.width, ends[-1], end - value.width)))
-    return [joined.times(np.eye(joined.width)[:, positions[0]]) for positions in results]
+    return [joined.times(np.eye(joined.width)[:, moved[0]]) for moved in results]
 
 
 def _clipped(attributes: Attributes, inputs: _Inputs) -> Affine:
-    """A value between 0 and a constant: a hard sigmoid.
+    """The output of a Clip from 0 to a constant, which is a hard sigmoid.
 
-    Ends with `NotACell` if the bounds are others.
-    """
+    Raises:
+        NotACell: The bounds are not constant, or the lower one is not 0.
+    """  # noqa: DOC502 - the functions that it calls raise it
     low, high = (float(_constant(bound).item()) for bound in (*inputs[1:], None, None)[:2])
     _require(low == 0)
     return _hard_sigmoid(_affine(inputs[0]), high)
 
 
 def _hard_sigmoid(value: Affine, high: float) -> Affine:
-    """`high * HardSigmoid(x / high)`, which is `min(max(x, 0), high)`; the bound is positive and finite."""
+    """`min(max(x, 0), high)` of a function x, as the activation `high * HardSigmoid(x / high)`.
+
+    Raises:
+        NotACell: The bound is not positive, or infinite.
+    """  # noqa: DOC502 - `_require` raises it
     _require(0 < high < np.inf)
     return _activated("HardSigmoid", value.scaled(1.0 / high), (("alpha", 1.0), ("beta", 0.0))).scaled(high)
 
 
 def _bounded(kind: str, inputs: _Inputs) -> Affine:
-    """`min(x, bound)` or `max(x, 0)`; the minimum of such a maximum, or the reverse, is a hard sigmoid.
+    """The output of a Max with 0 (`kind` is `Relu`), or of a Min with a constant (`_AT_MOST`).
 
-    Ends with `NotACell` if there are three inputs, or the lower bound is not 0.
-    """
+    A minimum of such a maximum, or the reverse, is a hard sigmoid.
+
+    Raises:
+        NotACell: There are three inputs, no bound is constant, or the lower bound is not 0.
+    """  # noqa: DOC502 - the functions that it calls raise it
     _require(len(inputs) == 2)
     function, constant = inputs if isinstance(inputs[0], Affine) else inputs[::-1]
     value, bound = _affine(function), float(_constant(constant).item())
     leaf = value.only
     _require(kind != "Relu" or bound == 0)
     if leaf is not None and {kind, leaf.kind} == {"Relu", _AT_MOST}:
-        return _hard_sigmoid(leaf.operands[0], max([bound, *dict(leaf.numbers).values()]))
+        high = max([bound, *dict(leaf.numbers).values()])  # the lower of the two bounds is 0
+        return _hard_sigmoid(leaf.operands[0], high)
     return _activated(kind, value, (("bound", bound),) if kind == _AT_MOST else ())
 
 
 def _selected(attributes: Attributes, inputs: _Inputs) -> Affine:
-    """One of two values, by a constant condition.
+    """The output of a Where with a constant condition: one of its two values.
 
-    Ends with `NotACell` if the condition is not constant, or true for some features only.
-    """
+    Raises:
+        NotACell: The condition is not constant, or true for some features only.
+    """  # noqa: DOC502 - the functions that it calls raise it
     condition = _constant(inputs[0])
     _require(condition.all() or not condition.any())
-    widths = [each.width for each in inputs[1:] if isinstance(each, Affine)]
+    widths = [value.width for value in inputs[1:] if isinstance(value, Affine)]
     return _affine(inputs[1 if condition.all() else 2], max(widths))
 
 
+# By operator type: its output, from its attributes and inputs
 _RULES: Final[Mapping[str, Callable[[Attributes, _Inputs], Affine]]] = {
     "Add": lambda _, inputs: _sum(inputs, 1.0),
     "Cast": lambda _, inputs: _affine(inputs[0]),

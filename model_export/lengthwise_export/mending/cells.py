@@ -1,11 +1,13 @@
 """Recognises the recurrent cell that a loop's body is, by what it computes.
 
-    h' = o * tanh(c'),  c' = f * c + i * g        LSTM
-    h' = z * h + (1 - z) * n                      GRU
+    h' = o * tanh(c'),  c' = f * c + i * g        LSTM, with the gates i, o, f and the cell gate g
+    h' = z * h + (1 - z) * n                      GRU, with the update gate z, and the reset gate r within n
     h' = tanh(...)                                RNN
 
-Each gate is an activation of an affine function of the step and of `h`, and the layer has the weights of those. Whether
-it equals the loop is shown by the proof of the mend.
+A prime marks what a step gives. The body's *state* is h, its *memory* is an LSTM's c; n is ONNX's hidden gate of a GRU,
+the *new state* before it is mixed with the old one. Each gate is an activation of an
+affine function (`Affine`) of the step and of h; the layer gets the weights of these functions. Whether the layer equals
+the loop is shown by the proof of the mend. `Leaf`, `Affine` and the signs of its terms are those of `cell_body`.
 """
 
 from __future__ import annotations
@@ -21,33 +23,35 @@ from onnx import NodeProto
 
 from lengthwise_export.mending.cell_body import ACTIVATIONS, Affine, Body, ConstantArray, Leaf, NotACell
 
-_TURNED: Final = {"Sigmoid": 0.0, "HardSigmoid": 1.0}
+_COMPLEMENTS: Final = {"Sigmoid": 0.0, "HardSigmoid": 1.0}
 """Activations with `1 - f(x) = f(c - x)`, and their c; of HardSigmoid with the alpha 1 and the beta 0."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A recurrent layer."""
+    """A recurrent cell, as ONNX's operators LSTM, GRU and RNN describe it."""
 
     kind: str  # `LSTM`, `GRU` or `RNN`
     weights: NDArray[np.float32]  # `[1, gates * hidden, features]`, with the gates in ONNX's order
     recurrence: NDArray[np.float32]  # `[1, gates * hidden, hidden]`
-    bias: NDArray[np.float32]  # `[1, 2 * gates * hidden]`
-    attributes: dict[str, Any]
-    state: str  # The name of the state that is also the output
-    memory: str | None  # The name of an LSTM's other state
-    states: frozenset[str]  # The names of the body's values that are the next state
-    memories: frozenset[str]  # The names of those that are an LSTM's next other state
+    bias: NDArray[np.float32]  # `[1, 2 * gates * hidden]`: of the weights, then of the recurrence
+    attributes: dict[str, Any]  # The operator's attributes, such as `hidden_size` and `activations`
+    # Names of values of the body:
+    state: str  # The state h before a step
+    memory: str | None  # An LSTM's memory c before a step; None for the others
+    next_states: frozenset[str]  # All values that are the state after a step
+    next_memories: frozenset[str]  # All values that are the memory after a step; empty if there is none
 
 
 @dataclass(frozen=True, slots=True)
 class _Gate:
-    """`activation(inner)`; `after` is a function of the state alone that the reset gate multiplies (`reset_after`)."""
+    """`activation(inner)`; or, of a GRU's new state, `activation(inner + r * reset_part)` with the reset gate r."""
 
-    activation: str
-    numbers: tuple[tuple[str, float], ...]
+    activation: str  # The activation's operator type
+    numbers: tuple[tuple[str, float], ...]  # Its numbers by name, such as `alpha`
     inner: Affine
-    after: Affine | None = None
+    # A function of the state alone; None if the reset gate multiplies the state itself, or there is none
+    reset_part: Affine | None = None
 
 
 _Gates = list[_Gate]
@@ -57,149 +61,188 @@ def recognise(
     nodes: Sequence[NodeProto],
     step: tuple[str, int],
     states: Mapping[str, tuple[str, int]],
-    known: Mapping[str, ConstantArray],
+    constants: Mapping[str, ConstantArray],
     others: Mapping[str, int],
 ) -> Cell:
-    """The layer that a loop's body is. Names come with a number of features; `known` are constants of any shape.
+    """Recognises the cell that a loop's body computes.
+
+    Args:
+        nodes: The nodes of the body.
+        step: The name of the body's input with a step, and its number of features.
+        states: By the name of a state before a step: its name after the step, and its number of features.
+        constants: Constants of any shape that the body takes, by name.
+        others: Other data `[rows, features]` that the body takes: by name, the number of features.
 
     Raises:
-        NotACell: It is none that is known.
+        NotACell: It is neither an LSTM, nor a GRU, nor an RNN.
     """
-    body = Body(nodes, known)
+    body = Body(nodes, constants)
     for name, width in others.items():
         body.input(name, width)
     step_leaf = body.input(*step)
     leaves = {name: body.input(name, width) for name, (_, width) in states.items()}
-    nexts = {name: after for name, (next_name, _) in states.items() if (after := body.function(next_name)) is not None}
-    for state, after in nexts.items():
-        for memory, cell in nexts.items():
-            gates = None if memory == state else _lstm(after, cell, leaves[memory])
+    after_step = {
+        name: function for name, (next_name, _) in states.items() if (function := body.function(next_name)) is not None
+    }
+    for state, next_state in after_step.items():
+        # An LSTM has two states; which of them is the memory is tried.
+        for memory, next_memory in after_step.items():
+            gates = None if memory == state else _lstm(next_state, next_memory, leaves[memory])
             if gates is not None and (layer := _layer("LSTM", gates, step_leaf, leaves[state])) is not None:
-                return Cell("LSTM", *layer, state, memory, body.names_of(after), body.names_of(cell))
-        alone = _gate(after)
-        for kind, gates in (("GRU", _gru(after, leaves[state])), ("RNN", None if alone is None else [alone])):
+                return Cell("LSTM", *layer, state, memory, body.names_of(next_state), body.names_of(next_memory))
+        only_gate = _gate(next_state)
+        for kind, gates in (
+            ("GRU", _gru(next_state, leaves[state])),
+            ("RNN", None if only_gate is None else [only_gate]),
+        ):
             if gates is not None and (layer := _layer(kind, gates, step_leaf, leaves[state])) is not None:
-                return Cell(kind, *layer, state, None, body.names_of(after), frozenset())
+                return Cell(kind, *layer, state, None, body.names_of(next_state), frozenset())
     raise NotACell
 
 
 def _gate(value: Affine | Leaf | None) -> _Gate | None:
-    """A value as a gate: an activation, and the sum that it is of; None for another value."""
+    """A value as a gate, if it is an activation of a function; else None."""
     leaf = value.only if isinstance(value, Affine) else value
     is_activation = leaf is not None and leaf.kind in ACTIVATIONS
     return _Gate(leaf.kind, leaf.numbers, leaf.operands[0]) if leaf is not None and is_activation else None
 
 
 def _factors(leaf: Leaf | None) -> Iterator[tuple[Affine, Affine]]:
-    """The factors of a product, in both orders; none if the leaf is no product."""
+    """The two factors of a product, in both orders; nothing if the leaf is no product."""
     if leaf is not None and leaf.kind == "product":
-        one, other = leaf.operands
-        yield one, other
-        yield other, one
+        first, second = leaf.operands
+        yield first, second
+        yield second, first
 
 
-def _lstm(state: Affine, memory: Affine, old: Leaf) -> _Gates | None:
-    """The gates i, o, f, c, and at the end the activation of the memory; `old` is the memory before the step.
+def _lstm(next_state: Affine, next_memory: Affine, memory: Leaf) -> _Gates | None:
+    """The gates of an LSTM, if its states are those of one: i, o, f, g, and last the activation of the memory.
 
-    The state is `o * activation(memory)`, and the memory `f * old + i * c`, with the factors and terms in any order.
+    The equations, with the factors and terms in any order:
+
+        next_memory = forget * memory + input * cell
+        next_state  = output * activation(next_memory)
     """
-    parts = memory.signs or {}
-    if [*parts.values()] != [1, 1]:
+    terms = next_memory.signs or {}
+    if [*terms.values()] != [1, 1]:
         return None
-    for (output, activated), (one, other) in product(_factors(state.only), permutations(parts)):
-        for (forget, before), (taken, new) in product(_factors(one), _factors(other)):
-            gates = [gate for value in (taken, output, forget, new, activated) if (gate := _gate(value)) is not None]
-            is_cell = len(gates) == 5 and before.only is old and gates[-1].inner.same(memory)
-            if is_cell and _same_activation(*gates[:3]):
+    for (output, activated), (first, second) in product(_factors(next_state.only), permutations(terms)):
+        for (forget, old_memory), (input_, cell) in product(_factors(first), _factors(second)):
+            values = (input_, output, forget, cell, activated)
+            gates = [gate for value in values if (gate := _gate(value)) is not None]
+            is_lstm = len(gates) == 5 and old_memory.only is memory and gates[-1].inner.same(next_memory)
+            if is_lstm and _have_same_activation(*gates[:3]):
                 return gates
     return None
 
 
-def _same_activation(*gates: _Gate) -> bool:
-    """Whether gates have the same activation."""
+def _have_same_activation(*gates: _Gate) -> bool:
+    """Whether gates have the same activation, with the same numbers."""
     return len({(gate.activation, gate.numbers) for gate in gates}) == 1
 
 
-def _gru(state: Affine, old: Leaf) -> _Gates | None:
-    """The gates z, r and the new state."""
-    for keep, new in _mixed(state, old):
-        for inner, reset, after in _reset(new.inner, old):
-            if _same_activation(keep, reset):
-                return [keep, reset, replace(new, inner=inner, after=after)]
+def _gru(next_state: Affine, state: Leaf) -> _Gates | None:
+    """The gates of a GRU, if its state is that of one: z, r, and the new state n."""
+    for update, new in _update_gates(next_state, state):
+        for inner, reset, reset_part in _reset_gates(new.inner, state):
+            if _have_same_activation(update, reset):
+                return [update, reset, replace(new, inner=inner, reset_part=reset_part)]
     return None
 
 
-def _mixed(state: Affine, old: Leaf) -> Iterator[tuple[_Gate, _Gate]]:
-    """The update gate z and the new state n of a GRU, whose old state h is `old`.
+def _update_gates(next_state: Affine, state: Leaf) -> Iterator[tuple[_Gate, _Gate]]:
+    """The update gate z and the new state n of a GRU whose state before the step is h; nothing for another function.
 
-    Exporters write its next state in two ways. Each is a sum of one term that is no product (`whole`), and of two
-    products that differ by one factor and by their sign:
+    Exporters write the next state in two ways. Each is a sum of one term that is no product (`single`), and of two
+    products that share the factor `gate`, one of them (`plus`) added and the other (`minus`) subtracted:
 
-        n + z * h - z * n        `whole` is n
-        h + z * n - z * h        `whole` is h, and z is `1 - z` of the other
+        n + z * h - z * n        `single` is n, and `gate` is z
+        h + g * n - g * h        `single` is h, and `gate` is g, which is 1 - z
     """
-    signs = state.signs or {}
-    whole = next((leaf for leaf, sign in signs.items() if leaf is not None and leaf.kind != "product"), None)
-    plus, minus = ([leaf for leaf, sign in signs.items() if sign == own and leaf is not whole] for own in (1, -1))
-    if whole is None or signs[whole] != 1 or len(plus) != 1 or len(minus) != 1:
+    signs = next_state.signs or {}
+    single = next((leaf for leaf in signs if leaf is not None and leaf.kind != "product"), None)
+    plus, minus = ([leaf for leaf in signs if signs[leaf] == sign and leaf is not single] for sign in (1, -1))
+    if single is None or signs[single] != 1 or len(plus) != 1 or len(minus) != 1:
         return
-    for (share, other), (again, same) in product(_factors(plus[0]), _factors(minus[0])):
-        if again.only is not share.only or same.only is not whole:
+    for (gate, added), (same_gate, subtracted) in product(_factors(plus[0]), _factors(minus[0])):
+        if same_gate.only is not gate.only or subtracted.only is not single:
             continue
-        keep, new = _gate(share), _gate(other if whole is old else whole)
-        if whole is old and keep is not None:
-            keep = _turned(keep)
-        if keep is not None and new is not None and (whole is old or other.only is old):
-            yield keep, new
+        update, new = _gate(gate), _gate(added if single is state else single)
+        if single is state and update is not None:
+            update = _complement(update)
+        if update is not None and new is not None and (single is state or added.only is state):
+            yield update, new
 
 
-def _turned(gate: _Gate) -> _Gate | None:
-    """`1 - gate` as a gate."""
-    if gate.activation not in _TURNED or (gate.numbers and gate.numbers != (("alpha", 1.0), ("beta", 0.0))):
+def _complement(gate: _Gate) -> _Gate | None:
+    """`1 - gate` as a gate; None if the activation has no such form (see `_COMPLEMENTS`)."""
+    if gate.activation not in _COMPLEMENTS or (gate.numbers and gate.numbers != (("alpha", 1.0), ("beta", 0.0))):
         return None
     inner = gate.inner.scaled(-1.0)
-    return replace(gate, inner=inner.plus(Affine({}, np.full(inner.width, _TURNED[gate.activation]))))
+    return replace(gate, inner=inner.plus(Affine({}, np.full(inner.width, _COMPLEMENTS[gate.activation]))))
 
 
-def _reset(inner: Affine, old: Leaf) -> Iterator[tuple[Affine, _Gate, Affine | None]]:
-    """The inner value of a GRU's new state without the part that the reset gate multiplies, that gate, and the part."""
+def _reset_gates(inner: Affine, state: Leaf) -> Iterator[tuple[Affine, _Gate, Affine | None]]:
+    """The reset gates r that the inner function of a GRU's new state may have, in either form of ONNX's GRU.
+
+        x @ W + (r * h) @ U            `linear_before_reset` is 0
+        x @ W + r * (h @ U + b)        `linear_before_reset` is 1
+
+    Yields:
+        The inner function: with the term `h @ U` in the first form, without the term of r in the second; the gate r;
+        None in the first form, `h @ U + b` in the second.
+    """
     for leaf, matrix in inner.terms.items():
-        rest = Affine({each: own for each, own in inner.terms.items() if each is not leaf}, inner.bias)
-        for one, other in _factors(leaf):
-            reset = _gate(one)
+        others = {term: term_matrix for term, term_matrix in inner.terms.items() if term is not leaf}
+        rest = Affine(others, inner.bias)
+        no_bias = np.zeros(rest.width)
+        for first, second in _factors(leaf):
+            reset = _gate(first)
             if reset is None:
                 continue
-            if other.only is old:  # (r * h) @ U
-                yield rest.plus(Affine({old: matrix}, np.zeros(rest.width))), reset, None
-            elif Affine({leaf: matrix}, np.zeros(rest.width)).only is leaf and [*other.terms] == [old]:
-                yield rest, reset, other  # r * (h @ U + b)
+            if second.only is state:
+                yield rest.plus(Affine({state: matrix}, no_bias)), reset, None
+            elif Affine({leaf: matrix}, no_bias).only is leaf and [*second.terms] == [state]:
+                yield rest, reset, second
 
 
+# The weights, recurrence, bias and attributes of a `Cell`
 _Layer = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32], dict[str, Any]]
 
 
-def _layer(kind: str, gates: _Gates, step_leaf: Leaf, state: Leaf) -> _Layer | None:
-    """Weights, recurrence, bias, attributes; None if a gate depends on something else than the step and the state."""
-    own = gates[:4]
+def _layer(kind: str, gates: _Gates, step: Leaf, state: Leaf) -> _Layer | None:
+    """The weights and attributes of ONNX's operator with these gates.
+
+    Args:
+        kind: `LSTM`, `GRU` or `RNN`.
+        gates: The gates in ONNX's order; of an LSTM, also the activation of the memory as the fifth one.
+        step: The step.
+        state: The state h before the step.
+
+    Returns:
+        The layer; None if a gate depends on anything else than the step and the state.
+    """
+    gates_with_weights = gates[:4]
     hidden, parts = state.width, []
-    for gate in own:
-        if not gate.inner.terms.keys() <= {step_leaf, state} or gate.inner.width != hidden:
+    for gate in gates_with_weights:
+        if not gate.inner.terms.keys() <= {step, state} or gate.inner.width != hidden:
             return None
-        after = gate.after or Affine({}, np.zeros(hidden))
+        reset_part = gate.reset_part or Affine({}, np.zeros(hidden))
         recurrence = gate.inner.terms.get(state)
-        if gate.after is not None and recurrence is not None:
+        if gate.reset_part is not None and recurrence is not None:
             return None
-        recurrence = after.terms.get(state, np.zeros((hidden, hidden))) if recurrence is None else recurrence
-        step = gate.inner.terms.get(step_leaf, np.zeros((step_leaf.width, hidden)))
-        parts.append((step.T, recurrence.T, gate.inner.bias, after.bias))
-    weights, recurrences, biases, others = (
-        np.concatenate(each).astype(np.float32) for each in zip(*parts, strict=True)
+        recurrence = reset_part.terms.get(state, np.zeros((hidden, hidden))) if recurrence is None else recurrence
+        weights = gate.inner.terms.get(step, np.zeros((step.width, hidden)))
+        parts.append((weights.T, recurrence.T, gate.inner.bias, reset_part.bias))
+    all_weights, recurrences, biases, reset_biases = (
+        np.concatenate(arrays).astype(np.float32) for arrays in zip(*parts, strict=True)
     )
-    chosen = [gates[index] for index in {"LSTM": (1, 3, -1), "GRU": (0, -1), "RNN": (0,)}[kind]]
-    attributes: dict[str, Any] = {"hidden_size": hidden, "activations": [gate.activation for gate in chosen]}
+    # ONNX lists one activation for gates that have the same one.
+    listed = [gates[index] for index in {"LSTM": (1, 3, -1), "GRU": (0, -1), "RNN": (0,)}[kind]]
+    attributes: dict[str, Any] = {"hidden_size": hidden, "activations": [gate.activation for gate in listed]}
     for number in ("alpha", "beta"):
-        if values := [value for gate in chosen for key, value in gate.numbers if key == number]:
+        if values := [value for gate in listed for key, value in gate.numbers if key == number]:
             attributes[f"activation_{number}"] = values
-    if kind == "GRU" and own[-1].after is not None:
+    if kind == "GRU" and gates_with_weights[-1].reset_part is not None:
         attributes["linear_before_reset"] = 1
-    return weights[None], recurrences[None], np.concatenate([biases, others])[None], attributes
+    return all_weights[None], recurrences[None], np.concatenate([biases, reset_biases])[None], attributes

@@ -2,8 +2,14 @@
 
     Masking(0.0), Embedding(mask_zero=True)     Not(Equal(steps, 0.0)) -> any over the features -> mask
 
-Who made such a model meant lengths: the number marks the padding. Where a mend puts lengths instead of such a
+An author of such a model meant lengths: the number marks the padding. Where a mend puts lengths in the place of such a
 mask, the mask is *opened*: true everywhere, and only the length says where a sequence ends.
+
+Such a mask is recognised by the operators between the input and it. The *stage* of a value is how far it has come:
+
+    steps -Equal-> equal -Not-> differs -ReduceSum or ReduceMax-> counted -Greater or Cast-> mask
+
+Tokens have no features to reduce, so theirs is the mask right behind Not.
 """
 
 from __future__ import annotations
@@ -22,7 +28,7 @@ from lengthwise_export.onnx_graphs.protos import attributes_of, constants_of, re
 _SAME: Final = frozenset(
     {"Identity", "Transpose", "Unsqueeze", "Squeeze", "Reshape", "ReverseSequence", "Expand", "Flatten"}
 )
-"""Operators behind which a mask is the same mask."""
+"""Operators that move or repeat a mask, so that their output is the same mask."""
 
 _STAGES: Final = {
     **{(stage, kind): stage for stage in ("steps", "differs") for kind in ("Identity", "Cast")},
@@ -31,7 +37,7 @@ _STAGES: Final = {
     **dict.fromkeys([("differs", "ReduceSum"), ("differs", "ReduceMax")], "counted"),
     **dict.fromkeys([("counted", "Greater"), ("counted", "Cast"), *(("mask", kind) for kind in _SAME)], "mask"),
 }
-"""The stage behind an operator, on the way from the steps to a mask."""
+"""By the stage of an operator's first input and the operator type: the stage of its output."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,53 +45,76 @@ class HidingMask:
     """A mask that hides the steps whose values are all one number."""
 
     name: str  # The value of the graph that is the mask, before it is transposed or reshaped
-    number: float
+    number: float  # The number
 
 
 def hiding_masks(model: ModelProto, sequences: str) -> dict[str, HidingMask]:
-    """The masks of a graph that hide steps, by the name of each value that is one."""
-    steps = next(each for each in model.graph.input if each.name == sequences)
-    tokens = len(steps.type.tensor_type.shape.dim) == 2 and steps.type.tensor_type.elem_type != TensorProto.FLOAT
+    """Finds the masks of a graph that hide steps by their values.
+
+    Args:
+        model: The graph.
+        sequences: The name of its input with the steps.
+
+    Returns:
+        By the name of each value that is such a mask, or one transposed or reshaped: the mask.
+    """
+    steps = next(value for value in model.graph.input if value.name == sequences)
+    has_tokens = len(steps.type.tensor_type.shape.dim) == 2 and steps.type.tensor_type.elem_type != TensorProto.FLOAT
     constants = {name: numpy_helper.to_array(tensor) for name, tensor in constants_of(model.graph).items()}
-    stages = {sequences: "steps"}  # how far each value is on the way from the steps to a mask
-    numbers: dict[str, float] = {}  # the number that it compares them with
+    stages = {sequences: "steps"}  # by the name of a value, its stage; empty for one that leads to no mask
+    numbers: dict[str, float] = {}  # by the name of a value behind Equal, the number that the steps are compared with
     masks: dict[str, HidingMask] = {}
     for node in model.graph.node:
         if not node.input or not node.output:
             continue
-        first, *others = node.input
-        if node.op_type == "Equal" and first in constants:
-            first, others = others[0], [first]
-        number = constants.get(others[0]) if others else None
-        out, stage = node.output[0], _stage_behind(node, stages.get(first, ""), number, tokens=tokens)
+        first, *further = node.input
+        if node.op_type == "Equal" and first in constants:  # Equal(0.0, steps)
+            first, further = further[0], [first]
+        number = constants.get(further[0]) if further else None
+        output, stage = node.output[0], _next_stage(node, stages.get(first, ""), number, has_tokens=has_tokens)
         if stage == "equal" and number is not None:
-            numbers[out] = float(number.item())
+            numbers[output] = float(number.item())
         elif first in numbers:
-            numbers[out] = numbers[first]
-        stages[out] = stage
+            numbers[output] = numbers[first]
+        stages[output] = stage
         if stage == "mask":
-            masks[out] = masks.get(first, HidingMask(out, numbers[out]))
+            masks[output] = masks.get(first, HidingMask(output, numbers[output]))
     return masks
 
 
-def _stage_behind(node: NodeProto, stage: str, number: NDArray[Any] | None, *, tokens: bool) -> str:
-    """The stage of a node's output; empty if it is on no way to a mask. `number`: its second input, if constant."""
+def _next_stage(node: NodeProto, stage: str, second_input: NDArray[Any] | None, *, has_tokens: bool) -> str:
+    """The stage of a node's output (see the module); empty if the node leads to no mask.
+
+    Args:
+        node: The node.
+        stage: The stage of its first input; empty if that leads to no mask.
+        second_input: Its second input, if that is a constant: the number of an Equal or Greater, the axes of a Reduce.
+        has_tokens: Whether the steps are tokens.
+    """
     kind, attributes = node.op_type, attributes_of(node)
-    axes = attributes.get("axes", [] if number is None else number.reshape(-1).tolist())
-    is_one = number is not None and number.size == 1
-    conditions = {
-        ("steps", "Equal"): is_one,
+    axes = attributes.get("axes", [] if second_input is None else second_input.reshape(-1).tolist())
+    is_number = second_input is not None and second_input.size == 1
+    conditions = {  # what a node has to be besides its operator type
+        ("steps", "Equal"): is_number,
         ("differs", "ReduceSum"): list(axes) in ([-1], [2]),  # over the features, the last of three axes
         ("differs", "ReduceMax"): list(axes) in ([-1], [2]),
-        ("counted", "Greater"): is_one and not np.any(number),
+        ("counted", "Greater"): is_number and not np.any(second_input),
         ("counted", "Cast"): attributes.get("to") == TensorProto.BOOL,
     }
-    behind = _STAGES.get((stage, kind), "") if conditions.get((stage, kind), True) else ""
-    return "mask" if tokens and (stage, kind) == ("equal", "Not") else behind
+    if has_tokens and (stage, kind) == ("equal", "Not"):
+        return "mask"
+    return _STAGES.get((stage, kind), "") if conditions.get((stage, kind), True) else ""
 
 
 def opened(model: ModelProto, names: Collection[str]) -> ModelProto:
-    """A copy of the graph with some masks true at every step: each is the mask or its opposite."""
+    """A copy of a graph in which some masks are true everywhere.
+
+    A node is added behind each: `Or(mask, Not(mask))`, which is true and keeps the mask's shape.
+
+    Args:
+        model: The graph, which stays as it is.
+        names: The names of the masks.
+    """
     copy = deepcopy(model)
     nodes = []
     for node in copy.graph.node:

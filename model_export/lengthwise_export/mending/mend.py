@@ -4,8 +4,9 @@
 
 A mended graph answers every row of a padded batch as the original answers that sequence alone, unpadded. Each value is
 followed with the meaning of its axes (`values`): rows, time, or a fixed size; each axis of time has its own size as a
-function of the length. The rules put a mask, the lengths or the row's own positions in front of operators
-that mix steps. A graph is mended as a whole or refused: an operator without a rule, or axes that cannot be told apart.
+function of the length, a table for the range of lengths that the original accepts. The rules put a mask, the lengths or
+the row's own positions in front of operators that mix steps. A graph is mended as a whole or refused: an operator
+without a rule, or axes that cannot be told apart, end the mend with `UnmendableError`.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ from lengthwise_export.mending.writer import Writer
 from lengthwise_export.onnx_graphs.protos import OF_ONNX, advice_for_keras, keep_needed, names_in, opset_of, refill
 from lengthwise_export.tracing.source_lines import CodeLocation, location_of_node, operator_name
 
-_LEAST_LENGTHS: Final = 64  # as many lengths are followed at least, so that no two sizes agree by chance
+_MIN_LENGTHS: Final = 64  # at least so many lengths are followed, so that no two sizes agree by chance
 _LOWEST_OPSET: Final = 15  # the first opset in which Shape can return a single axis
 _CONVERTED_OPSET: Final = 17
 _REASONS: Final = {
@@ -64,21 +65,27 @@ _REASONS: Final = {
     "DynamicQuantizeLinear DynamicQuantizeLSTM": "takes one scale for the whole batch: mend the float32 graph, and "
     "quantise it with --precision",
 }
-"""Why operators without a rule have none."""
+"""By operator types, separated by blanks: why they cannot be mended."""
 
 _OUTPUTS: Final = ("rows fixed", "rows time", "rows time fixed", "rows fixed time", "time rows fixed")
-"""The orders of axes that an output may have."""
+"""The kinds of dims that an output may have, in order."""
 
 
 def mend(graph: ModelProto, names: GraphNames, steps: StepInput, *, max_length: int) -> Mended:
     """Rewrites a graph of opset 11 or later so that padding cannot reach an answer; `proof` shows whether it does.
 
-    The mended graph has an input for lengths.
+    The mend begins again each time it finds that the original accepts fewer lengths, or that a mask has to be opened.
+
+    Args:
+        graph: The original, which stays as it is. The mended graph has an input for lengths, too.
+        names: The names of its inputs and outputs.
+        steps: What a step of its sequences is: a token, or features.
+        max_length: The longest sequence; longer ones may be accepted, too.
 
     Raises:
         UnmendableError: An operator cannot be mended; the error names it, with the reason.
     """
-    shortest, longest = 1, max(max_length, _LEAST_LENGTHS)
+    shortest, longest = 1, max(max_length, _MIN_LENGTHS)
     hidden: dict[str, float] = {}
     while True:
         try:
@@ -94,20 +101,16 @@ def mend(graph: ModelProto, names: GraphNames, steps: StepInput, *, max_length: 
 
 
 def _mended(
-    graph: ModelProto,
-    names: GraphNames,
-    steps: StepInput,
-    table_lengths: NDArray[np.int64],
-    hidden: Mapping[str, float],
+    graph: ModelProto, names: GraphNames, steps: StepInput, lengths: NDArray[np.int64], hidden: Mapping[str, float]
 ) -> Mended:
-    """One attempt of `mend`: for lengths `table_lengths`, with the masks in `hidden` made true everywhere.
+    """Tries to mend a graph for a range of lengths.
 
     Args:
-        graph: The graph as it is given.
+        graph: The original, which stays as it is.
         names: The names of its inputs and outputs.
         steps: What a step of its sequences is.
-        table_lengths: The lengths to follow, ascending without a gap.
-        hidden: For each of these masks, the number that marks hidden steps.
+        lengths: The lengths to follow, ascending without a gap.
+        hidden: Masks that are made true everywhere; by the name of each, the number that marks the steps it hides.
 
     Raises:
         LengthsRestricted: The original accepts fewer lengths; `mend` begins again with these.
@@ -118,55 +121,61 @@ def _mended(
     masks = hiding_masks(mended, names.sequences)
     counted = opened(mended, hidden) if hidden else None
     mended = mended if counted is None else deepcopy(counted)
+    # Only outputs with answers are mended, and what they depend on.
     answers = (names.logits, names.attention)
     refill(mended.graph.output, (value for value in mended.graph.output if value.name in answers))
     keep_needed(mended.graph)
 
-    mender = _mender(mended, names, steps, table_lengths)
+    mender = _mender(mended, names, steps, lengths)
     mender.hiding_masks = masks
     mender.always_true_masks = {name for name, mask in masks.items() if mask.name in hidden}
     changes = [change for node in mended.graph.node for change in _follow(mender, node)]
     _replace_nodes(mended, mender)
-    return Mended(
-        mended,
-        tuple(changes),
-        int(table_lengths[0]),
-        int(table_lengths[-1]),
-        tuple(sorted(set(hidden.values()))),
-        counted,
-    )
+    numbers = tuple(sorted(set(hidden.values())))
+    return Mended(mended, tuple(changes), int(lengths[0]), int(lengths[-1]), numbers, counted)
 
 
-def _mender(model: ModelProto, names: GraphNames, steps: StepInput, table_lengths: NDArray[np.int64]) -> Mender:
-    """The mender of a prepared graph, with the inputs and constants of it; adds an input for lengths where none is."""
-    lengths = names.lengths or "lengths"
+def _mender(model: ModelProto, names: GraphNames, steps: StepInput, lengths: NDArray[np.int64]) -> Mender:
+    """The mender of a prepared graph, which knows its inputs and constants.
+
+    It also adds an input for the lengths to the graph, if the graph has none.
+
+    Args:
+        model: The graph.
+        names: The names of its inputs and outputs.
+        steps: What a step of its sequences is.
+        lengths: The lengths to follow, ascending without a gap.
+    """
+    lengths_name = names.lengths or "lengths"
     inputs = {value.name: value for value in model.graph.input}
-    taken = {
+    used_names = {
         *inputs,
-        lengths,
+        lengths_name,
         *(tensor.name for tensor in model.graph.initializer),
         *(name for node in model.graph.node for name in (*node.input, *node.output, node.name)),
     }
-    writer = Writer(
-        lengths,
-        (names.sequences, names.open_axes[1]),
-        taken,
-        int32=lengths not in inputs or inputs[lengths].type.tensor_type.elem_type == TensorProto.INT32,
-        table_lengths=table_lengths,
+    lengths_input = inputs.setdefault(
+        lengths_name, helper.make_tensor_value_info(lengths_name, TensorProto.INT32, ["rows"])
     )
-    mender = Mender(writer, table_lengths, opset=opset_of(model))
+    writer = Writer(
+        lengths_name,
+        (names.sequences, names.open_axes[1]),
+        used_names,
+        has_int32_lengths=lengths_input.type.tensor_type.elem_type == TensorProto.INT32,
+        table_lengths=lengths,
+    )
+    mender = Mender(writer, lengths, opset=opset_of(model))
     mender.follow = _follow
     mender.used_names = {*names_in(model.graph.node), *(value.name for value in model.graph.output)}
-    _set_inputs(mender, names, steps, inputs, lengths)
+    _set_inputs(mender, names, steps, inputs, lengths_name)
     for tensor in model.graph.initializer:
         mender.values[tensor.name] = mender.constant_tensor(tensor.name, numpy_helper.to_array(tensor))
-    inputs.setdefault(lengths, helper.make_tensor_value_info(lengths, TensorProto.INT32, ["rows"]))
     refill(model.graph.input, inputs.values())
     return mender
 
 
 def _replace_nodes(model: ModelProto, mender: Mender) -> None:
-    """Replaces the nodes of a graph that was followed by those that the rules wrote, and describes its outputs."""
+    """Puts the nodes that the rules wrote in the place of the graph's nodes, and declares its outputs anew."""
     refill(model.graph.output, (_output(mender, value) for value in model.graph.output))  # may write nodes, too
     refill(model.graph.node, mender.writer.nodes)
     refill(model.graph.value_info, ())
@@ -177,7 +186,7 @@ def _replace_nodes(model: ModelProto, mender: Mender) -> None:
 
 
 def _prepared(graph: ModelProto) -> ModelProto:
-    """A copy without local functions, of an opset that the rules know.
+    """A copy of a graph in the form that the rules know: without local functions, of opset 15 or later.
 
     Raises:
         UnmendableError: The graph is of an older opset, and cannot be converted.
@@ -186,20 +195,27 @@ def _prepared(graph: ModelProto) -> ModelProto:
     if copy.functions:
         copy = inliner.inline_local_functions(copy)
     if opset_of(copy) < _LOWEST_OPSET:
-        try:  # behind it, axes and sizes are inputs: only reductions below opset 18 have attributes
+        try:  # in that opset, axes and sizes are inputs of all operators but reductions
             copy = onnx.version_converter.convert_version(copy, _CONVERTED_OPSET)
         except Exception as error:  # the converter's own kinds
             why = f"cannot be converted to opset {_CONVERTED_OPSET} ({error}): export it there"
             raise UnmendableError(f"opset {opset_of(graph)}", why) from error
-    names = {tensor.name for tensor in copy.graph.initializer}
-    refill(copy.graph.input, (value for value in copy.graph.input if value.name not in names))
+    constants = {tensor.name for tensor in copy.graph.initializer}  # old graphs list them as inputs, too
+    refill(copy.graph.input, (value for value in copy.graph.input if value.name not in constants))
     return copy
 
 
 def _set_inputs(
     mender: Mender, names: GraphNames, steps: StepInput, inputs: Mapping[str, onnx.ValueInfoProto], lengths: str
 ) -> None:
-    """Describes the inputs of the graph: the axes of steps, mask and lengths.
+    """Describes the inputs of the graph to the mender: which of their axes are rows and time.
+
+    Args:
+        mender: The mender, which gets the descriptions.
+        names: The names of the graph's inputs, and the order of their axes.
+        steps: What a step of its sequences is.
+        inputs: The inputs, by name.
+        lengths: The name of the input with the lengths.
 
     Raises:
         UnmendableError: The graph has another input.
@@ -207,22 +223,25 @@ def _set_inputs(
     time = Size(np.broadcast_to(mender.lengths, (2, mender.length_count)))
     features = () if steps.kind == "tokens" or not names.features_axis else (mender.fixed_size(steps.features or 1),)
     order = (mender.rows, time) if names.open_axes[0] == 0 else (time, mender.rows)
-    is_turned = names.channels_first and features
-    axes = {
+    has_time_last = names.channels_first and features
+    sizes = {
         names.mask: order,
-        names.sequences: (mender.rows, *features, time) if is_turned else (*order, *features),
+        names.sequences: (mender.rows, *features, time) if has_time_last else (*order, *features),
         lengths: (mender.rows,),
     }
     for name, value in inputs.items():
-        if name not in axes:
+        if name not in sizes:
             raise UnmendableError(name, "is an input that is neither the steps, the lengths nor the mask")
-        mender.values[name] = DataTensor(name, value.type.tensor_type.elem_type, groups_of_one(axes[name]))
+        mender.values[name] = DataTensor(name, value.type.tensor_type.elem_type, groups_of_one(sizes[name]))
         (mender.depends_on_steps if name == names.sequences else mender.depends_on_lengths).add(name)
     mender.unchanged_steps |= mender.depends_on_steps
 
 
 def _follow(mender: Mender, node: NodeProto) -> list[MendedOperator]:
-    """Mends one node, and returns the change; none if the node stays as it is.
+    """Mends one node: writes what stands for it in the mended graph, and notes what is known of its outputs.
+
+    Returns:
+        The operator in a list, if the mend changes it; an empty list if padding does not reach its output.
 
     Raises:
         UnmendableError: It cannot be mended; the error names it, with its line of code.
@@ -233,9 +252,10 @@ def _follow(mender: Mender, node: NodeProto) -> list[MendedOperator]:
         if not _compute_from_sizes(mender, node):
             _apply_rule(mender, node)
     except UnmendableError as error:
-        if error.operator:
+        if error.operator:  # a node in the body of a loop
             raise
         raise UnmendableError(shown_operator(node), error.reason, location_of_node(node)) from error
+    # What the outputs depend on; a shape depends on neither the steps nor the lengths, but on the width.
     if node.op_type not in ("Shape", "Size"):
         for dependent in (mender.depends_on_lengths, mender.depends_on_steps):
             if dependent.intersection(node.input):
@@ -250,13 +270,13 @@ def _follow(mender: Mender, node: NodeProto) -> list[MendedOperator]:
 
 
 def shown_operator(node: NodeProto) -> str:
-    """A node in words: the module that it comes from, or its own name, and its operator type."""
+    """A node as text: its module or its own name, and its operator type, such as `Conv encoder.conv`."""
     name = operator_name(node)
     return name if node.op_type in name else f"{node.op_type} {name}" if name else f"{node.op_type} {node.output[0]}"
 
 
 def _text(node: NodeProto) -> str:
-    """A node as graph text, without its names and metadata."""
+    """A node as graph text (ONNX's textual syntax), without its name and metadata."""
     plain = deepcopy(node)
     del plain.metadata_props[:]
     plain.doc_string = plain.name = ""
@@ -264,7 +284,7 @@ def _text(node: NodeProto) -> str:
 
 
 def _apply_rule(mender: Mender, node: NodeProto) -> None:
-    """Mends a node by the rule for its operator; without one it is refused, with the reason."""
+    """Mends a node by the rule for its operator type; refuses an operator that has no rule, with the reason."""
     mender.refuse_if(node.domain not in OF_ONNX, f"is an operator of {node.domain}, not of ONNX")
     if node.op_type not in RULES:
         reasons = (why for names, why in _REASONS.items() if node.op_type in names.split())
@@ -273,13 +293,20 @@ def _apply_rule(mender: Mender, node: NodeProto) -> None:
 
 
 def _compute_from_sizes(mender: Mender, node: NodeProto) -> bool:
-    """Computes a node whose inputs are constants or computed from sizes, for all lengths; False if it has others."""
+    """Computes a node for all lengths, if all its inputs are known numbers: its output is then known, too.
+
+    The mended graph gets a copy of the node, which computes with the width of the batch.
+
+    Returns:
+        Whether it was done; False if an input is data, or the node has to be mended by a rule.
+    """
     values = [mender.values[name] if name else None for name in node.input]
     inputs = [value for value in values if not isinstance(value, DataTensor)]
     has_own_rule = node.op_type in ("Shape", "ConstantOfShape", "Range") or not is_pure(node)
     if len(inputs) < len(values) or len(node.output) != 1 or has_own_rule:
         return False
     name, tables = node.output[0], [None if value is None else value.table for value in inputs]
+    # Constants in, a constant out: by any operator; else by one that can be run on tables.
     results = None
     if all(value is None or value.is_constant for value in inputs):
         results = run_node(node, [None if table is None else table[0, 0] for table in tables])
@@ -296,39 +323,41 @@ def _compute_from_sizes(mender: Mender, node: NodeProto) -> bool:
 
 
 def _output(mender: Mender, value: onnx.ValueInfoProto) -> onnx.ValueInfoProto:
-    """The declaration of an output; a node is added where its value has another name in the mended graph.
+    """The declaration of an output of the mended graph; refuses one that is no answer.
+
+    Where the output has another name in the mended graph, this also writes an Identity that gives it its old name.
 
     Raises:
         UnmendableError: It does not depend on the steps, has other axes than an answer, or another number of steps.
     """
-    ragged = mender.values[value.name]
-    if isinstance(ragged, KnownTensor) or ragged.rows_dim is None:
+    tensor = mender.values[value.name]
+    if isinstance(tensor, KnownTensor) or tensor.rows_dim is None:
         raise UnmendableError(value.name, "does not depend on the steps")
-    kinds = ["rows" if size.is_rows else "time" if size.is_time else "fixed" for size in ragged.dim_sizes]
-    if ragged.has_added_rows or ragged.has_merged_axes or " ".join(kinds) not in _OUTPUTS:
+    kinds = ["rows" if size.is_rows else "time" if size.is_time else "fixed" for size in tensor.dim_sizes]
+    if tensor.has_added_rows or tensor.has_merged_axes or " ".join(kinds) not in _OUTPUTS:
         raise UnmendableError(value.name, f"is {kinds}, and must be [rows, classes] or [rows, time, classes]")
-    for size in ragged.dim_sizes:
+    for size in tensor.dim_sizes:
         if size.is_time and not np.array_equal(size.by_length, mender.lengths):
             raise UnmendableError(value.name, "answers another number of steps than the sequence has")
-    if ragged.name != value.name:  # the node that still has the output's name gives it up
+    if tensor.name != value.name:  # a node that still has the output's name gets another one
         for node in mender.writer.nodes:
             if value.name in node.output:
                 node.output[list(node.output).index(value.name)] = mender.writer.name(f"{value.name}_before")
-        mender.writer.nodes.append(helper.make_node("Identity", [ragged.name], [value.name]))
-    shape = ["rows" if size.is_rows else "width" if size.is_time else size.fixed for size in ragged.dim_sizes]
-    return helper.make_tensor_value_info(value.name, ragged.dtype, shape)
+        mender.writer.nodes.append(helper.make_node("Identity", [tensor.name], [value.name]))
+    shape = ["rows" if size.is_rows else "width" if size.is_time else size.fixed for size in tensor.dim_sizes]
+    return helper.make_tensor_value_info(value.name, tensor.dtype, shape)
 
 
 @dataclass(frozen=True, slots=True)
 class MendedOperator:
     """One operator that a mend changed."""
 
-    operator: str
-    kind: str
-    location: CodeLocation | None
+    operator: str  # Its name, as `shown_operator` gives it
+    kind: str  # Its operator type
+    location: CodeLocation | None  # The line of code that it comes from, if the graph says it
     cause: str  # How padding reached its output
-    before: tuple[str, ...]
-    after: tuple[str, ...]  # The lines of graph text that replace them
+    before: tuple[str, ...]  # The operator as graph text, a line for each node
+    after: tuple[str, ...]  # The nodes of the mended graph that replace it, as graph text
 
 
 @dataclass(frozen=True, slots=True)
@@ -336,7 +365,7 @@ class Mended:
     """A mended graph."""
 
     graph: onnx.ModelProto  # The graph; it takes the steps and the lengths
-    changes: tuple[MendedOperator, ...]
+    changes: tuple[MendedOperator, ...]  # The operators that it changes, in order of execution
     min_length: int  # The shortest sequence that the original accepts, derived from its kernels and slices
     max_length: int  # The longest, derived from its tables of positions; or more than was asked for
     # The numbers with which the original hides a step, if all its values are that one; the mended graph takes such a

@@ -1,4 +1,13 @@
-"""What all rules use: masks, alignment of rows, and moves within a row."""
+"""What the rules of all operators share: masks, the alignment of axes, and picking within each row.
+
+An *axis* is one of the original's tensor, a *dim* one of the mended graph's. The *group* of an axis has the sizes of
+the dims that it consists of: several if the original merged axes, as `(rows, time)` for the first axis of
+`x.reshape(-1, F)`. A size is of *rows*, of *time* (it depends on the length) or *fixed*. *Added rows* are dim 0 of a
+tensor that the original has once and each row has its own; they belong to no axis. A row's *own size* along a dim of
+time is the size that the original has for this sequence alone; behind it is padding. A `DataTensor` describes a tensor
+of the mended graph, a `KnownTensor` one whose numbers are known for each length.
+Methods that write nodes return the name, or the description, of the result.
+"""
 
 from __future__ import annotations
 
@@ -24,14 +33,18 @@ from lengthwise_export.mending.values import (
 
 
 class Mender(NodeMender):
-    """Follows the values of a graph and writes the mended one."""
+    """The mend of one graph, with the operations that rules share; `NodeMender` has the node that is being mended."""
 
-    follow: Callable[[Mender, NodeProto], Sequence[object]]  # mends one node, and returns what changed
+    # Mends one node; returns the changed operator in a list, empty if the node stays as it is
+    follow: Callable[[Mender, NodeProto], Sequence[object]]
 
     # -- masks --------------------------------------------------------------------------------------------------------
 
     def masked(self, value: DataTensor, dims: Iterable[int], fill: float) -> DataTensor:
-        """The tensor with a number beyond each row's own positions, along these axes of time of the tensor."""
+        """The tensor with the number `fill` at the padding of these dims of time: `Where(mask, value, fill)`.
+
+        A tensor that is the same for all rows gets added rows.
+        """
         dims, times = sorted(dims), value.time_dims()
         if not dims or (fill == 0 and value.zero_padded):
             return value
@@ -40,7 +53,7 @@ class Mender(NodeMender):
 
         def build() -> str:
             masks = [self.broadcast_mask(times[dim], dim + adds_rows, value.rows_dim or 0, rank) for dim in dims]
-            valid = functools.reduce(lambda mask, other: self.emit("And", [mask, other]), masks)
+            valid = functools.reduce(lambda left, right: self.emit("And", [left, right]), masks)
             return self.emit("Where", [valid, value.name, self.writer.scalar(fill, value.dtype)])
 
         name = self.writer.emit_once(("masked", value.name, tuple(dims), repr(fill)), build)
@@ -48,24 +61,29 @@ class Mender(NodeMender):
         return value.with_name(name, has_added_rows=value.has_added_rows or adds_rows, zero_padded=zero_padded)
 
     def broadcast_mask(self, size: Size, dim: int, rows_dim: int, rank: int) -> str:
-        """The mask of an axis of time, bool, to broadcast with a tensor: of size 1 except at the rows and this axis."""
+        """The mask of a dim of time in a form that broadcasts with a tensor of `rank` dims.
+
+        Returns:
+            The name of a bool tensor: true up to each row's own size; of size 1 at all dims but `dim` and `rows_dim`.
+        """
         mask = self.writer.mask(size)
 
         def build() -> str:
-            turned = self.writer.transposed(mask, (1, 0) if dim < rows_dim else (0, 1))
-            return self.writer.unsqueezed(turned, [axis for axis in range(rank) if axis not in (dim, rows_dim)])
+            transposed = self.writer.transposed(mask, (1, 0) if dim < rows_dim else (0, 1))
+            return self.writer.unsqueezed(transposed, [index for index in range(rank) if index not in (dim, rows_dim)])
 
         return self.writer.emit_once(("mask over", mask, dim, rows_dim, rank), build)
 
     def neutral_extreme(self, dtype: int, *, largest: bool = True, finite: bool = False) -> float:
-        """The number to fill padding with, so that it is never chosen as the largest (or the smallest).
+        """The number that a maximum never chooses (or a minimum, if not `largest`), to fill padding with.
 
-        By default an infinity; with `finite` the most extreme finite number.
+        Of floats minus or plus infinity, or with `finite` the most extreme finite number; of integers the most extreme
+        one.
         """
-        kind = helper.tensor_dtype_to_np_dtype(dtype)
-        if not np.issubdtype(kind, np.floating):
-            return int(np.iinfo(kind).min if largest else np.iinfo(kind).max)
-        number = float(np.finfo(kind).max) if finite else np.inf
+        numpy_type = helper.tensor_dtype_to_np_dtype(dtype)
+        if not np.issubdtype(numpy_type, np.floating):
+            return int(np.iinfo(numpy_type).min if largest else np.iinfo(numpy_type).max)
+        number = float(np.finfo(numpy_type).max) if finite else np.inf
         return -number if largest else number
 
     # -- broadcasting -------------------------------------------------------------------------------------------------
@@ -73,105 +91,135 @@ class Mender(NodeMender):
     def align_axes(
         self, values: Sequence[Value], *, free: int = 0, keep: int | None = None
     ) -> tuple[list[DataTensor], tuple[Group, ...], bool]:
-        """Moves the axes of operands to where they broadcast.
+        """Moves the dims of operands so that ONNX broadcasts them by the original's axes.
+
+        For example the divisor `[rows]` (added rows) of a sum `[rows, 8]` becomes `[rows, 1]`. Axes that do not match
+        are refused.
 
         Args:
             values: The operands.
-            free: The number of axes at the end of each operand that need not match, such as those of matrices.
+            free: The number of axes at the end of each operand that need not match, such as the two of matrices.
             keep: An axis of the result along which the operands need not match, such as that of a Concat.
 
         Returns:
-            The operands; the groups of axes of the result, without the free ones; whether it has an added axis of rows.
+            The operands, each with its tensor in the new form under its old description; the groups of the result's
+            axes, without the free ones; whether the result has added rows.
         """
         operands = [self.as_data(value) for value in values]
         rank = max(operand.rank - free for operand in operands)
-        targets: list[Group] = []
+        targets: list[Group] = []  # for each axis of the result, its group
         for axis in range(rank):
             group: Group = (self.size_one,)
             for operand in operands:
-                own = axis - rank + operand.rank - free
-                if own < 0 or axis == keep or self._is_one_or_none(operand.groups[own]):
+                operand_axis = axis - rank + operand.rank - free  # axes are aligned at the end, as by NumPy
+                if operand_axis < 0 or axis == keep or self._is_one_or_empty(operand.groups[operand_axis]):
                     continue
-                if self._is_one_or_none(group):
-                    group = operand.groups[own]
-                elif not self.matches(group, operand.groups[own]):
-                    self._refuse_pair(group, operand.groups[own])
+                if self._is_one_or_empty(group):
+                    group = operand.groups[operand_axis]
+                elif not self.matches(group, operand.groups[operand_axis]):
+                    self._refuse_pair(group, operand.groups[operand_axis])
             targets.append(group)
-        flat = [size for group in targets for size in group]
-        self.refuse_if(sum(size.is_rows for size in flat) > 1, CROSSES_ROWS)
-        has_rows = any(size.is_rows for size in flat)
+        sizes = [size for group in targets for size in group]
+        self.refuse_if(sum(size.is_rows for size in sizes) > 1, CROSSES_ROWS)
+        has_rows = any(size.is_rows for size in sizes)
         has_added_rows = any(operand.has_added_rows for operand in operands) and not has_rows
-        fitted = [self._fitted(operand, targets, free, has_rows, keep) for operand in operands]
-        return fitted, tuple(targets), has_added_rows
+        aligned = [self._aligned(operand, targets, free, has_rows, keep) for operand in operands]
+        return aligned, tuple(targets), has_added_rows
 
     def expanded(
-        self, value: DataTensor, groups: Sequence[Group], has_added_rows: bool, keep: int | None = None
+        self, operand: DataTensor, groups: Sequence[Group], has_added_rows: bool, keep: int | None = None
     ) -> str:
-        """An operand of `align`, repeated along the axes where it has size 1 and the others do not, except `keep`."""
-        own = [*[(self.size_one,)] * (len(groups) - value.rank), *value.groups]
-        moved_rows = value.has_added_rows and not has_added_rows
-        sizes: list[Size | None] = [None if value.has_added_rows else self.rows] * has_added_rows
-        for axis, (group, before) in enumerate(zip(groups, own, strict=True)):
-            is_whole = axis == keep or not has_size_one(before)
-            sizes += [None if is_whole or (moved_rows and size.is_rows) or size.fixed == 1 else size for size in group]
-        return self.emit_with_shape("Expand", value.name, sizes) if any(sizes) else value.name
+        """The tensor of an operand of `align_axes`, repeated along its axes of size 1 to the shape of the result.
+
+        Args:
+            operand: The operand, as `align_axes` returns it.
+            groups: The groups of the result's axes.
+            has_added_rows: Whether the result has added rows.
+            keep: The axis of the result along which the operand keeps its size.
+        """
+        operand_groups = [*[(self.size_one,)] * (len(groups) - operand.rank), *operand.groups]
+        has_moved_rows = operand.has_added_rows and not has_added_rows  # to the axis of rows, so they are there
+        # For each dim the size to repeat it to; None for one that stays
+        sizes: list[Size | None] = [None if operand.has_added_rows else self.rows] * has_added_rows
+        for axis, (group, operand_group) in enumerate(zip(groups, operand_groups, strict=True)):
+            stays = axis == keep or not has_size_one(operand_group)
+            sizes += [None if stays or (has_moved_rows and size.is_rows) or size.fixed == 1 else size for size in group]
+        return self.emit_with_shape("Expand", operand.name, sizes) if any(sizes) else operand.name
 
     def broadcast_node(self, kind: str, left: Value, right: Value) -> DataTensor:
-        """Two tensors that broadcast, joined by an operator, with the element type of the first."""
+        """The result of an elementwise operator on two tensors that broadcast, with the element type of the first."""
         (first, second), groups, has_added_rows = self.align_axes([left, right])
         return DataTensor(self.emit(kind, [first.name, second.name]), first.dtype, groups, has_added_rows)
 
-    def _refuse_pair(self, one: Group, other: Group) -> NoReturn:
-        """Refuses to combine two axes that do not match."""
-        both = f"{axis_text(one)} and {axis_text(other)}"
+    def _refuse_pair(self, first: Group, second: Group) -> NoReturn:
+        """Refuses an operator that combines two axes that do not match; the reason says in what they differ."""
+        pair = f"{axis_text(first)} and {axis_text(second)}"
         self.refuse_if(
-            self.axis_size(one).equals(self.axis_size(other)),
-            f"combines axes that were merged of different ones, {both}: keep rows and steps as own axes",
+            self.axis_size(first).equals(self.axis_size(second)),
+            f"combines axes that were merged of different ones, {pair}: keep rows and steps as own axes",
         )
-        self.refuse(f"combines axes of different sizes, {both}: its width is fixed, or it combines different steps")
+        self.refuse(f"combines axes of different sizes, {pair}: its width is fixed, or it combines different steps")
 
-    def _is_one_or_none(self, group: Group) -> bool:
-        """Whether an axis has size 1 wherever it is not empty; restricts the mend to those lengths, see `require`."""
+    def _is_one_or_empty(self, group: Group) -> bool:
+        """Whether an axis has size 1 at every length, or 0 at some of them and 1 at the others.
+
+        Raises:
+            LengthsRestricted: It is empty at some lengths: the mend begins again without them.
+        """  # noqa: DOC502 - `require_lengths` raises it
         table = self.axis_size(group).table
         if not table.any() or (table > 1).any():
             return False
         self.require_lengths((table == 1).all(axis=0))
         return True
 
-    def _fitted(
-        self, value: DataTensor, targets: Sequence[Group], free: int, has_rows: bool, keep: int | None
+    def _aligned(
+        self, operand: DataTensor, targets: Sequence[Group], free: int, has_rows: bool, keep: int | None
     ) -> DataTensor:
-        """An operand with axes of size 1 where it lacks an axis, and its added rows where the others have their rows.
+        """The tensor of an operand in the form that broadcasts with the others; the description gets only its new name.
 
-        Its dims get labels, in their order before (`current`) and after (`labels`): `rows` for the added rows, None for
-        a new dim, else the axis and the index in its group. The tensor is squeezed, transposed and unsqueezed by these.
+        It gets dims of size 1 where it lacks dims of the result, and its added rows go where the result has its rows.
+        Each dim has a label: `rows` for the added rows, None for a new dim, else its axis in the result and its index
+        within the axis. The labels before (`labels`) and after (`new_labels`) say how to squeeze, transpose, unsqueeze.
+
+        Args:
+            operand: The operand.
+            targets: The groups of the result's axes, without the free ones.
+            free: The number of axes at the end that stay as they are.
+            has_rows: Whether the result has an axis with the rows.
+            keep: The axis along which the operand keeps its size.
         """
-        missing = len(targets) - (value.rank - free)  # axes that broadcasting adds in front
-        current: list[object] = ["rows"] if value.has_added_rows else []
-        for axis, group in enumerate(value.groups):
-            current += [(axis + missing, index) for index in range(len(group))]
-        labels: list[object] = ["rows"] if value.has_added_rows and not has_rows else []
+        missing = len(targets) - (operand.rank - free)  # axes that broadcasting adds in front
+        labels: list[object] = ["rows"] if operand.has_added_rows else []
+        for axis, group in enumerate(operand.groups):
+            labels += [(axis + missing, index) for index in range(len(group))]
+        new_labels: list[object] = ["rows"] if operand.has_added_rows and not has_rows else []
         for axis, target in enumerate(targets):
-            group = value.groups[axis - missing] if axis >= missing else ()
-            own_labels = [(axis, index) for index in range(len(group))]
+            group = operand.groups[axis - missing] if axis >= missing else ()
+            labels_of_axis = [(axis, index) for index in range(len(group))]
             if axis == keep and axis >= missing:
-                labels += own_labels
+                new_labels += labels_of_axis
                 continue
-            remaining = iter(own_labels[:1] if has_size_one(group) else own_labels)
-            moves_rows = value.has_added_rows and has_rows
-            labels += ["rows" if moves_rows and size.is_rows else next(remaining, None) for size in target]
-        labels += current[len(current) - sum(map(len, value.groups[value.rank - free :])) :] if free else []
-        if not value.has_added_rows:  # broadcasting adds axes in front
-            labels = [*itertools.dropwhile(lambda label: label is None, labels)]
-        kept = [label for label in current if label in labels]
-        name = self.writer.squeezed(value.name, [dim for dim, label in enumerate(current) if label not in labels])
-        name = self.writer.transposed(name, [kept.index(label) for label in labels if label is not None])
-        return value.with_name(self.writer.unsqueezed(name, [dim for dim, label in enumerate(labels) if label is None]))
+            remaining = iter(labels_of_axis[:1] if has_size_one(group) else labels_of_axis)
+            moves_rows = operand.has_added_rows and has_rows
+            new_labels += ["rows" if moves_rows and size.is_rows else next(remaining, None) for size in target]
+        if free:
+            new_labels += labels[len(labels) - sum(map(len, operand.groups[operand.rank - free :])) :]
+        if not operand.has_added_rows:  # ONNX adds dims in front by itself
+            new_labels = [*itertools.dropwhile(lambda label: label is None, new_labels)]
+        kept = [label for label in labels if label in new_labels]
+        name = self.writer.squeezed(operand.name, [dim for dim, label in enumerate(labels) if label not in new_labels])
+        name = self.writer.transposed(name, [kept.index(label) for label in new_labels if label is not None])
+        new_dims = [dim for dim, label in enumerate(new_labels) if label is None]
+        return operand.with_name(self.writer.unsqueezed(name, new_dims))
 
     # -- moves within a row -------------------------------------------------------------------------------------------
 
     def only_dim(self, value: DataTensor, axis: int) -> tuple[int, Size]:
-        """The dim that is an axis of the original, and its size; refused if the axis is several dims."""
+        """The dim that an axis of the original is, and its size.
+
+        Raises:
+            UnmendableError: The axis is merged, so it is several dims.
+        """  # noqa: DOC502 - `refuse_if` raises it
         group = value.groups[axis]
         self.refuse_if(
             len(group) != 1,
@@ -180,13 +228,21 @@ class Mender(NodeMender):
         return value.first_dims()[axis], group[0]
 
     def mixed_dim(self, value: DataTensor, axis: int) -> tuple[int, Size]:
-        """As `single`, for an operator that mixes the values along the axis: refused if it is the rows."""
+        """The dim that an axis is, and its size, for an operator that mixes the values along the axis.
+
+        Raises:
+            UnmendableError: The axis is merged, or is that of the rows.
+        """  # noqa: DOC502 - the methods that it calls raise it
         dim, size = self.only_dim(value, axis)
         self.refuse_rows((size,))
         return dim, size
 
     def fill_padding(self, value: DataTensor, axis: int, fill: float, cause: str) -> DataTensor:
-        """The tensor with `fill` at padding along an axis, if this is one of time; then also notes the cause."""
+        """The tensor with `fill` at the padding of an axis of time, and `cause` noted; as it is if the axis is fixed.
+
+        Raises:
+            UnmendableError: The axis is merged, or is that of the rows.
+        """  # noqa: DOC502 - `mixed_dim` raises it
         dim, size = self.mixed_dim(value, axis)
         if not size.is_time:
             return value
@@ -194,12 +250,12 @@ class Mender(NodeMender):
         return self.masked(value, [dim], fill)
 
     def take_per_row(self, value: DataTensor, axis: int, index: str, size: Size, *, clip: bool = True) -> DataTensor:
-        """`value[row, index[row]]` along an axis of the original: each row picks its own positions.
+        """`value[row, index[row]]` along an axis: each row picks its own positions, by a GatherND or a Gather.
 
         Args:
-            value: The tensor; one that is the same for all rows gets an added axis of rows.
+            value: The tensor; one that is the same for all rows gets added rows.
             axis: The axis of the original.
-            index: `[rows, size]` int64.
+            index: The name of `[rows, size]` int64.
             size: The size of the axis in the result.
             clip: Whether an index outside of the axis, which only padding has, becomes its first or last position.
         """
@@ -207,89 +263,99 @@ class Mender(NodeMender):
         if clip:
             last = self.emit("Sub", [self.writer.size_at_width(old_size), self.writer.constant([1])])
             index = self.emit("Min", [self.emit("Max", [index, self.writer.constant([0])]), last])
+        # GatherND indexes the dims in front, so the rows and the axis go there, and back afterwards.
         rank, rows_dim = len(value.dim_sizes) + value.has_added_rows, value.rows_dim
         front = [dim] if rows_dim is None else [rows_dim, dim]
-        order = [*front, *(other for other in range(rank) if other not in front)]
-        inverse = [order.index(other) for other in range(rank)]
-        index = index if rows_dim is None else self.writer.unsqueezed(index, [2])
+        order = [*front, *(old_dim for old_dim in range(rank) if old_dim not in front)]
+        inverse = [order.index(old_dim) for old_dim in range(rank)]
         transposed = self.writer.transposed(value.name, order)
-        if rows_dim is None:
-            picked, inverse = self.emit("Gather", [transposed, index], axis=0), [0, *(other + 1 for other in inverse)]
+        if rows_dim is None:  # [size, ...] by [rows, size]: a Gather adds the rows in front
+            picked = self.emit("Gather", [transposed, index], axis=0)
+            inverse = [0, *(old_dim + 1 for old_dim in inverse)]
         else:
-            picked = self.emit("GatherND", [transposed, index], batch_dims=1)
+            picked = self.emit("GatherND", [transposed, self.writer.unsqueezed(index, [2])], batch_dims=1)
         has_added_rows = value.has_added_rows or rows_dim is None
-        return DataTensor(
-            self.writer.transposed(picked, inverse), value.dtype, value.groups_with(axis, size), has_added_rows
-        )
+        groups = value.groups_with(axis, size)
+        return DataTensor(self.writer.transposed(picked, inverse), value.dtype, groups, has_added_rows)
 
     def strided_positions(self, start: Table, step: int, size: Size) -> str:
-        """`[rows, size]` int64: the positions start, start + step, ... of each row; `start` is `[lengths]`."""
+        """`[rows, size]` int64: for each row the positions start, start + step, ...; `start` is a table `[lengths]`."""
         positions = self.writer.positions(size)
         if step != 1:
             positions = self.emit("Mul", [positions, self.writer.constant(np.int64(step))])
         return self.emit("Add", [self.writer.per_row_column(start.astype(np.int64)), positions])
 
     def shape_at_width(self, groups: Iterable[Group]) -> str:
-        """`[axes]` int64: the sizes of axes of the original at the width of the batch."""
+        """`[axes]` int64: the shape of the padded batch's tensor in the original's axes, from the groups of these."""
         parts = [self.axis_size_at_width(group) for group in groups]
         return self.emit("Concat", parts, axis=0) if parts else self.writer.constant(np.zeros(0, np.int64))
 
     def emit_with_shape(self, kind: str, name: str, sizes: Iterable[Size | None]) -> str:
-        """The tensor reshaped or expanded (`kind`) to these sizes at the width of the batch; to 1 for None."""
+        """The tensor after a Reshape or an Expand (`kind`) to these sizes at the width of the batch; None is size 1."""
         parts = [self.writer.constant([1]) if size is None else self.writer.size_at_width(size) for size in sizes]
         return self.emit(kind, [name, self.emit("Concat", parts, axis=0)])
 
     def axis_size_at_width(self, group: Group) -> str:
-        """`[1]` int64: the size of an axis of the original in the padded batch, the product of those of its dims."""
+        """`[1]` int64: the size of an axis in the padded batch, which is the product of its dims' sizes."""
         total = self.writer.size_at_width(group[0])
         for size in group[1:]:
             total = self.emit("Mul", [total, self.writer.size_at_width(size)])
         return total
 
     def axis_size(self, group: Group) -> Size:
-        """The size of an axis of the original."""
+        """The size of an axis of the original, which is the product of its dims' sizes."""
         return Size.product(group, self.length_count)
 
     def in_original_shape(self, value: DataTensor) -> str:
-        """The tensor in the shape that the original has, its merged axes as one."""
+        """The tensor with merged axes as one dim each, by a Reshape, for an operator that takes the original's shape.
+
+        Raises:
+            UnmendableError: It has merged axes and added rows.
+        """  # noqa: DOC502 - `refuse_if` raises it
         if not value.has_merged_axes:
             return value.name
         self.refuse_if(value.has_added_rows, "merges axes of a value that differs between rows only by their lengths")
         return self.emit("Reshape", [value.name, self.shape_at_width(value.groups)])
 
     def unsqueezed(self, value: DataTensor, axes: Sequence[int]) -> DataTensor:
-        """The tensor with more axes of size 1; `axes` are their indices in the result."""
+        """The tensor with new axes of size 1; `axes` are their indices in the result, which are not negative."""
         others = iter(value.groups)
         groups = tuple((self.size_one,) if axis in axes else next(others) for axis in range(value.rank + len(axes)))
         wider = value.with_name(value.name, groups=groups)
         return wider.with_name(self.writer.unsqueezed(value.name, [wider.first_dims()[axis] for axis in sorted(axes)]))
 
     def squeezed(self, value: DataTensor, axes: Sequence[int]) -> DataTensor:
-        """The tensor without axes of size 1; a negative axis is counted from the end."""
+        """The tensor without these axes, which have size 1; a negative axis is counted from the end."""
         removed = [axis % value.rank for axis in axes]
         name = self.writer.squeezed(value.name, [dim for axis in removed for dim in value.dims_of(axis)])
-        return value.with_name(
-            name, groups=tuple(group for axis, group in enumerate(value.groups) if axis not in removed)
-        )
+        groups = tuple(group for axis, group in enumerate(value.groups) if axis not in removed)
+        return value.with_name(name, groups=groups)
 
     def unmerge_first_axis(self, name: str, group: Group, rank: int) -> str:
-        """A tensor whose first axis is merged, reshaped to the axes of its group; see `merged`."""
+        """The tensor with its first axis split into the dims of a group: the inverse of `in_original_shape`.
+
+        Args:
+            name: A tensor of `rank` axes, whose first one is one dim.
+            group: The group of the first axis.
+            rank: The number of axes.
+        """
         if len(group) == 1:
             return name
-        rest = self.emit("Shape", [name], start=1)
-        parts = [self.writer.size_at_width(size) for size in group]
-        return self.emit("Reshape", [name, self.emit("Concat", [*parts, *([rest] if rank > 1 else [])], axis=0)])
+        shape = [self.writer.size_at_width(size) for size in group]
+        if rank > 1:
+            shape.append(self.emit("Shape", [name], start=1))
+        return self.emit("Reshape", [name, self.emit("Concat", shape, axis=0)])
 
 
-Rule = Callable[[Mender], None]  # mends `Mender.node`: emits what stands for it, and sets its outputs
-RULES: Final[dict[str, Rule]] = {}  # the rule for each operator of ONNX that can be mended
+Rule = Callable[[Mender], None]  # mends `Mender.node`: writes the nodes that stand for it, and sets its outputs
+RULES: Final[dict[str, Rule]] = {}  # by operator type of ONNX, the rule that mends it
 
 
-def rule(*operators: str) -> Callable[[Rule], Rule]:
-    """Registers the rule for some operators."""
+def rule(*kinds: str) -> Callable[[Rule], Rule]:
+    """A decorator that registers a function in `RULES`, as the rule for these operator types."""
 
     def register(function: Rule) -> Rule:
-        RULES.update(dict.fromkeys(operators, function))
+        RULES.update(dict.fromkeys(kinds, function))
         return function
 
     return register

@@ -1,4 +1,11 @@
-"""The state of one mend, and the node that is being mended: its inputs, attributes and outputs."""
+"""The node that is being mended: how a rule reads its inputs and attributes, writes nodes for it, and sets its outputs.
+
+An *axis* is one of the original's tensor, a *dim* one of the mended graph's; the *group* of an axis has the sizes of
+the dims that it consists of. A `KnownTensor` has numbers that are known for each length: a constant, or computed from
+sizes. A `DataTensor` depends on the sequences. *Added rows* are dim 0 of a tensor that the original has once and each
+row has its own. The tables of a mend are for a range of lengths; where the original raises at some of these lengths,
+the mend begins again with a shorter range (`LengthsRestricted`).
+"""
 
 from __future__ import annotations
 
@@ -24,22 +31,25 @@ from lengthwise_export.mending.values import (
 from lengthwise_export.mending.writer import Writer
 from lengthwise_export.onnx_graphs.protos import AXES_ARE_INPUTS, attributes_of
 
-_SHORTEST_RUN: Final = 8  # fewer lengths in a row at which two sizes agree are chance
+_SHORTEST_RUN: Final = 8  # successive lengths: if two sizes agree at fewer, this is chance
 
 
 class LengthsRestricted(Exception):
-    """The original accepts only lengths from a first to a last one, the two arguments."""
+    """The original accepts a shorter range of lengths only. Arguments: the first and the last of these lengths."""
 
 
 class StepsHidden(Exception):
-    """Start again with these masks made true everywhere: then the loop is a recurrent layer.
+    """A loop is a recurrent layer if some masks are made true everywhere: `mend` begins again with these masks.
 
-    Argument: mask name to the number that marks hidden steps.
+    Argument: by the name of each mask, the number that marks the steps that it hides.
     """
 
 
 def longest_run(accepted: NDArray[np.bool_]) -> slice | None:
-    """The indices of the longest run of accepted lengths; None if it is so short that it may be chance."""
+    """The longest run of true values, as a slice of `accepted` `[lengths]`.
+
+    All lengths are always a run; of others, one shorter than `_SHORTEST_RUN` may be chance: None.
+    """
     if accepted.all():
         return slice(0, len(accepted))
     edges = np.flatnonzero(np.diff(np.concatenate([[0], accepted.astype(np.int8), [0]])))
@@ -52,44 +62,53 @@ class NodeMender:
     """Reads the inputs of the node that is being mended, and writes nodes instead of it."""
 
     def __init__(self, writer: Writer, lengths: NDArray[np.int64], *, opset: int) -> None:
+        """Begins a mend without any values.
+
+        Args:
+            writer: Writes the nodes of the mended graph.
+            lengths: The lengths that tables are for, ascending without a gap.
+            opset: The version of ONNX's operators in the graph.
+        """
         self.writer = writer
-        self.lengths = lengths  # those that the tables hold, ascending without a gap
+        self.lengths = lengths
         self.length_count = len(lengths)
-        self.axes_are_inputs = opset >= AXES_ARE_INPUTS
-        self.values: dict[str, Value] = {}
-        self.node = NodeProto()
-        self.causes: list[str] = []  # why padding reaches the output of this node
+        self.axes_are_inputs = opset >= AXES_ARE_INPUTS  # of reductions; attributes in older opsets
+        self.values: dict[str, Value] = {}  # what is known of each value of the original, by its name
+        self.node = NodeProto()  # the node of the original that is being mended
+        self.causes: list[str] = []  # texts: how padding would reach the output of this node without a change
+        # Names of values of the original:
         self.depends_on_lengths: set[str] = set()  # values that depend on an input with lengths or a mask
         self.depends_on_steps: set[str] = set()  # values that depend on the steps
-        self.unchanged_steps: set[str] = set()  # the steps, and casts of them: token ids, which padding has too
+        self.unchanged_steps: set[str] = set()  # the input with the steps, and casts of it
         self.used_names: set[str] = set()  # values that a node or an output of the graph takes
         self.hiding_masks: dict[str, HidingMask] = {}  # masks that the values of the steps decide
         self.always_true_masks: set[str] = set()  # masks that are true at every step of a lone sequence
+        # Sizes that many rules need:
         self.size_one = self.fixed_size(1)
         self.rows = Size(np.broadcast_to(np.array([[1], [MANY_ROWS]], dtype=np.int64), (2, self.length_count)))
 
     # -- values -------------------------------------------------------------------------------------------------------
 
     def input_value(self, index: int) -> Value | None:
-        """An input of the node; None if it is not given."""
+        """What is known of an input of the node, by its index; None if the node does not have this input."""
         name = self.node.input[index] if index < len(self.node.input) else ""
         return self.values[name] if name else None
 
     def required_input(self, index: int) -> Value:
-        """An input of the node that it must have."""
+        """What is known of an input of the node, which always has this input."""
         return self.values[self.node.input[index]]
 
     def data_input(self, index: int) -> DataTensor:
-        """An input of the node as a tensor of data; the node must have it."""
+        """An input of the node as a `DataTensor`, also if its numbers are known; see `as_data`."""
         return self.as_data(self.required_input(index))
 
     def movable_input(self, index: int) -> DataTensor:
-        """An input for an operator that only moves elements: as `ragged`, or the numbers of the rows."""
+        """An input of a node that only moves or copies elements: as `data_input`, but it may be an index of rows."""
         value = self.input_value(index)
         return value if isinstance(value, DataTensor) and value.is_row_index else self.data_input(index)
 
     def constant_input(self, index: int) -> NDArray[Any] | None:
-        """The constant, of any shape, that an input is; None if the node has no such input."""
+        """The array of an input that must be a constant; None if the node does not have this input."""
         value = self.input_value(index)
         if value is None:
             return None
@@ -98,29 +117,49 @@ class NodeMender:
         return np.asarray(value.table[0, 0])
 
     def required_constant(self, index: int) -> NDArray[Any]:
-        """The constant, of any shape, that an input is; the node must have it."""
+        """The array of an input that must be a constant, and that the node always has."""
         array = self.constant_input(index)
         assert array is not None
         return array
 
     def sizes_input(self, index: int, subject: str) -> KnownTensor:
-        """An input that must be computed from sizes and constants; `subject` is what a refusal says of it."""
+        """An input whose numbers must be known, such as a shape.
+
+        Args:
+            index: The index of the input.
+            subject: The begin of the reason for a refusal, such as `its shape is`.
+
+        Raises:
+            UnmendableError: The input is computed from the values of the sequences.
+        """  # noqa: DOC502 - `refuse` raises it
         value = self.input_value(index)
         if not isinstance(value, KnownTensor):
             self.refuse(f"{subject} computed from the data")
         return value
 
     def attribute(self, name: str, default: Any = None) -> Any:
-        """An attribute of the node."""
+        """The value of an attribute of the node; `default` if the node does not have it."""
         return attributes_of(self.node).get(name, default)
 
     def input_and_axis(self, default: int) -> tuple[DataTensor, int]:
-        """The first input as a tensor of data, and the axis that the attribute `axis` names, counted from 0."""
+        """The first input, and the axis that the attribute `axis` names in it, counted from 0.
+
+        Args:
+            default: The axis of a node without this attribute.
+        """
         value = self.data_input(0)
         return value, self.attribute("axis", default) % value.rank
 
     def axes_of_node(self, rank: int, index: int = 1) -> list[int] | None:
-        """The axes of the node, from its attribute or its input, counted from 0; None if it names none."""
+        """The axes that the node names by its attribute `axes` or by an input, counted from 0.
+
+        Args:
+            rank: The number of axes of the tensor, for negative ones.
+            index: The index of the input.
+
+        Returns:
+            The axes; None if the node names none.
+        """
         axes = self.attribute("axes")
         if axes is None:
             array = self.constant_input(index)
@@ -128,25 +167,31 @@ class NodeMender:
         return None if axes is None else [int(axis) % rank for axis in axes]
 
     def set_output(self, value: Value, index: int = 0) -> None:
-        """Sets an output of the node."""
+        """Says what is known of an output of the node."""
         self.values[self.node.output[index]] = value
 
     def constant_tensor(self, name: str, array: NDArray[Any]) -> KnownTensor:
-        """A constant of this name: `array`, of any shape, at each length."""
+        """The description of a constant; it has this name in the mended graph, and is `array` at every length."""
         return KnownTensor(name, np.broadcast_to(array, (2, self.length_count, *array.shape)))
 
     def register(self, value: DataTensor) -> str:
-        """A new name under which the rules find a value."""
+        """Gives a value that a rule made a new name, by which later nodes can take it as an input; returns the name."""
         name = self.writer.name("mended_value")
         self.values[name] = value
         return name
 
     def fixed_size(self, number: int) -> Size:
-        """A fixed size."""
+        """A size that is the same at every length."""
         return Size.of(number, self.length_count)
 
     def as_data(self, value: Value) -> DataTensor:
-        """A value as a tensor of data; numbers that depend on the length get an axis of rows."""
+        """A value as a tensor of data.
+
+        1. It is one: the value itself; an index of rows is refused.
+        2. A constant: the tensor with axes of fixed size.
+        3. Known numbers that depend on the length: the tensor with added rows, each with the numbers for its own
+           length. This is noted as a cause, because the original takes the width of the batch for the length.
+        """
         if isinstance(value, DataTensor):
             self.refuse_if(
                 value.is_row_index or value.index_columns,
@@ -160,27 +205,27 @@ class NodeMender:
         return DataTensor(self.writer.per_row(value.table[0]), value.dtype, groups, has_added_rows=True)
 
     def refuse(self, reason: str) -> NoReturn:
-        """Ends the mend.
+        """Ends the mend, because this node cannot be mended.
 
         Raises:
-            UnmendableError: Always; the caller adds the operator.
+            UnmendableError: Always; the caller of the rule adds the name of the operator.
         """
         raise UnmendableError("", reason)
 
     def refuse_if(self, condition: object, reason: str) -> None:
-        """Ends the mend if a precondition of a rule does not hold."""
+        """Ends the mend with a reason (see `refuse`) if the condition is true."""
         if condition:
             self.refuse(reason)
 
     def refuse_rows(self, *groups: Sequence[Size]) -> None:
-        """Refuses an operator that mixes the values along axes, if one of the axes is that of the rows."""
+        """Refuses an operator that mixes the values along these axes, if one of them is that of the rows."""
         self.refuse_if(any(size.is_rows for group in groups for size in group), CROSSES_ROWS)
 
     def require_lengths(self, accepted: NDArray[np.bool_]) -> None:
-        """Restricts the mend to lengths where `accepted` `[lengths]` is true: the original raises at the others.
+        """Says that the original accepts only lengths where `accepted` `[lengths]` is true.
 
         Raises:
-            LengthsRestricted: Some lengths are left out; the caller begins again with the others.
+            LengthsRestricted: It is false at some lengths; `mend` begins again with the longest range of the others.
         """
         if accepted.all():
             return
@@ -189,33 +234,40 @@ class NodeMender:
             self.refuse("accepts only some lengths: its width is fixed, or must be a multiple of a number")
         raise LengthsRestricted(int(self.lengths[run.start]), int(self.lengths[run.stop - 1]))
 
-    def matches(self, one: Group, other: Group) -> bool:
-        """Whether two axes have the same sizes, at all lengths or at least in one long range of them.
+    def matches(self, first: Group, second: Group) -> bool:
+        """Whether two axes have dims of equal sizes, at all lengths or in one long range of them.
 
-        Lengths outside of that range are left out, as `require` does: of a table of 512 positions, those above 512.
+        Only a range matches, for example, a table of 512 positions: longer sequences have no positions.
 
         Raises:
-            LengthsRestricted: Some lengths are left out; the caller begins again with the others.
-        """  # noqa: DOC502 - `require` raises it
-        if len(one) != len(other):
+            LengthsRestricted: They are equal in a range only; `mend` begins again with that range.
+        """  # noqa: DOC502 - `require_lengths` raises it
+        if len(first) != len(second):
             return False
-        equal = np.all([first.table == second.table for first, second in zip(one, other, strict=True)], axis=(0, 1))
-        if longest_run(equal) is None:
+        is_equal = np.all([left.table == right.table for left, right in zip(first, second, strict=True)], axis=(0, 1))
+        if longest_run(is_equal) is None:
             return False
-        self.require_lengths(equal)
+        self.require_lengths(is_equal)
         return True
 
     # -- nodes --------------------------------------------------------------------------------------------------------
 
     def emit(self, kind: str, inputs: Sequence[str], **attributes: Any) -> str:
-        """Adds a node with one output."""
+        """Writes a node with one output, and returns the output's name."""
         return self.writer.emit(kind, inputs, **attributes)
 
     def keep_node(
         self, value: DataTensor, *, zero_padded: bool = False, dtype: int | None = None, **attributes: Any
     ) -> None:
-        """Copies the node with another first input. Its output has the axes of that input."""
-        (name,) = (each for each in self.copy_node([value.name, *self.further_inputs()], **attributes) if each)
+        """Writes the node as it is, on a tensor in place of its first input, and sets its output.
+
+        Args:
+            value: The tensor; the output has the same axes.
+            zero_padded: Whether the output is 0 at all padding.
+            dtype: The element type of the output; None for that of the tensor.
+            **attributes: Attributes of the node with other values.
+        """
+        (name,) = (name for name in self.copy_node([value.name, *self.further_inputs()], **attributes) if name)
         self.set_output(value.with_name(name, zero_padded=zero_padded, dtype=value.dtype if dtype is None else dtype))
 
     def further_inputs(self) -> list[str]:
@@ -225,5 +277,5 @@ class NodeMender:
     def copy_node(
         self, inputs: Sequence[str], *, drop: Iterable[str] = (), name_suffix: str = "", **attributes: Any
     ) -> list[str]:
-        """Adds the node with other inputs and attributes, and returns the names of its outputs; see `NodeWriter`."""
+        """Writes the node with other inputs and attributes; returns the names of its outputs. See `NodeWriter.copy`."""
         return self.writer.copy(self.node, inputs, drop=drop, name_suffix=name_suffix, **attributes)

@@ -1,7 +1,20 @@
 """A Loop over the steps as a Scan, which says what it takes at each step, and what it carries to the next one.
 
-A Loop says neither: it counts, and its body picks the step with that count from a value outside. What it picks, how
-often it turns, and which of its states are only counted or handed on, is found out here.
+A Loop says neither. Its body gets the number of the iteration, and picks the step with this number from a tensor
+outside (a Gather). What it picks, how often it iterates, and which of its states are only counted or passed on, is
+worked out here.
+
+    Loop(limit, condition, h) with body            Scan(h, x) with body
+        step = Gather(x, iteration)                    step: an input
+        h' = f(step, h)                                h' = f(step, h)
+        condition' = iteration + 1 < length            none: a Scan ends with its steps
+
+The body's inputs are the iteration's number, the condition and the states; its outputs are the next condition, the
+next states, and what the Loop collects from each iteration. A state is one of three kinds:
+
+    invariant    passed on unchanged: the same as the Loop's input (`_invariants`)
+    counter      increased by 1 in each iteration (`_counters`)
+    carried      anything else: the Scan carries it, too
 """
 
 from __future__ import annotations
@@ -14,114 +27,128 @@ from onnx import GraphProto, NodeProto, ValueInfoProto, helper
 
 from lengthwise_export.mending.mender import Mender
 from lengthwise_export.mending.values import CROSSES_ROWS, DataTensor, KnownTensor, Table, run_on_tables
-from lengthwise_export.onnx_graphs.protos import graphs_in, names_in, nodes_before
+from lengthwise_export.onnx_graphs.protos import attributes_of, graphs_in, names_in, nodes_before
 
-_WITHOUT_LIMIT: Final = 2**31 - 1  # A Loop with this limit or a higher one ends by its condition
+_NO_LIMIT: Final = 2**31 - 1  # iterations: a Loop with this limit or a higher one ends by its condition
 
 
 def as_scan(mender: Mender) -> NodeProto:
-    """A Scan with the outputs of a Loop over the steps, except outputs that are inputs of the Loop unchanged."""
+    """The Loop that is being mended as a Scan over the steps; refuses one that does not iterate over the steps.
+
+    Outputs of the Loop that are invariant states are not outputs of the Scan: they are set here.
+    """
     return _Loop(mender).scan()
 
 
 class _Loop:
-    """A Loop, and what its body does with each state: counts turns in it, hands it on, or computes it anew."""
+    """A Loop, with what its body does with each state: passes it on, counts with it, or computes a new one."""
 
     def __init__(self, mender: Mender) -> None:
+        """Reads the Loop `mender.node`, and finds out which of its states are invariant or counters."""
         self._mender, self._node = mender, mender.node
         body: GraphProto = mender.attribute("body")
         self._body = body
-        self._inputs, self._outputs = [each.name for each in body.input], [each.name for each in body.output]
-        self._states = dict(zip(self._inputs[2:], self._outputs[1:], strict=False))
-        self._starts = dict(zip(self._inputs[2:], self._node.input[2:], strict=True))
+        self._inputs, self._outputs = [value.name for value in body.input], [value.name for value in body.output]
+        self._next = dict(zip(self._inputs[2:], self._outputs[1:], strict=False))  # by state, its next value
+        self._starts = dict(zip(self._inputs[2:], self._node.input[2:], strict=True))  # by state, the Loop's input
         self._producers = {name: node for node in body.node for name in node.output if name}
-        self._counters = {self._inputs[0]: 0}
-        self._constant: dict[str, str] = {}
-        for name, after in self._states.items():
-            if self._origin(after) == name:
-                self._constant[name] = self._starts[name]
-            elif (first := self._counted(name, after)) is not None:
-                self._counters[name] = first
+        self._counters = {self._inputs[0]: 0}  # by counter, its value in the first iteration
+        self._invariants: dict[str, str] = {}  # by invariant state, the Loop's input
+        for state, next_value in self._next.items():
+            if self._without_identity(next_value) == state:
+                self._invariants[state] = self._starts[state]
+            elif (start := self._start_of_counter(state, next_value)) is not None:
+                self._counters[state] = start
 
     def scan(self) -> NodeProto:
-        """The Scan; refuses a loop that does not turn once for each step."""
+        """The Scan; refuses a Loop that does not iterate once for each step."""
         mender = self._mender
-        ends: dict[str, str] = {}  # by state, the output of the Loop that is its last value
-        collected: dict[str, str] = {}  # by output of the Loop, the value of the body that is kept of each step
-        for index, (name, inside) in enumerate(zip(self._node.output, self._outputs[1:], strict=False)):
+        # The Loop's outputs that are used: last values of states, and what is collected from each iteration.
+        last_values: dict[str, str] = {}  # by state, the output that is its last value
+        collected: dict[str, str] = {}  # by output, the value of the body that is collected
+        for index, (name, body_output) in enumerate(zip(self._node.output, self._outputs[1:], strict=False)):
             if name not in mender.used_names:
                 continue
-            state = self._inputs[2 + index] if index < len(self._states) else ""
-            if state in self._constant:
-                mender.values[name] = mender.values[self._constant[state]]
+            state = self._inputs[2 + index] if index < len(self._next) else ""
+            if state in self._invariants:
+                mender.values[name] = mender.values[self._invariants[state]]
             elif state in self._counters:
                 mender.refuse("counts its turns, and the count is used behind it")
             elif state:
-                ends[state] = name
+                last_values[state] = name
             else:
-                collected[name] = inside
-        nodes, carried, picked = self._needed([*ends, *collected.values()])
-        mender.refuse_if(not picked, "takes no step of a value at each of its turns")
-        sources = [self._source(node) for node in picked.values()]
-        self._require_turns([mender.values[name] for name in sources])
+                collected[name] = body_output
+        nodes, carried, picks = self._needed([*last_values, *collected.values()])
+        mender.refuse_if(not picks, "takes no step of a value at each of its turns")
+        sources = [self._source(node) for node in picks.values()]
+        self._require_iteration_per_step([mender.values[name] for name in sources])
+        # The Scan's body: the states, then a step of each source; it gives the next states, and what is collected.
         results = []
-        for name in [*(self._states[state] for state in carried), *collected.values()]:
+        for name in [*(self._next[state] for state in carried), *collected.values()]:
             results.append(mender.writer.name(f"{name}_of_step"))
             nodes.append(helper.make_node("Identity", [name], [results[-1]]))
         scan_inputs = [*(self._starts[state] for state in carried), *sources]
-        inputs = [
-            helper.make_tensor_value_info(name, mender.values[outside].dtype, None)
-            for name, outside in zip([*carried, *picked], scan_inputs, strict=True)
+        body_inputs = [
+            helper.make_tensor_value_info(name, mender.values[scan_input].dtype, None)
+            for name, scan_input in zip([*carried, *picks], scan_inputs, strict=True)
         ]
-        body = helper.make_graph(nodes, "steps", inputs, [ValueInfoProto(name=name) for name in results])
-        outputs = [*(ends.get(state) or mender.writer.name("loop_end") for state in carried), *collected]
+        body = helper.make_graph(nodes, "steps", body_inputs, [ValueInfoProto(name=name) for name in results])
+        outputs = [*(last_values.get(state) or mender.writer.name("loop_end") for state in carried), *collected]
         return helper.make_node(
             "Scan", scan_inputs, outputs, name=self._node.name, body=body, num_scan_inputs=len(sources)
         )
 
-    def _origin(self, name: str) -> str:
-        """A value without the Identity that it went through."""
+    def _without_identity(self, name: str) -> str:
+        """The value of the body that a value is a copy of, through any number of Identity nodes."""
         node = self._producers.get(name)
-        return self._origin(node.input[0]) if node is not None and node.op_type == "Identity" else name
+        return self._without_identity(node.input[0]) if node is not None and node.op_type == "Identity" else name
 
-    def _counted(self, name: str, after: str) -> int | None:
-        """The first number of a state that counts the turns; None if it is another."""
-        node = self._producers.get(self._origin(after))
-        start = self._mender.values.get(self._starts[name])
+    def _start_of_counter(self, state: str, next_value: str) -> int | None:
+        """The value of a state in the first iteration, if it is a counter: it starts as a whole number, and gets +1.
+
+        None if it is no counter.
+        """
+        node = self._producers.get(self._without_identity(next_value))
+        start = self._mender.values.get(self._starts[state])
         if node is None or node.op_type != "Add" or not isinstance(start, KnownTensor) or not start.is_constant:
             return None
-        one, other = (self._origin(each) for each in node.input)
-        added = other if one == name else one
-        step = self._mender.values.get(self._constant.get(added, added))
-        is_one = (
-            isinstance(step, KnownTensor)
-            and step.table.size == 2 * self._mender.length_count
-            and bool((step.table == 1).all())
-        )
-        if name not in (one, other) or not is_one or start.table[0, 0].size != 1:
+        operands = [self._without_identity(name) for name in node.input]
+        if state not in operands or start.table[0, 0].size != 1:
             return None
-        first: float = start.table[0, 0].item()
-        return int(first) if first == int(first) else None
+        operands.remove(state)
+        step = self._mender.values.get(self._invariants.get(operands[0], operands[0]))
+        if not isinstance(step, KnownTensor) or step.table[0, 0].size != 1 or not (step.table == 1).all():
+            return None
+        number: float = start.table[0, 0].item()
+        return int(number) if number == int(number) else None
 
     def _needed(self, values: Iterable[str]) -> tuple[list[NodeProto], list[str], dict[str, NodeProto]]:
-        """The nodes that compute these values, the states that they need, and by name the nodes that pick a step."""
-        picks = {node.output[0]: node for node in self._body.node if self._picks(node)}
-        turn = GraphProto(node=[node for node in self._body.node if node.output[0] not in picks])
-        names, before = {*values}, None
-        while names != before:  # a state needs what it is next
-            before, nodes = names, nodes_before(turn, names)
+        """What the Scan needs of the body to compute these values.
+
+        Refuses a body that computes with the number of the iteration, or has a graph inside.
+
+        Returns:
+            The nodes, which then take the Loop's inputs in the place of invariant states; the carried states; and by
+            the name of each step that is picked, the node that picks it.
+        """
+        picks = {node.output[0]: node for node in self._body.node if self._picks_step(node)}
+        body = GraphProto(node=[node for node in self._body.node if node.output[0] not in picks])
+        # A state needs its next value, whose nodes may need further states: until nothing is added.
+        names, names_before = {*values}, None
+        while names != names_before:
+            names_before, nodes = names, nodes_before(body, names)
             names = {*names, *names_in(nodes)}
-            carried = [name for name in self._states if name in names and name not in self._constant]
-            names.update(self._states[name] for name in carried)
+            carried = [state for state in self._next if state in names and state not in self._invariants]
+            names.update(self._next[state] for state in carried)
         self._mender.refuse_if(names.intersection(self._counters), "computes with the number of its turn")
         is_nested = any(graph.output for node in nodes for graph in graphs_in(node))
         self._mender.refuse_if(is_nested, "has a graph inside of its own graph")
-        for node in nodes:  # they take the values outside instead of states that stay what they are
-            node.input[:] = [self._constant.get(name, name) for name in node.input]
+        for node in nodes:
+            node.input[:] = [self._invariants.get(name, name) for name in node.input]
         return nodes, carried, {name: node for name, node in picks.items() if name in names}
 
-    def _picks(self, node: NodeProto) -> bool:
-        """Whether a node picks the step of this turn from a value outside."""
+    def _picks_step(self, node: NodeProto) -> bool:
+        """Whether a node picks the step of the iteration: a Gather from a value outside, by a counter from 0."""
         if node.op_type != "Gather" or node.input[0] in self._producers:
             return False
         index = node.input[1]
@@ -130,65 +157,70 @@ class _Loop:
         return self._counters.get(index) == 0
 
     def _source(self, node: NodeProto) -> str:
-        """The name of the value whose first axis a node picks a step of."""
+        """The name of the value that a Gather picks its steps from, transposed so that the steps are its first axis."""
         mender = self._mender
-        name = self._constant.get(node.input[0], node.input[0])
+        name = self._invariants.get(node.input[0], node.input[0])
         value = mender.values.get(name)
         if not isinstance(value, DataTensor) or value.has_merged_axes or value.has_added_rows:
             mender.refuse("takes its steps from merged axes, or from what is no data")
-        axis = next((each.i for each in node.attribute if each.name == "axis"), 0) % value.rank
+        axis = attributes_of(node).get("axis", 0) % value.rank
         if axis == 0:
             return name
-        order = [axis, *(at for at in range(value.rank) if at != axis)]
-        groups = tuple(value.groups[at] for at in order)
-        turned = mender.register(value.with_name(mender.writer.transposed(value.name, order), groups=groups))
+        order = [axis, *(index for index in range(value.rank) if index != axis)]
+        groups = tuple(value.groups[index] for index in order)
+        transposed = mender.register(value.with_name(mender.writer.transposed(value.name, order), groups=groups))
         if name in mender.hiding_masks:
-            mender.hiding_masks[turned] = mender.hiding_masks[name]
-            mender.always_true_masks |= {turned} if name in mender.always_true_masks else set()
-        return turned
+            mender.hiding_masks[transposed] = mender.hiding_masks[name]
+            mender.always_true_masks |= {transposed} if name in mender.always_true_masks else set()
+        return transposed
 
-    def _require_turns(self, sources: Sequence[KnownTensor | DataTensor]) -> None:
-        """Refuses a loop that does not turn once for each step, at every length."""
+    def _require_iteration_per_step(self, sources: Sequence[KnownTensor | DataTensor]) -> None:
+        """Refuses a Loop that does not iterate once for each step of these tensors, at every length."""
         mender = self._mender
-        time, *others = (value.groups[0][0] for value in sources if isinstance(value, DataTensor))
+        # All sources have as many steps.
+        time, *times = (value.groups[0][0] for value in sources if isinstance(value, DataTensor))
         mender.refuse_if(time.depends_on_rows, f"turns once for each row: {CROSSES_ROWS}")
         mender.refuse_if(
-            not time.is_time or any(not other.equals(time) for other in others),
+            not time.is_time or any(not size.equals(time) for size in times),
             "takes its steps from axes of different sizes, or not from the steps of a sequence",
         )
+        # The limit is their number, or there is none.
         limit, condition = mender.input_value(0), mender.input_value(1)
         if isinstance(limit, DataTensor) or isinstance(condition, DataTensor):
             mender.refuse("turns as often as the data say")
-        ends = False
+        ends_by_limit = False
         if limit is not None:
             table = limit.table.reshape(2, -1)
-            ends = bool(np.array_equal(table, time.table))
-            mender.refuse_if(not ends and not (table >= _WITHOUT_LIMIT).all(), "does not turn once for each step")
+            ends_by_limit = bool(np.array_equal(table, time.table))
+            mender.refuse_if(not ends_by_limit and not (table >= _NO_LIMIT).all(), "does not turn once for each step")
+        # The condition is true until the last step: tried after the first, a middle and the last but one iteration.
         mender.refuse_if(condition is not None and not condition.table.all(), "does not turn at every length")
         last = time.table - 1
-        for turn in (np.zeros_like(last), last // 2, last - 1):
-            mender.refuse_if(
-                not (self._goes_on(np.maximum(turn, 0)) | (turn >= last) | (turn < 0)).all(),
-                "ends before the last step",
-            )
-        mender.refuse_if(not ends and self._goes_on(last).any(), "turns on behind the last step")
+        for iteration in (np.zeros_like(last), last // 2, last - 1):
+            continues = self._condition_after(np.maximum(iteration, 0))
+            mender.refuse_if(not (continues | (iteration >= last) | (iteration < 0)).all(), "ends before the last step")
+        mender.refuse_if(not ends_by_limit and self._condition_after(last).any(), "turns on behind the last step")
 
-    def _goes_on(self, turn: Table) -> Table:
-        """`[2, lengths]`: whether the loop goes on after this turn."""
-        tables: dict[str, Table] = {self._inputs[1]: np.ones_like(turn, dtype=bool)}
+    def _condition_after(self, iteration: Table) -> Table:
+        """`[2, lengths]` bool: the Loop's condition after an iteration, whose number is `[2, lengths]`, from 0."""
+        tables: dict[str, Table] = {self._inputs[1]: np.ones_like(iteration, dtype=bool)}
         for name, first in self._counters.items():
             start = self._mender.values.get(self._starts.get(name, ""))
-            tables[name] = (turn + first).astype(start.table.dtype if isinstance(start, KnownTensor) else np.int64)
-        return self._table(self._outputs[0], tables).reshape(turn.shape).astype(bool)
+            dtype = start.table.dtype if isinstance(start, KnownTensor) else np.int64
+            tables[name] = (iteration + first).astype(dtype)
+        return self._table(self._outputs[0], tables).reshape(iteration.shape).astype(bool)
 
     def _table(self, name: str, tables: dict[str, Table]) -> Table:
-        """A value of the body that sizes and counts alone give, `[2, lengths]`."""
+        """The table of a value of the body, which has to follow from sizes, constants and the values in `tables`.
+
+        It is added to `tables`, and so is each value that it is computed from.
+        """
         if name in tables:
             return tables[name]
-        node, value = self._producers.get(name), self._mender.values.get(self._constant.get(name, name))
+        node, value = self._producers.get(name), self._mender.values.get(self._invariants.get(name, name))
         table = value.table if isinstance(value, KnownTensor) else None
         if node is not None:
-            table = run_on_tables(node, [self._table(each, tables) if each else None for each in node.input])
+            table = run_on_tables(node, [self._table(operand, tables) if operand else None for operand in node.input])
         if table is None:
             self._mender.refuse("turns as often as the data say, or a computation that cannot be followed")
         return tables.setdefault(name, table)

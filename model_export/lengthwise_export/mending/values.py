@@ -1,16 +1,21 @@
 """What is known of a value while its graph is mended: its sizes, and whether its axes are rows, time, or of fixed size.
 
-A size of the original is a table: what it is for every length of some range, for one row and for `MANY_ROWS`. Two sizes
-are equal if their tables are, a size that is the same at every length is fixed, and one that grows with the rows is the
-axis of the rows. No formula is needed, and every operator on sizes is its NumPy counterpart.
+The sizes of the original are followed as tables, without formulas. A table `[2, lengths, *shape]` says what a tensor is
+at each length of a range, with one row and with `MANY_ROWS` rows; operators on sizes are run on whole tables. The size
+of the time axis of `x` behind a stride of 2, for the lengths 2 to 6:
 
-A value is described by its axes in the original, run alone, and by those of the tensor in the mended graph. They
-differ:
+    [[1, 1, 2, 2, 3],    with one row
+     [1, 1, 2, 2, 3]]    with MANY_ROWS: the same, so this size does not count rows
 
-    merged axes     Of `[rows * width, F]` the mended graph keeps the axes apart, so that a mask still fits; a *group*
-                    lists the axes that are one axis of the original.
-    an axis of rows What depends on the length (the width of a mean) is one number in the original, and one for each row
-                    in the mended graph, on an axis of rows in front that the original does not have.
+Two sizes are equal if their tables are, a size that is the same everywhere is *fixed*, one that grows with the rows
+is that of *rows*, any other is of *time*.
+
+An *axis* is one of the original's tensor, a *dim* one of the mended graph's. They differ in two cases:
+
+    merged axes     Of the original's `[rows * time, F]` the mended graph keeps `[rows, time, F]`, so that a mask still
+                    fits. The *group* of an axis has the sizes of its dims: here `((rows, time), (F,))`.
+    added rows      What depends on the length (the divisor of a mean) is one number in the original, and one for each
+                    row in the mended graph: dim 0 of its tensor is one of rows that belongs to no axis.
 """
 
 from __future__ import annotations
@@ -31,21 +36,26 @@ from onnx.reference import ReferenceEvaluator
 from lengthwise_export.onnx_graphs.protos import attributes_of, graphs_in
 
 MANY_ROWS: Final = 1_000_003
-"""A prime number of rows, larger than any size of a model: what is divisible by it counts the rows."""
+"""The larger number of rows in a table: a prime above any size of a model, so what it divides counts the rows."""
 
 ROW_COUNTS: Final = 2
-"""The length of the first axis of a table: one row, and `MANY_ROWS`."""
+"""The length of a table's first axis: its index 0 is for one row, 1 for `MANY_ROWS`."""
 
 CROSSES_ROWS: Final = (
     "mixes the rows of a batch, so an answer depends on what it is batched with: no mask can prevent that"
 )
 
 Table = NDArray[Any]
-"""`[2, lengths, *shape]`: the values of a tensor for 1 and for `MANY_ROWS` rows, at each length of a range."""
+"""`[2, lengths, *shape]`: a tensor's numbers with 1 row and with `MANY_ROWS` rows, at each length of a range."""
 
 
 class Size:
-    """The size of one axis of the original graph: a table `[2, lengths]` int64."""
+    """The size of one axis of the original, or of one dim of the mended graph.
+
+    Attributes:
+        table: `[2, lengths]` int64: the size with 1 row and with `MANY_ROWS` rows, at each length.
+        fixed: The size, if it is the same everywhere in the table; else None.
+    """
 
     __slots__ = ("fixed", "table")
 
@@ -55,13 +65,13 @@ class Size:
         self.fixed: int | None = int(first) if (table == first).all() else None
 
     @classmethod
-    def of(cls, number: int, count: int) -> Size:
-        """A fixed size, for a number of lengths."""
-        return cls(np.broadcast_to(np.int64(number), (2, count)))
+    def of(cls, number: int, length_count: int) -> Size:
+        """A fixed size; `length_count` is the number of lengths in its table."""
+        return cls(np.broadcast_to(np.int64(number), (ROW_COUNTS, length_count)))
 
     @property
     def is_rows(self) -> bool:
-        """Whether the size is the number of rows itself."""
+        """Whether the size is the number of rows itself, and not a multiple of it."""
         return bool((self.table[0] == 1).all() and (self.table[1] == MANY_ROWS).all())
 
     @property
@@ -76,32 +86,33 @@ class Size:
 
     @property
     def by_length(self) -> Table:
-        """`[lengths]`: the size at each length, of one row."""
+        """`[lengths]` int64: the size at each length, with one row."""
         return np.asarray(self.table[0])
 
     def equals(self, other: Size) -> bool:
-        """Whether two sizes are equal at every length."""
+        """Whether two sizes are equal at every length and number of rows."""
         return self is other or np.array_equal(self.table, other.table)
 
     @classmethod
-    def product(cls, sizes: Iterable[Size], count: int) -> Size:
-        """The product of sizes, for a number of lengths; 1 if there are none."""
-        return cls(math.prod((size.table for size in sizes), start=cls.of(1, count).table))
+    def product(cls, sizes: Iterable[Size], length_count: int) -> Size:
+        """The product of sizes, 1 if there are none; `length_count` is the number of lengths in its table."""
+        return cls(math.prod((size.table for size in sizes), start=cls.of(1, length_count).table))
 
-    def divided_by(self, other: Size) -> Size | None:
-        """The quotient; None if there is a remainder at any length."""
-        if not self.divisible_by(other).all():
+    def divided_by(self, divisor: Size) -> Size | None:
+        """The quotient of two sizes; None if there is a remainder at any length."""
+        if not self.divisible_by(divisor).all():
             return None
-        is_positive = other.table > 0
-        quotient = self.table // np.where(is_positive, other.table, 1)
-        # Where both axes are empty, the quotient is that of the longest length
+        is_positive = divisor.table > 0
+        quotient = self.table // np.where(is_positive, divisor.table, 1)
+        # 0 / 0, where both axes are empty: the quotient at the longest length, where they are not
         return Size(np.where(is_positive, quotient, quotient[:, -1:]))
 
-    def divisible_by(self, other: Size) -> NDArray[np.bool_]:
-        """`[lengths]`: at which lengths there is no remainder."""
-        is_positive = other.table > 0
-        whole = np.where(is_positive, self.table % np.where(is_positive, other.table, 1) == 0, self.table == 0)
-        return np.asarray(whole.all(axis=0))
+    def divisible_by(self, divisor: Size) -> NDArray[np.bool_]:
+        """`[lengths]`: at which lengths the division by another size leaves no remainder; 0 / 0 leaves none."""
+        is_positive = divisor.table > 0
+        remainder = self.table % np.where(is_positive, divisor.table, 1)
+        is_divisible = np.where(is_positive, remainder == 0, self.table == 0)
+        return np.asarray(is_divisible.all(axis=0))
 
 
 _ELEMENTWISE: Final = frozenset(
@@ -109,37 +120,48 @@ _ELEMENTWISE: Final = frozenset(
     | {"Greater", "GreaterOrEqual", "And", "Or", "Xor", "Not", "Neg", "Abs", "Floor", "Ceil", "Round", "Sqrt", "Exp"}
     | {"Log", "Reciprocal", "Sign", "Identity"}
 )
-"""Operators that compute a table as they compute the tensor of one length."""
+"""Operators that compute each element from those at the same index, so they can be run on a whole table as it is."""
 
 _AXES_INPUT: Final = {
     "Slice": 3,
     **dict.fromkeys(("Squeeze", "Unsqueeze", "ReduceProd", "ReduceSum", "ReduceMax", "ReduceMin"), 1),
 }
-"""Operators that move elements along axes, or reduce them, and the input that names these axes."""
+"""Operators that move elements along axes or reduce axes: the index of the input that names these axes."""
 
 _MOVES: Final = frozenset({"Concat", "Gather", "Reshape", "Expand", *_AXES_INPUT})
-"""Operators that compute a table as they compute the tensor of one length, with each axis two axes further behind."""
+"""Operators that can be run on a whole table if their axes are counted two further: a table has two more in front."""
 
 
 def run_node(node: NodeProto, inputs: Sequence[NDArray[Any] | None]) -> list[NDArray[Any]] | None:
-    """The outputs of a node, of any shape; None if ONNX's reference evaluator does not have this operator or form."""
+    """The outputs of a node for these inputs, computed by ONNX's reference evaluator.
+
+    Args:
+        node: Any node without a graph inside.
+        inputs: An array of any shape for each input; None for an optional one that is left out.
+
+    Returns:
+        An array for each output; None if the evaluator does not have this operator, or not in this form.
+    """
     feeds = {name: array for name, array in zip(node.input, inputs, strict=True) if name and array is not None}
     try:
         with np.errstate(all="ignore"):
             results: Any = ReferenceEvaluator(deepcopy(node)).run(None, feeds)
     except Exception:  # an operator or a case that the reference does not know
         return None
-    return [np.asarray(each) for each in results]
+    return [np.asarray(result) for result in results]
 
 
 def is_pure(node: NodeProto) -> bool:
-    """Whether a node gives the same for the same inputs, and has no graph inside."""
-    inside = any(graph.output for graph in graphs_in(node))
-    return not inside and not node.op_type.startswith("Random") and node.op_type not in ("Bernoulli", "Multinomial")
+    """Whether a node draws no random numbers, and has no graph inside (a branch, or the body of a loop)."""
+    has_graph = any(graph.output for graph in graphs_in(node))
+    return not has_graph and not node.op_type.startswith("Random") and node.op_type not in ("Bernoulli", "Multinomial")
 
 
 def constant_of(table: Table | None) -> NDArray[Any] | None:
-    """The tensor `[*shape]` of a table `[2, lengths, *shape]` that is the same at all lengths; None if it differs."""
+    """The tensor `[*shape]` of a table `[2, lengths, *shape]`, if it is the same everywhere in the table.
+
+    None if the tensor depends on the length or the rows, or if there is no table.
+    """
     if table is None:
         return None
     first = np.asarray(table[0, 0])
@@ -148,10 +170,18 @@ def constant_of(table: Table | None) -> NDArray[Any] | None:
 
 
 def run_on_tables(node: NodeProto, inputs: Sequence[Table | None]) -> Table | None:
-    """The table of a node's output; None if it does not compute with sizes, or the output has no fixed shape.
+    """Runs a node for all lengths at once: the table of its output, from the tables of its inputs.
 
-    ONNX's reference evaluator runs the node once, on the whole tables `[2, lengths, *shape]`: of an operator that moves
-    elements along axes, the axes are counted two further. Its other inputs, such as indices, have to be constant.
+    ONNX's reference evaluator runs the node once, on whole tables `[2, lengths, *shape]`. An elementwise operator runs
+    as it is. One that moves elements along axes gets its axes counted two further; its inputs after the first, such as
+    indices, have to be constant.
+
+    Args:
+        node: The node, which stays as it is.
+        inputs: A table for each input; None for an optional one that is left out.
+
+    Returns:
+        The table; None if the operator is neither in `_ELEMENTWISE` nor in `_MOVES`, or the output has no fixed shape.
     """
     kind, attributes, first = node.op_type, attributes_of(node), inputs[0]
     if kind in _ELEMENTWISE:
@@ -162,14 +192,15 @@ def run_on_tables(node: NodeProto, inputs: Sequence[Table | None]) -> Table | No
         return None
     arrays: list[NDArray[Any] | None] = [first, *(inputs[1:] if kind == "Concat" else map(constant_of, inputs[1:]))]
     if any(array is None and table is not None for array, table in zip(arrays, inputs, strict=True)):
-        return None
+        return None  # an index or a shape that depends on the length
+    # The two axes in front, of rows and lengths, are added to each axis or shape that the node names.
     if kind in _AXES_INPUT:
         index = _AXES_INPUT[kind]
         arrays += [None] * (index + 1 - len(arrays))
-        arrays[index] = _shifted_axes(kind, first, arrays, attributes.pop("axes", arrays[index]))
+        arrays[index] = _axes_of_table(kind, first, arrays, attributes.pop("axes", arrays[index]))
     elif kind in ("Reshape", "Expand"):
         shape = [] if arrays[1] is None else arrays[1].tolist()
-        if kind == "Expand":
+        if kind == "Expand":  # which may add axes in front of the tensor's, so behind the two of the table
             arrays[0], shape = _aligned(first, len(shape) + 2), [1] * (first.ndim - 2 - len(shape)) + shape
         arrays[1] = np.array([*first.shape[:2], *shape])
     else:
@@ -179,20 +210,30 @@ def run_on_tables(node: NodeProto, inputs: Sequence[Table | None]) -> Table | No
     return None if results is None else results[0]
 
 
-def _shifted_axes(kind: str, table: Table, arrays: Sequence[NDArray[Any] | None], axes: Any) -> NDArray[Any] | None:
-    """The axes of an operator on a table; None for a Squeeze of all axes of size 1 (the first two are longer)."""
+def _axes_of_table(kind: str, table: Table, arrays: Sequence[NDArray[Any] | None], axes: Any) -> NDArray[Any] | None:
+    """The axes of an operator for its run on a table, which has two more axes in front than its tensor.
+
+    Args:
+        kind: An operator type of `_AXES_INPUT`.
+        table: The table that it runs on.
+        arrays: All inputs; the second one of a Slice says how many axes it cuts.
+        axes: The axes that the node names; None if it names none: then they are those that ONNX takes by default.
+
+    Returns:
+        The axes; None for a Squeeze of all axes of size 1, which the two axes in front are not.
+    """
     if axes is None and kind != "Squeeze":
         axes = np.arange(table.ndim - 2 if kind != "Slice" or arrays[1] is None else arrays[1].size)
     return None if axes is None else _shifted(np.asarray(axes))
 
 
 def _shifted(axes: Any) -> Any:
-    """Axes of a tensor as axes of its table, which has two more in front; negative axes stay the same."""
+    """Axes of a tensor, as axes of its table: two more, as the table has two more axes in front; negative ones stay."""
     return np.where(np.asarray(axes) < 0, axes, np.add(axes, 2))
 
 
 def _aligned(table: Table, rank: int) -> Table:
-    """A table with axes of size 1 in front of its tensor's, as broadcasting adds them to a rank of the table."""
+    """A table whose tensor got axes of size 1 in front, up to this rank of the table: broadcasting adds axes there."""
     return table.reshape(*table.shape[:2], *[1] * (rank - table.ndim), *table.shape[2:])
 
 
@@ -201,10 +242,10 @@ Attributes = Mapping[str, Any]  # of a node, by name
 
 @dataclass(frozen=True, slots=True)
 class KnownTensor:
-    """A tensor that is computed from sizes and constants alone."""
+    """A tensor that is computed from sizes and constants alone, so its numbers are known for each length."""
 
-    name: str  # The value in the mended graph, computed from the width of the batch; it may be put to use as a shape
-    table: Table  # `[2, lengths, *shape]`: what it is for each length of a row, run alone
+    name: str  # The value in the mended graph: that of the whole batch, computed from its width, such as its shape
+    table: Table  # `[2, lengths, *shape]`: the numbers in the original, for a lone sequence of each length
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -212,7 +253,7 @@ class KnownTensor:
         return self.table.shape[2:]
 
     def elements(self) -> list[Table]:
-        """The tables `[2, lengths]` of the elements of a tensor of one axis."""
+        """The elements of a tensor of one axis, a table `[2, lengths]` each."""
         return [self.table[..., index] for index in range(self.shape[0])]
 
     @property
@@ -222,77 +263,80 @@ class KnownTensor:
 
     @property
     def dtype(self) -> int:
-        """The element type of the numbers in ONNX."""
+        """The element type, a number of `onnx.TensorProto`."""
         return int(onnx.helper.np_dtype_to_tensor_dtype(self.table.dtype))
 
 
 @dataclass(frozen=True, slots=True)
 class DataTensor:
-    """A tensor with data, or with an axis of time.
+    """A tensor that depends on the values of the sequences, or that has an axis of time.
 
-    An axis is one of the original's tensor, and a dim one of the mended graph's: an axis may be several dims.
+    It describes the tensor of the mended graph by the axes of the original's: an axis may be several dims, and added
+    rows belong to no axis.
     """
 
     name: str  # The value in the mended graph
-    dtype: int
-    # For each axis of the original, the axes of the mended graph that it consists of, in order
-    groups: tuple[tuple[Size, ...], ...]
-    has_added_rows: bool = False  # Whether the tensor has an axis of rows in front that the original does not have
-    zero_padded: bool = field(default=False, compare=False)  # Whether it is known to be 0 beyond every row's length
-    is_row_index: bool = False  # Whether it holds the number of each row, to be used as an index of the rows
-    index_columns: tuple[KnownTensor | DataTensor, ...] = ()  # Of an index of several axes: the index of each
+    dtype: int  # The element type, a number of `onnx.TensorProto`
+    groups: tuple[tuple[Size, ...], ...]  # For each axis, the sizes of the dims that it consists of, in order
+    has_added_rows: bool = False  # Whether dim 0 is one of rows that the original's tensor does not have
+    zero_padded: bool = field(default=False, compare=False)  # Whether it is known to be 0 at all padding
+    is_row_index: bool = (
+        False  # Whether it is `arange(rows)`, or its copies: only an index such as `x[rows, i]` may use it
+    )
+    # Of the index of a GatherND over several axes: the index along each axis; `name` and `groups` are empty then
+    index_columns: tuple[KnownTensor | DataTensor, ...] = ()
 
     @property
     def rank(self) -> int:
-        """The number of axes of the original."""
+        """The number of axes of the original's tensor."""
         return len(self.groups)
 
     @property
     def dim_sizes(self) -> tuple[Size, ...]:
-        """The sizes of the tensor's dims, without that of the added rows."""
+        """The sizes of all dims in order, without the added rows."""
         return tuple(size for group in self.groups for size in group)
 
     @property
     def has_merged_axes(self) -> bool:
-        """Whether any axis of the original is several axes of the tensor."""
+        """Whether any axis consists of another number of dims than one."""
         return any(len(group) != 1 for group in self.groups)
 
     def first_dims(self) -> tuple[int, ...]:
-        """The first dim of each axis of the original."""
+        """For each axis of the original, its first dim."""
         return tuple(itertools.accumulate(map(len, self.groups), initial=int(self.has_added_rows)))[:-1]
 
     def dims_of(self, axis: int) -> range:
-        """The dims that are one axis of the original."""
+        """The dims that an axis of the original consists of."""
         start = self.first_dims()[axis]
         return range(start, start + len(self.groups[axis]))
 
     @property
     def rows_dim(self) -> int | None:
-        """The dim of the rows; None if it is the same for all rows."""
+        """The dim of the rows; None if the tensor is the same for all rows."""
         if self.has_added_rows:
             return 0
         return next((dim for dim, size in enumerate(self.dim_sizes) if size.is_rows), None)
 
     def time_dims(self) -> dict[int, Size]:
-        """The dims of time, and their sizes."""
+        """The dims of time, each with its size."""
         return {dim: size for dim, size in enumerate(self.dim_sizes, start=int(self.has_added_rows)) if size.is_time}
 
     def groups_with(self, axis: int, size: Size) -> tuple[Group, ...]:
-        """The groups, with `size` for an axis of the original."""
-        return tuple((size,) if at == axis else group for at, group in enumerate(self.groups))
+        """The groups of this tensor, but with an axis of another size, which is one dim."""
+        return tuple((size,) if index == axis else group for index, group in enumerate(self.groups))
 
     def with_name(self, name: str, **changes: object) -> DataTensor:
-        """The description of another tensor of the mended graph: as this one, but for its name and `changes`."""
+        """The description of another tensor of the mended graph: a copy with that name and with `changes` of fields."""
         return replace(self, name=name, **changes)  # type: ignore[arg-type]  # fields of its own
 
 
 Value = KnownTensor | DataTensor
 
-Group = tuple[Size, ...]  # the axes of a tensor that are one axis of the original
+Group = tuple[Size, ...]  # the sizes of the dims that one axis of the original consists of
 
 
 def groups_of_one(sizes: Iterable[Size]) -> tuple[tuple[Size, ...], ...]:
-    """Groups of one axis each."""
+    """The groups of a tensor whose axes are one dim each, of these sizes."""
     return tuple((size,) for size in sizes)
 
 
@@ -302,7 +346,7 @@ def has_size_one(group: Group) -> bool:
 
 
 def axis_text(group: Group) -> str:
-    """An axis in words: `rows x time x 8`."""
+    """The kinds of an axis' dims as text, such as `rows x time x 8` for a merged axis."""
     return " x ".join(
         "rows" if size.is_rows else str(size.fixed) if size.fixed is not None else "time" for size in group
     )

@@ -1,7 +1,10 @@
-"""Writes the mended graph: nodes, constants, and what rows need in common: lengths, masks and positions.
+"""Writes the nodes of the mended graph: what many rules need of the rows, such as lengths, masks and positions.
 
-A size that the original derives from its width (by a stride, a slice) is a function of the length: a linear one with an
-integer division is computed from the lengths, any other becomes a table that is indexed by the length.
+A `Table` has the values of the original for each length that is followed. Here it has no axis of row counts:
+`[lengths, *shape]`. A row's *own size* along a dim is the size that the original has there for this sequence alone;
+what lies behind it in the batch is padding. If the own size is a linear function with an integer division, such as
+`(length + 1) // 2 - 1`, it is computed from the lengths; else the table becomes a constant, indexed by the length.
+Every method that writes nodes returns the name of the result.
 """
 
 from __future__ import annotations
@@ -16,8 +19,8 @@ from onnx import TensorProto, helper
 from lengthwise_export.mending.values import Size, Table
 from lengthwise_export.onnx_graphs.node_writer import NodeWriter
 
-_ROUNDED_UP: Final = 8  # how much wider than its longest sequence a batch may be at least
-_MOST_STRIDE: Final = 64  # the largest divisor that is tried for a size; another function becomes a table
+_ROUNDED_UP: Final = 8  # steps: a batch may be wider than its longest sequence, because widths are rounded up
+_MAX_STRIDE: Final = 64  # the largest divisor that is tried for a linear function
 
 
 class Writer(NodeWriter):
@@ -29,34 +32,43 @@ class Writer(NodeWriter):
         width: tuple[str, int],
         names: Iterable[str],
         *,
-        int32: bool,
+        has_int32_lengths: bool,
         table_lengths: NDArray[np.int64],
     ) -> None:
+        """Makes a writer for one graph.
+
+        Args:
+            lengths: The graph's input with the lengths, `[rows]`.
+            width: The input with the steps, and the index of its axis of time.
+            names: The names that the graph has already.
+            has_int32_lengths: Whether the lengths are int32; else they are int64.
+            table_lengths: The lengths that tables are for, ascending without a gap.
+        """
         super().__init__(set(names), "mended_")
-        self._lengths_input = lengths  # `[rows]` int32 or int64
-        self._int32 = int32
-        self._lengths_of_tables = table_lengths  # the lengths that tables hold, ascending without a gap
-        self._width_input = width  # the input with the steps, and the index of its axis of time
-        self._shared: dict[object, str] = {}
+        self._lengths_input = lengths
+        self._has_int32_lengths = has_int32_lengths
+        self._table_lengths = table_lengths
+        self._width_input = width
+        self._names_of_results: dict[object, str] = {}  # by the key of `emit_once`
 
     def scratch_writer(self) -> Writer:
-        """A writer for nodes that are not put into the graph, with names that the graph does not have."""
+        """A writer whose nodes are not put into the graph, for a trial; its names are free in the graph, too."""
         return Writer(
             self._lengths_input,
             self._width_input,
             self._names,
-            int32=self._int32,
-            table_lengths=self._lengths_of_tables,
+            has_int32_lengths=self._has_int32_lengths,
+            table_lengths=self._table_lengths,
         )
 
     def scalar(self, number: float, dtype: int) -> str:
-        """A constant without axes, of an ONNX element type."""
+        """A constant without axes, of an element type (a number of `onnx.TensorProto`)."""
         return self.constant(number, dtype=helper.tensor_dtype_to_np_dtype(dtype))
 
     @property
     def lengths(self) -> str:
-        """`[rows]` int64: the lengths."""
-        if not self._int32:
+        """`[rows]` int64: the lengths of the sequences."""
+        if not self._has_int32_lengths:
             return self._lengths_input
         return self.emit_once("lengths", lambda: self.emit("Cast", [self._lengths_input], to=TensorProto.INT64))
 
@@ -72,16 +84,16 @@ class Writer(NodeWriter):
         return self.emit_once("rows", lambda: self.emit("Shape", [self._lengths_input]))
 
     def per_row(self, table: Table) -> str:
-        """`[rows, *shape]`: the values of a table `[lengths, *shape]` at each row's length."""
+        """`[rows, *shape]`: for each row, the values of a table `[lengths, *shape]` at its length."""
         key = ("row", str(table.dtype), table.shape, table.tobytes())
         return self.emit_once(key, lambda: self._emit_lookup(table, self.lengths))
 
     def per_row_column(self, table: Table) -> str:
-        """`[rows, 1]`: the values of a table `[lengths]` at each row's length."""
+        """`[rows, 1]`: for each row, the value of a table `[lengths]` at its length."""
         return self.emit("Unsqueeze", [self.per_row(table), self.constant([1])])
 
     def size_at_width(self, size: Size) -> str:
-        """`[1]` int64: the size of an axis in the padded batch, the largest at any length up to the width."""
+        """`[1]` int64: the size of a dim in the padded batch: its largest own size at any length up to the width."""
         if size.fixed is not None:
             return self.constant([size.fixed])
         if size.is_rows:
@@ -89,15 +101,15 @@ class Writer(NodeWriter):
         largest = np.maximum.accumulate(size.by_length)
         return self.emit_once(("width", largest.tobytes()), lambda: self._emit_lookup(largest, self.width))
 
-    def lengths_int32(self, size: Size) -> str:
-        """`[rows]` int32: each row's own size, as recurrent nodes take it."""
-        if self._int32 and np.array_equal(size.by_length, self._lengths_of_tables):
+    def sizes_int32(self, size: Size) -> str:
+        """`[rows]` int32: each row's own size, as the input `sequence_lens` of recurrent operators."""
+        if self._has_int32_lengths and np.array_equal(size.by_length, self._table_lengths):
             return self._lengths_input
         key = ("int32", size.by_length.tobytes())
         return self.emit_once(key, lambda: self.emit("Cast", [self.per_row(size.by_length)], to=TensorProto.INT32))
 
     def positions(self, size: Size) -> str:
-        """`[size]` int64: 0, 1, 2, ... along an axis."""
+        """`[size]` int64: 0, 1, 2, ... along a dim of the padded batch."""
 
         def build() -> str:
             end = self.emit("Squeeze", [self.size_at_width(size), self.constant([0])])
@@ -106,7 +118,7 @@ class Writer(NodeWriter):
         return self.emit_once(("positions", size.table[0].tobytes()), build)
 
     def mask(self, size: Size) -> str:
-        """`[rows, size]` bool: true at each row's own positions along an axis of time."""
+        """`[rows, size]` bool: true before each row's own size along a dim of time, so not at its padding."""
 
         def build() -> str:
             return self.emit("Less", [self.positions(size), self.per_row_column(size.by_length)])
@@ -114,25 +126,30 @@ class Writer(NodeWriter):
         return self.emit_once(("mask", size.table[0].tobytes()), build)
 
     def emit_once(self, key: object, build: Callable[[], str]) -> str:
-        """The name of what `build` emits at the first call with this key."""
-        if key not in self._shared:
-            self._shared[key] = build()
-        return self._shared[key]
+        """The name of a result that is written once: by `build`, at the first call with this key."""
+        if key not in self._names_of_results:
+            self._names_of_results[key] = build()
+        return self._names_of_results[key]
 
     def _emit_lookup(self, table: Table, lengths: str) -> str:
-        """Emits the values of a table `[lengths, *shape]` at other lengths: by a formula, else by an index.
+        """Writes nodes that take the values of a table at some lengths: by a linear function, else by a Gather.
 
         Args:
-            table: The values at each length of the mend's range.
-            lengths: The name of `[n]` int64, the lengths to take them at.
+            table: `[lengths, *shape]`.
+            lengths: The name of `[n]` int64, such as the lengths of the rows, or the width.
+
+        Returns:
+            The name of `[n, *shape]`.
         """
-        is_whole = table.ndim == 1 and len(table) > 1 and bool((table == np.trunc(table)).all())
-        line = _linear_form(table.astype(np.int64), self._lengths_of_tables) if is_whole else None
-        if line is None:  # The index begins at 0: shorter lengths do not occur. A width may be rounded up.
-            full = np.concatenate([table[:1]] * int(self._lengths_of_tables[0]) + [table] + [table[-1:]] * _ROUNDED_UP)
-            return self.emit("Gather", [self.constant(full), lengths], axis=0)
+        is_integral = table.ndim == 1 and len(table) > 1 and bool((table == np.trunc(table)).all())
+        linear = _linear_function(table.astype(np.int64), self._table_lengths) if is_integral else None
+        if linear is None:
+            # The index is the length, from 0: entries in front for shorter lengths, which do not occur, and behind for
+            # a width that was rounded up.
+            shorter, longer = [table[:1]] * int(self._table_lengths[0]), [table[-1:]] * _ROUNDED_UP
+            return self.emit("Gather", [self.constant(np.concatenate([*shorter, table, *longer])), lengths], axis=0)
         value = lengths
-        for kind, number, neutral in zip(("Add", "Div", "Add"), line, (0, 1, 0), strict=True):
+        for kind, number, neutral in zip(("Add", "Div", "Add"), linear, (0, 1, 0), strict=True):
             if number != neutral:
                 value = self.emit(kind, [value, self.constant([number])])
         if table.dtype != np.int64:
@@ -140,13 +157,17 @@ class Writer(NodeWriter):
         return value
 
 
-def _linear_form(table: Table, lengths: NDArray[np.int64]) -> tuple[int, int, int] | None:
-    """`(before, stride, after)` with `table == (length + before) // stride + after`; None for another function."""
+def _linear_function(table: Table, lengths: NDArray[np.int64]) -> tuple[int, int, int] | None:
+    """The numbers of a linear function with an integer division that gives a table `[lengths]`.
+
+    Returns:
+        `(before, stride, after)` with `table == (lengths + before) // stride + after`; None if there is none.
+    """
     if table[-1] - table[0] == len(table) - 1:
         before = int(table[0] - lengths[0])
         return (before, 1, 0) if np.array_equal(table, lengths + before) else None
-    for stride in range(2, _MOST_STRIDE + 1):
-        for before in range(stride):  # never negative, so a division that truncates gives the same
+    for stride in range(2, _MAX_STRIDE + 1):
+        for before in range(stride):  # never negative, so that ONNX's Div, which truncates, gives the same as //
             after = int(table[-1] - (lengths[-1] + before) // stride)
             if np.array_equal(table, (lengths + before) // stride + after):
                 return before, stride, after

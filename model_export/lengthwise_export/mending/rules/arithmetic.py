@@ -1,6 +1,12 @@
-"""Operators that compute each element from those at the same index, and products, which sum over an axis.
+"""Rules for operators that compute each element from those at the same index, and for products, which sum over an axis.
 
-Padding stays where it is in the first; a product over the steps needs zeros beyond each row's length.
+Elementwise, padding stays where it is; a product over the steps needs zeros at the padding.
+
+Words: an *axis* is one of the original's tensor, a *dim* one of the mended graph's; the *group* of an axis has the
+sizes of its dims, several if the axis is *merged*. *Added rows* are dim 0 of a tensor that the original has once and
+each row has its own, such as the divisor of a mean. A `KnownTensor` has numbers that are known for each length, a
+`DataTensor` depends on the sequences; `zero_padded`: it is 0 at all padding. A rule mends `mender.node`; *the node
+stays*: the mended graph has the same operator.
 """
 
 from __future__ import annotations
@@ -14,6 +20,7 @@ from onnx import helper
 from lengthwise_export.mending.mender import BOOL, Mender, rule
 from lengthwise_export.mending.values import CROSSES_ROWS, DataTensor, Group, KnownTensor, axis_text
 
+# Operators with one input
 _UNARY: Final = (
     *("Abs", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "BitwiseNot", "Ceil", "Celu", "Cos", "Cosh", "Elu"),
     *("Erf", "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish", "Identity", "LeakyRelu", "Log", "Mish", "Neg", "Not"),
@@ -21,11 +28,13 @@ _UNARY: Final = (
     *("Sqrt", "Swish", "Tan", "Tanh", "ThresholdedRelu"),
 )
 
+# Operators whose inputs are broadcast
 _COMBINED: Final = (
     *("Add", "And", "BitShift", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "Div", "Max", "Mean", "Min", "Mod", "Mul"),
     *("Or", "PRelu", "Pow", "Sub", "Sum", "Where", "Xor"),
 )
 
+# Such operators that give booleans
 _TESTS: Final = ["Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual"]
 
 _KEEP_ZERO: Final = frozenset(
@@ -33,15 +42,14 @@ _KEEP_ZERO: Final = frozenset(
     | {"LeakyRelu", "Mish", "Neg", "Relu", "Round", "Selu", "Sign", "Sin", "Sinh", "Softsign", "Sqrt", "Swish", "Tan"}
     | {"Tanh"}
 )
-"""Operators that make 0 of 0."""
+"""Operators with one input whose output for 0 is 0."""
 
 
 @rule(*_UNARY)
 def _unary(mender: Mender) -> None:
     """A function of each element: the node stays.
 
-    Each element depends on itself alone, so padding stays where it is. Zeros beyond a row's length stay zeros where
-    the function makes 0 of 0.
+    Zeros at the padding stay zeros where the function of 0 is 0.
     """
     kind = mender.node.op_type
     value = mender.movable_input(0) if kind == "Identity" else mender.data_input(0)
@@ -56,9 +64,11 @@ def _test(mender: Mender) -> None:
 
 @rule("Cast", "CastLike")
 def _cast(mender: Mender) -> None:
-    """Another element type: the node stays. The numbers of the rows keep their meaning."""
-    value, to = mender.movable_input(0), mender.attribute("to")
-    mender.keep_node(value, zero_padded=value.zero_padded, dtype=mender.required_input(1).dtype if to is None else to)
+    """Another element type: the node stays. An index of rows stays one."""
+    value, dtype = mender.movable_input(0), mender.attribute("to")
+    if dtype is None:  # CastLike
+        dtype = mender.required_input(1).dtype
+    mender.keep_node(value, zero_padded=value.zero_padded, dtype=dtype)
 
 
 @rule(*_COMBINED, *_TESTS)
@@ -67,24 +77,23 @@ def _combined(mender: Mender) -> None:
 
     1. Both have the axis, of the same size at every length: each row's padding meets its own padding.
     2. One has size 1, or lacks the axis: it is broadcast, as in the original.
-    3. One differs between rows by their lengths only (a mean's divisor): its added axis of rows goes where the
-       other has its rows.
+    3. One has added rows (a mean's divisor): they go where the other has its rows.
     4. Two axes of different sizes, or two axes of rows: refused, as rows or steps would be mixed.
     """
+    kind = mender.node.op_type
     values = [mender.values[name] for name in mender.node.input if name]
     is_row_index = any(isinstance(value, DataTensor) and value.is_row_index for value in values)
-    if is_row_index and mender.node.op_type == "Max":  # of an index and the numbers of the rows, for their common shape
+    if is_row_index and kind == "Max":  # exporters write it of an index and the index of rows, for their common shape
         values = [replace(value, is_row_index=False) if isinstance(value, DataTensor) else value for value in values]
     operands, groups, has_added_rows = mender.align_axes(values)
     (name,) = mender.copy_node([operand.name for operand in operands])
-    kind = mender.node.op_type
     dtype = BOOL if kind in _TESTS else operands[1 if kind == "Where" else 0].dtype
-    times = [size for group in groups for size in group if size.is_time]
-    # A product is 0 where one factor is, if that factor has all the axes of time and the others are finite there.
+    # A product is 0 where a factor is, if that factor has all axes of time, and the others are finite at the padding.
+    time_count = sum(size.is_time for group in groups for size in group)
     zero_padded = (
         kind == "Mul"
         and any(
-            operand.zero_padded and sum(size.is_time for size in operand.dim_sizes) == len(times)
+            operand.zero_padded and sum(size.is_time for size in operand.dim_sizes) == time_count
             for operand in operands
         )
         and all(
@@ -97,25 +106,25 @@ def _combined(mender: Mender) -> None:
 
 @rule("Clip")
 def _clip(mender: Mender) -> None:
-    """Bounds of each element.
+    """A lower and an upper bound for each element.
 
-    1. Constant bounds, or none: the node stays.
-    2. Bounds that depend on the length or the data: Max and Min, which broadcast them for each row.
+    1. Both are constant, or left out: the node stays.
+    2. One depends on the length or the data: Max and Min, so that each row may have its own bounds.
     """
     value = mender.data_input(0)
     bounds = [mender.input_value(index) for index in (1, 2)]
-    if any(bound is not None and not (isinstance(bound, KnownTensor) and bound.is_constant) for bound in bounds):
-        for kind, bound in zip(("Max", "Min"), bounds, strict=True):
-            if bound is not None:
-                value = mender.broadcast_node(kind, value, bound)
-        mender.set_output(value)
+    if all(bound is None or (isinstance(bound, KnownTensor) and bound.is_constant) for bound in bounds):
+        mender.keep_node(value)
         return
-    mender.keep_node(value)
+    for kind, bound in zip(("Max", "Min"), bounds, strict=True):
+        if bound is not None:
+            value = mender.broadcast_node(kind, value, bound)
+    mender.set_output(value)
 
 
 @rule("Dropout")
 def _dropout(mender: Mender) -> None:
-    """Nothing happens in evaluation mode: the output is the input. In training mode it is refused."""
+    """A Dropout in evaluation mode does nothing: its output is its input. In training mode it is refused."""
     training = mender.constant_input(2)
     mender.refuse_if(
         training is not None and bool(training.any()), "drops values at random: export the model in evaluation mode"
@@ -129,7 +138,7 @@ def _dropout(mender: Mender) -> None:
 
 @rule("OneHot")
 def _one_hot(mender: Mender) -> None:
-    """A new axis of fixed size behind the other axes: the node stays. A new axis in front is refused."""
+    """A new axis of fixed size after all others: the node stays. A new axis elsewhere is refused."""
     value, depth = mender.data_input(0), mender.required_constant(1)
     is_last = mender.attribute("axis", -1) in (-1, value.rank)
     mender.refuse_if(not is_last, "puts its new axis elsewhere than behind the others")
@@ -141,7 +150,7 @@ def _one_hot(mender: Mender) -> None:
 
 @rule("Trilu")
 def _trilu(mender: Mender) -> None:
-    """A triangle of the last two axes: the node stays, since the triangle is the same at every width."""
+    """A triangle of the last two axes: the node stays, since an element has the same place at every width."""
     value = mender.data_input(0)
     mender.constant_input(1)
     mender.refuse_if(value.has_merged_axes, "takes a triangle of merged axes")
@@ -153,147 +162,176 @@ def _matmul(mender: Mender) -> None:
     """A product of matrices.
 
     1. The axis that is summed over is of fixed size: the node stays.
-    2. It is of time (attention times values, pooling by a product): both factors get zeros beyond each row's length,
-       so that padding adds nothing.
+    2. It is of time (attention times values, pooling by a product): both factors get zeros at the padding, so that
+       padding adds nothing.
     3. It is the rows, or is time against weights of a fixed size: refused.
     """
     mender.set_output(_product(mender, mender.data_input(0), mender.data_input(1)))
 
 
 def _product(mender: Mender, left: DataTensor, right: DataTensor) -> DataTensor:
-    """The matrix product of two tensors, with the axes of NumPy's `matmul`."""
+    """The matrix product of two tensors, with the axes of NumPy's `matmul`; refuses one that mixes rows."""
     if left.rank == 1:
         return mender.squeezed(_product(mender, mender.unsqueezed(left, [0]), right), [-2])
     if right.rank == 1:
         return mender.squeezed(_product(mender, left, mender.unsqueezed(right, [1])), [-1])
-    left, right = _summable(mender, left, right)
-    plain = right.rank == 2 and not right.has_added_rows
+    left, right = _with_zeros_at_padding(mender, left, right)
+    left_rows, right_columns = left.groups[-2], right.groups[-1]
+    # A right factor of two axes, such as weights, is the same for all rows: the left one may then have its rows, or
+    # merged axes, as the rows of its matrix.
+    is_plain = right.rank == 2 and not right.has_added_rows
     mender.refuse_if(
-        len(right.groups[-1]) != 1 or (len(left.groups[-2]) != 1 and not plain),
-        f"multiplies merged axes, {axis_text(left.groups[-2])} and {axis_text(right.groups[-1])}",
+        len(right_columns) != 1 or (len(left_rows) != 1 and not is_plain),
+        f"multiplies merged axes, {axis_text(left_rows)} and {axis_text(right_columns)}",
     )
-    right_rows, left_rows = (any(size.is_rows for size in group) for group in (right.groups[-1], left.groups[-2]))
-    mender.refuse_if(right_rows or (left_rows and (not plain or left.has_added_rows)), CROSSES_ROWS)
+    mixes_right = any(size.is_rows for size in right_columns)
+    mixes_left = any(size.is_rows for size in left_rows) and (not is_plain or left.has_added_rows)
+    mender.refuse_if(mixes_right or mixes_left, CROSSES_ROWS)
     first, second, groups, has_added_rows = left, right, left.groups[:-2], left.has_added_rows
-    if not plain:
+    if not is_plain:
         (first, second), groups, has_added_rows = mender.align_axes([left, right], free=2)
     name = mender.emit("MatMul", [first.name, second.name])
-    return DataTensor(name, left.dtype, (*groups, left.groups[-2], right.groups[-1]), has_added_rows)
+    return DataTensor(name, left.dtype, (*groups, left_rows, right_columns), has_added_rows)
 
 
-def _summable(mender: Mender, left: DataTensor, right: DataTensor) -> tuple[DataTensor, DataTensor]:
-    """The factors, with zeros at padding where the product sums over the steps."""
-    inner, other = left.groups[-1], right.groups[-2]
-    if not mender.matches(inner, other):
-        if any(size.is_time for size in inner):
+def _with_zeros_at_padding(mender: Mender, left: DataTensor, right: DataTensor) -> tuple[DataTensor, DataTensor]:
+    """The factors of a matrix product; with zeros at the padding, if the product sums over the steps.
+
+    The product is over the last axis of `left` and the last but one of `right`. They are refused if their sizes differ,
+    if they are merged, or if they are the rows.
+    """
+    left_axis, right_axis = left.groups[-1], right.groups[-2]
+    if not mender.matches(left_axis, right_axis):
+        if any(size.is_time for size in left_axis):
             why = "a layer of a fixed width over all steps. Pool the steps before it"
-            mender.refuse(f"multiplies {axis_text(inner)} by weights for {axis_text(other)}: {why}")
-        mender.refuse(f"multiplies axes of different sizes, {axis_text(inner)} and {axis_text(other)}")
-    mender.refuse_rows(inner)
-    mender.refuse_if(len(inner) != 1, f"multiplies over merged axes, {axis_text(inner)}")
-    if not inner[0].is_time:
+            mender.refuse(f"multiplies {axis_text(left_axis)} by weights for {axis_text(right_axis)}: {why}")
+        mender.refuse(f"multiplies axes of different sizes, {axis_text(left_axis)} and {axis_text(right_axis)}")
+    mender.refuse_rows(left_axis)
+    mender.refuse_if(len(left_axis) != 1, f"multiplies over merged axes, {axis_text(left_axis)}")
+    if not left_axis[0].is_time:
         return left, right
     mender.causes.append("it sums over the steps, those of the padding too")
-    return (mender.masked(left, left.dims_of(left.rank - 1), 0), mender.masked(right, right.dims_of(right.rank - 2), 0))
+    left = mender.masked(left, left.dims_of(left.rank - 1), 0)
+    right = mender.masked(right, right.dims_of(right.rank - 2), 0)
+    return left, right
 
 
 @rule("Gemm")
 def _gemm(mender: Mender) -> None:
-    """A product of two matrices, plus a third.
+    """A product of two matrices, plus a third: `alpha * A @ B + beta * C`.
 
-    1. Nothing is merged, transposed in front or summed over time: the node stays.
-    2. Else it becomes a product as MatMul has, with its factors alpha and beta, and an Add.
+    1. Nothing is merged, A is not transposed, and no step is summed over: the node stays.
+    2. Else it is written as a MatMul (by the rule for that), two Mul and an Add.
     """
     left, right, bias = mender.data_input(0), mender.data_input(1), mender.input_value(2)
-    swaps = mender.attribute("transA", 0), mender.attribute("transB", 0)
-    plain = not (
-        left.has_merged_axes or left.has_added_rows or right.has_merged_axes or right.has_added_rows or swaps[0]
+    transposes = mender.attribute("transA", 0), mender.attribute("transB", 0)
+    is_plain = not (
+        left.has_merged_axes
+        or left.has_added_rows
+        or right.has_merged_axes
+        or right.has_added_rows
+        or right.dim_sizes[0].is_rows
+        or right.dim_sizes[1].is_rows
+        or transposes[0]
     )
-    time_inside = left.groups[0 if swaps[0] else -1][0].is_time
-    constant_bias = bias is None or (isinstance(bias, KnownTensor) and bias.is_constant)
-    if (
-        plain
-        and constant_bias
-        and not time_inside
-        and not right.dim_sizes[0].is_rows
-        and not right.dim_sizes[1].is_rows
-    ):
-        groups = right.groups[::-1] if swaps[1] else right.groups
-        _summable(mender, left, right.with_name(right.name, groups=groups))
+    sums_steps = left.groups[0 if transposes[0] else -1][0].is_time
+    has_constant_bias = bias is None or (isinstance(bias, KnownTensor) and bias.is_constant)
+    if is_plain and has_constant_bias and not sums_steps:
+        groups = right.groups[::-1] if transposes[1] else right.groups
+        _with_zeros_at_padding(mender, left, right.with_name(right.name, groups=groups))  # only to refuse bad sizes
         (name,) = mender.copy_node([left.name, right.name, *([bias.name] if bias is not None else [])])
         mender.set_output(DataTensor(name, left.dtype, (left.groups[0], groups[1])))
         return
-    operands = [_turned(mender, value) if swap else value for value, swap in zip((left, right), swaps, strict=True)]
-    result = _scaled(mender, _product(mender, *operands), mender.attribute("alpha", 1.0))
+    factors = [
+        _transposed(mender, value) if transpose else value
+        for value, transpose in zip((left, right), transposes, strict=True)
+    ]
+    result = _scaled(mender, _product(mender, *factors), mender.attribute("alpha", 1.0))
     if bias is not None:
-        added = _scaled(mender, mender.as_data(bias), mender.attribute("beta", 1.0))
-        result = mender.broadcast_node("Add", result, added)
+        scaled_bias = _scaled(mender, mender.as_data(bias), mender.attribute("beta", 1.0))
+        result = mender.broadcast_node("Add", result, scaled_bias)
     mender.set_output(result)
 
 
 def _scaled(mender: Mender, value: DataTensor, number: float) -> DataTensor:
-    """The tensor times a number; itself for 1."""
+    """The tensor times a number; for 1 the tensor itself."""
     if number == 1:
         return value
     return value.with_name(mender.emit("Mul", [value.name, mender.writer.scalar(number, value.dtype)]))
 
 
-def _turned(mender: Mender, value: DataTensor) -> DataTensor:
-    """A tensor of two axes, transposed."""
-    dims = [0] * value.has_added_rows + [*value.dims_of(1), *value.dims_of(0)]
-    return value.with_name(mender.writer.transposed(value.name, dims), groups=value.groups[::-1])
+def _transposed(mender: Mender, value: DataTensor) -> DataTensor:
+    """A tensor of two axes, transposed; added rows stay in front."""
+    added_rows = [0] if value.has_added_rows else []
+    order = [*added_rows, *value.dims_of(1), *value.dims_of(0)]
+    return value.with_name(mender.writer.transposed(value.name, order), groups=value.groups[::-1])
 
 
 @rule("Einsum")
 def _einsum(mender: Mender) -> None:
-    """Sums of products, by letters: an axis that the result lacks is summed over.
+    """Sums of products, by letters: an axis whose letter the result lacks is summed over.
 
-    1. No letter of time is summed over: the node stays. A merged axis gets a letter for each of its axes, an added
-       axis of rows a letter of its own.
-    2. A letter of time is summed over: the operands that have it get zeros beyond each row's length.
+    1. No letter of time is summed over: the node stays, with a letter for each dim of a merged axis, and one for added
+       rows.
+    2. A letter of time is summed over: the operands that have it get zeros at the padding.
     3. The rows are summed over, or a letter stands twice in one operand: refused.
     """
     operands = [mender.data_input(index) for index in range(len(mender.node.input))]
-    terms, result = _terms(mender, [operand.rank for operand in operands])
-    groups: dict[str, Group] = {}
+    terms, result = _terms_of_axes(mender, [operand.rank for operand in operands])
+    group_of: dict[str, Group] = {}  # by the letter of an axis
     for term, operand in zip(terms, operands, strict=True):
         for letter, group in zip(term, operand.groups, strict=True):
-            first = groups.setdefault(letter, group)
+            first = group_of.setdefault(letter, group)
             different = f"combines axes of different sizes: {axis_text(first)} and {axis_text(group)}"
             mender.refuse_if(not mender.matches(first, group), different)
-    fresh = iter(string.ascii_letters)
-    parts = {letter: "".join(next(fresh) for _ in group) for letter, group in groups.items()}
-    sizes = {part: size for letter, group in groups.items() for part, size in zip(parts[letter], group, strict=True)}
-    *terms, result_term = ["".join(parts[letter] for letter in term) for term in (*terms, result)]
-    rows = [part for part, size in sizes.items() if size.is_rows]
-    mender.refuse_if(len(rows) > 1 or not {*rows} <= {*result_term}, CROSSES_ROWS)
-    times = {part for part, size in sizes.items() if size.is_time and part not in result_term}
-    if times:
+    # A letter for each dim, so that an axis is spelled by the letters of its dims.
+    new_letters = iter(string.ascii_letters)
+    dims_of = {letter: "".join(next(new_letters) for _ in group) for letter, group in group_of.items()}
+    size_of = {
+        dim: size for letter, group in group_of.items() for dim, size in zip(dims_of[letter], group, strict=True)
+    }
+    *dim_terms, dim_result = ["".join(dims_of[letter] for letter in term) for term in (*terms, result)]
+    # Case 3
+    rows = [dim for dim, size in size_of.items() if size.is_rows]
+    mender.refuse_if(len(rows) > 1 or not {*rows} <= {*dim_result}, CROSSES_ROWS)
+    # Case 2
+    summed_times = {dim for dim, size in size_of.items() if size.is_time and dim not in dim_result}
+    if summed_times:
         mender.causes.append("it sums over the steps, those of the padding too")
-    masked = [
-        mender.masked(operand, [index + operand.has_added_rows for index, part in enumerate(term) if part in times], 0)
-        for term, operand in zip(terms, operands, strict=True)
-    ]
+    masked = []
+    for term, operand in zip(dim_terms, operands, strict=True):
+        dims = [dim for dim, letter in enumerate(term, start=int(operand.has_added_rows)) if letter in summed_times]
+        masked.append(mender.masked(operand, dims, 0))
+    # Case 1: added rows have the letter of the rows, or one of their own.
+    row = rows[0] if rows else next(new_letters)
     has_added_rows = any(operand.has_added_rows for operand in masked) and not rows
-    row = rows[0] if rows else next(fresh)
-    full = ",".join(row * operand.has_added_rows + term for term, operand in zip(terms, masked, strict=True))
-    (name,) = mender.copy_node(
-        [operand.name for operand in masked], equation=f"{full}->{row * has_added_rows}{result_term}"
-    )
-    mender.set_output(DataTensor(name, masked[0].dtype, tuple(groups[letter] for letter in result), has_added_rows))
+    spelled = [row + term if operand.has_added_rows else term for term, operand in zip(dim_terms, masked, strict=True)]
+    equation = f"{','.join(spelled)}->{row + dim_result if has_added_rows else dim_result}"
+    (name,) = mender.copy_node([operand.name for operand in masked], equation=equation)
+    mender.set_output(DataTensor(name, masked[0].dtype, tuple(group_of[letter] for letter in result), has_added_rows))
 
 
-def _terms(mender: Mender, ranks: list[int]) -> tuple[list[str], str]:
-    """A letter for each axis of the inputs and of the result; those that `...` stands for are counted from the end."""
+def _terms_of_axes(mender: Mender, ranks: list[int]) -> tuple[list[str], str]:
+    """The equation of an Einsum with a letter for each axis, without `...` and with a result.
+
+    Args:
+        mender: The mender; the node is refused if a letter stands twice in one input.
+        ranks: The number of axes of each input.
+
+    Returns:
+        The letters of each input, and those of the result. For `...ab,b` and the ranks 3 and 1: `zab`, `b` and `za`,
+        with any unused letter for z; the axes that `...` stands for are aligned at the end.
+    """
     inputs, arrow, result = mender.attribute("equation").replace(" ", "").partition("->")
     letters = {letter for letter in inputs if letter.isalpha()}
-    if not arrow:
-        result = "..." * ("..." in inputs) + "".join(sorted(each for each in letters if inputs.count(each) == 1))
-    unnamed = [letter for letter in string.ascii_letters if letter not in letters]
+    if not arrow:  # the result then has the letters that stand once, in alphabetic order
+        ellipsis = "..." if "..." in inputs else ""
+        result = ellipsis + "".join(sorted(letter for letter in letters if inputs.count(letter) == 1))
+    unused = [letter for letter in string.ascii_letters if letter not in letters]
     terms = inputs.split(",")
-    open_axes = [rank - len(term.replace("...", "")) for term, rank in zip(terms, ranks, strict=True)]
+    unnamed_axes = [rank - len(term.replace("...", "")) for term, rank in zip(terms, ranks, strict=True)]
     spelled = [
-        term.replace("...", "".join(reversed(unnamed[:count]))) for term, count in zip(terms, open_axes, strict=True)
+        term.replace("...", "".join(reversed(unused[:count]))) for term, count in zip(terms, unnamed_axes, strict=True)
     ]
     mender.refuse_if(any(len({*term}) != len(term) for term in spelled), "takes a diagonal")
-    return spelled, result.replace("...", "".join(reversed(unnamed[: max(open_axes)])))
+    return spelled, result.replace("...", "".join(reversed(unused[: max(unnamed_axes)])))

@@ -1,4 +1,10 @@
-"""Convolutions and pools: zeros beyond each row's length, and the length of what comes out."""
+"""Rules for convolutions, pools and Resize: zeros at the padding, and the number of steps of the output.
+
+Words: an *axis* is one of the original's tensor, a *dim* one of the mended graph's; the *group* of an axis has the
+sizes of its dims. A size is a table of its values at each length. A row's *own size* along a dim of time is what the
+original has for this sequence alone; behind it is padding. *The node stays*: the mended graph has the same operator.
+*Spatial axes* are those behind the rows and the channels of `[rows, channels, ...]`; here they are mostly the steps.
+"""
 
 from __future__ import annotations
 
@@ -9,29 +15,29 @@ from typing import Any, Final
 import numpy as np
 
 from lengthwise_export.mending.mender import FLOAT, Mender, rule
-from lengthwise_export.mending.values import DataTensor, KnownTensor, Size, Table
+from lengthwise_export.mending.values import DataTensor, KnownTensor, Size, Table, groups_of_one
 
 
 @dataclass(frozen=True)
 class Window:
-    """How a kernel moves along one axis."""
+    """How a kernel moves along one spatial axis."""
 
-    kernel: int  # Its size, with the holes of a dilation
-    stride: int  # The distance between two windows
+    kernel: int  # Its size in steps, with the holes of a dilation
+    stride: int  # The distance between two windows in steps
     before: int  # Zeros in front of the axis
     after: int  # Zeros behind it
     rounds_up: bool = False  # Whether a last window that reaches beyond the zeros counts (`ceil_mode`)
 
     def count(self, size: Table) -> Table:
-        """The number of windows for each size of the axis."""
+        """The number of windows, which is the size of the output, for each size of the axis."""
         room = size + self.before + self.after - self.kernel
         count = (-(-room // self.stride) if self.rounds_up else room // self.stride) + 1
-        if self.rounds_up:  # the last window begins in the axis, or in the zeros in front
+        if self.rounds_up:  # a window that would begin in the zeros behind the axis does not count
             count = np.where((count - 1) * self.stride >= size + self.before, count - 1, count)
         return np.asarray(np.maximum(count, 0))
 
     def reads_beyond(self, size: Size) -> bool:
-        """Whether the axis is one of time, and a window that counts reads behind it at any length."""
+        """Whether a window reads behind the last step at any length; never along an axis of fixed size."""
         counts = self.count(size.by_length)
         last_read = (counts - 1) * self.stride - self.before + self.kernel - 1
         return size.is_time and bool((last_read >= size.by_length)[counts > 0].any())
@@ -40,103 +46,135 @@ class Window:
 def _windows(
     mender: Mender, kernel: Sequence[int], sizes: Sequence[Size]
 ) -> tuple[list[Window], dict[int, tuple[Table, Table]]]:
-    """The window along each axis, and the zeros around the axes where their number depends on the length.
+    """The window along each spatial axis, from the attributes of the node.
 
-    Only `auto_pad` SAME with a stride gives such axes. The zeros are `[lengths]` in front and `[lengths]` behind, by
-    the index of the axis; the window of such an axis has no padding of its own.
+    Args:
+        mender: The mender, whose node is a convolution or a pool.
+        kernel: The kernel's size along each spatial axis, without a dilation.
+        sizes: The sizes of the spatial axes.
+
+    Returns:
+        The windows; and, by the index of a spatial axis, the zeros in front of it and behind it, `[lengths]` each, if
+        their number depends on the length: this is so for `auto_pad` SAME with a stride. The window of such an axis
+        has no zeros of its own.
     """
     count = len(kernel)
     strides, dilations, pads = (
-        mender.attribute(name) or [neutral] * (count * size)
-        for name, neutral, size in (("strides", 1, 1), ("dilations", 1, 1), ("pads", 0, 2))
+        mender.attribute(name) or [default] * (count * numbers_per_axis)
+        for name, default, numbers_per_axis in (("strides", 1, 1), ("dilations", 1, 1), ("pads", 0, 2))
     )
-    auto = mender.attribute("auto_pad", "NOTSET")
+    auto_pad = mender.attribute("auto_pad", "NOTSET")
     windows = []
-    moved: dict[int, tuple[Table, Table]] = {}
+    zeros_by_length: dict[int, tuple[Table, Table]] = {}
     for index in range(count):
-        spread = dilations[index] * (kernel[index] - 1) + 1
-        before, after = (0, 0) if auto == "VALID" else (pads[index], pads[index + count])
-        if auto.startswith("SAME"):
+        dilated = dilations[index] * (kernel[index] - 1) + 1
+        before, after = (0, 0) if auto_pad == "VALID" else (pads[index], pads[index + count])
+        if auto_pad.startswith("SAME"):
+            # As many zeros that there is a window for each stride; UPPER and LOWER say where an odd one goes.
             size = sizes[index].by_length
-            total = np.maximum((-(-size // strides[index]) - 1) * strides[index] + spread - size, 0)
+            zeros = np.maximum((-(-size // strides[index]) - 1) * strides[index] + dilated - size, 0)
             if strides[index] == 1:
-                total = np.full_like(total, spread - 1)
-            smaller_half, larger_half = total // 2, total - total // 2
-            halves = (smaller_half, larger_half) if auto == "SAME_UPPER" else (larger_half, smaller_half)
+                zeros = np.full_like(zeros, dilated - 1)
+            smaller_half, larger_half = zeros // 2, zeros - zeros // 2
+            halves = (smaller_half, larger_half) if auto_pad == "SAME_UPPER" else (larger_half, smaller_half)
             before, after = (int(half.max()) for half in halves)
             if (halves[0] != before).any():
-                moved[index] = halves
+                zeros_by_length[index] = halves
                 before = after = 0
-        windows.append(Window(spread, strides[index], before, after, bool(mender.attribute("ceil_mode", 0))))
-    return windows, moved
+        windows.append(Window(dilated, strides[index], before, after, bool(mender.attribute("ceil_mode", 0))))
+    return windows, zeros_by_length
 
 
 def surrounded(
     mender: Mender, value: DataTensor, axis: int, amounts: tuple[Table, Table], fill: float, cause: str
 ) -> DataTensor:
-    """The tensor with a number around each row's own steps, as often as two `[lengths]` say: in front, and behind."""
+    """The tensor with the number `fill` in front of and behind each row's own steps.
+
+    One step of `fill` is put around the whole width; each row then picks its positions, those outside of its own steps
+    from there.
+
+    Args:
+        mender: The mender.
+        value: The tensor.
+        axis: The axis of time.
+        amounts: How many steps are added in front, and behind: `[lengths]` each.
+        fill: The number that they have.
+        cause: What is noted as the cause of the change.
+    """
     value = mender.fill_padding(value, axis, fill, cause)
     dim, size = mender.only_dim(value, axis)
-    ends = [int(at == dim) for at in range(len(value.dim_sizes))] * 2
+    pads = [int(index == dim) for index in range(len(value.dim_sizes))] * 2
     number = mender.writer.scalar(fill, value.dtype)
-    wider = mender.emit("Pad", [value.name, mender.writer.constant(ends), number], mode="constant")
-    around, out = Size(size.table + 2), Size(size.table + sum(amounts))
-    index = mender.strided_positions(1 - amounts[0], 1, out)
-    return mender.take_per_row(value.with_name(wider, groups=value.groups_with(axis, around)), axis, index, out)
+    wider = mender.emit("Pad", [value.name, mender.writer.constant(pads), number], mode="constant")
+    wider_size, new_size = Size(size.table + 2), Size(size.table + sum(amounts))
+    index = mender.strided_positions(1 - amounts[0], 1, new_size)
+    return mender.take_per_row(
+        value.with_name(wider, groups=value.groups_with(axis, wider_size)), axis, index, new_size
+    )
 
 
-def _sizes(mender: Mender, value: DataTensor, rank: int) -> list[Size]:
-    """The sizes of the axes behind the channels of a tensor `[rows, channels, ...]`."""
+def _spatial_sizes(mender: Mender, value: DataTensor, rank: int) -> list[Size]:
+    """The sizes of the spatial axes of a tensor `[rows, channels, ...]` of `rank` axes; refuses another tensor."""
     mender.refuse_if(value.has_added_rows or value.rank != rank, "runs over a single sequence, not over rows")
     return [mender.only_dim(value, axis)[1] for axis in range(2, rank)]
 
 
-_Run = Callable[[DataTensor, list[Window]], str]  # emits the node for a masked tensor
-_BEYOND: Final = "its window reads beyond the last step"
+_Emit = Callable[[DataTensor, list[Window]], str]  # writes the node for a masked tensor, returns its output's name
+_BEYOND: Final = "its window reads beyond the last step"  # a cause
 
 
-def _convolved(
+def _mend_windows(
     mender: Mender,
     kernel: Sequence[int],
-    run: _Run,
+    emit: _Emit,
     *,
     channels: Size | None = None,
     fill: float = 0,
-    why: str = _BEYOND,
+    cause: str = _BEYOND,
 ) -> None:
-    """Sets the output to what a kernel makes of the node's tensor, with `fill` beyond each row's length."""
+    """Mends a convolution or a pool: puts `fill` at the padding that a window reads, and sets the output.
+
+    Args:
+        mender: The mender; the node's first input is `[rows, channels, ...]`.
+        kernel: The kernel's size along each spatial axis, without a dilation.
+        emit: Writes the node.
+        channels: The number of channels of the output; None for that of the input.
+        fill: The number at the padding that does not change the output of a window.
+        cause: What is noted as the cause, if a window reads padding.
+    """
     value = mender.data_input(0)
-    sizes = _sizes(mender, value, len(kernel) + 2)
-    mender.refuse_rows(sizes, (mender.only_dim(value, 1)[1],))
+    sizes = _spatial_sizes(mender, value, len(kernel) + 2)
+    _, input_channels = mender.only_dim(value, 1)
+    mender.refuse_rows(sizes, (input_channels,))
     mender.refuse_if(
-        mender.only_dim(value, 1)[1].is_time,
-        "takes the steps for its channels, so its width is fixed: transpose before it",
+        input_channels.is_time, "takes the steps for its channels, so its width is fixed: transpose before it"
     )
-    moves, moved = _windows(mender, kernel, sizes)
-    for index, amounts in moved.items():
-        cause = "the zeros in front of the steps are counted for the padded width"
-        value = surrounded(mender, value, index + 2, amounts, fill, cause)
+    windows, zeros_by_length = _windows(mender, kernel, sizes)
+    for index, amounts in zeros_by_length.items():
+        zeros_cause = "the zeros in front of the steps are counted for the padded width"
+        value = surrounded(mender, value, index + 2, amounts, fill, zeros_cause)
         sizes[index] = value.groups[index + 2][0]
-    if reading := [value.first_dims()[at + 2] for at, move in enumerate(moves) if move.reads_beyond(sizes[at])]:
-        mender.causes.append(why)
-        value = mender.masked(value, reading, fill)
-    out = [Size(move.count(size.table)) for size, move in zip(sizes, moves, strict=True)]
-    for size in out:
+    dims = [value.first_dims()[index + 2] for index, window in enumerate(windows) if window.reads_beyond(sizes[index])]
+    if dims:
+        mender.causes.append(cause)
+        value = mender.masked(value, dims, fill)
+    new_sizes = [Size(window.count(size.table)) for size, window in zip(sizes, windows, strict=True)]
+    for size in new_sizes:  # the original raises at lengths without a window
         mender.require_lengths(size.by_length >= 1)
-    name = mender.unmerge_first_axis(run(value, moves), value.groups[0], value.rank)
-    groups = (value.groups[0], (channels or value.groups[1][0],), *((size,) for size in out))
+    name = mender.unmerge_first_axis(emit(value, windows), value.groups[0], value.rank)
+    groups = (value.groups[0], (channels or input_channels,), *groups_of_one(new_sizes))
     mender.set_output(DataTensor(name, value.dtype, groups))
 
 
-def _fixed_pads(moves: Sequence[Window]) -> list[int]:
-    """The attribute `pads`: the zeros in front along each axis, then those behind."""
-    return [move.before for move in moves] + [move.after for move in moves]
+def _pads(windows: Sequence[Window]) -> list[int]:
+    """The attribute `pads` of ONNX: the zeros in front along each spatial axis, then those behind."""
+    return [window.before for window in windows] + [window.after for window in windows]
 
 
-def _as_it_is(mender: Mender, *rest: str) -> _Run:
-    """Runs the node itself, with pads of fixed size."""
-    return lambda masked, moves: mender.copy_node(
-        [mender.in_original_shape(masked), *rest], drop=["auto_pad"], pads=_fixed_pads(moves)
+def _keep_node(mender: Mender, *further_inputs: str) -> _Emit:
+    """A function that writes the node as it is, but with the pads of its windows in the place of `auto_pad`."""
+    return lambda masked, windows: mender.copy_node(
+        [mender.in_original_shape(masked), *further_inputs], drop=["auto_pad"], pads=_pads(windows)
     )[0]
 
 
@@ -144,22 +182,22 @@ def _as_it_is(mender: Mender, *rest: str) -> _Run:
 def _conv(mender: Mender) -> None:
     """A convolution: it reads zeros behind a lone sequence, and would read the padding of a row.
 
-    1. A window that counts reads behind the last step: zeros go beyond each row's length, then the node runs.
+    1. A window reads behind the last step: the padding gets zeros, then the node runs.
     2. None does (a kernel of 1, a causal convolution): the node stays.
-    3. `auto_pad` at a stride puts more or fewer zeros in front at some lengths: each row gets its own number of them.
+    3. `auto_pad` with a stride puts more or fewer zeros in front at some lengths: each row gets its own number of them.
 
-    The length behind it follows from kernel, stride and padding. Weights as wide as the sequences are refused.
+    Weights as wide as the sequences accept one length only, so they are refused.
     """
     weights = mender.required_constant(1)
     mender.refuse_if(weights.ndim < 3, "its weights have no axis of the kernel")
-    run, channels = _as_it_is(mender, *mender.further_inputs()), mender.fixed_size(weights.shape[0])
+    emit, channels = _keep_node(mender, *mender.further_inputs()), mender.fixed_size(weights.shape[0])
     cause = "its kernel reads beyond the last step, where a lone sequence has zeros"
-    _convolved(mender, weights.shape[2:], run, channels=channels, why=cause)
+    _mend_windows(mender, weights.shape[2:], emit, channels=channels, cause=cause)
 
 
 @rule("ConvTranspose")
 def _conv_transpose(mender: Mender) -> None:
-    """A transposed convolution, which spreads each step over several: zeros go beyond each row's length.
+    """A transposed convolution, which spreads each step over several: the padding gets zeros.
 
     An output size that is set by hand (`output_shape`, `auto_pad`) is refused: it holds for one width only.
     """
@@ -168,106 +206,112 @@ def _conv_transpose(mender: Mender) -> None:
         mender.attribute("output_shape") or mender.attribute("auto_pad", "NOTSET") != "NOTSET",
         "its output's size is set by hand: give it pads instead of output_shape or auto_pad",
     )
-    sizes = _sizes(mender, value, weights.ndim)
-    moves, _ = _windows(mender, weights.shape[2:], sizes)
-    extra = mender.attribute("output_padding") or [0] * len(moves)
-    if times := [value.first_dims()[at + 2] for at, size in enumerate(sizes) if size.is_time]:
+    sizes = _spatial_sizes(mender, value, weights.ndim)
+    windows, _ = _windows(mender, weights.shape[2:], sizes)
+    output_padding = mender.attribute("output_padding") or [0] * len(windows)
+    if dims := [value.first_dims()[index + 2] for index, size in enumerate(sizes) if size.is_time]:
         mender.causes.append("its kernel spreads the padding over the last steps")
-        value = mender.masked(value, times, 0)
-    out = [
-        Size(np.maximum((size.table - 1) * move.stride + more + move.kernel - move.before - move.after, 0))
-        for size, move, more in zip(sizes, moves, extra, strict=True)
+        value = mender.masked(value, dims, 0)
+    new_sizes = [
+        Size(np.maximum((size.table - 1) * window.stride + more + window.kernel - window.before - window.after, 0))
+        for size, window, more in zip(sizes, windows, output_padding, strict=True)
     ]
     (name,) = mender.copy_node([mender.in_original_shape(value), *mender.further_inputs()])
     name = mender.unmerge_first_axis(name, value.groups[0], value.rank)
     channels = mender.fixed_size(weights.shape[1] * mender.attribute("group", 1))
-    mender.set_output(DataTensor(name, value.dtype, (value.groups[0], (channels,), *((size,) for size in out))))
+    mender.set_output(DataTensor(name, value.dtype, (value.groups[0], (channels,), *groups_of_one(new_sizes))))
 
 
 @rule("MaxPool", "LpPool")
 def _pool(mender: Mender) -> None:
-    """The largest value or the norm of each window, as `_conv`.
+    """The largest value (MaxPool) or the norm (LpPool) of each window, mended as `_conv`.
 
-    Beyond each row's length goes what is never the largest, the smallest finite number, or for a norm what adds
-    nothing, 0. The indices of the largest values are refused, because they count the padding.
+    For MaxPool the padding gets the smallest finite number, for LpPool 0, so that it does not count. The indices of the
+    largest values are refused, because they count the padding.
     """
-    value, largest = mender.data_input(0), mender.node.op_type == "MaxPool"
+    value, is_max = mender.data_input(0), mender.node.op_type == "MaxPool"
     mender.refuse_if(
-        largest and len(mender.node.output) > 1 and mender.node.output[1],
+        is_max and len(mender.node.output) > 1 and mender.node.output[1],
         "gives the indices of the largest values, which count the padding",
     )
-    fill = mender.neutral_extreme(value.dtype, finite=True) if largest else 0
-    _convolved(mender, mender.attribute("kernel_shape"), _as_it_is(mender), fill=fill)
+    fill = mender.neutral_extreme(value.dtype, finite=True) if is_max else 0
+    _mend_windows(mender, mender.attribute("kernel_shape"), _keep_node(mender), fill=fill)
 
 
 @rule("AveragePool")
 def _average_pool(mender: Mender) -> None:
-    """The mean of the steps in each window.
+    """The mean of each window.
 
-    1. No window reads behind a row's length, or each mean is divided by the kernel's size (there are no zeros around
-       the steps, or they count): the node runs on zeros beyond each row's length.
+    1. No window reads behind a row's own steps, or each mean is divided by the kernel's size (there are no zeros around
+       the steps, or they count): the node runs on zeros at the padding.
     2. Else AveragePool(steps) / AveragePool(mask): both are divided by the kernel's size, which cancels out, so only
        the row's own steps count.
-    3. `auto_pad` at a stride: refused.
+    3. `auto_pad` with a stride: refused.
     """
     value, kernel = mender.data_input(0), mender.attribute("kernel_shape")
-    sizes = _sizes(mender, value, len(kernel) + 2)
-    moves, moved = _windows(mender, kernel, sizes)
-    mender.refuse_if(moved, "averages with auto_pad at a stride: give it fixed pads")
+    sizes = _spatial_sizes(mender, value, len(kernel) + 2)
+    windows, zeros_by_length = _windows(mender, kernel, sizes)
+    mender.refuse_if(zeros_by_length, "averages with auto_pad at a stride: give it fixed pads")
     counts_zeros = bool(mender.attribute("count_include_pad", 0))
-    rounds_up, padded = moves[0].rounds_up, any(move.before or move.after for move in moves)
+    rounds_up, has_zeros = windows[0].rounds_up, any(window.before or window.after for window in windows)
 
-    def divided_by_mask(masked: DataTensor, moves: list[Window]) -> str:
-        """AveragePool(steps) / AveragePool(mask). `masked` are the steps, with zeros at padding."""
-        pads = _fixed_pads(moves)
+    def emit_divided_by_mask(masked: DataTensor, windows: list[Window]) -> str:
+        """Writes case 2. `masked` are the steps, with zeros at padding; returns the name of the means."""
+        pads = _pads(windows)
         if counts_zeros:  # the mask is 1 at the zeros around each row's own steps, too, so these become steps
-            masked = _with_zeros_around(mender, masked, moves)
+            masked = _with_zeros_around(mender, masked, windows)
             pads = [0] * len(pads)
         mask = mender.masked(_ones_like(mender, masked), masked.time_dims(), 0)
         inputs = [mender.in_original_shape(factor) for factor in (masked, mask)]
         if rounds_up:  # with zeros after the steps, because the divisor of a last window would depend on the width
-            after = [min(move.kernel, move.stride) - 1 for move in moves]
+            after = [min(window.kernel, window.stride) - 1 for window in windows]
             amounts = mender.writer.constant([0] * (len(after) + 4) + after)
             inputs = [mender.emit("Pad", [name, amounts], mode="constant") for name in inputs]
         options: dict[str, Any] = {"name_suffix": "share", "pads": pads, "count_include_pad": 1}
         means = [mender.copy_node([name], drop=["auto_pad", "ceil_mode"], **options)[0] for name in inputs]
         mean = mender.emit("Div", means)
-        return _cut_to_windows(mender, mean, sizes, moves) if rounds_up else mean
+        return _cut_to_windows(mender, mean, sizes, windows) if rounds_up else mean
 
-    reads = any(move.reads_beyond(size) for size, move in zip(sizes, moves, strict=True))
-    is_divided = reads and (rounds_up or (padded and not counts_zeros))
-    _convolved(mender, kernel, divided_by_mask if is_divided else _as_it_is(mender))
+    reads_padding = any(window.reads_beyond(size) for size, window in zip(sizes, windows, strict=True))
+    is_divided = reads_padding and (rounds_up or (has_zeros and not counts_zeros))
+    _mend_windows(mender, kernel, emit_divided_by_mask if is_divided else _keep_node(mender))
 
 
-def _with_zeros_around(mender: Mender, value: DataTensor, moves: Sequence[Window]) -> DataTensor:
-    """The tensor `[rows, channels, ...]` with the zeros of each window's padding around its other axes."""
+def _with_zeros_around(mender: Mender, value: DataTensor, windows: Sequence[Window]) -> DataTensor:
+    """The tensor `[rows, channels, ...]` with the zeros of each window around its spatial axes, written as a Pad."""
     rows_and_channels = [0] * value.first_dims()[2]
-    amounts = [
-        *rows_and_channels,
-        *(move.before for move in moves),
-        *rows_and_channels,
-        *(move.after for move in moves),
+    before, after = [window.before for window in windows], [window.after for window in windows]
+    amounts = mender.writer.constant([*rows_and_channels, *before, *rows_and_channels, *after])
+    wider = mender.emit("Pad", [value.name, amounts], mode="constant")
+    sizes = [
+        Size(size.table + window.before + window.after)
+        for (size,), window in zip(value.groups[2:], windows, strict=True)
     ]
-    wider = mender.emit("Pad", [value.name, mender.writer.constant(amounts)], mode="constant")
-    sizes = [Size(size.table + move.before + move.after) for (size,), move in zip(value.groups[2:], moves, strict=True)]
-    return value.with_name(wider, groups=(*value.groups[:2], *((size,) for size in sizes)))
+    return value.with_name(wider, groups=(*value.groups[:2], *groups_of_one(sizes)))
 
 
 def _ones_like(mender: Mender, value: DataTensor) -> DataTensor:
-    """A tensor of ones with the axes of another."""
-    one = KnownTensor(mender.writer.scalar(1, FLOAT), np.broadcast_to(np.float32(1), (2, mender.length_count)))
+    """A float32 tensor of ones with the axes of another tensor."""
+    one = mender.constant_tensor(mender.writer.scalar(1, FLOAT), np.ones((), np.float32))
     (scalar, _), groups, has_added_rows = mender.align_axes([one, value])
-    return DataTensor(
-        mender.emit("Expand", [scalar.name, mender.emit("Shape", [value.name])]), FLOAT, groups, has_added_rows
-    )
+    name = mender.emit("Expand", [scalar.name, mender.emit("Shape", [value.name])])
+    return DataTensor(name, FLOAT, groups, has_added_rows)
 
 
-def _cut_to_windows(mender: Mender, name: str, sizes: Sequence[Size], moves: Sequence[Window]) -> str:
-    """The result of a pool, cut to the windows that count at the width of the batch."""
-    ends = [mender.writer.size_at_width(Size(move.count(size.table))) for size, move in zip(sizes, moves, strict=True)]
-    axes = mender.writer.constant([*range(2, 2 + len(ends))])
-    starts = mender.writer.constant([0] * len(ends))
-    return mender.emit("Slice", [name, starts, mender.emit("Concat", ends, axis=0), axes])
+def _cut_to_windows(mender: Mender, name: str, sizes: Sequence[Size], windows: Sequence[Window]) -> str:
+    """The output of a pool with only the windows that it has at the width of the batch, cut along its spatial axes.
+
+    Args:
+        mender: The mender.
+        name: The output, in the original's shape.
+        sizes: The sizes of the input's spatial axes.
+        windows: The window along each of them.
+    """
+    new_sizes = [Size(window.count(size.table)) for size, window in zip(sizes, windows, strict=True)]
+    ends = mender.emit("Concat", [mender.writer.size_at_width(size) for size in new_sizes], axis=0)
+    starts = mender.writer.constant([0] * len(new_sizes))
+    axes = mender.writer.constant([*range(2, 2 + len(new_sizes))])
+    return mender.emit("Slice", [name, starts, ends, axes])
 
 
 @rule("Resize")
@@ -275,35 +319,41 @@ def _resize(mender: Mender) -> None:
     """Another number of steps.
 
     1. The axes of time keep their size, or each step is repeated a whole number of times (nearest, asymmetric, floor):
-       the node runs with scales, so that a row's padding is repeated behind its own steps.
+       the node runs with scales in the place of sizes, so that a row's padding is repeated behind its own steps.
     2. Else steps are interpolated by a ratio of widths, which differs from that of lengths: refused.
     """
     value = mender.data_input(0)
+    factors = _resize_factors(mender, value)
     times = [axis for axis, group in enumerate(value.groups) if any(not size.fixed for size in group)]
-    repeats = [1.0] * value.rank
-    axes = [axis % value.rank for axis in mender.attribute("axes") or range(value.rank)]
-    scales, sizes = mender.input_value(2), mender.input_value(3)
-    if isinstance(scales, KnownTensor) and scales.is_constant and scales.table[0, 0].size:
-        for axis, scale in zip(axes, scales.table[0, 0].tolist(), strict=True):
-            repeats[axis] = scale
-    elif isinstance(sizes, KnownTensor):
-        for index, axis in enumerate(axes):
-            grown = Size(sizes.table[..., index]).divided_by(mender.axis_size(value.groups[axis]))
-            repeats[axis] = grown.fixed if grown is not None and grown.fixed is not None else 0.5
-    else:
-        repeats = [0.5] * value.rank
-    plain = mender.attribute("mode", "nearest") == "nearest" and (
+    repeats_steps = mender.attribute("mode", "nearest") == "nearest" and (
         mender.attribute("coordinate_transformation_mode", "half_pixel") == "asymmetric"
         and mender.attribute("nearest_mode", "round_prefer_floor") == "floor"
     )
-    if not plain or value.has_merged_axes or value.has_added_rows or any(repeats[axis] % 1 for axis in times):
+    if not repeats_steps or value.has_merged_axes or value.has_added_rows or any(factors[axis] % 1 for axis in times):
         how = "only repeating each step (nearest, asymmetric, floor, by a whole number) can be mended"
         mender.refuse(f"resamples the steps to another number of steps: {how}")
-    mender.refuse_rows(*(group for axis, group in enumerate(value.groups) if repeats[axis] != 1))
-    factors = mender.writer.constant(np.array(repeats, dtype=np.float32))
-    (name,) = mender.copy_node([value.name, "", factors], drop=["axes", "keep_aspect_ratio_policy"])
+    mender.refuse_rows(*(group for axis, group in enumerate(value.groups) if factors[axis] != 1))
+    scales = mender.writer.constant(np.array(factors, dtype=np.float32))
+    (name,) = mender.copy_node([value.name, "", scales], drop=["axes", "keep_aspect_ratio_policy"])
     groups = tuple(
-        group if repeats[axis] == 1 else (Size((group[0].table * repeats[axis]).astype(np.int64)),)
+        group if factors[axis] == 1 else (Size((group[0].table * factors[axis]).astype(np.int64)),)
         for axis, group in enumerate(value.groups)
     )
     mender.set_output(value.with_name(name, groups=groups))
+
+
+def _resize_factors(mender: Mender, value: DataTensor) -> list[float]:
+    """The factor by which a Resize multiplies each axis' size; 0.5, which is refused, where it is no constant."""
+    axes = [axis % value.rank for axis in mender.attribute("axes") or range(value.rank)]
+    scales, sizes = mender.input_value(2), mender.input_value(3)
+    factors = [1.0] * value.rank
+    if isinstance(scales, KnownTensor) and scales.is_constant and scales.table[0, 0].size:
+        for axis, scale in zip(axes, scales.table[0, 0].tolist(), strict=True):
+            factors[axis] = scale
+    elif isinstance(sizes, KnownTensor):
+        for index, axis in enumerate(axes):
+            quotient = Size(sizes.table[..., index]).divided_by(mender.axis_size(value.groups[axis]))
+            factors[axis] = quotient.fixed if quotient is not None and quotient.fixed is not None else 0.5
+    else:
+        factors = [0.5] * value.rank
+    return factors

@@ -1,4 +1,12 @@
-"""Operators that pick by indices: what counts from the end counts from each row's own end."""
+"""Rules for operators that pick by indices: what counts from the end has to count from each row's own end.
+
+Words: an *axis* is one of the original's tensor, a *dim* one of the mended graph's; the *group* of an axis has the
+sizes of its dims, several if the axis is *merged*. A `KnownTensor` has numbers that are known for each length, as a
+table `[2, lengths, *shape]` (for one row and for many); a `DataTensor` depends on the sequences. *Added rows* are dim 0
+of a tensor that the original has once and each row has its own. A row's *own size* along a dim of time is what the
+original has for this sequence alone; its *own end* is there, and padding behind it. *The node stays*: the mended graph
+has the same operator. `mender.take_per_row` writes `value[row, index[row]]`.
+"""
 
 from __future__ import annotations
 
@@ -11,30 +19,30 @@ from lengthwise_export.mending.mender import INT64, Mender, rule
 from lengthwise_export.mending.values import (
     CROSSES_ROWS,
     DataTensor,
-    Group,
     KnownTensor,
     Size,
     Table,
     Value,
     axis_text,
+    groups_of_one,
     has_size_one,
 )
 
-_FAR = np.iinfo(np.int64).max
-_ENDS_ELSEWHERE = "it counts from the end of the padded width, not of the row"
+_TO_THE_END = np.iinfo(np.int64).max  # as the `ends` of a Slice
+_COUNTS_FROM_END = "it counts from the end of the padded width, not of the row"  # a cause
 
 
 @rule("Slice")
 def _slice(mender: Mender) -> None:
-    """A part of each axis, as NumPy's `start:end:step`; each axis in turn, by `_sliced`."""
+    """A part of some axes, as NumPy's `start:end:step`: each axis in turn, by `_sliced`."""
     value = mender.data_input(0)
     starts, ends = (
         mender.sizes_input(index, f"its {name} are").elements() for index, name in ((1, "starts"), (2, "ends"))
     )
     axes, steps = mender.axes_of_node(value.rank, 3), mender.constant_input(4)
     strides = [1] * len(starts) if steps is None else steps.tolist()
-    for axis, start, end, step in zip(axes or range(len(starts)), starts, ends, strides, strict=True):
-        value = _sliced(mender, value, axis, start, end, step)
+    for axis, start, end, stride in zip(axes or range(len(starts)), starts, ends, strides, strict=True):
+        value = _sliced(mender, value, axis, start, end, stride)
     mender.set_output(value)
 
 
@@ -46,43 +54,54 @@ def _sliced(mender: Mender, value: DataTensor, axis: int, start: Table, end: Tab
        batch. Behind a row's own end comes its padding.
     3. The start depends on the length (`x[:, -3:]`, a flip): each row picks its own positions.
     4. A part of the rows: refused.
+
+    Args:
+        mender: The mender.
+        value: The tensor.
+        axis: The axis.
+        start: `[2, lengths]`; a negative number counts from the end.
+        end: `[2, lengths]`, in the same way.
+        step: Not 0; negative for the reverse order.
     """
-    size = mender.axis_size(value.groups[axis])
-    own, start, end = size.table, start.astype(np.int64), end.astype(np.int64)
-    low, high = (0, own) if step > 0 else (-1, own - 1)
-    begin_at = np.clip(np.where(start < 0, start + own, start), low, high)
-    stop_at = np.clip(np.where(end < 0, np.maximum(end, -own - 1) + own, end), low, high)
-    out, begins = Size(np.maximum(-(-(stop_at - begin_at) // step), 0)), begin_at[0]
-    if step == 1 and not begins.any() and out.equals(size):
+    # The first position at each length, and how many positions there are.
+    axis_size = mender.axis_size(value.groups[axis])
+    table, start, end = axis_size.table, start.astype(np.int64), end.astype(np.int64)
+    low, high = (0, table) if step > 0 else (-1, table - 1)
+    first = np.clip(np.where(start < 0, start + table, start), low, high)
+    stop = np.clip(np.where(end < 0, np.maximum(end, -table - 1) + table, end), low, high)
+    new_size, starts = Size(np.maximum(-(-(stop - first) // step), 0)), first[0]
+    if step == 1 and not starts.any() and new_size.equals(axis_size):  # case 1
         return value
     dim, size = mender.only_dim(value, axis)
-    mender.refuse_if(size.is_rows or out.depends_on_rows, CROSSES_ROWS)
-    mender.refuse_if(not out.by_length.any(), "is empty at every length")
-    if step > 0 and (begins == begins[-1])[out.by_length > 0].all():
-        begin = int(begins[-1])
-        to_the_end = bool((begins + out.by_length * step >= size.by_length).all())
-        if out.fixed is not None:
-            stop = mender.writer.constant([begin + (out.fixed - 1) * step + 1])
-        elif to_the_end:
-            stop = mender.writer.constant([_FAR])
+    mender.refuse_if(size.is_rows or new_size.depends_on_rows, CROSSES_ROWS)
+    mender.refuse_if(not new_size.by_length.any(), "is empty at every length")
+    # Case 2
+    if step > 0 and (starts == starts[-1])[new_size.by_length > 0].all():
+        begin = int(starts[-1])
+        is_to_the_end = bool((starts + new_size.by_length * step >= size.by_length).all())
+        if new_size.fixed is not None:
+            stop_at = mender.writer.constant([begin + (new_size.fixed - 1) * step + 1])
+        elif is_to_the_end:
+            stop_at = mender.writer.constant([_TO_THE_END])
         else:
-            stop = mender.emit("Mul", [mender.writer.size_at_width(out), mender.writer.constant([step])])
-            stop = mender.emit("Add", [stop, mender.writer.constant([begin])]) if begin else stop
-        numbers = [mender.writer.constant([each]) for each in (begin, dim, step)]
-        name = mender.emit("Slice", [value.name, numbers[0], stop, numbers[1], numbers[2]])
-        # Behind an end that is cut off there are steps, not zeros.
-        zero_padded = value.zero_padded and (to_the_end or not size.is_time)
-        return value.with_name(name, groups=value.groups_with(axis, out), zero_padded=zero_padded)
+            stop_at = mender.emit("Mul", [mender.writer.size_at_width(new_size), mender.writer.constant([step])])
+            stop_at = mender.emit("Add", [stop_at, mender.writer.constant([begin])]) if begin else stop_at
+        begin_name, dim_name, step_name = (mender.writer.constant([number]) for number in (begin, dim, step))
+        name = mender.emit("Slice", [value.name, begin_name, stop_at, dim_name, step_name])
+        # If the end is cut off, steps of the row stand behind its new end, and not zeros.
+        zero_padded = value.zero_padded and (is_to_the_end or not size.is_time)
+        return value.with_name(name, groups=value.groups_with(axis, new_size), zero_padded=zero_padded)
+    # Case 3
     if size.is_time:
-        mender.causes.append(_ENDS_ELSEWHERE)
-    return mender.take_per_row(value, axis, mender.strided_positions(begins, step, out), out)
+        mender.causes.append(_COUNTS_FROM_END)
+    return mender.take_per_row(value, axis, mender.strided_positions(starts, step, new_size), new_size)
 
 
 @rule("Gather")
 def _gather(mender: Mender) -> None:
     """Elements by their index along an axis.
 
-    1. The index is a constant or computed from sizes: `_gathered_by_numbers`.
+    1. The numbers of the index are known: `_gathered_by_numbers`.
     2. The index is data (token ids, a table of positions): `_gathered_by_data`.
     """
     (value, axis), index = mender.input_and_axis(0), mender.required_input(1)
@@ -93,101 +112,106 @@ def _gather(mender: Mender) -> None:
 
 
 def _gathered_by_numbers(mender: Mender, value: DataTensor, axis: int, index: KnownTensor) -> DataTensor:
-    """Elements by an index that constants and sizes give.
+    """The output of a Gather with an index whose numbers are known for each length.
 
-    1. It is the same at every length: the node stays. Lengths that do not have such a step are left out.
+    1. It is the same at every length: the node stays. Lengths at which there is no such element are left out.
     2. It depends on the length (`x[:, -1]`): each row picks its own step, counted from its own end.
     3. It picks rows: refused.
     """
     mender.refuse_rows(value.groups[axis])
     dim, size = mender.only_dim(value, axis)
-    shape: tuple[Group, ...] = tuple((mender.fixed_size(each),) for each in index.shape)
-    groups = (*value.groups[:axis], *shape, *value.groups[axis + 1 :])
-    indices = index.table[0]
-    own = size.by_length.reshape(-1, *[1] * (indices.ndim - 1))
-    counted = np.where(indices < 0, indices + own, indices)
-    inside: NDArray[np.bool_] = np.asarray(((counted >= 0) & (counted < own)).reshape(len(counted), -1).all(axis=1))
-    mender.refuse_if(not inside.any(), "picks steps that no sequence has")
-    mender.require_lengths(inside)
-    if (counted == counted[0]).all():
-        name = mender.emit("Gather", [value.name, mender.writer.constant(counted[0].astype(np.int64))], axis=dim)
-        return value.with_name(name, groups=groups)
+    index_groups = groups_of_one(map(mender.fixed_size, index.shape))
+    groups = (*value.groups[:axis], *index_groups, *value.groups[axis + 1 :])
+    # `[lengths, *shape]`: the index at each length, counted from the start
+    numbers = index.table[0]
+    axis_size = size.by_length.reshape(-1, *[1] * (numbers.ndim - 1))
+    from_start = np.where(numbers < 0, numbers + axis_size, numbers)
+    is_each_inside = (from_start >= 0) & (from_start < axis_size)
+    is_inside: NDArray[np.bool_] = np.asarray(is_each_inside.reshape(len(from_start), -1).all(axis=1))
+    mender.refuse_if(not is_inside.any(), "picks steps that no sequence has")
+    mender.require_lengths(is_inside)
+    if (from_start == from_start[0]).all():  # case 1
+        constant = mender.writer.constant(from_start[0].astype(np.int64))
+        return value.with_name(mender.emit("Gather", [value.name, constant], axis=dim), groups=groups)
+    # Case 2
     if size.is_time:
-        mender.causes.append(_ENDS_ELSEWHERE)
+        mender.causes.append(_COUNTS_FROM_END)
     mender.refuse_if(len(index.shape) > 1, "picks by a table of indices that depend on the length")
-    flat = np.maximum(counted.reshape(len(counted), -1), 0).astype(np.int64)
-    picked = mender.take_per_row(value, axis, mender.writer.per_row(flat), mender.fixed_size(flat.shape[1]))
-    if index.shape:
-        return picked
-    return mender.squeezed(picked, [axis])
+    positions = np.maximum(from_start.reshape(len(from_start), -1), 0).astype(np.int64)
+    new_size = mender.fixed_size(positions.shape[1])
+    picked = mender.take_per_row(value, axis, mender.writer.per_row(positions), new_size)
+    return picked if index.shape else mender.squeezed(picked, [axis])
 
 
 def _gathered_by_data(mender: Mender, value: DataTensor, axis: int, index: DataTensor) -> DataTensor:
-    """Elements by an index that is data.
+    """The output of a Gather with an index that is data.
 
-    1. A table that is the same for all rows: the node stays. A computed index gets 0 at the padding, where it may lie
-       outside of the table.
-    2. An index that differs by length only, of a value that has rows: each row picks its own steps, and a negative
-       number counts from its own end.
-    3. An index of all rows, of a value that has rows: refused, since each row would pick from all of them.
+    1. The value is a table that is the same for all rows: the node stays. A computed index gets 0 at the padding, where
+       it may lie outside of the table.
+    2. The index has added rows, the value has rows: each row picks its own steps, and a negative number counts from its
+       own end.
+    3. The index has an axis of rows, the value has rows: refused, since each row would pick from all of them.
     """
     dim, size = mender.mixed_dim(value, axis)
     # Case 3
     mender.refuse_if(
-        value.rows_dim is not None and any(each.is_rows for each in index.dim_sizes),
+        value.rows_dim is not None and any(index_size.is_rows for index_size in index.dim_sizes),
         "picks steps of all rows in each row: gather along the steps",
     )
     mender.refuse_if(index.has_merged_axes, "picks by an index with merged axes")
     groups = (*value.groups[:axis], *index.groups, *value.groups[axis + 1 :])
-    if index.has_added_rows and value.rows_dim is not None:  # case 2
+    # Case 2
+    if index.has_added_rows and value.rows_dim is not None:
         mender.refuse_if(index.rank != 1, "picks by a table of indices that depend on the row")
-        return mender.take_per_row(value, axis, _from_the_end(mender, index, size).name, index.groups[0][0])
+        return mender.take_per_row(value, axis, _from_own_end(mender, index, size).name, index.groups[0][0])
     # Case 1
-    times = index.time_dims()
     if index.rows_dim is not None and index.name not in mender.unchanged_steps:
-        index = mender.masked(index, times, 0)  # at the padding, a computed number may be outside of the table
+        index = mender.masked(index, index.time_dims(), 0)
     has_added_rows = value.has_added_rows or index.has_added_rows
-    if index.has_added_rows and not value.has_added_rows and axis != 0:  # the added rows belong in front of all axes
-        front = [dim, *(at for at in range(len(value.dim_sizes)) if at != dim)]
+    if index.has_added_rows and not value.has_added_rows and axis != 0:
+        # The index' dims come out at `axis`, and the added rows, its first dim, belong in front of all axes: the axis
+        # goes to the front, and the index' other dims go back behind the `dim` axes that stood there.
+        front = [dim, *(other_dim for other_dim in range(len(value.dim_sizes)) if other_dim != dim)]
         name = mender.emit("Gather", [mender.writer.transposed(value.name, front), index.name], axis=0)
-        count = len(index.dim_sizes) + 1
-        order = [0, *range(count, count + dim), *range(1, count), *range(count + dim, count + len(value.dim_sizes) - 1)]
+        index_rank = len(index.dim_sizes) + 1
+        rank = index_rank + len(value.dim_sizes) - 1
+        order = [0, *range(index_rank, index_rank + dim), *range(1, index_rank), *range(index_rank + dim, rank)]
         name = mender.writer.transposed(name, order)
     else:
         name = mender.emit("Gather", [value.name, index.name], axis=dim)
     return value.with_name(name, groups=groups, has_added_rows=has_added_rows, zero_padded=False)
 
 
-def _from_the_end(mender: Mender, index: DataTensor, size: Size) -> DataTensor:
-    """An index in which negative numbers, which count from the end, are counted from each row's own end."""
-    (aligned, end), groups, has_added_rows = mender.align_axes(
-        [index, KnownTensor(mender.writer.size_at_width(size), size.table)]
-    )
+def _from_own_end(mender: Mender, index: DataTensor, size: Size) -> DataTensor:
+    """An index in which negative numbers, that count from each row's own end along a dim, are counted from the start.
+
+    `size` is the size of the dim.
+    """
+    own_size = KnownTensor(mender.writer.size_at_width(size), size.table)
+    (aligned, end), groups, has_added_rows = mender.align_axes([index, own_size])
     is_negative = mender.emit("Less", [aligned.name, mender.writer.scalar(0, index.dtype)])
-    if index.dtype != INT64:
-        end = end.with_name(mender.emit("Cast", [end.name], to=index.dtype), dtype=index.dtype)
-    from_start = mender.emit("Add", [aligned.name, end.name])
-    return DataTensor(
-        mender.emit("Where", [is_negative, from_start, aligned.name]), index.dtype, groups, has_added_rows
-    )
+    end_name = end.name if index.dtype == INT64 else mender.emit("Cast", [end.name], to=index.dtype)
+    from_end = mender.emit("Add", [aligned.name, end_name])
+    name = mender.emit("Where", [is_negative, from_end, aligned.name])
+    return DataTensor(name, index.dtype, groups, has_added_rows)
 
 
 @rule("GatherND")
 def _gather_nd(mender: Mender) -> None:
-    """Elements by several indices at once.
+    """Elements by an index whose last axis has an index along each of several axes.
 
-    1. One index of each row, behind the rows (`batch_dims` of 1): each row picks from its own steps.
-    2. `x[rows, index]`, where `rows` are the numbers of the rows in order: the same.
+    1. With `batch_dims` of 1, one index behind the rows: each row picks from its own steps.
+    2. `x[rows, index]`, where `rows` is an index of rows: the same.
     3. One index along the first axis: as Gather.
     4. Several indices: refused.
     """
     value, index = mender.data_input(0), mender.required_input(1)
     if isinstance(index, DataTensor) and index.index_columns:
-        mender.set_output(_of_each_row(mender, value, index.index_columns))
+        mender.set_output(_picked_by_columns(mender, value, index.index_columns))
         return
     count = index.shape[-1] if isinstance(index, KnownTensor) else index.groups[-1][0].fixed
     if mender.attribute("batch_dims", 0) == 1 and count == 1 and isinstance(index, DataTensor):
-        mender.set_output(_of_own_row(mender, value, index))
+        mender.set_output(_picked_in_own_row(mender, value, index))
         return
     mender.refuse_if(
         mender.attribute("batch_dims", 0) or count != 1,
@@ -195,51 +219,54 @@ def _gather_nd(mender: Mender) -> None:
     )
     if isinstance(index, KnownTensor):
         name = mender.writer.squeezed(index.name, [len(index.shape) - 1])
-        mender.set_output(_gathered_by_numbers(mender, value, 0, KnownTensor(name, index.table[..., 0])))
-        return
-    mender.set_output(_gathered_by_data(mender, value, 0, mender.squeezed(index, [-1])))
+        picked = _gathered_by_numbers(mender, value, 0, KnownTensor(name, index.table[..., 0]))
+    else:
+        picked = _gathered_by_data(mender, value, 0, mender.squeezed(index, [-1]))
+    mender.set_output(picked)
 
 
-def _of_each_row(mender: Mender, value: DataTensor, columns: Sequence[Value]) -> DataTensor:
-    """`value[rows, indices]`, where `rows` are the numbers of the rows, in order."""
-    first, *rest = columns
-    if len(rest) != 1 or not isinstance(first, DataTensor) or not first.is_row_index:
+def _picked_by_columns(mender: Mender, value: DataTensor, columns: Sequence[Value]) -> DataTensor:
+    """`value[rows, indices]`, where the columns of the index are an index of rows and `indices`; others are refused."""
+    rows, *further = columns
+    if len(further) != 1 or not isinstance(rows, DataTensor) or not rows.is_row_index:
         mender.refuse("picks by the numbers of the rows in another order than x[rows, indices]")
     mender.refuse_if(
         value.has_merged_axes or value.has_added_rows or value.rank < 2 or not value.groups[0][0].is_rows,
         "picks by the numbers of the rows from a value whose first axis is not the rows",
     )
-    (_, indices), groups, _ = mender.align_axes([first.with_name(first.name, is_row_index=False), rest[0]])
+    # Both columns get their common shape: `[rows, n]`, or with a last axis.
+    (_, indices), groups, _ = mender.align_axes([rows.with_name(rows.name, is_row_index=False), further[0]])
     mender.refuse_if(
         not 2 <= len(groups) <= 3 or any(len(group) != 1 for group in groups) or not groups[0][0].is_rows,
         "picks steps of each row by an index of more than two axes",
     )
-    whole = mender.emit_with_shape("Expand", indices.name, [size for (size,) in groups])
-    return _of_own_row(mender, value, DataTensor(whole, indices.dtype, groups))
+    expanded = mender.emit_with_shape("Expand", indices.name, [size for (size,) in groups])
+    return _picked_in_own_row(mender, value, DataTensor(expanded, indices.dtype, groups))
 
 
-def _of_own_row(mender: Mender, value: DataTensor, index: DataTensor) -> DataTensor:
+def _picked_in_own_row(mender: Mender, value: DataTensor, index: DataTensor) -> DataTensor:
     """`value[row, index[row]]` for an index `[rows, ..., 1]`: a GatherND with `batch_dims` of 1."""
-    merged = value.has_merged_axes or value.has_added_rows or index.has_merged_axes or index.has_added_rows
+    is_changed = value.has_merged_axes or value.has_added_rows or index.has_merged_axes or index.has_added_rows
     mender.refuse_if(
-        merged or not value.groups[0][0].is_rows or not index.groups[0][0].is_rows,
+        is_changed or not value.groups[0][0].is_rows or not index.groups[0][0].is_rows,
         "picks from one row by the index of another",
     )
     _, size = mender.only_dim(value, 1)
     groups = index.groups[:-1]
     positions = DataTensor(mender.writer.squeezed(index.name, [len(groups)]), index.dtype, groups)
-    positions = _from_the_end(mender, positions, size) if size.is_time else positions
-    positions = mender.masked(positions, positions.time_dims(), 0)
-    name = mender.emit("GatherND", [value.name, mender.writer.unsqueezed(positions.name, [len(groups)])], batch_dims=1)
+    positions = _from_own_end(mender, positions, size) if size.is_time else positions
+    positions = mender.masked(positions, positions.time_dims(), 0)  # a valid index at the padding
+    index_name = mender.writer.unsqueezed(positions.name, [len(groups)])
+    name = mender.emit("GatherND", [value.name, index_name], batch_dims=1)
     return value.with_name(name, groups=(*groups, *value.groups[2:]), zero_padded=False)
 
 
 @rule("GatherElements")
 def _gather_elements(mender: Mender) -> None:
-    """Elements by an index of the same shape but for one axis.
+    """Elements along one axis, by an index that has the same shape along the others.
 
-    A negative index counts from each row's own end, and is 0 at the padding. A table for all rows is repeated for
-    each. An index that picks from other rows is refused.
+    A negative index counts from each row's own end, and is 0 at the padding. A table that is the same for all rows is
+    repeated for each. An index that picks from other rows is refused.
     """
     (value, axis), index = mender.input_and_axis(0), mender.data_input(1)
     dim, size = mender.mixed_dim(value, axis)
@@ -247,18 +274,19 @@ def _gather_elements(mender: Mender) -> None:
         value.has_added_rows != index.has_added_rows or value.has_merged_axes or index.has_merged_axes,
         "picks from one row by the index of another",
     )
-    for other_axis, (group, of_index) in enumerate(zip(value.groups, index.groups, strict=True)):
+    for other_axis, (group, index_group) in enumerate(zip(value.groups, index.groups, strict=True)):
+        if other_axis == axis:
+            continue
         mender.refuse_if(
-            other_axis != axis and not mender.matches(group, of_index) and not has_size_one(of_index),
-            f"picks from {axis_text(group)} by an index of {axis_text(of_index)}",
+            not mender.matches(group, index_group) and not has_size_one(index_group),
+            f"picks from {axis_text(group)} by an index of {axis_text(index_group)}",
         )
-        mender.refuse_if(group[0].is_rows and other_axis != axis and not of_index[0].is_rows, CROSSES_ROWS)
-    indices = _from_the_end(mender, index, size) if size.is_time else index
+        mender.refuse_if(group[0].is_rows and not index_group[0].is_rows, CROSSES_ROWS)
+    indices = _from_own_end(mender, index, size) if size.is_time else index
     indices = mender.masked(indices, indices.time_dims(), 0)
-    if (
-        indices.has_added_rows and not value.has_added_rows
-    ):  # a table for all rows, of which each row takes its own part
-        shape = mender.emit("Concat", [mender.writer.rows, mender.writer.constant([1] * len(value.dim_sizes))], axis=0)
+    if indices.has_added_rows and not value.has_added_rows:  # a table for all rows: a copy for each
+        ones = mender.writer.constant([1] * len(value.dim_sizes))
+        shape = mender.emit("Concat", [mender.writer.rows, ones], axis=0)
         name = mender.emit("Expand", [mender.writer.unsqueezed(value.name, [0]), shape])
         value, dim = value.with_name(name, has_added_rows=True), dim + 1
     name = mender.emit("GatherElements", [value.name, indices.name], axis=dim)
@@ -267,35 +295,37 @@ def _gather_elements(mender: Mender) -> None:
 
 @rule("Range")
 def _range(mender: Mender) -> None:
-    """KnownTensor from a start to a limit.
+    """Numbers from a start to a limit.
 
-    1. The numbers of the rows, from 0 by 1: kept as such, to be used as an index only.
+    1. `arange(rows)`: kept as an index of rows, which only an index may use.
     2. Constant bounds: the node stays.
     3. Bounds that depend on the length: positions up to the width of the batch, times the step, plus the start, which
        may differ between rows.
     4. Bounds that depend on the data: refused.
     """
-    numbers = [each for each in map(mender.required_input, range(3)) if isinstance(each, KnownTensor)]
-    mender.refuse_if(len(numbers) < 3, "its end is computed from the data")
-    start, limit, step = (each.table for each in numbers)
+    bounds = [value for value in map(mender.required_input, range(3)) if isinstance(value, KnownTensor)]
+    mender.refuse_if(len(bounds) < 3, "its end is computed from the data")
+    start, limit, step = (bound.table for bound in bounds)
     count = np.maximum(np.ceil((limit.astype(np.float64) - start) / np.where(step == 0, 1, step)), 0).astype(np.int64)
     size = Size(count.reshape(2, -1))
-    dtype = numbers[0].dtype
+    dtype = bounds[0].dtype
     mender.refuse_if(
         size.is_rows and not ((start == 0).all() and (step == 1).all()),
         "counts the rows of the batch, but not from 0 by 1",
     )
+    # Cases 1 and 2
     if size.is_rows or (size.fixed is not None and (start == start.flat[0]).all() and (step == step.flat[0]).all()):
-        (name,) = mender.copy_node([each.name for each in numbers])
-        mender.set_output(
-            DataTensor(name, dtype, ((mender.rows if size.is_rows else size,),), is_row_index=size.is_rows)
-        )
+        (name,) = mender.copy_node([bound.name for bound in bounds])
+        groups = groups_of_one([mender.rows if size.is_rows else size])
+        mender.set_output(DataTensor(name, dtype, groups, is_row_index=size.is_rows))
         return
+    # Case 3
     name = mender.writer.positions(size)
-    value = DataTensor(name if dtype == INT64 else mender.emit("Cast", [name], to=dtype), dtype, ((size,),))
-    for kind, number, neutral in (("Mul", numbers[2], 1), ("Add", numbers[0], 0)):
-        if not (number.table == neutral).all():
-            value = mender.broadcast_node(kind, value, number)
+    name = name if dtype == INT64 else mender.emit("Cast", [name], to=dtype)
+    value = DataTensor(name, dtype, groups_of_one([size]))
+    for kind, bound, neutral in (("Mul", bounds[2], 1), ("Add", bounds[0], 0)):
+        if not (bound.table == neutral).all():
+            value = mender.broadcast_node(kind, value, bound)
     mender.set_output(value)
 
 
@@ -308,16 +338,15 @@ def _reverse_sequence(mender: Mender) -> None:
     """
     value = mender.data_input(0)
     rows, time = mender.attribute("batch_axis", 1), mender.attribute("time_axis", 0)
+    is_changed = value.has_merged_axes or value.has_added_rows
     mender.refuse_if(
-        value.has_merged_axes
-        or value.has_added_rows
-        or not value.groups[rows][0].is_rows
-        or not value.groups[time][0].is_time,
+        is_changed or not value.groups[rows][0].is_rows or not value.groups[time][0].is_time,
         "reverses another axis than the steps of each row",
     )
     if mender.node.input[1] in mender.depends_on_lengths:
-        ends = mender.data_input(1).name
+        lengths = mender.data_input(1).name
     else:
         mender.causes.append("it reverses the padding together with the steps")
-        ends = mender.writer.per_row(value.groups[time][0].by_length)
-    mender.set_output(value.with_name(mender.copy_node([value.name, ends])[0]))
+        lengths = mender.writer.per_row(value.groups[time][0].by_length)
+    (name,) = mender.copy_node([value.name, lengths])
+    mender.set_output(value.with_name(name))

@@ -1,4 +1,12 @@
-"""Operators that move axes: the meaning of each axis moves with it."""
+"""Rules for operators on shapes, and for those that only move, merge, split or repeat axes.
+
+Words: an *axis* is one of the original's tensor, a *dim* one of the mended graph's. The *group* of an axis has the
+sizes of the dims that it consists of: the original's `x.reshape(-1, 8)` has an axis of rows x time, of which the mended
+graph keeps two dims, with the group `(rows, time)`: the axis is *merged*. A size is a table `[2, lengths]`: its value
+for one row and for `MANY_ROWS`, at each length. It is *rows*, *time* (it depends on the length) or *fixed*. A
+`KnownTensor`, such as a shape, has numbers that are known for each length: a table `[2, lengths, *shape]`. *Added rows*
+are dim 0 of a tensor that the original has once and each row has its own.
+"""
 
 from __future__ import annotations
 
@@ -23,28 +31,32 @@ from lengthwise_export.mending.values import (
     has_size_one,
 )
 
-_ENOUGH = 8  # as many lengths in a row at which a size can be divided are no chance
-_SMALL = 4096  # the most elements of a constant that is kept as numbers
+_SHORTEST_RUN = 8  # successive lengths: if a size can be divided at fewer, this is chance
+_MAX_CONSTANT = 4096  # elements: a larger tensor of one number is not written as a constant
 
 
 @rule("Shape")
 def _shape(mender: Mender) -> None:
-    """The sizes of a tensor: emits them at the width of the batch, and keeps them as a table (see `values`)."""
+    """The sizes of a tensor's axes, from `start` to `end`.
+
+    In the mended graph they are computed of the padded batch; the output is known as a table of the sizes that the
+    original has at each length.
+    """
     value = mender.required_input(0)
     groups = groups_of_one(map(mender.fixed_size, value.shape)) if isinstance(value, KnownTensor) else value.groups
-    start, end = mender.attribute("start", 0), mender.attribute("end")
+    groups = groups[mender.attribute("start", 0) : mender.attribute("end")]
     if isinstance(value, DataTensor) and (value.has_merged_axes or value.has_added_rows):
-        name = mender.shape_at_width(groups[start:end])
+        name = mender.shape_at_width(groups)
     else:
-        name = mender.copy_node([value.name])[0]
-    tables = [mender.axis_size(group).table for group in groups[start:end]]
+        (name,) = mender.copy_node([value.name])
+    tables = [mender.axis_size(group).table for group in groups]
     table = np.stack(tables, axis=-1) if tables else np.zeros((ROW_COUNTS, mender.length_count, 0), np.int64)
     mender.set_output(KnownTensor(name, table))
 
 
 @rule("Size")
 def _size(mender: Mender) -> None:
-    """The number of elements of a tensor, as `_shape`."""
+    """The number of elements of a tensor: the product of its sizes, computed of the padded batch, known as a table."""
     value = mender.data_input(0)
     name = mender.emit("ReduceProd", [mender.shape_at_width(value.groups)], keepdims=0)
     mender.set_output(KnownTensor(name, mender.axis_size(value.dim_sizes).table))
@@ -52,11 +64,13 @@ def _size(mender: Mender) -> None:
 
 @rule("Transpose")
 def _transpose(mender: Mender) -> None:
-    """Axes in another order; the axes of a merged one stay together, an added axis of rows stays in front."""
+    """Axes in another order; the dims of a merged axis stay together, added rows stay in front."""
     value = mender.data_input(0)
     order = mender.attribute("perm") or [*range(value.rank)][::-1]
-    dims = [dim for axis in order for dim in value.dims_of(axis)]
-    (name,) = mender.copy_node([value.name], perm=[0] * value.has_added_rows + dims)
+    added_rows = [0] if value.has_added_rows else []
+    (name,) = mender.copy_node(
+        [value.name], perm=[*added_rows, *(dim for axis in order for dim in value.dims_of(axis))]
+    )
     mender.set_output(value.with_name(name, groups=tuple(value.groups[axis] for axis in order)))
 
 
@@ -68,143 +82,154 @@ def _reshape(mender: Mender) -> None:
     2. Rows and time are merged (`x.reshape(-1, F)`): the mended graph keeps them apart, and knows that they are one
        axis of the original.
     3. A merged axis is split as it was merged: the axes are as before.
-    4. The rows are looked for at another axis than they have (alone there is only one): they move there.
+    4. The shape has the rows at another axis than the tensor (alone there is only one row): they move there.
     5. Time is cut into pieces, or the sizes do not follow from the tensor: refused. Lengths that are no multiple of
        a number are left out.
     """
     value = mender.data_input(0)
     sizes = [Size(table) for table in mender.sizes_input(1, "its shape is").elements()]
+    # 0 stands for the size that the axis has.
     if not mender.attribute("allowzero", 0):
         for index, group in enumerate(value.groups[: len(sizes)]):
             sizes[index] = mender.axis_size(group) if sizes[index].fixed == 0 else sizes[index]
+    # -1 stands for what the other sizes leave over.
     total = mender.axis_size(value.dim_sizes)
-    if any(each.fixed == -1 for each in sizes):
-        others = mender.axis_size(tuple(each for each in sizes if each.fixed != -1))
-        divisible = total.divisible_by(others)
-        if not divisible[-_ENOUGH:].all():
+    if any(size.fixed == -1 for size in sizes):
+        known = mender.axis_size(tuple(size for size in sizes if size.fixed != -1))
+        divisible = total.divisible_by(known)
+        if not divisible[-_SHORTEST_RUN:].all():
             change = f"{_text(value.groups)} into {_text(groups_of_one(sizes))}"
             mender.refuse(f"cuts the steps into pieces of a fixed size: {change}")
         mender.require_lengths(divisible)
-        rest = Size(total.table // others.table)
-        sizes = [rest if each.fixed == -1 else each for each in sizes]
+        quotient = Size(total.table // known.table)
+        sizes = [quotient if size.fixed == -1 else size for size in sizes]
     _regroup(mender, value, sizes)
 
 
 def _text(groups: Iterable[Group]) -> str:
-    """The axes of a tensor in words, such as `[rows, time, 8]`."""
+    """The axes of a tensor as text, such as `[rows, time, 8]`."""
     return f"[{', '.join(map(axis_text, groups))}]"
 
 
 def _regroup(mender: Mender, value: DataTensor, sizes: Sequence[Size]) -> None:
-    """Sets the output to the tensor with axes of these sizes of the original."""
+    """Sets the output to the tensor with axes of these sizes; see `_reshape` for what is refused."""
     regrouping = _Regrouping(mender, value, sizes)
-    regrouped = regrouping.groups()
-    value, axes = regrouping.value, [each for group in regrouped for each in group]
-    name, is_same = value.name, len(axes) == len(value.dim_sizes) and all(map(Size.equals, axes, value.dim_sizes))
-    if not is_same:  # axes of fixed size are merged or split, the others stay in their order
-        rows = [mender.rows] * value.has_added_rows
-        old, new = [*rows, *value.dim_sizes], [*rows, *axes]
-        stays = [index < len(old) and old[index].equals(size) for index, size in enumerate(new)]
-        of_others = [0 if each else -1 for each in stays]
-        target = [own if size.fixed is None else size.fixed for size, own in zip(new, of_others, strict=True)]
-        if target.count(-1) <= 1:
-            name = mender.emit("Reshape", [name, mender.writer.constant(target)])
+    groups = regrouping.groups()
+    value, new_sizes = regrouping.value, [size for group in groups for size in group]
+    name = value.name
+    is_same = len(new_sizes) == len(value.dim_sizes) and all(map(Size.equals, new_sizes, value.dim_sizes))
+    if not is_same:  # dims of fixed size are merged or split, the others stay in their order
+        added_rows = [mender.rows] if value.has_added_rows else []
+        old_dims, new_dims = [*added_rows, *value.dim_sizes], [*added_rows, *new_sizes]
+        # A Reshape takes 0 for a dim that stays, and one -1; with more dims that move, it needs the sizes.
+        shape = [
+            size.fixed
+            if size.fixed is not None
+            else (0 if index < len(old_dims) and old_dims[index].equals(size) else -1)
+            for index, size in enumerate(new_dims)
+        ]
+        if shape.count(-1) <= 1:
+            name = mender.emit("Reshape", [name, mender.writer.constant(shape)])
         else:
-            name = mender.emit_with_shape("Reshape", name, new)
-    mender.set_output(value.with_name(name, groups=regrouped))
+            name = mender.emit_with_shape("Reshape", name, new_dims)
+    mender.set_output(value.with_name(name, groups=groups))
 
 
 class _Regrouping:
-    """The axes of a tensor, taken in turn into the axes of another shape; its rows may be moved on the way."""
+    """Takes the dims of a tensor, in order, into the axes of another shape: a group for each of its sizes.
+
+    For `[rows, time, 8]` and the sizes `[rows x time, 2, 4]` the groups are `(rows, time)`, `(2,)` and `(4,)`. If the
+    shape has the rows at an earlier axis than the tensor, they are moved there: `value` is then the transposed tensor.
+    """
 
     def __init__(self, mender: Mender, value: DataTensor, sizes: Sequence[Size]) -> None:
         self.value = value
         self._mender = mender
         self._sizes = sizes
-        self._axes = [
-            [size, size] for size in value.dim_sizes
-        ]  # the rest of an axis that is not taken yet, and the axis
-        self._next = 0  # the index of the next axis to take
+        # For each dim, the part of its size that is not taken yet, and its size
+        self._dims = [[size, size] for size in value.dim_sizes]
+        self._next = 0  # the index in `_dims` of the next dim to take
 
     def groups(self) -> tuple[Group, ...]:
-        """For each size, the axes and parts of axes that become one axis."""
+        """For each size, the group of dims and parts of dims that become one axis."""
         groups = tuple(self._group(size) for size in self._sizes)
-        if any(rest.fixed != 1 for rest, _ in self._axes[self._next :]):
+        if any(rest.fixed != 1 for rest, _ in self._dims[self._next :]):
             self._refuse(", whose sizes do not follow from it")
         return groups
 
-    def _group(self, left: Size) -> Group:
-        """The axes and parts of axes that become one axis of this size."""
-        group: list[Size] = []
-        while left.fixed != 1:
-            while self._next < len(self._axes) and self._axes[self._next][0].fixed == 1:
+    def _group(self, size: Size) -> Group:
+        """Takes dims and parts of dims for one axis of this size."""
+        taken: list[Size] = []
+        missing = size
+        while missing.fixed != 1:
+            while self._next < len(self._dims) and self._dims[self._next][0].fixed == 1:
                 self._next += 1
-            if self._next == len(self._axes):
+            if self._next == len(self._dims):
                 self._refuse(", whose sizes do not follow from it")
-            left = self._take(left, group)
-        joined: list[Size] = []  # an axis of fixed size is one with that before it, unless that is the rows
-        for size in group:
-            if joined and not joined[-1].depends_on_rows and size.fixed is not None:
-                joined[-1] = Size(joined[-1].table * size.table)
+            missing = self._take(missing, taken)
+        group: list[Size] = []  # a fixed size is merged into the dim in front of it, unless that counts rows
+        for part in taken:
+            if group and not group[-1].depends_on_rows and part.fixed is not None:
+                group[-1] = Size(group[-1].table * part.table)
             else:
-                joined.append(size)
-        return tuple(joined) or (self._mender.size_one,)
+                group.append(part)
+        return tuple(group) or (self._mender.size_one,)
 
-    def _take(self, left: Size, group: list[Size]) -> Size:
-        """Takes the next axis, or a part of it, into a group.
+    def _take(self, missing: Size, taken: list[Size]) -> Size:
+        """Takes the next dim, or a part of it, for an axis.
 
-        1. The axis divides the size: it is taken as a whole.
-        2. The size divides the axis: a part is taken, and the rest of the axis stays for the next group.
-        3. The size counts rows, which come later: they move here, and the axis is tried again.
+        1. The dim divides the missing size: it is taken as a whole.
+        2. The missing size divides the dim: a part is taken, and the rest of the dim stays for the next axis.
+        3. The missing size counts rows, which come later: they move here, and nothing is taken yet.
         4. Else the reshape mixes rows or cuts steps into pieces: refused.
 
         Args:
-            left: The part of the group's size that the axes in the group do not make up yet.
-            group: The group, to which the axis is added.
+            missing: The part of the axis' size that `taken` does not make up yet.
+            taken: The sizes that are taken for the axis; the next one is added.
 
         Returns:
-            What is then left of the group's size.
+            What is then missing.
         """
-        mender, axis = self._mender, self._axes[self._next][0]
-        if (quotient := left.divided_by(axis)) is not None:
-            group.append(axis)
+        mender, next_size = self._mender, self._dims[self._next][0]
+        if (quotient := missing.divided_by(next_size)) is not None:
+            taken.append(next_size)
             self._next += 1
             return quotient
-        rest = axis.divided_by(left)
-        if rest is not None and rest.fixed is not None and not (axis.depends_on_rows or left.depends_on_rows):
-            group.append(left)
-            self._axes[self._next][0] = rest
+        rest = next_size.divided_by(missing)
+        if rest is not None and rest.fixed is not None and not (next_size.depends_on_rows or missing.depends_on_rows):
+            taken.append(missing)
+            self._dims[self._next][0] = rest
             return mender.size_one
-        if left.depends_on_rows and not axis.depends_on_rows:
+        if missing.depends_on_rows and not next_size.depends_on_rows:
             self._move_rows()
-            return left
-        mender.refuse_if(axis.depends_on_rows, CROSSES_ROWS)
+            return missing
+        mender.refuse_if(next_size.depends_on_rows, CROSSES_ROWS)
         self._refuse(": cuts the steps into pieces, or its width is fixed")
 
     def _move_rows(self) -> None:
-        """Transposes the rows to the next axis, where the original takes them: a lone sequence has only one row."""
-        mender, value, axes, target = self._mender, self.value, self._axes, self._next
-        rows_dim = next((index for index, (size, _) in enumerate(axes) if size.is_rows), None)
-        if rows_dim is None or rows_dim < target or value.has_added_rows:
+        """Transposes the rows of `value` to the next dim, where the original takes them: alone it has one row only."""
+        mender, value, dims, target = self._mender, self.value, self._dims, self._next
+        rows_index = next((index for index, (rest, _) in enumerate(dims) if rest.is_rows), None)
+        if rows_index is None or rows_index < target or value.has_added_rows:
             mender.refuse(CROSSES_ROWS)
-        between = axes[target:rows_dim]
-        mender.refuse_if(any(rest is not whole for rest, whole in between), CROSSES_ROWS)
+        between = dims[target:rows_index]
+        mender.refuse_if(any(rest is not size for rest, size in between), CROSSES_ROWS)
         if any(rest.fixed != 1 for rest, _ in between):
             mender.causes.append("it merges the rows with other axes, so that each row gets parts of others")
-        order = [*range(len(axes))]
-        order.insert(target, order.pop(rows_dim))
-        self._axes = [axes[index] for index in order]
-        groups = tuple((whole,) for _, whole in self._axes)
+        order = [*range(len(dims))]
+        order.insert(target, order.pop(rows_index))
+        self._dims = [dims[index] for index in order]
+        groups = groups_of_one(size for _, size in self._dims)
         self.value = value.with_name(mender.writer.transposed(value.name, order), groups=groups)
 
     def _refuse(self, why: str) -> NoReturn:
-        """Refuses the new shape."""
+        """Refuses the new shape; `why` is the end of the reason."""
         self._mender.refuse(f"reshapes {_text(self.value.groups)} into {_text(groups_of_one(self._sizes))}{why}")
 
 
 @rule("Flatten")
 def _flatten(mender: Mender) -> None:
-    """All axes in front of one as one axis, and all others as another: as Reshape."""
+    """All axes before `axis` merged to one, and all from there on to another: as a Reshape."""
     value = mender.data_input(0)
     axis = mender.attribute("axis", 1)
     axis += value.rank if axis < 0 else 0
@@ -214,7 +239,7 @@ def _flatten(mender: Mender) -> None:
 
 @rule("Squeeze")
 def _squeeze(mender: Mender) -> None:
-    """A tensor without axes of size 1; with one of another size it is refused."""
+    """A tensor without axes of size 1; one with another size is refused."""
     value = mender.movable_input(0)
     axes = mender.axes_of_node(value.rank)
     if axes is None:
@@ -228,17 +253,20 @@ def _squeeze(mender: Mender) -> None:
 
 @rule("Unsqueeze")
 def _unsqueeze(mender: Mender) -> None:
-    """A tensor with more axes of size 1."""
+    """A tensor with new axes of size 1."""
     value, axes = mender.movable_input(0), mender.required_constant(1).reshape(-1).tolist()
     mender.set_output(mender.unsqueezed(value, [axis % (value.rank + len(axes)) for axis in axes]))
 
 
 def _group_of(mender: Mender, table: Table) -> Group:
-    """The axes that a computed size stands for: rows, time, a fixed size, or a product with the rows."""
-    whole = Size(table)
-    if whole.fixed is not None or whole.is_time:
-        return (whole,)
-    if whole.is_rows:
+    """The group of an axis whose size was computed: of rows, time, a fixed size, or of rows and time.
+
+    Refuses a size that depends on the rows in another way than by a product with them.
+    """
+    size = Size(table)
+    if size.fixed is not None or size.is_time:
+        return (size,)
+    if size.is_rows:
         return (mender.rows,)
     mender.refuse_if(not (table[1] == table[0] * MANY_ROWS).all(), CROSSES_ROWS)
     return (mender.rows, Size(np.stack([table[0], table[0]])))
@@ -246,31 +274,33 @@ def _group_of(mender: Mender, table: Table) -> Group:
 
 @rule("Expand")
 def _expand(mender: Mender) -> None:
-    """A tensor repeated along axes of size 1, up to sizes at the width of the batch; see `_expanded`."""
-    _expanded(mender, mender.movable_input(0), mender.sizes_input(1, "its shape is").elements())
+    """A tensor repeated along axes of size 1; see `_set_expanded`."""
+    _set_expanded(mender, mender.movable_input(0), mender.sizes_input(1, "its shape is").elements())
 
 
-def _expanded(mender: Mender, value: DataTensor, tables: Sequence[Table]) -> None:
-    """Sets the output to the tensor with axes of size 1 repeated to sizes of the original, `[2, lengths]` each."""
+def _set_expanded(mender: Mender, value: DataTensor, tables: Sequence[Table]) -> None:
+    """Sets the output to the tensor repeated along its axes of size 1.
+
+    Args:
+        mender: The mender.
+        value: The tensor.
+        tables: `[2, lengths]` for each axis of the output: its size in the original. As ONNX's Expand takes it, a size
+            of 1 stands for the size that the axis has, and axes are aligned at the end.
+    """
     groups = [_group_of(mender, table) for table in tables]
-    for axis in range(max(-len(groups), -value.rank), 0):  # an axis that has the size already stays what it is
-        size, own = Size(tables[axis]), value.groups[axis]
-        is_same = mender.axis_size(own).equals(size)
-        groups[axis] = own if is_same else groups[axis]
-        matches = (
-            is_same
-            or has_size_one(own)
-            or has_size_one(groups[axis])
-            or mender.matches((mender.axis_size(own),), (size,))
-        )
-        mender.refuse_if(not matches, f"expands an axis of size {axis_text(own)} to {axis_text(groups[axis])}")
-    target = DataTensor("", value.dtype, tuple(groups))
-    (fitted, _), whole, has_added_rows = mender.align_axes([value.with_name(value.name, is_row_index=False), target])
-    expanded = mender.expanded(fitted, whole, has_added_rows)
-    more = sum(size.is_time for group in whole for size in group) > len(value.time_dims())
-    mender.set_output(
-        DataTensor(expanded, value.dtype, whole, has_added_rows, value.zero_padded and not more, value.is_row_index)
-    )
+    for axis in range(max(-len(groups), -value.rank), 0):
+        size, group = Size(tables[axis]), value.groups[axis]
+        is_same = mender.axis_size(group).equals(size)
+        groups[axis] = group if is_same else groups[axis]  # the axis stays, also if it is merged
+        has_one = has_size_one(group) or has_size_one(groups[axis])
+        matches = is_same or has_one or mender.matches((mender.axis_size(group),), (size,))
+        mender.refuse_if(not matches, f"expands an axis of size {axis_text(group)} to {axis_text(groups[axis])}")
+    shape = DataTensor("", value.dtype, tuple(groups))  # an operand without a tensor, for its axes only
+    aligned, new_groups, has_added_rows = mender.align_axes([value.with_name(value.name, is_row_index=False), shape])
+    name = mender.expanded(aligned[0], new_groups, has_added_rows)
+    has_more_times = sum(size.is_time for group in new_groups for size in group) > len(value.time_dims())
+    zero_padded = value.zero_padded and not has_more_times
+    mender.set_output(DataTensor(name, value.dtype, new_groups, has_added_rows, zero_padded, value.is_row_index))
 
 
 @rule("Tile")
@@ -283,24 +313,28 @@ def _tile(mender: Mender) -> None:
     4. Merged axes, or the rows: refused.
     """
     value, tables = mender.data_input(0), mender.sizes_input(1, "its repeats are").elements()
+    # Case 1
     if all(has_size_one(group) or (table == 1).all() for group, table in zip(value.groups, tables, strict=True)):
-        _expanded(mender, value, tables)
+        _set_expanded(mender, value, tables)
         return
-    counts = mender.required_constant(1).copy()
-    for axis, (group, count) in enumerate(zip(value.groups, counts.tolist(), strict=True)):
-        if count != 1 and len(group) == 1 and group[0].is_time:
+    repeats = mender.required_constant(1).tolist()
+    for axis, (group, count) in enumerate(zip(value.groups, repeats, strict=True)):
+        if count != 1 and len(group) == 1 and group[0].is_time:  # case 3
             mender.causes.append("it repeats the padding together with the steps")
-            own, out = mender.writer.per_row_column(group[0].by_length), Size(group[0].table * count)
-            indices = mender.emit("Mod", [mender.writer.unsqueezed(mender.writer.positions(out), [0]), own])
-            value = mender.take_per_row(value, axis, indices, out, clip=False)
-            counts[axis] = 1
+            own_size, new_size = mender.writer.per_row_column(group[0].by_length), Size(group[0].table * count)
+            positions = mender.writer.unsqueezed(mender.writer.positions(new_size), [0])
+            index = mender.emit("Mod", [positions, own_size])
+            value = mender.take_per_row(value, axis, index, new_size, clip=False)
+            repeats[axis] = 1
         elif count != 1 and (len(group) != 1 or group[0].fixed is None):
             mender.refuse("repeats merged axes, or rows")
-    repeats = [count for group, count in zip(value.groups, counts.tolist(), strict=True) for _ in group]
-    name = mender.emit("Tile", [value.name, mender.writer.constant([1] * value.has_added_rows + repeats)])
+    # Case 2
+    added_rows = [1] if value.has_added_rows else []
+    repeats_of_dims = [count for group, count in zip(value.groups, repeats, strict=True) for _ in group]
+    name = mender.emit("Tile", [value.name, mender.writer.constant([*added_rows, *repeats_of_dims])])
     groups = tuple(
         (mender.fixed_size((group[0].fixed or 1) * count),) if count != 1 else group
-        for group, count in zip(value.groups, counts.tolist(), strict=True)
+        for group, count in zip(value.groups, repeats, strict=True)
     )
     mender.set_output(value.with_name(name, groups=groups))
 
@@ -310,14 +344,15 @@ def _constant_of_shape(mender: Mender) -> None:
     """A tensor of one number.
 
     1. Its shape is constant, and small: a constant.
-    2. Else the number, expanded to sizes at the width of the batch.
+    2. Else the number, expanded to sizes that are computed of the padded batch.
     """
     shape = mender.sizes_input(0, "its shape is")
     attribute = mender.attribute("value")
-    fill = np.zeros(1, np.float32) if attribute is None else numpy_helper.to_array(attribute)
-    scalar = mender.writer.constant(fill.reshape(()), dtype=fill.dtype)
-    if shape.is_constant and shape.table[0, 0].prod() <= _SMALL:
-        whole = np.full(tuple(shape.table[0, 0].tolist()), fill.reshape(-1)[0])
-        mender.set_output(mender.constant_tensor(mender.writer.constant(whole, dtype=whole.dtype), whole))
-        return
-    _expanded(mender, mender.as_data(mender.constant_tensor(scalar, fill.reshape(()))), shape.elements())
+    number = np.zeros(1, np.float32) if attribute is None else numpy_helper.to_array(attribute)
+    is_small = shape.is_constant and shape.table[0, 0].prod() <= _MAX_CONSTANT
+    array = np.full(shape.table[0, 0].tolist() if is_small else (), number.reshape(-1)[0])
+    constant = mender.constant_tensor(mender.writer.constant(array, dtype=array.dtype), array)
+    if is_small:
+        mender.set_output(constant)
+    else:
+        _set_expanded(mender, mender.as_data(constant), shape.elements())
