@@ -1,7 +1,7 @@
 """The binary body of `POST /predict`: the raw tensor of one sequence.
 
-Its options are in the query, because there is no JSON for them: the parameters have the names of the fields in JSON,
-with `id`, and numbers are written as there. `outputs` has names with commas.
+The options of the call are in the query, because there is no JSON for them: the parameters have the names of the fields
+in JSON, with `id`, and numbers are written as in JSON. `outputs` has names with commas.
 
 A raw tensor is little-endian float32 with NaN for a missing value, or int64 token ids. The header `x-lengthwise-shape`
 has its shape: `STEPS,FEATURES`, or `STEPS` of token ids.
@@ -36,7 +36,9 @@ _LONGEST_QUERY: Final = 4096
 
 
 def read_octets(request: Received, serving: Serving) -> tuple[Call, Encode | None]:
-    """Reads the raw tensor of one sequence; also returns the encoder of an answer as a raw tensor, None for JSON.
+    """Reads the raw tensor of one sequence, and the options in the query.
+
+    Returns the call, and the encoder of an answer as a raw tensor; None as encoder if the answer is JSON.
 
     Raises:
         InvalidRequest: The shape, the bytes or the query are wrong; the pointers are empty, because the body is not
@@ -46,24 +48,24 @@ def read_octets(request: Received, serving: Serving) -> tuple[Call, Encode | Non
     model = options.find_model(call_options, serving.find, problems, in_query=True)
     manifest = model.manifest
     attention = "attention" in call_options.outputs
-    bare = OCTETS in request.headers.get(b"accept", b"").lower()
+    wants_octets = OCTETS in request.headers.get(b"accept", b"").lower()
     if attention and manifest.graph.attention is None:
         problems.add("", f"query parameter outputs: the model {manifest.key} has no attention")
-    elif attention and bare:
+    elif attention and wants_octets:
         problems.add(
             "", "query parameter outputs: attention cannot be returned as a raw tensor; accept application/json"
         )
     problems.require_none()
     steps = _steps(request, manifest)
-    if (wrong := why_refused(steps, manifest)) is not None:
-        raise InvalidRequest([Problem("", wrong)])
+    if (problem := why_refused(steps, manifest)) is not None:
+        raise InvalidRequest([Problem("", problem)])
     item = make_item(steps, manifest, sent_steps=len(steps), id=identifier)
     call = Call(model, [item], attention, call_options.timeout_ms, call_options.priority, pointer="")
-    return call, partial(_encode_octets, call) if bare else None
+    return call, partial(_encode_octets, call) if wants_octets else None
 
 
 def _steps(request: Received, manifest: Manifest) -> Steps:
-    """The body as `[length, features]` float32 or `[length]` int64, without a copy.
+    """The body as `[length, features]` float32 or `[length]` int64, a view of its bytes.
 
     Raises:
         InvalidRequest: The header of the shape is missing or wrong, or the body has another number of bytes.
@@ -71,46 +73,47 @@ def _steps(request: Received, manifest: Manifest) -> Steps:
     tokens = manifest.input.kind == "tokens"
     form = "STEPS" if tokens else "STEPS,FEATURES"
     element: np.dtype[Any] = np.dtype("<i8" if tokens else "<f4")
+    # The sizes in the header; `shape` is shorter if one of them is no number.
     text = request.headers.get(_SHAPE)
     sizes = [] if text is None or len(text) > _LONGEST_SHAPE else text.split(b",")
     shape = tuple(int(size) for size in sizes if size.strip().isdigit())
     size = math.prod(shape) * element.itemsize
-    wrong = None
+    problem = None
     if text is None:
-        wrong = f"the header {_SHAPE.decode()}: {form} is missing"
+        problem = f"the header {_SHAPE.decode()}: {form} is missing"
     elif len(shape) != len(sizes) or len(shape) != (1 if tokens else 2):
-        wrong = f"the header {_SHAPE.decode()} must be {form}, in digits"
+        problem = f"the header {_SHAPE.decode()} must be {form}, in digits"
     elif 0 in shape:
-        wrong = "a sequence has at least one step, and a step a feature"
+        problem = "a sequence has at least one step, and a step a feature"
     elif len(request.body) != size:
         shape_text = ",".join(map(str, shape))
-        wrong = f"{_SHAPE.decode()}: {shape_text} of {element.name} is {size} bytes, the body has {len(request.body)}"
-    if wrong is not None:
-        raise InvalidRequest([Problem("", wrong)])
+        problem = f"{_SHAPE.decode()}: {shape_text} of {element.name} is {size} bytes, the body has {len(request.body)}"
+    if problem is not None:
+        raise InvalidRequest([Problem("", problem)])
     steps: Steps = np.frombuffer(request.body, dtype=element).reshape(shape)
     return steps
 
 
 def _encode_octets(call: Call, answers: list[Answer]) -> tuple[bytes, Headers]:
-    """The probabilities as float32, `[classes]`, or `[length, classes]` of a per-step model."""
+    """The probabilities as raw float32 with their headers: `[classes]`, or `[length, classes]` of a per-step model."""
     probabilities: NDArray[np.float32] = answers[0].probabilities
     shape = ",".join(map(str, probabilities.shape)).encode()
     return probabilities.astype("<f4").tobytes(), [(b"content-type", OCTETS), (_SHAPE, shape)]
 
 
 def read_query(raw: bytes) -> tuple[options.CallOptions, str | None, Problems]:
-    """The options in a query, the `id`, and what is wrong with them.
+    """The options in a query, the `id`, and a `Problems` with what is wrong with them.
 
-    The problems have no pointer, since the query is no part of the body; each names its parameter. Raises
+    The problems have no JSON pointer, because the query is no part of the body; their texts name the parameters. Raises
     `InvalidRequest` if the query is too long, or not text.
     """
-    call_options, identifier, first, total = _read_query(raw)
-    return call_options, identifier, Problems(first=[*first], total=total)
+    call_options, identifier, first_problems, problem_count = _read_query(raw)
+    return call_options, identifier, Problems(first=[*first_problems], total=problem_count)
 
 
 @lru_cache(maxsize=128)  # programs send the same query again and again
 def _read_query(raw: bytes) -> tuple[options.CallOptions, str | None, tuple[Problem, ...], int]:
-    """What `read_query` returns, with the first problems and their number.
+    """The result of `read_query` in immutable parts: options, id, the first problems, and the number of all.
 
     Raises:
         InvalidRequest: The query is not text, or too long. What else is wrong with it is returned.
@@ -139,7 +142,10 @@ def _read_query(raw: bytes) -> tuple[options.CallOptions, str | None, tuple[Prob
 
 
 def check_beside_json(query: bytes) -> None:
-    """Refuses an option in the query of a JSON body: it would have no effect, and another model might answer."""
+    """Refuses a JSON body whose query has an option of a binary body.
+
+    The option would have no effect there, and another model than the wanted one might answer.
+    """
     problems = Problems()
     for name, _ in parse_qsl(query[:_LONGEST_QUERY].decode("latin-1"), keep_blank_values=True):
         if name in PARAMETERS:
@@ -148,7 +154,10 @@ def check_beside_json(query: bytes) -> None:
 
 
 def _number(text: str) -> int | float | str:
-    """A text as a JSON number, or the text itself if it is not one. Python's `float` would also accept "1_000"."""
+    """A text as a JSON number, or the text itself if it is none.
+
+    Python's `float` would also accept "1_000".
+    """
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):

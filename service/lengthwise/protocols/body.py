@@ -1,7 +1,7 @@
 """A request's body: read up to its limit, inflated up to the same limit, and counted while it is in memory.
 
-The bytes of a body are counted as they arrive (`inflight`). Inflated bytes are counted before they are inflated, a
-piece at a time, because the inflated size of a compressed body is not known before.
+The bytes of a body are counted as they arrive (`inflight`). The inflated size of a compressed body is not known before,
+so it is inflated by pieces, and the memory of a piece is counted before the piece is inflated.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from starlette.types import Receive, Scope
 from lengthwise.connections.inflight import Hold
 from lengthwise.errors import DeadlineExceeded, InvalidRequest, Problem, TooLarge, UnsupportedMedia
 
-# Each member costs a fresh inflater, so a body of a million empty ones would hold a core for minutes.
+# A gzip body may have several members, each with an inflater of its own: a million empty ones would take minutes.
 MAX_GZIP_MEMBERS: Final = 1024
 TOO_MANY_BYTES: Final = "a body may have {} bytes, after inflating too"
 PIECE_BYTES: Final = 65_536  # the largest piece of a body, before and after inflating
 _PIECES_AT_ONCE: Final = 32  # that a thread inflates before the event loop reserves memory for the next ones
-CLIENT_LEFT: Final = 499  # the status of a call of whose answer nothing was sent
+CLIENT_LEFT: Final = 499  # the status of a call whose client left before anything of the answer was sent
 DELIVERY: Final = "lengthwise.delivery"  # ASGI extension: the request's `Delivery`
 
 
 class ClientLeft(Exception):
-    """The client closed the connection before its answer was there."""
+    """The client closed the connection before it was answered."""
 
 
 class Delivery:
-    """Whether the answer to a request through ASGI was sent."""
+    """Whether the answer to a request through ASGI was sent; the connection sets it."""
 
     __slots__ = ("answered", "refused")
 
@@ -42,7 +42,11 @@ class Delivery:
 
 
 def status_sent(scope: Scope, status: int) -> int:
-    """The status that a client got: of the answer or of the connection's refusal; `CLIENT_LEFT` if none was sent."""
+    """The status that a client got.
+
+    That is `status`, which is the answer's; or the status of a refusal that the connection sent instead; or
+    `CLIENT_LEFT` if nothing was sent.
+    """
     delivery: Delivery | None = scope.get("extensions", {}).get(DELIVERY)
     if delivery is None or delivery.answered:
         return status
@@ -52,15 +56,15 @@ def status_sent(scope: Scope, status: int) -> int:
 async def read_body(
     receive: Receive, headers: dict[bytes, bytes], max_bytes: int, hold: Hold, *, late_at: float = float("inf")
 ) -> bytes:
-    """Reads a body as it was sent, through ASGI; its bytes are counted in `hold` as they arrive.
+    """Reads a body as it was sent (compressed or not) through ASGI; its bytes are counted in `hold` as they arrive.
 
-    `late_at` is a time of `time.monotonic`, in seconds. `hold` refuses bytes for which there is no memory
-    (InflightFull).
+    `late_at` is the call's deadline on the clock of `time.monotonic`, in seconds. `hold` raises `InflightFull` for
+    bytes for which there is no memory.
 
     Raises:
-        TooLarge: It, or its content length, has more than `max_bytes` bytes.
-        DeadlineExceeded: It is later than `late_at`, and others need the memory.
-        UnsupportedMedia: It has another content encoding than gzip.
+        TooLarge: The body, or its content length, has more than `max_bytes` bytes.
+        DeadlineExceeded: The deadline passed before the body was complete, and other calls need the memory.
+        UnsupportedMedia: The content encoding is not gzip.
         ClientLeft: The client closed the connection.
     """
     if headers.get(b"content-encoding", b"identity").strip().lower() not in (b"identity", b"gzip", b""):
@@ -68,7 +72,7 @@ async def read_body(
     length = headers.get(b"content-length")
     if length is not None and length.isdigit() and int(length[:20]) > max_bytes:
         raise TooLarge(TOO_MANY_BYTES.format(max_bytes))
-    received = bytearray()  # not a list: that of a body in pieces of one byte would take fifty times its size
+    received = bytearray()  # not a list of parts: with parts of one byte it would take fifty times their size
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
@@ -86,58 +90,58 @@ async def read_body(
 
 
 def is_packed(headers: dict[bytes, bytes]) -> bool:
-    """Whether a body is to be inflated."""
+    """Whether the headers say that the body is compressed with gzip."""
     return headers.get(b"content-encoding", b"").strip().lower() == b"gzip"
 
 
 def inflated_bytes(body: bytes, max_bytes: int) -> int:
-    """How large a gzip body is when it is inflated, by its last four bytes (RFC 1952), and at most `max_bytes`."""
+    """The size of a gzip body when it is inflated, by its last four bytes (RFC 1952); at most `max_bytes`."""
     return min(max(len(body), int.from_bytes(body[-4:], "little")), max_bytes)
 
 
 class Inflating:
-    """A gzip body that is being inflated to `max_bytes` at most, which are counted in `hold` before."""
+    """A gzip body that is being inflated, by pieces, to at most `max_bytes`; `hold` counts them before."""
 
     def __init__(self, body: bytes, max_bytes: int, hold: Hold) -> None:
         self._hold = hold
-        self._sent = len(body)
-        self._steps = _inflated(body, max_bytes)
+        self._packed_bytes = len(body)
+        self._next_pieces = _inflated(body, max_bytes)
         self._pieces: list[bytes] = []
-        self.size = 0
+        self.size = 0  # bytes inflated so far
 
     def at_once(self) -> bytes | None:
-        """The inflated body where that is one piece, inflated on the event loop; None where it is more.
+        """Inflates a body of at most one piece on the event loop, and returns it; None if there is more.
 
         Raises as `inflated` does.
         """
         self._hold.grow(2 * PIECE_BYTES)
-        return self.content() if self._inflate(2) < 2 else None  # one piece, and nothing behind it
+        return self.content() if self._inflate(2) < 2 else None  # one piece, and no second one
 
     async def inflated(self) -> bytes:
-        """The inflated body, inflated in a thread.
+        """Inflates the rest in a thread, and returns the whole body.
 
-        Raises `TooLarge` if it is larger than `max_bytes`, of which no more is ever in memory, `InflightFull` if there
-        is no memory for it now, `InvalidRequest` if it is no gzip, ends early, or has too many members.
+        Raises `TooLarge` if it has more than `max_bytes` bytes, of which no more are ever in memory; `InflightFull` if
+        there is no memory for it now; `InvalidRequest` if it is no gzip, ends early, or has too many members.
         """
         while True:
-            self._hold.set(self._sent + self.size + _PIECES_AT_ONCE * PIECE_BYTES)
+            self._hold.set(self._packed_bytes + self.size + _PIECES_AT_ONCE * PIECE_BYTES)
             if await asyncio.to_thread(self._inflate, _PIECES_AT_ONCE) < _PIECES_AT_ONCE:
                 return await asyncio.to_thread(self.content)
 
     def _inflate(self, count: int) -> int:
-        """Inflates up to `count` more pieces; returns how many there were."""
-        pieces = list(islice(self._steps, count))
+        """Inflates up to `count` more pieces; returns how many there were, fewer only at the end of the body."""
+        pieces = list(islice(self._next_pieces, count))
         self._pieces += pieces
         self.size += sum(map(len, pieces))
         return len(pieces)
 
     def content(self) -> bytes:
-        """What is inflated so far."""
+        """The bytes that are inflated so far."""
         return b"".join(self._pieces)
 
 
 def _inflated(body: bytes, max_bytes: int) -> Iterator[bytes]:
-    """The inflated body by pieces; see `Inflating`.
+    """The pieces of the inflated body, each inflated when it is asked for; see `Inflating`.
 
     Raises:
         InvalidRequest: The body is not gzip, is cut off, or has too many members.
@@ -147,15 +151,16 @@ def _inflated(body: bytes, max_bytes: int) -> Iterator[bytes]:
     rest = memoryview(body)
     for _ in range(MAX_GZIP_MEMBERS):
         inflater = zlib.decompressobj(wbits=31)
-        piece, most = b"", 1
+        piece, piece_limit = b"", 1
         while not inflater.eof:
-            if not rest and len(piece) < most:  # else the inflater may have more
+            # A piece as long as its limit: the inflater may have more without further input.
+            if not rest and len(piece) < piece_limit:
                 raise InvalidRequest([Problem("", "the gzip body ends before its end")])
-            # By slices, because the inflater copies what follows a member.
+            # Slices of the body, because the inflater copies everything after the end of a member.
             chunk = rest[:PIECE_BYTES]
-            most = min(PIECE_BYTES, max_bytes - size + 1)
+            piece_limit = min(PIECE_BYTES, max_bytes - size + 1)
             try:
-                piece = inflater.decompress(chunk, most)
+                piece = inflater.decompress(chunk, piece_limit)
             except zlib.error:
                 raise InvalidRequest([Problem("", "the body is not gzip, though content-encoding says so")]) from None
             size += len(piece)

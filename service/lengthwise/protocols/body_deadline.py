@@ -1,15 +1,16 @@
-"""The deadline that a body names, found before the body is read: it may wait for that, longer than its caller does.
+"""The deadline that a body names, which has to be known before the body is read: it may wait long for its turn.
 
-Clients write the options of a request before its sequences, or behind them. So JSON is looked at by its edges:
+Clients write the options of a request before its sequences, or after them. So only the two ends of a JSON body are
+searched for the key:
 
 ```
-{"model": "m", "timeout_ms": 1000, "sequences": [[[0.5, ...      up to the key and closed there, it is JSON
-                        ...]]], "timeout_ms": 1000, "priority": 1}   from the key on and opened there, it is JSON
+{"model": "m", "timeout_ms": 1000, "sequences": [[[0.5, ...      at the beginning, cut after the key and closed there
+                        ...]]], "timeout_ms": 1000, "priority": 1}       at the end, cut before the key and opened there
 ```
 
-Either shows that the key is one of the object with the options, and not of another, or a part of a text: the deadline
-is the one that the reader of the body takes. Where the key stands elsewhere, or twice, the deadline is not known, and
-the body waits.
+If the part that is cut out in this way is JSON, the key belongs to the object of the options, and not to another one or
+to a text: then its number is the deadline that the reader of the body will find. If the key is elsewhere, or twice in
+the ends, the deadline is not known, and the body waits.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ import orjson
 
 from lengthwise.decoding.calls import MAX_TIMEOUT_MS
 
-EDGE_BYTES: Final = 16_384  # of either end of a body
-UNKNOWN_SECONDS: Final = 60.0  # that a body waits whose deadline is not known before, unless the default is longer
+EDGE_BYTES: Final = 16_384  # of each end of a body that is searched
+UNKNOWN_SECONDS: Final = 60.0  # that a body of unknown deadline waits for its turn, or the default if that is longer
 _NAME: Final = b"timeout"
-_MEMBERS: Final = {
+_MEMBERS: Final = {  # a key with its number in JSON, by the key
     name: re.compile(rb'"%b"[ \t\r\n]*:[ \t\r\n]*(%b)[ \t\r\n]*[,}]' % (name, number))
     for name, number in ((b"timeout_ms", rb"[0-9.eE+-]{1,40}"), (b"timeout", rb"[0-9]{1,18}"))
 }
@@ -33,33 +34,35 @@ _IN_QUERY: Final = re.compile(rb"(?:^|&)timeout_ms=([0-9]{1,20}(?:\.[0-9]{1,20})
 
 
 class OptionsText(NamedTuple):
-    """Where a request has its options."""
+    """Where a request has its options, as text: the query or the JSON document."""
 
     query: bytes = b""  # of its URL
-    document: bytes = b""  # JSON, or the beginning of it
-    within: tuple[str, ...] = ()  # the names of the objects around the options, from the outermost on
-    whole: bool = True  # whether the document does not end early
+    document: bytes = b""  # JSON, or the beginning of JSON
+    within: tuple[str, ...] = ()  # the keys that lead to the object of the options, such as ("parameters",)
+    whole: bool = True  # false if the document is only the beginning
 
 
 def patience(options: OptionsText, default_seconds: float) -> tuple[float, bool]:
     """How long a body may wait to be read: (seconds from its arrival, whether the caller named them).
 
-    Where the request surely names no timeout, these are `default_seconds`; where it may, at least `UNKNOWN_SECONDS`.
+    - A timeout that the caller named: that one.
+    - Surely none: `default_seconds`.
+    - Perhaps one, which was not found: the default, but at least `UNKNOWN_SECONDS`.
     """
-    named = _IN_QUERY.findall(options.query)
-    milliseconds = float(named[0]) if len(named) == 1 else _timeout(options, b"timeout_ms")
+    query_values = _IN_QUERY.findall(options.query)
+    milliseconds = float(query_values[0]) if len(query_values) == 1 else _timeout(options, b"timeout_ms")
     document = options.document
-    # The parameters of v2 may have `timeout` instead, in microseconds: it counts if there is no `timeout_ms` anywhere.
+    # A v2 request may have `timeout` in microseconds instead, which counts only if no `timeout_ms` is anywhere.
     if math.isnan(milliseconds) and options.within and options.whole and document.count(_NAME) == 1:
         milliseconds = _timeout(options, b"timeout") / 1000 if b"\\" not in document else math.nan
     if 0 < milliseconds < math.inf:
         return min(milliseconds, MAX_TIMEOUT_MS) / 1000, True
     surely_no_timeout = (
         options.whole
-        and not named
+        and not query_values
         and _NAME not in options.query
         and _NAME not in document
-        and b"\\" not in document  # which may hide a letter of the name
+        and b"\\" not in document  # an escape may hide a letter of the name
     )
     if surely_no_timeout:
         return default_seconds, False
@@ -67,7 +70,8 @@ def patience(options: OptionsText, default_seconds: float) -> tuple[float, bool]
 
 
 def _timeout(options: OptionsText, name: bytes) -> float:
-    """The number under a key at an edge of a document; NaN if the key is absent, stands twice, or may be no option."""
+    """The number under the key `name` at one end of a document; NaN if it is not there, or may be no option."""
+    # The key must be exactly once in the two ends.
     text, within, key = options.document, options.within, b'"%b"' % name
     head, tail = text[:EDGE_BYTES], text[max(EDGE_BYTES, len(text) - EDGE_BYTES) :] if options.whole else b""
     edge = head if key in head else tail
@@ -75,13 +79,15 @@ def _timeout(options: OptionsText, name: bytes) -> float:
     member = _MEMBERS[name].match(edge, at) if head.count(key) + tail.count(key) == 1 else None
     if member is None:
         return math.nan
+    # Cut the document at the key, so that only the members before or after it remain.
     if edge is head:
         document = head[:at] + key + b":0}" + b"}" * len(within)
     else:
         start = tail.rfind(b'"%s"' % within[0].encode(), 0, at) if within else at
-        if tail[start - 1 : start] not in (b",", b"{", b" ", b"\t", b"\r", b"\n"):  # else it may be within a text
+        if tail[start - 1 : start] not in (b",", b"{", b" ", b"\t", b"\r", b"\n"):  # the key may be within a text
             return math.nan
         document = b"{" + tail[start:]
+    # Is the remainder JSON, with the key in the object of the options?
     try:
         value: Any = orjson.loads(document)
         for outer in within:

@@ -11,7 +11,7 @@ open ──> admit ──> decode ──> submit ──> finish ──> close
 | `admit` | key and headers are checked, before the body is read | event loop |
 | `decode` | the body is read: `decode_at_once` on the event loop, or `decode_slowly` in a thread | both |
 | `submit` | its sequences are queued, if there is memory for them and for the answer | event loop |
-| finish | the model's results become the answer, encoded | the one that ran the last batch |
+| `_finish` | the model's results become the answer, encoded | the one that ran the last batch |
 | `fail` | any step may fail: an error becomes the refusal that the client gets | event loop |
 | `close` | its record ends: counted, logged, traced | event loop |
 
@@ -47,46 +47,50 @@ from lengthwise.telemetry.call_record import Caller
 log = logging.getLogger("lengthwise.call")
 
 Write: TypeAlias = Callable[[Any, Timing], Any]
-"""Turns an encoded answer into what its transport sends. It runs in the thread that ran the last batch."""
+"""Turns an encoded answer and its timing into what the transport sends, in the thread that ran the last batch."""
 
-PRIORITY: Final = b"priority"  # a body without this name has none: every protocol has the option under it
+PRIORITY: Final = b"priority"  # the option's name in every protocol: a body without it has no priority
 TIMEOUT: Final = b"x-lengthwise-timeout-ms"  # the header with a call's deadline, known before its body is read
 _MILLISECONDS: Final = re.compile(rb"[0-9]{1,20}(\.[0-9]{1,20})?")
-_PROCESS: Final = secrets.token_hex(4).encode()
+_PROCESS: Final = secrets.token_hex(4).encode()  # the beginning of this process's request ids
 _numbers: Final = itertools.count(1)
 _LONGEST_ID: Final = 128  # bytes
 _ID_CHARACTERS: Final = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.:/+=")
 
 
 class InferenceCall:
-    """One inference call, from its arrival to its end; the docstring of the module shows the steps."""
+    """One inference call, from its arrival to its end; the docstring of the module shows the steps.
+
+    `peer` is the other end of the connection, so that connections take turns where large bodies are read.
+    """
 
     def __init__(self, protocol: InferenceProtocol, headers: dict[bytes, bytes], peer: object = None) -> None:
         serving = protocol.serving
         self._protocol = protocol
         self.headers = headers  # by lower-case name; or gRPC's metadata
-        self.peer = peer  # the other end of its connection: connections take turns where large bodies are read
+        self.peer = peer
         caller_id = headers.get(b"x-request-id", b"")
         is_safe = 0 < len(caller_id) <= _LONGEST_ID and _ID_CHARACTERS.issuperset(caller_id)  # to echo, and to log
         self.request_id = caller_id if is_safe else b"%s-%x" % (_PROCESS, next(_numbers))
         self.record = serving.call_records.open(protocol.name, self.request_id, headers)
-        # Its bytes of the memory for all calls. The transport counts its body here while that is read, and closes it
-        # when the answer has left.
+        # The memory of this call. The transport counts the body here while it reads it, and closes the hold when the
+        # answer is sent.
         self.hold = Hold(serving.inflight)
-        # When its answer must be there, as far as that is known before the body is read, by `time.monotonic`.
+        # When the answer must be there, as known before the body is read; seconds of `time.monotonic`.
         self.deadline = self.record.arrived + serving.settings.default_timeout_ms / 1000
         self.has_deadline = False  # whether the caller set it
         self.decode_seconds = 0.0
-        self._decoding_since = 0.0
-        self._pending: PendingRequest | None = None
+        self._decoding_since = 0.0  # seconds of `time.monotonic`
+        self._pending: PendingRequest | None = None  # in the queue, or running
         self._timing: Timing | None = None
-        self._error: RequestError | None = None
+        self._error: RequestError | None = None  # the refusal, if it failed
         self._closed = False
 
     def admit(self, *, known: bool = False) -> None:
-        """Checks who calls, and what the headers alone show; raises `RequestError`.
+        """Checks the caller and the headers, before the body is read; raises `RequestError` for a refusal.
 
-        Of headers that are `known`, because they were admitted before, only the key is checked: it may be withdrawn.
+        `known`: an earlier request with the same headers was admitted, so only the key is checked, which may be invalid
+        now.
         """
         protocol = self._protocol
         if not known:
@@ -99,19 +103,19 @@ class InferenceCall:
             self.limit(self.record.arrived + timeout_of(self.headers[TIMEOUT]) / 1000)
 
     def limit(self, deadline: float) -> None:
-        """Sets the caller's deadline, in seconds of `time.monotonic`; an earlier one stays. A body cannot move it."""
+        """Sets a deadline of the caller, seconds of `time.monotonic`; an earlier one that the caller set stays."""
         self.deadline = min(self.deadline, deadline) if self.has_deadline else deadline
         self.has_deadline = True
 
     def begin_decoding(self) -> None:
-        """Starts the decoding time: the body has arrived."""
+        """Notes when decoding begins, because the body is complete; tells the batcher that a request is coming."""
         self._decoding_since = time.monotonic()
         self._protocol.serving.batcher.expect()
 
     def decode_at_once(self, request: Received) -> Decoded | None:
-        """Decodes a body on the event loop; None where that would block the loop for too long.
+        """Decodes a body on the event loop; None if that would block the loop for too long.
 
-        Raises `QueueFull`, without decoding it, if every queue is full and the body names no priority; else as
+        Raises `QueueFull`, without decoding it, if every queue is full and the request names no priority; else as
         `InferenceProtocol.read`.
         """
         self._refuse_if_full(request)
@@ -122,12 +126,15 @@ class InferenceCall:
         return decoded
 
     async def decode_slowly(self, request: Received) -> Decoded:
-        """Decodes a body in a thread, as soon as one of the few slots for that is free; raises as both do."""
+        """Decodes a body in a thread, once a decoding slot is free.
+
+        Raises as `decoding_slot` and `decode_in_thread` do.
+        """
         async with self.decoding_slot(len(request.body), request):
             return await self.decode_in_thread(request)
 
     async def decode_in_thread(self, request: Received) -> Decoded:
-        """Decodes a body in a thread; the caller holds a `decoding_slot`. Raises also as `decode_at_once` does.
+        """Decodes a body in a thread; the caller has a `decoding_slot`. Raises also as `decode_at_once` does.
 
         Raises:
             ClientLeft: The client left while the call waited for its slot.
@@ -138,38 +145,38 @@ class InferenceCall:
         protocol = self._protocol
         self.hold.set(protocol.memory_factor * len(request.body))
         decoded = await asyncio.to_thread(protocol.read, request, fast=False)
-        assert decoded is not None  # only a fast reader returns that
+        assert decoded is not None  # only `fast=True` returns None
         self._note(decoded)
         return decoded
 
     @asynccontextmanager
     async def decoding_slot(self, size: int, request: Received, *, whole: bool = True) -> AsyncIterator[None]:
-        """One of the few slots in which large bodies are inflated and decoded in threads, when it is this call's turn.
+        """One of the few slots in which large bodies are inflated and decoded, for the time of the block.
 
-        The body has about `size` bytes when it is inflated, and may name another deadline than the default; `request`
-        has it, or its beginning if that is not the `whole`. Raises `DeadlineExceeded` if its turn does not come before
-        its deadline.
+        It waits until it is this call's turn (`Turns`), for a body of about `size` bytes when inflated. The body may
+        name another deadline than the default: it is looked up in `request`, which has the body, or only its beginning
+        if not `whole`. Raises `DeadlineExceeded` if the turn does not come before the deadline.
         """
-        until, certain = self.deadline, self.has_deadline
+        deadline, is_certain = self.deadline, self.has_deadline
         large_bodies = self._protocol.large_bodies
-        if not certain and not large_bodies.free:
+        if not is_certain and not large_bodies.free:
             default = self._protocol.serving.settings.default_timeout_ms / 1000
-            seconds, certain = patience(self._protocol.options_of(request)._replace(whole=whole), default)
-            until = self.record.arrived + seconds
-        async with large_bodies.turn(self.peer, size, until, certain=certain):
+            seconds, is_certain = patience(self._protocol.options_of(request)._replace(whole=whole), default)
+            deadline = self.record.arrived + seconds
+        async with large_bodies.turn(self.peer, size, deadline, certain=is_certain):
             yield
 
     def submit(self, decoded: Decoded, write: Write, waiter: Waiter | None = None) -> None:
-        """Queues the sequences, for which and for whose answer there must be memory.
+        """Queues the sequences of a decoded call, and counts the memory of them and of the answer.
 
-        `waiter` gets the result of `write`, or an error; without it, call `answer`. `Hold.set` refuses what there is no
-        memory for (InflightFull), and `Batcher.submit` what it cannot queue.
+        `waiter` gets the result of `write`, or an error; without a waiter, call `answer`. `Hold.set` raises
+        `InflightFull` if there is no memory, and `Batcher.submit` raises what it cannot queue.
 
         Raises:
             DeadlineExceeded: The deadline of the transport has passed.
         """
         call, encode = decoded
-        if self.has_deadline:  # of the transport: it holds if it is earlier than that of the body
+        if self.has_deadline:  # the earlier of the transport's deadline and the body's is valid
             timeout_ms = (self.deadline - self.record.arrived) * 1000
             if time.monotonic() >= self.deadline:
                 raise DeadlineExceeded("the deadline had passed when the request was read")
@@ -177,111 +184,122 @@ class InferenceCall:
                 call = call._replace(timeout_ms=timeout_ms)
         self.hold.set(call.memory_bytes + answer_bytes(call))
         sequences = [item.steps for item in call.items]
-        split: windows.Windows | None = None
+        item_windows: windows.Windows | None = None
         if call.model.manifest.long == "window":
-            sequences, split = windows.split(call)
-        finish = partial(self._finish, call, encode, split, write)
+            sequences, item_windows = windows.split(call)
+        finish = partial(self._finish, call, encode, item_windows, write)
         self._pending = self._protocol.serving.submit(
             call, sequences, finish, arrived=self.record.arrived, waiter=waiter, trace=self.record.trace
         )
 
     async def answer(self) -> Any:
-        """Waits for the answer of a submitted call as `write` returned it; the caller passes what is raised to `fail`.
+        """Waits for the answer of a submitted call, and returns what `write` made of it.
 
-        It is a `ClientLeft` if `withdraw` was called, or the error of `Batcher.submit` or `windows.answers_of`.
+        Raises `ClientLeft` if `withdraw` was called, or an error of `Batcher.submit` or `windows.answers_of`; the
+        caller passes these to `fail`.
         """
         assert self._pending is not None
         answer = await self._pending.future
-        self._pending = None  # it holds the sequences
+        self._pending = None  # frees the sequences
         return answer
 
     def _finish(
         self,
         call: Call,
         encode: Callable[[list[Answer]], Any],
-        split: windows.Windows | None,
+        item_windows: windows.Windows | None,
         write: Write,
         results: list[Answer | None],
         timing: Timing,
     ) -> Any:
         """Encodes the answer for the transport, in the thread that ran the last batch: a runner, or the event loop.
 
-        The batcher calls it with the last two arguments, once the results of all sequences are there.
+        `submit` binds the first arguments; the batcher calls it with `results` and `timing` once all sequences have
+        run.
         """
         self._timing = timing
-        plain = split is None and not call.attention and None not in results
-        answers = cast("list[Answer]", results) if plain else windows.answers_of(call, results, split)
+        is_plain = item_windows is None and not call.attention and None not in results
+        answers = cast("list[Answer]", results) if is_plain else windows.answers_of(call, results, item_windows)
         response = write(encode(answers), timing)
         if (monitoring := self._protocol.serving.monitoring) is not None:
             monitoring.answered(call, answers, timing, request_id=self.request_id, arrived=self.record.arrived)
         return response
 
     def withdraw(self) -> None:
-        """Withdraws what no runner has taken, because the client has left; `answer` or the waiter fails."""
+        """Takes the sequences that are not running yet out of the queue, because the client has left.
+
+        The call then fails with `ClientLeft`.
+        """
         if self._pending is not None:
             self._protocol.serving.batcher.withdraw(self._pending, ClientLeft())
 
     def fail(self, error: BaseException) -> RequestError | None:
-        """Ends the work for a call whose answer will not come. The one place where errors become refusals.
+        """Ends the work for a call that fails, and returns the refusal for the client; None if the client has left.
 
-        The error is `ClientLeft` or a cancellation, a `RequestError`, or an error of the service itself, which is
-        logged and not shown to the client. Returns the refusal for the client; None where it has left.
+        This is the only function where an error becomes a refusal. The error is a `ClientLeft` or a cancellation, a
+        `RequestError`, or an error of the service itself, which is logged and not shown to the client.
         """
         self.withdraw()
         self.hold.close()
         if isinstance(error, (ClientLeft, asyncio.CancelledError)):
-            error.with_traceback(None)  # it refers to frames, and these to the body and to this error
+            error.with_traceback(None)  # a traceback keeps the body in memory, and makes a cycle with the error
             return None
         if not isinstance(error, RequestError):
             log.error("request %s failed", self.request_id.decode(), exc_info=error)
             error = InferenceFailed("the request could not be answered")
-        self._error = error.with_traceback(None)  # as above
+        self._error = error.with_traceback(None)  # as in the first case
         return self._error
 
     def close(self, status: int, *, delivered: bool = True, ended: float | None = None) -> None:
-        """Closes the call's record, once: every path of a transport ends here.
+        """Closes the call's record. Every transport ends with it; only the first call has an effect.
 
-        `status` is the HTTP status that the client got. `delivered` says that it is that of the call's own answer or
-        refusal, and was sent; else the connection sent another one, or the client had left (`CLIENT_LEFT`). `ended` is
-        the time at which the answer or the refusal was complete, by `time.monotonic`; default: now.
+        Args:
+            status: The HTTP status that the client got.
+            delivered: The call's own answer or refusal, with this status, was sent. Else the connection sent another
+                refusal, or the client had left (`CLIENT_LEFT`).
+            ended: When the answer or the refusal was complete, in seconds of `time.monotonic`; default: now.
         """
         if self._closed:
             return
         self._closed = True
-        self._pending = None  # it refers to this call
+        self._pending = None  # breaks a reference cycle with this call
         if delivered:
             self.record.close(status, self._error, self._timing if self._error is None else None, ended)
         else:
             self.record.close(status, ended=ended)
 
     def _refuse_if_full(self, request: Received) -> None:
-        """Refuses a request before it is decoded, if every queue is full, and neither body nor query has a priority."""
+        """Raises the refusal for a full service before the body is decoded, unless the request may name a priority."""
         serving, body = self._protocol.serving, request.body
         full = serving.full()
-        # One byte is searched for several times as fast, and numbers have none of these.
+        # A search for the one byte "y" is several times as fast, and a body of numbers has none.
         if full is None or (PRIORITY[-1:] in body and PRIORITY in body) or PRIORITY in request.query:
             return
-        if len(serving.served) == 1:
+        if len(serving.served) == 1:  # the only model that the body can name
             self.record.named(serving.served[0].metrics)
         raise full
 
     def _note(self, decoded: Decoded) -> None:
-        if not self._closed:  # else its client left while a thread decoded
+        """Notes the decoded call and the time of decoding in the record, unless the client left meanwhile."""
+        if not self._closed:
             self.decode_seconds = self.record.decoded(decoded[0], self._decoding_since)
 
 
 class DirectCall(ABC):
-    """A call without a task or a future, from its body to its answer: what the batcher completes (see `Waiter`)."""
+    """A call without a task or a future, from its body to its answer: it is the `Waiter` that the batcher completes.
+
+    The batcher calls `done`, `set_result` and `set_exception`, as of a future.
+    """
 
     __slots__ = ("_decoding", "call", "response_complete")
 
     def __init__(self, call: InferenceCall) -> None:
         self.call = call
-        self.response_complete = False  # whether it has its answer or its refusal, or needs none
-        self._decoding: asyncio.Task[None] | None = None
+        self.response_complete = False  # it has its answer or its refusal, or the client has left
+        self._decoding: asyncio.Task[None] | None = None  # where the body is decoded in a thread
 
     def decode(self, request: Received) -> None:
-        """Decodes a body that is here, and submits its sequences. What fails becomes its error."""
+        """Decodes a complete body, and submits its sequences; an error goes to `set_exception`."""
         call = self.call
         try:
             call.hold.set(len(request.body))
@@ -295,10 +313,10 @@ class DirectCall(ABC):
             self.set_exception(error)
 
     async def _decode_slowly(self, request: Received) -> None:
-        """Decodes a body that would block the event loop for too long; if the client leaves, nothing is submitted."""
+        """Decodes, in a thread, a body that would block the event loop for too long, and submits its sequences."""
         try:
             decoded = await self.call.decode_slowly(request)
-            if not self.response_complete:
+            if not self.response_complete:  # the client has not left meanwhile
                 self.call.submit(decoded, self.write, self)
         except Exception as error:
             self.set_exception(error)
@@ -306,27 +324,27 @@ class DirectCall(ABC):
             self._decoding = None
 
     def done(self) -> bool:
-        """As `response_complete`, for the batcher."""
+        """The same as `response_complete`, under the name that the batcher calls."""
         return self.response_complete
 
     @abstractmethod
     def write(self, encoded: Any, timing: Timing) -> bytes:
-        """Turns an encoded answer into what is sent; runs in the thread that ran the last batch."""
+        """Turns an encoded answer into the bytes that are sent, in the thread that ran the last batch."""
 
     @abstractmethod
     def set_result(self, answer: bytes) -> None:
-        """Sends the answer."""
+        """Sends the answer, which `write` has made."""
 
     @abstractmethod
     def set_exception(self, error: BaseException) -> None:
-        """Sends a refusal, or counts that the client has left."""
+        """Sends the refusal for an error; sends nothing if the client has left."""
 
 
 def timeout_of(header: bytes) -> float:
-    """The milliseconds in the header `TIMEOUT`.
+    """The timeout in the header `TIMEOUT`, in milliseconds, at most `MAX_TIMEOUT_MS`.
 
     Raises:
-        InvalidRequest: It is not a number above 0.
+        InvalidRequest: The header is not a number above 0.
     """
     value = float(header) if _MILLISECONDS.fullmatch(header) else 0.0
     if not value:
@@ -337,6 +355,6 @@ def timeout_of(header: bytes) -> float:
 
 
 def server_timing(decode_seconds: float, timing: Timing) -> tuple[bytes, bytes]:
-    """The header `Server-Timing` of an answer: the stages of its call, in milliseconds."""
+    """The header `server-timing` of an answer: how long its call was decoded, queued and run, in milliseconds."""
     milliseconds = (decode_seconds * 1e3, timing.queue * 1e3, timing.inference * 1e3)
     return b"server-timing", b"decode;dur=%.3f, queue;dur=%.3f, inference;dur=%.3f" % milliseconds

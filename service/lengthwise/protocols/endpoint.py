@@ -21,57 +21,60 @@ from lengthwise.serving import Serving
 
 # Larger bodies are decoded in a thread, so that the event loop is not blocked for milliseconds.
 LARGE_BODY_BYTES: Final = 65_536
-CAREFUL_BYTES: Final = 4096  # the same for those that need the validating reader, many times slower than the fast one
-TENSORS_BYTES: Final = 32_768  # the same for tensors: their JSON is read by Python's own reader
-# Headers and trailers of a request together, or the metadata of a call over gRPC: each costs some hundred bytes of
-# objects, however short it is.
+CAREFUL_BYTES: Final = 4096  # that limit for bodies that need the validating reader, many times slower
+TENSORS_BYTES: Final = 32_768  # that limit for tensors, whose JSON is read by Python's own reader
+# The most headers and trailers of a request together, or metadata of a call over gRPC: each costs some hundred bytes
+# of memory, however short it is.
 MAX_FIELDS: Final = 128
-LONGEST_KEY_BYTES: Final = 2048  # of a known request
-_MOST_KNOWN: Final = 256
+LONGEST_KEY_BYTES: Final = 2048  # of a request that `KnownRequests` remembers
+_MOST_KNOWN: Final = 256  # requests that are remembered
 JSON: Final = (b"content-type", b"application/json")
 OCTETS: Final = b"application/octet-stream"
 
 Headers: TypeAlias = list[tuple[bytes, bytes]]
 Encode: TypeAlias = Callable[[list[Answer]], tuple[bytes, Headers]]
-"""Writes the body of a 200 and the headers that it needs. It runs in the thread that ran the last batch."""
+"""Encodes answers as the body and the headers of a 200. It runs in the thread that ran the last batch."""
 Decoded: TypeAlias = tuple[Call, Callable[[list[Answer]], Any]]
-"""The call of a request, and what encodes its answer in the thread that ran the last batch; over HTTP an `Encode`."""
+"""The call of a request, and the function that encodes its answers; over HTTP that is an `Encode`."""
 
 
 class Received(NamedTuple):
     """A request whose body was read, and inflated where it was compressed."""
 
-    scope: Scope  # ASGI's, with what the path and the query say; empty where the protocol needs neither
+    scope: Scope  # entries of ASGI's scope: `query_string`, `path_params`; empty where the protocol needs neither
     headers: dict[bytes, bytes]  # by lower-case name
     body: bytes
 
     @property
     def query(self) -> bytes:
-        """The query of its URL."""
+        """The query of the URL, without the `?`."""
         return self.scope.get("query_string", b"")  # type: ignore[no-any-return]
 
 
 class KnownRequests(dict[Hashable, Any]):
-    """What was read of valid requests, by the bytes that do not vary. Several threads may use it at once.
+    """What was parsed from valid requests, by the bytes that all requests of a program have in common (a cache).
 
-    Programs send the same requests again, but for a few bytes. A transport or a protocol takes these out: the digits of
-    a header block's content length (`http/fast_path.py`), the numbers of tensors in JSON (`tensor_text.py`), the id and
-    the raw contents of a message of gRPC (`grpc/codec.py`). All the others are the key, and what was made of them
-    serves the next request that has them.
+    Programs send the same requests again, with other numbers. A transport or a protocol cuts these out: the digits of a
+    header block's content length (`http/fast_path.py`), the numbers of tensors in JSON (`tensor_text.py`), the id and
+    the raw contents of a message of gRPC (`grpc/codec.py`). The other bytes are the key; what was parsed from them is
+    right for the next request with the same ones. Several threads may use it at once.
     """
 
     def add(self, key: Hashable, size: int, parsed: Any) -> None:
-        """Stores what was parsed for a key of `size` bytes; nothing if it is None, or the key is too long."""
+        """Remembers what was parsed for a key of `size` bytes, unless `parsed` is None or the key is too long."""
         if size <= LONGEST_KEY_BYTES and parsed is not None:
             if len(self) >= _MOST_KNOWN:
-                self.clear()  # one step, because threads read and add, too
+                self.clear()  # a single operation, because other threads read and add meanwhile
             self[key] = parsed
 
 
 class InferenceProtocol(ABC):
-    """How one protocol checks and decodes its inference calls; `large_bodies` is shared by all protocols."""
+    """How one protocol checks and decodes its inference calls.
 
-    name: str  # of the call, for the access log and for traces, such as `POST /predict`
+    `large_bodies` are the decoding slots, which all protocols share.
+    """
+
+    name: str  # name of its calls in the access log and in traces, such as `POST /predict`
     memory_factor: ClassVar[int] = 1  # how many times its own size a large body takes while it is decoded
     most_fast_bytes: ClassVar[int] = LARGE_BODY_BYTES  # a larger body is not decoded on the event loop
 
@@ -80,42 +83,41 @@ class InferenceProtocol(ABC):
         self.large_bodies = large_bodies
 
     def check_page(self, headers: dict[bytes, bytes]) -> None:  # noqa: B027 - only browsers have pages
-        """Raises `RequestError` for a call of a web page that may not."""
+        """Raises `RequestError` for a call by a web page that may not call."""
 
     def check(self, headers: dict[bytes, bytes]) -> None:  # noqa: B027 - metadata of gRPC decides nothing
-        """Raises `RequestError` for a request that its headers show to be wrong, before its body is read."""
+        """Raises `RequestError` for a request whose headers show that it is wrong, before its body is read."""
 
     @abstractmethod
     def read(self, request: Received, *, fast: bool) -> Decoded | None:
-        """Decodes a body; if `fast`, on the event loop, and None where that would block the loop for too long.
+        """Decodes a body; returns the call and the encoder of its answers.
 
-        A `fast` body has at most `most_fast_bytes`.
-
-        Raises `RequestError` if the request is wrong, or its model is not served.
+        With `fast` it runs on the event loop, for a body of at most `most_fast_bytes`, and returns None if decoding
+        would block the loop for too long. Raises `RequestError` if the request is wrong, or its model is not served.
         """
 
     def options_of(self, request: Received) -> OptionsText:
-        """Where a request has its options; its body may be the beginning of one."""
+        """The text in which the options of a request are; its body may be the beginning of one."""
         return OptionsText(document=request.body)
 
 
 class Endpoint(InferenceProtocol):
-    """An `InferenceProtocol` over HTTP, whose answers and refusals have headers and a body."""
+    """An `InferenceProtocol` over HTTP, whose answers and refusals have a status, headers and a body."""
 
     path: ClassVar[re.Pattern[bytes]]
-    """Its path as ordinary requests have it, with the model and the version as groups; a router reads other forms."""
-    binary_header: ClassVar[bytes] = b""  # the header that a body of raw bytes must have; empty if there are none
-    content_types: ClassVar[str] = "content-type must be application/json, or none"  # the refusal of others
+    """Its path in the ordinary form, with the groups `model` and `version`; the router reads other forms."""
+    binary_header: ClassVar[bytes] = b""  # the header that a body of raw bytes must have; empty: no such bodies
+    content_types: ClassVar[str] = "content-type must be application/json, or none"  # the message for other types
 
     def check_page(self, headers: dict[bytes, bytes]) -> None:
-        """See `WebPages.check`."""
+        """Checks a call by a web page: see `WebPages.check`."""
         self.serving.web_pages.check(headers)
 
     def check(self, headers: dict[bytes, bytes]) -> None:
-        """Accepts JSON, a body without a content type, and raw bytes with their header.
+        """Checks the content type: JSON, none, or raw bytes with their header.
 
         Raises:
-            UnsupportedMedia: It is another content type, or raw bytes without their header.
+            UnsupportedMedia: The content type is another one, or the header of raw bytes is missing.
         """
         kind = media_type(headers)
         if kind not in (b"application/json", b"") and not (kind == OCTETS and self.binary_header in headers):
@@ -123,9 +125,9 @@ class Endpoint(InferenceProtocol):
 
     @abstractmethod
     def refuse(self, error: RequestError) -> tuple[int, bytes, Headers]:
-        """Status, body and headers of a refusal."""
+        """The status, the body and the headers of a refusal."""
 
 
 def media_type(headers: dict[bytes, bytes]) -> bytes:
-    """The media type of a request's body, in lower case and without parameters; empty where none is given."""
+    """The media type of a request's body, in lower case and without parameters; empty if the request does not say."""
     return headers.get(b"content-type", b"").partition(b";")[0].strip().lower()

@@ -5,8 +5,8 @@ shapes have no first axis there: `values` is `[-1, features]` with any number of
 one row needs none.
 
 A model's statistics are the metrics of `/metrics` under the names of Triton's extension. `inference_stats` counts
-requests, each as one, however many sequences it has; `batch_stats` counts batches, by their rows. An answered request
-is counted in all of its stages at once: perf_analyzer reports an error where these counts differ.
+requests, however many sequences each has; `batch_stats` counts batches, by their rows. An answered request is counted
+in all of its stages at once: perf_analyzer reports an error where these counts differ.
 
 | name | of a request | of a batch |
 |---|---|---|
@@ -39,7 +39,7 @@ from lengthwise.serving import Serving
 from lengthwise.telemetry.metrics import ModelMetrics
 from lengthwise.versions import Policy
 
-EXTENSIONS: Final = (  # of the protocol, by the names that clients know
+EXTENSIONS: Final = (  # extensions of the protocol that this server has, by their official names
     "binary_tensor_data",
     "classification",
     "model_configuration",
@@ -50,7 +50,7 @@ EXTENSIONS: Final = (  # of the protocol, by the names that clients know
 PARAMETERS: Final[Mapping[str, frozenset[str]]] = {"load": frozenset(), "unload": frozenset({"unload_dependents"})}
 _BROKEN: Final = "it does not work now, and is tried again on a schedule"
 _FOLDERS: Final = re.compile(r"(?<![\w/.])(?:/[^\s/:,;'\"]+)+/")
-_TYPES: Final = {"BYTES": "TYPE_STRING"}  # where Triton's name of a datatype is not `TYPE_` and the protocol's
+_TYPES: Final = {"BYTES": "TYPE_STRING"}  # Triton's names of datatypes that are not `TYPE_` and the protocol's name
 
 
 def server() -> dict[str, Any]:
@@ -59,13 +59,15 @@ def server() -> dict[str, Any]:
 
 
 def model(serving: Serving, served: ServedModel) -> dict[str, Any]:
-    """A model's metadata: its served versions, and its tensors with -1 for an axis of any size."""
+    """The metadata of a model: its served versions, and its tensors, with -1 for an axis of any size."""
 
     def tensor(form: TensorSpec) -> dict[str, Any]:
         return {"name": form.name, "datatype": form.datatypes[0], "shape": list(form.shape)}
 
     manifest = served.manifest
-    versions = sorted(other.manifest.version for other in serving.served if other.manifest.name == manifest.name)
+    versions = sorted(
+        candidate.manifest.version for candidate in serving.served if candidate.manifest.name == manifest.name
+    )
     return {
         "name": manifest.name,
         "versions": [str(version) for version in versions],
@@ -76,18 +78,18 @@ def model(serving: Serving, served: ServedModel) -> dict[str, Any]:
 
 
 def config(serving: Serving, served: ServedModel) -> dict[str, Any]:
-    """A model's configuration in the JSON form of Triton's message `ModelConfig`."""
+    """The configuration of a model, in the JSON form of Triton's message `ModelConfig`."""
 
     def tensor(form: TensorSpec) -> dict[str, Any]:
         kind = _TYPES.get(form.datatypes[0], f"TYPE_{form.datatypes[0]}")
-        return {"name": form.name, "data_type": kind, "dims": list(form.shape[1:])}  # no dims: one entry a row
+        return {"name": form.name, "data_type": kind, "dims": list(form.shape[1:])}  # empty: one entry for each row
 
     manifest, settings = served.manifest, serving.settings
     policy = Policy.parse(settings.versions)
     versions: dict[str, Any] = {"latest": {"num_versions": 1}} if policy.one else {"all": {}}
     if policy.named is not None:
-        named = sorted(key.version for key in policy.named if key.name == manifest.name)
-        versions = {"specific": {"versions": named}}
+        numbers = sorted(key.version for key in policy.named if key.name == manifest.name)
+        versions = {"specific": {"versions": numbers}}
     on_gpus = serving.choice.provider.bound
     instances = {
         "name": manifest.name,
@@ -111,7 +113,7 @@ def config(serving: Serving, served: ServedModel) -> dict[str, Any]:
 
 
 def _parameters(manifest: Manifest) -> dict[str, str]:
-    """Fields of the manifest that a configuration does not have otherwise, by name; values as JSON."""
+    """The fields of the manifest that `ModelConfig` does not have, by name; values are JSON."""
     names = ("task", "labels", "min_length", "max_length", "long", "missing")
     step = manifest.input.model_dump(include={"vocabulary", "names"}, exclude_none=True)
     fields = {name: getattr(manifest, name) for name in names} | step
@@ -119,20 +121,23 @@ def _parameters(manifest: Manifest) -> dict[str, str]:
 
 
 def index(serving: Serving, *, ready: bool) -> list[dict[str, Any]]:
-    """Every version that is served or refused, and every unloaded model; if `ready`, only what is served.
+    """The entries of the repository index: `name`, `version`, `state`, `reason`.
 
-    The reasons why a version, or the files that replaced it, are unavailable have no paths of the server.
+    They are every version that is served or refused, and every unloaded model; if `ready`, only versions that are
+    ready. The reasons have no paths of the server.
     """
     repository = serving.repository
     reasons = {refusal.key: without_folders(refusal.reason, serving.source.folder) for refusal in repository.refused}
-    broken = {one.model.key for one in serving.served if one.queue.breaker.open}
-    served = [one.key for one in repository]
+    broken = {model.model.key for model in serving.served if model.queue.breaker.open}
+    served = [model.key for model in repository]
+    # Served versions: ready, or broken; the reason also says why newer files of the version are not served.
     entries = []
     for key in served:
         works = key not in broken
         state = "READY" if serving.ready and works else "UNAVAILABLE"
         replaced = f"the files that replaced it are not served: {reasons[key]}" if key in reasons else ""
         entries.append((key.name, str(key.version), state, replaced if works else _BROKEN))
+    # Refused versions, and unloaded models.
     for key, reason in reasons.items():
         if key not in served:
             entries.append((key.name, str(key.version), "UNAVAILABLE", reason))
@@ -144,11 +149,11 @@ def index(serving: Serving, *, ready: bool) -> list[dict[str, Any]]:
 async def load(serving: Serving, name: str, parameters: Mapping[str, Any]) -> None:
     """Loads a model from the repository, or its new versions; returns when it is served.
 
-    Another `RequestError` says that the call is switched off, or that there is no such model.
+    Another `RequestError` says that such calls are switched off, or that there is no such model.
 
     Raises:
-        InvalidRequest: The highest version failed its verification, or there are parameters: clients cannot send
-            models.
+        InvalidRequest: The highest version failed its verification; or the call has parameters, with which clients
+            would send the files of a model.
         NotReady: The model repository cannot be read now.
     """
     _check_changes(serving, parameters, PARAMETERS["load"])
@@ -162,13 +167,16 @@ async def load(serving: Serving, name: str, parameters: Mapping[str, Any]) -> No
 
 
 async def unload(serving: Serving, name: str, parameters: Mapping[str, Any]) -> None:
-    """Unloads a model: new requests do not find it; those that have are answered. Raises as `load` does."""
+    """Unloads a model: new requests do not find it, and those that it has accepted are answered.
+
+    Raises as `load` does.
+    """
     _check_changes(serving, parameters, PARAMETERS["unload"])
     await serving.registry.unload(name)
 
 
-def _check_changes(serving: Serving, parameters: Mapping[str, Any], known: frozenset[str]) -> None:
-    """Checks whether a load or unload call is possible now.
+def _check_changes(serving: Serving, parameters: Mapping[str, Any], allowed: frozenset[str]) -> None:
+    """Checks whether a load or unload call is possible now, and has only `allowed` parameters.
 
     Raises:
         Forbidden: These calls are switched off.
@@ -182,44 +190,44 @@ def _check_changes(serving: Serving, parameters: Mapping[str, Any], known: froze
         raise Draining("the server is shutting down", retry_after_seconds=1)
     if not serving.started:
         raise NotReady(serving.repository.reason or "the server is starting", retry_after_seconds=1)
-    if unknown := sorted(parameters.keys() - known):
+    if unknown := sorted(parameters.keys() - allowed):
         detail = "is not accepted: a model comes from the repository as it is"
         raise InvalidRequest([Problem(f"/parameters/{name}", detail) for name in unknown[:20]], total=len(unknown))
 
 
 def without_folders(reason: str, models: Path) -> str:
-    """A reason without the folders of this machine in its file names."""
+    """The text of a reason without the folders of this machine; file names stay."""
     for folder in {str(models), str(models.resolve())}:
         reason = reason.replace(f"{folder}/", "")
     return _FOLDERS.sub("", reason)
 
 
 async def statistics(serving: Serving, name: str | None, version: str | None) -> dict[str, Any]:
-    """The statistics of one version; of all versions of a model where none is named; or of all served models.
+    """The statistics of one version; of all versions of a model if `version` is None; of all models if `name` is too.
 
     Of several workers they are the sum over those that answer. Raises `RequestError` if there is no such model, or none
     is ready.
     """
-    own = statistics_of_process(serving, name, version)
-    others = [] if serving.worker is None else await serving.worker.ask("statistics", name, version)
+    own_stats = statistics_of_process(serving, name, version)
+    stats_of_others = [] if serving.worker is None else await serving.worker.ask("statistics", name, version)
     by_version: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for stats in chain(own, *others):
+    for stats in chain(own_stats, *stats_of_others):
         by_version.setdefault((stats["name"], stats["version"]), []).append(stats)
-    return {"model_stats": [_sum(by_version[stats["name"], stats["version"]]) for stats in own]}
+    return {"model_stats": [_sum(by_version[stats["name"], stats["version"]]) for stats in own_stats]}
 
 
 def statistics_of_process(serving: Serving, name: str | None, version: str | None) -> list[dict[str, Any]]:
-    """The statistics that this process alone has, of the models that `statistics` names."""
+    """The statistics that this process has counted, of the models that `statistics` describes."""
     models = list(serving.served)
     if name is not None or version is not None:
-        named = kserve.find(serving, name, version)
-        of_name = [served for served in models if served.manifest.name == named.manifest.name]
-        models = of_name if version is None else [named]
+        model = kserve.find(serving, name, version)
+        of_name = [served for served in models if served.manifest.name == model.manifest.name]
+        models = of_name if version is None else [model]
     return [_statistics_of(served) for served in models]
 
 
 def _sum(stats: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Adds up the statistics of one version over the workers."""
+    """Adds up the statistics of one version over the workers: those of batches for each number of rows."""
     total = reduce(_added, stats)
     by_rows: dict[int, dict[str, Any]] = {}
     for batch in total["batch_stats"]:
@@ -228,16 +236,16 @@ def _sum(stats: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return total | {
         "name": stats[0]["name"],
         "version": stats[0]["version"],
-        "last_inference": max(one["last_inference"] for one in stats),
+        "last_inference": max(worker_stats["last_inference"] for worker_stats in stats),
         "batch_stats": [by_rows[rows] for rows in sorted(by_rows)],
     }
 
 
-def _added(one: Any, other: Any) -> Any:
-    """The sum of two numbers or lists; of two objects, name by name."""
-    if not isinstance(one, dict):
-        return one + other
-    return one | {name: _added(one[name], value) if name in one else value for name, value in other.items()}
+def _added(first: Any, second: Any) -> Any:
+    """The sum of two numbers, or the concatenation of two lists; of two dicts, the sum for each name."""
+    if not isinstance(first, dict):
+        return first + second
+    return first | {name: _added(first[name], value) if name in first else value for name, value in second.items()}
 
 
 def _statistics_of(served: ServedModel) -> dict[str, Any]:
@@ -264,7 +272,7 @@ def _statistics_of(served: ServedModel) -> dict[str, Any]:
 
 
 def _of_requests(metrics: ModelMetrics) -> dict[str, Any]:
-    """The `inference_stats` of a version: the count and the seconds of each stage."""
+    """The `inference_stats` of a version: for each stage the count of requests and their nanoseconds."""
     answered, every = metrics.answered, metrics.request_seconds
     stages = {
         "success": answered.seconds,
@@ -281,5 +289,5 @@ def _of_requests(metrics: ModelMetrics) -> dict[str, Any]:
 
 
 def _duration(count: int, seconds: float) -> dict[str, int]:
-    """A count and its time; a difference of sums may be below 0 by rounding."""
+    """A count and its time in nanoseconds. A difference of sums may be below 0 by rounding, and is set to 0."""
     return {"count": count, "ns": max(0, round(seconds * 1e9))}

@@ -1,6 +1,6 @@
 """What KServe's two protocols share: how a path names a model, and refusals as `{"error": "..."}`.
 
-Statuses are those of `POST /predict`, but 400 instead of 422.
+Their statuses are those of `POST /predict`, but with 400 in place of 422.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ def is_path(path: str) -> bool:
 
 
 def find(serving: Serving, name: str | None, version: str | None) -> ServedModel:
-    """The model that a path or a message names; None for the default.
+    """The model that a path or a message names; its default version if `version` is None.
 
     Raises:
-        InvalidRequest: The version has another form. That there is no such model, or none is ready, is a RequestError.
+        InvalidRequest: The version is not written as one. A model that does not exist, or is not ready, is another
+            RequestError.
     """
     if version is not None and not is_written_as_version(version) and not is_alias(version):
         raise InvalidRequest([Problem("", "a version is ASCII digits that do not start with 0")])
@@ -33,27 +34,27 @@ def find(serving: Serving, name: str | None, version: str | None) -> ServedModel
 
 
 def status_of(error: RequestError) -> int:
-    """The status of a refusal."""
+    """The HTTP status of a refusal in these protocols."""
     return 400 if error.status == InvalidRequest.status else error.status
 
 
 def refusal(error: RequestError) -> tuple[int, bytes, Headers]:
-    """Status, body and headers of a refusal."""
+    """The status, the body and the headers of a refusal."""
     headers = [JSON, *(header for header in problems.headers(error) if header[0] != JSON[0])]
     return status_of(error), orjson.dumps({"error": sentence(error)}), headers
 
 
 def response(error: RequestError, path: str) -> Response:
-    """A refusal as a response, in the form of the protocol of a path; problem+json for a path outside KServe's."""
+    """A refusal as a Starlette response, in the form of the path's protocol; problem+json for other paths."""
     status, body, headers = refusal(error) if is_path(path) else problems.refusal(error)
     return Response(body, status, headers={name.decode(): value.decode() for name, value in headers})
 
 
 def sentence(error: RequestError) -> str:
-    """A refusal as one line: its detail, or the problems of a bad body with their places."""
+    """A refusal as one line of text: its detail, or the problems of a wrong body with their JSON pointers."""
     if not isinstance(error, InvalidRequest):
         return error.detail
     listed = "; ".join(f"{problem.pointer}: {problem.detail}".removeprefix(": ") for problem in error.problems)
-    more = error.total - len(error.problems)
-    text = f"{listed}; and {more} more" if more else listed
+    unlisted = error.total - len(error.problems)
+    text = f"{listed}; and {unlisted} more" if unlisted else listed
     return text.encode("utf-8", "replace").decode()

@@ -15,7 +15,9 @@ from lengthwise.protocols.tensors import TensorCall
 from lengthwise.runtime.answers import Answer
 
 _ROWS: Final[Mapping[str, Callable[[Answer, NDArray[Any], float], Any]]] = {
-    "label": lambda answer, labels, _: labels[answer.best, ...],  # an array: of bytes NumPy would cut zeros off
+    "label": lambda answer, labels, _: labels[
+        answer.best, ...
+    ],  # `...` keeps an array: from bytes NumPy would cut zeros off
     "score": lambda answer, *_: answer.probabilities[answer.best],
     "assigned": lambda answer, _, threshold: answer.probabilities >= threshold,
     "step_labels": lambda answer, labels, _: labels[answer.probabilities.argmax(axis=1)],
@@ -23,20 +25,20 @@ _ROWS: Final[Mapping[str, Callable[[Answer, NDArray[Any], float], Any]]] = {
     "attention": lambda answer, *_: answer.attention,
     "probabilities": lambda answer, *_: answer.probabilities,
 }
-"""A row of each output tensor, without padding: of an answer, the labels as bytes, and the threshold of several."""
+"""By output tensor: computes a row of it, without padding, from (answer, labels as bytes, multi-label threshold)."""
 
 
 @dataclass(frozen=True, slots=True)
 class EncodedTensor:
-    """An output tensor."""
+    """An output tensor of an answer."""
 
     name: str
     datatype: str  # the protocol's
-    values: NDArray[Any]  # its elements; those of `BYTES` are Python's `bytes`
+    values: NDArray[Any]  # elements; those of `BYTES` are Python's `bytes`
     binary: bool  # whether it is sent as raw bytes
 
     def raw(self) -> bytes:
-        """The elements as raw bytes: row-major, little-endian, each text after its length."""
+        """The elements as raw bytes: row-major, little-endian; each text after its length as 4 bytes."""
         if self.datatype == "BYTES":
             return b"".join(len(text).to_bytes(4, "little") + text for text in self.values.flat)
         return self.values.astype(ELEMENTS[self.datatype], copy=False).tobytes()
@@ -50,11 +52,11 @@ def answer(tensor_call: TensorCall, answers: Sequence[Answer]) -> list[EncodedTe
     outputs = []
     for name, binary, classes in tensor_call.outputs:
         datatype = forms[name].datatypes[0]
-        rows = [np.asarray(_ROWS[name](one, labels, manifest.threshold)) for one in answers]
+        rows = [np.asarray(_ROWS[name](row_answer, labels, manifest.threshold)) for row_answer in answers]
         if classes is not None:
             rows = [classified(row, classes, manifest.labels) for row in rows]
             datatype = "BYTES"
-        if forms[name].shape[1:2] == (-1,):
+        if forms[name].shape[1:2] == (-1,):  # a time axis
             values = _padded(rows, tensor_call)
         else:
             values = rows[0][np.newaxis] if len(rows) == 1 else np.stack(rows)
@@ -69,9 +71,9 @@ def _as_bytes(labels: tuple[str, ...]) -> NDArray[Any]:
 
 
 def classified(probabilities: NDArray[np.float32], classes: int, labels: Sequence[str]) -> NDArray[Any]:
-    """The best classes in the form of the classification extension, `SCORE:INDEX:LABEL` as bytes, best first.
+    """The best classes in the form of the classification extension: `SCORE:INDEX:LABEL` as bytes, best first.
 
-    Of `[..., classes of the model]`, this gives `[..., classes]`. Of two equal scores the lower index comes first.
+    From `[..., classes of the model]` it makes `[..., classes]`. Of two equal scores the lower index comes first.
     """
     best = np.argsort(-probabilities, axis=-1, kind="stable")[..., :classes]
     scores = np.take_along_axis(probabilities, best, axis=-1)
@@ -82,7 +84,10 @@ def classified(probabilities: NDArray[np.float32], classes: int, labels: Sequenc
 
 
 def _padded(rows: Sequence[NDArray[Any]], tensor_call: TensorCall) -> NDArray[Any]:
-    """Rows with a time axis as one array `[rows, width, ...]`: each step at its index in the input, zeros elsewhere."""
+    """Rows with a time axis as one array `[rows, width, ...]`.
+
+    Each step is at its index in the input tensor; other steps are 0, or empty texts.
+    """
     first = rows[0]
     blank: Any = b"" if first.dtype == object else 0
     padded: NDArray[Any] = np.full((len(rows), tensor_call.call.width, *first.shape[1:]), blank, dtype=first.dtype)

@@ -1,6 +1,6 @@
-"""Inference calls over ASGI: reads a request's messages and writes two, the head and the body of its answer.
+"""Inference calls over ASGI: reads a request's messages, and writes the head and the body of its answer.
 
-It is a plain ASGI callable, without a request object. What happens in between is `lengthwise.protocols.call`.
+It is a plain ASGI callable, without a request object. The steps of a call are in `lengthwise.protocols.call`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class OverAsgi:
         self._endpoint = endpoint
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers one request.
+        """Answers one request: with its answer, or with a refusal; with nothing if the client has left.
 
         Raises:
             CancelledError: The task was cancelled, and nobody waits for an answer.
@@ -59,16 +59,16 @@ class OverAsgi:
             call.hold.close()
 
     async def _read(self, call: InferenceCall, scope: Scope, receive: Receive) -> Decoded:
-        """Reads and decodes the body. None of its bytes is referred to when this returns."""
-        headers, hold, most = call.headers, call.hold, self._endpoint.serving.settings.max_body_bytes
-        body = await read_body(receive, headers, most, hold, late_at=call.deadline)
+        """Reads and decodes the body; afterwards nothing keeps its bytes in memory."""
+        headers, hold, max_bytes = call.headers, call.hold, self._endpoint.serving.settings.max_body_bytes
+        body = await read_body(receive, headers, max_bytes, hold, late_at=call.deadline)
         call.begin_decoding()
         if is_packed(headers):
-            inflating = Inflating(body, most, hold)
+            inflating = Inflating(body, max_bytes, hold)
             inflated = inflating.at_once()
-            if inflated is None:
+            if inflated is None:  # large: in a thread, with a slot for inflating and decoding
                 beginning = Received(scope, headers, inflating.content())
-                async with call.decoding_slot(inflated_bytes(body, most), beginning, whole=False):
+                async with call.decoding_slot(inflated_bytes(body, max_bytes), beginning, whole=False):
                     call.begin_decoding()
                     body = await inflating.inflated()
                     del inflating
@@ -81,13 +81,14 @@ class OverAsgi:
         return await call.decode_slowly(request) if decoded is None else decoded
 
     async def _answer(self, call: InferenceCall, decoded: Decoded, receive: Receive) -> Response:
-        """Waits for the answer; if the client leaves before it is there, what has not begun to run is not run."""
+        """Submits the call, and waits for its answer; if the client leaves meanwhile, withdraws the call."""
 
         def write(encoded: tuple[bytes, Headers], timing: Timing) -> Response:
             body, headers = encoded
             return 200, body, [*headers, server_timing(call.decode_seconds, timing)]
 
         async def watch() -> None:
+            """Withdraws the call when the client leaves."""
             while (await receive())["type"] != "http.disconnect":
                 pass
             call.withdraw()
@@ -104,10 +105,10 @@ class OverAsgi:
         """Sends an answer, and closes the call with the status that the client got."""
         status, body, headers = response
         headers += [(b"content-length", str(len(body)).encode()), (b"x-request-id", call.request_id)]
-        ended = time.monotonic()  # however long it takes to send
+        end_time = time.monotonic()  # the time of sending is not part of the call
         try:
             await send({"type": "http.response.start", "status": status, "headers": headers})
             await send({"type": "http.response.body", "body": body})
-        finally:  # only now it is known whether it left
-            sent = status_sent(scope, status)
-            call.close(sent, delivered=sent == status, ended=ended)
+        finally:  # only now it is known whether the answer was sent
+            status_of_client = status_sent(scope, status)
+            call.close(status_of_client, delivered=status_of_client == status, ended=end_time)

@@ -4,8 +4,8 @@
 `application/problem+json`.
 
 `POST /v1/models/{model}:predict` has the same items under `instances`, for the model of its path; a body may also have
-`outputs`, `timeout_ms` and `priority`. Its predictions are those of `/predict`. The paths of versions and aliases
-(`labels`), and the field `signature_name`, which changes nothing, are those of TensorFlow Serving's clients.
+`outputs`, `timeout_ms` and `priority`. Its predictions are those of `/predict`. Clients of TensorFlow Serving send the
+paths of versions and aliases (`labels`), and the field `signature_name`, which changes nothing.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from lengthwise.protocols.endpoint import (
 )
 from lengthwise.runtime.answers import Answer
 
-MEDIA_TYPES: Final = (JSON[1].decode(), OCTETS.decode())  # of a body of `POST /predict`
+MEDIA_TYPES: Final = (JSON[1].decode(), OCTETS.decode())  # media types of the body of `POST /predict`
 INSTANCES: Final = BodyLayout(
     "instances",
     frozenset({"instances", "outputs", "timeout_ms", "priority", "signature_name"}),
@@ -47,19 +47,23 @@ class Predict(Endpoint):
     name = "POST /predict"
     path = re.compile(rb"/predict|/invocations")  # the latter is SageMaker's name
     refuse = staticmethod(problems.refusal)
-    binary_header = b"content-type"  # they have it; their shape is read with them, and may be wrong
+    binary_header = b"content-type"  # every raw body has it: its shape header is checked when the body is read
     content_types = (
         "content-type must be application/json, or none (curl: -H 'content-type: application/json'); for the raw steps "
         "of one sequence, application/octet-stream; for many as bytes, /v2/models/NAME/infer with its binary extension"
     )
 
     def options_of(self, request: Received) -> OptionsText:
-        """As `InferenceProtocol.options_of`; a binary body has its options in the query of the URL."""
+        """The text with the options: the query of the URL for a raw tensor, else the JSON body."""
         is_binary = media_type(request.headers) == OCTETS
         return OptionsText(query=request.query) if is_binary else super().options_of(request)
 
     def read(self, request: Received, *, fast: bool) -> tuple[Call, Encode] | None:
-        """Decodes a body by its media type: fast for a short one, a raw tensor or ordinary JSON."""
+        """Decodes a body by its media type.
+
+        With `fast`, a JSON body of more than `CAREFUL_BYTES` is decoded only if it is ordinary (`json_body`), else
+        None.
+        """
         headers = request.headers
         # Most requests write JSON's media type as it is.
         if headers.get(b"content-type") != JSON[1] and media_type(headers) == OCTETS:
@@ -80,21 +84,25 @@ class PredictV1(Endpoint):
     refuse = staticmethod(kserve.refusal)
 
     def read(self, request: Received, *, fast: bool) -> tuple[Call, Encode] | None:
-        """Decodes a body for the model of the path, whatever it may name: fast for a short one, or ordinary JSON."""
+        """Decodes a body for the model of the path, whatever model it may name.
+
+        With `fast`, a body of more than `CAREFUL_BYTES` is decoded only if it is ordinary (`json_body`), else None.
+        """
         path = request.scope["path_params"]
         served = kserve.find(self.serving, path["model"], path.get("version"))
-        most = self.serving.settings.max_sequences
+        max_sequences = self.serving.settings.max_sequences
         decode = json_body.decode_ordinary if fast and len(request.body) > CAREFUL_BYTES else json_body.decode
-        call = decode(request.body, lambda name, version: served, max_sequences=most, layout=INSTANCES)
+        call = decode(request.body, lambda name, version: served, max_sequences=max_sequences, layout=INSTANCES)
         return None if call is None else (call, partial(_encode_v1, call))
 
 
 def encode(call: Call, answers: list[Answer]) -> tuple[bytes, Headers]:
-    """The answer of `POST /predict` as JSON, predictions in request order."""
+    """The answer of `POST /predict` as JSON, with its headers; the predictions are in the order of the request."""
     entries = orjson.dumps(json_body.predictions(call, answers), option=orjson.OPT_SERIALIZE_NUMPY)
     return b'%s,"predictions":%s}' % (call.model.manifest.answer_head, entries), [JSON]
 
 
 def _encode_v1(call: Call, answers: list[Answer]) -> tuple[bytes, Headers]:
+    """The answer of protocol v1 as JSON, with its headers."""
     document = {"predictions": json_body.predictions(call, answers)}
     return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY), [JSON]

@@ -16,7 +16,7 @@ CLOSE = (b"connection", b"close")
 
 
 def document(error: RequestError) -> dict[str, Any]:
-    """The body of a refusal; of an `InvalidRequest` with JSON pointers to the first problems, and their total."""
+    """The body of a refusal as a dict; of an `InvalidRequest` with its first problems, and their total number."""
     body = _document(error.status, error.title, error.detail)
     if isinstance(error, InvalidRequest):
         body["errors"] = [{"pointer": problem.pointer, "detail": problem.detail} for problem in error.problems]
@@ -25,7 +25,7 @@ def document(error: RequestError) -> dict[str, Any]:
 
 
 def encode(error: RequestError) -> bytes:
-    """The document as bytes; lone surrogates, which a body may contain, are written as question marks."""
+    """The document of a refusal as JSON; lone surrogates, which a body may contain, become question marks."""
     try:
         return orjson.dumps(document(error))
     except TypeError:
@@ -33,21 +33,24 @@ def encode(error: RequestError) -> bytes:
 
 
 def refusal(error: RequestError) -> tuple[int, bytes, list[tuple[bytes, bytes]]]:
-    """Status, body and headers of a refusal."""
+    """The status, the body and the headers of a refusal."""
     return error.status, encode(error), headers(error)
 
 
 def of_status(status: int, detail: str = "") -> bytes:
-    """The body of a refusal by the router or the connection, which has a status and no `RequestError`.
+    """The body of a refusal that has a status but no `RequestError`: by the router, or by the connection.
 
-    `detail` is a sentence for the client; without one, it is the status's own phrase.
+    `detail` is a sentence for the client; default: the phrase of the status.
     """
     phrase = HTTPStatus(status).phrase
     return orjson.dumps(_document(status, phrase, detail or phrase))
 
 
 def last_refusal(status: int, detail: str = "") -> tuple[int, bytes, list[tuple[bytes, bytes]]]:
-    """The body and headers of a refusal after which the connection is closed; with status 503, `Retry-After` is 1."""
+    """The status, the body and the headers of a refusal after which the connection ends.
+
+    With status 503 they have `Retry-After: 1`.
+    """
     lines = [(b"content-type", MEDIA_TYPE), CLOSE]
     if status == HTTPStatus.SERVICE_UNAVAILABLE:
         lines.append((b"retry-after", b"1"))
@@ -55,7 +58,7 @@ def last_refusal(status: int, detail: str = "") -> tuple[int, bytes, list[tuple[
 
 
 def headers(error: RequestError) -> list[tuple[bytes, bytes]]:
-    """The headers of a refusal: among them when to try again, and whether this connection ends."""
+    """The headers of a refusal; they say when to try again, which key is needed, and whether the connection ends."""
     lines = [(b"content-type", MEDIA_TYPE)]
     if error.retry_after_seconds is not None:
         lines.append((b"retry-after", str(max(1, math.ceil(error.retry_after_seconds))).encode()))
@@ -67,4 +70,5 @@ def headers(error: RequestError) -> list[tuple[bytes, bytes]]:
 
 
 def _document(status: int, title: str, detail: str) -> dict[str, Any]:
+    """The members of RFC 9457 that every refusal has."""
     return {"type": "about:blank", "title": title, "status": status, "detail": detail}

@@ -16,9 +16,9 @@ from lengthwise.decoding.json_text import kind
 CLASSIFICATION: Final = "classification"
 SHARED_MEMORY: Final = ("shared_memory_region", "shared_memory_offset", "shared_memory_byte_size")
 STATEFUL: Final = ("sequence_id", "sequence_start", "sequence_end")
-UNUSED: Final = (None, False, 0, "")  # values with which clients send a parameter that they do not use
-_READ: Final = (CLASSIFICATION, "binary_data", "binary_data_output", "priority", "timeout", "timeout_ms")
-KNOWN: Final = frozenset((*_READ, *SHARED_MEMORY, *STATEFUL))  # all others are ignored
+UNUSED: Final = (None, False, 0, "")  # values of parameters that a client sends but does not use
+_SUPPORTED: Final = (CLASSIFICATION, "binary_data", "binary_data_output", "priority", "timeout", "timeout_ms")
+KNOWN: Final = frozenset((*_SUPPORTED, *SHARED_MEMORY, *STATEFUL))  # all others are ignored
 
 
 class OutputRequest(NamedTuple):
@@ -26,11 +26,11 @@ class OutputRequest(NamedTuple):
 
     name: str
     binary: bool | None = None  # whether it is sent as raw bytes; None if the request does not say
-    classes: int | None = None  # number of best classes to send instead of the numbers
+    classes: int | None = None  # how many best classes to send in place of the numbers; None: the numbers
 
 
 def output(name: str, parameters: Mapping[str, Any], at: str, problems: Problems) -> OutputRequest:
-    """Reads the parameters of an output, and adds what is wrong with them to `problems`."""
+    """How a request asks for the output `name`; `at` is the JSON pointer of the parameters, for problems."""
     no_shared_memory(parameters, at, problems)
     classes = parameters.get(CLASSIFICATION)
     if CLASSIFICATION in parameters and (type(classes) is not int or classes < 1):
@@ -40,7 +40,7 @@ def output(name: str, parameters: Mapping[str, Any], at: str, problems: Problems
 
 
 def check(parameters: Mapping[str, Any], at: str, problems: Problems) -> None:
-    """Adds a problem for each parameter of a request that asks for something this server does not do."""
+    """Adds a problem for each parameter of a request (not of a tensor) that this server cannot fulfil."""
     no_shared_memory(parameters, at, problems)
     if CLASSIFICATION in parameters:
         problems.add(f"{at}/{CLASSIFICATION}", "belongs in the parameters of an output")
@@ -50,7 +50,7 @@ def check(parameters: Mapping[str, Any], at: str, problems: Problems) -> None:
 
 
 def no_shared_memory(parameters: Mapping[str, Any], at: str, problems: Problems) -> None:
-    """Adds a problem if a tensor is in memory that client and server share."""
+    """Adds a problem if a tensor would be in shared memory of client and server."""
     for name in SHARED_MEMORY:
         if name in parameters:
             problems.add(f"{at}/{name}", "no memory is shared with clients: elements travel in the request and answer")
@@ -58,7 +58,7 @@ def no_shared_memory(parameters: Mapping[str, Any], at: str, problems: Problems)
 
 
 def flag(parameters: Mapping[str, Any], name: str, at: str, problems: Problems) -> bool | None:
-    """A boolean parameter; None if it is absent, or wrong, which is then in `problems`."""
+    """The value of a boolean parameter; None if it is absent, or if it is wrong, which is added to `problems`."""
     value = parameters.get(name)
     if isinstance(value, bool):
         return value

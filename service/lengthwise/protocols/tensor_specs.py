@@ -23,20 +23,20 @@ LENGTHS: Final = "lengths"
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """What a tensor must be, as the model's metadata shows it; -1 is an axis of any size."""
+    """The datatype and the shape that a tensor must have; -1 is an axis of any size."""
 
     name: str
-    datatypes: tuple[str, ...]  # that it may have; metadata shows the first
+    datatypes: tuple[str, ...]  # those that it may have; metadata shows the first
     shape: tuple[int, ...]
 
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
-        """All shapes that are accepted: `lengths` may have one axis or two."""
+        """All shapes that are accepted: `lengths` may be `[rows, 1]` or `[rows]`."""
         return (self.shape, self.shape[:1]) if self.name == LENGTHS else (self.shape,)
 
 
 def inputs_of(manifest: Manifest) -> tuple[TensorSpec, TensorSpec]:
-    """The input tensors of a model."""
+    """The input tensors of a model: its steps (`tokens` or `values`), and `lengths`."""
     lengths = TensorSpec(LENGTHS, ("INT32", "INT64"), (-1, 1))
     if manifest.input.kind == "tokens":
         return TensorSpec("tokens", ("INT64", "INT32"), (-1, -1)), lengths
@@ -50,7 +50,7 @@ def outputs_of(manifest: Manifest) -> tuple[TensorSpec, ...]:
 
 @lru_cache
 def _outputs(task: Task, classes: int, attention: bool) -> tuple[TensorSpec, ...]:
-    """The output tensors of a model, by its task."""
+    """The output tensors of a model, by its task and number of classes."""
     text, number = ("BYTES",), ("FP32",)
     if task == "single-label":
         forms = [TensorSpec("label", text, (-1,)), TensorSpec("score", number, (-1,))]
@@ -58,8 +58,8 @@ def _outputs(task: Task, classes: int, attention: bool) -> tuple[TensorSpec, ...
         forms = [TensorSpec("assigned", ("BOOL",), (-1, classes))]
     else:
         forms = [TensorSpec("step_labels", text, (-1, -1)), TensorSpec("step_scores", number, (-1, -1))]
-    of_steps = (-1, -1) if task == "per-step" else (-1,)
-    forms.append(TensorSpec("probabilities", number, (*of_steps, classes)))
+    leading_axes = (-1, -1) if task == "per-step" else (-1,)
+    forms.append(TensorSpec("probabilities", number, (*leading_axes, classes)))
     if attention:
         forms.append(TensorSpec("attention", number, (-1, -1)))
     return tuple(forms)

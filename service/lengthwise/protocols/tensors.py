@@ -2,8 +2,11 @@
 
 A tensor is a rectangle, so its sequences are padded: `values [rows, width, features]`, or `tokens [rows, width]`, with
 `lengths`, `[rows, 1]` or `[rows]`, which a request of one row may omit. The padding of a row is never read. A tensor
-that is wider than any sequence of the model is too large. The outputs have the width of the input, with zeros past
+that is wider than any sequence of the model is too large. The outputs have the width of the input, with zeros after
 each length.
+
+In this module `steps` is the `InputTensor` of the steps, `rectangle` its array, and `ends` the lengths of the rows. A
+request may be *known*: an earlier one differed from it only in its elements (`KnownTensors`).
 """
 
 from __future__ import annotations
@@ -27,26 +30,26 @@ from lengthwise.protocols.tensor_text import TensorText
 from lengthwise.repository.registry import ServedModel
 from lengthwise.runtime.manifest import Manifest
 
-MOST_CLASSIFICATIONS: Final = 262_144  # in one answer: each is a Python object
-# The largest axis and the longest `timeout`, as over gRPC. Python's integers have no end, its floats and texts do.
+MOST_CLASSIFICATIONS: Final = 262_144  # in one answer: each is a Python object (`SCORE:INDEX:LABEL`)
+# The largest size of an axis, and the largest `timeout`, as in gRPC's messages.
 INT64_MAX: Final = 2**63 - 1
 _FLOAT32: Final = ELEMENTS["FP32"]
 
 
 @dataclass(frozen=True, slots=True)
 class InputTensor:
-    """An input tensor of a request, its datatype and shape as these are in the request."""
+    """An input tensor of a request, with the name, the datatype and the shape that the request says."""
 
     name: str
     datatype: str
     shape: tuple[int, ...]
-    data: list[Any] | TensorText | bytes | memoryview  # numbers, flat or nested, None if missing; or raw bytes
-    pointer: str  # JSON pointer of it
+    data: list[Any] | TensorText | bytes | memoryview  # numbers, flat or nested, None for a missing one; or raw bytes
+    pointer: str  # JSON pointer to it, for problems
 
 
 @dataclass(frozen=True, slots=True)
 class TensorCall:
-    """A call whose sequences came as tensors, and the outputs that it asks for, in order."""
+    """A call whose sequences came as tensors, with the outputs that it asks for, in order."""
 
     call: Call
     outputs: tuple[OutputRequest, ...]
@@ -54,7 +57,7 @@ class TensorCall:
 
 def read(
     model: ServedModel,
-    sent: Sequence[InputTensor],
+    input_tensors: Sequence[InputTensor],
     output_requests: Sequence[OutputRequest],
     parameters: Mapping[str, Any],
     problems: Problems,
@@ -62,30 +65,37 @@ def read(
     max_sequences: int,
     binary: bool = False,
 ) -> TensorCall:
-    """Decodes a request of input tensors; `problems` has what is wrong with its other fields.
+    """Decodes a request of input tensors; raises one `InvalidRequest` for everything that is wrong with it.
 
-    Without `output_requests` all outputs are sent. They are raw bytes if `binary`, unless the request says something
-    else. Of its parameters, `timeout_ms`, `timeout` (microseconds) and `priority` are read; the rest is refused or
-    ignored by `request_parameters.check`.
-
-    Everything that is wrong with the tensors is one `InvalidRequest`.
+    Args:
+        model: The model that the request names.
+        input_tensors: Those of the request.
+        output_requests: The outputs that it asks for; if empty, all outputs are sent.
+        parameters: Its parameters: `timeout_ms`, `timeout` (microseconds) and `priority` are read,
+            `request_parameters.check` refuses or ignores the others.
+        problems: What is wrong with its other fields.
+        max_sequences: The most rows of a request.
+        binary: Whether outputs are sent as raw bytes, unless the request says something else.
 
     Raises:
         TooLarge: There are more rows than `max_sequences`, or more classifications are wanted than an answer may have.
     """
+    # Options and outputs.
     manifest = model.manifest
     call_options = _options(parameters, problems)
-    everywhere = request_parameters.flag(parameters, "binary_data_output", "/parameters", problems)
-    outputs = _outputs(output_requests, manifest, problems, binary=binary if everywhere is None else everywhere)
+    wants_binary = request_parameters.flag(parameters, "binary_data_output", "/parameters", problems)
+    outputs = _outputs(output_requests, manifest, problems, binary=binary if wants_binary is None else wants_binary)
     call_options = replace(call_options, outputs=tuple(output.name for output in outputs if output.name == "attention"))
+    # The two input tensors, and how large they are.
     forms = inputs_of(manifest)
-    by_name = _by_name(sent, forms, problems)
+    by_name = _by_name(input_tensors, forms, problems)
     steps, lengths = (by_name.get(form.name) for form in forms)
     if steps is None:
         problems.add("/inputs", f"the input {forms[0].name!r} is missing")
         raise problems.error()
     if len(steps.shape) == len(forms[0].shape) and steps.shape[0] > max_sequences:
         raise TooLarge(f"a request may have {max_sequences} sequences, this one has {steps.shape[0]}")
+    # Their elements: from here on numbers are converted.
     ends = None if lengths is None else _array(lengths, forms[1], problems)
     _check_width(steps, ends, forms[0], manifest, problems)
     rectangle = _array(steps, forms[0], problems)
@@ -95,39 +105,40 @@ def read(
     if problems.total or rectangle is None:
         raise problems.error()
     rows, width = rectangle.shape[:2]
-    classifications = (
-        rows * (width if manifest.task == "per-step" else 1) * sum(output.classes or 0 for output in outputs)
-    )
+    answers_per_row = width if manifest.task == "per-step" else 1
+    classifications = rows * answers_per_row * sum(output.classes or 0 for output in outputs)
     if classifications > MOST_CLASSIFICATIONS:
         raise TooLarge(
             f"a request may ask for {MOST_CLASSIFICATIONS} classifications, this one asks for {classifications}"
         )
-    return _called(model, outputs, call_options, steps, rectangle, items)
+    return _make_call(model, outputs, call_options, steps, rectangle, items)
 
 
 @dataclass(frozen=True, slots=True)
 class KnownTensors:
-    """A valid request without its elements: another one like it is read by its elements alone."""
+    """A valid request without its elements: a known request is read by its elements alone."""
 
-    manifest: Manifest  # of the model that it was for
+    manifest: Manifest  # of the model that the request was for
     inputs: tuple[InputTensor, ...]  # without data
     outputs: tuple[OutputRequest, ...]
-    options: options.CallOptions  # its timeout and priority, and whether it asks for attention
+    options: options.CallOptions  # timeout and priority, and whether attention is an output
 
     @classmethod
-    def of(cls, tensor_call: TensorCall, sent: Sequence[InputTensor]) -> KnownTensors | None:
-        """What was read; None where it was valid only because of its elements."""
+    def of(cls, tensor_call: TensorCall, input_tensors: Sequence[InputTensor]) -> KnownTensors | None:
+        """What to remember of a valid request; None if it was valid only because of its elements (its lengths)."""
         call, manifest = tensor_call.call, tensor_call.call.model.manifest
         if manifest.long == "reject" and call.width > manifest.max_length:
             return None
-        named = ("attention",) if call.attention else ()
-        call_options = options.CallOptions(outputs=named, timeout_ms=call.timeout_ms, priority=call.priority)
-        return cls(manifest, tuple(replace(one, data=b"") for one in sent), tensor_call.outputs, call_options)
+        outputs = ("attention",) if call.attention else ()
+        call_options = options.CallOptions(outputs=outputs, timeout_ms=call.timeout_ms, priority=call.priority)
+        return cls(
+            manifest, tuple(replace(tensor, data=b"") for tensor in input_tensors), tensor_call.outputs, call_options
+        )
 
     def read(self, model: ServedModel, data: Sequence[TensorText | bytes | memoryview]) -> TensorCall | None:
-        """The call of a request that differs only in the elements of each input tensor.
+        """The call of a request that differs only in its elements; `data` has those of each input tensor, in order.
 
-        None where these are wrong, or the model is another.
+        None if the elements are wrong, or the model is another one.
         """
         manifest, problems = model.manifest, Problems()
         if manifest is not self.manifest or len(data) != len(self.inputs):
@@ -141,10 +152,10 @@ class KnownTensors:
         lengths, ends = arrays.pop(LENGTHS, (None, None))
         ((steps, rectangle),) = arrays.values()
         items = _items(rectangle, ends, manifest, steps, lengths, problems)
-        return None if problems.total else _called(model, self.outputs, self.options, steps, rectangle, items)
+        return None if problems.total else _make_call(model, self.outputs, self.options, steps, rectangle, items)
 
 
-def _called(
+def _make_call(
     model: ServedModel,
     outputs: tuple[OutputRequest, ...],
     call_options: options.CallOptions,
@@ -152,7 +163,7 @@ def _called(
     rectangle: NDArray[Any],
     items: list[Item],
 ) -> TensorCall:
-    """Makes the call: `items` are the sequences in the tensor `steps`, whose array is `rectangle`."""
+    """Makes the call of `items`, the sequences in the tensor `steps`, whose array is `rectangle`."""
     items, beside = compact(items, rectangle)
     pointer, attention = f"{steps.pointer}: row {{}}", bool(call_options.outputs)
     call = Call(
@@ -164,12 +175,15 @@ def _called(
 def _outputs(
     output_requests: Sequence[OutputRequest], manifest: Manifest, problems: Problems, *, binary: bool
 ) -> tuple[OutputRequest, ...]:
-    """The requested outputs, or all; each says whether it is raw bytes, and asks for at most all classes."""
-    known = [form.name for form in outputs_of(manifest)]
+    """The outputs to send, each with `binary` set and at most all classes; adds a problem for each wrong request.
+
+    Without `output_requests` they are all outputs of the model, as raw bytes if `binary`.
+    """
+    model_outputs = [form.name for form in outputs_of(manifest)]
     names = [output.name for output in output_requests]
     for i, name in enumerate(names):
-        if name not in known:
-            problems.add(f"/outputs/{i}", f"is not an output of {manifest.key}; there are {', '.join(known)}")
+        if name not in model_outputs:
+            problems.add(f"/outputs/{i}", f"is not an output of {manifest.key}; there are {', '.join(model_outputs)}")
         elif name in names[:i]:
             problems.add(f"/outputs/{i}", "stands twice")
         elif name != "probabilities" and output_requests[i].classes is not None:
@@ -181,12 +195,12 @@ def _outputs(
             binary if output.binary is None else output.binary,
             None if output.classes is None else min(output.classes, manifest.classes),
         )
-        for output in output_requests or map(OutputRequest, known)
+        for output in output_requests or map(OutputRequest, model_outputs)
     )
 
 
 def _options(parameters: Mapping[str, Any], problems: Problems) -> options.CallOptions:
-    """The options among the parameters of a request; `timeout` counts where there is no `timeout_ms`."""
+    """The options among the parameters of a request; `timeout` is used if there is no `timeout_ms`."""
     request_parameters.check(parameters, "/parameters", problems)
     fields = {name: parameters[name] for name in ("timeout_ms", "priority") if name in parameters}
     if (microseconds := parameters.get("timeout")) is not None:
@@ -197,13 +211,15 @@ def _options(parameters: Mapping[str, Any], problems: Problems) -> options.CallO
     return options.read(fields, problems, "/parameters")
 
 
-def _by_name(sent: Sequence[InputTensor], forms: Sequence[TensorSpec], problems: Problems) -> dict[str, InputTensor]:
-    """The known input tensors by their names; adds a problem for each other one."""
-    known = [form.name for form in forms]
+def _by_name(
+    input_tensors: Sequence[InputTensor], forms: Sequence[TensorSpec], problems: Problems
+) -> dict[str, InputTensor]:
+    """The input tensors of the model by their names; adds a problem for each unknown or repeated one."""
+    names = [form.name for form in forms]
     by_name: dict[str, InputTensor] = {}
-    for tensor in sent:
-        if tensor.name not in known:
-            problems.add(tensor.pointer, f"is no input of this model; there are {', '.join(known)}")
+    for tensor in input_tensors:
+        if tensor.name not in names:
+            problems.add(tensor.pointer, f"is no input of this model; there are {', '.join(names)}")
         elif tensor.name in by_name:
             problems.add(tensor.pointer, f"{tensor.name!r} stands twice")
         else:
@@ -212,26 +228,27 @@ def _by_name(sent: Sequence[InputTensor], forms: Sequence[TensorSpec], problems:
 
 
 def _array(tensor: InputTensor, form: TensorSpec, problems: Problems) -> NDArray[Any] | None:
-    """The elements of a tensor in its shape; None if the tensor is wrong, with the reason in `problems`."""
-    before = problems.total
+    """The elements of a tensor as an array of its shape; None if the tensor is wrong, with the reason in `problems`."""
+    problems_before = problems.total
     if tensor.datatype not in form.datatypes:
         problems.add(f"{tensor.pointer}/datatype", f"must be {' or '.join(form.datatypes)}")
     if not any(_fits(tensor.shape, shape) for shape in form.shapes):
         shapes = " or ".join(str(list(shape)) for shape in form.shapes)
         problems.add(f"{tensor.pointer}/shape", f"must be {shapes}, -1 being any size from 1")
-    return None if problems.total > before else _elements(tensor, tensor.data, problems)
+    return None if problems.total > problems_before else _elements(tensor, tensor.data, problems)
 
 
 def _fits(sizes: tuple[int, ...], shape: tuple[int, ...]) -> bool:
+    """Whether the sizes of a tensor match a shape, in which -1 is any size from 1."""
     return len(sizes) == len(shape) and all(
-        size == free if free > 0 else size > 0 for size, free in zip(sizes, shape, strict=True)
+        size == axis if axis > 0 else size > 0 for size, axis in zip(sizes, shape, strict=True)
     )
 
 
 def _elements(
     tensor: InputTensor, data: list[Any] | TensorText | bytes | memoryview, problems: Problems
 ) -> NDArray[Any] | None:
-    """The elements of a tensor whose datatype and shape are right; None if they are wrong."""
+    """The elements as an array of a tensor with right datatype and shape; None if they are wrong, see `problems`."""
     element, count = ELEMENTS[tensor.datatype], math.prod(tensor.shape)
     if isinstance(data, TensorText) and data.floats is not None and data.entries == count and element.kind == "f":
         return np.frombuffer(data.floats, _FLOAT32).reshape(tensor.shape)
@@ -245,12 +262,13 @@ def _elements(
     if len(data) != expected:
         problems.add(tensor.pointer, f"its shape is {expected} bytes, {len(data)} were sent")
         return None
-    return _single(np.frombuffer(data, dtype=element)).reshape(tensor.shape)
+    return _as_float32(np.frombuffer(data, dtype=element)).reshape(tensor.shape)
 
 
 def _numbers(data: list[Any] | TensorText, tensor: InputTensor, element: np.dtype[Any]) -> NDArray[Any] | str:
-    """The elements of a tensor from its numbers; or a text of what the numbers must be."""
+    """The elements of a tensor as an array, from its numbers in JSON; if they are wrong, what is wrong as a text."""
     count, is_float = math.prod(tensor.shape), element.kind == "f"
+    # What C has counted is checked before Python parses the numbers.
     wrong_count = "must be {} numbers, flat or nested as the shape says"
     wrong_kind = "must hold numbers, or null where one is missing" if is_float else "must hold whole numbers"
     if isinstance(data, TensorText):
@@ -264,17 +282,17 @@ def _numbers(data: list[Any] | TensorText, tensor: InputTensor, element: np.dtyp
     if not set(map(type, flat)) <= ({int, float, type(None)} if is_float else {int}):
         return wrong_kind
     try:
-        array = _single(np.array(flat, dtype=np.float64)) if is_float else np.array(flat, dtype=element)
+        array = _as_float32(np.array(flat, dtype=np.float64)) if is_float else np.array(flat, dtype=element)
     except OverflowError:
         return f"holds a number beyond {tensor.datatype}"
     return array.reshape(tensor.shape)
 
 
 def _flat(data: list[Any], shape: tuple[int, ...]) -> list[Any] | None:
-    """The numbers of a list that is flat, or nested as the shape says; None of any other list."""
+    """The numbers of a list that is flat, or nested as the shape says, as a flat list; None for any other list."""
     if data and not isinstance(data[0], list):
         return data if len(data) == math.prod(shape) else None
-    level: list[Any] = [data]
+    level: list[Any] = [data]  # all lists of one axis, then of the next
     for size in shape:
         if not all(isinstance(entry, list) and len(entry) == size for entry in level):
             return None
@@ -282,8 +300,11 @@ def _flat(data: list[Any], shape: tuple[int, ...]) -> list[Any] | None:
     return level
 
 
-def _single(elements: NDArray[Any]) -> NDArray[Any]:
-    """Floats rounded to float32. A number beyond it becomes infinite, and is refused if it is not padding."""
+def _as_float32(elements: NDArray[Any]) -> NDArray[Any]:
+    """Floats rounded to float32; other elements unchanged. A number beyond float32 becomes infinite.
+
+    Infinite steps are refused later; infinite padding is not read.
+    """
     if elements.dtype.kind != "f" or elements.dtype == _FLOAT32:
         return elements
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
@@ -293,12 +314,12 @@ def _single(elements: NDArray[Any]) -> NDArray[Any]:
 def _check_width(
     steps: InputTensor, ends: NDArray[Any] | None, form: TensorSpec, manifest: Manifest, problems: Problems
 ) -> None:
-    """Compares a tensor's width with the longest sequence of the model, before its numbers are converted.
+    """Compares the width of a tensor with the longest sequence of the model, before its numbers are converted.
 
-    One row that is longer than the model accepts is an `InvalidRequest`.
+    A single row that is longer than the model accepts is an `InvalidRequest`.
 
     Raises:
-        TooLarge: The tensor is wider than the model accepts, although none of its rows is so long.
+        TooLarge: The tensor is wider than the model accepts, although its rows are not that long.
     """
     if not _fits(steps.shape, form.shape) or manifest.long != "reject" or steps.shape[1] <= manifest.max_length:
         return
@@ -314,28 +335,28 @@ def _items(
     rectangle: NDArray[Any],
     lengths: NDArray[Any] | None,
     manifest: Manifest,
-    steps_sent: InputTensor,
-    lengths_sent: InputTensor | None,
+    steps_tensor: InputTensor,
+    lengths_tensor: InputTensor | None,
     problems: Problems,
 ) -> list[Item]:
-    """The sequences of a padded tensor; what is wrong with them is added to `problems`."""
+    """The sequences of a padded tensor, one for each right row; adds a problem for each wrong one."""
     rows, width = rectangle.shape[:2]
-    at, lengths_at = steps_sent.pointer, "/inputs" if lengths_sent is None else lengths_sent.pointer
+    steps_at, lengths_at = steps_tensor.pointer, "/inputs" if lengths_tensor is None else lengths_tensor.pointer
     if lengths is None and rows > 1:
         problems.add(lengths_at, f"{rows} rows need {LENGTHS!r}: how many steps of each are its own")
         return []
-    ends = [width] * rows if lengths is None else lengths.ravel().tolist()
-    if len(ends) != rows:
-        problems.add(lengths_at, f"must have one entry for each of the {rows} rows, it has {len(ends)}")
+    row_lengths = [width] * rows if lengths is None else lengths.ravel().tolist()
+    if len(row_lengths) != rows:
+        problems.add(lengths_at, f"must have one entry for each of the {rows} rows, it has {len(row_lengths)}")
         return []
     items = []
-    for i, (row, end) in enumerate(zip(rectangle, ends, strict=True)):
-        if not 1 <= end <= width:
-            problems.add(lengths_at, f"row {i}: a length is from 1 to the width, {width}; this one is {end}")
+    for i, (row, length) in enumerate(zip(rectangle, row_lengths, strict=True)):
+        if not 1 <= length <= width:
+            problems.add(lengths_at, f"row {i}: a length is from 1 to the width, {width}; this one is {length}")
             continue
-        steps = row[:end].astype(np.int64, copy=False) if manifest.input.kind == "tokens" else row[:end]
-        if (wrong := why_refused(steps, manifest)) is not None:
-            problems.add(at, f"row {i}: {wrong}")
+        steps = row[:length].astype(np.int64, copy=False) if manifest.input.kind == "tokens" else row[:length]
+        if (problem := why_refused(steps, manifest)) is not None:
+            problems.add(steps_at, f"row {i}: {problem}")
         else:
-            items.append(make_item(steps, manifest, sent_steps=end))
+            items.append(make_item(steps, manifest, sent_steps=length))
     return items

@@ -1,13 +1,14 @@
 """The slots in which large bodies are inflated and decoded in threads, and whose turn is next.
 
-There are few slots, and reading a body may take most of a second. So those that wait are served by fair queueing
+There are few slots, and reading a body may take most of a second. So the bodies that wait are served by fair queueing
 (Demers, Keshav and Shenker, SIGCOMM 1989): as if one byte of each connection were read in turn, the body that would be
-read first comes first. A short body therefore waits for those that are being read, and not behind all the long ones; a
-long one waits for no more bytes of any other connection than it has itself.
+read first comes first. A short body therefore waits for those that are being read, but not for all the long ones; a
+long body waits for no more bytes of any other connection than it has itself. When a body would be read is its *finish*,
+in *virtual time*: the bytes that every busy connection could have had read until then.
 
-A body that will not be read before its deadline is refused as soon as that is seen: when it comes, and again at some
-moments of its first half. How long reading takes is measured; before the first body is read, those that are being read
-show how long it takes at least.
+A body that will not be read before its deadline is refused as soon as that is predicted: when it comes, and again at
+some moments of its first half. The time of reading is measured; before the first body is read, the bodies that are
+being read show how long it takes at least.
 """
 
 from __future__ import annotations
@@ -24,39 +25,42 @@ from lengthwise.errors import DeadlineExceeded
 
 # Bodies that are decoded in threads at the same time. The validating reader may need forty times a body's size.
 LARGE_BODIES_AT_ONCE: Final = 2
-_MOST_PEERS: Final = 1024  # whose shares are kept; beyond, those are dropped that have no debt
-_DECAY: Final = 0.9  # share of the older measurements in the rate of reading, at each further body
-# When a body that waits is looked at whether it still may be read in time, in shares of the time that it has.
+_MOST_PEERS: Final = 1024  # connections whose finish is kept; beyond, only finishes in the future are kept
+_DECAY: Final = 0.9  # weight of the older measurements of reading, at each further one
+# When it is predicted again whether a waiting body will be read in time, in shares of the time that it has.
 _LOOKS: Final = (1 / 8, 1 / 4, 3 / 8, 1.0)
 
 
 class Turns:
-    """The slots for large bodies."""
+    """The slots for large bodies, and the queue of the bodies that wait for one."""
 
     def __init__(self, slots: int = LARGE_BODIES_AT_ONCE) -> None:
-        self.free = slots
+        self.free = slots  # slots that nobody has
         self.waiting = 0  # bodies that wait for a slot
         self._slots = slots
-        self._queue: list[tuple[float, int, int, asyncio.Future[None]]] = []  # finish, order, size, slot
-        self._order = itertools.count()
-        self._virtual_time = 0.0  # of fair queuing: bytes that each connection could have had read
-        self._finishes: dict[object, float] = {}  # of each connection's last body, in virtual time
-        self._read_bytes = self._read_seconds = 0.0
+        self._queue: list[tuple[float, int, int, asyncio.Future[None]]] = []  # heap of (finish, order, size, slot)
+        self._order = itertools.count()  # among bodies of equal finish, the earlier one is first
+        self._virtual_time = 0.0  # bytes
+        self._finishes: dict[object, float] = {}  # by connection, that of its last body
+        self._read_bytes = self._read_seconds = 0.0  # sums over the bodies so far, older ones with less weight
         self._reading: dict[int, tuple[int, float]] = {}  # bodies that have a slot: their size, and since when
 
     @asynccontextmanager
-    async def turn(self, peer: object, size: int, until: float, *, certain: bool = False) -> AsyncIterator[None]:
-        """One of the slots, as soon as it is the turn of a body of about `size` bytes when inflated.
+    async def turn(self, peer: object, size: int, deadline: float, *, certain: bool = False) -> AsyncIterator[None]:
+        """One of the slots, for the time of the block, when it is the turn of a body of about `size` bytes.
 
-        `peer` is equal for the bodies of one connection. Raises `DeadlineExceeded` if its turn does not come `until`
-        then, by `time.monotonic`; if that is `certain`, because the answer is of no use after it, already when it is
-        seen that it will not.
+        Args:
+            peer: The connection; equal for all its bodies.
+            size: Bytes of the body once it is inflated.
+            deadline: Seconds of `time.monotonic`. If the turn does not come before, `DeadlineExceeded` is raised.
+            certain: The answer is of no use after the deadline: `DeadlineExceeded` is raised as soon as it is predicted
+                that the body will not be read in time.
         """
         finish = self._finishes[peer] = max(self._virtual_time, self._finishes.get(peer, 0.0)) + size
         if self.free and not self.waiting:
             self.free -= 1
         else:
-            await self._wait(finish, size, until, certain=certain)
+            await self._wait(finish, size, deadline, certain=certain)
         began, number = time.monotonic(), next(self._order)
         self._reading[number] = size, began
         try:
@@ -68,32 +72,33 @@ class Turns:
             self.release()
 
     def predicted_seconds(self, turn: tuple[float, int] = (float("inf"), 0), size: int = 0) -> float:
-        """Predicted seconds until a body of `size` bytes, with this (virtual finish time, order), is read.
+        """Predicted seconds until a body of `size` bytes is read, if `turn` is its (finish, order).
 
-        That is the time of the bodies that are being read, of those whose turn comes before, and its own.
+        They are the time of the bodies that are being read, of the waiting ones whose turn is earlier, and its own.
         """
         now = time.monotonic()
         running = [(body_bytes, now - began) for body_bytes, began in self._reading.values()]
         if self._read_bytes:
-            rate = self._read_seconds / self._read_bytes
+            seconds_per_byte = self._read_seconds / self._read_bytes
         else:
-            rate = sum(seconds for _, seconds in running) / max(1, sum(body_bytes for body_bytes, _ in running))
+            running_bytes = sum(body_bytes for body_bytes, _ in running)
+            seconds_per_byte = sum(seconds for _, seconds in running) / max(1, running_bytes)
         earlier = [waiting for waiting in self._queue if waiting[:2] < turn and not waiting[3].done()]
-        ahead = rate * sum(body_bytes for _, _, body_bytes, _ in earlier)
-        ahead += sum(max(0.0, body_bytes * rate - seconds) for body_bytes, seconds in running)
-        return ahead / self._slots + size * rate
+        seconds_before = seconds_per_byte * sum(body_bytes for _, _, body_bytes, _ in earlier)
+        seconds_before += sum(max(0.0, body_bytes * seconds_per_byte - seconds) for body_bytes, seconds in running)
+        return seconds_before / self._slots + size * seconds_per_byte
 
-    async def _wait(self, finish: float, size: int, until: float, *, certain: bool) -> None:
-        """Waits for a slot, with this virtual finish time.
+    async def _wait(self, finish: float, size: int, deadline: float, *, certain: bool) -> None:
+        """Waits for a slot, with this finish.
 
         Raises:
-            DeadlineExceeded: There was none until then; or, if the deadline is `certain`, there will be none.
+            DeadlineExceeded: No slot was free before the deadline; or, if that is `certain`, none will be in time.
         """
         turn, began = (finish, next(self._order)), time.monotonic()
         slot: asyncio.Future[None] | None = None
         try:
             for look in _LOOKS if certain else (1.0,):
-                if certain and (needed := self.predicted_seconds(turn, size)) > until - time.monotonic():
+                if certain and (needed := self.predicted_seconds(turn, size)) > deadline - time.monotonic():
                     raise DeadlineExceeded(
                         f"the deadline cannot be met: it takes about {needed:.1f} s to read this body"
                     )
@@ -101,29 +106,29 @@ class Turns:
                     slot = asyncio.get_running_loop().create_future()
                     heapq.heappush(self._queue, (*turn, size, slot))
                     self.waiting += 1
-                await asyncio.wait((slot,), timeout=max(0.0, began + look * (until - began) - time.monotonic()))
+                await asyncio.wait((slot,), timeout=max(0.0, began + look * (deadline - began) - time.monotonic()))
                 if slot.done():
                     return
             raise DeadlineExceeded("the deadline passed before the body could be read")
         except BaseException:
-            if slot is not None and not slot.cancel():
-                self.release()  # it became free at the same moment
+            if slot is not None and not slot.cancel():  # the slot was given to this body at the same moment
+                self.release()
             raise
         finally:
             self.waiting -= slot is not None
 
     def release(self) -> None:
-        """Gives a slot back: to the body whose turn is next."""
+        """Gives a slot to the waiting body whose finish is earliest; without one the slot is free."""
         while self._queue:
             _, _, size, slot = heapq.heappop(self._queue)
             if not slot.done():
-                # Shared by the bodies that are read and those that wait, of which `waiting` still counts this one
+                # The bodies that are read or wait share these bytes; `waiting` still counts this one.
                 self._virtual_time += size / (self.waiting + self._slots - 1)
                 slot.set_result(None)
                 break
         else:
             self.free += 1
-        if self.free == self._slots:
+        if self.free == self._slots:  # nothing is read and nothing waits: begin anew
             self._finishes.clear()
             self._virtual_time = 0.0
         elif len(self._finishes) > _MOST_PEERS:

@@ -1,8 +1,8 @@
 """The Open Inference Protocol (KServe's v2) over HTTP: its inference calls.
 
-A request is JSON. With the binary extension the elements of some tensors follow the JSON: the header
-`Inference-Header-Content-Length` says where the JSON ends, and `binary_data_size` of each tensor how many bytes belong
-to it. Outputs are sent in the same way where `binary_data`, or `binary_data_output` for all of them, asks for that.
+A request is JSON (its *head*). With the binary extension the elements of some tensors follow the JSON (the *tail*): the
+header `Inference-Header-Content-Length` says where the JSON ends, and `binary_data_size` of each tensor how many bytes
+belong to it. Outputs are sent in the same way if `binary_data`, or `binary_data_output` for all of them, asks for that.
 """
 
 from __future__ import annotations
@@ -56,88 +56,98 @@ class Infer(Endpoint):
 
     def __init__(self, serving: Serving, large_bodies: Turns) -> None:
         super().__init__(serving, large_bodies)
-        self._known = KnownRequests()
+        self._known = KnownRequests()  # `_KnownBody`s
 
     def options_of(self, request: Received) -> OptionsText:
-        """As `InferenceProtocol.options_of`; a v2 body has them in `parameters`, in the JSON before raw tensors."""
+        """The JSON before raw tensors; a v2 body has its options in `parameters`."""
         length = request.headers.get(HEADER_LENGTH, b"")
         document = request.body[: int(length[:20])] if length.isdigit() else request.body
         return OptionsText(document=document, within=("parameters",))
 
     def read(self, request: Received, *, fast: bool) -> tuple[Call, Encode] | None:
-        """Decodes a body; one whose head is known is decoded by its elements alone, which is fast."""
+        """Decodes a body; a known one (`_KnownBody`) by its elements alone, which is fast.
+
+        With `fast`, a body of more than `TENSORS_BYTES` is decoded only if it is known, else None.
+        """
         size, path = len(request.body), request.scope["path_params"]
         served = kserve.find(self.serving, path["model"], path.get("version"))
         head, tail = _parts(request)
         split_text = tensor_text.split(head)
         key = (served.manifest.key, split_text.rest, len(split_text.texts), len(tail))
-        known_only = fast and size > TENSORS_BYTES
-        known: _KnownBody | None = self._known.get(key)
-        if known_only and any(one.floats is None and len(one.text) > CAREFUL_BYTES for one in split_text.texts):
+        only_if_known = fast and size > TENSORS_BYTES
+        known_body: _KnownBody | None = self._known.get(key)
+        if only_if_known and any(text.floats is None and len(text.text) > CAREFUL_BYTES for text in split_text.texts):
             return None
-        if known is not None:
-            tensor_call = known.tensors.read(served, known.elements(split_text, tail))
+        if known_body is not None:
+            tensor_call = known_body.tensors.read(served, known_body.elements(split_text, tail))
             if tensor_call is not None:
-                return tensor_call.call, partial(_encode, tensor_call, known.identifier)
-        if known_only:
+                return tensor_call.call, partial(_encode, tensor_call, known_body.identifier)
+        if only_if_known:
             return None
+        # Read all of it, and remember its head.
         document = tensor_text.parse(head, "the body" if len(head) == size else "the body's JSON", split_text)
-        tensor_call, sent, identifier = self._read_document(document, served, tail)
-        self._known.add(key, len(split_text.rest), _KnownBody.of(tensor_call, sent, identifier, split_text))
+        tensor_call, input_tensors, identifier = self._read_document(document, served, tail)
+        self._known.add(key, len(split_text.rest), _KnownBody.of(tensor_call, input_tensors, identifier, split_text))
         return tensor_call.call, partial(_encode, tensor_call, identifier)
 
     def _read_document(
         self, document: Any, served: ServedModel, tail: memoryview
     ) -> tuple[TensorCall, list[InputTensor], str | None]:
-        """What the JSON of a body asks for, with its input tensors and its id.
+        """The call that the JSON of a body asks for, with its input tensors and its id, None if it has none.
 
         Raises:
-            InvalidRequest: The document is not an object. What else is wrong is one InvalidRequest, too.
+            InvalidRequest: The document is not an object, or something in it is wrong.
         """
         if not isinstance(document, dict):
             raise InvalidRequest([Problem("", f"the body must be an object with 'inputs', got {kind(document)}")])
         manifest, problems = served.manifest, Problems()
         unknown_fields(document, _FIELDS, "", problems)
         for field, expected in (("model_name", manifest.name), ("model_version", str(manifest.version))):
-            if document.get(field) not in (None, "", expected):  # KServe's client names it, as the path does
+            if document.get(field) not in (None, "", expected):  # KServe's client repeats the model of the path
                 problems.add(f"/{field}", "is not the model of the path")
         identifier = None if document.get("id") is None else read_id(document["id"], "/id", problems)
         parameters = _object(document, "parameters", "", problems)
-        sent = _inputs(document, tail, problems)
+        input_tensors = _inputs(document, tail, problems)
         output_requests = _outputs(document, problems)
-        most = self.serving.settings.max_sequences
-        return tensors.read(served, sent, output_requests, parameters, problems, max_sequences=most), sent, identifier
+        max_sequences = self.serving.settings.max_sequences
+        return (
+            tensors.read(served, input_tensors, output_requests, parameters, problems, max_sequences=max_sequences),
+            input_tensors,
+            identifier,
+        )
 
 
 class _KnownBody(NamedTuple):
-    """What is known of a body by its head."""
+    """What is remembered of a valid body by its head: all but the elements of its tensors."""
 
     tensors: KnownTensors
-    sizes: tuple[int | None, ...]  # of each input, the bytes behind the JSON; None where its numbers are in the JSON
-    identifier: str | None
+    sizes: tuple[int | None, ...]  # bytes of each input in the tail; None if its numbers are in the JSON
+    identifier: str | None  # the request's id, which the answer repeats
 
     @classmethod
     def of(
-        cls, tensor_call: TensorCall, sent: list[InputTensor], identifier: str | None, split_text: SplitText
+        cls, tensor_call: TensorCall, input_tensors: list[InputTensor], identifier: str | None, split_text: SplitText
     ) -> _KnownBody | None:
-        """What to remember of a valid body; None if it cannot be read by its elements alone."""
-        tensors = KnownTensors.of(tensor_call, sent)
-        sizes = tuple(len(one.data) if isinstance(one.data, memoryview) else None for one in sent)
-        if tensors is None or sizes.count(None) != len(split_text.texts):  # other fields may be called `data`, too
+        """What to remember of a valid body; None if a body like it cannot be read by its elements alone."""
+        tensors = KnownTensors.of(tensor_call, input_tensors)
+        sizes = tuple(len(tensor.data) if isinstance(tensor.data, memoryview) else None for tensor in input_tensors)
+        if tensors is None or sizes.count(None) != len(
+            split_text.texts
+        ):  # a text may be from another field called `data`
             return None
         return cls(tensors, sizes, identifier)
 
     def elements(self, split_text: SplitText, tail: memoryview) -> list[TensorText | memoryview]:
-        """The elements of each input."""
-        texts, elements, at = iter(split_text.texts), list[TensorText | memoryview](), 0
+        """The elements of each input tensor of another body with the same head."""
+        texts, elements, tail_start = iter(split_text.texts), list[TensorText | memoryview](), 0
         for size in self.sizes:
-            elements.append(next(texts) if size is None else tail[at : at + size])
-            at += size or 0
+            elements.append(next(texts) if size is None else tail[tail_start : tail_start + size])
+            tail_start += size or 0
         return elements
 
 
 def _parts(request: Received) -> tuple[bytes, memoryview]:
-    """The JSON of a body, and the bytes that follow it.
+    """The head and the tail of a body: its JSON, and the bytes that follow it.
 
     Raises:
         InvalidRequest: The header with the length of the JSON is wrong.
@@ -154,9 +164,12 @@ def _parts(request: Received) -> tuple[bytes, memoryview]:
 
 
 def _inputs(document: dict[str, Any], binary: memoryview, problems: Problems) -> list[InputTensor]:
-    """The input tensors, each with its numbers or its part of the binary data. No binary data may be left over."""
-    sent: list[InputTensor] = []
-    at = 0
+    """The input tensors, each with its numbers, or its part of the `binary` data after the JSON.
+
+    Binary data that no tensor claims are a problem.
+    """
+    input_tensors: list[InputTensor] = []
+    offset = 0
     for i, entry in enumerate(_objects(document, "inputs", problems)):
         pointer = f"/inputs/{i}"
         unknown_fields(entry, _INPUT_FIELDS, pointer, problems)
@@ -164,16 +177,18 @@ def _inputs(document: dict[str, Any], binary: memoryview, problems: Problems) ->
         data: list[Any] | TensorText | memoryview | None = entry.get("data")
         parameters = _object(entry, "parameters", pointer, problems)
         request_parameters.no_shared_memory(parameters, f"{pointer}/parameters", problems)
+        # The elements: in the tail, or as numbers in the JSON.
         size = parameters.get("binary_data_size")
-        if size is not None and data is None and type(size) is int and 0 <= size <= len(binary) - at:
-            data = binary[at : at + size]
-            at += size
+        if size is not None and data is None and type(size) is int and 0 <= size <= len(binary) - offset:
+            data = binary[offset : offset + size]
+            offset += size
         elif size is not None:
             problems.add(f"{pointer}/parameters/binary_data_size", "must be the number of its bytes behind the JSON")
             data = None
         elif not isinstance(data, list | TensorText):
             problems.add(f"{pointer}/data", "must be an array of numbers")
             data = None
+        # The types of the other fields.
         if not isinstance(name, str):
             problems.add(f"{pointer}/name", "must be a string")
         elif not isinstance(datatype, str):
@@ -181,10 +196,10 @@ def _inputs(document: dict[str, Any], binary: memoryview, problems: Problems) ->
         elif not isinstance(shape, list) or not all(type(axis) is int and abs(axis) <= INT64_MAX for axis in shape):
             problems.add(f"{pointer}/shape", "must be an array of whole numbers of 64 bits")
         elif data is not None:
-            sent.append(InputTensor(name, datatype, tuple(shape), data, pointer))
-    if at < len(binary) and not problems.total:
-        problems.add("", f"{len(binary) - at} bytes behind the JSON belong to no input")
-    return sent
+            input_tensors.append(InputTensor(name, datatype, tuple(shape), data, pointer))
+    if offset < len(binary) and not problems.total:
+        problems.add("", f"{len(binary) - offset} bytes behind the JSON belong to no input")
+    return input_tensors
 
 
 def _outputs(document: dict[str, Any], problems: Problems) -> list[request_parameters.OutputRequest]:
@@ -202,7 +217,7 @@ def _outputs(document: dict[str, Any], problems: Problems) -> list[request_param
 
 
 def _encode(tensor_call: TensorCall, identifier: str | None, answers: list[Answer]) -> tuple[bytes, Headers]:
-    """The answer: JSON, followed by the binary data of the outputs that were requested in that form."""
+    """The answer with its headers: JSON, followed by the outputs that were requested as binary data."""
     manifest = tensor_call.call.model.manifest
     document: dict[str, Any] = {"model_name": manifest.name, "model_version": str(manifest.version)}
     if identifier is not None:
@@ -227,7 +242,7 @@ def _encode(tensor_call: TensorCall, identifier: str | None, answers: list[Answe
 
 
 def _objects(document: dict[str, Any], name: str, problems: Problems) -> list[dict[str, Any]]:
-    """The entries of a field that is an array of objects; empty if it is not, which is then in `problems`."""
+    """The entries of the field `name`, an array of objects; [] if it is no such array, which is a problem."""
     value = document.get(name)
     if isinstance(value, list) and len(value) > _MOST_TENSORS:
         problems.add(f"/{name}", f"may have {_MOST_TENSORS} entries, it has {len(value)}")
@@ -239,6 +254,7 @@ def _objects(document: dict[str, Any], name: str, problems: Problems) -> list[di
 
 
 def _object(document: dict[str, Any], name: str, at: str, problems: Problems) -> dict[str, Any]:
+    """The object in the field `name`; {} if the field is absent or is no object, which is added to `problems`."""
     value = document.get(name, {})
     if isinstance(value, dict):
         return value

@@ -1,6 +1,6 @@
-"""Sequences longer than their model's max length, under the policy `window`: split to be queued, merged when answered.
+"""Sequences longer than their model's max length, under the policy `window`: split into windows, which are queued.
 
-Every other sequence is queued as it is.
+The answers to the windows of a sequence are merged into its answer. Every other sequence is queued as it is.
 """
 
 from __future__ import annotations
@@ -15,30 +15,33 @@ from lengthwise.runtime import answers
 from lengthwise.runtime.answers import Answer
 
 NOT_FINITE: Final = "the model's answer to this sequence is not finite"
-_MOST_LISTED: Final = 20
+_MOST_LISTED: Final = 20  # problems in an error
 
 Windows: TypeAlias = list[list[tuple[int, Steps]]]
-"""For each item its windows: the step at which each starts, and its steps."""
+"""The windows of each item: (the step at which a window starts, its steps)."""
 
 
 def split(call: Call) -> tuple[list[Steps], Windows | None]:
-    """The sequences that are queued for a call, and where they come from: the windows of each item.
+    """The sequences to queue for a call, and the windows of each item.
 
-    If no item is too long: one sequence for each item, and None.
+    If no item is too long, these are the sequences of the items, and None.
     """
     sequences: list[Steps] = [item.steps for item in call.items]
     longest = call.model.manifest.max_length
     if max(map(len, sequences)) <= longest:
         return sequences, None
     windows = [answers.windows(steps, longest) for steps in sequences]
-    return [window for parts in windows for _, window in parts], windows
+    return [window for item_windows in windows for _, window in item_windows], windows
 
 
 def answers_of(call: Call, results: list[Answer | None], windows: Windows | None) -> list[Answer]:
-    """One answer for each item, from the answers to the sequences of `split`, which are None where not finite.
+    """One answer for each item of a call.
+
+    `results` are the answers to the sequences that `split` returned, None for an answer that is not finite; `windows`
+    is its second result.
 
     Raises:
-        InvalidRequest: Some are not finite; with the pointers of the first of them.
+        InvalidRequest: Some answers are not finite; it has JSON pointers to the first of these items.
     """
     if windows is not None:
         results = _merged(call, results, windows)
@@ -52,17 +55,17 @@ def answers_of(call: Call, results: list[Answer | None], windows: Windows | None
 
 
 def _merged(call: Call, results: list[Answer | None], windows: Windows) -> list[Answer | None]:
-    """For each item, the answers to its windows merged into one; None where a window has none."""
-    ends = list(accumulate(len(parts) for parts in windows))
+    """For each item, the merged answers to its windows; None if one of them is not finite."""
+    ends = list(accumulate(len(item_windows) for item_windows in windows))
     merged: list[Answer | None] = []
-    for item, parts, end in zip(call.items, windows, ends, strict=True):
-        of_item = results[end - len(parts) : end]
-        finite = [answer for answer in of_item if answer is not None]
-        if len(finite) < len(of_item):
+    for item, item_windows, end in zip(call.items, windows, ends, strict=True):
+        item_results = results[end - len(item_windows) : end]
+        finite = [answer for answer in item_results if answer is not None]
+        if len(finite) < len(item_results):
             merged.append(None)
-        elif len(parts) == 1:
+        elif len(item_windows) == 1:
             merged.append(finite[0])
         else:
-            starts = [start for start, _ in parts]
+            starts = [start for start, _ in item_windows]
             merged.append(answers.merge(finite, starts, len(item.steps), call.model.manifest))
     return merged
