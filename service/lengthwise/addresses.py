@@ -1,4 +1,4 @@
-"""Addresses of models, `SCHEME://...`, which may stand where a folder of models is named. Nothing here opens one.
+"""Parses addresses of models, `SCHEME://...`, which may stand in the place of a folder of models. Opens none.
 
 | address | names |
 |---|---|
@@ -7,7 +7,7 @@
 | `https://HOST/PATH` | a tar archive |
 | `oci://HOST/REPOSITORY[:TAG][@sha256:DIGEST]` | an image of a container registry, with a folder `/models` |
 
-Objects and archives may have `#sha256=DIGEST` at the end: the digest of what is fetched must then be this one.
+An address of objects or of an archive may end in `#sha256=DIGEST`: then the fetched content must have this digest.
 """
 
 from __future__ import annotations
@@ -50,57 +50,59 @@ _FORMS: Final = {
         r"(?P<host>[\w.-]+(?::\d+)?)/(?P<path>[a-z0-9][a-z0-9._/-]*)"
         r"(?::(?P<tag>\w[\w.-]{0,127}))?(?:@(?P<revision>sha256:[0-9a-f]{64}))?",
     ),
-}  # by scheme: what follows `://`, for people; where credentials belong; and what follows, as a pattern
+}  # by scheme: the form of what follows `://`, where credentials belong, and the pattern of the form
+# How an address begins, also a wrong one (`ftp://...`, `s3:/...`)
 _BEGINNING: Final = re.compile(rf"[A-Za-z][A-Za-z0-9+.-]*://|(?:{'|'.join(_FORMS)}|http):/")
 _LOCAL_HOST: Final = re.compile(r"(?:localhost|127(?:\.\d+){3}|\[::1\])(?::\d+)?", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """The parts of an address. Its text is without the query, which may hold a signature."""
+    """The parts of an address; '' for a part that is absent. As text it has no query, which may hold a signature."""
 
     scheme: str
-    host: str  # of `hf` OWNER/NAME, of objects the bucket
+    host: str  # for `hf`: OWNER/NAME; for objects: the bucket or container
     path: str = ""
-    tag: str = ""
-    revision: str = ""
+    tag: str = ""  # of an image
+    revision: str = ""  # for `hf`: a branch, tag or commit; for `oci`: `sha256:DIGEST`
     query: str = ""
-    digest: str = ""  # that what is fetched must have, in hexadecimal digits
+    digest: str = ""  # SHA-256 that the fetched content must have, in hexadecimal digits
 
     def __str__(self) -> str:
-        path = f"/{self.path}" * bool(self.path)
-        revision = f"@{self.revision}" * bool(self.revision)
-        behind = revision + path if self.scheme == "hf" else path + f":{self.tag}" * bool(self.tag) + revision
-        return f"{self.scheme}://{self.host}{behind}"
+        path = f"/{self.path}" if self.path else ""
+        tag = f":{self.tag}" if self.tag else ""
+        revision = f"@{self.revision}" if self.revision else ""
+        rest = revision + path if self.scheme == "hf" else path + tag + revision
+        return f"{self.scheme}://{self.host}{rest}"
 
     @property
     def url(self) -> str:
-        """The URL of an archive with its query, which is never shown."""
-        return f"{self.scheme}://{self.host}/{self.path}" + f"?{self.query}" * bool(self.query)
+        """The URL of an archive, with its query; it must not be logged."""
+        return f"{self.scheme}://{self.host}/{self.path}" + (f"?{self.query}" if self.query else "")
 
     @property
     def is_fixed(self) -> bool:
-        """Whether the address names its content, by a digest or a commit: then the models there never change."""
+        """Whether the address has a digest or a commit, so that the models there can never change."""
         return bool(self.digest or re.fullmatch(r"sha256:.+|[0-9a-f]{40}", self.revision))
 
     @property
     def is_local(self) -> bool:
-        """Whether the host is this machine, which may be called without TLS."""
+        """Whether the host is this machine, which may be called without TLS (`http://`)."""
         return _LOCAL_HOST.fullmatch(self.host) is not None
 
 
 def is_address(text: object) -> bool:
-    """Whether a text is an address, right or wrong, and not a path."""
+    """Whether a value is a text that begins like an address, right or wrong, and is no path."""
     return isinstance(text, str) and _BEGINNING.match(text) is not None
 
 
 def names_models(text: str) -> bool:
-    """Whether an address is one of models where it may also be the URL of a service."""
+    """Whether a text is an address of models, where it could also be the URL of a service (`http`, `https`)."""
     return is_address(text) and (not text.startswith("http") or re.split("[?#]", text)[0].endswith(ARCHIVE_SUFFIXES))
 
 
 def parse(text: str) -> Address:
-    """Reads an address; `http://` is one of this machine only.
+    """Parses an address of models. `http://` is allowed for this machine only.
 
     Raises:
         ConfigurationError: It has another form, or credentials in it; the message does not repeat them.
@@ -108,9 +110,9 @@ def parse(text: str) -> Address:
     scheme, colon, rest = text.partition(":")
     form, advice, pattern = _FORMS.get("https" if scheme == "http" else scheme, ("", "", ""))
     if not form:
-        kinds = ", ".join(f"{known}://" for known in _FORMS)
-        wrong = f"{scheme}:// is no kind of address{nearest(scheme, _FORMS)}" if colon else f"{text!r} is no address"
-        raise ConfigurationError(f"{wrong}; addresses of models begin with {kinds}")
+        kinds = ", ".join(f"{known_scheme}://" for known_scheme in _FORMS)
+        problem = f"{scheme}:// is no kind of address{nearest(scheme, _FORMS)}" if colon else f"{text!r} is no address"
+        raise ConfigurationError(f"{problem}; addresses of models begin with {kinds}")
     if "@" in rest.removeprefix("//").partition("/")[0]:
         raise ConfigurationError(
             f"{_without_secrets(text)}: credentials never stand in an address, where others see them; {advice}"
@@ -127,5 +129,5 @@ def parse(text: str) -> Address:
 
 
 def _without_secrets(text: str) -> str:
-    """An address that may be wrong, without what stands before an `@` of its host, and without a query."""
+    """An address, which may be wrong, without credentials before its host, and without query and digest."""
     return re.sub(r"(?<=//)[^/]*@", "", re.sub(r"[?#].*", "", text, flags=re.DOTALL))

@@ -2,7 +2,7 @@
 
     arrays -> items (`datasets.arrays`) -> batches of the planner (`scoring.offline`) -> a `Prediction` for each array
 
-`load` imports what is needed to run a model, so that importing this module is cheap.
+`load` and `predict` import what runs a model, so that importing this module is cheap.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from lengthwise.repository.loading import LoadedModel
     from lengthwise.runtime.manifest import LongPolicy, MissingPolicy, Task
 
-_WORTH_THREADS_SECONDS: Final = 0.002  # up to this predicted time a call runs in the caller's thread
+_WORTH_THREADS_SECONDS: Final = 0.002  # a call of a shorter predicted time runs in the caller's thread
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,7 +64,7 @@ class Prediction:
     _labels: tuple[str, ...] = field(default=(), repr=False)  # of the model, for `_repr_html_`
 
     def __repr__(self) -> str:
-        names = (one.name for one in fields(self) if one.repr and getattr(self, one.name) is not None)
+        names = (item.name for item in fields(self) if item.repr and getattr(self, item.name) is not None)
         return f"Prediction({', '.join(f'{name}={getattr(self, name)!r}' for name in names)})"
 
     def _repr_html_(self) -> str:
@@ -96,7 +96,10 @@ _OF_TUPLES: Final = frozenset({"assigned", "step_labels", "windows"})
 
 
 def prediction_of(entry: Mapping[str, Any], labels: tuple[str, ...], version: str) -> Prediction:
-    """A prediction from its object in an answer, of lists or of arrays, with NaN for None."""
+    """Makes a prediction of an object in an answer (`POST /predict`), with lists or arrays; None in them becomes NaN.
+
+    `labels` are the model's, `version` the one that answered.
+    """
     values = {name: value for name, value in entry.items() if value is not None and name in _IN_ANSWERS}
     for name in _OF_ARRAYS.intersection(values):
         values[name] = _floats(values[name])
@@ -108,10 +111,10 @@ def prediction_of(entry: Mapping[str, Any], labels: tuple[str, ...], version: st
 
 
 def _floats(entries: Any) -> NDArray[np.float32]:
-    """`[entries]`, or `[entries, classes]` with NaN for each class of an entry that is None."""
+    """Float32 of the entries, `[entries]` or `[entries, classes]`; an entry of None becomes NaN, in all classes."""
     if isinstance(entries, list):
-        first = next((entry for entry in entries if entry is not None), None)
-        absent = np.full(len(first), np.nan) if isinstance(first, list | np.ndarray) else np.nan
+        first_entry = next((entry for entry in entries if entry is not None), None)
+        absent = np.full(len(first_entry), np.nan) if isinstance(first_entry, list | np.ndarray) else np.nan
         entries = [absent if entry is None else entry for entry in entries]
     return np.asarray(entries, dtype=np.float32)
 
@@ -177,6 +180,7 @@ class Model:
 
     @property
     def _step_text(self) -> str:
+        """What a step is, in words: `12 features`, or `5000 token ids`."""
         return f"{self.vocabulary} token ids" if self.features is None else counted(self.features, "feature")
 
     def predict(
@@ -228,7 +232,7 @@ class Model:
         results = self._opened.answers(items, attention=attention, threads=self._threads_for(items))
         answers = [result for result in results if not isinstance(result, str)]
         if len(answers) < len(results):
-            offline.refuse({index: why for index, why in enumerate(results) if isinstance(why, str)})
+            offline.refuse({index: reason for index, reason in enumerate(results) if isinstance(reason, str)})
         version = str(self.version)
         predictions = (
             prediction_of(json_body.prediction(manifest, item, answer, attention=attention), self.labels, version)
@@ -237,11 +241,14 @@ class Model:
         return Predictions(predictions, self.name, version, self.labels)
 
     def _threads_for(self, items: Sequence[Item]) -> int:
-        """How many threads a call starts; 0 if starting threads would take longer than its sequences."""
+        """How many threads a call starts for its items; 0 if to start them takes longer than the sequences.
+
+        Stops adding predicted seconds as soon as they are enough.
+        """
         cost, longest = self._opened.loaded.cost, self.max_length
-        sums = accumulate(cost.predict(1, min(len(item.steps), longest)) for item in items)
-        takes_long = len(items) > 1 and any(seconds > _WORTH_THREADS_SECONDS for seconds in sums)
-        return self._opened.threads if takes_long else 0
+        total_seconds = accumulate(cost.predict(1, min(len(item.steps), longest)) for item in items)
+        is_worth_threads = len(items) > 1 and any(seconds > _WORTH_THREADS_SECONDS for seconds in total_seconds)
+        return self._opened.threads if is_worth_threads else 0
 
 
 def load(

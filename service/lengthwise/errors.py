@@ -42,13 +42,17 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, Final
 
-_VARIES: Final = re.compile(r"'[^']*'|\"[^\"]*\"|-?\d+(?:\.\d+)?(?:e[+-]?\d+)?")  # between messages of one cause
-IS_TRANSPOSED: Final = "; is it transposed?"  # asked of some sequences only, where others have the same error
-_LINE: Final = re.compile(r":((?:row )?\d+): ")
+_VARIES: Final = re.compile(
+    r"'[^']*'|\"[^\"]*\"|-?\d+(?:\.\d+)?(?:e[+-]?\d+)?"
+)  # what differs in messages of one cause
+IS_TRANSPOSED: Final = "; is it transposed?"  # ends some messages of a cause only
+_LINE: Final = re.compile(r":((?:row )?\d+): ")  # the line of a file in a message
 _FEW_ALIKE: Final = 3  # up to so many messages of one cause are all shown
-_MOST_SOURCES: Final = 6
-_MOST_CAUSES: Final = 100
-_INDEX: Final = re.compile(r"/sequences/(\d+)(?:(?:/steps)?/(\d+)|/|$)")  # a sequence, one of its steps
+_MOST_SOURCES: Final = 6  # of one cause that are kept
+_MOST_CAUSES: Final = 100  # that are kept
+_INDEX: Final = re.compile(
+    r"/sequences/(\d+)(?:(?:/steps)?/(\d+)|/|$)"
+)  # a pointer to a sequence, or to one of its steps
 
 
 EXTRAS_OF: Final = {
@@ -64,21 +68,25 @@ EXTRAS_OF: Final = {
     "pyarrow": ("parquet",),
     **dict.fromkeys(("obstore", "huggingface_hub"), ("stores",)),
     **dict.fromkeys(("scipy", "sklearn"), ("train",)),
-}  # the extras that bring a module
+}  # the extras that install a module; the first one is the smallest
 
 
 def how_to_install(extra: str) -> str:
-    """How to install an extra, as the end of an error's text."""
+    """How to install an extra, as the end of an error's message."""
     return f"pip install 'lengthwise[{extra}]', or in a checkout: make install"
 
 
-def missing_extra(error: ModuleNotFoundError, name: str, who: str) -> str | None:
-    """How to install the extra that brings a missing module, if one does; of several, the extra named `name`."""
+def missing_extra(error: ModuleNotFoundError, name: str, subject: str) -> str | None:
+    """The message for a missing module that an extra installs; None if no extra does.
+
+    If several extras install it, the message has the one that is called `name`, otherwise the first one. `subject` is
+    who needs the module.
+    """
     missing = (error.name or "").partition(".")[0]
     if missing not in EXTRAS_OF:
         return None
     extras = EXTRAS_OF[missing]
-    return f"{who} needs {missing}, which is not installed: {how_to_install(name if name in extras else extras[0])}"
+    return f"{subject} needs {missing}, which is not installed: {how_to_install(name if name in extras else extras[0])}"
 
 
 class LengthwiseError(Exception):
@@ -127,9 +135,10 @@ class RequestError(LengthwiseError):
     status: ClassVar[int] = 500
     title: ClassVar[str] = "Internal error"
 
-    def __init_subclass__(cls, **of_class: Any) -> None:
+    def __init_subclass__(cls, **class_attributes: Any) -> None:
+        """Sets the class attributes that a subclass states: `class TooLarge(RequestError, status=413, title=...)`."""
         super().__init_subclass__()
-        for name, value in of_class.items():
+        for name, value in class_attributes.items():
             setattr(cls, name, value)
 
     def __init__(self, detail: str, *, retry_after_seconds: float | None = None) -> None:
@@ -166,7 +175,7 @@ class InvalidRequest(RequestError, status=422, title="Invalid request"):
     """
 
     def __init__(self, problems: Sequence[Problem], *, total: int | None = None, more: bool = False) -> None:
-        if isinstance(problems, str):  # Apache Beam tries this, to add to the text; told so, it keeps the text
+        if isinstance(problems, str):  # Apache Beam calls it with a longer text, and keeps the old one on a TypeError
             raise TypeError(f"problems must be a list, not a {type(problems).__name__}")
         self.problems = tuple(problems)
         self.total = len(self.problems) if total is None else total
@@ -175,7 +184,7 @@ class InvalidRequest(RequestError, status=422, title="Invalid request"):
         super().__init__(f"at least {detail}; the rest was not read" if more else detail)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickles the arguments of the error: engines send the errors of their workers to the caller."""
+        """Pickles the error by its arguments: engines send the errors of their workers to the caller."""
         return partial(type(self), total=self.total, more=self.more), (self.problems,)
 
 
@@ -197,6 +206,7 @@ class InvalidSequences(InvalidRequest, ValueError):
         return tuple(sorted({problem.sequence for problem in self.problems if problem.sequence is not None}))
 
     def __str__(self) -> str:
+        """The causes, each with the sequences that it is about; at most `_LISTED`."""
         causes = Causes()
         for problem in self.problems:
             causes.add(problem.detail, _source(problem))
@@ -205,6 +215,7 @@ class InvalidSequences(InvalidRequest, ValueError):
 
 
 def _source(problem: Problem) -> str:
+    """What a problem is about, in words: `sequence 3, step 7`; otherwise the last part of its pointer."""
     if problem.sequence is None:
         return problem.pointer.rpartition("/")[2] or "the request"
     return f"sequence {problem.sequence}" + ("" if problem.step is None else f", step {problem.step}")
@@ -269,36 +280,45 @@ class DeadlineExceeded(Refused, status=504, title="Deadline exceeded", reason="d
 
 
 class Causes:
-    """Messages grouped by their cause: those that differ only in numbers and in quoted names are alike."""
+    """Groups messages by their cause, and shows a few of each group.
+
+    Messages have one cause if they differ only in numbers and in quoted names.
+    """
 
     def __init__(self) -> None:
-        self.total = 0
-        self._alike: dict[str, tuple[list[str], list[str], int]] = {}
+        self.total = 0  # messages, also those that are not kept
+        # By the message without what varies: the first messages, their sources, and how many messages there are
+        self._groups: dict[str, tuple[list[str], list[str], int]] = {}
 
     def add(self, message: str, source: str = "") -> None:
-        """Adds a message; `source` is put before it, and listed where many are alike."""
+        """Adds a message. `source` says what it is about; '' takes the line of a file from the message."""
         self.total += 1
         key = _VARIES.sub("#", message.partition(IS_TRANSPOSED)[0])
-        messages, sources, count = self._alike.get(key, ([], [], 0))
-        if len(self._alike) < _MOST_CAUSES or count:
+        messages, sources, count = self._groups.get(key, ([], [], 0))
+        if len(self._groups) < _MOST_CAUSES or count:
             if len(messages) < _FEW_ALIKE:
                 messages.append(f"{source}: {message}" if source else message)
             if len(sources) < _MOST_SOURCES:
                 line = _LINE.search(message)
                 sources.append(source or ("" if line is None else line[1]))
-            self._alike[key] = (messages, sources, count + 1)
+            self._groups[key] = (messages, sources, count + 1)
 
     def lines(self, most: int) -> list[str]:
-        """The messages, at most `most` lines; of many alike the first, with the sources of others."""
+        """The messages, in at most `most` lines, and a line with the number of those that are not shown.
+
+        A large group is one line: its first message, the number of the others, and some of their sources.
+        """
         listed: list[str] = []
-        total = 0
-        for messages, sources, count in self._alike.values():
-            few = count <= _FEW_ALIKE
-            if not few:
-                others = ", ".join(one for one in sources[1:] if one)
-                messages = [f"{messages[0]} (and {count - 1} more like it{f': {others}, ...' if others else ''})"]
-            part = messages[: most - len(listed)]
-            listed += part
-            total += len(part) if few or not part else count
-        more = self.total - total
-        return [*listed, f"and {more} more"] if more else listed
+        shown = 0
+        for messages, sources, count in self._groups.values():
+            shows_all = count <= _FEW_ALIKE
+            if not shows_all:
+                other_sources = ", ".join(source for source in sources[1:] if source)
+                messages = [
+                    f"{messages[0]} (and {count - 1} more like it{f': {other_sources}, ...' if other_sources else ''})"
+                ]
+            new_lines = messages[: most - len(listed)]
+            listed += new_lines
+            shown += len(new_lines) if shows_all or not new_lines else count
+        remaining = self.total - shown
+        return [*listed, f"and {remaining} more"] if remaining else listed

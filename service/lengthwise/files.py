@@ -1,7 +1,7 @@
-"""Reads files that other programs may be writing, and writes files that other programs may be reading.
+"""Reads files that other programs may be writing, and writes files that other programs may be reading; counts cores.
 
 Only regular files within a size limit are read, so that reading never blocks and never fills the memory: a pipe may
-have no writer, a device no end. Each of these raises `OSError`, as a missing file does.
+have no writer, a device no end. Any other file raises `OSError`, as a missing file does.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ log = logging.getLogger("lengthwise.files")
 
 @contextmanager
 def opened(path: Path) -> Iterator[io.BufferedReader]:
-    """Opens a regular file for reading; a folder, a pipe or a device is an OSError."""
+    """Opens a regular file for reading. A folder, a pipe or a device raises OSError."""
     _check_regular(os.stat(path), path)  # before it is opened, because opening a device may have an effect
     # Does not block even if the file was replaced since then.
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0) | getattr(os, "O_BINARY", 0)
@@ -52,7 +52,7 @@ def read(path: Path, most_bytes: int) -> bytes:
 
 
 def read_if_any(path: Path, most_bytes: int) -> bytes | None:
-    """The content of a regular file; None if it is missing, or if it cannot be read, which is logged as a warning."""
+    """The content of a regular file; None if it is missing, or cannot be read (which is logged as a warning)."""
     try:
         return read(path, most_bytes)
     except FileNotFoundError:
@@ -64,7 +64,7 @@ def read_if_any(path: Path, most_bytes: int) -> bytes | None:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Names the file in an error of writing: the error of a full disk does not.
+    """Adds the file's name to an OSError of the block that has none, as that of a full disk.
 
     Raises:
         OSError: The block raised it; one without a file's name gets that of `path`.
@@ -78,14 +78,14 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def write(path: Path, content: bytes | str) -> None:
-    """Writes a file; text as UTF-8. An error names it, also where the disk is full."""
+    """Writes a file, text as UTF-8; an OSError has the file's name, also if the disk is full."""
     with naming(path):
         path.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def replace(path: Path, content: bytes) -> None:
-    """Writes a file in one step: a reader sees the old content or the new one, and so does the disk after a crash."""
-    # A name that nobody can foresee: a link there would lead elsewhere, and ids of processes repeat between containers.
+    """Writes a file in one step (rename): a reader, and the disk after a crash, have the old content or the new one."""
+    # The name cannot be foreseen: somebody could have put a link there. Process ids would repeat between containers.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
         with naming(path), temporary.open("xb") as file:
@@ -98,14 +98,17 @@ def replace(path: Path, content: bytes) -> None:
 
 
 def lock(descriptor: int, *, wait: bool) -> None:
-    """Locks a file or folder against other processes until it is closed; OSError if it cannot. Nothing on Windows."""
+    """Locks a file or folder against other processes until it is closed; raises OSError if it cannot, or is locked.
+
+    `wait`: waits until the other process unlocks it. Does nothing on Windows.
+    """
     if fcntl is not None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Takes the lock of a folder, and waits for it; a folder that cannot be locked is not waited for."""
+    """Holds the lock of a folder while the block runs, and waits for it; without locks if the file system has none."""
     descriptor = None
     with suppress(OSError):  # a file system without locks, or Windows, which opens no folder
         descriptor = os.open(folder, os.O_RDONLY)
@@ -118,24 +121,34 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def digest_of(content: bytes) -> str:
-    """SHA-256 of bytes, as `sha256:<hex>`."""
+    """The SHA-256 of bytes, as `sha256:<hex>`."""
     return f"sha256:{hashlib.sha256(content).hexdigest()}"
 
 
 def digest(path: Path, most_bytes: int | None = None) -> str:
-    """SHA-256 of a regular file, as `sha256:<hex>`; OSError if it is larger than `most_bytes`."""
+    """The SHA-256 of a regular file, as `sha256:<hex>`; OSError if it has more than `most_bytes` bytes."""
     with opened(path) as file:
         _check_size(file, path, most_bytes)
         return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
 def _check_regular(status: os.stat_result, path: Path) -> None:
+    """Raises OSError unless the status is that of a regular file.
+
+    Raises:
+        OSError: It is that of a folder, a pipe, a device or a socket.
+    """
     if not stat.S_ISREG(status.st_mode):
         code = errno.EISDIR if stat.S_ISDIR(status.st_mode) else errno.EINVAL
         raise OSError(code, "it is not a plain file", str(path))
 
 
 def _check_size(file: io.BufferedReader, path: Path, most_bytes: int | None) -> int:
+    """The size of an open file in bytes.
+
+    Raises:
+        OSError: It has more than `most_bytes`.
+    """
     size = os.fstat(file.fileno()).st_size
     if most_bytes is not None and size > most_bytes:
         raise OSError(errno.EFBIG, f"it has {size} bytes, and at most {most_bytes} are read", str(path))
@@ -148,48 +161,52 @@ def bundled_models() -> Path:
 
 
 OWN_CGROUPS = Path("/proc/self/cgroup")
-_sharing = 1
+_sharing = 1  # processes that serve together, among which cores are divided
 
 
 def share_among(processes: int) -> None:
-    """Divides the cores among `processes` processes that serve together: `available_cores` gives the share of one."""
+    """Divides the cores among processes that serve together: from now on, `available_cores` gives the share of each."""
     global _sharing
     _sharing = processes
 
 
 def available_cores() -> int:
-    """The share of this process in `shared_cores`; at least 1."""
+    """How many cores this process may use: its share of `shared_cores`, at least 1."""
     return max(1, shared_cores() // _sharing)
 
 
 def shared_cores() -> int:
-    """Cores of all processes that serve together: by affinity, and by the cgroup's CPU quota if that is less."""
+    """How many cores all processes that serve together may use: by CPU affinity, or by the cgroup's quota if less."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = cgroup_quota(Path("/sys/fs/cgroup"))
     return max(1, min(cores, int(quota) if quota else cores))
 
 
 def cgroup_quota(root: Path) -> float | None:
-    """The least CPU quota in cores of the cgroups that this process is in, v2 or v1; None if there is none."""
+    """The smallest CPU quota, in cores, of the cgroups that this process is in, v2 or v1; None if none has a quota.
+
+    `root` is the mount of the cgroup file system.
+    """
     quotas = list[float]()
     for controller, *names in (("", "cpu.max"), ("cpu", "cpu.cfs_quota_us", "cpu.cfs_period_us")):
         for folder in own_cgroups(root, controller):
             with suppress(OSError, ValueError, ZeroDivisionError):  # cgroup v2 writes "max" for no quota
-                quota, period = (float(word) for name in names for word in (folder / name).read_text().split())
-                quotas += [quota / period] * (quota > 0)
+                quota, period = (float(number) for name in names for number in (folder / name).read_text().split())
+                if quota > 0:  # v1 writes -1 for no quota
+                    quotas.append(quota / period)
     return min(quotas, default=None)
 
 
 def own_cgroups(root: Path, controller: str) -> list[Path]:
-    """The folders of the cgroup of this process and of those around it, up to the mount: the limits of each hold.
+    """The folders of this process's cgroup and of those that contain it, up to the mount: the limits of all hold.
 
-    A service of systemd, or a container without a namespace for it, has a cgroup below the mount. `controller` is one
+    A service of systemd, or a container without a namespace for cgroups, has one below the mount. `controller` is one
     of cgroup v1, or empty for v2.
     """
-    own = PurePath()
+    cgroup = PurePath()
     with suppress(OSError, ValueError):
         for line in OWN_CGROUPS.read_text().splitlines():
             _, controllers, path = line.split(":", 2)
             if controller in controllers.split(","):
-                own = PurePath(path.lstrip("/"))
-    return [root / controller / each for each in (own, *own.parents)]
+                cgroup = PurePath(path.lstrip("/"))
+    return [root / controller / folder for folder in (cgroup, *cgroup.parents)]

@@ -1,4 +1,4 @@
-"""A model directory as a model of MLflow, in its pyfunc flavor.
+"""Logs a model directory as a model of MLflow, in its pyfunc flavor, and loads it there.
 
 ```python
 import lengthwise.mlflow
@@ -52,13 +52,15 @@ def save_model(directory: str | os.PathLike[str], path: str | os.PathLike[str], 
 
 
 def _write(write: Callable[..., Any], directory: str | os.PathLike[str], options: dict[str, Any]) -> Any:
+    """Calls MLflow's `write` (log or save) with a copy of the model directory, and returns what it returns."""
     source = model_directory(os.fspath(directory))
     manifest = Manifest.read(source)
-    needs = {"pip_requirements": [f"lengthwise[cpu]=={metadata.version('lengthwise')}"]}
-    with tempfile.TemporaryDirectory() as folder:  # MLflow keeps the last name of a path only, and a model has two
+    requirements = {"pip_requirements": [f"lengthwise[cpu]=={metadata.version('lengthwise')}"]}
+    # MLflow keeps only the last name of a path, here NAME; the folder VERSION is in it.
+    with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder, manifest.name)
         shutil.copytree(source, copy / str(manifest.version))
-        return write(loader_module=__name__, data_path=str(copy), **(needs | options))
+        return write(loader_module=__name__, data_path=str(copy), **(requirements | options))
 
 
 class RaggedModel:

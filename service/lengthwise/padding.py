@@ -18,25 +18,25 @@ Steps = NDArray[np.float32] | NDArray[np.int64]  # `[length, features]` float32,
 
 @dataclass(frozen=True, slots=True)
 class PaddedBatch:
-    """Sequences, padded to a rectangle."""
+    """Sequences, padded with zeros to a rectangle `rows x width`."""
 
     steps: Steps  # `[rows, width, features]` float32, or `[rows, width]` int64; zeros past each length
     lengths: NDArray[np.int32]  # `[rows]` int32, each 1 to width
-    fillers: int = 0  # rows at the end that are no sequence, so that a device sees few shapes
+    fillers: int = 0  # rows at the end without a sequence; with them a device sees fewer different shapes
 
     @property
     def rows(self) -> int:
-        """Number of rows that are computed: the sequences, and the fillers."""
+        """The number of rows that are computed: the sequences and the fillers."""
         return int(self.steps.shape[0])
 
     @property
     def width(self) -> int:
-        """Padded number of steps."""
+        """The number of steps of each row, with padding."""
         return int(self.steps.shape[1])
 
     @property
     def padded_steps(self) -> int:
-        """Rows x width, fillers included."""
+        """Rows x width, with fillers."""
         return self.rows * self.width
 
     @property
@@ -47,7 +47,7 @@ class PaddedBatch:
 
 
 def rounded_width(length: int, multiple: int = 4) -> int:
-    """The width of a batch whose longest sequence has `length` steps."""
+    """The width of a batch whose longest sequence has so many steps: rounded up to a multiple."""
     return -(-length // multiple) * multiple
 
 
@@ -59,16 +59,19 @@ def pad(
     rows: int | None = None,
     filler_length: int = 1,
 ) -> PaddedBatch:
-    """Pads sequences of one dtype, in order, to `width` (default: the longest, rounded up) and to `rows`.
+    """Pads sequences of one dtype with zeros, in their order.
+
+    `width`: None takes the longest sequence, rounded up to `multiple`. `rows`: None takes the number of sequences;
+    further rows are fillers, of the length `filler_length`.
 
     Raises:
         ValueError: There is no sequence, an empty one, one longer than `width`, or there are more than `rows`.
     """
     if not sequences:
         raise ValueError("there is no sequence to pad")
-    counted = [len(steps) for steps in sequences]
-    longest = max(counted)
-    if min(counted) < 1:
+    lengths_of_sequences = [len(steps) for steps in sequences]
+    longest = max(lengths_of_sequences)
+    if min(lengths_of_sequences) < 1:
         raise ValueError("a sequence has at least one step")
     if width is None:
         width = rounded_width(longest, multiple)
@@ -77,9 +80,9 @@ def pad(
     fillers = 0 if rows is None else rows - len(sequences)
     if fillers < 0:
         raise ValueError(f"{len(sequences)} sequences do not fit into {rows} rows")
-    lengths = np.array(counted + [filler_length] * fillers, dtype=np.int32)
-    first = sequences[0]
-    rectangle = np.zeros((len(lengths), width, *first.shape[1:]), dtype=first.dtype)
+    lengths = np.array(lengths_of_sequences + [filler_length] * fillers, dtype=np.int32)
+    first_sequence = sequences[0]
+    rectangle = np.zeros((len(lengths), width, *first_sequence.shape[1:]), dtype=first_sequence.dtype)
     for row, steps in zip(rectangle, sequences, strict=False):
         row[: len(steps)] = steps
     return PaddedBatch(rectangle, lengths, fillers)
@@ -88,13 +91,13 @@ def pad(
 def batches(
     sequences: Sequence[Steps], *, multiple: int = 4, width: int | None = None, most_rows: int | None = None
 ) -> Iterator[PaddedBatch]:
-    """The sequences in order, padded in batches of at most `most_rows` rows; None for one batch of all. See `pad`."""
-    most = most_rows or len(sequences)
-    for start in range(0, len(sequences), most):
-        yield pad(sequences[start : start + most], multiple=multiple, width=width)
+    """Pads the sequences in their order, in batches of at most `most_rows` rows (None: one batch); see `pad`."""
+    rows_of_batch = most_rows or len(sequences)
+    for start in range(0, len(sequences), rows_of_batch):
+        yield pad(sequences[start : start + rows_of_batch], multiple=multiple, width=width)
 
 
 def step_mask(lengths: NDArray[np.int32], width: int) -> NDArray[np.bool_]:
-    """`[rows, width]`, true at the valid steps of `lengths [rows]`."""
+    """`[rows, width]`: true at the valid steps of rows with these `lengths [rows]`."""
     mask: NDArray[np.bool_] = np.arange(width, dtype=np.int32) < lengths[:, None]
     return mask

@@ -34,10 +34,16 @@ if TYPE_CHECKING:
 
 
 def _listed(value: Any) -> Any:
+    """Splits a text at its commas; returns any other value as it is."""
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
 
 def _origins(value: tuple[str, ...]) -> tuple[str, ...]:
+    """Checks the origins of web pages, and returns them.
+
+    Raises:
+        ValueError: One has another form.
+    """
     for origin in value:
         if origin != "*" and not re.fullmatch(r"https?://[^/\s,*?#@]+", origin):
             raise ValueError("an origin must be https://HOST, https://HOST:PORT, or * for all")
@@ -45,17 +51,23 @@ def _origins(value: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _share(value: Any) -> Any:
-    return 0.0 if value in ("off", "false") else value  # YAML reads a bare off as false
+    """0 for `off`, also as YAML reads it; any other value as it is."""
+    return 0.0 if value in ("off", "false") else value
 
 
 def _workers(value: Any) -> Any:
+    """None for `auto`; any other value as it is.
+
+    Raises:
+        ValueError: It is a text that is no whole number.
+    """
     if isinstance(value, str) and value != "auto" and not re.fullmatch(r"\s*-?[0-9]+\s*", value):
         raise ValueError("must be auto or a whole number")
     return None if value == "auto" else value
 
 
 def _models(value: Any) -> Any:
-    """Checks an address of models and returns it; returns other texts as paths."""
+    """Checks an address of models, and returns it as text; converts any other text to a path."""
     if addresses.is_address(value):
         addresses.parse(value)
         return value
@@ -74,7 +86,7 @@ REMOVED: Final = {
     "breaker_retry_seconds": "a model that fails is tried again every 10 s",
     "quick_path": "an application with middleware sees every call",
 }
-"""Options that were there once, and what to know now."""
+"""What to know now about an option that was removed, by its name."""
 
 Share = Annotated[float, Field(ge=0, le=1), BeforeValidator(_share)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
@@ -268,10 +280,16 @@ class Settings(BaseSettings):
     @model_validator(mode="before")
     @classmethod
     def _numbers_are_numbers(cls, values: Any) -> Any:
+        """Refuses true and false for numbers."""
         return no_booleans_for_numbers(values, {name: field.annotation for name, field in cls.model_fields.items()})
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
+        """Checks the options that depend on each other.
+
+        Raises:
+            ValueError: Two contradict each other.
+        """
         if self.max_batch_cost_steps > self.max_queue_cost_steps:
             raise ValueError(
                 f"{self._described('max_queue_cost_steps')} must be at least "
@@ -287,46 +305,46 @@ class Settings(BaseSettings):
             if getattr(self, name) is not None and self.tls_cert_file is None:
                 raise ValueError(f"{name} needs tls_cert_file, the certificate that belongs to it")
         ports = [name for name in ("port", "grpc_port", "admin_port") if getattr(self, name) is not None]
-        for one, other in itertools.combinations(ports, 2):
-            if getattr(self, one) == getattr(self, other):
-                raise ValueError(f"{self._described(one)} and {self._described(other)} must differ")
+        for first, second in itertools.combinations(ports, 2):
+            if getattr(self, first) == getattr(self, second):
+                raise ValueError(f"{self._described(first)} and {self._described(second)} must differ")
         return self
 
     @property
     def folder(self) -> Path:
-        """The folder of the models; of those at an address once they were fetched, see `with_copy`."""
+        """The folder of the models. If they are at an address, there is one once they are fetched; see `with_copy`."""
         return Path(self.models)
 
     @property
     def address(self) -> str | None:
-        """The address of the models; None where they have none."""
+        """The address of the models; None if they are in a folder of the user."""
         return self.models if isinstance(self.models, str) else self._address
 
     def with_copy(self, folder: Path) -> Settings:
-        """These settings with the folder that has a copy of the models at their address."""
+        """A copy of the settings for the folder into which the models at the address were fetched."""
         settings = self.model_copy(update={"models": folder})
         settings._address = self.address
         return settings
 
     @property
     def longest_wait_seconds(self) -> float:
-        """`max_queue_seconds`, or its default."""
+        """How long a request may wait in the queue: `max_queue_seconds`, or by default the default timeout."""
         return self.default_timeout_ms / 1000 if self.max_queue_seconds is None else self.max_queue_seconds
 
     def of_worker(self, workers: int) -> dict[str, Any]:
-        """The options of one worker as JSON: those that are set, and its share of each common bound."""
-        least = {"max_queue_cost_steps": self.max_batch_cost_steps}
+        """The options of one worker as JSON: those that are set, and its share of the bounds of all workers."""
+        least_bounds = {"max_queue_cost_steps": self.max_batch_cost_steps}
         shares = {
-            name: max(least.get(name, 1), bound // workers)
-            for name in ("max_connections", "max_model_bytes", "gpu_memory_bytes", *least)
+            name: max(least_bounds.get(name, 1), bound // workers)
+            for name in ("max_connections", "max_model_bytes", "gpu_memory_bytes", *least_bounds)
             if (bound := getattr(self, name)) is not None
         }
-        # Of bytes in flight one worker may have those that the others leave, for a body that is larger than a share.
+        # Bytes in flight are not divided, since a body may be larger than a share: a worker may have what others leave.
         shares["max_inflight_bytes"] = max(self.max_inflight_bytes, workers * LEAST_BODIES * self.max_body_bytes)
         return self.model_dump(mode="json", include=self.model_fields_set) | {"workers": workers} | shares
 
     def _described(self, name: str) -> str:
-        """A field's name with its value, and whether that is the default."""
+        """An option's name and value for a message, and whether it is the default: `port (8000, the default)`."""
         by_default = "" if name in self.model_fields_set else ", the default"
         return f"{name} ({getattr(self, name)}{by_default})"
 
@@ -339,7 +357,7 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """The sources of options in order of precedence: flags, variables, the file that `LENGTHWISE_CONFIG` names.
+        """The sources of options in the order of precedence: flags, variables, the file that `LENGTHWISE_CONFIG` names.
 
         Raises:
             ConfigurationError: There is no such file, or it is not TOML.
@@ -357,7 +375,7 @@ class Settings(BaseSettings):
 
     @classmethod
     def load(cls, **flags: Any) -> Settings:
-        """The settings, from flags (None means not given), variables, file and defaults.
+        """Reads the settings from flags (None: not set), variables, the file and defaults.
 
         Raises:
             ConfigurationError: A value is wrong, or a variable belongs to no option; the message names all of them.
@@ -386,7 +404,7 @@ class Settings(BaseSettings):
 
 
 def cache_folder() -> Path:
-    """The folder of Lengthwise in the user's cache folder.
+    """The folder for fetched models, in the user's cache folder.
 
     Raises:
         ConfigurationError: The user has no home folder, as in some containers.
@@ -405,43 +423,43 @@ def docker_folder() -> Path:
 
 
 def passed_to_worker(channel: int) -> dict[str, str]:
-    """The environment of a worker, with the descriptor of its channel, on which its options come."""
-    passed = {name: text for name, text in os.environ.items() if not name.startswith(PREFIX)}
-    return passed | {_CHANNEL_VARIABLE: str(channel)}
+    """The environment of a worker process. It has no options, which come over the channel, of this descriptor."""
+    environment = {name: text for name, text in os.environ.items() if not name.startswith(PREFIX)}
+    return environment | {_CHANNEL_VARIABLE: str(channel)}
 
 
 def channel_of_worker() -> int | None:
-    """The descriptor of this process's channel to its parent, at the first call; None if it is no worker."""
+    """The descriptor of this process's channel to its parent, and removes its variable; None if it is no worker."""
     descriptor = os.environ.pop(_CHANNEL_VARIABLE, None)
     return None if descriptor is None else int(descriptor)
 
 
 def open_telemetry_variables() -> dict[str, str]:
-    """The variables of OpenTelemetry, which has its own names for all its options."""
+    """The environment variables of OpenTelemetry, which has names of its own for all its options."""
     return {name: text for name, text in os.environ.items() if name.startswith("OTEL_")}
 
 
 def prefer_polling_by_callers() -> None:
-    """Makes gRPC read sockets in the waiting thread; its own thread costs a fifth of a call."""
+    """Makes gRPC read sockets in the thread that waits for events: a thread of its own costs a fifth of a call."""
     os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_listener")
 
 
 def passed_to_children() -> dict[str, str]:
-    """The environment variables for a child process that runs models; none of them may hold a secret."""
-    passed = ("PATH", "LD_LIBRARY_PATH", "LD_PRELOAD", "LANG", "LC_ALL", "TMPDIR", "SYSTEMROOT")
-    return {name: text for name, text in os.environ.items() if name in passed or name.startswith(("CUDA_", "NVIDIA_"))}
+    """The environment of a child process that runs models; nothing in it may be a secret."""
+    names = ("PATH", "LD_LIBRARY_PATH", "LD_PRELOAD", "LANG", "LC_ALL", "TMPDIR", "SYSTEMROOT")
+    return {name: text for name, text in os.environ.items() if name in names or name.startswith(("CUDA_", "NVIDIA_"))}
 
 
 def mmap_threshold_is_set() -> bool:
-    """Whether glibc's own variables set from which size on a block of memory gets a mapping of its own (mmap)."""
+    """Whether the environment sets glibc's threshold above which a block of memory is mapped by itself (mmap)."""
     is_tuned = "glibc.malloc.mmap_" in os.environ.get("GLIBC_TUNABLES", "")
     return is_tuned or any(name.startswith("MALLOC_MMAP_") for name in os.environ)
 
 
 def _removal_text(name: str) -> str:
-    """A hint, to follow the name of an option that was removed; empty for other names."""
-    now = REMOVED.get(name.lower())
-    return f" (gone: {now})" if now else ""
+    """A hint behind the name of an option that was removed; '' for any other name."""
+    hint = REMOVED.get(name.lower())
+    return f" (gone: {hint})" if hint else ""
 
 
 def flag(name: str) -> str:
@@ -450,7 +468,7 @@ def flag(name: str) -> str:
 
 
 def _sentence(item: ErrorDetails, from_flags: dict[str, Any]) -> str:
-    """The message for one wrong option: where it was set, what it must be, and its value."""
+    """The message for one wrong option: where it was set (flag, variable or file), what it must be, and its value."""
     name = ".".join(str(key) for key in item["loc"])
     if not name:
         return sentence(item)

@@ -1,4 +1,7 @@
-"""The policy of `--versions`: the highest good version of each name (`latest`, and `kept` ones), all, or named ones."""
+"""The policy of `--versions`, which versions are served: `latest`, `all`, or named ones; with the forms of versions.
+
+`latest` serves the highest good version of each name.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from typing import Final
 
-MOST_DIGITS: Final = 9  # of a version: with nine it fits into every protocol's integers
+MOST_DIGITS: Final = 9  # of a version, so that it fits into the integers of every protocol
 
 _ALIAS: Final = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 _KEY: Final = re.compile(rf"([^/,\s]+)/([1-9][0-9]{{0,{MOST_DIGITS - 1}}})")
@@ -39,12 +42,12 @@ class Key:
 
 
 def is_written_as_version(text: str) -> bool:
-    """Whether a text is ASCII digits that do not start with 0; of a number too large to be a version, too."""
+    """Whether a text is ASCII digits without a leading 0. A number that is too large for a version is included."""
     return text.isascii() and text.isdigit() and not text.startswith("0")
 
 
 def is_version(name: str) -> bool:
-    """Whether a folder's name is a version: a whole number from 1, without leading zeros, of 9 digits at most."""
+    """Whether a folder's name is a version: a whole number from 1, without leading zeros, of at most 9 digits."""
     return is_written_as_version(name) and len(name) <= MOST_DIGITS
 
 
@@ -55,38 +58,38 @@ def is_alias(text: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """A policy: whether one version of each name is enough, and the only versions that may be served."""
+    """Which versions are served."""
 
-    one: bool = True
-    named: frozenset[Key] | None = None
+    one_per_name: bool = True  # whether one version of each name is enough
+    named: frozenset[Key] | None = None  # the only versions that may be served; None: any
 
     @classmethod
     def parse(cls, text: str) -> Policy:
-        """Reads a policy.
+        """Parses the option `--versions`.
 
         Raises:
             ValueError: The text has another form; the message says what one looks like.
         """
         if text in ("latest", "all"):
-            return cls(one=text == "latest")
+            return cls(one_per_name=text == "latest")
         try:
-            return cls(one=False, named=frozenset(Key.parse(part) for part in text.split(",")))
+            return cls(one_per_name=False, named=frozenset(Key.parse(part) for part in text.split(",")))
         except ValueError:
             raise ValueError("must be latest, all, or NAME/VERSION,... like vowels/3,consonants/1") from None
 
     def candidates(self, present: Iterable[Key]) -> list[Key]:
         """The versions to try, in order: the highest of each name, then the second highest of each, and so on.
 
-        So if there is not memory for all, every name has a version before any name has two.
+        So if the memory is too small for all, every name gets a version before any name gets two.
         """
         ranked: list[tuple[int, Key]] = []
-        above: Counter[str] = Counter()
+        rank: Counter[str] = Counter()
         for key in sorted(present, reverse=True):
             if self.named is None or key in self.named:
-                ranked.append((above[key.name], key))
-                above[key.name] += 1
+                ranked.append((rank[key.name], key))
+                rank[key.name] += 1
         return [key for _, key in sorted(ranked)]
 
     def absent(self, present: Container[Key]) -> list[Key]:
-        """The versions that the policy names and that are not in the repository."""
+        """The versions that the policy names but the repository does not have."""
         return sorted(key for key in self.named or () if key not in present)

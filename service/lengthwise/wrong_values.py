@@ -1,4 +1,4 @@
-"""Plain error messages for wrong values that pydantic found: what to write, and not what Python expected."""
+"""Error messages for wrong values that pydantic found: they say what to write, not which type Python expected."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Final, get_args
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
-_MOST_LISTED: Final = 10
-_MOST_CHARACTERS: Final = 60
+_MOST_LISTED: Final = 10  # wrong keys in a message
+_MOST_CHARACTERS: Final = 60  # of a value in a message
 
 _SENTENCES: Final[Mapping[str, str]] = {
     "missing": "must be given",
@@ -36,37 +36,42 @@ _SENTENCES: Final[Mapping[str, str]] = {
     "too_short": "must have at least {min_length}",
     "too_long": "must have at most {max_length}",
     "string_pattern_mismatch": "must match {pattern}",
-}  # of pydantic's error types; the braces are filled with its details
+}  # what a value must be, by pydantic's type of error; the braces are filled with the error's details (`ctx`)
 
 
 def counted(number: int, noun: str, several: str = "") -> str:
-    """`1 feature`, `12 features`; `several` is the plural where it has no s."""
+    """A number with its noun: `1 feature`, `12 features`; `several` is the plural if it is not the noun with an s."""
     return f"{number} {noun if number == 1 else several or f'{noun}s'}"
 
 
 def first_of(texts: Sequence[str], most: int = 5, separator: str = ", ") -> str:
-    """The first of some texts as one, and the number of the others."""
+    """Joins the first `most` texts, and adds how many more there are."""
     return separator.join(texts[:most]) + (f" and {len(texts) - most} more" if len(texts) > most else "")
 
 
 def sentence(item: ErrorDetails) -> str:
-    """What a wrong value must be, to follow its key: `must be a whole number`."""
+    """What a wrong value must be, to be put behind its key: `must be a whole number`. `item`: an error of pydantic."""
     message = str(item["msg"]).removeprefix("Value error, ").removeprefix("Assertion failed, ")
-    if (known := _SENTENCES.get(item["type"])) is not None:
-        return known.format_map(item.get("ctx", {}))
+    if (template := _SENTENCES.get(item["type"])) is not None:
+        return template.format_map(item.get("ctx", {}))
     return message.replace("Input should be ", "must be ").replace("Value should be ", "must be ")
 
 
 def all_wrong(
-    errors: Sequence[ErrorDetails], known: Callable[[tuple[int | str, ...]], Iterable[str]], *, whole: str
+    errors: Sequence[ErrorDetails], known: Callable[[tuple[int | str, ...]], Iterable[str]], *, document: str
 ) -> str:
-    """One message for all wrong keys, of which ten are listed; `whole` names the document in an error without a key."""
+    """One message for all wrong keys of a document, of which `_MOST_LISTED` are listed.
+
+    `known` gives the valid keys at a location, for an unknown one; `document` is named by an error without a key.
+    """
     locations = [item["loc"] for item in errors]
     messages = []
     for item in errors:
         location = item["loc"]
         # pydantic does not count wrong entries of a list, and then reports the list as too short as well.
-        if item["type"] == "too_short" and any(location == other[: len(location)] != other for other in locations):
+        if item["type"] == "too_short" and any(
+            location == other_location[: len(location)] != other_location for other_location in locations
+        ):
             continue
         if item["type"] == "extra_forbidden":
             message = unknown(str(location[-1]), known(location[:-1]))
@@ -74,26 +79,26 @@ def all_wrong(
             message = sentence(item)
             if item["type"] not in ("missing", "value_error"):
                 message = f"{message}, got {shown(item['input'])}"
-        messages.append(f"{'.'.join(map(str, location)) or whole}: {message}")
-    more = [f"and {len(messages) - _MOST_LISTED} more"] if len(messages) > _MOST_LISTED else []
-    return "; ".join([*messages[:_MOST_LISTED], *more])
+        messages.append(f"{'.'.join(map(str, location)) or document}: {message}")
+    remaining = [f"and {len(messages) - _MOST_LISTED} more"] if len(messages) > _MOST_LISTED else []
+    return "; ".join([*messages[:_MOST_LISTED], *remaining])
 
 
 def unknown(name: str, known: Iterable[str]) -> str:
-    """The message for an unknown key: the most similar known key, and all known keys."""
+    """The message for an unknown key: the most similar valid key, and all valid keys."""
     names = list(known)
     return f"unknown key{nearest(name, names)}; known are {', '.join(names)}"
 
 
 def nearest(name: str, known: Iterable[str], prefix: str = "") -> str:
-    """`; did you mean ...?` with the most similar known name, after `prefix`; empty if none is similar."""
-    names = {each.lower().replace("-", "_"): each for each in known}
+    """`; did you mean ...?` with the most similar known name, behind `prefix`; '' if none is similar."""
+    names = {known_name.lower().replace("-", "_"): known_name for known_name in known}
     matches = difflib.get_close_matches(name.lower().replace("-", "_"), names, n=1, cutoff=0.6)
     return f"; did you mean {prefix}{names[matches[0]]}?" if matches else ""
 
 
 def shown(value: Any) -> str:
-    """A value as JSON, or else as `str` writes it; shortened to 60 characters."""
+    """A value as JSON, or else as `str` writes it; at most `_MOST_CHARACTERS` of it."""
     try:
         text = json.dumps(value, ensure_ascii=False)
     except (TypeError, ValueError):
@@ -102,20 +107,20 @@ def shown(value: Any) -> str:
 
 
 def no_booleans_for_numbers(table: Any, annotations: Mapping[str, Any]) -> Any:
-    """Refuses `true` and `false` for a number, which Python would read as 1 and 0; returns the table.
+    """Returns the table, after a check that no number in it is `true` or `false`: Python would take these for 1 and 0.
 
     Raises:
         ValueError: A number is a boolean; the message names the first such key.
     """
     for name, value in table.items() if isinstance(table, dict) else ():
         if isinstance(value, bool) and name in annotations:
-            kinds = types_in(annotations[name])
-            if bool not in kinds and (int in kinds or float in kinds):
+            types = types_in(annotations[name])
+            if bool not in types and (int in types or float in types):
                 raise ValueError(f"'{name}' must be a number, got {shown(value)}")
     return table
 
 
 def types_in(annotation: Any) -> list[Any]:
-    """The types in a type, and the values of a `Literal`, in order: `[int, NoneType]` of `int | None`."""
-    inside = get_args(annotation)
-    return [*chain.from_iterable(map(types_in, inside))] if inside else [annotation]
+    """The types that a type consists of, in order: `[int, NoneType]` of `int | None`; of a `Literal` its values."""
+    arguments = get_args(annotation)
+    return [*chain.from_iterable(map(types_in, arguments))] if arguments else [annotation]

@@ -19,7 +19,7 @@ def test_of_named_versions_only_these_are_tried() -> None:
     policy = Policy.parse("b/9, a/1,b/1,c/7")
     assert [str(key) for key in policy.candidates(PRESENT)] == ["a/1", "b/9", "b/1"]
     assert policy.absent(PRESENT) == [Key("c", 7)]
-    assert not policy.one
+    assert not policy.one_per_name
 
 
 def test_one_version_of_a_name_is_enough_where_the_latest_is_wanted() -> None:

@@ -170,7 +170,7 @@ class Spec(SpecTable):
         try:
             return cls.model_validate(table)
         except ValidationError as error:
-            raise SpecError(f"{source}: {all_wrong(error.errors(), _known_keys, whole='the spec')}") from error
+            raise SpecError(f"{source}: {all_wrong(error.errors(), _known_keys, document='the spec')}") from error
 
     def resolved(self) -> dict[str, dict[str, Any]]:
         """All keys with their values, also by default or by a preset, except keys without a meaning in this spec.

@@ -94,5 +94,5 @@ def _graph_sizes(settings: Settings) -> list[int]:
     policy = Policy.parse(settings.versions)
     directories = folder.read(settings.folder).directories
     versions = policy.candidates(directories)  # the highest of each name first
-    served = versions[: len({key.name for key in versions})] if policy.one else versions
+    served = versions[: len({key.name for key in versions})] if policy.one_per_name else versions
     return [graph_bytes(directory_state(directories[key])) for key in served]

@@ -86,7 +86,7 @@ def config(serving: Serving, served: ServedModel) -> dict[str, Any]:
 
     manifest, settings = served.manifest, serving.settings
     policy = Policy.parse(settings.versions)
-    versions: dict[str, Any] = {"latest": {"num_versions": 1}} if policy.one else {"all": {}}
+    versions: dict[str, Any] = {"latest": {"num_versions": 1}} if policy.one_per_name else {"all": {}}
     if policy.named is not None:
         numbers = sorted(key.version for key in policy.named if key.name == manifest.name)
         versions = {"specific": {"versions": numbers}}

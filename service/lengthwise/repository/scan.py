@@ -215,7 +215,7 @@ class ScanState:
             if other in self.running
             and other != key
             and other not in running
-            and not (self.policy.one and other.name == key.name and other not in self.always_served)
+            and not (self.policy.one_per_name and other.name == key.name and other not in self.always_served)
         ]
         return sum(model.graph_bytes for model in (*self._models.values(), *staying))
 
@@ -274,7 +274,7 @@ class ScanState:
 
     def _settled_names(self) -> set[str]:
         """The names whose highest good version is settled, so that no higher version is left to verify."""
-        if not self.policy.one:
+        if not self.policy.one_per_name:
             return set()
         return {
             key.name

@@ -246,7 +246,7 @@ class Manifest(_ManifestPart):
         try:
             return cls.model_validate_json(text)
         except ValidationError as error:
-            wrong = all_wrong(error.errors(), _keys_of_table, whole="the whole")
+            wrong = all_wrong(error.errors(), _keys_of_table, document="the whole")
             raise ManifestError(f"{source} is not a manifest of contract version {CONTRACT}: {wrong}") from error
 
     @classmethod
