@@ -23,8 +23,8 @@ def test_of_named_versions_only_these_are_tried() -> None:
 
 
 def test_one_version_of_a_name_is_enough_where_the_latest_is_wanted() -> None:
-    assert Policy.parse("latest").one
-    assert not Policy.parse("all").one
+    assert Policy.parse("latest").one_per_name
+    assert not Policy.parse("all").one_per_name
     assert Policy.parse("latest").absent([]) == []
 
 
