@@ -27,7 +27,7 @@ from lengthwise.padding import PaddedBatch, Steps, pad
 from lengthwise.runtime.manifest import Manifest
 from lengthwise.runtime.session import Session
 from lengthwise.verification.random_sequences import draw
-from lengthwise_export.checking.baseline import gap
+from lengthwise_export.checking.baseline import relative_difference
 from lengthwise_export.errors import ExportError
 from lengthwise_export.exporting.candidate import from_spec
 from lengthwise_export.options import TargetOptions
@@ -130,7 +130,7 @@ def measure(model: Model, count: int) -> Figures:
         model.name,
         model.built_in,
         sequences=count,
-        from_torch=max(map(gap, in_torch, batched)),
+        from_torch=max(map(relative_difference, in_torch, batched)),
         from_alone=from_alone,
         same_bits=same_bits,
     )
@@ -150,7 +150,7 @@ def beside_alone(session: Session, sequences: Sequence[Steps]) -> tuple[list[Log
     """A graph's batched answers, how far they are from its unbatched ones, and how many have the same bits."""
     batched, unbatched = (in_batches(lambda batch: session.run(batch).logits, sequences, rows) for rows in (ROWS, 1))
     same = sum(one.tobytes() == other.tobytes() for one, other in zip(unbatched, batched, strict=True))
-    return batched, max(map(gap, unbatched, batched)), same
+    return batched, max(map(relative_difference, unbatched, batched)), same
 
 
 def page(facts: dict[str, Any], rows: Sequence[Figures]) -> str:

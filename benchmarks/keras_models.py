@@ -25,7 +25,7 @@ from benchmarks import machine, output, pages
 from benchmarks.exported_models import beside_alone
 from lengthwise.commands.command import Command
 from lengthwise.runtime.session import Session
-from lengthwise_export.checking.baseline import gap
+from lengthwise_export.checking.baseline import relative_difference
 from lengthwise_export.keras_models.backend import import_keras
 from lengthwise_export.options import TargetOptions
 from lengthwise_export.targets import targets
@@ -66,7 +66,7 @@ def measure(exhibit: KerasExhibit, count: int) -> Figures:
     return Figures(
         exhibit.name,
         sequences=count,
-        from_keras=max(map(gap, in_keras, batched)),
+        from_keras=max(map(relative_difference, in_keras, batched)),
         from_alone=from_alone,
         same_bits=same_bits,
         nodes=len(graph.graph.node),

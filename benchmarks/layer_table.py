@@ -40,7 +40,7 @@ from lengthwise.runtime.manifest import StepInput
 from lengthwise.verification.promises import ROUNDING
 from lengthwise_export.checking.baseline import Baseline
 from lengthwise_export.checking.trace_torch import TorchSubject
-from lengthwise_export.checking.trials import Sampler, base_sequences, lone_trials, sizes_apart_from, trials
+from lengthwise_export.checking.trials import Sampler, base_sequences, choose_batch_sizes, lone_trials, trials
 from lengthwise_export.errors import RunError
 from lengthwise_export.masks import step_mask
 from lengthwise_export.tracing.call_signature import CallSignature, output_selector
@@ -161,7 +161,7 @@ def figures(expression: str, case: Case) -> Figures:
         select_output=output_selector(None),
     )
     sampler = Sampler(subject.steps, seed=0)
-    sizes = sizes_apart_from(subject.sizes, longest_allowed=LONGEST)
+    sizes = choose_batch_sizes(subject.sizes, longest_allowed=LONGEST)
     sequences = base_sequences(sampler, sizes)
     batch = pad(sequences, width=sizes.width)
     first = Baseline(sequences, batch, subject.answer(batch))

@@ -22,7 +22,7 @@ from rich.progress import track
 from benchmarks import machine, output, pages
 from lengthwise.commands.command import Command
 from lengthwise.padding import pad
-from lengthwise_export.checking.baseline import gap
+from lengthwise_export.checking.baseline import relative_difference
 from lengthwise_export.checking.recording import Subject
 from lengthwise_export.checking.trace_onnx import OnnxSubject
 from lengthwise_export.checking.trials import Sampler
@@ -126,7 +126,7 @@ def moved(target: Target, share: float) -> float:
             target.subject.answer(pad([steps], width=width)).logits[0]
             for width in (length, length + round(length * share))
         )
-        apart.append(gap(alone, padded[:length] if padded.ndim == 2 else padded))
+        apart.append(relative_difference(alone, padded[:length] if padded.ndim == 2 else padded))
     return max(apart)
 
 

@@ -1,6 +1,8 @@
 """The sizes of batches that a model accepts, those of the trials, and why a model cannot be checked.
 
-A frozen axis, a required order of rows, left padding: each is a reason of its own.
+Reasons are a *frozen* axis (the model runs at one number of rows or one width only), a required order of the rows, and
+left padding. A function `why_...` returns the reason as a sentence for the report. A model *accepts* a batch if it runs
+without an error.
 """
 
 from __future__ import annotations
@@ -19,12 +21,12 @@ from lengthwise.padding import PaddedBatch, Steps, pad, rounded_width
 from lengthwise_export.checking.baseline import Baseline, relative_difference, why_unsteady
 from lengthwise_export.checking.leaks import FailedTrial, runs_other_code_alone
 from lengthwise_export.checking.recording import Subject
-from lengthwise_export.checking.trials import BatchSizes, CheckTrial, Sampler, sizes_apart_from
+from lengthwise_export.checking.trials import BatchSizes, CheckTrial, Sampler, choose_batch_sizes
 from lengthwise_export.errors import RunError, UncheckableError
 from lengthwise_export.layouts import LEFT
 
 _MAX_ROWS, _MAX_WIDTH = 64, 128  # all row counts and widths up to these are tried to find a frozen axis
-_MAX_SUGGESTED_WIDTH, _MAX_SUGGESTIONS = 8192, 64  # wider ones if the sizes of weights suggest them, and so many
+_MAX_SUGGESTED_WIDTH, _MAX_SUGGESTIONS = 8192, 64  # and wider ones that the sizes of weights suggest, at most so many
 _TOO_NARROW: Final = re.compile(r"[Kk]ernel size can't be greater|[Oo]utput size is too small")
 """What torch raises for a convolution or a pooling over fewer steps than its kernel has."""
 _NO_PADDING_ID: Final = re.compile(r"\bpad(ding)?[ _](token|id)", re.IGNORECASE)
@@ -32,8 +34,8 @@ _NO_PADDING_ID: Final = re.compile(r"\bpad(ding)?[ _](token|id)", re.IGNORECASE)
 _MAX_NAMED = 8  # at most this many sizes are named in a message
 
 
-def raised_for(subject: Subject, batch: PaddedBatch) -> RunError | None:
-    """What the model raises for a batch; None if it runs."""
+def run_error(subject: Subject, batch: PaddedBatch) -> RunError | None:
+    """The error that the model raises for a batch; None if it runs."""
     try:
         subject.answer(batch)
     except RunError as error:
@@ -43,54 +45,67 @@ def raised_for(subject: Subject, batch: PaddedBatch) -> RunError | None:
 
 def runs(subject: Subject, batch: PaddedBatch) -> bool:
     """Whether the model runs a batch without an error."""
-    return raised_for(subject, batch) is None
+    return run_error(subject, batch) is None
 
 
 def why_it_raises(subject: Subject, sequences: Sequence[Steps], width: int, error: RunError) -> str:
-    """Explains why the baseline batch raises: earlier calls, a frozen axis, lengths that differ, or its own error."""
+    """The reason why the model raises `error` for the baseline batch, as a sentence with what to change.
+
+    Causes are tried in this order: earlier calls have changed the model; the batch is wider than its longest sequence;
+    the number of rows is frozen; lengths differ; the width is frozen, or must be a multiple of some number; the kernel
+    of a convolution is wider. If none applies, the sentence has only the error and the widths at which the model runs.
+    """
+    # Calls before this one
     if subject.state is not None and (names := subject.state.changed()):
         subject.state.restore()
         batch = pad(sequences, width=width)
         if runs(subject, batch):
             return why_unsteady(subject, names, [batch])
+    # Padding at the end of every row
     if runs(subject, pad(sequences, multiple=1)):
         return (
             f"the model raises if a batch is wider than its longest sequence ({error}): take the width from the "
             "tensor (x.size(1)), not from lengths.max(), and pass total_length=x.size(1) to pad_packed_sequence"
         )
-    good = [size for size in range(1, _MAX_ROWS + 1) if runs(subject, pad([sequences[0]] * size, width=width))]
-    if len(good) == 1:
-        return _frozen("rows", good[0], error)
-    if len(sequences) in good:
+    # The number of rows, and then rows of different lengths
+    accepted = [size for size in range(1, _MAX_ROWS + 1) if runs(subject, pad([sequences[0]] * size, width=width))]
+    if len(accepted) == 1:
+        return _frozen_axis("rows", accepted[0], error)
+    if len(sequences) in accepted:
         return _lengths_may_not_differ(len(sequences), error)
-    good = widths_at_which_it_runs(subject, Sampler(subject.steps, seed=0), rows=len(sequences))
-    if _is_one(good):
-        return _frozen("width", good[-1], error)
-    common = math.gcd(*good)
-    if common > 1 and len(good) > 2:
+    # The width
+    accepted = widths_at_which_it_runs(subject, Sampler(subject.steps, seed=0), rows=len(sequences))
+    if _is_one_size(accepted):
+        return _frozen_axis("width", accepted[-1], error)
+    divisor = math.gcd(*accepted)
+    if divisor > 1 and len(accepted) > 2:
         return (
-            f"the model runs only at widths that are multiples of {common}, and raises at {width} ({error}): pad to "
+            f"the model runs only at widths that are multiples of {divisor}, and raises at {width} ({error}): pad to "
             "whole chunks in forward, so that it accepts every width"
         )
-    more = ", ..." if len(good) > _MAX_NAMED else ""
-    ran = f"; it runs at widths of {', '.join(map(str, good[:_MAX_NAMED]))}{more}" if good else ""
-    if _TOO_NARROW.search(error.detail) and min(good, default=_MAX_WIDTH) > width:
+    ellipsis = ", ..." if len(accepted) > _MAX_NAMED else ""
+    ran_at = f"; it runs at widths of {', '.join(map(str, accepted[:_MAX_NAMED]))}{ellipsis}" if accepted else ""
+    if _TOO_NARROW.search(error.detail) and min(accepted, default=_MAX_WIDTH) > width:
         part = "its kernel" if error.part is None else f"the kernel of {error.part}"
         return (
-            f"a batch of {width} steps is too narrow for {part}{ran}: {error}. Pad to the size of the kernel in "
+            f"a batch of {width} steps is too narrow for {part}{ran_at}: {error}. Pad to the size of the kernel in "
             "forward, or use a smaller kernel or stride"
         )
-    return f"the model raises for a batch of {len(sequences)} rows and a width of {width}{ran}: {error}"
+    return f"the model raises for a batch of {len(sequences)} rows and a width of {width}{ran_at}: {error}"
 
 
 def _lengths_may_not_differ(rows: int, error: RunError) -> str:
-    """Says that a model runs rows of one length, and raises if the lengths in a batch differ."""
+    """The sentence that a model accepts rows of one length, and raises if the lengths in a batch differ."""
     return f"the model accepts {rows} rows of one length, and raises if the lengths differ within a batch: {error}"
 
 
 def widths_at_which_it_runs(subject: Subject, sampler: Sampler, *, rows: int = 2) -> list[int]:
-    """The widths at which unpadded rows run: all up to a bound, and others that the sizes of weights suggest."""
-    sizes = sorted(subject.sizes)  # Where all steps are flattened, a layer has `width * channels` inputs
+    """The widths, in ascending order, at which the model runs unpadded rows of that length.
+
+    All widths up to a bound are tried, and wider ones that the sizes of weights suggest: where all steps are flattened,
+    a layer has `width * channels` inputs.
+    """
+    sizes = sorted(subject.sizes)
     suggested = {
         large // small * times
         for large in sizes
@@ -111,19 +126,20 @@ def why_of_one_width(subject: Subject, *, beyond: int = 0) -> str | None:
     None if it runs at several widths, or at none that is greater than `beyond`.
     """
     sampler = Sampler(subject.steps, seed=0)
-    good = widths_at_which_it_runs(subject, sampler)
-    if not _is_one(good) or good[-1] <= beyond:
+    accepted = widths_at_which_it_runs(subject, sampler)
+    if not _is_one_size(accepted) or accepted[-1] <= beyond:
         return None
-    error = raised_for(subject, pad([sampler.sequence(good[-1] + 1)] * 2, multiple=1))
-    return None if error is None else _frozen("width", good[-1], error)
+    error = run_error(subject, pad([sampler.sequence(accepted[-1] + 1)] * 2, multiple=1))
+    return None if error is None else _frozen_axis("width", accepted[-1], error)
 
 
-def _is_one(sizes: Sequence[int]) -> bool:
-    """Whether one size runs; 1 runs besides where a step is added to a table of all steps."""
+def _is_one_size(sizes: Sequence[int]) -> bool:
+    """Whether only one size runs. A size of 1 does not count beside it: one step broadcasts to a table of all steps."""
     return len(sizes) == 1 or (len(sizes) == 2 and sizes[0] == 1)
 
 
-def _frozen(axis: str, size: int, error: RunError) -> str:
+def _frozen_axis(axis: str, size: int, error: RunError) -> str:
+    """The sentence that an axis, `rows` or `width`, is frozen at a size, with the error at other sizes and a cure."""
     part = "" if error.part is None else f", by {error.part}"
     cure = "take it from the shape of the tensor"
     if axis == "width" and part:
@@ -157,11 +173,11 @@ _FORMS: Final[Mapping[str, str]] = {
     "rows, width": "it has one number for each step, and no axis of classes: return it with unsqueeze(-1)",
     "rows, width, width": "it has a number for each pair of steps, as the weights of an attention",
 }
-"""What is said of an output by the names of its axes."""
+"""What is wrong with an output, and what to do, by what its axes are."""
 
 
 def why_of_another_form(subject: Subject, batch: PaddedBatch) -> str:
-    """What to do with an output that is neither `[rows, classes]` nor `[rows, width, classes]`."""
+    """The sentence for an output that is neither `[rows, classes]` nor `[rows, width, classes]`, with what to do."""
     shape, outputs = subject.output_form(batch)
     sizes = {1: "1", batch.width: "width", int(batch.lengths.max()): "longest", batch.rows: "rows"}
     why = _FORMS.get(", ".join(sizes.get(size, "classes") for size in shape))
@@ -180,12 +196,12 @@ def why_of_another_form(subject: Subject, batch: PaddedBatch) -> str:
     )
 
 
-def why_it_raises_for(first: Baseline, trial: CheckTrial, error: RunError) -> str:
-    """Explains why a trial raises although the baseline ran."""
+def why_it_raises_for(baseline: Baseline, trial: CheckTrial, error: RunError) -> str:
+    """The reason why the model raises `error` for a trial although it ran the baseline, as a sentence."""
     why = f"{trial.name}: the model raises: {error}"
-    if trial.batch.width != first.batch.width:
-        ran, raised = first.batch.width, trial.batch.width
-        why = f"the model runs at a width of {ran} and raises at {raised}: its width is frozen ({error})"
+    if trial.batch.width != baseline.batch.width:
+        widths = f"runs at a width of {baseline.batch.width} and raises at {trial.batch.width}"
+        why = f"the model {widths}: its width is frozen ({error})"
     elif trial.change == "order":
         why = (
             f"the model requires an order of the rows (sorted by length, longest first): {error}; "
@@ -195,25 +211,34 @@ def why_it_raises_for(first: Baseline, trial: CheckTrial, error: RunError) -> st
 
 
 def require_service_contract(
-    subject: Subject, first: Baseline, moved: Sequence[CheckTrial], sizes: BatchSizes, sampler: Sampler, most: float
+    subject: Subject,
+    baseline: Baseline,
+    failed_trials: Sequence[CheckTrial],
+    sizes: BatchSizes,
+    sampler: Sampler,
+    tolerance: float,
 ) -> None:
-    """Makes sure that differences of more than `most` are a leak, and that no other form of batches is expected.
+    """Makes sure that answers do not change only because the model expects another form of batches than the service's.
 
     Raises:
         UncheckableError: The model requires sorted rows, or left padding.
     """
     layout = subject.layout
-    if not layout.packed and all(trial.change == "order" for trial in moved):
-        answers = subject.answer(moved[0].batch).logits
-        if any(min(relative_difference(mine, other) for other in answers) > most for mine in first.answer.logits):
+    if not layout.packed and all(trial.change == "order" for trial in failed_trials):
+        answers = subject.answer(failed_trials[0].batch).logits
+        if any(
+            min(relative_difference(logits, answer) for answer in answers) > tolerance
+            for logits in baseline.answer.logits
+        ):
             raise UncheckableError(
                 "the model requires an order of the rows (sorted by length, longest first): its answers change if the "
                 "first row is not the longest"
             )  # else they are right and in the wrong rows, which is a leak
-    if not layout.is_usual or layout.is_stated or runs_other_code_alone(subject, first.sequences[0]):
+    # A layout that the user stated, or another path for one row, makes a difference a leak.
+    if not layout.is_usual or layout.is_stated or runs_other_code_alone(subject, baseline.sequences[0]):
         return
-    if any(trial.change in ("width", "batch") for trial in moved) and all(
-        _is_right_at_the_end(subject, first, width, sampler, most) for width in (sizes.width, sizes.wider)
+    if any(trial.change in ("width", "batch") for trial in failed_trials) and all(
+        _is_right_if_left_padded(subject, baseline, width, sampler, tolerance) for width in (sizes.width, sizes.wider)
     ):
         raise UncheckableError(
             "the model requires left padding (each sequence at the end of its row), but Lengthwise pads at the end: "
@@ -222,56 +247,77 @@ def require_service_contract(
         )
 
 
-_APART: Final = 10  # A model that requires left padding differs by far more than rounding where the padding is behind
+_FAR: Final = 10  # A model that requires left padding differs by more than so many tolerances with right padding
 
 
-def _is_right_at_the_end(subject: Subject, first: Baseline, width: int, sampler: Sampler, most: float) -> bool:
-    """Whether left-padded sequences get their unbatched answers, and the answers depend on the lengths."""
-    steps = sampler.fill((first.batch.rows, width), 3.0)
-    for row, sequence in zip(steps, first.sequences, strict=True):
+def _is_right_if_left_padded(
+    subject: Subject, baseline: Baseline, width: int, sampler: Sampler, tolerance: float
+) -> bool:
+    """Whether the model requires left padding: only then are its answers those to the sequences alone.
+
+    The sequences of the baseline run left-padded to a width, with large random values as padding. Three things must
+    hold: the answers are the unbatched ones, they change with other lengths, and they are wrong with right padding.
+    """
+    steps = sampler.fill((baseline.batch.rows, width), 3.0)
+    for row, sequence in zip(steps, baseline.sequences, strict=True):
         row[width - len(sequence) :] = sequence
 
-    def apart(lengths: NDArray[np.int32], *, left: bool = True) -> float:
-        right = np.stack([np.roll(row, length, axis=0) for row, length in zip(steps, lengths, strict=True)])
-        answers = (subject.with_layout(LEFT) if left else subject).answer(PaddedBatch(right, lengths)).logits
+    def difference(lengths: NDArray[np.int32], *, left: bool = True) -> float:
+        """The largest difference of the unbatched answers from those to `steps`, with these lengths.
+
+        `left`: whether the model gets them left-padded, or right-padded.
+        """
+        right_padded = np.stack([np.roll(row, length, axis=0) for row, length in zip(steps, lengths, strict=True)])
+        answers = (subject.with_layout(LEFT) if left else subject).answer(PaddedBatch(right_padded, lengths)).logits
         # Of answers at each step the last ones: with more steps in front, they are those of the same steps.
-        rows = zip(alone, answers, lengths, strict=True)
+        rows = zip(unbatched_answers, answers, lengths, strict=True)
         return max(
-            relative_difference(mine, answer[end - len(mine) : end] if mine.ndim == 2 else answer)
-            for mine, answer, end in rows
+            relative_difference(expected, answer[length - len(expected) : length] if expected.ndim == 2 else answer)
+            for expected, answer, length in rows
         )
 
     try:
-        alone = [subject.answer(pad([sequence], multiple=1)).logits[0] for sequence in first.sequences]
-        # One that ignores the lengths and reads backwards is right too, but other lengths do not change its answers.
-        longer = np.minimum(first.batch.lengths + 2, width).astype(np.int32)
-        if not apart(first.batch.lengths) <= most < apart(longer):
+        unbatched_answers = [subject.answer(pad([sequence], multiple=1)).logits[0] for sequence in baseline.sequences]
+        # A model that ignores the lengths and reads backwards is right too, but other lengths change no answer of it.
+        longer = np.minimum(baseline.batch.lengths + 2, width).astype(np.int32)
+        if not difference(baseline.batch.lengths) <= tolerance < difference(longer):
             return False
-        # One without positions is as right on the one side as on the other: its mask lets larger values through.
-        return apart(first.batch.lengths, left=False) > _APART * most
+        # A model without positions is as right with right padding: its mask only lets large values through.
+        return difference(baseline.batch.lengths, left=False) > _FAR * tolerance
     except RunError:
         return False
 
 
 def notes_of_alternatives(
-    subject: Subject, first: Baseline, failed: Sequence[FailedTrial], tolerance: float
+    subject: Subject, baseline: Baseline, failed: Sequence[FailedTrial], tolerance: float
 ) -> Iterator[str]:
-    """The other ways to call a model, such as time-first, in which it does not leak.
+    """Yields a note for each other way to call the model, such as time-first, in which no answer changes.
+
+    Only the failed trials of the baseline are run again.
 
     Raises:
         UncheckableError: The model is sound only with lengths as shares, and the service never passes those.
     """
-    tried = [one.trial for one in failed if one.base is first.batch]
-    for alternative in subject.alternatives() if tried else ():
+    trials_of_baseline = [failed_trial.trial for failed_trial in failed if failed_trial.base is baseline.batch]
+    for alternative in subject.alternatives() if trials_of_baseline else ():
         try:
-            again = replace(first, answer=alternative.subject.answer(first.batch))
-            answers = ((trial, alternative.subject.answer(trial.batch)) for trial in tried)  # until one differs
+            baseline_there = replace(baseline, answer=alternative.subject.answer(baseline.batch))
+            answers = (
+                (trial, alternative.subject.answer(trial.batch)) for trial in trials_of_baseline
+            )  # until one differs
             is_sound = all(
-                again.row_difference(answer, *pair) <= tolerance for trial, answer in answers for pair in trial.rows
+                baseline_there.row_difference(answer, *pair) <= tolerance
+                for trial, answer in answers
+                for pair in trial.rows
             )
             # If a changed last step does not change the answer, this way does not read the whole sequence.
-            last = alternative.subject.answer(first.with_last_steps_changed(subject.steps.vocabulary))
-            is_sound = is_sound and all(again.row_difference(last, row, row) > tolerance for row in again.ordinary())
+            answer_to_changed_steps = alternative.subject.answer(
+                baseline.with_last_steps_changed(subject.steps.vocabulary)
+            )
+            is_sound = is_sound and all(
+                baseline_there.row_difference(answer_to_changed_steps, row, row) > tolerance
+                for row in baseline_there.ordinary()
+            )
         except (RunError, IndexError):  # an answer of another shape may lack these rows
             continue
         if is_sound and "share" in alternative.sentence_end:
@@ -281,16 +327,16 @@ def notes_of_alternatives(
 
 
 def notes_of_the_fast_path(
-    subject: Subject, first: Baseline, failed: Sequence[FailedTrial], tolerance: float
+    subject: Subject, baseline: Baseline, failed: Sequence[FailedTrial], tolerance: float
 ) -> Iterator[str]:
-    """A note if the leak does not show on the framework's fast path, which trials switch off."""
-    trial = next((one.trial for one in failed if one.base is first.batch), None)
+    """Yields a note if the first failed trial holds on the framework's fast path, which the trials switch off."""
+    trial = next((failed_trial.trial for failed_trial in failed if failed_trial.base is baseline.batch), None)
     if trial is None:
         return
     with contextlib.suppress(RunError):
-        shipped = replace(first, answer=subject.answer_as_shipped(first.batch))
-        after = subject.answer_as_shipped(trial.batch)
-        if max(shipped.row_difference(after, *pair) for pair in trial.rows) <= tolerance:
+        shipped = replace(baseline, answer=subject.answer_as_shipped(baseline.batch))
+        answer = subject.answer_as_shipped(trial.batch)
+        if max(shipped.row_difference(answer, *pair) for pair in trial.rows) <= tolerance:
             yield (
                 f"the framework's fast path skips padding and does not show it ({trial.name}); training, other "
                 "settings and an exported graph use the plain path"
@@ -308,8 +354,8 @@ _SMALLEST_TABLE: Final = 4  # A weight of fewer rows may as well hold classes or
 class WidthLimits:
     """The widths that a model accepts."""
 
-    widest: int
-    sizes: BatchSizes
+    widest: int  # The widest batch that ran, in steps; at most `max_length`
+    sizes: BatchSizes  # The sizes of the trials
     note: str | None = None  # The error past the widest batch, if that is narrower than `max_length`
     # For each length below the shortest accepted one that was run unbatched, the error
     too_short: Mapping[int, RunError] = field(default_factory=dict)
@@ -323,89 +369,109 @@ class WidthLimits:
                 trials need and no table of positions explains it.
         """
 
-        def raised_at(width: int) -> RunError | None:
+        def error_at(width: int) -> RunError | None:
+            """The error of the model for two rows at a width, of different lengths; None if it runs."""
             longest = min(width, max_length)
             rows = [sampler.sequence(longest), sampler.sequence(max(longest - 1, 1))]
-            return raised_for(subject, pad(rows, width=width))
+            return run_error(subject, pad(rows, width=width))
 
-        narrowest, widest, error = _span(subject, sampler, max_length, raised_at)
+        narrowest, widest, error = _range_of_widths(subject, sampler, max_length, error_at)
         if min_length > widest:
             raise UncheckableError(
                 f"the model needs at least {min_length} steps, and sequences of up to {widest} are tried: pass a "
                 "larger --max-length"
             )
-        too_short = _too_short(subject, widest)
+        too_short = _lengths_too_short(subject, widest)
         shortest = max(min_length, max(too_short, default=0) + 1)
-        sizes = sizes_apart_from(subject.sizes, shortest=narrowest, longest_allowed=widest, min_length=shortest)
+        sizes = choose_batch_sizes(subject.sizes, shortest=narrowest, longest_allowed=widest, min_length=shortest)
         rounded = rounded_width(sizes.longest + 1)
-        if sizes.width == sizes.longest and raised_at(rounded) is None:  # some padding, for very short sequences too
+        if sizes.width == sizes.longest and error_at(rounded) is None:  # some padding, for very short sequences too
             sizes = replace(sizes, width=sizes.longest + 1, wider=max(sizes.wider, rounded))
         note = None if error is None else f"the model raises past a width of {widest}: {error}"
         return cls(widest, sizes, note, too_short)
 
 
-def _span(
-    subject: Subject, sampler: Sampler, max_length: int, raised_at: Callable[[int], RunError | None]
+def _range_of_widths(
+    subject: Subject, sampler: Sampler, max_length: int, error_at: Callable[[int], RunError | None]
 ) -> tuple[int, int, RunError | None]:
-    """The narrowest width that is known to run, the widest, and the error past the widest.
+    """The narrowest width for the trials, the widest that runs up to `max_length`, and the error past the widest.
+
+    The error is None if `max_length` runs. `error_at` returns the error of the model at a width, None if it runs. If no
+    width runs, the result is `(1, max_length, None)`: the baseline batch will raise as well, and its error explains
+    why.
 
     Raises:
         UncheckableError: The widest is too narrow for the trials, and no table of positions explains it.
     """
-    good = next((width for width in _WIDTHS if width <= max_length and raised_at(width) is None), None)
-    if good is None:  # the baseline batch will raise as well, and its error explains why
+    accepted = next((width for width in _WIDTHS if width <= max_length and error_at(width) is None), None)
+    if accepted is None:
         return 1, max_length, None
-    narrowest, bad = 1 if good <= _WIDTHS[0] else good, max_length
-    error = None if good == bad else raised_at(bad)
+    narrowest, too_wide = 1 if accepted <= _WIDTHS[0] else accepted, max_length
+    error = None if accepted == too_wide else error_at(too_wide)
     if error is None:
         return narrowest, max_length, None
-    while bad - good > 1:
-        # A table of positions may end at the size of a weight, at one or two fewer, or at one more.
-        tables = sorted({end for size in subject.sizes for end in range(size - 2, size + 2) if good < end < bad})
-        middle = tables[len(tables) // 2] if tables else (good + bad) // 2
-        raised = raised_at(middle)
-        if raised is None:
-            good = middle
+    # Bisection, but at sizes where a table of positions may end first
+    while too_wide - accepted > 1:
+        # A table may end at the size of a weight, at one or two fewer, or at one more.
+        tables = sorted(
+            {end for size in subject.sizes for end in range(size - 2, size + 2) if accepted < end < too_wide}
+        )
+        middle = tables[len(tables) // 2] if tables else (accepted + too_wide) // 2
+        middle_error = error_at(middle)
+        if middle_error is None:
+            accepted = middle
         else:
-            bad, error = middle, raised
-    wanted = sizes_apart_from(subject.sizes, shortest=narrowest, longest_allowed=max_length)
+            too_wide, error = middle, middle_error
+    wanted = choose_batch_sizes(subject.sizes, shortest=narrowest, longest_allowed=max_length)
     # A table of positions ends there if the error is about an index or a shape, and a weight is so long. Up to two rows
     # more are allowed, because class tokens in front of the steps have positions too.
     does_not_fit = re.search(r"ind(ex|ices)|size|bound|shape|dimension|broadcast", error.detail.lower()) is not None
-    is_table = does_not_fit and good >= _SMALLEST_TABLE and any(good + more in subject.sizes for more in range(3))
-    if good < wanted.wider and not is_table:
-        if runs(subject, pad([sampler.sequence(bad)] * 2, width=bad)):
+    is_table = (
+        does_not_fit
+        and accepted >= _SMALLEST_TABLE
+        and any(accepted + extra_rows in subject.sizes for extra_rows in range(3))
+    )
+    if accepted < wanted.wider and not is_table:
+        if runs(subject, pad([sampler.sequence(too_wide)] * 2, width=too_wide)):
             raise UncheckableError(_lengths_may_not_differ(2, error))
         raise UncheckableError(
-            why_of_one_width(subject, beyond=good)
-            or f"the model raises past a width of {good}, so the trials of up to {wanted.wider} steps cannot be run: "
-            f"{error}. If {good} is its longest sequence, pass --max-length {good}"
+            why_of_one_width(subject, beyond=accepted)
+            or f"the model raises past a width of {accepted}, so the trials of up to {wanted.wider} steps cannot be "
+            f"run: {error}. If {accepted} is its longest sequence, pass --max-length {accepted}"
         )
-    return narrowest, good, error
+    return narrowest, accepted, error
 
 
-def _too_short(subject: Subject, longest: int) -> dict[int, RunError]:
-    """The lengths at which the model raises unbatched, with the errors, if these are all lengths below some length."""
+def _lengths_too_short(subject: Subject, longest: int) -> dict[int, RunError]:
+    """The lengths at which the model raises unbatched, with the errors, if these are all lengths below some length.
+
+    Empty if all lengths run, if the longest raises too, or if the lengths that run are mixed with those that do not. An
+    answer that is not finite counts as an error. Of many lengths only some are tried.
+    """
     sampler = Sampler(subject.steps, seed=0)  # of its own, so that the sequences of the trials stay the same
 
-    def raised_alone(length: int) -> RunError | None:
+    def error_alone(length: int) -> RunError | None:
+        """The error of the model for one unbatched sequence of a length; None if the answer is finite."""
         try:
             answer = subject.answer(pad([sampler.sequence(length)], multiple=1))
         except RunError as error:
             return error
         return None if np.isfinite(answer.logits).all() else RunError("the answer is not finite")
 
-    if raised_alone(1) is None or raised_alone(longest) is not None:  # at each: the batch of one row is the cause
+    # If the longest raises too, the batch of one row is the cause.
+    if error_alone(1) is None or error_alone(longest) is not None:
         return {}
-    bad, good = 1, longest
-    while good - bad > 1:
+    too_short, accepted = 1, longest
+    while accepted - too_short > 1:
         # Doubled at first, since most such models need few steps and long sequences take long.
-        middle = min(2 * bad, (good + bad) // 2) if good == longest else (good + bad) // 2
-        if raised_alone(middle) is None:
-            good = middle
+        middle = min(2 * too_short, (accepted + too_short) // 2) if accepted == longest else (accepted + too_short) // 2
+        if error_alone(middle) is None:
+            accepted = middle
         else:
-            bad = middle
-    below = np.unique(np.linspace(1, bad, min(bad, _MAX_UNBATCHED)).round().astype(int)).tolist()
-    errors = {length: error for length in below if (error := raised_alone(length)) is not None}
-    above = range(good, min(good + _MAX_UNBATCHED, longest + 1))
-    return errors if len(errors) == len(below) and all(raised_alone(length) is None for length in above) else {}
+            too_short = middle
+    shorter_lengths = np.unique(np.linspace(1, too_short, min(too_short, _MAX_UNBATCHED)).round().astype(int)).tolist()
+    errors = {length: error for length in shorter_lengths if (error := error_alone(length)) is not None}
+    longer_lengths = range(accepted, min(accepted + _MAX_UNBATCHED, longest + 1))
+    if len(errors) < len(shorter_lengths) or any(error_alone(length) is not None for length in longer_lengths):
+        return {}
+    return errors

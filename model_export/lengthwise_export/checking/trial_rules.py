@@ -1,11 +1,13 @@
 """The rules that the trials of a leaking model show: what its code does, where the operator alone does not say it.
 
-The operator and its line stay those of the leak; its rule is replaced where the trials say more: which batches go
-another way through the code, what a mask is made of, and whether it is the right way round.
+The operator and its line stay those of the leak. Its rule is replaced where the trials say more: for which batches the
+code takes another path, what a mask is made of, and whether the mask is inverted. For models of tokens, the ids with
+which the code compares its steps are found (`ComparedId`), as in `mask = ids != 0`.
 """
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -25,31 +27,32 @@ from lengthwise_export.checking.trials import Geometry, Pairing, Sampler
 from lengthwise_export.errors import RunError
 
 _BLOCKS: Final = (128, 64, 32, 16, 8)
-_OF_WINDOWS: Final = ("LW208", "LW402")  # a stride may make a path for multiples by itself
+_OF_WINDOWS: Final = ("LW208", "LW402")  # of operators with a stride, for which multiples of it differ by themselves
 _ATTENTION: Final = re.compile(r"(log_?)?softmax|.*attention.*", re.IGNORECASE)
 _LARGEST: Final = re.compile(r"(reduce)?a?max|aminmax|maximum", re.IGNORECASE)
 _ROUNDED: Final = re.compile(r"round_?|.*quantize.*", re.IGNORECASE)
 _MAX_BETWEEN: Final = 8  # at most this many operations between a largest value and what is rounded with it
 _MASKED: Final = frozenset({"LW101", "LW102", "LW201", "LW202", "LW203", "LW205", "LW802"})
-"""Rules of operators that read all steps but those that a mask leaves out."""
-_OF_THE_MODEL: Final = frozenset({"LW104", "LW106", "LW107", "LW804"})
-"""Rules of what a model does with all batches of a kind, wherever that shows."""
+"""Rules of operators that read all steps except those that a mask leaves out."""
+_ONCE_A_MODEL: Final = frozenset({"LW104", "LW106", "LW107", "LW804"})
+"""Rules that are reported once for a model, whatever operators show them."""
 _OF_OTHER_ROWS: Final = frozenset({"neighbours", "order", "lengths"})
 """Changes that leave the padding as it is."""
-_LEAST_STEPS: Final = 3  # shorter sequences have no middle
-_PROBED: Final = 512  # so many of the lowest, and of the highest, ids are looked for
+_MIN_STEPS: Final = 3  # shorter sequences have no middle
+_PROBED: Final = 512  # so many of the lowest ids, and so many of the highest, are tried
 
 
 @dataclass(frozen=True, slots=True)
 class ComparedId:
-    """An id that a model compares its steps with, and where."""
+    """An id that a model compares its steps with."""
 
-    number: int
-    at: Operation
+    number: int  # the id
+    operation: Operation  # the comparison
 
     def __str__(self) -> str:
         """`id 0 (ne at model.py:12)`."""
-        return f"id {self.number} ({self.at.operator}{'' if self.at.location is None else f' at {self.at.location}'})"
+        location = self.operation.location
+        return f"id {self.number} ({self.operation.operator}{'' if location is None else f' at {location}'})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,103 +60,133 @@ class TrialRules:
     """A leaking model: its baseline, and the trials in which answers changed."""
 
     subject: Subject
-    first: Baseline
+    baseline: Baseline
     failed: Sequence[FailedTrial]
     tolerance: float
     padding_id: ComparedId | None = None  # The id by which the model recognises padding
 
     def applied(self, leaks: Sequence[Leak]) -> Iterator[Leak]:
-        """The leaks, with the rules that the trials show. Each cause is there once."""
-        known: set[tuple[str, str]] = set()
+        """Yields the leaks, with the rules that the trials show. Of leaks with one cause only the first is yielded."""
+        reported: set[tuple[str, str]] = set()
         for leak in leaks:
             with suppress(RunError):
-                packed = self.subject.layout.packed is not None  # then its borders have rules of their own
-                leak = leak if packed else replace(leak, cause=self._cause(leak) or leak.cause)
-            where = leak.operator if leak.location is None else str(leak.location)
-            at = (leak.code, "" if leak.code in _OF_THE_MODEL else where)
-            if at not in known:
+                is_packed = self.subject.layout.packed is not None  # then the borders have rules of their own
+                leak = leak if is_packed else replace(leak, cause=self._rule_of(leak) or leak.cause)
+            line = leak.operator if leak.location is None else str(leak.location)
+            cause_and_line = (leak.code, "" if leak.code in _ONCE_A_MODEL else line)
+            if cause_and_line not in reported:
                 yield leak
-            known.add(at)
+            reported.add(cause_and_line)
 
-    def _cause(self, leak: Leak) -> Cause | None:
-        """The rule that the trials show for a leak; None for that of its operator."""
-        failed = next((one for one in self.failed if leak.trial in (one.nan_with, one.trial.name)), None)
-        if failed is None:
+    def _rule_of(self, leak: Leak) -> Cause | None:
+        """The cause that the trials show for a leak; None if they show no other than that of its operator."""
+        trial_of_leak = next(
+            (
+                failed_trial
+                for failed_trial in self.failed
+                if leak.trial in (failed_trial.nan_with, failed_trial.trial.name)
+            ),
+            None,
+        )
+        if trial_of_leak is None:
             return None
-        if self._is_of_equal_lengths():
+        if self._needs_equal_lengths():
             return rules()["LW104"].cause(fix=leak.cause.fix)
-        if (widths := self._of_blocks()) and leak.cause.code not in _OF_WINDOWS:
+        if (widths := self._widths_of_blocks()) and leak.cause.code not in _OF_WINDOWS:
             return rules()["LW804"].cause({"widths": ", ".join(map(str, widths))}, fix=leak.cause.fix)
-        if failed.nan_with:
+        if trial_of_leak.nan_with:
             return rules()["LW108"].cause(fix=leak.cause.fix) if _ATTENTION.fullmatch(leak.kind) else None
         if self.padding_id is not None:
             return rules()["LW106"].cause({"id": self.padding_id}, fix=leak.cause.fix)
-        if leak.cause.code in _MASKED and self._reads_padding_only(leak, failed.base):
+        if leak.cause.code in _MASKED and self._reads_padding_only(leak, trial_of_leak.base):
             return rules()["LW105"].cause(fix=leak.cause.fix)
-        if _LARGEST.fullmatch(leak.kind) and self._scales(leak, failed.base):
+        if _LARGEST.fullmatch(leak.kind) and self._is_used_for_rounding(leak, trial_of_leak.base):
             return rules()["LW504"].cause(fix="")
-        return self._unused(leak)
+        return self._rule_of_unused(leak)
 
-    def _is_of_equal_lengths(self) -> bool:
-        """Whether answers change only with batches of one length, several rows among them."""
+    def _needs_equal_lengths(self) -> bool:
+        """Whether answers change only if all rows of a batch have one length, and several ordinary rows show it."""
 
         def rows_of_one_length(batch: PaddedBatch) -> int:
+            """The number of rows; 0 if their lengths differ."""
             return batch.rows if batch.lengths.min() == batch.lengths.max() else 0
 
-        rows = [(max(map(rows_of_one_length, (one.base, one.trial.batch))), one.is_ordinary) for one in self.failed]
-        return all(count for count, _ in rows) and any(count > 1 and is_ordinary for count, is_ordinary in rows)
+        counts = [
+            max(rows_of_one_length(failed.base), rows_of_one_length(failed.trial.batch)) for failed in self.failed
+        ]
+        ordinary = [count for count, failed in zip(counts, self.failed, strict=True) if failed.is_ordinary]
+        return all(counts) and max(ordinary, default=0) > 1
 
-    def _of_blocks(self) -> list[int]:
-        """The widths at which answers change, if all are multiples of a block; else none."""
-        own = self.first.batch.width
-        widths = [{one.base.width, one.trial.batch.width} - {own} for one in self.failed]
+    def _widths_of_blocks(self) -> list[int]:
+        """The widths at which answers change, ascending, if all are multiples of a block of steps; otherwise empty.
+
+        A block is a power of two that does not divide the width of the baseline.
+        """
+        width_of_baseline = self.baseline.batch.width
+        other_widths = [
+            {failed_trial.base.width, failed_trial.trial.batch.width} - {width_of_baseline}
+            for failed_trial in self.failed
+        ]
         for block in _BLOCKS:
-            whole = [{width for width in pair if width % block == 0} for pair in widths]
-            if own % block and all(whole):
-                return sorted(set().union(*whole))
+            block_widths = [{width for width in pair if width % block == 0} for pair in other_widths]
+            if width_of_baseline % block and all(block_widths):
+                return sorted(set().union(*block_widths))
         return []
 
     def _reads_padding_only(self, leak: Leak, base: PaddedBatch) -> bool:
-        """Whether the output of a leak for one step moves with the padding, and not with the other valid steps."""
+        """Whether a mask is inverted: the operator of a leak reads the padding, and not the valid steps.
+
+        Its output at one step of each row is compared in three runs: that of `base`, one with other padding, and one in
+        which all other valid steps are changed.
+        """
         layout, sampler = self.subject.layout, Sampler(self.subject.steps, seed=len(base.lengths))
-        drawn = sampler.fill(base.steps.shape[:2], trials.JUNK["junk"])
-        padded = trials.with_padding_filled(base, drawn)
-        others = trials.with_padding_filled(PaddedBatch(drawn, base.lengths), base.steps).steps
-        # The step of each row that is where the only step of a row of one would be
+        junk = sampler.fill(base.steps.shape[:2], trials.JUNK["junk"])
+        with_junk = trials.with_padding_filled(base, junk)
+        changed_steps = trials.with_padding_filled(PaddedBatch(junk, base.lengths), base.steps).steps
+        # The step that stays is where the step of a row with one step only would be.
         kept = layout.starts(np.ones_like(base.lengths), base.width) - layout.starts(base.lengths, base.width)
-        others[range(base.rows), kept] = base.steps[range(base.rows), kept]
-        before, *after = (self.subject.record(one) for one in (base, padded, PaddedBatch(others, base.lengths)))
+        changed_steps[range(base.rows), kept] = base.steps[range(base.rows), kept]
+        with_other_steps = PaddedBatch(changed_steps, base.lengths)
+        before, *changed_runs = (self.subject.record(batch) for batch in (base, with_junk, with_other_steps))
         one_step = Geometry((1,) * base.rows, base.width, layout)
         rows = tuple((row, row) for row, length in enumerate(base.lengths) if length > 1)
         pairing = Pairing(one_step, one_step, rows, self.subject.sizes)
-        by_padding, by_others = (
+        differences_by_padding, differences_by_steps = (
             [
                 # No reading may take padding in front for the steps
-                axes.difference(mine, other, pairing, of_any_reading=not layout.is_usual)
-                for one, same in aligned(before.operations, run.operations)
-                if (one.operator, one.kind, one.location) == (leak.operator, leak.kind, leak.location)
-                for (_, mine), (_, other) in zip(one.outputs, same.outputs, strict=False)
+                axes.difference(value, value_after, pairing, of_any_reading=not layout.is_usual)
+                for operation, same in aligned(before.operations, run.operations)
+                if operation.identity == (leak.operator, leak.kind, leak.location)
+                for (_, value), (_, value_after) in zip(operation.outputs, same.outputs, strict=False)
             ]
-            for run in after
+            for run in changed_runs
         )
-        return any(by_padding) and all(apart == 0.0 for apart in by_others)
+        return any(differences_by_padding) and all(difference == 0.0 for difference in differences_by_steps)
 
-    def _scales(self, leak: Leak, base: PaddedBatch) -> bool:
-        """Whether something is rounded by what comes out of a leak, as activations are by their largest value."""
+    def _is_used_for_rounding(self, leak: Leak, base: PaddedBatch) -> bool:
+        """Whether something is rounded with the output of a leak, as quantized activations with their largest value.
+
+        The next `_MAX_BETWEEN` operations that depend on the output are looked at.
+        """
         operations = iter(self.subject.record(base).operations)
-        keys = next((one.output_keys for one in operations if one.operator == leak.operator), frozenset())
-        for _, one in zip(range(_MAX_BETWEEN), (one for one in operations if one.input_keys & keys), strict=False):
-            if _ROUNDED.fullmatch(one.kind):
+        keys = next((called.output_keys for called in operations if called.operator == leak.operator), frozenset())
+        # The same iterator: the operations after the leak. `keys` grows as the loop follows them.
+        depending = (operation for operation in operations if operation.input_keys & keys)
+        for operation in itertools.islice(depending, _MAX_BETWEEN):
+            if _ROUNDED.fullmatch(operation.kind):
                 return True
-            keys |= one.output_keys
+            keys |= operation.output_keys
         return False
 
-    def _unused(self, leak: Leak) -> Cause | None:
-        """The rule of lengths or a mask that no answer depends on; of an operator with a rule of its own, that one."""
-        base, names = self.first.batch, self.subject.names
-        others = (np.full_like(base.lengths, base.width), base.lengths[::-1].copy())
-        answers = [self.subject.answer(PaddedBatch(base.steps, lengths)).logits for lengths in others]
-        if not all(np.array_equal(self.first.answer.logits, one, equal_nan=True) for one in answers):
+    def _rule_of_unused(self, leak: Leak) -> Cause | None:
+        """The cause of a model whose answers do not depend on the lengths or the mask; None if they do.
+
+        If the operator of the leak has a rule of its own, that rule stays, with this reason added.
+        """
+        base, names = self.baseline.batch, self.subject.names
+        other_lengths = (np.full_like(base.lengths, base.width), base.lengths[::-1].copy())
+        answers = [self.subject.answer(PaddedBatch(base.steps, lengths)).logits for lengths in other_lengths]
+        if not all(np.array_equal(self.baseline.answer.logits, logits, equal_nan=True) for logits in answers):
             return None
         unused = rules()["LW107"].cause({"second": names.lengths_or_mask}, fix=leak.cause.fix)
         if leak.cause.code.startswith(("LW1", "LW9")):
@@ -162,78 +195,93 @@ class TrialRules:
 
 
 def _with_any_padding(subject: Subject) -> Subject:
-    """The model with batches as they are, whatever id callers write into padding."""
+    """The model without the id that callers always write into padding, so that any id may be padding in its batches."""
     layout = subject.layout
     return subject if layout.pad_id is None else subject.with_layout(replace(layout, pad_id=None))
 
 
 def compared_ids(subject: Subject, base: PaddedBatch) -> Iterator[ComparedId]:
-    """The ids that a model of tokens compares its steps with, as far as a batch of many ids shows them."""
-    subject, count = _with_any_padding(subject), subject.steps.vocabulary or 0
+    """Yields the ids with which a model of tokens compares its steps, from a run of one batch with many ids.
+
+    The batch has the lowest and the highest `_PROBED` ids of the vocabulary. Yields none for a model of values.
+    """
+    subject, vocabulary = _with_any_padding(subject), subject.steps.vocabulary or 0
     if subject.steps.kind != "tokens" or subject.layout.packed is not None:
         return
-    ids = np.unique([*range(min(count, _PROBED)), *range(max(count - _PROBED, 0), count)]).astype(np.int64)
+    lowest, highest = range(min(vocabulary, _PROBED)), range(max(vocabulary - _PROBED, 0), vocabulary)
+    ids = np.unique([*lowest, *highest]).astype(np.int64)
     rows = -(-len(ids) // base.width)
-    steps = np.resize(ids, (max(rows, 2), base.width))
-    lengths = np.full(len(steps), max(base.width // 2, 1), dtype=np.int32)
+    many_ids = np.resize(ids, (max(rows, 2), base.width))
+    lengths = np.full(len(many_ids), max(base.width // 2, 1), dtype=np.int32)
     lengths[0] = base.width
-    batch = PaddedBatch(steps, lengths)
+    batch = PaddedBatch(many_ids, lengths)
     arranged = subject.layout.arrange(batch).steps
     with suppress(RunError):
         for operation in subject.record(batch).operations:
             for _, value in operation.outputs:
-                if (number := _compared(value, arranged)) is not None:
+                if (number := _compared_id(value, arranged)) is not None:
                     yield ComparedId(number, operation)
 
 
 def padding_id_of(
-    subject: Subject, first: Baseline, compared_with: Sequence[ComparedId], failed: Sequence[FailedTrial], most: float
+    subject: Subject, baseline: Baseline, ids: Sequence[ComparedId], failed: Sequence[FailedTrial], tolerance: float
 ) -> ComparedId | None:
-    """The id by which the model recognises padding: with it as padding, all answers are those of a row alone."""
-    if {one.trial.change for one in failed} <= _OF_OTHER_ROWS:
+    """The first of `ids` by which the model recognises padding; None if there is none, or no padding changed an answer.
+
+    With this id as padding, all answers are the unbatched ones.
+    """
+    if {failed_trial.trial.change for failed_trial in failed} <= _OF_OTHER_ROWS:
         return None
-    base, subject = first.batch, _with_any_padding(subject)
-    for compared in compared_with:
+    base, subject = baseline.batch, _with_any_padding(subject)
+    for compared in ids:
         with suppress(RunError):
             filled = trials.with_padding_filled(base, np.int64(compared.number))
-            again = replace(first, answer=subject.answer(filled))
-            alone = [subject.answer(pad([steps], multiple=1)) for steps in first.sequences]
-            if max(again.row_difference(answer, row, 0) for row, answer in enumerate(alone)) <= most:
+            filled_baseline = replace(baseline, answer=subject.answer(filled))
+            unbatched_answers = [subject.answer(pad([steps], multiple=1)) for steps in baseline.sequences]
+            rows = enumerate(unbatched_answers)
+            if all(filled_baseline.row_difference(answer, row, 0) <= tolerance for row, answer in rows):
                 return compared
     return None
 
 
-def unread_steps(subject: Subject, first: Baseline) -> str | None:
-    """A note, if no answer moves with the last step of its sequence, and some do with a middle one; else None.
+def unread_steps(subject: Subject, baseline: Baseline) -> str | None:
+    """A note if no answer depends on the last step of its sequence, and some depend on a middle one; otherwise None.
 
     The lengths are consecutive, because a stride leaves out the last step of some.
     """
     sampler = Sampler(subject.steps, seed=1)
-    sequences = [sampler.sequence(length) for length in range(len(first.sequences[0]), _LEAST_STEPS, -1)]
+    sequences = [sampler.sequence(length) for length in range(len(baseline.sequences[0]), _MIN_STEPS, -1)]
     if not sequences:
         return None
-    batch, rows = pad(sequences, width=first.batch.width), range(len(sequences))
+    batch, rows = pad(sequences, width=baseline.batch.width), range(len(sequences))
 
-    def moves(base: Baseline, at: list[int]) -> bool:
+    def changes_answer(base: Baseline, indices: list[int]) -> bool:
+        """Whether an answer changes with other values at one step of each row; `indices` are these steps."""
         for scale in trials.JUNK.values():
             steps = batch.steps.copy()
-            steps[rows, at] = sampler.fill((len(sequences),), scale)
+            steps[rows, indices] = sampler.fill((len(sequences),), scale)
             if base.largest_difference(subject.answer(PaddedBatch(steps, batch.lengths))) > 0.0:
                 return True
         return False
 
     with suppress(RunError):
         base = Baseline(sequences, batch, subject.answer(batch))
-        if not moves(base, [len(own) - 1 for own in sequences]) and moves(base, [len(own) // 2 for own in sequences]):
+        last_steps = [len(sequence) - 1 for sequence in sequences]
+        middle_steps = [len(sequence) // 2 for sequence in sequences]
+        if not changes_answer(base, last_steps) and changes_answer(base, middle_steps):
             return f"LW210: {rules()['LW210'].why}"
     return None
 
 
-def _compared(value: NDArray[Any], steps: NDArray[Any]) -> int | None:
-    """The id at which alone a tensor of truth values is true, or false; None if there is none."""
-    if value.dtype != bool or value.size != steps.size:
+def _compared_id(marks_tensor: NDArray[Any], steps: NDArray[Any]) -> int | None:
+    """The id with which a tensor compares the steps: it is true at this id only, or false at this id only.
+
+    None if there is no such id, or the tensor does not have one boolean for each of `steps [rows, width]`.
+    """
+    if marks_tensor.dtype != bool or marks_tensor.size != steps.size:
         return None
-    marks = value.reshape(steps.shape) if value.shape[0] != steps.shape[1] else value.reshape(steps.shape[::-1]).T
+    is_time_first = marks_tensor.shape[0] == steps.shape[1]
+    marks = marks_tensor.reshape(steps.shape[::-1]).T if is_time_first else marks_tensor.reshape(steps.shape)
     for marked in (marks, ~marks):
         numbers = np.unique(steps[marked])
         if len(numbers) == 1 and (steps == numbers[0]).sum() == marked.sum():
@@ -241,21 +289,22 @@ def _compared(value: NDArray[Any], steps: NDArray[Any]) -> int | None:
     return None
 
 
-def dropped_id(subject: Subject, first: Baseline, compared_with: Sequence[ComparedId], tolerance: float) -> Leak | None:
-    """A leak of a model that takes a valid step of some id for padding, whatever the lengths say; None if it is none.
+def dropped_id(subject: Subject, baseline: Baseline, ids: Sequence[ComparedId], tolerance: float) -> Leak | None:
+    """The leak of a model that takes valid steps with one of `ids` for padding, whatever the lengths say; None if none.
 
-    Its answer does not move when a step of that id comes behind a sequence, and moves with a step of another id.
+    The answer to a sequence does not change if a step with that id is appended, and changes with another id.
     """
-    for compared in compared_with:
+    for compared in ids:
         number, vocabulary = compared.number, subject.steps.vocabulary or 1
-        steps = np.where(first.sequences[0] == number, (number + 1) % vocabulary, first.sequences[0])
-        other = next((own for own in steps if own != steps[-1]), (number + 2) % vocabulary)
+        steps = np.where(baseline.sequences[0] == number, (number + 1) % vocabulary, baseline.sequences[0])
+        other_id = next((step for step in steps if step != steps[-1]), (number + 2) % vocabulary)
         with suppress(RunError):
-            longer = [pad([np.append(steps, last)], multiple=1) for last in (number, other)]
-            alone, same, moved = (subject.answer(one).logits[0] for one in (pad([steps], multiple=1), *longer))
-            along = slice(len(steps)) if alone.ndim == 2 else slice(None)
-            apart = relative_difference(alone, moved[along])
-            if relative_difference(alone, same[along]) <= tolerance < apart:
-                at, cause = compared.at, rules()["LW106"].cause({"id": compared})
-                return Leak(at.operator, at.kind, at.location, cause, None, apart, f"a last step of id {number}")
+            longer = [pad([np.append(steps, last)], multiple=1) for last in (number, other_id)]
+            batches = (pad([steps], multiple=1), *longer)
+            answer, answer_to_id, answer_to_other = (subject.answer(batch).logits[0] for batch in batches)
+            valid = slice(len(steps)) if answer.ndim == 2 else slice(None)
+            difference = relative_difference(answer, answer_to_other[valid])
+            if relative_difference(answer, answer_to_id[valid]) <= tolerance < difference:
+                at, cause = compared.operation, rules()["LW106"].cause({"id": compared})
+                return Leak(at.operator, at.kind, at.location, cause, None, difference, f"a last step of id {number}")
     return None

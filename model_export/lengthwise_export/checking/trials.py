@@ -136,7 +136,7 @@ class BatchSizes:
     shortest: int = 1
 
 
-def sizes_apart_from(
+def choose_batch_sizes(
     excluded: frozenset[int], *, shortest: int = 1, longest_allowed: int, min_length: int = 1
 ) -> BatchSizes:
     """Chooses batch sizes that differ from all sizes in the model's weights, from `shortest` to `longest_allowed`."""

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from lengthwise.errors import ConfigurationError
 from lengthwise.padding import PaddedBatch, pad
 from lengthwise.runtime.manifest import StepInput
-from lengthwise_export.checking.limits import raised_for, runs, why_it_raises, widths_at_which_it_runs
+from lengthwise_export.checking.limits import run_error, runs, why_it_raises, widths_at_which_it_runs
 from lengthwise_export.checking.recording import Subject
 from lengthwise_export.checking.trace_torch import TorchSubject
 from lengthwise_export.checking.trials import Sampler
@@ -157,7 +157,7 @@ def _of_none(text: str, called: _Called, options: TargetOptions, candidates: Seq
     subject = called(candidates[0])
     sampler = Sampler(subject.steps, seed=0)
     small = pad([sampler.sequence(length) for length in (5, 3, 1)], width=7)
-    error = raised_for(subject, small) or RunError("it runs at some widths only")
+    error = run_error(subject, small) or RunError("it runs at some widths only")
     _explain_by_other_calls(text, called, candidates, error)
     is_about_steps = not isinstance(error.__cause__, _NOT_ABOUT_STEPS)
     is_stated = options.features is not None or options.vocabulary is not None
