@@ -5,7 +5,11 @@ spec, sequences, labels -> the kind of a step -> arrays -> records -> what the s
 spec, files --------------------------------------------> records -> what the spec leaves open
 ```
 One error names every sequence and label that cannot be used, by its index in the list; of files the first ones.
-Nothing here imports torch, so that wrong data is told at once.
+Nothing here imports torch, which takes seconds, so that wrong data is reported at once.
+
+In the code, `spec_tables` are the tables of a spec: `{"input": {...}, "model": {...}, "output": {...}}`. A key is
+*open* if the user does not give it: the number of features, the labels, the task and the longest length are then read
+off the data (`complete_tables`).
 """
 
 from __future__ import annotations
@@ -64,84 +68,106 @@ def from_sequences(
     layout: Layout = "steps-first",
     padding: Padding | None = None,
 ) -> LabelledSequences:
-    """The records of a training, and their spec; without `labels`, with the labels that the sequences have themselves.
+    """Converts a Python caller's sequences and labels to records, and completes the spec from them.
+
+    Without `labels`, those that the sequences have themselves count, such as the label column of a table.
 
     Raises:
         ConfigurationError: There is no sequence. A wrong spec or label is a ConfigurationError, too.
     """
-    keys = _with_padding(tables(spec_or_tables), padding)
-    step = keys.get("input", {})
-    records, roles, may_be_ids = _read(sequences, labels, layout, step, keys.get("output", {}).get("task"))
+    spec_tables = _with_padding(tables(spec_or_tables), padding)
+    input_table = spec_tables.get("input", {})
+    records, roles, may_be_ids = _read(
+        sequences, labels, layout, input_table, spec_tables.get("output", {}).get("task")
+    )
     if not records:
         raise ConfigurationError("there is no sequence to train on")
     reasons = [] if roles is None else [f"columns: {roles}"]
     warnings = (
-        [MAY_BE_IDS.format("spec={'input': {'vocabulary': N}}")] if may_be_ids and step.get("features") is None else []
+        [MAY_BE_IDS.format("spec={'input': {'vocabulary': N}}")]
+        if may_be_ids and input_table.get("features") is None
+        else []
     )
-    spec = Spec.from_table(complete_tables(keys, records, reasons))
+    spec = Spec.from_table(complete_tables(spec_tables, records, reasons))
     require_fit("", records, lenient(spec))
     return LabelledSequences(spec, records, {} if roles is None else roles.named, tuple(reasons), tuple(warnings))
 
 
-def spec_and_files(words: Sequence[str]) -> tuple[str, list[str]]:
-    """Divides the arguments of `train` into the spec (a preset or a `.toml` file, `auto` by default) and data files.
+def spec_and_files(arguments: Sequence[str]) -> tuple[str, list[str]]:
+    """Divides the command-line arguments of `train` into the spec and the data files.
+
+    Returns:
+        The spec, which is a preset's name or the path of a `.toml` file ("auto" if none is given), and the data files.
 
     Raises:
-        ConfigurationError: There are two specs, there is no data, or a word is neither.
+        ConfigurationError: There are two specs, there is no data, or an argument is neither.
     """
-    specs = [word for word in words if word in NAMES or word.endswith(".toml")]
-    data = [word for word in words if word not in specs]
+    specs = [word for word in arguments if word in NAMES or word.endswith(".toml")]
+    data = [word for word in arguments if word not in specs]
     for word in data:
         if not (os.path.exists(word) or word.startswith("aeon:")):
             raise ConfigurationError(f"{word}: there is no such file or preset{nearest(word, NAMES)}")
     if len(specs) > 1 or not data:
-        raise ConfigurationError(f"{' '.join(words)}: give one SPEC at most, and the files of the DATA")
+        raise ConfigurationError(f"{' '.join(arguments)}: give one SPEC at most, and the files of the DATA")
     return (specs or ["auto"])[0], data
 
 
 def from_files(spec_or_path: str | Spec, files: Sequence[str], reading: Reading) -> LabelledSequences:
-    """The records of files to train on, and their spec.
+    """Reads the records of data files, and completes the spec from them.
 
-    One error names the first bad records, or the first that do not fit the spec.
+    If something in the spec is open, the records are checked against the spec only after it is complete. One error
+    names the first bad records, or the first that do not fit the spec.
 
     Raises:
         ConfigurationError: The files hold no record.
     """
-    keys = _with_padding(tables(spec_or_path), reading.padding)
+    spec_tables = _with_padding(tables(spec_or_path), reading.padding)
     source = "spec" if isinstance(spec_or_path, Spec) or spec_or_path in NAMES else spec_or_path
-    is_open, step = _with_placeholders(keys) != keys, keys.get("input", {})
+    is_open = _with_placeholders(spec_tables) != spec_tables  # whether the number of features or the labels are open
+    input_table = spec_tables.get("input", {})
     roles = list[Roles]()  # filled when a table is read
     reading = replace(
         reading,
-        per_step=keys.get("output", {}).get("task") == "per-step",
-        columns=replace(reading.columns, inputs=tuple(step.get("feature_names") or ()) or None),
+        per_step=spec_tables.get("output", {}).get("task") == "per-step",
+        columns=replace(reading.columns, inputs=tuple(input_table.get("feature_names") or ()) or None),
         taken=roles.append,
-        padding=step.get("padding"),
+        padding=input_table.get("padding"),
     )
-    kind: StepKind = "values" if step.get("vocabulary") is None else "tokens"
+    # Read the records, and check them against the spec where nothing in it is open
+    kind: StepKind = "values" if input_table.get("vocabulary") is None else "tokens"
     entries = _entries(files, kind, reading)
-    records = [*(dataset.valid_records(entries) if is_open else fitting(entries, Spec.from_table(keys, source=source)))]
+    records = [
+        *(dataset.valid_records(entries) if is_open else fitting(entries, Spec.from_table(spec_tables, source=source)))
+    ]
     if not records:
         raise ConfigurationError(f"{', '.join(files)}: there is no record in it")
+    # Complete the spec
     reasons: list[str] = []
-    spec = Spec.from_table(complete_tables(keys, records, reasons), source=source)
+    spec = Spec.from_table(complete_tables(spec_tables, records, reasons), source=source)
     are_whole = spec.input.features == 1 and all(
         (record.steps >= 0).all() and not (record.steps % 1).any() for record in records
     )
-    warnings = [MAY_BE_IDS.format("vocabulary = N in [input]")] if are_whole and "features" not in step else []
+    warnings = [MAY_BE_IDS.format("vocabulary = N in [input]")] if are_whole and "features" not in input_table else []
     if is_open:
         records = [*fitting(records, spec)]
     columns = roles[0].named if roles else {}
     return LabelledSequences(spec, records, columns, tuple(reasons), tuple(warnings), is_open)
 
 
-def _with_padding(keys: Mapping[str, Any], padding: Padding | None) -> Mapping[str, Any]:
-    """The tables of a spec with `input.padding`, if it is not None."""
-    return keys if padding is None else {**keys, "input": {**keys.get("input", {}), "padding": padding}}
+def _with_padding(spec_tables: Mapping[str, Any], padding: Padding | None) -> Mapping[str, Any]:
+    """The tables of a spec with `input.padding` set to this padding; None leaves them as they are."""
+    return (
+        spec_tables
+        if padding is None
+        else {**spec_tables, "input": {**spec_tables.get("input", {}), "padding": padding}}
+    )
 
 
 def _entries(files: Sequence[str], kind: StepKind, reading: Reading) -> Iterator[Record | BadRecord]:
-    """Yields the records of files; the names of the first record's features, if none are known, hold for the others."""
+    """Yields the records of files, and a BadRecord for each that cannot be read.
+
+    Feature names that no option gives are those of the first record that has some; later records are read by them.
+    """
     for name in files:
         for record in dataset.entries(dataset.locate(name), kind, reading=reading):
             if isinstance(record, Record) and record.names is not None and reading.columns.inputs is None:
@@ -150,12 +176,12 @@ def _entries(files: Sequence[str], kind: StepKind, reading: Reading) -> Iterator
 
 
 def require_fit(name: str, records: Sequence[Record], spec: Spec) -> None:
-    """Makes sure that records can be trained on by a spec.
+    """Makes sure that a model of a spec can be trained on each record.
 
     Args:
-        name: The argument that the records are of, for messages; empty for the sequences themselves.
+        name: The argument of `train` that the records come from, such as "test", for messages; empty for `sequences`.
         records: The records.
-        spec: What they must fit.
+        spec: The spec that they must fit.
 
     Raises:
         InvalidSequences: Some records do not fit; the error names all of them.
@@ -171,29 +197,34 @@ def _read(
     sequences: Any,
     labels: Iterable[Any] | None,
     layout: Layout,
-    step: Mapping[str, Any],
+    input_table: Mapping[str, Any],
     task: str | None,
 ) -> tuple[list[Record], Roles | None, bool]:
-    """The records of a call, the roles of the columns of a table, and whether its values may be token ids.
+    """Converts a Python caller's sequences and labels to records.
 
     Args:
-        sequences: In any form.
-        labels: One for each sequence; None for those that the sequences have.
+        sequences: The sequences, in any form that `input_sequences.read` takes.
+        labels: One for each sequence; None for those that the sequences have themselves.
         layout: The order of the axes of an array.
-        step: The table `[input]` of the spec.
-        task: That of the spec, if it says one.
+        input_table: The table `[input]` of the spec.
+        task: The task of the spec; None if it is open.
+
+    Returns:
+        The records; the roles of the columns if the sequences are a table, else None; and whether all values are whole
+        numbers without an axis of features, so that they may be token ids that the spec does not declare.
 
     Raises:
         InvalidSequences: Some sequences cannot be used; it names all of them.
         ConfigurationError: There are not as many labels as sequences.
         ValueError: Never leaves this function: it becomes an InvalidSequences.
     """
-    names, is_values = tuple(step.get("feature_names") or ()) or None, step.get("vocabulary") is None
-    stated_features = step.get("features") if is_values else None
+    names, is_values = tuple(input_table.get("feature_names") or ()) or None, input_table.get("vocabulary") is None
+    stated_features = input_table.get("features") if is_values else None
     features = stated_features if type(stated_features) is int else None  # another type is refused with the spec
     entries, roles = input_sequences.read(
         sequences, layout, ColumnNames(inputs=names), per_step=task == "per-step", ask=False
     )
+    # Convert each sequence to an array; collect the problems of all
     arrays: list[Steps] = []
     problems = []
     for index, entry in enumerate(entries):
@@ -207,6 +238,7 @@ def _read(
             problems.append(Problem(f"/sequences/{index}", str(error)))
     if problems:
         raise InvalidSequences(problems)
+    # Join the arrays with their labels
     sequences_read = InputSequences(entry for entry in entries if isinstance(entry, InputSequence))
     raw_labels = _labels(labels, sequences_read, arrays, "" if roles is None else str(roles), task)
     labels_read = [as_label(label, index) for index, label in enumerate(raw_labels)]
@@ -216,16 +248,21 @@ def _read(
         Record(str(index) if entry.id is None else entry.id, steps, label, f"sequence {index}", names or entry.names)
         for index, (entry, steps, label) in enumerate(zip(sequences_read, arrays, labels_read, strict=True))
     ]
-    records = input_sequences.require_valid(without_padding(record, step.get("padding")) for record in records)
+    records = input_sequences.require_valid(without_padding(record, input_table.get("padding")) for record in records)
     are_whole = all(entry.steps.ndim == 1 and entry.steps.dtype.kind in "iu" for entry in sequences_read)
     return records, roles, is_values and are_whole
 
 
 def _require_features(steps: Steps, features: int | None, first: Steps) -> None:
-    """Makes sure that a step has as many features as the model takes, or, if that is open, as the first sequence has.
+    """Makes sure that a sequence has steps, and the right number of features in each.
+
+    Args:
+        steps: The sequence, `[length, features]`, or `[length]` for tokens or for one feature, which is not checked.
+        features: The number that the spec says; None if it is open: then the number of the first sequence counts.
+        first: The first sequence of the call.
 
     Raises:
-        ValueError: The step has another number of features, or the sequence has no step.
+        ValueError: The steps have another number of features, or there is no step.
     """
     if not len(steps):
         raise ValueError("a sequence has at least one step")
@@ -244,25 +281,34 @@ def _require_features(steps: Steps, features: int | None, first: Steps) -> None:
 def _labels(
     labels: Iterable[Any] | None, sequences: InputSequences, arrays: Sequence[Steps], roles: str, task: str | None
 ) -> Iterable[Any]:
-    """The labels of a call; or, if it has none, those of the sequences, which a per-step model gets at each step.
+    """The labels that the caller gives; or, if `labels` is None, those that the sequences have themselves.
 
-    `roles` says for messages which column of a table has which role; empty for other sequences.
+    For a per-step model, one label that a sequence has itself becomes the label of each of its steps.
+
+    Args:
+        labels: What the caller gives, of any type.
+        sequences: The sequences, with their own labels.
+        arrays: The steps of each sequence.
+        roles: Which column of a table has which role, for messages; empty where the sequences are no table.
+        task: The task of the spec; None if it is open.
 
     Raises:
-        ConfigurationError: No labels are given, and a sequence has none of its own.
-        InvalidSequences: They are not a list.
+        ConfigurationError: No labels are given, and a sequence has none itself.
+        InvalidSequences: What is given is not a list.
     """
     if labels is None:
-        own = sequences.labels
-        if None in own:
+        labels_of_sequences = sequences.labels
+        if None in labels_of_sequences:
+            index = labels_of_sequences.index(None)
             raise ConfigurationError(
-                f"sequence {own.index(None)} has no label: give labels=, or a table with a column of labels"
+                f"sequence {index} has no label: give labels=, or a table with a column of labels"
                 + (f" (columns: {roles})" if roles else "")
             )
         if task != "per-step":
-            return own
+            return labels_of_sequences
         return [
-            label if isinstance(label, list) else [label] * len(steps) for label, steps in zip(own, arrays, strict=True)
+            label if isinstance(label, list) else [label] * len(steps)
+            for label, steps in zip(labels_of_sequences, arrays, strict=True)
         ]
     if isinstance(labels, str | bytes | Mapping) or not isinstance(labels, Iterable):
         raise InvalidSequences([Problem("/labels", f"must be a list, got a {type(labels).__name__}")])
@@ -270,7 +316,15 @@ def _labels(
 
 
 def as_label(label: Any, index: int) -> Label:
-    """A label as records hold it: a text, or several; ConfigurationError for neither a text nor a whole number."""
+    """Converts a caller's label to the form of records: a text, or a tuple of texts for several labels.
+
+    Args:
+        label: A text or a whole number, or a list, set or array of them.
+        index: The index of its sequence, for messages.
+
+    Raises:
+        ConfigurationError: The label, or an entry of it, is neither a text nor a whole number.
+    """  # noqa: DOC502 - `_text` raises it
     if getattr(label, "ndim", None) == 0:  # a number of NumPy
         label = label.item()
     if isinstance(label, set | frozenset):
@@ -281,10 +335,10 @@ def as_label(label: Any, index: int) -> Label:
 
 
 def _text(label: Any, index: int) -> str:
-    """One label as a text; `index` is that of its sequence.
+    """Converts a single label to a text; `index` is that of its sequence, for messages.
 
     Raises:
-        ConfigurationError: It is neither a text nor a whole number.
+        ConfigurationError: The label is neither a text nor a whole number.
     """
     if isinstance(label, str | int | np.integer) and not isinstance(label, bool):
         return str(label)
@@ -295,18 +349,24 @@ def _text(label: Any, index: int) -> str:
 
 
 def sorted_labels(labels: Iterable[Label]) -> list[str]:
-    """All labels, each once: numbers by size, texts by the alphabet."""
+    """The different labels, sorted: by value if all are whole numbers, else by the alphabet."""
     texts = {text for label in labels for text in (label if isinstance(label, tuple) else (label,)) if text is not None}
     numbers = all(text.removeprefix("-").isdecimal() for text in texts)
     return sorted(texts, key=lambda text: (int(text), text)) if numbers else sorted(texts)
 
 
 def tables(spec: SpecSource, source: str = "spec") -> Mapping[str, Mapping[str, Any]]:
-    """The tables of a spec, maybe with open keys.
+    """Converts a spec in any form to its tables; keys that the user did not set are absent.
+
+    The tables are checked as far as that is possible without the data, so that a wrong spec is reported first.
+
+    Args:
+        spec: A preset's name, the path of a TOML file, the tables, or a `Spec`.
+        source: The beginning of error messages, such as a path.
 
     Raises:
-        SpecError: A table is not one; the message begins with `source`.
-        ConfigurationError: It is no preset, path or dictionary.
+        SpecError: The tables are not those of a spec.
+        ConfigurationError: `spec` is no preset, path or dictionary.
     """
     if isinstance(spec, Spec):
         return spec.model_dump(mode="json", exclude_unset=True)
@@ -334,78 +394,88 @@ def tables(spec: SpecSource, source: str = "spec") -> Mapping[str, Mapping[str, 
     return tables(tables_of(Path(text)), text)
 
 
-def _with_placeholders(keys: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
-    """The tables of a spec, with placeholders for the features and the labels if these are left to the data."""
-    step = dict(keys.get("input", {}))
-    if step.get("vocabulary") is None:
-        names = step.get("feature_names")
-        step.setdefault("features", (isinstance(names, list | tuple) and len(names)) or 1)
-    return {**keys, "input": step, "output": {"labels": ["1", "2"], **keys.get("output", {})}}
+def _with_placeholders(spec_tables: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """The tables of a spec, with placeholders for an open number of features and for open labels.
+
+    So a spec that is open can be checked before the data is read, and compared: it is open if this changes it.
+    """
+    input_table = dict(spec_tables.get("input", {}))
+    if input_table.get("vocabulary") is None:
+        names = input_table.get("feature_names")
+        # A wrong type or an empty list gets 1 here, and is refused when the spec is checked
+        input_table.setdefault("features", len(names) if isinstance(names, list | tuple) and names else 1)
+    return {**spec_tables, "input": input_table, "output": {"labels": ["1", "2"], **spec_tables.get("output", {})}}
 
 
 def with_labels(spec: SpecSource, labels: Sequence[str]) -> dict[str, Any]:
-    """The tables of a spec for one label a sequence, with these labels in this order.
+    """The tables of a single-label spec, with `output.labels` set to these labels in this order.
 
     Raises:
-        ConfigurationError: The spec has other labels, or another task.
+        ConfigurationError: The spec states a different set of labels, or another task.
     """
-    done = {name: dict(table) for name, table in tables(spec).items()}
-    output = done.setdefault("output", {})
+    completed = {name: dict(table) for name, table in tables(spec).items()}
+    output = completed.setdefault("output", {})
     if output.get("task", "single-label") != "single-label":
         raise ConfigurationError(f"spec: the task is {output['task']!r}: a classifier gives each sequence one label")
-    own = output.setdefault("labels", list(labels))
-    if isinstance(own, list | tuple):  # anything else is refused where the spec is read
-        stated = [str(label) for label in own]
-        if {*stated} != {*labels}:
-            raise ConfigurationError(f"spec: its labels are {', '.join(stated)}; those of y are {', '.join(labels)}")
+    stated_labels = output.setdefault("labels", list(labels))
+    if isinstance(stated_labels, list | tuple):  # anything else is refused where the spec is read
+        texts = [str(label) for label in stated_labels]
+        if {*texts} != {*labels}:
+            raise ConfigurationError(f"spec: its labels are {', '.join(texts)}; those of y are {', '.join(labels)}")
         output["labels"] = list(labels)
-    return done
+    return completed
 
 
-def complete_tables(keys: Mapping[str, Any], records: Sequence[Record], reasons: list[str]) -> dict[str, Any]:
-    """The tables, with what they leave open read off the records: features, task, labels, and the longest sequence.
+def complete_tables(spec_tables: Mapping[str, Any], records: Sequence[Record], reasons: list[str]) -> dict[str, Any]:
+    """Completes the tables of a spec: reads what is open off the records.
 
-    Appends a sentence to `reasons` for the task and the longest sequence, if they were open.
+    Open may be the number of features and their names, the longest length (`max_length`), the task and the labels. For
+    the longest length, and for a task that is not single-label, a sentence is appended to `reasons`.
 
     Raises:
-        ConfigurationError: The records do not say it: all have the same label or none, or only some have names of
-            features.
+        ConfigurationError: The records do not decide it: there are too few different labels, or only some records have
+            feature names.
     """
-    done = {name: dict(table) for name, table in keys.items()}
-    step, output = done.setdefault("input", {}), done.setdefault("output", {})
-    if step.get("vocabulary") is None and "features" not in step:
-        step["features"] = int(records[0].steps.shape[1])
+    completed = {name: dict(table) for name, table in spec_tables.items()}
+    input_table, output = completed.setdefault("input", {}), completed.setdefault("output", {})
+    if input_table.get("vocabulary") is None and "features" not in input_table:
+        input_table["features"] = int(records[0].steps.shape[1])
     names = records[0].names
     if names is None and any(record.names is not None for record in records):
         raise ConfigurationError(
             f"{records[0].source_line}: its features have no names, and those of other sequences have: "
             "give all in one form"
         )
-    if step.get("vocabulary") is None and step.get("feature_names") is None and names is not None:
-        step["feature_names"] = list(names)
+    if input_table.get("vocabulary") is None and input_table.get("feature_names") is None and names is not None:
+        input_table["feature_names"] = list(names)
     longest = max(len(record.steps) for record in records)
-    if "max_length" not in step and "long" not in step and longest > _DEFAULT_LONGEST:
-        step["max_length"] = longest
+    if "max_length" not in input_table and "long" not in input_table and longest > _DEFAULT_LONGEST:
+        input_table["max_length"] = longest
         reasons.append(f"max_length = {longest}: the longest sequence")
     if "labels" not in output:
         if "task" not in output and (task := _task_of(records)) != "single-label":
             output["task"] = task
             reasons.append(f'task = "{task}": by the labels')
         output["labels"] = sorted_labels(record.label for record in records)
-        if len(output["labels"]) < 1 + (output.get("task") != "multi-label"):
+        fewest_labels = 1 if output.get("task") == "multi-label" else 2
+        if len(output["labels"]) < fewest_labels:
             seen = f"every label is {output['labels'][0]!r}" if output["labels"] else "no record has a label"
             raise ConfigurationError(
                 f"{records[0].source_line}: {seen}, so there is nothing to tell apart: a record of JSON has it as "
                 "'label'; of a table, say which column it is (--column label=NAME)"
             )
-    return done
+    return completed
 
 
 def _task_of(records: Sequence[Record]) -> Task:
-    """The task by the form of the labels.
+    """The task, by the form of the labels.
+
+    - No record has a list of labels: single-label.
+    - Each record has a list that is as long as the sequence: per-step.
+    - Otherwise: multi-label.
 
     Raises:
-        ConfigurationError: Each list of labels has one entry, which may be a mistake.
+        ConfigurationError: It would be multi-label, but each list has one entry, which may be a mistake.
     """
     several = [record for record in records if isinstance(record.label, tuple)]
     if not several:

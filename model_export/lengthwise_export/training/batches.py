@@ -1,7 +1,7 @@
 """Turns records into training batches: targets from labels, a stratified split, and batches of similar lengths.
 
 A batch is as wide as its longest sequence. Sequences of similar length are batched together, so little padding is
-needed. The order of the batches depends on a seed.
+needed. The order of the batches depends on a seed. Variables named `members` are the examples of a data set or split.
 """
 
 from __future__ import annotations
@@ -47,7 +47,11 @@ class TrainingBatch:
 
 
 def examples(records: Iterable[Record], spec: Spec) -> list[Example]:
-    """Turns records that passed `check` into examples, cut by the spec's policy for long sequences."""
+    """Turns records into examples, and cuts sequences above `max_length` as `input.long` says.
+
+    "window" gives an example for each window of a sequence, "tail" keeps the last steps, any other policy the first.
+    The records must fit the spec (`record_checks.check`).
+    """
     members, longest = [], spec.input.max_length
     for record in records:
         steps, target = torch.from_numpy(record.steps), _target(record, spec)
@@ -61,7 +65,7 @@ def examples(records: Iterable[Record], spec: Spec) -> list[Example]:
 
 
 def _target(record: Record, spec: Spec) -> Tensor:
-    """The label of a record as a target, in the form of `Example.target`."""
+    """Converts the label of a record to a target tensor, in the form of `Example.target`."""
     task, labels = spec.output.task, spec.output.labels
     several = record.label if isinstance(record.label, tuple) else (record.label,)
     indices = torch.tensor([labels.index(str(label)) for label in several], dtype=torch.int64)
@@ -71,9 +75,16 @@ def _target(record: Record, spec: Spec) -> Tensor:
 
 
 def stratified_split(targets: Sequence[object], share: float, *, seed: int) -> tuple[list[int], list[int]]:
-    """The sorted indices of two parts with the same share of each target, which must be hashable.
+    """Splits examples at random into two parts, in each of which every target is equally frequent.
 
-    The second part has this share; a target with two or more examples has at least one in each part.
+    Args:
+        targets: The target of each example, hashable.
+        share: The share 0..1 of the second part; 0 leaves it empty.
+        seed: The seed of the random split.
+
+    Returns:
+        The sorted indices of the first and of the second part. With a share above 0, a target that several examples
+        have is in both parts; the only example of a target is in the first.
     """
     random = np.random.default_rng(seed)
     indices_of: dict[object, list[int]] = defaultdict(list)  # by target, in the order in which targets first occur
@@ -87,14 +98,21 @@ def stratified_split(targets: Sequence[object], share: float, *, seed: int) -> t
 
 
 def stratum(example: Example, task: Task) -> object:
-    """The target for `stratified_split`: the label, the set of labels, or the most frequent label of the steps."""
+    """The hashable target of an example for `stratified_split`.
+
+    The index of the label; for multi-label, the 0.0 or 1.0 of each class; per step, the most frequent label's index.
+    """
     if task == "per-step":
         return int(example.target.mode().values)
     return tuple(example.target.tolist()) if task == "multi-label" else int(example.target)
 
 
 def batches(members: Sequence[Example], rows: int, *, seed: Sequence[int]) -> Iterator[TrainingBatch]:
-    """Yields batches of sequences of similar length, in a random order."""
+    """Yields padded batches of at most `rows` sequences of similar length, in a random order that `seed` determines.
+
+    The examples are shuffled and divided into pools of `POOL_BATCHES` batches; only within a pool they are sorted by
+    length, so that the batches of each epoch differ.
+    """
     lengths = np.asarray([len(example.steps) for example in members])
     random = np.random.default_rng(seed)
     shuffled = random.permutation(len(members))
@@ -103,6 +121,7 @@ def batches(members: Sequence[Example], rows: int, *, seed: Sequence[int]) -> It
         pool = shuffled[start : start + rows * POOL_BATCHES]
         pool = pool[np.argsort(lengths[pool], kind="stable")]
         indices_of_batches += [pool[first : first + rows] for first in range(0, len(pool), rows)]
+    # By the forms of `Example.target`: a float target `[classes]` is multi-label
     per_step = members[0].target.ndim == 1 and not members[0].target.is_floating_point()
     for number in random.permutation(len(indices_of_batches)):
         indices = indices_of_batches[number]

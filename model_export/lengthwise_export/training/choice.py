@@ -1,9 +1,12 @@
-"""What is chosen by answers to records that a model was not trained on: the normalisation.
+"""Chooses the normalisation, by answers to records that a model was not trained on.
 
 | function | compares the leave-one-out loss of | with |
 |---|---|---|
 | `choose_normalisation` | small rocket models, the *probe*, in a second | each normalisation |
-| `choose_with_whole_models` | whole rocket models | the closest normalisations |
+| `choose_with_whole_models` | rocket models of the size that is trained | the closest normalisations, and none |
+
+The *usual* normalisation is the one that is taken if no other is clearly better: "both", or "sequence" if the scales of
+the sequences differ by orders of magnitude.
 """
 
 from __future__ import annotations
@@ -54,68 +57,75 @@ class DataFacts:
 
 
 def facts_of(records: Sequence[Record]) -> DataFacts:
-    """Lengths, missing values, and how level and scale of the records differ."""
+    """Measures the lengths, the missing values, and how level and scale of the records differ."""
     lengths = [len(record.steps) for record in records]
     values = [np.asarray(record.steps, dtype=np.float64) for record in records]
-    facts = (len(records), float(np.median(lengths)))
-    if values[0].ndim == 1:
-        return DataFacts(*facts, missing=0.0, spread=1.0, shift=0.0)
+    count_and_median = (len(records), float(np.median(lengths)))
+    if values[0].ndim == 1:  # tokens
+        return DataFacts(*count_and_median, missing=0.0, spread=1.0, shift=0.0)
     missing = sum(int(np.isnan(steps).sum()) for steps in values) / sum(steps.size for steps in values)
+    # `spread`: the ratio of the standard deviations of sequences, by feature; 1 for a feature that is constant
     levels = np.array([_means(steps) for steps in values])  # (records, features)
     scales = np.array([np.sqrt(_means((steps - level) ** 2)) for steps, level in zip(values, levels, strict=True)])
     low, high = np.quantile(scales, [0.1, 0.9], axis=0)
     spreads = np.divide(high, np.maximum(low, high * 1e-12), out=np.ones_like(high), where=high > 0)
+    spread = float(spreads.max())
+    # `shift`: how far the means of sequences scatter, by feature
     everything = np.concatenate(values)
     std = np.sqrt(_means((everything - _means(everything)) ** 2))
     shifts = levels.std(axis=0) / np.where(std > 0, std, 1.0)
-    spread = float(spreads.max())
-    return DataFacts(*facts, missing, math.inf if spread >= 1e11 else spread, float(shifts.max()))
+    return DataFacts(*count_and_median, missing, math.inf if spread >= 1e11 else spread, float(shifts.max()))
 
 
 def _means(steps: NDArray[np.float64]) -> NDArray[np.float64]:
-    """`[features]`, the mean of the values that are present; 0 if none is."""
+    """The mean of each feature over the steps where its value is present, `[features]`; 0 if all are missing."""
     present = ~np.isnan(steps)
     return np.asarray(np.where(present, steps, 0.0).sum(axis=0) / np.maximum(present.sum(axis=0), 1))
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is trained, and why. A function that chooses something takes a plan, and returns one with its choice."""
+    """What is trained, and why. Each function that chooses something takes a plan, and returns one with its choice."""
 
     spec: Spec  # at the end no key is `auto`
     options: TrainingOptions = field(default_factory=TrainingOptions)
     reasons: tuple[str, ...] = ()  # one sentence for each choice
     warnings: tuple[str, ...] = ()  # what the user should know about the data
     probe: float | None = None  # accuracy of the probe on sequences that it was not fitted to
-    close: tuple[str, ...] = ()  # normalisations whose loss in the probe is not much larger than the least
-    fitted: TrainingResult | None = None  # the trained model, where choosing it was to train it
+    close: tuple[str, ...] = ()  # other normalisations whose loss in the probe is not much larger than the smallest
+    fitted: TrainingResult | None = None  # the trained model, if the comparison has trained it on all records already
 
     def with_choice(self, why: str, **tables: dict[str, Any]) -> Plan:
-        """This plan with other keys of the spec, and the reason."""
+        """A copy with one more reason, and with these keys set in the tables of the spec, if there are any."""
         return replace(self, spec=self.spec.with_keys(**tables) if tables else self.spec, reasons=(*self.reasons, why))
 
 
 def choose_normalisation(
     plan: Plan, records: Sequence[Record], facts: DataFacts, sequence_features: Sequence[str]
 ) -> Plan:
-    """Chooses the normalisation, if it is `auto`: by the data alone, or by the losses of small rocket models.
+    """Chooses the normalisation, if it is `auto`: by facts of the data alone, or by the losses of the probe.
 
     Args:
         plan: What was chosen before.
         records: The training records.
         facts: About these records.
         sequence_features: What the head of the probe's rocket models reads besides the kernels.
+
+    Returns:
+        The plan with the normalisation; where the probe ran, also with its accuracy and the close normalisations.
     """
     spec = plan.spec
     if spec.input.kind == "tokens" or spec.input.normalize != "auto":
         return plan
-    for holds, why in (
+    # Cases that are clear without a probe
+    for is_clear, why in (
         (spec.model.grid == "training", 'grid = "training" needs values that do not depend on the whole sequence'),
         (facts.median_length < 3, "most sequences have one or two steps"),
         (facts.spread < SPREAD and facts.shift < 0.05, "the sequences have one level and scale already"),
     ):
-        if holds:
+        if is_clear:
             return _with_normalisation(plan, "training", why)
+    # The probe; without one, a choice by the spread
     factor = "more than 1e11" if math.isinf(facts.spread) else f"{facts.spread:.3g}"
     spread = f"standard deviations of the sequences differ by a factor of {factor}"
     if facts.missing:
@@ -123,6 +133,7 @@ def choose_normalisation(
     scores_of = _probe(spec, records, sequence_features)
     if not scores_of:
         return _with_normalisation(plan, "both" if facts.spread >= 3 else "training", spread)
+    # The best in the probe, if it is clearly better than the usual one
     losses = {name: scores.loss for name, scores in scores_of.items()}
     best = min(losses, key=lambda name: losses[name])
     # If values differ by orders of magnitude, those normalised by the training split are nearly 0 in most sequences
@@ -138,8 +149,12 @@ def choose_normalisation(
 def choose_with_whole_models(plan: Plan, records: Sequence[Record], options: TrainingOptions) -> Plan:
     """Compares the plan's normalisation with the close ones and "none", by the loss of whole rocket models.
 
-    Another normalisation replaces the plan's if its leave-one-out loss is lower by two standard errors. If the models
-    are fitted to all records, `fitted` of the returned plan is the model of the chosen normalisation.
+    Another normalisation replaces the plan's if its leave-one-out loss is lower by two standard errors. The plan is
+    returned as it is if no normalisation is close, there are few records, or a model has several answers for a record.
+
+    Returns:
+        The plan; its `fitted` is the model of the chosen normalisation, if the models were fitted to all records and
+        not to a sample.
     """
     spec = plan.spec
     sample = _subsample(spec, records)
@@ -155,8 +170,9 @@ def choose_with_whole_models(plan: Plan, records: Sequence[Record], options: Tra
         return plan
     names = (*plan.close, "none")  # the kernels need no scale: their biases come from the values
     fits = {name: _fit_or_none(spec.with_keys(input={"normalize": name}), sample, options) for name in names}
-    others = {name: fit for name, fit in fits.items() if fit is not None}
-    gains = {name: left_out.losses - fit.splits["left_out"].losses for name, fit in others.items()}
+    results = {name: fit for name, fit in fits.items() if fit is not None}
+    # For each record, by how much its loss is lower than with the plan's normalisation: a paired comparison
+    gains = {name: left_out.losses - fit.splits["left_out"].losses for name, fit in results.items()}
     clear_gains = {
         name: float(gain.mean())
         for name, gain in gains.items()
@@ -165,14 +181,14 @@ def choose_with_whole_models(plan: Plan, records: Sequence[Record], options: Tra
     if not clear_gains:
         return plan
     best = max(clear_gains, key=lambda name: clear_gains[name])
-    losses = {name: fit.splits["left_out"].loss for name, fit in others.items()}
+    losses = {name: fit.splits["left_out"].loss for name, fit in results.items()}
     losses[str(spec.input.normalize)] = left_out.loss
     why = f"held-out log loss of whole models on {len(sample)} records: {_losses_as_text(losses)}"
-    return replace(_with_normalisation(plan, best, why), fitted=others[best] if plan.fitted else None)
+    return replace(_with_normalisation(plan, best, why), fitted=results[best] if plan.fitted else None)
 
 
 def _with_normalisation(plan: Plan, name: str, why: str) -> Plan:
-    """The plan with a normalisation, and the reason for it."""
+    """The plan with this normalisation in its spec, and the reason for it."""
     return plan.with_choice(f'normalize = "{name}": {why}', input={"normalize": name})
 
 
@@ -181,7 +197,7 @@ def _losses_as_text(losses: dict[str, float]) -> str:
 
 
 def _subsample(spec: Spec, records: Sequence[Record]) -> list[Record]:
-    """At most `MOST_COMPARED` records with at most `COMPARED_STEPS` steps together, drawn at random, in their order."""
+    """Draws at most `MOST_COMPARED` records with at most `COMPARED_STEPS` steps in all; keeps the records' order."""
     steps, indices = 0, []
     for index in np.random.default_rng(0).permutation(len(records))[:MOST_COMPARED]:
         steps += min(len(records[index].steps), spec.input.max_length)
@@ -192,7 +208,10 @@ def _subsample(spec: Spec, records: Sequence[Record]) -> list[Record]:
 
 
 def _probe(spec: Spec, records: Sequence[Record], sequence_features: Sequence[str]) -> dict[str, EvaluationScores]:
-    """The held-out scores of a small rocket model with each normalisation; empty if one cannot be fitted."""
+    """Fits a small rocket model with each normalisation, and returns its leave-one-out scores by normalisation.
+
+    Empty for a per-step model, for fewer than ten records, or if one of the models cannot be fitted.
+    """
     if spec.output.task == "per-step" or len(records) < 10:
         return {}
     sample = [records[index] for index in sorted(np.random.default_rng(0).permutation(len(records))[:PROBE_RECORDS])]
@@ -200,7 +219,7 @@ def _probe(spec: Spec, records: Sequence[Record], sequence_features: Sequence[st
     small = Spec.from_table(spec.resolved() | {"model": model})
     scores_of = {}
     for name in TRIED:
-        if name == "feature-scale" and spec.input.features == 1:  # the same as that of the sequence
+        if name == "feature-scale" and spec.input.features == 1:  # of one feature the same as "sequence-scale"
             continue
         result = _fit_or_none(small.with_keys(input={"normalize": name}), sample, TrainingOptions())
         if result is None:
@@ -210,7 +229,7 @@ def _probe(spec: Spec, records: Sequence[Record], sequence_features: Sequence[st
 
 
 def _fit_or_none(spec: Spec, records: Sequence[Record], options: TrainingOptions) -> TrainingResult | None:
-    """A fitted rocket model, with its leave-one-out loss for each record; None if it cannot be fitted."""
+    """Fits a rocket model, and scores its leave-one-out answers; None if it cannot be fitted."""
     try:
         return rocket.fit(spec, records, options)
     except (ConfigurationError, ValueError):  # also of scikit-learn and NumPy, for features that are not finite

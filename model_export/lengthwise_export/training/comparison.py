@@ -50,7 +50,7 @@ class Comparison:
                 f"no clear difference: {abs(second - first):.4f} in accuracy, and {self.margin:.4f} may be chance with "
                 f"{self.scores[0]['answers']} answers"
             )
-        better = self.names[second > first]
+        better = self.names[1 if second > first else 0]
         return f"{better} is better: {abs(second - first):.4f} in accuracy, more than the {self.margin:.4f} of chance"
 
     def as_json(self) -> dict[str, Any]:
@@ -85,7 +85,7 @@ class Comparison:
         return f"{self.split} split, {answers} answers"
 
     def _rows(self) -> Iterator[tuple[str, str, str, str]]:
-        """A figure, its value in both runs, and the difference."""
+        """Yields a row of the table for each figure that both runs have: its name, both values, and the difference."""
         pairs = zip(self.scores, self.reports, strict=True)
         first, second = ({**scores, "seconds": report.get("seconds")} for scores, report in pairs)
         for name in (*FIGURES, "seconds"):
@@ -116,7 +116,7 @@ def compare(first: StrPath | TrainedModel, second: StrPath | TrainedModel) -> Co
     reports = [_report(Path(name)) for name in names]
     if any(reports[0].get(key) != reports[1].get(key) for key in ("labels", "task")):
         raise ConfigurationError(f"{' and '.join(names)} answer different questions: their labels or tasks differ")
-    # The validation of a rocket model are its leave-one-out answers
+    # A rocket model has no validation split: its leave-one-out answers count as such
     scores = [{"validation": splits.get("left_out", {}), **splits} for splits in map(splits_of, reports)]
     common = [name for name in SPLITS if all(splits.get(name) for splits in scores)]
     if not common:
@@ -125,10 +125,10 @@ def compare(first: StrPath | TrainedModel, second: StrPath | TrainedModel) -> Co
 
 
 def _report(folder: Path) -> dict[str, Any]:
-    """The report `metrics.json` in the folder of a run, or in a file.
+    """Reads the report `metrics.json` of a run; `folder` is that of the run, or the path of a report itself.
 
     Raises:
-        ConfigurationError: There is none, or it cannot be read.
+        ConfigurationError: There is no report, or it cannot be read.
     """
     path = folder / METRICS_FILE if folder.is_dir() else folder
     try:
@@ -145,6 +145,8 @@ def _report(folder: Path) -> dict[str, Any]:
 
 
 def _is_scores(scores: object) -> bool:
-    """Whether an entry of a report is the scores of a split, with a finite accuracy and number of answers."""
-    numbers = (scores.get("accuracy"), scores.get("answers")) if isinstance(scores, dict) else (None,)
-    return all(isinstance(value, int | float) and math.isfinite(value) for value in numbers)
+    """Whether an entry of a report is a dictionary with a finite accuracy and a finite number of answers."""
+    return isinstance(scores, dict) and all(
+        isinstance(value, int | float) and math.isfinite(value)
+        for value in (scores.get("accuracy"), scores.get("answers"))
+    )

@@ -122,8 +122,8 @@ class LengthwiseClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
         if len(classes) < 2:
             raise ValueError(f"y holds {len(classes)} class: a classifier needs at least two classes")
         names = [str(label) for label in classes.tolist()]
-        described = arrays.with_labels(self.spec, names)
-        if described.get("input", {}).get("long") == "window":
+        spec_tables = arrays.with_labels(self.spec, names)
+        if spec_tables.get("input", {}).get("long") == "window":
             raise ConfigurationError(
                 "spec: long = 'window' is for a service, which puts the answers of the windows together: use 'head', "
                 "'tail', or a larger max_length"
@@ -133,7 +133,7 @@ class LengthwiseClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
             seed = check_random_state(seed).randint(2**31 - 1)
         parameters = self.get_params(deep=False)
         run = training_api.train(
-            described,
+            spec_tables,
             sequences,
             [names[index] for index in indices],
             **{name: parameters[name] for name in TrainOptions.model_fields.keys() & parameters.keys()},
@@ -148,7 +148,7 @@ class LengthwiseClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
         if (features := Spec.from_table(run.spec).input.features) is not None:
             self.n_features_in_ = features
         self.__dict__.pop("_model", None)
-        self._module()  # now, because predict must set no attribute
+        self._module()  # loads the new weights now, because scikit-learn allows no new attribute in `predict`
         return self
 
     def predict_proba(self, X: Any) -> NDArray[np.float64]:
@@ -161,7 +161,7 @@ class LengthwiseClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
         check_is_fitted(self)
         manifest = Spec.from_table(self.spec_).manifest(name="classifier", version=1)
         sequences = _read(X, self.layout, self.spec_["input"].get("padding"), manifest.input.names or ())
-        lacking = [
+        missing_values = [
             Problem(
                 f"/sequences/{index}",
                 f"step {step} lacks a value (NaN), and input.missing = 'refuse'"
@@ -170,8 +170,8 @@ class LengthwiseClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
             for index, sequence in enumerate(sequences)
             for step in np.argwhere(np.isnan(sequence.steps))[:1, 0]
         ]
-        if lacking and manifest.missing == "refuse":  # in scikit-learn's words
-            raise InvalidSequences(lacking)
+        if missing_values and manifest.missing == "refuse":  # its text has "NaN", as scikit-learn asks of estimators
+            raise InvalidSequences(missing_values)
         steps = [torch.from_numpy(item.steps) for item in items(sequences, manifest, ask=False)]
         if not steps:
             raise ValueError("X must hold at least one sequence, got none")
@@ -181,7 +181,7 @@ class LengthwiseClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
 
     def predict(self, X: Any) -> NDArray[Any]:
         """`[sequences]`: the most probable label of each sequence; errors as `predict_proba` raises them."""
-        best = self.predict_proba(X).argmax(axis=1)  # first: it says so where nothing is fitted
+        best = self.predict_proba(X).argmax(axis=1)  # before `classes_` is read: raises NotFittedError without a fit
         return np.asarray(self.classes_[best])
 
     def export(self, out: str | os.PathLike[str], **options: Any) -> PublishedModel:
@@ -199,13 +199,13 @@ class LengthwiseClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
         return tags
 
     def __getstate__(self) -> dict[str, Any]:
-        """Everything but the module."""
+        """The state for pickling: every attribute but the module, which is made again from the weights."""
         state: dict[str, Any] = {**super().__getstate__()}
         state.pop("_model", None)
         return state
 
     def _module(self) -> trained.BuiltInModel:
-        """The module of the weights, which is made when it is needed."""
+        """The PyTorch module with the fitted weights; it is made at the first call, and kept."""
         if "_model" not in vars(self):
             with self._weights() as weights, torch_as_before():
                 self._model = trained.load(Spec.from_table(self.spec_), weights)[0]
@@ -213,7 +213,7 @@ class LengthwiseClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
 
     @contextmanager
     def _weights(self) -> Iterator[Path]:
-        """The checkpoint as a file."""
+        """Writes the checkpoint to a temporary file for the block, and yields its path."""
         check_is_fitted(self)
         with tempfile.TemporaryDirectory() as folder:
             weights = Path(folder) / WEIGHTS_FILE
@@ -221,19 +221,25 @@ class LengthwiseClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
             yield weights
 
     def _takes_nan(self) -> bool:
-        """Whether the spec lets a value be missing. A spec that is wrong is refused by `fit`, with the reason."""
+        """Whether the spec allows missing values; False for a wrong spec, which `fit` refuses with the reason."""
         try:
-            keys = arrays.tables(self.spec)
+            spec_tables = arrays.tables(self.spec)
         except ConfigurationError:
             return False
-        is_open = keys.get("model", {}).get("preset") == "auto"
-        return bool(keys.get("input", {}).get("missing", "indicator" if is_open else "refuse") != "refuse")
+        is_open = spec_tables.get("model", {}).get("preset") == "auto"
+        return bool(spec_tables.get("input", {}).get("missing", "indicator" if is_open else "refuse") != "refuse")
 
 
 def _read(
     X: Any, layout: Layout, padding: Padding | None = None, names: tuple[str, ...] | None = None
 ) -> InputSequences:
-    """The sequences, with the errors that scikit-learn asks for.
+    """Converts `X` to sequences; refuses with the errors that scikit-learn's tests of estimators expect.
+
+    Args:
+        X: The argument of `fit` or `predict`, in any form.
+        layout: The order of the axes of an array.
+        padding: Which steps are cut off the end of each sequence; None for none.
+        names: The feature names of the fitted model, by which columns are selected; None if it has none yet.
 
     Raises:
         TypeError: It is a sparse matrix.
@@ -245,15 +251,17 @@ def _read(
         raise ValueError("Complex data not supported: a sequence has real values")
     table = columns_of(X)
     # A table of numbers without ids is a matrix, as for other estimators: each row is a sequence of one feature
-    is_matrix = table is not None and "steps" not in table and not has_ids([*table])
-    is_matrix = is_matrix and table is not None and len(table.levels) < 2 and not lists_in(table)
+    if table is None or "steps" in table or has_ids([*table]):
+        is_matrix = False
+    else:
+        is_matrix = len(table.levels) < 2 and not lists_in(table)
     is_array = hasattr(X, "__array__") and not hasattr(X, "__iter__")
     columns = ColumnNames(inputs=names)
     return sequences_of(np.asarray(X) if is_matrix or is_array else X, layout, columns, padding=padding, ask=False)
 
 
 def _labels(y: Any) -> NDArray[Any]:
-    """The labels as an array `[sequences]`.
+    """Converts `y` to an array of labels, `[sequences]`, by scikit-learn's checks.
 
     Raises:
         ValueError: `y` is None, or cannot be labels.

@@ -14,10 +14,10 @@ ROCKET_OPTIONS: Final = frozenset({"seed", "class_weights", "calibration"})  # t
 
 
 def _share(value: object) -> object:
-    """A number is a share; sequences are checked where they are read.
+    """Validates `validation`: a number must be a share; sequences pass, they are checked when they are read.
 
     Raises:
-        ValueError: It is no share: below 0, or 1 and more.
+        ValueError: The number is below 0, or 1 or more.
     """
     if isinstance(value, int | float) and not 0 <= value < 1:
         raise ValueError("must be at least 0 and below 1")
@@ -25,12 +25,12 @@ def _share(value: object) -> object:
 
 
 def _open(description: str, **bounds: Any) -> Any:
-    """The field of an option that is chosen from the data if it is not given."""
+    """A pydantic field, None by default, of an option that is chosen from the data if the user does not give it."""
     return Field(default=None, description=f"{description} Chosen from the data if it is not given.", **bounds)
 
 
 class FixedOptions(Options):
-    """The options of a training that have one default for all data; what few change has no flag."""
+    """The options of a training whose default does not depend on the data; those that few users change have no flag."""
 
     batch_rows: Annotated[int, PYTHON_ONLY] = Field(default=16, ge=1, description="Sequences in a batch.")
     learning_rate: Annotated[float, PYTHON_ONLY] = Field(
@@ -45,7 +45,7 @@ class FixedOptions(Options):
 
 
 class TrainingOptions(FixedOptions):
-    """The options of one run, with nothing left open; see `TrainOptions` for their meaning."""
+    """The options of one run, after everything open was chosen; see `TrainOptions` for their meaning."""
 
     epochs: int = 40
     patience: int = 15

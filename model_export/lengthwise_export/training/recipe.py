@@ -46,25 +46,32 @@ PATIENCE_STEPS: Final = 300
 LEAST_EPOCHS: Final = 5  # however many records there are
 
 
-def plan(spec: Spec, records: Sequence[Record], asked: TrainOptions) -> Plan:
+def plan(spec: Spec, records: Sequence[Record], user_options: TrainOptions) -> Plan:
     """Chooses what the spec and the options leave open: normalisation, policy, layers, and the run's options.
 
+    Args:
+        spec: The user's spec, complete but for what is chosen here.
+        records: The training records.
+        user_options: What the user gives; None or unset is open.
+
     Raises:
-        ConfigurationError: There are fewer than two records, or an option is for the other kind of model.
+        ConfigurationError: There are fewer than two records, or an option of gradient descent for fixed kernels.
     """
     if len(records) < 2:
         raise ConfigurationError(f"{len(records)} records are too few to train on")
-    settings = asked.model_dump(include={*TrainingOptions.model_fields}, exclude_unset=True, exclude_none=True)
+    settings = user_options.model_dump(include={*TrainingOptions.model_fields}, exclude_unset=True, exclude_none=True)
     for_layers = sorted(settings.keys() - ROCKET_OPTIONS)
     if spec.model.kind == "rocket" and for_layers:
         first = for_layers[0]
         name = first if PYTHON_ONLY in TrainOptions.model_fields[first].metadata else f"--{first}"
         raise ConfigurationError(f"{name} has no meaning with kind = 'rocket': it is for gradient descent")
+    # The policy for missing values
     facts, start = choice.facts_of(records), Plan(spec, warnings=tuple(_warnings_of(spec, records)))
     fills = facts.missing > 0 and missing_is_open(spec)
     if fills:
         why = f'missing = "indicator": {facts.missing:.1%} of the values are missing'
         start = start.with_choice(why, input={"missing": "indicator"})
+    # Fixed kernels or layers: an option or key that only layers have asks for them
     members = examples(records, start.spec)
     options = TrainingOptions(**{name: value for name, value in settings.items() if name in ROCKET_OPTIONS})
     # Log losses, by which models are compared, mean little without calibration
@@ -78,11 +85,12 @@ def plan(spec: Spec, records: Sequence[Record], asked: TrainOptions) -> Plan:
             layers = _with_layers(chosen, facts) if spec.model.is_auto else chosen
             return _with_schedule(layers, [stratum(example, spec.output.task) for example in members], settings)
         chosen = choice.choose_with_whole_models(chosen, records, calibrated)
+    # A model that was fitted for the choice is calibrated, so it is fitted again where the user wants no calibration
     return replace(chosen, options=options, fitted=chosen.fitted if options.calibration else None)
 
 
 def _can_be_rocket(spec: Spec, facts: DataFacts, examples: int) -> bool:
-    """Whether fixed kernels can be fitted; each window of a long sequence is an example."""
+    """Whether `auto` may take fixed kernels for this spec and data; `examples` counts windows of long sequences."""
     suits = spec.input.kind == "values" and spec.output.task == "single-label" and facts.records <= MANY_RECORDS
     return suits and rocket.fits_in_memory(examples, spec.model.kernels)
 
@@ -90,9 +98,15 @@ def _can_be_rocket(spec: Spec, facts: DataFacts, examples: int) -> bool:
 def _best_rocket(
     start: Plan, records: Sequence[Record], facts: DataFacts, options: TrainingOptions, *, fills: bool
 ) -> Plan:
-    """The plan of a fitted rocket model.
+    """Chooses and fits a rocket model; the returned plan holds it as `fitted`.
 
-    With `fills`, the policy for missing values is `indicator` or `mean`, whichever has the lower leave-one-out loss.
+    Args:
+        start: What was chosen before; with `fills`, the policy for missing values in it is `indicator`.
+        records: The training records.
+        facts: About these records.
+        options: Those of the fit.
+        fills: Whether the policy for missing values is open: then `mean` replaces `indicator` if its leave-one-out loss
+            is lower.
     """
     features = [*ROCKET_FEATURES, *(["missing"] if facts.missing else [])]
     normalised = choice.choose_normalisation(start, records, facts, features)
@@ -126,28 +140,30 @@ def _with_layers(plan: Plan, facts: DataFacts) -> Plan:
 
 
 def _with_schedule(plan: Plan, strata: Sequence[object], settings: Mapping[str, Any]) -> Plan:
-    """The plan of layers with the options of a run.
+    """The plan of layers with all options of the run: validation split, class weights, epochs and patience.
 
     Args:
         plan: What is trained.
         strata: What `stratum` returns for each example.
-        settings: The options that the user gives, by name.
+        settings: The options that the user gives, by name, which are kept.
     """
     options = TrainingOptions(**settings)
-    chosen: dict[str, Any] = {}
-    validating = len(stratified_split(strata, options.validation, seed=0)[1])
-    if "validation" not in settings and validating < SMALLEST_VALIDATION:
+    chosen: dict[str, Any] = {}  # options by name
+    # The validation split: none if too few examples would be held out
+    held_out = len(stratified_split(strata, options.validation, seed=0)[1])
+    if "validation" not in settings and held_out < SMALLEST_VALIDATION:
         plan = plan.with_choice(
-            f"validation = 0: {options.validation:.0%} of {len(strata)} records would be {validating}, too few to "
+            f"validation = 0: {options.validation:.0%} of {len(strata)} records would be {held_out}, too few to "
             "choose an epoch by; all records are trained on, with a fixed schedule"
         )
-        chosen["validation"], validating = 0.0, 0
-    elif options.validation and validating < SMALLEST_VALIDATION:
+        chosen["validation"], held_out = 0.0, 0
+    elif options.validation and held_out < SMALLEST_VALIDATION:
         warning = (
-            f"validation has {validating} records: the epoch that it chooses, and its accuracy, are mostly chance; "
+            f"validation has {held_out} records: the epoch that it chooses, and its accuracy, are mostly chance; "
             "leave --validation out to train on all records with a fixed schedule"
         )
         plan = replace(plan, warnings=(*plan.warnings, warning))
+    # Class weights
     counts = Counter(strata).values()
     ratio = max(counts) / min(counts)
     if "class_weights" not in settings and plan.spec.output.task == "single-label" and ratio >= SKEWED:
@@ -155,7 +171,8 @@ def _with_schedule(plan: Plan, strata: Sequence[object], settings: Mapping[str, 
             f"class weights: the most frequent class has {ratio:.0f} times the records of the rarest"
         )
         chosen["class_weights"] = True
-    steps = max(math.ceil((len(strata) - validating) / options.batch_rows), 1)
+    # Epochs and patience, from the steps of the optimiser in an epoch
+    steps = max(math.ceil((len(strata) - held_out) / options.batch_rows), 1)
     epochs = max(math.ceil(LEAST_STEPS / steps), LEAST_EPOCHS)
     if "epochs" not in settings:
         plan = plan.with_choice(f"{epochs} epochs of {steps} steps: at least {LEAST_STEPS} steps in all")
@@ -167,11 +184,12 @@ def _with_schedule(plan: Plan, strata: Sequence[object], settings: Mapping[str, 
 
 
 def _warnings_of(spec: Spec, records: Sequence[Record]) -> Iterator[str]:
-    """Warnings about the records: their number, their labels, their ids, and their axes."""
+    """Yields warnings about the records: their number, their labels, their ids, their axes, and doubtful ends."""
     counts: Counter[str] = Counter()  # the number of records with each label
     for record in records:
         counts.update({record.label} if isinstance(record.label, str) else {*(record.label or ())})
-    absent, single = ([label for label in spec.output.labels if counts[label] == count] for count in (0, 1))
+    absent = [label for label in spec.output.labels if counts[label] == 0]
+    single = [label for label in spec.output.labels if counts[label] == 1]
     repeated = [name for name, count in Counter(record.id for record in records).items() if count > 1]
     doubtful = (
         (
@@ -193,13 +211,13 @@ def _warnings_of(spec: Spec, records: Sequence[Record]) -> Iterator[str]:
             "learned",
         ),
     )
-    yield from (text for holds, text in doubtful if holds)
+    yield from (text for is_doubtful, text in doubtful if is_doubtful)
     yield from _warnings_of_axes(records)
     yield from doubts([record.steps for record in records])
 
 
 def _warnings_of_axes(records: Sequence[Record]) -> Iterator[str]:
-    """Warnings about sequences that may be transposed, or may be the rows of a table, which should be steps."""
+    """Yields at most one warning: each row of a table may have become a sequence, or the arrays may be transposed."""
     lengths = {len(record.steps) for record in records}
     widths = {record.steps.shape[1] if record.steps.ndim == 2 else 1 for record in records}
     steps, features = min(lengths), min(widths)

@@ -1,4 +1,7 @@
-"""Whether a record can be trained on, by the spec. Nothing here imports torch, so that data is judged at once."""
+"""Checks whether records can be trained on by a spec. Nothing here imports torch, which would take seconds.
+
+The policy for missing values is *open* with `preset = "auto"`: it is chosen later, so checks allow missing values.
+"""
 
 from __future__ import annotations
 
@@ -22,13 +25,16 @@ def check(record: Record, spec: Spec) -> None:
 
 
 def fitting(records: Iterable[Record | BadRecord], spec: Spec) -> Iterator[Record]:
-    """The records up to the first that is bad or does not fit the spec; then an error names the first such records."""
+    """Yields the records that can be trained on; raises a ConfigurationError if some cannot.
+
+    It names the first that cannot be read or do not fit the spec. Missing values are allowed if their policy is open.
+    """
     open_spec = lenient(spec)
     return valid_records(iter(records), lambda record: check(record, open_spec))
 
 
 def why_unfit(record: Record, spec: Spec) -> str | None:
-    """Why a record cannot be used for training; None or empty if it can."""
+    """Why a model of the spec cannot be trained on a record, as a text for the user; None or empty if it can."""
     steps, takes = record.steps, spec.input
     if takes.features is not None and steps.shape[1] != takes.features:
         return f"{steps.shape[1]} features a step, the spec says {takes.features}"
@@ -48,10 +54,10 @@ def why_unfit(record: Record, spec: Spec) -> str | None:
 
 
 def lenient(spec: Spec) -> Spec:
-    """The spec that records are checked against: missing values are allowed where their policy is chosen later."""
+    """The spec that records are checked against: it allows missing values where their policy is open."""
     return spec.with_keys(input={"missing": "indicator"}) if missing_is_open(spec) else spec
 
 
 def missing_is_open(spec: Spec) -> bool:
-    """Whether the policy for missing values is chosen: only where `preset = "auto"` is written, and no policy is."""
+    """Whether the policy for missing values is chosen later: the user wrote `preset = "auto"`, and no policy."""
     return spec.model.preset == "auto" and spec.input.kind == "values" and not spec.input.first_stated("missing")

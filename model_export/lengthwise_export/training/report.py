@@ -42,7 +42,15 @@ class RunReport(dict[str, Any]):
         records: Sequence[Record],
         test: Sequence[Record],
     ) -> RunReport:
-        """The report of a result, and when and from what it was trained."""
+        """Makes the report of a run.
+
+        Args:
+            plan: What was trained, and why.
+            result: The trained model, its temperature and its duration.
+            splits: The scores of each split, by its name.
+            records: The training records.
+            test: The records of the test split, empty without one.
+        """
         options = plan.options.model_dump(include={*ROCKET_OPTIONS} if plan.spec.model.kind == "rocket" else None)
         return cls(
             labels=list(plan.spec.output.labels),
@@ -66,7 +74,7 @@ class RunReport(dict[str, Any]):
         )
 
     def table(self, title: str) -> Group:
-        """The scores of each split as a table for the terminal, and below how the training ended."""
+        """The scores of each split as a table for the terminal, with a line below on how the training ended."""
         table = Table("split", "answers", "loss", "accuracy", "macro F1", title=title)
         for name, scores in splits_of(self).items():
             figures = (f"{scores[figure]:.4f}" for figure in ("loss", "accuracy", "macro_f1"))
@@ -81,10 +89,10 @@ class RunReport(dict[str, Any]):
                 f"{self['seconds']:.1f} s, ridge penalty {self['penalty']:.3g}{calibrated}; left out: leave-one-out "
                 "predictions"
             )
-        done, most = len(self["epochs"]), self["options"]["epochs"]
+        epochs, most_epochs = len(self["epochs"]), self["options"]["epochs"]
         if "validation" not in self:
-            return f"all {done} epochs, the last one used"
-        ended = f"all {done} epochs" if done == most else f"stopped early at epoch {done} of {most}"
+            return f"all {epochs} epochs, the last one used"
+        ended = f"all {epochs} epochs" if epochs == most_epochs else f"stopped early at epoch {epochs} of {most_epochs}"
         return f"{ended}, best epoch {self['best_epoch']}"
 
     def _repr_html_(self) -> str:
@@ -93,15 +101,15 @@ class RunReport(dict[str, Any]):
 
 
 def _source(records: Sequence[Record]) -> str:
-    """The names of the files that records were read from; they say `file:line`."""
+    """The names of the files that records were read from, from their `source_line`, which is `file:line`."""
     names = dict.fromkeys(Path(record.source_line.rpartition(":")[0]).name for record in records)
     return ", ".join(names) or "a Python program"
 
 
 def page(report: Mapping[str, Any], title: str) -> str:
-    """The report of one training, as `metrics.json` holds it, as a page."""
+    """The HTML page of a training's report; `report` is what `metrics.json` holds."""
     splits = splits_of(report)
-    name, scores = list(splits.items())[-1]
+    name, scores = list(splits.items())[-1]  # the most meaningful split
     return render(
         _TEMPLATE,
         title=title,
@@ -122,14 +130,22 @@ def splits_of(report: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
 
 
 def _confusion(report: Mapping[str, Any], counts: Sequence[Sequence[int]]) -> dict[str, Any]:
-    """The labels of the rows, and the columns, of the counts of a confusion."""
+    """The texts of the rows and columns of a confusion matrix, for the page.
+
+    The columns are the labels, too, or the four kinds of answers for a multi-label model.
+    """
     labels = [str(label) for label in report.get("labels", range(len(counts)))]
     is_square = len(counts[0]) == len(labels) >= 2 and report.get("task") != "multi-label"
     return {"labels": labels, "columns": labels if is_square else ["hit", "false alarm", "miss", "rightly not"]}
 
 
 def _curves(epochs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The points and marks of the chart of the losses, as shares 0..1 of its axes; none of validation without one."""
+    """The chart of the losses by epoch: its curves, and the marks of its axes, as shares 0..1 of the axes.
+
+    Returns:
+        `marks`: (share, text) on the axis of losses. `numbers`: (share, text) on the axis of epochs. `losses`: the
+        points (share of the epochs, share of the losses) of "training" and "validation"; no points without validation.
+    """
     losses = {
         name: [float(epoch[f"{name}_loss"]) for epoch in epochs if epoch.get(f"{name}_loss") is not None]
         for name in ("training", "validation")

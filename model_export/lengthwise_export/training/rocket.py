@@ -66,6 +66,7 @@ def fit(
     """  # noqa: DOC502 - what it calls raises it
     begun = time.perf_counter()
     members = examples(records, spec)
+    # Fit the kernels, and what comes before them: normalisation and sequence-level features
     multi_label = spec.output.task == "multi-label"
     _require_trainable(members, spec, options)
     torch.manual_seed(options.seed)
@@ -75,6 +76,7 @@ def fit(
     model = rocket.with_fitted_kernels(spec, first, first.each_normalised(sequences), seed=options.seed).eval()
     if model.sequence_features is not None:
         model.sequence_features.fit(first.each_rescaled(sequences))
+    # Compute the features of each example
     done = 0
 
     def features(steps: Tensor, lengths: Tensor) -> Tensor:
@@ -85,6 +87,7 @@ def fit(
 
     rows = ROWS_TOGETHER if fixed_kernels.INSTRUCTION_SETS else 1
     values = torch.stack(answer_in_batches(features, sequences, rows))
+    # Fit the ridge regression to targets of +1 and -1, and the temperature to its leave-one-out answers
     labels = torch.stack([example.target for example in members])
     targets = (labels if multi_label else functional.one_hot(labels, len(spec.output.labels))).double().numpy()
     # With class weights all classes count the same, whatever the number of their examples
@@ -93,6 +96,7 @@ def fit(
     fitted = fit_ridge(values.numpy(), 2 * targets - 1, importance, sequence_level=model.of_sequence, shares=shares)
     truth = targets if multi_label else targets.argmax(axis=1)
     scale = temperature.fit(fitted.left_out, truth, multi_label=multi_label) if options.calibration else None
+    # Store the head, with the temperature in it, and score its answers
     with torch.no_grad():
         model.head.weight.copy_(torch.from_numpy(fitted.weights.T / (scale or 1)))
         model.head.bias.copy_(torch.from_numpy(fitted.intercepts / (scale or 1)))
@@ -114,10 +118,10 @@ def fits_in_memory(examples: int, kernels: int) -> bool:
 
 
 def _require_trainable(members: Sequence[Example], spec: Spec, options: TrainingOptions) -> None:
-    """Checks that the examples can be trained on, and that the options suit the spec.
+    """Makes sure that a rocket model can be fitted: by the number of examples, the memory, and the options.
 
     Raises:
-        ConfigurationError: There are too few or too many, or the options contradict the spec.
+        ConfigurationError: There are too few examples, or too many for the memory, or the options contradict the spec.
     """
     count, kernels = len(members), spec.model.kernels
     fewer = _LARGEST_MATRIX_BYTES // (max(count, 1) * 8)
@@ -140,7 +144,7 @@ def _require_trainable(members: Sequence[Example], spec: Spec, options: Training
 
 @dataclass(frozen=True, slots=True)
 class RidgeFit:
-    """A fitted ridge regression."""
+    """A fitted ridge regression of targets, one column for each class, on features."""
 
     weights: NDArray[np.float64]  # `[features, targets]`
     intercepts: NDArray[np.float64]  # `[targets]`
@@ -175,6 +179,7 @@ def fit_ridge(
         sequence_level: The number of sequence-level features.
         shares: Candidates for the weight of these features against the kernel features.
     """
+    # Centre and scale the features; a weighted fit is an ordinary one of rows times the root of their weights
     weight = np.ones(len(features)) if importance is None else importance / importance.mean()
     root = np.sqrt(weight)[:, None]
     scaled = features.astype(np.float64)
@@ -182,6 +187,7 @@ def fit_ridge(
     scaled -= mean
     spread = np.sqrt((weight @ np.square(scaled)) / weight.sum())
     scale = np.where(spread > _SMALLEST_SPREAD, spread, 1.0)
+    # The candidates for the factor of the sequence-level features
     from_kernels = scaled.shape[1] - sequence_level  # the number of kernel features
     candidates = shares if len(scaled) <= _MANY_EXAMPLES else (USUAL_SHARE,)
     factors = [1.0]
@@ -193,6 +199,7 @@ def fit_ridge(
     scaled *= root / scale
     intercepts = np.average(targets, axis=0, weights=weight)
     centred = root * (targets - intercepts)
+    # Decompose K, the inner products by the kernel features; `columns` are the sequence-level features
     kernels, columns = scaled[:, :from_kernels], scaled[:, from_kernels:]
     if columns.shape[1] > len(columns):  # a smaller matrix with the same inner products
         columns = np.linalg.qr(columns.T)[1].T
@@ -201,8 +208,10 @@ def fit_ridge(
     else:
         vectors, values, _ = np.linalg.svd(kernels, full_matrices=False)
         values = values**2
+    # Try each penalty and factor; `dual` is G^-1 y of both groups of features, and `diagonal` the diagonal of G^-1
     right_sides = np.hstack([centred, columns])
     rotated, squares = vectors.T @ right_sides, vectors**2
+    # (error, factor, penalty, dual, left-out answers)
     best: tuple[float, float, float, NDArray[np.float64], NDArray[np.float64]] | None = None
     for penalty in PENALTIES:
         # Inverse of K + penalty: 1 / penalty, and along the vectors this much more
@@ -222,6 +231,7 @@ def fit_ridge(
                 best = (error, factor, float(penalty), dual, left_out)
     assert best is not None  # there is at least one factor, and PENALTIES
     _, factor, penalty, dual, left_out = best
+    # The weights of the features as they were passed: from those of the examples (`dual`)
     weights = (scaled.T @ dual) / scale[:, None]
     weights[from_kernels:] *= factor**2
     return RidgeFit(weights, intercepts - mean @ weights, penalty, left_out)

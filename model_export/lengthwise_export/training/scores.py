@@ -53,7 +53,7 @@ class EvaluationScores:
     # `[classes][classes]`, counts by true and predicted label; for a multi-label model `[classes][4]`, the true
     # positives, false positives, false negatives and true negatives of each label
     confusion: list[list[int]]
-    of: Sequence[ScoredAnswer] = field(repr=False, compare=False)
+    of: Sequence[ScoredAnswer] = field(repr=False, compare=False)  # the scored answers themselves, for `quality`
 
     def as_json(self) -> dict[str, Any]:
         """The metrics as in `metrics.json`: with `ece` and the lists of `quality`."""
@@ -62,7 +62,7 @@ class EvaluationScores:
 
     @property
     def losses(self) -> NDArray[np.float64]:
-        """`[examples]`, the log loss of each answer to a sequence that has one label."""
+        """The log loss of each answer of a single-label model, `[examples]`."""
         logits, targets = join_answers(self.of, "single-label")
         return np.asarray(functional.cross_entropy(logits.double(), targets, reduction="none").numpy())
 
@@ -70,7 +70,15 @@ class EvaluationScores:
 def loss(
     logits: Tensor, targets: Tensor, task: Task, weights: Tensor | None = None, *, label_smoothing: float = 0.0
 ) -> Tensor:
-    """The mean loss of `logits [rows, classes]`, or `[rows, width, classes]` per step; weights as `class_weights`."""
+    """The mean loss of a batch: cross-entropy, or binary cross-entropy for a multi-label model.
+
+    Args:
+        logits: `[rows, classes]`, or `[rows, width, classes]` per step.
+        targets: In the form of `TrainingBatch.targets`; steps with `NO_TARGET` do not count.
+        task: The task of the model.
+        weights: `[classes]`, as `class_weights` returns them; None for equal weights.
+        label_smoothing: The share of the target that is spread over all labels; not for multi-label models.
+    """
     if task == "multi-label":
         return functional.binary_cross_entropy_with_logits(logits, targets, pos_weight=weights)
     if logits.ndim == 3:
@@ -81,9 +89,12 @@ def loss(
 
 
 def class_weights(examples: Sequence[Example], classes: int, task: Task) -> Tensor:
-    """`[classes]`: `answers / (classes * count)`; of a multi-label model `negatives / positives`.
+    """The weight of each class in the loss, `[classes]`, so that rare classes count as much as frequent ones.
 
-    A class without examples has 1.
+    - Single-label and per-step: `answers / (classes * count)`, as scikit-learn's "balanced".
+    - Multi-label: `negatives / positives`, the weight of a positive answer.
+
+    A class without examples has weight 1.
     """
     if task == "multi-label":
         positives = torch.stack([example.target for example in examples]).sum(dim=0)
@@ -95,7 +106,10 @@ def class_weights(examples: Sequence[Example], classes: int, task: Task) -> Tens
 
 
 def answer_each(model: BuiltInModel, members: Sequence[Example], *, rows: int = ROWS_TOGETHER) -> list[ScoredAnswer]:
-    """The answer to each example, in their order. The model stays in evaluation mode."""
+    """Runs the model on each example, `rows` in a batch; returns the answers in the order of the examples.
+
+    Leaves the model in evaluation mode.
+    """
     model.eval()
     logits_of_each = answer_in_batches(
         lambda steps, lengths: model(steps, lengths).logits, [example.steps for example in members], rows
@@ -104,35 +118,40 @@ def answer_each(model: BuiltInModel, members: Sequence[Example], *, rows: int = 
 
 
 def evaluate(model: BuiltInModel, members: Sequence[Example], spec: Spec) -> EvaluationScores:
-    """The scores of a model on examples; see `answer_each`."""
+    """Scores a model on examples. Leaves it in evaluation mode."""
+    # A rocket model answers one example at a time where the compiled kernels are missing
     rows = ROWS_TOGETHER if spec.model.kind == "layers" or fixed_kernels.INSTRUCTION_SETS else 1
     return scores(answer_each(model, members, rows=rows), spec)
 
 
 def join_answers(answered: Sequence[ScoredAnswer], task: Task) -> tuple[Tensor, Tensor]:
-    """Logits and targets of all answers: `[answers, classes]`, and the targets as in `Example`."""
+    """Joins answers to two tensors: logits `[answers, classes]`, and targets.
+
+    Targets are `[answers]` int64 indices of labels, or `[answers, classes]` for a multi-label model. An answer is that
+    of a sequence, or of a step for a per-step model.
+    """
     join = torch.cat if task == "per-step" else torch.stack
     return join([answer.logits for answer in answered]), join([answer.example.target for answer in answered])
 
 
 def scores(answered: Sequence[ScoredAnswer], spec: Spec) -> EvaluationScores:
-    """The scores of answers."""
+    """Computes loss, accuracy, macro F1 and confusion over all answers; multi-label at probability 0.5."""
     logits, targets = join_answers(answered, spec.output.task)
     truth = targets.numpy()
-    counted: list[bool] | None = None  # all classes
+    labels_counted: list[bool] | None = None  # all
     if spec.output.task == "multi-label":
         predicted, truth = (logits > 0).numpy(), truth > 0
-        if truth.shape[1] == 1:  # which scikit-learn takes for the answers of two classes
-            counted = [True]
-        counts = multilabel_confusion_matrix(truth, predicted, labels=counted)  # (classes, true, predicted)
-        confusion = counts[:, [1, 0, 1, 0], [1, 1, 0, 0]]
+        if truth.shape[1] == 1:  # scikit-learn reads a single column as a problem of two classes, no and yes
+            labels_counted = [True]
+        counts = multilabel_confusion_matrix(truth, predicted, labels=labels_counted)  # (classes, true, predicted)
+        confusion = counts[:, [1, 0, 1, 0], [1, 1, 0, 0]]  # (classes, [TP, FP, FN, TN])
     else:
         predicted = logits.argmax(dim=1).numpy()
         confusion = confusion_matrix(truth, predicted, labels=range(len(spec.output.labels)))
     return EvaluationScores(
         loss=float(loss(logits, targets, spec.output.task)),
         accuracy=float((predicted == truth).mean()),
-        macro_f1=float(f1_score(truth, predicted, labels=counted, average="macro", zero_division=np.nan)),
+        macro_f1=float(f1_score(truth, predicted, labels=labels_counted, average="macro", zero_division=np.nan)),
         answers=truth.size,
         confusion=confusion.tolist(),
         of=answered,
@@ -140,12 +159,16 @@ def scores(answered: Sequence[ScoredAnswer], spec: Spec) -> EvaluationScores:
 
 
 def quality(answered: Sequence[ScoredAnswer]) -> dict[str, Any]:
-    """The entries of a report about answers besides their scores: calibration, and accuracy in groups of examples.
+    """Measures calibration, and accuracy in groups of examples, as further entries of the report.
 
-    `ece` is the expected calibration error: the mean distance of confidence and accuracy, over bins of the confidence.
+    - `ece`: the expected calibration error, the mean distance of confidence and accuracy over bins of the confidence.
+    - `reliability`: these bins, each with its bounds, answers, mean confidence and accuracy; empty bins are left out.
+    - `by_length`: groups by quartiles of the length.
+    - `by_missing`: groups by the share of missing values, if any are missing.
     """
-    rated = [_confidences(answer) for answer in answered]
-    confidence, right = (np.concatenate(values) for values in zip(*rated, strict=True))
+    # Reliability: bins by confidence
+    confidences = [_confidences(answer) for answer in answered]
+    confidence, correct = (np.concatenate(values) for values in zip(*confidences, strict=True))
     edges_of_bins = itertools.pairwise(index / BINS for index in range(BINS + 1))
     masks = {(low, high): (confidence > low) & (confidence <= high) for low, high in edges_of_bins}
     bins: list[dict[str, Any]] = [
@@ -154,29 +177,35 @@ def quality(answered: Sequence[ScoredAnswer]) -> dict[str, Any]:
             "to": high,
             "answers": int(inside.sum()),
             "confidence": float(confidence[inside].mean()),
-            "accuracy": float(right[inside].mean()),
+            "accuracy": float(correct[inside].mean()),
         }
         for (low, high), inside in masks.items()
         if inside.any()
     ]
-    error = sum(entry["answers"] / len(confidence) * abs(entry["confidence"] - entry["accuracy"]) for entry in bins)
-    right_of_each = [right_of_example for _, right_of_example in rated]
-    # by quantile of the length; equal lengths are in one group
+    calibration_error = sum(
+        entry["answers"] / len(confidence) * abs(entry["confidence"] - entry["accuracy"]) for entry in bins
+    )
+    correct_by_example = [correct_of_example for _, correct_of_example in confidences]
+    # Groups by quantile of the length; equal lengths are in one group
     lengths = np.array([len(answer.example.steps) for answer in answered])
     edges = np.unique(np.quantile(lengths, np.linspace(0, 1, LENGTH_PARTS + 1), method="inverted_cdf")).tolist()
     lows = [edges[0], *(edge + 1 for edge in edges[1:-1])]
     bounds = zip(lows, edges[1:] or edges, strict=True)
     by_length = [((lengths >= low) & (lengths <= high), low, high) for low, high in bounds]
-    result = {"ece": error, "reliability": bins, "by_length": _groups(right_of_each, by_length)}
+    result = {"ece": calibration_error, "reliability": bins, "by_length": _groups(correct_by_example, by_length)}
+    # Groups by the share of missing values
     missing = np.array([answer.example.missing for answer in answered])
     if missing.any():
         shares = [((missing > low) & (missing <= high), low, high) for low, high in itertools.pairwise(MISSING_EDGES)]
-        result["by_missing"] = _groups(right_of_each, [(missing == 0, 0.0, 0.0), *shares])
+        result["by_missing"] = _groups(correct_by_example, [(missing == 0, 0.0, 0.0), *shares])
     return result
 
 
 def _confidences(answer: ScoredAnswer) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """`[answers]`: the probability of each answer to an example, and whether it is correct."""
+    """For each answer to an example, the probability of what is answered, and whether it is correct; both `[answers]`.
+
+    A multi-label model gives an answer for each class, yes or no; a per-step model one for each step.
+    """
     logits, target = answer.logits.double(), answer.example.target.numpy()
     if target.dtype.kind == "f":  # multi-label
         yes = torch.sigmoid(logits).numpy()
@@ -186,17 +215,18 @@ def _confidences(answer: ScoredAnswer) -> tuple[NDArray[np.float64], NDArray[np.
 
 
 def _groups(
-    right: Sequence[NDArray[np.bool_]], parts: Sequence[tuple[NDArray[np.bool_], float, float]]
+    correct: Sequence[NDArray[np.bool_]], parts: Sequence[tuple[NDArray[np.bool_], float, float]]
 ) -> list[dict[str, Any]]:
-    """The accuracy in each part of the examples; parts without an example are left out.
+    """The accuracy in each part of the examples, as entries of the report; parts without an example are left out.
 
-    `right` says of the answers to each example whether they are right. A part is a mask `[examples]`, and the lowest
-    and highest length (or share of missing values) in it.
+    Args:
+        correct: For each example, `[answers]`: whether its answers are correct.
+        parts: For each part, a mask `[examples]`, and the lowest and the highest length (or share of missing values).
     """
     groups = []
     for inside, low, high in parts:
         if inside.any():
-            right_inside = np.concatenate([right[index] for index in np.flatnonzero(inside)])
-            counts = {"sequences": int(inside.sum()), "answers": len(right_inside)}
-            groups.append({"from": low, "to": high, **counts, "accuracy": float(right_inside.mean())})
+            correct_inside = np.concatenate([correct[index] for index in np.flatnonzero(inside)])
+            counts = {"sequences": int(inside.sum()), "answers": len(correct_inside)}
+            groups.append({"from": low, "to": high, **counts, "accuracy": float(correct_inside.mean())})
     return groups

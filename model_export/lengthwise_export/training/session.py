@@ -46,7 +46,7 @@ PAGE_FILE: Final = "report.html"
 
 @dataclass(frozen=True)
 class TrainingSession:
-    """What is trained on, and how."""
+    """What a training takes: the records of each split, and the options. `run` trains."""
 
     data: LabelledSequences  # the records, and the user's spec with what they say
     options: TrainOptions  # the user's
@@ -60,10 +60,14 @@ class TrainingSession:
     tell: Tell = lambda _notice: None  # called with each reason and warning as soon as it is known
 
     def run(self, out: Path) -> RunReport:
-        """Chooses what is open, trains, and writes the weights and the report."""
+        """Chooses what is open, trains, and writes the weights, the chosen spec and the report into the folder `out`.
+
+        Files of an earlier run in it are deleted, unless it is resumed.
+        """
         other_splits = {"validation": self.validation, "test": self.test}
         threads = self.options.threads
         with torch_threads(threads), threadpool_limits(threads, user_api="blas"):
+            # Choose, and tell the reasons before the training, which may take long
             plan = self.plan()
             if plan.spec.input.missing == "refuse" and missing_is_open(self.data.spec):
                 for name, records in other_splits.items():
@@ -72,15 +76,17 @@ class TrainingSession:
                 self.tell(Notice(reason, "chosen"))
             for warning in plan.warnings:
                 self.tell(Notice(warning, "warning"))
+            # Train
             with _new_folder(out):
                 for path in () if self.resume else run_files(out):
                     path.unlink()
                 result = (self._rocket if plan.spec.model.kind == "rocket" else self._layers)(plan, out)
                 report = self._report(plan, result, other_splits)
-        endings = _closing_warnings(result, plan)
-        for line in endings:
+        # Report
+        closing_warnings = _closing_warnings(result, plan)
+        for line in closing_warnings:
             self.tell(Notice(line, "warning"))
-        report |= {"warnings": [*plan.warnings, *endings]}
+        report |= {"warnings": [*plan.warnings, *closing_warnings]}
         notes = ["What `lengthwise train` trained.", *map("- {}".format, plan.reasons)]
         files.write(out / SPEC_FILE, as_toml(plan.spec, notes))
         files.write(out / METRICS_FILE, json.dumps(report, indent=2) + "\n")
@@ -88,7 +94,7 @@ class TrainingSession:
         return report
 
     def plan(self) -> Plan:
-        """What is trained.
+        """Chooses what the spec and the options leave open, with `recipe.plan`; shows a status meanwhile.
 
         Raises:
             ConfigurationError: A model with kind = "rocket" is to be resumed.
@@ -98,7 +104,7 @@ class TrainingSession:
             raise ConfigurationError(
                 "--resume has no meaning with kind = 'rocket': it takes seconds, and keeps no state"
             )
-        if self.validation and data.spec.model.kind != "rocket":
+        if self.validation and data.spec.model.kind != "rocket":  # no share of the records is held out besides
             options = options.model_copy(update={"validation": 0.0})
         choosing = "choosing what is left open"  # which may take minutes
         with status(Console(stderr=True), choosing) if self.progress is not None else nullcontext():
@@ -106,7 +112,10 @@ class TrainingSession:
         return replace(plan, reasons=(*data.reasons, *plan.reasons), warnings=(*data.warnings, *plan.warnings))
 
     def _rocket(self, plan: Plan, out: Path) -> TrainingResult:
-        """Fits fixed kernels. Nothing is chosen by the validation split, which is only scored."""
+        """Fits fixed kernels, or takes the model that the plan has fitted, and writes the weights into `out`.
+
+        Nothing is chosen by the validation split, which is only scored.
+        """
         data = self.data
         with _progress(self.progress, "sequences", len(data.records)) as show:
             result = plan.fitted or rocket.fit(
@@ -116,7 +125,7 @@ class TrainingSession:
         return result
 
     def _layers(self, plan: Plan, out: Path) -> TrainingResult:
-        """Trains layers by gradient descent."""
+        """Trains layers by gradient descent; writes the weights, and the state for a resume, into `out`."""
         done = count(1)
         with _progress(self.progress, "epoch", plan.options.epochs) as show:
 
@@ -146,14 +155,14 @@ class TrainingSession:
 
 
 def finished_epochs(out: Path) -> int:
-    """The number of epochs that the state in a folder holds."""
+    """The number of finished epochs in the saved state of a run's folder; 0 without a state."""
     path = out / STATE_FILE
     return len(checkpoint.state(path)["epochs"]) if path.is_file() else 0
 
 
 @contextmanager
 def _new_folder(out: Path) -> Iterator[None]:
-    """Creates a folder for the block. If the block raises, new folders that are still empty are removed.
+    """Creates a folder and its parents before the block; if the block raises, removes those that are still empty.
 
     Raises:
         ConfigurationError: The folder cannot be written.
@@ -173,11 +182,12 @@ def _new_folder(out: Path) -> Iterator[None]:
 
 
 def _closing_warnings(result: TrainingResult, plan: Plan) -> list[str]:
-    """What the user should know about how the training of layers ended."""
+    """Warnings about how the training ended: too early, without calibration, or less accurate than the probe."""
     options, progress, probe = plan.options, result.progress, plan.probe or 0.0
     validated = result.splits.get("validation")
+    # Without validation nothing is compared with the probe: an accuracy of 1 gives no warning
     accuracy, error = (1.0, 0.0) if validated is None else (validated.accuracy, validated.answers**-0.5)
-    notices = (
+    possible_warnings = (
         (
             progress is not None and progress.still_improves(options),
             f"the loss was still falling when training ended after {options.epochs} epochs: "
@@ -193,12 +203,18 @@ def _closing_warnings(result: TrainingResult, plan: Plan) -> list[str]:
             'try kind = "rocket" in [model]',
         ),
     )
-    return [text for holds, text in notices if holds]
+    return [text for is_true, text in possible_warnings if is_true]
 
 
 @contextmanager
 def _progress(progress: ProgressTarget, parts: str, total: int) -> Iterator[Callable[[int, str], None]]:
-    """Yields a function that shows the number of finished parts, such as epochs, and a note."""
+    """Yields a function that shows progress: it takes the number of finished parts, and a note.
+
+    Args:
+        progress: Where it is shown: a function that takes lines, "auto" for a bar, None for nothing.
+        parts: What the parts are, such as "epoch", for lines.
+        total: The number of parts.
+    """
     if callable(progress):
         tell = progress
         yield lambda done, note: tell(f"{parts} {done} of {total}: {note}")

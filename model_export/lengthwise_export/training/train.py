@@ -59,7 +59,7 @@ class TrainingProgress:
     best: int = -1
 
     def stops(self, options: TrainingOptions) -> bool:
-        """Whether training is over."""
+        """Whether training is over: all epochs are done, or the last `patience` of them were no better."""
         return len(self.epochs) >= options.epochs or len(self.epochs) - 1 - self.best >= options.patience
 
     def add(self, epoch: Epoch) -> bool:
@@ -72,11 +72,11 @@ class TrainingProgress:
 
     def still_improves(self, options: TrainingOptions) -> bool:
         """Whether the loss fell in the last tenth of all epochs, so that more of them would probably help."""
-        done, tenth = len(self.epochs), max(len(self.epochs) // 10, 1)
-        if done < options.epochs or done < 4:
+        finished, tenth = len(self.epochs), max(len(self.epochs) // 10, 1)
+        if finished < options.epochs or finished < 4:
             return False
         validated = self.epochs[-1].validation_loss is not None
-        if validated and self.best < done - tenth:
+        if validated and self.best < finished - tenth:
             return False
         losses = [(epoch.validation_loss if validated else epoch.training_loss) or 0.0 for epoch in self.epochs]
         return sum(losses[-tenth:]) < 0.95 * sum(losses[-2 * tenth : -tenth])
@@ -90,7 +90,7 @@ class TrainingResult:
     splits: Mapping[str, EvaluationScores]  # of `training`, and of `validation` or `left_out`, where there is one
     temperature: float | None  # by which the logits were divided; None if they were not calibrated
     seconds: float
-    details: Mapping[str, Any]  # what `metrics.json` says besides
+    details: Mapping[str, Any]  # further entries of `metrics.json`
     progress: TrainingProgress | None = None  # of layers
 
 
@@ -110,13 +110,16 @@ class TrainingRun:
         )
         labels, task = spec.output.labels, spec.output.task
         self.weights = scores.class_weights(training, len(labels), task) if options.class_weights else None
-        self.average = _copy(model.state_dict())  # the running average of the weights
+        self.average = _copy(model.state_dict())  # the running average of the weights, which is validated
         self.best: dict[str, Tensor] = {}  # the weights of the best epoch
         self.progress = TrainingProgress()
-        self.steps = 0
+        self.steps = 0  # of the optimiser, in all epochs
 
     def epoch(self) -> Epoch:
-        """Trains and validates one epoch."""
+        """Trains and validates one epoch, and adds it to `progress`; `best` becomes its weights if no epoch was better.
+
+        Validated, and kept, is the running average of the weights; training goes on with the weights themselves.
+        """
         number, options = len(self.progress.epochs), self.options
         torch.manual_seed(options.seed * 1_000_003 + number)  # so dropout does not depend on earlier epochs
         self.model.train()
@@ -147,7 +150,7 @@ class TrainingRun:
         return epoch
 
     def _update_average(self) -> None:
-        """Moves the average towards the weights; at first faster, so that it forgets the initial weights."""
+        """Moves the running average towards the weights; at first faster, so that it forgets the initial weights."""
         self.steps += 1
         decay = min(AVERAGE, (1 + self.steps) / (10 + self.steps))
         with torch.no_grad():
@@ -155,13 +158,13 @@ class TrainingRun:
                 self.average[name].lerp_(tensor, 1 - decay)
 
     def epochs(self) -> Iterator[Epoch]:
-        """Trains the epochs that are left; at the end the model has the weights of the best one."""
+        """Trains the remaining epochs, and yields each; at the end, loads the best epoch's weights into the model."""
         while not self.progress.stops(self.options):
             yield self.epoch()
         self.model.load_state_dict(self.best)
 
     def save(self, path: Path, key: dict[str, Any]) -> None:
-        """Writes the state to a file, with the key of the run."""
+        """Writes the state of the run to a file: all tensors, the finished epochs, and `key` (see `run_key`)."""
         parts = {"model": self.model.state_dict(), "best": self.best, "average": self.average}
         parts |= {f"optimizer.{index}": moments for index, moments in self.optimizer.state_dict()["state"].items()}
         tensors = {
@@ -174,10 +177,10 @@ class TrainingRun:
         checkpoint.write(path, tensors, state)
 
     def restore(self, path: Path, key: dict[str, Any]) -> None:
-        """Loads the state of an interrupted run.
+        """Loads the state of an interrupted run that `save` wrote with the same `key`.
 
         Raises:
-            CheckpointError: There is none, or it belongs to another run.
+            CheckpointError: There is no state, or it belongs to another run.
         """
         if not path.is_file():
             raise CheckpointError(f"{path}: there is no state to resume from; leave --resume out to start")
@@ -196,7 +199,7 @@ class TrainingRun:
 
 
 def learning_rate(options: TrainingOptions, number: int, share: float) -> float:
-    """The learning rate when a share of an epoch is done: it rises first, and follows half a cosine over all epochs."""
+    """The learning rate after `number` whole epochs and a share 0..1 of the next: a warm-up, times half a cosine."""
     done = (number + share) / options.epochs
     rising = min(1.0, (done + 1e-3) / WARM_UP)
     return options.learning_rate * rising * 0.5 * (1 + math.cos(math.pi * done))
@@ -229,6 +232,7 @@ def train(
         ConfigurationError: There are too few records.
         CheckpointError: There is no state to resume from, or that of another spec, other records or options.
     """  # noqa: DOC502 - what it calls raises them
+    # Split, and continue a run that is resumed
     began = time.monotonic()
     spec = spec.concrete()
     members = examples(records, spec)
@@ -239,9 +243,11 @@ def train(
         run.restore(path, key)
         for epoch in run.progress.epochs:
             on_epoch(epoch)
+    # Train; the state is saved after each epoch
     for epoch in run.epochs():
         run.save(path, key)
         on_epoch(epoch)
+    # Calibrate, score, and write
     model, progress = run.model, run.progress
     scale = _calibrate(model, parts[1], spec) if options.calibration else None
     splits = {"training": scores.evaluate(model, parts[0], spec)}
@@ -262,23 +268,23 @@ def train(
 def _split_examples(
     members: list[Example], spec: Spec, options: TrainingOptions
 ) -> tuple[list[Example], list[Example]]:
-    """The examples of the training and of the validation split.
+    """Splits examples into those of training and those of validation, stratified by their targets.
 
     Raises:
         ConfigurationError: There are too few.
     """
     strata = [stratum(example, spec.output.task) for example in members]
-    first, second = stratified_split(strata, options.validation, seed=options.seed)
-    if not first or (options.validation and not second):
-        validation = " and validate; --validation 0 trains on all of them" if members and options.validation else ""
-        raise ConfigurationError(f"{len(members)} records are too few to train on{validation}")
-    return [members[index] for index in first], [members[index] for index in second]
+    training, validation = stratified_split(strata, options.validation, seed=options.seed)
+    if not training or (options.validation and not validation):
+        reason = " and validate; --validation 0 trains on all of them" if members and options.validation else ""
+        raise ConfigurationError(f"{len(members)} records are too few to train on{reason}")
+    return [members[index] for index in training], [members[index] for index in validation]
 
 
 def _calibrate(model: SequenceClassifier, members: Sequence[Example], spec: Spec) -> float | None:
-    """Divides the head by the temperature that fits the probabilities to these examples; None without examples.
+    """Calibrates a model in place by temperature scaling, and returns the temperature; None without examples.
 
-    So the logits are calibrated everywhere, with no operator more in the graph.
+    The weights and biases of the head are divided by it, so the exported graph needs no further operator.
     """
     if not members:
         return None
@@ -296,9 +302,9 @@ def write(directory: Path, spec: Spec, records: Sequence[Record], result: Traini
     Args:
         directory: The folder of the run.
         spec: That of the model.
-        records: The training records; their profile shows later how data drift.
+        records: The training records; their profile is stored, so that a service can measure drift.
         result: The model and its scores.
-        more: Further entries of the record, such as the seed.
+        more: Further entries of the record in the file, such as the seed.
     """
     splits = {
         name.replace("left_out", "validation"): scores_of_split for name, scores_of_split in result.splits.items()
@@ -317,7 +323,7 @@ def write(directory: Path, spec: Spec, records: Sequence[Record], result: Traini
 
 
 def run_key(spec: Spec, records: Sequence[Record], options: TrainingOptions) -> dict[str, Any]:
-    """What determines a run's result, as JSON: its spec, its options, and a digest of its records."""
+    """What determines a run's result, as JSON values: its spec, its options, and a SHA-256 digest of its records."""
     data = hashlib.sha256()
     for record in records:
         data.update(repr((record.steps.shape, record.label)).encode())
@@ -326,7 +332,12 @@ def run_key(spec: Spec, records: Sequence[Record], options: TrainingOptions) -> 
 
 
 def _differences(state: dict[str, Any], key: dict[str, Any]) -> str:
-    """The differences between the run of a state and this one, as text."""
+    """Says how the run of a saved state and this run differ: in keys of the spec, options, or records.
+
+    Args:
+        state: What the state's file records of its run.
+        key: That of this run, from `run_key`.
+    """
     if not state.keys() >= key.keys():
         return "it does not say its spec, its options and its data"
     keys = trained.differences(Spec.from_table(state["spec"]), Spec.from_table(key["spec"]))
@@ -341,7 +352,10 @@ def _differences(state: dict[str, Any], key: dict[str, Any]) -> str:
 
 
 def _by_prefix(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """Tensors in groups by the part of their names before the first dot, under the rest of their names."""
+    """Groups tensors by their names' part before the first dot; in a group they have the rest of their names.
+
+    For example, `{"a.x": t, "a.y": u, "b.x": v}` becomes `{"a": {"x": t, "y": u}, "b": {"x": v}}`.
+    """
     groups: dict[str, dict[str, Tensor]] = defaultdict(dict)
     for name, tensor in tensors.items():
         prefix, _, rest = name.partition(".")

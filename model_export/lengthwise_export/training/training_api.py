@@ -118,6 +118,7 @@ class Training(Protocol[P]):
 
 
 def _keywords(options: Callable[P, TrainCallOptions]) -> Callable[[Callable[..., TrainedModel]], Training[P]]:
+    """`keywords` with types: the decorated function takes the fields of `options` as keywords."""
     return cast(
         "Callable[[Callable[..., TrainedModel]], Training[P]]", keywords(cast("type[TrainCallOptions]", options))
     )
@@ -194,13 +195,19 @@ def train(  # noqa: D417 - the decorator adds the options
 
 
 def _log(notice: Notice) -> None:
-    """Logs a warning of a session; the reasons of its choices are in the result."""
+    """Logs a notice of a session if it is a warning; the reasons of choices are in the result already."""
     if notice.kind == "warning":
         log.warning("%s", notice.text)
 
 
 def _read_split(name: str, split: Any, spec: Spec, layout: Layout) -> Sequence[Record]:
-    """The records of the argument `validation` or `test`: a pair, or a table with labels; none without it.
+    """Converts the argument `validation` or `test` of `train` to records.
+
+    Args:
+        name: The name of the argument, for messages.
+        split: A pair (sequences, labels), or a table with labels; None for no records.
+        spec: The spec that the records must fit.
+        layout: The order of the axes of an array.
 
     Raises:
         ConfigurationError: It is neither a pair nor such a table. An error of its records begins with `name`.
