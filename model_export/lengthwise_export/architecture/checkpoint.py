@@ -1,6 +1,7 @@
 """Reads and writes weights without running code: safetensors, or a `state_dict` loaded with `weights_only=True`.
 
-Files are written under a temporary name and then renamed, so a reader never sees half a file.
+Files are written under a temporary name and then renamed, so a reader never sees half a file. The *state* of a file
+of `write` is the JSON dictionary in its header: what the weights were trained with, or how far a run is.
 """
 
 from __future__ import annotations
@@ -38,7 +39,9 @@ def write(path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
-    """A `.safetensors` file, and its state; empty for a file that `write` did not write.
+    """Opens a `.safetensors` file for the block, and yields it with its state.
+
+    The state is empty for a file that `write` did not write.
 
     Raises:
         CheckpointError: The file cannot be read as safetensors.
@@ -52,13 +55,16 @@ def _opened(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors, in their shapes, and the state of a file of `write`. Any other file is a CheckpointError."""
+    """Reads the tensors by name, and the state, of a `.safetensors` file; CheckpointError if it cannot be read."""
     with _opened(path) as (file, state):
         return {name: file.get_tensor(name) for name in file.keys()}, state  # noqa: SIM118, it is no mapping
 
 
 def state(path: Path) -> dict[str, Any]:
-    """The state of a file of `write`; for a file of `torch.save`, its entry `labels` if there is one."""
+    """Reads the state of a file of `write`; of a file of `torch.save`, `{"labels": [...]}` if it holds its labels.
+
+    Empty if the file says nothing about its training.
+    """
     if path.suffix == ".safetensors":
         with _opened(path) as (_, stored):
             return stored
@@ -70,7 +76,7 @@ def state(path: Path) -> dict[str, Any]:
 
 
 def weights(path: Path) -> dict[str, Tensor]:
-    """The weights by name, in any shape, from `.safetensors` or from a `state_dict` written by `torch.save`.
+    """Reads the weights by name, from `.safetensors` or from a `state_dict` written by `torch.save`.
 
     Raises:
         CheckpointError: The file cannot be read without running code, or holds something other than weights.
@@ -98,9 +104,9 @@ def _load_pickle(path: Path) -> Any:
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        with path.open("rb") as file:  # a zip archive, or a pickle of older versions
-            is_torchs = file.read(2).startswith((b"PK", b"\x80"))
-        if not is_torchs:
+        with path.open("rb") as file:  # torch writes a zip archive, older versions a pickle
+            is_torch_file = file.read(2).startswith((b"PK", b"\x80"))
+        if not is_torch_file:
             raise CheckpointError(
                 f"{path} is not a checkpoint: neither .safetensors nor written by torch.save"
             ) from error
@@ -114,7 +120,7 @@ def _load_pickle(path: Path) -> Any:
 
 
 def load(module: nn.Module, path: Path) -> list[str]:
-    """Loads the weights of a checkpoint into a module. A wrapper's prefix of all names is left out, with a notice.
+    """Loads the weights of a checkpoint into a module; returns notices for the user about names that were adapted.
 
     Raises:
         CheckpointError: The weights are those of another module; the message names missing, unexpected and misshapen
@@ -138,10 +144,19 @@ def load(module: nn.Module, path: Path) -> list[str]:
 def _without_wrappers(
     loaded: dict[str, Tensor], expected: Mapping[str, Tensor], path: Path
 ) -> tuple[dict[str, Tensor], list[str]]:
-    """The weights under the names that a module expects, if the prefix of one wrapper stands before them, and a notice.
+    """Removes the prefix of a wrapper, such as `module.`, from the names of weights, if a module's names lack it.
+
+    Args:
+        loaded: The weights of the file.
+        expected: The module's own weights, whose names count.
+        path: The file, for messages.
+
+    Returns:
+        The weights under the module's names, without those of other parts, and a notice; or, if no prefix makes all
+        names fit, the weights as they are and no notice.
 
     Raises:
-        CheckpointError: The weights are there under several prefixes.
+        CheckpointError: The module's weights are there under several prefixes.
     """
     if not expected or any(name in loaded for name in expected):
         return loaded, []

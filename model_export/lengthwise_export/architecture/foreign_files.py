@@ -1,6 +1,6 @@
-"""Recognises files that hold a whole model as a program or a pickle, and names how to bring it in another form.
+"""Recognises files that hold a whole model as a program or a pickle, and says how to convert them.
 
-They are not loaded, which is to run code that is in them:
+They are not loaded, because loading them runs code that is in them:
 
     TorchScript (torch.jit.save)     its code runs in torch's interpreter, which can also write files
     torch.export.save                torch.export.load unpickles parts of it, and evaluates texts in it
@@ -45,19 +45,19 @@ _FROM_LEARNER: Final = (
 
 
 def why_refused(path: Path) -> str | None:
-    """Why a file is not loaded, and what to do instead; None if it may hold weights, or is not a file of torch."""
+    """Why a file is not loaded, and what to do instead; None if it may hold weights only, or is not a file of torch."""
     with suppress(OSError, ValueError, KeyError, zipfile.BadZipFile), path.open("rb") as file:
-        begin = file.read(2)
+        first_bytes = file.read(2)
         file.seek(0)
-        if begin == b"PK":
+        if first_bytes == b"PK":
             return _why_archive(path, file)
-        if begin.startswith(b"\x80"):
+        if first_bytes.startswith(b"\x80"):
             return _why_pickle(path, (name for _ in range(_PICKLES_OF_OLD_FILES) for name in _names_in_pickle(file)))
     return None
 
 
 def _why_archive(path: Path, file: IO[bytes]) -> str | None:
-    """As `why_refused`, of a zip archive, which torch's newer formats are."""
+    """Why an open zip archive, which torch's newer formats are, is not loaded; None if it may hold weights only."""
     with zipfile.ZipFile(file) as archive:
         names = archive.namelist()
         for pattern, kind, instead in (
@@ -75,17 +75,20 @@ def _why_archive(path: Path, file: IO[bytes]) -> str | None:
 
 
 def _why_pickle(path: Path, names: Iterator[str]) -> str | None:
-    """As `why_refused`, of a pickle that names these functions and classes."""
-    foreign = next((name.replace(" ", ".") for name in names if not _OF_WEIGHTS.match(name)), None)
-    if foreign is None:
+    """Why a pickle that names these functions and classes (each `module name`) is not loaded; None if it may be."""
+    foreign_name = next((name.replace(" ", ".") for name in names if not _OF_WEIGHTS.match(name)), None)
+    if foreign_name is None:
         return None
-    instead = _FROM_LEARNER if foreign.startswith(("fastai.", "tsai.")) else _FROM_PICKLE
-    return f"{path} holds more than weights: a pickled {foreign}, and loading it would run code. {instead}"
+    instead = _FROM_LEARNER if foreign_name.startswith(("fastai.", "tsai.")) else _FROM_PICKLE
+    return f"{path} holds more than weights: a pickled {foreign_name}, and loading it would run code. {instead}"
 
 
 def _names_in_pickle(file: IO[bytes]) -> Iterator[str]:
-    """The functions and classes that a pickle names, each as `module name`; the outermost is the first."""
-    texts: list[str] = []
+    """Yields the functions and classes that a pickle names, each as `module name`; that of the whole object is first.
+
+    Reads the pickle's operations without running them.
+    """
+    texts: list[str] = []  # all texts that the pickle has put on its stack
     for operation, argument, _ in pickletools.genops(file):
         if operation.name == "GLOBAL":
             yield str(argument)

@@ -1,8 +1,9 @@
 """Masked layers: layers for padded batches whose outputs at valid steps do not depend on padding.
 
 `steps` is `[rows, width, features]`, `lengths` is `[rows]`, and `mask` is `[rows, width]`, true at valid steps. The
-width comes from the tensor, never from the longest length: a batch may be wider than all of its sequences. The output
-of a layer at padding is always zero, so the next layer can rely on that.
+docstring of a `forward`, or of a pooling, begins with the shape of its result. The width comes from the tensor, never
+from the longest length: a batch may be wider than all of its sequences. The output of a layer at padding is always
+zero, so the next layer can rely on that.
 
 Weighted sums over the steps are matrix products, never a product followed by a sum: in onnxruntime, the order of
 summation of the former does not depend on the batch (see `lengthwise.padding` on widths), that of the latter does.
@@ -30,7 +31,7 @@ MOST_SLICES = 8  # of a larger kernel, steps are looked up: one operator, becaus
 
 
 def masked(steps: Tensor, mask: Tensor) -> Tensor:
-    """Steps `[rows, width, features]` with zeros where `mask` `[rows, width]` is false. A product would keep NaN."""
+    """`steps [rows, width, features]` with zeros where `mask [rows, width]` is false; a product would keep NaN."""
     return torch.where(mask.unsqueeze(2), steps, 0.0)
 
 
@@ -38,7 +39,7 @@ def masked(steps: Tensor, mask: Tensor) -> Tensor:
 def answer_in_batches(
     answer: Callable[[Tensor, Tensor], Tensor], sequences: Sequence[Tensor], rows: int = ROWS_TOGETHER
 ) -> list[Tensor]:
-    """The answer of a function to each sequence, computed in batches of similar lengths.
+    """Applies a function of batches to sequences, in padded batches of similar lengths, without gradients.
 
     Args:
         answer: Takes padded steps `[rows, width, ...]` and lengths `[rows]`.
@@ -46,17 +47,18 @@ def answer_in_batches(
         rows: Sequences in a batch.
 
     Returns:
-        For each sequence its row of the answer, without the steps of padding.
+        For each sequence, in their order, its row of the answer: `[length, ...]` if the answer has an entry for each
+        step, without those of padding.
     """
-    results = [torch.empty(0)] * len(sequences)
+    answers = [torch.empty(0)] * len(sequences)
     order = sorted(range(len(sequences)), key=lambda index: len(sequences[index]))
     for start in range(0, len(order), rows):
         indices = order[start : start + rows]
         members = [sequences[index] for index in indices]
         lengths = torch.tensor([len(steps) for steps in members])
         for index, row in zip(indices, answer(pad_sequence(members, batch_first=True), lengths), strict=True):
-            results[index] = row[: len(sequences[index])] if row.ndim == 2 else row
-    return results
+            answers[index] = row[: len(sequences[index])] if row.ndim == 2 else row
+    return answers
 
 
 class TokenEmbedding(nn.Module):
@@ -68,7 +70,7 @@ class TokenEmbedding(nn.Module):
         self.table = nn.Embedding(vocabulary, features, padding_idx=padding_id)
 
     def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        """`[rows, width, features]` of `tokens [rows, width]`; zeros at padding."""
+        """`[rows, width, features]`, the vectors of `tokens [rows, width]`; zeros at padding."""
         return masked(self.table(torch.where(mask, tokens, 0)), mask)
 
 
@@ -86,7 +88,7 @@ class MaskedBatchNorm(nn.Module):
         self.register_buffer("running_variance", torch.ones(features))
 
     def forward(self, steps: Tensor, mask: Tensor) -> Tensor:
-        """`[rows, width, features]`, zeros at padding."""
+        """`[rows, width, features]`, zeros at padding. In training, it also updates the running mean and variance."""
         mean, variance = self.running_mean, self.running_variance
         if self.training:
             valid = steps[mask]  # (valid steps, features)
@@ -123,14 +125,14 @@ class MaskedConv(nn.Module):
         super().__init__()
         self.kernel = kernel
         self.dilation = dilation
-        self.before = (kernel - 1) * dilation // 2
-        self.behind = (kernel - 1) * dilation - self.before
+        self.steps_before = (kernel - 1) * dilation // 2  # that the kernel reads before a step
+        self.steps_after = (kernel - 1) * dilation - self.steps_before
         self.project = nn.Linear(kernel * features, channels)
 
     def forward(self, steps: Tensor, mask: Tensor) -> Tensor:
         """`[rows, width, channels]`, zeros at padding."""
         width, features = steps.shape[1:]
-        around = functional.pad(masked(steps, mask), (0, 0, self.before, self.behind))
+        around = functional.pad(masked(steps, mask), (0, 0, self.steps_before, self.steps_after))
         if not self.training:
             return masked(self.project(self._taps(around, width)), mask)  # (rows, width, channels)
         # In training, a convolution: the same result, and two to three times as fast with its gradients
@@ -139,7 +141,10 @@ class MaskedConv(nn.Module):
         return masked(convolved.transpose(1, 2), mask)
 
     def _taps(self, around: Tensor, width: int) -> Tensor:
-        """`[rows, width, kernel * features]`: for each step the steps that the kernel reads, side by side."""
+        """`[rows, width, kernel * features]`: for each step, the steps that the kernel reads for it, concatenated.
+
+        `around` is `[rows, width + steps_before + steps_after, features]`, the steps with zeros at both ends.
+        """
         if self.kernel <= MOST_SLICES:
             return torch.cat([around[:, tap * self.dilation :][:, :width] for tap in range(self.kernel)], dim=2)
         indices = torch.arange(width, device=around.device).unsqueeze(1)
@@ -169,7 +174,7 @@ class MaskedRecurrent(nn.Module):
 
 
 class StepwiseLayers(nn.Module):
-    """A small network applied to each step separately, used instead of recurrent layers with `rnn = "none"`."""
+    """A multilayer perceptron (MLP), applied to each step separately; with `rnn = "none"`, for recurrent layers."""
 
     def __init__(self, features: int, hidden: int, *, layers: int, dropout: float) -> None:
         super().__init__()
@@ -260,7 +265,11 @@ def mean_max_pooling(steps: Tensor, mask: Tensor) -> Tensor:
 
 
 def last_pooling(steps: Tensor, lengths: Tensor, *, bidirectional: bool) -> Tensor:
-    """`[rows, features]`: the last valid step; for the backward half of the features, the first step."""
+    """`[rows, features]`: the last valid step of each row.
+
+    With `bidirectional`, the second half of the features come from a layer that reads backwards, so that they are taken
+    from the first step, where it ends.
+    """
     index = (lengths.to(torch.int64) - 1).view(-1, 1, 1).expand(-1, 1, steps.shape[2])
     last = steps.gather(1, index).squeeze(1)
     if not bidirectional:

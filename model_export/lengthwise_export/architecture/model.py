@@ -47,12 +47,13 @@ class SequenceClassifier(nn.Module):
         super().__init__()
         spec = spec.concrete()
         step, model = spec.input, spec.model
+        # The first layer: values are normalised, tokens are embedded
         self.first: Normalize | layers.TokenEmbedding
         if step.vocabulary is None:
             self.first = Normalize(step.features or 0, step.missing, step.normalize)
         else:
             self.first = layers.TokenEmbedding(step.vocabulary, model.hidden, step.padding_id)
-        # Before each convolution, and after the last
+        # Convolutions. `features[n]`: the number of features before convolution n, and of the last entry after the last
         features = [self.first.out_features, *(conv.channels for conv in model.conv)]
         self.input_dropout = nn.Dropout(model.input_dropout)
         self.residuals = [conv.residual for conv in model.conv]
@@ -65,17 +66,19 @@ class SequenceClassifier(nn.Module):
             )
             for index, conv in enumerate(model.conv)
         )
+        # Recurrent layers or MLP, then self-attention
         self.body = _body(features[-1], model)
         width, heads = model.body_features, model.self_attention_heads
         self.self_attention = layers.MaskedSelfAttention(width, heads, dropout=model.dropout) if heads else None
         blocks, hidden = model.self_attention_layers if heads else 0, model.feed_forward
         # These blocks are made before `feed_forward`, and registered after it. Keep both orders: by the first, a seed
         # draws the same weights as in earlier versions; by the second, their states of the optimiser can be read.
-        more = [layers.MaskedSelfAttention(width, heads, dropout=model.dropout) for _ in range(blocks - 1)]
+        further_attention = [layers.MaskedSelfAttention(width, heads, dropout=model.dropout) for _ in range(blocks - 1)]
         self.feed_forward = nn.ModuleList(
             layers.FeedForward(width, hidden, dropout=model.dropout) for _ in range(blocks if hidden else 0)
         )
-        self.more_attention = nn.ModuleList(more)
+        self.more_attention = nn.ModuleList(further_attention)
+        # Pooling and head; a per-step model has no pooling
         self.pooling: Pooling | None = None
         self.sequence_features: SequenceFeatures | None = None
         if spec.output.task != "per-step":
@@ -96,10 +99,10 @@ class SequenceClassifier(nn.Module):
             self.sequence_features.fit(sequences)
 
     def forward(self, steps: Tensor, lengths: Tensor) -> ClassifierOutput:
-        """Classifies `steps [rows, width, features]`, NaN where one is missing, or `[rows, width]` token ids."""
+        """Classifies a batch: `steps` are values `[rows, width, features]`, NaN if missing, or ids `[rows, width]`."""
         mask = step_mask(lengths, steps.shape[1])  # (rows, width)
         hidden = self.first(steps, mask)  # (rows, width, features)
-        inputs = [self.input_dropout(hidden)]  # of each block, and last the output
+        inputs = [self.input_dropout(hidden)]  # the input of each block so far, and last the output of the last block
         for residual, convolution in zip(self.residuals, self.convolutions, strict=True):
             inputs.append(convolution(inputs[-1], mask, inputs[-residual] if residual else None))
         hidden = inputs[-1]
@@ -121,7 +124,7 @@ class SequenceClassifier(nn.Module):
 
 
 def _body(features: int, spec: ModelSpec) -> layers.MaskedRecurrent | layers.StepwiseLayers | None:
-    """The recurrent layers, or the per-step MLP; None with `layers = 0`."""
+    """Makes the recurrent layers, or the per-step MLP; None with `layers = 0`."""
     if spec.layers == 0:
         return None
     size: dict[str, Any] = {"layers": spec.layers, "dropout": spec.dropout}
@@ -151,7 +154,10 @@ class Pooling(nn.Module):
 
 
 class ConvBlock(nn.Module):
-    """Convolution, norm, ReLU, dropout; `earlier` features of a residual connection are added before the ReLU."""
+    """A convolution, norm, ReLU and dropout, maybe with a residual connection that is added before the ReLU.
+
+    `earlier` is the number of features of the earlier block's input that the connection adds; 0 without one.
+    """
 
     def __init__(self, features: int, spec: ConvSpec, *, dropout: float, earlier: int = 0) -> None:
         super().__init__()
@@ -165,7 +171,10 @@ class ConvBlock(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, steps: Tensor, mask: Tensor, earlier: Tensor | None = None) -> Tensor:
-        """`[rows, width, channels]`, zeros at padding (ReLU and dropout keep zeros)."""
+        """`[rows, width, channels]`, zeros at padding (ReLU and dropout keep zeros).
+
+        `earlier`: the input of an earlier block, `[rows, width, features]`, for the residual connection.
+        """
         steps = self.convolution(steps, mask)
         if self.norm is not None:
             steps = self.norm(steps, mask)
@@ -175,7 +184,7 @@ class ConvBlock(nn.Module):
 
 
 class Shortcut(nn.Module):
-    """A residual connection: a product where the number of features differs, and the norm of the block."""
+    """The path of a residual connection: a linear layer where the number of features differs, and a norm."""
 
     def __init__(self, features: int, spec: ConvSpec) -> None:
         super().__init__()
@@ -190,7 +199,11 @@ class Shortcut(nn.Module):
 
 
 class ParallelBranches(nn.Module):
-    """Convolutions of several kernels side by side, over fewer features (`bottleneck`), and maybe a maximum."""
+    """Convolutions of several kernels, concatenated, as in InceptionTime.
+
+    They read fewer features, made by a linear layer (`bottleneck`), if the spec says so. With `pool`, one more branch
+    is a sliding maximum and a linear layer.
+    """
 
     def __init__(self, features: int, spec: ConvSpec) -> None:
         super().__init__()
@@ -212,13 +225,15 @@ class ParallelBranches(nn.Module):
 
 
 def sliding_maximum(steps: Tensor, mask: Tensor, size: int) -> Tensor:
-    """`[rows, width, features]`: at each valid step the maximum over the valid ones of `size` steps around it."""
+    """`[rows, width, features]`: at each valid step, the maximum over the valid steps among `size` steps around it."""
     width = steps.shape[1]
-    before = (size - 1) // 2
-    around = functional.pad(
-        torch.where(mask.unsqueeze(2), steps, layers.LOWEST), (0, 0, before, size - 1 - before), value=layers.LOWEST
+    steps_before = (size - 1) // 2
+    padded = functional.pad(
+        torch.where(mask.unsqueeze(2), steps, layers.LOWEST),
+        (0, 0, steps_before, size - 1 - steps_before),
+        value=layers.LOWEST,
     )
-    largest = around[:, :width]
+    largest = padded[:, :width]
     for offset in range(1, size):
-        largest = torch.maximum(largest, around[:, offset:][:, :width])
+        largest = torch.maximum(largest, padded[:, offset:][:, :width])
     return layers.masked(largest, mask)

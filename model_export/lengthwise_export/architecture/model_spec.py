@@ -30,21 +30,27 @@ class SpecTable(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _refuse_booleans(cls, table: Any) -> Any:
+        """Refuses true and false where a number is wanted, which pydantic would convert to 1 and 0."""
         return no_booleans_for_numbers(table, {name: field.annotation for name, field in cls.model_fields.items()})
 
     @model_validator(mode="after")
     def _require_consistent(self) -> Self:
+        """Refuses a table with contradictory keys.
+
+        Raises:
+            ValueError: A condition of `contradictions` is true; this is its message.
+        """
         for is_wrong, why in self.contradictions():
             if is_wrong:
                 raise ValueError(why)
         return self
 
     def contradictions(self) -> Sequence[tuple[object, str]]:
-        """Pairs of what must not hold of the keys together, and the message if it does."""
+        """Pairs of a condition that makes the table wrong if it is true, and its message; for subclasses."""
         return ()
 
     def first_stated(self, *keys: str) -> str | None:
-        """The first of these keys that is in the file, instead of having its default value; None if none is."""
+        """The first of these keys that the user has set; None if all have their default values."""
         return next((key for key in keys if key in self.model_fields_set), None)
 
 
@@ -61,16 +67,16 @@ class ConvSpec(SpecTable):
 
     @property
     def kernels(self) -> tuple[int, ...]:
-        """The kernels as a list."""
+        """The sizes of the kernels, one for each branch that is a convolution."""
         return (self.kernel,) if isinstance(self.kernel, int) else self.kernel
 
     @property
     def branches(self) -> int:
-        """Number of branches, the maximum counted."""
-        return len(self.kernels) + bool(self.pool)
+        """Number of branches: the convolutions, and the maximum if there is one."""
+        return len(self.kernels) + (1 if self.pool else 0)
 
     def contradictions(self) -> Sequence[tuple[object, str]]:
-        """Channels that cannot be divided among the branches."""
+        """Refuses channels that cannot be divided evenly among the branches."""
         branches = f"{self.branches} branches (the kernels, and one for 'pool')"
         return ((self.channels % self.branches, f"'channels' {self.channels} must be a multiple of the {branches}"),)
 
@@ -110,13 +116,13 @@ class ModelSpec(SpecTable):
 
     @property
     def body_features(self) -> int:
-        """Number of features after the recurrent layers."""
+        """Number of features after the recurrent layers or MLP; with `layers = 0`, after the last convolution."""
         if self.layers == 0 and self.conv:
             return self.conv[-1].channels
         return self.hidden * (2 if self.bidirectional and self.rnn != "none" else 1)
 
     def contradictions(self) -> Sequence[tuple[object, str]]:
-        """Keys of the other kind of model, layers that are not there, and heads that do not fit."""
+        """Refuses keys of the other kind of model, keys of layers that the model lacks, and heads that do not fit."""
         is_rocket, heads, features = self.kind == "rocket", self.self_attention_heads, self.body_features
         of_layers = self.first_stated(*(name for name in ModelSpec.model_fields if name not in ROCKET_KEYS))
         of_rocket = self.first_stated("kernels", "grid")
@@ -165,7 +171,7 @@ class ModelSpec(SpecTable):
 
 
 def _inception(channels: int) -> list[dict[str, Any]]:
-    """The convolutions of InceptionTime: two times three blocks, with a residual connection over each three."""
+    """The tables `[[model.conv]]` of InceptionTime: twice three blocks, with a residual connection over each three."""
     block: dict[str, Any] = {"channels": channels, "kernel": [9, 19, 39], "bottleneck": 32, "pool": 3}
     return [block, block, block | {"residual": 3}] * 2
 
@@ -215,9 +221,12 @@ WITHOUT_DATA: Final = "rnn"  # the preset of `auto` where there is no data to ch
 
 
 def expanded(model: dict[str, Any], task: object) -> dict[str, Any]:
-    """The table `[model]` with the keys of its preset, where it does not have them itself; keys are checked later."""
+    """The table `[model]` with the keys of its preset added; keys that it has itself are kept.
+
+    `task` is that of the spec, unchecked as the keys are: a per-step model gets no keys of pooling.
+    """
     name = model.get("preset")
-    if name == ROCKET:  # the name of a kind of model, which has no presets and no keys of layers
+    if name == ROCKET:  # this preset stands for the kind of model, and adds no keys of layers
         return {"kind": ROCKET} | {key: value for key, value in model.items() if key != "preset"}
     keys = PRESETS.get(name, {}) if isinstance(name, str) else {}
     if task == "per-step":

@@ -38,7 +38,7 @@ def by_sequence(values: Tensor, mask: Tensor) -> SequenceStatistics:
     low = torch.where(present, values, LARGEST).amin(dim=1, keepdim=True)  # (rows, 1, features)
     high = torch.where(present, values, -LARGEST).amax(dim=1, keepdim=True)
     middle, half = high / 2 + low / 2, high / 2 - low / 2
-    # Without a present value, half is negative
+    # Without a present value, `half` is negative
     varies = half > (CONSTANT * torch.maximum(high.abs(), low.abs())).clamp(min=SMALLEST)
     unit = torch.where(present & varies, (values - middle) / torch.where(varies, half, 1.0), 0.0)
     # In float64, so that the result is the same float32 whatever the order of summation: a layer after it may compare
@@ -47,30 +47,31 @@ def by_sequence(values: Tensor, mask: Tensor) -> SequenceStatistics:
     ones = mask.double().unsqueeze(1)  # (rows, 1, width)
     count = (ones @ present.double()).clamp(min=1.0)
     mean = (ones @ unit) / count
-    away = torch.where(present, unit - mean, 0.0)
-    deviation = ((ones @ (away * away)) / count).sqrt()
+    deviations = torch.where(present, unit - mean, 0.0)
+    std = ((ones @ (deviations * deviations)) / count).sqrt()
     # The values of -1..1 reach both ends where they vary: the deviation is then far from 0
-    normal = (away / torch.where(varies, deviation, 1.0)).float()
+    normal = (deviations / torch.where(varies, std, 1.0)).float()
     level = torch.where(half >= 0, middle + half * mean.float(), 0.0)
-    return SequenceStatistics(normal, level, torch.where(varies, half * deviation.float(), 0.0))
+    return SequenceStatistics(normal, level, torch.where(varies, half * std.float(), 0.0))
 
 
 def by_scale(values: Tensor, mask: Tensor, *, shared: bool) -> Tensor:
-    """Divides each sequence by its own root mean square, so that signs, zeros and NaN stay; padding may be anything.
+    """Divides each sequence by its own root mean square, so that signs, zeros and NaN stay, `[rows, width, features]`.
 
-    `shared`: Whether all features of a sequence have one scale, which keeps their relation, or each has its own.
+    Padding may hold any numbers, and is divided, too. With `shared`, all features of a sequence are divided by one
+    scale, which keeps their relation; otherwise each feature by its own.
     """
     present = mask.unsqueeze(2) & ~values.isnan()
-    over = (1, 2) if shared else (1,)
-    largest = torch.where(present, values.abs(), 0.0).amax(dim=over, keepdim=True)
+    summed_axes = (1, 2) if shared else (1,)
+    largest = torch.where(present, values.abs(), 0.0).amax(dim=summed_axes, keepdim=True)
     largest = torch.where(largest > SMALLEST, largest, 1.0)
     # As in `by_sequence`: from -1 to 1 first, then sums in float64 by products with ones
     unit = torch.where(present, values / largest, 0.0).double()
     ones = mask.double().unsqueeze(1)  # (rows, 1, width)
     squares, count = ones @ (unit * unit), ones @ present.double()  # (rows, 1, features)
     if shared:
-        across = torch.ones(values.shape[2], 1, dtype=torch.float64, device=values.device)
-        squares, count = squares @ across, count @ across
+        ones_of_features = torch.ones(values.shape[2], 1, dtype=torch.float64, device=values.device)
+        squares, count = squares @ ones_of_features, count @ ones_of_features
     root = (squares / count.clamp(min=1.0)).sqrt().float()
     return values / largest / torch.where(root > 0, root, 1.0)
 
@@ -89,6 +90,7 @@ class Normalize(nn.Module):
     def __init__(self, features: int, missing: str = "refuse", normalize: str = "training") -> None:
         super().__init__()
         self.missing, self.normalize = missing, normalize
+        # The values themselves, with "indicator" whether each is missing, with "both" a second normalisation
         self.out_features = features * (1 + (missing == "indicator") + (normalize == "both"))
         self.register_buffer("mean", torch.zeros(features))
         self.register_buffer("std", torch.ones(features))
@@ -111,7 +113,7 @@ class Normalize(nn.Module):
             self.fill.copy_(mean)
 
     def each_rescaled(self, sequences: list[Tensor]) -> list[Tensor]:
-        """Runs `rescaled` on sequences without padding, each `[length, features]`; returns a list of the same form."""
+        """Applies `rescaled` to each sequence, `[length, features]` without padding; returns them in the same form."""
         if self.normalize not in _BY_SCALE:
             return sequences
         return answer_in_batches(
@@ -119,17 +121,17 @@ class Normalize(nn.Module):
         )
 
     def each_normalised(self, sequences: list[Tensor]) -> list[Tensor]:
-        """Runs `forward` on sequences without padding, each `[length, features]`; returns a list of the same form."""
+        """Applies `forward` to each sequence, `[length, features]` without padding; gives `[length, out_features]`."""
         return answer_in_batches(lambda steps, lengths: self(steps, step_mask(lengths, steps.shape[1])), sequences)
 
     def rescaled(self, values: Tensor, mask: Tensor) -> Tensor:
-        """`[rows, width, features]`: the values, divided by the sequence's own scale if the spec says so."""
+        """`[rows, width, features]`: the values, divided by the sequence's own scale with a "-scale" normalisation."""
         if self.normalize in _BY_SCALE:
             return by_scale(values, mask, shared=self.normalize == "sequence-scale")
         return values
 
     def forward(self, values: Tensor, mask: Tensor) -> Tensor:
-        """`[rows, width, out_features]`, zeros at padding."""
+        """`[rows, width, out_features]`: normalised values; with "indicator", also which are missing. 0 at padding."""
         if self.normalize not in ("sequence", "both"):
             return self._by_training(self.rescaled(values, mask), mask)
         normal = by_sequence(values, mask).normal
@@ -140,9 +142,9 @@ class Normalize(nn.Module):
         return normal
 
     def _by_training(self, values: Tensor, mask: Tensor) -> Tensor:
-        """Values standardised by the statistics of the training split, zeros at padding; missing values as `missing`.
+        """Standardises values by the statistics of the training split, and fills missing ones; zeros at padding.
 
-        With `indicator`, the features are followed by as many that are 1 where a value is missing.
+        With "indicator", the features are followed by as many that are 1 where a value is missing.
         """
         if self.missing == "refuse":
             return masked((values - self.mean) / self.std, mask)
@@ -187,28 +189,28 @@ class SequenceFeatures(nn.Module):
         self.std.copy_(torch.where(std > CONSTANT, std, 1.0))
 
     def compressed(self, steps: Tensor, lengths: Tensor) -> Tensor:
-        """`[rows, out_features]` before standardisation."""
+        """`[rows, out_features]`: the numbers of each sequence, before standardisation."""
         parts = []
         if "length" in self.kinds:
             parts.append(lengths.to(torch.float32).sqrt().sqrt().unsqueeze(1))
         if "level" in self.kinds or "scale" in self.kinds:
             statistics = by_sequence(steps, step_mask(lengths, steps.shape[1]))
             if "level" in self.kinds:
-                away = ((statistics.level - self.level_mean) / self.level_std).squeeze(1)
-                root = (1 + away.abs()).sqrt().sqrt().sqrt()
-                parts.append(away / (1 + away.abs()) * root)  # like `away` near 0, like its eighth root far away
+                distance = ((statistics.level - self.level_mean) / self.level_std).squeeze(1)
+                root = (1 + distance.abs()).sqrt().sqrt().sqrt()
+                parts.append(distance / (1 + distance.abs()) * root)  # linear near 0, like the eighth root far from it
             if "scale" in self.kinds:
                 relative = (statistics.scale / self.level_std).squeeze(1)
                 parts.append(relative.sqrt().sqrt().sqrt().sqrt())
         if "missing" in self.kinds:
-            # of each feature, the share of its values that is missing, and the runs of them; the counts are exact
+            # Of each feature, the share of steps that lack it, and the number of gaps per step; the counts are exact
             mask = step_mask(lengths, steps.shape[1])
             absent = mask.unsqueeze(2) & steps.isnan()
-            before = functional.pad(absent, (0, 0, 1, 0))[:, :-1]  # (rows, width, features)
+            before_step = functional.pad(absent, (0, 0, 1, 0))[:, :-1]  # (rows, width, features)
             ones, ends = mask.float().unsqueeze(1), lengths.view(-1, 1).float()
-            parts += [((ones @ kind.float()).squeeze(1) / ends) for kind in (absent, absent & ~before)]
+            parts += [((ones @ kind.float()).squeeze(1) / ends) for kind in (absent, absent & ~before_step)]
         return torch.cat(parts, dim=1)
 
     def forward(self, steps: Tensor, lengths: Tensor) -> Tensor:
-        """`[rows, out_features]` of padded `steps`."""
+        """`[rows, out_features]`: the standardised numbers of each sequence of a padded batch."""
         return (self.compressed(steps, lengths) - self.mean) / self.std

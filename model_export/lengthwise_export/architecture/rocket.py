@@ -12,10 +12,12 @@ of them -1 and three of them 2, so there are 84, each at several dilations. They
 kernels read zeros beyond both ends; the others are applied only where all nine weights have a step. docs/spec.md says
 what is decided for sequences of different lengths.
 
-The values are rounded to a grid that makes every sum of a kernel exact: a float32 sum of numbers on one grid is exact
-as long as it stays below 2**24 steps of the grid. So the sums, the comparisons and the counts have the same bits alone
-and in every batch, in any order of addition, and on every machine that follows IEEE 754. The grid depends only on the
-largest value of the sequence, or of the training split.
+The values are rounded to a grid, multiples of a power of two, that makes every sum of a kernel exact: a float32 sum of
+numbers on one grid is exact as long as it stays below 2**24 times the grid's spacing. So the sums, the comparisons and
+the counts have the same bits alone and in every batch, in any order of addition, and on every machine that follows
+IEEE 754. The grid depends only on the largest value of the sequence, or of the training split.
+
+A *share* is a feature of the head: the share of a sequence's steps at which a kernel's result is above one bias.
 """
 
 from __future__ import annotations
@@ -56,53 +58,54 @@ _UNTRAINED_LENGTH, _UNTRAINED_SEQUENCES = 100, 8
 
 
 class Grid(nn.Module):
-    """Rounds each sequence to a grid on which sums of a kernel are exact: of its own, or of the training split.
+    """Rounds each sequence to a grid on which sums of a kernel are exact.
 
-    The spacing of the grid is a power of two: `2**-bits` of its limit, which is the smallest power of two that is not
-    below the largest absolute value. Values below 2**-80 become zero, and those beyond 2**120 become 2**120. The more
-    features a kernel may read, the coarser is the grid. With a limit, that of the training split, values are clipped.
+    The spacing of a grid is `2**-bits` of its limit, which is the smallest power of two that is not below the largest
+    absolute value: of the sequence (`limit` is None), or of the training split (`limit`), to which values are clipped.
+    Values below 2**-80 become zero, and those beyond 2**120 become 2**120. The more features a kernel may read, the
+    coarser is the grid.
     """
 
     powers: Tensor
-    distance: Tensor
+    distance: Tensor  # the spacing of the training split's grid
 
     def __init__(self, features: int, limit: float | None = None) -> None:
         super().__init__()
-        # the absolute weights of a kernel have the sum 12
-        most = (6 * 1 + 3 * 2) * min(features, MAX_CHANNELS)
-        self.bits = _MANTISSA_BITS - math.ceil(math.log2(most))
+        # A sum is at most this many times the limit: the absolute weights of a kernel have the sum 12
+        largest_sum = (6 * 1 + 3 * 2) * min(features, MAX_CHANNELS)
+        self.bits = _MANTISSA_BITS - math.ceil(math.log2(largest_sum))
         self.limit = limit
         if limit is None:
-            # the powers of two, of which the least that is not below the largest value becomes the limit
+            # The powers of two among which the limit of a sequence is chosen
             self.register_buffer("powers", torch.from_numpy(fixed_kernels.POWERS.copy()), persistent=False)
         else:
             self.register_buffer("distance", torch.tensor(limit * 2.0**-self.bits))
 
     def forward(self, steps: Tensor) -> Tensor:
-        """`[rows, width, features]`, zeros at padding, before and after."""
+        """`[rows, width, features]`: the steps, rounded to the grid; they must be zeros at padding, and stay so."""
         limit = self.limit or _LARGEST
         steps = steps.clamp(-limit, limit)
         if self.limit is not None:
             return torch.round(steps / self.distance) * self.distance
         largest = steps.abs().amax(dim=(1, 2), keepdim=True)  # (rows, 1, 1)
-        own = torch.where(self.powers >= largest, self.powers, _LARGEST).amin(dim=2, keepdim=True)
-        distance = own * 2.0**-self.bits
+        own_limit = torch.where(self.powers >= largest, self.powers, _LARGEST).amin(dim=2, keepdim=True)
+        distance = own_limit * 2.0**-self.bits
         return torch.round(steps / distance) * distance
 
     def clipped(self, steps: Tensor) -> Tensor | None:
-        """`[rows]`, how many values are beyond the limit of the training split; None without one."""
+        """`[rows]`: how many values of each sequence exceed the limit of the training split; None without a limit."""
         return None if self.limit is None else (steps.abs() > self.limit).to(torch.float32).sum(dim=(1, 2))
 
 
 class KernelsAtDilation(nn.Module):
-    """The shares of steps at which the 84 kernels at one dilation are above their biases.
+    """Computes the shares of steps at which the 84 kernels at one dilation are above their biases.
 
     `biases_at_once` biases of a kernel are compared in one operation.
     """
 
-    weights: Tensor
-    biases: Tensor
-    inside: Tensor
+    weights: Tensor  # `[84, features, 9]`, zeros for features that a kernel does not read
+    biases: Tensor  # `[84, biases, 1]`
+    inside: Tensor  # `[84, 1]`: whether a kernel is applied only where all nine weights have a step
 
     def __init__(self, kernels: DilatedKernels, biases_at_once: int) -> None:
         super().__init__()
@@ -116,7 +119,10 @@ class KernelsAtDilation(nn.Module):
         self.register_buffer("weights", torch.from_numpy(weights), persistent=False)
 
     def forward(self, steps: Tensor, lengths: Tensor, mask: Tensor) -> Tensor:
-        """`[rows, 84 * biases]` of `steps [rows, features, width]`, zeros at padding, and `lengths [rows]`."""
+        """`[rows, 84 * biases]`: the shares of `steps [rows, features, width]`, zeros at padding.
+
+        Kernels of `inside` read zeros beyond the ends, too, in a sequence that is too short for them.
+        """
         around = HALF_SPAN * self.dilation
         results = functional.conv1d(steps, self.weights, padding=around, dilation=self.dilation)  # (rows, 84, width)
         ends = lengths.view(-1, 1, 1)
@@ -125,6 +131,7 @@ class KernelsAtDilation(nn.Module):
         has_all_steps = (positions >= around) & (positions < ends - around)  # (rows, 1, width)
         counted = mask.unsqueeze(1) & (~self.inside | is_short | has_all_steps)  # (rows, 84, width)
         results = torch.where(counted, results, layers.LOWEST)
+        # Compare, and count the steps above each bias
         is_above = [results.unsqueeze(2) > biases for biases in torch.split(self.biases, self.biases_at_once, dim=1)]
         above = torch.cat([mask.to(torch.float32).sum(dim=3) for mask in is_above], dim=2)  # (rows, 84, biases)
         steps_counted = torch.where(self.inside & ~is_short, ends - 2 * around, ends)  # (rows, 84, 1)
@@ -146,17 +153,21 @@ class RocketClassifier(nn.Module):
         self.dilations = nn.ModuleList(KernelsAtDilation(group, biases_at_once) for group in kernels)
         kinds = spec.model.sequence_features
         self.sequence_features = SequenceFeatures(kinds, spec.input.features or 0) if kinds else None
-        self.of_sequence = 0 if self.sequence_features is None else self.sequence_features.out_features
-        width = sum(group.biases.size for group in kernels) + self.of_sequence
+        # How many of the head's inputs, the last ones, are features of the whole sequence
+        self.sequence_level = 0 if self.sequence_features is None else self.sequence_features.out_features
+        width = sum(group.biases.size for group in kernels) + self.sequence_level
         self.head = nn.Linear(width, len(spec.output.labels))
 
     def features(self, values: Tensor, lengths: Tensor) -> Tensor:
-        """`[rows, features]`: what the head reads, the shares and then the features of the sequence. See `forward`."""
+        """`[rows, features]`: what the head reads, the shares and then the features of the sequence.
+
+        The arguments are those of `forward`.
+        """
         mask = step_mask(lengths, values.shape[1])  # (rows, width)
         return self._features(values, self.first(values, mask), lengths, mask)
 
     def _features(self, values: Tensor, steps: Tensor, lengths: Tensor, mask: Tensor) -> Tensor:
-        """The `features`, from the `steps [rows, width, channels]` that the first layer makes of the `values`.
+        """The same as `features`, from `steps [rows, width, channels]`, the first layer's output for `values`.
 
         Where the kernels in C run, they compute the shares, with the same bits as the operators of torch.
         """
@@ -170,12 +181,15 @@ class RocketClassifier(nn.Module):
         return torch.cat([shares, self.sequence_features(self.first.rescaled(values, mask), lengths)], dim=1)
 
     def by_operators(self, steps: Tensor, lengths: Tensor, mask: Tensor) -> Tensor:
-        """`[rows, shares]` of `steps [rows, width, channels]`, zeros at padding: what is exported."""
+        """`[rows, shares]`: the shares, computed by operators of torch, as they are exported.
+
+        `steps`: `[rows, width, channels]`, the first layer's output, zeros at padding.
+        """
         turned = self.grid(steps).transpose(1, 2)  # (rows, channels, width)
         return torch.cat([kernels(turned, lengths, mask) for kernels in self.dilations], dim=1)
 
     def forward(self, values: Tensor, lengths: Tensor) -> ClassifierOutput:
-        """Classifies `values [rows, width, features]`, NaN where one is missing, of `lengths [rows]`."""
+        """Classifies a batch: `values [rows, width, features]`, with NaN for missing values, and `lengths [rows]`."""
         mask, head = step_mask(lengths, values.shape[1]), self.head
         steps = self.first(values, mask)
         # In float64: a sum of thousands of float32 products depends in its last digits on its order
@@ -185,7 +199,7 @@ class RocketClassifier(nn.Module):
 
 
 def from_tensors(spec: Spec, tensors: Mapping[str, Tensor]) -> RocketClassifier:
-    """A model with the kernels of a checkpoint, in the shapes of `DilatedKernels`; other weights are not loaded.
+    """Makes a model with the fitted kernels and the grid of a checkpoint; other weights are not loaded.
 
     Raises:
         CheckpointError: There are no kernels, or they are damaged or those of another spec.
@@ -216,7 +230,7 @@ def from_tensors(spec: Spec, tensors: Mapping[str, Tensor]) -> RocketClassifier:
 
 
 def _require_whole(kernels: DilatedKernels, features: int) -> None:
-    """Makes sure that kernels of a checkpoint have the form that a training writes.
+    """Makes sure that kernels of a checkpoint have the shapes, the types and the dilation that a training writes.
 
     Raises:
         ValueError: They have another form; the message says which.
@@ -237,17 +251,23 @@ def _require_whole(kernels: DilatedKernels, features: int) -> None:
 
 
 def fit_kernels(sequences: Sequences, biases: int, *, reference_length: int, seed: int) -> list[DilatedKernels]:
-    """Fits kernels to sequences: their dilations, the features that each reads, and its biases.
+    """Fits kernels to sequences: chooses the dilations, the features that each kernel reads, and its biases.
+
+    The biases of a kernel are quantiles of its results on a sequence that is drawn at random.
 
     Args:
         sequences: Each `[length, features]`.
         biases: The number of biases of a kernel, over all dilations.
         reference_length: The number of steps that a kernel spans at most.
-        seed: Of the features, and of the sequence that the biases of a kernel are quantiles of.
+        seed: The seed of the random choice of features and sequences.
+
+    Returns:
+        The 84 kernels at each dilation.
     """
     random = np.random.default_rng(seed)
     features = sequences[0].shape[1]
     dilations, counts = divide_biases(biases, reference_length)
+    # Which quantiles: the low-discrepancy sequence of the golden ratio, as in the paper
     fractions = (np.arange(1, KERNELS * biases + 1) * _GOLDEN_RATIO) % 1
     fitted, used = [], 0
     for index, (dilation, count) in enumerate(zip(dilations, counts, strict=True)):
@@ -260,50 +280,56 @@ def fit_kernels(sequences: Sequences, biases: int, *, reference_length: int, see
             ranks = fractions[used : used + count] * (len(results) - 1)
             quantiles[kernel] = np.interp(ranks, np.arange(len(results)), np.sort(results))
             used += count
-        inside = (np.arange(KERNELS) + index) % 2 == 1
+        inside = (np.arange(KERNELS) + index) % 2 == 1  # every second kernel, alternating by dilation
         fitted.append(DilatedKernels(dilation, reads, quantiles, inside))
     return fitted
 
 
 def divide_biases(biases: int, reference_length: int) -> tuple[list[int], list[int]]:
-    """The dilations, and the number of biases of each.
+    """Divides a kernel's biases among its dilations; returns the dilations, and the number of biases at each.
 
     The exponents of the dilations are spaced evenly, up to the longest kernel that fits into the reference length. What
     cannot be divided evenly goes to the smallest dilations.
     """
-    longest = max(np.log2((max(reference_length, TAPS) - 1) / (TAPS - 1)), 0.0)
-    most = min(biases, MAX_DILATIONS)
-    # a dilation that is a whole number must not fall below it by rounding
-    exact = np.floor(np.exp2(np.linspace(0, longest, most)) + 1e-9).astype(int)
-    dilations, shares = np.unique(exact, return_counts=True)
-    counts = shares * biases // most
+    largest_exponent = max(np.log2((max(reference_length, TAPS) - 1) / (TAPS - 1)), 0.0)
+    dilation_count = min(biases, MAX_DILATIONS)
+    # The small term: a whole number must not fall to the one below it by rounding
+    spaced = np.floor(np.exp2(np.linspace(0, largest_exponent, dilation_count)) + 1e-9).astype(int)
+    dilations, repetitions = np.unique(spaced, return_counts=True)
+    counts = repetitions * biases // dilation_count
     while counts.sum() < biases:
         counts[: biases - counts.sum()] += 1
     return dilations.tolist(), counts.tolist()
 
 
 def convolve(steps: NDArray[np.float32], kernel: int, dilation: int) -> NDArray[np.float32]:
-    """Convolves `steps [length, features]`, those that the kernel reads, padded with zeros: `[length]`."""
+    """The results of a kernel at each step, `[length]`, with zeros beyond both ends of the sequence.
+
+    Args:
+        steps: `[length, features]`, only the features that the kernel reads, which are added up.
+        kernel: The index of the kernel, 0 to 83.
+        dilation: The distance of neighbouring weights, in steps.
+    """
     total = steps.sum(axis=1, dtype=np.float32)
-    around = HALF_SPAN * dilation
-    padded = np.zeros(len(total) + 2 * around, dtype=np.float32)
-    padded[around : around + len(total)] = total
+    reach = HALF_SPAN * dilation
+    padded = np.zeros(len(total) + 2 * reach, dtype=np.float32)
+    padded[reach : reach + len(total)] = total
     taps = np.lib.stride_tricks.sliding_window_view(padded, len(total))[::dilation]  # (9, length)
     results: NDArray[np.float32] = _WEIGHTS[kernel] @ taps
     return results
 
 
 def _draw_features(random: np.random.Generator, features: int) -> NDArray[np.bool_]:
-    """`[84, features]`: for each kernel the features that it reads, at most `MAX_CHANNELS`."""
+    """Draws for each kernel the features that it reads, at most `MAX_CHANNELS`: a mask `[84, features]`."""
     reads = np.zeros((KERNELS, features), dtype=np.bool_)
-    most = np.log2(min(features, MAX_CHANNELS) + 1)
+    largest_exponent = np.log2(min(features, MAX_CHANNELS) + 1)
     for row in reads:
-        row[random.choice(features, int(2 ** random.uniform(0, most)), replace=False)] = True
+        row[random.choice(features, int(2 ** random.uniform(0, largest_exponent)), replace=False)] = True
     return reads
 
 
 def untrained(spec: Spec) -> RocketClassifier:
-    """A model whose kernels were fitted to random sequences, and whose head is random."""
+    """Makes a model whose kernels are fitted to random sequences, and whose head is untrained."""
     random = np.random.default_rng(0)
     first = first_layer(spec)
     shape = (min(spec.input.max_length, _UNTRAINED_LENGTH), first.out_features)
@@ -312,9 +338,13 @@ def untrained(spec: Spec) -> RocketClassifier:
 
 
 def with_fitted_kernels(spec: Spec, first: Normalize, sequences: Sequence[Tensor], *, seed: int) -> RocketClassifier:
-    """A model with a fitted first layer, kernels that are fitted to its outputs, and an untrained head.
+    """Makes a model: fits its kernels and its grid, takes a fitted first layer, and leaves the head untrained.
 
-    `sequences` are these outputs, each `[length, features]`.
+    Args:
+        spec: The spec of the model.
+        first: The fitted first layer.
+        sequences: Its outputs for the training sequences, each `[length, features]`.
+        seed: The seed of `fit_kernels`.
     """
     limit = None
     if spec.model.grid == "training":
@@ -329,5 +359,5 @@ def with_fitted_kernels(spec: Spec, first: Normalize, sequences: Sequence[Tensor
 
 
 def first_layer(spec: Spec) -> Normalize:
-    """The layer that fills missing values and standardises."""
+    """Makes the layer that fills missing values and normalises, not fitted yet."""
     return Normalize(cast("int", spec.input.features), spec.input.missing, spec.concrete().input.normalize)

@@ -1,7 +1,8 @@
 """The spec of the built-in architecture: a TOML file. Only the kind of a step and the labels are required.
 
-Unknown keys and contradicting keys are errors that name them. The keys are documented at the classes below;
-`lengthwise_export.architecture.model` builds a model from a spec.
+Unknown keys and contradicting keys are errors that name them. The keys are documented in docs/spec.md;
+`lengthwise_export.architecture.model` builds a model from a spec. A spec remembers which keys the user has set
+(pydantic's `model_fields_set`), as opposed to keys with their default values.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ Normalization = Literal["auto", "training", "sequence", "both", "sequence-scale"
 
 
 def _named_normalization(value: Any) -> Any:
-    """`training` for true and `none` for false, which are other spellings of these names."""
+    """Replaces true by "training", and false by "none": files may spell these two normalisations so."""
     return {True: "training", False: "none"}[value] if isinstance(value, bool) else value
 
 
@@ -58,7 +59,7 @@ class InputSpec(SpecTable):
         return "values" if self.vocabulary is None else "tokens"
 
     def contradictions(self) -> Sequence[tuple[object, str]]:
-        """Both kinds of a step, or none; keys of the other kind; values that do not fit each other."""
+        """Refuses both kinds of a step or none, keys of the other kind, and values that do not fit each other."""
         of_values = self.first_stated("feature_names", "missing", "normalize")
         names, vocabulary, padding_id = self.feature_names, self.vocabulary, self.padding_id
         return (
@@ -92,7 +93,7 @@ class OutputSpec(SpecTable):
     task: Task = "single-label"
 
     def contradictions(self) -> Sequence[tuple[object, str]]:
-        """Too few labels for the task, or one twice."""
+        """Refuses too few labels for the task, and a label that occurs twice."""
         return (
             (len(self.labels) < 2 and self.task != "multi-label", f"'labels': '{self.task}' needs at least two"),
             (len(set(self.labels)) != len(self.labels), "'labels': a label may occur only once"),
@@ -109,6 +110,7 @@ class Spec(SpecTable):
     @model_validator(mode="before")
     @classmethod
     def _expand_preset(cls, tables: Any) -> Any:
+        """Adds the keys of the preset to the table `[model]`; what is no table stays, and is refused later."""
         if isinstance(tables, dict) and isinstance(tables.get("model"), dict):
             output = tables.get("output")
             task = output.get("task") if isinstance(output, dict) else None
@@ -116,7 +118,7 @@ class Spec(SpecTable):
         return tables
 
     def contradictions(self) -> Sequence[tuple[object, str]]:
-        """What the kind of model, the kind of a step and the task do not have together."""
+        """Refuses keys that contradict each other across the tables: kind of model, kind of a step, and task."""
         step, model, per_step = self.input, self.model, self.output.task == "per-step"
         is_rocket, is_tokens = model.kind == "rocket", step.kind == "tokens"
         of_pooling = model.first_stated("pooling", "sequence_features")
@@ -139,15 +141,15 @@ class Spec(SpecTable):
         )
 
     def with_keys(self, **tables: dict[str, Any]) -> Spec:
-        """This spec with other values for some keys, such as `input={"normalize": "both"}`; preset None removes it."""
-        own = self.model_dump(mode="json", exclude_unset=True)
-        merged = {name: table | tables.get(name, {}) for name, table in ({"model": {}} | own).items()}
+        """A copy with these keys set, such as `input={"normalize": "both"}`; `preset: None` removes the preset."""
+        stated_tables = self.model_dump(mode="json", exclude_unset=True)
+        merged = {name: table | tables.get(name, {}) for name, table in ({"model": {}} | stated_tables).items()}
         if merged["model"].get("preset", "") is None:
             del merged["model"]["preset"]
         return Spec.from_table(merged)
 
     def concrete(self) -> Spec:
-        """This spec without `auto`: a key that would be chosen from data gets the value for no data."""
+        """A copy without `auto`: a key that training would choose from data gets a fixed value instead."""
         tables: dict[str, dict[str, Any]] = {}
         if self.input.normalize == "auto" and self.input.kind == "values":
             tables["input"] = {"normalize": "training"}
@@ -173,7 +175,7 @@ class Spec(SpecTable):
             raise SpecError(f"{source}: {all_wrong(error.errors(), _known_keys, document='the spec')}") from error
 
     def resolved(self) -> dict[str, dict[str, Any]]:
-        """All keys with their values, also by default or by a preset, except keys without a meaning in this spec.
+        """The tables with the values of all keys, also those by default or by a preset; without meaningless keys.
 
         Equivalent specs have equal results, and the defaults of this version are recorded for later versions.
         """
@@ -185,10 +187,11 @@ class Spec(SpecTable):
             (not is_rocket and self.model.rnn == "none", {"bidirectional"}),
             (per_step, {"pooling", "sequence_features"}),
         )
-        left_out = {key for holds, keys in meaningless if holds for key in keys}
+        meaningless_keys = {key for applies, keys in meaningless if applies for key in keys}
         tables = self.concrete().model_dump(mode="json", exclude_none=True)
         return {
-            name: {key: value for key, value in table.items() if key not in left_out} for name, table in tables.items()
+            name: {key: value for key, value in table.items() if key not in meaningless_keys}
+            for name, table in tables.items()
         }
 
     @classmethod
@@ -204,13 +207,16 @@ class Spec(SpecTable):
         mean: tuple[float, ...] | None = None,
         std: tuple[float, ...] | None = None,
     ) -> Manifest:
-        """The manifest of a graph of this spec, without promises, digests and `made`."""
+        """Makes the manifest of a graph of this spec, without promises, digests and `made`.
+
+        `mean` and `std` are the statistics of each feature in the training split; None if they are unknown.
+        """
         step = self.input
-        known = step.model_dump(include={"features", "vocabulary", "padding_id"}) | {"names": step.feature_names}
+        input_keys = step.model_dump(include={"features", "vocabulary", "padding_id"}) | {"names": step.feature_names}
         return Manifest(
             name=name,
             version=version,
-            input=StepInput(kind=step.kind, mean=mean, std=std, **known),
+            input=StepInput(kind=step.kind, mean=mean, std=std, **input_keys),
             labels=self.output.labels,
             task=self.output.task,
             max_length=step.max_length,
@@ -236,12 +242,12 @@ TABLES: Final[dict[tuple[str, ...], type[BaseModel]]] = {
 
 
 def _known_keys(keys: tuple[int | str, ...]) -> Iterable[str]:
-    """The keys of the table at a path of keys."""
+    """The keys that a table of the file may have; `keys` is its path, as pydantic's errors give it, with indices."""
     return TABLES[tuple(part for part in keys if isinstance(part, str))].model_fields
 
 
 def tables_of(path: Path) -> dict[str, Any]:
-    """The tables of a `.toml` file, which may leave keys open.
+    """Reads the tables of a `.toml` file without checking their keys.
 
     Raises:
         SpecError: The file cannot be read, or is not TOML.
@@ -255,7 +261,10 @@ def tables_of(path: Path) -> dict[str, Any]:
 
 
 def as_toml(tables: Spec | Mapping[str, Any], notes: Sequence[str] = ()) -> str:
-    """The given keys of a spec, or tables, as a file that `Spec.read` reads; the notes are a comment at the top."""
+    """The text of a TOML file that `Spec.read` reads: the keys that a spec has set, or those of tables.
+
+    `notes` become a comment at the top.
+    """
     lines = [f"# {line}" for note in notes for line in (note.splitlines() or [""])]
     if isinstance(tables, Spec):
         tables = tables.model_dump(mode="json", exclude_unset=True, exclude_none=True)
@@ -266,7 +275,7 @@ def as_toml(tables: Spec | Mapping[str, Any], notes: Sequence[str] = ()) -> str:
 
 
 def _value(value: Any) -> str:
-    """A value as TOML."""
+    """A value in TOML's syntax; a list of tables is written over several lines."""
     if isinstance(value, Mapping):
         return "{ " + ", ".join(f"{key} = {_value(item)}" for key, item in value.items()) + " }"
     if isinstance(value, list | tuple):

@@ -22,9 +22,15 @@ HIGHEST: Final = 1e3
 
 
 def fit(logits: NDArray[np.floating], targets: NDArray[np.generic], *, multi_label: bool) -> float:
-    """The temperature for `logits [answers, classes]` of answers that were not trained on.
+    """Fits the temperature to answers that were not trained on, by a bounded search for the smallest log loss.
 
-    `targets` are `[answers]`, the index of each right class; for a multi-label model `[answers, classes]`, 0 or 1.
+    Args:
+        logits: `[answers, classes]`.
+        targets: `[answers]`, the index of the correct class; for a multi-label model `[answers, classes]`, 0 or 1.
+        multi_label: Whether each class is a yes or no of its own, so that probabilities come from a sigmoid.
+
+    Returns:
+        The temperature, from `LOWEST` to `HIGHEST`.
     """
     values = np.asarray(logits, dtype=np.float64)
     chance = 1 / (len(values) + 2)
@@ -35,6 +41,7 @@ def fit(logits: NDArray[np.floating], targets: NDArray[np.generic], *, multi_lab
         smoothed[np.arange(len(values)), targets.astype(np.int64)] = 1 - chance
 
     def loss(exponent: float) -> float:
+        """The log loss with the temperature e**exponent."""
         scaled = values / np.exp(exponent)
         if multi_label:
             return float((np.logaddexp(0, scaled) - smoothed * scaled).sum())

@@ -1,8 +1,9 @@
-"""What a checkpoint records of its training, the spec in it beside one that the user passes, and the model of both.
+"""The record that a checkpoint holds of its training: reads it, compares its spec with the user's, and loads the model.
 
 Most keys of a spec cannot be seen in the weights: the order of the labels, the pooling, the policy for missing values.
 So `train` writes the whole spec into the same file as the weights, and an export with another spec is an error. Other
-files record nothing, or only their labels; then only that is compared. Keys that may differ stand in `MAY_DIFFER`.
+files record nothing, or only their labels; then only that is compared. Keys that may differ stand in `MAY_DIFFER`. In
+comparisons, *trained* is the recorded value of a key, and *stated* that of the spec that the user passes.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class TrainingRecord(BaseModel):
     labels: tuple[str, ...] | None = None
     spec: Spec | None = None
     accuracy: dict[str, float] = {}  # by split: `training` and maybe `validation`
-    answers: dict[str, int] = {}  # with which it was measured
+    answers: dict[str, int] = {}  # by split, the number of answers that `accuracy` was measured with
     temperature: float | None = Field(default=None, gt=0)  # by which the logits were divided to calibrate them
     trained: str | None = None  # the day, as in `2026-11-23`
     profile: DataProfile | None = None
@@ -68,28 +69,31 @@ class TrainingRecord(BaseModel):
 
 
 def record_of(spec: Spec, **known: Any) -> dict[str, Any]:
-    """The record that `train` writes into the file of the weights, for `read_record`; `known`: fields of it."""
+    """The record that `train` writes into the file of the weights, as JSON values; `read_record` reads it.
+
+    `known`: further fields of `TrainingRecord`.
+    """
     record = TrainingRecord(labels=spec.output.labels, trained=datetime.now(UTC).date().isoformat(), **known)
     return record.model_dump(mode="json") | {"spec": spec.resolved()}
 
 
 def run_files(out: Path) -> list[Path]:
-    """The weights and the state of the run in a folder, as far as they are there."""
+    """The paths of the weights and of the state of a run in a folder, of those that exist."""
     return [path for name in (WEIGHTS_FILE, STATE_FILE) if (path := out / name).is_file()]
 
 
 def refuse_to_overwrite(out: Path, instead: str) -> None:
-    """Makes sure that a folder holds no run.
+    """Makes sure that a folder holds no run, which a new one would overwrite.
 
     Raises:
-        ConfigurationError: It holds one; the message ends with `instead`.
+        ConfigurationError: It holds a run; the message ends with `instead`, which says what to do.
     """
     for path in run_files(out):
         raise ConfigurationError(f"{out} holds a run ({path.relative_to(out)}): {instead}")
 
 
 def checkpoint_file(path: Path) -> Path:
-    """The checkpoint file of the folder of a run; a file itself.
+    """The path of the checkpoint in the folder of a run; a path that is no folder is returned as it is.
 
     Raises:
         CheckpointError: The folder holds no checkpoint, or only that of an unfinished run.
@@ -107,7 +111,7 @@ def checkpoint_file(path: Path) -> Path:
 
 
 def read_record(path: Path) -> TrainingRecord:
-    """The record of a checkpoint.
+    """Reads the record of a checkpoint, whose fields are empty where the file says nothing.
 
     Raises:
         CheckpointError: It cannot be read, is the state of an unfinished run, was written by a later version, or is
@@ -134,7 +138,10 @@ def read_record(path: Path) -> TrainingRecord:
 
 
 def with_chosen_keys(spec: Spec, path: Path) -> Spec:
-    """The spec for a checkpoint: a key that it leaves open (`auto`) gets the value that the training chose."""
+    """Completes a user's spec from a checkpoint: open keys (`auto`, feature names) get the values that it records.
+
+    Without a recorded spec, they get fixed values, as in `Spec.concrete`.
+    """
     record = read_record(path).spec
     if record is None:
         return spec.concrete()
@@ -155,9 +162,11 @@ def with_chosen_keys(spec: Spec, path: Path) -> Spec:
 
 
 def load(spec: Spec, weights: Path | None) -> tuple[BuiltInModel, list[str]]:
-    """The module of a spec in evaluation mode, and notices about what could not be compared with its checkpoint.
+    """Makes the module of a spec in evaluation mode, with the weights of a checkpoint.
 
-    Without a checkpoint its weights are untrained, and always the same.
+    Returns:
+        The module, and notices for the user about its checkpoint: what differs or could not be compared. If `weights`
+        is None, the module is untrained, with the same weights at each call, and there is no notice.
 
     Raises:
         CheckpointError: The checkpoint cannot be read, or was trained with another spec.
@@ -185,7 +194,7 @@ def _require_same_spec(record: TrainingRecord, spec: Spec, path: Path) -> list[s
     Raises:
         CheckpointError: Other keys differ; the message names them.
     """
-    notices, refused = [], []
+    notices, errors = [], []
     different_keys = differences(record.spec, spec) if record.spec is not None else iter(())
     if record.spec is None:
         notices.append(
@@ -201,26 +210,29 @@ def _require_same_spec(record: TrainingRecord, spec: Spec, path: Path) -> list[s
         elif key == _NAMES and (trained is None or stated is None):
             notices.append(f"{difference}; the spec is used, because these are only names")
         else:
-            refused.append(difference)
-    if refused:
+            errors.append(difference)
+    if errors:
         raise CheckpointError(
-            f"{path}: {'; '.join(refused)}. Weights are valid only with the spec of their training: pass that, or none "
+            f"{path}: {'; '.join(errors)}. Weights are valid only with the spec of their training: pass that, or none "
             f"(`lengthwise export {path} --out ...` uses the spec in the checkpoint); to change it, train again"
         )
     return notices
 
 
 def differences(trained: Spec, stated: Spec) -> Iterator[tuple[str, Any, Any]]:
-    """The keys that differ between two specs, with both values; None for a key that one side does not have."""
-    left, right = (
+    """Yields each key that differs between two specs, such as "input.missing", with the trained and the stated value.
+
+    None stands for a key that a spec does not have.
+    """
+    trained_values, stated_values = (
         {f"{name}.{key}": value for name, table in spec.resolved().items() for key, value in table.items()}
         for spec in (trained, stated)
     )
-    for key in left | right:
-        if left.get(key) != right.get(key):
-            yield key, left.get(key), right.get(key)
+    for key in trained_values | stated_values:
+        if trained_values.get(key) != stated_values.get(key):
+            yield key, trained_values.get(key), stated_values.get(key)
 
 
 def as_text(value: Any) -> str:
-    """A value of a spec as text."""
+    """A value of a spec as JSON, for messages; "nothing" for None."""
     return "nothing" if value is None else json.dumps(value, ensure_ascii=False)

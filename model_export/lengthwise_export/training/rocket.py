@@ -93,7 +93,7 @@ def fit(
     # With class weights all classes count the same, whatever the number of their examples
     importance = targets @ (1 / np.maximum(targets.sum(axis=0), 1)) if options.class_weights else None
     shares = SHARES_WITH_MISSING if "missing" in spec.model.sequence_features else SHARES
-    fitted = fit_ridge(values.numpy(), 2 * targets - 1, importance, sequence_level=model.of_sequence, shares=shares)
+    fitted = fit_ridge(values.numpy(), 2 * targets - 1, importance, sequence_level=model.sequence_level, shares=shares)
     truth = targets if multi_label else targets.argmax(axis=1)
     scale = temperature.fit(fitted.left_out, truth, multi_label=multi_label) if options.calibration else None
     # Store the head, with the temperature in it, and score its answers
