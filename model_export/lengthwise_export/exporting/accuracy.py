@@ -2,6 +2,9 @@
 
 The verification compares a graph with the model that it was built from, and both output numbers. Which label a number
 means stands only in the manifest, so only labelled data (`export --data`) can show that this order is wrong.
+
+An *answer* here is what is right or wrong: the label of a sequence; for a multi-label model yes or no for one label of
+a sequence; for a per-step model the label of a step.
 """
 
 from __future__ import annotations
@@ -40,7 +43,7 @@ class DataAccuracy:
     # The number of compared answers: one for each sequence; for a multi-label model one for each label of a sequence;
     # for a per-step model one for each step
     answers: int
-    right: int  # How many answers are right
+    right: int  # The number of correct answers
     table: NDArray[np.int64]  # `[classes][classes]`: counts by label in the data (row) and answered label (column)
     counts: NDArray[np.int64]  # `[classes]`: how often each label is in the data
     left_out: int = 0  # The number of sequences that the model does not accept
@@ -74,7 +77,11 @@ class DataAccuracy:
         return f"accuracy {self.accuracy:.4f}: {self.right} of {self.answers} predictions are correct"
 
     def _by_chance(self, expected: float, expected_answers: int | None) -> float:
-        """The drop below the training accuracy that is no reason to warn: three standard deviations, and a margin."""
+        """The drop below the training accuracy that may be chance: three standard deviations, and a margin.
+
+        `expected` is the accuracy in training, and `expected_answers` the number of answers that it was measured with;
+        None if that is unknown.
+        """
         probability, variance_factor = expected, 1 / self.answers
         if expected_answers is not None:  # Laplace's rule of succession: few answers, all right, do not mean certainty
             probability = (expected * expected_answers + 1) / (expected_answers + 2)
@@ -82,7 +89,10 @@ class DataAccuracy:
         return 3 * math.sqrt(probability * (1 - probability) * variance_factor) + _MAX_ACCURACY_DROP
 
     def notices(self, expected: float | None, expected_answers: int | None = None) -> Iterator[str]:
-        """Warnings for the user about labels, sequences, and accuracy; `expected` is the accuracy in training."""
+        """Yields warnings for the user: labels without data, skipped sequences, and a low accuracy.
+
+        `expected` is the accuracy in training, with `expected_answers` answers; None if it is unknown.
+        """
         if absent := self.absent:
             yield (
                 f"the data has no sequence labelled {first_of([*map(repr, absent)])}: whether these labels "
@@ -105,33 +115,40 @@ class DataAccuracy:
 def measure(session: Session, manifest: Manifest, records: Iterable[Record]) -> DataAccuracy | None:
     """Runs a graph on records, and compares its answers with their labels; None if no record has a label.
 
-    An order of labels that the answers contradict is a VerificationError, see `_require_order_of_labels`.
-    """
+    Raises:
+        VerificationError: The answers contradict the order of the labels, see `_require_order_of_labels`.
+    """  # noqa: DOC502 - what it calls raises it
     accepted, left_out, why = accepted_records(records, manifest)
     if not accepted:
         return None
     classes = manifest.classes
     table, counts = np.zeros((classes, classes), dtype=np.int64), np.zeros(classes, dtype=np.int64)
-    answered = right = 0
+    answer_count = correct = 0
     for record, answer in zip(accepted, _answers(session, manifest, accepted), strict=True):
         expected, answered_labels = expected_labels(record, manifest), predicted_labels(answer, manifest)
         table += expected.T.astype(np.int64) @ answered_labels
         counts += expected.sum(axis=0)
         hits = hits_of(expected, answered_labels, manifest)
-        answered, right = answered + hits.size, right + int(hits.sum())
-    sample = DataAccuracy(manifest.labels, answered, right, table, counts, left_out, why)
+        answer_count, correct = answer_count + hits.size, correct + int(hits.sum())
+    sample = DataAccuracy(manifest.labels, answer_count, correct, table, counts, left_out, why)
     _require_order_of_labels(sample, manifest)
     return sample
 
 
 def answered_classes(session: Session, manifest: Manifest, records: Sequence[Record]) -> list[list[int]]:
-    """The predicted classes of each record: one for a single-label model, any number otherwise."""
+    """The indices of the classes that are answered to each record.
+
+    One for a single-label model, any number for a multi-label model, and one for each step for a per-step model.
+    """
     predicted = (predicted_labels(answer, manifest) for answer in _answers(session, manifest, records))
     return [labels.nonzero()[1].tolist() for labels in predicted]
 
 
 def accepted_records(records: Iterable[Record], manifest: Manifest) -> tuple[list[Record], int, str]:
-    """The labelled records that the model accepts, the number of the others, and why the first of these is refused.
+    """Selects the labelled records that the model accepts.
+
+    Returns:
+        These records; the number of labelled records that it refuses; and the reason for the first of them, "" if none.
 
     Raises:
         ConfigurationError: A label is unknown or does not fit the task, or the model accepts no labelled record.
@@ -161,22 +178,30 @@ def accepted_records(records: Iterable[Record], manifest: Manifest) -> tuple[lis
 def _require_order_of_labels(sample: DataAccuracy, manifest: Manifest) -> None:
     """Makes sure that the answers do not contradict the order of the labels significantly.
 
+    A model with untrained weights passes, as does data that suggests no other order.
+
     Raises:
         VerificationError: Another order fits the data significantly better.
     """
     # The other order: each output that was answered gets the label that the data has most often there. It is an order
-    # if it has at least two labels, none twice. `order` is -1 for outputs that were never answered.
-    order = np.where(sample.table.any(axis=0), sample.table.argmax(axis=0), -1)
-    labels = order[order >= 0]
+    # if it has at least two labels, none twice. It is -1 for outputs that were never answered.
+    other_order = np.where(sample.table.any(axis=0), sample.table.argmax(axis=0), -1)
+    labels = other_order[other_order >= 0]
     if len(labels) < 2 or len(np.unique(labels)) < len(labels):
         return
-    outputs = np.flatnonzero((order >= 0) & (order != np.arange(manifest.classes)))
+    outputs = np.flatnonzero((other_order >= 0) & (other_order != np.arange(manifest.classes)))
     # Right answers under the other order, and under the manifest's, of the outputs whose label differs
-    gained, lost = int(sample.table[order[outputs], outputs].sum()), int(sample.table[outputs, outputs].sum())
-    if manifest.made.get("weights") == UNTRAINED or gained - lost <= _MIN_DEVIATIONS * (gained + lost) ** 0.5:
+    hits_by_other, hits_by_manifest = (
+        int(sample.table[other_order[outputs], outputs].sum()),
+        int(sample.table[outputs, outputs].sum()),
+    )
+    if (
+        manifest.made.get("weights") == UNTRAINED
+        or hits_by_other - hits_by_manifest <= _MIN_DEVIATIONS * (hits_by_other + hits_by_manifest) ** 0.5
+    ):
         return
     pairs = "; ".join(
-        f"where it answers {manifest.labels[output]!r} the data mostly says {manifest.labels[order[output]]!r}"
+        f"where it answers {manifest.labels[output]!r} the data mostly says {manifest.labels[other_order[output]]!r}"
         for output in outputs[:5]
     )
     raise VerificationError(
@@ -186,15 +211,17 @@ def _require_order_of_labels(sample: DataAccuracy, manifest: Manifest) -> None:
 
 
 def _answers(session: Session, manifest: Manifest, records: Sequence[Record]) -> list[Answer]:
-    """The answer to each record, computed as in the service: windows are merged, and padding is removed.
+    """Runs the graph on records as the service does; returns an answer for each, with windows merged, without padding.
 
     Raises:
         VerificationError: The answer to a record is not finite.
     """
+    # The rows to run: (index of the record, first step of the window, its steps)
     rows: list[tuple[int, int, Steps]] = []
     for index, record in enumerate(records):
         item = make_item(record.steps, manifest, sent_steps=len(record.steps))
         rows += [(index, start, part) for start, part in answers.windows(item.steps, manifest.max_length)]
+    # Run them in batches of similar lengths
     rows.sort(key=lambda row: len(row[2]))
     parts: list[dict[int, Answer]] = [{} for _ in records]  # of each record, the answers of its windows by their start
     most_rows = min(_ROWS, manifest.max_batch_rows or _ROWS)
@@ -206,6 +233,7 @@ def _answers(session: Session, manifest: Manifest, records: Sequence[Record]) ->
             if answer is None:
                 raise VerificationError(f"{manifest.key}: the answer to {records[index].source_line} is not finite")
             parts[index][start] = answer
+    # Merge the windows of each record
     merged = []
     for record, by_start in zip(records, parts, strict=True):
         starts, windows = zip(*sorted(by_start.items()), strict=True)
@@ -215,7 +243,10 @@ def _answers(session: Session, manifest: Manifest, records: Sequence[Record]) ->
 
 
 def expected_labels(record: Record, manifest: Manifest) -> NDArray[np.bool_]:
-    """The labels of a record: `[1, classes]`, or `[length, classes]` for a per-step model."""
+    """The labels of a record as a mask, `[1, classes]`; for a per-step model `[length, classes]`.
+
+    Steps that the policy for long sequences drops are left out.
+    """
     labels = record.label if isinstance(record.label, tuple) else (record.label or "",)
     is_per_step = manifest.task == "per-step"
     expected = np.zeros((len(labels) if is_per_step else 1, manifest.classes), dtype=np.bool_)
@@ -228,7 +259,7 @@ def expected_labels(record: Record, manifest: Manifest) -> NDArray[np.bool_]:
 
 
 def predicted_labels(answer: Answer, manifest: Manifest) -> NDArray[np.bool_]:
-    """The labels that the model answers: `[1, classes]`, or `[length, classes]` of a per-step model."""
+    """The labels that the model answers as a mask, `[1, classes]`; for a per-step model `[length, classes]`."""
     probabilities = np.atleast_2d(answer.probabilities)
     if manifest.task == "multi-label":
         assigned: NDArray[np.bool_] = probabilities >= manifest.threshold
@@ -239,16 +270,19 @@ def predicted_labels(answer: Answer, manifest: Manifest) -> NDArray[np.bool_]:
 
 
 def hits_of(expected: NDArray[np.bool_], predicted: NDArray[np.bool_], manifest: Manifest) -> NDArray[np.bool_]:
-    """Whether each answer is right: `[answers]`, or `[answers, classes]` for a multi-label model."""
+    """Whether each answer is correct: `[1]`, `[length]` for a per-step model, `[1, classes]` for a multi-label model.
+
+    `expected` and `predicted` are masks, as of `expected_labels` and `predicted_labels`.
+    """
     if manifest.task == "multi-label":
         return np.equal(expected, predicted)
-    right: NDArray[np.bool_] = np.logical_or.reduce(expected & predicted, axis=1)
-    return right
+    hits: NDArray[np.bool_] = np.logical_or.reduce(expected & predicted, axis=1)
+    return hits
 
 
 @dataclass(frozen=True, slots=True)
 class LabelChanges:
-    """The difference between the answers of two graphs."""
+    """How the answers of two graphs of one model differ, such as before and after a conversion to int8."""
 
     sequences: int  # The number of sequences that both answered
     changed: int  # The number of sequences with another label or other labels; of a per-step model, at any step

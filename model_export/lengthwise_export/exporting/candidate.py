@@ -1,6 +1,7 @@
-"""The candidates of an export: how to build a graph, its manifest, and the reference to verify the graph against.
+"""Makes the candidate of an export: how to build its graph, its manifest, and the reference that verifies the graph.
 
-A model of the built-in architecture is one as it is. A user's model is checked first, and mended if that is asked.
+A model of the built-in architecture becomes a candidate without a check. A user's model is checked first for leaks, and
+mended if the user asks for it. Variables named `source` are candidates.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ class Candidate:
     """A model to be exported."""
 
     manifest: Manifest  # Its manifest without name, version, promises and digests, which `export` adds
-    build: Callable[[Manifest], onnx.ModelProto]
+    build: Callable[[Manifest], onnx.ModelProto]  # builds the graph; takes the manifest with the model's name
     reference: Reference | None  # The model in its own framework; None for an ONNX file
     # Allowed difference between batched and unbatched answers, beyond rounding; None requires the same bits
     tolerance: float | None = None
@@ -60,18 +61,18 @@ class Candidate:
     mend: FixProposal | None = None
     # Measures the accuracy before and after a mend; None if it was not mended
     mend_accuracy: Callable[[Session, Manifest, Sequence[Record]], MendAccuracy | None] | None = None
-    exact: ExactReference | None = None  # The same in float64; None if that is not known
+    exact: ExactReference | None = None  # The reference in float64; None if there is none
 
 
 def from_spec(spec: Spec, weights: Path | None, options: ExportOptions = PLAIN) -> Candidate:
-    """A model of the built-in architecture.
+    """The candidate of the built-in architecture, with the weights of a checkpoint; untrained if `weights` is None.
 
     Raises:
         ConfigurationError: `max_length`, `multi_label` or `precision` contradicts the spec.
     """
-    option, own = options.max_length, spec.input.max_length
-    if option not in (None, own):
-        raise ConfigurationError(f"--max-length {option} contradicts input.max_length = {own}")
+    stated_length, spec_length = options.max_length, spec.input.max_length
+    if stated_length not in (None, spec_length):
+        raise ConfigurationError(f"--max-length {stated_length} contradicts input.max_length = {spec_length}")
     if options.multi_label and spec.output.task != "multi-label":
         raise ConfigurationError(f"--multi-label contradicts output.task = '{spec.output.task}'")
     if spec.model.kind == "rocket" and options.precision != "fp32":
@@ -79,6 +80,7 @@ def from_spec(spec: Spec, weights: Path | None, options: ExportOptions = PLAIN) 
             f"--precision {options.precision}: a rocket model compares sums that are exact in float32 only: leave "
             "--precision out"
         )
+    # Load the model, and note its origin in the manifest's `made`
     spec = spec.concrete() if weights is None else trained.with_chosen_keys(spec, weights)
     model, _ = trained.load(spec, weights)
     made: dict[str, str | int | float | None] = {"architecture": "built-in"}
@@ -89,6 +91,7 @@ def from_spec(spec: Spec, weights: Path | None, options: ExportOptions = PLAIN) 
         made["checkpoint"] = digest(weights)
         recorded = {"temperature": record.temperature, "trained": record.trained}
         made |= {name: value for name, value in recorded.items() if value is not None}
+    # Statistics of the training split, for the manifest
     mean = std = None
     if isinstance(model.first, Normalize) and model.first.normalize in ("training", "both"):
         mean, std = tuple(model.first.mean.tolist()), tuple(model.first.std.tolist())
@@ -115,7 +118,7 @@ def from_spec(spec: Spec, weights: Path | None, options: ExportOptions = PLAIN) 
 
 
 def with_threshold(source: Candidate, threshold: float) -> Candidate:
-    """A copy of a candidate with another decision threshold.
+    """A copy of a multi-label candidate with this decision threshold of probabilities, instead of 0.5.
 
     Raises:
         ConfigurationError: It is not a multi-label model.
@@ -131,7 +134,7 @@ NOTHING_TO_MEND: Final = "nothing to mend: padding does not change an answer"
 
 @singledispatch
 def candidate_of(target: Target, options: ExportOptions, tell: Tell) -> Candidate:
-    """The candidate of a target; mended, if that is asked and padding reaches its answers."""
+    """The candidate of a target. A user's model is mended, if `options.mend` is set and padding reaches its answers."""
     if not options.mend:
         return from_target(target, options)
     from lengthwise_export.mending.mend_target import mend_target
@@ -151,6 +154,7 @@ def candidate_of(target: Target, options: ExportOptions, tell: Tell) -> Candidat
 
 @candidate_of.register
 def _of_spec(target: SpecTarget, options: ExportOptions, tell: Tell) -> Candidate:
+    """The candidate of a model of the built-in architecture, which never needs a mend."""
     source = from_spec(target.spec, target.checkpoint, options)
     if options.mend:
         tell(Notice(f"{NOTHING_TO_MEND}: the built-in architecture takes lengths"))
@@ -163,10 +167,15 @@ def _of_directory(target: DirectoryTarget, options: ExportOptions, tell: Tell) -
 
 
 def from_target(target: Target, options: ExportOptions = PLAIN, *, report: Report | None = None) -> Candidate:
-    """A user's torch module or ONNX file, if `check` finds no leak in it (its `report`, if it was checked already).
+    """The candidate of a user's torch module or ONNX file, which must have no leak.
+
+    Args:
+        target: The user's model.
+        options: The options of the export.
+        report: The result of its check; None if it was not checked yet.
 
     Raises:
-        ConfigurationError: An option contradicts it.
+        ConfigurationError: An option contradicts the model.
     """
     if options.missing == "handled" and target.steps.kind == "tokens":
         raise ConfigurationError("--missing handled: a sequence of token ids has no missing values")
@@ -174,6 +183,7 @@ def from_target(target: Target, options: ExportOptions = PLAIN, *, report: Repor
     if report is None:
         report = check_subject(subject, max_length=max_length, tolerance=tolerance, seed=options.seed)
     _require_sound(report, target)
+    # Run a small batch, to see what the outputs are
     task = _task(target, multi_label=options.multi_label)
     least, longest = report.min_length, report.max_length or max_length
     sampler = Sampler(target.steps, options.seed)
@@ -183,6 +193,7 @@ def from_target(target: Target, options: ExportOptions = PLAIN, *, report: Repor
     names = target.names
     if names.attention is None and _is_attention(answer, batch):
         names = names.model_copy(update={"attention": "attention"})
+    # Whether it also runs at widths rounded up to a multiple of 4, which may exceed its longest length
     widest = pad([sampler.sequence(longest), sampler.sequence(max(longest - 1, least))], multiple=4)
     manifest = target.describe(
         task=task,
@@ -191,7 +202,7 @@ def from_target(target: Target, options: ExportOptions = PLAIN, *, report: Repor
         max_length=longest,
         missing=options.missing or "refuse",
         graph=names,
-        width_multiple=4 if runs(subject, widest) else 1,  # it may raise at the width that is rounded up
+        width_multiple=4 if runs(subject, widest) else 1,
         made=target.origin(),
     )
 
@@ -204,7 +215,7 @@ def from_target(target: Target, options: ExportOptions = PLAIN, *, report: Repor
 
 
 def _notices(target: Target, options: ExportOptions, report: Report, batch: PaddedBatch) -> Iterator[str]:
-    """What the user should know about a target: short sequences, labels without names, NaN, and its leaks of scale."""
+    """Yields what the user should know about a target: short sequences, labels without names, NaN, a leak of scale."""
     if report.min_length > 1:
         yield f"sequences of fewer than {report.min_length} steps will be refused (min_length in the manifest)"
     if options.labels is None and target.labels == tuple(map(str, range(len(target.labels)))):
@@ -216,7 +227,7 @@ def _notices(target: Target, options: ExportOptions, report: Report, batch: Padd
 
 
 def from_mend(proved: ProvedMend, options: ExportOptions = PLAIN) -> Candidate:
-    """A user's model after its mend. Its reference is the original, with each sequence alone and unpadded.
+    """The candidate of a user's model after its mend; the reference is the original, run unbatched and unpadded.
 
     Raises:
         UnmendableError: An operator cannot be mended; the error names it.
@@ -233,14 +244,14 @@ def from_mend(proved: ProvedMend, options: ExportOptions = PLAIN) -> Candidate:
             raise VerificationError(f"{original.text}: {fix.reason}, so nothing was published")
         raise ExportError("mend", fix.reason)
     source = from_target(proved.target, options, report=proved.report)
-    allowed = 0.0 if fix.proof is None else fix.proof.tolerance - ROUNDING
+    proved_tolerance = 0.0 if fix.proof is None else fix.proof.tolerance - ROUNDING
     provenance = original.origin() | {"mended": proved.operators}
     return replace(
         source,
         manifest=source.manifest.model_copy(update={"made": provenance}),
         reference=proved.alone,
         exact=proved.exact,
-        tolerance=max(source.tolerance or 0.0, allowed),
+        tolerance=max(source.tolerance or 0.0, proved_tolerance),
         notices=(*source.notices, *([fix.notice] if fix.notice is not None else [])),
         mend=fix,
         mend_accuracy=partial(mended_accuracy.measure, original.subject),
@@ -248,11 +259,11 @@ def from_mend(proved: ProvedMend, options: ExportOptions = PLAIN) -> Candidate:
 
 
 def _require_sound(report: Report, target: Target) -> None:
-    """Makes sure that a check found no leak.
+    """Makes sure that a check found no leak; `target` is for messages.
 
     Raises:
         ExportError: The target cannot be checked.
-        VerificationError: It has a leak; the message says where it begins.
+        VerificationError: It has a leak; the message says where the leak begins.
     """
     if report.verdict == "uncheckable":
         raise ExportError("check", report.reason)
@@ -263,7 +274,7 @@ def _require_sound(report: Report, target: Target) -> None:
 
 
 def _is_attention(answer: ModelOutput, batch: PaddedBatch) -> bool:
-    """Whether the output `attention` holds attention weights: 0 at padding, and 1 in sum."""
+    """Whether the output `attention` holds attention weights: in each row 0 at padding, with the sum 1."""
     weights = answer.attention
     if weights is None or weights.shape != (batch.rows, batch.width):
         return False
@@ -273,11 +284,11 @@ def _is_attention(answer: ModelOutput, batch: PaddedBatch) -> bool:
 
 
 def _task(target: Target, *, multi_label: bool) -> Task:
-    """The task of a user's model.
+    """The task of a user's model, by its outputs and the option --multi-label.
 
     Raises:
-        ConfigurationError: `multi_label` contradicts a per-step model, or there is one output, which would always be
-            chosen.
+        ConfigurationError: `multi_label` contradicts a per-step model, or the model has a single output, which would
+            always be the answer.
     """
     if multi_label:
         if target.per_step:
@@ -290,7 +301,7 @@ def _task(target: Target, *, multi_label: bool) -> Task:
 
 
 def _score_kind_of(answer: ModelOutput, batch: PaddedBatch, task: Task) -> ScoreKind:
-    """`probabilities` if all outputs are between 0 and 1 and each row sums to 1, otherwise `logits`.
+    """Guesses what a model's outputs are: "probabilities" if all are in 0..1 and each row sums to 1, else "logits".
 
     Raises:
         ConfigurationError: All outputs of a multi-label model are between 0 and 1, so they may be either.

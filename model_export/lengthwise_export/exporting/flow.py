@@ -1,8 +1,8 @@
 """The flow of an export, for the command and for Python: read -> candidate -> verify -> publish. Read this file first.
 
-`export` reads a target, makes a candidate of it (a manifest, and a function that builds the graph), verifies the graph,
-and publishes a version of a model that a service can load. If a case of the verification fails, nothing is published.
-`check` reads a target and tries it.
+`export` reads a target, makes a candidate of it (a manifest, and a function that builds the graph; variables named
+`source`), verifies the graph, and publishes a version of a model that a service can load. If a case of the verification
+fails, nothing is published. `check` reads a target and runs trials on it. Variables named `read` are targets.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class PublishedModel:
 
 
 def export(target: targets.TargetSource, out: Path, options: ExportOptions, tell: Tell) -> PublishedModel:
-    """Loads a target, builds its graph, verifies it and publishes it.
+    """Loads a target, builds its graph, verifies it and publishes it as a new version; `tell` gets each notice.
 
     Raises:
         ConfigurationError: `must_keep_accuracy` is set without `data`.
@@ -83,19 +83,22 @@ def export(target: targets.TargetSource, out: Path, options: ExportOptions, tell
 
     read = targets.read(target, options, blind=options.mend)
     with one_torch_thread():
+        # Read the data
         for notice in read.notices:
             tell(Notice(notice, "warning"))
         names = _feature_names(options, read)
         records = _labelled(options, read, names, tell)
+        # Make the candidate, with the user's threshold and feature names
         source = candidate.candidate_of(read, options, tell)
         if options.threshold is not None:
             source = candidate.with_threshold(source, options.threshold)
         if "weights" in source.manifest.made:
             tell(Notice(f"no --checkpoint: the weights are {source.manifest.made['weights']}", "warning"))
-        named = source.manifest.input.model_copy(update={"names": names})
-        source = replace(source, manifest=source.manifest.model_copy(update={"input": named}))
+        step_input = source.manifest.input.model_copy(update={"names": names})
+        source = replace(source, manifest=source.manifest.model_copy(update={"input": step_input}))
         for notice in source.notices:
             tell(Notice(notice, "notice"))
+        # Verify and publish
         if options.progress is not None:
             options.progress("building, verifying and publishing the graph")
         published = publish(source, out, options, records)
@@ -112,7 +115,7 @@ def publish(
     options: ExportOptions = ExportOptions(),  # noqa: B008 - it is frozen
     data: Sequence[Record] | None = None,
 ) -> PublishedModel:
-    """Builds, verifies and publishes a candidate.
+    """Builds, verifies and publishes a candidate as a new version in the model folder `out`, with the user's `data`.
 
     Errors: `PublishError` (the version exists, or cannot be written), `ExportError` (no graph, or not at that
     precision), `VerificationError` (a case, the order of the labels, or the accuracy; nothing was published),
@@ -156,7 +159,8 @@ def check(target: targets.TargetSource, options: CheckOptions) -> Report:
     with threads_of_check(read.subject):
         report = _trial_report(read, options)
         fix = _suggestion(read, report, options)
-    if read.blind and report.verdict != "uncheckable":  # whatever the trials say
+    # A model that takes no lengths cannot be checked as it is served, whatever its trials say
+    if read.blind and report.verdict != "uncheckable":
         unknown_ends = "it takes neither lengths nor a mask, so it cannot know where a sequence ends; run padded"
         report = replace(report, verdict="uncheckable", reason=f"{unknown_ends}, {report.reason}")
     report = replace(report, target=name, served=read.promise, fix=fix, notices=read.notices)
@@ -164,7 +168,10 @@ def check(target: targets.TargetSource, options: CheckOptions) -> Report:
 
 
 def _suggestion(read: Target | None, report: Report, options: CheckOptions) -> FixProposal | None:
-    """For `--suggest`, what a mend of the target would change, and whether it is proved; otherwise None."""
+    """For `--suggest`, tries a mend of the target: what it would change, and whether it is proved to be right.
+
+    None without `--suggest`. `read` is None if the target could not be read.
+    """
     if not options.suggest:
         return None
     from lengthwise_export.exporting.candidate import NOTHING_TO_MEND
@@ -180,7 +187,7 @@ def _suggestion(read: Target | None, report: Report, options: CheckOptions) -> F
 
 
 def _trial_report(read: Target, options: CheckOptions) -> Report:
-    """Runs the trials of a target."""
+    """Runs the trials of a check, with those of missing values if `--missing handled` asks for them."""
     settings = options.model_dump(include={"max_length", "tolerance", "seed", "progress"})
     report = check_subject(read.subject, min_length=read.min_length, **settings)
     if options.missing == "handled" and not read.blind:
@@ -195,7 +202,7 @@ def _trial_report(read: Target, options: CheckOptions) -> Report:
 
 
 def _unexpected(read: Target, source: Candidate, published: PublishedModel) -> Iterator[str]:
-    """Notices of what may surprise a user of the published model."""
+    """Yields warnings for the user about the published model: refused missing values, labels and accuracy."""
     if published.manifest.missing != source.manifest.missing:
         yield f"missing values are refused at {published.manifest.precision}: a quantised layer cannot take NaN"
     if published.sample is not None:
@@ -204,22 +211,22 @@ def _unexpected(read: Target, source: Candidate, published: PublishedModel) -> I
 
 
 def _feature_names(options: ExportOptions, read: Target) -> tuple[str, ...] | None:
-    """The names of the features, from the option or the target.
+    """The names of the features, from the option or the target; None if neither has names.
 
     Raises:
         ConfigurationError: The option and the target differ in the names, or in their number.
     """
-    names, own = options.feature_names, read.steps.names
-    if names is not None and (len(names) != read.steps.features or own not in (None, names)):
+    names, target_names = options.feature_names, read.steps.names
+    if names is not None and (len(names) != read.steps.features or target_names not in (None, names)):
         has = "token ids" if read.steps.features is None else counted(read.steps.features, "feature")
         raise ConfigurationError(
-            f"--feature-names {listed(names)} contradicts {read.text}, which has {listed(own or [has])}"
+            f"--feature-names {listed(names)} contradicts {read.text}, which has {listed(target_names or [has])}"
         )
-    return names or own
+    return names or target_names
 
 
 def _labelled(options: ExportOptions, read: Target, names: tuple[str, ...] | None, tell: Tell) -> list[Record] | None:
-    """The records of --data; None without it.
+    """Reads the records of the option --data; None without it.
 
     Raises:
         ConfigurationError: No record has a label, and the precision is fp32, so there is nothing to compare.
@@ -230,9 +237,10 @@ def _labelled(options: ExportOptions, read: Target, names: tuple[str, ...] | Non
     from lengthwise.datasets import dataset
     from lengthwise.datasets.tails import doubts
 
-    earlier, padding = read.training.columns, options.padding or read.padding
-    row = {key: word for key, word in earlier.items() if key == "row"}
-    reading = reading_of(row | options.columns, padding=padding, inputs=names or (), defaults=earlier)
+    # Columns have the roles that they had in training, unless the options say otherwise
+    trained_columns, padding = read.training.columns, options.padding or read.padding
+    row = {key: word for key, word in trained_columns.items() if key == "row"}
+    reading = reading_of(row | options.columns, padding=padding, inputs=names or (), defaults=trained_columns)
     reading = replace(
         reading,
         per_step=read.per_step,

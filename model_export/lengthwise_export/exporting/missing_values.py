@@ -1,8 +1,10 @@
 """Verifies `--missing handled`: the model accepts NaN at valid steps, and still uses the values around it.
 
 A finite answer is not enough: onnxruntime's LSTM and GRU turn NaN into numbers, and then a step with one missing
-value may be lost as a whole. So the test changes the known values around a null (a NaN), in the same step and in other
-steps, and the answer must change. With this package's own recurrent kernels, which keep NaN, it must also be finite.
+value may be lost as a whole. So the test changes the known values around a *null* (a NaN that stands for a missing
+value), in the same step and in other steps, and the answer must change. With this package's own recurrent kernels,
+which keep NaN, it must also be finite. The *ratio* of a change of values is how much it changes the answer with the
+null, divided by how much it does without the null: near 0 means that the null hides the values.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from lengthwise_export.checking.baseline import relative_difference
 from lengthwise_export.errors import UncheckableError
 from lengthwise_export.targets.target import Target
 
-MIN_RATIO: Final = 1e-3  # The least ratio of how much an answer changes beside a null to how much without one
+MIN_RATIO: Final = 1e-3  # the smallest ratio (see above) of a model that handles missing values
 
 _MIN_DIFFERENCE: Final = 1e-6  # rows whose answer changes by less than this without a null are left out
 
@@ -38,9 +40,20 @@ def cases(
     provider: str,
     min_length: int = 1,
 ) -> list[Case]:
-    """Measures how logits `[rows, classes]` depend on the values around a null: a case for each feature and change."""
-    # The `difference` of such a case is a ratio: how much a change of values around the null changes the answer,
-    # divided by how much the same change does without the null
+    """Measures how answers depend on the values around a null.
+
+    Args:
+        run: Runs a batch; returns logits `[rows, classes]`, or `[rows, width, classes]` per step.
+        steps: What a step is, from the manifest.
+        max_length: The longest sequence that the model takes.
+        seed: The seed of random values.
+        provider: The execution provider that runs the graph, for the report.
+        min_length: The shortest sequence that the model takes.
+
+    Returns:
+        A case for each feature and change of values, whose `difference` is the ratio; and for each feature a case
+        "finite answers", whose `difference` is 1 if they are finite, else 0.
+    """
     probe = _MissingValueProbe(run, steps, min_length, max_length, seed)
     features = steps.features or 1
     indices = sorted({round(index) for index in np.linspace(0, features - 1, min(features, _MAX_FEATURES))})
@@ -52,7 +65,7 @@ def cases(
 
 
 def failure(measured: list[Case]) -> str | None:
-    """The reason why a model does not handle missing values, from its cases; None if it does."""
+    """Why a model does not handle missing values, by the worst of its cases; None if it does."""
     worst = min(measured, key=lambda case: case.difference, default=None)
     if worst is None or worst.difference >= MIN_RATIO:
         return None
@@ -106,7 +119,10 @@ class _MissingValueProbe:
         self._null_at = (np.arange(len(lengths)), self._batch.lengths // 2)
 
     def ratios(self, feature: int) -> Iterator[tuple[str, float]]:
-        """Yields the name of each change, and its ratio, as in `cases`; first whether the answers are finite at all."""
+        """Yields the name of each change of values, and its ratio, with the null in this feature.
+
+        First comes "finite answers to" with 1 if the answers to the null are finite, else 0; then nothing follows.
+        """
         plain, null = self._run(self._batch), self._run(self._with_null(self._batch.steps, feature))
         valid = step_mask(self._batch.lengths, self._batch.width)
         finite = np.isfinite(null[valid] if null.ndim == 3 else null).all()
@@ -125,7 +141,7 @@ class _MissingValueProbe:
                 if denominator > _MIN_DIFFERENCE
             ]
             if ratios:
-                # The largest: a model may rightly ignore the other values of a row where the null is important
+                # The largest of all rows: a model may rightly ignore the other values of a row where the null matters
                 yield name, float(max(ratios))
 
     def _changes(self, feature: int) -> Iterator[tuple[str, NDArray[np.bool_]]]:
@@ -149,12 +165,13 @@ class _MissingValueProbe:
             yield "changing the steps after", after
 
     def _with_null(self, steps: NDArray[Any], feature: int) -> PaddedBatch:
+        """The batch of `steps [rows, width, features]`, with a null in the middle step of each row, in this feature."""
         values = steps.copy()
         values[(*self._null_at, feature)] = np.nan
         return PaddedBatch(values, self._batch.lengths)
 
     def _differences(self, before: BatchLogits, after: BatchLogits) -> list[float]:
-        """How much each row's answer differs; of a per-step model, at valid steps."""
+        """For each row, how much two answers differ (`gap`); for a per-step model, over its valid steps."""
         rows = zip(before, after, self._batch.lengths, strict=True)
         return [
             relative_difference(first[:length], second[:length])

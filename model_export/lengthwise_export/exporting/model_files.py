@@ -2,7 +2,8 @@
 
 It is written into a hidden (staging) folder on the same file system, next to the final one, which is synced and then
 renamed. So a reader sees either no version or a complete one. A failed export leaves nothing behind. A killed export
-leaves its staging folder, which no service reads, and which the next export of the same model removes.
+leaves its staging folder, which no service reads, and which the next export of the same model removes. An export that
+runs holds a lock of its staging folder, so that others see that it is not abandoned.
 """
 
 from __future__ import annotations
@@ -61,14 +62,23 @@ GOLDEN_LENGTHS = (1, 2, 3, 5, 8, 13, 21, 34)
 def write(
     stage: Path, verified: VerifiedGraph, mend: FixProposal | None, examples: Sequence[Record], *, seed: int
 ) -> Manifest:
-    """Writes all files of the model directory of a verified graph into the staging folder."""
+    """Writes all files of a model directory into the staging folder; returns the finished manifest.
+
+    Args:
+        stage: The staging folder.
+        verified: The graph, with its manifest and the results of its verification.
+        mend: What a mend changed; None without one.
+        examples: Recordings for the console; none are stored if it is empty.
+        seed: The seed of the golden sequences.
+    """
+    # The graph, and golden sequences with its answers
     manifest = verified.manifest
     files.write(stage / GRAPH_FILE, verified.graph.SerializeToString())
     session = Session.load(stage, manifest)
     lengths = lengths_for(manifest, GOLDEN_LENGTHS)
     expected = golden.answers(session, draw(manifest, lengths, seed + 10), manifest)
     expected.write(stage / GOLDEN_FILE)
-    # Every case holds, or the export had failed before. The service requires `holds` in each case.
+    # The verification. Every case holds, or the export had failed before. The service requires `holds` in each case.
     verification = {
         "contract": CONTRACT,
         "seed": seed,
@@ -85,6 +95,7 @@ def write(
     if examples:
         files.write(stage / EXAMPLES_FILE, as_lines(examples))
         names.append(EXAMPLES_FILE)
+    # The manifest, with the promise, digests, and where the model comes from
     # On another processor, float32 rounds as it does here; a lower precision may differ by its own rounding.
     promise = promises.promise(
         verified.cases,
@@ -124,8 +135,11 @@ _MAX_CONSTANT: Final = 64  # A constant with more numbers is a table of weights
 
 
 def host_nodes(graph: ModelProto, lengths: str | None) -> tuple[str, ...]:
-    """The names of the outermost nodes that compute only shapes and lengths, in the order of the graph."""
-    # onnxruntime places such nodes on the CPU with every provider. A service on a device accepts no others there.
+    """The names of a graph's nodes that compute only shapes and lengths, in its order; not those inside subgraphs.
+
+    onnxruntime places such nodes on the CPU with every provider; a service on a device accepts no others there.
+    `lengths` is the name of the graph's input of lengths; None if it has none.
+    """
     constants = {tensor.name for tensor in graph.graph.initializer if prod(tensor.dims) <= _MAX_CONSTANT}
     sizes = set() if lengths is None else {lengths}  # values that are computed from shapes and lengths only
     names = []
@@ -138,6 +152,7 @@ def host_nodes(graph: ModelProto, lengths: str | None) -> tuple[str, ...]:
                 constants |= set(node.output)
         elif node.op_type in _OF_FEW_NUMBERS and inputs <= constants:
             constants |= set(node.output)  # onnxruntime folds it into a constant before it places nodes
+        # A shape, or a few numbers that are computed from shapes, lengths and constants
         elif node.domain in ("", "ai.onnx") and (
             node.op_type in _FROM_A_SHAPE or (node.op_type in _OF_FEW_NUMBERS and inputs <= sizes | constants)
         ):
@@ -148,7 +163,9 @@ def host_nodes(graph: ModelProto, lengths: str | None) -> tuple[str, ...]:
 
 
 def load_as_a_service_would(stage: Path, manifest: Manifest) -> Iterator[str]:
-    """Loads the staged directory as a service does, and yields notices about other values and other installations.
+    """Loads the staged directory as a service does, and yields notices for the user.
+
+    They are about raw values for which the model is ill-conditioned, and about services without our recurrent kernels.
 
     Raises:
         VerificationError: The manifest reads back differently, or the model fails for sequences of one repeated value.
@@ -193,7 +210,9 @@ class Destination:
 
 
 def destination(out: Path, staged: Collection[int] = ()) -> Destination:
-    """Parses `--out`: `MODELS/NAME/VERSION`, or `MODELS/NAME` for the next version that is neither there nor staged.
+    """Parses `--out`, which is `MODELS/NAME/VERSION`, or `MODELS/NAME` for the next free version.
+
+    A version is free if it neither exists nor is among `staged`, those of exports that run.
 
     Raises:
         PublishError: The name or the version is not valid, the version exists already, or it is a model repository, or
@@ -201,30 +220,33 @@ def destination(out: Path, staged: Collection[int] = ()) -> Destination:
     """
     if is_address(str(out)):
         raise PublishError(f"{out} is an address: export into a folder, and then `lengthwise push` it there")
+    # The name
     out = Path(os.path.abspath(out))
-    numbered = _NUMBER.fullmatch(out.name) is not None
-    if not numbered and _LIKE_A_VERSION.fullmatch(out.name):
+    has_version = _NUMBER.fullmatch(out.name) is not None
+    if not has_version and _LIKE_A_VERSION.fullmatch(out.name):
         raise PublishError(
             f"{out}: {out.name!r} looks like a version, but versions are whole numbers from 1: use for example "
             f"{out.parent / '1'} (for a model of that name, use {out / '1'})"
         )
-    parent = out.parent if numbered else out
+    parent = out.parent if has_version else out
     if not is_name(parent.name):
         raise PublishError(
             f"{out}: {parent.name!r} is not a model name: use at most 128 letters, digits, '.', '_' and '-', beginning "
             "with a letter or a digit"
         )
+    # A folder of models must not become a model
     existing = versions(parent)
     manifests = () if existing else parent.glob(f"*/*/{MANIFEST_FILE}")
     for model in (manifest.parent for manifest in manifests if is_version(manifest.parent.name)):
         if not model.parent.name.startswith("."):
             example = f"{model.parent.name}/{model.name}"
             raise PublishError(f"{out} holds models, such as {example}: name this one too, as in {parent / 'NAME'}")
-    version = int(out.name) if numbered else max([*existing, *staged], default=0) + 1
+    # The version
+    version = int(out.name) if has_version else max([*existing, *staged], default=0) + 1
     if not is_version(str(version)):
         raise PublishError(f"{parent / str(version)}: a version may have at most {MOST_DIGITS} digits")
     directory = parent / str(version)
-    if numbered and os.path.lexists(directory):  # a free number that was taken since is chosen again, under the lock
+    if has_version and os.path.lexists(directory):  # a free number that was taken since is chosen again, under the lock
         raise PublishError(
             f"{directory} exists, and published versions are never changed; use version {max(version, *existing) + 1}"
         )
@@ -246,6 +268,7 @@ def staging_folder(out: Path) -> Iterator[tuple[Destination, Path]]:
         PublishError: The folder cannot be made or locked.
         OSError: The block raised it, or the rename at its end. The staging folder is removed then.
     """
+    # Make and lock a staging folder for a free version
     parent = destination(out).directory.parent
     created = [folder for folder in (parent, *parent.parents) if not folder.exists()]
     with ExitStack() as locks:
@@ -263,6 +286,7 @@ def staging_folder(out: Path) -> Iterator[tuple[Destination, Path]]:
         except OSError as error:
             _remove_empty(created)
             raise PublishError(f"{parent} cannot be written: {error.strerror}") from error
+        # Let the block write into it, and publish it
         try:
             yield target, stage
             move_stage(stage, target.directory)
@@ -294,7 +318,7 @@ def move_stage(stage: Path, directory: Path) -> None:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[int]:
-    """A descriptor of a file or folder during the block."""
+    """Opens a file or folder for the block, and yields its file descriptor."""
     handle = os.open(path, os.O_RDONLY)
     try:
         yield handle
@@ -303,20 +327,27 @@ def _opened(path: Path) -> Iterator[int]:
 
 
 def _sync(path: Path) -> None:
+    """Forces a file or folder to the disk (fsync)."""
     with _opened(path) as handle:
         os.fsync(handle)
 
 
 @contextmanager
 def _locked(folder: Path, *, wait: bool = True) -> Iterator[None]:
-    """Locks a folder during the block. The operating system releases the lock when the process ends."""
+    """Locks a folder during the block; the operating system releases the lock if the process is killed.
+
+    Without `wait`, a lock that another process holds is an OSError.
+    """
     with _opened(folder) as handle:
         files.lock(handle, wait=wait)
         yield
 
 
 def remove_abandoned(parent: Path) -> list[int]:
-    """Removes the staging folders that are not locked, of killed exports; returns the versions of the locked ones."""
+    """Removes the staging folders of killed exports, which are not locked.
+
+    Returns the versions in the locked staging folders, those of exports that run.
+    """
     staged = []
     for stage in parent.glob(f"{_STAGE_PREFIX}*"):
         try:
@@ -329,7 +360,7 @@ def remove_abandoned(parent: Path) -> list[int]:
 
 
 def _remove_empty(folders: list[Path]) -> None:
-    """Removes newly created parent folders that are empty, innermost first."""
+    """Removes empty folders, given innermost first, up to the first that is not empty."""
     for folder in folders:
         try:
             folder.rmdir()
@@ -338,16 +369,20 @@ def _remove_empty(folders: list[Path]) -> None:
 
 
 MOST_RECORDINGS: Final = 6
-MOST_VALUES: Final = 40_000  # of all of them together
+MOST_VALUES: Final = 40_000  # of all recordings together
 
 
 def select_examples(records: Sequence[Record], manifest: Manifest) -> list[Record]:
-    """At most `MOST_RECORDINGS` labelled recordings that the model accepts: the first of each label before others."""
+    """Selects at most `MOST_RECORDINGS` labelled recordings that the model accepts, for the console.
+
+    The first of each label is preferred to others. One that would exceed `MOST_VALUES` is skipped.
+    """
     accepted = [
         record for record in records if record.label is not None and why_refused(record.steps, manifest) is None
     ]
     first_of_label = {record.label: record for record in reversed(accepted)}
-    accepted.sort(key=lambda record: first_of_label[record.label] is not record)  # stable: both groups keep their order
+    # The first of each label, then the others; the sort is stable, so both groups keep their order
+    accepted.sort(key=lambda record: first_of_label[record.label] is not record)
     examples: list[Record] = []
     values_left = MOST_VALUES
     for record in accepted:
@@ -358,6 +393,6 @@ def select_examples(records: Sequence[Record], manifest: Manifest) -> list[Recor
 
 
 def as_lines(records: Sequence[Record]) -> bytes:
-    """Recordings as JSON Lines, as `score` and `train` read them; a missing value is null."""
+    """Recordings in the format JSON Lines, as `score` and `train` read them; a missing value is null."""
     lines = ({"id": record.id, "label": record.label, "steps": record.steps} for record in records)
     return b"".join(orjson.dumps(line, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE) for line in lines)

@@ -1,7 +1,8 @@
-"""Verifies a candidate: its graph is built, measured, made at another precision, and tried on labelled data.
+"""Verifies a candidate: its graph is built, measured, converted to another precision, and tried on labelled data.
 
 Every case runs through the padding and the session that will serve. A graph of another precision is converted from the
-verified float32 graph and verified against it.
+verified float32 graph and verified against it. A model is *ill-conditioned* for a sequence if rounding of its values
+alone moves the answer more than usual; `amplified` of a case says by how much (`verification.measurement`).
 """
 
 from __future__ import annotations
@@ -46,25 +47,32 @@ class VerifiedGraph:
     graph: onnx.ModelProto
     manifest: Manifest
     cases: Sequence[Case]
-    labels: LabelChanges | None = None
-    sample: DataAccuracy | None = None
-    notices: tuple[str, ...] = ()
-    mend_accuracy: MendAccuracy | None = None
+    labels: LabelChanges | None = None  # how a lower precision changes the answers to the data
+    sample: DataAccuracy | None = None  # the accuracy on the data; None without labels
+    notices: tuple[str, ...] = ()  # for the user
+    mend_accuracy: MendAccuracy | None = None  # the accuracy before and after a mend
 
     def session(self, threads: int = 1) -> Session:
-        """A session of the graph."""
+        """Opens a session that runs the graph."""
         return Session(self.graph.SerializeToString(), self.manifest, threads=threads)
 
 
 def verify(
     source: Candidate, manifest: Manifest, options: ExportOptions, data: Sequence[Record] | None
 ) -> VerifiedGraph:
-    """Builds and verifies the graph of a candidate, as `precision`, `must_keep_accuracy` and `seed` say.
+    """Builds and verifies the graph of a candidate, and converts it to the precision of the options.
+
+    Args:
+        source: The candidate.
+        manifest: Its manifest, with name and version.
+        options: The options of the export.
+        data: The records of --data; None without it.
 
     Raises:
         VerificationError: A case does not hold, or the accuracy is below `must_keep_accuracy`; nothing may be
             published.
     """
+    # Build and verify in float32
     graph = source.build(manifest)
     ties = traced.ties_in(graph)
     traced.forget_ties(graph)
@@ -74,6 +82,7 @@ def verify(
         verified = _with_same_bits(verified, source, manifest, options)
     except VerificationError as error:
         raise error if ties is None else VerificationError(f"{error}. {ties}") from error
+    # Measure the mend, convert, and measure the accuracy
     before_and_after, notices = None, verified.notices if ties is None else (ties, *verified.notices)
     if data is not None and source.mend_accuracy is not None:
         before_and_after = source.mend_accuracy(verified.session(), manifest, data)
@@ -84,11 +93,11 @@ def verify(
     if data is not None:
         verified = _with_figures(verified, data)
     verified = replace(verified, mend_accuracy=before_and_after, notices=notices)
-    least, sample = options.must_keep_accuracy, verified.sample
-    if least is not None and (sample is None or sample.accuracy < least):
+    bound, sample = options.must_keep_accuracy, verified.sample
+    if bound is not None and (sample is None or sample.accuracy < bound):
         measured = before_and_after or sample or "the data has no labels"
         raise VerificationError(
-            f"{manifest.key}: --must-keep-accuracy {least:g} does not hold, so nothing was published: {measured}"
+            f"{manifest.key}: --must-keep-accuracy {bound:g} does not hold, so nothing was published: {measured}"
         )
     return verified
 
@@ -96,9 +105,10 @@ def verify(
 def _with_same_bits(
     verified: VerifiedGraph, source: Candidate, manifest: Manifest, options: ExportOptions
 ) -> VerifiedGraph:
-    """The graph with other operators for those whose bits depend on the batch, if it then gives the same bits.
+    """Rewrites a graph whose bits depend on the batch with operators of steady bits, and verifies it again.
 
-    Otherwise, and if the bits may differ or do not, the graph as it is.
+    Returned unchanged: a graph whose bits are the same in all batches already, or may differ by the options; an ONNX
+    file; and a graph for which no operator is to be replaced.
     """
     is_external = source.reference is None  # a graph that was made elsewhere keeps its bytes
     may_differ = options.tolerance is not None or options.precision != "fp32"
@@ -127,16 +137,24 @@ def verify_graph(
     most_from_reference: float = ROUNDING,
     exact: ExactReference | None = None,
 ) -> VerifiedGraph:
-    """Verifies a graph: every case holds.
+    """Verifies a graph: runs all cases, and makes sure that each holds.
 
-    `tolerance` is the allowed difference between batched and unbatched answers, beyond rounding; None requires the same
-    bits. `most_from_reference` is that from the reference, in units of max(1, |logit|).
+    Args:
+        graph: The graph.
+        manifest: Its manifest.
+        reference: What its answers are compared with; None compares its batched and unbatched answers only.
+        tolerance: The allowed difference between batched and unbatched answers, beyond rounding; None requires the
+            same bits.
+        seed: The seed of random sequences.
+        origin: What the reference is, for messages.
+        most_from_reference: The allowed difference from the reference, in units of max(1, |logit|).
+        exact: The reference in float64; None if there is none.
 
     Raises:
         VerificationError: A case does not hold; the message names the worst.
     """
     data = graph.SerializeToString()
-    # Raw values may leave a recurrent layer without rows, and where that ends the process no case could say so.
+    # For raw values, a recurrent layer may get no rows; where that crashes the process, no case could report it
     verifier.check_rows(onnx_graph.read(data), Session(data, manifest).kernels, manifest)
     cases = measurement.measure_cases(
         lambda threads: Session(data, manifest, threads=threads),
@@ -165,12 +183,13 @@ def verify_graph(
 
 
 def _missing_value_cases(data: bytes, manifest: Manifest, seed: int) -> list[Case]:
-    """The cases that verify `missing: "handled"`.
+    """Runs the cases that verify `missing: "handled"`, and returns them.
 
     Raises:
         VerificationError: The model does not handle missing values.
     """
-    # With "refuse" the graph runs in our own recurrent kernels, which keep NaN, if they are installed.
+    # With "refuse" the graph runs in our own recurrent kernels, which keep NaN, if they are installed. With "handled",
+    # it runs as it will be served: those cases are returned
     for policy in ("refuse", "handled"):
         session = Session(data, manifest.model_copy(update={"missing": policy}))
         cases = missing_values.cases(
@@ -190,15 +209,20 @@ def _missing_value_cases(data: bytes, manifest: Manifest, seed: int) -> list[Cas
 
 
 def _logits(session: Session, batch: PaddedBatch) -> BatchLogits:
+    """Runs a session as a `Reference`: only its logits."""
     return session.run(batch).logits
 
 
 def at_precision(
     verified: VerifiedGraph, to: Precision, data: Iterable[Steps] | None, *, tolerance: float | None, seed: int
 ) -> VerifiedGraph:
-    """A verified graph at another precision, verified against itself in float32; the manifest has the difference."""
-    exact, most = verified.session(), promises.MAX_DIFFERENCE[to]
-    reference, origin = partial(_logits, exact), "the float32 graph"
+    """Converts a verified float32 graph to another precision, and verifies the result against it.
+
+    `from_fp32` of the new manifest is the largest difference from float32. With `data`, `labels` of the result says how
+    many labels the precision changes.
+    """
+    float32_session, most_from_float32 = verified.session(), promises.MAX_DIFFERENCE[to]
+    reference, origin = partial(_logits, float32_session), "the float32 graph"
     manifest = precision.manifest_at(verified.manifest, to)
     converted = verify_graph(
         precision.convert(verified.graph, to),
@@ -207,12 +231,12 @@ def at_precision(
         tolerance=tolerance,
         seed=seed,
         origin=origin,
-        most_from_reference=most,
+        most_from_reference=most_from_float32,
     )
     from_float32 = max(case.difference for case in converted.cases if case.varied == "reference")
     session = converted.session()
-    changes = None if data is None else accuracy.changed_labels(exact, session, manifest, data)
-    raw = list(BatchVariations(session, manifest, seed).at_raw_values(reference, origin, most))
+    changes = None if data is None else accuracy.changed_labels(float32_session, session, manifest, data)
+    raw = list(BatchVariations(session, manifest, seed).at_raw_values(reference, origin, most_from_float32))
     return replace(
         converted,
         manifest=manifest.model_copy(update={"from_fp32": from_float32}),
@@ -227,7 +251,7 @@ def at_precision(
 
 
 def _at_raw_values(kind: str, case: Case, to: Precision) -> Iterator[str]:
-    """A notice if the answers to a kind of raw values are not those of float32."""
+    """Yields a notice if the answers to a kind of raw values differ from those of float32, or are ill-conditioned."""
     rounding = f"rounding alone moves its answer by {case.amplified:.2g} of the largest score"
     if not math.isfinite(case.difference):
         yield f"at {to}, an answer to {kind} is not finite, and that of float32 is"
@@ -240,18 +264,19 @@ def _at_raw_values(kind: str, case: Case, to: Precision) -> Iterator[str]:
         yield f"float32 is ill-conditioned at {kind}: {rounding}, and {to} moves it by {case.difference:.2g}"
 
 
-def _overflows(exact: VerifiedGraph, half: VerifiedGraph, batches: Mapping[str, PaddedBatch]) -> Iterator[str]:
-    """Notices about kinds of raw values that overflow float16 inside the graph; a CPU computes most of it in float32.
+def _overflows(float32: VerifiedGraph, float16: VerifiedGraph, batches: Mapping[str, PaddedBatch]) -> Iterator[str]:
+    """Yields notices about kinds of raw values that overflow float16 inside the graph, on a device.
 
-    `exact` is the float32 graph, `half` the float16 graph; `batches` are the sequences of each kind. A notice names the
-    first operator whose float16 output is infinite, while its largest float32 value is finite and above `LARGEST_HALF`.
+    The cases do not show it, as a CPU computes most of the graph in float32. `batches` are the sequences of each kind.
+    A notice names the first operator whose float16 output is infinite, while its largest float32 value is finite and
+    above `LARGEST_HALF`.
     """
     from lengthwise_export.checking.trace_onnx import OnnxSubject
     from lengthwise_export.onnx_graphs.external_graph import ExternalGraph
 
-    manifest = exact.manifest
+    manifest = float32.manifest
     description = (manifest.input, manifest.graph, manifest.classes, manifest.task == "per-step")
-    subjects = [OnnxSubject(ExternalGraph(verified.graph, *description)) for verified in (exact, half)]
+    subjects = [OnnxSubject(ExternalGraph(verified.graph, *description)) for verified in (float32, float16)]
     for kind, batch in batches.items():
         in_float32, in_float16 = (subject.record(batch).operations for subject in subjects)
         largest = {
@@ -273,7 +298,10 @@ def _overflows(exact: VerifiedGraph, half: VerifiedGraph, batches: Mapping[str, 
 
 
 def _with_figures(verified: VerifiedGraph, data: Sequence[Record]) -> VerifiedGraph:
-    """Adds the accuracy on the data, and the profile of the data if the manifest has none of the training data."""
+    """Adds the accuracy on the data to the result and to its manifest.
+
+    The manifest also gets a profile of the data, for measuring drift in a service, if it has none of the training data.
+    """
     manifest, session = verified.manifest, verified.session()
     if manifest.training is None:
         profile = profile_of_served(data, manifest, partial(accuracy.answered_classes, session, manifest))
@@ -291,7 +319,8 @@ def profile_of_served(
 ) -> DataProfile | None:
     """The profile of the records that the model accepts, cut as a service cuts them; None if it accepts none.
 
-    The labels of the data are not used: a model that answers a rare label still more rarely would always drift.
+    Its frequencies of labels are those of the model's answers, not of the data: otherwise, a model that answers a rare
+    label even more rarely would seem to drift from the beginning. `classes_of` gives the answered classes of records.
     """
     accepted = [record for record in records if why_refused(record.steps, manifest) is None]
     if not accepted:
