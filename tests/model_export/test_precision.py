@@ -379,7 +379,7 @@ def test_a_users_module_lies_as_near_to_float32_as_its_precision_rounds(exhibit:
             served,
             lambda batch: exact.run(batch).logits,
         )
-        assert promises.failures(cases, tolerance=0.0, most={"fp16": 2e-3, "int8": 3e-2}[to]) == []
+        assert promises.failures(cases, tolerance=0.0, most_from_reference={"fp16": 2e-3, "int8": 3e-2}[to]) == []
 
 
 # The command

@@ -294,7 +294,7 @@ def test_every_precision_is_verified_with_raw_values(precision: Precision) -> No
     described = manifest().model_copy(update={"precision": precision})
     variations = BatchVariations(Model(), described, seed=0)
     assert max(float(np.abs(steps).max()) for steps in variations.sequences) > 500
-    more = variations.at_raw_values(lambda batch: Model().run(batch).logits + np.float32(1), "float32", most=1e-6)
+    more = variations.at_raw_values(lambda batch: Model().run(batch).logits + np.float32(1), "float32", allowed=1e-6)
     told = {kind: case for kind, _, case in more}
     assert set(told) == set(KINDS)
     assert all(case.difference == pytest.approx(1, rel=0.1) and case.relative > 1e-6 for case in told.values())

@@ -166,7 +166,7 @@ def verify_graph(
     )
     if manifest.missing == "handled":
         cases += _missing_value_cases(data, manifest, seed)
-    if bad := promises.failures(cases, tolerance=tolerance, most=most_from_reference):
+    if bad := promises.failures(cases, tolerance=tolerance, most_from_reference=most_from_reference):
         worst = max(bad, key=lambda case: case.relative)
         raise VerificationError(
             f"{manifest.key}: {len(bad)} of {len(cases)} cases do not hold, so nothing was published; "

@@ -41,8 +41,8 @@ _ARRAYS = ("steps", "lengths", "logits")
 class Golden:
     """Sequences with their expected answers."""
 
-    sequences: tuple[Steps, ...]  # each [length, features] float32 or [length] int64
-    logits: tuple[NDArray[np.float32], ...]  # of each, [classes] float32, or [length, classes] of a per-step model
+    sequences: tuple[Steps, ...]  # each `[length, features]` float32 or `[length]` int64
+    logits: tuple[NDArray[np.float32], ...]  # of each sequence, `[classes]`; `[length, classes]` of a per-step model
 
     def write(self, path: Path) -> None:
         """Writes `golden.npz`; the same golden sequences give the same bytes."""
@@ -57,10 +57,10 @@ class Golden:
 
     @classmethod
     def read(cls, path: Path, manifest: Manifest) -> Golden:
-        """Reads `golden.npz`: sequences and logits of the manifest's shapes.
+        """Reads the file `golden.npz`, and checks its shapes by the manifest.
 
         Raises:
-            VerificationError: It cannot be read, or does not hold them.
+            VerificationError: It cannot be read, or its arrays have other shapes.
         """
         try:
             content = files.read(path, MOST_BYTES)
@@ -70,7 +70,7 @@ class Golden:
 
     @classmethod
     def of(cls, content: bytes, manifest: Manifest, *, source: str = GOLDEN_FILE) -> Golden:
-        """Reads the content of `golden.npz`."""
+        """Parses the content of a file `golden.npz` as `read` does; `source` is its name for messages."""
         arrays = _arrays(content, source)
         _check_shapes(arrays, manifest, source)
         ends = np.cumsum(arrays["lengths"], dtype=np.int64)[:-1]
@@ -85,8 +85,8 @@ class Golden:
 class GoldenDifference:
     """How much one golden sequence's logits differ from the stored ones, and batched from unbatched."""
 
-    sequence: int
-    length: int
+    sequence: int  # its index
+    length: int  # in steps
     unbatched: float  # largest absolute difference of a logit from the stored one, run unbatched
     batched: float  # the same, run in one batch with the other golden sequences
     between: float  # largest absolute difference of a logit between these two runs
@@ -95,7 +95,7 @@ class GoldenDifference:
 
     @property
     def from_stored(self) -> float:
-        """The larger difference from the stored logits."""
+        """The larger of the two differences from the stored logits, unbatched and batched."""
         return max(self.unbatched, self.batched)
 
 
@@ -107,13 +107,13 @@ def compare(session: Session, golden: Golden, manifest: Manifest) -> list[Golden
         GoldenDifference(
             sequence=index,
             length=len(steps),
-            unbatched=largest_difference(of_one, expected),
-            batched=largest_difference(of_batch, expected),
-            between=largest_difference(of_batch, of_one),
-            same_bits=of_batch.tobytes() == of_one.tobytes(),
+            unbatched=largest_difference(unbatched_logits, expected),
+            batched=largest_difference(batched_logits, expected),
+            between=largest_difference(batched_logits, unbatched_logits),
+            same_bits=batched_logits.tobytes() == unbatched_logits.tobytes(),
             scale=scale_of(expected),
         )
-        for index, (steps, expected, of_batch, of_one) in enumerate(
+        for index, (steps, expected, batched_logits, unbatched_logits) in enumerate(
             zip(golden.sequences, golden.logits, batched, unbatched, strict=True)
         )
     ]
@@ -124,6 +124,11 @@ def check(
 ) -> list[GoldenDifference]:
     """Runs the golden sequences, and checks the logits against the stored ones and against a promise.
 
+    `promise`: by default that of the manifest for the session's provider, if there is one.
+
+    Returns:
+        The differences that were measured, for each golden sequence.
+
     Raises:
         VerificationError: A sequence's logits are not finite, or differ too much from the stored ones.
         PromiseBroken: Batching changed a sequence's logits by more than was promised.
@@ -131,6 +136,7 @@ def check(
     promise = promise or manifest.promise(session.provider)
     differences = compare(session, golden, manifest)
     for difference in differences:
+        # Against the stored logits
         name = f"{manifest.key}: golden sequence {difference.sequence} ({difference.length} steps)"
         tolerance = 0.0 if promise is None else promise.tolerance
         if promise is not None and promise.amplified:
@@ -143,6 +149,7 @@ def check(
                 f"{difference.batched:.3g} batched; {allowed:.3g} is allowed. This is not the verified graph, or other "
                 "kernels run it."
             )
+        # Batched against unbatched
         if promise is not None and not (difference.same_bits or (not promise.bits and difference.between <= tolerance)):
             promised = "the same bits" if promise.bits else f"{tolerance:.3g} at most"
             raise PromiseBroken(
@@ -153,14 +160,17 @@ def check(
 
 
 def answers(session: Session, sequences: Sequence[Steps], manifest: Manifest, *, most_rows: int | None = 1) -> Golden:
-    """Golden sequences with a session's own logits, by default each computed unbatched."""
+    """Runs sequences in a session; returns them with their logits as new golden sequences.
+
+    `most_rows`: rows in a batch, by default 1: unbatched; None for all in one batch.
+    """
     runs = batches(sequences, multiple=manifest.width_multiple, most_rows=most_rows)
     logits = [row for batch in runs for row in by_row(session.run(batch).logits, batch.lengths, manifest)]
     return Golden(tuple(sequences), tuple(logits))
 
 
 def _arrays(content: bytes, source: str) -> dict[str, NDArray[Any]]:
-    """The arrays of the file, whose shapes are not checked yet; nothing is unpickled.
+    """Reads the arrays of the file by name, without unpickling; their shapes are not checked yet.
 
     Raises:
         VerificationError: The file is malformed, too large, or lacks an array.
@@ -185,7 +195,7 @@ def _arrays(content: bytes, source: str) -> dict[str, NDArray[Any]]:
 
 
 def _check_shapes(arrays: dict[str, NDArray[Any]], manifest: Manifest, source: str) -> None:
-    """Checks that the arrays fit each other and the manifest.
+    """Checks that the types and shapes of the arrays fit each other and the manifest.
 
     Raises:
         VerificationError: An array does not fit; the message names the first of them.
@@ -195,9 +205,11 @@ def _check_shapes(arrays: dict[str, NDArray[Any]], manifest: Manifest, source: s
         raise VerificationError(f"{source}: lengths must be int32 [sequences], each at least {manifest.min_length}")
     total = int(lengths.sum(dtype=np.int64))
     rows = total if manifest.task == "per-step" else len(lengths)
-    of_steps = ("int64", (total,)) if manifest.input.kind == "tokens" else ("float32", (total, manifest.input.features))
+    expected_steps = (
+        ("int64", (total,)) if manifest.input.kind == "tokens" else ("float32", (total, manifest.input.features))
+    )
     for name, array, (kind, shape) in (
-        ("steps", steps, of_steps),
+        ("steps", steps, expected_steps),
         ("logits", logits, ("float32", (rows, manifest.classes))),
     ):
         if (str(array.dtype), array.shape) != (kind, shape):

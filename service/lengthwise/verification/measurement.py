@@ -4,6 +4,9 @@ Each case varies one thing (batching, position, width, padding, neighbours, orde
 answer with the answer of the same row unbatched. The `reference` cases compare with the model that the graph was made
 from. Everything runs through `padding` and `runtime.session`, as when it is served. This module measures only;
 `lengthwise.verification.promises` decides.
+
+A difference is *explained* if rounding alone makes one as large: if a change of the sequence's values by a few ulps
+moves the expected answer so much (`MeasuredAnswer`). It then counts for `amplified` of the case, not for `relative`.
 """
 
 from __future__ import annotations
@@ -29,9 +32,9 @@ from lengthwise.verification.random_sequences import (
     ROUNDING,
     MeasuredAnswer,
     draw,
-    kind_of,
     largest_difference,
     lengths_for,
+    raw_kind_at,
     scale_of,
 )
 from lengthwise.wrong_values import counted
@@ -109,9 +112,16 @@ def measure_cases(
     origin: str = "the model itself",
     exact: ExactReference | None = None,
 ) -> list[Case]:
-    """Measures every case. `reference` is the model that the graph was made from; None leaves out the cases against it.
+    """Measures every case of a graph.
 
-    For example, a torch module is the reference of its graph, and an ONNX file has none.
+    Args:
+        open_session: Opens a session of the graph with a number of threads.
+        manifest: The manifest of the graph.
+        reference: The model that the graph was made from, such as a torch module; None leaves out the cases against it,
+            as for an ONNX file.
+        seed: The seed of random sequences.
+        origin: What the reference is, for the names of the cases.
+        exact: The reference in float64; None if there is none.
     """
     variations = BatchVariations(open_session(1), manifest, seed)
     cases = [] if reference is None else list(variations.against(reference, origin, exact))
@@ -119,25 +129,29 @@ def measure_cases(
 
 
 class BatchVariations:
-    """Sequences of mixed lengths, their answers unbatched, and all variations of the batch that they run in."""
+    """A batch of sequences of mixed lengths, their answers unbatched, and the cases that vary the batch.
+
+    "The batch" in the docstrings is this one, `sequences`; a row is one of them, and `members` are other sequences.
+    """
 
     def __init__(self, session: Session, manifest: Manifest, seed: int) -> None:
         self.session = session
         self.manifest = manifest
         self.seed = seed
-        self.widest = rounded_width(manifest.max_length, manifest.width_multiple)
-        self.most_rows = manifest.max_batch_rows
+        self.widest = rounded_width(manifest.max_length, manifest.width_multiple)  # the model's largest width
+        self.most_rows = manifest.max_batch_rows  # rows in a batch; None for any number
         # With one row and every width, no sequence ever has padding, so there is none to vary.
         self.unpadded = self.most_rows == 1 and manifest.width_multiple == 1
-        self.how_batched = "batched" if self.most_rows != 1 else "after others, each unbatched"
+        self.how_batched = "batched" if self.most_rows != 1 else "after others, each unbatched"  # for names of cases
         lengths = lengths_for(manifest, MIXED_LENGTHS)
-        # By the `id` of an expected answer, which the value keeps alive, so that no other array gets its id
+        # How rounding changes an expected answer, by the `id` of its array, which the value keeps alive, so that no
+        # other array gets this id
         self._measured: dict[int, MeasuredAnswer] = {}
         self.sequences, self.unbatched = self._answered(lengths, seed)
         self.neighbours = draw(manifest, lengths[::-1], seed + 1, raw=True)
 
     def invariance(self) -> Iterator[Case]:
-        """Every case that needs neither a reference nor another session."""
+        """Yields the cases of batch invariance that need neither a reference nor a second session, and of attention."""
         yield from self.at_every_position()
         yield self.of_many_lengths()
         if not self.unpadded:
@@ -149,7 +163,10 @@ class BatchVariations:
         yield from self.attention()
 
     def against(self, reference: Reference, origin: str, exact: ExactReference | None = None) -> Iterator[Case]:
-        """The graph against the model that it was made from, at lengths minimal, mixed and maximal."""
+        """Yields the cases that compare the graph with its reference: at the shortest, mixed and longest lengths.
+
+        A float32 graph is also compared at raw values. The arguments are those of `measure_cases`.
+        """
         least, longest = self.manifest.min_length, self.manifest.max_length
         mixed = lengths_for(self.manifest, MIXED_LENGTHS)
         for name, members in {
@@ -158,18 +175,22 @@ class BatchVariations:
             f"lengths {longest} and {least}": draw(self.manifest, [longest, least], self.seed + 3),
         }.items():
             yield self._against(f"{name}, against {origin}", members, reference, exact)
-        # A lower precision rounds raw values as coarsely as it may: `at_raw_values` measures that.
+        # A lower precision may round raw values coarsely: `at_raw_values` measures that
         if self.manifest.precision == "fp32":
             members = self._answered((2 * len(KINDS) // len(mixed) + 1) * mixed, self.seed + 6)[0]
             name = f"raw values, against {origin}"
             yield self._against(name, members[1 : 2 * len(KINDS) : 2], reference, exact, is_raw=True)
 
-    def at_raw_values(self, original: Reference, origin: str, most: float) -> Iterator[tuple[str, PaddedBatch, Case]]:
+    def at_raw_values(
+        self, original: Reference, origin: str, allowed: float
+    ) -> Iterator[tuple[str, PaddedBatch, Case]]:
         """Compares a graph at another precision with its float32 original on each kind of raw values.
 
-        A relative difference of more than `most` is explained if a few ulps of the values change the original's own
-        answer as much. Yields the name of each kind, its sequences in one batch, and the case. Sequences without a
-        finite answer of the original are left out.
+        Sequences without a finite answer of the original are left out. A relative difference of up to `allowed` needs
+        no explanation; more is explained if a few ulps of the values change the original's own answer as much.
+
+        Yields:
+            The name of each kind, its sequences in one batch, and the case.
         """
         lengths = np.resize(lengths_for(self.manifest, MIXED_LENGTHS), 2 * len(KINDS) * _OF_EACH_KIND).tolist()
         sequences = draw(self.manifest, lengths, self.seed + 6, raw=True)[1::2]
@@ -177,7 +198,7 @@ class BatchVariations:
             sequences_of_kind = sequences[index :: len(KINDS)]
             are_finite = [np.isfinite(original(batch)).all() for batch in self._batches(sequences_of_kind, most_rows=1)]
             if members := list(itertools.compress(sequences_of_kind, are_finite)):
-                case = self._against(f"{kind}, against {origin}", members, original, is_raw=True, most=most)
+                case = self._against(f"{kind}, against {origin}", members, original, is_raw=True, allowed=allowed)
                 yield kind, pad(members, multiple=self.manifest.width_multiple), case
 
     def _against(
@@ -188,19 +209,23 @@ class BatchVariations:
         exact: ExactReference | None = None,
         *,
         is_raw: bool = False,
-        most: float | None = None,
+        allowed: float | None = None,
     ) -> Case:
-        """Compares the session's answers with a reference's.
+        """Compares the session's answers to sequences with a reference's, as one case.
 
         Also remembers how to measure what rounding changes in each expected answer (`MeasuredAnswer`): with the
-        session, or with the reference if `most` is set. Relative differences above `most` need that explanation.
+        session, or with the reference if `allowed` is set. Relative differences above `allowed`, by default `ROUNDING`,
+        need that explanation.
         """
+        # Run both
         expected, actual = [], []
         for batch in self._batches(members):
             expected += by_row(reference(batch), batch.lengths, self.manifest)
             actual += by_row(self._logits(batch), batch.lengths, self.manifest)
 
+        # Remember how to measure rounding
         def answer_to(model: ExactReference, steps: Steps) -> NDArray[np.float32] | None:
+            """The answer of a model to one unbatched sequence; None if it gives none."""
             (batch,) = self._batches([steps])
             logits = model(batch)
             return None if logits is None else by_row(logits, batch.lengths, self.manifest)[0]
@@ -209,15 +234,15 @@ class BatchVariations:
             self._measured[id(answer)] = MeasuredAnswer(
                 answer,
                 steps,
-                partial(answer_to, self._logits if most is None else reference),
-                exact=None if exact is None else partial(answer_to, exact),
+                partial(answer_to, self._logits if allowed is None else reference),
+                compute_exactly=None if exact is None else partial(answer_to, exact),
                 is_raw=is_raw,
-                most=ROUNDING if most is None else most,
+                allowed=ROUNDING if allowed is None else allowed,
             )
         return self._case(name, "reference", [actual], [expected])
 
     def at_every_position(self) -> Iterator[Case]:
-        """Each row, unbatched against the same row in every position of the batch."""
+        """Yields a case for each row: the row in every position of the batch, against the same row unbatched."""
         count = len(self.sequences)
         rotations = [self._reordered(np.roll(np.arange(count), shift)) for shift in range(count)]
         for row, unbatched in enumerate(self.unbatched):
@@ -225,7 +250,7 @@ class BatchVariations:
             yield self._case(name, "company", [answers[row] for answers in rotations], [unbatched] * count)
 
     def of_many_lengths(self) -> Case:
-        """Many sequences of random lengths, in batches of several sizes."""
+        """Compares many sequences of random lengths, in batches of several sizes, with the same sequences unbatched."""
         random = np.random.default_rng(self.seed + 5)
         least = self.manifest.min_length
         longest = max(min(self.manifest.max_length - 1, least - 1 + MANY_LONGEST), least)
@@ -238,7 +263,7 @@ class BatchVariations:
         return self._case(name, "company", answers, unbatched)
 
     def wider(self) -> Iterator[Case]:
-        """The batch, padded to larger widths than it needs."""
+        """Yields a case for each of up to three larger widths than the batch needs."""
         multiple = self.manifest.width_multiple
         needed = rounded_width(max(map(len, self.sequences)), multiple)
         widths = {min(width, self.widest) for width in (needed + multiple, needed + 5 * multiple, 4 * needed)}
@@ -247,7 +272,7 @@ class BatchVariations:
             yield self._case(f"padded to {width} steps instead of {needed}", "width", answers)
 
     def with_padding_filled(self) -> Iterator[Case]:
-        """The batch, with values other than zeros as padding."""
+        """Yields a case for each kind of values that the padding of the batch is filled with instead of zeros."""
         for name, fill in self._fills().items():
             answers: list[RowOutputs] = []
             for batch in self._batches(self.sequences, self._wide()):
@@ -259,7 +284,7 @@ class BatchVariations:
             yield replace(case, extreme=name in EXTREME_PADDING)
 
     def with_other_neighbours(self) -> Iterator[Case]:
-        """Each row with every other row replaced by another sequence."""
+        """Yields one case: each row in a batch in which all other rows are replaced by other sequences."""
         answers = [
             self._answers([*self.neighbours[:row], steps, *self.neighbours[row + 1 :]])[row]
             for row, steps in enumerate(self.sequences)
@@ -267,14 +292,14 @@ class BatchVariations:
         yield self._case("every neighbour replaced", "neighbours", answers)
 
     def permuted(self) -> Iterator[Case]:
-        """The batch in other orders."""
+        """Yields a case for each of three random orders of the batch's rows."""
         random = np.random.default_rng(self.seed)
         for number in range(3):
             answers = self._reordered(random.permutation(len(self.sequences)))
             yield self._case(f"rows permuted, order {number + 1}", "order", answers)
 
     def at_max_length(self) -> Iterator[Case]:
-        """The longest sequence that the model accepts, unbatched and beside two shorter ones."""
+        """Yields two cases of a batch of a sequence of the longest length and two short ones: of it, and of the two."""
         longest = self.manifest.max_length
         (steps,) = draw(self.manifest, [longest], self.seed + 3)
         # In a batch with two of the sequences only: self-attention needs rows x heads x width^2 of memory
@@ -284,14 +309,17 @@ class BatchVariations:
         yield self._case(name, "company", [first, last], [self.unbatched[0], self.unbatched[-1]])
 
     def with_threads(self, session: Session) -> Iterator[Case]:
-        """The batch, and its rows unbatched, with two threads inside a run."""
+        """Yields two cases, batched and unbatched, of a session with two threads, against unbatched rows with one."""
         batched = self._answers(self.sequences, session=session)
         yield self._case(f"2 threads instead of 1, {self.how_batched}", "threads", batched)
         unbatched = [answer for steps in self.sequences for answer in self._answers([steps], session=session)]
         yield self._case("2 threads instead of 1, unbatched", "threads", unbatched)
 
     def attention(self) -> Iterator[Case]:
-        """Attention weights: 0 at padding, and a sum of 1 over the valid steps."""
+        """Yields two cases of attention weights: they are 0 at padding, and have the sum 1 over the valid steps.
+
+        The first only if the model ever gets padding; none for a graph without attention.
+        """
         at_padding, sums = [], []
         for batch in self._batches(self.sequences, None if self.unpadded else self._wide()):
             weights = self.session.run(batch, ("logits", "attention")).attention
@@ -307,7 +335,7 @@ class BatchVariations:
         yield self._case("attention over the valid steps", "attention", [sums], [ones])
 
     def _fills(self) -> dict[str, NDArray[Any]]:
-        """Values for padding, by name; repeated as often as needed."""
+        """The values to fill padding with, by their names in the report; an array is repeated as often as needed."""
         random = np.random.default_rng(self.seed + 4)
         if self.manifest.input.vocabulary is not None:
             ids = random.integers(0, self.manifest.input.vocabulary, size=997, dtype=np.int64)
@@ -318,30 +346,33 @@ class BatchVariations:
         }
 
     def _wide(self) -> int:
-        """A width larger than every sequence of the batch, or the model's largest width if that is less."""
+        """A width at which every row of the batch has padding; but at most the model's largest width."""
         return min(rounded_width(max(map(len, self.sequences)) + 1, self.manifest.width_multiple), self.widest)
 
     def _batches(
         self, members: Sequence[Steps], width: int | None = None, most_rows: int | None = None
     ) -> Iterator[PaddedBatch]:
-        """Batches of sequences, as the service makes them; by default of the width that they need."""
-        most = most_rows or self.most_rows
-        return batches(members, multiple=self.manifest.width_multiple, width=width, most_rows=most)
+        """Pads sequences to batches, as the service does, in their order.
+
+        By default with the width that they need, and the model's number of rows.
+        """
+        row_limit = most_rows or self.most_rows
+        return batches(members, multiple=self.manifest.width_multiple, width=width, most_rows=row_limit)
 
     def _answers(
         self, members: Sequence[Steps], width: int | None = None, session: Session | None = None
     ) -> list[RowOutputs]:
-        """The outputs of each sequence, run in `_batches`."""
+        """Runs sequences in batches (`_batches`), by default in `self.session`; returns the outputs of each."""
         session = session or self.session
         return [answer for batch in self._batches(members, width) for answer in self._without_padding(session, batch)]
 
     def _reordered(self, order: NDArray[np.intp]) -> list[RowOutputs]:
-        """The outputs of the batch's rows, run in another order; returned in the order of the batch."""
+        """Runs the batch's rows in another order (`order[i]` as row i); returns their outputs in the batch's order."""
         answers = self._answers([self.sequences[row] for row in order])
         return [answers[index] for index in np.argsort(order)]
 
     def _answered(self, lengths: Sequence[int], seed: int) -> tuple[list[Steps], list[RowOutputs]]:
-        """Draws sequences, every other one of raw values, and answers each unbatched.
+        """Draws sequences, every other one of raw values, and runs each unbatched; returns them with their outputs.
 
         A raw sequence whose answer is not finite, which the service refuses, is replaced by an ordinary sequence.
         """
@@ -349,7 +380,7 @@ class BatchVariations:
         ordinary = draw(self.manifest, lengths, seed)
         answers = []
         for index, steps in enumerate(sequences):
-            is_raw = kind_of(index) is not None
+            is_raw = raw_kind_at(index) is not None
             answer = self._unbatched(steps, is_raw=is_raw)
             if is_raw and not all(np.isfinite(part).all() for part in answer):
                 sequences[index] = ordinary[index]
@@ -358,20 +389,21 @@ class BatchVariations:
         return sequences, answers
 
     def _unbatched(self, steps: Steps, *, is_raw: bool = False) -> RowOutputs:
-        """The outputs of a sequence that runs unbatched; also remembers how to measure what rounding changes in them.
+        """Runs a sequence unbatched, and returns its outputs.
 
-        See `MeasuredAnswer`, which `_case` uses.
+        Also remembers how to measure what rounding changes in them (`MeasuredAnswer`), for `_case`.
         """
         (answer,) = self._answers([steps])
         for index, output in enumerate(answer):
 
-            def ask(rounded: Steps, index: int = index) -> NDArray[np.float32]:
+            def compute(rounded: Steps, index: int = index) -> NDArray[np.float32]:
                 return self._answers([rounded])[0][index]
 
-            self._measured[id(output)] = MeasuredAnswer(output, steps, ask, is_raw=is_raw)
+            self._measured[id(output)] = MeasuredAnswer(output, steps, compute, is_raw=is_raw)
         return answer
 
     def _logits(self, batch: PaddedBatch) -> BatchLogits:
+        """Runs the session as a `Reference`: only its logits."""
         return self.session.run(batch).logits
 
     def _without_padding(self, session: Session, batch: PaddedBatch) -> Iterator[RowOutputs]:
@@ -388,12 +420,18 @@ class BatchVariations:
         answers: Sequence[RowOutputs],
         expected: Sequence[RowOutputs] | None = None,
     ) -> Case:
-        """Compares answers to rows with the expected ones, by default with those to the batch's rows unbatched.
+        """Compares outputs of rows with the expected ones, by default with those of the batch's rows unbatched.
 
         A relative difference is explained, and so left out of `relative`, if rounding of the row's values changes the
-        expected answer by `1 / AMPLIFIED` of it, or more. `amplified` is the most that rounding changes an answer where
-        it explains a difference. Of a reference it counts where it explains too little, too: the error of a failed case
-        then says that the model is ill-conditioned there.
+        expected output by `1 / AMPLIFIED` of it, or more. `amplified` is the most that rounding changes an output where
+        it explains a difference. In a case against a reference, it also counts where it explains too little: the error
+        of a failed case then says that the model is ill-conditioned there.
+
+        Args:
+            name: The description of the case.
+            varied: What was varied.
+            answers: For each row, its outputs.
+            expected: For each row, its expected outputs; arrays of `_unbatched` or `_against` may be explained.
         """
         rows = zip(self.unbatched if expected is None else expected, answers, strict=True)
         pairs = [pair for row in rows for pair in zip(*row, strict=True)]
@@ -403,8 +441,8 @@ class BatchVariations:
             relative_difference = difference / scale_of(expected_output)
             measured = self._measured.get(id(expected_output))
             by_rounding = 0.0 if measured is None else measured.difference_by_rounding(relative_difference)
-            most = 0.0 if measured is None else measured.most + AMPLIFIED * by_rounding
-            is_explained = by_rounding > 0 and relative_difference <= most
+            allowed = 0.0 if measured is None else measured.allowed + AMPLIFIED * by_rounding
+            is_explained = by_rounding > 0 and relative_difference <= allowed
             largest = max(largest, difference)
             amplified = max(amplified, by_rounding if is_explained or varied == "reference" else 0.0)
             relative = max(relative, 0.0 if is_explained else relative_difference)

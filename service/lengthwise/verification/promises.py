@@ -31,7 +31,7 @@ from lengthwise.verification.random_sequences import ROUNDING
 log = logging.getLogger("lengthwise.promises")
 
 MAX_DIFFERENCE: Final[Mapping[Precision, float]] = {"fp32": 1e-3, "fp16": 2e-2, "int8": 2e-1}
-"""Largest difference, relative as above, of a precision from float32, and of a device from the exporter's device.
+"""Largest relative difference (`Case.relative`) of a precision from float32, and of a device from the exporter's.
 Larger ones are errors."""
 MAX_DIFFERENCE_TF32: Final = 2e-2
 """The same for float32 products in TF32, whose factors are rounded to ten bits, as float16 is."""
@@ -48,18 +48,23 @@ HEADROOM: Final = 2.0
 """The promised tolerance as a multiple of the largest difference measured: other sequences may differ by more."""
 
 
-def failures(cases: Sequence[Case], *, tolerance: float | None = None, most: float = ROUNDING) -> list[Case]:
-    """The cases that fail: those whose relative difference is above `tolerance` or `most`.
+def failures(
+    cases: Sequence[Case], *, tolerance: float | None = None, most_from_reference: float = ROUNDING
+) -> list[Case]:
+    """Selects the cases that do not hold.
 
-    `tolerance`: None requires the same bits in all cases of batch invariance, as the built-in layers give them. A
-    number is the allowed relative difference beyond rounding; extreme padding then decides nothing here (`check`
-    warns about it).
+    Args:
+        cases: The measured cases.
+        tolerance: None requires the same bits in all cases of batch invariance, as the built-in layers give them. A
+            number is the allowed relative difference beyond rounding; cases of extreme padding then hold always, as
+            `check` warns about it.
+        most_from_reference: The allowed relative difference from the reference, to which a tolerance is added.
     """
-    return [case for case in cases if not _passes(case, tolerance, most)]
+    return [case for case in cases if not _passes(case, tolerance, most_from_reference)]
 
 
-def _passes(case: Case, tolerance: float | None, most: float) -> bool:
-    """Whether a case holds: its bits are equal, or its relative difference is within the tolerance."""
+def _passes(case: Case, tolerance: float | None, most_from_reference: float) -> bool:
+    """Whether a case holds; the arguments are those of `failures`."""
     if case.varied == "at padding":
         return case.bits  # a masked softmax gives exactly 0 there, so nothing rounds
     if case.varied == "missing":
@@ -68,13 +73,16 @@ def _passes(case: Case, tolerance: float | None, most: float) -> bool:
         return case.bits
     if case.is_invariance and case.extreme:
         return True
-    return case.relative <= (most if case.varied == "reference" else ROUNDING) + (tolerance or 0.0)
+    return case.relative <= (most_from_reference if case.varied == "reference" else ROUNDING) + (tolerance or 0.0)
 
 
 def promise(cases: Sequence[Case], differences: Sequence[GoldenDifference] = (), *, golden: float = 0.0) -> Promise:
-    """The promise that follows from the measured cases of batch invariance, without those of extreme padding.
+    """Derives the promise from the measured cases of batch invariance, without those of extreme padding.
 
-    `differences` are those of the golden sequences; `golden` is what they may differ from their stored logits.
+    Args:
+        cases: The measured cases.
+        differences: The measured differences of the golden sequences.
+        golden: How much the golden sequences may differ from their stored logits at later loads.
     """
     invariance = [case for case in cases if case.is_invariance and not case.extreme]
     bits = all(case.bits for case in invariance) and all(difference.same_bits for difference in differences)
@@ -93,11 +101,21 @@ def promise(cases: Sequence[Case], differences: Sequence[GoldenDifference] = (),
 def promise_here(
     session: Session, expected: Golden, manifest: Manifest, stored: bytes | None, *, tf32: bool = False
 ) -> tuple[Promise, list[Case]]:
-    """The promise under which a model is served here, and the measured cases of a new promise, for `promises.json`.
+    """Determines the promise under which a model is served on this machine.
 
     Checks the golden sequences against the stored promise, or else against the manifest's. If there is none, or it does
-    not hold on this CPU, or was measured with other kernels, the model is verified again. `stored` is the content of
-    the model's `promises.json`, if any.
+    not hold on this CPU, or was measured with other kernels, the model is verified again.
+
+    Args:
+        session: The session that will serve.
+        expected: The golden sequences of the model.
+        manifest: Its manifest.
+        stored: The content of its `promises.json`; None if there is no such file.
+        tf32: Whether products of float32 are computed in TF32.
+
+    Returns:
+        The promise; and, if the model was verified again, the measured cases, to be stored in `promises.json`. They are
+        empty for a known promise.
 
     Raises:
         PromiseBroken: The stored promise of this device is broken, or the manifest's on another device than a CPU.
@@ -119,8 +137,9 @@ def promise_here(
             depends_on_kernels = session.provider == CPU_LABEL and session.recurrent
             if stored_promise is not None or not depends_on_kernels or session.kernels == manifest.made.get(KERNELS):
                 return known_promise, []
-    most = MAX_DIFFERENCE_TF32 if tf32 else MAX_DIFFERENCE[manifest.precision]
-    new_promise, cases = verify_here(session, expected, manifest, most=most)
+    # No known promise is valid here: measure
+    most_allowed = MAX_DIFFERENCE_TF32 if tf32 else MAX_DIFFERENCE[manifest.precision]
+    new_promise, cases = verify_here(session, expected, manifest, most_allowed=most_allowed)
     result = "the same bits" if new_promise.bits else f"answers within {new_promise.tolerance:.3g}"
     log.info(
         "%s is verified on %s (recurrent kernels: %s): %s batched and unbatched",
@@ -133,17 +152,17 @@ def promise_here(
 
 
 def verify_here(
-    session: Session, expected: Golden, manifest: Manifest, *, most: float, seed: int = 0
+    session: Session, expected: Golden, manifest: Manifest, *, most_allowed: float, seed: int = 0
 ) -> tuple[Promise, list[Case]]:
-    """Measures the cases of batch invariance on the device that will serve, and makes a promise of them.
+    """Measures the cases of batch invariance on the device that will serve; returns a new promise, and these cases.
 
-    `most` is the largest allowed relative difference: of a case, and of a golden sequence from its stored logits.
+    `most_allowed`: the largest relative difference of a case, and of a golden sequence from its stored logits.
 
     Raises:
         VerificationError: A case fails, or the golden sequences differ too much from their stored logits.
     """
     cases = list(BatchVariations(session, manifest, seed).invariance())
-    if bad := failures(cases, tolerance=most):
+    if bad := failures(cases, tolerance=most_allowed):
         worst = max(bad, key=lambda case: case.relative)
         raise VerificationError(
             f"{manifest.key}: {len(bad)} of {len(cases)} cases of its verification fail on {session.provider}; "
@@ -151,7 +170,7 @@ def verify_here(
         )
     differences = golden.compare(session, expected, manifest)
     for difference in differences:
-        allowed = most * difference.scale
+        allowed = most_allowed * difference.scale
         if difference.from_stored > allowed:
             raise VerificationError(
                 f"{manifest.key}: golden sequence {difference.sequence} ({difference.length} steps) differs on "

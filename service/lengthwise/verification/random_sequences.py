@@ -1,7 +1,12 @@
 """The inputs of verification: random sequences that a client might send, and extreme values for padding.
 
-`KINDS` are the kinds of raw values: what sensors and logs hold before anybody scales them. `check`, the proof of a
-mend, every verification and the promises measured by it take every other sequence from them.
+A sequence is *ordinary* (values of mean 0 and deviation 1, or those of the manifest) or *raw*: `KINDS` are the kinds of
+raw values, what sensors and logs hold before anybody scales them. `check`, the proof of a mend, every verification and
+the promises measured by it take every other sequence from them.
+
+Raw values may be *ill-conditioned* for a model: rounding of the values alone (a change of a few ulps, units in the last
+place) changes the answer a lot. A difference between batched and unbatched is then *explained* by rounding, and no leak
+(`MeasuredAnswer`).
 """
 
 from __future__ import annotations
@@ -38,7 +43,7 @@ _THOUSAND: Final = 1000.0
 _OUTLIER: Final = 1e4
 
 _Values = NDArray[np.float64]
-"""Values `[steps, features]`, with the size of an ordinary value as unit."""
+"""The values of a sequence, `[steps, features]`; ordinary values have the deviation 1."""
 
 
 def _constant(shape: tuple[int, ...], random: np.random.Generator) -> _Values:
@@ -75,13 +80,13 @@ KINDS: Final[Mapping[str, Callable[[tuple[int, ...], np.random.Generator], _Valu
 """The kinds of raw values: from a shape `[steps, features]` to values."""
 
 
-def kind_of(index: int, kinds: Sequence[str] = tuple(KINDS)) -> str | None:
-    """The kind of the sequence at an index, None for ordinary values: at odd indexes the raw kinds, in turn."""
+def raw_kind_at(index: int, kinds: Sequence[str] = tuple(KINDS)) -> str | None:
+    """The kind of raw values of the sequence at an index of a list: at odd indices the kinds in turn, else None."""
     return kinds[index // 2 % len(kinds)] if index % 2 and kinds else None
 
 
 def raw(kind: str, shape: tuple[int, ...], random: np.random.Generator) -> NDArray[np.float32]:
-    """A sequence of one of `KINDS`; `shape` is `[steps, features]`."""
+    """Draws a sequence of one of `KINDS`, `[steps, features]`; `shape` is this shape."""
     return KINDS[kind](shape, random).astype(np.float32)
 
 
@@ -97,6 +102,7 @@ def rounded_otherwise(steps: NDArray[Any]) -> Iterator[NDArray[np.float32]]:
     How much these copies change an answer is the conditioning of the model at these values: it shows how much another
     order of the same sums may change the answer. `steps` are `[length, features]` or `[rows, width, features]`.
     """
+    # All values one ulp up, or down; a step at the middle; a ramp; and three random choices for each step
     ulp = np.spacing(np.abs(steps)) * (steps != 0)
     width = steps.shape[-2]
     ramp = np.linspace(-1, 1, width)[:, None]
@@ -116,24 +122,29 @@ ModelAnswer = NDArray[np.float32]
 
 @dataclass
 class MeasuredAnswer:
-    """An expected answer to a sequence, and how much rounding changes it.
+    """An expected answer to a sequence, and how much rounding changes it, which is measured when it is needed.
 
     Differences are relative: divided by `scale_of(answer)`.
     """
 
     answer: ModelAnswer
     steps: Steps
-    ask: Callable[[Steps], ModelAnswer | None]  # computes the answer to other values of the sequence
-    exact: Callable[[Steps], ModelAnswer | None] | None = None  # the same in float64; None where that is not known
-    is_raw: bool = False
-    most: float = ROUNDING  # a relative difference up to this needs no explanation
+    compute: Callable[[Steps], ModelAnswer | None]  # computes the answer to other values of the sequence
+    # Computes the answer in float64; None, or an answer None, if the model does not run in float64
+    compute_exactly: Callable[[Steps], ModelAnswer | None] | None = None
+    is_raw: bool = False  # whether the sequence has raw values
+    allowed: float = ROUNDING  # a relative difference up to this needs no explanation
 
     @cached_property
     def _by_rounding(self) -> float:
-        """The largest finite difference of the answer to `rounded_otherwise` values, or of that in float64."""
-        unrounded = self.ask(self.steps)
-        pairs = [(self.ask(steps), unrounded) for steps in rounded_otherwise(self.steps)]
-        pairs += [] if self.exact is None else [(self.exact(self.steps), self.answer)]
+        """The largest finite relative difference that rounding makes: of the values by a few ulps, or of float32.
+
+        It compares the answers to `rounded_otherwise` values with that to the values, and the expected answer with the
+        one in float64.
+        """
+        unrounded = self.compute(self.steps)
+        pairs = [(self.compute(steps), unrounded) for steps in rounded_otherwise(self.steps)]
+        pairs += [] if self.compute_exactly is None else [(self.compute_exactly(self.steps), self.answer)]
         differences = [
             largest_difference(actual, expected)
             for actual, expected in pairs
@@ -142,14 +153,17 @@ class MeasuredAnswer:
         return max(filter(math.isfinite, differences), default=0.0) / scale_of(self.answer)
 
     def difference_by_rounding(self, difference: float) -> float:
-        """How much rounding changes the answer; 0 where rounding cannot, or need not, explain `difference`."""
-        if self.steps.dtype != np.float32 or not self.most < difference < math.inf:
+        """How much rounding changes the answer, where that may explain a relative `difference` of it; else 0.
+
+        0 for tokens, for a difference within `allowed` or infinite, and for a large one of an ordinary sequence.
+        """
+        if self.steps.dtype != np.float32 or not self.allowed < difference < math.inf:
             return 0.0
         return self._by_rounding if self.is_raw or difference <= MOST_AMPLIFIED else 0.0
 
 
 def largest_difference(actual: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
-    """The largest absolute difference; infinite if one is not finite, or the shapes differ; 0 for empty arrays."""
+    """The largest absolute difference of two arrays; infinite if one is not finite or the shapes differ; 0 if empty."""
     if actual.shape != expected.shape:
         return math.inf
     with np.errstate(invalid="ignore"):
@@ -158,12 +172,12 @@ def largest_difference(actual: NDArray[np.float32], expected: NDArray[np.float32
 
 
 def scale_of(answer: NDArray[np.float32]) -> float:
-    """The unit of relative differences: max(1, the largest |logit|)."""
+    """What differences of an answer are divided by to make them relative: max(1, the largest |logit|)."""
     return max(1.0, float(np.abs(answer).max(initial=0)))
 
 
 def lengths_for(manifest: Manifest, lengths: Sequence[int]) -> list[int]:
-    """`lengths`, each `min_length - 1` steps longer, without those above the model's `max_length`.
+    """Adapts lengths to a model: each becomes `min_length - 1` steps longer; those above `max_length` are left out.
 
     So length 1 becomes the shortest sequence that the model accepts, length 2 one step more.
     """
@@ -172,7 +186,7 @@ def lengths_for(manifest: Manifest, lengths: Sequence[int]) -> list[int]:
 
 
 def draw(manifest: Manifest, lengths: Sequence[int], seed: int, *, raw: bool = False) -> list[Steps]:
-    """Random sequences: each `[length, features]` float32, or `[length]` int64 for a token model.
+    """Draws random sequences: each `[length, features]` float32, or `[length]` int64 for a token model.
 
     Values have the mean and the standard deviation of the manifest, if it has them, and consecutive steps are
     correlated. Some steps are zeros, and so is the last step of every other sequence, because zeros are data. If the
@@ -186,7 +200,7 @@ def draw(manifest: Manifest, lengths: Sequence[int], seed: int, *, raw: bool = F
             manifest,
             length,
             random,
-            kind_of(index) if raw else None,
+            raw_kind_at(index) if raw else None,
             ends_in_zeros=index % 4 == 2 if raw else index % 2 == 1,
         )
         for index, length in enumerate(lengths)
@@ -196,7 +210,7 @@ def draw(manifest: Manifest, lengths: Sequence[int], seed: int, *, raw: bool = F
 def _sequence(
     manifest: Manifest, length: int, random: np.random.Generator, kind: str | None, *, ends_in_zeros: bool
 ) -> Steps:
-    """One random sequence: token ids; ordinary, autocorrelated values (`kind` is None); or values of a raw `kind`."""
+    """Draws a sequence for `draw`: token ids, ordinary correlated values (`kind` is None), or values of a raw kind."""
     if manifest.input.vocabulary is not None:
         tokens = random.integers(0, manifest.input.vocabulary, size=length, dtype=np.int64)
         if ends_in_zeros:

@@ -27,7 +27,7 @@ MOST_BYTES: Final = 2**24
 
 
 def conditions(manifest: Manifest, session: Session) -> dict[str, str]:
-    """The conditions under which a promise is valid; with another device, runtime or graph it is measured again."""
+    """The conditions under which a promise of this session is valid; under others, it has to be measured again."""
     return {
         "provider": session.provider,
         "recurrent_kernels": session.kernels,
@@ -37,25 +37,33 @@ def conditions(manifest: Manifest, session: Session) -> dict[str, str]:
     }
 
 
-def find(content: bytes | None, here: dict[str, str]) -> Promise | None:
-    """The stored promise that is valid under the conditions `here`; None if there is none, or no file."""
-    promises = (entry["promise"] for entry in _entries(content, FILE) if entry["conditions"] == here)
+def find(content: bytes | None, required: dict[str, str]) -> Promise | None:
+    """The stored promise that is valid under the required conditions; None if there is none.
+
+    `content`: of `promises.json`; None if there is no such file.
+    """
+    promises = (entry["promise"] for entry in _entries(content, FILE) if entry["conditions"] == required)
     return next(map(Promise.model_validate, promises), None)
 
 
-def write(directory: Path, under: dict[str, str], promise: Promise, cases: Sequence[Mapping[str, Any]]) -> None:
-    """Stores a promise in `promises.json`, atomically, in the place of one under the same conditions."""
+def write(directory: Path, valid_under: dict[str, str], promise: Promise, cases: Sequence[Mapping[str, Any]]) -> None:
+    """Stores a promise and its measured cases in `promises.json`, atomically.
+
+    It replaces a stored promise that is valid under the same conditions; other promises stay.
+    """
     path = directory / FILE
     entries = [
-        entry for entry in _entries(files.read_if_any(path, MOST_BYTES), str(path)) if entry["conditions"] != under
+        entry
+        for entry in _entries(files.read_if_any(path, MOST_BYTES), str(path))
+        if entry["conditions"] != valid_under
     ]
-    entries.append({"conditions": under, "promise": promise.model_dump(), "cases": list(cases)})
+    entries.append({"conditions": valid_under, "promise": promise.model_dump(), "cases": list(cases)})
     content = json.dumps({"promises": entries}, indent=1, allow_nan=False) + "\n"
     files.replace(path, content.encode())
 
 
 def _entries(content: bytes | None, source: str) -> list[dict[str, Any]]:
-    """The entries of the file; empty if it is missing or malformed."""
+    """Parses the entries of `promises.json`; empty if there is no file, or, with a warning, if it is malformed."""
     if content is None:
         return []
     try:
