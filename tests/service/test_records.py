@@ -10,7 +10,7 @@ from lengthwise.padding import Steps
 from lengthwise.runtime.manifest import Task
 from lengthwise.scoring import records
 from lengthwise.scoring.offline import ScoredBatch
-from lengthwise.scoring.records import Chunk, Summary, ValidRecord, chunked, right, validated
+from lengthwise.scoring.records import Chunk, Summary, ValidRecord, chunked, correct_answers, validated
 from tests.support.numpy_models import manifest
 
 
@@ -76,7 +76,7 @@ LABELS = ("a", "b", "c")
 def test_each_answer_is_held_against_the_label(
     task: Task, label: Label, prediction: dict[str, object], expected: list[bool]
 ):
-    assert right(label, prediction, LABELS, task) == expected
+    assert correct_answers(label, prediction, LABELS, task) == expected
 
 
 def test_a_summary_counts_records_errors_and_right_answers():

@@ -225,14 +225,14 @@ class ScoringRun:
             ConfigurationError: A prediction in the file is of another record, or of another kind of model.
         """
         manifest = self.model.loaded.manifest
-        for prediction in scored.left():
+        for prediction in scored.kept_predictions():
             entry = next(entries, None)
             if entry is None or entry.id != prediction["id"]:
-                raise ConfigurationError(scored.why_other(f"is of the record {prediction['id']!r}"))
+                raise ConfigurationError(scored.mismatch(f"is of the record {prediction['id']!r}"))
             try:
                 summary.count(_label(entry), prediction, manifest.labels, manifest.task)
             except (KeyError, TypeError, ValueError) as error:
-                raise ConfigurationError(scored.why_other("is of another kind of model")) from error
+                raise ConfigurationError(scored.mismatch("is of another kind of model")) from error
         summary.resumed = scored.lines
 
     def _write(

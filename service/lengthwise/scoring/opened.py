@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # they bring onnxruntime along, which a program that only nam
     from lengthwise.repository.loading import LoadedModel
     from lengthwise.scoring.offline import ScoringResult
 
-TOGETHER: Final = 1024  # sequences that are planned together, so that all of them need not be in memory
+CHUNK_SEQUENCES: Final = 1024  # sequences that are planned together, so that all of them need not be in memory
 
 ProviderName = Literal["auto", "cuda", "cpu"]
 
@@ -44,7 +44,7 @@ class OpenModel:
 
         threads = self.threads if threads is None else threads
         order = sorted(range(len(items)), key=lambda index: len(items[index].steps))
-        chunks = (order[start : start + TOGETHER] for start in range(0, len(order), TOGETHER))
+        chunks = (order[start : start + CHUNK_SEQUENCES] for start in range(0, len(order), CHUNK_SEQUENCES))
         answered = offline.answer_all(
             self.loaded,
             ((indices, [items[index] for index in indices]) for indices in chunks),

@@ -46,7 +46,7 @@ class PredictionFile:
         with suppress(OSError):  # an error of the disk was raised by `write` before
             self._file.close()
 
-    def left(self) -> Iterator[dict[str, Any]]:
+    def kept_predictions(self) -> Iterator[dict[str, Any]]:
         """The lines of an earlier run that are kept; its last line is left out, and computed again.
 
         Raises:
@@ -60,7 +60,7 @@ class PredictionFile:
                 with suppress(orjson.JSONDecodeError):
                     prediction = orjson.loads(self._last)
                 if not isinstance(prediction, dict) or not isinstance(prediction.get("id"), str):
-                    raise ConfigurationError(self.why_other("is no prediction"))
+                    raise ConfigurationError(self.mismatch("is no prediction"))
                 yield prediction
                 self._end += len(self._last)
                 self.lines += 1
@@ -73,8 +73,8 @@ class PredictionFile:
             ConfigurationError: The file cannot be written. A first line that differs is a ConfigurationError, too.
         """
         if self._last and lines:
-            if not self._agree(self._last, lines[0]):
-                raise ConfigurationError(self.why_other("differs from what this run computes for the record"))
+            if not self._is_same_record(self._last, lines[0]):
+                raise ConfigurationError(self.mismatch("differs from what this run computes for the record"))
             self._last = b""
         try:
             if not self.is_written:
@@ -94,17 +94,17 @@ class PredictionFile:
             ConfigurationError: An earlier run has left more lines than there are records.
         """
         if self._last:
-            raise ConfigurationError(self.why_other("belongs to a record that the input does not have"))
+            raise ConfigurationError(self.mismatch("belongs to a record that the input does not have"))
         self.write([])
 
-    def why_other(self, difference: str) -> str:
+    def mismatch(self, difference: str) -> str:
         """The error that the file belongs to another run; `difference` describes the line after the last kept one."""
         return (
             f"{self._path}:{self.lines + 1} {difference}: the file was made of another input, by another model, with "
             "other options or on another kind of processor. Name another file, or delete this one"
         )
 
-    def _agree(self, before: bytes, now: bytes) -> bool:
+    def _is_same_record(self, before: bytes, now: bytes) -> bool:
         """Whether two lines are of one record: equal bytes, or equal ids and fields where bits may differ."""
         if before == now:
             return True

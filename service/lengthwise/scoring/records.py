@@ -12,12 +12,12 @@ from lengthwise.decoding.calls import Item, make_item, why_refused
 from lengthwise.errors import IS_TRANSPOSED, RecordError
 from lengthwise.runtime.answers import Answer
 from lengthwise.runtime.manifest import Manifest, Task
-from lengthwise.scoring.opened import TOGETHER
+from lengthwise.scoring.opened import CHUNK_SEQUENCES
 
 if TYPE_CHECKING:
     from lengthwise.scoring.offline import ScoredBatch, ScoringResult
 
-CHUNK_RECORDS: Final = TOGETHER
+CHUNK_RECORDS: Final = CHUNK_SEQUENCES
 CHUNK_BYTES: Final = 33_554_432  # of steps at which a chunk is full
 _TRANSPOSED: Final = f"{IS_TRANSPOSED} (--channels-first)"
 
@@ -149,7 +149,7 @@ class Summary:
         if "error" in prediction:
             self.errors += 1
         elif label is not None:
-            hits = right(label, prediction, labels, task)
+            hits = correct_answers(label, prediction, labels, task)
             self.answers += len(hits)
             self.right += sum(hits)
 
@@ -186,7 +186,7 @@ class Summary:
             yield f"accuracy {self.accuracy:.4f}: {self.right:,} of {self.answers:,} answers are the label"
 
 
-def right(label: Label, prediction: dict[str, Any], labels: Sequence[str], task: Task) -> list[bool]:
+def correct_answers(label: Label, prediction: dict[str, Any], labels: Sequence[str], task: Task) -> list[bool]:
     """For each answer of a prediction, whether it equals the record's label; see `Summary.answers`."""
     if task == "single-label":
         return [prediction["label"] == label]

@@ -1,4 +1,9 @@
-"""Models by address: fetched into a cache, checked, and used as a folder; or pushed to where others fetch them."""
+"""Models by address: fetched into a cache, checked, and used as a folder; or pushed to where others fetch them.
+
+A *store* is what an address leads to: the Hugging Face hub, a container registry, objects of a cloud, or a web server.
+Its module has `open_source`, which finds out what is at an address (`cache.StoreContent`), and `upload`. In this
+package, `where` is the address as a text, for messages.
+"""
 
 from __future__ import annotations
 
@@ -12,15 +17,15 @@ from typing import IO, Any, Final
 from lengthwise.addresses import Address
 from lengthwise.errors import ConfigurationError, StoreUnreachable, missing_extra
 
-SLOW_SECONDS: Final = 60.0
+SLOW_SECONDS: Final = 60.0  # of an answer, after which its speed is measured
 LEAST_BYTES_A_SECOND: Final = 2**14
 
 
 def store_of(address: Address) -> ModuleType:
-    """The module for the store of an address, which has the functions `open_source` and `upload`.
+    """Imports the module for the store of an address.
 
     Raises:
-        ConfigurationError: The library for it is not installed.
+        ConfigurationError: The library that the module needs is not installed.
     """
     name = {"hf": "hub", "oci": "images"}.get(address.scheme, "objects")
     try:
@@ -29,26 +34,26 @@ def store_of(address: Address) -> ModuleType:
         raise ConfigurationError(missing_extra(error, "stores", f"an address {address.scheme}://")) from error
 
 
-def may_pass(status: int) -> bool:
-    """Whether a status says that a store cannot answer now, and nothing about what was asked."""
+def is_temporary(status: int) -> bool:
+    """Whether an HTTP status is a failure that may be over later, such as 429 or 503, and not one of the request."""
     return status in (408, 425, 429) or status >= 500
 
 
-def write(parts: Iterable[Any], file: IO[bytes], where: str, most: float = inf) -> None:
-    """Writes the parts (bytes) of an answer as they come, until there are more bytes than `most`.
+def write_answer(parts: Iterable[Any], file: IO[bytes], where: str, most: float = inf) -> None:
+    """Writes an answer of a store to a file, part by part as it arrives; stops once it has more than `most` bytes.
 
-    Each part may come just before the timeout of its library, so an answer has a least speed.
+    An answer that is too slow is given up: each of its parts may come just before the timeout of the HTTP library.
 
     Raises:
-        StoreUnreachable: It comes with less than `LEAST_BYTES_A_SECOND` over `SLOW_SECONDS`.
+        StoreUnreachable: Over `SLOW_SECONDS`, less than `LEAST_BYTES_A_SECOND` arrived.
     """
-    start, before = time.monotonic(), 0
+    start, size_before = time.monotonic(), 0
     for part in parts:
         file.write(part)
-        seconds, size = time.monotonic() - start, file.tell() - before
+        seconds, size = time.monotonic() - start, file.tell() - size_before
         if seconds > SLOW_SECONDS:
             if size < seconds * LEAST_BYTES_A_SECOND:
                 raise StoreUnreachable(f"{where}: too slow, {size} bytes of the store in {seconds:.0f} s")
-            start, before = time.monotonic(), file.tell()
+            start, size_before = time.monotonic(), file.tell()
         if file.tell() > most:
             return

@@ -1,4 +1,4 @@
-"""Tar archives from elsewhere, of which only plain files are written, and only into a folder."""
+"""Extracts tar archives that others made: writes plain files only, only into one folder, and within limits."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from lengthwise.errors import ConfigurationError, LengthwiseError
 MOST_FILES: Final = 20_000  # of one fetch
 MOST_BYTES: Final = 2**36
 _DEEPEST: Final = 32  # folders in folders
-_MOST_HEADER_BYTES: Final = 2**20  # of the names and marks before a file, which are read into the memory
+_MOST_HEADER_BYTES: Final = 2**20  # of the long names and attributes before a file, which are read into the memory
 
 
 class FetchLimits:
-    """Counts the files and bytes of one fetch."""
+    """Counts the files and bytes of one fetch, and refuses too many of them."""
 
     def __init__(self, where: str) -> None:
         self._where = where
         self._files = self._bytes = 0
 
     def add(self, size: int) -> bool:
-        """Counts a file before it is written; returns True.
+        """Counts a file of `size` bytes before it is written. Returns True always, for use in conditions.
 
         Raises:
-            ConfigurationError: These are too many files, or bytes.
+            ConfigurationError: The fetch has more than `MOST_FILES` files, or more than `MOST_BYTES` bytes.
         """
         self._files, self._bytes = self._files + 1, self._bytes + size
         if self._files > MOST_FILES or self._bytes > MOST_BYTES:
@@ -38,7 +38,7 @@ class FetchLimits:
 
 
 def file_in(folder: Path, name: str, where: str) -> Path:
-    """The path of a file in a folder, by the name that it has elsewhere; its parents are made.
+    """The path in a folder for a file with the name that the store gives it; creates the folders above it.
 
     Raises:
         ConfigurationError: The name leads out of the folder, or too deep into it.
@@ -52,14 +52,14 @@ def file_in(folder: Path, name: str, where: str) -> Path:
 
 
 class _Member(tarfile.TarInfo):
-    """A member of an archive, whose headers take little memory."""
+    """A member of a tar archive; one with very large headers, which tarfile reads into the memory, is refused."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Member:
-        """Reads a header.
+        """Parses the header of a member; tarfile calls it.
 
         Raises:
-            ReadError: What follows it belongs to it, and has very many bytes.
+            ReadError: The member extends the next header, such as with a long name, and has too many bytes.
         """
         member = super().frombuf(buf, encoding, errors)
         if not member.isreg() and member.size > _MOST_HEADER_BYTES:
@@ -68,12 +68,19 @@ class _Member(tarfile.TarInfo):
 
 
 def extract(archive: Path, folder: Path, where: str, *, inside: str = "") -> None:
-    """Writes the files of a tar archive into a folder; with `inside` only the files of that folder in the archive.
+    """Writes the files of a tar archive into a folder.
+
+    Args:
+        archive: The archive.
+        folder: The folder.
+        where: The address, for messages.
+        inside: A folder of the archive, whose files only are written, without its name; "" for all files.
 
     Raises:
         ConfigurationError: It is no tar archive, is cut off, is too large, or has something else than plain files.
     """
-    limits, prefix = FetchLimits(where), f"{inside}/" * bool(inside)
+    limits = FetchLimits(where)
+    prefix = f"{inside}/" if inside else ""
     try:
         with tarfile.open(archive, tarinfo=_Member) as tar:
             for member in tar:
@@ -87,7 +94,7 @@ def extract(archive: Path, folder: Path, where: str, *, inside: str = "") -> Non
                 if (content := tar.extractfile(member)) is not None:
                     with content, file_in(folder, name.removeprefix(prefix), where).open("wb") as file:
                         shutil.copyfileobj(content, file, 2**20)
-    except Exception as error:  # each of the compressions has its own; with a number it is of a file that is written
+    except Exception as error:  # each compression has errors of its own; an errno is of a file that is written
         if isinstance(error, LengthwiseError) or (isinstance(error, OSError) and error.errno is not None):
             raise
         why = str(error).partition("\n")[0].rstrip(":")  # the other lines are of each compression that was tried

@@ -45,35 +45,37 @@ _STAGE: Final = "stage-"
 
 
 class StoreContent(Protocol):
-    """What is at an address now."""
+    """What is at an address now, before it is downloaded."""
 
     state: str | None
-    """Tells whether anything has changed since a fetch, such as a commit; None if nothing does."""
+    """A text that changes with the content, such as a commit; None if the store has no such mark."""
 
     def download(self, folder: Path) -> str | None:
-        """Writes the files into a folder; returns the digest of an archive, in hexadecimal digits."""
+        """Writes the files into a folder; returns the SHA-256 of an archive in hexadecimal digits, None for files."""
 
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """The copy of what an address named at the last fetch."""
+    """The record of the last fetch of an address, as in `copy.json`."""
 
     address: str
-    state: str | None  # of the source
-    digest: str  # of the repository
-    day: str
+    state: str | None  # `StoreContent.state` at the fetch
+    digest: str  # of the model repository, the name of its folder in the cache
+    day: str  # of the fetch, as in `2026-11-23`
 
 
 def fetch(text: str, cache: Path, *, offline: bool = False) -> Path:
-    """The folder with a copy of the model repository at an address, which is fetched unless it is there already.
+    """Fetches the model repository at an address, unless the cache has it already; returns its folder in the cache.
 
-    Without an answer of the store, it is the copy of the last fetch, with a warning.
+    With `offline`, nothing is fetched. If the store gives no answer, the copy of the last fetch is used, with a
+    warning.
 
     Raises:
         ConfigurationError: The address is wrong, nothing is there or may be fetched, or the cache cannot be written.
         StoreUnreachable: The store gives no answer, and there is no copy. What was fetched and has not the digest of
             its manifest, or of the address, is a ModelError.
     """
+    # A copy that needs no question to the store
     address = parse(text)
     models = cache / "models"
     folder = models / "addresses" / hashlib.sha256(text.encode()).hexdigest()[:32]
@@ -82,13 +84,14 @@ def fetch(text: str, cache: Path, *, offline: bool = False) -> Path:
         return models / "repositories" / copy.digest
     if offline:
         raise ConfigurationError(f"{address} is not in the cache {cache}, and offline it cannot be fetched")
+    # Ask the store, one process at a time for an address
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with files.locked(folder):
-            for old in folder.glob(f"{_STAGE}*"):  # of a process that was killed
-                shutil.rmtree(old, ignore_errors=True)
+            for abandoned_stage in folder.glob(f"{_STAGE}*"):  # of a process that was killed
+                shutil.rmtree(abandoned_stage, ignore_errors=True)
             with tempfile.TemporaryDirectory(prefix=_STAGE, dir=folder, ignore_cleanup_errors=True) as stage:
-                copy = _fetched(address, _intact_copy(address, folder, models), Path(stage), models)
+                copy = _fetch_into_cache(address, _intact_copy(address, folder, models), Path(stage), models)
             record = orjson.dumps(asdict(copy))
             files.replace(folder / "copy.json", orjson.dumps([record.decode(), files.digest_of(record)]))
     except StoreUnreachable as error:
@@ -103,7 +106,13 @@ def fetch(text: str, cache: Path, *, offline: bool = False) -> Path:
 
 
 def _intact_copy(address: Address, folder: Path, models: Path) -> Copy | None:
-    """The copy of the last fetch; None if there is none, or if it is not as it was: its record, files and aliases."""
+    """Reads the record of the last fetch; None if there is none, or if it, a file or an alias was changed since.
+
+    Args:
+        address: The address.
+        folder: The folder of the address in the cache.
+        models: The folder `models` of the cache.
+    """
     content = files.read_if_any(folder / "copy.json", _MOST_COPY_BYTES)
     if content is None:
         return None
@@ -118,7 +127,10 @@ def _intact_copy(address: Address, folder: Path, models: Path) -> Copy | None:
 
 
 def _parts(folder: Path) -> tuple[dict[str, str], dict[str, str]]:
-    """The digests of the versions in a folder by `NAME/VERSION`, and its files of aliases by the model's name.
+    """Checks the versions in a folder, and reads what the digest of a repository covers.
+
+    Returns:
+        The digests of the versions by `NAME/VERSION`, and the content of the files of aliases by the model's name.
 
     Raises:
         ModelError: A file is not that of its manifest.
@@ -133,33 +145,40 @@ def _parts(folder: Path) -> tuple[dict[str, str], dict[str, str]]:
 
 
 def _digest_of(parts: tuple[Mapping[str, str], ...]) -> str:
-    """The digest of a model repository, in hexadecimal digits: that of its `_parts`."""
+    """The SHA-256 of a model repository, in hexadecimal digits: that of its `_parts` as JSON."""
     return hashlib.sha256(orjson.dumps(parts, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
 def _is_intact(folder: Path, digest: Callable[[Path], str]) -> bool:
-    """Whether a folder of the cache has the digest that it is named by."""
+    """Whether a folder of the cache still has the digest that is its name; `digest` computes it, or raises."""
     with suppress(ModelError, OSError):
         return digest(folder) == folder.name
     return False
 
 
-def _fetched(address: Address, before: Copy | None, stage: Path, models: Path) -> Copy:
-    """Fetches what is at an address into a staging folder, checks it, and moves it into the cache.
+def _fetch_into_cache(address: Address, earlier_copy: Copy | None, stage: Path, models: Path) -> Copy:
+    """Fetches what is at an address, checks it, and moves it into the cache; returns the record of this fetch.
+
+    Args:
+        address: The address.
+        earlier_copy: The record of the last fetch, which is returned if nothing has changed since; None without one.
+        stage: An empty folder, in which the fetch works.
+        models: The folder `models` of the cache.
 
     Raises:
         ConfigurationError: Nothing is there, it holds no model, or the library for it is not installed.
         VerificationError: It has another digest than the address says.
     """
-    started = time.monotonic()
-    if before is not None and address.is_fixed:  # another process has fetched it meanwhile
-        return before
+    start = time.monotonic()
+    if earlier_copy is not None and address.is_fixed:  # another process has fetched it meanwhile
+        return earlier_copy
     source: StoreContent = store_of(address).open_source(address)
-    if before is not None and before.state is not None and before.state == source.state:
-        return before
+    if earlier_copy is not None and earlier_copy.state is not None and earlier_copy.state == source.state:
+        return earlier_copy
+    # Download into `content`, and check
     content, repository = stage / "content", stage / "repository"
     content.mkdir()
-    archive = source.download(content)
+    archive_digest = source.download(content)
     directories = layout.versions(content)
     if not directories:
         raise ConfigurationError(
@@ -167,8 +186,11 @@ def _fetched(address: Address, before: Copy | None, stage: Path, models: Path) -
         )
     versions, aliases = parts = _parts(content)
     digest = _digest_of(parts)
-    if address.digest not in ("", archive, digest):
-        raise VerificationError(f"{address} has the digest sha256:{archive or digest}, which is not the expected one")
+    if address.digest not in ("", archive_digest, digest):
+        raise VerificationError(
+            f"{address} has the digest sha256:{archive_digest or digest}, which is not the expected one"
+        )
+    # Move the versions, and make a repository of links to them
     for key, directory in directories.items():
         version = models / "versions" / versions[str(key)]
         _move(directory, version, is_there=_is_intact(version, layout.check))
@@ -178,15 +200,21 @@ def _fetched(address: Address, before: Copy | None, stage: Path, models: Path) -
         files.write(repository / name / ALIASES_FILE, content_of_file)
     target = models / "repositories" / digest
     _move(repository, target, is_there=_is_intact(target, lambda folder: _digest_of(_parts(folder))))
-    seconds = time.monotonic() - started
+    seconds = time.monotonic() - start
     log.info(
-        "fetched %s in %.1f s: %s; its digest is sha256:%s", address, seconds, first_of([*versions]), archive or digest
+        "fetched %s in %.1f s: %s; its digest is sha256:%s",
+        address,
+        seconds,
+        first_of([*versions]),
+        archive_digest or digest,
     )
     return Copy(str(address), source.state, digest, time.strftime("%Y-%m-%d"))
 
 
 def _move(folder: Path, target: Path, *, is_there: bool) -> None:
-    """Moves a fetched folder to its name in the cache, unless the cache has it; a damaged one of that name makes room.
+    """Moves a fetched folder to its place in the cache by a rename, unless `is_there`: the cache has an intact one.
+
+    A damaged folder of that name is moved away first.
 
     Raises:
         OSError: The cache cannot be written.

@@ -16,38 +16,38 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # its documen
 
 from lengthwise.addresses import Address
 from lengthwise.errors import ConfigurationError, LengthwiseError, StoreUnreachable
-from lengthwise.stores import archives, may_pass, write
+from lengthwise.stores import archives, is_temporary, write_answer
 
-_SECONDS = 30.0  # in which a request has an answer, and the next bytes of it
+_SECONDS = 30.0  # timeout of a request, until its answer begins and between parts of the answer
 
 
 class HubSource:
-    """A revision of a repository, or a folder of it."""
+    """A revision of a repository on the hub, or a folder of it: a `StoreContent`."""
 
     def __init__(self, address: Address) -> None:
         self._address = address
         limits = archives.FetchLimits(str(address))
-        below = f"{address.path}/" * bool(address.path)
+        prefix = f"{address.path}/" if address.path else ""
         with _plain_errors(str(address)):
             revision = unquote(address.revision) or None  # as in refs%2Fpr%2F1
             about = HfApi().model_info(address.host, revision=revision, files_metadata=True, timeout=_SECONDS)
             self._sizes = {
-                each.rfilename: each.size or 0
-                for each in about.siblings or ()
-                if each.rfilename.startswith(below) and limits.add(each.size or 0)
+                file.rfilename: file.size or 0
+                for file in about.siblings or ()
+                if file.rfilename.startswith(prefix) and limits.add(file.size or 0)
             }
         if not self._sizes:
             raise ConfigurationError(f"there is nothing at {address}")
         self.state = about.sha
 
     def download(self, folder: Path) -> None:
-        """Writes the files of the revision, without the library's own cache, within limits of time and size."""
+        """Writes the files into a folder, without the library's own cache, within limits of time and size."""
         where = str(self._address)
         for name, size in self._sizes.items():
             target = archives.file_in(folder, name.removeprefix(self._address.path).lstrip("/"), where)
             url = hf_hub_url(self._address.host, name, revision=self.state)
             with _plain_errors(where), target.open("wb") as file, _answer(url) as parts:
-                write(parts, file, where, size)  # past it, the digest is another one
+                write_answer(parts, file, where, size)  # a longer file is cut off: its digest will be wrong
 
 
 open_source = HubSource
@@ -55,10 +55,12 @@ open_source = HubSource
 
 @contextmanager
 def _answer(url: str) -> Iterator[Iterator[bytes]]:
-    """The bytes at a URL of the hub, which may lead to a store of files, where the token does not go along.
+    """Opens a URL of the hub for the block, and yields the parts of its bytes.
+
+    A redirect to a store of files is followed, without the user's token.
 
     Raises:
-        ConfigurationError: It leads from https to http.
+        ConfigurationError: A redirect leads from https to http.
     """
     session = get_session()
     with session.stream("GET", url, headers=build_hf_headers(), follow_redirects=True, timeout=_SECONDS) as answer:
@@ -69,7 +71,7 @@ def _answer(url: str) -> Iterator[Iterator[bytes]]:
 
 
 def upload(folder: Path, address: Address) -> str:
-    """Commits a folder to a repository, which is made if it is missing; returns the address of the commit.
+    """Commits a folder to a repository on the hub, which is created if it is missing; returns the commit's address.
 
     Raises:
         ConfigurationError: The hub does not take it.
@@ -85,12 +87,13 @@ def upload(folder: Path, address: Address) -> str:
             revision=unquote(address.revision) or None,
             commit_message="Models of Lengthwise",
         )
-    return f"hf://{address.host}@{commit.oid}" + f"/{address.path}" * bool(address.path)
+    path = f"/{address.path}" if address.path else ""
+    return f"hf://{address.host}@{commit.oid}{path}"
 
 
 @contextmanager
 def _plain_errors(where: str) -> Iterator[None]:
-    """Raises the errors of the library without their URLs, which may hold a signature.
+    """Converts the library's errors in the block to ours, without their URLs, which may hold a signature.
 
     Raises:
         ConfigurationError: The hub refuses.
@@ -101,7 +104,7 @@ def _plain_errors(where: str) -> Iterator[None]:
     except HfHubHTTPError as error:
         status = error.response.status_code
         hint = "; a private repository needs HF_TOKEN, or `hf auth login`" if status in (401, 403, 404) else ""
-        kind = StoreUnreachable if may_pass(status) else ConfigurationError
+        kind = StoreUnreachable if is_temporary(status) else ConfigurationError
         raise kind(f"{where}: the hub answers {status} {error.response.reason_phrase}{hint}") from None
     except ValueError as error:
         raise ConfigurationError(f"{where}: {error}") from None

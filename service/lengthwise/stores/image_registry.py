@@ -1,4 +1,8 @@
-"""A container registry over HTTP, by the distribution specification of OCI, with the credentials of `docker login`."""
+"""A container registry over HTTP, by the distribution specification of OCI, with the credentials of `docker login`.
+
+A registry stores blobs by digest, and manifests, which list the blobs of an image, by digest or tag; an index lists
+manifests of one image for several processors. A *descriptor* is a dictionary with the digest and size of a blob.
+"""
 
 from __future__ import annotations
 
@@ -19,19 +23,22 @@ from lengthwise import files
 from lengthwise.addresses import Address
 from lengthwise.errors import ConfigurationError, StoreUnreachable, VerificationError
 from lengthwise.settings import docker_folder
-from lengthwise.stores import may_pass, write
+from lengthwise.stores import is_temporary, write_answer
 
 MANIFEST_TYPE: Final = "application/vnd.oci.image.manifest.v1+json"
 INDEX_TYPE: Final = "application/vnd.oci.image.index.v1+json"
 _DOCKER_TYPES: Final = tuple(f"application/vnd.docker.distribution.manifest{kind}.v2+json" for kind in ("", ".list"))
-_MOST_BYTES: Final = 2**22  # of a manifest
+_MOST_BYTES: Final = 2**22  # of a manifest, and of Docker's configuration
 _HELPER_SECONDS: Final = 30
 _HUB: Final = {"docker.io": ("registry-1.docker.io", "https://index.docker.io/v1/")}
 """The registry whose API has another host, and another name in the configuration."""
 
 
 class ImageRegistry:
-    """One repository of images in a registry; `close` ends its connections."""
+    """A client of one repository of images in a registry; `close` ends its connections.
+
+    `actions`: what the login asks for, "pull" or "pull,push".
+    """
 
     def __init__(self, address: Address, actions: str = "pull") -> None:
         host, name = _HUB.get(address.host, (address.host, address.host))
@@ -52,15 +59,15 @@ class ImageRegistry:
         self.close = self._client.close
 
     def manifest(self, reference: str) -> tuple[bytes, str]:
-        """A manifest or an index, by a tag or a digest, and its digest.
+        """Reads a manifest or an index by a tag or a digest; returns its content and its digest.
 
         Raises:
             ConfigurationError: It is too large.
-            VerificationError: It is not that of the digest.
+            VerificationError: The reference is a digest, and the content has another one.
         """
         accepted = ", ".join((INDEX_TYPE, MANIFEST_TYPE, *_DOCKER_TYPES))
         with self._answer("GET", f"manifests/{reference}", headers={"accept": accepted}) as answer:
-            write(answer.iter_bytes(), content := io.BytesIO(), self._where, _MOST_BYTES)
+            write_answer(answer.iter_bytes(), content := io.BytesIO(), self._where, _MOST_BYTES)
         if content.tell() > _MOST_BYTES:
             raise ConfigurationError(f"{self._where}: its manifest has more than {_MOST_BYTES} bytes")
         digest = files.digest_of(content.getvalue())
@@ -69,13 +76,13 @@ class ImageRegistry:
         return content.getvalue(), digest
 
     def blob(self, descriptor: dict[str, Any], path: Path) -> None:
-        """Writes a blob to a file.
+        """Downloads a blob to a file.
 
         Raises:
-            VerificationError: It is not that of the digest.
+            VerificationError: What the registry sent has not the digest of the descriptor.
         """
         with path.open("wb") as file, self._answer("GET", f"blobs/{descriptor['digest']}") as answer:
-            write(answer.iter_bytes(), file, self._where, descriptor["size"])
+            write_answer(answer.iter_bytes(), file, self._where, descriptor["size"])
         if files.digest(path) != descriptor["digest"]:
             raise VerificationError(
                 f"{self._where}: the registry gives other bytes for the blob {descriptor['digest']}"
@@ -102,7 +109,9 @@ class ImageRegistry:
     def _answer(
         self, method: str, url: str | httpx.URL, *, missing: bool = False, **request: Any
     ) -> Iterator[httpx.Response]:
-        """A good answer; one that nothing is there only where it may be `missing`.
+        """Sends a request, and yields the successful answer for the block, whose body is not read yet.
+
+        `missing`: Whether status 404 is successful, too.
 
         Raises:
             ConfigurationError: The registry refuses.
@@ -114,16 +123,16 @@ class ImageRegistry:
                 if status >= 400 and not (missing and status == 404):
                     hint = "; credentials are those of `docker login`" if status in (401, 403, 404) else ""
                     why = f"{self._where}: the registry answers {status} {answer.reason_phrase}{hint}"
-                    if may_pass(status):
+                    if is_temporary(status):
                         raise StoreUnreachable(why)
                     raise ConfigurationError(why)
                 yield answer
         except (httpx.HTTPError, httpx.InvalidURL, LookupError, ValueError, AttributeError) as error:
-            # The latter are of an answer without what it should have, such as a token.
+            # The last three are raised for an answer that lacks something, such as a token
             raise StoreUnreachable(f"{self._where}: no answer of the registry ({type(error).__name__})") from None
 
     def _check_scheme(self, request: httpx.Request) -> None:
-        """Refuses a redirect to http, and a token service without TLS.
+        """Refuses a request that a redirect or a token service leads to http; httpx calls it for each request.
 
         Raises:
             ConfigurationError: The request would go out without TLS.
@@ -133,7 +142,13 @@ class ImageRegistry:
 
 
 class _Login(httpx.Auth):
-    """Logs in as a registry asks for it: by a token of its token service, or by name and password."""
+    """Logs in as a registry asks for it: by a token of its token service, or by name and password.
+
+    Args:
+        host: The registry; other hosts get no credentials.
+        login: Name and password in base64; None for an anonymous token.
+        scope: The repository, and what the token allows.
+    """
 
     def __init__(self, host: str, login: str | None, scope: str) -> None:
         self._host = host
@@ -142,18 +157,20 @@ class _Login(httpx.Auth):
         self._header: dict[str, str] = {}
 
     def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
-        """Sends a request, and again once it has logged in."""
-        is_own = request.url.netloc.decode() == self._host  # an upload may lead to another one, without credentials
-        request.headers.update(self._header if is_own else {})
+        """Sends a request; if the answer is 401, logs in and sends it again. httpx drives this generator."""
+        is_of_registry = (
+            request.url.netloc.decode() == self._host
+        )  # others, such as a host for uploads, get no credentials
+        request.headers.update(self._header if is_of_registry else {})
         answer = yield request
         kind, _, rest = answer.headers.get("www-authenticate", "").partition(" ")
-        if answer.status_code != 401 or not is_own:
+        if answer.status_code != 401 or not is_of_registry:
             return
         self._header = self._login
         if kind.lower() == "bearer":
             parts = dict(re.findall(r'(\w+)="([^"]*)"', rest))
-            asked = {"service": parts.get("service", ""), "scope": self._scope}
-            url = httpx.URL(parts.get("realm", "")).copy_merge_params(asked)
+            query = {"service": parts.get("service", ""), "scope": self._scope}
+            url = httpx.URL(parts.get("realm", "")).copy_merge_params(query)
             token = yield httpx.Request("GET", url, headers=self._login)
             token.read()
             if token.status_code != 200:
@@ -165,26 +182,28 @@ class _Login(httpx.Auth):
 
 
 def credentials(name: str) -> str | None:
-    """Name and password for a registry in base64, of Docker's configuration; None if it has none.
+    """Reads name and password for a registry, `name:password` in base64, from Docker's configuration; None without them.
+
+    A credential helper, a program that the configuration names, is asked first.
 
     Raises:
-        ConfigurationError: The configuration, or the program that it names, gives no credentials that can be read.
+        ConfigurationError: The configuration, or the answer of the helper, cannot be read.
     """
     try:
         content = files.read_if_any(docker_folder() / "config.json", _MOST_BYTES)
-        known: dict[str, Any] = json.loads(content or b"{}")
-        if helper := known.get("credHelpers", {}).get(name) or known.get("credsStore"):
-            asked = subprocess.run(
+        configuration: dict[str, Any] = json.loads(content or b"{}")
+        if helper := configuration.get("credHelpers", {}).get(name) or configuration.get("credsStore"):
+            process = subprocess.run(
                 [f"docker-credential-{helper}", "get"],
                 input=name.encode(),
                 capture_output=True,
                 timeout=_HELPER_SECONDS,
                 check=False,
             )
-            if asked.returncode == 0:
-                pair = json.loads(asked.stdout)
+            if process.returncode == 0:
+                pair = json.loads(process.stdout)
                 return base64.b64encode(f"{pair['Username']}:{pair['Secret']}".encode()).decode()
-        login: str | None = known.get("auths", {}).get(name, {}).get("auth")
+        login: str | None = configuration.get("auths", {}).get(name, {}).get("auth")
     except (OSError, ValueError, AttributeError, KeyError, subprocess.SubprocessError) as error:
         why = type(error).__name__  # its text may hold what is secret
         raise ConfigurationError(f"the credentials for {name} in {docker_folder()} cannot be read ({why})") from None

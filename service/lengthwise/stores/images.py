@@ -1,7 +1,7 @@
 """Images with a folder `/models`, which clusters mount: read from a registry, and pushed to one.
 
-An image of `push` has a layer for each version and nothing else, so nothing in it can run. It is one for every
-processor, under one index.
+An image of `push` has a layer for each version and one for other files, and nothing that can run. There is one image
+for each kind of processor, with the same layers, under one index.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _LATEST: Final = "latest"
 
 
 class ImageSource:
-    """The folder `/models` of an image."""
+    """The folder `/models` of an image: a `StoreContent`."""
 
     def __init__(self, address: Address) -> None:
         self._address = address
@@ -36,20 +36,20 @@ class ImageSource:
             content, digest = registry.manifest(address.revision or address.tag or _LATEST)
             self.state: str | None = digest
             try:
-                if manifests := orjson.loads(content).get("manifests"):  # of processors, which have the same models
-                    linux = [each["digest"] for each in manifests if each.get("platform", {}).get("os") != "unknown"]
+                if manifests := orjson.loads(content).get("manifests"):  # an index: all processors have the same models
+                    linux = [entry["digest"] for entry in manifests if entry.get("platform", {}).get("os") != "unknown"]
                     content, _ = registry.manifest(linux[0])
                 self._layers = [
-                    {"digest": each["digest"], "size": int(each["size"])} for each in orjson.loads(content)["layers"]
+                    {"digest": entry["digest"], "size": int(entry["size"])} for entry in orjson.loads(content)["layers"]
                 ]
             except (ValueError, LookupError, TypeError, AttributeError):
                 raise ConfigurationError(f"{address} is no image") from None
 
     def download(self, folder: Path) -> None:
-        """Writes the files, layer after layer.
+        """Writes the files of `/models` into a folder, layer after layer.
 
         Raises:
-            ConfigurationError: A layer removes files of another one.
+            ConfigurationError: A layer removes files of an earlier one.
         """
         archive, where = folder.with_name("layer"), str(self._address)
         limits = archives.FetchLimits(where)
@@ -66,13 +66,15 @@ open_source = ImageSource
 
 
 def upload(folder: Path, address: Address) -> str:
-    """Pushes an image of a model repository, with its layers beside the folder; returns its address by digest.
+    """Pushes an image of a model repository; returns its address by digest.
+
+    Its layers and configuration are written next to the folder first.
 
     Raises:
         ConfigurationError: The registry does not take the image.
     """  # noqa: DOC502 - what it calls raises it
     versions = [*layout.versions(folder).values()]
-    beside = [path for path in folder.rglob("*") if path.is_file() and path.parent not in versions]
+    other_files = [path for path in folder.rglob("*") if path.is_file() and path.parent not in versions]
     with closing(ImageRegistry(address, "pull,push")) as registry:
 
         def put(blob: Path, kind: str) -> dict[str, Any]:
@@ -81,10 +83,12 @@ def upload(folder: Path, address: Address) -> str:
             registry.put_blob(digest, blob)
             return {"mediaType": kind, "digest": digest, "size": blob.stat().st_size}
 
+        # A layer for other files, and one for each version
         layers = [
             put(_layer(paths, folder, folder.with_name("layer")), _LAYER_TYPE)
-            for paths in (beside, *([*version.rglob("*")] for version in versions))
+            for paths in (other_files, *([*version.rglob("*")] for version in versions))
         ]
+        # A configuration and a manifest for each processor, and an index of them
         images = list[dict[str, Any]]()
         for processor in PROCESSORS:
             platform = {"architecture": processor, "os": "linux"}
@@ -103,7 +107,10 @@ def upload(folder: Path, address: Address) -> str:
 
 
 def _layer(paths: Sequence[Path], folder: Path, target: Path) -> Path:
-    """Writes the files of a folder as a layer of an image; equal files give equal bytes."""
+    """Writes files of a folder as a layer of an image, the tar archive `target`, and returns its path.
+
+    Equal files give equal bytes, as the archive has no times and owners.
+    """
     with tarfile.open(target, "w") as tar:
         for path in sorted(path for path in paths if path.is_file()):
             member = tarfile.TarInfo(f"{FOLDER}/{path.relative_to(folder).as_posix()}")

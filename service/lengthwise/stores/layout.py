@@ -1,4 +1,4 @@
-"""The versions in a folder that was fetched or is pushed: of a model repository, of one model, or one version alone."""
+"""Finds the versions in a folder that was fetched or is pushed: a model repository, one model, or a single version."""
 
 from __future__ import annotations
 
@@ -10,10 +10,14 @@ from lengthwise.versions import Key, is_version
 
 
 def versions(folder: Path) -> dict[Key, Path]:
-    """The model directories in a folder; empty if it holds none.
+    """The model directories in a folder, by name and version; empty if it holds none.
 
-    A folder with nothing but one folder in it, as archives have it, stands for that one. `VERSION` folders without a
-    name, and a version alone, have the name in the manifest.
+    The folder may be:
+
+    - a single version, whose name is in its manifest;
+    - a model repository, with folders `NAME/VERSION`;
+    - one model, with folders `VERSION`, whose name is in their manifests;
+    - a folder with only one folder in it, as archives often have it: then this one is looked into.
 
     Raises:
         ManifestError: The manifest that has the name cannot be read.
@@ -21,18 +25,22 @@ def versions(folder: Path) -> dict[Key, Path]:
     if (folder / MANIFEST_FILE).is_file():
         manifest = Manifest.read(folder)
         return {Key(manifest.name, manifest.version): folder}
-    if named := [path.parent for path in folder.glob(f"*/*/{MANIFEST_FILE}") if is_version(path.parent.name)]:
-        return {Key(path.parent.name, int(path.name)): path for path in sorted(named) if is_name(path.parent.name)}
-    if alone := [path.parent for path in folder.glob(f"*/{MANIFEST_FILE}") if is_version(path.parent.name)]:
-        return {Key(Manifest.read(path).name, int(path.name)): path for path in sorted(alone)}
+    if directories := [path.parent for path in folder.glob(f"*/*/{MANIFEST_FILE}") if is_version(path.parent.name)]:
+        return {
+            Key(path.parent.name, int(path.name)): path for path in sorted(directories) if is_name(path.parent.name)
+        }
+    if directories_of_model := [
+        path.parent for path in folder.glob(f"*/{MANIFEST_FILE}") if is_version(path.parent.name)
+    ]:
+        return {Key(Manifest.read(path).name, int(path.name)): path for path in sorted(directories_of_model)}
     folders = [path for path in folder.glob("[!.]*") if path.is_dir()]
     return versions(folders[0]) if len(folders) == 1 else {}
 
 
 def check(directory: Path) -> str:
-    """Checks the files of a model directory against its manifest; returns the manifest's digest, in hexadecimal digits.
+    """Checks the files of a model directory against the digests in its manifest.
 
-    The manifest has the digests of the others.
+    Returns the SHA-256 of the manifest in hexadecimal digits, which so stands for all files.
 
     Raises:
         ModelError: A file is missing or changed, or the manifest cannot be read.

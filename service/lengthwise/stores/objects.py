@@ -1,4 +1,7 @@
-"""Objects of S3, Google Cloud Storage and Azure, and archives on web servers: by obstore, with its credentials."""
+"""Objects of S3, Google Cloud Storage and Azure, and archives on web servers: by obstore, with its credentials.
+
+The *meta* of an object is obstore's dictionary about it: its path, size, ETag and time of change.
+"""
 
 from __future__ import annotations
 
@@ -18,15 +21,15 @@ from obstore.store import HTTPStore, from_url
 from lengthwise import files
 from lengthwise.addresses import ARCHIVE_SUFFIXES, Address
 from lengthwise.errors import ConfigurationError, StoreUnreachable
-from lengthwise.stores import archives, may_pass, write
+from lengthwise.stores import archives, is_temporary, write_answer
 
 if TYPE_CHECKING:
     from obstore import ObjectMeta
 
 _RETRIES: Final[Any] = {"max_retries": 3, "retry_timeout": timedelta(minutes=5)}
 _WEB_CLIENT: Final[Any] = {"connect_timeout": "10s", "read_timeout": "30s", "timeout": "1d"}
-_PART_BYTES: Final = 2**22  # of one request for an object, each of which may take the 30 seconds of obstore
-_ANSWER_SECONDS: Final = 300.0  # of a whole list, whose pages may have no end, and until an answer begins
+_PART_BYTES: Final = 2**22  # of an object that one request reads, for which obstore allows 30 seconds
+_ANSWER_SECONDS: Final = 300.0  # most time for a whole list, whose pages may have no end, or until an answer begins
 _HINTS: Final = {
     "builder error": "; a store without TLS needs AWS_ALLOW_HTTP=true, or AZURE_ALLOW_HTTP=true",
     "answers 401": "; docs/model-addresses.md says where credentials are read",
@@ -37,13 +40,14 @@ _STATUS: Final = re.compile(r"status code: ((\d{3}) [\w ]+)")
 
 
 class ObjectSource:
-    """The objects below a path, or an archive."""
+    """The objects below a path, or an archive: a `StoreContent`."""
 
     def __init__(self, address: Address) -> None:
         self._where = str(address)
         self._is_web = address.scheme.startswith("http")
         self._is_archive = self._is_web or address.path.endswith(ARCHIVE_SUFFIXES)
         limits = archives.FetchLimits(self._where)
+        # What is there
         with _plain_errors(self._where):
             if self._is_web:  # one request, because a signed URL allows no other
                 client: Any = {**_WEB_CLIENT, "allow_http": address.scheme == "http"}
@@ -54,26 +58,30 @@ class ObjectSource:
                 self._store = from_url(address.url, retry_config=_RETRIES)
                 objects = _in_time(lambda: self._listed(limits))
         if not self._is_archive:  # empty objects may stand for folders
-            paths = {PurePosixPath(each["path"]) for each in objects}
+            paths = {PurePosixPath(meta["path"]) for meta in objects}
             folders = {PurePosixPath(), *(folder for path in paths for folder in path.parents)}
-            objects = [each for each in objects if PurePosixPath(each["path"]) not in folders]
+            objects = [meta for meta in objects if PurePosixPath(meta["path"]) not in folders]
         if not objects:
             raise ConfigurationError(f"there is nothing at {address}")
-        self._objects = sorted(objects, key=lambda each: each["path"])
-        marks = [(each["path"], each["size"], each["e_tag"], str(each["last_modified"])) for each in self._objects]
-        is_marked = all(each["e_tag"] or each["last_modified"].timestamp() for each in self._objects)
-        self.state: str | None = hashlib.sha256(repr(marks).encode()).hexdigest() if is_marked else None
+        # The state: a digest of paths, sizes, ETags and times, if the store gives an ETag or a time for each object
+        self._objects = sorted(objects, key=lambda meta: meta["path"])
+        fingerprints = [
+            (meta["path"], meta["size"], meta["e_tag"], str(meta["last_modified"])) for meta in self._objects
+        ]
+        is_marked = all(meta["e_tag"] or meta["last_modified"].timestamp() for meta in self._objects)
+        self.state: str | None = hashlib.sha256(repr(fingerprints).encode()).hexdigest() if is_marked else None
 
     async def _listed(self, limits: archives.FetchLimits) -> list[ObjectMeta]:
+        """The meta of each object below the path, counted by the limits; or only that of the archive."""
         if self._is_archive:
             return [await self._store.head_async("")]
-        return [each async for part in self._store.list() for each in part if limits.add(each["size"])]
+        return [meta async for part in self._store.list() for meta in part if limits.add(meta["size"])]
 
     def download(self, folder: Path) -> str | None:
-        """Writes the objects, or what is in the archive; returns the digest of the archive."""
+        """Writes the objects, or the files in the archive, into a folder; returns the archive's digest, else None."""
         if not self._is_archive:
-            for each in self._objects:
-                self._write(each, archives.file_in(folder, each["path"], self._where))
+            for meta in self._objects:
+                self._write(meta, archives.file_in(folder, meta["path"], self._where))
             return None
         archive = folder.with_name("archive")
         self._write(self._objects[0], archive)
@@ -81,13 +89,17 @@ class ObjectSource:
         return files.digest(archive).removeprefix("sha256:")
 
     def _write(self, meta: ObjectMeta, path: Path) -> None:
-        # A stream collects what comes, for as long as that takes, until it has the least bytes of a chunk.
+        """Downloads one object to a file."""
+        # A stream waits until it has `min_chunk_size` bytes; with 1, `write_answer` sees how slow they come
         parts = self._answer.stream(min_chunk_size=1) if self._is_web else self._parts(meta)
         with path.open("wb") as file, _plain_errors(self._where):
-            write(parts, file, self._where)
+            write_answer(parts, file, self._where)
 
     def _parts(self, meta: ObjectMeta) -> Iterator[obstore.Bytes]:
-        """An object, in several requests: obstore gives each 30 seconds, unless the environment says otherwise."""
+        """Reads an object in several requests, and yields their answers.
+
+        obstore gives each request 30 seconds, unless the environment says otherwise: too little for a large object.
+        """
         for start in range(0, meta["size"], _PART_BYTES):
             end = min(start + _PART_BYTES, meta["size"])
             yield obstore.get_range(self._store, meta["path"], start=start, end=end)
@@ -97,9 +109,9 @@ open_source = ObjectSource
 
 
 def upload(folder: Path, address: Address) -> str:
-    """Puts the files of a folder below the path of an address, manifests last: they say that a version is whole.
+    """Uploads the files of a folder below the path of an address; returns the address.
 
-    Returns the address.
+    JSON files, such as manifests, come last: a version with a manifest is complete.
 
     Raises:
         ConfigurationError: The store does not take them.
@@ -113,7 +125,7 @@ def upload(folder: Path, address: Address) -> str:
 
 
 def _in_time(call: Callable[[], Awaitable[Any]]) -> Any:
-    """Waits for what a store answers; past `_ANSWER_SECONDS` obstore drops the request."""
+    """Runs an asynchronous call of obstore, and returns its result; it raises TimeoutError after `_ANSWER_SECONDS`."""
 
     async def answer() -> Any:
         async with asyncio.timeout(_ANSWER_SECONDS):
@@ -124,7 +136,7 @@ def _in_time(call: Callable[[], Awaitable[Any]]) -> Any:
 
 @contextmanager
 def _plain_errors(where: str) -> Iterator[None]:
-    """Raises the errors of obstore without their URLs, which may hold a signature.
+    """Converts obstore's errors in the block to ours, without their URLs, which may hold a signature.
 
     Raises:
         ConfigurationError: The store refuses.
@@ -139,7 +151,7 @@ def _plain_errors(where: str) -> Iterator[None]:
         status = _STATUS.search(first)
         why = f"the store answers {status[1]}" if status else f"no answer of the store ({first.rpartition(' - ')[2]})"
         why += next((hint for mark, hint in _HINTS.items() if mark in why), "")
-        if isinstance(error, GenericError) and (status is None or may_pass(int(status[2]))):
+        if isinstance(error, GenericError) and (status is None or is_temporary(int(status[2]))):
             raise StoreUnreachable(f"{where}: {why}") from None
         raise ConfigurationError(f"{where}: {why if status else first}") from None
     except BaseException as error:  # a panic of Rust may be no Exception, and its classes cannot be imported

@@ -1,4 +1,4 @@
-"""Pushes models to where others fetch them: as a model repository, with a card for people that is written from it."""
+"""Pushes models to an address, from where others fetch them: as a model repository, with a model card for people."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CARD_FILE: Final = "README.md"
 def push(folder: Path, text: str) -> str:
     """Pushes the models of a folder (a model repository, a model or a version) to an address.
 
-    What a service has measured of its machine is left out.
+    Only files that the manifests list are pushed, and aliases: not what a service has measured on its machine.
 
     Returns:
         The address of what was pushed, by its commit or digest where it has one.
@@ -42,6 +42,7 @@ def push(folder: Path, text: str) -> str:
     _require_open(address)
     with tempfile.TemporaryDirectory(prefix="lengthwise-push-") as temporary:
         models = Path(temporary, "models")
+        # Copy the files to push, as a repository
         for key, directory in directories.items():
             layout.check(directory)
             target = models / str(key)
@@ -52,15 +53,15 @@ def push(folder: Path, text: str) -> str:
             if directory != folder and (directory.parent / ALIASES_FILE).is_file():
                 shutil.copyfile(directory.parent / ALIASES_FILE, target.parent / ALIASES_FILE)
         files.write(models / CARD_FILE, card(directories, str(address)))
-        pushed: str = store_of(address).upload(models, address)
-        return pushed
+        pushed_address: str = store_of(address).upload(models, address)
+        return pushed_address
 
 
 def _require_open(address: Address) -> None:
-    """Makes sure that models may be pushed to an address.
+    """Makes sure that models can be pushed to an address.
 
     Raises:
-        ConfigurationError: It is one of what is there already, of a web server, or of an archive.
+        ConfigurationError: The address has a digest or a commit, or is that of a web server or an archive.
     """
     if address.is_fixed:
         raise ConfigurationError(f"{address}: push to an address without a digest or a commit: models have their own")
@@ -71,7 +72,7 @@ def _require_open(address: Address) -> None:
 
 
 def card(directories: Mapping[Key, Path], address: str) -> str:
-    """The model card in Markdown: what each version answers and takes, where it comes from, how it was verified.
+    """The text of the model card in Markdown: what each version takes and answers, its origin, and its verification.
 
     Raises:
         ManifestError: A manifest cannot be read.
