@@ -261,7 +261,7 @@ def test_a_model_of_one_row_at_a_time_is_verified_unbatched_and_unpadded() -> No
 def test_the_difference_to_the_source_and_that_of_batching_have_tolerances_of_their_own() -> None:
     cases = measure_cases(lambda _: Model(), manifest(), lambda batch: Model().run(batch).logits + np.float32(0.5))
     assert {case.varied for case in promises.failures(cases)} == {"reference"}
-    assert promises.failures(cases, most=0.5) == []
+    assert promises.failures(cases, most_from_reference=0.5) == []
 
 
 @pytest.mark.parametrize(("own_rounding", "holds"), [(0.01, True), (0.0001, False)])

@@ -47,15 +47,15 @@ def sizes(chunks: list[Chunk]) -> list[int]:
 
 def test_a_chunk_holds_so_many_records_and_bytes(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(records, "CHUNK_BYTES", 10 * 8)
-    assert sizes(list(chunked([taken(6), taken(6), taken(99), taken(1)], lambda: 0.5, stop=True))) == [2, 1, 1]
+    assert sizes(list(chunked([taken(6), taken(6), taken(99), taken(1)], lambda: 0.5, stop_at_bad=True))) == [2, 1, 1]
     monkeypatch.setattr(records, "CHUNK_RECORDS", 2)
-    assert sizes(list(chunked([taken()] * 5, lambda: 0.5, stop=True))) == [2, 2, 1]
-    assert sizes(list(chunked([taken()] * 4, lambda: 0.5, stop=True))) == [2, 2]
+    assert sizes(list(chunked([taken()] * 5, lambda: 0.5, stop_at_bad=True))) == [2, 2, 1]
+    assert sizes(list(chunked([taken()] * 4, lambda: 0.5, stop_at_bad=True))) == [2, 2]
 
 
 def test_nothing_behind_a_bad_record_is_read_where_that_ends_the_run():
     entries = iter([taken(), BAD, taken()])
-    (chunk,) = chunked(entries, lambda: 0.5, stop=True)
+    (chunk,) = chunked(entries, lambda: 0.5, stop_at_bad=True)
     assert (chunk.entries[1], chunk.read) == (BAD, 0.5)
     assert len(list(entries)) == 1
 

@@ -196,7 +196,9 @@ class ScoringRun:
             def count_seconds(part: str, seconds: float) -> None:
                 summary.cpu_seconds[part] += seconds
 
-            chunks = _timed(chunked(entries, lambda: read_share, stop=self.stop), partial(count_seconds, "reading"))
+            chunks = _timed(
+                chunked(entries, lambda: read_share, stop_at_bad=self.stop), partial(count_seconds, "reading")
+            )
             results_of_chunks = offline.answer_all(
                 self.model.loaded,
                 ((chunk, chunk.items) for chunk in chunks),

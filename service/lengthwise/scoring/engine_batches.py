@@ -1,4 +1,4 @@
-"""Batches of engines, which keep their type: pandas, Arrow, or a dict of arrays; and the columns that answers add."""
+"""Reads batches of engines (pandas, Arrow, a dict of arrays), and adds columns of answers, in the type of the batch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from lengthwise.runtime.manifest import Manifest, Task
 from lengthwise.wrong_values import nearest
 
 ColumnKind = Literal["text", "texts", "number", "numbers", "numbers of steps", "count", "windows"]
-"""A string, several, float32, several, several a step, int32, the windows of a sequence."""
+"""What a cell of a column of answers holds: a string; several strings; a float32; several; several for each step; an
+int32; the windows of a sequence."""
 
 Rows = Sequence[Mapping[str, Any]]  # one prediction a row, in the form of `POST /predict`, or its error under `error`
 
@@ -35,7 +36,14 @@ class AnswerColumn(NamedTuple):
 
 
 def answer_columns(manifest: Manifest, *, attention: bool, errors: bool, prefix: str = "") -> list[AnswerColumn]:
-    """The columns that the answers add to a table, in order; with `errors`, also one for the error of each row."""
+    """The columns that the answers of a model add to a table, in order.
+
+    Args:
+        manifest: The manifest of the model.
+        attention: Whether to add the attention weights.
+        errors: Whether to add a column for the error of each row.
+        prefix: Begins the name of each column.
+    """
     optional = {"attention": attention, "windows": manifest.long == "window", "error": errors}
     fields = {**_FIELDS[manifest.task], "length": "count", **_OPTIONAL_FIELDS}
     return [AnswerColumn(prefix + field, field, kind) for field, kind in fields.items() if optional.get(field, True)]
@@ -45,7 +53,7 @@ def names_of(batch: Any) -> list[str]:
     """The names of a batch's columns.
 
     Raises:
-        ConfigurationError: It is not a table.
+        ConfigurationError: The batch is of none of the types that are taken.
     """
     if _is_arrow(batch):
         return list(batch.schema.names)
@@ -64,6 +72,12 @@ def _is_arrow(batch: Any) -> bool:
 def check_names(names: Sequence[str], steps: str, columns: Sequence[AnswerColumn], *, keep_steps: bool) -> None:
     """Checks that a table has one column of sequences, and no column with the name of an answer, such as `label`.
 
+    Args:
+        names: The names of the table's columns.
+        steps: The name of the column of sequences.
+        columns: The columns of answers.
+        keep_steps: Whether the column of sequences is kept, so that no answer may have its name.
+
     Raises:
         ConfigurationError: The column is missing or is there twice, or an answer has the name of a column.
     """
@@ -75,36 +89,38 @@ def check_names(names: Sequence[str], steps: str, columns: Sequence[AnswerColumn
             f"the batch has no column {steps!r}{nearest(steps, names)}; its columns are {listed}. "
             "Scorer(..., steps='NAME') names the column that has the sequences"
         )
-    twice = [column.name for column in columns if column.name in names and (keep_steps or column.name != steps)]
-    if twice:
+    repeated_names = [
+        column.name for column in columns if column.name in names and (keep_steps or column.name != steps)
+    ]
+    if repeated_names:
         raise ConfigurationError(
-            f"the batch has a column {', '.join(map(repr, twice))}, and so have the answers; "
+            f"the batch has a column {', '.join(map(repr, repeated_names))}, and so have the answers; "
             "Scorer(..., prefix='predicted_') puts a prefix before the names of the answers"
         )
 
 
 def cells_of(batch: Any, column: str) -> list[Any]:
-    """The values of a column; of sequences in Arrow's memory views, without Python objects."""
+    """The values of a column, one for each row; sequences in Arrow are views of its memory, without Python objects."""
     return [*of_arrow(batch.column(column))] if _is_arrow(batch) else [*batch[column]]
 
 
-def with_answers(batch: Any, leave_out: str | None, columns: Sequence[AnswerColumn], rows: Rows) -> Any:
-    """The batch with the answers, in its own type, without the column `leave_out`."""
+def with_answers(batch: Any, left_out_column: str | None, columns: Sequence[AnswerColumn], rows: Rows) -> Any:
+    """A batch of the same type with columns for the answers, without the column `left_out_column`; None keeps all."""
     if _is_arrow(batch):
-        return _arrow_with_answers(batch, leave_out, columns, rows)
+        return _arrow_with_answers(batch, left_out_column, columns, rows)
     answer_columns = {column.name: _values(column.kind, [row.get(column.field) for row in rows]) for column in columns}
     if isinstance(batch, Mapping):
-        return {name: values for name, values in batch.items() if name != leave_out} | answer_columns
+        return {name: values for name, values in batch.items() if name != left_out_column} | answer_columns
     import pandas
 
     for column in columns:
         if column.kind == "count":
             answer_columns[column.name] = pandas.array([row.get(column.field) for row in rows], dtype="Int32")
-    return (batch if leave_out is None else batch.drop(columns=leave_out)).assign(**answer_columns)
+    return (batch if left_out_column is None else batch.drop(columns=left_out_column)).assign(**answer_columns)
 
 
 def _values(kind: ColumnKind, values: list[Any]) -> Any:
-    """The values of a column as an array: float32 with NaN for None, int32, or objects."""
+    """The values of a column of answers as a NumPy array: float32 with NaN for None; int32; or else objects."""
     if kind == "number":
         return np.array([np.nan if value is None else value for value in values], dtype=np.float32)
     if kind == "count" and None not in values:
@@ -115,8 +131,8 @@ def _values(kind: ColumnKind, values: list[Any]) -> Any:
     return cells
 
 
-def _arrow_with_answers(table: Any, leave_out: str | None, columns: Sequence[AnswerColumn], rows: Rows) -> Any:
-    """A table of Arrow with columns for the answers, and without the column of the sequences."""
+def _arrow_with_answers(table: Any, left_out_column: str | None, columns: Sequence[AnswerColumn], rows: Rows) -> Any:
+    """As `with_answers`, for a Table or a RecordBatch of Arrow, with Arrow's types of the answers."""
     import pyarrow as pa
 
     numbers = pa.list_(pa.float32())
@@ -130,12 +146,12 @@ def _arrow_with_answers(table: Any, leave_out: str | None, columns: Sequence[Ans
         "count": pa.int32(),
         "windows": pa.list_(windows),
     }
-    indices = [index for index, name in enumerate(table.schema.names) if name != leave_out]
+    indices = [index for index, name in enumerate(table.schema.names) if name != left_out_column]
     fields = [table.schema.field(index) for index in indices]
     values = [table.column(index) for index in indices]
     for column in columns:
         cells = [row.get(column.field) for row in rows]
-        if column.kind == "numbers of steps":  # Arrow takes a list of arrays, and no array of two axes
+        if column.kind == "numbers of steps":  # Arrow takes a list of arrays, but no array with two axes
             cells = [None if cell is None else list(cell) for cell in cells]
         fields.append(pa.field(column.name, types[column.kind]))
         values.append(pa.array(cells, type=types[column.kind]))

@@ -28,7 +28,7 @@ log = logging.getLogger("lengthwise.offline")
 
 C = TypeVar("C")  # a value of the caller, returned with a chunk's answers
 
-AHEAD: Final = 1  # chunks that are planned while one is answered
+AHEAD: Final = 1  # chunks that are planned while an earlier one runs
 
 FAILED: Final = "the model could not be run on this sequence"
 
@@ -36,13 +36,13 @@ ScoringResult = Answer | str  # the answer to a sequence, or the error
 
 
 class ScoredBatch(NamedTuple):
-    """The figures of a batch that has run; `cpu_seconds` are of padding and running it."""
+    """The figures of a batch that has run."""
 
     rows: int  # sequences, or windows of them
     cost_steps: int  # rows x width
     valid_steps: int
-    computed_padding_steps: int
-    cpu_seconds: float
+    computed_padding_steps: int  # padding that the kernels computed; 0 if they skip it
+    cpu_seconds: float  # of padding and running it, in the runner's thread
 
 
 @dataclass(eq=False, slots=True)
@@ -64,11 +64,21 @@ def answer_all(
     on_batch: Callable[[ScoredBatch], object] = lambda _batch: None,
     on_plan: Callable[[float], object] = lambda _seconds: None,
 ) -> Iterator[tuple[C, list[ScoringResult]]]:
-    """The answers to each chunk's items, chunk by chunk and in the items' order.
+    """Answers items chunk by chunk, in the items' order.
 
-    `chunks` are items that the model accepts, with a value to return, read one chunk ahead. `threads` batches run at
-    once, 0: in the caller's thread, where `ran` is called with each. `planned` gets the processor time of planning a
-    chunk. A batch that fails is run again row by row, so that an item that makes it fail does so by itself.
+    A batch that fails is run again row by row, so that an item that makes it fail does so by itself.
+
+    Args:
+        model: The model.
+        chunks: Pairs of a value of the caller, and items that the model accepts; read one chunk ahead.
+        limits: The limits of a batch.
+        threads: How many batches run at once; 0: they run in the caller's thread.
+        attention: Whether answers hold attention weights.
+        on_batch: Called with the figures of each batch, in the caller's thread.
+        on_plan: Called with the processor time of planning a chunk, in seconds.
+
+    Yields:
+        For each chunk, its value and the results of its items.
     """
     with ThreadPoolExecutor(threads, thread_name_prefix="runner") if threads else _SameThread() as runners:
         running_chunks: deque[tuple[C, Sequence[Item], list[_Running]]] = deque()
@@ -89,7 +99,7 @@ class _SameThread(Executor):
     """Runs a function at once, in the calling thread; its exceptions are raised there."""
 
     def submit(self, fn: Callable[..., Any], /, *arguments: Any, **options: Any) -> Future[Any]:
-        """A future that is done."""
+        """Calls the function; returns its result as a future that is done."""
         future: Future[Any] = Future()
         future.set_result(fn(*arguments, **options))
         return future
@@ -102,7 +112,11 @@ _Running = tuple[list[_Row], Future[_BatchResult]]
 def _begin(
     runners: Executor, model: LoadedModel, items: Sequence[Item], limits: BatchLimits, attention: bool
 ) -> list[_Running]:
-    """Plans the batches of all items, longest first, and submits them to the runners."""
+    """Plans the batches of all items, longest first, and submits them to the runners.
+
+    Returns the rows and the future of each batch.
+    """
+    # The rows: an item, or each of its windows
     manifest, rows = model.manifest, []
     for index, item in enumerate(items):
         for start, steps in answers.windows(item.steps, manifest.max_length):
@@ -113,7 +127,8 @@ def _begin(
             )
             rows.append(_Row(width, steps=steps, item=index, start=start))
     pending = PendingSequences()
-    for row in sorted(rows, key=lambda row: row.width, reverse=True):  # the last to run, all threads end together
+    # Longest first: the short batches at the end let all threads end at about the same time
+    for row in sorted(rows, key=lambda row: row.width, reverse=True):
         pending.add(row)
     running = []
     while pending:
@@ -123,7 +138,10 @@ def _begin(
 
 
 def _run(model: LoadedModel, rows: list[_Row], attention: bool) -> _BatchResult:
-    """Runs one batch. If it fails, runs each of its rows alone, so that only the bad rows fail."""
+    """Runs one batch; returns the results of its rows, and its figures.
+
+    If the batch fails, each of its rows is run unbatched, so that only the bad rows fail.
+    """
     started = time.thread_time()
     batch = _pad(model, [row.steps for row in rows])
 
@@ -138,13 +156,13 @@ def _run(model: LoadedModel, rows: list[_Row], attention: bool) -> _BatchResult:
         if len(rows) == 1:
             log.debug("a sequence of %d steps failed", len(rows[0].steps), exc_info=True)
             return [FAILED], figures()
-        single = [_run(model, [row], attention) for row in rows]
-        return [results[0] for results, _ in single], figures()
+        results_of_rows = [_run(model, [row], attention) for row in rows]
+        return [results[0] for results, _ in results_of_rows], figures()  # the time covers all these runs
     return [NOT_FINITE if answer is None else answer for answer in results], figures()
 
 
 def _pad(model: LoadedModel, sequences: Sequence[Steps]) -> PaddedBatch:
-    """Pads sequences to a batch; on a device, to one of the shapes that were chosen for it."""
+    """Pads sequences to a batch; on a device, to one of its few shapes (`buckets`), with filler rows."""
     if model.buckets is None:
         return pad(sequences, multiple=model.manifest.width_multiple)
     width = model.buckets.width_of(max(map(len, sequences)))
@@ -159,18 +177,24 @@ def _collect(
     model: LoadedModel,
     on_batch: Callable[[ScoredBatch], object],
 ) -> tuple[C, list[ScoringResult]]:
-    """Waits for the batches of a chunk, and joins their rows to one result for each item."""
-    parts: list[list[tuple[int, ScoringResult]]] = [[] for _ in items]
+    """Waits for the batches of a chunk; returns the caller's value of the chunk, and the result of each item.
+
+    Calls `on_batch` with the figures of each batch.
+    """
+    windows_of_items: list[list[tuple[int, ScoringResult]]] = [[] for _ in items]
     for rows, future in running:
         results, figures = future.result()
         for row, result in zip(rows, results, strict=True):
-            parts[row.item].append((row.start, result))
+            windows_of_items[row.item].append((row.start, result))
         on_batch(figures)
-    return chunk, [_merge_windows(windows, item, model) for windows, item in zip(parts, items, strict=True)]
+    return chunk, [_merge_windows(windows, item, model) for windows, item in zip(windows_of_items, items, strict=True)]
 
 
 def _merge_windows(windows: list[tuple[int, ScoringResult]], item: Item, model: LoadedModel) -> ScoringResult:
-    """The result of an item: of its only window, or of all its windows merged; the first error if one failed."""
+    """The result of an item from those of its windows, each with its first step: merged, or the first error.
+
+    An item that is not too long for the model has one window.
+    """
     if len(windows) == 1:
         return windows[0][1]
     windows.sort(key=lambda window: window[0])
@@ -183,7 +207,11 @@ def _merge_windows(windows: list[tuple[int, ScoringResult]], item: Item, model: 
 
 
 def refuse(failed: Mapping[int, str], name: Callable[[int], str] = lambda _row: "") -> NoReturn:
-    """Raises one error for all rows without an answer, with the reason of each, after the text `name` gives the row.
+    """Raises one error for all rows without an answer.
+
+    Args:
+        failed: The reasons, by the index of the row.
+        name: Gives the text that names a row, before its reason; by default none.
 
     Raises:
         InferenceFailed: The runtime failed on one of them.

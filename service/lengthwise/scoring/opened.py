@@ -39,12 +39,16 @@ class OpenModel:
     def answers(
         self, items: Sequence[Item], *, attention: bool = False, threads: int | None = None
     ) -> list[ScoringResult]:
-        """The answer or error of each valid item, in order; sorted by length before planning, for little padding."""
+        """Runs items that the model accepts; returns the answer or error of each, in their order.
+
+        The items are sorted by length first, so that chunks of them need little padding. `threads`: by default those
+        of the model; 1 runs in the caller's thread.
+        """
         from lengthwise.scoring import offline
 
         threads = self.threads if threads is None else threads
-        order = sorted(range(len(items)), key=lambda index: len(items[index].steps))
-        chunks = (order[start : start + CHUNK_SEQUENCES] for start in range(0, len(order), CHUNK_SEQUENCES))
+        by_length = sorted(range(len(items)), key=lambda index: len(items[index].steps))
+        chunks = (by_length[start : start + CHUNK_SEQUENCES] for start in range(0, len(by_length), CHUNK_SEQUENCES))
         answered = offline.answer_all(
             self.loaded,
             ((indices, [items[index] for index in indices]) for indices in chunks),
@@ -60,9 +64,9 @@ class OpenModel:
 
 @dataclass(frozen=True, slots=True)
 class ModelOptions:
-    """Which model, and how it is opened; see `lengthwise.load`. ConfigurationError for one out of bounds."""
+    """Which model, and how it is opened; see `lengthwise.load`. An option out of bounds is a ConfigurationError."""
 
-    path: str | None = None
+    path: str | None = None  # of a model or a version, or an address; None for the bundled model
     provider: ProviderName = "auto"
     threads: int | None = None
     max_batch_rows: int = 64
@@ -84,7 +88,7 @@ class ModelOptions:
 
     @property
     def directory(self) -> Path:
-        """The model directory."""
+        """The model directory of the path: of a model, that of its highest version; an address is fetched."""
         from lengthwise.repository.source import model_directory
         from lengthwise.settings import bundled_models
 
@@ -111,7 +115,10 @@ their sessions."""
 
 
 def _begin_process() -> None:
-    """Gives this process its own cache, and its own lock: a thread of the parent may hold the inherited one."""
+    """Gives this process a cache and a lock of its own; called at import, and in each child after a fork.
+
+    The lock that a child inherits may be held for ever: by a thread that only the parent has.
+    """
     global _lock
     _lock = threading.Lock()
     _caches.append(lru_cache(MOST_OPEN)(lambda options, _published: options.open()))
@@ -122,8 +129,11 @@ os.register_at_fork(after_in_child=_begin_process)
 
 
 def opened(options: ModelOptions) -> OpenModel:
-    """The model of the options. It is opened once in a process, and again when its files are published again."""
-    published = None  # what changes when another model is published; None if it cannot be read, as loading will say
+    """The open model of the options, from the cache of this process.
+
+    It is opened at the first call, and again after its directory was replaced, as its manifest file then shows.
+    """
+    published = None  # identifies the manifest file; None if it cannot be read, which loading reports
     if not is_address(options.path):  # to ask a store for each batch would take longer than the batch
         with suppress(OSError):
             state = (options.directory / MANIFEST_FILE).stat()

@@ -1,8 +1,8 @@
 """The file of predictions that scoring writes: one line per record, in order; a later run can resume it.
 
 An interrupted run leaves lines, the last of them perhaps cut off. A line counts when it ends with a newline; the rest
-is written again. To keep one file to one model, input and set of options, the last complete line is computed again too,
-and must be the same.
+is written again. To make sure that the file is of the same model, input and options, the last complete line is computed
+again, too, and must be the same: `mismatch` is the error otherwise.
 """
 
 from __future__ import annotations
@@ -18,15 +18,18 @@ from lengthwise.errors import ConfigurationError
 
 
 class PredictionFile:
-    """The file, open for writing: a new one, or one to resume. `exact`: equal lines have equal bytes."""
+    """The file, open for writing: a new one, or with `resume` one of an earlier run.
+
+    `exact`: Whether a record that is computed again must give a line with equal bytes.
+    """
 
     def __init__(self, path: Path, *, resume: bool = False, exact: bool = True) -> None:
         self._path = path
         self._exact = exact
-        self._last = b""
-        self._end = 0
-        self.lines = 0  # complete ones, those of an earlier run included
-        self.is_written = False  # by this run
+        self._last = b""  # the last complete line of an earlier run, until it is compared
+        self._end = 0  # the position after the kept lines, in bytes
+        self.lines = 0  # the number of complete lines, those of an earlier run included
+        self.is_written = False  # whether this run has written
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = path.open("r+b" if path.exists() else "x+b")
@@ -47,7 +50,9 @@ class PredictionFile:
             self._file.close()
 
     def kept_predictions(self) -> Iterator[dict[str, Any]]:
-        """The lines of an earlier run that are kept; its last line is left out, and computed again.
+        """Yields the predictions of an earlier run that are kept: all complete lines but the last.
+
+        The last one is remembered: `write` compares it with the line that this run computes for its record.
 
         Raises:
             ConfigurationError: A line is not a prediction.
@@ -67,17 +72,19 @@ class PredictionFile:
             self._last = line
 
     def write(self, lines: Sequence[bytes]) -> None:
-        """Appends lines, each with its newline; the first must be the last line of an earlier run.
+        """Appends lines, each with its newline, after the kept ones.
+
+        The first line of a resumed run is that of the record of the earlier run's last line, and is compared with it.
 
         Raises:
-            ConfigurationError: The file cannot be written. A first line that differs is a ConfigurationError, too.
+            ConfigurationError: The file cannot be written, or the compared lines differ.
         """
         if self._last and lines:
             if not self._is_same_record(self._last, lines[0]):
                 raise ConfigurationError(self.mismatch("differs from what this run computes for the record"))
             self._last = b""
         try:
-            if not self.is_written:
+            if not self.is_written:  # cut off what is not kept
                 self._file.seek(self._end)
                 self._file.truncate()
                 self.is_written = True
@@ -88,7 +95,7 @@ class PredictionFile:
         self.lines += len(lines)
 
     def finish(self) -> None:
-        """Ends the file where the records end.
+        """Ends the file after the last record; a file without records is cut off, too.
 
         Raises:
             ConfigurationError: An earlier run has left more lines than there are records.
@@ -98,20 +105,28 @@ class PredictionFile:
         self.write([])
 
     def mismatch(self, difference: str) -> str:
-        """The error that the file belongs to another run; `difference` describes the line after the last kept one."""
+        """The text of the error that the file is of another run; `difference`: what is wrong with the next line."""
         return (
             f"{self._path}:{self.lines + 1} {difference}: the file was made of another input, by another model, with "
             "other options or on another kind of processor. Name another file, or delete this one"
         )
 
-    def _is_same_record(self, before: bytes, now: bytes) -> bool:
-        """Whether two lines are of one record: equal bytes, or equal ids and fields where bits may differ."""
-        if before == now:
+    def _is_same_record(self, earlier: bytes, computed: bytes) -> bool:
+        """Whether an earlier line and the computed one are of the same record.
+
+        Their bytes are equal; or, where bits may differ, their ids and the names of their fields.
+        """
+        if earlier == computed:
             return True
         try:
-            old, new = orjson.loads(before), orjson.loads(now)
+            earlier_fields, computed_fields = orjson.loads(earlier), orjson.loads(computed)
         except orjson.JSONDecodeError:
             return False
         # An error contains the file's name, which may differ, and not every model gives the same bits again.
-        free = "error" in new or not self._exact
-        return free and isinstance(old, dict) and list(old) == list(new) and old["id"] == new["id"]
+        bits_may_differ = "error" in computed_fields or not self._exact
+        return (
+            bits_may_differ
+            and isinstance(earlier_fields, dict)
+            and list(earlier_fields) == list(computed_fields)
+            and earlier_fields["id"] == computed_fields["id"]
+        )

@@ -1,4 +1,4 @@
-"""The records of a file: validated against a model's manifest, grouped into chunks, answered, and summed up."""
+"""The records of a file to score: validated against a model's manifest, grouped into chunks, and summed up."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ _TRANSPOSED: Final = f"{IS_TRANSPOSED} (--channels-first)"
 class ValidRecord:
     """A record that the model accepts."""
 
-    id: str  # its own, or its number in the file
-    item: Item
-    label: Label  # the right answer, where the file has it
+    id: str  # the record's own, or its number in the file
+    item: Item  # the sequence for the model
+    label: Label  # the correct answer; None if the file has none
     source_line: str  # `file:line`
 
 
@@ -37,19 +37,19 @@ InputRecord = ValidRecord | BadRecord
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Consecutive records that are scored together, good and bad, and the share of the file read up to here."""
+    """Consecutive records that are scored together, valid and bad ones."""
 
     entries: list[InputRecord]
-    read: float
+    read: float  # the share 0..1 of the file that was read up to here
 
     @property
     def items(self) -> list[Item]:
-        """The sequences for the model."""
+        """The sequences of the valid records, for the model."""
         return [entry.item for entry in self.entries if isinstance(entry, ValidRecord)]
 
 
 def validated(records: Iterable[Record | BadRecord], manifest: Manifest) -> Iterator[InputRecord]:
-    """Checks records against the model's input: yields those it accepts, and the others with their error."""
+    """Checks records against the model's input: yields each as a ValidRecord, or as a BadRecord with the reason."""
     for record in records:
         if isinstance(record, BadRecord):
             yield record
@@ -62,13 +62,19 @@ def validated(records: Iterable[Record | BadRecord], manifest: Manifest) -> Iter
         yield ValidRecord(record.id, item, record.label, record.source_line)
 
 
-def chunked(entries: Iterable[InputRecord], read: Callable[[], float], *, stop: bool) -> Iterator[Chunk]:
-    """Chunks of entries in the order of the file; with `stop`, the first bad record is the last of the last chunk."""
+def chunked(entries: Iterable[InputRecord], read: Callable[[], float], *, stop_at_bad: bool) -> Iterator[Chunk]:
+    """Groups entries into chunks of at most `CHUNK_RECORDS` records or about `CHUNK_BYTES` bytes, in their order.
+
+    Args:
+        entries: The records of the file.
+        read: Gives the share of the file that was read so far.
+        stop_at_bad: Whether to end after the first bad record, which is then the last entry of the last chunk.
+    """
     pending: list[InputRecord] = []
     size = 0
     for entry in entries:
         pending.append(entry)
-        is_last = stop and isinstance(entry, BadRecord)
+        is_last = stop_at_bad and isinstance(entry, BadRecord)
         if isinstance(entry, ValidRecord):
             size += entry.item.steps.nbytes
         if is_last or len(pending) == CHUNK_RECORDS or size >= CHUNK_BYTES:
@@ -83,7 +89,10 @@ def chunked(entries: Iterable[InputRecord], read: Callable[[], float], *, stop: 
 def prediction_of(
     entry: InputRecord, result: ScoringResult | None, manifest: Manifest, *, attention: bool
 ) -> dict[str, Any] | RecordError:
-    """The prediction of a record, as `POST /predict` has it, or the error."""
+    """The prediction of a record, in the form of `POST /predict`, or its error.
+
+    `result` is the model's answer to a valid record, or a text on why there is none; None for a bad record.
+    """
     if isinstance(entry, BadRecord):
         return entry.error
     if isinstance(result, Answer):
@@ -107,44 +116,44 @@ _FIGURES: Final = (
 
 @dataclass(slots=True)
 class Summary:
-    """The figures of a run, including the run that it resumes unless stated otherwise."""
+    """The figures of a run, counted while it runs; including the run that it resumes unless stated otherwise."""
 
     model: str  # `name/version`
     records: int = 0
     errors: int = 0  # records without an answer
-    resumed: int = 0  # scored by an earlier run
+    resumed: int = 0  # records that an earlier run scored
     seconds: float = 0.0  # of this run, without loading the model
-    cpu_seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PARTS, 0.0))
+    cpu_seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PARTS, 0.0))  # of this run, by part
     rows: int = 0  # sequences or windows that this run computed
-    cost_steps: int = 0
-    valid_steps: int = 0
-    computed_padding_steps: int = 0  # none where kernels skip it
-    answers: int = 0  # with a label: one a record, a label (multi-label) or a step (per-step)
+    cost_steps: int = 0  # padded steps that this run computed
+    valid_steps: int = 0  # of them, those within the lengths
+    computed_padding_steps: int = 0  # padding that the kernels computed; 0 if they skip it
+    answers: int = 0  # compared with a label: one for each record; multi-label: each class; per-step: each step
     right: int = 0  # answers that equal the label
 
     @property
     def sequences_per_second(self) -> float:
-        """Of this run."""
+        """Records that this run scored, by its seconds."""
         return (self.records - self.resumed) / self.seconds if self.seconds else 0.0
 
     @property
     def padding_share(self) -> float:
-        """Padding over padded steps, of this run."""
+        """The share of padding in the padded steps (rows x width) of this run."""
         return 1 - self.valid_steps / self.cost_steps if self.cost_steps else 0.0
 
     @property
     def computed_padding_share(self) -> float:
-        """Computed padding over all computed steps, of this run."""
+        """The share of padding in the steps that the kernels computed in this run."""
         computed = self.valid_steps + self.computed_padding_steps
         return self.computed_padding_steps / computed if computed else 0.0
 
     @property
     def accuracy(self) -> float | None:
-        """Right answers over all, or None where the input has no labels."""
+        """The share of correct answers; None if the input has no labels."""
         return self.right / self.answers if self.answers else None
 
     def count(self, label: Label, prediction: dict[str, Any], labels: Sequence[str], task: Task) -> None:
-        """Counts one line."""
+        """Counts one line of the file of predictions, and compares it with the record's label, if there is one."""
         self.records += 1
         if "error" in prediction:
             self.errors += 1
@@ -154,7 +163,7 @@ class Summary:
             self.right += sum(hits)
 
     def count_batch(self, batch: ScoredBatch) -> None:
-        """Counts one batch."""
+        """Adds the figures of one batch."""
         self.rows += batch.rows
         self.cost_steps += batch.cost_steps
         self.valid_steps += batch.valid_steps
@@ -162,16 +171,16 @@ class Summary:
         self.cpu_seconds["running"] += batch.cpu_seconds
 
     def to_json(self) -> dict[str, Any]:
-        """The figures."""
+        """The figures of the summary as JSON, by name."""
         return {name: getattr(self, name) for name in _FIGURES}
 
     def note(self) -> str:
-        """The text beside a progress bar; the first batches are of the longest sequences, so they tell no speed."""
+        """The text beside a progress bar. It has no speed at first: the longest sequences run first."""
         speed = f"{self.sequences_per_second:,.0f}/s, " if self.records > self.resumed else ""
         return f"{self.rows:,} sequences, {speed}{self.computed_padding_share:.1%} computed as padding"
 
     def lines(self) -> Iterator[str]:
-        """The figures for people."""
+        """Yields the lines of the summary for people."""
         yield (
             f"{self.records:,} records by {self.model}: {self.seconds:.1f} s, "
             f"{self.sequences_per_second:,.0f} a second, {self.computed_padding_share:.1%} computed as padding "
@@ -190,8 +199,11 @@ def correct_answers(label: Label, prediction: dict[str, Any], labels: Sequence[s
     """For each answer of a prediction, whether it equals the record's label; see `Summary.answers`."""
     if task == "single-label":
         return [prediction["label"] == label]
-    several = label if isinstance(label, tuple) else ()
+    labels_of_record = label if isinstance(label, tuple) else ()
     if task == "multi-label":
-        return [(one in several) == (one in prediction["assigned"]) for one in labels]
-    pairs = zip(several, prediction["step_labels"], strict=True)
+        return [
+            (label_of_class in labels_of_record) == (label_of_class in prediction["assigned"])
+            for label_of_class in labels
+        ]
+    pairs = zip(labels_of_record, prediction["step_labels"], strict=True)
     return [label_of_step == predicted for label_of_step, predicted in pairs if predicted is not None]

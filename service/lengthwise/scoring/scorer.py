@@ -1,4 +1,7 @@
-"""`Scorer`: the path of a model as a callable of a batch, for engines that run a function on parts of a data set.
+"""`Scorer`: a model as a function of a batch, for engines that run a function on parts of a data set, such as Spark.
+
+A *row* is one of the batch, with a sequence in one of its columns (a *cell*); its *item* is the sequence in the form of
+the model, or a text on why the model does not accept it.
 
 batch -> cells (`engine_batches`) -> items -> sorted by length, planned, run (`opened`) -> predictions -> batch
 """
@@ -124,6 +127,7 @@ class Scorer:
         ids = cache(lambda: cells_of(batch, self.id) if self.id in names else None)  # read for messages only
 
         def name(row: int) -> str:
+            """The id of a row, as the beginning of its error; empty if the batch has no ids."""
             return "" if (cells := ids()) is None else f"id {str(cells[row])[:_MOST_SHOWN]!r}: "
 
         rows = self._rows(model, items, name)
@@ -158,23 +162,33 @@ class Scorer:
         return model
 
     def _options(self) -> ModelOptions:
+        """Which model, and how it is opened; a wrong option is a ConfigurationError."""
         path = None if self.path is None else os.fspath(self.path)
         return ModelOptions(
             path, self.provider, self.threads, self.max_batch_rows, self.max_batch_cost_steps, self.recurrent_kernels
         )
 
     def _check_attention(self, manifest: Manifest) -> None:
+        """Makes sure that the model has attention weights, if they are to be returned.
+
+        Raises:
+            ConfigurationError: It has none.
+        """
         if self.attention and manifest.graph.attention is None:
             raise ConfigurationError(f"the model {manifest.key} has no attention; leave attention=True out")
 
     def _columns(self, manifest: Manifest) -> list[AnswerColumn]:
+        """The columns that a batch gets from a model with this manifest."""
         from lengthwise.scoring.engine_batches import answer_columns
 
         self._check_attention(manifest)
         return answer_columns(manifest, attention=self.attention, errors=self.on_error == "column", prefix=self.prefix)
 
     def _rows(self, model: OpenModel, items: Sequence[Item | str], name: Callable[[int], str]) -> list[dict[str, Any]]:
-        """The prediction or the error of each item; `name` begins the error of a row."""
+        """Runs the items that the model accepts; returns for each row its prediction, or `{"error": why}`.
+
+        With `on_error="raise"`, errors are raised (`offline.refuse`); `name` gives the beginning of a row's error.
+        """
         from lengthwise.decoding import json_body
         from lengthwise.scoring import offline
 

@@ -182,7 +182,7 @@ class _Login(httpx.Auth):
 
 
 def credentials(name: str) -> str | None:
-    """Reads name and password for a registry, `name:password` in base64, from Docker's configuration; None without them.
+    """Reads the credentials for a registry from Docker's configuration: `name:password` in base64, None without any.
 
     A credential helper, a program that the configuration names, is asked first.
 
