@@ -315,8 +315,7 @@ def convolve(steps: NDArray[np.float32], kernel: int, dilation: int) -> NDArray[
     padded = np.zeros(len(total) + 2 * reach, dtype=np.float32)
     padded[reach : reach + len(total)] = total
     taps = np.lib.stride_tricks.sliding_window_view(padded, len(total))[::dilation]  # (9, length)
-    results: NDArray[np.float32] = _WEIGHTS[kernel] @ taps
-    return results
+    return np.asarray(_WEIGHTS[kernel] @ taps)
 
 
 def _draw_features(random: np.random.Generator, features: int) -> NDArray[np.bool_]:

@@ -262,8 +262,7 @@ def predicted_labels(answer: Answer, manifest: Manifest) -> NDArray[np.bool_]:
     """The labels that the model answers as a mask, `[1, classes]`; for a per-step model `[length, classes]`."""
     probabilities = np.atleast_2d(answer.probabilities)
     if manifest.task == "multi-label":
-        assigned: NDArray[np.bool_] = probabilities >= manifest.threshold
-        return assigned
+        return np.asarray(probabilities >= manifest.threshold)
     labels = np.zeros(probabilities.shape, dtype=np.bool_)
     labels[np.arange(len(labels)), probabilities.argmax(axis=1)] = True
     return labels
@@ -276,8 +275,7 @@ def hits_of(expected: NDArray[np.bool_], predicted: NDArray[np.bool_], manifest:
     """
     if manifest.task == "multi-label":
         return np.equal(expected, predicted)
-    hits: NDArray[np.bool_] = np.logical_or.reduce(expected & predicted, axis=1)
-    return hits
+    return np.asarray((expected & predicted).any(axis=1))
 
 
 @dataclass(frozen=True, slots=True)

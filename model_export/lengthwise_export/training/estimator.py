@@ -251,10 +251,13 @@ def _read(
         raise ValueError("Complex data not supported: a sequence has real values")
     table = columns_of(X)
     # A table of numbers without ids is a matrix, as for other estimators: each row is a sequence of one feature
-    if table is None or "steps" in table or has_ids([*table]):
-        is_matrix = False
-    else:
-        is_matrix = len(table.levels) < 2 and not lists_in(table)
+    is_matrix = (
+        table is not None
+        and "steps" not in table
+        and not has_ids([*table])
+        and len(table.levels) < 2
+        and not lists_in(table)
+    )
     is_array = hasattr(X, "__array__") and not hasattr(X, "__iter__")
     columns = ColumnNames(inputs=names)
     return sequences_of(np.asarray(X) if is_matrix or is_array else X, layout, columns, padding=padding, ask=False)

@@ -53,8 +53,7 @@ def push(folder: Path, text: str) -> str:
             if directory != folder and (directory.parent / ALIASES_FILE).is_file():
                 shutil.copyfile(directory.parent / ALIASES_FILE, target.parent / ALIASES_FILE)
         files.write(models / CARD_FILE, card(directories, str(address)))
-        pushed_address: str = store_of(address).upload(models, address)
-        return pushed_address
+        return str(store_of(address).upload(models, address))
 
 
 def _require_open(address: Address) -> None:
