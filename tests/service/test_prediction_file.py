@@ -25,7 +25,7 @@ def path(tmp_path: Path) -> Path:
 def go_on(path: Path, *, exact: bool = True, rest: list[bytes] | None = None) -> list[str]:
     """Resumes as scoring does; the ids of what was left for good."""
     with PredictionFile(path, resume=True, exact=exact) as scored:
-        left = [prediction["id"] for prediction in scored.kept_predictions()]
+        left = [prediction["id"] for prediction in scored.earlier_predictions()]
         scored.write(LINES[len(left) :] if rest is None else rest)
         scored.finish()
     return left

@@ -227,7 +227,7 @@ class ScoringRun:
             ConfigurationError: A prediction in the file is of another record, or of another kind of model.
         """
         manifest = self.model.loaded.manifest
-        for prediction in scored.kept_predictions():
+        for prediction in scored.earlier_predictions():
             entry = next(entries, None)
             if entry is None or entry.id != prediction["id"]:
                 raise ConfigurationError(scored.mismatch(f"is of the record {prediction['id']!r}"))

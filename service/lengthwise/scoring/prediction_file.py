@@ -49,7 +49,7 @@ class PredictionFile:
         with suppress(OSError):  # an error of the disk was raised by `write` before
             self._file.close()
 
-    def kept_predictions(self) -> Iterator[dict[str, Any]]:
+    def earlier_predictions(self) -> Iterator[dict[str, Any]]:
         """Yields the predictions of an earlier run that are kept: all complete lines but the last.
 
         The last one is remembered: `write` compares it with the line that this run computes for its record.
