@@ -147,8 +147,8 @@ COMPUTED = {
 @pytest.mark.parametrize("case", [*SKIPPED, *COMPUTED])
 def test_every_layer_over_the_steps_that_is_not_in_the_projects_kernels_computes_padding(case: str) -> None:
     graph = written(*(SKIPPED | COMPUTED)[case])
-    assert computes_padding(graph, "values", ["lengths"], own_kernels=True) is (case in COMPUTED)
-    assert computes_padding(graph, "values", ["lengths"], own_kernels=False)
+    assert computes_padding(graph, "values", ["lengths"], skips_padding=True) is (case in COMPUTED)
+    assert computes_padding(graph, "values", ["lengths"], skips_padding=False)
 
 
 @pytest.mark.parametrize("device", [CPU_DEVICE, PLAIN_CPU])

@@ -20,7 +20,7 @@ from lengthwise.commands.cli import main
 from lengthwise.datasets import arrays, dataset, input_sequences
 from lengthwise.datasets.column_roles import ColumnNames, assign_roles
 from lengthwise.errors import ConfigurationError, InvalidSequences
-from lengthwise.runtime.feature_names import are_names, rows_of, why_other
+from lengthwise.runtime.feature_names import are_names, rows_of, missing_columns_problem
 from lengthwise.runtime.manifest import Manifest
 from tests.support import model_directories
 from tests.support.numpy_models import manifest
@@ -183,12 +183,14 @@ def test_what_may_be_names(names: tuple[str, ...], good: bool):
 
 
 def test_a_missing_name_is_told_with_a_similar_one_or_what_is_there_instead():
-    assert why_other(("b", "a"), ("a", "b")) is None
-    assert why_other(("foo", "b"), ("a", "b")) == "the model takes a, b; missing: a; did you mean foo?"
-    assert why_other(("x", "y", "b"), ("a", "b")) == "the model takes a, b; missing: a; there are also x, y"
+    assert missing_columns_problem(("b", "a"), ("a", "b")) is None
+    assert missing_columns_problem(("foo", "b"), ("a", "b")) == "the model takes a, b; missing: a; did you mean foo?"
+    assert (
+        missing_columns_problem(("x", "y", "b"), ("a", "b")) == "the model takes a, b; missing: a; there are also x, y"
+    )
     many = tuple(f"n{place}" for place in range(10_000))
-    assert len(why_other((), many) or "") < 200
-    assert len(why_other(many[1:], many) or "") < 200
+    assert len(missing_columns_problem((), many) or "") < 200
+    assert len(missing_columns_problem(many[1:], many) or "") < 200
 
 
 def test_names_are_matched_in_the_items_of_a_model_without_names_too():

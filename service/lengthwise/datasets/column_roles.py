@@ -14,7 +14,7 @@ from typing import Final, Literal, TypeAlias
 
 from lengthwise.datasets.tables import MISSING, is_number
 from lengthwise.errors import ConfigurationError
-from lengthwise.runtime.feature_names import why_other
+from lengthwise.runtime.feature_names import missing_columns_problem
 from lengthwise.wrong_values import first_of, nearest
 
 ColumnRole: TypeAlias = Literal["id", "time", "label"]
@@ -191,7 +191,7 @@ def _of_inputs(values: tuple[str, ...], chosen: ColumnNames) -> tuple[str, ...]:
     is_numbered = all(map(_is_numbered, values))
     if not chosen.inputs or (is_numbered and chosen.values is not None):  # no header: the caller says the order
         return values
-    if (why := why_other(values, chosen.inputs)) is not None:
+    if (why := missing_columns_problem(values, chosen.inputs)) is not None:
         no_header = "The first line names no columns: say the order of the features (values)"
         hint = no_header if is_numbered else "Rename the columns, or give arrays, which are taken in that order"
         raise ConfigurationError(f"{why}{'' if why.endswith('?') else '.'} {hint}")

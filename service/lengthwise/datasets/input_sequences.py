@@ -31,7 +31,7 @@ from lengthwise.datasets.long_table import LongSequence
 from lengthwise.datasets.tables import Cells, TableColumns, columns_of, is_of, of_arrow, steps_array
 from lengthwise.decoding.validation import ITEM_FIELDS
 from lengthwise.errors import ConfigurationError, InvalidSequences, Problem
-from lengthwise.runtime.feature_names import rows_of, why_other
+from lengthwise.runtime.feature_names import missing_columns_problem, rows_of
 
 log = logging.getLogger("lengthwise.data")
 
@@ -67,7 +67,7 @@ class InputSequence:
         """
         if not names or self.names is None or names == self.names:
             return self
-        if (problem := why_other(self.names, names)) is not None:
+        if (problem := missing_columns_problem(self.names, names)) is not None:
             raise ValueError(problem)
         column_of_name = dict(zip(self.names, self.steps.reshape(len(self.steps), len(self.names)).T, strict=True))
         return replace(self, steps=np.stack([column_of_name[name] for name in names], axis=1), names=names)

@@ -43,31 +43,35 @@ def score(outputs: Outputs, lengths: NDArray[np.int32], manifest: Manifest) -> l
         if attention is None
         else [row[:length] for row, length in zip(attention, lengths, strict=True)]
     )
+    # 1. A per-step head: rows have different lengths.
     if manifest.task == "per-step":
         return [
             Answer(probabilities(row, manifest), attention=weight) if np.isfinite(row).all() else None
             for row, weight in zip(by_row(logits, lengths, manifest), weights, strict=True)
         ]
+    # 2. One row of logits for each sequence: all at once. Rows that are not finite are computed as zeros.
     is_finite = np.isfinite(logits)
-    finite = None if np.count_nonzero(is_finite) == is_finite.size else np.logical_and.reduce(is_finite, axis=1)
-    scored = probabilities(logits if finite is None else np.where(finite[:, None], logits, np.float32(0)), manifest)
+    all_finite = np.count_nonzero(is_finite) == is_finite.size
+    finite_rows = None if all_finite else np.logical_and.reduce(is_finite, axis=1)
+    safe_logits = logits if finite_rows is None else np.where(finite_rows[:, None], logits, np.float32(0))
+    scored = probabilities(safe_logits, manifest)
     best = scored.argmax(axis=1).tolist()
     answers: list[Answer | None] = [
         Answer(row, index, weight) for row, index, weight in zip(scored, best, weights, strict=True)
     ]
-    if finite is None:
+    if finite_rows is None:
         return answers
-    return [answer if good else None for answer, good in zip(answers, finite, strict=True)]
+    return [answer if finite else None for answer, finite in zip(answers, finite_rows, strict=True)]
 
 
 def by_row(logits: Floats, lengths: NDArray[np.int32], manifest: Manifest) -> list[Floats]:
-    """The logits of each row of a batch; of a per-step model without padding, `[length, classes]`."""
+    """The logits of each row of a batch: `[classes]`, or of a per-step model `[length, classes]`, without padding."""
     per_step = manifest.task == "per-step"
     return [row[:length] if per_step else row for row, length in zip(logits, lengths, strict=True)]
 
 
 def with_attention(answers: Sequence[Answer | None]) -> list[Answer | None]:
-    """The answers for a request for attention: an answer whose attention is not finite becomes None.
+    """The answers to a request that asks for attention: an answer whose attention is not finite becomes None.
 
     Other requests in the same batch keep their answers: what one request asks for must not change another's answer.
     """
@@ -105,19 +109,20 @@ def windows(steps: Steps, max_length: int) -> list[tuple[int, Steps]]:
 
 
 def merge(answers: Sequence[Answer], starts: Sequence[int], length: int, manifest: Manifest) -> Answer:
-    """Merges the answers of a sequence's windows, which begin at the steps `starts`, into one for `length` steps.
+    """Merges the answers of a sequence's windows into one answer for the sequence of `length` steps.
 
-    Probabilities and attention are means over the windows, so the attention sums to 1 over the sequence. With a
-    per-step head, a step that is in two windows gets the first one's answer.
+    `starts` are the first steps of the windows, as `windows` returns them. Probabilities and attention are means over
+    the windows, so the attention sums to 1 over the sequence. With a per-step head, a step that is in two windows gets
+    the answer of the first.
     """
     if manifest.task == "per-step":
-        of_steps = np.empty((length, manifest.classes), dtype=np.float32)
+        step_probabilities = np.empty((length, manifest.classes), dtype=np.float32)
         for answer, start in zip(reversed(answers), reversed(starts), strict=True):  # the first window is written last
-            of_steps[start : start + len(answer.probabilities)] = answer.probabilities
+            step_probabilities[start : start + len(answer.probabilities)] = answer.probabilities
         parts: list[dict[str, Any]] = [
             {"start": start, "length": len(answer.probabilities)} for answer, start in zip(answers, starts, strict=True)
         ]
-        return Answer(of_steps, windows=parts)
+        return Answer(step_probabilities, windows=parts)
     stacked = np.stack([answer.probabilities for answer in answers])
     mean: Floats = stacked.mean(axis=0, dtype=np.float64, keepdims=True)[0].astype(np.float32)
     attention = None

@@ -25,7 +25,10 @@ Shape = tuple[int, ...]
 
 
 class Slot:
-    """The buffers and the I/O binding of one batch in flight; `on_device` names the inputs in the device's memory."""
+    """The buffers and the I/O binding of one batch in flight; `on_device` names the inputs in the device's memory.
+
+    Every input and output has a page-locked *host buffer*; an input in the device's memory also a *device buffer*.
+    """
 
     def __init__(self, session: Any, device: Device, memory: CudaMemory, on_device: Collection[str]) -> None:
         self._session = session
@@ -33,24 +36,29 @@ class Slot:
         self._memory = memory
         self._on_device = frozenset(on_device)
         self._binding = session.io_binding()
-        self._host: dict[str, Bytes] = {}
-        self._on_device_buffers: dict[str, Buffer] = {}
+        self._host_buffers: dict[str, Bytes] = {}  # by the name of an input or output
+        self._device_buffers: dict[str, Buffer] = {}  # by the name of an input
 
     def run(self, inputs: Mapping[str, NDArray[Any]], outputs: Mapping[str, Shape]) -> dict[str, NDArray[np.float32]]:
-        """Runs the graph once; `outputs`: the shapes of the wanted outputs by name. The results are copies."""
+        """Runs the graph once, and returns copies of the requested outputs by name.
+
+        `inputs` are arrays by name; `outputs` are the shapes of the requested outputs by name.
+        """
+        # 1. Copy the inputs, and bind them where the graph reads them.
         binding = self._binding
         for name, array in inputs.items():
             staged = self._staged(name, array.shape, array.dtype)
             np.copyto(staged, array)
             if name in self._on_device:
-                target = self._on_device_buffers.get(name)
+                target = self._device_buffers.get(name)
                 if target is None or target.size_bytes < staged.nbytes:
-                    target = self._on_device_buffers[name] = self._memory.on_device(staged.nbytes)
+                    target = self._device_buffers[name] = self._memory.on_device(staged.nbytes)
                 self._memory.upload(staged, target)
                 device, index, address = self._device.provider.device_type, self._device.index, target.address
             else:
                 device, index, address = "cpu", 0, staged.ctypes.data
             binding.bind_input(name, device, index, array.dtype.type, array.shape, address)
+        # 2. Bind the host buffers of the outputs, and run.
         binding.clear_binding_outputs()  # the last batch may have requested others
         results = {}
         for name, shape in outputs.items():
@@ -60,9 +68,12 @@ class Slot:
         return {name: staged.copy() for name, staged in results.items()}
 
     def _staged(self, name: str, shape: Shape, kind: np.dtype[Any]) -> NDArray[Any]:
-        """The start of a name's host buffer, as an array of this shape; the buffer grows if it is too small."""
+        """The start of the host buffer of an input or output, as an array of this shape and kind of numbers.
+
+        A buffer that is too small is replaced by a larger one.
+        """
         size = int(np.prod(shape)) * kind.itemsize
-        buffer = self._host.get(name)
+        buffer = self._host_buffers.get(name)
         if buffer is None or buffer.nbytes < size:
-            buffer = self._host[name] = self._memory.on_host(size)
+            buffer = self._host_buffers[name] = self._memory.on_host(size)
         return buffer[:size].view(kind).reshape(shape)

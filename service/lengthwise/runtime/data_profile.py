@@ -1,15 +1,16 @@
 """What a model's training data looked like, in a few figures: the reference of the drift metrics.
 
-Lengths, the values of each feature and the predicted classes are counted in bins. The edges of the bins of lengths and
-values are the deciles of the training data, so that each bin has about a tenth of it. A distribution of today is
-compared with that of the training by the population stability index (PSI), the measure that banks have used for
-scorecards since the 1990s:
+Four *properties* of the data are compared, under these keys: `length` (of sequences), `missing` (how many values are),
+`class` (as predicted) and, for each feature, `feature INDEX` (its values). Lengths, values and classes are counted in
+bins. The edges of the bins of lengths and values are the deciles of the training data, so that each bin has about a
+tenth of it. A distribution of today is compared with that of the training by the population stability index (PSI), the
+measure that banks have used for scorecards since the 1990s:
 
     PSI = sum over the bins of (today - training) * ln(today / training)
 
 How large a PSI is without any drift depends on how many sequences there are and on how alike their steps are. So the
 profile holds that too: the training sequences are split in halves many times, and one half is compared with a window of
-sequences drawn from the other. A drift is a PSI well above the largest that was seen there (`DriftLimits`).
+sequences drawn from the other. A drift is a PSI well above the largest that occurred there (`DriftLimits`).
 """
 
 from __future__ import annotations
@@ -32,16 +33,16 @@ WINDOW_SEQUENCES: Final = 1000
 LEAST_LIMIT: Final = 0.1
 """Below this PSI, by a rule of thumb, nothing has changed that matters."""
 FEATURE: Final = "feature "
-"""What comes before the index of a feature."""
+"""What comes before the index of a feature in the key of a property."""
 
 _DECILES: Final = np.linspace(0.1, 0.9, 9)
 _MOST_STEPS: Final = 8
-"""Steps of one sequence that are looked at: neighbouring steps say nearly the same."""
+"""So many steps of one sequence are counted: neighbouring steps say nearly the same."""
 MOST_SEQUENCES: Final = 2000
-"""Sequences of the training data that are looked at."""
+"""So many sequences of the training data are counted."""
 _SPLITS: Final = 20
 _ABOVE_CHANCE: Final = 1.5
-"""How far a PSI must be above the largest that was seen without a drift."""
+"""A drift is a PSI that is so many times the largest that occurred without a drift."""
 _HALF: Final = 0.5
 """Added to each bin of both distributions, so that an empty bin does not make the PSI infinite."""
 
@@ -51,13 +52,13 @@ class _ProfilePart(BaseModel):
 
 
 class Bins(_ProfilePart):
-    """Shares of a distribution by bins."""
+    """A distribution of the training data, as the share of each bin."""
 
-    edges: tuple[float, ...]  # ascending; a bin holds what is above one and at most the next. Both outer bins are open
+    edges: tuple[float, ...]  # ascending; a bin is above one edge and up to the next. The outer bins are open
     shares: tuple[float, ...]  # of the training data in each bin, one more than edges; they sum to 1, or are all 0
 
     @model_validator(mode="after")
-    def _fits(self) -> Self:
+    def _check_edges(self) -> Self:
         if len(self.shares) != len(self.edges) + 1:
             raise ValueError(f"{len(self.edges)} edges make {len(self.edges) + 1} bins, not {len(self.shares)}")
         if list(self.edges) != sorted(self.edges):
@@ -66,7 +67,7 @@ class Bins(_ProfilePart):
 
     @classmethod
     def of(cls, values: NDArray[np.floating]) -> Self:
-        """The deciles of values `[n]`, and the shares between them."""
+        """The bins between the deciles of values `[n]`; one bin with the share 0 if there are no values."""
         if not len(values):
             return cls(edges=(), shares=(0.0,))
         # Six digits are enough for an edge, and the manifest stays readable.
@@ -77,25 +78,25 @@ class Bins(_ProfilePart):
 
 
 class DriftLimits(_ProfilePart):
-    """The PSI from which on a window of sequences has drifted, for each thing that is compared."""
+    """The PSI from which on a window of sequences has drifted, for each property."""
 
     length: float
     missing: float
     classes: float
     features: tuple[float, ...]
 
-    def of(self, what: str) -> float:
-        """The limit of what `_compared` names: `length`, `missing`, `class` or `feature INDEX`."""
-        if what.startswith(FEATURE):
-            return self.features[int(what.removeprefix(FEATURE))]
-        limit: float = getattr(self, {"class": "classes"}.get(what, what))
+    def of(self, key: str) -> float:
+        """The limit of the property with this key: `length`, `missing`, `class` or `feature INDEX`."""
+        if key.startswith(FEATURE):
+            return self.features[int(key.removeprefix(FEATURE))]
+        limit: float = getattr(self, {"class": "classes"}.get(key, key))
         return limit
 
 
 class DataProfile(_ProfilePart):
-    """What the training data looked like."""
+    """What the training data looked like: the distribution of each property, and the limits of its drift."""
 
-    sequences: int = Field(ge=1)  # how many it had
+    sequences: int = Field(ge=1)  # how many there were
     lengths: Bins
     missing: float = Field(ge=0, le=1)  # the share of values that were missing
     features: tuple[Bins, ...] = Field(min_length=1)  # present values of each feature; of token models, of the ids
@@ -103,7 +104,7 @@ class DataProfile(_ProfilePart):
     limits: DriftLimits  # the PSI from which on data has drifted
 
     @model_validator(mode="after")
-    def _every_feature_has_a_limit(self) -> Self:
+    def _check_feature_limits(self) -> Self:
         if len(self.limits.features) != len(self.features):
             raise ValueError(f"limits.features: {len(self.limits.features)} limits for {len(self.features)} features")
         return self
@@ -120,28 +121,31 @@ class DataProfile(_ProfilePart):
             labels: How many classes there are.
             seed: Seed of the splits for the limits.
         """
+        # 1. The sequences that are counted, with the classes of each
         count, indices = len(sequences), sample(len(sequences), seed)
         sequences = [sequences[index] for index in indices]
-        classes_of_each = [() if classes is None else classes[index] for index in indices]
+        sampled_classes = [() if classes is None else classes[index] for index in indices]
+        # 2. Their distributions
         # As many steps of each sequence as `ProfileCounter` looks at: else long sequences would count for more here.
         values = np.concatenate([_columns(_thinned(steps)) for steps in sequences])
         present = ~np.isnan(values)
         lengths = Bins.of(np.array([len(steps) for steps in sequences], dtype=np.float64))
         features = tuple(Bins.of(values[present[:, i], i]) for i in range(values.shape[1]))
-        shares = np.bincount([*chain.from_iterable(classes_of_each)], minlength=labels).astype(np.float64)
+        class_counts = np.bincount([*chain.from_iterable(sampled_classes)], minlength=labels).astype(np.float64)
         profile = cls(
             sequences=count,
             lengths=lengths,
             missing=round(float(1 - present.mean()), 6),
             features=features,
-            classes=tuple(_rounded(shares / shares.sum())) if shares.sum() else None,
+            classes=tuple(_rounded(class_counts / class_counts.sum())) if class_counts.sum() else None,
             limits=DriftLimits(length=0, missing=0, classes=0, features=(0,) * len(features)),
         )
-        return profile.model_copy(update={"limits": _limits(profile, sequences, classes_of_each, labels, seed)})
+        # 3. The limits, which need the bins of the profile
+        return profile.model_copy(update={"limits": _limits(profile, sequences, sampled_classes, labels, seed)})
 
 
 def sample(count: int, seed: int = 0) -> list[int]:
-    """The indices of the sequences that a profile looks at: all, or `MOST_SEQUENCES` of them, drawn at random."""
+    """The indices of the sequences that a profile counts: all, or `MOST_SEQUENCES` of them, drawn at random."""
     if count <= MOST_SEQUENCES:
         return list(range(count))
     indices: list[int] = np.random.default_rng(seed).permutation(count)[:MOST_SEQUENCES].tolist()
@@ -152,6 +156,8 @@ def _limits(
     profile: DataProfile, sequences: Sequence[Steps], classes: Sequence[Sequence[int]], labels: int, seed: int
 ) -> DriftLimits:
     """The limits of a profile, from random splits of its sequences into halves."""
+    # 1. The largest PSI of each property, over random splits. How often a sequence is in a half or a window is its
+    # weight: its counts are computed once.
     counter = ProfileCounter(profile, labels)
     counts = [counter.count([steps], answered) for steps, answered in zip(sequences, classes, strict=True)]
     random = np.random.default_rng(seed)
@@ -164,13 +170,14 @@ def _limits(
         weights[0, order[:half]] = 1
         np.add.at(weights[1], window, 1)
         reference, window_counts = (ProfileCounts.weighted(counts, row) for row in weights)
-        for what, psi in _compared(reference, window_counts).items():
-            largest[what] = max(largest.get(what, 0.0), psi)
-    # A PSI by chance is proportional to 1 / n + 1 / m. The halves have n / 2 sequences each, and the window is drawn
-    # from one of them; in service all n sequences are compared with a window that is drawn from the world.
+        for key, psi in _psi_by_property(reference, window_counts).items():
+            largest[key] = max(largest.get(key, 0.0), psi)
+    # 2. The same for the sizes in service. A PSI by chance is proportional to 1 / n + 1 / m. The halves have n / 2
+    # sequences each, and the window is drawn from one of them; in service all n sequences are compared with a window
+    # that is drawn from the world.
     size, window_size = len(counts), WINDOW_SEQUENCES
-    in_service = (1 / size + 1 / window_size) / (4 / size + 1 / window_size)
-    limits = {what: round(max(LEAST_LIMIT, _ABOVE_CHANCE * in_service * psi), 4) for what, psi in largest.items()}
+    factor = _ABOVE_CHANCE * ((1 / size + 1 / window_size) / (4 / size + 1 / window_size))
+    limits = {key: round(max(LEAST_LIMIT, factor * psi), 4) for key, psi in largest.items()}
     return DriftLimits(
         length=limits["length"],
         missing=limits["missing"],
@@ -215,24 +222,28 @@ class ProfileCounter:
         # NaN is above no edge, so a missing value would count in the first bin: it is taken out there.
         above = (values[:, :, None] > self._edges).sum(axis=0, dtype=np.int64)  # [features, edges]
         total = present.sum(axis=0, dtype=np.int64)
-        at_least = np.concatenate([total[:, None], above, np.zeros((len(total), 1), dtype=np.int64)], axis=1)
+        # How many values are in a bin or above it; the difference of two neighbours is how many are in the bin.
+        from_bin_on = np.concatenate([total[:, None], above, np.zeros((len(total), 1), dtype=np.int64)], axis=1)
         return ProfileCounts(
             sequences=len(sequences),
             lengths=np.bincount(np.searchsorted(self._lengths, lengths), minlength=len(self._lengths) + 1),
             present=int(present.sum()),
             missing=int(present.size - present.sum()),
-            features=at_least[:, :-1] - at_least[:, 1:],
+            features=from_bin_on[:, :-1] - from_bin_on[:, 1:],
             classes=np.bincount(np.fromiter(classes, dtype=np.int64), minlength=self._classes),
         )
 
     def drift(self, counts: ProfileCounts) -> dict[str, float]:
-        """The PSI of counts against the profile, by what is compared: `length`, `missing`, `class`, `feature INDEX`."""
-        return _compared(self._reference, counts)
+        """The PSI of counts against the profile, by the key of the property."""
+        return _psi_by_property(self._reference, counts)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ProfileCounts:
-    """How many sequences, values and answers are in each bin of a profile. Counts may be added and subtracted."""
+    """How many sequences, values and answers are in each bin of a profile. Two such counts can be added or subtracted.
+
+    Numbers are not integers where they are shares of a profile times its size.
+    """
 
     sequences: int
     lengths: Counts  # sequences by their length, [bins]
@@ -251,7 +262,7 @@ class ProfileCounts:
 
     @classmethod
     def weighted(cls, counts: Sequence[ProfileCounts], weights: NDArray[np.int64]) -> ProfileCounts:
-        """The sum of counts, each as often as its weight in `[counts]` says."""
+        """The sum of counts, each times its weight; `weights [counts]`."""
         sums: dict[str, Any] = {
             name: np.tensordot(weights, np.array([getattr(part, name) for part in counts]), axes=1)
             for name in cls.__slots__
@@ -259,29 +270,34 @@ class ProfileCounts:
         return cls(**sums)
 
     def _plus(self, other: ProfileCounts, sign: int) -> ProfileCounts:
+        """These counts and `sign` (1 or -1) times the others."""
         return ProfileCounts(*(getattr(self, name) + sign * getattr(other, name) for name in self.__slots__))
 
 
-def _compared(reference: ProfileCounts, counts: ProfileCounts) -> dict[str, float]:
-    """The PSI between two counts, by what is compared."""
-    distances = {
+def _psi_by_property(reference: ProfileCounts, counts: ProfileCounts) -> dict[str, float]:
+    """The PSI between two counts, by the key of the property."""
+    psi = {
         "length": _psi(reference.lengths, counts.lengths),
         "missing": _psi((reference.present, reference.missing), (counts.present, counts.missing)),
         "class": _psi(reference.classes, counts.classes),
     }
-    for index, (before, now) in enumerate(zip(reference.features, counts.features, strict=True)):
-        distances[f"{FEATURE}{index}"] = _psi(before, now)
-    return distances
+    for index, (expected, actual) in enumerate(zip(reference.features, counts.features, strict=True)):
+        psi[f"{FEATURE}{index}"] = _psi(expected, actual)
+    return psi
 
 
 def _psi(reference: Counts | Sequence[float], counts: Counts | Sequence[float]) -> float:
-    """The population stability index of counts against a reference with the same bins; 0 where one has no counts."""
-    before, now = np.asarray(reference, dtype=np.float64), np.asarray(counts, dtype=np.float64)
-    if not before.sum() or not now.sum():
+    """The population stability index of counts against a reference with the same bins; 0 if either has no counts.
+
+    Bins that are empty in both are left out.
+    """
+    expected, actual = np.asarray(reference, dtype=np.float64), np.asarray(counts, dtype=np.float64)
+    if not expected.sum() or not actual.sum():
         return 0.0
-    before, now = before[before + now > 0], now[before + now > 0]
-    before, now = (before + _HALF) / (before + _HALF).sum(), (now + _HALF) / (now + _HALF).sum()
-    return float(((now - before) * np.log(now / before)).sum())
+    is_used = expected + actual > 0
+    expected, actual = expected[is_used] + _HALF, actual[is_used] + _HALF
+    expected, actual = expected / expected.sum(), actual / actual.sum()
+    return float(((actual - expected) * np.log(actual / expected)).sum())
 
 
 def _columns(steps: Steps) -> NDArray[np.float32]:

@@ -54,7 +54,7 @@ class CudaMemory:
         raise ModelError("CUDA's runtime (libcudart.so) cannot be loaded")
 
     def on_host(self, size_bytes: int) -> Bytes:
-        """A buffer of page-locked memory."""
+        """A buffer of page-locked memory of the host, as an array of bytes."""
         address = ctypes.c_void_p()
         self._call("cudaHostAlloc", ctypes.byref(address), ctypes.c_size_t(size_bytes), ctypes.c_uint(_PORTABLE))
         memory = (ctypes.c_uint8 * size_bytes).from_address(address.value or 0)
@@ -71,19 +71,19 @@ class CudaMemory:
 
     def upload(self, source: NDArray[Any], target: Buffer) -> None:
         """Copies a contiguous array of any shape to the start of a buffer, without the interpreter lock."""
-        to, start, size = ctypes.c_void_p(target.address), ctypes.c_void_p(source.ctypes.data), source.nbytes
-        self._call("cudaMemcpy", to, start, ctypes.c_size_t(size), ctypes.c_int(_TO_DEVICE))
+        to_address, from_address = ctypes.c_void_p(target.address), ctypes.c_void_p(source.ctypes.data)
+        self._call("cudaMemcpy", to_address, from_address, ctypes.c_size_t(source.nbytes), ctypes.c_int(_TO_DEVICE))
 
     def _call(self, name: str, *arguments: Any) -> None:
-        """Calls CUDA, after making the GPU the current one of this thread, which CUDA requires before each call.
+        """Calls a function of CUDA's runtime, after `cudaSetDevice`: each thread must choose its GPU before a call.
 
         Raises:
             ModelError: CUDA returns an error; the message has its text.
         """
         calls = (("cudaSetDevice", (ctypes.c_int(self._index),)), (name, arguments))
-        for called, parameters in calls:
-            if code := getattr(self._cuda, called)(*parameters):
+        for function, parameters in calls:
+            if code := getattr(self._cuda, function)(*parameters):
                 describe = self._cuda.cudaGetErrorString
                 describe.restype = ctypes.c_char_p
                 text = (describe(ctypes.c_int(code)) or b"unknown error").decode(errors="replace")
-                raise ModelError(f"GPU {self._index}: {called} failed: {text} (error {code})")
+                raise ModelError(f"GPU {self._index}: {function} failed: {text} (error {code})")

@@ -1,4 +1,4 @@
-"""The names of a model's features: which texts can be names, and what to say where others come."""
+"""The names of a model's features: which texts can be names, and the messages for wrong or missing names."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pydantic import AfterValidator
 from lengthwise.wrong_values import first_of, nearest
 
 MOST_CHARACTERS: Final = 256  # of a name
-_MOST_LISTED: Final = 8
+_MOST_LISTED: Final = 8  # names in a message
 _MOST_COMPARED: Final = 64  # names among which a similar one is looked for: each takes up to a millisecond
 _MOST_SHOWN: Final = 40  # characters of a name in a message
 
@@ -22,6 +22,11 @@ def are_names(names: Sequence[str]) -> bool:
 
 
 def _checked(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Returns the names unchanged.
+
+    Raises:
+        ValueError: They cannot be names of features.
+    """
     if not are_names(names):
         raise ValueError(f"each must be unique, not blank, and have at most {MOST_CHARACTERS} characters")
     return names
@@ -31,16 +36,21 @@ FeatureNames = Annotated[tuple[str, ...], AfterValidator(_checked)]
 """Names of features as a field of a model; pydantic refuses a text with a lone surrogate."""
 
 
-def why_other(columns: Sequence[str], names: Sequence[str]) -> str | None:
-    """Which features have no column, as a sentence with a hint; None if every feature has one, in any order."""
+def missing_columns_problem(columns: Sequence[str], names: Sequence[str]) -> str | None:
+    """A sentence that names the features without a column, with a hint; None if each feature has one, in any order.
+
+    The hint is a column with a similar name, or lists the columns that are no feature.
+    """
     present, expected = {*columns}, {*names}
     missing = [name for name in names if name not in present]
     unknown = [name for name in columns if name not in expected]
     if not missing:
         return None
     is_one_pair = len(missing) == len(unknown) == 1
-    hint = f"; did you mean {unknown[0][:_MOST_SHOWN]}?" if is_one_pair else f"; there are also {listed(unknown)}"
-    hint = similar(missing[0], unknown) or (hint if unknown else "")
+    other_columns = (
+        f"; did you mean {unknown[0][:_MOST_SHOWN]}?" if is_one_pair else f"; there are also {listed(unknown)}"
+    )
+    hint = similar(missing[0], unknown) or (other_columns if unknown else "")
     return f"the model takes {listed(names)}; missing: {listed(missing)}{hint}"
 
 
@@ -71,7 +81,7 @@ def rows_of(steps: Sequence[Any], names: tuple[str, ...] | None) -> tuple[list[l
 
 
 def similar(name: str, names: Sequence[str]) -> str:
-    """`; did you mean ...?` with the most similar name; empty if none is, or if there are too many to look at."""
+    """`; did you mean ...?` with the most similar name; empty if none is similar, or there are too many to compare."""
     are_few = len(names) <= _MOST_COMPARED and len(name) <= MOST_CHARACTERS
     return nearest(name, [candidate for candidate in names if len(candidate) <= MOST_CHARACTERS]) if are_few else ""
 

@@ -1,9 +1,12 @@
-"""MiniRocket's fixed kernels in C: the shares of steps at which they are above biases, of valid steps only.
+"""MiniRocket's fixed kernels in C: the shares of valid steps at which a kernel's convolution is above its biases.
 
-The graph of such a model is plain ONNX. `lengthwise.runtime.onnx.kernel_shares` finds the part of it that counts when a
-graph is opened, and replaces it by the operator of `kernels/_shares.c`. Training calls the same code (`shares`).
-On the grid every sum is exact, so the bits are those of the graph's own operators, on every processor.
-A C compiler is needed at installation; without it onnxruntime runs the graph as it is.
+The 84 *kernels* of MiniRocket have nine weights, three of 2 and six of -1, and are applied with several *dilations*.
+The *grid* is a set of equally spaced numbers, to which the values of a sequence are rounded first. On it every sum is
+exact, so the bits are those of the graph's own operators, on every processor.
+
+The graph of such a model is plain ONNX. When it is opened, `lengthwise.runtime.onnx.kernel_shares` finds the part of it
+that counts steps above biases, and replaces it by the operator of `kernels/_shares.c`. Training calls the same code
+(`shares`). A C compiler is needed at installation; without it onnxruntime runs the graph as it is.
 """
 
 from __future__ import annotations
@@ -26,31 +29,31 @@ DOMAIN: Final = "lengthwise.rocket"
 INSTRUCTION_SETS: Final[tuple[str, ...]] = () if _kernels is None else _kernels.INSTRUCTION_SETS["shares"]
 """The instruction sets that this processor and the kernels support, best first; empty if the kernels were not built."""
 TAPS: Final = 9
-"""Weights of a kernel."""
+"""How many weights a kernel has."""
 HIGH_TAPS: Final = np.array(list(combinations(range(TAPS), 3)))
 """`[84, 3]`: the indices of the three weights of 2; the other weights are -1."""
 KERNELS: Final = len(HIGH_TAPS)
 POWERS: Final = np.exp2(np.arange(-60, 121, dtype=np.float32))
 """The powers of two that a grid may end at: the smallest that is not below its values."""
-EACH_ITS_OWN: Final = 121
-"""In a plan, instead of the exponent of a grid's limit: each sequence has a grid of its own."""
+GRID_BY_SEQUENCE: Final = 121
+"""In a plan, in the place of the exponent of the grid's limit: that of each sequence (`EACH_ITS_OWN` in the C code)."""
 
 
 @dataclass(frozen=True, slots=True)
 class DilatedKernels:
-    """The 84 kernels at one dilation: the distance between the steps of neighbouring weights."""
+    """The 84 kernels at one dilation."""
 
-    dilation: int
+    dilation: int  # the distance, in steps, between neighbouring weights
     reads: NDArray[np.bool_]  # [84, features], whether a kernel reads a feature
-    biases: NDArray[np.float32]  # [84, biases]
+    biases: NDArray[np.float32]  # [84, biases], of each kernel
     inside: NDArray[np.bool_]  # [84], whether a kernel is applied only where all its weights have a step
 
 
 class KernelPlan(NamedTuple):
-    """Kernels as the C code reads them: whole numbers as `_shares.c` says, and all biases."""
+    """Kernels and grid as the C code reads them."""
 
-    numbers: NDArray[np.int32]
-    biases: NDArray[np.float32]
+    numbers: NDArray[np.int32]  # in the order that `_shares.c` describes
+    biases: NDArray[np.float32]  # of all kernels at all dilations
 
 
 def kernel_weights() -> NDArray[np.float32]:
@@ -61,21 +64,19 @@ def kernel_weights() -> NDArray[np.float32]:
 
 
 def plan(kernels: Sequence[DilatedKernels], bits: int, limit: float | None = None) -> KernelPlan:
-    """The plan of kernels at each dilation; at least one.
+    """The kernels of at least one dilation, and their grid, as the C code reads them.
 
-    The distance of the grid is `2**-bits` of its limit, one of `POWERS`, where values are clipped; without a limit, it
-    is the smallest above the values of each sequence.
+    Values are clipped to the grid's `limit`, one of `POWERS`; None for the smallest of these that is above the values,
+    for each sequence. The points of the grid are `limit * 2**-bits` apart.
     """
-    numbers = [kernels[0].reads.shape[1], bits, EACH_ITS_OWN if limit is None else int(np.log2(limit))]
+    numbers = [kernels[0].reads.shape[1], bits, GRID_BY_SEQUENCE if limit is None else int(np.log2(limit))]
     for group in kernels:
         numbers += [group.dilation, group.biases.shape[1]]
         for inside, reads in zip(group.inside, group.reads, strict=True):
             channels = np.flatnonzero(reads).tolist()
             numbers += [int(inside), len(channels), *channels]
-    return KernelPlan(
-        np.array(numbers, np.int32),
-        np.concatenate([kernels_at_dilation.biases.ravel() for kernels_at_dilation in kernels], dtype=np.float32),
-    )
+    biases = np.concatenate([group.biases.ravel() for group in kernels], dtype=np.float32)
+    return KernelPlan(np.array(numbers, np.int32), biases)
 
 
 def shares(plan: KernelPlan, sequences: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:

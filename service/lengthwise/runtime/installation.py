@@ -28,7 +28,8 @@ PACKAGES: Final = ("onnxruntime", "onnxruntime-gpu")
 _DRIVER: Final = "libcuda.so.1"
 _NO_DEVICE: Final = 100  # CUDA_ERROR_NO_DEVICE
 _MOST_NAME_BYTES: Final = 256
-_OF_ANY_CUDA: Final = ("libcurand.so.10", "libcudnn.so.9")
+_ANY_CUDA_LIBRARIES: Final = ("libcurand.so.10", "libcudnn.so.9")
+"""Libraries whose names do not have the version of CUDA."""
 
 LoadLibrary = Callable[[str], Any]
 """Loads a shared library by its name, or raises OSError."""
@@ -61,9 +62,7 @@ class Installation:
     providers: tuple[str, ...]  # onnxruntime's names of the providers in its package
     cuda: str  # the CUDA version that onnxruntime was built for, such as 13.0, or empty
     driver: Callable[[], Driver]  # asks the driver
-    missing_libraries: Callable[
-        [], tuple[str, ...]
-    ]  # loads the CUDA provider's libraries: the names of those that fail
+    missing_libraries: Callable[[], tuple[str, ...]]  # loads the CUDA provider's libraries; names those that fail
     import_error: str = ""  # why the module cannot be imported
 
 
@@ -81,18 +80,22 @@ def find() -> Installation:
 
 
 def ask_driver(load: LoadLibrary = ctypes.CDLL) -> Driver:
-    """Asks the driver for its GPUs, through CUDA's driver interface; tests pass their own `load`."""
+    """Asks the driver for its GPUs, through CUDA's driver interface; what fails is the result's `problem`.
+
+    `load` loads the driver's library; tests replace it.
+    """
     try:
         cuda = load(_DRIVER)
     except OSError:
         return Driver(problem=f"there is no NVIDIA driver ({_DRIVER} cannot be loaded; a container needs --gpus all)")
+    # Functions of the driver write to these, and return an error code, 0 for none.
     newest, count = ctypes.c_int(), ctypes.c_int()
     if code := cuda.cuInit(0):
         if code != _NO_DEVICE:
             return Driver(problem=f"the NVIDIA driver cannot be used: {_error_text(cuda, code)}")
     elif code := cuda.cuDriverGetVersion(ctypes.byref(newest)) or cuda.cuDeviceGetCount(ctypes.byref(count)):
         return Driver(problem=f"the NVIDIA driver cannot be asked for its GPUs: {_error_text(cuda, code)}")
-    version_pair = (newest.value // 1000, newest.value % 1000 // 10)
+    version_pair = (newest.value // 1000, newest.value % 1000 // 10)  # 13020 is 13.2
     if not count.value:
         return Driver(version_pair, problem="the NVIDIA driver sees no GPU (CUDA_VISIBLE_DEVICES may hide them)")
     gpus = []
@@ -111,17 +114,18 @@ def ask_driver(load: LoadLibrary = ctypes.CDLL) -> Driver:
 
 
 def missing_libraries(cuda: str, load: LoadLibrary = ctypes.CDLL) -> tuple[str, ...]:
-    """Loads the libraries that the CUDA provider needs, as onnxruntime does; gives the names of those that fail.
+    """Loads the libraries that the CUDA provider needs, as onnxruntime does; returns the names of those that fail.
 
-    The libraries stay loaded in the process. cuDNN is required here: without it onnxruntime loads its provider too, but
-    has no recurrent layers.
+    `cuda` is the version of CUDA, such as 13.0. The libraries stay loaded in the process. cuDNN is required here:
+    without it onnxruntime loads its provider too, but has no recurrent layers.
     """
     if onnxruntime is not None and hasattr(onnxruntime, "preload_dlls"):
         with redirect_stdout(io.StringIO()):  # it prints what is missing; reported below in one sentence
             onnxruntime.preload_dlls()  # from NVIDIA's Python packages, which are on no library path
     major = cuda.partition(".")[0] or "13"
     missing = []
-    for name in (*(f"lib{each}.so.{major}" for each in ("cudart", "cublasLt", "cublas")), *_OF_ANY_CUDA):
+    versioned = [f"lib{library}.so.{major}" for library in ("cudart", "cublasLt", "cublas")]
+    for name in (*versioned, *_ANY_CUDA_LIBRARIES):
         try:
             load(name)
         except OSError:

@@ -34,7 +34,7 @@ from lengthwise.runtime.onnx import onnx_graph
 from lengthwise.wrong_values import all_wrong
 
 CONTRACT = 1
-"""Version of the format shared by exporter and service. A service reads the versions that it knows."""
+"""The *contract* is the format that exporter and service share; a service reads the versions that it knows."""
 
 GRAPH_FILE = "model.onnx"
 MANIFEST_FILE = "manifest.json"
@@ -79,24 +79,27 @@ class StepInput(_ManifestPart):
 
     @model_validator(mode="before")
     @classmethod
-    def _read_old_feature_names(cls, table: Any) -> Any:
-        """Takes `names` from `feature_names`, the key of older exporters; drops them all where one is not valid."""
+    def _rename_feature_names(cls, table: Any) -> Any:
+        """The table with `names` in the place of `feature_names`, the key of older exporters.
+
+        `names` is None if there are none, or one is not valid. A table without the old key is returned unchanged.
+        """
         if not isinstance(table, dict) or "feature_names" not in table:
             return table
-        old = table["feature_names"]
-        is_good = isinstance(old, list) and all(isinstance(name, str) for name in old) and are_names(old)
-        return {key: value for key, value in table.items() if key != "feature_names"} | {
-            "names": (is_good and old) or None
-        }
+        table = dict(table)
+        names = table.pop("feature_names")
+        are_texts = isinstance(names, list) and all(isinstance(name, str) for name in names)
+        return table | {"names": names if names and are_texts and are_names(names) else None}
 
     @model_validator(mode="after")
-    def _fits_its_kind(self) -> Self:
+    def _check_keys_of_kind(self) -> Self:
         """Checks that the keys are those of the kind of a step, and that each list has one entry for each feature.
 
         Raises:
             ValueError: They are not.
         """
-        if (self.features is None) == (self.kind == "values") or (self.vocabulary is None) == (self.kind == "tokens"):
+        has_features, has_vocabulary = self.features is not None, self.vocabulary is not None
+        if has_features != (self.kind == "values") or has_vocabulary != (self.kind == "tokens"):
             raise ValueError("input.kind 'values' wants 'features' alone, 'tokens' wants 'vocabulary' alone")
         for field in ("names", "mean", "std"):
             entries = getattr(self, field)
@@ -127,7 +130,7 @@ class GraphNames(_ManifestPart):
     clipped: str | None = None
 
     @model_validator(mode="after")
-    def _fits_together(self) -> Self:
+    def _check_inputs(self) -> Self:
         if self.lengths is None and self.mask is None:
             raise ValueError("graph: one of 'lengths' and 'mask' must be named")
         if self.channels_first and (self.time_first or not self.features_axis):
@@ -136,12 +139,12 @@ class GraphNames(_ManifestPart):
 
     @property
     def open_axes(self) -> tuple[int, int]:
-        """The indexes of the axes of the steps that are the rows and the width."""
+        """Which axes of the input with the steps are (rows, width): their sizes are open, another in each batch."""
         return (1, 0) if self.time_first else (0, 2) if self.channels_first else (0, 1)
 
 
 class Promise(_ManifestPart):
-    """A promise of batch invariance on one kind of device: batched answers against unbatched ones."""
+    """What is guaranteed on one kind of device: how far a batched answer may be from the unbatched one."""
 
     provider: str  # the device's label: onnxruntime's name of the provider, and the device's name unless it is the CPU
     bits: bool  # whether all bits were equal in every case
@@ -150,9 +153,9 @@ class Promise(_ManifestPart):
     # Allowed difference from the stored golden logits, if that is more than float32 rounding: on another device than
     # the exporter's, and at a lower precision
     golden: float = Field(default=0.0, ge=0)
-    # How much a few ulps of the values of a sequence move its answer, relative to max(1, largest logit), where the
-    # model is so ill-conditioned that `seen` is more than rounding (a constant far from 0 in front of a normalisation,
-    # for example); 0 if it is nowhere
+    # How much a change of a sequence's values by a few ulps changes its answer, relative to max(1, largest logit). Only
+    # for a model that is so ill-conditioned that `seen` is more than rounding, as one with a large constant before a
+    # normalisation; 0 for every other
     amplified: float = Field(default=0.0, ge=0)
 
 
@@ -191,7 +194,7 @@ class Manifest(_ManifestPart):
     made: dict[str, str | int | float | None] = {}
 
     @model_validator(mode="after")
-    def _fits_together(self) -> Self:
+    def _check_dependent_keys(self) -> Self:
         """Checks keys that depend on each other.
 
         Raises:
@@ -220,7 +223,7 @@ class Manifest(_ManifestPart):
 
     @cached_property
     def answer_head(self) -> bytes:
-        """The start of every JSON answer, from `{` on: model, version and labels."""
+        """The start of every JSON answer: `{` with model, version and labels, without the closing brace."""
         return orjson.dumps({"model": self.name, "version": str(self.version), "labels": self.labels})[:-1]
 
     @property
@@ -264,16 +267,17 @@ class Manifest(_ManifestPart):
         return cls.from_json(text, source=str(path))
 
     def checked(self, directory: Path, *, most_bytes: int = MOST_BYTES) -> dict[str, bytes]:
-        """Reads a model's files, each once, and compares their digests; at most `most_bytes` bytes of all together.
+        """Reads a model's files, each once, compares their digests, and returns the contents that the service uses.
 
-        The caller should use the returned contents, not the files: they are what was compared. They are, by name, the
-        graph, `verification.json`, `golden.npz` and `examples.jsonl` (if they have digests), and the files with the
-        graph's weights, by the graph's own names of them.
+        The caller should use these contents, not the files: they are what was compared. They are, by name, the graph,
+        `verification.json`, `golden.npz` and `examples.jsonl` (if they have digests), and the files with the graph's
+        weights, by the graph's names of them. They have at most `most_bytes` bytes together.
 
         Raises:
             VerificationError: A file is missing, changed, too large, not a regular file, or outside the directory; or
                 the graph, or a file with its weights, has no digest.
         """
+        # 1. The graph, and which files it takes weights from
         if GRAPH_FILE not in self.digests:
             raise VerificationError(f"{self.key}: the manifest has no digest of {GRAPH_FILE}; export the model again")
         graph = self._checked(directory, GRAPH_FILE, most_bytes)
@@ -284,24 +288,27 @@ class Manifest(_ManifestPart):
                 raise VerificationError(
                     f"{self.key}: the graph takes weights from {location!r}, of which the manifest has no digest"
                 )
-        own_files = (VERIFICATION_FILE, GOLDEN_FILE, EXAMPLES_FILE)
-        bytes_left = most_bytes - len(graph)
+        # 2. The other files with digests, by their normalised names
+        model_files = (VERIFICATION_FILE, GOLDEN_FILE, EXAMPLES_FILE)
+        remaining_bytes = most_bytes - len(graph)
         contents: dict[str, bytes] = {}
         for name in self.digests:
             if name == GRAPH_FILE or (name == EXAMPLES_FILE and not (directory / name).exists()):
                 continue
             path = os.path.normpath(name)
-            keep = path in own_files or path in locations.values()  # of another file only the digest is compared
-            content = self._checked(directory, name, bytes_left if keep else most_bytes, keep=keep)
+            keep = path in model_files or path in locations.values()  # of any other file only the digest is compared
+            content = self._checked(directory, name, remaining_bytes if keep else most_bytes, keep=keep)
             if keep:
                 contents[path] = content
-                bytes_left -= len(content)
-        known = {name: contents[name] for name in own_files if name in contents}
+                remaining_bytes -= len(content)
+        # 3. By the names that the callers and the graph use. A graph that names itself, or examples that were removed,
+        # as the file of its weights gets no bytes: onnxruntime refuses it.
+        named = {name: contents[name] for name in model_files if name in contents}
         weights = {location: contents.get(name, b"") for location, name in locations.items()}
-        return {GRAPH_FILE: graph, **known, **weights}
+        return {GRAPH_FILE: graph, **named, **weights}
 
     def _checked(self, directory: Path, name: str, most_bytes: int, *, keep: bool = True) -> bytes:
-        """The content of a file, after comparing its digest; empty without `keep`, where it is not read as a whole.
+        """The content of a file whose digest was compared; without `keep` empty, and the file is read in pieces.
 
         Raises:
             VerificationError: The file is missing, cannot be read, lies outside the directory, or is not the one that
@@ -331,7 +338,10 @@ def is_name(text: str) -> bool:
 
 
 def _keys_of_table(keys: tuple[int | str, ...]) -> Iterable[str]:
-    """The valid keys of the table at a path of keys."""
+    """The valid keys of the manifest's table at a path of keys; of the manifest itself for no path, or an unknown one.
+
+    For messages about wrong keys.
+    """
     tables: dict[object, type[BaseModel]] = {
         "input": StepInput,
         "graph": GraphNames,
@@ -342,7 +352,7 @@ def _keys_of_table(keys: tuple[int | str, ...]) -> Iterable[str]:
 
 
 def external_data(graph: bytes) -> list[str]:
-    """The files with a graph's weights, as it names them; none if the bytes are not a graph."""
+    """The files with a graph's weights, as the graph names them; empty if the bytes are not a graph."""
     try:
         return sorted(onnx_graph.read(graph).locations)
     except ValueError:  # onnxruntime will say what is wrong with it, and gets no file

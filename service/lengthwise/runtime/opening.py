@@ -1,8 +1,10 @@
-"""Opens a graph in onnxruntime, with the kernels that run its recurrent layers, or its fixed kernels.
+"""Opens a graph in onnxruntime, with Lengthwise's kernels for its layers where they can run it.
 
-The kernels of this project are tried first, on the graph with the operators of `fusion`, `integer_layers` or
-`kernel_shares`; where they do not run it, onnxruntime's own do. Importing this module switches onnxruntime's telemetry
-off, for the whole process.
+A *plain* session runs the graph of the file in onnxruntime's kernels. A *replaced* graph has operators of Lengthwise's
+kernels in the place of nodes (`onnx.fusion`, `integer_layers`, `kernel_shares` or `convolutions`); it is in memory
+only. The kernels are tried first: those for recurrent layers and int8, then those for fixed kernels, then those for
+convolutions. Where none can run the graph, the plain session is used. Importing this module switches onnxruntime's
+telemetry off, for the whole process.
 """
 
 from __future__ import annotations
@@ -65,25 +67,26 @@ class Source:
         return self.graph if isinstance(self.graph, bytes) else self.graph.read_bytes()
 
     def replaced(self, graph: bytes) -> Source:
-        """A source of another graph, which reads weights from the same files."""
+        """The source of a replaced graph, which reads weights from the same files."""
         return Source(graph, self.weights, self.graph.parent if isinstance(self.graph, Path) else self.folder)
 
 
 class Opened(NamedTuple):
-    """An onnxruntime session, the kernels of its recurrent layers, and what is known of the graph that it runs."""
+    """An onnxruntime session, and what is known of it; see the fields of `session.Session`."""
 
-    session: Any
+    session: Any  # an `onnxruntime.InferenceSession`
     kernels: str
-    is_recurrent: bool  # whether the graph may have a layer for the kernels
+    is_recurrent: bool  # `Session.recurrent`
     computes_padding: bool
 
 
 def open_graph(source: Source, manifest: Manifest, threads: int, device: Device) -> Opened:
-    """An onnxruntime session that runs a graph on one device only.
+    """Opens a session that runs a graph on one device only, with the fastest kernels that can run it.
 
     Raises:
         ModelError: onnxruntime cannot load the graph.
     """
+    # 1. The plain session
     if onnxruntime is None:
         check_packages(find())
     try:
@@ -92,45 +95,50 @@ def open_graph(source: Source, manifest: Manifest, threads: int, device: Device)
         raise ModelError(f"{manifest.key}: onnxruntime cannot load the graph: {error}") from error
     if device.provider != CPU_DEVICE.provider:
         _check_placement(plain, device.provider.execution_provider, manifest)
+    # 2. Lengthwise's kernels
     content = source.content()
     if device.provider.bound and b"DequantizeLinear" in content:
         log.info("%s: its int8 weights become float32 in every run: integer kernels are for the CPU", manifest.key)
     is_recurrent = any(name in content for name in (b"LSTM", b"GRU", b"DequantizeLinear"))
-    own = None
+    with_kernels = None
     if device.recurrent_kernels:
-        own = _with_recurrent_kernels(source, content, manifest, threads, device, plain) if is_recurrent else None
-        own = own or _with_fixed_kernels(source, content, manifest, threads, device, plain)
-        own = own or _with_convolutions(source, content, manifest, threads, device, plain)
-    session, kernels, graph = own or (plain, recurrent_kernels.ONNXRUNTIME, content)
+        attempt = source, content, manifest, threads, device, plain
+        with_kernels = _with_recurrent_kernels(*attempt) if is_recurrent else None
+        with_kernels = with_kernels or _with_fixed_kernels(*attempt) or _with_convolutions(*attempt)
+    session, kernels, graph = with_kernels or (plain, recurrent_kernels.ONNXRUNTIME, content)
+    # 3. What the chosen session computes
     lengths = [name for name in (manifest.graph.lengths, manifest.graph.mask) if name is not None]
-    padding = data_dependence.computes_padding(graph, manifest.graph.sequences, lengths, own_kernels=own is not None)
+    padding = data_dependence.computes_padding(
+        graph, manifest.graph.sequences, lengths, skips_padding=with_kernels is not None
+    )
     return Opened(session, kernels, is_recurrent, padding)
 
 
-_Own = tuple[Any, str, bytes]
-"""A session with kernels of this project, their name, and the graph that it runs."""
+_WithKernels = tuple[Any, str, bytes]
+"""An onnxruntime session with Lengthwise's kernels, the name of these, and the graph that the session runs."""
 
 
 def _with_recurrent_kernels(
     source: Source, content: bytes, manifest: Manifest, threads: int, device: Device, plain: Any
-) -> _Own | None:
-    """A session with the kernels for recurrent layers; None where onnxruntime's own run them.
+) -> _WithKernels | None:
+    """A session with the kernels for recurrent layers; None if the plain session has to run them.
 
-    It is of the graph with the operators of `fusion`; if that does not run, of the graph as it is.
+    It runs the graph with the operators of `fusion`; if that fails, the graph as it is, where the kernels take the
+    place of onnxruntime's LSTM and GRU.
     """
     if not (recurrent_kernels.INSTRUCTION_SETS or recurrent_kernels.INTEGER_SETS):
         return None
-    own = None
+    opened = None
     try:
         if recurrent_kernels.INSTRUCTION_SETS and (replaced := integer_layers.with_pooling(content)) is not None:
             try:
-                session, kernels, graph = _tested(source.replaced(replaced.graph), manifest, threads, device)
-                own = session, kernels + (recurrent_kernels.POOLING if replaced.pools else ""), graph
+                session, kernels, graph = _open_and_test(source.replaced(replaced.graph), manifest, threads, device)
+                opened = session, kernels + (recurrent_kernels.POOLING if replaced.pools else ""), graph
             except Exception as error:  # of onnxruntime; the graph as it is may run
                 log.debug("%s: the graph does not run with its operators replaced: %s", manifest.key, error)
-        own = own or _tested(source, manifest, threads, device)
-        if manifest.missing != "handled" or nan_trial.passes(content, own[0], plain, manifest):
-            return own
+        opened = opened or _open_and_test(source, manifest, threads, device)
+        if manifest.missing != "handled" or nan_trial.passes(content, opened[0], plain, manifest):
+            return opened
         why = "NaN may reach them, and is kept by Lengthwise's; replace it before them, with IsNaN and Where"
     except Exception as error:  # whatever failed, the graph works without them
         why = str(error)
@@ -138,19 +146,20 @@ def _with_recurrent_kernels(
     return None
 
 
-def _tested(source: Source, manifest: Manifest, threads: int, device: Device) -> _Own:
-    """A session with the kernels of `recurrent_kernels`.
+def _open_and_test(source: Source, manifest: Manifest, threads: int, device: Device) -> _WithKernels:
+    """Opens a session with the kernels of `recurrent_kernels`, those for integers too if the graph has int8 layers.
 
-    It is run once as a test: onnxruntime infers no shapes for these kernels, and some graphs need them.
+    It is run once as a test: onnxruntime infers no shapes for these kernels, and some graphs need them. Whatever fails
+    is raised.
     """
     options = _options(threads, device.provider)
-    options.log_severity_level = 4  # an error is expected for some graphs
+    options.log_severity_level = 4  # fatal errors only: other errors are expected for some graphs
     kernels = []
     content = source.content()
-    integer = integer_layers.fused(content) if recurrent_kernels.INTEGER_SETS else None
-    if integer is not None:
+    integer_graph = integer_layers.fused(content) if recurrent_kernels.INTEGER_SETS else None
+    if integer_graph is not None:
         kernels.append(INTEGER + recurrent_kernels.register(options, "int8"))
-        source, content = source.replaced(integer), integer
+        source, content = source.replaced(integer_graph), integer_graph
     if recurrent_kernels.INSTRUCTION_SETS:
         kernels.append(recurrent_kernels.register(options))
     session = _open_in(source, options, device)
@@ -161,23 +170,25 @@ def _tested(source: Source, manifest: Manifest, threads: int, device: Device) ->
 
 def _with_fixed_kernels(
     source: Source, content: bytes, manifest: Manifest, threads: int, device: Device, plain: Any
-) -> _Own | None:
-    """A session with the operator of `fixed_kernels`; None if the graph has no such part, or other bits with it.
+) -> _WithKernels | None:
+    """A session with the operator of `fixed_kernels`; None if the graph has no fixed kernels, or different answers.
+
+    Its answers to trial sequences must have the same bits as those of the plain session.
 
     Raises:
-        ModelError: Never leaves this function: the operator gives other bits, so onnxruntime's run.
+        ModelError: Never leaves this function: the bits differ, and None is returned.
     """
     if not fixed_kernels.INSTRUCTION_SETS or manifest.graph.lengths_type != "int32":
         return None
-    counted = kernel_shares.fused(content, manifest.graph.lengths or "")
-    if counted is None:
+    replaced = kernel_shares.fused(content, manifest.graph.lengths or "")
+    if replaced is None:
         return None
     options = _options(threads, device.provider)
     kernels = FIXED + recurrent_kernels.register(options, "shares")
     try:
-        session = _open_in(source.replaced(counted.graph), options, device)
-        for steps in kernel_shares.trial_sequences(counted, manifest.input.features or 1, manifest.max_length):
-            first_half = steps[: (len(steps) + 1) // 2]
+        session = _open_in(source.replaced(replaced.graph), options, device)
+        for steps in kernel_shares.trial_sequences(replaced, manifest.input.features or 1, manifest.max_length):
+            first_half = steps[: (len(steps) + 1) // 2]  # so that the batch has padding
             inputs = feed(manifest.graph, pad([steps, first_half], multiple=manifest.width_multiple))
             logits = [runtime.run([manifest.graph.logits], inputs)[0] for runtime in (session, plain)]
             if logits[0].tobytes() != logits[1].tobytes():
@@ -185,13 +196,16 @@ def _with_fixed_kernels(
     except Exception as error:  # whatever failed, the graph works without them
         log.info("%s: onnxruntime's own operators run its fixed kernels: %s", manifest.key, error)
         return None
-    return session, kernels, counted.graph
+    return session, kernels, replaced.graph
 
 
 def _with_convolutions(
     source: Source, content: bytes, manifest: Manifest, threads: int, device: Device, plain: Any
-) -> _Own | None:
-    """A session with the operator of `onnx.convolutions`; None if it does not fit the graph, or answers differ."""
+) -> _WithKernels | None:
+    """A session with the operator of `onnx.convolutions`; None if it does not fit the graph, or answers differ.
+
+    Its answers to random sequences of several lengths must be those of the plain session within rounding (`_SAME`).
+    """
     names, features = manifest.graph, manifest.input.features
     if not recurrent_kernels.CONVOLUTION_SETS or names.lengths_type != "int32" or not features:
         return None
@@ -231,8 +245,11 @@ def _options(threads: int, provider: Provider) -> Any:
 
 
 def _open_in(source: Source, options: Any, device: Device) -> Any:
-    """An onnxruntime session; onnxruntime may place it on the CPU instead of the device, which the caller checks."""
-    named = (device.provider.execution_provider, device.options)
+    """Opens an onnxruntime session; changes the `options`.
+
+    onnxruntime may place the session on the CPU instead of the device, which the caller checks.
+    """
+    provider_with_options = (device.provider.execution_provider, device.options)
     graph: str | bytes = source.graph if isinstance(source.graph, bytes) else str(source.graph)
     if isinstance(graph, bytes):
         # onnxruntime must not find a file of the same name elsewhere.
@@ -247,13 +264,13 @@ def _open_in(source: Source, options: Any, device: Device) -> Any:
         # It warns that no plugin has the device, and takes the provider that was asked for. Errors are still printed.
         onnxruntime.set_default_logger_severity(_ERRORS)
     # With the fallback, onnxruntime would open the session on the CPU if the provider fails.
-    session = onnxruntime.InferenceSession(graph, options, providers=[named], enable_fallback=0)
+    session = onnxruntime.InferenceSession(graph, options, providers=[provider_with_options], enable_fallback=0)
     session._model_bytes = None  # only the fallback needs it; frees the memory
     return session
 
 
 def _check_placement(session: Any, provider: str, manifest: Manifest) -> None:
-    """Checks that a provider runs the graph, and every node of it; needs onnxruntime 1.24.
+    """Checks that a provider runs the graph, and every node of it but the manifest's `host_nodes`.
 
     Raises:
         ModelError: onnxruntime could not start the provider for the graph.
@@ -272,7 +289,7 @@ def _check_placement(session: Any, provider: str, manifest: Manifest) -> None:
 
 
 def inputs_on_device(session: Any) -> list[str]:
-    """The names of the inputs that a graph reads from the device's own memory; the others stay in the host's."""
-    own = onnxruntime.OrtDeviceMemoryType.DEFAULT
+    """The names of the inputs that a session reads from the device's memory; it reads the others from the host's."""
+    device_memory = onnxruntime.OrtDeviceMemoryType.DEFAULT
     infos = zip(session.get_inputs(), session.get_input_memory_infos(), strict=True)
-    return [node.name for node, info in infos if info.name != "Cpu" and info.device_mem_type == own]
+    return [node.name for node, info in infos if info.name != "Cpu" and info.device_mem_type == device_memory]

@@ -34,7 +34,7 @@ class PlacedNode:
 
 
 def check(placed: Sequence[PlacedNode], provider: str, host_nodes: Collection[str], *, model: str) -> None:
-    """Checks that a provider runs every node, of subgraphs too, but for those in `host_nodes`, which the CPU may run.
+    """Makes sure that a provider runs every node, those of subgraphs too; the CPU may run the `host_nodes`.
 
     Raises:
         ModelError: A node runs on another provider, or onnxruntime recorded no node; names them.
@@ -47,9 +47,10 @@ def check(placed: Sequence[PlacedNode], provider: str, host_nodes: Collection[st
         if node.provider != provider and not (node.provider == CPU_PROVIDER and node.name and node.name in host_nodes)
     ]
     if strays:
-        more = f", and {len(strays) - _MOST_NAMED} more" if len(strays) > _MOST_NAMED else ""
+        listed = ", ".join(str(node) for node in strays[:_MOST_NAMED])
+        count = f", and {len(strays) - _MOST_NAMED} more" if len(strays) > _MOST_NAMED else ""
         raise ModelError(
-            f"{model}: {provider} has no kernel for {', '.join(str(node) for node in strays[:_MOST_NAMED])}{more}: "
+            f"{model}: {provider} has no kernel for {listed}{count}: "
             "onnxruntime runs that on the CPU, which this service does not allow; export the model with operators "
             "that the device has, or serve it with --provider cpu"
         )

@@ -1,5 +1,8 @@
 """The table of providers, with what is promised on each, and the choice of the devices that graphs run on.
 
+A *provider* is onnxruntime's word for the code that runs a graph on one kind of device. The *label* of a device names
+provider and device (`Device.label`).
+
 | provider | runs on | promises in float32 | costs are measured by |
 |---|---|---|---|
 | `cpu` | the processor, in the thread that runs the batch | the same bits batched and unbatched | processor time |
@@ -43,8 +46,8 @@ class Provider:
     # Whether batches go through buffers of the device (`runtime.binding`), in few shapes (`batching.buckets`)
     bound: bool = False
     load_library: LoadLibrary = ctypes.CDLL  # loads CUDA's runtime, for these buffers
-    session: Mapping[str, str] = field(default_factory=dict)  # entries of onnxruntime's session options
-    options: Mapping[str, str] = field(default_factory=dict)  # onnxruntime's options of the provider
+    session: Mapping[str, str] = field(default_factory=dict)  # entries for onnxruntime's session options
+    options: Mapping[str, str] = field(default_factory=dict)  # onnxruntime's options of the provider, on every device
 
 
 PROVIDERS: Final[Mapping[str, Provider]] = {
@@ -87,17 +90,14 @@ class Device:
     index: int = 0  # its number among the provider's devices
     name: str = ""  # the name that its driver gives; empty for the CPU
     memory_bytes: int = 0  # 0 if not known
-    tf32: bool = (
-        False  # whether float32 products may use TF32 (ten bits of mantissa): faster, with errors of about 1e-3
-    )
+    # Whether float32 products may use TF32 (ten bits of mantissa): faster, with errors of about 1e-3
+    tf32: bool = False
     memory_limit_bytes: int | None = None  # of onnxruntime's memory arena there; None for no limit
     in_flight: int = 1  # batches at once
-    recurrent_kernels: bool = (
-        False  # whether layers may run in the kernels of `recurrent_kernels`, which are for the CPU
-    )
-    timed: bool = (
-        False  # whether those serve only if they are not slower than onnxruntime's (`repository.kernel_choice`)
-    )
+    # Whether layers may run in the kernels of `recurrent_kernels`, which are for the CPU
+    recurrent_kernels: bool = False
+    # Whether those serve only if they are not slower than onnxruntime's (`repository.kernel_choice`)
+    timed: bool = False
 
     @property
     def label(self) -> str:
@@ -110,7 +110,7 @@ class Device:
 
     @property
     def options(self) -> dict[str, str]:
-        """The provider options for onnxruntime."""
+        """The options that onnxruntime gets with the provider for this device."""
         options = dict(self.provider.options)
         if self.provider.name == "cuda":
             options |= {"device_id": str(self.index), "use_tf32": "1" if self.tf32 else "0"}
@@ -122,7 +122,7 @@ class Device:
 CPU_DEVICE: Final = Device(PROVIDERS["cpu"], recurrent_kernels=True)
 """The processor, with Lengthwise's recurrent kernels: the default device."""
 TIMED_CPU: Final = Device(PROVIDERS["cpu"], recurrent_kernels=True, timed=True)
-"""The processor, with the faster kernels of the two."""
+"""The processor, with Lengthwise's recurrent kernels or onnxruntime's, whichever are faster for a model."""
 PLAIN_CPU: Final = Device(PROVIDERS["cpu"])
 """The processor, with onnxruntime's kernels only."""
 
@@ -169,8 +169,8 @@ def choose(
         installation: What is installed; None finds out.
 
     Raises:
-        ConfigurationError: Not one onnxruntime is installed; or CUDA is required and not available: names all that is
-            missing.
+        ConfigurationError: No onnxruntime is installed, or two are; or CUDA is required and not available: the message
+            names all that is missing.
     """
     installed = find() if installation is None else installation
     check_packages(installed)
@@ -189,14 +189,14 @@ def choose(
     devices = tuple(
         Device(cuda, gpu.index, gpu.name, gpu.memory_bytes, tf32, memory_limit_bytes, in_flight) for gpu in gpus
     )
-    others = len(driver.gpus) - len(gpus)
-    left_out = f"; {others} of another kind left out" if others else ""
+    unused_gpus = len(driver.gpus) - len(gpus)
+    unused_text = f"; {unused_gpus} of another kind left out" if unused_gpus else ""
     why = "CUDA was asked for" if choice == "cuda" else "onnxruntime has CUDA, and a GPU answers"
-    return DeviceChoice(devices, f"{why}; GPUs are experimental: one has been tried, an NVIDIA H100{left_out}")
+    return DeviceChoice(devices, f"{why}; GPUs are experimental: one has been tried, an NVIDIA H100{unused_text}")
 
 
 def check_packages(installed: Installation) -> None:
-    """Makes sure that exactly one onnxruntime is installed: two overwrite each other's files.
+    """Makes sure that exactly one package of onnxruntime is installed: two overwrite each other's files.
 
     Raises:
         ConfigurationError: None is installed, two are, or it cannot be imported; the message says what to install.
@@ -208,7 +208,9 @@ def check_packages(installed: Installation) -> None:
             f"pip uninstall {' '.join(packages)}, then {_CPU_PACKAGE} or {_GPU_PACKAGE}"
         )
     if packages and not installed.module:
-        raise ConfigurationError(f"{_named(packages)} is installed, and cannot be imported: {installed.import_error}")
+        raise ConfigurationError(
+            f"{_described(packages)} is installed, and cannot be imported: {installed.import_error}"
+        )
     if not installed.module:
         raise ConfigurationError(
             f"no onnxruntime is installed, and nothing runs a graph without it: {_CPU_PACKAGE}, or {_GPU_PACKAGE} for "
@@ -216,20 +218,27 @@ def check_packages(installed: Installation) -> None:
         )
 
 
-def _named(packages: Mapping[str, str]) -> str:
+def _described(packages: Mapping[str, str]) -> str:
     """The installed packages with their versions, for messages."""
     return " ".join(f"{name} {version}" for name, version in packages.items()) or "this onnxruntime"
 
 
 def _missing_for_cuda(installed: Installation, *, everything: bool) -> tuple[Driver, list[str]]:
-    """The driver, and what is missing to run on CUDA, as sentences: everything, or only the first."""
+    """Finds out whether graphs can run on CUDA here.
+
+    Returns:
+        The driver, empty if it was not asked; and what is missing, as sentences: with `everything` all of it, otherwise
+        only the first thing, as the checks take time. The list is empty if CUDA works.
+    """
     missing = []
+    # 1. The package
     cuda = PROVIDERS["cuda"].execution_provider
     if cuda not in installed.providers:
-        named = f"{_named(installed.packages)} is without CUDA"
+        problem = f"{_described(installed.packages)} is without CUDA"
         if not everything:  # CUDA was not asked for, so do not say how to install it
-            return Driver(), [named]
-        missing.append(f"{named} (pip uninstall onnxruntime, then {_GPU_PACKAGE})")
+            return Driver(), [problem]
+        missing.append(f"{problem} (pip uninstall onnxruntime, then {_GPU_PACKAGE})")
+    # 2. The driver and the GPUs
     driver = installed.driver()
     if driver.problem is not None:
         missing.append(driver.problem)
@@ -240,6 +249,7 @@ def _missing_for_cuda(installed: Installation, *, everything: bool) -> tuple[Dri
         )
     if missing and not everything:
         return driver, missing
+    # 3. The libraries
     if cuda in installed.providers and (libraries := installed.missing_libraries()):
         missing.append(f"{', '.join(libraries)} cannot be loaded ({_GPU_PACKAGE} brings CUDA's libraries and cuDNN)")
     return driver, missing

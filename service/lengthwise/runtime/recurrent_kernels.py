@@ -43,16 +43,20 @@ CONVOLUTION_SETS: Final[tuple[str, ...]] = _kernels.INSTRUCTION_SETS.get("convol
 
 
 def register(options: Any, numbers: Numbers = "float32") -> str:
-    """Lets sessions with these `SessionOptions` use kernels; gives their instruction set. There must be one."""
+    """Lets sessions with these `SessionOptions` use the kernels of a kind; returns their instruction set.
+
+    `numbers` is a kind of kernels with at least one instruction set: `float32` (LSTM and GRU), `int8`, `shares` (the
+    fixed kernels) or `convolutions`.
+    """
     instruction_set = _kernels.offer(numbers)
     options.register_custom_ops_library(_kernels.__file__)
     return instruction_set
 
 
 def choose(instruction_set: str, numbers: Numbers = "float32") -> None:
-    """Sets the instruction set for sessions opened from now on, in the whole process; for tests and benchmarks.
+    """Sets the instruction set of a kind of kernels for sessions opened from now on, in the whole process.
 
-    One that this processor does not support is a ValueError.
+    For tests and benchmarks. One that this processor does not support is a ValueError.
     """
     _kernels.choose(numbers, instruction_set)
 
@@ -60,8 +64,8 @@ def choose(instruction_set: str, numbers: Numbers = "float32") -> None:
 def lend_cores(count: int, soon: bool = False) -> None:
     """Lends idle cores to the kernels: on each, the second direction of a bidirectional layer runs beside the first.
 
-    When fewer cores are lent, a direction leaves its core within a step, and the thread of the batch continues it. Bits
-    do not depend on any of it.
+    Each call replaces the number of the last one. When fewer cores are lent, a direction leaves its core within a step,
+    and the thread of the batch continues it. The bits of answers do not depend on this.
 
     Args:
         count: How many cores are idle.
@@ -81,7 +85,7 @@ def run_in_background(on: bool = True) -> None:
 
 
 def processor_seconds() -> float:
-    """The processor time of the running thread, and of what other threads did for its layers: a clock for costs."""
+    """A clock for costs: processor time of the running thread, plus that of other threads for this thread's layers."""
     return time.thread_time() + (_kernels.helped() if COMPILED else 0.0)
 
 

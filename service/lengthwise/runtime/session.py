@@ -30,11 +30,11 @@ from lengthwise.runtime.opening import INTEGER, Source, inputs_on_device, open_g
 from lengthwise.runtime.provider import CPU_DEVICE, Device
 
 OutputName = Literal["logits", "attention", "clipped"]
-"""The outputs that a graph may have, by the service's names."""
+"""The outputs that a graph may have, by the service's names; the graph's names are in `Manifest.graph`."""
 
 CPU_LABEL = CPU_DEVICE.label
 """`Session.provider` of a session on the CPU."""
-_ELEMENTS = {
+_ELEMENT_TYPES = {
     "tensor(float)": "float32",
     "tensor(int64)": "int64",
     "tensor(int32)": "int32",
@@ -51,7 +51,7 @@ class Outputs:
     clipped: NDArray[np.float32] | None = None  # [rows], how many values were clipped
 
     def first(self, rows: int) -> Outputs:
-        """Logits and attention of the first rows."""
+        """Logits and attention of the first `rows` rows, without the counts of clipped values."""
         return Outputs(self.logits[:rows], None if self.attention is None else self.attention[:rows])
 
 
@@ -75,7 +75,7 @@ class Session:
     """The devices' label, as in manifests and cost tables."""
     kernels: str
     """The kernels of layers: the instruction set of `recurrent_kernels`, with `POOLING` if they also compute attention
-    pooling; "int8", "fixed" or "convolutions" and the instruction set of these kernels; or "onnxruntime"."""
+    pooling; "int8", "fixed" or "convolutions" followed by the instruction set of these kernels; or "onnxruntime"."""
     recurrent: bool
     """Whether the graph may have a recurrent layer, or at int8 another layer for this project's kernels."""
     computes_padding: bool
@@ -94,19 +94,20 @@ class Session:
     ) -> None:
         self._manifest = manifest
         self._names = names = manifest.graph
+        # 1. One onnxruntime session for each device; what is true of the first is true of all.
         source = Source(graph, weights or {})
         self._weights = source.weights  # kept in memory, because onnxruntime may still read from it
         opened = [open_graph(source, manifest, threads, device) for device in devices]
         self._sessions = [opened_graph.session for opened_graph in opened]
         self._session, self.kernels, self.recurrent, self.computes_padding = opened[0]
-        names_of_outputs: dict[OutputName, str | None] = {
+        # 2. The graph's names of its outputs, and their axes: in the order of this service, and in the graph's.
+        graph_names: dict[OutputName, str | None] = {
             "logits": names.logits,
             "attention": names.attention,
             "clipped": names.clipped,
         }
-        self._outputs = {output: name for output, name in names_of_outputs.items() if name is not None}
+        self._outputs = {output: name for output, name in graph_names.items() if name is not None}
         self._check(manifest)
-        # The axes of each output, in the order of this service and in the graph's own.
         self._axes: dict[OutputName, tuple[str, ...]] = {
             "logits": ("rows", "width", "classes") if manifest.task == "per-step" else ("rows", "classes"),
             "attention": ("rows", "width"),
@@ -115,10 +116,10 @@ class Session:
         self._graph_axes = {output: self._in_graph_order(axes) for output, axes in self._axes.items()}
         self.provider = devices[0].label
         self.clock = time.perf_counter if devices[0].provider.wall_clock else recurrent_kernels.processor_seconds
+        # 3. On devices, slots for the batches in flight, in turns between devices, so that batches are spread evenly
         self._slots: list[Slot] = []
         self._free: SimpleQueue[Slot] = SimpleQueue()
         if devices[0].provider.bound:
-            # Alternating between devices, so that batches are spread evenly
             for _ in range(devices[0].in_flight):
                 for session, device in zip(self._sessions, devices, strict=True):
                     memory = device_memory.CudaMemory(device.index, device.provider.load_library)
@@ -144,7 +145,10 @@ class Session:
         return bool(self._slots)
 
     def run(self, batch: PaddedBatch, outputs: Sequence[OutputName] = ("logits",)) -> Outputs:
-        """Runs the graph once; returns the requested outputs, rows first, and None for one that the graph lacks."""
+        """Runs the graph once; returns the requested outputs, rows first.
+
+        An output that was not requested, or that the graph does not have, is None. On devices it waits for a free slot.
+        """
         names = [output for output in outputs if output in self._outputs]
         inputs = feed(self._names, batch)
         if self._slots:
@@ -162,7 +166,7 @@ class Session:
         return Outputs(**dict(zip(names, results, strict=True)))
 
     def warm_up(self, shapes: Iterable[tuple[int, int]], *, seconds: float) -> int:
-        """Runs batches of zeros, because the first run of each shape on a device is slow; gives how many shapes ran.
+        """Runs batches of zeros, because the first run of each shape on a device is slow; returns how many shapes ran.
 
         The first shape should be the largest. Every slot runs it, and each shape with more rows than the shapes before
         it, so that no buffer needs to grow later. The other shapes run once on each device.
@@ -177,7 +181,8 @@ class Session:
         for rows, width in shapes:
             batch = zero_batch(self._manifest, rows, width)
             inputs = feed(self._names, batch)
-            for slot in self._slots if rows > most_rows else self._slots[: len(self._sessions)]:
+            one_slot_each = self._slots[: len(self._sessions)]  # the first slots are one of each device
+            for slot in self._slots if rows > most_rows else one_slot_each:
                 self._run_in(slot, inputs, batch, names)
             most_rows = max(most_rows, rows)
             count += 1
@@ -186,7 +191,10 @@ class Session:
         return count
 
     def warm(self, shape: tuple[int, int]) -> None:
-        """Runs a batch of zeros of (rows, width) in a slot for each device; other batches may run."""
+        """Runs as many batches of zeros of (rows, width) as there are devices, while other batches may run.
+
+        Slots are free in turns between devices, so each device usually runs the shape.
+        """
         for _ in self._sessions:
             self.run(zero_batch(self._manifest, *shape), [*self._outputs])
 
@@ -205,11 +213,12 @@ class Session:
         return list(slot.run(inputs, shapes).values())
 
     def _check(self, manifest: Manifest) -> None:
-        """Checks the graph's inputs and outputs against the manifest.
+        """Checks that the graph's inputs and outputs are those of the manifest: names, types, ranks and sizes.
 
         Raises:
             ManifestError: They differ; the message says how.
         """
+        # 1. Names, types and ranks of the inputs
         names = manifest.graph
         tokens = manifest.input.kind == "tokens"
         expected = {names.sequences: ("int64", 2) if tokens else ("float32", 3 if names.features_axis else 2)}
@@ -218,12 +227,14 @@ class Session:
         if names.mask is not None:
             expected[names.mask] = (names.mask_type, 2)
         actual = {
-            node.name: (_ELEMENTS.get(node.type, node.type), len(node.shape)) for node in self._session.get_inputs()
+            node.name: (_ELEMENT_TYPES.get(node.type, node.type), len(node.shape))
+            for node in self._session.get_inputs()
         }
         if actual != expected:
             raise ManifestError(
                 f"{manifest.key}: the graph's inputs are {_texts(actual)}, the manifest says {_texts(expected)}"
             )
+        # 2. The sizes of the steps: rows and width must be dynamic (no integers), features those of the manifest.
         steps = self._session.get_inputs()[[*actual].index(names.sequences)]
         sizes = [steps.shape[axis] for axis in names.open_axes]
         if any(isinstance(size, int) for size in sizes):
@@ -239,4 +250,5 @@ class Session:
 
 
 def _texts(inputs: dict[str, tuple[str, int]]) -> str:
+    """Inputs (type, rank) by name, for messages: `lengths (int32, rank 1), values (float32, rank 3)`."""
     return ", ".join(f"{name} ({kind}, rank {rank})" for name, (kind, rank) in sorted(inputs.items()))

@@ -7,6 +7,13 @@ a row has no steps past its end, so the masks of the graph are left out: a convo
 with the lowest number, which is what these masks write there. The nodes that compute a mask are not understood: only
 their operators and their inputs are checked. So `runtime.opening` runs both graphs on sequences of several lengths, and
 uses the operator only if the answers agree.
+
+| word here | meaning |
+|---|---|
+| value | a tensor `[rows, channels, width]` between two operators; it has a number, 0 for the sequences |
+| fill | the number that a mask writes past the end of each row (`Where(mask, value, fill)`) |
+| slot | a buffer of the kernels, for one value at a time |
+| padded channels | channels of a value, rounded up to a multiple of `_CHANNEL_MULTIPLE`, as the kernels compute them |
 """
 
 from __future__ import annotations
@@ -23,8 +30,8 @@ from lengthwise.runtime.onnx.pattern import NotFound, Pattern, require
 
 DOMAIN: Final = "lengthwise.convolutions"
 """The domain of the operator PooledConvolutions. It occurs in no file."""
-_FILLED: Final = 16  # the channels of a value are filled up to a multiple of it
-_LOWEST: Final = -3e38
+_CHANNEL_MULTIPLE: Final = 16
+_LOWEST: Final = -3e38  # a fill of at most this is never the maximum
 # A mask may compare with small numbers, or with ones that are larger than every length. With a number in between, such
 # as in "the first 500 steps", it may change at a length that the trial does not have.
 _MOST_IN_MASKS: Final = 16
@@ -52,69 +59,74 @@ def fused(model: bytes, sequences: str, lengths: str, features: int) -> bytes | 
 class _Step(NamedTuple):
     """One operator, as `struct Step` in `_convolutions.c` has it, but with numbers of values instead of slots."""
 
-    kind: int
-    source: int
-    target: int
-    width: int  # channels of its source, filled up
-    out_width: int  # of its target
-    other: int  # the second value of a sum
-    taps: int = 1
+    kind: int  # `_CONVOLVE` to `_COPY`
+    source: int  # the value that it reads
+    target: int  # the value that it makes
+    width: int  # padded channels of its source
+    out_width: int  # padded channels of its target
+    second_source: int  # the second value of a sum; of other operators the source
+    taps: int = 1  # steps of a convolution's or pooling's window
     dilation: int = 1
-    left: int = 0
-    at: int = 0  # where its weights begin in `lengthwise.numbers`
+    left: int = 0  # steps of padding before the row; of a copy, the channel of the target where it begins
+    weights_begin: int = 0  # where its weights begin in `lengthwise.numbers`
 
 
 class _Trunk(Pattern):
     """The part of a graph from the sequences to the pooling, as a list of operators for PooledConvolutions.
 
     From the pooling, `_value` follows each value back to the sequences. Each node on the way is read by the method for
-    its operator (`_MAKERS`), which adds the `_Step` that computes it (for a Concat, several). A value has a number; 0
-    is the sequences.
+    its operator (`_READERS`), which adds the `_Step` that computes it (for a Concat, several), and returns the number
+    of the value that the node makes. `NotFound` where the kernels do not compute a node.
     """
 
     def __init__(self, graph: Graph, sequences: str, lengths: str, features: int) -> None:
         super().__init__(graph)
         self._sequences, self._lengths = sequences, lengths
-        self._channels = [features]  # of each value; the first is the input
-        self._values: dict[str, int] = {}  # by their names in the graph
-        self._steps: list[_Step] = []
-        self._numbers: list[NDArray[np.float32]] = []
+        self._channels = [features]  # of each value, by its number
+        self._values: dict[str, int] = {}  # the numbers of values, by their names in the graph
+        self._steps: list[_Step] = []  # in the order in which they run
+        self._numbers: list[NDArray[np.float32]] = []  # the weights of the steps, flat
 
     def replaced(self) -> bytes:
         """The graph with the operator in the place of everything up to its only pooling."""
-        pools = [(node, pooled) for node in self.graph.nodes if (pooled := self._pooled(node)) is not None]
-        require(len(pools) == 1)
-        pool, name = pools[0]
+        # 1. The pooling, and all steps up to it
+        poolings = [(node, pooled) for node in self.graph.nodes if (pooled := self._pooled_value(node)) is not None]
+        require(len(poolings) == 1)
+        pooling, name = poolings[0]
         result = self._value(name)
         require(any(step.kind == _CONVOLVE for step in self._steps))
-        numbers = np.concatenate(self._numbers)
+        # 2. The plan, as the kernels read it: a head, and the steps with slots for values
         slots, count = self._slots(result)
         steps = [
-            (step.kind, slots[step.source], slots[step.other], slots[step.target], *step[3:5], *step[6:])
+            (
+                *(step.kind, slots[step.source], slots[step.second_source], slots[step.target]),
+                *(step.width, step.out_width, step.taps, step.dilation, step.left, step.weights_begin),
+            )
             for step in self._steps
         ]
-        is_largest = pool.operator == "ReduceMax"
-        head = [self._channels[0], count, self._channels[result], slots[result], int(is_largest)]
+        is_maximum = pooling.operator == "ReduceMax"
+        head = [self._channels[0], count, self._channels[result], slots[result], int(is_maximum)]
+        # 3. The new graph
         self.graph.add_tensor("lengthwise.plan", np.array([*head, *np.ravel(steps)], np.int32))
-        self.graph.add_tensor("lengthwise.numbers", numbers)
+        self.graph.add_tensor("lengthwise.numbers", np.concatenate(self._numbers))
         inputs = [self._sequences, self._lengths, "lengthwise.plan", "lengthwise.numbers"]
-        self.replace(pool, Node("PooledConvolutions", inputs, pool.outputs, domain=DOMAIN), [])
+        self.replace(pooling, Node("PooledConvolutions", inputs, pooling.outputs, domain=DOMAIN), [])
         self.graph.remove_unused()
-        # What is needed elsewhere, too, would be computed twice.
+        # A convolution that is still used would be computed twice.
         require(not any(node.operator == "Conv" and node.outputs[0] in self._values for node in self.graph.nodes))
         return self.graph.write({DOMAIN: 1})
 
-    def _pooled(self, node: Node) -> str | None:
-        """The value that a node sums, or takes the maximum of, over the valid steps; None for another node."""
+    def _pooled_value(self, node: Node) -> str | None:
+        """The value that a node sums, or takes the maximum of, over the valid steps; None for any other node."""
         name = node.inputs[0] if node.inputs else ""
         try:
-            if node.operator == "Gather":  # of a product with ones: a sum with the same bits at every width
+            if node.operator == "Gather":  # the first row of ones @ value^T: a sum with the same bits at every width
                 require(node.attributes.get("axis") == 1)
                 product = self.maker(name, "MatMul")
                 self.maker(product.inputs[0], "ConstantOfShape")
-                turned = self.maker(product.inputs[1], "Transpose")
-                require(turned.attributes.get("perm") == (0, 2, 1))
-                name = turned.inputs[0]
+                transposed = self.maker(product.inputs[1], "Transpose")
+                require(transposed.attributes.get("perm") == (0, 2, 1))
+                name = transposed.inputs[0]
             else:
                 require(node.operator in ("ReduceSum", "ReduceMax") and node.attributes.get("keepdims", 1) == 0)
                 require(self.axis(node) in (2, -1))
@@ -128,26 +140,26 @@ class _Trunk(Pattern):
         """Goes back from a value over its masks to the value before them.
 
         Returns:
-            The name of that value, and the number that the last mask writes past the end of each row; NaN without a
-            mask, where any number may be there.
+            The name of that value, and the fill of the last mask. Without a mask, 0 for the sequences, which are padded
+            with zeros, and NaN for other values: any number may be past the end of a row.
         """
-        past = np.nan
+        fill = np.nan
         while (node := self.makers.get(name)) is not None and node.operator in ("Unsqueeze", "Squeeze", "Where"):
             if node.operator != "Where":
                 require(self.axis(node) == 2)
                 name = node.inputs[0]
                 continue
-            fills = [value for value in node.inputs[1:] if len(self.graph.constants.get(value, ())) == 1]
-            require(len(fills) == 1)
-            self._require_of_lengths(node.inputs[0])
-            past = self.constant(fills[0]) if np.isnan(past) else past
-            name = next(value for value in node.inputs[1:] if value != fills[0])
+            constants = [value for value in node.inputs[1:] if len(self.graph.constants.get(value, ())) == 1]
+            require(len(constants) == 1)
+            self._require_mask_of_lengths(node.inputs[0])
+            fill = self.constant(constants[0]) if np.isnan(fill) else fill
+            name = next(value for value in node.inputs[1:] if value != constants[0])
         is_input = node is not None and node.operator == "Transpose" and node.inputs[0] == self._sequences
-        return name, 0.0 if is_input and np.isnan(past) else past
+        return name, 0.0 if is_input and np.isnan(fill) else fill
 
-    def _require_of_lengths(self, name: str) -> None:
-        """Requires that a mask depends on the lengths and the width only, in the same way at every length."""
-        waiting = [name]
+    def _require_mask_of_lengths(self, name: str) -> None:
+        """Requires that a mask depends on the lengths and the width only, and on no length in a special way."""
+        waiting = [name]  # values that are still to be followed back
         while waiting:
             name = waiting.pop()
             if name in self.graph.constants:
@@ -161,56 +173,62 @@ class _Trunk(Pattern):
         """Adds the steps that compute a value, unless they are there already; returns the number of the value."""
         name, _ = self._unmasked(name)
         if name not in self._values:
-            node = self.maker(name, *self._MAKERS)
-            self._values[name] = self._MAKERS[node.operator](self, node)
+            node = self.maker(name, *self._READERS)
+            self._values[name] = self._READERS[node.operator](self, node)
         return self._values[name]
 
-    def _add_operator(self, kind: int, source: int, channels: int, *numbers: NDArray[Any], **fields: int) -> int:
-        """Adds a `_Step` with its weights; returns the number of the value that the step makes."""
+    def _add_step(self, kind: int, source: int, channels: int, *weights: NDArray[Any], **fields: int) -> int:
+        """Adds a `_Step` that makes a value of so many channels, with its weights; returns the value's number."""
         self._channels.append(channels)
-        at = sum(map(len, self._numbers))
-        target, width, out_width = len(self._channels) - 1, _filled(self._channels[source]), _filled(channels)
-        self._steps.append(_Step(kind, source, target, width, out_width, at=at, **{"other": source, **fields}))
-        self._numbers += [np.ravel(array).astype(np.float32) for array in numbers]
+        target = len(self._channels) - 1
+        fields = {"second_source": source, "weights_begin": sum(map(len, self._numbers)), **fields}
+        width, out_width = _padded_channels(self._channels[source]), _padded_channels(channels)
+        self._steps.append(_Step(kind, source, target, width, out_width, **fields))
+        self._numbers += [np.ravel(array).astype(np.float32) for array in weights]
         return target
 
     def _input(self, node: Node) -> int:
-        """The number of the sequences: a Transpose brings them to `[rows, features, width]`."""
+        """Reads the Transpose that brings the sequences to `[rows, features, width]`: value 0."""
         require(node.inputs[0] == self._sequences and node.attributes.get("perm") == (0, 2, 1))
         return 0
 
-    def _window(self, node: Node, taps: int, past: bool) -> dict[str, int]:
+    def _window(self, node: Node, taps: int, *, is_masked: bool) -> dict[str, int]:
         """Taps, dilation and left padding of a convolution or a pooling that keeps the number of steps.
 
-        `past`: Whether its input has, past the end of each row, the number of its own padding.
+        They are fields of `_Step`. `is_masked`: the fill of its input is the number that it pads with. It must be,
+        unless the window is a single step.
         """
-        dilation = self._last(node, "dilations")
+        dilation = self._last_integer(node, "dilations")
         pads = node.attributes.get("pads", (0, 0))
         require(isinstance(pads, tuple) and node.attributes.get("auto_pad", "NOTSET") == "NOTSET")
         assert isinstance(pads, tuple)  # for the type checker
         left, right = int(pads[len(pads) // 2 - 1]), int(pads[-1])
         require(sum(pads) == left + right == (taps - 1) * dilation and min(left, right) >= 0)
-        require(self._last(node, "strides") == 1 and (taps == 1 or past))
+        require(self._last_integer(node, "strides") == 1 and (taps == 1 or is_masked))
         return {"taps": taps, "dilation": dilation, "left": left}
 
-    def _last(self, node: Node, name: str) -> int:
-        """The last of an attribute's integers, 1 without the attribute; those before it must be 1."""
+    def _last_integer(self, node: Node, name: str) -> int:
+        """The last integer of an attribute, which is that of the steps; 1 without the attribute.
+
+        A two-dimensional operator has an integer before it, which must be 1.
+        """
         integers = node.attributes.get(name, (1,))
         require(isinstance(integers, tuple) and all(integer == 1 for integer in integers[:-1]))
         return int(integers[-1])  # type: ignore[index]
 
     def _convolution(self, node: Node) -> int:
-        """Adds a Conv that keeps the number of steps."""
+        """Adds a Conv that keeps the number of steps; of two dimensions, with a height of 1."""
         shape = self.graph.tensors[node.inputs[1]].shape if node.inputs[1] in self.graph.tensors else ()
         require(len(shape) in (3, 4) and shape[2:-1] in ((), (1,)) and node.attributes.get("group", 1) == 1)
         weights = self.numbers(node.inputs[1], *(-1 for _ in shape)).reshape(shape[0], shape[1], shape[-1])
         bias = self.numbers(node.inputs[2], shape[0]) if any(node.inputs[2:]) else np.zeros(shape[0])
         source = self._value(node.inputs[0])
         require(self._channels[source] == shape[1])
-        window = self._window(node, shape[-1], self._unmasked(node.inputs[0])[1] == 0)
-        matrix = np.zeros((shape[-1], _filled(shape[1]), _filled(shape[0])))
+        _, fill = self._unmasked(node.inputs[0])
+        window = self._window(node, shape[-1], is_masked=fill == 0)
+        matrix = np.zeros((shape[-1], _padded_channels(shape[1]), _padded_channels(shape[0])))  # taps, in, out
         matrix[:, : shape[1], : shape[0]] = weights.transpose(2, 1, 0)
-        return self._add_operator(_CONVOLVE, source, shape[0], _widened(bias), matrix, **window)
+        return self._add_step(_CONVOLVE, source, shape[0], _with_padded_channels(bias), matrix, **window)
 
     def _norm(self, node: Node) -> int:
         """Adds a batch normalisation, as one scale and one shift for each channel."""
@@ -220,37 +238,42 @@ class _Trunk(Pattern):
         require(not node.attributes.get("training_mode", 0))
         scale = gamma / np.sqrt(variance.astype(np.float64) + float(epsilon))  # type: ignore[arg-type]
         shift = beta - mean * scale
-        return self._add_operator(_SCALE, source, self._channels[source], _widened(scale), _widened(shift))
+        weights = _with_padded_channels(scale), _with_padded_channels(shift)
+        return self._add_step(_SCALE, source, self._channels[source], *weights)
 
     def _rectifier(self, node: Node) -> int:
+        """Adds a Relu."""
         source = self._value(node.inputs[0])
-        return self._add_operator(_RECTIFY, source, self._channels[source])
+        return self._add_step(_RECTIFY, source, self._channels[source])
 
     def _sum(self, node: Node) -> int:
-        source, other = (self._value(name) for name in node.inputs)
-        require(self._channels[source] == self._channels[other])
-        return self._add_operator(_ADD, source, self._channels[source], other=other)
+        """Adds an Add of two values with as many channels."""
+        source, second_source = (self._value(name) for name in node.inputs)
+        require(self._channels[source] == self._channels[second_source])
+        return self._add_step(_ADD, source, self._channels[source], second_source=second_source)
 
     def _max_pool(self, node: Node) -> int:
+        """Adds a MaxPool that keeps the number of steps."""
         source = self._value(node.inputs[0])
         require(len(node.outputs) == 1 and node.attributes.get("ceil_mode", 0) == 0)
-        window = self._window(node, self._last(node, "kernel_shape"), self._unmasked(node.inputs[0])[1] <= _LOWEST)
+        _, fill = self._unmasked(node.inputs[0])
+        window = self._window(node, self._last_integer(node, "kernel_shape"), is_masked=fill <= _LOWEST)
         require(window["dilation"] == 1)
-        return self._add_operator(_POOL, source, self._channels[source], **window)
+        return self._add_step(_POOL, source, self._channels[source], **window)
 
     def _concatenation(self, node: Node) -> int:
-        """Adds a copy for each part of a Concat of channels."""
+        """Adds a Concat of channels, as a copy of each part to its channels of the target."""
         parts = [self._value(name) for name in node.inputs]
         sizes = [self._channels[part] for part in parts]
-        require(node.attributes.get("axis") == 1 and all(size % _FILLED == 0 for size in sizes))
+        require(node.attributes.get("axis") == 1 and all(size % _CHANNEL_MULTIPLE == 0 for size in sizes))
         target = len(self._channels)
         self._channels.append(sum(sizes))
-        for number, part in enumerate(parts):
-            left = sum(sizes[:number])
-            self._steps.append(_Step(_COPY, part, target, sizes[number], sum(sizes), part, left=left))
+        for index, part in enumerate(parts):
+            left = sum(sizes[:index])
+            self._steps.append(_Step(_COPY, part, target, sizes[index], sum(sizes), part, left=left))
         return target
 
-    _MAKERS: Final = {
+    _READERS: Final = {
         "Transpose": _input,
         "Conv": _convolution,
         "BatchNormalization": _norm,
@@ -261,8 +284,13 @@ class _Trunk(Pattern):
     }
 
     def _slots(self, result: int) -> tuple[dict[int, int], int]:
-        """The slot (buffer) of each value, and the number of slots: a slot is free again after its value's last use."""
-        last_use = {value: index for index, step in enumerate(self._steps) for value in (step.source, step.other)}
+        """The slot of each value, by the value's number, and the number of slots.
+
+        A slot is free again after the last step that reads its value; that of the `result` is never free.
+        """
+        last_use = {
+            value: index for index, step in enumerate(self._steps) for value in (step.source, step.second_source)
+        }
         last_use[result] = len(self._steps)
         slots, free, count = {0: 0}, list[int](), 1
         for index, step in enumerate(self._steps):
@@ -271,14 +299,15 @@ class _Trunk(Pattern):
                     free.append(count)
                     count += 1
                 slots[step.target] = free.pop()
-            free += {slots[value] for value in {step.source, step.other} if last_use[value] == index}
+            free += {slots[value] for value in {step.source, step.second_source} if last_use[value] == index}
         return slots, count
 
 
-def _filled(channels: int) -> int:
-    return -(-channels // _FILLED) * _FILLED
+def _padded_channels(channels: int) -> int:
+    """The number of channels, rounded up to a multiple of `_CHANNEL_MULTIPLE`."""
+    return -(-channels // _CHANNEL_MULTIPLE) * _CHANNEL_MULTIPLE
 
 
-def _widened(numbers: NDArray[Any]) -> NDArray[Any]:
-    """One number for each channel, filled up with zeros to the next multiple of `_FILLED`."""
-    return np.pad(numbers, (0, _filled(len(numbers)) - len(numbers)))
+def _with_padded_channels(numbers: NDArray[Any]) -> NDArray[Any]:
+    """One number for each channel, followed by zeros for the padded channels."""
+    return np.pad(numbers, (0, _padded_channels(len(numbers)) - len(numbers)))

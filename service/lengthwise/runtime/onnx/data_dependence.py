@@ -1,10 +1,14 @@
-"""Finds what in a graph's run depends on the values in a batch, and whether it computes padding. It only reads it.
+"""Finds what in a graph's run depends on the values in a batch, and whether the run computes padding.
 
-- The time of a run: the event loop runs batches that are predicted to be short, and a loop over values may take long.
-- The number of rows of a recurrent layer: onnxruntime's own LSTM and GRU crash the process if they get none (seen in
-  1.31). So one request could crash a graph that drops rows by their values, as a boolean index does.
+It only reads the graph, for three questions:
 
-For each value it follows whether content and shape depend on what a client sends; if unknown, they do.
+- Does the time of a run depend on values (`has_steady_time`)? The event loop runs batches that are predicted to be
+  short, and a loop over values may take long.
+- Does the number of rows of a recurrent layer depend on them (`recurrent_without_rows`)? onnxruntime's own LSTM and GRU
+  crash the process if they get no rows (seen in 1.31). So one request could crash a graph that drops rows by their
+  values, as a boolean index does. For each value of the graph it follows whether content and shape depend on what a
+  client sends; if that is unknown, they do.
+- Is padding computed (`computes_padding`)? For each value it follows whether it still has an axis of steps.
 """
 
 from __future__ import annotations
@@ -45,24 +49,32 @@ def has_steady_time(graph: Graph) -> bool:
     return not any(node.operator in _CONTROL_FLOW | _COUNTING for node in graph.walk())
 
 
-def recurrent_without_rows(graph: Graph, sequences: str, others: Iterable[str], ending: frozenset[str]) -> str | None:
-    """The first operator of `ending` that may get a batch without rows, depending on what a client sends; or None.
+def recurrent_without_rows(
+    graph: Graph, sequences: str, lengths: Iterable[str], operators: frozenset[str]
+) -> str | None:
+    """The first of some recurrent `operators` in a graph that may get a batch without rows; None if there is none.
 
-    Lengths and mask are `others`. A shape may depend on them, as a width does on the largest length. But rows that are
-    selected by them may be none.
+    Args:
+        graph: The graph.
+        sequences: The name of its input with the sequences.
+        lengths: The names of its inputs with the lengths and the mask. A shape may depend on these, as a width does on
+            the largest length. But if rows are selected by them, there may be no row.
+        operators: `ENDS_WITHOUT_ROWS`, or with those at int8.
     """
-    inside = [node for node in graph.walk() if node.operator in ending]
-    outside = [node for node in graph.nodes if node.operator in ending]
-    if not inside:
+    # 1. Values are not followed into loops, branches and functions: there, any counting operator may drop rows.
+    all_layers = [node for node in graph.walk() if node.operator in operators]
+    outer_layers = [node for node in graph.nodes if node.operator in operators]
+    if not all_layers:
         return None
-    if len(inside) > len(outside) or graph.functions:  # values are not followed into loops, branches and functions
-        return inside[0].operator if any(node.operator in _COUNTING for node in graph.walk()) else None
-    dependences = {name: _Depends(content=name == sequences, selects=True) for name in (sequences, *others)}
+    if len(all_layers) > len(outer_layers) or graph.functions:
+        return all_layers[0].operator if any(node.operator in _COUNTING for node in graph.walk()) else None
+    # 2. In the outermost graph, from node to node
+    dependences = {name: _Depends(content=name == sequences, selects=True) for name in (sequences, *lengths)}
     for node in graph.nodes:
         inputs = [dependences.get(name, _NOTHING) for name in node.inputs]
-        if node.operator in ending and inputs and inputs[0].shape:
+        if node.operator in operators and inputs and inputs[0].shape:
             return node.operator
-        inner_nodes = [inner for graph in node.graphs for inner in graph.walk()]
+        inner_nodes = [inner for inner_graph in node.graphs for inner in inner_graph.walk()]
         # Some inputs of the inner nodes are values of the graph around them.
         captured = [dependences.get(name, _NOTHING) for inner in inner_nodes for name in inner.inputs]
         counts = any(inner.operator in _COUNTING for inner in inner_nodes)
@@ -72,7 +84,7 @@ def recurrent_without_rows(graph: Graph, sequences: str, others: Iterable[str], 
 
 
 def why_refused(operator: str) -> str:
-    """The error for a graph with such an operator."""
+    """The error text for a graph with an operator that `recurrent_without_rows` returns."""
     return (
         f"what a caller sends decides how many rows its {operator} gets, and onnxruntime's own {operator} ends the "
         "process where that is none: keep all rows, and choose among them behind it"
@@ -81,11 +93,11 @@ def why_refused(operator: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Depends:
-    """How a value depends on what a client sends."""
+    """How a value of the graph depends on what a client sends."""
 
-    content: bool = False  # Its numbers depend on the sequences' numbers
-    selects: bool = False  # Its numbers depend on the sequences' numbers, the lengths or the mask
-    shape: bool = False  # Its shape depends on the sequences' numbers, or on rows that were selected
+    content: bool = False  # Its numbers depend on the sequences' numbers.
+    selects: bool = False  # Its numbers depend on the sequences' numbers, the lengths or the mask: it may select rows.
+    shape: bool = False  # Its shape depends on the sequences' numbers, or on how many rows were selected.
 
 
 _NOTHING: Final = _Depends()
@@ -104,14 +116,14 @@ def _of_outputs(node: Node, inputs: list[_Depends], captured: list[_Depends], *,
     content = any(value.content for value in values)
     selects = any(value.selects for value in values)
     shape = any(value.shape for value in values)
-    if node.operator in ("Shape", "Size"):
+    if node.operator in ("Shape", "Size"):  # its numbers are the shape
         return _Depends(content=shape, selects=shape)
     if node.operator in _COUNTING:
         return _Depends(content, selects, shape or selects)
     if node.operator in _SHAPED_AS_FIRST:
         index = 1 if node.operator == "GatherElements" else 0
         return _Depends(content or shape, selects or shape, index < len(inputs) and inputs[index].shape)
-    if node.graphs:
+    if node.graphs:  # control flow
         # The outputs may have any shape if values decide how often a loop runs, or which branch runs.
         decides = {"Scan": False, "If": bool(inputs) and inputs[0].content}.get(node.operator, content)
         return _Depends(content, selects, shape or decides or (counts and selects))
@@ -124,41 +136,45 @@ _DOMAINS: Final = frozenset(
 )
 """Domains whose operators are known. An operator of another domain may be a function of the file, with layers in it."""
 _POOLING: Final = "AttentionPooling"
-_LAYERS: Final = re.compile(
+_COSTLY: Final = re.compile(
     r"\w*(Attention|Conv|MatMul|Gemm|RNN|LSTM)(Integer\w*|NBits|Transpose)?|Einsum|If|Loop|Scan"
 )
-"""Operators that count, beside recurrent layers. What a loop or a branch holds is not looked at: it counts."""
-_TAKING: Final = frozenset({"Gather", "GatherElements", "GatherND"})
-_OF_FEATURES: Final = frozenset({2, -1})  # axes whose reduction leaves the steps
+"""Operators with much arithmetic, beside recurrent layers; a loop or a branch too, since its graph is not looked at."""
+_GATHERING: Final = frozenset({"Gather", "GatherElements", "GatherND"})
+_FEATURE_AXES: Final = frozenset({2, -1})  # a reduction over these keeps the axis of steps
 
 
-def computes_padding(graph: bytes, sequences: str, lengths: Iterable[str], *, own_kernels: bool) -> bool:
-    """Whether a layer with much arithmetic goes through the whole rectangle of a batch.
+def computes_padding(graph: bytes, sequences: str, lengths: Iterable[str], *, skips_padding: bool) -> bool:
+    """Whether a layer with much arithmetic goes through the whole rectangle of a batch, padding included.
 
-    With `own_kernels`, LSTM and GRU run in the kernels of this project, which compute valid steps only; every other
-    product, convolution or recurrent layer over the steps computes padding too. Operators on single elements take
-    little beside one layer. Each value is followed from the sequences on: does it still have an axis of steps?
+    `sequences` and `lengths` name the graph's inputs, `lengths` the mask too. With `skips_padding`, LSTM and GRU with
+    lengths run in Lengthwise's kernels, which compute valid steps only; every other product, convolution or recurrent
+    layer over the steps computes padding. Operators on single elements cost little beside one layer.
     """
-    model, stepped, of_lengths = onnx_graph.read(graph), {sequences}, set(lengths)
+    # Values that have an axis of steps, and values that are computed from the lengths
+    model, with_steps, from_lengths = onnx_graph.read(graph), {sequences}, set(lengths)
     for node in model.nodes:
-        from_lengths = not of_lengths.isdisjoint(node.inputs)
-        if not stepped.isdisjoint(node.inputs):
-            masks = of_lengths - stepped
+        reads_lengths = not from_lengths.isdisjoint(node.inputs)
+        if not with_steps.isdisjoint(node.inputs):
+            masks = from_lengths - with_steps
             if node.operator in fusion.LAYERS:
-                is_small = own_kernels and from_lengths
+                is_cheap = skips_padding and reads_lengths
             else:  # operators on single elements, and a sum over the valid steps by a mask
                 is_sum = node.operator == "MatMul" and not masks.isdisjoint(node.inputs)
-                is_small = is_sum or (not _LAYERS.fullmatch(node.operator) and node.domain in _DOMAINS)
-            if not is_small:
+                is_cheap = is_sum or (not _COSTLY.fullmatch(node.operator) and node.domain in _DOMAINS)
+            if not is_cheap:
                 return True
-            stepped.update(_stepped_outputs(node, model, stepped, masks))
-        if from_lengths:
-            of_lengths.update(node.outputs)
+            with_steps.update(_outputs_with_steps(node, model, with_steps, masks))
+        if reads_lengths:
+            from_lengths.update(node.outputs)
     return False
 
 
-def _stepped_outputs(node: Node, model: Graph, stepped: set[str], masks: set[str]) -> list[str]:
-    """The outputs of a node that have an axis of steps, where at least one of its inputs has one."""
+def _outputs_with_steps(node: Node, model: Graph, with_steps: set[str], masks: set[str]) -> list[str]:
+    """The outputs of a node that have an axis of steps, if at least one of its inputs has one.
+
+    `with_steps`: the values known to have such an axis; `masks`: those computed from the lengths only.
+    """
     if node.operator in fusion.LAYERS:
         return node.outputs[:1]  # the others are the last states of each row
     if node.operator == _POOLING:
@@ -166,10 +182,10 @@ def _stepped_outputs(node: Node, model: Graph, stepped: set[str], masks: set[str
     if node.operator in ("Shape", "Size", "MatMul", "SharesAboveBiases", "PooledConvolutions"):
         return []
     second = node.inputs[1] if len(node.inputs) > 1 else ""
-    if node.operator in _TAKING and second not in stepped:  # one step of each row, or one feature of each step
-        keeps_steps = second not in masks and node.attributes.get("axis") in _OF_FEATURES
+    if node.operator in _GATHERING and second not in with_steps:  # one step of each row, or one feature of each step
+        keeps_steps = second not in masks and node.attributes.get("axis") in _FEATURE_AXES
         return node.outputs if keeps_steps else []
     if node.operator.startswith("Reduce"):
         axes = node.attributes.get("axes") or model.constants.get(second, ())
-        return node.outputs if isinstance(axes, tuple) and axes and _OF_FEATURES.issuperset(axes) else []
+        return node.outputs if isinstance(axes, tuple) and axes and _FEATURE_AXES.issuperset(axes) else []
     return node.outputs

@@ -30,11 +30,11 @@ DOMAIN: Final = "lengthwise"
 LAYERS: Final = ("LSTM", "GRU")
 KNOWN: Final = frozenset({"hidden_size", "direction", "input_forget", "layout", "linear_before_reset"})
 """The attributes of a layer that is replaced: with others, such as activations, it may compute something else."""
-_STEPS_FIRST, _ROWS_FIRST = 1, 2
+_STEPS_FIRST, _ROWS_FIRST = 1, 2  # as in `kernels/_recurrent.c`
 _ORDERS: Final = {(0, 2, 1, 3): _STEPS_FIRST, (2, 0, 1, 3): _ROWS_FIRST}
-"""The order of a layer's output, by the `perm` of the Transpose of `[steps, directions, rows, hidden]`."""
+"""The order of axes of a layer's output, by the `perm` of the Transpose of `[steps, directions, rows, hidden]`."""
 _LENGTHS: Final = 4
-"""Where a layer has its lengths among its inputs."""
+"""The index of the lengths among the inputs of a layer."""
 _MASKED: Final = -1e8
 """A score below this has no share in a softmax."""
 _COMPARED: Final = {
@@ -47,7 +47,7 @@ _COMPARED: Final = {
 
 
 class FusedGraph(NamedTuple):
-    """A graph with these operators."""
+    """A graph with the operators of the module's table."""
 
     graph: bytes
     # Whether it has an AttentionPooling, whose sums are rounded in another order than those of the nodes that it
@@ -56,7 +56,7 @@ class FusedGraph(NamedTuple):
 
 
 def fused(model: bytes) -> FusedGraph | None:
-    """A graph with these operators; None if the graph has nothing that they compute.
+    """The graph with the operators of the module's table; None if no layer has the form that they replace.
 
     Raises:
         ValueError: The bytes are not a graph, or a layer has cells that the kernels do not compute.
@@ -68,7 +68,7 @@ def fused(model: bytes) -> FusedGraph | None:
     layers = []
     for node in fusion.graph.nodes:
         with suppress(NotFound):
-            layers.append(fusion.turn_layer(node))
+            layers.append(fusion.replace_layer(node))
     pooled = [fusion.pool(layer) for layer in layers if layer.attributes["order"] == _ROWS_FIRST]
     for layer in layers:
         fusion.leave_padding_unwritten(layer)
@@ -78,117 +78,125 @@ def fused(model: bytes) -> FusedGraph | None:
 class _Fusion(Pattern):
     """Finds the patterns in a graph, and replaces them."""
 
-    def turn_layer(self, node: Node) -> Node:
-        """Replaces a layer, its Transpose and its Reshape by a layer that writes its output in the new order.
+    def replace_layer(self, node: Node) -> Node:
+        """Replaces a layer, its Transpose and its Reshape by a layer that writes its output in that order; returns it.
 
         Raises:
-            NotFound: The nodes have another form.
+            NotFound: The nodes have another form, or the layer has no lengths.
         """
         require(node.operator in LAYERS and node.domain in ONNX and any(node.inputs[_LENGTHS : _LENGTHS + 1]))
         require(not node.unread and node.attributes.keys() <= KNOWN)
-        turn = self.only_user(node.outputs[0], "Transpose")
-        shape = self.only_user(turn.outputs[0], "Reshape")
-        order = _ORDERS.get(turn.attributes.get("perm", ()))  # type: ignore[arg-type]
-        hidden, sizes = node.attributes.get("hidden_size"), self.graph.constants.get(shape.inputs[1])
+        transpose = self.only_user(node.outputs[0], "Transpose")
+        reshape = self.only_user(transpose.outputs[0], "Reshape")
+        order = _ORDERS.get(transpose.attributes.get("perm", ()))  # type: ignore[arg-type]
+        hidden, sizes = node.attributes.get("hidden_size"), self.graph.constants.get(reshape.inputs[1])
         directions = 2 if node.attributes.get("direction") == "bidirectional" else 1
         if order is None or not isinstance(hidden, int):
             raise NotFound
-        require(shape.inputs[0] == turn.outputs[0] and not shape.attributes.get("allowzero"))
+        require(reshape.inputs[0] == transpose.outputs[0] and not reshape.attributes.get("allowzero"))
         require(sizes in ((0, 0, -1), (0, 0, directions * hidden)))
-        outputs = [shape.outputs[0], *node.outputs[1:]]
+        outputs = [reshape.outputs[0], *node.outputs[1:]]
         layer = Node(node.operator, node.inputs, outputs, {**node.attributes, "order": order}, domain=DOMAIN)
-        self.replace(node, layer, [turn, shape])
+        self.replace(node, layer, [transpose, reshape])
         return layer
 
     def pool(self, layer: Node) -> bool:
-        """Replaces the attention over a layer's output by an AttentionPooling; False if there is none."""
+        """Replaces the attention over a layer's output by an AttentionPooling; False if there is no such attention."""
         for product in self.users.get(layer.outputs[0], []):
             with suppress(NotFound):
-                self._pool_from(product, layer.outputs[0], layer.inputs[_LENGTHS])
+                self._replace_pooling(product, layer.outputs[0], layer.inputs[_LENGTHS])
                 return True
         return False
 
-    def _pool_from(self, product: Node, values: str, lengths: str) -> None:
-        """Replaces the attention that begins with this product, of a layer's output and the weights of the units.
+    def _replace_pooling(self, product: Node, values: str, lengths: str) -> None:
+        """Replaces the attention that begins with a `product` by an AttentionPooling.
 
-        Raises `NotFound` if the nodes after it have another form than the attention pooling of the module's table.
+        `values` is a layer's output. The attention is, where the Add and the Squeeze may be missing:
+
+            Softmax(Where(mask, Squeeze(MatMul(Tanh(Add(product(values, weights), bias)), weights)), -large))
+
+        Raises `NotFound` if the nodes have another form.
         """
+        # 1. The scores
         require(product.operator == "MatMul" and product.inputs[0] == values)
         biases: list[str] = []
         removed = [product]
-        unit = self.only_user(product.outputs[0], "Add", "Tanh")
-        if unit.operator == "Add":
-            biases = [name for name in unit.inputs if name != product.outputs[0]]
+        units = self.only_user(product.outputs[0], "Add", "Tanh")
+        if units.operator == "Add":
+            biases = [name for name in units.inputs if name != product.outputs[0]]
             require(len(biases) == 1)
-            removed.append(unit)
-            unit = self.only_user(unit.outputs[0], "Tanh")
-        scores = self.only_user(unit.outputs[0], "MatMul")
-        require(scores.inputs[0] == unit.outputs[0])
+            removed.append(units)
+            units = self.only_user(units.outputs[0], "Tanh")
+        scores = self.only_user(units.outputs[0], "MatMul")
+        require(scores.inputs[0] == units.outputs[0])
         weights = [product.inputs[1], scores.inputs[1], *biases]
         require(all(name in self.graph.tensors for name in weights))
-        input_node, masked = scores, self.only_user(scores.outputs[0], "Squeeze", "Where")
+        # 2. The mask and the softmax
+        unmasked, masked = scores, self.only_user(scores.outputs[0], "Squeeze", "Where")
         is_flat = masked.operator == "Squeeze"  # scores are [rows, steps], or [rows, steps, 1]
         if is_flat:
             require(self.axis(masked) in (-1, 2))
             removed.append(masked)
-            input_node, masked = masked, self.only_user(masked.outputs[0], "Where")
-        self._check_mask(masked, input_node.outputs[0], lengths, is_flat=is_flat)
+            unmasked, masked = masked, self.only_user(masked.outputs[0], "Where")
+        self._require_mask(masked, unmasked.outputs[0], lengths, is_flat=is_flat)
         softmax = self.only_user(masked.outputs[0], "Softmax")
         require(softmax.attributes.get("axis", -1) in ((-1, 1) if is_flat else (-2, 1)))
+        # 3. The weighted sum of the values
         attention = softmax.outputs[0]
-        total = self._product(attention, values) if is_flat else self._sum(attention, values)
+        total = self._sum_by_product(attention, values) if is_flat else self._sum(attention, values)
         outputs = [total[-1].outputs[0], attention][: 2 if is_flat else 1]
         pooling = Node("AttentionPooling", [values, lengths, *weights], outputs, domain=DOMAIN)
-        self.replace(softmax, pooling, [*removed, unit, scores, masked, *total])
+        self.replace(softmax, pooling, [*removed, units, scores, masked, *total])
 
-    def _check_mask(self, where: Node, scores: str, lengths: str, *, is_flat: bool) -> None:
+    def _require_mask(self, where: Node, scores: str, lengths: str, *, is_flat: bool) -> None:
         """Requires that a Where replaces the scores at padding, and no others, by a very small number."""
-        valid, padding = (1, 2) if self._is_valid(where.inputs[0], lengths, is_flat=is_flat) else (2, 1)
-        require(where.inputs[valid] == scores and self.constant(where.inputs[padding]) < _MASKED)
+        scores_index, fill_index = (1, 2) if self._is_valid(where.inputs[0], lengths, is_flat=is_flat) else (2, 1)
+        require(where.inputs[scores_index] == scores and self.constant(where.inputs[fill_index]) < _MASKED)
 
-    def _product(self, attention: str, values: str) -> list[Node]:
-        """The nodes of Squeeze(MatMul(Unsqueeze(attention), values)); other nodes may use both, too.
+    def _sum_by_product(self, attention: str, values: str) -> list[Node]:
+        """The nodes of Squeeze(MatMul(Unsqueeze(attention), values)); other nodes may use attention and values, too.
 
         Raises:
             NotFound: There are no such nodes.
         """
-        for wide in self.users.get(attention, []):
+        for unsqueeze in self.users.get(attention, []):
             with suppress(NotFound):
-                require(wide.operator == "Unsqueeze" and self.axis(wide) == 1)
-                total = self.only_user(wide.outputs[0], "MatMul")
-                narrow = self.only_user(total.outputs[0], "Squeeze")
-                require(total.inputs == [wide.outputs[0], values] and self.axis(narrow) == 1)
-                return [wide, total, narrow]
+                require(unsqueeze.operator == "Unsqueeze" and self.axis(unsqueeze) == 1)
+                product = self.only_user(unsqueeze.outputs[0], "MatMul")
+                squeeze = self.only_user(product.outputs[0], "Squeeze")
+                require(product.inputs == [unsqueeze.outputs[0], values] and self.axis(squeeze) == 1)
+                return [unsqueeze, product, squeeze]
         raise NotFound
 
     def _sum(self, attention: str, values: str) -> list[Node]:
-        """The nodes of ReduceSum(attention * values) over the steps; the attention has no other user."""
-        shares = self.only_user(attention, "Mul")
-        total = self.only_user(shares.outputs[0], "ReduceSum")
-        require({*shares.inputs} == {attention, values} and total.attributes.get("keepdims", 1) == 0)
+        """The nodes of ReduceSum(Mul(attention, values)) over the steps; the attention has no other user."""
+        product = self.only_user(attention, "Mul")
+        total = self.only_user(product.outputs[0], "ReduceSum")
+        require({*product.inputs} == {attention, values} and total.attributes.get("keepdims", 1) == 0)
         require(self.axis(total) == 1)
-        return [shares, total]
+        return [product, total]
 
     def leave_padding_unwritten(self, layer: Node) -> None:
-        """Marks a layer whose output is read at valid steps only, so that it writes no padding.
+        """Gives a layer the attribute `zeros=0` if its output is read at valid steps only: it writes no padding then.
 
-        Its output must be the values of other layers and poolings only, which get the same lengths as the layer. If one
-        of these layers does not run in the kernels, the test of the new graph fails, and the graph of the file is used.
+        Only other layers and poolings with the same lengths may read it, as their values. If one of these layers does
+        not run in the kernels, the test of the new graph fails, and the graph of the file is used.
         """
         output, users = layer.outputs[0], self.users.get(layer.outputs[0], [])
         for user in users:
-            index = {"AttentionPooling": 1}.get(user.operator, _LENGTHS)  # of the lengths among its inputs
+            lengths_index = 1 if user.operator == "AttentionPooling" else _LENGTHS
+            has_same_lengths = user.inputs[lengths_index : lengths_index + 1] == [layer.inputs[_LENGTHS]]
             is_known = user.operator in (*LAYERS, "AttentionPooling")
             reads_as_values = user.inputs[0] == output and user.inputs.count(output) == 1
-            if not (is_known and reads_as_values and user.inputs[index : index + 1] == [layer.inputs[_LENGTHS]]):
+            if not (is_known and reads_as_values and has_same_lengths):
                 return
         if users and output not in self.graph.used_elsewhere:
             layer.attributes["zeros"] = 0
 
     def _is_valid(self, mask: str, lengths: str, *, is_flat: bool) -> bool:
-        """Whether a mask is true at valid steps (True) or at padding (False); other masks raise `NotFound`.
+        """True for a mask that is true at valid steps, False for one that is true at padding; others raise `NotFound`.
 
-        It is `[rows, steps]` if it is flat, otherwise `[rows, steps, 1]`.
+        It compares the steps with the lengths. It is `[rows, steps]` if it is flat, otherwise `[rows, steps, 1]`.
         """
         node = self.maker(mask, "Not", *(_COMPARED if is_flat else ["Unsqueeze"]))
         if node.operator == "Not":
@@ -196,14 +204,14 @@ class _Fusion(Pattern):
         if node.operator == "Unsqueeze":
             require(self.axis(node) in (2, -1))
             return self._is_valid(node.inputs[0], lengths, is_flat=True)
-        steps_second, valid = _COMPARED[node.operator]
+        steps_second, is_valid = _COMPARED[node.operator]
         steps, ends = node.inputs[::-1] if steps_second else node.inputs
-        self._check_steps(steps)
+        self._require_steps(steps)
         column = self.maker(self._root(ends), "Unsqueeze")  # the lengths, [rows, 1]
         require(self.axis(column) in (1, -1) and self._root(column.inputs[0]) == self._root(lengths))
-        return valid
+        return is_valid
 
-    def _check_steps(self, name: str) -> None:
+    def _require_steps(self, name: str) -> None:
         """Requires that a value is 0, 1, 2, ..., `[steps]` or `[1, steps]`."""
         node = self.maker(self._root(name), "Range", "Unsqueeze")
         if node.operator == "Unsqueeze":
@@ -212,7 +220,7 @@ class _Fusion(Pattern):
         require(self.constant(node.inputs[0]) == 0 and self.constant(node.inputs[2]) == 1)
 
     def _root(self, name: str) -> str:
-        """The value before all casts of a value: casts between integer types do not change lengths."""
+        """The value from which a chain of casts begins: casts between integer types do not change lengths."""
         while (node := self.makers.get(name)) is not None and node.operator == "Cast":
             name = node.inputs[0]
         return name

@@ -3,9 +3,9 @@
     weights (bytes) ─> DequantizeLinear ─> Reshape ─> LSTM   becomes   weights (bytes), scales ─> integer LSTM
     weights (bytes) ─> DequantizeLinear ─> MatMul            becomes   weights (bytes), scales ─> integer MatMul
 
-`lengthwise_export` writes the left side: weights are int8 of at most 63 in size, `[directions * gates * hidden,
-inputs]` or of a product `[inputs, outputs]`, with a scale for each output. Only names and attributes are read here; the
-kernels check the weights. The file stays as it is.
+`lengthwise_export` writes the left side. Its weights are int8 from -63 to 63, with a scale for each output: those of a
+layer `[directions * gates * hidden, inputs]`, those of a product `[inputs, outputs]`. Only names and attributes are
+read here; the kernels check the weights. The file stays as it is.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ DOMAIN: Final = "lengthwise.integer"
 _OF_FUSION: Final = {"order", "zeros"}  # the attributes that `fusion` may have given a layer
 
 
-class _Bytes(NamedTuple):
-    """Dequantised weights: the names of the bytes and of their scales."""
+class _QuantizedWeights(NamedTuple):
+    """The names of two initializers: weights in bytes, and their scales."""
 
     weights: str
     scales: str
@@ -37,93 +37,102 @@ def fused(model: bytes) -> bytes | None:
     if b"DequantizeLinear" not in model:
         return None
     layers = _Layers(onnx_graph.read(model))
-    before = layers.graph.nodes
-    for node in before:
+    original_nodes = layers.graph.nodes
+    for node in original_nodes:
         with suppress(NotFound):
             layers.replace(node, layers.product(node) if node.operator == "MatMul" else layers.layer(node), [])
-    if layers.graph.nodes is before:
+    if layers.graph.nodes is original_nodes:  # `replace` makes a new list
         return None
     layers.graph.remove_unused()
     return layers.graph.write({DOMAIN: 1})
 
 
 def with_pooling(model: bytes) -> fusion.FusedGraph | None:
-    """As `fusion.fused`, for a graph whose attention pooling may have weights in bytes.
+    """The graph with the operators of `fusion`, whose attention pooling may have weights in bytes; None as there.
 
     The operator for attention pooling computes valid steps only, in float32. Where it fits, it gets dequantised
-    weights: padding costs more than the product in float32.
+    weights: padding costs more than the product in float32. Other products keep their bytes.
     """
     if b"DequantizeLinear" not in model:
         return fusion.fused(model)
+    # First with all weights as float32, to find which of them the pooling reads; then with these only.
     fused = fusion.fused(_with_float_weights(model, None))
     if fused is None or not fused.pools:
         return fusion.fused(model)
     nodes = onnx_graph.read(fused.graph).nodes
-    pooled = {name for node in nodes if node.operator == "AttentionPooling" for name in node.inputs}
-    return fusion.fused(_with_float_weights(model, pooled))
+    pooling_weights = {name for node in nodes if node.operator == "AttentionPooling" for name in node.inputs}
+    return fusion.fused(_with_float_weights(model, pooling_weights))
 
 
 def _with_float_weights(model: bytes, names: AbstractSet[str] | None) -> bytes:
-    """The graph with int8 weights of products as float32: all weights, or those that become the values `names`.
+    """The graph with int8 weights of products as float32 initializers in the place of their DequantizeLinear nodes.
+
+    `names` are the outputs of the nodes that are replaced; None for all.
 
     Raises:
-        NotFound: Never leaves this function: the node is kept.
+        NotFound: Never leaves this function: a node that does not dequantise weights is kept.
     """
     layers = _Layers(onnx_graph.read(model))
-    nodes = []
+    kept_nodes = []
     for node in layers.graph.nodes:
         try:
             require(names is None or names >= set(node.outputs))
             integers, scales = (
-                layers.graph.tensors[name].numbers() for name in layers.bytes_of(node.outputs[0], axis=1)
+                layers.graph.tensors[name].numbers() for name in layers.quantized(node.outputs[0], axis=1)
             )
             if integers is None or scales is None:
                 raise NotFound
             layers.graph.add_tensor(node.outputs[0], (integers * scales).astype(np.float32))
         except NotFound:
-            nodes.append(node)
-    layers.graph.nodes = nodes
+            kept_nodes.append(node)
+    layers.graph.nodes = kept_nodes
     return layers.graph.write({})
 
 
 class _Layers(Pattern):
-    """Finds the layers of a graph that the integer kernels compute."""
+    """Finds the layers of a graph that the integer kernels compute; `NotFound` from a method: they cannot."""
 
     def layer(self, node: Node) -> Node:
-        """The operator that replaces a layer with the activations, layout and order of gates of the kernels."""
+        """The integer kernel's node for an LSTM or GRU with the activations, layout and order of gates of the kernels.
+
+        The weights of the recurrence must be bytes; those of the inputs may be float32.
+        """
+        # 1. What the kernels compute
         attributes = node.attributes
         require(node.operator in fusion.LAYERS and node.domain in (*ONNX, fusion.DOMAIN))
         require(not node.unread and attributes.keys() <= fusion.KNOWN | _OF_FUSION)
         require(not attributes.get("layout") and not attributes.get("input_forget"))
         require(node.operator == "LSTM" or attributes.get("linear_before_reset") == 1)
+        # 2. Its inputs, as ONNX names them: X, W (weights of the inputs), R (of the recurrence), B (biases), lengths
         x, w, r, b, lengths, *others = [*node.inputs, *[""] * 5]
         require(not any(others))
-        weights_of_inputs = (w, "") if self._is_tensor(w, FLOAT, 3) else self._dequantised(w)
-        return _replaced(node, [x, *weights_of_inputs, *self._dequantised(r), b, lengths])
+        input_weights = (w, "") if self._is_tensor(w, FLOAT, 3) else self._layer_weights(w)
+        return _integer_node(node, [x, *input_weights, *self._layer_weights(r), b, lengths])
 
     def product(self, node: Node) -> Node:
-        """The operator that replaces a product with constant weights."""
+        """The integer kernel's node for a MatMul by weights in bytes."""
         require(node.domain in ONNX and len(node.inputs) == 2)
-        return _replaced(node, [node.inputs[0], *self.bytes_of(node.inputs[1], axis=1)])
+        return _integer_node(node, [node.inputs[0], *self.quantized(node.inputs[1], axis=1)])
 
-    def _dequantised(self, name: str) -> _Bytes:
-        """The bytes that are dequantised to weights `[directions, gates * hidden, inputs]`, through a Reshape."""
-        return self.bytes_of(self.maker(name, "Reshape").inputs[0], axis=0)
+    def _layer_weights(self, name: str) -> _QuantizedWeights:
+        """The bytes of a layer's weights, which a Reshape brings to `[directions, gates * hidden, inputs]`."""
+        return self.quantized(self.maker(name, "Reshape").inputs[0], axis=0)
 
-    def bytes_of(self, name: str, *, axis: int) -> _Bytes:
+    def quantized(self, name: str, *, axis: int) -> _QuantizedWeights:
         """The bytes `[rows, columns]` that are dequantised to a value, with a scale for each index of `axis`."""
         dequantize = self.maker(name, "DequantizeLinear")
         require({"axis": 1, **dequantize.attributes} == {"axis": axis} and not dequantize.unread)
         require(len(dequantize.inputs) == 2)
-        quantized = _Bytes(*dequantize.inputs)
+        quantized = _QuantizedWeights(*dequantize.inputs)
         require(self._is_tensor(quantized.weights, INT8, 2) and self._is_tensor(quantized.scales, FLOAT, 1))
         return quantized
 
-    def _is_tensor(self, name: str, kind: int, axes: int) -> bool:
+    def _is_tensor(self, name: str, kind: int, rank: int) -> bool:
+        """Whether a value is an initializer of this type and with so many axes."""
         tensor = self.graph.tensors.get(name)
-        return tensor is not None and (tensor.kind, len(tensor.shape)) == (kind, axes)
+        return tensor is not None and (tensor.kind, len(tensor.shape)) == (kind, rank)
 
 
-def _replaced(node: Node, names: list[str]) -> Node:
-    """The integer kernel's node in the place of a node, with other inputs."""
-    return Node(node.operator, names, node.outputs, node.attributes, domain=DOMAIN, name=node.name)
+def _integer_node(node: Node, inputs: list[str]) -> Node:
+    """The integer kernel's node that takes the place of a node: of the same operator name, with other inputs."""
+    return Node(node.operator, inputs, node.outputs, node.attributes, domain=DOMAIN, name=node.name)

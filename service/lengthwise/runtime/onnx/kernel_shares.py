@@ -1,7 +1,8 @@
 """Finds the part of a graph that counts results of fixed kernels above biases, and replaces it by one operator.
 
+See `fixed_kernels` for kernels, dilations and the grid. A *chain* is the nodes of one dilation:
+
     values -> grid -> Transpose -> Conv -> Where(counted) -> Greater(biases) -> ReduceSum -> Div -> Reshape -> Concat
-                                   (one such chain for each dilation)
 
 becomes `values, lengths -> SharesAboveBiases`. `lengthwise_export` writes the chains, with a grid for each sequence or
 a constant one. Weights, biases and the form of each chain are read here. The nodes that compute which steps count are
@@ -41,12 +42,20 @@ class Counted(NamedTuple):
     kernels: list[DilatedKernels]
 
 
+class _Grid(NamedTuple):
+    """A grid, and the values that are rounded to it."""
+
+    values: str  # their name
+    bits: int  # see `fixed_kernels.plan`
+    limit: float | None
+
+
 class _Chain(NamedTuple):
-    """The nodes of one dilation, from the values to the last Reshape."""
+    """What a chain computes."""
 
     kernels: DilatedKernels
-    grid: tuple[str, int, float | None]  # the values that are rounded to it; its bits and its limit, as of a plan
-    output: str
+    grid: _Grid
+    output: str  # the value that its Reshape makes: a share for each kernel and bias
 
 
 def fused(model: bytes, lengths: str) -> Counted | None:
@@ -88,10 +97,11 @@ class _Finder(Pattern):
         self._lengths = lengths
 
     def replaced(self) -> Counted:
-        """The graph with the operator instead of all chains; `NotFound` if there are none, or they differ."""
-        counts = [self._chain(node) for node in self.graph.nodes if node.operator == "Conv"]
-        chains = {chain.output: chain for chain in counts}
-        require(len({chain.grid for chain in counts}) == 1)
+        """The graph with the operator instead of all chains; `NotFound` if there are none, or their grids differ."""
+        # 1. The chains, by their outputs. Several are joined by a Concat.
+        all_chains = [self._chain(node) for node in self.graph.nodes if node.operator == "Conv"]
+        require(len({chain.grid for chain in all_chains}) == 1)
+        chains = {chain.output: chain for chain in all_chains}
         outputs = [*chains]
         users = self.users.get(outputs[0], [])
         concat = users[0] if len(users) == 1 and users[0].operator == "Concat" else None
@@ -99,30 +109,31 @@ class _Finder(Pattern):
             outputs = [name for name in concat.inputs if name in chains]
             require(concat.inputs[: len(outputs)] == outputs and concat.attributes.get("axis") == 1)
         require(len(outputs) == len(chains) and (concat is not None or len(outputs) == 1))
-        kernels = [chains[name].kernels for name in outputs]
-        values, bits, limit = chains[outputs[0]].grid
-        plan = fixed_kernels.plan(kernels, bits, limit)
+        # 2. Their plan
+        kernels, grid = [chains[name].kernels for name in outputs], chains[outputs[0]].grid
+        plan = fixed_kernels.plan(kernels, grid.bits, grid.limit)
         self.graph.add_tensor("lengthwise.plan", plan.numbers)
         self.graph.add_tensor("lengthwise.biases", plan.biases)
-        # The Concat may have further features behind the shares, such as the level and the scale of a sequence.
-        further = [] if concat is None else concat.inputs[len(outputs) :]
+        # 3. The operator. The Concat may have further features after the shares, such as a sequence's level and scale.
+        further_features = [] if concat is None else concat.inputs[len(outputs) :]
         result = outputs[0] if concat is None else concat.outputs[0]
-        shares = "lengthwise.shares" if further else result
-        inputs = [values, self._lengths, "lengthwise.plan", "lengthwise.biases"]
-        new = [Node("SharesAboveBiases", inputs, [shares], domain=fixed_kernels.DOMAIN)]
-        if further:
-            new.append(Node("Concat", [shares, *further], [result], {"axis": 1}))
+        shares = "lengthwise.shares" if further_features else result
+        inputs = [grid.values, self._lengths, "lengthwise.plan", "lengthwise.biases"]
+        replacement = [Node("SharesAboveBiases", inputs, [shares], domain=fixed_kernels.DOMAIN)]
+        if further_features:
+            replacement.append(Node("Concat", [shares, *further_features], [result], {"axis": 1}))
         index = self.graph.nodes.index(self.makers[result])
-        self.graph.nodes[index : index + 1] = new
+        self.graph.nodes[index : index + 1] = replacement
         self.graph.remove_unused()
         return Counted(self.graph.write({fixed_kernels.DOMAIN: 1}), kernels)
 
     def _chain(self, conv: Node) -> _Chain:
-        """The chain of nodes behind a convolution of the fixed kernels, up to the shares above its biases.
+        """The chain that a convolution of the fixed kernels belongs to.
 
         Raises:
-            NotFound: The nodes have another form.
+            NotFound: The nodes before or after it do not have the form of a chain.
         """
+        # 1. The convolution, with the weights of the fixed kernels
         weights = self.numbers(conv.inputs[1], KERNELS, -1, TAPS)
         dilations, pads = conv.attributes.get("dilations", (1,)), conv.attributes.get("pads")
         if not isinstance(dilations, tuple) or len(dilations) != 1 or dilations[0] < 1:
@@ -133,50 +144,57 @@ class _Finder(Pattern):
         reads = weights[:, :, 0] != 0
         require(np.array_equal(weights, reads[:, :, None] * fixed_kernels.kernel_weights()[:, None, :]))
         grid = self._grid(conv.inputs[0])
-        is_exact = 12 * reads.sum(axis=1).max() <= 2 ** (24 - grid[1])  # every sum
-        require(is_exact and reads.any(axis=1).all())
+        # Over the grid's limit: the weights of a kernel are 3 * 2 and 6 * -1. In float32 every sum must be exact.
+        largest_sum = 12 * reads.sum(axis=1).max()
+        require(largest_sum <= 2 ** (24 - grid.bits) and reads.any(axis=1).all())
+        # 2. The steps that count, and how many results at these are above each bias
         counted = self.only_user(conv.outputs[0], "Where")
         require(counted.inputs[1] == conv.outputs[0] and self.constant(counted.inputs[2]) <= _BELOW_ALL)
-        self._tables_of_mask(counted.inputs[0], dilation)
-        wide = self.only_user(counted.outputs[0], "Unsqueeze")
-        parts = [self._count(node, wide.outputs[0]) for node in self.users[wide.outputs[0]]]
-        biases = np.concatenate([part for part, _ in parts], axis=1)
-        total = parts[0][1]
+        self._mask_tables(counted.inputs[0], dilation)
+        unsqueezed = self.only_user(counted.outputs[0], "Unsqueeze")
+        parts = [self._count(node, unsqueezed.outputs[0]) for node in self.users[unsqueezed.outputs[0]]]
+        biases = np.concatenate([part_biases for part_biases, _ in parts], axis=1)
+        counts = parts[0][1]
         if len(parts) > 1:
-            joined = self.only_user(total, "Concat")
-            require(joined.inputs == [output for _, output in parts] and joined.attributes.get("axis") == 2)
-            total = joined.outputs[0]
-        share = self.only_user(total, "Div")
-        inside = self._tables_of_mask(share.inputs[1], dilation)
+            joined = self.only_user(counts, "Concat")
+            require(joined.inputs == [count for _, count in parts] and joined.attributes.get("axis") == 2)
+            counts = joined.outputs[0]
+        # 3. Divided by how many steps count for each kernel, which has the table of `DilatedKernels.inside`
+        share = self.only_user(counts, "Div")
+        inside = self._mask_tables(share.inputs[1], dilation)
         flat = self.only_user(share.outputs[0], "Reshape")
-        require(share.inputs[0] == total and len(inside) == 1)
+        require(share.inputs[0] == counts and len(inside) == 1)
         kernels = DilatedKernels(dilation, reads, biases, inside[0].ravel())
         return _Chain(kernels, grid, flat.outputs[0])
 
-    def _grid(self, name: str) -> tuple[str, int, float | None]:
-        """The value that is rounded to a grid, and transposed to make `name`; the grid's bits; and its limit."""
-        turn = self.maker(name, "Transpose")
-        scaled = self.maker(turn.inputs[0], "Mul")
+    def _grid(self, name: str) -> _Grid:
+        """The grid of the values from which `name` is made: Transpose(Round(Clip(values) / distance) * distance)."""
+        transposed = self.maker(name, "Transpose")
+        scaled = self.maker(transposed.inputs[0], "Mul")
         divided = self.maker(self.maker(scaled.inputs[0], "Round").inputs[0], "Div")
         clipped = self.maker(divided.inputs[0], "Clip")
-        require(turn.attributes.get("perm") == (0, 2, 1) and divided.inputs[1] == scaled.inputs[1])
+        require(transposed.attributes.get("perm") == (0, 2, 1) and divided.inputs[1] == scaled.inputs[1])
         distance, limit = scaled.inputs[1], None
-        if distance in self.makers:
+        if distance in self.makers:  # of each sequence: the smallest power above its values, times a constant
             product = self.maker(distance, "Mul")
-            least = self.maker(product.inputs[0], "ReduceMin")
-            powers = self.numbers(self.maker(least.inputs[0], "Where").inputs[1], -1)
+            smallest = self.maker(product.inputs[0], "ReduceMin")
+            powers = self.numbers(self.maker(smallest.inputs[0], "Where").inputs[1], -1)
             require(np.array_equal(powers, fixed_kernels.POWERS))
-            share = self.constant(product.inputs[1])
-        else:
+            relative_distance = self.constant(product.inputs[1])
+        else:  # a constant
             low, limit = (self.constant(name) for name in [*clipped.inputs, "", ""][1:3])
             require(low == -limit and limit in fixed_kernels.POWERS)
-            share = self.constant(distance) / limit
-        bits = -math.log2(max(share, 1e-30))
+            relative_distance = self.constant(distance) / limit
+        bits = -math.log2(max(relative_distance, 1e-30))
         require(1 <= bits <= 22 and bits % 1 == 0)
-        return clipped.inputs[0], int(bits), limit
+        return _Grid(clipped.inputs[0], int(bits), limit)
 
     def _count(self, greater: Node, results: str) -> tuple[NDArray[np.float32], str]:
-        """The biases `[84, n]` that results are compared with, and the value that counts them."""
+        """Reads ReduceSum(Cast(Greater(results, biases))) over the steps.
+
+        Returns:
+            The biases `[84, n]`, a tensor or a part of one that a Split makes; and the name of the sum.
+        """
         require(greater.operator == "Greater" and greater.inputs[0] == results)
         total = self.only_user(self.only_user(greater.outputs[0], "Cast").outputs[0], "ReduceSum")
         require(self.axis(total) in (3, -1) and total.attributes.get("keepdims", 1) == 0)
@@ -184,23 +202,26 @@ class _Finder(Pattern):
         split = self.makers.get(name)
         if split is None or split.operator != "Split":
             return self.numbers(name, KERNELS, -1, 1)[:, :, 0], total.outputs[0]
-        whole = self.numbers(split.inputs[0], KERNELS, -1, 1)
-        count, size = len(split.outputs), -(-whole.shape[1] // len(split.outputs))
-        sizes = [size] * (count - 1) + [whole.shape[1] - size * (count - 1)]  # as for an operator without sizes
+        all_biases = self.numbers(split.inputs[0], KERNELS, -1, 1)
         if any(split.inputs[1:]):
             sizes = self.numbers(split.inputs[1], -1).tolist()
+        else:  # equal parts, but the last one may be smaller
+            size = -(-all_biases.shape[1] // len(split.outputs))
+            earlier_parts = [size] * (len(split.outputs) - 1)
+            sizes = [*earlier_parts, all_biases.shape[1] - sum(earlier_parts)]
         index = split.outputs.index(name)
         begin = sum(sizes[:index])
-        require(split.attributes.get("axis") == 1 and sum(sizes) == whole.shape[1])
-        return whole[:, begin : begin + sizes[index], 0], total.outputs[0]
+        require(split.attributes.get("axis") == 1 and sum(sizes) == all_biases.shape[1])
+        return all_biases[:, begin : begin + sizes[index], 0], total.outputs[0]
 
-    def _tables_of_mask(self, name: str, dilation: int) -> list[NDArray[np.bool_]]:
-        """The boolean tables among the inputs of the nodes that compute a mask or a count.
+    def _mask_tables(self, name: str, dilation: int) -> list[NDArray[np.bool_]]:
+        """The boolean initializers `[84, 1]` from which a mask, or a count of its steps, is computed.
 
-        `NotFound` if it does not depend on the lengths and the width only, or not on the span of these kernels.
+        `NotFound` if the mask does not depend on the lengths and the width only, or does not have the span of the
+        kernels (8 dilations) among its constants.
         """
-        waiting, visited, tables = [name], {self._lengths, ""}, []
-        sizes: set[float] = set()
+        waiting, visited, tables = [name], {self._lengths, ""}, []  # `waiting`: values that are to be followed back
+        sizes: set[float] = set()  # all constants of the mask
         while waiting:
             name = waiting.pop()
             if name in visited:

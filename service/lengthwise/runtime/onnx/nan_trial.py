@@ -1,4 +1,4 @@
-"""Whether NaN in the values of a graph reaches its recurrent layers: a trial at load, for graphs with an IsNaN node.
+"""Tries at load whether NaN in the values of a graph reaches its recurrent layers, for graphs with an IsNaN node.
 
 onnxruntime's LSTM and GRU turn some NaN into numbers, and Lengthwise's kernels keep them. Only a graph that replaces
 NaN before them gives the same in both. So it is run in both, with NaN at many steps; our kernels may serve it if all
@@ -17,13 +17,16 @@ from lengthwise.runtime.graph_inputs import feed
 from lengthwise.runtime.manifest import GraphNames, Manifest
 from lengthwise.runtime.onnx import onnx_graph
 
-_STEPS: Final = 6
-_MOST_FEATURES: Final = 64  # A single NaN is tried in at most this many features
+_STEPS: Final = 6  # length of the trial's sequences, if the model takes it
+_MOST_FEATURES: Final = 64  # a single NaN is tried in at most this many features
 _CLOSE: Final = 1e-4  # allowed difference of an answer between the kernels, times max(1, |answer|)
 
 
-def passes(graph: bytes, own: Any, plain: Any, manifest: Manifest) -> bool:
-    """Whether a graph gives the same finite answers to NaN in Lengthwise's kernels (`own`) and in onnxruntime's."""
+def passes(graph: bytes, with_kernels: Any, plain: Any, manifest: Manifest) -> bool:
+    """Whether a graph gives the same finite answers to NaN in Lengthwise's kernels and in onnxruntime's.
+
+    `with_kernels` and `plain` are onnxruntime's sessions of both. False for a graph without IsNaN, or of tokens.
+    """
     has_isnan = any(node.operator == "IsNaN" for node in onnx_graph.read(graph).walk())
     if manifest.input.kind == "tokens" or not has_isnan:
         return False
@@ -31,14 +34,15 @@ def passes(graph: bytes, own: Any, plain: Any, manifest: Manifest) -> bool:
     rows = manifest.max_batch_rows or len(sequences)
     for first in range(0, len(sequences), rows):
         batch = pad(sequences[first : first + rows], multiple=manifest.width_multiple)
-        ours, theirs = (_logits(session, batch, manifest.graph) for session in (own, plain))
-        if not np.isfinite(ours).all() or not (np.abs(ours - theirs) <= _CLOSE * np.maximum(1, np.abs(theirs))).all():
+        actual, expected = (_logits(session, batch, manifest.graph) for session in (with_kernels, plain))
+        is_close = np.abs(actual - expected) <= _CLOSE * np.maximum(1, np.abs(expected))
+        if not np.isfinite(actual).all() or not is_close.all():
             return False
     return True
 
 
 def _logits(session: Any, batch: PaddedBatch, names: GraphNames) -> NDArray[np.float32]:
-    """A session's logits, of a per-step head at valid steps only."""
+    """A session's logits `[rows, classes]`; of a per-step head `[valid steps, classes]`, without padding."""
     logits: NDArray[np.float32] = session.run([names.logits], feed(names, batch))[0]
     if logits.ndim != 3:
         return logits
@@ -50,20 +54,25 @@ def _logits(session: Any, batch: PaddedBatch, names: GraphNames) -> NDArray[np.f
 
 
 def _with_nan(manifest: Manifest) -> list[NDArray[Any]]:
-    """Sequences with one NaN (of each feature; at the first, a middle and the last step), and with more of them."""
+    """Random sequences, each with NaN at another set of values.
+
+    One value (of each feature, at the first, the middle and the last step); all of a step; all of a feature; all
+    values; all but the first step, and all but the last.
+    """
     step_input = manifest.input
     features = step_input.features or 1
     length = min(max(_STEPS, manifest.min_length), manifest.max_length)
     random = np.random.default_rng(0)
     mean, std = np.asarray(step_input.mean or np.zeros(features)), np.asarray(step_input.std or np.ones(features))
     indices = sorted({round(index) for index in np.linspace(0, features - 1, min(features, _MOST_FEATURES))})
-    slices: list[tuple[Any, Any]] = [(step, feature) for feature in indices for step in {0, length // 2, length - 1}]
-    slices += [(step, slice(None)) for step in range(length)]  # a step without a value
-    slices += [(slice(None), feature) for feature in indices]  # a feature without a value
-    slices += [(slice(None), slice(None)), (slice(1, None), slice(None)), (slice(None, -1), slice(None))]
+    every = slice(None)
+    missing: list[tuple[Any, Any]] = [(step, feature) for feature in indices for step in {0, length // 2, length - 1}]
+    missing += [(step, every) for step in range(length)]
+    missing += [(every, feature) for feature in indices]
+    missing += [(every, every), (slice(1, None), every), (slice(None, -1), every)]
     sequences = []
-    for index in slices:
+    for where in missing:
         steps = (mean + std * random.standard_normal((length, features))).astype(np.float32)
-        steps[index] = np.nan
+        steps[where] = np.nan
         sequences.append(steps)
     return sequences

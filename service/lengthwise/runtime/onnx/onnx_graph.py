@@ -2,7 +2,11 @@
 
 What the service must know of a file before it runs it is read here: its nodes, those inside branches, loops and
 functions too, and the files with its weights. Nodes of the outermost graph can be replaced, and the file written again.
-Weights are neither read nor copied, unless they are asked for. Fields have the numbers of `onnx.proto`.
+Weights are neither read nor copied, unless they are asked for.
+
+An ONNX file is a *message* of protocol buffers: a sequence of *fields*, each a number and a content. A content is an
+integer (a *varint*) or bytes: a text, a packed list, or another message. `onnx.proto` says which number means what:
+`_NODE_INPUT` is field 1 of a `NodeProto`.
 """
 
 from __future__ import annotations
@@ -25,7 +29,7 @@ _SIZES: Final = {_FIXED32: 4, _FIXED64: 8}
 
 
 def fields(message: memoryview) -> Iterator[tuple[int, memoryview | int]]:
-    """The fields of a message, as numbers and contents.
+    """The fields of a message, each as its number and its content.
 
     Raises:
         ValueError: The bytes are not a valid message.
@@ -51,15 +55,17 @@ def fields(message: memoryview) -> Iterator[tuple[int, memoryview | int]]:
 
 
 def messages(message: memoryview) -> Iterator[tuple[int, memoryview]]:
-    """As `fields`, without those that are integers."""
+    """The fields of a message whose content is bytes: as `fields`, without integers."""
     return ((number, value) for number, value in fields(message) if isinstance(value, memoryview))
 
 
 def varint(message: memoryview, offset: int) -> tuple[int, int]:
-    """The varint at a position, and the position after it.
+    """Reads the varint at an offset of a message; returns it, and the offset after it.
+
+    A varint has seven bits in each byte, the lowest first; the top bit of a byte says that another byte follows.
 
     Raises:
-        ValueError: The bytes end before it does, or it is too long.
+        ValueError: The message ends before the varint does, or it is too long.
     """
     number = 0
     for shift in range(0, 70, 7):
@@ -79,13 +85,13 @@ def text(value: memoryview) -> str:
 
 
 def signed(value: int) -> int:
-    """A varint as the int64 that it stands for."""
+    """The int64 that a varint stands for: numbers from 2**63 on are negative ones."""
     value %= 2**64
     return value - 2**64 if value >= 2**63 else value
 
 
 def integers(value: memoryview | int) -> list[int]:
-    """A repeated int64 field: one integer, or several in one piece."""
+    """The numbers of a repeated int64 field: one integer, or a packed list of varints."""
     if isinstance(value, int):
         return [signed(value)]
     numbers, offset = [], 0
@@ -96,7 +102,7 @@ def integers(value: memoryview | int) -> list[int]:
 
 
 def encode(content: Iterable[tuple[int, Content]]) -> bytes:
-    """Encodes fields, as numbers and contents, to a message."""
+    """Encodes fields, each a number and a content, to a message."""
     parts: list[bytes | memoryview] = []
     for number, value in content:
         if isinstance(value, int):
@@ -107,7 +113,7 @@ def encode(content: Iterable[tuple[int, Content]]) -> bytes:
 
 
 def _varint(number: int) -> bytes:
-    """Encodes a number that is not negative as a varint: seven bits a byte, the lowest first."""
+    """Encodes a number that is not negative as a varint: see `varint`."""
     encoded = bytearray()
     while number > 0x7F:
         encoded.append(number & 0x7F | 0x80)
@@ -122,40 +128,52 @@ AttributeValue: TypeAlias = int | float | str | tuple[float, ...]
 """A node's attribute, or the numbers of a small tensor."""
 
 _MOST_NESTED: Final = 64  # most graphs inside each other. onnxruntime's own reader allows 100 nested messages
-_SMALL: Final = 8  # most numbers of a tensor that is a constant, and of one whose numbers are not in one piece
-_NAMES: Final = ((FLOAT, "<f4"), (INT8, "i1"), (INT32, "<i4"), (INT64, "<i8"), (BOOL, "?"))
-_TYPES: Final = {kind: np.dtype(name) for kind, name in _NAMES}
+_SMALL: Final = 8  # most numbers of a tensor that is a constant, and of one whose numbers are not raw data
+_DTYPES: Final = ((FLOAT, "<f4"), (INT8, "i1"), (INT32, "<i4"), (INT64, "<i8"), (BOOL, "?"))
+_TYPES: Final = {kind: np.dtype(name) for kind, name in _DTYPES}
+# Numbers of fields in `onnx.proto`, by message
 _MODEL_GRAPH, _MODEL_OPSET, _MODEL_TRAINING, _MODEL_FUNCTION = 7, 8, 20, 25
 _GRAPH_NODE, _GRAPH_TENSOR, _GRAPH_OUTPUT, _GRAPH_SPARSE = 1, 5, 12, 15
+_FUNCTION_NODE, _FUNCTION_ATTRIBUTE = 7, 11
+_NODE_INPUT, _NODE_OUTPUT, _NODE_NAME, _NODE_OPERATOR, _NODE_ATTRIBUTE, _NODE_DOMAIN = 1, 2, 3, 4, 5, 7
+_ATTRIBUTE_NAME, _ATTRIBUTE_FLOAT, _ATTRIBUTE_INT, _ATTRIBUTE_TEXT, _ATTRIBUTE_TENSOR = 1, 2, 3, 4, 5
+_ATTRIBUTE_GRAPH, _ATTRIBUTE_INTS, _ATTRIBUTE_TENSORS, _ATTRIBUTE_GRAPHS = 6, 8, 10, 11
+_ATTRIBUTE_TYPE, _ATTRIBUTE_SPARSE, _ATTRIBUTE_SPARSES = 20, 22, 23
+_TENSOR_SHAPE, _TENSOR_TYPE, _TENSOR_FLOATS, _TENSOR_INT32S, _TENSOR_INT64S = 1, 2, 4, 5, 7
+_TENSOR_NAME, _TENSOR_RAW, _TENSOR_EXTERNAL = 8, 9, 13
 
 
 @dataclass(slots=True)
 class Tensor:
-    """A `TensorProto`."""
+    """A `TensorProto`; its numbers are read from the message when they are asked for."""
 
     kind: int  # The type of its numbers, such as `FLOAT`
     shape: tuple[int, ...]
-    content: memoryview
+    content: memoryview  # The message
 
     def numbers(self) -> NDArray[Any] | None:
-        """The numbers, in the shape of the tensor; None if they are elsewhere, of another type, or many in pieces."""
+        """The numbers, in the shape of the tensor.
+
+        None if they are in another file or of another type than those in `_TYPES`, or if they are many and not stored
+        as raw data.
+        """
         kind, size = _TYPES.get(self.kind), math.prod(self.shape)
         if kind is None or min(self.shape, default=0) < 0:
             return None
-        parts: list[Any] = []
+        listed: list[Any] = []  # from the fields for numbers of a type
         for number, value in fields(self.content):
-            if number == 9 and isinstance(value, memoryview) and len(value) == size * kind.itemsize:
+            if number == _TENSOR_RAW and isinstance(value, memoryview) and len(value) == size * kind.itemsize:
                 return np.frombuffer(bytes(value), kind).reshape(self.shape)
-            if len(parts) > size or size > _SMALL:
+            if len(listed) > size or size > _SMALL:
                 continue
-            if number in (5, 7):
-                parts += integers(value)
-            elif number == 4 and isinstance(value, memoryview):
-                parts += struct.unpack(f"<{len(value) // 4}f", value[: len(value) // 4 * 4])
-        return np.array(parts).astype(kind).reshape(self.shape) if len(parts) == size else None
+            if number in (_TENSOR_INT32S, _TENSOR_INT64S):
+                listed += integers(value)
+            elif number == _TENSOR_FLOATS and isinstance(value, memoryview):
+                listed += struct.unpack(f"<{len(value) // 4}f", value[: len(value) // 4 * 4])
+        return np.array(listed).astype(kind).reshape(self.shape) if len(listed) == size else None
 
     def constant(self) -> tuple[float, ...] | None:
-        """The numbers of the tensor if they are few (and not int8); else None."""
+        """The numbers of a small tensor, flat; None if they are more than `_SMALL`, int8, or cannot be read."""
         numbers = self.numbers() if self.kind != INT8 and math.prod(self.shape) <= _SMALL else None
         return None if numbers is None else tuple(numbers.ravel().tolist())
 
@@ -187,8 +205,8 @@ class Graph:
     functions: list[Graph] = field(default_factory=list)
     # The files with weights, as the graph names them; in the outermost graph only
     locations: set[str] = field(default_factory=set)
-    _others: list[tuple[int, Content]] = field(default_factory=list)
-    _of_model: list[tuple[int, Content]] = field(default_factory=list)
+    _graph_fields: list[tuple[int, Content]] = field(default_factory=list)  # The fields of its message but the nodes
+    _model_fields: list[tuple[int, Content]] = field(default_factory=list)  # Those of the file but the graph
 
     def walk(self) -> Iterator[Node]:
         """Every node, including those of functions and of the graphs inside nodes."""
@@ -201,7 +219,7 @@ class Graph:
 
     @cached_property
     def constants(self) -> dict[str, tuple[float, ...]]:
-        """The numbers of small tensors, by name: initializers and outputs of Constant."""
+        """The numbers of small tensors, flat, by name: initializers and outputs of Constant."""
         constants = {
             name: numbers for name, tensor in self.tensors.items() if (numbers := tensor.constant()) is not None
         }
@@ -214,7 +232,7 @@ class Graph:
 
     @cached_property
     def used_elsewhere(self) -> set[str]:
-        """The values that something else than these nodes uses: the outputs, and nodes of graphs inside nodes."""
+        """The values that are outputs of the graph, or that nodes of graphs inside its nodes use."""
         inner = (node for outer in self.nodes for graph in outer.graphs for node in graph.walk())
         return {*self.outputs, *(name for node in inner for name in node.inputs)}
 
@@ -232,29 +250,32 @@ class Graph:
 
     def add_tensor(self, name: str, numbers: NDArray[np.float32] | NDArray[np.int32]) -> None:
         """Adds an initializer of float32 or int32, in the shape of `numbers`."""
-        sizes: list[tuple[int, Content]] = [(1, size) for size in numbers.shape]
         kind = INT32 if numbers.dtype.kind == "i" else FLOAT
-        tensor = encode([*sizes, (2, kind), (8, name.encode()), (9, numbers.astype(_TYPES[kind]).tobytes())])
-        self._others.append((_GRAPH_TENSOR, tensor))
+        tensor: list[tuple[int, Content]] = [(_TENSOR_SHAPE, size) for size in numbers.shape]
+        tensor += [(_TENSOR_TYPE, kind), (_TENSOR_NAME, name.encode())]
+        tensor.append((_TENSOR_RAW, numbers.astype(_TYPES[kind]).tobytes()))
+        self._graph_fields.append((_GRAPH_TENSOR, encode(tensor)))
 
     def remove_unused(self) -> None:
         """Removes the nodes whose outputs nothing uses."""
         used = set(self.used_elsewhere)
-        nodes = []
+        used_nodes = []
         for node in reversed(self.nodes):  # the nodes that use a value come after the node that makes it
             if not used.isdisjoint(node.outputs):
-                nodes.append(node)
+                used_nodes.append(node)
                 used.update(node.inputs)
-        self.nodes = nodes[::-1]
+        self.nodes = used_nodes[::-1]
 
     def write(self, opsets: Mapping[str, int]) -> bytes:
-        """The file with these nodes; `opsets` are the versions of domains that it does not name yet."""
+        """The bytes of an ONNX file with these nodes; `opsets` are the versions of domains that it did not import."""
         nodes = [(_GRAPH_NODE, _message(node) if node.content is None else node.content) for node in self.nodes]
         imports = [(_MODEL_OPSET, encode([(1, name.encode()), (2, version)])) for name, version in opsets.items()]
-        return encode([*self._of_model, (_MODEL_GRAPH, encode([*self._others, *nodes])), *imports])
+        return encode([*self._model_fields, (_MODEL_GRAPH, encode([*self._graph_fields, *nodes])), *imports])
 
     def add(self, message: memoryview, locations: set[str], depth: int) -> None:
-        """Adds what a `GraphProto` has, and the files of its tensors to `locations`.
+        """Adds nodes, tensors and outputs of a `GraphProto` to this graph, and the files of its tensors to `locations`.
+
+        `depth`: in how many other graphs it is.
 
         Raises:
             ValueError: Graphs are nested too deeply. Bytes that are not a message are a ValueError, too.
@@ -265,7 +286,7 @@ class Graph:
             if number == _GRAPH_NODE and isinstance(value, memoryview):
                 self.nodes.append(_node(value, locations, depth))
                 continue
-            self._others.append((number, value))
+            self._graph_fields.append((number, value))
             if isinstance(value, int):
                 continue
             if number == _GRAPH_TENSOR:
@@ -274,23 +295,26 @@ class Graph:
             elif number == _GRAPH_SPARSE:
                 _add_files_of_sparse(value, locations)
             elif number == _GRAPH_OUTPUT:
-                self.outputs += [text(name) for part, name in messages(value) if part == 1]
+                self.outputs += [text(name) for part, name in messages(value) if part == 1]  # of a `ValueInfoProto`
 
 
 def read(model: bytes) -> Graph:
-    """Reads an ONNX file (`ModelProto`); `ValueError` if the bytes are not a valid message, or nested too deeply."""
+    """The outermost graph of an ONNX file (`ModelProto`), with the functions and the weights' files of the model.
+
+    `ValueError` if the bytes are not a valid message, or graphs are nested too deeply.
+    """
     graph = Graph()
     for number, value in fields(memoryview(model)):
         if number == _MODEL_GRAPH and isinstance(value, memoryview):
             graph.add(value, graph.locations, 0)
             continue
-        graph._of_model.append((number, value))
+        graph._model_fields.append((number, value))
         if number == _MODEL_FUNCTION and isinstance(value, memoryview):
             graph.functions.append(_function(value, graph.locations))
         elif number == _MODEL_TRAINING and isinstance(value, memoryview):  # never runs, but its files count
-            for part, inner in messages(value):
+            for part, training_graph in messages(value):
                 if part in (1, 2):
-                    Graph().add(inner, graph.locations, 1)
+                    Graph().add(training_graph, graph.locations, 1)
     return graph
 
 
@@ -298,9 +322,9 @@ def _function(message: memoryview, locations: set[str]) -> Graph:
     """Reads the nodes of a `FunctionProto`; `locations` collects the files of tensors, also of default attributes."""
     function = Graph()
     for number, value in messages(message):
-        if number == 7:
+        if number == _FUNCTION_NODE:
             function.nodes.append(_node(value, locations, 0))
-        elif number == 11:
+        elif number == _FUNCTION_ATTRIBUTE:
             _add_attribute(value, Node(), locations, 0)
     return function
 
@@ -308,37 +332,42 @@ def _function(message: memoryview, locations: set[str]) -> Graph:
 def _node(message: memoryview, locations: set[str], depth: int) -> Node:
     """Reads a `NodeProto`; `locations` collects the files of tensors that are stored outside of the graph."""
     node = Node(content=message)
-    lists, texts = {1: node.inputs, 2: node.outputs}, {3: "name", 4: "operator", 7: "domain"}
+    lists = {_NODE_INPUT: node.inputs, _NODE_OUTPUT: node.outputs}
+    texts = {_NODE_NAME: "name", _NODE_OPERATOR: "operator", _NODE_DOMAIN: "domain"}
     for number, value in messages(message):
         if number in lists:
             lists[number].append(text(value))
         elif number in texts:
             setattr(node, texts[number], text(value))
-        elif number == 5:
+        elif number == _NODE_ATTRIBUTE:
             _add_attribute(value, node, locations, depth)
     return node
 
 
 def _add_attribute(message: memoryview, node: Node, locations: set[str], depth: int) -> None:
-    """Adds an `AttributeProto` to its node, and the files of its tensors to `locations`."""
+    """Adds an `AttributeProto` to its node, and the files of its tensors to `locations`.
+
+    Its value goes to `attributes` (of a tensor only if it is small), its graphs go to `graphs`; an attribute without a
+    value of these kinds goes to `unread`.
+    """
     name = ""
     value: AttributeValue | None = None
     numbers: list[int] = []
     for number, content in fields(message):
-        if number == 8:
+        if number == _ATTRIBUTE_INTS:
             numbers += integers(content)
         elif isinstance(content, int):
-            value = signed(content) if number == 3 else value
-        elif number == 1:
+            value = signed(content) if number == _ATTRIBUTE_INT else value
+        elif number == _ATTRIBUTE_NAME:
             name = text(content)
-        elif number in (5, 10):
-            tensor = _tensor(content, locations)[1]
-            value = tensor.constant() if number == 5 else value
-        elif number in (22, 23):
+        elif number in (_ATTRIBUTE_TENSOR, _ATTRIBUTE_TENSORS):
+            _, tensor = _tensor(content, locations)
+            value = tensor.constant() if number == _ATTRIBUTE_TENSOR else value
+        elif number in (_ATTRIBUTE_SPARSE, _ATTRIBUTE_SPARSES):
             _add_files_of_sparse(content, locations)
-        elif number == 2 and len(content) == 4:
+        elif number == _ATTRIBUTE_FLOAT and len(content) == 4:
             value = float(struct.unpack("<f", content)[0])
-        elif number == 4:
+        elif number == _ATTRIBUTE_TEXT:
             value = text(content)
     _add_graphs(message, node, locations, depth)
     if numbers or value is not None:
@@ -348,12 +377,16 @@ def _add_attribute(message: memoryview, node: Node, locations: set[str], depth: 
 
 
 def _add_graphs(attribute: memoryview, node: Node, locations: set[str], depth: int) -> None:
-    """Adds the graphs of an `AttributeProto` to its node: field 6 holds one, field 11 several."""
-    parts = [(number, content) for number, content in messages(attribute) if number in (6, 11)]
-    single = [content for number, content in parts if number == 6]  # a field that occurs twice is one message
-    for contents in ([single] if single else []) + [[content] for number, content in parts if number == 11]:
+    """Adds the graphs of an `AttributeProto` to its node: a single one, and those of a list.
+
+    Protocol buffers merge a single field that occurs twice: such graphs are one graph.
+    """
+    contents = [*messages(attribute)]
+    single = [content for number, content in contents if number == _ATTRIBUTE_GRAPH]
+    listed = [[content] for number, content in contents if number == _ATTRIBUTE_GRAPHS]
+    for graph_contents in [single, *listed] if single else listed:
         node.graphs.append(Graph())
-        for content in contents:
+        for content in graph_contents:
             node.graphs[-1].add(content, locations, depth + 1)
 
 
@@ -365,18 +398,21 @@ def _add_files_of_sparse(message: memoryview, locations: set[str]) -> None:
 
 
 def _tensor(message: memoryview, locations: set[str]) -> tuple[str, Tensor]:
-    """The name of a `TensorProto`, and the tensor; adds its files: external data entries with the key `location`."""
+    """The name of a `TensorProto`, and the tensor; adds the file with its numbers, if there is one, to `locations`.
+
+    The file is the value of the external data entry with the key `location`.
+    """
     name, kind = "", 0
     shape: list[int] = []
     for number, value in fields(message):
-        if number == 1:
+        if number == _TENSOR_SHAPE:
             shape += integers(value)
-        elif number == 2 and isinstance(value, int):
+        elif number == _TENSOR_TYPE and isinstance(value, int):
             kind = value
-        elif number == 8 and isinstance(value, memoryview):
+        elif number == _TENSOR_NAME and isinstance(value, memoryview):
             name = text(value)
-        elif number == 13 and isinstance(value, memoryview):
-            entry: dict[int, list[memoryview]] = {1: [], 2: []}
+        elif number == _TENSOR_EXTERNAL and isinstance(value, memoryview):
+            entry: dict[int, list[memoryview]] = {1: [], 2: []}  # keys and values: a damaged entry may have several
             for part, content in messages(value):
                 entry.get(part, []).append(content)
             if b"location" in entry[1]:
@@ -386,20 +422,22 @@ def _tensor(message: memoryview, locations: set[str]) -> tuple[str, Tensor]:
 
 def _message(node: Node) -> bytes:
     """A new node as a `NodeProto`."""
-    parts: list[tuple[int, Content]] = [(1, name.encode()) for name in node.inputs]
-    parts += [(2, name.encode()) for name in node.outputs]
-    parts += [(3, node.name.encode()), (4, node.operator.encode()), (7, node.domain.encode())]
-    parts += [(5, _attribute(name, value)) for name, value in node.attributes.items()]
+    parts: list[tuple[int, Content]] = [(_NODE_INPUT, name.encode()) for name in node.inputs]
+    parts += [(_NODE_OUTPUT, name.encode()) for name in node.outputs]
+    parts += [(_NODE_NAME, node.name.encode()), (_NODE_OPERATOR, node.operator.encode())]
+    parts.append((_NODE_DOMAIN, node.domain.encode()))
+    parts += [(_NODE_ATTRIBUTE, _attribute(name, value)) for name, value in node.attributes.items()]
     return encode(parts)
 
 
 def _attribute(name: str, value: AttributeValue) -> bytes:
     """An `AttributeProto`, with the field and the type of the value: a text, an integer, a float, or integers."""
-    named: tuple[int, Content] = (1, name.encode())
+    name_field: tuple[int, Content] = (_ATTRIBUTE_NAME, name.encode())
     if isinstance(value, str):
-        return encode([named, (4, value.encode()), (20, 3)])
+        return encode([name_field, (_ATTRIBUTE_TEXT, value.encode()), (_ATTRIBUTE_TYPE, 3)])
     if isinstance(value, int):
-        return encode([named, (3, value), (20, 2)])
+        return encode([name_field, (_ATTRIBUTE_INT, value), (_ATTRIBUTE_TYPE, 2)])
     if isinstance(value, float):
-        return encode([named]) + b"\x15" + struct.pack("<f", value) + encode([(20, 1)])
-    return encode([named, *((8, int(number)) for number in value), (20, 7)])
+        tag = bytes([_ATTRIBUTE_FLOAT << 3 | _FIXED32])
+        return encode([name_field]) + tag + struct.pack("<f", value) + encode([(_ATTRIBUTE_TYPE, 1)])
+    return encode([name_field, *((_ATTRIBUTE_INTS, int(number)) for number in value), (_ATTRIBUTE_TYPE, 7)])

@@ -1,4 +1,8 @@
-"""Follows values through the nodes of a graph, to find a pattern in it; `NotFound` where it has another form."""
+"""Follows values through the nodes of a graph, to find a pattern of nodes in it.
+
+A *value* is an input or output of nodes, by name. The methods raise `NotFound` where the graph does not have the form
+that the caller looks for; the caller then leaves the nodes as they are.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,7 @@ ONNX: Final = ("", "ai.onnx")
 
 
 class NotFound(Exception):
-    """The graph has another form."""
+    """The graph does not have the form that is looked for."""
 
 
 def require(condition: object) -> None:
@@ -27,26 +31,29 @@ def require(condition: object) -> None:
 
 
 class Pattern:
-    """The nodes of a graph, by the values that they make and use."""
+    """The nodes of a graph by value: `makers`, the node that makes a value, and `users`, the nodes that use it."""
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
         self._index()
 
     def _index(self) -> None:
+        """Computes makers and users anew, after a change of the graph's nodes."""
         self.makers, self.users = self.graph.makers(), self.graph.users()
 
-    def replace(self, old: Node, new: Node, removed: list[Node]) -> None:
-        """Replaces node `old` by `new`, and removes others."""
-        removed_ids = {id(node) for node in removed}
-        self.graph.nodes = [new if node is old else node for node in self.graph.nodes if id(node) not in removed_ids]
+    def replace(self, node: Node, replacement: Node, removed: list[Node]) -> None:
+        """Replaces a node of the graph, and removes the `removed` ones."""
+        removed_ids = {id(removed_node) for removed_node in removed}
+        self.graph.nodes = [
+            replacement if kept is node else kept for kept in self.graph.nodes if id(kept) not in removed_ids
+        ]
         self._index()
 
     def maker(self, name: str, *operators: str) -> Node:
-        """The node that makes a value, of one of these operators of ONNX.
+        """The node that makes a value, which must have one of these operators of ONNX.
 
         Raises:
-            NotFound: No node makes the value, or one of another operator.
+            NotFound: No node makes the value, or its node has another operator.
         """
         node = self.makers.get(name)
         if node is None or node.operator not in operators or node.domain not in ONNX:
@@ -54,14 +61,17 @@ class Pattern:
         return node
 
     def only_user(self, name: str, *operators: str) -> Node:
-        """The only node that uses a value, of one of these operators of ONNX."""
+        """The only node that uses a value, which must have one of these operators of ONNX.
+
+        `NotFound` if there are several users, or none, or the graph's outputs or inner graphs use the value too.
+        """
         users = self.users.get(name, [])
         require(len(users) == 1 and name not in self.graph.used_elsewhere)
         require(users[0].operator in operators and users[0].domain in ONNX)
         return users[0]
 
     def numbers(self, name: str, *shape: int) -> NDArray[Any]:
-        """A tensor's numbers; -1 in its shape is any size.
+        """The numbers of an initializer, which must have this shape; -1 in `shape` is any size.
 
         Raises:
             NotFound: There is no such tensor, or it has another shape.
@@ -74,12 +84,12 @@ class Pattern:
         return numbers
 
     def constant(self, name: str) -> float:
-        """The only number of a small tensor."""
+        """The only number of a constant; `NotFound` if it has several, or the value is not constant."""
         numbers = self.graph.constants.get(name, ())
         require(len(numbers) == 1)
         return numbers[0]
 
     def axis(self, node: Node) -> float | None:
-        """The only axis of a Squeeze, an Unsqueeze or a reduction."""
+        """The axis of a Squeeze, an Unsqueeze or a reduction; None if it has several or none, or they are computed."""
         axes = self.graph.constants.get(node.inputs[1]) if len(node.inputs) > 1 else node.attributes.get("axes")
         return axes[0] if isinstance(axes, tuple) and len(axes) == 1 else None
