@@ -20,7 +20,7 @@ from lengthwise.commands.cli import main
 from lengthwise.datasets import arrays, dataset, input_sequences
 from lengthwise.datasets.column_roles import ColumnNames, assign_roles
 from lengthwise.errors import ConfigurationError, InvalidSequences
-from lengthwise.runtime.feature_names import are_names, rows_of, missing_columns_problem
+from lengthwise.runtime.feature_names import are_names, missing_columns_problem, rows_of
 from lengthwise.runtime.manifest import Manifest
 from tests.support import model_directories
 from tests.support.numpy_models import manifest
