@@ -390,8 +390,8 @@ def _without_padding_sequences(
 ) -> tuple[Array, Array, _Shape | None]:
     """Returns both tensors of packed batches, and the larger shape, without the values of sequences that are padding.
 
-    A packed model may count the padding as further sequences (`Geometry.more_sequences`). Then an axis with one value
-    for each sequence has values for these too, which are dropped.
+    A packed model may take the padding for further sequences (`Geometry.padding_sequences`). Then an axis with one
+    value for each sequence has values for these too, which are dropped.
     """
     batches = [pairing.before, pairing.after]
     shapes = [before.shape, after.shape]
@@ -399,8 +399,8 @@ def _without_padding_sequences(
         batches.append(pairing.larger)
         shapes.append(larger_shape)
     for axis, sizes in enumerate(zip(*shapes, strict=True)):
-        if all(size == batch.rows + sum(batch.more_sequences) for size, batch in zip(sizes, batches, strict=True)):
-            sequences_in_front = pairing.before.more_sequences[0]
+        if all(size == batch.rows + sum(batch.padding_sequences) for size, batch in zip(sizes, batches, strict=True)):
+            sequences_in_front = pairing.before.padding_sequences[0]
             before, after = (
                 np.take(tensor, np.arange(batch.rows) + sequences_in_front, axis=axis)
                 for tensor, batch in ((before, pairing.before), (after, pairing.after))

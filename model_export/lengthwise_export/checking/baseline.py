@@ -1,7 +1,7 @@
 """The baseline of a check: some sequences, their first answer, and the difference of a later answer from it.
 
-An answer is *finite* if its logits at valid steps are neither NaN nor infinite. Some rows hold *raw values*, such as
-very large or equal ones; `kind` names what is special about them, and is None for *ordinary* values.
+An answer is *finite* if its logits at valid steps are neither NaN nor infinite. Some rows hold *raw values*, as
+sensors and logs have them before anybody scales them; `kind` says which, and is None for *ordinary* values.
 
 The same sequences must get the same answer, whatever the model was asked before (`Steadiness`):
 

@@ -8,7 +8,8 @@ A baseline batch is run first. Each trial then changes one thing about it: the p
 their order. The answer to a sequence must stay the same. If it changes, `leaks` finds the operator where that begins.
 
 A trial of NaN, Inf or 1e30 in the padding (`poison`) that fails is a warning only; a *finite* trial, which is any other
-trial, is a leak. Some rows hold *raw* sequences, of values such as very large or equal ones (`Sampler.kinds`).
+trial, is a leak. Some rows hold *raw* sequences, of values that nobody has scaled (`Sampler.kinds`); all others are
+*ordinary*.
 """
 
 from __future__ import annotations

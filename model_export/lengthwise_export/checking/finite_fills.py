@@ -49,7 +49,7 @@ def find_finite_fill(
     """
     if not sampler.kinds or subject.layout.packed:  # tokens, or a model that takes ordinary values only
         return None
-    junk = trials.with_padding_filled(base, sampler.fill(base.steps.shape[:2], trials.JUNK["junk"]))
+    junk = trials.with_padding_filled(base, sampler.fill(base.steps.shape[:2], trials.JUNK_SCALES["junk"]))
     shape = geometry(junk, subject.layout)
     # The fills, by the operations whose output has them
     fills = {

@@ -1,8 +1,8 @@
 """Joins the calls in a loop of the user's code, over steps or over sequences, to one operation.
 
-One turn of a loop over the steps of a packed row may be in a sequence that is another in the second run, and the next
-one not. So each call in such a loop becomes one operation for all turns, with an axis of steps in front of its outputs;
-in a loop over the packed sequences, with an axis of these.
+In layouts other than right padding, a turn of a loop over the steps may belong to different sequences in two runs, so
+turns cannot be compared one by one. So each call in such a loop becomes one operation for all turns, with an axis of
+steps in front of its outputs; in a loop over the packed sequences, with an axis of these.
 """
 
 from __future__ import annotations
@@ -19,27 +19,33 @@ from lengthwise_export.layouts import Array
 
 
 def with_joined_loops(recording: Recording, batch: Geometry) -> Recording:
-    """The recording of a run of a batch, each call in a loop over its steps or sequences as one operation."""
-    turns: dict[object, list[Operation]] = defaultdict(list)
+    """The recording of a run of a batch, with the calls in a loop over its steps or sequences joined to one operation.
+
+    The joined operation stands where the first call was.
+    """
+    calls_by_identity: dict[object, list[Operation]] = defaultdict(list)
     for operation in recording.operations:
-        turns[operation.identity].append(operation)
-    joined = {identity: _as_one(calls, batch) for identity, calls in turns.items()}
+        calls_by_identity[operation.identity].append(operation)
+    joined = {identity: _as_one(group, batch) for identity, group in calls_by_identity.items()}
     operations = [
         joined[operation.identity] or operation
         for operation in recording.operations
-        if joined[operation.identity] is None or operation is turns[operation.identity][0]
+        if joined[operation.identity] is None or operation is calls_by_identity[operation.identity][0]
     ]
     return replace(recording, operations=operations)
 
 
 def _as_one(calls: Sequence[Operation], batch: Geometry) -> Operation | None:
-    """The calls of all turns as one operation; None if they are not those of such a loop."""
-    turns, first = len(calls), calls[0]
-    if turns < 2 or any(len(call.outputs) != len(first.outputs) for call in calls):
+    """The calls of all turns joined to one operation.
+
+    None if the number of calls is not that of the steps or the sequences, or their outputs cannot be stacked.
+    """
+    count, first = len(calls), calls[0]
+    if count < 2 or any(len(call.outputs) != len(first.outputs) for call in calls):
         return None
     # A loop with a state may begin at the second step.
-    is_over_steps = turns in (batch.width, batch.width - 1)
-    if not is_over_steps and not (batch.is_packed and turns in (batch.rows, batch.rows + sum(batch.more_sequences))):
+    is_over_steps = count in (batch.width, batch.width - 1)
+    if not is_over_steps and not (batch.is_packed and count in (batch.rows, batch.rows + sum(batch.padding_sequences))):
         return None
     outputs = []
     for numbered in zip(*(call.outputs for call in calls), strict=True):
@@ -47,7 +53,7 @@ def _as_one(calls: Sequence[Operation], batch: Geometry) -> Operation | None:
         if stacked is None:
             return None
         if is_over_steps:
-            stacked = np.concatenate((np.zeros_like(stacked[: batch.width - turns]), stacked))
+            stacked = np.concatenate((np.zeros_like(stacked[: batch.width - count]), stacked))
         outputs.append((numbered[-1][0], stacked))
     return replace(
         first,
@@ -59,11 +65,14 @@ def _as_one(calls: Sequence[Operation], batch: Geometry) -> Operation | None:
 
 
 def _stacked(values: Sequence[Array], longest: int | None) -> Array | None:
-    """The values behind one another on a new first axis; an axis of different sizes is padded to `longest`."""
+    """The values stacked along a new first axis; axes of different sizes are padded with zeros to `longest`.
+
+    None if they have different numbers of axes, or if sizes differ where `longest` is None or smaller.
+    """
     if len({value.ndim for value in values}) > 1:
         return None
     sizes = [{*of_axis} for of_axis in zip(*(value.shape for value in values), strict=True)]
-    ragged = [axis for axis, different in enumerate(sizes) if len(different) > 1]
+    ragged = [axis for axis, sizes_of_axis in enumerate(sizes) if len(sizes_of_axis) > 1]
     if not ragged:
         return np.stack(values)
     if longest is None or any(value.shape[axis] > longest for value in values for axis in ragged):

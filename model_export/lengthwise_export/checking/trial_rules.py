@@ -140,7 +140,7 @@ class TrialRules:
         which all other valid steps are changed.
         """
         layout, sampler = self.subject.layout, Sampler(self.subject.steps, seed=len(base.lengths))
-        junk = sampler.fill(base.steps.shape[:2], trials.JUNK["junk"])
+        junk = sampler.fill(base.steps.shape[:2], trials.JUNK_SCALES["junk"])
         with_junk = trials.with_padding_filled(base, junk)
         changed_steps = trials.with_padding_filled(PaddedBatch(junk, base.lengths), base.steps).steps
         # The step that stays is where the step of a row with one step only would be.
@@ -257,7 +257,7 @@ def unread_steps(subject: Subject, baseline: Baseline) -> str | None:
 
     def changes_answer(base: Baseline, indices: list[int]) -> bool:
         """Whether an answer changes with other values at one step of each row; `indices` are these steps."""
-        for scale in trials.JUNK.values():
+        for scale in trials.JUNK_SCALES.values():
             steps = batch.steps.copy()
             steps[rows, indices] = sampler.fill((len(sequences),), scale)
             if base.largest_difference(subject.answer(PaddedBatch(steps, batch.lengths))) > 0.0:

@@ -3,8 +3,11 @@
 The lengths in a batch differ, include the shortest that the model accepts (nearly always 1), and are all smaller than
 the width. Some valid steps are all zeros, in the middle and at the end of a sequence: this catches models that infer
 the lengths from zeros. The longest sequence is the first row, so a model that sorts its rows by length does not reorder
-the baseline. Some rows are of raw values (`lengthwise.verification.random_sequences.KINDS`): a mask that adds -10
-hides padding only from values of size 1.
+the baseline. Some rows are of *raw values*, which nobody has scaled (kinds of them are in
+`lengthwise.verification.random_sequences.KINDS`): a mask that adds -10 hides padding only from values of size 1. All
+others are *ordinary*: normally distributed, or random token ids.
+
+The *baseline* is the batch whose answers the others must give too; each other batch is a trial (`CheckTrial`).
 """
 
 from __future__ import annotations
@@ -51,12 +54,15 @@ class Geometry:
         return self.layout.packed is not None
 
     @property
-    def more_sequences(self) -> tuple[int, int]:
-        """How many sequences a packed model may count besides, before and behind: those of the padding."""
+    def padding_sequences(self) -> tuple[int, int]:
+        """How many sequences a packed model may take the padding for: (before the sequences, after them).
+
+        Segment 0 is one sequence. Position ids start again after the longest length, so the padding may be several.
+        """
         if self.layout.packed == "segment_ids":
             return (1, 0)
-        behind = self.width - self.valid_steps if self.layout.packed == "position_ids" else 0
-        return (0, -(-behind // self.longest))
+        padded_steps = self.width - self.valid_steps if self.layout.packed == "position_ids" else 0
+        return (0, -(-padded_steps // self.longest))
 
     @property
     def valid(self) -> NDArray[np.bool_]:
@@ -72,43 +78,55 @@ class Pairing:
 
     before: Geometry
     after: Geometry
-    rows: tuple[tuple[int, int], ...]  # Pairs of (row in the first, row in the second) that hold the same sequence
+    rows: tuple[tuple[int, int], ...]  # Pairs of (row in `before`, row in `after`) that hold the same sequence
     # Sizes of the model's weights: an axis of such a size is neither rows nor steps
     known_sizes: frozenset[int] = frozenset()
-    larger: Geometry | None = None  # The sizes of a third batch with more rows and more steps, if that ran
+    larger: Geometry | None = None  # A third batch with more rows and more steps; None if the model raises for it
     may_be_sorted: bool = True  # Whether a tensor's rows may be sorted by length, longest first, as packing does
     chunks: frozenset[int] = frozenset()  # Chunk sizes, in steps, that the model cuts its sequences into
-    has_equal_steps: bool = False  # Whether both hold the same valid steps, also in rows that are no pair
+    has_equal_steps: bool = False  # Whether all rows of both batches hold the same valid steps, paired or not
 
     @property
     def orders(self) -> list[tuple[tuple[int, int], ...]]:
-        """The pairs of rows: for a tensor in the order of the batch, and for one sorted by length."""
+        """The pairs of `rows` as indices into a tensor: in the order of the batch, and with rows sorted by length.
+
+        Only the first if `may_be_sorted` is false, or if both orders are the same.
+        """
         if not self.may_be_sorted:
             return [self.rows]
-        before, after = (
+        sorted_before, sorted_after = (
             {row: rank for rank, row in enumerate(sorted(range(sizes.rows), key=lambda row: -sizes.lengths[row]))}
             for sizes in (self.before, self.after)
         )
-        return list(dict.fromkeys((self.rows, tuple((before[row], after[other]) for row, other in self.rows))))
+        return list(
+            dict.fromkeys(
+                (self.rows, tuple((sorted_before[row], sorted_after[row_after]) for row, row_after in self.rows))
+            )
+        )
 
     @property
     def is_same_rows(self) -> bool:
         """Whether both batches hold the same sequences in the same order."""
-        every = tuple((row, row) for row in range(self.before.rows))
-        return self.has_equal_steps or (self.before.lengths == self.after.lengths and self.rows == every)
+        all_rows = tuple((row, row) for row in range(self.before.rows))
+        return self.has_equal_steps or (self.before.lengths == self.after.lengths and self.rows == all_rows)
 
 
 Change = Literal["padding", "neighbours", "width", "order", "lengths", "block", "batch", "poison", "scale"]
-"""What a trial changes: the values in the padding, the other rows, the width, the order of the rows, the lengths of the
-other rows, the width with a longest row of it (`block`), the whole batch around a sequence (`batch`), the padding to
-NaN, Inf or 1e30 (`poison`), or the width for values far larger than ordinary ones (`scale`). A difference that only the
-last two show is a warning."""
+"""What a trial changes:
 
-CHANGES: Final[tuple[Change, ...]] = get_args(Change)  # Those that keep every shape locate a leak best
+- `padding`: the values in the padding; `poison`: these to NaN, Inf or 1e30
+- `neighbours`: the other rows; `lengths`: other rows and their lengths; `order`: the order of the rows
+- `width`: the width; `block`: the width, with another row as long as it; `scale`: the width, for values far larger than
+  ordinary ones
+- `batch`: the whole batch around a sequence, such as no other rows at all
 
-JUNK: Final = {"junk": 3.0, "large junk": 1000.0}  # Standard deviations of values written into the padding
+A difference that only `poison` and `scale` show is a warning."""
 
-_MORE_LENGTHS: Final = 6  # So many lengths above its shortest one, for a model that has one
+CHANGES: Final[tuple[Change, ...]] = get_args(Change)  # Those that keep every shape locate a leak best, so come first
+
+JUNK_SCALES: Final = {"junk": 3.0, "large junk": 1000.0}  # Standard deviations of values written into the padding
+
+_MORE_LENGTHS: Final = 6  # lengths that are tried above the shortest one, for a model that has one
 _MAX_FEWER_ROWS: Final = 5  # the largest batch of `fewer_rows`
 BLOCK_WIDTHS: Final = (31, 32, 33, 127, 128, 129)
 """Widths at, below and above whole blocks: kernels and their masks have other paths there."""
@@ -127,20 +145,27 @@ class CheckTrial:
 
 @dataclass(frozen=True, slots=True)
 class BatchSizes:
-    """The row count and widths of a check's batches: primes that are no sizes of the model's weights."""
+    """The row count and widths of a check's batches: primes where possible, which differ from the sizes of weights."""
 
     rows: int
-    longest: int
-    width: int
-    wider: int
-    shortest: int = 1
+    longest: int  # steps of the longest sequence
+    width: int  # steps of the baseline
+    wider: int  # steps of a wider batch
+    shortest: int = 1  # steps of the shortest sequence
 
 
 def choose_batch_sizes(
     excluded: frozenset[int], *, shortest: int = 1, longest_allowed: int, min_length: int = 1
 ) -> BatchSizes:
-    """Chooses batch sizes that differ from all sizes in the model's weights, from `shortest` to `longest_allowed`."""
-    if min_length > 1:  # the shortest sequence that the model accepts; the longest is a few steps longer, if that fits
+    """Chooses batch sizes that differ from all sizes in the model's weights.
+
+    Args:
+        excluded: The sizes in the weights.
+        shortest: The narrowest width, in steps.
+        longest_allowed: The widest, in steps.
+        min_length: The shortest sequence that the model accepts, in steps.
+    """
+    if min_length > 1:  # the longest sequence is a few steps longer than the shortest, if that fits
         shortest = max(shortest, min_length + _MORE_LENGTHS)
     rows, *steps = (size for size in _PRIMES if size not in excluded)
     steps = [size for size in steps if shortest <= size <= longest_allowed]
@@ -165,10 +190,16 @@ class Sampler:
         self._steps = steps
         self._random = np.random.default_rng(seed)
         self.zeros = True  # Whether sequences have steps of zeros
-        self.kinds: tuple[str, ...] = () if steps.kind == "tokens" else tuple(KINDS)
+        self.kinds: tuple[str, ...] = () if steps.kind == "tokens" else tuple(KINDS)  # kinds of raw values to draw
 
     def sequence(self, length: int, kind: str | None = None, *, scale: float = 1.0) -> Steps:
-        """`[length, features]` float32, or `[length]` token ids; of 3 steps or more, the middle one is zeros."""
+        """A random sequence: `[length, features]` float32, or `[length]` token ids.
+
+        Args:
+            length: In steps; of 3 or more, the middle step is zeros.
+            kind: A kind of raw values; None for ordinary ones.
+            scale: The standard deviation of ordinary values.
+        """
         if kind is not None:
             return raw(kind, (length, self._steps.features or 0), self._random)
         values = self.fill((length,), scale)
@@ -177,106 +208,122 @@ class Sampler:
         return values
 
     def fill(self, shape: Sequence[int], scale: float) -> Steps:
-        """Random values of a standard deviation `scale`, as for the padding; `shape` is `[rows, width]`."""
+        """Random steps in an array of this shape, such as `[rows, width]`; `scale`: standard deviation of values."""
         if self._steps.kind == "tokens":
             return self._random.integers(0, self._steps.vocabulary or 1, size=tuple(shape), dtype=np.int64)
         return self._random.normal(scale=scale, size=(*shape, self._steps.features or 0)).astype(np.float32)
 
     def order(self, rows: int) -> list[int]:
-        """A permutation of the rows in which no row keeps its place, if there is more than one."""
+        """A random rotation of the row indices, in which no row keeps its index, if there is more than one."""
         return [*np.roll(np.arange(rows), int(self._random.integers(1, max(rows, 2))))]
 
 
 def base_sequences(sampler: Sampler, sizes: BatchSizes) -> list[Steps]:
-    """The baseline's sequences, longest first; the last is the shortest, and the third ends in a step of zeros."""
-    shares = np.linspace(sizes.longest, sizes.shortest, sizes.rows)
-    kinds = kinds_of_rows(len(shares), sampler)
-    sequences = [sampler.sequence(round(length), kind) for length, kind in zip(shares, kinds, strict=True)]
+    """The baseline's sequences, the longest first, the shortest last; the third ends in a step of zeros.
+
+    Their lengths are spread evenly between the two. Every third is of raw values, if the sampler draws such.
+    """
+    lengths = np.linspace(sizes.longest, sizes.shortest, sizes.rows)
+    kinds = kinds_of_rows(len(lengths), sampler)
+    sequences = [sampler.sequence(round(length), kind) for length, kind in zip(lengths, kinds, strict=True)]
     if len(sequences) > 3 and len(sequences[2]) > 1 and sampler.zeros:
         sequences[2][-1] = 0
     return sequences
 
 
 def kinds_of_rows(rows: int, sampler: Sampler) -> list[str | None]:
-    """The kind of raw values of each row of a batch, None for ordinary ones: most rows, the first and the last."""
+    """The kind of raw values for each row of a batch, None for ordinary values.
+
+    Raw are the rows 1, 4, 7, ..., with one kind after the other; none if the sampler draws no raw values.
+    """
     kinds = sampler.kinds
     return [kinds[row // 3 % len(kinds)] if kinds and row % 3 == 1 else None for row in range(rows)]
 
 
-def has_equal_steps(one: PaddedBatch, other: PaddedBatch) -> bool:
+def has_equal_steps(first: PaddedBatch, second: PaddedBatch) -> bool:
     """Whether two batches hold the same sequences in the same order, whatever their padding is."""
-    if not np.array_equal(one.lengths, other.lengths):
+    if not np.array_equal(first.lengths, second.lengths):
         return False
-    mine, its = (batch.steps[step_mask(batch.lengths, batch.width)] for batch in (one, other))
-    return np.array_equal(mine, its)
+    steps, other_steps = (batch.steps[step_mask(batch.lengths, batch.width)] for batch in (first, second))
+    return np.array_equal(steps, other_steps)
 
 
 def geometry(batch: PaddedBatch, layout: StepLayout = RIGHT) -> Geometry:
-    """The lengths of a batch, and the width of what a model gets for it in a layout."""
+    """The lengths of a batch, and the width of the inputs into which a layout arranges it."""
     lengths = tuple(int(length) for length in batch.lengths)
     return Geometry(lengths, layout.width(lengths, batch.width), layout)
 
 
 def trials(sequences: Sequence[Steps], sizes: BatchSizes, sampler: Sampler) -> Iterator[CheckTrial]:
-    """All trials with the baseline's sequences; those that keep its shape come first."""
+    """Yields the trials that change one thing about the baseline, whose sequences these are.
+
+    First come other values in the padding, then other widths, other rows, orders and lengths, last NaN, Inf and 1e30.
+    """
+    # Other padding
     rows = len(sequences)
-    same = tuple((row, row) for row in range(rows))
+    same_rows = tuple((row, row) for row in range(rows))
     base = pad(sequences, width=sizes.width)
     is_float = base.steps.dtype == np.float32
-    for name, scale in JUNK.items():
+    for name, scale in JUNK_SCALES.items():
         junk = with_padding_filled(base, sampler.fill(base.steps.shape[:2], scale))
-        yield CheckTrial(f"{name} in the padding", "padding", junk, same)
-    overlong = np.resize(base.steps[0, : base.lengths[0]], base.steps.shape[1:])  # the longest row, again and again
-    yield CheckTrial("another row's steps in the padding", "padding", with_padding_filled(base, overlong), same)
+        yield CheckTrial(f"{name} in the padding", "padding", junk, same_rows)
+    repeated = np.resize(base.steps[0, : base.lengths[0]], base.steps.shape[1:])  # the longest row, again and again
+    yield CheckTrial("another row's steps in the padding", "padding", with_padding_filled(base, repeated), same_rows)
+    # Other widths
     for name, width in (
         ("padded wider", sizes.wider),
         ("padded one step wider", min(sizes.width + 1, sizes.wider)),
         ("padded to the longest only", len(sequences[0])),
     ):
-        yield CheckTrial(name, "width", pad(sequences, width=width), same)
-    strangers = [steps if row % 2 == 0 else sampler.sequence(len(steps)) for row, steps in enumerate(sequences)]
-    louder = np.float32(50.0) if is_float else 1
-    loud = [steps if row % 2 == 0 else strangers[row] * louder for row, steps in enumerate(sequences)]
-    for name, others in (("neighbours replaced", strangers), ("neighbours replaced by larger ones", loud)):
-        yield CheckTrial(name, "neighbours", pad(others, width=sizes.width), same[::2])
-    # Shuffled first: of rows in reverse, an index that sorts them may be that of the rows before
+        yield CheckTrial(name, "width", pad(sequences, width=width), same_rows)
+    # Other rows: each second one stays
+    replaced = [steps if row % 2 == 0 else sampler.sequence(len(steps)) for row, steps in enumerate(sequences)]
+    factor = np.float32(50.0) if is_float else 1
+    larger = [steps if row % 2 == 0 else replaced[row] * factor for row, steps in enumerate(sequences)]
+    for name, others in (("neighbours replaced", replaced), ("neighbours replaced by larger ones", larger)):
+        yield CheckTrial(name, "neighbours", pad(others, width=sizes.width), same_rows[::2])
+    # Other orders. Shuffled first: a reversal is its own inverse, so a model that never undoes its sorting may hide.
     for name, order in (("rows shuffled", sampler.order(rows)), ("rows in another order", list(range(rows))[::-1])):
-        moved = tuple((row, index) for index, row in enumerate(order))
-        yield CheckTrial(name, "order", pad([sequences[row] for row in order], width=sizes.width), moved)
-    # The first row is replaced as well, to change the longest length.
+        new_rows = tuple((row, index) for index, row in enumerate(order))
+        yield CheckTrial(name, "order", pad([sequences[row] for row in order], width=sizes.width), new_rows)
+    # Other lengths. The first row is replaced as well, to change the longest length.
     others = [
         sampler.sequence(min(len(steps) + 2, sizes.longest)) if row % 2 == 0 else steps
         for row, steps in enumerate(sequences)
     ]
     others[0] = sampler.sequence(max(sizes.longest - 1, len(sequences[1])))
-    if same[1::2]:
-        yield CheckTrial("neighbours of other lengths", "lengths", pad(others, width=sizes.width), same[1::2])
+    if same_rows[1::2]:
+        yield CheckTrial("neighbours of other lengths", "lengths", pad(others, width=sizes.width), same_rows[1::2])
+    # Padding that is not finite or overflows
     for name, value in EXTREME_PADDING.items() if is_float else ():
-        yield CheckTrial(f"{name} in the padding", "poison", with_padding_filled(base, np.float32(value)), same)
+        yield CheckTrial(f"{name} in the padding", "poison", with_padding_filled(base, np.float32(value)), same_rows)
 
 
 def unbatched_name(length: int) -> str:
-    """The name of the trial of one sequence, unbatched."""
+    """The name of the trial of one unbatched sequence, such as `unbatched, 3 steps`."""
     return f"unbatched, {length} step{'s' if length > 1 else ''}"
 
 
 def lone_trials(sequences: Sequence[Steps], kinds: Sequence[str | None]) -> Iterator[CheckTrial]:
-    """Each sequence, of raw values of its kind or of ordinary ones, in a batch of its own, without padding."""
+    """Yields a trial for each sequence: it runs alone, without padding.
+
+    `kinds` are the kinds of raw values of the sequences, for the names of the trials; None for ordinary values.
+    """
     for row, (steps, kind) in enumerate(zip(sequences, kinds, strict=True)):
         name = unbatched_name(len(steps)) + (f" ({kind})" if kind else "")
         yield CheckTrial(name, "batch", pad([steps], multiple=1), ((row, 0),))
 
 
-def fewer_rows(first: PaddedBatch) -> Iterator[CheckTrial]:
-    """The first rows of the baseline, in batches of 1 to `_MAX_FEWER_ROWS` rows."""
-    for rows in range(1, min(first.rows, _MAX_FEWER_ROWS + 1)):
-        batch = PaddedBatch(first.steps[:rows], first.lengths[:rows])
+def fewer_rows(baseline: PaddedBatch) -> Iterator[CheckTrial]:
+    """Yields trials of the first row of the baseline, the first two rows, and so on, up to `_MAX_FEWER_ROWS` rows."""
+    for rows in range(1, min(baseline.rows, _MAX_FEWER_ROWS + 1)):
+        batch = PaddedBatch(baseline.steps[:rows], baseline.lengths[:rows])
         name = "with 1 row, padded" if rows == 1 else f"with {rows} rows"
         yield CheckTrial(name, "batch", batch, tuple((row, row) for row in range(rows)))
 
 
 def equal_lengths(sequences: Sequence[Steps], sizes: BatchSizes, sampler: Sampler) -> Iterator[CheckTrial]:
-    """The longest sequence of the baseline beside others of its length, with and without padding."""
+    """Yields trials of the baseline's longest sequence beside new ones of its length, with and without padding."""
     longest = len(sequences[0])
     rows = [sequences[0], *(sampler.sequence(longest) for _ in sequences[1:])]
     for name, width in (("rows of one length", sizes.width), ("rows of one length, without padding", longest)):
@@ -284,13 +331,16 @@ def equal_lengths(sequences: Sequence[Steps], sizes: BatchSizes, sampler: Sample
 
 
 def block_widths(sequences: Sequence[Steps], widest: int, sampler: Sampler) -> Iterator[CheckTrial]:
-    """Two of the baseline's sequences beside one that is as long as some blocks, or one step shorter or longer."""
+    """Yields trials of two of the baseline's sequences beside a new one that fills each of `BLOCK_WIDTHS`.
+
+    Widths that the baseline covers, and those above `widest`, are left out.
+    """
     chosen = (len(sequences) // 2, len(sequences) - 1)
     for width in BLOCK_WIDTHS:
         if len(sequences[0]) < width <= widest:
             batch = pad([sampler.sequence(width), *(sequences[row] for row in chosen)], width=width)
-            same = tuple((row, index) for index, row in enumerate(chosen, 1))
-            yield CheckTrial(f"beside a sequence of {width} steps", "block", batch, same)
+            shared_rows = tuple((row, index) for index, row in enumerate(chosen, 1))
+            yield CheckTrial(f"beside a sequence of {width} steps", "block", batch, shared_rows)
 
 
 def beside_the_longest(sequences: Sequence[Steps], long: Steps) -> CheckTrial:
@@ -301,7 +351,10 @@ def beside_the_longest(sequences: Sequence[Steps], long: Steps) -> CheckTrial:
 
 
 def odd_batches(sizes: BatchSizes, widest: int, sampler: Sampler) -> Iterator[tuple[str, list[Steps], PaddedBatch]]:
-    """Padded batches that a model may handle in a separate code path, each with its name and its sequences."""
+    """Yields padded batches that a model may handle in a separate code path, as (name, sequences, batch).
+
+    These are a batch of one row, one of equal lengths, and one that is nearly as wide as the model accepts.
+    """
     shapes = [("of one row", [sizes.longest], sizes.width), ("of rows of one length", [sizes.longest] * 3, sizes.width)]
     long = widest - _MIN_PADDING
     if long > sizes.wider:
@@ -314,17 +367,20 @@ def odd_batches(sizes: BatchSizes, widest: int, sampler: Sampler) -> Iterator[tu
 
 
 def padding_changed(name: str, sequences: Sequence[Steps], base: PaddedBatch, sampler: Sampler) -> Iterator[CheckTrial]:
-    """The trials for a batch of `odd_batches`: other values in the padding, and less padding for a short batch."""
-    same = tuple((row, row) for row in range(base.rows))
-    junk = sampler.fill(base.steps.shape[:2], JUNK["junk"])
-    yield CheckTrial(f"junk in the padding {name}", "padding", with_padding_filled(base, junk), same)
+    """Yields the trials for a batch of `odd_batches`: other values in the padding, and no padding of the longest row.
+
+    `name` and `sequences` are those of the batch `base`.
+    """
+    same_rows = tuple((row, row) for row in range(base.rows))
+    junk = sampler.fill(base.steps.shape[:2], JUNK_SCALES["junk"])
+    yield CheckTrial(f"junk in the padding {name}", "padding", with_padding_filled(base, junk), same_rows)
     longest = int(base.lengths.max())
     if longest + _MIN_PADDING < base.width:  # over many steps, another width changes the rounding of sums
-        yield CheckTrial(f"padded to the longest only, {name}", "width", pad(sequences, width=longest), same)
+        yield CheckTrial(f"padded to the longest only, {name}", "width", pad(sequences, width=longest), same_rows)
 
 
 def with_padding_filled(batch: PaddedBatch, padding: Any) -> PaddedBatch:
-    """The batch with other values in the padding: those of `padding`, which broadcasts to its steps."""
+    """The batch with other values in the padding: a number, or an array that broadcasts to the batch's steps."""
     valid = step_mask(batch.lengths, batch.width)
     valid = valid.reshape(*valid.shape, *[1] * (batch.steps.ndim - 2))
     steps = batch.steps.copy()

@@ -25,7 +25,7 @@ from lengthwise_export.checking.check import ProgressCallback
 from lengthwise_export.checking.limits import runs
 from lengthwise_export.checking.recording import ModelOutput, Subject
 from lengthwise_export.checking.report import as_ranges, finite
-from lengthwise_export.checking.trials import JUNK, Sampler, with_padding_filled
+from lengthwise_export.checking.trials import JUNK_SCALES, Sampler, with_padding_filled
 from lengthwise_export.errors import RunError
 
 _T = TypeVar("_T")
@@ -271,7 +271,7 @@ def _tries(
     for number, members in enumerate(_batches(alone)):
         needed = rounded_width(max(one.length for one in members), multiple)
         yield members, pad([one.steps for one in members], width=needed), "zeros"
-        name, scale = [*JUNK.items()][number % len(JUNK)]
+        name, scale = [*JUNK_SCALES.items()][number % len(JUNK_SCALES)]
         wider = pad([one.steps for one in members], width=min(widest, needed + multiple * (1 + number % 8)))
         yield members, with_padding_filled(wider, sampler.fill(wider.steps.shape[:2], scale)), name
 
