@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Final
@@ -90,23 +90,13 @@ class Predictions(list[Prediction]):
         return notebook.predictions(self)
 
 
-_IN_ANSWERS: Final = frozenset(one.name for one in fields(Prediction)) - {"version", "_labels"}
-_OF_ARRAYS: Final = frozenset({"probabilities", "step_scores", "attention"})
-_OF_TUPLES: Final = frozenset({"assigned", "step_labels", "windows"})
-
-
 def prediction_of(entry: Mapping[str, Any], labels: tuple[str, ...], version: str) -> Prediction:
     """Makes a prediction of an object in an answer (`POST /predict`), with lists or arrays; None in them becomes NaN.
 
     `labels` are the model's, `version` the one that answered.
     """
-    values = {name: value for name, value in entry.items() if value is not None and name in _IN_ANSWERS}
-    for name in _OF_ARRAYS.intersection(values):
-        values[name] = _floats(values[name])
-    for name in _OF_TUPLES.intersection(values):
-        values[name] = tuple(values[name])
-    if "score" in values:
-        values["score"] = float(np.float32(values["score"]))
+    present = {name: value for name, value in entry.items() if value is not None and name in _CONVERSIONS}
+    values = {name: _CONVERSIONS[name](value) for name, value in present.items()}
     return Prediction(**values, version=version, _labels=labels)
 
 
@@ -117,6 +107,16 @@ def _floats(entries: Any) -> NDArray[np.float32]:
         absent = np.full(len(first_entry), np.nan) if isinstance(first_entry, list | np.ndarray) else np.nan
         entries = [absent if entry is None else entry for entry in entries]
     return np.asarray(entries, dtype=np.float32)
+
+
+_CONVERSIONS: Final[Mapping[str, Callable[[Any], Any]]] = {
+    "id": str,
+    "length": int,
+    "label": str,
+    "score": lambda score: float(np.float32(score)),
+    **dict.fromkeys(("probabilities", "step_scores", "attention"), _floats),
+    **dict.fromkeys(("assigned", "step_labels", "windows"), tuple),
+}  # from a field of an answer to that of a `Prediction`
 
 
 class Model:

@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Container, Iterable
 from dataclasses import dataclass
+from itertools import groupby, zip_longest
 from typing import Final
 
 MOST_DIGITS: Final = 9  # of a version, so that it fits into the integers of every protocol
@@ -82,13 +82,9 @@ class Policy:
 
         So if the memory is too small for all, every name gets a version before any name gets two.
         """
-        ranked: list[tuple[int, Key]] = []
-        rank: Counter[str] = Counter()
-        for key in sorted(present, reverse=True):
-            if self.named is None or key in self.named:
-                ranked.append((rank[key.name], key))
-                rank[key.name] += 1
-        return [key for _, key in sorted(ranked)]
+        allowed = sorted(key for key in present if self.named is None or key in self.named)
+        versions_of_name = [sorted(keys, reverse=True) for _, keys in groupby(allowed, key=lambda key: key.name)]
+        return [key for keys_of_rank in zip_longest(*versions_of_name) for key in keys_of_rank if key is not None]
 
     def absent(self, present: Container[Key]) -> list[Key]:
         """The versions that the policy names but the repository does not have."""

@@ -19,6 +19,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
@@ -349,15 +350,10 @@ def _parquet(path: Path, kind: StepKind, advance: Advance, reading: Reading) -> 
         yield from _table(path, kind, [TextColumns(columns_of(file.read()) or TableColumns(), [], {})], reading)
         return
     columns = [name for name in ("id", "steps", "label") if name in column_names]
-    index = 0  # of the record in the file
-    for batch in file.iter_batches(batch_size=256, columns=columns):
-        for fields in batch.to_pylist():
-            advance(index / file.metadata.num_rows)
-            if (
-                isinstance(feature_names, list)
-                and reading.columns.inputs != ()
-                and _has_width(fields["steps"], len(feature_names))
-            ):
-                fields["steps"] = [dict(zip(feature_names, step, strict=True)) for step in fields["steps"]]
-            yield read_record(fields, index, f"{path}:row {index + 1}", kind, reading.columns.inputs)
-            index += 1
+    has_names = isinstance(feature_names, list) and reading.columns.inputs != ()
+    batches = file.iter_batches(batch_size=256, columns=columns)
+    for index, fields in enumerate(chain.from_iterable(batch.to_pylist() for batch in batches)):
+        advance(index / file.metadata.num_rows)
+        if has_names and _has_width(fields["steps"], len(feature_names)):
+            fields["steps"] = [dict(zip(feature_names, step, strict=True)) for step in fields["steps"]]
+        yield read_record(fields, index, f"{path}:row {index + 1}", kind, reading.columns.inputs)

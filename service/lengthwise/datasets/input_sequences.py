@@ -211,10 +211,9 @@ def read(
     names = columns or ColumnNames()
     # Entries by the form of the data: no table, a row for each sequence in a column `steps`, any other table
     table = columns_of(data)
-    entries: Iterable[Any]
     roles = data.roles if isinstance(data, InputSequences) else None
     if table is None:
-        entries = _entries(data, names)
+        entries: Iterable[Any] = _entries(data, names)
     elif "steps" in table and not isinstance(table["steps"], np.ndarray):
         entries = _rows({name: cells for name, cells in table.items() if name in _FIELDS})
         fields = assign_roles(

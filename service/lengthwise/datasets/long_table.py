@@ -14,7 +14,7 @@ each row is one value of a step: the error asks, and shows the `pivot` that make
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections import ChainMap, Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -128,40 +128,32 @@ def _sequences(
     sequence_of_row = np.array([numbers_of_ids[name] for name in ids], dtype=np.intp)
     order = _order(sequence_of_row, columns, roles)
     bounds = np.searchsorted(sequence_of_row[order], np.arange(len(numbers_of_ids) + 1))
-    # Values, and why rows cannot be read: by the first feature, unless `wrong_rows` has it
-    numbers_and_reasons = [feature_of(columns[name], name) for name in roles.values]
-    wrong: dict[int, str] = {}
-    for _, bad in reversed(numbers_and_reasons):
-        wrong |= bad
-    wrong |= wrong_rows
-    arrays = [array for array, _ in numbers_and_reasons]
+    # Values by row, and why rows cannot be read: `wrong_rows` says it first, then the first feature
+    arrays, reasons = zip(*(feature_of(columns[name], name) for name in roles.values), strict=True)
+    wrong = dict(ChainMap(dict(wrong_rows), *reasons))
     values = arrays[0] if len(arrays) == 1 else np.column_stack(arrays)
     rows_of_sequence = [order[start:end] for start, end in pairwise(bounds)]
     labels = [] if roles.label is None else labels_of(columns[roles.label], roles.label)
     # How often each label is there in each sequence
-    label_counts = (
-        [Counter(str(labels[row]) for row in part if labels[row] is not None) for part in rows_of_sequence]
-        if labels
-        else []
-    )
-    mixed_count = sum(len(kind) > 1 for kind in label_counts)
+    labelled = rows_of_sequence if labels else []
+    label_counts = [Counter(str(labels[row]) for row in rows if labels[row] is not None) for rows in labelled]
+    mixed_count = sum(len(counts) > 1 for counts in label_counts)
     is_per_step = mixed_count > 0 if per_step is None else per_step or 2 * mixed_count > len(rows_of_sequence)
+    # The sequences; the label of each is the usual one, and a row with another label is a problem
     result = []
-    for number, (name, part) in enumerate(zip(numbers_of_ids, rows_of_sequence, strict=True)):
-        problem = next(((row, wrong[row]) for row in part.tolist() if row in wrong), None) if wrong else None
+    for number, (name, rows) in enumerate(zip(numbers_of_ids, rows_of_sequence, strict=True)):
+        problem = next(((row, wrong[row]) for row in rows.tolist() if row in wrong), None) if wrong else None
         label: Any = None
         if labels and is_per_step:
-            label = [labels[row] for row in part]
+            label = [labels[row] for row in rows]
         elif labels and label_counts[number]:
             usual_label = label_counts[number].most_common(1)[0][0]  # labels of any type are compared as texts
-            label = next(labels[row] for row in part if str(labels[row]) == usual_label)
-            odd_row = next((row for row in part.tolist() if str(labels[row]) not in ("None", usual_label)), None)
+            label = next(labels[row] for row in rows if str(labels[row]) == usual_label)
+            odd_row = next((row for row in rows.tolist() if str(labels[row]) not in ("None", usual_label)), None)
             if odd_row is not None and problem is None:
-                why = (
-                    f"sequence {name!r} has the label {labels[odd_row]!r}, and {label!r} in its other rows: correct it"
-                )
-                problem = odd_row, f'{why} (labels of steps are for task = "per-step")'
-        result.append(LongSequence(name, part, values[part], label, problem, roles))
+                reason = f"has the label {labels[odd_row]!r}, and {label!r} in its other rows: correct it"
+                problem = odd_row, f'sequence {name!r} {reason} (labels of steps are for task = "per-step")'
+        result.append(LongSequence(name, rows, values[rows], label, problem, roles))
     return result
 
 
@@ -198,9 +190,8 @@ def _order(sequence_of_row: NDArray[np.intp], columns: TableColumns, roles: Role
         moments[order] = np.cumsum(np.append(0, ~has_equal_time))
         _require_one_row_a_step(columns, roles, moments)
     # Where the table is not sorted by time, the order of two different rows of one time is not known.
-    is_sorted = np.array_equal(order, row_order)
-    ties = [] if is_sorted else [order[start : start + 2] for start in np.flatnonzero(has_equal_time)]
-    for first_row, second_row in ties:
+    ties: list[int] = [] if np.array_equal(order, row_order) else np.flatnonzero(has_equal_time).tolist()
+    for first_row, second_row in ((order[tie], order[tie + 1]) for tie in ties):
         if any(cells[first_row] != cells[second_row] for cells in columns.values()):
             raise ConfigurationError(
                 f"rows of one sequence have the same {roles.time!r} ({where(columns[roles.time], second_row)} and "

@@ -97,8 +97,7 @@ def _padded(block: NDArray[Any]) -> tuple[NDArray[Any] | None, int]:
     texts = [row.tobytes() for row in last]
     common_text, padded_rows = Counter(texts).most_common(1)[0]
     step = last[texts.index(common_text), 0] if 2 * padded_rows > len(block) else None
-    repeats = np.zeros(block.shape[:2], np.bool_)
-    repeats[:, 1:] = _equal(block[:, 1:], block[:, :-1])
+    repeats = np.pad(_equal(block[:, 1:], block[:, :-1]), ((0, 0), (1, 0)))  # steps that equal the step before
     is_blank = step is not None and (not step.any() or bool(np.isnan(step).all()))
     # An id, one number below 0 for all features, or what a scaler made of one number for each feature
     is_filler = step is not None and bool(
