@@ -5,6 +5,8 @@ file --archive--> configuration and weights, known layers only --Keras--> model 
 The file is copied first, so that the bytes that are checked are those that are loaded. Keras builds the model first on
 torch's device `meta`, without memory for weights, and their number is compared with that in the file: a small file
 cannot ask for a large model.
+
+The *text* of a target is what the user calls it, such as `model.keras` or `file.py:factory`; messages begin with it.
 """
 
 from __future__ import annotations
@@ -62,28 +64,30 @@ _WIDTHS: Final = (8, 64, 131)  # widths to try; convolutions without padding nee
 class KerasTarget(TorchTarget):
     """A Keras model, as a torch module that gives the same answers."""
 
-    provenance: Mapping[str, str]  # The version of Keras, the digest of a file, and notices
-    # The same model, called with the steps and without lengths; None if this target is called in that way
+    provenance: Mapping[str, str]  # Entries of the manifest: the version of Keras, the digest of a file, and notices
+    # The target of the same model that is called with the steps alone; None if this target is that one
     without_lengths: KerasTarget | None = None
 
     @property
     def unmended(self) -> KerasTarget:
-        """The model without lengths: a mend adds its own masks."""
+        """The target to mend: called with the steps alone, since a mend adds its own masks."""
         return self.without_lengths or self
 
     def origin(self) -> dict[str, str | int | float | None]:
-        """Where the model comes from; for a file, with its digest."""
+        """Where the model comes from, as entries of the manifest; for a file, with its digest."""
         return super().origin() | dict(self.provenance)
 
 
 def read_file(text: str, options: TargetOptions) -> KerasTarget:
-    """The target of a Keras file, whose model is loaded without running code from the file."""
+    """The target of the Keras file at the path `text`, whose model is loaded without running code from the file."""
     path = Path(text)
     return of_model(text, load(path), options, {"checkpoint": digest(path)})
 
 
 def of_model(text: str, model: Any, options: TargetOptions, origin: Mapping[str, str] | None = None) -> KerasTarget:
-    """The target of a Keras model, after comparing the answers of its torch module with those of Keras.
+    """The target of a Keras model; first compares the answers of its torch module with those of Keras.
+
+    The state of the model is restored.
 
     Args:
         text: The user's name of the target, for messages.
@@ -94,12 +98,14 @@ def of_model(text: str, model: Any, options: TargetOptions, origin: Mapping[str,
     Raises:
         ConfigurationError: The factory returned an object of Keras that is not a model, or the answers differ.
     """
+    # Refuse what cannot be served
     keras = import_keras()
     require_applicable(text, "keras", options)
     if not isinstance(model, keras.Model):
         raise ConfigurationError(f"{text} gives a {type(model).__name__} of Keras: it must return a keras.Model")
     _require_servable(text, model)
     _require_steps_only(text, model)
+    # Its input
     model_input = input_of(text, model, features=options.features, vocabulary=options.vocabulary)
     notices = model_input.masks
     if model_input.fixed is not None:
@@ -110,37 +116,46 @@ def of_model(text: str, model: Any, options: TargetOptions, origin: Mapping[str,
             "the same layers give it at its own length, without padding",
         )
     check_options_agree(text, options.model_copy(update={"classes": None, "labels": None}), model_input.steps, ())
+    # Its torch module, and the answers
     module = KerasModule(model).eval()
     is_built = all(layer.built for layer in model._flatten_layers(include_self=False))
     state = ModuleState(model)
     outputs = _require_agreement(text, module, model_input)
-    if not is_built:  # the first call makes the weights of such layers, and cannot be undone
+    if not is_built:  # the first call has made weights, which cannot be undone
         state = ModuleState(model)
     signature = CallSignature(features_axis=model_input.features_axis)
     select_output = _selector(text, outputs, options)
     shape = _answer_shape(module, model_input.steps, signature, select_output)
     labels = labels_of(text, options, shape[-1])
+    # Entries of the manifest, and the code that a fix shows
     entries = {"framework": f"keras {keras.__version__}", **({"notices": "; ".join(notices)} if notices else {})}
-    value = "" if model_input.padding == 0 else f"{model_input.padding:g}"
-    mask = f"keras.layers.Masking({value}).compute_mask(inputs)"
+    masked_value = "" if model_input.padding == 0 else f"{model_input.padding:g}"
+    mask_code = f"keras.layers.Masking({masked_value}).compute_mask(inputs)"
     if model_input.steps.kind == "tokens" or not model_input.features_axis:
-        mask = f"keras.ops.not_equal(inputs, {value or 0})"
-    whole, names = LayerParts(module, mask), ArgumentNames(fix=IN_OWN_LAYER)
+        mask_code = f"keras.ops.not_equal(inputs, {masked_value or 0})"
+    layer_parts, argument_names = LayerParts(module, mask_code), ArgumentNames(fix=IN_OWN_LAYER)
+    # One target that is called with lengths, and one without
     with_lengths, without_lengths = (
         KerasTarget(
             text=text,
             subject=TorchSubject(
-                module, model_input.steps, call, select_output, whole=whole, own_names=names, state=state
+                module,
+                model_input.steps,
+                call_signature,
+                select_output,
+                whole=layer_parts,
+                own_names=argument_names,
+                state=state,
             ),
             labels=labels,
             per_step=len(shape) == 3,
             names=GraphNames(sequences=model_input.steps.kind),
-            blind=call.second == "none",
+            blind=call_signature.second == "none",
             notices=notices,
             scores=probable_scores(model),
             provenance=entries | dict(origin or {}),
         )
-        for call in (signature, dataclasses.replace(signature, second="none"))
+        for call_signature in (signature, dataclasses.replace(signature, second="none"))
     )
     state.restore()
     return dataclasses.replace(with_lengths, without_lengths=without_lengths)
@@ -169,12 +184,12 @@ def _require_steps_only(text: str, model: Any) -> None:
     """Makes sure that the model's `call` requires the steps only, and no lengths or mask.
 
     Raises:
-        ConfigurationError: Its `call` requires further arguments.
+        ConfigurationError: It requires further arguments; the message names them, and says how to make a mask.
     """
-    steps, *others = inspect.signature(model.call).parameters.values()
+    steps, *further_parameters = inspect.signature(model.call).parameters.values()
     required = [
         parameter.name
-        for parameter in others
+        for parameter in further_parameters
         if parameter.default is parameter.empty and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
     ]
     if required:
@@ -184,24 +199,31 @@ def _require_steps_only(text: str, model: Any) -> None:
         raise ConfigurationError(f"{text}: call also takes {names}, and a sequence is one: {advice} ({layer})")
 
 
-def _selector(text: str, names: Sequence[str], options: TargetOptions) -> OutputSelector:
-    """The function that takes the output of `options.output`, a name or an index, from an answer.
+def _selector(text: str, output_names: Sequence[str], options: TargetOptions) -> OutputSelector:
+    """The function that takes the output of the option `--output`, a name or an index, from the model's answer.
+
+    `output_names` are the names of all outputs.
 
     Raises:
         ConfigurationError: The model has several outputs, and the option names none.
     """
-    chosen = None if options.output is None else str(options.output)
-    if len(names) > 1 and chosen is None:
-        raise ConfigurationError(f"{text} has {len(names)} outputs ({', '.join(names)}): name one with --output")
-    if chosen is not None and chosen.isdigit() and int(chosen) < len(names) and chosen not in names:
-        chosen = names[int(chosen)]
-    return output_selector(chosen)
+    output = None if options.output is None else str(options.output)
+    if len(output_names) > 1 and output is None:
+        raise ConfigurationError(
+            f"{text} has {len(output_names)} outputs ({', '.join(output_names)}): name one with --output"
+        )
+    if output is not None and output.isdigit() and int(output) < len(output_names) and output not in output_names:
+        output = output_names[int(output)]
+    return output_selector(output)
 
 
 def _answer_shape(
     module: KerasModule, steps: StepInput, signature: CallSignature, select_output: OutputSelector
 ) -> tuple[int, ...]:
-    """The shape of the answer to a batch, rows first, at the first of `_WIDTHS` at which the model runs."""
+    """The shape of the answer to a batch, rows first and classes last, at the first of `_WIDTHS` that runs.
+
+    If none runs, raises the error of the last one.
+    """
     subject = TorchSubject(module, steps, signature=signature, select_output=select_output)
     sampler = Sampler(steps, seed=0)
     for width in _WIDTHS:
@@ -212,17 +234,17 @@ def _answer_shape(
 
 
 def with_any_width(text: str, model: Any, fixed: int) -> Any:
-    """A copy of a Keras model for any number of steps, with the same weights.
+    """A copy of a Keras model that takes any number of steps, with the same weights; `fixed` is the number before.
 
     Raises:
         ConfigurationError: A layer needs exactly `fixed` steps; the message says which.
     """
     keras = import_keras()
     (symbol,) = model.inputs
-    free = keras.Input(batch_shape=(None, None, *symbol.shape[2:]), dtype=symbol.dtype, name=symbol.name)
+    new_input = keras.Input(batch_shape=(None, None, *symbol.shape[2:]), dtype=symbol.dtype, name=symbol.name)
     try:
         with on_device():
-            cloned = keras.models.clone_model(model, input_tensors=free, clone_function=_clone_layer)
+            cloned = keras.models.clone_model(model, input_tensors=new_input, clone_function=_clone_layer)
             cloned.set_weights(model.get_weights())
     except Exception as error:  # Keras raises many kinds
         why = f"is built for exactly {fixed} steps, and cannot be built for any number: {first_line(error)}"
@@ -237,13 +259,14 @@ def _clone_layer(layer: Any) -> Any:
     return type(layer).from_config({**config, "unroll": False} if config.get("unroll") else config)
 
 
+# The first bytes of files
 _ZIP: Final = b"PK\x03\x04"
 _HDF5: Final = b"\x89HDF\r\n\x1a\n"
 _SAVE_AGAIN: Final = "load it where it was made and save it again, with model.save('model.keras')"
 
 
 def load(path: Path) -> Any:
-    """The Keras model in a file.
+    """Loads the Keras model in a .keras or an HDF5 file.
 
     Raises:
         ConfigurationError: The file is not one of Keras, or holds something that is not read; the message says what to
@@ -264,7 +287,7 @@ def load(path: Path) -> Any:
 
 
 def _load_archive(path: Path, folder: Path) -> Any:
-    """The model in a .keras file, whose weights are first copied into `folder`.
+    """Loads the model in a .keras file, whose weights are first copied into `folder`.
 
     Raises:
         ConfigurationError: The archive, its configuration or its weights are not accepted.
@@ -272,18 +295,22 @@ def _load_archive(path: Path, folder: Path) -> Any:
     weights = folder / archive.WEIGHTS
     config, metadata = archive.read_archive(path, weights)
     keras = import_keras()
-    stored = archive.require_plain(weights)
-    safe = safe_config(config, keras.saving.get_registered_object)
-    if not isinstance(safe, dict) or "class_name" not in safe or "config" not in safe:
+    stored_count = archive.require_numbers_only(weights)
+    safe_configuration = safe_config(config, keras.saving.get_registered_object)
+    if (
+        not isinstance(safe_configuration, dict)
+        or "class_name" not in safe_configuration
+        or "config" not in safe_configuration
+    ):
         raise ConfigurationError(f"{archive.CONFIG} describes no model")
     writer = metadata.get("keras_version")
     versions = f" (it was written by Keras {writer}, this is {keras.__version__})" if isinstance(writer, str) else ""
 
     def build() -> Any:  # Keras empties the configuration, so each call gets a copy
-        return keras.saving.deserialize_keras_object(copy.deepcopy(safe), safe_mode=True)
+        return keras.saving.deserialize_keras_object(copy.deepcopy(safe_configuration), safe_mode=True)
 
     advice = f"If an older Keras wrote it, {_SAVE_AGAIN}; if a layer is your own, {FACTORY}"
-    model = _build_model(keras, stored, build, versions, advice)
+    model = _build_model(keras, stored_count, build, versions, advice)
     with on_device():
         try:
             model.load_weights(weights)
@@ -293,7 +320,7 @@ def _load_archive(path: Path, folder: Path) -> Any:
 
 
 def _load_hdf5(path: Path, folder: Path) -> Any:
-    """The model in an HDF5 file, which is first copied into `folder`.
+    """Loads the model in an HDF5 file, which is first copied into `folder`; the copy gets the safe configuration.
 
     Raises:
         ConfigurationError: The file, its configuration or its weights are not accepted.
@@ -303,7 +330,7 @@ def _load_hdf5(path: Path, folder: Path) -> Any:
     copied = folder / "model.h5"
     shutil.copyfile(path, copied)
     keras = import_keras()
-    stored = archive.require_plain(copied)
+    stored_count = archive.require_numbers_only(copied)
     import h5py
 
     with h5py.File(copied, "r+") as file:
@@ -312,22 +339,22 @@ def _load_hdf5(path: Path, folder: Path) -> Any:
             raise ConfigurationError("it holds weights only, or no model: save it with model.save('model.keras')")
         if not isinstance(config, str | bytes) or len(config) > archive.MOST_CONFIG:
             raise ConfigurationError("its configuration is no text, or too long")
-        file.attrs["model_config"] = json.dumps(safe_config(archive.parsed("model_config", config)))
+        file.attrs["model_config"] = json.dumps(safe_config(archive.parse_json("model_config", config)))
 
     def build() -> Any:
         return keras.models.load_model(copied, compile=False, safe_mode=True)
 
-    return _build_model(keras, stored, build, "", f"If it is of Keras 2, {_SAVE_AGAIN}")
+    return _build_model(keras, stored_count, build, "", f"If it is of Keras 2, {_SAVE_AGAIN}")
 
 
-def _build_model(keras: Any, stored: int, build: Callable[[], Any], versions: str, advice: str) -> Any:
-    """Builds a model, first without memory for weights: it must not have more weights than the file stores.
+def _build_model(keras: Any, stored_count: int, build: Callable[[], Any], versions: str, advice: str) -> Any:
+    """Builds a model and returns it; first without memory for weights, to compare their number with that in the file.
 
     Args:
         keras: The module `keras`.
-        stored: The number of values that the file stores.
+        stored_count: The number of values that the file stores; the model must not have more weights.
         build: Builds the model.
-        versions: The versions of Keras, for messages.
+        versions: The versions of Keras, for messages; empty if the file does not say its version.
         advice: What to do if Keras cannot build it, for messages.
 
     Raises:
@@ -343,20 +370,19 @@ def _build_model(keras: Any, stored: int, build: Callable[[], Any], versions: st
         if not isinstance(model, keras.Model):
             raise ConfigurationError(f"it holds a {type(model).__name__}, which is no model")
         count = sum(math.prod(map(int, variable.shape)) for variable in model.weights)
-        if count > stored:
-            raise ConfigurationError(f"the model has {count} weights, and the file holds {stored}")
+        if count > stored_count:
+            raise ConfigurationError(f"the model has {count} weights, and the file holds {stored_count}")
     return model
 
 
 _SAME: Final = 1e-5  # the largest difference of equal answers, in units of max(1, |answer|)
-_LENGTHS: Final = (1, 2, 3, 5, 7, 13)
-"""Lengths of the sequences to compare; if Keras raises at nearly all of them, those of `_LONGER`."""
-_LONGER: Final = (24, 33, 64, 130)
+_LENGTHS: Final = (1, 2, 3, 5, 7, 13)  # lengths of the sequences to compare
+_LONGER: Final = (24, 33, 64, 130)  # lengths instead of these, if fewer than two of them run
 _WIDER: Final = 4  # how much wider a padded batch is than its longest sequence
 
 
 def _require_agreement(text: str, module: KerasModule, model_input: ModelInput) -> tuple[str, ...]:
-    """Compares the answers of the module and of Keras; returns the names (or numbers) of the outputs.
+    """Compares the answers of the module and of Keras; returns the names (or numbers, as texts) of the outputs.
 
     1. Learning runs: the module notes which layers read the steps as they came in, and which masks are those of the
        lengths (`KnownLayers`).
@@ -369,25 +395,29 @@ def _require_agreement(text: str, module: KerasModule, model_input: ModelInput) 
     random = np.random.default_rng(0)
     with torch.no_grad(), one_torch_thread():
         sequences = _sequences_that_run(text, module, model_input, random)
-        padded = _padded_batches(sequences, model_input, random)
+        padded_batches = _padded_batches(sequences, model_input, random)
+        # Learning runs
         module.known.learning = True
         try:
-            for batch, lengths in padded:
+            for batch, lengths in padded_batches:
                 with contextlib.suppress(Exception):  # a model may raise at this width
                     module(batch, lengths)
         finally:
             module.known.learning = False
+        # Unbatched sequences
         for sequence in sequences:
             expected = _outputs_by_name(_answer_of_keras(module.model, sequence))
-            what = f"a sequence of {sequence.shape[1]} steps"
+            input_text = f"a sequence of {sequence.shape[1]} steps"
             for length in (torch.tensor([sequence.shape[1]]), None):
-                _require_equal(text, expected, _outputs_by_name(module(sequence, length)), what)
-        batch, lengths = padded[0]
+                _require_equal(text, expected, _outputs_by_name(module(sequence, length)), input_text)
+        # A padded batch
+        batch, lengths = padded_batches[0]
         expected = {}
         with contextlib.suppress(Exception):  # a model may raise at this width
             expected = _outputs_by_name(_answer_of_keras(module.model, batch))
         if expected:
             _require_equal(text, expected, _outputs_by_name(module(batch, lengths)), "a padded batch")
+        # The names of the outputs
         answer = module(sequences[0], None)
         return tuple(map(str, answer)) if isinstance(answer, Mapping) else tuple(_outputs_by_name(answer))
 
@@ -395,10 +425,10 @@ def _require_agreement(text: str, module: KerasModule, model_input: ModelInput) 
 def _sequences_that_run(
     text: str, module: KerasModule, model_input: ModelInput, random: np.random.Generator
 ) -> list[Tensor]:
-    """At least two random sequences `[1, length(, features)]`, of lengths at which Keras answers an unbatched one.
+    """Draws at least two sequences `[1, length(, features)]` of different lengths that Keras answers.
 
     Raises:
-        ConfigurationError: Keras raises at nearly all lengths.
+        ConfigurationError: Fewer than two of `_LENGTHS` run, and fewer than two of `_LONGER`.
     """
     error: Exception | None = None
     for lengths in (_LENGTHS, _LONGER):
@@ -407,8 +437,8 @@ def _sequences_that_run(
             sequence = _random_steps(model_input, (1, length), random)
             try:
                 _answer_of_keras(module.model, sequence)
-            except Exception as raised:  # a model may raise any error at a length
-                error = raised
+            except Exception as error_at_length:  # a model may raise any error at a length
+                error = error_at_length
             else:
                 running.append(sequence)
         if len(running) > 1:
@@ -437,51 +467,59 @@ def _random_steps(model_input: ModelInput, shape: tuple[int, ...], random: np.ra
 def _padded_batches(
     sequences: Sequence[Tensor], model_input: ModelInput, random: np.random.Generator
 ) -> list[tuple[Tensor, Tensor]]:
-    """Three batches with lengths `[rows]`: the first padded with the value that Keras masks, two with random values."""
-    own_lengths = torch.tensor([sequence.shape[1] for sequence in sequences])
-    width = int(own_lengths.max()) + _WIDER
+    """Three batches of random steps, each with its lengths `[rows]`, which are those of the sequences.
+
+    The padding of the first has the value that Keras masks; that of the other two is random. The third has the lengths
+    in reverse order.
+    """
+    lengths_of_sequences = torch.tensor([sequence.shape[1] for sequence in sequences])
+    width = int(lengths_of_sequences.max()) + _WIDER
     batches = [
         (_random_steps(model_input, (len(lengths), width), random), lengths)
-        for lengths in (own_lengths, own_lengths, own_lengths.flip(0))
+        for lengths in (lengths_of_sequences, lengths_of_sequences, lengths_of_sequences.flip(0))
     ]
     masked_value = 0 if model_input.steps.kind == "tokens" else model_input.padding
-    for row, length in enumerate(own_lengths.tolist()):
+    for row, length in enumerate(lengths_of_sequences.tolist()):
         batches[0][0][row, length:] = masked_value
     return batches
 
 
 def _outputs_by_name(answer: Any) -> dict[str, Tensor]:
-    """The outputs of an answer by their number, as text; empty if it is neither a tensor, a list nor a dictionary."""
+    """The outputs in an answer by their number, as text; empty if it is neither a tensor, a list nor a dictionary."""
     if isinstance(answer, Tensor):
         return {"0": answer}
-    if isinstance(answer, Mapping):  # of the module: Keras gives the same outputs as a list
+    if isinstance(answer, Mapping):  # the module's answer: Keras returns the same outputs as a list
         answer = list(answer.values())
     return {str(index): value for index, value in enumerate(answer)} if isinstance(answer, tuple | list) else {}
 
 
-def _require_equal(text: str, expected: Mapping[str, Tensor], actual: Mapping[str, Tensor], what: str) -> None:
-    """Makes sure that the outputs of the module are those of Keras, within rounding.
+def _require_equal(text: str, expected: Mapping[str, Tensor], actual: Mapping[str, Tensor], input_text: str) -> None:
+    """Makes sure that the outputs of the module are equal to those of Keras, within rounding.
 
     Args:
         text: The target, for messages.
         expected: The outputs of Keras.
         actual: The outputs of the module.
-        what: The input of both, for messages.
+        input_text: The input of both, for messages.
 
     Raises:
         ConfigurationError: An output differs.
     """
-    for of_keras, of_module in zip(expected.values(), actual.values(), strict=True):
-        if not isinstance(of_keras, Tensor) or not of_keras.is_floating_point():
+    for expected_output, actual_output in zip(expected.values(), actual.values(), strict=True):
+        if not isinstance(expected_output, Tensor) or not expected_output.is_floating_point():
             continue
-        is_same_shape, difference = of_module.shape == of_keras.shape, math.inf
+        is_same_shape, difference = actual_output.shape == expected_output.shape, math.inf
         if is_same_shape:
-            if torch.equal(of_module.isfinite(), of_keras.isfinite()):
+            if torch.equal(actual_output.isfinite(), expected_output.isfinite()):
                 # Where both are not finite, `check` reports it: only the other values are compared here
-                of_module, of_keras = (output.nan_to_num(0.0, 0.0, 0.0) for output in (of_module, of_keras))
-            difference = float((of_module - of_keras).abs().max() / of_keras.abs().max().clamp(min=1))
+                actual_output, expected_output = (
+                    output.nan_to_num(0.0, 0.0, 0.0) for output in (actual_output, expected_output)
+                )
+            difference = float((actual_output - expected_output).abs().max() / expected_output.abs().max().clamp(min=1))
         if not difference <= _SAME:  # NaN differs, too
-            how = f"differ by {difference:.2g}" if is_same_shape else "have another shape"
-            why = "an error of Lengthwise, or of a layer that is not the same twice"
-            instead = "export it with model.export and give the ONNX file"
-            raise ConfigurationError(f"{text}: the answers to {what} {how} from those of Keras, {why}: {instead}")
+            difference_text = f"differ by {difference:.2g}" if is_same_shape else "have another shape"
+            reason = "an error of Lengthwise, or of a layer that is not the same twice"
+            advice = "export it with model.export and give the ONNX file"
+            raise ConfigurationError(
+                f"{text}: the answers to {input_text} {difference_text} from those of Keras, {reason}: {advice}"
+            )
