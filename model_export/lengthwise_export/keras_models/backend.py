@@ -19,23 +19,23 @@ _INSTALL: Final = "pip install 'lengthwise[keras]'"
 
 
 def import_keras() -> ModuleType:
-    """Keras 3, on torch.
+    """Imports Keras 3 with its torch backend, and returns the module `keras`.
 
     Raises:
         ConfigurationError: Keras 3 is not installed, or Keras was imported with another backend.
     """
     if "keras" not in sys.modules:
-        before = os.environ.get(VARIABLE)
+        former_backend = os.environ.get(VARIABLE)
         os.environ[VARIABLE] = BACKEND  # Keras reads it once, when it is imported
         try:
             importlib.import_module("keras")
         except ImportError as error:
             raise ConfigurationError(f"a Keras model needs Keras 3: {_INSTALL} ({error})") from error
         finally:
-            if before is None:
+            if former_backend is None:
                 del os.environ[VARIABLE]
             else:
-                os.environ[VARIABLE] = before
+                os.environ[VARIABLE] = former_backend
     keras = sys.modules["keras"]
     if not hasattr(keras, "config") or not hasattr(keras, "ops"):
         installed = f"Keras {getattr(keras, '__version__', '2')} is installed"
@@ -51,26 +51,30 @@ def import_keras() -> ModuleType:
 
 @contextlib.contextmanager
 def on_device(device: str = "cpu") -> Iterator[None]:
-    """Runs Keras on a device: without its warnings about dropped masks, and with errors as the layers raise them."""
+    """Runs Keras on a device of torch during the block.
+
+    Keras then gives no warnings, such as those about dropped masks, and its errors are as the layers raise them.
+    """
     keras = import_keras()
-    with warnings.catch_warnings(), keras.device(device), contextlib.ExitStack() as undo:
+    with warnings.catch_warnings(), keras.device(device), contextlib.ExitStack() as cleanup:
         warnings.simplefilter("ignore")
         if keras.config.is_traceback_filtering_enabled():
             keras.config.disable_traceback_filtering()
-            undo.callback(keras.config.enable_traceback_filtering)
+            cleanup.callback(keras.config.enable_traceback_filtering)
         yield
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or the name of its class if the message is empty."""
+    """The first line of an error's message, at most 300 characters; the name of its class if the message is empty."""
     lines = str(error).strip().splitlines()
     return lines[0][:300] if lines else type(error).__name__
 
 
 def leave_stderr_open() -> None:
-    """Lets absl, the logger of Keras, write to the real stderr.
+    """Makes absl, the logger of Keras, write to the real stderr.
 
-    It closes the stream that it writes to, which in notebooks and tests is a stand-in for stderr that others need.
+    absl closes the stream that it writes to. In notebooks and tests that would be a replacement of stderr, which
+    others still need.
     """
     absl = sys.modules.get("absl.logging")
     if absl is not None and sys.__stderr__ is not None:
@@ -78,10 +82,10 @@ def leave_stderr_open() -> None:
 
 
 def _take_symbolic_sizes() -> None:
-    """Tells Keras the dtype of torch's symbolic numbers, which sizes are while a graph is traced."""
+    """Registers with Keras the dtypes of torch's symbolic numbers, as sizes are symbolic in a trace."""
     import torch
     from keras.src.backend.common import dtypes  # Keras has no public name for it
 
-    known = dtypes.PYTHON_DTYPES_MAP
-    for symbolic, plain in ((torch.SymInt, int), (torch.SymFloat, float), (torch.SymBool, bool)):
-        known.setdefault(symbolic, known[plain])
+    dtypes_of_types = dtypes.PYTHON_DTYPES_MAP
+    for symbolic, number in ((torch.SymInt, int), (torch.SymFloat, float), (torch.SymBool, bool)):
+        dtypes_of_types.setdefault(symbolic, dtypes_of_types[number])

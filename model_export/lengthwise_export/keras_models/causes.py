@@ -1,6 +1,7 @@
 """Why a layer of Keras leaks, and Keras code that fixes it: what a check knows of each layer.
 
-The layers of Keras are recorded whole, by their names in the summary; a user's own layer operator by operator.
+A check records the operations of a run. A layer of Keras is one operation, called by its name in the summary; a user's
+own layer is recorded operator by operator. A mask *is dropped* by a layer that gets one and passes none on.
 """
 
 from __future__ import annotations
@@ -21,9 +22,8 @@ from lengthwise_export.checking.trace_torch import WholePart
 from lengthwise_export.checking.trials import Change
 from lengthwise_export.keras_models.module import KerasModule, SummaryLayer
 
-LayerMask = Literal[
-    "lengths", "other", "none"
-]  # the mask that a layer gets: of the lengths, of something else, or none
+LayerMask = Literal["lengths", "other", "none"]
+"""The mask that a layer gets: that of the lengths, one that is computed from something else, or none."""
 
 IN_OWN_LAYER: Final = (
     "def call(self, x, mask=None):  # Keras passes the mask: [rows, width], true at valid steps; None without one\n"
@@ -39,38 +39,43 @@ IN_OWN_LAYER: Final = (
 class LayerCall:
     """A call of a layer, or of an operation of `keras.ops`."""
 
-    kind: str  # Its class, of an operation with `ops.` before it
-    layer: str
+    kind: str  # The name of its class, such as `LSTM`; of an operation such as `ops.Softmax`
+    layer: str  # Its path in the summary, such as `encoder/softmax`
     mask: LayerMask = "none"
-    mask_dropped_by: str | None = None  # The earlier layer that got a mask and passed none on
-    mask_code: str = "keras.layers.Masking().compute_mask(inputs)"  # Code that makes the mask
+    mask_dropped_by: str | None = None  # The earlier layer that dropped the mask; None if none did
+    mask_code: str = "keras.layers.Masking().compute_mask(inputs)"  # The user's code that makes the mask
     dimensions: int = 3  # The rank of its input
     axis: int | None = 1  # The axis along which an operation runs; None for all
-    keepdims: bool = False
+    keepdims: bool = False  # Whether an operation keeps that axis with a size of 1
 
     @property
     def template_values(self) -> dict[str, str]:
-        """The code for each name, such as `${mask}`, in the template of a fix."""
+        """The code to insert for each name, such as `${mask}`, in the template of a fix."""
         name = re.sub(r"\W", "_", self.layer.rpartition("/")[2])
         axis_of_steps = 1 if self.axis is None else self.axis % self.dimensions
         axes = tuple(range(1, self.dimensions)) if self.axis is None else self.axis
-        valid = "mask"  # with one more axis for each axis of the input that is not of rows or steps
+        # The mask [rows, width], with an axis of size 1 for each further axis of the input
+        valid = "mask"
         for axis in range(1, self.dimensions):
-            valid = valid if axis == axis_of_steps else f"keras.ops.expand_dims({valid}, {axis})"
-        along = f"axis={axes}" + (", keepdims=True" if self.keepdims or self.axis is None else "")
+            if axis != axis_of_steps:
+                valid = f"keras.ops.expand_dims({valid}, {axis})"
+        axis_arguments = f"axis={axes}" + (", keepdims=True" if self.keepdims or self.axis is None else "")
         operation = self.kind.removeprefix("ops.").lower().replace("logsoftmax", "log_softmax")
         return {
             "mask": self.mask_code,
             "valid": valid,
-            "axes": along,
+            "axes": axis_arguments,
             "axis": str(axes),
             "layer": name,
-            "call": f"{name}(x)" if operation == self.kind.lower() else f"keras.ops.{operation}(x, {along})",
+            "call": f"{name}(x)" if operation == self.kind.lower() else f"keras.ops.{operation}(x, {axis_arguments})",
         }
 
 
 def explain_layer(call: LayerCall, change: Change) -> Cause:
-    """The cause of a leak at a layer, and a fix."""
+    """The cause of a leak that begins at a call of a layer, with a fix.
+
+    `change` is the change of the batch that has changed an answer.
+    """
     entry = rule.select("layers", call.kind, change, call.mask)
     is_dropped = call.mask == "none" and call.mask_dropped_by is not None
     dropped = f" (it ends at {call.mask_dropped_by})" if is_dropped else ""
@@ -79,7 +84,10 @@ def explain_layer(call: LayerCall, change: Change) -> Cause:
 
 
 class LayerParts:
-    """Describes the layers of a module for a check; follows, while the layers run, where the mask is dropped."""
+    """Describes the layers of a module for a check; remembers, while the layers run, which one has dropped the mask.
+
+    It is called for each part of the module before the part runs.
+    """
 
     def __init__(self, module: KerasModule, mask_code: str) -> None:
         self._mask_code = mask_code
@@ -104,9 +112,9 @@ class LayerParts:
     def _at_call(
         self, layer: SummaryLayer, inputs: Sequence[Any], options: Mapping[str, Any], outputs: Any
     ) -> Callable[[Change], Cause]:
-        """Returns the function that explains a leak at this call of a layer; remembers a layer that drops the mask.
+        """Returns the function that explains a leak at this call of a layer, with these inputs, options and outputs.
 
-        `inputs`, `options` and `outputs` are those of the call. The layers that run after it read what is remembered.
+        If the layer drops the mask, it is remembered for the layers that run after it.
         """
         is_masked = _has_mask(inputs) or any(
             name.endswith("mask") and value is not None for name, value in options.items()
@@ -134,4 +142,5 @@ class LayerParts:
 
 
 def _has_mask(value: Any) -> bool:
+    """Whether a tensor in a structure, such as the inputs of a layer, has a mask that Keras has attached to it."""
     return any(getattr(leaf, "_keras_mask", None) is not None for leaf in tree_leaves(value))

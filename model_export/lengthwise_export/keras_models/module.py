@@ -2,6 +2,8 @@
 
 On its torch backend Keras' layers are torch modules, so the model's own layers run; `replaced` says what is replaced
 meanwhile. What Keras does with a mask, and every layer that drops one, stays: `keras_targets` compares the answers.
+
+A model's *summary* is the numbered list of its layers that `model.summary()` prints; messages name layers by it.
 """
 
 from __future__ import annotations
@@ -24,9 +26,9 @@ from lengthwise_export.keras_models.run import KerasRun, KnownLayers
 class SummaryLayer:
     """A layer of a model, or an operation between layers."""
 
-    path: str  # Its name; inside a nested model or a layer of the user's, `model/layer`
-    layer: Any
-    number: int  # Its number in the model's summary, from 1; inside another layer, that layer's
+    path: str  # Its name; inside a nested model or a user's own layer, with that one's name: `model/layer`
+    layer: Any  # The object of Keras
+    number: int  # Its number in the model's summary, from 1; inside another layer, the number of that layer
     count: int  # How many layers the summary lists
 
     @property
@@ -36,7 +38,7 @@ class SummaryLayer:
 
     @property
     def is_whole(self) -> bool:
-        """Whether a check takes the layer as one operation: it is one of Keras, and not a model or a user's own."""
+        """Whether a check records the layer as one operation: it is one of Keras, and not a model or a user's own."""
         return type(self.layer).__module__.startswith("keras.") and not hasattr(self.layer, "layers")
 
     def __str__(self) -> str:
@@ -45,7 +47,10 @@ class SummaryLayer:
 
 
 def layers_of(model: Any) -> Iterator[SummaryLayer]:
-    """The layers of a model in the order of its summary; each user's own layer is followed by the layers inside it."""
+    """Yields the layers of a model in the order of its summary, with the operations between layers.
+
+    A nested model, or a user's own layer, is followed by the layers inside it.
+    """
     is_graph = hasattr(model, "operations") and type(model).__name__ != "Sequential"
     layers = list(model.operations if is_graph else model.layers)
     for index, layer in enumerate(layers, 1):
@@ -53,7 +58,7 @@ def layers_of(model: Any) -> Iterator[SummaryLayer]:
 
 
 def _layers_inside(outer: SummaryLayer) -> Iterator[SummaryLayer]:
-    """Yields the layer `outer`, and the layers inside it if it is a user's own."""
+    """Yields the layer `outer`; then the layers inside it, if it is a nested model or a user's own layer."""
     yield outer
     if outer.is_whole:
         return
@@ -62,7 +67,10 @@ def _layers_inside(outer: SummaryLayer) -> Iterator[SummaryLayer]:
 
 
 def output_names(model: Any) -> tuple[str, ...]:
-    """The names of a model's outputs; empty if they have none. Further outputs of one layer are `name_1`, `name_2`."""
+    """The names of a model's outputs, each once: further outputs of one layer are `name_1`, `name_2`.
+
+    Empty if the outputs have no names.
+    """
     names: list[str] = []
     for name in getattr(model, "output_names", None) or ():
         candidates = itertools.chain([str(name)], (f"{name}_{number}" for number in itertools.count(1)))
@@ -71,21 +79,24 @@ def output_names(model: Any) -> tuple[str, ...]:
 
 
 class KerasModule(nn.Module):
-    """A Keras model that takes lengths, or the steps alone; its layers are its children, as the summary names them."""
+    """A Keras model as a torch module that takes the steps and, if the caller has them, the lengths.
+
+    The layers of the model are its submodules, under their names in the summary.
+    """
 
     def __init__(self, model: Any) -> None:
         super().__init__()
-        self._model_in_tuple = (model,)  # torch would register an attribute that is the model itself
-        self.known = KnownLayers()
-        self.parts: list[tuple[nn.Module, SummaryLayer]] = []
-        for layer in layers_of(model):
-            name = layer.path.replace(".", "_")
-            part = layer.layer
-            if not isinstance(part, nn.Module):
-                part = NamedOperation(part)
-                self.known.name(layer.layer, part)
-            self.parts.append((part, layer))
-            self.add_module(f"{name}_" if hasattr(self, name) else name, part)
+        self._model_in_tuple = (model,)  # in a tuple, torch does not register the model itself as a submodule
+        self.known = KnownLayers()  # what all runs share
+        self.parts: list[tuple[nn.Module, SummaryLayer]] = []  # the submodule for each layer of the summary
+        for summary_layer in layers_of(model):
+            name = summary_layer.path.replace(".", "_")
+            module = summary_layer.layer
+            if not isinstance(module, nn.Module):  # an operation between layers
+                module = NamedOperation(module)
+                self.known.register(summary_layer.layer, module)
+            self.parts.append((module, summary_layer))
+            self.add_module(f"{name}_" if hasattr(self, name) else name, module)
 
     @property
     def model(self) -> Any:
@@ -93,12 +104,17 @@ class KerasModule(nn.Module):
         return self._model_in_tuple[0]
 
     def train(self, mode: bool = True) -> KerasModule:
-        """Leaves the layers as they are: Keras takes the mode with each call, here always that of inference."""
+        """Stays in inference mode, whatever `mode` is: Keras takes the mode with each call."""
         self.training = False
         return self
 
     def forward(self, steps: Tensor, lengths: Tensor | None = None) -> Any:
-        """Runs `[rows, width, features]`, or tokens `[rows, width]`, with lengths `[rows]`, or without any mask."""
+        """Runs the model; returns its outputs by name if they have names, else what the model returns.
+
+        Args:
+            steps: `[rows, width, features]`, or token ids `[rows, width]`.
+            lengths: `[rows]`; None to run without the mask of the lengths.
+        """
         with replaced_for(KerasRun(self.known, steps, lengths), self.model):
             answer = self.model(steps, training=False)
         names = output_names(self.model)
@@ -108,7 +124,7 @@ class KerasModule(nn.Module):
 
 
 class NamedOperation(nn.Module):
-    """An operation of Keras between layers, such as an addition, as a part that a trace names."""
+    """An operation of Keras between layers, such as an addition, as a submodule, so that a trace has a name for it."""
 
     def __init__(self, operation: Any) -> None:
         super().__init__()
@@ -133,15 +149,21 @@ _ACTIVATIONS: Final = ("softmax", "sigmoid", "hard_sigmoid")  # those that give 
 class ModelInput:
     """The input of a model."""
 
-    steps: StepInput
+    steps: StepInput  # Whether a step is numbers or a token id, and how many there are
     features_axis: bool = True  # False if steps of one feature are `[rows, width]`
-    masks: tuple[str, ...] = ()  # Notices on the layers that make a mask from values
-    padding: float = 0.0  # The value that the first of them masks; 0 without one
+    masks: tuple[str, ...] = ()  # Notices for the user on the layers that make a mask from values
+    padding: float = 0.0  # The value that the first Masking masks; 0 without one
     fixed: int | None = None  # The number of steps that the model is built for; None for any
 
 
 def input_of(text: str, model: Any, *, features: int | None = None, vocabulary: int | None = None) -> ModelInput:
-    """The input of a model that has one input. For a model that was never built, an option says what a step is.
+    """Reads the input of a model.
+
+    Args:
+        text: The user's name of the target, for messages.
+        model: The Keras model.
+        features: The numbers of a step, as the option `--features` says; needed for a model that was never built.
+        vocabulary: The number of token ids, as the option `--vocabulary` says; likewise.
 
     Raises:
         ConfigurationError: The input is not a sequence, an unbuilt model needs an option, or an option contradicts the
@@ -157,9 +179,11 @@ def input_of(text: str, model: Any, *, features: int | None = None, vocabulary: 
             )
         shape = (None, None, features) if features is not None else (None, None)
     masks, padding = _masks(model)
-    # A subclassed model was built with the shape of some batch, which does not limit it to that width.
+    # A subclassed model was built with the shape of some batch, which does not limit it to that width
     fixed = shape[1] if getattr(model, "inputs", None) else None
-    shape_text = f"[{', '.join('any' if size is None else str(size) for size in shape)}]"
+    shape_text = (
+        f"[{', '.join('any' if vocabulary_size is None else str(vocabulary_size) for vocabulary_size in shape)}]"
+    )
     if len(shape) == 3 and shape[2] is not None:
         return ModelInput(StepInput(features=int(shape[2])), True, masks, padding, fixed)
     if len(shape) != 2:
@@ -167,15 +191,16 @@ def input_of(text: str, model: Any, *, features: int | None = None, vocabulary: 
             f"{text} takes {shape_text}, but a sequence is [rows, width, features] or, of tokens, [rows, width]: "
             "reshape each step to a list of numbers, and let the model begin with a Reshape in TimeDistributed"
         )
-    size = vocabulary or _vocabulary(model)
-    if size is None and features not in (None, 1):
+    vocabulary_size = vocabulary or _vocabulary(model)
+    if vocabulary_size is None and features not in (None, 1):
         raise ConfigurationError(f"--features {features} contradicts {text}, whose input is {shape_text}")
-    steps = StepInput(features=1) if size is None else StepInput(kind="tokens", vocabulary=size)
-    return ModelInput(steps, size is not None, masks, padding, fixed)
+    steps = StepInput(features=1) if vocabulary_size is None else StepInput(kind="tokens", vocabulary=vocabulary_size)
+    return ModelInput(steps, vocabulary_size is not None, masks, padding, fixed)
 
 
 def probable_scores(model: Any) -> Literal["logits", "probabilities"] | None:
-    """`probabilities` if the last activation gives them; None if the output may be logits, too."""
+    """`probabilities` if the last activation of a model gives these; None if its output may be logits, too."""
+    # The last layer, inside nested models and TimeDistributed
     try:
         layer = model.outputs[0]._keras_history.operation
     except (AttributeError, IndexError, TypeError):
@@ -191,7 +216,7 @@ def probable_scores(model: Any) -> Literal["logits", "probabilities"] | None:
 
 
 def _input_shape(text: str, model: Any) -> tuple[int | None, ...] | None:
-    """The shape of a model's one input, None for an open axis; None if the model has not been built.
+    """The shape of a model's one input, with None for the size of a dynamic axis; None if the model was never built.
 
     Raises:
         ConfigurationError: The model has several inputs.
@@ -216,30 +241,36 @@ def _input_shape(text: str, model: Any) -> tuple[int | None, ...] | None:
 
 
 def _vocabulary(model: Any) -> int | None:
-    """The number of tokens of the Embedding that reads the input, or else of the first one; None without one."""
+    """The number of token ids of the Embedding that reads the model's input, or else of the first Embedding.
+
+    None if the model has no Embedding.
+    """
     tables = [layer for layer in model._flatten_layers(include_self=False) if type(layer).__name__ == "Embedding"]
     symbols = {id(symbol) for symbol in getattr(model, "inputs", None) or ()}
-    reads_input = [
+    is_read_from_input = [
         any(id(symbol) in symbols for node in table._inbound_nodes for symbol in node.input_tensors) for table in tables
     ]
     sizes = [int(table.input_dim) for table in tables]
-    return next(itertools.compress(sizes, reads_input), sizes[0] if sizes else None)
+    return next(itertools.compress(sizes, is_read_from_input), sizes[0] if sizes else None)
 
 
 def _masks(model: Any) -> tuple[tuple[str, ...], float]:
-    """Notices about layers that mask steps by their values, and the value of the first Masking, or 0."""
-    notices, values = [], []
+    """Notices for the user about layers that mask steps by their values; and the value that the first Masking masks.
+
+    The value is 0 without a Masking.
+    """
+    notices, mask_values = [], []
     for layer in model._flatten_layers(include_self=False):
         kind = type(layer).__name__
         if kind == "Masking":
-            values.append(float(layer.mask_value))
+            mask_values.append(float(layer.mask_value))
             notices.append(
-                f"{layer.name} (Masking): Keras skips a step of which every value is {values[-1]:g}; here the lengths "
-                "say where a sequence ends, and such a step is data"
+                f"{layer.name} (Masking): Keras skips a step of which every value is {mask_values[-1]:g}; here the "
+                "lengths say where a sequence ends, and such a step is data"
             )
         elif kind == "Embedding" and layer.mask_zero:
             notices.append(
                 f"{layer.name} (Embedding): Keras skips token 0 (mask_zero); here the lengths say where a sequence "
                 "ends, and token 0 inside it is data"
             )
-    return tuple(notices), values[0] if values else 0.0
+    return tuple(notices), mask_values[0] if mask_values else 0.0
