@@ -3,6 +3,9 @@
 Keras runs a recurrent layer as a Python loop over the steps, which a trace would unroll. Here it is one call of the
 operator `recurrent`, which is a layer of torch, or of `recurrent_cells`, which also has other activations, runs
 backwards, and applies a reset gate before the product. What Keras does at masked steps, `replaced` adds.
+
+A *cell* is Keras's object with the weights of a recurrent layer in one direction. Its *form* is what it computes,
+without the weights.
 """
 
 from __future__ import annotations
@@ -12,12 +15,20 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from lengthwise_export.tracing.recurrent_op import ACTIVATIONS, GATES, recurrent, recurrent_cells
+from lengthwise_export.tracing.recurrent_op import (
+    ACTIVATIONS,
+    GATES,
+    LayerWeights,
+    recurrent,
+    recurrent_cells,
+    reordered,
+)
 
-_KINDS: Final = {"LSTMCell": "LSTM", "GRUCell": "GRU", "SimpleRNNCell": "RNN"}
-# Keras orders an LSTM's gates i f c o, ONNX i o f c. A GRU's are z r h in both.
+_KINDS: Final = {"LSTMCell": "LSTM", "GRUCell": "GRU", "SimpleRNNCell": "RNN"}  # ONNX's operator for each class
+# The indices of Keras's gates in the order of ONNX.
+# LSTM: Keras i f c o, ONNX i o f c. GRU: z r h in both.
 _ONNX_FROM_KERAS: Final = {"LSTM": (0, 3, 1, 2), "GRU": (0, 1, 2), "RNN": (0,)}
 # The mode of torch's own layer, by the fields of `CellForm`
 _TORCH_MODES: Final[dict[tuple[str, tuple[str, ...], bool], str]] = {
@@ -35,7 +46,7 @@ class CellForm:
     kind: str  # `LSTM`, `GRU` or `RNN`
     activations: tuple[str, ...]  # Names in `ACTIVATIONS`, in the order of ONNX's operator
     reset_after: bool  # Whether a GRU applies the reset gate after the matrix product
-    hidden: int
+    hidden: int  # The size of a state
 
     @property
     def mode(self) -> str | None:
@@ -44,67 +55,71 @@ class CellForm:
 
 
 def form_of(cell: Any) -> CellForm | str:
-    """The form of a cell of Keras; or, as a text, the reason why ONNX has no operator for it."""
+    """The form of a cell of Keras; or, as a text, why ONNX has no operator for it."""
     kind = _KINDS.get(type(cell).__name__) if type(cell).__module__.startswith("keras.") else None
     if kind is None:
         return f"the cell {type(cell).__name__} is a loop over the steps in Python: use LSTM, GRU or SimpleRNN"
-    output = _activation_name(cell.activation)
-    gate = output if kind == "RNN" else _activation_name(cell.recurrent_activation)
-    for name in (output, gate):
+    output_activation = _activation_name(cell.activation)
+    gate_activation = output_activation if kind == "RNN" else _activation_name(cell.recurrent_activation)
+    for name in (output_activation, gate_activation):
         if name not in ACTIVATIONS:
             return f"a recurrent layer of ONNX has no activation {name!r}: it has {', '.join(ACTIVATIONS)}"
-    activations = {"LSTM": (gate, output, output), "GRU": (gate, output), "RNN": (output,)}[kind]
+    activations = {
+        "LSTM": (gate_activation, output_activation, output_activation),
+        "GRU": (gate_activation, output_activation),
+        "RNN": (output_activation,),
+    }[kind]
     return CellForm(kind, activations, bool(getattr(cell, "reset_after", False)), int(cell.units))
 
 
 def _activation_name(activation: Any) -> str:
+    """The name of an activation, a function or an object of Keras."""
     return str(getattr(activation, "__name__", None) or type(activation).__name__)
 
 
-class CellWeights(nn.Module):
-    """The weights of one cell, or of the two of a bidirectional layer, as buffers in ONNX's layout."""
-
-    inputs: Tensor
-    states: Tensor
-    biases: Tensor
-
-    def __init__(self, cells: Sequence[Any], form: CellForm) -> None:
-        super().__init__()
-        for name, kernel in (("inputs", "kernel"), ("states", "recurrent_kernel")):
-            weights = [_in_onnx_order(getattr(cell, kernel).value.detach().T, form) for cell in cells]
-            self.register_buffer(name, torch.stack(weights))
-        self.register_buffer("biases", torch.stack([_biases(cell, form) for cell in cells]))
-
-
-def _in_onnx_order(weight: Tensor, form: CellForm) -> Tensor:
-    """The gates of a weight `[gates * hidden, ...]` in ONNX's order."""
-    blocks = weight.chunk(GATES[form.kind])
-    return torch.cat([blocks[block] for block in _ONNX_FROM_KERAS[form.kind]]).contiguous()
+def weights_of(cells: Sequence[Any], form: CellForm) -> LayerWeights:
+    """A copy of the weights of a layer in ONNX's layout; `cells` are its one cell, or the two of two directions."""
+    order = _ONNX_FROM_KERAS[form.kind]
+    inputs, states = (
+        torch.stack([reordered(getattr(cell, kernel).value.detach().T, order) for cell in cells])
+        for kernel in ("kernel", "recurrent_kernel")
+    )
+    return LayerWeights(inputs, states, torch.stack([_biases(cell, form) for cell in cells]))
 
 
 def _biases(cell: Any, form: CellForm) -> Tensor:
-    """`[2 * gates * hidden]`, in ONNX's order: the biases of the inputs, then those of the states."""
+    """The biases of a cell in ONNX's layout, `[2 * gates * hidden]`: those of the inputs, then those of the states."""
     size = GATES[form.kind] * form.hidden
     if not cell.use_bias:
         return torch.zeros(2 * size)
     bias = cell.bias.value.detach()
-    of_inputs, of_states = bias if bias.dim() == 2 else (bias, torch.zeros(size))
-    return torch.cat([_in_onnx_order(of_inputs, form), _in_onnx_order(of_states, form)])
+    pair = bias if bias.dim() == 2 else (bias, torch.zeros(size))  # of inputs and states; often the states have none
+    return torch.cat([reordered(biases, _ONNX_FROM_KERAS[form.kind]) for biases in pair])
 
 
 def run(
     form: CellForm,
-    weights: CellWeights,
+    weights: LayerWeights,
     values: Tensor,
     lengths: Tensor | None,
     direction: str,
-    initial: Sequence[Tensor] = (),
+    initial_states: Sequence[Tensor] = (),
 ) -> tuple[Tensor, list[Tensor]]:
-    """Runs a layer over `values [rows, width, features]`, from `initial` states `[rows, hidden]` or from zeros.
+    """Runs a recurrent layer with one of the two operators.
 
-    Returns the outputs `[rows, width, directions * hidden]`, 0 at padding, and the last `[directions, rows, hidden]`.
+    Args:
+        form: What its cells compute.
+        weights: Their weights.
+        values: `[rows, width, features]`.
+        lengths: `[rows]`; None to run every row over the full width.
+        direction: `forward`, `reverse` or `bidirectional`.
+        initial_states: The state `[rows, hidden]` and, of an LSTM, the cell; empty for zeros. Not for two directions.
+
+    Returns:
+        The outputs `[rows, width, directions * hidden]`, 0 at padding; and the last states `[directions, rows, hidden]`
+        in a list, of an LSTM followed by the last cells.
     """
-    state, cell = (*(tensor.unsqueeze(0) for tensor in initial), None, None)[:2]
+    state, cell = (*(tensor.unsqueeze(0) for tensor in initial_states), None, None)[:2]  # None for what is missing
     if form.mode is not None and direction != "reverse":
         outputs, states, cells = recurrent(
             values, lengths, [weights.inputs], [weights.states], [weights.biases], state, cell, form.mode
@@ -117,41 +132,42 @@ def run(
 
 
 class GatheredSteps:
-    """Moves the valid steps of a batch to the front of each row, and the outputs back, by a mask `[rows, width]`.
+    """Moves the valid steps of a batch to the front of each row, and the outputs back to the valid steps.
 
-    A mask that Keras computes between layers may have gaps, or no valid step in a row. At a masked step a recurrent
-    layer keeps its state. The operators take lengths only, so they get the valid steps, in their order.
+    A `mask [rows, width]` that Keras computes between layers may have gaps, or no valid step in a row. At a masked step
+    a recurrent layer keeps its state. The operators take lengths only, so they get the valid steps, in their order.
     """
 
     def __init__(self, mask: Tensor) -> None:
         self._mask = mask.bool()
         width = mask.shape[1]
         indices = torch.arange(width).expand_as(self._mask)
+        # The indices of the steps in the new order: masked ones get a larger key, so that they are sorted behind
         self._order = torch.where(self._mask, indices, indices + width).sort(dim=1).values % width
-        self._count = self._mask.sum(1)
-        self.lengths = self._count.clamp(min=1)
+        self._count = self._mask.sum(1)  # of valid steps, `[rows]`
+        self.lengths = self._count.clamp(min=1)  # for the operator, which takes no length of 0
 
-    def in_front(self, values: Tensor) -> Tensor:
+    def to_front(self, values: Tensor) -> Tensor:
         """The values `[rows, width, features]` with the valid steps of each row first."""
         return _gather_steps(values, self._order)
 
     def last_state(self, state: Tensor, initial: Tensor | None) -> Tensor:
-        """The last `state [rows, hidden]`; in a row without valid steps, the initial one (None for zeros)."""
+        """The last `state [rows, hidden]`; in a row without valid steps, the `initial` one, which is None for zeros."""
         return torch.where((self._count > 0).unsqueeze(1), state, 0.0 if initial is None else initial)
 
     def back(self, outputs: Tensor, *, backwards: bool, repeated: bool) -> Tensor:
         """The outputs `[rows, width, hidden]`, each moved back to the index of its step.
 
         Args:
-            outputs: The outputs of a layer over the steps `in_front`.
+            outputs: The outputs of a layer over the steps in the order of `to_front`.
             backwards: Whether the layer ran from the last step to the first.
             repeated: Whether a masked step gets the output of the valid step that ran before it; otherwise 0.
         """
-        # The number of valid steps that have run, at each step and including it
-        done = self._mask.flip(1).cumsum(1).flip(1) if backwards else self._mask.cumsum(1)
-        index = self._count.unsqueeze(1) - done if backwards else done - 1
-        has_output = done > 0 if repeated else self._mask
-        gathered = _gather_steps(outputs, index.clamp(min=0, max=self._mask.shape[1] - 1))
+        # The number of valid steps that have run at each step, with this step
+        steps_run = self._mask.flip(1).cumsum(1).flip(1) if backwards else self._mask.cumsum(1)
+        indices = self._count.unsqueeze(1) - steps_run if backwards else steps_run - 1
+        has_output = steps_run > 0 if repeated else self._mask
+        gathered = _gather_steps(outputs, indices.clamp(min=0, max=self._mask.shape[1] - 1))
         moved = torch.where(has_output.unsqueeze(-1), gathered, 0.0)
         return moved.flip(1) if backwards else moved
 

@@ -1,5 +1,8 @@
 """Replaces methods of Keras while a model runs, in the whole process: a run holds the lock `PROCESS_WIDE`.
 
+Each function that replaces a method takes its arguments, and returns what it returns. What it does not handle goes to
+the original method.
+
 Masking, Embedding(mask_zero)   the mask is that of the lengths, and is not computed from the values
 LSTM | GRU | SimpleRNN | RNN    one operator with lengths, where Keras loops over the steps in Python
 Bidirectional                   one operator with two directions, if both are such layers
@@ -25,18 +28,22 @@ from lengthwise_export.keras_models.run import KerasRun, run_graph
 from lengthwise_export.tracing.process_wide import PROCESS_WIDE
 
 _running: list[KerasRun] = []
-"""The runs, innermost last: the functions here use the last one. Guarded by `PROCESS_WIDE`."""
+"""The runs in progress, innermost last: the functions here use the last one. Guarded by `PROCESS_WIDE`."""
 
-_ORIGINAL: Final[dict[Callable[..., Any], Callable[..., Any]]] = {}  # by the function that replaces it
+_ORIGINAL: Final[dict[Callable[..., Any], Callable[..., Any]]] = {}
+"""The methods of Keras, by the function that replaces each; filled by `replaced_for`."""
 
 
 @contextlib.contextmanager
 def replaced_for(run: KerasRun, model: Any) -> Iterator[None]:
-    """During the block, replaces methods of Keras's layers by the functions here, which use `run`."""
+    """Replaces methods of Keras's layers, during the block, by the functions here, which use `run`.
+
+    It also removes the activity regularizers of the layers of `model`, and runs Keras on the CPU.
+    """
     layers = import_keras().layers
     from keras.src.ops.function import Function  # what runs the graph of a functional model; it has no public name
 
-    replaced: list[tuple[type[Any], str, Callable[..., Any]]] = [
+    replacements: list[tuple[type[Any], str, Callable[..., Any]]] = [
         (layers.Masking, "call", _masking_call),
         (layers.Masking, "compute_mask", _masking_mask),
         (layers.Embedding, "compute_mask", _embedding_mask),
@@ -45,27 +52,27 @@ def replaced_for(run: KerasRun, model: Any) -> Iterator[None]:
         (layers.TimeDistributed, "call", _time_distributed_call),
         (Function, "_run_through_graph", _run_through_graph),
     ]
-    with PROCESS_WIDE, contextlib.ExitStack() as undo:
+    with PROCESS_WIDE, contextlib.ExitStack() as cleanup:
         _running.append(run)
-        undo.callback(_running.pop)
-        if len(_running) == 1:  # a model inside a model finds them replaced
-            for owner, name, function in replaced:
-                undo.callback(setattr, owner, name, owner.__dict__[name])
+        cleanup.callback(_running.pop)
+        if len(_running) == 1:  # in the run of a model inside another, they are replaced already
+            for owner, name, function in replacements:
+                cleanup.callback(setattr, owner, name, owner.__dict__[name])
                 _ORIGINAL[function] = owner.__dict__[name]
                 setattr(owner, name, function)
         for layer in model._flatten_layers():
-            # It is a loss of training, for which Keras would take the number of rows as a constant of the trace.
+            # A regularizer is a loss of training, for which Keras would make the number of rows a constant of the trace
             if (regularizer := getattr(layer, "activity_regularizer", None)) is not None:
-                undo.callback(setattr, layer, "activity_regularizer", regularizer)
+                cleanup.callback(setattr, layer, "activity_regularizer", regularizer)
                 layer.activity_regularizer = None
-        undo.enter_context(on_device())
+        cleanup.enter_context(on_device())
         yield
 
 
 def _masking_call(layer: Any, inputs: Tensor) -> Any:
-    """Replaces `Masking.call`: steps past each length become 0, and the result gets the mask of the lengths.
+    """Replaces `Masking.call`: padding becomes 0, and the result gets the mask of the lengths.
 
-    A Masking that reads something other than the model's own steps runs as it is.
+    A Masking that reads something else than the model's own steps runs as it is.
     """
     run = _running[-1]
     if not run.reads_input(layer, inputs):
@@ -80,13 +87,13 @@ def _masking_call(layer: Any, inputs: Tensor) -> Any:
 
 
 def _masking_mask(layer: Any, inputs: Tensor, mask: Any = None) -> Any:
-    """Replaces `Masking.compute_mask`: gives the mask of the lengths where the layer reads the model's own steps."""
+    """Replaces `Masking.compute_mask`: returns the mask of the lengths if the layer reads the model's own steps."""
     run = _running[-1]
     return run.mask if run.reads_input(layer, inputs) else _ORIGINAL[_masking_mask](layer, inputs, mask)
 
 
 def _embedding_mask(layer: Any, inputs: Tensor, mask: Any = None) -> Any:
-    """Replaces `Embedding.compute_mask`: gives the mask of the lengths where the layer reads the model's own tokens."""
+    """Replaces `Embedding.compute_mask`: returns the mask of the lengths if the layer reads the model's own tokens."""
     run = _running[-1]
     if not layer.mask_zero or not run.reads_input(layer, inputs):
         return _ORIGINAL[_embedding_mask](layer, inputs, mask)
@@ -94,7 +101,7 @@ def _embedding_mask(layer: Any, inputs: Tensor, mask: Any = None) -> Any:
 
 
 def _run_through_graph(function: Any, inputs: Any, operation_fn: Any = lambda op: op, call_fn: Any = None) -> Any:
-    """Replaces `Function._run_through_graph`: masks that the graph computes from the steps are those of the lengths."""
+    """Replaces `Function._run_through_graph`, which runs the graph of a functional model, by `run_graph`."""
     run = _running[-1]
     if call_fn is not None:
         return _ORIGINAL[_run_through_graph](function, inputs, operation_fn, call_fn)
@@ -107,39 +114,50 @@ def _run_through_graph(function: Any, inputs: Any, operation_fn: Any = lambda op
 def _rnn_call(layer: Any, sequences: Tensor, initial_state: Any = None, mask: Any = None, training: Any = False) -> Any:
     """Replaces `RNN.call`, which `LSTM`, `GRU` and `SimpleRNN` inherit, by one operator for each cell.
 
-    The steps and lengths of the operator depend on the mask that the layer gets: none, that of the lengths, or another,
-    by which the valid steps are moved to the front (`GatheredSteps`).
+    What the operator gets depends on the mask of the layer:
+
+    1. None: all steps, and `KerasRun.lengths_at`.
+    2. That of the lengths: all steps, and the lengths.
+    3. Any other: the valid steps of each row, moved to its front, and their number (`GatheredSteps`).
+
+    Keras runs a layer that is stateful, or for a cell of which ONNX has no operator.
 
     Raises:
-        TraceError: In a trace: the layer is stateful, or ONNX has no operator for a cell. Otherwise Keras runs it.
+        TraceError: There is such a layer in a trace.
     """
     run, mask = _running[-1], _first_mask(mask)
+    # Keras runs it, if it must
     cells = list(layer.cell.cells) if type(layer.cell).__name__ == "StackedRNNCells" else [layer.cell]
     forms = [recurrent.form_of(cell) for cell in cells]
-    why = next((form for form in forms if isinstance(form, str)), None)
-    if why is None and layer.stateful:
-        why = "it is stateful: its answer depends on the calls before"
-    if why is not None:
+    reason = next((form for form in forms if isinstance(form, str)), None)
+    if reason is None and layer.stateful:
+        reason = "it is stateful: its answer depends on the calls before"
+    if reason is not None:
         if run.is_traced:
-            raise TraceError(None, f"{layer.name} ({type(layer).__name__}): {why}")
+            raise TraceError(None, f"{layer.name} ({type(layer).__name__}): {reason}")
         return _ORIGINAL[_rnn_call](layer, sequences, initial_state=initial_state, mask=mask, training=training)
+    # The steps and lengths of the first operator
     values, lengths = sequences, run.lengths_at(sequences)
     gathered = None
     if mask is not None and run.has_mask_of_lengths(layer, mask):
         values, lengths = run.unfilled(sequences), run.lengths
     elif mask is not None:
         gathered = GatheredSteps(mask)
-        values, lengths = gathered.in_front(sequences), gathered.lengths
+        values, lengths = gathered.to_front(sequences), gathered.lengths
+    # Each cell runs over the outputs of the cell before
     states: list[list[Tensor]] = []
-    for cell, form, start in zip(cells, forms, _initial_states(initial_state, len(cells)), strict=True):
+    for cell, form, initial_states in zip(cells, forms, _initial_states(initial_state, len(cells)), strict=True):
         assert isinstance(form, recurrent.CellForm)
         direction = "reverse" if layer.go_backwards else "forward"
-        values, ends = recurrent.run(form, run.known.weights_of([cell], form), values, lengths, direction, start)
-        states_of_cell = [end.squeeze(0) for end in ends]
-        if gathered is not None:  # a row without valid steps keeps its initial states
-            pairs = itertools.zip_longest(states_of_cell, start)
-            states_of_cell = [gathered.last_state(end, initial) for end, initial in pairs]
+        values, last_states = recurrent.run(
+            form, run.known.weights_of([cell], form), values, lengths, direction, initial_states
+        )
+        states_of_cell = [last_state.squeeze(0) for last_state in last_states]
+        if gathered is not None:  # a row without valid steps keeps its initial state
+            pairs = itertools.zip_longest(states_of_cell, initial_states)
+            states_of_cell = [gathered.last_state(last_state, initial) for last_state, initial in pairs]
         states.append(states_of_cell)
+    # The output; with `return_state` followed by the states, of stacked cells by a list for each LSTM
     output = _output(layer, run, values, states[-1][0], mask, gathered)
     if not layer.return_state:
         return output
@@ -149,37 +167,50 @@ def _rnn_call(layer: Any, sequences: Tensor, initial_state: Any = None, mask: An
 
 
 def _first_mask(mask: Any) -> Any:
-    """The mask of the steps, of which Keras may give a list."""
+    """The mask of the steps: the first, if Keras passes a list with one for each input of the layer."""
     return mask[0] if isinstance(mask, list | tuple) else mask
 
 
 def _output(
-    layer: Any, run: KerasRun, values: Tensor, last: Tensor, mask: Any, gathered: GatheredSteps | None
+    layer: Any, run: KerasRun, values: Tensor, last_state: Tensor, mask: Any, gathered: GatheredSteps | None
 ) -> Tensor:
-    """The output of a recurrent layer as Keras gives it: the `last` state, or `values`, its outputs at all steps.
+    """The output of a recurrent layer as Keras computes it from that of the operator.
 
-    At masked steps it is 0 with `zero_output_for_mask`, otherwise the output of the step before.
+    At masked steps it is 0 with `zero_output_for_mask`, otherwise the output of the valid step that ran before.
+
+    Args:
+        layer: The layer of Keras. With `return_sequences` the output has all steps, else it is the last state.
+        run: The run.
+        values: The outputs of the operator, `[rows, width, hidden]`.
+        last_state: `[rows, hidden]`.
+        mask: The mask of the layer, `[rows, width]`; None if it has none.
+        gathered: What has moved the valid steps to the front; None if nothing has.
     """
+    # The last state
     if not layer.return_sequences:
         if mask is None or not layer.zero_output_for_mask:
-            return last
+            return last_state
         is_last_step_valid = mask[:, :1] if layer.go_backwards else mask[:, -1:]
-        return torch.where(is_last_step_valid.bool(), last, 0.0)
+        return torch.where(is_last_step_valid.bool(), last_state, 0.0)
+    # All steps
     if gathered is not None:
         return gathered.back(values, backwards=layer.go_backwards, repeated=not layer.zero_output_for_mask)
     if layer.go_backwards:
         return values.flip(1)
     is_filled = mask is not None and not layer.zero_output_for_mask
-    return run.fill(values, last.unsqueeze(1)) if is_filled else values
+    return run.fill(values, last_state.unsqueeze(1)) if is_filled else values
 
 
 def _initial_states(initial: Any, cells: int) -> list[list[Tensor]]:
-    """The initial states of each cell; empty lists for zeros."""
+    """The initial states of each cell as a list, from the argument `initial_state` of a layer; empty lists for zeros.
+
+    Keras takes a tensor or a list of tensors; of several cells a list with one of these for each.
+    """
     if initial is None:
         return [[]] * cells
-    tensors = list(initial) if isinstance(initial, list | tuple) else [initial]
-    of_cells = tensors if cells > 1 else [tensors]
-    return [list(states) if isinstance(states, list | tuple) else [states] for states in of_cells]
+    states = list(initial) if isinstance(initial, list | tuple) else [initial]
+    by_cell = states if cells > 1 else [states]
+    return [list(of_cell) if isinstance(of_cell, list | tuple) else [of_cell] for of_cell in by_cell]
 
 
 _MERGED: Final[dict[str, Callable[[Tensor, Tensor], Tensor]]] = {
@@ -188,45 +219,49 @@ _MERGED: Final[dict[str, Callable[[Tensor, Tensor], Tensor]]] = {
     "ave": lambda first, second: (first + second) / 2,
     "mul": torch.mul,
 }
+"""How a bidirectional layer joins the outputs of its two directions, by its `merge_mode`."""
 
 
 def _bidirectional_call(
     layer: Any, sequences: Tensor, initial_state: Any = None, mask: Any = None, training: Any = None
 ) -> Any:
-    """Replaces `Bidirectional.call` by one operator, if both directions have cells of the same form.
+    """Replaces `Bidirectional.call` by one operator with two directions, if both have cells of the same form.
 
-    With other cells, a state, or a mask that is not that of the lengths, each direction runs as a layer of its own.
+    With other cells, an initial or kept state, or a mask that is not that of the lengths, the original method runs: it
+    calls each direction as a layer.
     """
     run, mask = _running[-1], _first_mask(mask)
     forward, backward = layer.forward_layer, layer.backward_layer
     form, backward_form = (
-        recurrent.form_of(inner.cell) if hasattr(inner, "cell") else "" for inner in (forward, backward)
+        recurrent.form_of(direction.cell) if hasattr(direction, "cell") else "" for direction in (forward, backward)
     )
     is_plain = not (forward.go_backwards or layer.stateful) and initial_state is None
     has_lengths = mask is None or run.has_mask_of_lengths(layer, mask)
     if isinstance(form, str) or form != backward_form or not is_plain or not has_lengths:
         options = {"initial_state": initial_state, "mask": mask, "training": training}
         return _ORIGINAL[_bidirectional_call](layer, sequences, **options)
+    # Run the operator
     weights = run.known.weights_of([forward.cell, backward.cell], form)
     lengths = run.lengths if mask is not None else run.lengths_at(sequences)
     values = sequences if mask is None else run.unfilled(sequences)
-    outputs, ends = recurrent.run(form, weights, values, lengths, "bidirectional")
-    first, second = ends[0][0], ends[0][1]
+    outputs, last_states = recurrent.run(form, weights, values, lengths, "bidirectional")
+    # Join the outputs of both directions: the last states, or all steps
+    forward_output, backward_output = last_states[0]
     if layer.return_sequences:
-        first, second = outputs[..., : form.hidden], outputs[..., form.hidden :]
+        forward_output, backward_output = outputs[..., : form.hidden], outputs[..., form.hidden :]
     if layer.merge_mode is None:
-        merged: tuple[Tensor, ...] = (first, second)
+        merged: tuple[Tensor, ...] = (forward_output, backward_output)
     elif layer.merge_mode == "concat" and layer.return_sequences:
         merged = (outputs,)
     else:
-        merged = (_MERGED[layer.merge_mode](first, second),)
+        merged = (_MERGED[layer.merge_mode](forward_output, backward_output),)
     if layer.return_state:
-        merged = (*merged, *(end[0] for end in ends), *(end[1] for end in ends))
+        merged = (*merged, *(state[0] for state in last_states), *(state[1] for state in last_states))
     return merged if len(merged) > 1 else merged[0]
 
 
 def _time_distributed_call(layer: Any, inputs: Tensor, training: Any = None, mask: Any = None) -> Any:
-    """Replaces `TimeDistributed.call`: runs the inner layer once, with each step of each row as a row."""
+    """Replaces `TimeDistributed.call`: runs the inner layer once, over a batch whose rows are the steps of all rows."""
     inner = layer.layer
     if type(inner).__name__ == "Dense":  # it works on the last axis, whatever is before it
         return inner.call(inputs)

@@ -1,10 +1,14 @@
-"""One run of a Keras model: the mask that the lengths make, and where it stands for one that Keras would compute.
+"""One run of a Keras model, in which the mask of the lengths replaces the masks that Keras computes from the steps.
 
-When a functional model is built, Keras writes the computation of each mask into its graph, as operations of their own,
-and passes the result to each layer as its argument `mask` (as models with a mask made by hand do):
+The *mask of the lengths* is `[rows, width]`, true at valid steps. When a functional model is built, Keras writes the
+computation of each mask into its graph, as operations between layers, and passes the result to each layer as its
+argument `mask`. A user's model may also do so itself:
 
     Masking(v)              NotEqual(inputs, v) -> Any(axis=-1)
     Embedding(mask_zero)    NotEqual(tokens, 0)
+
+In a graph of Keras, a *node* is a call of a layer or an operation, and a *symbol* is a tensor without a value, known by
+its `id`.
 """
 
 from __future__ import annotations
@@ -19,68 +23,78 @@ from torch.utils._pytree import tree_leaves
 
 from lengthwise_export.keras_models import recurrent
 from lengthwise_export.masks import step_mask
+from lengthwise_export.tracing.recurrent_op import LayerWeights
 
 
 def identity(part: Any) -> int:
-    """A number for a layer, an operation or a cell, the same for the copy that a trace makes of it."""
-    return id(getattr(part, "_tracker", part))  # a copy has the same attributes, among them Keras's tracker
+    """A number that identifies a layer, an operation or a cell, and the copy that a trace makes of it.
+
+    The copy is another object with the same attributes, so the number is the `id` of one, Keras's tracker.
+    """
+    return id(getattr(part, "_tracker", part))
 
 
 class KnownLayers(nn.Module):
-    """What all runs of one Keras model share: which layers read the model's input, and their weights.
+    """What all runs of one Keras model share: the weights of its recurrent layers, and which layers read its input.
 
-    While `learning`, the input and the mask of each layer are compared with those of the run. A trace cannot compare
-    values, and uses the results of these comparisons.
+    A trace cannot compare values. So some runs before it are *learning runs*, with `learning` set: they compare the
+    input of each layer with the steps of the run, and its mask with that of the lengths. Other runs use the results.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.learning = False
+        # By `identity`: whether the input (or mask) of a layer was equal in every learning run so far
         self._matched: dict[int, bool] = {}
-        self._weights: dict[tuple[int, ...], recurrent.CellWeights] = {}
+        self._weights: dict[tuple[int, ...], LayerWeights] = {}  # by the cells of a layer, one for each direction
+        self._operations: dict[int, nn.Module] = {}  # the modules that stand for operations between layers
 
-        self._operations: dict[int, nn.Module] = {}
+    def register(self, operation: Any, module: nn.Module) -> None:
+        """Remembers the module that is to be called instead of an operation between layers."""
+        self._operations[identity(operation)] = module
 
-    def name(self, operation: Any, part: nn.Module) -> None:
-        """Registers the part of the module that stands for an operation between layers."""
-        self._operations[identity(operation)] = part
-
-    def part_of(self, operation: Any) -> Callable[..., Any]:
-        """The part of the module that stands for an operation between layers; without one, the operation itself."""
-        called: Callable[..., Any] = self._operations.get(identity(operation), operation)
-        return called
+    def module_of(self, operation: Any) -> Callable[..., Any]:
+        """The module that is registered for an operation between layers; without one, the operation itself."""
+        stand_in: Callable[..., Any] = self._operations.get(identity(operation), operation)
+        return stand_in
 
     def matched_in_every_run(self, layer: Any, compare: Callable[[], bool] | None = None) -> bool:
-        """Whether a layer's input (or mask) was that of the model in every learning run.
+        """Whether the input of a layer was the model's input in every learning run, or its mask that of the lengths.
 
-        In a learning run, first compares them, and remembers the result.
+        In a learning run, first calls `compare` and remembers the result. False if no learning run has compared them.
 
         Args:
             layer: The layer.
-            compare: Returns whether the layer's input (or mask) is that of the run.
+            compare: Returns whether they are equal in this run; None to only look up.
         """
         if self.learning and compare is not None:
             self._matched[identity(layer)] = compare() and self._matched.get(identity(layer), True)
         return self._matched.get(identity(layer), False)
 
-    def weights_of(self, cells: Sequence[Any], form: recurrent.CellForm) -> recurrent.CellWeights:
-        """The weights of the cells of the directions of one layer, copied once."""
+    def weights_of(self, cells: Sequence[Any], form: recurrent.CellForm) -> LayerWeights:
+        """The weights of a recurrent layer, copied at the first call; `cells` are one cell for each direction."""
         key = tuple(map(identity, cells))
         if key not in self._weights:
-            self._weights[key] = recurrent.CellWeights(cells, form)
+            self._weights[key] = recurrent.weights_of(cells, form)
             self.add_module(f"recurrent_weights_{len(self._weights)}", self._weights[key])
         return self._weights[key]
 
 
 class KerasRun:
-    """One run: steps `[rows, width(, features)]`, lengths `[rows]` or None, and their mask `[rows, width]`."""
+    """One run of a Keras model.
+
+    Args:
+        known: What all runs of the model share.
+        steps: The model's input, `[rows, width, features]` or `[rows, width]`.
+        lengths: `[rows]`; None to run without any mask of the lengths.
+    """
 
     def __init__(self, known: KnownLayers, steps: Tensor, lengths: Tensor | None) -> None:
         self.known = known
         self.steps = steps
         self.lengths = lengths
         self.mask = None if lengths is None else step_mask(lengths, steps.shape[1])
-        # By the id of a filled tensor: that tensor, kept alive so that no other gets its id, and the values before
+        # By the id of the result of `fill`: that tensor, kept alive so that no other gets its id; the values before
         self._unfilled: dict[int, tuple[Tensor, Tensor]] = {}
 
     @property
@@ -89,9 +103,9 @@ class KerasRun:
         return torch.compiler.is_exporting() or type(self.steps) is not Tensor
 
     def reads_input(self, layer: Any, inputs: Tensor) -> bool:
-        """Whether the inputs of a layer are the model's own steps, `[rows, width, features]` or `[rows, width]`.
+        """Whether the inputs of a layer are the model's own steps.
 
-        A layer may also read steps `[rows, width]` with a further axis for their one feature.
+        They are also equal if steps `[rows, width]` have a further axis in the layer, `[rows, width, 1]`.
         """
 
         def is_same() -> bool:
@@ -101,29 +115,38 @@ class KerasRun:
         return self.known.matched_in_every_run(layer, is_same)
 
     def has_mask_of_lengths(self, layer: Any, mask: Tensor) -> bool:
-        """Whether the mask `[rows, width]` of a layer is that of the lengths."""
+        """Whether the mask `[rows, width]` of a layer is that of the lengths; False in a run without lengths."""
         if self.mask is None:
             return False
-        of_lengths = self.mask
+        mask_of_lengths = self.mask
         return self.known.matched_in_every_run(
-            layer, lambda: mask.shape == of_lengths.shape and torch.equal(mask.bool(), of_lengths)
+            layer, lambda: mask.shape == mask_of_lengths.shape and torch.equal(mask.bool(), mask_of_lengths)
         )
 
     def fill(self, values: Tensor, replacement: Tensor | float) -> Tensor:
-        """Values `[rows, width, features]` with `replacement` at masked steps; `unfilled` gives the values back."""
+        """Writes `replacement` into values `[rows, width, features]` at padding; returns the result as a new tensor.
+
+        `unfilled` returns the values again, if it gets that tensor.
+        """
         assert self.mask is not None
         filled = torch.where(self.mask.unsqueeze(-1), values, replacement)
         self._unfilled[id(filled)] = (filled, values)
         return filled
 
     def unfilled(self, values: Tensor) -> Tensor:
-        """The values `[rows, width, ...]` before `fill`, or as they are; they are equal at valid steps."""
+        """The values `[rows, width, ...]` that `fill` has filled; `values` themselves if they are no result of `fill`.
+
+        Both are equal at valid steps.
+        """
         return self._unfilled.get(id(values), (values, values))[1]
 
     def lengths_at(self, values: Tensor) -> Tensor | None:
-        """The lengths `[rows]` for a recurrent layer over values `[rows, width, features]` that has no mask."""
-        # Without a mask, Keras runs such a layer over the padding, too. In a trace it gets the lengths all the same:
-        # only a model without leaks is exported, whose answers do not depend on what is computed there.
+        """The lengths `[rows]` for a recurrent layer that has no mask; None to run it over the full width.
+
+        Without a mask, Keras runs a layer over the padding, too, and so does a run. But a trace gives it lengths: only
+        a model without leaks is exported, whose answers do not depend on what is computed at padding. If the values
+        `[rows, width, features]` have other axes than the model's steps, these are the full width.
+        """
         if self.lengths is None or not self.is_traced:
             return None
         if values.shape[:2] == self.steps.shape[:2]:
@@ -133,45 +156,58 @@ class KerasRun:
 
 @dataclass(frozen=True, slots=True)
 class GraphMasks:
-    """The masks in the graph of a functional model; each tensor is the `id` of its symbol."""
+    """The masks in the graph of a functional model, by the ids of their symbols."""
 
-    sources: dict[int, int]  # For each mask that is computed from values, the tensor of these values
-    # The masks, and the tensors computed from masks, that are used as a layer's argument `mask` only
+    sources: dict[int, int]  # For each mask that is computed from values: the id of the symbol of these values
+    # The masks, and what is computed from masks, that are used as a layer's argument `mask` only
     only_masks: set[int]
 
 
 def masks_in(function: Any) -> GraphMasks:
-    """The masks in the graph of a functional model."""
+    """Finds the masks in the graph of a functional model: the patterns of Masking and Embedding, see the module."""
     nodes = list(_nodes(function))
-    compared: dict[int, int] = {}  # for each NotEqual of values, before its Any, the tensor of these values
+    compared_values: dict[int, int] = {}  # for each NotEqual of [rows, width, features], the id of these values
     sources: dict[int, int] = {}
     for node in nodes:
         kind = type(node.operation).__name__
         if _is_layer(node.operation) or not node.input_tensors:
             continue
-        first, output = node.input_tensors[0], id(node.outputs[0])
-        if kind == "NotEqual" and len(node.input_tensors) == 1 and len(first.shape) == 3:
-            compared[output] = id(first)
-        elif kind == "NotEqual" and len(node.input_tensors) == 1 and len(first.shape) == 2:
-            others = node.arguments.args[1:]
-            if len(others) == 1 and isinstance(others[0], int | float) and others[0] == 0:
-                sources[output] = id(first)
-        elif kind == "Any" and id(first) in compared and node.operation.axis in (-1, 2, (-1,), (2,), [-1], [2]):
-            sources[output] = compared[id(first)]
+        first_input, output = node.input_tensors[0], id(node.outputs[0])
+        is_compared_with_number = kind == "NotEqual" and len(node.input_tensors) == 1
+        if is_compared_with_number and len(first_input.shape) == 3:
+            compared_values[output] = id(first_input)
+        elif is_compared_with_number and len(first_input.shape) == 2:
+            numbers = node.arguments.args[1:]
+            if len(numbers) == 1 and isinstance(numbers[0], int | float) and numbers[0] == 0:
+                sources[output] = id(first_input)
+        elif (
+            kind == "Any"
+            and id(first_input) in compared_values
+            and node.operation.axis in (-1, 2, (-1,), (2,), [-1], [2])
+        ):
+            sources[output] = compared_values[id(first_input)]
     return GraphMasks(sources, _only_masks(function, nodes, sources))
 
 
 def run_graph(function: Any, run: KerasRun, values: list[Any], operation_fn: Callable[[Any], Any]) -> dict[int, Any]:
-    """Runs a graph, its layers through `operation_fn`; returns the value of each tensor, by its id.
+    """Runs the graph of a functional model; returns the value of each symbol by its id.
 
-    A mask that is computed from the model's own steps becomes that of the lengths. In a run without lengths it is left
-    out, and with it whatever is computed from it, if it is used as a mask only.
+    The mask of the lengths replaces a mask that is computed from the model's own steps. In a run without lengths such a
+    mask is not computed if it is used as a mask only; neither is what is computed from it.
+
+    Args:
+        function: The functional model.
+        run: The run.
+        values: The values of the model's inputs.
+        operation_fn: Takes a layer, and returns the function to call in its place; it is Keras's own.
     """
     masks = masks_in(function)
     known = {id(symbol): value for symbol, value in zip(function.inputs, values, strict=True)}
     for node in _nodes(function):
-        if not {*map(id, node.input_tensors)} - _mask_arguments(node) <= known.keys():  # it needs what was left out
+        inputs_without_masks = {*map(id, node.input_tensors)} - _mask_arguments(node)
+        if not inputs_without_masks <= known.keys():  # it needs a mask that is not computed
             continue
+        # The node computes a mask from the steps
         output = node.outputs[0]
         if id(output) in masks.sources and run.reads_input(node.operation, known[masks.sources[id(output)]]):
             if run.mask is not None:
@@ -179,15 +215,16 @@ def run_graph(function: Any, run: KerasRun, values: list[Any], operation_fn: Cal
                 continue
             if id(output) in masks.only_masks:
                 continue
+        # Any other node
         arguments, options = node.arguments.fill_in(known)
-        called = operation_fn(node.operation) if _is_layer(node.operation) else run.known.part_of(node.operation)
-        for symbol, value in zip(node.outputs, tree_leaves(called(*arguments, **options)), strict=False):
+        call = operation_fn(node.operation) if _is_layer(node.operation) else run.known.module_of(node.operation)
+        for symbol, value in zip(node.outputs, tree_leaves(call(*arguments, **options)), strict=False):
             known[id(symbol)] = value
     return known
 
 
 def _nodes(function: Any) -> Iterator[Any]:
-    """The calls of operations, in an order in which they can run."""
+    """Yields the nodes of a graph, without those of inputs, in an order in which they can run."""
     by_depth = function._nodes_by_depth
     for depth in sorted(by_depth, reverse=True):
         yield from (node for node in by_depth[depth] if node.operation and not node.is_input)
@@ -199,7 +236,7 @@ def _is_layer(operation: Any) -> bool:
 
 
 def _mask_arguments(node: Any) -> set[int]:
-    """The ids of the tensors that a layer gets as masks; none for an operation between layers."""
+    """The ids of the symbols that a layer gets as masks; empty for an operation between layers."""
     if not _is_layer(node.operation):
         return set()
     masks = [value for name, value in node.arguments.kwargs.items() if name.endswith("mask")]
@@ -207,17 +244,19 @@ def _mask_arguments(node: Any) -> set[int]:
 
 
 def _only_masks(function: Any, nodes: list[Any], masks: Iterable[int]) -> set[int]:
-    """The ids of masks, and of tensors computed from masks, that are used as a layer's argument `mask` only.
+    """The ids of masks, and of what is computed from masks, that are used as a layer's argument `mask` only.
 
     Args:
-        function: The functional model; its outputs are uses, too.
-        nodes: The calls in the graph of the model, in an order in which they can run.
+        function: The functional model; an output of the model is another use.
+        nodes: The nodes of its graph, in an order in which they can run.
         masks: The ids of the masks that are computed from values.
     """
+    # Forward: what is computed from masks by operations between layers
     from_masks = set(masks)
     for node in nodes:
         if not _is_layer(node.operation) and any(id(symbol) in from_masks for symbol in node.input_tensors):
             from_masks.update(map(id, node.outputs))
+    # Backward: what a layer's inputs, or an output of the model, are computed from
     used_otherwise = {id(symbol) for symbol in function.outputs}
     for node in reversed(nodes):
         outputs = {*map(id, node.outputs)}

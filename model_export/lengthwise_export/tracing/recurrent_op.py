@@ -54,7 +54,7 @@ def weights_of(module: nn.RNNBase) -> list[LayerWeights]:
         """The weights of this name in torch, such as `weight_ih`, for each direction: `[directions, ...]`."""
         suffixes = ("", "_reverse") if module.bidirectional else ("",)
         parts = [getattr(module, f"{name}_l{layer}{suffix}") for suffix in suffixes]
-        return torch.stack([_reordered(part, _ONNX_FROM_TORCH[module.mode]) for part in parts])
+        return torch.stack([reordered(part, _ONNX_FROM_TORCH[module.mode]) for part in parts])
 
     layers = []
     for layer in range(module.num_layers):
@@ -67,7 +67,7 @@ def weights_of(module: nn.RNNBase) -> list[LayerWeights]:
     return layers
 
 
-def _reordered(weight: Tensor, order: Sequence[int]) -> Tensor:
+def reordered(weight: Tensor, order: Sequence[int]) -> Tensor:
     """The gates of a weight `[gates * hidden, ...]` in this order of their indices."""
     blocks = weight.chunk(len(order))
     return torch.cat([blocks[block] for block in order])
@@ -106,8 +106,8 @@ def recurrent(
     flat = []
     for weights_of_layer in zip(input_weights, state_weights, biases, strict=True):
         for input_weight, state_weight, bias in zip(*weights_of_layer, strict=True):  # for each direction
-            flat += [_reordered(input_weight, inverse), _reordered(state_weight, inverse)]
-            flat += [_reordered(half, inverse) for half in bias.chunk(2)]
+            flat += [reordered(input_weight, inverse), reordered(state_weight, inverse)]
+            flat += [reordered(half, inverse) for half in bias.chunk(2)]
     # The rows in the order of torch's packed sequences, the longest first
     directions, _, hidden = state_weights[0].shape
     width = values.shape[1]
