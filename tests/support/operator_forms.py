@@ -95,6 +95,11 @@ FORMS = {
     "a sum with steps first": Form(
         "[t] t = Transpose <perm = [1, 0, 2]> (e)\n[pool] s = ReduceSum <keepdims = 0> (t, zero)", "pool"
     ),
+    "a sum with steps first and rows last": Form(
+        "[t] t = Transpose <perm = [1, 2, 0]> (e)\n[pool] x = ReduceSum <keepdims = 0> (t, zero)\n"
+        "[s] s = Transpose <perm = [1, 0]> (x)",
+        "pool",
+    ),
     "a sum of one number a step": Form(
         "[large] r = ReduceMax <keepdims = 0> (e, two)\n[pool] x = ReduceSum (r, one)\n[s] s = Expand (x, wide)",
         "pool",

@@ -1,15 +1,20 @@
-"""Sums, products and functions, written so that no number's rounding depends on the batch. `convolutions` has the rest.
+"""Rewrites of sums, products and functions, so that no number's rounding depends on the batch; see also `convolutions`.
 
 Sums and means   onnxruntime's ReduceSum and ReduceMean add in another order at another width, and for one row of
                  a few features. A product with ones adds the same numbers. The order of a product of two or more
                  rows depends only on the number of its columns; a product of one row is computed by another
                  kernel, which depends on the width modulo four.
 Products         are added in parts. How many numbers are in a part depends on the number of columns, unless the
-                 right side is constant; a product over at most 128 numbers is one part. A product of one row, or
-                 of one column, depends on the number of steps modulo four. So does an RNN's product of one row.
+                 right side is constant; a product over at most 128 numbers (`PART`) is one part. A product of one
+                 row, or of one column, depends on the number of steps modulo four. So does an RNN's product of one
+                 row.
 Functions        are computed for several numbers at once, and the last few numbers of a tensor one by one, with
                  another rounding. Which these are depends on how many rows and steps the batch has.
 Einsum           becomes the ReduceSum, the Transpose and the MatMul that it stands for, which are rewritten then.
+
+A value is its name in the graph. Its axes are *fixed* if they have the same size in every batch, else *dynamic*
+(`MeasuredAxis`); a measured size is that in the smallest batch, of one row. A rewrite returns the nodes that replace a
+node, or None if its bits do not depend on the batch, or it is not known how.
 """
 
 from __future__ import annotations
@@ -25,7 +30,7 @@ from lengthwise_export.onnx_graphs.protos import AXES_ARE_INPUTS, attributes_of
 from lengthwise_export.steady_bits.replacement import LANES, MOST_LANES, PART, GraphFacts, MeasuredAxis, Replacement
 
 _SHAPE_OF_ONE_AXIS: Final = 15  # the first opset in which Shape can return a single axis
-_FEW: Final = 8  # A sum of fewer numbers over an axis before the last was in the same order in every batch
+_FEW: Final = 8  # numbers: a shorter sum over an axis before the last one was added in the same order in every batch
 
 
 def rewritten_sum(node: NodeProto, facts: GraphFacts) -> Replacement | None:
@@ -34,31 +39,35 @@ def rewritten_sum(node: NodeProto, facts: GraphFacts) -> Replacement | None:
     reduced = None if axes is None else _reduced_axes(node, facts, len(axes))
     if axes is None or not reduced:
         return None
-    open_axes = [axis for axis in reduced if not axes[axis].fixed]
-    if len(open_axes) > 1 or (open_axes and node.op_type == "ReduceMean"):
+    dynamic_axes = [axis for axis in reduced if not axes[axis].fixed]
+    if len(dynamic_axes) > 1 or (dynamic_axes and node.op_type == "ReduceMean"):
         return None  # a mean over the width is of the padding too, whatever its bits
-    if not open_axes and not facts.every and not _may_lose_bits(axes, reduced):
+    if not dynamic_axes and not facts.every and not _may_lose_bits(axes, reduced):
         return None
-    new, rest = Replacement(node, facts), list(axes)
+    # The axes one by one, from the last, so that the others keep their indices.
+    new, remaining_axes = Replacement(node, facts), list(axes)
     for axis in sorted(reduced, reverse=True):
-        others = [other for other in range(len(rest)) if other != axis]
-        if axis in open_axes:
-            value = _over_steps(new, value, rest, axis, facts.opset)
+        others = [index for index in range(len(remaining_axes)) if index != axis]
+        if axis in dynamic_axes:
+            value = _sum_over_steps(new, value, remaining_axes, axis, facts.opset)
         else:  # a product with a constant column of ones
-            ones = new.constant(np.ones((rest[axis].size, 1), dtype=np.float32))
+            ones = new.constant(np.ones((remaining_axes[axis].size, 1), dtype=np.float32))
             value = new.emit("MatMul", [new.transposed(value, [*others, axis]), ones])
             value = new.squeezed(value, [len(others)])
-        del rest[axis]
+        del remaining_axes[axis]
     if node.op_type == "ReduceMean":
         count = math.prod(axes[axis].size for axis in reduced)
         value = new.emit("Div", [value, new.constant(np.array(count, dtype=np.float32))])
     if attributes_of(node).get("keepdims", 1):
         value = new.unsqueezed(value, sorted(reduced))
-    return new.gives(value)
+    return new.with_outputs(value)
 
 
 def _reduced_axes(node: NodeProto, facts: GraphFacts, rank: int) -> list[int] | None:
-    """The axes that a reduction is over, not negative; None if they are not constant."""
+    """The axes that a reduction is over, ascending and not negative; None if they are not constant, or there are none.
+
+    `rank` is the number of axes of its input.
+    """
     attributes = attributes_of(node)
     axes = attributes.get("axes", [])
     if len(node.input) > 1 and node.input[1]:
@@ -69,7 +78,14 @@ def _reduced_axes(node: NodeProto, facts: GraphFacts, rank: int) -> list[int] | 
 
 
 def _may_lose_bits(axes: Sequence[MeasuredAxis], reduced: Sequence[int]) -> bool:
-    """Whether a sum over these fixed axes was measured to add in another order for one row, at such sizes."""
+    """Whether a sum over fixed axes may be added in another order for one row than for several.
+
+    The conditions are those at which this was measured.
+
+    Args:
+        axes: All axes of the input.
+        reduced: The indices of those that are summed over, ascending.
+    """
     before = math.prod(axis.size for axis in axes[: reduced[0]])
     count = math.prod(axes[axis].size for axis in reduced)
     if reduced[-1] == len(axes) - 1:
@@ -77,116 +93,163 @@ def _may_lose_bits(axes: Sequence[MeasuredAxis], reduced: Sequence[int]) -> bool
     return before == 1 and count >= _FEW
 
 
-def _over_steps(new: Replacement, value: str, axes: Sequence[MeasuredAxis], axis: int, opset: int) -> str:
-    """A sum over an axis of dynamic size, as `[2, steps] x [.., steps, columns]`, of which one row is kept."""
+def _sum_over_steps(new: Replacement, value: str, axes: Sequence[MeasuredAxis], axis: int, opset: int) -> str:
+    """Writes a sum over a dynamic axis as a product with ones, `[2, steps] x [.., steps, columns]`.
+
+    The ones have two rows, because another kernel computes a product of one row; one row of the result is kept.
+
+    Args:
+        new: Gets the nodes.
+        value: The value to sum.
+        axes: Its axes.
+        axis: The index of the axis that is summed over.
+        opset: The version of ONNX's operators.
+
+    Returns:
+        The sum, without that axis.
+    """
     behind = axes[axis + 1 :]
-    if len(behind) > 1 and all(each.fixed for each in behind):
-        # One axis of columns needs no transposition.
-        merged = (*axes[: axis + 1], MeasuredAxis(math.prod(each.size for each in behind), fixed=True))
+    if len(behind) > 1 and all(measured.fixed for measured in behind):
+        # The fixed axes behind are merged to one axis of columns, which needs no transposition.
+        merged = (*axes[: axis + 1], MeasuredAxis(math.prod(measured.size for measured in behind), fixed=True))
         flat = new.emit("Reshape", [value, new.constant([*[0] * (axis + 1), merged[-1].size])])
-        total = _over_steps(new, flat, merged, axis, opset)
-        return new.emit("Reshape", [total, new.constant([*[0] * axis, *(each.size for each in behind)])])
+        total = _sum_over_steps(new, flat, merged, axis, opset)
+        return new.emit("Reshape", [total, new.constant([*[0] * axis, *(measured.size for measured in behind)])])
+    # The ones
     if opset >= _SHAPE_OF_ONE_AXIS:
         size = new.emit("Shape", [value], start=axis, end=axis + 1)
     else:
         size = new.emit("Slice", [new.emit("Shape", [value]), new.constant([axis]), new.constant([axis + 1])])
     shape = new.emit("Concat", [new.constant([2]), size], axis=0)
     ones = new.emit("ConstantOfShape", [shape], value=numpy_helper.from_array(np.ones(1, np.float32)))
-    others = [other for other in range(len(axes)) if other != axis]
-    columns = max((other for other in others if axes[other].fixed), default=None)
+    # The last two axes of the right factor: the steps, and a fixed axis as columns, or a new one. The columns must not
+    # be the rows of the batch: how a product adds depends on their number.
+    others = [index for index in range(len(axes)) if index != axis]
+    columns = max((index for index in others if axes[index].fixed), default=None)
     if columns is None:
-        # The columns must not be the rows of the batch: how a product adds depends on their number.
         value = new.unsqueezed(value, [len(axes)])
         order = [*others, axis, len(axes)]
     else:
-        order = [*(other for other in others if other != columns), axis, columns]
+        order = [*(index for index in others if index != columns), axis, columns]
     product = new.emit("MatMul", [ones, new.transposed(value, order)])
     total = new.emit("Gather", [product, new.constant(np.array(0, dtype=np.int64))], axis=len(order) - 2)
     if columns is None:
         return new.squeezed(total, [len(others)])
-    others = [other for other in order if other != axis]
-    return new.transposed(total, [others.index(other) for other in others])
+    order.remove(axis)
+    return new.transposed(total, [order.index(index) for index in others])
 
 
 def rewritten_product(node: NodeProto, facts: GraphFacts) -> Replacement | None:
-    """A MatMul, added in parts of `PART` numbers; or with its one row or column twice, and the result cut to one."""
+    """A MatMul, in one of three forms, by what its bits depend on.
+
+    1. The number of columns, if it adds more than `PART` numbers: the sum of products over `PART` numbers each.
+    2. The number of steps modulo four, if it sums over the steps and has one row or one column in every batch: that
+       row or column is computed twice, and cut to one.
+    3. The number of rows, if each is a row of the batch: it gets one more row, a copy of the first.
+    """
     left, right = node.input
-    first, second = facts.axes(left), facts.axes(right)
-    if first is None or second is None or len(first) < 2 or len(second) < 2 or facts.is_constant(right):
+    left_axes, right_axes = facts.axes(left), facts.axes(right)
+    if left_axes is None or right_axes is None or len(left_axes) < 2 or len(right_axes) < 2 or facts.is_constant(right):
         return None
-    inner, rows, columns = first[-1], first[-2], second[-1]
+    inner, rows, columns = left_axes[-1], left_axes[-2], right_axes[-1]
     new = Replacement(node, facts)
     if inner.fixed and inner.size > PART and not columns.fixed:
-        return new.gives(_in_parts(new, facts, (len(first), len(second)), inner.size))
+        return new.with_outputs(_sum_of_products(new, facts, (len(left_axes), len(right_axes)), inner.size))
     if not inner.fixed and (facts.every or inner.size % LANES):
-        has_single = (rows.fixed and rows.size == 1, columns.fixed and columns.size == 1)
-        if any(has_single):
-            return new.gives(_of_two(new, left, right, has_single))
-    if len(first) == len(second) == 2 and not rows.fixed and rows.size == 1:
+        has_one = (rows.fixed and rows.size == 1, columns.fixed and columns.size == 1)
+        if any(has_one):
+            return new.with_outputs(_product_of_two(new, left, right, has_one))
+    if len(left_axes) == len(right_axes) == 2 and not rows.fixed and rows.size == 1:
         zero = new.constant([0])
-        more = new.emit("Concat", [left, new.emit("Slice", [left, zero, new.constant([1]), zero])], axis=0)
-        return new.gives(new.emit("Slice", [new.emit("MatMul", [more, right]), zero, new.constant([-1]), zero]))
+        longer = new.emit("Concat", [left, new.emit("Slice", [left, zero, new.constant([1]), zero])], axis=0)
+        product = new.emit("MatMul", [longer, right])
+        return new.with_outputs(new.emit("Slice", [product, zero, new.constant([-1]), zero]))
     return None
 
 
-def _in_parts(new: Replacement, facts: GraphFacts, ranks: tuple[int, int], inner: int) -> str:
-    """The sum of products over at most `PART` numbers each."""
+def _sum_of_products(new: Replacement, facts: GraphFacts, ranks: tuple[int, int], inner: int) -> str:
+    """Writes the replaced MatMul as a sum of products over at most `PART` numbers each.
+
+    Args:
+        new: Gets the nodes.
+        facts: What is known of the graph.
+        ranks: The numbers of axes of the left and the right factor.
+        inner: How many numbers the product adds.
+
+    Returns:
+        The sum.
+    """
     left, right = new.replaced[0].input
     sizes = [PART] * (inner // PART) + ([inner % PART] if inner % PART else [])
     split = new.constant(sizes)
     lefts = new.emit_outputs("Split", [left, split], len(sizes), axis=ranks[0] - 1)
-    before = facts.producers.get(right)
-    perm = attributes_of(before).get("perm") if before is not None and before.op_type == "Transpose" else None
-    if before is not None and perm:
+    producer = facts.producers.get(right)
+    is_transposed = producer is not None and producer.op_type == "Transpose"
+    perm = attributes_of(producer).get("perm") if producer is not None and is_transposed else None
+    if producer is not None and perm:
         # Each part is transposed, and not the whole: onnxruntime computes such a product without a transposition.
-        parts = new.emit_outputs("Split", [before.input[0], split], len(sizes), axis=perm[ranks[1] - 2])
+        parts = new.emit_outputs("Split", [producer.input[0], split], len(sizes), axis=perm[ranks[1] - 2])
         rights = [new.emit("Transpose", [part], perm=perm) for part in parts]
     else:
         rights = new.emit_outputs("Split", [right, split], len(sizes), axis=ranks[1] - 2)
     return new.total([new.emit("MatMul", pair) for pair in zip(lefts, rights, strict=True)])
 
 
-def _of_two(new: Replacement, left: str, right: str, has_single: tuple[bool, bool]) -> str:
-    """A product of one row or one column, computed with the row or the column twice and cut to one.
+def _product_of_two(new: Replacement, left: str, right: str, has_one: tuple[bool, bool]) -> str:
+    """Writes a product of one row or one column: with that row or column twice, and the result cut to one.
 
-    `has_single`: whether the left factor has one row, and whether the right factor has one column.
+    Args:
+        new: Gets the nodes.
+        left: The left factor.
+        right: The right factor.
+        has_one: Whether the left factor has one row, and whether the right factor has one column.
+
+    Returns:
+        The product.
     """
-    if has_single[0]:
+    if has_one[0]:
         left = new.emit("Concat", [left, left], axis=-2)
-    if has_single[1]:
+    if has_one[1]:
         right = new.emit("Concat", [right, right], axis=-1)
     product = new.emit("MatMul", [left, right])
-    axes = [axis for axis, is_single in zip((-2, -1), has_single, strict=True) if is_single]
+    axes = [axis for axis, is_one in zip((-2, -1), has_one, strict=True) if is_one]
     starts, ends = new.constant([0] * len(axes)), new.constant([1] * len(axes))
     return new.emit("Slice", [product, starts, ends, new.constant(axes)])
 
 
-_ROWS: Final = {0: 1, 4: 0, 5: 1}
-"""The inputs of an RNN that have an axis of rows (X, sequence_lens, initial_h), and which axis that is."""
-_ROWS_OF_OUTPUT: Final = (2, 1)  # the axis of rows of the outputs Y and Y_h
+_ROWS_OF_INPUTS: Final = {0: 1, 4: 0, 5: 1}
+"""By the index of an RNN's input that has an axis of rows (X, sequence_lens, initial_h): the index of that axis."""
+_ROWS_OF_OUTPUTS: Final = (2, 1)  # the axis of rows of the outputs Y and Y_h
 
 
 def rewritten_rnn(node: NodeProto, facts: GraphFacts) -> Replacement | None:
-    """An RNN over one more row, a copy of the first, so that it never runs with one row only."""
+    """An RNN over one more row, a copy of the first, so that it never runs with one row only.
+
+    The outputs are cut to the rows of the batch again.
+    """
     if attributes_of(node).get("layout", 0):
         return None
     new = Replacement(node, facts)
     zero, one, last = new.constant([0]), new.constant([1]), new.constant([-1])
     inputs = list(node.input)
-    for index, axis in _ROWS.items():
-        if any(inputs[index : index + 1]):
+    for index, axis in _ROWS_OF_INPUTS.items():
+        if any(inputs[index : index + 1]):  # the node has this input, and it is not left out
             first = new.emit("Slice", [inputs[index], zero, one, new.constant([axis])])
             inputs[index] = new.emit("Concat", [inputs[index], first], axis=axis)
-    longer = new.copy(node, inputs, name_suffix="of_one_more_row")
-    own_rows = [
+    outputs = new.copy(node, inputs, name_suffix="of_one_more_row")
+    cut = [
         output and new.emit("Slice", [output, zero, last, new.constant([axis])])
-        for output, axis in zip(longer, _ROWS_OF_OUTPUT, strict=False)
+        for output, axis in zip(outputs, _ROWS_OF_OUTPUTS, strict=False)
     ]
-    return new.gives(*own_rows)
+    return new.with_outputs(*cut)
 
 
 def rewritten_function(node: NodeProto, facts: GraphFacts) -> Replacement | None:
-    """Log, Softplus and Mish by ReduceLogSum; other functions of the tensor with ones after it, which are cut off."""
+    """A function of each number, in a form that computes all numbers in the same way.
+
+    Log is a ReduceLogSum of one number, Softplus and Mish are written with Log. Any other function runs on the tensor
+    with ones behind it, which are cut off again: the kernel computes the last numbers otherwise.
+    """
     (value,), axes = node.input, facts.axes(node.input[0])
     if axes is None or all(axis.fixed for axis in axes):
         return None
@@ -194,80 +257,93 @@ def rewritten_function(node: NodeProto, facts: GraphFacts) -> Replacement | None
         return None
     new = Replacement(node, facts)
 
-    def log(value: str) -> str:
-        """The logarithm of a sum of one number, which is computed number by number."""
-        column, last = new.unsqueezed(value, [len(axes)]), [len(axes)]
+    def log(number: str) -> str:
+        """The logarithm of each number, as that of a sum of this number alone, which is computed number by number."""
+        column, last = new.unsqueezed(number, [len(axes)]), [len(axes)]
         if facts.opset >= AXES_ARE_INPUTS:
             return new.emit("ReduceLogSum", [column, new.constant(last)], keepdims=0)
         return new.emit("ReduceLogSum", [column], axes=last, keepdims=0)
 
     if node.op_type == "Log":
-        return new.gives(log(value))
+        return new.with_outputs(log(value))
     if node.op_type in ("Softplus", "Mish"):  # `max(x, 0) + log(1 + exp(-|x|))`, which cannot overflow
         smaller = new.emit("Exp", [new.emit("Neg", [new.emit("Abs", [value])])])
         one = new.constant(np.array(1, dtype=np.float32))
         softplus = new.emit("Add", [new.emit("Relu", [value]), log(new.emit("Add", [smaller, one]))])
-        mish = node.op_type == "Mish"
-        return new.gives(new.emit("Mul", [value, new.emit("Tanh", [softplus])]) if mish else softplus)
-    # With so many ones behind them, no number of the tensor falls into the kernel's scalar tail.
-    more = np.ones(MOST_LANES - 1, dtype=np.float32)
+        is_mish = node.op_type == "Mish"
+        return new.with_outputs(new.emit("Mul", [value, new.emit("Tanh", [softplus])]) if is_mish else softplus)
+    # With so many ones behind them, no number of the tensor is among those that the kernel computes one by one.
+    ones = np.ones(MOST_LANES - 1, dtype=np.float32)
     flat = new.emit("Reshape", [value, new.constant([-1])])
-    longer = new.emit(node.op_type, [new.emit("Concat", [flat, new.constant(more)], axis=0)])
-    ends = (new.constant([0]), new.constant([-len(more)]))
-    return new.gives(new.emit("Reshape", [new.emit("Slice", [longer, *ends]), new.emit("Shape", [value])]))
+    longer = new.emit(node.op_type, [new.emit("Concat", [flat, new.constant(ones)], axis=0)])
+    cut = new.emit("Slice", [longer, new.constant([0]), new.constant([-len(ones)])])
+    return new.with_outputs(new.emit("Reshape", [cut, new.emit("Shape", [value])]))
 
 
 _MAX_OPERANDS: Final = 2
 
 
 def expanded_einsum(node: NodeProto, facts: GraphFacts) -> Replacement | None:
-    """An Einsum of one or two values as sums, transpositions and a product; not one with an ellipsis or a diagonal."""
-    before, arrow, out = attributes_of(node)["equation"].replace(" ", "").partition("->")
-    words, values = before.split(","), list(node.input)
-    is_plain = all(word.isalpha() and len({*word}) == len(word) for word in (*words, out))
-    if not arrow or not is_plain or len(words) > _MAX_OPERANDS or len(values) != len(words):
+    """An Einsum of one or two values as sums, transpositions and a MatMul, for which there are rewrites.
+
+    None for one with an ellipsis, with a letter twice in one value (a diagonal), or that is more than one product; and
+    for one whose bits do not depend on the batch.
+    """
+    # The equation: a term of letters for each value, one letter for each axis.
+    inputs, arrow, result = attributes_of(node)["equation"].replace(" ", "").partition("->")
+    terms, values = inputs.split(","), list(node.input)
+    is_plain = all(term.isalpha() and len({*term}) == len(term) for term in (*terms, result))
+    if not arrow or not is_plain or len(terms) > _MAX_OPERANDS or len(values) != len(terms):
         return None
     sizes: dict[str, MeasuredAxis] = {}
-    for word, value in zip(words, values, strict=True):
+    for term, value in zip(terms, values, strict=True):
         axes = facts.axes(value)
-        if axes is None or len(axes) != len(word):
+        if axes is None or len(axes) != len(term):
             return None
-        sizes |= dict(zip(word, axes, strict=True))
-    if len(words) == _MAX_OPERANDS and facts.is_constant(values[0]):
-        words, values = words[::-1], values[::-1]
+        sizes |= dict(zip(term, axes, strict=True))
+    if len(terms) == _MAX_OPERANDS and facts.is_constant(values[0]):  # a constant goes to the right
+        terms, values = terms[::-1], values[::-1]
+    # Letters of one value alone are summed first.
     new = Replacement(node, facts)
-    is_summed = [bool(_alone(words, index, out)) for index in range(len(words))]
-    for index, word in enumerate(words):
-        if over := _alone(words, index, out):
-            values[index] = new.emit("ReduceSum", [values[index], new.constant([*map(word.index, over)])], keepdims=0)
-            words[index] = "".join(letter for letter in word if letter not in over)
-    if len(words) == 1:
-        return new.gives(_in_order(new, values[0], words[0], out)) if facts.every or is_summed[0] else None
-    first, second = words
-    batch = "".join(letter for letter in out if letter in first and letter in second)
-    inner = "".join(letter for letter in first if letter in second and letter not in out)
-    left, right = ("".join(letter for letter in out if letter not in other) for other in (second, first))
+    is_summed = [bool(_letters_of_one_value(terms, index, result)) for index in range(len(terms))]
+    for index, term in enumerate(terms):
+        if summed := _letters_of_one_value(terms, index, result):
+            summed_axes = new.constant([*map(term.index, summed)])
+            values[index] = new.emit("ReduceSum", [values[index], summed_axes], keepdims=0)
+            terms[index] = "".join(letter for letter in term if letter not in summed)
+    if len(terms) == 1:
+        is_rewritten = facts.every or is_summed[0]
+        return new.with_outputs(_in_order(new, values[0], terms[0], result)) if is_rewritten else None
+    # The other letters by their role in a product: of both values and the result, summed over, of one value.
+    first, second = terms
+    batch = "".join(letter for letter in result if letter in first and letter in second)
+    inner = "".join(letter for letter in first if letter in second and letter not in result)
+    left = "".join(letter for letter in result if letter not in second)
+    right = "".join(letter for letter in result if letter not in first)
     is_one_product = len(left) <= 1 or (facts.is_constant(values[1]) and not batch)
-    if not {*out} <= {*first, *second} or len(inner) > 1 or len(right) > 1 or not is_one_product:
+    if not {*result} <= {*first, *second} or len(inner) > 1 or len(right) > 1 or not is_one_product:
         return None
     if not facts.every and not any(is_summed) and not _may_lose_bits_in_product(sizes, batch, inner, left, right):
         return None
-    return new.gives(_product(new, values, words, out, (batch, inner, left, right)))
+    return new.with_outputs(_product(new, values, terms, result, (batch, inner, left, right)))
 
 
-def _alone(words: Sequence[str], index: int, out: str) -> str:
-    """The letters of one value that neither the other value nor the result has."""
-    others = {letter for other, word in enumerate(words) if other != index for letter in word}
-    return "".join(letter for letter in words[index] if letter not in others and letter not in out)
+def _letters_of_one_value(terms: Sequence[str], index: int, result: str) -> str:
+    """The letters of one term that neither the other terms nor the result have: they can be summed over at once."""
+    others = {letter for other_index, term in enumerate(terms) if other_index != index for letter in term}
+    return "".join(letter for letter in terms[index] if letter not in others and letter not in result)
 
 
-def _in_order(new: Replacement, value: str, word: str, out: str) -> str:
-    """A value with its axes in the order of the letters of `out`."""
-    return new.transposed(value, [word.index(letter) for letter in out])
+def _in_order(new: Replacement, value: str, term: str, result: str) -> str:
+    """The value, whose axes are the letters of `term`, transposed to the order of the letters of `result`."""
+    return new.transposed(value, [term.index(letter) for letter in result])
 
 
 def _may_lose_bits_in_product(sizes: Mapping[str, MeasuredAxis], batch: str, inner: str, left: str, right: str) -> bool:
-    """Whether a product of these sizes may depend on the batch."""
+    """Whether the bits of a product may depend on the batch, by the sizes of its letters (see `expanded_einsum`).
+
+    The conditions are those of `rewritten_product`.
+    """
     if not inner:
         return False
     if not sizes[inner].fixed:
@@ -278,16 +354,28 @@ def _may_lose_bits_in_product(sizes: Mapping[str, MeasuredAxis], batch: str, inn
 
 
 def _product(
-    new: Replacement, values: Sequence[str], words: Sequence[str], out: str, parts: tuple[str, str, str, str]
+    new: Replacement, values: Sequence[str], terms: Sequence[str], result: str, roles: tuple[str, str, str, str]
 ) -> str:
-    """A MatMul of two values by their letters: of both and the result, summed over, of the first, and of the second."""
-    batch, inner, left, right = parts
+    """Writes a MatMul of two values by their letters.
+
+    Args:
+        new: Gets the nodes.
+        values: The two factors.
+        terms: The letters of their axes.
+        result: The letters of the result.
+        roles: The letters of both factors and the result; the letter that is summed over; those of the first factor
+            only; and that of the second only. The second and the fourth may be empty.
+
+    Returns:
+        The product, with its axes in the order of `result`.
+    """
+    batch, inner, left, right = roles
     factors = []
-    for value, word, letters in zip(values, words, ((left, inner), (inner, right)), strict=True):
-        factor = _in_order(new, value, word, batch + "".join(letters))
+    for value, term, letters in zip(values, terms, ((left, inner), (inner, right)), strict=True):
+        factor = _in_order(new, value, term, batch + "".join(letters))
         missing = [axis for axis, letter in zip((-2, -1), letters, strict=True) if not letter]
         factors.append(new.unsqueezed(factor, missing) if missing else factor)
     product = new.emit("MatMul", [*factors])
     if added := [axis for axis, letters in ((-2, left), (-1, right)) if not letters]:
         product = new.squeezed(product, added)
-    return _in_order(new, product, batch + left + right, out)
+    return _in_order(new, product, batch + left + right, result)
