@@ -5,7 +5,8 @@ rewritten where their sizes say that bits can be lost, and the graph is measured
 possible. If bits are still lost, the graph stays as it is, and `first_loss` names the first operator that loses them.
 
 A rewrite changes answers once, by rounding. Kernels differ between processors, so whether bits are lost, and whether a
-rewrite keeps them, is measured on this machine.
+rewrite keeps them, is measured on this machine. *Unbatched* is a batch of one row, padded only to the model's
+`width_multiple`.
 """
 
 from __future__ import annotations
@@ -46,19 +47,20 @@ from lengthwise_export.steady_bits.operators import (
 )
 from lengthwise_export.steady_bits.replacement import GraphFacts, Replacement, put_into
 
-_SEQUENCES: Final = 220
-_LONGEST: Final = 70
-_ROWS: Final = 11  # the sequences of `first_loss`, their largest length, and the rows of its batches
+# Of `first_loss`:
+_SEQUENCES: Final = 220  # sequences that are tried
+_LONGEST: Final = 70  # steps of the longest one
+_ROWS: Final = 11  # rows of a batch
 
-_BLOCKED: Final = "com.microsoft.nchwc"
-"""The domain of operators whose values have another layout in memory, so that they cannot be compared step by step."""
+_BLOCKED_DOMAIN: Final = "com.microsoft.nchwc"
+"""The domain of operators whose outputs have another layout in memory, so that they cannot be compared step by step."""
 
 
 @dataclass(frozen=True, slots=True)
 class LossOfBits:
     """The first operator that gives a sequence other bits batched than unbatched."""
 
-    operator: str
+    operator: str  # Its name
     kind: str  # Its operator type in the graph as onnxruntime optimises it
     difference: float  # The difference of its output, in units of max(1, its largest value)
 
@@ -68,7 +70,10 @@ class LossOfBits:
 
 
 def keeps_bits(graph: onnx.ModelProto, manifest: Manifest) -> bool:
-    """Whether a sequence gets the same bits batched and unbatched, in every case of the verification."""
+    """Whether a sequence gets the same bits batched and unbatched, in every case of the verification.
+
+    Cases with extreme values in the padding are left out: the service never pads with these.
+    """
     content = graph.SerializeToString()
 
     def cases() -> Iterator[Case]:
@@ -80,38 +85,47 @@ def keeps_bits(graph: onnx.ModelProto, manifest: Manifest) -> bool:
 
 
 def first_loss(graph: onnx.ModelProto, manifest: Manifest) -> LossOfBits | None:
-    """The first operator whose output differs for a sequence whose answer differs; None if none of them does."""
+    """The first operator whose output differs between a batch and unbatched, for a sequence whose answer differs.
+
+    Returns:
+        The operator; None if no answer differs, or no operator can be named.
+    """
     session = Session(graph.SerializeToString(), manifest)
     subject: OnnxSubject | None = None
-    for together, row, alone in _differing(session, manifest):
-        subject = subject or _Optimized(graph, manifest)
-        trial = CheckTrial("unbatched", "batch", alone, ((row, 0),))
-        for loss in find_leaks(subject, [FailedTrial(together, trial, 0)], tolerance=0.0):
-            return LossOfBits(loss.operator, loss.kind, loss.difference)
+    for batch, row, unbatched in _differing_rows(session, manifest):
+        subject = subject or _OptimizedSubject(graph, manifest)
+        trial = CheckTrial("unbatched", "batch", unbatched, ((row, 0),))
+        for leak in find_leaks(subject, [FailedTrial(batch, trial, 0)], tolerance=0.0):
+            return LossOfBits(leak.operator, leak.kind, leak.difference)
     return None
 
 
-def _differing(session: Session, manifest: Manifest) -> Iterator[tuple[PaddedBatch, int, PaddedBatch]]:
-    """Batches with a row that gets other bits than unbatched: the batch, the row, and the row unbatched."""
+def _differing_rows(session: Session, manifest: Manifest) -> Iterator[tuple[PaddedBatch, int, PaddedBatch]]:
+    """The sequences that get other bits batched than unbatched, of some random ones.
+
+    Yields:
+        The batch, the row of the sequence in it, and the sequence unbatched.
+    """
     longest = min(max(_LONGEST, 2 * manifest.min_length), manifest.max_length)
     lengths = np.random.default_rng(0).integers(manifest.min_length, longest + 1, size=_SEQUENCES).tolist()
     sequences: Sequence[Steps] = draw(manifest, lengths, 0)
     for start in range(0, len(sequences), _ROWS):
         members = sequences[start : start + _ROWS]
-        together = pad(members, multiple=manifest.width_multiple)
-        logits = session.run(together).logits
+        batch = pad(members, multiple=manifest.width_multiple)
+        logits = session.run(batch).logits
         for row, steps in enumerate(members):
-            alone = pad([steps], multiple=manifest.width_multiple)
-            (answer,) = session.run(alone).logits
+            unbatched = pad([steps], multiple=manifest.width_multiple)
+            (answer,) = session.run(unbatched).logits
             valid = slice(len(steps)) if manifest.task == "per-step" else slice(None)
             if answer[valid].tobytes() != logits[row][valid].tobytes():
-                yield together, row, alone
+                yield batch, row, unbatched
 
 
-class _Optimized(OnnxSubject):
-    """The graph as onnxruntime optimises it: operators that it joins are computed by other kernels than each alone."""
+class _OptimizedSubject(OnnxSubject):
+    """The graph as onnxruntime optimises it: operators that it fuses are computed by other kernels than each alone."""
 
     def __init__(self, graph: onnx.ModelProto, manifest: Manifest) -> None:
+        """Lets onnxruntime optimise a graph, and reads what it writes."""
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "optimized.onnx"
             options = onnxruntime.SessionOptions()
@@ -120,20 +134,24 @@ class _Optimized(OnnxSubject):
             optimized = onnx.load(path)
         per_step = manifest.task == "per-step"
         super().__init__(ExternalGraph(optimized, manifest.input, manifest.graph, manifest.classes, per_step))
-        blocked = (node for node in optimized.graph.node if node.domain == _BLOCKED)
-        self._blocked = {node.name or f"{node.op_type} giving {node.output[0]}" for node in blocked}
+        blocked = (node for node in optimized.graph.node if node.domain == _BLOCKED_DOMAIN)
+        self._blocked = {node.name or f"{node.op_type} giving {node.output[0]}" for node in blocked}  # their names
 
     def record(self, batch: PaddedBatch) -> Recording:
-        """As `OnnxSubject.record`, without values that onnxruntime keeps in its blocked layout."""
+        """As `OnnxSubject.record`, without the outputs of operators of the blocked layout."""
         recording = super().record(batch)
-        parts = ((each, each.operator in self._blocked) for each in recording.operations)
-        return Recording([replace(each, outputs=()) if blocked else each for each, blocked in parts], recording.answers)
+        operations = [
+            replace(operation, outputs=()) if operation.operator in self._blocked else operation
+            for operation in recording.operations
+        ]
+        return Recording(operations, recording.answers)
 
 
-_EXPANSIONS: Final = frozenset({"Einsum"})  # they become others which have rewrites of their own, so they come first
+_EXPANSIONS: Final = frozenset({"Einsum"})  # rewritten first: they become operators that have rewrites of their own
 
 Rewrite = Callable[[NodeProto, GraphFacts], Replacement | None]
-"""The nodes that replace one, whose bits do not depend on the batch; None where it keeps its bits, or must stay."""
+"""Returns nodes that replace a node, and whose bits do not depend on the batch; None where it keeps its bits, or must
+stay."""
 
 REWRITES: Final[Mapping[str, Rewrite]] = {
     "Einsum": expanded_einsum,
@@ -154,7 +172,7 @@ of single numbers.
 
 
 _LOWEST_OPSET = 13  # the first opset in which Squeeze and Unsqueeze take their axes as an input
-_MAX_NAMED = 4  # at most this many operators of a type are named
+_MAX_NAMED = 4  # so many operators of a type are named at most
 _LENGTHS = (1, 3, 8, 21, 55)  # lengths of the sequences whose answers before and after are compared
 
 
@@ -162,23 +180,32 @@ _LENGTHS = (1, 3, 8, 21, 55)  # lengths of the sequences whose answers before an
 class RewrittenOperator:
     """One operator that was rewritten."""
 
-    operator: str
-    kind: str
+    operator: str  # Its name
+    kind: str  # Its operator type
     into: tuple[str, ...]  # The operator types that replace it, in order of execution
 
 
 def with_steady_bits(
     graph: onnx.ModelProto, manifest: Manifest, say: Callable[[str], None] = lambda _: None
 ) -> tuple[onnx.ModelProto, list[RewrittenOperator]]:
-    """Rewrites a float32 graph if that makes its bits independent of the batch; says once what was done, or why not."""
+    """Rewrites a float32 graph, if that makes its bits independent of the batch.
+
+    Args:
+        graph: The graph, which stays as it is.
+        manifest: Its manifest.
+        say: Is called once with a text that says what was rewritten, or why nothing was.
+
+    Returns:
+        The rewritten graph, and the operators that were rewritten; or the same graph, and no operators.
+    """
     if keeps_bits(graph, manifest):
         say("nothing rewritten: the graph already gives the same bits batched and unbatched")
         return graph, []
-    tried: list[RewrittenOperator] = []
-    left = graph
+    # First at the sizes that were seen to lose bits, then at all sizes.
+    last_graph, last_rewritten = graph, list[RewrittenOperator]()
     for every in (False, True):
         changed, rewritten = rewrite(graph, manifest, every=every)
-        if len(rewritten) <= len(tried):
+        if len(rewritten) <= len(last_rewritten):
             continue
         difference = largest_difference(graph, changed, manifest)
         if difference > ROUNDING:
@@ -187,10 +214,10 @@ def with_steady_bits(
         if keeps_bits(changed, manifest):
             say(f"rewritten: {_listed(rewritten)}; this changed answers by {difference:.2g}, once")
             return changed, rewritten
-        tried, left = rewritten, changed
-    loss = first_loss(left, manifest)
+        last_graph, last_rewritten = changed, rewritten
+    loss = first_loss(last_graph, manifest)
     where = "" if loss is None else f", first at {loss}"
-    after = f"with {_listed(tried)} rewritten, bits still depend" if tried else "bits depend"
+    after = f"with {_listed(last_rewritten)} rewritten, bits still depend" if last_rewritten else "bits depend"
     say(f"nothing rewritten: {after} on the batch{where}, and no rewrite is known for that")
     return graph, []
 
@@ -198,7 +225,16 @@ def with_steady_bits(
 def rewrite(
     graph: onnx.ModelProto, manifest: Manifest, *, every: bool = False
 ) -> tuple[onnx.ModelProto, list[RewrittenOperator]]:
-    """Replaces the operators of `REWRITES` without measuring; `every` also at sizes that were not seen to lose bits."""
+    """Replaces the operators of `REWRITES`, without measuring whether that keeps bits.
+
+    Args:
+        graph: The graph, which stays as it is.
+        manifest: Its manifest.
+        every: Whether operators are also rewritten at sizes at which they were not seen to lose bits.
+
+    Returns:
+        The rewritten graph, and the operators that were rewritten; the same graph if there are none.
+    """
     rewritten: list[RewrittenOperator] = []
     for kinds in (_EXPANSIONS, REWRITES.keys() - _EXPANSIONS):
         if opset_of(graph) < _LOWEST_OPSET or not any(node.op_type in kinds for node in graph.graph.node):
@@ -206,11 +242,11 @@ def rewrite(
         changed, replacements = deepcopy(graph), []
         facts = GraphFacts(changed, manifest, every=every)
         for node in changed.graph.node:
-            is_known = node.domain in OF_ONNX and node.op_type in kinds
-            replacement = REWRITES[node.op_type](node, facts) if is_known else None
+            has_rewrite = node.domain in OF_ONNX and node.op_type in kinds
+            replacement = REWRITES[node.op_type](node, facts) if has_rewrite else None
             if replacement is not None:
                 name = node.name or f"{node.op_type} giving {node.output[0]}"
-                into = tuple(new.op_type for new in replacement.nodes)
+                into = tuple(new_node.op_type for new_node in replacement.nodes)
                 rewritten.append(RewrittenOperator(name, node.op_type, into))
                 replacements.append(replacement)
         if replacements:
@@ -220,15 +256,19 @@ def rewrite(
 
 
 def largest_difference(before: onnx.ModelProto, after: onnx.ModelProto, manifest: Manifest) -> float:
-    """The largest difference between the two graphs' answers to sequences of several lengths, batched and unbatched."""
+    """The largest difference between the answers of two graphs, to sequences of several lengths batched and unbatched.
+
+    It is in units of max(1, the largest logit).
+    """
     sessions = [Session(graph.SerializeToString(), manifest) for graph in (before, after)]
     sampler = Sampler(manifest.input, seed=0)
     lengths = [max(min(length, manifest.max_length), manifest.min_length) for length in _LENGTHS]
     sequences = [sampler.sequence(length) for length in lengths]
-    unbatched = [[steps] for steps in sequences]
-    together = [] if manifest.max_batch_rows == 1 else [sequences]
+    batches = [[steps] for steps in sequences]
+    if manifest.max_batch_rows != 1:
+        batches.append(sequences)
     differences = []
-    for members in (*unbatched, *together):
+    for members in batches:
         batch = pad(members, multiple=manifest.width_multiple)
         answers = [session.run(batch).logits for session in sessions]
         if manifest.task == "per-step":
@@ -238,9 +278,9 @@ def largest_difference(before: onnx.ModelProto, after: onnx.ModelProto, manifest
 
 
 def _listed(rewritten: list[RewrittenOperator]) -> str:
-    """The operators by type, as `ReduceSum (pool, mean)`; of many the first few."""
-    names = {
+    """The operators by type, such as `ReduceSum (pool, mean)`; of many the first few."""
+    names_by_kind = {
         kind: [operator.operator for operator in rewritten if operator.kind == kind]
         for kind in dict.fromkeys(operator.kind for operator in rewritten)
     }
-    return ", ".join(f"{kind} ({first_of(operators, _MAX_NAMED)})" for kind, operators in names.items())
+    return ", ".join(f"{kind} ({first_of(names, _MAX_NAMED)})" for kind, names in names_by_kind.items())
