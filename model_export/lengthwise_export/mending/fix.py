@@ -1,4 +1,7 @@
-"""What `check --suggest` proposes: the operators that a mend changes, the proof, and an answer against padding."""
+"""What `check --suggest` proposes: the operators that a mend changes, its proof, and an answer against padding.
+
+Each part is shown in three forms: as JSON, on the terminal, and as a section of an HTML page (`fix.html`).
+"""
 
 from __future__ import annotations
 
@@ -32,16 +35,16 @@ class FixProposal:
     """What a mend would change in a target, or why it cannot be mended."""
 
     mendable: bool  # Whether the target is sound, or would be after the mend
-    reason: str
+    reason: str  # Why it is mendable or not, in words
     operator: str | None = None  # The operator that cannot be mended; None if it is not one operator
-    location: CodeLocation | None = None
+    location: CodeLocation | None = None  # Its line of code, if it is known
     changes: tuple[MendedOperator, ...] = ()  # The operators that the mend changes, in the order of execution
-    min_length: int = 1  # The shortest sequence that the mended model accepts
+    min_length: int = 1  # The shortest sequence that the mended model accepts, in steps
     proof: MendProof | None = None  # The comparison with the original alone; None if none ran
     verdict: Verdict | None = None  # The verdict of the check of the mended graph; None if none ran
-    # One sequence's answer against padding, before and after; None if it cannot be drawn
+    # The answer to one sequence against padding, before and after; None if it cannot be drawn
     curve: PaddingCurve | None = None
-    # The numbers with which the original leaves out a step, if all its values are that one
+    # The original leaves out a step if all its values are one of these numbers (Masking, mask_zero)
     hiding: tuple[float, ...] = ()
 
     @property
@@ -63,8 +66,13 @@ class FixProposal:
             **{"mendable": self.mendable, "reason": self.reason, "operator": self.operator},
             **location_as_json(self.location),
             "changes": [
-                {**fields, **location_as_json(one.location), "before": list(one.before), "after": list(one.after)}
-                for fields, one in changes
+                {
+                    **operator,
+                    **location_as_json(change.location),
+                    "before": list(change.before),
+                    "after": list(change.after),
+                }
+                for operator, change in changes
             ],
             **record,
             "verdict": self.verdict,
@@ -82,17 +90,17 @@ class FixProposal:
         }
 
     def on_terminal(self) -> RenderableType:
-        """A proposed fix for the terminal. Code is never wrapped: print it without cropping."""
+        """The proposal as text for the terminal. Code is never wrapped: print it without cropping."""
         text = self.reason
         if not self.mendable:
-            where = "".join(f"{each}: " for each in (self.location, self.operator) if each is not None)
+            where = "".join(f"{part}: " for part in (self.location, self.operator) if part is not None)
             text = f"this model cannot be mended: {where}{text}"
         parts: list[RenderableType] = [
             "",
             Text.assemble(("mend", f"bold {'green' if self.mendable else 'red'}"), f"  {text}"),
         ]
         for change in self.changes:
-            parts += ["", *_changed(change)]
+            parts += ["", *_change_on_terminal(change)]
         if self.min_length > 1:
             parts.append(Text(f"note: the model accepts sequences of {self.min_length} steps and more"))
         if self.notice is not None:
@@ -106,8 +114,8 @@ class FixProposal:
         return Group(*parts)
 
     def as_section(self) -> Markup:
-        """The section of the page: what the mend changes, the proof, and an answer against padding."""
-        return render(_TEMPLATE, fix=self, title=_title, unified=unified, scaled=_scaled, candidates=CANDIDATES)
+        """The section of the HTML page: what the mend changes, the proof, and the answer against padding."""
+        return render(_TEMPLATE, fix=self, title=_title, unified=unified, scaled=_axes_of_chart, candidates=CANDIDATES)
 
     def summary(self) -> str:
         """The mend of an export as a line: how many operators, and the proof."""
@@ -116,7 +124,8 @@ class FixProposal:
 
 def unified(change: MendedOperator) -> list[str]:
     """The graph text of an operator before and after, as the lines of a unified diff without its head."""
-    before, after = (  # without empty names and the types of attributes
+    # Without empty names and the types of attributes
+    before, after = (
         [re.sub(r"(\w+): \w+ = ", r"\1 = ", line.removeprefix('[""] ')) for line in lines]
         for lines in (change.before, change.after)
     )
@@ -124,29 +133,30 @@ def unified(change: MendedOperator) -> list[str]:
 
 
 _TEMPLATE: Final = Path(__file__).with_name("fix.html")
-_COLORS: Final = {"-": "red", "+": "green"}  # of a line on the terminal
+_COLORS: Final = {"-": "red", "+": "green"}  # of a line of a diff on the terminal, by its first character
 
 
 def _title(change: MendedOperator) -> str:
-    """The name of an operator with its type, if the name does not have the type already."""
+    """The name of an operator, followed by its type in brackets if the name does not contain it."""
     return change.operator if change.kind in change.operator else f"{change.operator} ({change.kind})"
 
 
-def _changed(change: MendedOperator) -> Iterator[RenderableType]:
-    """A changed operator for the terminal: its line of code, the cause, and the difference of its graph text."""
-    at = change.location
-    yield Text(f"{'' if at is None else f'{at}: '}{_title(change)}", style="bold")
-    if at is not None and at.source:
-        yield Text(f" {at.line} | {at.source}", no_wrap=True, overflow="ignore")
+def _change_on_terminal(change: MendedOperator) -> Iterator[RenderableType]:
+    """The lines for a changed operator on the terminal: its line of code, the cause, and the diff of its graph text."""
+    location = change.location
+    yield Text(f"{'' if location is None else f'{location}: '}{_title(change)}", style="bold")
+    if location is not None and location.source:
+        yield Text(f" {location.line} | {location.source}", no_wrap=True, overflow="ignore")
     yield Text.assemble(("  why   ", "bold"), change.cause)
     for line in unified(change):
         yield Text(f"  {line}", style=_COLORS.get(line[:1], ""), no_wrap=True, overflow="ignore")
 
 
+# The curve of one sequence's answer against padding:
 _LENGTH: Final = 40  # steps of the sequence, if the model accepts batches wide enough
-_MAX_SHARE: Final = 2.0
-_POINTS: Final = 41
-CANDIDATES: Final = 16  # the sequence is the one whose answer moves most among this many random ones
+_MAX_SHARE: Final = 2.0  # the most padding, as a share of the length
+_POINTS: Final = 41  # amounts of padding that are run
+CANDIDATES: Final = 16  # random sequences, of which the one is drawn whose answer changes most
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,20 +172,32 @@ class PaddingCurve:
 def draw_curve(
     original: Subject, mended: Subject, *, max_length: int, min_length: int = 1, seed: int = 0
 ) -> PaddingCurve | None:
-    """Runs one sequence with more and more zeros behind it; None if a model raises, or an answer is not finite."""
+    """Runs one sequence in both models with more and more zeros behind it.
+
+    Args:
+        original: The original.
+        mended: The mended model.
+        max_length: The widest batch that the models accept, in steps.
+        min_length: The shortest sequence that they accept.
+        seed: The seed of the random sequences.
+
+    Returns:
+        The curve; None if a model raises, or an answer is not finite.
+    """
     length = max(min(_LENGTH, int(max_length / (1 + _MAX_SHARE))), min_length)
     widths = {share: round(length * (1 + share)) for share in np.linspace(0, _MAX_SHARE, _POINTS).tolist()}
     shares = [share for share, width in widths.items() if width <= max_length]
     sampler = Sampler(original.steps, seed)
     sequences = [sampler.sequence(length) for _ in range(CANDIDATES)]
     try:
-        alone = [_probabilities(original, steps, length) for steps in sequences]
+        # The sequence whose class' probability the most padding changes most.
+        unpadded = [_probabilities(original, steps, length) for steps in sequences]
         padded = [_probabilities(original, steps, widths[shares[-1]]) for steps in sequences]
-        moved = [abs(one - other)[one.argmax()] for one, other in zip(alone, padded, strict=True)]
-        chosen = int(np.argmax(moved))
-        label = int(alone[chosen].argmax())
+        labels = [int(probabilities.argmax()) for probabilities in unpadded]
+        changes = [abs(unpadded[index] - padded[index])[label] for index, label in enumerate(labels)]
+        chosen = int(np.argmax(changes))
         before, after = (
-            tuple(float(_probabilities(model, sequences[chosen], widths[share])[label]) for share in shares)
+            tuple(float(_probabilities(model, sequences[chosen], widths[share])[labels[chosen]]) for share in shares)
             for model in (original, mended)
         )
     except (RunError, IndexError):  # no axis of steps as wide as the batch
@@ -184,7 +206,11 @@ def draw_curve(
 
 
 def _probabilities(model: Subject, steps: Steps, width: int) -> NDArray[np.float64]:
-    """The probabilities of the classes; of a per-step model those at the last valid step."""
+    """`[classes]`: the probabilities that a model gives a sequence, alone in a batch of this width.
+
+    Those of a per-step model are at the last valid step. One logit becomes those of two classes; an answer that is
+    probabilities already stays.
+    """
     logits = model.answer(pad([steps], width=width)).logits[0]
     row: NDArray[np.float64] = (logits[len(steps) - 1] if logits.ndim == 2 else logits).astype(np.float64)
     if row.size == 1:
@@ -192,28 +218,35 @@ def _probabilities(model: Subject, steps: Steps, width: int) -> NDArray[np.float
     elif row.min() >= 0 and abs(row.sum() - 1) <= 1e-4:
         return row
     powers = np.exp(row - row.max())
-    shares: NDArray[np.float64] = powers / powers.sum()
-    return shares
+    probabilities: NDArray[np.float64] = powers / powers.sum()
+    return probabilities
 
 
-_MARKS: Final = (0.0, 0.5, 1.0, 1.5, 2.0)
+_MARKS: Final = (0.0, 0.5, 1.0, 1.5, 2.0)  # shares of padding that the chart names
 
 
-def _scaled(curve: PaddingCurve) -> dict[str, Any]:
-    """What the picture of a curve draws, in shares of its axes, and how far each answer moves."""
-    last, drawn = curve.shares[-1] or 1.0, [*curve.before, *curve.after]
-    # At least 0.1 high around the curves, within 0 to 1.
-    middle, height = (min(drawn) + max(drawn)) / 2, max(1.2 * (max(drawn) - min(drawn)), 0.1)
+def _axes_of_chart(curve: PaddingCurve) -> dict[str, Any]:
+    """What the chart of a curve draws, for the template `fix.html`.
+
+    Returns:
+        `before` and `after`: the points of both lines, each coordinate from 0 to 1 along its axis. `marks` and
+        `levels`: the places on the horizontal and the vertical axis that are named, with their texts. `moved`: the
+        largest change of the probability before and after.
+    """
+    last_share, probabilities = curve.shares[-1] or 1.0, [*curve.before, *curve.after]
+    # The vertical axis is at least 0.1 high, with the curves in the middle, and within 0 to 1.
+    middle = (min(probabilities) + max(probabilities)) / 2
+    height = max(1.2 * (max(probabilities) - min(probabilities)), 0.1)
     low = min(max(middle - height / 2, 0.0), max(1 - height, 0.0))
     height = min(height, 1.0 - low)
     before, after = (
-        [(share / last, (value - low) / height) for share, value in zip(curve.shares, values, strict=True)]
+        [(share / last_share, (value - low) / height) for share, value in zip(curve.shares, values, strict=True)]
         for values in (curve.before, curve.after)
     )
     return {
         "before": before,
         "after": after,
-        "marks": [(mark / last, f"{mark:.0%}") for mark in _MARKS if mark <= curve.shares[-1]],
+        "marks": [(mark / last_share, f"{mark:.0%}") for mark in _MARKS if mark <= curve.shares[-1]],
         "levels": [(part, f"{low + part * height:.2f}") for part in (0.0, 0.5, 1.0)],
         "moved": [max(abs(value - values[0]) for value in values) for values in (curve.before, curve.after)],
     }

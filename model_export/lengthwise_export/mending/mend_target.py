@@ -1,6 +1,9 @@
 """Mends a target and proves the mend: `check --suggest` shows the result, `export --mend` publishes it.
 
 target --build--> graph --mend--> mended graph --prove--> equal to the original alone --check--> no leak
+
+A *target* is what a command was given: a module of torch, a Keras file, an ONNX graph or a model directory. The
+*original* is the target before the mend; *alone* is a batch of one row without padding.
 """
 
 from __future__ import annotations
@@ -40,18 +43,18 @@ from lengthwise_export.tracing.source_lines import CodeLocation, location_of_nod
 
 LENGTHS = "lengths"  # the name of the input that a mend adds
 
-_SOME_STEPS: Final = 16
-_OTHERS: Final = 4  # sequences with the same first step, of which an answer has to differ
+_FIRST_STEP_LENGTH: Final = 16  # steps of the sequences of `_reads_the_first_step_only`
+_FIRST_STEP_VARIANTS: Final = 4  # further sequences with the same first step, of which an answer has to differ
 
 
 @dataclass(frozen=True, kw_only=True)
 class MendedTarget(GraphTarget):
-    """The mended graph of a target."""
+    """The mended graph of a target, as a target of its own."""
 
-    original: Target
+    original: Target  # The target before
 
     def build(self, name: str, opset: int, *, origins: bool = False) -> onnx.ModelProto:
-        """A copy of the graph, with this name in its metadata."""
+        """A copy of the mended graph with `name` in its metadata; the other arguments have no effect on it."""
         graph = deepcopy(self.graph)
         for entry in graph.metadata_props:
             if entry.key == NAME_IN_GRAPH:
@@ -61,7 +64,7 @@ class MendedTarget(GraphTarget):
 
 @dataclass(frozen=True, slots=True)
 class ProvedMend:
-    """A mend of a target."""
+    """The mend of a target with its proof, or the reason why there is none."""
 
     fix: FixProposal  # What it changes, and its proof; or why there is none
     original: Target  # The target before
@@ -71,7 +74,10 @@ class ProvedMend:
     reference: Subject | None = None
 
     def alone(self, batch: PaddedBatch) -> BatchLogits:
-        """Logits `[rows, classes]` of the original, each row alone and unpadded: the mended graph's reference."""
+        """The original's logits for each row alone: the reference of the mended graph.
+
+        They are `[rows, classes]`, or `[rows, width, classes]` of a per-step model, with zeros at the padding.
+        """
         subject = self.reference or self.original.subject
         rows = [
             subject.answer(pad([steps[:length]], multiple=1)).logits[0]
@@ -80,7 +86,7 @@ class ProvedMend:
         return widened(rows, batch.width) if self.original.per_step else np.stack(rows)
 
     def exact(self, batch: PaddedBatch) -> BatchLogits | None:
-        """Logits `[rows, classes]` in float64 for a batch of one row; None if the original does not run in float64."""
+        """The original's logits in float64 for a batch of one row; None if it does not run in float64."""
         answer = self.original.subject.answer_in_float64(pad([batch.steps[0, : batch.lengths[0]]], multiple=1))
         return None if answer is None else answer.logits
 
@@ -101,14 +107,21 @@ def mend_target(
 ) -> ProvedMend:
     """Mends a target that leaks or takes no lengths, proves the mend, and checks the mended graph.
 
-    The longest sequence is shorter than `max_length` where the original raises there.
+    Args:
+        target: The target.
+        max_length: The longest sequence, in steps; or the longest that the original accepts, if that is shorter.
+        opset: The version of ONNX's operators in the graph that is built of a module.
+        tolerance: The difference of answers that is allowed in addition to that by rounding.
+        seed: The seed of the random sequences.
+        progress: Is called with texts that say what is done.
 
-    Raises:
-        UncheckableError: Never leaves this function: it becomes a mend that says why there is none.
-    """
+    Returns:
+        The mend; if the target cannot be mended or checked, its `fix` says why.
+    """  # noqa: DOC501 - the error that it raises is caught here
     say = progress or (lambda _: None)
     origins: dict[str, onnx.NodeProto] = {}
     try:
+        # What the original accepts, and whether it answers the same twice.
         say("the widths that the original accepts")
         limits = WidthLimits.of(target.subject, Sampler(target.steps, seed), max_length)
         shortest, longest = limits.sizes.shortest, limits.widest
@@ -129,12 +142,15 @@ def mend_target(
         operator, location = _operator_and_line(error.operator, error.location, origins)
         return ProvedMend(FixProposal(False, error.reason, operator, location), target)
     except LengthwiseError as error:
-        # Where the original runs at one width only, for example, tracing fails too, and says less.
+        # The check's reason is better: if the original runs at one width only, for example, tracing fails, too.
         report = check_subject(target.subject, max_length=max_length, tolerance=tolerance, seed=seed, progress=say)
         return ProvedMend(FixProposal(False, report.reason if report.verdict == "uncheckable" else str(error)), target)
-    origin_of = ((change, *_operator_and_line(change.operator, change.location, origins)) for change in mended.changes)
-    changes = tuple(replace(change, operator=operator, location=at) for change, operator, at in origin_of)
-    mended = replace(mended, changes=changes)
+    # The changes with the names and lines of the user's code.
+    changes = []
+    for change in mended.changes:
+        operator, location = _operator_and_line(change.operator, change.location, origins)
+        changes.append(replace(change, operator=operator, location=location))
+    mended = replace(mended, changes=tuple(changes))
     lengths = (max(shortest, mended.min_length), min(longest, mended.max_length))
     proved = _proved(target, mended, lengths, tolerance=tolerance, seed=seed, say=say)
     try:
@@ -147,12 +163,25 @@ def mend_target(
 def _proved(
     target: Target, mended: Mended, lengths: tuple[int, int], *, tolerance: float, seed: int, say: ProgressCallback
 ) -> ProvedMend:
-    """Proves and checks a mend whose sequences have at least and at most `lengths` steps."""
+    """Proves a mend and checks the mended graph.
+
+    Args:
+        target: The original.
+        mended: The mend.
+        lengths: The shortest and the longest sequence, in steps.
+        tolerance: The difference of answers that is allowed in addition to that by rounding.
+        seed: The seed of the random sequences.
+        say: Is told the progress.
+
+    Returns:
+        The mend; without a target if the proof does not hold, or the check finds a leak.
+    """
     shortest, longest = lengths
     same: dict[str, Any] = {name: getattr(target, name) for name in ("text", "labels", "is_object", "scores")}
-    after = MendedTarget(**same, **_run_as(target, mended.graph, _named(target.names)), original=target)
-    how: dict[str, Any] = {"max_length": longest, "tolerance": tolerance, "seed": seed, "progress": say}
-    proof = prove(target.subject, after.subject, min_length=shortest, hiding=mended.hiding, **how)
+    after = MendedTarget(**same, **_graph_fields_of(target, mended.graph, _named(target.names)), original=target)
+    options: dict[str, Any] = {"max_length": longest, "tolerance": tolerance, "seed": seed, "progress": say}
+    # The proof, and the curve of one answer for the report
+    proof = prove(target.subject, after.subject, min_length=shortest, hiding=mended.hiding, **options)
     say("one answer against padding")
     curve = draw_curve(target.subject, after.subject, max_length=longest, min_length=proof.min_length, seed=seed)
     facts: dict[str, Any] = {"changes": mended.changes, "min_length": proof.min_length, "hiding": mended.hiding}
@@ -161,7 +190,8 @@ def _proved(
         ties = ties_in(mended.graph)
         reason = f"the mend does not hold: {proof}" + ("" if ties is None else f". {ties}")
         return ProvedMend(FixProposal(False, reason, **facts), target)
-    report = check_subject(after.subject, min_length=proof.min_length, **how)
+    # The check
+    report = check_subject(after.subject, min_length=proof.min_length, **options)
     if report.verdict != "sound":
         begin = f", beginning at {report.leaks[0].operator}" if report.leaks else ""
         reason = f"the check of the mended graph finds: {report.verdict}, {report.reason}{begin}"
@@ -172,12 +202,21 @@ def _proved(
     fix = FixProposal(True, reason, verdict=report.verdict, **facts)
     if mended.counted is None:
         return ProvedMend(fix, target, after, report)
-    taken_for_data = _run_as(target, mended.counted, target.names, blind=target.blind)
-    return ProvedMend(fix, target, after, report, taken_for_data["subject"])
+    with_counted_steps = _graph_fields_of(target, mended.counted, target.names, blind=target.blind)
+    return ProvedMend(fix, target, after, report, with_counted_steps["subject"])
 
 
-def _run_as(target: Target, graph: onnx.ModelProto, names: GraphNames, *, blind: bool = False) -> dict[str, Any]:
-    """The fields of a target of this graph."""
+def _graph_fields_of(
+    target: Target, graph: onnx.ModelProto, names: GraphNames, *, blind: bool = False
+) -> dict[str, Any]:
+    """The fields of a `GraphTarget` that follow from a graph, read as the graph of a target.
+
+    Args:
+        target: The target, which says what a step and an answer are.
+        graph: The graph.
+        names: The names of its inputs and outputs.
+        blind: Whether it takes no lengths.
+    """
     return graph_fields(ExternalGraph(graph, target.steps, names, len(target.labels), target.per_step, blind=blind))
 
 
@@ -191,7 +230,7 @@ def _operator_and_line(
     Args:
         operator: As `shown_operator` names it.
         location: Its line, if the mend knows it.
-        origins: The nodes of a traced graph, by `shown_operator`; none for another graph.
+        origins: The nodes of a traced graph, by `shown_operator`; empty for another graph.
     """
     known = location if isinstance(location, CodeLocation) else None
     node = origins.get(operator)
@@ -199,16 +238,23 @@ def _operator_and_line(
 
 
 def _reads_the_first_step_only(target: Target, shortest: int, longest: int, seed: int) -> bool:
-    """Whether the original alone answers the same whatever comes behind the first step."""
+    """Whether the original alone gives the same answer to several sequences that have only their first step in common.
+
+    Args:
+        target: The original.
+        shortest: The shortest sequence that it accepts, in steps.
+        longest: The longest one.
+        seed: The seed of the random sequences.
+    """
     sampler = Sampler(target.steps, seed)
-    steps = sampler.sequence(max(shortest, min(longest, _SOME_STEPS)))
-    others = [sampler.sequence(len(steps)) for _ in range(_OTHERS)]
-    for other in others:
-        other[0] = steps[0]
-    first, *rest = (target.subject.answer(pad([each], multiple=1)).logits for each in (steps, *others))
-    return len(steps) > 1 and all(np.array_equal(first, each, equal_nan=True) for each in rest)
+    steps = sampler.sequence(max(shortest, min(longest, _FIRST_STEP_LENGTH)))
+    variants = [sampler.sequence(len(steps)) for _ in range(_FIRST_STEP_VARIANTS)]
+    for variant in variants:
+        variant[0] = steps[0]
+    first, *further = (target.subject.answer(pad([sequence], multiple=1)).logits for sequence in (steps, *variants))
+    return len(steps) > 1 and all(np.array_equal(first, logits, equal_nan=True) for logits in further)
 
 
 def _named(names: GraphNames) -> GraphNames:
-    """The names of the inputs, with one for the lengths."""
+    """The names of the inputs and outputs, with `LENGTHS` for the lengths if the graph does not take them."""
     return names if names.lengths is not None else names.model_copy(update={"lengths": LENGTHS})

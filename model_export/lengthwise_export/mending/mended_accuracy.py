@@ -1,6 +1,7 @@
 """The accuracy of a model before and after its mend: a model that was trained on padded batches may have learnt that.
 
-The original is run as its users run it today, padded, and alone; the mended graph as it will be served.
+The original is run in three *ways*: padded to the longest sequence of a batch or of all data, as its users may run it
+today, and alone; the mended graph is run as it will be served.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ BATCH_ROWS: Final = 32  # rows of a batch, in the order of the data
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """The accuracy of one way to run a model."""
+    """The accuracy of the original in one way to run it."""
 
     accuracy: float | None  # The share of right answers; None if the model raises when it is run in this way
     moved: int | None  # The number of sequences (steps of a per-step model) whose labels the mended graph changes
@@ -37,16 +38,16 @@ class Way:
 class MendAccuracy:
     """The accuracy on labelled sequences before and after a mend."""
 
-    sequences: int
-    answers: int  # The number of labels that may move: sequences, or steps of a per-step model
+    sequences: int  # The number of labelled sequences
+    answers: int  # The number of labels that may change: sequences, or steps of a per-step model
     batches: Way  # The original in batches of 32 in the order of the data, each padded to its longest sequence
     fixed: Way  # The original with every sequence padded to the longest of the data
     alone: Way  # The original with each sequence alone and unpadded
-    mended: float
+    mended: float  # The accuracy of the mended graph
 
     @property
     def _ways(self) -> tuple[tuple[str, str, Way], ...]:
-        """The ways to run the original: each in JSON, in words, and its figures."""
+        """For each way to run the original: its name in JSON, its description, and its figures."""
         return (
             ("padded_to_the_longest_of_a_batch", f"padded to the longest of {BATCH_ROWS}", self.batches),
             ("padded_to_a_fixed_length", "padded to a fixed length", self.fixed),
@@ -64,15 +65,27 @@ class MendAccuracy:
         }
 
     def __str__(self) -> str:
+        """Such as `accuracy 0.9100 mended, 0.8700 padded to ... (from there 12 of 100 labels move), ...`."""
         parts = [f"{self.mended:.4f} mended"]
-        for _, name, way in self._ways:
-            moved = f"{name} (from there {way.moved} of {self.answers} labels move)"
-            parts.append(f"the original raises {name}" if way.accuracy is None else f"{way.accuracy:.4f} {moved}")
+        for _, description, way in self._ways:
+            moved = f"{description} (from there {way.moved} of {self.answers} labels move)"
+            parts.append(
+                f"the original raises {description}" if way.accuracy is None else f"{way.accuracy:.4f} {moved}"
+            )
         return f"accuracy {', '.join(parts)}"
 
 
 def measure(original: Subject, session: Session, manifest: Manifest, records: Sequence[Record]) -> MendAccuracy | None:
-    """Compares a mended graph's accuracy with its original's; None if no record has a label. Others are skipped.
+    """Compares a mended graph's accuracy with its original's on the records that have labels.
+
+    Args:
+        original: The original.
+        session: Runs the mended graph.
+        manifest: The manifest of the mended graph.
+        records: The data; records without a label are skipped.
+
+    Returns:
+        The accuracy; None if no record has a label.
 
     Raises:
         VerificationError: The mended graph's answer to a sequence is not finite.
@@ -80,26 +93,28 @@ def measure(original: Subject, session: Session, manifest: Manifest, records: Se
     accepted, _, _ = accepted_records(records, manifest)
     if not accepted:
         return None
-    steps = [record.steps for record in accepted]
+    sequences = [record.steps for record in accepted]
     expected = [expected_labels(record, manifest) for record in accepted]
-    after = _labels(session.run, steps, BATCH_ROWS, manifest, multiple=manifest.width_multiple)
+    after = _labels(session.run, sequences, BATCH_ROWS, manifest, multiple=manifest.width_multiple)
     if after is None:
         raise VerificationError("the mended graph's answer to a sequence of the data is not finite")
 
-    def way(rows: int, width: int | None = None) -> Way:
-        before = _labels(lambda batch: Outputs(original.answer(batch).logits), steps, rows, manifest, width=width)
+    def measured(rows: int, width: int | None = None) -> Way:
+        """The original in batches of `rows`; `width`: None for that of the longest sequence in the batch."""
+        before = _labels(lambda batch: Outputs(original.answer(batch).logits), sequences, rows, manifest, width=width)
         if before is None:
             return Way(None, None)
-        moved = sum(int((one != other).any(axis=1).sum()) for one, other in zip(before, after, strict=True))
-        return Way(_share_right(expected, before, manifest), moved)
+        # Per sequence, or per step: whether any label differs
+        moved = sum(int((left != right).any(axis=1).sum()) for left, right in zip(before, after, strict=True))
+        return Way(_accuracy(expected, before, manifest), moved)
 
     return MendAccuracy(
         sequences=len(accepted),
-        answers=sum(len(each) for each in expected),
-        batches=way(BATCH_ROWS),
-        fixed=way(BATCH_ROWS, max(map(len, steps))),
-        alone=way(1),
-        mended=_share_right(expected, after, manifest),
+        answers=sum(len(labels) for labels in expected),
+        batches=measured(BATCH_ROWS),
+        fixed=measured(BATCH_ROWS, max(map(len, sequences))),
+        alone=measured(1),
+        mended=_accuracy(expected, after, manifest),
     )
 
 
@@ -112,24 +127,39 @@ def _labels(
     width: int | None = None,
     multiple: int = 1,
 ) -> list[NDArray[np.bool_]] | None:
-    """The labels of each sequence, in batches in order; None if the model raises or an answer is not finite."""
-    answered = []
+    """The labels that a model predicts, run in batches in the order of the sequences.
+
+    Args:
+        run: Runs the model.
+        sequences: The sequences.
+        rows: The rows of a batch.
+        manifest: The manifest of the model.
+        width: The width of every batch; None for that of its longest sequence.
+        multiple: The number that a width is rounded up to a multiple of.
+
+    Returns:
+        For each sequence, its labels (`predicted_labels`); None if the model raises or an answer is not finite.
+    """
+    predicted = []
     for first in range(0, len(sequences), rows):
         batch = pad(sequences[first : first + rows], width=width, multiple=multiple)
         try:
-            scored = answers.score(run(batch), batch.lengths, manifest)
+            answers_of_batch = answers.score(run(batch), batch.lengths, manifest)
         except RunError:
             return None
-        for answer in scored:
+        for answer in answers_of_batch:
             if answer is None:
                 return None
-            answered.append(predicted_labels(answer, manifest))
-    return answered
+            predicted.append(predicted_labels(answer, manifest))
+    return predicted
 
 
-def _share_right(
-    expected: Sequence[NDArray[np.bool_]], answered: Sequence[NDArray[np.bool_]], manifest: Manifest
+def _accuracy(
+    expected: Sequence[NDArray[np.bool_]], predicted: Sequence[NDArray[np.bool_]], manifest: Manifest
 ) -> float:
-    """The share of labels (of steps, for a per-step model) that are right."""
-    hits = [hits_of(one, other, manifest) for one, other in zip(expected, answered, strict=True)]
-    return float(sum(each.sum() for each in hits) / sum(each.size for each in hits))
+    """The share of right answers: one for each sequence, for each step, or for each class of a multi-label model.
+
+    `expected` and `predicted` have the labels of each sequence; see `hits_of`.
+    """
+    hits = [hits_of(wanted, labels, manifest) for wanted, labels in zip(expected, predicted, strict=True)]
+    return float(sum(hit.sum() for hit in hits) / sum(hit.size for hit in hits))

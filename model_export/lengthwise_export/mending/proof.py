@@ -3,8 +3,13 @@
     random sequences --original, alone, width == length--> the answers that are right
                      --mended, alone and in batches of several sizes, padding of zeros and of junk--> must equal them
 
-The original never sees padding, so what it answers alone is what the model means. Bits are compared between the mended
-model's own answers alone and in batches.
+*Alone* is a batch of one row without padding. The original never sees padding, so what it answers alone is what the
+model means. Bits are compared between the mended model's own answers, alone and in batches.
+
+A *difference* of two answers is in units of max(1, largest value). Most sequences are *ordinary*: random values near 0.
+Some are *raw*: as data are without scaling, around 1,000 or constant. At raw values the original may be
+ill-conditioned: a change of the values by a few ulps (units in the last place) changes its answer as much as the mend
+does. Such a difference is excused, and *amplified* is the change of the answer by those ulps.
 """
 
 from __future__ import annotations
@@ -30,57 +35,58 @@ from lengthwise_export.errors import RunError
 
 _T = TypeVar("_T")
 
-SEQUENCES: Final = 200  # number of sequences of a proof
-_RAW_AMONG: Final = 4  # one of so many sequences is of raw values, the kinds in turn
-BATCH_ROWS: Final = (1, 2, 3, 5, 8, 13, 24, 32)  # numbers of rows of a proof's batches, in turn
+SEQUENCES: Final = 200  # the number of sequences of a proof
+_RAW_AMONG: Final = 4  # one sequence in four is raw, the kinds of raw values in turn
+BATCH_ROWS: Final = (1, 2, 3, 5, 8, 13, 24, 32)  # the numbers of rows of a proof's batches, in turn
 _MAX_SQUARES: Final = 2**22
-"""Most rows x width^2 of a batch of more than two rows: self-attention needs that much memory, times its heads."""
-_PROBES: Final = 12  # number of sequences with which the amplification of rounding is measured
-_FIRST_LENGTHS: Final = 8  # all lengths are tried from the shortest one on, this many
+"""The largest rows x width^2 of a batch of more than two rows: self-attention needs as much memory, times its heads."""
+_PROBES: Final = 12  # the number of sequences with which the effect of rounding is measured
+_FIRST_LENGTHS: Final = 8  # so many of the shortest lengths are all tried
 
 
 @dataclass(frozen=True, slots=True)
 class ComparedSequence:
-    """One sequence of a proof, in one batch."""
+    """The comparison of one sequence in one batch."""
 
-    index: int  # Its index among the sequences of the proof, from 0
-    length: int
-    rows: int
-    width: int
+    index: int  # The index of the sequence among those of the proof, from 0
+    length: int  # Its steps
+    rows: int  # The rows of the batch
+    width: int  # The steps of the batch
     padding: str  # The values in the padding, such as `zeros`
-    difference: float  # The difference of the mended answer from the original alone, in units of max(1, largest value)
-    # Of a sequence of raw values: how much a few ulps of them, or rounding, move the original itself
-    amplified: float = 0.0
+    difference: float  # The difference of the mended answer from the original alone
+    amplified: float = 0.0  # Of a raw sequence: how much a few ulps, or rounding, change the original's answer
 
     def as_json(self) -> dict[str, Any]:
-        """The sequence as JSON values."""
+        """The value of `worst` in the JSON of a proof."""
         values = {name: getattr(self, name) for name in ("length", "rows", "width", "padding")}
         return {"sequence": self.index, **values, "difference": finite(self.difference)}
 
     def __str__(self) -> str:
         """Such as `sequence 17 (37 steps), padded with junk to 64 in a batch of 8 rows`."""
-        company = "in a batch of its own" if self.rows == 1 else f"in a batch of {self.rows} rows"
+        batch = "in a batch of its own" if self.rows == 1 else f"in a batch of {self.rows} rows"
         padded = "unpadded" if self.width == self.length else f"padded with {self.padding} to {self.width}"
-        return f"sequence {self.index} ({self.length} steps), {padded} {company}"
+        return f"sequence {self.index} ({self.length} steps), {padded} {batch}"
 
 
 @dataclass(slots=True)
 class MendProof:
-    """The result of a proof."""
+    """The result of a proof.
+
+    What concerns the mended model (`worst`, `bits`, `in_company`, `amplified`, `ill_conditioned`, `wrong`) is filled in
+    while it is run.
+    """
 
     sequences: int  # The number of sequences that were compared
     lengths: tuple[int, ...]  # Their lengths, without repeats
     raised: tuple[int, ...]  # The lengths at which the original raises alone, or gives an answer that is not finite
     min_length: int  # The shortest sequence that the original answers
     worst: ComparedSequence | None  # The sequence whose answer differs most; None if none was compared
-    tolerance: float
+    tolerance: float  # The largest difference that is allowed
     bits: bool  # Whether the mended model gives each sequence the same bits alone and in every batch
     in_company: float  # The largest difference between the mended model's own answers alone and in batches
     wrong: str | None = None  # Why the proof does not hold; None if it holds
-    # How much a few ulps of the values move an answer of the original at raw values where it is ill-conditioned, so
-    # that rounding explains a difference above the tolerance; 0 if it is nowhere
-    amplified: float = 0.0
-    ill_conditioned: int = 0
+    amplified: float = 0.0  # The largest change of an answer by a few ulps, among the excused sequences
+    ill_conditioned: int = 0  # The number of excused sequences, at which the original is ill-conditioned
 
     @property
     def holds(self) -> bool:
@@ -129,57 +135,76 @@ def prove(
 ) -> MendProof:
     """Compares a mended model with its original, of which only single rows without padding are run.
 
-    No sequence has a step of which all values are one of `hiding`. The proof's `wrong` says why it does not hold.
+    Args:
+        original: The original.
+        mended: The mended model.
+        max_length: The longest sequence, in steps.
+        min_length: The shortest one.
+        tolerance: The difference that is allowed in addition to that by rounding.
+        sequences: The number of sequences.
+        hiding: Numbers with which the original hides a step, if all its values are that one: no sequence has such a
+            step, because the mended model does not hide it.
+        seed: The seed of the random sequences.
+        progress: Is called with texts that say what is done.
+
+    Returns:
+        The proof; its `wrong` says why it does not hold.
     """
     say = progress or (lambda _: None)
+    # The sequences: ordinary ones, every second of which ends with zeros that are data, then raw ones.
     sampler = Sampler(original.steps, seed)
-    raw = sequences // _RAW_AMONG if sampler.kinds else 0
-    ordinary = [sampler.sequence(length) for length in proof_lengths(min_length, max_length, sequences - raw, seed)]
+    raw_count = sequences // _RAW_AMONG if sampler.kinds else 0
+    ordinary = [
+        sampler.sequence(length) for length in proof_lengths(min_length, max_length, sequences - raw_count, seed)
+    ]
     for steps in ordinary[1::2]:
-        steps[1:][-1:] = 0  # of more than one step the last: zeros are data
-    lengths = np.random.default_rng(seed + 1).choice([len(steps) for steps in ordinary], raw)
+        if len(steps) > 1:
+            steps[-1] = 0
+    lengths = np.random.default_rng(seed + 1).choice([len(steps) for steps in ordinary], raw_count)
     kinds = itertools.cycle(sampler.kinds)
     drawn = [*ordinary, *(sampler.sequence(int(length), next(kinds)) for length in lengths)]
     drawn = [_without_hidden_steps(steps, hiding, original.steps.vocabulary) for steps in drawn]
-    alone, raised = _answers_alone(original, drawn, len(ordinary), say)
+    # The original's answers, and how much rounding changes some of them.
+    members, raised = _answers_alone(original, drawn, len(ordinary), say)
     allowed = ROUNDING + tolerance
-    for one in _evenly_spaced([one for one in alone if not one.is_raw], _PROBES):
-        allowed = one.expected.allowed_rounding(original, allowed)
+    for member in _evenly_spaced([member for member in members if not member.is_raw], _PROBES):
+        allowed = member.expected.allowed_rounding(original, allowed)
     proof = MendProof(
-        sequences=len(alone),
-        lengths=tuple(sorted({one.length for one in alone})),
+        sequences=len(members),
+        lengths=tuple(sorted({member.length for member in members})),
         raised=tuple(sorted(set(raised))),
-        min_length=min((one.length for one in alone), default=min_length),
+        min_length=min((member.length for member in members), default=min_length),
         worst=None,
         tolerance=allowed,
         bits=True,
         in_company=0.0,
     )
-    between = [length for length in proof.raised if length >= proof.min_length]
-    if not alone:
+    # The mended model's answers.
+    raised_between = [length for length in proof.raised if length >= proof.min_length]
+    if not members:
         proof.wrong = "the original raises alone at every length, so there is nothing to compare the mended model with"
-    elif between:
-        where = f"{as_ranges(between)} steps, or its answer is not finite, and it runs at {proof.min_length}"
+    elif raised_between:
+        where = f"{as_ranges(raised_between)} steps, or its answer is not finite, and it runs at {proof.min_length}"
         proof.wrong = f"the original raises alone at {where}: it cannot be compared at every length to be accepted"
     else:
         try:
-            _compare(mended, alone, sampler, max_length, proof, say)
-            proof.wrong = _why_apart(proof)
+            _compare(mended, members, sampler, max_length, proof, say)
+            proof.wrong = _why_different(proof)
         except RunError as error:
             proof.wrong = f"the mended model raises where the original alone does not: {error}"
     return proof
 
 
 @dataclass(slots=True)
-class _Alone:
-    """A sequence with its answers alone: of the original, and later of the mended model."""
+class _ProofMember:
+    """A sequence of a proof, with the answers to it alone."""
 
-    index: int
+    index: int  # Its index among the sequences of the proof
     original: Subject
-    expected: Baseline
-    is_raw: bool
-    mended: Baseline | None = None
-    amplified: float | None = None
+    expected: Baseline  # The original's answer
+    is_raw: bool  # Whether its values are raw
+    mended: Baseline | None = None  # The mended model's answer; None until it is known
+    amplified: float | None = None  # The result of `change_by_ulps`; None until it is needed
 
     @property
     def steps(self) -> Steps:
@@ -189,50 +214,76 @@ class _Alone:
     def length(self) -> int:
         return len(self.steps)
 
-    def by_ulps(self) -> float:
-        """How much a few ulps of its values, or its own rounding on the way, move the original's answer."""
+    def change_by_ulps(self) -> float:
+        """The change of the original's answer by a few ulps of the values, or by its own rounding if that is more.
+
+        The rounding is the difference from an answer in float64, if the original can run in that.
+        """
         exact = self.original.answer_in_float64(self.expected.batch)
-        own = 0.0 if exact is None else self.expected.row_difference(exact, 0, 0)
+        by_rounding = 0.0 if exact is None else self.expected.row_difference(exact, 0, 0)
         by_values = self.expected.changes_by_ulps(self.original)[0]
-        return max(by_values, own) if math.isfinite(own) else by_values
+        return max(by_values, by_rounding) if math.isfinite(by_rounding) else by_values
 
 
 def proof_lengths(shortest: int, longest: int, count: int, seed: int = 0) -> list[int]:
-    """Lengths in a random order: the shortest and longest ones, primes, multiples of four, and more short ones."""
+    """`count` lengths of sequences, in a random order.
+
+    They are the shortest and the longest ones, primes, multiples of four, and random ones, more of which are short.
+    """
     random = np.random.default_rng(seed)
-    every = np.arange(shortest, longest + 1)
     spread = np.unique(np.geomspace(shortest, longest, count).round().astype(int))
-    first = every[:_FIRST_LENGTHS].tolist()
+    first = range(shortest, longest + 1)[:_FIRST_LENGTHS]
     last = [length for length in (longest, longest - 1, longest - 3) if length >= shortest]
-    primes = [each for each in spread.tolist() if each > 1 and all(each % of for of in range(2, math.isqrt(each) + 1))]
+    primes = [
+        length
+        for length in spread.tolist()
+        if length > 1 and all(length % divisor for divisor in range(2, math.isqrt(length) + 1))
+    ]
     fours = [length for length in (4 * (spread // 4)).tolist() if length >= shortest]
-    share = (count - len(first) - len(last)) // 3
-    lengths = [*first, *last, *_evenly_spaced(primes, share), *_evenly_spaced(fours, share)][:count]
+    part = (count - len(first) - len(last)) // 3
+    lengths = [*first, *last, *_evenly_spaced(primes, part), *_evenly_spaced(fours, part)][:count]
     exponents = random.uniform(math.log(shortest), math.log(longest), size=count - len(lengths))
     lengths += np.exp(exponents).round().astype(int).clip(shortest, longest).tolist()
     return [int(length) for length in random.permutation(lengths)]
 
 
 def _evenly_spaced(items: Sequence[_T], count: int) -> list[_T]:
-    """At most `count` of the items, from the first to the last."""
+    """At most `count` of the items at equal distances, with the first and the last one."""
     indices = np.linspace(0, len(items) - 1, min(count, len(items))) if items else np.zeros(0)
     return [items[index] for index in indices.round().astype(int)]
 
 
 def _without_hidden_steps(steps: Steps, hiding: Collection[float], vocabulary: int | None) -> Steps:
-    """The sequence with other values instead of those that the original hides."""
-    for _ in hiding:
+    """The sequence without steps that the original hides: their values are increased by 1, in place.
+
+    Args:
+        steps: The sequence.
+        hiding: The numbers; a step is hidden if all its values are one of them.
+        vocabulary: The number of token ids; None for features.
+    """
+    for _ in hiding:  # as the new value may be another of the numbers
         for number in hiding:
-            hidden = steps == number if steps.ndim == 1 else (steps == number).all(axis=1)
-            steps[hidden] = (int(number) + 1) % vocabulary if vocabulary is not None else number + 1
+            is_hidden = steps == number if steps.ndim == 1 else (steps == number).all(axis=1)
+            steps[is_hidden] = (int(number) + 1) % vocabulary if vocabulary is not None else number + 1
     return steps
 
 
 def _answers_alone(
     original: Subject, sequences: Sequence[Steps], ordinary: int, say: ProgressCallback
-) -> tuple[list[_Alone], list[int]]:
-    """The original's answers alone, and the lengths without one; those behind `ordinary` are raw, and need none."""
-    alone: list[_Alone] = []
+) -> tuple[list[_ProofMember], list[int]]:
+    """Runs the original on each sequence alone.
+
+    Args:
+        original: The original.
+        sequences: The sequences; the first `ordinary` ones are ordinary, the others raw.
+        ordinary: The number of ordinary ones.
+        say: Is told the progress.
+
+    Returns:
+        The sequences with a finite answer, in a random order; and the lengths of ordinary ones without one. Raw ones
+        without a finite answer are left out.
+    """
+    members: list[_ProofMember] = []
     raised = []
     for index, steps in enumerate(sequences):
         if index % 20 == 0:
@@ -241,89 +292,123 @@ def _answers_alone(
         with contextlib.suppress(RunError):
             answer = original.answer(batch)
         if answer is not None and np.isfinite(answer.logits).all():
-            alone.append(_Alone(index, original, Baseline([steps], batch, answer), index >= ordinary))
+            members.append(_ProofMember(index, original, Baseline([steps], batch, answer), index >= ordinary))
         elif index < ordinary:
             raised.append(len(steps))
-    return [alone[number] for number in np.random.default_rng(len(alone)).permutation(len(alone))], raised
+    return [members[number] for number in np.random.default_rng(len(members)).permutation(len(members))], raised
 
 
 def _compare(
-    mended: Subject, alone: Sequence[_Alone], sampler: Sampler, max_length: int, proof: MendProof, say: ProgressCallback
+    mended: Subject,
+    members: Sequence[_ProofMember],
+    sampler: Sampler,
+    max_length: int,
+    proof: MendProof,
+    say: ProgressCallback,
 ) -> None:
-    """Asks the mended model, and adds how its answers differ to the proof."""
+    """Runs the mended model on all batches of `_trials`, and notes in `proof` how its answers differ."""
     multiple = 4 if runs(mended, pad([sampler.sequence(max_length)] * 2)) else 1
-    tries = _tries(alone, sampler, multiple, rounded_width(max_length, multiple))
-    for number, (members, batch, padding) in enumerate(tries):
+    trials = _trials(members, sampler, multiple, rounded_width(max_length, multiple))
+    for number, (rows, batch, padding) in enumerate(trials):
         if number % 20 == 0:
-            how = f"alone, sequence {number} of {len(alone)}" if number < len(alone) else "in batches"
-            say(f"proof: the mended model {how}")
+            part = f"alone, sequence {number} of {len(members)}" if number < len(members) else "in batches"
+            say(f"proof: the mended model {part}")
         answer = mended.answer(batch)
-        for row, one in enumerate(members):
-            _add(proof, one, batch, answer, row, padding)
+        for row, member in enumerate(rows):
+            _note_answer(proof, member, batch, answer, row, padding)
 
 
-def _tries(
-    alone: Sequence[_Alone], sampler: Sampler, multiple: int, widest: int
-) -> Iterator[tuple[Sequence[_Alone], PaddedBatch, str]]:
-    """The sequences alone, then in batches padded with zeros and with junk; and the name of the padding."""
-    for one in alone:
-        yield [one], pad([one.steps], multiple=multiple), "zeros"
-    for number, members in enumerate(_batches(alone)):
-        needed = rounded_width(max(one.length for one in members), multiple)
-        yield members, pad([one.steps for one in members], width=needed), "zeros"
+def _trials(
+    members: Sequence[_ProofMember], sampler: Sampler, multiple: int, widest: int
+) -> Iterator[tuple[Sequence[_ProofMember], PaddedBatch, str]]:
+    """The batches that the mended model runs: each sequence alone, then batches, with zeros and with junk as padding.
+
+    Args:
+        members: The sequences.
+        sampler: Draws junk.
+        multiple: The number that a width is rounded up to a multiple of.
+        widest: The widest batch, in steps.
+
+    Yields:
+        The sequences of the batch's rows, the batch, and the name of its padding.
+    """
+    for member in members:
+        yield [member], pad([member.steps], multiple=multiple), "zeros"
+    for number, rows in enumerate(_batches(members)):
+        needed = rounded_width(max(member.length for member in rows), multiple)
+        yield rows, pad([member.steps for member in rows], width=needed), "zeros"
+        # The second batch is up to 8 multiples wider, with the next kind of junk.
         name, scale = [*JUNK_SCALES.items()][number % len(JUNK_SCALES)]
-        wider = pad([one.steps for one in members], width=min(widest, needed + multiple * (1 + number % 8)))
-        yield members, with_padding_filled(wider, sampler.fill(wider.steps.shape[:2], scale)), name
+        wider = pad([member.steps for member in rows], width=min(widest, needed + multiple * (1 + number % 8)))
+        yield rows, with_padding_filled(wider, sampler.fill(wider.steps.shape[:2], scale)), name
 
 
-def _batches(alone: Sequence[_Alone]) -> Iterator[list[_Alone]]:
-    """The sequences in batches of several sizes; wide batches have few rows."""
-    left, number = [*alone], 0
-    while left:
-        rows, members = BATCH_ROWS[number % len(BATCH_ROWS)], [left.pop(0)]
-        while left and len(members) < rows:
-            width = max(left[0].length, *(one.length for one in members), 1)
-            if len(members) > 1 and (len(members) + 1) * width**2 > _MAX_SQUARES:
+def _batches(members: Sequence[_ProofMember]) -> Iterator[list[_ProofMember]]:
+    """The sequences in batches of several sizes (`BATCH_ROWS`); wide batches have fewer rows, at least two."""
+    waiting, number = [*members], 0
+    while waiting:
+        max_rows, rows = BATCH_ROWS[number % len(BATCH_ROWS)], [waiting.pop(0)]
+        while waiting and len(rows) < max_rows:
+            width = max(waiting[0].length, *(member.length for member in rows), 1)
+            if len(rows) > 1 and (len(rows) + 1) * width**2 > _MAX_SQUARES:
                 break
-            members.append(left.pop(0))
-        yield members
+            rows.append(waiting.pop(0))
+        yield rows
         number += 1
 
 
-def _add(proof: MendProof, one: _Alone, batch: PaddedBatch, answer: ModelOutput, row: int, padding: str) -> None:
-    """Adds the mended model's answer to a sequence; the first one is that to the sequence alone."""
-    difference = one.expected.row_difference(answer, 0, row)
-    if one.is_raw and proof.tolerance < difference < math.inf:
-        is_new = one.amplified is None
-        one.amplified = one.by_ulps() if one.amplified is None else one.amplified
-        if difference <= proof.tolerance + AMPLIFIED * one.amplified:
+def _note_answer(
+    proof: MendProof, member: _ProofMember, batch: PaddedBatch, answer: ModelOutput, row: int, padding: str
+) -> None:
+    """Notes in a proof how the mended model's answer to a sequence differs from the original's.
+
+    The first answer to a sequence is that to it alone: it is also kept in `member`. Later ones are compared with it.
+
+    Args:
+        proof: The proof.
+        member: The sequence.
+        batch: The batch that was run.
+        answer: The answer to it.
+        row: The row of the sequence.
+        padding: The name of the padding.
+    """
+    difference = member.expected.row_difference(answer, 0, row)
+    # A difference at raw values is excused, if a few ulps change the answer as much.
+    if member.is_raw and proof.tolerance < difference < math.inf:
+        is_new = member.amplified is None
+        member.amplified = member.change_by_ulps() if member.amplified is None else member.amplified
+        if difference <= proof.tolerance + AMPLIFIED * member.amplified:
             difference = 0.0
-            proof.amplified, proof.ill_conditioned = max(proof.amplified, one.amplified), proof.ill_conditioned + is_new
-    if proof.worst is None or not difference <= proof.worst.difference:
-        of_raw = one.amplified or 0.0
-        proof.worst = ComparedSequence(one.index, one.length, batch.rows, batch.width, padding, difference, of_raw)
-    if one.mended is None:
-        one.mended = Baseline([one.steps], batch, answer)
+            proof.amplified = max(proof.amplified, member.amplified)
+            proof.ill_conditioned += is_new
+    if proof.worst is None or not difference <= proof.worst.difference:  # `not <=`: a NaN is worse than any number
+        amplified = member.amplified or 0.0
+        proof.worst = ComparedSequence(
+            member.index, member.length, batch.rows, batch.width, padding, difference, amplified
+        )
+    # Alone, then in batches
+    if member.mended is None:
+        member.mended = Baseline([member.steps], batch, answer)
         return
-    proof.in_company = max(proof.in_company, one.mended.row_difference(answer, 0, row))
-    proof.bits &= _bits(one.mended.answer, 0, one.length) == _bits(answer, row, one.length)
+    proof.in_company = max(proof.in_company, member.mended.row_difference(answer, 0, row))
+    proof.bits &= _bits(member.mended.answer, 0, member.length) == _bits(answer, row, member.length)
 
 
 def _bits(answer: ModelOutput, row: int, length: int) -> bytes:
-    """The bytes of the answer to a row, at its valid steps."""
+    """The bytes of the logits and attention weights for a row, at its valid steps."""
     logits = answer.logits[row]
     parts = [logits[:length] if answer.logits.ndim == 3 else logits]
     parts += [] if answer.attention is None else [answer.attention[row, :length]]
     return b"".join(part.tobytes() for part in parts)
 
 
-def _why_apart(proof: MendProof) -> str | None:
+def _why_different(proof: MendProof) -> str | None:
     """Why the proof does not hold: the sequence that differs most, and by how much; None if it holds."""
     worst, allowed = proof.worst, proof.tolerance
     if worst is None or proof.difference <= allowed:
         return None
-    apart = f"{worst}, by {proof.difference:.3g}, where {allowed:.2g} is allowed"
+    text = f"{worst}, by {proof.difference:.3g}, where {allowed:.2g} is allowed"
     if worst.amplified > allowed:
         rounding = f"rounding moves it by {worst.amplified:.2g}"
-        apart += f"; the values are raw, and the original is ill-conditioned there: {rounding}"
-    return f"the mended model differs from the original alone: {apart}"
+        text += f"; the values are raw, and the original is ill-conditioned there: {rounding}"
+    return f"the mended model differs from the original alone: {text}"
