@@ -111,10 +111,10 @@ def test_a_page_is_that_of_the_repository_of_a_release(monkeypatch: pytest.Monke
     lines = email.message.Message()
     lines["Project-URL"] = "Source, https://code.example/team/it"
     monkeypatch.setattr(importlib.metadata, "metadata", lambda _: lines)
-    rule.folder_of_pages.cache_clear()
+    rule.address_of_pages.cache_clear()
     assert rules()["LW201"].address == "https://code.example/team/it/blob/main/docs/rules/LW201.md"
     monkeypatch.undo()
-    rule.folder_of_pages.cache_clear()
+    rule.address_of_pages.cache_clear()
 
 
 def test_the_validator_can_fail(tmp_path: Path) -> None:

@@ -16,24 +16,27 @@ from lengthwise_export.tracing.source_lines import relative_path
 
 
 def as_github(reports: Sequence[Report]) -> Iterator[str]:
-    """One line for each leak, and for each model that was not checked."""
+    """Yields a workflow command for each leak, and for each report without a leak whose verdict is not sound."""
     for report in reports:
         file = file_of(report.target)
         for leak in report.leaks:
-            at, line = (file, 1) if leak.location is None else (leak.location.file, leak.location.line)
+            leak_file, line = (file, 1) if leak.location is None else (leak.location.file, leak.location.line)
             text = f"{leak.operator}: {leak.cause.why}\n\nFix:\n{leak.cause.fix}"
-            yield _command(level_of(report), at, line, rules()[leak.code], text)
+            yield _command(level_of(report), leak_file, line, rules()[leak.code], text)
         if not report.leaks and report.verdict != "sound":
             yield _command("error", file, 1, rule_without_leak(report), f"{report.target}: {report.reason}")
 
 
 def _command(level: Severity, file: str, line: int, rule: LeakRule, message: str) -> str:
+    """A workflow command that shows a message at a line, with the rule as its title."""
     title = rule.name if rule.code == rule.name else rule.title
-    where = {"file": relative_path(file), "line": str(line), "title": title}
-    properties = ",".join(f"{name}={_escape(value, property=True)}" for name, value in where.items())
-    return f"::{level} {properties}::{_escape(message)}"
+    properties = {"file": relative_path(file), "line": str(line), "title": title}
+    listed = ",".join(f"{name}={_escape(value, property=True)}" for name, value in properties.items())
+    return f"::{level} {listed}::{_escape(message)}"
 
 
 def _escape(text: str, *, property: bool = False) -> str:
-    """A text as a command has it: `%` and line ends by their numbers, of a property also `:` and `,`."""
-    return text.translate({ord(sign): f"%{ord(sign):02X}" for sign in ("%\r\n:," if property else "%\r\n")})
+    """The text percent-encoded as in a workflow command: `%` and line ends, and in a property also `:` and `,`."""
+    return text.translate(
+        {ord(character): f"%{ord(character):02X}" for character in ("%\r\n:," if property else "%\r\n")}
+    )

@@ -20,17 +20,19 @@ _TEXTS: Final[dict[Verdict | Literal["ignored"], tuple[str, str]]] = {
     "warning": ("padding: warning", "#8a5a00"),
     "sound": ("padding-safe", "#1b6e3c"),
 }
-"""The text of each verdict and its colour, the worst first; `ignored` is sound but for leaks that are ignored."""
-_CHARACTER, _MARGINS = 6.6, 12  # pixels: of Verdana at 11 pixels, and on both sides of a text
+"""The text of each verdict and its colour, the worst first; `ignored` is sound except for leaks that are ignored."""
+_CHARACTER, _MARGINS = 6.6, 12  # in pixels: a character of Verdana at 11 pixels, and both margins of a text
 
 
 def as_badge(reports: Sequence[Report]) -> Markup:
-    """The worst verdict of some reports as an SVG picture; of several with the number of models."""
-    verdicts = ["ignored" if one.verdict == "sound" and not one.padding_safe else one.verdict for one in reports]
+    """The worst verdict of some reports as an SVG picture; of several reports, with the number that have it."""
+    verdicts = [
+        "ignored" if report.verdict == "sound" and not report.padding_safe else report.verdict for report in reports
+    ]
     worst = next(verdict for verdict in _TEXTS if verdict in verdicts)
     text, colour = _TEXTS[worst]
     if len(verdicts) > 1:
         text += f" ({verdicts.count(worst)} of {len(verdicts)})"
-    left, right = (round(_CHARACTER * len(part)) + _MARGINS for part in (_LABEL, text))
+    label_width, text_width = (round(_CHARACTER * len(part)) + _MARGINS for part in (_LABEL, text))
     title = f"{_LABEL}: {text}"
-    return render(_TEMPLATE, label=_LABEL, text=text, title=title, colour=colour, left=left, right=right)
+    return render(_TEMPLATE, label=_LABEL, text=text, title=title, colour=colour, left=label_width, right=text_width)

@@ -1,4 +1,9 @@
-"""Formats a check's report as a self-contained HTML page: each leak with a picture, passed trials, all trials."""
+"""Formats a check's report as a self-contained HTML page: each leak with a picture, passed trials, all trials.
+
+The *picture* of a leak has a line for each operator, in order of execution, with a cell for each step: the larger the
+difference there, the darker its *shade*. The *leaking* operator is the first that differs. The template calls the
+functions of this module.
+"""
 
 from __future__ import annotations
 
@@ -25,44 +30,56 @@ from lengthwise_export.checking.report import (
 from lengthwise_export.checking.rule import rules
 
 _TEMPLATE: Final = Path(__file__).with_name("report.html")
-_MAX_BEFORE, _MAX_BEHIND = 6, 24  # Operators drawn before the leaking one, and from it on
+_MAX_BEFORE, _MAX_BEHIND = 6, 24  # operators drawn before the leaking one, and from it on
 
 
 def as_page(report: Report, *more: Report) -> Markup:
-    """The report as one HTML page; of several, a table of them, and each below it."""
-    helpers: list[Callable[..., object]] = [_before, _label, _largest, _lines, _runs, ignored_text, level_text, number]
+    """The report as one HTML page. Of several reports, the page begins with a table of them."""
+    helpers: list[Callable[..., object]] = [
+        _operators_before,
+        _label,
+        _largest_difference,
+        _picture_lines,
+        _shade_runs,
+        ignored_text,
+        level_text,
+        number,
+    ]
     helpers += [one_per_kind, tested_sizes_text, tolerance_text]
     functions = {helper.__name__.lstrip("_"): helper for helper in helpers}
     title = "lengthwise check" if more else report.target
     return render(_TEMPLATE, title=title, reports=(report, *more), rules=rules(), **functions)
 
 
-def _lines(leak: Leak) -> Iterator[OperatorSpread | str]:
-    """The lines of the picture; operators without a difference, and those beyond the maximum, are only counted."""
-    before = _before(leak)
-    behind = leak.spread[len(before) :]
-    shown = before[-_MAX_BEFORE:]
-    if len(before) > len(shown):
-        yield f"{counted(len(before) - len(shown), 'operator')} before: no valid step moved"
-    for spreads in (shown, behind[:_MAX_BEHIND]):
-        for still, group in itertools.groupby(spreads, key=lambda spread: not any(map(_shade, spread.along))):
-            alike = list(group)
-            if still and len(alike) > 1:
-                yield f"{counted(len(alike), 'operator')}: nothing moved ({', '.join(map(_label, alike))})"
+def _picture_lines(leak: Leak) -> Iterator[OperatorSpread | str]:
+    """Yields the lines of the picture: an operator, or a text in the place of several.
+
+    The texts count operators without a difference, and those that are more than are drawn.
+    """
+    operators_before = _operators_before(leak)
+    operators_from_leak = leak.spread[len(operators_before) :]
+    shown_before = operators_before[-_MAX_BEFORE:]
+    if len(operators_before) > len(shown_before):
+        yield f"{counted(len(operators_before) - len(shown_before), 'operator')} before: no valid step moved"
+    for spreads in (shown_before, operators_from_leak[:_MAX_BEHIND]):
+        for is_unmoved, group in itertools.groupby(spreads, key=lambda spread: not any(map(_shade, spread.along))):
+            operators = list(group)
+            if is_unmoved and len(operators) > 1:
+                yield f"{counted(len(operators), 'operator')}: nothing moved ({', '.join(map(_label, operators))})"
             else:
-                yield from alike
-    if len(behind) > _MAX_BEHIND:
-        yield f"{counted(len(behind) - _MAX_BEHIND, 'operator')} more, up to the answer"
+                yield from operators
+    if len(operators_from_leak) > _MAX_BEHIND:
+        yield f"{counted(len(operators_from_leak) - _MAX_BEHIND, 'operator')} more, up to the answer"
 
 
-def _before(leak: Leak) -> tuple[OperatorSpread, ...]:
-    """The operators before the leaking one."""
+def _operators_before(leak: Leak) -> tuple[OperatorSpread, ...]:
+    """The operators that ran before the leaking one."""
     first = next((index for index, spread in enumerate(leak.spread) if spread.operator == leak.operator), 0)
     return leak.spread[:first]
 
 
 def _label(spread: OperatorSpread) -> str:
-    """The label of an operator: its module and function, or for a function outside a module, the line that calls it."""
+    """The label of an operator: its layer and function, or the line that calls it if it is outside a layer."""
     if spread.location is None or not spread.location.source:
         return spread.operator
     if ": " in spread.operator:
@@ -70,8 +87,8 @@ def _label(spread: OperatorSpread) -> str:
     return f"{spread.location.line}: {spread.location.source}"
 
 
-def _runs(spread: OperatorSpread) -> Iterator[tuple[float, int, int]]:
-    """Each run of steps of one shade: the shade, its first step and the number of steps."""
+def _shade_runs(spread: OperatorSpread) -> Iterator[tuple[float, int, int]]:
+    """Yields for each run of neighbouring steps with one shade: the shade, its first step and the number of steps."""
     begin = 0
     for shade, run in itertools.groupby(spread.along, key=_shade):
         count = len(list(run))
@@ -79,12 +96,16 @@ def _runs(spread: OperatorSpread) -> Iterator[tuple[float, int, int]]:
         begin += count
 
 
-def _largest(spread: OperatorSpread) -> float:
-    return max(spread.along, key=lambda moved: -1.0 if math.isnan(moved) else moved)
+def _largest_difference(spread: OperatorSpread) -> float:
+    """The largest difference along the steps; NaN only if all are NaN."""
+    return max(spread.along, key=lambda difference: -1.0 if math.isnan(difference) else difference)
 
 
 def _shade(difference: float) -> float:
-    """The opacity of a cell: 0 for differences up to 1e-6, 1 from 1 on; logarithmic between, in eighths."""
+    """The opacity of a cell, from 0 to 1: 0 for differences up to 1e-6 and NaN, 1 from 1 on, logarithmic between.
+
+    It is rounded to eighths, so that neighbouring steps often have the same.
+    """
     if math.isnan(difference):
         return 0.0
     return round(8 * min(max((math.log10(max(difference, 1e-12)) + 6) / 6, 0.0), 1.0)) / 8

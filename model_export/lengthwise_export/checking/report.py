@@ -40,8 +40,8 @@ class TrialResult:
     # The largest difference of an answer, in units of max(1, largest value); None if the model raised
     difference: float | None
     passed: bool
-    raised: str | None = None
-    is_rounding: bool = False  # Whether a larger difference was left out, because rounding explains it
+    raised: str | None = None  # The error that the model raised
+    is_rounding: bool = False  # Whether a larger difference was excused, because rounding explains it
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,15 +55,15 @@ class CheckedSizes:
 
 @dataclass(frozen=True, slots=True)
 class IgnoredLeak:
-    """A leak that a report only counts, and by what: an option, or a comment at its line."""
+    """A leak that a report only counts."""
 
     leak: Leak
-    by: Literal["select", "ignore", "comment"]
+    by: Literal["select", "ignore", "comment"]  # What makes it ignored: an option, or a comment in the code
 
     def __str__(self) -> str:
         """`LW201 at net.py:12, by its comment`."""
-        at = self.leak.location or self.leak.layer or self.leak.operator
-        return f"{self.leak.code} at {at}, by {'its comment' if self.by == 'comment' else f'--{self.by}'}"
+        location = self.leak.location or self.leak.layer or self.leak.operator
+        return f"{self.leak.code} at {location}, by {'its comment' if self.by == 'comment' else f'--{self.by}'}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,14 +77,14 @@ class Report:
         leaks: The operators at which leaks begin.
         trials: The results of all trials.
         notes: Further remarks, such as lengths at which the model raises.
-        max_length: The widest batch that the model accepts, at most the requested one.
+        max_length: The widest batch that the model accepts, in steps, at most as requested; None if not known.
         tolerance: The allowed difference of an answer.
         ran: The sizes of the batches that ran.
-        min_length: The shortest sequence that the model accepts: unbatched, it raises for every shorter one.
+        min_length: The shortest sequence that the model accepts, in steps: unbatched, it raises for every shorter one.
         target: The name of what was checked.
         served: For a model directory, the promise of its manifest as a sentence; None for other targets.
-        fix: What a mend would change; None if that was not asked.
-        notices: What a user should know of how the model was read.
+        fix: What a mend would change; None if the option `suggest` was not set.
+        notices: What a user should know about how the model was read.
         ignored: The leaks that are not in `leaks`, because an option or a comment says so.
     """
 
@@ -105,18 +105,23 @@ class Report:
 
     @property
     def padding_safe(self) -> bool | None:
-        """Whether every answer stays within the tolerance, ignored leaks included; None if it is uncheckable."""
+        """Whether every answer stays within the tolerance; None if the model is uncheckable.
+
+        Ignored leaks count, except those of rules that are only warnings.
+        """
         if self.verdict == "uncheckable":
             return None
-        errors = (one for one in self.ignored if rules()[one.leak.code].severity == "error")
+        errors = (ignored for ignored in self.ignored if rules()[ignored.leak.code].severity == "error")
         return self.verdict != "leak" and not any(errors)
 
     @property
     def batch_invariant(self) -> bool | None:
-        """Whether every answer has the same bits in all trials; None if it is uncheckable."""
+        """Whether every answer has the same bits in all trials; None if the model is uncheckable."""
         if not self.padding_safe:
             return self.padding_safe
-        return all(one.difference == 0 and not one.is_rounding for one in self.trials if one.difference is not None)
+        return all(
+            result.difference == 0 and not result.is_rounding for result in self.trials if result.difference is not None
+        )
 
     def exit_code(self, *, strict: bool = False) -> int:
         """0: no leak; 1: a leak (with `strict`, a warning too); 2: not checkable."""
@@ -171,25 +176,25 @@ class Report:
 
 
 def level_of(report: Report) -> Severity:
-    """How much the leaks of a report count."""
+    """The level of a report's leaks: `error` if its verdict is `leak`, otherwise `warning`."""
     return "error" if report.verdict == "leak" else "warning"
 
 
 def rule_without_leak(report: Report) -> LeakRule:
-    """The rule that stands for a verdict without a leak."""
+    """The rule that SARIF and annotations show for a report without a leak: not checked, or any other cause."""
     return NOT_CHECKED if report.verdict == "uncheckable" else rules()[OTHER]
 
 
 def as_ranges(sizes: Sequence[int]) -> str:
-    """Sizes as text; consecutive ones are shortened to `1 to 5`."""
-    parts: list[list[int]] = []
+    """Ascending sizes as text: `3, 7, 9 to 12`; three or more consecutive ones are shortened."""
+    runs: list[list[int]] = []
     for size in sizes:
-        if parts and size == parts[-1][-1] + 1:
-            parts[-1].append(size)
+        if runs and size == runs[-1][-1] + 1:
+            runs[-1].append(size)
         else:
-            parts.append([size])
-    shown = (f"{part[0]} to {part[-1]}" if len(part) > 2 else ", ".join(map(str, part)) for part in parts)
-    return ", ".join(shown)
+            runs.append([size])
+    texts = (f"{run[0]} to {run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs)
+    return ", ".join(texts)
 
 
 _COLOURS: Final[dict[Verdict, str]] = {"sound": "green", "leak": "red", "warning": "yellow", "uncheckable": "magenta"}
@@ -208,11 +213,11 @@ def on_terminal(report: Report) -> RenderableType:
         parts.append(Text(tested_sizes_text(report)))
     if report.trials:
         table = Table("trial", Column("the answer moves by", justify="right"), "", box=None, pad_edge=False)
-        for outcome in one_per_kind(report.trials):
-            shown_as = "" if outcome.passed else ("moved" if outcome.raised is None else "raised")
-            table.add_row(outcome.name, number(outcome.difference), shown_as, style=None if outcome.passed else "red")
+        for result in one_per_kind(report.trials):
+            remark = "" if result.passed else ("moved" if result.raised is None else "raised")
+            table.add_row(result.name, number(result.difference), remark, style=None if result.passed else "red")
         parts += ["", table]
-        if any(outcome.passed and outcome.difference for outcome in report.trials):
+        if any(result.passed and result.difference for result in report.trials):
             parts.append(Text(f"{tolerance_text(report.tolerance)}{f'; {report.served}' if report.served else ''}."))
     parts += [Text(f"note: {note}") for note in report.notes]
     for leak in report.leaks:  # last, where a terminal shows them
@@ -221,7 +226,7 @@ def on_terminal(report: Report) -> RenderableType:
 
 
 def summary(reports: Sequence[Report]) -> RenderableType:
-    """A table of several reports for the terminal, and how many there are of each verdict."""
+    """A table of several reports for the terminal, and the number of each verdict."""
     table = Table("target", "verdict", "rules", "ignored", box=None, pad_edge=False)
     for report in reports:
         codes = ", ".join(dict.fromkeys(leak.code for leak in report.leaks))
@@ -233,12 +238,12 @@ def summary(reports: Sequence[Report]) -> RenderableType:
 
 
 def worst_of(exit_codes: Sequence[int]) -> int:
-    """The exit code of several: 1, a leak, before 2, not checked, so that no leak hides behind the latter."""
+    """The exit code for several reports: 1 (a leak) before 2 (not checked), so that a leak is not hidden."""
     return 1 if 1 in exit_codes else max(exit_codes)
 
 
 def promise_text(manifest: Manifest) -> str | None:
-    """The promise of a manifest for the widths that the service uses; None if it has none."""
+    """A manifest's promises as a sentence, for the widths that the service uses; None if it has none."""
     if not manifest.promises:
         return None
     multiple = manifest.width_multiple
@@ -262,7 +267,7 @@ def level_text(report: Report) -> str:
 
 
 def ignored_text(report: Report) -> str:
-    """A sentence with what is ignored."""
+    """A sentence with the leaks that are ignored."""
     listed = "; ".join(map(str, report.ignored))
     return f"ignored: {counted(len(report.ignored), 'leak')} ({listed}); what they hide is not looked for"
 
@@ -278,30 +283,34 @@ def tolerance_text(tolerance: float) -> str:
     return f"Up to {tolerance:.2g} is rounding: another width or number of rows changes the order of sums"
 
 
-def one_per_kind(outcomes: Sequence[TrialResult]) -> Iterator[TrialResult]:
-    """One result for each kind of change: a trial that did not hold, or its first, with the largest difference."""
+def one_per_kind(results: Sequence[TrialResult]) -> Iterator[TrialResult]:
+    """Yields one result for each kind of change: its first failed trial, or its first trial if all passed.
 
-    def kind_of(outcome: TrialResult) -> int:
-        return CHANGES.index(outcome.change)
+    It has the largest difference of the kind, and its name counts the other trials.
+    """
 
-    for _, group in itertools.groupby(sorted(outcomes, key=kind_of), key=kind_of):
-        alike = list(group)
-        differences = [outcome.difference for outcome in alike if outcome.difference is not None]
-        moved = [outcome for outcome in alike if not outcome.passed]
-        first = (moved or alike)[0]
-        more = f", and {len(alike) - 1} more" if len(alike) > 1 else ""
-        if moved and len(alike) > 1:
-            more += f" ({len(moved)} of {len(alike)} did not hold)"
-        yield replace(first, name=first.name + more, difference=max(differences, default=None))
+    def kind_of(result: TrialResult) -> int:
+        return CHANGES.index(result.change)
+
+    for _, group in itertools.groupby(sorted(results, key=kind_of), key=kind_of):
+        group_results = list(group)
+        differences = [result.difference for result in group_results if result.difference is not None]
+        failed = [result for result in group_results if not result.passed]
+        representative = (failed or group_results)[0]
+        suffix = f", and {len(group_results) - 1} more" if len(group_results) > 1 else ""
+        if failed and len(group_results) > 1:
+            suffix += f" ({len(failed)} of {len(group_results)} did not hold)"
+        yield replace(representative, name=representative.name + suffix, difference=max(differences, default=None))
 
 
 def _leak_lines(leak: Leak) -> Iterator[RenderableType]:
-    at = "" if leak.location is None else f"{leak.location}: "
+    """Yields the paragraphs of a leak for the terminal: its operator and line, the rule and why, and the fix."""
+    location = "" if leak.location is None else f"{leak.location}: "
     moves = f"moves by {number(leak.difference)}" if math.isfinite(leak.difference) else "is not finite"
-    yield Text.assemble((f"{at}{leak.operator}", "bold"), f"  its output {moves} with {leak.trial}")
+    yield Text.assemble((f"{location}{leak.operator}", "bold"), f"  its output {moves} with {leak.trial}")
     if leak.location is not None and leak.location.source:
         yield Text(f" {leak.location.line} | {leak.location.source}", no_wrap=True, overflow="ignore")
-    grid = Table.grid(padding=(0, 1))  # so that a wrapped sentence stays behind its word
+    table = Table.grid(padding=(0, 1))  # so that a wrapped sentence stays behind its word
     for word, text in (
         ("rule", rules()[leak.code].title),
         ("place", leak.layer),
@@ -309,20 +318,20 @@ def _leak_lines(leak: Leak) -> Iterator[RenderableType]:
         ("since", "" if leak.cause_at is None else f"padding stopped being 0 at {leak.cause_at}"),
     ):
         if text:
-            grid.add_row(Text(f"  {word:<5}", style="bold"), Text(text))
-    yield grid
+            table.add_row(Text(f"  {word:<5}", style="bold"), Text(text))
+    yield table
     yield Text("  fix", style="bold")
     for line in Syntax("", "python", background_color="default").highlight(leak.cause.fix).split():
         yield Text.assemble(" " * 8, line, no_wrap=True, overflow="ignore")
 
 
 def number(difference: float | None) -> str:
-    """A difference as text."""
+    """A difference as text: two digits, `not finite`, or `-` for None."""
     if difference is None:
         return "-"
     return f"{difference:.2g}" if math.isfinite(difference) else "not finite"
 
 
 def finite(difference: float | None) -> float | None:
-    """A difference for JSON, which has no other numbers than finite ones."""
+    """The difference; None if it is not finite, as JSON has finite numbers only."""
     return difference if difference is not None and math.isfinite(difference) else None

@@ -1,11 +1,17 @@
 """The rules of `check`: one file each in `rules/`, which says what leaks, why, what selects it, and code that fixes it.
 
-The file of a rule has its code, name and severity; `why`, a sentence for a report (`message`, where words of the run
-belong into it); and entries that select it: `[[operators]]` of torch and ONNX, `[[layers]]` of Keras. An entry has
-`kinds`, a regular expression of operator types in lower case, or of classes of Keras; the `changes` of a trial that it
-is for, none for all of them; the `layouts` of rows that it is for, such as `left` or `cu_seqlens`; and the code of the
-fix. Of all entries of all rules, the first in their `order` that matches is used, so what is special has a lower number
-than what is general. A rule without entries is chosen by how the trials differ, with `LeakRule.cause`. The page in
+The file of a rule is a table as of `LeakRule`:
+
+    code = "LW201"                      # with `name` and `severity`
+    why = "The mean over the steps ..." # a sentence for a report; `message` in its place has words of the run, as `$id`
+
+    [[operators]]                       # an entry for operators of torch and ONNX; `[[layers]]` for layers of Keras
+    order = 220                         # of all entries of all rules, the first that matches is used
+    kinds = "mean|reducemean"           # a regular expression of operator types in lower case, or of classes of Keras
+    fix = "..."                         # code, with words such as `$inputs` (see `causes.py`)
+
+An entry may also name the `changes` of trials and the `layouts` of rows for which it is. Special entries have a lower
+`order` than general ones. A rule without entries is chosen by how the trials differ, with `LeakRule.cause`. The page in
 `docs/rules/` is made from the same file.
 """
 
@@ -35,20 +41,20 @@ Severity = Literal["error", "warning"]
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """The cause of a leak as a sentence, code that fixes it, and the code of its rule."""
+    """The cause of a leak."""
 
-    why: str
-    fix: str
-    code: str = OTHER
+    why: str  # a sentence
+    fix: str  # code of the user's framework
+    code: str = OTHER  # of its rule, such as `LW201`
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What selects a rule: kinds of operators or layers, and of changes; and a fix for them."""
+    """What selects a rule, kinds of operators or layers with kinds of changes, and a fix for these."""
 
-    code: str
+    code: str  # of the rule
     why: str
-    order: int
+    order: int  # the lowest that fits is used
     kinds: str  # a regular expression
     fix: str
     changes: tuple[Change, ...] = ()  # empty for any
@@ -56,7 +62,10 @@ class Entry:
     layouts: tuple[str, ...] = ()  # where rows are padded (left, both), or what packs them; empty for any
 
     def fits(self, kind: str, change: Change, mask: str | None, layout: str) -> bool:
-        """Whether an operator or layer is meant, with this mask, in a trial of this change and layout."""
+        """Whether the entry is for this kind of operator or layer, with this mask, in a trial of this change.
+
+        `mask` is the mask that a layer of Keras gets, None for an operator; `layout` is `StepLayout.word`.
+        """
         return (
             self.mask in (None, mask)
             and (not self.changes or change in self.changes)
@@ -67,18 +76,18 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class LeakRule:
-    """One cause of leaks."""
+    """One cause of leaks: the contents of its file."""
 
     code: str
     name: str
     severity: Severity
     why: str
-    message: str = ""  # What a report says in the place of `why`, with words of the run
-    fix: str = ""  # That of a rule without entries
-    cure: str = ""  # What to write instead, in words
+    message: str = ""  # What a report says in the place of `why`, with words of the run; empty: `why`
+    fix: str = ""  # The fix of a rule without entries
+    cure: str = ""  # What to write instead, as a sentence
     mend: bool | None = None  # Whether `export --mend` cures the example of torch; None if that was not tried
-    examples: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # `bad` and `good`, by framework
-    options: Mapping[str, str] = field(default_factory=dict)  # Those of `check` that try the examples
+    examples: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # code `bad` and `good`, by framework
+    options: Mapping[str, str] = field(default_factory=dict)  # The options of `check` for its examples
     see: Sequence[str] = ()  # Addresses of issues that show it
     operators: tuple[Entry, ...] = ()
     layers: tuple[Entry, ...] = ()
@@ -90,20 +99,25 @@ class LeakRule:
 
     @property
     def address(self) -> str | None:
-        """The address of its page; None where that is not known."""
-        folder = folder_of_pages()
+        """The address of the rule's page; None if the folder of pages is not known."""
+        folder = address_of_pages()
         return None if folder is None else f"{folder}/{self.code}.md"
 
     def cause(self, words: Mapping[str, Any] | None = None, fix: str | None = None) -> Cause:
-        """The cause of a leak that the trials have shown, with the words of its message."""
-        message, own = (Template(text).substitute(words or {}) for text in (self.message or self.why, self.fix))
-        return Cause(message, own if fix is None else fix, self.code)
+        """The rule as the cause of a leak that the trials have shown.
+
+        Args:
+            words: What stands in the place of the `$words` of the message and the fix.
+            fix: The fix; None for that of the rule.
+        """
+        message, own_fix = (Template(text).substitute(words or {}) for text in (self.message or self.why, self.fix))
+        return Cause(message, own_fix if fix is None else fix, self.code)
 
 
 @functools.cache
 def rules() -> Mapping[str, LeakRule]:
     """All rules by their codes."""
-    return {path.stem: _read(path) for path in sorted(FOLDER.glob("LW*.toml"))}
+    return {path.stem: _read_rule(path) for path in sorted(FOLDER.glob("LW*.toml"))}
 
 
 NOT_CHECKED: Final = LeakRule(
@@ -130,19 +144,23 @@ def known_rule(code: str) -> LeakRule:
 def select(
     table: Literal["operators", "layers"], kind: str, change: Change, mask: str | None = None, layout: str = "right"
 ) -> Entry:
-    """The first entry for an operator or a layer."""
-    return next(entry for entry in _entries(table) if entry.fits(kind, change, mask, layout))
+    """The entry with the lowest `order` that fits an operator or a layer; the last one fits everything."""
+    return next(entry for entry in _entries_in_order(table) if entry.fits(kind, change, mask, layout))
 
 
 @functools.cache
-def _entries(table: str) -> tuple[Entry, ...]:
-    every = (entry for rule in rules().values() for entry in getattr(rule, table))
-    return tuple(sorted(every, key=lambda entry: entry.order))
+def _entries_in_order(table: str) -> tuple[Entry, ...]:
+    """The entries of all rules, by their `order`; `table` is `operators` or `layers`."""
+    entries = (entry for rule in rules().values() for entry in getattr(rule, table))
+    return tuple(sorted(entries, key=lambda entry: entry.order))
 
 
 @functools.cache
-def folder_of_pages() -> str | None:
-    """The address of the folder of the pages: in the repository of the release, or else in this checkout."""
+def address_of_pages() -> str | None:
+    """The address of the folder of the rules' pages: in the repository of the release, or else in this checkout.
+
+    None if neither is known.
+    """
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         for line in importlib.metadata.metadata("lengthwise").get_all("Project-URL") or ():
             label, _, address = line.partition(", ")
@@ -152,7 +170,8 @@ def folder_of_pages() -> str | None:
     return folder.as_uri() if folder.is_dir() else None
 
 
-def _read(path: Path) -> LeakRule:
+def _read_rule(path: Path) -> LeakRule:
+    """The rule in a file. Its entries get its code, and its `why` where they have none."""
     table = tomllib.loads(path.read_text(encoding="utf-8"))
     shared = {"code": table["code"], "why": table["why"]}
     for name in ("operators", "layers"):

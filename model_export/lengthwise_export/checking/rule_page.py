@@ -14,5 +14,5 @@ def as_markdown(rule: LeakRule) -> str:
 
 
 def as_table() -> str:
-    """The tables of all rules, by their hundreds."""
+    """The tables of all rules in Markdown: one table for each hundred of the codes."""
     return str(render(Path(__file__).with_name("rule_table.md"), rules=rules()))

@@ -1,7 +1,7 @@
 """Formats a check's report as SARIF 2.1.0, which code scanning of GitHub, GitLab and Azure DevOps reads.
 
 One leak is one result, at the line of the user's code that calls its first operator. A leak of an ONNX graph or of a
-Keras layer has no line: it stands at the first line of the file of the model, with the operator as its logical
+Keras layer has no line: its result is at the first line of the file of the model, with the operator as its logical
 location. SARIF: https://docs.oasis-open.org/sarif/sarif/v2.1.0/sarif-v2.1.0.html
 """
 
@@ -25,8 +25,8 @@ SCHEMA: Final = "https://json.schemastore.org/sarif-2.1.0.json"
 ROOT: Final = "%SRCROOT%"  # The folder that paths are relative to: the working directory of the check
 
 
-def _described(rule: LeakRule) -> dict[str, Any]:
-    """A rule as the metadata of a tool."""
+def _rule_metadata(rule: LeakRule) -> dict[str, Any]:
+    """A rule as a SARIF `reportingDescriptor`: the metadata of a rule of the tool."""
     return {
         "id": rule.code,
         "name": rule.name.title().replace("-", ""),
@@ -44,21 +44,21 @@ def as_sarif(reports: Sequence[Report], *, exit_code: int, file: str | None = No
     Args:
         reports: One for each target.
         exit_code: That of the command.
-        file: The file of a model without a line; None for that of its target.
+        file: The file that is shown for a leak without a line; None for the file of its target.
     """
-    every = [*rules().values(), NOT_CHECKED]
-    numbers = {rule.code: number for number, rule in enumerate(every)}
+    all_rules = [*rules().values(), NOT_CHECKED]
+    numbers = {rule.code: number for number, rule in enumerate(all_rules)}
     results = [
         {"ruleId": code, "ruleIndex": numbers[code], **result}
         for report in reports
         for code, result in _results(report, file_of(report.target) if file is None else file)
     ]
-    described = [_described(rule) for rule in every]
-    only = f"{reports[0].target}/" if len(reports) == 1 else ""
+    descriptions = [_rule_metadata(rule) for rule in all_rules]
+    target_path = f"{reports[0].target}/" if len(reports) == 1 else ""
     is_successful = not any(report.verdict == "uncheckable" for report in reports)
     run = {
-        "tool": {"driver": {"name": "lengthwise", "semanticVersion": lengthwise.__version__, "rules": described}},
-        "automationDetails": {"id": f"lengthwise-check/{only}"},
+        "tool": {"driver": {"name": "lengthwise", "semanticVersion": lengthwise.__version__, "rules": descriptions}},
+        "automationDetails": {"id": f"lengthwise-check/{target_path}"},
         "invocations": [{"executionSuccessful": is_successful, "exitCode": exit_code}],
         "originalUriBaseIds": {ROOT: {"description": {"text": "The folder in which the check ran."}}},
         "results": results,
@@ -67,18 +67,20 @@ def as_sarif(reports: Sequence[Report], *, exit_code: int, file: str | None = No
 
 
 def _results(report: Report, file: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The results of a report, each with the code of its rule: one for each leak.
+    """Yields a SARIF result for each leak of a report, as (code of its rule, result).
 
-    A report without a leak that is not sound has one, at the first line of its file.
+    For a report without a leak whose verdict is not sound, it yields one, at the first line of `file`.
     """
     level = {"level": level_of(report)}
     yield from ((leak.code, level | _of_leak(leak, report.target, file)) for leak in report.leaks)
     if not report.leaks and report.verdict != "sound":
-        message, fingerprint = f"{report.target}: {report.reason}", (report.target, report.verdict)
-        yield rule_without_leak(report).code, level | _result(message, _physical(file), fingerprint)
+        fingerprint_parts = (report.target, report.verdict)
+        result = _result(f"{report.target}: {report.reason}", _physical_location(file), fingerprint_parts)
+        yield rule_without_leak(report).code, level | result
 
 
 def _of_leak(leak: Leak, target: str, file: str) -> dict[str, Any]:
+    """The SARIF result of a leak; `file` is shown for a leak without a line."""
     since = "" if leak.cause_at is None else f" Padding stopped being 0 at {leak.cause_at}."
     message = (
         f"{leak.operator}: its output moves by {number(leak.difference)} with {leak.trial}. "
@@ -86,36 +88,46 @@ def _of_leak(leak: Leak, target: str, file: str) -> dict[str, Any]:
     )
     location = leak.location
     # The fingerprint stays the same while lines above the leak are added or removed.
-    known = (
+    fingerprint_parts = (
         (target, leak.layer or leak.operator) if location is None else (relative_path(location.file), location.source)
     )
-    where = _physical(file) if location is None else _physical(location.file, location.line, location.source)
-    named = {"name": leak.operator, "fullyQualifiedName": leak.layer or leak.operator, "kind": "operator"}
+    physical_location = (
+        _physical_location(file)
+        if location is None
+        else _physical_location(location.file, location.line, location.source)
+    )
+    logical_location = {"name": leak.operator, "fullyQualifiedName": leak.layer or leak.operator, "kind": "operator"}
     properties = {key: getattr(leak, key) for key in ("operator", "kind", "trial")}
-    result = _result(message, {**where, "logicalLocations": [named]}, (*known, leak.kind))
+    result = _result(
+        message, {**physical_location, "logicalLocations": [logical_location]}, (*fingerprint_parts, leak.kind)
+    )
     return {**result, "properties": {**properties, "difference": finite(leak.difference)}}
 
 
-def _result(message: str, where: dict[str, Any], known: tuple[str, ...]) -> dict[str, Any]:
-    """A result; `known` is what tells it from others when the file has changed."""
-    digest = hashlib.sha256("\0".join(known).encode()).hexdigest()[:32]
-    return {"message": {"text": message}, "locations": [where], "partialFingerprints": {"paddingLeak/v1": digest}}
+def _result(message: str, location: dict[str, Any], fingerprint_parts: tuple[str, ...]) -> dict[str, Any]:
+    """A SARIF result.
+
+    `fingerprint_parts` are the texts by which code scanning recognises the result after the file has changed.
+    """
+    digest = hashlib.sha256("\0".join(fingerprint_parts).encode()).hexdigest()[:32]
+    return {"message": {"text": message}, "locations": [location], "partialFingerprints": {"paddingLeak/v1": digest}}
 
 
-def _physical(file: str, line: int = 1, source: str = "") -> dict[str, Any]:
+def _physical_location(file: str, line: int = 1, source: str = "") -> dict[str, Any]:
+    """A SARIF location: a line of a file, with its text. Its path is relative to the working directory, if below it."""
     path = PurePath(relative_path(file))
-    where = {"uri": path.as_uri()} if path.is_absolute() else {"uri": quote(path.as_posix()), "uriBaseId": ROOT}
+    artifact = {"uri": path.as_uri()} if path.is_absolute() else {"uri": quote(path.as_posix()), "uriBaseId": ROOT}
     region = {"startLine": line} | ({"snippet": {"text": source}} if source else {})
-    return {"physicalLocation": {"artifactLocation": where, "region": region}}
+    return {"physicalLocation": {"artifactLocation": artifact, "region": region}}
 
 
 def file_of(target: str) -> str:
-    """The file of a target: itself, the file of its factory, or the graph in a model directory."""
-    before, colon, _ = target.rpartition(":")
-    path = Path(before if colon and not Path(target).exists() else target)
+    """The file of a target: the target itself, the file of its factory, or the graph in a model directory."""
+    module_or_file, colon, _ = target.rpartition(":")
+    path = Path(module_or_file if colon and not Path(target).exists() else target)
     if colon and not path.exists():
         try:
-            spec = importlib.util.find_spec(before)
+            spec = importlib.util.find_spec(module_or_file)
         except (ImportError, ValueError):
             spec = None
         if spec is not None and spec.origin is not None:
