@@ -22,6 +22,9 @@ from tests.support import prepared, torch_operators
 
 prepared.stand_in()
 
+# Looking through all objects of torch and of what it traced for cycles took a thirteenth of the run.
+gc.set_threshold(50_000, 10, 10)
+
 # How long an example takes to draw says more of the machine than of the strategy.
 settings.register_profile("lengthwise", max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("nightly", settings.get_profile("lengthwise"), max_examples=400)

@@ -7,17 +7,17 @@ import click
 import pytest
 from click.testing import CliRunner
 
-pytest.importorskip("keras", reason="the extra `keras` is not installed")
-
-from examples import keras_vowels
 from lengthwise.commands.cli import main as lengthwise
+from tests.support.keras_models import NEEDS_KERAS
 from tests.support.server_process import started
 
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword")
+pytestmark = [NEEDS_KERAS, pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword")]
 
 
 @pytest.mark.long
 def test_a_model_that_has_learnt_answers_over_http_as_in_keras(tmp_path: Path) -> None:
+    from examples import keras_vowels
+
     file, models = str(tmp_path / "vowels.keras"), tmp_path / "models"
 
     def run(command: click.Command, *words: str) -> str:

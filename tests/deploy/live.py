@@ -1,11 +1,13 @@
 """Real programs for a while: Prometheus, nginx, Envoy, and load on the service."""
 
 import contextlib
+import functools
 import json
 import signal
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,16 @@ from tests.deploy.tools import DEPLOY, RULES, loaded, program
 from tests.support.model_directories import place
 from tests.support.waiting import answers, wait_until
 
-asked = loaded(DEPLOY / "grafana" / "picture.py").asked
+
+@functools.cache
+def picture() -> ModuleType:
+    """The program that draws the dashboard; it imports matplotlib."""
+    return loaded(DEPLOY / "grafana" / "picture.py")
+
+
+def asked(prometheus: str, path: str, fields: Mapping[str, str | float]) -> Any:
+    """What Prometheus answers to a request of its API, as the picture asks it."""
+    return picture().asked(prometheus, path, fields)
 
 
 def until(what: str, seconds: float, holds: Callable[[], bool], logs: Callable[[], str] = str) -> None:

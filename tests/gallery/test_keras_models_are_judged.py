@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-pytest.importorskip("keras", reason="the extra `keras` is not installed")
-
 from lengthwise.commands.cli import main
 from tests.gallery.keras_index import KERAS_BLIND, KERAS_LEAKING, KERAS_REFUSED, KERAS_SOUND, KerasExhibit
 from tests.gallery.keras_trials import saved
+from tests.support.keras_models import NEEDS_KERAS
+
+pytestmark = NEEDS_KERAS
 
 EXIT_CODES = {"sound": 0, "warning": 0, "leak": 1, "uncheckable": 2}
 

@@ -9,8 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-pytest.importorskip("keras", reason="the extra `keras` is not installed")
-
 from lengthwise.errors import LengthwiseError
 from lengthwise.padding import pad
 from lengthwise.runtime.session import Session
@@ -22,6 +20,9 @@ from tests.gallery.company import mended_model
 from tests.gallery.keras_index import KERAS_BLIND, KERAS_LEAKING, KERAS_SOUND, KerasExhibit
 from tests.gallery.keras_trials import calm, keras_model, loaded, made, ragged, saved, worst_difference
 from tests.gallery.trials import TOLERANCE, Array, Model, alone, padded
+from tests.support.keras_models import NEEDS_KERAS
+
+pytestmark = NEEDS_KERAS
 
 OPSET = 20
 WIDEST = 128

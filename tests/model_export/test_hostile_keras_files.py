@@ -19,10 +19,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-pytest.importorskip("keras", reason="the extra `keras` is not installed")
+pytest.importorskip("h5py", reason="the extra `keras` is not installed")
 
 import h5py
-import keras
 from click.testing import CliRunner
 
 from lengthwise.commands.cli import main
@@ -30,8 +29,9 @@ from lengthwise.errors import ConfigurationError
 from lengthwise_export.keras_models import keras_targets
 from tests.support import keras_files
 from tests.support.keras_files import CONFIG, WEIGHTS
+from tests.support.keras_models import NEEDS_KERAS
 
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword")
+pytestmark = [NEEDS_KERAS, pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword")]
 
 
 @pytest.fixture
@@ -53,6 +53,8 @@ def refused(path: Path, *words: str) -> str:
 
 
 def test_a_right_file_is_read_and_the_folder_beside_it_stays_as_it_is(file: Path) -> None:
+    import keras
+
     before = {path: path.read_bytes() for path in file.parent.iterdir() if path.is_file()}
     assert isinstance(keras_targets.load(file), keras.Sequential)
     assert {path: path.read_bytes() for path in file.parent.iterdir() if path.is_file()} == before
@@ -275,6 +277,8 @@ def test_nothing_that_a_configuration_names_runs(file: Path, name: str, tmp_path
 
 def _hdf5_file(path: Path, change: Callable[[list[dict[str, Any]]], object]) -> Path:
     """A model of Masking, LSTM and Dense, with its layers changed in the configuration."""
+    import keras
+
     made = keras.layers
     keras.Sequential([keras.Input((None, 3)), made.Masking(), made.LSTM(4), made.Dense(2)]).save(path)
     with h5py.File(path, "r+") as opened:

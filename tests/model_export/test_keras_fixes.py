@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
+import importlib
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
-
-pytest.importorskip("keras", reason="the extra `keras` is not installed")
-
-import keras
 import torch
-from keras import layers, ops
 
 import lengthwise_export
 from lengthwise.errors import ConfigurationError
 from lengthwise_export.checking.report import Report
 from tests.gallery.keras_trials import calm
+from tests.support.keras_models import NEEDS_KERAS
+
+pytestmark = NEEDS_KERAS
 
 MODEL = """
 import keras
@@ -112,45 +112,26 @@ def test_a_fix_that_is_followed_ends_the_leak(name: str, lines: str, masking: st
     assert report.verdict in ("sound", "warning"), (report.reason, lines)
 
 
-class TakesLengths(keras.Model):
-    """A subclass that takes its lengths."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.masking, self.gru, self.head = layers.Masking(), layers.GRU(6), layers.Dense(2)
-
-    def call(self, x, lengths):
-        return self.head(self.gru(x, mask=ops.arange(ops.shape(x)[1]) < lengths[:, None]))
-
-
-class MasksItself(TakesLengths):
-    """The same as the message says."""
-
-    def call(self, x):
-        return self.head(self.gru(x, mask=self.masking.compute_mask(x)))
-
-
-def with_input(**second: Any) -> keras.Model:
-    steps, other = keras.Input((None, 3), name="steps"), keras.Input(**second)
-    mask = other if second.get("dtype") == "bool" else ops.arange(ops.shape(steps)[1]) < other[:, None]
-    return keras.Model([steps, other], layers.Dense(2)(layers.GRU(6)(steps, mask=mask)))
+def keras_subclasses() -> ModuleType:
+    """Models that need Keras, which is imported by the tests that need it."""
+    return importlib.import_module("tests.support.keras_subclasses")
 
 
 @pytest.mark.parametrize(
     "make",
     [
-        TakesLengths,
-        lambda: with_input(shape=(None,), dtype="bool", name="valid"),
-        lambda: with_input(shape=(None,), dtype="bool", name="mask"),
+        lambda: keras_subclasses().TakesLengths(),
+        lambda: keras_subclasses().with_input(shape=(None,), dtype="bool", name="valid"),
+        lambda: keras_subclasses().with_input(shape=(None,), dtype="bool", name="mask"),
     ],
 )
-def test_a_model_that_takes_its_lengths_is_told_where_their_mask_comes_from(make: Callable[[], keras.Model]) -> None:
+def test_a_model_that_takes_its_lengths_is_told_where_their_mask_comes_from(make: Callable[[], Any]) -> None:
     with pytest.raises(ConfigurationError, match=r"compute_mask\((x|steps)\).*as mask="):
         lengthwise_export.check(make())
 
 
 def test_a_mask_that_a_subclass_makes_from_the_steps_is_that_of_the_lengths() -> None:
-    model = MasksItself()
+    model = keras_subclasses().MasksItself()
     with calm():
         model(torch.ones(2, 5, 3))
         assert lengthwise_export.check(model, max_length=40).verdict == "sound"

@@ -7,18 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-pytest.importorskip("keras", reason="the extra `keras` is not installed")
-
 from lengthwise.padding import pad
 from lengthwise.runtime.session import Session
 from lengthwise_export.checking.check import check_subject
 from lengthwise_export.options import TargetOptions
 from lengthwise_export.targets import targets
 from tests.support import keras_stacks
+from tests.support.keras_models import NEEDS_KERAS
 
 SAME = 1e-5
 
 pytestmark = [
+    NEEDS_KERAS,
     pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword"),
     pytest.mark.filterwarnings("ignore:Layer .* was passed an input with a mask attached"),
     pytest.mark.filterwarnings("ignore:You are using a softmax over axis"),

@@ -1,15 +1,20 @@
 """Keras models for tests, by name; building them needs Keras, importing this module does not."""
 
 import functools
+import importlib.util
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 from lengthwise_export.keras_models.backend import import_keras
+
+NEEDS_KERAS = pytest.mark.skipif(importlib.util.find_spec("keras") is None, reason="the extra `keras` is not installed")
+"""Imports nothing: each process collects all tests, and few need Keras."""
 
 FEATURES = 6
 CLASSES = 3

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Callable  # noqa: UP035
 
 if TYPE_CHECKING:
     from torch.onnx._internal.exporter._registration import ONNXRegistry
@@ -15,10 +15,14 @@ def keep() -> None:
 
     Operators are looked for in the dispatcher once: no test registers one in C++.
     """
+    from torch import _ops
     from torch._export import utils
     from torch.onnx._internal.exporter import _registration
 
     utils._materialize_cpp_cia_ops = functools.cache(utils._materialize_cpp_cia_ops)
+
+    # One that keeps what it was subscripted with: torch does that 10,000 times an export.
+    setattr(_ops, "Callable", Callable)  # noqa: B010
 
     registry = _registration.ONNXRegistry
     made = functools.cache(registry.from_torchlib)
