@@ -309,7 +309,7 @@ class Causes:
         A large group is one line: its first message, the number of the others, and some of their sources.
         """
         listed: list[str] = []
-        shown = 0
+        shown_count = 0
         for messages, sources, count in self._groups.values():
             shows_all = count <= _FEW_ALIKE
             if not shows_all:
@@ -319,6 +319,6 @@ class Causes:
                 ]
             new_lines = messages[: most - len(listed)]
             listed += new_lines
-            shown += len(new_lines) if shows_all or not new_lines else count
-        remaining = self.total - shown
+            shown_count += len(new_lines) if shows_all or not new_lines else count
+        remaining = self.total - shown_count
         return [*listed, f"and {remaining} more"] if remaining else listed

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 
-def _listed(value: Any) -> Any:
+def _split_at_commas(value: Any) -> Any:
     """Splits a text at its commas; returns any other value as it is."""
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
@@ -50,12 +50,12 @@ def _origins(value: tuple[str, ...]) -> tuple[str, ...]:
     return value
 
 
-def _share(value: Any) -> Any:
+def _off_as_zero(value: Any) -> Any:
     """0 for `off`, also as YAML reads it; any other value as it is."""
     return 0.0 if value in ("off", "false") else value
 
 
-def _workers(value: Any) -> Any:
+def _auto_as_none(value: Any) -> Any:
     """None for `auto`; any other value as it is.
 
     Raises:
@@ -66,7 +66,7 @@ def _workers(value: Any) -> Any:
     return None if value == "auto" else value
 
 
-def _models(value: Any) -> Any:
+def _path_or_address(value: Any) -> Any:
     """Checks an address of models, and returns it as text; converts any other text to a path."""
     if addresses.is_address(value):
         addresses.parse(value)
@@ -88,12 +88,12 @@ REMOVED: Final = {
 }
 """What to know now about an option that was removed, by its name."""
 
-Share = Annotated[float, Field(ge=0, le=1), BeforeValidator(_share)]
+Share = Annotated[float, Field(ge=0, le=1), BeforeValidator(_off_as_zero)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 
 
-Origins = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed), AfterValidator(_origins)]
+Origins = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_at_commas), AfterValidator(_origins)]
 """As browsers send them in the header `origin`: scheme, host and optionally port, no path."""
 
 
@@ -104,7 +104,7 @@ class Settings(BaseSettings):
         env_prefix=PREFIX, frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False
     )
 
-    models: Annotated[Path | str, BeforeValidator(_models)] = Field(
+    models: Annotated[Path | str, BeforeValidator(_path_or_address)] = Field(
         default_factory=bundled_models,
         description="The model repository: a folder of NAME/VERSION folders, or an address such as hf://OWNER/NAME.",
     )
@@ -155,7 +155,7 @@ class Settings(BaseSettings):
         True, description="Serve the console, a page for people, at / in a browser: on the admin port if there is one."
     )
     admin_calls: bool = Field(False, description="Allow clients to load and unload models.")
-    workers: Annotated[int | None, BeforeValidator(_workers)] = Field(
+    workers: Annotated[int | None, BeforeValidator(_auto_as_none)] = Field(
         None,
         ge=1,
         le=256,
@@ -292,14 +292,14 @@ class Settings(BaseSettings):
         """
         if self.max_batch_cost_steps > self.max_queue_cost_steps:
             raise ValueError(
-                f"{self._described('max_queue_cost_steps')} must be at least "
-                f"{self._described('max_batch_cost_steps')}: a queue must hold what one batch may; raise the first or "
-                "lower the second"
+                f"{self._option_text('max_queue_cost_steps')} must be at least "
+                f"{self._option_text('max_batch_cost_steps')}: a queue must hold what one batch may; raise the first "
+                "or lower the second"
             )
         if self.max_inflight_bytes < LEAST_BODIES * self.max_body_bytes:
             raise ValueError(
-                f"{self._described('max_inflight_bytes')} must be at least {LEAST_BODIES} times "
-                f"{self._described('max_body_bytes')}: the largest body takes up to that much when it is read"
+                f"{self._option_text('max_inflight_bytes')} must be at least {LEAST_BODIES} times "
+                f"{self._option_text('max_body_bytes')}: the largest body takes up to that much when it is read"
             )
         for name in ("tls_key_file", "tls_client_ca_file"):
             if getattr(self, name) is not None and self.tls_cert_file is None:
@@ -307,7 +307,7 @@ class Settings(BaseSettings):
         ports = [name for name in ("port", "grpc_port", "admin_port") if getattr(self, name) is not None]
         for first, second in itertools.combinations(ports, 2):
             if getattr(self, first) == getattr(self, second):
-                raise ValueError(f"{self._described(first)} and {self._described(second)} must differ")
+                raise ValueError(f"{self._option_text(first)} and {self._option_text(second)} must differ")
         return self
 
     @property
@@ -343,7 +343,7 @@ class Settings(BaseSettings):
         shares["max_inflight_bytes"] = max(self.max_inflight_bytes, workers * LEAST_BODIES * self.max_body_bytes)
         return self.model_dump(mode="json", include=self.model_fields_set) | {"workers": workers} | shares
 
-    def _described(self, name: str) -> str:
+    def _option_text(self, name: str) -> str:
         """An option's name and value for a message, and whether it is the default: `port (8000, the default)`."""
         by_default = "" if name in self.model_fields_set else ", the default"
         return f"{name} ({getattr(self, name)}{by_default})"

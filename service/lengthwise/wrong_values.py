@@ -78,7 +78,7 @@ def all_wrong(
         else:
             message = sentence(item)
             if item["type"] not in ("missing", "value_error"):
-                message = f"{message}, got {shown(item['input'])}"
+                message = f"{message}, got {value_text(item['input'])}"
         messages.append(f"{'.'.join(map(str, location)) or document}: {message}")
     remaining = [f"and {len(messages) - _MOST_LISTED} more"] if len(messages) > _MOST_LISTED else []
     return "; ".join([*messages[:_MOST_LISTED], *remaining])
@@ -97,7 +97,7 @@ def nearest(name: str, known: Iterable[str], prefix: str = "") -> str:
     return f"; did you mean {prefix}{names[matches[0]]}?" if matches else ""
 
 
-def shown(value: Any) -> str:
+def value_text(value: Any) -> str:
     """A value as JSON, or else as `str` writes it; at most `_MOST_CHARACTERS` of it."""
     try:
         text = json.dumps(value, ensure_ascii=False)
@@ -116,7 +116,7 @@ def no_booleans_for_numbers(table: Any, annotations: Mapping[str, Any]) -> Any:
         if isinstance(value, bool) and name in annotations:
             types = types_in(annotations[name])
             if bool not in types and (int in types or float in types):
-                raise ValueError(f"'{name}' must be a number, got {shown(value)}")
+                raise ValueError(f"'{name}' must be a number, got {value_text(value)}")
     return table
 
 

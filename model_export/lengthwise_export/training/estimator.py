@@ -24,7 +24,7 @@ from sklearn.utils.validation import check_consistent_length, check_is_fitted
 from lengthwise.datasets.arrays import items
 from lengthwise.datasets.column_roles import ColumnNames, has_ids
 from lengthwise.datasets.input_sequences import InputSequences, Layout, Padding, sequences_of
-from lengthwise.datasets.table_sequences import lists_in
+from lengthwise.datasets.table_sequences import list_columns
 from lengthwise.datasets.tables import columns_of
 from lengthwise.decoding.calls import ADVICE_ON_TAILS, is_tail
 from lengthwise.errors import ConfigurationError, InvalidSequences, Problem
@@ -256,7 +256,7 @@ def _read(
         and "steps" not in table
         and not has_ids([*table])
         and len(table.levels) < 2
-        and not lists_in(table)
+        and not list_columns(table)
     )
     is_array = hasattr(X, "__array__") and not hasattr(X, "__iter__")
     columns = ColumnNames(inputs=names)

@@ -27,7 +27,7 @@ Probabilities = list[Any]  # of one sequence: numbers, or lists of them if per-s
 
 def groups_of(items: Sequence[Any], size: int) -> list[Sequence[Any]]:
     """Cuts the items into groups of one size; the last group may be smaller."""
-    return [items[first : first + size] for first in range(0, len(items), size)]
+    return [items[start : start + size] for start in range(0, len(items), size)]
 
 
 def json_requests(

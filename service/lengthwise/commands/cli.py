@@ -65,7 +65,7 @@ class Lengthwise(click.Group):
         Raises:
             NoSuchOption: No command has the option.
         """
-        words = [*args]
+        words = [*args]  # click removes what it parses
         try:
             return super().parse_args(context, args)
         except click.NoSuchOption as error:

@@ -20,7 +20,7 @@ _HOW: Final = (
 )
 
 
-def _of_roles(columns: dict[str, str]) -> dict[str, str]:
+def _check_roles(columns: dict[str, str]) -> dict[str, str]:
     """Checks the values of `--column`, by role; returns them.
 
     Raises:
@@ -33,7 +33,7 @@ def _of_roles(columns: dict[str, str]) -> dict[str, str]:
     return columns
 
 
-Columns = Annotated[dict[str, str], AfterValidator(_of_roles), Flag("--column", "ROLE=NAME", pairs, several=True)]
+Columns = Annotated[dict[str, str], AfterValidator(_check_roles), Flag("--column", "ROLE=NAME", pairs, several=True)]
 ABOUT_COLUMNS: Final = (
     "Of a file with a row for each step: the column that is its id, time, label or values (values=x,y in this order), "
     "where its name does not say so; row=sequence: a row is a sequence, with a column for each step. May be repeated."

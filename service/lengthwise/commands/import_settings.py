@@ -87,7 +87,7 @@ CONVERSIONS: Final[Mapping[str, Callable[[Any], list[str]]]] = {
 }  # a value of another server -> the value of each option
 
 
-def _setting(server: str, key: str, value: Any) -> Setting:
+def _convert_setting(server: str, key: str, value: Any) -> Setting:
     """What a setting of another server becomes; a value that the option here does not take becomes a note."""
     entry = SETTINGS[server].get(key, _UNKNOWN)
     if "option" not in entry:
@@ -118,7 +118,7 @@ def _unescaped(text: str) -> str:
     )
 
 
-def _json(text: str, source: str) -> dict[str, Any]:
+def _parse_object(text: str, source: str) -> dict[str, Any]:
     """Parses a JSON object. `source` names the text in an error.
 
     Raises:
@@ -134,7 +134,7 @@ def _json(text: str, source: str) -> dict[str, Any]:
     return document
 
 
-def _of_mlserver(document: dict[str, Any], path: Path) -> tuple[list[Setting], list[ForeignModel]]:
+def _read_mlserver(document: dict[str, Any], path: Path) -> tuple[list[Setting], list[ForeignModel]]:
     """The settings in a file of MLServer, and its model if it is a `model-settings.json`.
 
     Raises:
@@ -143,7 +143,7 @@ def _of_mlserver(document: dict[str, Any], path: Path) -> tuple[list[Setting], l
     parameters = document.pop("parameters", None) or {}
     if not isinstance(parameters, dict):
         raise ConfigurationError(f"{path}: parameters must be an object, got {type(parameters).__name__}")
-    settings = [_setting("mlserver", key, value) for key, value in (document | parameters).items()]
+    settings = [_convert_setting("mlserver", key, value) for key, value in (document | parameters).items()]
     if path.name != "model-settings.json":
         return settings, []
     inputs = document.get("inputs")
@@ -155,14 +155,15 @@ def _of_mlserver(document: dict[str, Any], path: Path) -> tuple[list[Setting], l
     return settings, [ForeignModel(str(document.get("name") or path.parent.resolve().name), file, names)]
 
 
-def _of_torchserve(document: dict[str, str], path: Path) -> tuple[list[Setting], list[ForeignModel]]:
+def _read_torchserve(document: dict[str, str], path: Path) -> tuple[list[Setting], list[ForeignModel]]:
     """The settings in a file of TorchServe, and its models: each version has settings of its own."""
-    settings, models = [_setting("torchserve", key, value) for key, value in document.items() if key != "models"], []
+    settings = [_convert_setting("torchserve", key, value) for key, value in document.items() if key != "models"]
+    models = []
     store = path.parent / document.get("model_store", ".")
-    for name, versions in _json(document.get("models") or "{}", f"{path}: models").items():
+    for name, versions in _parse_object(document.get("models") or "{}", f"{path}: models").items():
         for settings_of_version in versions.values() if isinstance(versions, dict) else ():
             if isinstance(settings_of_version, dict):
-                settings += [_setting("torchserve", key, value) for key, value in settings_of_version.items()]
+                settings += [_convert_setting("torchserve", key, value) for key, value in settings_of_version.items()]
                 models.append(ForeignModel(name, _serialized(store / str(settings_of_version.get("marName")))))
     return settings, models
 
@@ -185,7 +186,7 @@ def _commands(models: list[ForeignModel], options: Mapping[str, str]) -> Iterato
     from lengthwise.runtime.manifest import is_name  # help does without what it imports
 
     for model in models:
-        file, roles = model.file or "", _roles(model.inputs)
+        file, roles = model.file or "", _input_options(model.inputs)
         if file.endswith(".onnx") and not isfile(file) and isfile(Path(file).parent):  # in an archive
             yield shlex.join(["unzip", "-j", str(Path(file).parent), Path(file).name])
             file = Path(file).name
@@ -198,7 +199,7 @@ def _commands(models: list[ForeignModel], options: Mapping[str, str]) -> Iterato
     yield shlex.join(["lengthwise", "serve", "models", *(word for option in options.items() for word in option)])
 
 
-def _roles(inputs: tuple[str, ...]) -> dict[str, str]:
+def _input_options(inputs: tuple[str, ...]) -> dict[str, str]:
     """The input's name for each option of `export`: `--mask`, `--lengths`, or `--values` for the steps.
 
     Empty if several inputs would be one option: then it cannot be said which is which.
@@ -234,13 +235,17 @@ def import_settings(files: tuple[Path, ...]) -> None:
     """  # noqa: D301 - click wants a real backspace
     settings: list[Setting] = []
     models: list[ForeignModel] = []
-    for path in _paths(files):
+    for path in _settings_files(files):
         try:
             text = read(path, 2**24).decode("utf-8-sig")
         except UnicodeDecodeError as error:
             raise ConfigurationError(f"{path} is not text in UTF-8") from error
         is_mlserver = _FILES[path.name] == "mlserver"
-        parts = _of_mlserver(_json(text, str(path)), path) if is_mlserver else _of_torchserve(_properties(text), path)
+        parts = (
+            _read_mlserver(_parse_object(text, str(path)), path)
+            if is_mlserver
+            else _read_torchserve(_properties(text), path)
+        )
         settings, models = settings + parts[0], models + parts[1]
     # An admin port that is the port is no option: /metrics is there, too.
     port = dict(pair for setting in settings for pair in setting.options).get("--port")
@@ -256,14 +261,14 @@ def import_settings(files: tuple[Path, ...]) -> None:
     for setting in settings:
         value_text = setting.value if isinstance(setting.value, str) else orjson.dumps(setting.value).decode()
         becomes = " ".join(map(" ".join, setting.options)) or f"no option: {setting.note}"
-        table.add_row(*map(_text, (setting.key, value_text, becomes)))
+        table.add_row(*map(_printable, (setting.key, value_text, becomes)))
     console = Console(highlight=False, soft_wrap=False)
     console.print(table, "", sep="\n", markup=False)
     for command in _commands(models, dict(pair for setting in settings for pair in setting.options)):
-        console.print(_text(command), soft_wrap=True)
+        console.print(_printable(command), soft_wrap=True)
 
 
-def _paths(files: tuple[Path, ...]) -> Iterator[Path]:
+def _settings_files(files: tuple[Path, ...]) -> Iterator[Path]:
     """Yields the files of settings: those that are named, and those in the folders.
 
     Raises:
@@ -276,6 +281,6 @@ def _paths(files: tuple[Path, ...]) -> Iterator[Path]:
         yield from candidates
 
 
-def _text(text: str) -> Text:
+def _printable(text: str) -> Text:
     """A text for a terminal, without what moves its cursor or changes its colours."""
     return Text("".join(character if character.isprintable() else "\ufffd" for character in text))

@@ -66,7 +66,7 @@ class Options(BaseModel):
 
     def __init__(self, /, **values: Any) -> None:
         try:
-            super().__init__(**{name: _plain(value) for name, value in values.items() if value is not None})
+            super().__init__(**{name: _python_value(value) for name, value in values.items() if value is not None})
         except ValidationError as error:
             raise WrongOptions(error) from error
 
@@ -75,13 +75,20 @@ def flags(model: type[Options], argument: str = "options") -> Callable[[Callable
     """Decorates a command: it gets a flag for each field of a model, and is called with the model as its `argument`."""
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        """The command with the flags."""
+
         @functools.wraps(command)
         def run(**values: Any) -> Any:
+            """Makes the model of its flags, and runs the command.
+
+            Raises:
+                WrongOptions: A flag is wrong.
+            """
             chosen_values = {name: values.pop(name) for name in model.model_fields if name in values}
             try:  # errors name the flags, not the fields
                 options = model(**chosen_values)
             except WrongOptions as error:
-                raise WrongOptions(error.error, lambda name: _flag(model, name)) from error
+                raise WrongOptions(error.error, lambda name: _flag_name(model, name)) from error
             return command(**{argument: options}, **values)
 
         return add_flags(model.model_fields)(run)
@@ -97,6 +104,7 @@ def keywords(model: type[Options]) -> Callable[[Function], Function]:
     """
 
     def decorate(function: Function) -> Function:
+        """The function with the keywords."""
         old_signature = inspect.signature(function)
         own_parameters = [parameter for parameter in old_signature.parameters.values() if parameter.name != "options"]
         field_parameters = [
@@ -131,7 +139,7 @@ def keywords(model: type[Options]) -> Callable[[Function], Function]:
             return function(**own_arguments, options=options)
 
         called.__signature__ = signature  # type: ignore[attr-defined]
-        called.__doc__ = _documented(inspect.getdoc(function) or "", model)
+        called.__doc__ = _with_options_documented(inspect.getdoc(function) or "", model)
         return called  # type: ignore[return-value]
 
     return decorate
@@ -146,10 +154,11 @@ def add_flags(
     """
 
     def add(command: Callable[..., Any]) -> Callable[..., Any]:
+        """The command with the options; the last one is added first, so that the help has their order."""
         for name in reversed([*fields]):
-            flag = _of(fields[name])
+            flag = _flag_of(fields[name])
             if not flag.in_python_only:
-                command = _option(name, fields[name], flag, as_texts=as_texts)(command)
+                command = _click_option(name, fields[name], flag, as_texts=as_texts)(command)
         return command
 
     return add
@@ -167,10 +176,10 @@ def pairs(texts: Sequence[str]) -> dict[str, str]:
     return {text.partition("=")[0]: text.partition("=")[2] for text in texts}
 
 
-def _option(name: str, field: FieldInfo, flag: Flag, *, as_texts: bool) -> Callable[[Any], Any]:
+def _click_option(name: str, field: FieldInfo, flag: Flag, *, as_texts: bool) -> Callable[[Any], Any]:
     """The option of click for a field: a switch for a bool, a choice for a Literal, otherwise a value of its type."""
     field_types = types_in(field.annotation)
-    choices = [keywords for keywords in field_types if isinstance(keywords, str)]
+    choices = [choice for choice in field_types if isinstance(choice, str)]
     common: dict[str, Any] = {"help": _help(field), "default": None}
     flag_name = flag.name or "--" + name.replace("_", "-")
     if bool in field_types:
@@ -180,20 +189,20 @@ def _option(name: str, field: FieldInfo, flag: Flag, *, as_texts: bool) -> Calla
         return click.option(
             negative_name if field.default else flag_name, name, is_flag=True, flag_value=not field.default, **common
         )
+    # Arguments for the value; with `as_texts`, click takes any text.
     if choices:
         keywords: dict[str, Any] = {"metavar": "|".join(choices)} if as_texts else {"type": click.Choice(choices)}
     elif as_texts:
         keywords = {"metavar": name.rsplit("_", 1)[-1].upper()}
     else:
-        keywords = {
-            "type": next((_OF_CLICK[field_type] for field_type in field_types if field_type in _OF_CLICK), click.STRING)
-        }
+        click_types = [_OF_CLICK[field_type] for field_type in field_types if field_type in _OF_CLICK]
+        keywords = {"type": click_types[0] if click_types else click.STRING}
     if flag.read is not None or flag.several:
-        keywords = {"multiple": flag.several, "callback": functools.partial(_read, flag)}
+        keywords = {"multiple": flag.several, "callback": functools.partial(_read_texts, flag)}
     return click.option(flag_name, name, metavar=flag.metavar or keywords.pop("metavar", None), **keywords, **common)
 
 
-def _read(flag: Flag, _context: click.Context, option: click.Parameter, value: Any) -> Any:
+def _read_texts(flag: Flag, _context: click.Context, option: click.Parameter, value: Any) -> Any:
     """The callback of click that converts the texts of an option by `flag.read`; None if it is not set.
 
     Raises:
@@ -207,14 +216,14 @@ def _read(flag: Flag, _context: click.Context, option: click.Parameter, value: A
         raise click.BadParameter(str(error), param=option) from error
 
 
-def _of(field: FieldInfo) -> Flag:
+def _flag_of(field: FieldInfo) -> Flag:
     """The `Flag` in the metadata of a field; the default one if it has none."""
     return next((item for item in field.metadata if isinstance(item, Flag)), Flag())
 
 
-def _flag(model: type[Options], name: str) -> str:
+def _flag_name(model: type[Options], name: str) -> str:
     """The flag of a field, or the flag that an unknown field would have."""
-    flag_name = _of(model.model_fields[name]).name if name in model.model_fields else None
+    flag_name = _flag_of(model.model_fields[name]).name if name in model.model_fields else None
     return flag_name or "--" + name.replace("_", "-")
 
 
@@ -224,14 +233,14 @@ def _help(field: FieldInfo) -> str:
     return f"{field.description}" + ("" if has_no_default else f"  [default: {field.default}]")
 
 
-def _documented(text: str, model: type[Options]) -> str:
+def _with_options_documented(text: str, model: type[Options]) -> str:
     """The docstring with the options at the end of its section `Args:`, which is the last one, or before `Returns:`."""
     meanings = {name: field.description for name, field in model.model_fields.items()}
     meanings["options"] = f"All of these in one `{model.__name__}`; a keyword beside it replaces its value."
     indented = textwrap.TextWrapper(120, initial_indent="    ", subsequent_indent="        ")
     lines = [indented.fill(f"{name}: {meaning}") for name, meaning in meanings.items()]
-    head, returns, after = text.partition("\n\nReturns:")
-    return "\n".join([head, *lines]) + returns + after
+    head, returns, tail = text.partition("\n\nReturns:")
+    return "\n".join([head, *lines]) + returns + tail
 
 
 def _messages(error: ValidationError, option_name: Callable[[str], str]) -> str:
@@ -253,6 +262,6 @@ def _messages(error: ValidationError, option_name: Callable[[str], str]) -> str:
     return "; ".join(parts)
 
 
-def _plain(value: Any) -> Any:
+def _python_value(value: Any) -> Any:
     """Converts a number of NumPy (as grids of scikit-learn have) to one of Python; returns anything else as it is."""
     return value.item() if getattr(value, "ndim", None) == 0 and hasattr(value, "item") else value

@@ -183,14 +183,15 @@ class ScoringRun:
                     f"{scored.lines:,} records were scored before; continuing after them", style="dim", soft_wrap=True
                 )
             # Batches, with figures and progress
-            started = drawn = time.monotonic()
+            started = last_drawn = time.monotonic()
 
             def draw(batch: ScoredBatch) -> None:
-                nonlocal drawn
+                """Counts a batch, and shows the progress unless it was shown a moment ago."""
+                nonlocal last_drawn
                 summary.count_batch(batch)
                 summary.seconds = time.monotonic() - started
-                if started + summary.seconds - drawn > _REDRAWN_SECONDS:
-                    drawn = started + summary.seconds
+                if started + summary.seconds - last_drawn > _REDRAWN_SECONDS:
+                    last_drawn = started + summary.seconds
                     progress.update(task, note=summary.note(), refresh=True)
 
             def count_seconds(part: str, seconds: float) -> None:

@@ -126,9 +126,12 @@ class LiveView:
         `waits`: how long each of its sequences waited, in seconds.
         """
         planned, batch = finished.planned, finished.batch
+        # A batch that failed (None) has the figures of its plan.
         rows, width = len(planned.sequences), planned.width
-        valid = planned.valid_steps if batch is None else batch.valid_steps
-        computed = batch.padded_steps if batch is not None and planned.queue.metrics.computes_padding else valid
+        valid_steps = planned.valid_steps if batch is None else batch.valid_steps
+        computed_steps = (
+            batch.padded_steps if batch is not None and planned.queue.metrics.computes_padding else valid_steps
+        )
         thread = threading.current_thread()
         figures = {
             "model": planned.queue.name,
@@ -139,8 +142,8 @@ class LiveView:
             "measured_seconds": finished.work_seconds,  # from plan to results, on the cost table's clock
             "rows": rows if batch is None else batch.rows,
             "width": width if batch is None else batch.width,
-            "valid_steps": valid,
-            "computed_steps": computed,  # valid ones, and padding if that is computed
+            "valid_steps": valid_steps,
+            "computed_steps": computed_steps,  # valid ones, and padding if that is computed
             "lengths": None if batch is None else batch.lengths,  # `[rows]`; None if it failed
             "longest_wait_seconds": max(waits),
         }
@@ -190,7 +193,7 @@ class LiveView:
         return {
             "time": now,
             "seconds": seconds,
-            "batches": [_described(batch) for batch in batches[-MOST_BATCHES:]],
+            "batches": [_batch_for_frame(batch) for batch in batches[-MOST_BATCHES:]],
             "totals": {
                 "batches": len(batches),
                 "failed": sum(batch["lengths"] is None for batch in batches),
@@ -215,7 +218,7 @@ class LiveView:
         }
 
 
-def _described(batch: dict[str, Any]) -> dict[str, Any]:
+def _batch_for_frame(batch: dict[str, Any]) -> dict[str, Any]:
     """The figures of a batch for a frame, with its lengths sorted: they must not tell in which order callers came."""
     if batch["lengths"] is None:
         return batch

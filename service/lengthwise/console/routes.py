@@ -33,7 +33,7 @@ def routes(serving: Serving, health: Callable[[Serving], dict[str, Any]], *, pre
     serving.openings.viewers.append(lambda: live.viewers)
 
     async def state(_: Request) -> Response:
-        return _json(orjson.dumps(described(serving, health(serving), predict)))
+        return _json(orjson.dumps(page_state(serving, health(serving), predict)))
 
     async def examples(request: Request) -> Response:
         """Answers with the example sequences of a model, as JSON Lines."""
@@ -92,7 +92,7 @@ async def _file(request: Request) -> Response:
     return page.answer(request, file)
 
 
-def described(serving: Serving, health: dict[str, Any], predict: str) -> dict[str, Any]:
+def page_state(serving: Serving, health: dict[str, Any], predict: str) -> dict[str, Any]:
     """What the page needs to know, as a JSON object: what is served, the limits of a call, and where calls are sent."""
     settings = serving.settings
     return {

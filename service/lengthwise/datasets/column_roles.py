@@ -109,7 +109,7 @@ def listed(names: Collection[str]) -> str:
     return first_of([*map(repr, names)], _MOST_LISTED)
 
 
-def no_names(names: Collection[str]) -> str:
+def header_hint(names: Collection[str]) -> str:
     """A hint for an error that the file may have no header, if its "names" look like a row of data; otherwise ''."""
     numbers = [float(name) for name in names if is_number(name) and name.strip().lower() not in MISSING]
     is_data = numbers != sorted({*numbers}) or len(numbers) == 1  # numbers that rise are names of steps: `0,1,2`
@@ -119,9 +119,9 @@ def no_names(names: Collection[str]) -> str:
 def assign_roles(names: Collection[str], chosen: ColumnNames) -> Roles:
     """The role of each column: as the caller says, or as the column's name says.
 
-    A column of `TableColumns.levels`, or with the name of an id, a time or a label, is no feature unless the caller
-    says so. Levels of an index without another role:
-    - of several levels, the first is the id and the last the time, where no other column is;
+    `names` are plain names, or a `TableColumns`. Its levels, and columns with the name of an id, a time or a label, are
+    no features unless the caller says so. Levels of an index take roles that no other column has:
+    - of several levels, the first is the id and the last the time;
     - a single level of dates is the time.
 
     Raises:
@@ -133,27 +133,19 @@ def assign_roles(names: Collection[str], chosen: ColumnNames) -> Roles:
             raise ConfigurationError(
                 f"there is no column {name!r}{nearest(name, names)}; the columns are {listed(names)}"
             )
-    chosen_names, input_names = (
-        {*chosen.all},
-        {*(chosen.inputs or ())},
-    )  # inputs are features, also where their name says a role
-    # A name says a role, unless it is a feature's.
-    column_of_role = {
-        role: _column_for(role, [name for name in names if name not in input_names], chosen_names, chosen)
-        for role in _NAMES
-    }
-    # Levels of an index take the roles that are free.
+    # Roles by names; the model's features are features, even if their names say a role.
+    chosen_names, input_names = {*chosen.all}, {*(chosen.inputs or ())}
+    other_names = [name for name in names if name not in input_names]
+    column_of_role = {role: _column_for(role, other_names, chosen_names, chosen) for role in _NAMES}
+    # Levels of an index for the roles that are free
     levels = [name for name in names if name in index_levels or _is_level(name, names)]
     unused_levels = [name for name in levels if name not in {*column_of_role.values(), *chosen_names, *input_names}]
     if len(levels) > 1 and unused_levels and column_of_role["id"] is None:
         column_of_role["id"] = unused_levels.pop(0)
-    if (
-        unused_levels
-        and column_of_role["time"] is None
-        and (len(levels) > 1 or unused_levels[0] in getattr(names, "moments", ()))
-    ):
+    may_be_time = len(levels) > 1 or {*unused_levels}.issubset(getattr(names, "moments", ()))
+    if unused_levels and column_of_role["time"] is None and may_be_time:
         column_of_role["time"] = unused_levels.pop()
-    # The remaining columns are features, if nothing else.
+    # Features: the columns that the caller names as values, otherwise those that are nothing else
     role_columns = {name for name in column_of_role.values() if name is not None}
     values = chosen.values
     if values is None:
@@ -165,7 +157,7 @@ def assign_roles(names: Collection[str], chosen: ColumnNames) -> Roles:
         )
     if shared := role_columns.intersection(values):
         raise ConfigurationError(f"the column {min(shared)!r} cannot be a feature and something else at once")
-    values = _of_inputs(values, chosen)
+    values = _in_order_of_inputs(values, chosen)
     used = role_columns.union(values)
     left_out = tuple(name for name in names if name not in used)
     return Roles(column_of_role["id"], column_of_role["time"], column_of_role["label"], values, left_out)
@@ -173,7 +165,7 @@ def assign_roles(names: Collection[str], chosen: ColumnNames) -> Roles:
 
 def is_no_feature(name: str) -> bool:
     """Whether a column's name says that it is an index, an id, a time or a label; it may still have no role."""
-    return bool(_COUNT.fullmatch(_plain(name))) or any(may_be(role, name) for role in _NAMES)
+    return bool(_COUNT.fullmatch(_plain(name))) or any(is_named_as(role, name) for role in _NAMES)
 
 
 def _is_level(name: str, names: Collection[str]) -> bool:
@@ -182,7 +174,7 @@ def _is_level(name: str, names: Collection[str]) -> bool:
     return _LEVEL.fullmatch(normalized) is not None or (normalized == "level_1" and "level_0" in names)
 
 
-def _of_inputs(values: tuple[str, ...], chosen: ColumnNames) -> tuple[str, ...]:
+def _in_order_of_inputs(values: tuple[str, ...], chosen: ColumnNames) -> tuple[str, ...]:
     """The columns of the features in the order of the model's, after a check of their names.
 
     Raises:
@@ -191,10 +183,10 @@ def _of_inputs(values: tuple[str, ...], chosen: ColumnNames) -> tuple[str, ...]:
     is_numbered = all(map(_is_numbered, values))
     if not chosen.inputs or (is_numbered and chosen.values is not None):  # no header: the caller says the order
         return values
-    if (why := missing_columns_problem(values, chosen.inputs)) is not None:
+    if (problem := missing_columns_problem(values, chosen.inputs)) is not None:
         no_header = "The first line names no columns: say the order of the features (values)"
         hint = no_header if is_numbered else "Rename the columns, or give arrays, which are taken in that order"
-        raise ConfigurationError(f"{why}{'' if why.endswith('?') else '.'} {hint}")
+        raise ConfigurationError(f"{problem}{'' if problem.endswith('?') else '.'} {hint}")
     return chosen.inputs
 
 
@@ -216,9 +208,9 @@ def _column_for(role: ColumnRole, names: Sequence[str], chosen_names: Set[str], 
         chosen_name = chosen.defaults[role]
     if chosen_name is not None:
         return chosen_name
-    candidates = [name for name in names if name not in chosen_names and may_be(role, name)]
+    candidates = [name for name in names if name not in chosen_names and is_named_as(role, name)]
     if role == "id":  # a channel's id names a feature: only if there is no other id
-        candidates = [name for name in candidates if not names_channel(name)] or candidates
+        candidates = [name for name in candidates if not is_channel_name(name)] or candidates
     if len(candidates) > 1:
         raise ConfigurationError(
             f"the columns {listed(candidates)} may each be the {role}: say which one ({role}), and which are the "
@@ -229,15 +221,15 @@ def _column_for(role: ColumnRole, names: Sequence[str], chosen_names: Set[str], 
 
 def has_ids(names: Sequence[str]) -> bool:
     """Whether the name of some column says that it holds the ids of sequences."""
-    return any(may_be("id", name) for name in names)
+    return any(is_named_as("id", name) for name in names)
 
 
-def names_channel(name: str) -> bool:
+def is_channel_name(name: str) -> bool:
     """Whether a column's name says that its cells name the feature of the row, as `sensor` in a melted table."""
     return _CHANNEL.fullmatch(_plain(name)) is not None
 
 
-def may_be(role: ColumnRole, name: str) -> bool:
+def is_named_as(role: ColumnRole, name: str) -> bool:
     """Whether a name says that its column has a role."""
     normalized = _plain(name)
     is_id = (

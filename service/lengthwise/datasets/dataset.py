@@ -104,7 +104,7 @@ def locate(name: str) -> Path:
         raise ConfigurationError(f"{name}: aeon is not installed: {how_to_install('demo')}")
     split = name.removeprefix("aeon:")
     data = Path(package.origin).parent / "datasets" / "data"
-    path = data / split.rpartition("_")[0] / f"{split}.ts"
+    path = data / split.rpartition("_")[0] / f"{split}.ts"  # such as GunPoint/GunPoint_TRAIN.ts
     if not path.is_file():
         names = sorted(file.stem for file in data.glob("*/*_TRAIN.ts"))
         raise ConfigurationError(f"{name}: aeon's wheel has no such set; it has {', '.join(names)}")
@@ -222,10 +222,10 @@ def entries(
         endings = ", ".join((".jsonl", ".jsonl.gz", ".ts", ".parquet", *CSV_SUFFIXES))
         advice = next((f": {text}" for suffix, text in _CURES.items() if name.endswith(suffix)), "")
         raise ConfigurationError(f"{path}: the name must end in one of {endings}{advice}")
-    return (_arranged(record, reading) for record in records)
+    return (_prepared(record, reading) for record in records)
 
 
-def _arranged(record: Record | BadRecord, reading: Reading) -> Record | BadRecord:
+def _prepared(record: Record | BadRecord, reading: Reading) -> Record | BadRecord:
     """The record with its steps as `[length, features]`, and without padding; a `BadRecord` if no step is left."""
     if isinstance(record, BadRecord):
         return record

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from lengthwise.datasets import long_table, table_sequences, tails
 from lengthwise.datasets.column_roles import ColumnNames, Roles, RowKind, assign_roles
 from lengthwise.datasets.long_table import LongSequence
-from lengthwise.datasets.tables import Cells, TableColumns, columns_of, is_of, of_arrow, steps_array
+from lengthwise.datasets.tables import Cells, TableColumns, arrow_cells, columns_of, is_of, steps_array
 from lengthwise.decoding.validation import ITEM_FIELDS
 from lengthwise.errors import ConfigurationError, InvalidSequences, Problem
 from lengthwise.runtime.feature_names import missing_columns_problem, rows_of
@@ -239,12 +239,14 @@ def read(
         else:
             results.append(without_tail)
     if ask and not isinstance(data, InputSequences):
-        _refuse_doubt(data, results, features)
+        _warn_or_refuse_doubtful(data, results, features)
     return results, roles
 
 
-def _refuse_doubt(data: Any, results: list[InputSequence | str], features: int | None) -> None:
+def _warn_or_refuse_doubtful(data: Any, results: list[InputSequence | str], features: int | None) -> None:
     """Logs a warning of what looks like padding; refuses numbers that may be one sequence, or many of one step.
+
+    `features` of a step: 0 for token ids, None if not known.
 
     Raises:
         InvalidSequences: They are such numbers; the message says how to write either.
@@ -253,6 +255,7 @@ def _refuse_doubt(data: Any, results: list[InputSequence | str], features: int |
         log.warning("%s", doubt)
     if len(results) < 2 or features not in (None, 1) or isinstance(data, Mapping):
         return
+    # Doubtful are only plain numbers without ids: each result is a sequence of one step, and could be a token id.
     for sequence in results:
         if isinstance(sequence, str) or sequence.id is not None or sequence.steps.shape != (1,):
             return
@@ -287,7 +290,7 @@ def _entries(data: Any, columns: ColumnNames) -> Iterable[Any]:
         key_names = [key if isinstance(key, str) else key.meta.output_name() for key in keys]
         return _groups(data, columns, key_names)
     if is_of(data, "pyarrow") and hasattr(data, "to_pylist"):
-        return of_arrow(data)
+        return arrow_cells(data)
     if type(data).__name__ == "LazyFrame":
         raise InvalidSequences([Problem("/sequences", "must be a computed table, got a LazyFrame: collect() it")])
     axes = getattr(data, "ndim", None)
@@ -330,15 +333,16 @@ def _groups(
 
     `key_names`: columns that are known to be group keys; others are recognised (`_is_key`).
     """
-    tables = [(name, rows if (table := columns_of(rows)) is None else table) for name, rows in groups]
-    readable = [(name, table) for name, table in tables if isinstance(table, TableColumns)]
-    names = {*columns.all, *(columns.inputs or ())}
-    candidates = readable[0][1] if len(readable) > 1 else ()
-    keys = {*key_names, *(name for name in candidates if _is_key(name, readable))} - names
-    for name, table in tables:
-        key_values = name if isinstance(name, tuple) and len(name) == 1 else (name,)
-        steps = table.without(keys - table.levels) if isinstance(table, TableColumns) else table
-        yield {"id": None if name is None else str(key_values[0]), "steps": steps}
+    pairs = [(name, data, columns_of(data)) for name, data in groups]  # the columns are None if it is no table
+    tables = [(name, table) for name, _, table in pairs if table is not None]
+    # Columns that are group keys: by comparison of several groups, and never one that the caller names
+    candidates = tables[0][1] if len(tables) > 1 else ()
+    keys = {*key_names, *(column for column in candidates if _is_key(column, tables))}
+    keys -= {*columns.all, *(columns.inputs or ())}
+    for name, data, table in pairs:
+        key_value = name[0] if isinstance(name, tuple) and len(name) == 1 else name  # pandas: by=["a"] gives tuples
+        steps = data if table is None else table.without(keys - table.levels)
+        yield {"id": None if name is None else str(key_value), "steps": steps}
 
 
 def _is_key(column: str, groups: Sequence[tuple[Any, TableColumns]]) -> bool:
@@ -375,6 +379,7 @@ def _sequence(data: Any, layout: Layout, columns: ColumnNames) -> tuple[InputSeq
         raise ValueError(f"unknown field {unknown[0]!r}; known are {', '.join(sorted(_FIELDS))}")
     if "steps" not in fields:
         raise ValueError("'steps' is missing")
+    # The steps: a table, a list of objects by the names of features, a sequence of a table, or an array-like
     steps, label, roles, names = fields["steps"], fields.get("label"), None, None
     table = None if isinstance(steps, np.ndarray | list) else columns_of(steps)
     if table is not None:

@@ -25,8 +25,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise.datasets.column_roles import ColumnNames, Roles, assign_roles, listed, names_channel, no_names
-from lengthwise.datasets.tables import MISSING, Cells, TableColumns, Texts, as_array, is_number, where
+from lengthwise.datasets.column_roles import ColumnNames, Roles, assign_roles, header_hint, is_channel_name, listed
+from lengthwise.datasets.tables import MISSING, Cells, TableColumns, Texts, as_array, is_number, row_text
 from lengthwise.errors import ConfigurationError
 
 WIDE: Final = "; if a row is a whole sequence, say row=sequence"
@@ -67,7 +67,7 @@ def one_sequence(
         ConfigurationError: The rows have several ids.
     """
     roles = assign_roles(columns, replace(chosen, id=chosen.id if chosen.id in columns else None))
-    ids = set() if roles.id is None or names_channel(roles.id) else {*map(str, columns[roles.id])}
+    ids = set() if roles.id is None or is_channel_name(roles.id) else {*map(str, columns[roles.id])}
     if len(ids) > 1:
         raise ConfigurationError(f"the rows of one sequence have {len(ids)} ids in the column {roles.id!r}")
     return _sequences(columns, replace(roles, id=None), None, wrong)[0]
@@ -104,7 +104,7 @@ def sequences(
     if roles.id is None and advice_for_single is not None:
         raise ConfigurationError(
             f"no column names the sequence of a row; the columns are {listed(names)}: say which one does (id), or "
-            f"{advice_for_single}{WIDE}{no_names(names)}"
+            f"{advice_for_single}{WIDE}{header_hint(names)}"
         )
     if roles.time is None and chosen.values is None and chosen.inputs is None:
         _ask_about_channels(columns, roles)
@@ -129,7 +129,7 @@ def _sequences(
     order = _order(sequence_of_row, columns, roles)
     bounds = np.searchsorted(sequence_of_row[order], np.arange(len(numbers_of_ids) + 1))
     # Values by row, and why rows cannot be read: `wrong_rows` says it first, then the first feature
-    arrays, reasons = zip(*(feature_of(columns[name], name) for name in roles.values), strict=True)
+    arrays, reasons = zip(*(feature_numbers(columns[name], name) for name in roles.values), strict=True)
     wrong = dict(ChainMap(dict(wrong_rows), *reasons))
     values = arrays[0] if len(arrays) == 1 else np.column_stack(arrays)
     rows_of_sequence = [order[start:end] for start, end in pairwise(bounds)]
@@ -167,7 +167,7 @@ def ids_of(cells: Cells, name: str) -> list[str]:
     ids = ["" if _is_missing(cell) else str(cell).strip() for cell in plain]
     if "" in ids:
         raise ConfigurationError(
-            f"{where(cells, ids.index(''))} has no id in the column {name!r}, which names its sequence"
+            f"{row_text(cells, ids.index(''))} has no id in the column {name!r}, which names its sequence"
         )
     return ids
 
@@ -181,7 +181,7 @@ def _order(sequence_of_row: NDArray[np.intp], columns: TableColumns, roles: Role
     row_order: NDArray[np.intp] = np.argsort(sequence_of_row, kind="stable")
     if roles.time is None:
         return row_order
-    keys = sortable(columns[roles.time], roles.time)
+    keys = sort_keys(columns[roles.time], roles.time)
     order: NDArray[np.intp] = np.lexsort((keys, sequence_of_row))
     sorted_sequences = sequence_of_row[order]
     has_equal_time = (keys[order][1:] == keys[order][:-1]) & (sorted_sequences[1:] == sorted_sequences[:-1])
@@ -194,7 +194,7 @@ def _order(sequence_of_row: NDArray[np.intp], columns: TableColumns, roles: Role
     for first_row, second_row in ((order[tie], order[tie + 1]) for tie in ties):
         if any(cells[first_row] != cells[second_row] for cells in columns.values()):
             raise ConfigurationError(
-                f"rows of one sequence have the same {roles.time!r} ({where(columns[roles.time], second_row)} and "
+                f"rows of one sequence have the same {roles.time!r} ({row_text(columns[roles.time], second_row)} and "
                 "another) and are not in its order: which comes first? Sort the table, or name another column (time)"
             )
     return order
@@ -217,14 +217,10 @@ def _require_one_row_a_step(columns: TableColumns, roles: Roles, moments: NDArra
     codes_of_column = {name: _codes(cells) for name, cells in columns.items() if name not in (roles.id, roles.time)}
     # Columns by the reasons of the docstring
     few_valued = [name for name, code in codes_of_column.items() if code.max() < max(largest, len(sizes) // 2)]
-    sure_columns = [
-        name for name in few_valued if names_channel(name) or (name != roles.label and not _has_numbers(columns[name]))
-    ]
-    possible_columns = [
-        name
-        for name in few_valued
-        if codes_of_column[name].max() == largest - 1 and 2 * sizes[sizes > 1].sum() >= len(moments)
-    ]
+    texts = {name for name in few_valued if name != roles.label and not _has_numbers(columns[name])}
+    sure_columns = [name for name in few_valued if is_channel_name(name) or name in texts]
+    most_have_several = 2 * sizes[sizes > 1].sum() >= len(moments)
+    possible_columns = [name for name in few_valued if most_have_several and codes_of_column[name].max() == largest - 1]
     for columns_apart in [*([name] for name in (*sure_columns, *possible_columns)), sure_columns]:
         combined = np.column_stack([moments, *(codes_of_column[name] for name in columns_apart)])
         if columns_apart and len(np.unique(combined, axis=0)) == len(moments):
@@ -251,7 +247,7 @@ def _ask_about_channels(columns: TableColumns, roles: Roles) -> None:
     sequence_of_row = (
         np.zeros(len(columns[roles.values[0]]), np.intp) if roles.id is None else _codes(columns[roles.id])
     )
-    for name in filter(names_channel, roles.values):
+    for name in filter(is_channel_name, roles.values):
         codes = _codes(columns[name])
         counts = np.zeros((sequence_of_row.max() + 1, codes.max() + 1), np.intp)
         np.add.at(counts, (sequence_of_row, codes), 1)
@@ -273,7 +269,7 @@ def _has_numbers(cells: Cells) -> bool:
     return isinstance(cells, np.ndarray) or all(is_number(str(cell)) for cell in cells)
 
 
-def sortable(cells: Cells, name: str) -> NDArray[Any]:
+def sort_keys(cells: Cells, name: str) -> NDArray[Any]:
     """Converts times to numbers `[rows]` that sort like them; a time is a number, or a date as in ISO 8601.
 
     Raises:
@@ -290,25 +286,25 @@ def sortable(cells: Cells, name: str) -> NDArray[Any]:
     if not len(bad_rows):
         return numbers
     if len(wrong) < len(cells):  # some are numbers: the others are wrong, not dates
-        raise ConfigurationError(_no_time(cells, int(bad_rows[0]), name))
+        raise ConfigurationError(_no_time_message(cells, int(bad_rows[0]), name))
     stamps: list[datetime] = []
     for row, cell in enumerate(cells):
         try:
             stamps.append(cell if isinstance(cell, datetime) else datetime.fromisoformat(str(cell).strip()))
         except ValueError:
-            raise ConfigurationError(_no_time(cells, row, name)) from None
+            raise ConfigurationError(_no_time_message(cells, row, name)) from None
         if (stamps[-1].tzinfo is None) != (stamps[0].tzinfo is None):
             raise ConfigurationError(
-                f"{str(cell)[:_MOST_SHOWN]!r} in the column {name!r} ({where(cells, row)}) has "
+                f"{str(cell)[:_MOST_SHOWN]!r} in the column {name!r} ({row_text(cells, row)}) has "
                 f"{'no' if stamps[0].tzinfo else 'a'} time zone, unlike the rows before: which comes first?"
             )
     return np.array([(stamp if stamp.tzinfo else stamp.replace(tzinfo=UTC)).timestamp() for stamp in stamps])
 
 
-def _no_time(cells: Cells, row: int, name: str) -> str:
+def _no_time_message(cells: Cells, row: int, name: str) -> str:
     """The message for a cell that is no time."""
     return (
-        f"{str(cells[row])[:_MOST_SHOWN]!r} in the column {name!r} ({where(cells, row)}) is neither a number nor a "
+        f"{str(cells[row])[:_MOST_SHOWN]!r} in the column {name!r} ({row_text(cells, row)}) is neither a number nor a "
         "date such as 2024-05-31T09:30: name another column (time), or leave this one out of the table to keep the "
         "order of the rows"
     )
@@ -331,8 +327,8 @@ def numbers_of(cells: Cells, name: str) -> tuple[NDArray[Any], dict[int, str]]:
             pass
         # The message shows the first cell that is no number.
         present = [cell for cell in cells if not _is_missing(cell)]
-        shown = next((cell for cell in present if type(cell) not in (int, float)), next(iter(present), None))
-        raise ConfigurationError(no_numbers(name, shown))
+        example = next((cell for cell in present if type(cell) not in (int, float)), next(iter(present), None))
+        raise ConfigurationError(no_numbers_message(name, example))
     numbers = np.full(len(cells), np.nan)
     wrong: dict[int, str] = {}
     for row, cell in enumerate(cells):
@@ -350,7 +346,7 @@ def _hint(text: str) -> str:
     return _COMMA if re.fullmatch(r"-?\d*,\d+", text) else _AS_TEXT if text.startswith("[") else ""
 
 
-def no_numbers(name: str, cell: Any) -> str:
+def no_numbers_message(name: str, cell: Any) -> str:
     """The message for a column without numbers; `cell` is one of its cells. It may be the label, or lists as text."""
     text, advice = str(cell), ""
     if text.startswith("["):
@@ -363,7 +359,7 @@ def no_numbers(name: str, cell: Any) -> str:
     )
 
 
-def feature_of(cells: Cells, name: str) -> tuple[NDArray[Any], dict[int, str]]:
+def feature_numbers(cells: Cells, name: str) -> tuple[NDArray[Any], dict[int, str]]:
     """The numbers `[rows]` of a feature's column, and for each row without one the reason, as `numbers_of`.
 
     A text column without any number is refused: it is probably no feature.
@@ -372,10 +368,11 @@ def feature_of(cells: Cells, name: str) -> tuple[NDArray[Any], dict[int, str]]:
         ConfigurationError: A column of a file holds words only.
     """
     numbers, wrong = numbers_of(cells, name)
+    # No cell is a number. Decimal commas and lists as text stay reasons of their rows, with a hint.
     if wrong and len(wrong) == sum(cell.strip().lower() not in MISSING for cell in cells):
         text = cells[next(iter(wrong))].strip()
         if not _hint(text):
-            raise ConfigurationError(no_numbers(name, text))
+            raise ConfigurationError(no_numbers_message(name, text))
     return numbers, wrong
 
 

@@ -139,8 +139,8 @@ def _values(steps: Any, source_line: str) -> NDArray[np.float32]:
         if len(row) != width:
             raise RecordError(f"{source_line}: step {step} has {counted(len(row), 'feature')}, step 0 has {width}")
         if wrong is not None:
-            shown = f"the text {wrong[:40]!r}" if isinstance(wrong, str) else kind_of(wrong)
-            raise RecordError(f"{source_line}: step {step} holds {shown}: a value must be a number or null")
+            value_text = f"the text {wrong[:40]!r}" if isinstance(wrong, str) else kind_of(wrong)
+            raise RecordError(f"{source_line}: step {step} holds {value_text}: a value must be a number or null")
     raise AssertionError("one of the steps is wrong")
 
 
@@ -166,7 +166,8 @@ def label_mismatch(record: Record, task: Task) -> str | None:
     label = record.label
     if label is None:
         return None
-    if (task == "single-label") == isinstance(label, tuple):
+    has_one_label = not isinstance(label, tuple)
+    if has_one_label != (task == "single-label"):
         form = {"single-label": "one label", "multi-label": "a list of labels", "per-step": "one label a step"}[task]
         return f"a {task} model wants {form}"
     is_step_missing = task == "per-step" and len(label) != len(record.steps)
@@ -182,5 +183,5 @@ def unknown_labels(record: Record, labels: Sequence[str], owner: str = "the mode
     unknown = next((label for label in record_labels if label is not None and label not in labels), None)
     if unknown is None:
         return None
-    which = f"these {len(labels)} are" if len(labels) <= _MOST_LISTED else f"of these {len(labels)} the first are"
-    return f"label {unknown[:40]!r} is none of {owner}; {which} {', '.join(map(repr, labels[:_MOST_LISTED]))}"
+    beginning = f"these {len(labels)} are" if len(labels) <= _MOST_LISTED else f"of these {len(labels)} the first are"
+    return f"label {unknown[:40]!r} is none of {owner}; {beginning} {', '.join(map(repr, labels[:_MOST_LISTED]))}"

@@ -66,7 +66,7 @@ def is_number(cell: str) -> bool:
     return True
 
 
-def where(cells: Cells, row: int) -> str:
+def row_text(cells: Cells, row: int) -> str:
     """The place of a row for a message: `line 7` of a text file, counted from 1, or `row 5` of a table, from 0."""
     return f"line {cells.lines[row]}" if isinstance(cells, Texts) and cells.lines else f"row {row}"
 
@@ -80,15 +80,15 @@ def columns_of(table: Any) -> TableColumns | None:
     if is_of(table, "pandas") and hasattr(table, "reset_index") and hasattr(table, "columns"):
         name_levels = [name if isinstance(name, tuple) else (name,) for name in table.columns]  # tuples: a pivot table
         names = ["_".join(filter(None, map(str, part))) for part in name_levels]
-        pairs = ((name, of_series(table.iloc[:, index])) for index, name in enumerate(names))
+        pairs = ((name, series_cells(table.iloc[:, index])) for index, name in enumerate(names))
         levels = _levels(table.index)
         return TableColumns(chain(((name, levels[name]) for name in levels if name not in {*names}), pairs), levels)
     if is_of(table, "polars") and hasattr(table, "get_columns"):
-        return TableColumns((column.name, _of_polars(column)) for column in table.get_columns())
+        return TableColumns((column.name, _polars_cells(column)) for column in table.get_columns())
     if is_of(table, "pyarrow") and hasattr(table, "schema") and hasattr(table, "columns"):
         names = table.schema.names
         return TableColumns(
-            zip(names, map(of_arrow, table.columns), strict=True), _written_index(table.schema.metadata or {})
+            zip(names, map(arrow_cells, table.columns), strict=True), _written_index(table.schema.metadata or {})
         )
     return None
 
@@ -114,10 +114,10 @@ def _levels(index: Any) -> dict[str, Cells]:
         default_name if name is None else str(name)
         for name, default_name in zip(index.names, default_names, strict=True)
     ]
-    return {name: of_series(index.get_level_values(level).to_series()) for level, name in enumerate(names)}
+    return {name: series_cells(index.get_level_values(level).to_series()) for level, name in enumerate(names)}
 
 
-def of_series(series: Any) -> Cells:
+def series_cells(series: Any) -> Cells:
     """The cells of a pandas column: an array of numbers or times (NaN, NaT if missing), or a list of objects (None)."""
     dtype_kind = getattr(series.dtype, "kind", "O")
     array: NDArray[Any]
@@ -132,16 +132,16 @@ def of_series(series: Any) -> Cells:
     return array
 
 
-def _of_polars(series: Any) -> Cells:
+def _polars_cells(series: Any) -> Cells:
     """The cells of a Polars column: an array of numbers or times, or a list of objects."""
     array: NDArray[Any] | None = series.to_numpy() if series.dtype.is_numeric() or series.dtype.is_temporal() else None
     return array if array is not None and array.dtype.kind in "fiuMm" else series.to_list()
 
 
-def of_arrow(column: Any) -> Cells:
+def arrow_cells(column: Any) -> Cells:
     """The cells of an Arrow array, in one chunk or several: an array of numbers or times, or a list.
 
-    In the list, a list of numbers is an array; see `_cells`.
+    In the list, a list of numbers is an array; see `_list_cells`.
     """
     import pyarrow as pa
 
@@ -150,10 +150,10 @@ def of_arrow(column: Any) -> Cells:
     if pa.types.is_floating(arrow_type) or is_time or (pa.types.is_integer(arrow_type) and not column.null_count):
         array: NDArray[Any] = pa.chunked_array(chunks, arrow_type).to_numpy()
         return array
-    return [cell for chunk in chunks for cell in _cells(chunk)]
+    return [cell for chunk in chunks for cell in _list_cells(chunk)]
 
 
-def _cells(column: Any) -> Iterator[Any]:
+def _list_cells(column: Any) -> Iterator[Any]:
     """Yields the cells of one chunk: an array view for each list of numbers, Python objects for other cells.
 
     A chunk that cannot be viewed as a whole is halved, until the bad rows stand alone.
@@ -169,7 +169,7 @@ def _cells(column: Any) -> Iterator[Any]:
     else:
         half = len(column) // 2
         for indices in (range(half), range(half, len(column))):
-            yield from _cells(column.take(pa.array(indices)))  # `take` copies: only the values of these rows
+            yield from _list_cells(column.take(pa.array(indices)))  # `take` copies: only the values of these rows
 
 
 def as_array(value: Any) -> NDArray[Any]:
@@ -217,7 +217,7 @@ def steps_array(value: Any) -> NDArray[Any]:
     elif value is None or (isinstance(value, float) and np.isnan(value)):  # pandas writes NaN for None
         raise ValueError("its steps are missing")
     elif is_of(value, "pandas") and value.ndim == 1:
-        array = as_array(of_series(value))
+        array = as_array(series_cells(value))
     else:
         array = as_array(value.to_list() if is_of(value, "polars") else value)
     if array.ndim not in (1, 2):

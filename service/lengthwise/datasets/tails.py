@@ -71,7 +71,7 @@ def doubts(sequences: Sequence[Steps]) -> Iterator[str]:
     ]
     block = np.stack(equally_long).reshape(len(equally_long), shape[0], -1)
     for side, edge, turned in (("end in", "last", block), ("begin with", "first", block[:, ::-1])):
-        step, padded_rows = _padded(turned)
+        step, padded_rows = _find_padding(turned)
         values = f"copies of their {edge} step"
         if step is not None:
             values = ", ".join([*dict.fromkeys(f"{value:g}" for value in step.tolist())][:_MOST_SHOWN])
@@ -80,11 +80,11 @@ def doubts(sequences: Sequence[Steps]) -> Iterator[str]:
         if word is not None and turned is block:
             cure = f"Such steps count as data: padding='{word}' (--padding {word}) cuts these tails off"
         if padded_rows:
-            which = f"{'every' if count == len(sample) else 'nearly every'} sequence has {shape[0]} steps"
-            yield f"{which}, and {padded_rows} of {len(equally_long)} {side} {name}: is this padding? {cure}"
+            length_text = f"{'every' if count == len(sample) else 'nearly every'} sequence has {shape[0]} steps"
+            yield f"{length_text}, and {padded_rows} of {len(equally_long)} {side} {name}: is this padding? {cure}"
 
 
-def _padded(block: NDArray[Any]) -> tuple[NDArray[Any] | None, int]:
+def _find_padding(block: NDArray[Any]) -> tuple[NDArray[Any] | None, int]:
     """Looks for padding at the end of the rows of `[rows, length, features]`: its step, and how many rows have it.
 
     1. Most rows end in one step, and it looks like a filler: zeros, NaN, a constant. Returns that step.
@@ -107,17 +107,17 @@ def _padded(block: NDArray[Any]) -> tuple[NDArray[Any] | None, int]:
     starts_in_it = np.all(_equal(block[:, :2], last), axis=1)
     if step is not None and is_filler:
         rows = np.equal(texts, common_text)
-        padded_rows = _tails(_equal(block, step)[rows], repeats[rows], len(block), may_be_inside=is_blank)
+        padded_rows = _count_padded(_equal(block, step)[rows], repeats[rows], len(block), may_be_inside=is_blank)
         if padded_rows or is_blank:
             return step, 0 if starts_in_it[rows].mean() > _MOST else padded_rows
     repeating = repeats[:, -1]
-    padded_rows = _tails(repeats[repeating], repeats[repeating], len(block), may_be_inside=True)
-    return step, 0 if padded_rows == 0 or starts_in_it[repeating].mean() > _MOST or _settles(
+    padded_rows = _count_padded(repeats[repeating], repeats[repeating], len(block), may_be_inside=True)
+    return step, 0 if padded_rows == 0 or starts_in_it[repeating].mean() > _MOST or _is_at_rest(
         block, step
     ) else padded_rows
 
 
-def _settles(block: NDArray[Any], step: NDArray[Any] | None) -> bool:
+def _is_at_rest(block: NDArray[Any], step: NDArray[Any] | None) -> bool:
     """Whether rows approach the common last step in moves of usual size: then it is a signal at rest, not padding."""
     moves = np.nan_to_num(np.abs(np.diff(block, axis=1)).sum(axis=2))
     # the last move of each row that is not 0
@@ -131,7 +131,7 @@ def _equal(steps: NDArray[Any], others: NDArray[Any]) -> NDArray[np.bool_]:
     return is_equal
 
 
-def _tails(is_padding: NDArray[np.bool_], repeats: NDArray[np.bool_], count: int, *, may_be_inside: bool) -> int:
+def _count_padded(is_padding: NDArray[np.bool_], repeats: NDArray[np.bool_], count: int, *, may_be_inside: bool) -> int:
     """How many of `count` rows end in padding, by the lengths of their tails: all of `is_padding`, or 0.
 
     `is_padding [rows, length]`: which steps equal the padding, in the rows that end in it. `repeats`: which steps equal

@@ -21,7 +21,7 @@ from typing import Any, Final, NamedTuple
 
 import orjson
 
-from lengthwise.datasets.column_roles import NO_HEADER, no_names
+from lengthwise.datasets.column_roles import NO_HEADER, header_hint
 from lengthwise.datasets.record_fields import BadRecord, Record, StepKind, as_float32, read_record
 from lengthwise.datasets.tables import TableColumns, Texts, is_number
 from lengthwise.decoding import fast_json, json_text
@@ -66,7 +66,7 @@ def _opened(path: Path, advance: Advance) -> Iterator[tuple[Any, Callable[[], ob
             size = max(1, os.fstat(raw.fileno()).st_size)
             start = file.peek(_SNIFFED)[:_SNIFFED]
             # Zero bytes are UTF-16 if many of the even or odd bytes are zero.
-            other_format = next((why for magic, why in _OTHER_FILES.items() if start.startswith(magic)), "")
+            other_format = next((cure for magic, cure in _OTHER_FILES.items() if start.startswith(magic)), "")
             if other_format or b"\0" in start:
                 is_utf_16 = max(start[::2].count(0), start[1::2].count(0)) > len(start) // 4
                 raise ConfigurationError(
@@ -156,7 +156,7 @@ def time_series(path: Path, advance: Advance) -> Iterator[Record | BadRecord]:
             continue
         if in_data:  # a record
             try:
-                yield _series(_text(line, source_line), record_count, has_labels, source_line)
+                yield _series_record(_text(line, source_line), record_count, has_labels, source_line)
             except RecordError as error:
                 yield BadRecord(str(record_count), error)
             record_count += 1
@@ -186,7 +186,7 @@ def _text(line: bytes, source_line: str) -> str:
         raise RecordError(f"{source_line}: not UTF-8") from error
 
 
-def _series(text: str, index: int, has_label: bool, source_line: str) -> Record:
+def _series_record(text: str, index: int, has_label: bool, source_line: str) -> Record:
     """The record of one line of data: `a0,a1,...:b0,b1,...:label`, where a and b are features.
 
     Raises:
@@ -254,7 +254,7 @@ def read_csv(
     block = [*([] if header else [first_row]), *islice(rows, rows_of_block)]
     id_name = id_of(_text_columns(column_names, block[:_SNIFFED]).columns) if len(block) >= rows_of_block else None
     column = len(column_names) if id_name is None else column_names.index(id_name)
-    is_sorted = id_name is not None and _stand_together(path, column)
+    is_sorted = id_name is not None and _rows_stand_together(path, column)
     if id_name is not None and not is_sorted:
         warn(
             f"{path}: the rows of one {id_name!r} do not stand together, so the whole table is held in memory, "
@@ -289,7 +289,7 @@ def _csv_rows(path: Path, advance: Advance) -> Iterator[CsvRow]:
             raise ConfigurationError(f"{path} cannot be read as CSV: {reason}") from error
 
 
-def _stand_together(path: Path, column: int) -> bool:
+def _rows_stand_together(path: Path, column: int) -> bool:
     """Whether all rows with one id stand together in the file; the ids are in the column of this index."""
     ids = ("".join(row[column : column + 1]).strip() for _, row in _csv_rows(path, lambda _: None))
     ids_of_runs = [row_id for row_id, _ in groupby(ids)]
@@ -306,7 +306,7 @@ def _header(path: Path, cells: list[str]) -> list[str] | None:
     if all(map(is_number, cells)):
         return None
     if (repeated := next((name for name, count in Counter(names).items() if count > 1), None)) is not None:
-        raise ConfigurationError(f"{path}: the column {repeated!r} is there twice; rename one{no_names(names)}")
+        raise ConfigurationError(f"{path}: the column {repeated!r} is there twice; rename one{header_hint(names)}")
     return names
 
 

@@ -40,7 +40,7 @@ from lengthwise.errors import (
     TooLarge,
 )
 from lengthwise.grpc import open_inference_pb2 as pb
-from lengthwise.grpc.codec import parsed
+from lengthwise.grpc.codec import parse_message
 from lengthwise.grpc.connections import GrpcConnections
 from lengthwise.grpc.infer import SERVICE, refuse
 from lengthwise.grpc.receiving import IncomingMessage, Receiving
@@ -67,13 +67,13 @@ class SmallCalls:
 
     def __init__(self, serving: Serving, connections: GrpcConnections) -> None:
         self._serving = serving
-        self._seconds = serving.settings.default_timeout_ms / 1000
+        self._seconds = serving.settings.default_timeout_ms / 1000  # within which a message must arrive
         self._receiving = Receiving(
             serving.inflight, serving.settings.max_body_bytes, connections.received_bytes, _SLOTS
         )
-        self._probes = asyncio.Semaphore(_SLOTS)
+        self._probes = asyncio.Semaphore(_SLOTS)  # for probes, so that other calls cannot delay them
         self.health = HealthService(serving)
-        self.streams = {"watch": 0, "reflection": 0}  # that are open now
+        self.streams = {"watch": 0, "reflection": 0}  # open ones of each kind
 
     def handlers(self) -> dict[str, Handler]:
         """The handler of each method, by its path `/package.Service/Method`."""
@@ -96,20 +96,24 @@ class SmallCalls:
         }
         services = (SERVICE, HEALTH, reflection.SERVICE_NAME)
         return {
-            f"/{HEALTH}/Check": self._unary(Status, self._probed, health_pb2.HealthCheckRequest, self.health.check),
-            f"/{HEALTH}/Watch": self._few("watch", MAX_WATCHES, self._watch, grpc.StatusCode.RESOURCE_EXHAUSTED),
-            f"/{reflection.SERVICE_NAME}/ServerReflectionInfo": self._few(
+            f"/{HEALTH}/Check": self._unary_handler(
+                Status, self._receive_probe, health_pb2.HealthCheckRequest, self.health.check
+            ),
+            f"/{HEALTH}/Watch": self._stream_handler(
+                "watch", MAX_WATCHES, self._watch, grpc.StatusCode.RESOURCE_EXHAUSTED
+            ),
+            f"/{reflection.SERVICE_NAME}/ServerReflectionInfo": self._stream_handler(
                 "reflection", MAX_STREAMS, partial(self._reflect, ReflectionServicer(service_names=services))
             ),
         } | {
-            f"/{SERVICE}/{name}": self._unary(
+            f"/{SERVICE}/{name}": self._unary_handler(
                 getattr(pb, f"{name}Response"), receive, getattr(pb, f"{name}Request"), answer
             )
-            for receive, answers in ((self._probed, probes), (self._received, calls))
+            for receive, answers in ((self._receive_probe, probes), (self._receive, calls))
             for name, answer in answers.items()
         }
 
-    def _unary(
+    def _unary_handler(
         self,
         response_type: type[Message],
         receive: Callable[[RpcCall], Awaitable[bytes]],
@@ -122,8 +126,9 @@ class SmallCalls:
         """
 
         async def handle(rpc: RpcCall) -> None:
+            """Answers one call, or refuses it."""
             try:
-                response_fields = answer(parsed(request_type, await receive(rpc)))
+                response_fields = answer(parse_message(request_type, await receive(rpc)))
                 fields = await response_fields if inspect.isawaitable(response_fields) else response_fields
                 rpc.finish(message=response_type(**fields).SerializeToString())
             except RequestError as error:
@@ -131,9 +136,9 @@ class SmallCalls:
 
         return handle
 
-    def _few(
+    def _stream_handler(
         self,
-        kind: str,
+        stream_kind: str,
         max_streams: int,
         handle: Callable[[RpcCall], Awaitable[None]],
         code: grpc.StatusCode | None = None,
@@ -142,16 +147,16 @@ class SmallCalls:
 
         async def answer(rpc: RpcCall) -> None:
             """Runs the handler of a stream, or refuses the stream if too many are open."""
-            if self.streams[kind] >= max_streams:
+            if self.streams[stream_kind] >= max_streams:
                 refuse(rpc, InflightFull("too many streams are open", retry_after_seconds=1), code=code)
                 return
-            self.streams[kind] += 1
+            self.streams[stream_kind] += 1
             try:
                 await handle(rpc)
             except RequestError as error:
                 refuse(rpc, error.with_traceback(None))
             finally:
-                self.streams[kind] -= 1
+                self.streams[stream_kind] -= 1
 
         return answer
 
@@ -183,7 +188,7 @@ class SmallCalls:
 
     async def _watch(self, rpc: RpcCall) -> None:
         """Answers a watch of the health service."""
-        await self.health.watch(parsed(health_pb2.HealthCheckRequest, await self._received(rpc)), rpc)
+        await self.health.watch(parse_message(health_pb2.HealthCheckRequest, await self._receive(rpc)), rpc)
 
     async def _reflect(self, servicer: ReflectionServicer, rpc: RpcCall) -> None:
         """Answers the requests of a reflection stream: the names of the services, and their messages."""
@@ -202,13 +207,13 @@ class SmallCalls:
                     raise DeadlineExceeded("the next request did not come in time") from None
                 if body is None:
                     return
-                yield parsed(reflection_pb2.ServerReflectionRequest, _small(body))
+                yield parse_message(reflection_pb2.ServerReflectionRequest, _small_body(body))
 
         responses: Any = servicer.ServerReflectionInfo(requests(), rpc)
         async for response in responses:
-            await rpc.sent(response.SerializeToString())
+            await rpc.send(response.SerializeToString())
 
-    async def _received(self, rpc: RpcCall) -> bytes:
+    async def _receive(self, rpc: RpcCall) -> bytes:
         """Receives the one message of a call, once there is memory for it."""
         hold = Hold(self._serving.inflight)
         arrival: asyncio.Future[bytes | None] = asyncio.get_running_loop().create_future()
@@ -225,14 +230,14 @@ class SmallCalls:
         finally:
             self._receiving.end(message, arrived=body is not None)
             hold.close()
-        return _small(body)
+        return _small_body(body)
 
-    async def _probed(self, rpc: RpcCall) -> bytes:
+    async def _receive_probe(self, rpc: RpcCall) -> bytes:
         """The message of a probe; b"" if all slots for probes are taken, or it does not arrive at once."""
         if not self._probes.locked():
             with suppress(TimeoutError):
                 async with self._probes, asyncio.timeout(_PROBE_SECONDS):
-                    return _small(await rpc.read())
+                    return _small_body(await rpc.read())
         return b""
 
 
@@ -242,7 +247,7 @@ class HealthService:
     def __init__(self, serving: Serving) -> None:
         self._serving = serving
         self._ended = False  # whether the server stops
-        self._reported = self._status("")
+        self._reported = self._status("")  # the last status that the watches were woken for
         self._changed = asyncio.Event()  # set, and replaced, at each change of the status
 
     def report(self) -> None:
@@ -272,12 +277,12 @@ class HealthService:
 
     async def watch(self, request: health_pb2.HealthCheckRequest, rpc: RpcCall) -> None:
         """Answers `Watch`: sends the status now and at each change, until the call is cancelled."""
-        last = None
+        sent_status = None
         while True:
             changed, status = self._changed, self._status(request.service)
-            if status != last:
-                last = status
-                await rpc.sent(Status(status=status).SerializeToString())
+            if status != sent_status:
+                sent_status = status
+                await rpc.send(Status(status=status).SerializeToString())
             await changed.wait()
 
     def _status(self, service: str) -> Any:
@@ -287,7 +292,7 @@ class HealthService:
         return Status.SERVING if self._serving.ready and not self._ended else Status.NOT_SERVING
 
 
-def _small(body: bytes | None) -> bytes:
+def _small_body(body: bytes | None) -> bytes:
     """The bytes of a small message.
 
     Raises:

@@ -124,7 +124,7 @@ def decode(
     # Any other message is parsed.
     if has_too_many_fields(body):
         raise InvalidRequest([Problem("", f"a message may have {_MOST_FIELDS} inputs, outputs and parameters")])
-    request = parsed(pb.ModelInferRequest, body)
+    request = parse_message(pb.ModelInferRequest, body)
     name, version = request.model_name or None, request.model_version or None
     served = kserve.find(serving, name, version)
     problems = Problems()
@@ -157,7 +157,7 @@ def decode(
     return tensor_call.call, partial(_encode_raw, tensor_call, request.id)
 
 
-def parsed(message_type: type[M], body: bytes) -> M:
+def parse_message(message_type: type[M], body: bytes) -> M:
     """Parses a message of this type.
 
     Raises:
@@ -267,7 +267,7 @@ def _parameters(parameters: Mapping[str, pb.InferParameter]) -> dict[str, Any]:
     fields = {
         name: parameters[name].WhichOneof("parameter_choice") for name in request_parameters.KNOWN if name in parameters
     }
-    return {name: getattr(parameters[name], choice) for name, choice in fields.items() if choice is not None}
+    return {name: getattr(parameters[name], field) for name, field in fields.items() if field is not None}
 
 
 @lru_cache(maxsize=256)

@@ -53,7 +53,7 @@ class AcceptedConnections:
             files = []
         clients: dict[str, int] = {}
         for file in files:
-            if (opened := self._opened(file)) is not None:
+            if (opened := self._duplicate(file)) is not None:
                 client, connection = opened
                 connection.close()
                 clients[client] = file
@@ -62,7 +62,7 @@ class AcceptedConnections:
 
     def received_bytes(self, client: str) -> int | None:
         """How many bytes have arrived from a client; None if the system does not say, or it is not in the last look."""
-        connection = self._of(client)
+        connection = self._connection_of(client)
         if connection is None:
             return None
         with connection:
@@ -72,14 +72,14 @@ class AcceptedConnections:
 
     def end(self, client: str) -> None:
         """Shuts the connection of a client down, in both directions; gRPC sees that and closes it."""
-        if (connection := self._of(client)) is not None:
+        if (connection := self._connection_of(client)) is not None:
             with connection, suppress(OSError):  # it has just ended
                 connection.shutdown(socket.SHUT_RDWR)
 
-    def _of(self, client: str) -> socket.socket | None:
+    def _connection_of(self, client: str) -> socket.socket | None:
         """A duplicate of a client's connection, which the caller closes; None if the last look did not find it."""
         file = self._files.get(client)
-        opened = None if file is None else self._opened(file)
+        opened = None if file is None else self._duplicate(file)
         if opened is None:
             return None
         peer, connection = opened
@@ -88,7 +88,7 @@ class AcceptedConnections:
         connection.close()
         return None
 
-    def _opened(self, file: int) -> tuple[str, socket.socket] | None:
+    def _duplicate(self, file: int) -> tuple[str, socket.socket] | None:
         """The client of an open file, and a duplicate for the caller to close; None if no connection of this port."""
         try:
             if not stat.S_ISSOCK(os.fstat(file).st_mode):
@@ -170,10 +170,10 @@ class GrpcConnections:
         period = min(_MOST_LOOK_SECONDS, self._header_timeout / _LOOKS)
         while True:
             await asyncio.sleep(period)
-            for client in self._too_long(await asyncio.to_thread(self._accepted.look)):
+            for client in self._clients_to_end(await asyncio.to_thread(self._accepted.look)):
                 self._accepted.end(client)
 
-    def _too_long(self, present: list[str]) -> list[str]:
+    def _clients_to_end(self, present: list[str]) -> list[str]:
         """The clients whose connection must end, of those that are `present` now.
 
         These are connections without a call in time; and where too many are left, those that have been idle longest.

@@ -171,7 +171,7 @@ class Receiving:
         - `DeadlineExceeded` if the deadline passes (on the clock of `time.monotonic`), or its client is silent or slow
           while others wait.
         """
-        message.timer = asyncio.get_running_loop().call_later(deadline - time.monotonic(), self._late, message)
+        message.timer = asyncio.get_running_loop().call_later(deadline - time.monotonic(), self._refuse_late, message)
         if self.free:
             self.free -= 1
             if not self._reserve(message):
@@ -216,7 +216,7 @@ class Receiving:
                 return
         self.free += 1
 
-    def _late(self, message: IncomingMessage) -> None:
+    def _refuse_late(self, message: IncomingMessage) -> None:
         """Refuses a message: its deadline passed while it waited, or it comes too late or too slowly."""
         refuse, waited = message.refuse, message.began is None  # before `end`, which forgets both
         self.end(message, arrived=False)
@@ -232,7 +232,7 @@ class Receiving:
         if self._line.waiting:
             now = time.monotonic()
             for message in [message for message in self._arrivals if self._is_slow(message, now)]:
-                self._late(message)
+                self._refuse_late(message)
             self._timer = asyncio.get_running_loop().call_later(SILENT_SECONDS / 2, self._end_slow)
 
     def _is_slow(self, message: IncomingMessage, now: float) -> bool:

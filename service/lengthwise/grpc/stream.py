@@ -59,6 +59,7 @@ class StreamInference:
         Raises:
             InflightFull: Never leaves this function: too many streams are open, and this one is refused.
         """
+        # A stream is admitted as a call is, but counted only if it is refused: its requests are calls.
         call = InferenceCall(self.protocol, headers := headers_of(rpc.metadata), rpc.peer)
         try:
             call.admit()

@@ -173,7 +173,7 @@ class RpcCall:
         self._unread[self] = time.monotonic()
         self._start_operations((*self._head(), cygrpc.SendMessageOperation(message, _NO_FLAGS)), done)
 
-    async def sent(self, message: bytes) -> None:
+    async def send(self, message: bytes) -> None:
         """Sends a message of a stream, and waits until the next one may be sent."""
         sent = asyncio.get_running_loop().create_future()
         self.write(message, lambda: None if sent.done() else sent.set_result(None))
@@ -218,7 +218,7 @@ class RpcCall:
         """Handles the end of a batch of operations; after the last one, calls the callbacks of `on_end`."""
         self._operations -= 1
         done(event)
-        if self._operations == 0 and not self._is_over:  # the first operation ends with the call
+        if self._operations == 0 and not self._is_over:  # never before the call ends: its first operation does then
             self._is_over, self.on_cancel = True, None
             self._unread.pop(self, None)
             end_callbacks, self._end_callbacks = self._end_callbacks, []

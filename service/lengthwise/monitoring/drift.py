@@ -101,7 +101,7 @@ class Drift(Consumer):
         rows = [
             ((*key, name_of(aspect, window.manifest)), psi, window.profile.limits.of(aspect))
             for key, window in list(self._windows.items())
-            for aspect, psi in shown(window.drift(), window.profile)
+            for aspect, psi in psis_with_gauge(window.drift(), window.profile)
         ]
         help_ = f"Population stability index of the last {WINDOW_SEQUENCES} sequences against the training data."
         yield Family("gauge", "largest", "drift", help_, labels, [(values, psi) for values, psi, _ in rows])
@@ -117,7 +117,7 @@ def append_or_add(blocks: MutableSequence[ProfileCounts], block: ProfileCounts, 
         blocks.append(block)
 
 
-def shown(drift: dict[str, float], profile: DataProfile) -> list[tuple[str, float]]:
+def psis_with_gauge(drift: dict[str, float], profile: DataProfile) -> list[tuple[str, float]]:
     """The PSIs that have a gauge: of every aspect, but of at most `MOST_GAUGES` features, nearest to their limits."""
     features = [aspect for aspect in drift if aspect.startswith(FEATURE)]
     if len(features) > MOST_GAUGES:

@@ -173,8 +173,8 @@ class ConsumerThread(threading.Thread):
     def consume(self) -> bool:
         """Passes the next calls to the consumer; returns whether there were any. If it fails, they count as dropped."""
         with self._lock:
-            most = _COUNTED if self._at_rest is None else 1
-            calls = [self._calls.popleft() for _ in range(min(most, len(self._calls)))]
+            most_at_once = _COUNTED if self._at_rest is None else 1
+            calls = [self._calls.popleft() for _ in range(min(most_at_once, len(self._calls)))]
             self._bytes -= sum(call.memory_bytes for call in calls)
         if not calls:
             return False

@@ -102,14 +102,14 @@ def notebook_bar(title: str, total: int) -> Iterator[Callable[[int, str], None]]
 
     latest = 0, ""
     handle: Any = display(cell(*latest), raw=True, display_id=True)
-    shown = time.monotonic()
+    last_update = time.monotonic()
 
     def show(done: int, note: str) -> None:
         """Remembers the progress, and updates the bar unless it was updated a moment ago."""
-        nonlocal latest, shown
+        nonlocal latest, last_update
         latest = done, note
-        if time.monotonic() - shown >= _SECONDS_BETWEEN:
-            shown = time.monotonic()
+        if time.monotonic() - last_update >= _SECONDS_BETWEEN:
+            last_update = time.monotonic()
             handle.update(cell(*latest), raw=True)
 
     try:

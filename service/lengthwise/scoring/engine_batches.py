@@ -7,7 +7,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 
-from lengthwise.datasets.tables import is_of, of_arrow
+from lengthwise.datasets.tables import arrow_cells, is_of
 from lengthwise.errors import ConfigurationError
 from lengthwise.runtime.manifest import Manifest, Task
 from lengthwise.wrong_values import nearest
@@ -101,7 +101,7 @@ def check_names(names: Sequence[str], steps: str, columns: Sequence[AnswerColumn
 
 def cells_of(batch: Any, column: str) -> list[Any]:
     """The values of a column, one for each row; sequences in Arrow are views of its memory, without Python objects."""
-    return [*of_arrow(batch.column(column))] if _is_arrow(batch) else [*batch[column]]
+    return [*arrow_cells(batch.column(column))] if _is_arrow(batch) else [*batch[column]]
 
 
 def with_answers(batch: Any, left_out_column: str | None, columns: Sequence[AnswerColumn], rows: Rows) -> Any:
