@@ -1,4 +1,7 @@
-"""Records an ONNX graph: all inner values are made outputs, so onnxruntime returns the result of every node."""
+"""Records an ONNX graph: all inner values are made outputs, so onnxruntime returns the result of every node.
+
+The key of a tensor in a recording is the hash of its name.
+"""
 
 from __future__ import annotations
 
@@ -26,11 +29,11 @@ if TYPE_CHECKING:
     import onnxruntime
 
 
-_ROUNDINGS: Final = 3  # of the weights, that show how much rounding inside the graph moves an answer
+_ROUNDINGS: Final = 3  # times that weights are rounded otherwise, to see how much that changes an answer
 
 
 class OnnxSubject:
-    """An ONNX graph under check; `one_by_one`, each row runs alone, as in a service with `max_batch_rows: 1`."""
+    """An ONNX graph under check. With `one_by_one`, each row runs alone, as in a service with `max_batch_rows: 1`."""
 
     state: Final = None  # a graph has no state
     in_training: Final = False
@@ -46,7 +49,7 @@ class OnnxSubject:
         self._outputs = [names.logits] if names.attention is None else [names.logits, names.attention]
         self._nodes = nodes_before(graph.graph.graph, self._outputs)
         self._session = open_session(graph.graph)
-        self._recorder: onnxruntime.InferenceSession | None = None
+        self._recorder: onnxruntime.InferenceSession | None = None  # opened at the first recording
 
     def answer(self, batch: PaddedBatch) -> ModelOutput:
         """Runs a batch."""
@@ -64,60 +67,62 @@ class OnnxSubject:
         )
 
     def answer_in_float64(self, batch: PaddedBatch) -> ModelOutput | None:
-        """None: the types of a graph are its own."""
+        """None: the types of a graph are fixed, so it cannot run in float64."""
         return None
 
     def answers_of_rounded_weights(self, batch: PaddedBatch) -> Iterator[ModelOutput]:
-        """The answers of graphs whose weights are a few ulps larger or smaller."""
+        """Yields the answers of copies of the graph whose weights are a few ulps larger or smaller, at random."""
         for seed in range(_ROUNDINGS):
-            graph, random = copy.deepcopy(self._external.graph), np.random.default_rng(seed)
+            graph, generator = copy.deepcopy(self._external.graph), np.random.default_rng(seed)
             for tensor in constants_of(graph.graph).values():
                 weights = numpy_helper.to_array(tensor)
                 if weights.dtype == np.float32 and weights.ndim:  # a single number may be an exponent or a size
-                    ulps = random.choice([-ULPS, ULPS], weights.shape) * np.spacing(np.abs(weights))
-                    other = np.where(np.isfinite(weights), weights + ulps, weights).astype(np.float32)
-                    tensor.CopyFrom(numpy_helper.from_array(other, tensor.name))
+                    ulps = generator.choice([-ULPS, ULPS], weights.shape) * np.spacing(np.abs(weights))
+                    rounded = np.where(np.isfinite(weights), weights + ulps, weights).astype(np.float32)
+                    tensor.CopyFrom(numpy_helper.from_array(rounded, tensor.name))
             with contextlib.suppress(RunError):
-                yield self._read(replace(self._external, graph=graph)).answer(batch)
+                yield self._with_graph(replace(self._external, graph=graph)).answer(batch)
 
     def answer_as_shipped(self, batch: PaddedBatch) -> ModelOutput:
         """Runs a batch; onnxruntime has no separate fast path."""
         return self.answer(batch)
 
     def output_form(self, batch: PaddedBatch) -> tuple[tuple[int, ...], int]:
-        """The shape of the answer as the graph gives it, and how many outputs the graph has."""
+        """The shape of the answer as the graph gives it, and the number of its outputs."""
         logits, *_ = self._run(self._session, self._outputs, self._inputs(batch))
         return logits.shape, len(self._external.graph.graph.output)
 
     def with_layout(self, layout: StepLayout) -> OnnxSubject:
         """The same graph, which gets the steps of a batch in another layout."""
-        other = copy.copy(self)
-        other.layout = layout
-        return other
+        subject = copy.copy(self)
+        subject.layout = layout
+        return subject
 
     def alternatives(self) -> Iterator[AlternativeCall]:
-        """The same graph, with its inputs interpreted in other ways that the user may have meant."""
-        names = self._external.names
+        """Yields the same graph, with its inputs interpreted in other ways that the user may have meant."""
         if self.layout.packed is not None:
             return
-        ways: dict[str, dict[str, Any]] = {}
+        names = self._external.names
         if names.mask is not None:
             is_valid = names.mask_marks == "valid"
-            second, where = ("padding-mask", "padding") if is_valid else ("mask", "valid steps")
-            marks = {"mask_marks": "padding" if is_valid else "valid"}
-            ways[f"with a mask that is 1 at {where}: if that is right, pass --second {second}"] = marks
+            option, marked = ("padding-mask", "padding") if is_valid else ("mask", "valid steps")
+            sentence_end = f"with a mask that is 1 at {marked}: if that is right, pass --second {option}"
+            yield self._alternative(sentence_end, mask_marks="padding" if is_valid else "valid")
         if not names.channels_first and not names.time_first:
-            ways["with steps as [width, rows, features]: if that is right, pass --time-first"] = {"time_first": True}
-        for runs, changed in ways.items():
-            graph = replace(self._external, names=names.model_copy(update=changed))
-            yield AlternativeCall(self._read(graph), runs)
+            sentence_end = "with steps as [width, rows, features]: if that is right, pass --time-first"
+            yield self._alternative(sentence_end, time_first=True)
 
-    def _read(self, graph: ExternalGraph) -> OnnxSubject:
-        """Another graph, or reading of it, that is run in the same way."""
+    def _alternative(self, sentence_end: str, **names: Any) -> AlternativeCall:
+        """The graph with other fields of its `GraphNames`; `sentence_end` is that of the alternative."""
+        graph = replace(self._external, names=self._external.names.model_copy(update=names))
+        return AlternativeCall(self._with_graph(graph), sentence_end)
+
+    def _with_graph(self, graph: ExternalGraph) -> OnnxSubject:
+        """The subject of another graph, or of another reading of it, that runs in the same way."""
         return OnnxSubject(graph, one_by_one=self._one_by_one, layout=self.layout)
 
     def record(self, batch: PaddedBatch) -> Recording:
-        """Runs a batch and records the output of every node."""
+        """Runs a batch and records the outputs of every node that the answer depends on."""
         if self._recorder is None:
             self._recorder = open_recording_session(self._external.graph, self._nodes)
         names = [output.name for output in self._recorder.get_outputs()]
@@ -139,9 +144,11 @@ class OnnxSubject:
         return Recording(operations, frozenset(map(hash, self._outputs)))
 
     def _inputs(self, batch: PaddedBatch) -> dict[str, NDArray[Any]]:
+        """The inputs of the graph, by name, for a batch."""
         return inputs_of(self._session, self._external.names, batch, self.layout, self._external.further_inputs)
 
     def _answer(self, batch: PaddedBatch) -> ModelOutput:
+        """Runs all rows of a batch at once; the axes of the answer are put into the usual order."""
         logits, *attention = self._run(self._session, self._outputs, self._inputs(batch))
         if self._external.names.classes_first and self._external.per_step:
             logits = logits.swapaxes(1, 2)
@@ -153,6 +160,11 @@ class OnnxSubject:
     def _run(
         self, session: onnxruntime.InferenceSession, outputs: list[str], inputs: dict[str, NDArray[Any]]
     ) -> list[NDArray[Any]]:
+        """Runs a session, and returns the outputs with these names.
+
+        Raises:
+            RunError: onnxruntime raises; the message is the first line of its error.
+        """
         try:
             results: list[NDArray[Any]] = session.run(outputs, inputs)
         except Exception as error:  # onnxruntime's exceptions have no common base of their own
@@ -162,7 +174,7 @@ class OnnxSubject:
 
 def widened(rows: Sequence[NDArray[np.float32]], width: int) -> NDArray[np.float32]:
     """Pads rows of `[length, ...]` with zeros to one array `[rows, width, ...]`."""
-    wide = np.zeros((len(rows), width, *rows[0].shape[1:]), dtype=np.float32)
-    for target, row in zip(wide, rows, strict=True):
+    padded = np.zeros((len(rows), width, *rows[0].shape[1:]), dtype=np.float32)
+    for target, row in zip(padded, rows, strict=True):
         target[: len(row)] = row
-    return wide
+    return padded

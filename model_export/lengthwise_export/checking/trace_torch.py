@@ -3,6 +3,8 @@
 A `TorchFunctionMode` sees the calls as they are written (`multi_head_attention_forward`, not its forty parts). The
 calls that the answer depends on are found backwards through the storages of their tensors, so views and in-place
 changes are followed. A tensor that becomes a Python number is assumed to affect the answer.
+
+A *part* is a module inside the module, its *path* the name in `named_modules`, such as `encoder.layers.0`.
 """
 
 from __future__ import annotations
@@ -47,20 +49,23 @@ from lengthwise_export.tracing.process_wide import PROCESS_WIDE
 from lengthwise_export.tracing.source_lines import CodeLocation, current_location, error_text, location_of
 from lengthwise_export.tracing.training_mode import WithoutDropout
 
+# Functions that make Python numbers of a tensor
 _TO_PYTHON: Final = frozenset({"item", "tolist", "numpy", "__bool__", "__int__", "__float__", "__index__", "__array__"})
 
+# The functions of torch's packing that take steps of a row
 _PACKING: Final = frozenset({"_pack_padded_sequence"})
 
-_UNINITIALIZED: Final = frozenset({"empty", "empty_like", "new_empty", "empty_strided"})  # Their results are any memory
+_UNINITIALIZED: Final = frozenset({"empty", "empty_like", "new_empty", "empty_strided"})  # They return any memory
 
 
 @dataclass(frozen=True, slots=True)
 class WholePart:
     """A part of a module that is recorded as one operation."""
 
-    operator: str
+    operator: str  # This and the next two are those of the `Operation`
     kind: str
     layer: str
+    # From the inputs, keywords and outputs of a call, a function that returns the cause of a leak in it
     explained: Callable[[Sequence[Any], Mapping[str, Any], Any], Callable[[Change], Cause]]
 
 
@@ -75,9 +80,9 @@ class TorchSubject:
     steps: StepInput
     signature: CallSignature
     select_output: OutputSelector
-    whole: DescribePart = lambda part: None  # Describes those of its parts that are recorded as one operation each
-    own_names: ArgumentNames | None = None  # For the code of a fix; None for those of the signature
-    state: ModuleState | None = None  # Its state when it was read; None if that was not kept
+    describe_part: DescribePart = lambda part: None  # For the parts that are recorded as one operation each
+    own_names: ArgumentNames | None = None  # Names for the code of a fix; None for those of the signature
+    state: ModuleState | None = None  # The state when the module was read; None if that was not kept
     in_training: bool = False  # Whether it is checked in training mode, without dropout
 
     def __post_init__(self) -> None:
@@ -102,7 +107,7 @@ class TorchSubject:
 
     @property
     def names(self) -> ArgumentNames:
-        """The names of the module's arguments."""
+        """The names of the module's arguments, and code for the width, as the texts of fixes use them."""
         if self.own_names is not None:
             return self.own_names
         names = self.signature.names(self.module)
@@ -111,12 +116,10 @@ class TorchSubject:
             return DEFAULT_NAMES
         width = f"{steps}.size({0 if self.signature.time_first else 2 if self.signature.channels_first else 1})"
         role = next((role for role in ("lengths", "mask", "padding-mask") if role in names), None)
-        is_left_padded = not self.layout.is_usual
-        return (
-            ArgumentNames(width)
-            if role is None
-            else ArgumentNames(width, names[role], role, is_left_padded=is_left_padded)
-        )
+        if role is None:
+            return ArgumentNames(width)
+        # With padding on both sides, too: for that there is no simple code.
+        return ArgumentNames(width, names[role], role, is_left_padded=not self.layout.is_usual)
 
     def answer(self, batch: PaddedBatch) -> ModelOutput:
         """Runs a batch on the plain path, with torch's nested-tensor fast path switched off.
@@ -134,46 +137,50 @@ class TorchSubject:
                 error = RunError(f"the answer to one row is {list(answer.logits.shape)}")
             except RunError as raised:
                 error = raised
-            try:  # A row that fails alone, as `squeeze()` takes its axis away, runs twice.
+            # A row that fails alone, because a `squeeze()` removes its axis, runs as two equal rows.
+            try:
                 twice = self._answer(PaddedBatch(batch.steps.repeat(2, 0), batch.lengths.repeat(2)))
             except RunError:
                 raise error from None
             return ModelOutput(twice.logits[:1], None if twice.attention is None else twice.attention[:1])
 
     def answer_in_float64(self, batch: PaddedBatch) -> ModelOutput | None:
-        """The answer that float64 gives; None if the module does not run in it."""
+        """The answer of a copy of the module in float64, rounded to float32; None if it raises there."""
 
         def selected(result: Any) -> dict[str, Tensor]:
-            narrow = pytree.tree_map_only(Tensor, lambda one: one.float() if one.is_floating_point() else one, result)
-            return self.select_output(narrow)
+            """The outputs of the module, in float32."""
+            in_float32 = pytree.tree_map_only(
+                Tensor, lambda tensor: tensor.float() if tensor.is_floating_point() else tensor, result
+            )
+            return self.select_output(in_float32)
 
         steps: Any = batch.steps.astype(np.float64) if batch.steps.dtype == np.float32 else batch.steps
         module = copy.deepcopy(self.module).double()
-        wide = TorchSubject(module, self.steps, self.signature, selected, in_training=self.in_training)
+        double_subject = TorchSubject(module, self.steps, self.signature, selected, in_training=self.in_training)
         try:
-            return wide.answer(PaddedBatch(steps, batch.lengths))
+            return double_subject.answer(PaddedBatch(steps, batch.lengths))
         except RunError:
             return None
 
     def answers_of_rounded_weights(self, batch: PaddedBatch) -> Iterator[ModelOutput]:
-        """None: float64 shows more."""
+        """Yields none: `answer_in_float64` shows more."""
         return iter(())
 
     def answer_as_shipped(self, batch: PaddedBatch) -> ModelOutput:
-        """Runs a batch with torch's default settings; its fast path uses nested tensors, which hold no padding."""
+        """Runs a batch with torch's default settings: its fast path may run, on nested tensors that hold no padding."""
         with PROCESS_WIDE, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return self._answer(batch)
 
     def output_form(self, batch: PaddedBatch) -> tuple[tuple[int, ...], int]:
-        """The shape of the answer as the module gives it, and how many outputs the module has."""
+        """The shape of the answer as the module gives it, and the number of its outputs."""
         with torch.no_grad(), without_fast_path():
             result = self.signature.call(self.module, self.signature.arguments_for(batch))
         return tuple(self.select_output(result)["logits"].shape), len(outputs_by_name(result))
 
     def record(self, batch: PaddedBatch) -> Recording:
-        """Runs a batch and records the calls."""
-        recorder, inputs = _Recorder(self.module, self.whole, self.layout), self.signature.arguments_for(batch)
+        """Runs a batch and records the calls of torch functions that the answer depends on."""
+        recorder, inputs = _Recorder(self.module, self.describe_part, self.layout), self.signature.arguments_for(batch)
         with without_fast_path(), recorder.listening():
             outputs = self._run(inputs)
         return recorder.recording(outputs.values())
@@ -183,15 +190,17 @@ class TorchSubject:
         return replace(self, signature=replace(self.signature, layout=layout))
 
     def alternatives(self) -> Iterator[AlternativeCall]:
-        """The same module, called in other ways that the user may have meant."""
-        if not self.layout.is_usual and (counted := self.signature.with_positions(self.module)) is not None:
-            way = "with position_ids counted from the start of each sequence: pass them, or count them in forward"
-            yield AlternativeCall(replace(self, signature=counted), way)
+        """Yields the same module, called in other ways that the user may have meant."""
+        if not self.layout.is_usual and (with_positions := self.signature.with_positions(self.module)) is not None:
+            sentence_end = (
+                "with position_ids counted from the start of each sequence: pass them, or count them in forward"
+            )
+            yield AlternativeCall(replace(self, signature=with_positions), sentence_end)
         if self.layout.packed is not None:
             return
-        for signature, way in self.signature.alternatives():
+        for signature, sentence_end in self.signature.alternatives():
             if self.steps.kind == "values" or not signature.channels_first:
-                yield AlternativeCall(replace(self, signature=signature), way)
+                yield AlternativeCall(replace(self, signature=signature), sentence_end)
 
     def _answer(self, batch: PaddedBatch) -> ModelOutput:
         outputs = self._run(self.signature.arguments_for(batch))
@@ -199,34 +208,44 @@ class TorchSubject:
         return ModelOutput(logits, None if attention is None else attention.numpy()).restored(self.layout, batch)
 
     def _run(self, arguments: dict[Role, Any]) -> dict[str, Tensor]:
+        """Calls the module. The outputs are by name; `logits` has the rows as its first axis.
+
+        Raises:
+            RunError: The module raises; the error says at which line, and in which layer.
+        """
         try:
             with torch.no_grad(), WithoutDropout() if self.in_training else contextlib.nullcontext():
                 outputs = self.select_output(self.signature.call(self.module, arguments))
         except (Exception, SystemExit) as error:  # whatever the user's own code raises
-            # The innermost layer that the exception passed through
-            running = [frame.f_locals.get("self") for frame, _ in traceback.walk_tb(error.__traceback__)]
+            # The innermost layer that the exception passed through, by the `self` of its frames
+            owners = [frame.f_locals.get("self") for frame, _ in traceback.walk_tb(error.__traceback__)]
             paths = {part: path for path, part in self.module.named_modules() if path}
-            part = next((each for each in reversed(running) if isinstance(each, nn.Module) and each in paths), None)
-            shown = None if part is None else f"`{paths[part]}` ({type(part).__name__}({part.extra_repr()}))"
-            raise RunError(error_text(error), location_of(error), shown) from error
+            part = next(
+                (module for module in reversed(owners) if isinstance(module, nn.Module) and module in paths), None
+            )
+            layer_text = None if part is None else f"`{paths[part]}` ({type(part).__name__}({part.extra_repr()}))"
+            raise RunError(error_text(error), location_of(error), layer_text) from error
         outputs["logits"] = self.signature.rows_first(outputs["logits"])
         return outputs
 
 
 class _Recorder(TorchFunctionMode):
-    def __init__(self, module: nn.Module, whole: DescribePart, layout: StepLayout) -> None:
+    """Records the torch functions that a module calls, and its `WholePart`s, while `listening`."""
+
+    def __init__(self, module: nn.Module, describe_part: DescribePart, layout: StepLayout) -> None:
         super().__init__()
-        # Packing takes the first steps of a row: if these are padding, the leak begins in it.
+        # Packing takes the first steps of a row. In a layout where these may be padding, a leak may begin in it.
         self._compared_packing = frozenset() if layout.is_usual else _PACKING
-        self._whole = whole
-        self._inside: tuple[int, WholePart] | None = None
-        self._parts = dict(module.named_modules(remove_duplicate=False))
-        self._paths = {id(part): path for path, part in self._parts.items()}
-        self._stack: list[str] = []
-        self._counts: Counter[tuple[str, CodeLocation | None]] = Counter()
-        self._calls: list[tuple[Operation, bool]] = []  # with whether each belongs to torch's packing
+        self._describe_part = describe_part
+        # The whole part that runs now, with the depth of its call; None outside of such a part
+        self._running_part: tuple[int, WholePart] | None = None
+        self._modules = dict(module.named_modules(remove_duplicate=False))
+        self._paths = {id(part): path for path, part in self._modules.items()}
+        self._running_paths: list[str] = []  # The paths of the modules that run now, the innermost last
+        self._call_counts: Counter[tuple[str, CodeLocation | None]] = Counter()  # By operator and location
+        self._calls: list[tuple[Operation, bool]] = []  # Each call, and whether it belongs to torch's packing
         # Every tensor is kept until the end, so that no storage address is reused.
-        self._seen: list[Tensor] = []
+        self._kept_tensors: list[Tensor] = []
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
@@ -241,56 +260,63 @@ class _Recorder(TorchFunctionMode):
             leave.remove()
 
     def _enter(self, module: nn.Module, inputs: Any) -> None:
-        self._stack.append(self._paths.get(id(module), ""))
-        if self._inside is None and (part := self._whole(module)) is not None:
-            self._inside = (len(self._stack), part)
+        """A hook that torch calls before a module runs."""
+        self._running_paths.append(self._paths.get(id(module), ""))
+        if self._running_part is None and (part := self._describe_part(module)) is not None:
+            self._running_part = (len(self._running_paths), part)
 
     def _leave(self, module: nn.Module, inputs: Any, options: Any, outputs: Any = None) -> None:
-        # Of a call that raises torch passes no outputs.
-        if self._inside is not None and self._inside[0] == len(self._stack):
-            self._add_part(self._inside[1], inputs, options, outputs)
-            self._inside = None
-        self._stack.pop()
+        """A hook that torch calls after a module ran. If the module raised, torch passes no outputs."""
+        if self._running_part is not None and self._running_part[0] == len(self._running_paths):
+            self._add_part(self._running_part[1], inputs, options, outputs)
+            self._running_part = None
+        self._running_paths.pop()
 
     def _add_part(self, part: WholePart, inputs: Sequence[Any], options: Mapping[str, Any], outputs: Any) -> None:
-        own_inputs, results = _tensors((inputs, options)), _tensors(outputs)
-        self._seen += own_inputs + results
-        changed = [tensor for tensor in results if not any(tensor is own for own in own_inputs)]
-        if changed:  # a dropout gives back what it gets
-            more = {"cause_of": part.explained(inputs, options, outputs), "layer": part.layer}
-            self._calls.append((_operation(part.operator, part.kind, None, own_inputs, changed, **more), False))
+        """Records the call of a whole part as one operation."""
+        input_tensors, output_tensors = _tensors((inputs, options)), _tensors(outputs)
+        self._kept_tensors += input_tensors + output_tensors
+        changed = [
+            tensor for tensor in output_tensors if not any(tensor is input_tensor for input_tensor in input_tensors)
+        ]
+        if changed:  # a layer such as dropout may return its inputs, and is no operation then
+            details = {"cause_of": part.explained(inputs, options, outputs), "layer": part.layer}
+            self._calls.append((_operation(part.operator, part.kind, None, input_tensors, changed, **details), False))
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
+        """Calls a torch function and records the call: torch calls this for each function inside `listening`."""
         answer = func(*args, **(kwargs or {}))
-        if self._inside is not None:
-            self._seen += _tensors(answer)
+        if self._running_part is not None:
+            self._kept_tensors += _tensors(answer)
             return answer
         name = func.__name__
-        if name == "__get__":
+        if name == "__get__":  # of a property, such as `Tensor.T`
             name = torch.overrides.resolve_name(func).rsplit(".", 2)[-2]
         # `x[...] = y` returns None: its output is the tensor that was written to.
-        outcome = args[0] if answer is None and args else answer
-        outputs = [] if name in _UNINITIALIZED else _tensors(outcome)
+        result = args[0] if answer is None and args else answer
+        outputs = [] if name in _UNINITIALIZED else _tensors(result)
         if not outputs and name not in _TO_PYTHON:
             return answer
         inputs = _tensors((args, kwargs))
-        self._seen += inputs + outputs
-        path = self._stack[-1] if self._stack else ""
-        rows_first = getattr(self._parts.get(path), "batch_first", False)
-        at, reduced = current_location(), _reduced(name, *args, rows_first=rows_first, **(kwargs or {}))
-        called = f"{path}: {name}" if path else name
-        call = _operation(called, name, at, inputs, outputs, occurrence=self._counts[called, at], **reduced)
-        self._counts[called, at] += 1
-        # Torch's own code for packed sequences, and not a computation on packed values
+        self._kept_tensors += inputs + outputs
+        path = self._running_paths[-1] if self._running_paths else ""
+        rows_first = getattr(self._modules.get(path), "batch_first", False)
+        location, axes = current_location(), _shape_and_axes(name, *args, rows_first=rows_first, **(kwargs or {}))
+        operator = f"{path}: {name}" if path else name
+        call = _operation(
+            operator, name, location, inputs, outputs, occurrence=self._call_counts[operator, location], **axes
+        )
+        self._call_counts[operator, location] += 1
+        # Torch's own code for packed sequences, except the computation of a recurrent layer on packed values
         file, is_layer = sys._getframe(1).f_code.co_filename, name.startswith(("lstm", "gru", "rnn"))
         is_packing = file == packing.__file__ and name not in self._compared_packing
         self._calls.append((call, is_packing or (file == layers.__file__ and not is_layer)))
         return answer
 
     def recording(self, tensors: Iterable[Tensor]) -> Recording:
-        """The calls that the answer's tensors depend on, with their outputs."""
+        """The recorded calls that an answer depends on, found backwards from its tensors."""
         answers = frozenset(map(_storage, tensors))
         needed = set(answers)
         reaching = []
@@ -299,8 +325,8 @@ class _Recorder(TorchFunctionMode):
             if outputs or call.kind in _TO_PYTHON:
                 needed |= call.input_keys
                 # Inside packing the rows are in another order, and torch's own code has no leak: do not compare.
-                gives = frozenset(storage for storage, _ in outputs)
-                reaching.append(replace(call, output_keys=gives, outputs=() if is_packing else outputs))
+                output_keys = frozenset(storage for storage, _ in outputs)
+                reaching.append(replace(call, output_keys=output_keys, outputs=() if is_packing else outputs))
         reaching.reverse()
         return Recording(reaching, answers)
 
@@ -308,30 +334,43 @@ class _Recorder(TorchFunctionMode):
 def _operation(
     operator: str, kind: str, location: CodeLocation | None, inputs: list[Tensor], outputs: list[Tensor], **more: Any
 ) -> Operation:
-    plain = [tensor.detach().resolve_conj().resolve_neg().cpu() for tensor in outputs]
+    """An operation with copies of its outputs as NumPy arrays; `more` are further fields of it."""
+    dense = [tensor.detach().resolve_conj().resolve_neg().cpu() for tensor in outputs]
     # NumPy knows no bfloat16
-    values = [np.array((one.float() if one.dtype == torch.bfloat16 else one).numpy()) for one in plain]
-    numbered = tuple(zip(map(_storage, outputs), values, strict=True))
-    return Operation(operator, kind, location, frozenset(map(_storage, inputs)), outputs=numbered, **more)
+    values = [np.array((tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()) for tensor in dense]
+    keyed_values = tuple(zip(map(_storage, outputs), values, strict=True))
+    return Operation(operator, kind, location, frozenset(map(_storage, inputs)), outputs=keyed_values, **more)
 
 
+# Functions whose axes are their third argument; of others they are the second
 _DIM_IS_THIRD: Final = frozenset({"norm", "normalize", "topk", "kthvalue", "quantile", "nanquantile", "roll"})
 
-_ALONG: Final[Mapping[str, Callable[[Sequence[Any], Any], Any]]] = {
+_AXES_BY_OPERATOR: Final[Mapping[str, Callable[[Sequence[Any], Any], Any]]] = {
     **dict.fromkeys(("conv1d", "instance_norm", "group_norm", "matmul", "bmm"), lambda args, dim: -1),
     "scaled_dot_product_attention": lambda args, dim: -2,
     **dict.fromkeys(("div", "pad"), lambda args, dim: []),
     # A pooling to one step runs along all
     **dict.fromkeys(("adaptive_avg_pool1d", "adaptive_max_pool1d"), lambda args, dim: -1 if dim in (1, [1]) else None),
-    "einsum": lambda args, dim: _summed(*args[0].replace(" ", "").partition("->")),
-    "__getitem__": lambda args, dim: _last_of(args[0].shape, [*args[1]] if isinstance(args[1], tuple) else [args[1]]),
+    "einsum": lambda args, dim: _summed_axes(*args[0].replace(" ", "").partition("->")),
+    "__getitem__": lambda args, dim: _axes_of_last(
+        args[0].shape, [*args[1]] if isinstance(args[1], tuple) else [args[1]]
+    ),
 }
-"""The axes of its first tensor that an operator runs along, from its arguments, where `dim` does not say them."""
+"""For operators whose axes are not simply `dim`: from the arguments and `dim`, the axes that they run along."""
 
 
-def _reduced(name: str, *args: Any, rows_first: bool = False, **keywords: Any) -> dict[str, tuple[int, ...]]:
-    """The shape of the first tensor of a call, and the axes that the call runs along; empty if these are not known."""
-    tensors = [one for one in (*args, keywords.get("input")) if isinstance(one, Tensor)]
+def _shape_and_axes(name: str, *args: Any, rows_first: bool = False, **keywords: Any) -> dict[str, tuple[int, ...]]:
+    """The shape of a call's first tensor, and the axes that the call runs along, as keywords of `Operation`.
+
+    Empty if the axes are not known. Of an attention, the tensor is its keys.
+
+    Args:
+        name: The torch function.
+        args: Its positional arguments.
+        rows_first: Whether its layer is `batch_first`.
+        keywords: Its other arguments.
+    """
+    tensors = [value for value in (*args, keywords.get("input")) if isinstance(value, Tensor)]
     tensor = next(iter(tensors[1:] if "attention" in name else tensors), None)  # the keys of an attention
     if tensor is None or tensor.is_complex():
         return {}
@@ -342,33 +381,39 @@ def _reduced(name: str, *args: Any, rows_first: bool = False, **keywords: Any) -
         axes = -1 if keywords.get("stride") in (1, (1,)) or dim in (shape[-1], (shape[-1],)) else None
     if name.startswith(("lstm", "gru", "rnn", "multi_head")):
         axes = int(rows_first)
-        if rows_first and name.startswith("multi_head"):  # the layer has turned its input
+        if rows_first and name.startswith("multi_head"):  # the layer has swapped rows and steps of its input
             shape = (shape[1], shape[0], *shape[2:])
-    axes = _ALONG[name](args, [*axes] if isinstance(axes, tuple) else axes) if name in _ALONG else axes
+    if name in _AXES_BY_OPERATOR:
+        axes = _AXES_BY_OPERATOR[name](args, [*axes] if isinstance(axes, tuple) else axes)
     axes = [*axes] if isinstance(axes, (tuple, list, range)) else [axes]
     if {*map(type, axes)} - {int} or not all(-len(shape) <= axis < len(shape) for axis in axes):
         return {}
     return {"input_shape": shape, "reduced_axes": tuple(axis % len(shape) for axis in axes)}
 
 
-def _summed(operands: str, _: str, result: str) -> list[int]:
+def _summed_axes(operands: str, _: str, result: str) -> list[int]:
     """The axes of the first operand of an einsum that its result lacks."""
     return [axis for axis, letter in enumerate(operands.partition(",")[0]) if letter not in result]
 
 
-def _last_of(shape: Sequence[int], index: list[Any]) -> list[int]:
-    """The axes of which an index takes the last element, if it takes all of the others."""
-    if any(one is Ellipsis for one in index):
-        before = next(axis for axis, one in enumerate(index) if one is Ellipsis)
-        index[before : before + 1] = [slice(None)] * (len(shape) - len(index) + 1)
-    if not all(one == slice(None) if isinstance(one, slice) else isinstance(one, (int, Tensor)) for one in index):
+def _axes_of_last(shape: Sequence[int], index: list[Any]) -> list[int]:
+    """The axes of a tensor of which an index takes the last element, as `h[:, -1]` does of axis 1.
+
+    Empty if an item of the index is neither an integer, a tensor nor `:`. An Ellipsis is replaced in `index` itself.
+    """
+    if any(item is Ellipsis for item in index):
+        position = next(axis for axis, item in enumerate(index) if item is Ellipsis)
+        index[position : position + 1] = [slice(None)] * (len(shape) - len(index) + 1)
+    if not all(item == slice(None) if isinstance(item, slice) else isinstance(item, (int, Tensor)) for item in index):
         return []
-    return [axis for axis, one in enumerate(index) if type(one) is int and one in (-1, shape[axis] - 1)]
+    return [axis for axis, item in enumerate(index) if type(item) is int and item in (-1, shape[axis] - 1)]
 
 
 def _tensors(value: Any) -> list[Tensor]:
+    """The dense tensors in nested containers, such as the arguments of a call."""
     return [leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, Tensor) and leaf.layout == torch.strided]
 
 
 def _storage(tensor: Tensor) -> int:
+    """The key of a tensor: the address of its storage, which its views share; its id if it has no memory."""
     return tensor.untyped_storage().data_ptr() or id(tensor)
