@@ -155,7 +155,7 @@ def test_a_supervision_that_fails_ends_the_service_with_its_reason(
     async def fails(_: Supervisor, slot: WorkerSlot) -> Any:
         raise ZeroDivisionError(f"of slot {slot.index}")
 
-    monkeypatch.setattr(Supervisor, "_life", fails)
+    monkeypatch.setattr(Supervisor, "_run_worker", fails)
     with shared_file(2) as file:
         assert asyncio.run(Supervisor(Settings(drain_seconds=0), WorkerCount(2, ""), {}, file).run()) == 1
     assert "ZeroDivisionError: of slot 0" in caplog.text

@@ -13,21 +13,18 @@ from typing import Final
 
 log = logging.getLogger("lengthwise.ending")
 
-_OWN_THREADS: Final = (
-    "rescan",
-    "verification",
-    "probe",
-    "runner-",
-)  # may be inside a library for long: so their names begin
+# Prefixes of the names of threads that may be inside a library for long.
+_OWN_THREADS: Final = ("rescan", "verification", "probe", "runner-")
 _STDERR: Final = 2
 
 
 @contextmanager
 def end_for_certain() -> Iterator[Callable[[float], None]]:
-    """A function that ends the process unless the block ends within so many seconds of its call.
+    """Yields a function `end_within(seconds)`: the process ends unless the block ends within that time after its call.
 
-    It may be called in a signal handler. The stacks of all threads are written to stderr before, and the exit code is
-    1. A library that keeps the interpreter cannot prevent it: the timer is a thread of C.
+    It may be called in a signal handler. Before the end, the stacks of all threads are written to stderr; the exit code
+    is
+    1. A library that keeps the interpreter lock cannot prevent it, because the timer is a thread of C.
     """
     try:
         yield lambda seconds: faulthandler.dump_traceback_later(seconds, exit=True, file=_STDERR)
@@ -36,14 +33,14 @@ def end_for_certain() -> Iterator[Callable[[float], None]]:
 
 
 def leave_behind(before: Iterable[threading.Thread]) -> None:
-    """Ends the process if threads of its own are still inside a library; returns if there are none.
+    """Ends the process with exit code 0 if threads of this service are still inside a library; else returns.
 
     The interpreter would wait for some of them at its end. Others would return from C++ into an interpreter that is
-    gone, which aborts the process. Threads that were there `before` are not this service's.
+    gone, which aborts the process. `before` are the threads that ran before the service started, which are not its own.
     """
-    own = set(threading.enumerate()).difference(before)
-    if left := [thread.name for thread in own if thread.name.startswith(_OWN_THREADS)]:
-        log.warning("the process ends while %s still run", ", ".join(sorted(left)))
+    new_threads = set(threading.enumerate()).difference(before)
+    if running := [thread.name for thread in new_threads if thread.name.startswith(_OWN_THREADS)]:
+        log.warning("the process ends while %s still run", ", ".join(sorted(running)))
         logging.shutdown()
         sys.stdout.flush()
         os._exit(0)

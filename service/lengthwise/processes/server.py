@@ -1,7 +1,9 @@
 """The server process: one uvicorn server around the application, and its shutdown.
 
-The first SIGTERM or SIGINT: not ready, new requests are refused, what was accepted is finished, exit 0. The second
-stops at once. SIGHUP: the model repository is read again.
+- The first SIGTERM or SIGINT begins the *drain*: the service is not ready, new requests are refused, accepted ones are
+  answered, and the exit code is 0.
+- The second one ends the process at once.
+- SIGHUP: the model repository is read again.
 """
 
 from __future__ import annotations
@@ -42,26 +44,26 @@ from lengthwise.telemetry.call_record import configured_tracer
 
 log = logging.getLogger("lengthwise.server")
 
-# How long a thread keeps the interpreter lock while others wait for it. A runner that returns from the graph waits for
-# the event loop for half a millisecond at most then, instead of five.
+# How long a thread keeps the interpreter lock while others wait for it (Python's default: 5 ms). So a runner that
+# returns from the graph waits for the event loop for half a millisecond at most.
 SWITCH_INTERVAL_SECONDS: Final = 0.0005
 # The threshold of generation 0 of the garbage collector (default 700). Hundreds of requests wait at once, and to scan
 # them takes time and finds nothing: no answer, refusal or closed connection leaves a reference cycle.
 YOUNG_OBJECTS: Final = 10_000
-_END_SECONDS: Final = 2.9  # that the process may run after the drain
-_LATE_SECONDS: Final = 1.0  # that connections stay open after a drain that took all of its time, for the last answers
+_END_SECONDS: Final = 2.9  # for which the process may run after the drain
+_LATE_SECONDS: Final = 1.0  # for which connections stay open after the whole time of a drain, for the last answers
 _LAST_REFUSALS_SECONDS: Final = 0.1  # that the last refusals may take to be sent
 
 
 class _PortServer(uvicorn.Server):
-    """uvicorn's server on this service's own listener."""
+    """uvicorn's server on one port, with this service's own listener."""
 
     def __init__(self, config: uvicorn.Config, listener: Listener) -> None:
         super().__init__(config)
         self.listener = listener
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Starts the application, and then accepts connections."""
+        """Starts the lifespan of the application, and then accepts connections."""
         await self.lifespan.startup()
         make = cast("Callable[..., asyncio.Protocol]", self.config.http_protocol_class)
         keep_alive = KeepAlive()
@@ -72,23 +74,23 @@ class _PortServer(uvicorn.Server):
         self.started = True
 
     def open_connections(self) -> int:
-        """How many connections are open."""
+        """The number of open connections, with those that have no protocol yet."""
         return len(self.server_state.connections) + self.listener.pending
 
     def draining(self) -> ConnectionDrain:
-        """Waits for the end of this server's connections."""
+        """A drain of this server's connections."""
         connections: Any = self.server_state.connections
         return ConnectionDrain(connections, lambda: self.listener.pending, asyncio.get_running_loop().time)
 
-    async def end_connections(self, draining: ConnectionDrain, seconds: float, until: float = 0.0) -> None:
-        """Accepts the connections that are being opened, and ends all; unfinished requests are refused.
+    async def end_connections(self, draining: ConnectionDrain, seconds: float, deadline: float = 0.0) -> None:
+        """Accepts the connections that are being opened, and ends all; late ones are refused and then aborted.
 
-        They have so many seconds, and `until` the end of the drain, on the event loop's clock.
+        They have `seconds`, and at least until `deadline`, the end of the drain on the event loop's clock.
         """
         clock = asyncio.get_running_loop().time
-        until = max(until, clock() + seconds)
+        deadline = max(deadline, clock() + seconds)
         await self.listener.close()
-        await draining.wait(deadline=until)
+        await draining.wait(deadline=deadline)
         draining.refuse()
         await draining.wait(deadline=clock() + _LAST_REFUSALS_SECONDS)
         draining.abort()
@@ -99,10 +101,10 @@ class _PortServer(uvicorn.Server):
 
 
 class Server(_PortServer):
-    """The server of the main port, which handles this service's signals and drains `serving`.
+    """The server of the main port, which handles the signals of the process and drains `serving`.
 
-    `admin` serves before this one does, and until it has ended. `end_within` ends the process if it takes more seconds
-    than that from the first signal on.
+    `admin` runs from before this server starts until after it has ended. `end_within(seconds)` is called at the first
+    signal: it ends the process if that runs longer (see `end_for_certain`).
     """
 
     def __init__(
@@ -119,7 +121,7 @@ class Server(_PortServer):
         self._end_within = end_within
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
-        """Serves until a signal."""
+        """Serves until a signal; as a worker also handles the messages of the parent."""
         worker, serving = self._serving.worker, self._serving
         if worker is not None:
             worker.handlers |= {"drain": self._drain, "reload": serving.registry.ask}
@@ -135,41 +137,41 @@ class Server(_PortServer):
                 await worker.close(serving.metrics.snapshot())
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Drains: requests that are here, and those that still arrive, are answered; then all connections end."""
-        left = self._serving.batcher.unanswered
-        log.info("draining: %d accepted calls have no answer yet; another signal ends the process at once", left)
-        draining, present = self.draining(), {*self.server_state.connections}
+        """Drains: accepted requests, and those that still arrive, are answered; then all connections end."""
+        unanswered = self._serving.batcher.unanswered
+        log.info("draining: %d accepted calls have no answer yet; another signal ends the process at once", unanswered)
+        draining, connections = self.draining(), {*self.server_state.connections}
         stopping = asyncio.create_task(self._serving.stop())
-        until = asyncio.get_running_loop().time() + self._serving.settings.drain_seconds
-        await draining.wait(deadline=until, only=cast("set[DrainedConnection]", present))
+        drain_end = asyncio.get_running_loop().time() + self._serving.settings.drain_seconds
+        await draining.wait(deadline=drain_end, only=cast("set[DrainedConnection]", connections))
         await stopping
-        ended = asyncio.create_task(self.lifespan.shutdown())
-        await self.end_connections(draining, _LATE_SECONDS, until)
-        await ended
+        lifespan_end = asyncio.create_task(self.lifespan.shutdown())
+        await self.end_connections(draining, _LATE_SECONDS, drain_end)
+        await lifespan_end
         log.info("stopped")
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Handles signals while serving; unlike uvicorn's, does not raise them again after a good end."""
-        before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGTERM, signal.SIGINT)}
-        before[signal.SIGHUP] = signal.signal(signal.SIGHUP, lambda *_: self._serving.registry.ask())
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, [*before])  # they were held until now
+        """Handles signals in the block; unlike uvicorn's, it does not raise them again after a good end."""
+        old_handlers = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGTERM, signal.SIGINT)}
+        old_handlers[signal.SIGHUP] = signal.signal(signal.SIGHUP, lambda *_: self._serving.registry.ask())
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [*old_handlers])  # they were blocked until now
         try:
             yield
         finally:
-            for number, handler in before.items():
+            for number, handler in old_handlers.items():
                 signal.signal(number, handler)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """The first signal begins the drain; the second ends the process."""
+        """Handles SIGTERM and SIGINT: the first one begins the drain, the second ends the process."""
         if self.should_exit:
-            os._exit(128 + sig)  # at once: the threads of the runners are inside the runtime
+            os._exit(128 + sig)  # at once, without waiting for the threads that run batches
         self._serving.begin_draining()
         self.should_exit = True
         self._end_within(self._serving.settings.drain_seconds + _END_SECONDS)
 
     def _drain(self) -> None:
-        """Begins the drain as the first signal does, if none has come."""
+        """Begins the drain as a signal does, unless it has begun."""
         if not self.should_exit:
             self.handle_exit(signal.SIGTERM, None)
 
@@ -177,17 +179,17 @@ class Server(_PortServer):
 class AdminServer(_PortServer):
     """The server of the admin port: in the same event loop, with connections of its own, and without signals.
 
-    It runs before the first request and after the last, so that a drain can be watched. Clients that use up the
-    connections of the main port use none of this one's.
+    It runs until the main server has ended, so that a drain can be watched. Clients that use up the connections of the
+    main port take none from this one.
     """
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Leaves the signals to the server of the main port."""
+        """Does nothing: the server of the main port handles the signals."""
         yield
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Ends its connections; the drain is over."""
+        """Ends the connections of this port; the drain of the main port is over by then."""
         await self.end_connections(self.draining(), _LAST_REFUSALS_SECONDS)
 
 
@@ -196,9 +198,10 @@ def serve(
     workers: WorkerCount = ONE_PROCESS,
     worker: Worker | None = None,
 ) -> int:
-    """Serves until a signal: the exit code.
+    """Serves until a signal; returns the exit code.
 
-    With several `workers` each is this program again, up to here, as one `worker`.
+    With several `workers` this process becomes their parent (`supervise`) and serves nothing itself: each worker
+    process runs the same program again, and arrives here with `worker`.
 
     Raises:
         ConfigurationError: An option is wrong, an address or a file cannot be used, or an extra is not installed.
@@ -209,12 +212,13 @@ def serve(
     if worker is None and workers.number > 1:
         return supervise(settings, workers)
     failures: list[BaseException] = []
-    addresses: dict[str, str] = {}
+    addresses: dict[str, str] = {}  # filled below; the application logs them when it is ready
 
     def failed(error: BaseException) -> None:
         failures.append(error)
         server.should_exit = True
 
+    # The service, its application and their servers.
     limits = connection_limits(settings.max_connections, grpc=settings.grpc_port is not None)
     tracer = configured_tracer(open_telemetry_variables())
     serving = Serving(settings, tracer=tracer, worker=worker)
@@ -237,7 +241,7 @@ def serve(
         if worker is not None:
             server.server_state.connections = worker.connections()
         serving.openings.connections["http"] = (server.open_connections, limits.http)
-        # Signals are handled from the moment that clients can connect.
+        # Serve. Signals are handled from the moment that clients can connect.
         stack.enter_context(server.capture_signals())
         limits.log()
         if worker is None:
@@ -253,10 +257,17 @@ def serve(
 
 
 def _listener(
-    stack: ExitStack, settings: Settings, tls: ssl.SSLContext | None, worker: Worker | None, port: str, most: int
+    stack: ExitStack,
+    settings: Settings,
+    tls: ssl.SSLContext | None,
+    worker: Worker | None,
+    port: str,
+    max_connections: int,
 ) -> Listener:
-    """Listens on a port, named by its option; with the socket of all workers, where there are several."""
-    make = partial(Listener, max_connections=most, tls=tls, handshake_seconds=settings.header_timeout_seconds)
+    """The listener of the port whose option is `port`, on a socket of its own, or on the one of all workers."""
+    make = partial(
+        Listener, max_connections=max_connections, tls=tls, handshake_seconds=settings.header_timeout_seconds
+    )
     if worker is None:
         return make(stack.enter_context(listening(settings.host, getattr(settings, port), flag(port))))
     turn: dict[str, Any] = {"turn": worker.accept_delay} if port == "port" else {}
@@ -264,7 +275,7 @@ def _listener(
 
 
 def _tune() -> None:
-    """Sets up the interpreter for a server; see the constants."""
+    """Sets up the interpreter for a server: thread switches, memory, and garbage collector (see the constants)."""
     sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
     if not mmap_threshold_is_set():
         map_large_blocks()
@@ -273,7 +284,7 @@ def _tune() -> None:
 
 
 def _config(app: ASGIApp, settings: Settings, max_connections: int) -> uvicorn.Config:
-    """The configuration of one server, loaded."""
+    """The configuration of uvicorn for one server, loaded."""
     config = uvicorn.Config(
         app,
         http=cast("type[asyncio.Protocol]", protocol(app, settings, max_connections)),
@@ -290,9 +301,9 @@ def _config(app: ASGIApp, settings: Settings, max_connections: int) -> uvicorn.C
 
 
 def protocol(app: ASGIApp, settings: Settings, max_connections: int) -> Callable[..., Connection]:
-    """Makes the connections of a server, within this process's bounds.
+    """A function that makes the connections of a server, within the bounds of `settings`.
 
-    Ordinary requests go past the application, unless somebody has to see every call.
+    They answer ordinary calls without the application, unless a user added something that has to see every call.
     """
     bounds: dict[str, Any] = {
         "header_timeout_seconds": settings.header_timeout_seconds,

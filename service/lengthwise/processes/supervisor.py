@@ -1,18 +1,18 @@
-"""The parent of several workers: it holds the listening sockets, and starts, watches and replaces the processes.
+"""The parent of several workers: it has the listening sockets, and starts, watches and replaces the processes.
 
 ```
 parent: sockets, shared memory ──exec, with a channel──> worker 0, worker 1, ...: each a whole service
    │ a worker ended ──> its counts are kept, and after a pause its slot gets another one
    │ no beat in the shared memory for `hung_seconds` ──> the worker is killed
-   │ SIGHUP, SIGTERM ──> said to all, on their channels: a signal could come before they handle it
-   └ asked by a worker ──> all others are called, and their answers go back
+   │ SIGHUP, SIGTERM ──> sent to all as messages: a signal could come before they handle it
+   └ a worker asks ──> all other workers are called, and their answers go back
 ```
 
-It opens no model and answers nothing. A worker is the same command again, never a fork: threads of libraries do not
-survive one. Connections wait in the sockets while no worker takes them, so a worker that ends loses only its own.
+It opens no model and answers no request. A worker is the same command again, never a fork: threads of libraries do not
+survive a fork. Connections wait in the sockets while no worker takes them, so a worker that ends loses only its own.
 
-It expects the worst of a worker: to hang, to end in the middle of a line, not to start. While one serves, the others
-are tried again for ever; the service ends only when none does.
+It expects the worst of a worker: to hang, to end in the middle of a line, not to start. As long as one worker serves,
+the others are started again for ever; the service ends only when none serves.
 """
 
 from __future__ import annotations
@@ -55,15 +55,15 @@ from lengthwise.telemetry.snapshots import Snapshot
 
 log = logging.getLogger("lengthwise.workers")
 
-EARLY_SECONDS: Final = 10.0  # a worker that ends so soon after its start counts against `MOST_EARLY`
-MOST_EARLY: Final = 5
+EARLY_SECONDS: Final = 10.0  # a worker that ends sooner after its start has ended *early*
+MOST_EARLY: Final = 5  # early ends in a row of every worker, after which the service ends
 FIRST_PAUSE_SECONDS: Final = 0.2  # before a worker that ended early is started again; it doubles each time
 MOST_PAUSE_SECONDS: Final = 30.0
-TOGETHER_SECONDS: Final = 5.0  # that a worker waits for others that load their models as it does
-_START_SECONDS: Final = 120.0  # without a beat until the models are loaded: imports, a slow disk
+TOGETHER_SECONDS: Final = 5.0  # that a worker waits until the others have loaded their models, too
+_START_SECONDS: Final = 120.0  # without a beat before the models are loaded: imports, a slow disk
 _END_SECONDS: Final = 6.0  # that workers may run after the drain: they end themselves sooner
 _NOT_STARTED: Final = 2  # the exit code of a worker that cannot start: an option, or the repository, is wrong
-_HELD_SIGNALS: Final = (signal.SIGHUP, signal.SIGINT)  # by a new worker, until it handles them
+_BLOCKED_SIGNALS: Final = (signal.SIGHUP, signal.SIGINT)  # in a new worker, until it handles them
 
 
 @dataclass(slots=True, eq=False)
@@ -71,14 +71,14 @@ class WorkerSlot:
     """A slot for a worker, and the process that has it now."""
 
     index: int
-    process: asyncio.subprocess.Process | None = None
+    process: asyncio.subprocess.Process | None = None  # None between two processes
     channel: Channel | None = None
-    started: float = 0.0
+    started: float = 0.0  # on the clock of `time.monotonic`
     up: bool = False  # it handles its signals
-    loaded: asyncio.Event = field(default_factory=asyncio.Event)  # its models; or it has ended
-    scans: bool = False  # it knows what is unloaded, and has to be told of changes
-    change: asyncio.Future[Any] | None = None  # the last admin call that it was asked for
-    beat: float = -1.0  # as the last look saw it
+    loaded: asyncio.Event = field(default_factory=asyncio.Event)  # its models are loaded, or it has ended
+    scans: bool = False  # it has asked for the unloaded models, and so takes part in changes
+    change: asyncio.Future[Any] | None = None  # its answer to the last change
+    beat: float = -1.0  # at the last look of `_watch`
     silent_seconds: float = 0.0  # for how long its event loop has not run
     early: int = 0  # processes in a row that ended early
 
@@ -90,7 +90,7 @@ class Supervisor:
         self._settings = settings
         self._count, self._reason = workers
         self._options = settings.of_worker(workers.number)
-        self._sockets = sockets
+        self._sockets = sockets  # descriptors by option, such as `port`
         self._file = file
         self._memory = SharedMemory(file.fileno(), workers.number)
         self._slots = [WorkerSlot(index) for index in range(workers.number)]
@@ -98,24 +98,26 @@ class Supervisor:
         self._verdicts = Verdicts()
         self._source = SharedSource(settings)
         self._changes = Changes(self._slots, lambda: self._verdicts.verifying or self._source.is_fetching)
-        self._announced = False
-        self._code: int | None = None
+        self._announced = False  # the addresses were logged
+        self._code: int | None = None  # the exit code, once the service ends
         self.failures: list[str] = []  # why workers could not start
         self._ending = asyncio.Event()
         self._drained = False  # the time of the drain is over
 
     async def run(self) -> int:
-        """Runs the workers."""
+        """Runs the workers until they have ended after a signal; returns the exit code."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._handle_exit, number)
         loop.add_signal_handler(signal.SIGHUP, lambda: self._send("reload"))
-        keeping = [asyncio.ensure_future(self._noting(self._keep(slot))) for slot in self._slots]
-        watching = asyncio.ensure_future(self._noting(self._watch()))
+        # Run until a signal, or until no worker can serve.
+        keeping = [asyncio.ensure_future(self._supervised(self._keep(slot))) for slot in self._slots]
+        watching = asyncio.ensure_future(self._supervised(self._watch()))
         await self._ending.wait()
+        # End the workers that are starting, and drain the others.
         starting = [slot for slot in self._slots if not slot.up]
         for slot in starting:
-            self._memory.put(slot.index, state=ENDING)  # the last of the others takes the connections that wait
+            self._memory.put(slot.index, state=ENDING)  # so the last of the others takes the waiting connections
         self._signal(starting, signal.SIGTERM)
         self._send("drain")
         await asyncio.wait(keeping, timeout=self._settings.drain_seconds)
@@ -128,11 +130,12 @@ class Supervisor:
         watching.cancel()
         if self._code != _NOT_STARTED:
             log.info("stopped, with all workers")
-        signal.pthread_sigmask(signal.SIG_BLOCK, _HELD_SIGNALS)  # the event loop's end would let them end this process
+        # The end of the event loop restores the default action of signals, which is to end this process.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _BLOCKED_SIGNALS)
         return 1 if late else self._code or 0
 
-    async def _noting(self, work: Coroutine[Any, Any, None]) -> None:
-        """Runs work that must not fail; if it does, the service drains and ends with 1."""
+    async def _supervised(self, work: Coroutine[Any, Any, None]) -> None:
+        """Runs a coroutine that must not fail; if it does, the service drains, and ends with exit code 1."""
         try:
             await work
         except Exception:
@@ -141,40 +144,43 @@ class Supervisor:
             self._code = self._code or 1
 
     def _handle_exit(self, number: int) -> None:
-        """The first signal begins the drain; the second ends all at once."""
+        """Handles SIGTERM and SIGINT: the first one begins the drain, the second ends all processes at once."""
         if self._ending.is_set():
             self._signal(self._slots, signal.SIGKILL)
             os._exit(128 + number)
         self._end(0)
 
     def _end(self, code: int) -> None:
+        """Begins the end of the service; the first exit code is kept."""
         if self._code is None:
             self._code = code
         self._ending.set()
 
     def _signal(self, slots: list[WorkerSlot], number: signal.Signals) -> None:
+        """Sends a signal to the processes of these slots."""
         for slot in slots:
             if slot.process is not None:
                 with suppress(ProcessLookupError):
-                    os.kill(slot.process.pid, number)  # asyncio's own may take its exit code away
+                    os.kill(slot.process.pid, number)  # not `process.send_signal`, which may lose the exit code
 
     def _send(self, kind: str) -> None:
+        """Sends a message without content to all workers that handle their signals."""
         for slot in self._slots:
-            if slot.up and slot.channel is not None:  # one that is not reads everything anew
+            if slot.up and slot.channel is not None:  # a worker that is not up yet reads everything anew
                 slot.channel.send(kind)
 
     async def _watch(self) -> None:
-        """Kills workers that hang.
+        """Kills workers that hang, and logs once that all are ready.
 
-        Time is counted in looks, not by a clock: while this process is stopped too, nothing becomes late.
+        Time is counted in looks, not by a clock: while this process itself is stopped, no worker becomes late.
         """
         is_logged = False
         while True:
             await asyncio.sleep(BEAT_SECONDS)
             if not is_logged and (self._memory.table["state"] == READY).all():
                 is_logged = True
-                each = sum(memory_bytes(int(pid)) for pid in self._memory.table["pid"]) / self._count
-                log.info("all %d workers are ready; each has %.0f MiB in memory", self._count, each / 2**20)
+                mean_bytes = sum(memory_bytes(int(pid)) for pid in self._memory.table["pid"]) / self._count
+                log.info("all %d workers are ready; each has %.0f MiB in memory", self._count, mean_bytes / 2**20)
             for slot in self._slots:
                 row = self._memory.table[slot.index]
                 slot.silent_seconds = slot.silent_seconds + BEAT_SECONDS if row["beat"] == slot.beat else 0.0
@@ -192,33 +198,33 @@ class Supervisor:
                     self._signal([slot], signal.SIGKILL)
 
     def _patience(self, slot: WorkerSlot) -> float:
-        """For how many seconds the event loop of a worker may not run."""
+        """The seconds for which the event loop of a worker may not run before the worker counts as hanging."""
         row = self._memory.table[slot.index]
         if row["state"] in (STARTING, ABSENT):
             return max(_START_SECONDS, self._settings.hung_seconds)
         if self._ending.is_set() and row["state"] != ENDING and (self._drained or not row["inflight"]):
-            return SILENT_SECONDS  # it does not drain, as it was told to
-        # A busy machine, or a library that keeps the interpreter, stops a loop for a while. And the worker itself is to
-        # log the stack of its event loop first, if it can.
+            return SILENT_SECONDS  # it should drain, and does not
+        # A busy machine, or a library that keeps the interpreter lock, stops a loop for a while. Beyond `hung_seconds`
+        # the worker itself gets time to log the stack of its event loop.
         return max(SILENT_SECONDS, self._settings.hung_seconds) + 2 * BEAT_SECONDS
 
     async def _keep(self, slot: WorkerSlot) -> None:
-        """Starts one worker after the other in a slot, until the service ends."""
+        """Runs one worker process after the other in a slot, until the service ends."""
         while not self._ending.is_set():
             slot.started = time.monotonic()
             slot.loaded.clear()
             self._memory.put(slot.index, pid=0, state=STARTING, connections=0, started=time.time(), beat=0, batches=0)
             was_up, code = False, 1
             try:
-                was_up, code = await self._life(slot)
+                was_up, code = await self._run_worker(slot)
             except OSError as error:  # no memory, no processes or files left
                 log.error("worker %d cannot be started: %s", slot.index, error.strerror)
-            finally:
+            finally:  # the numbers of the ended process
                 inflight = self._memory.table["inflight"][slot.index]
                 self._memory.put(slot.index, pid=0, state=ABSENT, connections=0, inflight=0, batches=0)
                 slot.loaded.set()
                 self._counts.end(slot.index)
-            if self._ending.is_set():
+            if self._ending.is_set():  # has it drained, or did it end in another way?
                 if was_up and code not in (0, self._code) and (inflight or code != -signal.SIGKILL):
                     log.error("a worker ended with %s instead of draining", _end_text(code))
                     self._code = self._code or 1
@@ -228,16 +234,19 @@ class Supervisor:
                 await asyncio.wait_for(self._ending.wait(), pause)
 
     def _pause_after(self, slot: WorkerSlot, code: int) -> float:
-        """Logs and counts the end of a worker, and says when another one starts; or ends the service."""
+        """Logs and counts the end of a worker; returns the seconds until another one starts.
+
+        Ends the service instead if no worker serves, and this one cannot start or all have ended early too often.
+        """
         seconds = time.monotonic() - slot.started
         serves = ((self._memory.table["state"] == READY) & ~self._memory.is_silent()).any()
         if code == _NOT_STARTED and not self._memory.table["restarts"][slot.index] and not serves:
-            self._end(_NOT_STARTED)  # it has said why
+            self._end(_NOT_STARTED)  # the worker has reported why
             return 0.0
         slot.early = slot.early + 1 if seconds < EARLY_SECONDS else 0
         pause = min(FIRST_PAUSE_SECONDS * 2 ** (min(slot.early, 10) - 1), MOST_PAUSE_SECONDS) if slot.early else 1e-3
         event = f"worker {slot.index} has ended after {seconds:.1f} s ({_end_text(code)})"
-        if not serves and all(other.early >= MOST_EARLY for other in self._slots):
+        if not serves and all(other_slot.early >= MOST_EARLY for other_slot in self._slots):
             log.error("%s; no worker is ready, and each has ended %d times early: the service ends", event, MOST_EARLY)
             self._end(1)
         else:
@@ -245,33 +254,34 @@ class Supervisor:
             self._memory.table["restarts"][slot.index] += 1
         return pause
 
-    async def _life(self, slot: WorkerSlot) -> tuple[bool, int]:
-        """Runs one worker: whether it came to handle its signals, and its exit code."""
-        ours, theirs = socket.socketpair()
-        with ours, theirs:
-            process = await self._start(theirs.fileno())
-            ended = asyncio.ensure_future(process.wait())
+    async def _run_worker(self, slot: WorkerSlot) -> tuple[bool, int]:
+        """Runs one worker process until it ends; returns whether it came to handle its signals, and its exit code."""
+        parent_end, worker_end = socket.socketpair()
+        with parent_end, worker_end:
+            process = await self._start(worker_end.fileno())
+            process_end = asyncio.ensure_future(process.wait())
             slot.process, slot.silent_seconds = process, 0.0
             self._memory.put(slot.index, pid=process.pid)
-            theirs.close()
+            worker_end.close()
             try:
-                slot.channel = channel = await Channel.open(ours, self._handlers(slot, ended))
-                with suppress(ConnectionError):  # it has ended, and its exit code says more
-                    send_descriptors(ours, [self._file.fileno(), *self._sockets.values()])
+                slot.channel = channel = await Channel.open(parent_end, self._handlers(slot, process_end))
+                with suppress(ConnectionError):  # the worker has ended, and its exit code says more
+                    send_descriptors(parent_end, [self._file.fileno(), *self._sockets.values()])
                 start = {"index": slot.index, "workers": self._count, "reason": self._reason}
                 options = self._options | {"models": str(self._source.folder)}
                 channel.send("start", start | {"sockets": [*self._sockets], "settings": options})
                 receiving = asyncio.ensure_future(channel.receive())
-                await asyncio.wait((receiving, ended), return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait((receiving, process_end), return_when=asyncio.FIRST_COMPLETED)
                 self._memory.put(slot.index, state=ABSENT)
-                # It may end a little after its channel; and its last messages may be read after its end.
-                await asyncio.wait((receiving, ended), timeout=_END_SECONDS)
+                # The process may end a little after its channel, or its last messages may be read after its end.
+                await asyncio.wait((receiving, process_end), timeout=_END_SECONDS)
                 receiving.cancel()
             finally:
-                if not ended.done():
+                if not process_end.done():
                     self._signal([slot], signal.SIGKILL)
-                await asyncio.wait((ended,), timeout=_END_SECONDS)  # one that waits for a mount cannot even be killed
-                code = ended.result() if ended.done() else -signal.SIGKILL
+                # A process that waits for a mount cannot even be killed.
+                await asyncio.wait((process_end,), timeout=_END_SECONDS)
+                code = process_end.result() if process_end.done() else -signal.SIGKILL
                 was_up = slot.up
                 slot.up = slot.scans = False
                 if slot.channel is not None:
@@ -280,19 +290,22 @@ class Supervisor:
         return was_up, code
 
     async def _start(self, channel: int) -> asyncio.subprocess.Process:
-        """Starts a worker, which inherits the descriptor of its channel, and handles its signals later."""
-        signal.pthread_sigmask(signal.SIG_BLOCK, _HELD_SIGNALS)  # the new process inherits that
+        """Starts a worker process, which inherits the descriptor of its channel.
+
+        Its signals are blocked until it handles them.
+        """
+        signal.pthread_sigmask(signal.SIG_BLOCK, _BLOCKED_SIGNALS)  # the new process inherits the blocked signals
         try:
             return await asyncio.create_subprocess_exec(
                 sys.executable, *sys.orig_argv[1:], pass_fds=(channel,), env=passed_to_worker(channel)
             )
         finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, _HELD_SIGNALS)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _BLOCKED_SIGNALS)
 
     def _handlers(self, slot: WorkerSlot, end: asyncio.Future[int]) -> dict[str, Callable[..., Any]]:
         """The handlers of a worker's messages, by kind; `end` is done when its process has ended."""
         return {
-            "up": partial(self._is_up, slot),
+            "up": partial(self._note_up, slot),
             "failed": self.failures.append,
             "loaded": partial(self._wait_until_loaded, slot),
             "metrics": partial(self._metrics_beside, slot),
@@ -307,18 +320,19 @@ class Supervisor:
         }
 
     async def _wait_until_loaded(self, slot: WorkerSlot) -> None:
-        """Waits until no worker loads its models, `TOGETHER_SECONDS` at most."""
+        """Notes that a worker has loaded its models, and waits for the others, at most `TOGETHER_SECONDS`."""
         slot.loaded.set()
         with suppress(TimeoutError):
             async with asyncio.timeout(TOGETHER_SECONDS):
-                for each in self._slots:
-                    await each.loaded.wait()
+                for other_slot in self._slots:
+                    await other_slot.loaded.wait()
 
-    def _is_up(self, slot: WorkerSlot) -> None:
-        if not self._announced:  # until now connections wait
+    def _note_up(self, slot: WorkerSlot) -> None:
+        """Notes that a worker handles its signals; the first one announces the service, the late ones drain."""
+        if not self._announced:  # connections have waited until now
             self._announced = True
-            each = ", ".join(f"{name} {value}" for name, value in self._options.items() if name.startswith("max_"))
-            log.info("%d workers (%s), each with %s", self._count, self._reason, each)
+            limits = ", ".join(f"{name} {value}" for name, value in self._options.items() if name.startswith("max_"))
+            log.info("%d workers (%s), each with %s", self._count, self._reason, limits)
             announce(self._settings)
         slot.up = True
         if self._ending.is_set() and slot.channel is not None:
@@ -327,9 +341,13 @@ class Supervisor:
     async def _ask_others(
         self, asking: WorkerSlot, note: Callable[[WorkerSlot, Any], object], kind: str, *content: Any
     ) -> None:
-        """Calls all other workers, and notes each answer as it comes; those that start, hang or fail are left out."""
+        """Calls all workers but `asking`, and passes each answer to `note(slot, answer)` as it comes.
+
+        Workers that start, hang or fail are left out.
+        """
 
         async def ask(slot: WorkerSlot, channel: Channel) -> None:
+            """Calls one worker, and notes its answer."""
             answer = await channel.call(kind, *content)
             if answer is not None and "error" not in answer:
                 note(slot, answer)
@@ -343,29 +361,29 @@ class Supervisor:
             await asyncio.wait(calls, timeout=ANSWER_SECONDS)
 
     async def _statistics_beside(self, asking: WorkerSlot, *content: Any) -> list[Any]:
-        """The statistics of all other workers."""
+        """The answers of all workers but `asking` to `statistics`."""
         answers = list[Any]()
         await self._ask_others(asking, lambda _, answer: answers.append(answer), "statistics", *content)
         return answers
 
-    async def _metrics_beside(self, asking: WorkerSlot, own: Snapshot) -> list[Snapshot]:
-        """The metrics of all other workers, and of ended ones; `own`: the metrics of the worker that is scraped.
+    async def _metrics_beside(self, asking: WorkerSlot, own_metrics: Snapshot) -> list[Snapshot]:
+        """The metrics of all workers but `asking`, and of those that have ended; `own_metrics` are those of `asking`.
 
-        One that has ended meanwhile is among the ended, and one that does not answer has its last answer.
+        A worker that does not answer has its last answer there.
         """
-        self._counts.note(asking.index, own)
+        self._counts.note(asking.index, own_metrics)
         await self._ask_others(asking, lambda slot, answer: self._counts.note(slot.index, answer), "metrics")
-        others = [slot.index for slot in self._slots if slot is not asking and slot.up]
-        return self._counts.beside(asking.index, own, others)
+        other_indices = [slot.index for slot in self._slots if slot is not asking and slot.up]
+        return self._counts.beside(asking.index, own_metrics, other_indices)
 
 
 def _end_text(code: int) -> str:
-    """An exit code, or the signal that it stands for."""
+    """An exit code in words, or the signal that ended the process."""
     return f"code {code}" if code >= 0 else SIGNALS.get(code, f"signal {-code}")
 
 
 def supervise(settings: Settings, workers: WorkerCount) -> int:
-    """Serves with several workers until a signal: the exit code.
+    """Serves with several workers until a signal; returns the exit code.
 
     Raises:
         ConfigurationError: An address is taken, or no worker can start with these options.
@@ -378,7 +396,8 @@ def supervise(settings: Settings, workers: WorkerCount) -> int:
         if settings.grpc_port is not None:
             stack.enter_context(reserved(settings.host, settings.grpc_port, flag("grpc_port")))
         file = stack.enter_context(shared_file(workers.number))
-        supervisor = Supervisor(settings, workers, {name: one.fileno() for name, one in sockets.items()}, file)
+        descriptors = {option: listener.fileno() for option, listener in sockets.items()}
+        supervisor = Supervisor(settings, workers, descriptors, file)
         code = asyncio.run(supervisor.run())
     if code == _NOT_STARTED and supervisor.failures:
         raise ConfigurationError(supervisor.failures[0])

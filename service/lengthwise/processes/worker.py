@@ -1,14 +1,14 @@
-"""One of several processes that serve together: what it reads of the others, and asks the parent.
+"""One of several processes that serve together: what it reads of the others, and what it asks the parent.
 
 ```
 shared memory: pid, state, beat, connections, ... of each ──> who accepts the next connection; /healthz; who hangs
 channel to the parent: a call ──> the parent calls all workers ──> answers of all
 ```
 
-Connections are taken from sockets that all share. The kernel wakes every worker for each, so without more one of them
-may take all of a few long-lived ones. So a worker takes its part, of those that are open and those that wait, and then
-leaves one for `GIVE_WAY_SECONDS` to a worker that has fewer. One that is not ready leaves all to those that are. Nobody
-leaves any to a worker that hangs: whose event loop has noted no beat for `SILENT_SECONDS`.
+All workers accept connections from the same sockets. The kernel wakes every worker for each connection, so one of them
+might take all of a few long-lived ones. So a worker that has its part of the connections, open and waiting ones, leaves
+the next one for `GIVE_WAY_SECONDS` to a worker that has fewer. A worker that is not ready leaves all to those that are.
+No worker leaves any to one that hangs: whose event loop has noted no beat for `SILENT_SECONDS`.
 """
 
 from __future__ import annotations
@@ -35,52 +35,58 @@ from lengthwise.repository.stopping import Stopped, Stopping
 from lengthwise.settings import channel_of_worker
 from lengthwise.telemetry.snapshots import Snapshot
 
-BEAT_SECONDS: Final = 0.5
-GIVE_WAY_SECONDS: Final = 0.001  # at a time: the loop of a worker that is busy takes some to look at its socket
-NOT_READY_SECONDS: Final = 0.01  # a worker that has just become ready takes new ones after so long at most
+BEAT_SECONDS: Final = 0.5  # between two beats
+GIVE_WAY_SECONDS: Final = 0.001  # that a connection is left to others: a busy event loop needs some to see it
+NOT_READY_SECONDS: Final = 0.01  # the same while this worker is not ready
 _PR_SET_PDEATHSIG: Final = 1
 
 
 class Connections(set[Any]):
-    """Connections; each that ends is noted, with those that are left."""
+    """A set of connections that reports its new size when a connection ends."""
 
     def __init__(self, note: Callable[[int], None]) -> None:
         super().__init__()
         self._note = note
 
     def discard(self, connection: Any) -> None:
-        """Removes one."""
+        """Removes a connection, and reports how many are left."""
         super().discard(connection)
         self._note(len(self))
 
 
 class Worker:
-    """This process among the workers."""
+    """This process as one of several workers.
+
+    Args:
+        end: Its end of the channel.
+        start: The content of the first message.
+        descriptors: Of the shared memory and the listening sockets.
+    """
 
     def __init__(self, end: socket.socket, start: dict[str, Any], descriptors: list[int]) -> None:
         self.index: int = start["index"]
-        self.number: int = start["workers"]  # of all workers
+        self.number: int = start["workers"]  # how many workers there are
         self.reason: str = start["reason"]  # why there are so many
         self.settings: dict[str, Any] = start["settings"]
         memory, *sockets = descriptors
         self._sockets = dict(zip(start["sockets"], sockets, strict=True))
         self.memory = SharedMemory(memory, self.number)
         self.counts = self.memory.counts[self.index]  # the memory of its counts
-        self._others = [index for index in range(self.number) if index != self.index]
+        self._others = [index for index in range(self.number) if index != self.index]  # their indices
         self.handlers: dict[str, Callable[..., Any]] = {}  # of the parent's messages, by kind
         self._end = end
         self._channel: Channel
         self._receiving: asyncio.Task[None]
         self._loop: asyncio.AbstractEventLoop
-        self.is_alive: Callable[[], bool] = lambda: True  # false while a run hangs: then it notes no beat
+        self.is_alive: Callable[[], bool] = lambda: True  # false while a batch hangs: then no beat is noted
 
     @classmethod
     def of_this_process(cls) -> Worker | None:
-        """This process as its parent's first message describes it; None if it serves alone."""
+        """This process as the first message of its parent describes it; None if the process serves alone."""
         descriptor = channel_of_worker()
         if descriptor is None:
             return None
-        if sys.platform == "linux":  # the system ends it with its parent; elsewhere the end of the channel does
+        if sys.platform == "linux":  # the kernel kills it when its parent ends; elsewhere the end of the channel does
             ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         end = socket.socket(fileno=descriptor)
         worker = cls(end, *receive_start(end))
@@ -89,7 +95,7 @@ class Worker:
 
     @property
     def first(self) -> bool:
-        """Whether this worker logs what is the same for all: the first one, unless it was restarted."""
+        """Whether this worker logs what is the same for all: it is worker 0, and was not restarted."""
         return self.index == 0 and not self.memory.table["restarts"][0]
 
     @property
@@ -99,11 +105,11 @@ class Worker:
 
     @property
     def inflight(self) -> tuple[Any, int]:
-        """The bytes in flight of each worker, as shared cells, and the index of this one's."""
+        """The bytes in flight of each worker, as shared cells, and the index of this worker's cell."""
         return memoryview(self.memory.table["inflight"]), self.index
 
     def _states(self) -> Any:
-        """The state of each other worker; one that hangs counts as absent."""
+        """The states of the other workers, as an array; one that hangs counts as absent."""
         states, silent = self.memory.table["state"][self._others], self.memory.is_silent()[self._others]
         return np.where(silent & (states != STARTING), ABSENT, states)
 
@@ -112,40 +118,41 @@ class Worker:
         return float(self.memory.table["state"][self.index])
 
     def set_ready(self, ready: bool) -> None:
-        """Notes for the other workers whether this one would answer requests."""
+        """Shows the other workers whether this one would answer requests."""
         if self._state != ENDING:
             self.memory.put(self.index, state=READY if ready else min(self._state, LOADED))
 
     async def wait_for_others(self) -> None:
         """Waits until all workers have loaded their models, so that connections are spread from the first one on.
 
-        The parent answers after a few seconds in any case.
+        The parent answers after `TOGETHER_SECONDS` in any case.
         """
         if self._state != ENDING:
             self.memory.put(self.index, state=LOADED)
         await self._channel.call("loaded")
 
     def accept_delay(self, connections: int, waiting: int = 0) -> float:
-        """Seconds to wait before accepting, so that a worker with fewer connections goes first; see `Listener`.
+        """The seconds for which this worker leaves the next connection to the others; 0: it accepts it. See `Listener`.
 
-        Negative: wait always, also where nobody else is ready.
+        `connections` are those that it has, `waiting` those that wait in the kernel. Negative: it is not ready, and
+        leaves the connection in any case.
         """
         self.memory.put(self.index, connections=connections)
-        counts = self.memory.table["connections"][self._others][self._states() == READY]
-        if not len(counts):
+        others_counts = self.memory.table["connections"][self._others][self._states() == READY]
+        if not len(others_counts):
             return 0.0
         if self._state != READY:
             return -NOT_READY_SECONDS
-        part = (counts.sum() + connections + waiting) // (len(counts) + 1)
-        return 0.0 if connections < part or connections <= counts.min() else GIVE_WAY_SECONDS
+        fair_share = (others_counts.sum() + connections + waiting) // (len(others_counts) + 1)
+        return 0.0 if connections < fair_share or connections <= others_counts.min() else GIVE_WAY_SECONDS
 
     def cores(self, local: int) -> Cores:
-        """The cores of this worker, and the cores of all workers, which it may borrow."""
+        """The `local` cores of this worker, with the cores of all workers, which it may borrow."""
         batches: Any = memoryview(self.memory.table["batches"])
         return Cores(local, shared_cores(), batches, self.index)
 
     def connections(self) -> Connections:
-        """A set for the connections of this worker; the other workers see its size."""
+        """A set for the connections of this worker, whose size the other workers see."""
         return Connections(lambda count: self.memory.put(self.index, connections=count))
 
     def stop_accepting(self) -> bool:
@@ -154,13 +161,13 @@ class Worker:
         return not np.isin(self._states(), (STARTING, LOADED, READY)).any()
 
     def _beat(self) -> None:
-        """Notes the time in shared memory, every `BEAT_SECONDS`: a worker whose beat is old counts as hanging."""
+        """Notes the time in shared memory every `BEAT_SECONDS`: a worker whose beat is old counts as hanging."""
         if self.is_alive():
             self.memory.put(self.index, beat=time.monotonic())
         self._loop.call_later(BEAT_SECONDS, self._beat)
 
     async def open(self) -> None:
-        """Handles messages of the parent from now on, and says so; without a parent this process ends."""
+        """Handles the messages of the parent from now on, and tells it so (`up`)."""
         self._loop = asyncio.get_running_loop()
         self._beat()
         self._channel = await Channel.open(self._end.dup(), self.handlers)
@@ -168,14 +175,15 @@ class Worker:
         self._channel.send("up")
 
     async def _receive(self) -> None:
+        """Handles messages until the parent is gone, and then ends this process."""
         await self._channel.receive()
-        os._exit(1)  # the parent is gone, and its ports are wanted
+        os._exit(1)  # frees the ports for a new parent
 
     def report(self, error: Exception) -> bool:
         """Tells the parent why this worker cannot start; the parent logs it once for all workers.
 
-        Returns False if this worker replaces one that has ended: other workers serve, the parent logs nothing, and the
-        caller has to.
+        Returns False if this worker replaces one that has ended: the other workers serve, the parent does not log the
+        error, and the caller has to.
         """
         if self.memory.table["restarts"][self.index]:
             return False
@@ -184,36 +192,38 @@ class Worker:
         return True
 
     def socket(self, name: str) -> socket.socket:
-        """A socket that the parent holds, and listens on."""
+        """The socket of a port (its option), on which the parent listens."""
         shared = socket.socket(fileno=self._sockets[name])
         shared.setblocking(False)
         return shared
 
     def forget(self, model: tuple[str, str], counts: Snapshot) -> None:
-        """Tells the parent what was counted of a model that is not counted any more."""
+        """Tells the parent the counts of a model that this worker counts no more."""
         self._channel.send("forgot", model, counts)
 
     async def close(self, last: Snapshot) -> None:
-        """Tells the parent what was counted in the end."""
+        """Tells the parent the last counts of this worker."""
         await self._channel.call("last", last)
 
     def send_from_thread(self, kind: str, *content: Any) -> None:
-        """Sends the parent a message, in another thread than that of the event loop."""
+        """Sends the parent a message, from another thread than the event loop's."""
         self._loop.call_soon_threadsafe(self._channel.send, kind, *content)
 
     async def ask(self, kind: str, *content: Any) -> list[Any]:
-        """Calls the parent, and returns its answer.
+        """Calls the parent, and returns the list that it answers.
 
-        `metrics`, with its own: those of all others; `statistics`: those of all others that answer; `change`: what
-        came of it at each worker; `unloaded`: the names, before a scan.
+        - `metrics`, with the metrics of this worker: those of all others.
+        - `statistics`: those of all others that answer.
+        - `change`: the answer of each worker, this one included.
+        - `unloaded`: the names of unloaded models, before the first scan.
         """
         return list(await self._channel.call(kind, *content))
 
     def ask_from_thread(self, stopping: Stopping, kind: str, *content: Any) -> Any:
-        """As `ask`, in another thread than that of the event loop.
+        """Calls the parent from another thread than the event loop's, and returns its answer.
 
         Raises:
-            Stopped: That thread is to stop.
+            Stopped: `stopping` was set while the thread waited.
         """
         call = asyncio.run_coroutine_threadsafe(self._channel.call(kind, *content), self._loop)
         try:

@@ -1,12 +1,13 @@
 """How many workers serve where `--workers` is `auto`: one for each core, or for a few cores where models are large.
 
-One interpreter runs Python on one core at a time. A process of several runners so stops growing where reading, planning
-and answering fill that core, and before that its threads wait for each other (`python -m benchmarks.cores`). Workers of
-one runner each do not. But each has a queue of its own: on many cores a request waits for the few others of its worker,
-and the tail is longer than where several runners serve one queue. And each needs memory.
+A Python interpreter runs Python on one core at a time. A process with several runners stops growing when reading,
+planning and answering fill that core, and before that its threads wait for each other (`python -m benchmarks.cores`).
+Workers of one runner each do not. But each worker has a queue of its own: on many cores a request waits for the few
+others of its worker, and the slowest ones wait longer than where several runners serve one queue. And each worker needs
+memory.
 
-So runners share a process where Python has little to do beside their runs. How long those take is not known before the
-models are loaded, but a step multiplies each weight once: the bytes of the graph say it roughly.
+So runners share a process where Python has little to do besides their runs. How long runs take is not known before the
+models are loaded, but a step multiplies each weight once: the bytes of the graph estimate it roughly.
 
 | where | workers |
 |---|---|
@@ -34,16 +35,16 @@ from lengthwise.settings import Settings
 from lengthwise.versions import Policy
 
 _WORKER_BYTES: Final = 256 * 2**20
-"""Of memory for each worker: 115 MiB at rest with a small model (`benchmarks.workers`), and what calls need."""
+"""Memory of each worker without its models: 115 MiB at rest (`benchmarks.workers`), and what calls need."""
 _COPIES: Final = 2
-"""Of a model's files in the memory of a worker: as they are, and as onnxruntime arranges them."""
-_MOST: Final = 256
+"""A worker has a model's files twice in memory: as they are, and as onnxruntime arranges them."""
+_MOST: Final = 256  # workers
 _RUNNER_BYTES: Final = 4 * 2**20
-"""Of the smallest graph, for each further runner of a worker: a million weights, some 15 us a step."""
+"""Size of the smallest graph for each further runner of a worker: a million weights, some 15 us a step."""
 _MOST_RUNNERS: Final = 4
-"""Of a worker: with six, threads wait for each other (`benchmarks.cores`)."""
+"""Runners of a worker: with six, threads wait for each other (`benchmarks.cores`)."""
 _LEAST: Final = 4
-"""Workers on many cores. On four cores, one for each has as short a tail as any other number."""
+"""Workers on many cores, at least. On four cores, one for each makes the slowest requests as fast as any number."""
 
 
 class WorkerCount(NamedTuple):
@@ -57,7 +58,7 @@ ONE_PROCESS: Final = WorkerCount(1, "of this process alone")
 
 
 def count_workers(settings: Settings) -> WorkerCount:
-    """The number of `--workers`, or what `auto` means here.
+    """The number of `--workers`, or what `auto` means on this machine, with the reason.
 
     Raises:
         ConfigurationError: The model repository cannot be read, or the provider is not available.
@@ -68,6 +69,7 @@ def count_workers(settings: Settings) -> WorkerCount:
         return WorkerCount(1, "one process has the GPU, as each would need a context and the models there")
     if sys.platform != "linux":
         return WorkerCount(1, "on this system only --workers starts several")
+    # By the cores.
     cores, sizes = available_cores(), _graph_sizes(settings)
     if "runners" in settings.model_fields_set:
         count, reason = cores // settings.runners, f"{cores} cores, for {settings.runners} runners each"
@@ -75,22 +77,24 @@ def count_workers(settings: Settings) -> WorkerCount:
         runners = min(1 + min(sizes, default=0) // _RUNNER_BYTES, max(1, cores // _LEAST), _MOST_RUNNERS)
         each = "each core" if runners == 1 else f"every {runners} of {cores} cores, as the models are large"
         count, reason = cores // runners, f"one for {each}"
+    # By the memory, and by `max_model_bytes`: `fit` is the number of workers that have room.
     graphs = _COPIES * sum(sizes)
     limit, needed = "memory", _WORKER_BYTES + graphs
-    left = memory_left_bytes()
-    fit = (os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2 if left is None else left) // needed
-    if settings.max_model_bytes is not None and (most := settings.max_model_bytes // max(1, graphs)) < fit:
-        # Each has its share of the limit, in which a new version of twice the size is to fit.
-        limit, needed, fit = "max_model_bytes", graphs, most
+    free_bytes = memory_left_bytes()
+    machine_bytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    fit = (machine_bytes // 2 if free_bytes is None else free_bytes) // needed
+    if settings.max_model_bytes is not None and settings.max_model_bytes // max(1, graphs) < fit:
+        # Each worker has its share of the limit, in which a model and its new version must fit.
+        limit, needed, fit = "max_model_bytes", graphs, settings.max_model_bytes // max(1, graphs)
     if fit < count:
-        # Each has the cores over the workers as runners: with eight cores and memory for five, four of two each.
+        # The number that uses most cores: with eight cores and memory for five workers, four of two runners each.
         reason = f"{cores} cores, but {limit} for {fit}, at {needed // 2**20} MiB each"
         count = max(range(1, max(2, fit + 1)), key=lambda number: (cores // number * number, number))
     return WorkerCount(min(max(1, count), _MOST), reason)
 
 
 def _graph_sizes(settings: Settings) -> list[int]:
-    """The bytes of each graph that is served, by the policy; 0 of one that cannot be read."""
+    """The bytes of each graph that the version policy serves; 0 for a graph that cannot be read."""
     policy = Policy.parse(settings.versions)
     directories = folder.read(settings.folder).directories
     versions = policy.candidates(directories)  # the highest of each name first

@@ -20,27 +20,31 @@ class WorkerCounts:
     def note(self, index: int, snapshot: Snapshot) -> None:
         """Keeps the metrics of a worker.
 
-        A family that they lack for once, as it has no files left to read it from, stays as it was.
+        A family that is missing, because the worker had no files left to read it from, keeps its last values.
         """
         self._last[index] = renewed(self._last[index], snapshot)
 
     def forget(self, index: int, model: list[str], counts: Snapshot) -> None:
-        """Keeps the counts of a model that a worker has dropped: others may still have it, and no sum may go back."""
+        """Moves the counts of a model that a worker has dropped to the ended ones, so that no sum decreases."""
         drop(self._last[index], [(model[0], model[1])])
         self._ended.add(counts, [(model[0], model[1])])
 
     def end(self, index: int) -> None:
-        """Adds the counts of a worker that has ended to the sum; exact ones come from the shared memory."""
+        """Adds the counts of a worker that has ended to the ended ones; exact counts come from the shared memory."""
         counts = self._memory.counts[index]
-        # A model without a row in the memory has the numbers of its last snapshot.
+        # A model without a row in the memory has the counts of its last snapshot.
         self._ended.add(with_rows(self._last[index], snapshot_of(*counts.counts())), counts.model_rows())
         counts.clear()
         self._last[index] = {}
 
     def beside(self, index: int, own: Snapshot, others: Iterable[int]) -> list[Snapshot]:
-        """The snapshots to add to a worker's `own`: of other workers, of ended ones, and of families it lacks."""
-        if self._ended.snapshot and (self._memory.table["state"] == READY).all():  # one that starts may count them yet
+        """The snapshots to add to `own`, the one of a worker: of `others` (indices), and of the ended workers.
+
+        The first one has the families that `own` lacks, from the worker's last snapshot.
+        """
+        # A worker that starts may still count the models of ended ones, so nothing is forgotten until all are ready.
+        if self._ended.snapshot and (self._memory.table["state"] == READY).all():
             self._ended.forget({model for counts in self._memory.counts for model in counts.model_rows()}, KEPT_GONE)
         last = self._last[index].get("families", {})
-        lacked = {name: last[name] for name in last.keys() - own["families"].keys()}
-        return [{"families": lacked}, *(self._last[other] for other in others), self._ended.snapshot]
+        missing = {name: last[name] for name in last.keys() - own["families"].keys()}
+        return [{"families": missing}, *(self._last[other_index] for other_index in others), self._ended.snapshot]

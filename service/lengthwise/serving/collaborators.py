@@ -1,4 +1,4 @@
-"""Builds what a service works with, of its settings and of the devices that it runs on."""
+"""Functions that build the parts of a service (batcher, verifier, monitoring) from its settings and devices."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ _BATCH_OPTIONS: Final = {"max_batch_rows", "max_batch_cost_steps"}
 
 
 def batch_limits(settings: Settings, choice: DeviceChoice, runners: int) -> BatchLimits:
-    """The limits of one batch; on a device its cost table decides, unless the settings do."""
-    # The part of the queue that one batch may take: all with one runner, or where `max_wait_ms` gathers a batch.
-    # Several runners leave something for each other, and for the one that is done next.
+    """The limits of one batch. On a device its cost table decides how large batches are, unless an option says it."""
+    # `share` is the part of the queue that one batch may take: all of it with one runner, or if `max_wait_ms` gathers a
+    # batch. Several runners leave sequences for each other, and for the runner that is free next.
     share = 1.0 if settings.max_wait_ms or runners == 1 else 1 / (runners + 1)
     limits = BatchLimits(settings.max_batch_rows, settings.max_batch_cost_steps, share=share)
     if choice.provider.bound and not _BATCH_OPTIONS & settings.model_fields_set:
@@ -47,7 +47,7 @@ def batcher_of(
     tracer: Tracer | None,
     on_suspect: Callable[[ModelQueue], None],
 ) -> Batcher:
-    """The batcher of a service."""
+    """The batcher of a service; `on_suspect` is called with a queue whose batches fail, to probe its model."""
     cores = Cores(available_cores())
     if worker is not None and not choice.provider.bound and "runners" not in settings.model_fields_set:
         cores = worker.cores(cores.local)
@@ -66,16 +66,19 @@ def batcher_of(
 
 
 def verifier_for(settings: Settings, verify: Verifier | None, worker: Worker | None) -> Verifier:
-    """The verifier of model directories: a separate process, and one verification for all workers."""
-    # Anyone who can change the bundled models can change the program too.
+    """The verifier of model directories: `verify`, or a process of its own, unless the models are the bundled ones.
+
+    Of several workers, each directory is verified once for all.
+    """
+    # The bundled models need no process: who can change them can change the program, too.
     bundled = settings.folder.resolve() == bundled_models().resolve()
     process = None if bundled else VerificationProcess(settings.judge_timeout_seconds, settings.judge_memory_bytes)
-    own = verify or process or verifier.verify
-    return own if worker is None else SharedVerifier(own, worker.ask_from_thread, worker.send_from_thread)
+    local = verify or process or verifier.verify
+    return local if worker is None else SharedVerifier(local, worker.ask_from_thread, worker.send_from_thread)
 
 
 def monitoring_of(settings: Settings, at_rest: Callable[[], bool], find: Callable[..., Any]) -> Monitoring | None:
-    """The monitoring of calls; None where no option asks for it."""
+    """The monitoring of calls; None if no option asks for it. `at_rest` says whether no request waits or runs."""
     records = settings.record is not None and settings.record_share > 0
     if not (records or settings.drift_share > 0 or settings.verify_share > 0 or settings.shadow is not None):
         return None

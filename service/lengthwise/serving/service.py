@@ -44,7 +44,10 @@ log = logging.getLogger("lengthwise.serving")
 
 
 class Serving:
-    """The models, queues, batcher and metrics of one service; `rescan` and `verify` are replaced in tests only."""
+    """The models, queues, batcher and metrics of one service.
+
+    `worker` is this process among several workers. `rescan` and `verify` are replaced in tests only.
+    """
 
     def __init__(
         self,
@@ -56,7 +59,7 @@ class Serving:
     ) -> None:
         self.settings = settings
         self.worker = worker  # where several processes serve together
-        self.workers_reason = "one process"  # why there are so many, for `/healthz`
+        self.workers_reason = "one process"  # why there are so many workers, for `/healthz`
         self.choice = choose(
             settings.provider,
             memory_limit_bytes=settings.gpu_memory_bytes,
@@ -89,8 +92,8 @@ class Serving:
         self.monitoring = collaborators.monitoring_of(settings, lambda: self.batcher.at_rest, self.find)
         self.probing = Probing(lambda: self.served, self._tell_listeners)
         self.created = time.time()
-        self.in_lifespan = False  # whether anything starts it, and ends it
-        self.started = False  # whether the first scan is over
+        self.in_lifespan = False  # a lifespan has started it, and will end it
+        self.started = False  # the first scan is over
         self._stopping: asyncio.Future[None] | None = None
         if worker is not None:
             self._join(worker)
@@ -112,13 +115,15 @@ class Serving:
         worker.is_alive = lambda: self.alive
 
     async def _note_readiness(self) -> None:
+        """Shows the other workers whether this one is ready."""
         if self.worker is not None:
             self.worker.set_ready(self.ready)
 
     async def start(self, listen: Callable[[], Awaitable[object]] | None = None) -> None:
-        """Starts the runners, then loads and verifies the models, each served at once; returns when it is ready.
+        """Starts the runners, then loads and verifies the models; returns when the service is ready.
 
-        Awaits `listen` when all are loaded, and before it is ready.
+        Each model is served as soon as it is loaded. `listen` is awaited when all are loaded, before the service is
+        ready.
         """
         self.in_lifespan = True
         log.info("models run on %s", self.choice)
@@ -133,7 +138,7 @@ class Serving:
             self.monitoring.start()
         await self.registry.open()
         if self.monitoring is not None and self.monitoring.shadow is not None:
-            self.monitoring.shadow.served()  # logs a warning if it is not
+            self.monitoring.shadow.served()  # logs a warning if the shadow model is not served
         if self.worker is not None:
             await self.worker.wait_for_others()
         if listen is not None:
@@ -144,7 +149,7 @@ class Serving:
             log.error("no model is ready: every request is answered with 503 until %s has one", self.source.folder)
 
     async def stop(self) -> None:
-        """Answers the accepted requests, then stops. A second call waits for the same end."""
+        """Answers the accepted requests, then stops the service. A second call waits for the same end."""
         if self._stopping is None:
             self._stopping = asyncio.ensure_future(self._stop())
         await self._stopping
@@ -153,7 +158,7 @@ class Serving:
         """Ends scans and probes, drains the queues, and stops the monitoring, in this order."""
         await self.registry.close()
         await self.probing.stop()
-        await self._tell_listeners()  # they report that it is not ready any more
+        await self._tell_listeners()  # such as gRPC's health service: not ready any more
         if not await self.batcher.drain(self.settings.drain_seconds):
             log.warning("some accepted requests were not answered within drain_seconds")
         self.watchdog.stop()
@@ -161,25 +166,26 @@ class Serving:
             await asyncio.to_thread(self.monitoring.stop)
 
     async def _tell_listeners(self) -> None:
+        """Calls all that want to know when the served models, or their readiness, change."""
         for listener in self.registry.listeners:
             await listener()
 
     def begin_draining(self) -> None:
-        """Refuses new requests from now on. Safe in a signal handler."""
+        """Refuses new requests from now on. It may be called in a signal handler."""
         self.batcher.begin_draining()
         if self.worker is not None:
             self.worker.set_ready(False)
 
     @property
     def ready(self) -> bool:
-        """Whether all good models are served, and at least one of them works."""
+        """Whether all verified models are served, and at least one of them works."""
         starting = not self.started or self.repository.starting
         works = any(not served.queue.breaker.open for served in self.registry.answering)
         return not starting and works and not self.batcher.draining
 
     @property
     def alive(self) -> bool:
-        """Whether the process can heal itself: false while a run hangs."""
+        """Whether the process can recover by itself: false while a batch hangs."""
         return self.watchdog.problem is None
 
     def answers(self, served: ServedModel) -> bool:
@@ -204,18 +210,18 @@ class Serving:
 
     def aliases_of(self, served: ServedModel) -> list[str]:
         """The aliases of a version, sorted."""
-        pointed = self.repository.aliases.get(served.manifest.name, {})
-        return sorted(alias for alias, version in pointed.items() if version == served.manifest.version)
+        version_of_alias = self.repository.aliases.get(served.manifest.name, {})
+        return sorted(alias for alias, version in version_of_alias.items() if version == served.manifest.version)
 
     def check_key(self, headers: Mapping[bytes, bytes]) -> tuple[str, str] | None:
-        """The name of a caller's key and its label in the metrics; None where it has no name, or keys are not set.
+        """The name of a caller's key and its label in the metrics; None if the key has no name, or keys are not set.
 
-        Who calls is checked before a body is read, so each of the four ways in asks here: an ordinary call
-        (`http.fast_path`, which leaves one without a key to ASGI), every inference call (`InferenceCall.admit`, which
-        counts a refusal), and what else comes over HTTP (`application.gate`) and gRPC (`grpc.server`).
+        The caller is checked before a body is read, so each of the four ways in calls this: an ordinary call
+        (`http.fast_path`, which leaves a call without a key to ASGI), every inference call (`InferenceCall.admit`,
+        which counts a refusal), and all other requests over HTTP (`application.gate`) and gRPC (`grpc.server`).
 
         Args:
-            headers: Of a request, by lower-case name; or the metadata of a call.
+            headers: Of a request, by lower-case name; or the metadata of a gRPC call.
 
         Raises:
             Unauthorized: The caller sent none of the keys.
@@ -223,7 +229,7 @@ class Serving:
         return None if self.keys is None else self.keys.check(headers.get(b"authorization"))
 
     def full(self) -> QueueFull | None:
-        """The error for each request without a priority while all queues are full: its body need not be decoded."""
+        """The refusal of requests without a priority while all queues are full, before a body is decoded; else None."""
         admission = self.batcher.admission
         queue = admission.closed()
         return None if queue is None or self.batcher.draining else admission.full(queue)
@@ -240,7 +246,7 @@ class Serving:
     ) -> PendingRequest:
         """Queues a call whose deadline counts from `arrived` (`time.monotonic`); see `Batcher.submit`.
 
-        `finish` gets one result for each sequence; None where it is not finite.
+        `finish` gets one result for each sequence; None for a result that is not finite.
         """
         timeout_ms = self.settings.default_timeout_ms if call.timeout_ms is None else call.timeout_ms
         return self.batcher.submit(
@@ -254,16 +260,19 @@ class Serving:
             trace=trace,
         )
 
-    def _scan(self, before: Repository, retry_name: str | None, publish: Publish) -> Repository:
-        """Scans the repository in the calling thread; refused versions of `retry_name` are verified again."""
+    def _scan(self, last_repository: Repository, retry_name: str | None, publish: Publish) -> Repository:
+        """Scans the repository in this thread, and loads its models; returns what it found.
+
+        Refused versions of the model `retry_name` are verified again. `publish` gets the models as they are loaded.
+        """
         settings = self.settings
         stopping = self.registry.stopping
         return Scan(
-            self.source.refresh(stopping, first=before.starting),
+            self.source.refresh(stopping, first=last_repository.starting),
             self.limits,
             policy=Policy.parse(settings.versions),
             max_model_bytes=settings.max_model_bytes,
-            before=before,
+            before=last_repository,
             retry_name=retry_name,
             devices=self.choice.devices,
             verify=self.verify,
@@ -284,8 +293,8 @@ class Serving:
         return served
 
     def _remove(self, served: ServedModel) -> None:
-        """Closes the queue of a model, and its metrics unless another load of the version uses them."""
+        """Closes the queue of a model, and its metrics unless another load of the same version uses them."""
         self.batcher.close(served.queue)
-        if all(other.metrics is not served.metrics for other in self.served):
+        if all(model.metrics is not served.metrics for model in self.served):
             self.metrics.remove(served.metrics)
         log.info("%s is no longer served; its memory is freed when its last request is answered", served.manifest.key)
