@@ -76,7 +76,7 @@ class ConvSpec(SpecTable):
         return len(self.kernels) + (1 if self.pool else 0)
 
     def contradictions(self) -> Sequence[tuple[object, str]]:
-        """Refuses channels that cannot be divided evenly among the branches."""
+        """The contradiction of channels that cannot be divided evenly among the branches."""
         branches = f"{self.branches} branches (the kernels, and one for 'pool')"
         return ((self.channels % self.branches, f"'channels' {self.channels} must be a multiple of the {branches}"),)
 
@@ -122,7 +122,7 @@ class ModelSpec(SpecTable):
         return self.hidden * (2 if self.bidirectional and self.rnn != "none" else 1)
 
     def contradictions(self) -> Sequence[tuple[object, str]]:
-        """Refuses keys of the other kind of model, keys of layers that the model lacks, and heads that do not fit."""
+        """Contradictions: keys of the other kind of model, keys of layers that the model lacks, unfitting heads."""
         is_rocket, heads, features = self.kind == "rocket", self.self_attention_heads, self.body_features
         of_layers = self.first_stated(*(name for name in ModelSpec.model_fields if name not in ROCKET_KEYS))
         of_rocket = self.first_stated("kernels", "grid")

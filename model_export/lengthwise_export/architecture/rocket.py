@@ -111,6 +111,7 @@ class KernelsAtDilation(nn.Module):
         super().__init__()
         self.dilation = kernels.dilation
         self.biases_at_once = biases_at_once
+        # The first two are not read here: they are stored in the checkpoint, for `from_tensors`
         self.register_buffer("distance", torch.tensor(kernels.dilation))
         self.register_buffer("reads", torch.from_numpy(kernels.reads))
         self.register_buffer("biases", torch.from_numpy(kernels.biases)[:, :, None])
@@ -123,18 +124,19 @@ class KernelsAtDilation(nn.Module):
 
         Kernels of `inside` read zeros beyond the ends, too, in a sequence that is too short for them.
         """
-        around = HALF_SPAN * self.dilation
-        results = functional.conv1d(steps, self.weights, padding=around, dilation=self.dilation)  # (rows, 84, width)
-        ends = lengths.view(-1, 1, 1)
-        is_short = ends <= 2 * around
+        reach = HALF_SPAN * self.dilation
+        results = functional.conv1d(steps, self.weights, padding=reach, dilation=self.dilation)  # (rows, 84, width)
+        row_ends = lengths.view(-1, 1, 1)
+        is_short = row_ends <= 2 * reach
         positions = torch.arange(steps.shape[2], device=steps.device)
-        has_all_steps = (positions >= around) & (positions < ends - around)  # (rows, 1, width)
+        has_all_steps = (positions >= reach) & (positions < row_ends - reach)  # (rows, 1, width)
+        # Which steps count for which kernel; the others are below every bias
         counted = mask.unsqueeze(1) & (~self.inside | is_short | has_all_steps)  # (rows, 84, width)
         results = torch.where(counted, results, layers.LOWEST)
         # Compare, and count the steps above each bias
         is_above = [results.unsqueeze(2) > biases for biases in torch.split(self.biases, self.biases_at_once, dim=1)]
-        above = torch.cat([mask.to(torch.float32).sum(dim=3) for mask in is_above], dim=2)  # (rows, 84, biases)
-        steps_counted = torch.where(self.inside & ~is_short, ends - 2 * around, ends)  # (rows, 84, 1)
+        above = torch.cat([group.to(torch.float32).sum(dim=3) for group in is_above], dim=2)  # (rows, 84, biases)
+        steps_counted = torch.where(self.inside & ~is_short, row_ends - 2 * reach, row_ends)  # (rows, 84, 1)
         return (above / steps_counted.to(torch.float32)).flatten(1)
 
 
@@ -237,13 +239,13 @@ def _require_whole(kernels: DilatedKernels, features: int) -> None:
     """
     reads, biases, inside = kernels.reads, kernels.biases, kernels.inside
     types = [str(array.dtype) for array in (reads, biases, inside)]
-    is_whole = {len(biases), len(inside)} == {KERNELS} and types == ["bool", "float32", "bool"]
+    has_all_kernels = {len(biases), len(inside)} == {KERNELS} and types == ["bool", "float32", "bool"]
     for is_wrong, why in (
         (
             reads.shape != (KERNELS, features) or not reads.any(axis=1).all(),
             f"they do not read {features} features, as the spec says",
         ),
-        (not is_whole, f"they are not {KERNELS}"),
+        (not has_all_kernels, f"they are not {KERNELS}"),
         (not 0 < kernels.dilation < _LONGEST, f"their distance is {kernels.dilation}"),
     ):
         if is_wrong:

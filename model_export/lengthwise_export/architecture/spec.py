@@ -59,7 +59,7 @@ class InputSpec(SpecTable):
         return "values" if self.vocabulary is None else "tokens"
 
     def contradictions(self) -> Sequence[tuple[object, str]]:
-        """Refuses both kinds of a step or none, keys of the other kind, and values that do not fit each other."""
+        """Contradictions: both kinds of a step or none, keys of the other kind, values that do not fit each other."""
         of_values = self.first_stated("feature_names", "missing", "normalize")
         names, vocabulary, padding_id = self.feature_names, self.vocabulary, self.padding_id
         return (
@@ -93,7 +93,7 @@ class OutputSpec(SpecTable):
     task: Task = "single-label"
 
     def contradictions(self) -> Sequence[tuple[object, str]]:
-        """Refuses too few labels for the task, and a label that occurs twice."""
+        """Contradictions: too few labels for the task, and a label that occurs twice."""
         return (
             (len(self.labels) < 2 and self.task != "multi-label", f"'labels': '{self.task}' needs at least two"),
             (len(set(self.labels)) != len(self.labels), "'labels': a label may occur only once"),
@@ -118,7 +118,7 @@ class Spec(SpecTable):
         return tables
 
     def contradictions(self) -> Sequence[tuple[object, str]]:
-        """Refuses keys that contradict each other across the tables: kind of model, kind of a step, and task."""
+        """Contradictions between the tables: of the kind of model, the kind of a step, and the task."""
         step, model, per_step = self.input, self.model, self.output.task == "per-step"
         is_rocket, is_tokens = model.kind == "rocket", step.kind == "tokens"
         of_pooling = model.first_stated("pooling", "sequence_features")

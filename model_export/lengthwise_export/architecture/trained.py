@@ -157,7 +157,7 @@ def with_chosen_keys(spec: Spec, path: Path) -> Spec:
     if spec.model.is_auto and spec.output.task == record.output.task:
         stated = spec.model.model_fields_set
         tables["model"] = {key: value for key, value in chosen["model"].items() if key not in stated}
-        tables["model"]["preset"] = None
+        tables["model"]["preset"] = None  # removes it: all its keys are written out
     return spec.with_keys(**tables)
 
 

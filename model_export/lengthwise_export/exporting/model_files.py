@@ -145,7 +145,7 @@ def host_nodes(graph: ModelProto, lengths: str | None) -> tuple[str, ...]:
     names = []
     for node in graph.graph.node:
         inputs = {name for name in node.input if name}
-        if node.op_type == "Constant":
+        if node.op_type == "Constant":  # a number, a list, or a small tensor (`value`)
             if any(
                 attribute.name != "value" or prod(attribute.t.dims) <= _MAX_CONSTANT for attribute in node.attribute
             ):

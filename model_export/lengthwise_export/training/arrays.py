@@ -166,7 +166,8 @@ def _with_padding(spec_tables: Mapping[str, Any], padding: Padding | None) -> Ma
 def _entries(files: Sequence[str], kind: StepKind, reading: Reading) -> Iterator[Record | BadRecord]:
     """Yields the records of files, and a BadRecord for each that cannot be read.
 
-    Feature names that no option gives are those of the first record that has some; later records are read by them.
+    If neither the spec nor an option names the features, the names of the first record that has some apply to all
+    records after it.
     """
     for name in files:
         for record in dataset.entries(dataset.locate(name), kind, reading=reading):
@@ -233,7 +234,7 @@ def _read(
                 raise ValueError(entry)
             steps = as_steps(entry.steps, "values" if is_values else "tokens", features)
             _require_features(steps, features, arrays[0] if arrays else steps)
-            arrays.append(masked_steps(entry, steps))
+            arrays.append(masked_steps(entry, steps))  # applies masks of steps and features that the entry may have
         except ValueError as error:
             problems.append(Problem(f"/sequences/{index}", str(error)))
     if problems:
@@ -270,6 +271,7 @@ def _require_features(steps: Steps, features: int | None, first: Steps) -> None:
         return
     if not steps.shape[1]:
         raise ValueError(f"a step has at least one feature, the shape of this array is {[*steps.shape]}")
+    # If the length is that of `transposed_length`, the axes may be swapped: the message says so
     expected, who, transposed_length = first.shape[1], "the sequences before have", len(first)
     if features is not None:
         expected, who, transposed_length = features, "the model takes", features

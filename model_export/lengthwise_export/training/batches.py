@@ -75,7 +75,7 @@ def _target(record: Record, spec: Spec) -> Tensor:
 
 
 def stratified_split(targets: Sequence[object], share: float, *, seed: int) -> tuple[list[int], list[int]]:
-    """Splits examples at random into two parts, in each of which every target is equally frequent.
+    """Splits examples at random into two parts, so that the frequencies of the targets are about the same in both.
 
     Args:
         targets: The target of each example, hashable.
@@ -90,11 +90,11 @@ def stratified_split(targets: Sequence[object], share: float, *, seed: int) -> t
     indices_of: dict[object, list[int]] = defaultdict(list)  # by target, in the order in which targets first occur
     for index, target in enumerate(targets):
         indices_of[target].append(index)
-    second: set[int] = set()
-    for members in indices_of.values():
-        count = min(max(round(share * len(members)), 1), len(members) - 1) if share > 0 else 0
-        second.update(random.permutation(members)[:count].tolist())
-    return [index for index in range(len(targets)) if index not in second], sorted(second)
+    second_part: set[int] = set()
+    for indices in indices_of.values():
+        count = min(max(round(share * len(indices)), 1), len(indices) - 1) if share > 0 else 0
+        second_part.update(random.permutation(indices)[:count].tolist())
+    return [index for index in range(len(targets)) if index not in second_part], sorted(second_part)
 
 
 def stratum(example: Example, task: Task) -> object:

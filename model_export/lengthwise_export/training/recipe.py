@@ -119,6 +119,7 @@ def _best_rocket(
         fitted_to_filled = rocket.fit(filled.spec, records, options)
         if fitted_to_filled.splits["left_out"].loss < fitted.splits["left_out"].loss:
             plan, fitted = filled, fitted_to_filled
+    # The reason names a preset of layers that the user may try instead
     correct = f"MiniRocket is correct on {fitted.splits['left_out'].accuracy:.1%} of the records (leave-one-out)"
     preset = _with_layers(start, facts).spec.model.preset
     why = f'kind = "rocket": {correct}; `preset = "{preset}"` in [model] trains a neural network'

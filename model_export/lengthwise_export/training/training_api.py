@@ -217,6 +217,7 @@ def _read_split(name: str, split: Any, spec: Spec, layout: Layout) -> Sequence[R
         return []
     if isinstance(split, tuple | list) and len(split) == 2 and not isinstance(split, InputSequences):
         sequences, labels = split
+    # Sequences that were read already, a table, or a GroupBy of pandas
     elif isinstance(split, InputSequences) or columns_of(split) is not None or hasattr(type(split), "groups"):
         sequences, labels = split, None
     else:

@@ -146,6 +146,7 @@ def _run(model: LoadedModel, rows: list[_Row], attention: bool) -> _BatchResult:
     batch = _pad(model, [row.steps for row in rows])
 
     def figures() -> ScoredBatch:
+        """The figures of the batch, with the processor time until now."""
         valid, padded = batch.valid_steps, batch.padded_steps
         computed = padded - valid if model.session.computes_padding else 0
         return ScoredBatch(batch.rows, padded, valid, computed, time.thread_time() - started)

@@ -72,9 +72,9 @@ def fetch(text: str, cache: Path, *, offline: bool = False) -> Path:
 
     Raises:
         ConfigurationError: The address is wrong, nothing is there or may be fetched, or the cache cannot be written.
-        StoreUnreachable: The store gives no answer, and there is no copy. What was fetched and has not the digest of
-            its manifest, or of the address, is a ModelError.
-    """
+        StoreUnreachable: The store gives no answer, and there is no copy.
+        ModelError: What was fetched has another digest than its manifest or the address says.
+    """  # noqa: DOC502 - what it calls raises the last one
     # A copy that needs no question to the store
     address = parse(text)
     models = cache / "models"
@@ -91,6 +91,7 @@ def fetch(text: str, cache: Path, *, offline: bool = False) -> Path:
             for abandoned_stage in folder.glob(f"{_STAGE}*"):  # of a process that was killed
                 shutil.rmtree(abandoned_stage, ignore_errors=True)
             with tempfile.TemporaryDirectory(prefix=_STAGE, dir=folder, ignore_cleanup_errors=True) as stage:
+                # The copy is read again: another process may have fetched since
                 copy = _fetch_into_cache(address, _intact_copy(address, folder, models), Path(stage), models)
             record = orjson.dumps(asdict(copy))
             files.replace(folder / "copy.json", orjson.dumps([record.decode(), files.digest_of(record)]))

@@ -77,11 +77,11 @@ def upload(folder: Path, address: Address) -> str:
     other_files = [path for path in folder.rglob("*") if path.is_file() and path.parent not in versions]
     with closing(ImageRegistry(address, "pull,push")) as registry:
 
-        def put(blob: Path, kind: str) -> dict[str, Any]:
+        def put(blob: Path, media_type: str) -> dict[str, Any]:
             """Uploads a blob; returns its descriptor."""
             digest = files.digest(blob)
             registry.put_blob(digest, blob)
-            return {"mediaType": kind, "digest": digest, "size": blob.stat().st_size}
+            return {"mediaType": media_type, "digest": digest, "size": blob.stat().st_size}
 
         # A layer for other files, and one for each version
         layers = [
@@ -92,6 +92,7 @@ def upload(folder: Path, address: Address) -> str:
         images = list[dict[str, Any]]()
         for processor in PROCESSORS:
             platform = {"architecture": processor, "os": "linux"}
+            # `diff_ids` are digests of the uncompressed layers; these layers are not compressed
             rootfs = {"type": "layers", "diff_ids": [layer["digest"] for layer in layers]}
             files.write(folder.with_name("config"), orjson.dumps({**platform, "config": {}, "rootfs": rootfs}))
             config = put(folder.with_name("config"), _CONFIG_TYPE)

@@ -177,6 +177,7 @@ class BatchVariations:
             yield self._against(f"{name}, against {origin}", members, reference, exact)
         # A lower precision may round raw values coarsely: `at_raw_values` measures that
         if self.manifest.precision == "fp32":
+            # Of `_answered`, every other sequence is raw: one of each kind
             members = self._answered((2 * len(KINDS) // len(mixed) + 1) * mixed, self.seed + 6)[0]
             name = f"raw values, against {origin}"
             yield self._against(name, members[1 : 2 * len(KINDS) : 2], reference, exact, is_raw=True)
@@ -194,6 +195,7 @@ class BatchVariations:
         """
         lengths = np.resize(lengths_for(self.manifest, MIXED_LENGTHS), 2 * len(KINDS) * _OF_EACH_KIND).tolist()
         sequences = draw(self.manifest, lengths, self.seed + 6, raw=True)[1::2]
+        # Token ids have no raw values. The kinds are drawn in turn
         for index, kind in enumerate(KINDS if sequences and sequences[0].dtype == np.float32 else ()):
             sequences_of_kind = sequences[index :: len(KINDS)]
             are_finite = [np.isfinite(original(batch)).all() for batch in self._batches(sequences_of_kind, most_rows=1)]
@@ -214,8 +216,8 @@ class BatchVariations:
         """Compares the session's answers to sequences with a reference's, as one case.
 
         Also remembers how to measure what rounding changes in each expected answer (`MeasuredAnswer`): with the
-        session, or with the reference if `allowed` is set. Relative differences above `allowed`, by default `ROUNDING`,
-        need that explanation.
+        session; or, if `allowed` is set, with the reference, because the session then has a lower precision. Relative
+        differences above `allowed`, by default `ROUNDING`, need that explanation.
         """
         # Run both
         expected, actual = [], []
