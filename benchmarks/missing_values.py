@@ -31,7 +31,7 @@ from lengthwise.datasets import dataset
 from lengthwise.datasets.dataset import Record
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.training import train
-from lengthwise_export.training.batches import examples
+from lengthwise_export.training.batches import make_examples
 from lengthwise_export.training.options import TrainingOptions
 from lengthwise_export.training.scores import evaluate
 
@@ -87,7 +87,7 @@ def measure(way: Way, rnn: str, policy: str, seed: int, epochs: int) -> Trained:
     options = TrainingOptions(validation=0.0, epochs=epochs, seed=seed)
     with tempfile.TemporaryDirectory() as folder:
         model = train.train(spec, records, options, Path(folder)).model
-    return Trained(way, rnn, policy, seed, evaluate(model, examples(held_out, spec), spec).accuracy)
+    return Trained(way, rnn, policy, seed, evaluate(model, make_examples(held_out, spec), spec).accuracy)
 
 
 def page(facts: dict[str, Any], rows: Sequence[Trained], epochs: int) -> str:

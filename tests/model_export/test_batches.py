@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from lengthwise.datasets.dataset import Label, Record
 from lengthwise.errors import ConfigurationError
-from lengthwise_export.training.batches import NO_TARGET, Example, batches, examples, stratified_split, stratum
+from lengthwise_export.training.batches import NO_TARGET, Example, batches, make_examples, stratified_split, stratum
 from lengthwise_export.training.record_checks import check
 from tests.support.specs import spec
 
@@ -21,9 +21,9 @@ def tokens(*ids: int) -> Record:
 
 
 def test_targets_follow_the_task() -> None:
-    (single,) = examples([record(label="b")], spec())
-    (several,) = examples([record(label=("b",))], spec(task="multi-label"))
-    (each,) = examples([record(label=("b", "a", "b"))], spec(task="per-step"))
+    (single,) = make_examples([record(label="b")], spec())
+    (several,) = make_examples([record(label=("b",))], spec(task="multi-label"))
+    (each,) = make_examples([record(label=("b", "a", "b"))], spec(task="per-step"))
     assert single.target.item() == 1
     assert several.target.tolist() == [0.0, 1.0]
     assert each.target.tolist() == [1, 0, 1]
@@ -61,13 +61,13 @@ def test_a_record_that_fits_is_taken() -> None:
     ("policy", "first_values"), [("head", [[0, 3]]), ("tail", [[9, 12]]), ("window", [[0, 3], [6, 9], [9, 12]])]
 )
 def test_a_sequence_past_the_max_length_is_cut_by_its_policy(policy: str, first_values: list[list[float]]) -> None:
-    made = examples([record(5)], spec(step=f'features = 3\nmax_length = 2\nlong = "{policy}"'))
+    made = make_examples([record(5)], spec(step=f'features = 3\nmax_length = 2\nlong = "{policy}"'))
     assert [example.steps[:, 0].tolist() for example in made] == first_values
 
 
 def test_labels_of_steps_are_cut_with_their_steps() -> None:
     labels = ("a", "b", "a", "a", "b")
-    made = examples([record(5, labels)], spec(step='features = 3\nmax_length = 2\nlong = "tail"', task="per-step"))
+    made = make_examples([record(5, labels)], spec(step='features = 3\nmax_length = 2\nlong = "tail"', task="per-step"))
     assert made[0].target.tolist() == [0, 1]
 
 

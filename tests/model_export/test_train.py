@@ -12,7 +12,7 @@ from lengthwise.runtime.manifest import Task
 from lengthwise_export.architecture import trained
 from lengthwise_export.errors import CheckpointError
 from lengthwise_export.training import scores, train
-from lengthwise_export.training.batches import NO_TARGET, Example, examples
+from lengthwise_export.training.batches import NO_TARGET, Example, make_examples
 from lengthwise_export.training.options import TrainingOptions
 from lengthwise_export.training.train import Epoch, TrainingProgress, TrainingRun
 from tests.support.specs import separable, spec
@@ -38,7 +38,7 @@ def weights(directory: Path) -> bytes:
 
 def test_training_learns_what_there_is_to_learn(tmp_path: Path) -> None:
     result = train.train(spec(), separable(80), QUICK, tmp_path)
-    fresh = examples(separable(60, seed=1), spec())
+    fresh = make_examples(separable(60, seed=1), spec())
     assert scores.evaluate(result.model, fresh, spec()).accuracy > 0.9
     assert result.progress is not None
     assert result.progress.epochs[-1].training_loss < result.progress.epochs[0].training_loss
@@ -54,7 +54,7 @@ def test_the_other_heads_learn_too(tmp_path: Path, task: str) -> None:
 
     made = spec(task=task)
     result = train.train(made, relabelled(separable(80)), QUICK.model_copy(update={"epochs": 10}), tmp_path)
-    fresh = examples(relabelled(separable(60, seed=1)), made)
+    fresh = make_examples(relabelled(separable(60, seed=1)), made)
     assert scores.evaluate(result.model, fresh, made).accuracy > 0.85
 
 
@@ -147,7 +147,9 @@ def test_the_epoch_of_the_lowest_validation_loss_is_kept_until_patience_is_over(
 
 @pytest.mark.parametrize("wished", [True, False])
 def test_class_weights_are_taken_on_wish(wished: bool) -> None:
-    run = TrainingRun(spec(), examples(separable(60), spec()), [], QUICK.model_copy(update={"class_weights": wished}))
+    run = TrainingRun(
+        spec(), make_examples(separable(60), spec()), [], QUICK.model_copy(update={"class_weights": wished})
+    )
     assert (run.weights is not None) == wished
 
 

@@ -172,6 +172,6 @@ def _without_wrappers(
         )
     (prefix,) = fitting
     notice = f"{path}: its names begin with {prefix}, which the module's do not: it is removed"
-    if others := [name for name in loaded if not name.startswith(prefix)]:
-        notice += f", and so are the weights of other parts: {first_of(others, 3)}"
+    if other_names := [name for name in loaded if not name.startswith(prefix)]:
+        notice += f", and so are the weights of other parts: {first_of(other_names, 3)}"
     return {name.removeprefix(prefix): loaded[name] for name in loaded if name.startswith(prefix)}, [notice]

@@ -54,9 +54,9 @@ def answer_in_batches(
     order = sorted(range(len(sequences)), key=lambda index: len(sequences[index]))
     for start in range(0, len(order), rows):
         indices = order[start : start + rows]
-        members = [sequences[index] for index in indices]
-        lengths = torch.tensor([len(steps) for steps in members])
-        for index, row in zip(indices, answer(pad_sequence(members, batch_first=True), lengths), strict=True):
+        batch_sequences = [sequences[index] for index in indices]
+        lengths = torch.tensor([len(steps) for steps in batch_sequences])
+        for index, row in zip(indices, answer(pad_sequence(batch_sequences, batch_first=True), lengths), strict=True):
             answers[index] = row[: len(sequences[index])] if row.ndim == 2 else row
     return answers
 

@@ -208,7 +208,7 @@ class SequenceFeatures(nn.Module):
             absent = mask.unsqueeze(2) & steps.isnan()
             before_step = functional.pad(absent, (0, 0, 1, 0))[:, :-1]  # (rows, width, features)
             ones, ends = mask.float().unsqueeze(1), lengths.view(-1, 1).float()
-            parts += [((ones @ kind.float()).squeeze(1) / ends) for kind in (absent, absent & ~before_step)]
+            parts += [((ones @ is_marked.float()).squeeze(1) / ends) for is_marked in (absent, absent & ~before_step)]
         return torch.cat(parts, dim=1)
 
     def forward(self, steps: Tensor, lengths: Tensor) -> Tensor:

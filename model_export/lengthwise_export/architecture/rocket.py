@@ -135,9 +135,11 @@ class KernelsAtDilation(nn.Module):
         results = torch.where(counted, results, layers.LOWEST)
         # Compare, and count the steps above each bias
         is_above = [results.unsqueeze(2) > biases for biases in torch.split(self.biases, self.biases_at_once, dim=1)]
-        above = torch.cat([group.to(torch.float32).sum(dim=3) for group in is_above], dim=2)  # (rows, 84, biases)
+        counts_above = torch.cat(
+            [group.to(torch.float32).sum(dim=3) for group in is_above], dim=2
+        )  # (rows, 84, biases)
         steps_counted = torch.where(self.inside & ~is_short, row_ends - 2 * reach, row_ends)  # (rows, 84, 1)
-        return (above / steps_counted.to(torch.float32)).flatten(1)
+        return (counts_above / steps_counted.to(torch.float32)).flatten(1)
 
 
 class RocketClassifier(nn.Module):

@@ -155,8 +155,8 @@ def with_chosen_keys(spec: Spec, path: Path) -> Spec:
         if spec.model.preset == "auto" and not spec.input.first_stated("missing"):
             tables["input"]["missing"] = chosen["input"]["missing"]
     if spec.model.is_auto and spec.output.task == record.output.task:
-        stated = spec.model.model_fields_set
-        tables["model"] = {key: value for key, value in chosen["model"].items() if key not in stated}
+        stated_keys = spec.model.model_fields_set
+        tables["model"] = {key: value for key, value in chosen["model"].items() if key not in stated_keys}
         tables["model"]["preset"] = None  # removes it: all its keys are written out
     return spec.with_keys(**tables)
 

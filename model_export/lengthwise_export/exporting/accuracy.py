@@ -226,10 +226,10 @@ def _answers(session: Session, manifest: Manifest, records: Sequence[Record]) ->
     parts: list[dict[int, Answer]] = [{} for _ in records]  # of each record, the answers of its windows by their start
     most_rows = min(_ROWS, manifest.max_batch_rows or _ROWS)
     for first in range(0, len(rows), most_rows):
-        members = rows[first : first + most_rows]
-        batch = pad([steps for _, _, steps in members], multiple=manifest.width_multiple)
+        batch_rows = rows[first : first + most_rows]
+        batch = pad([steps for _, _, steps in batch_rows], multiple=manifest.width_multiple)
         scored = answers.score(session.run(batch), batch.lengths, manifest)
-        for (index, start, _), answer in zip(members, scored, strict=True):
+        for (index, start, _), answer in zip(batch_rows, scored, strict=True):
             if answer is None:
                 raise VerificationError(f"{manifest.key}: the answer to {records[index].source_line} is not finite")
             parts[index][start] = answer
@@ -291,24 +291,28 @@ class LabelChanges:
         return f"{self.changed} of {self.sequences} labels changed"
 
 
-def changed_labels(before: Session, after: Session, manifest: Manifest, sequences: Iterable[Steps]) -> LabelChanges:
-    """Runs each sequence that the model accepts unbatched through both graphs, and compares the answers.
+def changed_labels(
+    original: Session, converted: Session, manifest: Manifest, sequences: Iterable[Steps]
+) -> LabelChanges:
+    """Runs each sequence that the model accepts through both graphs, unbatched, and compares the answers.
+
+    `original` and `converted` are sessions of the two graphs.
 
     Raises:
         ConfigurationError: The model accepts none of the sequences.
     """
     count, changed, largest = 0, 0, 0.0
-    least, most = manifest.min_length, manifest.max_length
+    shortest, longest = manifest.min_length, manifest.max_length
     for steps in sequences:
-        if not least <= len(steps) <= most:
+        if not shortest <= len(steps) <= longest:
             continue
-        logits = [_logits(session, manifest, steps) for session in (before, after)]
+        logits = [_logits(session, manifest, steps) for session in (original, converted)]
         labels = [predicted_labels(Answer(answers.probabilities(row, manifest)), manifest) for row in logits]
         count += 1
         changed += not np.array_equal(labels[0], labels[1])
         largest = max(largest, float(np.abs(logits[0] - logits[1]).max()))
     if not count:
-        accepted = f"{most} steps or fewer" if least == 1 else f"{least} to {most} steps"
+        accepted = f"{longest} steps or fewer" if shortest == 1 else f"{shortest} to {longest} steps"
         raise ConfigurationError(f"no sequence of the data has {accepted}")
     return LabelChanges(count, changed, largest)
 

@@ -96,12 +96,12 @@ def from_spec(spec: Spec, weights: Path | None, options: ExportOptions = PLAIN) 
     if isinstance(model.first, Normalize) and model.first.normalize in ("training", "both"):
         mean, std = tuple(model.first.mean.tolist()), tuple(model.first.std.tolist())
 
-    def build(named: Manifest) -> onnx.ModelProto:
+    def build(named_manifest: Manifest) -> onnx.ModelProto:
         proto = graph.build(
             model,
-            named.input,
-            name=named.name,
-            labels=named.labels,
+            named_manifest.input,
+            name=named_manifest.name,
+            labels=named_manifest.labels,
             select_output=ClassifierOutput.present,
             opset=options.opset,
         )
@@ -185,20 +185,20 @@ def from_target(target: Target, options: ExportOptions = PLAIN, *, report: Repor
     _require_sound(report, target)
     # Run a small batch, to see what the outputs are
     task = _task(target, multi_label=options.multi_label)
-    least, longest = report.min_length, report.max_length or max_length
+    shortest, longest = report.min_length, report.max_length or max_length
     sampler = Sampler(target.steps, options.seed)
-    lengths = [min(least - 1 + length, max(longest, 5)) for length in (5, 3, 2, 1)]
-    batch = pad([sampler.sequence(length) for length in lengths], width=min(least - 1 + 8, max(longest, 5)))
+    lengths = [min(shortest - 1 + length, max(longest, 5)) for length in (5, 3, 2, 1)]
+    batch = pad([sampler.sequence(length) for length in lengths], width=min(shortest - 1 + 8, max(longest, 5)))
     answer = subject.answer(batch)
     names = target.names
     if names.attention is None and _is_attention(answer, batch):
         names = names.model_copy(update={"attention": "attention"})
     # Whether it also runs at widths rounded up to a multiple of 4, which may exceed its longest length
-    widest = pad([sampler.sequence(longest), sampler.sequence(max(longest - 1, least))], multiple=4)
+    widest = pad([sampler.sequence(longest), sampler.sequence(max(longest - 1, shortest))], multiple=4)
     manifest = target.describe(
         task=task,
         scores=options.scores or target.scores or _score_kind_of(answer, batch, task),
-        min_length=least,
+        min_length=shortest,
         max_length=longest,
         missing=options.missing or "refuse",
         graph=names,
@@ -206,8 +206,8 @@ def from_target(target: Target, options: ExportOptions = PLAIN, *, report: Repor
         made=target.origin(),
     )
 
-    def build(named: Manifest) -> onnx.ModelProto:
-        return target.build(named.name, options.opset)
+    def build(named_manifest: Manifest) -> onnx.ModelProto:
+        return target.build(named_manifest.name, options.opset)
 
     notices = tuple(_notices(target, options, report, batch))
     reference, exact = (target.reference, target.exact) if target.traced else (None, None)

@@ -150,9 +150,9 @@ def check(target: targets.TargetSource, options: CheckOptions) -> Report:
     linecache.checkcache()  # a report shows lines, and in a notebook a file may have changed since
     name = targets.named(target)
     try:
-        stated = padding_side.stated_layout(options)
-        read = targets.read(target, options, blind=options.suggest, layout=stated)
-        read = padding_side.in_its_layout(read, stated, options)
+        stated_layout = padding_side.stated_layout(options)
+        read = targets.read(target, options, blind=options.suggest, layout=stated_layout)
+        read = padding_side.in_its_layout(read, stated_layout, options)
     except UncheckableError as error:
         report = Report("uncheckable", str(error), target=name)
         return replace(report, fix=_suggestion(None, report, options))

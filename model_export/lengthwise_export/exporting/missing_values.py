@@ -156,13 +156,13 @@ class _MissingValueProbe:
             other_values = np.repeat(null_step[..., None], steps.shape[2], axis=2)
             other_values[..., feature] = False
             yield "changing the other values of a step with", other_values
-        index = np.arange(steps.shape[1])
-        before = index < self._null_at[1][:, None]
-        if before.any():
-            yield "changing the steps before", before
-        after = (index > self._null_at[1][:, None]) & step_mask(self._batch.lengths, self._batch.width)
-        if after.any():
-            yield "changing the steps after", after
+        positions = np.arange(steps.shape[1])
+        is_before = positions < self._null_at[1][:, None]
+        if is_before.any():
+            yield "changing the steps before", is_before
+        is_after = (positions > self._null_at[1][:, None]) & step_mask(self._batch.lengths, self._batch.width)
+        if is_after.any():
+            yield "changing the steps after", is_after
 
     def _with_null(self, steps: NDArray[Any], feature: int) -> PaddedBatch:
         """The batch of `steps [rows, width, features]`, with a null in the middle step of each row, in this feature."""
@@ -170,9 +170,9 @@ class _MissingValueProbe:
         values[(*self._null_at, feature)] = np.nan
         return PaddedBatch(values, self._batch.lengths)
 
-    def _differences(self, before: BatchLogits, after: BatchLogits) -> list[float]:
+    def _differences(self, answers: BatchLogits, changed_answers: BatchLogits) -> list[float]:
         """For each row, how much two answers differ (`gap`); for a per-step model, over its valid steps."""
-        rows = zip(before, after, self._batch.lengths, strict=True)
+        rows = zip(answers, changed_answers, self._batch.lengths, strict=True)
         return [
             relative_difference(first[:length], second[:length])
             if first.ndim == 2

@@ -461,9 +461,9 @@ def complete_tables(spec_tables: Mapping[str, Any], records: Sequence[Record], r
         output["labels"] = sorted_labels(record.label for record in records)
         fewest_labels = 1 if output.get("task") == "multi-label" else 2
         if len(output["labels"]) < fewest_labels:
-            seen = f"every label is {output['labels'][0]!r}" if output["labels"] else "no record has a label"
+            problem = f"every label is {output['labels'][0]!r}" if output["labels"] else "no record has a label"
             raise ConfigurationError(
-                f"{records[0].source_line}: {seen}, so there is nothing to tell apart: a record of JSON has it as "
+                f"{records[0].source_line}: {problem}, so there is nothing to tell apart: a record of JSON has it as "
                 "'label'; of a table, say which column it is (--column label=NAME)"
             )
     return completed

@@ -1,7 +1,7 @@
 """Turns records into training batches: targets from labels, a stratified split, and batches of similar lengths.
 
 A batch is as wide as its longest sequence. Sequences of similar length are batched together, so little padding is
-needed. The order of the batches depends on a seed. Variables named `members` are the examples of a data set or split.
+needed. The order of the batches depends on a seed.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ class TrainingBatch:
     targets: Tensor  # `[rows]`, `[rows, classes]`, or `[rows, width]` with `NO_TARGET` at padding
 
 
-def examples(records: Iterable[Record], spec: Spec) -> list[Example]:
+def make_examples(records: Iterable[Record], spec: Spec) -> list[Example]:
     """Turns records into examples, and cuts sequences above `max_length` as `input.long` says.
 
     "window" gives an example for each window of a sequence, "tail" keeps the last steps, any other policy the first.
     The records must fit the spec (`record_checks.check`).
     """
-    members, longest = [], spec.input.max_length
+    examples, longest = [], spec.input.max_length
     for record in records:
         steps, target = torch.from_numpy(record.steps), _target(record, spec)
         parts = [slice(longest)]
@@ -60,8 +60,8 @@ def examples(records: Iterable[Record], spec: Spec) -> list[Example]:
             parts = [slice(start, start + len(part)) for start, part in windows(record.steps, longest)]
         elif spec.input.long == "tail":
             parts = [slice(-longest, None)]
-        members += [Example(steps[part], target[part] if spec.output.task == "per-step" else target) for part in parts]
-    return members
+        examples += [Example(steps[part], target[part] if spec.output.task == "per-step" else target) for part in parts]
+    return examples
 
 
 def _target(record: Record, spec: Spec) -> Tensor:
@@ -107,26 +107,26 @@ def stratum(example: Example, task: Task) -> object:
     return tuple(example.target.tolist()) if task == "multi-label" else int(example.target)
 
 
-def batches(members: Sequence[Example], rows: int, *, seed: Sequence[int]) -> Iterator[TrainingBatch]:
+def batches(examples: Sequence[Example], rows: int, *, seed: Sequence[int]) -> Iterator[TrainingBatch]:
     """Yields padded batches of at most `rows` sequences of similar length, in a random order that `seed` determines.
 
     The examples are shuffled and divided into pools of `POOL_BATCHES` batches; only within a pool they are sorted by
     length, so that the batches of each epoch differ.
     """
-    lengths = np.asarray([len(example.steps) for example in members])
+    lengths = np.asarray([len(example.steps) for example in examples])
     random = np.random.default_rng(seed)
-    shuffled = random.permutation(len(members))
+    shuffled = random.permutation(len(examples))
     indices_of_batches = []
     for start in range(0, len(shuffled), rows * POOL_BATCHES):
         pool = shuffled[start : start + rows * POOL_BATCHES]
         pool = pool[np.argsort(lengths[pool], kind="stable")]
         indices_of_batches += [pool[first : first + rows] for first in range(0, len(pool), rows)]
     # By the forms of `Example.target`: a float target `[classes]` is multi-label
-    per_step = members[0].target.ndim == 1 and not members[0].target.is_floating_point()
+    per_step = examples[0].target.ndim == 1 and not examples[0].target.is_floating_point()
     for number in random.permutation(len(indices_of_batches)):
         indices = indices_of_batches[number]
-        steps = [members[index].steps for index in indices]
-        targets = [members[index].target for index in indices]
+        steps = [examples[index].steps for index in indices]
+        targets = [examples[index].target for index in indices]
         yield TrainingBatch(
             pad_sequence(steps, batch_first=True),
             torch.from_numpy(lengths[indices]),

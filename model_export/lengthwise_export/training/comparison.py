@@ -89,10 +89,10 @@ class Comparison:
         pairs = zip(self.scores, self.reports, strict=True)
         first, second = ({**scores, "seconds": report.get("seconds")} for scores, report in pairs)
         for name in (*FIGURES, "seconds"):
-            before, after, digits = first.get(name), second.get(name), 1 if name == "seconds" else 4
-            if before is not None and after is not None:
-                change = f"{after - before:+.{digits}f}"
-                yield name.replace("_", " "), f"{before:.{digits}f}", f"{after:.{digits}f}", change
+            first_value, second_value, digits = first.get(name), second.get(name), 1 if name == "seconds" else 4
+            if first_value is not None and second_value is not None:
+                change = f"{second_value - first_value:+.{digits}f}"
+                yield name.replace("_", " "), f"{first_value:.{digits}f}", f"{second_value:.{digits}f}", change
 
 
 def compare(first: StrPath | TrainedModel, second: StrPath | TrainedModel) -> Comparison:

@@ -25,7 +25,7 @@ from lengthwise.wrong_values import first_of
 from lengthwise_export.architecture.model_spec import NARROW_CONV
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.training import choice, rocket
-from lengthwise_export.training.batches import examples, stratified_split, stratum
+from lengthwise_export.training.batches import make_examples, stratified_split, stratum
 from lengthwise_export.training.choice import DataFacts, Plan
 from lengthwise_export.training.options import ROCKET_OPTIONS, TrainingOptions, TrainOptions
 from lengthwise_export.training.record_checks import missing_is_open
@@ -72,18 +72,18 @@ def plan(spec: Spec, records: Sequence[Record], user_options: TrainOptions) -> P
         why = f'missing = "indicator": {facts.missing:.1%} of the values are missing'
         start = start.with_choice(why, input={"missing": "indicator"})
     # Fixed kernels or layers: an option or key that only layers have asks for them
-    members = examples(records, start.spec)
+    examples = make_examples(records, start.spec)
     options = TrainingOptions(**{name: value for name, value in settings.items() if name in ROCKET_OPTIONS})
     # Log losses, by which models are compared, mean little without calibration
     calibrated = options.model_copy(update={"calibration": True})
     asks_for_layers = for_layers or spec.model.model_fields_set - {"preset"}
-    if spec.model.is_auto and not asks_for_layers and _can_be_rocket(start.spec, facts, len(members)):
+    if spec.model.is_auto and not asks_for_layers and _can_be_rocket(start.spec, facts, len(examples)):
         chosen = _best_rocket(start, records, facts, calibrated, fills=fills)
     else:
         chosen = choice.choose_normalisation(start, records, facts, spec.model.sequence_features)
         if spec.model.kind != "rocket":
             layers = _with_layers(chosen, facts) if spec.model.is_auto else chosen
-            return _with_schedule(layers, [stratum(example, spec.output.task) for example in members], settings)
+            return _with_schedule(layers, [stratum(example, spec.output.task) for example in examples], settings)
         chosen = choice.choose_with_whole_models(chosen, records, calibrated)
     # A model that was fitted for the choice is calibrated, so it is fitted again where the user wants no calibration
     return replace(chosen, options=options, fitted=chosen.fitted if options.calibration else None)

@@ -29,7 +29,7 @@ from lengthwise.runtime.fixed_kernels import KERNELS
 from lengthwise_export.architecture import rocket, temperature
 from lengthwise_export.architecture.layers import ROWS_TOGETHER, answer_in_batches
 from lengthwise_export.architecture.spec import Spec
-from lengthwise_export.training.batches import Example, examples
+from lengthwise_export.training.batches import Example, make_examples
 from lengthwise_export.training.options import TrainingOptions
 from lengthwise_export.training.scores import ScoredAnswer, scores
 from lengthwise_export.training.train import TrainingResult
@@ -65,30 +65,31 @@ def fit(
         ConfigurationError: There are too few records, or too many for the memory.
     """  # noqa: DOC502 - what it calls raises it
     begun = time.perf_counter()
-    members = examples(records, spec)
+    examples = make_examples(records, spec)
     # Fit the kernels, and what comes before them: normalisation and sequence-level features
     multi_label = spec.output.task == "multi-label"
-    _require_trainable(members, spec, options)
+    _require_trainable(examples, spec, options)
     torch.manual_seed(options.seed)
-    sequences = [example.steps for example in members]
+    sequences = [example.steps for example in examples]
     first = rocket.first_layer(spec)
     first.fit(sequences)
     model = rocket.with_fitted_kernels(spec, first, first.each_normalised(sequences), seed=options.seed).eval()
     if model.sequence_features is not None:
         model.sequence_features.fit(first.each_rescaled(sequences))
     # Compute the features of each example
-    done = 0
+    finished = 0
 
     def features(steps: Tensor, lengths: Tensor) -> Tensor:
-        nonlocal done
-        done += len(lengths)
-        on_examples(done)
+        """The features of a padded batch; also tells the number of finished examples."""
+        nonlocal finished
+        finished += len(lengths)
+        on_examples(finished)
         return model.features(steps, lengths)
 
     rows = ROWS_TOGETHER if fixed_kernels.INSTRUCTION_SETS else 1
     values = torch.stack(answer_in_batches(features, sequences, rows))
     # Fit the ridge regression to targets of +1 and -1, and the temperature to its leave-one-out answers
-    labels = torch.stack([example.target for example in members])
+    labels = torch.stack([example.target for example in examples])
     targets = (labels if multi_label else functional.one_hot(labels, len(spec.output.labels))).double().numpy()
     # With class weights all classes count the same, whatever the number of their examples
     importance = targets @ (1 / np.maximum(targets.sum(axis=0), 1)) if options.class_weights else None
@@ -102,7 +103,7 @@ def fit(
         model.head.bias.copy_(torch.from_numpy(fitted.intercepts / (scale or 1)))
         logits = {"training": model.head(values)}
     logits["left_out"] = torch.from_numpy((fitted.left_out / (scale or 1)).astype(np.float32))
-    answered = {name: [*map(ScoredAnswer, logits_of_split, members)] for name, logits_of_split in logits.items()}
+    answered = {name: [*map(ScoredAnswer, logits_of_split, examples)] for name, logits_of_split in logits.items()}
     return TrainingResult(
         model,
         {name: scores(answers, spec) for name, answers in answered.items()},
@@ -117,13 +118,13 @@ def fits_in_memory(examples: int, kernels: int) -> bool:
     return examples * kernels * 8 <= _LARGEST_MATRIX_BYTES
 
 
-def _require_trainable(members: Sequence[Example], spec: Spec, options: TrainingOptions) -> None:
+def _require_trainable(examples: Sequence[Example], spec: Spec, options: TrainingOptions) -> None:
     """Makes sure that a rocket model can be fitted: by the number of examples, the memory, and the options.
 
     Raises:
         ConfigurationError: There are too few examples, or too many for the memory, or the options contradict the spec.
     """
-    count, kernels = len(members), spec.model.kernels
+    count, kernels = len(examples), spec.model.kernels
     fewer = _LARGEST_MATRIX_BYTES // (max(count, 1) * 8)
     instead = f"set model.kernels = {fewer} or fewer" if fewer >= KERNELS else "train on fewer records"
     for is_wrong, why in (

@@ -105,23 +105,23 @@ def class_weights(examples: Sequence[Example], classes: int, task: Task) -> Tens
     return torch.where(counts > 0, len(targets) / (classes * counts.clamp(min=1)), 1.0).to(torch.float32)
 
 
-def answer_each(model: BuiltInModel, members: Sequence[Example], *, rows: int = ROWS_TOGETHER) -> list[ScoredAnswer]:
+def answer_each(model: BuiltInModel, examples: Sequence[Example], *, rows: int = ROWS_TOGETHER) -> list[ScoredAnswer]:
     """Runs the model on each example, `rows` in a batch; returns the answers in the order of the examples.
 
     Leaves the model in evaluation mode.
     """
     model.eval()
     logits_of_each = answer_in_batches(
-        lambda steps, lengths: model(steps, lengths).logits, [example.steps for example in members], rows
+        lambda steps, lengths: model(steps, lengths).logits, [example.steps for example in examples], rows
     )
-    return [ScoredAnswer(logits, example) for logits, example in zip(logits_of_each, members, strict=True)]
+    return [ScoredAnswer(logits, example) for logits, example in zip(logits_of_each, examples, strict=True)]
 
 
-def evaluate(model: BuiltInModel, members: Sequence[Example], spec: Spec) -> EvaluationScores:
+def evaluate(model: BuiltInModel, examples: Sequence[Example], spec: Spec) -> EvaluationScores:
     """Scores a model on examples. Leaves it in evaluation mode."""
     # A rocket model answers one example at a time where the compiled kernels are missing
     rows = ROWS_TOGETHER if spec.model.kind == "layers" or fixed_kernels.INSTRUCTION_SETS else 1
-    return scores(answer_each(model, members, rows=rows), spec)
+    return scores(answer_each(model, examples, rows=rows), spec)
 
 
 def join_answers(answered: Sequence[ScoredAnswer], task: Task) -> tuple[Tensor, Tensor]:

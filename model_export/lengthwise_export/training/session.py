@@ -31,7 +31,7 @@ from lengthwise_export.options import Notice, Tell
 from lengthwise_export.tracing.process_wide import torch_threads
 from lengthwise_export.training import recipe, rocket
 from lengthwise_export.training.arrays import LabelledSequences
-from lengthwise_export.training.batches import examples
+from lengthwise_export.training.batches import make_examples
 from lengthwise_export.training.choice import Plan
 from lengthwise_export.training.options import TrainOptions
 from lengthwise_export.training.record_checks import fitting, missing_is_open
@@ -126,13 +126,13 @@ class TrainingSession:
 
     def _layers(self, plan: Plan, out: Path) -> TrainingResult:
         """Trains layers by gradient descent; writes the weights, and the state for a resume, into `out`."""
-        done = count(1)
+        epoch_numbers = count(1)
         with _progress(self.progress, "epoch", plan.options.epochs) as show:
 
             def on_epoch(epoch: Epoch) -> None:
                 accuracy = epoch.validation_accuracy
                 measured = "" if accuracy is None else f", validation accuracy {accuracy:.4f}"
-                show(next(done), f"loss {epoch.training_loss:.4f}{measured}")
+                show(next(epoch_numbers), f"loss {epoch.training_loss:.4f}{measured}")
 
             return train(
                 plan.spec,
@@ -150,7 +150,7 @@ class TrainingSession:
         splits = dict(result.splits)
         for name, records in other_splits.items():
             if records and name not in splits:
-                splits[name] = evaluate(result.model, examples(records, plan.spec), plan.spec)
+                splits[name] = evaluate(result.model, make_examples(records, plan.spec), plan.spec)
         return RunReport.of(plan, result, splits, self.data.records, self.test)
 
 

@@ -31,7 +31,7 @@ from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.architecture.trained import STATE_FILE, WEIGHTS_FILE, BuiltInModel
 from lengthwise_export.errors import CheckpointError
 from lengthwise_export.training import scores
-from lengthwise_export.training.batches import Example, batches, examples, stratified_split, stratum
+from lengthwise_export.training.batches import Example, batches, make_examples, stratified_split, stratum
 from lengthwise_export.training.options import TrainingOptions
 from lengthwise_export.training.scores import EvaluationScores
 
@@ -200,9 +200,9 @@ class TrainingRun:
 
 def learning_rate(options: TrainingOptions, number: int, share: float) -> float:
     """The learning rate after `number` whole epochs and a share 0..1 of the next: a warm-up, times half a cosine."""
-    done = (number + share) / options.epochs
-    rising = min(1.0, (done + 1e-3) / WARM_UP)
-    return options.learning_rate * rising * 0.5 * (1 + math.cos(math.pi * done))
+    progress = (number + share) / options.epochs
+    rising = min(1.0, (progress + 1e-3) / WARM_UP)
+    return options.learning_rate * rising * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def train(
@@ -235,8 +235,8 @@ def train(
     # Split, and continue a run that is resumed
     began = time.monotonic()
     spec = spec.concrete()
-    members = examples(records, spec)
-    parts = (members, examples(validation, spec)) if validation else _split_examples(members, spec, options)
+    examples = make_examples(records, spec)
+    parts = (examples, make_examples(validation, spec)) if validation else _split_examples(examples, spec, options)
     key = run_key(spec, [*records, *validation], options)
     run, path = TrainingRun(spec, *parts, options), directory / STATE_FILE
     if resume:
@@ -266,29 +266,29 @@ def train(
 
 
 def _split_examples(
-    members: list[Example], spec: Spec, options: TrainingOptions
+    examples: list[Example], spec: Spec, options: TrainingOptions
 ) -> tuple[list[Example], list[Example]]:
     """Splits examples into those of training and those of validation, stratified by their targets.
 
     Raises:
         ConfigurationError: There are too few.
     """
-    strata = [stratum(example, spec.output.task) for example in members]
+    strata = [stratum(example, spec.output.task) for example in examples]
     training, validation = stratified_split(strata, options.validation, seed=options.seed)
     if not training or (options.validation and not validation):
-        reason = " and validate; --validation 0 trains on all of them" if members and options.validation else ""
-        raise ConfigurationError(f"{len(members)} records are too few to train on{reason}")
-    return [members[index] for index in training], [members[index] for index in validation]
+        reason = " and validate; --validation 0 trains on all of them" if examples and options.validation else ""
+        raise ConfigurationError(f"{len(examples)} records are too few to train on{reason}")
+    return [examples[index] for index in training], [examples[index] for index in validation]
 
 
-def _calibrate(model: SequenceClassifier, members: Sequence[Example], spec: Spec) -> float | None:
+def _calibrate(model: SequenceClassifier, examples: Sequence[Example], spec: Spec) -> float | None:
     """Calibrates a model in place by temperature scaling, and returns the temperature; None without examples.
 
     The weights and biases of the head are divided by it, so the exported graph needs no further operator.
     """
-    if not members:
+    if not examples:
         return None
-    logits, targets = scores.join_answers(scores.answer_each(model, members), spec.output.task)
+    logits, targets = scores.join_answers(scores.answer_each(model, examples), spec.output.task)
     scale = temperature.fit(logits.numpy(), targets.numpy(), multi_label=spec.output.task == "multi-label")
     with torch.no_grad():
         for parameter in model.head.parameters():
@@ -341,12 +341,14 @@ def _differences(state: dict[str, Any], key: dict[str, Any]) -> str:
     if not state.keys() >= key.keys():
         return "it does not say its spec, its options and its data"
     keys = trained.differences(Spec.from_table(state["spec"]), Spec.from_table(key["spec"]))
-    before, now = state["options"], key["options"]
-    options = ((f"--{name.replace('_', '-')}", before.get(name), value) for name, value in now.items())
+    saved_options, current_options = state["options"], key["options"]
+    options = (
+        (f"--{name.replace('_', '-')}", saved_options.get(name), value) for name, value in current_options.items()
+    )
     texts = [
-        f"{name}: it was started with {trained.as_text(old)}, now it is {trained.as_text(new)}"
-        for name, old, new in (*keys, *options)
-        if old != new
+        f"{name}: it was started with {trained.as_text(saved_value)}, now it is {trained.as_text(current_value)}"
+        for name, saved_value, current_value in (*keys, *options)
+        if saved_value != current_value
     ]
     return "; ".join([*texts, *(["the records differ"] if state["data"] != key["data"] else [])])
 

@@ -39,7 +39,7 @@ def is_temporary(status: int) -> bool:
     return status in (408, 425, 429) or status >= 500
 
 
-def write_answer(parts: Iterable[Any], file: IO[bytes], where: str, most: float = inf) -> None:
+def write_answer(parts: Iterable[Any], file: IO[bytes], where: str, most_bytes: float = inf) -> None:
     """Writes an answer of a store to a file, part by part as it arrives; stops once it has more than `most` bytes.
 
     An answer that is too slow is given up: each of its parts may come just before the timeout of the HTTP library.
@@ -55,5 +55,5 @@ def write_answer(parts: Iterable[Any], file: IO[bytes], where: str, most: float 
             if size < seconds * LEAST_BYTES_A_SECOND:
                 raise StoreUnreachable(f"{where}: too slow, {size} bytes of the store in {seconds:.0f} s")
             start, size_before = time.monotonic(), file.tell()
-        if file.tell() > most:
+        if file.tell() > most_bytes:
             return

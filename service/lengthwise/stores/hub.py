@@ -104,8 +104,8 @@ def _plain_errors(where: str) -> Iterator[None]:
     except HfHubHTTPError as error:
         status = error.response.status_code
         hint = "; a private repository needs HF_TOKEN, or `hf auth login`" if status in (401, 403, 404) else ""
-        kind = StoreUnreachable if is_temporary(status) else ConfigurationError
-        raise kind(f"{where}: the hub answers {status} {error.response.reason_phrase}{hint}") from None
+        error_class = StoreUnreachable if is_temporary(status) else ConfigurationError
+        raise error_class(f"{where}: the hub answers {status} {error.response.reason_phrase}{hint}") from None
     except ValueError as error:
         raise ConfigurationError(f"{where}: {error}") from None
     except Exception as error:  # of the library's HTTP client, which is another one in another release

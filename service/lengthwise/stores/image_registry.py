@@ -96,13 +96,13 @@ class ImageRegistry:
         with self._answer("POST", "blobs/uploads/") as answer:
             location = answer.url.join(answer.headers["location"]).copy_merge_params({"digest": digest})
         with path.open("rb") as file:
-            kind = {"content-type": "application/octet-stream", "content-length": str(path.stat().st_size)}
-            with self._answer("PUT", location, content=file, headers=kind):
+            headers = {"content-type": "application/octet-stream", "content-length": str(path.stat().st_size)}
+            with self._answer("PUT", location, content=file, headers=headers):
                 pass
 
-    def put_manifest(self, reference: str, content: bytes, kind: str) -> None:
+    def put_manifest(self, reference: str, content: bytes, media_type: str) -> None:
         """Uploads a manifest or an index under a tag or its digest."""
-        with self._answer("PUT", f"manifests/{reference}", content=content, headers={"content-type": kind}):
+        with self._answer("PUT", f"manifests/{reference}", content=content, headers={"content-type": media_type}):
             pass
 
     @contextmanager
@@ -163,14 +163,14 @@ class _Login(httpx.Auth):
         )  # others, such as a host for uploads, get no credentials
         request.headers.update(self._header if is_of_registry else {})
         answer = yield request
-        kind, _, rest = answer.headers.get("www-authenticate", "").partition(" ")
+        scheme, _, parameters = answer.headers.get("www-authenticate", "").partition(" ")
         if answer.status_code != 401 or not is_of_registry:
             return
         self._header = self._login
-        if kind.lower() == "bearer":
-            parts = dict(re.findall(r'(\w+)="([^"]*)"', rest))
-            query = {"service": parts.get("service", ""), "scope": self._scope}
-            url = httpx.URL(parts.get("realm", "")).copy_merge_params(query)
+        if scheme.lower() == "bearer":
+            challenge = dict(re.findall(r'(\w+)="([^"]*)"', parameters))
+            query = {"service": challenge.get("service", ""), "scope": self._scope}
+            url = httpx.URL(challenge.get("realm", "")).copy_merge_params(query)
             token = yield httpx.Request("GET", url, headers=self._login)
             token.read()
             if token.status_code != 200:

@@ -131,7 +131,7 @@ def measure_cases(
 class BatchVariations:
     """A batch of sequences of mixed lengths, their answers unbatched, and the cases that vary the batch.
 
-    "The batch" in the docstrings is this one, `sequences`; a row is one of them, and `members` are other sequences.
+    "The batch" in the docstrings is this one, `self.sequences`; a row is one of its sequences.
     """
 
     def __init__(self, session: Session, manifest: Manifest, seed: int) -> None:
@@ -167,20 +167,20 @@ class BatchVariations:
 
         A float32 graph is also compared at raw values. The arguments are those of `measure_cases`.
         """
-        least, longest = self.manifest.min_length, self.manifest.max_length
+        shortest, longest = self.manifest.min_length, self.manifest.max_length
         mixed = lengths_for(self.manifest, MIXED_LENGTHS)
-        for name, members in {
-            f"length {least}": draw(self.manifest, [least, least], self.seed + 2),
+        for name, sequences in {
+            f"length {shortest}": draw(self.manifest, [shortest, shortest], self.seed + 2),
             "mixed lengths": draw(self.manifest, mixed, self.seed),
-            f"lengths {longest} and {least}": draw(self.manifest, [longest, least], self.seed + 3),
+            f"lengths {longest} and {shortest}": draw(self.manifest, [longest, shortest], self.seed + 3),
         }.items():
-            yield self._against(f"{name}, against {origin}", members, reference, exact)
+            yield self._against(f"{name}, against {origin}", sequences, reference, exact)
         # A lower precision may round raw values coarsely: `at_raw_values` measures that
         if self.manifest.precision == "fp32":
             # Of `_answered`, every other sequence is raw: one of each kind
-            members = self._answered((2 * len(KINDS) // len(mixed) + 1) * mixed, self.seed + 6)[0]
+            sequences = self._answered((2 * len(KINDS) // len(mixed) + 1) * mixed, self.seed + 6)[0]
             name = f"raw values, against {origin}"
-            yield self._against(name, members[1 : 2 * len(KINDS) : 2], reference, exact, is_raw=True)
+            yield self._against(name, sequences[1 : 2 * len(KINDS) : 2], reference, exact, is_raw=True)
 
     def at_raw_values(
         self, original: Reference, origin: str, allowed: float
@@ -199,14 +199,14 @@ class BatchVariations:
         for index, kind in enumerate(KINDS if sequences and sequences[0].dtype == np.float32 else ()):
             sequences_of_kind = sequences[index :: len(KINDS)]
             are_finite = [np.isfinite(original(batch)).all() for batch in self._batches(sequences_of_kind, most_rows=1)]
-            if members := list(itertools.compress(sequences_of_kind, are_finite)):
-                case = self._against(f"{kind}, against {origin}", members, original, is_raw=True, allowed=allowed)
-                yield kind, pad(members, multiple=self.manifest.width_multiple), case
+            if answerable := list(itertools.compress(sequences_of_kind, are_finite)):
+                case = self._against(f"{kind}, against {origin}", answerable, original, is_raw=True, allowed=allowed)
+                yield kind, pad(answerable, multiple=self.manifest.width_multiple), case
 
     def _against(
         self,
         name: str,
-        members: Sequence[Steps],
+        sequences: Sequence[Steps],
         reference: Reference,
         exact: ExactReference | None = None,
         *,
@@ -221,7 +221,7 @@ class BatchVariations:
         """
         # Run both
         expected, actual = [], []
-        for batch in self._batches(members):
+        for batch in self._batches(sequences):
             expected += by_row(reference(batch), batch.lengths, self.manifest)
             actual += by_row(self._logits(batch), batch.lengths, self.manifest)
 
@@ -232,7 +232,7 @@ class BatchVariations:
             logits = model(batch)
             return None if logits is None else by_row(logits, batch.lengths, self.manifest)[0]
 
-        for steps, answer in zip(members, expected, strict=True):
+        for steps, answer in zip(sequences, expected, strict=True):
             self._measured[id(answer)] = MeasuredAnswer(
                 answer,
                 steps,
@@ -254,14 +254,14 @@ class BatchVariations:
     def of_many_lengths(self) -> Case:
         """Compares many sequences of random lengths, in batches of several sizes, with the same sequences unbatched."""
         random = np.random.default_rng(self.seed + 5)
-        least = self.manifest.min_length
-        longest = max(min(self.manifest.max_length - 1, least - 1 + MANY_LONGEST), least)
-        lengths = random.integers(least, longest + 1, size=MANY_SEQUENCES).tolist()
-        members, unbatched = self._answered(lengths, self.seed + 5)
+        shortest = self.manifest.min_length
+        longest = max(min(self.manifest.max_length - 1, shortest - 1 + MANY_LONGEST), shortest)
+        lengths = random.integers(shortest, longest + 1, size=MANY_SEQUENCES).tolist()
+        sequences, unbatched = self._answered(lengths, self.seed + 5)
         sizes, answers = itertools.cycle(MANY_ROWS), list[RowOutputs]()
-        while len(answers) < len(members):
-            answers += self._answers(members[len(answers) : len(answers) + next(sizes)])
-        name = f"{len(members)} sequences of {least} to {longest} steps {self.how_batched}"
+        while len(answers) < len(sequences):
+            answers += self._answers(sequences[len(answers) : len(answers) + next(sizes)])
+        name = f"{len(sequences)} sequences of {shortest} to {longest} steps {self.how_batched}"
         return self._case(name, "company", answers, unbatched)
 
     def wider(self) -> Iterator[Case]:
@@ -352,21 +352,21 @@ class BatchVariations:
         return min(rounded_width(max(map(len, self.sequences)) + 1, self.manifest.width_multiple), self.widest)
 
     def _batches(
-        self, members: Sequence[Steps], width: int | None = None, most_rows: int | None = None
+        self, sequences: Sequence[Steps], width: int | None = None, most_rows: int | None = None
     ) -> Iterator[PaddedBatch]:
         """Pads sequences to batches, as the service does, in their order.
 
         By default with the width that they need, and the model's number of rows.
         """
         row_limit = most_rows or self.most_rows
-        return batches(members, multiple=self.manifest.width_multiple, width=width, most_rows=row_limit)
+        return batches(sequences, multiple=self.manifest.width_multiple, width=width, most_rows=row_limit)
 
     def _answers(
-        self, members: Sequence[Steps], width: int | None = None, session: Session | None = None
+        self, sequences: Sequence[Steps], width: int | None = None, session: Session | None = None
     ) -> list[RowOutputs]:
         """Runs sequences in batches (`_batches`), by default in `self.session`; returns the outputs of each."""
         session = session or self.session
-        return [answer for batch in self._batches(members, width) for answer in self._without_padding(session, batch)]
+        return [answer for batch in self._batches(sequences, width) for answer in self._without_padding(session, batch)]
 
     def _reordered(self, order: NDArray[np.intp]) -> list[RowOutputs]:
         """Runs the batch's rows in another order (`order[i]` as row i); returns their outputs in the batch's order."""
