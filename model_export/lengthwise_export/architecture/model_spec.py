@@ -220,7 +220,7 @@ NARROW_CONV: Final[dict[str, Any]] = {"conv": _inception(32)}  # what differs fr
 WITHOUT_DATA: Final = "rnn"  # the preset of `auto` where there is no data to choose by
 
 
-def expanded(model: dict[str, Any], task: object) -> dict[str, Any]:
+def with_preset_keys(model: dict[str, Any], task: object) -> dict[str, Any]:
     """The table `[model]` with the keys of its preset added; keys that it has itself are kept.
 
     `task` is that of the spec, unchecked as the keys are: a per-step model gets no keys of pooling.

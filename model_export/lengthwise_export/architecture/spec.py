@@ -24,7 +24,7 @@ from lengthwise_export.architecture.model_spec import (
     ConvSpec,
     ModelSpec,
     SpecTable,
-    expanded,
+    with_preset_keys,
 )
 from lengthwise_export.errors import SpecError
 
@@ -114,7 +114,7 @@ class Spec(SpecTable):
         if isinstance(tables, dict) and isinstance(tables.get("model"), dict):
             output = tables.get("output")
             task = output.get("task") if isinstance(output, dict) else None
-            return tables | {"model": expanded(tables["model"], task)}
+            return tables | {"model": with_preset_keys(tables["model"], task)}
         return tables
 
     def contradictions(self) -> Sequence[tuple[object, str]]:

@@ -76,7 +76,7 @@ class DataAccuracy:
         """A line such as `accuracy 0.9875: 79 of 80 predictions are correct`."""
         return f"accuracy {self.accuracy:.4f}: {self.right} of {self.answers} predictions are correct"
 
-    def _by_chance(self, expected: float, expected_answers: int | None) -> float:
+    def _drop_by_chance(self, expected: float, expected_answers: int | None) -> float:
         """The drop below the training accuracy that may be chance: three standard deviations, and a margin.
 
         `expected` is the accuracy in training, and `expected_answers` the number of answers that it was measured with;
@@ -100,7 +100,7 @@ class DataAccuracy:
             )
         if self.left_out:
             yield f"{self.left_out} sequences of the data were skipped, as the model does not accept them: {self.why}"
-        if expected is not None and self.accuracy < expected - self._by_chance(expected, expected_answers):
+        if expected is not None and self.accuracy < expected - self._drop_by_chance(expected, expected_answers):
             yield (
                 f"the accuracy is {self.accuracy:.4f} here and was {expected:.4f} in training: check that the data has "
                 "the same units and the same order of features as in training"

@@ -87,7 +87,7 @@ def export(target: targets.TargetSource, out: Path, options: ExportOptions, tell
         for notice in read.notices:
             tell(Notice(notice, "warning"))
         names = _feature_names(options, read)
-        records = _labelled(options, read, names, tell)
+        records = _read_data(options, read, names, tell)
         # Make the candidate, with the user's threshold and feature names
         source = candidate.candidate_of(read, options, tell)
         if options.threshold is not None:
@@ -104,7 +104,7 @@ def export(target: targets.TargetSource, out: Path, options: ExportOptions, tell
         published = publish(source, out, options, records)
     for notice in published.notices:
         tell(Notice(notice, "notice"))
-    for warning in _unexpected(read, source, published):
+    for warning in _warnings_of_published(read, source, published):
         tell(Notice(warning, "warning"))
     return published
 
@@ -201,7 +201,7 @@ def _trial_report(read: Target, options: CheckOptions) -> Report:
     return report
 
 
-def _unexpected(read: Target, source: Candidate, published: PublishedModel) -> Iterator[str]:
+def _warnings_of_published(read: Target, source: Candidate, published: PublishedModel) -> Iterator[str]:
     """Yields warnings for the user about the published model: refused missing values, labels and accuracy."""
     if published.manifest.missing != source.manifest.missing:
         yield f"missing values are refused at {published.manifest.precision}: a quantised layer cannot take NaN"
@@ -225,7 +225,7 @@ def _feature_names(options: ExportOptions, read: Target) -> tuple[str, ...] | No
     return names or target_names
 
 
-def _labelled(options: ExportOptions, read: Target, names: tuple[str, ...] | None, tell: Tell) -> list[Record] | None:
+def _read_data(options: ExportOptions, read: Target, names: tuple[str, ...] | None, tell: Tell) -> list[Record] | None:
     """Reads the records of the option --data; None without it.
 
     Raises:

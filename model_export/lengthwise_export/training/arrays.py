@@ -36,7 +36,7 @@ from lengthwise.wrong_values import nearest
 from lengthwise_export.architecture.model_spec import Preset
 from lengthwise_export.architecture.spec import InputSpec, Spec, tables_of
 from lengthwise_export.errors import SpecError
-from lengthwise_export.training.record_checks import fitting, lenient, why_unfit
+from lengthwise_export.training.record_checks import fitting_records, lenient_spec, why_unfit
 
 # A spec as a Python caller passes it: a preset's name, the path of a TOML file, or its tables
 SpecSource: TypeAlias = str | os.PathLike[str] | Mapping[str, Any] | Spec
@@ -89,7 +89,7 @@ def from_sequences(
         else []
     )
     spec = Spec.from_table(complete_tables(spec_tables, records, reasons))
-    require_fit("", records, lenient(spec))
+    require_fit("", records, lenient_spec(spec))
     return LabelledSequences(spec, records, {} if roles is None else roles.named, tuple(reasons), tuple(warnings))
 
 
@@ -137,7 +137,11 @@ def from_files(spec_or_path: str | Spec, files: Sequence[str], reading: Reading)
     kind: StepKind = "values" if input_table.get("vocabulary") is None else "tokens"
     entries = _entries(files, kind, reading)
     records = [
-        *(dataset.valid_records(entries) if is_open else fitting(entries, Spec.from_table(spec_tables, source=source)))
+        *(
+            dataset.valid_records(entries)
+            if is_open
+            else fitting_records(entries, Spec.from_table(spec_tables, source=source))
+        )
     ]
     if not records:
         raise ConfigurationError(f"{', '.join(files)}: there is no record in it")
@@ -149,7 +153,7 @@ def from_files(spec_or_path: str | Spec, files: Sequence[str], reading: Reading)
     )
     warnings = [MAY_BE_IDS.format("vocabulary = N in [input]")] if are_whole and "features" not in input_table else []
     if is_open:
-        records = [*fitting(records, spec)]
+        records = [*fitting_records(records, spec)]
     columns = roles[0].named if roles else {}
     return LabelledSequences(spec, records, columns, tuple(reasons), tuple(warnings), is_open)
 

@@ -13,7 +13,7 @@ from lengthwise_export.options import StrPath
 ROCKET_OPTIONS: Final = frozenset({"seed", "class_weights", "calibration"})  # the others are for gradient descent
 
 
-def _share(value: object) -> object:
+def _check_share(value: object) -> object:
     """Validates `validation`: a number must be a share; sequences pass, they are checked when they are read.
 
     Raises:
@@ -24,7 +24,7 @@ def _share(value: object) -> object:
     return value
 
 
-def _open(description: str, **bounds: Any) -> Any:
+def _open_option(description: str, **bounds: Any) -> Any:
     """A pydantic field, None by default, of an option that is chosen from the data if the user does not give it."""
     return Field(default=None, description=f"{description} Chosen from the data if it is not given.", **bounds)
 
@@ -56,15 +56,19 @@ class TrainingOptions(FixedOptions):
 class TrainOptions(FixedOptions):
     """The options of `train`. What is None is chosen from the data."""
 
-    epochs: int | None = _open("Maximum number of epochs; the learning rate follows half a cosine over them.", ge=1)
-    patience: Annotated[int | None, PYTHON_ONLY] = _open(
+    epochs: int | None = _open_option(
+        "Maximum number of epochs; the learning rate follows half a cosine over them.", ge=1
+    )
+    patience: Annotated[int | None, PYTHON_ONLY] = _open_option(
         "Stop after this many epochs without a better validation loss.", ge=1
     )
-    validation: Annotated[float | Any | None, AfterValidator(_share)] = _open(
+    validation: Annotated[float | Any | None, AfterValidator(_check_share)] = _open_option(
         "Share of the sequences for validation, to choose the epoch; 0: train on all, use the last epoch. In Python "
         "also other sequences: with their labels as a pair, or a table that has them."
     )
-    class_weights: Annotated[bool | None, PYTHON_ONLY] = _open("Give rare labels the same influence as frequent ones.")
+    class_weights: Annotated[bool | None, PYTHON_ONLY] = _open_option(
+        "Give rare labels the same influence as frequent ones."
+    )
     threads: Annotated[int, PYTHON_ONLY] = Field(default=1, ge=1, description="Threads that torch and NumPy use.")
 
 

@@ -24,12 +24,12 @@ def check(record: Record, spec: Spec) -> None:
         raise ConfigurationError(f"{record.source_line}: {wrong}")
 
 
-def fitting(records: Iterable[Record | BadRecord], spec: Spec) -> Iterator[Record]:
+def fitting_records(records: Iterable[Record | BadRecord], spec: Spec) -> Iterator[Record]:
     """Yields the records that can be trained on; raises a ConfigurationError if some cannot.
 
     It names the first that cannot be read or do not fit the spec. Missing values are allowed if their policy is open.
     """
-    open_spec = lenient(spec)
+    open_spec = lenient_spec(spec)
     return valid_records(iter(records), lambda record: check(record, open_spec))
 
 
@@ -53,7 +53,7 @@ def why_unfit(record: Record, spec: Spec) -> str | None:
     return label_mismatch(record, spec.output.task) or unknown_labels(record, spec.output.labels, "output.labels")
 
 
-def lenient(spec: Spec) -> Spec:
+def lenient_spec(spec: Spec) -> Spec:
     """The spec that records are checked against: it allows missing values where their policy is open."""
     return spec.with_keys(input={"missing": "indicator"}) if missing_is_open(spec) else spec
 

@@ -34,7 +34,7 @@ from lengthwise_export.training.arrays import LabelledSequences
 from lengthwise_export.training.batches import make_examples
 from lengthwise_export.training.choice import Plan
 from lengthwise_export.training.options import TrainOptions
-from lengthwise_export.training.record_checks import fitting, missing_is_open
+from lengthwise_export.training.record_checks import fitting_records, missing_is_open
 from lengthwise_export.training.report import METRICS_FILE, RunReport, page
 from lengthwise_export.training.scores import evaluate
 from lengthwise_export.training.train import Epoch, TrainingResult, train, write
@@ -55,7 +55,9 @@ class TrainingSession:
     resume: bool = False  # whether to continue from the states in the folder of the run
     # Checks the test or validation split again, by its name, its records and the chosen spec: while the policy for
     # missing values was open, missing values were allowed
-    recheck: Callable[[str, Sequence[Record], Spec], object] = lambda _name, records, spec: [*fitting(records, spec)]
+    recheck: Callable[[str, Sequence[Record], Spec], object] = lambda _name, records, spec: [
+        *fitting_records(records, spec)
+    ]
     progress: ProgressTarget = None
     tell: Tell = lambda _notice: None  # called with each reason and warning as soon as it is known
 

@@ -40,7 +40,7 @@ def is_temporary(status: int) -> bool:
 
 
 def write_answer(parts: Iterable[Any], file: IO[bytes], where: str, most_bytes: float = inf) -> None:
-    """Writes an answer of a store to a file, part by part as it arrives; stops once it has more than `most` bytes.
+    """Writes an answer of a store to a file, part by part as it arrives; stops once it has more than `most_bytes`.
 
     An answer that is too slow is given up: each of its parts may come just before the timeout of the HTTP library.
 
