@@ -97,6 +97,7 @@ def from_spec(spec: Spec, weights: Path | None, options: ExportOptions = PLAIN) 
         mean, std = tuple(model.first.mean.tolist()), tuple(model.first.std.tolist())
 
     def build(named_manifest: Manifest) -> onnx.ModelProto:
+        """Exports the PyTorch model to a graph, with the name and labels of the manifest."""
         proto = graph.build(
             model,
             named_manifest.input,
@@ -108,6 +109,7 @@ def from_spec(spec: Spec, weights: Path | None, options: ExportOptions = PLAIN) 
         return graph.without_exporter_metadata(proto)
 
     def reference(batch: PaddedBatch) -> BatchLogits:
+        """The logits of the PyTorch model."""
         with torch.inference_mode():
             logits = model(torch.from_numpy(batch.steps), torch.from_numpy(batch.lengths).long()).logits
         return cast("BatchLogits", logits.numpy())

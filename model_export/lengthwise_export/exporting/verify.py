@@ -74,7 +74,7 @@ def verify(
     """
     # Build and verify in float32
     graph = source.build(manifest)
-    ties = traced.ties_in(graph)
+    ties = traced.ties_in(graph)  # advice if the model sorts values that may be equal: their order is open in torch
     traced.forget_ties(graph)
     settings: dict[str, Any] = {"tolerance": source.tolerance, "seed": options.seed}
     try:

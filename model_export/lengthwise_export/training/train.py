@@ -71,12 +71,15 @@ class TrainingProgress:
         return self.best == epoch.number
 
     def still_improves(self, options: TrainingOptions) -> bool:
-        """Whether the loss fell in the last tenth of all epochs, so that more of them would probably help."""
+        """Whether the loss fell in the last tenth of all epochs, so that more of them would probably help.
+
+        False if training stopped before the last epoch.
+        """
         finished, tenth = len(self.epochs), max(len(self.epochs) // 10, 1)
         if finished < options.epochs or finished < 4:
             return False
         validated = self.epochs[-1].validation_loss is not None
-        if validated and self.best < finished - tenth:
+        if validated and self.best < finished - tenth:  # the best epoch is not among the last ones
             return False
         losses = [(epoch.validation_loss if validated else epoch.training_loss) or 0.0 for epoch in self.epochs]
         return sum(losses[-tenth:]) < 0.95 * sum(losses[-2 * tenth : -tenth])

@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, cast, get_args
 
 from lengthwise.errors import ConfigurationError
 from lengthwise.scoring.opened import ModelOptions, OpenModel, ProviderName, opened
@@ -131,8 +131,7 @@ class Scorer:
             return "" if (cells := ids()) is None else f"id {str(cells[row])[:_MOST_SHOWN]!r}: "
 
         rows = self._rows(model, items, name)
-        answered: B = with_answers(batch, None if self.keep_steps else self.steps, columns, rows)
-        return answered
+        return cast("B", with_answers(batch, None if self.keep_steps else self.steps, columns, rows))
 
     def batches(self, batches: Iterable[B]) -> Iterator[B]:
         """Answers batches one by one: a function for `mapInPandas` and `mapInArrow` of PySpark."""
@@ -195,8 +194,8 @@ class Scorer:
         refused = {row: item for row, item in enumerate(items) if isinstance(item, str)}
         if refused and self.on_error == "raise":
             offline.refuse(refused, name)
-        good = [item for item in items if not isinstance(item, str)]
-        answers = iter(model.answers(good, attention=self.attention))
+        accepted = [item for item in items if not isinstance(item, str)]
+        answers = iter(model.answers(accepted, attention=self.attention))
         results = [(item, item if isinstance(item, str) else next(answers)) for item in items]
         failed = {row: result for row, (_, result) in enumerate(results) if isinstance(result, str)}
         if failed and self.on_error == "raise":

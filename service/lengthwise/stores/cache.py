@@ -185,7 +185,8 @@ def _fetch_into_cache(address: Address, earlier_copy: Copy | None, stage: Path, 
         raise ConfigurationError(
             f"{address} holds no model: neither folders NAME/VERSION with a manifest.json, nor a manifest.json"
         )
-    versions, aliases = parts = _parts(content)
+    parts = _parts(content)
+    versions, aliases = parts
     digest = _digest_of(parts)
     if address.digest not in ("", archive_digest, digest):
         raise VerificationError(
