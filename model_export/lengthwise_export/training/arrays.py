@@ -223,7 +223,9 @@ def _read(
         ConfigurationError: There are not as many labels as sequences.
         ValueError: Never leaves this function: it becomes an InvalidSequences.
     """
-    names, is_values = tuple(input_table.get("feature_names") or ()) or None, input_table.get("vocabulary") is None
+    # What the spec says about a step
+    names = tuple(input_table.get("feature_names") or ()) or None
+    is_values = input_table.get("vocabulary") is None
     stated_features = input_table.get("features") if is_values else None
     features = stated_features if type(stated_features) is int else None  # another type is refused with the spec
     entries, roles = input_sequences.read(
@@ -303,18 +305,17 @@ def _labels(
         InvalidSequences: What is given is not a list.
     """
     if labels is None:
-        labels_of_sequences = sequences.labels
-        if None in labels_of_sequences:
-            index = labels_of_sequences.index(None)
+        own_labels = sequences.labels
+        if None in own_labels:
             raise ConfigurationError(
-                f"sequence {index} has no label: give labels=, or a table with a column of labels"
+                f"sequence {own_labels.index(None)} has no label: give labels=, or a table with a column of labels"
                 + (f" (columns: {roles})" if roles else "")
             )
         if task != "per-step":
-            return labels_of_sequences
+            return own_labels
         return [
             label if isinstance(label, list) else [label] * len(steps)
-            for label, steps in zip(labels_of_sequences, arrays, strict=True)
+            for label, steps in zip(own_labels, arrays, strict=True)
         ]
     if isinstance(labels, str | bytes | Mapping) or not isinstance(labels, Iterable):
         raise InvalidSequences([Problem("/labels", f"must be a list, got a {type(labels).__name__}")])

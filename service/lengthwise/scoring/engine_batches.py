@@ -30,8 +30,8 @@ _OPTIONAL_FIELDS: Final[Mapping[str, ColumnKind]] = {"attention": "numbers", "wi
 class AnswerColumn(NamedTuple):
     """A column of answers, and the field of a prediction that it holds."""
 
-    name: str
-    field: str
+    name: str  # of the column, with the prefix
+    field: str  # of a prediction, as in the body of `POST /predict`
     kind: ColumnKind
 
 
