@@ -46,7 +46,7 @@ _ELSEWHERE = {
     "compare": "lengthwise_export.training.comparison",
     "train": "lengthwise_export.training.training_api",
 }
-"""Where what is not in `api` is defined."""
+"""The modules of the exported names that are not in `interface.api`."""
 
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ if TYPE_CHECKING:
 else:  # a type checker is to find misspelt names
 
     def __getattr__(name: str) -> Any:
-        """Imports what is exported when it is first used.
+        """The exported object with this name, whose module is imported when the name is first used.
 
         Raises:
             AttributeError: There is no such name.
@@ -84,5 +84,5 @@ else:  # a type checker is to find misspelt names
 
 
 def __dir__() -> list[str]:
-    """What is exported, and the modules that were imported."""
+    """The names of the package: those that it exports, and its modules that were imported."""
     return sorted({*globals(), *__all__})

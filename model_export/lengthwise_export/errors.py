@@ -45,17 +45,28 @@ class UncheckableError(LengthwiseError):
 
 
 class RunError(UncheckableError):
-    """The model raises for a batch: `detail`, at a line of the user's code, in a layer (both None if unknown)."""
+    """The model raises for a batch.
+
+    Attributes:
+        detail: The error of the model.
+        location: The line of the user's code; None if it is not known.
+        part: The layer that raised, such as `` `head` (Linear(512, 3)) ``; None if it is the model itself.
+    """
 
     def __init__(self, detail: str, location: object = None, part: str | None = None) -> None:
         super().__init__(detail if location is None else f"{location}: {detail}")
         self.detail = detail
         self.location = location
-        self.part = part  # Such as `` `head` (Linear(512, 3)) ``; None if it is the model itself
+        self.part = part
 
 
 class ExportError(LengthwiseError):
-    """A step of the export failed (check, trace, mend, precision, ...); `detail` is why, and what to do instead."""
+    """A step of the export failed.
+
+    Attributes:
+        step: The step: check, trace, mend, precision, ...
+        detail: Why it failed, and what to do instead.
+    """
 
     def __init__(self, step: str, detail: str) -> None:
         super().__init__(f"{step}: {detail}")
@@ -64,14 +75,20 @@ class ExportError(LengthwiseError):
 
 
 class TraceError(ExportError):
-    """The user's code cannot be traced, at this line, if it is known."""
+    """A line of the user's code cannot be traced; its `location` is in the message, if it is known."""
 
     def __init__(self, location: CodeLocation | None, why: str) -> None:
         super().__init__("trace", why if location is None else f"{location.description()}: {why}")
 
 
 class UnmendableError(LengthwiseError):
-    """A graph cannot be mended, at this operator, for this reason; `location` is the user's line, if it is known."""
+    """A graph cannot be mended.
+
+    Attributes:
+        operator: The operator that cannot be mended.
+        reason: Why not.
+        location: The line of the user's code that calls it; None if it is not known.
+    """
 
     def __init__(self, operator: str, reason: str, location: object = None) -> None:
         super().__init__(f"{operator}: {reason}" if location is None else f"{location}: {operator}: {reason}")

@@ -4,6 +4,13 @@ A check knows one form of a batch, `PaddedBatch`: a row for each sequence, its p
 arranges the steps of such a batch for a model, and puts the model's answers into the rows again:
 
     PaddedBatch --arrange--> inputs of the model --> its answers --restore--> answers to the rows of the PaddedBatch
+
+A *packed* batch has all sequences in one row, one after the other. Another input tells where each begins and ends: for
+two sequences of 2 and 3 steps
+
+    cu_seqlens    [0, 2, 5]          the borders
+    position_ids  [0, 1, 0, 1, 2]
+    segment_ids   [1, 1, 2, 2, 2]    0 is padding
 """
 
 from __future__ import annotations
@@ -24,7 +31,7 @@ from lengthwise_export.options import Packing, PaddingSide
 Array = NDArray[Any]
 
 PackedRole = Literal["mask", "padding-mask", "positions", "segments", "borders", "max-length"]
-"""What an argument of a module, or an input of a graph, is beside the steps."""
+"""What an argument of a module, or an input of a graph, that does not hold the steps means."""
 
 ROLE_OF: Final[Mapping[Packing, PackedRole]] = {
     "cu_seqlens": "borders",
@@ -39,26 +46,28 @@ _NAMES: Final[Mapping[PackedRole, str]] = {
     "padding-mask": r".*pad.*mask.*",
     "mask": r".*mask.*",
 }
-"""By which names, in the order in which they are tried: those of flash-attention, Hugging Face and Mamba among them."""
+"""Names of arguments and inputs, by their role: those of flash-attention, Hugging Face, Mamba and others.
+
+The first regular expression that matches counts."""
 
 
 def role_of(name: str) -> PackedRole | None:
-    """What an argument or an input of this name is; None if the name does not tell."""
+    """The role of an argument or an input with this name; None if the name does not tell."""
     return next((role for role, names in _NAMES.items() if re.fullmatch(names, name.lower())), None)
 
 
 @dataclass(frozen=True, slots=True)
 class ArrangedSteps:
-    """What a model gets for a batch; a packed batch is one row, `rows` is then 1 and `width` all its steps."""
+    """What a model gets for a batch. In a packed batch, `rows` is 1 and `width` is the number of all its steps."""
 
     steps: Steps  # `[rows, width, features]` float32, or `[rows, width]` int64
-    valid: NDArray[np.bool_]  # `[rows, width]`
-    positions: NDArray[np.int64]  # `[rows, width]`: that of each step in its sequence, from 0
+    valid: NDArray[np.bool_]  # `[rows, width]`, true at valid steps
+    positions: NDArray[np.int64]  # `[rows, width]`: the position of each step in its sequence, from 0
     segments: NDArray[np.int64]  # `[rows, width]`: the number of the step's sequence, from 1; 0 is padding
-    borders: NDArray[np.int32]  # `[sequences + 1]`, from 0: where each sequence ends in a packed row
+    borders: NDArray[np.int32]  # `[sequences + 1]`: 0, and where each sequence ends in a packed row
 
     def by_role(self) -> dict[PackedRole, Array]:
-        """What a model may get beside the steps."""
+        """The inputs that a model may take beside the steps, by their roles."""
         return {
             "mask": self.valid,
             "padding-mask": ~self.valid,
@@ -71,112 +80,128 @@ class ArrangedSteps:
 
 @dataclass(frozen=True, slots=True)
 class StepLayout:
-    """Where the steps of each sequence of a batch are in what a model gets."""
+    """Where the steps of each sequence of a batch are in the inputs of a model."""
 
     padding: PaddingSide = "right"
     packed: Packing | None = None  # What tells a model the borders in a packed row; None if each sequence has a row
-    packed_input: str | None = None  # The name of what tells them, if the user said it
-    is_stated: bool = False  # Whether the user said so: a model that is right in another layout only, leaks
-    has_rows_axis: bool = True  # Whether a packed row is `[1, steps]`; else `[steps]`
-    # Packed, whether the model answers each step; None if that is not known yet
+    packed_input: str | None = None  # The name of the input that tells them, if the user named it
+    is_stated: bool = (
+        False  # Whether the user named this layout: then a model that is right in another layout only, leaks
+    )
+    has_rows_axis: bool = True  # Whether a packed row is `[1, steps]`, and not `[steps]`
+    # Whether a model of packed rows answers each step; None if that is not known yet
     per_step: bool | None = None
-    known_sizes: frozenset[int] = frozenset()  # A packed row with padding has another number of steps
+    known_sizes: frozenset[int] = frozenset()  # Sizes of weights: a packed row with padding has none of these widths
     pad_id: int | None = None  # The token id that callers write into padding; None if padding may hold any
     is_pad_id_of_steps: bool = False  # Whether valid steps may have that id, too
 
     @property
-    def is_usual(self) -> bool:
+    def is_right_padded(self) -> bool:
         """Whether each sequence is at the start of its row."""
         return self.padding == "right" and self.packed is None
 
     @property
-    def word(self) -> str:
-        """The word of the option that chooses it."""
+    def option(self) -> str:
+        """The value of the option `--packed` or `--padding` that chooses the layout."""
         return self.packed or self.padding
 
     @property
     def name(self) -> str:
-        """For messages."""
+        """The layout in messages, such as `padded on the left`."""
         if self.packed is not None:
             return f"packed with {self.packed}"
         return "padded on both sides" if self.padding == "both" else f"padded on the {self.padding}"
 
     def starts(self, lengths: Sequence[int] | Array, width: int) -> NDArray[np.int64]:
-        """Where each sequence begins, in its row `width` steps wide or in the packed row."""
+        """The index of each sequence's first step, `[sequences]`: in its row of `width` steps, or in the packed row."""
         counts = np.asarray(lengths, dtype=np.int64)
         if self.packed is not None:
             return np.cumsum(counts) - counts
         return {"right": counts * 0, "left": width - counts, "both": (width - counts + 1) // 2}[self.padding]
 
     def width(self, lengths: Sequence[int] | Array, width: int) -> int:
-        """The width of what a model gets for a batch; packed, a prime number if there is padding."""
+        """The width of a model's inputs for a batch of these lengths and this width, in steps.
+
+        Of a packed batch it is the number of valid steps; if `width` is larger than the longest length, so that there
+        is padding, it is a larger prime number.
+        """
         if self.packed is None:
             return width
-        steps, behind = int(np.sum(lengths)), width - int(np.max(lengths))
-        if not behind:
-            return steps
+        valid_steps, excess = int(np.sum(lengths)), width - int(np.max(lengths))
+        if not excess:
+            return valid_steps
         return next(
-            size for size in itertools.count(steps + behind) if _is_prime(size) and size not in self.known_sizes
+            size for size in itertools.count(valid_steps + excess) if _is_prime(size) and size not in self.known_sizes
         )
 
     def valid(self, lengths: Sequence[int] | Array, width: int) -> NDArray[np.bool_]:
-        """`[rows, width]`, true at valid steps, of what a model gets."""
+        """The mask `[rows, width]` of a model's inputs, true at valid steps; of a packed batch `[1, width]`."""
         counts = np.asarray(lengths)
         if self.packed is not None:
             return step_mask(counts.sum(keepdims=True), self.width(counts, width))
-        index = np.arange(width) - self.starts(counts, width)[:, None]
-        valid: NDArray[np.bool_] = (index >= 0) & (index < counts[:, None])
+        positions = np.arange(width) - self.starts(counts, width)[:, None]
+        valid: NDArray[np.bool_] = (positions >= 0) & (positions < counts[:, None])
         return valid
 
     def arrange(self, batch: PaddedBatch) -> ArrangedSteps:
-        """What a model gets for a batch. The padding of the batch fills that of a packed row."""
+        """The inputs of a model for a batch. In a packed row, the steps of all padding come last."""
         if self.pad_id is not None:
             batch = self._with_pad_id(batch, self.pad_id)
         lengths, valid = batch.lengths, self.valid(batch.lengths, batch.width)
         borders = np.concatenate(([0], lengths.cumsum())).astype(np.int32)
-        numbers = np.arange(1, batch.rows + 1)
+        sequence_numbers = np.arange(1, batch.rows + 1)
         if self.packed is None:
             positions = np.maximum(valid.cumsum(axis=1) - 1, 0)
             steps = batch.steps if self.padding == "right" else _rolled(batch.steps, self.starts(lengths, batch.width))
-            return ArrangedSteps(steps, valid, positions, valid * numbers[:, None], borders)
-        inside, behind = step_mask(lengths, batch.width), int((~valid).sum())
-        padding = batch.steps[~inside] if behind else batch.steps[:0, 0]
-        steps = np.concatenate((batch.steps[inside], np.resize(padding, (behind, *padding.shape[1:]))))
-        # No position behind the last sequence is larger than those before, as a table of positions may end there.
-        counted = [np.arange(length) for length in lengths] + [np.arange(behind) % lengths.max()]
-        segments = np.concatenate((np.repeat(numbers, lengths), np.zeros(behind, dtype=np.int64)))
-        return ArrangedSteps(steps[None], valid, np.concatenate(counted)[None], segments[None], borders)
+            return ArrangedSteps(steps, valid, positions, valid * sequence_numbers[:, None], borders)
+        # Packed: all valid steps, then as much of the batch's padding as the width needs, repeated or cut
+        is_step, padded_steps = step_mask(lengths, batch.width), int((~valid).sum())
+        padding = batch.steps[~is_step] if padded_steps else batch.steps[:0, 0]
+        steps = np.concatenate((batch.steps[is_step], np.resize(padding, (padded_steps, *padding.shape[1:]))))
+        # No position in the padding is larger than those of the sequences, as a table of positions may end there.
+        positions_of_each = [np.arange(length) for length in lengths] + [np.arange(padded_steps) % lengths.max()]
+        segments = np.concatenate((np.repeat(sequence_numbers, lengths), np.zeros(padded_steps, dtype=np.int64)))
+        return ArrangedSteps(steps[None], valid, np.concatenate(positions_of_each)[None], segments[None], borders)
 
     def _with_pad_id(self, batch: PaddedBatch, pad_id: int) -> PaddedBatch:
-        """The batch with this id at padding, and with another one at valid steps that may not have it."""
+        """The batch with this id in the padding.
+
+        Valid steps with this id get another one, unless `is_pad_id_of_steps`.
+        """
         is_step = step_mask(batch.lengths, batch.width)
-        is_taken = is_step & (batch.steps == pad_id) & (not self.is_pad_id_of_steps)
-        steps = np.where(is_taken, pad_id - 1 if pad_id else 1, np.where(is_step, batch.steps, pad_id))
+        has_pad_id = is_step & (batch.steps == pad_id) & (not self.is_pad_id_of_steps)
+        steps = np.where(has_pad_id, pad_id - 1 if pad_id else 1, np.where(is_step, batch.steps, pad_id))
         return PaddedBatch(steps.astype(np.int64), batch.lengths)
 
     def restore(self, answer: Array, batch: PaddedBatch, *, has_classes: bool = True) -> Array:
-        """A model's answer as `[rows, classes]` or `[rows, width, classes]` of the batch; unchanged if it is neither.
+        """A model's answer, arranged as `[rows, classes]` or `[rows, width, classes]` of the batch.
 
-        Without `has_classes`, it is of one number a step.
+        It is returned unchanged if it has the form of neither.
+
+        Args:
+            answer: What the model returned for `arrange(batch)`.
+            batch: The batch.
+            has_classes: Whether the last axis holds classes; otherwise the answer is one number for each step.
         """
         starts = self.starts(batch.lengths, batch.width)
         if self.packed is None:
-            along_steps = answer.ndim == (3 if has_classes else 2) and answer.shape[:2] == batch.steps.shape[:2]
-            return answer if self.padding == "right" or not along_steps else _rolled(answer, -starts)
-        flat = answer[0] if answer.ndim == 3 and len(answer) == 1 else answer
+            is_of_steps = answer.ndim == (3 if has_classes else 2) and answer.shape[:2] == batch.steps.shape[:2]
+            return answer if self.padding == "right" or not is_of_steps else _rolled(answer, -starts)
+        outputs = answer[0] if answer.ndim == 3 and len(answer) == 1 else answer
         width = self.width(batch.lengths, batch.width)
-        is_per_step = (len(flat) == width != batch.rows) if self.per_step is None else self.per_step
-        if flat.ndim != 2 or (is_per_step and len(flat) != width):
+        is_per_step = (len(outputs) == width != batch.rows) if self.per_step is None else self.per_step
+        if outputs.ndim != 2 or (is_per_step and len(outputs) != width):
             return answer
         if is_per_step:
-            inside = step_mask(batch.lengths, batch.width)
-            rows = np.zeros((*inside.shape, flat.shape[1]), dtype=flat.dtype)
-            rows[inside] = flat[: inside.sum()]
+            is_step = step_mask(batch.lengths, batch.width)
+            rows = np.zeros((*is_step.shape, outputs.shape[1]), dtype=outputs.dtype)
+            rows[is_step] = outputs[: is_step.sum()]
             return rows
-        if self.packed == "segment_ids" and len(flat) == batch.rows + 1:  # the first answers to segment 0, the padding
-            return flat[1:]
-        # Of positions a model cannot know that the steps behind the last sequence are none.
-        return flat[: batch.rows] if self.packed == "position_ids" else flat
+        # The first answer is that to segment 0, the padding.
+        if self.packed == "segment_ids" and len(outputs) == batch.rows + 1:
+            return outputs[1:]
+        # From positions a model cannot know that the last steps are padding: it may answer to them as sequences.
+        return outputs[: batch.rows] if self.packed == "position_ids" else outputs
 
 
 RIGHT: Final = StepLayout()
@@ -184,7 +209,7 @@ LEFT: Final = StepLayout("left")
 
 
 def _rolled(rows: Array, shifts: Array) -> Array:
-    """Each row, its steps moved on by a number of its own; those past the end come first."""
+    """The rows with the steps of each rotated to the right by its shift, as `np.roll` does."""
     return np.stack([np.roll(row, shift, axis=0) for row, shift in zip(rows, shifts, strict=True)])
 
 

@@ -1,4 +1,4 @@
-"""The options of `check` and `export`: each is declared once, for the command and for Python; and what both tell."""
+"""The options of `check` and `export`: each is declared once, for the command and for Python; and their notices."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lengthwise.runtime.feature_names import FeatureNames
 from lengthwise.runtime.manifest import Precision
 from lengthwise.wrong_values import nearest
 
-Second = Literal["lengths", "mask", "padding-mask", "both", "none"]  # what a model takes besides the steps
+Second = Literal["lengths", "mask", "padding-mask", "both", "none"]  # what a model takes beside the steps
 
 PaddingSide = Literal["right", "left", "both"]  # where the padding of a row is
 
@@ -38,13 +38,13 @@ StrPath = str | os.PathLike[str]
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """What an export or a training tells: the command prints it behind its kind, Python logs warnings as such."""
+    """A message of an export or a training to the user: the command prints it after its kind, Python logs it."""
 
     text: str
     kind: Literal["plain", "notice", "warning", "chosen"] = "plain"
 
     def __str__(self) -> str:
-        """`warning: the probabilities are not calibrated`; a plain one is its text."""
+        """`warning: the probabilities are not calibrated`; a plain notice is its text alone."""
         return self.text if self.kind == "plain" else f"{self.kind}: {self.text}"
 
 
@@ -52,18 +52,23 @@ Tell = Callable[[Notice], object]
 
 
 def _existing(path: StrPath) -> StrPath:
+    """The path, for pydantic.
+
+    Raises:
+        ValueError: There is no such file or folder.
+    """
     if not Path(path).exists():
         raise ValueError("must be a file or folder that exists")
     return path
 
 
 def _texts(value: Any) -> Any:
-    """Any number of values as a tuple, such as a NumPy array; a text is refused."""
+    """The items of an iterable, such as a NumPy array, as a tuple; a text, or no iterable, is returned unchanged."""
     return tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else value
 
 
 def _labels(text: str) -> tuple[str, ...]:
-    """The labels of a list with commas; one that holds a comma stands in double quotes."""
+    """The labels in a text with commas between them, as in CSV: a label with a comma is in double quotes."""
     return tuple(label.strip() for label in next(csv.reader([text], skipinitialspace=True), []))
 
 
@@ -72,15 +77,15 @@ RULES: Final = Path(__file__).parent / "checking" / "rules"
 
 
 def selects_rules(code: str) -> bool:
-    """Whether a text is the code of a rule, or the beginning of one: `LW204`, `LW2`, `LW`."""
+    """Whether a text is the code of a rule, or the beginning of a code: `LW204`, `LW2`, `LW`."""
     return code.startswith("LW") and any(path.stem.startswith(code) for path in RULES.glob("LW*.toml"))
 
 
 def _rules(value: Any) -> tuple[str, ...]:
-    """Codes of rules, or beginnings of them, from a text with commas or from several texts.
+    """Codes of rules, or beginnings of codes, from a text with commas or from several texts, for pydantic.
 
     Raises:
-        ValueError: It is neither, names none, or an unknown one.
+        ValueError: The value is neither, names no rule, or an unknown one.
     """
     texts = [value] if isinstance(value, str) else value
     if not isinstance(texts, Iterable) or not all(isinstance(text, str) for text in texts):

@@ -144,7 +144,7 @@ class _Steps:
         """The positions on this axis that hold the valid steps of one row of a batch."""
         length, start = batch.lengths[row], 0
         # A model that makes rows of a packed row again pads them on the right.
-        if not (self.is_left_aligned or batch.layout.is_usual or (self.to_longest and batch.is_packed)):
+        if not (self.is_left_aligned or batch.layout.is_right_padded or (self.to_longest and batch.is_packed)):
             start = max(int(batch.layout.starts(batch.lengths, self._source_steps(batch))[row]), 0)
         if self.stride > 1:
             return slice(start // self.stride, -(-(start + length) // self.stride))
@@ -349,7 +349,7 @@ def _shared_values(
     first, second = _with_split_axes(before, reading, batches[0]), _with_split_axes(after, reading, batches[1])
     if "rows" not in reading:
         pairs = pairing.rows
-        if pairing.before.layout.is_usual:  # the steps of the longest row are those of all other rows, too
+        if pairing.before.layout.is_right_padded:  # the steps of the longest row are those of all other rows, too
             pairs = (max(pairs, key=lambda pair: pairing.before.lengths[pair[0]]),)
         for pair in pairs:
             steps_before, steps_after = (
@@ -373,7 +373,7 @@ def _valid_index(reading: _AxisReading, batch: Geometry, row: int) -> tuple[slic
 
 def _drawn_steps(part: _Steps, batch: Geometry, row: int) -> slice:
     """The steps of a row that a picture shows: all if the row is padded on the right, otherwise the valid ones."""
-    return slice(None) if batch.layout.is_usual else part.valid(batch, row)
+    return slice(None) if batch.layout.is_right_padded else part.valid(batch, row)
 
 
 def _with_left_aligned(pairing: Pairing, reading: _AxisReading) -> Iterator[_AxisReading]:
@@ -381,7 +381,7 @@ def _with_left_aligned(pairing: Pairing, reading: _AxisReading) -> Iterator[_Axi
     yield reading
     # In another batch even numbers that are counted over the width would agree, and so hide a leak that they begin.
     layout = pairing.before.layout
-    if "rows" in reading and pairing.before == pairing.after and not layout.is_usual and layout.packed is None:
+    if "rows" in reading and pairing.before == pairing.after and not layout.is_right_padded and layout.packed is None:
         yield tuple(replace(part, is_left_aligned=True) if isinstance(part, _Steps) else part for part in reading)
 
 

@@ -95,14 +95,14 @@ def explain(
     # 2. The table of rules has the cause for this kind of operator.
     layout = RIGHT if batch is None else batch.layout
     kind = "loop" if operation.is_loop else operation.kind.lower()
-    if change == "width" and batch is not None and layout.is_usual and _is_position(operation, batch):
+    if change == "width" and batch is not None and layout.is_right_padded and _is_position(operation, batch):
         kind = "position"
-    rule_entry = rule.select("operators", kind, change, layout=layout.word)
+    rule_entry = rule.select("operators", kind, change, layout=layout.option)
     if names.fix is not None:
         return Cause(rule_entry.why, names.fix, rule_entry.code)
     # 3. The fix is the user's statement rewritten, if that is possible.
     written = write_masked(operation, axes, names) if axes and not layout.packed else None
-    if batch is not None and written is None and layout.is_usual:
+    if batch is not None and written is None and layout.is_right_padded:
         written = write_lengths(operation, batch, names)
     if written is not None:
         return Cause(rule_entry.why, written, rule_entry.code)

@@ -118,7 +118,7 @@ def find_leaks(subject: Subject, failed: Sequence[FailedTrial], tolerance: float
         # 2. Pair the operations of both runs.
         runs = (geometry(base, subject.layout), geometry(trial.batch, subject.layout))
         pairing = Pairing(*runs, trial.rows, subject.sizes, larger)
-        if not subject.layout.is_usual:
+        if not subject.layout.is_right_padded:
             pairing = replace(pairing, has_equal_steps=trials.has_equal_steps(base, trial.batch))
         pairs = [
             _OperationPair(operation, same, shapes.get(id(operation)) or (None,) * len(operation.outputs))
@@ -174,7 +174,7 @@ def _record(subject: Subject, batch: PaddedBatch) -> Recording:
     There a turn of a loop over the steps is not the same step of every row.
     """
     recording, layout = subject.record(batch), subject.layout
-    return recording if layout.is_usual else with_joined_loops(recording, geometry(batch, layout))
+    return recording if layout.is_right_padded else with_joined_loops(recording, geometry(batch, layout))
 
 
 def _cause(
@@ -185,7 +185,7 @@ def _cause(
         return operation.cause_of(change)
     layout = pairing.before.layout
     pair = next((pair for pair in pairs if pair.before is operation), None)
-    if not layout.is_usual and pair is not None and pair.counts_positions:
+    if not layout.is_right_padded and pair is not None and pair.counts_positions:
         return rules()["LW706" if layout.packed else "LW602"].cause({"valid": names.valid})
     return explain(operation, change, names, pairing.before)
 
@@ -234,7 +234,7 @@ def _where_it_begins(
        is blamed: the first operation that only one run has.
     3. Otherwise it is `first`.
     """
-    if not pairing.before.layout.is_usual:
+    if not pairing.before.layout.is_right_padded:
         first = _source_of_slice(first, pairs, pairing, tolerance)
     pair = next((pair for pair in pairs if pair.before is first), None)
     branch = _only_in_one_run(*runs)
@@ -366,13 +366,13 @@ def _differing_operations(
     """
     differences = [pair.difference(pairing) for pair in pairs]
     # Back from the answers: which operations reach one through operations that all differ
-    needed, is_usual = set(answers), pairing.before.layout.is_usual
+    needed, is_right_padded = set(answers), pairing.before.layout.is_right_padded
     reaches_answer = [False] * len(pairs)
     for index in range(len(pairs) - 1, -1, -1):
         operation, difference = pairs[index].before, differences[index]
         # The start of a sequence in its row is rightly another number in each batch; a count over the row is not.
         is_index = bool(operation.outputs) and _is_size_or_index(operation)
-        if not is_usual and is_index and not pairs[index].counts_positions:
+        if not is_right_padded and is_index and not pairs[index].counts_positions:
             continue
         if operation.output_keys & needed and (difference is None or difference > tolerance):
             needed |= operation.input_keys
@@ -384,7 +384,7 @@ def _differing_operations(
     ]
     # Rotary angles differ with the start of a sequence in its row, and relative attention cancels that again: in such
     # layouts, operations whose difference reaches no answer do not count.
-    only_reaching = [] if is_usual else [entry for entry in differing if entry[2]]
+    only_reaching = [] if is_right_padded else [entry for entry in differing if entry[2]]
     return [(operation, difference) for operation, difference, _ in only_reaching or differing]
 
 

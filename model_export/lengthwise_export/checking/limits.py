@@ -235,7 +235,7 @@ def require_service_contract(
                 "first row is not the longest"
             )  # else they are right and in the wrong rows, which is a leak
     # A layout that the user stated, or another path for one row, makes a difference a leak.
-    if not layout.is_usual or layout.is_stated or runs_other_code_alone(subject, baseline.sequences[0]):
+    if not layout.is_right_padded or layout.is_stated or runs_other_code_alone(subject, baseline.sequences[0]):
         return
     if any(trial.change in ("width", "batch") for trial in failed_trials) and all(
         _is_right_if_left_padded(subject, baseline, width, sampler, tolerance) for width in (sizes.width, sizes.wider)

@@ -64,7 +64,7 @@ class Entry:
     def fits(self, kind: str, change: Change, mask: str | None, layout: str) -> bool:
         """Whether the entry is for this kind of operator or layer, with this mask, in a trial of this change.
 
-        `mask` is the mask that a layer of Keras gets, None for an operator; `layout` is `StepLayout.word`.
+        `mask` is the mask that a layer of Keras gets, None for an operator; `layout` is `StepLayout.option`.
         """
         return (
             self.mask in (None, mask)

@@ -119,7 +119,7 @@ class TorchSubject:
         if role is None:
             return ArgumentNames(width)
         # With padding on both sides, too: for that there is no simple code.
-        return ArgumentNames(width, names[role], role, is_left_padded=not self.layout.is_usual)
+        return ArgumentNames(width, names[role], role, is_left_padded=not self.layout.is_right_padded)
 
     def answer(self, batch: PaddedBatch) -> ModelOutput:
         """Runs a batch on the plain path, with torch's nested-tensor fast path switched off.
@@ -191,7 +191,10 @@ class TorchSubject:
 
     def alternatives(self) -> Iterator[AlternativeCall]:
         """Yields the same module, called in other ways that the user may have meant."""
-        if not self.layout.is_usual and (with_positions := self.signature.with_positions(self.module)) is not None:
+        if (
+            not self.layout.is_right_padded
+            and (with_positions := self.signature.with_positions(self.module)) is not None
+        ):
             sentence_end = (
                 "with position_ids counted from the start of each sequence: pass them, or count them in forward"
             )
@@ -235,7 +238,7 @@ class _Recorder(TorchFunctionMode):
     def __init__(self, module: nn.Module, describe_part: DescribePart, layout: StepLayout) -> None:
         super().__init__()
         # Packing takes the first steps of a row. In a layout where these may be padding, a leak may begin in it.
-        self._compared_packing = frozenset() if layout.is_usual else _PACKING
+        self._compared_packing = frozenset() if layout.is_right_padded else _PACKING
         self._describe_part = describe_part
         # The whole part that runs now, with the depth of its call; None outside of such a part
         self._running_part: tuple[int, WholePart] | None = None

@@ -154,7 +154,7 @@ class TrialRules:
         differences_by_padding, differences_by_steps = (
             [
                 # No reading may take padding in front for the steps
-                axes.difference(value, value_after, pairing, of_any_reading=not layout.is_usual)
+                axes.difference(value, value_after, pairing, of_any_reading=not layout.is_right_padded)
                 for operation, same in aligned(before.operations, run.operations)
                 if operation.identity == (leak.operator, leak.kind, leak.location)
                 for (_, value), (_, value_after) in zip(operation.outputs, same.outputs, strict=False)

@@ -52,7 +52,7 @@ def in_its_layout(target: Target, stated: StepLayout | None, options: CheckOptio
     if stated is None:
         return target
     for name in ("suggest", "missing"):
-        if not stated.is_usual and getattr(options, name):
+        if not stated.is_right_padded and getattr(options, name):
             raise ConfigurationError(
                 f"--{name} is about rows that are padded on the right, but {target.text} is checked {stated.name}: "
                 f"leave --{name} out" + ("" if stated.packed else ", or pass --padding right")
