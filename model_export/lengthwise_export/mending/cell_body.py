@@ -274,6 +274,7 @@ def _multiplied(attributes: Attributes, inputs: _Inputs) -> Affine:
     3. Else a new leaf of the kind `product`.
     """
     first, second = _pair(inputs)
+    # Case 1
     for value, factor in ((first, second), (second, first)):
         if not factor.terms:
             product = value.scaled(factor.bias)
@@ -282,9 +283,11 @@ def _multiplied(attributes: Attributes, inputs: _Inputs) -> Affine:
                 leaf: np.where(np.abs(matrix - 1) < _ROUNDING, 1.0, matrix) for leaf, matrix in product.terms.items()
             }
             return Affine(terms, product.bias)
+    # Case 3
     first_signs, second_signs = first.signs, second.signs
     if first_signs is None or second_signs is None or len(first_signs) * len(second_signs) > 2:
         return Affine.of(Leaf("product", first.width, (first, second)))
+    # Case 2
     total = Affine({}, np.zeros(first.width))
     for (first_leaf, first_sign), (second_leaf, second_sign) in itertools.product(
         first_signs.items(), second_signs.items()
@@ -351,33 +354,20 @@ def _moved(node: NodeProto, inputs: _Inputs) -> list[Affine]:
 
 
 def _clipped(attributes: Attributes, inputs: _Inputs) -> Affine:
-    """The output of a Clip from 0 to a constant, which is a hard sigmoid.
-
-    Raises:
-        NotACell: The bounds are not constant, or the lower one is not 0.
-    """  # noqa: DOC502 - the functions that it calls raise it
-    low, high = (float(_constant(bound).item()) for bound in (*inputs[1:], None, None)[:2])
-    _require(low == 0)
-    return _hard_sigmoid(_affine(inputs[0]), high)
-
-
-def _hard_sigmoid(value: Affine, high: float) -> Affine:
-    """`min(max(x, 0), high)` of a function x, as the activation `high * HardSigmoid(x / high)`.
-
-    Raises:
-        NotACell: The bound is not positive, or infinite.
-    """  # noqa: DOC502 - `_require` raises it
-    _require(0 < high < np.inf)
-    return _activated("HardSigmoid", value.scaled(1.0 / high), (("alpha", 1.0), ("beta", 0.0))).scaled(high)
+    """The output of a Clip from 0 to a constant: `min(max(x, 0), high)`, see `_bounded`."""
+    value, low, high = (*inputs, None, None)[:3]
+    return _bounded(_AT_MOST, [_bounded("Relu", [value, low]), high])
 
 
 def _bounded(kind: str, inputs: _Inputs) -> Affine:
     """The output of a Max with 0 (`kind` is `Relu`), or of a Min with a constant (`_AT_MOST`).
 
-    A minimum of such a maximum, or the reverse, is a hard sigmoid.
+    A minimum of such a maximum, or the reverse, is a hard sigmoid: `min(max(x, 0), high)` is
+    `high * HardSigmoid(x / high)` with the alpha 1 and the beta 0.
 
     Raises:
-        NotACell: There are three inputs, no bound is constant, or the lower bound is not 0.
+        NotACell: There are three inputs, no bound is constant, the lower bound is not 0, or the upper one not positive
+            and finite.
     """  # noqa: DOC502 - the functions that it calls raise it
     _require(len(inputs) == 2)
     function, constant = inputs if isinstance(inputs[0], Affine) else inputs[::-1]
@@ -386,7 +376,9 @@ def _bounded(kind: str, inputs: _Inputs) -> Affine:
     _require(kind != "Relu" or bound == 0)
     if leaf is not None and {kind, leaf.kind} == {"Relu", _AT_MOST}:
         high = max([bound, *dict(leaf.numbers).values()])  # the lower of the two bounds is 0
-        return _hard_sigmoid(leaf.operands[0], high)
+        _require(0 < high < np.inf)
+        inner = leaf.operands[0].scaled(1.0 / high)
+        return _activated("HardSigmoid", inner, (("alpha", 1.0), ("beta", 0.0))).scaled(high)
     return _activated(kind, value, (("bound", bound),) if kind == _AT_MOST else ())
 
 

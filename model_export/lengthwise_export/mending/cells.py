@@ -54,9 +54,6 @@ class _Gate:
     reset_part: Affine | None = None
 
 
-_Gates = list[_Gate]
-
-
 def recognise(
     nodes: Sequence[NodeProto],
     step: tuple[str, int],
@@ -115,7 +112,7 @@ def _factors(leaf: Leaf | None) -> Iterator[tuple[Affine, Affine]]:
         yield second, first
 
 
-def _lstm(next_state: Affine, next_memory: Affine, memory: Leaf) -> _Gates | None:
+def _lstm(next_state: Affine, next_memory: Affine, memory: Leaf) -> list[_Gate] | None:
     """The gates of an LSTM, if its states are those of one: i, o, f, g, and last the activation of the memory.
 
     The equations, with the factors and terms in any order:
@@ -141,7 +138,7 @@ def _have_same_activation(*gates: _Gate) -> bool:
     return len({(gate.activation, gate.numbers) for gate in gates}) == 1
 
 
-def _gru(next_state: Affine, state: Leaf) -> _Gates | None:
+def _gru(next_state: Affine, state: Leaf) -> list[_Gate] | None:
     """The gates of a GRU, if its state is that of one: z, r, and the new state n."""
     for update, new in _update_gates(next_state, state):
         for inner, reset, reset_part in _reset_gates(new.inner, state):
@@ -193,24 +190,19 @@ def _reset_gates(inner: Affine, state: Leaf) -> Iterator[tuple[Affine, _Gate, Af
         None in the first form, `h @ U + b` in the second.
     """
     for leaf, matrix in inner.terms.items():
-        others = {term: term_matrix for term, term_matrix in inner.terms.items() if term is not leaf}
-        rest = Affine(others, inner.bias)
+        rest = Affine({term: inner.terms[term] for term in inner.terms if term is not leaf}, inner.bias)
         no_bias = np.zeros(rest.width)
         for first, second in _factors(leaf):
             reset = _gate(first)
-            if reset is None:
-                continue
-            if second.only is state:
+            if reset is not None and second.only is state:
                 yield rest.plus(Affine({state: matrix}, no_bias)), reset, None
-            elif Affine({leaf: matrix}, no_bias).only is leaf and [*second.terms] == [state]:
+            elif reset is not None and Affine({leaf: matrix}, no_bias).only is leaf and [*second.terms] == [state]:
                 yield rest, reset, second
 
 
-# The weights, recurrence, bias and attributes of a `Cell`
-_Layer = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32], dict[str, Any]]
-
-
-def _layer(kind: str, gates: _Gates, step: Leaf, state: Leaf) -> _Layer | None:
+def _layer(
+    kind: str, gates: list[_Gate], step: Leaf, state: Leaf
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32], dict[str, Any]] | None:
     """The weights and attributes of ONNX's operator with these gates.
 
     Args:
@@ -220,18 +212,17 @@ def _layer(kind: str, gates: _Gates, step: Leaf, state: Leaf) -> _Layer | None:
         state: The state h before the step.
 
     Returns:
-        The layer; None if a gate depends on anything else than the step and the state.
+        The fields `weights`, `recurrence`, `bias` and `attributes` of a `Cell`; None if a gate depends on anything else
+        than the step and the state.
     """
     gates_with_weights = gates[:4]
     hidden, parts = state.width, []
     for gate in gates_with_weights:
-        if not gate.inner.terms.keys() <= {step, state} or gate.inner.width != hidden:
+        has_two_recurrences = gate.reset_part is not None and state in gate.inner.terms
+        if not gate.inner.terms.keys() <= {step, state} or gate.inner.width != hidden or has_two_recurrences:
             return None
         reset_part = gate.reset_part or Affine({}, np.zeros(hidden))
-        recurrence = gate.inner.terms.get(state)
-        if gate.reset_part is not None and recurrence is not None:
-            return None
-        recurrence = reset_part.terms.get(state, np.zeros((hidden, hidden))) if recurrence is None else recurrence
+        recurrence = {**reset_part.terms, **gate.inner.terms}.get(state, np.zeros((hidden, hidden)))
         weights = gate.inner.terms.get(step, np.zeros((step.width, hidden)))
         parts.append((weights.T, recurrence.T, gate.inner.bias, reset_part.bias))
     all_weights, recurrences, biases, reset_biases = (

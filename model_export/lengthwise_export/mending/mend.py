@@ -122,8 +122,8 @@ def _mended(
     counted = opened(mended, hidden) if hidden else None
     mended = mended if counted is None else deepcopy(counted)
     # Only outputs with answers are mended, and what they depend on.
-    answers = (names.logits, names.attention)
-    refill(mended.graph.output, (value for value in mended.graph.output if value.name in answers))
+    outputs = mended.graph.output
+    refill(outputs, (value for value in outputs if value.name in (names.logits, names.attention)))
     keep_needed(mended.graph)
 
     mender = _mender(mended, names, steps, lengths)
@@ -131,8 +131,14 @@ def _mended(
     mender.always_true_masks = {name for name, mask in masks.items() if mask.name in hidden}
     changes = [change for node in mended.graph.node for change in _follow(mender, node)]
     _replace_nodes(mended, mender)
-    numbers = tuple(sorted(set(hidden.values())))
-    return Mended(mended, tuple(changes), int(lengths[0]), int(lengths[-1]), numbers, counted)
+    return Mended(
+        graph=mended,
+        changes=tuple(changes),
+        min_length=int(lengths[0]),
+        max_length=int(lengths[-1]),
+        hiding=tuple(sorted(set(hidden.values()))),
+        counted=counted,
+    )
 
 
 def _mender(model: ModelProto, names: GraphNames, steps: StepInput, lengths: NDArray[np.int64]) -> Mender:
@@ -277,10 +283,8 @@ def shown_operator(node: NodeProto) -> str:
 
 def _text(node: NodeProto) -> str:
     """A node as graph text (ONNX's textual syntax), without its name and metadata."""
-    plain = deepcopy(node)
-    del plain.metadata_props[:]
-    plain.doc_string = plain.name = ""
-    return str(onnx.printer.to_text(plain)).strip()
+    fields = {name: getattr(node, name) for name in ("op_type", "domain", "input", "output", "attribute")}
+    return str(onnx.printer.to_text(NodeProto(**fields))).strip()
 
 
 def _apply_rule(mender: Mender, node: NodeProto) -> None:
@@ -334,7 +338,7 @@ def _output(mender: Mender, value: onnx.ValueInfoProto) -> onnx.ValueInfoProto:
     if isinstance(tensor, KnownTensor) or tensor.rows_dim is None:
         raise UnmendableError(value.name, "does not depend on the steps")
     kinds = ["rows" if size.is_rows else "time" if size.is_time else "fixed" for size in tensor.dim_sizes]
-    if tensor.has_added_rows or tensor.has_merged_axes or " ".join(kinds) not in _OUTPUTS:
+    if not tensor.has_original_axes or " ".join(kinds) not in _OUTPUTS:
         raise UnmendableError(value.name, f"is {kinds}, and must be [rows, classes] or [rows, time, classes]")
     for size in tensor.dim_sizes:
         if size.is_time and not np.array_equal(size.by_length, mender.lengths):

@@ -184,8 +184,13 @@ def _proved(
     proof = prove(target.subject, after.subject, min_length=shortest, hiding=mended.hiding, **options)
     say("one answer against padding")
     curve = draw_curve(target.subject, after.subject, max_length=longest, min_length=proof.min_length, seed=seed)
-    facts: dict[str, Any] = {"changes": mended.changes, "min_length": proof.min_length, "hiding": mended.hiding}
-    facts |= {"proof": proof, "curve": curve}
+    facts: dict[str, Any] = {
+        "changes": mended.changes,
+        "min_length": proof.min_length,
+        "hiding": mended.hiding,
+        "proof": proof,
+        "curve": curve,
+    }
     if not proof.holds:
         ties = ties_in(mended.graph)
         reason = f"the mend does not hold: {proof}" + ("" if ties is None else f". {ties}")

@@ -144,14 +144,11 @@ def _labels(
     for first in range(0, len(sequences), rows):
         batch = pad(sequences[first : first + rows], width=width, multiple=multiple)
         try:
-            answers_of_batch = answers.score(run(batch), batch.lengths, manifest)
+            scored = answers.score(run(batch), batch.lengths, manifest)
         except RunError:
             return None
-        for answer in answers_of_batch:
-            if answer is None:
-                return None
-            predicted.append(predicted_labels(answer, manifest))
-    return predicted
+        predicted += [predicted_labels(answer, manifest) for answer in scored if answer is not None]
+    return predicted if len(predicted) == len(sequences) else None
 
 
 def _accuracy(

@@ -48,8 +48,8 @@ class Mender(NodeMender):
         dims, times = sorted(dims), value.time_dims()
         if not dims or (fill == 0 and value.zero_padded):
             return value
-        adds_rows = value.rows_dim is None
-        rank = len(value.dim_sizes) + (value.has_added_rows or adds_rows)
+        adds_rows = value.rows_dim is None  # the mask then brings them, as a dim in front
+        rank = value.dim_count + adds_rows
 
         def build() -> str:
             masks = [self.broadcast_mask(times[dim], dim + adds_rows, value.rows_dim or 0, rank) for dim in dims]
@@ -102,8 +102,8 @@ class Mender(NodeMender):
             keep: An axis of the result along which the operands need not match, such as that of a Concat.
 
         Returns:
-            The operands, each with its tensor in the new form under its old description; the groups of the result's
-            axes, without the free ones; whether the result has added rows.
+            The operands in the new form: of each description only the name is changed; the groups of the result's axes,
+            without the free ones; whether the result has added rows.
         """
         operands = [self.as_data(value) for value in values]
         rank = max(operand.rank - free for operand in operands)
@@ -175,11 +175,12 @@ class Mender(NodeMender):
     def _aligned(
         self, operand: DataTensor, targets: Sequence[Group], free: int, has_rows: bool, keep: int | None
     ) -> DataTensor:
-        """The tensor of an operand in the form that broadcasts with the others; the description gets only its new name.
+        """An operand of `align_axes` in the form that broadcasts with the others.
 
         It gets dims of size 1 where it lacks dims of the result, and its added rows go where the result has its rows.
         Each dim has a label: `rows` for the added rows, None for a new dim, else its axis in the result and its index
-        within the axis. The labels before (`labels`) and after (`new_labels`) say how to squeeze, transpose, unsqueeze.
+        within the axis. The labels before (`labels`) and after (`new_labels`) say how to squeeze, transpose, unsqueeze:
+        of the divisor `[rows]` beside `[rows, 8]` they are `["rows"]` and `["rows", None]`.
 
         Args:
             operand: The operand.
@@ -187,11 +188,16 @@ class Mender(NodeMender):
             free: The number of axes at the end that stay as they are.
             has_rows: Whether the result has an axis with the rows.
             keep: The axis along which the operand keeps its size.
+
+        Returns:
+            The operand's description with the name of the new tensor.
         """
+        # The dims of the operand
         missing = len(targets) - (operand.rank - free)  # axes that broadcasting adds in front
         labels: list[object] = ["rows"] if operand.has_added_rows else []
         for axis, group in enumerate(operand.groups):
             labels += [(axis + missing, index) for index in range(len(group))]
+        # The dims of the new form: those of each axis of the result, then the free ones
         new_labels: list[object] = ["rows"] if operand.has_added_rows and not has_rows else []
         for axis, target in enumerate(targets):
             group = operand.groups[axis - missing] if axis >= missing else ()
@@ -206,6 +212,7 @@ class Mender(NodeMender):
             new_labels += labels[len(labels) - sum(map(len, operand.groups[operand.rank - free :])) :]
         if not operand.has_added_rows:  # ONNX adds dims in front by itself
             new_labels = [*itertools.dropwhile(lambda label: label is None, new_labels)]
+        # From one to the other
         kept = [label for label in labels if label in new_labels]
         name = self.writer.squeezed(operand.name, [dim for dim, label in enumerate(labels) if label not in new_labels])
         name = self.writer.transposed(name, [kept.index(label) for label in new_labels if label is not None])
@@ -264,10 +271,10 @@ class Mender(NodeMender):
             last = self.emit("Sub", [self.writer.size_at_width(old_size), self.writer.constant([1])])
             index = self.emit("Min", [self.emit("Max", [index, self.writer.constant([0])]), last])
         # GatherND indexes the dims in front, so the rows and the axis go there, and back afterwards.
-        rank, rows_dim = len(value.dim_sizes) + value.has_added_rows, value.rows_dim
+        rows_dim = value.rows_dim
         front = [dim] if rows_dim is None else [rows_dim, dim]
-        order = [*front, *(old_dim for old_dim in range(rank) if old_dim not in front)]
-        inverse = [order.index(old_dim) for old_dim in range(rank)]
+        order = [*front, *(old_dim for old_dim in range(value.dim_count) if old_dim not in front)]
+        inverse = [order.index(old_dim) for old_dim in range(value.dim_count)]
         transposed = self.writer.transposed(value.name, order)
         if rows_dim is None:  # [size, ...] by [rows, size]: a Gather adds the rows in front
             picked = self.emit("Gather", [transposed, index], axis=0)
@@ -297,10 +304,8 @@ class Mender(NodeMender):
 
     def axis_size_at_width(self, group: Group) -> str:
         """`[1]` int64: the size of an axis in the padded batch, which is the product of its dims' sizes."""
-        total = self.writer.size_at_width(group[0])
-        for size in group[1:]:
-            total = self.emit("Mul", [total, self.writer.size_at_width(size)])
-        return total
+        sizes = map(self.writer.size_at_width, group)
+        return functools.reduce(lambda left, right: self.emit("Mul", [left, right]), sizes)
 
     def axis_size(self, group: Group) -> Size:
         """The size of an axis of the original, which is the product of its dims' sizes."""
@@ -319,8 +324,8 @@ class Mender(NodeMender):
 
     def unsqueezed(self, value: DataTensor, axes: Sequence[int]) -> DataTensor:
         """The tensor with new axes of size 1; `axes` are their indices in the result, which are not negative."""
-        others = iter(value.groups)
-        groups = tuple((self.size_one,) if axis in axes else next(others) for axis in range(value.rank + len(axes)))
+        old_groups = iter(value.groups)
+        groups = tuple((self.size_one,) if axis in axes else next(old_groups) for axis in range(value.rank + len(axes)))
         wider = value.with_name(value.name, groups=groups)
         return wider.with_name(self.writer.unsqueezed(value.name, [wider.first_dims()[axis] for axis in sorted(axes)]))
 

@@ -48,14 +48,12 @@ class StepsHidden(Exception):
 def longest_run(accepted: NDArray[np.bool_]) -> slice | None:
     """The longest run of true values, as a slice of `accepted` `[lengths]`.
 
-    All lengths are always a run; of others, one shorter than `_SHORTEST_RUN` may be chance: None.
+    A run shorter than `_SHORTEST_RUN` may be chance: None, unless it is of all lengths.
     """
-    if accepted.all():
-        return slice(0, len(accepted))
     edges = np.flatnonzero(np.diff(np.concatenate([[0], accepted.astype(np.int8), [0]])))
     runs = [(int(start), int(stop)) for start, stop in zip(edges[::2], edges[1::2], strict=True)]
     start, stop = max(runs, key=lambda run: run[1] - run[0], default=(0, 0))
-    return slice(start, stop) if stop - start >= _SHORTEST_RUN else None
+    return slice(start, stop) if stop - start >= min(_SHORTEST_RUN, len(accepted)) else None
 
 
 class NodeMender:
@@ -109,25 +107,21 @@ class NodeMender:
 
     def constant_input(self, index: int) -> NDArray[Any] | None:
         """The array of an input that must be a constant; None if the node does not have this input."""
-        value = self.input_value(index)
-        if value is None:
-            return None
-        if not isinstance(value, KnownTensor) or not value.is_constant:
-            self.refuse(f"its input {self.node.input[index]} is not a constant")
-        return np.asarray(value.table[0, 0])
+        return None if self.input_value(index) is None else self.required_constant(index)
 
     def required_constant(self, index: int) -> NDArray[Any]:
         """The array of an input that must be a constant, and that the node always has."""
-        array = self.constant_input(index)
-        assert array is not None
-        return array
+        value = self.required_input(index)
+        if not isinstance(value, KnownTensor) or not value.is_constant:
+            self.refuse(f"its input {self.node.input[index]} is not a constant")
+        return np.asarray(value.table[0, 0])
 
     def sizes_input(self, index: int, subject: str) -> KnownTensor:
         """An input whose numbers must be known, such as a shape.
 
         Args:
             index: The index of the input.
-            subject: The begin of the reason for a refusal, such as `its shape is`.
+            subject: The first words of the reason for a refusal, such as `its shape is`.
 
         Raises:
             UnmendableError: The input is computed from the values of the sequences.
@@ -161,9 +155,8 @@ class NodeMender:
             The axes; None if the node names none.
         """
         axes = self.attribute("axes")
-        if axes is None:
-            array = self.constant_input(index)
-            axes = None if array is None else array.reshape(-1).tolist()
+        if axes is None and (array := self.constant_input(index)) is not None:
+            axes = array.reshape(-1).tolist()
         return None if axes is None else [int(axis) % rank for axis in axes]
 
     def set_output(self, value: Value, index: int = 0) -> None:
@@ -173,6 +166,12 @@ class NodeMender:
     def constant_tensor(self, name: str, array: NDArray[Any]) -> KnownTensor:
         """The description of a constant; it has this name in the mended graph, and is `array` at every length."""
         return KnownTensor(name, np.broadcast_to(array, (2, self.length_count, *array.shape)))
+
+    def emit_constant(self, array: NDArray[Any]) -> str:
+        """Writes a constant by whose name later nodes can take it as an input; returns the name."""
+        name = self.writer.constant(array, dtype=array.dtype)
+        self.values[name] = self.constant_tensor(name, array)
+        return name
 
     def register(self, value: DataTensor) -> str:
         """Gives a value that a rule made a new name, by which later nodes can take it as an input; returns the name."""
@@ -225,7 +224,8 @@ class NodeMender:
         """Says that the original accepts only lengths where `accepted` `[lengths]` is true.
 
         Raises:
-            LengthsRestricted: It is false at some lengths; `mend` begins again with the longest range of the others.
+            LengthsRestricted: It is false at some lengths; `mend` begins again with the longest range where it is
+                true.
         """
         if accepted.all():
             return

@@ -161,8 +161,8 @@ def prove(
         if len(steps) > 1:
             steps[-1] = 0
     lengths = np.random.default_rng(seed + 1).choice([len(steps) for steps in ordinary], raw_count)
-    kinds = itertools.cycle(sampler.kinds)
-    drawn = [*ordinary, *(sampler.sequence(int(length), next(kinds)) for length in lengths)]
+    kinds_of_raw = zip(lengths.tolist(), itertools.cycle(sampler.kinds), strict=False)
+    drawn = [*ordinary, *(sampler.sequence(length, kind) for length, kind in kinds_of_raw)]
     drawn = [_without_hidden_steps(steps, hiding, original.steps.vocabulary) for steps in drawn]
     # The original's answers, and how much rounding changes some of them.
     members, raised = _answers_alone(original, drawn, len(ordinary), say)
@@ -307,6 +307,7 @@ def _compare(
     say: ProgressCallback,
 ) -> None:
     """Runs the mended model on all batches of `_trials`, and notes in `proof` how its answers differ."""
+    # Widths are multiples of 4, as a service pads, if the model accepts the longest one.
     multiple = 4 if runs(mended, pad([sampler.sequence(max_length)] * 2)) else 1
     trials = _trials(members, sampler, multiple, rounded_width(max_length, multiple))
     for number, (rows, batch, padding) in enumerate(trials):

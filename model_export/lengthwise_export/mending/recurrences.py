@@ -32,36 +32,30 @@ from lengthwise_export.onnx_graphs.protos import attributes_of, graphs_in, names
 _NO_LIMIT: Final = 2**31 - 1  # iterations: a Loop with this limit or a higher one ends by its condition
 
 
-def as_scan(mender: Mender) -> NodeProto:
-    """The Loop that is being mended as a Scan over the steps; refuses one that does not iterate over the steps.
-
-    Outputs of the Loop that are invariant states are not outputs of the Scan: they are set here.
-    """
-    return _Loop(mender).scan()
-
-
-class _Loop:
+class LoopOverSteps:
     """A Loop, with what its body does with each state: passes it on, counts with it, or computes a new one."""
 
     def __init__(self, mender: Mender) -> None:
         """Reads the Loop `mender.node`, and finds out which of its states are invariant or counters."""
         self._mender, self._node = mender, mender.node
-        body: GraphProto = mender.attribute("body")
-        self._body = body
-        self._inputs, self._outputs = [value.name for value in body.input], [value.name for value in body.output]
+        self._body: GraphProto = mender.attribute("body")
+        self._inputs, self._outputs = ([value.name for value in side] for side in (self._body.input, self._body.output))
         self._next = dict(zip(self._inputs[2:], self._outputs[1:], strict=False))  # by state, its next value
         self._starts = dict(zip(self._inputs[2:], self._node.input[2:], strict=True))  # by state, the Loop's input
-        self._producers = {name: node for node in body.node for name in node.output if name}
+        self._producers = {name: node for node in self._body.node for name in node.output if name}
         self._counters = {self._inputs[0]: 0}  # by counter, its value in the first iteration
         self._invariants: dict[str, str] = {}  # by invariant state, the Loop's input
         for state, next_value in self._next.items():
-            if self._without_identity(next_value) == state:
+            if self._source_of_copy(next_value) == state:
                 self._invariants[state] = self._starts[state]
             elif (start := self._start_of_counter(state, next_value)) is not None:
                 self._counters[state] = start
 
     def scan(self) -> NodeProto:
-        """The Scan; refuses a Loop that does not iterate once for each step."""
+        """The Loop as a Scan; refuses a Loop that does not iterate once for each step.
+
+        Outputs of the Loop that are invariant states are not outputs of the Scan: they are set here.
+        """
         mender = self._mender
         # The Loop's outputs that are used: last values of states, and what is collected from each iteration.
         last_values: dict[str, str] = {}  # by state, the output that is its last value
@@ -83,10 +77,11 @@ class _Loop:
         sources = [self._source(node) for node in picks.values()]
         self._require_iteration_per_step([mender.values[name] for name in sources])
         # The Scan's body: the states, then a step of each source; it gives the next states, and what is collected.
-        results = []
-        for name in [*(self._next[state] for state in carried), *collected.values()]:
-            results.append(mender.writer.name(f"{name}_of_step"))
-            nodes.append(helper.make_node("Identity", [name], [results[-1]]))
+        body_outputs = [*(self._next[state] for state in carried), *collected.values()]
+        results = [mender.writer.name(f"{name}_of_step") for name in body_outputs]
+        nodes += [
+            helper.make_node("Identity", [name], [result]) for name, result in zip(body_outputs, results, strict=True)
+        ]
         scan_inputs = [*(self._starts[state] for state in carried), *sources]
         body_inputs = [
             helper.make_tensor_value_info(name, mender.values[scan_input].dtype, None)
@@ -98,21 +93,21 @@ class _Loop:
             "Scan", scan_inputs, outputs, name=self._node.name, body=body, num_scan_inputs=len(sources)
         )
 
-    def _without_identity(self, name: str) -> str:
-        """The value of the body that a value is a copy of, through any number of Identity nodes."""
+    def _source_of_copy(self, name: str, kinds: Sequence[str] = ("Identity",)) -> str:
+        """The value of the body that a value is a copy of, through any number of nodes of these types."""
         node = self._producers.get(name)
-        return self._without_identity(node.input[0]) if node is not None and node.op_type == "Identity" else name
+        return name if node is None or node.op_type not in kinds else self._source_of_copy(node.input[0], kinds)
 
     def _start_of_counter(self, state: str, next_value: str) -> int | None:
         """The value of a state in the first iteration, if it is a counter: it starts as a whole number, and gets +1.
 
         None if it is no counter.
         """
-        node = self._producers.get(self._without_identity(next_value))
+        node = self._producers.get(self._source_of_copy(next_value))
         start = self._mender.values.get(self._starts[state])
         if node is None or node.op_type != "Add" or not isinstance(start, KnownTensor) or not start.is_constant:
             return None
-        operands = [self._without_identity(name) for name in node.input]
+        operands = [self._source_of_copy(name) for name in node.input]
         if state not in operands or start.table[0, 0].size != 1:
             return None
         operands.remove(state)
@@ -151,17 +146,14 @@ class _Loop:
         """Whether a node picks the step of the iteration: a Gather from a value outside, by a counter from 0."""
         if node.op_type != "Gather" or node.input[0] in self._producers:
             return False
-        index = node.input[1]
-        while (producer := self._producers.get(index)) is not None and producer.op_type in ("Identity", "Cast"):
-            index = producer.input[0]
-        return self._counters.get(index) == 0
+        return self._counters.get(self._source_of_copy(node.input[1], ("Identity", "Cast"))) == 0
 
     def _source(self, node: NodeProto) -> str:
         """The name of the value that a Gather picks its steps from, transposed so that the steps are its first axis."""
         mender = self._mender
         name = self._invariants.get(node.input[0], node.input[0])
         value = mender.values.get(name)
-        if not isinstance(value, DataTensor) or value.has_merged_axes or value.has_added_rows:
+        if not isinstance(value, DataTensor) or not value.has_original_axes:
             mender.refuse("takes its steps from merged axes, or from what is no data")
         axis = attributes_of(node).get("axis", 0) % value.rank
         if axis == 0:
@@ -206,8 +198,7 @@ class _Loop:
         tables: dict[str, Table] = {self._inputs[1]: np.ones_like(iteration, dtype=bool)}
         for name, first in self._counters.items():
             start = self._mender.values.get(self._starts.get(name, ""))
-            dtype = start.table.dtype if isinstance(start, KnownTensor) else np.int64
-            tables[name] = (iteration + first).astype(dtype)
+            tables[name] = (iteration + first).astype(start.table.dtype if isinstance(start, KnownTensor) else np.int64)
         return self._table(self._outputs[0], tables).reshape(iteration.shape).astype(bool)
 
     def _table(self, name: str, tables: dict[str, Table]) -> Table:

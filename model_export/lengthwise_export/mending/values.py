@@ -102,17 +102,14 @@ class Size:
         """The quotient of two sizes; None if there is a remainder at any length."""
         if not self.divisible_by(divisor).all():
             return None
-        is_positive = divisor.table > 0
-        quotient = self.table // np.where(is_positive, divisor.table, 1)
+        quotient = self.table // np.maximum(divisor.table, 1)
         # 0 / 0, where both axes are empty: the quotient at the longest length, where they are not
-        return Size(np.where(is_positive, quotient, quotient[:, -1:]))
+        return Size(np.where(divisor.table > 0, quotient, quotient[:, -1:]))
 
     def divisible_by(self, divisor: Size) -> NDArray[np.bool_]:
         """`[lengths]`: at which lengths the division by another size leaves no remainder; 0 / 0 leaves none."""
-        is_positive = divisor.table > 0
-        remainder = self.table % np.where(is_positive, divisor.table, 1)
-        is_divisible = np.where(is_positive, remainder == 0, self.table == 0)
-        return np.asarray(is_divisible.all(axis=0))
+        remainder = self.table - divisor.table * (self.table // np.maximum(divisor.table, 1))
+        return np.asarray((remainder == 0).all(axis=0))
 
 
 _ELEMENTWISE: Final = frozenset(
@@ -300,6 +297,21 @@ class DataTensor:
     def has_merged_axes(self) -> bool:
         """Whether any axis consists of another number of dims than one."""
         return any(len(group) != 1 for group in self.groups)
+
+    @property
+    def has_original_axes(self) -> bool:
+        """Whether its dims are the axes of the original: none is merged, and no rows are added."""
+        return not self.has_merged_axes and not self.has_added_rows
+
+    @property
+    def dim_count(self) -> int:
+        """The number of dims of the mended graph's tensor, with the added rows."""
+        return len(self.dim_sizes) + self.has_added_rows
+
+    @property
+    def added_dims(self) -> list[int]:
+        """`[0]`, the dim of the added rows; empty if there are none."""
+        return [0] if self.has_added_rows else []
 
     def first_dims(self) -> tuple[int, ...]:
         """For each axis of the original, its first dim."""

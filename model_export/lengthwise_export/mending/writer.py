@@ -161,12 +161,9 @@ def _linear_function(table: Table, lengths: NDArray[np.int64]) -> tuple[int, int
     """The numbers of a linear function with an integer division that gives a table `[lengths]`.
 
     Returns:
-        `(before, stride, after)` with `table == (lengths + before) // stride + after`; None if there is none.
+        `(before, stride, after)` with `table == (length + before) // stride + after`; None if there is none.
     """
-    if table[-1] - table[0] == len(table) - 1:
-        before = int(table[0] - lengths[0])
-        return (before, 1, 0) if np.array_equal(table, lengths + before) else None
-    for stride in range(2, _MAX_STRIDE + 1):
+    for stride in range(1, _MAX_STRIDE + 1):
         for before in range(stride):  # never negative, so that ONNX's Div, which truncates, gives the same as //
             after = int(table[-1] - (lengths[-1] + before) // stride)
             if np.array_equal(table, (lengths + before) // stride + after):

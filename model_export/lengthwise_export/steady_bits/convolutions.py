@@ -46,9 +46,9 @@ def rewritten_convolution(node: NodeProto, facts: GraphFacts) -> Replacement | N
     """
     value, kernels, bias = [*node.input, ""][:3]
     axes, output_axes, weights = facts.axes(value), facts.axes(node.output[0]), facts.constant(kernels)
-    if axes is None or output_axes is None or weights is None or weights.ndim not in (3, 4):
+    if axes is None or output_axes is None or weights is None:
         return None
-    if all(axis.fixed for axis in axes[2:]):
+    if weights.ndim not in (3, 4) or all(axis.fixed for axis in axes[2:]):
         return None
     added, groups = math.prod(weights.shape[1:]), attributes_of(node).get("group", 1)  # numbers that a sum adds
     new = Replacement(node, facts)
@@ -56,10 +56,9 @@ def rewritten_convolution(node: NodeProto, facts: GraphFacts) -> Replacement | N
     if weights.ndim == 4:
         is_filled_up = groups == 1 and _missing_channels(weights) and (facts.every or added > PART)
         return new.with_outputs(_convolved(new, value, weights, groups, bias)) if is_filled_up else None
-    if not facts.every and added <= PART and output_axes[2].size > 1:
-        return None
+    may_lose_bits = facts.every or added > PART or output_axes[2].size <= 1
     splits_groups = groups > 1 and added > PART  # such sums in many groups are rare: depthwise ones add few numbers
-    if splits_groups and groups > _MAX_GROUPS:
+    if not may_lose_bits or (splits_groups and groups > _MAX_GROUPS):
         return None
     # Form 2
     channels, kernel = weights.shape[1:]
@@ -154,10 +153,13 @@ def _with_fused_nodes(new: Replacement, value: str, facts: GraphFacts) -> str:
     while True:
         output = new.replaced[-1].output[0]
         users = facts.users(output)
-        if len(users) != 1 or output in facts.outputs or users[0].op_type not in _FUSED:
+        if len(users) != 1 or output in facts.outputs or not _is_fused(users[0], output):
             return value
-        (user,) = users
-        if user.input[0] != output or len(user.output) != 1 or user.domain not in OF_ONNX:
-            return value
-        (value,) = new.copy(user, [value, *user.input[1:]], name_suffix="steady")
-        new.replaced.append(user)
+        (value,) = new.copy(users[0], [value, *users[0].input[1:]], name_suffix="steady")
+        new.replaced.append(users[0])
+
+
+def _is_fused(user: NodeProto, output: str) -> bool:
+    """Whether onnxruntime fuses a node with the convolution that gives `output`."""
+    is_function = user.op_type in _FUSED and user.domain in OF_ONNX
+    return is_function and user.input[0] == output and len(user.output) == 1

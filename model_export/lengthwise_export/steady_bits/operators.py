@@ -34,7 +34,10 @@ _FEW: Final = 8  # numbers: a shorter sum over an axis before the last one was a
 
 
 def rewritten_sum(node: NodeProto, facts: GraphFacts) -> Replacement | None:
-    """A ReduceSum over the steps or over fixed axes, or a ReduceMean over fixed axes, as products with ones."""
+    """A ReduceSum over the steps or over fixed axes, or a ReduceMean over fixed axes, as products with ones.
+
+    None for a mean over the steps, for a sum over two dynamic axes, and where its bits do not depend on the batch.
+    """
     value, axes = node.input[0], facts.axes(node.input[0])
     reduced = None if axes is None else _reduced_axes(node, facts, len(axes))
     if axes is None or not reduced:
@@ -153,12 +156,15 @@ def rewritten_product(node: NodeProto, facts: GraphFacts) -> Replacement | None:
         return None
     inner, rows, columns = left_axes[-1], left_axes[-2], right_axes[-1]
     new = Replacement(node, facts)
+    # Form 1
     if inner.fixed and inner.size > PART and not columns.fixed:
         return new.with_outputs(_sum_of_products(new, facts, (len(left_axes), len(right_axes)), inner.size))
+    # Form 2
     if not inner.fixed and (facts.every or inner.size % LANES):
         has_one = (rows.fixed and rows.size == 1, columns.fixed and columns.size == 1)
         if any(has_one):
             return new.with_outputs(_product_of_two(new, left, right, has_one))
+    # Form 3
     if len(left_axes) == len(right_axes) == 2 and not rows.fixed and rows.size == 1:
         zero = new.constant([0])
         longer = new.emit("Concat", [left, new.emit("Slice", [left, zero, new.constant([1]), zero])], axis=0)
@@ -183,10 +189,9 @@ def _sum_of_products(new: Replacement, facts: GraphFacts, ranks: tuple[int, int]
     sizes = [PART] * (inner // PART) + ([inner % PART] if inner % PART else [])
     split = new.constant(sizes)
     lefts = new.emit_outputs("Split", [left, split], len(sizes), axis=ranks[0] - 1)
-    producer = facts.producers.get(right)
-    is_transposed = producer is not None and producer.op_type == "Transpose"
-    perm = attributes_of(producer).get("perm") if producer is not None and is_transposed else None
-    if producer is not None and perm:
+    producer = facts.producers.get(right, NodeProto())
+    perm = attributes_of(producer).get("perm") if producer.op_type == "Transpose" else None
+    if perm:
         # Each part is transposed, and not the whole: onnxruntime computes such a product without a transposition.
         parts = new.emit_outputs("Split", [producer.input[0], split], len(sizes), axis=perm[ranks[1] - 2])
         rights = [new.emit("Transpose", [part], perm=perm) for part in parts]
@@ -253,7 +258,7 @@ def rewritten_function(node: NodeProto, facts: GraphFacts) -> Replacement | None
     (value,), axes = node.input, facts.axes(node.input[0])
     if axes is None or all(axis.fixed for axis in axes):
         return None
-    if not facts.every and math.prod(axis.size for axis in axes) % LANES == 0:
+    if not facts.every and math.prod(axis.size for axis in axes) % LANES == 0:  # no numbers are left over
         return None
     new = Replacement(node, facts)
 
@@ -303,17 +308,16 @@ def expanded_einsum(node: NodeProto, facts: GraphFacts) -> Replacement | None:
         sizes |= dict(zip(term, axes, strict=True))
     if len(terms) == _MAX_OPERANDS and facts.is_constant(values[0]):  # a constant goes to the right
         terms, values = terms[::-1], values[::-1]
-    # Letters of one value alone are summed first.
+    # Letters that stand once are summed first.
     new = Replacement(node, facts)
-    is_summed = [bool(_letters_of_one_value(terms, index, result)) for index in range(len(terms))]
     for index, term in enumerate(terms):
-        if summed := _letters_of_one_value(terms, index, result):
+        if summed := [letter for letter in term if inputs.count(letter) == 1 and letter not in result]:
             summed_axes = new.constant([*map(term.index, summed)])
             values[index] = new.emit("ReduceSum", [values[index], summed_axes], keepdims=0)
             terms[index] = "".join(letter for letter in term if letter not in summed)
+    has_sums = bool(new.nodes)
     if len(terms) == 1:
-        is_rewritten = facts.every or is_summed[0]
-        return new.with_outputs(_in_order(new, values[0], terms[0], result)) if is_rewritten else None
+        return new.with_outputs(_in_order(new, values[0], terms[0], result)) if facts.every or has_sums else None
     # The other letters by their role in a product: of both values and the result, summed over, of one value.
     first, second = terms
     batch = "".join(letter for letter in result if letter in first and letter in second)
@@ -323,15 +327,9 @@ def expanded_einsum(node: NodeProto, facts: GraphFacts) -> Replacement | None:
     is_one_product = len(left) <= 1 or (facts.is_constant(values[1]) and not batch)
     if not {*result} <= {*first, *second} or len(inner) > 1 or len(right) > 1 or not is_one_product:
         return None
-    if not facts.every and not any(is_summed) and not _may_lose_bits_in_product(sizes, batch, inner, left, right):
+    if not facts.every and not has_sums and not _may_lose_bits_in_product(sizes, batch, inner, left, right):
         return None
     return new.with_outputs(_product(new, values, terms, result, (batch, inner, left, right)))
-
-
-def _letters_of_one_value(terms: Sequence[str], index: int, result: str) -> str:
-    """The letters of one term that neither the other terms nor the result have: they can be summed over at once."""
-    others = {letter for other_index, term in enumerate(terms) if other_index != index for letter in term}
-    return "".join(letter for letter in terms[index] if letter not in others and letter not in result)
 
 
 def _in_order(new: Replacement, value: str, term: str, result: str) -> str:
@@ -340,9 +338,14 @@ def _in_order(new: Replacement, value: str, term: str, result: str) -> str:
 
 
 def _may_lose_bits_in_product(sizes: Mapping[str, MeasuredAxis], batch: str, inner: str, left: str, right: str) -> bool:
-    """Whether the bits of a product may depend on the batch, by the sizes of its letters (see `expanded_einsum`).
+    """Whether the bits of a product may depend on the batch; the conditions are those of `rewritten_product`.
 
-    The conditions are those of `rewritten_product`.
+    Args:
+        sizes: The size of each letter's axis.
+        batch: The letters that both factors and the result have.
+        inner: The letter that is summed over; empty for none.
+        left: The letters of the first factor only.
+        right: The letter of the second factor only; empty for none.
     """
     if not inner:
         return False

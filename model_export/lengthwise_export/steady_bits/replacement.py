@@ -85,7 +85,7 @@ class GraphFacts:
         """
         if name not in self._is_constant:
             node = self.producers.get(name)
-            inputs = [] if node is None else [name for name in names_in([node]) if name]
+            inputs = [] if node is None else filter(None, names_in([node]))
             is_tensor = name in self._tensors
             self._is_constant[name] = is_tensor or (node is not None and all(map(self.is_constant, inputs)))
         return self._is_constant[name]

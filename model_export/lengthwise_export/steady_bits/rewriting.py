@@ -134,8 +134,12 @@ class _OptimizedSubject(OnnxSubject):
             optimized = onnx.load(path)
         per_step = manifest.task == "per-step"
         super().__init__(ExternalGraph(optimized, manifest.input, manifest.graph, manifest.classes, per_step))
-        blocked = (node for node in optimized.graph.node if node.domain == _BLOCKED_DOMAIN)
-        self._blocked = {node.name or f"{node.op_type} giving {node.output[0]}" for node in blocked}  # their names
+        # The names of operators of the blocked layout
+        self._blocked = {
+            node.name or f"{node.op_type} giving {node.output[0]}"
+            for node in optimized.graph.node
+            if node.domain == _BLOCKED_DOMAIN
+        }
 
     def record(self, batch: PaddedBatch) -> Recording:
         """As `OnnxSubject.record`, without the outputs of operators of the blocked layout."""

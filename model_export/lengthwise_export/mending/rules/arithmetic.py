@@ -45,35 +45,28 @@ _KEEP_ZERO: Final = frozenset(
 """Operators with one input whose output for 0 is 0."""
 
 
-@rule(*_UNARY)
+@rule(*_UNARY, "IsNaN", "IsInf")
 def _unary(mender: Mender) -> None:
-    """A function of each element: the node stays.
+    """Mends a function or a test of each element: the node stays.
 
     Zeros at the padding stay zeros where the function of 0 is 0.
     """
     kind = mender.node.op_type
     value = mender.movable_input(0) if kind == "Identity" else mender.data_input(0)
-    mender.keep_node(value, zero_padded=value.zero_padded and kind in _KEEP_ZERO)
-
-
-@rule("IsNaN", "IsInf")
-def _test(mender: Mender) -> None:
-    """A test of each element: the node stays, and gives booleans."""
-    mender.keep_node(mender.data_input(0), dtype=BOOL)
+    dtype = BOOL if kind in ("IsNaN", "IsInf") else None
+    mender.keep_node(value, zero_padded=value.zero_padded and kind in _KEEP_ZERO, dtype=dtype)
 
 
 @rule("Cast", "CastLike")
 def _cast(mender: Mender) -> None:
-    """Another element type: the node stays. An index of rows stays one."""
-    value, dtype = mender.movable_input(0), mender.attribute("to")
-    if dtype is None:  # CastLike
-        dtype = mender.required_input(1).dtype
+    """Mends a change of the element type: the node stays, and an index of rows stays one."""
+    value, dtype = mender.movable_input(0), mender.attribute("to") or mender.required_input(1).dtype
     mender.keep_node(value, zero_padded=value.zero_padded, dtype=dtype)
 
 
 @rule(*_COMBINED, *_TESTS)
 def _combined(mender: Mender) -> None:
-    """A function of elements at the same index: the node stays, on operands whose axes are aligned.
+    """Mends a function of elements at the same index: the node stays, on operands whose axes are aligned.
 
     1. Both have the axis, of the same size at every length: each row's padding meets its own padding.
     2. One has size 1, or lacks the axis: it is broadcast, as in the original.
@@ -106,7 +99,7 @@ def _combined(mender: Mender) -> None:
 
 @rule("Clip")
 def _clip(mender: Mender) -> None:
-    """A lower and an upper bound for each element.
+    """Mends a Clip, which has a lower and an upper bound for each element.
 
     1. Both are constant, or left out: the node stays.
     2. One depends on the length or the data: Max and Min, so that each row may have its own bounds.
@@ -124,7 +117,7 @@ def _clip(mender: Mender) -> None:
 
 @rule("Dropout")
 def _dropout(mender: Mender) -> None:
-    """A Dropout in evaluation mode does nothing: its output is its input. In training mode it is refused."""
+    """Removes a Dropout in evaluation mode: its output is its input. In training mode it is refused."""
     training = mender.constant_input(2)
     mender.refuse_if(
         training is not None and bool(training.any()), "drops values at random: export the model in evaluation mode"
@@ -138,7 +131,7 @@ def _dropout(mender: Mender) -> None:
 
 @rule("OneHot")
 def _one_hot(mender: Mender) -> None:
-    """A new axis of fixed size after all others: the node stays. A new axis elsewhere is refused."""
+    """Mends a OneHot whose new axis comes after all others: the node stays. A new axis elsewhere is refused."""
     value, depth = mender.data_input(0), mender.required_constant(1)
     is_last = mender.attribute("axis", -1) in (-1, value.rank)
     mender.refuse_if(not is_last, "puts its new axis elsewhere than behind the others")
@@ -150,7 +143,7 @@ def _one_hot(mender: Mender) -> None:
 
 @rule("Trilu")
 def _trilu(mender: Mender) -> None:
-    """A triangle of the last two axes: the node stays, since an element has the same place at every width."""
+    """Mends a triangle of the last two axes: the node stays, since an element has the same index at every width."""
     value = mender.data_input(0)
     mender.constant_input(1)
     mender.refuse_if(value.has_merged_axes, "takes a triangle of merged axes")
@@ -159,7 +152,7 @@ def _trilu(mender: Mender) -> None:
 
 @rule("MatMul")
 def _matmul(mender: Mender) -> None:
-    """A product of matrices.
+    """Mends a product of matrices.
 
     1. The axis that is summed over is of fixed size: the node stays.
     2. It is of time (attention times values, pooling by a product): both factors get zeros at the padding, so that
@@ -211,29 +204,20 @@ def _with_zeros_at_padding(mender: Mender, left: DataTensor, right: DataTensor) 
     if not left_axis[0].is_time:
         return left, right
     mender.causes.append("it sums over the steps, those of the padding too")
-    left = mender.masked(left, left.dims_of(left.rank - 1), 0)
-    right = mender.masked(right, right.dims_of(right.rank - 2), 0)
-    return left, right
+    return (mender.masked(left, left.dims_of(left.rank - 1), 0), mender.masked(right, right.dims_of(right.rank - 2), 0))
 
 
 @rule("Gemm")
 def _gemm(mender: Mender) -> None:
-    """A product of two matrices, plus a third: `alpha * A @ B + beta * C`.
+    """Mends a product of two matrices plus a third: `alpha * A @ B + beta * C`.
 
     1. Nothing is merged, A is not transposed, and no step is summed over: the node stays.
     2. Else it is written as a MatMul (by the rule for that), two Mul and an Add.
     """
     left, right, bias = mender.data_input(0), mender.data_input(1), mender.input_value(2)
     transposes = mender.attribute("transA", 0), mender.attribute("transB", 0)
-    is_plain = not (
-        left.has_merged_axes
-        or left.has_added_rows
-        or right.has_merged_axes
-        or right.has_added_rows
-        or right.dim_sizes[0].is_rows
-        or right.dim_sizes[1].is_rows
-        or transposes[0]
-    )
+    is_plain = left.has_original_axes and right.has_original_axes and not transposes[0]
+    is_plain = is_plain and not any(size.is_rows for size in right.dim_sizes)
     sums_steps = left.groups[0 if transposes[0] else -1][0].is_time
     has_constant_bias = bias is None or (isinstance(bias, KnownTensor) and bias.is_constant)
     if is_plain and has_constant_bias and not sums_steps:
@@ -262,14 +246,13 @@ def _scaled(mender: Mender, value: DataTensor, number: float) -> DataTensor:
 
 def _transposed(mender: Mender, value: DataTensor) -> DataTensor:
     """A tensor of two axes, transposed; added rows stay in front."""
-    added_rows = [0] if value.has_added_rows else []
-    order = [*added_rows, *value.dims_of(1), *value.dims_of(0)]
+    order = [*value.added_dims, *value.dims_of(1), *value.dims_of(0)]
     return value.with_name(mender.writer.transposed(value.name, order), groups=value.groups[::-1])
 
 
 @rule("Einsum")
 def _einsum(mender: Mender) -> None:
-    """Sums of products, by letters: an axis whose letter the result lacks is summed over.
+    """Mends a sum of products by letters: an axis whose letter the result lacks is summed over.
 
     1. No letter of time is summed over: the node stays, with a letter for each dim of a merged axis, and one for added
        rows.
@@ -325,8 +308,8 @@ def _terms_of_axes(mender: Mender, ranks: list[int]) -> tuple[list[str], str]:
     inputs, arrow, result = mender.attribute("equation").replace(" ", "").partition("->")
     letters = {letter for letter in inputs if letter.isalpha()}
     if not arrow:  # the result then has the letters that stand once, in alphabetic order
-        ellipsis = "..." if "..." in inputs else ""
-        result = ellipsis + "".join(sorted(letter for letter in letters if inputs.count(letter) == 1))
+        single = sorted(letter for letter in letters if inputs.count(letter) == 1)
+        result = "".join(["..." if "..." in inputs else "", *single])
     unused = [letter for letter in string.ascii_letters if letter not in letters]
     terms = inputs.split(",")
     unnamed_axes = [rank - len(term.replace("...", "")) for term, rank in zip(terms, ranks, strict=True)]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
@@ -120,7 +120,6 @@ def _spatial_sizes(mender: Mender, value: DataTensor, rank: int) -> list[Size]:
 
 
 _Emit = Callable[[DataTensor, list[Window]], str]  # writes the node for a masked tensor, returns its output's name
-_BEYOND: Final = "its window reads beyond the last step"  # a cause
 
 
 def _mend_windows(
@@ -130,7 +129,7 @@ def _mend_windows(
     *,
     channels: Size | None = None,
     fill: float = 0,
-    cause: str = _BEYOND,
+    cause: str = "its window reads beyond the last step",
 ) -> None:
     """Mends a convolution or a pool: puts `fill` at the padding that a window reads, and sets the output.
 
@@ -171,8 +170,8 @@ def _pads(windows: Sequence[Window]) -> list[int]:
     return [window.before for window in windows] + [window.after for window in windows]
 
 
-def _keep_node(mender: Mender, *further_inputs: str) -> _Emit:
-    """A function that writes the node as it is, but with the pads of its windows in the place of `auto_pad`."""
+def _with_own_pads(mender: Mender, *further_inputs: str) -> _Emit:
+    """A function that writes the node on a masked tensor, with the `pads` of its windows in the place of `auto_pad`."""
     return lambda masked, windows: mender.copy_node(
         [mender.in_original_shape(masked), *further_inputs], drop=["auto_pad"], pads=_pads(windows)
     )[0]
@@ -180,7 +179,7 @@ def _keep_node(mender: Mender, *further_inputs: str) -> _Emit:
 
 @rule("Conv")
 def _conv(mender: Mender) -> None:
-    """A convolution: it reads zeros behind a lone sequence, and would read the padding of a row.
+    """Mends a convolution: it reads zeros behind a lone sequence, and would read the padding of a row.
 
     1. A window reads behind the last step: the padding gets zeros, then the node runs.
     2. None does (a kernel of 1, a causal convolution): the node stays.
@@ -190,14 +189,14 @@ def _conv(mender: Mender) -> None:
     """
     weights = mender.required_constant(1)
     mender.refuse_if(weights.ndim < 3, "its weights have no axis of the kernel")
-    emit, channels = _keep_node(mender, *mender.further_inputs()), mender.fixed_size(weights.shape[0])
+    emit, channels = _with_own_pads(mender, *mender.further_inputs()), mender.fixed_size(weights.shape[0])
     cause = "its kernel reads beyond the last step, where a lone sequence has zeros"
     _mend_windows(mender, weights.shape[2:], emit, channels=channels, cause=cause)
 
 
 @rule("ConvTranspose")
 def _conv_transpose(mender: Mender) -> None:
-    """A transposed convolution, which spreads each step over several: the padding gets zeros.
+    """Mends a transposed convolution, which spreads each step over several: the padding gets zeros.
 
     An output size that is set by hand (`output_shape`, `auto_pad`) is refused: it holds for one width only.
     """
@@ -224,7 +223,7 @@ def _conv_transpose(mender: Mender) -> None:
 
 @rule("MaxPool", "LpPool")
 def _pool(mender: Mender) -> None:
-    """The largest value (MaxPool) or the norm (LpPool) of each window, mended as `_conv`.
+    """Mends the largest value (MaxPool) or the norm (LpPool) of each window, in the way of `_conv`.
 
     For MaxPool the padding gets the smallest finite number, for LpPool 0, so that it does not count. The indices of the
     largest values are refused, because they count the padding.
@@ -235,12 +234,12 @@ def _pool(mender: Mender) -> None:
         "gives the indices of the largest values, which count the padding",
     )
     fill = mender.neutral_extreme(value.dtype, finite=True) if is_max else 0
-    _mend_windows(mender, mender.attribute("kernel_shape"), _keep_node(mender), fill=fill)
+    _mend_windows(mender, mender.attribute("kernel_shape"), _with_own_pads(mender), fill=fill)
 
 
 @rule("AveragePool")
 def _average_pool(mender: Mender) -> None:
-    """The mean of each window.
+    """Mends the mean of each window.
 
     1. No window reads behind a row's own steps, or each mean is divided by the kernel's size (there are no zeros around
        the steps, or they count): the node runs on zeros at the padding.
@@ -274,7 +273,7 @@ def _average_pool(mender: Mender) -> None:
 
     reads_padding = any(window.reads_beyond(size) for size, window in zip(sizes, windows, strict=True))
     is_divided = reads_padding and (rounds_up or (has_zeros and not counts_zeros))
-    _mend_windows(mender, kernel, emit_divided_by_mask if is_divided else _keep_node(mender))
+    _mend_windows(mender, kernel, emit_divided_by_mask if is_divided else _with_own_pads(mender))
 
 
 def _with_zeros_around(mender: Mender, value: DataTensor, windows: Sequence[Window]) -> DataTensor:
@@ -294,8 +293,9 @@ def _ones_like(mender: Mender, value: DataTensor) -> DataTensor:
     """A float32 tensor of ones with the axes of another tensor."""
     one = mender.constant_tensor(mender.writer.scalar(1, FLOAT), np.ones((), np.float32))
     (scalar, _), groups, has_added_rows = mender.align_axes([one, value])
-    name = mender.emit("Expand", [scalar.name, mender.emit("Shape", [value.name])])
-    return DataTensor(name, FLOAT, groups, has_added_rows)
+    return DataTensor(
+        mender.emit("Expand", [scalar.name, mender.emit("Shape", [value.name])]), FLOAT, groups, has_added_rows
+    )
 
 
 def _cut_to_windows(mender: Mender, name: str, sizes: Sequence[Size], windows: Sequence[Window]) -> str:
@@ -316,7 +316,7 @@ def _cut_to_windows(mender: Mender, name: str, sizes: Sequence[Size], windows: S
 
 @rule("Resize")
 def _resize(mender: Mender) -> None:
-    """Another number of steps.
+    """Mends a change of the number of steps by a factor.
 
     1. The axes of time keep their size, or each step is repeated a whole number of times (nearest, asymmetric, floor):
        the node runs with scales in the place of sizes, so that a row's padding is repeated behind its own steps.
@@ -329,7 +329,7 @@ def _resize(mender: Mender) -> None:
         mender.attribute("coordinate_transformation_mode", "half_pixel") == "asymmetric"
         and mender.attribute("nearest_mode", "round_prefer_floor") == "floor"
     )
-    if not repeats_steps or value.has_merged_axes or value.has_added_rows or any(factors[axis] % 1 for axis in times):
+    if not repeats_steps or not value.has_original_axes or any(factors[axis] % 1 for axis in times):
         how = "only repeating each step (nearest, asymmetric, floor, by a whole number) can be mended"
         mender.refuse(f"resamples the steps to another number of steps: {how}")
     mender.refuse_rows(*(group for axis, group in enumerate(value.groups) if factors[axis] != 1))
@@ -346,14 +346,14 @@ def _resize_factors(mender: Mender, value: DataTensor) -> list[float]:
     """The factor by which a Resize multiplies each axis' size; 0.5, which is refused, where it is no constant."""
     axes = [axis % value.rank for axis in mender.attribute("axes") or range(value.rank)]
     scales, sizes = mender.input_value(2), mender.input_value(3)
-    factors = [1.0] * value.rank
     if isinstance(scales, KnownTensor) and scales.is_constant and scales.table[0, 0].size:
-        for axis, scale in zip(axes, scales.table[0, 0].tolist(), strict=True):
-            factors[axis] = scale
+        factors = scales.table[0, 0].tolist()
     elif isinstance(sizes, KnownTensor):
-        for index, axis in enumerate(axes):
-            quotient = Size(sizes.table[..., index]).divided_by(mender.axis_size(value.groups[axis]))
-            factors[axis] = quotient.fixed if quotient is not None and quotient.fixed is not None else 0.5
+        axis_sizes = [mender.axis_size(value.groups[axis]) for axis in axes]
+        quotients = [Size(table).divided_by(size) for table, size in zip(sizes.elements(), axis_sizes, strict=True)]
+        fixed = [None if quotient is None else quotient.fixed for quotient in quotients]
+        factors = [0.5 if number is None else number for number in fixed]
     else:
-        factors = [0.5] * value.rank
-    return factors
+        return [0.5] * value.rank
+    by_axis = dict(zip(axes, factors, strict=True))
+    return [by_axis.get(axis, 1.0) for axis in range(value.rank)]

@@ -28,13 +28,12 @@ from lengthwise_export.mending.values import (
     has_size_one,
 )
 
-_TO_THE_END = np.iinfo(np.int64).max  # as the `ends` of a Slice
 _COUNTS_FROM_END = "it counts from the end of the padded width, not of the row"  # a cause
 
 
 @rule("Slice")
 def _slice(mender: Mender) -> None:
-    """A part of some axes, as NumPy's `start:end:step`: each axis in turn, by `_sliced`."""
+    """Mends a cut of some axes, as NumPy's `start:end:step`: each axis in turn, by `_sliced`."""
     value = mender.data_input(0)
     starts, ends = (
         mender.sizes_input(index, f"its {name} are").elements() for index, name in ((1, "starts"), (2, "ends"))
@@ -82,7 +81,7 @@ def _sliced(mender: Mender, value: DataTensor, axis: int, start: Table, end: Tab
         if new_size.fixed is not None:
             stop_at = mender.writer.constant([begin + (new_size.fixed - 1) * step + 1])
         elif is_to_the_end:
-            stop_at = mender.writer.constant([_TO_THE_END])
+            stop_at = mender.writer.constant([np.iinfo(np.int64).max])
         else:
             stop_at = mender.emit("Mul", [mender.writer.size_at_width(new_size), mender.writer.constant([step])])
             stop_at = mender.emit("Add", [stop_at, mender.writer.constant([begin])]) if begin else stop_at
@@ -99,16 +98,20 @@ def _sliced(mender: Mender, value: DataTensor, axis: int, start: Table, end: Tab
 
 @rule("Gather")
 def _gather(mender: Mender) -> None:
-    """Elements by their index along an axis.
+    """Mends a pick of elements by their index along one axis."""
+    value, axis = mender.input_and_axis(0)
+    mender.set_output(_gathered(mender, value, axis, mender.required_input(1)))
+
+
+def _gathered(mender: Mender, value: DataTensor, axis: int, index: Value) -> DataTensor:
+    """The output of a Gather: elements of a tensor along an axis, by an index.
 
     1. The numbers of the index are known: `_gathered_by_numbers`.
     2. The index is data (token ids, a table of positions): `_gathered_by_data`.
     """
-    (value, axis), index = mender.input_and_axis(0), mender.required_input(1)
     if isinstance(index, KnownTensor):
-        mender.set_output(_gathered_by_numbers(mender, value, axis, index))
-    else:
-        mender.set_output(_gathered_by_data(mender, value, axis, index))
+        return _gathered_by_numbers(mender, value, axis, index)
+    return _gathered_by_data(mender, value, axis, index)
 
 
 def _gathered_by_numbers(mender: Mender, value: DataTensor, axis: int, index: KnownTensor) -> DataTensor:
@@ -198,7 +201,7 @@ def _from_own_end(mender: Mender, index: DataTensor, size: Size) -> DataTensor:
 
 @rule("GatherND")
 def _gather_nd(mender: Mender) -> None:
-    """Elements by an index whose last axis has an index along each of several axes.
+    """Mends a pick by an index whose last axis holds an index along each of several axes.
 
     1. With `batch_dims` of 1, one index behind the rows: each row picks from its own steps.
     2. `x[rows, index]`, where `rows` is an index of rows: the same.
@@ -217,12 +220,12 @@ def _gather_nd(mender: Mender) -> None:
         mender.attribute("batch_dims", 0) or count != 1,
         f"picks by {count} indexes at once, as adaptive pools and x[i, j] do: pick along one axis",
     )
+    # Case 3
     if isinstance(index, KnownTensor):
-        name = mender.writer.squeezed(index.name, [len(index.shape) - 1])
-        picked = _gathered_by_numbers(mender, value, 0, KnownTensor(name, index.table[..., 0]))
+        index = KnownTensor(mender.writer.squeezed(index.name, [len(index.shape) - 1]), index.table[..., 0])
     else:
-        picked = _gathered_by_data(mender, value, 0, mender.squeezed(index, [-1]))
-    mender.set_output(picked)
+        index = mender.squeezed(index, [-1])
+    mender.set_output(_gathered(mender, value, 0, index))
 
 
 def _picked_by_columns(mender: Mender, value: DataTensor, columns: Sequence[Value]) -> DataTensor:
@@ -231,7 +234,7 @@ def _picked_by_columns(mender: Mender, value: DataTensor, columns: Sequence[Valu
     if len(further) != 1 or not isinstance(rows, DataTensor) or not rows.is_row_index:
         mender.refuse("picks by the numbers of the rows in another order than x[rows, indices]")
     mender.refuse_if(
-        value.has_merged_axes or value.has_added_rows or value.rank < 2 or not value.groups[0][0].is_rows,
+        not value.has_original_axes or value.rank < 2 or not value.groups[0][0].is_rows,
         "picks by the numbers of the rows from a value whose first axis is not the rows",
     )
     # Both columns get their common shape: `[rows, n]`, or with a last axis.
@@ -246,24 +249,23 @@ def _picked_by_columns(mender: Mender, value: DataTensor, columns: Sequence[Valu
 
 def _picked_in_own_row(mender: Mender, value: DataTensor, index: DataTensor) -> DataTensor:
     """`value[row, index[row]]` for an index `[rows, ..., 1]`: a GatherND with `batch_dims` of 1."""
-    is_changed = value.has_merged_axes or value.has_added_rows or index.has_merged_axes or index.has_added_rows
-    mender.refuse_if(
-        is_changed or not value.groups[0][0].is_rows or not index.groups[0][0].is_rows,
-        "picks from one row by the index of another",
-    )
+    for tensor in (value, index):
+        mender.refuse_if(
+            not tensor.has_original_axes or not tensor.groups[0][0].is_rows,
+            "picks from one row by the index of another",
+        )
     _, size = mender.only_dim(value, 1)
     groups = index.groups[:-1]
     positions = DataTensor(mender.writer.squeezed(index.name, [len(groups)]), index.dtype, groups)
     positions = _from_own_end(mender, positions, size) if size.is_time else positions
     positions = mender.masked(positions, positions.time_dims(), 0)  # a valid index at the padding
-    index_name = mender.writer.unsqueezed(positions.name, [len(groups)])
-    name = mender.emit("GatherND", [value.name, index_name], batch_dims=1)
+    name = mender.emit("GatherND", [value.name, mender.writer.unsqueezed(positions.name, [len(groups)])], batch_dims=1)
     return value.with_name(name, groups=(*groups, *value.groups[2:]), zero_padded=False)
 
 
 @rule("GatherElements")
 def _gather_elements(mender: Mender) -> None:
-    """Elements along one axis, by an index that has the same shape along the others.
+    """Mends a pick of elements along one axis, by an index that has the same shape along the others.
 
     A negative index counts from each row's own end, and is 0 at the padding. A table that is the same for all rows is
     repeated for each. An index that picks from other rows is refused.
@@ -274,9 +276,8 @@ def _gather_elements(mender: Mender) -> None:
         value.has_added_rows != index.has_added_rows or value.has_merged_axes or index.has_merged_axes,
         "picks from one row by the index of another",
     )
-    for other_axis, (group, index_group) in enumerate(zip(value.groups, index.groups, strict=True)):
-        if other_axis == axis:
-            continue
+    pairs = [pair for number, pair in enumerate(zip(value.groups, index.groups, strict=True)) if number != axis]
+    for group, index_group in pairs:
         mender.refuse_if(
             not mender.matches(group, index_group) and not has_size_one(index_group),
             f"picks from {axis_text(group)} by an index of {axis_text(index_group)}",
@@ -295,7 +296,7 @@ def _gather_elements(mender: Mender) -> None:
 
 @rule("Range")
 def _range(mender: Mender) -> None:
-    """Numbers from a start to a limit.
+    """Mends the numbers from a start to a limit.
 
     1. `arange(rows)`: kept as an index of rows, which only an index may use.
     2. Constant bounds: the node stays.
@@ -331,16 +332,15 @@ def _range(mender: Mender) -> None:
 
 @rule("ReverseSequence")
 def _reverse_sequence(mender: Mender) -> None:
-    """Steps in reverse order.
+    """Mends the reversal of the steps.
 
     1. Its lengths come from an input with lengths: the node stays.
     2. Else it reverses the whole width: it gets each row's own length.
     """
     value = mender.data_input(0)
     rows, time = mender.attribute("batch_axis", 1), mender.attribute("time_axis", 0)
-    is_changed = value.has_merged_axes or value.has_added_rows
     mender.refuse_if(
-        is_changed or not value.groups[rows][0].is_rows or not value.groups[time][0].is_time,
+        not value.has_original_axes or not value.groups[rows][0].is_rows or not value.groups[time][0].is_time,
         "reverses another axis than the steps of each row",
     )
     if mender.node.input[1] in mender.depends_on_lengths:

@@ -18,7 +18,7 @@ from lengthwise_export.mending.values import CROSSES_ROWS, DataTensor, KnownTens
 
 @rule("Concat")
 def _concat(mender: Mender) -> None:
-    """Tensors joined along an axis.
+    """Mends the join of tensors along an axis.
 
     1. Nothing follows an axis of time: the node stays, on operands that have all rows.
     2. Something follows the steps (a token at the end, two sequences in turn): it would come after the padding, so each
@@ -59,24 +59,24 @@ def _concat(mender: Mender) -> None:
         if size.is_time:
             padding = mender.emit("Sub", [mender.writer.size_at_width(size), mender.writer.per_row(size.by_length)])
             is_behind = mender.emit("GreaterOrEqual", [positions, mender.writer.per_row_column(end)])
-            is_behind = mender.emit("Cast", [is_behind], to=INT64)
-            shift = mender.emit("Mul", [is_behind, mender.writer.unsqueezed(padding, [1])])
-            index = mender.emit("Add", [index, shift])
+            padding_behind = mender.emit(
+                "Mul", [mender.emit("Cast", [is_behind], to=INT64), mender.writer.unsqueezed(padding, [1])]
+            )
+            index = mender.emit("Add", [index, padding_behind])
     mender.set_output(mender.take_per_row(joined, axis, index, joined_size))
 
 
 @rule("Split")
 def _split(mender: Mender) -> None:
-    """Parts of an axis of fixed size: the node stays. Parts of the steps or of the rows are refused."""
+    """Mends a split of an axis of fixed size: the node stays. A split of the steps or of the rows is refused."""
     value, axis = mender.input_and_axis(0)
     dim, size = mender.only_dim(value, axis)
     array, count = mender.constant_input(1), len(mender.node.output)
     if size.fixed is None:
         mender.refuse(CROSSES_ROWS if size.is_rows else "cuts the steps into pieces whose sizes depend on the width")
     equal_size = -(-size.fixed // count)  # of parts without sizes; the last one may be smaller
-    part_sizes = [min(equal_size, size.fixed - equal_size * index) for index in range(count)]
-    if array is not None:
-        part_sizes = array.tolist()
+    equal_sizes = [min(equal_size, size.fixed - equal_size * index) for index in range(count)]
+    part_sizes = equal_sizes if array is None else array.tolist()
     names = mender.copy_node([value.name, *mender.further_inputs()], axis=dim)
     for index, (name, part_size) in enumerate(zip(names, part_sizes, strict=True)):
         if name:
@@ -86,7 +86,7 @@ def _split(mender: Mender) -> None:
 
 @rule("Pad")
 def _pad(mender: Mender) -> None:
-    """More elements around the axes; each axis in turn.
+    """Mends a Pad, which adds elements around the axes: each axis in turn.
 
     1. As many at every length: `_padded`.
     2. As many as the length says (up to a multiple of a number): `_padded_by_length`.
@@ -148,8 +148,7 @@ def _padded(
         if after > 0:
             value = mender.fill_padding(value, axis, fill, "what it adds comes behind the padding")
             dim = value.first_dims()[axis]  # the tensor may have got added rows
-        rank = len(value.dim_sizes) + value.has_added_rows
-        pads = [amount if index == dim else 0 for amount in (before, after) for index in range(rank)]
+        pads = [amount if index == dim else 0 for amount in (before, after) for index in range(value.dim_count)]
         inputs = [value.name, mender.writer.constant(pads)]
         inputs += [mender.writer.scalar(fill, value.dtype)] if mode == "constant" else []
         name = mender.emit("Pad", inputs, mode=mode)

@@ -25,7 +25,7 @@ from lengthwise_export.mending.cell_body import NotACell
 from lengthwise_export.mending.cells import Cell, recognise
 from lengthwise_export.mending.mender import BOOL, FLOAT, Mender, rule
 from lengthwise_export.mending.node_mender import StepsHidden
-from lengthwise_export.mending.recurrences import as_scan
+from lengthwise_export.mending.recurrences import LoopOverSteps
 from lengthwise_export.mending.values import (
     CROSSES_ROWS,
     DataTensor,
@@ -41,7 +41,7 @@ from lengthwise_export.onnx_graphs.protos import refill
 
 @rule("LSTM", "GRU", "RNN")
 def recurrent(mender: Mender) -> None:
-    """A recurrent layer over `[time, rows, features]`.
+    """Mends a recurrent layer over `[time, rows, features]`.
 
     1. It has no lengths, or some that are computed from the width: it gets each row's own length.
     2. It has lengths from an input, or computed from the steps: the node stays.
@@ -62,8 +62,8 @@ def recurrent(mender: Mender) -> None:
             groups = all_steps if index == 0 else all_steps[1:]
             if len(rows) > 1:  # the node gives merged rows: `_inputs` merged them
                 name = mender.emit_with_shape("Reshape", name, (size for group in groups for size in group))
-            zero_padded = index == 0 and time.is_time  # ONNX: zeros behind the length
-            mender.set_output(DataTensor(name, value.dtype, groups, zero_padded=zero_padded), index)
+            # ONNX says that all steps are 0 behind the length.
+            mender.set_output(DataTensor(name, value.dtype, groups, zero_padded=index == 0 and time.is_time), index)
 
 
 def _refuse_other_forms(mender: Mender, value: DataTensor) -> None:
@@ -155,12 +155,12 @@ def _initial_state(mender: Mender, index: int, rows: Group) -> str:
 
 @rule("Loop")
 def _loop(mender: Mender) -> None:
-    """A Loop over the steps is written as a Scan, and mended as that.
+    """Mends a Loop over the steps: it is written as a Scan, and mended as that.
 
     Before, nodes that compute the same in each iteration move out of its body.
     """
     mender.node = _with_invariant_nodes_outside(mender)
-    mender.node = as_scan(mender)
+    mender.node = LoopOverSteps(mender).scan()
     _scan(mender)
 
 
@@ -171,12 +171,11 @@ def _with_invariant_nodes_outside(mender: Mender) -> NodeProto:
     outputs.
     """
     loop, causes = deepcopy(mender.node), mender.causes
+    # The copy's body, to be changed in place
     body: GraphProto = next(attribute.g for attribute in loop.attribute if attribute.name == "body")
     name_outside: dict[str, str] = {}  # by the name of a value in the body
     for tensor in body.initializer:
-        array = numpy_helper.to_array(tensor)
-        name = name_outside[tensor.name] = mender.writer.constant(array, dtype=array.dtype)
-        mender.values[name] = mender.constant_tensor(name, array)
+        name_outside[tensor.name] = mender.emit_constant(numpy_helper.to_array(tensor))
     varying = {value.name for value in body.input}  # values that may differ between iterations
     nodes = []
     for node in body.node:
@@ -200,16 +199,15 @@ def _with_invariant_nodes_outside(mender: Mender) -> NodeProto:
 
 @rule("Scan")
 def _scan(mender: Mender) -> None:
-    """A Scan over the steps.
+    """Mends a Scan over the steps.
 
     1. Its body is an LSTM, GRU or RNN: that layer takes its place, see `recurrent`.
     2. Else its body gets one more input, whether a row has this step, and keeps the row's states where it has not.
     3. It scans the rows or both directions at once, or its body mixes steps as well: refused.
     """
-    node = mender.node
     body: GraphProto = mender.attribute("body")
     scanned_count = mender.attribute("num_scan_inputs")
-    state_count = len(node.input) - scanned_count
+    state_count = len(mender.node.input) - scanned_count
     values = _inputs_of_scan(mender, state_count)
     for tensor in body.initializer:
         mender.values[tensor.name] = mender.constant_tensor(tensor.name, numpy_helper.to_array(tensor))
@@ -227,7 +225,6 @@ def _scan(mender: Mender) -> None:
             not start.groups[0][0].is_rows or not all(map(mender.matches, start.groups, end.groups)),
             "has a state whose first axis is not the rows",
         )
-    mender.node = node
     mender.causes.append("it runs on through the padding, or begins in it")
     mender.refuse_if(any(directions) and not all(directions), "scans in both directions at once")
     mask = mender.writer.transposed(mender.writer.mask(time), (1, 0))  # `[steps, rows]`
@@ -254,7 +251,7 @@ def _inputs_of_scan(mender: Mender, state_count: int) -> list[DataTensor]:
         "scans another axis than the first: transpose around it",
     )
     values = [mender.data_input(index) for index in range(len(mender.node.input))]
-    mender.refuse_if(any(value.has_merged_axes or value.has_added_rows for value in values), "scans merged axes")
+    mender.refuse_if(not all(value.has_original_axes for value in values), "scans merged axes")
     time, *further = (value.groups[0][0] for value in values[state_count:])
     mender.refuse_if(
         not time.is_time or any(not size.equals(time) for size in further),
@@ -303,9 +300,8 @@ def _replace_by_layer(mender: Mender, body: GraphProto, values: Sequence[DataTen
     # Outputs of the Scan that are used have to be outputs of the layer: last states, or the states of all steps.
     used = {name: body.output[index].name for index, name in enumerate(node.output) if name in mender.used_names}
     last_states = {name: inner for name, inner in used.items() if name in node.output[:state_count]}
-    if not cell.next_states.union(cell.next_memories).issuperset(last_states.values()):
-        return False
-    if not cell.next_states.issuperset(inner for name, inner in used.items() if name not in last_states):
+    states_of_steps = {inner for name, inner in used.items() if name not in last_states}
+    if not ({*last_states.values()} <= cell.next_states | cell.next_memories and states_of_steps <= cell.next_states):
         return False
     if hidden := [mender.hiding_masks[name] for name in masks.values() if name not in mender.always_true_masks]:
         raise StepsHidden({mask.name: mask.number for mask in hidden})
@@ -320,23 +316,17 @@ def _replace_by_layer(mender: Mender, body: GraphProto, values: Sequence[DataTen
 
 def _values_outside(mender: Mender, body: GraphProto) -> tuple[dict[str, NDArray[Any]], dict[str, int]]:
     """What a body uses from outside, by name: the constants; and the number of features of data `[rows, features]`."""
-    constants: dict[str, NDArray[Any]] = {}
-    feature_counts: dict[str, int] = {}
-    for name in _names_outside(body):
-        value = mender.values.get(name)
-        if isinstance(value, DataTensor) and (count := _feature_count(value, 2)):
-            feature_counts[name] = count
-        elif isinstance(value, KnownTensor) and value.is_constant:
-            constants[name] = np.asarray(value.table[0, 0])
-    return constants, feature_counts
+    outside = {name: mender.values.get(name) for name in _names_outside(body)}
+    known = {name: value for name, value in outside.items() if isinstance(value, KnownTensor) and value.is_constant}
+    counts = {name: _feature_count(value, 2) for name, value in outside.items() if isinstance(value, DataTensor)}
+    constants = {name: np.asarray(value.table[0, 0]) for name, value in known.items()}
+    return constants, {name: count for name, count in counts.items() if count}
 
 
 def _feature_count(value: DataTensor, rank: int) -> int:
     """The number of features of float32 data `[..., rows, features]` of this rank; 0 for another tensor."""
-    if value.rank != rank or value.has_merged_axes or value.has_added_rows or value.dtype != FLOAT:
-        return 0
-    rows = value.groups[-2][0]
-    return (value.groups[-1][0].fixed or 0) if rows.is_rows else 0
+    is_float = value.rank == rank and value.has_original_axes and value.dtype == FLOAT
+    return (value.groups[-1][0].fixed or 0) if is_float and value.groups[-2][0].is_rows else 0
 
 
 def _emit_layer(mender: Mender, cell: Cell, steps: DataTensor, starts: Mapping[str, DataTensor]) -> list[DataTensor]:
@@ -354,12 +344,8 @@ def _emit_layer(mender: Mender, cell: Cell, steps: DataTensor, starts: Mapping[s
     loop = mender.node
     article = "a" if cell.kind == "GRU" else "an"
     mender.causes.append(f"it is {article} {cell.kind} written out as a loop, which runs through the padding")
-    inputs = [mender.register(steps)]
-    for array in (cell.weights, cell.recurrence, cell.bias):
-        name = mender.writer.constant(array)
-        mender.values[name] = mender.constant_tensor(name, array)
-        inputs.append(name)
-    inputs.append("")  # the lengths, which `recurrent` sets
+    # Without lengths, which `recurrent` adds
+    inputs = [mender.register(steps), *map(mender.emit_constant, (cell.weights, cell.recurrence, cell.bias)), ""]
     for state in (cell.state, cell.memory):
         if state is not None:
             start = starts[state]
@@ -386,22 +372,21 @@ def _outputs_of_body(mender: Mender, body: GraphProto, inputs: Sequence[DataTens
     The nodes are followed for a trial, with a writer whose nodes are thrown away: the body stays as it is, and so does
     what the mender knows.
     """
-    writer, causes = mender.writer, mender.causes
-    before = dict(mender.values)
+    node, writer, causes, values = mender.node, mender.writer, mender.causes, dict(mender.values)
     mender.writer = writer.scratch_writer()
     for value, description in zip(body.input, inputs, strict=True):
         mender.values[value.name] = description.with_name(value.name)
     for name in _names_outside(body):
-        outside = before.get(name)
-        if isinstance(outside, DataTensor) and (outside.has_added_rows or outside.has_merged_axes):
+        outside = values.get(name)
+        if isinstance(outside, DataTensor) and not outside.has_original_axes:
             mender.refuse(f"uses {name} in its body, which differs between rows only by their lengths, or is merged")
         if isinstance(outside, KnownTensor) and not outside.is_constant:
             mender.refuse(f"uses {name} in its body, which depends on the width")
     changes = [change for node in body.node for change in mender.follow(mender, node)]
     results = [mender.as_data(mender.values[value.name]) for value in body.output]
-    mender.writer, mender.causes, mender.values = writer, causes, before
+    mender.node, mender.writer, mender.causes, mender.values = node, writer, causes, values
     mender.refuse_if(
-        changes or any(result.has_added_rows or result.has_merged_axes for result in results),
+        changes or not all(result.has_original_axes for result in results),
         "mixes the steps inside of its body as well",
     )
     return results

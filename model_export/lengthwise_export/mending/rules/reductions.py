@@ -29,7 +29,7 @@ _GLOBAL: Final = {"GlobalAveragePool": "ReduceMean", "GlobalMaxPool": "ReduceMax
 
 @rule(*_KEEP_SINGLE_NUMBER, *_TAKE_NO_STEPS, "ReduceLogSum", "ReduceLogSumExp")
 def _reduction(mender: Mender) -> None:
-    """A sum, mean, product, extreme or norm over axes; see `reduced`."""
+    """Mends a sum, mean, product, extreme or norm over axes; see `reduced`."""
     value = mender.data_input(0)
     axes = mender.axes_of_node(value.rank)
     if not axes and mender.attribute("noop_with_empty_axes", 0):
@@ -41,7 +41,7 @@ def _reduction(mender: Mender) -> None:
 
 @rule(*_GLOBAL)
 def _global_pool(mender: Mender) -> None:
-    """A mean, largest value or norm over all axes behind the channels; see `reduced`."""
+    """Mends a mean, largest value or norm over all axes behind the channels; see `reduced`."""
     value = mender.data_input(0)
     mender.refuse_if(mender.attribute("p", 2) != 2, "pools with a norm other than 2")
     mender.set_output(reduced(mender, value, _GLOBAL[mender.node.op_type], range(2, value.rank), keep=True))
@@ -94,7 +94,7 @@ def reduced(mender: Mender, value: DataTensor, kind: str, axes: Sequence[int], *
         name = mender.emit(kind, [value.name], axes=dims, keepdims=0)
     groups = tuple(group for axis, group in enumerate(value.groups) if axis not in axes)
     result = DataTensor(name, value.dtype, groups, value.has_added_rows)
-    if is_mean_over_time:
+    if is_mean_over_time:  # the count is known for each length, so each row gets its own
         count = mender.axis_size(sizes)
         divisor = mender.emit("Cast", [mender.writer.size_at_width(count)], to=value.dtype)
         result = mender.broadcast_node("Div", result, KnownTensor(divisor, count.table.astype(np.float32)))
@@ -103,7 +103,7 @@ def reduced(mender: Mender, value: DataTensor, kind: str, axes: Sequence[int], *
 
 @rule("Softmax", "LogSoftmax", "Hardmax")
 def _softmax(mender: Mender) -> None:
-    """Shares along an axis: over time, the padding gets the smallest finite number, so that its share is 0."""
+    """Mends a softmax along an axis: over time, the padding gets the smallest finite number, so its share is 0."""
     value, axis = mender.input_and_axis(-1)
     fill = mender.neutral_extreme(value.dtype, finite=True)
     value = mender.fill_padding(value, axis, fill, "the padding takes a share of its sum")
@@ -112,7 +112,7 @@ def _softmax(mender: Mender) -> None:
 
 @rule("ArgMax", "ArgMin")
 def _arg(mender: Mender) -> None:
-    """The index of the largest or smallest element along an axis.
+    """Mends the index of the largest or smallest element along an axis.
 
     Over time, the padding gets an infinity, so it is chosen last; of equal values the first is taken, which is a step.
     With `select_last_index` it is refused.
@@ -132,7 +132,7 @@ def _arg(mender: Mender) -> None:
 
 @rule("TopK")
 def _top_k(mender: Mender) -> None:
-    """The k largest or smallest elements along an axis, and their indices.
+    """Mends the k largest or smallest elements along an axis, with their indices.
 
     Over time, the padding gets an infinity, so it is chosen last: if k is the number of steps, each row's own steps
     come first. Lengths with fewer steps than k are left out.
@@ -152,7 +152,7 @@ def _top_k(mender: Mender) -> None:
 
 @rule("CumSum")
 def _cumulative_sum(mender: Mender) -> None:
-    """Sums up to each element: from the first one on the node stays; in reverse, the padding gets 0."""
+    """Mends cumulative sums: from the first element on, the node stays; in reverse, the padding gets 0."""
     value = mender.data_input(0)
     axis = int(mender.required_constant(1).item()) % value.rank
     mender.mixed_dim(value, axis)
@@ -164,7 +164,7 @@ def _cumulative_sum(mender: Mender) -> None:
 
 @rule("BatchNormalization")
 def _batch_normalization(mender: Mender) -> None:
-    """A scale and a shift for each channel, from running statistics.
+    """Mends a scale and a shift for each channel, which follow from running statistics.
 
     1. The tensor has the axes of the original: the node stays.
     2. It has merged axes or added rows: Mul and Add with the same numbers, which broadcast over any axes.
@@ -180,7 +180,7 @@ def _batch_normalization(mender: Mender) -> None:
     mender.refuse_if(
         value.groups[1][0].fixed is None, "takes the steps for its channels, so its width is fixed: transpose before it"
     )
-    if not value.has_merged_axes and not value.has_added_rows:  # case 1
+    if value.has_original_axes:  # case 1
         mender.keep_node(value)
         return
     # Case 2
@@ -194,7 +194,7 @@ def _scaled_and_shifted(mender: Mender, value: DataTensor, scale: NDArray[Any], 
     """The tensor times `scale` plus `shift`, which are `[channels]`; the channels are axis 1."""
     for kind, numbers, neutral in (("Mul", scale, 1), ("Add", shift, 0)):
         if (numbers != neutral).any():
-            dims_behind = len(value.dim_sizes) + value.has_added_rows - value.first_dims()[1] - 1
+            dims_behind = value.dim_count - value.first_dims()[1] - 1
             channels = mender.writer.constant(numbers.reshape(-1, *[1] * dims_behind))
             value = value.with_name(mender.emit(kind, [value.name, channels]))
     return value
@@ -215,7 +215,7 @@ def normalized(mender: Mender, value: DataTensor, axes: Sequence[int], epsilon: 
 
 @rule("InstanceNormalization")
 def _instance_normalization(mender: Mender) -> None:
-    """Mean 0 and variance 1 over all axes behind the channels, of each row's own steps; then a scale and a shift."""
+    """Mends a normalisation over all axes behind the channels: by mean and variance of each row's own steps."""
     value, scale, shift = mender.data_input(0), mender.required_constant(1), mender.required_constant(2)
     mender.refuse_rows(*value.groups[1:])
     result = normalized(mender, value, range(2, value.rank), mender.attribute("epsilon", 1e-5))
@@ -224,14 +224,14 @@ def _instance_normalization(mender: Mender) -> None:
 
 @rule("GroupNormalization")
 def _group_normalization(mender: Mender) -> None:
-    """Mean 0 and variance 1 over each group of channels and the steps, of each row's own steps; then scale and shift.
+    """Mends a normalisation over groups of channels and the steps: by mean and variance of each row's own steps.
 
     Only `[rows, channels, steps]` is mended.
     """
     value, scale, shift = mender.data_input(0), mender.required_constant(1), mender.required_constant(2)
     count = int(mender.attribute("num_groups"))
     channels = value.groups[1][0].fixed
-    if value.has_merged_axes or value.has_added_rows or channels is None:
+    if not value.has_original_axes or channels is None:
         mender.refuse("normalises merged axes, or takes the steps for its channels")
     mender.refuse_rows(*value.groups[1:])
     mender.refuse_if(value.rank != 3, f"normalises {value.rank - 2} axes behind the channels, where one is expected")
@@ -252,7 +252,7 @@ def _group_normalization(mender: Mender) -> None:
 
 @rule("LayerNormalization")
 def _layer_normalization(mender: Mender) -> None:
-    """Mean 0 and variance 1 over the last axes, then a scale and a shift.
+    """Mends a normalisation over the last axes, with a scale and a shift.
 
     1. None of these axes is of time: the node stays.
     2. One is: mean and variance of each row's own steps. A scale or shift for each step of a fixed width is refused.
@@ -265,10 +265,8 @@ def _layer_normalization(mender: Mender) -> None:
         mender.keep_node(value, axis=value.first_dims()[axis])
         return
     value = normalized(mender, value, range(axis, value.rank), mender.attribute("epsilon", 1e-5))
-    for kind, index in (
-        ("Mul", 1),
-        ("Add", 2),
-    ):  # scale and shift: one number, or computed for each width, such as ones
+    # The scale and the shift have one number, or are computed for each width, such as ones.
+    for kind, index in (("Mul", 1), ("Add", 2)):
         weights = mender.input_value(index)
         if isinstance(weights, KnownTensor) and weights.table[0, 0].size > 1 and weights.is_constant:
             mender.refuse("has weights for each step of a fixed width: normalise the features of each step")
@@ -279,7 +277,7 @@ def _layer_normalization(mender: Mender) -> None:
 
 @rule("LpNormalization")
 def _lp_normalization(mender: Mender) -> None:
-    """The tensor divided by its L1 or L2 norm along an axis, that of each row's own steps."""
+    """Mends the division by the L1 or L2 norm along an axis: by the norm of each row's own steps."""
     value, axis = mender.input_and_axis(-1)
     kind = "ReduceL2" if mender.attribute("p", 2) == 2 else "ReduceL1"
     mender.set_output(mender.broadcast_node("Div", value, reduced(mender, value, kind, [axis], keep=True)))
@@ -287,7 +285,7 @@ def _lp_normalization(mender: Mender) -> None:
 
 @rule("MeanVarianceNormalization")
 def _mean_variance_normalization(mender: Mender) -> None:
-    """Mean 0 and variance 1 over some axes, of each row's own steps."""
+    """Mends a normalisation over some axes: by mean and variance of each row's own steps."""
     value = mender.data_input(0)
     axes = [axis % value.rank for axis in mender.attribute("axes") or (0, 2, 3)]
     mender.set_output(normalized(mender, value, axes, 1e-9))

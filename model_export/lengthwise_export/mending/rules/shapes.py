@@ -37,7 +37,7 @@ _MAX_CONSTANT = 4096  # elements: a larger tensor of one number is not written a
 
 @rule("Shape")
 def _shape(mender: Mender) -> None:
-    """The sizes of a tensor's axes, from `start` to `end`.
+    """Mends the sizes of a tensor's axes, from the attributes `start` to `end`.
 
     In the mended graph they are computed of the padded batch; the output is known as a table of the sizes that the
     original has at each length.
@@ -45,10 +45,10 @@ def _shape(mender: Mender) -> None:
     value = mender.required_input(0)
     groups = groups_of_one(map(mender.fixed_size, value.shape)) if isinstance(value, KnownTensor) else value.groups
     groups = groups[mender.attribute("start", 0) : mender.attribute("end")]
-    if isinstance(value, DataTensor) and (value.has_merged_axes or value.has_added_rows):
-        name = mender.shape_at_width(groups)
-    else:
+    if isinstance(value, KnownTensor) or value.has_original_axes:
         (name,) = mender.copy_node([value.name])
+    else:
+        name = mender.shape_at_width(groups)
     tables = [mender.axis_size(group).table for group in groups]
     table = np.stack(tables, axis=-1) if tables else np.zeros((ROW_COUNTS, mender.length_count, 0), np.int64)
     mender.set_output(KnownTensor(name, table))
@@ -56,7 +56,7 @@ def _shape(mender: Mender) -> None:
 
 @rule("Size")
 def _size(mender: Mender) -> None:
-    """The number of elements of a tensor: the product of its sizes, computed of the padded batch, known as a table."""
+    """Mends the number of elements: the product of the sizes, computed of the padded batch, known as a table."""
     value = mender.data_input(0)
     name = mender.emit("ReduceProd", [mender.shape_at_width(value.groups)], keepdims=0)
     mender.set_output(KnownTensor(name, mender.axis_size(value.dim_sizes).table))
@@ -64,19 +64,17 @@ def _size(mender: Mender) -> None:
 
 @rule("Transpose")
 def _transpose(mender: Mender) -> None:
-    """Axes in another order; the dims of a merged axis stay together, added rows stay in front."""
+    """Mends a change of the order of axes; the dims of a merged axis stay together, added rows stay in front."""
     value = mender.data_input(0)
     order = mender.attribute("perm") or [*range(value.rank)][::-1]
-    added_rows = [0] if value.has_added_rows else []
-    (name,) = mender.copy_node(
-        [value.name], perm=[*added_rows, *(dim for axis in order for dim in value.dims_of(axis))]
-    )
+    dims = [dim for axis in order for dim in value.dims_of(axis)]
+    (name,) = mender.copy_node([value.name], perm=[*value.added_dims, *dims])
     mender.set_output(value.with_name(name, groups=tuple(value.groups[axis] for axis in order)))
 
 
 @rule("Reshape")
 def _reshape(mender: Mender) -> None:
-    """Axes that are merged, split or kept.
+    """Mends a Reshape, which merges axes, splits them or keeps them.
 
     1. Axes of fixed size, or time with a fixed size behind it, are merged or split: a Reshape.
     2. Rows and time are merged (`x.reshape(-1, F)`): the mended graph keeps them apart, and knows that they are one
@@ -97,7 +95,7 @@ def _reshape(mender: Mender) -> None:
     if any(size.fixed == -1 for size in sizes):
         known = mender.axis_size(tuple(size for size in sizes if size.fixed != -1))
         divisible = total.divisible_by(known)
-        if not divisible[-_SHORTEST_RUN:].all():
+        if not divisible[-_SHORTEST_RUN:].all():  # at the longest lengths
             change = f"{_text(value.groups)} into {_text(groups_of_one(sizes))}"
             mender.refuse(f"cuts the steps into pieces of a fixed size: {change}")
         mender.require_lengths(divisible)
@@ -157,10 +155,9 @@ class _Regrouping:
             self._refuse(", whose sizes do not follow from it")
         return groups
 
-    def _group(self, size: Size) -> Group:
-        """Takes dims and parts of dims for one axis of this size."""
+    def _group(self, missing: Size) -> Group:
+        """Takes dims and parts of dims for one axis, whose size `missing` is counted down to 1."""
         taken: list[Size] = []
-        missing = size
         while missing.fixed != 1:
             while self._next < len(self._dims) and self._dims[self._next][0].fixed == 1:
                 self._next += 1
@@ -212,6 +209,7 @@ class _Regrouping:
         rows_index = next((index for index, (rest, _) in enumerate(dims) if rest.is_rows), None)
         if rows_index is None or rows_index < target or value.has_added_rows:
             mender.refuse(CROSSES_ROWS)
+        # The rows pass the dims between, of which no part may be taken already.
         between = dims[target:rows_index]
         mender.refuse_if(any(rest is not size for rest, size in between), CROSSES_ROWS)
         if any(rest.fixed != 1 for rest, _ in between):
@@ -229,7 +227,7 @@ class _Regrouping:
 
 @rule("Flatten")
 def _flatten(mender: Mender) -> None:
-    """All axes before `axis` merged to one, and all from there on to another: as a Reshape."""
+    """Mends a Flatten as a Reshape: the axes before `axis` become one, and those from there on another."""
     value = mender.data_input(0)
     axis = mender.attribute("axis", 1)
     axis += value.rank if axis < 0 else 0
@@ -239,7 +237,7 @@ def _flatten(mender: Mender) -> None:
 
 @rule("Squeeze")
 def _squeeze(mender: Mender) -> None:
-    """A tensor without axes of size 1; one with another size is refused."""
+    """Mends the removal of axes of size 1; the removal of another axis is refused."""
     value = mender.movable_input(0)
     axes = mender.axes_of_node(value.rank)
     if axes is None:
@@ -253,7 +251,7 @@ def _squeeze(mender: Mender) -> None:
 
 @rule("Unsqueeze")
 def _unsqueeze(mender: Mender) -> None:
-    """A tensor with new axes of size 1."""
+    """Mends the addition of axes of size 1."""
     value, axes = mender.movable_input(0), mender.required_constant(1).reshape(-1).tolist()
     mender.set_output(mender.unsqueezed(value, [axis % (value.rank + len(axes)) for axis in axes]))
 
@@ -274,7 +272,7 @@ def _group_of(mender: Mender, table: Table) -> Group:
 
 @rule("Expand")
 def _expand(mender: Mender) -> None:
-    """A tensor repeated along axes of size 1; see `_set_expanded`."""
+    """Mends the repetition along axes of size 1; see `_set_expanded`."""
     _set_expanded(mender, mender.movable_input(0), mender.sizes_input(1, "its shape is").elements())
 
 
@@ -287,15 +285,17 @@ def _set_expanded(mender: Mender, value: DataTensor, tables: Sequence[Table]) ->
         tables: `[2, lengths]` for each axis of the output: its size in the original. As ONNX's Expand takes it, a size
             of 1 stands for the size that the axis has, and axes are aligned at the end.
     """
+    # The groups of the output; an axis that has its size already keeps its own group.
     groups = [_group_of(mender, table) for table in tables]
     for axis in range(max(-len(groups), -value.rank), 0):
         size, group = Size(tables[axis]), value.groups[axis]
         is_same = mender.axis_size(group).equals(size)
-        groups[axis] = group if is_same else groups[axis]  # the axis stays, also if it is merged
+        groups[axis] = group if is_same else groups[axis]
         has_one = has_size_one(group) or has_size_one(groups[axis])
         matches = is_same or has_one or mender.matches((mender.axis_size(group),), (size,))
         mender.refuse_if(not matches, f"expands an axis of size {axis_text(group)} to {axis_text(groups[axis])}")
-    shape = DataTensor("", value.dtype, tuple(groups))  # an operand without a tensor, for its axes only
+    # The tensor is repeated as an operand beside another one that has these groups, and no tensor.
+    shape = DataTensor("", value.dtype, tuple(groups))
     aligned, new_groups, has_added_rows = mender.align_axes([value.with_name(value.name, is_row_index=False), shape])
     name = mender.expanded(aligned[0], new_groups, has_added_rows)
     has_more_times = sum(size.is_time for group in new_groups for size in group) > len(value.time_dims())
@@ -305,7 +305,7 @@ def _set_expanded(mender: Mender, value: DataTensor, tables: Sequence[Table]) ->
 
 @rule("Tile")
 def _tile(mender: Mender) -> None:
-    """A tensor repeated along its axes.
+    """Mends the repetition along any axes, each a number of times.
 
     1. Only axes of size 1 are repeated: as Expand.
     2. An axis of fixed size, a constant number of times: a Tile.
@@ -329,9 +329,9 @@ def _tile(mender: Mender) -> None:
         elif count != 1 and (len(group) != 1 or group[0].fixed is None):
             mender.refuse("repeats merged axes, or rows")
     # Case 2
-    added_rows = [1] if value.has_added_rows else []
     repeats_of_dims = [count for group, count in zip(value.groups, repeats, strict=True) for _ in group]
-    name = mender.emit("Tile", [value.name, mender.writer.constant([*added_rows, *repeats_of_dims])])
+    repeats_of_added = [1 for _ in value.added_dims]
+    name = mender.emit("Tile", [value.name, mender.writer.constant([*repeats_of_added, *repeats_of_dims])])
     groups = tuple(
         (mender.fixed_size((group[0].fixed or 1) * count),) if count != 1 else group
         for group, count in zip(value.groups, repeats, strict=True)
@@ -341,7 +341,7 @@ def _tile(mender: Mender) -> None:
 
 @rule("ConstantOfShape")
 def _constant_of_shape(mender: Mender) -> None:
-    """A tensor of one number.
+    """Mends a tensor that is filled with one number.
 
     1. Its shape is constant, and small: a constant.
     2. Else the number, expanded to sizes that are computed of the padded batch.
