@@ -175,8 +175,9 @@ class CallSignature:
         None if `forward` has no parameter for positions, or gets them already.
         """
         arguments = self.arguments or _usual(self.second)
-        names = (name for name in inspect.signature(module.forward).parameters if role_of(name) == "positions")
-        name = next(names, None)
+        name = next(
+            (name for name in inspect.signature(module.forward).parameters if role_of(name) == "positions"), None
+        )
         if name is None or any(role == "positions" for role, _ in arguments):
             return None
         return replace(self, arguments=(*arguments, ("positions", name)))
@@ -282,20 +283,12 @@ def read_signature(
     return CallSignature(second=second, arguments=arguments, time_first=time_first, channels_first=channels_first)
 
 
-class _Forward(NamedTuple):
-    """What is read of a module's `forward`."""
-
-    parameters: list[Parameter]  # without `*args` and `**kwargs`
-    variadic: list[Parameter]  # `*args` and `**kwargs`, where it has them
-    header: str  # for messages: `Model.forward(x, lengths)`
-
-    @classmethod
-    def of(cls, module: nn.Module) -> _Forward:
-        """Reads the signature of a module's `forward`."""
-        parameters = list(inspect.signature(module.forward).parameters.values())
-        variadic = [each for each in parameters if each.kind in (each.VAR_POSITIONAL, each.VAR_KEYWORD)]
-        header = f"{type(module).__name__}.forward({', '.join(each.name for each in parameters)})"
-        return cls([each for each in parameters if each not in variadic], variadic, header)
+def _forward_of(module: nn.Module) -> tuple[list[Parameter], list[Parameter], str]:
+    """The parameters of a module's `forward`, without `*args` and `**kwargs`; these two, if it has them; its header."""
+    every = list(inspect.signature(module.forward).parameters.values())
+    variadic = [parameter for parameter in every if parameter.kind in (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)]
+    header = f"{type(module).__name__}.forward({', '.join(parameter.name for parameter in every)})"
+    return [parameter for parameter in every if parameter not in variadic], variadic, header
 
 
 def _read_arguments(
@@ -309,8 +302,7 @@ def _read_arguments(
         ConfigurationError: `second` is `none`, and the model is not to be mended.
         UncheckableError: `forward` takes neither lengths nor a mask.
     """
-    forward = _Forward.of(module)
-    parameters, header = forward.parameters, forward.header
+    parameters, variadic, header = _forward_of(module)
     # Sort the parameters: the steps, required positions, and others
     steps = _steps_among(parameters, numbers=numbers)
     position_roles: dict[str, Role] = {}
@@ -323,14 +315,14 @@ def _read_arguments(
         raise ConfigurationError(
             f"--second none: {header} then cannot know where a sequence ends: also pass --mend (check: --suggest)"
         )
-    takes_any_positional = any(parameter.kind is parameter.VAR_POSITIONAL for parameter in forward.variadic)
+    takes_any_positional = any(parameter.kind is parameter.VAR_POSITIONAL for parameter in variadic)
     names_say_nothing = second is None and all(
         _is_optional(parameter) and _meaning(parameter.name) is None for parameter in others
     )
     if blind and (second == "none" or names_say_nothing) and (steps or takes_any_positional):
         _require_no_more(others, header)
-        step_roles: dict[str, Role] = {steps.name: "steps"} if steps else {}
-        return "none", tuple(_arguments_in_order(parameters, step_roles)) or _usual("none")
+        arguments = _arguments_in_order(parameters, {steps.name: "steps"} if steps else {})
+        return "none", tuple(arguments) or _usual("none")
     # `forward(x, *args)`: only the option can tell
     if second is not None and not others and takes_any_positional:
         return second, _usual(second)
@@ -339,15 +331,15 @@ def _read_arguments(
             f"{header} takes neither lengths nor a mask, so it cannot know where a sequence ends: add `lengths` "
             "([rows], int64) or `mask` ([rows, width], true at valid steps) as a second argument, or pass --mend "
             "(check: --suggest)"
-            + ("; if it takes one through *args, say which with --second" if forward.variadic else "")
+            + ("; if it takes one through *args, say which with --second" if variadic else "")
             + (f"; if it only holds the model{part_instead(module)}" if steps is None and [*module.children()] else "")
         )
     # Steps and lengths, a mask, or both
     by_role = _by_option(others, second, header) if second is not None else _by_name(others, header)
     hint = " (--second both passes lengths and a mask)" if second not in (None, "both") else ""
     _require_no_more([parameter for parameter in others if parameter not in by_role.values()], header, hint)
-    roles = position_roles | {parameter.name: role for role, parameter in by_role.items()}
-    roles[steps.name] = "steps"
+    second_roles = {parameter.name: role for role, parameter in by_role.items()}
+    roles: dict[str, Role] = second_roles | {steps.name: "steps"} | position_roles
     read_second = next(option for option, roles_of_option in _ROLES.items() if set(roles_of_option) == set(by_role))
     return read_second, tuple(_arguments_in_order(parameters, roles))
 
@@ -363,7 +355,7 @@ def read_packed_signature(
         ConfigurationError: No argument tells the borders of the sequences, by its name or by the option.
         UncheckableError: `forward` requires an argument of another kind.
     """
-    parameters, _, header = _Forward.of(module)
+    parameters, _, header = _forward_of(module)
     steps = _steps_among(parameters, numbers=numbers)
     if layout.packed is None or steps is None:
         raise UncheckableError(f"{header} takes no steps")
@@ -454,11 +446,11 @@ def _by_option(parameters: Sequence[Parameter], second: Second, header: str) -> 
         "mask": ("mask", "either mask", None),
         "padding-mask": ("either mask", "mask", None),
     }
-    by_role: dict[Role, Parameter] = {}
-    for role in _ROLES[second]:
-        likeliest = next((by_meaning[meaning] for meaning in meanings_of_role[role] if meaning in by_meaning), None)
-        by_role[role] = _required_first(likeliest or parameters)
-    return by_role
+    likeliest = {
+        role: next((by_meaning[meaning] for meaning in meanings_of_role[role] if meaning in by_meaning), parameters)
+        for role in _ROLES[second]
+    }
+    return {role: _required_first(candidates) for role, candidates in likeliest.items()}
 
 
 def _by_name(parameters: Sequence[Parameter], header: str) -> dict[Role, Parameter]:

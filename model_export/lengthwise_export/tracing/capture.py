@@ -160,15 +160,14 @@ def _exported(call: _Call, width: int, lines: Lines) -> tuple[ExportedProgram, l
     traced = in_evaluation(_Traced(call, trace))
     arguments: tuple[Tensor, ...] = (sequences,) if call.signature.second == "none" else (sequences, lengths.int())
     dynamic_shapes = ({0: Dim.DYNAMIC, 1: Dim.DYNAMIC}, {0: Dim.DYNAMIC})[: len(arguments)]
-    model = call.model
     with (
         _replaced_layers(trace),
-        open_numbers(model),
+        open_numbers(call.model),
         torch.no_grad(),
         quiet(),
         contextlib.ExitStack() as cleanup,
     ):
-        cleanup.callback(ModuleState(model).restore)  # a cache of the module must not keep tensors of this trace
+        cleanup.callback(ModuleState(call.model).restore)  # a cache of the module must not keep tensors of this trace
         try:
             program = torch.export.export(traced, arguments, dynamic_shapes=dynamic_shapes, strict=False)
         except ExportError:
@@ -324,8 +323,8 @@ class _Trace:
     def pack(self, batch: _PackedBatch, sizes: Tensor | None = None) -> PackedSequence:
         """Returns a PackedSequence that stands for a padded batch.
 
-        `sizes` are the `batch_sizes` of the PackedSequence that the batch was computed from; None for a new one. Then
-        the lengths stand for them: their values do not matter, since `unpack` finds the batch by the tensor.
+        `sizes` are the `batch_sizes` of the PackedSequence that the batch was computed from. If they are None, a copy
+        of the lengths takes their place: `unpack` finds the batch by that tensor, whatever its values are.
         """
         if sizes is None:
             sizes = batch.lengths.clone()
@@ -359,17 +358,13 @@ _tracing: list[_Trace] = []
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Silences the logs and the warnings of torch's exporter during the block."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "torch._subclasses", "torch.fx")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+    with warnings.catch_warnings(), contextlib.ExitStack() as cleanup:
+        warnings.simplefilter("ignore")
+        for name in ("torch.onnx", "onnxscript", "torch._subclasses", "torch.fx"):
+            logger = logging.getLogger(name)
+            cleanup.callback(logger.setLevel, logger.level)
+            logger.setLevel(logging.CRITICAL)
+        yield
 
 
 @contextlib.contextmanager

@@ -136,7 +136,7 @@ class OpenSizes(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        """Calls a function of torch, or something else whose result follows the sizes of a batch.
+        """Calls a function of torch in a way that its result follows the sizes of the batch, or returns such a result.
 
         Raises:
             TraceError: The code branches on a tensor, or asks for numbers or a list of it; or it has fixed a size.
@@ -202,7 +202,7 @@ class OpenSizes(TorchFunctionMode):
         content = _CONTENT_OF_ANSWER.get((self._content(first), name))
         if content is None or not isinstance(answer, Tensor):
             return
-        if content in ("mask", "padding-mask"):
+        if content in ("mask", "padding-mask"):  # a comparison inverts a mask if it is with 0
             is_known = name not in _EQUAL or (len(args) == 2 and isinstance(args[1], int | float) and args[1] == 0)
         else:  # float lengths are for arithmetic, and not for sizes
             is_known = not answer.is_floating_point() and (name not in _LARGEST or answer.dim() == 0)

@@ -185,11 +185,14 @@ def _parts_of_object(owner: Any, name: str, prefix: str) -> Iterator[_Part]:
     The content of the second part is the class with its bases, so that a change of their attributes is found, too.
     """
     yield _entries(vars(owner), name, prefix)
-
-    def write_class(owner: Any, classes: tuple[type, ...]) -> None:
-        owner.__class__ = classes[0]
-
-    yield _Part(owner, name, type(owner).__mro__, lambda owner: type(owner).__mro__, write_class, scope="class")
+    yield _Part(
+        owner,
+        name,
+        type(owner).__mro__,
+        read=lambda owner: type(owner).__mro__,
+        write=lambda owner, classes: setattr(owner, "__class__", classes[0]),
+        scope="class",
+    )
 
 
 def _parts_of_function(function: Any, name: str) -> Iterator[_Part]:

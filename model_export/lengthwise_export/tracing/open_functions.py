@@ -72,7 +72,7 @@ def _avg_pool1d(steps: Tensor, kernel_size: _Size, *args: Any, **kwargs: Any) ->
     return functional.avg_pool1d(steps, kernel, *args, **kwargs)
 
 
-def _over_whole_axes(pool: Callable[..., Tensor], reduce: Callable[..., Tensor]) -> Callable[..., Tensor]:
+def _pool2d(pool: Callable[..., Tensor], reduce: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """Makes a substitute for a pool of images whose kernel may be as wide or as high as the image.
 
     Such an axis is reduced first; then the pool runs with a kernel of 1 along it.
@@ -137,10 +137,14 @@ def _adaptive_pool1d(
     return pooled
 
 
-def _to_one(pool: Callable[..., Tensor], reduce: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Makes a substitute for an adaptive pool of images that pools to a size of 1: a reduction over such axes.
+def _adaptive_pool2d(pool: Callable[..., Tensor], reduce: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Makes a substitute for an adaptive pool of images: a reduction over the axes that are pooled to a size of 1.
 
-    For other sizes it is torch's own `pool`. `reduce` reduces axes: `mean` or `amax`.
+    If another size is a number other than 1 (None keeps the size), it is torch's own function.
+
+    Args:
+        pool: Torch's own function.
+        reduce: Reduces axes: `mean` or `amax`.
     """
 
     def pooled(image: Tensor, output_size: Any, *args: Any, **kwargs: Any) -> Tensor:
@@ -240,8 +244,8 @@ SUBSTITUTES: Final[Mapping[str, Callable[..., Tensor]]] = MappingProxyType(
         "take_along_dim": _take_along_dim,
         "max_pool1d": _max_pool1d,
         "avg_pool1d": _avg_pool1d,
-        "avg_pool2d": _over_whole_axes(functional.avg_pool2d, torch.mean),
-        "max_pool2d": _over_whole_axes(functional.max_pool2d, torch.amax),
+        "avg_pool2d": _pool2d(functional.avg_pool2d, torch.mean),
+        "max_pool2d": _pool2d(functional.max_pool2d, torch.amax),
         "embedding_bag": _embedding_bag,
         "adaptive_avg_pool1d": _adaptive_pool1d(
             functional.adaptive_avg_pool1d,
@@ -253,8 +257,8 @@ SUBSTITUTES: Final[Mapping[str, Callable[..., Tensor]]] = MappingProxyType(
             torch.amax,
             lambda steps, inside, _: torch.where(inside, steps.unsqueeze(-1), float("-inf")).amax(-2),
         ),
-        "adaptive_avg_pool2d": _to_one(functional.adaptive_avg_pool2d, torch.mean),
-        "adaptive_max_pool2d": _to_one(functional.adaptive_max_pool2d, torch.amax),
+        "adaptive_avg_pool2d": _adaptive_pool2d(functional.adaptive_avg_pool2d, torch.mean),
+        "adaptive_max_pool2d": _adaptive_pool2d(functional.adaptive_max_pool2d, torch.amax),
         "linspace": _linspace,
         "squeeze": _squeeze,
         "clamp": _clamp,

@@ -178,11 +178,10 @@ def _node(mode: str, inputs: Sequence[ir.Value | None], attributes: Mapping[str,
     `inputs` are those of the operator LSTM in ONNX, up to `initial_c`, which only an LSTM gets.
     """
     if mode == "LSTM":
-        outputs, state, cells = op.LSTM(*inputs, **attributes)
-        return outputs, state, cells
-    operator = op.GRU if mode == "GRU" else op.RNN
-    outputs, state = operator(*inputs[:-1], **attributes)
-    return outputs, state, state
+        outputs, state, *cells = op.LSTM(*inputs, **attributes)
+    else:
+        outputs, state, *cells = (op.GRU if mode == "GRU" else op.RNN)(*inputs[:-1], **attributes)
+    return outputs, state, cells[0] if cells else state
 
 
 def _split(initial: ir.Value | None, layers: int, directions: int) -> Sequence[ir.Value | None]:
