@@ -267,7 +267,7 @@ class _Reader:
             axes = [self.input(names.sequences).axes[axis] for axis in names.open_axes]
             axes_by_name = zip(("rows", "width"), axes, strict=True)
             sizes = [f"{name} at {size}" for name, size in axes_by_name if isinstance(size, int)]
-            if not sizes:
+            if not sizes:  # in this reading, both are dynamic
                 return
             frozen = frozen or sizes
         if frozen:

@@ -133,7 +133,7 @@ class _HalfGraph:
         self._nodes: list[NodeProto] = []  # those of the converted graph so far
 
     def convert(self) -> onnx.GraphProto | None:
-        """Converts the graph, and returns it; None if no layer or product runs in float16."""
+        """Converts a copy of the graph, and returns it; None if no layer or product runs in float16."""
         has_layer = False
         for node in self._graph.node:
             if self._can_run_in_half(node):
@@ -220,6 +220,7 @@ def _convert_layers(graph: GraphProto) -> tuple[int, int, list[tuple[str, str]]]
     nodes: list[NodeProto] = []
     recurrent, products, float_layers = 0, 0, [*_inner_layers(graph)]
     for node in graph.node:
+        # A recurrent layer
         if node.op_type in _RECURRENT and node.domain in OF_ONNX:
             reason = _why_in_float32(node, constants, zeros)
             if reason is None:
@@ -227,6 +228,7 @@ def _convert_layers(graph: GraphProto) -> tuple[int, int, list[tuple[str, str]]]
                 recurrent += 1
             else:
                 float_layers.append((f"{node.op_type} {node.name or node.output[0]}", reason))
+        # A product with weights
         elif _is_wide_product(node, constants) and node.output[0] not in last:
             stem = f"{node.name or node.output[0]}/weights"
             integers, scales = rounded(numpy_helper.to_array(constants[node.input[1]]).T)
@@ -263,6 +265,7 @@ def _why_in_float32(node: NodeProto, constants: Mapping[str, TensorProto], zeros
     `zeros` are the names of tensors of zeros.
     """
     attributes = attributes_of(node)
+    # The inputs of ONNX's operator; an empty name for one that the node does not have
     _, input_weights, state_weights, biases, _, state, cell, peepholes, *_ = [*node.input, *[""] * 8]
     weights = [input_weights, state_weights, *filter(None, [biases])]
     is_computed = not all(name in constants for name in weights)

@@ -129,7 +129,6 @@ def candidates(
         new_lengths: The name of the input of lengths that a mend will add to a graph that takes the steps alone; None
             for other graphs.
     """
-    lengths_elements, mask_elements = ("int32", "int64"), ("bool", "int32", "int64", "float32")
     for steps, *others in itertools.permutations(inputs):
         if (hints.values or steps.name) != steps.name or not steps.can_be_steps:
             continue
@@ -137,9 +136,8 @@ def candidates(
         lengths_inputs, mask_inputs = ([value for value in others if value.rank == rank] for rank in (1, 2))
         if len(lengths_inputs) > 1 or len(mask_inputs) > 1 or len(lengths_inputs) + len(mask_inputs) != len(others):
             continue
-        if not _fits(lengths_inputs, lengths_elements, hints.lengths):
-            continue
-        if not _fits(mask_inputs, mask_elements, hints.mask):
+        fits_lengths = _fits(lengths_inputs, ("int32", "int64"), hints.lengths)
+        if not fits_lengths or not _fits(mask_inputs, ("bool", "int32", "int64", "float32"), hints.mask):
             continue
         # Of two float inputs [rows, width], the one that is named so is the mask
         if mask_inputs and steps.is_raw and mask_inputs[0].is_raw and "mask" in steps.name.lower():
