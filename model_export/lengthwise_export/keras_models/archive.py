@@ -51,8 +51,9 @@ def read_archive(path: Path, weights: Path) -> tuple[Any, dict[str, Any]]:
                 _require_known_member(info, is_duplicate=info.filename in members)
                 members[info.filename] = info
             if missing := [name for name in (CONFIG, WEIGHTS) if name not in members]:
-                why = "it is no model that model.save('model.keras') wrote"
-                raise ConfigurationError(f"it has no {' and no '.join(missing)}: {why}")
+                raise ConfigurationError(
+                    f"it has no {' and no '.join(missing)}: it is no model that model.save('model.keras') wrote"
+                )
             # zipfile reads no more than the size in the archive's directory, which `_require_known_member` has limited
             config, metadata = (
                 parse_json(name, archive.read(members[name])) if name in members else {} for name in (CONFIG, METADATA)

@@ -38,12 +38,14 @@ def import_keras() -> ModuleType:
                 os.environ[VARIABLE] = former_backend
     keras = sys.modules["keras"]
     if not hasattr(keras, "config") or not hasattr(keras, "ops"):
-        installed = f"Keras {getattr(keras, '__version__', '2')} is installed"
-        raise ConfigurationError(f"a Keras model needs Keras 3, and {installed}: {_INSTALL}")
+        version = getattr(keras, "__version__", "2")
+        raise ConfigurationError(f"a Keras model needs Keras 3, and Keras {version} is installed: {_INSTALL}")
     backend = keras.config.backend()
     if backend != BACKEND:
-        why = f"Keras was imported with the backend {backend}; Lengthwise runs Keras models on torch"
-        raise ConfigurationError(f"{why}. Set {VARIABLE}={BACKEND} before the first import of keras")
+        raise ConfigurationError(
+            f"Keras was imported with the backend {backend}; Lengthwise runs Keras models on torch. "
+            f"Set {VARIABLE}={BACKEND} before the first import of keras"
+        )
     _take_symbolic_sizes()
     leave_stderr_open()
     return keras

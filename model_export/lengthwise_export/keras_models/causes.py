@@ -60,6 +60,7 @@ class LayerCall:
             if axis != axis_of_steps:
                 valid = f"keras.ops.expand_dims({valid}, {axis})"
         axis_arguments = f"axis={axes}" + (", keepdims=True" if self.keepdims or self.axis is None else "")
+        is_layer = not self.kind.startswith("ops.")
         operation = self.kind.removeprefix("ops.").lower().replace("logsoftmax", "log_softmax")
         return {
             "mask": self.mask_code,
@@ -67,7 +68,7 @@ class LayerCall:
             "axes": axis_arguments,
             "axis": str(axes),
             "layer": name,
-            "call": f"{name}(x)" if operation == self.kind.lower() else f"keras.ops.{operation}(x, {axis_arguments})",
+            "call": f"{name}(x)" if is_layer else f"keras.ops.{operation}(x, {axis_arguments})",
         }
 
 
@@ -79,14 +80,17 @@ def explain_layer(call: LayerCall, change: Change) -> Cause:
     entry = rule.select("layers", call.kind, change, call.mask)
     is_dropped = call.mask == "none" and call.mask_dropped_by is not None
     dropped = f" (it ends at {call.mask_dropped_by})" if is_dropped else ""
-    why = Template(entry.why).substitute(dropped=dropped)
-    return Cause(why, Template(entry.fix).substitute(call.template_values), entry.code)
+    return Cause(
+        Template(entry.why).substitute(dropped=dropped),
+        Template(entry.fix).substitute(call.template_values),
+        entry.code,
+    )
 
 
 class LayerParts:
     """Describes the layers of a module for a check; remembers, while the layers run, which one has dropped the mask.
 
-    It is called for each part of the module before the part runs.
+    It is called for each part of the module before the part runs. `mask_code` is the user's code that makes the mask.
     """
 
     def __init__(self, module: KerasModule, mask_code: str) -> None:

@@ -234,7 +234,7 @@ def _answer_shape(
 
 
 def with_any_width(text: str, model: Any, fixed: int) -> Any:
-    """A copy of a Keras model that takes any number of steps, with the same weights; `fixed` is the number before.
+    """A copy of a Keras model that takes any number of steps, with the same weights; it is built for `fixed` steps.
 
     Raises:
         ConfigurationError: A layer needs exactly `fixed` steps; the message says which.
@@ -247,9 +247,10 @@ def with_any_width(text: str, model: Any, fixed: int) -> Any:
             cloned = keras.models.clone_model(model, input_tensors=new_input, clone_function=_clone_layer)
             cloned.set_weights(model.get_weights())
     except Exception as error:  # Keras raises many kinds
-        why = f"is built for exactly {fixed} steps, and cannot be built for any number: {first_line(error)}"
-        advice = "Build it with Input((None, ...)), with a pooling where Flatten is, and load its weights into that"
-        raise ConfigurationError(f"{text} {why}. {advice}") from error
+        raise ConfigurationError(
+            f"{text} is built for exactly {fixed} steps, and cannot be built for any number: {first_line(error)}. "
+            "Build it with Input((None, ...)), with a pooling where Flatten is, and load its weights into that"
+        ) from error
     return cloned
 
 
@@ -296,18 +297,14 @@ def _load_archive(path: Path, folder: Path) -> Any:
     config, metadata = archive.read_archive(path, weights)
     keras = import_keras()
     stored_count = archive.require_numbers_only(weights)
-    safe_configuration = safe_config(config, keras.saving.get_registered_object)
-    if (
-        not isinstance(safe_configuration, dict)
-        or "class_name" not in safe_configuration
-        or "config" not in safe_configuration
-    ):
+    model_config = safe_config(config, keras.saving.get_registered_object)
+    if not isinstance(model_config, dict) or not {"class_name", "config"} <= model_config.keys():
         raise ConfigurationError(f"{archive.CONFIG} describes no model")
     writer = metadata.get("keras_version")
     versions = f" (it was written by Keras {writer}, this is {keras.__version__})" if isinstance(writer, str) else ""
 
     def build() -> Any:  # Keras empties the configuration, so each call gets a copy
-        return keras.saving.deserialize_keras_object(copy.deepcopy(safe_configuration), safe_mode=True)
+        return keras.saving.deserialize_keras_object(copy.deepcopy(model_config), safe_mode=True)
 
     advice = f"If an older Keras wrote it, {_SAVE_AGAIN}; if a layer is your own, {FACTORY}"
     model = _build_model(keras, stored_count, build, versions, advice)

@@ -181,9 +181,7 @@ def input_of(text: str, model: Any, *, features: int | None = None, vocabulary: 
     masks, padding = _masks(model)
     # A subclassed model was built with the shape of some batch, which does not limit it to that width
     fixed = shape[1] if getattr(model, "inputs", None) else None
-    shape_text = (
-        f"[{', '.join('any' if vocabulary_size is None else str(vocabulary_size) for vocabulary_size in shape)}]"
-    )
+    shape_text = f"[{', '.join('any' if size is None else str(size) for size in shape)}]"
     if len(shape) == 3 and shape[2] is not None:
         return ModelInput(StepInput(features=int(shape[2])), True, masks, padding, fixed)
     if len(shape) != 2:
@@ -222,7 +220,7 @@ def _input_shape(text: str, model: Any) -> tuple[int | None, ...] | None:
         ConfigurationError: The model has several inputs.
     """
     inputs = getattr(model, "inputs", None)
-    if not inputs:
+    if not inputs:  # a subclassed model, which may have been built by a call
         built = model.get_build_config() if getattr(model, "built", False) else None
         shape = (built or {}).get("input_shape")
         if isinstance(shape, list | tuple) and all(isinstance(size, int | None) for size in shape):
@@ -231,7 +229,7 @@ def _input_shape(text: str, model: Any) -> tuple[int | None, ...] | None:
     if len(inputs) > 1:
         names = ", ".join(str(symbol.name) for symbol in inputs)
         advice = "concatenate them along the features before they are sent, and split them in the model"
-        if any(
+        if any(  # a further input is lengths or a mask
             symbol.dtype == "bool" or re.search("mask|len", symbol.name) or len(symbol.shape) == 1
             for symbol in inputs[1:]
         ):
@@ -247,11 +245,12 @@ def _vocabulary(model: Any) -> int | None:
     """
     tables = [layer for layer in model._flatten_layers(include_self=False) if type(layer).__name__ == "Embedding"]
     symbols = {id(symbol) for symbol in getattr(model, "inputs", None) or ()}
-    is_read_from_input = [
-        any(id(symbol) in symbols for node in table._inbound_nodes for symbol in node.input_tensors) for table in tables
+    reading_input = [
+        table
+        for table in tables
+        if any(id(symbol) in symbols for node in table._inbound_nodes for symbol in node.input_tensors)
     ]
-    sizes = [int(table.input_dim) for table in tables]
-    return next(itertools.compress(sizes, is_read_from_input), sizes[0] if sizes else None)
+    return next((int(table.input_dim) for table in (*reading_input, *tables)), None)
 
 
 def _masks(model: Any) -> tuple[tuple[str, ...], float]:

@@ -156,7 +156,7 @@ class GatheredSteps:
         return torch.where((self._count > 0).unsqueeze(1), state, 0.0 if initial is None else initial)
 
     def back(self, outputs: Tensor, *, backwards: bool, repeated: bool) -> Tensor:
-        """The outputs `[rows, width, hidden]`, each moved back to the index of its step.
+        """Moves the outputs `[rows, width, hidden]` back to the indices of their steps; backwards, in reverse order.
 
         Args:
             outputs: The outputs of a layer over the steps in the order of `to_front`.
@@ -165,6 +165,7 @@ class GatheredSteps:
         """
         # The number of valid steps that have run at each step, with this step
         steps_run = self._mask.flip(1).cumsum(1).flip(1) if backwards else self._mask.cumsum(1)
+        # The index of the last output up to each step, where valid steps are in front
         indices = self._count.unsqueeze(1) - steps_run if backwards else steps_run - 1
         has_output = steps_run > 0 if repeated else self._mask
         gathered = _gather_steps(outputs, indices.clamp(min=0, max=self._mask.shape[1] - 1))

@@ -103,7 +103,7 @@ def _embedding_mask(layer: Any, inputs: Tensor, mask: Any = None) -> Any:
 def _run_through_graph(function: Any, inputs: Any, operation_fn: Any = lambda op: op, call_fn: Any = None) -> Any:
     """Replaces `Function._run_through_graph`, which runs the graph of a functional model, by `run_graph`."""
     run = _running[-1]
-    if call_fn is not None:
+    if call_fn is not None:  # a call without values, to compute shapes or to clone the model
         return _ORIGINAL[_run_through_graph](function, inputs, operation_fn, call_fn)
     from keras import tree
 
@@ -120,13 +120,13 @@ def _rnn_call(layer: Any, sequences: Tensor, initial_state: Any = None, mask: An
     2. That of the lengths: all steps, and the lengths.
     3. Any other: the valid steps of each row, moved to its front, and their number (`GatheredSteps`).
 
-    Keras runs a layer that is stateful, or for a cell of which ONNX has no operator.
+    A layer that is stateful, or that has a cell without an operator in ONNX, runs as it is.
 
     Raises:
         TraceError: There is such a layer in a trace.
     """
     run, mask = _running[-1], _first_mask(mask)
-    # Keras runs it, if it must
+    # What no operator can run, Keras runs
     cells = list(layer.cell.cells) if type(layer.cell).__name__ == "StackedRNNCells" else [layer.cell]
     forms = [recurrent.form_of(cell) for cell in cells]
     reason = next((form for form in forms if isinstance(form, str)), None)
@@ -190,8 +190,8 @@ def _output(
     if not layer.return_sequences:
         if mask is None or not layer.zero_output_for_mask:
             return last_state
-        is_last_step_valid = mask[:, :1] if layer.go_backwards else mask[:, -1:]
-        return torch.where(is_last_step_valid.bool(), last_state, 0.0)
+        is_valid = mask[:, :1] if layer.go_backwards else mask[:, -1:]  # the step that runs last
+        return torch.where(is_valid.bool(), last_state, 0.0)
     # All steps
     if gathered is not None:
         return gathered.back(values, backwards=layer.go_backwards, repeated=not layer.zero_output_for_mask)

@@ -55,8 +55,8 @@ class KnownLayers(nn.Module):
 
     def module_of(self, operation: Any) -> Callable[..., Any]:
         """The module that is registered for an operation between layers; without one, the operation itself."""
-        stand_in: Callable[..., Any] = self._operations.get(identity(operation), operation)
-        return stand_in
+        module: Callable[..., Any] = self._operations.get(identity(operation), operation)
+        return module
 
     def matched_in_every_run(self, layer: Any, compare: Callable[[], bool] | None = None) -> bool:
         """Whether the input of a layer was the model's input in every learning run, or its mask that of the lengths.
@@ -145,7 +145,7 @@ class KerasRun:
 
         Without a mask, Keras runs a layer over the padding, too, and so does a run. But a trace gives it lengths: only
         a model without leaks is exported, whose answers do not depend on what is computed at padding. If the values
-        `[rows, width, features]` have other axes than the model's steps, these are the full width.
+        `[rows, width, features]` have another number of rows or steps than the model's input, each length is the width.
         """
         if self.lengths is None or not self.is_traced:
             return None
