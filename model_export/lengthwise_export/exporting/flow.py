@@ -148,7 +148,7 @@ def publish(
 def check(target: targets.TargetSource, options: CheckOptions) -> Report:
     """Loads a target and checks it; a ConfigurationError if it cannot be loaded, or an option or a comment is wrong."""
     linecache.checkcache()  # a report shows lines, and in a notebook a file may have changed since
-    name = targets.named(target)
+    name = targets.name_of(target)
     try:
         stated_layout = padding_side.stated_layout(options)
         read = targets.read(target, options, blind=options.suggest, layout=stated_layout)

@@ -1,1 +1,1 @@
-"""Loads a TARGET: a spec, a checkpoint, a torch module, an ONNX file or a model directory."""
+"""Loads a TARGET: a spec, a checkpoint, a torch module, a Keras model, an ONNX file or a model directory."""

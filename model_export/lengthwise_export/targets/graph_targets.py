@@ -22,7 +22,14 @@ from lengthwise_export.targets.target import DirectoryTarget, GraphTarget, check
 def read_model(
     text: str, model: onnx.ModelProto | None, options: TargetOptions, blind: bool, layout: StepLayout | None = None
 ) -> GraphTarget:
-    """The target of a graph: `model`, or else the ONNX file `text`; `layout`: of the steps, where a check states it.
+    """Reads the target of a graph.
+
+    Args:
+        text: The name of the target in messages, and the path of the ONNX file if `model` is None.
+        model: The graph; None to read the file.
+        options: The options of the target.
+        blind: Whether the graph may take the steps alone.
+        layout: The layout of the steps that the user states for a check; None if there is none.
 
     Raises:
         ConfigurationError: The file cannot be read as ONNX, or holds no graph.
@@ -33,7 +40,7 @@ def read_model(
     else:
         try:
             proto = onnx.load(text)
-        except Exception as error:  # protobuf's own kinds, and those of files beside the graph
+        except Exception as error:  # protobuf's own errors, and those of files beside the graph
             raise ConfigurationError(f"{text} cannot be read as ONNX: {error}") from error
     if not proto.graph.output:
         raise ConfigurationError(f"{text} holds no graph: it has no output")
@@ -42,21 +49,21 @@ def read_model(
     else:
         reading = read_graph(proto, options, blind=blind, takes_positions=layout is not None)
     labels = labels_of(text, options, reading.classes)
-    own = labels_in(proto)
-    if own is not None and len(own) == reading.classes:
-        check_options_agree(text, options, reading.steps, own)
-        labels = own
+    labels_in_graph = labels_in(proto)
+    if labels_in_graph is not None and len(labels_in_graph) == reading.classes:
+        check_options_agree(text, options, reading.steps, labels_in_graph)
+        labels = labels_in_graph
     return GraphTarget(text=text, labels=labels, **graph_fields(reading))
 
 
 def graph_fields(reading: ExternalGraph, *, one_by_one: bool = False) -> dict[str, Any]:
-    """The fields of a target that follow from the reading of its graph; with `one_by_one`, each row runs alone."""
+    """The fields of a `GraphTarget` that follow from the reading of its graph; `one_by_one`: each row runs alone."""
     fields = {name: getattr(reading, name) for name in ("graph", "names", "per_step", "blind")}
     return fields | {"subject": OnnxSubject(reading, one_by_one=one_by_one)}
 
 
 def read_directory(text: str, options: TargetOptions) -> DirectoryTarget:
-    """The target of a model directory.
+    """Reads the target of a model directory.
 
     Raises:
         ConfigurationError: The folder is not a model directory, or an option contradicts its manifest.
@@ -72,7 +79,7 @@ def read_directory(text: str, options: TargetOptions) -> DirectoryTarget:
             f"`lengthwise train` wrote){instead}"
         )
     manifest = Manifest.read(directory)
-    manifest.checked(directory)
+    manifest.checked(directory)  # raises if a file differs from its digest in the manifest
     check_options_agree(text, options, manifest.input, manifest.labels)
     per_step, graph = manifest.task == "per-step", onnx.load(directory / GRAPH_FILE)
     reading = ExternalGraph(graph, manifest.input, manifest.graph, manifest.classes, per_step=per_step)

@@ -1,4 +1,7 @@
-"""Which layout a check tries: what the options say, else what the model says of its padding."""
+"""Finds the layout of steps that a check tries: that of the options, or else that which the model names.
+
+A model names it as `padding_side`, in an attribute of the module, of a part, or of a configuration of Hugging Face.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +14,12 @@ from lengthwise_export.layouts import StepLayout
 from lengthwise_export.options import CheckOptions
 from lengthwise_export.targets.target import Target, TorchTarget
 
-_SAYS_SO: Final = ("config", "generation_config", "tokenizer", "processor")
-"""What may hold `padding_side`, as Hugging Face calls it, beside a module itself."""
+_HOLDERS: Final = ("config", "generation_config", "tokenizer", "processor")
+"""Attributes of a module whose objects may have a `padding_side`, as those of Hugging Face have."""
 
 
 def stated_layout(options: CheckOptions) -> StepLayout | None:
-    """The layout that the options name; None if they name none.
+    """The layout that the options `packed` or `padding` name; None if neither is set.
 
     Raises:
         ConfigurationError: They name two, or an input of packed rows without `packed`.
@@ -33,7 +36,12 @@ def stated_layout(options: CheckOptions) -> StepLayout | None:
 
 
 def in_its_layout(target: Target, stated: StepLayout | None, options: CheckOptions) -> Target:
-    """The target, its model in the layout that is stated or that the model says.
+    """The target, with its model in the layout that the user states or that the model names.
+
+    Args:
+        target: The target as it was read.
+        stated: The layout that the user states; None for that of the model, or else right padding.
+        options: The options of the check; `train` and `pad_id` are applied as well.
 
     Raises:
         ConfigurationError: An option is about rows that are padded on the right only, about tokens, or about torch.
@@ -66,10 +74,10 @@ def in_its_layout(target: Target, stated: StepLayout | None, options: CheckOptio
 
 
 def _with_pad_id(target: Target, layout: StepLayout, options: CheckOptions) -> StepLayout:
-    """The layout with the id that callers write into padding.
+    """The layout with the id of the option `pad_id`, which callers write into padding.
 
     Raises:
-        ConfigurationError: Steps are no tokens, or the vocabulary does not have it.
+        ConfigurationError: Steps are not tokens, or the vocabulary does not have the id.
     """
     count = target.steps.vocabulary
     if count is None:
@@ -82,10 +90,10 @@ def _with_pad_id(target: Target, layout: StepLayout, options: CheckOptions) -> S
 
 
 def _in_training(target: Target) -> Target:
-    """The target, its module in training mode.
+    """The target, with its module in training mode, and a snapshot of the module's state.
 
     Raises:
-        ConfigurationError: It is no torch module.
+        ConfigurationError: The target is not a torch module, or is a Keras model.
     """
     if not isinstance(target, TorchTarget) or target.subject.own_names is not None:
         raise ConfigurationError(f"--train is for torch modules, and {target.text} is none")
@@ -96,11 +104,14 @@ def _in_training(target: Target) -> Target:
 
 
 def _padding_side(target: Target) -> str | None:
-    """What a module, a part of it, their configurations or a graph's metadata say; None if they say nothing."""
+    """The `padding_side` of a model, such as `left`; None if the model does not name it.
+
+    A graph has it in its metadata, a module in an attribute of its own, of a part, or of their `_HOLDERS`.
+    """
     if (graph := getattr(target, "graph", None)) is not None:
         return next((str(entry.value) for entry in graph.metadata_props if entry.key == "padding_side"), None)
     module: Any = getattr(target.subject, "module", None)
     parts = [] if module is None else [*module.modules()]
-    holders = itertools.chain(parts, (getattr(part, name, None) for part in parts for name in _SAYS_SO))
+    holders = itertools.chain(parts, (getattr(part, name, None) for part in parts for name in _HOLDERS))
     sides = (getattr(holder, "padding_side", None) for holder in holders)
     return next((side for side in sides if isinstance(side, str)), None)

@@ -1,6 +1,8 @@
 """A torch module as a target: finds the kind of a step, from the options, or from its layers and from trial runs.
 
-If nothing runs, other ways to call the module are tried, so that the error can name the option that helps.
+The *kind of a step* (`StepInput`) is a number of features, or the size of a vocabulary of token ids. Candidates are the
+input sizes of the module's layers and the rows of its embedding tables; the module runs small batches of each. If none
+runs, other ways to call the module are tried, so that the error can name the option that helps.
 """
 
 from __future__ import annotations
@@ -30,17 +32,21 @@ from lengthwise_export.tracing.module_state import ModuleState
 
 _WIDTHS: Final = (7, 8, 64, 515)  # Widths to try; some models need an even number, or many samples
 _TABLES: Final = (nn.Embedding, nn.EmbeddingBag)
-_NOT_ABOUT_STEPS: Final = (AttributeError, ImportError, NameError, NotImplementedError)  # Raised whatever a step is
+_UNRELATED_ERRORS: Final = (AttributeError, ImportError, NameError, NotImplementedError)  # Raised for any kind of step
 
 
 InferredSteps = tuple[TorchSubject, tuple[int, ...]]
 """A module with its kind of step and its signature, and the shape of its answer, rows first."""
 
-_Called = Callable[..., TorchSubject]  # Makes the module a subject with a kind of a step, and maybe another `signature`
+_MakeSubject = Callable[..., TorchSubject]
+"""Makes the subject of a module: takes a kind of step, and optionally another `signature`."""
 
 
-def _width_trials(subject: TorchSubject) -> Iterator[InferredSteps]:
-    """The module with the shape of its answer, at each of the usual widths at which it runs."""
+def _running_widths(subject: TorchSubject) -> Iterator[InferredSteps]:
+    """Yields the subject and the shape of its answer, at each of `_WIDTHS` at which it runs.
+
+    If the classes of the answer come before the steps, the subject gets a signature that says so.
+    """
     sampler, signature = Sampler(subject.steps, seed=0), subject.signature
     for width in _WIDTHS:
         if width == subject.steps.features:  # a module that takes the axes in another order would run too
@@ -63,34 +69,49 @@ def read_steps(
     select_output: OutputSelector,
     state: ModuleState | None = None,
 ) -> InferredSteps:
-    """Finds the kind of a step; `state`: the state of the module when it was loaded.
+    """Finds the kind of a step: the only candidate with which the module runs.
+
+    Args:
+        text: The name of the target in messages.
+        module: The module.
+        options: The options of the target; `features` or `vocabulary` make the kind known.
+        signature: How the module is called.
+        select_output: Takes the answer from its outputs.
+        state: The state of the module when it was loaded.
+
+    Returns:
+        The module with its kind of step, and the shape of its answer. If the module runs at no usual width, the kind
+        for which the check will report why.
 
     Raises:
         ConfigurationError: No kind of step runs, or several do; the message names the options that help.
     """
     if options.features is not None and options.vocabulary is not None:
         raise ConfigurationError("--features and --vocabulary: a step is either numbers or a token id, not both")
-    called = partial(TorchSubject, module, signature=signature, select_output=select_output, state=state)
+    make_subject = partial(TorchSubject, module, signature=signature, select_output=select_output, state=state)
     if options.features is not None:
         candidates = [StepInput(features=options.features)]
     elif options.vocabulary is not None:
         candidates = [StepInput(kind="tokens", vocabulary=options.vocabulary)]
     else:
-        tokens = _vocabulary(called, module)
-        if tokens is not None and (
-            reading := next(_width_trials(called(StepInput(kind="tokens", vocabulary=tokens))), None)
-        ):
-            return reading
+        # An embedding table that gets the steps themselves decides.
+        vocabulary = _vocabulary_of_steps(make_subject, module)
+        if vocabulary is not None:
+            of_tokens = make_subject(StepInput(kind="tokens", vocabulary=vocabulary))
+            if inferred := next(_running_widths(of_tokens), None):
+                return inferred
         candidates = list(dict.fromkeys(_likely_steps(module)))
-    running = [reading for steps in candidates if (reading := next(_width_trials(called(steps)), None)) is not None]
-    if not running and not signature.channels_first and (options.features or 1) == 1 and options.vocabulary is None:
+    readings = [
+        inferred for steps in candidates if (inferred := next(_running_widths(make_subject(steps)), None)) is not None
+    ]
+    if not readings and not signature.channels_first and (options.features or 1) == 1 and options.vocabulary is None:
         # Raw samples: one value for each step, without an axis of features.
-        raw = called(StepInput(features=1), signature=replace(signature, features_axis=False))
-        running = list(itertools.islice(_width_trials(raw), 1))
-    if len(running) > 1:
-        choices = " and with ".join(_as_option(subject.steps) for subject, _ in running)
+        raw_samples = make_subject(StepInput(features=1), signature=replace(signature, features_axis=False))
+        readings = list(itertools.islice(_running_widths(raw_samples), 1))
+    if len(readings) > 1:
+        choices = " and with ".join(_as_option(subject.steps) for subject, _ in readings)
         raise ConfigurationError(f"{text} runs with {choices}: pass the right one")
-    return running[0] if running else _of_none(text, called, options, candidates)
+    return readings[0] if readings else _steps_for_check(text, make_subject, options, candidates)
 
 
 def read_packed_steps(
@@ -101,7 +122,9 @@ def read_packed_steps(
     select_output: OutputSelector,
     state: ModuleState | None = None,
 ) -> InferredSteps:
-    """Finds the kind of a step of a module that takes packed rows, `[1, steps]` or `[steps]`; see `read_steps`.
+    """Finds the kind of a step of a module that takes packed rows, as `read_steps` does; its layout gets the form.
+
+    A packed row is `[1, steps]` or `[steps]`, and the module answers each step, or each sequence.
 
     Raises:
         UncheckableError: Neither form gives one answer for each sequence, or for each step.
@@ -115,22 +138,22 @@ def read_packed_steps(
         except (ConfigurationError, UncheckableError) as error:
             errors.append(str(error))
             continue
-        if (form := _form_of_packed(subject)) is None:
+        if (problem := _why_wrong_form(subject)) is None:
             return subject.with_layout(replace(subject.layout, per_step=len(shape) == 3)), shape
-        errors.append(form)
+        errors.append(problem)
     raise UncheckableError(errors[0])
 
 
-def _form_of_packed(subject: TorchSubject) -> str | None:
-    """What is wrong with the answer to a packed row; None if it is one of each sequence or of each step."""
-    sampler, raised = Sampler(subject.steps, seed=0), "it raises for every packed row"
+def _why_wrong_form(subject: TorchSubject) -> str | None:
+    """What is wrong with the answer to a packed row, as a sentence; None if it is one for each sequence or step."""
+    sampler, problem = Sampler(subject.steps, seed=0), "it raises for every packed row"
     for width in _WIDTHS[1:]:
         lengths = (width - 2, max(width // 2, 1), 1)
         batch = pad([sampler.sequence(length) for length in lengths], width=width)
         try:
             logits = subject.answer(batch).logits
         except RunError as error:
-            raised = f"the model raises for {batch.rows} sequences in a packed row: {error}"
+            problem = f"the model raises for {batch.rows} sequences in a packed row: {error}"
             continue
         if logits.shape[:-1] in ((batch.rows,), (batch.rows, batch.width)):
             return None
@@ -140,11 +163,15 @@ def _form_of_packed(subject: TorchSubject) -> str | None:
             f"the output is {list(shape)} for {batch.rows} sequences in a packed row of {steps} steps, but must be "
             "[sequences, classes] or [1, steps, classes]"
         )
-    return raised
+    return problem
 
 
-def _of_none(text: str, called: _Called, options: TargetOptions, candidates: Sequence[StepInput]) -> InferredSteps:
-    """For a module that runs at no usual width: the kind of step for which the check will report why.
+def _steps_for_check(
+    text: str, make_subject: _MakeSubject, options: TargetOptions, candidates: Sequence[StepInput]
+) -> InferredSteps:
+    """For a module that runs at no usual width: the kind of step for which the check will report why, and a shape.
+
+    The shape `(0, classes)` has the number of classes from the options, or 1.
 
     Raises:
         ConfigurationError: The kind cannot be inferred, or the module raises for every batch that was tried.
@@ -154,15 +181,15 @@ def _of_none(text: str, called: _Called, options: TargetOptions, candidates: Seq
         raise ConfigurationError(
             f"{text}: the kind of a step cannot be inferred from the module; pass --features N or --vocabulary N"
         )
-    subject = called(candidates[0])
+    subject = make_subject(candidates[0])
     sampler = Sampler(subject.steps, seed=0)
     small = pad([sampler.sequence(length) for length in (5, 3, 1)], width=7)
     error = run_error(subject, small) or RunError("it runs at some widths only")
-    _explain_by_other_calls(text, called, candidates, error)
-    is_about_steps = not isinstance(error.__cause__, _NOT_ABOUT_STEPS)
+    _explain_by_other_calls(text, make_subject, candidates, error)
+    is_about_steps = not isinstance(error.__cause__, _UNRELATED_ERRORS)
     is_stated = options.features is not None or options.vocabulary is not None
     is_blind = subject.signature.second == "none"
-    for subject in map(called, candidates) if is_about_steps or not is_blind else ():
+    for subject in map(make_subject, candidates) if is_about_steps or not is_blind else ():
         sampler = Sampler(subject.steps, seed=0)
         takes_one_row = any(runs(subject, pad([sampler.sequence(width)], width=width)) for width in _WIDTHS)
         if is_stated or takes_one_row or widths_at_which_it_runs(subject, sampler):
@@ -172,42 +199,52 @@ def _of_none(text: str, called: _Called, options: TargetOptions, candidates: Seq
                 )
             # The check finds which sizes run and has a better error message.
             return subject, (0, options.classes or len(options.labels or ()) or 1)
-    flags = [_as_option(steps) for steps in candidates[:4]]
-    which = f"; with {flags[0]}" if len(flags) > 1 else ""
+    options_shown = [_as_option(steps) for steps in candidates[:4]]
+    example = f"; with {options_shown[0]}" if len(options_shown) > 1 else ""
     hint = ". If a step is something else, pass --features N or --vocabulary N"
     if not is_about_steps:
-        which, hint = "", part_instead(subject.module) if isinstance(error.__cause__, NotImplementedError) else ""
-    raise ConfigurationError(f"{text} raises for every batch that was tried ({', '.join(flags)}){which}: {error}{hint}")
+        example, hint = "", part_instead(subject.module) if isinstance(error.__cause__, NotImplementedError) else ""
+    raise ConfigurationError(
+        f"{text} raises for every batch that was tried ({', '.join(options_shown)}){example}: {error}{hint}"
+    )
 
 
 def _as_option(steps: StepInput) -> str:
+    """The option for a kind of step, such as `--features 3`."""
     return f"--features {steps.features}" if steps.features else f"--vocabulary {steps.vocabulary}"
 
 
-def _explain_by_other_calls(text: str, called: _Called, candidates: Sequence[StepInput], error: RunError) -> None:
-    """Explains why a module raises, if its weights are not float32, or if another way to call it runs.
+def _explain_by_other_calls(
+    text: str, make_subject: _MakeSubject, candidates: Sequence[StepInput], error: RunError
+) -> None:
+    """Makes sure that a module raises neither because of its weights nor because of the way in which it is called.
 
     Raises:
-        ConfigurationError: One is the case; the message says what to change.
+        ConfigurationError: Its weights are not float32, or it runs if it is called in another way; the message says
+            what to change.
     """
-    first = called(candidates[0])
-    wrong = {tensor.dtype for tensor in first.module.parameters() if tensor.is_floating_point()} - {torch.float32}
-    if wrong:
-        named = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in wrong))
+    subject = make_subject(candidates[0])
+    wrong_dtypes = {tensor.dtype for tensor in subject.module.parameters() if tensor.is_floating_point()} - {
+        torch.float32
+    }
+    if wrong_dtypes:
+        dtypes = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in wrong_dtypes))
         raise ConfigurationError(
-            f"{text} has weights of {named}, but steps are float32: return module.float() from the factory ({error})"
+            f"{text} has weights of {dtypes}, but steps are float32: return module.float() from the factory ({error})"
         )
-    for signature, way in first.signature.alternatives():
+    for signature, sentence_end in subject.signature.alternatives():
         for steps in candidates:
             if signature.channels_first and steps.kind == "tokens":
                 continue
             # At one width only, the width may have been mistaken for the features.
-            if len(list(itertools.islice(_width_trials(called(steps, signature=signature)), 2))) == 2:
-                raise ConfigurationError(f"{text}, called with {_as_option(steps)}, raises: {error}. It runs {way}")
+            if len(list(itertools.islice(_running_widths(make_subject(steps, signature=signature)), 2))) == 2:
+                raise ConfigurationError(
+                    f"{text}, called with {_as_option(steps)}, raises: {error}. It runs {sentence_end}"
+                )
 
 
 def _likely_steps(module: nn.Module) -> Iterator[StepInput]:
-    """The kinds of steps that the module's layers accept, in the order of the layers."""
+    """Yields the kinds of steps that the module's layers accept, in the order of the layers, with repeats."""
     for part in module.modules():
         if isinstance(part, _TABLES):
             yield StepInput(kind="tokens", vocabulary=part.num_embeddings)
@@ -217,20 +254,27 @@ def _likely_steps(module: nn.Module) -> Iterator[StepInput]:
                 yield StepInput(features=size)
 
 
-def _vocabulary(called: _Called, module: nn.Module) -> int | None:
-    """The number of token ids: the rows of the embedding table that is indexed with the steps themselves."""
+def _vocabulary_of_steps(make_subject: _MakeSubject, module: nn.Module) -> int | None:
+    """The size of the vocabulary: the rows of the embedding table that is indexed with the steps themselves.
+
+    A smaller `vocab_size` in a configuration of the module counts before it. None if no table gets the steps, or if
+    several tables of different sizes do.
+    """
     tables = [part for part in module.modules() if isinstance(part, _TABLES)]
     if not tables:
         return None
     # 0 and 1 are valid ids in every table.
     ids = torch.randint(2, (3, 7), generator=torch.Generator().manual_seed(0)).numpy()
     sizes: set[int] = set()
-    subject, batch = called(StepInput(kind="tokens", vocabulary=2)), pad(list(ids), multiple=1)
-    given = torch.tensor(subject.layout.arrange(batch).steps)
+    subject, batch = make_subject(StepInput(kind="tokens", vocabulary=2)), pad(list(ids), multiple=1)
+    steps_indices = torch.tensor(subject.layout.arrange(batch).steps)
 
     def note_table(table: nn.Embedding | nn.EmbeddingBag, arguments: tuple[Any, ...]) -> None:
+        """A hook before a table runs: notes its size if it gets the steps, transposed or of one row too."""
         indices = arguments[0] if arguments else None
-        if isinstance(indices, Tensor) and any(torch.equal(indices, way) for way in (given, given.mT, given[0])):
+        if isinstance(indices, Tensor) and any(
+            torch.equal(indices, form) for form in (steps_indices, steps_indices.mT, steps_indices[0])
+        ):
             sizes.add(table.num_embeddings)
 
     with contextlib.ExitStack() as undo, contextlib.suppress(RunError):
@@ -239,46 +283,57 @@ def _vocabulary(called: _Called, module: nn.Module) -> int | None:
         subject.answer(batch)
     if len(sizes) != 1:
         return None
-    (size,) = sizes  # or what a configuration says, as those of Hugging Face: the table may be larger
-    configured = [getattr(getattr(part, "config", None), "vocab_size", None) for part in module.modules()]
-    return next((one for one in configured if isinstance(one, int) and 0 < one <= size), size)
+    (size,) = sizes
+    # Hugging Face's configurations name the size of the vocabulary; the table may be larger.
+    configured_sizes = [getattr(getattr(part, "config", None), "vocab_size", None) for part in module.modules()]
+    return next(
+        (
+            size_in_config
+            for size_in_config in configured_sizes
+            if isinstance(size_in_config, int) and 0 < size_in_config <= size
+        ),
+        size,
+    )
 
 
 _ROWS: Final = 3
 _ROW_TRIAL_WIDTHS: Final = (11, 64, 515)  # widths to try; convolutions without padding need many steps
-_SAME: Final = 1e-4  # answers that differ by less are the same, in units of max(1, |logit|)
+_TOLERANCE: Final = 1e-4  # answers that differ by less are the same, in units of max(1, |logit|)
 
 
 def require_order_of_axes(text: str, subject: TorchSubject) -> None:
     """Makes sure that a module does not mix rows only because it takes its axes in another order.
 
     Raises:
-        ConfigurationError: It does; the message names the option for the order in which it keeps them apart.
+        ConfigurationError: It mixes rows, and does not if it is called in another way; the message names the option.
     """
-    if _keeps_rows_apart(subject):
+    if _has_separate_rows(subject):
         return
     for alternative in subject.alternatives():
-        if _keeps_rows_apart(alternative.subject):
+        if _has_separate_rows(alternative.subject):
             raise ConfigurationError(
                 f"{text}: the answer to a sequence depends on the other rows of its batch, or is not in its row. It "
                 f"keeps to its row {alternative.sentence_end}"
             )
 
 
-def _keeps_rows_apart(subject: Subject) -> bool:
-    """Whether there is one answer for each row (and step), which another first row does not change."""
+def _has_separate_rows(subject: Subject) -> bool:
+    """Whether a module answers each row (or each of its steps) by itself: another first row changes no other answer.
+
+    False if it runs at none of the widths, or its answer has another form.
+    """
     sampler = Sampler(subject.steps, seed=0)
     for width in _ROW_TRIAL_WIDTHS:
         batch = pad([sampler.sequence(width) for _ in range(_ROWS)], width=width)
         changed = batch.steps.copy()
         changed[0] = sampler.sequence(width)
         try:
-            before = subject.answer(batch).logits
-            after = subject.answer(PaddedBatch(changed, batch.lengths)).logits
+            logits = subject.answer(batch).logits
+            changed_logits = subject.answer(PaddedBatch(changed, batch.lengths)).logits
         except RunError:
             continue
-        if before.shape[:-1] not in ((_ROWS,), (_ROWS, width)) or before.shape != after.shape:
+        if logits.shape[:-1] not in ((_ROWS,), (_ROWS, width)) or logits.shape != changed_logits.shape:
             return False
-        gap = np.abs(before[1:] - after[1:]).max()
-        return bool(gap <= _SAME * max(1.0, float(np.abs(before[1:]).max())))
+        difference = np.abs(logits[1:] - changed_logits[1:]).max()
+        return bool(difference <= _TOLERANCE * max(1.0, float(np.abs(logits[1:]).max())))
     return False

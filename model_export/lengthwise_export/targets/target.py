@@ -1,7 +1,7 @@
 """What every TARGET has once it is read: a model to check, its graph, and what an export or a check says about it.
 
-Each kind is a class of its own, which knows how its model is built, compared and described. `torch_targets.py` reads
-those that run in torch, `graph_targets.py` those that are graphs.
+Each kind of target is a class of its own, which knows how its graph is built, compared and described.
+`torch_targets.py` reads targets that run in torch, `graph_targets.py` those that are graphs.
 """
 
 from __future__ import annotations
@@ -47,44 +47,47 @@ class Target(ABC):
     traced: ClassVar[bool] = False  # Whether its graph is traced from torch, so that it can be compared with it
 
     text: str  # Its name in messages
-    subject: Subject
-    labels: tuple[str, ...]
-    per_step: bool
-    names: GraphNames
+    subject: Subject  # The model, as a check runs it
+    labels: tuple[str, ...]  # The names of the classes, in the order of the outputs
+    per_step: bool  # Whether it answers each step, and not each sequence
+    names: GraphNames  # The names of the inputs and outputs of its graph
     # Whether it takes the steps alone. Then its graph lacks the input `names.lengths`, which a mend adds, and
     # `subject` runs a batch as if it had no padding
     blind: bool = False
     is_object: bool = False  # Whether the caller passed an object, and not a text
-    notices: tuple[str, ...] = ()  # What a user should know of how it was read
-    scores: ScoreKind | None = None  # What its output is, if the model says that
+    notices: tuple[str, ...] = ()  # What a user should know about how it was read
+    scores: ScoreKind | None = None  # What its output is; None if the model does not say that
     min_length: int = 1  # The shortest sequence that it is known to accept, in steps
-    promise: str | None = None  # What is promised of its answers, as a sentence; None if it is not published
+    promise: str | None = None  # What its manifest promises of its answers, as a sentence; None if it is not published
 
     @property
     def steps(self) -> StepInput:
-        """The kind of a step."""
+        """What a step is: values of features, or a token id."""
         return self.subject.steps
 
     @abstractmethod
     def build(self, name: str, opset: int, *, origins: bool = False) -> onnx.ModelProto:
-        """The graph, for a model of this name; with `origins`, the nodes say which line of code they come from."""
+        """The ONNX graph, for a model of this name.
+
+        With `origins`, the metadata of the nodes say from which line of code they come.
+        """
 
     @abstractmethod
     def may_take_nan(self, batch: PaddedBatch) -> bool:
         """Whether the model seems to handle missing values; the steps of `batch` are values, not tokens."""
 
     def reference(self, batch: PaddedBatch) -> BatchLogits:
-        """Logits `[rows, classes]` or `[rows, width, classes]` of the model itself."""
+        """The logits `[rows, classes]` or `[rows, width, classes]` of the model, with which its graph is compared."""
         return self.subject.answer(batch).logits
 
     def exact(self, batch: PaddedBatch) -> BatchLogits | None:
-        """As `reference`, in float64; None if the model does not run in float64."""
+        """The logits as of `reference`, but computed in float64; None if the model does not run in float64."""
         answer = self.subject.answer_in_float64(batch)
         return None if answer is None else answer.logits
 
     @property
     def unmended(self) -> Target:
-        """The target with which a mend begins."""
+        """The target with which a mend begins: the same model without lengths, if it was read in two ways."""
         return self
 
     @property
@@ -94,23 +97,23 @@ class Target(ABC):
 
     @property
     def padding(self) -> PaddingCut:
-        """What is cut off from the end of sequences of data before the model sees them."""
+        """What is cut off from the end of sequences in data files before the model sees them; None for nothing."""
         return None
 
     def origin(self) -> dict[str, str | int | float | None]:
-        """Where the model comes from, for `made` in the manifest."""
+        """Where the model comes from: entries of the field `made` of the manifest."""
         return {"target": Path(self.text).name}
 
     @property
     def check_command(self) -> str:
-        """How to check it."""
+        """The command or the Python function that checks the target, for messages."""
         return "lengthwise_export.check" if self.is_object else f"lengthwise check {self.text}"
 
     def describe(self, **fields: Any) -> Manifest:
-        """A manifest of the model, with these other fields."""
-        own: dict[str, Any] = {"name": "model", "version": 1, "input": self.steps, "labels": self.labels}
-        own |= {"task": "per-step" if self.per_step else "single-label", "graph": self.names}
-        return Manifest(**own | fields)
+        """A manifest of the model; `fields` are further fields, or other values for those of the target."""
+        own_fields: dict[str, Any] = {"name": "model", "version": 1, "input": self.steps, "labels": self.labels}
+        own_fields |= {"task": "per-step" if self.per_step else "single-label", "graph": self.names}
+        return Manifest(**own_fields | fields)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,15 +126,20 @@ class TorchTarget(Target):
     checkpoint: Path | None = None
 
     def build(self, name: str, opset: int, *, origins: bool = False) -> onnx.ModelProto:
-        """Traces its graph."""
+        """The graph, traced from torch."""
         from lengthwise_export.tracing import graph  # torch's exporter, which a check does without
 
-        how: dict[str, Any] = {"signature": self.subject.signature, "select_output": self.subject.select_output}
-        proto = graph.build(self.subject.module, self.steps, name=name, labels=self.labels, opset=opset, **how)
+        call_settings: dict[str, Any] = {
+            "signature": self.subject.signature,
+            "select_output": self.subject.select_output,
+        }
+        proto = graph.build(
+            self.subject.module, self.steps, name=name, labels=self.labels, opset=opset, **call_settings
+        )
         return proto if origins else graph.without_exporter_metadata(proto)
 
     def may_take_nan(self, batch: PaddedBatch) -> bool:
-        """Whether the answers to a NaN at the first step are finite."""
+        """Whether the answers to a batch with NaN at the first step of each row are finite."""
         steps = batch.steps.copy()
         steps[:, 0] = np.nan
         with suppress(RunError):
@@ -141,7 +149,7 @@ class TorchTarget(Target):
 
 @dataclass(frozen=True, kw_only=True)
 class SpecTarget(TorchTarget):
-    """A model of the built-in architecture."""
+    """A model of the built-in architecture, which a spec describes."""
 
     spec: Spec
 
@@ -152,16 +160,16 @@ class SpecTarget(TorchTarget):
 
     @property
     def padding(self) -> PaddingCut:
-        """What the spec says of padding in data files."""
+        """What the spec says about padding in data files."""
         return self.spec.input.padding
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModuleTarget(TorchTarget):
-    """A user's module."""
+    """A user's torch module."""
 
     def origin(self) -> dict[str, str | int | float | None]:
-        """Where the module comes from, and its weights."""
+        """Where the module and its weights come from."""
         if self.checkpoint is not None:
             return super().origin() | {"checkpoint": digest(self.checkpoint)}
         return super().origin() | ({} if self.is_object else {"weights": "the factory's own"})
@@ -169,12 +177,12 @@ class ModuleTarget(TorchTarget):
 
 @dataclass(frozen=True, kw_only=True)
 class GraphTarget(Target):
-    """A graph that was made elsewhere. It keeps its bytes."""
+    """A graph that was made elsewhere. An export does not rewrite it."""
 
     graph: onnx.ModelProto
 
     def build(self, name: str, opset: int, *, origins: bool = False) -> onnx.ModelProto:
-        """The graph, whatever name and opset are."""
+        """The graph as it is, whatever the name and the opset are."""
         return self.graph
 
     def may_take_nan(self, batch: PaddedBatch) -> bool:
@@ -199,12 +207,16 @@ LARGE: Final = 10_000_000
 
 
 def threads_of_check(subject: Subject) -> AbstractContextManager[None]:
-    """`one_torch_thread`, unless the module is large: then the order of sums is as torch is set."""
+    """The context in which a model is checked: `one_torch_thread`, or nothing for a large module.
+
+    Then the order of sums depends on the number of torch's threads.
+    """
     module = getattr(subject, "module", None)
     weights = 0 if module is None else sum(weight.numel() for weight in module.parameters())
     return nullcontext() if weights > LARGE else one_torch_thread()
 
 
+# Options that several kinds of targets take
 _STEP: Final = frozenset({"features", "vocabulary", "classes", "labels"})
 _AXES: Final = frozenset({"time_first", "channels_first", "second"})
 _KINDS: Final[dict[TargetKind, tuple[str, frozenset[str]]]] = {
@@ -222,7 +234,7 @@ def require_applicable(text: str, kind: TargetKind, options: TargetOptions) -> N
     """Makes sure that every option that is set applies to the kind of target.
 
     Raises:
-        ConfigurationError: One does not; the message names it.
+        ConfigurationError: An option does not; the message names it.
     """
     title, applicable = _KINDS[kind]
     for name in TargetOptions.model_fields:
@@ -233,27 +245,27 @@ def require_applicable(text: str, kind: TargetKind, options: TargetOptions) -> N
 
 
 def check_options_agree(text: str, options: TargetOptions, steps: StepInput, labels: Sequence[str]) -> None:
-    """Checks that no option contradicts the target.
+    """Makes sure that no option contradicts the target, which has these steps and these labels.
 
     Raises:
-        ConfigurationError: One does; the message names it.
+        ConfigurationError: An option does; the message names it.
     """
-    for flag, option, own in (
+    for flag, value, value_of_target in (
         ("features", options.features, steps.features),
         ("vocabulary", options.vocabulary, steps.vocabulary),
         ("classes", options.classes, len(labels)),
         ("labels", options.labels, tuple(labels)),
     ):
-        if option is not None and option != own:
-            raise ConfigurationError(f"--{flag} {option} contradicts {text}, which has {own}")
+        if value is not None and value != value_of_target:
+            raise ConfigurationError(f"--{flag} {value} contradicts {text}, which has {value_of_target}")
 
 
 def labels_of(text: str, options: TargetOptions, classes: int) -> tuple[str, ...]:
-    """The class names from the option `labels`; numbers without it.
+    """The names of the classes from the option `labels`; without it `"0"`, `"1"`, ...
 
     Raises:
-        ConfigurationError: An option gives another number of classes than the model has, or a label is empty or is
-            there twice.
+        ConfigurationError: An option gives another number of classes than the model has, or a label is empty, or two
+            are equal.
     """
     labels = tuple(options.labels or ())
     empty = [index for index, label in enumerate(labels) if not label.strip()]

@@ -40,12 +40,19 @@ def read(
     """Reads a TARGET: a text, a torch module or an ONNX graph.
 
     A module is not copied: it is put into evaluation mode, and the weights of `options.checkpoint` are loaded into it.
-    A `blind` model may take the steps alone, because it is to be mended; one that takes lengths or a mask gets them all
-    the same, unless `options.second` is `none`. `layout` is that of a check, if the user
-    states one. A ConfigurationError if it cannot be loaded or an option contradicts it, an UncheckableError if it takes
-    neither lengths nor a mask.
-    """
-    text = named(source)
+
+    Args:
+        source: The target.
+        options: Its description by the user.
+        blind: Whether the model may take the steps alone, because it is to be mended. If it takes lengths or a mask, it
+            gets them all the same, unless `options.second` is `none`.
+        layout: The layout of the steps that the user states for a check; None if there is none.
+
+    Raises:
+        ConfigurationError: The target cannot be loaded, or an option contradicts it.
+        UncheckableError: It takes neither lengths nor a mask, and is not `blind`.
+    """  # noqa: DOC502 - what it calls raises them
+    text = name_of(source)
     if is_address(source):
         text = str(model_directory(text))
     is_object = not isinstance(source, str | os.PathLike)
@@ -78,17 +85,17 @@ def read(
     return dataclasses.replace(target, is_object=is_object)
 
 
-def named(source: object) -> str:
-    """The name of a target in messages.
+def name_of(source: object) -> str:
+    """The name of a target in messages: its text, the name of a graph, or the class of a module.
 
     Raises:
-        ConfigurationError: It is not a target; the message says what is one.
+        ConfigurationError: It is not a target; the message says what a target is.
     """
     if isinstance(source, str | os.PathLike):
         return os.fspath(source)
     if _is_graph(source):
         return source.graph.name or "the graph"
-    torch = sys.modules.get("torch")  # who has a module has imported it
+    torch = sys.modules.get("torch")  # without torch there are no modules
     if torch is not None and isinstance(source, torch.nn.Module):
         return type(source).__name__
     if torch is not None and isinstance(source, type) and issubclass(source, torch.nn.Module):
@@ -101,7 +108,7 @@ def named(source: object) -> str:
 
 
 def _is_graph(source: object) -> TypeGuard[onnx.ModelProto]:
-    """Whether an object is a graph; who has one has imported onnx."""
+    """Whether an object is a graph. Onnx is not imported for that: without it there are no graphs."""
     onnx = sys.modules.get("onnx")
     return onnx is not None and isinstance(source, onnx.ModelProto)
 
@@ -115,10 +122,10 @@ _KIND_OF_SUFFIX: Final[dict[str, TargetKind]] = {
 
 
 def _kind(text: str) -> TargetKind:
-    """The kind of a target, by its suffix or form.
+    """The kind of a target that a text names, by its suffix or form.
 
     Raises:
-        ConfigurationError: The text is no target; the message says what a target is.
+        ConfigurationError: The text names no target, or a file that is not there; the message says what a target is.
     """
     path = Path(text)
     if text and path.is_dir():

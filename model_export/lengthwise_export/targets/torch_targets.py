@@ -37,41 +37,45 @@ from lengthwise_export.tracing.call_signature import (
 from lengthwise_export.tracing.module_state import ModuleState
 from lengthwise_export.tracing.source_lines import is_users, location_of
 
-_MODULE: Final = re.compile(r"[\w-]+(\.[\w-]+)*")
-"""The name of a module. Relative ones, which begin with a dot, have no package here."""
+_MODULE_NAME: Final = re.compile(r"[\w-]+(\.[\w-]+)*")
+"""The name of a module. Relative names, which begin with a dot, have no package here."""
 
-_READ: dict[str, tuple[Path, int]] = {}  # By their modules: files that were read, and when they changed
+_IMPORTED_FILES: dict[str, tuple[Path, int]] = {}  # By the name of a module: its file, and the time of its last change
 
 
 def module_of(text: str) -> nn.Module:
-    """The module that a factory returns, or the module itself if the name is one. Random weights have a fixed seed.
+    """The torch module that a text such as `nets.py:make` names: a module, or what the factory of this name returns.
+
+    Weights that the factory draws at random have a fixed seed.
 
     Raises:
         ConfigurationError: There is no such name, the factory raises, or it returns something else than a torch module.
     """
-    where, _, name = text.rpartition(":")
-    thing: Any = _imported(where, text)
+    module_text, _, name = text.rpartition(":")
+    thing: Any = _import_module(module_text, text)
     for part in name.split("."):
         if not hasattr(thing, part):
             members = vars(thing).items() if isinstance(thing, ModuleType) else ()
-            own = [key for key, value in members if getattr(value, "__module__", None) == thing.__name__]
-            there = ", ".join(key for key in own if not key.startswith("_"))
-            raise ConfigurationError(f"{text}: {where} has no {name}" + (f"; it has {there}" if there else ""))
+            own_names = [key for key, value in members if getattr(value, "__module__", None) == thing.__name__]
+            public_names = ", ".join(key for key in own_names if not key.startswith("_"))
+            raise ConfigurationError(
+                f"{text}: {module_text} has no {name}" + (f"; it has {public_names}" if public_names else "")
+            )
         thing = getattr(thing, part)
     if not isinstance(thing, nn.Module):
         if not callable(thing):
             raise ConfigurationError(f"{text} is a {type(thing).__name__}: name a function that returns a torch module")
         torch.manual_seed(0)
-        before = random.getstate()
+        random_state = random.getstate()
         random.seed(0)  # Keras draws the seeds of its weights from it
         try:
             thing = thing()
         except (Exception, SystemExit) as error:  # the user's own code
             takes_more = isinstance(error, TypeError) and location_of(error) is None  # it is raised by the call itself
-            hint = ": name a function without arguments that returns the module" if takes_more else ""
-            raise ConfigurationError(f"{text} raises: {_error_and_line(error)}{hint}") from error
+            advice = ": name a function without arguments that returns the module" if takes_more else ""
+            raise ConfigurationError(f"{text} raises: {_error_and_line(error)}{advice}") from error
         finally:
-            random.setstate(before)
+            random.setstate(random_state)
     if is_keras(thing):
         from lengthwise_export.keras_models.backend import import_keras
 
@@ -84,40 +88,50 @@ def module_of(text: str) -> nn.Module:
 
 
 def prefer_torch() -> None:
-    """Makes torch the backend of a Keras that is imported later by a user's file, unless the user chose another."""
+    """Makes torch the backend of Keras, if a user's file imports it later, unless the user chose another backend."""
     if "keras" not in sys.modules:
         os.environ.setdefault("KERAS_BACKEND", "torch")
 
 
 def is_keras(thing: object) -> bool:
-    """Whether an object is a layer or a model of Keras. Imports nothing."""
+    """Whether an object is a layer or a model of Keras. Keras is not imported for that."""
     return any(
         kind.__module__.partition(".")[0] in ("keras", "tf_keras") and kind.__name__ == "Layer"
         for kind in type(thing).__mro__
     )
 
 
-def _forget_stale_module(path: Path) -> None:
-    """Removes a module from `sys.modules` if its file has changed, or if it is of another file with the same name."""
+def _remove_stale_module(path: Path) -> None:
+    """Removes the module of a file from `sys.modules` if the file has changed since it was imported.
+
+    A user's module of another file with the same name is removed, too.
+    """
     module = sys.modules.get(path.stem)
     file = getattr(module, "__file__", None)
     if module is None or file is None or not path.is_file():
         return
-    before, changed = _READ.get(path.stem, (None, 0))
-    is_other = Path(file).resolve() != path and is_users(file)
-    if is_other or (before == path and path.stat().st_mtime_ns != changed):
+    path_before, time_before = _IMPORTED_FILES.get(path.stem, (None, 0))
+    is_another_file = Path(file).resolve() != path and is_users(file)
+    if is_another_file or (path_before == path and path.stat().st_mtime_ns != time_before):
         del sys.modules[path.stem]
         importlib.invalidate_caches()
-        # Python takes bytecode for that of a file if size and second of the last change are the same
+        # Python would use the old bytecode if the file has the same size and was changed in the same second.
         with suppress(OSError, NotImplementedError):
             Path(importlib.util.cache_from_source(str(path))).unlink()
 
 
-def _imported(where: str, text: str) -> ModuleType:
+def _import_module(where: str, text: str) -> ModuleType:
+    """Imports the user's module `where`, a file `nets.py` or a name `package.nets`; `text` is the whole target.
+
+    The folder of the file, or the working directory, is put first in `sys.path`.
+
+    Raises:
+        ConfigurationError: There is no such file or module, or importing it raises.
+    """
     prefer_torch()
     path, folder, name = Path(where), str(Path.cwd()), where
     is_file = path.suffix == ".py"
-    if not (is_file or _MODULE.fullmatch(where)) or (path.is_file() and not is_file) or text.endswith(":"):
+    if not (is_file or _MODULE_NAME.fullmatch(where)) or (path.is_file() and not is_file) or text.endswith(":"):
         raise ConfigurationError(
             f"{text} names no module and its factory: write file.py:factory, or package.module:factory with dots "
             "between the packages"
@@ -126,14 +140,14 @@ def _imported(where: str, text: str) -> ModuleType:
         if not path.is_file():
             raise ConfigurationError(f"{text}: there is no file {where}")
         folder, name = str(path.resolve().parent), path.stem
-        _forget_stale_module(path.resolve())
+        _remove_stale_module(path.resolve())
     if sys.path[:1] != [folder]:  # a package of the user's goes before an installed one of that name
-        sys.path[:] = [folder, *(other for other in sys.path if other != folder)]
+        sys.path[:] = [folder, *(entry for entry in sys.path if entry != folder)]
     try:
-        changed = path.stat().st_mtime_ns if is_file else 0
+        time = path.stat().st_mtime_ns if is_file else 0
         module = importlib.import_module(name)
         if is_file:
-            _READ[name] = (path.resolve(), changed)
+            _IMPORTED_FILES[name] = (path.resolve(), time)
         return module
     except ModuleNotFoundError as error:
         if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
@@ -146,21 +160,23 @@ def _imported(where: str, text: str) -> ModuleType:
 
 
 def _error_and_line(error: BaseException) -> str:
+    """An error as text, with the line of the user's code that raised it."""
     location = location_of(error)
     return f"{type(error).__name__}: {error}" + ("" if location is None else f" ({location})")
 
 
 def read_spec(text: str, options: TargetOptions) -> SpecTarget:
-    """The built-in architecture that a spec describes."""
-    return _of_spec(text, options, Spec.read(Path(text)), _weights(options))
+    """Reads the target of a spec: a model of the built-in architecture, with the weights of a checkpoint or random."""
+    return _spec_target(text, options, Spec.read(Path(text)), _checkpoint_path(options))
 
 
-def _weights(options: TargetOptions) -> Path | None:
+def _checkpoint_path(options: TargetOptions) -> Path | None:
+    """The path of the option `checkpoint`; None if it is not set."""
     return None if options.checkpoint is None else Path(options.checkpoint)
 
 
 def read_checkpoint(text: str, options: TargetOptions) -> SpecTarget:
-    """The built-in architecture with the spec that is stored in its checkpoint.
+    """Reads the target of a checkpoint: a model of the built-in architecture, with the spec stored in the checkpoint.
 
     Raises:
         CheckpointError: The checkpoint does not record its spec.
@@ -172,10 +188,15 @@ def read_checkpoint(text: str, options: TargetOptions) -> SpecTarget:
             f"{path} does not say which spec it was trained with: give that too, `lengthwise export SPEC.toml "
             f"--checkpoint {path} --out ...`; for a module of yours, package.module:factory --checkpoint {path}"
         )
-    return _of_spec(text, options, spec, path)
+    return _spec_target(text, options, spec, path)
 
 
-def _of_spec(text: str, options: TargetOptions, spec: Spec, weights: Path | None) -> SpecTarget:
+def _spec_target(text: str, options: TargetOptions, spec: Spec, weights: Path | None) -> SpecTarget:
+    """The target of a spec and a checkpoint; `weights`: None for random weights.
+
+    Raises:
+        ConfigurationError: An option contradicts the spec, or the weights belong to another model.
+    """  # noqa: DOC502 - what it calls raises it
     spec = spec.concrete() if weights is None else trained.with_chosen_keys(spec, weights)
     model, notices = trained.load(spec, weights)
     steps = spec.manifest(name="model", version=1).input
@@ -196,16 +217,24 @@ def _of_spec(text: str, options: TargetOptions, spec: Spec, weights: Path | None
 def read_module(
     text: str, module: nn.Module, options: TargetOptions, *, blind: bool = False, layout: StepLayout | None = None
 ) -> TorchTarget:
-    """A user's module. Its signature shows how to call it, its layers show the kind of a step.
+    """Reads the target of a user's module. Its signature shows how to call it, its layers show the kind of a step.
 
-    `layout` is that of a check, if the user states one.
+    The weights of the option `checkpoint` are loaded into the module.
+
+    Args:
+        text: The name of the target in messages.
+        module: The module, which may be a Keras model.
+        options: The options of the target.
+        blind: Whether the module may take the steps alone.
+        layout: The layout of the steps that the user states for a check; None if there is none.
 
     Raises:
         ConfigurationError: The module is TorchScript, or its weights are not on the CPU.
         UncheckableError: It has lazy weights, which the first call would draw at random.
     """
+    # 1. What cannot be traced or checked as it is
     while isinstance(module, nn.DataParallel) or isinstance(getattr(module, "_orig_mod", None), nn.Module):
-        # A wrapper such as that of `torch.compile`, which computes the same
+        # A wrapper, such as that of `torch.compile`, computes the same as the module in it.
         module = module.module if isinstance(module, nn.DataParallel) else module._orig_mod  # type: ignore[assignment]  # asked above
     if is_keras(module):
         from lengthwise_export.keras_models import keras_targets
@@ -215,35 +244,38 @@ def read_module(
         raise ConfigurationError(f"{text} is TorchScript, which cannot be traced. {foreign_files.FROM_TORCHSCRIPT}")
     if elsewhere := {str(tensor.device) for tensor in (*module.parameters(), *module.buffers())} - {"cpu"}:
         raise ConfigurationError(f"{text} is on {', '.join(sorted(elsewhere))}: give copy.deepcopy(module).cpu()")
-    weights = _weights(options)
+    # 2. The weights, and how the module is called
+    checkpoint_path = _checkpoint_path(options)
     notices = []
-    if weights is not None:
+    if checkpoint_path is not None:
         from lengthwise_export.architecture import checkpoint  # brings safetensors along
 
-        notices = checkpoint.load(module, weights)
-    how = {"numbers": options.features is not None, "channels_first": options.channels_first}
+        notices = checkpoint.load(module, checkpoint_path)
+    settings = {"numbers": options.features is not None, "channels_first": options.channels_first}
     if layout is not None and layout.packed is not None:
-        signature = read_packed_signature(module, layout, **how)
+        signature = read_packed_signature(module, layout, **settings)
     else:
-        how |= {"time_first": options.time_first, "blind": blind, "positions": layout is not None}
-        signature = read_signature(module, second=options.second, **how)
+        settings |= {"time_first": options.time_first, "blind": blind, "positions": layout is not None}
+        signature = read_signature(module, second=options.second, **settings)
     lazy = [name for name, tensor in (*module.named_parameters(), *module.named_buffers()) if is_lazy(tensor)]
     if lazy:
         raise UncheckableError(
             f"{text}: {', '.join(lazy[:3])} would be drawn at random at the first call, as those of nn.Lazy layers: "
             "pass the trained weights with --checkpoint, or call the module once before its weights are loaded"
         )
+    # 3. The kind of a step, found by running small batches
     state = ModuleState(in_evaluation(module))
     find_steps = read_packed_steps if signature.layout.packed else read_steps
     subject, shape = find_steps(text, module, options, signature, output_selector(options.output), state)
     if signature.second == "none":
         require_order_of_axes(text, subject)
+    # 4. The labels: those of the checkpoint, if it records as many
     labels = labels_of(text, options, shape[-1])
-    own = None if weights is None else trained.read_record(weights).labels
-    if own is not None and len(own) == len(labels):  # weights that are told apart by other names
-        unsaid = options.model_copy(update={"features": None, "vocabulary": None})
-        check_options_agree(text, unsaid, subject.steps, own)
-        labels = own
+    labels_of_weights = None if checkpoint_path is None else trained.read_record(checkpoint_path).labels
+    if labels_of_weights is not None and len(labels_of_weights) == len(labels):
+        without_sizes = options.model_copy(update={"features": None, "vocabulary": None})
+        check_options_agree(text, without_sizes, subject.steps, labels_of_weights)
+        labels = labels_of_weights
     state.restore()
     return ModuleTarget(
         text=text,
@@ -253,5 +285,5 @@ def read_module(
         names=GraphNames(sequences=subject.steps.kind),
         blind=signature.second == "none",
         notices=tuple(notices),
-        checkpoint=weights,
+        checkpoint=checkpoint_path,
     )
