@@ -1,4 +1,13 @@
-"""The result of a scan of the model repository, immutable: what is served or refused, and what a request means."""
+"""The result of a scan of the model repository, immutable: what is served or refused, and what a request means.
+
+| word here | meaning |
+|---|---|
+| refused | of a version: not served, as it was not verified or cannot be served; the reason is a `Refusal` |
+| unloaded | of a name: a client asked not to serve it |
+| champion | the version that an alias of this name points to: it answers calls without a version |
+| shadow | a version that runs beside others for comparison; no call without a version gets it |
+| unnamed | the name for calls that give none |
+"""
 
 from __future__ import annotations
 
@@ -13,7 +22,8 @@ from lengthwise.versions import Key, is_alias
 if TYPE_CHECKING:
     from lengthwise.repository.loading import LoadedModel
 
-DirectoryState = tuple[tuple[str, int, int, int], ...]  # name, size, mtime, ctime; unchanged: not verified again
+# Of each file of a model directory: name, size, mtime, ctime. If it is unchanged, the version is not verified again.
+DirectoryState = tuple[tuple[str, int, int, int], ...]
 
 MOST_LISTED: Final = 10  # names or versions in a message
 
@@ -37,24 +47,24 @@ class Repository:
     """The models of one folder, served or refused."""
 
     models: Mapping[str, Mapping[int, LoadedModel]] = field(default_factory=dict)  # to serve, by name and version
-    refused: Sequence[Refusal] = ()  # versions that the policy selects
-    unloaded: frozenset[str] = frozenset()  # names, by a client
-    states: Mapping[Key, DirectoryState] = field(default_factory=dict)  # when each version was verified
-    reason: str | None = None  # why the folder has nothing to serve
+    refused: Sequence[Refusal] = ()  # of the versions that the policy selects
+    unloaded: frozenset[str] = frozenset()  # names
+    states: Mapping[Key, DirectoryState] = field(default_factory=dict)  # of each version, when it was verified
+    reason: str | None = None  # why the folder has nothing to serve; None if it has
     ignored: frozenset[str] = frozenset()  # folders with something that is no version; "" for the repository
-    unnamed: str | None = None  # while a scan runs: models found later must not change it
-    unverified: Sequence[Key] = ()  # by the running scan, so far
-    starting: bool = False  # a model that is missing here may still come
+    unnamed: str | None = None  # while a scan runs: models that it adds must not change this name; None afterwards
+    unverified: Sequence[Key] = ()  # versions that the running scan has still to verify
+    starting: bool = False  # the first scan runs: a model that is missing here may still come
     aliases: Mapping[str, Aliases] = field(default_factory=dict)  # by name
-    shadow: Key | None = None  # served, but no call without a version gets it
+    shadow: Key | None = None
 
     @classmethod
-    def of(cls, models: Iterable[LoadedModel], refused: Sequence[Refusal] = (), **more: Any) -> Repository:
-        """A repository of these models; `more` are other fields."""
+    def of(cls, models: Iterable[LoadedModel], refused: Sequence[Refusal] = (), **fields: Any) -> Repository:
+        """The repository with these models and refusals; `fields` are further fields of it."""
         by_name: dict[str, dict[int, LoadedModel]] = {}
         for model in models:
             by_name.setdefault(model.key.name, {})[model.key.version] = model
-        return cls(by_name, tuple(refused), **more)
+        return cls(by_name, tuple(refused), **fields)
 
     def __iter__(self) -> Iterator[LoadedModel]:
         """All good models, by name and ascending version."""
@@ -63,13 +73,14 @@ class Repository:
                 yield self.models[name][version]
 
     def find(self, name: str | None, version: str | None) -> LoadedModel:
-        """The model that a request means (`version`: digits or an alias).
+        """The model that a request means: `name` may be None, `version` is digits, an alias, or None.
 
         Raises:
             ModelNotFound: The name or the version is unknown, or there are several names and none was given.
             NotReady: There is no model at all, this one may still come, or only the shadow works and no version is
                 named.
         """
+        # 1. The name of the model
         if not self.models:
             raise self.none_ready()
         name = self.unnamed if name is None else name
@@ -77,9 +88,11 @@ class Repository:
             if len(self.models) > 1:
                 raise ModelNotFound(f"say which 'model': {listed(sorted(self.models))}")
             name = next(iter(self.models))
+        # 2. Its version
         versions = self.models.get(name or "", {})
         if (model := versions.get(self._number(name or "", version) or 0)) is not None:
             return model
+        # 3. Why there is none
         if self.starting:
             raise self.none_ready()
         if not versions:
@@ -91,7 +104,9 @@ class Repository:
         raise ModelNotFound(f"the model {name!r} has no such version; served of it are {numbers}")
 
     def _number(self, name: str, version: str | None) -> int | None:
-        """The number of the version that a request names, served or not; None if the text can name no version.
+        """The number of the version that a request gives, served or not; the default version if it gives none.
+
+        None if the number is too large for a version, or no version may be the default.
 
         Raises:
             NoSuchAlias: The model has no such alias.
@@ -100,25 +115,27 @@ class Repository:
             return self.default(name)
         if not is_alias(version):
             return int(version) if len(version) < 20 else None  # with 20 digits or more int() could be slow or raise
-        pointed = self.aliases.get(name, {})
-        if version not in pointed and name in self.models:
+        aliases = self.aliases.get(name, {})
+        if version not in aliases and name in self.models:
             form = "a version is ASCII digits that do not start with 0, or an alias of the model"
-            raise NoSuchAlias([Problem("", f"{form}: {listed(sorted(pointed)) or 'it has none'}")])
-        return pointed.get(version)
+            raise NoSuchAlias([Problem("", f"{form}: {listed(sorted(aliases)) or 'it has none'}")])
+        return aliases.get(version)
 
     def default(self, name: str) -> int | None:
-        """The number of the version that answers a request without one: the champion; None if no version may.
+        """The number of the version that answers a request without one; None if no version may.
 
-        If the champion is not served, this is the next lower version, which was in use before; without one the highest.
-        A shadow never stands in. While the service starts, nothing stands in for a champion that is still to be
-        verified.
+        - The champion, if it is served. While the service starts, None if it has still to be verified.
+        - If it is not served, the next lower version, which was in use before.
+        - Otherwise the highest version that is served.
+
+        A shadow is never the default.
         """
         champion = self.champion(name)
         versions = [version for version in self.models.get(name, ()) if not self.is_shadow(Key(name, version))]
         if self.starting and champion is not None and Key(name, champion) in self.unverified:
             return None
-        below = [version for version in versions if champion is not None and version <= champion]
-        return max(below or versions, default=None)
+        up_to_champion = [version for version in versions if champion is not None and version <= champion]
+        return max(up_to_champion or versions, default=None)
 
     def champion(self, name: str) -> int | None:
         """The version of a name that the alias `champion` points to, whether it is served or not."""
@@ -132,13 +149,14 @@ class Repository:
         """The error for a request while no model is served: the folder is empty, or the first scan runs."""
         if self.starting:
             count = len(self.unverified)
-            why = f": {count} version{'s' * (count != 1)} not verified yet; /healthz says which" if count else ""
+            versions = "1 version" if count == 1 else f"{count} versions"
+            why = f": {versions} not verified yet; /healthz says which" if count else ""
             return NotReady(self.reason or f"the server is starting{why}", retry_after_seconds=1)
         why = "; /healthz says why" if self.reason is None else f": {self.reason}"
         return NotReady(f"no model is ready{why}", retry_after_seconds=5)
 
     def without(self, name: str) -> Repository:
-        """A copy of the repository without the models of a name, which is not served until a client loads it."""
+        """A copy of the repository without the models of a name, which is unloaded."""
         return Repository.of(
             (model for model in self if model.key.name != name),
             [refusal for refusal in self.refused if refusal.key.name != name],
@@ -149,5 +167,5 @@ class Repository:
 
 
 def listed(words: Sequence[str]) -> str:
-    """Texts separated by commas, shortened to the first ten."""
+    """Texts separated by commas; of more than `MOST_LISTED` the first ones and `...`."""
     return ", ".join([*words[:MOST_LISTED], *(["..."] if len(words) > MOST_LISTED else [])])

@@ -1,4 +1,7 @@
-"""What the folder of a model repository holds: its versions, and what is no version; and which of them a path names."""
+"""What the folder of a model repository holds: its versions, and things that are not versions.
+
+A repository is `MODELS/NAME/VERSION/`, where VERSION is a positive integer. Also finds the model directory for a path.
+"""
 
 from __future__ import annotations
 
@@ -23,36 +26,36 @@ NOTHING: Final = (  # clients see it, so it has no path
 class FolderContent(NamedTuple):
     """What a model repository holds."""
 
-    directories: dict[Key, Path]  # every `NAME/VERSION` whose VERSION is a positive integer
-    ignored: dict[str, str]  # why something in a folder is not served; "" for the repository itself
+    directories: dict[Key, Path]  # every `NAME/VERSION`
+    ignored: dict[str, str]  # by the name of a folder, "" for the repository: why something in it is not served
     unread: set[str]  # names whose folders cannot be read now
 
 
 def check_readable(folder: Path) -> None:
-    """Checks that a folder can be read, and that it is not itself a version or a model.
+    """Checks that a folder can be read, and that it is a model repository and not a version or a model itself.
 
     Raises:
-        ConfigurationError: It is one; the message says how to serve it.
+        ConfigurationError: It cannot be read, or is a version or a model; the message says how to serve that.
     """
     content = read(folder)
-    inside = Path(os.path.abspath(folder))
+    absolute = Path(os.path.abspath(folder))
     if content.directories or not any(name == "" or is_version(name) for name in content.ignored):
         return
     if any(map(is_version, content.ignored)):
-        kind, repository, only = "one model", inside.parent, ""
-    elif is_version(inside.name):
-        kind, repository = "one version of a model", inside.parent.parent
-        only = f" --versions {shlex.quote(f'{inside.parent.name}/{inside.name}')}"
+        kind, repository, option = "one model", absolute.parent, ""
+    elif is_version(absolute.name):
+        kind, repository = "one version of a model", absolute.parent.parent
+        option = f" --versions {shlex.quote(f'{absolute.parent.name}/{absolute.name}')}"
     else:
         raise ConfigurationError(f"{folder} holds the files of a version: move them to NAME/VERSION in it")
     path = shlex.quote(str(repository) if folder.is_absolute() else os.path.relpath(repository))
     raise ConfigurationError(
-        f"{folder} is {kind}, and a folder of models (NAME/VERSION) is served: lengthwise serve {path}{only}"
+        f"{folder} is {kind}, and a folder of models (NAME/VERSION) is served: lengthwise serve {path}{option}"
     )
 
 
 def read(folder: Path) -> FolderContent:
-    """Reads the folder of a model repository, without its versions.
+    """Reads which versions are in the folder of a model repository, but not what is in them.
 
     Raises:
         ConfigurationError: The folder cannot be read.
@@ -62,38 +65,38 @@ def read(folder: Path) -> FolderContent:
         paths = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     except OSError as error:
         raise ConfigurationError(f"the model repository {folder} cannot be read: {error.strerror}") from error
-    loose = _files_of_a_version(paths)
-    if loose:
-        content.ignored[""] = f"{loose} in the model repository itself: ignored, {_BELONGS} 'NAME/VERSION' in it"
+    misplaced = _misplaced_files(paths)
+    if misplaced:
+        content.ignored[""] = f"{misplaced} in the model repository itself: ignored, {_BELONGS} 'NAME/VERSION' in it"
     for path in paths:
         name, where = path.name, f"the folder {path.name!a} of the model repository"
         try:
             if not _is_folder(path):
                 continue
             entries = paths_in(path)
-            inside = {int(one.name): one for one in entries if is_version(one.name) and _is_folder(one)}
+            versions = {int(entry.name): entry for entry in entries if is_version(entry.name) and _is_folder(entry)}
         except OSError as error:
             content.unread.add(name)
             content.ignored[name] = f"{where} is ignored: it cannot be read: {error.strerror}"
             continue
-        if inside and not is_name(name):
+        if versions and not is_name(name):
             content.ignored[name] = f"{where} is ignored: no model can have that name"
             continue
-        content.directories.update({Key(name, version): one for version, one in inside.items()})
-        loose = _files_of_a_version(entries)
-        if loose:
-            right_name = f"NAME/{name}" if is_version(name) else f"{name}/{max(inside, default=0) + 1}"
-            content.ignored[name] = f"{loose} in {where}: ignored, {_BELONGS} {right_name!a}"
+        content.directories.update({Key(name, version): directory for version, directory in versions.items()})
+        misplaced = _misplaced_files(entries)
+        if misplaced:
+            right_name = f"NAME/{name}" if is_version(name) else f"{name}/{max(versions, default=0) + 1}"
+            content.ignored[name] = f"{misplaced} in {where}: ignored, {_BELONGS} {right_name!a}"
     return content
 
 
-def _files_of_a_version(paths: Iterable[Path]) -> str:
-    """The names of files that only a version has, as text; empty without such files."""
+def _misplaced_files(paths: Iterable[Path]) -> str:
+    """Which of these paths are files that belong into a version: their names as text; empty if none is."""
     return " and ".join(sorted({path.name for path in paths} & {MANIFEST_FILE, GRAPH_FILE}))
 
 
 def _is_folder(path: Path) -> bool:
-    """Whether a path is a folder or a link to one; true where that is unknown: then reading it gives the reason."""
+    """Whether a path is a folder or a link to one; True if that is unknown: reading it then gives the reason."""
     try:
         return path.is_dir()
     except OSError:
@@ -101,7 +104,7 @@ def _is_folder(path: Path) -> bool:
 
 
 def paths_in(folder: Path) -> list[Path]:
-    """The content of a folder; empty if it was just removed."""
+    """The paths in a folder; empty if it does not exist, as when it was just removed."""
     try:
         return list(folder.iterdir())
     except (FileNotFoundError, NotADirectoryError):
@@ -118,12 +121,12 @@ def model_directory(path: Path) -> Path:
     if (path / MANIFEST_FILE).is_file():
         return absolute if is_version(absolute.name) else absolute.resolve()
     try:
-        inside = [each for each in absolute.iterdir() if is_version(each.name) and each.is_dir()]
+        versions = [entry for entry in absolute.iterdir() if is_version(entry.name) and entry.is_dir()]
         models = sorted({str(file.parent.parent) for file in path.glob(f"*/*/{MANIFEST_FILE}")})
     except OSError as error:
         raise ConfigurationError(f"the model directory {path} cannot be read: {error.strerror}") from error
-    if inside:
-        return max(inside, key=lambda each: int(each.name))
+    if versions:
+        return max(versions, key=lambda version: int(version.name))
     instead = f"; it holds models, so name one of {', '.join(models[:_MOST_LISTED])}" if models else ""
     raise ConfigurationError(
         f"{path} is not a model directory: it has neither {MANIFEST_FILE} nor versions (1, 2, ...){instead}"

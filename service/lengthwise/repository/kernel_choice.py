@@ -25,49 +25,60 @@ from lengthwise.verification.random_sequences import draw
 log = logging.getLogger("lengthwise.kernels")
 
 MARGIN: Final = 1.1  # how many times as long Lengthwise's may take before onnxruntime's serve
-_TURNS: Final = 5  # how often each batch runs in either
+_TURNS: Final = 5  # how often each batch runs in each session
 _SECONDS: Final = 0.3  # no further turn is started after this time; one is always run
 _WIDTH: Final = 32  # longest sequence of the batches
-_ROWS: Final = 8
+_ROWS: Final = 8  # most rows of the batches
 
 
 def choose(
-    own: Session, open_plain: Callable[[], Session], manifest: Manifest, stored: bytes | None
+    with_kernels: Session, open_plain: Callable[[], Session], manifest: Manifest, stored: bytes | None
 ) -> tuple[Session, dict[str, Any] | None]:
-    """The session that serves, and a new choice to store beside the model; `stored`: content of `kernels.json`."""
-    conditions = stored_measurements.kernel_conditions(manifest, own)
+    """Chooses the session that serves a model: with Lengthwise's kernels, or a plain one with onnxruntime's.
+
+    Args:
+        with_kernels: The session with Lengthwise's kernels.
+        open_plain: Opens the plain session.
+        manifest: That of the model.
+        stored: The content of `kernels.json`; None if there is no such file.
+
+    Returns:
+        The session, and what to store in `kernels.json`; None if the stored choice was used.
+    """
+    conditions = stored_measurements.kernel_conditions(manifest, with_kernels)
     kernels = stored_measurements.read(
         stored, conditions, lambda content: content["kernels"], stored_measurements.KERNELS_FILE
     )
-    if kernels in (ONNXRUNTIME, own.kernels):
-        return (open_plain() if kernels == ONNXRUNTIME else own), None
+    if kernels in (ONNXRUNTIME, with_kernels.kernels):
+        return (open_plain() if kernels == ONNXRUNTIME else with_kernels), None
     plain = open_plain()
-    ratio = time_ratio(own, plain, manifest)
-    session = plain if ratio > MARGIN else own
+    ratio = time_ratio(with_kernels, plain, manifest)
+    session = plain if ratio > MARGIN else with_kernels
     message = "%s: its recurrent layers run in the kernels of %s; Lengthwise's take %.2f times as long as onnxruntime's"
     log.info(message, manifest.key, session.kernels, ratio)
     return session, {"conditions": conditions, "kernels": session.kernels, "own_over_onnxruntime": round(ratio, 3)}
 
 
-def time_ratio(own: Session, plain: Session, manifest: Manifest) -> float:
-    """The run time of `own` divided by that of `plain`: the geometric mean over a few batches."""
+def time_ratio(with_kernels: Session, plain: Session, manifest: Manifest) -> float:
+    """The run time with Lengthwise's kernels over that of the plain session: the geometric mean over a few batches."""
     batches = _batches(manifest)
-    fastest = np.full((2, len(batches)), np.inf)
-    until = own.clock() + _SECONDS
+    fastest = np.full((2, len(batches)), np.inf)  # [sessions, batches], in seconds
+    end = with_kernels.clock() + _SECONDS
     for _ in range(_TURNS):
-        for index, batch in enumerate(batches):
-            for turn, session in enumerate((own, plain)):
-                before = session.clock()
+        for batch_index, batch in enumerate(batches):
+            for session_index, session in enumerate((with_kernels, plain)):
+                start = session.clock()
                 session.run(batch)
-                fastest[turn, index] = min(fastest[turn, index], session.clock() - before)
-        if own.clock() > until:
+                seconds = session.clock() - start
+                fastest[session_index, batch_index] = min(fastest[session_index, batch_index], seconds)
+        if with_kernels.clock() > end:
             break
     ratios = np.maximum(fastest[0], 1e-9) / np.maximum(fastest[1], 1e-9)
     return float(math.exp(np.log(ratios).mean()))
 
 
 def _batches(manifest: Manifest) -> list[PaddedBatch]:
-    """One sequence; several of one length; several of different lengths."""
+    """Three random batches for timing: one sequence; several of one length; several of different lengths."""
     longest = min(max(_WIDTH, manifest.min_length), manifest.max_length)
     rows = min(_ROWS, manifest.max_batch_rows or _ROWS)
     mixed = [max(manifest.min_length, round(longest * row / rows)) for row in range(1, rows + 1)]

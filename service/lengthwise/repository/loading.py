@@ -40,28 +40,29 @@ from lengthwise.verification import stored_promises
 from lengthwise.verification.golden import Golden
 from lengthwise.versions import Key
 
-MOST_NESTED: Final = 32  # folders of a model directory whose files are listed
-WARM_UP: Final = 2  # longest of a device, in `budget_seconds`
+MOST_NESTED: Final = 32  # files in folders of a model directory are listed down to so many levels
+WARM_UP: Final = 2  # the warm-up of a device takes at most so many times `budget_seconds`
 
 log = logging.getLogger("lengthwise.repository")
 
-_ABOUT_THE_GRAPH = {MANIFEST_FILE, VERIFICATION_FILE, GOLDEN_FILE, EXAMPLES_FILE, *verifier.STORED_FILES}
+# Files that do not count as bytes of the graph
+_NOT_GRAPH = {MANIFEST_FILE, VERIFICATION_FILE, GOLDEN_FILE, EXAMPLES_FILE, *verifier.STORED_FILES}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LoadedModel:
-    """A verified model."""
+    """A verified model, which can run."""
 
     manifest: Manifest
     session: Session
-    cost: CostTable
+    cost: CostTable  # of its batches
     graph_bytes: int = 0  # counts against `--max-model-bytes`
     promise: Promise | None = None  # of batch invariance here; None if nothing was verified
     buckets: Buckets | None = None  # the shapes of its batches; None for any
     steady: bool = True  # whether the time of a run follows from the shape of its batch
     golden: Golden | None = None
     examples: bytes | None = None  # a few labelled recordings, as JSON Lines
-    cold: Sequence[BatchShape] = ()  # shapes that run once it is ready, while nothing else does
+    cold: Sequence[BatchShape] = ()  # shapes of a device that have not run: see `ModelQueue.cold`
 
     @property
     def key(self) -> Key:
@@ -71,9 +72,10 @@ class LoadedModel:
     def answer(
         self, batch: PaddedBatch, attention: bool, on_clipped: Callable[[int], None] | None = None
     ) -> list[Answer | None]:
-        """Runs a batch, with attention or without: one answer for each sequence; None if its logits are not finite.
+        """Runs a batch; returns one answer for each sequence, None if its logits are not finite. Fillers get none.
 
-        `on_clipped` gets the number of values that a graph with the output `clipped` clipped.
+        `attention`: whether answers have attention weights. `on_clipped` gets the number of values that were clipped,
+        if the graph has the output `clipped`.
         """
         names: tuple[OutputName, ...] = ("logits", "attention") if attention else ("logits",)
         if on_clipped is not None:
@@ -96,11 +98,14 @@ def load(
     most_bytes: int = MOST_BYTES,
     stopping: Stopping | None = None,
 ) -> LoadedModel:
-    """Loads a model directory: verifies it and measures its costs, for about `budget_seconds` seconds.
+    """Loads a model directory: reads, verifies and opens it, and stores what was measured beside the model.
+
+    Measuring the costs takes about `budget_seconds`, unless they are stored already.
 
     Raises:
         ModelError: The model must not be served, or cannot be run here; the message says why.
     """
+    # 1. Verify it, and open a session with the kernels that were verified.
     task = VerificationTask.read(directory, limits, budget_seconds, devices, most_bytes)
     manifest = task.manifest
     started = time.monotonic()
@@ -112,6 +117,7 @@ def load(
             f"{manifest.key}: it was verified with the recurrent kernels of {verification.kernels}, and those of "
             f"{session.kernels} would serve it"
         )
+    # 2. Store the results for the next load.
     if not directory.is_relative_to(bundled_models()):  # an installation is not changed
         try:
             if verification.cases:
@@ -131,6 +137,7 @@ def load(
                 error.strerror,
                 seconds,
             )
+    # 3. On a device, choose the shapes of batches, and run the first of them.
     try:
         cost = CostTable.from_json(dict(verification.costs), clock=session.clock)
         shapes, cold = None, list[BatchShape]()
@@ -156,27 +163,30 @@ def load(
 def _warm_up(
     session: Session, cost: CostTable, manifest: Manifest, limits: BatchLimits, *, seconds: float
 ) -> tuple[Buckets, list[BatchShape]]:
-    """Chooses the shapes of batches on a device, and runs the first ones; also returns those that have not run."""
+    """Chooses the shapes of batches on a device, and runs the first ones for at most about `seconds`.
+
+    Returns the chosen buckets, and the shapes that have not run.
+    """
     limits = buckets.lowered(cost, limits) if limits.by_table else limits
-    shapes_of_device = buckets.choose(
+    chosen = buckets.choose(
         cost, limits, max_length=manifest.max_length, min_length=manifest.min_length, multiple=manifest.width_multiple
     )
-    count = len(shapes_of_device.shapes())
-    first = shapes_of_device.first_shapes(() if manifest.training is None else manifest.training.lengths.edges)
-    first = [*dict.fromkeys((first[0], max(first), *first))]  # then no buffer grows for a later one
-    first = first[: buckets.BEFORE_READY]
+    shapes = chosen.shapes()
+    first = chosen.first_shapes(() if manifest.training is None else manifest.training.lengths.edges)
+    # The largest, and the one with most rows, before the others: then no buffer grows for a later one.
+    first = [*dict.fromkeys((first[0], max(first), *first))][: buckets.BEFORE_READY]
     ran = session.warm_up(first, seconds=seconds)
     message = "%s on %s: batches have up to %d rows and %d steps; %d of %d shapes ran, others run at rest"
-    log.info(message, manifest.key, session.provider, limits.rows, limits.padded_steps, ran, count)
-    return shapes_of_device, [shape for shape in shapes_of_device.shapes() if shape not in first[:ran]]
+    log.info(message, manifest.key, session.provider, limits.rows, limits.padded_steps, ran, len(shapes))
+    return chosen, [shape for shape in shapes if shape not in first[:ran]]
 
 
 def directory_state(directory: Path) -> DirectoryState:
     """The files of a model directory with their sizes and times; empty if it does not exist."""
     state = []
-    for folder, inside, names in os.walk(directory):
+    for folder, subfolders, names in os.walk(directory):
         if folder.count(os.sep) - str(directory).count(os.sep) >= MOST_NESTED:
-            inside.clear()
+            subfolders.clear()  # so `os.walk` goes no deeper
         for name in names:
             path = Path(folder, name)
             with suppress(OSError):  # removed meanwhile, or a broken link; `load` reports it if it matters
@@ -186,5 +196,5 @@ def directory_state(directory: Path) -> DirectoryState:
 
 
 def graph_bytes(state: DirectoryState) -> int:
-    """Bytes of the graph's files in a model directory."""
-    return sum(size for name, size, *_ in state if name not in _ABOUT_THE_GRAPH)
+    """How many bytes the graph and its weights have, by the state of a model directory: files of any other name too."""
+    return sum(size for name, size, *_ in state if name not in _NOT_GRAPH)

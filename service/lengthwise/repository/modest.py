@@ -1,6 +1,6 @@
-"""How a process that reads what others made behaves: nicely, within bounds, and no longer than its parent.
+"""Limits for a process that reads files of other people: low priority, little memory, no longer life than its parent's.
 
-And how much memory processes have, and may have.
+Also measures how much memory a process uses, and how much the container has left.
 """
 
 from __future__ import annotations
@@ -16,38 +16,43 @@ from typing import Final
 
 from lengthwise.files import own_cgroups
 
-NICER: Final = 5  # of the process: it then gets about a third of the service's share of a busy core
-SHARE_OF_MEMORY: Final = 0.8  # most of the process, of what the container has left
-LEAST_BYTES: Final = 2**27  # least memory with which the process can start
+NICER: Final = 5  # added to its nice value: it then gets about a third of the service's share of a busy core
+SHARE_OF_MEMORY: Final = 0.8  # the part of what the container has left that the process may use
+LEAST_BYTES: Final = 2**27  # with less memory the process cannot start
 _PR_SET_PDEATHSIG: Final = 1
-_LATER_SECONDS: Final = 5
+_LATER_SECONDS: Final = 5  # from the timeout to SIGALRM
 _NO_LIMIT_BYTES: Final = 2**60  # cgroup v1 writes a number above this one where there is no limit
 
 
 def share_of_memory(most_bytes: int, allotted_bytes: int = 0) -> int:
-    """The bytes that a new process may use, if others may use `allotted_bytes`; at most `most_bytes`.
+    """The bytes of memory that a new process may use, at most `most_bytes`.
 
-    A container that runs out of memory may be killed as a whole.
+    `allotted_bytes` are what other such processes may still use. A part of what is left stays free, as a container that
+    runs out of memory may be killed as a whole.
     """
     available = memory_left_bytes()
-    return (
-        most_bytes if available is None else min(most_bytes, int(SHARE_OF_MEMORY * max(0, available - allotted_bytes)))
-    )
+    if available is None:
+        return most_bytes
+    return min(most_bytes, int(SHARE_OF_MEMORY * max(0, available - allotted_bytes)))
 
 
 def memory_left_bytes(root: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """Bytes of memory that the cgroups of this process, v2 or v1, may still use; None if none has a limit."""
+    """Bytes of memory that the cgroups of this process, v2 or v1, may still use; None if none has a limit.
+
+    The lowest of all cgroups that contain it. Caches of files count as free: the kernel drops them.
+    """
     available = list[int]()
-    for controller, limit, used, cached in (
-        ("", "max", "current", "inactive_file"),
-        ("memory", "limit_in_bytes", "usage_in_bytes", "total_inactive_file"),
+    for controller, limit_name, used_name, cache_name in (
+        ("", "max", "current", "inactive_file"),  # v2
+        ("memory", "limit_in_bytes", "usage_in_bytes", "total_inactive_file"),  # v1
     ):
         for folder in own_cgroups(root, controller):
             with suppress(OSError, ValueError):  # cgroup v2 writes "max" for no limit
-                most, in_use = (int((folder / f"memory.{name}").read_text()) for name in (limit, used))
+                limit, used = (int((folder / f"memory.{name}").read_text()) for name in (limit_name, used_name))
                 lines = (line.split() for line in (folder / "memory.stat").read_text().splitlines())
-                reclaimable = next((int(number) for name, number in lines if name == cached), 0)
-                available += [max(0, most - in_use + reclaimable)] * (most < _NO_LIMIT_BYTES)
+                cache = next((int(number) for name, number in lines if name == cache_name), 0)
+                if limit < _NO_LIMIT_BYTES:
+                    available.append(max(0, limit - used + cache))
     return min(available, default=None)
 
 
@@ -80,11 +85,12 @@ def be_modest(parent: int, timeout_seconds: float) -> None:
 
 
 def bound_memory(more_bytes: int) -> None:
-    """Limits this process to `more_bytes` beyond its present memory, if the system can."""
-    has = 0
+    """Limits the memory of this process (RLIMIT_DATA) to `more_bytes` beyond what it has now, if the system can."""
+    present_bytes = 0
     with suppress(OSError), open("/proc/self/status") as file:
-        has = next((1024 * int(line.split()[1]) for line in file if line.startswith("VmData:")), 0)
-    _, most = resource.getrlimit(resource.RLIMIT_DATA)
-    bound = has + more_bytes
+        present_bytes = next((1024 * int(line.split()[1]) for line in file if line.startswith("VmData:")), 0)
+    _, hard_limit = resource.getrlimit(resource.RLIMIT_DATA)
+    bound = present_bytes + more_bytes
+    soft_limit = bound if hard_limit == resource.RLIM_INFINITY else min(bound, hard_limit)
     with suppress(OSError, ValueError):
-        resource.setrlimit(resource.RLIMIT_DATA, (bound if most == resource.RLIM_INFINITY else min(bound, most), most))
+        resource.setrlimit(resource.RLIMIT_DATA, (soft_limit, hard_limit))

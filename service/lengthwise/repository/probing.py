@@ -1,4 +1,7 @@
-"""Runs the golden sequences of models whose batches fail, at once and then on a schedule: no caller's request does."""
+"""Probes models whose batches fail: runs their golden sequences, at once and then on a schedule.
+
+So no caller's request is used to find out whether a model works; see `batching.breaker`.
+"""
 
 from __future__ import annotations
 
@@ -24,19 +27,19 @@ log = logging.getLogger("lengthwise.probing")
 
 @dataclass
 class Probing:
-    """Probes broken models every `RETRY_SECONDS`; `changed` is called when one breaks, or works again."""
+    """Probes broken models every `RETRY_SECONDS`."""
 
-    served: Callable[[], Sequence[ServedModel]]
-    changed: Callable[[], Awaitable[None]]
-    _loop: asyncio.AbstractEventLoop | None = None
-    _probes: dict[ServedModel, asyncio.Task[None]] = field(default_factory=dict)
+    served: Callable[[], Sequence[ServedModel]]  # the models that are served now
+    changed: Callable[[], Awaitable[None]]  # called when a model breaks, or works again
+    _loop: asyncio.AbstractEventLoop | None = None  # while it probes, between `start` and `stop`
+    _probes: dict[ServedModel, asyncio.Task[None]] = field(default_factory=dict)  # the tasks that run `_probe`
 
     def start(self) -> None:
         """Starts probing, on the running event loop."""
         self._loop = asyncio.get_running_loop()
 
     async def stop(self) -> None:
-        """Ends it. A probe that runs is left to its thread."""
+        """Stops probing. The thread of a probe that runs is not waited for."""
         self._loop = None
         tasks = list(self._probes.values())
         for task in tasks:
@@ -45,7 +48,7 @@ class Probing:
             await asyncio.wait(tasks)
 
     def ask(self, queue: ModelQueue) -> None:
-        """Probes a model soon, because its batches fail. Called in any thread."""
+        """Starts to probe a model soon, because its batches fail. Safe in any thread."""
         log.warning(
             "%d batches of %s failed in a row: its golden sequences are run", queue.breaker.failures, queue.name
         )
@@ -54,13 +57,13 @@ class Probing:
                 self._loop.call_soon_threadsafe(self._begin, queue)
 
     def _begin(self, queue: ModelQueue) -> None:
-        """Starts a probe of the model with this queue, unless one runs. On the event loop."""
+        """Starts to probe the model with this queue, unless it is probed already; on the event loop."""
         for served in self.served():
             if served.queue is queue and served not in self._probes and self._loop is not None:
                 self._probes[served] = asyncio.create_task(self._probe(served))
 
     async def _probe(self, served: ServedModel) -> None:
-        """Probes a model as long as it is served and does not work."""
+        """Probes a model again and again as long as it is served and its breaker is not closed."""
         breaker, key = served.queue.breaker, served.manifest.key
         try:
             while not breaker.closed and served in self.served():
@@ -75,7 +78,7 @@ class Probing:
             del self._probes[served]  # from now on it can be asked again
 
     async def _probe_once(self, served: ServedModel) -> Exception | None:
-        """Probes a model, and logs if it broke or works again; returns why it is broken, None if it works."""
+        """Probes a model once, and tells its breaker, the log and `changed`; returns why it is broken, or None."""
         breaker, key = served.queue.breaker, served.manifest.key
         error = await asyncio.wrap_future(in_daemon_thread("probe", partial(probe, served.model, served.queue)))
         if breaker.probed(error, time.monotonic(), RETRY_SECONDS):
@@ -89,7 +92,10 @@ class Probing:
 
 
 def probe(model: LoadedModel, queue: ModelQueue) -> Exception | None:
-    """Runs a model's golden sequences like its batches, and compares the logits; returns why it is broken, or None."""
+    """Runs a model's golden sequences like its batches, and compares the logits; returns the error, None if it works.
+
+    A model without golden sequences runs one of zeros.
+    """
     try:
         sequences = (
             (verifier.constant_sequence(model.manifest, 0.0, model.manifest.min_length),)

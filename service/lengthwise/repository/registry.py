@@ -8,7 +8,9 @@ timer ── SIGHUP ── load ── unload         one change at a time
    add new models, replace the snapshot, remove models that are gone
 ```
 
-A request finds one immutable snapshot, and keeps its model, whose queue is closed after its last request.
+A request finds its model in one immutable *snapshot*, and keeps this model even if the snapshot is replaced; the queue
+of a removed model is closed after its last request. A *change* is a client's `load` or `unload` of a name. *Refused*
+and *shadow*: see `contents`.
 """
 
 from __future__ import annotations
@@ -35,10 +37,11 @@ from lengthwise.versions import Key
 
 log = logging.getLogger("lengthwise.registry")
 
-_MOST_RESOLVED: Final = 256
+_MOST_RESOLVED: Final = 256  # names and versions of requests that a snapshot remembers
 
 Publish: TypeAlias = Callable[[Repository], object]  # serves the result of a scan so far
-Rescan = Callable[[Repository, str | None, Publish], Repository]  # after the last result; refused ones of a name again
+# Scans: gets the last result, a name whose refused versions are verified again, and `Publish`; returns the new result
+Rescan = Callable[[Repository, str | None, Publish], Repository]
 
 
 class ServedModel:
@@ -51,10 +54,10 @@ class ServedModel:
         self.manifest = model.manifest
         self.metrics = metrics
         metrics.computes_padding = model.session.computes_padding
-        counted = partial(metrics.count, "clipped_values")
+        count_clipped = partial(metrics.count, "clipped_values")
         self.queue = ModelQueue(
             model.manifest.key,
-            partial(model.answer, on_clipped=counted) if model.manifest.graph.clipped else model.answer,
+            partial(model.answer, on_clipped=count_clipped) if model.manifest.graph.clipped else model.answer,
             model.cost,
             metrics,
             limits.at_most(model.manifest.max_batch_rows) if model.buckets is None else model.buckets.limits,
@@ -70,12 +73,17 @@ class _RegistrySnapshot:
     """What is served at one moment: the models, and which of them answers a request for a name and a version."""
 
     repository: Repository
-    served: Mapping[LoadedModel, ServedModel] = field(default_factory=dict)
+    served: Mapping[LoadedModel, ServedModel] = field(default_factory=dict)  # in the order of the repository
+    # A cache, filled by requests: by (name, version) as they give them, None for one that is not given
     resolved: dict[tuple[str | None, str | None], ServedModel] = field(default_factory=dict)
 
 
 class Registry:
-    """The models that are served. `add` makes the queue and metrics of a new one, `remove` ends those of an old one."""
+    """The models that are served.
+
+    `rescan` scans the repository; `add` makes the queue and the metrics of a new model, `remove` ends those of a model
+    that is gone. With `period_seconds` above 0 it scans periodically.
+    """
 
     def __init__(
         self,
@@ -86,8 +94,9 @@ class Registry:
         period_seconds: float = 0.0,
         shadow: Key | None = None,
     ) -> None:
-        self.everywhere = self.change_here  # where others serve the same, it reaches them too
-        self.unloaded: Callable[[], Awaitable[list[str]]] | None = None  # by them, before the first scan
+        self.everywhere = self.change_here  # makes a change; of several workers, at all of them (`EveryWorker`)
+        # Asks the other workers which names a client has unloaded, before the first scan; None without workers
+        self.unloaded: Callable[[], Awaitable[list[str]]] | None = None
         self.listeners: list[Callable[[], Awaitable[None]]] = []  # awaited after each scan and change
         self.stopping = Stopping()  # stops a scan early, when the registry is closed
         self._rescan = rescan
@@ -99,18 +108,18 @@ class Registry:
         self.repository = Repository(starting=True)  # the result of the last scan
         self.served: Sequence[ServedModel] = ()  # by name and ascending version
         self._snapshot = _RegistrySnapshot(self.repository)
-        self._changing = asyncio.Lock()
+        self._changing = asyncio.Lock()  # held by a scan or a change
         self._change_task: asyncio.Task[Any] | None = None
-        self._rescan_event = asyncio.Event()
+        self._rescan_event = asyncio.Event()  # set to ask for a scan
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._watcher: asyncio.Task[None] | None = None
-        self._has_removed = False
+        self._watcher: asyncio.Task[None] | None = None  # runs `_watch`
+        self._has_removed = False  # models were removed since free memory was last returned
 
     def find(self, name: str | None, version: str | None) -> ServedModel:
-        """The model for a name and a version, as a request gives them; see `Repository.find`.
+        """The model for a name and a version, as a request gives them; see `Repository.find` for the errors.
 
-        If the default version does not work, it is the next lower one that works, which was in use before, or else the
-        highest one that works, but never the shadow.
+        If no version is given and the default version does not work, a version that works stands in: the next lower
+        one, which was in use before, or else the highest, but never the shadow. If none works, the default version.
         """
         snapshot = self._snapshot
         served = snapshot.resolved.get((name, version))
@@ -119,28 +128,28 @@ class Registry:
             if len(snapshot.resolved) < _MOST_RESOLVED:
                 snapshot.resolved[name, version] = served
         if version is None and served.queue.breaker.open:
-            same = [other for other in self.answering if other.manifest.name == served.manifest.name]
-            works = [other for other in same if not other.queue.breaker.open]
-            below = [other for other in works if other.manifest.version < served.manifest.version]
-            return (below or works or [served])[-1]
+            versions = [model for model in self.answering if model.manifest.name == served.manifest.name]
+            working = [model for model in versions if not model.queue.breaker.open]
+            lower = [model for model in working if model.manifest.version < served.manifest.version]
+            return (lower or working or [served])[-1]
         return served
 
     @property
     def answering(self) -> Sequence[ServedModel]:
         """The models that answer calls without a version: all that are served, but the shadow."""
-        return [one for one in self._snapshot.served.values() if not self.repository.is_shadow(one.model.key)]
+        return [served for served in self._snapshot.served.values() if not self.repository.is_shadow(served.model.key)]
 
     def explain(self, reason: str) -> None:
         """Puts the reason why nothing is served before the first scan into every refusal, and once into the log."""
         if self.repository.reason is None:
             log.error("%s", reason)
-            self._put(replace(self.repository, reason=reason))
+            self._serve(replace(self.repository, reason=reason))
 
     async def open(self) -> None:
-        """Scans the folder for the first time, and then periodically.
+        """Scans the folder for the first time, and starts the task that scans it again.
 
         Raises:
-            CancelledError: It was closed meanwhile. A folder that cannot be read is a ConfigurationError.
+            CancelledError: The registry was closed meanwhile. A folder that cannot be read is a ConfigurationError.
         """
         self._loop = asyncio.get_running_loop()
         try:
@@ -148,7 +157,7 @@ class Registry:
                 before = self.repository
                 if self.unloaded is not None:
                     before = replace(before, unloaded=before.unloaded | {*await self.unloaded()})
-                await self._look(before)
+                await self._scan(before)
         except Draining:  # closed meanwhile
             raise asyncio.CancelledError from None
         self._watcher = asyncio.create_task(self._watch())
@@ -169,10 +178,13 @@ class Registry:
     async def refresh(self) -> None:
         """Scans the folder, and serves its verified models; nothing changes if it cannot be read."""
         async with self._changing:
-            await self._look(self.repository)
+            await self._scan(self.repository)
 
     async def load(self, name: str) -> Refusal | None:
-        """Scans for one name, refused versions too, and no longer unloaded; returns why its highest is not served."""
+        """Serves a name again that was unloaded, and verifies its refused versions again, by a scan.
+
+        Returns why its highest version is not served, or None if it is.
+        """
         return await self.everywhere("load", name)
 
     async def unload(self, name: str) -> None:
@@ -180,9 +192,10 @@ class Registry:
         await self.everywhere("unload", name)
 
     async def change_here(self, change: str, name: str) -> Refusal | None:
-        """Makes a client's change, `load` or `unload`, in this process, alone and to its end.
+        """Makes a client's change, `load` or `unload`, in this process; returns the result of `load`.
 
-        It is made even if the client leaves: its scan would go on anyway.
+        No scan or other change runs meanwhile. It is made to its end even if the client leaves: its scan would go on
+        anyway.
         """
         await self._changing.acquire()
         change_of_name: Coroutine[Any, Any, Refusal | None] = (
@@ -193,8 +206,13 @@ class Registry:
         return await asyncio.shield(task)
 
     async def _load(self, name: str) -> Refusal | None:
+        """`load` in this process, with `_changing` held.
+
+        Raises:
+            ModelNotFound: The repository has no version of the name.
+        """
         before = self.repository
-        result = await self._look(replace(before, unloaded=before.unloaded - {name}), name)
+        result = await self._scan(replace(before, unloaded=before.unloaded - {name}), name)
         refused = {refusal.key.version: refusal for refusal in result.refused if refusal.key.name == name}
         versions = [*refused, *result.models.get(name, ())]
         if not versions:
@@ -202,18 +220,23 @@ class Registry:
         return refused.get(max(versions))
 
     async def _unload(self, name: str) -> None:
+        """`unload` in this process, with `_changing` held.
+
+        Raises:
+            ModelNotFound: The name is neither served nor refused.
+        """
         before = self.repository
         if name in before.unloaded:
             return
         if name not in before.models and all(refusal.key.name != name for refusal in before.refused):
             raise ModelNotFound("no such model is served")
-        await self._change(before.without(name))
+        await self._serve_and_notify(before.without(name))
         log.info("%s is unloaded", name)
 
     async def _watch(self) -> None:
         """Scans again after each period, and when a scan is asked for, until the server drains."""
         while True:
-            with suppress(TimeoutError):
+            with suppress(TimeoutError):  # the period is over
                 async with asyncio.timeout(self._period or None):
                     await self._rescan_event.wait()
             self._rescan_event.clear()
@@ -226,8 +249,11 @@ class Registry:
             except Exception:  # an error in one scan must not end the later scans
                 log.exception("an unexpected error ended the scan of the model repository; the served models stay")
 
-    async def _look(self, before: Repository, retry_name: str | None = None) -> Repository:
-        """Scans the repository in a thread, and serves each model as soon as the scan has it.
+    async def _scan(self, before: Repository, retry_name: str | None = None) -> Repository:
+        """Scans the repository in a thread, and serves each model as soon as the scan has verified it.
+
+        Returns the result, which is then served. `before` is the last result; `retry_name`: a name whose refused
+        versions are verified again.
 
         Raises:
             ConfigurationError: The repository cannot be scanned; what is served stays.
@@ -236,15 +262,15 @@ class Registry:
         running = True
         loop = asyncio.get_running_loop()
 
-        def put(result: Repository) -> None:
+        def serve_part(result: Repository) -> None:
             if running and not self.stopping.stopped:
-                self._put(result)
+                self._serve(result)
 
         def rescan() -> Repository:
             if self._has_removed:  # by an earlier scan: by now their last requests are answered
                 self._has_removed = False
                 return_free_memory()
-            return self._rescan(before, retry_name, lambda result: loop.call_soon_threadsafe(put, result))
+            return self._rescan(before, retry_name, lambda result: loop.call_soon_threadsafe(serve_part, result))
 
         try:
             result = await asyncio.wrap_future(in_daemon_thread("rescan", rescan))
@@ -259,41 +285,49 @@ class Registry:
         finally:
             running = False  # what this scan publishes from now on is ignored
             if not before.starting:  # after a failed first scan the service cannot start
-                self._put(replace(self.repository, unnamed=None, unverified=(), starting=False))
-        await self._change(result)
+                self._serve(replace(self.repository, unnamed=None, unverified=(), starting=False))
+        await self._serve_and_notify(result)
         return result
 
-    async def _change(self, result: Repository) -> None:
-        self._put(result)
+    async def _serve_and_notify(self, result: Repository) -> None:
+        """Serves the result of a scan or a change, and awaits the listeners."""
+        self._serve(result)
         for listener in self.listeners:
             await listener()
 
-    def _put(self, result: Repository) -> None:
-        """Serves the result of a scan: opens queues for new models, swaps the snapshot, removes old models."""
+    def _serve(self, result: Repository) -> None:
+        """Serves the result of a scan: opens queues for new models, replaces the snapshot, removes old models."""
+        # 1. Log which aliases changed.
         result = replace(result, shadow=self._shadow)
         for name in sorted({*self.repository.aliases, *result.aliases}):
             aliases = result.aliases.get(name, {})
             if aliases != self.repository.aliases.get(name, {}):
                 text = ", ".join(f"{alias} is version {version}" for alias, version in sorted(aliases.items()))
                 log.info("aliases of %s: %s", name, text or "none")
+        # 2. Replace the snapshot.
         before = self._snapshot.served
         served = {model: before[model] if model in before else self._add(model) for model in result}
-        unnamed = (None, None) in self._snapshot.resolved
+        was_only_model = (None, None) in self._snapshot.resolved  # calls without a name were answered
         self._snapshot = _RegistrySnapshot(result, served)
         self.repository, self.served = result, list(served.values())
+        # 3. Log what changes for calls without a version, or without a name.
         if not result.starting:
             self._log_defaults(result)
         with suppress(RequestError):  # such a request will get this error
             self.find(None, None)
-        if unnamed and (None, None) not in self._snapshot.resolved and len(result.models) > 1:
+        if was_only_model and (None, None) not in self._snapshot.resolved and len(result.models) > 1:
             log.warning("there are several models now, %s: calls that name none get 404", ", ".join(result.models))
-        for model, old in before.items():
+        # 4. Remove models that are no longer served.
+        for model, removed in before.items():
             if model not in served:
-                self._remove(old)
+                self._remove(removed)
                 self._has_removed = True
 
     def _log_defaults(self, result: Repository) -> None:
-        """Says which version answers calls without one: where that is not the champion, and where it changes."""
+        """Logs which version answers calls of a name without one, when that changes.
+
+        Of a new name only if it is not the champion; then it stands in, which is a warning.
+        """
         defaults = {name: result.default(name) for name in result.models}
         for name, version in defaults.items():
             champion = result.champion(name)
@@ -301,56 +335,61 @@ class Registry:
             if version != self._defaults.get(name, champion or version) or (stands_in and name not in self._defaults):
                 outcome = "refused with 503: only the shadow works" if version is None else f"answered by {version}"
                 why = f", as the champion, {champion}, is not served" if stands_in and champion else ""
-                say = log.warning if stands_in else log.info
-                say("calls of %s without a version are %s%s", name, outcome, why)
+                level = logging.WARNING if stands_in else logging.INFO
+                log.log(level, "calls of %s without a version are %s%s", name, outcome, why)
         self._defaults = defaults
 
 
 @dataclass
 class EveryWorker:
-    """Applies a change at every worker before it is answered: `here` applies it in this process."""
+    """Makes a change at every worker before it is answered.
 
-    here: Callable[[str, str], Awaitable[Refusal | None]]
-    state: Callable[[], dict[str, list[str]]]  # here: what it serves, and what is unloaded
-    ask: Callable[..., Awaitable[list[dict[str, Any]]]]  # calls one of the answers of every worker
-    answers: MutableMapping[str, Callable[..., Awaitable[Any]]]
-    _own: dict[str, Refusal | LengthwiseError | None] = field(default_factory=dict)
+    Every worker has one. The worker with the client asks all workers, itself too, to call their handler of `change`.
+    The call's text says which worker asked, so that this worker also keeps its result as an object, not as JSON.
+    """
+
+    here: Callable[[str, str], Awaitable[Refusal | None]]  # makes a change in this process
+    state: Callable[[], dict[str, list[str]]]  # what this process serves, and which names are unloaded
+    ask: Callable[..., Awaitable[list[dict[str, Any]]]]  # has every worker call a handler; returns their answers
+    handlers: MutableMapping[str, Callable[..., Awaitable[Any]]]  # what this process answers to such calls
+    _results: dict[str, Refusal | LengthwiseError | None] = field(default_factory=dict)  # here, of calls from here
     _numbers: Iterator[int] = field(default_factory=itertools.count)
 
     def __post_init__(self) -> None:
-        self.answers["change"] = self._change
+        self.handlers["change"] = self._change
 
     async def __call__(self, change: str, name: str) -> Refusal | None:
-        """Applies a change on every worker, and returns this worker's result.
+        """Makes a change at every worker, and returns or raises this worker's result.
 
         Raises:
-            WorkersDiffer: Only some workers applied it, or one did not answer.
+            WorkersDiffer: Only some workers made it, or one did not answer.
         """
         call = f"{os.getpid()} {next(self._numbers)}"
-        self._own[call] = None
+        self._results[call] = None
         try:
-            results = await self.ask("change", change, name, call)
+            answers = await self.ask("change", change, name, call)
         finally:
-            own = self._own.pop(call)
-        silent = [one for one in results if "serves" not in one]  # they have not answered, so nobody knows
-        if silent or len({one["error"] is None for one in results}) > 1:
+            result = self._results.pop(call)
+        silent = [answer for answer in answers if "serves" not in answer]  # they have not answered, so nobody knows
+        if silent or len({answer["error"] is None for answer in answers}) > 1:
             outcomes = []
-            for one in results:
-                outcome = "made" if one["error"] is None else f"failed ({one['error']})"
-                serves = "" if one in silent else f", and serves {', '.join(one['serves']) or 'nothing'}"
-                outcomes.append(f"worker {one['pid']} {outcome}{serves}")
+            for answer in answers:
+                outcome = "made" if answer["error"] is None else f"failed ({answer['error']})"
+                serves = "" if answer in silent else f", and serves {', '.join(answer['serves']) or 'nothing'}"
+                outcomes.append(f"worker {answer['pid']} {outcome}{serves}")
             raise WorkersDiffer(f"{change} of {name} was not made at every worker: {'; '.join(outcomes)}")
-        if isinstance(own, LengthwiseError):
-            raise own
-        return own
+        if isinstance(result, LengthwiseError):
+            raise result
+        return result
 
     async def _change(self, change: str, name: str, call: str) -> dict[str, Any]:
+        """The handler: makes a change here, and answers with `error` (None if it was made) and this worker's state."""
         result: Refusal | LengthwiseError | None
         try:
             result = await self.here(change, name)
         except LengthwiseError as error:
             result = error
-        if call in self._own:
-            self._own[call] = result
+        if call in self._results:
+            self._results[call] = result
         why = result.reason if isinstance(result, Refusal) else None if result is None else str(result)
         return {"pid": os.getpid(), "error": why, **self.state()}

@@ -39,7 +39,10 @@ def fetch(address: str, settings: Settings) -> Path:
 
 
 def _start(address: str, settings: Settings) -> Future[Path]:
-    """Begins a fetch: a store may hang, and its library does not see signals, so whoever has them only waits."""
+    """Begins a fetch in another thread, which the main thread only waits for, so that it sees signals.
+
+    A store may hang, and its library does not look at signals.
+    """
     from lengthwise.stores import cache  # nothing of it is imported for models in a folder
 
     return in_daemon_thread(
@@ -48,22 +51,24 @@ def _start(address: str, settings: Settings) -> Future[Path]:
 
 
 def fetched(settings: Settings) -> Settings:
-    """The settings with a folder of models; models at an address are fetched now, and the folder has the copy."""
+    """The settings with a folder as the source of models: models at an address are fetched now, to a copy there."""
     return settings if isinstance(settings.models, Path) else settings.with_copy(fetch(settings.models, settings))
 
 
-def model_directory(named: Path | str) -> Path:
+def model_directory(source: Path | str) -> Path:
     """The model directory for a path or an address: the folder itself, or the highest version in it.
+
+    Models at an address are fetched now.
 
     Raises:
         ConfigurationError: There is no model, or several at an address.
     """
-    if isinstance(named, Path) or not is_address(named):
-        return folder.model_directory(Path(named))
-    repository = fetch(named, Settings.load())
+    if isinstance(source, Path) or not is_address(source):
+        return folder.model_directory(Path(source))
+    repository = fetch(source, Settings.load())
     models = sorted(path.name for path in folder.paths_in(repository) if path.is_dir())
     if len(models) > 1:
-        address = parse(named)
+        address = parse(source)
         raise ConfigurationError(
             f"{address} holds the models {first_of(models)}; name one, as in {address}/{models[0]}"
         )
@@ -71,21 +76,26 @@ def model_directory(named: Path | str) -> Path:
 
 
 class ModelSource:
-    """The source of a service's models; `folder` is the one of the last scan."""
+    """The source of a service's models.
+
+    `folder` is that of the last scan. `ask_parent` asks the parent of several workers for the folder; None without it.
+    """
 
     def __init__(self, settings: Settings, ask_parent: Callable[[Stopping, str], Any] | None = None) -> None:
         self._settings = settings
         self._ask_parent = ask_parent
-        self._fetch: Future[Path] | None = None
+        self._fetch: Future[Path] | None = None  # the last one, which may still run
         self.folder = settings.folder
 
     def refresh(self, stopping: Stopping, *, first: bool) -> Path:
-        """The folder for a scan.
+        """The folder for a scan; models at an address are fetched, which may take long.
+
+        `first`: it is for the first scan, before which the parent, or `fetched`, has fetched the models already.
 
         Raises:
             ConfigurationError: The models cannot be fetched, or were fetched with other digests.
         """
-        if self._ask_parent is not None:
+        if self._ask_parent is not None:  # one of several workers
             answer = None if first else self._ask_parent(stopping, "models")
             if isinstance(answer, dict):
                 raise ConfigurationError(str(answer["error"]).partition(": ")[2])
@@ -100,7 +110,7 @@ class ModelSource:
                     f"{parse(self._settings.address)} is still being fetched after {PATIENCE_SECONDS:.0f} s; a later "
                     "reload takes what comes of it"
                 ) from None
-            except ModelError as error:  # which in a scan is of one version, and not of all
+            except ModelError as error:  # in a scan, a ModelError would refuse one version only
                 raise ConfigurationError(str(error)) from error
         return self.folder
 
@@ -110,8 +120,8 @@ class SharedSource:
 
     def __init__(self, settings: Settings) -> None:
         self._source = ModelSource(settings)
-        self._fetch_of_all: asyncio.Future[Path] | None = None
-        self._last_end = -inf  # of a fetch, by `time.monotonic`
+        self._fetch: asyncio.Future[Path] | None = None  # for all workers: the last one, which may still run
+        self._last_end = -inf  # when the last fetch ended, by `time.monotonic`
 
     @property
     def folder(self) -> Path:
@@ -121,16 +131,16 @@ class SharedSource:
     @property
     def is_fetching(self) -> bool:
         """Whether workers wait for a fetch."""
-        return self._fetch_of_all is not None and not self._fetch_of_all.done()
+        return self._fetch is not None and not self._fetch.done()
 
     async def refresh(self) -> str:
-        """The folder for the scan of a worker."""
+        """The folder for the scan of a worker: of the fetch that runs or has just ended, or of a new one."""
         if not self.is_fetching and time.monotonic() - self._last_end > TOGETHER_SECONDS:
             thread = in_daemon_thread("fetch", lambda: self._source.refresh(Stopping(), first=False))
-            self._fetch_of_all = asyncio.wrap_future(thread)
-            self._fetch_of_all.add_done_callback(self._note_end)
-        assert self._fetch_of_all is not None
-        return str(await asyncio.shield(self._fetch_of_all))
+            self._fetch = asyncio.wrap_future(thread)
+            self._fetch.add_done_callback(self._note_end)
+        assert self._fetch is not None
+        return str(await asyncio.shield(self._fetch))
 
     def _note_end(self, _: object) -> None:
         self._last_end = time.monotonic()

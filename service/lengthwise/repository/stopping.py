@@ -1,4 +1,7 @@
-"""Work in another thread: a thread for one function, and a signal to stop, which work polls or has a callback for."""
+"""Work in another thread: a thread for one function, and a signal to stop.
+
+The work polls the signal (`Stopping.check`), or registers a callback that ends it (`Stopping.ending`).
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,10 @@ R = TypeVar("R")
 
 
 def in_daemon_thread(name: str, function: Callable[[], R]) -> Future[R]:
-    """Runs a function in a thread for which the process does not wait: reading a folder may block for ever."""
+    """Runs a function in a new daemon thread; returns the future of its result or error.
+
+    The process does not wait for this thread when it ends: reading a folder may block for ever.
+    """
     future: Future[R] = Future()
     future.set_running_or_notify_cancel()
 
@@ -35,8 +41,8 @@ class Stopping:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self.stopped = False
-        self._ends: list[Callable[[], object]] = []
+        self.stopped = False  # whether the signal is set
+        self._ends: list[Callable[[], object]] = []  # callbacks
 
     def stop(self) -> None:
         """Sets the signal and calls the registered callbacks."""
@@ -56,7 +62,10 @@ class Stopping:
 
     @contextmanager
     def ending(self, end: Callable[[], object]) -> Iterator[None]:
-        """While the block runs, `stop` calls `end` in its own thread. Calls `end` now if the signal is set already."""
+        """While the block runs, `stop` calls `end`, in the thread that stops; `end` must be safe in any thread.
+
+        If the signal is set already, `end` is called now.
+        """
         with self._lock:
             self._ends.append(end)
             if self.stopped:

@@ -1,6 +1,7 @@
-"""What a load stores beside a model, so that the next one need not measure it: `costs.json` and `kernels.json`.
+"""What a load stores beside a model, so that the next load need not measure it: `costs.json` and `kernels.json`.
 
-Each is valid under its conditions. No digest protects these files, so they may hold anything.
+Each file has the *conditions* under which it was measured, and is valid only under the same. No digest protects these
+files, so they may hold anything.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ T = TypeVar("T")
 COSTS_FILE: Final = "costs.json"
 KERNELS_FILE: Final = "kernels.json"
 MOST_BYTES: Final = 2**24  # of a file
-_COSTS_METHOD: Final = 5  # of measuring; what was measured in another way is not used
-_KERNELS_METHOD: Final = 1
+_COSTS_METHOD: Final = 5  # the version of the way to measure, a condition: raised when that changes
+_KERNELS_METHOD: Final = 1  # the same for kernels
 
 
 def kernel_conditions(manifest: Manifest, session: Session) -> dict[str, str | int]:
@@ -51,7 +52,11 @@ def cost_conditions(manifest: Manifest, session: Session, limits: BatchLimits) -
 
 
 def read(content: bytes | None, conditions: Mapping[str, str | int], parse: Callable[[Any], T], name: str) -> T | None:
-    """What `parse` reads from a file that was stored under these conditions; None if it must be measured."""
+    """The result of `parse`, which gets the JSON of a stored file; None if it must be measured.
+
+    That is, if there is no file (`content` is None), it was stored under other conditions, or cannot be read. `name`:
+    that of the file, for the log.
+    """
     if content is None:
         return None
     try:
@@ -63,5 +68,5 @@ def read(content: bytes | None, conditions: Mapping[str, str | int], parse: Call
 
 
 def write(path: Path, conditions: Mapping[str, str | int], **content: Any) -> None:
-    """Stores what was measured for the next load; OSError if the model directory is not writable."""
+    """Stores the `content` that was measured under these conditions; OSError if the directory is not writable."""
     files.replace(path, (json.dumps({"conditions": conditions, **content}, indent=1) + "\n").encode())

@@ -1,8 +1,10 @@
 """The program of the separate process that verifies a model; `repository.verification_process` starts it.
 
-It reads its task from stdin and writes one JSON object to the original stdout: `accepted` (a `Verification`), or
-`refused` with why, `kind` and maybe `trace`; `memory`, whether the limit was reached; and `log`, as level, logger and
-text.
+It reads its task from stdin and writes one JSON object, the *answer*, to the original stdout:
+
+- `accepted`: a `Verification`; or `refused`: why not, with `kind` (the class of the error) or `trace` (a traceback);
+- `memory`: whether the limit of memory was reached;
+- `log`: what was logged, as level, logger and text.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from typing import Any, Final
 
 from lengthwise.repository import modest
 
+# In the messages of errors that a lack of memory causes
 _OUT_OF_MEMORY: Final = ("bad_alloc", "bad allocation", "Failed to allocate memory", "Unable to allocate")
 
 
@@ -37,7 +40,10 @@ def main() -> None:
 
 
 def _answer(memory_bytes: int) -> dict[str, Any]:
-    """The answer to the task on stdin; may use `memory_bytes` beyond what interpreter and libraries already use."""
+    """Verifies the task on stdin, and returns the answer without its log.
+
+    It may use `memory_bytes` beyond what the interpreter and the libraries use already.
+    """
     try:
         from lengthwise.errors import ModelError
         from lengthwise.repository import verifier

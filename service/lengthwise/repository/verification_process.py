@@ -37,11 +37,12 @@ from lengthwise.settings import flag, passed_to_children
 
 log = logging.getLogger("lengthwise.verification")
 
-REFUSED_SECONDS: Final = 60.0  # how long a refusal counts for others, which load the same version at about that time
+REFUSED_SECONDS: Final = 60.0  # so long a refusal counts for other workers, which load the version at about that time
 MOST_VERDICTS: Final = 1024  # of a few kilobytes each; the oldest are forgotten
-_FROM_OUTSIDE: Final = {-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP}  # killed, or no memory
-SIGNALS: Final = {-number: number.name for number in signal.Signals}
-_LIMITS: Final = flag("judge_memory_bytes"), flag("judge_timeout_seconds")
+# Exit codes of a process that somebody else has killed, perhaps the kernel, as the machine has no memory left
+_KILLED: Final = {-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP}
+SIGNALS: Final = {-number: number.name for number in signal.Signals}  # names of signals, by exit code
+_MEMORY_OPTION, _TIMEOUT_OPTION = flag("judge_memory_bytes"), flag("judge_timeout_seconds")
 
 
 @dataclass
@@ -49,9 +50,9 @@ class VerificationProcess:
     """Verifies each model in a separate process of limited time and memory. It is a `Verifier`."""
 
     timeout_seconds: float
-    memory_bytes: int
-    _changed: threading.Condition = field(default_factory=threading.Condition)
-    _allotted_bytes: int = 0
+    memory_bytes: int  # most that a process may use
+    _changed: threading.Condition = field(default_factory=threading.Condition)  # of `_allotted_bytes`
+    _allotted_bytes: int = 0  # to the processes that run
 
     def __call__(self, task: VerificationTask, stopping: Stopping) -> Verification:
         """Verifies a model.
@@ -61,11 +62,11 @@ class VerificationProcess:
             NotVerified: The process could not be started, or was killed from outside.
         """
         key = task.manifest.key
-        with self._memory(stopping) as most:
-            if most < min(LEAST_BYTES, self.memory_bytes):
+        with self._reserved_memory(stopping) as memory_bytes:
+            if memory_bytes < min(LEAST_BYTES, self.memory_bytes):
                 raise NotVerified(f"{key}: the container has no memory left to verify it; the next scan verifies it")
             try:
-                process = self.start(most)
+                process = self.start(memory_bytes)
             except OSError as error:
                 raise NotVerified(f"{key}: no process can be started to verify it: {error.strerror}") from error
             with process, stopping.ending(process.kill):
@@ -73,20 +74,20 @@ class VerificationProcess:
                     output, errors = process.communicate(pickle.dumps(task), timeout=self.timeout_seconds)
                 except subprocess.TimeoutExpired as error:
                     raise ModelError(
-                        f"{key}: verifying it timed out after {self.timeout_seconds:g} s ({_LIMITS[1]}): its graph "
-                        "hangs, or is far too slow"
+                        f"{key}: verifying it timed out after {self.timeout_seconds:g} s ({_TIMEOUT_OPTION}): its "
+                        "graph hangs, or is far too slow"
                     ) from error
                 finally:
                     process.kill()
             stopping.check()
-            return self.read_verdict(key, process.returncode, output, errors, most)
+            return self.read_verdict(key, process.returncode, output, errors, memory_bytes)
 
     @contextmanager
-    def _memory(self, stopping: Stopping) -> Iterator[int]:
-        """Reserves memory for a process: its limit in bytes.
+    def _reserved_memory(self, stopping: Stopping) -> Iterator[int]:
+        """Reserves memory for a process while the block runs, and yields how many bytes the process may use.
 
-        Where the container has too little left for the full limit, it waits until the processes that run have ended:
-        with less memory, a good version could be refused that would pass if it were verified by itself.
+        If the container has too little left for `memory_bytes`, it waits until the processes that run have ended: with
+        less memory, a version could be refused that would pass if it were verified by itself.
         """
 
         def wake() -> None:
@@ -95,15 +96,15 @@ class VerificationProcess:
 
         with stopping.ending(wake), self._changed:
             limit = self.memory_bytes
-            while (most := share_of_memory(limit, self._allotted_bytes)) < limit and self._allotted_bytes:
+            while (reserved := share_of_memory(limit, self._allotted_bytes)) < limit and self._allotted_bytes:
                 stopping.check()
                 self._changed.wait()
-            self._allotted_bytes += most
+            self._allotted_bytes += reserved
         try:
-            yield most
+            yield reserved
         finally:
             with self._changed:
-                self._allotted_bytes -= most
+                self._allotted_bytes -= reserved
                 self._changed.notify_all()
 
     def start(self, memory_bytes: int) -> subprocess.Popen[bytes]:
@@ -125,13 +126,16 @@ class VerificationProcess:
             },
         )
 
-    def read_verdict(self, key: str, code: int, output: bytes, errors: bytes, most: int) -> Verification:
-        """The verdict of a process that has ended, from its exit code and output; it could use `most` bytes of memory.
+    def read_verdict(self, key: str, code: int, output: bytes, errors: bytes, memory_bytes: int) -> Verification:
+        """The verdict of a process that has ended, from its exit code, its output and what it wrote to stderr.
+
+        `memory_bytes`: how much memory it could use. What it logged is logged here.
 
         Raises:
             ModelError: The model must not be served: verifying it failed, or its graph crashed the process.
             NotVerified: The process was killed from outside, or the machine has no memory left.
         """
+        # 1. Its answer, empty if it crashed before, or its output was damaged
         answer: Any = {}
         with suppress(ValueError, RecursionError):
             answer = json.loads(output)
@@ -140,12 +144,14 @@ class VerificationProcess:
         for level, name, text in answer.get("log", ()):
             logging.getLogger(str(name)).log(int(level), "%s", text)
         stderr = errors.decode(errors="replace")
-        last = stderr.strip().rpartition("\n")[2][:300]
-        if answer.get("memory") or (code and "bad_alloc" in last):
-            why = f"{key}: verifying it ran out of memory: it takes more than {most} bytes"
-            if most < self.memory_bytes:
+        last_line = stderr.strip().rpartition("\n")[2][:300]
+        # 2. It ran out of memory.
+        if answer.get("memory") or (code and "bad_alloc" in last_line):
+            why = f"{key}: verifying it ran out of memory: it takes more than {memory_bytes} bytes"
+            if memory_bytes < self.memory_bytes:
                 raise NotVerified(f"{why}, most of what the container has left")
-            raise ModelError(f"{why} ({_LIMITS[0]})")
+            raise ModelError(f"{why} ({_MEMORY_OPTION})")
+        # 3. It has answered.
         if answer.get("trace"):
             log.error("%s: verifying it failed\n%s", key, answer["trace"])
         if "refused" in answer or (code == 0 and "accepted" in answer):
@@ -153,36 +159,38 @@ class VerificationProcess:
                 return Verification.from_json(answer)
             except ValueError as error:
                 raise ModelError(f"{key}: the process that verified it gave no valid answer: {error}") from error
+        # 4. It was killed, or crashed.
         log.error("%s: the process that verified it ended with %s\n%s", key, code, stderr[-4000:])
-        if code in _FROM_OUTSIDE:
+        if code in _KILLED:
             raise NotVerified(
                 f"{key}: the process that verified it was killed from outside, by {SIGNALS[code]}; if nobody did "
-                f"that, the machine ran out of memory ({_LIMITS[0]} limits the process)"
+                f"that, the machine ran out of memory ({_MEMORY_OPTION} limits the process)"
             )
         ended = f"was ended by {SIGNALS.get(code, f'signal {-code}')}" if code < 0 else f"ended with code {code}"
         raise ModelError(
-            f"{key}: the process that verified it {ended}: its graph crashes the process that runs it. {last}"
+            f"{key}: the process that verified it {ended}: its graph crashes the process that runs it. {last_line}"
         )
 
 
 class Verdicts:
     """The verdicts on models that the parent keeps for its workers, by the digest of all that a verdict depends on.
 
-    A model is verified by one of them at a time; the others wait for its verdict, or for its end.
+    A verdict is `{"accepted": ...}` or `{"refused": ..., "kind": ...}`, as `Verification.from_json` reads it. One
+    worker at a time verifies a model; the others wait for its verdict, or until it has ended.
     """
 
     def __init__(self) -> None:
-        self._verdicts: dict[str, tuple[float, dict[str, Any]]] = {}  # with the time of each
-        # By whom a model is verified: done when its verdict is there, and when the process has ended.
+        self._verdicts: dict[str, tuple[float, dict[str, Any]]] = {}  # when it was stored, and the verdict
+        # Of each model that a worker verifies: a future of its verdict, and one of the worker's end
         self._verifying: dict[str, tuple[Future[Any], Future[Any]]] = {}
 
     @property
     def verifying(self) -> bool:
-        """Whether a process verifies a model now."""
-        return any(not any(map(Future.done, ends)) for ends in self._verifying.values())
+        """Whether a worker verifies a model now."""
+        return any(not any(map(Future.done, futures)) for futures in self._verifying.values())
 
     async def find_or_begin(self, end: Future[Any], digest: str) -> dict[str, Any] | None:
-        """The verdict on a model, for `Verification.from_json`; None if the worker that asks is to verify the model.
+        """The verdict on a model; None if the worker that asks has to verify the model and call `keep`.
 
         Waits while another worker verifies the model.
 
@@ -190,18 +198,21 @@ class Verdicts:
             end: Done when the worker that asks has ended.
             digest: Of all that the verdict depends on.
         """
-        while (ends := self._verifying.get(digest)) is not None and not any(map(Future.done, ends)):
-            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-        since, verdict = self._verdicts.get(digest, (-inf, {}))
-        if "accepted" in verdict or time.monotonic() - since < REFUSED_SECONDS:
+        while (futures := self._verifying.get(digest)) is not None and not any(map(Future.done, futures)):
+            await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)
+        stored_at, verdict = self._verdicts.get(digest, (-inf, {}))
+        if "accepted" in verdict or time.monotonic() - stored_at < REFUSED_SECONDS:
             return verdict
         self._verifying[digest] = Future(), end
         return None
 
     def keep(self, digest: str, verdict: dict[str, Any] | None) -> None:
-        """Stores the verdict of a worker (None: it could not verify the model), and lets those that wait go on."""
-        turn, _ = self._verifying.pop(digest, (Future(), None))
-        turn.set_result(None)
+        """Stores the verdict of a worker, and lets the workers that wait go on.
+
+        None if it could not verify the model: the next of them does.
+        """
+        is_verified, _ = self._verifying.pop(digest, (Future(), None))
+        is_verified.set_result(None)
         if verdict is None:
             return
         self._verdicts[digest] = time.monotonic(), verdict
@@ -211,18 +222,17 @@ class Verdicts:
 
 @dataclass
 class SharedVerifier:
-    """A `Verifier` that verifies a model unless another worker has: then it returns the verdict of that worker.
+    """A `Verifier` of one of several workers: it verifies a model only if no other worker has a verdict on it.
 
-    What was found is kept in the memory of their parent (`Verdicts`), so a worker that is started later, or a reload
-    that reaches all of them, verifies nothing again, and all have the same kernels, promise and costs. No folder needs
-    to be writable.
+    The parent keeps the verdicts in memory (`Verdicts`). So a worker that starts later, or a reload that reaches all
+    workers, verifies nothing again, and all have the same kernels, promise and costs. No folder needs to be writable.
     """
 
     verifier: Verifier
     ask: Callable[..., Any]
     """Asks the parent for the `verdict` of a digest, once no other process verifies its model."""
     send: Callable[..., object]
-    """Sends the parent a verdict, of the kind `keep_verdict`, or None; then it is the turn of another process."""
+    """Sends the parent the message `keep_verdict` with a digest and a verdict, or None: see `Verdicts.keep`."""
 
     def __call__(self, task: VerificationTask, stopping: Stopping) -> Verification:
         """Verifies a model; arguments and errors are those of `verifier.verify`.
@@ -231,22 +241,22 @@ class SharedVerifier:
             ModelError: The model must not be served; the message says why.
             NotVerified: It could not be verified now.
         """
-        on = [(device.label, device.recurrent_kernels, device.timed, device.tf32) for device in task.devices]
+        devices = [(device.label, device.recurrent_kernels, device.timed, device.tf32) for device in task.devices]
         # The manifest has the digests of all files.
-        digest = hashlib.sha256(repr((task.manifest.to_json(), task.limits, on)).encode()).hexdigest()
-        if earlier := self.ask(stopping, "verdict", digest):
-            return Verification.from_json(earlier)
-        outcome: dict[str, Any] | None = None
+        digest = hashlib.sha256(repr((task.manifest.to_json(), task.limits, devices)).encode()).hexdigest()
+        if earlier_verdict := self.ask(stopping, "verdict", digest):
+            return Verification.from_json(earlier_verdict)
+        verdict: dict[str, Any] | None = None
         try:
-            verdict = self.verifier(task, stopping)
-            # The first one stores the rest beside the model.
-            others = verdict.model_copy(update={"cases": (), "measured": None, "choice": None})
-            outcome = {"accepted": others.model_dump()}
-            return verdict
+            verification = self.verifier(task, stopping)
+            # Other workers need not store beside the model what this worker stores there.
+            for_others = verification.model_copy(update={"cases": (), "measured": None, "choice": None})
+            verdict = {"accepted": for_others.model_dump()}
+            return verification
         except NotVerified:
             raise
         except ModelError as error:
-            outcome = {"refused": str(error), "kind": type(error).__name__}
+            verdict = {"refused": str(error), "kind": type(error).__name__}
             raise
         finally:
-            self.send("keep_verdict", digest, outcome)
+            self.send("keep_verdict", digest, verdict)

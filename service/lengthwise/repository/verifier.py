@@ -35,32 +35,33 @@ from lengthwise.runtime.session import Session
 from lengthwise.verification import promises, stored_promises
 from lengthwise.verification.golden import Golden
 
+# Written by a load beside the model, in the order of the last fields of `VerificationTask`
 STORED_FILES: Final = (stored_measurements.COSTS_FILE, stored_promises.FILE, stored_measurements.KERNELS_FILE)
 ODD_VALUES: Final = (0.0, 1.0, -1.0, 1e3, -1e3)  # control flow that depends on values may crash with them
 
 
 @dataclass(frozen=True, slots=True)
 class VerificationTask:
-    """What is verified: the content of a model directory, read once (None: missing), and how it shall run."""
+    """What is verified: the content of a model directory, read once (None for a missing file), and how it will run."""
 
     limits: BatchLimits  # of its batches
     budget_seconds: float  # to measure its costs
     devices: tuple[Device, ...]
     manifest: Manifest
-    graph: bytes
+    graph: bytes  # `model.onnx`
     weights: Mapping[str, bytes]  # by the graph's names of the files
     verification: bytes  # `verification.json`
     golden: bytes  # `golden.npz`
-    examples: bytes | None = None
-    costs: bytes | None = None
-    promises: bytes | None = None
-    kernels: bytes | None = None
+    examples: bytes | None = None  # `examples.jsonl`
+    costs: bytes | None = None  # `costs.json`
+    promises: bytes | None = None  # `promises.json`
+    kernels: bytes | None = None  # `kernels.json`
 
     @classmethod
     def read(
         cls, directory: Path, limits: BatchLimits, budget_seconds: float, devices: Sequence[Device], most_bytes: int
     ) -> VerificationTask:
-        """Reads a model directory.
+        """Reads a model directory; the files with digests may have `most_bytes` bytes together.
 
         Raises:
             ModelError: The manifest is of another name or version. Any other reason not to serve it is a ModelError,
@@ -78,14 +79,14 @@ class VerificationTask:
             raise VerificationError(
                 f"{manifest.key}: the manifest has no digest of {VERIFICATION_FILE} or {GOLDEN_FILE}"
             )
-        own = {GRAPH_FILE, VERIFICATION_FILE, GOLDEN_FILE, EXAMPLES_FILE}
+        not_weights = {GRAPH_FILE, VERIFICATION_FILE, GOLDEN_FILE, EXAMPLES_FILE}
         return cls(
             limits.at_most(manifest.max_batch_rows),
             budget_seconds,
             tuple(devices),
             manifest,
             contents[GRAPH_FILE],
-            {name: content for name, content in contents.items() if name not in own},
+            {name: content for name, content in contents.items() if name not in not_weights},
             contents[VERIFICATION_FILE],
             contents[GOLDEN_FILE],
             contents.get(EXAMPLES_FILE),
@@ -94,27 +95,28 @@ class VerificationTask:
 
     def open(self, *, plain: bool = False) -> Session:
         """Opens a session of the graph on its devices; a `plain` one has onnxruntime's kernels."""
-        devices = [replace(each, recurrent_kernels=False) for each in self.devices] if plain else self.devices
+        devices = [replace(device, recurrent_kernels=False) for device in self.devices] if plain else self.devices
         return Session(self.graph, self.manifest, weights=self.weights, devices=devices)
 
 
 class Verification(BaseModel):
-    """The result for a model that may be served; all except the session is kept or sent as JSON."""
+    """The result for a model that may be served; all except the session may be sent or stored as JSON."""
 
     model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
 
     promise: Promise
     cases: tuple[dict[str, Any], ...] = ()  # of a new promise, as `Case.as_json`
     costs: dict[str, Any]  # as `CostTable.to_json`
-    measured: dict[str, str | int] | None = None  # `stored_measurements.cost_conditions`; None if the costs were stored
+    # Under which conditions the costs were measured now (`cost_conditions`); None if they were read from `costs.json`
+    measured: dict[str, str | int] | None = None
     steady: bool  # whether the time of a run follows from the shape of its batch
     kernels: str  # of its recurrent layers, as `Session.kernels`
     choice: dict[str, Any] | None = None  # for `kernels.json`; None if the kernels were not timed
-    session: Session | None = Field(default=None, exclude=True)
+    session: Session | None = Field(default=None, exclude=True)  # that was verified; None if in another process
 
     @classmethod
     def from_json(cls, verdict: dict[str, Any]) -> Verification:
-        """Reads the JSON of a verdict.
+        """Reads a verdict: `{"accepted": ...}`, as `model_dump` makes it, or `{"refused": reason, "kind": class}`.
 
         Raises:
             VerificationError: The model was refused, and its verification is the reason.
@@ -138,8 +140,9 @@ def verify(task: VerificationTask, stopping: Stopping) -> Verification:
         Stopped: The work was stopped.
         MemoryError: There is not enough memory for it.
     """
+    # 1. What the exporter recorded, and the session
     manifest, device = task.manifest, task.devices[0]
-    _check_verification(task.verification, manifest)
+    _check_recorded_cases(task.verification, manifest)
     session = task.open()
     try:
         graph = onnx_graph.read(task.graph)
@@ -147,14 +150,17 @@ def verify(task: VerificationTask, stopping: Stopping) -> Verification:
         raise ModelError(f"{manifest.key}: {GRAPH_FILE} cannot be read as ONNX: {error}") from error
     choice = None
     try:
+        # 2. Which kernels serve
         if device.timed and session.kernels != recurrent_kernels.ONNXRUNTIME:
-            session, choice = _faster(session, task, graph)
+            session, choice = _choose_kernels(session, task, graph)
         check_rows(graph, session.kernels, manifest)
+        # 3. The golden sequences, the promise, and values that may crash
         expected = Golden.of(task.golden, manifest)
         stopping.check()
         promise, cases = promises.promise_here(session, expected, manifest, task.promises, tf32=device.tf32)
         stopping.check()
         run_odd_values(session, manifest)
+        # 4. The costs: the stored table if it is valid here, else a measured one
         conditions = stored_measurements.cost_conditions(manifest, session, task.limits)
         stored = stored_measurements.read(
             task.costs,
@@ -181,15 +187,20 @@ def verify(task: VerificationTask, stopping: Stopping) -> Verification:
     )
 
 
-def _faster(own: Session, task: VerificationTask, graph: Graph) -> tuple[Session, dict[str, Any] | None]:
-    """The session with the faster kernels, and a new choice; see `kernel_choice.choose`."""
-    if own.integer:  # with onnxruntime's the weights are dequantised: other numbers, and another promise
-        return own, None
+def _choose_kernels(
+    with_kernels: Session, task: VerificationTask, graph: Graph
+) -> tuple[Session, dict[str, Any] | None]:
+    """The session with the faster kernels, and the choice for `kernels.json`, as `kernel_choice.choose` returns them.
+
+    The session with Lengthwise's kernels, and None, if onnxruntime's must not serve the model.
+    """
+    if with_kernels.integer:  # with onnxruntime's the weights are dequantised: other numbers, and another promise
+        return with_kernels, None
     try:
         check_rows(graph, recurrent_kernels.ONNXRUNTIME, task.manifest)
-    except ModelError:  # only these kernels may serve it
-        return own, None
-    return kernel_choice.choose(own, lambda: task.open(plain=True), task.manifest, task.kernels)
+    except ModelError:
+        return with_kernels, None
+    return kernel_choice.choose(with_kernels, lambda: task.open(plain=True), task.manifest, task.kernels)
 
 
 def measure_cost(
@@ -200,7 +211,10 @@ def measure_cost(
     budget_seconds: float = 1.0,
     stopping: Stopping | None = None,
 ) -> CostTable:
-    """Measures the cost table of a session with sequences of zeros: the seconds of padding, run and scoring."""
+    """Measures the cost table of a session with sequences of zeros: the seconds of padding, run and scoring.
+
+    It takes about `budget_seconds`; raises `Stopped` if `stopping` is set meanwhile.
+    """
     multiple = manifest.width_multiple
 
     def run(rows: int, width: int) -> None:
@@ -228,7 +242,12 @@ def measure_cost(
     )
 
 
-def _check_verification(verification: bytes, manifest: Manifest) -> None:
+def _check_recorded_cases(verification: bytes, manifest: Manifest) -> None:
+    """Checks that every case in `verification.json` holds, and that there is one.
+
+    Raises:
+        VerificationError: A case does not hold, or the file cannot be read.
+    """
     try:
         recorded: Any = json.loads(verification)
         failed = [str(case["name"]) for case in recorded["cases"] if case["holds"] is not True]
@@ -241,32 +260,35 @@ def _check_verification(verification: bytes, manifest: Manifest) -> None:
 
 
 def check_rows(graph: Graph, kernels: str, manifest: Manifest) -> None:
-    """Checks that no client can cause onnxruntime's recurrent layers to get no rows, which would crash them.
+    """Checks that no client can cause onnxruntime's recurrent layers to get no rows, which would crash the process.
 
     Raises:
         ModelError: A client can.
     """
-    ending = data_dependence.ENDS_WITHOUT_ROWS_AT_INT8
+    crashing = data_dependence.ENDS_WITHOUT_ROWS_AT_INT8
     if kernels == recurrent_kernels.ONNXRUNTIME or not recurrent_kernels.INSTRUCTION_SETS:
-        ending |= data_dependence.ENDS_WITHOUT_ROWS
+        crashing |= data_dependence.ENDS_WITHOUT_ROWS
     names = manifest.graph
-    others = [name for name in (names.lengths, names.mask) if name is not None]
-    if (operator := data_dependence.recurrent_without_rows(graph, names.sequences, others, ending)) is not None:
+    lengths = [name for name in (names.lengths, names.mask) if name is not None]
+    if (operator := data_dependence.recurrent_without_rows(graph, names.sequences, lengths, crashing)) is not None:
         raise ModelError(f"{manifest.key}: {data_dependence.why_refused(operator)}")
 
 
 def run_odd_values(session: Session, manifest: Manifest) -> None:
-    """Runs constant sequences, batched and unbatched, to test that nothing crashes; the answers are not compared."""
+    """Runs constant sequences, to test that nothing crashes; the answers are not compared.
+
+    Each runs unbatched, and all but the longest together.
+    """
     length = max(min(5, manifest.max_length), manifest.min_length)
     sequences = [constant_sequence(manifest, value, length) for value in ODD_VALUES]
     sequences += [constant_sequence(manifest, 0.0, steps) for steps in (manifest.min_length, manifest.max_length)]
-    for members in (*([sequence] for sequence in sequences), sequences[:-1]):
-        for batch in batches(members, multiple=manifest.width_multiple, most_rows=manifest.max_batch_rows):
+    for together in (*([sequence] for sequence in sequences), sequences[:-1]):
+        for batch in batches(together, multiple=manifest.width_multiple, most_rows=manifest.max_batch_rows):
             session.run(batch, ("logits", "attention"))
 
 
 def constant_sequence(manifest: Manifest, value: float, length: int) -> Steps:
-    """A sequence of one value; for a token model, of the first id or the last."""
+    """A sequence of one value at every step; for a token model, of the first id (values up to 0) or the last."""
     if manifest.input.vocabulary is not None:
         return np.full(length, 0 if value <= 0 else manifest.input.vocabulary - 1, dtype=np.int64)
     return np.full((length, manifest.input.features or 1), value, dtype=np.float32)
