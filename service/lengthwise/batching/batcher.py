@@ -104,13 +104,16 @@ class Batcher:
 
     def waiting_lengths(self, count: int) -> list[tuple[str, int, list[int]]]:
         """For each queue that is not empty: its name, how many sequences wait, and the lengths of the first `count`."""
-
-        def first_lengths(queue: ModelQueue) -> list[int]:
-            first = islice(queue.pending, count)
-            return [len(sequence.steps) for sequence in first if isinstance(sequence, QueuedSequence)]
-
         with self._lock:
-            return [(queue.name, len(queue.pending), first_lengths(queue)) for queue in self._queues if queue.pending]
+            return [
+                (
+                    queue.name,
+                    len(queue.pending),
+                    [len(cast("QueuedSequence", sequence).steps) for sequence in islice(queue.pending, count)],
+                )
+                for queue in self._queues
+                if queue.pending
+            ]
 
     async def start(self) -> None:
         """Starts the runners; batches are completed on the running event loop."""
@@ -267,11 +270,11 @@ class Batcher:
         The lock is held.
         """
         for queue in () if self.draining else self._queues:
-            arrivals_of_width = queue.pending.widths
-            shapes = [*queue.cold]  # a copy: `Execution.count` removes shapes without the lock
-            if shapes and queue.runs_at_rest and arrivals_of_width:
-                shape = max(shapes, key=lambda shape: arrivals_of_width[shape[1]] / shape[0])
-                warm = queue.cold.pop(shape, None) if arrivals_of_width[shape[1]] else None
+            # A copy of the shapes: `Execution.count` removes some without the lock.
+            arrivals, shapes = queue.pending.widths, [*queue.cold]
+            if shapes and queue.runs_at_rest and arrivals:
+                shape = max(shapes, key=lambda shape: arrivals[shape[1]] / shape[0])
+                warm = queue.cold.pop(shape, None) if arrivals[shape[1]] else None
                 if warm is not None:
                     queue.runs_at_rest -= 1
                     return partial(self.execution.run_at_rest, queue, shape, warm)

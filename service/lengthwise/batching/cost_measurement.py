@@ -46,13 +46,9 @@ GridPoint = tuple[int, int]  # the indices of a number of rows and of a width
 
 
 def grid(largest: int, *, smallest: int = 1) -> list[int]:
-    """Powers of two from `smallest`, and `largest` itself."""
-    points = []
-    point = smallest
-    while point < largest:
-        points.append(point)
-        point *= 2
-    return [*points, largest]
+    """`smallest` times the powers of two, up to `largest`, and that itself."""
+    count = ((largest - 1) // smallest).bit_length()  # of the numbers `smallest * 2**n` that are below `largest`
+    return [*(smallest << n for n in range(count)), largest]
 
 
 def rows_grid(largest: int) -> list[int]:
@@ -159,9 +155,7 @@ class _Times:
         smallest_first = np.argsort(np.outer(self.rows, self.widths), axis=None, kind="stable").tolist()
         every_shape = chain(self._corners, (divmod(index, len(self.widths)) for index in smallest_first))
         for i, j in every_shape if all_shapes else self._device_shapes(round_seconds):
-            if i > self._tops[j]:
-                continue
-            if np.isnan(self.seconds[i, j]) and not self.fails[i, j]:
+            if i <= self._tops[j] and np.isnan(self.seconds[i, j]) and not self.fails[i, j]:
                 longest = _WIDEST_SHARE * round_seconds  # one that was underestimated leaves time for others
                 remaining = round_seconds - np.nansum(np.minimum(self.seconds, longest / 2))
                 if (i, j) in self._corners or self.filled()[i, j] <= min(remaining, longest):

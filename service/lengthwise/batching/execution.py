@@ -168,12 +168,10 @@ class Execution:
                 request = sequence.request
                 request.queue_seconds = max(request.queue_seconds, start - sequence.arrival)
                 request.inference_seconds = max(request.inference_seconds, seconds)
-                if results is None:
-                    complete[request] = None
-                    continue
-                request.results[sequence.index] = results[row]
-                request.remaining -= 1
-                if not request.remaining:
+                if results is not None:
+                    request.results[sequence.index] = results[row]
+                    request.remaining -= 1
+                if results is None or not request.remaining:
                     complete[request] = None
             self.queues.remove_if_empty(queue)
         return list(complete)

@@ -338,9 +338,8 @@ def _rows_in_order(column: Column, row_limit: int, seconds: float, waiting: int)
     Of the numbers of rows that are nearly as cheap a row as can be: the one with which all that wait are done soonest.
     The result is at most `row_limit`, and its run within the allowed `seconds`.
     """
-    times, row_limit = column.seconds, rows_within(column.seconds, row_limit, seconds)
-    dearest = NEARLY_BEST * column.least_row_seconds  # a row
-    cheap = [rows for rows in range(column.enough_rows, row_limit + 1) if times[rows] <= dearest * rows]
+    times, lowest, row_limit = column.seconds, column.least_row_seconds, rows_within(column.seconds, row_limit, seconds)
+    cheap = [rows for rows in range(column.enough_rows, row_limit + 1) if times[rows] <= NEARLY_BEST * lowest * rows]
     seconds_for_all = {rows: -(-waiting // rows) * times[rows] for rows in cheap}
     return min(cheap, key=lambda rows: (seconds_for_all[rows], -rows), default=column.cheapest_rows[row_limit])
 
@@ -351,7 +350,7 @@ def _class_tops(pending: PendingSequences, cost: CostTable, limits: BatchLimits,
     In order of arrival, a share of what is computed is padding. So many classes are there that full batches of all of
     them have this share of the sequences that wait: with more classes there is less padding, and each waits longer for
     its turn. Classes follow from the last arrivals, not from what waits: there, the classes that ran last are missing,
-    and classes that change leave sequences at their ends behind.
+    and if classes changed with them, sequences at their ends would wait too long.
     """
     # 1. The share of padding, if every batch were as wide as the widest of the last arrivals.
     arrivals_of_width = sorted(pending.widths.items(), reverse=True)
@@ -392,15 +391,12 @@ def _queue_batch(
     earliest = [*accumulate(map(_ARRIVAL_WORK, reversed(near)), min), math.inf][::-1]
     passed_over = sum(waiting.arrival_work < now for waiting in near)  # by at least one batch
     cuts: list[tuple[float, float, int]] = []  # minus how many are late, sequences a second; rows of the narrow part
-    for width, rows in {waiting.width: rows for rows, waiting in enumerate(near, 1)}.items():
-        if width < anchor.width:
-            continue
+    rows_up_to = {waiting.width: rows for rows, waiting in enumerate(near, 1) if waiting.width >= anchor.width}
+    for width, rows in rows_up_to.items():
         run_seconds = cost.column(width, limits.rows).seconds[rows]
-        late = 0
-        if now + run_seconds - anchor.arrival_work > longest_wait:
-            late += passed_over
-        if now + run_seconds + seconds_of_all - earliest[rows] > longest_wait:
-            late += count - rows
+        narrow_is_late = now + run_seconds - anchor.arrival_work > longest_wait
+        rest_is_late = now + run_seconds + seconds_of_all - earliest[rows] > longest_wait
+        late = (passed_over if narrow_is_late else 0) + (count - rows if rest_is_late else 0)
         answered, seconds = (rows, run_seconds) if rows == count else (rows + count, run_seconds + seconds_of_all)
         cuts.append((-late, answered / seconds, rows))
     *_, rows = max(cuts)

@@ -289,11 +289,10 @@ class Runners:
         """
         other_runners = self.count - len(self._idle) - 1
         if self._one_core:
-            if other_runners + self._inline == 0 and not self._is_short(queue):
-                return True
-        elif other_runners < self._share:
-            return True
-        return self._cores.free(max(self._share, other_runners + self._inline)) > 0
+            is_within_share = other_runners + self._inline == 0 and not self._is_short(queue)
+        else:
+            is_within_share = other_runners < self._share
+        return is_within_share or self._cores.free(max(self._share, other_runners + self._inline)) > 0
 
     def _has_one_core(self) -> bool:
         """Whether runner and event loop share one core now, as none can be borrowed; with the lock held."""

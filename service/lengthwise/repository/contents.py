@@ -149,8 +149,7 @@ class Repository:
         """The error for a request while no model is served: the folder is empty, or the first scan runs."""
         if self.starting:
             count = len(self.unverified)
-            versions = "1 version" if count == 1 else f"{count} versions"
-            why = f": {versions} not verified yet; /healthz says which" if count else ""
+            why = f": {count} version{'' if count == 1 else 's'} not verified yet; /healthz says which" if count else ""
             return NotReady(self.reason or f"the server is starting{why}", retry_after_seconds=1)
         why = "; /healthz says why" if self.reason is None else f": {self.reason}"
         return NotReady(f"no model is ready{why}", retry_after_seconds=5)

@@ -31,9 +31,9 @@ def share_of_memory(most_bytes: int, allotted_bytes: int = 0) -> int:
     runs out of memory may be killed as a whole.
     """
     available = memory_left_bytes()
-    if available is None:
-        return most_bytes
-    return min(most_bytes, int(SHARE_OF_MEMORY * max(0, available - allotted_bytes)))
+    return (
+        most_bytes if available is None else min(most_bytes, int(SHARE_OF_MEMORY * max(0, available - allotted_bytes)))
+    )
 
 
 def memory_left_bytes(root: Path = Path("/sys/fs/cgroup")) -> int | None:

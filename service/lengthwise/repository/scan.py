@@ -259,8 +259,8 @@ class ScanState:
                 self._new += 1
                 kernels = f", its recurrent layers in the kernels of {model.session.kernels}"
                 kernels, order = kernels if model.session.recurrent else "", model.cost.planned_by
-                message = "%s is ready on %s%s; its batches are formed by %s"
-                log.info(message, key, model.session.provider, kernels, order)
+                provider = model.session.provider
+                log.info("%s is ready on %s%s; its batches are formed by %s", key, provider, kernels, order)
         if reason is not None:
             self.refuse(key, reason)
 

@@ -47,11 +47,13 @@ _HALF: Final = 0.5
 """Added to each bin of both distributions, so that an empty bin does not make the PSI infinite."""
 
 
-class _ProfilePart(BaseModel):
+class ManifestTable(BaseModel):
+    """A table of a manifest: immutable, without unknown keys, infinity or NaN."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class Bins(_ProfilePart):
+class Bins(ManifestTable):
     """A distribution of the training data, as the share of each bin."""
 
     edges: tuple[float, ...]  # ascending; a bin is above one edge and up to the next. The outer bins are open
@@ -77,7 +79,7 @@ class Bins(_ProfilePart):
         return cls(edges=tuple(edges), shares=tuple(_rounded(counts / len(values))))
 
 
-class DriftLimits(_ProfilePart):
+class DriftLimits(ManifestTable):
     """The PSI from which on a window of sequences has drifted, for each property."""
 
     length: float
@@ -93,7 +95,7 @@ class DriftLimits(_ProfilePart):
         return limit
 
 
-class DataProfile(_ProfilePart):
+class DataProfile(ManifestTable):
     """What the training data looked like: the distribution of each property, and the limits of its drift."""
 
     sequences: int = Field(ge=1)  # how many there were

@@ -23,12 +23,12 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import BaseModel, Field, StringConstraints, ValidationError, model_validator
 
 from lengthwise import files
 from lengthwise.errors import ManifestError, VerificationError
 from lengthwise.files import digest as digest
-from lengthwise.runtime.data_profile import DataProfile
+from lengthwise.runtime.data_profile import DataProfile, ManifestTable
 from lengthwise.runtime.feature_names import FeatureNames, are_names
 from lengthwise.runtime.onnx import onnx_graph
 from lengthwise.wrong_values import all_wrong
@@ -60,11 +60,7 @@ Precision = Literal["fp32", "fp16", "int8"]
 """The type of weights and products; inputs and outputs are always float32."""
 
 
-class _ManifestPart(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class StepInput(_ManifestPart):
+class StepInput(ManifestTable):
     """What one step of a sequence is."""
 
     # `values`: `features` float32 numbers per step. `tokens`: one id per step, 0 to `vocabulary` - 1
@@ -108,7 +104,7 @@ class StepInput(_ManifestPart):
         return self
 
 
-class GraphNames(_ManifestPart):
+class GraphNames(ManifestTable):
     """The names, types and orders of axes of the graph's inputs and outputs.
 
     `lengths` or `mask` is set, or both if the graph needs both. The default order of axes is `[rows, width, ...]`.
@@ -143,7 +139,7 @@ class GraphNames(_ManifestPart):
         return (1, 0) if self.time_first else (0, 2) if self.channels_first else (0, 1)
 
 
-class Promise(_ManifestPart):
+class Promise(ManifestTable):
     """What is guaranteed on one kind of device: how far a batched answer may be from the unbatched one."""
 
     provider: str  # the device's label: onnxruntime's name of the provider, and the device's name unless it is the CPU
@@ -159,7 +155,7 @@ class Promise(_ManifestPart):
     amplified: float = Field(default=0.0, ge=0)
 
 
-class Manifest(_ManifestPart):
+class Manifest(ManifestTable):
     """Everything that the service needs to know of a model; the content of `manifest.json`.
 
     Some fields explained: a sequence has `min_length` to `max_length` steps. A longer one follows the policy `long`; a
@@ -190,8 +186,8 @@ class Manifest(_ManifestPart):
     training: DataProfile | None = None
     host_nodes: tuple[str, ...] = ()
     promises: tuple[Promise, ...] = ()
-    digests: dict[str, Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]] = {}
-    made: dict[str, str | int | float | None] = {}
+    digests: dict[str, Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]] = Field(default={})
+    made: dict[str, str | int | float | None] = Field(default={})
 
     @model_validator(mode="after")
     def _check_dependent_keys(self) -> Self:

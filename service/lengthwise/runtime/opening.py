@@ -22,15 +22,10 @@ from lengthwise.errors import ModelError
 from lengthwise.padding import pad, rounded_width
 from lengthwise.runtime import fixed_kernels, placement, recurrent_kernels
 from lengthwise.runtime.graph_inputs import feed, zero_batch
-from lengthwise.runtime.installation import find
+from lengthwise.runtime.installation import find, onnxruntime
 from lengthwise.runtime.manifest import Manifest
 from lengthwise.runtime.onnx import convolutions, data_dependence, integer_layers, kernel_shares, nan_trial
 from lengthwise.runtime.provider import CPU_DEVICE, Device, Provider, check_packages
-
-try:
-    import onnxruntime
-except ImportError:  # `provider.choose` says how to install it; commands that run no graph work without
-    onnxruntime = None
 
 log = logging.getLogger("lengthwise.session")
 
@@ -95,23 +90,23 @@ def open_graph(source: Source, manifest: Manifest, threads: int, device: Device)
         raise ModelError(f"{manifest.key}: onnxruntime cannot load the graph: {error}") from error
     if device.provider != CPU_DEVICE.provider:
         _check_placement(plain, device.provider.execution_provider, manifest)
-    # 2. Lengthwise's kernels
+    # 2. A session with Lengthwise's kernels, if they can run the graph
     content = source.content()
     if device.provider.bound and b"DequantizeLinear" in content:
         log.info("%s: its int8 weights become float32 in every run: integer kernels are for the CPU", manifest.key)
-    is_recurrent = any(name in content for name in (b"LSTM", b"GRU", b"DequantizeLinear"))
     with_kernels = None
-    if device.recurrent_kernels:
-        attempt = source, content, manifest, threads, device, plain
-        with_kernels = _with_recurrent_kernels(*attempt) if is_recurrent else None
-        with_kernels = with_kernels or _with_fixed_kernels(*attempt) or _with_convolutions(*attempt)
+    for open_with_kernels, layers in _KERNELS if device.recurrent_kernels else ():
+        try:
+            with_kernels = with_kernels or open_with_kernels(source, content, manifest, threads, device, plain)
+        except Exception as error:  # whatever failed, the graph works without them
+            log.info("%s: onnxruntime's own %s: %s", manifest.key, layers, error)
     session, kernels, graph = with_kernels or (plain, recurrent_kernels.ONNXRUNTIME, content)
     # 3. What the chosen session computes
     lengths = [name for name in (manifest.graph.lengths, manifest.graph.mask) if name is not None]
     padding = data_dependence.computes_padding(
         graph, manifest.graph.sequences, lengths, skips_padding=with_kernels is not None
     )
-    return Opened(session, kernels, is_recurrent, padding)
+    return Opened(session, kernels, _may_be_recurrent(content), padding)
 
 
 _WithKernels = tuple[Any, str, bytes]
@@ -121,29 +116,35 @@ _WithKernels = tuple[Any, str, bytes]
 def _with_recurrent_kernels(
     source: Source, content: bytes, manifest: Manifest, threads: int, device: Device, plain: Any
 ) -> _WithKernels | None:
-    """A session with the kernels for recurrent layers; None if the plain session has to run them.
+    """A session with the kernels for recurrent layers; None if the graph has none, or there are no such kernels.
 
     It runs the graph with the operators of `fusion`; if that fails, the graph as it is, where the kernels take the
     place of onnxruntime's LSTM and GRU.
+
+    Raises:
+        ModelError: NaN may reach the layers. Other errors are onnxruntime's: it cannot run the graph with the kernels.
     """
-    if not (recurrent_kernels.INSTRUCTION_SETS or recurrent_kernels.INTEGER_SETS):
+    has_kernels = recurrent_kernels.INSTRUCTION_SETS or recurrent_kernels.INTEGER_SETS
+    if not has_kernels or not _may_be_recurrent(content):
         return None
     opened = None
-    try:
-        if recurrent_kernels.INSTRUCTION_SETS and (replaced := integer_layers.with_pooling(content)) is not None:
-            try:
-                session, kernels, graph = _open_and_test(source.replaced(replaced.graph), manifest, threads, device)
-                opened = session, kernels + (recurrent_kernels.POOLING if replaced.pools else ""), graph
-            except Exception as error:  # of onnxruntime; the graph as it is may run
-                log.debug("%s: the graph does not run with its operators replaced: %s", manifest.key, error)
-        opened = opened or _open_and_test(source, manifest, threads, device)
-        if manifest.missing != "handled" or nan_trial.passes(content, opened[0], plain, manifest):
-            return opened
-        why = "NaN may reach them, and is kept by Lengthwise's; replace it before them, with IsNaN and Where"
-    except Exception as error:  # whatever failed, the graph works without them
-        why = str(error)
-    log.info("%s: onnxruntime's own kernels run its recurrent layers: %s", manifest.key, why)
-    return None
+    if recurrent_kernels.INSTRUCTION_SETS and (replaced := integer_layers.with_pooling(content)) is not None:
+        try:
+            session, kernels, graph = _open_and_test(source.replaced(replaced.graph), manifest, threads, device)
+            opened = session, kernels + (recurrent_kernels.POOLING if replaced.pools else ""), graph
+        except Exception as error:  # of onnxruntime; the graph as it is may run
+            log.debug("%s: the graph does not run with its operators replaced: %s", manifest.key, error)
+    opened = opened or _open_and_test(source, manifest, threads, device)
+    if manifest.missing == "handled" and not nan_trial.passes(content, opened[0], plain, manifest):
+        raise ModelError(
+            "NaN may reach them, and is kept by Lengthwise's; replace it before them, with IsNaN and Where"
+        )
+    return opened
+
+
+def _may_be_recurrent(graph: bytes) -> bool:
+    """Whether a graph may have a recurrent layer, or at int8 another layer for this project's kernels."""
+    return any(name in graph for name in (b"LSTM", b"GRU", b"DequantizeLinear"))
 
 
 def _open_and_test(source: Source, manifest: Manifest, threads: int, device: Device) -> _WithKernels:
@@ -171,12 +172,11 @@ def _open_and_test(source: Source, manifest: Manifest, threads: int, device: Dev
 def _with_fixed_kernels(
     source: Source, content: bytes, manifest: Manifest, threads: int, device: Device, plain: Any
 ) -> _WithKernels | None:
-    """A session with the operator of `fixed_kernels`; None if the graph has no fixed kernels, or different answers.
-
-    Its answers to trial sequences must have the same bits as those of the plain session.
+    """A session with the operator of `fixed_kernels`; None if the graph has no fixed kernels.
 
     Raises:
-        ModelError: Never leaves this function: the bits differ, and None is returned.
+        ModelError: Its answers to trial sequences do not have the same bits as those of the plain session. Other errors
+            are onnxruntime's.
     """
     if not fixed_kernels.INSTRUCTION_SETS or manifest.graph.lengths_type != "int32":
         return None
@@ -185,49 +185,50 @@ def _with_fixed_kernels(
         return None
     options = _options(threads, device.provider)
     kernels = FIXED + recurrent_kernels.register(options, "shares")
-    try:
-        session = _open_in(source.replaced(replaced.graph), options, device)
-        for steps in kernel_shares.trial_sequences(replaced, manifest.input.features or 1, manifest.max_length):
-            first_half = steps[: (len(steps) + 1) // 2]  # so that the batch has padding
-            inputs = feed(manifest.graph, pad([steps, first_half], multiple=manifest.width_multiple))
-            logits = [runtime.run([manifest.graph.logits], inputs)[0] for runtime in (session, plain)]
-            if logits[0].tobytes() != logits[1].tobytes():
-                raise ModelError("its fixed kernels are not those of MiniRocket")
-    except Exception as error:  # whatever failed, the graph works without them
-        log.info("%s: onnxruntime's own operators run its fixed kernels: %s", manifest.key, error)
-        return None
+    session = _open_in(source.replaced(replaced.graph), options, device)
+    for steps in kernel_shares.trial_sequences(replaced, manifest.input.features or 1, manifest.max_length):
+        first_half = steps[: (len(steps) + 1) // 2]  # so that the batch has padding
+        inputs = feed(manifest.graph, pad([steps, first_half], multiple=manifest.width_multiple))
+        logits = [runtime.run([manifest.graph.logits], inputs)[0] for runtime in (session, plain)]
+        if logits[0].tobytes() != logits[1].tobytes():
+            raise ModelError("its fixed kernels are not those of MiniRocket")
     return session, kernels, replaced.graph
 
 
 def _with_convolutions(
     source: Source, content: bytes, manifest: Manifest, threads: int, device: Device, plain: Any
 ) -> _WithKernels | None:
-    """A session with the operator of `onnx.convolutions`; None if it does not fit the graph, or answers differ.
+    """A session with the operator of `onnx.convolutions`; None if the graph has no convolutions that fit it.
 
-    Its answers to random sequences of several lengths must be those of the plain session within rounding (`_SAME`).
+    Raises:
+        ModelError: Its answers to random sequences of several lengths differ from those of the plain session by more
+            than rounding (`_SAME`). Other errors are onnxruntime's.
     """
     names, features = manifest.graph, manifest.input.features
     if not recurrent_kernels.CONVOLUTION_SETS or names.lengths_type != "int32" or not features:
         return None
-    try:
-        graph = convolutions.fused(content, names.sequences, names.lengths or "", features)
-        if graph is None or manifest.missing == "handled":
-            return None
-        options = _options(threads, device.provider)
-        kernels = CONVOLUTIONS + recurrent_kernels.register(options, "convolutions")
-        session = _open_in(source.replaced(graph), options, device)
-        random = np.random.default_rng(0)
-        lengths = sorted({min(manifest.min_length - 1 + length, manifest.max_length) for length in _TRIAL_LENGTHS})
-        sequences = [random.standard_normal((steps, features)).astype(np.float32) for steps in lengths]
-        inputs = feed(names, pad(sequences, multiple=manifest.width_multiple))
-        actual, expected = (runtime.run([names.logits], inputs)[0] for runtime in (session, plain))
-        if np.allclose(actual, expected, rtol=_SAME, atol=_SAME * np.abs(expected).max()):
-            return session, kernels, graph
-        why = "its masks are not of valid steps"
-    except Exception as error:  # whatever failed, the graph works without them
-        why = str(error)
-    log.info("%s: onnxruntime's own operators run its convolutions: %s", manifest.key, why)
-    return None
+    graph = convolutions.fused(content, names.sequences, names.lengths or "", features)
+    if graph is None or manifest.missing == "handled":
+        return None
+    options = _options(threads, device.provider)
+    kernels = CONVOLUTIONS + recurrent_kernels.register(options, "convolutions")
+    session = _open_in(source.replaced(graph), options, device)
+    random = np.random.default_rng(0)
+    lengths = sorted({min(manifest.min_length - 1 + length, manifest.max_length) for length in _TRIAL_LENGTHS})
+    sequences = [random.standard_normal((steps, features)).astype(np.float32) for steps in lengths]
+    inputs = feed(names, pad(sequences, multiple=manifest.width_multiple))
+    actual, expected = (runtime.run([names.logits], inputs)[0] for runtime in (session, plain))
+    if not np.allclose(actual, expected, rtol=_SAME, atol=_SAME * np.abs(expected).max()):
+        raise ModelError("its masks are not of valid steps")
+    return session, kernels, graph
+
+
+_KERNELS: Final = (
+    (_with_recurrent_kernels, "kernels run its recurrent layers"),
+    (_with_fixed_kernels, "operators run its fixed kernels"),
+    (_with_convolutions, "operators run its convolutions"),
+)
+"""The functions that open a session with kernels, in the order in which they are tried, and a text for the log."""
 
 
 def _options(threads: int, provider: Provider) -> Any:

@@ -47,10 +47,9 @@ def check(placed: Sequence[PlacedNode], provider: str, host_nodes: Collection[st
         if node.provider != provider and not (node.provider == CPU_PROVIDER and node.name and node.name in host_nodes)
     ]
     if strays:
-        listed = ", ".join(str(node) for node in strays[:_MOST_NAMED])
-        count = f", and {len(strays) - _MOST_NAMED} more" if len(strays) > _MOST_NAMED else ""
+        rest = f", and {len(strays) - _MOST_NAMED} more" if len(strays) > _MOST_NAMED else ""
         raise ModelError(
-            f"{model}: {provider} has no kernel for {listed}{count}: "
+            f"{model}: {provider} has no kernel for {', '.join(str(node) for node in strays[:_MOST_NAMED])}{rest}: "
             "onnxruntime runs that on the CPU, which this service does not allow; export the model with operators "
             "that the device has, or serve it with --provider cpu"
         )

@@ -181,8 +181,8 @@ class Session:
         for rows, width in shapes:
             batch = zero_batch(self._manifest, rows, width)
             inputs = feed(self._names, batch)
-            one_slot_each = self._slots[: len(self._sessions)]  # the first slots are one of each device
-            for slot in self._slots if rows > most_rows else one_slot_each:
+            # The first slots are one of each device.
+            for slot in self._slots if rows > most_rows else self._slots[: len(self._sessions)]:
                 self._run_in(slot, inputs, batch, names)
             most_rows = max(most_rows, rows)
             count += 1

@@ -53,15 +53,14 @@ def with_pooling(model: bytes) -> fusion.FusedGraph | None:
     The operator for attention pooling computes valid steps only, in float32. Where it fits, it gets dequantised
     weights: padding costs more than the product in float32. Other products keep their bytes.
     """
-    if b"DequantizeLinear" not in model:
-        return fusion.fused(model)
-    # First with all weights as float32, to find which of them the pooling reads; then with these only.
-    fused = fusion.fused(_with_float_weights(model, None))
-    if fused is None or not fused.pools:
-        return fusion.fused(model)
-    nodes = onnx_graph.read(fused.graph).nodes
-    pooling_weights = {name for node in nodes if node.operator == "AttentionPooling" for name in node.inputs}
-    return fusion.fused(_with_float_weights(model, pooling_weights))
+    if b"DequantizeLinear" in model:
+        # First with all weights as float32, to find which of them the pooling reads; then with these only.
+        fused = fusion.fused(_with_float_weights(model, None))
+        if fused is not None and fused.pools:
+            nodes = onnx_graph.read(fused.graph).nodes
+            pooling_weights = {name for node in nodes if node.operator == "AttentionPooling" for name in node.inputs}
+            return fusion.fused(_with_float_weights(model, pooling_weights))
+    return fusion.fused(model)
 
 
 def _with_float_weights(model: bytes, names: AbstractSet[str] | None) -> bytes:

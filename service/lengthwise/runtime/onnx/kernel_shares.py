@@ -69,9 +69,8 @@ def fused(model: bytes, lengths: str) -> Counted | None:
     """
     if not all(name in model for name in (b"Conv", b"Greater", b"Round")):
         return None
-    graph = onnx_graph.read(model)
     try:
-        return _Finder(graph, lengths).replaced()
+        return _Finder(onnx_graph.read(model), lengths).replaced()
     except NotFound:
         return None
 

@@ -129,13 +129,17 @@ AttributeValue: TypeAlias = int | float | str | tuple[float, ...]
 
 _MOST_NESTED: Final = 64  # most graphs inside each other. onnxruntime's own reader allows 100 nested messages
 _SMALL: Final = 8  # most numbers of a tensor that is a constant, and of one whose numbers are not raw data
-_DTYPES: Final = ((FLOAT, "<f4"), (INT8, "i1"), (INT32, "<i4"), (INT64, "<i8"), (BOOL, "?"))
-_TYPES: Final = {kind: np.dtype(name) for kind, name in _DTYPES}
+_TYPES: Final[dict[int, np.dtype[Any]]] = {
+    **{FLOAT: np.dtype("<f4"), INT8: np.dtype("i1"), INT32: np.dtype("<i4"), INT64: np.dtype("<i8")},
+    BOOL: np.dtype("?"),
+}
 # Numbers of fields in `onnx.proto`, by message
 _MODEL_GRAPH, _MODEL_OPSET, _MODEL_TRAINING, _MODEL_FUNCTION = 7, 8, 20, 25
 _GRAPH_NODE, _GRAPH_TENSOR, _GRAPH_OUTPUT, _GRAPH_SPARSE = 1, 5, 12, 15
 _FUNCTION_NODE, _FUNCTION_ATTRIBUTE = 7, 11
 _NODE_INPUT, _NODE_OUTPUT, _NODE_NAME, _NODE_OPERATOR, _NODE_ATTRIBUTE, _NODE_DOMAIN = 1, 2, 3, 4, 5, 7
+_NODE_TEXTS: Final = {_NODE_NAME: "name", _NODE_OPERATOR: "operator", _NODE_DOMAIN: "domain"}
+"""The fields of a `Node` that are texts, by their numbers."""
 _ATTRIBUTE_NAME, _ATTRIBUTE_FLOAT, _ATTRIBUTE_INT, _ATTRIBUTE_TEXT, _ATTRIBUTE_TENSOR = 1, 2, 3, 4, 5
 _ATTRIBUTE_GRAPH, _ATTRIBUTE_INTS, _ATTRIBUTE_TENSORS, _ATTRIBUTE_GRAPHS = 6, 8, 10, 11
 _ATTRIBUTE_TYPE, _ATTRIBUTE_SPARSE, _ATTRIBUTE_SPARSES = 20, 22, 23
@@ -251,9 +255,12 @@ class Graph:
     def add_tensor(self, name: str, numbers: NDArray[np.float32] | NDArray[np.int32]) -> None:
         """Adds an initializer of float32 or int32, in the shape of `numbers`."""
         kind = INT32 if numbers.dtype.kind == "i" else FLOAT
-        tensor: list[tuple[int, Content]] = [(_TENSOR_SHAPE, size) for size in numbers.shape]
-        tensor += [(_TENSOR_TYPE, kind), (_TENSOR_NAME, name.encode())]
-        tensor.append((_TENSOR_RAW, numbers.astype(_TYPES[kind]).tobytes()))
+        tensor: list[tuple[int, Content]] = [
+            *((_TENSOR_SHAPE, size) for size in numbers.shape),
+            (_TENSOR_TYPE, kind),
+            (_TENSOR_NAME, name.encode()),
+            (_TENSOR_RAW, numbers.astype(_TYPES[kind]).tobytes()),
+        ]
         self._graph_fields.append((_GRAPH_TENSOR, encode(tensor)))
 
     def remove_unused(self) -> None:
@@ -332,15 +339,13 @@ def _function(message: memoryview, locations: set[str]) -> Graph:
 def _node(message: memoryview, locations: set[str], depth: int) -> Node:
     """Reads a `NodeProto`; `locations` collects the files of tensors that are stored outside of the graph."""
     node = Node(content=message)
-    lists = {_NODE_INPUT: node.inputs, _NODE_OUTPUT: node.outputs}
-    texts = {_NODE_NAME: "name", _NODE_OPERATOR: "operator", _NODE_DOMAIN: "domain"}
     for number, value in messages(message):
-        if number in lists:
-            lists[number].append(text(value))
-        elif number in texts:
-            setattr(node, texts[number], text(value))
-        elif number == _NODE_ATTRIBUTE:
+        if number == _NODE_ATTRIBUTE:
             _add_attribute(value, node, locations, depth)
+        elif number in (_NODE_INPUT, _NODE_OUTPUT):
+            (node.inputs if number == _NODE_INPUT else node.outputs).append(text(value))
+        elif (field_name := _NODE_TEXTS.get(number)) is not None:
+            setattr(node, field_name, text(value))
     return node
 
 
@@ -381,9 +386,8 @@ def _add_graphs(attribute: memoryview, node: Node, locations: set[str], depth: i
 
     Protocol buffers merge a single field that occurs twice: such graphs are one graph.
     """
-    contents = [*messages(attribute)]
-    single = [content for number, content in contents if number == _ATTRIBUTE_GRAPH]
-    listed = [[content] for number, content in contents if number == _ATTRIBUTE_GRAPHS]
+    single = [content for number, content in messages(attribute) if number == _ATTRIBUTE_GRAPH]
+    listed = [[content] for number, content in messages(attribute) if number == _ATTRIBUTE_GRAPHS]
     for graph_contents in [single, *listed] if single else listed:
         node.graphs.append(Graph())
         for content in graph_contents:
@@ -422,12 +426,16 @@ def _tensor(message: memoryview, locations: set[str]) -> tuple[str, Tensor]:
 
 def _message(node: Node) -> bytes:
     """A new node as a `NodeProto`."""
-    parts: list[tuple[int, Content]] = [(_NODE_INPUT, name.encode()) for name in node.inputs]
-    parts += [(_NODE_OUTPUT, name.encode()) for name in node.outputs]
-    parts += [(_NODE_NAME, node.name.encode()), (_NODE_OPERATOR, node.operator.encode())]
-    parts.append((_NODE_DOMAIN, node.domain.encode()))
-    parts += [(_NODE_ATTRIBUTE, _attribute(name, value)) for name, value in node.attributes.items()]
-    return encode(parts)
+    return encode(
+        [
+            *((_NODE_INPUT, name.encode()) for name in node.inputs),
+            *((_NODE_OUTPUT, name.encode()) for name in node.outputs),
+            (_NODE_NAME, node.name.encode()),
+            (_NODE_OPERATOR, node.operator.encode()),
+            (_NODE_DOMAIN, node.domain.encode()),
+            *((_NODE_ATTRIBUTE, _attribute(name, value)) for name, value in node.attributes.items()),
+        ]
+    )
 
 
 def _attribute(name: str, value: AttributeValue) -> bytes:
@@ -438,6 +446,7 @@ def _attribute(name: str, value: AttributeValue) -> bytes:
     if isinstance(value, int):
         return encode([name_field, (_ATTRIBUTE_INT, value), (_ATTRIBUTE_TYPE, 2)])
     if isinstance(value, float):
-        tag = bytes([_ATTRIBUTE_FLOAT << 3 | _FIXED32])
-        return encode([name_field]) + tag + struct.pack("<f", value) + encode([(_ATTRIBUTE_TYPE, 1)])
+        # `encode` has no fields of four bytes.
+        float_field = bytes([_ATTRIBUTE_FLOAT << 3 | _FIXED32]) + struct.pack("<f", value)
+        return encode([name_field]) + float_field + encode([(_ATTRIBUTE_TYPE, 1)])
     return encode([name_field, *((_ATTRIBUTE_INTS, int(number)) for number in value), (_ATTRIBUTE_TYPE, 7)])
