@@ -192,5 +192,5 @@ class BucketedCosts(CostTable):
         filled = self._filled.get(key)
         if filled is None:
             filled = self._filled[key] = [self._buckets.rows_of(count, width) for count in range(1, rows + 1)]
-        seconds_of_rows = super().computed(width, filled[-1], seconds)
+        seconds_of_rows = super().computed(width, filled[-1], seconds)  # of 1, 2, ... rows, without fillers
         return np.asarray(seconds_of_rows[np.subtract(filled, 1)], dtype=np.float64)

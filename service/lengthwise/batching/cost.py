@@ -243,12 +243,16 @@ class Overhead:
         self._means = [0.0, 0.0, 0.0, 0.0]  # of measured, 1 / measured, seconds, seconds / measured
 
     def observe(self, measured: float, seconds: float) -> None:
-        """Adds a batch: the seconds of its shape at load, and those it took, divided by the drift; both above 0."""
+        """Updates the estimate by a batch that ran; both arguments are above 0.
+
+        `measured` are the seconds of its shape at load; `seconds` are those it took, divided by the drift.
+        """
         self._count += 1
         weight = max(_OVERHEAD_WEIGHT, 1 / self._count)  # moving averages, of all batches while they are few
         sample = (measured, 1 / measured, seconds, seconds / measured)
         self._means = [mean + weight * (value - mean) for mean, value in zip(self._means, sample, strict=True)]
         mean_measured, mean_inverse, self.mean_batch_seconds, mean_ratio = self._means
+        # The closed form of the weighted fit, with a regularised denominator
         variance = max(0.0, mean_measured * mean_inverse - 1)  # about the squared coefficient of variation
         intercept = (mean_measured * mean_ratio - self.mean_batch_seconds) / (
             variance + _SIZE_VARIANCE_FLOOR + _FEW_BATCHES / self._count

@@ -118,6 +118,7 @@ def plan(pending: PendingSequences, cost: CostTable, limits: BatchLimits, now: f
     else:
         chosen = _batch_with_anchor(pending, urgent, cost, limits, now)
         if (hurried := _hurried_sequence(pending, urgent, cost, limits, now)) is not None:
+            # The batch of the hurried sequence runs first, if this makes no more sequences of both batches late.
             sooner = _batch_with_anchor(pending, hurried, cost, limits, now)
             if _count_in_time(sooner, chosen, cost, now) >= _count_in_time(chosen, sooner, cost, now):
                 chosen = sooner
@@ -394,6 +395,7 @@ def _queue_batch(
     rows_up_to = {waiting.width: rows for rows, waiting in enumerate(near, 1) if waiting.width >= anchor.width}
     for width, rows in rows_up_to.items():
         run_seconds = cost.column(width, limits.rows).seconds[rows]
+        # If the first of a part is late, all of the part count as late.
         narrow_is_late = now + run_seconds - anchor.arrival_work > longest_wait
         rest_is_late = now + run_seconds + seconds_of_all - earliest[rows] > longest_wait
         late = (passed_over if narrow_is_late else 0) + (count - rows if rest_is_late else 0)

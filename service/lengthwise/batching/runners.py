@@ -247,7 +247,7 @@ class Runners:
                     return None
                 queue, wait_seconds = self._source.next_queue()
                 others_idle = len(self._idle) == self.count - 1
-                # 1. A batch that this thread may run, or leaves to the event loop; or a cold shape, if all rest
+                # 1. Take a batch, unless another thread or the event loop should; run a cold shape if all are idle.
                 if queue is not None:
                     if self._may_run(queue):
                         return self._source.take_batch(queue)
@@ -256,7 +256,7 @@ class Runners:
                     wait_seconds = None  # whoever runs a batch looks again at its end
                 elif wait_seconds is None and others_idle and self._run_cold_shape():
                     continue
-                # 2. Idle, until another thread wakes this one or more sequences need not be waited for
+                # 2. Otherwise wait, until another thread wakes this one or `wait_seconds` are over.
                 self._idle.append(work)
                 self._lend()
                 work.wait(wait_seconds)
@@ -332,7 +332,7 @@ class Runners:
             self._lend_cores(max(0, min(len(self._idle) - starting, free_cores)), soon)
 
     def _schedule_turn(self, call: Callable[[Callable[[], None]], object]) -> None:
-        """Schedules a batch on the event loop, unless one is scheduled already."""
+        """Schedules a turn of the event loop by `call`, unless one is scheduled already."""
         if not self._turn_scheduled:
             self._turn_scheduled = True
             call(self._run_inline)
