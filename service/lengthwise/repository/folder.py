@@ -57,6 +57,8 @@ def check_readable(folder: Path) -> None:
 def read(folder: Path) -> FolderContent:
     """Reads which versions are in the folder of a model repository, but not what is in them.
 
+    What is misplaced or cannot be read is in `ignored`, with a message for the log.
+
     Raises:
         ConfigurationError: The folder cannot be read.
     """

@@ -192,7 +192,7 @@ class Registry:
         await self.everywhere("unload", name)
 
     async def change_here(self, change: str, name: str) -> Refusal | None:
-        """Makes a client's change, `load` or `unload`, in this process; returns the result of `load`.
+        """Makes a client's change, `load` or `unload`, in this process; returns what `load` returns, else None.
 
         No scan or other change runs meanwhile. It is made to its end even if the client leaves: its scan would go on
         anyway.
@@ -313,7 +313,7 @@ class Registry:
         # 3. Log what changes for calls without a version, or without a name.
         if not result.starting:
             self._log_defaults(result)
-        with suppress(RequestError):  # such a request will get this error
+        with suppress(RequestError):  # if a call without name and version is answered, this puts it into `resolved`
             self.find(None, None)
         if was_only_model and (None, None) not in self._snapshot.resolved and len(result.models) > 1:
             log.warning("there are several models now, %s: calls that name none get 404", ", ".join(result.models))

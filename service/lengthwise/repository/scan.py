@@ -306,7 +306,7 @@ class ScanState:
         return Repository.of(models.values(), refusals, unloaded=self.before.unloaded, **fields)
 
     def _settled_names(self) -> set[str]:
-        """The names of which only the highest version is served, and of which that is settled: a good model.
+        """The names of which no further version has to be verified: the highest good version is settled.
 
         Empty if the policy serves several versions of a name.
         """

@@ -294,7 +294,7 @@ class _Trunk(Pattern):
         last_use[result] = len(self._steps)
         slots, free, count = {0: 0}, list[int](), 1
         for index, step in enumerate(self._steps):
-            if step.target not in slots:
+            if step.target not in slots:  # several steps make the value of a Concat
                 if not free:
                     free.append(count)
                     count += 1
