@@ -246,7 +246,10 @@ class Batcher:
         return not unanswered
 
     def begin_draining(self) -> None:
-        """Refuses new requests from now on; `drain` waits for the others. Safe in a signal handler: takes no lock."""
+        """Refuses new requests from now on; `drain` then waits for the accepted ones.
+
+        Safe in a signal handler, as it takes no lock.
+        """
         self.draining = True
 
     def next_queue(self) -> tuple[ModelQueue | None, float | None]:
@@ -264,7 +267,7 @@ class Batcher:
         return self._queues.next(now, draining=self.draining)
 
     def next_cold(self) -> Callable[[], object] | None:
-        """A function that runs a cold shape (`ModelQueue.cold`) while the runners rest; None if there is none to run.
+        """A function that runs a cold shape (`ModelQueue.cold`) while the runners rest; None if no shape should run.
 
         The shape is taken out of `cold`: of a queue's shapes the one whose width came most often lately, over its rows.
         The lock is held.

@@ -78,7 +78,7 @@ class CostTable:
 
     `valid_steps_only`: whether a row costs its own steps, however long the others are. `clock` is that of the seconds:
     by default the processor time of the running thread, which other work on the machine does not change. A run on a
-    device needs the wall clock. Raises ValueError for what is no such grid.
+    device needs the wall clock. Raises ValueError if the arguments are not such a grid.
     """
 
     def __init__(

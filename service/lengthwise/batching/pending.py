@@ -70,7 +70,7 @@ class _Order(list[tuple[float, Number]]):
     def compact(self, waiting: Mapping[Number, WaitingSequence], removed: int) -> None:
         """Drops the stale entries of the next part of the order, which is larger if more sequences were `removed`.
 
-        The next call continues behind it: all at once would take long.
+        The next call continues where this one ends: all at once would take long.
         """
         start = self._clean if self._clean < len(self) else 0
         part = slice(start, start + _MAX_STALE + 8 * removed)

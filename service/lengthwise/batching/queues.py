@@ -140,8 +140,8 @@ class ModelQueue:
     def fits(self, seconds: float) -> bool:
         """Whether the next batch is predicted to end within `seconds`, without planning it.
 
-        Planned by length, it is taken to have enough rows (`Column.enough_rows`) of the width of the anchor; by
-        arrival, as many as the limits allow of the waiting sequences, at their mean cost.
+        In a plan by length, the batch is assumed to have `Column.enough_rows` rows of the anchor's width; in a plan by
+        arrival, as many of the waiting sequences as the limits allow, at their mean cost.
         """
         # The anchor of the plan is one of these two.
         most_urgent, earliest = self.pending.most_urgent(), self.pending.earliest_deadline()
@@ -187,7 +187,7 @@ class ModelQueue:
 
 
 class Waiter(Protocol):
-    """The interface of what a request completes, once, on the event loop: a part of `asyncio.Future`."""
+    """What a request completes, once, on the event loop: anything with these methods of `asyncio.Future`."""
 
     def done(self) -> bool:
         """Whether the waiter is complete or cancelled."""

@@ -142,7 +142,7 @@ class Repository:
         return self.aliases.get(name, {}).get(CHAMPION)
 
     def is_shadow(self, key: Key) -> bool:
-        """Whether a version only runs beside others: the shadow, as long as it is not the champion."""
+        """Whether a version is the shadow; if the shadow is the champion, it answers like any other version: False."""
         return key == self.shadow and self.champion(key.name) != key.version
 
     def none_ready(self) -> NotReady:

@@ -28,7 +28,7 @@ except ImportError:  # mypy reads the module's stub; an installation may lack th
     _kernels = None  # type: ignore[assignment]
 
 ONNXRUNTIME: Final = "onnxruntime"
-"""The name for onnxruntime's own kernels, beside the instruction sets of these kernels."""
+"""The name for onnxruntime's own kernels, where a name of kernels is otherwise an instruction set."""
 POOLING: Final = "+attention"
 """What is added to the name of an instruction set if the kernels compute attention pooling too (`onnx.fusion`): its
 answers are then rounded in another way."""
