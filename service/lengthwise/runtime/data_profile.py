@@ -140,7 +140,7 @@ class DataProfile(ManifestTable):
             missing=round(float(1 - present.mean()), 6),
             features=features,
             classes=tuple(_rounded(class_counts / class_counts.sum())) if class_counts.sum() else None,
-            limits=DriftLimits(length=0, missing=0, classes=0, features=(0,) * len(features)),
+            limits=DriftLimits(length=0, missing=0, classes=0, features=(0,) * len(features)),  # until step 3
         )
         # 3. The limits, which need the bins of the profile
         return profile.model_copy(update={"limits": _limits(profile, sequences, sampled_classes, labels, seed)})

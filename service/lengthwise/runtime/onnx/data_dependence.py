@@ -78,7 +78,7 @@ def recurrent_without_rows(
         # Some inputs of the inner nodes are values of the graph around them.
         captured = [dependences.get(name, _NOTHING) for inner in inner_nodes for name in inner.inputs]
         counts = any(inner.operator in _COUNTING for inner in inner_nodes)
-        outputs = _of_outputs(node, inputs, captured, counts=counts)
+        outputs = _dependence_of_outputs(node, inputs, captured, counts=counts)
         dependences.update((name, outputs) for name in node.outputs if name)
     return None
 
@@ -103,7 +103,7 @@ class _Depends:
 _NOTHING: Final = _Depends()
 
 
-def _of_outputs(node: Node, inputs: list[_Depends], captured: list[_Depends], *, counts: bool) -> _Depends:
+def _dependence_of_outputs(node: Node, inputs: list[_Depends], captured: list[_Depends], *, counts: bool) -> _Depends:
     """How the outputs of a node depend on what a client sends.
 
     Args:
