@@ -18,7 +18,7 @@ from typing import Any, Final
 
 _import_error = ""
 try:
-    import onnxruntime as onnxruntime  # None where it cannot be imported; `opening` uses it from here
+    import onnxruntime
 except ImportError as error:  # `provider.choose` says how to install it; commands that run no graph work without
     onnxruntime, _import_error = None, str(error)
 

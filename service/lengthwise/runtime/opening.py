@@ -22,10 +22,15 @@ from lengthwise.errors import ModelError
 from lengthwise.padding import pad, rounded_width
 from lengthwise.runtime import fixed_kernels, placement, recurrent_kernels
 from lengthwise.runtime.graph_inputs import feed, zero_batch
-from lengthwise.runtime.installation import find, onnxruntime
+from lengthwise.runtime.installation import find
 from lengthwise.runtime.manifest import Manifest
 from lengthwise.runtime.onnx import convolutions, data_dependence, integer_layers, kernel_shares, nan_trial
 from lengthwise.runtime.provider import CPU_DEVICE, Device, Provider, check_packages
+
+try:
+    import onnxruntime
+except ImportError:  # `provider.choose` says how to install it; commands that run no graph work without
+    onnxruntime = None
 
 log = logging.getLogger("lengthwise.session")
 
