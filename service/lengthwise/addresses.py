@@ -117,6 +117,7 @@ def parse(text: str) -> Address:
         raise ConfigurationError(
             f"{_without_secrets(text)}: credentials never stand in an address, where others see them; {advice}"
         )
+    # The parts, of which a path must not leave its folder
     match = re.fullmatch(f"//{pattern}", rest, re.ASCII) if text.isprintable() else None
     parts = {} if match is None else {name: part or "" for name, part in match.groupdict().items()}
     parts["path"] = parts.get("path", "").rstrip("/")

@@ -317,6 +317,7 @@ class Causes:
                 messages = [
                     f"{messages[0]} (and {count - 1} more like it{f': {other_sources}, ...' if other_sources else ''})"
                 ]
+            # As many lines as fit; a line for a large group shows all of it.
             new_lines = messages[: most - len(listed)]
             listed += new_lines
             shown_count += len(new_lines) if shows_all or not new_lines else count

@@ -80,6 +80,7 @@ def pad(
     fillers = 0 if rows is None else rows - len(sequences)
     if fillers < 0:
         raise ValueError(f"{len(sequences)} sequences do not fit into {rows} rows")
+    # Zeros, into which the sequences are copied
     lengths = np.array(lengths_of_sequences + [filler_length] * fillers, dtype=np.int32)
     first_sequence = sequences[0]
     rectangle = np.zeros((len(lengths), width, *first_sequence.shape[1:]), dtype=first_sequence.dtype)

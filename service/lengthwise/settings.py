@@ -472,6 +472,7 @@ def _sentence(item: ErrorDetails, from_flags: dict[str, Any]) -> str:
     name = ".".join(str(key) for key in item["loc"])
     if not name:
         return sentence(item)
+    # Where it was set: a flag overrides a variable, a variable the file
     variable = PREFIX + str(item["loc"][0]).upper()
     in_file = f"{name} in the configuration file {os.environ.get(CONFIG_VARIABLE)}"
     source = variable if variable in os.environ else in_file

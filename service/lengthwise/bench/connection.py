@@ -110,6 +110,7 @@ class LoadConnection:
             raise ConnectionLostError from error
         if not data:
             raise ConnectionLostError
+        # Complete is an answer with its head and as many bytes as its content-length says.
         if self._received:
             data = self._received + data
         head_bytes = data.find(b"\r\n\r\n")

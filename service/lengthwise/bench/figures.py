@@ -100,7 +100,6 @@ def figures(
     # A closed loop with a number of requests may end before its time.
     counted_seconds = min(seconds, measurement.seconds) if offered_rate is None else measurement.seconds
     throughput = float((answered <= counted_seconds).sum()) / counted_seconds
-    answers = Counter(measurement.status.tolist())
     lateness = measurement.sent - measurement.due
     return Figures(
         load=load,
@@ -109,7 +108,7 @@ def figures(
         requests_per_second=throughput,
         sequences_per_second=throughput * sequences_per_request,
         latency_ms=Latency.of(measurement.latency[is_ok]) if is_ok.any() else None,
-        answers=dict(sorted(answers.items())),
+        answers=dict(sorted(Counter(measurement.status.tolist()).items())),
         unsent=measurement.unsent,
         unanswered=measurement.unanswered,
         broken=measurement.broken,

@@ -129,6 +129,7 @@ def running(
         try:
             if cores is not None:
                 os.sched_setaffinity(process.pid, cores)
+            # Waits until it is ready.
             target = ServerAddress("127.0.0.1", port)
             deadline = time.monotonic() + READY_SECONDS
             while not _is_ready(target, ready_path):
@@ -140,7 +141,7 @@ def running(
                 time.sleep(0.02)
             try:
                 yield Running(target, process.pid)
-            except ConfigurationError as error:
+            except ConfigurationError as error:  # perhaps since the server ended: then its output tells why
                 with suppress(subprocess.TimeoutExpired):
                     process.wait(_DYING_SECONDS)
                 if process.returncode is None:

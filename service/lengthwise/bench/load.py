@@ -78,6 +78,7 @@ def ask_each(target: ServerAddress, requests: Sequence[bytes], *, tick: Tick | N
         bodies.append(body)
         return True
 
+    # A closed loop over one connection sends one request after the other.
     one_by_one = Schedule(count=len(requests))
     measurement = Load(target, requests, one_by_one, check=keep, tick=tick, patience_seconds=60.0).run(1)
     other_statuses = measurement.status[measurement.status != 200]
@@ -157,6 +158,7 @@ class Load:
             due = self._dispatch(now)
             if self._in_flight == 0 and due == math.inf:
                 return
+            # Progress, and the end if nothing happens any more
             if self.tick is not None and now >= next_tick:
                 self.tick(self._count, now)
                 next_tick = now + _TICK_SECONDS
@@ -164,6 +166,7 @@ class Load:
                 last_event = now
             elif now - last_event > self.patience_seconds:
                 return
+            # Answers, until the next request is due (if a connection is free for it) or the next tick
             wake = min(due, now + _TICK_SECONDS) if self._idle else now + _TICK_SECONDS
             for key, events in wait_for_events(self._selector, wake - now, exact=bool(self._idle)):
                 last_event = self._serve(key.data, events)
@@ -185,7 +188,7 @@ class Load:
             except ConnectionLostError:
                 self._replace(connection)
                 continue
-            if connection.unsent:
+            if connection.unsent:  # the rest is sent when the socket can take it
                 self._selector.modify(connection.socket, selectors.EVENT_READ | selectors.EVENT_WRITE, connection)
         return due
 

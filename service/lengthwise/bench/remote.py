@@ -92,6 +92,7 @@ def model(target: ServerAddress, name: str | None = None, headers: dict[str, str
     status, body = get(target, "/v2/repository/index", headers, "POST")
     if status == 401:
         raise ConfigurationError(f"{target.url} wants a key: --header 'authorization=Bearer KEY'")
+    # The models that are ready, and the one of them that is meant, by its description
     try:
         ready = [(entry["name"], int(entry["version"])) for entry in orjson.loads(body) if entry["state"] == "READY"]
         names = sorted({model_name for model_name, _ in ready})

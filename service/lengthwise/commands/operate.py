@@ -76,6 +76,7 @@ def drift(records: Path, model: str, as_json: bool) -> None:
     from lengthwise.repository.source import model_directory
     from lengthwise.runtime.manifest import Manifest
 
+    # The version: named, the champion, or the highest
     champion = None if is_address(model) else aliases.read(Path(model)).get(aliases.CHAMPION)
     manifest = Manifest.read(model_directory(model if champion is None else f"{model}/{champion}"))
     report = recorded.report(records, manifest)

@@ -51,6 +51,7 @@ def status(console: Console, step: str) -> Iterator[Callable[[str], None]]:
         with console.status(step) as line:
             yield line.update
         return
+    # Without a terminal: a thread that writes lines until the block ends
     steps, is_over = [step], threading.Event()
 
     def write() -> None:

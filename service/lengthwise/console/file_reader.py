@@ -43,6 +43,7 @@ def read(path: Path, kind: StepKind, most_values: int, columns: ColumnNames | No
     sequences: list[dict[str, Any]] = []
     problems = Causes()
     left_out = values = 0
+    # Records, until there are too many values or sequences; further ones are counted
     for record in entries(path, kind, reading=reading):
         if isinstance(record, BadRecord):
             problems.add(str(record.error).replace(f"{path.parent}/", "")[:MOST_CHARACTERS])
@@ -52,13 +53,12 @@ def read(path: Path, kind: StepKind, most_values: int, columns: ColumnNames | No
             left_out += 1
         else:
             sequences.append({"id": record.id[:MOST_CHARACTERS], "label": record.label, "steps": record.steps})
-    note = "".join(notes).removeprefix(f"{path}: ")
     return {
         "sequences": sequences,
         "left_out": left_out,
         "problems": problems.lines(MOST_PROBLEMS),
         "doubts": [*doubts([sequence["steps"] for sequence in sequences])],
-        "taken": note,
+        "taken": "".join(notes).removeprefix(f"{path}: "),
         "columns": asdict(tables[0]) if tables else None,
     }
 

@@ -83,8 +83,9 @@ def masked_steps(sequence: InputSequence, steps: Steps) -> Steps:
         if steps.ndim == 1:
             raise ValueError("feature_mask: a token has no features to mask")
         if len(sequence.feature_mask) != steps.shape[1]:
-            entries = len(sequence.feature_mask)
-            raise ValueError(f"feature_mask has {entries} entries, and a step {steps.shape[1]} features")
+            raise ValueError(
+                f"feature_mask has {len(sequence.feature_mask)} entries, and a step {steps.shape[1]} features"
+            )
         steps = np.where(np.array(sequence.feature_mask), steps, np.float32(np.nan))
     return steps
 

@@ -177,7 +177,7 @@ def _checked(entries: Iterator[Record | BadRecord], check: Callable[[Record], ob
     for record in entries:
         if isinstance(record, Record):
             try:
-                if record.steps.ndim == 2:
+                if record.steps.ndim == 2:  # values, not token ids
                     count = int(record.steps.shape[1])
                     if features not in (None, count):
                         reason = f"{counted(count, 'feature')} a step, the records before have {features}"
@@ -317,12 +317,13 @@ def _folder(path: Path, kind: StepKind, advance: Advance, reading: Reading) -> I
     reading = replace(reading, ids_are_needed=False, say=lambda line: say(prefix + line))
     for count, file in enumerate(files):
         advance(count / len(files))
+        # A file has usually no ids: then its only record has the id "0".
         for record in _table(file, kind, read_csv(file), reading):
             fields: dict[str, Any] = {"id": str(file.relative_to(path)).partition(".")[0]} if record.id == "0" else {}
             if isinstance(record, Record) and record.label is None and file.parent != path:
                 fields["label"] = file.parent.name
             yield replace(record, **fields)
-        reading = replace(reading, say=_PLAIN.say, taken=_PLAIN.taken)
+        reading = replace(reading, say=_PLAIN.say, taken=_PLAIN.taken)  # the roles are reported once
 
 
 def _has_width(steps: Any, count: int) -> bool:
@@ -345,10 +346,12 @@ def _parquet(path: Path, kind: StepKind, advance: Advance, reading: Reading) -> 
         feature_names = orjson.loads((file.schema_arrow.metadata or {}).get(_NAMES, b"null"))
     except (OSError, pyarrow.ArrowException, orjson.JSONDecodeError) as error:
         raise ConfigurationError(f"{path} cannot be read as Parquet: {error}") from error
+    # A table without one column `steps` of lists
     column_names = file.schema_arrow.names
     if column_names.count("steps") != 1 or not hasattr(file.schema_arrow.field("steps").type, "value_type"):
         yield from _table(path, kind, [TextColumns(columns_of(file.read()) or TableColumns(), [], {})], reading)
         return
+    # Records; steps get the names of their features from the file's metadata
     columns = [name for name in ("id", "steps", "label") if name in column_names]
     has_names = isinstance(feature_names, list) and reading.columns.inputs != ()
     batches = file.iter_batches(batch_size=256, columns=columns)

@@ -282,7 +282,7 @@ def _entries(data: Any, columns: ColumnNames) -> Iterable[Any]:
         if "steps" in data and _FIELDS.issuperset(data):
             raise InvalidSequences([Problem("/sequences", "must be a list, got one sequence: put it in a list")])
         return _groups(data.items(), columns)
-    if hasattr(type(data), "groups") and is_of(data, "pandas"):
+    if hasattr(type(data), "groups") and is_of(data, "pandas"):  # pandas' GroupBy; `exclusions` are its keys
         return _groups(data, columns, map(str, getattr(data, "exclusions", ())))
     if type(data).__name__ == "GroupBy" and is_of(data, "polars"):
         # `data.by` has names, expressions, and lists of them.
@@ -293,6 +293,7 @@ def _entries(data: Any, columns: ColumnNames) -> Iterable[Any]:
         return arrow_cells(data)
     if type(data).__name__ == "LazyFrame":
         raise InvalidSequences([Problem("/sequences", "must be a computed table, got a LazyFrame: collect() it")])
+    # A list, an iterable or an array: a single array, number, text or path is refused.
     axes = getattr(data, "ndim", None)
     is_numbers = getattr(getattr(data, "dtype", None), "kind", "f") != "O"
     if isinstance(data, str | bytes) or not isinstance(data, Iterable) or axes == 0:

@@ -59,9 +59,9 @@ class LongSequence:
 def one_sequence(
     columns: TableColumns, chosen: ColumnNames, wrong: Mapping[int, str] = MappingProxyType({})
 ) -> LongSequence:
-    """Reads a table as one sequence: all rows, in the order of their times. `wrong`: rows that cannot be read, and why.
+    """Reads a table as one sequence: all rows, in the order of their times. A column of ids may have one id only.
 
-    A column of ids has no meaning, if all are the same.
+    `wrong`: the rows that cannot be read, each with the reason.
 
     Raises:
         ConfigurationError: The rows have several ids.
@@ -100,6 +100,7 @@ def sequences(
     count = len(columns[names[0]]) if names else 0
     if not count:
         raise ConfigurationError("the table has no row")
+    # The roles, and what speaks against them
     roles = assign_roles(columns, chosen)
     if roles.id is None and advice_for_single is not None:
         raise ConfigurationError(
@@ -185,6 +186,7 @@ def _order(sequence_of_row: NDArray[np.intp], columns: TableColumns, roles: Role
     order: NDArray[np.intp] = np.lexsort((keys, sequence_of_row))
     sorted_sequences = sequence_of_row[order]
     has_equal_time = (keys[order][1:] == keys[order][:-1]) & (sorted_sequences[1:] == sorted_sequences[:-1])
+    # Several rows of one time: `moments` number the pairs of sequence and time.
     if has_equal_time.any():
         moments = np.empty_like(sequence_of_row)
         moments[order] = np.cumsum(np.append(0, ~has_equal_time))
@@ -221,6 +223,7 @@ def _require_one_row_a_step(columns: TableColumns, roles: Roles, moments: NDArra
     sure_columns = [name for name in few_valued if is_channel_name(name) or name in texts]
     most_have_several = 2 * sizes[sizes > 1].sum() >= len(moments)
     possible_columns = [name for name in few_valued if most_have_several and codes_of_column[name].max() == largest - 1]
+    # Refused is the first of these columns, or all sure ones together, that tell all rows of each moment apart.
     for columns_apart in [*([name] for name in (*sure_columns, *possible_columns)), sure_columns]:
         combined = np.column_stack([moments, *(codes_of_column[name] for name in columns_apart)])
         if columns_apart and len(np.unique(combined, axis=0)) == len(moments):

@@ -61,6 +61,7 @@ def read_record(
     """
     record_id = fields.get("id") if isinstance(fields, dict) else None
     try:
+        # Fields
         if not isinstance(fields, dict):
             raise RecordError(f'{source_line}: a record is an object with "steps", this is {kind_of(fields)}')
         if unknown := sorted(fields.keys() - FIELDS):
@@ -70,6 +71,7 @@ def read_record(
             raise RecordError(f'{source_line}: a record is an object with "steps", and this one has none')
         if record_id is not None and not isinstance(record_id, (str, int)):
             raise RecordError(f"{source_line}: id must be a string")
+        # Steps: objects by the names of features, an array that was read before, or lists
         steps, feature_names = fields["steps"], None
         if isinstance(steps, list) and steps and isinstance(steps[0], dict):
             steps, feature_names = rows_of(steps, () if kind == "tokens" else names)
@@ -128,10 +130,12 @@ def _values(steps: Any, source_line: str) -> NDArray[np.float32]:
     """
     if not isinstance(steps, list) or not steps:
         raise RecordError(f"{source_line}: steps must be a list of at least one step")
+    # Ordinary steps
     width = len(steps[0]) if isinstance(steps[0], list) else 1
     rows = [step if isinstance(step, list) else [step] * (width if step is None else 1) for step in steps]
     if set(map(len, rows)) == {width} and width and _NUMBERS.issuperset(map(type, chain.from_iterable(rows))):
         return as_float32(rows, source_line)
+    # The first wrong step, for the message
     for step, row in enumerate(rows):
         wrong = next((value for value in row if type(value) not in _NUMBERS), None)
         if not row:

@@ -123,6 +123,7 @@ def _steps(cells: Mapping[str, Any], time: str | None) -> tuple[NDArray[Any], Se
     """
     if (scalar_name := next((name for name, cell in cells.items() if not is_list(cell)), None)) is not None:
         raise ValueError(f"{scalar_name!r} holds {str(cells[scalar_name])[:_MOST_SHOWN]!r}, and lists in other rows")
+    # All lists are equally long; they are the columns of the steps.
     arrays = [steps_array(cell) for name, cell in cells.items() if name != time]
     first_name, *other_names = cells
     for name in other_names:

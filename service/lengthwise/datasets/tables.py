@@ -185,8 +185,8 @@ def as_array(value: Any) -> NDArray[Any]:
     try:
         array = np.asarray(value)
     except (ValueError, TypeError, OverflowError, RuntimeError) as error:
-        ragged = "inhomogeneous" in str(error)
-        raise ValueError("its steps have different numbers of features" if ragged else str(error)) from error
+        is_ragged = "inhomogeneous" in str(error)
+        raise ValueError("its steps have different numbers of features" if is_ragged else str(error)) from error
     if array.dtype.kind != "O":
         return array
     # None among numbers, or a whole number past 64 bits: one by one, since NumPy would take texts for numbers too.

@@ -131,9 +131,10 @@ def _plain_fields(line: bytes, kind: StepKind) -> dict[str, Any] | None:
     try:
         fields: dict[str, Any] = orjson.loads(text)
         name = fields.get("id")
-        # More colons than keys: other strings have some too, or a key is there twice, which `parse` refuses.
-        colons = name.count(":") if type(name) is str and b"\\" not in text else 0
-        if text.count(b":") - colons != len(fields):
+        # orjson keeps the last of two equal keys, `parse` refuses them. Each key has one colon, the id may have some:
+        # more colons are those of other strings, or of a key that is there twice.
+        colons_of_id = name.count(":") if type(name) is str and b"\\" not in text else 0
+        if text.count(b":") - colons_of_id != len(fields):
             fields = json_text.parse(text)
     except (orjson.JSONDecodeError, RequestError):  # the general reader says what is wrong
         return None
@@ -249,6 +250,7 @@ def read_csv(
     if first_row is None:
         raise ConfigurationError(f"{path}: there is no line in it")
     header = _header(path, first_row[1])
+    # The first block, whose rows show the column of ids
     column_names = header or [f"{NO_HEADER}{number}" for number in range(1, len(first_row[1]) + 1)]
     rows_of_block = max(1, BLOCK_CELLS // len(column_names))
     block = [*([] if header else [first_row]), *islice(rows, rows_of_block)]
@@ -260,6 +262,7 @@ def read_csv(
             f"{path}: the rows of one {id_name!r} do not stand together, so the whole table is held in memory, "
             f"many times the size of the file: sort it by {id_name!r}"
         )
+    # Blocks
     ids = slice(column, column + 1)  # a slice, since a row may have too few cells
     for row in rows:
         if is_sorted and len(block) >= rows_of_block and row[1][ids] != block[-1][1][ids]:

@@ -128,8 +128,8 @@ class SmallCalls:
         async def handle(rpc: RpcCall) -> None:
             """Answers one call, or refuses it."""
             try:
-                response_fields = answer(parse_message(request_type, await receive(rpc)))
-                fields = await response_fields if inspect.isawaitable(response_fields) else response_fields
+                result = answer(parse_message(request_type, await receive(rpc)))
+                fields = await result if inspect.isawaitable(result) else result
                 rpc.finish(message=response_type(**fields).SerializeToString())
             except RequestError as error:
                 refuse(rpc, error.with_traceback(None))
@@ -222,6 +222,7 @@ class SmallCalls:
             if not arrival.done():
                 arrival.set_result(body) if error is None else arrival.set_exception(error)
 
+        # It waits for its turn with the other messages; its memory is freed once it is here.
         message = IncomingMessage(hold, rpc.client, lambda: rpc.receive(received), partial(received, None))
         self._receiving.start(message, time.monotonic() + self._seconds)
         body = None
@@ -269,7 +270,7 @@ class HealthService:
         Raises:
             ModelNotFound: There is no such service.
         """
-        self.report()
+        self.report()  # the watches get no other status than a check
         status = self._status(request.service)
         if status == Status.SERVICE_UNKNOWN:
             raise ModelNotFound("there is no such service")

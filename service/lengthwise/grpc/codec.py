@@ -70,6 +70,7 @@ class MessageParts(NamedTuple):
             for _ in range(_MOST_ORDINARY_FIELDS):
                 if index == end:
                     break
+                # A field: its tag, its length and its bytes
                 tag, length, start = body[index], body[index + 1], index + 2
                 if length > 127:
                     length, start = _varint(body, index + 1)
@@ -147,8 +148,9 @@ def decode(
     # The answer has raw contents, or typed ones.
     binary_choices = {output.binary for output in tensor_call.outputs}
     if len(binary_choices) > 1:
-        detail = "the contents of all outputs are raw over gRPC, or of none: binary_data must agree"
-        raise InvalidRequest([Problem("/outputs", detail)])
+        raise InvalidRequest(
+            [Problem("/outputs", "the contents of all outputs are raw over gRPC, or of none: binary_data must agree")]
+        )
     if binary_choices == {False}:
         return tensor_call.call, partial(_encode, tensor_call, request.id)
     if heads is not None and split is not None and is_raw:
@@ -181,6 +183,7 @@ def has_too_many_fields(body: bytes) -> bool:
         for _ in range(_MOST_FIELDS):
             if index >= len(body):
                 return False
+            # Skips one field.
             tag, index = _varint(body, index)
             wire_type = tag & 7
             if wire_type == 2:
@@ -248,6 +251,7 @@ def _inputs(request: pb.ModelInferRequest, problems: Problems) -> list[InputTens
     for index, tensor in enumerate(request.inputs):
         pointer = f"/inputs/{index}"
         request_parameters.no_shared_memory(_parameters(tensor.parameters), f"{pointer}/parameters", problems)
+        # Elements: raw, or typed in the field for their datatype; an unknown datatype is refused later
         data: bytes | memoryview = b""
         if raw:
             data = raw[index]

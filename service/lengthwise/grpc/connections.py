@@ -119,10 +119,10 @@ class ClientConnection:
 
 
 class GrpcConnections:
-    """The connections of the gRPC port, by client. `most` is the largest number of connections."""
+    """The connections of the gRPC port, by client."""
 
-    def __init__(self, most: int, header_timeout_seconds: float) -> None:
-        self._most = most
+    def __init__(self, max_connections: int, header_timeout_seconds: float) -> None:
+        self._max_connections = max_connections
         self._header_timeout = header_timeout_seconds
         self._accepted = AcceptedConnections(0)  # `keep` sets the port
         self._known: dict[str, ClientConnection] = {}  # by client
@@ -144,6 +144,7 @@ class GrpcConnections:
         rpc.on_message = connection.deliver
 
         def ended() -> None:
+            """Counts the end of the call."""
             self.calls -= 1
             connection.calls -= 1
             connection.since = time.monotonic()
@@ -184,9 +185,11 @@ class GrpcConnections:
         for client in known.keys() - set(present):
             if not known[client].calls:
                 del known[client]
+        # Idle connections, the longest idle first: those without a first call in time must end.
         idle = sorted((known[client].since, client) for client in present if not self.of(client).calls)
         late = [client for since, client in idle if not known[client].called and now - since > self._header_timeout]
-        excess = len(present) - len(late) - int(self._most * _CROWDED)
+        # If too many would be left, the longest idle ones end, too.
+        excess = len(present) - len(late) - int(self._max_connections * _CROWDED)
         if excess > 0:
             late_clients = set(late)
             longest_idle = [

@@ -53,7 +53,7 @@ class ModelInfer(InferenceProtocol):
     def __init__(self, serving: Serving, large_bodies: Turns, name: str) -> None:
         super().__init__(serving, large_bodies)
         self.name = name
-        self._known = KnownRequests()
+        self._known = KnownRequests()  # parsed messages, see `codec`
 
     def read(self, request: Received, *, fast: bool) -> Decoded | None:
         """Decodes a message; see `InferenceProtocol.read`."""
@@ -125,10 +125,12 @@ def answer(protocol: ModelInfer, receiving: Receiving, rpc: RpcCall) -> None:
     deadline = call.record.arrived + protocol.serving.settings.default_timeout_ms / 1000
 
     def received(body: bytes | None) -> None:
+        """Gives the slot of the message back, and decodes it."""
         receiving.end(message, arrived=body is not None)
         request.message(body)
 
     def left() -> None:
+        """Gives the slot or turn of the message back, and ends the request."""
         receiving.end(message, arrived=False)
         request.left(rpc)
 

@@ -86,10 +86,10 @@ class WaitingCalls:
         client, refused = message.client, None
         rank = self._ranks.get(client, _Rank.NEW)
         lines = self._lines[rank]
-        if self.waiting >= MAX_WAITING:
-            worst = max(rank for rank in _Rank if self._lines[rank])
-            longest = max(self._lines[worst].values(), key=len)
-            if rank > worst or (rank == worst and len(lines.get(client, ())) >= len(longest)):
+        if self.waiting >= MAX_WAITING:  # refuses the message itself, or another one for it
+            highest_rank = max(rank for rank in _Rank if self._lines[rank])
+            longest = max(self._lines[highest_rank].values(), key=len)
+            if rank > highest_rank or (rank == highest_rank and len(lines.get(client, ())) >= len(longest)):
                 return message
             refused = longest[-1]
             self.leave(refused)

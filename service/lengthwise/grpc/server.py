@@ -95,6 +95,7 @@ class GrpcServer:
             raise ConfigurationError(f"cannot listen on {address} for gRPC; another --grpc-port may be free")
         server.start()
         self._server = server
+        # What `/metrics` reports of connections and streams
         openings = self._serving.openings
         openings.connections["grpc"] = (lambda: self._connections.count, self._max_connections)
         openings.streams = lambda: {

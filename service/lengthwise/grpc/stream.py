@@ -44,9 +44,9 @@ class StreamInference:
         self.protocol = protocol
         self.receiving = receiving
         self.connections = connections
-        self.idle = KeepAlive()
+        self.idle = KeepAlive()  # streams that wait for a message, and since when
         self._open: set[_Stream] = set()
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.TimerHandle | None = None  # of the next `_look`, while streams are open
 
     @property
     def open(self) -> int:

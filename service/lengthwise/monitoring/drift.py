@@ -103,10 +103,22 @@ class Drift(Consumer):
             for key, window in list(self._windows.items())
             for aspect, psi in psis_with_gauge(window.drift(), window.profile)
         ]
-        help_ = f"Population stability index of the last {WINDOW_SEQUENCES} sequences against the training data."
-        yield Family("gauge", "largest", "drift", help_, labels, [(values, psi) for values, psi, _ in rows])
-        help_ = "The lengthwise_drift from which on the data has drifted."
-        yield Family("gauge", "largest", "drift_limit", help_, labels, [(values, limit) for values, _, limit in rows])
+        yield Family(
+            "gauge",
+            "largest",
+            "drift",
+            f"Population stability index of the last {WINDOW_SEQUENCES} sequences against the training data.",
+            labels,
+            [(values, psi) for values, psi, _ in rows],
+        )
+        yield Family(
+            "gauge",
+            "largest",
+            "drift_limit",
+            "The lengthwise_drift from which on the data has drifted.",
+            labels,
+            [(values, limit) for values, _, limit in rows],
+        )
 
 
 def append_or_add(blocks: MutableSequence[ProfileCounts], block: ProfileCounts, sequences: int) -> None:

@@ -109,9 +109,14 @@ class Monitoring:
         """Yields the metrics of all consumers, and the number of calls that each dropped."""
         for thread in self._threads:
             yield from thread.consumer.families()
-        help_ = "Sampled calls that were dropped because the consumer was too slow or failed."
-        dropped = [((thread.consumer.name,), thread.dropped) for thread in self._threads]
-        yield Family("counter", "sum", "monitoring_dropped_calls", help_, ("consumer",), dropped)
+        yield Family(
+            "counter",
+            "sum",
+            "monitoring_dropped_calls",
+            "Sampled calls that were dropped because the consumer was too slow or failed.",
+            ("consumer",),
+            [((thread.consumer.name,), thread.dropped) for thread in self._threads],
+        )
 
 
 class ConsumerThread(threading.Thread):

@@ -60,6 +60,7 @@ class RecordFile:
             "queue_seconds": pa.float32(),
             "inference_seconds": pa.float32(),
         }
+        # The schema, and the file that is locked while it is written
         names = example["names"]
         self._schema = pa.schema(types.items(), metadata=None if names is None else {NAMES: orjson.dumps(names)})
         stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())

@@ -108,13 +108,17 @@ class Recorder(Consumer):
                 self._end(file)
             self._save(last)
         except Exception as error:
+            # Everything that is open or gathered is lost.
             open_files = [*self._files.values(), *self._ending]
             lost = sum(map(len, self._rows.values())) + sum(file.rows for file in open_files)
             self._lost += lost
-            message = (
-                "%d recorded sequences are lost, because %s cannot be written: %s; recording pauses for %d seconds"
+            log.error(
+                "%d recorded sequences are lost, because %s cannot be written: %s; recording pauses for %d seconds",
+                lost,
+                self._directory,
+                error,
+                _PAUSE_SECONDS,
             )
-            log.error(message, lost, self._directory, error, _PAUSE_SECONDS)
             for file in open_files:
                 file.drop()
             self._files.clear()

@@ -58,11 +58,15 @@ class AnswerCheck(Consumer):
             promise = served.model.promise
             if unbatched is not None and _agree(sent, unbatched, 0.0 if promise is None else promise.tolerance):
                 continue
-            self._mismatches[key] += 1
+            self._mismatches[key] += 1  # and, seldom, a line in the log
             if time.monotonic() - self._logged > _LOGGED_SECONDS:
                 self._logged = time.monotonic()
-                message = "%s: the answer to request %s differs when its sequence of %d steps runs unbatched"
-                log.error(message, served.manifest.key, call.request_id, len(item.steps))
+                log.error(
+                    "%s: the answer to request %s differs when its sequence of %d steps runs unbatched",
+                    served.manifest.key,
+                    call.request_id,
+                    len(item.steps),
+                )
 
     def families(self) -> Iterator[Family]:
         """Yields the counters of checked answers, and of answers that differed."""
