@@ -37,7 +37,8 @@ class CheckReport(Report):
 
         Args:
             file: The file that is shown for a leak without a line of code, as in a graph, and for a model that could
-                not be checked: a path from the root of the repository. None for that of the target; an object has none.
+                not be checked: a path from the root of the repository. None for the file of the target; an object has
+                none.
         """
         from lengthwise_export.checking.sarif import as_sarif
 
@@ -80,10 +81,12 @@ class Exporting(Protocol[P]):
 
 
 def _check_keywords(options: Callable[P, CheckOptions]) -> Callable[[Callable[..., CheckReport]], Checking[P]]:
+    """`commands.options.keywords`, typed for `check`: a decorator that gives a function keywords for its options."""
     return cast("Callable[[Callable[..., CheckReport]], Checking[P]]", keywords(cast("type[CheckOptions]", options)))
 
 
 def _export_keywords(options: Callable[P, ExportOptions]) -> Callable[[Callable[..., PublishedModel]], Exporting[P]]:
+    """`commands.options.keywords`, typed for `export`."""
     return cast(
         "Callable[[Callable[..., PublishedModel]], Exporting[P]]", keywords(cast("type[ExportOptions]", options))
     )
@@ -149,6 +152,7 @@ def export(  # noqa: D417 - the decorator adds the options
     notices: list[str] = []
 
     def tell(notice: Notice) -> None:
+        """Logs a notice, and keeps it for the result."""
         log.log(logging.WARNING if notice.kind == "warning" else logging.INFO, "%s", notice.text)
         notices.append(notice.text)
 

@@ -1,7 +1,8 @@
-"""The listed targets that a change of some files may change, for `lengthwise check --changed`, as pre-commit calls it.
+"""Finds the listed targets that depend on changed files, for `lengthwise check --changed`, as pre-commit calls it.
 
 A target depends on its own files, on its checkpoint, and on the modules of the repository that its code imports,
-directly or not. What code reads or imports while it runs is not known here. A change of the list is one of all targets.
+directly or not. What code reads or imports while it runs is not known here. If the pyproject.toml that lists the
+targets changes, all of them do.
 """
 
 from __future__ import annotations
@@ -15,57 +16,69 @@ from lengthwise_export.interface.project import FILE, ListedTarget, Project
 
 
 def depending_targets(project: Project, files: Iterable[str], folder: Path) -> tuple[ListedTarget, ...]:
-    """The targets of a project that changed files may change; the names of the files are relative to a folder."""
+    """The targets of a project that depend on changed files; `files` are their paths, relative to `folder`."""
     changed = {(folder / file).resolve() for file in files}
     if (project.folder / FILE).resolve() in changed:
         return project.targets
-    return tuple(one for one in project.targets if _depends_on(one, changed, project.folder.resolve()))
+    return tuple(listed for listed in project.targets if _depends_on(listed, changed, project.folder.resolve()))
 
 
 def _depends_on(listed: ListedTarget, changed: set[Path], folder: Path) -> bool:
-    """Whether a target is one of the changed files, or imports one, directly or not."""
+    """Whether a target, or its checkpoint, is one of the changed files or a folder of one, or imports one.
+
+    `changed` are absolute paths, `folder` is that of the repository. A target whose imports cannot be read depends on
+    every changed Python file.
+    """
     paths = {(folder / path).resolve() for path in (listed.target, listed.options.checkpoint) if path is not None}
     if any(file in paths or not paths.isdisjoint(file.parents) for file in changed):
         return True
-    where = listed.target.rpartition(":")[0]
-    if not where:
+    module_or_file = listed.target.rpartition(":")[0]
+    if not module_or_file:
         return False
     roots = [folder, folder / "src", *(Path(entry) for entry in sys.path if "site-packages" not in entry)]
-    file = folder / where
-    first = [file] if file.suffix == ".py" else [*_files_of_module(where, roots)]
+    file = folder / module_or_file
+    own_files = [file] if file.suffix == ".py" else [*_module_files(module_or_file, roots)]
     try:
-        known = _imported(first, [file.parent, *roots], folder)
+        imported_files = _with_imports(own_files, [file.parent, *roots], folder)
     except (OSError, SyntaxError, ValueError):
-        known = set()
-    # What cannot be read may import anything, and the check says what is wrong with it.
-    return not changed.isdisjoint(known) if known else any(one.suffix == ".py" for one in changed)
+        imported_files = set()
+    # Code that cannot be read may import anything, and the check says what is wrong with it.
+    return (
+        not changed.isdisjoint(imported_files)
+        if imported_files
+        else any(changed_file.suffix == ".py" for changed_file in changed)
+    )
 
 
-def _imported(files: Sequence[Path], roots: Sequence[Path], folder: Path) -> set[Path]:
-    """Files of a repository, with all files of it that they import, directly or not."""
-    seen: set[Path] = set()
-    waiting = [*files]
-    while waiting:
-        file = waiting.pop().resolve()
-        if file not in seen and file.is_relative_to(folder):
-            seen.add(file)
-            waiting += _imports(file, roots)
-    return seen
+def _with_imports(files: Sequence[Path], roots: Sequence[Path], folder: Path) -> set[Path]:
+    """Those of some files that are in a folder, and all files in it that they import, directly or not.
+
+    `roots` are the folders in which packages are looked for.
+    """
+    imported_files: set[Path] = set()
+    unread_files = [*files]
+    while unread_files:
+        file = unread_files.pop().resolve()
+        if file not in imported_files and file.is_relative_to(folder):
+            imported_files.add(file)
+            unread_files += _imported_by(file, roots)
+    return imported_files
 
 
-def _imports(file: Path, roots: Sequence[Path]) -> Iterator[Path]:
+def _imported_by(file: Path, roots: Sequence[Path]) -> Iterator[Path]:
+    """Yields the files that a file imports itself. A name that it imports may be a module of a package."""
     for node in ast.walk(ast.parse(file.read_bytes())):
         if isinstance(node, ast.Import):
             for name in node.names:
-                yield from _files_of_module(name.name, roots)
+                yield from _module_files(name.name, roots)
         elif isinstance(node, ast.ImportFrom):
             below = [file.parents[node.level - 1]] if node.level else roots
             for name in node.names:
-                yield from _files_of_module(".".join(filter(None, (node.module, name.name))), below)
+                yield from _module_files(".".join(filter(None, (node.module, name.name))), below)
 
 
-def _files_of_module(name: str, roots: Sequence[Path]) -> Iterator[Path]:
-    """The files that an import of a module runs: of the module, and of the packages around it."""
+def _module_files(name: str, roots: Sequence[Path]) -> Iterator[Path]:
+    """Yields the files that an import of a module runs, as far as they exist: its own, and those of its packages."""
     for root in roots:
         path = root
         for part in name.split("."):

@@ -103,8 +103,8 @@ def export(target: str | None, out: Path, options: ExportCommandOptions) -> None
         target, options = str(options.checkpoint), options.model_copy(update={"checkpoint": None})
     with status(
         Console(stderr=True, quiet=options.as_json), "reading, checking, building, verifying and publishing"
-    ) as now:
-        published = flow.export(target, out, options.model_copy(update={"progress": now}), _say)
+    ) as show_status:
+        published = flow.export(target, out, options.model_copy(update={"progress": show_status}), _say)
     if options.as_json:
         show_json(_as_json(published))
         return
@@ -113,8 +113,8 @@ def export(target: str | None, out: Path, options: ExportCommandOptions) -> None
     agreement = "the same bits" if promise.bits else f"within {promise.tolerance:.3g}"
     facts = [f"{published.nodes} nodes", f"{len(published.cases)} cases hold", f"{agreement} batched and unbatched"]
     if manifest.from_fp32 is not None:
-        alone = ", one sequence at a time," if manifest.max_batch_rows == 1 else ""
-        facts.append(f"{manifest.precision}{alone} within {manifest.from_fp32:.3g} of the float32 graph")
+        one_at_a_time = ", one sequence at a time," if manifest.max_batch_rows == 1 else ""
+        facts.append(f"{manifest.precision}{one_at_a_time} within {manifest.from_fp32:.3g} of the float32 graph")
         facts += [] if published.labels is None else [str(published.labels)]
     weights = manifest.made.get("weights")
     sentences = [f"published {published.directory}: {', '.join(facts)}"]
@@ -126,6 +126,7 @@ def export(target: str | None, out: Path, options: ExportCommandOptions) -> None
 
 
 def _as_json(published: PublishedModel) -> dict[str, Any]:
+    """The object that `lengthwise export --json` prints."""
     mend, measured = published.mend, published.mend_accuracy
     accuracy = None if measured is None else measured.as_json()
     return {
@@ -181,8 +182,8 @@ def check(target: tuple[str, ...], options: CheckCommandOptions) -> None:
     listed = _listed(target, options, project) if is_listed else project.named(target, here)
     console, reports, exit_codes = Console(), [], []
     with contextlib.chdir(project.folder if is_listed else here):
-        for one in listed:
-            report, exit_code = _report_of(one, options, is_only=len(listed) == 1)
+        for entry in listed:
+            report, exit_code = _report_of(entry, options, is_only=len(listed) == 1)
             reports.append(report)
             exit_codes.append(exit_code)
             if not options.as_json and (len(listed) == 1 or exit_code):
@@ -201,7 +202,9 @@ def check(target: tuple[str, ...], options: CheckCommandOptions) -> None:
 
 
 def _listed(files: Sequence[str], options: CheckCommandOptions, project: Project) -> tuple[ListedTarget, ...]:
-    """The targets that the project lists; with `--changed` only what depends on changed files. Ends if none is left.
+    """The targets that the project lists; with `--changed`, those that depend on the changed `files`.
+
+    If none of them does, the command ends here, with exit code 0.
 
     Raises:
         UsageError: No targets are listed.
@@ -220,7 +223,9 @@ def _listed(files: Sequence[str], options: CheckCommandOptions, project: Project
 
 
 def _report_of(listed: ListedTarget, options: CheckCommandOptions, *, is_only: bool) -> tuple[Report, int]:
-    """The report of a target and its exit code; of several, one that cannot be read is uncheckable.
+    """Checks a target, and returns its report and its exit code. Options of the command line override listed ones.
+
+    A target that cannot be read is an error if it `is_only`; one of several gets the verdict uncheckable.
 
     Raises:
         ConfigurationError: The only target cannot be read, or an option contradicts it.
@@ -232,25 +237,25 @@ def _report_of(listed: ListedTarget, options: CheckCommandOptions, *, is_only: b
     from lengthwise_export.checking.selection import RefusedCommentError
     from lengthwise_export.exporting import flow
 
-    named = {name: getattr(options, name) for name in options.model_fields_set & {*ListedOptions.model_fields}}
-    with status(Console(stderr=True, quiet=options.as_json), f"reading {listed.target}") as say_what:
-        own = listed.options.model_copy(update={**named, "progress": say_what})
+    options_given = {name: getattr(options, name) for name in options.model_fields_set & {*ListedOptions.model_fields}}
+    with status(Console(stderr=True, quiet=options.as_json), f"reading {listed.target}") as show_status:
+        target_options = listed.options.model_copy(update={**options_given, "progress": show_status})
         try:
-            report = flow.check(listed.target, own)
+            report = flow.check(listed.target, target_options)
         except ConfigurationError as error:
             if is_only:
                 raise
             report = Report("uncheckable", str(error), target=listed.target)
-            if isinstance(error, RefusedCommentError):  # it ignores nothing
+            if isinstance(error, RefusedCommentError):  # its report ignores nothing
                 _say(f"error: {error}")
                 report = error.report
     for notice in report.notices:
         _say(f"warning: {notice}")
-    return report, report.exit_code(strict=own.strict)
+    return report, report.exit_code(strict=target_options.strict)
 
 
 def _write_files(reports: Sequence[Report], exit_code: int, options: CheckCommandOptions, folder: Path) -> None:
-    """Writes the page, the SARIF log and the badge, where they are asked for; their paths are relative to a folder."""
+    """Writes the files of the options `html`, `badge` and `sarif`; their paths are relative to a folder."""
     from lengthwise_export.checking.badge import as_badge
     from lengthwise_export.checking.page import as_page
     from lengthwise_export.checking.sarif import as_sarif
@@ -265,13 +270,14 @@ def _write_files(reports: Sequence[Report], exit_code: int, options: CheckComman
 
 
 def _write(folder: Path, path: Path, text: str) -> None:
-    """Writes a file, and its folder where there is none."""
+    """Writes a text file, and creates its folder if there is none."""
     file = folder / path
-    if not file.parent.exists():  # a file in the place of a folder is told by the writing
+    if not file.parent.exists():  # if a file has the folder's name, `write_text` raises
         file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(text, encoding="utf-8")
     _say(f"wrote {path}")
 
 
 def _say(line: object) -> None:
+    """Prints a line to stderr."""
     click.echo(line, err=True)

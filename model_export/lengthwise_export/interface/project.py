@@ -1,4 +1,4 @@
-"""The targets of a repository: `[tool.lengthwise.check]` in the nearest pyproject.toml that has that table.
+"""Reads the targets of a repository: `[tool.lengthwise.check]` in the nearest pyproject.toml that has that table.
 
     [tool.lengthwise.check]
     max_length = 256                                  # for every target
@@ -25,119 +25,122 @@ from lengthwise_export.options import ListedOptions
 
 FILE: Final = "pyproject.toml"
 NOTHING_LISTED: Final = "no pyproject.toml lists targets: [tool.lengthwise.check] targets = ['models/net.py:make']"
-_SECTION: Final = ("tool", "lengthwise", "check")
-_KNOWN: Final = [name for name in ListedOptions.model_fields if name != "progress"]
+_TABLE: Final = ("tool", "lengthwise", "check")
+_OPTION_NAMES: Final = [name for name in ListedOptions.model_fields if name != "progress"]
 
 
 @dataclass(frozen=True, slots=True)
 class ListedTarget:
     """A target and its options."""
 
-    target: str
+    target: str  # As on the command line
     options: ListedOptions
 
 
 @dataclass(frozen=True, slots=True)
 class Project:
-    """What is listed for a folder."""
+    """The targets and options that a pyproject.toml lists for a folder."""
 
-    folder: Path  # That of the file, which its paths are relative to
-    defaults: Mapping[str, Any]  # The options of every target
+    folder: Path  # The folder of the file, to which its paths are relative
+    defaults: Mapping[str, Any]  # The options of every target, by their names in Python
     targets: tuple[ListedTarget, ...] = ()
 
     @classmethod
     def of(cls, folder: Path) -> Project:
-        """That of the nearest file, upwards from a folder; without one, nothing is listed.
+        """Reads the nearest file with the table, upwards from a folder. Without such a file, nothing is listed.
 
         Raises:
-            ConfigurationError: A file on the way is no TOML, or its table is wrong; the message says where and why.
+            ConfigurationError: A file on the way is not TOML, or its table is wrong; the message says where and why.
         """  # noqa: DOC502 - what it calls raises it
-        for each in (folder, *folder.parents):
-            section = _section(each / FILE) if (each / FILE).is_file() else None
-            if section is not None:
-                return _read(section, each / FILE)
+        for parent in (folder, *folder.parents):
+            table = _read_table(parent / FILE) if (parent / FILE).is_file() else None
+            if table is not None:
+                return _project_of_table(table, parent / FILE)
         return cls(folder, {})
 
-    def named(self, texts: Sequence[str], folder: Path) -> tuple[ListedTarget, ...]:
-        """The targets of these texts: with the options that are listed for them, or else with the defaults."""
+    def named(self, names: Sequence[str], folder: Path) -> tuple[ListedTarget, ...]:
+        """The targets of the command line in a folder, each once: with their listed options, or else the defaults.
+
+        Listed options count only in the folder of the file. A target that is listed several times is there as often.
+        """
         listed = self.targets if folder == self.folder else ()
         return tuple(
             target
-            for text in dict.fromkeys(texts)
-            for target in [one for one in listed if one.target == text]
-            or [_target(text, self.defaults, f"{self.folder / FILE}", folder)]
+            for name in dict.fromkeys(names)
+            for target in [entry for entry in listed if entry.target == name]
+            or [_listed_target(name, self.defaults, f"{self.folder / FILE}", folder)]
         )
 
 
-def _section(file: Path) -> Any:
-    """The table of a file; None if it has none.
+def _read_table(file: Path) -> Any:
+    """The table `[tool.lengthwise.check]` of a file; None if it has none.
 
     Raises:
-        ConfigurationError: The file cannot be read, or is no TOML, or holds something else than a table there.
+        ConfigurationError: The file cannot be read, or is not TOML, or has something else than a table there.
     """
     try:
-        value: Any = tomllib.loads(file.read_text(encoding="utf-8-sig"))
+        table: Any = tomllib.loads(file.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigurationError(f"{file} cannot be read as TOML: {error}") from error
-    for number, key in enumerate(_SECTION):
-        value = value.get(key)
-        if value is None:
+    for depth, key in enumerate(_TABLE):
+        table = table.get(key)
+        if table is None:
             return None
-        if not isinstance(value, dict):
-            raise ConfigurationError(f"{file}: {'.'.join(_SECTION[: number + 1])} must be a table")
-    return value
+        if not isinstance(table, dict):
+            raise ConfigurationError(f"{file}: {'.'.join(_TABLE[: depth + 1])} must be a table")
+    return table
 
 
-def _read(section: Mapping[str, Any], file: Path) -> Project:
-    """The project of a table.
+def _project_of_table(table: Mapping[str, Any], file: Path) -> Project:
+    """The project that the table of a file describes.
 
     Raises:
-        ConfigurationError: `targets` is no list of targets, has one twice, or an option is wrong.
+        ConfigurationError: `targets` is not a list of targets, has one twice, or an option is wrong.
     """
-    listed, table = section.get("targets", []), f"{file}: [{'.'.join(_SECTION)}]"
+    listed, title = table.get("targets", []), f"{file}: [{'.'.join(_TABLE)}]"
     if not isinstance(listed, list):
-        raise ConfigurationError(f"{table} targets must be a list")
-    defaults = _options({key: value for key, value in section.items() if key != "targets"}, table, ("targets",))
-    _target("", defaults, table, file.parent)  # so that a wrong one is refused where it stands
+        raise ConfigurationError(f"{title} targets must be a list")
+    defaults = _options_by_name(table, "targets", title)
+    _listed_target("", defaults, title, file.parent)  # so that the error of a wrong default names the table
     targets: list[ListedTarget] = []
-    for number, one in enumerate(listed):
-        entry = {"target": one} if isinstance(one, str) else one
-        where = f"{table} targets[{number}]"
+    for index, value in enumerate(listed):
+        entry = {"target": value} if isinstance(value, str) else value
+        entry_title = f"{title} targets[{index}]"
         if not isinstance(entry, dict) or not isinstance(entry.get("target"), str) or not entry["target"]:
-            raise ConfigurationError(f"{where} must be a text, or a table with the text `target`")
-        own = _options({key: value for key, value in entry.items() if key != "target"}, where, ("target",))
-        target = _target(entry["target"], {**defaults, **own}, f"{where} ({entry['target']})", file.parent)
+            raise ConfigurationError(f"{entry_title} must be a text, or a table with the text `target`")
+        options = defaults | _options_by_name(entry, "target", entry_title)
+        target = _listed_target(entry["target"], options, f"{entry_title} ({entry['target']})", file.parent)
         if target in targets:
-            raise ConfigurationError(f"{where}: {target.target} is listed twice with the same options")
+            raise ConfigurationError(f"{entry_title}: {target.target} is listed twice with the same options")
         targets.append(target)
     return Project(file.parent, defaults, tuple(targets))
 
 
-def _options(table: Mapping[str, Any], where: str, more: tuple[str, ...]) -> dict[str, Any]:
-    """The options of a table by their names in Python.
+def _options_by_name(table: Mapping[str, Any], target_key: str, title: str) -> dict[str, Any]:
+    """The options in a table by their names in Python, without the entry `target_key`. Errors begin with `title`.
 
     Raises:
-        ConfigurationError: One is unknown, or stands there twice.
+        ConfigurationError: An option is unknown, or is there twice, with `-` and with `_`.
     """
     options: dict[str, Any] = {}
-    for key, value in table.items():
+    for key, value in ((key, value) for key, value in table.items() if key != target_key):
         name = key.replace("-", "_")
-        if name not in _KNOWN:
-            raise ConfigurationError(f"{where} {key}: {unknown(key, [*more, *_KNOWN])}")
+        if name not in _OPTION_NAMES:
+            raise ConfigurationError(f"{title} {key}: {unknown(key, [target_key, *_OPTION_NAMES])}")
         if name in options:
-            raise ConfigurationError(f"{where} has {name} twice")
+            raise ConfigurationError(f"{title} has {name} twice")
         options[name] = value
     return options
 
 
-def _target(text: str, values: Mapping[str, Any], where: str, folder: Path) -> ListedTarget:
-    """A target with its options.
+def _listed_target(text: str, options: Mapping[str, Any], title: str, folder: Path) -> ListedTarget:
+    """A target with its options, whose paths are relative to a folder. Errors begin with `title`.
 
     Raises:
-        ConfigurationError: An option is of the wrong type or out of its bounds.
+        ConfigurationError: An option has the wrong type, or is out of its bounds.
     """
     try:
-        with contextlib.chdir(folder):  # to which the paths are relative
-            return ListedTarget(text, ListedOptions(**values))
+        with contextlib.chdir(folder):  # the options look whether their files exist
+            return ListedTarget(text, ListedOptions(**options))
     except ConfigurationError as error:
-        raise ConfigurationError(f"{where}: {error}") from error
+        raise ConfigurationError(f"{title}: {error}") from error

@@ -1,7 +1,7 @@
 """Judges a user's own padding test by what it gives to the model: a test that cannot fail shows nothing.
 
-While the test runs, the calls of its models are recorded. `LW001`: their inputs are equal, padding included.
-`LW002`: no row is shorter than its batch.
+While the test runs, the calls of its models are recorded. Two rules may be broken. `LW001`: the inputs of all calls are
+equal, padding included. `LW002`: no row is shorter than its batch.
 """
 
 from __future__ import annotations
@@ -24,98 +24,120 @@ from lengthwise_export.checking.rule import LeakRule, rules
 
 @dataclass(slots=True)
 class ModelCall:
-    """One call of a model: its class, and copies of the tensors in its arguments."""
+    """One call of a model: its class, and copies of the tensors in its arguments, the steps first."""
 
     module: type[nn.Module]
     tensors: list[Tensor] = field(default_factory=list)
 
     def is_like(self, other: ModelCall) -> bool:
-        """Whether the arguments of both are equal, in the padding too."""
+        """Whether the tensors of both calls are equal, in the padding too."""
         return len(self.tensors) == len(other.tensors) and all(map(_is_equal, self.tensors, other.tensors))
 
     def has_equal_rows(self) -> bool:
-        """Whether there are several rows, and all are the same."""
-        rows = {len(tensor) for tensor in self.tensors if tensor.ndim}
-        return len(rows) == 1 < max(rows) and all(_is_equal(one[:1].expand_as(one), one) for one in self.tensors)
+        """Whether there are several rows, and all of them are equal."""
+        row_counts = {len(tensor) for tensor in self.tensors if tensor.ndim}
+        has_rows = len(row_counts) == 1 and max(row_counts) > 1
+        return has_rows and all(_is_equal(tensor[:1].expand_as(tensor), tensor) for tensor in self.tensors)
 
-    def pads(self) -> bool:
-        """Whether a mask, lengths or the steps end before the batch does, for one row at least."""
+    def has_padding(self) -> bool:
+        """Whether some row is shorter than the batch: as the steps, the lengths or a mask show."""
         tensors = [tensor for tensor in self.tensors if tensor.ndim and tensor.numel()]
-        return any(map(_ends_early, tensors[:1])) or any(_is_partial(one, tensors[0].shape) for one in tensors[1:])
+        steps, further = tensors[:1], tensors[1:]
+        return any(map(_ends_in_padding, steps)) or any(_shows_padding(tensor, steps[0].shape) for tensor in further)
 
 
 @contextmanager
 def watched() -> Iterator[list[ModelCall]]:
-    """The calls of modules during the block, without those that a module makes of its parts."""
+    """Records the calls of modules during the block, without the calls that a module makes of its parts.
+
+    Yields the list of the calls, which grows while the block runs.
+    """
     calls: list[ModelCall] = []
-    running: list[ModelCall] = []
+    running: list[ModelCall] = []  # The modules that run now, the outermost first
 
     def enter(module: nn.Module, inputs: Any) -> None:
-        running.append(ModelCall(type(module), [] if running else [*_copies(inputs)]))
+        """A hook before a module runs: a module may write into its inputs, so they are copied now."""
+        running.append(ModelCall(type(module), [] if running else [*_tensor_copies(inputs)]))
 
     def leave(module: nn.Module, inputs: Any, options: Any, outputs: Any) -> None:
+        """A hook after a module ran: only now torch tells the keyword arguments."""
         call = running.pop()
         if not running:
-            call.tensors += _copies(options)
+            call.tensors += _tensor_copies(options)
             calls.append(call)
 
-    # Before the call, because a module may write into its inputs; keywords are known behind it only.
-    before = register_module_forward_pre_hook(enter)
-    behind = register_module_forward_hook(leave, with_kwargs=True, always_call=True)
+    enter_hook = register_module_forward_pre_hook(enter)
+    leave_hook = register_module_forward_hook(leave, with_kwargs=True, always_call=True)
     try:
         yield calls
     finally:
-        before.remove()
-        behind.remove()
+        enter_hook.remove()
+        leave_hook.remove()
 
 
 def findings(calls: Sequence[ModelCall]) -> list[LeakRule]:
-    """The rules that a test breaks, by its calls of models."""
+    """The rules that a padding test breaks, by the calls that it makes of models.
+
+    They are about the class of model that it calls most often. Empty if no call has a tensor.
+    """
     calls = [call for call in calls if call.tensors]
     if not calls:
         return []
-    ((module, _),) = Counter(call.module for call in calls).most_common(1)
-    one, *others = most = [call for call in calls if call.module is module]
+    ((module_class, _),) = Counter(call.module for call in calls).most_common(1)
+    first_call, *further_calls = calls_of_class = [call for call in calls if call.module is module_class]
+    shapes = {call.tensors[0].shape[1:] for call in calls_of_class}
     is_broken = {
-        "LW001": all(map(one.is_like, others)) if others else one.has_equal_rows(),
-        # Another width is other padding, or none.
-        "LW002": len({call.tensors[0].shape[1:] for call in most}) == 1 and not any(call.pads() for call in calls),
+        "LW001": all(map(first_call.is_like, further_calls)) if further_calls else first_call.has_equal_rows(),
+        # Calls at several widths differ in their padding.
+        "LW002": len(shapes) == 1 and not any(call.has_padding() for call in calls),
     }
     return [rule for code, rule in rules().items() if is_broken.get(code)]
 
 
-def _copies(value: Any) -> Iterator[Tensor]:
-    """Copies of the tensors in arguments, with those of packed sequences and of lists of numbers."""
-    for leaf in pytree.tree_leaves(value, is_leaf=lambda one: isinstance(one, list) and not any(map(_is_tensor, one))):
-        for tensor in (leaf.data, leaf.batch_sizes) if isinstance(leaf, PackedSequence) else [leaf]:
-            if isinstance(tensor, list | np.ndarray) or (_is_tensor(tensor) and tensor.layout == torch.strided):
+def _tensor_copies(arguments: Any) -> Iterator[Tensor]:
+    """Yields copies of the tensors in nested arguments, also of arrays, lists of numbers and packed sequences."""
+
+    def is_leaf(value: Any) -> bool:
+        return isinstance(value, list) and not any(map(_is_tensor, value))
+
+    for leaf in pytree.tree_leaves(arguments, is_leaf=is_leaf):
+        for value in (leaf.data, leaf.batch_sizes) if isinstance(leaf, PackedSequence) else [leaf]:
+            if isinstance(value, list | np.ndarray) or (_is_tensor(value) and value.layout == torch.strided):
                 with suppress(ValueError, TypeError):  # such as words, or rows of several lengths: no tensor is padded
-                    yield torch.as_tensor(tensor).detach().clone()
+                    yield torch.as_tensor(value).detach().clone()
 
 
 def _is_tensor(value: object) -> bool:
     return isinstance(value, Tensor)
 
 
-def _is_equal(one: Tensor, other: Tensor) -> bool:
-    """Whether both have the same shape and values, of which NaN is equal to NaN."""
-    return one.shape == other.shape and bool(((one == other) | ((one != one) & (other != other))).all())
+def _is_equal(tensor: Tensor, other: Tensor) -> bool:
+    """Whether two tensors have the same shape and values; NaN is equal to NaN."""
+    if tensor.shape != other.shape:
+        return False
+    return bool(((tensor == other) | ((tensor != tensor) & (other != other))).all())
 
 
-def _ends_early(steps: Tensor) -> bool:
-    """Whether the last step of a row is 0, NaN or the same as the one before: as padding is, and few true steps are."""
+def _ends_in_padding(steps: Tensor) -> bool:
+    """Whether the last step of some row is 0, NaN or equal to the step before, as padding is, and few true steps are.
+
+    Each axis after the rows may be that of the steps.
+    """
     for axis in range(1, steps.ndim):
         if steps.shape[axis] > 1:
-            last, before = (torch.nan_to_num(steps.select(axis, at)).reshape(len(steps), -1) for at in (-1, -2))
-            if bool(((last == 0) | (last == before)).all(1).any()):
+            last, previous = (torch.nan_to_num(steps.select(axis, index)).reshape(len(steps), -1) for index in (-1, -2))
+            if bool(((last == 0) | (last == previous)).all(1).any()):
                 return True
     return False
 
 
-def _is_partial(tensor: Tensor, sizes: Sequence[int]) -> bool:
-    """Whether a tensor has lengths shorter than the batch, or is a mask with both values."""
+def _shows_padding(tensor: Tensor, steps_shape: Sequence[int]) -> bool:
+    """Whether a tensor is a mask with both values, or lengths of which one is not the width.
+
+    `steps_shape` is the shape of the steps, whose first axis is the rows or, if its size is another, the width.
+    """
     if tensor.ndim != 1:
         low, high = tensor.float().aminmax()
         return bool(low < high) and bool(((tensor == low) | (tensor == high)).all())
-    width = sizes[0] if len(tensor) != sizes[0] else sizes[min(1, len(sizes) - 1)]
+    width = steps_shape[0] if len(tensor) != steps_shape[0] else steps_shape[min(1, len(steps_shape) - 1)]
     return bool((tensor != width).any())

@@ -1,4 +1,4 @@
-"""The plugin of pytest: tests of models in one line, and tests of the tests that a user has written.
+"""The pytest plugin: tests of models in one line, and tests of the padding tests that a user has written.
 
 ```python
 @pytest.mark.padding_safe(features=12, max_length=200)
@@ -30,7 +30,7 @@ from lengthwise_export.testing import PaddingUnsafeError, assert_padding_safe
 if TYPE_CHECKING:
     from lengthwise_export.interface.api import CheckReport
 
-_NAMED: Final = "pad"
+_NAMED: Final = "pad"  # What the names of tests contain to which `--padding-tests` applies
 
 _MARKERS: Final = (
     "padding_safe(**options): the test returns a model, which `lengthwise_export.check` checks with these options",
@@ -48,7 +48,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Declares the markers."""
+    """Declares the markers of this plugin to pytest."""
     for line in _MARKERS:
         config.addinivalue_line("markers", line)
 
@@ -68,6 +68,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> None:
     test = pyfuncitem.obj
 
     def checked(**fixtures: Any) -> None:
+        """Runs the test, and checks the model that it returns; a leak fails the test with the report."""
         try:
             assert_padding_safe(test(**fixtures), *marker.args, **marker.kwargs)
         except PaddingUnsafeError as error:
@@ -78,7 +79,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
-    """Watches a test marked `padding_test`, and fails one that passes and could not fail."""
+    """Watches a test marked `padding_test`: it fails if it passes although it could not fail (LW001, LW002)."""
     __tracebackhide__ = True
     marked = item.get_closest_marker("padding_test")
     if marked is None and not (item.config.getoption("padding_tests") and _NAMED in item.name.lower()):
