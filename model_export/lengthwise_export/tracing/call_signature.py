@@ -571,11 +571,11 @@ def _select_output(answer: Any, *, output: str | None) -> dict[str, Tensor]:
     if output is None or not _can_be_logits(by_name[output]):
         tensors = [value for value in outputs.values() if isinstance(value, Tensor)]
         has_one_value = any(tensor.dim() == 1 and tensor.is_floating_point() for tensor in tensors)
-        what = (
+        refusal = (
             f"none of {_types(outputs)} is" if output is None else f"{_types(outputs)} cannot be the output: it must be"
         )
         hint = f"; {ONE_VALUE_HINT}" if has_one_value else ""
-        raise ExportError("outputs", f"{what} float32 [rows, classes] or [rows, width, classes]{hint}")
+        raise ExportError("outputs", f"{refusal} float32 [rows, classes] or [rows, width, classes]{hint}")
     logits = by_name[output]
     attention = by_name.get("attention")
     if output == "attention" or not isinstance(attention, Tensor) or attention.dim() != 2:

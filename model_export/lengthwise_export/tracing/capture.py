@@ -188,11 +188,12 @@ def _branching_lines() -> Iterator[Lines]:
     decide: Callable[[torch.SymBool], bool] = torch.SymBool.__bool__
 
     def decide_and_note_line(condition: torch.SymBool) -> bool:
+        """Replaces `SymBool.__bool__`: notes the line by the text of the condition, and by that of its opposite."""
         decision = decide(condition)
         is_in_users_code = is_users(sys._getframe(1).f_code.co_filename, installed=True)  # else torch branches
         location = current_location() if is_in_users_code else None
         if location is not None:
-            for expression in (condition.node.expr, ~condition.node.expr):  # torch's guard is the one that was true
+            for expression in (condition.node.expr, ~condition.node.expr):  # torch keeps the one that was true
                 lines.setdefault(str(expression), location)
         return decision
 
@@ -294,7 +295,8 @@ class _Trace:
     lengths: Tensor | None  # int64 `[rows]`; None if the module takes the steps alone
 
     def __init__(self, lines: Lines, branches: Branches) -> None:
-        self.lines, self.branches = lines, branches
+        self.lines = lines  # that have branched on a size so far
+        self.branches = branches  # the results of branches on a value in a tensor
         self.weights: dict[nn.RNNBase, list[LayerWeights]] = {}  # of each recurrent module, by layer
         self.outputs: list[str] = []  # the names of the outputs, after the module has run
         # Batches by the id of their `data` or `batch_sizes`, a tensor that is kept alive so that no other gets its id

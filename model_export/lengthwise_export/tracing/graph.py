@@ -75,9 +75,11 @@ def build(
     """
     if not OPSET <= opset <= HIGHEST_OPSET:
         raise ExportError("translate", f"opset {opset} is not among {OPSET} to {HIGHEST_OPSET}: choose one of these")
+    # Capture and translate
     signature = signature or CallSignature()
     program, outputs = capture(model, steps, signature=signature, select_output=select_output or output_selector(None))
     graph = _translated(program, opset)
+    # Name
     inputs: dict[str, tuple[str, list[str | int | None]]] = {"values": ("FLOAT", ["rows", "width", steps.features])}
     if steps.kind == "tokens":
         inputs = {"tokens": ("INT64", ["rows", "width"])}
@@ -88,6 +90,7 @@ def build(
     graph.metadata_props["lengthwise.contract"] = str(CONTRACT)
     graph.metadata_props[NAME_IN_GRAPH] = name
     graph.metadata_props[IN_GRAPH] = json.dumps(list(labels), ensure_ascii=False)
+    # Ensure
     ensure(graph, inputs)
     proto = ir.to_proto(graph)
     _note_ties(proto)
@@ -338,15 +341,19 @@ def with_exact_sizes(model: ir.Model, program: ExportedProgram) -> ir.Model:
     outputs = (value for node in model.graph for value in node.outputs)
     values = {value.name: value for value in (*model.graph.inputs, *outputs)}
     for node in program.graph.nodes:
+        # The value of the graph that is this size, and the number that is rounded to it, computed in float64
         value = values.get(node.name) if node.target in _WHOLE else None
         computation = _SizeComputation(values)
         producer = None if value is None else value.producer()
         number = None if producer is None else computation.float64(node.args[0])
         if value is None or producer is None or number is None:
             continue
+        # Round the number, and put the result in the place of the value
         rounding = _WHOLE[node.target]
-        whole = number if rounding is None else computation.add(rounding, [number])
-        exact = computation.add("Cast", [whole], {"to": ir.DataType.INT64}, dtype=ir.DataType.INT64, shape=value.shape)
+        whole_number = number if rounding is None else computation.add(rounding, [number])
+        exact = computation.add(
+            "Cast", [whole_number], {"to": ir.DataType.INT64}, dtype=ir.DataType.INT64, shape=value.shape
+        )
         model.graph.insert_before(producer, computation.nodes)
         ir.convenience.replace_all_uses_with(value, exact)
     return model
@@ -407,11 +414,13 @@ def with_exact_sigmoids(model: ir.Model) -> ir.Model:
     onnxruntime's Sigmoid has an absolute error of 1e-7, and is 0 below -18, where torch's is `exp(x)`.
     """
     for node in [node for node in model.graph if node.op_type == "Sigmoid" and _is_read_sharply(node)]:
+        # The new nodes
         (sigmoid,), tape = node.outputs, ir.tape.Tape()
         dtype = sigmoid.dtype or ir.DataType.FLOAT
         one = tape.op("Constant", [], {"value": ir.tensor(np.asarray(1, dtype=dtype.numpy()))})
         power = tape.op("Exp", [tape.op("Neg", node.inputs)])
         exact = tape.op("Reciprocal", [tape.op("Add", [power, one])])
+        # Each has a name, a type, and the metadata of the Sigmoid, which holds its line
         for index, new_node in enumerate(tape.nodes):
             value = new_node.outputs[0]
             value.name, value.type, value.shape = f"{sigmoid.name}_exact_{index}", sigmoid.type, sigmoid.shape

@@ -269,10 +269,12 @@ def recurrent_cells(
     functions = [ACTIVATIONS[name].compute for name in activations.split(",")]
     results: list[tuple[Tensor, Tensor, Tensor]] = []
     for index, backwards in enumerate(_REVERSED[direction]):
+        # The inputs of all steps times their weights, and the initial state
         projected = functional.linear(values, inputs[index], biases[index, : GATES[kind] * hidden])
         state = values.new_zeros(rows, hidden) if initial_state is None else initial_state[index].clone()
         cell = values.new_zeros(rows, hidden) if initial_cell is None else initial_cell[index].clone()
         outputs = values.new_zeros(rows, width, hidden)
+        # The steps: at padding the state stays, and the output is 0
         weights_of_states = (states[index], biases[index, GATES[kind] * hidden :])
         for step in reversed(range(width)) if backwards else range(width):
             valid = (step < lengths).unsqueeze(1)
