@@ -43,6 +43,7 @@ def read_archive(path: Path, weights: Path) -> tuple[Any, dict[str, Any]]:
     """
     try:
         with zipfile.ZipFile(path) as archive:
+            # Check the members
             infos = archive.infolist()
             if len(infos) > _MOST_MEMBERS and not any(info.filename.startswith("assets/") for info in infos):
                 raise ConfigurationError(f"it has {len(infos)} members; a .keras file has three")
@@ -54,7 +55,7 @@ def read_archive(path: Path, weights: Path) -> tuple[Any, dict[str, Any]]:
                 raise ConfigurationError(
                     f"it has no {' and no '.join(missing)}: it is no model that model.save('model.keras') wrote"
                 )
-            # zipfile reads no more than the size in the archive's directory, which `_require_known_member` has limited
+            # Read them: zipfile reads no more than the size in its directory, which `_require_known_member` has limited
             config, metadata = (
                 parse_json(name, archive.read(members[name])) if name in members else {} for name in (CONFIG, METADATA)
             )

@@ -36,6 +36,7 @@ def import_keras() -> ModuleType:
                 del os.environ[VARIABLE]
             else:
                 os.environ[VARIABLE] = former_backend
+    # The user may have imported another Keras
     keras = sys.modules["keras"]
     if not hasattr(keras, "config") or not hasattr(keras, "ops"):
         version = getattr(keras, "__version__", "2")

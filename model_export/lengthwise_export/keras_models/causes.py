@@ -120,6 +120,7 @@ class LayerParts:
 
         If the layer drops the mask, it is remembered for the layers that run after it.
         """
+        # Whether the layer gets a mask, passes it on or drops it
         is_masked = _has_mask(inputs) or any(
             name.endswith("mask") and value is not None for name, value in options.items()
         )
@@ -128,6 +129,7 @@ class LayerParts:
             self._mask_dropped_by = f"{layer.path} ({layer.kind})"
         elif _has_mask(outputs):
             self._mask_dropped_by = None
+        # The description of this call
         mask_kind: LayerMask = "lengths" if self._known.matched_in_every_run(layer.layer) else "other"
         is_layer = hasattr(layer.layer, "compute_mask")  # else an operation between layers
         axis: Any = 1 if is_layer else getattr(layer.layer, "axis", 1)

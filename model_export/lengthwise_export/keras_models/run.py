@@ -173,6 +173,7 @@ def masks_in(function: Any) -> GraphMasks:
         if _is_layer(node.operation) or not node.input_tensors:
             continue
         first_input, output = node.input_tensors[0], id(node.outputs[0])
+        # Masking: NotEqual, then Any over the features. Embedding: NotEqual with 0
         is_compared_with_number = kind == "NotEqual" and len(node.input_tensors) == 1
         if is_compared_with_number and len(first_input.shape) == 3:
             compared_values[output] = id(first_input)
