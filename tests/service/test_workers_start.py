@@ -240,11 +240,15 @@ def test_a_hangup_during_the_start_ends_nobody(workers: int) -> None:
     server = ServerProcess("--workers", str(workers), quickly=True)
     try:
         wait_until(lambda: proc.holds(server.process.pid, signal.SIGHUP))
-        while not answers(server.port, "/readyz"):
+
+        def is_ready_after_another() -> bool:
             for pid in {server.process.pid, *proc.serving(server.process.pid)}:
                 with suppress(OSError):
                     os.kill(pid, signal.SIGHUP)
             assert server.process.poll() is None, server.text
+            return answers(server.port, "/readyz")
+
+        wait_until(is_ready_after_another, lambda: server.text)
         if workers > 1:
             Workers(server).ready()
             assert server.figures()["lengthwise_worker_restarts_total"] == 0

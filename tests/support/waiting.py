@@ -14,11 +14,15 @@ async def until(true: Callable[[], object]) -> None:
 
 
 def wait_until(true: Callable[[], object], what: str | Callable[[], object] = "", seconds: float = 180) -> None:
-    """Returns once that is so, outside an event loop; where it does not come, that is said, or what it returns."""
-    deadline = time.monotonic() + seconds
+    """Returns once that is so, outside an event loop; where it does not come, that is said, or what it returns.
+
+    It asks ever less often: what is asked mostly needs the processor for what is waited for.
+    """
+    deadline, pause = time.monotonic() + seconds, 0.005
     while not true():
         assert time.monotonic() < deadline, what() if callable(what) else what
-        time.sleep(0.01)
+        time.sleep(pause)
+        pause = min(1.5 * pause, 0.05)
 
 
 def answers(port: int, path: str) -> bool:

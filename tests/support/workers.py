@@ -31,9 +31,13 @@ class Workers:
 
     def when(self, good: Callable[[list[dict[str, Any]]], bool]) -> list[dict[str, Any]]:
         """The workers, once they are as they should be."""
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while not good(found := self()):
-            assert time.monotonic() < deadline, (found, self.server.text)
+        found: list[dict[str, Any]] = []
+
+        def is_good() -> bool:
+            found[:] = self()
+            return good(found)
+
+        wait_until(is_good, lambda: (found, self.server.text), PATIENCE_SECONDS)
         return found
 
     def ready(self) -> list[dict[str, Any]]:
