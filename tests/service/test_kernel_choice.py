@@ -23,14 +23,19 @@ pytestmark = pytest.mark.skipif(
 OWN = next(iter(recurrent_kernels.INSTRUCTION_SETS), "") + POOLING
 
 
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    model_directories.measure_quickly(monkeypatch)
+
+
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
-    """A writable copy of the bundled model."""
-    return model_directories.place(tmp_path)
+    """A writable copy of the bundled model, for sequences that are soon verified."""
+    return model_directories.place(tmp_path, max_length=64)
 
 
 def load(directory: Path, device: Device = TIMED_CPU) -> LoadedModel:
-    return loading.load(directory, LIMITS, devices=(device,), budget_seconds=0.05)
+    return loading.load(directory, LIMITS, devices=(device,))
 
 
 def take(monkeypatch: pytest.MonkeyPatch, ratio: float) -> list[float]:

@@ -12,6 +12,7 @@ from lengthwise.batching.plan import BatchLimits
 from lengthwise.repository import verifier
 from lengthwise.runtime.manifest import GOLDEN_FILE, GRAPH_FILE, MANIFEST_FILE, VERIFICATION_FILE, Manifest, digest
 from lengthwise.settings import bundled_models
+from lengthwise.verification import measurement
 from lengthwise.verification.golden import Golden
 from tests.support import prepared
 
@@ -20,8 +21,9 @@ LIMITS = BatchLimits(rows=4, padded_steps=256)
 
 
 def measure_quickly(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Has costs measured in no time: a load then takes some ten milliseconds."""
+    """Has costs measured in no time, and promises with 20 sequences for 160: a load takes some ten milliseconds."""
     measure = verifier.measure_cost
+    monkeypatch.setattr(measurement, "MANY_SEQUENCES", 20)
     monkeypatch.setattr(verifier, "measure_cost", lambda *arguments, **_: measure(*arguments, budget_seconds=0.01))
 
 
