@@ -167,7 +167,7 @@ def test_a_damaged_plan_is_refused_and_reads_no_foreign_memory() -> None:
             fixed_kernels.shares(fixed_kernels.KernelPlan(numbers, biases), given)
 
 
-def exported(step: str, kernels: int = 420, grid: str = "sequence") -> tuple[bytes, Manifest]:
+def exported(step: str, kernels: int = 168, grid: str = "sequence") -> tuple[bytes, Manifest]:
     made = candidate(ROCKET.format(kernels, grid), step=step)
     return made.build(made.manifest).SerializeToString(), made.manifest
 

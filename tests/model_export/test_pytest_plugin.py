@@ -59,8 +59,8 @@ def run(folder: Path, files: dict[str, str], *options: str) -> Outcomes:
     """Runs files of tests, in one process, with the plugin of these sources."""
     for name, text in files.items():
         (folder / f"test_{name}.py").write_text(text)
-    # an entry point may be that of an older installation
-    plugin = ("-p", "no:lengthwise", "-p", "lengthwise_export.testing.pytest_plugin", "-p", "no:cacheprovider")
+    # An entry point may be that of an older installation, and other plugins take as long to import as a test takes.
+    plugin = ("--disable-plugin-autoload", "-p", "lengthwise_export.testing.pytest_plugin", "-p", "no:cacheprovider")
     command = [sys.executable, "-m", "pytest", "--rootdir=.", "--junitxml=outcomes.xml", "--strict-markers", *plugin]
     done = subprocess.run([*command, *options], capture_output=True, text=True, cwd=folder, check=False)
     outcomes: Outcomes = {name: {} for name in files}
