@@ -29,7 +29,7 @@ _DYING_SECONDS = 0.5  # between the loss of its connections and its exit code, i
 class ServiceUnderLoad:
     """A running service, and the model under load."""
 
-    target: ServerAddress
+    target: ServerAddress  # where it listens
     name: str | None = None  # of the model; None: the only one, or chosen by the service
     version: str | None = None
 

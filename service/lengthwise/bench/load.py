@@ -48,15 +48,15 @@ class Schedule:
 class Measurement:
     """What was measured in one load: arrays `[answers]`, and the number of requests without an answer."""
 
-    due: NDArray[np.float64]
-    sent: NDArray[np.float64]
-    answered: NDArray[np.float64]
-    status: NDArray[np.int64]
+    due: NDArray[np.float64]  # when each answered request was due,
+    sent: NDArray[np.float64]  # was sent,
+    answered: NDArray[np.float64]  # and was answered
+    status: NDArray[np.int64]  # of the answers
     unsent: int  # due, but no connection was free until the time limit
     unanswered: int  # when the load gave up waiting
     broken: int  # connections closed or reset before the answer
     wrong: int  # answers of status 200 that failed the check
-    seconds: float
+    seconds: float  # how long the load lasted
     cpu_seconds: float  # of the client itself
 
     @property

@@ -61,6 +61,7 @@ class Expected:
     """
 
     def __init__(self, unbatched: Sequence[bytes], per_request: int = 1) -> None:
+        # For each request, the probabilities of its sequences
         self._unbatched = groups_of([scores(body)[0] for body in unbatched], per_request)
         self._accepted: list[bytes | None] = [None] * len(self._unbatched)  # the last right body for each request
 
@@ -122,11 +123,14 @@ class LoadTest:
         check = self.expected.is_right if self.expected else None
         measurement = self._load(load, check=check, tick=tick).run(load.concurrency)
         metrics_after = remote.metrics(self.target, self.headers)
-        return figures(
-            measurement,
+        growth = (
             {key: value - metrics_before.get(key, 0.0) for key, value in metrics_after.items()}
             if metrics_before and metrics_after
-            else None,
+            else None
+        )
+        return figures(
+            measurement,
+            growth,
             load=load.name,
             seconds=load.seconds,
             offered_rate=load.rate,

@@ -54,8 +54,7 @@ def draw_lengths(
         lengths = draw(arguments, count, random)
     except ValueError as error:
         raise ConfigurationError(f"{distribution!r} is not of the form {form}: {error}") from error
-    clipped: Lengths = np.clip(lengths, min_length, max_length).astype(np.int64)
-    return clipped
+    return np.asarray(np.clip(lengths, min_length, max_length).astype(np.int64))
 
 
 def make_sequences(lengths: Lengths, step: Input, random: np.random.Generator) -> list[Steps]:

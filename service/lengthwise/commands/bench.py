@@ -40,6 +40,7 @@ def rates_of(text: str) -> tuple[float, ...]:
     start, end, step = (float(part) for part in (text.split(":") if ":" in text else (text, text, "1")))
     if not (0 < start <= end <= 1e6 and 0 < step < math.inf):
         raise ValueError(f"must be 0 < START <= END <= 1e6 with STEP above 0, got {text}")
+    # 1e-9: END is included in spite of rounding.
     return tuple(start + number * step for number in range(int((end - start) / step + 1e-9) + 1))
 
 

@@ -186,15 +186,15 @@ def _commands(models: list[ForeignModel], options: Mapping[str, str]) -> Iterato
     from lengthwise.runtime.manifest import is_name  # help does without what it imports
 
     for model in models:
-        file, roles = model.file or "", _input_options(model.inputs)
-        if file.endswith(".onnx") and not isfile(file) and isfile(Path(file).parent):  # in an archive
+        file = model.file or ""
+        is_onnx = file.endswith(".onnx")
+        if is_onnx and not isfile(file) and isfile(Path(file).parent):  # `ARCHIVE/FILE`
             yield shlex.join(["unzip", "-j", str(Path(file).parent), Path(file).name])
             file = Path(file).name
-        target = shlex.quote(file) if file.endswith(".onnx") else _SOURCE
+        target = shlex.quote(file) if is_onnx else _SOURCE
         name = model.name if is_name(model.name) else "NAME"
-        input_options = "".join(
-            f" {role} {shlex.quote(input_name)}" for role, input_name in roles.items() if file.endswith(".onnx")
-        )
+        names_by_option = _input_options(model.inputs) if is_onnx else {}
+        input_options = "".join(f" {option} {shlex.quote(text)}" for option, text in names_by_option.items())
         yield f"lengthwise export {target}{input_options} --labels A,B --out models/{name}"
     yield shlex.join(["lengthwise", "serve", "models", *(word for option in options.items() for word in option)])
 
@@ -256,8 +256,13 @@ def import_settings(files: tuple[Path, ...]) -> None:
         for setting in settings
     ]
     # The table of settings, and the commands
-    value = Column("value", max_width=40, no_wrap=True, overflow="ellipsis")
-    table = Table("setting", value, "becomes", box=None, pad_edge=False)
+    table = Table(
+        "setting",
+        Column("value", max_width=40, no_wrap=True, overflow="ellipsis"),
+        "becomes",
+        box=None,
+        pad_edge=False,
+    )
     for setting in settings:
         value_text = setting.value if isinstance(setting.value, str) else orjson.dumps(setting.value).decode()
         becomes = " ".join(map(" ".join, setting.options)) or f"no option: {setting.note}"

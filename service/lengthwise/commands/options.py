@@ -130,6 +130,7 @@ def keywords(model: type[Options]) -> Callable[[Function], Function]:
             own_arguments = {
                 parameter.name: bound.pop(parameter.name) for parameter in own_parameters if parameter.name in bound
             }
+            # Keywords replace the values that are set in `options`: a new model validates them together.
             options = bound.pop("options", None)
             if options is None or bound:
                 set_values = (

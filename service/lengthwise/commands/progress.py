@@ -21,7 +21,7 @@ class PlainProgress(Progress):
 
     def __init__(self, console: Console, **more: Any) -> None:
         super().__init__(console=console, disable=True, **more)
-        self._written = self.get_time()
+        self._written = self.get_time()  # when the last line was written
 
     def update(self, task_id: TaskID, **changed: Any) -> None:
         """Updates a task, and writes a line when it is time for one."""

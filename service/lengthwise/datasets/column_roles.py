@@ -54,7 +54,7 @@ class ColumnNames:
     id: str | None = None
     time: str | None = None
     label: str | None = None
-    values: tuple[str, ...] | None = None
+    values: tuple[str, ...] | None = None  # the features
     # The names of the model's features: these columns, in this order, are then the values. Empty if the model has no
     # names for features, None if no model is known, as in a training.
     inputs: tuple[str, ...] | None = None
@@ -75,9 +75,9 @@ class Roles:
     id: str | None
     time: str | None
     label: str | None
-    values: tuple[str, ...]
+    values: tuple[str, ...]  # the features; in a table with a column for each step, the steps
     left_out: tuple[str, ...] = ()
-    row: RowKind = "step"
+    row: RowKind = "step"  # what a row of the table is
 
     @property
     def names(self) -> tuple[str, ...] | None:

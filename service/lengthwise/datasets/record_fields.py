@@ -170,8 +170,7 @@ def label_mismatch(record: Record, task: Task) -> str | None:
     label = record.label
     if label is None:
         return None
-    has_one_label = not isinstance(label, tuple)
-    if has_one_label != (task == "single-label"):
+    if isinstance(label, tuple) != (task != "single-label"):  # a list in the place of one label, or the reverse
         form = {"single-label": "one label", "multi-label": "a list of labels", "per-step": "one label a step"}[task]
         return f"a {task} model wants {form}"
     is_step_missing = task == "per-step" and len(label) != len(record.steps)

@@ -44,8 +44,10 @@ def without_padding(sequence: T, padding: Padding | None) -> T | str:
     has_value = ~np.isnan(sequence.steps) if padding == "nan" else sequence.steps != 0
     value_steps = np.flatnonzero(has_value if has_value.ndim == 1 else has_value.any(axis=1))
     if not len(value_steps):
-        count = len(sequence.steps)
-        return f"each of its {count} steps is padding ({padding}), so no step is left: leave the sequence out"
+        return (
+            f"each of its {len(sequence.steps)} steps is padding ({padding}), so no step is left: leave the sequence "
+            "out"
+        )
     length = value_steps[-1] + 1
     cut_fields: dict[str, Any] = {
         name: value[:length]
@@ -127,8 +129,7 @@ def _is_at_rest(block: NDArray[Any], step: NDArray[Any] | None) -> bool:
 
 def _equal(steps: NDArray[Any], others: NDArray[Any]) -> NDArray[np.bool_]:
     """`[rows, length]`: whether each step equals that of `others`, which is broadcast; NaN equals NaN."""
-    is_equal: NDArray[np.bool_] = ((steps == others) | (np.isnan(steps) & np.isnan(others))).all(axis=2)
-    return is_equal
+    return np.asarray(((steps == others) | (np.isnan(steps) & np.isnan(others))).all(axis=2))
 
 
 def _count_padded(is_padding: NDArray[np.bool_], repeats: NDArray[np.bool_], count: int, *, may_be_inside: bool) -> int:
@@ -154,5 +155,4 @@ def _longest_runs(is_padding: NDArray[np.bool_], tails: NDArray[np.intp]) -> NDA
     inside = is_padding & (steps < (is_padding.shape[1] - tails)[:, None])
     # `[rows, length]`: the index of the last step that is not in a run
     last_other = np.maximum.accumulate(np.where(inside, -1, steps), axis=1)
-    longest: NDArray[np.intp] = ((steps - last_other) * inside).max(axis=1)
-    return longest
+    return np.asarray(np.where(inside, steps - last_other, 0).max(axis=1))

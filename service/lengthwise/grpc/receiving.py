@@ -154,7 +154,7 @@ class Receiving:
         self._reserved_bytes = 2 * max_bytes  # gRPC's own copy, and the copy for Python
         # Slots that are free
         self.free = slots or max(1, inflight.max_bytes // len(inflight.cells) // SHARE // self._reserved_bytes)
-        self._line = WaitingCalls()
+        self._line = WaitingCalls()  # messages that wait for a slot
         self._received_bytes = received_bytes
         self._arrivals: dict[IncomingMessage, None] = {}  # messages that have a slot, in the order in which they got it
         self._timer: asyncio.TimerHandle | None = None  # of the next `_end_slow`, while messages wait

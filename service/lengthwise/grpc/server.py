@@ -67,6 +67,7 @@ class GrpcServer:
             infer.ModelInfer(serving, large_bodies, infer.STREAM), receiving, self._connections
         )
         self._calls = SmallCalls(serving, self._connections)
+        # By path `/package.Service/Method`
         self._handlers: dict[str, Handler] = {
             f"/{infer.INFER}": partial(infer.answer, infer.ModelInfer(serving, large_bodies, infer.INFER), receiving),
             f"/{infer.STREAM}": self._streams.answer,

@@ -63,7 +63,7 @@ class RpcCall:
         self._deadline: float = event.call_details.deadline  # on the clock of `time.time`
         # From then on, a client that cancels does so because of its deadline.
         self._late_from: float = self._deadline - _SHARE_OF_A_DEADLINE * (self._deadline - time.time())
-        self.metadata: Sequence[tuple[str, str | bytes]] = event.invocation_metadata or ()
+        self.metadata: Sequence[tuple[str, str | bytes]] = event.invocation_metadata or ()  # names and values
         self.peer: str = self._call.peer().decode()  # as gRPC writes it: `ipv6:%5B::1%5D:50123`
         self.client = _client_of(self.peer)  # `ADDRESS:PORT`, as `AcceptedConnections` names it
         self.cancelled = False  # whether the client cancelled it, left, or set a deadline that has passed
@@ -137,11 +137,13 @@ class RpcCall:
         size = min(self._max_bytes, _INFLATED_HERE * len(message) // read_bytes)  # about, when it is inflated
 
         async def in_turn() -> bytes | None:
+            """Inflates the message in a thread, when it is the connection's turn; None if it is too large."""
             async with self._turns.turn(self.client, size, math.inf):
                 self._inflation = None  # a thread cannot be cancelled
                 return (await asyncio.to_thread(_inflate, message, self._max_bytes))[0]
 
         def done(inflating: asyncio.Task[bytes | None]) -> None:
+            """Passes the inflated message on, unless the call was cancelled meanwhile."""
             self._inflation = None
             self._done(lambda _: None if inflating.cancelled() else finished(inflating.result()), None)
 
@@ -166,6 +168,7 @@ class RpcCall:
         """Sends a message of a stream. The next one may be sent when `on_sent` is called."""
 
         def done(_: object) -> None:
+            """Called when the message is sent: the client reads."""
             if not self.finished:  # otherwise the client has yet to read the status
                 self._unread.pop(self, None)
             on_sent()
@@ -272,14 +275,14 @@ class RpcServer:
         self._server.register_completion_queue(self._queue)
         self._begin = begin
         self._max_message_bytes = max_message_bytes
-        self._turns = Turns()
+        self._turns = Turns()  # of connections that have messages to be inflated
         self._unread: dict[RpcCall, float] = {}  # calls whose clients have yet to read something, and since when
         self._wake_event: Any = None  # the event with which the thread wakes the loop
         self._had_events = False  # whether the loop handled some since it was woken, or since its last look
         self._polling = threading.Lock()  # the thread waits for it while the loop polls for events itself
         self._stopping = False
         self._loop = asyncio.get_running_loop()
-        self._stopped: asyncio.Future[None] = self._loop.create_future()
+        self._stopped: asyncio.Future[None] = self._loop.create_future()  # done when all calls have ended
 
     def listen(self, address: str, credentials: grpc.ServerCredentials | None) -> int:
         """Binds an address; returns its port, or 0 if it cannot be bound."""

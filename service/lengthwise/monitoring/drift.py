@@ -29,7 +29,7 @@ class DriftWindow:
     def __init__(self, profile: DataProfile, manifest: Manifest) -> None:
         self.profile = profile
         self.manifest = manifest
-        self._counter = ProfileCounter(profile, manifest.classes)
+        self._counter = ProfileCounter(profile, manifest.classes)  # counts sequences in the profile's bins
         self._blocks: deque[ProfileCounts] = deque()  # the oldest is first
         self.counts: ProfileCounts | None = None  # the sum of the blocks
         self._items: list[tuple[Item, Answer]] = []  # not counted yet
@@ -69,7 +69,7 @@ class Drift(Consumer):
     def __init__(self, share: float, is_served: Callable[[str, str], bool] = lambda _name, _version: True) -> None:
         self.share = share
         self._is_served = is_served
-        self._windows: dict[tuple[str, str], DriftWindow] = {}
+        self._windows: dict[tuple[str, str], DriftWindow] = {}  # by name and version
 
     def wants(self, call: AnsweredCall) -> bool:
         """Whether the model has a profile."""

@@ -52,7 +52,7 @@ class Monitoring:
     ) -> None:
         self._find = find
         self._threads: list[ConsumerThread] = []
-        self.shadow: ShadowRuns | None = None
+        self.shadow: ShadowRuns | None = None  # has the page of comparisons
         if settings.drift_share > 0:
             self._threads.append(ConsumerThread(Drift(settings.drift_share, self._is_served)))
         if settings.record is not None and settings.record_share > 0:

@@ -45,7 +45,7 @@ class RecordFile:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        self.rows = 0
+        self.rows = 0  # that were written
         self.opened = now
         types = {
             "id": pa.string(),

@@ -50,7 +50,7 @@ class Recorder(Consumer):
         self.share = share
         self._directory = directory
         self._most_bytes = most_bytes
-        self._group_bytes = min(_GROUP_BYTES, _FILE_SHARE * most_bytes)
+        self._group_bytes = min(_GROUP_BYTES, _FILE_SHARE * most_bytes)  # of steps in a row group
         self._clock = clock
         self._rows: dict[_Key, list[dict[str, Any]]] = {}  # that are not written yet
         self._files: dict[_Key, RecordFile] = {}  # that get further rows
@@ -127,7 +127,7 @@ class Recorder(Consumer):
             self._paused_until = self._clock() + _PAUSE_SECONDS
 
     def _write_rows(self, key: _Key, rows: list[dict[str, Any]], last: bool) -> None:
-        """Writes the rows of one file if they are many or old enough; ends the file if it is old or large."""
+        """Writes the rows of one file if they are many, old or the `last`; ends the file if it is old or large."""
         file = self._files.get(key)
         if file is None:
             file = self._files[key] = RecordFile(self._directory, key[0], rows[0], self._clock())
@@ -154,7 +154,7 @@ class Recorder(Consumer):
         """Writes the bytes that wait for room on the disk.
 
         Raises:
-            OSError: More than `MOST_WAITING_BYTES` wait; the `last` time, any do.
+            OSError: More than `MOST_WAITING_BYTES` wait; with `last`, any do.
         """  # noqa: DOC502 - the output raises it
         open_files = [*self._files.values(), *self._ending]
         for file in open_files:

@@ -54,7 +54,7 @@ class AnswerCheck(Consumer):
                 continue
             key = served.metrics.labels
             unbatched = served.model.answer(served.queue.padded([item.steps]), sent.attention is not None)[0]
-            self._checked[key] += 1
+            self._checked[key] += 1  # an answer of None is not finite: a mismatch
             promise = served.model.promise
             if unbatched is not None and _agree(sent, unbatched, 0.0 if promise is None else promise.tolerance):
                 continue
