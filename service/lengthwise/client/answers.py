@@ -1,4 +1,4 @@
-"""The answers of a server: predictions of a body that was answered, and the error of one that was refused."""
+"""The answers of a server: the predictions in a body with status 200, and the error of a refusal."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from lengthwise.api import Predictions, prediction_of
 from lengthwise.client.bodies import RequestBody
 from lengthwise.errors import InvalidRequest, InvalidSequences, NotReady, Problem, Refused, RequestError
 
-_BODY_IS_WRONG: Final = (400, 422)
-_LONGEST_SHOWN: Final = 500
+_BODY_IS_WRONG: Final = (400, 422)  # statuses of a wrong body
+_LONGEST_SHOWN: Final = 500  # bytes of an answer that is no JSON, in the text of an error
 
 
 def predictions_of(content: bytes) -> Predictions:
-    """The predictions in the body of a 200.
+    """The predictions in the body of an answer of `POST /predict`.
 
     Raises:
-        ValueError: The body has another form.
+        ValueError: The body is not that of such an answer.
     """
     try:
         document = orjson.loads(content)
@@ -35,22 +35,27 @@ def predictions_of(content: bytes) -> Predictions:
 def error_of(
     status: int, content: bytes, retry_after: str | None, body: RequestBody | None = None, via: str = ""
 ) -> RequestError:
-    """The error of a refusal, with pointers to the caller's sequences; `via`: the proxy, if it may be the proxy's."""
+    """The error of a refusal: the class of `lengthwise.errors` with its status, and its title if several have that.
+
+    Its JSON pointers are those of the caller's sequences, of which `body` has a part. `via` names the proxy that may
+    have written the answer.
+    """
     document = _document(content)
     text = document.get("detail", document.get("error"))
     detail = text if isinstance(text, str) else content[:_LONGEST_SHOWN].decode("utf-8", "replace") + via
     if status in _BODY_IS_WRONG:
         return _body_error(document, detail, body)
+    # The class: of its status and title, or of the status alone.
     kinds = [kind for base in (RequestError, Refused) for kind in base.__subclasses__() if kind.status == status]
-    of_status = NotReady if status == NotReady.status else kinds[0] if kinds else RequestError
-    kind = next((one for one in kinds if one.title == document.get("title")), of_status)
+    default_kind = NotReady if status == NotReady.status else kinds[0] if kinds else RequestError
+    kind = next((candidate for candidate in kinds if candidate.title == document.get("title")), default_kind)
     if kind is RequestError:
         detail = f"the server answered {status}: {detail}"
     return kind(detail, retry_after_seconds=seconds_of(retry_after))
 
 
 def _body_error(document: Mapping[str, Any], detail: str, body: RequestBody | None) -> RequestError:
-    """The error of a refused body, with each problem that the answer lists; `detail` alone where it lists none."""
+    """The error of a wrong body, with each problem that the answer lists; with `detail` alone if it lists none."""
     listed = document.get("errors")
     problems = [
         _problem(entry["pointer"], entry["detail"], body)
@@ -65,7 +70,7 @@ def _body_error(document: Mapping[str, Any], detail: str, body: RequestBody | No
 
 
 def _problem(pointer: str, detail: str, body: RequestBody | None) -> Problem:
-    """What is wrong with a body, with a pointer into all sequences of the caller."""
+    """A problem of a body, with its pointer changed to one into all sequences of the caller."""
     problem = Problem(pointer, detail)
     if body is None or problem.sequence is None:
         return problem
@@ -73,6 +78,7 @@ def _problem(pointer: str, detail: str, body: RequestBody | None) -> Problem:
 
 
 def _document(content: bytes) -> Mapping[str, Any]:
+    """The JSON object of an answer; {} if the answer is none."""
     try:
         document = orjson.loads(content)
     except orjson.JSONDecodeError:
@@ -81,7 +87,7 @@ def _document(content: bytes) -> Mapping[str, Any]:
 
 
 def seconds_of(retry_after: str | None) -> float | None:
-    """Parses the header `Retry-After`: seconds, or a date as seconds from now; None if it is neither."""
+    """The seconds that the header `Retry-After` asks to wait; it has seconds, or a date. None if it has neither."""
     if not retry_after:
         return None
     if retry_after.strip().isdecimal():

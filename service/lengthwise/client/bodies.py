@@ -1,4 +1,4 @@
-"""Sequences to the bodies of requests, as JSON, split by the server's limits, encoded once without options."""
+"""Encodes sequences as the bodies of requests, in JSON: split by the limits of the server, and once for all options."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ from lengthwise.datasets.input_sequences import InputSequence
 from lengthwise.errors import TooLarge
 
 _OPTION_BYTES: Final = 4096  # room in a JSON body for its options
-_BESIDE_STEPS: Final = ("id", "step_mask", "feature_mask")  # of a sequence, where it has them
-_SHARE_OF_QUEUE: Final = 4  # a request takes at most this part, so that other callers do not stop it
+_BESIDE_STEPS: Final = ("id", "step_mask", "feature_mask")  # optional fields of a sequence
+_SHARE_OF_QUEUE: Final = 4  # a request takes at most 1/4 of the queue, so that other callers leave room for it
 
 
 @dataclass(frozen=True, slots=True)
 class ServerLimits:
-    """What one request may have."""
+    """The limits of one request, and the names of the models' features, as `GET /` shows them."""
 
     max_body_bytes: int = 16_777_216
     max_sequences: int = 1024
     max_queue_cost_steps: int = 1_000_000  # for all requests together
-    names: Mapping[str, Mapping[str, Sequence[str] | None]] | None = None  # by model and version, if the server says
+    names: Mapping[str, Mapping[str, Sequence[str] | None]] | None = None  # of features, by model and version
 
     def versions(self, model: str | None) -> Mapping[str, Sequence[str] | None]:
-        """The names of the features of each version of a model, by default of the only one."""
+        """The names of the features by version of a model; None stands for the only model."""
         models = self.names or {}
         return next(iter(models.values())) if model is None and len(models) == 1 else models.get(model or "", {})
 
     def knows(self, model: str, versions: Set[str]) -> bool:
-        """Whether the names of these versions were said, or the server says none at all."""
+        """Whether the names of these versions are known, or the server shows no names at all."""
         return self.names is None or versions <= self.versions(model).keys()
 
     @classmethod
     def of(cls, document: Any) -> ServerLimits:
-        """The limits in the answer to `GET /`; the defaults where it has none."""
+        """The limits in the answer to `GET /`; the defaults for what it lacks."""
         if not isinstance(document, Mapping) or not isinstance(document.get("limits"), Mapping):
             return cls()
         limits = document["limits"]
@@ -51,23 +51,23 @@ class ServerLimits:
 
 @dataclass(frozen=True, slots=True)
 class RequestBody:
-    """The body of one request, without its options."""
+    """The body of one request, still without its options."""
 
     first: int  # index of its first sequence among the caller's
-    count: int
-    content: bytes
+    count: int  # sequences
+    content: bytes  # the sequences as JSON, separated by commas
 
     def with_options(self, options: Mapping[str, Any]) -> bytes:
-        """The content of the request with these options."""
+        """The JSON of the request with these options."""
         return b'{"sequences":[%s]%s%s' % (self.content, b"," if options else b"", orjson.dumps(options)[1:])
 
 
 @dataclass(frozen=True, slots=True)
 class PreparedSequences:
-    """Sequences whose bodies are encoded; `predict` takes them any number of times."""
+    """Sequences whose bodies are encoded; they can be passed to `predict` any number of times."""
 
     bodies: tuple[RequestBody, ...]
-    names: tuple[str, ...] | None = None  # of the features, in their order, if the sequences came with names
+    names: tuple[str, ...] | None = None  # of the features in the steps' order, if the sequences came with names
 
     def __len__(self) -> int:
         return sum(body.count for body in self.bodies)
@@ -83,7 +83,7 @@ def prepare(sequences: Sequence[InputSequence], limits: ServerLimits) -> Prepare
     most_steps = max(1, limits.max_queue_cost_steps // _SHARE_OF_QUEUE)
     bodies: list[RequestBody] = []
     texts: list[bytes] = []
-    size = steps = 0  # of the texts: their bytes, with commas, and their sequences' steps
+    size = steps = 0  # of `texts`: bytes with commas, and steps of the sequences
     for index, sequence in enumerate(sequences):
         text, length = _text(sequence), len(sequence.steps)
         if len(text) > most_bytes:
@@ -97,11 +97,11 @@ def prepare(sequences: Sequence[InputSequence], limits: ServerLimits) -> Prepare
         steps += length
     if texts:
         bodies.append(RequestBody(len(sequences) - len(texts), len(texts), b",".join(texts)))
-    return PreparedSequences(tuple(bodies), next((one.names for one in sequences if one.names is not None), None))
+    return PreparedSequences(tuple(bodies), next((entry.names for entry in sequences if entry.names is not None), None))
 
 
 def _text(sequence: InputSequence) -> bytes:
-    """A sequence as JSON. orjson writes NaN as null, which is a missing value; infinite numbers were refused."""
+    """A sequence as JSON. orjson writes NaN as null, a missing value; infinite numbers were refused before."""
     fields = {name: value for name in _BESIDE_STEPS if (value := getattr(sequence, name)) is not None}
     steps = np.ascontiguousarray(sequence.steps)
     return orjson.dumps({**fields, "steps": steps} if fields else steps, option=orjson.OPT_SERIALIZE_NUMPY)

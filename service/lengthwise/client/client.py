@@ -1,4 +1,4 @@
-"""The clients: `Client`, and `AsyncClient` for asyncio. All I/O is here; the protocol is in `exchange`."""
+"""The clients: `Client`, and `AsyncClient` for asyncio. All I/O is here; what is sent and when is in `exchange`."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 Transport = TypeVar("Transport")
 
 DEFAULT_TIMEOUT_SECONDS: Final = 30.0
-_DIRECTLY: Final = {"http://": None, "https://": None, "all://": None}  # switches the proxies of the environment off
+_NO_PROXIES: Final = {"http://": None, "https://": None, "all://": None}  # mounts of httpx: without a proxy
 _CLIENT_CERTIFICATE: Final = (
     "; the server may want a client certificate: verify=CONTEXT, an ssl.SSLContext after its load_cert_chain(...)"
 )
@@ -52,13 +52,13 @@ _TLS_HINTS: Final = {
     "HANDSHAKE_FAILURE": _CLIENT_CERTIFICATE,
     "disconnected": _CLIENT_CERTIFICATE,
     "reset": _CLIENT_CERTIFICATE,
-}  # what to try, by a part of the error of a connection to an https server
+}  # advice, by a part of the text of a connection error of an https server
 
 
 class _AnyClient(Generic[Transport]):
-    """What both clients share: the arguments, the options of a call, and what an exchange gets back."""
+    """What both clients share: the arguments, the options of a call, and the errors of httpx."""
 
-    _of_httpx: ClassVar[str]  # the class that has the connections
+    _httpx_class: ClassVar[str]  # name of the class of httpx that has the connections
 
     def __init__(
         self,
@@ -83,23 +83,24 @@ class _AnyClient(Generic[Transport]):
         if not isinstance(retries, int) or retries < 0:
             raise ConfigurationError(f"retries must be an integer >= 0, got {retries!r}")
         self._httpx = httpx
+        # What a request may raise, see `_failure`.
         self._failures = (httpx.RequestError, httpx.InvalidURL, DeadlineExceeded)
         self._model = model
         self._version = version
         self._timeout = _seconds(timeout)
         self._retries = retries
-        self._limits: ServerLimits | None = None
+        self._limits: ServerLimits | None = None  # asked for at the first call
         headers = {} if key is None else {"authorization": f"Bearer {key}"}
         try:
-            directly = _DIRECTLY if is_loopback(httpx.URL(base_url).host) else None
-            options = {"verify": verify, "transport": transport, "timeout": self._timeout, "mounts": directly}
-            self._connections: Any = getattr(httpx, self._of_httpx)(base_url=base_url, headers=headers, **options)
+            mounts = _NO_PROXIES if is_loopback(httpx.URL(base_url).host) else None
+            options = {"verify": verify, "transport": transport, "timeout": self._timeout, "mounts": mounts}
+            self._connections: Any = getattr(httpx, self._httpx_class)(base_url=base_url, headers=headers, **options)
         except (httpx.InvalidURL, UnicodeError) as error:
             raise ConfigurationError(f"the address of the server is not valid, got {base_url!r}: {error}") from error
         if self._connections.base_url.scheme not in ("http", "https"):
             raise ConfigurationError(f"the address of the server must start with http:// or https://, got {base_url!r}")
         proxy = "" if transport is not None else proxy_of(str(self._connections.base_url))
-        self._via = proxy and f" (through the proxy of {proxy})"
+        self._via = f" (through the proxy of {proxy})" if proxy else ""  # for messages
 
     def __repr__(self) -> str:
         """`<lengthwise.Client http://localhost:8000>`; without the key."""
@@ -120,16 +121,17 @@ class _AnyClient(Generic[Transport]):
         version: str | int | None,
         deadline: Deadline,
     ) -> Exchange[tuple[list[InputSequence], PreparedSequences]]:
-        """Sequences, in the order of the names of a model, and their bodies, by the limits of the server.
+        """The sequences with their features in the order of the model's names, and their encoded bodies.
 
-        The server is asked once. For an alias the names of the newest version are taken: the answer says which it is.
+        The server is asked once for its limits and names. For an alias, the names of the newest version are taken; the
+        answer says which version it was.
         """
         if self._limits is None:
             self._limits = yield from server_limits(deadline)
         versions = self._limits.versions(model)
         names = versions.get(str(version) if str(version) in versions else max(versions, key=int, default=""))
-        read = sequences_of(sequences, layout, ColumnNames(inputs=tuple(names or ())), padding=padding)
-        return read, prepare(read, self._limits)
+        input_sequences = sequences_of(sequences, layout, ColumnNames(inputs=tuple(names or ())), padding=padding)
+        return input_sequences, prepare(input_sequences, self._limits)
 
     def _predict(
         self,
@@ -142,12 +144,15 @@ class _AnyClient(Generic[Transport]):
         timeout: float | None,
         priority: int,
     ) -> Exchange[Predictions]:
-        """The predictions; sequences with names are sent again if a version answered that has them in another order.
+        """The exchange of `predict`.
+
+        Sequences whose features have names are sent again if the version that answered has the names in another order.
 
         Raises:
             ConfigurationError: Prepared sequences have the features of a version in another order than the one that
                 answered.
         """
+        # The options: those of this call, or else those of the client.
         deadline, prepared = self._deadline(timeout), sequences
         model = self._model if model is None else model
         version = self._version if version is None else version
@@ -164,19 +169,22 @@ class _AnyClient(Generic[Transport]):
             predictions = yield from predict(prepared, options, deadline)
             if prepared.names is None:
                 return predictions
-            model, version, answered = predictions.model, predictions.version, {str(one.version) for one in predictions}
-            if self._limits is None or not self._limits.knows(model, answered):
+            # Did the versions that answered have the features in the order that was sent?
+            model, version = predictions.model, predictions.version
+            answering = {str(prediction.version) for prediction in predictions}
+            if self._limits is None or not self._limits.knows(model, answering):
                 self._limits = yield from server_limits(deadline)
             versions = self._limits.versions(model)
-            others = {tuple(versions.get(one) or prepared.names) for one in answered} - {prepared.names}
-            if not others:
+            orders = {tuple(versions.get(name) or prepared.names) for name in answering}
+            other_orders = orders - {prepared.names}
+            if not other_orders:
                 return predictions
             if prepared is sequences:
-                difference = f"prepared for {listed(prepared.names)}, and {model} takes {listed(others.pop())}"
+                difference = f"prepared for {listed(prepared.names)}, and {model} takes {listed(other_orders.pop())}"
                 raise ConfigurationError(f"the sequences were {difference}: prepare them again")
 
     def _call(self, method: str, path: str, document: Any) -> Exchange[Any]:
-        """The answer of any path. httpx would follow a whole URL, and send the key along.
+        """The exchange of `get` and `post`. A whole URL is refused: httpx would follow it, and send the key along.
 
         Raises:
             ConfigurationError: `path` is not a path.
@@ -186,20 +194,21 @@ class _AnyClient(Generic[Transport]):
         return call(method, path, document, self._deadline(None))
 
     def _deadline(self, timeout: float | None) -> Deadline:
+        """The deadline of a call that begins now; `timeout` in seconds, None: that of the client."""
         return Deadline.after(self._timeout if timeout is None else _seconds(timeout), self._retries)
 
-    def _request(self, step: Send) -> dict[str, Any]:
+    def _httpx_arguments(self, request: Send) -> dict[str, Any]:
         """The arguments of httpx for a request."""
         return {
-            "method": step.method,
-            "url": step.path,
-            "content": step.content,
-            "headers": step.headers,
-            "timeout": step.deadline.seconds + GRACE_SECONDS,
+            "method": request.method,
+            "url": request.path,
+            "content": request.content,
+            "headers": request.headers,
+            "timeout": request.deadline.seconds + GRACE_SECONDS,
         }
 
-    def _failure(self, error: Exception, step: Send) -> LengthwiseError:
-        """The error of a request that got no answer.
+    def _failure(self, error: Exception, request: Send) -> LengthwiseError:
+        """The error of this package for an error of httpx, of a request that got no answer.
 
         Raises:
             ConfigurationError: Nothing was sent, because the path is not valid.
@@ -207,13 +216,13 @@ class _AnyClient(Generic[Transport]):
         if isinstance(error, DeadlineExceeded):
             return error
         if isinstance(error, self._httpx.InvalidURL):
-            raise ConfigurationError(f"the path is not valid, got {step.path!r}: {error}") from error
+            raise ConfigurationError(f"the path is not valid, got {request.path!r}: {error}") from error
         if isinstance(error, self._httpx.TimeoutException):
-            return DeadlineExceeded(f"no answer came within {step.deadline.timeout:g} s{self._via}")
+            return DeadlineExceeded(f"no answer came within {request.deadline.timeout:g} s{self._via}")
         return ServerUnreachable(f"{self._address}: {error or type(error).__name__}{self._via}{self._hint(error)}")
 
     def _hint(self, error: Exception) -> str:
-        """What may be the cause of a connection that failed, where the error does not say it."""
+        """Advice about the likely cause of a connection that failed, as the end of a message; or empty."""
         if self._connections.base_url.scheme == "https":
             return next((hint for sign, hint in _TLS_HINTS.items() if sign in str(error)), "")
         cut_off = isinstance(error, self._httpx.RemoteProtocolError | self._httpx.ReadError)
@@ -221,6 +230,11 @@ class _AnyClient(Generic[Transport]):
 
 
 def _seconds(timeout: float) -> float:
+    """A timeout in seconds, checked.
+
+    Raises:
+        ConfigurationError: It is not a positive finite number.
+    """
     if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout < math.inf:
         raise ConfigurationError(f"timeout must be a number of seconds > 0, got {timeout!r}")
     return float(timeout)
@@ -247,7 +261,7 @@ class Client(_AnyClient["httpx.BaseTransport"]):
         ConfigurationError: An argument is wrong, or httpx is not installed.
     """
 
-    _of_httpx = "Client"
+    _httpx_class = "Client"
 
     def predict(
         self,
@@ -323,24 +337,24 @@ class Client(_AnyClient["httpx.BaseTransport"]):
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _run(self, steps: Exchange[Result]) -> Result:
-        """Drives an exchange: sends what it asks to send, sleeps as long as it says, and returns its result."""
+    def _run(self, exchange: Exchange[Result]) -> Result:
+        """Drives an exchange: sends each request, waits as long as it says, and returns its result."""
         result: Answered | LengthwiseError | None = None
         while True:
             try:
-                step = steps.send(result)
+                request = exchange.send(result)  # a `Send`, or seconds to wait
             except StopIteration as end:
                 return end.value  # type: ignore[no-any-return]  # the library's stub has it as Any
-            if isinstance(step, float):
-                time.sleep(step)  # as long as the server said, or the back-off
+            if isinstance(request, float):
+                time.sleep(request)
                 result = None
                 continue
             try:
-                with self._connections.stream(**self._request(step)) as response:
-                    parts = [step.in_time(part) for part in response.iter_bytes()]
+                with self._connections.stream(**self._httpx_arguments(request)) as response:
+                    parts = [request.in_time(part) for part in response.iter_bytes()]
                 result = Answered(response.status_code, response.headers, b"".join(parts), self._via)
             except self._failures as error:
-                result = self._failure(error, step)
+                result = self._failure(error, request)
 
 
 class AsyncClient(_AnyClient["httpx.AsyncBaseTransport"]):
@@ -349,7 +363,7 @@ class AsyncClient(_AnyClient["httpx.AsyncBaseTransport"]):
     A `transport` is an asynchronous one of httpx.
     """
 
-    _of_httpx = "AsyncClient"
+    _httpx_class = "AsyncClient"
 
     async def predict(
         self,
@@ -412,21 +426,21 @@ class AsyncClient(_AnyClient["httpx.AsyncBaseTransport"]):
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
-    async def _run(self, steps: Exchange[Result]) -> Result:
-        """Drives an exchange: sends what it asks to send, sleeps as long as it says, and returns its result."""
+    async def _run(self, exchange: Exchange[Result]) -> Result:
+        """Drives an exchange: sends each request, waits as long as it says, and returns its result."""
         result: Answered | LengthwiseError | None = None
         while True:
             try:
-                step = steps.send(result)
+                request = exchange.send(result)  # a `Send`, or seconds to wait
             except StopIteration as end:
                 return end.value  # type: ignore[no-any-return]  # the library's stub has it as Any
-            if isinstance(step, float):
-                await asyncio.sleep(step)
+            if isinstance(request, float):
+                await asyncio.sleep(request)
                 result = None
                 continue
             try:
-                async with self._connections.stream(**self._request(step)) as response:
-                    parts = [step.in_time(part) async for part in response.aiter_bytes()]
+                async with self._connections.stream(**self._httpx_arguments(request)) as response:
+                    parts = [request.in_time(part) async for part in response.aiter_bytes()]
                 result = Answered(response.status_code, response.headers, b"".join(parts), self._via)
             except self._failures as error:
-                result = self._failure(error, step)
+                result = self._failure(error, request)

@@ -1,4 +1,4 @@
-"""What happens between a client and a server in one call, without sending anything: what to send, and when to wait.
+"""The protocol of the clients, without any I/O: what to send, when to wait, and when to give up.
 
 ```
 Send ──> 200                      the result
@@ -7,7 +7,8 @@ Send ──> 200                      the result
      ──> any other refusal        the error
 ```
 
-So both clients share everything but the sending. What would begin after the deadline is not begun.
+An *exchange* is a generator that yields a `Send`, or seconds to wait; the client does that, and sends the answer back
+into the generator. So `Client` and `AsyncClient` share everything but the I/O. Nothing begins after the deadline.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ from lengthwise.errors import (
     ServerUnreachable,
 )
 
-GRACE_SECONDS: Final = 1.0  # past its deadline an answer may come: the server says itself that it has passed
-MOST_RETRIES_OF_FAILURES: Final = 2  # of a failed batch or a lost connection
+GRACE_SECONDS: Final = 1.0  # after the deadline, in which the server may still answer that it has passed
+MOST_RETRIES_OF_FAILURES: Final = 2  # after failed batches and lost connections
 _FIRST_WAIT_SECONDS: Final = 0.1
 _LONGEST_WAIT_SECONDS: Final = 2.0
 _JITTER: Final = 0.1  # added to a wait at random, so that clients do not come back all at once
@@ -43,35 +44,37 @@ _JSON: Final = "application/json"
 
 @dataclass(frozen=True, slots=True)
 class Deadline:
-    """When a call must be over, on the clock of `time.monotonic`; and how often its requests are sent again at most."""
+    """When a call must be over, and how often its requests may be sent again."""
 
-    at: float
+    at: float  # seconds of `time.monotonic`
     retries: int
     timeout: float  # the seconds that the whole call may take
 
     @classmethod
     def after(cls, seconds: float, retries: int) -> Deadline:
-        """The deadline that many seconds from now."""
+        """The deadline `seconds` from now."""
         return cls(time.monotonic() + seconds, retries, seconds)
 
     @property
     def seconds(self) -> float:
-        """The seconds that are left; negative when it has passed."""
+        """The seconds until the deadline; negative when it has passed."""
         return self.at - time.monotonic()
 
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """A request to send; headers that every request has, such as the key, are added by the client."""
+    """A request to send; the client adds the headers that all requests have, such as the key."""
 
     method: str
-    path: str  # with the query
+    path: str  # and query
     headers: Mapping[str, str]
     content: bytes
     deadline: Deadline
 
     def in_time(self, part: bytes) -> bytes:
-        """Returns a part of the answer, unless the call's time is over: httpx limits the time between two parts only.
+        """Returns `part`, a part of the answer, unless the time of the call is over.
+
+        httpx limits only the time between two parts.
 
         Raises:
             DeadlineExceeded: The time of the call is over.
@@ -83,7 +86,7 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """What came back for a `Send`; `via` is the proxy that it came through."""
+    """The answer to a `Send`; `via` is a text about the proxy that it came through, or empty."""
 
     status: int
     headers: Mapping[str, str]
@@ -93,11 +96,13 @@ class Answered:
 
 Result = TypeVar("Result")
 Exchange: TypeAlias = Generator[Send | float, Answered | LengthwiseError | None, Result]
-"""Yields a request, and is sent its answer or its error; or seconds to wait, and is sent None."""
+"""Yields a request, and gets its answer or its error; or yields seconds to wait, and gets None. Returns its result."""
 
 
 def predict(prepared: PreparedSequences, options: Mapping[str, Any], deadline: Deadline) -> Exchange[Predictions]:
-    """The calls for some sequences, one after the other; returns `Predictions`.
+    """The exchange that gets the predictions for prepared sequences, with one request after the other.
+
+    All requests name the version that answered the first one, so that one version answers all.
 
     Raises:
         ModelNotFound: The server has no such model or version.
@@ -111,7 +116,7 @@ def predict(prepared: PreparedSequences, options: Mapping[str, Any], deadline: D
         except ModelNotFound:
             if same_version.get("version") == options.get("version"):
                 raise
-            part = yield from _predict_body(body, options, deadline)  # that version is gone since
+            part = yield from _predict_body(body, options, deadline)  # that version is not served any more
         if predictions is None:
             predictions = part
         elif part.labels != predictions.labels:
@@ -125,7 +130,7 @@ def predict(prepared: PreparedSequences, options: Mapping[str, Any], deadline: D
 
 
 def server_limits(deadline: Deadline) -> Exchange[ServerLimits]:
-    """The limits of the server; the defaults where it does not say them.
+    """The exchange that gets the limits of the server; the defaults where it does not show them.
 
     Raises:
         RequestError: The server wants a key, or is too busy to answer in time.
@@ -140,7 +145,9 @@ def server_limits(deadline: Deadline) -> Exchange[ServerLimits]:
 
 
 def call(method: str, path: str, document: Any, deadline: Deadline) -> Exchange[Any]:
-    """One call of any path; returns the JSON of its answer, or its text.
+    """The exchange of a call of any path: returns the JSON of its answer, or its text.
+
+    `document` is the body; None for none.
 
     Raises:
         InferenceFailed: The answer is not the JSON that its content type says.
@@ -159,17 +166,18 @@ def call(method: str, path: str, document: Any, deadline: Deadline) -> Exchange[
 
 
 def _predict_body(body: RequestBody, options: Mapping[str, Any], deadline: Deadline) -> Exchange[Predictions]:
-    """Sends one body with the time that is left as its `timeout_ms`, and reads its predictions.
+    """Sends one body, with the remaining time as its `timeout_ms`; returns its predictions.
 
     Raises:
-        InferenceFailed: The answer cannot be read, or has not a prediction for each sequence.
+        InferenceFailed: The answer cannot be read, or does not have a prediction for each sequence.
     """
 
-    def now() -> bytes:
+    def content() -> bytes:
+        """The body, with the time that remains now."""
         return body.with_options({**options, "timeout_ms": round(max(deadline.seconds * 1000, 1.0), 3)})
 
     headers = {"content-type": _JSON, "accept": _JSON}
-    answered = yield from _send_until_answered(now, "POST", "/predict", headers, body, deadline)
+    answered = yield from _send_until_answered(content, "POST", "/predict", headers, body, deadline)
     try:
         predictions = predictions_of(answered.content)
     except ValueError as error:
@@ -187,14 +195,15 @@ def _send_until_answered(
     body: RequestBody | None,
     deadline: Deadline,
 ) -> Exchange[Answered]:
-    """Yields each `Send`, and between tries the seconds to wait; returns the first answer with a 2xx.
+    """Sends a request until it succeeds: yields each `Send`, and the seconds to wait between two; returns the answer.
 
-    `content` is called for each try, so that a body can name the time that is left.
+    Each try calls `content`, so that a body can name the time that remains. If no try succeeds, it raises the last
+    error.
 
     Raises:
         DeadlineExceeded: The deadline passed before the request could be sent.
     """
-    number = failures = 0  # tries so far, and how many of them failed
+    number = failures = 0  # tries so far; how many of them failed, not counting a busy server
     while True:
         if deadline.seconds <= 0:
             raise DeadlineExceeded("the deadline passed before the request was sent")
@@ -207,7 +216,7 @@ def _send_until_answered(
         else:
             error = error_of(answered.status, answered.content, answered.headers.get("retry-after"), body, answered.via)
         wait = _wait_seconds(error, number, failures)
-        failures += not (isinstance(error, RequestError) and error.status in _BUSY)
+        failures += 0 if isinstance(error, RequestError) and error.status in _BUSY else 1
         if wait is None or number == deadline.retries or deadline.seconds <= wait:
             raise error
         yield wait
@@ -215,7 +224,10 @@ def _send_until_answered(
 
 
 def _wait_seconds(error: LengthwiseError, number: int, failures: int) -> float | None:
-    """The seconds to wait before the next try; None to give up. `number`, `failures`: tries so far."""
+    """The seconds to wait before the next try; None to give up.
+
+    `number` are the tries so far, `failures` those that failed for another reason than a busy server.
+    """
     backoff = min(_FIRST_WAIT_SECONDS * 2**number, _LONGEST_WAIT_SECONDS)
     if isinstance(error, RequestError) and error.status in _BUSY:
         wait = backoff if error.retry_after_seconds is None else max(error.retry_after_seconds, _FIRST_WAIT_SECONDS)

@@ -1,4 +1,4 @@
-"""The proxy that the environment names for an address: `http_proxy`, `https_proxy`, `all_proxy`, and `no_proxy`."""
+"""The proxy that the environment names for a URL: `http_proxy`, `https_proxy`, `all_proxy`, and `no_proxy`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from urllib.request import getproxies, proxy_bypass
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host is this machine by its name or its address: no proxy leads to it."""
+    """Whether a host is this machine, by its name or its address; then no proxy is used for it."""
     name = host.lower().strip("[]").rstrip(".")
     if name == "localhost" or name.endswith(".localhost"):
         return True
@@ -19,13 +19,13 @@ def is_loopback(host: str) -> bool:
 
 
 def proxy_of(url: str) -> str:
-    """Which variable names a proxy for a URL, as `http_proxy (proxy.example:3128)`, without its user; or empty."""
+    """The variable that names a proxy for a URL, as `http_proxy (proxy.example:3128)` without its user; or empty."""
     parts = urlsplit(url)
     host = parts.hostname or ""
-    named = getproxies()
-    variable = next((scheme for scheme in (parts.scheme, "all") if named.get(scheme)), None)
+    proxies = getproxies()
+    variable = next((scheme for scheme in (parts.scheme, "all") if proxies.get(scheme)), None)
     if variable is None or is_loopback(host) or proxy_bypass(host):
         return ""
-    address = named[variable]
+    address = proxies[variable]
     proxy = urlsplit(address if "://" in address else f"http://{address}").netloc.rpartition("@")[2]
     return f"{variable}_proxy ({proxy})"

@@ -55,11 +55,10 @@ def connection_limits(max_connections: int, *, grpc: bool) -> ConnectionLimits:
         raise ConfigurationError(
             f"this process may open {files} files (ulimit -n), and the server alone needs {LEAST_FILES}"
         )
-    connections = max_connections
     if files is not None:
-        connections = min(connections, files - _OTHER_FILES - (_GRPC_FILES if grpc else 0))
-    grpc_connections = connections // 2 if grpc else 0
-    return ConnectionLimits(max(1, connections - grpc_connections), max(1, grpc_connections) if grpc else 0, files)
+        max_connections = min(max_connections, files - _OTHER_FILES - (_GRPC_FILES if grpc else 0))
+    grpc_connections = max_connections // 2 if grpc else 0
+    return ConnectionLimits(max(1, max_connections - grpc_connections), max(1, grpc_connections) if grpc else 0, files)
 
 
 def announce(settings: Settings) -> None:

@@ -1,4 +1,4 @@
-"""A decoded request: the result of decoding a body under any protocol, always valid, and the rules that all check."""
+"""A decoded request, `Call` with its `Item`s, the same for all protocols and always valid; rules that all check."""
 
 from __future__ import annotations
 
@@ -19,39 +19,39 @@ from lengthwise.wrong_values import counted
 if TYPE_CHECKING:
     from lengthwise.repository.registry import ServedModel
 
-MAX_TIMEOUT_MS = 86_400_000.0  # a day: longer deadlines are clipped to it
+MAX_TIMEOUT_MS = 86_400_000.0  # a day; longer timeouts are cut to it
 MAX_ID_CHARACTERS = 256
 NUMBER_BYTES: Final = 16  # memory of one number of an answer: as float32, and as text with a comma
 ENTRY_BYTES: Final = 128  # memory of one prediction, or per-step entry, without its numbers: names, labels, lengths
-MOST_PROBLEMS = 100_000  # reading a body stops at them; to count them takes no longer than to parse the body
+MOST_PROBLEMS = 100_000  # at which reading a body stops: counting them takes no longer than parsing the body
 
 TRANSPOSED: Final = f"{IS_TRANSPOSED} (in Python: layout='channels-first')"  # ends a message about features
 
-_OF_MLFLOW: Final = ", which is of MLflow; here the steps of each row are one of 'sequences'"
+_FIELD_OF_MLFLOW: Final = ", which is of MLflow; here the steps of each row are one of 'sequences'"
 OTHER_BODIES: Final = {
     "instances": ", which is of KServe v1: POST /v1/models/NAME:predict takes it",
     "inputs": ", which is of v2: POST /v2/models/NAME/infer takes it",
-    "dataframe_split": _OF_MLFLOW,
-    "dataframe_records": _OF_MLFLOW,
-}  # fields of bodies of other servers, and where they are known
+    "dataframe_split": _FIELD_OF_MLFLOW,
+    "dataframe_records": _FIELD_OF_MLFLOW,
+}  # fields that other servers know, with advice
 ADVICE_ON_TAILS: Final = (
     "steps of null behind the sequence are padding: leave them out (in Python: padding='nan'; of a file: --padding nan)"
 )
 
-Find: TypeAlias = "Callable[[str | None, str | None], ServedModel]"  # raises `RequestError` where there is none
+Find: TypeAlias = "Callable[[str | None, str | None], ServedModel]"  # by name and version; raises `RequestError`
 
 
 class Item(NamedTuple):
-    """One sequence as sent."""
+    """One sequence of a request."""
 
-    steps: Steps  # those kept: `[length, features]` float32, NaN if missing, or `[length]` int64
-    sent_steps: int  # more than the length where a mask left some out
-    step_indices: NDArray[np.intp] | None = None  # `[length]` among those sent; None for all
-    id: str | None = None  # the caller's name for it
+    steps: Steps  # the kept steps: `[length, features]` float32, NaN for a missing value, or `[length]` int64
+    sent_steps: int  # steps in the request: more than the length if a mask left some out
+    step_indices: NDArray[np.intp] | None = None  # `[length]`: where each kept step was in the request; None for all
+    id: str | None = None  # the caller's name for it, repeated in the answer
 
 
 def rounded(numbers: NDArray[Any]) -> NDArray[np.float32]:
-    """Numbers of any shape as float32, infinite where too large: through double, as those of JSON."""
+    """Numbers of any shape rounded to float32 through float64, as those of JSON are; infinite if they are too large."""
     with np.errstate(over="ignore"):
         return numbers.astype(np.float64, copy=False).astype(np.float32)
 
@@ -60,12 +60,12 @@ StepFault: TypeAlias = Literal["no token", "not finite", "missing"]  # why a mod
 
 
 def first_fault(steps: Steps, *, vocabulary: int | None, takes_missing: bool) -> tuple[int, StepFault] | None:
-    """The index of the first step that a model does not accept, and why; None if it accepts all."""
+    """The index of the first step that a model does not accept, and why; None if it accepts all steps."""
     wrong: NDArray[np.bool_]
     if steps.ndim == 1:
         wrong = (steps < 0) | (steps >= (vocabulary or 1))
         return (int(wrong.argmax()), "no token") if wrong.any() else None
-    if np.count_nonzero(np.isfinite(steps)) == steps.size:  # nearly always: then one look is enough
+    if np.count_nonzero(np.isfinite(steps)) == steps.size:  # nearly always; else see what is not finite
         return None
     wrong = np.logical_or.reduce(np.isinf(steps), axis=1)
     if wrong.any():
@@ -76,14 +76,15 @@ def first_fault(steps: Steps, *, vocabulary: int | None, takes_missing: bool) ->
 
 
 def why_refused(steps: Steps, manifest: Manifest, transposed: str = TRANSPOSED) -> str | None:
-    """Why a model refuses the kept steps, as a sentence; None if it takes them. `validation` names each wrong value.
+    """Why a model refuses the kept steps of a sequence, as a sentence about the first fault; None if it accepts them.
 
-    `transposed` is the end of the sentence where the other axis has as many values as the model takes features.
+    `transposed` ends the sentence if the steps seem to be transposed: then their number is the model's number of
+    features.
     """
     if not len(steps):
         return "a sequence has at least one step"
-    if (why := length_problem(len(steps), manifest)) is not None:
-        return why
+    if (length_fault := length_problem(len(steps), manifest)) is not None:
+        return length_fault
     step = manifest.input
     if step.kind == "values" and steps.shape[1] != step.features:
         return features_message(steps.shape[1], manifest) + (transposed if len(steps) == step.features else "")
@@ -96,12 +97,12 @@ def why_refused(steps: Steps, manifest: Manifest, transposed: str = TRANSPOSED) 
         "missing": f"lacks a value: {missing_message(manifest, in_tail=is_tail(steps, fault[0]))}",
     }
     is_wrong = np.isnan if fault[1] == "missing" else np.isinf
-    named = "" if step.names is None else f" ({step.names[int(is_wrong(steps[fault[0]]).argmax())]})"
-    return f"step {fault[0]}{named} {messages[fault[1]]}"
+    feature_text = "" if step.names is None else f" ({step.names[int(is_wrong(steps[fault[0]]).argmax())]})"
+    return f"step {fault[0]}{feature_text} {messages[fault[1]]}"
 
 
 def features_message(count: int, manifest: Manifest) -> str:
-    """The message for a step with another number of values than the model takes."""
+    """The message for a step with `count` values, where the model takes another number of features."""
     names = f" ({listed(manifest.input.names)})" if manifest.input.names else ""
     return f"the model takes {counted(manifest.input.features or 1, 'feature')} a step{names}, this one has {count}"
 
@@ -121,7 +122,7 @@ def id_problem(value: Any) -> str | None:
 
 
 def read_id(value: Any, pointer: str, problems: Problems) -> str | None:
-    """The id of a sequence or of a request; None if it is wrong, which is then in `problems`."""
+    """The id of a sequence or of a request; None if it is wrong, which is added to `problems`."""
     problem = id_problem(value)
     if problem is None:
         return str(value)
@@ -139,12 +140,15 @@ def length_problem(length: int, manifest: Manifest) -> str | None:
 
 
 def is_tail(steps: Steps, first: int) -> bool:
-    """Whether no step from this one on has a value."""
+    """Whether all values are missing from the step `first` on."""
     return bool(np.isnan(steps[first:]).all())
 
 
 def missing_message(manifest: Manifest, *, in_tail: bool = False) -> str:
-    """The message of a missing value if the model does not accept any; `in_tail`: behind it there are no values."""
+    """The message for a missing value where the model accepts none, with advice.
+
+    `in_tail`: no value follows it, so the missing ones are probably padding.
+    """
     cure = (
         ADVICE_ON_TAILS
         if in_tail
@@ -163,19 +167,21 @@ def make_item(
 ) -> Item:
     """The item of a sequence `[length, features]` or `[length]`, cut if it is longer than the model's max length.
 
-    `head` keeps the first `max_length` steps and `tail` the last, as if a mask had removed the others. `window` keeps
-    all: the sequence is split when it is queued. The steps of a cut sequence are a copy, since a view would hold the
-    whole sequence in memory while it waits.
+    By the model's policy for long sequences (`manifest.long`):
+
+    - `head` keeps the first `max_length` steps, `tail` the last, as if a mask had removed the others. The kept steps
+      are a copy: a view would keep the whole sequence in memory while it waits.
+    - `window` keeps all steps: the sequence is split when it is queued.
     """
     if len(steps) > manifest.max_length and manifest.long in ("head", "tail"):
-        part = slice(manifest.max_length) if manifest.long == "head" else slice(-manifest.max_length, None)
+        kept = slice(manifest.max_length) if manifest.long == "head" else slice(-manifest.max_length, None)
         indices = np.arange(sent_steps, dtype=np.intp) if step_indices is None else step_indices
-        return Item(steps[part].copy(), sent_steps, indices[part].copy(), id)
+        return Item(steps[kept].copy(), sent_steps, indices[kept].copy(), id)
     return Item(steps, sent_steps, step_indices, id)
 
 
 def split(array: Steps, bounds: Sequence[int], ids: Iterable[str | None], manifest: Manifest) -> list[Item]:
-    """The items of sequences that are concatenated in one array; `bounds` are their starts, and the end of the last."""
+    """The items of sequences that are concatenated in one array; `bounds`: their starts, and the end of the last."""
     items = [
         Item(array[start:end], end - start, None, identifier)
         for start, end, identifier in zip(bounds, bounds[1:], ids, strict=False)
@@ -186,11 +192,15 @@ def split(array: Steps, bounds: Sequence[int], ids: Iterable[str | None], manife
 
 
 def compact(items: list[Item], tensor: NDArray[Any]) -> tuple[list[Item], int]:
-    """Copies steps that are views of less than half of `tensor`, of any shape; also the bytes held beside them."""
+    """Copies the steps of items that are views of less than half of `tensor`, so that the rest of it is freed.
+
+    Returns the items, and the bytes of memory that are still used besides the steps: 0 after copying.
+    """
+    # The object that owns the memory of the tensor, and its bytes.
     owner: Any = tensor
     while isinstance(owner, np.ndarray) and owner.base is not None:
         owner = owner.base
-    if isinstance(owner, memoryview):  # it may show a part of its object only
+    if isinstance(owner, memoryview):  # may be a part of its object only
         owner = owner.obj
     owned = owner.nbytes if isinstance(owner, np.ndarray) else memoryview(owner).nbytes
     shared = sum([item.steps.nbytes for item in items if item.steps.base is not None])
@@ -205,15 +215,15 @@ class Call(NamedTuple):
     model: ServedModel
     items: Sequence[Item]  # at least one, in request order
     attention: bool = False
-    timeout_ms: float | None = None  # None for the server's default
+    timeout_ms: float | None = None  # None: the server's default
     priority: int = 0  # 0 to 9, higher first
-    pointer: str = "/sequences/{}"  # JSON pointer of an item in the body
-    width: int = 0  # steps of a per-step answer for each item; 0 for as many as were sent
-    beside_bytes: int = 0  # memory besides the steps, if these are views of a larger array
+    pointer: str = "/sequences/{}"  # JSON pointer of an item in the body, {} for its index
+    width: int = 0  # entries of a per-step answer of each item; 0: as many as steps were sent
+    beside_bytes: int = 0  # memory besides the steps, if the steps are views of a larger array
 
     @property
     def memory_bytes(self) -> int:
-        """Memory that its sequences hold."""
+        """The bytes of memory that the sequences keep."""
         size = self.beside_bytes
         for item in self.items:  # a loop: nearly all calls have one item
             size += item.steps.nbytes
@@ -224,12 +234,16 @@ class Call(NamedTuple):
 
 @dataclass(slots=True)
 class Problems:
-    """What is wrong with a body: the first as text, then only a number, as a text takes longer than a valid value."""
+    """What is wrong with a body: the first problems with their texts, and the number of all.
+
+    Only the first `most_listed` get a text, because to write one takes longer than to read a valid value. `listing`
+    says whether the next problem needs a text; if not, call `count` instead of `add`.
+    """
 
     most_listed: int = 20
     first: list[Problem] = field(default_factory=list)
     total: int = 0
-    left_out: int = 0  # values that steps with names leave out
+    left_out: int = 0  # values that are missing in steps that are objects, in the whole body
 
     @property
     def listing(self) -> bool:
@@ -237,42 +251,42 @@ class Problems:
         return self.total < self.most_listed
 
     def add(self, pointer: str, detail: str) -> None:
-        """Adds a problem, at an RFC 6901 pointer; see `count`."""
+        """Adds a problem at a JSON pointer (RFC 6901). Raises as `count` does."""
         if self.total < self.most_listed:
             self.first.append(Problem(pointer, detail))
         self.count()
 
-    def count(self, more: int = 1) -> None:
-        """Counts problems without a text.
+    def count(self, number: int = 1) -> None:
+        """Counts `number` problems without a text.
 
         Raises:
             InvalidRequest: There are `MOST_PROBLEMS` now; the rest of the body is not read.
         """  # noqa: DOC502 - `error` makes it
-        self.total = min(self.total + more, MOST_PROBLEMS)
+        self.total = min(self.total + number, MOST_PROBLEMS)
         if self.total == MOST_PROBLEMS:
             raise self.error()
 
     def require_none(self) -> None:
-        """Makes sure that nothing is wrong.
+        """Raises an error with all problems, if there are any.
 
         Raises:
-            InvalidRequest: Something is; the error has these problems.
+            InvalidRequest: There are problems.
         """  # noqa: DOC502 - `error` makes it
         if self.total:
             raise self.error()
 
     def error(self) -> InvalidRequest:
-        """The error with these problems."""
+        """The `InvalidRequest` with these problems."""
         return InvalidRequest(self.first, total=self.total, more=self.total >= MOST_PROBLEMS)
 
 
 def escaped(name: str) -> str:
-    """A name as a part of a JSON pointer (RFC 6901)."""
+    """A name as a part of a JSON pointer: `~` and `/` are escaped (RFC 6901)."""
     return name.replace("~", "~0").replace("/", "~1")
 
 
 def unknown_fields(document: Mapping[str, Any], known: frozenset[str], at: str, problems: Problems) -> None:
-    """Adds a problem for each field that is not known; long names are cut, so that answers stay short."""
+    """Adds a problem for each field of an object that is not known; long names are cut, so that answers stay short."""
     if document.keys() <= known:
         return
     for name in document:
@@ -281,6 +295,7 @@ def unknown_fields(document: Mapping[str, Any], known: frozenset[str], at: str, 
         if problems.listing:
             shown = name if len(name) <= MAX_ID_CHARACTERS else f"{name[:MAX_ID_CHARACTERS]}..."
             names = sorted(known)
+            # Fields of other servers, only at the root of a body of `POST /predict`.
             hint = (OTHER_BODIES if "sequences" in known else {}).get(name) or similar(name, names)
             problems.add(f"{at}/{escaped(shown)}", f"unknown field{hint}; known are {listed(names)}")
         else:
@@ -288,13 +303,13 @@ def unknown_fields(document: Mapping[str, Any], known: frozenset[str], at: str, 
 
 
 def answer_bytes(call: Call) -> int:
-    """An upper estimate of the bytes of a call's answer as JSON, the longest of its forms."""
+    """An upper estimate of the bytes of a call's answer as JSON, which is its longest form."""
     manifest = call.model.manifest
     items = call.items
     entries = len(items)
-    if manifest.long == "window":
+    if manifest.long == "window":  # an entry for each window
         entries += sum([len(item.steps) // manifest.max_length for item in items])
-    numbers = 0
+    numbers = 0  # besides the probabilities
     if call.attention or manifest.task == "per-step":
         steps = len(items) * call.width or sum([item.sent_steps for item in items])
         if call.attention:

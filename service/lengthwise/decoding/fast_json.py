@@ -1,9 +1,9 @@
 """Reads JSON bodies in C: the sequences of an ordinary one, straight from the text into one array.
 
-Of a body with anything else than plain numbers, ids and right options, `read` returns None, and `validation` reads it,
-as it does where the C module was not built. What `read` returns is what `validation` would, bit for bit. Of most large
-wrong bodies `explain` raises what `validation` would, in about the time that a right one takes: in C the wrong steps
-are counted, and only the first of them and the rest of the body are parsed.
+An *ordinary* body has plain numbers, ids and right options only. Of any other body `read` returns None, and
+`validation` reads it, as it does where the C module was not built. What `read` returns is what `validation` would
+return, bit for bit. Of most large wrong bodies `explain` raises what `validation` would raise, in about the time that a
+right body takes: C counts the wrong steps, and only the first of them and the rest of the body are parsed.
 """
 
 from __future__ import annotations
@@ -28,38 +28,38 @@ except ImportError:  # mypy knows the module from its stub; at run time an insta
     _fast_json = None  # type: ignore[assignment]
 
 COMPILED: Final = _fast_json is not None  # whether the C module was built
-_MOST_OTHER_BYTES: Final = 4096  # a longer rest is left to `validation`, so that it is parsed once
+_MOST_OTHER_BYTES: Final = 4096  # besides the sequences; with more, only `validation` parses the body
 _NO_OPTIONS: Final = options.CallOptions()
 _LEAST_WRONG_BYTES: Final = 65_536  # `validation` says faster what is wrong with a shorter body
-_MOST_PARSED_BYTES: Final = 65_536  # of a wrong body, beside the steps
-_LONGEST_STEP: Final = 4096  # the text of a longer one is not parsed: what it is, and how many values it has, is known
-_EMPTY: Final[dict[int, Any]] = {ord('"'): "", ord("{"): {}}
+_MOST_PARSED_BYTES: Final = 65_536  # of a wrong body, besides the steps
+_LONGEST_STEP: Final = 4096  # bytes of a wrong step; of a longer one only its type and size are used
+_EMPTY: Final[dict[int, Any]] = {ord('"'): "", ord("{"): {}}  # an empty value of each type, by its first byte
 locate: Final[Callable[[bytes, bytes], tuple[int, int, bool] | None]] = (
     _fast_json.locate if COMPILED else lambda _body, _key: None
 )
-"""The start and end of the array under a key, and whether the object has only this key; None if that is not clear."""
+"""(start, end, whether the object has only this key) of the array under a key of a body; None if that is not clear."""
 
 
 def flat(body: bytes, start: int) -> tuple[bytes | None, int, int] | None:
-    """Reads the flat array that starts at an index, see `_fast_json.read_flat`; None if only Python can read it.
+    """Reads the flat array that starts at the index `start` (see `_fast_json.read_flat`).
 
-    As the bytes of float32, or None where it is no flat array of numbers; the index behind it; and how many entries it
-    has, if it is flat and has strings or booleans.
+    Returns its numbers as the bytes of float32, or None if it is no flat array of numbers; the index after it; and how
+    many entries it has, if it is flat and has strings or booleans. Returns None if only Python can read it.
     """
     return _fast_json.read_flat(body, start, len(body)) if COMPILED else None
 
 
 def steps(text: bytes, start: int, end: int, *, are_tokens: bool) -> Steps | None:
-    """The array of steps in `text[start:end]`, with any number of features, copied; None if C cannot read it."""
+    """A copy of the array of steps in `text[start:end]`, with any number of features; None if C cannot read it."""
     body = b"".join((b"[", memoryview(text)[start:end], b"]"))
-    first = body[2 : body.find(b"]")]  # the text of the first step, or of all steps of one number
+    first = body[2 : body.find(b"]")]  # the text of the first step; or of all steps, if they are bare numbers
     features = 0 if are_tokens else first.count(b",", first.index(b"[")) + 1 if b"[" in first else 1
     numbers = COMPILED and _fast_json.read(body, 0, len(body), 1, features, sys.maxsize, 1, sys.maxsize, True, False)
     return _steps(numbers, features).copy() if isinstance(numbers, bytes) else None
 
 
 def _steps(numbers: bytes, features: int) -> Steps:
-    """`[steps, features]` float32, or `[steps]` int64 where they are token ids."""
+    """The numbers that C has read as an array, `[steps, features]` float32; `[steps]` int64 if `features` is 0."""
     if features:
         return np.frombuffer(numbers, np.float32).reshape(-1, features)
     return np.frombuffer(numbers, np.int64)
@@ -68,7 +68,8 @@ def _steps(numbers: bytes, features: int) -> Steps:
 def read(
     body: bytes, find: Find, *, max_sequences: int, layout: validation.BodyLayout = validation.PREDICT
 ) -> Call | None:
-    """The call of an ordinary body, or None of any other."""
+    """The call of an ordinary body; None for any other body."""
+    # The options, and the model.
     span = locate(body, layout.key)
     if span is None:
         return None
@@ -83,10 +84,11 @@ def read(
     manifest = model.manifest
     if call_options.outputs and manifest.graph.attention is None:
         return None
+    # The sequences: the numbers of one, or those of several with their bounds and ids.
     sequences = _read(body, start, end, max_sequences, manifest, in_detail=False)
     if sequences is None:
         return None
-    features, beside = manifest.input.features or 0, 0
+    features, beside_bytes = manifest.input.features or 0, 0
     if isinstance(sequences, bytes):
         array = _steps(sequences, features)
         items: Sequence[Item] = (make_item(array, manifest, sent_steps=len(array)),)
@@ -99,7 +101,7 @@ def read(
             return None
         items = split(array, [0, *ends], identifiers, manifest)
         if manifest.long in ("head", "tail"):
-            items, beside = compact(items, array)
+            items, beside_bytes = compact(items, array)
     return Call(
         model,
         items,
@@ -108,23 +110,26 @@ def read(
         call_options.priority,
         layout.pointer,
         0,
-        beside,
+        beside_bytes,
     )
 
 
-def _read(body: bytes, start: int, end: int, most: int, manifest: Manifest | None, *, in_detail: bool) -> Any:
-    """What `_fast_json.read` makes of the array there; without a manifest it only matters whether that is JSON."""
+def _read(body: bytes, start: int, end: int, max_sequences: int, manifest: Manifest | None, *, in_detail: bool) -> Any:
+    """What `_fast_json.read` returns for the array in `body[start:end]`, with the limits of the model.
+
+    Without a manifest it only matters whether the array is JSON.
+    """
     if manifest is None:
-        return _fast_json.read(body, start, end, most, 1, 1, 1, 1, True, in_detail)
+        return _fast_json.read(body, start, end, max_sequences, 1, 1, 1, 1, True, in_detail)
     step, longest = manifest.input, manifest.max_length if manifest.long == "reject" else sys.maxsize
     features, vocabulary, takes_missing = step.features or 0, step.vocabulary or 1, manifest.missing != "refuse"
     return _fast_json.read(
-        body, start, end, most, features, vocabulary, manifest.min_length, longest, takes_missing, in_detail
+        body, start, end, max_sequences, features, vocabulary, manifest.min_length, longest, takes_missing, in_detail
     )
 
 
 def _options(body: bytes, start: int, end: int, layout: validation.BodyLayout) -> options.CallOptions | None:
-    """The options of a body whose sequences are at `start` to `end`; None where the full reader has to look."""
+    """The options of a body whose sequences are at `start` to `end`; None if the full reader has to read them."""
     if len(body) - (end - start) > _MOST_OTHER_BYTES:
         return None
     try:
@@ -139,37 +144,37 @@ def _options(body: bytes, start: int, end: int, layout: validation.BodyLayout) -
 
 
 def _identifier(text: str | bytes | None) -> str | None:
-    """An id, from its text, or from a JSON string with escapes.
+    """An id from C: the text of a plain string (str), or the JSON of a string with escapes (bytes); None if absent.
 
     Raises:
-        RequestError: It is not a valid id.
+        RequestError: The id is not valid.
     """
     if text is None:
         return None
     identifier = json_text.parse(text) if isinstance(text, bytes) else text
-    if (wrong := id_problem(identifier)) is not None:
-        raise RequestError(wrong)
+    if (problem := id_problem(identifier)) is not None:
+        raise RequestError(problem)
     return str(identifier)
 
 
 class _CheckedItem(NamedTuple):
-    """One item as C has checked it: byte offsets in the body (-1 for a missing field), and the first wrong steps."""
+    """One item of a wrong body as C has checked it, with byte offsets in the body; -1 for a missing field."""
 
     start: int
     end: int
     steps_start: int
     steps_end: int
-    steps: int
-    faults: int
-    has_list: int
-    wrong_steps: Sequence[tuple[int, int, int, int]]  # index, size, start, end
+    steps: int  # how many there are
+    faults: int  # how many of them are wrong
+    has_list: int  # 1 if a step is an array
+    wrong_steps: Sequence[tuple[int, int, int, int]]  # (index, number of values, start, end) of the first wrong ones
 
 
 def _checked_steps(body: bytes, item: _CheckedItem, features: int | None) -> CheckedSteps:
-    """The faults that C found in the steps of an item; without an array, as `read` decodes a body without faults."""
+    """The faults that C found in the steps of an item, as `validation` takes them in place of the steps."""
 
     def value(size: int, start: int, end: int) -> Any:
-        """A wrong step as JSON has it, or a value of the same kind and size."""
+        """A wrong step as JSON has it; of a long one an empty value of its type, or a list of its size."""
         if end - start > _LONGEST_STEP:
             if body[start] in _EMPTY:
                 return _EMPTY[body[start]]
@@ -182,14 +187,15 @@ def _checked_steps(body: bytes, item: _CheckedItem, features: int | None) -> Che
 
 
 def explain(body: bytes, find: Find, *, max_sequences: int, layout: validation.BodyLayout) -> None:
-    """Refuses a body for what is wrong with it, as `validation.read` does; returns if that has to be asked.
+    """Refuses a wrong body as `validation.read` does, but faster; returns if that has to read the body.
 
     Raises:
-        TooLarge: It has more than `max_sequences`, or too many parts.
+        TooLarge: The body has more than `max_sequences`, or too many parts.
     """
     span = locate(body, layout.key) if len(body) > _LEAST_WRONG_BYTES else None
     if span is None or len(body) - (span[1] - span[0]) > _MOST_PARSED_BYTES:
         return
+    # What C finds wrong in the sequences, and the rest of the body parsed.
     start, end, _ = span
     try:
         if not body.isascii():
@@ -208,6 +214,7 @@ def explain(body: bytes, find: Find, *, max_sequences: int, layout: validation.B
         return
     if sequences is None:
         return
+    # In the order of `validation`.
     if parts > json_text.MAX_PARTS:
         raise TooLarge(json_text.TOO_MANY_PARTS.format(parts))
     if count > max_sequences:
@@ -216,7 +223,11 @@ def explain(body: bytes, find: Find, *, max_sequences: int, layout: validation.B
 
 
 def _sequences(body: bytes, details: list[Any], manifest: Manifest | None) -> list[Any] | None:
-    """The items with checked steps, the rest parsed; None if that is long, or an item has masks or steps as objects."""
+    """The items of a wrong body: their steps as `CheckedSteps`, their other fields parsed.
+
+    None if these fields are long, or an item has masks, or steps that are objects.
+    """
+    # The text of each item that is an object, without its steps.
     items = [_CheckedItem(*item) for item in details]
     texts = [
         body[item.start : item.end]
@@ -228,10 +239,11 @@ def _sequences(body: bytes, details: list[Any], manifest: Manifest | None) -> li
     text = b"[%s]" % b",".join(texts)
     if len(text) > _MOST_PARSED_BYTES or b"_mask" in text:
         return None
-    if manifest is not None and manifest.input.names is not None:  # then steps may be objects
+    if manifest is not None and manifest.input.names is not None:  # steps may be objects: is the first step one?
         starts = (wrong_steps[0][2] for item in items if (wrong_steps := item.wrong_steps) and not wrong_steps[0][0])
         if any(body[start : start + 1] == b"{" for start in starts):
             return None
+    # The parsed items, with their checked steps in the place of the steps.
     parsed: Iterator[Any] = iter(json_text.parse(text))
     sequences: list[Any] = []
     for item in items:

@@ -1,4 +1,4 @@
-"""`POST /predict`: the JSON body to a call, by `fast_json` if ordinary, else `validation`; and answers to JSON."""
+"""The JSON of `POST /predict`: a body becomes a call, by `fast_json` or `validation`, and answers become JSON."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lengthwise.runtime.manifest import Manifest
 
 
 def decode(body: bytes, find: Find, *, max_sequences: int, layout: validation.BodyLayout = validation.PREDICT) -> Call:
-    """Reads an inflated body; raises as `validation.read` does."""
+    """The call of an inflated body; raises as `validation.read` does."""
     if (call := fast_json.read(body, find, max_sequences=max_sequences, layout=layout)) is not None:
         return call
     fast_json.explain(body, find, max_sequences=max_sequences, layout=layout)
@@ -23,11 +23,11 @@ def decode(body: bytes, find: Find, *, max_sequences: int, layout: validation.Bo
 
 
 decode_ordinary: Final = fast_json.read
-"""Like `decode`, for an ordinary body only; None for any other, which takes several times as long to read."""
+"""As `decode`, but returns None for a body that is not ordinary: such a body takes several times as long."""
 
 
 def predictions(call: Call, answers: list[Answer]) -> list[dict[str, Any]]:
-    """The entries of `predictions`, in request order."""
+    """The entries of `predictions` in an answer, in the order of the request."""
     return [
         prediction(call.model.manifest, item, answer, attention=call.attention)
         for item, answer in zip(call.items, answers, strict=True)
@@ -35,7 +35,7 @@ def predictions(call: Call, answers: list[Answer]) -> list[dict[str, Any]]:
 
 
 def prediction(manifest: Manifest, item: Item, answer: Answer, *, attention: bool) -> dict[str, Any]:
-    """One entry of `predictions`. orjson writes its arrays without a loop in Python."""
+    """One entry of `predictions`, as a dict with NumPy arrays, which orjson writes without a loop in Python."""
     labels = manifest.labels
     fields: dict[str, Any] = {} if item.id is None else {"id": item.id}
     probabilities = answer.probabilities
@@ -46,16 +46,16 @@ def prediction(manifest: Manifest, item: Item, answer: Answer, *, attention: boo
         assigned = np.flatnonzero(probabilities >= manifest.threshold)
         fields |= {"assigned": [labels[i] for i in assigned], "probabilities": probabilities}
     else:
-        of_steps = probabilities.argmax(axis=1)
+        best_of_steps = probabilities.argmax(axis=1)
         fields |= {
-            "step_labels": _at_steps_sent(item, [labels[i] for i in of_steps]),
-            "step_scores": _at_steps_sent(item, probabilities.max(axis=1)),
-            "probabilities": _at_steps_sent(item, np.ascontiguousarray(probabilities)),
+            "step_labels": _at_sent_steps(item, [labels[i] for i in best_of_steps]),
+            "step_scores": _at_sent_steps(item, probabilities.max(axis=1)),
+            "probabilities": _at_sent_steps(item, np.ascontiguousarray(probabilities)),
         }
     fields["length"] = len(item.steps)
     if attention and answer.attention is not None:
         weights = answer.attention
-        if item.step_indices is not None:
+        if item.step_indices is not None:  # a masked step has the weight 0
             weights = np.zeros(item.sent_steps, dtype=np.float32)
             weights[item.step_indices] = answer.attention
         fields["attention"] = weights
@@ -64,8 +64,8 @@ def prediction(manifest: Manifest, item: Item, answer: Answer, *, attention: boo
     return fields
 
 
-def _at_steps_sent(item: Item, entries: Sequence[Any] | NDArray[Any]) -> Sequence[Any] | NDArray[Any]:
-    """The entries of the kept steps at their indices in the request, with None for each masked step."""
+def _at_sent_steps(item: Item, entries: Sequence[Any] | NDArray[Any]) -> Sequence[Any] | NDArray[Any]:
+    """The entries of the kept steps at their indices in the request; None at each masked step."""
     if item.step_indices is None:
         return entries
     spread: list[Any] = [None] * item.sent_steps

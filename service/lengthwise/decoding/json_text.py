@@ -1,4 +1,4 @@
-"""Parses JSON text as RFC 8259 defines it, without what Python's parser accepts in addition, and within limits.
+"""Parses JSON text as RFC 8259 defines it, within limits, and without what Python's parser accepts in addition.
 
 A body may be hostile: millions of empty arrays, a number of ten thousand digits, the same key twice. The limits bound
 the time and the memory that a body takes, and how long other threads wait for it.
@@ -19,21 +19,24 @@ from typing import Any, Final
 
 from lengthwise.errors import InvalidRequest, Problem, TooLarge
 
-MAX_PARTS: Final = 1 << 20  # arrays, objects, strings: 16 MB of empty arrays would stop all for a second
+MAX_PARTS: Final = 1 << 20  # arrays, objects, strings: 16 MB of empty arrays would stop all threads for a second
 TOO_MANY_PARTS: Final = f"a body may have {MAX_PARTS} arrays, objects and strings, this one has {{}}"
 _LARGE_BYTES: Final = 65_536
-_CONSTANT: Final = re.compile(r'"(?:[^"\\]|\\.)*+"|(NaN|-?Infinity)')  # a string, or (group 1) no JSON
+_CONSTANT: Final = re.compile(r'"(?:[^"\\]|\\.)*+"|(NaN|-?Infinity)')  # a string, or a constant (group 1)
 _ENDS_EARLY: Final = "{} ends in the middle of the JSON text, at byte {}"
-_CUT: Final = re.compile(r"\s*|-|t(ru?)?|f(a(ls?)?)?|n(ul?)?|\.|[eE][+-]?")  # what is left where a text was cut off
+# What may be at the end of a text that was cut: spaces, or the beginning of a number or a constant.
+_CUT: Final = re.compile(r"\s*|-|t(ru?)?|f(a(ls?)?)?|n(ul?)?|\.|[eE][+-]?")
 _CUT_ESCAPE: Final = re.compile(r"\\u?[0-9a-fA-F]{0,4}\Z")
 
 
 def parse(body: bytes | bytearray, name: str = "the body", *, most_parts: int = MAX_PARTS) -> Any:
-    """Parses a body; NaN, Infinity, duplicate keys and very deep nesting are errors. `name` is its name in messages.
+    """The value of a JSON text. `name` is its name in error messages.
+
+    NaN, Infinity, duplicate keys, lone surrogates and very deep nesting are errors.
 
     Raises:
-        InvalidRequest: It is not JSON in UTF-8, or has a key twice, NaN or Infinity, or is nested too deeply.
-        TooLarge: It has more than `most_parts` arrays, objects and strings.
+        InvalidRequest: The text is not JSON in UTF-8, or has one of these errors.
+        TooLarge: The text has more than `most_parts` arrays, objects and strings.
     """
     parts = body.count(b"[") + body.count(b"{") + body.count(b'"') // 2
     if parts > most_parts:
@@ -67,7 +70,10 @@ def parse(body: bytes | bytearray, name: str = "the body", *, most_parts: int = 
 
 @contextmanager
 def collector_paused() -> Iterator[None]:
-    """Pauses the garbage collector, which would visit a hostile body's parts again and again (3/4 of the time)."""
+    """Pauses the garbage collector in the block, because it would visit a hostile body's parts again and again.
+
+    That would take three quarters of the time.
+    """
     running = gc.isenabled()
     gc.disable()
     try:
@@ -78,10 +84,12 @@ def collector_paused() -> Iterator[None]:
 
 
 def _loads(text: str, *, in_python: bool) -> Any:
-    """Parses a text, its numbers with functions in Python if `in_python`, which takes longer.
+    """Parses a text with Python's JSON module.
+
+    With `in_python` a Python function converts each number, which takes longer, but lets other threads run meanwhile.
 
     Raises:
-        JSONDecodeError: It is not JSON.
+        JSONDecodeError: The text is not JSON.
         ValueError: A number has too many digits.
     """
     try:
@@ -100,11 +108,12 @@ def _loads(text: str, *, in_python: bool) -> Any:
         return _loads(text, in_python=True)
 
 
+# The members of an object as a dict; a key that stands twice is an error.
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) != len(pairs):
-        twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
-        raise InvalidRequest([Problem("", f"the key {twice[:40]!r} stands twice in one object")])
+        repeated = Counter(name for name, _ in pairs).most_common(1)[0][0]
+        raise InvalidRequest([Problem("", f"the key {repeated[:40]!r} stands twice in one object")])
     return value
 
 
@@ -116,6 +125,7 @@ def kind(value: Any) -> str:
     return next((kind for type_, kind in kinds if isinstance(value, type_)), "an object")
 
 
+# Refuses NaN, Infinity or -Infinity (`name`), and says where in the text it is.
 def _no_constant(text: str, name: str) -> None:
     # The parser reads the text in order, so everything before the first of them is valid JSON.
     at = next((match.start(1) for match in _CONSTANT.finditer(text) if match[1]), 0)
@@ -124,11 +134,12 @@ def _no_constant(text: str, name: str) -> None:
 
 
 def _int(digits: str) -> int | float:
-    # Python does not convert thousands of digits; such a number is beyond float32 anyway.
+    """A JSON integer; infinite if it has more digits than Python converts, as it is beyond float32 anyway."""
     return int(digits) if len(digits) <= 400 else math.copysign(math.inf, -1 if digits[0] == "-" else 1)
 
 
 def _has_lone_surrogate(value: Any) -> bool:
+    """Whether a string in a JSON value has one half of a surrogate pair, which cannot be encoded as UTF-8."""
     if isinstance(value, str):
         return any("\ud800" <= character <= "\udfff" for character in value)
     if isinstance(value, dict):
@@ -137,6 +148,7 @@ def _has_lone_surrogate(value: Any) -> bool:
 
 
 def _is_cut(text: str, error: json.JSONDecodeError) -> bool:
+    """Whether the error shows that a text ends too early, as a connection that broke would leave it."""
     if error.msg.startswith("Invalid \\"):
         return _CUT_ESCAPE.search(text, max(0, error.pos - 2)) is not None
     is_open = error.msg.startswith("Unterminated string")

@@ -1,4 +1,4 @@
-"""The options of a request: its model and version, further outputs, timeout and priority, in whatever protocol."""
+"""The options of a request, in whatever protocol: its model and version, further outputs, timeout and priority."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ FIELDS: Final = frozenset({"model", "version", "outputs", "timeout_ms", "priorit
 
 @dataclass(frozen=True, slots=True)
 class CallOptions:
-    """The options of one request; a wrong one has its default value."""
+    """The options of one request; an option that was wrong has its default value."""
 
-    model: str | None = None
-    version: str | None = None  # digits or an alias
-    names_are_valid: bool = True  # whether both are valid texts, so that the model can be looked up
+    model: str | None = None  # None: the only model
+    version: str | None = None  # digits or an alias; None: the default version
+    names_are_valid: bool = True  # model and version are valid texts, so that the model can be looked up
     outputs: tuple[str, ...] = ()  # only `attention` exists
-    timeout_ms: float | None = None  # None for the server's default
+    timeout_ms: float | None = None  # None: the server's default
     priority: int = 0  # higher first
 
 
 def read(document: Mapping[str, Any], problems: Problems, at: str = "") -> CallOptions:
-    """Reads the options among the fields of a JSON object at `at`, and adds what is wrong with them to `problems`."""
-    before = problems.total
+    """Reads the options among the fields of a JSON object at the pointer `at`; adds what is wrong to `problems`."""
+    problems_before = problems.total
     model, version = _string(document, "model", problems, at), _version(document, problems, at)
-    names_are_valid = problems.total == before
+    names_are_valid = problems.total == problems_before
     _string(document, "signature_name", problems, at)  # clients of TensorFlow Serving send it: only checked
     outputs = document.get("outputs", [])
     if not isinstance(outputs, list):
@@ -58,13 +58,13 @@ def read(document: Mapping[str, Any], problems: Problems, at: str = "") -> CallO
 
 
 def find_model(call_options: CallOptions, find: Find, problems: Problems, *, in_query: bool = False) -> ServedModel:
-    """Finds the model that a request asks for; an error lists every problem of the request that was found so far.
+    """The model that a request asks for. An error has every problem of the request that was found so far.
 
-    With `in_query`, a problem of the version is one of the URL, and has no JSON pointer.
+    With `in_query` the version came in the URL, so a problem of it has no JSON pointer.
 
     Raises:
-        RequestError: The model is not known or not ready, and the request has no other problem. With others, it is an
-            InvalidRequest with all.
+        RequestError: The model is not known or not ready. If the request has other problems, it is an InvalidRequest
+            with these.
     """
     if not call_options.names_are_valid:  # without the model the sequences cannot be checked
         raise problems.error()
@@ -80,6 +80,7 @@ def find_model(call_options: CallOptions, find: Find, problems: Problems, *, in_
 
 
 def _string(document: Mapping[str, Any], name: str, problems: Problems, at: str) -> str | None:
+    """The text in a field; None if it is absent, or no text, which is added to `problems`."""
     value = document.get(name)
     if name not in document or isinstance(value, str):
         return value
@@ -88,7 +89,7 @@ def _string(document: Mapping[str, Any], name: str, problems: Problems, at: str)
 
 
 def _version(document: Mapping[str, Any], problems: Problems, at: str) -> str | None:
-    """The version: digits or an alias; None if it is absent, or wrong, which is then in `problems`."""
+    """The version: digits or an alias; None if it is absent, or wrong, which is added to `problems`."""
     value = document.get("version")
     if type(value) is int and 0 < value < 10**MOST_DIGITS:
         problems.add(f"{at}/version", f'must be a string, got a number: write "version": "{value}"')
@@ -101,7 +102,7 @@ def _version(document: Mapping[str, Any], problems: Problems, at: str) -> str | 
 
 
 def _timeout_ms(document: Mapping[str, Any], problems: Problems, at: str) -> float | None:
-    """The timeout, at most `MAX_TIMEOUT_MS`; None if it is absent, or wrong, which is then in `problems`."""
+    """The timeout in milliseconds, at most `MAX_TIMEOUT_MS`; None if it is absent, or wrong (see `problems`)."""
     value = document.get("timeout_ms")
     if "timeout_ms" not in document:
         return None

@@ -1,4 +1,4 @@
-"""Reads the steps of one sequence of a body into an array, or says what is wrong with each of them."""
+"""Reads the steps of one sequence of a JSON body into an array, or names what is wrong with each of them."""
 
 from __future__ import annotations
 
@@ -27,35 +27,35 @@ from lengthwise.errors import TooLarge
 from lengthwise.padding import Steps
 from lengthwise.runtime.manifest import Manifest
 
-FLOAT32_BEYOND: Final = (1 << 128) - (1 << 103)  # the least number that rounds to infinity
-_NUMBERS_AT_ONCE: Final = 16_384  # that one call of NumPy converts; other threads can run between two calls
-_NUMBERS: Final = frozenset({float, int, type(None)})
+FLOAT32_BEYOND: Final = (1 << 128) - (1 << 103)  # the smallest number that rounds to infinity
+_NUMBERS_AT_ONCE: Final = 16_384  # converted in one call of NumPy; other threads can run between two calls
+_NUMBERS: Final = frozenset({float, int, type(None)})  # types of values that are converted
 
 
 class SentWhere(NamedTuple):
-    """The pointer of a sequence's steps in a body, and what they are checked against."""
+    """Where the steps of a sequence are in a body, and what they are checked against."""
 
-    at: str  # JSON pointer
+    at: str  # JSON pointer of the steps
     manifest: Manifest
-    problems: Problems  # what is wrong is added here
-    feature_mask: NDArray[np.bool_] | None = None  # true for each feature that is kept
-    keys: Sequence[str] | None = None  # of the features in a pointer, where the steps are objects
+    problems: Problems  # faults are added to it
+    feature_mask: NDArray[np.bool_] | None = None  # `[features]`, true for each that is kept; None: all
+    keys: Sequence[str] | None = None  # the names of the features in JSON pointers, if the steps are objects
 
 
 @dataclass(frozen=True, slots=True)
 class CheckedSteps:
-    """What C has found wrong with the steps of one sequence, instead of the steps."""
+    """The faults that C has found in the steps of one sequence, in place of the steps (`fast_json.explain`)."""
 
-    count: int
-    faults: int  # how many are wrong
-    has_list: bool  # whether one is an array
-    first_faults: Iterable[tuple[int, Any]]  # index and value of the first wrong ones
+    count: int  # steps of the sequence
+    faults: int  # how many of them are wrong
+    has_list: bool  # whether a step is an array
+    first_faults: Iterable[tuple[int, Any]]  # (index, value) of the first wrong steps
 
     def __len__(self) -> int:
         return self.count
 
     def explain(self, where: SentWhere) -> None:
-        """Adds what is wrong to the problems."""
+        """Adds the faults to the problems."""
         if self.faults:
             first = islice(self.first_faults, max(0, where.problems.most_listed - where.problems.total))
             _explain_steps(first, where, count=self.count, has_list=self.has_list, faults=self.faults)
@@ -64,15 +64,15 @@ class CheckedSteps:
 def read_steps(steps: list[Any], indices: Sequence[int], where: SentWhere) -> Steps | None:
     """The kept steps as an array: `[length, features]` float32 with NaN for a missing value, or `[length]` int64.
 
-    `indices` are theirs, at least one. What is wrong with them is added to the problems. None if a step is not made
-    of numbers; an array is used only if there is no problem.
+    `indices` are those of the kept steps, at least one. Faults are added to `where.problems`: then the array must not
+    be used. None if a step is not made of numbers.
     """
     entries = steps if len(indices) == len(steps) else [steps[index] for index in indices]
     names = where.manifest.input.names
     if names is not None and isinstance(entries[0], dict):
-        before = where.problems.total
+        problems_before = where.problems.total
         entries = _by_names(entries, indices, names, where)
-        if where.problems.total > before:
+        if where.problems.total > problems_before:
             return None
         where = where._replace(keys=[escaped(name) for name in names])
     array = _array(entries, where.manifest.input.features)
@@ -85,16 +85,16 @@ def read_steps(steps: list[Any], indices: Sequence[int], where: SentWhere) -> St
 def _by_names(steps: list[Any], indices: Sequence[int], names: tuple[str, ...], where: SentWhere) -> list[list[Any]]:
     """The values of steps that are objects, in the order of the model's names; None for each name that a step lacks.
 
-    Adds a problem for each step that is not an object, and for each unknown key; such steps are left out of the result.
+    Adds a problem for each step that is not an object, which is left out of the result, and for each unknown key.
 
     Raises:
-        TooLarge: More values are left out than a body may have parts: an empty object is as many values as the model
-            has features.
+        TooLarge: More values are missing than a body may have parts: an empty object would become as many values as
+            the model has features.
     """
-    known, problems = frozenset(names), where.problems
+    known_names, problems = frozenset(names), where.problems
     for index, step in zip(indices, steps, strict=True):
         if isinstance(step, dict):
-            unknown_fields(step, known, f"{where.at}/{index}", problems)
+            unknown_fields(step, known_names, f"{where.at}/{index}", problems)
         else:
             problems.add(f"{where.at}/{index}", f"must be an object, as step {indices[0]} is, got {kind(step)}")
     objects = [step for step in steps if isinstance(step, dict)]
@@ -106,6 +106,7 @@ def _by_names(steps: list[Any], indices: Sequence[int], names: tuple[str, ...], 
 
 def _array(entries: list[Any], features: int | None) -> Steps | None:
     """The steps as an array, infinite beyond float32, NaN if missing; None if a step is not made of numbers."""
+    # Many steps are converted in parts, so that other threads can run between two of them.
     at_once = max(1, _NUMBERS_AT_ONCE // (features or 1))
     if len(entries) > at_once:
         parts: list[Any] = []
@@ -136,27 +137,30 @@ def _explain_steps(
 ) -> None:
     """Adds a problem for everything that is wrong with the `count` kept steps of a sequence.
 
-    `steps` are all of them, as index and value; or, where the number of `faults` is known, the first wrong ones.
-    `has_list`: whether one is an array.
+    `steps` are (index, value) of all steps; or of the first wrong ones, if C has counted the `faults`. `has_list`: a
+    step is an array.
     """
     problems, features = where.problems, where.manifest.input.features
-    before = problems.total
+    problems_before = problems.total
     if features is None:
         _explain_tokens(steps, where)
     elif features == 1 or has_list:
         _explain_values(steps, where, features, count)
-    else:
+    else:  # one problem for all steps: they should be arrays, and none is
         index, step = next(iter(steps), (0, None))
         hint = "" if isinstance(step, dict) else "; a level of brackets may be missing"
         detail = f"and none here is an array: the first is {_kind(step, where.manifest)}{hint}"
         problems.add(f"{where.at}/{index}", f"a step must be an array of {features} numbers, {detail}")
         return
-    if faults is not None:
-        problems.count(faults - (problems.total - before))
+    if faults is not None:  # the others are only counted
+        problems.count(faults - (problems.total - problems_before))
 
 
 def _explain_values(steps: Iterable[tuple[int, Any]], where: SentWhere, features: int, count: int) -> None:
-    """Adds a problem for each step of values that the model does not take."""
+    """Adds a problem for each step of values that the model does not accept.
+
+    Of one step these are all missing values, up to the first value that is wrong in another way: that one is the last.
+    """
     at, manifest, problems, feature_mask, keys = where
     null_is_fine = [manifest.missing != "refuse"] * features
     if feature_mask is not None:
@@ -168,7 +172,7 @@ def _explain_values(steps: Iterable[tuple[int, Any]], where: SentWhere, features
         step = [entry] if is_bare else entry
         if not isinstance(step, list) or len(step) != features:
             if problems.listing:
-                problems.add(f"{at}/{index}", _no_step(step, manifest, count))
+                problems.add(f"{at}/{index}", _step_message(step, manifest, count))
             else:
                 problems.count()
             continue
@@ -177,15 +181,15 @@ def _explain_values(steps: Iterable[tuple[int, Any]], where: SentWhere, features
             if is_fine:
                 continue
             if problems.listing:
-                detail = _no_number(value, manifest, is_empty=all(one is None for one in step))
+                detail = _value_message(value, manifest, is_empty=all(entry is None for entry in step))
                 problems.add(
                     f"{at}/{index}" if is_bare else f"{at}/{index}/{keys[i] if keys else i}",
-                    _named(detail, value, i, where),
+                    _with_feature_name(detail, value, i, where),
                 )
             else:
                 problems.count()
             if value is not None:
-                break  # of a step only the first wrong value is a problem, besides missing ones
+                break  # such a value often means that the whole step is wrong: the first one is enough
 
 
 def _explain_tokens(steps: Iterable[tuple[int, Any]], where: SentWhere) -> None:
@@ -207,7 +211,8 @@ def _explain_tokens(steps: Iterable[tuple[int, Any]], where: SentWhere) -> None:
             problems.count()
 
 
-def _no_step(step: Any, manifest: Manifest, steps: int) -> str:
+def _step_message(step: Any, manifest: Manifest, steps: int) -> str:
+    """The message for a step that is not an array, or has another number of values than the model takes."""
     features = manifest.input.features or 1
     if not isinstance(step, list):
         hint = f"; {ADVICE_ON_TAILS}" if step is None else ""
@@ -215,8 +220,8 @@ def _no_step(step: Any, manifest: Manifest, steps: int) -> str:
     return features_message(len(step), manifest) + (TRANSPOSED if steps == features else "")
 
 
-def _named(detail: str, value: Any, feature: int, where: SentWhere) -> str:
-    """The detail of a problem with a value, with the name of its feature unless the pointer ends with it."""
+def _with_feature_name(detail: str, value: Any, feature: int, where: SentWhere) -> str:
+    """The detail of a problem with a value, with the name of its feature, unless the pointer ends with that name."""
     names = where.manifest.input.names
     if names is None:
         return detail
@@ -225,9 +230,9 @@ def _named(detail: str, value: Any, feature: int, where: SentWhere) -> str:
     return f"is null or not there: {detail}" if value is None else detail
 
 
-def _no_number(value: Any, manifest: Manifest, *, is_empty: bool) -> str:
+def _value_message(value: Any, manifest: Manifest, *, is_empty: bool) -> str:
     """The message for a wrong value; `is_empty`: all values of its step are null."""
-    if value is None and is_empty:  # whether others with values follow is not known here
+    if value is None and is_empty:  # it may be padding: whether values follow is not known here
         return (
             missing_message(manifest, in_tail=True)
             + "; within it, export the model with --missing, or train it again with `missing` in its spec"
@@ -240,14 +245,14 @@ def _no_number(value: Any, manifest: Manifest, *, is_empty: bool) -> str:
 
 
 def _kind(value: Any, manifest: Manifest) -> str:
-    """The JSON type of a value that should be a step or a number; for an object, also why it cannot be a step."""
+    """The JSON type of a value that should be a step or a number; of an object also why it cannot be a step."""
     no_names = f": the features of {manifest.key} have no names (export --feature-names), so a step is an array"
-    why = ", and the first step is none" if manifest.input.names is not None else no_names
-    return kind(value) + (why if isinstance(value, dict) else "")
+    why_no_step = ", and the first step is none" if manifest.input.names is not None else no_names
+    return kind(value) + (why_no_step if isinstance(value, dict) else "")
 
 
 def fits_float32(value: Any) -> bool:
-    """Whether a value is a number, and finite when rounded to float64 and then to float32."""
+    """Whether a value is a number, and still finite when it is rounded to float64 and then to float32."""
     if type(value) is not float and type(value) is not int:
         return False
     return abs(value) < FLOAT32_BEYOND and abs(float(value)) < FLOAT32_BEYOND

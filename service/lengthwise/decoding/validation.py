@@ -1,7 +1,7 @@
 """The reader of JSON bodies in Python: it has every rule of a body, and names every problem by its JSON pointer.
 
-Where `fast_json` can read a body too, this module defines the result. NumPy converts steps; only where that fails are
-they read one by one.
+It defines the result of every body, also of those that `fast_json` reads. NumPy converts the steps; only if that fails
+are they read one by one (`sent_steps`).
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ from lengthwise.errors import InvalidRequest, Problem, RequestError, TooLarge
 from lengthwise.runtime.manifest import Manifest
 
 ITEM_FIELDS: Final = frozenset({"id", "steps", "step_mask", "feature_mask"})
-_ABSENT: Final = object()
+_ABSENT: Final = object()  # the value of a field that is not there
 
 
 @dataclass(frozen=True)
 class BodyLayout:
-    """The fields of a protocol's body: all of them, and the one with the sequences."""
+    """The fields of a protocol's body, and which of them has the sequences."""
 
-    root: str
-    fields: frozenset[str]
-    instead: str = ""  # what is sent by mistake where the sequences are missing, and what to send
+    root: str  # the field with the sequences
+    fields: frozenset[str]  # all fields
+    instead: str = ""  # advice for a body without sequences: what is sent by mistake, and what to send
 
     @cached_property
     def pointer(self) -> str:
@@ -50,15 +50,15 @@ class BodyLayout:
 
     @cached_property
     def key(self) -> bytes:
-        """The field with the sequences, as bytes."""
+        """The name of the field with the sequences, as bytes."""
         return self.root.encode()
 
 
-PREDICT: Final = BodyLayout("sequences", options.FIELDS | {"sequences"})  # of `POST /predict`
+PREDICT: Final = BodyLayout("sequences", options.FIELDS | {"sequences"})  # the body of `POST /predict`
 
 
 def read(body: bytes | bytearray, find: Find, *, max_sequences: int, layout: BodyLayout = PREDICT) -> Call:
-    """Reads an inflated body.
+    """The call of an inflated body.
 
     Raises:
         InvalidRequest: The body is wrong; the error has the first 20 problems in body order, and their number.
@@ -69,7 +69,7 @@ def read(body: bytes | bytearray, find: Find, *, max_sequences: int, layout: Bod
         try:
             return read_document(parse(body), find, max_sequences=max_sequences, layout=layout)
         except RequestError as error:
-            error.__context__ = None  # its frames hold the document, which may be thirty times its text
+            error.__context__ = None  # frees the document, which may take thirty times the memory of its text
             raise error.with_traceback(None) from None
 
 
@@ -77,11 +77,12 @@ def read_document(document: Any, find: Find, *, max_sequences: int, layout: Body
     """The call of a parsed body; see `read`.
 
     Raises:
-        InvalidRequest: The document is not an object. Everything else that is wrong with it is one InvalidRequest, too.
+        InvalidRequest: The document is not an object, or has problems: one error has all of them.
         TooLarge: There are more than `max_sequences`.
     """
     if not isinstance(document, dict):
         raise InvalidRequest([Problem("", f"the body must be an object with '{layout.root}', got {kind(document)}")])
+    # The fields: options, and whether there are sequences.
     problems = Problems()
     unknown_fields(document, layout.fields, "", problems)
     call_options = options.read({name: value for name, value in document.items() if name in layout.fields}, problems)
@@ -95,6 +96,7 @@ def read_document(document: Any, find: Find, *, max_sequences: int, layout: Body
         problems.add(root, "must have at least one sequence")
     elif len(sequences) > max_sequences:
         raise TooLarge(f"a request may have {max_sequences} sequences, this one has {len(sequences)}")
+    # The model, which the sequences are checked against.
     model = options.find_model(call_options, find, problems)
     manifest = model.manifest
     attention = "attention" in call_options.outputs
@@ -111,8 +113,9 @@ def read_document(document: Any, find: Find, *, max_sequences: int, layout: Body
 
 
 def read_item(value: Any, pointer: str, manifest: Manifest, problems: Problems) -> Item | None:
-    """Reads one entry of `sequences`, whose steps may be `CheckedSteps`; None if it is wrong."""
-    before = problems.total
+    """Reads one entry of `sequences`, whose steps may be `CheckedSteps`; None if it is wrong (see `problems`)."""
+    problems_before = problems.total
+    # An entry is an array of steps, or an object with these, an id and masks.
     step_mask = feature_mask = identifier = None
     steps, at = value, pointer
     if isinstance(value, dict):
@@ -131,20 +134,23 @@ def read_item(value: Any, pointer: str, manifest: Manifest, problems: Problems) 
     if not len(steps):
         problems.add(at, "a sequence has at least one step")
         return None
+    # The kept steps: are there as many as the model takes?
     kept: Sequence[int] = range(len(steps)) if step_mask is None else np.flatnonzero(step_mask).tolist()
-    why = length_problem(len(kept), manifest) if kept else "no step; a sequence has at least one"
-    if why is not None:
+    length_fault = length_problem(len(kept), manifest) if kept else "no step; a sequence has at least one"
+    if length_fault is not None:
         is_masked = not kept or len(kept) < manifest.min_length <= len(steps)
-        problems.add(f"{pointer}/step_mask" if is_masked else at, f"leaves {why}" if is_masked else why)
+        fault_at, detail = (f"{pointer}/step_mask", f"leaves {length_fault}") if is_masked else (at, length_fault)
+        problems.add(fault_at, detail)
         return None
     if manifest.missing == "refuse" and feature_mask is not None and not feature_mask.all():
         problems.add(f"{pointer}/feature_mask", missing_message(manifest))
+    # The values of the steps.
     where = SentWhere(at, manifest, problems, feature_mask)
     if isinstance(steps, CheckedSteps):
         steps.explain(where)
         return None
     array = read_steps(steps, kept, where)
-    if problems.total > before or array is None:
+    if problems.total > problems_before or array is None:
         return None
     if feature_mask is not None:
         array[:, ~feature_mask] = np.nan
@@ -153,9 +159,12 @@ def read_item(value: Any, pointer: str, manifest: Manifest, problems: Problems) 
 
 
 def _mask(
-    value: dict[str, Any], name: str, count: int | None, pointer: str, of: str, problems: Problems
+    value: dict[str, Any], name: str, count: int | None, pointer: str, entries: str, problems: Problems
 ) -> NDArray[np.bool_] | None:
-    """A mask of a sequence as booleans; None if it is absent or wrong, with the reason in `problems`."""
+    """A mask of a sequence as booleans; None if it is absent, or wrong, which is added to `problems`.
+
+    It must have `count` entries, one for each of the `entries` ("steps" or "features"); None: any number.
+    """
     mask = value.get(name, _ABSENT)
     if mask is _ABSENT:
         return None
@@ -165,13 +174,13 @@ def _mask(
     elif name == "feature_mask" and count is None:
         problems.add(at, "a token has no features to mask")
     elif count is not None and len(mask) != count:
-        problems.add(at, f"must have one entry for each of the {count} {of}, it has {len(mask)}")
+        problems.add(at, f"must have one entry for each of the {count} {entries}, it has {len(mask)}")
     else:
-        wrong = [index for index, entry in enumerate(mask) if type(entry) is not bool]
-        if not wrong:
+        wrong_indices = [index for index, entry in enumerate(mask) if type(entry) is not bool]
+        if not wrong_indices:
             return np.array(mask, np.bool_)
-        listed = wrong[: max(0, problems.most_listed - problems.total)]
+        listed = wrong_indices[: max(0, problems.most_listed - problems.total)]
         for index in listed:
             problems.add(f"{at}/{index}", f"must be true or false, got {kind(mask[index])}")
-        problems.count(len(wrong) - len(listed))
+        problems.count(len(wrong_indices) - len(listed))
     return None

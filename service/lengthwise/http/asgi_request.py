@@ -186,8 +186,7 @@ class AsgiRequest:
         self.response_started = True
         self._wants_continue = False
         common = common_lines(tuple(self._connection.server_state.default_headers))
-        head = STATUS_LINES[status], common, header_lines(fields), b"\r\n"
-        self._connection.transport.write(b"".join(head))
+        self._connection.transport.write(b"".join((STATUS_LINES[status], common, header_lines(fields), b"\r\n")))
 
     def _write(self, body: bytes, *, more_body: bool) -> None:
         """Writes a part of the answer's body.

@@ -276,7 +276,7 @@ class InferenceCall:
         if full is None or (PRIORITY[-1:] in body and PRIORITY in body) or PRIORITY in request.query:
             return
         if len(serving.served) == 1:  # the only model that the body can name
-            self.record.named(serving.served[0].metrics)
+            self.record.count_for(serving.served[0].metrics)
         raise full
 
     def _note(self, decoded: Decoded) -> None:

@@ -1,4 +1,4 @@
-"""The record of an inference call, whatever its protocol: it is counted, and logged and traced where that is on."""
+"""The record of an inference call, whatever its protocol: the call is counted, and logged and traced if that is on."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("lengthwise.access")
 
-MOST_LENGTHS: Final = 20  # that a line shows; the number of sequences is always shown
+MOST_LENGTHS: Final = 20  # lengths that a log line shows; the number of sequences is always shown
 
 
 class Caller(NamedTuple):
-    """Who calls, by the name of the key that was sent."""
+    """The caller of a call, by the name of the key that was sent."""
 
     name: str = NO_NAME  # for the access log
-    label: str = NO_NAME  # for the metrics: one of a bounded number of names, or `other`
+    label: str = NO_NAME  # for the metrics: the name, or `other` if there are too many names
 
 
 ANYBODY: Final = Caller(name="")
@@ -34,7 +34,7 @@ ANYBODY: Final = Caller(name="")
 
 
 class CallRecord:
-    """The record of one call."""
+    """The record of one call, from its arrival to its end."""
 
     __slots__ = (
         *("_decode_seconds", "_lengths", "_metrics", "_name", "_recorder"),
@@ -44,10 +44,10 @@ class CallRecord:
     def __init__(
         self, recorder: CallRecorder, name: str, request_id: bytes, trace: Trace | None, arrived: float
     ) -> None:
-        self.arrived = arrived  # on the clock of `time.monotonic`
+        self.arrived = arrived  # seconds of `time.monotonic`
         self.request_id = request_id  # safe to echo and to log
-        self.trace = trace  # None where it is not traced
-        self.caller = recorder.caller  # until the key is checked
+        self.trace = trace  # None if the call is not traced
+        self.caller = recorder.caller  # replaced when the key is checked
         self._recorder = recorder
         self._name = name
         self._metrics = recorder.unknown
@@ -55,17 +55,17 @@ class CallRecord:
         self._decode_seconds = 0.0
 
     def decoded(self, call: Call, started: float) -> float:
-        """Records that the body was decoded since `started`: the call now counts for its model. Returns the seconds."""
-        ended = time.monotonic()
+        """Records that the body was decoded since `started`, and counts the call for its model; returns the seconds."""
+        end = time.monotonic()
         self._metrics = call.model.metrics
         self._lengths = [len(item.steps) for item in call.items]
-        self._decode_seconds = ended - started
+        self._decode_seconds = end - started
         self._metrics.decoded(self._decode_seconds, self._lengths)
         if self.trace is not None:
-            self.trace.decoded(started, ended)
+            self.trace.decoded(started, end)
         return self._decode_seconds
 
-    def named(self, metrics: ModelMetrics) -> None:
+    def count_for(self, metrics: ModelMetrics) -> None:
         """Counts the call for a model although its body is not decoded."""
         self._metrics = metrics
 
@@ -78,8 +78,11 @@ class CallRecord:
     ) -> None:
         """Ends the record: counts the call, writes its log line, and ends its span.
 
-        `error` is its refusal, None where it was answered or its client left; `ended`: when the answer was there, if
-        not now.
+        Args:
+            status: The HTTP status that the client got.
+            error: The refusal; None if the call was answered, or its client left.
+            timing: The stages of an answered call.
+            ended: When the answer was complete, in seconds of `time.monotonic`; default: now.
         """
         seconds = (time.monotonic() if ended is None else ended) - self.arrived
         reason = error.reason if isinstance(error, Refused) else None
@@ -87,25 +90,23 @@ class CallRecord:
         trace, access = self.trace, self._recorder.access
         trace_id = None if trace is None else trace.id
         self._metrics.request(status, seconds, reason, stages, trace_id, self._decode_seconds, key=self.caller.label)
-        if trace is None and access is None:
-            return
-        model, request_id = self._metrics.labels, self.request_id.decode()
         if access is not None:
             access.note(
-                *(request_id, self._name, status, seconds, model),
+                *(self.request_id.decode(), self._name, status, seconds, self._metrics.labels),
                 key=self.caller.name,
                 lengths=self._lengths,
                 reason=reason,
                 trace_id=trace_id,
             )
         if trace is not None:
-            trace.end(status, request_id, model, self._lengths, reason)
+            trace.end(status, self.request_id.decode(), self._metrics.labels, self._lengths, reason)
 
 
 class CallRecorder:
-    """Opens a record for each call; `unknown` counts calls of models that are not served, or not yet known.
+    """Opens a record for each call.
 
-    `caller` is who calls as long as no key is checked.
+    `unknown` counts the calls of models that are not served, or not known yet. `caller` is the caller of a call whose
+    key is not checked yet.
     """
 
     def __init__(
@@ -121,14 +122,17 @@ class CallRecorder:
         self._tracer = tracer
 
     def open(self, name: str, request_id: bytes, headers: Mapping[bytes, bytes]) -> CallRecord:
-        """Starts the record of a call that has just arrived; gRPC has metadata as headers."""
+        """Starts the record of a call that has just arrived; `headers` are the metadata of a gRPC call."""
         arrived = time.monotonic()
         trace = None if self._tracer is None else self._tracer.begin(name, headers, arrived)
         return CallRecord(self, name, request_id, trace, arrived)
 
 
 class AccessLog:
-    """Writes a line for a share of the calls: ids, status and lengths, never a payload; `draw` draws from 0 up to 1."""
+    """Writes a line for a random share of the calls: ids, status and lengths, never the sequences.
+
+    `draw` returns a random number from 0 up to 1.
+    """
 
     def __init__(self, share: float, draw: Callable[[], float] = random.random) -> None:
         self._share = share
@@ -147,14 +151,16 @@ class AccessLog:
         reason: str | None = None,
         trace_id: str | None = None,
     ) -> None:
-        """Writes a call's line, if it is in the random share.
+        """Writes the line of a call, if the call is in the random share.
 
-        `model` is name and version, or two empty texts; `key` is the name of the caller's key, empty without keys.
+        `model` is name and version, or two empty texts; `key` is the name of the caller's key, empty if no keys are
+        set.
         """
         if self._draw() >= self._share:
             return
+        # Fields without a value are left out, but not the first four.
         always = {"request_id": request_id, "call": call, "status": status, "duration_ms": round(seconds * 1000, 3)}
-        known: dict[str, Any] = {
+        optional: dict[str, Any] = {
             "key": key,
             "model": model[0],
             "version": model[1],
@@ -163,17 +169,19 @@ class AccessLog:
             "reason": reason,
             "trace_id": trace_id,
         }
-        fields = always | {name: value for name, value in known.items() if value}
-        texts = {key: ",".join(map(str, one)) if isinstance(one, list) else str(one) for key, one in fields.items()}
-        text = " ".join(f'{key}="{value}"' if " " in value else f"{key}={value}" for key, value in texts.items())
+        fields = always | {name: value for name, value in optional.items() if value}
+        texts = {
+            name: ",".join(map(str, value)) if isinstance(value, list) else str(value) for name, value in fields.items()
+        }
+        text = " ".join(f'{name}="{value}"' if " " in value else f"{name}={value}" for name, value in texts.items())
         log.info("%s", text, extra={"fields": fields})
 
 
 def configured_tracer(variables: Mapping[str, str]) -> Tracer | None:
-    """The tracer that OpenTelemetry's own variables, `OTEL_*`, ask for; None where they ask for none.
+    """The tracer that OpenTelemetry's variables, `OTEL_*`, ask for; None if they ask for no traces.
 
     Raises:
-        ConfigurationError: The extra `tracing` is not installed. An exporter that is not supported is one, too.
+        ConfigurationError: The extra `tracing` is not installed, or the exporter is not supported.
     """
     exporter = traces_exporter(variables)
     if exporter is None:
@@ -189,20 +197,21 @@ def configured_tracer(variables: Mapping[str, str]) -> Tracer | None:
 
 
 def traces_exporter(variables: Mapping[str, str]) -> str | None:
-    """The exporter of traces that these variables ask for: `otlp`, `console`, or None for no traces.
+    """The exporter of traces that these variables ask for: `otlp` or `console`; None for no traces.
 
     Raises:
         ConfigurationError: The variables name an exporter or a protocol that is not supported.
     """
     if variables.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return None
-    named = variables.get("OTEL_TRACES_EXPORTER", "").strip()
-    if named == "none":
+    exporter = variables.get("OTEL_TRACES_EXPORTER", "").strip()
+    if exporter == "none":
         return None
-    if named not in ("", "otlp", "console"):
-        raise ConfigurationError(f"OTEL_TRACES_EXPORTER: {named!r} is not supported; otlp, console and none are")
-    if named == "console":
-        return named
+    if exporter not in ("", "otlp", "console"):
+        raise ConfigurationError(f"OTEL_TRACES_EXPORTER: {exporter!r} is not supported; otlp, console and none are")
+    if exporter == "console":
+        return exporter
+    # OTLP: the first protocol that is set is used, and must be supported.
     for variable in ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"):
         protocol = variables.get(variable, "").strip()
         if protocol not in ("", "http/protobuf"):
@@ -210,4 +219,4 @@ def traces_exporter(variables: Mapping[str, str]) -> str | None:
         if protocol:
             break
     endpoints = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
-    return "otlp" if named or any(variables.get(variable) for variable in endpoints) else None
+    return "otlp" if exporter or any(variables.get(variable) for variable in endpoints) else None

@@ -19,52 +19,52 @@ from typing import Final, Literal, TypeAlias
 
 Kind: TypeAlias = Literal["counter", "gauge"]
 OverWorkers: TypeAlias = Literal["sum", "largest"]
-"""What the page of all workers shows: the sum of their numbers; or the largest, of what all say alike, or one is
-enough to say."""
+"""What the page of all workers shows: the sum of their numbers; or the largest one, of numbers that are the same in all
+workers, or that are 1 as soon as one worker says so."""
 
 LabelValues: TypeAlias = tuple[str, ...]  # values of labels
-LabelledNumber: TypeAlias = tuple[LabelValues, float]
-OF_A_MODEL: Final = ("model", "version")
+LabelledNumber: TypeAlias = tuple[LabelValues, float]  # a sample
+OF_A_MODEL: Final = ("model", "version")  # labels of every metric of a model
 NO_NAME: Final = "-"  # the label `key` of calls whose key has no name, or that sent no valid one
 REASONS: Final = ("queue_full", "inflight_full", "deadline", "draining", "not_ready")
 STATUSES: Final = (200, 400, 401, 403, 404, 405, 408, 409, 411, 413, 415, 421, 422, 429, 431, 499, 500, 501, 503, 504)
 CODES: Final = ("200", "413", "422", "429", "499", "500", "503", "504")
-"""The statuses that are shown from the start: a counter that appears later has no rate."""
+"""The statuses that are shown at 0, too: Prometheus computes no rate for a counter's first appearance."""
 
 
 @dataclass(slots=True)
 class Family:
-    """One metric with its samples: the values of its labels, and the number. Names get the prefix, and `_total`."""
+    """A metric with its samples. On the page its name has the prefix; a counter's also ends with `_total`."""
 
     kind: Kind
     over_workers: OverWorkers
     name: str
     help: str
-    labels: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()  # names
     samples: Iterable[LabelledNumber] = ()
     prefix: str = "lengthwise_"
 
 
 @dataclass(frozen=True, slots=True)
 class ModelCounter:
-    """A counter of a model, or several that differ in a label: each of its `values` has a cell of the model's row.
+    """A counter of a model; or several counters that differ in one label, each with one of its `values`.
 
-    Over workers it is the sum, as rows are added.
+    Each value has a cell of the model's row. Over workers it is the sum, because rows are added.
     """
 
     name: str
     help: str
-    labels: LabelValues = ()  # beside those of the model: one
+    labels: LabelValues = ()  # besides those of the model; the values are of the first one
     values: tuple[str, ...] = ("",)
 
 
 @dataclass(frozen=True, slots=True)
 class ModelHistogram:
-    """A histogram of a model, with the upper bounds of its buckets but the last. Over workers it is the sum."""
+    """A histogram of a model. Over workers it is the sum."""
 
     name: str
     help: str
-    bounds: Sequence[float]
+    bounds: Sequence[float]  # upper bounds of the buckets; one more bucket has no bound
 
 
 COUNTERS: Final = (
@@ -106,32 +106,32 @@ HISTOGRAMS: Final = (
 CELL: Final = {
     key: cell for cell, key in enumerate((counter.name, value) for counter in COUNTERS for value in counter.values)
 }
-"""The cell of each counter and value of its label in the row of a model; those of a key's row are the first ones."""
+"""The cell in a model's row, by (counter, value of its label); `requests` has the first cells, as in a key's row."""
 _ENDS: Final = [*accumulate((len(histogram.bounds) + 2 for histogram in HISTOGRAMS), initial=len(CELL))]
 FIRST_CELL: Final = {histogram.name: first for histogram, first in zip(HISTOGRAMS, _ENDS, strict=False)}
-"""The first cell of each histogram, which has the counts of its buckets, and behind them the sum of the values."""
+"""The first cell of each histogram: its cells are the counts of the buckets, and then the sum of the values."""
 CELLS: Final = _ENDS[-1]
-"""The cells of a model's row."""
+"""The number of cells in a model's row."""
 
 
 class Openings:
-    """The gauges of what is open now: connections, streams, live views. Each is a function, called at each scrape."""
+    """The gauges of what is open now: connections, streams, live views; each is a function, called at each scrape."""
 
     def __init__(self) -> None:
-        # those open, and the most, by door: `http`, `admin`, `grpc`
+        # By door (`http`, `admin`, `grpc`): a function that counts the open ones, and their limit.
         self.connections: dict[str, tuple[Callable[[], int], int]] = {}
         self.streams: Callable[[], Mapping[str, int]] = dict  # calls and streams over gRPC, by kind
         self.viewers: list[Callable[[], int]] = []  # live views; there may be several pages of the console
 
     def families(self) -> list[Family]:
-        """The gauges as they are now."""
+        """The families of the gauges, with their present numbers."""
         doors = [((door,), float(count())) for door, (count, _) in self.connections.items()]
-        most = [((door,), float(limit)) for door, (_, limit) in self.connections.items()]
+        limits = [((door,), float(limit)) for door, (_, limit) in self.connections.items()]
         streams = [((kind,), float(count)) for kind, count in self.streams().items()]
         viewers = sum(count() for count in self.viewers)
         return [
             Family("gauge", "sum", "open_connections", "Connections that are open now.", ("door",), doors),
-            Family("gauge", "sum", "max_connections", "Most connections that may be open.", ("door",), most),
+            Family("gauge", "sum", "max_connections", "Most connections that may be open.", ("door",), limits),
             Family(
                 "gauge", "sum", "grpc_streams", "Calls and streams over gRPC that are open now.", ("kind",), streams
             ),

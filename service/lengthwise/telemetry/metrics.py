@@ -1,9 +1,9 @@
-"""The metrics that Prometheus scrapes. Each is declared here, once, with its help.
+"""The metrics of a process, as they are counted and as the page shows them (they are declared in `families`).
 
 Counting is on the hot path, where a tenth of a microsecond can be measured. So a metric is an integer or a list of
 bucket counts under one lock, and becomes a Prometheus family only when it is scraped. All numbers of a model are in one
-row of cells: a list, or where several processes serve, a piece of memory that they share and that outlives each of
-them (`telemetry.shared_counts`).
+row of cells: a list, or where several processes serve, a piece of memory that they share and that outlives each of them
+(`telemetry.shared_counts`).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import threading
 import time
 from bisect import bisect_left
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, MutableSequence, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -51,7 +52,7 @@ from lengthwise.telemetry.snapshots import CountRows, Snapshot, Total, snapshot_
 if TYPE_CHECKING:
     from lengthwise.telemetry.shared_counts import SharedCounts
 
-KEPT_GONE = 4  # removed versions that stay on the page: their counts since the last scrape are not lost
+KEPT_GONE = 4  # removed versions that stay on the page, so that their counts since the last scrape are not lost
 
 _STATUS_CELL: Final = {status: CELL["requests", str(status)] for status in STATUSES}
 _SEQUENCES: Final = CELL["sequences", ""]
@@ -65,7 +66,7 @@ _OF_MODEL: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
         ("kernels",),
     ),
 }
-"""Gauges with labels of a model's `info`, where it has the first of them."""
+"""Gauges of a model: (help, labels), whose values are in its `info`; left out if `info` lacks the first label."""
 OF_LIBRARIES: Final[dict[str, OverWorkers]] = {
     "process_virtual_memory_bytes": "sum",
     "process_resident_memory_bytes": "sum",
@@ -74,14 +75,14 @@ OF_LIBRARIES: Final[dict[str, OverWorkers]] = {
     "process_max_fds": "sum",
     "python_info": "largest",
 }
-"""How the gauges of prometheus_client's own collectors add up; their counters are summed."""
+"""How the gauges of prometheus_client's own collectors add up over workers; their counters are summed."""
 
 
 class Histogram:
-    """Counts of observations by bucket; the caller holds the lock of its `ModelMetrics`.
+    """A histogram in the cells of a model; the caller has the lock of its `ModelMetrics`.
 
-    `bounds` are the upper ones of the buckets but the last. The counts are in `cells` from `first` on, and behind them
-    the sum of the values.
+    `bounds` are the upper bounds of the buckets; one more bucket has none. The counts of the buckets are in `cells`
+    from `first` on, and after them is the sum of the values.
     """
 
     __slots__ = ("_cells", "_first", "_total", "bounds", "exemplars")
@@ -94,7 +95,7 @@ class Histogram:
         self._total = first + len(bounds) + 1
 
     def observe(self, value: float, trace_id: str | None = None) -> None:
-        """Counts one observation. With a trace id it becomes the exemplar of its bucket."""
+        """Counts one value. With a trace id it becomes the exemplar of its bucket."""
         bucket = bisect_left(self.bounds, value)
         self._cells[self._first + bucket] += 1
         self._cells[self._total] += value
@@ -103,17 +104,17 @@ class Histogram:
 
     @property
     def counts(self) -> list[int]:
-        """Number of observations of each bucket."""
+        """The number of values in each bucket."""
         return [int(count) for count in self._cells[self._first : self._total]]
 
     @property
     def total(self) -> float:
-        """Sum of the observed values."""
+        """The sum of the values."""
         return self._cells[self._total]
 
     @property
     def count(self) -> int:
-        """Number of observations."""
+        """The number of values."""
         return sum(self.counts)
 
 
@@ -130,7 +131,7 @@ class Sums:
 
 @dataclass(slots=True)
 class OfRows:
-    """Sums over the batches with one number of rows, in seconds."""
+    """Sums over the batches with the same number of rows, in seconds."""
 
     batches: int = 0
     padding_seconds: float = 0.0
@@ -139,7 +140,7 @@ class OfRows:
 
 
 class ModelMetrics:
-    """The metrics of one model and version. With empty labels: of calls for models that are not served."""
+    """The metrics of one version of a model; with empty labels, those of calls for models that are not served."""
 
     def __init__(
         self,
@@ -153,20 +154,20 @@ class ModelMetrics:
         self.info = info  # labels of `model_info`; None for no such metric
         self.lock = threading.Lock()
         self.cells: MutableSequence[float] = [0] * CELLS if cells is None else cells
-        self.named: dict[str, MutableSequence[float]] = {}  # calls of keys that have a name, by status
-        self._claim = claim  # shared memory for the calls of a name, if there is any
-        self.computes_padding = True  # as its graph runs now
+        self.key_cells: dict[str, MutableSequence[float]] = {}  # by the name of a key: its calls by status
+        self._claim = claim  # returns shared memory for the cells of a key; None if there is none
+        self.computes_padding = True  # false if the kernels of the graph skip padding
         self.answered = Sums()
-        self.histograms = {each.name: Histogram(each.bounds, self.cells, FIRST_CELL[each.name]) for each in HISTOGRAMS}
+        self.histograms = {form.name: Histogram(form.bounds, self.cells, FIRST_CELL[form.name]) for form in HISTOGRAMS}
         self.request_seconds, self.queue_seconds, self.inference_seconds, self.decode_seconds, *steps = (
             self.histograms.values()
         )
         self.batch_rows, self.batch_width, self.sequence_length = steps
-        self.by_rows: dict[int, OfRows] = {}
-        self.last_batch_time = 0.0  # seconds since the epoch, of when the last one was counted
+        self.by_rows: defaultdict[int, OfRows] = defaultdict(OfRows)
+        self.last_batch_time = 0.0  # when the last batch was counted, seconds since 1970
 
     def number(self, counter: str, value: str = "") -> int:
-        """The number of one of `COUNTERS`, with a value of its label."""
+        """The number of a counter of `COUNTERS`, at one value of its label."""
         return int(self.cells[CELL[counter, value]])
 
     def request(
@@ -179,14 +180,24 @@ class ModelMetrics:
         decode_seconds: float = 0.0,
         key: str = NO_NAME,
     ) -> None:
-        """Counts an inference call that has ended; `stages` are its seconds in the queue and the runtime."""
+        """Counts an inference call that has ended.
+
+        Args:
+            code: The HTTP status.
+            seconds: From its arrival to its end.
+            reason: Why it was rejected, one of `REASONS`; None if it was not.
+            stages: Its seconds in the queue and in the runtime; None if it was not answered.
+            trace_id: Of the trace to show as an exemplar.
+            decode_seconds: How long its body was decoded.
+            key: The label of the caller's key.
+        """
         cell = _STATUS_CELL.get(code, _STATUS_CELL[500])
         with self.lock:
             self.cells[cell] += 1
             if key != NO_NAME:
-                if key not in self.named:
-                    self.named[key] = self._claim(key) or [0] * len(STATUSES)
-                self.named[key][cell] += 1
+                if key not in self.key_cells:
+                    self.key_cells[key] = self._claim(key) or [0] * len(STATUSES)
+                self.key_cells[key][cell] += 1
             self.request_seconds.observe(seconds, trace_id)
             if stages is not None:
                 answered = self.answered
@@ -217,15 +228,16 @@ class ModelMetrics:
         padding_seconds: float = 0.0,
         writing_seconds: float = 0.0,
     ) -> None:
-        """Counts a batch that ran; `padding_seconds` are a part of `seconds`, `writing_seconds` are not."""
+        """Counts a batch that ran; `waits` are the seconds of its sequences in the queue.
+
+        `padding_seconds` are a part of `seconds`, `writing_seconds` are not.
+        """
         with self.lock:
-            of_rows = self.by_rows.get(rows)
-            if of_rows is None:
-                of_rows = self.by_rows[rows] = OfRows()
-            of_rows.batches += 1
-            of_rows.padding_seconds += padding_seconds
-            of_rows.running_seconds += seconds - padding_seconds
-            of_rows.writing_seconds += writing_seconds
+            row_sums = self.by_rows[rows]
+            row_sums.batches += 1
+            row_sums.padding_seconds += padding_seconds
+            row_sums.running_seconds += seconds - padding_seconds
+            row_sums.writing_seconds += writing_seconds
             self.last_batch_time = time.time()
             self.batch_rows.observe(rows)
             self.batch_width.observe(width)
@@ -240,14 +252,14 @@ class ModelMetrics:
                 self.queue_seconds.observe(wait)
 
     def count(self, counter: str, number: int = 1) -> None:
-        """Adds to one of `COUNTERS` without a label."""
+        """Adds `number` to a counter of `COUNTERS` that has no label."""
         with self.lock:
             self.cells[CELL[counter, ""]] += number
 
 
 @dataclass(frozen=True, slots=True)
 class Gauges:
-    """The gauges of one model: what waits and runs now. Each says how it adds up over workers, and has its help."""
+    """The gauges of one model: what waits and runs now. Each has (how it adds up over workers, its help)."""
 
     queue_cost_steps: Annotated[int, "sum", "Padded steps that wait."]
     queue_sequences: Annotated[int, "sum", "Sequences that wait."]
@@ -261,7 +273,7 @@ class Gauges:
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """The metrics of the process, over all models, and their limits: alerts need no options then."""
+    """The metrics of the process, over all models, with their limits, so that alerts need not know the options."""
 
     runners: Annotated[int, "sum", "Threads that run batches."]
     max_queue_cost_steps: Annotated[int, "sum", "Most padded steps that may wait, over all models."]
@@ -276,13 +288,22 @@ class Bounds:
 
 
 def _declared(kind: type) -> Iterator[tuple[str, OverWorkers, str]]:
-    """The fields of a dataclass, each with how it adds up and its help."""
+    """(name, how it adds up over workers, help) of each field of `Gauges` or `Bounds`."""
     for name, hint in get_type_hints(kind, include_extras=True).items():
         yield name, *hint.__metadata__
 
 
 class Metrics:
-    """The metrics of all models. Each scrape calls `gauges`, `bounds` and `more` (families that others count)."""
+    """The metrics of all models of this process.
+
+    Args:
+        gauges: Called at each scrape, for the gauges of each model by (name, version).
+        bounds: Called at each scrape, for the metrics of the process.
+        *more: Called at each scrape, for families that are counted elsewhere.
+        shared: The memory of the counts; None for memory of this process alone.
+        models: Metrics that exist already.
+        forget: Called with a model that is not counted any more, and its counts.
+    """
 
     def __init__(
         self,
@@ -296,15 +317,15 @@ class Metrics:
         self._gauges = gauges
         self._bounds = bounds
         self._more = more
-        self._shared = shared  # the memory of the counts; None for this process's own
-        self.forgotten = 0  # models, so far
-        self._forget = forget  # told what was counted of a model that is not counted any more
+        self._shared = shared
+        self.forgotten = 0  # models that are not counted any more, so far
+        self._forget = forget
         self._models = {model.labels: model for model in models}
-        self._removed: dict[tuple[str, str], None] = {}
+        self._removed: dict[tuple[str, str], None] = {}  # models that are not served any more, oldest first
         self._process = CollectorRegistry(auto_describe=False)
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=self._process)
-        self._texts: dict[str, HistogramLines] = {each.name: {} for each in HISTOGRAMS}  # of the last scrape
+        self._texts: dict[str, HistogramLines] = {form.name: {} for form in HISTOGRAMS}  # lines of the last scrape
         self.unknown = self.model()
 
     def model(self, name: str = "", version: str = "", info: dict[str, str] | None = None) -> ModelMetrics:
@@ -318,7 +339,7 @@ class Metrics:
         return metrics
 
     def remove(self, metrics: ModelMetrics) -> None:
-        """Removes a model's `model_info`, as it is no longer served; its counts stay for `KEPT_GONE` more removals."""
+        """Notes that a model is not served any more: `model_info` ends, its counts stay for a while (`KEPT_GONE`)."""
         metrics.info = None
         name, version = metrics.labels
         self._removed[name, version] = self._removed.pop((name, version), None)
@@ -331,32 +352,35 @@ class Metrics:
                 self._shared.release(*longest_gone)
 
     def exposition(self, accept: str = "", total: Total | None = None) -> tuple[Iterator[bytes], str]:
-        """The body of `GET /metrics` in pieces, and its media type: OpenMetrics, with exemplars, if `accept` asks.
+        """The body of `GET /metrics` in pieces, and its media type.
 
-        With the sum over all processes it is that. The pieces may be made in any thread.
+        It is OpenMetrics, with exemplars, if `accept` asks for that. `total` is the sum over all processes; without it
+        the page is of this process. The pieces may be made in any thread.
         """
         open_metrics = is_open_metrics(accept)
         lines = self._lines(total, open_metrics=open_metrics)
         return page(lines, open_metrics=open_metrics), CONTENT_TYPE_LATEST if open_metrics else CONTENT_TYPE_PLAIN_0_0_4
 
     def snapshot(self, families: Iterable[Family] | None = None) -> Snapshot:
-        """The counts and `families` of this process as plain data. May be called in any thread."""
+        """The counts and `families` of this process as plain data. It may be called in any thread."""
         return snapshot_of(*_rows_of(list(self._models.values())), self.families() if families is None else families)
 
     def text(self) -> bytes:
-        """The exposition as Prometheus's own text format."""
+        """The page of this process in Prometheus's own text format."""
         return b"".join(self.exposition()[0])
 
     def _lines(self, total: Total | None, *, open_metrics: bool) -> Iterator[str]:
-        """The lines of every family, of this process or (`total`) of all processes; exemplars are of this process."""
+        """The lines of every family, of this process or (`total`) of all; exemplars are of this process."""
         counts, keys = _rows_of(list(self._models.values())) if total is None else total.rows()
         for counter in COUNTERS:
             samples = _requests(counts, keys) if counter.name == "requests" else _counts(counter, counts)
             family = Family("counter", "sum", counter.name, counter.help, OF_A_MODEL + counter.labels, samples)
             yield from lines_of(family, open_metrics=open_metrics)
         for histogram in HISTOGRAMS:
-            own = ((labels, model.histograms[histogram.name]) for labels, model in list(self._models.items()))
-            exemplars: dict[LabelValues, Exemplars] = {labels: dict(each.exemplars) for labels, each in own}
+            histograms = ((labels, model.histograms[histogram.name]) for labels, model in list(self._models.items()))
+            exemplars: dict[LabelValues, Exemplars] = {
+                labels: dict(model_histogram.exemplars) for labels, model_histogram in histograms
+            }
             texts = self._texts[histogram.name]
             yield from lines_of_histogram(histogram, counts, exemplars, texts, open_metrics=open_metrics)
         for family in self.families() if total is None else total.families():
@@ -371,16 +395,19 @@ class Metrics:
             yield Family("gauge", "largest", name, help_, (*OF_A_MODEL, *labels), samples)
         gauges, bounds = self._gauges(), self._bounds()
         for name, over_workers, help_ in _declared(Gauges):
-            numbers = [(model, getattr(one, name)) for model, one in gauges.items()]
+            numbers = [(model, getattr(model_gauges, name)) for model, model_gauges in gauges.items()]
             yield Family("gauge", over_workers, name, help_, OF_A_MODEL, numbers)
         for name, over_workers, help_ in _declared(Bounds):
             yield Family("gauge", over_workers, name, help_, (), [((), getattr(bounds, name))])
         for families in self._more:
             yield from families()
-        yield from self._of_libraries()
+        yield from self._library_families()
 
-    def _of_libraries(self) -> Iterator[Family]:
-        """The metrics of prometheus_client about the process and Python; a gauge that is new there is not summed."""
+    def _library_families(self) -> Iterator[Family]:
+        """The metrics of prometheus_client about the process and Python.
+
+        A gauge that `OF_LIBRARIES` does not know is not summed over workers.
+        """
         for metric in self._process.collect():
             labels = tuple(metric.samples[0].labels) if metric.samples else ()
             samples = [(tuple(sample.labels.values()), sample.value) for sample in metric.samples]
@@ -390,22 +417,23 @@ class Metrics:
 
 
 def _counts(counter: ModelCounter, counts: CountRows) -> Iterator[LabelledNumber]:
+    """The samples of a counter: each value of its label, for each model."""
     for labels, cells in counts.items():
         for value in counter.values:
             yield labels + ((value,) if counter.labels else ()), cells[CELL[counter.name, value]]
 
 
 def _requests(counts: CountRows, keys: CountRows) -> Iterator[LabelledNumber]:
-    """Calls by status and key: for each key with a name, and with NO_NAME for all other calls.
+    """The samples of `requests`: calls by status and key, with the key `NO_NAME` for calls without a named key.
 
     The first cells of a row count by status. Statuses of CODES are always shown, others once they occur.
     """
-    rest = {(*labels, NO_NAME): cells[: len(STATUSES)] for labels, cells in counts.items()}
+    unnamed = {(*labels, NO_NAME): cells[: len(STATUSES)] for labels, cells in counts.items()}
     for (name, version, _), cells in keys.items():
-        rest[name, version, NO_NAME] = np.subtract(rest[name, version, NO_NAME], cells[: len(STATUSES)])
+        unnamed[name, version, NO_NAME] = np.subtract(unnamed[name, version, NO_NAME], cells[: len(STATUSES)])
     yield from (
         ((name, version, str(status), key), count)
-        for (name, version, key), cells in (rest | keys).items()
+        for (name, version, key), cells in (unnamed | keys).items()
         for status, count in zip(STATUSES, cells, strict=False)
         if count or str(status) in CODES
     )
@@ -418,5 +446,5 @@ def _rows_of(models: Iterable[ModelMetrics]) -> tuple[CountRows, CountRows]:
     for model in models:
         with model.lock:
             counts[model.labels] = list(model.cells)
-            keys |= {(*model.labels, key): list(cells) for key, cells in model.named.items()}
+            keys |= {(*model.labels, key): list(cells) for key, cells in model.key_cells.items()}
     return counts, keys

@@ -1,15 +1,15 @@
-"""The metrics of several processes as one: what each has at a moment, and their sum.
+"""The metrics of several processes as one: snapshots of each process, and their sum.
 
 A snapshot is plain data, so that it can be sent as JSON:
 
 | field | is |
 |---|---|
-| `models` | the counts of each model, `[labels, rows]`: name and version, and the cells of its `ModelMetrics` |
-| `keys` | the same of each key with a name: name, version and key, and its calls by status |
+| `models` | the counts of each model: `[labels, cells]`, labels `[name, version]` and packed cells of `ModelMetrics` |
+| `keys` | the calls of each key with a name, by status: `[labels, cells]`, labels `[name, version, key]` |
 | `families` | all other metrics: `{name: [kind, over_workers, name, help, labels, prefix, samples]}`, as in `Family` |
 
 With hundreds of models there are tens of thousands of samples. So counts are sent and added as rows of numbers, and
-become samples only on the page. How the other metrics add up, each says itself: `Family.over_workers`.
+become samples only on the page. How the other metrics add up is in each of them: `Family.over_workers`.
 """
 
 from __future__ import annotations
@@ -24,30 +24,30 @@ import numpy as np
 from lengthwise.telemetry.families import OF_A_MODEL, Family, LabelValues
 
 Snapshot = dict[str, Any]
-CountRows = dict[LabelValues, Any]  # lists or arrays of float64; the labels of a model's row are its name and version
+CountRows = dict[LabelValues, Any]  # rows of cells, lists or float64 arrays, by (name, version) or (name, version, key)
 
 _ROWS: Final = ("models", "keys")
 
 
-def snapshot_of(models: CountRows, keys: CountRows, others: Iterable[Family] = ()) -> Snapshot:
-    """A snapshot: the rows of cells of models and keys, and the families of all other metrics."""
+def snapshot_of(models: CountRows, keys: CountRows, other_metrics: Iterable[Family] = ()) -> Snapshot:
+    """A snapshot of the rows of models and keys, and of the families of all other metrics."""
     families = {
-        one.prefix + one.name: [
-            one.kind,
-            one.over_workers,
-            one.name,
-            one.help,
-            one.labels,
-            one.prefix,
-            list(one.samples),
+        family.prefix + family.name: [
+            family.kind,
+            family.over_workers,
+            family.name,
+            family.help,
+            family.labels,
+            family.prefix,
+            list(family.samples),
         ]
-        for one in others
+        for family in other_metrics
     }
     return {"models": _packed(models), "keys": _packed(keys), "families": families}
 
 
 def without_zeros(snapshot: Snapshot) -> Snapshot:
-    """A snapshot for sending, without samples that are zero: they add nothing to a sum."""
+    """A snapshot to send, without the samples that are zero: they add nothing to a sum."""
     families = {
         name: [*head, [sample for sample in samples if sample[1]]]
         for name, (*head, samples) in snapshot["families"].items()
@@ -56,7 +56,7 @@ def without_zeros(snapshot: Snapshot) -> Snapshot:
 
 
 class Total:
-    """The sum of snapshots."""
+    """The sum of snapshots, to which more can be added."""
 
     def __init__(self, snapshots: Iterable[Snapshot] = ()) -> None:
         self.models: CountRows = {}
@@ -66,23 +66,23 @@ class Total:
             self.add(snapshot)
 
     def add(self, snapshot: Snapshot) -> None:
-        """Adds a snapshot; one without fields adds nothing."""
+        """Adds a snapshot; a missing field adds nothing."""
         for name, rows in zip(_ROWS, (self.models, self.keys), strict=True):
             for labels, row in unpacked(snapshot.get(name)).items():
                 rows[labels] = rows.get(labels, 0) + row
         for name, (*head, samples) in snapshot.get("families", {}).items():
             numbers = self._families.setdefault(name, (head, {}))[1]
             for labels, number in samples:
-                before = numbers.get(key := tuple(labels), 0)
-                numbers[key] = max(before, number) if head[1] == "largest" else before + number
+                old_number = numbers.get(key := tuple(labels), 0)
+                numbers[key] = max(old_number, number) if head[1] == "largest" else old_number + number
 
     def rows(self) -> tuple[CountRows, CountRows]:
-        """The counts of models, and those of keys with a name, as lists."""
+        """The summed rows of models, and of keys with a name, as lists."""
         models, keys = ({labels: row.tolist() for labels, row in rows.items()} for rows in (self.models, self.keys))
         return models, keys
 
     def families(self) -> Iterator[Family]:
-        """All metrics but the rows."""
+        """The summed metrics that are not rows."""
         for (kind, over_workers, name, help_, labels, prefix), numbers in self._families.values():
             yield Family(kind, over_workers, name, help_, tuple(labels), numbers.items(), prefix)
 
@@ -91,31 +91,32 @@ class Total:
         return snapshot_of(self.models, self.keys, self.families())
 
 
-def renewed(before: Snapshot, now: Snapshot) -> Snapshot:
-    """A snapshot with what an earlier one has, as far as it lacks that: whole families."""
-    return {**now, "families": {**before.get("families", {}), **now["families"]}}
+def renewed(earlier: Snapshot, now: Snapshot) -> Snapshot:
+    """The snapshot `now`, with those families of an `earlier` one that it lacks."""
+    return {**now, "families": {**earlier.get("families", {}), **now["families"]}}
 
 
 def with_rows(last: Snapshot, exact: Snapshot) -> Snapshot:
-    """The last snapshot of a process with rows that are exact; a model without such a row has its last one."""
+    """The last snapshot of a process, with its exact rows where there are any, and else its last ones."""
     rows = {name: _packed(unpacked(last.get(name)) | unpacked(exact[name])) for name in _ROWS}
     return {"families": {}, **last, **rows}
 
 
 def drop(snapshot: Snapshot, models: Collection[LabelValues]) -> None:
-    """Removes these models from a snapshot."""
+    """Removes these models, `(name, version)`, from a snapshot, with their keys and other metrics."""
     for name in _ROWS:
         rows = unpacked(snapshot.get(name)).items()
         snapshot[name] = _packed({labels: row for labels, row in rows if labels[:2] not in models})
     for family in snapshot.get("families", {}).values():
         if (*family[4][:2],) == OF_A_MODEL:
-            family[-1] = [each for each in family[-1] if (*each[0][:2],) not in models]
+            family[-1] = [sample for sample in family[-1] if (*sample[0][:2],) not in models]
 
 
 class EndedCounts:
-    """The counts of processes that have ended.
+    """The sum of the counts of processes that have ended.
 
-    A model is kept while another process counts it; of models that none counts, the most recent ones are (`forget`).
+    A model stays in it while another process counts the model; of models that no process counts, the most recent ones
+    stay (`forget`).
     """
 
     def __init__(self) -> None:
@@ -123,26 +124,27 @@ class EndedCounts:
         self._models: list[LabelValues] = []  # in the order in which their last process ended
 
     def add(self, snapshot: Snapshot, models: Collection[LabelValues]) -> None:
-        """Adds the last snapshot of a process that counted these models; of its other metrics only the counters."""
+        """Adds the last snapshot of a process that counted these models; of its families only summed counters."""
         families = snapshot["families"].items()
         counters = {name: family for name, family in families if family[:2] == ["counter", "sum"]}
         self.snapshot = Total([self.snapshot, snapshot | {"families": counters}]).snapshot()
-        self._models = [each for each in self._models if each not in models] + [*models]
+        self._models = [model for model in self._models if model not in models] + [*models]
 
-    def forget(self, counted: Collection[LabelValues], most: int) -> None:
-        """Drops the models that no worker counts, except the `most` recent."""
-        if oldest := [each for each in self._models if each not in counted][:-most]:
-            self._models = [each for each in self._models if each not in oldest]
+    def forget(self, counted: Collection[LabelValues], max_others: int) -> None:
+        """Drops the models that are not `counted` by any worker, except the `max_others` most recent ones."""
+        if oldest := [model for model in self._models if model not in counted][:-max_others]:
+            self._models = [model for model in self._models if model not in oldest]
             drop(self.snapshot, oldest)
 
 
 def _packed(rows: Mapping[LabelValues, Any]) -> list[Any]:
+    """Rows as a field of a snapshot: their labels, and their numbers as float64, compressed, in base64."""
     numbers = b"".join([np.asarray(row, "<f8").tobytes() for row in rows.values()])
     return [list(rows), base64.b64encode(zlib.compress(numbers, 1)).decode()]
 
 
 def unpacked(packed: list[Any] | None) -> CountRows:
-    """The rows of a field of a snapshot; none where it has no such field."""
+    """The rows of a field of a snapshot; {} if it is missing."""
     if not packed or not packed[0]:
         return {}
     numbers = np.frombuffer(zlib.decompress(base64.b64decode(packed[1])), "<f8").reshape(len(packed[0]), -1)

@@ -1,4 +1,4 @@
-"""OpenTelemetry: a span for each inference call, under it its decode, queue and inference, and a span for each batch.
+"""OpenTelemetry: spans for each inference call and its stages (decode, queue, inference), and a span for each batch.
 
 ```
 POST /predict ──┬── decode
@@ -6,8 +6,8 @@ POST /predict ──┬── decode
                 └── inference  <── link ──>  batch
 ```
 
-A batch belongs to several calls, so it is a trace of its own. Spans are written when they have ended, so none is open
-while a call waits. The only module that knows OpenTelemetry, imported only where `OTEL_*` ask for it.
+A batch belongs to several calls, so it is a trace of its own. The spans below a call are written when they have ended,
+so none is open while a call waits. Only this module knows OpenTelemetry; it is imported only if `OTEL_*` ask for it.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("lengthwise.tracing")
 
-FLUSH_SECONDS: Final = 1.0  # that the end of the process waits for the last spans to be sent
-MOST_LENGTHS: Final = 20  # that a span shows
-_CARRIED: Final = (b"traceparent", b"tracestate")
+FLUSH_SECONDS: Final = 1.0  # that the end of the process waits until the last spans are sent
+MOST_LENGTHS: Final = 20  # lengths that a span shows
+_TRACE_HEADERS: Final = (b"traceparent", b"tracestate")
 
 
 class Tracer:
-    """Makes the spans; `processor` gets those that have ended."""
+    """Makes the spans, and passes those that have ended to `processor`."""
 
     def __init__(self, processor: SpanProcessor) -> None:
         resource = Resource.create()
@@ -55,29 +55,32 @@ class Tracer:
         self._propagator = TraceContextTextMapPropagator()
 
     def begin(self, name: str, headers: Mapping[bytes, bytes], arrived: float) -> Trace | None:
-        """The trace of a call, below the span of its caller; None where the sampler drops the call."""
-        carrier = {key.decode(): headers[key].decode("latin-1") for key in _CARRIED if key in headers}
-        above = self._propagator.extract(carrier, Context())
-        span = self._calls.start_span(name, above, SpanKind.SERVER, start_time=_epoch(arrived))
+        """The trace of a call that arrived then, below the span of its caller; None if the sampler drops it."""
+        carrier = {key.decode(): headers[key].decode("latin-1") for key in _TRACE_HEADERS if key in headers}
+        parent_context = self._propagator.extract(carrier, Context())
+        span = self._calls.start_span(name, parent_context, SpanKind.SERVER, start_time=_epoch(arrived))
         return Trace(self, span) if span.is_recording() else None
 
-    def stage(self, trace: Trace, name: str, started: float, ended: float) -> None:
-        """A span below a call's; both times on the clock of `time.monotonic`."""
-        self._calls.start_span(name, trace.context, start_time=_epoch(started)).end(_epoch(ended))
+    def stage(self, trace: Trace, name: str, started: float, end: float) -> None:
+        """Writes a span below a call's; its start and end are seconds of `time.monotonic`."""
+        self._calls.start_span(name, trace.context, start_time=_epoch(started)).end(_epoch(end))
 
-    def batch(self, queue: ModelQueue, entries: Sequence[QueuedSequence], started: float, ended: float) -> None:
-        """Writes the span of a batch that ran or failed, and the spans `queue` and `inference` of its traced calls."""
-        arrivals: dict[Trace, float] = {}
+    def batch(self, queue: ModelQueue, entries: Sequence[QueuedSequence], started: float, end: float) -> None:
+        """Writes the span of a batch that ran or failed, and the spans `queue` and `inference` of its traced calls.
+
+        Its start and end are seconds of `time.monotonic`.
+        """
+        arrivals: dict[Trace, float] = {}  # when the first sequence of each traced call was queued
         for entry in entries:
             trace = entry.request.trace
             if trace is not None:
                 arrivals[trace] = min(entry.arrival, arrivals.get(trace, entry.arrival))
         if not arrivals:
             return
-        runs = []
+        inference_spans = []
         for trace, arrival in arrivals.items():
             self.stage(trace, "queue", arrival, started)
-            runs.append(self._calls.start_span("inference", trace.context, start_time=_epoch(started)))
+            inference_spans.append(self._calls.start_span("inference", trace.context, start_time=_epoch(started)))
         figures: dict[str, str | int] = {
             "lengthwise.model": queue.name,
             "lengthwise.rows": len(entries),
@@ -87,16 +90,16 @@ class Tracer:
             "batch",
             Context(),
             attributes=figures,
-            links=[Link(run.get_span_context()) for run in runs],
+            links=[Link(inference_span.get_span_context()) for inference_span in inference_spans],
             start_time=_epoch(started),
         )
-        for run in runs:
-            run.add_link(span.get_span_context())
-            run.end(_epoch(ended))
-        span.end(_epoch(ended))
+        for inference_span in inference_spans:
+            inference_span.add_link(span.get_span_context())
+            inference_span.end(_epoch(end))
+        span.end(_epoch(end))
 
     def close(self) -> None:
-        """Sends the remaining spans, for at most `FLUSH_SECONDS`: without a collector the exporter waits longer."""
+        """Sends the remaining spans, for at most `FLUSH_SECONDS`: the exporter itself would wait longer."""
         sending = threading.Thread(target=self._processor.shutdown, name="last-spans", daemon=True)
         sending.start()
         sending.join(FLUSH_SECONDS)
@@ -105,26 +108,26 @@ class Tracer:
 
 
 class Trace:
-    """The span of one call, and its trace."""
+    """The span of one call, and the trace that it belongs to."""
 
     __slots__ = ("_span", "_tracer", "context", "id")
 
     def __init__(self, tracer: Tracer, span: Span) -> None:
         self._tracer = tracer
         self._span = span
-        self.id = format_trace_id(span.get_span_context().trace_id)  # of the trace, 32 hexadecimal digits
+        self.id = format_trace_id(span.get_span_context().trace_id)  # 32 hexadecimal digits
         self.context = set_span_in_context(span, Context())  # the parent of the spans below it
 
-    def decoded(self, started: float, ended: float) -> None:
-        """Writes the span `decode`; both times on the clock of `time.monotonic`."""
-        self._tracer.stage(self, "decode", started, ended)
+    def decoded(self, started: float, end: float) -> None:
+        """Writes the span `decode`; its start and end are seconds of `time.monotonic`."""
+        self._tracer.stage(self, "decode", started, end)
 
     def end(
         self, status: int, request_id: str, model: Sequence[str], lengths: Sequence[int], reason: str | None
     ) -> None:
-        """Ends the span of the call; for the arguments see `AccessLog.note`."""
+        """Ends the span of the call, with attributes; for the arguments see `AccessLog.note`."""
         span = self._span
-        known: dict[str, Any] = {
+        attributes: dict[str, Any] = {
             "http.response.status_code": status,
             "lengthwise.request_id": request_id,
             "lengthwise.model": model[0],
@@ -134,19 +137,19 @@ class Trace:
             "lengthwise.rejected": reason,
             "error.type": str(status) if status >= 500 else None,
         }
-        span.set_attributes({name: value for name, value in known.items() if value})
+        span.set_attributes({name: value for name, value in attributes.items() if value})
         if status >= 500:
             span.set_status(Status(StatusCode.ERROR))
         span.end()
 
 
 def open_tracer(exporter: str) -> Tracer:
-    """The tracer whose spans go to `otlp` or to the `console`; OpenTelemetry's own variables say how."""
+    """The tracer whose spans go to `otlp` or to the `console`; OpenTelemetry's own variables set all the rest."""
     return Tracer(
         BatchSpanProcessor(ConsoleSpanExporter(out=sys.stdout) if exporter == "console" else OTLPSpanExporter())
     )
 
 
 def _epoch(moment: float) -> int:
-    """Nanoseconds since 1970 of a moment on the clock of `time.monotonic`."""
+    """Nanoseconds since 1970 of a time of `time.monotonic`, in seconds."""
     return time.time_ns() - time.monotonic_ns() + int(moment * 1e9)
