@@ -250,8 +250,9 @@ def _length_batch(
         return _class_batch(pending, anchor, cost, limits, seconds)
     # Case 2
     if all(waiting.width == anchor.width for waiting in islice(pending.near(), 2 * full_rows)):
-        row_limit = rows_within(column.seconds, full_rows, seconds)
-        rows = _rows_of_one_width(min(len(pending), 2 * full_rows), row_limit, column)
+        rows = _rows_of_one_width(
+            min(len(pending), 2 * full_rows), rows_within(column.seconds, full_rows, seconds), column
+        )
         return [anchor, *islice((waiting for waiting in pending.near() if waiting is not anchor), rows - 1)]
     # Case 3: which sequences are chosen from,
     if batch_may_be_small:

@@ -69,8 +69,7 @@ def time_ratio(with_kernels: Session, plain: Session, manifest: Manifest) -> flo
             for session_index, session in enumerate((with_kernels, plain)):
                 start = session.clock()
                 session.run(batch)
-                seconds = session.clock() - start
-                fastest[session_index, batch_index] = min(fastest[session_index, batch_index], seconds)
+                fastest[session_index, batch_index] = min(fastest[session_index, batch_index], session.clock() - start)
         if with_kernels.clock() > end:
             break
     ratios = np.maximum(fastest[0], 1e-9) / np.maximum(fastest[1], 1e-9)

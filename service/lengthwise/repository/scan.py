@@ -259,8 +259,9 @@ class ScanState:
                 self._new += 1
                 kernels = f", its recurrent layers in the kernels of {model.session.kernels}"
                 kernels, order = kernels if model.session.recurrent else "", model.cost.planned_by
-                provider = model.session.provider
-                log.info("%s is ready on %s%s; its batches are formed by %s", key, provider, kernels, order)
+                log.info(
+                    "%s is ready on %s%s; its batches are formed by %s", key, model.session.provider, kernels, order
+                )
         if reason is not None:
             self.refuse(key, reason)
 

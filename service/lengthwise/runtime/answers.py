@@ -51,8 +51,7 @@ def score(outputs: Outputs, lengths: NDArray[np.int32], manifest: Manifest) -> l
         ]
     # 2. One row of logits for each sequence: all at once. Rows that are not finite are computed as zeros.
     is_finite = np.isfinite(logits)
-    all_finite = np.count_nonzero(is_finite) == is_finite.size
-    finite_rows = None if all_finite else np.logical_and.reduce(is_finite, axis=1)
+    finite_rows = None if np.count_nonzero(is_finite) == is_finite.size else np.logical_and.reduce(is_finite, axis=1)
     safe_logits = logits if finite_rows is None else np.where(finite_rows[:, None], logits, np.float32(0))
     scored = probabilities(safe_logits, manifest)
     best = scored.argmax(axis=1).tolist()

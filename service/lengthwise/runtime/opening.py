@@ -36,13 +36,11 @@ log = logging.getLogger("lengthwise.session")
 
 RUNTIME_VERSION: str = onnxruntime.__version__ if onnxruntime is not None else ""
 INTEGER: Final = "int8 "
-"""What comes before the instruction set of the integer kernels."""
-FIXED: Final = "fixed "
-"""What comes before the instruction set of `fixed_kernels`."""
+"""What comes before the instruction set of the integer kernels in `Session.kernels`, which describes all kinds."""
+
 _ERRORS: Final = 3
 """The lowest severity of what onnxruntime prints. It would warn of nodes on the CPU and of copies: see `placement`."""
-CONVOLUTIONS: Final = "convolutions "
-"""What comes before the instruction set of the kernels for convolutions."""
+
 _SAME: Final = 1e-4
 """The largest relative difference of answers in the kernels for convolutions from onnxruntime's."""
 _TRIAL_LENGTHS: Final = (1, 2, 3, 5, 8, 13, 21, 34, 55, 89)
@@ -189,7 +187,7 @@ def _with_fixed_kernels(
     if replaced is None:
         return None
     options = _options(threads, device.provider)
-    kernels = FIXED + recurrent_kernels.register(options, "shares")
+    kernels = f"fixed {recurrent_kernels.register(options, 'shares')}"
     session = _open_in(source.replaced(replaced.graph), options, device)
     for steps in kernel_shares.trial_sequences(replaced, manifest.input.features or 1, manifest.max_length):
         first_half = steps[: (len(steps) + 1) // 2]  # so that the batch has padding
@@ -216,7 +214,7 @@ def _with_convolutions(
     if graph is None or manifest.missing == "handled":
         return None
     options = _options(threads, device.provider)
-    kernels = CONVOLUTIONS + recurrent_kernels.register(options, "convolutions")
+    kernels = f"convolutions {recurrent_kernels.register(options, 'convolutions')}"
     session = _open_in(source.replaced(graph), options, device)
     random = np.random.default_rng(0)
     lengths = sorted({min(manifest.min_length - 1 + length, manifest.max_length) for length in _TRIAL_LENGTHS})

@@ -192,11 +192,11 @@ class _Trunk(Pattern):
         require(node.inputs[0] == self._sequences and node.attributes.get("perm") == (0, 2, 1))
         return 0
 
-    def _window(self, node: Node, taps: int, *, is_masked: bool) -> dict[str, int]:
+    def _window(self, node: Node, taps: int, *, least_fill: float, most_fill: float) -> dict[str, int]:
         """Taps, dilation and left padding of a convolution or a pooling that keeps the number of steps.
 
-        They are fields of `_Step`. `is_masked`: the fill of its input is the number that it pads with. It must be,
-        unless the window is a single step.
+        They are fields of `_Step`. The fill of its input must be like the number that it pads with, so between
+        `least_fill` and `most_fill`, unless the window is a single step.
         """
         dilation = self._last_integer(node, "dilations")
         pads = node.attributes.get("pads", (0, 0))
@@ -204,7 +204,8 @@ class _Trunk(Pattern):
         assert isinstance(pads, tuple)  # for the type checker
         left, right = int(pads[len(pads) // 2 - 1]), int(pads[-1])
         require(sum(pads) == left + right == (taps - 1) * dilation and min(left, right) >= 0)
-        require(self._last_integer(node, "strides") == 1 and (taps == 1 or is_masked))
+        _, fill = self._unmasked(node.inputs[0])
+        require(self._last_integer(node, "strides") == 1 and (taps == 1 or least_fill <= fill <= most_fill))
         return {"taps": taps, "dilation": dilation, "left": left}
 
     def _last_integer(self, node: Node, name: str) -> int:
@@ -224,8 +225,7 @@ class _Trunk(Pattern):
         bias = self.numbers(node.inputs[2], shape[0]) if any(node.inputs[2:]) else np.zeros(shape[0])
         source = self._value(node.inputs[0])
         require(self._channels[source] == shape[1])
-        _, fill = self._unmasked(node.inputs[0])
-        window = self._window(node, shape[-1], is_masked=fill == 0)
+        window = self._window(node, shape[-1], least_fill=0.0, most_fill=0.0)
         matrix = np.zeros((shape[-1], _padded_channels(shape[1]), _padded_channels(shape[0])))  # taps, in, out
         matrix[:, : shape[1], : shape[0]] = weights.transpose(2, 1, 0)
         return self._add_step(_CONVOLVE, source, shape[0], _with_padded_channels(bias), matrix, **window)
@@ -256,8 +256,7 @@ class _Trunk(Pattern):
         """Adds a MaxPool that keeps the number of steps."""
         source = self._value(node.inputs[0])
         require(len(node.outputs) == 1 and node.attributes.get("ceil_mode", 0) == 0)
-        _, fill = self._unmasked(node.inputs[0])
-        window = self._window(node, self._last_integer(node, "kernel_shape"), is_masked=fill <= _LOWEST)
+        window = self._window(node, self._last_integer(node, "kernel_shape"), least_fill=-np.inf, most_fill=_LOWEST)
         require(window["dilation"] == 1)
         return self._add_step(_POOL, source, self._channels[source], **window)
 

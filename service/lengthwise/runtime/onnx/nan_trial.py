@@ -65,11 +65,11 @@ def _with_nan(manifest: Manifest) -> list[NDArray[Any]]:
     random = np.random.default_rng(0)
     mean, std = np.asarray(step_input.mean or np.zeros(features)), np.asarray(step_input.std or np.ones(features))
     indices = sorted({round(index) for index in np.linspace(0, features - 1, min(features, _MOST_FEATURES))})
-    every = slice(None)
+    all_indices = slice(None)
     missing: list[tuple[Any, Any]] = [(step, feature) for feature in indices for step in {0, length // 2, length - 1}]
-    missing += [(step, every) for step in range(length)]
-    missing += [(every, feature) for feature in indices]
-    missing += [(every, every), (slice(1, None), every), (slice(None, -1), every)]
+    missing += [(step, all_indices) for step in range(length)]
+    missing += [(all_indices, feature) for feature in indices]
+    missing += [(all_indices, all_indices), (slice(1, None), all_indices), (slice(None, -1), all_indices)]
     sequences = []
     for where in missing:
         steps = (mean + std * random.standard_normal((length, features))).astype(np.float32)
