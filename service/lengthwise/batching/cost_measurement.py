@@ -221,8 +221,10 @@ class _Times:
         # 3. Rows that did not run at a width: the line of the other widths, times how far measured rows are off it.
         lines, filled = self._on_lines(between), between.copy()
         for j, measured_rows in columns:
-            only_many_rows = measured_rows[0] > 0
-            by_others = {i: self._by_other_widths(between[i], j, past=only_many_rows) for i in range(len(lines))}
+            only_many_rows = measured_rows[0] > 0  # one row did not run, as at the widest width
+            by_others = {
+                i: self._by_other_widths(between[i], j, may_extrapolate=only_many_rows) for i in range(len(lines))
+            }
             ratios = {i: measured[i, j] / by_others[i] for i in measured_rows if by_others[i]}
             first = 0 if only_many_rows or not ratios else measured_rows[-1] + 1
             if ratios and (gaps := [i for i in range(first, len(lines)) if by_others[i]]):
@@ -232,14 +234,14 @@ class _Times:
         too_many = self.fails.any() & (steps > steps[np.isfinite(seconds)].max())
         return np.where(too_many, FAILED_SECONDS, np.maximum(self._on_lines(filled), SHORTEST_SECONDS))
 
-    def _by_other_widths(self, row: NDArray[np.float64], j: int, *, past: bool) -> float:
-        """The seconds that other widths of a row (NaN: not known) predict for width `j`; 0 if they cannot.
+    def _by_other_widths(self, row: NDArray[np.float64], j: int, *, may_extrapolate: bool) -> float:
+        """The seconds that the line of the other widths of a row (NaN: not known) has at width `j`.
 
-        They can if narrower and wider ones are known; with `past`, if narrower ones are.
+        0 if narrower or wider ones are not known; with `may_extrapolate`, only if narrower ones are not.
         """
         others = np.where(np.arange(len(row)) == j, np.nan, row)
         narrower, wider = np.isfinite(others[:j]).any(), np.isfinite(others[j:]).any()
-        return float(_on_line(self.widths, others)[j]) if narrower and (wider or past) else 0.0
+        return float(_on_line(self.widths, others)[j]) if narrower and (wider or may_extrapolate) else 0.0
 
     def _on_lines(self, seconds: NDArray[np.float64]) -> NDArray[np.float64]:
         """A copy of `seconds [rows, widths]`, each row's gaps (NaN) filled on lines over the widths.

@@ -74,7 +74,7 @@ def be_modest(parent: int, timeout_seconds: float) -> None:
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.alarm(int(timeout_seconds) + _LATER_SECONDS)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    if os.getppid() != parent:  # the parent ended before this was set
+    if os.getppid() != parent:  # the parent ended before the call of prctl
         os._exit(1)
     with suppress(OSError):
         os.nice(NICER)

@@ -140,7 +140,10 @@ class Registry:
         return [served for served in self._snapshot.served.values() if not self.repository.is_shadow(served.model.key)]
 
     def explain(self, reason: str) -> None:
-        """Puts the reason why nothing is served before the first scan into every refusal, and once into the log."""
+        """Sets why nothing is served before the first scan: logged, and told to every request until then.
+
+        Only the first reason counts.
+        """
         if self.repository.reason is None:
             log.error("%s", reason)
             self._serve(replace(self.repository, reason=reason))
@@ -331,8 +334,9 @@ class Registry:
         defaults = {name: result.default(name) for name in result.models}
         for name, version in defaults.items():
             champion = result.champion(name)
-            stands_in = version is None or version != (champion or version)
-            if version != self._defaults.get(name, champion or version) or (stands_in and name not in self._defaults):
+            expected = champion or version  # without a champion the highest version is no substitute
+            stands_in = version is None or version != expected
+            if version != self._defaults.get(name, expected) or (stands_in and name not in self._defaults):
                 outcome = "refused with 503: only the shadow works" if version is None else f"answered by {version}"
                 why = f", as the champion, {champion}, is not served" if stands_in and champion else ""
                 level = logging.WARNING if stands_in else logging.INFO
