@@ -43,7 +43,7 @@ from lengthwise_export.tracing.source_lines import CodeLocation, location_of_nod
 
 LENGTHS = "lengths"  # the name of the input that a mend adds
 
-_FIRST_STEP_LENGTH: Final = 16  # steps of the sequences of `_reads_the_first_step_only`
+_FIRST_STEP_LENGTH: Final = 16  # steps of the sequences of `_require_later_steps`
 _FIRST_STEP_VARIANTS: Final = 4  # further sequences with the same first step, of which an answer has to differ
 
 
@@ -117,7 +117,7 @@ def mend_target(
 
     Returns:
         The mend; if the target cannot be mended or checked, its `fix` says why.
-    """  # noqa: DOC501 - the error that it raises is caught here
+    """
     say = progress or (lambda _: None)
     origins: dict[str, onnx.NodeProto] = {}
     try:
@@ -131,11 +131,8 @@ def mend_target(
         graph = target.build("model", opset, origins=True)
         if target.traced:
             origins = {shown_operator(node): node for node in graph.graph.node}
-        elif _reads_the_first_step_only(target, shortest, longest, seed):
-            first = "the answer depends on the first step alone, however long the sequence is"
-            raise UncheckableError(
-                f"{first}: an export that was traced with one step does that{advice_for_keras(graph)}"
-            )
+        else:
+            _require_later_steps(target, shortest, longest, seed, advice_for_keras(graph))
         say("mending the graph")
         mended = mend(graph, _named(target.names), target.steps, max_length=longest)
     except UnmendableError as error:
@@ -242,14 +239,20 @@ def _operator_and_line(
     return (operator, known) if node is None else (operator_name(node), known or location_of_node(node))
 
 
-def _reads_the_first_step_only(target: Target, shortest: int, longest: int, seed: int) -> bool:
-    """Whether the original alone gives the same answer to several sequences that have only their first step in common.
+def _require_later_steps(target: Target, shortest: int, longest: int, seed: int, advice: str) -> None:
+    """Makes sure that the original's answer depends on more than the first step of a sequence.
+
+    It runs several sequences alone, which have only their first step in common.
 
     Args:
         target: The original.
         shortest: The shortest sequence that it accepts, in steps.
         longest: The longest one.
         seed: The seed of the random sequences.
+        advice: The end of the error's message.
+
+    Raises:
+        UncheckableError: All sequences get the same answer.
     """
     sampler = Sampler(target.steps, seed)
     steps = sampler.sequence(max(shortest, min(longest, _FIRST_STEP_LENGTH)))
@@ -257,7 +260,9 @@ def _reads_the_first_step_only(target: Target, shortest: int, longest: int, seed
     for variant in variants:
         variant[0] = steps[0]
     first, *further = (target.subject.answer(pad([sequence], multiple=1)).logits for sequence in (steps, *variants))
-    return len(steps) > 1 and all(np.array_equal(first, logits, equal_nan=True) for logits in further)
+    if len(steps) > 1 and all(np.array_equal(first, logits, equal_nan=True) for logits in further):
+        reason = "the answer depends on the first step alone, however long the sequence is"
+        raise UncheckableError(f"{reason}: an export that was traced with one step does that{advice}")
 
 
 def _named(names: GraphNames) -> GraphNames:

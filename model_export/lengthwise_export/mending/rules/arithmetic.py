@@ -6,7 +6,8 @@ Words: an *axis* is one of the original's tensor, a *dim* one of the mended grap
 sizes of its dims, several if the axis is *merged*. *Added rows* are dim 0 of a tensor that the original has once and
 each row has its own, such as the divisor of a mean. A `KnownTensor` has numbers that are known for each length, a
 `DataTensor` depends on the sequences; `zero_padded`: it is 0 at all padding. A rule mends `mender.node`; *the node
-stays*: the mended graph has the same operator.
+stays*: the mended graph has the same operator. A *lone* sequence is a batch of one row without padding. A *cause* is a
+text in `mender.causes`, which says how padding would reach the node's output. A node that is *refused* ends the mend.
 """
 
 from __future__ import annotations

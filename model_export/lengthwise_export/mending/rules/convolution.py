@@ -3,7 +3,9 @@
 Words: an *axis* is one of the original's tensor, a *dim* one of the mended graph's; the *group* of an axis has the
 sizes of its dims. A size is a table of its values at each length. A row's *own size* along a dim of time is what the
 original has for this sequence alone; behind it is padding. *The node stays*: the mended graph has the same operator.
-*Spatial axes* are those behind the rows and the channels of `[rows, channels, ...]`; here they are mostly the steps.
+*Spatial axes* are those behind the rows and the channels of `[rows, channels, ...]`; here they are mostly the steps. A
+*lone* sequence is a batch of one row without padding. A *cause* is a text in `mender.causes`, which says how padding
+would reach the node's output. A node that is *refused* ends the mend.
 """
 
 from __future__ import annotations

@@ -5,7 +5,9 @@ sizes of its dims, several if the axis is *merged*. A `KnownTensor` has numbers 
 table `[2, lengths, *shape]` (for one row and for many); a `DataTensor` depends on the sequences. *Added rows* are dim 0
 of a tensor that the original has once and each row has its own. A row's *own size* along a dim of time is what the
 original has for this sequence alone; its *own end* is there, and padding behind it. *The node stays*: the mended graph
-has the same operator. `mender.take_per_row` writes `value[row, index[row]]`.
+has the same operator. `mender.take_per_row` writes `value[row, index[row]]`. A *lone* sequence is a batch of one row
+without padding. A *cause* is a text in `mender.causes`, which says how padding would reach the node's output. A node
+that is *refused* ends the mend.
 """
 
 from __future__ import annotations

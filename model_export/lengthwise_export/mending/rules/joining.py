@@ -4,7 +4,9 @@ Words: an *axis* is one of the original's tensor, a *dim* one of the mended grap
 sizes of its dims, several if the axis is *merged*. A size is a table `[2, lengths]`: for one row and for many, at each
 length. *Added rows* are dim 0 of a tensor that the original has once and each row has its own. A row's *own size* along
 a dim of time is what the original has for this sequence alone; behind it is padding. *The node stays*: the mended graph
-has the same operator. `mender.take_per_row` writes `value[row, index[row]]`.
+has the same operator. `mender.take_per_row` writes `value[row, index[row]]`. A *lone* sequence is a batch of one row
+without padding. A *cause* is a text in `mender.causes`, which says how padding would reach the node's output. A node
+that is *refused* ends the mend.
 """
 
 from __future__ import annotations

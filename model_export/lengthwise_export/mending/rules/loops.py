@@ -8,7 +8,8 @@ sizes of its dims, several if the axis is *merged*. Added rows are dim 0 of a te
 row has its own. *Own size* and *own steps* of a row are those that the original has for this sequence alone. *The node
 stays*: the mended graph has the same operator. The *body* is the graph inside a Loop or Scan; values *outside* are
 those of the graph around it, which the body may use by their names. A body's *state* is what one iteration passes on to
-the next: an input and an output of the body.
+the next: an input and an output of the body. A *lone* sequence is a batch of one row without padding. A *cause* is a
+text in `mender.causes`, which says how padding would reach the node's output. A node that is *refused* ends the mend.
 """
 
 from __future__ import annotations
@@ -126,7 +127,7 @@ def _inputs(mender: Mender, value: DataTensor, sequence_lens: str) -> list[str]:
     inputs = list(mender.node.input) + [""] * (8 - len(mender.node.input))
     for index in (1, 2, 3, 7):
         if inputs[index]:
-            mender.constant_input(index)  # refuses another
+            mender.constant_input(index)  # refuses an input that is no constant
             inputs[index] = mender.values[inputs[index]].name
     inputs[0], inputs[4] = mender.in_original_shape(value), sequence_lens
     for index in (5, 6):

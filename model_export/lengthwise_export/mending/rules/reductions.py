@@ -3,7 +3,9 @@
 Words: an *axis* is one of the original's tensor, a *dim* one of the mended graph's; the *group* of an axis has the
 sizes of its dims, several if the axis is *merged*. *Added rows* are dim 0 of a tensor that the original has once and
 each row has its own. A row's *own steps* are those that the original has for this sequence alone; behind them is
-padding. *The node stays*: the mended graph has the same operator.
+padding. *The node stays*: the mended graph has the same operator. A *lone* sequence is a batch of one row without
+padding. A *cause* is a text in `mender.causes`, which says how padding would reach the node's output. A node that is
+*refused* ends the mend.
 """
 
 from __future__ import annotations

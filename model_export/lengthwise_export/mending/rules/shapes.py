@@ -5,7 +5,9 @@ sizes of the dims that it consists of: the original's `x.reshape(-1, 8)` has an 
 graph keeps two dims, with the group `(rows, time)`: the axis is *merged*. A size is a table `[2, lengths]`: its value
 for one row and for `MANY_ROWS`, at each length. It is *rows*, *time* (it depends on the length) or *fixed*. A
 `KnownTensor`, such as a shape, has numbers that are known for each length: a table `[2, lengths, *shape]`. *Added rows*
-are dim 0 of a tensor that the original has once and each row has its own.
+are dim 0 of a tensor that the original has once and each row has its own. A *lone* sequence is a batch of one row
+without padding. A *cause* is a text in `mender.causes`, which says how padding would reach the node's output. A node
+that is *refused* ends the mend.
 """
 
 from __future__ import annotations
