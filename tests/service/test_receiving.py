@@ -107,14 +107,14 @@ async def test_no_message_takes_longer_than_the_patience_while_others_wait(
 
 def test_connections_take_turns_and_those_that_were_silent_come_last() -> None:
     line = WaitingCalls()
-    line.arrived("silent", promptly=False)
-    line.arrived("prompt", promptly=True)
+    line.set_rank("silent", promptly=False)
+    line.set_rank("prompt", promptly=True)
     join(line, ["silent", "new", "new", "new", "other", "prompt", "prompt"])
     assert line.waiting == 7
     assert rest(line) == ["prompt", "prompt", "new", "other", "new", "new", "silent"]
     assert line.waiting == 0
     join(line, ["later silent", "other"])
-    line.arrived("later silent", promptly=False)  # it loses the turns that it waits for
+    line.set_rank("later silent", promptly=False)  # it loses the turns that it waits for
     assert rest(line) == ["other", "later silent"]
 
 
@@ -142,8 +142,8 @@ def test_where_too_many_wait_the_connection_with_most_of_them_is_refused(monkeyp
 def test_one_that_was_silent_takes_the_place_of_none_that_was_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(receiving, "MAX_WAITING", 2)
     line = WaitingCalls()
-    line.arrived("good", promptly=True)
-    line.arrived("bad", promptly=False)
+    line.set_rank("good", promptly=True)
+    line.set_rank("bad", promptly=False)
     join(line, ["good"] * 2)
     newcomer = waiting("bad")
     assert line.join(newcomer) is newcomer

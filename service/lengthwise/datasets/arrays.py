@@ -54,6 +54,7 @@ def item(sequence: InputSequence, manifest: Manifest) -> Item | str:
             kept_steps = masked_steps(sequence, steps)
     except ValueError as error:
         return str(error)
+    # A feature that is left out is a missing value in every step.
     if (
         kept_steps is not steps
         and sequence.feature_mask is not None

@@ -259,9 +259,8 @@ def _table(path: Path, kind: StepKind, blocks: Iterable[TextColumns], reading: R
         except ConfigurationError as error:
             raise ConfigurationError(f"{path}: {error}{reading.how_to_name}") from error
         reading.taken(roles)
-        is_whole = (
-            len(cells.lines) * len(cells.columns) < BLOCK_CELLS
-        )  # the only block: the number of sequences is known
+        # A block that is not full is the only one: the number of sequences is known.
+        is_whole = len(cells.lines) * len(cells.columns) < BLOCK_CELLS
         count_text = f"; {counted(len(sequences), 'sequence')}" if is_whole else ""
         reading.say(f"{path}: {roles}{count_text}")
         # Its records

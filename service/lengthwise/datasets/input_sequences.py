@@ -224,15 +224,15 @@ def read(
         try:
             row_sequences, roles = table_sequences.sequences(table, names, per_step=per_step)
         except ConfigurationError as error:
-            how = _HOW_TO_NAME if re.search(r"\((id|time|label|values)\)", str(error)) else ""
-            raise ConfigurationError(f"{error}{how}") from error
+            advice = _HOW_TO_NAME if re.search(r"\((id|time|label|values)\)", str(error)) else ""
+            raise ConfigurationError(f"{error}{advice}") from error
         entries = ({"id": sequence.id if roles.id else None, "steps": sequence} for sequence in row_sequences)
     # Sequences of the entries
     results: list[InputSequence | str] = []
     for entry in entries:
         try:
-            sequence, own_roles = _sequence(entry, layout, names)
-            roles, names = roles or own_roles, replace(names, inputs=names.inputs or sequence.names)
+            sequence, entry_roles = _sequence(entry, layout, names)
+            roles, names = roles or entry_roles, replace(names, inputs=names.inputs or sequence.names)
             without_tail = tails.without_padding(sequence.in_order(names.inputs), padding)
         except (ValueError, ConfigurationError) as error:
             results.append(str(error))
@@ -357,7 +357,7 @@ def _is_key(column: str, groups: Sequence[tuple[Any, TableColumns]]) -> bool:
         return True
     texts = [text for values in values_of_group for text in values]
     is_one_for_each = len(texts) == len({*texts}) == len(values_of_group)
-    has_fractions = any("." in text for text in texts)  # such numbers are values
+    has_fractions = any("." in text for text in texts)  # then they are rather values of a feature
     return is_one_for_each and len(values_of_group) >= _FEWEST_KEYS and not has_fractions
 
 

@@ -109,8 +109,8 @@ def sequences(
         )
     if roles.time is None and chosen.values is None and chosen.inputs is None:
         _ask_about_channels(columns, roles)
-    is_guessed = chosen.id is None and count > 1
-    if roles.id is not None and is_guessed and len({*ids_of(columns[roles.id], roles.id)}) == count:
+    id_is_guessed = chosen.id is None and count > 1
+    if roles.id is not None and id_is_guessed and len({*ids_of(columns[roles.id], roles.id)}) == count:
         raise ConfigurationError(
             f"every row has its own {roles.id!r}: does it number the rows? Say which column is the id (id); the "
             f"columns are {listed(names)}{WIDE}"
@@ -278,18 +278,21 @@ def sort_keys(cells: Cells, name: str) -> NDArray[Any]:
     Raises:
         ConfigurationError: A cell is missing, is neither a number nor a date, or only some have a time zone.
     """
+    # An array of numbers, dates or durations
     if isinstance(cells, np.ndarray):
         keys = cells.astype(np.int64) if cells.dtype.kind in "Mm" else cells
         missing = np.isnat(cells) if cells.dtype.kind in "Mm" else np.isnan(keys)
         if missing.any():
             raise ConfigurationError(f"row {int(missing.argmax())} has no time in the column {name!r}")
         return keys
+    # Texts or objects: numbers
     numbers, wrong = numbers_of(cells if isinstance(cells, Texts) else Texts(map(str, cells)), name)
     bad_rows = np.flatnonzero(np.isnan(numbers))
     if not len(bad_rows):
         return numbers
     if len(wrong) < len(cells):  # some are numbers: the others are wrong, not dates
         raise ConfigurationError(_no_time_message(cells, int(bad_rows[0]), name))
+    # Texts or objects: dates; those without a time zone are compared as if in UTC
     stamps: list[datetime] = []
     for row, cell in enumerate(cells):
         try:

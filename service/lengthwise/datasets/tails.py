@@ -72,14 +72,15 @@ def doubts(sequences: Sequence[Steps]) -> Iterator[str]:
         : 2 + _MOST_VALUES // max(1, sample[0].size)
     ]
     block = np.stack(equally_long).reshape(len(equally_long), shape[0], -1)
-    for side, edge, turned in (("end in", "last", block), ("begin with", "first", block[:, ::-1])):
-        step, padded_rows = _find_padding(turned)
+    for side, edge, from_edge in (("end in", "last", block), ("begin with", "first", block[:, ::-1])):
+        # The steps in words, and the word of `Padding` for them
+        step, padded_rows = _find_padding(from_edge)
         values = f"copies of their {edge} step"
         if step is not None:
             values = ", ".join([*dict.fromkeys(f"{value:g}" for value in step.tolist())][:_MOST_SHOWN])
         name, word = _KNOWN.get(values, (values if step is None else f"steps of {values}", None))
         cure = "Leave such steps out: only its length says where a sequence ends"
-        if word is not None and turned is block:
+        if word is not None and from_edge is block:
             cure = f"Such steps count as data: padding='{word}' (--padding {word}) cuts these tails off"
         if padded_rows:
             length_text = f"{'every' if count == len(sample) else 'nearly every'} sequence has {shape[0]} steps"
@@ -107,16 +108,18 @@ def _find_padding(block: NDArray[Any]) -> tuple[NDArray[Any] | None, int]:
     )
     # Rows whose first two steps equal their last: a pulse that returns to rest, not padding
     starts_in_it = np.all(_equal(block[:, :2], last), axis=1)
+    # 1. A common filler
     if step is not None and is_filler:
         rows = np.equal(texts, common_text)
         padded_rows = _count_padded(_equal(block, step)[rows], repeats[rows], len(block), may_be_inside=is_blank)
         if padded_rows or is_blank:
             return step, 0 if starts_in_it[rows].mean() > _MOST else padded_rows
+    # 2. Repeated last steps, if rows do not just rest there
     repeating = repeats[:, -1]
     padded_rows = _count_padded(repeats[repeating], repeats[repeating], len(block), may_be_inside=True)
-    return step, 0 if padded_rows == 0 or starts_in_it[repeating].mean() > _MOST or _is_at_rest(
-        block, step
-    ) else padded_rows
+    if padded_rows and (starts_in_it[repeating].mean() > _MOST or _is_at_rest(block, step)):
+        padded_rows = 0
+    return step, padded_rows
 
 
 def _is_at_rest(block: NDArray[Any], step: NDArray[Any] | None) -> bool:
@@ -143,7 +146,9 @@ def _count_padded(is_padding: NDArray[np.bool_], repeats: NDArray[np.bool_], cou
     tails = np.where(is_padding.all(axis=1), is_padding.shape[1], is_padding[:, ::-1].argmin(axis=1))
     # The share of such steps before the tails: where they are frequent, a row ends in some of them by chance.
     frequency = float(is_padding.sum() - tails.sum()) / max(1, int((is_padding.shape[1] - tails).sum()))
+    # Padding is longer than by chance, and longer than the runs of such steps in the signal.
     is_special = not frequency or (may_be_inside and tails.mean() * (1 - frequency) > _LONGER * frequency)
+    # Tails of one length in all rows say nothing: the sequences before them are equally long, too.
     are_equally_long = len(is_padding) == count and len({*tails.tolist()}) == 1
     is_special = is_special and tails.mean() > _LONGER_THAN_INSIDE * _longest_runs(is_padding | repeats, tails).mean()
     return len(is_padding) if is_special and not are_equally_long and tails.max() > 1 else 0

@@ -78,6 +78,7 @@ class SmallCalls:
     def handlers(self) -> dict[str, Handler]:
         """The handler of each method, by its path `/package.Service/Method`."""
         serving = self._serving
+        # Methods of the Open Inference Protocol: what answers a request, with the fields of the response
         probes: dict[str, Callable[[Any], Fields]] = {
             "ServerLive": lambda _: {"live": serving.alive},
             "ServerReady": lambda _: {"ready": serving.ready},
@@ -143,7 +144,10 @@ class SmallCalls:
         handle: Callable[[RpcCall], Awaitable[None]],
         code: grpc.StatusCode | None = None,
     ) -> Handler:
-        """Makes the handler of a kind of stream, of which few may be open at once, since they have no deadline."""
+        """Makes the handler of a kind of stream, of which few may be open at once, since they have no deadline.
+
+        `code` is that of the refusal of a further stream, None for the usual one.
+        """
 
         async def answer(rpc: RpcCall) -> None:
             """Runs the handler of a stream, or refuses the stream if too many are open."""

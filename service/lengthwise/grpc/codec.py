@@ -115,7 +115,7 @@ def decode(
     """
     # A known message: only its raw elements are read.
     split = split or (None if heads is None else MessageParts.of(body))
-    key = None if split is None else (split.rest, len(split.raw))
+    key = None if split is None else (split.rest, len(split.raw))  # of messages that are parsed to the same
     known: _KnownMessage | None = None if heads is None else heads.get(key)
     if split is not None and known is not None:
         served = kserve.find(serving, known.name, known.version)

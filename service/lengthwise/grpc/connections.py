@@ -134,7 +134,7 @@ class GrpcConnections:
         """The number of open connections; reads the open files of the process."""
         return len(self._accepted.look())
 
-    def begun(self, rpc: RpcCall) -> None:
+    def count_call(self, rpc: RpcCall) -> None:
         """Counts a call for its connection, from now until its end."""
         connection = self.of(rpc.client)
         connection.called = True

@@ -122,7 +122,7 @@ class WaitingCalls:
                 if not line:
                     del lines[message.client]
 
-    def arrived(self, client: str, *, promptly: bool) -> None:
+    def set_rank(self, client: str, *, promptly: bool) -> None:
         """Sets the rank of a connection by how its last message arrived, and moves its line of waiting calls there."""
         old_rank = self._ranks.pop(client, _Rank.NEW)
         rank = self._ranks[client] = _Rank.PROMPT if promptly else _Rank.SILENT
@@ -194,7 +194,7 @@ class Receiving:
             self._line.leave(message)
             return
         del self._arrivals[message]
-        self._line.arrived(message.client, promptly=arrived)
+        self._line.set_rank(message.client, promptly=arrived)
         self._give_back()
 
     def _reserve(self, message: IncomingMessage) -> bool:

@@ -139,7 +139,7 @@ class GrpcServer:
         elif handler is None:
             rpc.finish(grpc.StatusCode.UNIMPLEMENTED, "there is no such method")
         else:
-            self._connections.begun(rpc)
+            self._connections.count_call(rpc)
             rpc.run(handler)
 
     def _without_key(self, rpc: RpcCall) -> RequestError | None:

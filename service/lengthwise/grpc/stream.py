@@ -72,12 +72,12 @@ class StreamInference:
             return
         stream = _Stream(self, rpc, headers)
         self._open.add(stream)
-        rpc.on_end(partial(self.closed, stream))
+        rpc.on_end(partial(self.forget, stream))
         stream.read()
         if self._timer is None:
             self._look()
 
-    def closed(self, stream: _Stream) -> None:
+    def forget(self, stream: _Stream) -> None:
         """Forgets a stream that is over."""
         self._open.discard(stream)
         self.idle.pop(stream, None)
@@ -127,7 +127,7 @@ class _Stream:
         if self._large_message is not None:
             return False
         self._abort(InflightFull("the stream was idle, and a new one needs its place"))
-        self._inference.closed(self)
+        self._inference.forget(self)
         return True
 
     def _wait(self) -> None:
@@ -174,6 +174,7 @@ class _Stream:
         self._received_bytes = received
         if received is None:
             return
+        # `delivered` is not exact: the fewest undelivered bytes since the stream waits are its error.
         connection = connections.of(client)
         undelivered_now = received - connection.delivered
         self._fewest_undelivered = (

@@ -145,6 +145,7 @@ class RpcCall:
         def done(inflating: asyncio.Task[bytes | None]) -> None:
             """Passes the inflated message on, unless the call was cancelled meanwhile."""
             self._inflation = None
+            # The inflation counts as one more operation of the call (see below), which is done now.
             self._done(lambda _: None if inflating.cancelled() else finished(inflating.result()), None)
 
         finished = partial(self._received_inflated, on_received)
