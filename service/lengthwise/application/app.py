@@ -164,6 +164,7 @@ class Application(FastAPI):
         first_route = len(self.router.routes)
         settings = serving.settings
         self.serving = serving
+        # The inference protocols, which share the slots for large bodies.
         large_bodies = Turns()
         self.predict = predict.Predict(serving, large_bodies)
         v1, v2 = predict.PredictV1(serving, large_bodies), Infer(serving, large_bodies)
@@ -172,6 +173,7 @@ class Application(FastAPI):
         operations.add_predict(self.router, self.predict)
         operations.add_v1(self.router, v1)
         operations.add_v2(self.router, v2)
+        # All other operations; `paths` are those that `GET /` shows.
         paths = {"predict": "/predict"}
         if self.openapi_url is not None:
             paths |= {"docs": "/docs"} if self._has_docs else {}
@@ -247,6 +249,7 @@ class Application(FastAPI):
         serving, rpc, settings = self.serving, self._rpc, self.serving.settings
 
         async def listen() -> None:
+            """Listens for gRPC, if it is on."""
             if rpc is not None and settings.grpc_port is not None:
                 await rpc.start(settings.host, settings.grpc_port)
                 serving.registry.listeners.append(rpc.report_health)
@@ -313,8 +316,7 @@ def _match_to_the_end(routes: Iterable[BaseRoute]) -> None:
     r"""Makes routes match whole paths, and only names that a model may have.
 
     - Starlette's `$` also matches before a line feed at the end of a path (`%0a`): `\Z` does not.
-    - A name in a path may have no colon: else another method on `/v1/models/M:predict` were a call of a model
-      `M:predict`.
+    - A name in a path may have no colon: else a GET of `/v1/models/M:predict` would ask for a model named `M:predict`.
     """
     for route in routes:
         if isinstance(route, Route):

@@ -146,6 +146,8 @@ def add_changes(router: APIRouter, serving: Serving) -> None:
     """Adds the operations that load and unload models."""
 
     def add(name: str, apply: Callable[[Serving, str, dict[str, Any]], Awaitable[None]]) -> None:
+        """Adds the operation `name`; `apply` makes its change, from the model's name and the parameters."""
+
         @router.post(f"/v2/repository/models/{{model}}/{name}", **document.operation(f"v2_{name}"))
         async def change(request: Request) -> Response:
             body = await _json_object(

@@ -49,9 +49,9 @@ def routes(openapi: str, files: Path | None) -> list[Route]:
 
     `openapi` is the path of the document that it shows.
     """
-    file_of_path = {}  # by the paths at which they are served
-    if files is not None:
-        file_of_path = {START: _TEMPLATES / "start.js"} | {path: files / FILES[path] for path in FILES}
+    file_of_path = (
+        {} if files is None else {START: _TEMPLATES / "start.js"} | {path: files / FILES[path] for path in FILES}
+    )
 
     async def page(request: Request) -> Response:
         """Answers `GET /docs`: Swagger UI, or how to install its files."""

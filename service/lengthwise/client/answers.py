@@ -47,7 +47,7 @@ def error_of(
         return _body_error(document, detail, body)
     # The class: of its status and title, or of the status alone.
     kinds = [kind for base in (RequestError, Refused) for kind in base.__subclasses__() if kind.status == status]
-    default_kind = NotReady if status == NotReady.status else kinds[0] if kinds else RequestError
+    default_kind = NotReady if NotReady in kinds else next(iter(kinds), RequestError)  # several have 503
     kind = next((candidate for candidate in kinds if candidate.title == document.get("title")), default_kind)
     if kind is RequestError:
         detail = f"the server answered {status}: {detail}"
@@ -70,7 +70,10 @@ def _body_error(document: Mapping[str, Any], detail: str, body: RequestBody | No
 
 
 def _problem(pointer: str, detail: str, body: RequestBody | None) -> Problem:
-    """A problem of a body, with its pointer changed to one into all sequences of the caller."""
+    """A problem of a body, with its pointer changed to one into all sequences of the caller.
+
+    If `body` begins with sequence 100, `/sequences/3/steps` becomes `/sequences/103/steps`.
+    """
     problem = Problem(pointer, detail)
     if body is None or problem.sequence is None:
         return problem

@@ -175,8 +175,7 @@ class _AnyClient(Generic[Transport]):
             if self._limits is None or not self._limits.knows(model, answering):
                 self._limits = yield from server_limits(deadline)
             versions = self._limits.versions(model)
-            orders = {tuple(versions.get(name) or prepared.names) for name in answering}
-            other_orders = orders - {prepared.names}
+            other_orders = {tuple(versions.get(name) or prepared.names) for name in answering} - {prepared.names}
             if not other_orders:
                 return predictions
             if prepared is sequences:

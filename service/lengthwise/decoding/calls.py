@@ -96,6 +96,7 @@ def why_refused(steps: Steps, manifest: Manifest, transposed: str = TRANSPOSED) 
         "not finite": "holds a number that is not finite as float32",
         "missing": f"lacks a value: {missing_message(manifest, in_tail=is_tail(steps, fault[0]))}",
     }
+    # The feature of the first wrong value in that step, if the features have names.
     is_wrong = np.isnan if fault[1] == "missing" else np.isinf
     feature_text = "" if step.names is None else f" ({step.names[int(is_wrong(steps[fault[0]]).argmax())]})"
     return f"step {fault[0]}{feature_text} {messages[fault[1]]}"

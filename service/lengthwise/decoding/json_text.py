@@ -108,8 +108,12 @@ def _loads(text: str, *, in_python: bool) -> Any:
         return _loads(text, in_python=True)
 
 
-# The members of an object as a dict; a key that stands twice is an error.
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The members of an object as a dict.
+
+    Raises:
+        InvalidRequest: A key is there twice.
+    """
     value = dict(pairs)
     if len(value) != len(pairs):
         repeated = Counter(name for name, _ in pairs).most_common(1)[0][0]
@@ -125,8 +129,12 @@ def kind(value: Any) -> str:
     return next((kind for type_, kind in kinds if isinstance(value, type_)), "an object")
 
 
-# Refuses NaN, Infinity or -Infinity (`name`), and says where in the text it is.
 def _no_constant(text: str, name: str) -> None:
+    """Called by the parser for NaN, Infinity or -Infinity (`name`).
+
+    Raises:
+        InvalidRequest: Always; it says where in the text the first of them is.
+    """
     # The parser reads the text in order, so everything before the first of them is valid JSON.
     at = next((match.start(1) for match in _CONSTANT.finditer(text) if match[1]), 0)
     line, column = text.count("\n", 0, at) + 1, at - text.rfind("\n", 0, at)
@@ -149,7 +157,7 @@ def _has_lone_surrogate(value: Any) -> bool:
 
 def _is_cut(text: str, error: json.JSONDecodeError) -> bool:
     """Whether the error shows that a text ends too early, as a connection that broke would leave it."""
-    if error.msg.startswith("Invalid \\"):
+    if error.msg.startswith("Invalid \\"):  # an escape
         return _CUT_ESCAPE.search(text, max(0, error.pos - 2)) is not None
     is_open = error.msg.startswith("Unterminated string")
     return is_open or (error.msg != "Extra data" and _CUT.fullmatch(text, error.pos) is not None)

@@ -157,7 +157,7 @@ def _explain_steps(
 
 
 def _explain_values(steps: Iterable[tuple[int, Any]], where: SentWhere, features: int, count: int) -> None:
-    """Adds a problem for each step of values that the model does not accept.
+    """Adds a problem for each step of values that the model does not accept, of a sequence of `count` steps.
 
     Of one step these are all missing values, up to the first value that is wrong in another way: that one is the last.
     """
@@ -200,10 +200,9 @@ def _explain_tokens(steps: Iterable[tuple[int, Any]], where: SentWhere) -> None:
         if type(token) is int and 0 <= token < vocabulary:
             continue
         if problems.listing:
-            is_whole = type(token) is int
             detail = (
                 token_message(manifest)
-                if is_whole
+                if type(token) is int
                 else f"must be a token id, a whole number, got {_kind(token, manifest)}"
             )
             problems.add(f"{at}/{index}", detail)

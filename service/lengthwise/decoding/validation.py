@@ -136,11 +136,10 @@ def read_item(value: Any, pointer: str, manifest: Manifest, problems: Problems) 
         return None
     # The kept steps: are there as many as the model takes?
     kept: Sequence[int] = range(len(steps)) if step_mask is None else np.flatnonzero(step_mask).tolist()
-    length_fault = length_problem(len(kept), manifest) if kept else "no step; a sequence has at least one"
-    if length_fault is not None:
+    fault = length_problem(len(kept), manifest) if kept else "no step; a sequence has at least one"
+    if fault is not None:
         is_masked = not kept or len(kept) < manifest.min_length <= len(steps)
-        fault_at, detail = (f"{pointer}/step_mask", f"leaves {length_fault}") if is_masked else (at, length_fault)
-        problems.add(fault_at, detail)
+        problems.add(f"{pointer}/step_mask" if is_masked else at, f"leaves {fault}" if is_masked else fault)
         return None
     if manifest.missing == "refuse" and feature_mask is not None and not feature_mask.all():
         problems.add(f"{pointer}/feature_mask", missing_message(manifest))

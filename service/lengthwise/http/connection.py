@@ -252,7 +252,7 @@ class Connection(TimedConnection):
         if self.transport.is_closing():
             return False
         if self._rest and self.transport.can_write_eof():
-            self._ended_early = True
+            self._ended_early = True  # `_parse_rest` calls this function again
             return True
         self.flow.end()
         self.refuse(None)
@@ -349,7 +349,7 @@ class Connection(TimedConnection):
                 self._pipelined.close()
             request = self._waiting.popleft()
             self._start(request)
-            if self.state is BROKEN and request is self.newest:
+            if self.state is BROKEN and request is self.newest:  # the refusal is its answer
                 self._end()
         elif self.state in ENDED:
             self._end()
@@ -376,18 +376,18 @@ class Connection(TimedConnection):
         self._stop_timer()
         if status == 400:
             self._malformed.note(detail, self.client[0] if self.client else "unknown")
-        broken = self.state is BODY
-        if broken and self.newest.response_started:  # it was answered before its body ended: no refusal is written
-            broken, status = False, None
-        self.state = BROKEN if broken else ENDING
+        refuses_newest = self.state is BODY  # the refusal is the answer to the request whose body is being read
+        if refuses_newest and self.newest.response_started:  # which has its answer already: no refusal is written
+            refuses_newest, status = False, None
+        self.state = BROKEN if refuses_newest else ENDING
         self._refusal = None if status is None else (status, detail)
         self.flow.discard()
-        if not self.is_answering() or (broken and self._answering is self.newest):
+        if not self.is_answering() or (refuses_newest and self._answering is self.newest):
             self._end()
 
     def _end(self) -> None:
         """Writes the refusal, if there is one, and ends the connection, once every earlier request has its answer."""
-        if self.state is BROKEN:
+        if self.state is BROKEN:  # the refusal, or the end, takes the place of the newest request's answer
             self.newest.refused(CLIENT_LEFT if self._refusal is None else self._refusal[0])
         self.state = CLOSED
         if self._refusal is not None:
@@ -416,7 +416,11 @@ class Connection(TimedConnection):
         self._start_timer(BODY_PERIOD_SECONDS, self.check_body)
 
     def check_body(self) -> None:
-        """Refuses a body that arrived too slowly in the period that ends now; else starts the next period."""
+        """Refuses a body that arrived too slowly in the period that ends now; else starts the next period.
+
+        Bytes that are in the kernel and not read yet show that this process was late, not the client: then it waits a
+        little.
+        """
         if self._was_paused() or self._period_bytes >= MIN_BODY_BYTES_PER_SECOND * BODY_PERIOD_SECONDS:
             self._watch_body()
         elif has_arrived(self.transport):
@@ -427,7 +431,8 @@ class Connection(TimedConnection):
     def _head_is_late(self) -> None:
         """Refuses a request whose header block did not arrive in time, with 408, unless reading was paused.
 
-        If nothing at all was sent, the connection is aborted without an answer.
+        If bytes are in the kernel and not read yet, it waits a little for them. If nothing at all was sent, the
+        connection is aborted without an answer.
         """
         if self._was_paused():
             self._start_timer(self._header_timeout, self._head_is_late)

@@ -55,9 +55,9 @@ class FastPath:
         return None if parts is None or parsed is None else (*parsed, parts.body)
 
     def remember(self, data: bytes, request: FastRequest) -> None:
-        """Remembers the header block of a whole request that was parsed, unless it is large or unusual."""
+        """Remembers the header block of a request that was parsed from `data`, unless it is large or unusual."""
         parts, headers = RequestParts.of(data), dict(request.headers)
-        # The only plain content length is the one that the parser read: no other one hides in the block.
+        # The length that the parser read is the plain one in the block, and the block has no second one.
         is_plain = parts is not None and headers.pop(b"content-length", None) == parts.digits
         if parts is not None and is_plain and not _CONTENT_LENGTH.search(parts.block[1]):
             parsed = (request.endpoint, headers, request.scope) if len(headers) < MAX_KNOWN_FIELDS else None

@@ -58,10 +58,10 @@ class Changes:
                 _, late = await asyncio.wait(late, timeout=CHANGE_SECONDS)
                 busy = busy or self._is_busy()
             answers: list[dict[str, Any]] = []
-            no_answer = {"error": f"it has not answered within {CHANGE_SECONDS:g} s"}
             for slot, pending in calls.items():
                 slot.change = pending
-                answer = pending.result() if pending.done() else no_answer
+                late_answer = {"error": f"it has not answered within {CHANGE_SECONDS:g} s"}
+                answer = pending.result() if pending.done() else late_answer
                 if answer is not None and slot.process is not None:  # else it has ended: its successor asks
                     answers.append({"pid": slot.process.pid, **answer})
             # What the workers say now: a load counts as made even if the highest version was refused.

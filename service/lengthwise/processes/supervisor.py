@@ -225,6 +225,7 @@ class Supervisor:
                 slot.loaded.set()
                 self._counts.end(slot.index)
             if self._ending.is_set():  # has it drained, or did it end in another way?
+                # One that was killed without a call in hand has lost nothing.
                 if was_up and code not in (0, self._code) and (inflight or code != -signal.SIGKILL):
                     log.error("a worker ended with %s instead of draining", _end_text(code))
                     self._code = self._code or 1
@@ -396,8 +397,7 @@ def supervise(settings: Settings, workers: WorkerCount) -> int:
         if settings.grpc_port is not None:
             stack.enter_context(reserved(settings.host, settings.grpc_port, flag("grpc_port")))
         file = stack.enter_context(shared_file(workers.number))
-        descriptors = {option: listener.fileno() for option, listener in sockets.items()}
-        supervisor = Supervisor(settings, workers, descriptors, file)
+        supervisor = Supervisor(settings, workers, {option: end.fileno() for option, end in sockets.items()}, file)
         code = asyncio.run(supervisor.run())
     if code == _NOT_STARTED and supervisor.failures:
         raise ConfigurationError(supervisor.failures[0])

@@ -90,7 +90,7 @@ class Worker:
             ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         end = socket.socket(fileno=descriptor)
         worker = cls(end, *receive_start(end))
-        share_among(worker.number)
+        share_among(worker.number)  # the cores of the machine
         return worker
 
     @property
@@ -139,7 +139,7 @@ class Worker:
         """
         self.memory.put(self.index, connections=connections)
         others_counts = self.memory.table["connections"][self._others][self._states() == READY]
-        if not len(others_counts):
+        if not len(others_counts):  # no other worker is ready
             return 0.0
         if self._state != READY:
             return -NOT_READY_SECONDS

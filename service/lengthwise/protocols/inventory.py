@@ -228,11 +228,11 @@ def statistics_of_process(serving: Serving, name: str | None, version: str | Non
 
 def _sum(stats: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Adds up the statistics of one version over the workers: those of batches for each number of rows."""
-    total = reduce(_added, stats)
+    total = reduce(_add, stats)
     by_rows: dict[int, dict[str, Any]] = {}
     for batch in total["batch_stats"]:
         rows = batch["batch_size"]
-        by_rows[rows] = _added(by_rows.get(rows, {}), batch) | {"batch_size": rows}
+        by_rows[rows] = _add(by_rows.get(rows, {}), batch) | {"batch_size": rows}
     return total | {
         "name": stats[0]["name"],
         "version": stats[0]["version"],
@@ -241,11 +241,11 @@ def _sum(stats: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _added(first: Any, second: Any) -> Any:
-    """The sum of two numbers, or the concatenation of two lists; of two dicts, the sum for each name."""
+def _add(first: Any, second: Any) -> Any:
+    """The sum of two numbers, or two lists as one; of two dicts, a dict with the sum for each name."""
     if not isinstance(first, dict):
         return first + second
-    return first | {name: _added(first[name], value) if name in first else value for name, value in second.items()}
+    return first | {name: _add(first[name], value) if name in first else value for name, value in second.items()}
 
 
 def _statistics_of(served: ServedModel) -> dict[str, Any]:
@@ -258,31 +258,31 @@ def _statistics_of(served: ServedModel) -> dict[str, Any]:
             "last_inference": int(metrics.last_batch_time * 1000),
             "inference_count": int(metrics.batch_rows.total),
             "execution_count": metrics.batch_rows.count,
-            "inference_stats": _of_requests(metrics),
+            "inference_stats": _request_stats(metrics),
             "batch_stats": [
                 {
                     "batch_size": rows,
-                    "compute_input": _duration(of_rows.batches, of_rows.padding_seconds),
-                    "compute_infer": _duration(of_rows.batches, of_rows.running_seconds),
-                    "compute_output": _duration(of_rows.batches, of_rows.writing_seconds),
+                    "compute_input": _duration(row_sums.batches, row_sums.padding_seconds),
+                    "compute_infer": _duration(row_sums.batches, row_sums.running_seconds),
+                    "compute_output": _duration(row_sums.batches, row_sums.writing_seconds),
                 }
-                for rows, of_rows in sorted(metrics.by_rows.items())
+                for rows, row_sums in sorted(metrics.by_rows.items())
             ],
         }
 
 
-def _of_requests(metrics: ModelMetrics) -> dict[str, Any]:
+def _request_stats(metrics: ModelMetrics) -> dict[str, Any]:
     """The `inference_stats` of a version: for each stage the count of requests and their nanoseconds."""
-    answered, every = metrics.answered, metrics.request_seconds
+    answered, all_requests = metrics.answered, metrics.request_seconds
     stages = {
         "success": answered.seconds,
         "queue": answered.queue_seconds,
         "compute_input": answered.decode_seconds,
         "compute_infer": answered.inference_seconds,
-        "compute_output": sum(of_rows.writing_seconds for of_rows in metrics.by_rows.values()),
+        "compute_output": sum(row_sums.writing_seconds for row_sums in metrics.by_rows.values()),
     }
     return {name: _duration(answered.calls, seconds) for name, seconds in stages.items()} | {
-        "fail": _duration(every.count - answered.calls, every.total - answered.seconds),
+        "fail": _duration(all_requests.count - answered.calls, all_requests.total - answered.seconds),
         "cache_hit": _duration(0, 0.0),
         "cache_miss": _duration(0, 0.0),
     }

@@ -69,7 +69,7 @@ class OverAsgi:
             if inflated is None:  # large: in a thread, with a slot for inflating and decoding
                 beginning = Received(scope, headers, inflating.content())
                 async with call.decoding_slot(inflated_bytes(body, max_bytes), beginning, whole=False):
-                    call.begin_decoding()
+                    call.begin_decoding()  # again: the wait for the slot is not decoding
                     body = await inflating.inflated()
                     del inflating
                     hold.holds(len(body))

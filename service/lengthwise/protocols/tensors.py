@@ -129,8 +129,9 @@ class KnownTensors:
         call, manifest = tensor_call.call, tensor_call.call.model.manifest
         if manifest.long == "reject" and call.width > manifest.max_length:
             return None
-        outputs = ("attention",) if call.attention else ()
-        call_options = options.CallOptions(outputs=outputs, timeout_ms=call.timeout_ms, priority=call.priority)
+        call_options = options.CallOptions(
+            outputs=("attention",) if call.attention else (), timeout_ms=call.timeout_ms, priority=call.priority
+        )
         return cls(
             manifest, tuple(replace(tensor, data=b"") for tensor in input_tensors), tensor_call.outputs, call_options
         )

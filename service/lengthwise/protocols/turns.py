@@ -56,6 +56,7 @@ class Turns:
             certain: The answer is of no use after the deadline: `DeadlineExceeded` is raised as soon as it is predicted
                 that the body will not be read in time.
         """
+        # In virtual time, a body begins when the last one of its connection is finished, or now.
         finish = self._finishes[peer] = max(self._virtual_time, self._finishes.get(peer, 0.0)) + size
         if self.free and not self.waiting:
             self.free -= 1
@@ -126,10 +127,10 @@ class Turns:
                 self._virtual_time += size / (self.waiting + self._slots - 1)
                 slot.set_result(None)
                 break
-        else:
+        else:  # no body waits
             self.free += 1
         if self.free == self._slots:  # nothing is read and nothing waits: begin anew
             self._finishes.clear()
             self._virtual_time = 0.0
-        elif len(self._finishes) > _MOST_PEERS:
+        elif len(self._finishes) > _MOST_PEERS:  # forget connections all of whose bodies are read
             self._finishes = {peer: finish for peer, finish in self._finishes.items() if finish > self._virtual_time}

@@ -86,7 +86,7 @@ class ServiceFigures:
                 model_gauges.breaker_open or (queue.breaker.open and not queue.closed),
                 model_gauges.queue_seconds + queue.seconds / serving.batcher.admission.rate.value,
             )
-        return gauges or {("", ""): Gauges(0, 0, 0, False)}
+        return gauges or {("", ""): Gauges(0, 0, 0, False)}  # without a model the metrics are on the page, too
 
     def _families(self) -> Iterator[Family]:
         """The families of openings, worker restarts, monitoring, aliases and default versions."""
