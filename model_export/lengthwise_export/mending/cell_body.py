@@ -168,7 +168,7 @@ class Body:
         return value if isinstance(value, Affine) else None
 
     def names_of(self, function: Affine) -> frozenset[str]:
-        """The names of all values of the body that are the same function."""
+        """The names of all values of the body that are the same function as this one."""
         functions = {name: self.function(name) for name in [*self._values, *self._producers]}
         return frozenset(name for name, value in functions.items() if value is not None and value.same(function))
 

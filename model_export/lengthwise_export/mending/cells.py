@@ -4,10 +4,10 @@
     h' = z * h + (1 - z) * n                      GRU, with the update gate z, and the reset gate r within n
     h' = tanh(...)                                RNN
 
-A prime marks what a step gives. The body's *state* is h, its *memory* is an LSTM's c; n is ONNX's hidden gate of a GRU,
-the *new state* before it is mixed with the old one. Each gate is an activation of an
-affine function (`Affine`) of the step and of h; the layer gets the weights of these functions. Whether the layer equals
-the loop is shown by the proof of the mend. `Leaf`, `Affine` and the signs of its terms are those of `cell_body`.
+A prime marks what a step gives. The body's *state* is h, its *memory* is an LSTM's c; n is the *new state* of a GRU
+before it is mixed with the old one (ONNX: the hidden gate). Each gate is an activation of an affine function (`Affine`)
+of the step and of h; the layer gets the weights of these functions. Whether the layer equals the loop is shown by the
+proof of the mend. `Leaf`, `Affine` and the signs of its terms are those of `cell_body`.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class _Gate:
 
     activation: str  # The activation's operator type
     numbers: tuple[tuple[str, float], ...]  # Its numbers by name, such as `alpha`
-    inner: Affine
+    inner: Affine  # What the activation is applied to
     # A function of the state alone; None if the reset gate multiplies the state itself, or there is none
     reset_part: Affine | None = None
 

@@ -165,7 +165,7 @@ def _mender(model: ModelProto, names: GraphNames, steps: StepInput, lengths: NDA
     )
     writer = Writer(
         lengths_name,
-        (names.sequences, names.open_axes[1]),
+        (names.sequences, names.open_axes[1]),  # the axis of time
         used_names,
         has_int32_lengths=lengths_input.type.tensor_type.elem_type == TensorProto.INT32,
         table_lengths=lengths,
@@ -278,7 +278,7 @@ def _follow(mender: Mender, node: NodeProto) -> list[MendedOperator]:
 def shown_operator(node: NodeProto) -> str:
     """A node as text: its module or its own name, and its operator type, such as `Conv encoder.conv`."""
     name = operator_name(node)
-    return name if node.op_type in name else f"{node.op_type} {name}" if name else f"{node.op_type} {node.output[0]}"
+    return name if node.op_type in name else f"{node.op_type} {name or node.output[0]}"
 
 
 def _text(node: NodeProto) -> str:

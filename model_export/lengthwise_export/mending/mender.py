@@ -77,8 +77,8 @@ class Mender(NodeMender):
     def neutral_extreme(self, dtype: int, *, largest: bool = True, finite: bool = False) -> float:
         """The number that a maximum never chooses (or a minimum, if not `largest`), to fill padding with.
 
-        Of floats minus or plus infinity, or with `finite` the most extreme finite number; of integers the most extreme
-        one.
+        For a maximum it is minus infinity, for a minimum plus infinity; with `finite`, and for integers, the lowest or
+        highest number of the element type.
         """
         numpy_type = helper.tensor_dtype_to_np_dtype(dtype)
         if not np.issubdtype(numpy_type, np.floating):

@@ -57,7 +57,7 @@ class ComparedSequence:
     amplified: float = 0.0  # Of a raw sequence: how much a few ulps, or rounding, change the original's answer
 
     def as_json(self) -> dict[str, Any]:
-        """The value of `worst` in the JSON of a proof."""
+        """The value of `worst` in the JSON of a proof: where the mended answer differs most."""
         values = {name: getattr(self, name) for name in ("length", "rows", "width", "padding")}
         return {"sequence": self.index, **values, "difference": finite(self.difference)}
 

@@ -349,11 +349,11 @@ def _may_lose_bits_in_product(sizes: Mapping[str, MeasuredAxis], batch: str, inn
     """
     if not inner:
         return False
-    if not sizes[inner].fixed:
+    if not sizes[inner].fixed:  # form 2: without a letter there is one row or one column
         return sizes[inner].size % LANES != 0 and not (left and right)
-    if any(not sizes[letter].fixed for letter in right):
+    if any(not sizes[letter].fixed for letter in right):  # form 1
         return sizes[inner].size > PART
-    return not batch and math.prod(sizes[letter].size for letter in left) == 1
+    return not batch and math.prod(sizes[letter].size for letter in left) == 1  # form 3
 
 
 def _product(
