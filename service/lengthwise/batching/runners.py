@@ -161,8 +161,8 @@ class Runners:
     def count_helpers(self) -> int:
         """How many runners may take a part of the queue, beside the one that takes a batch now; the lock is held.
 
-        Those that are idle or woken, as far as cores are free. If there is none and some batches run on borrowed cores,
-        the runners of all batches that run: they end soon.
+        The idle and woken ones are counted, at most as many as cores are free. If this is 0 and some batches run on
+        borrowed cores, all that run are counted: they end soon.
         """
         running = self._running - self._woken
         free_cores = max(self._cores.local - running, self._cores.free(running))
@@ -199,11 +199,11 @@ class Runners:
             # In the next turn, so that other sequences that arrive in this turn are in the same batch.
             self._schedule_turn(self._loop.call_soon)
         else:
-            self._notify(len(added))
+            self._wake_allowed(len(added))
 
     def wake_for_rest(self) -> None:
         """Decides who runs the sequences that are left after a batch was taken; with the lock held."""
-        woken = 0 if self._has_one_core() else self._notify(1)
+        woken = 0 if self._has_one_core() else self._wake_allowed(1)
         if self._one_core and not woken and threading.current_thread() not in self._threads:  # the event loop took it
             self._schedule_turn(self._loop.call_soon)
 
@@ -298,7 +298,7 @@ class Runners:
         """Whether runner and event loop share one core now, as none can be borrowed; with the lock held."""
         return self._one_core and self._cores.free(max(1, self._running), look=False) <= 0
 
-    def _notify(self, count: int) -> int:
+    def _wake_allowed(self, count: int) -> int:
         """Wakes `count` idle runners, or as many as may run; returns how many (0 or below: none). The lock is held."""
         within_share = self._share - (self.count - len(self._idle))
         if count > within_share:
@@ -361,7 +361,7 @@ class Runners:
             if queue is None or self._stopping:
                 return None
             if not self._is_short(queue):
-                self._notify(len(queue.pending))
+                self._wake_allowed(len(queue.pending))
                 return None
             self._inline = True
             planned = self._source.take_batch(queue, seconds=self._inline_seconds)

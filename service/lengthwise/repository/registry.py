@@ -16,10 +16,10 @@ and *shadow*: see `contents`.
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 import os
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, MutableMapping, Sequence
+import uuid
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, MutableMapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -349,7 +349,7 @@ class EveryWorker:
     """Makes a change at every worker before it is answered.
 
     Every worker has one. The worker with the client asks all workers, itself too, to call their handler of `change`.
-    The call's text says which worker asked, so that this worker also keeps its result as an object, not as JSON.
+    Each such call has an id, by which the worker that asked keeps its result as an object, too, and not only as JSON.
     """
 
     here: Callable[[str, str], Awaitable[Refusal | None]]  # makes a change in this process
@@ -357,7 +357,6 @@ class EveryWorker:
     ask: Callable[..., Awaitable[list[dict[str, Any]]]]  # has every worker call a handler; returns their answers
     handlers: MutableMapping[str, Callable[..., Awaitable[Any]]]  # what this process answers to such calls
     _results: dict[str, Refusal | LengthwiseError | None] = field(default_factory=dict)  # here, of calls from here
-    _numbers: Iterator[int] = field(default_factory=itertools.count)
 
     def __post_init__(self) -> None:
         self.handlers["change"] = self._change
@@ -368,7 +367,7 @@ class EveryWorker:
         Raises:
             WorkersDiffer: Only some workers made it, or one did not answer.
         """
-        call = f"{os.getpid()} {next(self._numbers)}"
+        call = uuid.uuid4().hex
         self._results[call] = None
         try:
             answers = await self.ask("change", change, name, call)

@@ -213,6 +213,7 @@ class ScanState:
         self.first = not self.before.models
         self.served = {model.key: model for model in self.before if model.key in set(self.remaining)}
         self.refusals = {refusal.key: refusal.reason for refusal in self.before.refused}
+        # If there is only one name, it is that of calls without a name.
         names = {key.name for key in self.remaining} if self.first else set(self.before.models)
         self._unnamed = names.pop() if len(names) == 1 else None
 

@@ -212,7 +212,7 @@ class ProfileCounter:
         )
 
     def count(self, sequences: Sequence[Steps], classes: Iterable[int]) -> ProfileCounts:
-        """Counts sequences; of each, at most a few steps.
+        """Counts sequences and answers in the bins of the profile; of each sequence, at most `_MOST_STEPS` steps.
 
         Args:
             sequences: At least one; each with as many features as the profile.

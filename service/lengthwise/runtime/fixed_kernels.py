@@ -75,8 +75,10 @@ def plan(kernels: Sequence[DilatedKernels], bits: int, limit: float | None = Non
         for inside, reads in zip(group.inside, group.reads, strict=True):
             channels = np.flatnonzero(reads).tolist()
             numbers += [int(inside), len(channels), *channels]
-    biases = np.concatenate([group.biases.ravel() for group in kernels], dtype=np.float32)
-    return KernelPlan(np.array(numbers, np.int32), biases)
+    return KernelPlan(
+        numbers=np.array(numbers, np.int32),
+        biases=np.concatenate([group.biases.ravel() for group in kernels], dtype=np.float32),
+    )
 
 
 def shares(plan: KernelPlan, sequences: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:

@@ -124,8 +124,7 @@ def missing_libraries(cuda: str, load: LoadLibrary = ctypes.CDLL) -> tuple[str, 
             onnxruntime.preload_dlls()  # from NVIDIA's Python packages, which are on no library path
     major = cuda.partition(".")[0] or "13"
     missing = []
-    versioned = [f"lib{library}.so.{major}" for library in ("cudart", "cublasLt", "cublas")]
-    for name in (*versioned, *_ANY_CUDA_LIBRARIES):
+    for name in (*(f"lib{name}.so.{major}" for name in ("cudart", "cublasLt", "cublas")), *_ANY_CUDA_LIBRARIES):
         try:
             load(name)
         except OSError:

@@ -238,8 +238,9 @@ class _Trunk(Pattern):
         require(not node.attributes.get("training_mode", 0))
         scale = gamma / np.sqrt(variance.astype(np.float64) + float(epsilon))  # type: ignore[arg-type]
         shift = beta - mean * scale
-        weights = _with_padded_channels(scale), _with_padded_channels(shift)
-        return self._add_step(_SCALE, source, self._channels[source], *weights)
+        return self._add_step(
+            _SCALE, source, self._channels[source], _with_padded_channels(scale), _with_padded_channels(shift)
+        )
 
     def _rectifier(self, node: Node) -> int:
         """Adds a Relu."""
