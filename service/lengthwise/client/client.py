@@ -129,7 +129,8 @@ class _AnyClient(Generic[Transport]):
         if self._limits is None:
             self._limits = yield from server_limits(deadline)
         versions = self._limits.versions(model)
-        names = versions.get(str(version) if str(version) in versions else max(versions, key=int, default=""))
+        version_or_newest = str(version) if str(version) in versions else max(versions, key=int, default="")
+        names = versions.get(version_or_newest)
         input_sequences = sequences_of(sequences, layout, ColumnNames(inputs=tuple(names or ())), padding=padding)
         return input_sequences, prepare(input_sequences, self._limits)
 

@@ -89,13 +89,13 @@ class ConnectionDrain:
         for connection in open_connections:
             transport = connection.transport
             owes, closing, unsent = connection.owes, transport.is_closing(), transport.get_write_buffer_size()
-            state, silence = (owes, closing, unsent), NEW_SECONDS if connection.newest is None else QUIET_SECONDS
+            state, idle_limit = (owes, closing, unsent), NEW_SECONDS if connection.newest is None else QUIET_SECONDS
             last_state, since = self._since.setdefault(connection, (state, now))
             if last_state != state:
                 self._since[connection] = (state, now)
             elif unsent or closing:
                 if now - since > (UNREAD_SECONDS if unsent else PARTING_SECONDS):
                     transport.abort()
-            elif not owes and now - since > silence and not has_arrived(transport):
+            elif not owes and now - since > idle_limit and not has_arrived(transport):
                 transport.close()
         return open_connections

@@ -203,11 +203,11 @@ def compact(items: list[Item], tensor: NDArray[Any]) -> tuple[list[Item], int]:
         owner = owner.base
     if isinstance(owner, memoryview):  # may be a part of its object only
         owner = owner.obj
-    owned = owner.nbytes if isinstance(owner, np.ndarray) else memoryview(owner).nbytes
-    shared = sum([item.steps.nbytes for item in items if item.steps.base is not None])
-    if 2 * shared < owned:
+    owner_bytes = owner.nbytes if isinstance(owner, np.ndarray) else memoryview(owner).nbytes
+    steps_bytes = sum([item.steps.nbytes for item in items if item.steps.base is not None])
+    if 2 * steps_bytes < owner_bytes:
         return [item if item.steps.base is None else item._replace(steps=item.steps.copy()) for item in items], 0
-    return items, owned - shared
+    return items, owner_bytes - steps_bytes
 
 
 class Call(NamedTuple):
@@ -220,12 +220,12 @@ class Call(NamedTuple):
     priority: int = 0  # 0 to 9, higher first
     pointer: str = "/sequences/{}"  # JSON pointer of an item in the body, {} for its index
     width: int = 0  # entries of a per-step answer of each item; 0: as many as steps were sent
-    beside_bytes: int = 0  # memory besides the steps, if the steps are views of a larger array
+    extra_bytes: int = 0  # memory besides the steps, if the steps are views of a larger array
 
     @property
     def memory_bytes(self) -> int:
         """The bytes of memory that the sequences keep."""
-        size = self.beside_bytes
+        size = self.extra_bytes
         for item in self.items:  # a loop: nearly all calls have one item
             size += item.steps.nbytes
             if item.step_indices is not None:
@@ -312,6 +312,7 @@ def answer_bytes(call: Call) -> int:
         entries += sum([len(item.steps) // manifest.max_length for item in items])
     numbers = 0  # besides the probabilities
     if call.attention or manifest.task == "per-step":
+        # In tensors every item has `width` steps.
         steps = len(items) * call.width or sum([item.sent_steps for item in items])
         if call.attention:
             numbers = steps

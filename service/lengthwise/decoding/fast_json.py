@@ -53,6 +53,7 @@ def steps(text: bytes, start: int, end: int, *, are_tokens: bool) -> Steps | Non
     """A copy of the array of steps in `text[start:end]`, with any number of features; None if C cannot read it."""
     body = b"".join((b"[", memoryview(text)[start:end], b"]"))
     first = body[2 : body.find(b"]")]  # the text of the first step; or of all steps, if they are bare numbers
+    # 0 for tokens; as many as the first step has; 1 if the steps are bare numbers.
     features = 0 if are_tokens else first.count(b",", first.index(b"[")) + 1 if b"[" in first else 1
     numbers = COMPILED and _fast_json.read(body, 0, len(body), 1, features, sys.maxsize, 1, sys.maxsize, True, False)
     return _steps(numbers, features).copy() if isinstance(numbers, bytes) else None
@@ -88,7 +89,7 @@ def read(
     sequences = _read(body, start, end, max_sequences, manifest, in_detail=False)
     if sequences is None:
         return None
-    features, beside_bytes = manifest.input.features or 0, 0
+    features, extra_bytes = manifest.input.features or 0, 0
     if isinstance(sequences, bytes):
         array = _steps(sequences, features)
         items: Sequence[Item] = (make_item(array, manifest, sent_steps=len(array)),)
@@ -101,7 +102,7 @@ def read(
             return None
         items = split(array, [0, *ends], identifiers, manifest)
         if manifest.long in ("head", "tail"):
-            items, beside_bytes = compact(items, array)
+            items, extra_bytes = compact(items, array)
     return Call(
         model,
         items,
@@ -110,7 +111,7 @@ def read(
         call_options.priority,
         layout.pointer,
         0,
-        beside_bytes,
+        extra_bytes,
     )
 
 
@@ -240,8 +241,8 @@ def _sequences(body: bytes, details: list[Any], manifest: Manifest | None) -> li
     if len(text) > _MOST_PARSED_BYTES or b"_mask" in text:
         return None
     if manifest is not None and manifest.input.names is not None:  # steps may be objects: is the first step one?
-        starts = (wrong_steps[0][2] for item in items if (wrong_steps := item.wrong_steps) and not wrong_steps[0][0])
-        if any(body[start : start + 1] == b"{" for start in starts):
+        first_wrong = [item.wrong_steps[0] for item in items if item.wrong_steps]
+        if any(index == 0 and body[start : start + 1] == b"{" for index, _, start, _ in first_wrong):
             return None
     # The parsed items, with their checked steps in the place of the steps.
     parsed: Iterator[Any] = iter(json_text.parse(text))

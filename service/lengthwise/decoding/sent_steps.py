@@ -107,11 +107,11 @@ def _by_names(steps: list[Any], indices: Sequence[int], names: tuple[str, ...], 
 def _array(entries: list[Any], features: int | None) -> Steps | None:
     """The steps as an array, infinite beyond float32, NaN if missing; None if a step is not made of numbers."""
     # Many steps are converted in parts, so that other threads can run between two of them.
-    at_once = max(1, _NUMBERS_AT_ONCE // (features or 1))
-    if len(entries) > at_once:
+    steps_at_once = max(1, _NUMBERS_AT_ONCE // (features or 1))
+    if len(entries) > steps_at_once:
         parts: list[Any] = []
-        for first in range(0, len(entries), at_once):
-            part = _array(entries[first : first + at_once], features)
+        for first in range(0, len(entries), steps_at_once):
+            part = _array(entries[first : first + steps_at_once], features)
             if part is None:
                 return None
             parts.append(part)

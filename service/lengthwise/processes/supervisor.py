@@ -309,8 +309,8 @@ class Supervisor:
             "up": partial(self._note_up, slot),
             "failed": self.failures.append,
             "loaded": partial(self._wait_until_loaded, slot),
-            "metrics": partial(self._metrics_beside, slot),
-            "statistics": partial(self._statistics_beside, slot),
+            "metrics": partial(self._metrics_of_others, slot),
+            "statistics": partial(self._statistics_of_others, slot),
             "change": self._changes.make,
             "models": self._source.refresh,
             "unloaded": partial(self._changes.unloaded_before, slot),
@@ -361,13 +361,13 @@ class Supervisor:
         if calls:
             await asyncio.wait(calls, timeout=ANSWER_SECONDS)
 
-    async def _statistics_beside(self, asking: WorkerSlot, *content: Any) -> list[Any]:
+    async def _statistics_of_others(self, asking: WorkerSlot, *content: Any) -> list[Any]:
         """The answers of all workers but `asking` to `statistics`."""
         answers = list[Any]()
         await self._ask_others(asking, lambda _, answer: answers.append(answer), "statistics", *content)
         return answers
 
-    async def _metrics_beside(self, asking: WorkerSlot, own_metrics: Snapshot) -> list[Snapshot]:
+    async def _metrics_of_others(self, asking: WorkerSlot, own_metrics: Snapshot) -> list[Snapshot]:
         """The metrics of all workers but `asking`, and of those that have ended; `own_metrics` are those of `asking`.
 
         A worker that does not answer has its last answer there.
@@ -375,7 +375,7 @@ class Supervisor:
         self._counts.note(asking.index, own_metrics)
         await self._ask_others(asking, lambda slot, answer: self._counts.note(slot.index, answer), "metrics")
         other_indices = [slot.index for slot in self._slots if slot is not asking and slot.up]
-        return self._counts.beside(asking.index, own_metrics, other_indices)
+        return self._counts.snapshots_to_add(asking.index, own_metrics, other_indices)
 
 
 def _end_text(code: int) -> str:

@@ -75,8 +75,8 @@ def count_workers(settings: Settings) -> WorkerCount:
         count, reason = cores // settings.runners, f"{cores} cores, for {settings.runners} runners each"
     else:
         runners = min(1 + min(sizes, default=0) // _RUNNER_BYTES, max(1, cores // _LEAST), _MOST_RUNNERS)
-        each = "each core" if runners == 1 else f"every {runners} of {cores} cores, as the models are large"
-        count, reason = cores // runners, f"one for {each}"
+        cores_text = "each core" if runners == 1 else f"every {runners} of {cores} cores, as the models are large"
+        count, reason = cores // runners, f"one for {cores_text}"
     # By the memory, and by `max_model_bytes`: `fit` is the number of workers that have room.
     graphs = _COPIES * sum(sizes)
     limit, needed = "memory", _WORKER_BYTES + graphs

@@ -37,8 +37,8 @@ class WorkerCounts:
         counts.clear()
         self._last[index] = {}
 
-    def beside(self, index: int, own: Snapshot, others: Iterable[int]) -> list[Snapshot]:
-        """The snapshots to add to `own`, the one of a worker: of `others` (indices), and of the ended workers.
+    def snapshots_to_add(self, index: int, own: Snapshot, other_indices: Iterable[int]) -> list[Snapshot]:
+        """The snapshots to add to `own`, the one of a worker: of the workers `other_indices`, and of the ended workers.
 
         The first one has the families that `own` lacks, from the worker's last snapshot.
         """
@@ -47,4 +47,8 @@ class WorkerCounts:
             self._ended.forget({model for counts in self._memory.counts for model in counts.model_rows()}, KEPT_GONE)
         last = self._last[index].get("families", {})
         missing = {name: last[name] for name in last.keys() - own["families"].keys()}
-        return [{"families": missing}, *(self._last[other_index] for other_index in others), self._ended.snapshot]
+        return [
+            {"families": missing},
+            *(self._last[other] for other in other_indices),
+            self._ended.snapshot,
+        ]

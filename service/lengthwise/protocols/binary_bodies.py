@@ -70,9 +70,9 @@ def _steps(request: Received, manifest: Manifest) -> Steps:
     Raises:
         InvalidRequest: The header of the shape is missing or wrong, or the body has another number of bytes.
     """
-    tokens = manifest.input.kind == "tokens"
-    form = "STEPS" if tokens else "STEPS,FEATURES"
-    element: np.dtype[Any] = np.dtype("<i8" if tokens else "<f4")
+    are_tokens = manifest.input.kind == "tokens"
+    form = "STEPS" if are_tokens else "STEPS,FEATURES"
+    element: np.dtype[Any] = np.dtype("<i8" if are_tokens else "<f4")
     # The sizes in the header; `shape` is shorter if one of them is no number.
     text = request.headers.get(_SHAPE)
     sizes = [] if text is None or len(text) > _LONGEST_SHAPE else text.split(b",")
@@ -81,7 +81,7 @@ def _steps(request: Received, manifest: Manifest) -> Steps:
     problem = None
     if text is None:
         problem = f"the header {_SHAPE.decode()}: {form} is missing"
-    elif len(shape) != len(sizes) or len(shape) != (1 if tokens else 2):
+    elif len(shape) != len(sizes) or len(shape) != (1 if are_tokens else 2):
         problem = f"the header {_SHAPE.decode()} must be {form}, in digits"
     elif 0 in shape:
         problem = "a sequence has at least one step, and a step a feature"
@@ -90,8 +90,7 @@ def _steps(request: Received, manifest: Manifest) -> Steps:
         problem = f"{_SHAPE.decode()}: {shape_text} of {element.name} is {size} bytes, the body has {len(request.body)}"
     if problem is not None:
         raise InvalidRequest([Problem("", problem)])
-    steps: Steps = np.frombuffer(request.body, dtype=element).reshape(shape)
-    return steps
+    return np.frombuffer(request.body, dtype=element).reshape(shape)
 
 
 def _encode_octets(call: Call, answers: list[Answer]) -> tuple[bytes, Headers]:
@@ -141,7 +140,7 @@ def _read_query(raw: bytes) -> tuple[options.CallOptions, str | None, tuple[Prob
     return call_options, identifier, tuple(first), problems.total
 
 
-def check_beside_json(query: bytes) -> None:
+def refuse_binary_options(query: bytes) -> None:
     """Refuses a JSON body whose query has an option of a binary body.
 
     The option would have no effect there, and another model than the wanted one might answer.

@@ -75,15 +75,15 @@ def _timeout(options: OptionsText, name: bytes) -> float:
     text, within, key = options.document, options.within, b'"%b"' % name
     head, tail = text[:EDGE_BYTES], text[max(EDGE_BYTES, len(text) - EDGE_BYTES) :] if options.whole else b""
     edge = head if key in head else tail
-    at = edge.find(key)
-    member = _MEMBERS[name].match(edge, at) if head.count(key) + tail.count(key) == 1 else None
+    key_start = edge.find(key)
+    member = _MEMBERS[name].match(edge, key_start) if head.count(key) + tail.count(key) == 1 else None
     if member is None:
         return math.nan
     # Cut the document at the key, so that only the members before or after it remain.
     if edge is head:
-        document = head[:at] + key + b":0}" + b"}" * len(within)
+        document = head[:key_start] + key + b":0}" + b"}" * len(within)
     else:
-        start = tail.rfind(b'"%s"' % within[0].encode(), 0, at) if within else at
+        start = tail.rfind(b'"%s"' % within[0].encode(), 0, key_start) if within else key_start
         if tail[start - 1 : start] not in (b",", b"{", b" ", b"\t", b"\r", b"\n"):  # the key may be within a text
             return math.nan
         document = b"{" + tail[start:]

@@ -128,18 +128,18 @@ def index(serving: Serving, *, ready: bool) -> list[dict[str, Any]]:
     """
     repository = serving.repository
     reasons = {refusal.key: without_folders(refusal.reason, serving.source.folder) for refusal in repository.refused}
-    broken = {model.model.key for model in serving.served if model.queue.breaker.open}
-    served = [model.key for model in repository]
+    broken = {version.model.key for version in serving.served if version.queue.breaker.open}
+    served_keys = [model.key for model in repository]
     # Served versions: ready, or broken; the reason also says why newer files of the version are not served.
     entries = []
-    for key in served:
+    for key in served_keys:
         works = key not in broken
         state = "READY" if serving.ready and works else "UNAVAILABLE"
         replaced = f"the files that replaced it are not served: {reasons[key]}" if key in reasons else ""
         entries.append((key.name, str(key.version), state, replaced if works else _BROKEN))
     # Refused versions, and unloaded models.
     for key, reason in reasons.items():
-        if key not in served:
+        if key not in served_keys:
             entries.append((key.name, str(key.version), "UNAVAILABLE", reason))
     entries += [(name, "", "UNAVAILABLE", "unloaded") for name in sorted(repository.unloaded)]
     names = ("name", "version", "state", "reason")

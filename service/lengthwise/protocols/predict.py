@@ -70,7 +70,7 @@ class Predict(Endpoint):
             call, encode_octets = binary_bodies.read_octets(request, self.serving)
             return call, encode_octets or partial(encode, call)
         if query := request.scope.get("query_string"):
-            binary_bodies.check_beside_json(query)
+            binary_bodies.refuse_binary_options(query)
         decode = json_body.decode_ordinary if fast and len(request.body) > CAREFUL_BYTES else json_body.decode
         decoded = decode(request.body, self.serving.find, max_sequences=self.serving.settings.max_sequences)
         return None if decoded is None else (decoded, partial(encode, decoded))

@@ -165,10 +165,17 @@ def _make_call(
     items: list[Item],
 ) -> TensorCall:
     """Makes the call of `items`, the sequences in the tensor `steps`, whose array is `rectangle`."""
-    items, beside = compact(items, rectangle)
+    items, extra_bytes = compact(items, rectangle)
     pointer, attention = f"{steps.pointer}: row {{}}", bool(call_options.outputs)
     call = Call(
-        model, items, attention, call_options.timeout_ms, call_options.priority, pointer, rectangle.shape[1], beside
+        model,
+        items,
+        attention,
+        call_options.timeout_ms,
+        call_options.priority,
+        pointer,
+        rectangle.shape[1],
+        extra_bytes,
     )
     return TensorCall(call, outputs)
 

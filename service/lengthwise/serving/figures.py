@@ -29,7 +29,7 @@ class ServiceFigures:
 
     async def exposition(self, accept: str) -> tuple[list[bytes], str]:
         """The body of `GET /metrics` in pieces, and its media type; of all processes that serve together."""
-        metrics, total, forgotten = self.metrics, None, -1
+        metrics, total, forgotten = self.metrics, None, -1  # -1: sum at least once
         # If a model was forgotten meanwhile, it may be counted twice, here and by the parent: then sum again.
         while self._worker is not None and forgotten != metrics.forgotten:
             own_snapshot, encoded = await self._snapshots()
@@ -50,7 +50,7 @@ class ServiceFigures:
 
         Both are made again if a model was forgotten meanwhile, because the parent has its counts then.
         """
-        forgotten, snapshot, nonzero = -1, Snapshot(), Snapshot()
+        forgotten, snapshot, nonzero = -1, Snapshot(), Snapshot()  # -1: at least once
         while forgotten != self.metrics.forgotten:
             forgotten = self.metrics.forgotten
             families = await self._items(self.metrics.families())

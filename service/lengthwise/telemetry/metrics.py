@@ -342,14 +342,14 @@ class Metrics:
         """Notes that a model is not served any more: `model_info` ends, its counts stay for a while (`KEPT_GONE`)."""
         metrics.info = None
         name, version = metrics.labels
-        self._removed[name, version] = self._removed.pop((name, version), None)
+        self._removed[name, version] = self._removed.pop((name, version), None)  # now the newest one
         if len(self._removed) > KEPT_GONE:
-            longest_gone = next(iter(self._removed))
-            del self._removed[longest_gone]
+            oldest = next(iter(self._removed))
+            del self._removed[oldest]
             self.forgotten += 1
-            self._forget(longest_gone, snapshot_of(*_rows_of([self._models.pop(longest_gone)])))
+            self._forget(oldest, snapshot_of(*_rows_of([self._models.pop(oldest)])))
             if self._shared is not None:
-                self._shared.release(*longest_gone)
+                self._shared.release(*oldest)
 
     def exposition(self, accept: str = "", total: Total | None = None) -> tuple[Iterator[bytes], str]:
         """The body of `GET /metrics` in pieces, and its media type.

@@ -50,6 +50,7 @@ class SharedCounts:
             return None
         self._claimed[name, version, *key] = free
         self._used[0] = max(self._used[0], free + 1)
+        # The first byte last: a row without it is not in use.
         self._label(free)[1 : len(label)] = label[1:]
         self._label(free)[0] = label[0]
         return self._cells(free)
