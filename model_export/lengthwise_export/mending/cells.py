@@ -59,7 +59,7 @@ def recognise(
     step: tuple[str, int],
     states: Mapping[str, tuple[str, int]],
     constants: Mapping[str, ConstantArray],
-    others: Mapping[str, int],
+    other_inputs: Mapping[str, int],
 ) -> Cell:
     """Recognises the cell that a loop's body computes.
 
@@ -68,13 +68,13 @@ def recognise(
         step: The name of the body's input with a step, and its number of features.
         states: By the name of a state before a step: its name after the step, and its number of features.
         constants: Constants of any shape that the body takes, by name.
-        others: Other data `[rows, features]` that the body takes: by name, the number of features.
+        other_inputs: Other data `[rows, features]` that the body takes: by name, the number of features.
 
     Raises:
         NotACell: It is neither an LSTM, nor a GRU, nor an RNN.
     """
     body = Body(nodes, constants)
-    for name, width in others.items():
+    for name, width in other_inputs.items():
         body.input(name, width)
     step_leaf = body.input(*step)
     leaves = {name: body.input(name, width) for name, (_, width) in states.items()}

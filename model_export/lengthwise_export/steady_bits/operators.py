@@ -50,13 +50,13 @@ def rewritten_sum(node: NodeProto, facts: GraphFacts) -> Replacement | None:
     # The axes one by one, from the last, so that the others keep their indices.
     new, remaining_axes = Replacement(node, facts), list(axes)
     for axis in sorted(reduced, reverse=True):
-        others = [index for index in range(len(remaining_axes)) if index != axis]
+        other_axes = [index for index in range(len(remaining_axes)) if index != axis]
         if axis in dynamic_axes:
             value = _sum_over_steps(new, value, remaining_axes, axis, facts.opset)
         else:  # a product with a constant column of ones
             ones = new.constant(np.ones((remaining_axes[axis].size, 1), dtype=np.float32))
-            value = new.emit("MatMul", [new.transposed(value, [*others, axis]), ones])
-            value = new.squeezed(value, [len(others)])
+            value = new.emit("MatMul", [new.transposed(value, [*other_axes, axis]), ones])
+            value = new.squeezed(value, [len(other_axes)])
         del remaining_axes[axis]
     if node.op_type == "ReduceMean":
         count = math.prod(axes[axis].size for axis in reduced)
@@ -127,19 +127,19 @@ def _sum_over_steps(new: Replacement, value: str, axes: Sequence[MeasuredAxis], 
     ones = new.emit("ConstantOfShape", [shape], value=numpy_helper.from_array(np.ones(1, np.float32)))
     # The last two axes of the right factor: the steps, and a fixed axis as columns, or a new one. The columns must not
     # be the rows of the batch: how a product adds depends on their number.
-    others = [index for index in range(len(axes)) if index != axis]
-    columns = max((index for index in others if axes[index].fixed), default=None)
+    other_axes = [index for index in range(len(axes)) if index != axis]
+    columns = max((index for index in other_axes if axes[index].fixed), default=None)
     if columns is None:
         value = new.unsqueezed(value, [len(axes)])
-        order = [*others, axis, len(axes)]
+        order = [*other_axes, axis, len(axes)]
     else:
-        order = [*(index for index in others if index != columns), axis, columns]
+        order = [*(index for index in other_axes if index != columns), axis, columns]
     product = new.emit("MatMul", [ones, new.transposed(value, order)])
     total = new.emit("Gather", [product, new.constant(np.array(0, dtype=np.int64))], axis=len(order) - 2)
     if columns is None:
-        return new.squeezed(total, [len(others)])
+        return new.squeezed(total, [len(other_axes)])
     order.remove(axis)
-    return new.transposed(total, [order.index(index) for index in others])
+    return new.transposed(total, [order.index(index) for index in other_axes])
 
 
 def rewritten_product(node: NodeProto, facts: GraphFacts) -> Replacement | None:

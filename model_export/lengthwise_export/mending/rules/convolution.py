@@ -72,7 +72,7 @@ def _windows(
         dilated = dilations[index] * (kernel[index] - 1) + 1
         before, after = (0, 0) if auto_pad == "VALID" else (pads[index], pads[index + count])
         if auto_pad.startswith("SAME"):
-            # As many zeros that there is a window for each stride; UPPER and LOWER say where an odd one goes.
+            # So many zeros that each stride gets a window; UPPER and LOWER say on which side an odd one goes.
             size = sizes[index].by_length
             zeros = np.maximum((-(-size // strides[index]) - 1) * strides[index] + dilated - size, 0)
             if strides[index] == 1:
@@ -332,8 +332,8 @@ def _resize(mender: Mender) -> None:
         and mender.attribute("nearest_mode", "round_prefer_floor") == "floor"
     )
     if not repeats_steps or not value.has_original_axes or any(factors[axis] % 1 for axis in times):
-        how = "only repeating each step (nearest, asymmetric, floor, by a whole number) can be mended"
-        mender.refuse(f"resamples the steps to another number of steps: {how}")
+        supported = "only repeating each step (nearest, asymmetric, floor, by a whole number) can be mended"
+        mender.refuse(f"resamples the steps to another number of steps: {supported}")
     mender.refuse_rows(*(group for axis, group in enumerate(value.groups) if factors[axis] != 1))
     scales = mender.writer.constant(np.array(factors, dtype=np.float32))
     (name,) = mender.copy_node([value.name, "", scales], drop=["axes", "keep_aspect_ratio_policy"])

@@ -292,10 +292,10 @@ def _replace_by_layer(mender: Mender, body: GraphProto, values: Sequence[DataTen
     feature_count = _feature_count(steps[0][1], 3) if len(steps) == 1 else 0
     if not feature_count or not all(hidden_size for _, hidden_size in states.values()):
         return False
-    constants, others = _values_outside(mender, body)
+    constants, feature_counts = _values_outside(mender, body)
     constants |= {name: np.ones((1, 1), dtype=bool) for name in masks}
     try:
-        cell = recognise(body.node, (steps[0][0], feature_count), states, constants, others)
+        cell = recognise(body.node, (steps[0][0], feature_count), states, constants, feature_counts)
     except NotACell:
         return False
     # Outputs of the Scan that are used have to be outputs of the layer: last states, or the states of all steps.

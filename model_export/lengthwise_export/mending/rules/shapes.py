@@ -143,6 +143,7 @@ class _Regrouping:
     """
 
     def __init__(self, mender: Mender, value: DataTensor, sizes: Sequence[Size]) -> None:
+        """Begins with no dim taken; `sizes` are those of the other shape's axes."""
         self.value = value
         self._mender = mender
         self._sizes = sizes
