@@ -5,6 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+pytest.importorskip("keras", reason="the extra `keras` is not installed")
+
 from tests.gallery.keras_index import KERAS_BLIND, KERAS_LEAKING, KERAS_REFUSED, KERAS_SOUND, KerasExhibit
 from tests.gallery.keras_trials import (
     calm,
@@ -17,9 +19,6 @@ from tests.gallery.keras_trials import (
     sequences,
 )
 from tests.gallery.trials import TOLERANCE, alone, padded
-from tests.support.keras_models import NEEDS_KERAS
-
-pytestmark = NEEDS_KERAS
 
 BY_NAME = {exhibit.name: exhibit for exhibit in KERAS_REFUSED}
 
