@@ -54,6 +54,7 @@ def test_a_layer_that_begins_in_the_padding_leaks_with_its_rule_and_operator() -
     assert judged.difference > 0.01
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", ["Transformer", "TimesNet", "DLinear"])
 def test_a_classifier_of_time_series_leaks_unless_it_gets_the_longest_width_always(name: str) -> None:
     (entry,) = (one for one in ENTRIES if one.arguments == {"encoder": name})

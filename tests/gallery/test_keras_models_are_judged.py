@@ -36,7 +36,7 @@ def reported(exhibit: KerasExhibit, folder: Path) -> dict[str, Any]:
     return report
 
 
-@pytest.mark.sampled(12)
+@pytest.mark.sampled(20)
 @pytest.mark.parametrize("exhibit", KERAS_LEAKING + KERAS_BLIND, ids=str)
 def test_a_leak_is_found_at_the_layer_where_it_begins(exhibit: KerasExhibit, tmp_path: Path) -> None:
     first = reported(exhibit, tmp_path)["leaks"][0]
@@ -47,7 +47,7 @@ def test_a_leak_is_found_at_the_layer_where_it_begins(exhibit: KerasExhibit, tmp
     assert first["fix"]
 
 
-@pytest.mark.sampled(12)
+@pytest.mark.sampled(20)
 @pytest.mark.parametrize("exhibit", KERAS_SOUND, ids=str)
 def test_a_sound_model_is_called_sound(exhibit: KerasExhibit, tmp_path: Path) -> None:
     reported(exhibit, tmp_path)

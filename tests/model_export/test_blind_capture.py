@@ -141,7 +141,7 @@ def require_equal(module: nn.Module, options: TargetOptions, sizes: Iterable[tup
 
 
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("name", [*OVER_CHANNELS, *OVER_STEPS])
 def test_the_graph_answers_as_the_module_does_at_every_width(name: str) -> None:
     torch.manual_seed(0)

@@ -25,6 +25,7 @@ def test_a_module_that_changes_itself_is_not_checkable(kind: type) -> None:
     assert_names(report.reason, kind)
 
 
+@pytest.mark.sampled(2)
 @changing
 @pytest.mark.parametrize("make", [with_lengths, alone], ids=["with lengths", "alone"])
 def test_a_module_that_changes_itself_is_not_published(kind: type, make: object, tmp_path: Path) -> None:

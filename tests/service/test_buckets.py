@@ -49,7 +49,7 @@ class Sequence(WaitingSequence):
     length = 0
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(11)
 @pytest.mark.parametrize("arrivals", [3, 30, 300])
 @pytest.mark.parametrize("rows_until_full", [8.0, 256.0])
 @pytest.mark.parametrize("limits", [FEW, MANY], ids=["64 rows", "512 rows"])
