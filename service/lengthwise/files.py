@@ -187,6 +187,7 @@ def cgroup_quota(root: Path) -> float | None:
 
     `root` is the mount of the cgroup file system.
     """
+    # v2 has quota and period in one file, v1 in two.
     quotas = list[float]()
     for controller, *names in (("", "cpu.max"), ("cpu", "cpu.cfs_quota_us", "cpu.cfs_period_us")):
         for folder in own_cgroups(root, controller):

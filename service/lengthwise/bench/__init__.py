@@ -1,1 +1,1 @@
-"""`lengthwise bench`: puts load with realistic lengths on a service, and measures it. Begin with `command`."""
+"""`lengthwise bench`: puts load with realistic lengths on a service, and measures it. Begin with `trial`."""

@@ -1,4 +1,4 @@
-"""Reads a running service's models and metrics."""
+"""Asks a running service for its models and metrics, over HTTP."""
 
 from __future__ import annotations
 

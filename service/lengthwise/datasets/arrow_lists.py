@@ -1,4 +1,4 @@
-"""List columns of Arrow as NumPy arrays, without a Python object for each number."""
+"""Reads list columns of Arrow as NumPy arrays, without a Python object for each number."""
 
 from __future__ import annotations
 

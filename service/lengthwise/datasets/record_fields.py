@@ -1,4 +1,4 @@
-"""One record of a data file, from the fields of its line or row: `id`, `steps` and `label`."""
+"""Makes one record of a data file from the fields of its line or row: `id`, `steps` and `label`."""
 
 from __future__ import annotations
 

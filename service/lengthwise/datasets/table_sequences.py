@@ -4,8 +4,8 @@
 id  x           y           label       lists in cells: a column for each feature, or one of lists of steps
 a   [0.1, 0.2]  [1.0, 2.0]  calm   ->   a: [[0.1, 1.0], [0.2, 2.0]], calm
 
-id  t0   t1   t2   label                a column for each step: `row="sequence"`, or the columns are named as times a
-0.1  0.2       calm            ->   a: [[0.1], [0.2]], calm     cells without a value behind the last are no steps
+id  t0   t1   t2   label                a column for each step: `row="sequence"`, or the columns are named as times
+a   0.1  0.2       calm            ->   a: [[0.1], [0.2]], calm     cells without a value behind the last are no steps
 ```
 
 The second form is a *wide* table. `chosen` are the columns that the caller names.
