@@ -68,7 +68,7 @@ EXTRAS_OF: Final = {
     "pyarrow": ("parquet",),
     **dict.fromkeys(("obstore", "huggingface_hub"), ("stores",)),
     **dict.fromkeys(("scipy", "sklearn"), ("train",)),
-}  # the extras that install a module; the first one is the smallest
+}  # the extras that install a module
 
 
 def how_to_install(extra: str) -> str:

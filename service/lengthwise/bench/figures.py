@@ -47,7 +47,7 @@ class Figures:
 
     load: str  # its name, in words
     offered_rate: float | None  # requests due per second; None for a closed loop
-    seconds: float  # from its start to its last answer
+    seconds: float  # how long it lasted
     requests_per_second: float  # those answered with 200
     sequences_per_second: float
     latency_ms: Latency | None  # of answers of status 200

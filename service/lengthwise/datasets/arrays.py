@@ -21,9 +21,9 @@ from lengthwise.runtime.manifest import Manifest
 _INT64: Final = np.iinfo(np.int64)
 
 
-def items(sequences: Any, manifest: Manifest, layout: Layout = "steps-first", **how: Any) -> list[Item]:
+def items(sequences: Any, manifest: Manifest, layout: Layout = "steps-first", **options: Any) -> list[Item]:
     """Converts the sequences to items; InvalidSequences names all that are wrong. Arguments: see `items_or_reasons`."""
-    return input_sequences.require_valid(items_or_reasons(sequences, manifest, layout, **how))
+    return input_sequences.require_valid(items_or_reasons(sequences, manifest, layout, **options))
 
 
 def items_or_reasons(

@@ -35,7 +35,7 @@ SILENT_SECONDS: Final = 0.1  # must have begun to arrive after this time,
 MIN_BYTES_PER_SECOND: Final = 262_144  # arrive at this speed from then on,
 PATIENCE_SECONDS: Final = 2.0  # and be complete after this time.
 MAX_WAITING: Final = 6144  # calls that wait for a slot; beyond it, calls are refused
-_KNOWN_CONNECTIONS: Final = 8192  # connections whose ranks are remembered; further ones count as new
+_KNOWN_CONNECTIONS: Final = 8192  # connections whose ranks are remembered; of more, the oldest ones count as new
 
 
 class _Rank(enum.IntEnum):
