@@ -83,7 +83,7 @@ class Command(click.Command):
         except KeyboardInterrupt:
             end("interrupted", INTERRUPTED)
         except SystemExit as system_exit:
-            # Nothing was checked, so its own code, which may be 0, must not become the exit code.
+            # Code of the user or of a library quit. Nothing was checked, so its code, which may be 0, must not be ours.
             last_frame = traceback.extract_tb(system_exit.__traceback__)[-1]
             end(
                 f"{last_frame.filename}:{last_frame.lineno} quit with SystemExit({system_exit.code!r}) in between",

@@ -92,7 +92,7 @@ class LiveView:
     def join(self) -> Viewer:
         """Adds a viewer and starts the watch with the first one; on the event loop. The caller passes it to `leave`."""
         viewer = Viewer(_MOST_QUEUED_FRAMES)
-        if self._batcher.draining:
+        if self._batcher.draining:  # its view ends at once
             viewer.offer(None)
             return viewer
         if not self._viewers:

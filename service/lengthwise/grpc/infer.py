@@ -45,7 +45,7 @@ _LONGEST_DETAILS: Final = 2000  # characters of an error's message: it is sent i
 
 
 class ModelInfer(InferenceProtocol):
-    """The protocol of `ModelInfer` and `ModelStreamInfer`, whose requests have one form; `name` is for the metrics."""
+    """The protocol of `ModelInfer` and `ModelStreamInfer`, whose requests have one form; `name` is for call records."""
 
     memory_factor = 3  # the message as it came, as protocol buffers parse it, and its elements
     most_fast_bytes = TENSORS_BYTES
