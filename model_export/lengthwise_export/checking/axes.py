@@ -48,11 +48,14 @@ def chunks_in(shapes: Sequence[Sequence[int]], batches: Sequence[Geometry]) -> I
     chunk do not.
     """
     for axis in range(len(shapes[0]) - 1):
-        sizes = {shape[axis + 1] for shape in shapes}
-        size = next(iter(sizes))
-        if len(sizes) > 1 or size < 2 or len({shape[axis] for shape in shapes}) == 1:
-            continue
-        if all(_is_count_of_chunks(shape[axis], size, batch) for shape, batch in zip(shapes, batches, strict=True)):
+        counts, sizes = {shape[axis] for shape in shapes}, {shape[axis + 1] for shape in shapes}
+        size = min(sizes)
+        if (
+            len(counts) > 1
+            and len(sizes) == 1
+            and size > 1
+            and all(_is_count_of_chunks(shape[axis], size, batch) for shape, batch in zip(shapes, batches, strict=True))
+        ):
             yield size
 
 
@@ -65,14 +68,11 @@ def chunks_between(tensors: Sequence[Sequence[Sequence[int]]], batches: Sequence
     # The sizes of each axis in the batches, where they differ
     axes = {sizes for shapes in tensors for sizes in zip(*shapes, strict=True) if len(set(sizes)) > 1 and min(sizes)}
     for padded_sizes, chunk_counts in itertools.product(axes, axes):
-        size, remainder = divmod(padded_sizes[0], chunk_counts[0])
-        if (
-            size < 2
-            or remainder
-            or any(padded_size != size * count for padded_size, count in zip(padded_sizes, chunk_counts, strict=True))
+        size = padded_sizes[0] // chunk_counts[0]
+        if size > 1 and all(
+            padded_size == size * count and count == -(-batch.width // size)
+            for padded_size, count, batch in zip(padded_sizes, chunk_counts, batches, strict=True)
         ):
-            continue
-        if all(count == -(-batch.width // size) for count, batch in zip(chunk_counts, batches, strict=True)):
             yield size
 
 
@@ -243,12 +243,18 @@ def values_at_padding(tensor: Array, batch: Geometry) -> Array | None:
 
 def _readings(before: _Shape, after: _Shape, pairing: Pairing, larger_shape: _Shape | None) -> Iterator[_AxisReading]:
     """Yields the possible readings of a tensor's axes, the most likely first: all combinations of its axes."""
-    shapes, batches = [before, after], [pairing.before, pairing.after]
-    if larger_shape is not None and pairing.larger is not None and len(larger_shape) == len(before):
-        shapes.append(larger_shape)
-        batches.append(pairing.larger)
+    shapes, batches = _shapes_and_batches(before, after, pairing, larger_shape)
     axes = [list(_axis_readings(sizes, batches, pairing)) for sizes in zip(*shapes, strict=True)]
     yield from (tuple(itertools.chain.from_iterable(parts)) for parts in itertools.product(*axes))
+
+
+def _shapes_and_batches(
+    before: _Shape, after: _Shape, pairing: Pairing, larger_shape: _Shape | None
+) -> tuple[list[_Shape], list[Geometry]]:
+    """The shapes of a tensor and the batches in which it has them: of both runs, and of the larger batch if known."""
+    if larger_shape is None or pairing.larger is None or len(larger_shape) != len(before):
+        return [before, after], [pairing.before, pairing.after]
+    return [before, after, larger_shape], [pairing.before, pairing.after, pairing.larger]
 
 
 def _axis_readings(sizes: _Shape, batches: Sequence[Geometry], pairing: Pairing) -> Iterator[_AxisReading]:
@@ -393,11 +399,7 @@ def _without_padding_sequences(
     A packed model may take the padding for further sequences (`Geometry.padding_sequences`). Then an axis with one
     value for each sequence has values for these too, which are dropped.
     """
-    batches = [pairing.before, pairing.after]
-    shapes = [before.shape, after.shape]
-    if larger_shape is not None and pairing.larger is not None and len(larger_shape) == before.ndim:
-        batches.append(pairing.larger)
-        shapes.append(larger_shape)
+    shapes, batches = _shapes_and_batches(before.shape, after.shape, pairing, larger_shape)
     for axis, sizes in enumerate(zip(*shapes, strict=True)):
         if all(size == batch.rows + sum(batch.padding_sequences) for size, batch in zip(sizes, batches, strict=True)):
             sequences_in_front = pairing.before.padding_sequences[0]
@@ -405,9 +407,8 @@ def _without_padding_sequences(
                 np.take(tensor, np.arange(batch.rows) + sequences_in_front, axis=axis)
                 for tensor, batch in ((before, pairing.before), (after, pairing.after))
             )
-            if len(batches) == 3:
-                larger_shape = (*shapes[2][:axis], batches[2].rows, *shapes[2][axis + 1 :])
-                shapes[2] = larger_shape
+            if larger_shape is not None and len(batches) == 3:
+                larger_shape = (*larger_shape[:axis], batches[2].rows, *larger_shape[axis + 1 :])
     return before, after, larger_shape
 
 

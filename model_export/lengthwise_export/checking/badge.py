@@ -34,5 +34,4 @@ def as_badge(reports: Sequence[Report]) -> Markup:
     if len(verdicts) > 1:
         text += f" ({verdicts.count(worst)} of {len(verdicts)})"
     label_width, text_width = (round(_CHARACTER * len(part)) + _MARGINS for part in (_LABEL, text))
-    title = f"{_LABEL}: {text}"
-    return render(_TEMPLATE, label=_LABEL, text=text, title=title, colour=colour, left=label_width, right=text_width)
+    return render(_TEMPLATE, label=_LABEL, text=text, colour=colour, left=label_width, right=text_width)

@@ -122,9 +122,8 @@ class Baseline:
     def with_last_steps_changed(self, vocabulary: int | None) -> PaddedBatch:
         """The batch with another last valid step in each row; `vocabulary`: None if steps are values."""
         steps = self.batch.steps.copy()
-        for row, length in enumerate(self.batch.lengths):
-            last = steps[row, length - 1]
-            steps[row, length - 1] = np.roll(last, 1) + 1 if vocabulary is None else (last + 1) % vocabulary
+        last = (np.arange(self.batch.rows), self.batch.lengths - 1)
+        steps[last] = (steps[last] + 1) % vocabulary if vocabulary else np.roll(steps[last], 1, axis=-1) + 1
         return PaddedBatch(steps, self.batch.lengths)
 
 
@@ -289,16 +288,15 @@ def why_unsteady(subject: Subject, names: Sequence[str], batches: Sequence[Padde
 
     `names` are the changed values, empty if they are not known. The `batches` are run to find the line.
     """
-    location = None
+    cause = "remembers the calls before, where that cannot be seen"
     if names and subject.state is not None:
         location = subject.state.line_of_change(names, lambda: _run(subject, batches))
-    listed_names = ", ".join(f"`{name}`" for name in names[:_MAX_NAMED]) + (", ..." if len(names) > _MAX_NAMED else "")
-    at_line = "" if location is None else f" at {location} (`{location.source}`)"
-    cause = "remembers the calls before, where that cannot be seen"
-    if names:
-        cause = f"changes {listed_names} in evaluation mode"
+        listed_names = ", ".join(f"`{name}`" for name in names[:_MAX_NAMED])
+        more = ", ..." if len(names) > _MAX_NAMED else ""
+        at_line = "" if location is None else f" at {location} (`{location.source}`)"
+        cause = f"changes {listed_names}{more} in evaluation mode{at_line}"
     return (
-        f"not the same answer twice: the model {cause}{at_line}, and later answers depend on it: change it in "
+        f"not the same answer twice: the model {cause}, and later answers depend on it: change it in "
         "training only (`if self.training:`), or take it out of the answer"
     )
 

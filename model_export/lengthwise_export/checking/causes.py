@@ -98,24 +98,26 @@ def explain(
     if change == "width" and batch is not None and layout.is_right_padded and _is_position(operation, batch):
         kind = "position"
     rule_entry = rule.select("operators", kind, change, layout=layout.option)
-    if names.fix is not None:
-        return Cause(rule_entry.why, names.fix, rule_entry.code)
-    # 3. The fix is the user's statement rewritten, if that is possible.
-    written = write_masked(operation, axes, names) if axes and not layout.packed else None
-    if batch is not None and written is None and layout.is_right_padded:
-        written = write_lengths(operation, batch, names)
-    if written is not None:
-        return Cause(rule_entry.why, written, rule_entry.code)
-    # 4. Otherwise it is the code of the table, with the names of the module.
-    code_before = "" if operation.location is None else _TO_ADAPT
-    if names.role != "lengths" and "$lengths" in rule_entry.fix:
-        code_before += f"lengths = {names.lengths_or_mask if names.role == 'mask' else f'({names.valid})'}.sum(1)\n"
-    substitutes = {"lengths": names.lengths_or_mask if names.role == "lengths" else "lengths", "width": names.width}
-    layer = min((name for name in possible_callees(operation) if name.startswith("self.")), key=len, default="layer")
-    fix = Template(code_before + rule_entry.fix).substitute(
-        substitutes, valid=names.valid, layer=layer, inputs="inputs"
+    # 3. The fix is that of the framework, or the user's statement rewritten, or else the code of the rule.
+    fix = names.fix
+    if fix is None and axes and not layout.packed:
+        fix = write_masked(operation, axes, names)
+    if fix is None and batch is not None and layout.is_right_padded:
+        fix = write_lengths(operation, batch, names)
+    return Cause(
+        rule_entry.why, _fix_of_rule(rule_entry.fix, operation, names) if fix is None else fix, rule_entry.code
     )
-    return Cause(rule_entry.why, fix, rule_entry.code)
+
+
+def _fix_of_rule(code: str, operation: Operation, names: ArgumentNames) -> str:
+    """The code of a rule's fix, with the names of the user's module."""
+    code_before = "" if operation.location is None else _TO_ADAPT
+    if names.role != "lengths" and "$lengths" in code:
+        code_before += f"lengths = {names.lengths_or_mask if names.role == 'mask' else f'({names.valid})'}.sum(1)\n"
+    lengths = names.lengths_or_mask if names.role == "lengths" else "lengths"
+    layer = min((name for name in possible_callees(operation) if name.startswith("self.")), key=len, default="layer")
+    words = {"lengths": lengths, "width": names.width, "valid": names.valid, "layer": layer, "inputs": "inputs"}
+    return Template(code_before + code).substitute(words)
 
 
 def _is_position(operation: Operation, batch: Geometry) -> bool:

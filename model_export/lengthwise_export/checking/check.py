@@ -40,8 +40,6 @@ from lengthwise_export.checking.trial_rules import (
 from lengthwise_export.checking.trials import BatchSizes, CheckTrial, Sampler
 from lengthwise_export.errors import RunError, UncheckableError
 
-_MAX_UNBATCHED: Final = 48  # at most this many lengths are run unbatched
-
 _RAW_OF_EACH: Final = 2  # sequences of each kind of raw values that are run unbatched, most of them short
 
 _MAX_ASKED_TWICE: Final = 12  # at most this many sequences whose answers changed are run again, of different lengths
@@ -398,7 +396,7 @@ class _Check:
                 finite.
         """
         # 1. The sequences: ordinary ones of all lengths, spread evenly if there are many, and raw ones, mostly short
-        most_lengths = sizes.rows if self.subject.layout.packed else _MAX_UNBATCHED
+        most_lengths = sizes.rows if self.subject.layout.packed else limits.MAX_UNBATCHED
         count = min(sizes.width - sizes.shortest + 1, most_lengths)
         lengths = np.unique(np.linspace(sizes.shortest, sizes.width, count).round().astype(int))[::-1]
         kinds = [*[None] * len(lengths), *(() if self.subject.layout.packed else _RAW_OF_EACH * self.sampler.kinds)]

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import functools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -137,7 +136,7 @@ def find_leaks(subject: Subject, failed: Sequence[FailedTrial], tolerance: float
         if failed_trial.nan_with and (nan := _first_with_nan(pairs, subject.names, pairing)) is not None:
             differing = [(nan, math.inf)]
         elif may_be_branch and (branch := _only_in_one_run(before, after)) is not None:
-            branch = replace(branch, cause_of=functools.partial(_always, rules()["LW109"].cause()))
+            branch = replace(branch, cause_of=lambda _: rules()["LW109"].cause())
             differing = [(branch, _answer_difference(subject, failed_trial))]
         # 5. Skip what a leak explains that another kind of change has shown.
         if not differing or any(
@@ -297,17 +296,12 @@ class _OperationPair:
         return max((difference for difference in differences if difference is not None), default=None)
 
 
-def _always(cause: Cause, _: Change) -> Cause:
-    """The cause, whatever the trial changed: for `Operation.cause_of`."""
-    return cause
-
-
 def _first_with_nan(pairs: Sequence[_OperationPair], names: ArgumentNames, pairing: Pairing) -> Operation | None:
     """The first operation that gives NaN in the first run only, with its cause; None if there is none."""
     nan = next((pair.before for pair in pairs if _has_nan(pair.before) and not _has_nan(pair.after)), None)
     if nan is None:
         return None
-    return replace(nan, cause_of=functools.partial(_always, explain_nan(nan, names, pairing.before)))
+    return replace(nan, cause_of=lambda _: explain_nan(nan, names, pairing.before))
 
 
 def _has_nan(operation: Operation) -> bool:

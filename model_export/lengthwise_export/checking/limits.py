@@ -346,7 +346,7 @@ def notes_of_the_fast_path(
 _WIDTHS: Final = (11, 23, 47, 97, 193, 389, 769, 7, 5, 3, 2, 1)
 """Widths to try, in this order, until the model runs. Models with much pooling need more than the first; models with a
 small table of positions need less."""
-_MAX_UNBATCHED: Final = 48  # at most this many lengths on either side of the shortest accepted one are run unbatched
+MAX_UNBATCHED: Final = 48  # at most this many lengths on either side of the shortest accepted one are run unbatched
 _SMALLEST_TABLE: Final = 4  # A weight of fewer rows may as well hold classes or features
 
 
@@ -469,9 +469,8 @@ def _lengths_too_short(subject: Subject, longest: int) -> dict[int, RunError]:
             accepted = middle
         else:
             too_short = middle
-    shorter_lengths = np.unique(np.linspace(1, too_short, min(too_short, _MAX_UNBATCHED)).round().astype(int)).tolist()
+    shorter_lengths = np.unique(np.linspace(1, too_short, min(too_short, MAX_UNBATCHED)).round().astype(int)).tolist()
     errors = {length: error for length in shorter_lengths if (error := error_alone(length)) is not None}
-    longer_lengths = range(accepted, min(accepted + _MAX_UNBATCHED, longest + 1))
-    if len(errors) < len(shorter_lengths) or any(error_alone(length) is not None for length in longer_lengths):
-        return {}
-    return errors
+    longer_lengths = range(accepted, min(accepted + MAX_UNBATCHED, longest + 1))
+    is_limit = len(errors) == len(shorter_lengths) and all(error_alone(length) is None for length in longer_lengths)
+    return errors if is_limit else {}

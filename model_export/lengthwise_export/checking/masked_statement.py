@@ -197,10 +197,9 @@ def write_masked(operation: Operation, axes: tuple[int, int], names: ArgumentNam
     if paste is None or site is None:
         return None
     # A convolution inside an nn.Sequential: the statement calls the container, or the variable of a loop over several
-    is_in_list = re.search(r"\d\.\d+:", operation.operator) is not None
-    container = r"self\..*|\w+" if is_in_list else r"self\..*"
-    is_called = site.callee in possible_callees(operation)
-    if operation.kind == "conv1d" and re.fullmatch(container, site.callee) and not is_called:
+    container = r"self\..*" if re.search(r"\d\.\d+:", operation.operator) is None else r"self\..*|\w+"
+    calls_container = re.fullmatch(container, site.callee) and site.callee not in possible_callees(operation)
+    if operation.kind == "conv1d" and calls_container:
         paste = _OF_SEQUENCE
     # An operator that runs along the rows too: along the steps of each row alone
     if axes[0] in operation.reduced_axes and not operation.kind.startswith(_RECURRENT):
@@ -244,8 +243,7 @@ def write_lengths(operation: Operation, batch: Geometry, names: ArgumentNames) -
     if node is site.node:  # a number of all lengths nearly always divides what has an axis of features
         code = f"{ast.unparse(site.operand)}[:, None]"
     variables = {"x": "", "operand": "", "valid": "valid", "lengths": lengths, "width": names.width}
-    definitions = _definitions(site, names, variables, {lengths})
-    return "\n".join([*definitions, _with_code(site.statement, node, code)])
+    return "\n".join([*_definitions(site, names, variables, {lengths}), _with_code(site.statement, node, code)])
 
 
 def _definitions(
@@ -329,8 +327,7 @@ def _attention_with_mask(operation: Operation, site: _Site, valid: str) -> str |
     argument, mask = "key_padding_mask", f"~{valid}"
     if operation.kind == "scaled_dot_product_attention":
         argument, mask = "attn_mask", f"{valid}[:, {'None, ' * (len(operation.input_shape) - 2)}:]"
-        keywords = {keyword.arg for keyword in site.call.keywords}
-        if len(site.call.args) > 3 or {"attn_mask", "is_causal"} & keywords:
+        if len(site.call.args) > 3 or {"attn_mask", "is_causal"} & {keyword.arg for keyword in site.call.keywords}:
             return None
     elif site.callee not in possible_callees(operation) and "self_attn" in operation.operator:
         argument = "src_key_padding_mask"  # the statement calls the encoder around the attention
@@ -432,10 +429,8 @@ def _operator_nodes(
     """
     kind = operation.kind
     is_in_library = operation.location is not None and operation.location.inside is not None
-    layers: frozenset[str] = frozenset()
-    if not is_in_library:
-        layers = possible_callees(operation, with_containers=kind in _IN_CONTAINERS)
-        layers |= loop_variables if ": " in operation.operator else set()
+    layers = possible_callees(operation, with_containers=kind in _IN_CONTAINERS)
+    layers |= loop_variables if ": " in operation.operator else set()
     for node in nodes:
         if isinstance(node, ast.BinOp) and _OPERATORS.get(type(node.op)) == kind:
             yield node, node.left
@@ -453,5 +448,5 @@ def _operator_nodes(
                 has_name = is_function = name.lower() == kind.replace("_", "")
             if isinstance(node.func, ast.Attribute) and has_name and path != "self" and not is_function:
                 yield node, node.func.value  # h.mean(1)
-            elif tensors and (callee in layers or (has_name and is_function)):
+            elif tensors and ((callee in layers and not is_in_library) or (has_name and is_function)):
                 yield node, tensors[1 if "attention" in kind and len(tensors) > 2 else 0]  # of an attention, its keys

@@ -44,8 +44,10 @@ def as_page(report: Report, *more: Report) -> Markup:
         ignored_text,
         level_text,
         number,
+        one_per_kind,
+        tested_sizes_text,
+        tolerance_text,
     ]
-    helpers += [one_per_kind, tested_sizes_text, tolerance_text]
     functions = {helper.__name__.lstrip("_"): helper for helper in helpers}
     title = "lengthwise check" if more else report.target
     return render(_TEMPLATE, title=title, reports=(report, *more), rules=rules(), **functions)

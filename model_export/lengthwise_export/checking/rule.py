@@ -31,8 +31,8 @@ from typing import Any, Final, Literal
 from lengthwise.errors import ConfigurationError
 from lengthwise.wrong_values import nearest
 from lengthwise_export.checking.trials import Change
+from lengthwise_export.options import RULES
 
-FOLDER: Final = Path(__file__).with_name("rules")
 OTHER: Final = "LW900"
 """The rule of an operator that no other rule has an entry for."""
 
@@ -117,7 +117,7 @@ class LeakRule:
 @functools.cache
 def rules() -> Mapping[str, LeakRule]:
     """All rules by their codes."""
-    return {path.stem: _read_rule(path) for path in sorted(FOLDER.glob("LW*.toml"))}
+    return {path.stem: _read_rule(path) for path in sorted(RULES.glob("LW*.toml"))}
 
 
 NOT_CHECKED: Final = LeakRule(

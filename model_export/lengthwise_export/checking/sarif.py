@@ -74,9 +74,8 @@ def _results(report: Report, file: str) -> Iterator[tuple[str, dict[str, Any]]]:
     level = {"level": level_of(report)}
     yield from ((leak.code, level | _of_leak(leak, report.target, file)) for leak in report.leaks)
     if not report.leaks and report.verdict != "sound":
-        fingerprint_parts = (report.target, report.verdict)
-        result = _result(f"{report.target}: {report.reason}", _physical_location(file), fingerprint_parts)
-        yield rule_without_leak(report).code, level | result
+        message, fingerprint_parts = f"{report.target}: {report.reason}", (report.target, report.verdict)
+        yield rule_without_leak(report).code, level | _result(message, _physical_location(file), fingerprint_parts)
 
 
 def _of_leak(leak: Leak, target: str, file: str) -> dict[str, Any]:

@@ -52,9 +52,6 @@ from lengthwise_export.tracing.training_mode import WithoutDropout
 # Functions that make Python numbers of a tensor
 _TO_PYTHON: Final = frozenset({"item", "tolist", "numpy", "__bool__", "__int__", "__float__", "__index__", "__array__"})
 
-# The functions of torch's packing that take steps of a row
-_PACKING: Final = frozenset({"_pack_padded_sequence"})
-
 _UNINITIALIZED: Final = frozenset({"empty", "empty_like", "new_empty", "empty_strided"})  # They return any memory
 
 
@@ -237,8 +234,7 @@ class _Recorder(TorchFunctionMode):
 
     def __init__(self, module: nn.Module, describe_part: DescribePart, layout: StepLayout) -> None:
         super().__init__()
-        # Packing takes the first steps of a row. In a layout where these may be padding, a leak may begin in it.
-        self._compared_packing = frozenset() if layout.is_right_padded else _PACKING
+        self._layout = layout
         self._describe_part = describe_part
         # The whole part that runs now, with the depth of its call; None outside of such a part
         self._running_part: tuple[int, WholePart] | None = None
@@ -314,7 +310,9 @@ class _Recorder(TorchFunctionMode):
         self._call_counts[operator, location] += 1
         # Torch's own code for packed sequences, except the computation of a recurrent layer on packed values
         file, is_layer = sys._getframe(1).f_code.co_filename, name.startswith(("lstm", "gru", "rnn"))
-        is_packing = file == packing.__file__ and name not in self._compared_packing
+        # Packing takes the first steps of a row: in a layout where these may be padding, a leak may begin there.
+        takes_steps = name == "_pack_padded_sequence" and not self._layout.is_right_padded
+        is_packing = file == packing.__file__ and not takes_steps
         self._calls.append((call, is_packing or (file == layers.__file__ and not is_layer)))
         return answer
 

@@ -142,11 +142,10 @@ class TrialRules:
         layout, sampler = self.subject.layout, Sampler(self.subject.steps, seed=len(base.lengths))
         junk = sampler.fill(base.steps.shape[:2], trials.JUNK_SCALES["junk"])
         with_junk = trials.with_padding_filled(base, junk)
-        changed_steps = trials.with_padding_filled(PaddedBatch(junk, base.lengths), base.steps).steps
+        with_other_steps = trials.with_padding_filled(PaddedBatch(junk, base.lengths), base.steps)
         # The step that stays is where the step of a row with one step only would be.
         kept = layout.starts(np.ones_like(base.lengths), base.width) - layout.starts(base.lengths, base.width)
-        changed_steps[range(base.rows), kept] = base.steps[range(base.rows), kept]
-        with_other_steps = PaddedBatch(changed_steps, base.lengths)
+        with_other_steps.steps[range(base.rows), kept] = base.steps[range(base.rows), kept]
         before, *changed_runs = (self.subject.record(batch) for batch in (base, with_junk, with_other_steps))
         one_step = Geometry((1,) * base.rows, base.width, layout)
         rows = tuple((row, row) for row, length in enumerate(base.lengths) if length > 1)
@@ -237,9 +236,8 @@ def padding_id_of(
         with suppress(RunError):
             filled = trials.with_padding_filled(base, np.int64(compared.number))
             filled_baseline = replace(baseline, answer=subject.answer(filled))
-            unbatched_answers = [subject.answer(pad([steps], multiple=1)) for steps in baseline.sequences]
-            rows = enumerate(unbatched_answers)
-            if all(filled_baseline.row_difference(answer, row, 0) <= tolerance for row, answer in rows):
+            unbatched = [subject.answer(pad([steps], multiple=1)) for steps in baseline.sequences]
+            if all(filled_baseline.row_difference(answer, row, 0) <= tolerance for row, answer in enumerate(unbatched)):
                 return compared
     return None
 
@@ -255,7 +253,7 @@ def unread_steps(subject: Subject, baseline: Baseline) -> str | None:
         return None
     batch, rows = pad(sequences, width=baseline.batch.width), range(len(sequences))
 
-    def changes_answer(base: Baseline, indices: list[int]) -> bool:
+    def changes_answer(base: Baseline, indices: NDArray[np.int32]) -> bool:
         """Whether an answer changes with other values at one step of each row; `indices` are these steps."""
         for scale in trials.JUNK_SCALES.values():
             steps = batch.steps.copy()
@@ -266,9 +264,7 @@ def unread_steps(subject: Subject, baseline: Baseline) -> str | None:
 
     with suppress(RunError):
         base = Baseline(sequences, batch, subject.answer(batch))
-        last_steps = [len(sequence) - 1 for sequence in sequences]
-        middle_steps = [len(sequence) // 2 for sequence in sequences]
-        if not changes_answer(base, last_steps) and changes_answer(base, middle_steps):
+        if not changes_answer(base, batch.lengths - 1) and changes_answer(base, batch.lengths // 2):
             return f"LW210: {rules()['LW210'].why}"
     return None
 
@@ -299,9 +295,10 @@ def dropped_id(subject: Subject, baseline: Baseline, ids: Sequence[ComparedId], 
         steps = np.where(baseline.sequences[0] == number, (number + 1) % vocabulary, baseline.sequences[0])
         other_id = next((step for step in steps if step != steps[-1]), (number + 2) % vocabulary)
         with suppress(RunError):
-            longer = [pad([np.append(steps, last)], multiple=1) for last in (number, other_id)]
-            batches = (pad([steps], multiple=1), *longer)
-            answer, answer_to_id, answer_to_other = (subject.answer(batch).logits[0] for batch in batches)
+            sequences = (steps, np.append(steps, number), np.append(steps, other_id))
+            answer, answer_to_id, answer_to_other = (
+                subject.answer(pad([sequence], multiple=1)).logits[0] for sequence in sequences
+            )
             valid = slice(len(steps)) if answer.ndim == 2 else slice(None)
             difference = relative_difference(answer, answer_to_other[valid])
             if relative_difference(answer, answer_to_id[valid]) <= tolerance < difference:

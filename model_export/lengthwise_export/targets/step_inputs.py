@@ -14,13 +14,13 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from lengthwise.errors import ConfigurationError
 from lengthwise.padding import PaddedBatch, pad
 from lengthwise.runtime.manifest import StepInput
+from lengthwise_export.checking.baseline import relative_difference
 from lengthwise_export.checking.limits import run_error, runs, why_it_raises, widths_at_which_it_runs
 from lengthwise_export.checking.recording import Subject
 from lengthwise_export.checking.trace_torch import TorchSubject
@@ -332,8 +332,7 @@ def _has_separate_rows(subject: Subject) -> bool:
             changed_logits = subject.answer(PaddedBatch(changed, batch.lengths)).logits
         except RunError:
             continue
-        if logits.shape[:-1] not in ((_ROWS,), (_ROWS, width)) or logits.shape != changed_logits.shape:
+        if logits.shape[:-1] not in ((_ROWS,), (_ROWS, width)):
             return False
-        difference = np.abs(logits[1:] - changed_logits[1:]).max()
-        return bool(difference <= _TOLERANCE * max(1.0, float(np.abs(logits[1:]).max())))
+        return relative_difference(logits[1:], changed_logits[1:]) <= _TOLERANCE
     return False

@@ -56,8 +56,11 @@ def module_of(text: str) -> nn.Module:
     for part in name.split("."):
         if not hasattr(thing, part):
             members = vars(thing).items() if isinstance(thing, ModuleType) else ()
-            own_names = [key for key, value in members if getattr(value, "__module__", None) == thing.__name__]
-            public_names = ", ".join(key for key in own_names if not key.startswith("_"))
+            public_names = ", ".join(
+                key
+                for key, value in members
+                if not key.startswith("_") and getattr(value, "__module__", None) == thing.__name__
+            )
             raise ConfigurationError(
                 f"{text}: {module_text} has no {name}" + (f"; it has {public_names}" if public_names else "")
             )

@@ -98,17 +98,13 @@ def _tensor_copies(arguments: Any) -> Iterator[Tensor]:
     """Yields copies of the tensors in nested arguments, also of arrays, lists of numbers and packed sequences."""
 
     def is_leaf(value: Any) -> bool:
-        return isinstance(value, list) and not any(map(_is_tensor, value))
+        return isinstance(value, list) and not any(isinstance(item, Tensor) for item in value)
 
     for leaf in pytree.tree_leaves(arguments, is_leaf=is_leaf):
         for value in (leaf.data, leaf.batch_sizes) if isinstance(leaf, PackedSequence) else [leaf]:
-            if isinstance(value, list | np.ndarray) or (_is_tensor(value) and value.layout == torch.strided):
+            if isinstance(value, list | np.ndarray) or (isinstance(value, Tensor) and value.layout == torch.strided):
                 with suppress(ValueError, TypeError):  # such as words, or rows of several lengths: no tensor is padded
                     yield torch.as_tensor(value).detach().clone()
-
-
-def _is_tensor(value: object) -> bool:
-    return isinstance(value, Tensor)
 
 
 def _is_equal(tensor: Tensor, other: Tensor) -> bool:
