@@ -113,9 +113,7 @@ def add_v2(router: APIRouter, infer: Infer) -> None:
 
     @router.post("/v2/repository/index", **document.operation("v2_index"))
     async def index(request: Request) -> Response:
-        body = await _json_object(
-            serving, request, "ready", bool, 'the body must be empty, or {"ready": true or false}'
-        )
+        body = await _json_body(serving, request, "ready", bool, 'the body must be empty, or {"ready": true or false}')
         return document.answer(inventory.index(serving, ready=body.get("ready", False)))
 
 
@@ -150,7 +148,7 @@ def add_changes(router: APIRouter, serving: Serving) -> None:
 
         @router.post(f"/v2/repository/models/{{model}}/{name}", **document.operation(f"v2_{name}"))
         async def change(request: Request) -> Response:
-            body = await _json_object(
+            body = await _json_body(
                 serving, request, "parameters", dict, 'the body must be empty, or {"parameters": {...}}'
             )
             await apply(serving, request.path_params["model"], body.get("parameters", {}))
@@ -185,7 +183,7 @@ def _model_of(serving: Serving, request: Request) -> Any:
     return kserve.find(serving, request.path_params["model"], request.path_params.get("version"))
 
 
-async def _json_object(serving: Serving, request: Request, field: str, kind: type, expected: str) -> Any:
+async def _json_body(serving: Serving, request: Request, field: str, kind: type, expected: str) -> Any:
     """The body of a request, a JSON object with at most one `field` of the type `kind`; {} for an empty body.
 
     `expected` is the message for anything else.

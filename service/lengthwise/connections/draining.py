@@ -90,6 +90,7 @@ class ConnectionDrain:
             transport = connection.transport
             owes, closing, unsent = connection.owes, transport.is_closing(), transport.get_write_buffer_size()
             state, idle_limit = (owes, closing, unsent), NEW_SECONDS if connection.newest is None else QUIET_SECONDS
+            # How long has the connection been in the same state?
             last_state, since = self._since.setdefault(connection, (state, now))
             if last_state != state:
                 self._since[connection] = (state, now)

@@ -70,7 +70,7 @@ class Hold:
         """
         inflight, growth = self.inflight, size - self.size
         inflight.add(growth)
-        if growth > 0 and inflight.free < 0:
+        if growth > 0 and inflight.free < 0:  # above the bound: give the bytes back
             inflight.add(-growth)
             if size > inflight.max_bytes:
                 raise TooLarge(

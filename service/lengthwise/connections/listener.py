@@ -359,7 +359,5 @@ def _ignore_new_connections(listener: socket.socket) -> None:
         (0x06, 0, 0, 0xFFFFFFFF),  # no: pass
     )
     program = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *instruction) for instruction in instructions))
-    so_attach_filter = 26
-    listener.setsockopt(
-        socket.SOL_SOCKET, so_attach_filter, struct.pack("HL", len(instructions), ctypes.addressof(program))
-    )
+    # 26 is SO_ATTACH_FILTER, which Python's module `socket` does not have.
+    listener.setsockopt(socket.SOL_SOCKET, 26, struct.pack("HL", len(instructions), ctypes.addressof(program)))

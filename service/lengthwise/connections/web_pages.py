@@ -47,9 +47,8 @@ class WebPages:
         if not self._checks_host or host is None or host in self._known:
             return
         name = _name(host.decode("latin-1"))
-        is_local = (
-            "." not in name or name.endswith(".localhost") or _is_address(name)
-        )  # no site of the Internet has such a name
+        # No site of the Internet has such a name.
+        is_local = "." not in name or name.endswith(".localhost") or _is_address(name)
         if not is_local and name not in self._allowed_names:
             raise Misdirected(
                 "on a loopback address the service answers to localhost and to IP addresses only; "

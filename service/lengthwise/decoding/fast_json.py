@@ -161,9 +161,9 @@ def _identifier(text: str | bytes | None) -> str | None:
 class _CheckedItem(NamedTuple):
     """One item of a wrong body as C has checked it, with byte offsets in the body; -1 for a missing field."""
 
-    start: int
+    start: int  # of an object; -1 if the item is an array of steps
     end: int
-    steps_start: int
+    steps_start: int  # of the array of steps
     steps_end: int
     steps: int  # how many there are
     faults: int  # how many of them are wrong

@@ -111,6 +111,7 @@ class AsgiRequest:
                 log.error("the application returned without a whole answer")
         if self.response_complete or self._is_disconnected:
             return
+        # The answer is not complete: end the connection, or answer 500.
         if self.response_started:
             self._connection.transport.close()
         else:
@@ -147,7 +148,7 @@ class AsgiRequest:
         flow, transport = self._connection.flow, self._connection.transport
         if flow.write_paused and not self._is_disconnected:
             await flow.drain()
-        if transport.is_closing() or flow.lost():
+        if transport.is_closing() or flow.lost():  # the client has left
             self._is_disconnected = True
         if self._is_disconnected:
             return

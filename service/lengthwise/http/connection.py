@@ -209,6 +209,7 @@ class Connection(TimedConnection):
         self._stop_keep_alive_timer()
         self._fast_request = None
         self._parts = 0
+        # Piece by piece, until the connection ends, the header block is too large, or a body has many parts.
         size = self._reader.piece_bytes(data)
         for start in range(0, len(data), size):
             part = data[start : start + size]
@@ -219,6 +220,7 @@ class Connection(TimedConnection):
             if self._parts > MOST_PARTS and self.state is BODY and self._reader.in_chunks:
                 self._rest = data[start + size :]
                 break
+        # What is still to come has a limited time; what is not parsed yet waits for the next turn.
         self._limit_time()
         if self._rest and self.state not in ENDED:
             self.flow.pause_reading(UNPARSED)

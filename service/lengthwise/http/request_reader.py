@@ -149,7 +149,7 @@ class RequestReader:
         if connection.state in ENDED:
             return
         head.version = parser.get_http_version()
-        if parser.should_upgrade():
+        if parser.should_upgrade():  # `feed` has the block parsed again, without `upgrade`
             if any(name == b"upgrade" for name, _ in head.headers):
                 connection.state = UPGRADE
             else:

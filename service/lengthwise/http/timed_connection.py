@@ -120,9 +120,9 @@ class TimedConnection(asyncio.Protocol):
         self.loop = asyncio.get_running_loop()
         self.server_state = server_state
         self._addresses: dict[str, Any] = {}  # entries of ASGI's scope
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.TimerHandle | None = None  # None while it does not run
         self._keep_alive_timer: asyncio.TimerHandle | None = None
-        self._unread: UnreadWatch | None = None
+        self._unread: UnreadWatch | None = None  # made when it is needed
 
     def _set_transport(self, transport: asyncio.Transport) -> None:
         """Sets the transport, with its flow control and the addresses of both sides."""

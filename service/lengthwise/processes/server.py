@@ -138,13 +138,17 @@ class Server(_PortServer):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Drains: accepted requests, and those that still arrive, are answered; then all connections end."""
-        unanswered = self._serving.batcher.unanswered
-        log.info("draining: %d accepted calls have no answer yet; another signal ends the process at once", unanswered)
+        log.info(
+            "draining: %d accepted calls have no answer yet; another signal ends the process at once",
+            self._serving.batcher.unanswered,
+        )
+        # First the connections that are open now get their answers, while new ones are still accepted.
         draining, connections = self.draining(), {*self.server_state.connections}
         stopping = asyncio.create_task(self._serving.stop())
         drain_end = asyncio.get_running_loop().time() + self._serving.settings.drain_seconds
         await draining.wait(deadline=drain_end, only=cast("set[DrainedConnection]", connections))
         await stopping
+        # Then all connections and the lifespan (gRPC) end.
         lifespan_end = asyncio.create_task(self.lifespan.shutdown())
         await self.end_connections(draining, _LATE_SECONDS, drain_end)
         await lifespan_end

@@ -181,6 +181,7 @@ class Supervisor:
                 is_logged = True
                 mean_bytes = sum(memory_bytes(int(pid)) for pid in self._memory.table["pid"]) / self._count
                 log.info("all %d workers are ready; each has %.0f MiB in memory", self._count, mean_bytes / 2**20)
+            # A worker whose beat has not changed since the last look is silent.
             for slot in self._slots:
                 row = self._memory.table[slot.index]
                 slot.silent_seconds = slot.silent_seconds + BEAT_SECONDS if row["beat"] == slot.beat else 0.0

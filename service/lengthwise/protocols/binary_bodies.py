@@ -56,6 +56,7 @@ def read_octets(request: Received, serving: Serving) -> tuple[Call, Encode | Non
             "", "query parameter outputs: attention cannot be returned as a raw tensor; accept application/json"
         )
     problems.require_none()
+    # The sequence.
     steps = _steps(request, manifest)
     if (problem := why_refused(steps, manifest)) is not None:
         raise InvalidRequest([Problem("", problem)])
@@ -134,6 +135,7 @@ def _read_query(raw: bytes) -> tuple[options.CallOptions, str | None, tuple[Prob
             document[name] = text.split(",")
         else:
             document[name] = _number(text) if name in ("timeout_ms", "priority") else text
+    # The values are checked like those of JSON; then the pointers of problems become names of parameters.
     identifier = read_id(document["id"], "/id", problems) if "id" in document else None
     call_options = options.read(document, problems)
     first = [Problem("", f"query parameter {problem.pointer[1:]}: {problem.detail}") for problem in problems.first]

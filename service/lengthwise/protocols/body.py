@@ -149,11 +149,11 @@ def _inflated(body: bytes, max_bytes: int) -> Iterator[bytes]:
     """
     size = 0
     rest = memoryview(body)
-    for _ in range(MAX_GZIP_MEMBERS):
+    for _ in range(MAX_GZIP_MEMBERS):  # each member has an inflater of its own
         inflater = zlib.decompressobj(wbits=31)
         piece, piece_limit = b"", 1
         while not inflater.eof:
-            # A piece as long as its limit: the inflater may have more without further input.
+            # After a piece as long as its limit the inflater may have more, without further input.
             if not rest and len(piece) < piece_limit:
                 raise InvalidRequest([Problem("", "the gzip body ends before its end")])
             # Slices of the body, because the inflater copies everything after the end of a member.

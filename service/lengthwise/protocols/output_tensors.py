@@ -15,9 +15,8 @@ from lengthwise.protocols.tensors import TensorCall
 from lengthwise.runtime.answers import Answer
 
 _ROWS: Final[Mapping[str, Callable[[Answer, NDArray[Any], float], Any]]] = {
-    "label": lambda answer, labels, _: labels[
-        answer.best, ...
-    ],  # `...` keeps an array: from bytes NumPy would cut zeros off
+    # `...` keeps an array: from bytes NumPy would cut zeros off.
+    "label": lambda answer, labels, _: labels[answer.best, ...],
     "score": lambda answer, *_: answer.probabilities[answer.best],
     "assigned": lambda answer, _, threshold: answer.probabilities >= threshold,
     "step_labels": lambda answer, labels, _: labels[answer.probabilities.argmax(axis=1)],

@@ -48,7 +48,7 @@ class OverAsgi:
                 call.hold.holds(len(response[1]))
             except (Exception, asyncio.CancelledError) as error:
                 refusal = call.fail(error)
-                if refusal is None:
+                if refusal is None:  # the client has left, or the task was cancelled
                     call.close(status_sent(scope, CLIENT_LEFT), delivered=False)
                     if isinstance(error, ClientLeft):
                         return

@@ -132,9 +132,8 @@ class KnownTensors:
         call_options = options.CallOptions(
             outputs=("attention",) if call.attention else (), timeout_ms=call.timeout_ms, priority=call.priority
         )
-        return cls(
-            manifest, tuple(replace(tensor, data=b"") for tensor in input_tensors), tensor_call.outputs, call_options
-        )
+        inputs = tuple(replace(tensor, data=b"") for tensor in input_tensors)
+        return cls(manifest, inputs, tensor_call.outputs, call_options)
 
     def read(self, model: ServedModel, data: Sequence[TensorText | bytes | memoryview]) -> TensorCall | None:
         """The call of a request that differs only in its elements; `data` has those of each input tensor, in order.
@@ -258,6 +257,7 @@ def _elements(
 ) -> NDArray[Any] | None:
     """The elements as an array of a tensor with right datatype and shape; None if they are wrong, see `problems`."""
     element, count = ELEMENTS[tensor.datatype], math.prod(tensor.shape)
+    # Floats that C has read; other numbers; raw bytes.
     if isinstance(data, TensorText) and data.floats is not None and data.entries == count and element.kind == "f":
         return np.frombuffer(data.floats, _FLOAT32).reshape(tensor.shape)
     if isinstance(data, list | TensorText):
@@ -357,6 +357,7 @@ def _items(
     if len(row_lengths) != rows:
         problems.add(lengths_at, f"must have one entry for each of the {rows} rows, it has {len(row_lengths)}")
         return []
+    # Each row without its padding.
     items = []
     for i, (row, length) in enumerate(zip(rectangle, row_lengths, strict=True)):
         if not 1 <= length <= width:

@@ -131,9 +131,8 @@ class _KnownBody(NamedTuple):
         """What to remember of a valid body; None if a body like it cannot be read by its elements alone."""
         tensors = KnownTensors.of(tensor_call, input_tensors)
         sizes = tuple(len(tensor.data) if isinstance(tensor.data, memoryview) else None for tensor in input_tensors)
-        if tensors is None or sizes.count(None) != len(
-            split_text.texts
-        ):  # a text may be from another field called `data`
+        # Other fields may be called `data`, too: then there are more texts than inputs with numbers.
+        if tensors is None or sizes.count(None) != len(split_text.texts):
             return None
         return cls(tensors, sizes, identifier)
 
@@ -222,6 +221,7 @@ def _encode(tensor_call: TensorCall, identifier: str | None, answers: list[Answe
     document: dict[str, Any] = {"model_name": manifest.name, "model_version": str(manifest.version)}
     if identifier is not None:
         document["id"] = identifier
+    # `data` are the raw elements of binary outputs; those of others are in the JSON.
     outputs: list[dict[str, Any]] = []
     data: list[bytes] = []
     for tensor in output_tensors.answer(tensor_call, answers):

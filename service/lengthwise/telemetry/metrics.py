@@ -119,7 +119,7 @@ class Histogram:
 
 
 @dataclass(slots=True)
-class Sums:
+class CallSums:
     """Sums over the answered calls of a model, each call with all of its stages, in seconds."""
 
     calls: int = 0
@@ -130,7 +130,7 @@ class Sums:
 
 
 @dataclass(slots=True)
-class OfRows:
+class BatchSums:
     """Sums over the batches with the same number of rows, in seconds."""
 
     batches: int = 0
@@ -140,7 +140,15 @@ class OfRows:
 
 
 class ModelMetrics:
-    """The metrics of one version of a model; with empty labels, those of calls for models that are not served."""
+    """The metrics of one version of a model; with empty labels, those of calls for models that are not served.
+
+    Args:
+        name: The label `model`.
+        version: The label `version`.
+        info: The labels of `model_info`; None: no such metric.
+        cells: Its row of cells in shared memory; None: a list of its own.
+        claim: Called with the name of a key; returns shared memory for the cells of that key, or None if there is none.
+    """
 
     def __init__(
         self,
@@ -151,19 +159,20 @@ class ModelMetrics:
         claim: Callable[[str], MutableSequence[float] | None] = lambda _: None,
     ) -> None:
         self.labels = (name, version)
-        self.info = info  # labels of `model_info`; None for no such metric
+        self.info = info
         self.lock = threading.Lock()
         self.cells: MutableSequence[float] = [0] * CELLS if cells is None else cells
         self.key_cells: dict[str, MutableSequence[float]] = {}  # by the name of a key: its calls by status
-        self._claim = claim  # returns shared memory for the cells of a key; None if there is none
+        self._claim = claim
         self.computes_padding = True  # false if the kernels of the graph skip padding
-        self.answered = Sums()
+        self.answered = CallSums()
         self.histograms = {form.name: Histogram(form.bounds, self.cells, FIRST_CELL[form.name]) for form in HISTOGRAMS}
+        # In the order of `HISTOGRAMS`.
         self.request_seconds, self.queue_seconds, self.inference_seconds, self.decode_seconds, *steps = (
             self.histograms.values()
         )
         self.batch_rows, self.batch_width, self.sequence_length = steps
-        self.by_rows: defaultdict[int, OfRows] = defaultdict(OfRows)
+        self.by_rows: defaultdict[int, BatchSums] = defaultdict(BatchSums)  # by the number of rows of a batch
         self.last_batch_time = 0.0  # when the last batch was counted, seconds since 1970
 
     def number(self, counter: str, value: str = "") -> int:
@@ -199,7 +208,7 @@ class ModelMetrics:
                     self.key_cells[key] = self._claim(key) or [0] * len(STATUSES)
                 self.key_cells[key][cell] += 1
             self.request_seconds.observe(seconds, trace_id)
-            if stages is not None:
+            if stages is not None:  # an answered call
                 answered = self.answered
                 answered.calls += 1
                 answered.seconds += seconds
@@ -376,6 +385,7 @@ class Metrics:
             samples = _requests(counts, keys) if counter.name == "requests" else _counts(counter, counts)
             family = Family("counter", "sum", counter.name, counter.help, OF_A_MODEL + counter.labels, samples)
             yield from lines_of(family, open_metrics=open_metrics)
+        # Only this process knows exemplars.
         for histogram in HISTOGRAMS:
             histograms = ((labels, model.histograms[histogram.name]) for labels, model in list(self._models.items()))
             exemplars: dict[LabelValues, Exemplars] = {
