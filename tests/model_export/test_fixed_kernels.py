@@ -183,7 +183,7 @@ def exported(step: str, kernels: int = 168, grid: str = "sequence") -> tuple[byt
 )
 def test_the_graph_has_the_same_bits_with_and_without_the_operator(step: str, grid: str, instructions: str) -> None:
     whole = step == "features = 1" and instructions == fixed_kernels.INSTRUCTION_SETS[0]
-    graph, manifest = exported(step, 4620 if whole else 420, grid)
+    graph, manifest = exported(step, 4620 if whole else 252, grid)
     own, plain = Session(graph, manifest), Session(graph, manifest, devices=(PLAIN_CPU,))
     assert (own.kernels, plain.kernels) == (f"fixed {instructions}", ONNXRUNTIME)
     assert not own.computes_padding
