@@ -1,6 +1,8 @@
 """On a device few shapes run, and what they add to what is computed stays under a twentieth."""
 
+import functools
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -100,9 +102,14 @@ def test_every_batch_runs_in_a_shape_that_was_listed_and_fits():
             assert CHOSEN.rows_of(filled, width) == filled
 
 
+@functools.cache
+def chosen(multiple: int) -> Buckets:
+    return choose(table(FEW, 32.0), FEW, max_length=LONGEST, multiple=multiple)
+
+
 def widths_after(longest_of_blocks: list[int], multiple: int = 1) -> Buckets:
     """Buckets after blocks of arrivals with these longest sequences."""
-    buckets = choose(table(FEW, 32.0), FEW, max_length=LONGEST, multiple=multiple)
+    buckets = replace(chosen(multiple))
     for longest in longest_of_blocks:
         for length in (longest, *[1] * 63):
             buckets.width_of_arrival(length)
