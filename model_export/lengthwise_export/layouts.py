@@ -150,7 +150,7 @@ class StepLayout:
         lengths, valid = batch.lengths, self.valid(batch.lengths, batch.width)
         borders = np.concatenate(([0], lengths.cumsum())).astype(np.int32)
         sequence_numbers = np.arange(1, batch.rows + 1)
-        if self.packed is None:
+        if self.packed is None:  # each sequence in its row, at its start
             positions = np.maximum(valid.cumsum(axis=1) - 1, 0)
             steps = batch.steps if self.padding == "right" else _rolled(batch.steps, self.starts(lengths, batch.width))
             return ArrangedSteps(steps, valid, positions, valid * sequence_numbers[:, None], borders)

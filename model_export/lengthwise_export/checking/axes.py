@@ -60,10 +60,10 @@ def chunks_in(shapes: Sequence[Sequence[int]], batches: Sequence[Geometry]) -> I
 
 
 def chunks_between(tensors: Sequence[Sequence[Sequence[int]]], batches: Sequence[Geometry]) -> Iterator[int]:
-    """Yields the chunk sizes, in steps, that two tensors show: an axis of one is the other's number of chunks x size.
+    """Yields the chunk sizes, in steps, that two tensors show together.
 
-    So one tensor is padded to whole chunks, and the other has one value for each chunk. `tensors` has for each tensor
-    its shapes in the `batches`.
+    One tensor has an axis of steps that are padded to whole chunks, the other an axis of the number of chunks; the size
+    is their quotient. `tensors` has for each tensor its shapes in the `batches`.
     """
     # The sizes of each axis in the batches, where they differ
     axes = {sizes for shapes in tensors for sizes in zip(*shapes, strict=True) if len(set(sizes)) > 1 and min(sizes)}
@@ -143,10 +143,11 @@ class _Steps:
     def valid(self, batch: Geometry, row: int) -> slice:
         """The positions on this axis that hold the valid steps of one row of a batch."""
         length, start = batch.lengths[row], 0
-        # A model that makes rows of a packed row again pads them on the right.
+        # The start is 0 with right padding, or if the model moved the sequences to the start of their rows, or made
+        # rows of a packed row.
         if not (self.is_left_aligned or batch.layout.is_right_padded or (self.to_longest and batch.is_packed)):
             start = max(int(batch.layout.starts(batch.lengths, self._source_steps(batch))[row]), 0)
-        if self.stride > 1:
+        if self.stride > 1:  # every pooled step that has a valid one in it
             return slice(start // self.stride, -(-(start + length) // self.stride))
         begin = start + max(self.shift, 0)
         return slice(begin, begin + max(length + min(self.shift, 0), 0))
@@ -215,6 +216,7 @@ def differences_along_steps(
         if part is None or "rows" not in reading:
             continue
         axes = (reading.index("rows"), reading.index(part))
+        # The row in both runs, `[steps, ...]`
         row_before, row_after = (
             np.moveaxis(_with_split_axes(tensor, reading, batch), axes, (0, 1))[index][_drawn_steps(part, batch, index)]
             for tensor, batch, index in zip(
@@ -245,6 +247,7 @@ def _readings(before: _Shape, after: _Shape, pairing: Pairing, larger_shape: _Sh
     """Yields the possible readings of a tensor's axes, the most likely first: all combinations of its axes."""
     shapes, batches = _shapes_and_batches(before, after, pairing, larger_shape)
     axes = [list(_axis_readings(sizes, batches, pairing)) for sizes in zip(*shapes, strict=True)]
+    # One reading of each axis, their parts in one tuple
     yield from (tuple(itertools.chain.from_iterable(parts)) for parts in itertools.product(*axes))
 
 
@@ -385,7 +388,8 @@ def _drawn_steps(part: _Steps, batch: Geometry, row: int) -> slice:
 def _with_left_aligned(pairing: Pairing, reading: _AxisReading) -> Iterator[_AxisReading]:
     """Yields a reading, and if rows are not padded on the right, also that of a model that moved them to the start."""
     yield reading
-    # In another batch even numbers that are counted over the width would agree, and so hide a leak that they begin.
+    # Only if both batches have equal sizes: otherwise numbers that are counted over the width would agree after the
+    # move, and so hide a leak that begins with them.
     layout = pairing.before.layout
     if "rows" in reading and pairing.before == pairing.after and not layout.is_right_padded and layout.packed is None:
         yield tuple(replace(part, is_left_aligned=True) if isinstance(part, _Steps) else part for part in reading)

@@ -54,7 +54,7 @@ class Baseline:
             row_after: Its row in the other batch.
         """
         length, differences = len(self.sequences[row]), [0.0]
-        for values_before, values_after, along_steps in (
+        for values_before, values_after, has_steps in (
             (self.answer.logits, after.logits, self.answer.logits.ndim == 3),
             (self.answer.attention, after.attention, True),
         ):
@@ -62,7 +62,7 @@ class Baseline:
                 continue
             if values_before.ndim != values_after.ndim or row_after >= len(values_after):
                 return float("inf")
-            valid = slice(length) if along_steps else ...
+            valid = slice(length) if has_steps else ...  # all values
             differences.append(relative_difference(values_before[row][valid], values_after[row_after][valid]))
         return max(differences)
 
@@ -106,7 +106,7 @@ class Baseline:
         return [max(filter(np.isfinite, of_row), default=0.0) for of_row in differences]
 
     def allowed_rounding(self, subject: Subject, tolerance: float) -> float:
-        """The tolerance; if the model amplifies rounding, the larger tolerance that this asks for.
+        """The tolerance for this model: `tolerance`, or a larger one if the model amplifies rounding.
 
         Another width or number of rows changes the order of sums, and so their rounding. How much that can change an
         answer is estimated by changing every input value by 1 ulp, the smallest step of float32.
@@ -233,6 +233,7 @@ class Steadiness:
         state_now, changed_names = state.now(), state.changed()  # before `_is_random` restores the state
         if self._is_random():
             return _message_of_random(self._subject, self._baseline.batch)
+        # The changed values on which an answer depends, by trying a few of them
         names_that_matter = [
             name for name in changed_names[:_MAX_TRIED] if self._reaches_answer(name, state, state_now)
         ]

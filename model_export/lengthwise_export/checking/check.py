@@ -168,7 +168,7 @@ class _Check:
             filled = f"a mask fills padding with {number:g}, and {leak.trial} get past it"
         if not finite and is_answered and (unread := unread_steps(self.subject, baseline)) is not None:
             self.notes.append(unread)
-        verdict, reason = self._decided(finite, filled)
+        verdict, reason = self._verdict_and_reason(finite, filled)
         if not finite and is_answered and (dropped := dropped_id(self.subject, baseline, ids, self.tolerance)):
             leaks, verdict = (dropped, *leaks), "leak"
             self.results.append(TrialResult(dropped.trial, "padding", dropped.difference, passed=False))
@@ -176,7 +176,7 @@ class _Check:
         lists = (tuple(self.results), tuple(self.notes))
         return Report(verdict, reason, leaks, *lists, widest, self.tolerance, self.checked_sizes, sizes.shortest)
 
-    def _decided(self, finite: Sequence[FailedTrial], filled: str) -> tuple[Verdict, str]:
+    def _verdict_and_reason(self, finite: Sequence[FailedTrial], filled: str) -> tuple[Verdict, str]:
         """The verdict, and the reason for it as text.
 
         `finite` are the failed trials without those of `poison`. `filled` says how padding gets past the finite number
@@ -222,6 +222,7 @@ class _Check:
         """
 
         def is_answered(sequences: Sequence[Steps]) -> bool:
+            """Whether the batch of these sequences, padded to the usual width, runs with a finite answer."""
             return self._is_answered(pad(sequences, width=sizes.width))
 
         # Steps of zeros: a sequence with one, and one without

@@ -226,6 +226,8 @@ def require_service_contract(
     layout = subject.layout
     if not layout.packed and all(trial.change == "order" for trial in failed_trials):
         answers = subject.answer(failed_trials[0].batch).logits
+        # An answer that is in no row of the other order has changed. If each is in some row, the rows are mixed up: that
+        # is a leak.
         if any(
             min(relative_difference(logits, answer) for answer in answers) > tolerance
             for logits in baseline.answer.logits
@@ -233,7 +235,7 @@ def require_service_contract(
             raise UncheckableError(
                 "the model requires an order of the rows (sorted by length, longest first): its answers change if the "
                 "first row is not the longest"
-            )  # else they are right and in the wrong rows, which is a leak
+            )
     # A layout that the user stated, or another path for one row, makes a difference a leak.
     if not layout.is_right_padded or layout.is_stated or runs_other_code_alone(subject, baseline.sequences[0]):
         return
@@ -291,33 +293,26 @@ def _is_right_if_left_padded(
 def notes_of_alternatives(
     subject: Subject, baseline: Baseline, failed: Sequence[FailedTrial], tolerance: float
 ) -> Iterator[str]:
-    """Yields a note for each other way to call the model, such as time-first, in which no answer changes.
+    """Yields a note for each other way to call the model, such as time-first, in which it is sound.
 
-    Only the failed trials of the baseline are run again.
+    The failed trials of the baseline run again in this way. No answer may change with them, and the answers to ordinary
+    sequences must change with their last steps: otherwise the model does not read the sequences in this way.
 
     Raises:
-        UncheckableError: The model is sound only with lengths as shares, and the service never passes those.
+        UncheckableError: The model is sound only if it gets lengths as shares, of the width or of the longest length,
+            which the service never passes.
     """
     trials_of_baseline = [failed_trial.trial for failed_trial in failed if failed_trial.base is baseline.batch]
     for alternative in subject.alternatives() if trials_of_baseline else ():
         try:
-            baseline_there = replace(baseline, answer=alternative.subject.answer(baseline.batch))
-            answers = (
-                (trial, alternative.subject.answer(trial.batch)) for trial in trials_of_baseline
-            )  # until one differs
+            first = replace(baseline, answer=alternative.subject.answer(baseline.batch))
+            # A generator: after the first answer that differs, no trial runs.
+            answers = ((trial, alternative.subject.answer(trial.batch)) for trial in trials_of_baseline)
             is_sound = all(
-                baseline_there.row_difference(answer, *pair) <= tolerance
-                for trial, answer in answers
-                for pair in trial.rows
+                first.row_difference(answer, *pair) <= tolerance for trial, answer in answers for pair in trial.rows
             )
-            # If a changed last step does not change the answer, this way does not read the whole sequence.
-            answer_to_changed_steps = alternative.subject.answer(
-                baseline.with_last_steps_changed(subject.steps.vocabulary)
-            )
-            is_sound = is_sound and all(
-                baseline_there.row_difference(answer_to_changed_steps, row, row) > tolerance
-                for row in baseline_there.ordinary()
-            )
+            changed = alternative.subject.answer(baseline.with_last_steps_changed(subject.steps.vocabulary))
+            is_sound = is_sound and all(first.row_difference(changed, row, row) > tolerance for row in first.ordinary())
         except (RunError, IndexError):  # an answer of another shape may lack these rows
             continue
         if is_sound and "share" in alternative.sentence_end:
@@ -384,8 +379,9 @@ class WidthLimits:
         too_short = _lengths_too_short(subject, widest)
         shortest = max(min_length, max(too_short, default=0) + 1)
         sizes = choose_batch_sizes(subject.sizes, shortest=narrowest, longest_allowed=widest, min_length=shortest)
+        # Sizes of very short sequences leave no padding, but the model may accept some.
         rounded = rounded_width(sizes.longest + 1)
-        if sizes.width == sizes.longest and error_at(rounded) is None:  # some padding, for very short sequences too
+        if sizes.width == sizes.longest and error_at(rounded) is None:
             sizes = replace(sizes, width=sizes.longest + 1, wider=max(sizes.wider, rounded))
         note = None if error is None else f"the model raises past a width of {widest}: {error}"
         return cls(widest, sizes, note, too_short)

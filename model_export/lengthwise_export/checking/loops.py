@@ -27,6 +27,7 @@ def with_joined_loops(recording: Recording, batch: Geometry) -> Recording:
     for operation in recording.operations:
         calls_by_identity[operation.identity].append(operation)
     joined = {identity: _as_one(group, batch) for identity, group in calls_by_identity.items()}
+    # Each call that is not joined, and in the place of the first call of a loop the joined operation
     operations = [
         joined[operation.identity] or operation
         for operation in recording.operations

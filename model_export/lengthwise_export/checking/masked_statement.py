@@ -273,7 +273,10 @@ def _definitions(
 def _substitutes(
     operation: Operation, axes: tuple[int, int], site: _Site, variables: Mapping[str, str]
 ) -> dict[str, str]:
-    """The code for those words of a paste that depend on the call and on its axes; `variables` are the other words."""
+    """The code for those words of a paste that depend on the call and on its axes.
+
+    `variables` has the names for the other words, such as `x` and `lengths`.
+    """
     x, callee = variables["x"], site.callee
     dimensions = len(operation.input_shape)
     mask = _broadcast_mask(variables["valid"], axes, dimensions)
@@ -301,12 +304,15 @@ def _substitutes(
         | ({} if attention is None else {"keyed": attention})
         | {
             "mask": mask,
+            # The arguments after the input: as the whole list, to follow another one, and the first of them
             "rest": ", ".join(shown_arguments),
             "more": "".join(f", {argument}" for argument in shown_arguments),
             "first": "".join(ast.unparse(_value(argument)) for argument in arguments[:1]),
+            # Of a variance: what is subtracted from the number of values
             "less": "0" if any(ast.unparse(argument.value) in ("False", "0") for argument in corrections) else "1",
             "axes": str(reduced[0] if len(reduced) == 1 else reduced),
             "steps": str(axes[1]),
+            # A mask whose sum along the axes is the number of values
             "counted": mask if len(reduced) == 1 else f"{mask}.expand_as({x})",
             "turned": _broadcast_mask(variables["index"], axes, dimensions),
             "rows_first": str(axes[0] < axes[1]),

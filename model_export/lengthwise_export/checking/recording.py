@@ -69,7 +69,10 @@ class ModelOutput:
     attention: NDArray[np.float32] | None = None  # `[rows, width]`; None if the model has no output of that name
 
     def restored(self, layout: StepLayout, batch: PaddedBatch) -> ModelOutput:
-        """The answer in the rows of a batch, from the answer to the inputs into which a layout arranged the batch."""
+        """This answer, to inputs that a layout arranged from a batch, put into the rows of the batch.
+
+        Attention weights of packed rows are left out.
+        """
         attention = None if layout.packed else self.attention
         if attention is not None:
             attention = layout.restore(attention, batch, has_classes=False)

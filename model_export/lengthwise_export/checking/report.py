@@ -155,17 +155,22 @@ class Report:
             ],
             "ignored": [
                 {
-                    "code": one.leak.code,
-                    "operator": one.leak.operator,
-                    "place": one.leak.layer or None,
-                    **location_as_json(one.leak.location),
-                    "by": one.by,
+                    "code": ignored.leak.code,
+                    "operator": ignored.leak.operator,
+                    "place": ignored.leak.layer or None,
+                    **location_as_json(ignored.leak.location),
+                    "by": ignored.by,
                 }
-                for one in self.ignored
+                for ignored in self.ignored
             ],
             "trials": [
-                {"name": one.name, "difference": finite(one.difference), "passed": one.passed, "raised": one.raised}
-                for one in self.trials
+                {
+                    "name": result.name,
+                    "difference": finite(result.difference),
+                    "passed": result.passed,
+                    "raised": result.raised,
+                }
+                for result in self.trials
             ],
             "notes": list(self.notes),
             "min_length": self.min_length,

@@ -117,13 +117,13 @@ def _comments_of_statement(location: CodeLocation) -> Iterator[str]:
     Yields none if the file is not there any more, or is no Python.
     """
     lines = iter(linecache.getlines(location.file))
-    statement: list[tokenize.TokenInfo] = []
+    statement: list[tokenize.TokenInfo] = []  # The tokens of the statement that is read
     try:
         for token in tokenize.generate_tokens(lambda: next(lines, "")):
             if not statement and token.type in _OUTSIDE_STATEMENTS:
                 continue
             statement.append(token)
-            if token.type == tokenize.NEWLINE:
+            if token.type == tokenize.NEWLINE:  # the end of a statement
                 if token.start[0] >= location.line:
                     break
                 statement = []

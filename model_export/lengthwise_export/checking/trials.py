@@ -331,7 +331,7 @@ def equal_lengths(sequences: Sequence[Steps], sizes: BatchSizes, sampler: Sample
 
 
 def block_widths(sequences: Sequence[Steps], widest: int, sampler: Sampler) -> Iterator[CheckTrial]:
-    """Yields trials of two of the baseline's sequences beside a new one that fills each of `BLOCK_WIDTHS`.
+    """Yields trials of two of the baseline's sequences beside a new one, which is as long as each of `BLOCK_WIDTHS`.
 
     Widths that the baseline covers, and those above `widest`, are left out.
     """
