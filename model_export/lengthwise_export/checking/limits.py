@@ -226,7 +226,7 @@ def require_service_contract(
     layout = subject.layout
     if not layout.packed and all(trial.change == "order" for trial in failed_trials):
         answers = subject.answer(failed_trials[0].batch).logits
-        # An answer that is in no row of the other order has changed. If each is in some row, the rows are mixed up: that
+        # An answer that is in no row of the other order has changed. If each is in some row, rows are mixed up, which
         # is a leak.
         if any(
             min(relative_difference(logits, answer) for answer in answers) > tolerance
