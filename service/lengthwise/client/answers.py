@@ -62,6 +62,7 @@ def _body_error(document: Mapping[str, Any], detail: str, body: RequestBody | No
         for entry in (listed if isinstance(listed, list) else ())
         if isinstance(entry, Mapping) and all(isinstance(entry.get(name), str) for name in ("pointer", "detail"))
     ] or [Problem("", detail)]
+    # The total may be larger than the list, but not smaller.
     total = document.get("errors_total")
     if not isinstance(total, int) or total < len(problems):
         total = len(problems)

@@ -40,7 +40,9 @@ class ConnectionLimits:
 
 
 def connection_limits(max_connections: int, *, grpc: bool) -> ConnectionLimits:
-    """Raises RLIMIT_NOFILE as far as the system allows, and divides the connections between HTTP and gRPC.
+    """The limits of connections for HTTP and for gRPC, which share `max_connections` and the files of this process.
+
+    Before, it raises the soft limit of open files (RLIMIT_NOFILE) as far as the system allows.
 
     Raises:
         ConfigurationError: This process may open fewer than `LEAST_FILES` files.

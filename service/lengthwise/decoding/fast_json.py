@@ -188,7 +188,9 @@ def _checked_steps(body: bytes, item: _CheckedItem, features: int | None) -> Che
 
 
 def explain(body: bytes, find: Find, *, max_sequences: int, layout: validation.BodyLayout) -> None:
-    """Refuses a wrong body as `validation.read` does, but faster; returns if that has to read the body.
+    """Raises for a large wrong body what `validation.read` would raise, but faster.
+
+    Returns if C cannot say what is wrong, or nothing is: then `validation` has to read the body.
 
     Raises:
         TooLarge: The body has more than `max_sequences`, or too many parts.

@@ -211,7 +211,10 @@ def _explain_tokens(steps: Iterable[tuple[int, Any]], where: SentWhere) -> None:
 
 
 def _step_message(step: Any, manifest: Manifest, steps: int) -> str:
-    """The message for a step that is not an array, or has another number of values than the model takes."""
+    """The message for a step that is not an array, or has another number of values than the model takes.
+
+    `steps` is the number of steps: if it is the model's number of features, the steps seem to be transposed.
+    """
     features = manifest.input.features or 1
     if not isinstance(step, list):
         hint = f"; {ADVICE_ON_TAILS}" if step is None else ""

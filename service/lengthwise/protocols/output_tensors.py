@@ -55,7 +55,8 @@ def answer(tensor_call: TensorCall, answers: Sequence[Answer]) -> list[EncodedTe
         if classes is not None:
             rows = [classified(row, classes, manifest.labels) for row in rows]
             datatype = "BYTES"
-        if forms[name].shape[1:2] == (-1,):  # a time axis
+        # Rows with a time axis are padded; others have equal shapes.
+        if forms[name].shape[1:2] == (-1,):
             values = _padded(rows, tensor_call)
         else:
             values = rows[0][np.newaxis] if len(rows) == 1 else np.stack(rows)
