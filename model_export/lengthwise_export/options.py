@@ -51,8 +51,8 @@ class Notice:
 Tell = Callable[[Notice], object]
 
 
-def _existing(path: StrPath) -> StrPath:
-    """The path, for pydantic.
+def _existing_path(path: StrPath) -> StrPath:
+    """The path unchanged, if there is such a file or folder: a validator for pydantic.
 
     Raises:
         ValueError: There is no such file or folder.
@@ -107,7 +107,7 @@ Progress = Annotated[Callable[[str], None] | None, PYTHON_ONLY]
 class TargetOptions(Options):
     """The description of a target; None for everything that should be inferred."""
 
-    checkpoint: Annotated[StrPath | None, AfterValidator(_existing)] = Field(
+    checkpoint: Annotated[StrPath | None, AfterValidator(_existing_path)] = Field(
         default=None,
         description="Weights: .safetensors, a folder of `train`, or a state_dict, which is loaded without running "
         "code.",

@@ -175,7 +175,7 @@ class _Site:
 
 
 def possible_callees(operation: Operation, *, with_containers: bool = False) -> frozenset[str]:
-    """What code may call the layer of an operator: of `encoder.norm: layer_norm`, `self.encoder.norm`, `self.norm`.
+    """What code may call the layer of an operator: `self.encoder.norm` or `self.norm` for `encoder.norm: layer_norm`.
 
     With `with_containers`, also what may call the layers around it, such as `self.encoder`. Empty for an operator
     outside a layer.

@@ -323,6 +323,7 @@ class _Recorder(TorchFunctionMode):
         reaching = []
         for call, is_packing in reversed(self._calls):
             outputs = tuple((storage, value) for storage, value in call.outputs if storage in needed)
+            # A Python number may decide about anything, so what it is made of counts as well.
             if outputs or call.kind in _TO_PYTHON:
                 needed |= call.input_keys
                 # Inside packing the rows are in another order, and torch's own code has no leak: do not compare.
