@@ -39,7 +39,7 @@ def test_four_batches_that_wait_are_answered_faster_and_have_no_longer_tail(leng
     assert found["p99_over_arrival"] <= 1.1
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(7)
 @pytest.mark.parametrize("seed", [1, 2, 3])
 @pytest.mark.parametrize("waiting", [1024, 4096])
 @pytest.mark.parametrize("device", ROWS_ARE_FREE)
