@@ -9,9 +9,11 @@ percentile of the time from arrival to answer, both without the time of the deci
 from __future__ import annotations
 
 import itertools
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any, Final
@@ -31,6 +33,7 @@ from lengthwise.batching.queues import TURN_SECONDS
 MOST_ROWS: Final = 256
 MOST_STEPS: Final = 131_072
 PAGE = pages.RESULTS / "devices.md"
+COSTS: Final = Path(__file__).parent / "gpu" / "costs"
 LONGEST: Final = 400
 WIDEST: Final = 512
 WAITING: Final = (64, 256, 1024, 4096, 8192)
@@ -44,10 +47,19 @@ _LAUNCH, _STEP = 5e-4, 41.4e-6  # of an H100 that ran a BiLSTM 2 x 128
 Truth = Callable[[int, int], float]  # seconds of rows and width
 Draw = Callable[[np.random.Generator, int], NDArray[np.float64]]
 
+
+def measured(name: str) -> Truth:
+    """The seconds that a service measured on a device, of a file of `benchmarks/gpu/costs`."""
+    table = CostTable.from_json(json.loads((COSTS / f"{name}.json").read_bytes()), clock=time.perf_counter)
+    return cache(table.predict)
+
+
 DEVICES: Mapping[str, Truth] = {
     "flat to 256 rows": lambda rows, width: _LAUNCH + _STEP * width * max(1.0, rows / 256),
     "flat to 1,024 rows": lambda rows, width: _LAUNCH + _STEP * width * max(1.0, rows / 1024),
     "in steps of 64 rows": lambda rows, width: _LAUNCH + _STEP * width * -(-rows // 64),
+    "H200, BiLSTM 2 x 128": measured("h200-bilstm-128"),
+    "H200, encoder of 4 layers": measured("h200-encoder"),
     "in proportion": lambda rows, width: 6e-5 + 5.2e-6 * width * rows + 6.6e-6 * width,
 }
 LENGTHS: Mapping[str, Draw] = {

@@ -73,6 +73,16 @@ def test_a_long_queue_is_divided_into_more_classes(lengths: str):
     assert found["p99_over_arrival"] <= 1.0
 
 
+@pytest.mark.sampled(4)
+@pytest.mark.parametrize("waiting", [64, 256, 1024])
+@pytest.mark.parametrize("lengths", LENGTHS)
+def test_with_the_measured_costs_of_a_card_more_are_answered_and_no_tail_is_longer(lengths: str, waiting: int):
+    """A row of the widest takes nearly as long as a turn, and a full batch of them longer: yet full batches run."""
+    found = compared(DEVICES["H200, BiLSTM 2 x 128"], drawn(lengths, count=10_000), waiting)
+    assert found["over_arrival"] >= (1.2 if waiting == 1024 else 0.998)
+    assert found["p99_over_arrival"] <= 1.1
+
+
 @pytest.mark.parametrize(("shortening", "least_valid"), [(1, 0.85), (10, 0.7)])
 def test_on_a_processor_little_padding_is_computed(shortening: int, least_valid: float):
     """A small transformer in onnxruntime: a row of 64 steps takes 0.31 ms alone, and 0.20 ms in a full batch.

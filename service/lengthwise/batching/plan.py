@@ -172,34 +172,38 @@ def _batch_with_anchor(
     pending: PendingSequences, anchor: WaitingSequence, cost: CostTable, limits: BatchLimits, now: float
 ) -> list[WaitingSequence]:
     """The batch with the anchor in it, chosen by arrival or by length, as the kernels ask for."""
-    seconds = _allowed_seconds(anchor, cost, limits, now)
     if cost.valid_steps_only:
-        return _arrival_batch(pending, anchor, cost, limits, seconds, now)
-    return _length_batch(pending, anchor, cost, limits, seconds)
+        return _arrival_batch(pending, anchor, cost, limits, now)
+    return _length_batch(pending, anchor, cost, limits, now)
 
 
-def _allowed_seconds(anchor: WaitingSequence, cost: CostTable, limits: BatchLimits, now: float) -> float:
-    """The longest predicted run of the anchor's batch, in seconds before the drift: the lowest of these bounds.
+def _allowed_seconds(
+    anchor: WaitingSequence, width: int, cost: CostTable, limits: BatchLimits, now: float, *, tail: float = 1.0
+) -> float:
+    """The longest predicted run of a batch of this width with the anchor, in seconds before the drift.
+
+    The lowest of these bounds:
 
     - `limits.seconds`;
-    - `limits.turn_seconds`, or what a batch of enough rows takes, if that is longer;
+    - `limits.turn_seconds`, or `tail` times what a batch of enough rows takes, if that is longer;
     - the time to the anchor's deadline, unless even the anchor alone takes longer: it is late anyway.
     """
-    column, drift = cost.column(anchor.width, limits.rows), cost.drift
-    seconds_of_enough = column.seconds[min(column.enough_rows, limits.most_rows(anchor.width))]
-    longest = min(limits.seconds / drift, max(limits.turn_seconds / drift, seconds_of_enough))
+    column, drift = cost.column(width, limits.rows), cost.drift
+    seconds_of_enough = column.seconds[min(column.enough_rows, limits.most_rows(width))]
+    longest = min(limits.seconds / drift, max(limits.turn_seconds / drift, tail * seconds_of_enough))
     slack = (anchor.deadline - now) / drift
-    return min(longest, slack) if slack >= column.seconds[1] else longest
+    return min(longest, slack) if slack >= cost.seconds_of(1, anchor.width) else longest
 
 
 def _arrival_batch(
-    pending: PendingSequences, anchor: WaitingSequence, cost: CostTable, limits: BatchLimits, seconds: float, now: float
+    pending: PendingSequences, anchor: WaitingSequence, cost: CostTable, limits: BatchLimits, now: float
 ) -> list[WaitingSequence]:
     """The anchor and the most urgent others: as many as are cheap, within the limits, and in time.
 
-    A batch is in time if its predicted run is within the allowed `seconds`, and ends before each deadline of its
+    A batch is in time if its predicted run is within the allowed seconds, and ends before each deadline of its
     sequences, except those that not even a run of the sequence alone would meet.
     """
+    seconds = _allowed_seconds(anchor, anchor.width, cost, limits, now)
     # 1. How many rows: one runner's share of the queue, but at least those that are enough, and no more than pay.
     near = list(islice(pending.near(), limits.rows))
     column = cost.column(sum([waiting.width for waiting in near]) // len(near), limits.rows)
@@ -231,9 +235,9 @@ def _arrival_batch(
 
 
 def _length_batch(
-    pending: PendingSequences, anchor: WaitingSequence, cost: CostTable, limits: BatchLimits, seconds: float
+    pending: PendingSequences, anchor: WaitingSequence, cost: CostTable, limits: BatchLimits, now: float
 ) -> list[WaitingSequence]:
-    """The batch with the anchor in it, where each row costs the steps of the longest row; `seconds` are allowed.
+    """The batch with the anchor in it, where each row costs the steps of the longest row.
 
     1. On a device that new sequences keep busy: a batch of one class of widths, `_class_batch`.
     2. All of the most urgent have the anchor's width: as many of them as are cheapest.
@@ -247,7 +251,8 @@ def _length_batch(
     batch_may_be_small = 2 * column.enough_rows < full_rows and not rows_nearly_free  # it is cheap before it is full
     # Case 1
     if rows_nearly_free and pending.refilled:
-        return _class_batch(pending, anchor, cost, limits, seconds)
+        return _class_batch(pending, anchor, cost, limits, now)
+    seconds = _allowed_seconds(anchor, anchor.width, cost, limits, now)
     # Case 2
     if all(waiting.width == anchor.width for waiting in islice(pending.near(), 2 * full_rows)):
         rows = _rows_of_one_width(
@@ -279,23 +284,28 @@ def _length_batch(
 
 
 def _class_batch(
-    pending: PendingSequences, anchor: WaitingSequence, cost: CostTable, limits: BatchLimits, seconds: float
+    pending: PendingSequences, anchor: WaitingSequence, cost: CostTable, limits: BatchLimits, now: float
 ) -> list[WaitingSequence]:
     """The anchor and the most urgent sequences of one class of widths; rows that are left go to narrower sequences.
 
     The class is the anchor's. Where that has too few sequences for a full batch, the next wider classes are joined to
     it if that answers more sequences a second. Where one batch can take all that wait: `_queue_batch`.
     """
+
+    def allowed(width: int) -> float:
+        return _allowed_seconds(anchor, width, cost, limits, now, tail=_TAIL)
+
     # 1. How many sequences of each width wait, and whether one batch can take them all.
     waiting_of_width: Counter[int] = Counter()
     for (width, _), alike in pending.alike.items():
         waiting_of_width[width] += len(alike)
     widths, waiting = sorted(waiting_of_width), len(pending)
-    if waiting <= _full_rows(cost.column(widths[-1], limits.rows), limits.most_rows(widths[-1]), seconds, waiting):
+    widest = cost.column(widths[-1], limits.rows)
+    if waiting <= _full_rows(widest, limits.most_rows(widths[-1]), allowed(widths[-1]), waiting):
         return _queue_batch(pending, anchor, cost, limits)
     # 2. Leave out the widths of which a single row already takes longer than is allowed.
-    seconds = max(seconds, cost.seconds_of(1, anchor.width))
-    del widths[bisect_right(widths, seconds, key=lambda width: cost.seconds_of(1, width)) :]
+    alone = cost.seconds_of(1, anchor.width)
+    del widths[bisect_left(widths, True, key=lambda width: cost.seconds_of(1, width) > max(allowed(width), alone)) :]
     waiting_up_to = [*accumulate(waiting_of_width[width] for width in widths)]  # no wider than `widths[i]`
     # 3. The batch that answers most sequences a second: of the anchor's class, or of that and the next wider ones.
     tops = _class_tops(pending, cost, limits, limits.seconds / cost.drift)
@@ -306,6 +316,7 @@ def _class_batch(
     for top in tops[anchor_class:]:
         index = bisect_right(widths, top) - 1
         column = cost.column(widths[index], limits.rows)
+        seconds = max(allowed(widths[index]), alone)
         full_rows = rows_of_full_batch(column, limits.most_rows(widths[index]), seconds, waiting)
         rows = column.cheapest_rows[min(full_rows, waiting_up_to[index])]
         shapes.append((rows / column.seconds[rows], rows, widths[index]))
