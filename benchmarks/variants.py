@@ -5,11 +5,14 @@
 | `arrival-order` | batches are planned in order of arrival |
 | `no-help` | no idle core helps with a batch |
 | `empty-run` | the graph is not run; HTTP, JSON, queue, planning and answers remain |
+| `device:FILE` | a run sleeps as long as a device of these costs, which runs one batch at a time (`gpu/costs`) |
 | `sleeping-run:CORES:SECONDS` | a run sleeps for so many seconds a step, its lock released, as on so many cores |
 """
 
 from __future__ import annotations
 
+import fcntl
+import json
 import os
 import runpy
 import sys
@@ -22,7 +25,9 @@ from typing import Any, cast
 
 import numpy as np
 
-from lengthwise.batching import batcher
+from lengthwise.batching import batcher, buckets
+from lengthwise.batching.batcher import Batcher
+from lengthwise.batching.buckets import BucketedCosts
 from lengthwise.batching.cost import CostTable
 from lengthwise.batching.pending import PendingSequences, WaitingSequence
 from lengthwise.batching.plan import BatchLimits
@@ -34,6 +39,7 @@ from lengthwise.repository.loading import LoadedModel
 from lengthwise.runtime import recurrent_kernels
 from lengthwise.runtime.manifest import Manifest
 from lengthwise.runtime.session import OutputName, Outputs, Session
+from lengthwise.serving import collaborators
 
 
 def plan_by_arrival(pool: PendingSequences, cost: CostTable, limits: BatchLimits, now: float) -> list[WaitingSequence]:
@@ -139,11 +145,47 @@ def _sleeping_run(cores: str, seconds_a_step: str) -> None:
     setattr(worker_count, "graph_bytes", lambda _state: size)  # noqa: B010 - a name that it imports
 
 
+class SimulatedDevice(EmptyRun):
+    """A session whose runs sleep, one at a time in all processes, as long as a device of these costs would compute."""
+
+    bound = computes_padding = True
+    path: Path  # of the costs; its lock is the device
+    costs: CostTable
+    clock = staticmethod(time.perf_counter)
+
+    def run(self, batch: PaddedBatch, outputs: Sequence[OutputName] = ("logits",)) -> Outputs:
+        """Sleeps, and answers zeros."""
+        with self.path.open() as device:
+            fcntl.flock(device, fcntl.LOCK_EX)
+            time.sleep(self.costs.predict(batch.rows, batch.width))
+        return super().run(batch, outputs)
+
+    def warm(self, shape: tuple[int, int]) -> None:
+        """No shape has a slow first run."""
+
+
+def _device(path: str) -> None:
+    SimulatedDevice.path = Path(path)
+    SimulatedDevice.costs = table = CostTable.from_json(json.loads(Path(path).read_bytes()), clock=time.perf_counter)
+    prove = loading.load
+
+    def load(directory: Path, limits: BatchLimits, **options: Any) -> LoadedModel:
+        model = prove(directory, limits, **options)
+        manifest, session = model.manifest, cast(Session, SimulatedDevice(model.session, model.manifest))
+        limits = buckets.lowered(table, replace(limits, rows=buckets.DEVICE_ROWS, padded_steps=buckets.DEVICE_STEPS))
+        shapes = buckets.choose(table, limits, max_length=manifest.max_length, multiple=manifest.width_multiple)
+        return replace(model, session=session, cost=BucketedCosts(table, shapes), buckets=shapes)
+
+    loading.load = load
+    setattr(collaborators, "Batcher", lambda **options: Batcher(**{**options, "devices": 1}))  # noqa: B010 - a name that it imports
+
+
 PARTS: dict[str, Callable[..., None]] = {
     "arrival-order": _arrival_order,
     "no-help": _no_help,
     "empty-run": _empty_run,
     "sleeping-run": _sleeping_run,
+    "device": _device,
 }
 
 

@@ -45,7 +45,9 @@ class InProcessService:
         sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
         metrics = ModelMetrics()
         queue = self.queue(metrics)
-        batcher = Batcher(runners=self.runners, max_queue_cost_steps=1_000_000_000)
+        batcher = Batcher(
+            runners=self.runners, devices=int(self.model.session.bound), max_queue_cost_steps=1_000_000_000
+        )
         await batcher.start()
         batcher.open(queue)
         load = _ClosedLoad(batcher, queue, sequences, seconds)

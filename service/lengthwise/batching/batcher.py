@@ -26,6 +26,7 @@ from itertools import islice
 from typing import Any, Final, cast
 
 from lengthwise.batching.admission import Admission
+from lengthwise.batching.device_turns import DeviceTurns
 from lengthwise.batching.execution import Execution, OnBatch, Outcomes, PlannedBatch
 from lengthwise.batching.plan import BatchLimits, plan
 from lengthwise.batching.queues import Finish, ModelQueue, ModelQueues, PendingRequest, QueuedSequence, Waiter
@@ -45,7 +46,7 @@ class Batcher:
 
     `on_batch` is called with each batch that ran or failed, `on_suspect` with the queue of a model whose batches failed
     several times in a row, both in the thread that ran it; `lend_cores` and `cores`: see `runners`. Each of several
-    `workers` has `max_queue_cost_steps`.
+    `workers` has `max_queue_cost_steps`. `devices`: how many GPUs run the batches, 0 on the CPU.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Batcher:
         max_queue_cost_steps: int = 1_000_000,
         max_queue_seconds: float = float("inf"),
         workers: int = 1,
+        devices: int = 0,
         max_wait_seconds: float = 0.0,
         one_core: bool = False,
         lend_cores: LendCores | None = None,
@@ -73,7 +75,8 @@ class Batcher:
             workers=workers,
         )
         self._lock = threading.Lock()
-        self.execution = Execution(self._queues, self._lock, clock, on_batch, on_suspect)
+        self._turns = DeviceTurns(self._lock, devices, clock)
+        self.execution = Execution(self._queues, self._lock, clock, self._turns, on_batch, on_suspect)
         self._runners = Runners(
             self,
             self._lock,
@@ -83,6 +86,7 @@ class Batcher:
             one_core=one_core,
             lend_cores=lend_cores,
             cores=cores or Cores(),
+            turns=self._turns,
         )
         self._unsettled: set[PendingRequest] = set()  # accepted requests without an answer or an error
         self.runners = runners
@@ -299,7 +303,9 @@ class Batcher:
             self._runners.wake_for_rest()
         widths = [sequence.width for sequence in sequences]
         width = max(widths, default=0)
-        return PlannedBatch(queue, sequences, work_start, width, sum(widths), queue.predict(len(widths), width))
+        run_seconds = queue.predict(len(widths), width)
+        self._turns.begin(run_seconds)
+        return PlannedBatch(queue, sequences, work_start, width, sum(widths), run_seconds)
 
     def _plan(self, queue: ModelQueue, seconds: float) -> list[QueuedSequence]:
         """The sequences of the next batch, of at most `seconds`, removed from the queue's pending ones."""

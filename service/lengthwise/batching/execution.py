@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from lengthwise.batching.buckets import BatchShape
+from lengthwise.batching.device_turns import DeviceTurns
 from lengthwise.batching.queues import ModelQueue, ModelQueues, PendingRequest, QueuedSequence, Timing
 from lengthwise.batching.watchdog import Run
 from lengthwise.errors import InferenceFailed, RequestError
@@ -54,6 +55,7 @@ class Execution:
     queues: ModelQueues
     lock: threading.Lock  # of the batcher
     clock: Callable[[], float]  # of the batcher
+    turns: DeviceTurns
     on_batch: OnBatch | None
     on_suspect: Callable[[ModelQueue], None] | None
     runs: dict[int, Run] = field(default_factory=dict)  # by thread id; the watchdog reads it
@@ -96,7 +98,8 @@ class Execution:
             charged = end - start
         del self.runs[thread]
         work_seconds = queue.cost.clock() - work_start  # what follows is work for each sequence, not for the batch
-        complete = self._store(planned, results, start, end - start, charged)
+        complete, since_last = self._store(planned, results, start, padded, end, charged)
+        work_seconds = min(work_seconds, since_last)
         # 2. Who is told of it
         if failure is not None:
             if queue.breaker.batch_failed(failure, end) and self.on_suspect is not None:
@@ -151,15 +154,23 @@ class Execution:
         )
 
     def _store(
-        self, planned: PlannedBatch, results: Sequence[Any] | None, start: float, seconds: float, charged: float
-    ) -> list[PendingRequest]:
-        """Stores each row's result and times in its request; returns the requests that are complete.
+        self,
+        planned: PlannedBatch,
+        results: Sequence[Any] | None,
+        start: float,
+        padded: float,
+        end: float,
+        charged: float,
+    ) -> tuple[list[PendingRequest], float]:
+        """Stores each row's result and times in its request.
 
+        Returns the requests that are complete, and the seconds since the batch before ended (`DeviceTurns.end`).
         `results` is None for a failed batch. `charged` seconds are added to what the model has used.
         """
-        queue, sequences = planned.queue, planned.sequences
+        queue, sequences, seconds = planned.queue, planned.sequences, end - start
         complete: dict[PendingRequest, None] = {}
         with self.lock:
+            since_last = self.turns.end(end, padded - start)
             queue.inflight -= 1
             queue.used_seconds += charged
             if queue.inline.first_runs and results is not None:
@@ -174,7 +185,7 @@ class Execution:
                 if results is None or not request.remaining:
                     complete[request] = None
             self.queues.remove_if_empty(queue)
-        return list(complete)
+        return list(complete), since_last
 
     def _outcome(self, request: PendingRequest, *, failed: bool) -> Any:
         """The answer or the error of a request whose last batch has run; None if the request was settled before."""

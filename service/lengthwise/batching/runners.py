@@ -42,6 +42,7 @@ from collections.abc import Callable, MutableSequence, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
+from lengthwise.batching.device_turns import DeviceTurns
 from lengthwise.batching.execution import FinishedBatch, PlannedBatch
 from lengthwise.batching.queues import ModelQueue, QueuedSequence
 
@@ -119,6 +120,7 @@ class Runners:
         one_core: bool,
         lend_cores: LendCores | None,
         cores: Cores,
+        turns: DeviceTurns,
     ) -> None:
         self._share = count  # batches that may run at once, whatever other processes do
         # Threads: the share, and those that may borrow cores
@@ -135,6 +137,7 @@ class Runners:
         self._woken = 0  # runners that were woken and have not looked for a batch yet
         self._lend_cores = lend_cores
         self._cores = cores
+        self._turns = turns
         self._inline = False  # whether the event loop runs a batch
         self._turn_scheduled = False  # whether `_run_inline` is going to be called
         self._stopping = False
@@ -250,6 +253,9 @@ class Runners:
                 # 1. Take a batch, unless another thread or the event loop should; run a cold shape if all are idle.
                 if queue is not None:
                     if self._may_run(queue):
+                        if (seconds := self._turns.seconds_to_wait()) > 0:
+                            self._turns.wait(seconds)
+                            continue
                         return self._source.take_batch(queue)
                     if self._one_core and others_idle:
                         self._schedule_turn(self._loop.call_soon_threadsafe)

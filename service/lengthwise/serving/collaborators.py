@@ -56,6 +56,7 @@ def batcher_of(
         max_queue_cost_steps=settings.max_queue_cost_steps,
         max_queue_seconds=settings.longest_wait_seconds,
         workers=1 if worker is None else worker.number,
+        devices=len(choice.devices) if choice.provider.bound else 0,
         max_wait_seconds=settings.max_wait_ms / 1000,
         one_core=runners == cores.local == 1 and not choice.provider.bound,
         lend_cores=None if choice.provider.bound or cores.total == 1 else recurrent_kernels.lend_cores,

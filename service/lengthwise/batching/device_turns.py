@@ -1,0 +1,67 @@
+"""When the next batch of a device is planned: as late as it can be, so that the device does not wait for it.
+
+A device runs one batch at a time. While it does, the next batch is made ready by another runner. Planned at once, that
+batch would have the few sequences that wait now, and then wait for the device. Planned shortly before the device is
+free, it also has the sequences that arrive until then; on a device, further rows cost next to nothing.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Final
+
+_FIRST_SECONDS: Final = 0.001  # of the preparation of a batch, before one was measured
+_PLANNING_SECONDS: Final = 0.0005  # at most, with thousands that wait (`benchmarks.devices`), and to wake a runner
+_MARGIN: Final = 2.0  # a preparation may take so many times longer than the last ones
+_LEARNING: Final = 0.1  # share of the newest preparation in the average
+
+
+class DeviceTurns:
+    """The predicted ends of the batches on the devices; all methods need the batcher's lock, which is held.
+
+    With `devices` 0, as on the CPU, no batch waits. `clock` is the batcher's, in seconds.
+    """
+
+    def __init__(self, lock: threading.Lock, devices: int, clock: Callable[[], float]) -> None:
+        self._devices = devices
+        self._clock = clock
+        self._ended = threading.Condition(lock)  # a batch has ended
+        self._ends: dict[int, float] = {}  # predicted, of the batches that run or are made ready; by thread id
+        self._last_end = -float("inf")
+        self._preparation_seconds = _FIRST_SECONDS  # average, from the plan of a batch to the begin of its run
+
+    def seconds_to_wait(self) -> float:
+        """How long the plan of the next batch may still wait, in seconds; 0 or less: it is time."""
+        if not self._devices or len(self._ends) < self._devices:
+            return 0.0
+        return self._free_time() - _MARGIN * self._preparation_seconds - _PLANNING_SECONDS - self._clock()
+
+    def wait(self, seconds: float) -> None:
+        """Waits so long, or until a batch has ended; the lock is free meanwhile."""
+        self._ended.wait(seconds)
+
+    def begin(self, seconds: float) -> None:
+        """Notes that this thread makes a batch ready, whose run is predicted to take so many seconds."""
+        if self._devices:
+            start = self._clock()
+            if len(self._ends) >= self._devices:
+                start = max(start, self._free_time())
+            self._ends[threading.get_ident()] = start + seconds
+
+    def end(self, time: float, preparation_seconds: float) -> float:
+        """Notes that this thread's batch ended at `time`, and how long its preparation took.
+
+        Returns the seconds since the batch before it ended on the same device: its run took no longer. Infinity where
+        that is not known: on the CPU, and on several devices.
+        """
+        if self._ends.pop(threading.get_ident(), None) is None:
+            return float("inf")
+        self._preparation_seconds += _LEARNING * (preparation_seconds - self._preparation_seconds)
+        self._ended.notify()
+        since_last, self._last_end = time - self._last_end, time
+        return since_last if self._devices == 1 else float("inf")
+
+    def _free_time(self) -> float:
+        """When a device is predicted to be free for a further batch; each has at least one."""
+        return sorted(self._ends.values())[-self._devices]
