@@ -22,7 +22,7 @@
 #define MOST_TOLD 20          /* wrong steps of a sequence whose places are returned */
 #define SMALL_BYTES 16384     /* what is read of most bodies fits in that many bytes, on the stack */
 #define SMALL_SEQUENCES 64    /* as many sequences need no memory of their own */
-#define LONG_TEXT_BYTES 65536 /* while a longer text is read other threads may run */
+#define LONG_TEXT_BYTES 262144 /* while a longer text is read other threads may run: LARGE_BODY_BYTES in Python */
 
 #ifdef __GNUC__
 #define NOT_INLINE __attribute__((noinline))

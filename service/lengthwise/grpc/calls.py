@@ -47,7 +47,7 @@ from lengthwise.grpc.receiving import IncomingMessage, Receiving
 from lengthwise.grpc.transport import Handler, RpcCall
 from lengthwise.protocols import inventory, kserve
 from lengthwise.protocols.body import TOO_MANY_BYTES
-from lengthwise.protocols.endpoint import LARGE_BODY_BYTES
+from lengthwise.protocols.endpoint import CONTROL_BODY_BYTES
 from lengthwise.repository.registry import ServedModel
 from lengthwise.serving import Serving
 
@@ -302,10 +302,10 @@ def _small_body(body: bytes | None) -> bytes:
 
     Raises:
         InvalidRequest: There is no message.
-        TooLarge: It has more than `LARGE_BODY_BYTES` bytes.
+        TooLarge: It has more than `CONTROL_BODY_BYTES` bytes.
     """
     if body is None:
         raise InvalidRequest([Problem("", "the call has no message")])
-    if len(body) > LARGE_BODY_BYTES:
-        raise TooLarge(TOO_MANY_BYTES.format(LARGE_BODY_BYTES))
+    if len(body) > CONTROL_BODY_BYTES:
+        raise TooLarge(TOO_MANY_BYTES.format(CONTROL_BODY_BYTES))
     return body

@@ -19,10 +19,12 @@ from lengthwise.protocols.turns import Turns
 from lengthwise.runtime.answers import Answer
 from lengthwise.serving import Serving
 
-# Larger bodies are decoded in a thread, so that the event loop is not blocked for milliseconds.
-LARGE_BODY_BYTES: Final = 65_536
+# Larger bodies are decoded in a thread, so that the event loop is not blocked for long: the reader in C takes 0.3 ms
+# for so many bytes. Under load a thread takes longer than that: some turns of the event loop, of many requests each.
+LARGE_BODY_BYTES: Final = 262_144
 CAREFUL_BYTES: Final = 4096  # that limit for bodies that need the validating reader, many times slower
 TENSORS_BYTES: Final = 32_768  # that limit for tensors, whose JSON is read by Python's own reader
+CONTROL_BODY_BYTES: Final = 65_536  # at most, of a call that is not inference: it is read on the event loop
 # The most headers and trailers of a request together, or metadata of a call over gRPC: each costs some hundred bytes
 # of memory, however short it is.
 MAX_FIELDS: Final = 128
