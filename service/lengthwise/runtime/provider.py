@@ -192,7 +192,8 @@ def choose(
     unused_gpus = len(driver.gpus) - len(gpus)
     unused_text = f"; {unused_gpus} of another kind left out" if unused_gpus else ""
     why = "CUDA was asked for" if choice == "cuda" else "onnxruntime has CUDA, and a GPU answers"
-    return DeviceChoice(devices, f"{why}; GPUs are experimental: one has been tried, an NVIDIA H100{unused_text}")
+    tried = "GPUs are experimental: an NVIDIA H100 and an H200 have been tried"
+    return DeviceChoice(devices, f"{why}; {tried}{unused_text}")
 
 
 def check_packages(installed: Installation) -> None:
