@@ -156,6 +156,16 @@ def page(facts: dict[str, Any], figures: Sequence[dict[str, Any]], seconds: floa
         heads += [f"{connections} connections: requests/s", "of the best", "p50, p99 ms", "refused, lost"]
         heads += ["real cores used, us a request"]
     kinds = sorted({(one["model"], one["of"]) for one in figures})
+    table = pages.table(heads, [line for model, cores in kinds for line in lines(figures, cores, model)])
+    if kinds and all(model in REAL for model, _ in kinds):
+        return pages.page(
+            facts,
+            "Workers and runners on real cores",
+            "`python -m benchmarks.cores --real`: models that run, on the cores that the command may use; "
+            f"{seconds:g} s a load by wrk, in one thread. `auto` is `serve` with no option, with the number of its "
+            "workers. Lost: not answered within the time that wrk waits.",
+            table,
+        )
     text = ", ".join(f"{name} {ms:g} ms for {steps} steps" for name, (steps, ms) in MODELS.items())
     return pages.page(
         facts,
@@ -164,7 +174,7 @@ def page(facts: dict[str, Any], figures: Sequence[dict[str, Any]], seconds: floa
         f"{seconds:g} s a load. Graphs on one core: {text}. A setting that uses near two real cores is bounded by this "
         "machine. `auto` goes by the bytes of a graph: here one that would take so long (`benchmarks.variants`). Lost: "
         "not answered within the time that wrk waits.",
-        pages.table(heads, [line for model, cores in kinds for line in lines(figures, cores, model)]),
+        table,
         "One caller, who reaches one worker: sequences/s, p50 and p99 in ms.",
         pages.table(["cores", "graph", "the caller sends", "one process", "auto"], lone_lines(figures)),
     )

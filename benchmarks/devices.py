@@ -20,9 +20,9 @@ from typing import Any, Final
 
 import click
 import numpy as np
-from numpy.typing import NDArray
 
 from benchmarks import machine, output, pages
+from benchmarks.lengths import LENGTHS, draw
 from lengthwise.batching.buckets import BEFORE_READY, MOST_FIRST, BatchShape, BucketedCosts, Buckets, choose
 from lengthwise.batching.cost import CostTable
 from lengthwise.batching.cost_measurement import grid, measure, rows_grid
@@ -45,7 +45,6 @@ COLD: Final = 3.0  # the first run of a shape takes so many times longer
 _LAUNCH, _STEP = 5e-4, 41.4e-6  # of an H100 that ran a BiLSTM 2 x 128
 
 Truth = Callable[[int, int], float]  # seconds of rows and width
-Draw = Callable[[np.random.Generator, int], NDArray[np.float64]]
 
 
 def measured(name: str) -> Truth:
@@ -61,12 +60,6 @@ DEVICES: Mapping[str, Truth] = {
     "H200, BiLSTM 2 x 128": measured("h200-bilstm-128"),
     "H200, encoder of 4 layers": measured("h200-encoder"),
     "in proportion": lambda rows, width: 6e-5 + 5.2e-6 * width * rows + 6.6e-6 * width,
-}
-LENGTHS: Mapping[str, Draw] = {
-    "lognormal": lambda random, n: random.lognormal(np.log(50), 0.7, n),
-    "uniform": lambda random, n: random.uniform(1, 200, n),
-    "bimodal": lambda random, n: np.where(random.random(n) < 0.9, random.normal(20, 4, n), random.normal(200, 30, n)),
-    "zipf": lambda random, n: random.zipf(1.2, n).astype(np.float64),
 }
 
 
@@ -223,7 +216,7 @@ def closed_loop(
 
 def drawn(name: str, seed: int = 0, count: int = 30_000) -> list[int]:
     """Lengths of a distribution, in steps."""
-    lengths: list[int] = np.clip(LENGTHS[name](np.random.default_rng(seed), count), 1, LONGEST).astype(int).tolist()
+    lengths: list[int] = draw(name, count, LONGEST, np.random.default_rng(seed)).tolist()
     return lengths
 
 

@@ -25,7 +25,7 @@ JUNK = {"NaN": np.nan, "Inf": np.inf, "-Inf": -np.inf, "1e30": 1e30}
 
 def measure(stage: Stage, figures: Figures) -> None:
     """Notes, by graph, the differences, and the tolerance that the service itself measured on this device."""
-    sequences = stage.sequences("lognormal:50,0.7", stage.pick(200, 12), max_length=512)
+    sequences = stage.sequences("lognormal", stage.pick(200, 12), max_length=512)
     multiple = stage.manifest("fp32").width_multiple
     for graph in stage.graphs():
         stage.say(f"isolation, {graph}")

@@ -21,7 +21,7 @@ _EDGES = (1, 2, 3, 4, 5, 7, 8, 127, 128, 129, 1024)
 
 def measure(stage: Stage, figures: Figures) -> None:
     """Notes `against_cpu` by graph."""
-    sequences = [*stage.of_lengths(_EDGES), *stage.sequences("lognormal:50,0.7", stage.pick(500, 20))]
+    sequences = [*stage.of_lengths(_EDGES), *stage.sequences("lognormal", stage.pick(500, 20))]
     multiple = stage.manifest("fp32").width_multiple
     on_cpu: dict[Graph, list[Row]] = {
         graph: answers(stage.session(graph, on_cpu=True), sequences, multiple) for graph in ("fp32", "bundled")

@@ -13,10 +13,11 @@ import numpy as np
 
 from benchmarks.gpu.figures import Figures
 from benchmarks.gpu.in_process import InProcessService
+from benchmarks.lengths import LENGTHS, draw
 from lengthwise.batching import buckets
 from lengthwise.batching.buckets import BucketedCosts
 from lengthwise.batching.plan import BatchLimits
-from lengthwise.bench.workload import Input, draw_lengths, make_sequences
+from lengthwise.bench.workload import Input, make_sequences
 from lengthwise.errors import VerificationError
 from lengthwise.padding import Steps
 from lengthwise.repository.loading import WARM_UP, LoadedModel, load
@@ -39,8 +40,7 @@ ENCODER = "encoder"
 """The folder of a graph without recurrent layers, which is served over HTTP."""
 BUNDLED = ROOT / "service" / "lengthwise" / "models" / "japanese-vowels"
 WEIGHTS = "lognormal.safetensors"
-DISTRIBUTIONS = ("lognormal:50,0.7", "uniform:1,200", "bimodal:20,200,0.1", "zipf:1.2,500")
-"""Of lengths, as `lengthwise bench --lengths` takes them."""
+DISTRIBUTIONS = tuple(LENGTHS)
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ class Stage:
     def sequences(self, distribution: str, count: int, *, max_length: int = 1024) -> list[Steps]:
         """Sequences with lengths of a distribution; the same ones for the same seed."""
         random = np.random.default_rng(self.seed)
-        drawn = draw_lengths(distribution, count, max_length, random)
+        drawn = draw(distribution, count, max_length, random)
         return make_sequences(drawn, Input("values", self.features), random)
 
     def of_lengths(self, wanted: Sequence[int]) -> list[Steps]:

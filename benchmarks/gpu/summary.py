@@ -26,6 +26,8 @@ def page(results: dict[str, Any]) -> str:
     if results["quick"]:
         parts.append("A quick run: too short for any figure to be used.")
     parts.append("; ".join(f"{name} {value}" for name, value in results["installed"].items()))
+    if "note" in results:
+        parts.append(results["note"])
     for name, shown in _SHOWN.items():
         figures = results["sections"].get(name, {}).get("figures")
         if figures:
@@ -131,7 +133,7 @@ def _over_http(figures: Figures) -> Iterator[str]:
         for count in connections:
             load, peer = server["loads"].get(count), peers.get(server["model"], {}).get(count)
             ratios = ""
-            if load and peer and peer["requests"] and not server["is_peer"]:
+            if load and peer and peer["rate"] and not server["is_peer"]:
                 ratios = f" ({load['rate'] / peer['rate']:.2f}, {load['p99'] / peer['p99']:.2f})"
             failed = f", {load['refused'] + load['lost']:.0f} failed" if load and load["refused"] + load["lost"] else ""
             cells.append(f"{load['rate']:,.0f}, {load['p50']:.1f}, {load['p99']:.1f}{ratios}{failed}" if load else "-")

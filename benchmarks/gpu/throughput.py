@@ -45,9 +45,7 @@ _LEAST_SECONDS = 40.0
 
 def measure(stage: Stage, figures: Figures) -> None:
     """Notes `best[distribution and precision][family]`: the median of the rounds and their range."""
-    wanted: list[tuple[Precision, str]] = [
-        ("fp32", distribution) for distribution in stage.pick(DISTRIBUTIONS, DISTRIBUTIONS[:2])
-    ]
+    wanted: list[tuple[Precision, str]] = [("fp32", distribution) for distribution in DISTRIBUTIONS]
     wanted += [(precision, DISTRIBUTIONS[0]) for precision in stage.precisions() if precision != "fp32"]
     loaded: dict[Precision, dict[str, Contender]] = {}
     for precision, distribution in wanted:
