@@ -2,12 +2,24 @@
 
 import asyncio
 import threading
+from queue import SimpleQueue
 
 import pytest
 
 from lengthwise.batching.device_turns import DeviceTurns
+from lengthwise.errors import InferenceFailed
 from lengthwise.padding import PaddedBatch
-from tests.support.batching import PATIENCE_SECONDS, Gate, answers, model_queue, names, outcome, running, sequence
+from tests.support.batching import (
+    PATIENCE_SECONDS,
+    Gate,
+    Noted,
+    answers,
+    model_queue,
+    names,
+    outcome,
+    running,
+    sequence,
+)
 from tests.support.waiting import until
 
 
@@ -45,12 +57,19 @@ def test_a_plan_waits_for_all_batches_that_are_ready_before_it():
     assert 0.29 < turns.seconds_to_wait() < 0.3
 
 
-def test_on_several_devices_a_plan_waits_for_the_first_that_is_free():
-    turns = DeviceTurns(threading.Lock(), 2, Clock())
-    in_another_thread(lambda: turns.begin(0.1))
-    assert turns.seconds_to_wait() == 0
-    turns.begin(0.2)
-    assert 0.09 < turns.seconds_to_wait() < 0.1
+def test_a_batch_that_ends_out_of_turn_says_nothing_about_the_run_of_an_earlier_one():
+    lock = threading.Lock()
+    turns = DeviceTurns(lock, 1, Clock())
+    turns.begin(0.1)
+
+    def fail() -> None:
+        turns.begin(0.1)
+        with lock:
+            turns.end(9.9, 0.0)
+
+    in_another_thread(fail)
+    with lock:
+        assert turns.end(10.0, 0.0) == float("inf")
 
 
 def test_on_the_cpu_no_plan_waits():
@@ -121,3 +140,73 @@ async def test_the_wait_for_the_device_does_not_count_as_the_cost_of_a_batch(mon
         assert await outcome(second) == [1]
         await until(lambda: len(observed) == 2)
     assert observed == [100.0, 2.0]
+
+
+async def test_a_batch_that_fails_beside_another_does_not_make_that_one_cheap(monkeypatch: pytest.MonkeyPatch):
+    clock, observed, gate = Clock(), list[float](), Gate()
+
+    def fail(batch: PaddedBatch, attention: bool) -> list[int]:
+        clock.now = 99.0
+        raise RuntimeError("no memory")
+
+    slow, broken = (model_queue(run, seconds=1e-6, name=name) for run, name in ((gate, "slow/1"), (fail, "broken/1")))
+    for queue in (slow, broken):
+        queue.cost.clock = clock
+        queue.inline.possible = False
+    monkeypatch.setattr(slow.cost, "observe", lambda rows, width, seconds, valid_steps: observed.append(seconds))
+    async with running(slow, broken, runners=2, devices=1, clock=clock) as batcher:
+        request = batcher.submit(slow, [sequence(0)], answers)
+        await gate.busy()
+        clock.now = 1.0  # the run should have ended: the next batch is made ready
+        assert isinstance(await outcome(batcher.submit(broken, [sequence(1)], answers)), InferenceFailed)
+        clock.now = 100.0
+        gate.open.set()
+        assert await outcome(request) == [0]
+        await until(lambda: observed)
+    assert observed == [100.0]
+
+
+async def test_a_device_that_is_free_gets_a_batch_though_another_is_busy_for_long():
+    """A session gives batches to its devices in turns: the third is for the first device, and the second is free."""
+    slots, devices = SimpleQueue[int](), [threading.Lock(), threading.Lock()]
+    for slot in (0, 1, 0, 1):
+        slots.put(slot)
+    entered, gates = list[int](), [threading.Event() for _ in range(4)]
+
+    def run(batch: PaddedBatch, attention: bool) -> list[int]:
+        device, number = slots.get(), int(batch.steps[0, 0, 0])
+        with devices[device]:
+            entered.append(number)
+            assert gates[number].wait(PATIENCE_SECONDS)
+        slots.put(device)
+        return names(batch, attention)
+
+    queue = model_queue(run, seconds=PATIENCE_SECONDS)  # predicted
+    async with running(queue, runners=4, devices=2) as batcher:
+        requests = []
+        for number in range(2):
+            requests.append(batcher.submit(queue, [sequence(number)], answers))
+            await until(lambda: len(entered) == len(requests))
+        gates[1].set()
+        assert await outcome(requests[1]) == [1]
+        requests.append(batcher.submit(queue, [sequence(2)], answers))
+        await until(lambda: slots.qsize() == 2)  # it waits for the first device
+        requests.append(batcher.submit(queue, [sequence(3)], answers))
+        await until(lambda: entered == [0, 1, 3])
+        for gate in gates:
+            gate.set()
+        assert [await outcome(request) for request in requests] == [[0], [1], [2], [3]]
+
+
+async def test_the_event_loop_does_not_wait_for_a_device_that_runs_a_batch_of_another_model():
+    gate, noted = Gate(), Noted()
+    slow, short = model_queue(gate, seconds=PATIENCE_SECONDS, name="slow/1"), model_queue(noted, seconds=1e-6)
+    async with running(slow, short, runners=2, devices=1) as batcher:
+        requests = [batcher.submit(short, [sequence(1)], answers), batcher.submit(slow, [sequence(0)], answers)]
+        assert gate.entered.wait(PATIENCE_SECONDS)  # before the event loop has its turn
+        for _ in range(3):
+            await asyncio.sleep(0)
+        assert noted.on_the_loop == []
+        gate.open.set()
+        assert [await outcome(request) for request in requests] == [[1], [0]]
+    assert noted.on_the_loop == [False]

@@ -18,24 +18,31 @@ _LEARNING: Final = 0.1  # share of the newest preparation in the average
 
 
 class DeviceTurns:
-    """The predicted ends of the batches on the devices; all methods need the batcher's lock, which is held.
+    """The predicted ends of the batches on the one device; all methods need the batcher's lock, which is held.
 
-    With `devices` 0, as on the CPU, no batch waits. `clock` is the batcher's, in seconds.
+    No batch waits with `devices` 0, as on the CPU, nor with several: a session chooses the device of a batch when that
+    runs, so a batch that waited for one device might be given to another. `clock` is the batcher's, in seconds.
     """
 
     def __init__(self, lock: threading.Lock, devices: int, clock: Callable[[], float]) -> None:
-        self._devices = devices
+        self._one_device = devices == 1
         self._clock = clock
         self._ended = threading.Condition(lock)  # a batch has ended
-        self._ends: dict[int, float] = {}  # predicted, of the batches that run or are made ready; by thread id
+        # Predicted, of the batches that run or are made ready, by thread id; the first that began is the first here
+        self._ends: dict[int, float] = {}
         self._last_end = -float("inf")
         self._preparation_seconds = _FIRST_SECONDS  # average, from the plan of a batch to the begin of its run
 
+    @property
+    def busy(self) -> bool:
+        """Whether a further batch would wait for the device."""
+        return bool(self._ends)
+
     def seconds_to_wait(self) -> float:
         """How long the plan of the next batch may still wait, in seconds; 0 or less: it is time."""
-        if not self._devices or len(self._ends) < self._devices:
+        if not self._ends:
             return 0.0
-        return self._free_time() - _MARGIN * self._preparation_seconds - _PLANNING_SECONDS - self._clock()
+        return max(self._ends.values()) - _MARGIN * self._preparation_seconds - _PLANNING_SECONDS - self._clock()
 
     def wait(self, seconds: float) -> None:
         """Waits so long, or until a batch has ended; the lock is free meanwhile."""
@@ -43,25 +50,23 @@ class DeviceTurns:
 
     def begin(self, seconds: float) -> None:
         """Notes that this thread makes a batch ready, whose run is predicted to take so many seconds."""
-        if self._devices:
-            start = self._clock()
-            if len(self._ends) >= self._devices:
-                start = max(start, self._free_time())
-            self._ends[threading.get_ident()] = start + seconds
+        if self._one_device:
+            self._ends[threading.get_ident()] = max([self._clock(), *self._ends.values()]) + seconds
 
     def end(self, time: float, preparation_seconds: float) -> float:
         """Notes that this thread's batch ended at `time`, and how long its preparation took.
 
-        Returns the seconds since the batch before it ended on the same device: its run took no longer. Infinity where
-        that is not known: on the CPU, and on several devices.
+        Returns the seconds since the batch before it ended: its run took no longer. Infinity where that is not known:
+        on the CPU, and on several devices. A batch that ends before one that began earlier, as it failed or ran beside
+        it, says nothing about the run of that one.
         """
-        if self._ends.pop(threading.get_ident(), None) is None:
+        thread = threading.get_ident()
+        began_first = next(iter(self._ends), None) == thread
+        if self._ends.pop(thread, None) is None:
             return float("inf")
         self._preparation_seconds += _LEARNING * (preparation_seconds - self._preparation_seconds)
         self._ended.notify()
-        since_last, self._last_end = time - self._last_end, time
-        return since_last if self._devices == 1 else float("inf")
-
-    def _free_time(self) -> float:
-        """When a device is predicted to be free for a further batch; each has at least one."""
-        return sorted(self._ends.values())[-self._devices]
+        since_last = time - self._last_end
+        if began_first:
+            self._last_end = time
+        return since_last

@@ -15,7 +15,7 @@ whose model's `InlineRule` allows it. A *turn* here is a scheduled call of `_run
 | | one core, taken by the event loop | the event loop, in a further turn |
 | | one core, taken by the runner | the runner, when it becomes free |
 | turn of the event loop | the next batch is short | the event loop, now |
-| | the next batch is not short | a runner, which is woken |
+| | the next batch is not short, or a batch is on the one device | a runner, which is woken |
 | a runner becomes free | one core, the next batch is short | the event loop, in its next turn; the runner waits |
 | | otherwise | this runner, now |
 
@@ -366,7 +366,7 @@ class Runners:
             queue, _ = self._source.next_queue()
             if queue is None or self._stopping:
                 return None
-            if not self._is_short(queue):
+            if not self._is_short(queue) or self._turns.busy:  # the event loop must not wait for a device
                 self._wake_allowed(len(queue.pending))
                 return None
             self._inline = True
