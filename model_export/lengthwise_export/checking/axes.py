@@ -60,12 +60,12 @@ def chunks_in(shapes: Sequence[Sequence[int]], batches: Sequence[Geometry]) -> I
 
 
 def chunks_between(tensors: Sequence[Sequence[Sequence[int]]], batches: Sequence[Geometry]) -> Iterator[int]:
-    """Yields the chunk sizes, in steps, that two tensors show together.
+    """Yields the chunk sizes, in steps, with which two axes of the tensors fit together in every batch.
 
-    One tensor has an axis of steps that are padded to whole chunks, the other an axis of the number of chunks; the size
-    is their quotient. `tensors` has for each tensor its shapes in the `batches`.
+    One axis is the width, padded to whole chunks; the other is the number of chunks. With chunks of 4 steps, batches of
+    6 and 9 steps have axes of (8, 12) and (2, 3). `tensors` has for each tensor its shapes in the `batches`.
     """
-    # The sizes of each axis in the batches, where they differ
+    # For each axis: its size in every batch. An axis of the same size in all is neither.
     axes = {sizes for shapes in tensors for sizes in zip(*shapes, strict=True) if len(set(sizes)) > 1 and min(sizes)}
     for padded_sizes, chunk_counts in itertools.product(axes, axes):
         size = padded_sizes[0] // chunk_counts[0]
@@ -302,11 +302,11 @@ def _has_sizes(reading: _AxisReading, sizes: _Shape, batches: Sequence[Geometry]
 
 
 def _padded_to_chunks(size: int, batch: Geometry) -> Iterator[_AxisReading]:
-    """Yields the readings of an axis as steps that are padded to whole chunks, or to one chunk of a fixed size.
+    """Yields the readings of an axis of this size in `batch` as steps that are padded to a multiple of a chunk.
 
-    `size` is that of the axis in `batch`. Each divisor of it may be the size of a chunk.
+    Each divisor of the size is tried as the size of a chunk; the size itself is one chunk for all steps.
     """
-    for to_longest in (False, True):
+    for to_longest in (False, True):  # the steps of the whole width, or only up to the longest sequence
         if size > _Steps(to_longest).size(batch):
             chunks = [chunk for chunk in range(2, size + 1) if size % chunk == 0]
             yield from ((part,) for chunk in chunks if (part := _Steps(to_longest, multiple=chunk)).size(batch) == size)

@@ -528,7 +528,11 @@ class _Check:
 def _from_batch_with_nan(
     failed: FailedTrial, baseline: Baseline, answer: ModelOutput, rows: tuple[int, int]
 ) -> FailedTrial:
-    """The failed trial; if one answer is finite and the other is not, with the batch of the latter as its `base`.
+    """The failed trial, told from the batch in which the answer is not finite, if it is finite in the other one.
+
+    1. Both answers are finite, or neither: the failed trial as it is.
+    2. Finite in the baseline only: with baseline and trial exchanged (`backwards`).
+    3. Finite in the trial only: as it is, with `nan_with`, which says so in the report.
 
     `answer` is that of the trial, `rows` are the rows of the sequence in the baseline and in the trial.
     """

@@ -285,7 +285,11 @@ class _Recorder(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        """Calls a torch function and records the call: torch calls this for each function inside `listening`."""
+        """Calls a torch function and records the call: torch calls this for each function inside `listening`.
+
+        Not recorded: a call inside a part that is recorded as a whole, and one that gives no tensor. With each call is
+        recorded whether it only packs or unpacks sequences, where no leak can begin.
+        """
         answer = func(*args, **(kwargs or {}))
         if self._running_part is not None:
             self._kept_tensors += _tensors(answer)
@@ -308,9 +312,10 @@ class _Recorder(TorchFunctionMode):
             operator, name, location, inputs, outputs, occurrence=self._call_counts[operator, location], **axes
         )
         self._call_counts[operator, location] += 1
-        # Torch's own code for packed sequences, except the computation of a recurrent layer on packed values
+        # 1. Calls in torch's module of packed sequences. Packing itself takes the first steps of a row: in a layout
+        #    where these may be padding, a leak may begin there.
+        # 2. Calls in torch's module of recurrent layers, except the layer's computation.
         file, is_layer = sys._getframe(1).f_code.co_filename, name.startswith(("lstm", "gru", "rnn"))
-        # Packing takes the first steps of a row: in a layout where these may be padding, a leak may begin there.
         takes_steps = name == "_pack_padded_sequence" and not self._layout.is_right_padded
         is_packing = file == packing.__file__ and not takes_steps
         self._calls.append((call, is_packing or (file == layers.__file__ and not is_layer)))

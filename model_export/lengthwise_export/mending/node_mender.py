@@ -235,12 +235,13 @@ class NodeMender:
         raise LengthsRestricted(int(self.lengths[run.start]), int(self.lengths[run.stop - 1]))
 
     def matches(self, first: Group, second: Group) -> bool:
-        """Whether two axes have dims of equal sizes, at all lengths or in one long range of them.
+        """Whether two axes have dims of equal sizes: True at all lengths of the mend, False if at nearly none.
 
-        Only a range matches, for example, a table of 512 positions: longer sequences have no positions.
+        Where they are equal in one long range of lengths only, as with a table of 512 positions, the mend must be
+        restricted to that range.
 
         Raises:
-            LengthsRestricted: They are equal in a range only; `mend` begins again with that range.
+            LengthsRestricted: They are equal in such a range; `mend` begins again with these lengths.
         """  # noqa: DOC502 - `require_lengths` raises it
         if len(first) != len(second):
             return False

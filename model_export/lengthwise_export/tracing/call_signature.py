@@ -454,7 +454,10 @@ def _by_option(parameters: Sequence[Parameter], second: Second, header: str) -> 
 
 
 def _by_name(parameters: Sequence[Parameter], header: str) -> dict[Role, Parameter]:
-    """The parameters that are lengths or a mask by their names, by role: all required ones, or else one optional one.
+    """The parameters whose names say that they are lengths or a mask, by role.
+
+    All such parameters that are required; if none is, the first optional one, but a padding mask rather than another
+    mask. A padding mask is then refused all the same: its name does not say which of its values marks the padding.
 
     Raises:
         ConfigurationError: No name says it, or one says it in an unclear way; the message asks for `--second`.

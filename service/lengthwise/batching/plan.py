@@ -182,11 +182,12 @@ def _allowed_seconds(
 ) -> float:
     """The longest predicted run of a batch of this width with the anchor, in seconds before the drift.
 
-    The lowest of these bounds:
+    The shortest of three times:
 
-    - `limits.seconds`;
-    - `limits.turn_seconds`, or `tail` times what a batch of enough rows takes, if that is longer;
-    - the time to the anchor's deadline, unless even the anchor alone takes longer: it is late anyway.
+    1. `limits.seconds`, which no run may exceed.
+    2. A fair turn, after which others run: `limits.turn_seconds`; but a batch with enough rows to be cheap may always
+       run, and take `tail` times as long.
+    3. The time to the anchor's deadline, unless even the anchor alone takes longer: it is late anyway.
     """
     column, drift = cost.column(width, limits.rows), cost.drift
     seconds_of_enough = column.seconds[min(column.enough_rows, limits.most_rows(width))]

@@ -187,9 +187,11 @@ def read(
     per_step: bool | None = None,
     ask: bool = True,
 ) -> tuple[list[InputSequence | str], Roles | None]:
-    """Reads a caller's sequences: each, or a text with the reason why it cannot be read; and the roles of the columns.
+    """Reads a caller's sequences.
 
-    The roles are None if no entry is a table.
+    Returns a pair. First, for each entry of the data, the sequence, or a text with the reason why it cannot be read.
+    Second, the roles of the columns: those that `data` has already, those of a table of all sequences, or those of the
+    first sequence that is a table; None if nothing is a table.
 
     Args:
         data: See the module.
@@ -200,10 +202,10 @@ def read(
         padding: What is cut off the end of each sequence.
         per_step: Whether each step has a label of its own; see `long_table.sequences`.
         ask: Whether to refuse numbers that may be one sequence or many of one step, and to log a warning about steps
-            that look like padding.
+            that look like padding: False for data that was read before.
 
     Raises:
-        ConfigurationError: `layout` or `padding` is not a word for one, or it is not clear what the columns are.
+        ConfigurationError: `layout` or `padding` is no value of these options, or it is not clear what the columns are.
     """
     for name, word, words in (("layout", layout, get_args(Layout)), ("padding", padding, (*get_args(Padding), None))):
         if word not in words:

@@ -125,7 +125,11 @@ class KnownTensors:
 
     @classmethod
     def of(cls, tensor_call: TensorCall, input_tensors: Sequence[InputTensor]) -> KnownTensors | None:
-        """What to remember of a valid request; None if it was valid only because of its elements (its lengths)."""
+        """What to remember of a valid request, so that the next one of the same form is read faster.
+
+        None if its rows are wider than the model's longest sequence. It was valid because the lengths among its
+        elements are shorter; the next one's may not be.
+        """
         call, manifest = tensor_call.call, tensor_call.call.model.manifest
         if manifest.long == "reject" and call.width > manifest.max_length:
             return None
