@@ -210,3 +210,25 @@ async def test_the_event_loop_does_not_wait_for_a_device_that_runs_a_batch_of_an
         gate.open.set()
         assert [await outcome(request) for request in requests] == [[1], [0]]
     assert noted.on_the_loop == [False]
+
+
+async def test_runners_that_waited_for_the_device_rest_once_nothing_is_left_to_run(monkeypatch: pytest.MonkeyPatch):
+    waiting = set[int]()
+    wait = DeviceTurns.wait
+
+    def note_and_wait(turns: DeviceTurns, seconds: float) -> None:
+        waiting.add(threading.get_ident())
+        wait(turns, seconds)
+
+    monkeypatch.setattr(DeviceTurns, "wait", note_and_wait)
+    gate = Gate()
+    queue = model_queue(gate, seconds=10 * PATIENCE_SECONDS)  # predicted
+    async with running(queue, runners=5, devices=1) as batcher:
+        requests = [batcher.submit(queue, [sequence(0)], answers)]
+        await gate.busy()
+        for number in range(1, 5):
+            requests.append(batcher.submit(queue, [sequence(number)], answers))
+            await until(lambda: len(waiting) == len(requests) - 1)
+        gate.open.set()
+        assert [await outcome(request) for request in requests] == [[0], [1], [2], [3], [4]]
+        await until(lambda: batcher.at_rest)

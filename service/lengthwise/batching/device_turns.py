@@ -65,7 +65,7 @@ class DeviceTurns:
         if self._ends.pop(thread, None) is None:
             return float("inf")
         self._preparation_seconds += _LEARNING * (preparation_seconds - self._preparation_seconds)
-        self._ended.notify()
+        self._ended.notify_all()
         since_last = time - self._last_end
         if began_first:
             self._last_end = time
