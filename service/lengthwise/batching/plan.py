@@ -392,8 +392,9 @@ def _queue_batch(
     """The whole queue, which one batch can take, or its narrow part, with the anchor in it, where that is better.
 
     Each cut between two widths is compared: the narrow part runs, then a batch of all that wait then. The best cut
-    makes as few sequences late as can be, and of these cuts the one that answers most sequences a second. A sequence is
-    late if the runs since it came take longer than `_LONGER` times a batch of the widest that came lately.
+    makes the sequences as little late as can be, in seconds of all together, and of these cuts it is the one that
+    answers most sequences a second. A sequence is late by as much as the runs since it came take longer than `_LONGER`
+    times a batch of the widest that came lately.
     """
     now, widest = pending.work, cost.column(max(pending.widths), limits.rows)
     count = widest.cheapest_rows[len(pending)]
@@ -404,16 +405,16 @@ def _queue_batch(
     # `earliest[n]`: when the first of `near[n - 1:]` came, on the clock of `pending.work`
     earliest = [*accumulate(map(_ARRIVAL_WORK, reversed(near)), min), math.inf][::-1]
     passed_over = sum(waiting.arrival_work < now for waiting in near)  # by at least one batch
-    cuts: list[tuple[float, float, int]] = []  # minus how many are late, sequences a second; rows of the narrow part
+    cuts: list[tuple[float, float, int]] = []  # minus the lateness, sequences a second; rows of the narrow part
     rows_up_to = {waiting.width: rows for rows, waiting in enumerate(near, 1) if waiting.width >= anchor.width}
     for width, rows in rows_up_to.items():
         run_seconds = cost.column(width, limits.rows).seconds[rows]
-        # If the first of a part is late, all of the part count as late.
-        narrow_is_late = now + run_seconds - anchor.arrival_work > longest_wait
-        rest_is_late = now + run_seconds + seconds_of_all - earliest[rows] > longest_wait
-        late = (passed_over if narrow_is_late else 0) + (count - rows if rest_is_late else 0)
+        # A part is as late as the first of it, all together.
+        end = now + run_seconds
+        lateness = passed_over * max(0.0, end - anchor.arrival_work - longest_wait)
+        lateness += (count - rows) * max(0.0, end + seconds_of_all - earliest[rows] - longest_wait)
         answered, seconds = (rows, run_seconds) if rows == count else (rows + count, run_seconds + seconds_of_all)
-        cuts.append((-late, answered / seconds, rows))
+        cuts.append((-lateness, answered / seconds, rows))
     *_, rows = max(cuts)
     return [anchor, *(waiting for waiting in near[:rows] if waiting is not anchor)]
 
