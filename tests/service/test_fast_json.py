@@ -13,7 +13,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from lengthwise.decoding import fast_json, json_body, validation
+from lengthwise.decoding import fast_json, json_body, json_text, validation
 from lengthwise.decoding.calls import Call
 from lengthwise.decoding.validation import PREDICT, BodyLayout
 from lengthwise.errors import InvalidRequest
@@ -176,3 +176,23 @@ def test_a_long_wrong_step_of_a_long_body_is_named_by_its_kind_and_size(step: by
     """All else that is said of a long wrong body is compared by `tests.fuzz.json_readers`."""
     body = b'{"sequences": [%s[[1, 2], %s]]}' % (b" " * 66_000, step)
     assert outcome(fast_json.explain, body) == outcome(validation.read, body)
+
+
+def test_ids_with_escapes_are_parsed_at_once_and_stay_with_their_sequences(monkeypatch: pytest.MonkeyPatch):
+    """One by one, they would block the event loop for milliseconds."""
+    parsed, parse = list[bytes](), json_text.parse
+    monkeypatch.setattr(json_text, "parse", lambda body: parsed.append(body) or parse(body))
+    items = [
+        {"steps": [[1, 2]]} | ({} if i % 3 == 0 else {"id": f"plain{i}" if i % 3 == 1 else f'"\xe9,{i}]'})
+        for i in range(300)
+    ]
+    call = read(json.dumps({"sequences": items}).encode(), TWO, max_sequences=300)
+    assert call is not None
+    assert [item.id for item in call.items] == [item.get("id") for item in items]
+    assert len(parsed) == 1
+
+
+def test_one_id_that_is_wrong_leaves_the_body_to_the_reader_in_python():
+    items = [json.dumps({"id": "\xe9", "steps": [[1, 2]]}), '{"id": "\\ud800", "steps": [[1, 2]]}']
+    assert read(f'{{"sequences": [{items[0]}]}}'.encode(), TWO, max_sequences=2) is not None
+    assert read(f'{{"sequences": [{",".join(items)}]}}'.encode(), TWO, max_sequences=2) is None

@@ -97,7 +97,7 @@ def read(
         numbers, ends, ids = sequences
         array = _steps(numbers, features)
         try:
-            identifiers = [None] * len(ends) if ids is None else [*map(_identifier, ids)]
+            identifiers = [None] * len(ends) if ids is None else _identifiers(ids)
         except RequestError:
             return None
         items = split(array, [0, *ends], identifiers, manifest)
@@ -144,18 +144,21 @@ def _options(body: bytes, start: int, end: int, layout: validation.BodyLayout) -
     return None if problems.total else call_options
 
 
-def _identifier(text: str | bytes | None) -> str | None:
-    """An id from C: the text of a plain string (str), or the JSON of a string with escapes (bytes); None if absent.
+def _identifiers(texts: Sequence[str | bytes | None]) -> list[str | None]:
+    """Ids from C: the text of a plain string (str), or the JSON of a string with escapes (bytes); None if absent.
+
+    All with escapes are parsed at once: one by one, those of 1,024 sequences would block the event loop for 5 ms.
 
     Raises:
-        RequestError: The id is not valid.
+        RequestError: An id is not valid.
     """
-    if text is None:
-        return None
-    identifier = json_text.parse(text) if isinstance(text, bytes) else text
-    if (problem := id_problem(identifier)) is not None:
-        raise RequestError(problem)
-    return str(identifier)
+    escaped = [text for text in texts if isinstance(text, bytes)]
+    parsed = iter(json_text.parse(b"[%s]" % b",".join(escaped)))
+    identifiers: list[str | None] = [next(parsed) if isinstance(text, bytes) else text for text in texts]
+    for identifier in identifiers:
+        if identifier is not None and (problem := id_problem(identifier)) is not None:
+            raise RequestError(problem)
+    return identifiers
 
 
 class _CheckedItem(NamedTuple):
