@@ -106,7 +106,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def pytest_collection_finish() -> None:
     """Sets aside what is imported by now: no later round of the garbage collector looks through the modules again."""
-    gc.collect()
     gc.freeze()
 
 
@@ -114,7 +113,7 @@ def pytest_runtest_setup() -> None:
     """Gives each test the same random weights, one thread of torch, and the stderr that absl would close."""
     random.seed(0)  # Keras takes its seeds from it
     if "torch" in sys.modules:
-        sys.modules["torch"].manual_seed(0)
+        sys.modules["torch"].default_generator.manual_seed(0)  # those of devices take a hundred times as long
         sys.modules["torch"].set_num_threads(1)
     if "torch.onnx._internal.exporter._registration" in sys.modules:
         torch_operators.keep()

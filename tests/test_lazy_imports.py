@@ -14,11 +14,13 @@ ROOT = Path(__file__).parents[1]
 PROBE = """
 import json, sys
 from lengthwise.commands.cli import main
-try:
-    main(json.loads(sys.argv[1]), prog_name="lengthwise")
-except SystemExit as end:
-    code = end.code
-print("\\n" + json.dumps([code, sorted(sys.modules)]))
+codes = []
+for words in json.loads(sys.argv[1]):
+    try:
+        main(words, prog_name="lengthwise")
+    except SystemExit as end:
+        codes.append(end.code)
+print("\\n" + json.dumps([codes, sorted(sys.modules)]))
 """
 
 NEVER = (
@@ -40,18 +42,23 @@ MOST = 700
 """Modules that help may import: well under a second of processor time."""
 
 
-def imported(*words: str, ends: int = 0) -> set[str]:
+def imported_by(*calls: tuple[str, ...], ends: int = 0) -> set[str]:
+    """The modules that one process has imported after some calls of the command."""
     told = subprocess.run(
-        [sys.executable, "-c", PROBE, json.dumps(words)], capture_output=True, text=True, cwd=ROOT, check=True
+        [sys.executable, "-c", PROBE, json.dumps(calls)], capture_output=True, text=True, cwd=ROOT, check=True
     )
-    code, modules = json.loads(told.stdout.splitlines()[-1])
-    assert code == ends, told.stdout + told.stderr
+    codes, modules = json.loads(told.stdout.splitlines()[-1])
+    assert codes == [ends] * len(calls), told.stdout + told.stderr
     return set(modules)
 
 
-@pytest.mark.parametrize("words", [(), *((name,) for name in ("serve", "bench", "score", "train", "export", "check"))])
-def test_help_imports_little(words: tuple[str, ...]) -> None:
-    modules = imported(*words, "--help")
+def imported(*words: str, ends: int = 0) -> set[str]:
+    return imported_by(words, ends=ends)
+
+
+def test_help_of_every_command_imports_little() -> None:
+    commands = ("serve", "bench", "score", "train", "export", "check")
+    modules = imported_by(("--help",), *((name, "--help") for name in commands))
     assert modules.isdisjoint(NEVER + WITHOUT_A_GRAPH)
     assert len(modules) < MOST
 

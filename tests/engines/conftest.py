@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Marks every test here."""
     for item in items:
-        if Path(__file__).parent in item.path.parents:
+        if item.nodeid.startswith("tests/engines/"):
             item.add_marker(pytest.mark.engines)
             # Engines warn of many things, such as of each other's packages.
             item.add_marker(pytest.mark.filterwarnings("default"))

@@ -135,6 +135,9 @@ def test_widths_that_come_once_each_are_rounded_up():
 )
 def test_a_width_that_comes_often_is_a_multiple_and_wide_neighbours_are_one(multiple: int, length: int, width: int):
     assert widths_after([length, length], multiple).width_of(length) == width
+
+
+def test_a_length_past_the_longest_leaves_the_longest_width_as_it_is():
     assert widths_after([LONGEST + 5, LONGEST + 5]).width_of(LONGEST) == LONGEST
 
 
