@@ -116,7 +116,7 @@ class Net(nn.Module):
 
 @pytest.mark.parametrize("width", ["None", "x.size(1)"])
 @pytest.mark.parametrize(("second", "lengths"), [("lengths", "lengths"), ("mask", "mask.sum(1)")])
-@pytest.mark.sampled(7)
+@pytest.mark.sampled(13)
 @pytest.mark.parametrize(
     ("before", "line", "result"),
     [

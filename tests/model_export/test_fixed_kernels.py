@@ -102,6 +102,7 @@ def test_the_grid_is_that_of_the_operators_at_every_size(size: float, instructio
     assert np.array_equal(fixed_kernels.shares(model.plan, given), by_operators(model, given))
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("limit", [2.0**-60, 2.0**-3, 8.0, 2.0**120])
 @pytest.mark.parametrize("features", [1, 12, 500])
 def test_the_grid_of_the_training_split_clips_and_counts_exactly(

@@ -14,7 +14,7 @@ from lengthwise_export.masks import step_mask
 from tests.gallery.torch_models import Factory, network
 
 
-@pytest.mark.sampled(37)
+@pytest.mark.sampled(61)
 @pytest.mark.parametrize("case", list(fixes.cases()), ids=lambda case: f"{case.statement}|{case.layout}|{case.second}")
 def test_a_fix_in_the_place_of_its_statement_ends_the_leak(case: Case, tmp_path: Path) -> None:
     row = fixes.followed(case, tmp_path)

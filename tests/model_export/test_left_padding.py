@@ -179,6 +179,7 @@ class ComparesIds(Decoder):
         return self.head(self.attend(x + self.positions(self.places(attention_mask)), attention_mask)[:, -1])
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("padding", [None, "right", "left", "both"])
 @pytest.mark.parametrize("padding_id", [0, 7, 49])
 def test_padding_that_is_recognised_by_its_id_is_a_leak_on_every_side(padding_id: int, padding: str | None) -> None:

@@ -387,6 +387,7 @@ DEVICES: dict[str, Callable[[int, int], float]] = {
 }
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("cold", [(0.0, 0.0), (0.01, 0.0), (0.0, 3.0)], ids=["warm", "10 ms", "three times"])
 @pytest.mark.parametrize("device", DEVICES)

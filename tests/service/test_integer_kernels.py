@@ -79,6 +79,7 @@ def test_every_instruction_set_gives_the_same_bits(
     of_every_set(graph, batch(lengths, inputs, steps=21))
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("kind", ["LSTM", "GRU"])
 @pytest.mark.parametrize("hidden", [1, 7, 64, 129])
 @pytest.mark.parametrize("rows", [1, 9, 16, 17, 65])

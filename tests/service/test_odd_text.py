@@ -36,6 +36,7 @@ FORMS = {
 }  # fmt: skip
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("text", ODD)
 @pytest.mark.parametrize(("path", "form"), FORMS.values(), ids=FORMS.keys())
 async def test_an_odd_text_in_a_body_is_answered(

@@ -258,6 +258,7 @@ def test_a_hangup_during_the_start_ends_nobody(workers: int) -> None:
         server.kill()
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_signal_to_end_during_the_imports_is_obeyed_after_them(workers: int, number: signal.Signals) -> None:
