@@ -152,12 +152,10 @@ def _identifiers(texts: Sequence[str | bytes | None]) -> list[str | None]:
     Raises:
         RequestError: An id is not valid.
     """
-    escaped = [text for text in texts if isinstance(text, bytes)]
-    parsed = iter(json_text.parse(b"[%s]" % b",".join(escaped)))
+    parsed = iter(json_text.parse(b"[%s]" % b",".join(text for text in texts if isinstance(text, bytes))))
     identifiers: list[str | None] = [next(parsed) if isinstance(text, bytes) else text for text in texts]
-    for identifier in identifiers:
-        if identifier is not None and (problem := id_problem(identifier)) is not None:
-            raise RequestError(problem)
+    if any(identifier is not None and id_problem(identifier) for identifier in identifiers):
+        raise RequestError("an id is not valid")
     return identifiers
 
 
