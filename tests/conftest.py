@@ -9,6 +9,7 @@ import signal
 import sys
 import zlib
 from collections import Counter
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -121,6 +122,16 @@ def pytest_runtest_setup() -> None:
         from lengthwise_export.keras_models.backend import leave_stderr_open
 
         leave_stderr_open()
+
+
+@pytest.fixture(scope="module")
+def quick_costs() -> Iterator[None]:
+    """Has the costs of models that tests of a module load measured in no time; for what is about their answers."""
+    from tests.support import model_directories
+
+    with pytest.MonkeyPatch.context() as patch:
+        model_directories.measure_costs_quickly(patch)
+        yield
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

@@ -17,6 +17,8 @@ from tests.support.documents import ROOT
 from tests.support.long import long_but
 from tests.support.server_process import ServerProcess
 
+pytestmark = pytest.mark.usefixtures("quick_costs")
+
 STARTS = ServerProcess
 """These tests start servers."""
 

@@ -173,7 +173,7 @@ def published(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     module = normalised() if mended else standardised()
     # With a tolerance, the operators whose bits a batch changes stay as they are.
     options = {"mend": True} if mended else {"tolerance": 1e-5}
-    return lengthwise_export.export(module.eval(), out, features=3, labels=["a", "b"], max_length=128, **options)
+    return lengthwise_export.export(module.eval(), out, features=3, labels=["a", "b"], max_length=64, **options)
 
 
 def test_a_promise_holds_for_flat_sequences(published: PublishedModel) -> None:

@@ -37,7 +37,7 @@ def named(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def model(named: Path) -> lengthwise.Model:
+def model(named: Path, quick_costs: None) -> lengthwise.Model:
     return lengthwise.load(named)
 
 

@@ -386,7 +386,7 @@ def test_without_a_model_the_ones_that_there_are_are_told(tmp_path: Path, monkey
 
 def test_of_a_model_the_highest_version_scores(tmp_path: Path):
     for version in (2, 10):
-        model_directories.place(tmp_path / "models", "vowels", version)
+        model_directories.place(tmp_path / "models", "vowels", version, timed=True)
     (tmp_path / "models" / "vowels" / "latest").mkdir()
     for folder in (tmp_path / "models" / "vowels", tmp_path / "models" / "vowels" / "10"):
         result = call(DEMO, tmp_path / folder.name, model=folder)

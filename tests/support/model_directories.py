@@ -22,8 +22,13 @@ LIMITS = BatchLimits(rows=4, padded_steps=256)
 
 def measure_quickly(monkeypatch: pytest.MonkeyPatch) -> None:
     """Has costs measured in no time, and promises with 20 sequences for 160: a load takes some ten milliseconds."""
-    measure = verifier.measure_cost
     monkeypatch.setattr(measurement, "MANY_SEQUENCES", 20)
+    measure_costs_quickly(monkeypatch)
+
+
+def measure_costs_quickly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has costs measured in no time, which takes a second of a load otherwise."""
+    measure = verifier.measure_cost
     monkeypatch.setattr(verifier, "measure_cost", lambda *arguments, **_: measure(*arguments, budget_seconds=0.01))
 
 
