@@ -63,6 +63,9 @@ def check_subject(
 ) -> Report:
     """Checks a model, and returns the report. Of a model that cannot be checked, the report says why.
 
+    A model that cannot be checked is run once more where its answers were steady: if they turn out to change by
+    themselves, that is the reason in the report.
+
     Args:
         subject: The model.
         max_length: The longest sequence that is tried, in steps.
@@ -80,8 +83,8 @@ def check_subject(
         try:
             return running.report()
         except UncheckableError:
-            if running.steadiness is not None:  # answers that change by themselves are the better explanation
-                running.steadiness.ask_again()
+            if running.steadiness is not None:
+                running.steadiness.ask_again()  # raises the better explanation, if there is one
             raise
     except UncheckableError as error:
         return Report(
@@ -528,11 +531,11 @@ class _Check:
 def _from_batch_with_nan(
     failed: FailedTrial, baseline: Baseline, answer: ModelOutput, rows: tuple[int, int]
 ) -> FailedTrial:
-    """The failed trial, told from the batch in which the answer is not finite, if it is finite in the other one.
+    """The failed trial, so that the report names the batch in which a sequence has no finite answer.
 
-    1. Both answers are finite, or neither: the failed trial as it is.
-    2. Finite in the baseline only: with baseline and trial exchanged (`backwards`).
-    3. Finite in the trial only: as it is, with `nan_with`, which says so in the report.
+    1. The answers are both finite, or neither is: the failed trial as it is.
+    2. Finite in the baseline only, so the trial made it NaN: baseline and trial are exchanged (`backwards`).
+    3. Finite in the trial only: as it is; `nan_with` is the text that says so in the report.
 
     `answer` is that of the trial, `rows` are the rows of the sequence in the baseline and in the trial.
     """

@@ -30,8 +30,8 @@ class Conditioning:
 
     def __init__(self, subject: Subject) -> None:
         self._subject = subject
-        # For each baseline by its id, with what `changes_by_ulps` gives for it: the baseline itself is kept, so that no
-        # other object gets its id.
+        # The results of `changes_by_ulps`, by the id of the baseline. The baseline is kept beside its result, so that
+        # no other object gets this id.
         self._changes_by_ulps: dict[int, tuple[Baseline, list[float]]] = {}
         # For each kind of raw values, what a few ulps change (0 if float64 excused it), and the largest difference
         self._excused: dict[str, tuple[float, float]] = {}

@@ -223,10 +223,14 @@ def write_masked(operation: Operation, axes: tuple[int, int], names: ArgumentNam
 
 
 def write_lengths(operation: Operation, batch: Geometry, names: ArgumentNames) -> str | None:
-    """The user's statement with each row's length in the place of one number for all rows, and the lines before it.
+    """The user's statement, changed so that each row is divided by its own length; with the lines that it needs before.
 
-    The number is the width, as in `h.sum(1) / h.size(1)`, or is made of all lengths, as in `lengths.max()`. None if
-    the statement cannot be read, or has neither.
+    Two kinds of statements use one number for all rows:
+
+    - Divided by the width, as in `h.sum(1) / h.size(1)`: the divisor becomes `lengths[:, None]`.
+    - A number made of all lengths, as in `lengths.max()`: the call becomes the lengths themselves.
+
+    None if the statement cannot be read, or is of neither kind.
     """
     site = _site_of(operation) if batch.rows in operation.input_shape else None
     if site is None:

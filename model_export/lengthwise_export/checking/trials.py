@@ -157,12 +157,12 @@ class BatchSizes:
 def choose_batch_sizes(
     excluded: frozenset[int], *, shortest: int = 1, longest_allowed: int, min_length: int = 1
 ) -> BatchSizes:
-    """Chooses batch sizes that differ from all sizes in the model's weights.
+    """Chooses batch sizes; where enough primes fit, they differ from all sizes in the model's weights.
 
     Args:
         excluded: The sizes in the weights.
-        shortest: The narrowest width, in steps.
-        longest_allowed: The widest, in steps.
+        shortest: The fewest steps of the longest sequence.
+        longest_allowed: The most steps of a batch.
         min_length: The shortest sequence that the model accepts, in steps.
     """
     if min_length > 1:  # the longest sequence is a few steps longer than the shortest, if that fits
@@ -171,11 +171,17 @@ def choose_batch_sizes(
     steps = [size for size in steps if shortest <= size <= longest_allowed]
     if len(steps) >= 3:
         # Small sizes with gaps between them, so that a check stays fast.
-        return BatchSizes(rows, steps[0], steps[min(2, len(steps) - 2)], steps[min(4, len(steps) - 1)], min_length)
+        return BatchSizes(
+            rows,
+            longest=steps[0],
+            width=steps[min(2, len(steps) - 2)],
+            wider=steps[min(4, len(steps) - 1)],
+            shortest=min_length,
+        )
     # There are too few primes between: simply the largest sizes that fit.
     longest = max(longest_allowed - 2, min(max(2, min_length), longest_allowed))
     width = max(longest_allowed - 1, longest)
-    return BatchSizes(rows, longest, width, max(longest_allowed, width), min_length)
+    return BatchSizes(rows, longest, width, wider=max(longest_allowed, width), shortest=min_length)
 
 
 _PRIMES: Final = tuple(

@@ -217,11 +217,12 @@ def _as_option(steps: StepInput) -> str:
 def _explain_by_other_calls(
     text: str, make_subject: _MakeSubject, candidates: Sequence[StepInput], error: RunError
 ) -> None:
-    """Makes sure that a module raises neither because of its weights nor because of the way in which it is called.
+    """Looks for the cause why a module raises `error` at every kind of step, and raises an error that says the cure.
+
+    Two causes are looked for; if it is neither, the function returns, and the caller reports `error` itself.
 
     Raises:
-        ConfigurationError: Its weights are not float32, or it runs if it is called in another way; the message says
-            what to change.
+        ConfigurationError: The weights are not float32, or the module runs if it is called in another way.
     """
     subject = make_subject(candidates[0])
     wrong_dtypes = {tensor.dtype for tensor in subject.module.parameters() if tensor.is_floating_point()} - {

@@ -60,7 +60,10 @@ def watched() -> Iterator[list[ModelCall]]:
         running.append(ModelCall(type(module), [] if running else [*_tensor_copies(inputs)]))
 
     def leave(module: nn.Module, inputs: Any, options: Any, outputs: Any) -> None:
-        """A hook after a module ran: only now torch tells the keyword arguments."""
+        """Completes the call of a module that has run, and records it if no other module called this one.
+
+        Torch tells the keyword arguments to this hook only, and not to the one before the call.
+        """
         call = running.pop()
         if not running:
             call.tensors += _tensor_copies(options)

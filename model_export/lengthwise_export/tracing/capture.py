@@ -119,9 +119,10 @@ class _Call:
         return False
 
     def runs_wider(self, width: int) -> bool:
-        """Whether the module runs at more than `width` steps.
+        """Whether the module runs at more than `width` steps, up to `WIDEST`.
 
-        A bisection finds the widest batch that runs, up to `WIDEST`. So the module has then run at that width, too.
+        Any wider batch would answer that. The widest one is looked for, by bisection, so that the module has run at it
+        and has grown its tables of positions, if it has such, to that width.
         """
         widest, too_wide, middle = width, WIDEST + 1, WIDEST
         while too_wide - widest > 1:

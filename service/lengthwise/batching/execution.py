@@ -188,7 +188,11 @@ class Execution:
         return list(complete), since_last
 
     def _outcome(self, request: PendingRequest, *, failed: bool) -> Any:
-        """The answer or the error of a request whose last batch has run; None if the request was settled before."""
+        """The answer or the error of a request whose last batch has run.
+
+        An error also if that batch has failed. None if the batch ran, but the request was settled before; its caller
+        is gone, so no answer is made. `Batcher.settle_all` ignores either for a settled request.
+        """
         if failed:
             return InferenceFailed("the model could not be run on this batch")
         if request.settled:

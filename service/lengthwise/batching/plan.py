@@ -289,8 +289,9 @@ def _class_batch(
 ) -> list[WaitingSequence]:
     """The anchor and the most urgent sequences of one class of widths; rows that are left go to narrower sequences.
 
-    The class is the anchor's. Where that has too few sequences for a full batch, the next wider classes are joined to
-    it if that answers more sequences a second. Where one batch can take all that wait: `_queue_batch`.
+    The class is the anchor's. It may have too few sequences for a full batch. Then a batch of these few, and batches
+    of them with the next wider class, with the next two, and so on, are compared, until there are enough: the one that
+    answers most sequences a second is taken. Where one batch can take all that wait: `_queue_batch`.
     """
 
     def allowed(width: int) -> float:

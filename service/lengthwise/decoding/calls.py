@@ -182,7 +182,11 @@ def make_item(
 
 
 def split(array: Steps, bounds: Sequence[int], ids: Iterable[str | None], manifest: Manifest) -> list[Item]:
-    """The items of sequences that are concatenated in one array; `bounds`: their starts, and the end of the last."""
+    """The items of sequences that are concatenated in one array; `bounds`: their starts, and the end of the last.
+
+    Where the model cuts long sequences (`Manifest.long`), `make_item` cuts them here; long ones that are refused, or
+    divided into windows, are so later.
+    """
     items = [
         Item(array[start:end], end - start, None, identifier)
         for start, end, identifier in zip(bounds, bounds[1:], ids, strict=False)

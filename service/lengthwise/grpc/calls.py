@@ -218,7 +218,11 @@ class SmallCalls:
             await rpc.send(response.SerializeToString())
 
     async def _receive(self, rpc: RpcCall) -> bytes:
-        """Receives the one message of a call, once there is memory for it."""
+        """Receives the one message of a call, once there is memory for it.
+
+        Raises what `_small_body` raises of a message that is missing or too large, or the refusal where there is no
+        memory.
+        """
         hold = Hold(self._serving.inflight)
         arrival: asyncio.Future[bytes | None] = asyncio.get_running_loop().create_future()
 
@@ -226,7 +230,8 @@ class SmallCalls:
             if not arrival.done():
                 arrival.set_result(body) if error is None else arrival.set_exception(error)
 
-        # It waits for its turn with the other messages; its memory is freed once it is here.
+        # It waits for its turn with the other messages. Then `rpc.receive` is called; if there is no memory for it, the
+        # refusal is given to `received` in its place.
         message = IncomingMessage(hold, rpc.client, lambda: rpc.receive(received), partial(received, None))
         self._receiving.start(message, time.monotonic() + self._seconds)
         body = None

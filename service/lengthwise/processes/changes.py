@@ -36,7 +36,8 @@ class Changes:
 
         An answer has the worker's `pid`, an `error` (None: the change is made), and its models: `serves`, `unloaded`. A
         worker that does not answer in time (`error`) makes the change later; if it ends instead, its successor asks for
-        the unloaded names. By the id `call` the worker that asks recognizes its own change.
+        the unloaded names. `call` is an id that the worker which asks for the change has chosen: it is told to all, so
+        that this worker recognizes its own change.
         """
         async with self._changing:
             # Workers that start from now on get the changed names.
@@ -47,7 +48,7 @@ class Changes:
                 for slot in self._slots
                 if slot.scans and slot.channel is not None
             }
-            # A worker that still owes the answer to an earlier change gets a moment only.
+            # A worker that has not answered an earlier change yet gets a moment only; `late` are the other calls.
             late = {call for slot, call in calls.items() if slot.change is None or slot.change.done()}
             if skipped := {*calls.values()} - late:
                 await asyncio.wait(skipped, timeout=ANSWER_SECONDS)

@@ -95,7 +95,9 @@ class PredictionFile:
         self.lines += len(lines)
 
     def finish(self) -> None:
-        """Ends the file after the last record; a file without records is cut off, too.
+        """Ends the file after the last record, and cuts off what an earlier run has left behind it.
+
+        An empty write does that also where no record was written.
 
         Raises:
             ConfigurationError: An earlier run has left more lines than there are records.

@@ -450,7 +450,11 @@ def _requests(counts: CountRows, keys: CountRows) -> Iterator[LabelledNumber]:
 
 
 def _rows_of(models: Iterable[ModelMetrics]) -> tuple[CountRows, CountRows]:
-    """The cells of models, and the cells of the keys with a name that called them."""
+    """The counts of models, and those of their callers, as copies.
+
+    The first has a row of cells for each model. The second has one for each model and each caller that sent an API key
+    with a name.
+    """
     counts: CountRows = {}
     keys: CountRows = {}
     for model in models:

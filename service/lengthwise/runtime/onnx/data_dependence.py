@@ -106,6 +106,10 @@ _NOTHING: Final = _Depends()
 def _dependence_of_outputs(node: Node, inputs: list[_Depends], captured: list[_Depends], *, counts: bool) -> _Depends:
     """How the outputs of a node depend on what a client sends.
 
+    The three kinds of dependence, and the tables of operators, are explained at `_Depends` and at the top. An operator
+    of `_COUNTING` makes a shape of numbers: as many rows as numbers are not 0, for example. So its output's shape
+    depends on data if its input's numbers do.
+
     Args:
         node: The node.
         inputs: The dependences of its inputs.
