@@ -135,7 +135,7 @@ def test_processes_that_verify_at_the_same_time_share_what_the_container_has_lef
     monkeypatch.setattr(modest, "memory_left_bytes", lambda: 2000 * MEBIBYTE)
     verify = VerificationProcess(600, 700 * MEBIBYTE)
     with verifying_endlessly(tmp_path / "first", processes, Stopping(), verify):
-        assert loading.load(place(tmp_path / "second"), LIMITS, verify=verify)
+        assert loading.load(place(tmp_path / "second"), LIMITS, budget_seconds=0.01, verify=verify)
     assert len(processes) == 2
 
 
@@ -152,7 +152,9 @@ def test_a_process_waits_for_others_where_the_container_has_no_full_share_left(
     monkeypatch.setattr(modest, "memory_left_bytes", left_bytes)
     verify, loaded = VerificationProcess(600, 2**32), []
     second = threading.Thread(
-        target=lambda: loaded.append(loading.load(place(tmp_path / "second"), LIMITS, verify=verify))
+        target=lambda: loaded.append(
+            loading.load(place(tmp_path / "second"), LIMITS, budget_seconds=0.01, verify=verify)
+        )
     )
     with verifying_endlessly(tmp_path / "first", processes, Stopping(), verify):
         second.start()
@@ -355,7 +357,7 @@ def test_a_graph_that_is_replaced_while_it_is_verified_is_not_what_is_opened(tmp
         verified = verifier.verify(task, stopping)
         return verified.model_copy(update={"session": None})
 
-    model = loading.load(directory, LIMITS, verify=verify)
+    model = loading.load(directory, LIMITS, budget_seconds=0.01, verify=verify)
     good = loading.load(BUNDLED, BatchLimits(4, 64), budget_seconds=0.01)
     assert model.session.kernels == good.session.kernels
     with pytest.raises(VerificationError):
