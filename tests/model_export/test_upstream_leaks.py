@@ -10,7 +10,6 @@ from tests.model_export.upstream_leaks import UPSTREAM, UpstreamLeak
 each = pytest.mark.parametrize("leak", UPSTREAM, ids=lambda leak: leak.see)
 
 
-@pytest.mark.sampled(2)
 @each
 def test_a_leak_of_a_public_project_is_found_by_its_rule_at_its_line(leak: UpstreamLeak) -> None:
     report = lengthwise_export.check(leak.make(cured=False), **leak.options)

@@ -138,7 +138,7 @@ def melted(**renamed: str) -> pandas.DataFrame:
     return table.assign(number=table["kind"].map({"x": 0, "y": 1})).rename(columns=renamed)
 
 
-@pytest.mark.sampled(7)
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("order", [["id", "t"], ["kind"]], ids=["sorted by time", "by kind"])
 @pytest.mark.parametrize("values", [None, "value"])
 @pytest.mark.parametrize(
