@@ -18,49 +18,30 @@ from typing import Any, Final
 
 import click
 import numpy as np
-import torch
 from rich.console import Console
 from rich.progress import track
-from torch import Tensor, nn
 
 from benchmarks import machine, output, pages, processes
 from benchmarks.bench import RunningContender
 from benchmarks.contenders import ARRIVAL, MOSEC_SORTED, SERVICE, Contender
+from benchmarks.transformer import FEATURES
 from benchmarks.workloads import CACHE, Work, exported, japanese_vowels, lognormal
 from lengthwise.bench.trial import LoadSpec
 from lengthwise.bench.workload import Input, draw_lengths, make_sequences
 from lengthwise.commands.command import Command
 
 PAGE = pages.RESULTS / "planning.md"
-_FEATURES, _LONGEST, _HIDDEN = 12, 512, 64
+_LONGEST: Final = 512
 _SEQUENCES: Final = 2000
-
-
-class Transformer(nn.Module):
-    """A small transformer: two layers of 64, four heads, the mean over the valid steps."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.project = nn.Linear(_FEATURES, _HIDDEN)
-        layer = nn.TransformerEncoderLayer(_HIDDEN, 4, 2 * _HIDDEN, batch_first=True)
-        self.encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
-        self.head = nn.Linear(_HIDDEN, 9)
-
-    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
-        """`[rows, classes]` of `x [rows, width, features]` and `lengths [rows]`."""
-        padding = torch.arange(x.size(1), device=x.device) >= lengths[:, None]
-        hidden = self.encoder(self.project(x), src_key_padding_mask=padding).masked_fill(padding.unsqueeze(2), 0.0)
-        logits: Tensor = self.head(hidden.sum(1) / lengths[:, None])
-        return logits
 
 
 def of_module(name: str, target: str, *options: str) -> Work:
     """Lengths of median 50 and sigma 0.7, and a torch module."""
-    options = ("--features", str(_FEATURES), "--max-length", str(_LONGEST), *options)
+    options = ("--features", str(FEATURES), "--max-length", str(_LONGEST), *options)
     directory = exported(CACHE.parent / f"bench-{name}" / name / "1", target, *options)
     random = np.random.default_rng(0)
     lengths = draw_lengths("lognormal:50,0.7", _SEQUENCES, _LONGEST, random)
-    return Work(name, name, directory, make_sequences(lengths, Input("values", _FEATURES), random))
+    return Work(name, name, directory, make_sequences(lengths, Input("values", FEATURES), random))
 
 
 @dataclass(frozen=True)
@@ -86,7 +67,7 @@ CASES: Mapping[str, Case] = {
         "Inception, 64 connections", partial(of_module, "inception", "examples/mending.py:inception", "--mend"), 64
     ),
     "transformer": Case(
-        "transformer, 64 connections", partial(of_module, "transformer", "benchmarks/planning.py:Transformer"), 64
+        "transformer, 64 connections", partial(of_module, "transformer", "benchmarks/transformer.py:small"), 64
     ),
 }
 

@@ -39,7 +39,7 @@ def wait_for_workers(url: str, process: subprocess.Popen[bytes]) -> int:
             answered = workers(url)
             if all(worker["ready"] for worker in answered):
                 return len(answered)
-        time.sleep(0.02)
+        time.sleep(0.02)  # a server that starts tells nobody
     raise SystemExit("the service has ended")
 
 

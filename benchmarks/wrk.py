@@ -43,7 +43,7 @@ def load(
     pid: int,
     lua: Path,
     connections: int,
-    seconds: float,
+    seconds: int,
     *,
     threads: int = 1,
     warm_up_seconds: int = 1,
@@ -56,7 +56,7 @@ def load(
         pid: The server's process, which leads a session: the processor time of the session is counted.
         lua: The file with the `script`.
         connections: How many are open, each with one request at a time.
-        seconds: How long the load lasts; wrk takes whole seconds.
+        seconds: How long the load lasts; wrk knows whole seconds only.
         threads: Of wrk, each on a core.
         warm_up_seconds: How long the load before it lasts.
         patience_seconds: After this time without an answer a request is lost.
@@ -69,7 +69,7 @@ def load(
     subprocess.run([*command, f"-d{warm_up_seconds}s"], stdout=subprocess.DEVNULL, check=True)
     time.sleep(PAUSE_SECONDS)
     spent = processes.cpu_seconds(pid)
-    output = subprocess.run([*command, f"-d{seconds:g}s"], stdout=subprocess.PIPE, check=True, text=True).stdout
+    output = subprocess.run([*command, f"-d{seconds}s"], stdout=subprocess.PIPE, check=True, text=True).stdout
     spent = processes.cpu_seconds(pid) - spent
     figures: dict[str, float] = json.loads(output.strip().splitlines()[-1])
     answered = figures["requests"] - figures["refused"]

@@ -116,13 +116,11 @@ def prepare(models: Path) -> Iterator[str]:
     for folder, arguments in (
         (FOLDERS["fp32"], of_spec),
         (FOLDERS["fp16"], (*of_spec, "--precision", "fp16")),
-        (ENCODER, (f"{ROOT}/benchmarks/gpu/encoder.py:Encoder", "--features", "12", "--max-length", "1024")),
+        (ENCODER, (f"{ROOT}/benchmarks/transformer.py:large", "--features", "12", "--max-length", "1024")),
     ):
         directory = models / folder / "1"
         shutil.rmtree(directory, ignore_errors=True)  # made by another version of the exporter, perhaps
         command = [sys.executable, "-m", "lengthwise", "export", *arguments]
-        done = subprocess.run(
-            [*command, "--out", str(directory)], capture_output=True, text=True, check=False, cwd=ROOT
-        )
+        done = subprocess.run([*command, "--out", str(directory)], capture_output=True, text=True, check=False)
         output = (done.stderr.strip() or done.stdout.strip()).splitlines()
         yield f"made {directory}" if directory.is_dir() else f"NOT made: {directory}: {output[-1] if output else done}"
