@@ -83,6 +83,22 @@ def test_with_the_measured_costs_of_a_card_more_are_answered_and_no_tail_is_long
     assert found["p99_over_arrival"] <= 1.1
 
 
+@pytest.mark.parametrize("lengths", LENGTHS)
+def test_a_burst_that_nothing_follows_runs_in_no_more_time_than_in_order_of_arrival(lengths: str):
+    """Also of the widest, which take longer than a turn, so many run together that a row is cheap."""
+    truth, burst = DEVICES["H200, BiLSTM 2 x 128"], drawn(lengths)[:1024]
+    cost, limits, buckets = true_costs(truth)
+    pool = PendingSequences()
+    for length in burst:
+        pool.add(WaitingSequence(buckets.width_of_arrival(length)))
+    seconds = 0.0
+    while pool:
+        batch = plan(pool, cost, limits, seconds)
+        width = max(waiting.width for waiting in batch)
+        seconds += truth(buckets.rows_of(len(batch), width), width)
+    assert seconds <= sum(truth(256, max(burst[first : first + 256])) for first in range(0, 1024, 256))
+
+
 @pytest.mark.parametrize(("shortening", "least_valid"), [(1, 0.85), (10, 0.7)])
 def test_on_a_processor_little_padding_is_computed(shortening: int, least_valid: float):
     """A small transformer in onnxruntime: a row of 64 steps takes 0.31 ms alone, and 0.20 ms in a full batch.

@@ -44,7 +44,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, islice
 from operator import attrgetter, sub
@@ -272,7 +272,12 @@ def _length_batch(
         near.append(anchor)
     # which widths run with the anchor's,
     widths = sorted([waiting.width for waiting in near])
-    low, high = _batch_around(bisect_left(widths, anchor.width), widths, cost, limits, seconds)
+    allowed = (
+        {width: _allowed_seconds(anchor, width, cost, limits, now) for width in {*widths}}
+        if rows_nearly_free  # a full batch of the widest may take longer than a turn
+        else dict.fromkeys(widths, seconds)
+    )
+    low, high = _batch_around(bisect_left(widths, anchor.width), widths, cost, limits, allowed)
     still_to_take = Counter(widths[low:high])
     still_to_take[anchor.width] -= 1
     # and of each width the most urgent sequences.
@@ -318,8 +323,9 @@ def _class_batch(
     for top in tops[anchor_class:]:
         index = bisect_right(widths, top) - 1
         column = cost.column(widths[index], limits.rows)
-        seconds = max(allowed(widths[index]), alone)
-        full_rows = rows_of_full_batch(column, limits.most_rows(widths[index]), seconds, waiting)
+        full_rows = rows_of_full_batch(
+            column, limits.most_rows(widths[index]), max(allowed(widths[index]), alone), waiting
+        )
         rows = column.cheapest_rows[min(full_rows, waiting_up_to[index])]
         shapes.append((rows / column.seconds[rows], rows, widths[index]))
         if rows == column.cheapest_rows[full_rows] or top >= widths[-1]:
@@ -412,8 +418,10 @@ def _queue_batch(
         run_seconds = cost.column(width, limits.rows).seconds[rows]
         # A part is as late as the first of it, all together.
         end = now + run_seconds
-        lateness = passed_over * max(0.0, end - anchor.arrival_work - longest_wait)
-        lateness += (count - rows) * max(0.0, end + seconds_of_all - earliest[rows] - longest_wait)
+        lateness = (
+            passed_over * max(0.0, end - anchor.arrival_work - longest_wait)  # of the narrow part, and of the rest
+            + (count - rows) * max(0.0, end + seconds_of_all - earliest[rows] - longest_wait)
+        )
         answered, seconds = (rows, run_seconds) if rows == count else (rows + count, run_seconds + seconds_of_all)
         cuts.append((-lateness, answered / seconds, rows))
     *_, rows = max(cuts)
@@ -444,26 +452,27 @@ def _rows_of_one_width(count: int, row_limit: int, column: Column) -> int:
 
 
 def _batch_around(
-    index: int, widths: Sequence[int], cost: CostTable, limits: BatchLimits, seconds: float
+    index: int, widths: Sequence[int], cost: CostTable, limits: BatchLimits, allowed: Mapping[int, float]
 ) -> tuple[int, int]:
     """Begin and end (exclusive) of the batch with `widths[index]` in it, in a cheapest partition of ascending widths.
 
     The dynamic program of the module. Of many widths, only one position of every few may be an end: that before the
-    largest step in width.
+    largest step in width. `allowed` has for each width the longest predicted run of a batch of it, in seconds.
     """
     # 1. The positions where a batch may end.
-    columns = {width: (cost.column(width, limits.rows).seconds, limits.most_rows(width)) for width in {*widths}}
+    times_of = {width: cost.column(width, limits.rows).seconds for width in allowed}
+    row_limits = {width: rows_within(times_of[width], limits.most_rows(width), allowed[width]) for width in allowed}
     stride = max(1, round(len(widths) / _ENDS))
     # From here on, batches may have too few rows to reach over two strides: every position may be an end.
-    dense = bisect_left(widths, True, key=lambda width: rows_within(*columns[width], seconds) < 2 * stride - 1)
+    dense = bisect_left(widths, True, key=lambda width: row_limits[width] < 2 * stride - 1)
     step_before = [0, *map(sub, islice(widths, 1, None), widths)].__getitem__  # `widths[i] - widths[i - 1]`
     strides = (range(end, min(end + stride, dense)) for end in range(1, dense, stride))
     candidates = (*(max(stretch, key=step_before) for stretch in strides), *range(max(1, dense), len(widths) + 1))
     # 2. For the prefix up to each end: the seconds of its cheapest partition, and where the last batch of that begins.
     ends, best_seconds, begins, first = [0], [0.0], [0], 0
     for end in candidates:
-        times, row_limit = columns[widths[end - 1]]
-        earliest_begin = min(ends[-1], end - rows_within(times, row_limit, seconds))
+        times = times_of[widths[end - 1]]
+        earliest_begin = min(ends[-1], end - row_limits[widths[end - 1]])
         while ends[first] < earliest_begin:
             first += 1
         seconds_from = [
