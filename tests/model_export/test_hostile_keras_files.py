@@ -10,6 +10,7 @@ import pickle
 import stat
 import struct
 import time
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from contextlib import suppress
@@ -148,6 +149,18 @@ def test_a_bomb_that_lies_about_its_size_is_refused(file: Path) -> None:
     keras_files.write(file, keras_files.members(file) | {WEIGHTS: b"\0" * size}, zipfile.ZIP_DEFLATED)
     file.write_bytes(file.read_bytes().replace(struct.pack("<I", size), struct.pack("<I", 4000)))
     refused(file)
+
+
+def test_of_a_configuration_that_lies_about_its_size_no_more_is_unpacked_than_one_may_have(
+    file: Path,
+) -> None:
+    size = 256 << 20
+    keras_files.write(file, keras_files.members(file) | {CONFIG: b"\0" * size}, zipfile.ZIP_DEFLATED)
+    file.write_bytes(file.read_bytes().replace(struct.pack("<I", size), struct.pack("<I", 2)))
+    tracemalloc.start()
+    refused(file)
+    assert tracemalloc.get_traced_memory()[1] < 128 << 20
+    tracemalloc.stop()
 
 
 # -- the configuration ------------------------------------------------------------------------------------------------

@@ -55,9 +55,9 @@ def read_archive(path: Path, weights: Path) -> tuple[Any, dict[str, Any]]:
                 raise ConfigurationError(
                     f"it has no {' and no '.join(missing)}: it is no model that model.save('model.keras') wrote"
                 )
-            # Read them: zipfile reads no more than the size in its directory, which `_require_known_member` has limited
+            # Read them
             config, metadata = (
-                parse_json(name, archive.read(members[name])) if name in members else {} for name in (CONFIG, METADATA)
+                _read_json(archive, members[name]) if name in members else {} for name in (CONFIG, METADATA)
             )
             with archive.open(members[WEIGHTS]) as source, weights.open("wb") as target:
                 shutil.copyfileobj(source, target)
@@ -95,6 +95,12 @@ def _require_known_member(info: zipfile.ZipInfo, *, is_duplicate: bool) -> None:
 def _expands(unpacked_bytes: int, stored_bytes: int) -> bool:
     """Whether data is so much larger than its stored bytes that it is a zip bomb; Keras does not compress."""
     return unpacked_bytes > _FREE and unpacked_bytes > _MOST_EXPANSION * max(stored_bytes, 1)
+
+
+def _read_json(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Any:
+    """Reads a member as JSON. With a limit, zipfile inflates no more, whatever size its directory says."""
+    with archive.open(info) as file:
+        return parse_json(info.filename, file.read(MOST_CONFIG))
 
 
 def parse_json(name: str, data: bytes | str) -> Any:
