@@ -124,10 +124,9 @@ class FixProposal:
 
 def unified(change: MendedOperator) -> list[str]:
     """The graph text of an operator before and after, as the lines of a unified diff without its head."""
-    # Without empty names and the types of attributes
+    # Without the types of attributes
     before, after = (
-        [re.sub(r"(\w+): \w+ = ", r"\1 = ", line.removeprefix('[""] ')) for line in lines]
-        for lines in (change.before, change.after)
+        [re.sub(r"(\w+): \w+ = ", r"\1 = ", line) for line in lines] for lines in (change.before, change.after)
     )
     return list(difflib.unified_diff(before, after, lineterm="", n=len(before) + len(after)))[3:]
 

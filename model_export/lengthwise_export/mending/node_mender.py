@@ -31,7 +31,7 @@ from lengthwise_export.mending.values import (
 from lengthwise_export.mending.writer import Writer
 from lengthwise_export.onnx_graphs.protos import AXES_ARE_INPUTS, attributes_of
 
-_SHORTEST_RUN: Final = 8  # successive lengths: if two sizes agree at fewer, this is chance
+SHORTEST_RUN: Final = 8  # successive lengths: if sizes agree, or one divides another, at fewer, this is chance
 
 
 class LengthsRestricted(Exception):
@@ -48,12 +48,12 @@ class StepsHidden(Exception):
 def longest_run(accepted: NDArray[np.bool_]) -> slice | None:
     """The longest run of true values, as a slice of `accepted` `[lengths]`.
 
-    A run shorter than `_SHORTEST_RUN` may be chance: None, unless it is of all lengths.
+    A run shorter than `SHORTEST_RUN` may be chance: None, unless it is of all lengths.
     """
     edges = np.flatnonzero(np.diff(np.concatenate([[0], accepted.astype(np.int8), [0]])))
     runs = [(int(start), int(stop)) for start, stop in zip(edges[::2], edges[1::2], strict=True)]
     start, stop = max(runs, key=lambda run: run[1] - run[0], default=(0, 0))
-    return slice(start, stop) if stop - start >= min(_SHORTEST_RUN, len(accepted)) else None
+    return slice(start, stop) if stop - start >= min(SHORTEST_RUN, len(accepted)) else None
 
 
 class NodeMender:

@@ -321,7 +321,8 @@ def require_order_of_axes(text: str, subject: TorchSubject) -> None:
 def _has_separate_rows(subject: Subject) -> bool:
     """Whether a module answers each row (or each of its steps) by itself: another first row changes no other answer.
 
-    False if it runs at none of the widths, or its answer has another form.
+    False if it runs at none of the widths, or its answer has another form. NaN is equal to NaN: answers that are not
+    finite are the subject of a check, not of this trial.
     """
     sampler = Sampler(subject.steps, seed=0)
     for width in _ROW_TRIAL_WIDTHS:

@@ -362,8 +362,9 @@ def read_packed_signature(
     # The roles of the parameters by their names. The option names the one that tells the borders of the sequences
     border_role = ROLE_OF[layout.packed]
     others = [parameter for parameter in parameters if parameter is not steps]
-    role_or_none = {parameter.name: role_of(parameter.name) for parameter in others}
-    roles: dict[str, Role] = {name: role for name, role in role_or_none.items() if role is not None}
+    roles: dict[str, Role] = {
+        parameter.name: role for parameter in others if (role := role_of(parameter.name)) is not None
+    }
     if (border_name := layout.packed_input) is not None:
         if border_name not in {parameter.name for parameter in others}:
             raise ConfigurationError(f"--packed-input {border_name}: {header} has no such argument beside the steps")
@@ -373,11 +374,11 @@ def read_packed_signature(
             f"{header} takes no {layout.packed}, by the names of its arguments: name the argument with --packed-input"
         )
     # Pass the borders, with the largest length that flash-attention takes beside them; others only if they are required
-    is_passed_if_optional: set[Role] = {border_role, "max-length"} if border_role == "borders" else {border_role}
+    passed_if_optional: set[Role] = {border_role, "max-length"} if border_role == "borders" else {border_role}
     passed_roles = {
         parameter.name: roles[parameter.name]
         for parameter in others
-        if parameter.name in roles and (roles[parameter.name] in is_passed_if_optional or not _is_optional(parameter))
+        if parameter.name in roles and (roles[parameter.name] in passed_if_optional or not _is_optional(parameter))
     }
     _require_no_more([parameter for parameter in others if parameter.name not in passed_roles], header)
     arguments = tuple(_arguments_in_order(parameters, passed_roles | {steps.name: "steps"}))

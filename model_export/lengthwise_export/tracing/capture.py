@@ -351,7 +351,9 @@ class _Trace:
         # The user's code has computed new data for each step, which may not be 0 at padding
         earlier = self._packed[id(packed.batch_sizes)][1]
         rows, width = earlier.steps.shape[:2]
-        return _PackedBatch(packed.data.reshape(rows, width, *packed.data.shape[1:]), earlier.lengths, False)
+        return _PackedBatch(
+            packed.data.reshape(rows, width, *packed.data.shape[1:]), earlier.lengths, is_zero_at_padding=False
+        )
 
 
 _tracing: list[_Trace] = []

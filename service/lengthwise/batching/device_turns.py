@@ -28,21 +28,16 @@ class DeviceTurns:
         self._one_device = devices == 1
         self._clock = clock
         self._ended = threading.Condition(lock)  # a batch has ended
-        # Predicted, of the batches that run or are made ready, by thread id; the first that began is the first here
-        self._ends: dict[int, float] = {}
+        # The predicted ends of the batches that run or are made ready, by thread id; the first that began is the first
+        self.running: dict[int, float] = {}
         self._last_end = -float("inf")
         self._preparation_seconds = _FIRST_SECONDS  # average, from the plan of a batch to the begin of its run
 
-    @property
-    def busy(self) -> bool:
-        """Whether a further batch would wait for the device."""
-        return bool(self._ends)
-
     def seconds_to_wait(self) -> float:
         """How long the plan of the next batch may still wait, in seconds; 0 or less: it is time."""
-        if not self._ends:
+        if not self.running:
             return 0.0
-        return max(self._ends.values()) - _MARGIN * self._preparation_seconds - _PLANNING_SECONDS - self._clock()
+        return max(self.running.values()) - _MARGIN * self._preparation_seconds - _PLANNING_SECONDS - self._clock()
 
     def wait(self, seconds: float) -> None:
         """Waits so long, or until a batch has ended; the lock is free meanwhile."""
@@ -51,7 +46,7 @@ class DeviceTurns:
     def begin(self, seconds: float) -> None:
         """Notes that this thread makes a batch ready, whose run is predicted to take so many seconds."""
         if self._one_device:
-            self._ends[threading.get_ident()] = max([self._clock(), *self._ends.values()]) + seconds
+            self.running[threading.get_ident()] = max([self._clock(), *self.running.values()]) + seconds
 
     def end(self, time: float, preparation_seconds: float) -> float:
         """Notes that this thread's batch ended at `time`, and how long its preparation took.
@@ -61,8 +56,8 @@ class DeviceTurns:
         it, says nothing about the run of that one.
         """
         thread = threading.get_ident()
-        began_first = next(iter(self._ends), None) == thread
-        if self._ends.pop(thread, None) is None:
+        began_first = next(iter(self.running), None) == thread
+        if self.running.pop(thread, None) is None:
             return float("inf")
         self._preparation_seconds += _LEARNING * (preparation_seconds - self._preparation_seconds)
         self._ended.notify_all()

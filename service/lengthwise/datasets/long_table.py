@@ -14,7 +14,7 @@ each row is one value of a step: the error asks, and shows the `pivot` that make
 from __future__ import annotations
 
 import re
-from collections import ChainMap, Counter
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -131,7 +131,7 @@ def _sequences(
     bounds = np.searchsorted(sequence_of_row[order], np.arange(len(numbers_of_ids) + 1))
     # Values by row, and why rows cannot be read: `wrong_rows` says it first, then the first feature
     arrays, reasons = zip(*(feature_numbers(columns[name], name) for name in roles.values), strict=True)
-    wrong = dict(ChainMap(dict(wrong_rows), *reasons))
+    wrong = {row: reason for wrong_cells in (*reversed(reasons), wrong_rows) for row, reason in wrong_cells.items()}
     values = arrays[0] if len(arrays) == 1 else np.column_stack(arrays)
     rows_of_sequence = [order[start:end] for start, end in pairwise(bounds)]
     labels = [] if roles.label is None else labels_of(columns[roles.label], roles.label)

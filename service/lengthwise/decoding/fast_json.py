@@ -152,7 +152,8 @@ def _identifiers(texts: Sequence[str | bytes | None]) -> list[str | None]:
     Raises:
         RequestError: An id is not valid.
     """
-    parsed = iter(json_text.parse(b"[%s]" % b",".join(text for text in texts if isinstance(text, bytes))))
+    escaped = [text for text in texts if isinstance(text, bytes)]
+    parsed = iter(json_text.parse(b"[%s]" % b",".join(escaped)) if escaped else ())
     identifiers: list[str | None] = [next(parsed) if isinstance(text, bytes) else text for text in texts]
     if any(identifier is not None and id_problem(identifier) for identifier in identifiers):
         raise RequestError("an id is not valid")

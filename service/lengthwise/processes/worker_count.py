@@ -83,9 +83,9 @@ def count_workers(settings: Settings) -> WorkerCount:
     free_bytes = memory_left_bytes()
     machine_bytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     fit = (machine_bytes // 2 if free_bytes is None else free_bytes) // needed
-    if settings.max_model_bytes is not None and settings.max_model_bytes // max(1, graphs) < fit:
+    if settings.max_model_bytes is not None and (most := settings.max_model_bytes // max(1, graphs)) < fit:
         # Each worker has its share of the limit, in which a model and its new version must fit.
-        limit, needed, fit = "max_model_bytes", graphs, settings.max_model_bytes // max(1, graphs)
+        limit, needed, fit = "max_model_bytes", graphs, most
     if fit < count:
         # The number that uses most cores: with eight cores and memory for five workers, four of two runners each.
         reason = f"{cores} cores, but {limit} for {fit}, at {needed // 2**20} MiB each"

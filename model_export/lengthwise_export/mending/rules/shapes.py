@@ -19,6 +19,7 @@ import numpy as np
 from onnx import numpy_helper
 
 from lengthwise_export.mending.mender import Mender, rule
+from lengthwise_export.mending.node_mender import SHORTEST_RUN
 from lengthwise_export.mending.values import (
     CROSSES_ROWS,
     MANY_ROWS,
@@ -33,7 +34,6 @@ from lengthwise_export.mending.values import (
     has_size_one,
 )
 
-_SHORTEST_RUN = 8  # successive lengths: if a size can be divided at fewer, this is chance
 _MAX_CONSTANT = 4096  # elements: a larger tensor of one number is not written as a constant
 
 
@@ -97,7 +97,7 @@ def _reshape(mender: Mender) -> None:
     if any(size.fixed == -1 for size in sizes):
         known = mender.axis_size(tuple(size for size in sizes if size.fixed != -1))
         divisible = total.divisible_by(known)
-        if not divisible[-_SHORTEST_RUN:].all():  # at the longest lengths
+        if not divisible[-SHORTEST_RUN:].all():  # at the longest lengths
             change = f"{_text(value.groups)} into {_text(groups_of_one(sizes))}"
             mender.refuse(f"cuts the steps into pieces of a fixed size: {change}")
         mender.require_lengths(divisible)
@@ -354,7 +354,7 @@ def _constant_of_shape(mender: Mender) -> None:
     number = np.zeros(1, np.float32) if attribute is None else numpy_helper.to_array(attribute)
     is_small = shape.is_constant and shape.table[0, 0].prod() <= _MAX_CONSTANT
     array = np.full(shape.table[0, 0].tolist() if is_small else (), number.reshape(-1)[0])
-    constant = mender.constant_tensor(mender.writer.constant(array, dtype=array.dtype), array)
+    constant = mender.values[mender.emit_constant(array)]
     if is_small:
         mender.set_output(constant)
     else:
