@@ -154,13 +154,22 @@ def test_a_bomb_that_lies_about_its_size_is_refused(file: Path) -> None:
 def test_of_a_configuration_that_lies_about_its_size_no_more_is_unpacked_than_one_may_have(
     file: Path,
 ) -> None:
-    size = 256 << 20
+    size = (256 << 20) + 0x010203  # four bytes that are nowhere else
     keras_files.write(file, keras_files.members(file) | {CONFIG: b"\0" * size}, zipfile.ZIP_DEFLATED)
     file.write_bytes(file.read_bytes().replace(struct.pack("<I", size), struct.pack("<I", 2)))
     tracemalloc.start()
     refused(file)
     assert tracemalloc.get_traced_memory()[1] < 128 << 20
     tracemalloc.stop()
+
+
+def test_a_member_that_cannot_be_inflated_is_an_error_with_a_sentence(file: Path) -> None:
+    keras_files.write(file, keras_files.members(file), zipfile.ZIP_DEFLATED)
+    damaged = bytearray(file.read_bytes())
+    start = damaged.index(CONFIG.encode()) + len(CONFIG)
+    damaged[start : start + 12] = b"\xff" * 12
+    file.write_bytes(damaged)
+    refused(file, "it cannot be read as a .keras file")
 
 
 # -- the configuration ------------------------------------------------------------------------------------------------

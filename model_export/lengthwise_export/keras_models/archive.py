@@ -15,6 +15,7 @@ import json
 import shutil
 import stat
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -61,7 +62,10 @@ def read_archive(path: Path, weights: Path) -> tuple[Any, dict[str, Any]]:
             )
             with archive.open(members[WEIGHTS]) as source, weights.open("wb") as target:
                 shutil.copyfileobj(source, target)
-    except (zipfile.BadZipFile, NotImplementedError, EOFError, OSError, RuntimeError, zipfile.LargeZipFile) as error:
+    except (
+        *(zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error),
+        *(NotImplementedError, EOFError, OSError, RuntimeError),
+    ) as error:
         raise ConfigurationError(f"it cannot be read as a .keras file: {error}") from error
     return config, metadata if isinstance(metadata, dict) else {}
 

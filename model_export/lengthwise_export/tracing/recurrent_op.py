@@ -370,9 +370,10 @@ def _cells_to_onnx(
     attributes: dict[str, Any] = {"hidden_size": hidden, "direction": direction, "activations": names}
     for parameter in ("alpha", "beta"):
         # Listed for the activations that have it only
-        numbers = [getattr(activation, parameter) for activation in cell_activations]
-        if present := [number for number in numbers if number is not None]:
-            attributes[f"activation_{parameter}"] = present
+        if numbers := [
+            number for activation in cell_activations if (number := getattr(activation, parameter)) is not None
+        ]:
+            attributes[f"activation_{parameter}"] = numbers
     if kind == "GRU":
         attributes["linear_before_reset"] = int(reset_after)
     node_inputs = (op.Transpose(values, perm=[1, 0, 2]), inputs, states, biases, ends, initial_state, initial_cell)
