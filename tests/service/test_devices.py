@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import re
+import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -21,10 +22,12 @@ from lengthwise.batching.plan import BatchLimits
 from lengthwise.errors import ConfigurationError
 from lengthwise.padding import pad
 from lengthwise.repository import loading, verifier
+from lengthwise.repository.stopping import Stopping
+from lengthwise.repository.verifier import Verification, VerificationTask, Verifier
 from lengthwise.runtime import recurrent_kernels
 from lengthwise.runtime.binding import Slot
 from lengthwise.runtime.provider import PLAIN_CPU, DeviceChoice
-from lengthwise.runtime.session import Session
+from lengthwise.runtime.session import Session, begin_devices
 from lengthwise.serving import Serving
 from lengthwise.settings import Settings
 from tests.support.fake_device import ELSEWHERE, ONE, TWO
@@ -48,13 +51,13 @@ def directory(folder: Path) -> Path:
 
 @asynccontextmanager
 async def serving_on(
-    devices: Any, folder: Path, monkeypatch: pytest.MonkeyPatch, **options: Any
+    devices: Any, folder: Path, monkeypatch: pytest.MonkeyPatch, verify: Verifier = verifier.verify, **options: Any
 ) -> AsyncIterator[tuple[Serving, httpx.AsyncClient]]:
     monkeypatch.setattr(
         "lengthwise.serving.service.choose", lambda *_, **__: DeviceChoice(tuple(devices), "a test asked for it")
     )
     settings = Settings(models=folder, max_batch_rows=16, max_batch_cost_steps=128, **options)
-    async with started(Serving(settings, verify=verifier.verify)) as service:
+    async with started(Serving(settings, verify=verify)) as service:
         yield service.serving, service.client
 
 
@@ -205,3 +208,40 @@ def test_a_model_on_the_cpu_takes_any_shape_and_its_costs_are_those_of_the_threa
     model = loading.load(directory(folder), LIMITS)
     assert model.buckets is None
     assert model.cost.clock is recurrent_kernels.processor_seconds
+
+
+async def test_devices_make_their_first_run_while_the_models_are_verified(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    ran = threading.Event()
+
+    def begin(devices: Any) -> None:
+        begin_devices(devices)
+        ran.set()
+
+    def verify(task: VerificationTask, stopping: Stopping) -> Verification:
+        assert ran.wait(60.0)  # would end the test if the first run began only after the verification
+        return verifier.verify(task, stopping)
+
+    monkeypatch.setattr("lengthwise.serving.service.begin_devices", begin)
+    async with serving_on(ONE, folder, monkeypatch, verify=verify) as (serving, _):
+        assert serving.ready
+
+
+def test_the_first_run_of_a_device_is_one_row_of_the_bundled_model(monkeypatch: pytest.MonkeyPatch):
+    ran: list[tuple[int, int]] = []
+    warm_up = Session.warm_up
+
+    def noted(session: Session, shapes: list[tuple[int, int]], *, seconds: float) -> int:
+        ran.extend(shapes)
+        return warm_up(session, shapes, seconds=seconds)
+
+    monkeypatch.setattr(Session, "warm_up", noted)
+    begin_devices(TWO)
+    assert ran == [(1, 1)]
+
+
+def test_a_first_run_that_fails_is_logged_and_ends_nothing(caplog: pytest.LogCaptureFixture):
+    with caplog.at_level(logging.INFO, "lengthwise"):
+        begin_devices([ELSEWHERE])
+    assert "the first run failed" in caplog.text

@@ -10,6 +10,7 @@ the batches in flight; a batch uses the slot that has been free for longest.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lengthwise.errors import ManifestError
+from lengthwise.files import bundled_models
 from lengthwise.padding import PaddedBatch
 from lengthwise.runtime import device_memory, recurrent_kernels
 from lengthwise.runtime.binding import Slot
@@ -28,6 +30,8 @@ from lengthwise.runtime.graph_inputs import feed, zero_batch
 from lengthwise.runtime.manifest import GRAPH_FILE, Manifest
 from lengthwise.runtime.opening import INTEGER, Source, inputs_on_device, open_graph
 from lengthwise.runtime.provider import CPU_DEVICE, Device
+
+log = logging.getLogger("lengthwise.session")
 
 OutputName = Literal["logits", "attention", "clipped"]
 """The outputs that a graph may have, by the service's names; the graph's names are in `Manifest.graph`."""
@@ -252,3 +256,20 @@ class Session:
 def _texts(inputs: dict[str, tuple[str, int]]) -> str:
     """Inputs (type, rank) by name, for messages: `lengths (int32, rank 1), values (float32, rank 3)`."""
     return ", ".join(f"{name} ({kind}, rank {rank})" for name, (kind, rank) in sorted(inputs.items()))
+
+
+def begin_devices(devices: Sequence[Device]) -> None:
+    """Runs one row of the bundled model on each device, so that a graph which is opened after it starts fast.
+
+    The first session of a process on a GPU makes a context there and loads CUDA's libraries, which takes about a
+    second. The service does this in a thread of its own while other processes verify its models. The bundled model
+    has a recurrent layer, products and a softmax, and is part of the installation, so it needs no verification. A
+    failure is logged only: the load of a served model meets the same error, and says which model it concerns.
+    """
+    directory = bundled_models() / "japanese-vowels" / "1"
+    try:
+        manifest = Manifest.read(directory)
+        session = Session.load(directory, manifest, devices=devices)
+        session.warm_up([(1, manifest.min_length)], seconds=0.0)
+    except Exception as error:  # onnxruntime's exceptions have no common base of their own
+        log.info("%s: the first run failed: %s", devices[0].label, error)

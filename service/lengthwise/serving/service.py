@@ -29,6 +29,7 @@ from lengthwise.runtime import recurrent_kernels
 from lengthwise.runtime.answers import Answer
 from lengthwise.runtime.manifest import GRAPH_FILE
 from lengthwise.runtime.provider import choose
+from lengthwise.runtime.session import begin_devices
 from lengthwise.serving import collaborators
 from lengthwise.serving.figures import ServiceFigures
 from lengthwise.settings import Settings
@@ -136,7 +137,10 @@ class Serving:
         await self.batcher.start()
         if self.monitoring is not None:
             self.monitoring.start()
-        await self.registry.open()
+        starting: list[Awaitable[None]] = [self.registry.open()]
+        if self.choice.provider.bound:  # meanwhile: another process verifies the models
+            starting.append(asyncio.to_thread(begin_devices, self.choice.devices))
+        await asyncio.gather(*starting)
         if self.monitoring is not None and self.monitoring.shadow is not None:
             self.monitoring.shadow.served()  # logs a warning if the shadow model is not served
         if self.worker is not None:
