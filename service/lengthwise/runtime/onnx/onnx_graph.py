@@ -358,7 +358,8 @@ def _add_attribute(message: memoryview, node: Node, locations: set[str], depth: 
     name = ""
     value: AttributeValue | None = None
     numbers: list[int] = []
-    for number, content in fields(message):
+    attribute_fields = list(fields(message))
+    for number, content in attribute_fields:
         if number == _ATTRIBUTE_INTS:
             numbers += integers(content)
         elif isinstance(content, int):
@@ -374,20 +375,23 @@ def _add_attribute(message: memoryview, node: Node, locations: set[str], depth: 
             value = float(struct.unpack("<f", content)[0])
         elif number == _ATTRIBUTE_TEXT:
             value = text(content)
-    _add_graphs(message, node, locations, depth)
+    _add_graphs(attribute_fields, node, locations, depth)
     if numbers or value is not None:
         node.attributes[name] = tuple(numbers) if numbers else value  # type: ignore[assignment]
     else:
         node.unread.add(name)
 
 
-def _add_graphs(attribute: memoryview, node: Node, locations: set[str], depth: int) -> None:
-    """Adds the graphs of an `AttributeProto` to its node: a single one, and those of a list.
+def _add_graphs(
+    attribute_fields: list[tuple[int, memoryview | int]], node: Node, locations: set[str], depth: int
+) -> None:
+    """Adds the graphs among the fields of an `AttributeProto` to its node: a single one, and those of a list.
 
     Protocol buffers merge a single field that occurs twice: such graphs are one graph.
     """
-    single = [content for number, content in messages(attribute) if number == _ATTRIBUTE_GRAPH]
-    listed = [[content] for number, content in messages(attribute) if number == _ATTRIBUTE_GRAPHS]
+    parts = [(number, content) for number, content in attribute_fields if isinstance(content, memoryview)]
+    single = [content for number, content in parts if number == _ATTRIBUTE_GRAPH]
+    listed = [[content] for number, content in parts if number == _ATTRIBUTE_GRAPHS]
     for graph_contents in [single, *listed] if single else listed:
         node.graphs.append(Graph())
         for content in graph_contents:
