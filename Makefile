@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve lint lint-c format quick test test-long test-workers nightly truth gallery hostile sanitize floors soak cover model bench fuzz clients engines console-tools console-check console-pictures docs rules site proto clean
+.PHONY: help install serve lint format quick test test-long test-workers nightly truth gallery hostile sanitize floors soak cover model bench fuzz clients engines console-check console-pictures docs rules site proto clean
 
 help: ## Says what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -14,7 +14,7 @@ install: .venv/.development ## Makes the whole development environment in .venv
 serve: .venv/.runtime ## Installs the runtime only (no torch, no onnx), and serves the bundled model on port 8000
 	@exec $(BIN)/lengthwise serve
 
-lint: .venv/.development lint-c ## ruff, mypy, and the modules in C by each compiler
+lint: .venv/.development .venv/.c-checked ## ruff, mypy, and the modules in C by each compiler that is here
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -27,8 +27,7 @@ C_CHECKS := -O0 -fPIC -ffp-contract=off -DPy_LIMITED_API=0x030B0000 -Wall -Wextr
 
 C_SOURCES := $(wildcard service/lengthwise/*/_*.[ch] service/lengthwise/runtime/kernels/_*.[ch])
 
-lint-c: .venv/.c-checked ## The modules in C by each compiler that is here, with warnings as errors; again where one has changed
-
+# With warnings as errors; again where a source has changed.
 .venv/.c-checked: .venv/.development $(C_SOURCES)
 	@headers=$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("include"))'); \
 	for compiler in $(C_COMPILERS); do \
@@ -140,16 +139,17 @@ fuzz: .venv/.development ## Sends 10,000 bodies to each protocol's decoder, and 
 clients: .venv/.development ## Runs KServe's client and NVIDIA's perf_analyzer against the service, from environments of their own in runs (300 MB)
 	$(BIN)/python -m pytest tests/clients -m clients
 
+# Playwright and axe; the browser itself is a package of the system: apt-get install chromium.
 CONSOLE_TOOLS := .venv/npm-console
 
-console-tools: .venv/.development ## Installs what tests the console in a browser: Playwright and axe (Chromium: apt-get install chromium)
+$(CONSOLE_TOOLS)/package.json: tests/console/package.json | .venv/.development
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[browser]'
-	mkdir -p $(CONSOLE_TOOLS) && cp tests/console/package.json $(CONSOLE_TOOLS)/ && npm install --silent --prefix $(CONSOLE_TOOLS)
+	mkdir -p $(CONSOLE_TOOLS) && cp $< $@ && npm install --silent --prefix $(CONSOLE_TOOLS) || { rm -f $@; exit 1; }
 
-console-check: .venv/.development ## Tests the console in Chromium: flows, accessibility, narrow screens (after make console-tools)
+console-check: .venv/.development $(CONSOLE_TOOLS)/package.json ## Tests the console in Chromium (apt-get install chromium): flows, accessibility, narrow screens
 	$(BIN)/python -m pytest tests/console -m console -rs
 
-console-pictures: .venv/.development ## Draws docs/console-*.png (after make console-tools)
+console-pictures: .venv/.development $(CONSOLE_TOOLS)/package.json ## Draws docs/console-*.png in Chromium
 	$(BIN)/python -m tests.console.pictures
 
 # The package as a user installs it, beside the engines; the sources stay as they are.

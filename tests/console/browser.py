@@ -27,7 +27,9 @@ _DRIVERS: list[Any] = []
 @contextmanager
 def chromium(*arguments: str) -> Iterator[Any]:
     """Chromium without any other host than this machine; the test is skipped where it is not installed."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed (make console-tools)")
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason="Playwright is not installed (make console-check installs it)"
+    )
     program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if program is None:
         pytest.skip("Chromium is not installed (apt-get install chromium)")
@@ -84,7 +86,7 @@ class Window:
     def violations(self) -> list[str]:
         """What axe finds on the page as it is now."""
         if not AXE.is_file():
-            pytest.skip("axe is not installed (make console-tools)")
+            pytest.skip("axe is not installed (make console-check installs it)")
         self.page.evaluate(AXE.read_text())
         found = self.page.evaluate("axe.run(document, {resultTypes: ['violations']})")
         return [
