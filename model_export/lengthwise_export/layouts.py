@@ -120,19 +120,20 @@ class StepLayout:
         return {"right": counts * 0, "left": width - counts, "both": (width - counts + 1) // 2}[self.padding]
 
     def width(self, lengths: Sequence[int] | Array, width: int) -> int:
-        """The width of a model's inputs for a batch of these lengths and this width, in steps.
+        """The width of a model's inputs, in steps, for a batch with these lengths and this width.
 
-        Of a packed batch it is the number of valid steps; if `width` is larger than the longest length, so that there
-        is padding, it is a larger prime number.
+        - Padded rows: the width of the batch.
+        - A packed row for a batch whose longest row has no padding: the number of valid steps, so it has none either.
+        - Any other packed row has padding: its width is a larger prime that is no size of the model's weights
+          (`known_sizes`), so that an axis of this size can only be the steps.
         """
         if self.packed is None:
             return width
-        valid_steps, excess = int(np.sum(lengths)), width - int(np.max(lengths))
-        if not excess:
+        valid_steps, padded_steps = int(np.sum(lengths)), width - int(np.max(lengths))
+        if not padded_steps:
             return valid_steps
-        return next(
-            size for size in itertools.count(valid_steps + excess) if _is_prime(size) and size not in self.known_sizes
-        )
+        sizes = itertools.count(valid_steps + padded_steps)
+        return next(size for size in sizes if _is_prime(size) and size not in self.known_sizes)
 
     def valid(self, lengths: Sequence[int] | Array, width: int) -> NDArray[np.bool_]:
         """The mask `[rows, width]` of a model's inputs, true at valid steps; of a packed batch `[1, width]`."""
@@ -144,20 +145,24 @@ class StepLayout:
         return valid
 
     def arrange(self, batch: PaddedBatch) -> ArrangedSteps:
-        """The inputs of a model for a batch. In a packed row, the steps of all padding come last."""
+        """The inputs of a model for a batch: its rows with their steps moved, or one packed row of all sequences.
+
+        A packed row ends in as many steps of padding as `width` asks for: those of the batch, repeated or cut.
+        """
         if self.pad_id is not None:
             batch = self._with_pad_id(batch, self.pad_id)
         lengths, valid = batch.lengths, self.valid(batch.lengths, batch.width)
         borders = np.concatenate(([0], lengths.cumsum())).astype(np.int32)
         sequence_numbers = np.arange(1, batch.rows + 1)
-        if self.packed is None:  # each sequence in its row, at its start
+        # Padded rows: the steps of each sequence begin at its index in `starts`
+        if self.packed is None:
             positions = np.maximum(valid.cumsum(axis=1) - 1, 0)
             steps = batch.steps if self.padding == "right" else _rolled(batch.steps, self.starts(lengths, batch.width))
             return ArrangedSteps(steps, valid, positions, valid * sequence_numbers[:, None], borders)
-        # Packed: all valid steps, then as much of the batch's padding as the width needs, repeated or cut
-        is_step, padded_steps = step_mask(lengths, batch.width), int((~valid).sum())
-        padding = batch.steps[~is_step] if padded_steps else batch.steps[:0, 0]
-        steps = np.concatenate((batch.steps[is_step], np.resize(padding, (padded_steps, *padding.shape[1:]))))
+        # A packed row: all valid steps, then the padding. `valid` is the mask of this row, `in_batch` that of the batch
+        in_batch, padded_steps = step_mask(lengths, batch.width), int((~valid).sum())
+        padding = batch.steps[~in_batch] if padded_steps else batch.steps[:0, 0]
+        steps = np.concatenate((batch.steps[in_batch], np.resize(padding, (padded_steps, *padding.shape[1:]))))
         # No position in the padding is larger than those of the sequences, as a table of positions may end there.
         positions_of_each = [np.arange(length) for length in lengths] + [np.arange(padded_steps) % lengths.max()]
         segments = np.concatenate((np.repeat(sequence_numbers, lengths), np.zeros(padded_steps, dtype=np.int64)))
@@ -166,38 +171,43 @@ class StepLayout:
     def _with_pad_id(self, batch: PaddedBatch, pad_id: int) -> PaddedBatch:
         """The batch with this id in the padding.
 
-        Valid steps with this id get another one, unless `is_pad_id_of_steps`.
+        Unless `is_pad_id_of_steps`, a valid step with this id gets the id below it (above it, if it is 0).
         """
-        is_step = step_mask(batch.lengths, batch.width)
-        has_pad_id = is_step & (batch.steps == pad_id) & (not self.is_pad_id_of_steps)
-        steps = np.where(has_pad_id, pad_id - 1 if pad_id else 1, np.where(is_step, batch.steps, pad_id))
-        return PaddedBatch(steps.astype(np.int64), batch.lengths)
+        steps = np.where(step_mask(batch.lengths, batch.width), batch.steps, -1)
+        if not self.is_pad_id_of_steps:
+            steps = np.where(steps == pad_id, pad_id - 1 if pad_id else 1, steps)
+        return PaddedBatch(np.where(steps == -1, pad_id, steps).astype(np.int64), batch.lengths)
 
     def restore(self, answer: Array, batch: PaddedBatch, *, has_classes: bool = True) -> Array:
-        """A model's answer, arranged as `[rows, classes]` or `[rows, width, classes]` of the batch.
+        """A model's answer, rearranged to `[rows, classes]` or `[rows, width, classes]` of the batch.
 
-        It is returned unchanged if it has the form of neither.
+        A model of packed rows answers each step, `[steps, classes]` or `[1, steps, classes]`, or each sequence,
+        `[sequences, classes]`. If `per_step` does not say which, an answer with an entry for each step is one for each
+        step. An answer of any other shape is returned unchanged.
 
         Args:
             answer: What the model returned for `arrange(batch)`.
             batch: The batch.
             has_classes: Whether the last axis holds classes; otherwise the answer is one number for each step.
         """
-        starts = self.starts(batch.lengths, batch.width)
+        # Padded rows: only an answer for each step has to be moved
         if self.packed is None:
             is_of_steps = answer.ndim == (3 if has_classes else 2) and answer.shape[:2] == batch.steps.shape[:2]
-            return answer if self.padding == "right" or not is_of_steps else _rolled(answer, -starts)
+            if self.padding == "right" or not is_of_steps:
+                return answer
+            return _rolled(answer, -self.starts(batch.lengths, batch.width))
+        # A packed row
         outputs = answer[0] if answer.ndim == 3 and len(answer) == 1 else answer
         width = self.width(batch.lengths, batch.width)
         is_per_step = (len(outputs) == width != batch.rows) if self.per_step is None else self.per_step
         if outputs.ndim != 2 or (is_per_step and len(outputs) != width):
             return answer
         if is_per_step:
-            is_step = step_mask(batch.lengths, batch.width)
-            rows = np.zeros((*is_step.shape, outputs.shape[1]), dtype=outputs.dtype)
-            rows[is_step] = outputs[: is_step.sum()]
+            valid = step_mask(batch.lengths, batch.width)
+            rows = np.zeros((*valid.shape, outputs.shape[1]), dtype=outputs.dtype)
+            rows[valid] = outputs[: valid.sum()]
             return rows
-        # The first answer is that to segment 0, the padding.
+        # An answer for each sequence: the model may have answered to segment 0, the padding, too, and first
         if self.packed == "segment_ids" and len(outputs) == batch.rows + 1:
             return outputs[1:]
         # From positions a model cannot know that the last steps are padding: it may answer to them as sequences.

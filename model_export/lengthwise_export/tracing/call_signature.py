@@ -50,7 +50,7 @@ _ROLES: Final[Mapping[Second, tuple[Role, ...]]] = {
 class _ArgumentForm(NamedTuple):
     """Another form of the lengths or the mask, which a module may expect instead."""
 
-    role: Role  # `lengths` or `mask`; a form of a mask is for a padding mask, too
+    role: Role  # `lengths`, or `mask` for a mask and a padding mask
     convert: Callable[[Tensor, int], Tensor]  # makes this form from the usual argument and the width of the batch
     text: str  # the form in words, for messages
     code: str  # what a user writes in `forward` to convert the usual argument
@@ -119,11 +119,10 @@ class CallSignature:
         They include arguments that the module does not take, such as positions: `call` picks those that it takes.
         """
         arranged, lengths = self.layout.arrange(batch), torch.tensor(batch.lengths).long()
-        usual = self.arguments_of(torch.tensor(arranged.steps), lengths, torch.tensor(arranged.valid))
-        arguments: dict[Role, Any] = {
-            **{role: torch.tensor(value) for role, value in arranged.by_role().items()},
-            **({"steps": usual["steps"]} if self.layout.packed else usual),
-        }
+        arguments: dict[Role, Any] = {role: torch.tensor(value) for role, value in arranged.by_role().items()}
+        padded_arguments = self.arguments_of(torch.tensor(arranged.steps), lengths, torch.tensor(arranged.valid))
+        # In a packed row, only the steps have the axes and the form that `arguments_of` gives
+        arguments |= {"steps": padded_arguments["steps"]} if self.layout.packed else padded_arguments
         if not self.layout.has_rows_axis:
             arguments = {role: value[0] if value.dim() > 1 else value for role, value in arguments.items()}
         return arguments | {"max-length": int(arguments["max-length"])}
@@ -137,18 +136,19 @@ class CallSignature:
             valid: `[rows, width]`, true at valid steps; by default the first `lengths` steps of each row are valid.
         """
         width = steps.shape[1]
-        steps = steps if self.features_axis else steps.squeeze(-1)
-        arguments: dict[Role, Tensor] = {
-            "steps": steps.transpose(0, 1) if self.time_first else steps.mT if self.channels_first else steps
-        }
+        if not self.features_axis:
+            steps = steps.squeeze(-1)
+        if self.time_first or self.channels_first:
+            steps = steps.transpose(0, 1) if self.time_first else steps.mT
         if lengths is None:
-            return arguments
-        if valid is None:
-            valid = step_mask(lengths, width)
+            return {"steps": steps}
+        valid = step_mask(lengths, width) if valid is None else valid
+        usual_forms: dict[Role, Tensor] = {"lengths": lengths, "mask": valid, "padding-mask": ~valid}
+        arguments: dict[Role, Tensor] = {"steps": steps}
         for role in _ROLES[self.second]:
-            arguments[role] = lengths if role == "lengths" else valid if role == "mask" else ~valid
-            if self.form is not None and role.endswith(self.form.role):
-                arguments[role] = self.form.convert(arguments[role], width)
+            arguments[role] = usual_forms[role]
+            if self.form is not None and self.form.role == role.removeprefix("padding-"):
+                arguments[role] = self.form.convert(usual_forms[role], width)
         return arguments
 
     def call(self, module: nn.Module, tensors: Mapping[Role, Any]) -> Any:
@@ -191,8 +191,8 @@ class CallSignature:
     def alternatives(self) -> Iterator[tuple[CallSignature, str]]:
         """Yields signatures to try if this one fails: other orders of axes, the other mask, other forms.
 
-        Each comes with advice for the user, which ends the sentence "the model runs ...". There are none if this
-        signature is itself such a trial, with a special form.
+        Each comes with advice for the user, which ends the sentence "the model runs ...". A signature with a `form` is
+        such a trial itself, and has no alternatives.
         """
         if self.form is not None:
             return
@@ -215,7 +215,7 @@ class CallSignature:
             yield replace(self, second=mask, arguments=names), hint
         # Lengths or a mask in another form
         for form in _FORMS:
-            if any(role.endswith(form.role) for role in _ROLES[self.second]):
+            if form.role in {role.removeprefix("padding-") for role in _ROLES[self.second]}:
                 yield replace(self, form=form), f"with {form.text}: begin forward with {form.role} = {form.code}"
 
 
@@ -284,7 +284,12 @@ def read_signature(
 
 
 def _forward_of(module: nn.Module) -> tuple[list[Parameter], list[Parameter], str]:
-    """The parameters of a module's `forward`, without `*args` and `**kwargs`; these two, if it has them; its header."""
+    """Reads the parameters of a module's `forward`.
+
+    Returns:
+        The parameters without `*args` and `**kwargs`; these two, as far as `forward` has them; and the header of the
+        module, for messages.
+    """
     every = list(inspect.signature(module.forward).parameters.values())
     variadic = [parameter for parameter in every if parameter.kind in (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)]
     header = f"{type(module).__name__}.forward({', '.join(parameter.name for parameter in every)})"
@@ -294,36 +299,41 @@ def _forward_of(module: nn.Module) -> tuple[list[Parameter], list[Parameter], st
 def _read_arguments(
     module: nn.Module, second: Second | None, *, numbers: bool, blind: bool, positions: bool
 ) -> tuple[Second, tuple[tuple[Role, str | None], ...]]:
-    """What a module takes besides the steps, and its arguments, as in the fields of `CallSignature`.
+    """Finds the fields `second` and `arguments` of a module's `CallSignature`, from the options of `read_signature`.
 
-    The parameters are as in `read_signature`.
+    The first case that applies counts:
+
+    1. With `blind`: the steps alone, if `second` is `none`, or if `forward` requires nothing else and no name of a
+       parameter is that of lengths or a mask.
+    2. `forward(x, *args)`: what the option `second` says, by position.
+    3. Lengths, a mask or both: by the option `second`, or else by the names of the parameters.
 
     Raises:
-        ConfigurationError: `second` is `none`, and the model is not to be mended.
-        UncheckableError: `forward` takes neither lengths nor a mask.
+        ConfigurationError: `second` is `none` without `blind`, or neither it nor the names say which parameter is what.
+        UncheckableError: `forward` takes neither lengths nor a mask, or requires a further argument.
     """
     parameters, variadic, header = _forward_of(module)
-    # Sort the parameters: the steps, required positions, and others
+    # The parameter of the steps, those of positions, and the others, among which are lengths and mask
     steps = _steps_among(parameters, numbers=numbers)
     position_roles: dict[str, Role] = {}
     if positions:
         required = (parameter.name for parameter in parameters if not _is_optional(parameter))
         position_roles = {name: "positions" for name in required if role_of(name) == "positions"}
     others = [parameter for parameter in parameters if parameter is not steps and parameter.name not in position_roles]
-    # Steps alone
+    # 1. The steps alone
     if second == "none" and not blind:
         raise ConfigurationError(
             f"--second none: {header} then cannot know where a sequence ends: also pass --mend (check: --suggest)"
         )
     takes_any_positional = any(parameter.kind is parameter.VAR_POSITIONAL for parameter in variadic)
-    names_say_nothing = second is None and all(
+    requires_steps_only = second is None and all(
         _is_optional(parameter) and _meaning(parameter.name) is None for parameter in others
     )
-    if blind and (second == "none" or names_say_nothing) and (steps or takes_any_positional):
+    if blind and (second == "none" or requires_steps_only) and (steps or takes_any_positional):
         _require_no_more(others, header)
         arguments = _arguments_in_order(parameters, {steps.name: "steps"} if steps else {})
         return "none", tuple(arguments) or _usual("none")
-    # `forward(x, *args)`: only the option can tell
+    # 2. `forward(x, *args)`
     if second is not None and not others and takes_any_positional:
         return second, _usual(second)
     if steps is None or not others:
@@ -334,7 +344,7 @@ def _read_arguments(
             + ("; if it takes one through *args, say which with --second" if variadic else "")
             + (f"; if it only holds the model{part_instead(module)}" if steps is None and [*module.children()] else "")
         )
-    # Steps and lengths, a mask, or both
+    # 3. Lengths, a mask or both
     by_role = _by_option(others, second, header) if second is not None else _by_name(others, header)
     hint = " (--second both passes lengths and a mask)" if second not in (None, "both") else ""
     _require_no_more([parameter for parameter in others if parameter not in by_role.values()], header, hint)
@@ -359,7 +369,7 @@ def read_packed_signature(
     steps = _steps_among(parameters, numbers=numbers)
     if layout.packed is None or steps is None:
         raise UncheckableError(f"{header} takes no steps")
-    # The roles of the parameters by their names. The option names the one that tells the borders of the sequences
+    # The roles of the parameters, by their names. The option may name the one that tells the borders of the sequences
     border_role = ROLE_OF[layout.packed]
     others = [parameter for parameter in parameters if parameter is not steps]
     roles: dict[str, Role] = {
@@ -382,6 +392,7 @@ def read_packed_signature(
     }
     _require_no_more([parameter for parameter in others if parameter.name not in passed_roles], header)
     arguments = tuple(_arguments_in_order(parameters, passed_roles | {steps.name: "steps"}))
+    # `second` only has to differ from `none` here, which means that the module cannot know where a sequence ends
     return CallSignature(second="mask", arguments=arguments, channels_first=channels_first, layout=layout)
 
 
@@ -413,8 +424,9 @@ def _require_no_more(unpassed: Sequence[Parameter], header: str, hint: str = "")
 def _steps_among(parameters: Sequence[Parameter], *, numbers: bool) -> Parameter | None:
     """The parameter that gets the steps; None if there are no parameters.
 
-    It is `inputs_embeds` if steps are `numbers` and there is such a parameter; else the first parameter. If the name of
-    the first one says that it is a mask or lengths, it is the first required one whose name says nothing of that kind.
+    - `inputs_embeds`, if steps are `numbers` and there is such a parameter.
+    - If the first parameter is a mask or lengths by its name: the first required one whose name is of another kind.
+    - Otherwise the first parameter.
     """
     embeds = next((parameter for parameter in parameters if parameter.name == "inputs_embeds"), None)
     if (numbers and embeds is not None) or not parameters:
@@ -428,7 +440,10 @@ def _steps_among(parameters: Sequence[Parameter], *, numbers: bool) -> Parameter
 
 
 def _by_option(parameters: Sequence[Parameter], second: Second, header: str) -> dict[Role, Parameter]:
-    """The parameter for each role that the option `--second` asks for; if there are several candidates, names decide.
+    """The parameter for each role that the option `--second` asks for.
+
+    It is the one whose name means the role; else one whose name may mean it, or means nothing; else any. Of several
+    such parameters, required ones come first.
 
     Raises:
         ConfigurationError: `second` is `both`, and the names do not show lengths and a mask.
@@ -455,17 +470,17 @@ def _by_option(parameters: Sequence[Parameter], second: Second, header: str) -> 
 
 
 def _by_name(parameters: Sequence[Parameter], header: str) -> dict[Role, Parameter]:
-    """The parameters whose names say that they are lengths or a mask, by role.
+    """The parameters whose names say that they are lengths or a mask, by role: all that are required.
 
-    All such parameters that are required; if none is, the first optional one, but a padding mask rather than another
-    mask. A padding mask is then refused all the same: its name does not say which of its values marks the padding.
+    If none of them is required, it is one that is optional.
 
     Raises:
-        ConfigurationError: No name says it, or one says it in an unclear way; the message asks for `--second`.
+        ConfigurationError: No name says it; or a name has `pad` in it, which does not say whether its mask is true at
+            padding or at valid steps. The message asks for `--second`.
     """
     candidates = [parameter for parameter in parameters if _meaning(parameter.name) is not None]
     optional = candidates[:1]
-    # Beside an attention mask, it is the padding mask that marks where sequences end
+    # Beside an attention mask, it is the padding mask that marks where sequences end: it is chosen, and refused below
     if optional and _meaning(optional[0].name) == "mask":
         optional = [parameter for parameter in candidates if _meaning(parameter.name) == "either mask"][:1] or optional
     by_role: dict[Role, Parameter] = {}

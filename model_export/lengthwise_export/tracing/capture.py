@@ -74,8 +74,8 @@ def capture(
     width = next((width for width in _WIDTHS if call.runs(width)), min(_WIDTHS))
     with _branching_lines() as lines:
         program, outputs = _exported(call, width, lines)
-        # The guard may be at the end of a table of positions that grows with the widest batch so far. `runs_wider` has
-        # made it grow: then a second trace holds for all widths
+        # Some modules have a table of positions that grows with the widest batch so far, and branch on its size. If the
+        # trace ends at such a size, `runs_wider` makes the table grow, and a second trace holds for all widths
         if (widest := _widest_of_trace(program)) < WIDEST and call.runs_wider(widest):
             program, outputs = _exported(call, width, lines)
     _require_no_branch_on_width(program, lines, call)
@@ -119,10 +119,10 @@ class _Call:
         return False
 
     def runs_wider(self, width: int) -> bool:
-        """Whether the module runs at more than `width` steps, up to `WIDEST`.
+        """Runs the module at the largest width up to `WIDEST` that it takes; returns whether that is above `width`.
 
-        Any wider batch would answer that. The widest one is looked for, by bisection, so that the module has run at it
-        and has grown its tables of positions, if it has such, to that width.
+        So a table of positions that grows with the widest batch so far has this size afterwards. The width is found by
+        bisection, which tries `WIDEST` itself first.
         """
         widest, too_wide, middle = width, WIDEST + 1, WIDEST
         while too_wide - widest > 1:
@@ -203,16 +203,16 @@ def _branching_lines() -> Iterator[Lines]:
 
 
 def _require_no_branch_on_width(program: ExportedProgram, lines: Lines, call: _Call) -> None:
-    """Makes sure that the code takes the same branches for wide batches as in the trace.
+    """Makes sure that the trace holds for all widths, or for all at which the module runs.
 
     Raises:
-        TraceError: It takes others; the message names the line.
+        TraceError: The module takes another branch for wider batches; the message names the line.
     """
     widest = _widest_of_trace(program)
     # A module that raises for wider batches takes no other branch: its table of positions ends there
     if widest >= WIDEST or not call.runs(widest + 1):
         return
-    # Find the line of the guard that holds up to the widest batch
+    # Find the guard on the width whose bound is the widest batch of the trace, and the line that branches on it
     symbol, shape_env = _width(program).node.expr, _width(program).node.shape_env
     guards = [guard for guard in shape_env.guards if symbol in guard.expr.free_symbols]
     guard_at_bound = next((guard for guard in guards if guard.expr.has(widest + 1) or guard.expr.has(widest)), None)

@@ -136,7 +136,10 @@ class OpenSizes(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        """Calls a function of torch in a way that its result follows the sizes of the batch, or returns such a result.
+        """Runs a call of torch in the traced code, and returns an answer that is right for every size of a batch.
+
+        That is the answer of the function itself, if it can be; else what the trace knows (`_replacement`), or the
+        answer of a function that takes its place (`SUBSTITUTES`), or of a call with the width as an argument.
 
         Raises:
             TraceError: The code branches on a tensor, or asks for numbers or a list of it; or it has fixed a size.
@@ -202,7 +205,7 @@ class OpenSizes(TorchFunctionMode):
         content = _CONTENT_OF_ANSWER.get((self._content(first), name))
         if content is None or not isinstance(answer, Tensor):
             return
-        if content in ("mask", "padding-mask"):  # a comparison inverts a mask if it is with 0
+        if content in ("mask", "padding-mask"):  # `mask == 0` is the inverted mask, `mask == 1` is not
             is_known = name not in _EQUAL or (len(args) == 2 and isinstance(args[1], int | float) and args[1] == 0)
         else:  # float lengths are for arithmetic, and not for sizes
             is_known = not answer.is_floating_point() and (name not in _LARGEST or answer.dim() == 0)
@@ -268,8 +271,10 @@ def _is_bound_of_one(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
 def _require_fixed(message: str, tensor: Any, dim: int = 0, **_options: Any) -> None:
     """Makes sure that the size of the axis `dim` of a tensor is a number, and not dynamic.
 
+    `tensor`, `dim` and further keywords are the arguments of a call of torch.
+
     Raises:
-        TraceError: It is dynamic; `message` says what the code does with the axis.
+        TraceError: The size is dynamic; `message` says what the code does with the axis.
     """
     if isinstance(tensor, Tensor) and tensor.dim() and is_open(tensor.shape[dim]):
         raise TraceError(current_location(), message)
@@ -363,10 +368,12 @@ def _len(value: Any) -> Any:
 
 
 def _computed_of_size(function: Callable[..., float], number: Any, /, *base: Any) -> Any:
-    """Replaces a function of `math`: computed of a dynamic size, it is a float64 tensor, which follows the size.
+    """Replaces a function of `math`, such as `math.log`; `base` is that of a logarithm, if it is passed.
 
-    A square root of a size stays a symbol, which `int` makes a size again. `base` is that of a logarithm, if it is
-    passed.
+    - Of a dynamic size: a float64 tensor, which follows the size. A square root is a symbol, so that `int(...)` of it
+      is a dynamic size again.
+    - Of a tensor: a float64 tensor.
+    - Of a number: what `function` itself returns.
     """
     if not isinstance(number, torch.SymInt | torch.SymFloat | Tensor):
         return function(number, *base)

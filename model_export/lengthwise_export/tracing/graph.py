@@ -234,9 +234,10 @@ _TIES: Final = "lengthwise.ties"  # the key of a note in the metadata of a graph
 
 
 def _note_ties(model: onnx.ModelProto) -> None:
-    """Notes, in the metadata of a graph, the user's lines that use the indices of an unstable sort.
+    """Writes the user's lines that use the indices of an unstable sort into the metadata of a graph.
 
-    Of equal values, torch may put either one first; `ties_in` makes advice of the note.
+    There the graph may differ from torch, which may put either of two equal values first. `ties_in` returns advice for
+    the user about these lines.
     """
     graph = model.graph
     used = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
@@ -316,7 +317,7 @@ def _mistakable(model: ir.Model) -> Iterator[tuple[ir.Value, ir.TensorProtocol]]
             yield value, tensor
 
 
-_WHOLE: Final[Mapping[Any, str | None]] = {math.trunc: None, math.floor: "Floor", math.ceil: "Ceil"}
+_ROUNDING: Final[Mapping[Any, str | None]] = {math.trunc: None, math.floor: "Floor", math.ceil: "Ceil"}
 """Functions that make a float whole, with their operator of ONNX; None for `trunc`, as a cast to int64 truncates."""
 
 _OPERATORS: Final[Mapping[Any, str]] = {
@@ -340,22 +341,20 @@ def with_exact_sizes(model: ir.Model, program: ExportedProgram) -> ir.Model:
     """
     outputs = (value for node in model.graph for value in node.outputs)
     values = {value.name: value for value in (*model.graph.inputs, *outputs)}
-    for node in program.graph.nodes:
-        # The value of the graph that is this size, and the number that is rounded to it, computed in float64
-        value = values.get(node.name) if node.target in _WHOLE else None
-        computation = _SizeComputation(values)
-        producer = None if value is None else value.producer()
-        number = None if producer is None else computation.float64(node.args[0])
-        if value is None or producer is None or number is None:
+    for node in (node for node in program.graph.nodes if node.target in _ROUNDING and node.name in values):
+        # A size that is a rounded number: add the nodes that compute this number in float64
+        size, computation = values[node.name], _SizeComputation(values)
+        producer, number = size.producer(), computation.float64(node.args[0])
+        if producer is None or number is None:
             continue
-        # Round the number, and put the result in the place of the value
-        rounding = _WHOLE[node.target]
+        # Round it, and put the result in the place of the size
+        rounding = _ROUNDING[node.target]
         whole_number = number if rounding is None else computation.add(rounding, [number])
         exact = computation.add(
-            "Cast", [whole_number], {"to": ir.DataType.INT64}, dtype=ir.DataType.INT64, shape=value.shape
+            "Cast", [whole_number], {"to": ir.DataType.INT64}, dtype=ir.DataType.INT64, shape=size.shape
         )
         model.graph.insert_before(producer, computation.nodes)
-        ir.convenience.replace_all_uses_with(value, exact)
+        ir.convenience.replace_all_uses_with(size, exact)
     return model
 
 
@@ -431,9 +430,10 @@ def with_exact_sigmoids(model: ir.Model) -> ir.Model:
 
 
 def _is_read_sharply(sigmoid: ir.Node) -> bool:
-    """Whether a logarithm, root or quotient is computed of a Sigmoid's output, directly or behind `_PASSING` operators.
+    """Whether a logarithm, root or quotient (`_SHARP`) is computed of the output of a Sigmoid.
 
-    The search is along the readers of each output.
+    It may be computed directly, or with `_PASSING` operators between, such as additions: the search follows the readers
+    of each output.
     """
     visited: set[ir.Node] = set()
     waiting = [sigmoid]

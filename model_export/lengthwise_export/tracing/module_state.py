@@ -150,9 +150,10 @@ class _Part:
 
 
 def _parts_of(value: Any, name: str) -> Iterator[_Part]:
-    """Yields the parts of a module, class, function, container or other object; none if a call cannot change it.
+    """Yields the parts of a module, class, function, container or other object; `name` is that of it in the module.
 
-    `name` is that of the value in the module.
+    There are none of what a call cannot change, such as a number or a class of Python's, nor of a tensor whose values
+    cannot be copied (lazy, sparse, or on the device meta).
     """
     prefix = f"{name}." if name else ""
     if isinstance(value, nn.Module):
@@ -171,9 +172,9 @@ def _parts_of(value: Any, name: str) -> Iterator[_Part]:
         yield from (*_parts_of(value.__self__, name), *_parts_of(value.__func__, name))
     elif isinstance(value, dict):
         yield _entries(value, name, None)
-    elif access := next((access for kind, access in _CONTENT.items() if isinstance(value, kind)), None):
+    elif functions := next((functions for kind, functions in _CONTENT.items() if isinstance(value, kind)), None):
         if not (isinstance(value, Tensor) and (is_lazy(value) or value.is_meta or value.layout != torch.strided)):
-            read, write = access
+            read, write = functions
             yield _Part(value, name, read(value), read, write)
     elif type(value).__dictoffset__ and _is_of_users(type(value)):  # has `__dict__`; `hasattr` may run the user's code
         yield from _parts_of_object(value, name, prefix)

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 _Size = int | Sequence[int]
 
-_PLAIN: Final[Mapping[str, Any]] = MappingProxyType(
+_DEFAULTS_OF_POOL: Final[Mapping[str, Any]] = MappingProxyType(
     {"stride": None, "padding": 0, "dilation": 1, "ceil_mode": False, "return_indices": False, "divisor_override": None}
 )
 """The default values of the options of a pool of images; with these, its kernel alone decides its answer."""
@@ -75,7 +75,8 @@ def _avg_pool1d(steps: Tensor, kernel_size: _Size, *args: Any, **kwargs: Any) ->
 def _pool2d(pool: Callable[..., Tensor], reduce: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """Makes a substitute for a pool of images whose kernel may be as wide or as high as the image.
 
-    Such an axis is reduced first; then the pool runs with a kernel of 1 along it.
+    Such an axis is reduced first; then the pool runs with a kernel of 1 along it. A pool with other options than the
+    kernel, or with a smaller kernel, is torch's own.
 
     Args:
         pool: Torch's own function.
@@ -85,8 +86,8 @@ def _pool2d(pool: Callable[..., Tensor], reduce: Callable[..., Tensor]) -> Calla
     def pooled(image: Tensor, kernel_size: _Size, *args: Any, **kwargs: Any) -> Tensor:
         kernel = tuple(kernel_size) if isinstance(kernel_size, Sequence) else (kernel_size, kernel_size)
         full_axes = [axis for axis in (-2, -1) if _is_size_of(kernel[axis], image, axis)]
-        is_plain = not args and all(kwargs.get(name, usual) == usual for name, usual in _PLAIN.items())
-        if not full_axes or not is_plain:
+        has_options = args or any(kwargs.get(name, default) != default for name, default in _DEFAULTS_OF_POOL.items())
+        if not full_axes or has_options:
             return pool(image, kernel_size, *args, **kwargs)
         rest_kernel = tuple(1 if axis in full_axes else kernel[axis] for axis in (-2, -1))
         image = reduce(image, full_axes, keepdim=True)
@@ -122,8 +123,8 @@ def _adaptive_pool1d(
     Args:
         pool: Torch's own function.
         reduce: Reduces an axis: `mean` or `amax`.
-        reduce_bins: Reduces the steps to bins: takes the steps, which of them are in each bin, and the number of these
-            (the two results of `_bins`).
+        reduce_bins: Reduces steps `[..., width]` to bins `[..., bins]`: called with the steps, with a mask
+            `[width, bins]` of those in each bin, and with their numbers `[bins]`.
     """
 
     def pooled(steps: Tensor, output_size: _Size, return_indices: bool = False) -> Tensor:
@@ -138,9 +139,9 @@ def _adaptive_pool1d(
 
 
 def _adaptive_pool2d(pool: Callable[..., Tensor], reduce: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Makes a substitute for an adaptive pool of images: a reduction over the axes that are pooled to a size of 1.
+    """Makes a substitute for an adaptive pool of images: a reduction of the axes that are pooled to a size of 1.
 
-    If another size is a number other than 1 (None keeps the size), it is torch's own function.
+    It is for output sizes of 1 and None, which keeps the size of an axis. With any other size the pool is torch's own.
 
     Args:
         pool: Torch's own function.

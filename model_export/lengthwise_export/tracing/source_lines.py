@@ -159,16 +159,16 @@ def is_users(file: str, *, installed: bool = False) -> bool:
 
 
 def modules_of_user(packages: Collection[str] = ()) -> list[ModuleType]:
-    """The imported modules of the user's code.
+    """The imported modules of the user's code, and of some installed packages.
 
     Args:
-        packages: Installed packages whose modules count too, such as those that define parts of a model.
+        packages: The names of these packages, such as those that define parts of a model.
     """
     modules = []
     for name, module in list(sys.modules.items()):
         # Read from `__dict__`: reading an attribute of a lazy module would import it
         file = getattr(module, "__dict__", {}).get("__file__")
-        required_owner = _INSTALLED if name.partition(".")[0] in packages else _USERS
+        required_owner = _INSTALLED if name.partition(".")[0] in packages else _USERS  # or one nearer to the user
         # The body of `_owner`, without the call for speed: there are thousands of modules
         if isinstance(file, str) and file[:1] != "<" and _owner_of_folder(file.rpartition(os.sep)[0]) >= required_owner:
             modules.append(module)
@@ -178,20 +178,20 @@ def modules_of_user(packages: Collection[str] = ()) -> list[ModuleType]:
 def _innermost(calls: list[tuple[str, int, str]]) -> CodeLocation | None:
     """The line of the innermost call in the user's code; else in an installed package; None if there is neither.
 
-    The line of the user has the innermost line of an installed package as its field `inside`.
+    If the user's line called an installed package, the innermost line of that is in the field `inside`.
 
     Args:
         calls: File, line and function of each call on the stack, outermost first.
     """
-    inside: CodeLocation | None = None
+    in_package: CodeLocation | None = None  # the innermost line of an installed package, so far
     for file, line, function in reversed(calls):
         owner = _owner(file)
-        if owner == _USERS or (owner == _INSTALLED and inside is None):
+        if owner == _USERS or (owner == _INSTALLED and in_package is None):
             location = CodeLocation(file, line, linecache.getline(file, line).strip(), function)
             if owner == _USERS:
-                return replace(location, inside=inside)
-            inside = location
-    return inside
+                return replace(location, inside=in_package)
+            in_package = location
+    return in_package
 
 
 def current_location() -> CodeLocation | None:
