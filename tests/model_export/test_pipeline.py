@@ -93,7 +93,7 @@ def test_a_model_directory_holds_its_files_and_the_manifest_their_digests(publis
     written = {path.name for path in published.directory.iterdir()}
     assert written == {*manifest.digests, MANIFEST_FILE} == {GRAPH_FILE, MANIFEST_FILE, VERIFICATION_FILE, GOLDEN_FILE}
     assert manifest.key == "tiny/1"
-    manifest.checked(published.directory)
+    manifest.read_files(published.directory)
     assert [promise.bits for promise in manifest.promises] == [True]
     assert manifest.made["torch"] == torch.__version__
     assert manifest.made["recurrent_kernels"] == Session.load(published.directory, manifest).kernels
@@ -203,7 +203,7 @@ def test_the_bundled_model_is_small_of_an_old_opset_and_passes_its_own_proof() -
     assert len(model.graph.node) < 60
     assert next(entry.version for entry in model.opset_import if entry.domain == "") <= 20
     manifest = Manifest.read(BUNDLED)
-    manifest.checked(BUNDLED)
+    manifest.read_files(BUNDLED)
     golden.check(Session.load(BUNDLED, manifest), Golden.read(BUNDLED / GOLDEN_FILE, manifest), manifest)
     cases = measurement.measure_cases(lambda threads: Session.load(BUNDLED, manifest, threads=threads), manifest, None)
     assert promises.failures(cases) == []

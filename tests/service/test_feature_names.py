@@ -20,7 +20,7 @@ from lengthwise.commands.cli import main
 from lengthwise.datasets import arrays, dataset, input_sequences
 from lengthwise.datasets.column_roles import ColumnNames, assign_roles
 from lengthwise.errors import ConfigurationError, InvalidSequences
-from lengthwise.runtime.feature_names import are_names, missing_columns_problem, rows_of
+from lengthwise.runtime.feature_names import are_names, missing_columns_problem, values_by_name
 from lengthwise.runtime.manifest import Manifest
 from tests.support import model_directories
 from tests.support.numpy_models import manifest
@@ -223,11 +223,11 @@ def test_numbers_of_pandas_as_names_of_columns_are_names_as_texts():
 )
 def test_objects_that_do_not_fit_the_names_are_refused(steps: list[Any], names: tuple[str, ...], said: str):
     with pytest.raises(ValueError, match=re.escape(said)):
-        rows_of(steps, names)
+        values_by_name(steps, names)
 
 
 def test_objects_without_known_names_have_those_that_they_use_in_their_order():
-    rows, names = rows_of([{"b": 1}, None, {"a": 2, "b": 3}], None)
+    rows, names = values_by_name([{"b": 1}, None, {"a": 2, "b": 3}], None)
     assert (rows, names) == ([[1, None], [None, None], [3, 2]], ("b", "a"))
 
 

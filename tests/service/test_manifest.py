@@ -123,17 +123,17 @@ def test_files_as_published_pass_and_a_changed_or_missing_one_is_named(directory
     expected = "sha256:eef93e1d14482804"  # printf graph | sha256sum
     assert digest(directory / "model.onnx").startswith(expected)
     manifest = vouching(directory, "model.onnx", "golden.npz")
-    manifest.checked(directory)
+    manifest.read_files(directory)
     (directory / "golden.npz").write_bytes(b"g0lden")
     for change in (lambda: None, (directory / "golden.npz").unlink):
         change()
         with pytest.raises(VerificationError, match=r"golden\.npz"):
-            manifest.checked(directory)
+            manifest.read_files(directory)
 
 
 def test_a_graph_nobody_vouches_for_is_refused(directory: Path):
     with pytest.raises(VerificationError):
-        vouching(directory, "golden.npz").checked(directory)
+        vouching(directory, "golden.npz").read_files(directory)
 
 
 @pytest.mark.parametrize("how", ["by name", "by link"])
@@ -144,14 +144,14 @@ def test_a_file_outside_the_directory_is_refused(directory: Path, how: str):
     if how == "by link":
         (directory / name).symlink_to(outside)
     with pytest.raises(VerificationError, match="lies outside"):
-        vouching(directory, "model.onnx", **{name: digest(outside)}).checked(directory)
+        vouching(directory, "model.onnx", **{name: digest(outside)}).read_files(directory)
 
 
 @pytest.mark.parametrize("name", ["a\0b", "x" * 5000, "loop"], ids=["a null", "too long", "a link to itself"])
 def test_a_name_that_no_file_can_have_is_refused(directory: Path, name: str):
     os.symlink("loop", directory / "loop")
     with pytest.raises(VerificationError, match="cannot be read"):
-        vouching(directory, "model.onnx", **{name: "sha256:" + "0" * 64}).checked(directory)
+        vouching(directory, "model.onnx", **{name: "sha256:" + "0" * 64}).read_files(directory)
 
 
 @pytest.mark.parametrize("size", [1, 127, 128, 300])
@@ -163,7 +163,7 @@ def test_weights_in_a_file_beside_the_graph_want_its_digest(directory: Path, siz
     tensor.external_data.add(key="length", value="4")
     (directory / "model.onnx").write_bytes(onnx.helper.make_model(graph).SerializeToString())
     with pytest.raises(VerificationError, match=name):
-        vouching(directory, "model.onnx").checked(directory)
+        vouching(directory, "model.onnx").read_files(directory)
     (directory / name).parent.mkdir(exist_ok=True)
     (directory / name).write_bytes(b"1234")
-    vouching(directory, "model.onnx", **{name: digest(directory / name)}).checked(directory)
+    vouching(directory, "model.onnx", **{name: digest(directory / name)}).read_files(directory)

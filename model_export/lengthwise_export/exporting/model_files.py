@@ -180,7 +180,7 @@ def load_as_a_service_would(stage: Path, manifest: Manifest) -> Iterator[str]:
     reread = Manifest.read(stage)
     if reread != manifest:
         raise VerificationError(f"{manifest.key}: the manifest reads back differently")
-    reread.checked(stage)
+    reread.read_files(stage)
     session = Session.load(stage, reread)
     golden.check(session, golden.Golden.read(stage / GOLDEN_FILE, reread), reread)
     graph = onnx_graph.read((stage / GRAPH_FILE).read_bytes())

@@ -79,7 +79,7 @@ def read_directory(text: str, options: TargetOptions) -> DirectoryTarget:
             f"`lengthwise train` wrote){instead}"
         )
     manifest = Manifest.read(directory)
-    manifest.checked(directory)  # raises if a file differs from its digest in the manifest
+    manifest.read_files(directory)  # raises if a file differs from its digest in the manifest
     check_options_agree(text, options, manifest.input, manifest.labels)
     per_step, graph = manifest.task == "per-step", onnx.load(directory / GRAPH_FILE)
     reading = ExternalGraph(graph, manifest.input, manifest.graph, manifest.classes, per_step=per_step)

@@ -31,7 +31,7 @@ from lengthwise.datasets.long_table import LongSequence
 from lengthwise.datasets.tables import Cells, TableColumns, arrow_cells, columns_of, is_of, steps_array
 from lengthwise.decoding.validation import ITEM_FIELDS
 from lengthwise.errors import ConfigurationError, InvalidSequences, Problem
-from lengthwise.runtime.feature_names import missing_columns_problem, rows_of
+from lengthwise.runtime.feature_names import missing_columns_problem, values_by_name
 
 log = logging.getLogger("lengthwise.data")
 
@@ -388,7 +388,7 @@ def _sequence(data: Any, layout: Layout, columns: ColumnNames) -> tuple[InputSeq
     if table is not None:
         steps = long_table.one_sequence(table, columns)
     if isinstance(steps, list | tuple) and steps and isinstance(steps[0], Mapping):
-        steps, names = rows_of(steps, columns.inputs)
+        steps, names = values_by_name(steps, columns.inputs)
         array = steps_array(steps)
     elif isinstance(steps, LongSequence):
         if steps.problem is not None:

@@ -15,7 +15,7 @@ from lengthwise.decoding.calls import rounded
 from lengthwise.decoding.json_text import kind as kind_of
 from lengthwise.errors import RecordError
 from lengthwise.padding import Steps
-from lengthwise.runtime.feature_names import rows_of
+from lengthwise.runtime.feature_names import values_by_name
 from lengthwise.runtime.manifest import Task
 from lengthwise.wrong_values import counted, nearest
 
@@ -54,7 +54,7 @@ def read_record(
     """Makes a record of the fields of a line or row; a `BadRecord` if it is wrong.
 
     `index`: the number of the record, its id if it has none. `names`: the features of steps that are objects, see
-    `rows_of`.
+    `values_by_name`.
 
     Raises:
         RecordError: Never leaves this function: it becomes a `BadRecord`.
@@ -74,7 +74,7 @@ def read_record(
         # Steps: objects by the names of features, an array that was read before, or lists
         steps, feature_names = fields["steps"], None
         if isinstance(steps, list) and steps and isinstance(steps[0], dict):
-            steps, feature_names = rows_of(steps, () if kind == "tokens" else names)
+            steps, feature_names = values_by_name(steps, () if kind == "tokens" else names)
         if not isinstance(steps, np.ndarray):
             steps = _tokens(steps, source_line) if kind == "tokens" else _values(steps, source_line)
         return Record(

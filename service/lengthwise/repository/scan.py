@@ -166,7 +166,7 @@ class Scan:
             if served is not None:
                 manifest = Manifest.read(directory)
                 if manifest == served.manifest:  # unchanged, if the digests of its files are right
-                    manifest.checked(directory, most_bytes=self.most_bytes)
+                    manifest.read_files(directory, most_bytes=self.most_bytes)
                     return served, None, True
             model = loading.load(
                 directory,

@@ -74,7 +74,7 @@ class VerificationTask:
                 f"the manifest is of {manifest.key}, the folder says {directory.parent.name}/{directory.name}: give "
                 "the folder its name back, or export under the other name"
             )
-        contents = manifest.checked(directory, most_bytes=most_bytes)
+        contents = manifest.read_files(directory, most_bytes=most_bytes)
         if VERIFICATION_FILE not in contents or GOLDEN_FILE not in contents:
             raise VerificationError(
                 f"{manifest.key}: the manifest has no digest of {VERIFICATION_FILE} or {GOLDEN_FILE}"

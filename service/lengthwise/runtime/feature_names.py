@@ -21,8 +21,8 @@ def are_names(names: Sequence[str]) -> bool:
     return len({*names}) == len(names) and all(name.strip() and len(name) <= MOST_CHARACTERS for name in names)
 
 
-def _checked(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Returns the names unchanged.
+def _valid_names(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Checks the names of features for pydantic, and returns them unchanged.
 
     Raises:
         ValueError: They cannot be names of features.
@@ -32,14 +32,18 @@ def _checked(names: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
-FeatureNames = Annotated[tuple[str, ...], AfterValidator(_checked)]
+FeatureNames = Annotated[tuple[str, ...], AfterValidator(_valid_names)]
 """Names of features as a field of a model; pydantic refuses a text with a lone surrogate."""
 
 
 def missing_columns_problem(columns: Sequence[str], names: Sequence[str]) -> str | None:
-    """A sentence that names the features without a column, with a hint; None if each feature has one, in any order.
+    """Describes which features have no column, for an error; None if each feature has one, in any order.
 
-    The hint is a column with a similar name, or lists the columns that are no feature.
+    The text ends with a hint: a column with a similar name, or else the columns that are no feature.
+
+    Args:
+        columns: The names of the columns.
+        names: The names of the model's features.
     """
     present, expected = {*columns}, {*names}
     missing = [name for name in names if name not in present]
@@ -54,16 +58,16 @@ def missing_columns_problem(columns: Sequence[str], names: Sequence[str]) -> str
     return f"the model takes {listed(names)}; missing: {listed(missing)}{hint}"
 
 
-def rows_of(steps: Sequence[Any], names: tuple[str, ...] | None) -> tuple[list[list[Any]], tuple[str, ...]]:
-    """The values of steps that are objects, in the order of the names; None for a value that a step does not have.
+def values_by_name(steps: Sequence[Any], names: tuple[str, ...] | None) -> tuple[list[list[Any]], tuple[str, ...]]:
+    """Reads steps that are objects, `{"name": value}`, as lists of values in the order of the features' names.
 
     Args:
-        steps: The steps, the first of which is an object; a step may be None, which has no value.
-        names: The names of the model's features. If it is empty, the model has no names; if it is None, the names are
-            those in the steps, in their order.
+        steps: The steps, of which the first is an object. A step that is None has no value of any feature.
+        names: The names of the model's features; `()` if the model has none; None if there is no model: then the
+            names are those in the steps, in the order in which they first occur.
 
     Returns:
-        `[length, features]` values, and the names.
+        The values, `[length, features]`, where None is a value that a step does not have; and the names.
 
     Raises:
         ValueError: A step is not an object, or has another name; or the model has no names.
@@ -74,14 +78,18 @@ def rows_of(steps: Sequence[Any], names: tuple[str, ...] | None) -> tuple[list[l
     if not all(isinstance(step, Mapping) for step in objects):
         raise ValueError("some of its steps are objects, and others are none")
     names = names or tuple(dict.fromkeys(chain.from_iterable(objects)))
-    for name in sorted({*chain.from_iterable(objects)} - {*names}, key=str)[:1]:  # the first wrong name, if any
-        hint = f"{similar(str(name), names)}; the model takes {listed(names)}"
-        raise ValueError(f"{str(name)[:_MOST_SHOWN]!r} is no name of a feature{hint}")
+    if unknown_names := {*chain.from_iterable(objects)} - {*names}:
+        name = str(min(unknown_names, key=str))  # one of them is enough for a message
+        hint = f"{similar(name, names)}; the model takes {listed(names)}"
+        raise ValueError(f"{name[:_MOST_SHOWN]!r} is no name of a feature{hint}")
     return [[step.get(name) for name in names] for step in objects], names
 
 
 def similar(name: str, names: Sequence[str]) -> str:
-    """`; did you mean ...?` with the most similar name; empty if none is similar, or there are too many to compare."""
+    """The text `; did you mean ...?` with the most similar of the names; empty if none is similar, or if they are many.
+
+    Names that are too long to be compared are left out.
+    """
     are_few = len(names) <= _MOST_COMPARED and len(name) <= MOST_CHARACTERS
     return nearest(name, [candidate for candidate in names if len(candidate) <= MOST_CHARACTERS]) if are_few else ""
 

@@ -262,12 +262,18 @@ class Manifest(ManifestTable):
             raise ManifestError(f"{path} cannot be read: {error.strerror}") from error
         return cls.from_json(text, source=str(path))
 
-    def checked(self, directory: Path, *, most_bytes: int = MOST_BYTES) -> dict[str, bytes]:
-        """Reads a model's files, each once, compares their digests, and returns the contents that the service uses.
+    def read_files(self, directory: Path, *, most_bytes: int = MOST_BYTES) -> dict[str, bytes]:
+        """Reads a model's files, each once, and compares their digests with those in the manifest.
 
-        The caller should use these contents, not the files: they are what was compared. They are, by name, the graph,
-        `verification.json`, `golden.npz` and `examples.jsonl` (if they have digests), and the files with the graph's
-        weights, by the graph's names of them. They have at most `most_bytes` bytes together.
+        The caller should use the returned contents, and not read the files again: the contents are what was compared.
+
+        Args:
+            directory: The model directory.
+            most_bytes: The contents that are returned may have this many bytes together.
+
+        Returns:
+            The contents by name: of the graph; of `verification.json`, `golden.npz` and `examples.jsonl`, if they have
+            digests; and of the files with the graph's weights, by the names that the graph has for these files.
 
         Raises:
             VerificationError: A file is missing, changed, too large, not a regular file, or outside the directory; or
@@ -276,7 +282,7 @@ class Manifest(ManifestTable):
         # 1. The graph, and which files it takes weights from
         if GRAPH_FILE not in self.digests:
             raise VerificationError(f"{self.key}: the manifest has no digest of {GRAPH_FILE}; export the model again")
-        graph = self._checked(directory, GRAPH_FILE, most_bytes)
+        graph = self._read_file(directory, GRAPH_FILE, most_bytes)
         locations = {name: os.path.normpath(name) for name in external_data(graph)}
         paths_with_digest = {os.path.normpath(name) for name in self.digests}
         for location, name in locations.items():
@@ -293,18 +299,21 @@ class Manifest(ManifestTable):
                 continue
             path = os.path.normpath(name)
             keep = path in model_files or path in locations.values()  # of any other file only the digest is compared
-            content = self._checked(directory, name, remaining_bytes if keep else most_bytes, keep=keep)
+            content = self._read_file(directory, name, remaining_bytes if keep else most_bytes, keep=keep)
             if keep:
                 contents[path] = content
                 remaining_bytes -= len(content)
-        # 3. By the names that the callers and the graph use. A graph that names itself, or examples that were removed,
-        # as the file of its weights gets no bytes: onnxruntime refuses it.
+        # 3. The contents by the names that the callers and the graph use. A graph may say that its weights are in
+        # `model.onnx` itself, or in examples that were removed: it gets no bytes for that file, and onnxruntime refuses
+        # the graph.
         named = {name: contents[name] for name in model_files if name in contents}
         weights = {location: contents.get(name, b"") for location, name in locations.items()}
         return {GRAPH_FILE: graph, **named, **weights}
 
-    def _checked(self, directory: Path, name: str, most_bytes: int, *, keep: bool = True) -> bytes:
-        """The content of a file whose digest was compared; without `keep` empty, and the file is read in pieces.
+    def _read_file(self, directory: Path, name: str, most_bytes: int, *, keep: bool = True) -> bytes:
+        """Compares a file's digest with that in the manifest, and returns the file's content.
+
+        Without `keep` it reads the file in pieces, and returns no bytes.
 
         Raises:
             VerificationError: The file is missing, cannot be read, lies outside the directory, or is not the one that
@@ -334,9 +343,11 @@ def is_name(text: str) -> bool:
 
 
 def _keys_of_table(keys: tuple[int | str, ...]) -> Iterable[str]:
-    """The valid keys of the manifest's table at a path of keys; of the manifest itself for no path, or an unknown one.
+    """Returns the valid keys of a table inside the manifest, for messages about wrong keys.
 
-    For messages about wrong keys.
+    Args:
+        keys: The path of keys to the table. For an empty path, or one that leads to no table, the valid keys are those
+            of the manifest itself.
     """
     tables: dict[object, type[BaseModel]] = {
         "input": StepInput,
@@ -348,7 +359,7 @@ def _keys_of_table(keys: tuple[int | str, ...]) -> Iterable[str]:
 
 
 def external_data(graph: bytes) -> list[str]:
-    """The files with a graph's weights, as the graph names them; empty if the bytes are not a graph."""
+    """Returns the names that a graph has for the files with its weights; empty if the bytes are no ONNX graph."""
     try:
         return sorted(onnx_graph.read(graph).locations)
     except ValueError:  # onnxruntime will say what is wrong with it, and gets no file

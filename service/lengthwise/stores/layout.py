@@ -45,5 +45,5 @@ def check(directory: Path) -> str:
     Raises:
         ModelError: A file is missing or changed, or the manifest cannot be read.
     """  # noqa: DOC502 - what it calls raises it
-    Manifest.read(directory).checked(directory)
+    Manifest.read(directory).read_files(directory)
     return files.digest(directory / MANIFEST_FILE).removeprefix("sha256:")
