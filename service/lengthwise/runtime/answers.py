@@ -33,9 +33,14 @@ class Answer(NamedTuple):
 
 
 def score(outputs: Outputs, lengths: NDArray[np.int32], manifest: Manifest) -> list[Answer | None]:
-    """The answer of each row, with outputs cut to its length (`lengths [rows]`); None if its logits are not finite.
+    """Computes the answer of each row of a batch, without padding; None for a row whose logits are not finite.
 
-    The attention may be not finite: see `with_attention`.
+    Attention weights are not checked here: only the requests that ask for them need finite ones (`with_attention`).
+
+    Args:
+        outputs: The graph's outputs for the batch.
+        lengths: `[rows]`, the length of each row.
+        manifest: The manifest of the model.
     """
     logits, attention = outputs.logits, outputs.attention
     weights = (
@@ -70,9 +75,9 @@ def by_row(logits: Floats, lengths: NDArray[np.int32], manifest: Manifest) -> li
 
 
 def with_attention(answers: Sequence[Answer | None]) -> list[Answer | None]:
-    """The answers to a request that asks for attention: an answer whose attention is not finite becomes None.
+    """Returns the answers to a request that asks for attention, with None for those whose attention is not finite.
 
-    Other requests in the same batch keep their answers: what one request asks for must not change another's answer.
+    Only this request loses such an answer. Other requests of the batch, which ask for no attention, keep theirs.
     """
     return [
         None if answer is None or (answer.attention is not None and not np.isfinite(answer.attention).all()) else answer
@@ -81,9 +86,10 @@ def with_attention(answers: Sequence[Answer | None]) -> list[Answer | None]:
 
 
 def probabilities(logits: Floats, manifest: Manifest) -> Floats:
-    """The softmax of logits `[..., classes]`, or for a multi-label head their logistic function.
+    """The probabilities of the classes from logits `[..., classes]`, in the same shape.
 
-    Scores that are probabilities already are returned unchanged.
+    They are the softmax over the classes; of a multi-label head, the logistic function of each logit. If the graph's
+    outputs are probabilities already (`manifest.scores`), they are returned unchanged.
     """
     if manifest.scores == "probabilities":
         return logits
@@ -97,9 +103,9 @@ def probabilities(logits: Floats, manifest: Manifest) -> Floats:
 
 
 def windows(steps: Steps, max_length: int) -> list[tuple[int, Steps]]:
-    """Splits a sequence into windows of at most `max_length` steps, each with the step it starts at.
+    """Splits a sequence into windows of at most `max_length` steps; returns the first step and the steps of each.
 
-    Windows follow each other without gaps. The last one overlaps the one before, so that every window is full.
+    Windows follow each other without gaps. The last window overlaps the one before, so that every window is full.
     """
     if len(steps) <= max_length:
         return [(0, steps)]
@@ -110,9 +116,10 @@ def windows(steps: Steps, max_length: int) -> list[tuple[int, Steps]]:
 def merge(answers: Sequence[Answer], starts: Sequence[int], length: int, manifest: Manifest) -> Answer:
     """Merges the answers of a sequence's windows into one answer for the sequence of `length` steps.
 
-    `starts` are the first steps of the windows, as `windows` returns them. Probabilities and attention are means over
-    the windows, so the attention sums to 1 over the sequence. With a per-step head, a step that is in two windows gets
-    the answer of the first.
+    `starts` are the first steps of the windows, as `windows` returns them.
+
+    - Probabilities and attention are means over the windows, so the attention sums to 1 over the sequence.
+    - With a per-step head, a step that is in two windows gets the answer of the first window.
     """
     if manifest.task == "per-step":
         step_probabilities = np.empty((length, manifest.classes), dtype=np.float32)
@@ -125,11 +132,10 @@ def merge(answers: Sequence[Answer], starts: Sequence[int], length: int, manifes
     stacked = np.stack([answer.probabilities for answer in answers])
     mean: Floats = stacked.mean(axis=0, dtype=np.float64, keepdims=True)[0].astype(np.float32)
     attention = None
-    if answers[0].attention is not None:
+    if weights := [answer.attention for answer in answers if answer.attention is not None]:
         attention = np.zeros(length, dtype=np.float32)
-        for answer, start in zip(answers, starts, strict=True):
-            if answer.attention is not None:
-                attention[start : start + len(answer.attention)] += answer.attention / np.float32(len(answers))
+        for start, window_weights in zip(starts, weights, strict=True):
+            attention[start : start + len(window_weights)] += window_weights / np.float32(len(weights))
     size = min(length, manifest.max_length)
     parts = [
         {"start": start, "length": size, "probabilities": answer.probabilities}

@@ -25,9 +25,10 @@ Shape = tuple[int, ...]
 
 
 class Slot:
-    """The buffers and the I/O binding of one batch in flight; `on_device` names the inputs in the device's memory.
+    """The buffers and the I/O binding of one batch in flight.
 
-    Every input and output has a page-locked *host buffer*; an input in the device's memory also a *device buffer*.
+    Every input and output has a page-locked *host buffer*. An input that the graph reads in the device's memory
+    (`on_device` has their names) also has a *device buffer*.
     """
 
     def __init__(self, session: Any, device: Device, memory: CudaMemory, on_device: Collection[str]) -> None:
@@ -42,7 +43,9 @@ class Slot:
     def run(self, inputs: Mapping[str, NDArray[Any]], outputs: Mapping[str, Shape]) -> dict[str, NDArray[np.float32]]:
         """Runs the graph once, and returns copies of the requested outputs by name.
 
-        `inputs` are arrays by name; `outputs` are the shapes of the requested outputs by name.
+        Args:
+            inputs: The arrays of all inputs, by the graph's names.
+            outputs: The shapes of the requested outputs, by the graph's names.
         """
         # 1. Copy the inputs, and bind them where the graph reads them.
         binding = self._binding
@@ -68,9 +71,9 @@ class Slot:
         return {name: staged.copy() for name, staged in results.items()}
 
     def _staged(self, name: str, shape: Shape, kind: np.dtype[Any]) -> NDArray[Any]:
-        """The start of the host buffer of an input or output, as an array of this shape and kind of numbers.
+        """Returns the start of the host buffer of an input or output as an array of this shape and type of numbers.
 
-        A buffer that is too small is replaced by a larger one.
+        If the buffer is too small, a larger one takes its place.
         """
         size = int(np.prod(shape)) * kind.itemsize
         buffer = self._host_buffers.get(name)

@@ -33,14 +33,16 @@ class Buffer:
 
 
 class CudaMemory:
-    """Page-locked memory and memory of a GPU, through CUDA's runtime. A buffer is freed with its last reference.
+    """Allocates page-locked memory of the host, and memory of a GPU, through CUDA's runtime.
+
+    A buffer is freed with its last reference.
 
     Args:
         index: The GPU's number.
-        load: Loads the runtime's library.
+        load: Loads the runtime's library by its name.
 
     Raises:
-        ModelError: The runtime cannot be loaded. So are errors of its functions.
+        ModelError: The runtime cannot be loaded. Every method raises a ModelError, too, if CUDA returns an error.
     """
 
     def __init__(self, index: int, load: LoadLibrary = ctypes.CDLL) -> None:
@@ -54,7 +56,7 @@ class CudaMemory:
         raise ModelError("CUDA's runtime (libcudart.so) cannot be loaded")
 
     def on_host(self, size_bytes: int) -> Bytes:
-        """A buffer of page-locked memory of the host, as an array of bytes."""
+        """Allocates a buffer of page-locked memory of the host; returns it as an array `[size_bytes]` of bytes."""
         address = ctypes.c_void_p()
         self._call("cudaHostAlloc", ctypes.byref(address), ctypes.c_size_t(size_bytes), ctypes.c_uint(_PORTABLE))
         memory = (ctypes.c_uint8 * size_bytes).from_address(address.value or 0)
@@ -62,7 +64,7 @@ class CudaMemory:
         return np.ctypeslib.as_array(memory)
 
     def on_device(self, size_bytes: int) -> Buffer:
-        """A buffer of the GPU's memory."""
+        """Allocates a buffer of the GPU's memory."""
         address = ctypes.c_void_p()
         self._call("cudaMalloc", ctypes.byref(address), ctypes.c_size_t(size_bytes))
         buffer = Buffer(address.value or 0, size_bytes)

@@ -57,19 +57,24 @@ class KernelPlan(NamedTuple):
 
 
 def kernel_weights() -> NDArray[np.float32]:
-    """`[84, 9]`, the weights of the kernels."""
+    """The weights of the 84 kernels, `[84, 9]`: each has three weights of 2 and six of -1."""
     weights = np.full((KERNELS, TAPS), -1, dtype=np.float32)
     np.put_along_axis(weights, HIGH_TAPS, 2, axis=1)
     return weights
 
 
 def plan(kernels: Sequence[DilatedKernels], bits: int, limit: float | None = None) -> KernelPlan:
-    """The kernels of at least one dilation, and their grid, as the C code reads them.
+    """Encodes kernels and their grid as the numbers that the C code reads.
 
-    Values are clipped to the grid's `limit`, one of `POWERS`; None for the smallest of these that is above the values,
-    for each sequence. The points of the grid are `limit * 2**-bits` apart.
+    Args:
+        kernels: The kernels at each dilation, at least one.
+        bits: The points of the grid are `limit * 2**-bits` apart.
+        limit: The largest point of the grid, one of `POWERS`, to which values are clipped. None: each sequence has a
+            limit of its own, the smallest of `POWERS` that is not below its values.
     """
+    # 1. The head: the number of features, and the grid
     numbers = [kernels[0].reads.shape[1], bits, GRID_BY_SEQUENCE if limit is None else int(np.log2(limit))]
+    # 2. Each dilation, and each of its kernels with the features that it reads
     for group in kernels:
         numbers += [group.dilation, group.biases.shape[1]]
         for inside, reads in zip(group.inside, group.reads, strict=True):
@@ -82,10 +87,16 @@ def plan(kernels: Sequence[DilatedKernels], bits: int, limit: float | None = Non
 
 
 def shares(plan: KernelPlan, sequences: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
-    """`[sequences, biases]`: the share of each sequence's steps at which a kernel is above a bias.
+    """Computes the share of each sequence's steps at which a kernel's convolution is above a bias.
 
-    Sequences are `[length, features]`. One with NaN, or of no steps, gets NaN. ValueError if the plan is damaged, or is
-    for another number of features.
+    The C code raises a ValueError if the plan is damaged, or is for another number of features.
+
+    Args:
+        plan: The kernels, biases and grid.
+        sequences: Each `[length, features]`.
+
+    Returns:
+        The shares, `[sequences, biases]`; NaN for a sequence that has NaN, or no steps.
     """
     result = np.empty((len(sequences), plan.biases.size), np.float32)
     values = np.concatenate([np.empty((0, int(plan.numbers[0])), np.float32), *sequences])

@@ -18,18 +18,18 @@ _M_MMAP_THRESHOLD: Final = -3
 
 
 def map_large_blocks() -> None:
-    """Makes the C library map each large block of memory by itself; see mallopt(3).
+    """Makes the C library map every block of at least `LARGE_BYTES` by itself; see mallopt(3).
 
-    By itself glibc raises the limit to the size of the largest block that was ever freed, up to 32 MiB.
+    Without this call, glibc raises that size to the size of the largest block that was ever freed, up to 32 MiB.
     """
     with suppress(OSError, AttributeError):  # another C library
         ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, LARGE_BYTES)
 
 
 def return_free_memory() -> None:
-    """Gives free memory back to the system, where the C library can; it takes some milliseconds.
+    """Gives free memory back to the system, if the C library can; takes some milliseconds. See malloc_trim(3).
 
-    See malloc_trim(3). Other threads may run meanwhile, and wait only where they allocate.
+    Other threads may run meanwhile; they wait only if they allocate memory.
     """
     with suppress(OSError, AttributeError):  # another C library
         ctypes.CDLL(None).malloc_trim(0)

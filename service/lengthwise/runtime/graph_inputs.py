@@ -1,4 +1,4 @@
-"""What a graph is given for a batch: its inputs, by its own names, types and order of axes."""
+"""Makes the inputs of a graph for a batch, by the graph's own names, types and order of axes."""
 
 from __future__ import annotations
 
@@ -12,9 +12,12 @@ from lengthwise.runtime.manifest import GraphNames, Manifest
 
 
 def feed(names: GraphNames, batch: PaddedBatch, valid: NDArray[np.bool_] | None = None) -> dict[str, NDArray[Any]]:
-    """The graph's inputs for a batch `[rows, width, features]`, by the graph's own names, types and order of axes.
+    """Makes the graph's inputs for a batch `[rows, width, features]`; returns the arrays by the graph's names.
 
-    `valid [rows, width]` is true at valid steps; by default at those before each length.
+    Args:
+        names: The names, types and orders of axes of the graph's inputs.
+        batch: The batch.
+        valid: `[rows, width]`, true at valid steps; by default at the steps within each length.
     """
     inputs: dict[str, NDArray[Any]] = {}
     if names.mask is not None:
@@ -33,7 +36,10 @@ def feed(names: GraphNames, batch: PaddedBatch, valid: NDArray[np.bool_] | None 
 
 
 def zero_batch(manifest: Manifest, rows: int, width: int) -> PaddedBatch:
-    """A batch of zeros `[rows, width, ...]` that is valid for the model."""
+    """Makes a batch of zeros for the model, `[rows, width, features]`, or `[rows, width]` for tokens.
+
+    Every row is as long as the width, or as `max_length` where the width was rounded up beyond that.
+    """
     step = manifest.input
     lengths = np.full(rows, min(width, manifest.max_length), dtype=np.int32)
     if step.kind == "tokens":

@@ -67,7 +67,10 @@ class Installation:
 
 
 def find() -> Installation:
-    """Finds out what is installed. GPUs and libraries are touched only by `driver` and `missing_libraries`."""
+    """Finds out what is installed.
+
+    It touches neither GPUs nor CUDA's libraries: the result's functions `driver` and `missing_libraries` do.
+    """
     packages = {}
     for name in PACKAGES:
         with suppress(PackageNotFoundError):
@@ -80,24 +83,31 @@ def find() -> Installation:
 
 
 def ask_driver(load: LoadLibrary = ctypes.CDLL) -> Driver:
-    """Asks the driver for its GPUs, through CUDA's driver interface; what fails is the result's `problem`.
+    """Asks the driver for its GPUs, through CUDA's driver interface.
 
-    `load` loads the driver's library; tests replace it.
+    If there is no driver or no GPU, or the driver fails, the result has no GPUs, and its `problem` says why.
+
+    Args:
+        load: Loads the driver's library by its name; tests replace it.
     """
+    # 1. The driver
     try:
         cuda = load(_DRIVER)
     except OSError:
         return Driver(problem=f"there is no NVIDIA driver ({_DRIVER} cannot be loaded; a container needs --gpus all)")
-    # Functions of the driver write to these, and return an error code, 0 for none.
+    init_code = cuda.cuInit(0)
+    if init_code not in (0, _NO_DEVICE):
+        return Driver(problem=f"the NVIDIA driver cannot be used: {_error_text(cuda, init_code)}")
+    # 2. Its version, and the number of GPUs. Its functions write to these numbers, and return an error code or 0.
     newest, count = ctypes.c_int(), ctypes.c_int()
-    if code := cuda.cuInit(0):
-        if code != _NO_DEVICE:
-            return Driver(problem=f"the NVIDIA driver cannot be used: {_error_text(cuda, code)}")
-    elif code := cuda.cuDriverGetVersion(ctypes.byref(newest)) or cuda.cuDeviceGetCount(ctypes.byref(count)):
-        return Driver(problem=f"the NVIDIA driver cannot be asked for its GPUs: {_error_text(cuda, code)}")
+    if not init_code:
+        code = cuda.cuDriverGetVersion(ctypes.byref(newest)) or cuda.cuDeviceGetCount(ctypes.byref(count))
+        if code:
+            return Driver(problem=f"the NVIDIA driver cannot be asked for its GPUs: {_error_text(cuda, code)}")
     version_pair = (newest.value // 1000, newest.value % 1000 // 10)  # 13020 is 13.2
     if not count.value:
         return Driver(version_pair, problem="the NVIDIA driver sees no GPU (CUDA_VISIBLE_DEVICES may hide them)")
+    # 3. Each GPU
     gpus = []
     for index in range(count.value):
         handle, memory = ctypes.c_int(), ctypes.c_size_t()
@@ -116,8 +126,12 @@ def ask_driver(load: LoadLibrary = ctypes.CDLL) -> Driver:
 def missing_libraries(cuda: str, load: LoadLibrary = ctypes.CDLL) -> tuple[str, ...]:
     """Loads the libraries that the CUDA provider needs, as onnxruntime does; returns the names of those that fail.
 
-    `cuda` is the version of CUDA, such as 13.0. The libraries stay loaded in the process. cuDNN is required here:
-    without it onnxruntime loads its provider too, but has no recurrent layers.
+    The libraries stay loaded in the process. cuDNN counts as needed: onnxruntime loads the provider without it, but
+    then has no recurrent layers.
+
+    Args:
+        cuda: The version of CUDA, such as 13.0; empty for the newest.
+        load: Loads a library by its name; tests replace it.
     """
     if onnxruntime is not None and hasattr(onnxruntime, "preload_dlls"):
         with redirect_stdout(io.StringIO()):  # it prints what is missing; reported below in one sentence
@@ -140,7 +154,7 @@ def _error_text(cuda: Any, code: int) -> str:
 
 
 def processor() -> str:
-    """The name of this machine's processor."""
+    """The name of this machine's processor and its architecture: `AMD EPYC 9654, x86_64`."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:  # not Linux

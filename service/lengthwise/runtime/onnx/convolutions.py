@@ -11,6 +11,7 @@ uses the operator only if the answers agree.
 | word here | meaning |
 |---|---|
 | value | a tensor `[rows, channels, width]` between two operators; it has a number, 0 for the sequences |
+| step | of the plan: one operator of the kernels (`_Step`); elsewhere a step of a sequence |
 | fill | the number that a mask writes past the end of each row (`Where(mask, value, fill)`) |
 | slot | a buffer of the kernels, for one value at a time |
 | padded channels | channels of a value, rounded up to a multiple of `_CHANNEL_MULTIPLE`, as the kernels compute them |
@@ -24,7 +25,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lengthwise.runtime.onnx import onnx_graph
-from lengthwise.runtime.onnx.kernel_shares import OF_MASKS
 from lengthwise.runtime.onnx.onnx_graph import Graph, Node
 from lengthwise.runtime.onnx.pattern import NotFound, Pattern, require
 
@@ -40,7 +40,7 @@ _CONVOLVE, _SCALE, _RECTIFY, _ADD, _POOL, _COPY = range(6)  # as in `_convolutio
 
 
 def fused(model: bytes, sequences: str, lengths: str, features: int) -> bytes | None:
-    """The graph with PooledConvolutions in it; None if it has no convolutions that this operator computes.
+    """Returns the graph with PooledConvolutions in it; None if it has no convolutions that this operator computes.
 
     Args:
         model: The ONNX file.
@@ -76,7 +76,7 @@ class _Trunk(Pattern):
 
     From the pooling, `_value` follows each value back to the sequences. Each node on the way is read by the method for
     its operator (`_READERS`), which adds the `_Step` that computes it (for a Concat, several), and returns the number
-    of the value that the node makes. `NotFound` where the kernels do not compute a node.
+    of the value that the node makes. Every method raises `NotFound` (`require`) where no kernel computes a node.
     """
 
     def __init__(self, graph: Graph, sequences: str, lengths: str, features: int) -> None:
@@ -88,7 +88,7 @@ class _Trunk(Pattern):
         self._numbers: list[NDArray[np.float32]] = []  # the weights of the steps, flat
 
     def replaced(self) -> bytes:
-        """The graph with the operator in the place of everything up to its only pooling."""
+        """Returns the graph in which the operator replaces everything from the sequences to the only pooling."""
         # 1. The pooling, and all steps up to it
         poolings = [(node, pooled) for node in self.graph.nodes if (pooled := self._pooled_value(node)) is not None]
         require(len(poolings) == 1)
@@ -117,7 +117,10 @@ class _Trunk(Pattern):
         return self.graph.write({DOMAIN: 1})
 
     def _pooled_value(self, node: Node) -> str | None:
-        """The value that a node sums, or takes the maximum of, over the valid steps; None for any other node."""
+        """Returns the name of the value that a node pools: by a sum, or a maximum, over the valid steps.
+
+        None if the node does something else. The name is that of the value before its masks.
+        """
         name = node.inputs[0] if node.inputs else ""
         try:
             if node.operator == "Gather":  # the first row of ones @ value^T: a sum with the same bits at every width
@@ -139,11 +142,14 @@ class _Trunk(Pattern):
     def _unmasked(self, name: str) -> tuple[str, float]:
         """Goes back from a value over its masks to the value before them.
 
+        Squeeze and Unsqueeze, which add an axis for an operator of two dimensions and remove it, are passed over too.
+
         Returns:
-            The name of that value, and the fill of the last mask. Without a mask, 0 for the sequences, which are padded
-            with zeros, and NaN for other values: any number may be past the end of a row.
+            The name of the value before the masks, and which number is past the end of each row: the fill of the mask
+            that is applied last. Without a mask it is 0 for the sequences, which are padded with zeros, and NaN for
+            other values, where any number may be there.
         """
-        fill = np.nan
+        fill = np.nan  # no mask yet
         while (node := self.makers.get(name)) is not None and node.operator in ("Unsqueeze", "Squeeze", "Where"):
             if node.operator != "Where":
                 require(self.axis(node) == 2)
@@ -152,25 +158,23 @@ class _Trunk(Pattern):
             constants = [value for value in node.inputs[1:] if len(self.graph.constants.get(value, ())) == 1]
             require(len(constants) == 1)
             self._require_mask_of_lengths(node.inputs[0])
-            fill = self.constant(constants[0]) if np.isnan(fill) else fill
+            fill = self.constant(constants[0]) if np.isnan(fill) else fill  # the mask nearest to the value is the last
             name = next(value for value in node.inputs[1:] if value != constants[0])
         is_input = node is not None and node.operator == "Transpose" and node.inputs[0] == self._sequences
         return name, 0.0 if is_input and np.isnan(fill) else fill
 
     def _require_mask_of_lengths(self, name: str) -> None:
-        """Requires that a mask depends on the lengths and the width only, and on no length in a special way."""
-        waiting = [name]  # values that are still to be followed back
-        while waiting:
-            name = waiting.pop()
-            if name in self.graph.constants:
-                numbers = np.abs(self.graph.constants[name])
-                require(((numbers <= _MOST_IN_MASKS) | (numbers >= _NO_LENGTH)).all())
-            elif name not in ("", self._lengths):
-                node = self.maker(name, *OF_MASKS)
-                waiting += node.inputs if node.operator != "Shape" else []
+        """Requires that a mask depends on the lengths and the width only, and treats all lengths alike.
+
+        With a constant between `_MOST_IN_MASKS` and `_NO_LENGTH` it might change at a length that the trial of
+        `runtime.opening` does not have.
+        """
+        for constant in self.mask_constants(name, self._lengths):
+            numbers = np.abs(self.graph.constants.get(constant, (_MOST_IN_MASKS + 1,)))
+            require(((numbers <= _MOST_IN_MASKS) | (numbers >= _NO_LENGTH)).all())
 
     def _value(self, name: str) -> int:
-        """Adds the steps that compute a value, unless they are there already; returns the number of the value."""
+        """Returns the number of a value; adds the steps that compute the value, unless they are there already."""
         name, _ = self._unmasked(name)
         if name not in self._values:
             node = self.maker(name, *self._READERS)
@@ -178,7 +182,15 @@ class _Trunk(Pattern):
         return self._values[name]
 
     def _add_step(self, kind: int, source: int, channels: int, *weights: NDArray[Any], **fields: int) -> int:
-        """Adds a `_Step` that makes a value of so many channels, with its weights; returns the value's number."""
+        """Adds a `_Step` that makes a new value; returns the number of the new value.
+
+        Args:
+            kind: `_CONVOLVE` to `_COPY`.
+            source: The number of the value that the step reads.
+            channels: The channels of the new value.
+            *weights: The weights of the step, in the order in which the kernels read them.
+            **fields: Further fields of the step.
+        """
         self._channels.append(channels)
         target = len(self._channels) - 1
         fields = {"second_source": source, "weights_begin": sum(map(len, self._numbers)), **fields}
@@ -193,10 +205,14 @@ class _Trunk(Pattern):
         return 0
 
     def _window(self, node: Node, taps: int, *, least_fill: float, most_fill: float) -> dict[str, int]:
-        """Taps, dilation and left padding of a convolution or a pooling that keeps the number of steps.
+        """Reads the window of a convolution or a pooling that keeps the number of steps.
 
-        They are fields of `_Step`. The fill of its input must be like the number that it pads with, so between
-        `least_fill` and `most_fill`, unless the window is a single step.
+        Where the window reads past the end of a row, the graph reads the fill of its input, and the kernels read the
+        number that they pad with. Both must have the same effect: so the fill must be from `least_fill` to `most_fill`.
+        A window of one tap never reads past the end.
+
+        Returns:
+            The fields `taps`, `dilation` and `left` of its `_Step`.
         """
         dilation = self._last_integer(node, "dilations")
         pads = node.attributes.get("pads", (0, 0))
@@ -209,16 +225,19 @@ class _Trunk(Pattern):
         return {"taps": taps, "dilation": dilation, "left": left}
 
     def _last_integer(self, node: Node, name: str) -> int:
-        """The last integer of an attribute, which is that of the steps; 1 without the attribute.
+        """Returns the integer that an attribute has for the axis of steps, which is the last; 1 without the attribute.
 
-        A two-dimensional operator has an integer before it, which must be 1.
+        An operator of two dimensions has another integer before it, which must be 1.
         """
         integers = node.attributes.get(name, (1,))
         require(isinstance(integers, tuple) and all(integer == 1 for integer in integers[:-1]))
         return int(integers[-1])  # type: ignore[index]
 
     def _convolution(self, node: Node) -> int:
-        """Adds a Conv that keeps the number of steps; of two dimensions, with a height of 1."""
+        """Adds a Conv that keeps the number of steps; returns the number of its value.
+
+        A Conv of two dimensions must have a height of 1.
+        """
         shape = self.graph.tensors[node.inputs[1]].shape if node.inputs[1] in self.graph.tensors else ()
         require(len(shape) in (3, 4) and shape[2:-1] in ((), (1,)) and node.attributes.get("group", 1) == 1)
         weights = self.numbers(node.inputs[1], *(-1 for _ in shape)).reshape(shape[0], shape[1], shape[-1])
@@ -231,7 +250,7 @@ class _Trunk(Pattern):
         return self._add_step(_CONVOLVE, source, shape[0], _with_padded_channels(bias), matrix, **window)
 
     def _norm(self, node: Node) -> int:
-        """Adds a batch normalisation, as one scale and one shift for each channel."""
+        """Adds a batch normalisation, as one scale and one shift for each channel; returns the number of its value."""
         source = self._value(node.inputs[0])
         gamma, beta, mean, variance = (self.numbers(name, self._channels[source]) for name in node.inputs[1:5])
         epsilon = node.attributes.get("epsilon", 1e-5)
@@ -248,13 +267,13 @@ class _Trunk(Pattern):
         return self._add_step(_RECTIFY, source, self._channels[source])
 
     def _sum(self, node: Node) -> int:
-        """Adds an Add of two values with as many channels."""
+        """Adds an Add of two values with the same number of channels; returns the number of the sum."""
         source, second_source = (self._value(name) for name in node.inputs)
         require(self._channels[source] == self._channels[second_source])
         return self._add_step(_ADD, source, self._channels[source], second_source=second_source)
 
     def _max_pool(self, node: Node) -> int:
-        """Adds a MaxPool that keeps the number of steps."""
+        """Adds a MaxPool that keeps the number of steps; returns the number of its value."""
         source = self._value(node.inputs[0])
         require(len(node.outputs) == 1 and node.attributes.get("ceil_mode", 0) == 0)
         window = self._window(node, self._last_integer(node, "kernel_shape"), least_fill=-np.inf, most_fill=_LOWEST)
@@ -262,7 +281,7 @@ class _Trunk(Pattern):
         return self._add_step(_POOL, source, self._channels[source], **window)
 
     def _concatenation(self, node: Node) -> int:
-        """Adds a Concat of channels, as a copy of each part to its channels of the target."""
+        """Adds a Concat of channels, as one copy for each part to its channels of the target; returns the target."""
         parts = [self._value(name) for name in node.inputs]
         sizes = [self._channels[part] for part in parts]
         require(node.attributes.get("axis") == 1 and all(size % _CHANNEL_MULTIPLE == 0 for size in sizes))
@@ -284,10 +303,15 @@ class _Trunk(Pattern):
     }
 
     def _slots(self, result: int) -> tuple[dict[int, int], int]:
-        """The slot of each value, by the value's number, and the number of slots.
+        """Assigns a slot to each value, so that few slots are needed.
 
-        A slot is free again after the last step that reads its value; that of the `result` is never free.
+        A slot is free again after the last step that reads its value. The slot of `result`, the value that is pooled,
+        stays in use to the end.
+
+        Returns:
+            The slots, by the numbers of the values; and how many different slots there are.
         """
+        # The index of the last step that reads each value
         last_use = {
             value: index for index, step in enumerate(self._steps) for value in (step.source, step.second_source)
         }

@@ -6,9 +6,20 @@ It only reads the graph, for three questions:
   short, and a loop over values may take long.
 - Does the number of rows of a recurrent layer depend on them (`recurrent_without_rows`)? onnxruntime's own LSTM and GRU
   crash the process if they get no rows (seen in 1.31). So one request could crash a graph that drops rows by their
-  values, as a boolean index does. For each value of the graph it follows whether content and shape depend on what a
-  client sends; if that is unknown, they do.
-- Is padding computed (`computes_padding`)? For each value it follows whether it still has an axis of steps.
+  values, as a boolean index does.
+- Is padding computed (`computes_padding`)? For each value of the graph it follows whether the value still has an axis
+  of steps.
+
+For the second question it follows from node to node how each value of the graph *depends* on what a client sends (a
+`_Depends`). Where that is unknown, the value depends on it:
+
+| field | is true if |
+|---|---|
+| `content` | the value's numbers depend on the numbers in the sequences |
+| `selects` | the value's numbers depend on these, or on the lengths or the mask: as an index, they may select no row |
+| `shape` | the value's shape depends on the numbers in the sequences, or on how many rows were selected |
+
+A *counting* operator (`_COUNTING`), such as NonZero, has an output whose shape depends on its input's numbers.
 """
 
 from __future__ import annotations
@@ -52,14 +63,14 @@ def has_steady_time(graph: Graph) -> bool:
 def recurrent_without_rows(
     graph: Graph, sequences: str, lengths: Iterable[str], operators: frozenset[str]
 ) -> str | None:
-    """The first of some recurrent `operators` in a graph that may get a batch without rows; None if there is none.
+    """Finds a recurrent layer in a graph that may get a batch without rows; returns its operator, or None.
 
     Args:
         graph: The graph.
         sequences: The name of its input with the sequences.
         lengths: The names of its inputs with the lengths and the mask. A shape may depend on these, as a width does on
-            the largest length. But if rows are selected by them, there may be no row.
-        operators: `ENDS_WITHOUT_ROWS`, or with those at int8.
+            the largest length. But if they select rows, there may be no row.
+        operators: The operators of the layers: `ENDS_WITHOUT_ROWS`, `ENDS_WITHOUT_ROWS_AT_INT8` or both.
     """
     # 1. Values are not followed into loops, branches and functions: there, any counting operator may drop rows.
     all_layers = [node for node in graph.walk() if node.operator in operators]
@@ -75,7 +86,7 @@ def recurrent_without_rows(
         if node.operator in operators and inputs and inputs[0].shape:
             return node.operator
         inner_nodes = [inner for inner_graph in node.graphs for inner in inner_graph.walk()]
-        # Some inputs of the inner nodes are values of the graph around them.
+        # Some inputs of the inner nodes are values of this outer graph.
         captured = [dependences.get(name, _NOTHING) for inner in inner_nodes for name in inner.inputs]
         counts = any(inner.operator in _COUNTING for inner in inner_nodes)
         outputs = _dependence_of_outputs(node, inputs, captured, counts=counts)
@@ -84,7 +95,7 @@ def recurrent_without_rows(
 
 
 def why_refused(operator: str) -> str:
-    """The error text for a graph with an operator that `recurrent_without_rows` returns."""
+    """The error text for a graph that is refused because of an operator that `recurrent_without_rows` returned."""
     return (
         f"what a caller sends decides how many rows its {operator} gets, and onnxruntime's own {operator} ends the "
         "process where that is none: keep all rows, and choose among them behind it"
@@ -93,44 +104,44 @@ def why_refused(operator: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Depends:
-    """How a value of the graph depends on what a client sends."""
+    """How a value of the graph depends on what a client sends; the module's table explains the fields."""
 
-    content: bool = False  # Its numbers depend on the sequences' numbers.
-    selects: bool = False  # Its numbers depend on the sequences' numbers, the lengths or the mask: it may select rows.
-    shape: bool = False  # Its shape depends on the sequences' numbers, or on how many rows were selected.
+    content: bool = False
+    selects: bool = False
+    shape: bool = False
 
 
 _NOTHING: Final = _Depends()
 
 
 def _dependence_of_outputs(node: Node, inputs: list[_Depends], captured: list[_Depends], *, counts: bool) -> _Depends:
-    """How the outputs of a node depend on what a client sends.
-
-    The three kinds of dependence, and the tables of operators, are explained at `_Depends` and at the top. An operator
-    of `_COUNTING` makes a shape of numbers: as many rows as numbers are not 0, for example. So its output's shape
-    depends on data if its input's numbers do.
+    """Says how the outputs of a node depend on what a client sends: as its inputs do, unless the operator says more.
 
     Args:
         node: The node.
         inputs: The dependences of its inputs.
         captured: The dependences of values around the node that the graphs inside it use.
-        counts: Whether a graph inside it has an operator of `_COUNTING`.
+        counts: Whether a graph inside it has a counting operator.
     """
     values = [*inputs, *captured]
     content = any(value.content for value in values)
     selects = any(value.selects for value in values)
     shape = any(value.shape for value in values)
-    if node.operator in ("Shape", "Size"):  # its numbers are the shape
+    # The numbers of the output are the shape of the input.
+    if node.operator in ("Shape", "Size"):
         return _Depends(content=shape, selects=shape)
+    # The shape of the output follows from the numbers of the input.
     if node.operator in _COUNTING:
         return _Depends(content, selects, shape or selects)
+    # The output has the shape of one input, whatever the shapes of the others.
     if node.operator in _SHAPED_AS_FIRST:
         index = 1 if node.operator == "GatherElements" else 0
         return _Depends(content or shape, selects or shape, index < len(inputs) and inputs[index].shape)
-    if node.graphs:  # control flow
-        # The outputs may have any shape if values decide how often a loop runs, or which branch runs.
+    # Control flow: the outputs may have any shape if values decide how often a loop runs, or which branch runs.
+    if node.graphs:
         decides = {"Scan": False, "If": bool(inputs) and inputs[0].content}.get(node.operator, content)
         return _Depends(content, selects, shape or decides or (counts and selects))
+    # Any other operator; some have inputs whose numbers are the shape of the output.
     shapes = [inputs[index] for index in _SHAPED_BY.get(node.operator, ()) if index < len(inputs)]
     return _Depends(content, selects, shape or any(value.content for value in shapes))
 
@@ -151,19 +162,25 @@ _FEATURE_AXES: Final = frozenset({2, -1})  # a reduction over these keeps the ax
 def computes_padding(graph: bytes, sequences: str, lengths: Iterable[str], *, skips_padding: bool) -> bool:
     """Whether a layer with much arithmetic goes through the whole rectangle of a batch, padding included.
 
-    `sequences` and `lengths` name the graph's inputs, `lengths` the mask too. With `skips_padding`, LSTM and GRU with
-    lengths run in Lengthwise's kernels, which compute valid steps only; every other product, convolution or recurrent
-    layer over the steps computes padding. Operators on single elements cost little beside one layer.
+    These are recurrent layers, products and convolutions over the steps. Not counted are: LSTM and GRU with lengths if
+    `skips_padding`; the sum over the valid steps as a product with a mask; and operators on single elements, which cost
+    little beside one layer.
+
+    Args:
+        graph: The ONNX file.
+        sequences: The name of its input with the sequences.
+        lengths: The names of its inputs with the lengths and the mask.
+        skips_padding: Whether LSTM and GRU run in Lengthwise's kernels, which compute valid steps only.
     """
     # Values that have an axis of steps, and values that are computed from the lengths
     model, with_steps, from_lengths = onnx_graph.read(graph), {sequences}, set(lengths)
     for node in model.nodes:
         reads_lengths = not from_lengths.isdisjoint(node.inputs)
         if not with_steps.isdisjoint(node.inputs):
-            masks = from_lengths - with_steps
+            masks = from_lengths - with_steps  # computed from the lengths only
             if node.operator in fusion.LAYERS:
                 is_cheap = skips_padding and reads_lengths
-            else:  # operators on single elements, and a sum over the valid steps by a mask
+            else:
                 is_sum = node.operator == "MatMul" and not masks.isdisjoint(node.inputs)
                 is_cheap = is_sum or (not _COSTLY.fullmatch(node.operator) and node.domain in _DOMAINS)
             if not is_cheap:
@@ -175,18 +192,25 @@ def computes_padding(graph: bytes, sequences: str, lengths: Iterable[str], *, sk
 
 
 def _outputs_with_steps(node: Node, model: Graph, with_steps: set[str], masks: set[str]) -> list[str]:
-    """The outputs of a node that have an axis of steps, if at least one of its inputs has one.
+    """Returns the outputs of a node that have an axis of steps; at least one of its inputs has one.
 
-    `with_steps`: the values known to have such an axis; `masks`: those computed from the lengths only.
+    Most operators keep the axis. It is lost where one step of each row is taken, and where the steps are summed.
+
+    Args:
+        node: The node.
+        model: Its graph.
+        with_steps: The values that have an axis of steps, of all nodes before it.
+        masks: The values that are computed from the lengths only.
     """
     if node.operator in fusion.LAYERS:
         return node.outputs[:1]  # the others are the last states of each row
     if node.operator == _POOLING:
-        return node.outputs[1:]  # the attention
+        return node.outputs[1:]  # the attention; the first output is the sum over the steps
     if node.operator in ("Shape", "Size", "MatMul", "SharesAboveBiases", "PooledConvolutions"):
-        return []
+        return []  # a MatMul with an axis of steps that comes here is a sum over the steps
     second = node.inputs[1] if len(node.inputs) > 1 else ""
-    if node.operator in _GATHERING and second not in with_steps:  # one step of each row, or one feature of each step
+    # An index by the lengths takes one step of each row; one on the axis of features takes some features of each step.
+    if node.operator in _GATHERING and second not in with_steps:
         keeps_steps = second not in masks and node.attributes.get("axis") in _FEATURE_AXES
         return node.outputs if keeps_steps else []
     if node.operator.startswith("Reduce"):

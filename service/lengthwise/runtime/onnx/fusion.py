@@ -12,8 +12,11 @@ The pooling may have its scores as `[rows, steps]` or `[rows, steps, 1]`, and it
 ReduceSum. Its mask must compare the steps with the lengths that the recurrent layer gets. If nothing else reads the
 output of a layer, its padding is not even written.
 
-A graph in which nothing is found is used as it is. `lengthwise.runtime.session` tests the new graph, and uses the graph
-of the file if it does not run.
+A graph in which nothing is found is used as it is. `lengthwise.runtime.opening` tests the new graph, and uses the graph
+of the file if the new one does not run.
+
+In the docstrings *flat* means scores, mask and attention of the form `[rows, steps]`. *Lengths* are the name of the
+input with the lengths that a layer gets.
 """
 
 from __future__ import annotations
@@ -56,7 +59,9 @@ class FusedGraph(NamedTuple):
 
 
 def fused(model: bytes) -> FusedGraph | None:
-    """The graph with the operators of the module's table; None if no layer has the form that they replace.
+    """Returns the graph with the operators of the module's table; None if no layer has the form that is replaced.
+
+    A layer or an attention of another form stays as it is.
 
     Raises:
         ValueError: The bytes are not a graph, or a layer has cells that the kernels do not compute.
@@ -76,10 +81,13 @@ def fused(model: bytes) -> FusedGraph | None:
 
 
 class _Fusion(Pattern):
-    """Finds the patterns in a graph, and replaces them."""
+    """Finds the patterns in a graph, and replaces them; `NotFound` (`require`) where nodes have another form."""
 
     def replace_layer(self, node: Node) -> Node:
-        """Replaces a layer, its Transpose and its Reshape by a layer that writes its output in that order; returns it.
+        """Replaces a layer, its Transpose and its Reshape by a new layer, which writes its output in their order.
+
+        Returns:
+            The new layer.
 
         Raises:
             NotFound: The nodes have another form, or the layer has no lengths.
@@ -101,7 +109,7 @@ class _Fusion(Pattern):
         return layer
 
     def pool(self, layer: Node) -> bool:
-        """Replaces the attention over a layer's output by an AttentionPooling; False if there is no such attention."""
+        """Replaces the attention over a layer's output by an AttentionPooling; returns whether there is one."""
         for product in self.users.get(layer.outputs[0], []):
             with suppress(NotFound):
                 self._replace_pooling(product, layer.outputs[0], layer.inputs[_LENGTHS])
@@ -109,13 +117,16 @@ class _Fusion(Pattern):
         return False
 
     def _replace_pooling(self, product: Node, values: str, lengths: str) -> None:
-        """Replaces the attention that begins with a `product` by an AttentionPooling.
+        """Replaces an attention by an AttentionPooling; `NotFound` if the nodes have another form.
 
-        `values` is a layer's output. The attention is, where the Add and the Squeeze may be missing:
+        The attention weights are as follows, where the Add and the Squeeze may be missing. A weighted sum follows.
 
             Softmax(Where(mask, Squeeze(MatMul(Tanh(Add(product(values, weights), bias)), weights)), -large))
 
-        Raises `NotFound` if the nodes have another form.
+        Args:
+            product: The MatMul with which the attention begins.
+            values: The output of a layer.
+            lengths: The lengths of that layer.
         """
         # 1. The scores
         require(product.operator == "MatMul" and product.inputs[0] == values)
@@ -150,11 +161,14 @@ class _Fusion(Pattern):
 
     def _require_mask(self, where: Node, scores: str, lengths: str, *, is_flat: bool) -> None:
         """Requires that a Where replaces the scores at padding, and no others, by a very small number."""
-        scores_index, fill_index = (1, 2) if self._is_valid(where.inputs[0], lengths, is_flat=is_flat) else (2, 1)
+        is_valid = self._is_true_at_valid_steps(where.inputs[0], lengths, is_flat=is_flat)
+        scores_index, fill_index = (1, 2) if is_valid else (2, 1)
         require(where.inputs[scores_index] == scores and self.constant(where.inputs[fill_index]) < _MASKED)
 
     def _sum_by_product(self, attention: str, values: str) -> list[Node]:
-        """The nodes of Squeeze(MatMul(Unsqueeze(attention), values)); other nodes may use attention and values, too.
+        """Returns the nodes of the weighted sum Squeeze(MatMul(Unsqueeze(attention), values)).
+
+        Other nodes may use the attention and the values, too.
 
         Raises:
             NotFound: There are no such nodes.
@@ -169,7 +183,10 @@ class _Fusion(Pattern):
         raise NotFound
 
     def _sum(self, attention: str, values: str) -> list[Node]:
-        """The nodes of ReduceSum(Mul(attention, values)) over the steps; the attention has no other user."""
+        """Returns the nodes of the weighted sum ReduceSum(Mul(attention, values)) over the steps.
+
+        No other node may use the attention; otherwise `NotFound`.
+        """
         product = self.only_user(attention, "Mul")
         total = self.only_user(product.outputs[0], "ReduceSum")
         require({*product.inputs} == {attention, values} and total.attributes.get("keepdims", 1) == 0)
@@ -177,12 +194,14 @@ class _Fusion(Pattern):
         return [product, total]
 
     def leave_padding_unwritten(self, layer: Node) -> None:
-        """Gives a layer the attribute `zeros=0` if its output is read at valid steps only: it writes no padding then.
+        """Lets a layer write no zeros at padding (the attribute `zeros=0`), if nothing reads its output there.
 
-        Only other layers and poolings with the same lengths may read it, as their values. If one of these layers does
-        not run in the kernels, the test of the new graph fails, and the graph of the file is used.
+        So only other layers and poolings with the same lengths may read the output, as the values that they compute
+        with. If one of these layers does not run in the kernels, the test of the new graph fails, and the graph of the
+        file is used.
         """
-        output, users = layer.outputs[0], self.users.get(layer.outputs[0], [])
+        output = layer.outputs[0]
+        users = self.users.get(output, [])
         for user in users:
             lengths_index = 1 if user.operator == "AttentionPooling" else _LENGTHS
             has_same_lengths = user.inputs[lengths_index : lengths_index + 1] == [layer.inputs[_LENGTHS]]
@@ -193,17 +212,23 @@ class _Fusion(Pattern):
         if users and output not in self.graph.used_elsewhere:
             layer.attributes["zeros"] = 0
 
-    def _is_valid(self, mask: str, lengths: str, *, is_flat: bool) -> bool:
-        """True for a mask that is true at valid steps, False for one that is true at padding; others raise `NotFound`.
+    def _is_true_at_valid_steps(self, mask: str, lengths: str, *, is_flat: bool) -> bool:
+        """Reads a mask that compares the steps with the lengths; `NotFound` for any other mask.
 
-        It compares the steps with the lengths. It is `[rows, steps]` if it is flat, otherwise `[rows, steps, 1]`.
+        Args:
+            mask: The mask: `[rows, steps]` if `is_flat`, otherwise `[rows, steps, 1]`.
+            lengths: The lengths with which it must compare.
+            is_flat: Its form.
+
+        Returns:
+            True if it is true at valid steps, False if it is true at padding.
         """
         node = self.maker(mask, "Not", *(_COMPARED if is_flat else ["Unsqueeze"]))
         if node.operator == "Not":
-            return not self._is_valid(node.inputs[0], lengths, is_flat=is_flat)
+            return not self._is_true_at_valid_steps(node.inputs[0], lengths, is_flat=is_flat)
         if node.operator == "Unsqueeze":
             require(self.axis(node) in (2, -1))
-            return self._is_valid(node.inputs[0], lengths, is_flat=True)
+            return self._is_true_at_valid_steps(node.inputs[0], lengths, is_flat=True)
         steps_second, is_valid = _COMPARED[node.operator]
         steps, ends = node.inputs[::-1] if steps_second else node.inputs
         self._require_steps(steps)
@@ -212,7 +237,7 @@ class _Fusion(Pattern):
         return is_valid
 
     def _require_steps(self, name: str) -> None:
-        """Requires that a value is 0, 1, 2, ..., `[steps]` or `[1, steps]`."""
+        """Requires that a value is the steps' indices 0, 1, 2, ..., `[steps]` or `[1, steps]`."""
         node = self.maker(self._root(name), "Range", "Unsqueeze")
         if node.operator == "Unsqueeze":
             require(self.axis(node) == 0)
@@ -220,7 +245,10 @@ class _Fusion(Pattern):
         require(self.constant(node.inputs[0]) == 0 and self.constant(node.inputs[2]) == 1)
 
     def _root(self, name: str) -> str:
-        """The value from which a chain of casts begins: casts between integer types do not change lengths."""
+        """Goes back from a value over its casts; returns the value before them.
+
+        Casts between integer types do not change lengths.
+        """
         while (node := self.makers.get(name)) is not None and node.operator == "Cast":
             name = node.inputs[0]
         return name

@@ -33,7 +33,7 @@ class _QuantizedWeights(NamedTuple):
 
 
 def fused(model: bytes) -> bytes | None:
-    """The graph with the operators of the integer kernels in it; None if it has no layer for them."""
+    """Returns the graph with the operators of the integer kernels in it; None if it has no layer for them."""
     if b"DequantizeLinear" not in model:
         return None
     layers = _Layers(onnx_graph.read(model))
@@ -48,10 +48,11 @@ def fused(model: bytes) -> bytes | None:
 
 
 def with_pooling(model: bytes) -> fusion.FusedGraph | None:
-    """The graph with the operators of `fusion`, whose attention pooling may have weights in bytes; None as there.
+    """Returns the graph with the operators of `fusion`; None if it has no nodes that these replace.
 
-    The operator for attention pooling computes valid steps only, in float32. Where it fits, it gets dequantised
-    weights: padding costs more than the product in float32. Other products keep their bytes.
+    The attention pooling of an int8 graph has weights in bytes, and the operator for it computes in float32, valid
+    steps only. So it gets dequantised weights: padding costs more than a product in float32. Other products keep their
+    bytes, for the integer kernels.
     """
     if b"DequantizeLinear" in model:
         # First with all weights as float32, to find which of them the pooling reads; then with these only.
@@ -64,35 +65,35 @@ def with_pooling(model: bytes) -> fusion.FusedGraph | None:
 
 
 def _with_float_weights(model: bytes, names: AbstractSet[str] | None) -> bytes:
-    """The graph with int8 weights of products as float32 initializers in the place of their DequantizeLinear nodes.
+    """Returns the graph in which the int8 weights of products are dequantised, as float32 initializers.
 
-    `names` are the outputs of the nodes that are replaced; None for all.
+    These replace the nodes DequantizeLinear. All other nodes are kept.
 
-    Raises:
-        NotFound: Never leaves this function: a node that does not dequantise weights is kept.
+    Args:
+        model: The ONNX file.
+        names: The outputs of the nodes that are replaced; None for all.
     """
     layers = _Layers(onnx_graph.read(model))
     kept_nodes = []
     for node in layers.graph.nodes:
         try:
             require(names is None or names >= set(node.outputs))
-            integers, scales = (
-                layers.graph.tensors[name].numbers() for name in layers.quantized(node.outputs[0], axis=1)
-            )
-            if integers is None or scales is None:
-                raise NotFound
-            layers.graph.add_tensor(node.outputs[0], (integers * scales).astype(np.float32))
+            quantized = layers.quantized(node.outputs[0], axis=1)
+            integers = layers.numbers(quantized.weights, -1, -1)
+            scales = layers.numbers(quantized.scales, -1)
         except NotFound:
             kept_nodes.append(node)
+            continue
+        layers.graph.add_tensor(node.outputs[0], (integers * scales).astype(np.float32))
     layers.graph.nodes = kept_nodes
     return layers.graph.write({})
 
 
 class _Layers(Pattern):
-    """Finds the layers of a graph that the integer kernels compute; `NotFound` from a method: they cannot."""
+    """Finds the layers of a graph that the integer kernels compute; a method raises `NotFound` where they cannot."""
 
     def layer(self, node: Node) -> Node:
-        """The integer kernel's node for an LSTM or GRU with the activations, layout and order of gates of the kernels.
+        """Returns the integer kernel's node for an LSTM or GRU, which must have the kernels' activations and layout.
 
         The weights of the recurrence must be bytes; those of the inputs may be float32.
         """
@@ -109,7 +110,7 @@ class _Layers(Pattern):
         return _integer_node(node, [x, *input_weights, *self._layer_weights(r), b, lengths])
 
     def product(self, node: Node) -> Node:
-        """The integer kernel's node for a MatMul by weights in bytes."""
+        """Returns the integer kernel's node for a MatMul by weights in bytes."""
         require(node.domain in ONNX and len(node.inputs) == 2)
         return _integer_node(node, [node.inputs[0], *self.quantized(node.inputs[1], axis=1)])
 
@@ -118,7 +119,10 @@ class _Layers(Pattern):
         return self.quantized(self.maker(name, "Reshape").inputs[0], axis=0)
 
     def quantized(self, name: str, *, axis: int) -> _QuantizedWeights:
-        """The bytes `[rows, columns]` that are dequantised to a value, with a scale for each index of `axis`."""
+        """Returns the names of the bytes `[rows, columns]` and scales from which a value is dequantised.
+
+        There is one scale for each index of `axis`.
+        """
         dequantize = self.maker(name, "DequantizeLinear")
         require({"axis": 1, **dequantize.attributes} == {"axis": axis} and not dequantize.unread)
         require(len(dequantize.inputs) == 2)
@@ -133,5 +137,5 @@ class _Layers(Pattern):
 
 
 def _integer_node(node: Node, inputs: list[str]) -> Node:
-    """The integer kernel's node that takes the place of a node: of the same operator name, with other inputs."""
+    """Makes the integer kernel's node that replaces a node: the operator has the same name, and other inputs."""
     return Node(node.operator, inputs, node.outputs, node.attributes, domain=DOMAIN, name=node.name)

@@ -25,11 +25,6 @@ from lengthwise.runtime.onnx import onnx_graph
 from lengthwise.runtime.onnx.onnx_graph import BOOL, Graph, Node
 from lengthwise.runtime.onnx.pattern import NotFound, Pattern, require
 
-OF_MASKS: Final = frozenset(
-    {"And", "Cast", "Constant", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Not", "Or"}
-    | {"Range", "Reshape", "Shape", "Squeeze", "Sub", "Unsqueeze", "Where"}
-)
-"""The operators that say which steps count, and how many."""
 _BELOW_ALL: Final = -3e38
 _LONGEST: Final = 512
 """Longest sequence of a trial: the graph's own operators need memory for each step, kernel and bias."""
@@ -59,13 +54,13 @@ class _Chain(NamedTuple):
 
 
 def fused(model: bytes, lengths: str) -> Counted | None:
-    """The graph with SharesAboveBiases in it; None if it has no part that this operator computes.
+    """Returns the graph with SharesAboveBiases in it; None if it has no part that this operator computes.
+
+    If the bytes are not a message of protocol buffers, `onnx_graph.read` raises a ValueError.
 
     Args:
         model: The ONNX file.
         lengths: The name of its input with the lengths, int32.
-
-    Bytes that are not a protocol-buffers message are a ValueError.
     """
     if not all(name in model for name in (b"Conv", b"Greater", b"Round")):
         return None
@@ -76,9 +71,10 @@ def fused(model: bytes, lengths: str) -> Counted | None:
 
 
 def trial_sequences(counted: Counted, features: int, longest: int) -> Iterator[NDArray[np.float32]]:
-    """Sequences `[length, features]` for a trial, with values of different sizes.
+    """Yields the sequences `[length, features]` of a trial, with values of different sizes.
 
-    Their lengths are the span of each kernel, one step more, and a few small ones.
+    Their lengths are the span of each dilation (from the first to the last weight of a kernel), one step more, and a
+    few small ones; but at most `longest`, the model's longest length.
     """
     random = np.random.default_rng(0)
     spans = {8 * kernels.dilation for kernels in counted.kernels}
@@ -89,18 +85,19 @@ def trial_sequences(counted: Counted, features: int, longest: int) -> Iterator[N
 
 
 class _Finder(Pattern):
-    """Finds the chains of a graph, and replaces them."""
+    """Finds the chains of a graph, and replaces them. Every method raises `NotFound` where the graph has no chain."""
 
     def __init__(self, graph: Graph, lengths: str) -> None:
         super().__init__(graph)
         self._lengths = lengths
 
     def replaced(self) -> Counted:
-        """The graph with the operator instead of all chains; `NotFound` if there are none, or their grids differ."""
-        # 1. The chains, by their outputs. Several are joined by a Concat.
+        """Returns the graph in which the operator replaces all chains; `NotFound` if none, or if their grids differ."""
+        # 1. The chains, by their outputs
         all_chains = [self._chain(node) for node in self.graph.nodes if node.operator == "Conv"]
         require(len({chain.grid for chain in all_chains}) == 1)
         chains = {chain.output: chain for chain in all_chains}
+        # 2. Their order: several chains are joined by a Concat, of which they are the first inputs.
         outputs = [*chains]
         users = self.users.get(outputs[0], [])
         concat = users[0] if len(users) == 1 and users[0].operator == "Concat" else None
@@ -108,12 +105,12 @@ class _Finder(Pattern):
             outputs = [name for name in concat.inputs if name in chains]
             require(concat.inputs[: len(outputs)] == outputs and concat.attributes.get("axis") == 1)
         require(len(outputs) == len(chains) and (concat is not None or len(outputs) == 1))
-        # 2. Their plan
+        # 3. Their plan
         kernels, grid = [chains[name].kernels for name in outputs], chains[outputs[0]].grid
         plan = fixed_kernels.plan(kernels, grid.bits, grid.limit)
         self.graph.add_tensor("lengthwise.plan", plan.numbers)
         self.graph.add_tensor("lengthwise.biases", plan.biases)
-        # 3. The operator. The Concat may have further features after the shares, such as a sequence's level and scale.
+        # 4. The operator. The Concat may have further features after the shares, such as a sequence's level and scale.
         further_features = [] if concat is None else concat.inputs[len(outputs) :]
         result = outputs[0] if concat is None else concat.outputs[0]
         shares = "lengthwise.shares" if further_features else result
@@ -127,10 +124,11 @@ class _Finder(Pattern):
         return Counted(self.graph.write({fixed_kernels.DOMAIN: 1}), kernels)
 
     def _chain(self, conv: Node) -> _Chain:
-        """The chain that a convolution of the fixed kernels belongs to.
+        """Reads the chain that a convolution belongs to: the module's docstring has its nodes.
 
         Raises:
-            NotFound: The nodes before or after it do not have the form of a chain.
+            NotFound: The weights are not those of the fixed kernels, or the nodes before or after the convolution do
+                not have the form of a chain.
         """
         # 1. The convolution, with the weights of the fixed kernels
         weights = self.numbers(conv.inputs[1], KERNELS, -1, TAPS)
@@ -143,7 +141,8 @@ class _Finder(Pattern):
         reads = weights[:, :, 0] != 0
         require(np.array_equal(weights, reads[:, :, None] * fixed_kernels.kernel_weights()[:, None, :]))
         grid = self._grid(conv.inputs[0])
-        # Over the grid's limit: the weights of a kernel are 3 * 2 and 6 * -1. In float32 every sum must be exact.
+        # The largest sum, divided by the grid's limit: the weights of a kernel are three of 2 and six of -1. In float32
+        # every sum must be exact.
         largest_sum = 12 * reads.sum(axis=1).max()
         require(largest_sum <= 2 ** (24 - grid.bits) and reads.any(axis=1).all())
         # 2. The steps that count, and how many results at these are above each bias
@@ -152,29 +151,32 @@ class _Finder(Pattern):
         self._mask_tables(counted.inputs[0], dilation)
         unsqueezed = self.only_user(counted.outputs[0], "Unsqueeze")
         parts = [self._count(node, unsqueezed.outputs[0]) for node in self.users[unsqueezed.outputs[0]]]
-        biases = np.concatenate([part_biases for part_biases, _ in parts], axis=1)
-        counts = parts[0][1]
+        part_biases, part_counts = zip(*parts, strict=True)
+        counts = part_counts[0]
         if len(parts) > 1:
             joined = self.only_user(counts, "Concat")
-            require(joined.inputs == [count for _, count in parts] and joined.attributes.get("axis") == 2)
+            require(joined.inputs == [*part_counts] and joined.attributes.get("axis") == 2)
             counts = joined.outputs[0]
         # 3. Divided by how many steps count for each kernel, which has the table of `DilatedKernels.inside`
         share = self.only_user(counts, "Div")
         inside = self._mask_tables(share.inputs[1], dilation)
         flat = self.only_user(share.outputs[0], "Reshape")
         require(share.inputs[0] == counts and len(inside) == 1)
-        kernels = DilatedKernels(dilation, reads, biases, inside[0].ravel())
+        kernels = DilatedKernels(dilation, reads, np.concatenate(part_biases, axis=1), inside[0].ravel())
         return _Chain(kernels, grid, flat.outputs[0])
 
     def _grid(self, name: str) -> _Grid:
-        """The grid of the values from which `name` is made: Transpose(Round(Clip(values) / distance) * distance)."""
+        """Reads the grid of the value `name`, which is Transpose(Round(Clip(values) / distance) * distance).
+
+        `distance`, between points of the grid, is a constant, or is computed for each sequence.
+        """
         transposed = self.maker(name, "Transpose")
         scaled = self.maker(transposed.inputs[0], "Mul")
         divided = self.maker(self.maker(scaled.inputs[0], "Round").inputs[0], "Div")
         clipped = self.maker(divided.inputs[0], "Clip")
         require(transposed.attributes.get("perm") == (0, 2, 1) and divided.inputs[1] == scaled.inputs[1])
         distance, limit = scaled.inputs[1], None
-        if distance in self.makers:  # of each sequence: the smallest power above its values, times a constant
+        if distance in self.makers:  # for each sequence: the smallest of `POWERS` above its values, times a constant
             product = self.maker(distance, "Mul")
             smallest = self.maker(product.inputs[0], "ReduceMin")
             powers = self.numbers(self.maker(smallest.inputs[0], "Where").inputs[1], -1)
@@ -189,10 +191,16 @@ class _Finder(Pattern):
         return _Grid(clipped.inputs[0], int(bits), limit)
 
     def _count(self, greater: Node, results: str) -> tuple[NDArray[np.float32], str]:
-        """Reads ReduceSum(Cast(Greater(results, biases))) over the steps.
+        """Reads ReduceSum(Cast(Greater(results, biases))), which counts the steps with results above each bias.
+
+        The biases are an initializer, or a part of one that a Split makes.
+
+        Args:
+            greater: The node Greater.
+            results: The name of the kernels' results.
 
         Returns:
-            The biases `[84, n]`, a tensor or a part of one that a Split makes; and the name of the sum.
+            The biases `[84, n]`, and the name of the counts.
         """
         require(greater.operator == "Greater" and greater.inputs[0] == results)
         total = self.only_user(self.only_user(greater.outputs[0], "Cast").outputs[0], "ReduceSum")
@@ -214,25 +222,16 @@ class _Finder(Pattern):
         return all_biases[:, begin : begin + sizes[index], 0], total.outputs[0]
 
     def _mask_tables(self, name: str, dilation: int) -> list[NDArray[np.bool_]]:
-        """The boolean initializers `[84, 1]` from which a mask, or a count of its steps, is computed.
+        """Checks a mask, or a count of its steps; returns the boolean initializers `[84, 1]` that it is computed from.
 
-        `NotFound` if the mask does not depend on the lengths and the width only, or does not have the span of the
-        kernels (8 dilations) among its constants.
+        `NotFound` if it depends on something else than the lengths and the width, or if the span of the kernels (8
+        dilations) is not among its constants.
         """
-        waiting, visited, tables = [name], {self._lengths, ""}, []  # `waiting`: values that are to be followed back
-        sizes: set[float] = set()  # all constants of the mask
-        while waiting:
-            name = waiting.pop()
-            if name in visited:
-                continue
-            visited.add(name)
-            tensor = self.graph.tensors.get(name)
-            if tensor is not None and tensor.kind == BOOL:
-                tables.append(self.numbers(name, KERNELS, 1))
-            elif name in self.graph.constants:
-                sizes.update(self.graph.constants[name])
-            else:
-                maker = self.maker(name, *OF_MASKS)
-                waiting += maker.inputs if maker.operator != "Shape" else []
+        names = self.mask_constants(name, self._lengths)
+        sizes = {size for constant in names for size in self.graph.constants.get(constant, ())}
         require(8 * dilation in sizes)
-        return tables
+        return [
+            self.numbers(table, KERNELS, 1)
+            for table in names
+            if table in self.graph.tensors and self.graph.tensors[table].kind == BOOL
+        ]

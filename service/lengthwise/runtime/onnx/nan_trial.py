@@ -23,9 +23,15 @@ _CLOSE: Final = 1e-4  # allowed difference of an answer between the kernels, tim
 
 
 def passes(graph: bytes, with_kernels: Any, plain: Any, manifest: Manifest) -> bool:
-    """Whether a graph gives the same finite answers to NaN in Lengthwise's kernels and in onnxruntime's.
+    """Whether a graph gives the same finite answers to sequences with NaN in Lengthwise's kernels and onnxruntime's.
 
-    `with_kernels` and `plain` are onnxruntime's sessions of both. False for a graph without IsNaN, or of tokens.
+    False, without a run, for a graph without IsNaN, or of tokens.
+
+    Args:
+        graph: The ONNX file.
+        with_kernels: The onnxruntime session with Lengthwise's kernels.
+        plain: The session with onnxruntime's own kernels.
+        manifest: The manifest of the model.
     """
     has_isnan = any(node.operator == "IsNaN" for node in onnx_graph.read(graph).walk())
     if manifest.input.kind == "tokens" or not has_isnan:
@@ -44,7 +50,7 @@ def passes(graph: bytes, with_kernels: Any, plain: Any, manifest: Manifest) -> b
 
 
 def _logits(session: Any, batch: PaddedBatch, names: GraphNames) -> NDArray[np.float32]:
-    """A session's logits `[rows, classes]`; of a per-step head `[valid steps, classes]`, without padding."""
+    """Runs a batch; returns the logits `[rows, classes]`, or of a per-step head `[valid steps, classes]`."""
     logits: NDArray[np.float32] = session.run([names.logits], feed(names, batch))[0]
     if logits.ndim != 3:
         return logits
@@ -56,25 +62,27 @@ def _logits(session: Any, batch: PaddedBatch, names: GraphNames) -> NDArray[np.f
 
 
 def _with_nan(manifest: Manifest) -> list[NDArray[Any]]:
-    """Random sequences, each with NaN at another set of values.
+    """Draws random sequences, each with NaN at other values.
 
-    One value (of each feature, at the first, the middle and the last step); all of a step; all of a feature; all
-    values; all but the first step, and all but the last.
+    - One value: of each feature, at the first, the middle and the last step.
+    - All values of a step, for each step; all values of a feature, for each feature.
+    - All values; all but those of the first step; all but those of the last step.
     """
     step_input = manifest.input
     features = step_input.features or 1
     length = min(max(_STEPS, manifest.min_length), manifest.max_length)
     random = np.random.default_rng(0)
     mean, std = np.asarray(step_input.mean or np.zeros(features)), np.asarray(step_input.std or np.ones(features))
-    indices = sorted({round(index) for index in np.linspace(0, features - 1, min(features, _MOST_FEATURES))})
+    some_features = sorted({round(index) for index in np.linspace(0, features - 1, min(features, _MOST_FEATURES))})
     all_indices = slice(None)
-    missing: list[tuple[Any, Any]] = [(step, feature) for feature in indices for step in {0, length // 2, length - 1}]
+    some_steps = {0, length // 2, length - 1}
+    missing: list[tuple[Any, Any]] = [(step, feature) for feature in some_features for step in some_steps]
     missing += [(step, all_indices) for step in range(length)]
-    missing += [(all_indices, feature) for feature in indices]
+    missing += [(all_indices, feature) for feature in some_features]
     missing += [(all_indices, all_indices), (slice(1, None), all_indices), (slice(None, -1), all_indices)]
     sequences = []
-    for where in missing:
+    for index in missing:
         steps = (mean + std * random.standard_normal((length, features))).astype(np.float32)
-        steps[where] = np.nan
+        steps[index] = np.nan
         sequences.append(steps)
     return sequences

@@ -29,7 +29,7 @@ _SIZES: Final = {_FIXED32: 4, _FIXED64: 8}
 
 
 def fields(message: memoryview) -> Iterator[tuple[int, memoryview | int]]:
-    """The fields of a message, each as its number and its content.
+    """Yields the fields of a message, each as its number and its content.
 
     Raises:
         ValueError: The bytes are not a valid message.
@@ -55,7 +55,7 @@ def fields(message: memoryview) -> Iterator[tuple[int, memoryview | int]]:
 
 
 def messages(message: memoryview) -> Iterator[tuple[int, memoryview]]:
-    """The fields of a message whose content is bytes: as `fields`, without integers."""
+    """Yields those fields of a message whose content is bytes, each as its number and its content."""
     return ((number, value) for number, value in fields(message) if isinstance(value, memoryview))
 
 
@@ -91,7 +91,7 @@ def signed(value: int) -> int:
 
 
 def integers(value: memoryview | int) -> list[int]:
-    """The numbers of a repeated int64 field: one integer, or a packed list of varints."""
+    """Returns the numbers of a repeated int64 field, whose content is one integer or a packed list of varints."""
     if isinstance(value, int):
         return [signed(value)]
     numbers, offset = [], 0
@@ -102,7 +102,7 @@ def integers(value: memoryview | int) -> list[int]:
 
 
 def encode(content: Iterable[tuple[int, Content]]) -> bytes:
-    """Encodes fields, each a number and a content, to a message."""
+    """Encodes fields, each a number and a content, as a message."""
     parts: list[bytes | memoryview] = []
     for number, value in content:
         if isinstance(value, int):
@@ -113,7 +113,7 @@ def encode(content: Iterable[tuple[int, Content]]) -> bytes:
 
 
 def _varint(number: int) -> bytes:
-    """Encodes a number that is not negative as a varint: see `varint`."""
+    """Encodes a number from 0 as a varint: seven bits in each byte, the lowest first."""
     encoded = bytearray()
     while number > 0x7F:
         encoded.append(number & 0x7F | 0x80)
@@ -156,15 +156,16 @@ class Tensor:
     content: memoryview  # The message
 
     def numbers(self) -> NDArray[Any] | None:
-        """The numbers, in the shape of the tensor.
+        """Reads the numbers, in the shape of the tensor.
 
-        None if they are in another file or of another type than those in `_TYPES`, or if they are many and not stored
-        as raw data.
+        A tensor has its numbers either as raw data or, one by one, in a field for their type. None if they cannot be
+        read here: if they are in another file; if their type is not in `_TYPES`; or if there are more than `_SMALL`,
+        and not as raw data.
         """
         kind, size = _TYPES.get(self.kind), math.prod(self.shape)
         if kind is None or min(self.shape, default=0) < 0:
             return None
-        listed: list[Any] = []  # from the fields for numbers of a type
+        listed: list[Any] = []  # those from a field for their type
         for number, value in fields(self.content):
             if number == _TENSOR_RAW and isinstance(value, memoryview) and len(value) == size * kind.itemsize:
                 return np.frombuffer(bytes(value), kind).reshape(self.shape)
@@ -213,7 +214,7 @@ class Graph:
     _model_fields: list[tuple[int, Content]] = field(default_factory=list)  # Those of the file but the graph
 
     def walk(self) -> Iterator[Node]:
-        """Every node, including those of functions and of the graphs inside nodes."""
+        """Yields every node, including those of functions and of the graphs inside nodes."""
         for node in self.nodes:
             yield node
             for inner in node.graphs:
@@ -223,7 +224,7 @@ class Graph:
 
     @cached_property
     def constants(self) -> dict[str, tuple[float, ...]]:
-        """The numbers of small tensors, flat, by name: initializers and outputs of Constant."""
+        """The numbers of small constants (initializers, and outputs of Constant), as flat tuples by name."""
         constants = {
             name: numbers for name, tensor in self.tensors.items() if (numbers := tensor.constant()) is not None
         }
@@ -241,7 +242,7 @@ class Graph:
         return {*self.outputs, *(name for node in inner for name in node.inputs)}
 
     def users(self) -> dict[str, list[Node]]:
-        """The nodes that use each value."""
+        """Returns the nodes that use each value, by the value's name."""
         users: dict[str, list[Node]] = {}
         for node in self.nodes:
             for name in dict.fromkeys(node.inputs):
@@ -249,7 +250,7 @@ class Graph:
         return users
 
     def makers(self) -> dict[str, Node]:
-        """The node that makes each value."""
+        """Returns the node that makes each value, by the value's name."""
         return {name: node for node in self.nodes for name in node.outputs if name}
 
     def add_tensor(self, name: str, numbers: NDArray[np.float32] | NDArray[np.int32]) -> None:
@@ -274,18 +275,25 @@ class Graph:
         self.nodes = used_nodes[::-1]
 
     def write(self, opsets: Mapping[str, int]) -> bytes:
-        """The bytes of an ONNX file with these nodes; `opsets` are the versions of domains that it did not import."""
+        """Encodes the graph, with its present nodes, as an ONNX file.
+
+        Args:
+            opsets: Domains that the file did not import, and their versions.
+        """
         nodes = [(_GRAPH_NODE, _message(node) if node.content is None else node.content) for node in self.nodes]
         imports = [(_MODEL_OPSET, encode([(1, name.encode()), (2, version)])) for name, version in opsets.items()]
         return encode([*self._model_fields, (_MODEL_GRAPH, encode([*self._graph_fields, *nodes])), *imports])
 
     def add(self, message: memoryview, locations: set[str], depth: int) -> None:
-        """Adds nodes, tensors and outputs of a `GraphProto` to this graph, and the files of its tensors to `locations`.
+        """Adds the nodes, tensors and outputs of a `GraphProto` to this graph.
 
-        `depth`: in how many other graphs it is.
+        Args:
+            message: The `GraphProto`.
+            locations: The names of the files with the tensors' numbers are added here.
+            depth: In how many other graphs it is.
 
         Raises:
-            ValueError: Graphs are nested too deeply. Bytes that are not a message are a ValueError, too.
+            ValueError: Graphs are nested too deeply, or the bytes are not a valid message.
         """
         if depth > _MOST_NESTED:
             raise ValueError(f"graphs are nested more than {_MOST_NESTED} deep")
@@ -306,9 +314,9 @@ class Graph:
 
 
 def read(model: bytes) -> Graph:
-    """The outermost graph of an ONNX file (`ModelProto`), with the functions and the weights' files of the model.
+    """Reads the outermost graph of an ONNX file (`ModelProto`), with the functions and the weights' files of the model.
 
-    `ValueError` if the bytes are not a valid message, or graphs are nested too deeply.
+    If the bytes are not a valid message, or graphs are nested too deeply, `fields` or `Graph.add` raises a ValueError.
     """
     graph = Graph()
     for number, value in fields(memoryview(model)):
@@ -326,18 +334,18 @@ def read(model: bytes) -> Graph:
 
 
 def _function(message: memoryview, locations: set[str]) -> Graph:
-    """Reads the nodes of a `FunctionProto`; `locations` collects the files of tensors, also of default attributes."""
+    """Reads the nodes of a `FunctionProto`; adds the files with numbers of its tensors to `locations`."""
     function = Graph()
     for number, value in messages(message):
         if number == _FUNCTION_NODE:
             function.nodes.append(_node(value, locations, 0))
-        elif number == _FUNCTION_ATTRIBUTE:
+        elif number == _FUNCTION_ATTRIBUTE:  # a default value: only its files matter here
             _add_attribute(value, Node(), locations, 0)
     return function
 
 
 def _node(message: memoryview, locations: set[str], depth: int) -> Node:
-    """Reads a `NodeProto`; `locations` collects the files of tensors that are stored outside of the graph."""
+    """Reads a `NodeProto`; adds the files of tensors that are stored outside of the graph to `locations`."""
     node = Node(content=message)
     for number, value in messages(message):
         if number == _NODE_ATTRIBUTE:
@@ -352,8 +360,9 @@ def _node(message: memoryview, locations: set[str], depth: int) -> Node:
 def _add_attribute(message: memoryview, node: Node, locations: set[str], depth: int) -> None:
     """Adds an `AttributeProto` to its node, and the files of its tensors to `locations`.
 
-    Its value goes to `attributes` (of a tensor only if it is small), its graphs go to `graphs`; an attribute without a
-    value of these kinds goes to `unread`.
+    - A value (a number, a text, integers or a small tensor) goes to the node's `attributes`, by the attribute's name.
+    - An attribute without such a value goes to `unread`, by its name.
+    - Its graphs go to `graphs`.
     """
     name = ""
     value: AttributeValue | None = None
@@ -406,9 +415,10 @@ def _add_files_of_sparse(message: memoryview, locations: set[str]) -> None:
 
 
 def _tensor(message: memoryview, locations: set[str]) -> tuple[str, Tensor]:
-    """The name of a `TensorProto`, and the tensor; adds the file with its numbers, if there is one, to `locations`.
+    """Reads a `TensorProto`; returns its name, and the tensor.
 
-    The file is the value of the external data entry with the key `location`.
+    If its numbers are in another file, adds the name of this file to `locations`: it is in the entry of external data
+    with the key `location`.
     """
     name, kind = "", 0
     shape: list[int] = []
@@ -429,7 +439,7 @@ def _tensor(message: memoryview, locations: set[str]) -> tuple[str, Tensor]:
 
 
 def _message(node: Node) -> bytes:
-    """A new node as a `NodeProto`."""
+    """Encodes a new node as a `NodeProto`."""
     return encode(
         [
             *((_NODE_INPUT, name.encode()) for name in node.inputs),
@@ -443,7 +453,7 @@ def _message(node: Node) -> bytes:
 
 
 def _attribute(name: str, value: AttributeValue) -> bytes:
-    """An `AttributeProto`, with the field and the type of the value: a text, an integer, a float, or integers."""
+    """Encodes an `AttributeProto` whose value is a text, an integer, a float, or integers."""
     name_field: tuple[int, Content] = (_ATTRIBUTE_NAME, name.encode())
     if isinstance(value, str):
         return encode([name_field, (_ATTRIBUTE_TEXT, value.encode()), (_ATTRIBUTE_TYPE, 3)])

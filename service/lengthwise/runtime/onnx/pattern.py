@@ -1,7 +1,7 @@
 """Follows values through the nodes of a graph, to find a pattern of nodes in it.
 
-A *value* is an input or output of nodes, by name. The methods raise `NotFound` where the graph does not have the form
-that the caller looks for; the caller then leaves the nodes as they are.
+A *value* is an input or output of nodes, by name. `require` and the methods raise `NotFound` where the graph does not
+have the form that the caller looks for; the caller then leaves the nodes as they are.
 """
 
 from __future__ import annotations
@@ -10,10 +10,15 @@ from typing import Any, Final
 
 from numpy.typing import NDArray
 
-from lengthwise.runtime.onnx.onnx_graph import Graph, Node
+from lengthwise.runtime.onnx.onnx_graph import BOOL, Graph, Node
 
 ONNX: Final = ("", "ai.onnx")
 """The domains of ONNX's own operators."""
+_OF_MASKS: Final = frozenset(
+    {"And", "Cast", "Constant", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Not", "Or"}
+    | {"Range", "Reshape", "Shape", "Squeeze", "Sub", "Unsqueeze", "Where"}
+)
+"""The operators that compute which steps count, and how many."""
 
 
 class NotFound(Exception):
@@ -21,7 +26,7 @@ class NotFound(Exception):
 
 
 def require(condition: object) -> None:
-    """Requires a condition of the graph.
+    """Raises `NotFound` unless a condition of the graph holds.
 
     Raises:
         NotFound: The condition does not hold.
@@ -31,7 +36,10 @@ def require(condition: object) -> None:
 
 
 class Pattern:
-    """The nodes of a graph by value: `makers`, the node that makes a value, and `users`, the nodes that use it."""
+    """The nodes of a graph by value.
+
+    `makers` has the node that makes each value, `users` the nodes that use each value.
+    """
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
@@ -42,7 +50,7 @@ class Pattern:
         self.makers, self.users = self.graph.makers(), self.graph.users()
 
     def replace(self, node: Node, replacement: Node, removed: list[Node]) -> None:
-        """Replaces a node of the graph, and removes the `removed` ones."""
+        """Puts the `replacement` where `node` is in the graph, and removes the `removed` nodes."""
         removed_ids = {id(removed_node) for removed_node in removed}
         self.graph.nodes = [
             replacement if kept is node else kept for kept in self.graph.nodes if id(kept) not in removed_ids
@@ -50,7 +58,7 @@ class Pattern:
         self._index()
 
     def maker(self, name: str, *operators: str) -> Node:
-        """The node that makes a value, which must have one of these operators of ONNX.
+        """Returns the node that makes a value. The node must have one of these operators of ONNX.
 
         Raises:
             NotFound: No node makes the value, or its node has another operator.
@@ -61,9 +69,10 @@ class Pattern:
         return node
 
     def only_user(self, name: str, *operators: str) -> Node:
-        """The only node that uses a value, which must have one of these operators of ONNX.
+        """Returns the only node that uses a value. The node must have one of these operators of ONNX.
 
-        `NotFound` if there are several users, or none, or the graph's outputs or inner graphs use the value too.
+        `NotFound` if several nodes use the value, or none; or if it is an output of the graph, or a graph inside a node
+        uses it too.
         """
         users = self.users.get(name, [])
         require(len(users) == 1 and name not in self.graph.used_elsewhere)
@@ -71,7 +80,7 @@ class Pattern:
         return users[0]
 
     def numbers(self, name: str, *shape: int) -> NDArray[Any]:
-        """The numbers of an initializer, which must have this shape; -1 in `shape` is any size.
+        """Returns the numbers of an initializer. It must have this shape; -1 in `shape` stands for any size.
 
         Raises:
             NotFound: There is no such tensor, or it has another shape.
@@ -84,10 +93,37 @@ class Pattern:
         return numbers
 
     def constant(self, name: str) -> float:
-        """The only number of a constant; `NotFound` if it has several, or the value is not constant."""
+        """Returns the only number of a constant; `NotFound` if it has several, or the value is not constant."""
         numbers = self.graph.constants.get(name, ())
         require(len(numbers) == 1)
         return numbers[0]
+
+    def mask_constants(self, name: str, lengths: str) -> set[str]:
+        """Follows a mask, or a count of its steps, back to what it is computed from; returns the constants.
+
+        The nodes on the way are not understood. They only must have the operators of masks (`_OF_MASKS`), and may read
+        nothing but the lengths, shapes, constants and boolean initializers. Otherwise `NotFound`.
+
+        Args:
+            name: The mask.
+            lengths: The graph's input with the lengths.
+
+        Returns:
+            The names of the constants and of the boolean initializers.
+        """
+        waiting, visited, constants = [name], {lengths, ""}, set()  # `waiting`: values that are to be followed back
+        while waiting:
+            name = waiting.pop()
+            if name in visited:
+                continue
+            visited.add(name)
+            tensor = self.graph.tensors.get(name)
+            if name in self.graph.constants or (tensor is not None and tensor.kind == BOOL):
+                constants.add(name)
+            else:
+                maker = self.maker(name, *_OF_MASKS)
+                waiting += maker.inputs if maker.operator != "Shape" else []
+        return constants
 
     def axis(self, node: Node) -> float | None:
         """The axis of a Squeeze, an Unsqueeze or a reduction; None if it has several or none, or they are computed."""
