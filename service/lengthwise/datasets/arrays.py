@@ -6,7 +6,7 @@ in one.
 
 from __future__ import annotations
 
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,15 +14,17 @@ from numpy.typing import NDArray
 from lengthwise.datasets import input_sequences
 from lengthwise.datasets.column_roles import ColumnNames
 from lengthwise.datasets.input_sequences import InputSequence, Layout, Padding
+from lengthwise.datasets.tables import INT64
 from lengthwise.decoding.calls import Item, make_item, missing_message, rounded, why_refused
 from lengthwise.padding import Steps
 from lengthwise.runtime.manifest import Manifest
 
-_INT64: Final = np.iinfo(np.int64)
-
 
 def items(sequences: Any, manifest: Manifest, layout: Layout = "steps-first", **options: Any) -> list[Item]:
-    """Converts the sequences to items; InvalidSequences names all that are wrong. Arguments: see `items_or_reasons`."""
+    """Converts a caller's sequences to items; raises one InvalidSequences that names all sequences that are wrong.
+
+    `options`: `padding` and `ask`, as `items_or_reasons` has them.
+    """
     return input_sequences.require_valid(items_or_reasons(sequences, manifest, layout, **options))
 
 
@@ -34,10 +36,21 @@ def items_or_reasons(
     padding: Padding | None = None,
     ask: bool = True,
 ) -> list[Item | str]:
-    """The item of each sequence, or a text with the reason why the model refuses it.
+    """Reads a caller's sequences; returns for each its item, or a text: why it cannot be read, or the model refuses it.
 
-    `padding`, `ask` and errors: see `input_sequences.read`.
-    """
+    Args:
+        sequences: The sequences, in any form of `input_sequences`.
+        manifest: The manifest of the model.
+        layout: The order of the axes of an array.
+        padding: What is cut off the end of each sequence: steps of zeros, or without values (nan); None: nothing.
+        ask: Whether to log a warning about steps that look like padding, and to refuse plain numbers that may be one
+            sequence or many; False for data that was read before.
+
+    Raises:
+        InvalidSequences: `sequences` as a whole is no form of sequences.
+        ConfigurationError: `layout` or `padding` is no value of these options, or it is not clear what the columns of a
+            table are.
+    """  # noqa: DOC502 - what it calls raises them
     columns = ColumnNames(inputs=manifest.input.names or ())
     features = manifest.input.features or 0
     entries, _ = input_sequences.read(sequences, layout, columns, features=features, padding=padding, ask=ask)
@@ -45,22 +58,18 @@ def items_or_reasons(
 
 
 def item(sequence: InputSequence, manifest: Manifest) -> Item | str:
-    """The item of one sequence, or a text with the reason why the model refuses it."""
+    """Makes the item of one sequence; returns a text with the reason if the model refuses the sequence."""
     features = manifest.input.features
     try:
-        steps = kept_steps = as_steps(sequence.steps, manifest.input.kind, features)
-        # With a wrong number of features the masks would be reported, not the features: `why_refused` does.
-        if steps.ndim == 1 or steps.shape[1] == features:
-            kept_steps = masked_steps(sequence, steps)
+        steps = as_steps(sequence.steps, manifest.input.kind, features)
+        # Masks are not applied to a wrong number of features: `why_refused` reports the features, not the masks.
+        is_wide_enough = steps.ndim == 1 or steps.shape[1] == features
+        kept_steps = masked_steps(sequence, steps) if is_wide_enough else steps
     except ValueError as error:
         return str(error)
-    # A feature that is left out is a missing value in every step.
-    if (
-        kept_steps is not steps
-        and sequence.feature_mask is not None
-        and not all(sequence.feature_mask)
-        and manifest.missing == "refuse"
-    ):
+    # A feature that the mask leaves out is a missing value in every step.
+    leaves_feature_out = is_wide_enough and not all(sequence.feature_mask or ())
+    if leaves_feature_out and manifest.missing == "refuse":
         return missing_message(manifest)
     if (reason := why_refused(kept_steps, manifest)) is not None:
         return reason
@@ -69,7 +78,9 @@ def item(sequence: InputSequence, manifest: Manifest) -> Item | str:
 
 
 def masked_steps(sequence: InputSequence, steps: Steps) -> Steps:
-    """The steps that `step_mask` leaves, with NaN for the features that `feature_mask` leaves out.
+    """Applies the masks of a sequence to its steps: without those that `step_mask` leaves out; NaN for masked features.
+
+    `steps [length, features]` or `[length]` are those of the sequence, converted by `as_steps`.
 
     Raises:
         ValueError: A mask has another length, leaves no step, or is of features that tokens do not have.
@@ -104,8 +115,8 @@ def as_steps(array: NDArray[Any], kind: Literal["values", "tokens"], features: i
             raise ValueError(f"the shape of token ids must be [length], got {[*array.shape]}")
         if array.dtype.kind not in "iu":
             raise ValueError(f"token ids are whole numbers, the type of this array is {array.dtype}")
-        if array.dtype == np.uint64 and array.max() > _INT64.max:
-            raise ValueError(f"step {int(array.argmax())}: a token id must be at most {_INT64.max}, got {array.max()}")
+        if array.dtype == np.uint64 and array.max() > INT64.max:
+            raise ValueError(f"step {int(array.argmax())}: a token id must be at most {INT64.max}, got {array.max()}")
         return array.astype(np.int64, copy=False)
     if array.ndim == 1 and features in (1, None):
         array = array[:, None]

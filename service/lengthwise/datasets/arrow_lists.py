@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 
 def has_sequences(arrow_type: Any) -> bool:
-    """Whether an Arrow type is that of sequences: lists of numbers, or lists of lists of numbers."""
+    """Whether a column of an Arrow type has a sequence in each row: a list of numbers, or of lists of numbers."""
     from pyarrow import types
 
     if not (types.is_list(arrow_type) or types.is_large_list(arrow_type)):
@@ -22,21 +22,22 @@ def has_sequences(arrow_type: Any) -> bool:
 
 
 def sequences_of(column: Any) -> list[NDArray[Any]] | None:
-    """The rows of a column for which `has_sequences` holds, without null rows: views `[steps, features]`, or `[steps]`.
+    """The sequences of a column, as views of its memory: `[steps, features]` or `[steps]`, with NaN for a null number.
 
-    NaN stands for a null number. None if it cannot be read so, and each row has to be converted by itself:
+    The column must be one for which `has_sequences` is true, and have no null row. Returns None if one array cannot
+    hold the steps of all rows, so that the caller has to convert each row by itself:
     - steps have different numbers of features, or a step is null;
-    - a number is null in a column of whole numbers `[steps]`: NaN would turn token ids to floats.
+    - a number is null in a column of `[steps]`: token ids must not become floats.
     """
-    inner = column.values
-    if inner.null_count:
+    all_steps = column.values  # of all rows, one row behind the other
+    if all_steps.null_count:
         return None
-    if hasattr(inner, "value_lengths"):  # a step is a list
-        sizes: NDArray[Any] = inner.value_lengths().to_numpy(zero_copy_only=False)
-        features = int(sizes[0]) if len(sizes) else getattr(inner.type, "list_size", 1)
-        if features < 1 or np.any(sizes != features):
+    if hasattr(all_steps, "value_lengths"):  # a step is a list of features
+        counts: NDArray[Any] = all_steps.value_lengths().to_numpy(zero_copy_only=False)
+        features = int(counts[0]) if len(counts) else getattr(all_steps.type, "list_size", 1)
+        if features < 1 or np.any(counts != features):
             return None
-        steps = inner.flatten().to_numpy(zero_copy_only=False).reshape(-1, features)
+        steps = all_steps.flatten().to_numpy(zero_copy_only=False).reshape(-1, features)
     else:
-        steps = inner.to_numpy(zero_copy_only=False)
+        steps = all_steps.to_numpy(zero_copy_only=False)
     return [steps[start:end] for start, end in pairwise(column.offsets.to_pylist())]

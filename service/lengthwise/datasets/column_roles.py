@@ -8,7 +8,7 @@ role, or no column is left for the features, the error asks the caller. `values`
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence, Set
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal, TypeAlias
 
@@ -37,7 +37,7 @@ _NAMES: Final[dict[ColumnRole, frozenset[str]]] = {
         )
     ),
     "label": frozenset(("label", "labels", "class", "class_label", "target", "category")),
-}  # column names (see `_plain`) by the role that they say; any other name that ends in `_id` is one of ids
+}  # by role, the column names that say it (in the form of `_plain`); any other name that ends in `_id` says id
 # Columns whose cells name a feature, as in a melted table
 _CHANNEL: Final = re.compile(r"(dim|dimension|kind|channel|variable|sensor|feature|signal|axis)(_id|_name|_type)?")
 _LEVEL: Final = re.compile(r"|unnamed:_[01]|level_0|__index_level_\d__")  # how pandas names an index level in a file
@@ -49,7 +49,10 @@ _MOST_LISTED: Final = 20  # names in a message
 
 @dataclass(frozen=True, slots=True)
 class ColumnNames:
-    """The columns that a caller names. A role of None is found by the names; `values` None are all other columns."""
+    """The columns that a caller names.
+
+    A role that is None goes to the column whose name says it. `values` None: all columns without a role are features.
+    """
 
     id: str | None = None
     time: str | None = None
@@ -58,8 +61,8 @@ class ColumnNames:
     # The names of the model's features: these columns, in this order, are then the values. Empty if the model has no
     # names for features, None if no model is known, as in a training.
     inputs: tuple[str, ...] | None = None
-    row: RowKind | None = None  # what a row of the table is; None: found out
-    # Columns by role, such as those of a training: used for tables that have them
+    row: RowKind | None = None  # what a row of the table is; None: the names of the columns show it
+    # Columns by role, such as those of a training: they have the role in each table that has them
     defaults: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -87,13 +90,14 @@ class Roles:
 
     @property
     def named(self) -> dict[str, str]:
-        """The columns of id, time and label by role, without absent ones.
+        """The options `--column ROLE=NAME` that read a table like this one: `{"id": "run", "time": "t"}`.
 
-        If the table has a column for each step, also `{"row": "sequence"}`.
+        A role without a column is absent. A table with a column for each step also has `"row": "sequence"`.
         """
         # `table_sequences` joins the columns of the steps to one column of lists, which it names VALUE.
-        row = {"row": "sequence"} if self.row == "sequence" and self.values == (VALUE,) else {}
-        return {role: name for role in _NAMES if (name := getattr(self, role)) is not None} | row
+        is_wide = self.row == "sequence" and self.values == (VALUE,)
+        columns = {role: name for role in _NAMES if (name := getattr(self, role)) is not None}
+        return columns | ({"row": "sequence"} if is_wide else {})
 
     def __str__(self) -> str:
         """`id 'run', time 't', label 'state', features 'x', 'y'; ignored: 'note'`."""
@@ -110,42 +114,54 @@ def listed(names: Collection[str]) -> str:
 
 
 def header_hint(names: Collection[str]) -> str:
-    """A hint for an error that the file may have no header, if its "names" look like a row of data; otherwise ''."""
+    """The end of an error's message, if the names of a file's columns look like data: it may lack a header; else ''."""
     numbers = [float(name) for name in names if is_number(name) and name.strip().lower() not in MISSING]
-    is_data = numbers != sorted({*numbers}) or len(numbers) == 1  # numbers that rise are names of steps: `0,1,2`
+    # Several numbers that rise are names of steps: `0,1,2`. Any other number is data.
+    are_steps = len(numbers) > 1 and numbers == sorted({*numbers})
+    is_data = len(numbers) > 0 and not are_steps
     return "; the first line looks like data: put names above it, such as id,t,value,label" if is_data else ""
 
 
 def assign_roles(names: Collection[str], chosen: ColumnNames) -> Roles:
-    """The role of each column: as the caller says, or as the column's name says.
+    """Assigns the roles in four steps.
 
-    `names` are plain names, or a `TableColumns`. Its levels, and columns with the name of an id, a time or a label, are
-    no features unless the caller says so. Levels of an index take roles that no other column has:
-    - of several levels, the first is the id and the last the time;
-    - a single level of dates is the time.
+    1. The columns of id, time and label are those that the caller names, otherwise those whose names say a role. The
+       model's features have no other role, whatever their names say.
+    2. The levels of a pandas index take the roles id and time if these are still free. Of several levels, the first is
+       the id and the last the time; a single level is the time, if it holds dates.
+    3. The features are the columns that the caller names as values, otherwise all that have no role, are no level, and
+       have not the name of an id, a time or a label.
+    4. All other columns are left out.
+
+    Args:
+        names: The names of the columns; a `TableColumns` also says which are levels, and which levels hold dates.
+        chosen: The columns that the caller names.
 
     Raises:
-        ConfigurationError: A named column is missing, no column is left for the values, or one would be two things.
+        ConfigurationError: A column that the caller names is missing; no column is left for the features; or a column
+            would be a feature and have a role, too.
     """
-    index_levels: Collection[str] = getattr(names, "levels", ())
     for name in chosen.all:
         if name not in names:
             raise ConfigurationError(
                 f"there is no column {name!r}{nearest(name, names)}; the columns are {listed(names)}"
             )
-    # Roles by names; the model's features are features, even if their names say a role.
-    chosen_names, input_names = {*chosen.all}, {*(chosen.inputs or ())}
+    # 1. Roles by names
+    input_names = {*(chosen.inputs or ())}
     other_names = [name for name in names if name not in input_names]
-    column_of_role = {role: _column_for(role, other_names, chosen_names, chosen) for role in _NAMES}
-    # Levels of an index for the roles that are free
+    column_of_role = {role: _column_for(role, other_names, chosen) for role in _NAMES}
+    # 2. Levels of an index for the roles that are free
+    index_levels: Collection[str] = getattr(names, "levels", ())
+    date_levels: Collection[str] = getattr(names, "date_levels", ())
     levels = [name for name in names if name in index_levels or _is_level(name, names)]
-    unused_levels = [name for name in levels if name not in {*column_of_role.values(), *chosen_names, *input_names}]
+    used_names = {*column_of_role.values(), *chosen.all, *input_names}
+    unused_levels = [name for name in levels if name not in used_names]
     if len(levels) > 1 and unused_levels and column_of_role["id"] is None:
         column_of_role["id"] = unused_levels.pop(0)
-    may_be_time = len(levels) > 1 or {*unused_levels}.issubset(getattr(names, "moments", ()))
+    may_be_time = len(levels) > 1 or {*unused_levels}.issubset(date_levels)
     if unused_levels and column_of_role["time"] is None and may_be_time:
         column_of_role["time"] = unused_levels.pop()
-    # Features: the columns that the caller names as values, otherwise those that are nothing else
+    # 3. Features
     role_columns = {name for name in column_of_role.values() if name is not None}
     values = chosen.values
     if values is None:
@@ -158,6 +174,7 @@ def assign_roles(names: Collection[str], chosen: ColumnNames) -> Roles:
     if shared := role_columns.intersection(values):
         raise ConfigurationError(f"the column {min(shared)!r} cannot be a feature and something else at once")
     values = _in_order_of_inputs(values, chosen)
+    # 4. The rest
     used = role_columns.union(values)
     left_out = tuple(name for name in names if name not in used)
     return Roles(column_of_role["id"], column_of_role["time"], column_of_role["label"], values, left_out)
@@ -175,17 +192,20 @@ def _is_level(name: str, names: Collection[str]) -> bool:
 
 
 def _in_order_of_inputs(values: tuple[str, ...], chosen: ColumnNames) -> tuple[str, ...]:
-    """The columns of the features in the order of the model's, after a check of their names.
+    """The columns of the features in the order of the model's features, which must have the same names.
+
+    Returns `values` as they are if the model has no names for features, or if the file has no header and the caller
+    says the order of its columns.
 
     Raises:
-        ConfigurationError: The columns have other names than the features, or no names at all.
+        ConfigurationError: A feature of the model has no column. The message says how to name the columns.
     """
-    is_numbered = all(map(_is_numbered, values))
-    if not chosen.inputs or (is_numbered and chosen.values is not None):  # no header: the caller says the order
+    has_no_header = all(map(_is_numbered, values))
+    if not chosen.inputs or (has_no_header and chosen.values is not None):
         return values
     if (problem := missing_columns_problem(values, chosen.inputs)) is not None:
         no_header = "The first line names no columns: say the order of the features (values)"
-        hint = no_header if is_numbered else "Rename the columns, or give arrays, which are taken in that order"
+        hint = no_header if has_no_header else "Rename the columns, or give arrays, which are taken in that order"
         raise ConfigurationError(f"{problem}{'' if problem.endswith('?') else '.'} {hint}")
     return chosen.inputs
 
@@ -195,21 +215,24 @@ def _is_numbered(name: str) -> bool:
     return name.startswith(NO_HEADER) and name.removeprefix(NO_HEADER).isdecimal()
 
 
-def _column_for(role: ColumnRole, names: Sequence[str], chosen_names: Set[str], chosen: ColumnNames) -> str | None:
-    """The column of a role; None if there is none.
+def _column_for(role: ColumnRole, names: Sequence[str], chosen: ColumnNames) -> str | None:
+    """The column of a role, by the first of these rules that gives one; None if none does.
 
-    The first of these: the one that the caller chose, a default that is there, the only one whose name says the role.
+    1. The column that the caller names for the role.
+    2. The default column of the role (`ColumnNames.defaults`), if it is one of `names`.
+    3. The only one of `names` that says the role, as `timestamp` does, unless the caller uses it for something else.
 
     Raises:
-        ConfigurationError: The names of several columns say so.
+        ConfigurationError: Several names say the role.
     """
     chosen_name: str | None = getattr(chosen, role)
-    if chosen_name is None and chosen.defaults.get(role) in names:
-        chosen_name = chosen.defaults[role]
     if chosen_name is not None:
         return chosen_name
+    if chosen.defaults.get(role) in names:
+        return chosen.defaults[role]
+    chosen_names = {*chosen.all}
     candidates = [name for name in names if name not in chosen_names and is_named_as(role, name)]
-    if role == "id":  # a channel's id names a feature: only if there is no other id
+    if role == "id":  # a name such as `sensor_id` rather names a feature: it is the id only if no other column is
         candidates = [name for name in candidates if not is_channel_name(name)] or candidates
     if len(candidates) > 1:
         raise ConfigurationError(
@@ -230,7 +253,7 @@ def is_channel_name(name: str) -> bool:
 
 
 def is_named_as(role: ColumnRole, name: str) -> bool:
-    """Whether a name says that its column has a role."""
+    """Whether the name of a column says that the column has this role: it stands in `_NAMES`, or ends in `_id`."""
     normalized = _plain(name)
     is_id = (
         role == "id"

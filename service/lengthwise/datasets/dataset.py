@@ -54,17 +54,17 @@ _SINGLE: Final = "give a single sequence a column id with one value"
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """How a file is read: what its columns are, what is cut off, and who is told."""
+    """How a file is read: what its columns are, what is cut off, and the functions that get reports."""
 
     columns: ColumnNames = field(default_factory=ColumnNames)  # the columns that the user names
     channels_first: bool = False  # whether steps are `[features, length]`
     per_step: bool | None = None  # whether each step has a label, also where all are equal; None if it is not known
     ids_are_needed: bool = True  # False: a table without ids is one sequence
-    say: Callable[[str], object] = lambda _line: None  # called with the roles of the columns, as a line for the user
-    warn: Callable[[str], object] = lambda _line: None  # called with what the user should change, as a line
+    say: Callable[[str], object] = lambda _line: None  # called once, with a line for the user on the columns' roles
+    warn: Callable[[str], object] = lambda _line: None  # called with a line on what the user should change
     how_to_name: str = ""  # ends an error about columns
     padding: Padding | None = None  # what is cut off the end of each sequence
-    taken: Callable[[Roles], object] = lambda _roles: None  # called with the roles of the columns
+    taken: Callable[[Roles], object] = lambda _roles: None  # called once, with the roles of the columns
 
 
 _PLAIN: Final = Reading()
@@ -111,20 +111,22 @@ def locate(name: str) -> Path:
     return path
 
 
-def read(
-    path: Path,
-    kind: StepKind = "values",
-    check: Callable[[Record], object] = lambda _record: None,
-    reading: Reading = _PLAIN,
-) -> Iterator[Record]:
-    """Yields the records of a file in its order; raises at the first bad one, as `valid_records`."""
-    return valid_records(entries(path, kind, reading=reading), check)
+def read(path: Path, kind: StepKind = "values", reading: Reading = _PLAIN) -> Iterator[Record]:
+    """Yields the records of a file in their order, up to the first bad one.
+
+    Raises:
+        ConfigurationError: The file cannot be read.
+        RecordError: A record is bad; the message has the first `MOST_REPORTED` bad ones of the file.
+    """  # noqa: DOC502 - what it calls raises them
+    return valid_records(entries(path, kind, reading=reading))
 
 
 def valid_records(
     entries: Iterator[Record | BadRecord], check: Callable[[Record], object] = lambda _record: None
 ) -> Iterator[Record]:
-    """Yields the records up to the first bad one. `check` raises a ConfigurationError for a record that it refuses.
+    """Yields the records up to the first bad one.
+
+    `check` is called with each record, and raises a ConfigurationError to make it a bad one.
 
     Raises:
         RecordError: A record is bad; the message has the first `MOST_REPORTED` bad ones of the file.
@@ -136,27 +138,23 @@ def valid_records(
         yield record
 
 
-def read_all(
-    data: str,
-    kind: StepKind,
-    check: Callable[[Record], object] = lambda _record: None,
-    reading: Reading = _PLAIN,
-) -> list[Record]:
-    """The records of a file, at least one. `data` is a name as for `locate`; the other arguments are those of `read`.
+def read_all(data: str, kind: StepKind, reading: Reading) -> list[Record]:
+    """Reads the records of a data file, at least one; `data` is its path, or `aeon:NAME_TRAIN`.
 
     Raises:
-        ConfigurationError: The file holds no record.
-    """
-    records = list(read(locate(data), kind, check, reading))
+        ConfigurationError: There is no such file, it cannot be read, or it holds no record.
+        RecordError: A record is bad; the message has the first `MOST_REPORTED` bad ones of the file.
+    """  # noqa: DOC502 - what it calls raises them
+    records = list(read(locate(data), kind, reading))
     if not records:
         raise ConfigurationError(f"{data}: there is no record in it")
     return records
 
 
 def with_later_errors(first: RecordError, later_records: Iterable[object]) -> str:
-    """The text of one error for a bad record and the `BadRecord`s behind it; the first `MOST_REPORTED` are listed.
+    """The text of one error for a bad record and all bad ones after it, of which the first `MOST_REPORTED` are listed.
 
-    Reads `later_records` to their end.
+    Reads `later_records` to their end, to find each `BadRecord` among them.
     """
     causes = Causes()
     causes.add(str(first))
@@ -168,11 +166,10 @@ def with_later_errors(first: RecordError, later_records: Iterable[object]) -> st
 
 
 def _checked(entries: Iterator[Record | BadRecord], check: Callable[[Record], object]) -> Iterator[Record | BadRecord]:
-    """Yields the records; one that fails the check, or has not the number of features of the first, as a `BadRecord`.
+    """Yields the records; one becomes a `BadRecord` if `check` raises, or if it has not as many features as the first.
 
-    Raises:
-        RecordError: Never leaves this function: the record is yielded as a `BadRecord`.
-    """
+    `check` is called with each record that has as many.
+    """  # noqa: DOC501 - it yields its errors
     features: int | None = None
     for record in entries:
         if isinstance(record, Record):
@@ -199,7 +196,7 @@ def entries(
     """Yields the records of a file, and a `BadRecord` for each bad one.
 
     Records may differ in their number of features: which one is right is not known here, as the first may be the bad
-    one.
+    one. `advance` is called repeatedly with the share of the file that was read, 0 to 1.
 
     Raises:
         ConfigurationError: The name has another suffix, or a .ts file is to hold token ids.
@@ -226,54 +223,57 @@ def entries(
 
 
 def _prepared(record: Record | BadRecord, reading: Reading) -> Record | BadRecord:
-    """The record with its steps as `[length, features]`, and without padding; a `BadRecord` if no step is left."""
+    """Turns the steps of a record to `[length, features]`, and cuts padding off; a `BadRecord` if no step is left."""
     if isinstance(record, BadRecord):
         return record
     if reading.channels_first and record.steps.ndim == 2:
         steps: NDArray[np.float32] = np.ascontiguousarray(record.steps.T, dtype=np.float32)
         record = replace(record, steps=steps)
     shortened = without_padding(record, reading.padding)
-    return (
-        BadRecord(record.id, RecordError(f"{record.source_line}: {shortened}"))
-        if isinstance(shortened, str)
-        else shortened
-    )
+    if isinstance(shortened, str):
+        return BadRecord(record.id, RecordError(f"{record.source_line}: {shortened}"))
+    return shortened
 
 
 def _table(path: Path, kind: StepKind, blocks: Iterable[TextColumns], reading: Reading) -> Iterator[Record | BadRecord]:
-    """Yields the records of a table, which is read in one block or several; its rows are steps, or whole sequences.
+    """Yields the records of a table, whose rows are steps, or whole sequences.
 
-    Calls `reading.say` and `reading.taken` for the first block.
+    `blocks` are its rows; a sequence is whole in one block. Calls `reading.say` and `reading.taken` with the roles of
+    the columns in the first block.
 
     Raises:
         ConfigurationError: It is not clear what the columns are; the message begins with `path`.
     """
     for cells in blocks:
-        # The roles of the columns
+        # The sequences of the block, and the roles of the columns
         if _UCR.search(path.name) and _UCR_LABEL in cells.columns and reading.columns.row is None:
             reading = replace(reading, columns=replace(reading.columns, row="sequence", label=_UCR_LABEL))
-        advice = _SINGLE if reading.ids_are_needed else None
-        row_options: dict[str, Any] = {"advice_for_single": advice, "per_step": reading.per_step}
         try:
-            sequences, roles = table_sequences.sequences(cells.columns, reading.columns, cells.wrong, **row_options)
+            sequences, roles = table_sequences.sequences(
+                cells.columns,
+                reading.columns,
+                cells.wrong,
+                advice_for_single=_SINGLE if reading.ids_are_needed else None,
+                per_step=reading.per_step,
+            )
         except ConfigurationError as error:
             raise ConfigurationError(f"{path}: {error}{reading.how_to_name}") from error
         reading.taken(roles)
-        # A block that is not full is the only one: the number of sequences is known.
+        # A first block that is not full is the only one: then the number of sequences is known.
         is_whole = len(cells.lines) * len(cells.columns) < BLOCK_CELLS
         count_text = f"; {counted(len(sequences), 'sequence')}" if is_whole else ""
         reading.say(f"{path}: {roles}{count_text}")
-        # Its records
+        # Their records
         for sequence in sequences:
             row = sequence.problem[0] if sequence.problem else int(sequence.rows[0])
             yield _record(sequence, f"{path}:{cells.lines[row] if cells.lines else f'row {row + 1}'}", kind)
-        # Later blocks have the same column of ids: they may be too short to recognise it.
+        # For later blocks: the same column of ids, which these may be too short to show; and no further reports.
         columns = replace(reading.columns, id=roles.id)
         reading = replace(reading, columns=columns, say=_PLAIN.say, taken=_PLAIN.taken)
 
 
 def _record(sequence: LongSequence, source_line: str, kind: StepKind) -> Record | BadRecord:
-    """The record of one sequence of a table; a `BadRecord` if the sequence cannot be used."""  # noqa: DOC501 - it returns them
+    """Makes a record of one sequence of a table; a `BadRecord` if the sequence cannot be used."""  # noqa: DOC501 - it returns its errors
     try:
         if sequence.problem:
             raise RecordError(f"{source_line}: {sequence.problem[1]}")
@@ -284,26 +284,29 @@ def _record(sequence: LongSequence, source_line: str, kind: StepKind) -> Record 
             steps = steps.astype(np.int64)
         else:
             steps = as_float32(steps, source_line)
-        return Record(sequence.id, steps, label_of(sequence.label, source_line), source_line, sequence.names)
+        return Record(sequence.id, steps, label_of(sequence.label, source_line), source_line, sequence.roles.names)
     except RecordError as error:
         return BadRecord(sequence.id, error)
 
 
 def _id_column(columns: TableColumns, reading: Reading) -> str | None:
-    """The column of ids, by which a file can be read in blocks; None where all rows must be read at once.
+    """The name of the column of ids, if the file can be read block by block; None if all its rows must be read at once.
 
-    They must if it is not known whether each step has a label: then all labels decide it.
+    All rows are needed where the file has no column of ids; and where `per_step` is not known, because then the labels
+    of all sequences decide whether each step has a label.
     """
-    with suppress(ConfigurationError):  # it is reported where the rows are read
-        return None if reading.per_step is None else assign_roles(columns, reading.columns).id
+    if reading.per_step is None:
+        return None
+    with suppress(ConfigurationError):  # raised again where the rows are read
+        return assign_roles(columns, reading.columns).id
     return None
 
 
 def _folder(path: Path, kind: StepKind, advance: Advance, reading: Reading) -> Iterator[Record | BadRecord]:
-    """Yields the records of a folder with a CSV file for each sequence.
+    """Yields the records of a folder with a CSV file for each sequence; a file with a column of ids may have several.
 
-    A record's id is the file's name without suffixes. Its label is that of the column of labels, or else the name of
-    the file's folder.
+    The id of a file's only record is the file's name without suffixes. A record without a label gets the name of the
+    folder that its file is in, unless that is `path` itself.
 
     Raises:
         ConfigurationError: The folder has no such file.
@@ -316,7 +319,7 @@ def _folder(path: Path, kind: StepKind, advance: Advance, reading: Reading) -> I
     reading = replace(reading, ids_are_needed=False, say=lambda line: say(prefix + line))
     for count, file in enumerate(files):
         advance(count / len(files))
-        # A file has usually no ids: then its only record has the id "0".
+        # A file without a column of ids is one record, whose id is "0".
         for record in _table(file, kind, read_csv(file), reading):
             fields: dict[str, Any] = {"id": str(file.relative_to(path)).partition(".")[0]} if record.id == "0" else {}
             if isinstance(record, Record) and record.label is None and file.parent != path:
@@ -331,7 +334,7 @@ def _has_width(steps: Any, count: int) -> bool:
 
 
 def _parquet(path: Path, kind: StepKind, advance: Advance, reading: Reading) -> Iterator[Record | BadRecord]:
-    """Yields the records of a Parquet file: rows with a column `steps` of lists, or the rows of a table (`_table`).
+    """Yields the records of a Parquet file: one of each row, if there is a column `steps` of lists; else as `_table`.
 
     Raises:
         ConfigurationError: It cannot be read as Parquet, or pyarrow is not installed.

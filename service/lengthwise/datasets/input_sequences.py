@@ -60,10 +60,12 @@ class InputSequence:
     names: tuple[str, ...] | None = None  # of the features, in their order, if it came with names
 
     def in_order(self, names: tuple[str, ...] | None) -> InputSequence:
-        """The sequence with its features in the order of `names`, without others; itself if either has no names.
+        """Picks the features with these names, in their order; returns a new sequence.
+
+        The sequence is returned as it is if it has no names, or `names` is None or empty.
 
         Raises:
-            ValueError: Some names are missing.
+            ValueError: Some of the names are missing in the sequence.
         """
         if not names or self.names is None or names == self.names:
             return self
@@ -74,7 +76,7 @@ class InputSequence:
 
 
 class InputSequences(list[InputSequence]):
-    """Sequences that were read; `taken` says which columns of a table were taken as what."""
+    """Sequences that were read; `taken` says as a line which role each column of a table got, `roles` as data."""
 
     def __init__(self, sequences: Iterable[InputSequence] = (), roles: Roles | None = None) -> None:
         super().__init__(sequences)
@@ -159,7 +161,12 @@ def sequences_of(
     padding: Padding | None = None,
     ask: bool = True,
 ) -> InputSequences:
-    """Reads a caller's sequences in their order; refuses all if one is wrong. Arguments and errors: see `sequences`."""
+    """Reads a caller's sequences, in their order; the arguments are those of `read`.
+
+    Raises:
+        InvalidSequences: Some sequences are wrong; the error names each of them. Or `data` is no form of sequences.
+        ConfigurationError: `layout` or `padding` is no value of these options, or it is not clear what the columns are.
+    """  # noqa: DOC502 - what it calls raises them
     entries, roles = read(data, layout, columns, padding=padding, ask=ask)
     return InputSequences(require_valid(entries), roles)
 
@@ -187,35 +194,36 @@ def read(
     per_step: bool | None = None,
     ask: bool = True,
 ) -> tuple[list[InputSequence | str], Roles | None]:
-    """Reads a caller's sequences.
-
-    Returns a pair. First, for each entry of the data, the sequence, or a text with the reason why it cannot be read.
-    Second, the roles of the columns: those that `data` has already, those of a table of all sequences, or those of the
-    first sequence that is a table; None if nothing is a table.
+    """Reads a caller's sequences, and collects what is wrong with them.
 
     Args:
-        data: See the module.
-        layout: See `sequences`.
+        data: The sequences, in a form of the module's table.
+        layout: The order of the axes of an array: steps first, or features (channels) first.
         columns: The columns that the caller names. Without `ColumnNames.inputs`, the names of the features are those of
-            the first table.
-        features: How many a step has; 0 for token ids, None if not known.
-        padding: What is cut off the end of each sequence.
-        per_step: Whether each step has a label of its own; see `long_table.sequences`.
-        ask: Whether to refuse numbers that may be one sequence or many of one step, and to log a warning about steps
-            that look like padding: False for data that was read before.
+            the first sequence that has some, and the others are brought to its order.
+        features: How many features a step has; 0 for token ids, None if it is not known.
+        padding: What is cut off the end of each sequence: steps of zeros, or without values (nan); None: nothing.
+        per_step: Whether each step of a table has a label of its own; None: the labels show it.
+        ask: Whether to log a warning about steps that look like padding, and to refuse plain numbers that may be one
+            sequence or many; False for data that was read before.
+
+    Returns:
+        For each sequence an `InputSequence`, or a text: the reason why it cannot be read. And the roles of the columns:
+        of the table that has all sequences, or of the first sequence that is a table; None if nothing is a table.
 
     Raises:
+        InvalidSequences: `data` as a whole is no form of sequences.
         ConfigurationError: `layout` or `padding` is no value of these options, or it is not clear what the columns are.
-    """
+    """  # noqa: DOC502 - what it calls raises one of them
     for name, word, words in (("layout", layout, get_args(Layout)), ("padding", padding, (*get_args(Padding), None))):
         if word not in words:
             raise ConfigurationError(f"{name} must be one of {', '.join(map(str, words))}, got {word!r}")
-    names = columns or ColumnNames()
-    # Entries by the form of the data: no table, a row for each sequence in a column `steps`, any other table
+    columns = columns or ColumnNames()
+    # 1. Entries, by the form of the data: no table; a table with a column `steps`, or without
     table = columns_of(data)
     roles = data.roles if isinstance(data, InputSequences) else None
     if table is None:
-        entries: Iterable[Any] = _entries(data, names)
+        entries: Iterable[Any] = _entries(data, columns)
     elif "steps" in table and not isinstance(table["steps"], np.ndarray):
         entries = _rows({name: cells for name, cells in table.items() if name in _FIELDS})
         fields = assign_roles(
@@ -224,45 +232,55 @@ def read(
         roles = replace(fields, row="sequence", left_out=tuple(name for name in table if name not in _FIELDS))
     else:
         try:
-            row_sequences, roles = table_sequences.sequences(table, names, per_step=per_step)
+            row_sequences, roles = table_sequences.sequences(table, columns, per_step=per_step)
         except ConfigurationError as error:
             advice = _HOW_TO_NAME if re.search(r"\((id|time|label|values)\)", str(error)) else ""
             raise ConfigurationError(f"{error}{advice}") from error
         entries = ({"id": sequence.id if roles.id else None, "steps": sequence} for sequence in row_sequences)
-    # Sequences of the entries
+    # 2. Sequences, one of each entry
     results: list[InputSequence | str] = []
     for entry in entries:
         try:
-            sequence, entry_roles = _sequence(entry, layout, names)
-            roles, names = roles or entry_roles, replace(names, inputs=names.inputs or sequence.names)
-            without_tail = tails.without_padding(sequence.in_order(names.inputs), padding)
+            sequence, entry_roles = _sequence(entry, layout, columns)
+            roles = roles or entry_roles
+            columns = replace(columns, inputs=columns.inputs or sequence.names)
+            result = tails.without_padding(sequence.in_order(columns.inputs), padding)
         except (ValueError, ConfigurationError) as error:
-            results.append(str(error))
-        else:
-            results.append(without_tail)
+            result = str(error)
+        results.append(result)
     if ask and not isinstance(data, InputSequences):
         _warn_or_refuse_doubtful(data, results, features)
     return results, roles
 
 
 def _warn_or_refuse_doubtful(data: Any, results: list[InputSequence | str], features: int | None) -> None:
-    """Logs a warning of what looks like padding; refuses numbers that may be one sequence, or many of one step.
+    """Logs a warning about steps that look like padding; refuses plain numbers, such as `[0.1, 0.2, 0.3]`.
 
-    `features` of a step: 0 for token ids, None if not known.
+    These may be one sequence, or many sequences of one step each.
+
+    Args:
+        data: What the caller passed.
+        results: What was read from it: a sequence, or a text with the reason, for each entry.
+        features: How many features a step has; 0 for token ids, None if it is not known.
 
     Raises:
-        InvalidSequences: They are such numbers; the message says how to write either.
+        InvalidSequences: The data is plain numbers; the message says how to write one sequence, and how to write many.
     """
     for doubt in tails.doubts([sequence.steps for sequence in results if isinstance(sequence, InputSequence)]):
         log.warning("%s", doubt)
     if len(results) < 2 or features not in (None, 1) or isinstance(data, Mapping):
         return
-    # Doubtful are only plain numbers without ids: each result is a sequence of one step, and could be a token id.
-    for sequence in results:
-        if isinstance(sequence, str) or sequence.id is not None or sequence.steps.shape != (1,):
-            return
-        if features is None and sequence.steps.dtype.kind != "f" and not hasattr(data, "ndim"):  # perhaps token ids
-            return
+    plain_numbers = [
+        sequence.steps
+        for sequence in results
+        if isinstance(sequence, InputSequence) and sequence.id is None and sequence.steps.shape == (1,)
+    ]
+    # Whole numbers in a list may be token ids, which have no features.
+    may_be_tokens = (
+        features is None and not hasattr(data, "ndim") and any(number.dtype.kind != "f" for number in plain_numbers)
+    )
+    if len(plain_numbers) < len(results) or may_be_tokens:
+        return
     raise InvalidSequences(
         [
             Problem(
@@ -275,7 +293,7 @@ def _warn_or_refuse_doubtful(data: Any, results: list[InputSequence | str], feat
 
 
 def _entries(data: Any, columns: ColumnNames) -> Iterable[Any]:
-    """Splits what a caller passed to entries, one for each sequence.
+    """Splits what a caller passed, which is no table, to entries: one for each sequence.
 
     Raises:
         InvalidSequences: It has no entries, or is itself one sequence.
@@ -332,26 +350,32 @@ def _tables(data: Iterable[Any], columns: ColumnNames) -> Iterator[dict[str, Any
 def _groups(
     groups: Iterable[tuple[Any, Any]], columns: ColumnNames, key_names: Iterable[str] = ()
 ) -> Iterator[dict[str, Any]]:
-    """Yields an entry for each `(name, table)` of the groups: the name is the id, columns of group keys are left out.
+    """Yields an entry for each group, with the group's name as its id.
 
-    `key_names`: columns that are known to be group keys; others are recognised (`_is_key`).
+    A table loses its columns of group keys, which are no features.
+
+    Args:
+        groups: The name of each group, and its content: a table, or what else may be a sequence.
+        columns: The columns that the caller names; these stay.
+        key_names: The columns that are known to be group keys; others are recognised by `_is_key`.
     """
-    pairs = [(name, data, columns_of(data)) for name, data in groups]  # the columns are None if it is no table
-    tables = [(name, table) for name, _, table in pairs if table is not None]
-    # Columns that are group keys: by comparison of several groups, and never one that the caller names
+    triples = [(name, content, columns_of(content)) for name, content in groups]  # the columns; None without a table
+    tables = [(name, table) for name, _, table in triples if table is not None]
     candidates = tables[0][1] if len(tables) > 1 else ()
     keys = {*key_names, *(column for column in candidates if _is_key(column, tables))}
     keys -= {*columns.all, *(columns.inputs or ())}
-    for name, data, table in pairs:
+    for name, content, table in triples:
         key_value = name[0] if isinstance(name, tuple) and len(name) == 1 else name  # pandas: by=["a"] gives tuples
-        steps = data if table is None else table.without(keys - table.levels)
+        steps = content if table is None else table.without(keys - table.levels)  # levels are no features anyway
         yield {"id": None if name is None else str(key_value), "steps": steps}
 
 
 def _is_key(column: str, groups: Sequence[tuple[Any, TableColumns]]) -> bool:
-    """Whether a column is a group key.
+    """Whether a column is a group key, by one of two rules.
 
-    In every group it has the group's name (or a part of it), or one value that no other group has.
+    - In every group, the column has only the group's name, or a part of it.
+    - In each of at least `_FEWEST_KEYS` groups, the column has one value, which no other group has. Values with
+      fractions are rather those of a feature.
     """
     values_of_group = [{*map(str, table.get(column, ()))} for _, table in groups]
     names_of_group = [{*map(str, name if isinstance(name, tuple) else (name,))} for name, _ in groups]
@@ -359,7 +383,7 @@ def _is_key(column: str, groups: Sequence[tuple[Any, TableColumns]]) -> bool:
         return True
     texts = [text for values in values_of_group for text in values]
     is_one_for_each = len(texts) == len({*texts}) == len(values_of_group)
-    has_fractions = any("." in text for text in texts)  # then they are rather values of a feature
+    has_fractions = any("." in text for text in texts)
     return is_one_for_each and len(values_of_group) >= _FEWEST_KEYS and not has_fractions
 
 
@@ -370,10 +394,13 @@ def _rows(table: Mapping[str, Cells]) -> Iterator[dict[str, Any]]:
 
 
 def _sequence(data: Any, layout: Layout, columns: ColumnNames) -> tuple[InputSequence, Roles | None]:
-    """Makes a sequence of one entry; also returns the roles of its columns if it is a table, else None.
+    """Makes a sequence of one entry.
+
+    Returns:
+        The sequence; and the roles of its columns if its steps are a table, else None.
 
     Raises:
-        ValueError: It has no numbers, another form, or a field that is not known.
+        ValueError: The entry has no numbers, another form, or a field that is not known.
     """
     if isinstance(data, InputSequence):
         return data, None
@@ -382,20 +409,18 @@ def _sequence(data: Any, layout: Layout, columns: ColumnNames) -> tuple[InputSeq
         raise ValueError(f"unknown field {unknown[0]!r}; known are {', '.join(sorted(_FIELDS))}")
     if "steps" not in fields:
         raise ValueError("'steps' is missing")
-    # The steps: a table, a list of objects by the names of features, a sequence of a table, or an array-like
     steps, label, roles, names = fields["steps"], fields.get("label"), None, None
-    table = None if isinstance(steps, np.ndarray | list) else columns_of(steps)
-    if table is not None:
+    if not isinstance(steps, np.ndarray | list) and (table := columns_of(steps)) is not None:
         steps = long_table.one_sequence(table, columns)
-    if isinstance(steps, list | tuple) and steps and isinstance(steps[0], Mapping):
-        steps, names = values_by_name(steps, columns.inputs)
-        array = steps_array(steps)
-    elif isinstance(steps, LongSequence):
+    # The array of the steps: of a sequence of a table, of objects by the names of features, or of an array-like
+    if isinstance(steps, LongSequence):
         if steps.problem is not None:
             raise ValueError(steps.problem[1])
-        array, roles = steps_array(steps.steps), steps.roles
-        names = steps.names
+        array, roles, names = steps_array(steps.steps), steps.roles, steps.roles.names
         label = steps.label if label is None else label
+    elif isinstance(steps, list | tuple) and steps and isinstance(steps[0], Mapping):
+        rows, names = values_by_name(steps, columns.inputs)
+        array = steps_array(rows)
     else:
         array = steps_array(steps)
         array = np.ascontiguousarray(array.T) if layout == "channels-first" and array.ndim == 2 else array
@@ -404,7 +429,7 @@ def _sequence(data: Any, layout: Layout, columns: ColumnNames) -> tuple[InputSeq
 
 
 def _identifier(value: Any) -> str | None:
-    """The id as a string, whole numbers as their digits; None if there is none.
+    """Converts the id of a sequence to a string: a whole number to its digits; None stays None.
 
     Raises:
         ValueError: It is of another type, or cannot be written as UTF-8.
@@ -421,7 +446,7 @@ def _identifier(value: Any) -> str | None:
 
 
 def _mask(fields: Mapping[str, Any], name: str) -> list[bool] | None:
-    """The mask of this field as a list of booleans; None if there is none.
+    """The mask in the field `name` as a list of booleans; None if there is no mask.
 
     Raises:
         ValueError: It is no list of booleans.

@@ -19,14 +19,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import pairwise
-from types import MappingProxyType
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lengthwise.datasets.column_roles import ColumnNames, Roles, assign_roles, header_hint, is_channel_name, listed
-from lengthwise.datasets.tables import MISSING, Cells, TableColumns, Texts, as_array, is_number, row_text
+from lengthwise.datasets.tables import MISSING, MOST_SHOWN, Cells, TableColumns, Texts, as_array, is_number, row_text
 from lengthwise.errors import ConfigurationError
 
 WIDE: Final = "; if a row is a whole sequence, say row=sequence"
@@ -35,7 +34,6 @@ _COMMA: Final = (
     "writes points"
 )
 _AS_TEXT: Final = "; if it is a list that was written as text, write lists of numbers"
-_MOST_SHOWN: Final = 40  # characters of a cell in a message
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,32 +43,25 @@ class LongSequence:
     id: str  # `"0"` where the table has no ids
     rows: NDArray[np.intp]  # `[length]`: the table's row of each step
     steps: NDArray[Any]  # `[length, features]`, or `[length]` of one feature; NaN for a missing value
-    label: Any = None  # or a list with one for each step
-    problem: tuple[int, str] | None = None  # the first bad row, and why it cannot be read
-    roles: Roles | None = None  # of the table's columns
-
-    @property
-    def names(self) -> tuple[str, ...] | None:
-        """The names of the features; None if they have none, as features in the cells of one column."""
-        is_in_cells = self.roles is not None and self.roles.row == "sequence" and len(self.roles.values) == 1
-        return None if self.roles is None or is_in_cells else self.roles.names
+    label: Any  # or a list with one for each step; None if there is none
+    problem: tuple[int, str] | None  # its first bad row, and why that cannot be read
+    roles: Roles  # of the table's columns
 
 
-def one_sequence(
-    columns: TableColumns, chosen: ColumnNames, wrong: Mapping[int, str] = MappingProxyType({})
-) -> LongSequence:
-    """Reads a table as one sequence: all rows, in the order of their times. A column of ids may have one id only.
+def one_sequence(columns: TableColumns, chosen: ColumnNames) -> LongSequence:
+    """Reads a table as one sequence: all its rows, in the order of their times.
 
-    `wrong`: the rows that cannot be read, each with the reason.
+    It needs no column of ids: one that the caller names may be absent, and one that is there has the same id in all
+    rows.
 
     Raises:
-        ConfigurationError: The rows have several ids.
+        ConfigurationError: The rows have several ids, or it is not clear what the columns are.
     """
     roles = assign_roles(columns, replace(chosen, id=chosen.id if chosen.id in columns else None))
     ids = set() if roles.id is None or is_channel_name(roles.id) else {*map(str, columns[roles.id])}
     if len(ids) > 1:
         raise ConfigurationError(f"the rows of one sequence have {len(ids)} ids in the column {roles.id!r}")
-    return _sequences(columns, replace(roles, id=None), None, wrong)[0]
+    return _sequences(columns, replace(roles, id=None), None, {})[0]
 
 
 def sequences(
@@ -81,26 +72,30 @@ def sequences(
     advice_for_single: str | None = "put the table of a single sequence in a list",
     per_step: bool | None = None,
 ) -> tuple[list[LongSequence], Roles]:
-    """Reads the sequences of a table, in the order of their first rows, and the role of each column.
+    """Reads the sequences of a table with a row for each step.
 
     Args:
         columns: The table.
         chosen: The columns that the caller names.
-        wrong: The rows that cannot be read, each with the reason; they become problems of their sequences.
-        advice_for_single: Ends the error for a table without ids: what to do if it is a single sequence. None: such a
-            table is taken as a single sequence.
-        per_step: Whether each step has a label of its own. True: it has. None: it has if some sequence has several
-            labels. False: it has if most sequences have several; if fewer do, a label that differs from the usual one
-            of its sequence is a problem.
+        wrong: Why a row cannot be read, by the row's number; its sequence then has this as its `problem`.
+        advice_for_single: The end of the error for a table without a column of ids: what to do if it is one sequence.
+            None: such a table is no error, but one sequence.
+        per_step: Whether the sequences get a list of labels, one for each step, instead of one label.
+            True: they do. None: they do if some sequence has several labels. False: they do if most sequences have
+            several labels; if only a few have, each label that differs from the usual one of its sequence is a problem.
+
+    Returns:
+        The sequences, in the order of their first rows, and the role of each column.
 
     Raises:
-        ConfigurationError: The table has no row, no column of ids, or each row has an id of its own.
+        ConfigurationError: The table has no row, or no column of ids; or each row has an id of its own, or may be one
+            value of a step.
     """
     names = [*columns]
     count = len(columns[names[0]]) if names else 0
     if not count:
         raise ConfigurationError("the table has no row")
-    # The roles, and what speaks against them
+    # The roles; an error asks where they are doubtful
     roles = assign_roles(columns, chosen)
     if roles.id is None and advice_for_single is not None:
         raise ConfigurationError(
@@ -121,34 +116,42 @@ def sequences(
 def _sequences(
     columns: TableColumns, roles: Roles, per_step: bool | None, wrong_rows: Mapping[int, str]
 ) -> list[LongSequence]:
-    """The sequence of each id, in the order of their first rows; the steps of each in the order of the time."""
-    # Rows by sequence and time
+    """Builds a sequence of the rows of each id, in the order of the ids' first rows; its steps are sorted by time.
+
+    `per_step` and `wrong_rows`: as `per_step` and `wrong` of `sequences`. A column of labels that cannot be used makes
+    problems of sequences, as wrong rows do.
+    """
+    # Which rows a sequence has, in the order of the time
     count = len(columns[roles.values[0]])
     ids = ["0"] * count if roles.id is None else ids_of(columns[roles.id], roles.id)
-    numbers_of_ids = {name: number for number, name in enumerate(dict.fromkeys(ids))}
-    sequence_of_row = np.array([numbers_of_ids[name] for name in ids], dtype=np.intp)
+    number_of_id = {name: number for number, name in enumerate(dict.fromkeys(ids))}
+    sequence_of_row = np.array([number_of_id[name] for name in ids], dtype=np.intp)
     order = _order(sequence_of_row, columns, roles)
-    bounds = np.searchsorted(sequence_of_row[order], np.arange(len(numbers_of_ids) + 1))
-    # Values by row, and why rows cannot be read: `wrong_rows` says it first, then the first feature
-    arrays, reasons = zip(*(feature_numbers(columns[name], name) for name in roles.values), strict=True)
-    wrong = {row: reason for wrong_cells in (*reversed(reasons), wrong_rows) for row, reason in wrong_cells.items()}
-    values = arrays[0] if len(arrays) == 1 else np.column_stack(arrays)
+    bounds = np.searchsorted(sequence_of_row[order], np.arange(len(number_of_id) + 1))
     rows_of_sequence = [order[start:end] for start, end in pairwise(bounds)]
-    labels = [] if roles.label is None else labels_of(columns[roles.label], roles.label)
+    # The values of each row, and the reason for each wrong row; of several reasons the last update counts
+    arrays, wrong_cells = zip(*(feature_numbers(columns[name], name) for name in roles.values), strict=True)
+    values = arrays[0] if len(arrays) == 1 else np.column_stack(arrays)
+    wrong: dict[int, str] = {}
+    for reasons in (*reversed(wrong_cells), wrong_rows):
+        wrong.update(reasons)
     # How often each label is there in each sequence
-    labelled = rows_of_sequence if labels else []
-    label_counts = [Counter(str(labels[row]) for row in rows if labels[row] is not None) for rows in labelled]
+    labels = [] if roles.label is None else labels_of(columns[roles.label], roles.label)
+    label_counts = [
+        Counter(str(labels[row]) for row in rows if labels[row] is not None) if labels else Counter[str]()
+        for rows in rows_of_sequence
+    ]
     mixed_count = sum(len(counts) > 1 for counts in label_counts)
     is_per_step = mixed_count > 0 if per_step is None else per_step or 2 * mixed_count > len(rows_of_sequence)
-    # The sequences; the label of each is the usual one, and a row with another label is a problem
+    # The sequences; the label of each is its most frequent one, and a row with another label is a problem
     result = []
-    for number, (name, rows) in enumerate(zip(numbers_of_ids, rows_of_sequence, strict=True)):
+    for name, rows, counts in zip(number_of_id, rows_of_sequence, label_counts, strict=True):
         problem = next(((row, wrong[row]) for row in rows.tolist() if row in wrong), None) if wrong else None
         label: Any = None
         if labels and is_per_step:
             label = [labels[row] for row in rows]
-        elif labels and label_counts[number]:
-            usual_label = label_counts[number].most_common(1)[0][0]  # labels of any type are compared as texts
+        elif counts:
+            usual_label = counts.most_common(1)[0][0]  # labels of any type are compared as texts
             label = next(labels[row] for row in rows if str(labels[row]) == usual_label)
             odd_row = next((row for row in rows.tolist() if str(labels[row]) not in ("None", usual_label)), None)
             if odd_row is not None and problem is None:
@@ -174,10 +177,13 @@ def ids_of(cells: Cells, name: str) -> list[str]:
 
 
 def _order(sequence_of_row: NDArray[np.intp], columns: TableColumns, roles: Roles) -> NDArray[np.intp]:
-    """The row numbers, sorted by sequence and then by time (a stable sort).
+    """The numbers of the table's rows `[rows]`, sorted by sequence, then by time; equal ones keep the table's order.
+
+    `sequence_of_row [rows]`: the number of each row's sequence.
 
     Raises:
-        ConfigurationError: Two rows of a sequence have the same time, and are not in its order.
+        ConfigurationError: Two different rows of a sequence have the same time, and the table is not sorted by time: it
+            is not known which comes first. Or a row may be one value of a step.
     """
     row_order: NDArray[np.intp] = np.argsort(sequence_of_row, kind="stable")
     if roles.time is None:
@@ -186,13 +192,14 @@ def _order(sequence_of_row: NDArray[np.intp], columns: TableColumns, roles: Role
     order: NDArray[np.intp] = np.lexsort((keys, sequence_of_row))
     sorted_sequences = sequence_of_row[order]
     has_equal_time = (keys[order][1:] == keys[order][:-1]) & (sorted_sequences[1:] == sorted_sequences[:-1])
-    # Several rows of one time: `moments` number the pairs of sequence and time.
+    # Are rows with the same time whole steps? `moments` number the pairs of sequence and time.
     if has_equal_time.any():
         moments = np.empty_like(sequence_of_row)
         moments[order] = np.cumsum(np.append(0, ~has_equal_time))
         _require_one_row_a_step(columns, roles, moments)
-    # Where the table is not sorted by time, the order of two different rows of one time is not known.
-    ties: list[int] = [] if np.array_equal(order, row_order) else np.flatnonzero(has_equal_time).tolist()
+    # In a table that is sorted by time, rows with the same time are steps in the table's order.
+    is_sorted = np.array_equal(order, row_order)
+    ties: list[int] = [] if is_sorted else np.flatnonzero(has_equal_time).tolist()
     for first_row, second_row in ((order[tie], order[tie + 1]) for tie in ties):
         if any(cells[first_row] != cells[second_row] for cells in columns.values()):
             raise ConfigurationError(
@@ -203,27 +210,30 @@ def _order(sequence_of_row: NDArray[np.intp], columns: TableColumns, roles: Role
 
 
 def _require_one_row_a_step(columns: TableColumns, roles: Roles, moments: NDArray[np.intp]) -> None:
-    """Checks that a row is a whole step: no column says which value of a step a row has, as in a melted table.
+    """Refuses a melted table, in which a row is one value of a step, and a column says which feature has the value.
 
-    `moments [rows]` number the pairs of sequence and time; a moment with several rows is suspicious. A column that
-    tells the rows of a moment apart has few different values, and
-    - the name of a channel, or texts (`sure_columns`: alone or together); or
-    - in most moments as many values as rows (`possible_columns`: alone).
+    Called if some moments (pairs of sequence and time) have several rows. The table is melted if a column, or several
+    together, have another value in each row of a moment. Columns that may do so have few different values, and
+    - the name of a channel, or texts: `sure_columns`, of which several together are tried, too; or
+    - as many values as a moment has rows, where most rows share their moment: `possible_columns`.
+
+    Args:
+        columns: The table.
+        roles: The role of each column.
+        moments: `[rows]`, the number of each row's moment, from 0.
 
     Raises:
-        ConfigurationError: A column does; the message names it, or several together, with the `pivot` that makes a row
-            for each step.
+        ConfigurationError: The table is melted; the message has the `pivot` that makes a row for each step.
     """
     sizes = np.bincount(moments)
     largest = int(sizes.max())
     codes_of_column = {name: _codes(cells) for name, cells in columns.items() if name not in (roles.id, roles.time)}
-    # Columns by the reasons of the docstring
     few_valued = [name for name, code in codes_of_column.items() if code.max() < max(largest, len(sizes) // 2)]
     texts = {name for name in few_valued if name != roles.label and not _has_numbers(columns[name])}
     sure_columns = [name for name in few_valued if is_channel_name(name) or name in texts]
-    most_have_several = 2 * sizes[sizes > 1].sum() >= len(moments)
-    possible_columns = [name for name in few_valued if most_have_several and codes_of_column[name].max() == largest - 1]
-    # Refused is the first of these columns, or all sure ones together, that tell all rows of each moment apart.
+    most_share_moment = 2 * sizes[sizes > 1].sum() >= len(moments)
+    possible_columns = [name for name in few_valued if most_share_moment and codes_of_column[name].max() == largest - 1]
+    # The error names the first column, or all sure ones, with another value in each row of a moment.
     for columns_apart in [*([name] for name in (*sure_columns, *possible_columns)), sure_columns]:
         combined = np.column_stack([moments, *(codes_of_column[name] for name in columns_apart)])
         if columns_apart and len(np.unique(combined, axis=0)) == len(moments):
@@ -240,12 +250,13 @@ def _require_one_row_a_step(columns: TableColumns, roles: Roles, moments: NDArra
 
 
 def _ask_about_channels(columns: TableColumns, roles: Roles) -> None:
-    """Refuses a table without times in which a feature may be a channel: it may have a row for each value of a step.
+    """Refuses a table without times that may be melted: a row may be one value of a step.
 
-    The feature is named as a channel, and each of its values is equally often in every sequence.
+    It may be if a feature has the name of a channel, such as `sensor`, and each value of this column is there equally
+    often in every sequence.
 
     Raises:
-        ConfigurationError: There is one; the message names it, and asks whether a row is one value of a step.
+        ConfigurationError: The table may be melted; the message names the column, and asks what a row is.
     """
     sequence_of_row = (
         np.zeros(len(columns[roles.values[0]]), np.intp) if roles.id is None else _codes(columns[roles.id])
@@ -301,26 +312,30 @@ def sort_keys(cells: Cells, name: str) -> NDArray[Any]:
             raise ConfigurationError(_no_time_message(cells, row, name)) from None
         if (stamps[-1].tzinfo is None) != (stamps[0].tzinfo is None):
             raise ConfigurationError(
-                f"{str(cell)[:_MOST_SHOWN]!r} in the column {name!r} ({row_text(cells, row)}) has "
+                f"{str(cell)[:MOST_SHOWN]!r} in the column {name!r} ({row_text(cells, row)}) has "
                 f"{'no' if stamps[0].tzinfo else 'a'} time zone, unlike the rows before: which comes first?"
             )
     return np.array([(stamp if stamp.tzinfo else stamp.replace(tzinfo=UTC)).timestamp() for stamp in stamps])
 
 
 def _no_time_message(cells: Cells, row: int, name: str) -> str:
-    """The message for a cell that is no time."""
+    """The message for a cell in the column of times that is no time, with its row and advice."""
     return (
-        f"{str(cells[row])[:_MOST_SHOWN]!r} in the column {name!r} ({row_text(cells, row)}) is neither a number nor a "
+        f"{str(cells[row])[:MOST_SHOWN]!r} in the column {name!r} ({row_text(cells, row)}) is neither a number nor a "
         "date such as 2024-05-31T09:30: name another column (time), or leave this one out of the table to keep the "
         "order of the rows"
     )
 
 
 def numbers_of(cells: Cells, name: str) -> tuple[NDArray[Any], dict[int, str]]:
-    """The numbers `[rows]` of a column, NaN if missing; and for each row of a text file that has none the reason.
+    """Converts a column to numbers.
+
+    Returns:
+        The numbers `[rows]`, with NaN where a cell is missing or wrong; and for a column of a text file, the reason for
+        each wrong cell, by its row.
 
     Raises:
-        ConfigurationError: A column that is not of texts holds no numbers.
+        ConfigurationError: The column is not of a text file, and a cell is no number.
     """
     if not isinstance(cells, Texts):
         if isinstance(cells, np.ndarray) and cells.dtype.kind in "fiu":
@@ -343,7 +358,7 @@ def numbers_of(cells: Cells, name: str) -> tuple[NDArray[Any], dict[int, str]]:
         except ValueError:
             if cell.strip().lower() not in MISSING:
                 text = cell.strip()
-                wrong[row] = f"{text[:_MOST_SHOWN]!r} in the column {name!r} is not a number{_hint(text)}"
+                wrong[row] = f"{text[:MOST_SHOWN]!r} in the column {name!r} is not a number{_hint(text)}"
     return numbers, wrong
 
 
@@ -353,28 +368,32 @@ def _hint(text: str) -> str:
 
 
 def no_numbers_message(name: str, cell: Any) -> str:
-    """The message for a column without numbers; `cell` is one of its cells. It may be the label, or lists as text."""
+    """The message for a column that should be a feature, and holds no numbers; `cell` is one of its cells.
+
+    It has advice where the cell may be a label, or a list that was written as text.
+    """
     text, advice = str(cell), ""
     if text.startswith("["):
         advice = _AS_TEXT
     elif isinstance(cell, str):
         advice = f"; if it is the label, say label={name!r} (--column label={name})"
     return (
-        f"the column {name!r} holds {text[:_MOST_SHOWN]!r}, a {type(cell).__name__}, and no numbers: say which columns "
+        f"the column {name!r} holds {text[:MOST_SHOWN]!r}, a {type(cell).__name__}, and no numbers: say which columns "
         f"are the features (values){advice}"
     )
 
 
 def feature_numbers(cells: Cells, name: str) -> tuple[NDArray[Any], dict[int, str]]:
-    """The numbers `[rows]` of a feature's column, and for each row without one the reason, as `numbers_of`.
+    """Converts the column of a feature to numbers.
 
-    A text column without any number is refused: it is probably no feature.
+    Returns:
+        The numbers `[rows]`, with NaN where a cell is missing or wrong; and the reason for each wrong cell, by its row.
 
     Raises:
-        ConfigurationError: A column of a file holds words only.
+        ConfigurationError: No cell is a number, so the column is probably no feature. Numbers with a decimal comma, and
+            lists that were written as text, are wrong cells instead, with advice in their reasons.
     """
     numbers, wrong = numbers_of(cells, name)
-    # No cell is a number. Decimal commas and lists as text stay reasons of their rows, with a hint.
     if wrong and len(wrong) == sum(cell.strip().lower() not in MISSING for cell in cells):
         text = cells[next(iter(wrong))].strip()
         if not _hint(text):

@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise.datasets.tables import as_array
+from lengthwise.datasets.tables import INT64, as_array
 from lengthwise.decoding.calls import rounded
 from lengthwise.decoding.json_text import kind as kind_of
 from lengthwise.errors import RecordError
@@ -25,7 +25,7 @@ StepKind = Literal["values", "tokens"]  # an array of values, or a token id
 FIELDS = frozenset({"id", "steps", "label"})  # of a record
 
 _MOST_LISTED: Final = 10  # labels in a message
-_INT64: Final = np.iinfo(np.int64)
+
 _NUMBERS: Final = frozenset((int, float, type(None)))
 
 
@@ -51,14 +51,16 @@ class BadRecord:
 def read_record(
     fields: Any, index: int, source_line: str, kind: StepKind, names: tuple[str, ...] | None = None
 ) -> Record | BadRecord:
-    """Makes a record of the fields of a line or row; a `BadRecord` if it is wrong.
+    """Makes a record of the fields of a line or row; a `BadRecord` if something in them is wrong.
 
-    `index`: the number of the record, its id if it has none. `names`: the features of steps that are objects, see
-    `values_by_name`.
-
-    Raises:
-        RecordError: Never leaves this function: it becomes a `BadRecord`.
-    """
+    Args:
+        fields: The value of a line of JSON, or a row of a Parquet file by column.
+        index: The number of the record in the file, which is its id if it has none.
+        source_line: `FILE:LINE`, which begins each error.
+        kind: Whether a step is values or a token id.
+        names: The model's features, whose order the values get where steps are objects; None: the order in the steps;
+            `()`: the model has no names, and such steps are an error.
+    """  # noqa: DOC501 - it returns its errors
     record_id = fields.get("id") if isinstance(fields, dict) else None
     try:
         # Fields
@@ -71,7 +73,7 @@ def read_record(
             raise RecordError(f'{source_line}: a record is an object with "steps", and this one has none')
         if record_id is not None and not isinstance(record_id, (str, int)):
             raise RecordError(f"{source_line}: id must be a string")
-        # Steps: objects by the names of features, an array that was read before, or lists
+        # The steps: objects by the names of features, an array that was read before, or lists
         steps, feature_names = fields["steps"], None
         if isinstance(steps, list) and steps and isinstance(steps[0], dict):
             steps, feature_names = values_by_name(steps, () if kind == "tokens" else names)
@@ -90,7 +92,7 @@ def read_record(
 
 
 def label_of(label: Any, source_line: str) -> Label:
-    """A label as a string, or a list of labels as a tuple of strings; None if there is none.
+    """Converts a label to a string, or a list of labels to a tuple of strings; None stays None.
 
     Raises:
         RecordError: It is neither a string nor a whole number, nor a list of them.
@@ -105,7 +107,7 @@ def label_of(label: Any, source_line: str) -> Label:
 
 
 def _tokens(steps: Any, source_line: str) -> NDArray[np.int64]:
-    """The token ids of a sequence, `[length]`.
+    """Converts the steps of a sequence to token ids, `[length]`.
 
     Raises:
         RecordError: The steps are no list of token ids; the message names the first wrong one.
@@ -113,30 +115,28 @@ def _tokens(steps: Any, source_line: str) -> NDArray[np.int64]:
     if not isinstance(steps, list) or not steps:
         raise RecordError(f"{source_line}: steps must be a list of at least one token id")
     for step, token in enumerate(steps):
-        if type(token) is not int or not 0 <= token <= _INT64.max:
+        if type(token) is not int or not 0 <= token <= INT64.max:
             raise RecordError(f"{source_line}: step {step} is not a token id (an integer >= 0)")
     return np.array(steps, dtype=np.int64)
 
 
 def _values(steps: Any, source_line: str) -> NDArray[np.float32]:
-    """The values of a sequence, `[length, features]` float32; a bare number is a step of one feature.
+    """Converts the steps of a sequence to values, `[length, features]` float32.
 
-    NaN for null, and in every feature of a step that is null.
+    A step is a list of numbers; a bare number is a step of one feature. null is a missing value, NaN; a step that is
+    null has one in each feature.
 
     Raises:
-        RecordError: The steps are not a list of lists of numbers, all of one length; the message names the first wrong
-            one.
-        AssertionError: Never: one of the steps is wrong, or an earlier line would have returned.
+        RecordError: The steps are something else, or differ in length; the message names the first wrong one.
     """
     if not isinstance(steps, list) or not steps:
         raise RecordError(f"{source_line}: steps must be a list of at least one step")
-    # Ordinary steps
     width = len(steps[0]) if isinstance(steps[0], list) else 1
     rows = [step if isinstance(step, list) else [step] * (width if step is None else 1) for step in steps]
-    if set(map(len, rows)) == {width} and width and _NUMBERS.issuperset(map(type, chain.from_iterable(rows))):
-        return as_float32(rows, source_line)
+    is_matrix = width > 0 and set(map(len, rows)) == {width}
+    is_right = is_matrix and _NUMBERS.issuperset(map(type, chain.from_iterable(rows)))
     # The first wrong step, for the message
-    for step, row in enumerate(rows):
+    for step, row in enumerate(() if is_right else rows):
         wrong = next((value for value in row if type(value) not in _NUMBERS), None)
         if not row:
             raise RecordError(f"{source_line}: step {step} has 0 features, and needs at least one")
@@ -145,7 +145,7 @@ def _values(steps: Any, source_line: str) -> NDArray[np.float32]:
         if wrong is not None:
             value_text = f"the text {wrong[:40]!r}" if isinstance(wrong, str) else kind_of(wrong)
             raise RecordError(f"{source_line}: step {step} holds {value_text}: a value must be a number or null")
-    raise AssertionError("one of the steps is wrong")
+    return as_float32(rows, source_line)
 
 
 def as_float32(rows: Sequence[Sequence[float | None]] | NDArray[Any], source_line: str) -> NDArray[np.float32]:
@@ -166,7 +166,7 @@ def as_float32(rows: Sequence[Sequence[float | None]] | NDArray[Any], source_lin
 
 
 def label_mismatch(record: Record, task: Task) -> str | None:
-    """The reason why a record's label has not the form of the task; None if it has, or if there is no label."""
+    """Says, as a sentence, that a record's label has not the form of the task; None if it has, or there is no label."""
     label = record.label
     if label is None:
         return None

@@ -31,11 +31,10 @@ from lengthwise.datasets.column_roles import (
     is_no_feature,
     listed,
 )
-from lengthwise.datasets.tables import TableColumns, Texts, is_number, steps_array
+from lengthwise.datasets.tables import MOST_SHOWN, TableColumns, Texts, is_number, steps_array
 from lengthwise.errors import ConfigurationError
 
 _NUMBERED: Final = re.compile(r"(.*?)([ _.-]?)(\d{1,30})")  # name of a step's column: `ax_3` is "ax", "_" and "3"
-_MOST_SHOWN: Final = 40  # characters of a value in a message
 _MOST_NAMES: Final = 20  # names in a message
 _FEWEST_STEPS: Final = 3  # columns of steps by which a wide table is recognised
 
@@ -43,14 +42,24 @@ _FEWEST_STEPS: Final = 3  # columns of steps by which a wide table is recognised
 def sequences(
     columns: TableColumns, chosen: ColumnNames, wrong: Mapping[int, str] | None = None, **options: Any
 ) -> tuple[list[long_table.LongSequence], Roles]:
-    """Reads the sequences of a table, and the role of each column; arguments as those of `long_table.sequences`.
+    """Reads the sequences of a table, whose rows are steps or sequences.
+
+    Args:
+        columns: The table.
+        chosen: The columns that the caller names.
+        wrong: Why a row cannot be read, by the row's number; its sequence then has this as its `problem`.
+        options: `advice_for_single` and `per_step` of `long_table.sequences`. If a row is a sequence, only `per_step`
+            counts: unless it is true, equal labels of all steps become one label of the sequence.
+
+    Returns:
+        The sequences, in the order of their first rows, and the role of each column.
 
     Raises:
-        ConfigurationError: It is not clear what the columns are, or one that is a feature holds words.
+        ConfigurationError: It is not clear what the columns are, or a column of a feature holds words.
     """
     wrong = dict(wrong or {})
     chosen = _with_wide_columns(columns, chosen)
-    # Columns with lists; those of the steps of a wide table are joined to one.
+    # The columns of lists. The columns of the steps of a wide table are joined to one such column, VALUE.
     lists = [name for name in list_columns(columns) if name not in chosen.all and not is_no_feature(name)]
     if not lists and chosen.row == "sequence":
         roles = assign_roles(columns, replace(chosen, inputs=None))
@@ -60,9 +69,9 @@ def sequences(
         lists, chosen = [VALUE], replace(chosen, values=None)
     if not lists:
         return long_table.sequences(columns, chosen, wrong, **options)
-    # Each row is a sequence: roles, ids and labels of its columns
+    # From here on, each row is a sequence: the roles of the columns, the ids and the labels
     values = chosen.values or tuple(lists)
-    inputs = chosen.inputs if len(values) > 1 else None  # the features in the cells of one column have no names
+    inputs = chosen.inputs if len(values) > 1 else None  # several features in the cells of one column have no names
     roles = assign_roles(columns, replace(chosen, values=values, inputs=inputs))
     has_times = roles.time is not None and any(map(is_list, columns[roles.time]))
     roles = replace(roles, time=roles.time if has_times else None, row="sequence")
@@ -92,7 +101,10 @@ def sequences(
 
 
 def _with_single_labels(sequences: Sequence[long_table.LongSequence]) -> Iterator[long_table.LongSequence]:
-    """Yields the sequences. If in each of them all steps have one label (as `agg` gives), it becomes the sequence's."""
+    """Yields the sequences, with one label in the place of a list of equal labels, one for each step.
+
+    pandas' `agg(list)` makes such lists. All sequences stay as they are if some sequence has no such list.
+    """
     has_repeated_labels = all(
         isinstance(sequence.label, list)
         and len(sequence.label) == len(sequence.steps)
@@ -114,15 +126,20 @@ def is_list(cell: Any) -> bool:
 
 
 def _steps(cells: Mapping[str, Any], time: str | None) -> tuple[NDArray[Any], Sequence[int]]:
-    """The steps of one row, sorted by time, and the order of the sort: indices into the steps before it.
+    """Joins the lists in one row to the steps of a sequence, sorted by time.
 
-    `cells` are those of the features and of the time, by column; `time` is None if the steps have no times.
+    Args:
+        cells: The lists of the features, and of the times, by column.
+        time: The column of the times; None if there is none.
+
+    Returns:
+        The steps `[length, features]`, or `[length]`; and for each of them its index before the sort.
 
     Raises:
         ValueError: A cell is not a list, a list is empty, or the lists differ in length.
     """
     if (scalar_name := next((name for name, cell in cells.items() if not is_list(cell)), None)) is not None:
-        raise ValueError(f"{scalar_name!r} holds {str(cells[scalar_name])[:_MOST_SHOWN]!r}, and lists in other rows")
+        raise ValueError(f"{scalar_name!r} holds {str(cells[scalar_name])[:MOST_SHOWN]!r}, and lists in other rows")
     # All lists are equally long; they are the columns of the steps.
     arrays = [steps_array(cell) for name, cell in cells.items() if name != time]
     first_name, *other_names = cells
@@ -141,14 +158,15 @@ def _steps(cells: Mapping[str, Any], time: str | None) -> tuple[NDArray[Any], Se
 
 
 def _with_wide_columns(columns: TableColumns, chosen: ColumnNames) -> ColumnNames:
-    """The columns that the caller names; if the table is recognised as wide, with `row="sequence"` and its steps.
+    """Recognises a wide table: returns `chosen` with `row="sequence"`, and the columns of the steps as `values`.
 
-    It is wide if it has no column of times, it has ids (all different) or labels, and
+    Any other table, and one for which the caller says what a row or a feature is, gives `chosen` as it is. A table is
+    wide if it has no column of times; it has ids, all different, or labels; and
     - numbered columns are named as times (`t0`, `t1`, ...); or
-    - all columns of values are numbered, and it has labels and ids, which are not just row numbers.
+    - all columns of values are numbered, and it has labels, and ids that are more than row numbers.
 
     Raises:
-        ConfigurationError: The columns are steps of several names.
+        ConfigurationError: The columns of the steps belong to several features: `x_0, x_1, ..., y_0, y_1, ...`.
     """
     numbered = _numbered_names(columns)
     is_left_open = chosen.row is None and chosen.values is None and {*(chosen.inputs or ())}.isdisjoint(columns)
@@ -157,13 +175,13 @@ def _with_wide_columns(columns: TableColumns, chosen: ColumnNames) -> ColumnName
         return chosen
     ids = [] if roles.id is None else long_table.ids_of(columns[roles.id], roles.id)
     ids_are_row_numbers = ids in [[*map(str, range(start, start + len(ids)))] for start in (0, 1)]
-    # The columns of steps, if there are enough
+    # The columns of the steps: those named as times, else all
     steps = _time_columns(roles.values)
     if not steps and ids and roles.label and not ids_are_row_numbers and {*roles.values} <= numbered.keys():
         steps = [*roles.values]
     if len(steps) < _FEWEST_STEPS or len(ids) != len({*ids}) or not (ids or roles.label):
         return chosen
-    # Columns `x_0, x_1, ..., y_0, y_1, ...` are steps of several features, which are not read.
+    # Steps of several features are refused, unless the names are bare numbers.
     feature_names = [*dict.fromkeys(numbered[name][1] for name in steps)]
     if len(feature_names) > 1 and not all(map(is_number, steps)):
         names = feature_names if len(feature_names) <= _MOST_NAMES else "NAMES"
@@ -187,18 +205,23 @@ def _time_columns(names: Iterable[str]) -> list[str]:
 
 
 def _sorted_steps(names: Sequence[str]) -> tuple[str, ...]:
-    """The columns of the steps of one feature (`3`, `ax_3`), sorted by their numbers; other names keep their order."""
+    """Sorts columns of steps by the numbers in their names, such as `3` and `ax_3`.
+
+    They keep their order if a name has no number, or the names before the numbers differ.
+    """
     if all(map(is_number, names)):
         return tuple(sorted(names, key=float))
     numbered = _numbered_names(names)
-    is_one_feature = len(numbered) == len(names) and len({match[1] for match in numbered.values()}) == 1
-    return tuple(sorted(names, key=lambda name: int(numbered[name][3])) if is_one_feature else names)
+    beginnings = {match[1] for match in numbered.values()}
+    if len(numbered) < len(names) or len(beginnings) > 1:
+        return tuple(names)
+    return tuple(sorted(names, key=lambda name: int(numbered[name][3])))
 
 
 def _join_to_lists(columns: TableColumns, names: Sequence[str], wrong: dict[int, str]) -> list[NDArray[Any]]:
-    """Joins columns to one list for each row: its values, up to the last one that is not missing.
+    """Joins the columns of the steps of a wide table: an array for each row, up to its last value that is not missing.
 
-    Adds to `wrong` why a row cannot be read.
+    Adds each row that cannot be read to `wrong`, with the reason, unless it is there already.
     """
     numbers_and_reasons = [long_table.feature_numbers(columns[name], name) for name in names]
     for _, reasons in numbers_and_reasons:

@@ -20,8 +20,8 @@ from lengthwise.errors import ConfigurationError
 
 Cells: TypeAlias = "NDArray[Any] | list[Any]"  # numbers, times, `Texts`, or objects with None where one is missing
 MISSING: Final = frozenset(("", "nan", "null", "na", "n/a", "none", "?"))  # in lower case
-_INT64: Final = np.iinfo(np.int64)
-_MOST_SHOWN: Final = 40  # characters of a value in a message
+INT64: Final = np.iinfo(np.int64)
+MOST_SHOWN: Final = 40  # characters of a value in a message
 
 
 def is_of(value: Any, package: str) -> bool:
@@ -30,7 +30,10 @@ def is_of(value: Any, package: str) -> bool:
 
 
 class TableColumns(dict[str, "Cells"]):
-    """The columns of a table by name; `levels` are the names of those that were its index, which are no features."""
+    """The cells of a table's columns by the columns' names.
+
+    `levels` are the names of the columns that were levels of the table's pandas index; they are no features.
+    """
 
     def __init__(self, columns: Iterable[tuple[str, Cells]] = (), levels: Iterable[str] = ()) -> None:
         super().__init__()
@@ -40,7 +43,7 @@ class TableColumns(dict[str, "Cells"]):
                 raise ConfigurationError(f"the column {name!r} is there twice; rename one")
 
     @property
-    def moments(self) -> list[str]:
+    def date_levels(self) -> list[str]:
         """The levels of the index that hold dates or durations."""
         return [name for name in self.levels if getattr(getattr(self[name], "dtype", None), "kind", "O") in "Mm"]
 
@@ -58,7 +61,7 @@ class Texts(list[str]):
 
 
 def is_number(cell: str) -> bool:
-    """Whether a cell of a file is a number, or says that one is missing."""
+    """Whether the text of a cell is a number, or one of the texts for a missing number (`MISSING`)."""
     try:
         float(cell)
     except ValueError:
@@ -72,7 +75,10 @@ def row_text(cells: Cells, row: int) -> str:
 
 
 def columns_of(table: Any) -> TableColumns | None:
-    """The columns of a table, with levels of its pandas index that are not just row numbers; None if it is no table."""
+    """The columns of a table of pandas, Polars or Arrow; None if the value is no table.
+
+    The levels of a pandas index are columns, too, unless they are just row numbers.
+    """
     if isinstance(table, TableColumns):
         return table
     if is_of(table, "pandas") and type(table).__name__ == "Series" and table.index.nlevels > 1:
@@ -139,9 +145,9 @@ def _polars_cells(series: Any) -> Cells:
 
 
 def arrow_cells(column: Any) -> Cells:
-    """The cells of an Arrow array, in one chunk or several: an array of numbers or times, or a list.
+    """The cells of an Arrow array, which may have several chunks: an array of numbers or times, else a list of objects.
 
-    In the list, a list of numbers is an array; see `_list_cells`.
+    In that list, a cell with a list of numbers is a NumPy array.
     """
     import pyarrow as pa
 
@@ -154,9 +160,9 @@ def arrow_cells(column: Any) -> Cells:
 
 
 def _list_cells(column: Any) -> Iterator[Any]:
-    """Yields the cells of one chunk: an array view for each list of numbers, Python objects for other cells.
+    """Yields the cells of one chunk of Arrow: lists of numbers as NumPy arrays, all other cells as Python objects.
 
-    A chunk that cannot be viewed as a whole is halved, until the bad rows stand alone.
+    A chunk that `sequences_of` cannot read as a whole is halved, until each bad row stands alone.
     """
     import pyarrow as pa
 
@@ -200,14 +206,14 @@ def as_array(value: Any) -> NDArray[Any]:
             except OverflowError:
                 numbers[index] = np.inf
         else:
-            raise ValueError(f"values must be numbers, got {str(cell)[:_MOST_SHOWN]!r} (a {type(cell).__name__})")
+            raise ValueError(f"values must be numbers, got {str(cell)[:MOST_SHOWN]!r} (a {type(cell).__name__})")
     return numbers
 
 
 def steps_array(value: Any) -> NDArray[Any]:
-    """The steps of one sequence, `[length, features]` or `[length]`, as float32.
+    """Converts the steps of one sequence to an array `[length, features]` or `[length]` of float32.
 
-    Whole numbers `[length]` may be token ids: they stay int64, or uint64 beyond its range.
+    Whole numbers `[length]` may be token ids: they become int64, or stay uint64 where one is too large for int64.
 
     Raises:
         ValueError: They are not numbers, have another form, or one is not finite as float32.
@@ -229,7 +235,7 @@ def steps_array(value: Any) -> NDArray[Any]:
             raise ValueError(f"values must be numbers, got an array of {array.dtype}{words}")
         return array.astype(np.float32)
     if array.dtype.kind in "iu" and array.ndim == 1:
-        is_beyond = array.dtype == np.uint64 and (array > _INT64.max).any()
+        is_beyond = array.dtype == np.uint64 and (array > INT64.max).any()
         return array if is_beyond else array.astype(np.int64, copy=False)
     if array.dtype != np.float32:
         array = rounded(array)

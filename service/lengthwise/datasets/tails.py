@@ -9,7 +9,7 @@ A *tail* is the run of equal steps at the end of a row: `1 2 3 0 0` has the tail
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -28,16 +28,20 @@ _MOST_VALUES: Final = 4_000_000  # numbers that `doubts` reads
 _MOST_SEQUENCES: Final = 1000  # sequences that `doubts` reads
 _MOST: Final = 0.5  # share of the padded rows
 _NEARLY_ALL: Final = 0.9  # share of the sequences that have one length
-_KNOWN: Final = {"0": ("zeros", "zeros"), "nan": ("missing values", "nan")}  # values of a step: its name, its `Padding`
+_KNOWN: Final[Mapping[tuple[str, ...], tuple[str, str | None]]] = {
+    ("0",): ("zeros", "zeros"),
+    ("nan",): ("missing values", "nan"),
+}
+"""By the different values of a step, as texts: the name of such steps, and the `Padding` that cuts them off."""
 _MOST_SHOWN: Final = 4  # values in a message
 _LONGER: Final = 4  # tails of padding are at least so many times as long as by chance
 _LONGER_THAN_INSIDE: Final = 1.5  # and on average that much longer than the longest run before the tail
 
 
 def without_padding(sequence: T, padding: Padding | None) -> T | str:
-    """The sequence without the padded steps at its end; or the reason, as a text, if no step is left.
+    """Cuts padded steps off the end of a sequence, and their labels and entries of its step mask.
 
-    Labels of steps and a step mask are cut too. `padding` None: the sequence as it is.
+    Returns the sequence as it is if `padding` is None; a text with the reason if no step would be left.
     """
     if padding is None:
         return sequence
@@ -58,10 +62,11 @@ def without_padding(sequence: T, padding: Padding | None) -> T | str:
 
 
 def doubts(sequences: Sequence[Steps]) -> Iterator[str]:
-    """Yields a sentence for each side (end, beginning) at which nearly all sequences look padded to one length.
+    """Yields a warning, as a sentence, if nearly all sequences look padded to one length: at their end, or beginning.
 
-    They do if nearly all have one length and most of these end in equal steps. Nothing is said where the tails are
-    equally long, too, or where such steps are frequent before the tails: then they are data.
+    They look padded if nearly all have the same length, and most of these end in equal steps. There is no warning
+    - if the tails are equally long, too: then the sequences without them would be;
+    - if such steps are frequent before the tails: then they are data.
     """
     sample = sequences[:_MOST_SEQUENCES]
     shape, count = Counter(sequence.shape for sequence in sample).most_common(1)[0] if len(sample) > 1 else ((0,), 0)
@@ -72,29 +77,30 @@ def doubts(sequences: Sequence[Steps]) -> Iterator[str]:
         : 2 + _MOST_VALUES // max(1, sample[0].size)
     ]
     block = np.stack(equally_long).reshape(len(equally_long), shape[0], -1)
-    for side, edge, from_edge in (("end in", "last", block), ("begin with", "first", block[:, ::-1])):
-        # The steps in words, and the word of `Padding` for them
-        step, padded_rows = _find_padding(from_edge)
-        values = f"copies of their {edge} step"
-        if step is not None:
-            values = ", ".join([*dict.fromkeys(f"{value:g}" for value in step.tolist())][:_MOST_SHOWN])
-        name, word = _KNOWN.get(values, (values if step is None else f"steps of {values}", None))
+    for side, edge, rows in (("end in", "last", block), ("begin with", "first", block[:, ::-1])):
+        step, padded_rows = _find_padding(rows)
+        # What such steps are called, and the option that cuts them off
+        values = tuple(dict.fromkeys(f"{value:g}" for value in (() if step is None else step.tolist())))
+        other_name = f"steps of {', '.join(values[:_MOST_SHOWN])}" if values else f"copies of their {edge} step"
+        name, option = _KNOWN.get(values, (other_name, None))
         cure = "Leave such steps out: only its length says where a sequence ends"
-        if word is not None and from_edge is block:
-            cure = f"Such steps count as data: padding='{word}' (--padding {word}) cuts these tails off"
+        if option is not None and rows is block:
+            cure = f"Such steps count as data: padding='{option}' (--padding {option}) cuts these tails off"
         if padded_rows:
             length_text = f"{'every' if count == len(sample) else 'nearly every'} sequence has {shape[0]} steps"
             yield f"{length_text}, and {padded_rows} of {len(equally_long)} {side} {name}: is this padding? {cure}"
 
 
 def _find_padding(block: NDArray[Any]) -> tuple[NDArray[Any] | None, int]:
-    """Looks for padding at the end of the rows of `[rows, length, features]`: its step, and how many rows have it.
+    """Looks for padding at the end of the rows of `block [rows, length, features]`.
 
-    1. Most rows end in one step, and it looks like a filler: zeros, NaN, a constant. Returns that step.
-    2. Most rows repeat a last step of their own, as padding by the last step does. Returns None, or the common last
-       step.
+    Rows are padded in one of two ways:
 
-    The number of rows is 0 if this is no padding.
+    1. Most rows end in the same step, and it looks like a filler: zeros, NaN, a constant.
+    2. Most rows repeat their own last step, as padding by the last step does.
+
+    Returns:
+        The step that most rows end in, None if there is none; and how many rows are padded, 0 if this is no padding.
     """
     last = block[:, -1:] + 0.0  # -0.0 is 0.0
     texts = [row.tobytes() for row in last]
@@ -102,7 +108,7 @@ def _find_padding(block: NDArray[Any]) -> tuple[NDArray[Any] | None, int]:
     step = last[texts.index(common_text), 0] if 2 * padded_rows > len(block) else None
     repeats = np.pad(_equal(block[:, 1:], block[:, :-1]), ((0, 0), (1, 0)))  # steps that equal the step before
     is_blank = step is not None and (not step.any() or bool(np.isnan(step).all()))
-    # An id, one number below 0 for all features, or what a scaler made of one number for each feature
+    # Zeros or NaN, a token id, one negative number for all features, or what a scaler made of one number
     is_filler = step is not None and bool(
         is_blank or block.dtype.kind in "iu" or (step == min(step[0], 0)).all() or (step % 1).all()
     )
@@ -123,7 +129,10 @@ def _find_padding(block: NDArray[Any]) -> tuple[NDArray[Any] | None, int]:
 
 
 def _is_at_rest(block: NDArray[Any], step: NDArray[Any] | None) -> bool:
-    """Whether rows approach the common last step in moves of usual size: then it is a signal at rest, not padding."""
+    """Whether the rows reach their common last step by small moves: then it is a signal at rest, not padding.
+
+    A signal that is cut off and padded jumps to the padding. `step` None, no common last step: False.
+    """
     moves = np.nan_to_num(np.abs(np.diff(block, axis=1)).sum(axis=2))
     # the last move of each row that is not 0
     final = moves[np.arange(len(moves)), -1 - (moves[:, ::-1] > 0).argmax(axis=1)]
@@ -136,10 +145,13 @@ def _equal(steps: NDArray[Any], others: NDArray[Any]) -> NDArray[np.bool_]:
 
 
 def _count_padded(is_padding: NDArray[np.bool_], repeats: NDArray[np.bool_], count: int, *, may_be_inside: bool) -> int:
-    """How many of `count` rows end in padding, by the lengths of their tails: all of `is_padding`, or 0.
+    """Judges by the lengths of the tails whether they are padding; returns how many rows are padded, 0 if it is none.
 
-    `is_padding [rows, length]`: which steps equal the padding, in the rows that end in it. `repeats`: which steps equal
-    the step before. `may_be_inside`: a few such steps before the tail are no reason against padding.
+    Args:
+        is_padding: `[rows, length]`, which steps equal the padding, of the rows that end in it.
+        repeats: `[rows, length]`, which steps equal the step before, of the same rows.
+        count: The number of all rows; most of them must end in the padding.
+        may_be_inside: Whether a few such steps before the tails may be data.
     """
     if 2 * len(is_padding) <= count:
         return 0
@@ -147,11 +159,12 @@ def _count_padded(is_padding: NDArray[np.bool_], repeats: NDArray[np.bool_], cou
     # The share of such steps before the tails: where they are frequent, a row ends in some of them by chance.
     frequency = float(is_padding.sum() - tails.sum()) / max(1, int((is_padding.shape[1] - tails).sum()))
     # Padding is longer than by chance, and longer than the runs of such steps in the signal.
-    is_special = not frequency or (may_be_inside and tails.mean() * (1 - frequency) > _LONGER * frequency)
+    is_no_chance = not frequency or (may_be_inside and tails.mean() * (1 - frequency) > _LONGER * frequency)
+    is_no_run = tails.mean() > _LONGER_THAN_INSIDE * _longest_runs(is_padding | repeats, tails).mean()
     # Tails of one length in all rows say nothing: the sequences before them are equally long, too.
     are_equally_long = len(is_padding) == count and len({*tails.tolist()}) == 1
-    is_special = is_special and tails.mean() > _LONGER_THAN_INSIDE * _longest_runs(is_padding | repeats, tails).mean()
-    return len(is_padding) if is_special and not are_equally_long and tails.max() > 1 else 0
+    is_padded = is_no_chance and is_no_run and not are_equally_long and tails.max() > 1
+    return len(is_padding) if is_padded else 0
 
 
 def _longest_runs(is_padding: NDArray[np.bool_], tails: NDArray[np.intp]) -> NDArray[np.intp]:

@@ -54,7 +54,9 @@ Advance = Callable[[float], object]  # called repeatedly with the share of the f
 
 @contextmanager
 def _opened(path: Path, advance: Advance) -> Iterator[tuple[Any, Callable[[], object]]]:
-    """Opens a file for reading, inflated if its name ends in .gz; also gives a function that reports the share read.
+    """Opens a text file for the block, inflated if its name ends in .gz.
+
+    Yields the binary file, and a function that calls `advance` with the share of the file that was read so far.
 
     Raises:
         ConfigurationError: It cannot be read, or holds something else than text in UTF-8; says what, and the cure.
@@ -97,9 +99,9 @@ def lines(path: Path, advance: Advance) -> Iterator[tuple[int, bytes]]:
 def json_lines(
     path: Path, kind: StepKind, advance: Advance, names: tuple[str, ...] | None = None
 ) -> Iterator[Record | BadRecord]:
-    """Yields the records of JSON Lines.
+    """Yields the records of a file of JSON Lines.
 
-    `names`: the names of the features; None: those of the first record whose steps are objects.
+    `names`: the order of the features where steps are objects; None: their order in the first record of objects.
 
     Raises:
         ConfigurationError: The file is a JSON list.
@@ -122,7 +124,10 @@ def json_lines(
 
 
 def _plain_fields(line: bytes, kind: StepKind) -> dict[str, Any] | None:
-    """The fields of an ordinary line, with its steps as an array; None if the general reader has to read the line."""
+    """Reads the fields of an ordinary line in the fast way, with `steps` as an array.
+
+    Returns None for any other line, also a wrong one: `json_text.parse` has to read it.
+    """
     span = fast_json.locate(line, b"steps")
     if span is None:
         return None
@@ -131,12 +136,12 @@ def _plain_fields(line: bytes, kind: StepKind) -> dict[str, Any] | None:
     try:
         fields: dict[str, Any] = orjson.loads(text)
         name = fields.get("id")
-        # orjson keeps the last of two equal keys, `parse` refuses them. Each key has one colon, the id may have some:
-        # more colons are those of other strings, or of a key that is there twice.
+        # Of two equal keys orjson keeps the last; `parse` refuses them. A line has a colon for each key, and those in
+        # the id. If there are more, they are in other strings, or a key is there twice: `parse` finds out.
         colons_of_id = name.count(":") if type(name) is str and b"\\" not in text else 0
         if text.count(b":") - colons_of_id != len(fields):
             fields = json_text.parse(text)
-    except (orjson.JSONDecodeError, RequestError):  # the general reader says what is wrong
+    except (orjson.JSONDecodeError, RequestError):
         return None
     fields["steps"] = fast_json.steps(line, start, end, are_tokens=kind == "tokens")
     return None if fields["steps"] is None else fields
@@ -236,11 +241,18 @@ def read_csv(
     id_of: IdOf = lambda _: None,
     warn: Callable[[str], object] = lambda _line: None,
 ) -> Iterator[TextColumns]:
-    """Yields the rows of a CSV file, in blocks that end where another id begins.
+    """Yields the rows of a CSV file in blocks of about `BLOCK_CELLS` cells, so that a large file need not be in memory.
 
-    The first line is a header, unless all of its cells are numbers. `id_of` gets the columns of the first rows. All
-    rows are one block if it knows no column of ids, or if the rows of some id do not stand together; then `warn` is
-    called.
+    A block ends where the id changes, so that all rows with one id are in one block. There is only one block if the
+    file has no known column of ids, or if the rows of some id do not stand together. The first line is a header, unless
+    all of its cells are numbers.
+
+    Args:
+        path: The file.
+        advance: Called repeatedly with the share of the file that was read.
+        id_of: Called with the columns of the first rows of a large file; returns the name of the column of ids, or
+            None.
+        warn: Called with a line for the user, if the rows of some id do not stand together.
 
     Raises:
         ConfigurationError: The file is empty.
@@ -250,22 +262,24 @@ def read_csv(
     if first_row is None:
         raise ConfigurationError(f"{path}: there is no line in it")
     header = _header(path, first_row[1])
-    # The first block, whose rows show the column of ids
+    # The first block; if it is full, its first rows show the column of ids
     column_names = header or [f"{NO_HEADER}{number}" for number in range(1, len(first_row[1]) + 1)]
     rows_of_block = max(1, BLOCK_CELLS // len(column_names))
     block = [*([] if header else [first_row]), *islice(rows, rows_of_block)]
     id_name = id_of(_text_columns(column_names, block[:_SNIFFED]).columns) if len(block) >= rows_of_block else None
-    column = len(column_names) if id_name is None else column_names.index(id_name)
-    is_sorted = id_name is not None and _rows_stand_together(path, column)
-    if id_name is not None and not is_sorted:
+    # The cell of a row with its id, as a slice, since a row may have too few cells. The empty slice gives each row the
+    # same id, so that there are no further blocks.
+    id_cell = slice(0)
+    if id_name is not None and _rows_stand_together(path, column_names.index(id_name)):
+        id_cell = slice(column_names.index(id_name), column_names.index(id_name) + 1)
+    elif id_name is not None:
         warn(
             f"{path}: the rows of one {id_name!r} do not stand together, so the whole table is held in memory, "
             f"many times the size of the file: sort it by {id_name!r}"
         )
-    # Blocks
-    ids = slice(column, column + 1)  # a slice, since a row may have too few cells
+    # This block and the next ones
     for row in rows:
-        if is_sorted and len(block) >= rows_of_block and row[1][ids] != block[-1][1][ids]:
+        if len(block) >= rows_of_block and row[1][id_cell] != block[-1][1][id_cell]:
             yield _text_columns(column_names, block)
             block = []
         block.append(row)
@@ -293,7 +307,7 @@ def _csv_rows(path: Path, advance: Advance) -> Iterator[CsvRow]:
 
 
 def _rows_stand_together(path: Path, column: int) -> bool:
-    """Whether all rows with one id stand together in the file; the ids are in the column of this index."""
+    """Whether all rows with one id stand together in the file; `column` is the index of the column of ids."""
     ids = ("".join(row[column : column + 1]).strip() for _, row in _csv_rows(path, lambda _: None))
     ids_of_runs = [row_id for row_id, _ in groupby(ids)]
     return len(ids_of_runs) == len({*ids_of_runs})
@@ -314,10 +328,10 @@ def _header(path: Path, cells: list[str]) -> list[str] | None:
 
 
 def _text_columns(names: list[str], rows: list[CsvRow]) -> TextColumns:
-    """The cells of some rows by column.
+    """Sorts the cells of some rows into columns.
 
-    A row with another number of cells gets the cells of the row before it: it is not known which of its cells is which,
-    so its error is counted to the sequence before it.
+    A row with too few or too many cells is in `wrong`, and gets copies of the cells of the row before it: which of its
+    own cells is the id is not known, so it becomes a problem of the sequence of that row.
     """
     width = len(names)
     wrong = {
