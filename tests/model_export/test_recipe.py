@@ -11,7 +11,7 @@ from lengthwise.errors import ConfigurationError
 from lengthwise_export.architecture.spec import Spec, as_toml
 from lengthwise_export.training import recipe, rocket
 from lengthwise_export.training.options import TrainingOptions, TrainOptions
-from lengthwise_export.training.record_checks import check, lenient_spec
+from lengthwise_export.training.record_checks import allow_open_missing, check
 from lengthwise_export.training.train import Epoch, TrainingProgress, learning_rate
 from tests.support.specs import parsed_spec, separable
 
@@ -97,9 +97,9 @@ def test_missing_values_get_a_policy_only_where_everything_may_be_chosen() -> No
     records[0].steps[3, 0] = np.nan
     assert plan(spec("preset = 'auto'"), records).spec.input.missing in ("indicator", "mean")
     assert plan(spec("preset = 'auto'"), records, LAYERS).spec.input.missing == "indicator"
-    check(records[0], lenient_spec(spec("preset = 'auto'")))
+    check(records[0], allow_open_missing(spec("preset = 'auto'")))
     with pytest.raises(ConfigurationError):
-        check(records[0], lenient_spec(spec()))
+        check(records[0], allow_open_missing(spec()))
 
 
 def test_the_options_of_a_run_follow_the_records_unless_they_are_given() -> None:

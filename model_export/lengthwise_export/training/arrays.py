@@ -36,7 +36,7 @@ from lengthwise.wrong_values import nearest
 from lengthwise_export.architecture.model_spec import Preset
 from lengthwise_export.architecture.spec import InputSpec, Spec, tables_of
 from lengthwise_export.errors import SpecError
-from lengthwise_export.training.record_checks import fitting_records, lenient_spec, why_unfit
+from lengthwise_export.training.record_checks import allow_open_missing, fitting_records, why_unfit
 
 # A spec as a Python caller passes it: a preset's name, the path of a TOML file, or its tables
 SpecSource: TypeAlias = str | os.PathLike[str] | Mapping[str, Any] | Spec
@@ -70,14 +70,19 @@ def from_sequences(
 ) -> LabelledSequences:
     """Converts a Python caller's sequences and labels to records, and completes the spec from them.
 
-    Without `labels`, those that the sequences have themselves count, such as the label column of a table.
+    Args:
+        spec_or_tables: The spec, in which keys may be open.
+        sequences: In any form that `lengthwise.Model.predict` takes.
+        labels: One for each sequence; None for those that the sequences have themselves, as in a column of a table.
+        layout: The order of the axes of an array.
+        padding: Which steps are cut off the end of each sequence; None for what the spec says.
 
     Raises:
         ConfigurationError: There is no sequence. A wrong spec or label is a ConfigurationError, too.
     """
     spec_tables = _with_padding(tables(spec_or_tables), padding)
     input_table = spec_tables.get("input", {})
-    records, roles, may_be_ids = _read(
+    records, roles, may_be_ids = _records_of(
         sequences, labels, layout, input_table, spec_tables.get("output", {}).get("task")
     )
     if not records:
@@ -89,7 +94,7 @@ def from_sequences(
         else []
     )
     spec = Spec.from_table(complete_tables(spec_tables, records, reasons))
-    require_fit("", records, lenient_spec(spec))
+    require_fit("", records, allow_open_missing(spec))
     return LabelledSequences(spec, records, {} if roles is None else roles.named, tuple(reasons), tuple(warnings))
 
 
@@ -115,17 +120,17 @@ def spec_and_files(arguments: Sequence[str]) -> tuple[str, list[str]]:
 def from_files(spec_or_path: str | Spec, files: Sequence[str], reading: Reading) -> LabelledSequences:
     """Reads the records of data files, and completes the spec from them.
 
-    If something in the spec is open, the records are checked against the spec only after it is complete. One error
-    names the first bad records, or the first that do not fit the spec.
+    The records are checked against the spec while they are read; if the number of features or the labels are open,
+    after the spec is complete. One error names the first bad records, or the first that do not fit the spec.
 
     Raises:
         ConfigurationError: The files hold no record.
     """
     spec_tables = _with_padding(tables(spec_or_path), reading.padding)
     source = "spec" if isinstance(spec_or_path, Spec) or spec_or_path in NAMES else spec_or_path
-    is_open = _with_placeholders(spec_tables) != spec_tables  # whether the number of features or the labels are open
+    is_open = _with_placeholders(spec_tables) != spec_tables  # the number of features, or the labels
     input_table = spec_tables.get("input", {})
-    roles = list[Roles]()  # filled when a table is read
+    roles = list[Roles]()  # of the columns: `reading.taken` appends them when a table is read
     reading = replace(
         reading,
         per_step=spec_tables.get("output", {}).get("task") == "per-step",
@@ -198,14 +203,14 @@ def require_fit(name: str, records: Sequence[Record], spec: Spec) -> None:
         raise InvalidSequences(problems)
 
 
-def _read(
+def _records_of(
     sequences: Any,
     labels: Iterable[Any] | None,
     layout: Layout,
     input_table: Mapping[str, Any],
     task: str | None,
 ) -> tuple[list[Record], Roles | None, bool]:
-    """Converts a Python caller's sequences and labels to records.
+    """Converts a Python caller's sequences and labels to records, all of which the spec's kind of a step fits.
 
     Args:
         sequences: The sequences, in any form that `input_sequences.read` takes.
@@ -221,9 +226,8 @@ def _read(
     Raises:
         InvalidSequences: Some sequences cannot be used; it names all of them.
         ConfigurationError: There are not as many labels as sequences.
-        ValueError: Never leaves this function: it becomes an InvalidSequences.
-    """
-    # What the spec says about a step
+    """  # noqa: DOC501 - a ValueError becomes an InvalidSequences
+    # What the spec says about a step, and the sequences as NumPy sees them
     names = tuple(input_table.get("feature_names") or ()) or None
     is_values = input_table.get("vocabulary") is None
     stated_features = input_table.get("features") if is_values else None
@@ -245,7 +249,7 @@ def _read(
             problems.append(Problem(f"/sequences/{index}", str(error)))
     if problems:
         raise InvalidSequences(problems)
-    # Join the arrays with their labels
+    # Join the arrays with their labels to records, and cut padding off their ends
     sequences_read = InputSequences(entry for entry in entries if isinstance(entry, InputSequence))
     raw_labels = _labels(labels, sequences_read, arrays, "" if roles is None else str(roles), task)
     labels_read = [as_label(label, index) for index, label in enumerate(raw_labels)]
@@ -265,8 +269,8 @@ def _require_features(steps: Steps, features: int | None, first: Steps) -> None:
 
     Args:
         steps: The sequence, `[length, features]`, or `[length]` for tokens or for one feature, which is not checked.
-        features: The number that the spec says; None if it is open: then the number of the first sequence counts.
-        first: The first sequence of the call.
+        features: The number that the spec says; None if it is open: then that of the first sequence counts.
+        first: The first sequence of the call, which may be this one.
 
     Raises:
         ValueError: The steps have another number of features, or there is no step.
@@ -277,12 +281,12 @@ def _require_features(steps: Steps, features: int | None, first: Steps) -> None:
         return
     if not steps.shape[1]:
         raise ValueError(f"a step has at least one feature, the shape of this array is {[*steps.shape]}")
-    # If the length is that of `transposed_length`, the axes may be swapped: the message says so
-    expected, who, transposed_length = first.shape[1], "the sequences before have", len(first)
+    # Of arrays [features, length], the first axis has the number of features: the message asks whether these are such
+    expected, who, first_axis_if_transposed = first.shape[1], "the sequences before have", len(first)
     if features is not None:
-        expected, who, transposed_length = features, "the model takes", features
+        expected, who, first_axis_if_transposed = features, "the model takes", features
     if steps.shape[1] != expected:
-        hint = TRANSPOSED if len(steps) == transposed_length else ""
+        hint = TRANSPOSED if len(steps) == first_axis_if_transposed else ""
         raise ValueError(f"{steps.shape[1]} features a step, {who} {expected}{hint}")
 
 
@@ -402,9 +406,9 @@ def tables(spec: SpecSource, source: str = "spec") -> Mapping[str, Mapping[str, 
 
 
 def _with_placeholders(spec_tables: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
-    """The tables of a spec, with placeholders for an open number of features and for open labels.
+    """A copy of the tables of a spec in which placeholders stand for the number of features and the labels, if open.
 
-    So a spec that is open can be checked before the data is read, and compared: it is open if this changes it.
+    With them, a spec can be checked before the data is read. The copy is equal to the tables if neither is open.
     """
     input_table = dict(spec_tables.get("input", {}))
     if input_table.get("vocabulary") is None:

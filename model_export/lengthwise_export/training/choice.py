@@ -57,14 +57,15 @@ class DataFacts:
 
 
 def facts_of(records: Sequence[Record]) -> DataFacts:
-    """Measures the lengths, the missing values, and how level and scale of the records differ."""
+    """Measures how many records there are, their lengths and missing values, and how their levels and scales differ."""
     lengths = [len(record.steps) for record in records]
     values = [np.asarray(record.steps, dtype=np.float64) for record in records]
     count_and_median = (len(records), float(np.median(lengths)))
     if values[0].ndim == 1:  # tokens
         return DataFacts(*count_and_median, missing=0.0, spread=1.0, shift=0.0)
     missing = sum(int(np.isnan(steps).sum()) for steps in values) / sum(steps.size for steps in values)
-    # `spread`: the ratio of the standard deviations of sequences, by feature; 1 for a feature that is constant
+    # `spread`: by feature, the ratio of a large to a small standard deviation of a sequence. It is 1 for a feature that
+    # is constant in all sequences; a deviation of 0 is taken for 1e-12 of the large one, and gives infinity below
     levels = np.array([_means(steps) for steps in values])  # (records, features)
     scales = np.array([np.sqrt(_means((steps - level) ** 2)) for steps, level in zip(values, levels, strict=True)])
     low, high = np.quantile(scales, [0.1, 0.9], axis=0)
@@ -149,8 +150,9 @@ def choose_normalisation(
 def choose_with_whole_models(plan: Plan, records: Sequence[Record], options: TrainingOptions) -> Plan:
     """Compares the plan's normalisation with the close ones and "none", by the loss of whole rocket models.
 
-    Another normalisation replaces the plan's if its leave-one-out loss is lower by two standard errors. The plan is
-    returned as it is if no normalisation is close, there are few records, or a model has several answers for a record.
+    Another normalisation replaces the plan's if its leave-one-out loss is lower by two standard errors. None is tried
+    if no other one was close in the probe, if there are few records, if nearly all answers with the plan's are right
+    already, or if losses cannot be compared record by record: the task is not single-label, or a record has windows.
 
     Returns:
         The plan; its `fitted` is the model of the chosen normalisation, if the models were fitted to all records and

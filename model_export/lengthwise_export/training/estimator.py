@@ -113,7 +113,7 @@ class LengthwiseClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
             ValueError: Some sequences or labels cannot be used; names each by its index.
             ConfigurationError: The spec or a parameter is wrong.
         """
-        sequences = _read(X, self.layout)
+        sequences = _as_sequences(X, self.layout)
         if y is None and sequences and None not in sequences.labels:
             y = sequences.labels
         labels = _labels(y)
@@ -160,15 +160,18 @@ class LengthwiseClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
         """
         check_is_fitted(self)
         manifest = Spec.from_table(self.spec_).manifest(name="classifier", version=1)
-        sequences = _read(X, self.layout, self.spec_["input"].get("padding"), manifest.input.names or ())
+        sequences = _as_sequences(X, self.layout, self.spec_["input"].get("padding"), manifest.input.names or ())
+        # The first step with a missing value, for each sequence that has one
+        steps_with_missing = ((sequence.steps, np.argwhere(np.isnan(sequence.steps))) for sequence in sequences)
+        first_missing = [(steps, None if not len(indices) else indices[0, 0]) for steps, indices in steps_with_missing]
         missing_values = [
             Problem(
                 f"/sequences/{index}",
                 f"step {step} lacks a value (NaN), and input.missing = 'refuse'"
-                + (f"; {ADVICE_ON_TAILS}" if is_tail(sequence.steps, step) else ""),
+                + (f"; {ADVICE_ON_TAILS}" if is_tail(steps, step) else ""),
             )
-            for index, sequence in enumerate(sequences)
-            for step in np.argwhere(np.isnan(sequence.steps))[:1, 0]
+            for index, (steps, step) in enumerate(first_missing)
+            if step is not None
         ]
         if missing_values and manifest.missing == "refuse":  # its text has "NaN", as scikit-learn asks of estimators
             raise InvalidSequences(missing_values)
@@ -230,10 +233,13 @@ class LengthwiseClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
         return bool(spec_tables.get("input", {}).get("missing", "indicator" if is_open else "refuse") != "refuse")
 
 
-def _read(
+def _as_sequences(
     X: Any, layout: Layout, padding: Padding | None = None, names: tuple[str, ...] | None = None
 ) -> InputSequences:
     """Converts `X` to sequences; refuses with the errors that scikit-learn's tests of estimators expect.
+
+    What other estimators read as a matrix is one here, too: in an array without iteration, or in a table of numbers
+    without a column of ids, each row is a sequence of one feature.
 
     Args:
         X: The argument of `fit` or `predict`, in any form.
@@ -250,7 +256,6 @@ def _read(
     if getattr(getattr(X, "dtype", None), "kind", "") == "c":
         raise ValueError("Complex data not supported: a sequence has real values")
     table = columns_of(X)
-    # A table of numbers without ids is a matrix, as for other estimators: each row is a sequence of one feature
     is_matrix = (
         table is not None
         and "steps" not in table

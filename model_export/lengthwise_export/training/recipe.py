@@ -67,25 +67,25 @@ def plan(spec: Spec, records: Sequence[Record], user_options: TrainOptions) -> P
         raise ConfigurationError(f"{name} has no meaning with kind = 'rocket': it is for gradient descent")
     # The policy for missing values
     facts, start = choice.facts_of(records), Plan(spec, warnings=tuple(_warnings_of(spec, records)))
-    fills = facts.missing > 0 and missing_is_open(spec)
-    if fills:
+    chooses_missing = facts.missing > 0 and missing_is_open(spec)
+    if chooses_missing:
         why = f'missing = "indicator": {facts.missing:.1%} of the values are missing'
         start = start.with_choice(why, input={"missing": "indicator"})
-    # Fixed kernels or layers: an option or key that only layers have asks for them
+    # Fixed kernels or layers: the user asks for layers by an option or a key of `[model]` that only layers have
     examples = make_examples(records, start.spec)
     options = TrainingOptions(**{name: value for name, value in settings.items() if name in ROCKET_OPTIONS})
-    # Log losses, by which models are compared, mean little without calibration
+    # Models that are compared are calibrated, whatever the user wants, as their log losses mean little otherwise
     calibrated = options.model_copy(update={"calibration": True})
     asks_for_layers = for_layers or spec.model.model_fields_set - {"preset"}
     if spec.model.is_auto and not asks_for_layers and _can_be_rocket(start.spec, facts, len(examples)):
-        chosen = _best_rocket(start, records, facts, calibrated, fills=fills)
+        chosen = _best_rocket(start, records, facts, calibrated, chooses_missing=chooses_missing)
     else:
         chosen = choice.choose_normalisation(start, records, facts, spec.model.sequence_features)
         if spec.model.kind != "rocket":
             layers = _with_layers(chosen, facts) if spec.model.is_auto else chosen
             return _with_schedule(layers, [stratum(example, spec.output.task) for example in examples], settings)
         chosen = choice.choose_with_whole_models(chosen, records, calibrated)
-    # A model that was fitted for the choice is calibrated, so it is fitted again where the user wants no calibration
+    # `fitted`, a model of the comparison, is calibrated: without calibration, the model is fitted again
     return replace(chosen, options=options, fitted=chosen.fitted if options.calibration else None)
 
 
@@ -96,17 +96,17 @@ def _can_be_rocket(spec: Spec, facts: DataFacts, examples: int) -> bool:
 
 
 def _best_rocket(
-    start: Plan, records: Sequence[Record], facts: DataFacts, options: TrainingOptions, *, fills: bool
+    start: Plan, records: Sequence[Record], facts: DataFacts, options: TrainingOptions, *, chooses_missing: bool
 ) -> Plan:
-    """Chooses and fits a rocket model; the returned plan holds it as `fitted`.
+    """Chooses the keys of a rocket model, and fits it; the returned plan holds it as `fitted`.
 
     Args:
-        start: What was chosen before; with `fills`, the policy for missing values in it is `indicator`.
+        start: What was chosen before.
         records: The training records.
         facts: About these records.
         options: Those of the fit.
-        fills: Whether the policy for missing values is open: then `mean` replaces `indicator` if its leave-one-out loss
-            is lower.
+        chooses_missing: Whether the policy for missing values, `indicator` in `start`, may still be replaced: by
+            `mean`, if the leave-one-out loss with it is lower.
     """
     features = [*ROCKET_FEATURES, *(["missing"] if facts.missing else [])]
     normalised = choice.choose_normalisation(start, records, facts, features)
@@ -114,7 +114,7 @@ def _best_rocket(
     plan = replace(normalised, spec=normalised.spec.with_keys(model=model))
     plan = choice.choose_with_whole_models(plan, records, options)
     fitted = plan.fitted or rocket.fit(plan.spec, records, options)
-    if fills:
+    if chooses_missing:
         filled = plan.with_choice('missing = "mean": MiniRocket has a lower loss with it', input={"missing": "mean"})
         fitted_to_filled = rocket.fit(filled.spec, records, options)
         if fitted_to_filled.splits["left_out"].loss < fitted.splits["left_out"].loss:

@@ -1,6 +1,7 @@
 """Checks whether records can be trained on by a spec. Nothing here imports torch, which would take seconds.
 
-The policy for missing values is *open* with `preset = "auto"`: it is chosen later, so checks allow missing values.
+The policy for missing values is *open* if the spec has `preset = "auto"` and no policy: it is chosen from the data
+later, so records with missing values fit until then.
 """
 
 from __future__ import annotations
@@ -25,36 +26,37 @@ def check(record: Record, spec: Spec) -> None:
 
 
 def fitting_records(records: Iterable[Record | BadRecord], spec: Spec) -> Iterator[Record]:
-    """Yields the records that can be trained on; raises a ConfigurationError if some cannot.
+    """Yields the records; raises a ConfigurationError at the first that cannot be read or does not fit the spec.
 
-    It names the first that cannot be read or do not fit the spec. Missing values are allowed if their policy is open.
+    The error names the first few of these. Missing values are allowed if their policy is open.
     """
-    open_spec = lenient_spec(spec)
-    return valid_records(iter(records), lambda record: check(record, open_spec))
+    spec_before_choice = allow_open_missing(spec)
+    return valid_records(iter(records), lambda record: check(record, spec_before_choice))
 
 
 def why_unfit(record: Record, spec: Spec) -> str | None:
-    """Why a model of the spec cannot be trained on a record, as a text for the user; None or empty if it can."""
-    steps, takes = record.steps, spec.input
-    if takes.features is not None and steps.shape[1] != takes.features:
-        return f"{steps.shape[1]} features a step, the spec says {takes.features}"
-    fault = first_fault(steps, vocabulary=takes.vocabulary, takes_missing=takes.missing != "refuse")
-    if fault is not None and fault[1] == "no token":
-        return f"token {steps[fault[0]]} in a vocabulary of {takes.vocabulary}"
+    """Why a model of the spec cannot be trained on a record, as a text for the user; None if it can."""
+    steps, step_spec = record.steps, spec.input
+    if step_spec.features is not None and steps.shape[1] != step_spec.features:
+        return f"{steps.shape[1]} features a step, the spec says {step_spec.features}"
+    fault = first_fault(steps, vocabulary=step_spec.vocabulary, takes_missing=step_spec.missing != "refuse")
     if fault is not None:
+        index, kind = fault
+        if kind == "no token":
+            return f"token {steps[index]} in a vocabulary of {step_spec.vocabulary}"
         cure = "to train on missing values, set it to 'zero', 'mean' or 'indicator'"
-        if is_tail(steps, fault[0]):
-            cure = f"from step {fault[0]} on there is none: {ADVICE_ON_TAILS}"
+        if is_tail(steps, index):
+            cure = f"from step {index} on there is none: {ADVICE_ON_TAILS}"
         return f"a value is missing (NaN), and input.missing = 'refuse'; {cure}"
-    if len(steps) > takes.max_length and takes.long == "reject":
-        return f"{len(steps)} steps, and input.max_length = {takes.max_length}; raise it, or set input.long"
+    if len(steps) > step_spec.max_length and step_spec.long == "reject":
+        return f"{len(steps)} steps, and input.max_length = {step_spec.max_length}; raise it, or set input.long"
     if record.label is None:
         return 'there is no label to train on: "label" is missing'
     return label_mismatch(record, spec.output.task) or unknown_labels(record, spec.output.labels, "output.labels")
 
 
-def lenient_spec(spec: Spec) -> Spec:
-    """The spec that records are checked against: it allows missing values where their policy is open."""
+def allow_open_missing(spec: Spec) -> Spec:
+    """The spec with missing values allowed, if their policy is open; otherwise the spec itself."""
     return spec.with_keys(input={"missing": "indicator"}) if missing_is_open(spec) else spec
 
 

@@ -130,13 +130,14 @@ def splits_of(report: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
 
 
 def _confusion(report: Mapping[str, Any], counts: Sequence[Sequence[int]]) -> dict[str, Any]:
-    """The texts of the rows and columns of a confusion matrix, for the page.
+    """The headings of a confusion matrix, for the page: `labels` of its rows, and `columns`.
 
-    The columns are the labels, too, or the four kinds of answers for a multi-label model.
+    Columns are the labels, too; for a multi-label model, the four kinds of answers. A report without `labels` gets the
+    indices of the rows.
     """
     labels = [str(label) for label in report.get("labels", range(len(counts)))]
-    is_square = len(counts[0]) == len(labels) >= 2 and report.get("task") != "multi-label"
-    return {"labels": labels, "columns": labels if is_square else ["hit", "false alarm", "miss", "rightly not"]}
+    is_by_label = len(counts[0]) == len(labels) >= 2 and report.get("task") != "multi-label"
+    return {"labels": labels, "columns": labels if is_by_label else ["hit", "false alarm", "miss", "rightly not"]}
 
 
 def _curves(epochs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

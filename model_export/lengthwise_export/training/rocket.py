@@ -161,11 +161,12 @@ def fit_ridge(
     sequence_level: int = 0,
     shares: Sequence[float] = SHARES,
 ) -> RidgeFit:
-    """Fits a ridge regression whose penalty has the smallest squared leave-one-out error.
+    """Fits a ridge regression; of several penalties, the one with the smallest squared leave-one-out error is taken.
 
-    Each feature is divided by its standard deviation first; the weights that are returned are those of the features as
-    they were passed. Among thousands of kernel features, a few sequence-level features would count for nothing, so they
-    are multiplied by a factor that is chosen together with the penalty.
+    Features are centred and divided by their standard deviations; the weights that are returned are those of the
+    features as they were passed. Among thousands of kernel features, a few sequence-level features would count for
+    nothing, so they are multiplied by a factor, which is chosen together with the penalty: the root of a *share*, which
+    is the weight of the group of these features against that of the kernel features.
 
     The leave-one-out answers come from one decomposition: with `G = K + penalty`, where `K` are the inner products of
     the examples, the error of a fit without an example is `(G^-1 y) / diag(G^-1)` (Rifkin and Lippert, "Notes on
@@ -178,7 +179,7 @@ def fit_ridge(
         targets: `[examples, targets]`.
         importance: `[examples]`, the weight of each example; None for equal weights.
         sequence_level: The number of sequence-level features.
-        shares: Candidates for the weight of these features against the kernel features.
+        shares: Candidates for the share of these features.
     """
     # Centre and scale the features; a weighted fit is an ordinary one of rows times the root of their weights
     weight = np.ones(len(features)) if importance is None else importance / importance.mean()

@@ -12,7 +12,6 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
-from itertools import count
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
@@ -53,8 +52,8 @@ class TrainingSession:
     test: Sequence[Record] = ()  # scored once, at the end
     validation: Sequence[Record] = ()  # the validation split, instead of a share of the records
     resume: bool = False  # whether to continue from the states in the folder of the run
-    # Checks the test or validation split again, by its name, its records and the chosen spec: while the policy for
-    # missing values was open, missing values were allowed
+    # Called with the name, the records and the chosen spec of the test or validation split, to raise if some records do
+    # not fit: while the policy for missing values was open, missing values were allowed
     recheck: Callable[[str, Sequence[Record], Spec], object] = lambda _name, records, spec: [
         *fitting_records(records, spec)
     ]
@@ -71,6 +70,7 @@ class TrainingSession:
         with torch_threads(threads), threadpool_limits(threads, user_api="blas"):
             # Choose, and tell the reasons before the training, which may take long
             plan = self.plan()
+            # Missing values were allowed in the other splits while their policy was open
             if plan.spec.input.missing == "refuse" and missing_is_open(self.data.spec):
                 for name, records in other_splits.items():
                     self.recheck(name, records, plan.spec)
@@ -82,7 +82,9 @@ class TrainingSession:
             with _new_folder(out):
                 for path in () if self.resume else run_files(out):
                     path.unlink()
-                result = (self._rocket if plan.spec.model.kind == "rocket" else self._layers)(plan, out)
+                result = (
+                    self._fit_kernels(plan, out) if plan.spec.model.kind == "rocket" else self._fit_layers(plan, out)
+                )
                 report = self._report(plan, result, other_splits)
         # Report
         closing_warnings = _closing_warnings(result, plan)
@@ -113,7 +115,7 @@ class TrainingSession:
             plan = recipe.plan(data.spec, data.records, options)
         return replace(plan, reasons=(*data.reasons, *plan.reasons), warnings=(*data.warnings, *plan.warnings))
 
-    def _rocket(self, plan: Plan, out: Path) -> TrainingResult:
+    def _fit_kernels(self, plan: Plan, out: Path) -> TrainingResult:
         """Fits fixed kernels, or takes the model that the plan has fitted, and writes the weights into `out`.
 
         Nothing is chosen by the validation split, which is only scored.
@@ -126,15 +128,14 @@ class TrainingSession:
         write(out, plan.spec, data.records, result, seed=plan.options.seed, columns=data.columns)
         return result
 
-    def _layers(self, plan: Plan, out: Path) -> TrainingResult:
+    def _fit_layers(self, plan: Plan, out: Path) -> TrainingResult:
         """Trains layers by gradient descent; writes the weights, and the state for a resume, into `out`."""
-        epoch_numbers = count(1)
         with _progress(self.progress, "epoch", plan.options.epochs) as show:
 
             def on_epoch(epoch: Epoch) -> None:
                 accuracy = epoch.validation_accuracy
                 measured = "" if accuracy is None else f", validation accuracy {accuracy:.4f}"
-                show(next(epoch_numbers), f"loss {epoch.training_loss:.4f}{measured}")
+                show(epoch.number + 1, f"loss {epoch.training_loss:.4f}{measured}")
 
             return train(
                 plan.spec,

@@ -239,9 +239,11 @@ def train(
     began = time.monotonic()
     spec = spec.concrete()
     examples = make_examples(records, spec)
-    parts = (examples, make_examples(validation, spec)) if validation else _split_examples(examples, spec, options)
+    training, held_out = (
+        (examples, make_examples(validation, spec)) if validation else _split_examples(examples, spec, options)
+    )
     key = run_key(spec, [*records, *validation], options)
-    run, path = TrainingRun(spec, *parts, options), directory / STATE_FILE
+    run, path = TrainingRun(spec, training, held_out, options), directory / STATE_FILE
     if resume:
         run.restore(path, key)
         for epoch in run.progress.epochs:
@@ -252,10 +254,10 @@ def train(
         on_epoch(epoch)
     # Calibrate, score, and write
     model, progress = run.model, run.progress
-    scale = _calibrate(model, parts[1], spec) if options.calibration else None
-    splits = {"training": scores.evaluate(model, parts[0], spec)}
-    if parts[1]:
-        splits["validation"] = scores.evaluate(model, parts[1], spec)
+    scale = _calibrate(model, held_out, spec) if options.calibration else None
+    splits = {"training": scores.evaluate(model, training, spec)}
+    if held_out:
+        splits["validation"] = scores.evaluate(model, held_out, spec)
     result = TrainingResult(
         model,
         splits,

@@ -27,7 +27,7 @@ from lengthwise_export.options import Notice
 from lengthwise_export.tracing.process_wide import torch_as_before
 from lengthwise_export.training import arrays, session
 from lengthwise_export.training.options import TrainCallOptions
-from lengthwise_export.training.record_checks import lenient_spec
+from lengthwise_export.training.record_checks import allow_open_missing
 from lengthwise_export.training.report import RunReport, splits_of
 from lengthwise_export.training.session import ProgressTarget
 
@@ -173,7 +173,7 @@ def train(  # noqa: D417 - the decorator adds the options
         refuse_to_overwrite(folder, "use another out=, or delete it with overwrite=True")
     validation = None if isinstance(options.validation, int | float) else options.validation
     data = arrays.from_sequences(spec, sequences, labels, options.layout, options.padding)
-    open_spec = lenient_spec(data.spec)  # what is wrong is found before the choice, which may take minutes
+    open_spec = allow_open_missing(data.spec)  # what is wrong is found before the choice, which may take minutes
     training = session.TrainingSession(
         data,
         options if validation is None else options.model_copy(update={"validation": None}),
