@@ -87,7 +87,7 @@ def test_the_page_lists_the_layers_of_keras_that_are_read() -> None:
 
 
 async def test_the_metrics_of_a_page_are_those_that_there_are(tmp_path: Path) -> None:
-    monitored: dict[str, Any] = {"record": tmp_path, "verify_share": 1, "shadow": "sums/2"}
+    monitored: dict[str, Any] = {"record": tmp_path, "verify_share": 1}
     async with serving(model(manifest()), **monitored) as service:
         await service.predict({"sequences": [[[1, 3]]]})
         families = list(text_string_to_metric_families(service.serving.metrics.text().decode()))

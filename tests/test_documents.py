@@ -15,7 +15,7 @@ from lengthwise.commands.cli import main
 from tests.support import documents
 from tests.support.documents import ROOT
 from tests.support.long import long_but
-from tests.support.server_process import ServerProcess
+from tests.support.server_process import ServerProcess, started
 
 pytestmark = pytest.mark.usefixtures("quick_costs")
 
@@ -32,6 +32,7 @@ class Page:
     sections: tuple[str, ...] = ()
     tolerance: float = 1e-6
     apart: bool = False
+    records: tuple[int, ...] = ()  # lengths of sequences that a service has recorded in `records`
 
 
 PAGES = {
@@ -45,6 +46,7 @@ PAGES = {
     "docs/keras.md": Page(here=True),
     "docs/masking.md": Page(here=True),
     "docs/mending.md": Page(here=True),
+    "docs/monitoring.md": Page(records=(5, 7, 20)),
     "docs/own-code.md": Page(),
     "docs/python.md": Page(),
     "docs/spec.md": Page(),
@@ -93,6 +95,11 @@ def walk(name: str, folder: Path, *, long: bool) -> int:
     """Runs a page: the number of its blocks that ran."""
     page = PAGES[name]
     with documents.page_run(name, ROOT if page.here else folder, folder, apart=page.apart) as run:
+        if page.records:
+            with started("--record", str(folder / "records"), "--record-share", "1") as server:
+                server.predict({"sequences": [[[0.5] * 12] * length for length in page.records]}).raise_for_status()
+                server.terminate()  # the file of records is complete when the service has ended
+                assert server.end() == 0, server.text
         if page.serve is not None:
             run.serve(page.serve)
         return documents.walk(ROOT / name, run, long=long, sections=page.sections, tolerance=page.tolerance)

@@ -98,8 +98,12 @@ def test_a_check_of_a_module_needs_no_exporter() -> None:
 
 @pytest.mark.parametrize(
     ("options", "loaded"),
-    [("console=False, drift_share=0", []), ("", ["lengthwise.console", "lengthwise.monitoring"])],
-    ids=["without them", "as it comes"],
+    [
+        ("console=False", []),
+        ("", ["lengthwise.console"]),
+        ("verify_share=1", ["lengthwise.console", "lengthwise.monitoring"]),
+    ],
+    ids=["without them", "as it comes", "answers are checked"],
 )
 def test_a_service_loads_the_console_and_monitoring_where_they_are_on(options: str, loaded: list[str]) -> None:
     program = (

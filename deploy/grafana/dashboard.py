@@ -212,45 +212,19 @@ PANELS = (
     heat_map("Lengths", "sequence_length_steps", "How many sequences of which length came; steps, by bucket."),
     heat_map("Rows of a batch", "batch_rows", "How many sequences a batch had, by bucket."),
     Panel(
-        "Drift",
-        [
-            (
-                f"max by (model, version, what) (lengthwise_drift{{{OF_JOB}}}) "
-                f"/ max by (model, version, what) (lengthwise_drift_limit{{{OF_JOB}}})",
-                "{{model}}/{{version}} {{what}}",
-            ),
-            (f"{CLIPPED} / {rate('steps_total', where=OF_SEQUENCES)}", "values clipped of a step"),
-        ],
+        "Clipped values",
+        [(f"{CLIPPED} / {rate('steps_total', where=OF_SEQUENCES)}", "values clipped of a step")],
         "short",
-        "How far the last 1,000 sequences are from the training data, over the limit: above 1 they have drifted. And "
-        "how many values of a step lay beyond the grid of their model.",
+        "How many values of a step lay beyond the grid of their model: new data that is unlike that of the training.",
     ),
     Panel(
         "Answers compared",
         [
             (rate("verified_answers_total"), "computed again, alone"),
             (rate("verify_mismatches_total"), "not the same alone"),
-            (rate("shadow_sequences_total", "candidate"), "shadow {{candidate}}"),
-            (rate("shadow_disagreements_total", "candidate"), "shadow {{candidate}}: another answer"),
-            (rate("shadow_refused_total", "candidate"), "shadow {{candidate}}: refused"),
         ],
         "ops",
-        "Answers that were computed again or by a shadow, and those that differed.",
-    ),
-    Panel(
-        "Shadow",
-        [
-            (
-                share(rate("shadow_seconds_total", "candidate"), rate("shadow_primary_seconds_total", "candidate")),
-                "{{candidate}}: time over that of the version that answered",
-            ),
-            (
-                f"max by (candidate) (lengthwise_shadow_largest_difference{{{OF_JOB}}})",
-                "{{candidate}}: largest difference of a probability",
-            ),
-        ],
-        "short",
-        "What the shadow would cost, and how far its answers are from those that were sent.",
+        "Answers that were computed again, and those that differed.",
     ),
     Panel(
         "Records",

@@ -26,7 +26,7 @@ from lengthwise import addresses
 from lengthwise.errors import ConfigurationError
 from lengthwise.files import available_cores
 from lengthwise.files import bundled_models as bundled_models
-from lengthwise.versions import Key, Policy
+from lengthwise.versions import Policy
 from lengthwise.wrong_values import nearest, no_booleans_for_numbers, sentence
 
 if TYPE_CHECKING:
@@ -85,6 +85,11 @@ _CHANNEL_VARIABLE: Final = PREFIX + "WORKER_CHANNEL"
 REMOVED: Final = {
     "breaker_retry_seconds": "a model that fails is tried again every 10 s",
     "quick_path": "an application with middleware sees every call",
+    "drift_share": "--record keeps a sample of the calls, which Evidently or whylogs compares with the training data",
+    **dict.fromkeys(
+        ("shadow", "shadow_share"),
+        "a proxy can mirror calls to a second server, and `lengthwise score` answers recorded ones again",
+    ),
 }
 """What to know now about an option that was removed, by its name."""
 
@@ -249,11 +254,6 @@ class Settings(BaseSettings):
         (), description="Origins whose web pages may call this server, separated by commas; * for all. Default: none."
     )
     access_log: Share = Field(0, description="Share of calls that get a line in the access log: off, or 0 to 1.")
-    drift_share: Share = Field(
-        0.5,
-        description="Share of calls that are compared with the training data (metric lengthwise_drift), for models "
-        "whose manifest has its profile: off, or 0 to 1.",
-    )
     verify_share: Share = Field(
         0,
         description="Share of calls for which one sequence is run again unbatched, when no caller waits, and compared: "
@@ -266,12 +266,6 @@ class Settings(BaseSettings):
     record_max_bytes: int = Field(
         2**30, ge=2**20, description="Most bytes of all record files; beyond it the oldest are removed."
     )
-    shadow: Annotated[str, AfterValidator(lambda value: (Key.parse(value), value)[1])] | None = Field(
-        None,
-        description="A version NAME/VERSION that also runs a share of the calls to other versions of NAME, when no "
-        "caller waits; its answers are compared with theirs. Off by default.",
-    )
-    shadow_share: Share = Field(0.05, description="Share of calls that the shadow answers too: off, or 0 to 1.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Lowest severity to log.")
     log_format: Literal["text", "json"] = Field("text", description="Format of the log lines, on stderr.")
 

@@ -10,10 +10,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import numpy as np
 import yaml
 
-from lengthwise.runtime.data_profile import DataProfile
 from tests.deploy.tools import DEPLOY, RULES, loaded, program
 from tests.support.model_directories import place
 from tests.support.waiting import answers, wait_until
@@ -75,18 +73,14 @@ def prometheus(folder: Path, port: int, target: str) -> Iterator[str]:
 
 
 def monitored(folder: Path) -> tuple[Path, dict[str, str]]:
-    """A repository of two versions that have a profile of their training data, and the options that watch them all.
+    """A repository of two versions, and the options that watch them all.
 
     With these, every metric of the service has values, and so has every panel of the dashboard.
     """
-    random = np.random.default_rng(0)
-    trained = [random.normal(size=(length, 12)).astype(np.float32) for length in random.integers(7, 200, 60)]
-    profile = DataProfile.of(trained, [(index % 9,) for index in range(len(trained))], labels=9)
     for version in (1, 2):
-        place(folder / "models", "japanese-vowels", version, training=profile.model_dump(mode="json"))
-    shares = {"drift_share": "1", "verify_share": "0.2", "shadow_share": "0.2", "record_share": "0.2"}
-    watched = {"record": str(folder / "records"), "shadow": "japanese-vowels/1", "versions": "all"}
-    return folder / "models", {**shares, **watched}
+        place(folder / "models", "japanese-vowels", version)
+    watched = {"verify_share": "0.2", "record": str(folder / "records"), "record_share": "0.2", "versions": "all"}
+    return folder / "models", watched
 
 
 def body(*lengths: int, **options: object) -> bytes:

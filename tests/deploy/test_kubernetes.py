@@ -200,7 +200,7 @@ SHARES = sorted(name for name, field in Settings.model_fields.items() if "off, o
 
 
 def test_the_shares_are_options_of_the_chart() -> None:
-    assert SHARES == ["access_log", "drift_share", "record_share", "shadow_share", "verify_share"]
+    assert SHARES == ["access_log", "record_share", "verify_share"]
 
 
 @pytest.mark.parametrize("name", SHARES)

@@ -5,7 +5,6 @@ import re
 import tempfile
 from pathlib import Path
 from typing import Any
-from unittest.mock import Mock
 
 import pytest
 import yaml
@@ -28,8 +27,8 @@ def _rules(kind: str) -> dict[str, dict[str, Any]]:
 
 def _exported() -> set[str]:
     with tempfile.TemporaryDirectory() as folder:
-        options = Settings(record=Path(folder), verify_share=1, shadow="m/2")
-        monitoring = Monitoring(options, lambda: True, Mock())
+        options = Settings(record=Path(folder), verify_share=1)
+        monitoring = Monitoring(options, lambda: True)
         restarts = Family("counter", "largest", "worker_restarts", "As `Serving` has it.", (), [((), 0)])
         metrics = Metrics(dict, lambda: Bounds(1, 1, 0, 0, 1), lambda: [*monitoring.families(), restarts])
         metrics.model("m", "1", {"provider": "p", "digest": "d"})

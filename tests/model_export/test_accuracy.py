@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,15 +16,12 @@ from numpy.typing import NDArray
 
 from lengthwise.commands.cli import main
 from lengthwise.datasets.dataset import Label, Record
-from lengthwise.decoding.calls import make_item
 from lengthwise.errors import ConfigurationError, VerificationError
 from lengthwise.padding import PaddedBatch
-from lengthwise.runtime.data_profile import ProfileCounter
 from lengthwise.runtime.manifest import Manifest, StepInput, Task
 from lengthwise.runtime.session import Outputs, Session
 from lengthwise_export.exporting import accuracy
 from lengthwise_export.exporting.flow import publish
-from lengthwise_export.exporting.verify import profile_of_served
 from lengthwise_export.mending import mended_accuracy
 from tests.support.mends import WEIGHTS, NumpySubject, mended_mean, over_the_steps, raising_below
 from tests.support.specs import candidate
@@ -234,36 +230,6 @@ def test_data_without_any_label_or_record_is_a_wrong_call(tmp_path: Path) -> Non
         (tmp_path / "d.jsonl").write_text(text)
         result = run(tmp_path / "s.toml", "--out", tmp_path / "m", "--data", tmp_path / "d.jsonl")
         assert (result.exit_code, said in result.stderr) == (2, True), result.output
-
-
-class Seldom(Oracle):
-    """It answers the first label, whatever the data."""
-
-    def logits(self, batch: PaddedBatch) -> NDArray[np.float64]:
-        return np.tile([5.0, 0.0], (batch.rows, 1))
-
-
-def test_the_data_itself_has_not_drifted_when_it_is_served() -> None:
-    described = manifest(max_length=20, long="tail").model_copy(update={"labels": ("often", "rare")})
-    random = np.random.default_rng(0)
-    steps = [random.normal(size=(length, 1)).astype(np.float32) for length in random.integers(1, 60, 400).tolist()]
-    steps.append(np.full((3, 1), np.nan, dtype=np.float32))  # the model refuses it
-    records = [
-        Record(str(number), each, "rare" if number % 5 == 0 else "often", f"d:{number}")
-        for number, each in enumerate(steps)
-    ]
-    classes_of = partial(accuracy.answered_classes, cast("Session", Seldom()), described)
-    profile = profile_of_served(records, described, classes_of)
-    assert profile is not None
-    assert (profile.sequences, profile.classes, profile.missing) == (400, (1.0, 0.0), 0.0)
-    served = [make_item(each, described, sent_steps=len(each)).steps for each in steps[:400]]
-    counter = ProfileCounter(profile, described.classes)
-    drift = counter.drift(counter.count(served, [0] * 400))
-    assert max(drift.values()) < 1e-3
-
-
-def test_of_data_that_the_model_does_not_accept_there_is_no_profile() -> None:
-    assert profile_of_served([record([1.0] * 3, "slow")], manifest(max_length=2), lambda _: []) is None
 
 
 OF_FOUR = Manifest(name="m", version=1, input=StepInput(features=3), labels=("a", "b", "c", "d"), max_length=60)

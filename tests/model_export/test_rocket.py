@@ -138,7 +138,7 @@ def test_half_of_the_kernels_read_zeros_beyond_the_sequence_and_each_one_to_nine
 def trained(tmp_path: Path, records: Sequence[Record], described: Spec | None = None, **more: object) -> TrainingResult:
     described = described or spec(SMALL)
     result = rocket_training.fit(described, records, TrainingOptions(**more))
-    write(tmp_path, described, records, result)
+    write(tmp_path, described, result)
     return result
 
 

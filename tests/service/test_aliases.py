@@ -169,14 +169,13 @@ async def test_what_is_in_force_is_seen(caplog: pytest.LogCaptureFixture) -> Non
     made: dict[str, str | int | float | None] = {"data_accuracy": 0.98, "data_answers": 370, "trained": "2026-11-01"}
     versions = [model(manifest(version=version, made=made)) for version in (1, 2, 3)]
     pointed = {"sums": {"champion": 1, "candidate": 2, "blue": 2}}
-    async with serving(*versions, aliases=pointed, shadow="sums/3") as service:
+    async with serving(*versions, aliases=pointed) as service:
         health = (await service.client.get("/healthz")).json()
         figures = await service.figures()
-    assert health["shadow"] == "sums/3"
-    assert [(each["aliases"], each["default"], each["shadow"]) for each in health["models"]] == [
-        (["champion"], True, False),
-        (["blue", "candidate"], False, False),
-        ([], False, True),
+    assert [(each["aliases"], each["default"]) for each in health["models"]] == [
+        (["champion"], True),
+        (["blue", "candidate"], False),
+        ([], False),
     ]
     (first, *_) = health["models"]
     assert (first["accuracy"], first["accuracy_answers"], first["trained"]) == (0.98, 370, "2026-11-01")

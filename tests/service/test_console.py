@@ -113,13 +113,14 @@ async def test_nothing_else_of_the_package_is_served(service: Service, path: str
 
 async def test_recordings_of_the_model_directory_are_given_to_who_has_a_key(keys: Path) -> None:
     lines = b'{"id":"a","label":"b","steps":[[1,2]]}\n{"id":"c","label":"a","steps":[[3,4]]}\n'
-    kept = replace(model(manifest(version=2)), examples=lines)
+    kept = replace(model(manifest(version=2)), examples=lines, usual_lengths=[1, 1])
     async with serving(model(manifest()), kept, api_keys_file=keys) as service:
         state = (await service.client.get("/console/state", headers=BEARER)).json()
         asked = "/console/examples?model=sums&version="
         assert (await service.client.get(f"{asked}2")).status_code == 401
         answers = [await service.client.get(f"{asked}{version}", headers=BEARER) for version in (1, 2, 3)]
     assert [each["examples"] for each in state["models"]] == [0, 2]
+    assert [each["usual_lengths"] for each in state["models"]] == [[], [1, 1]]
     assert [(answer.status_code, answer.content) for answer in answers[:2]] == [(200, b""), (200, lines)]
     assert answers[2].status_code == 404
 

@@ -98,7 +98,7 @@ async def test_the_example_of_each_model_runs_and_is_answered_as_the_document_sa
 
 @pytest.mark.parametrize("models", [(), (manifest(),)], ids=["no model", "a model"])
 async def test_every_answer_that_is_no_inference_is_as_the_document_says(models: tuple[Manifest, ...]) -> None:
-    async with serving(*map(model, models), admin_calls=True, shadow="sums/1") as service:
+    async with serving(*map(model, models), admin_calls=True) as service:
         made = (await service.client.get("/openapi.json")).json()
         for path, calls in made["paths"].items():
             for method, operation in calls.items():

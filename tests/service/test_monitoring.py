@@ -1,12 +1,9 @@
 """The monitoring: what samples answered calls gets each of them once, and survives every error."""
 
-import asyncio
 import errno
-import itertools
 import os
 import shutil
 import threading
-import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,12 +20,10 @@ from lengthwise.decoding.calls import Item
 from lengthwise.errors import ConfigurationError, RecordError
 from lengthwise.monitoring import monitoring, record_file, recorded
 from lengthwise.monitoring.consumers import AnsweredCall, Consumer
-from lengthwise.monitoring.drift import Drift, DriftWindow
 from lengthwise.monitoring.monitoring import ConsumerThread
 from lengthwise.monitoring.record_file import PATTERN
 from lengthwise.monitoring.recorder import FILE_SECONDS, Recorder
 from lengthwise.runtime.answers import Answer
-from lengthwise.runtime.data_profile import DataProfile
 from lengthwise.runtime.manifest import Promise
 from lengthwise.runtime.session import CPU_LABEL
 from tests.support.numpy_models import Service, manifest, model, serving
@@ -408,17 +403,14 @@ class TestInAService:
             assert number(service, "verify_mismatches_total") == 0
 
     async def test_nothing_is_rerun_while_callers_wait(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        first, second = bound(manifest(version=1)), bound(manifest(version=2))
-        async with serving(first, second, verify_share=1, shadow="sums/2", shadow_share=1) as service:
-            with monitoring.RUNNING:  # as by another thread that reruns, while a caller comes
-                await service.predict(BODY | {"version": "1"})
-                await asyncio.sleep(0.5)  # more than two periods
-                monkeypatch.setattr(Batcher, "at_rest", False)
-            await asyncio.sleep(0.5)
-            assert number(service, "verified_answers_total") == number(service, "shadow_sequences_total") == 0
+        looks: list[int] = []
+        monkeypatch.setattr(Batcher, "at_rest", property(lambda _: looks.append(1)))
+        async with serving(bound(manifest()), verify_share=1) as service:
+            await service.predict(BODY)
+            await until(lambda: len(looks) > 3)
+            assert number(service, "verified_answers_total") == 0
             monkeypatch.setattr(Batcher, "at_rest", True)
-            for name in ("verified_answers_total", "shadow_sequences_total"):
-                await until(lambda: number(service, name) == 1)  # noqa: B023
+            await until(lambda: number(service, "verified_answers_total") == 1)
 
     async def test_an_answer_that_is_another_one_alone_is_counted_and_logged(
         self, caplog: pytest.LogCaptureFixture
@@ -434,103 +426,6 @@ class TestInAService:
             await service.predict(BODY, x_request_id="wrong-1")
             await until(lambda: number(service, "verify_mismatches_total") == 1)
         assert "wrong-1" in caplog.text
-
-    async def test_drift_is_a_gauge_beside_its_limit(self) -> None:
-        random = np.random.default_rng(0)
-        trained = [random.normal(size=(length, 2)).astype(np.float32) for length in random.integers(1, 40, 300)]
-        profile = DataProfile.of(trained, None, labels=3)
-        async with serving(model(manifest(training=profile), seconds=1e-4), drift_share=1) as service:
-            for _ in range(10):
-                sent = [(random.normal(size=(60, 2)) + 5).round(3).tolist() for _ in range(50)]
-                assert (await service.predict({"sequences": sent})).status_code == 200
-            await until(lambda: number(service, "drift{"))
-            for what in ("length", "feature 0", "feature 1"):
-                assert number(service, "drift{", what=what) > number(service, "drift_limit{", what=what)
-            assert number(service, "drift{", what="missing") == 0
-
-    async def test_drift_of_a_feature_says_its_name(self) -> None:
-        trained = [np.ones((4, 2), dtype=np.float32)] * 300
-        named = manifest(training=DataProfile.of(trained, None, labels=3), inputs=("ax", "ay"))
-        drift = Drift(1.0)
-        drift.consume([answered([[1.0, 2.0]] * 3)._replace(model=SimpleNamespace(manifest=named))] * 250)
-        (family, _) = drift.families()
-        assert {"feature 0 (ax)", "feature 1 (ay)", "length"} <= {labels[2] for labels, _ in family.samples}
-
-    async def test_of_a_version_that_is_gone_no_drift_is_shown(self) -> None:
-        drift = Drift(1.0, lambda name, version: (name, version) in served)
-        trained = [np.ones((4, 2), dtype=np.float32)] * 300
-        kept = manifest(training=DataProfile.of(trained, None, labels=3))
-        call = answered([[1.0, 2.0]] * 3)._replace(model=SimpleNamespace(manifest=kept))
-        served = {("sums", "1")}
-        drift.consume([call] * 250)
-        assert any(family.samples for family in drift.families())
-        served.clear()
-        assert not any(family.samples for family in drift.families())
-
-    def test_few_long_sequences_are_counted_and_not_kept(self) -> None:
-        trained = [np.ones((4, 2), dtype=np.float32)] * 300
-        kept = manifest(training=DataProfile.of(trained, None, labels=3))
-        assert kept.training is not None
-        window = DriftWindow(kept.training, kept)
-        for _ in range(3):
-            steps = np.ones((2**17, 2), dtype=np.float32)  # 1 MiB
-            gone = weakref.ref(steps)
-            window.add([Item(steps, len(steps))], answered().answers, steps.nbytes)
-            del steps
-            assert gone() is None
-        few = np.ones((3, 2), dtype=np.float32)
-        window.add([Item(few, 3)] * 50, answered().answers * 50, few.nbytes)
-        assert window.counts is not None
-        assert window.counts.sequences == 53
-
-    async def test_a_shadow_answers_beside_and_its_page_compares(self) -> None:
-        other = manifest(version=2).model_copy(update={"labels": ("c", "b", "a")})
-        first, second = bound(manifest(version=1)), bound(other)
-        async with serving(first, second, shadow="sums/2", shadow_share=1) as service:
-            for _ in range(4):
-                answer = (await service.predict(BODY | {"version": "1"})).json()
-                assert answer["version"] == "1"
-            await until(lambda: number(service, "shadow_sequences_total") == 4)
-            document = (await service.client.get("/shadow")).json()
-            page = await service.client.get("/shadow", headers={"accept": "text/html"})
-        found = document["versions"]["1"]
-        assert (document["candidate"], found["sequences"], found["disagreements"]) == ("sums/2", 4, 4)
-        assert found["answers"] == [{"primary": "c", "candidate": "a", "sequences": 4}]
-        assert found["cost_ratio"] > 0
-        assert "4 other answers (100.00%)" in page.text
-        assert 'href="./"' in page.text
-
-    async def test_a_shadow_is_timed_on_the_clock_of_the_predictions(self) -> None:
-        ticks = itertools.count()
-        first = bound(manifest(version=1), seconds=0.5)
-        second = bound(manifest(version=2), clock=lambda: float(next(ticks)))
-        async with serving(first, second, shadow="sums/2", shadow_share=1) as service:
-            for _ in range(4):
-                await service.predict(BODY | {"version": "1"})
-            await until(lambda: number(service, "shadow_sequences_total") == 4)
-            assert number(service, "shadow_seconds_total") == 4  # one tick each
-            assert number(service, "shadow_primary_seconds_total") > 0
-
-    async def test_a_shadow_that_takes_other_sequences_refuses_them(self) -> None:
-        first, second = bound(manifest(version=1)), bound(manifest(version=2, max_length=1))
-        async with serving(first, second, shadow="sums/2", shadow_share=1) as service:
-            await service.predict(BODY | {"version": "1"})
-            await until(lambda: number(service, "shadow_refused_total") == 1)
-
-    async def test_a_shadow_that_is_not_served_is_said_once(self, caplog: pytest.LogCaptureFixture) -> None:
-        async with serving(bound(manifest()), shadow="sums/9", shadow_share=1) as service:
-            for _ in range(3):
-                await service.predict(BODY)
-            await until(lambda: "the shadow sums/9 is not served" in caplog.text)
-            document = (await service.client.get("/shadow")).json()
-        assert document["versions"] == {}
-        assert caplog.text.count("is not served, so nothing is compared") == 1
-
-    async def test_without_a_shadow_its_page_says_how(self) -> None:
-        async with serving(model(manifest())) as service:
-            assert (await service.client.get("/shadow")).json()["candidate"] is None
-            page = await service.client.get("/shadow", headers={"accept": "text/html"})
-            assert "--shadow NAME/VERSION" in page.text
 
 
 def bound(its: Any, before: Callable[[Any], None] = lambda _: None, **costs: Any) -> Any:

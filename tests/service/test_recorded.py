@@ -1,8 +1,6 @@
-"""Records are good for something: labels are joined, drift is shown."""
+"""Records are good for something: labels are joined."""
 
-import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -10,9 +8,6 @@ from click.testing import CliRunner, Result
 
 from lengthwise.commands.cli import main
 from lengthwise.datasets import dataset
-from lengthwise.monitoring import record_file, recorded
-from lengthwise.runtime.data_profile import DataProfile
-from lengthwise.runtime.manifest import Manifest
 from tests.support.numpy_models import manifest, model, serving
 
 
@@ -65,53 +60,6 @@ class TestLabels:
         assert result.exit_code == 2
         assert message in " ".join(result.stderr.split())
         assert not (tmp_path / "out.parquet").exists()
-
-
-class TestDriftCommand:
-    def model(self, folder: Path, **fields: Any) -> Path:
-        random = np.random.default_rng(1)
-        trained = [random.normal(size=(random.integers(1, 9), 2)).astype(np.float32) for _ in range(200)]
-        profile = DataProfile.of(trained, None, labels=3)
-        directory = folder / "sums" / "1"
-        directory.mkdir(parents=True)
-        (directory / "manifest.json").write_text(manifest(**({"training": profile} | fields)).to_json())
-        return directory
-
-    async def test_it_shows_what_has_drifted(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(recorded, "WINDOW_SEQUENCES", 100)
-        monkeypatch.setattr(record_file, "AT_ONCE", 50)
-        await record(tmp_path / "records", calls=200)
-        its = self.model(tmp_path)
-        result = command("drift", tmp_path / "records", its, "--json")
-        document = json.loads(result.stdout)
-        assert document["sequences"] == 300
-        assert {entry["what"] for entry in document["drift"]} == {
-            "length",
-            "missing",
-            "class",
-            "feature 0",
-            "feature 1",
-        }
-        assert len(document["over_time"]) == 3
-        assert result.exit_code == (1 if document["drifted"] else 0)
-
-    async def test_a_name_means_its_champion_and_the_versions_with_records_are_said(self, tmp_path: Path) -> None:
-        await record(tmp_path / "records")
-        folder = self.model(tmp_path).parent
-        other = Manifest.read(folder / "1").model_copy(update={"version": 2})
-        (folder / "2").mkdir()
-        (folder / "2" / "manifest.json").write_text(other.to_json())
-        result = command("drift", tmp_path / "records", folder)
-        assert result.exit_code == 2
-        assert "there are no records of sums/2, but of sums/1;" in result.stderr
-        assert command("alias", folder, "champion", 1).exit_code == 0
-        assert json.loads(command("drift", tmp_path / "records", folder, "--json").stdout)["model"] == "sums/1"
-
-    async def test_what_it_needs_is_said(self, tmp_path: Path) -> None:
-        await record(tmp_path / "records")
-        bare = self.model(tmp_path / "bare", training=None)
-        result = command("drift", tmp_path / "records", bare)
-        assert (result.exit_code, "has no profile of its training data" in result.stderr) == (2, True)
 
 
 def command(*arguments: str | Path) -> Result:

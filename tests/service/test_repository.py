@@ -10,10 +10,19 @@ import onnx.parser
 import pytest
 
 from lengthwise.errors import ConfigurationError, ModelNotFound, NotReady
+from lengthwise.files import digest
 from lengthwise.repository.contents import Repository
 from lengthwise.repository.loading import LoadedModel
 from lengthwise.repository.scan import Scan
-from lengthwise.runtime.manifest import GOLDEN_FILE, GRAPH_FILE, MANIFEST_FILE, VERIFICATION_FILE, Manifest, StepInput
+from lengthwise.runtime.manifest import (
+    EXAMPLES_FILE,
+    GOLDEN_FILE,
+    GRAPH_FILE,
+    MANIFEST_FILE,
+    VERIFICATION_FILE,
+    Manifest,
+    StepInput,
+)
 from lengthwise.versions import Policy
 from tests.support.model_directories import LIMITS, measure_quickly, place, sign, tamper_with_golden
 
@@ -25,6 +34,27 @@ def _measured_quickly(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def opened_at(folder: Path) -> Repository:
     return Scan(folder, LIMITS, policy=Policy.parse("all")).run()
+
+
+@pytest.mark.parametrize(
+    ("recordings", "lengths"),
+    [
+        ('{"steps": [[1], [2], [3]]}\n{"steps": [7]}\n', [1, 3]),
+        ("", []),
+        ("not JSON", []),
+        ('{"steps": 3}', []),
+        ('["steps"]', []),
+        ("[" * 100_000, []),
+    ],
+    ids=["two recordings", "none", "no JSON", "no steps", "no objects", "nested"],
+)
+def test_a_model_has_the_lengths_of_its_recordings_as_usual_ones(recordings: str, lengths: list[int], tmp_path: Path):
+    directory = place(tmp_path)
+    (directory / EXAMPLES_FILE).write_text(recordings)
+    manifest = Manifest.read(directory)
+    digests = manifest.digests | {EXAMPLES_FILE: digest(directory / EXAMPLES_FILE)}
+    (directory / MANIFEST_FILE).write_text(manifest.model_copy(update={"digests": digests}).to_json())
+    assert opened_at(tmp_path).find("vowels", None).usual_lengths == lengths
 
 
 # What is refused

@@ -256,7 +256,7 @@ def test_a_variable_may_name_an_address(web: Web, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("option", ["--cache", "--offline"])
-@pytest.mark.parametrize("command", ["score", "bench", "check", "drift"])
+@pytest.mark.parametrize("command", ["score", "bench", "check"])
 def test_another_command_says_which_variable_it_reads_for_an_option_of_serve(command: str, option: str) -> None:
     done = CliRunner().invoke(main, [command, option])
     assert done.exit_code == 2

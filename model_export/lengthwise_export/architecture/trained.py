@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lengthwise.errors import ConfigurationError
-from lengthwise.runtime.data_profile import DataProfile
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.errors import CheckpointError, SpecError
 
@@ -53,7 +52,6 @@ class TrainingRecord(BaseModel):
     answers: dict[str, int] = {}  # by split, the number of answers that `accuracy` was measured with
     temperature: float | None = Field(default=None, gt=0)  # by which the logits were divided to calibrate them
     trained: str | None = None  # the day, as in `2026-11-23`
-    profile: DataProfile | None = None
     # The columns of ids, times and labels of the table that was trained on, by their roles
     columns: dict[str, str] = {}
 

@@ -135,15 +135,6 @@ def measure(session: Session, manifest: Manifest, records: Iterable[Record]) -> 
     return sample
 
 
-def answered_classes(session: Session, manifest: Manifest, records: Sequence[Record]) -> list[list[int]]:
-    """The indices of the classes that are answered to each record.
-
-    One for a single-label model, any number for a multi-label model, and one for each step for a per-step model.
-    """
-    predicted = (predicted_labels(answer, manifest) for answer in _answers(session, manifest, records))
-    return [labels.nonzero()[1].tolist() for labels in predicted]
-
-
 def accepted_records(records: Iterable[Record], manifest: Manifest) -> tuple[list[Record], int, str]:
     """Selects the labelled records that the model accepts.
 

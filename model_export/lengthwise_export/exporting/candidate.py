@@ -115,8 +115,7 @@ def from_spec(spec: Spec, weights: Path | None, options: ExportOptions = PLAIN) 
         return cast("BatchLogits", logits.numpy())
 
     manifest = spec.manifest(name="model", version=1, mean=mean, std=std)
-    manifest = manifest.model_copy(update={"made": made, "training": record.profile})
-    return Candidate(manifest, build, reference, options.tolerance)
+    return Candidate(manifest.model_copy(update={"made": made}), build, reference, options.tolerance)
 
 
 def with_threshold(source: Candidate, threshold: float) -> Candidate:

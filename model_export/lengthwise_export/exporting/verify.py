@@ -8,7 +8,7 @@ alone moves the answer more than usual; `amplified` of a case says by how much (
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -17,11 +17,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 
-from lengthwise.decoding.calls import make_item, why_refused
 from lengthwise.errors import VerificationError
 from lengthwise.padding import PaddedBatch, Steps
 from lengthwise.repository import verifier
-from lengthwise.runtime.data_profile import DataProfile, sample
 from lengthwise.runtime.manifest import Manifest, Precision
 from lengthwise.runtime.onnx import onnx_graph
 from lengthwise.runtime.session import Session
@@ -298,34 +296,11 @@ def _overflows(float32: VerifiedGraph, float16: VerifiedGraph, batches: Mapping[
 
 
 def _with_figures(verified: VerifiedGraph, data: Sequence[Record]) -> VerifiedGraph:
-    """Adds the accuracy on the data to the result and to its manifest.
-
-    The manifest also gets a profile of the data, for measuring drift in a service, if it has none of the training data.
-    """
-    manifest, session = verified.manifest, verified.session()
-    if manifest.training is None:
-        profile = profile_of_served(data, manifest, partial(accuracy.answered_classes, session, manifest))
-        manifest = manifest.model_copy(update={"training": profile})
-    measured = accuracy.measure(session, manifest, data)
+    """Adds the accuracy on the data to the result and to its manifest."""
+    manifest = verified.manifest
+    measured = accuracy.measure(verified.session(), manifest, data)
     if measured is not None:
         file = Path(data[0].source_line).name.rpartition(":")[0]
         figures = {"data": file, "data_answers": measured.answers, "data_accuracy": measured.accuracy}
         manifest = manifest.model_copy(update={"made": manifest.made | figures})
     return replace(verified, manifest=manifest, sample=measured)
-
-
-def profile_of_served(
-    records: Sequence[Record], manifest: Manifest, classes_of: Callable[[Sequence[Record]], Sequence[Sequence[int]]]
-) -> DataProfile | None:
-    """The profile of the records that the model accepts, cut as a service cuts them; None if it accepts none.
-
-    Its frequencies of labels are those of the model's answers, not of the data: otherwise, a model that answers a rare
-    label even more rarely would seem to drift from the beginning. `classes_of` gives the answered classes of records.
-    """
-    accepted = [record for record in records if why_refused(record.steps, manifest) is None]
-    if not accepted:
-        return None
-    sampled = [accepted[index] for index in sample(len(accepted))]
-    items = [make_item(record.steps, manifest, sent_steps=len(record.steps)) for record in sampled]
-    profile = DataProfile.of([item.steps for item in items], classes_of(sampled), labels=manifest.classes)
-    return profile.model_copy(update={"sequences": len(accepted)})

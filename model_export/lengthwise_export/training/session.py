@@ -125,7 +125,7 @@ class TrainingSession:
             result = plan.fitted or rocket.fit(
                 plan.spec, data.records, plan.options, on_examples=lambda done: show(done, "features are computed")
             )
-        write(out, plan.spec, data.records, result, seed=plan.options.seed, columns=data.columns)
+        write(out, plan.spec, result, seed=plan.options.seed, columns=data.columns)
         return result
 
     def _fit_layers(self, plan: Plan, out: Path) -> TrainingResult:

@@ -24,7 +24,6 @@ from torch import Tensor
 
 from lengthwise.datasets.dataset import Record
 from lengthwise.errors import ConfigurationError
-from lengthwise.runtime.data_profile import DataProfile
 from lengthwise_export.architecture import checkpoint, temperature, trained
 from lengthwise_export.architecture.model import SequenceClassifier
 from lengthwise_export.architecture.spec import Spec
@@ -266,7 +265,7 @@ def train(
         details={"best_epoch": progress.best + 1, "epochs": [asdict(epoch) for epoch in progress.epochs]},
         progress=progress,
     )
-    write(directory, spec, records, result, seed=options.seed, columns=columns or {})
+    write(directory, spec, result, seed=options.seed, columns=columns or {})
     return result
 
 
@@ -301,28 +300,23 @@ def _calibrate(model: SequenceClassifier, examples: Sequence[Example], spec: Spe
     return scale
 
 
-def write(directory: Path, spec: Spec, records: Sequence[Record], result: TrainingResult, **more: Any) -> None:
+def write(directory: Path, spec: Spec, result: TrainingResult, **more: Any) -> None:
     """Writes `model.safetensors`: the weights of a result, and what they were trained with.
 
     Args:
         directory: The folder of the run.
         spec: That of the model.
-        records: The training records; their profile is stored, so that a service can measure drift.
         result: The model and its scores.
         more: Further entries of the record in the file, such as the seed.
     """
     splits = {
         name.replace("left_out", "validation"): scores_of_split for name, scores_of_split in result.splits.items()
     }
-    label_indices = {label: index for index, label in enumerate(spec.output.labels)}
-    labels_of_each = [record.label if isinstance(record.label, tuple) else (record.label,) for record in records]
-    classes = [[label_indices[str(label)] for label in labels] for labels in labels_of_each]
     state = trained.record_of(
         spec,
         accuracy={name: scores_of_split.accuracy for name, scores_of_split in splits.items()},
         answers={name: scores_of_split.answers for name, scores_of_split in splits.items()},
         temperature=result.temperature,
-        profile=DataProfile.of([record.steps for record in records], classes, labels=len(label_indices)),
     )
     checkpoint.write(directory / WEIGHTS_FILE, result.model.state_dict(), state | more)
 

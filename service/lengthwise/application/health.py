@@ -12,7 +12,7 @@ from typing import Any, Final
 from fastapi import APIRouter, Request
 from fastapi.responses import PlainTextResponse, Response, StreamingResponse
 
-from lengthwise.application import document, pages
+from lengthwise.application import document
 from lengthwise.errors import Draining, NotReady, RequestError
 from lengthwise.protocols import kserve
 from lengthwise.repository.contents import listed
@@ -37,7 +37,7 @@ def add_probes(router: APIRouter, serving: Serving) -> None:
 
 
 def add_state(router: APIRouter, serving: Serving) -> None:
-    """Adds `/healthz`, `/metrics` and `/shadow`."""
+    """Adds `/healthz` and `/metrics`."""
 
     @router.get("/healthz", **document.operation("healthz"))
     async def healthz() -> Response:
@@ -48,14 +48,6 @@ def add_state(router: APIRouter, serving: Serving) -> None:
         pieces, media_type = await serving.figures.exposition(request.headers.get("accept", ""))
         headers = {"content-type": media_type, "content-length": str(sum(map(len, pieces)))}
         return StreamingResponse(_in_turns(pieces), headers=headers)
-
-    @router.get("/shadow", **document.operation("shadow"))
-    async def shadow(request: Request) -> Response:
-        compared = None if serving.monitoring is None else serving.monitoring.shadow
-        comparison = {"candidate": None, "versions": {}} if compared is None else compared.as_json()
-        if "text/html" in request.headers.get("accept", ""):
-            return pages.comparison(comparison)
-        return document.answer(comparison, headers={"vary": "accept"})
 
 
 async def _in_turns(pieces: Sequence[bytes]) -> AsyncIterator[bytes]:
@@ -84,7 +76,6 @@ def described(serving: Serving) -> dict[str, Any]:
         },
         "hung": serving.watchdog.problem,
         "models": [_described_model(served, serving) for served in serving.served],
-        "shadow": serving.settings.shadow,
         "reason": reason,
         "workers": [this_process] if worker is None else worker.memory.described(),
         "workers_reason": serving.workers_reason,
@@ -101,7 +92,6 @@ def _described_model(served: ServedModel, serving: Serving) -> dict[str, Any]:
         "version": str(manifest.version),
         "default": serving.default_of(manifest.name) is served,
         "aliases": serving.aliases_of(served),
-        "shadow": serving.settings.shadow == served.manifest.key,
         "accuracy": origin.get("data_accuracy"),
         "accuracy_answers": origin.get("data_answers"),
         "accuracy_data": origin.get("data"),
@@ -125,8 +115,7 @@ def _why_not_ready(serving: Serving) -> RequestError:
         return Draining("the server is shutting down", retry_after_seconds=1)
     if not serving.started and not serving.repository.starting:
         return NotReady("the server is starting", retry_after_seconds=1)
-    answering = serving.registry.answering
-    broken = [served.manifest.key for served in answering if served.queue.breaker.open]
-    if broken and len(broken) == len(answering):
+    broken = [served.manifest.key for served in serving.served if served.queue.breaker.open]
+    if broken and len(broken) == len(serving.served):
         return NotReady(f"no model works: {listed(broken)}; /healthz says why", retry_after_seconds=5)
     return serving.repository.none_ready()

@@ -12,7 +12,7 @@ import hashlib
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, Response
@@ -89,11 +89,6 @@ def front(root: str, paths: Mapping[str, str]) -> Response:
     `paths` are those of `GET /`, by name; `root` is the prefix that a proxy puts before each path.
     """
     return _page("front.html", root=root, paths=paths)
-
-
-def comparison(document: Mapping[str, Any]) -> Response:
-    """The page of `/shadow`: for each version, how the candidate's answers differ from the answers of that version."""
-    return _page("shadow.html", **document)
 
 
 def key_needed() -> Response:

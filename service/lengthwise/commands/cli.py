@@ -36,11 +36,9 @@ GROUPS: Final[Mapping[str, Mapping[str, Row]]] = {
     },
     "Train": {
         "train": Row("lengthwise_export.training.training_commands", "Trains the built-in architecture."),
-        "compare": Row("lengthwise_export.training.training_commands", "Compares two trainings."),
     },
     "Operate": {
         "alias": Row("lengthwise.commands.operate", "Shows the aliases of a model, or points one to a version."),
-        "drift": Row("lengthwise.commands.operate", "Compares recorded sequences with the training data."),
         "push": Row("lengthwise.commands.push", "Pushes models to a hub, a registry or a store."),
         "label": Row("lengthwise.commands.operate", "Joins labels to recorded sequences."),
         "import": Row(

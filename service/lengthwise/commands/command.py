@@ -21,7 +21,6 @@ REMOVED: Final = {
     ("bench", "--format"): "requests are JSON",
     ("bench", "--warmup-seconds"): "a tenth of the duration is not measured, and none with --request-count",
     ("bench", "--serve"): "the service that it starts has the options of the environment: LENGTHWISE_RUNNERS=2",
-    ("drift", "--model"): "the model stands behind the folder: lengthwise drift DIR MODEL",
     ("score", "--overwrite"): "delete the file of predictions first",
     ("score", "--threads"): "there is a thread for each core that the process may use: taskset -c 0 leaves it one",
     ("train", "--overwrite"): "delete the folder of the run first; in Python: train(..., overwrite=True)",

@@ -1,4 +1,4 @@
-"""`lengthwise alias`, `drift` and `label`: which versions requests reach, and what recorded sequences are used for."""
+"""`lengthwise alias` and `label`: which versions requests reach, and labels for recorded sequences."""
 
 from __future__ import annotations
 
@@ -6,14 +6,9 @@ from pathlib import Path
 
 import click
 import orjson
-from rich.console import Console
-from rich.table import Table
 
-from lengthwise.addresses import is_address
 from lengthwise.commands.command import Command
 from lengthwise.errors import ConfigurationError
-
-_records = click.argument("records", metavar="DIR", type=click.Path(exists=True, file_okay=False, path_type=Path))
 
 
 @click.command(
@@ -54,48 +49,8 @@ def alias(model: Path, alias: str | None, version: int | None, remove: bool, as_
         click.echo("\n".join(f"{name}: {number}" for name, number in sorted(current.items())) or "no aliases")
 
 
-@click.command(cls=Command, epilog="The exit code is 0 where nothing has drifted, 1 where something has.")
-@_records
-@click.argument("model", metavar="MODEL")
-@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
-def drift(records: Path, model: str, as_json: bool) -> None:
-    """Compares the records in DIR with the training data of MODEL.
-
-    DIR is the folder of `lengthwise serve --record`. MODEL is a model directory, MODELS/NAME/VERSION, or MODELS/NAME
-    for its champion, else its highest version; or an address. Lengths, missing values, each feature and the answers are
-    compared by the population stability index (PSI).
-
-    \f
-
-    Raises:
-        Exit: Something has drifted.
-    """  # noqa: D301 - click wants a real form feed
-    from lengthwise.monitoring import recorded
-    from lengthwise.monitoring.drift import name_of
-    from lengthwise.repository import aliases
-    from lengthwise.repository.source import model_directory
-    from lengthwise.runtime.manifest import Manifest
-
-    # The version: named, the champion, or the highest
-    champion = None if is_address(model) else aliases.read(Path(model)).get(aliases.CHAMPION)
-    manifest = Manifest.read(model_directory(model if champion is None else f"{model}/{champion}"))
-    report = recorded.report(records, manifest)
-    if as_json:
-        click.echo(orjson.dumps(report.as_json(), option=orjson.OPT_INDENT_2))
-    else:
-        table = Table(title=f"{report.counts.sequences} records of {manifest.key} beside its training data")
-        for column in ("what", "PSI", "limit", ""):
-            table.add_column(column, justify="left" if column in ("what", "") else "right")
-        for figure, psi in report.drift.items():
-            limit = report.profile.limits.of(figure)
-            table.add_row(name_of(figure, manifest), f"{psi:.3f}", f"{limit:.3f}", "drifted" if psi > limit else "")
-        Console().print(table)
-    if report.drifted:
-        raise click.exceptions.Exit(1)
-
-
 @click.command(cls=Command)
-@_records
+@click.argument("records", metavar="DIR", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument("labels", metavar="LABELS", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.argument("out", metavar="OUT", type=click.Path(dir_okay=False, path_type=Path))
 def label(records: Path, labels: Path, out: Path) -> None:

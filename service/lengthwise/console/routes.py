@@ -108,12 +108,11 @@ def page_state(serving: Serving, health: dict[str, Any], predict: str) -> dict[s
 
 def _input(served: ServedModel) -> dict[str, Any]:
     """What the page needs to draw and to invent sequences of a model: scales, threshold, examples, usual lengths."""
-    step, training = served.manifest.input, served.manifest.training
     return {
-        **step.model_dump(include={"mean", "std"}),
+        **served.manifest.input.model_dump(include={"mean", "std"}),
         "threshold": served.manifest.threshold,
         "examples": (served.model.examples or b"").count(b"\n"),
-        "usual_lengths": None if training is None else training.lengths.edges,
+        "usual_lengths": served.model.usual_lengths,
     }
 
 

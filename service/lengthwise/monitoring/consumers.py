@@ -1,4 +1,4 @@
-"""What a consumer of answered calls is (it records them, counts drift, or checks answers), and what it gets."""
+"""What a consumer of answered calls is (it records them, or checks answers), and what it gets."""
 
 from __future__ import annotations
 

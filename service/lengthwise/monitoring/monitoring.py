@@ -1,8 +1,8 @@
 """The monitoring of a service: its consumers, their buffers and threads, and their metrics.
 
 Each consumer has a buffer of calls and a thread. The thread that answers a call only puts it into the buffers of the
-consumers that sample it. If a buffer is full, the call is dropped there and counted; no caller waits. Consumers that
-run models run one at a time, and only while no runner is busy (the service is *at rest*).
+consumers that sample it. If a buffer is full, the call is dropped there and counted; no caller waits. A consumer that
+runs models does so only while no runner is busy (the service is *at rest*).
 """
 
 from __future__ import annotations
@@ -13,22 +13,17 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from typing import Final
 
 from lengthwise.batching.queues import Timing
 from lengthwise.decoding.calls import Call
-from lengthwise.errors import RequestError
+from lengthwise.monitoring.answer_check import AnswerCheck
 from lengthwise.monitoring.consumers import AnsweredCall, Consumer
-from lengthwise.monitoring.drift import Drift
 from lengthwise.monitoring.recorder import Recorder
-from lengthwise.monitoring.reruns import AnswerCheck, ShadowRuns
-from lengthwise.repository.registry import ServedModel
 from lengthwise.runtime import recurrent_kernels
 from lengthwise.runtime.answers import Answer
 from lengthwise.settings import Settings
 from lengthwise.telemetry.families import Family
-from lengthwise.versions import Key
 
 log = logging.getLogger("lengthwise.monitoring")
 
@@ -38,50 +33,30 @@ PERIOD_SECONDS: Final = 0.2  # how long calls gather in the buffer, so that thre
 _REST_SECONDS: Final = 0.002  # first pause if the service is not at rest; each pause doubles, up to `PERIOD_SECONDS`
 _COUNTED: int = 64  # calls consumed at once: so few that no thread waits long for the interpreter
 _STOP_SECONDS = 10.0  # within which a thread must end
-RUNNING: Final = threading.Lock()  # held while a model runs for the monitoring, so that only one does
 
 
 class Monitoring:
     """The consumers that the settings switch on, each with its thread.
 
-    `at_rest` says whether the service is at rest; `find` gives a served model by name and version.
+    `at_rest` says whether the service is at rest.
     """
 
-    def __init__(
-        self, settings: Settings, at_rest: Callable[[], bool], find: Callable[[str | None, str | None], ServedModel]
-    ) -> None:
-        self._find = find
+    def __init__(self, settings: Settings, at_rest: Callable[[], bool]) -> None:
         self._threads: list[ConsumerThread] = []
-        self.shadow: ShadowRuns | None = None  # has the page of comparisons
-        if settings.drift_share > 0:
-            self._threads.append(ConsumerThread(Drift(settings.drift_share, self._is_served)))
         if settings.record is not None and settings.record_share > 0:
             recorder = Recorder(settings.record, settings.record_share, settings.record_max_bytes)
             self._threads.append(ConsumerThread(recorder))
         if settings.verify_share > 0:
             self._threads.append(ConsumerThread(AnswerCheck(settings.verify_share), at_rest))
-        if settings.shadow is not None:
-            key = Key.parse(settings.shadow)
-            self.shadow = ShadowRuns(lambda: find(key.name, str(key.version)), key, settings.shadow_share)
-            self._threads.append(ConsumerThread(self.shadow, at_rest))
-
-    def _is_served(self, name: str, version: str) -> bool:
-        """Whether a version is served now."""
-        with suppress(RequestError):
-            self._find(name, version)
-            return True
-        return False
 
     def start(self) -> None:
-        """Starts the threads, and logs which consumers an option has switched on (drift is on by default)."""
+        """Starts the threads, and logs which consumers there are."""
         for thread in self._threads:
-            consumer = thread.consumer
-            if not isinstance(consumer, Drift):
-                log.info("%s: a share of %g of the calls is sampled", consumer.name, consumer.share)
+            log.info("%s: a share of %g of the calls is sampled", thread.consumer.name, thread.consumer.share)
             thread.start()
 
     def stop(self) -> None:
-        """Stops the threads. Calls that wait are still recorded and counted for drift, but no model runs for them."""
+        """Stops the threads. Calls that wait are still recorded, but no model runs for them."""
         for thread in self._threads:
             thread.stop(_STOP_SECONDS)
 
@@ -209,10 +184,8 @@ class ConsumerThread(threading.Thread):
         if self._at_rest is None:
             return self.consume()
         pause = _REST_SECONDS
-        while True:
-            with RUNNING:
-                if self._at_rest():
-                    return self.consume()
+        while not self._at_rest():
             if self._ending.wait(pause):
                 return False
             pause = min(2 * pause, PERIOD_SECONDS)
+        return self.consume()

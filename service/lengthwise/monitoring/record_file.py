@@ -21,8 +21,9 @@ import orjson
 from lengthwise import files
 from lengthwise.errors import ConfigurationError
 from lengthwise.monitoring.consumers import AnsweredCall
-from lengthwise.monitoring.drift import answered_classes
 from lengthwise.padding import Steps
+from lengthwise.runtime.answers import Answer
+from lengthwise.runtime.manifest import Manifest
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -185,7 +186,7 @@ def rows_of(call: AnsweredCall) -> list[dict[str, Any]]:
             "model": manifest.name,
             "version": str(manifest.version),
             "names": manifest.input.names,
-            "answer": [manifest.labels[index] for index in answered_classes(answer, manifest)],
+            "answer": [manifest.labels[index] for index in _answered_classes(answer, manifest)],
             "probabilities": answer.probabilities.ravel(),
             "request": call.request_id,
             "arrived": int(call.arrived * 1e6),
@@ -194,6 +195,20 @@ def rows_of(call: AnsweredCall) -> list[dict[str, Any]]:
         }
         for index, (item, answer) in enumerate(zip(call.items, call.answers, strict=True))
     ]
+
+
+def _answered_classes(answer: Answer, manifest: Manifest) -> list[int]:
+    """The indices of the classes in an answer.
+
+    Single-label: one. Multi-label: those above the threshold. Per-step: one for each step.
+    """
+    if manifest.task == "single-label":
+        return [answer.best]
+    if manifest.task == "per-step":
+        indexes: list[int] = answer.probabilities.argmax(axis=1).tolist()
+        return indexes
+    chosen: list[int] = (answer.probabilities >= manifest.threshold).nonzero()[0].tolist()
+    return chosen
 
 
 def _steps(sequences: Sequence[Steps]) -> Any:

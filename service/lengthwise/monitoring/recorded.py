@@ -1,106 +1,15 @@
-"""Uses recorded sequences: `report` compares them with the training data, `join` writes those that have a label."""
+"""Joins labels to recorded sequences, for `lengthwise label`."""
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import reduce
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import orjson
 
 from lengthwise.errors import ConfigurationError
 from lengthwise.monitoring import record_file
-from lengthwise.monitoring.drift import append_or_add, name_of
-from lengthwise.padding import Steps
-from lengthwise.runtime.data_profile import WINDOW_SEQUENCES, DataProfile, ProfileCounter, ProfileCounts
-from lengthwise.runtime.manifest import Manifest
-
-
-@dataclass(frozen=True, slots=True)
-class DriftReport:
-    """Recorded sequences of one model, compared with its training data."""
-
-    manifest: Manifest
-    profile: DataProfile
-    counts: ProfileCounts  # of all sequences, in the profile's bins
-    drift: dict[str, float]  # the PSI by aspect (see `drift`), of all sequences
-    over_time: Sequence[dict[str, float]]  # the same for each `WINDOW_SEQUENCES`, in order of arrival
-
-    @property
-    def drifted(self) -> list[str]:
-        """The aspects whose PSI exceeds the limit."""
-        return [aspect for aspect, psi in self.drift.items() if psi > self.profile.limits.of(aspect)]
-
-    def as_json(self) -> dict[str, Any]:
-        """The report as a JSON object, for the option `--json`."""
-        return {
-            "model": self.manifest.key,
-            "sequences": self.counts.sequences,
-            "drifted": self.drifted,
-            "drift": [
-                {
-                    "what": aspect,
-                    "name": name_of(aspect, self.manifest),
-                    "psi": psi,
-                    "limit": self.profile.limits.of(aspect),
-                }
-                for aspect, psi in self.drift.items()
-            ],
-            "over_time": list(self.over_time),
-        }
-
-
-def report(directory: Path, manifest: Manifest) -> DriftReport:
-    """Compares the records of a model in a folder with its training data.
-
-    Raises:
-        ConfigurationError: The manifest has no profile of the training data, or there are no records of the model.
-    """
-    profile = manifest.training
-    if profile is None:
-        raise ConfigurationError(
-            f"{manifest.key} has no profile of its training data: export it again with --data, or from a checkpoint of "
-            "'lengthwise train'"
-        )
-    counter = ProfileCounter(profile, manifest.classes)
-    label_indices = {label: index for index, label in enumerate(manifest.labels)}
-    windows: list[ProfileCounts] = []  # each of at least `WINDOW_SEQUENCES`, but the last one may have fewer
-    versions: set[str] = set()  # all that were recorded, for a message
-    for batch in record_file.batches(directory, ["model", "version", "steps", "answer"]):
-        rows_with_keys = [(f"{row['model']}/{row['version']}", row) for row in batch.to_pylist()]
-        versions.update(key for key, _ in rows_with_keys)
-        rows = [row for key, row in rows_with_keys if key == manifest.key]
-        if not rows:
-            continue
-        answers = [label_indices[label] for row in rows for label in row["answer"] if label in label_indices]
-        block = counter.count([_array(row["steps"], manifest) for row in rows], answers)
-        append_or_add(windows, block, WINDOW_SEQUENCES)
-    if not windows:
-        raise ConfigurationError(
-            f"{directory}: there are no records of {manifest.key}, but of {', '.join(sorted(versions)) or 'no other'}; "
-            "a file is read when it is complete: after minutes or when the service stops"
-        )
-    total = reduce(operator.add, windows)
-    over_time = [counter.drift(window) for window in windows if window.sequences >= WINDOW_SEQUENCES]
-    return DriftReport(manifest, profile, total, counter.drift(total), over_time)
-
-
-def _array(steps: list[Any], manifest: Manifest) -> Steps:
-    """Recorded steps as an array of the form that the model takes.
-
-    Raises:
-        ConfigurationError: They have another form.
-    """
-    try:
-        if manifest.input.kind == "tokens":
-            return np.array(steps, dtype=np.int64)
-        return np.array(steps, dtype=np.float32).reshape(len(steps), manifest.input.features or 1)
-    except (ValueError, OverflowError) as error:
-        raise ConfigurationError(f"a record has steps of another form than {manifest.key} takes: {error}") from error
 
 
 def read_labels(path: Path) -> dict[str, Any]:

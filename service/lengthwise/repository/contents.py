@@ -5,7 +5,6 @@
 | refused | of a version: not served, as it was not verified or cannot be served; the reason is a `Refusal` |
 | unloaded | of a name: a client asked not to serve it |
 | champion | the version that an alias of this name points to: it answers calls without a version |
-| shadow | a version that runs beside others for comparison; no call without a version gets it |
 | unnamed | the name for calls that give none |
 """
 
@@ -56,7 +55,6 @@ class Repository:
     unverified: Sequence[Key] = ()  # versions that the running scan has still to verify
     starting: bool = False  # the first scan runs: a model that is missing here may still come
     aliases: Mapping[str, Aliases] = field(default_factory=dict)  # by name
-    shadow: Key | None = None
 
     @classmethod
     def of(cls, models: Iterable[LoadedModel], refused: Sequence[Refusal] = (), **fields: Any) -> Repository:
@@ -77,9 +75,8 @@ class Repository:
 
         Raises:
             ModelNotFound: The name or the version is unknown, or there are several names and none was given.
-            NotReady: There is no model at all, this one may still come, or only the shadow works and no version is
-                named.
-        """
+            NotReady: There is no model at all, or this one may still come.
+        """  # noqa: DOC502 - `none_ready` makes it
         # 1. The name of the model
         if not self.models:
             raise self.none_ready()
@@ -97,9 +94,6 @@ class Repository:
             raise self.none_ready()
         if not versions:
             raise ModelNotFound(f"no such model is served; served are {listed(sorted(self.models))}")
-        if version is None:
-            why = f"the model {name!r} is not ready: of it only the shadow works, which answers no call"
-            raise NotReady(f"{why}; /healthz says more", retry_after_seconds=5)
         numbers = listed([str(number) for number in sorted(versions, reverse=True)])
         raise ModelNotFound(f"the model {name!r} has no such version; served of it are {numbers}")
 
@@ -127,11 +121,9 @@ class Repository:
         - The champion, if it is served. While the service starts, None if it has still to be verified.
         - If it is not served, the next lower version, which was in use before.
         - Otherwise the highest version that is served.
-
-        A shadow is never the default.
         """
         champion = self.champion(name)
-        versions = [version for version in self.models.get(name, ()) if not self.is_shadow(Key(name, version))]
+        versions = self.models.get(name, ())
         if self.starting and champion is not None and Key(name, champion) in self.unverified:
             return None
         up_to_champion = [version for version in versions if champion is not None and version <= champion]
@@ -140,10 +132,6 @@ class Repository:
     def champion(self, name: str) -> int | None:
         """The version of a name that the alias `champion` points to, whether it is served or not."""
         return self.aliases.get(name, {}).get(CHAMPION)
-
-    def is_shadow(self, key: Key) -> bool:
-        """Whether a version is the shadow; if the shadow is the champion, it answers like any other version: False."""
-        return key == self.shadow and self.champion(key.name) != key.version
 
     def none_ready(self) -> NotReady:
         """The error for a request while no model is served: the folder is empty, or the first scan runs."""

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import orjson
+
 from lengthwise.batching import buckets
 from lengthwise.batching.buckets import BatchShape, BucketedCosts, Buckets
 from lengthwise.batching.cost import CostTable
@@ -62,6 +64,7 @@ class LoadedModel:
     steady: bool = True  # whether the time of a run follows from the shape of its batch
     golden: Golden | None = None
     examples: bytes | None = None  # a few labelled recordings, as JSON Lines
+    usual_lengths: Sequence[int] = ()  # of these recordings, ascending
     cold: Sequence[BatchShape] = ()  # shapes of a device that have not run: see `ModelQueue.cold`
 
     @property
@@ -138,11 +141,14 @@ def load(
                 seconds,
             )
     # 3. On a device, choose the shapes of batches, and run the first of them.
+    usual_lengths = _lengths(task.examples)
     try:
         cost = CostTable.from_json(dict(verification.costs), clock=session.clock)
         shapes, cold = None, list[BatchShape]()
         if session.bound:
-            shapes, cold = _warm_up(session, cost, manifest, task.limits, seconds=WARM_UP * budget_seconds)
+            shapes, cold = _warm_up(
+                session, cost, manifest, task.limits, usual_lengths, seconds=WARM_UP * budget_seconds
+            )
             cost = BucketedCosts(cost, shapes)
     except Exception as error:  # onnxruntime's exceptions have no common base of their own
         raise ModelError(f"{manifest.key}: the graph cannot be run here: {error}") from error
@@ -156,14 +162,31 @@ def load(
         verification.steady,
         Golden.of(task.golden, manifest),
         task.examples,
+        usual_lengths,
         cold,
     )
 
 
+def _lengths(examples: bytes | None) -> list[int]:
+    """The lengths of the recordings in `examples.jsonl`, ascending; none if the file is missing or has another form."""
+    try:
+        return sorted(len(orjson.loads(line)["steps"]) for line in (examples or b"").splitlines())
+    except (ValueError, KeyError, TypeError):
+        return []
+
+
 def _warm_up(
-    session: Session, cost: CostTable, manifest: Manifest, limits: BatchLimits, *, seconds: float
+    session: Session,
+    cost: CostTable,
+    manifest: Manifest,
+    limits: BatchLimits,
+    usual_lengths: Sequence[int],
+    *,
+    seconds: float,
 ) -> tuple[Buckets, list[BatchShape]]:
     """Chooses the shapes of batches on a device, and runs the first ones for at most about `seconds`.
+
+    The first ones have the widths of `usual_lengths`, if there are any.
 
     Returns the chosen buckets, and the shapes that have not run.
     """
@@ -172,7 +195,7 @@ def _warm_up(
         cost, limits, max_length=manifest.max_length, min_length=manifest.min_length, multiple=manifest.width_multiple
     )
     shapes = chosen.shapes()
-    first = chosen.first_shapes(() if manifest.training is None else manifest.training.lengths.edges)
+    first = chosen.first_shapes(usual_lengths)
     # The largest, and the one with most rows, before the others: then no buffer grows for a later one.
     first = [*dict.fromkeys((first[0], max(first), *first))][: buckets.BEFORE_READY]
     ran = session.warm_up(first, seconds=seconds)

@@ -9,8 +9,8 @@ timer ── SIGHUP ── load ── unload         one change at a time
 ```
 
 A request finds its model in one immutable *snapshot*, and keeps this model even if the snapshot is replaced; the queue
-of a removed model is closed after its last request. A *change* is a client's `load` or `unload` of a name. *Refused*
-and *shadow*: see `contents`.
+of a removed model is closed after its last request. A *change* is a client's `load` or `unload` of a name. *Refused*:
+see `contents`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,6 @@ from lengthwise.repository.loading import LoadedModel
 from lengthwise.repository.stopping import Stopped, Stopping, in_daemon_thread
 from lengthwise.runtime.free_memory import return_free_memory
 from lengthwise.telemetry.metrics import ModelMetrics
-from lengthwise.versions import Key
 
 log = logging.getLogger("lengthwise.registry")
 
@@ -92,7 +91,6 @@ class Registry:
         remove: Callable[[ServedModel], None],
         *,
         period_seconds: float = 0.0,
-        shadow: Key | None = None,
     ) -> None:
         self.everywhere = self.change_here  # makes a change; of several workers, at all of them (`EveryWorker`)
         # Asks the other workers which names a client has unloaded, before the first scan; None without workers
@@ -103,7 +101,6 @@ class Registry:
         self._add = add
         self._remove = remove
         self._period = period_seconds
-        self._shadow = shadow
         self._defaults: Mapping[str, int | None] = {}  # by name: which version answers calls without one
         self.repository = Repository(starting=True)  # the result of the last scan
         self.served: Sequence[ServedModel] = ()  # by name and ascending version
@@ -119,7 +116,7 @@ class Registry:
         """The model for a name and a version, as a request gives them; see `Repository.find` for the errors.
 
         If no version is given and the default version does not work, a version that works stands in: the next lower
-        one, which was in use before, or else the highest, but never the shadow. If none works, the default version.
+        one, which was in use before, or else the highest. If none works, the default version.
         """
         snapshot = self._snapshot
         served = snapshot.resolved.get((name, version))
@@ -128,16 +125,11 @@ class Registry:
             if len(snapshot.resolved) < _MOST_RESOLVED:
                 snapshot.resolved[name, version] = served
         if version is None and served.queue.breaker.open:
-            versions = [model for model in self.answering if model.manifest.name == served.manifest.name]
+            versions = [model for model in self.served if model.manifest.name == served.manifest.name]
             working = [model for model in versions if not model.queue.breaker.open]
             lower = [model for model in working if model.manifest.version < served.manifest.version]
             return (lower or working or [served])[-1]
         return served
-
-    @property
-    def answering(self) -> Sequence[ServedModel]:
-        """The models that answer calls without a version: all that are served, but the shadow."""
-        return [served for served in self._snapshot.served.values() if not self.repository.is_shadow(served.model.key)]
 
     def explain(self, reason: str) -> None:
         """Sets why nothing is served before the first scan: logged, and told to every request until then.
@@ -301,7 +293,6 @@ class Registry:
     def _serve(self, result: Repository) -> None:
         """Serves the result of a scan: opens queues for new models, replaces the snapshot, removes old models."""
         # 1. Log which aliases changed.
-        result = replace(result, shadow=self._shadow)
         for name in sorted({*self.repository.aliases, *result.aliases}):
             aliases = result.aliases.get(name, {})
             if aliases != self.repository.aliases.get(name, {}):
@@ -335,12 +326,11 @@ class Registry:
         for name, version in defaults.items():
             champion = result.champion(name)
             expected = champion or version  # without a champion the highest version is no substitute
-            stands_in = version is None or version != expected
+            stands_in = version != expected
             if version != self._defaults.get(name, expected) or (stands_in and name not in self._defaults):
-                outcome = "refused with 503: only the shadow works" if version is None else f"answered by {version}"
                 why = f", as the champion, {champion}, is not served" if stands_in and champion else ""
                 level = logging.WARNING if stands_in else logging.INFO
-                log.log(level, "calls of %s without a version are %s%s", name, outcome, why)
+                log.log(level, "calls of %s without a version are answered by %s%s", name, version, why)
         self._defaults = defaults
 
 

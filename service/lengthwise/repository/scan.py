@@ -6,7 +6,7 @@ Each good version is *published*, which means served, at once. If one takes long
 the same time; a lower version of its name waits.
 
 A version is *settled* when this scan has its result: a model to serve, a reason to refuse it, or both, where the model
-of the last scan stays in service. Others are *remaining*. See `contents` for shadows and refusals.
+of the last scan stays in service. Others are *remaining*. See `contents` for refusals.
 """
 
 from __future__ import annotations
@@ -60,7 +60,6 @@ class Scan:
     most_bytes: int = MOST_BYTES  # of the files of one version
     stopping: Stopping = field(default_factory=Stopping)
     publish: Callable[[Repository], object] = lambda _: None  # called with what may be served already
-    shadows: Collection[Key] = ()  # served beside the highest other version of their names
     _directories: dict[Key, Path] = field(init=False)  # of all versions in the folder
     _state: ScanState = field(init=False)
     # The versions that are being verified: the state of the directory before, and the result to come
@@ -107,9 +106,7 @@ class Scan:
                 aliases_by_name[name] = before.aliases.get(name, {})
         with_alias = {Key(name, version) for name, versions in aliases_by_name.items() for version in versions.values()}
         # 3. The state
-        self._state = ScanState(
-            before, self.policy, candidates, frozenset({*self.shadows, *with_alias}), aliases_by_name, self.shadows
-        )
+        self._state = ScanState(before, self.policy, candidates, with_alias, aliases_by_name)
         for absent in self.policy.absent(self._directories):
             if absent.name not in before.unloaded:
                 self._state.refuse(absent, NAMED_AND_ABSENT)
@@ -197,9 +194,8 @@ class ScanState:
     before: Repository  # the result of the last scan
     policy: Policy
     remaining: list[Key]  # in the order of `Policy.candidates`: the highest version of each name first
-    always_served: frozenset[Key]  # versions that an alias points to, and shadows
+    with_alias: Collection[Key]  # versions that an alias points to: they are always served
     aliases: Mapping[str, Aliases]  # by name
-    shadows: Collection[Key] = ()  # they do not count as the highest version of a name
     first: bool = field(init=False)  # whether nothing was served before
     served: dict[Key, LoadedModel] = field(init=False)  # by the last scan, of the versions to verify
     refusals: dict[Key, str] = field(init=False)  # by the last scan: the reasons
@@ -228,7 +224,7 @@ class ScanState:
         Removes from `remaining` the versions that need not be verified, as a higher one of their name is good.
         """
         settled = self._settled_names()
-        self.remaining = [key for key in self.remaining if key.name not in settled or key in self.always_served]
+        self.remaining = [key for key in self.remaining if key.name not in settled or key in self.with_alias]
         return next((key for key in self.remaining if key.name not in running), None)
 
     def bytes_beside(self, key: Key, running: Collection[Key]) -> int:
@@ -242,7 +238,7 @@ class ScanState:
             if remaining in self.served
             and remaining != key
             and remaining not in running
-            and not (self.policy.one_per_name and remaining.name == key.name and remaining not in self.always_served)
+            and not (self.policy.one_per_name and remaining.name == key.name and remaining not in self.with_alias)
         ]
         return sum(model.graph_bytes for model in (*self._models.values(), *staying))
 
@@ -285,9 +281,7 @@ class ScanState:
             if not self.first and any(Key(name, version) in remaining for version in versions.values())
         }
         settled = self._settled_names() - waiting_names
-        kept = {
-            model.key: model for model in before if model.key.name not in settled or model.key in self.always_served
-        }
+        kept = {model.key: model for model in before if model.key.name not in settled or model.key in self.with_alias}
         return self._repository(
             kept | self._models,
             {key: reason for key, reason in self.refusals.items() if key in remaining} | self._refused,
@@ -317,6 +311,5 @@ class ScanState:
         return {
             key.name
             for key in self._models
-            if key not in self.shadows
-            and all(remaining.name != key.name or remaining.version < key.version for remaining in self.remaining)
+            if all(remaining.name != key.name or remaining.version < key.version for remaining in self.remaining)
         }

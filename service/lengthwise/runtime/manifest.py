@@ -23,12 +23,11 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
 import orjson
-from pydantic import BaseModel, Field, StringConstraints, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from lengthwise import files
 from lengthwise.errors import ManifestError, VerificationError
 from lengthwise.files import digest as digest
-from lengthwise.runtime.data_profile import DataProfile, ManifestTable
 from lengthwise.runtime.feature_names import FeatureNames, are_names
 from lengthwise.runtime.onnx import onnx_graph
 from lengthwise.wrong_values import all_wrong
@@ -58,6 +57,12 @@ MissingPolicy = Literal["refuse", "zero", "mean", "indicator", "handled"]
 """`zero`, `mean` and `indicator` are computed inside the graph; `handled` is a user's own graph that accepts NaN."""
 Precision = Literal["fp32", "fp16", "int8"]
 """The type of weights and products; inputs and outputs are always float32."""
+
+
+class ManifestTable(BaseModel):
+    """A table of a manifest: immutable, without unknown keys, infinity or NaN."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class StepInput(ManifestTable):
@@ -161,9 +166,8 @@ class Manifest(ManifestTable):
     Some fields explained: a sequence has `min_length` to `max_length` steps. A longer one follows the policy `long`; a
     shorter one is refused, because the model itself raises for it. `from_fp32` is the largest absolute difference of a
     logit from the float32 graph, measured at export; None for a float32 graph. Widths are rounded up to a multiple of
-    `width_multiple`. At most `max_batch_rows` rows run together; None leaves that to the service. `training` says what
-    the training data looked like; None if that is unknown. `host_nodes` are the nodes of the graph that compute shapes
-    only; on a device, only they may run on the CPU.
+    `width_multiple`. At most `max_batch_rows` rows run together; None leaves that to the service. `host_nodes`
+    are the nodes of the graph that compute shapes only; on a device, only they may run on the CPU.
     """
 
     contract: Literal[1] = 1
@@ -183,11 +187,16 @@ class Manifest(ManifestTable):
     from_fp32: float | None = Field(default=None, ge=0)
     width_multiple: int = Field(default=4, ge=1)
     max_batch_rows: int | None = Field(default=None, ge=1)
-    training: DataProfile | None = None
     host_nodes: tuple[str, ...] = ()
     promises: tuple[Promise, ...] = ()
     digests: dict[str, Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]] = Field(default={})
     made: dict[str, str | int | float | None] = Field(default={})
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_profile(cls, table: Any) -> Any:
+        """The table without `training`, a profile of the training data that older exporters wrote."""
+        return {key: table[key] for key in table if key != "training"} if isinstance(table, dict) else table
 
     @model_validator(mode="after")
     def _check_dependent_keys(self) -> Self:
@@ -204,12 +213,6 @@ class Manifest(ManifestTable):
             raise ValueError("graph.features_axis: steps go in without that axis where they have one feature only")
         if self.graph.channels_first and self.input.kind == "tokens":
             raise ValueError("graph.channels_first: token ids have no axis of features")
-        if self.training is not None:
-            features, labels = 1 if self.input.kind == "tokens" else self.input.features, len(self.labels)
-            if len(self.training.features) != features:
-                raise ValueError(f"training.features: a step has {features}, the profile {len(self.training.features)}")
-            if self.training.classes is not None and len(self.training.classes) != labels:
-                raise ValueError(f"training.classes: {len(self.training.classes)} shares for {labels} labels")
         return self
 
     @property
@@ -353,7 +356,6 @@ def _keys_of_table(keys: tuple[int | str, ...]) -> Iterable[str]:
         "input": StepInput,
         "graph": GraphNames,
         "promises": Promise,
-        "training": DataProfile,
     }
     return tables.get(keys[0], Manifest).model_fields if keys else Manifest.model_fields
 

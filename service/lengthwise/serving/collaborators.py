@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from lengthwise.batching.batcher import Batcher
 from lengthwise.batching.buckets import DEVICE_ROWS, DEVICE_STEPS
@@ -78,11 +78,11 @@ def verifier_for(settings: Settings, verify: Verifier | None, worker: Worker | N
     return local if worker is None else SharedVerifier(local, worker.ask_from_thread, worker.send_from_thread)
 
 
-def monitoring_of(settings: Settings, at_rest: Callable[[], bool], find: Callable[..., Any]) -> Monitoring | None:
+def monitoring_of(settings: Settings, at_rest: Callable[[], bool]) -> Monitoring | None:
     """The monitoring of calls; None if no option asks for it. `at_rest` says whether no request waits or runs."""
     records = settings.record is not None and settings.record_share > 0
-    if not (records or settings.drift_share > 0 or settings.verify_share > 0 or settings.shadow is not None):
+    if not (records or settings.verify_share > 0):
         return None
     from lengthwise.monitoring.monitoring import Monitoring  # nothing of it is loaded without such an option
 
-    return Monitoring(settings, at_rest, find)
+    return Monitoring(settings, at_rest)

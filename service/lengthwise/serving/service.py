@@ -35,7 +35,7 @@ from lengthwise.serving.figures import ServiceFigures
 from lengthwise.settings import Settings
 from lengthwise.telemetry.call_record import ANYBODY, AccessLog, Caller, CallRecorder
 from lengthwise.telemetry.families import Openings
-from lengthwise.versions import Key, Policy
+from lengthwise.versions import Policy
 
 if TYPE_CHECKING:
     from lengthwise.processes.worker import Worker
@@ -85,12 +85,9 @@ class Serving:
         self.verify = collaborators.verifier_for(settings, verify, worker)
         self.source = ModelSource(settings, None if worker is None else worker.ask_from_thread)
         self.web_pages = WebPages(settings.cors_origins, settings.host, keys=self.keys is not None)
-        self._shadow = None if settings.shadow is None else Key.parse(settings.shadow)
-        self.registry = Registry(
-            rescan or self._scan, self._add, self._remove, period_seconds=settings.reload_seconds, shadow=self._shadow
-        )
+        self.registry = Registry(rescan or self._scan, self._add, self._remove, period_seconds=settings.reload_seconds)
         self.find = self.registry.find
-        self.monitoring = collaborators.monitoring_of(settings, lambda: self.batcher.at_rest, self.find)
+        self.monitoring = collaborators.monitoring_of(settings, lambda: self.batcher.at_rest)
         self.probing = Probing(lambda: self.served, self._tell_listeners)
         self.created = time.time()
         self.in_lifespan = False  # a lifespan has started it, and will end it
@@ -141,15 +138,13 @@ class Serving:
         if self.choice.provider.bound:  # meanwhile: another process verifies the models
             starting.append(asyncio.to_thread(begin_devices, self.choice.devices))
         await asyncio.gather(*starting)
-        if self.monitoring is not None and self.monitoring.shadow is not None:
-            self.monitoring.shadow.served()  # logs a warning if the shadow model is not served
         if self.worker is not None:
             await self.worker.wait_for_others()
         if listen is not None:
             await listen()
         self.started = True
         await self._note_readiness()
-        if not self.registry.answering:
+        if not self.served:
             log.error("no model is ready: every request is answered with 503 until %s has one", self.source.folder)
 
     async def stop(self) -> None:
@@ -184,7 +179,7 @@ class Serving:
     def ready(self) -> bool:
         """Whether all verified models are served, and at least one of them works."""
         starting = not self.started or self.repository.starting
-        works = any(not served.queue.breaker.open for served in self.registry.answering)
+        works = any(not served.queue.breaker.open for served in self.served)
         return not starting and works and not self.batcher.draining
 
     @property
@@ -283,7 +278,6 @@ class Serving:
             most_bytes=settings.judge_memory_bytes,
             stopping=stopping,
             publish=publish,
-            shadows=() if self._shadow is None else (self._shadow,),
         ).run()
 
     def _add(self, model: LoadedModel) -> ServedModel:

@@ -31,7 +31,7 @@ function rowOf(model) {
 }
 
 /** What a call names to get this version. */
-const pills = (model) => [...(model.default ? ["default"] : []), ...model.aliases, ...(model.shadow ? ["shadow"] : [])].map((text) => make("span", { class: "pill", text }));
+const pills = (model) => [...(model.default ? ["default"] : []), ...model.aliases].map((text) => make("span", { class: "pill", text }));
 
 function accuracyOf(model) {
   const facts = model.accuracy === null ? [] : [`${model.accuracy.toFixed(4)} on ${model.accuracy_answers} answers of ${model.accuracy_data}`];

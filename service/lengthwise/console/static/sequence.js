@@ -140,7 +140,7 @@ export function normal() {
   return Math.sqrt(-2 * Math.log(1 - Math.random())) * Math.cos(2 * Math.PI * Math.random());
 }
 
-/** A length as in the model's training, if its manifest says that; else, or around a given median, a lognormal one. */
+/** A length between those of the model's recordings, if it has some; else, or around a given median, a lognormal one. */
 export function usualLength(model, median = null) {
   const edges = (median === null && model.usual_lengths) || [];
   const position = between(0, Math.max(edges.length - 2, 0));
