@@ -16,8 +16,8 @@ EXPORTED = {
         *("Scorer", "Settings", "__version__", "errors", "load", "make_app", "sequences"),
     ],
     lengthwise_export: [
-        *("CheckReport", "Comparison", "LengthwiseClassifier", "PublishedModel", "TrainedModel"),
-        *("__version__", "check", "compare", "errors", "export", "train"),
+        *("CheckReport", "LengthwiseClassifier", "PublishedModel", "TrainedModel"),
+        *("__version__", "check", "errors", "export", "train"),
     ],
 }
 OF_CLASSES = {
@@ -50,7 +50,7 @@ OF_CLASSES = {
 FUNCTIONS = [
     *(lengthwise.sequences, lengthwise.load, lengthwise.Model.predict),
     *(lengthwise.Client.predict, lengthwise.AsyncClient.predict),
-    *(lengthwise_export.check, lengthwise_export.export, lengthwise_export.train, lengthwise_export.compare),
+    *(lengthwise_export.check, lengthwise_export.export, lengthwise_export.train),
 ]
 
 PREPARING = (lengthwise.Client.prepare, lengthwise.AsyncClient.prepare)

@@ -10,10 +10,9 @@ run = lengthwise_export.train("auto", sequences, labels)
 published = run.export("models/trained")
 ```
 
-All names: `check`, `export`, `train`, `compare`, `CheckReport`, `PublishedModel`, `TrainedModel`, `Comparison` (what
-`compare` returns), `LengthwiseClassifier`, `errors`, `__version__`. Importing the package is cheap: torch, onnx and
-scikit-learn are imported when what needs them is first used. `lengthwise_export.testing` has `assert_padding_safe` for
-your tests.
+All names: `check`, `export`, `train`, `CheckReport`, `PublishedModel`, `TrainedModel`, `LengthwiseClassifier`,
+`errors`, `__version__`. Importing the package is cheap: torch, onnx and scikit-learn are imported when what needs them
+is first used. `lengthwise_export.testing` has `assert_padding_safe` for your tests.
 """
 
 from __future__ import annotations
@@ -26,24 +25,20 @@ from lengthwise_export import errors
 
 __all__ = [
     "CheckReport",
-    "Comparison",
     "LengthwiseClassifier",
     "PublishedModel",
     "TrainedModel",
     "__version__",
     "check",
-    "compare",
     "errors",
     "export",
     "train",
 ]
 
 _ELSEWHERE = {
-    "Comparison": "lengthwise_export.training.comparison",
     "LengthwiseClassifier": "lengthwise_export.training.estimator",
     "PublishedModel": "lengthwise_export.exporting.flow",
     "TrainedModel": "lengthwise_export.training.training_api",
-    "compare": "lengthwise_export.training.comparison",
     "train": "lengthwise_export.training.training_api",
 }
 """The modules of the exported names that are not in `interface.api`."""
@@ -52,7 +47,6 @@ _ELSEWHERE = {
 if TYPE_CHECKING:
     from lengthwise_export.exporting.flow import PublishedModel
     from lengthwise_export.interface.api import CheckReport, check, export
-    from lengthwise_export.training.comparison import Comparison, compare
     from lengthwise_export.training.estimator import LengthwiseClassifier
     from lengthwise_export.training.training_api import TrainedModel, train
 

@@ -1,4 +1,4 @@
-"""`train` and `compare` as commands."""
+"""`train` as a command."""
 
 import json
 import re
@@ -15,7 +15,6 @@ from lengthwise.errors import ConfigurationError
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.architecture.trained import WEIGHTS_FILE
 from lengthwise_export.exporting.candidate import from_spec
-from lengthwise_export.training import comparison
 from lengthwise_export.training.report import page
 from lengthwise_export.training.session import SPEC_FILE
 from tests.support.specs import json_lines, parsed_spec, separable
@@ -200,47 +199,3 @@ def test_whole_numbers_that_may_be_token_ids_are_asked_about(tmp_path: Path) -> 
     ended = run("train", tmp_path / "s.toml", tmp_path / "d.jsonl", "--epochs", "1", "--out", tmp_path / "tokens")
     assert ended.exit_code == 0, ended.output
     assert "token ids, say so" not in ended.stderr
-
-
-def written(folder: Path, accuracy: float, answers: int = 100, **more: Any) -> Path:
-    folder.mkdir()
-    content = {"labels": ["a", "b"], "task": "single-label", "test": {"accuracy": accuracy, "answers": answers}} | more
-    (folder / "metrics.json").write_text(json.dumps(content))
-    return folder
-
-
-@pytest.mark.parametrize(
-    ("accuracies", "answers", "said"),
-    [
-        ((0.8, 0.84), 100, "no clear difference"),
-        ((0.8, 0.84), 10_000, "two is better"),
-        ((1.0, 0.5), 50, "one is better"),
-    ],
-)
-def test_a_difference_that_may_be_chance_is_said_to_be(
-    accuracies: tuple[float, float], answers: int, said: str, tmp_path: Path
-) -> None:
-    one, two = (
-        written(tmp_path / f"{name}", share, answers) for name, share in zip(("one", "two"), accuracies, strict=True)
-    )
-    ended = run("compare", one, two, "--json")
-    assert ended.exit_code == 0, ended.output
-    found = json.loads(ended.stdout)
-    assert (found["split"], found["figures"]["accuracy"]) == ("test", list(accuracies))
-    assert said in found["verdict"].replace(f"{tmp_path}/", "")
-    assert "accuracy" in run("compare", one, two).stdout
-
-
-def test_runs_that_cannot_be_compared_are_refused(tmp_path: Path) -> None:
-    one = written(tmp_path / "one", 0.9)
-    with pytest.raises(ConfigurationError):
-        comparison.compare(one, written(tmp_path / "two", 0.9, labels=["x", "y"]))
-    with pytest.raises(ConfigurationError):
-        comparison.compare(one, written(tmp_path / "three", 0.9, test=None))
-    (tmp_path / "four").mkdir()
-    with pytest.raises(ConfigurationError):
-        comparison.compare(one, tmp_path / "four")
-    for content in ("{", "[]", '{"test": {"accuracy": "x"}}', '{"test": {"accuracy": NaN, "answers": 3}}'):
-        (tmp_path / "four" / "metrics.json").write_text(content)
-        with pytest.raises(ConfigurationError, match=r"metrics\.json|different questions"):
-            comparison.compare(one, tmp_path / "four")

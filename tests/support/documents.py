@@ -41,7 +41,7 @@ from tests.support.specs import parsed_spec
 ROOT = Path(__file__).parents[2]
 NOT_RUN = ("console", "csv", "yaml")
 OURS = ("lengthwise", "python", "pytest")
-IN_PROCESS = ("check", "export", "train", "compare")
+IN_PROCESS = ("check", "export", "train")
 """Commands that need no process of their own."""
 VERDICTS = {"sound": 0, "warning": 0, "leak": 1, "uncheckable": 2}
 """The exit code of each."""

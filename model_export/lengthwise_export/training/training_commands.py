@@ -1,6 +1,6 @@
-"""The commands about training: `train` and `compare`.
+"""The command `train`.
 
-A command imports its libraries when it runs, because importing torch takes seconds.
+It imports its libraries when it runs, because importing torch takes seconds.
 """
 
 from __future__ import annotations
@@ -104,31 +104,6 @@ def train(
         show_json(report)
         return
     Console().print(report.table(f"{out}/{WEIGHTS_FILE}"))
-
-
-@click.command(cls=Command)
-@click.argument("first", type=click.Path(exists=True, path_type=Path))
-@click.argument("second", type=click.Path(exists=True, path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="Print the comparison as JSON.")
-def compare(first: Path, second: Path, as_json: bool) -> None:
-    """Compares two runs of `train`: their figures on the same split, and whether the difference may be chance.
-
-    FIRST and SECOND are folders that `train --out` wrote. The split is the test file if both have one, otherwise
-    validation.
-
-    \b
-    Example:
-      lengthwise compare runs/small runs/large
-    """  # noqa: D301 - click wants a real backspace
-    from rich.console import Console
-
-    from lengthwise_export.training import comparison
-
-    compared = comparison.compare(first, second)
-    if as_json:
-        show_json(compared.as_json())
-    else:
-        Console().print(compared.table())
 
 
 def _how_to_resume(out: Path, epochs: int) -> str:
