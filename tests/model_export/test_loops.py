@@ -90,11 +90,11 @@ def test_a_step_that_a_mask_hides_is_data_in_the_layer_and_said() -> None:
     original = loop.model()
     result = mended(original)
     assert result.hiding == (0.0,)
-    assert result.counted is not None
+    assert result.without_hiding is not None
     (steps,) = sequences(loop, [9])
     steps[4] = 0.0
     assert difference(original, result, [steps]) > 1e-3
-    assert difference(result.counted, result, [steps]) < 1e-6
+    assert difference(result.without_hiding, result, [steps]) < 1e-6
 
 
 def test_a_mask_stays_what_it_is_where_a_loop_stays_one() -> None:

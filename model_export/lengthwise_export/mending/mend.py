@@ -36,9 +36,11 @@ from lengthwise_export.mending.rules import (  # noqa: F401  # each registers it
     shapes,
 )
 from lengthwise_export.mending.values import (
+    ROW_COUNTS,
     DataTensor,
     KnownTensor,
     Size,
+    Value,
     constant_of,
     groups_of_one,
     is_pure,
@@ -74,7 +76,8 @@ _OUTPUTS: Final = ("rows fixed", "rows time", "rows time fixed", "rows fixed tim
 def mend(graph: ModelProto, names: GraphNames, steps: StepInput, *, max_length: int) -> Mended:
     """Rewrites a graph of opset 11 or later so that padding cannot reach an answer; `proof` shows whether it does.
 
-    The mend begins again each time it finds that the original accepts fewer lengths, or that a mask has to be opened.
+    The mend begins again each time it finds that the original accepts fewer lengths, or that a mask that hides steps by
+    their values has to be true everywhere.
 
     Args:
         graph: The original, which stays as it is. The mended graph has an input for lengths, too.
@@ -86,14 +89,14 @@ def mend(graph: ModelProto, names: GraphNames, steps: StepInput, *, max_length: 
         UnmendableError: An operator cannot be mended; the error names it, with the reason.
     """
     shortest, longest = 1, max(max_length, _MIN_LENGTHS)
-    hidden: dict[str, float] = {}
+    opened_masks: dict[str, float] = {}
     while True:
         try:
-            return _mended(graph, names, steps, np.arange(shortest, longest + 1, dtype=np.int64), hidden)
-        except LengthsRestricted as restricted:
-            shortest, longest = restricted.args
-        except StepsHidden as masks:
-            hidden.update(*masks.args)
+            return _mended(graph, names, steps, np.arange(shortest, longest + 1, dtype=np.int64), opened_masks)
+        except LengthsRestricted as restriction:
+            shortest, longest = restriction.args
+        except StepsHidden as masks_to_open:
+            opened_masks |= masks_to_open.args[0]
         except UnmendableError as error:
             loops_and_branches = {shown_operator(node) for node in graph.graph.node if node.op_type in ("Loop", "If")}
             cure = advice_for_keras(graph) if error.operator in loops_and_branches else ""
@@ -101,7 +104,11 @@ def mend(graph: ModelProto, names: GraphNames, steps: StepInput, *, max_length: 
 
 
 def _mended(
-    graph: ModelProto, names: GraphNames, steps: StepInput, lengths: NDArray[np.int64], hidden: Mapping[str, float]
+    graph: ModelProto,
+    names: GraphNames,
+    steps: StepInput,
+    lengths: NDArray[np.int64],
+    opened_masks: Mapping[str, float],
 ) -> Mended:
     """Tries to mend a graph for a range of lengths.
 
@@ -110,7 +117,7 @@ def _mended(
         names: The names of its inputs and outputs.
         steps: What a step of its sequences is.
         lengths: The lengths to follow, ascending without a gap.
-        hidden: Masks that are made true everywhere; by the name of each, the number that marks the steps it hides.
+        opened_masks: By the names of masks that are made true everywhere, the number that marks the steps each hides.
 
     Raises:
         LengthsRestricted: The original accepts fewer lengths; `mend` begins again with these.
@@ -119,8 +126,8 @@ def _mended(
     """  # noqa: DOC502 - the rules raise them
     mended = _prepared(graph)
     masks = hiding_masks(mended, names.sequences)
-    counted = opened(mended, hidden) if hidden else None
-    mended = mended if counted is None else deepcopy(counted)
+    without_hiding = opened(mended, opened_masks) if opened_masks else None
+    mended = mended if without_hiding is None else deepcopy(without_hiding)
     # Only outputs with answers are mended, and what they depend on.
     outputs = mended.graph.output
     refill(outputs, (value for value in outputs if value.name in (names.logits, names.attention)))
@@ -128,7 +135,7 @@ def _mended(
 
     mender = _mender(mended, names, steps, lengths)
     mender.hiding_masks = masks
-    mender.always_true_masks = {name for name, mask in masks.items() if mask.name in hidden}
+    mender.always_true_masks = {name for name, mask in masks.items() if mask.name in opened_masks}
     changes = [change for node in mended.graph.node for change in _follow(mender, node)]
     _replace_nodes(mended, mender)
     return Mended(
@@ -136,8 +143,8 @@ def _mended(
         changes=tuple(changes),
         min_length=int(lengths[0]),
         max_length=int(lengths[-1]),
-        hiding=tuple(sorted(set(hidden.values()))),
-        counted=counted,
+        hiding=tuple(sorted(set(opened_masks.values()))),
+        without_hiding=without_hiding,
     )
 
 
@@ -226,7 +233,8 @@ def _set_inputs(
     Raises:
         UnmendableError: The graph has another input.
     """
-    time = Size(np.broadcast_to(mender.lengths, (2, mender.length_count)))
+    # As a table, the time is the length itself, with one row and with many.
+    time = Size(np.broadcast_to(mender.lengths, (ROW_COUNTS, mender.length_count)))
     features = () if steps.kind == "tokens" or not names.features_axis else (mender.fixed_size(steps.features or 1),)
     order = (mender.rows, time) if names.open_axes[0] == 0 else (time, mender.rows)
     has_time_last = names.channels_first and features
@@ -244,7 +252,7 @@ def _set_inputs(
 
 
 def _follow(mender: Mender, node: NodeProto) -> list[MendedOperator]:
-    """Mends one node: writes what stands for it in the mended graph, and notes what is known of its outputs.
+    """Mends one node: writes what stands for it in the mended graph, and puts its outputs into `mender.values`.
 
     Returns:
         The operator in a list, if the mend changes it; an empty list if padding does not reach its output.
@@ -255,12 +263,13 @@ def _follow(mender: Mender, node: NodeProto) -> list[MendedOperator]:
     mender.node, mender.causes = node, []
     before = len(mender.writer.nodes)
     try:
-        if not _compute_from_sizes(mender, node):
-            _apply_rule(mender, node)
+        computed = _computed_from_sizes(mender, node)
+        outputs = _outputs_by_rule(mender, node) if computed is None else {node.output[0]: computed}
     except UnmendableError as error:
-        if error.operator:  # a node in the body of a loop
+        if error.operator:  # it is that of a node in the body of this one, a loop
             raise
         raise UnmendableError(shown_operator(node), error.reason, location_of_node(node)) from error
+    mender.values.update(outputs)
     # What the outputs depend on; a shape depends on neither the steps nor the lengths, but on the width.
     if node.op_type not in ("Shape", "Size"):
         for dependent in (mender.depends_on_lengths, mender.depends_on_steps):
@@ -287,43 +296,50 @@ def _text(node: NodeProto) -> str:
     return str(onnx.printer.to_text(NodeProto(**fields))).strip()
 
 
-def _apply_rule(mender: Mender, node: NodeProto) -> None:
-    """Mends a node by the rule for its operator type; refuses an operator that has no rule, with the reason."""
+def _outputs_by_rule(mender: Mender, node: NodeProto) -> Mapping[str, Value]:
+    """Mends a node by the rule for its operator type; refuses an operator that has no rule, with the reason.
+
+    Returns:
+        What is known of its outputs, by their names.
+    """
     mender.refuse_if(node.domain not in OF_ONNX, f"is an operator of {node.domain}, not of ONNX")
     if node.op_type not in RULES:
         reasons = (why for names, why in _REASONS.items() if node.op_type in names.split())
         mender.refuse(next(reasons, "is an operator that has no rule for mending"))
-    RULES[node.op_type](mender)
+    outputs = RULES[node.op_type](mender)
+    return outputs if isinstance(outputs, Mapping) else {node.output[0]: outputs}
 
 
-def _compute_from_sizes(mender: Mender, node: NodeProto) -> bool:
-    """Computes a node for all lengths, if all its inputs are known numbers: its output is then known, too.
+def _computed_from_sizes(mender: Mender, node: NodeProto) -> KnownTensor | None:
+    """The output of a node whose inputs are all known for each length (a `KnownTensor`): it is then known, too.
 
-    The mended graph gets a copy of the node, which computes with the width of the batch.
+    It is computed for each length here; the mended graph gets a copy of the node, which computes it for the width of
+    the batch.
 
     Returns:
-        Whether it was done; False if an input is data, or the node has to be mended by a rule.
+        The output; None if an input is data, or the node has to be mended by a rule: then nothing was written.
     """
     values = [mender.values[name] if name else None for name in node.input]
     inputs = [value for value in values if not isinstance(value, DataTensor)]
     has_own_rule = node.op_type in ("Shape", "ConstantOfShape", "Range") or not is_pure(node)
     if len(inputs) < len(values) or len(node.output) != 1 or has_own_rule:
-        return False
-    name, tables = node.output[0], [None if value is None else value.table for value in inputs]
-    # Constants in, a constant out: by any operator; else by one that can be run on tables.
+        return None
+    tables = [None if value is None else value.table for value in inputs]
+    # 1. From constants, a constant: by any operator
     results = None
     if all(value is None or value.is_constant for value in inputs):
         results = run_node(node, [None if table is None else table[0, 0] for table in tables])
+    # 2. Else a table, by an operator that can be run on tables; it may be constant, too
     table = run_on_tables(node, tables) if results is None and inputs else None
     constant = constant_of(table) if results is None else results[0]
     if constant is not None:
-        mender.set_output(mender.constant_tensor(name, constant))
+        output = mender.constant_tensor(node.output[0], constant)
     elif table is not None:
-        mender.set_output(KnownTensor(name, table))
+        output = KnownTensor(node.output[0], table)
     else:
-        return False
+        return None
     mender.copy_node(["" if value is None else value.name for value in inputs])
-    return True
+    return output
 
 
 def _output(mender: Mender, value: onnx.ValueInfoProto) -> onnx.ValueInfoProto:
@@ -375,4 +391,5 @@ class Mended:
     # The numbers with which the original hides a step, if all its values are that one; the mended graph takes such a
     # step for data
     hiding: tuple[float, ...] = ()
-    counted: onnx.ModelProto | None = None  # The original with such steps taken for data; None if it hides none
+    # The original, changed to take such steps for data, too; None if it hides none
+    without_hiding: onnx.ModelProto | None = None

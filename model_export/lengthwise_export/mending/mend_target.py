@@ -202,10 +202,10 @@ def _proved(
     if not mended.changes:
         reason = "no operator has to be changed: the graph that is built from the code holds, as its proof says"
     fix = FixProposal(True, reason, verdict=report.verdict, **facts)
-    if mended.counted is None:
+    if mended.without_hiding is None:
         return ProvedMend(fix, target, after, report)
-    with_counted_steps = _graph_fields_of(target, mended.counted, target.names, blind=target.blind)
-    return ProvedMend(fix, target, after, report, with_counted_steps["subject"])
+    fields_without_hiding = _graph_fields_of(target, mended.without_hiding, target.names, blind=target.blind)
+    return ProvedMend(fix, target, after, report, fields_without_hiding["subject"])
 
 
 def _graph_fields_of(

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Sequence
-from typing import Final, NoReturn
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Final, NoReturn, TypeVar
 
 import numpy as np
 from onnx import NodeProto, TensorProto, helper
@@ -48,7 +48,7 @@ class Mender(NodeMender):
         dims, times = sorted(dims), value.time_dims()
         if not dims or (fill == 0 and value.zero_padded):
             return value
-        adds_rows = value.rows_dim is None  # the mask then brings them, as a dim in front
+        adds_rows = value.rows_dim is None  # the mask has a dim of rows, which broadcasting then adds in front
         rank = value.dim_count + adds_rows
 
         def build() -> str:
@@ -90,7 +90,7 @@ class Mender(NodeMender):
 
     def align_axes(
         self, values: Sequence[Value], *, free: int = 0, keep: int | None = None
-    ) -> tuple[list[DataTensor], tuple[Group, ...], bool]:
+    ) -> tuple[list[DataTensor], DataTensor]:
         """Moves the dims of operands so that ONNX broadcasts them by the original's axes.
 
         For example the divisor `[rows]` (added rows) of a sum `[rows, 8]` becomes `[rows, 1]`. Axes that do not match
@@ -99,57 +99,58 @@ class Mender(NodeMender):
         Args:
             values: The operands.
             free: The number of axes at the end of each operand that need not match, such as the two of matrices.
-            keep: An axis of the result along which the operands need not match, such as that of a Concat.
+            keep: An axis of the result along which the operands need not match, such as that of a Concat. All operands
+                then have the same number of axes.
 
         Returns:
-            The operands in the new form: of each description only the name is changed; the groups of the result's axes,
-            without the free ones; whether the result has added rows.
+            Each operand with the name of its tensor in the new form, but the groups that it had before; and the
+            description of the result, which has no name yet. The result lacks the free axes, has size 1 along the axis
+            `keep`, and has the element type of the first operand.
         """
         operands = [self.as_data(value) for value in values]
         rank = max(operand.rank - free for operand in operands)
         targets: list[Group] = []  # for each axis of the result, its group
         for axis in range(rank):
-            group: Group = (self.size_one,)
+            target: Group = (self.size_one,)
             for operand in operands:
                 operand_axis = axis - rank + operand.rank - free  # axes are aligned at the end, as by NumPy
                 if operand_axis < 0 or axis == keep or self._is_one_or_empty(operand.groups[operand_axis]):
                     continue
-                if self._is_one_or_empty(group):
-                    group = operand.groups[operand_axis]
-                elif not self.matches(group, operand.groups[operand_axis]):
-                    self._refuse_pair(group, operand.groups[operand_axis])
-            targets.append(group)
-        sizes = [size for group in targets for size in group]
+                if self._is_one_or_empty(target):
+                    target = operand.groups[operand_axis]
+                elif not self.matches(target, operand.groups[operand_axis]):
+                    self._refuse_pair(target, operand.groups[operand_axis])
+            targets.append(target)
+        sizes = [size for target in targets for size in target]
         self.refuse_if(sum(size.is_rows for size in sizes) > 1, CROSSES_ROWS)
         has_rows = any(size.is_rows for size in sizes)
         has_added_rows = any(operand.has_added_rows for operand in operands) and not has_rows
         aligned = [self._aligned(operand, targets, free, has_rows, keep) for operand in operands]
-        return aligned, tuple(targets), has_added_rows
+        return aligned, DataTensor("", operands[0].dtype, tuple(targets), has_added_rows)
 
-    def expanded(
-        self, operand: DataTensor, groups: Sequence[Group], has_added_rows: bool, keep: int | None = None
-    ) -> str:
-        """The tensor of an operand of `align_axes`, repeated along its axes of size 1 to the shape of the result.
+    def expanded(self, operand: DataTensor, result: DataTensor, keep: int | None = None) -> str:
+        """The name of an operand's tensor, repeated along its axes of size 1 to the shape of the result.
 
         Args:
             operand: The operand, as `align_axes` returns it.
-            groups: The groups of the result's axes.
-            has_added_rows: Whether the result has added rows.
+            result: The result, as `align_axes` returns it.
             keep: The axis of the result along which the operand keeps its size.
         """
-        operand_groups = [*[(self.size_one,)] * (len(groups) - operand.rank), *operand.groups]
-        has_moved_rows = operand.has_added_rows and not has_added_rows  # to the axis of rows, so they are there
+        operand_groups = [*[(self.size_one,)] * (result.rank - operand.rank), *operand.groups]
+        has_moved_rows = (
+            operand.has_added_rows and not result.has_added_rows
+        )  # `align_axes` put them at the axis of rows
         # For each dim the size to repeat it to; None for one that stays
-        sizes: list[Size | None] = [None if operand.has_added_rows else self.rows] * has_added_rows
-        for axis, (group, operand_group) in enumerate(zip(groups, operand_groups, strict=True)):
+        sizes: list[Size | None] = [None if operand.has_added_rows else self.rows for _ in result.added_dims]
+        for axis, (group, operand_group) in enumerate(zip(result.groups, operand_groups, strict=True)):
             stays = axis == keep or not has_size_one(operand_group)
             sizes += [None if stays or (has_moved_rows and size.is_rows) or size.fixed == 1 else size for size in group]
         return self.emit_with_shape("Expand", operand.name, sizes) if any(sizes) else operand.name
 
     def broadcast_node(self, kind: str, left: Value, right: Value) -> DataTensor:
         """The result of an elementwise operator on two tensors that broadcast, with the element type of the first."""
-        (first, second), groups, has_added_rows = self.align_axes([left, right])
-        return DataTensor(self.emit(kind, [first.name, second.name]), first.dtype, groups, has_added_rows)
+        operands, result = self.align_axes([left, right])
+        return result.with_name(self.emit(kind, [operand.name for operand in operands]))
 
     def _refuse_pair(self, first: Group, second: Group) -> NoReturn:
         """Refuses an operator that combines two axes that do not match; the reason says in what they differ."""
@@ -175,12 +176,13 @@ class Mender(NodeMender):
     def _aligned(
         self, operand: DataTensor, targets: Sequence[Group], free: int, has_rows: bool, keep: int | None
     ) -> DataTensor:
-        """An operand of `align_axes` in the form that broadcasts with the others.
+        """An operand of `align_axes`, with the name of its tensor in the form that broadcasts with the others.
 
-        It gets dims of size 1 where it lacks dims of the result, and its added rows go where the result has its rows.
-        Each dim has a label: `rows` for the added rows, None for a new dim, else its axis in the result and its index
-        within the axis. The labels before (`labels`) and after (`new_labels`) say how to squeeze, transpose, unsqueeze:
-        of the divisor `[rows]` beside `[rows, 8]` they are `["rows"]` and `["rows", None]`.
+        The tensor gets dims of size 1 where it lacks dims of the result, and its added rows go where the result has its
+        rows. To find out which dims to squeeze, transpose and unsqueeze, each dim gets a label: `rows` for the added
+        rows, None for a new dim of size 1, else a pair of its axis in the result and its index within the axis. The
+        list `labels` has those of the dims as they are, `new_labels` those of the new form, in order. For the divisor
+        `[rows]` beside `[rows, 8]` they are `["rows"]` and `["rows", None]`.
 
         Args:
             operand: The operand.
@@ -188,31 +190,28 @@ class Mender(NodeMender):
             free: The number of axes at the end that stay as they are.
             has_rows: Whether the result has an axis with the rows.
             keep: The axis along which the operand keeps its size.
-
-        Returns:
-            The operand's description with the name of the new tensor.
         """
-        # The dims of the operand
+        # The dims as they are
         missing = len(targets) - (operand.rank - free)  # axes that broadcasting adds in front
         labels: list[object] = ["rows"] if operand.has_added_rows else []
-        for axis, group in enumerate(operand.groups):
-            labels += [(axis + missing, index) for index in range(len(group))]
+        for axis, group in enumerate(operand.groups, start=missing):
+            labels += [(axis, index) for index in range(len(group))]
         # The dims of the new form: those of each axis of the result, then the free ones
+        moves_rows = operand.has_added_rows and has_rows
         new_labels: list[object] = ["rows"] if operand.has_added_rows and not has_rows else []
         for axis, target in enumerate(targets):
             group = operand.groups[axis - missing] if axis >= missing else ()
             labels_of_axis = [(axis, index) for index in range(len(group))]
-            if axis == keep and axis >= missing:
+            if axis == keep:
                 new_labels += labels_of_axis
-                continue
-            remaining = iter(labels_of_axis[:1] if has_size_one(group) else labels_of_axis)
-            moves_rows = operand.has_added_rows and has_rows
-            new_labels += ["rows" if moves_rows and size.is_rows else next(remaining, None) for size in target]
-        if free:
-            new_labels += labels[len(labels) - sum(map(len, operand.groups[operand.rank - free :])) :]
+            else:  # the axis fits the target dim by dim, or has size 1: then one of its dims stands for all
+                remaining = iter(labels_of_axis[:1] if has_size_one(group) else labels_of_axis)
+                new_labels += ["rows" if moves_rows and size.is_rows else next(remaining, None) for size in target]
+        free_dims = sum(map(len, operand.groups[operand.rank - free :]))
+        new_labels += labels[len(labels) - free_dims :]
         if not operand.has_added_rows:  # ONNX adds dims in front by itself
             new_labels = [*itertools.dropwhile(lambda label: label is None, new_labels)]
-        # From one to the other
+        # From one form to the other
         kept = [label for label in labels if label in new_labels]
         name = self.writer.squeezed(operand.name, [dim for dim, label in enumerate(labels) if label not in new_labels])
         name = self.writer.transposed(name, [kept.index(label) for label in new_labels if label is not None])
@@ -257,12 +256,14 @@ class Mender(NodeMender):
         return self.masked(value, [dim], fill)
 
     def take_per_row(self, value: DataTensor, axis: int, index: str, size: Size, *, clip: bool = True) -> DataTensor:
-        """`value[row, index[row]]` along an axis: each row picks its own positions, by a GatherND or a Gather.
+        """The tensor `value[row, index[row]]`: along an axis, each row picks its own positions.
+
+        A GatherND is written, or a Gather where the tensor is the same for all rows: the result then has added rows.
 
         Args:
-            value: The tensor; one that is the same for all rows gets added rows.
+            value: The tensor.
             axis: The axis of the original.
-            index: The name of `[rows, size]` int64.
+            index: The name of `[rows, size]` int64: the positions that each row picks.
             size: The size of the axis in the result.
             clip: Whether an index outside of the axis, which only padding has, becomes its first or last position.
         """
@@ -270,20 +271,20 @@ class Mender(NodeMender):
         if clip:
             last = self.emit("Sub", [self.writer.size_at_width(old_size), self.writer.constant([1])])
             index = self.emit("Min", [self.emit("Max", [index, self.writer.constant([0])]), last])
-        # GatherND indexes the dims in front, so the rows and the axis go there, and back afterwards.
+        # Both operators pick along the first dims: the rows and the axis go there, and afterwards back.
         rows_dim = value.rows_dim
         front = [dim] if rows_dim is None else [rows_dim, dim]
         order = [*front, *(old_dim for old_dim in range(value.dim_count) if old_dim not in front)]
-        inverse = [order.index(old_dim) for old_dim in range(value.dim_count)]
+        old_order = [order.index(old_dim) for old_dim in range(value.dim_count)]
         transposed = self.writer.transposed(value.name, order)
-        if rows_dim is None:  # [size, ...] by [rows, size]: a Gather adds the rows in front
+        if rows_dim is None:  # a Gather of `[old size, ...]` by `[rows, size]` is `[rows, size, ...]`
             picked = self.emit("Gather", [transposed, index], axis=0)
-            inverse = [0, *(old_dim + 1 for old_dim in inverse)]
+            old_order = [0, *(old_dim + 1 for old_dim in old_order)]
         else:
             picked = self.emit("GatherND", [transposed, self.writer.unsqueezed(index, [2])], batch_dims=1)
         has_added_rows = value.has_added_rows or rows_dim is None
         groups = value.groups_with(axis, size)
-        return DataTensor(self.writer.transposed(picked, inverse), value.dtype, groups, has_added_rows)
+        return DataTensor(self.writer.transposed(picked, old_order), value.dtype, groups, has_added_rows)
 
     def strided_positions(self, start: Table, step: int, size: Size) -> str:
         """`[rows, size]` int64: for each row the positions start, start + step, ...; `start` is a table `[lengths]`."""
@@ -352,14 +353,17 @@ class Mender(NodeMender):
         return self.emit("Reshape", [name, self.emit("Concat", shape, axis=0)])
 
 
-Rule = Callable[[Mender], None]  # mends `Mender.node`: writes the nodes that stand for it, and sets its outputs
+Rule = Callable[[Mender], Value | Mapping[str, Value]]
+"""Mends `Mender.node`: writes the nodes that stand for it, and returns what is known of its first output; or of several
+outputs, by their names."""
 RULES: Final[dict[str, Rule]] = {}  # by operator type of ONNX, the rule that mends it
+_Rule = TypeVar("_Rule", bound=Rule)
 
 
-def rule(*kinds: str) -> Callable[[Rule], Rule]:
+def rule(*kinds: str) -> Callable[[_Rule], _Rule]:
     """A decorator that registers a function in `RULES`, as the rule for these operator types."""
 
-    def register(function: Rule) -> Rule:
+    def register(function: _Rule) -> _Rule:
         RULES.update(dict.fromkeys(kinds, function))
         return function
 

@@ -81,7 +81,7 @@ class NodeMender:
         self.used_names: set[str] = set()  # values that a node or an output of the graph takes
         self.hiding_masks: dict[str, HidingMask] = {}  # masks that the values of the steps decide
         self.always_true_masks: set[str] = set()  # masks that are true at every step of a lone sequence
-        # Sizes that many rules need:
+        # Sizes that many rules need. That of rows is 1 in the first half of a table and `MANY_ROWS` in the second one.
         self.size_one = self.fixed_size(1)
         self.rows = Size(np.broadcast_to(np.array([[1], [MANY_ROWS]], dtype=np.int64), (2, self.length_count)))
 
@@ -159,10 +159,6 @@ class NodeMender:
             axes = array.reshape(-1).tolist()
         return None if axes is None else [int(axis) % rank for axis in axes]
 
-    def set_output(self, value: Value, index: int = 0) -> None:
-        """Says what is known of an output of the node."""
-        self.values[self.node.output[index]] = value
-
     def constant_tensor(self, name: str, array: NDArray[Any]) -> KnownTensor:
         """The description of a constant; it has this name in the mended graph, and is `array` at every length."""
         return KnownTensor(name, np.broadcast_to(array, (2, self.length_count, *array.shape)))
@@ -184,12 +180,12 @@ class NodeMender:
         return Size.of(number, self.length_count)
 
     def as_data(self, value: Value) -> DataTensor:
-        """A value as a tensor of data.
+        """The description of a value as a tensor of data.
 
-        1. It is one: the value itself; an index of rows is refused.
-        2. A constant: the tensor with axes of fixed size.
-        3. Known numbers that depend on the length: the tensor with added rows, each with the numbers for its own
-           length. This is noted as a cause, because the original takes the width of the batch for the length.
+        1. The value is a `DataTensor`: the value itself. One that counts rows (an index of rows) is refused.
+        2. It is a constant: a tensor with axes of fixed size.
+        3. Its numbers depend on the length: a tensor with added rows, each with the numbers for its own length. This is
+           noted as a cause, because the original computes them from the width of the batch.
         """
         if isinstance(value, DataTensor):
             self.refuse_if(
@@ -259,8 +255,8 @@ class NodeMender:
 
     def keep_node(
         self, value: DataTensor, *, zero_padded: bool = False, dtype: int | None = None, **attributes: Any
-    ) -> None:
-        """Writes the node as it is, on a tensor in place of its first input, and sets its output.
+    ) -> DataTensor:
+        """Writes the node as it is, but with a tensor as its first input; returns the description of its first output.
 
         Args:
             value: The tensor; the output has the same axes.
@@ -268,8 +264,8 @@ class NodeMender:
             dtype: The element type of the output; None for that of the tensor.
             **attributes: Attributes of the node with other values.
         """
-        (name,) = (name for name in self.copy_node([value.name, *self.further_inputs()], **attributes) if name)
-        self.set_output(value.with_name(name, zero_padded=zero_padded, dtype=value.dtype if dtype is None else dtype))
+        name = self.copy_node([value.name, *self.further_inputs()], **attributes)[0]
+        return value.with_name(name, zero_padded=zero_padded, dtype=value.dtype if dtype is None else dtype)
 
     def further_inputs(self) -> list[str]:
         """The names of the node's inputs after the first one."""
@@ -278,5 +274,16 @@ class NodeMender:
     def copy_node(
         self, inputs: Sequence[str], *, drop: Iterable[str] = (), name_suffix: str = "", **attributes: Any
     ) -> list[str]:
-        """Writes the node with other inputs and attributes; returns the names of its outputs. See `NodeWriter.copy`."""
+        """Writes a copy of the node with other inputs and attributes.
+
+        Args:
+            inputs: The names of all inputs of the copy.
+            drop: The names of attributes that the copy does not get.
+            name_suffix: What is added to the names of the copy and of its outputs, where it is one of several nodes
+                that stand for the node; without it they keep the node's names.
+            **attributes: Attributes that the node does not have, or with other values.
+
+        Returns:
+            The names of the copy's outputs; empty for an output that the node leaves out.
+        """
         return self.writer.copy(self.node, inputs, drop=drop, name_suffix=name_suffix, **attributes)

@@ -19,7 +19,7 @@ from typing import Final
 from onnx import helper
 
 from lengthwise_export.mending.mender import BOOL, Mender, rule
-from lengthwise_export.mending.values import CROSSES_ROWS, DataTensor, Group, KnownTensor, axis_text
+from lengthwise_export.mending.values import CROSSES_ROWS, DataTensor, Group, KnownTensor, Value, axis_text
 
 # Operators with one input
 _UNARY: Final = (
@@ -47,7 +47,7 @@ _KEEP_ZERO: Final = frozenset(
 
 
 @rule(*_UNARY, "IsNaN", "IsInf")
-def _unary(mender: Mender) -> None:
+def _unary(mender: Mender) -> DataTensor:
     """Mends a function or a test of each element: the node stays.
 
     Zeros at the padding stay zeros where the function of 0 is 0.
@@ -55,51 +55,50 @@ def _unary(mender: Mender) -> None:
     kind = mender.node.op_type
     value = mender.movable_input(0) if kind == "Identity" else mender.data_input(0)
     dtype = BOOL if kind in ("IsNaN", "IsInf") else None
-    mender.keep_node(value, zero_padded=value.zero_padded and kind in _KEEP_ZERO, dtype=dtype)
+    return mender.keep_node(value, zero_padded=value.zero_padded and kind in _KEEP_ZERO, dtype=dtype)
 
 
 @rule("Cast", "CastLike")
-def _cast(mender: Mender) -> None:
+def _cast(mender: Mender) -> DataTensor:
     """Mends a change of the element type: the node stays, and an index of rows stays one."""
     value, dtype = mender.movable_input(0), mender.attribute("to") or mender.required_input(1).dtype
-    mender.keep_node(value, zero_padded=value.zero_padded, dtype=dtype)
+    return mender.keep_node(value, zero_padded=value.zero_padded, dtype=dtype)
 
 
 @rule(*_COMBINED, *_TESTS)
-def _combined(mender: Mender) -> None:
+def _combined(mender: Mender) -> DataTensor:
     """Mends a function of elements at the same index: the node stays, on operands whose axes are aligned.
 
     1. Both have the axis, of the same size at every length: each row's padding meets its own padding.
     2. One has size 1, or lacks the axis: it is broadcast, as in the original.
     3. One has added rows (a mean's divisor): they go where the other has its rows.
     4. Two axes of different sizes, or two axes of rows: refused, as rows or steps would be mixed.
+
+    An index of rows is refused as an operand, but for a Max: exporters write the Max of it and of another index only
+    for their common shape, so its output is again an index of rows.
     """
     kind = mender.node.op_type
     values = [mender.values[name] for name in mender.node.input if name]
     is_row_index = any(isinstance(value, DataTensor) and value.is_row_index for value in values)
-    if is_row_index and kind == "Max":  # exporters write it of an index and the index of rows, for their common shape
+    if is_row_index and kind == "Max":
         values = [replace(value, is_row_index=False) if isinstance(value, DataTensor) else value for value in values]
-    operands, groups, has_added_rows = mender.align_axes(values)
+    operands, result = mender.align_axes(values)
     (name,) = mender.copy_node([operand.name for operand in operands])
     dtype = BOOL if kind in _TESTS else operands[1 if kind == "Where" else 0].dtype
-    # A product is 0 where a factor is, if that factor has all axes of time, and the others are finite at the padding.
-    time_count = sum(size.is_time for group in groups for size in group)
-    zero_padded = (
-        kind == "Mul"
-        and any(
-            operand.zero_padded and sum(size.is_time for size in operand.dim_sizes) == time_count
-            for operand in operands
-        )
-        and all(
-            operand.zero_padded or isinstance(value, KnownTensor)
-            for operand, value in zip(operands, values, strict=True)
-        )
+    # A product is 0 at all padding if one factor is 0 there and has all axes of time, and if no other factor can be
+    # infinite or NaN there: it is 0 as well, or has known numbers.
+    has_zero_factor = any(
+        operand.zero_padded and len(operand.time_dims()) == len(result.time_dims()) for operand in operands
     )
-    mender.set_output(DataTensor(name, dtype, groups, has_added_rows, zero_padded, is_row_index=is_row_index))
+    are_finite = all(
+        operand.zero_padded or isinstance(value, KnownTensor) for operand, value in zip(operands, values, strict=True)
+    )
+    zero_padded = kind == "Mul" and has_zero_factor and are_finite
+    return result.with_name(name, dtype=dtype, zero_padded=zero_padded, is_row_index=is_row_index)
 
 
 @rule("Clip")
-def _clip(mender: Mender) -> None:
+def _clip(mender: Mender) -> DataTensor:
     """Mends a Clip, which has a lower and an upper bound for each element.
 
     1. Both are constant, or left out: the node stays.
@@ -108,30 +107,29 @@ def _clip(mender: Mender) -> None:
     value = mender.data_input(0)
     bounds = [mender.input_value(index) for index in (1, 2)]
     if all(bound is None or (isinstance(bound, KnownTensor) and bound.is_constant) for bound in bounds):
-        mender.keep_node(value)
-        return
+        return mender.keep_node(value)
     for kind, bound in zip(("Max", "Min"), bounds, strict=True):
         if bound is not None:
             value = mender.broadcast_node(kind, value, bound)
-    mender.set_output(value)
+    return value
 
 
 @rule("Dropout")
-def _dropout(mender: Mender) -> None:
+def _dropout(mender: Mender) -> Value:
     """Removes a Dropout in evaluation mode: its output is its input. In training mode it is refused."""
     training = mender.constant_input(2)
     mender.refuse_if(
         training is not None and bool(training.any()), "drops values at random: export the model in evaluation mode"
     )
-    mender.set_output(mender.required_input(0))
     mender.refuse_if(
         len(mender.node.output) > 1 and mender.node.output[1],
         "the mask of a Dropout is used: export the model in evaluation mode",
     )
+    return mender.required_input(0)
 
 
 @rule("OneHot")
-def _one_hot(mender: Mender) -> None:
+def _one_hot(mender: Mender) -> DataTensor:
     """Mends a OneHot whose new axis comes after all others: the node stays. A new axis elsewhere is refused."""
     value, depth = mender.data_input(0), mender.required_constant(1)
     is_last = mender.attribute("axis", -1) in (-1, value.rank)
@@ -139,20 +137,23 @@ def _one_hot(mender: Mender) -> None:
     dtype = int(helper.np_dtype_to_tensor_dtype(mender.required_constant(2).dtype))
     (name,) = mender.copy_node([value.name, *mender.further_inputs()], axis=-1)
     groups = (*value.groups, (mender.fixed_size(int(depth.reshape(-1)[0])),))
-    mender.set_output(DataTensor(name, dtype, groups, value.has_added_rows))
+    return DataTensor(name, dtype, groups, value.has_added_rows)
 
 
 @rule("Trilu")
-def _trilu(mender: Mender) -> None:
-    """Mends a triangle of the last two axes: the node stays, since an element has the same index at every width."""
+def _trilu(mender: Mender) -> DataTensor:
+    """Mends a triangle of the last two axes: the node stays, since an element has the same index at every width.
+
+    A diagonal that is no constant is refused.
+    """
     value = mender.data_input(0)
     mender.constant_input(1)
     mender.refuse_if(value.has_merged_axes, "takes a triangle of merged axes")
-    mender.keep_node(value, zero_padded=value.zero_padded)
+    return mender.keep_node(value, zero_padded=value.zero_padded)
 
 
 @rule("MatMul")
-def _matmul(mender: Mender) -> None:
+def _matmul(mender: Mender) -> DataTensor:
     """Mends a product of matrices.
 
     1. The axis that is summed over is of fixed size: the node stays.
@@ -160,39 +161,40 @@ def _matmul(mender: Mender) -> None:
        padding adds nothing.
     3. It is the rows, or is time against weights of a fixed size: refused.
     """
-    mender.set_output(_product(mender, mender.data_input(0), mender.data_input(1)))
+    return _product(mender, mender.data_input(0), mender.data_input(1))
 
 
 def _product(mender: Mender, left: DataTensor, right: DataTensor) -> DataTensor:
     """The matrix product of two tensors, with the axes of NumPy's `matmul`; refuses one that mixes rows."""
+    # A factor of one axis is a matrix of one row on the left, or of one column on the right.
     if left.rank == 1:
         return mender.squeezed(_product(mender, mender.unsqueezed(left, [0]), right), [-2])
     if right.rank == 1:
         return mender.squeezed(_product(mender, left, mender.unsqueezed(right, [1])), [-1])
     left, right = _with_zeros_at_padding(mender, left, right)
     left_rows, right_columns = left.groups[-2], right.groups[-1]
-    # A right factor of two axes, such as weights, is the same for all rows: the left one may then have its rows, or
-    # merged axes, as the rows of its matrix.
-    is_plain = right.rank == 2 and not right.has_added_rows
+    # A right factor that is one matrix, such as weights, is the same for all rows: the rows of the left matrix may then
+    # be those of the batch, or merged axes.
+    is_one_matrix = right.rank == 2 and not right.has_added_rows
     mender.refuse_if(
-        len(right_columns) != 1 or (len(left_rows) != 1 and not is_plain),
+        len(right_columns) != 1 or (len(left_rows) != 1 and not is_one_matrix),
         f"multiplies merged axes, {axis_text(left_rows)} and {axis_text(right_columns)}",
     )
     mixes_right = any(size.is_rows for size in right_columns)
-    mixes_left = any(size.is_rows for size in left_rows) and (not is_plain or left.has_added_rows)
+    mixes_left = any(size.is_rows for size in left_rows) and (not is_one_matrix or left.has_added_rows)
     mender.refuse_if(mixes_right or mixes_left, CROSSES_ROWS)
-    first, second, groups, has_added_rows = left, right, left.groups[:-2], left.has_added_rows
-    if not is_plain:
-        (first, second), groups, has_added_rows = mender.align_axes([left, right], free=2)
-    name = mender.emit("MatMul", [first.name, second.name])
-    return DataTensor(name, left.dtype, (*groups, left_rows, right_columns), has_added_rows)
+    factors, result = [left, right], left.with_name("", groups=left.groups[:-2], zero_padded=False)
+    if not is_one_matrix:
+        factors, result = mender.align_axes(factors, free=2)
+    name = mender.emit("MatMul", [factor.name for factor in factors])
+    return result.with_name(name, groups=(*result.groups, left_rows, right_columns))
 
 
 def _with_zeros_at_padding(mender: Mender, left: DataTensor, right: DataTensor) -> tuple[DataTensor, DataTensor]:
-    """The factors of a matrix product; with zeros at the padding, if the product sums over the steps.
+    """The two factors of a matrix product; with zeros at the padding, if the product sums over the steps.
 
-    The product is over the last axis of `left` and the last but one of `right`. They are refused if their sizes differ,
-    if they are merged, or if they are the rows.
+    It sums over the last axis of `left`, which has to match the last but one of `right`. Axes of different sizes,
+    merged axes and the rows are refused.
     """
     left_axis, right_axis = left.groups[-1], right.groups[-2]
     if not mender.matches(left_axis, right_axis):
@@ -209,33 +211,32 @@ def _with_zeros_at_padding(mender: Mender, left: DataTensor, right: DataTensor) 
 
 
 @rule("Gemm")
-def _gemm(mender: Mender) -> None:
+def _gemm(mender: Mender) -> DataTensor:
     """Mends a product of two matrices plus a third: `alpha * A @ B + beta * C`.
 
-    1. Nothing is merged, A is not transposed, and no step is summed over: the node stays.
+    1. A and B have the axes of the original, B without rows, A is not transposed, C is a constant or left out, and the
+       product does not sum over the steps: the node stays.
     2. Else it is written as a MatMul (by the rule for that), two Mul and an Add.
     """
     left, right, bias = mender.data_input(0), mender.data_input(1), mender.input_value(2)
-    transposes = mender.attribute("transA", 0), mender.attribute("transB", 0)
-    is_plain = left.has_original_axes and right.has_original_axes and not transposes[0]
-    is_plain = is_plain and not any(size.is_rows for size in right.dim_sizes)
-    sums_steps = left.groups[0 if transposes[0] else -1][0].is_time
+    transposes_left, transposes_right = mender.attribute("transA", 0), mender.attribute("transB", 0)
+    has_plain_right = right.has_original_axes and not any(size.is_rows for size in right.dim_sizes)
+    sums_steps = left.groups[-1][0].is_time
     has_constant_bias = bias is None or (isinstance(bias, KnownTensor) and bias.is_constant)
-    if is_plain and has_constant_bias and not sums_steps:
-        groups = right.groups[::-1] if transposes[1] else right.groups
-        _with_zeros_at_padding(mender, left, right.with_name(right.name, groups=groups))  # only to refuse bad sizes
-        (name,) = mender.copy_node([left.name, right.name, *([bias.name] if bias is not None else [])])
-        mender.set_output(DataTensor(name, left.dtype, (left.groups[0], groups[1])))
-        return
-    factors = [
-        _transposed(mender, value) if transpose else value
-        for value, transpose in zip((left, right), transposes, strict=True)
-    ]
-    result = _scaled(mender, _product(mender, *factors), mender.attribute("alpha", 1.0))
+    has_plain_left = left.has_original_axes and not transposes_left and not sums_steps
+    if has_plain_left and has_plain_right and has_constant_bias:
+        groups = right.groups[::-1] if transposes_right else right.groups
+        # This refuses axes that do not match; there are no steps to fill with zeros.
+        _with_zeros_at_padding(mender, left, right.with_name(right.name, groups=groups))
+        (name,) = mender.copy_node([left.name, right.name, *([] if bias is None else [bias.name])])
+        return DataTensor(name, left.dtype, (left.groups[0], groups[1]))
+    left = _transposed(mender, left) if transposes_left else left
+    right = _transposed(mender, right) if transposes_right else right
+    result = _scaled(mender, _product(mender, left, right), mender.attribute("alpha", 1.0))
     if bias is not None:
         scaled_bias = _scaled(mender, mender.as_data(bias), mender.attribute("beta", 1.0))
         result = mender.broadcast_node("Add", result, scaled_bias)
-    mender.set_output(result)
+    return result
 
 
 def _scaled(mender: Mender, value: DataTensor, number: float) -> DataTensor:
@@ -252,13 +253,13 @@ def _transposed(mender: Mender, value: DataTensor) -> DataTensor:
 
 
 @rule("Einsum")
-def _einsum(mender: Mender) -> None:
+def _einsum(mender: Mender) -> DataTensor:
     """Mends a sum of products by letters: an axis whose letter the result lacks is summed over.
 
-    1. No letter of time is summed over: the node stays, with a letter for each dim of a merged axis, and one for added
-       rows.
+    The node stays, with a new equation that has a letter for each dim of an axis, and one for added rows.
+
+    1. The rows are summed over, or a letter stands twice in one operand: refused.
     2. A letter of time is summed over: the operands that have it get zeros at the padding.
-    3. The rows are summed over, or a letter stands twice in one operand: refused.
     """
     operands = [mender.data_input(index) for index in range(len(mender.node.input))]
     terms, result = _terms_of_axes(mender, [operand.rank for operand in operands])
@@ -268,31 +269,33 @@ def _einsum(mender: Mender) -> None:
             first = group_of.setdefault(letter, group)
             different = f"combines axes of different sizes: {axis_text(first)} and {axis_text(group)}"
             mender.refuse_if(not mender.matches(first, group), different)
-    # A letter for each dim, so that an axis is spelled by the letters of its dims.
+    # New letters: each axis is spelled with a letter for each of its dims.
     new_letters = iter(string.ascii_letters)
-    dims_of = {letter: "".join(next(new_letters) for _ in group) for letter, group in group_of.items()}
-    size_of = {
-        dim: size for letter, group in group_of.items() for dim, size in zip(dims_of[letter], group, strict=True)
+    spelling_of = {letter: "".join(next(new_letters) for _ in group) for letter, group in group_of.items()}
+    size_of = {  # by the new letter of a dim
+        new_letter: size
+        for letter, group in group_of.items()
+        for new_letter, size in zip(spelling_of[letter], group, strict=True)
     }
-    *dim_terms, dim_result = ["".join(dims_of[letter] for letter in term) for term in (*terms, result)]
-    # Case 3
-    rows = [dim for dim, size in size_of.items() if size.is_rows]
-    mender.refuse_if(len(rows) > 1 or not {*rows} <= {*dim_result}, CROSSES_ROWS)
+    *new_terms, new_result = ["".join(spelling_of[letter] for letter in term) for term in (*terms, result)]
+    # Case 1
+    rows = [letter for letter, size in size_of.items() if size.is_rows]
+    mender.refuse_if(len(rows) > 1 or not {*rows} <= {*new_result}, CROSSES_ROWS)
     # Case 2
-    summed_times = {dim for dim, size in size_of.items() if size.is_time and dim not in dim_result}
+    summed_times = {letter for letter, size in size_of.items() if size.is_time and letter not in new_result}
     if summed_times:
         mender.causes.append("it sums over the steps, those of the padding too")
     masked = []
-    for term, operand in zip(dim_terms, operands, strict=True):
+    for term, operand in zip(new_terms, operands, strict=True):
         dims = [dim for dim, letter in enumerate(term, start=int(operand.has_added_rows)) if letter in summed_times]
         masked.append(mender.masked(operand, dims, 0))
-    # Case 1: added rows have the letter of the rows, or one of their own.
+    # Added rows have the letter of the rows, or one of their own.
     row = rows[0] if rows else next(new_letters)
     has_added_rows = any(operand.has_added_rows for operand in masked) and not rows
-    spelled = [row + term if operand.has_added_rows else term for term, operand in zip(dim_terms, masked, strict=True)]
-    equation = f"{','.join(spelled)}->{row + dim_result if has_added_rows else dim_result}"
+    spelled = [row + term if operand.has_added_rows else term for term, operand in zip(new_terms, masked, strict=True)]
+    equation = f"{','.join(spelled)}->{row + new_result if has_added_rows else new_result}"
     (name,) = mender.copy_node([operand.name for operand in masked], equation=equation)
-    mender.set_output(DataTensor(name, masked[0].dtype, tuple(group_of[letter] for letter in result), has_added_rows))
+    return DataTensor(name, masked[0].dtype, tuple(group_of[letter] for letter in result), has_added_rows)
 
 
 def _terms_of_axes(mender: Mender, ranks: list[int]) -> tuple[list[str], str]:
@@ -304,18 +307,18 @@ def _terms_of_axes(mender: Mender, ranks: list[int]) -> tuple[list[str], str]:
 
     Returns:
         The letters of each input, and those of the result. For `...ab,b` and the ranks 3 and 1: `zab`, `b` and `za`,
-        with any unused letter for z; the axes that `...` stands for are aligned at the end.
+        with any unused letter for z.
     """
     inputs, arrow, result = mender.attribute("equation").replace(" ", "").partition("->")
     letters = {letter for letter in inputs if letter.isalpha()}
     if not arrow:  # the result then has the letters that stand once, in alphabetic order
         single = sorted(letter for letter in letters if inputs.count(letter) == 1)
         result = "".join(["..." if "..." in inputs else "", *single])
-    unused = [letter for letter in string.ascii_letters if letter not in letters]
     terms = inputs.split(",")
     unnamed_axes = [rank - len(term.replace("...", "")) for term, rank in zip(terms, ranks, strict=True)]
-    spelled = [
-        term.replace("...", "".join(reversed(unused[:count]))) for term, count in zip(terms, unnamed_axes, strict=True)
-    ]
+    # The axes of `...` are aligned at the end. So those of each input get as many of the last letters of one list.
+    unused = "".join(letter for letter in string.ascii_letters if letter not in letters)
+    named_axes = {count: unused[len(unused) - count :] for count in unnamed_axes}  # by the number of axes
+    spelled = [term.replace("...", named_axes[count]) for term, count in zip(terms, unnamed_axes, strict=True)]
     mender.refuse_if(any(len({*term}) != len(term) for term in spelled), "takes a diagonal")
-    return spelled, result.replace("...", "".join(reversed(unused[: max(unnamed_axes)])))
+    return spelled, result.replace("...", named_axes[max(unnamed_axes)])

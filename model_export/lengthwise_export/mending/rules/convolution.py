@@ -12,7 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, Final
 
 import numpy as np
 
@@ -56,9 +57,10 @@ def _windows(
         sizes: The sizes of the spatial axes.
 
     Returns:
-        The windows; and, by the index of a spatial axis, the zeros in front of it and behind it, `[lengths]` each, if
-        their number depends on the length: this is so for `auto_pad` SAME with a stride. The window of such an axis
-        has no zeros of its own.
+        1. The windows.
+        2. By the index of a spatial axis around which the number of zeros depends on the length: the zeros in front of
+           it and behind it, `[lengths]` each. Only `auto_pad` SAME with a stride has such axes; their windows have no
+           zeros.
     """
     count = len(kernel)
     strides, dilations, pads = (
@@ -68,14 +70,15 @@ def _windows(
     auto_pad = mender.attribute("auto_pad", "NOTSET")
     windows = []
     zeros_by_length: dict[int, tuple[Table, Table]] = {}
-    for index in range(count):
+    for index, stride in enumerate(strides):
         dilated = dilations[index] * (kernel[index] - 1) + 1
         before, after = (0, 0) if auto_pad == "VALID" else (pads[index], pads[index + count])
         if auto_pad.startswith("SAME"):
-            # So many zeros that each stride gets a window; UPPER and LOWER say on which side an odd one goes.
+            # ONNX: as many zeros as it takes for one window at every `stride` steps, half of them on each side; UPPER
+            # and LOWER say on which side an odd one goes.
             size = sizes[index].by_length
-            zeros = np.maximum((-(-size // strides[index]) - 1) * strides[index] + dilated - size, 0)
-            if strides[index] == 1:
+            zeros = np.maximum((-(-size // stride) - 1) * stride + dilated - size, 0)
+            if stride == 1:
                 zeros = np.full_like(zeros, dilated - 1)
             smaller_half, larger_half = zeros // 2, zeros - zeros // 2
             halves = (smaller_half, larger_half) if auto_pad == "SAME_UPPER" else (larger_half, smaller_half)
@@ -83,17 +86,17 @@ def _windows(
             if (halves[0] != before).any():
                 zeros_by_length[index] = halves
                 before = after = 0
-        windows.append(Window(dilated, strides[index], before, after, bool(mender.attribute("ceil_mode", 0))))
+        windows.append(Window(dilated, stride, before, after, bool(mender.attribute("ceil_mode", 0))))
     return windows, zeros_by_length
 
 
 def surrounded(
     mender: Mender, value: DataTensor, axis: int, amounts: tuple[Table, Table], fill: float, cause: str
 ) -> DataTensor:
-    """The tensor with the number `fill` in front of and behind each row's own steps.
+    """The tensor with the number `fill` in front of and behind each row's own steps, as many times as its length says.
 
-    One step of `fill` is put around the whole width; each row then picks its positions, those outside of its own steps
-    from there.
+    One step of `fill` is put in front of the whole width, and one behind it. Each row then picks its own steps, and for
+    the positions around them the step of `fill`.
 
     Args:
         mender: The mender.
@@ -132,16 +135,19 @@ def _mend_windows(
     channels: Size | None = None,
     fill: float = 0,
     cause: str = "its window reads beyond the last step",
-) -> None:
-    """Mends a convolution or a pool: puts `fill` at the padding that a window reads, and sets the output.
+) -> DataTensor:
+    """Mends a convolution or a pool: puts `fill` at the padding that a window reads, then writes the node.
 
     Args:
         mender: The mender; the node's first input is `[rows, channels, ...]`.
         kernel: The kernel's size along each spatial axis, without a dilation.
-        emit: Writes the node.
+        emit: Writes the node for the filled tensor and its windows; returns the name of the output.
         channels: The number of channels of the output; None for that of the input.
         fill: The number at the padding that does not change the output of a window.
         cause: What is noted as the cause, if a window reads padding.
+
+    Returns:
+        The output. Lengths at which it has no step are left out.
     """
     value = mender.data_input(0)
     sizes = _spatial_sizes(mender, value, len(kernel) + 2)
@@ -164,7 +170,7 @@ def _mend_windows(
         mender.require_lengths(size.by_length >= 1)
     name = mender.unmerge_first_axis(emit(value, windows), value.groups[0], value.rank)
     groups = (value.groups[0], (channels or input_channels,), *groups_of_one(new_sizes))
-    mender.set_output(DataTensor(name, value.dtype, groups))
+    return DataTensor(name, value.dtype, groups)
 
 
 def _pads(windows: Sequence[Window]) -> list[int]:
@@ -173,14 +179,17 @@ def _pads(windows: Sequence[Window]) -> list[int]:
 
 
 def _with_own_pads(mender: Mender, *further_inputs: str) -> _Emit:
-    """A function that writes the node on a masked tensor, with the `pads` of its windows in the place of `auto_pad`."""
+    """The `emit` of `_mend_windows` for a node that stays: the node with the `pads` of its windows, without `auto_pad`.
+
+    `further_inputs` are the names of its inputs after the first one.
+    """
     return lambda masked, windows: mender.copy_node(
         [mender.in_original_shape(masked), *further_inputs], drop=["auto_pad"], pads=_pads(windows)
     )[0]
 
 
 @rule("Conv")
-def _conv(mender: Mender) -> None:
+def _conv(mender: Mender) -> DataTensor:
     """Mends a convolution: it reads zeros behind a lone sequence, and would read the padding of a row.
 
     1. A window reads behind the last step: the padding gets zeros, then the node runs.
@@ -193,11 +202,11 @@ def _conv(mender: Mender) -> None:
     mender.refuse_if(weights.ndim < 3, "its weights have no axis of the kernel")
     emit, channels = _with_own_pads(mender, *mender.further_inputs()), mender.fixed_size(weights.shape[0])
     cause = "its kernel reads beyond the last step, where a lone sequence has zeros"
-    _mend_windows(mender, weights.shape[2:], emit, channels=channels, cause=cause)
+    return _mend_windows(mender, weights.shape[2:], emit, channels=channels, cause=cause)
 
 
 @rule("ConvTranspose")
-def _conv_transpose(mender: Mender) -> None:
+def _conv_transpose(mender: Mender) -> DataTensor:
     """Mends a transposed convolution, which spreads each step over several: the padding gets zeros.
 
     An output size that is set by hand (`output_shape`, `auto_pad`) is refused: it holds for one width only.
@@ -220,15 +229,15 @@ def _conv_transpose(mender: Mender) -> None:
     (name,) = mender.copy_node([mender.in_original_shape(value), *mender.further_inputs()])
     name = mender.unmerge_first_axis(name, value.groups[0], value.rank)
     channels = mender.fixed_size(weights.shape[1] * mender.attribute("group", 1))
-    mender.set_output(DataTensor(name, value.dtype, (value.groups[0], (channels,), *groups_of_one(new_sizes))))
+    return DataTensor(name, value.dtype, (value.groups[0], (channels,), *groups_of_one(new_sizes)))
 
 
 @rule("MaxPool", "LpPool")
-def _pool(mender: Mender) -> None:
-    """Mends the largest value (MaxPool) or the norm (LpPool) of each window, in the way of `_conv`.
+def _pool(mender: Mender) -> DataTensor:
+    """Mends the largest value (MaxPool) or the norm (LpPool) of each window.
 
-    For MaxPool the padding gets the smallest finite number, for LpPool 0, so that it does not count. The indices of the
-    largest values are refused, because they count the padding.
+    Padding that a window reads gets a number that does not count there: for MaxPool the smallest finite number, for
+    LpPool 0. The indices of the largest values are refused, because they count the padding.
     """
     value, is_max = mender.data_input(0), mender.node.op_type == "MaxPool"
     mender.refuse_if(
@@ -236,46 +245,60 @@ def _pool(mender: Mender) -> None:
         "gives the indices of the largest values, which count the padding",
     )
     fill = mender.neutral_extreme(value.dtype, finite=True) if is_max else 0
-    _mend_windows(mender, mender.attribute("kernel_shape"), _with_own_pads(mender), fill=fill)
+    return _mend_windows(mender, mender.attribute("kernel_shape"), _with_own_pads(mender), fill=fill)
 
 
 @rule("AveragePool")
-def _average_pool(mender: Mender) -> None:
+def _average_pool(mender: Mender) -> DataTensor:
     """Mends the mean of each window.
 
     1. No window reads behind a row's own steps, or each mean is divided by the kernel's size (there are no zeros around
        the steps, or they count): the node runs on zeros at the padding.
     2. Else AveragePool(steps) / AveragePool(mask): both are divided by the kernel's size, which cancels out, so only
-       the row's own steps count.
+       the row's own steps count (`_divided_by_mask`).
     3. `auto_pad` with a stride: refused.
     """
-    value, kernel = mender.data_input(0), mender.attribute("kernel_shape")
-    sizes = _spatial_sizes(mender, value, len(kernel) + 2)
+    kernel = mender.attribute("kernel_shape")
+    sizes = _spatial_sizes(mender, mender.data_input(0), len(kernel) + 2)
     windows, zeros_by_length = _windows(mender, kernel, sizes)
     mender.refuse_if(zeros_by_length, "averages with auto_pad at a stride: give it fixed pads")
-    counts_zeros = bool(mender.attribute("count_include_pad", 0))
-    rounds_up, has_zeros = windows[0].rounds_up, any(window.before or window.after for window in windows)
-
-    def emit_divided_by_mask(masked: DataTensor, windows: list[Window]) -> str:
-        """Writes case 2. `masked` are the steps, with zeros at padding; returns the name of the means."""
-        pads = _pads(windows)
-        if counts_zeros:  # the mask is 1 at the zeros around each row's own steps, too, so these become steps
-            masked = _with_zeros_around(mender, masked, windows)
-            pads = [0] * len(pads)
-        mask = mender.masked(_ones_like(mender, masked), masked.time_dims(), 0)
-        inputs = [mender.in_original_shape(factor) for factor in (masked, mask)]
-        if rounds_up:  # with zeros after the steps, because the divisor of a last window would depend on the width
-            after = [min(window.kernel, window.stride) - 1 for window in windows]
-            amounts = mender.writer.constant([0] * (len(after) + 4) + after)
-            inputs = [mender.emit("Pad", [name, amounts], mode="constant") for name in inputs]
-        options: dict[str, Any] = {"name_suffix": "share", "pads": pads, "count_include_pad": 1}
-        means = [mender.copy_node([name], drop=["auto_pad", "ceil_mode"], **options)[0] for name in inputs]
-        mean = mender.emit("Div", means)
-        return _cut_to_windows(mender, mean, sizes, windows) if rounds_up else mean
-
+    has_zeros = any(window.before or window.after for window in windows)
+    is_divided_by_kernel = not has_zeros or mender.attribute("count_include_pad", 0)
     reads_padding = any(window.reads_beyond(size) for size, window in zip(sizes, windows, strict=True))
-    is_divided = reads_padding and (rounds_up or (has_zeros and not counts_zeros))
-    _mend_windows(mender, kernel, emit_divided_by_mask if is_divided else _with_own_pads(mender))
+    is_case_2 = reads_padding and (windows[0].rounds_up or not is_divided_by_kernel)
+    return _mend_windows(mender, kernel, partial(_divided_by_mask, mender) if is_case_2 else _with_own_pads(mender))
+
+
+def _divided_by_mask(mender: Mender, masked: DataTensor, windows: list[Window]) -> str:
+    """The `emit` of `_mend_windows` for an AveragePool: the mean of the steps, divided by the mean of their mask.
+
+    Zeros around the steps that count (`count_include_pad`) are written as steps before, and have a mask of 1. Where the
+    last window may reach beyond the steps (`ceil_mode`), its divisor would depend on the width: so many zeros follow
+    that no window reaches beyond them, and windows that are too many are cut off.
+
+    Args:
+        mender: The mender, whose node is the AveragePool.
+        masked: The steps, with zeros at the padding.
+        windows: The window along each spatial axis.
+
+    Returns:
+        The name of the output.
+    """
+    rounds_up, pads = windows[0].rounds_up, _pads(windows)
+    sizes = [size for (size,) in masked.groups[2:]]
+    if mender.attribute("count_include_pad", 0):
+        masked = _with_zeros_around(mender, masked, windows)
+        pads = [0] * len(pads)
+    mask = mender.masked(_ones_like(mender, masked), masked.time_dims(), 0)
+    inputs = [mender.in_original_shape(factor) for factor in (masked, mask)]
+    if rounds_up:
+        after = [min(window.kernel, window.stride) - 1 for window in windows]
+        amounts = mender.writer.constant([0] * (len(after) + 4) + after)
+        inputs = [mender.emit("Pad", [name, amounts], mode="constant") for name in inputs]
+    options: dict[str, Any] = {"name_suffix": "share", "pads": pads, "count_include_pad": 1}
+    means = [mender.copy_node([name], drop=["auto_pad", "ceil_mode"], **options)[0] for name in inputs]
+    mean = mender.emit("Div", means)
+    return _cut_to_windows(mender, mean, sizes, windows) if rounds_up else mean
 
 
 def _with_zeros_around(mender: Mender, value: DataTensor, windows: Sequence[Window]) -> DataTensor:
@@ -294,10 +317,8 @@ def _with_zeros_around(mender: Mender, value: DataTensor, windows: Sequence[Wind
 def _ones_like(mender: Mender, value: DataTensor) -> DataTensor:
     """A float32 tensor of ones with the axes of another tensor."""
     one = mender.constant_tensor(mender.writer.scalar(1, FLOAT), np.ones((), np.float32))
-    (scalar, _), groups, has_added_rows = mender.align_axes([one, value])
-    return DataTensor(
-        mender.emit("Expand", [scalar.name, mender.emit("Shape", [value.name])]), FLOAT, groups, has_added_rows
-    )
+    (scalar, _), result = mender.align_axes([one, value])
+    return result.with_name(mender.emit("Expand", [scalar.name, mender.emit("Shape", [value.name])]))
 
 
 def _cut_to_windows(mender: Mender, name: str, sizes: Sequence[Size], windows: Sequence[Window]) -> str:
@@ -316,8 +337,11 @@ def _cut_to_windows(mender: Mender, name: str, sizes: Sequence[Size], windows: S
     return mender.emit("Slice", [name, starts, ends, axes])
 
 
+_UNKNOWN: Final = 0.5  # the factor of a Resize that is not constant: no whole number, so `_resize` refuses it
+
+
 @rule("Resize")
-def _resize(mender: Mender) -> None:
+def _resize(mender: Mender) -> DataTensor:
     """Mends a change of the number of steps by a factor.
 
     1. The axes of time keep their size, or each step is repeated a whole number of times (nearest, asymmetric, floor):
@@ -341,11 +365,15 @@ def _resize(mender: Mender) -> None:
         group if factors[axis] == 1 else (Size((group[0].table * factors[axis]).astype(np.int64)),)
         for axis, group in enumerate(value.groups)
     )
-    mender.set_output(value.with_name(name, groups=groups))
+    return value.with_name(name, groups=groups)
 
 
 def _resize_factors(mender: Mender, value: DataTensor) -> list[float]:
-    """The factor by which a Resize multiplies each axis' size; 0.5, which is refused, where it is no constant."""
+    """The factor by which a Resize multiplies the size of each axis of a tensor; `_UNKNOWN` where it is not constant.
+
+    A node has either factors (its third input) or the new sizes (its fourth one), for the axes of its attribute `axes`;
+    without that, for all axes.
+    """
     axes = [axis % value.rank for axis in mender.attribute("axes") or range(value.rank)]
     scales, sizes = mender.input_value(2), mender.input_value(3)
     if isinstance(scales, KnownTensor) and scales.is_constant and scales.table[0, 0].size:
@@ -353,9 +381,8 @@ def _resize_factors(mender: Mender, value: DataTensor) -> list[float]:
     elif isinstance(sizes, KnownTensor):
         axis_sizes = [mender.axis_size(value.groups[axis]) for axis in axes]
         quotients = [Size(table).divided_by(size) for table, size in zip(sizes.elements(), axis_sizes, strict=True)]
-        fixed = [None if quotient is None else quotient.fixed for quotient in quotients]
-        factors = [0.5 if number is None else number for number in fixed]
+        factors = [_UNKNOWN if quotient is None or quotient.fixed is None else quotient.fixed for quotient in quotients]
     else:
-        return [0.5] * value.rank
+        return [_UNKNOWN] * value.rank
     by_axis = dict(zip(axes, factors, strict=True))
     return [by_axis.get(axis, 1.0) for axis in range(value.rank)]

@@ -34,7 +34,7 @@ _COUNTS_FROM_END = "it counts from the end of the padded width, not of the row" 
 
 
 @rule("Slice")
-def _slice(mender: Mender) -> None:
+def _slice(mender: Mender) -> DataTensor:
     """Mends a cut of some axes, as NumPy's `start:end:step`: each axis in turn, by `_sliced`."""
     value = mender.data_input(0)
     starts, ends = (
@@ -44,7 +44,7 @@ def _slice(mender: Mender) -> None:
     strides = [1] * len(starts) if steps is None else steps.tolist()
     for axis, start, end, stride in zip(axes or range(len(starts)), starts, ends, strides, strict=True):
         value = _sliced(mender, value, axis, start, end, stride)
-    mender.set_output(value)
+    return value
 
 
 def _sliced(mender: Mender, value: DataTensor, axis: int, start: Table, end: Table, step: int) -> DataTensor:
@@ -64,12 +64,14 @@ def _sliced(mender: Mender, value: DataTensor, axis: int, start: Table, end: Tab
         end: `[2, lengths]`, in the same way.
         step: Not 0; negative for the reverse order.
     """
-    # The first position at each length, and how many positions there are.
+    # As in NumPy, negative numbers count from the end, and both numbers are clipped to the axis: to 0 and its size, or
+    # for the reverse order to its last position and -1.
     axis_size = mender.axis_size(value.groups[axis])
     table, start, end = axis_size.table, start.astype(np.int64), end.astype(np.int64)
     low, high = (0, table) if step > 0 else (-1, table - 1)
     first = np.clip(np.where(start < 0, start + table, start), low, high)
     stop = np.clip(np.where(end < 0, np.maximum(end, -table - 1) + table, end), low, high)
+    # How many positions there are, and the first one at each length
     new_size, starts = Size(np.maximum(-(-(stop - first) // step), 0)), first[0]
     if step == 1 and not starts.any() and new_size.equals(axis_size):  # case 1
         return value
@@ -80,15 +82,16 @@ def _sliced(mender: Mender, value: DataTensor, axis: int, start: Table, end: Tab
     if step > 0 and (starts == starts[-1])[new_size.by_length > 0].all():
         begin = int(starts[-1])
         is_to_the_end = bool((starts + new_size.by_length * step >= size.by_length).all())
+        # The end of the Slice: behind its last position, or that of the axis, or `begin + new size * step`
         if new_size.fixed is not None:
-            stop_at = mender.writer.constant([begin + (new_size.fixed - 1) * step + 1])
+            end_name = mender.writer.constant([begin + (new_size.fixed - 1) * step + 1])
         elif is_to_the_end:
-            stop_at = mender.writer.constant([np.iinfo(np.int64).max])
+            end_name = mender.writer.constant([np.iinfo(np.int64).max])
         else:
-            stop_at = mender.emit("Mul", [mender.writer.size_at_width(new_size), mender.writer.constant([step])])
-            stop_at = mender.emit("Add", [stop_at, mender.writer.constant([begin])]) if begin else stop_at
+            covered = mender.emit("Mul", [mender.writer.size_at_width(new_size), mender.writer.constant([step])])
+            end_name = mender.emit("Add", [covered, mender.writer.constant([begin])]) if begin else covered
         begin_name, dim_name, step_name = (mender.writer.constant([number]) for number in (begin, dim, step))
-        name = mender.emit("Slice", [value.name, begin_name, stop_at, dim_name, step_name])
+        name = mender.emit("Slice", [value.name, begin_name, end_name, dim_name, step_name])
         # If the end is cut off, steps of the row stand behind its new end, and not zeros.
         zero_padded = value.zero_padded and (is_to_the_end or not size.is_time)
         return value.with_name(name, groups=value.groups_with(axis, new_size), zero_padded=zero_padded)
@@ -99,18 +102,14 @@ def _sliced(mender: Mender, value: DataTensor, axis: int, start: Table, end: Tab
 
 
 @rule("Gather")
-def _gather(mender: Mender) -> None:
+def _gather(mender: Mender) -> DataTensor:
     """Mends a pick of elements by their index along one axis."""
     value, axis = mender.input_and_axis(0)
-    mender.set_output(_gathered(mender, value, axis, mender.required_input(1)))
+    return _gathered(mender, value, axis, mender.required_input(1))
 
 
 def _gathered(mender: Mender, value: DataTensor, axis: int, index: Value) -> DataTensor:
-    """The output of a Gather: elements of a tensor along an axis, by an index.
-
-    1. The numbers of the index are known: `_gathered_by_numbers`.
-    2. The index is data (token ids, a table of positions): `_gathered_by_data`.
-    """
+    """The output of a Gather: elements of a tensor along an axis, by an index that is known or data."""
     if isinstance(index, KnownTensor):
         return _gathered_by_numbers(mender, value, axis, index)
     return _gathered_by_data(mender, value, axis, index)
@@ -173,17 +172,11 @@ def _gathered_by_data(mender: Mender, value: DataTensor, axis: int, index: DataT
     if index.rows_dim is not None and index.name not in mender.unchanged_steps:
         index = mender.masked(index, index.time_dims(), 0)
     has_added_rows = value.has_added_rows or index.has_added_rows
+    name = mender.emit("Gather", [value.name, index.name], axis=dim)
     if index.has_added_rows and not value.has_added_rows and axis != 0:
-        # The index' dims come out at `axis`, and the added rows, its first dim, belong in front of all axes: the axis
-        # goes to the front, and the index' other dims go back behind the `dim` axes that stood there.
-        front = [dim, *(other_dim for other_dim in range(len(value.dim_sizes)) if other_dim != dim)]
-        name = mender.emit("Gather", [mender.writer.transposed(value.name, front), index.name], axis=0)
-        index_rank = len(index.dim_sizes) + 1
-        rank = index_rank + len(value.dim_sizes) - 1
-        order = [0, *range(index_rank, index_rank + dim), *range(1, index_rank), *range(index_rank + dim, rank)]
-        name = mender.writer.transposed(name, order)
-    else:
-        name = mender.emit("Gather", [value.name, index.name], axis=dim)
+        # A Gather puts the dims of the index in the place of `dim`; its first dim, the added rows, goes to the front.
+        rank = value.dim_count + index.dim_count - 1
+        name = mender.writer.transposed(name, [dim, *(other_dim for other_dim in range(rank) if other_dim != dim)])
     return value.with_name(name, groups=groups, has_added_rows=has_added_rows, zero_padded=False)
 
 
@@ -193,16 +186,15 @@ def _from_own_end(mender: Mender, index: DataTensor, size: Size) -> DataTensor:
     `size` is the size of the dim.
     """
     own_size = KnownTensor(mender.writer.size_at_width(size), size.table)
-    (aligned, end), groups, has_added_rows = mender.align_axes([index, own_size])
+    (aligned, end), result = mender.align_axes([index, own_size])
     is_negative = mender.emit("Less", [aligned.name, mender.writer.scalar(0, index.dtype)])
     end_name = end.name if index.dtype == INT64 else mender.emit("Cast", [end.name], to=index.dtype)
     from_end = mender.emit("Add", [aligned.name, end_name])
-    name = mender.emit("Where", [is_negative, from_end, aligned.name])
-    return DataTensor(name, index.dtype, groups, has_added_rows)
+    return result.with_name(mender.emit("Where", [is_negative, from_end, aligned.name]))
 
 
 @rule("GatherND")
-def _gather_nd(mender: Mender) -> None:
+def _gather_nd(mender: Mender) -> DataTensor:
     """Mends a pick by an index whose last axis holds an index along each of several axes.
 
     1. With `batch_dims` of 1, one index behind the rows: each row picks from its own steps.
@@ -212,12 +204,10 @@ def _gather_nd(mender: Mender) -> None:
     """
     value, index = mender.data_input(0), mender.required_input(1)
     if isinstance(index, DataTensor) and index.index_columns:
-        mender.set_output(_picked_by_columns(mender, value, index.index_columns))
-        return
+        return _picked_by_columns(mender, value, index.index_columns)
     count = index.shape[-1] if isinstance(index, KnownTensor) else index.groups[-1][0].fixed
     if mender.attribute("batch_dims", 0) == 1 and count == 1 and isinstance(index, DataTensor):
-        mender.set_output(_picked_in_own_row(mender, value, index))
-        return
+        return _picked_in_own_row(mender, value, index)
     mender.refuse_if(
         mender.attribute("batch_dims", 0) or count != 1,
         f"picks by {count} indexes at once, as adaptive pools and x[i, j] do: pick along one axis",
@@ -227,7 +217,7 @@ def _gather_nd(mender: Mender) -> None:
         index = KnownTensor(mender.writer.squeezed(index.name, [len(index.shape) - 1]), index.table[..., 0])
     else:
         index = mender.squeezed(index, [-1])
-    mender.set_output(_gathered(mender, value, 0, index))
+    return _gathered(mender, value, 0, index)
 
 
 def _picked_by_columns(mender: Mender, value: DataTensor, columns: Sequence[Value]) -> DataTensor:
@@ -240,13 +230,13 @@ def _picked_by_columns(mender: Mender, value: DataTensor, columns: Sequence[Valu
         "picks by the numbers of the rows from a value whose first axis is not the rows",
     )
     # Both columns get their common shape: `[rows, n]`, or with a last axis.
-    (_, indices), groups, _ = mender.align_axes([rows.with_name(rows.name, is_row_index=False), further[0]])
+    (_, indices), result = mender.align_axes([rows.with_name(rows.name, is_row_index=False), further[0]])
     mender.refuse_if(
-        not 2 <= len(groups) <= 3 or any(len(group) != 1 for group in groups) or not groups[0][0].is_rows,
+        not 2 <= result.rank <= 3 or result.has_merged_axes or not result.groups[0][0].is_rows,
         "picks steps of each row by an index of more than two axes",
     )
-    expanded = mender.emit_with_shape("Expand", indices.name, [size for (size,) in groups])
-    return _picked_in_own_row(mender, value, DataTensor(expanded, indices.dtype, groups))
+    expanded = mender.emit_with_shape("Expand", indices.name, result.dim_sizes)
+    return _picked_in_own_row(mender, value, DataTensor(expanded, indices.dtype, result.groups))
 
 
 def _picked_in_own_row(mender: Mender, value: DataTensor, index: DataTensor) -> DataTensor:
@@ -266,7 +256,7 @@ def _picked_in_own_row(mender: Mender, value: DataTensor, index: DataTensor) -> 
 
 
 @rule("GatherElements")
-def _gather_elements(mender: Mender) -> None:
+def _gather_elements(mender: Mender) -> DataTensor:
     """Mends a pick of elements along one axis, by an index that has the same shape along the others.
 
     A negative index counts from each row's own end, and is 0 at the padding. A table that is the same for all rows is
@@ -293,11 +283,11 @@ def _gather_elements(mender: Mender) -> None:
         name = mender.emit("Expand", [mender.writer.unsqueezed(value.name, [0]), shape])
         value, dim = value.with_name(name, has_added_rows=True), dim + 1
     name = mender.emit("GatherElements", [value.name, indices.name], axis=dim)
-    mender.set_output(value.with_name(name, groups=index.groups, zero_padded=False))
+    return value.with_name(name, groups=index.groups, zero_padded=False)
 
 
 @rule("Range")
-def _range(mender: Mender) -> None:
+def _range(mender: Mender) -> DataTensor:
     """Mends the numbers from a start to a limit.
 
     1. `arange(rows)`: kept as an index of rows, which only an index may use.
@@ -320,8 +310,7 @@ def _range(mender: Mender) -> None:
     if size.is_rows or (size.fixed is not None and (start == start.flat[0]).all() and (step == step.flat[0]).all()):
         (name,) = mender.copy_node([bound.name for bound in bounds])
         groups = groups_of_one([mender.rows if size.is_rows else size])
-        mender.set_output(DataTensor(name, dtype, groups, is_row_index=size.is_rows))
-        return
+        return DataTensor(name, dtype, groups, is_row_index=size.is_rows)
     # Case 3
     name = mender.writer.positions(size)
     name = name if dtype == INT64 else mender.emit("Cast", [name], to=dtype)
@@ -329,11 +318,11 @@ def _range(mender: Mender) -> None:
     for kind, bound, neutral in (("Mul", bounds[2], 1), ("Add", bounds[0], 0)):
         if not (bound.table == neutral).all():
             value = mender.broadcast_node(kind, value, bound)
-    mender.set_output(value)
+    return value
 
 
 @rule("ReverseSequence")
-def _reverse_sequence(mender: Mender) -> None:
+def _reverse_sequence(mender: Mender) -> DataTensor:
     """Mends the reversal of the steps.
 
     1. Its lengths come from an input with lengths: the node stays.
@@ -351,4 +340,4 @@ def _reverse_sequence(mender: Mender) -> None:
         mender.causes.append("it reverses the padding together with the steps")
         lengths = mender.writer.per_row(value.groups[time][0].by_length)
     (name,) = mender.copy_node([value.name, lengths])
-    mender.set_output(value.with_name(name))
+    return value.with_name(name)

@@ -19,40 +19,37 @@ from lengthwise_export.mending.values import CROSSES_ROWS, DataTensor, KnownTens
 
 
 @rule("Concat")
-def _concat(mender: Mender) -> None:
+def _concat(mender: Mender) -> DataTensor:
     """Mends the join of tensors along an axis.
 
-    1. Nothing follows an axis of time: the node stays, on operands that have all rows.
-    2. Something follows the steps (a token at the end, two sequences in turn): it would come after the padding, so each
+    1. One of them is an index of rows: nothing is joined; the parts are kept as the columns of an index, for GatherND.
+    2. Nothing follows an axis of time: the node stays, on operands that have all rows.
+    3. Something follows the steps (a token at the end, two sequences in turn): it would come after the padding, so each
        row picks its own positions of the joined tensor.
-    3. An index of rows and another index: kept apart, for GatherND.
     4. Joined along the rows: refused.
     """
     values = [mender.values[name] for name in mender.node.input if name]
-    # Case 3
-    if any(isinstance(value, DataTensor) and value.is_row_index for value in values):
-        mender.set_output(DataTensor("", INT64, (), index_columns=tuple(values)))
-        return
     # Case 1
-    rank = max(len(value.shape) if isinstance(value, KnownTensor) else value.rank for value in values)
-    axis = mender.attribute("axis") % rank
-    operands, groups, has_added_rows = mender.align_axes(values, keep=axis)
-    parts = [operand.groups[axis + operand.rank - rank] for operand in operands]
+    if any(isinstance(value, DataTensor) and value.is_row_index for value in values):
+        return DataTensor("", INT64, (), index_columns=tuple(values))
+    # Case 2
+    first = values[0]
+    axis = mender.attribute("axis") % (len(first.shape) if isinstance(first, KnownTensor) else first.rank)
+    operands, result = mender.align_axes(values, keep=axis)
+    parts = [operand.groups[axis] for operand in operands]
     mender.refuse_if(any(len(part) != 1 for part in parts), "joins merged axes")
     mender.refuse_rows(*parts)
     sizes = [part[0] for part in parts]
     joined_size = Size(np.sum([size.table for size in sizes], axis=0))
-    dim = int(has_added_rows) + sum(len(group) for group in groups[:axis])
-    expanded = [mender.expanded(operand, groups, has_added_rows, axis) for operand in operands]
-    name = mender.emit("Concat", expanded, axis=dim)
+    expanded = [mender.expanded(operand, result, axis) for operand in operands]
+    name = mender.emit("Concat", expanded, axis=result.first_dims()[axis])
     follows_steps = any(size.is_time for size in sizes[:-1])
     zero_padded = all(operand.zero_padded for operand in operands) and not follows_steps and not joined_size.is_time
-    joined_groups = (*groups[:axis], (joined_size,), *groups[axis + 1 :])
-    joined = DataTensor(name, operands[0].dtype, joined_groups, has_added_rows, zero_padded)
+    joined = result.with_name(name, groups=result.groups_with(axis, joined_size), zero_padded=zero_padded)
     if not follows_steps:
-        mender.set_output(joined)
-        return
-    # Case 2: a position at or behind a part's own end is moved by the padding of that part.
+        return joined
+    # Case 3: in the joined tensor, the padding of each part stands between its own end and the next part. So a position
+    # of a lone sequence is found there by adding the padding of all parts that end before it.
     mender.causes.append("what follows the steps comes behind the padding")
     index = positions = mender.writer.unsqueezed(mender.writer.positions(joined_size), [0])
     end = np.zeros(mender.length_count, np.int64)  # `[lengths]`: where a part ends in a lone sequence
@@ -61,15 +58,15 @@ def _concat(mender: Mender) -> None:
         if size.is_time:
             padding = mender.emit("Sub", [mender.writer.size_at_width(size), mender.writer.per_row(size.by_length)])
             is_behind = mender.emit("GreaterOrEqual", [positions, mender.writer.per_row_column(end)])
-            padding_behind = mender.emit(
+            padding_before = mender.emit(
                 "Mul", [mender.emit("Cast", [is_behind], to=INT64), mender.writer.unsqueezed(padding, [1])]
             )
-            index = mender.emit("Add", [index, padding_behind])
-    mender.set_output(mender.take_per_row(joined, axis, index, joined_size))
+            index = mender.emit("Add", [index, padding_before])
+    return mender.take_per_row(joined, axis, index, joined_size)
 
 
 @rule("Split")
-def _split(mender: Mender) -> None:
+def _split(mender: Mender) -> dict[str, DataTensor]:
     """Mends a split of an axis of fixed size: the node stays. A split of the steps or of the rows is refused."""
     value, axis = mender.input_and_axis(0)
     dim, size = mender.only_dim(value, axis)
@@ -80,14 +77,15 @@ def _split(mender: Mender) -> None:
     equal_sizes = [min(equal_size, size.fixed - equal_size * index) for index in range(count)]
     part_sizes = equal_sizes if array is None else array.tolist()
     names = mender.copy_node([value.name, *mender.further_inputs()], axis=dim)
-    for index, (name, part_size) in enumerate(zip(names, part_sizes, strict=True)):
-        if name:
-            groups = value.groups_with(axis, mender.fixed_size(part_size))
-            mender.set_output(value.with_name(name, groups=groups), index)
+    return {
+        name: value.with_name(name, groups=value.groups_with(axis, mender.fixed_size(part_size)))
+        for name, part_size in zip(names, part_sizes, strict=True)
+        if name
+    }
 
 
 @rule("Pad")
-def _pad(mender: Mender) -> None:
+def _pad(mender: Mender) -> DataTensor:
     """Mends a Pad, which adds elements around the axes: each axis in turn.
 
     1. As many at every length: `_padded`.
@@ -108,7 +106,7 @@ def _pad(mender: Mender) -> None:
             value = _padded_by_length(mender, value, axis, tables, mode, fill)
         elif before or after:
             value = _padded(mender, value, axis, int(before), int(after), mode, fill)
-    mender.set_output(value)
+    return value
 
 
 def _padded_by_length(
@@ -156,22 +154,23 @@ def _padded(
         name = mender.emit("Pad", inputs, mode=mode)
         zero_padded = value.zero_padded and mode == "constant" and fill == 0 and after >= 0
         return value.with_name(name, groups=value.groups_with(axis, new_size), zero_padded=zero_padded)
-    # Case 2: the position of each element in the row's own steps, 0 to `last`
+    # Case 2. `index` is the position of each new element, counted from the row's first step; negative in front of it.
+    # The mode says which of the row's own steps stands there.
     mender.refuse_if(min(before, after) < 0, f"takes steps away in the mode {mode}")
     mender.causes.append(f"in the mode {mode} it repeats the end of the padded width, not of the row")
-    ends = mender.writer.per_row_column(size.by_length)
-    last = mender.emit("Sub", [ends, mender.writer.constant([1])])
+    own_size = mender.writer.per_row_column(size.by_length)
+    last = mender.emit("Sub", [own_size, mender.writer.constant([1])])
     index = mender.writer.unsqueezed(mender.writer.positions(new_size), [0])
     index = mender.emit("Sub", [index, mender.writer.constant([before])]) if before else index
-    if mode == "edge":
+    if mode == "edge":  # the first step in front, the last one behind
         index = mender.emit("Min", [mender.emit("Max", [index, mender.writer.constant([0])]), last])
-    elif mode == "reflect":  # last - |last - |index||
+    elif mode == "reflect":  # mirrored at the first and at the last step: last - |last - |index||
         mender.require_lengths(size.by_length > max(before, after))
         index = mender.emit("Abs", [index])
         distance = mender.emit("Abs", [mender.emit("Sub", [last, index])])
         index = mender.emit("Sub", [last, distance])
-    elif mode == "wrap":
-        index = mender.emit("Mod", [index, ends])
+    elif mode == "wrap":  # the steps again from the first one
+        index = mender.emit("Mod", [index, own_size])
     else:
         mender.refuse(f"pads in the mode {mode}")
     return mender.take_per_row(value, axis, index, new_size)

@@ -41,7 +41,7 @@ from lengthwise_export.onnx_graphs.protos import refill
 
 
 @rule("LSTM", "GRU", "RNN")
-def recurrent(mender: Mender) -> None:
+def recurrent(mender: Mender) -> dict[str, DataTensor]:
     """Mends a recurrent layer over `[time, rows, features]`.
 
     1. It has no lengths, or some that are computed from the width: it gets each row's own length.
@@ -49,22 +49,28 @@ def recurrent(mender: Mender) -> None:
     3. It runs over an axis of fixed size, row by row: the node stays.
     4. Rows that are merged with another axis (a bag of sequences) get the row's length once for each part.
     5. It takes the rows for its steps (`batch_first` forgotten), or merged steps: refused.
+
+    Returns:
+        What is known of its outputs, by their names.
     """
     value = mender.data_input(0)
     _refuse_other_forms(mender, value)
     time, rows = value.groups[0][0], value.groups[1]
     names = mender.copy_node(_inputs(mender, value, _sequence_lens(mender, time, rows)))
-    # Of the outputs, the first has all steps, the others only the last states.
+    # The first output has the states of all steps, the others only the last states.
     directions = mender.fixed_size(2 if mender.attribute("direction", "forward") == "bidirectional" else 1)
     hidden = mender.fixed_size(int(mender.attribute("hidden_size")))
     all_steps = ((time,), (directions,), rows, (hidden,))
+    outputs: dict[str, DataTensor] = {}
     for index, name in enumerate(names):
         if name:
             groups = all_steps if index == 0 else all_steps[1:]
+            # Behind the length, all steps are 0 by ONNX's definition.
+            output = DataTensor(name, value.dtype, groups, zero_padded=index == 0 and time.is_time)
             if len(rows) > 1:  # the node gives merged rows: `_inputs` merged them
-                name = mender.emit_with_shape("Reshape", name, (size for group in groups for size in group))
-            # ONNX says that all steps are 0 behind the length.
-            mender.set_output(DataTensor(name, value.dtype, groups, zero_padded=index == 0 and time.is_time), index)
+                output = output.with_name(mender.emit_with_shape("Reshape", name, output.dim_sizes))
+            outputs[name] = output
+    return outputs
 
 
 def _refuse_other_forms(mender: Mender, value: DataTensor) -> None:
@@ -155,40 +161,39 @@ def _initial_state(mender: Mender, index: int, rows: Group) -> str:
 
 
 @rule("Loop")
-def _loop(mender: Mender) -> None:
+def _loop(mender: Mender) -> dict[str, DataTensor]:
     """Mends a Loop over the steps: it is written as a Scan, and mended as that.
 
-    Before, nodes that compute the same in each iteration move out of its body.
+    Before, nodes that compute the same in each iteration move out of its body. `mender.node` becomes the Scan, whose
+    outputs have the names of the Loop's.
     """
     mender.node = _with_invariant_nodes_outside(mender)
     mender.node = LoopOverSteps(mender).scan()
-    _scan(mender)
+    return _scan(mender)
 
 
 def _with_invariant_nodes_outside(mender: Mender) -> NodeProto:
-    """The Loop that is being mended after loop-invariant code motion, a classic optimisation of compilers.
+    """A copy of the Loop `mender.node` without those nodes of its body that compute the same in each iteration.
 
-    Nodes of its body that compute the same in each iteration are mended here, outside; the returned Loop uses their
-    outputs.
+    These nodes are mended here, outside of the Loop, and the copy uses their outputs: loop-invariant code motion, as
+    compilers do it. The constants of the body become constants of the graph.
     """
     loop, causes = deepcopy(mender.node), mender.causes
     # The copy's body, to be changed in place
     body: GraphProto = next(attribute.g for attribute in loop.attribute if attribute.name == "body")
-    name_outside: dict[str, str] = {}  # by the name of a value in the body
-    for tensor in body.initializer:
-        name_outside[tensor.name] = mender.emit_constant(numpy_helper.to_array(tensor))
+    # By the name of a value in the body, the name of the value outside that takes its place
+    name_outside = {tensor.name: mender.emit_constant(numpy_helper.to_array(tensor)) for tensor in body.initializer}
     varying = {value.name for value in body.input}  # values that may differ between iterations
-    nodes = []
+    nodes = []  # those that stay in the body
     for node in body.node:
         node.input[:] = [name_outside.get(name, name) for name in node.input]
         if not is_pure(node) or varying.intersection(node.input):
             varying.update(node.output)
             nodes.append(node)
-            continue
-        for index, name in enumerate(node.output):
-            name_outside[name] = mender.writer.name(f"{name}_outside") if name else ""
-            node.output[index] = name_outside[name]
-        mender.follow(mender, node)
+        else:
+            name_outside |= {name: mender.writer.name(f"{name}_outside") for name in node.output if name}
+            node.output[:] = [name_outside.get(name, name) for name in node.output]
+            mender.follow(mender, node)
     for value in body.output:
         if value.name in name_outside:  # ONNX wants an output of a body to be made by a node of the body
             nodes.append(helper.make_node("Identity", [name_outside[value.name]], [value.name]))
@@ -199,53 +204,60 @@ def _with_invariant_nodes_outside(mender: Mender) -> NodeProto:
 
 
 @rule("Scan")
-def _scan(mender: Mender) -> None:
+def _scan(mender: Mender) -> dict[str, DataTensor]:
     """Mends a Scan over the steps.
 
-    1. Its body is an LSTM, GRU or RNN: that layer takes its place, see `recurrent`.
+    1. Its body is an LSTM, GRU or RNN: that layer takes its place, and is mended by `recurrent`.
     2. Else its body gets one more input, whether a row has this step, and keeps the row's states where it has not.
     3. It scans the rows or both directions at once, or its body mixes steps as well: refused.
+
+    Returns:
+        What is known of its outputs, by their names.
     """
     body: GraphProto = mender.attribute("body")
     scanned_count = mender.attribute("num_scan_inputs")
     state_count = len(mender.node.input) - scanned_count
-    values = _inputs_of_scan(mender, state_count)
+    states, scanned = _inputs_of_scan(mender, state_count)
     for tensor in body.initializer:
         mender.values[tensor.name] = mender.constant_tensor(tensor.name, numpy_helper.to_array(tensor))
     # Case 1
-    time = values[state_count].groups[0][0]
     directions = mender.attribute("scan_input_directions") or [0] * scanned_count  # 1: from the last step to the first
     is_forward = not any(directions) and not any(mender.attribute("scan_output_directions") or [])
-    if is_forward and _replace_by_layer(mender, body, values, state_count):
-        return
-    # Case 2: what the body computes of the states, and of one step of each scanned input.
-    steps = [value.with_name(value.name, groups=value.groups[1:], zero_padded=False) for value in values[state_count:]]
-    results = _outputs_of_body(mender, body, [*values[:state_count], *steps])
-    for start, end in zip(values[:state_count], results[:state_count], strict=True):
+    if is_forward and (outputs := _outputs_of_layer(mender, body, states, scanned)) is not None:
+        return outputs
+    # Case 2: what the body computes from the states, and from one step of each tensor that is scanned
+    steps = [value.with_name(value.name, groups=value.groups[1:], zero_padded=False) for value in scanned]
+    results = _outputs_of_body(mender, body, [*states, *steps])
+    for start, end in zip(states, results[:state_count], strict=True):
         mender.refuse_if(
             not start.groups[0][0].is_rows or not all(map(mender.matches, start.groups, end.groups)),
             "has a state whose first axis is not the rows",
         )
     mender.causes.append("it runs on through the padding, or begins in it")
     mender.refuse_if(any(directions) and not all(directions), "scans in both directions at once")
+    time = scanned[0].groups[0][0]
     mask = mender.writer.transposed(mender.writer.mask(time), (1, 0))  # `[steps, rows]`
     names = mender.copy_node(
-        [*(value.name for value in values), mask],
-        body=_body_that_keeps_states(mender, body, state_count, len(values[0].groups)),
+        [*(value.name for value in (*states, *scanned)), mask],
+        body=_body_that_keeps_states(mender, body, state_count, (states or scanned)[0].rank),
         num_scan_inputs=scanned_count + 1,
         scan_input_directions=[*directions, directions[0]],
         drop=["scan_input_axes"],
     )
-    for index, (name, result) in enumerate(zip(names, results, strict=True)):
-        if name:
-            groups = result.groups if index < state_count else ((time,), *result.groups)
-            mender.set_output(DataTensor(name, result.dtype, groups), index)
+    # The last states, then what the body gives for each step, joined along the time
+    groups = [*(result.groups for result in results[:state_count])]
+    groups += [((time,), *result.groups) for result in results[state_count:]]
+    return {
+        name: DataTensor(name, result.dtype, groups_of_result)
+        for name, result, groups_of_result in zip(names, results, groups, strict=True)
+        if name
+    }
 
 
-def _inputs_of_scan(mender: Mender, state_count: int) -> list[DataTensor]:
-    """The inputs of a Scan: its states, then the tensors that it scans; refuses a Scan that is not over the steps.
+def _inputs_of_scan(mender: Mender, state_count: int) -> tuple[list[DataTensor], list[DataTensor]]:
+    """The inputs of a Scan: first the initial states, of which there are `state_count`; then the tensors that it scans.
 
-    `state_count` is the number of states.
+    Refuses a Scan that is not over the steps.
     """
     mender.refuse_if(
         any(mender.attribute("scan_input_axes") or []) or any(mender.attribute("scan_output_axes") or []),
@@ -258,61 +270,70 @@ def _inputs_of_scan(mender: Mender, state_count: int) -> list[DataTensor]:
         not time.is_time or any(not size.equals(time) for size in further),
         f"does not scan the steps: {CROSSES_ROWS}" if time.is_rows else "does not scan the steps",
     )
-    return values
+    return values[:state_count], values[state_count:]
 
 
-def _replace_by_layer(mender: Mender, body: GraphProto, values: Sequence[DataTensor], state_count: int) -> bool:
-    """Replaces a Scan by the LSTM, GRU or RNN that its body computes, and sets the outputs.
+def _outputs_of_layer(
+    mender: Mender, body: GraphProto, states: Sequence[DataTensor], scanned: Sequence[DataTensor]
+) -> dict[str, DataTensor] | None:
+    """Replaces the Scan `mender.node` by the LSTM, GRU or RNN that its body computes.
+
+    The body may take the steps of one tensor with features, and masks of steps that may be true everywhere.
 
     Args:
-        mender: The mender, whose node is the Scan.
-        body: Its body.
-        values: Its inputs: the states, then what it scans.
-        state_count: The number of states.
+        mender: The mender; its node becomes the layer.
+        body: The body of the Scan.
+        states: The initial states of the Scan, for the first inputs of the body.
+        scanned: The tensors that it scans, for the other inputs of the body.
 
     Returns:
-        Whether it was replaced; False if the body computes anything else.
+        What is known of those outputs of the Scan that are used, by their names. None if the body computes anything
+        else: then nothing was written.
 
     Raises:
         StepsHidden: It is such a layer, if a mask that the values of the steps decide is true everywhere; `mend` begins
             again with this mask opened.
     """
-    # The body takes masks that may be true everywhere, and the steps of one tensor with features.
-    node, inputs = mender.node, [value.name for value in body.input]
-    scanned = list(zip(inputs[state_count:], node.input[state_count:], values[state_count:], strict=True))
-    masks = {name: source for name, source, value in scanned if value.dtype == BOOL}
+    node, state_count = mender.node, len(states)
+    # By the name of each input of the body: the value of the graph that it takes, or takes a step of
+    outside = dict(zip((value.name for value in body.input), node.input, strict=True))
+    values = dict(zip(outside, (*states, *scanned), strict=True))
+    step_inputs = [name for name in [*values][state_count:] if values[name].dtype != BOOL]
+    masks = {name: outside[name] for name in [*values][state_count:] if values[name].dtype == BOOL}
     if not mender.always_true_masks.union(mender.hiding_masks).issuperset(masks.values()):
-        return False
-    steps = [(name, value) for name, _, value in scanned if name not in masks]
-    next_names = dict(zip(inputs, (value.name for value in body.output), strict=False))
-    states = {
-        name: (next_names[name], _feature_count(value, 2))
-        for name, value in zip(inputs, values[:state_count], strict=False)
+        return None
+    next_states = {
+        name: (output.name, _feature_count(state, 2))
+        for name, state, output in zip(values, states, body.output, strict=False)
     }
-    feature_count = _feature_count(steps[0][1], 3) if len(steps) == 1 else 0
-    if not feature_count or not all(hidden_size for _, hidden_size in states.values()):
-        return False
+    feature_count = _feature_count(values[step_inputs[0]], 3) if len(step_inputs) == 1 else 0
+    if not feature_count or not all(hidden_size for _, hidden_size in next_states.values()):
+        return None
     constants, feature_counts = _values_outside(mender, body)
     constants |= {name: np.ones((1, 1), dtype=bool) for name in masks}
     try:
-        cell = recognise(body.node, (steps[0][0], feature_count), states, constants, feature_counts)
+        cell = recognise(body.node, (step_inputs[0], feature_count), next_states, constants, feature_counts)
     except NotACell:
-        return False
-    # Outputs of the Scan that are used have to be outputs of the layer: last states, or the states of all steps.
-    used = {name: body.output[index].name for index, name in enumerate(node.output) if name in mender.used_names}
-    last_states = {name: inner for name, inner in used.items() if name in node.output[:state_count]}
-    states_of_steps = {inner for name, inner in used.items() if name not in last_states}
-    if not ({*last_states.values()} <= cell.next_states | cell.next_memories and states_of_steps <= cell.next_states):
-        return False
+        return None
+    # Outputs of the Scan that are used have to be outputs of the layer: last states, or the states of all steps. Here
+    # with the name of the body's output that each is the last value of, or all values of.
+    used = [
+        (name, output.name) for name, output in zip(node.output, body.output, strict=False) if name in mender.used_names
+    ]
+    last = {name: output for name, output in used if name in node.output[:state_count]}
+    of_all_steps = {output for name, output in used if name not in last}
+    if not ({*last.values()} <= cell.next_states | cell.next_memories and of_all_steps <= cell.next_states):
+        return None
     if hidden := [mender.hiding_masks[name] for name in masks.values() if name not in mender.always_true_masks]:
         raise StepsHidden({mask.name: mask.number for mask in hidden})
-    all_steps, *last = _emit_layer(mender, cell, steps[0][1], dict(zip(inputs, values, strict=True)))
-    for name, inner in used.items():
-        result, directions_axis = all_steps, 1
-        if name in last_states:
-            result, directions_axis = last[0 if inner in cell.next_states else 1], 0
-        mender.values[name] = mender.squeezed(result, [directions_axis])
-    return True
+    # The layer's outputs have an axis of directions, which those of the Scan lack.
+    all_steps, *last_states = _emit_layer(mender, cell, values[step_inputs[0]], values)
+    return {
+        name: mender.squeezed(last_states[0 if output in cell.next_states else 1], [0])
+        if name in last
+        else mender.squeezed(all_steps, [1])
+        for name, output in used
+    }
 
 
 def _values_outside(mender: Mender, body: GraphProto) -> tuple[dict[str, NDArray[Any]], dict[str, int]]:
@@ -331,7 +352,7 @@ def _feature_count(value: DataTensor, rank: int) -> int:
 
 
 def _emit_layer(mender: Mender, cell: Cell, steps: DataTensor, starts: Mapping[str, DataTensor]) -> list[DataTensor]:
-    """Writes the recurrent layer that replaces the loop `mender.node`, mended by `recurrent`.
+    """Writes the recurrent layer that replaces the loop `mender.node`, and mends it.
 
     Args:
         mender: The mender; its node becomes the layer.
@@ -345,18 +366,18 @@ def _emit_layer(mender: Mender, cell: Cell, steps: DataTensor, starts: Mapping[s
     loop = mender.node
     article = "a" if cell.kind == "GRU" else "an"
     mender.causes.append(f"it is {article} {cell.kind} written out as a loop, which runs through the padding")
-    # Without lengths, which `recurrent` adds
+    # ONNX's inputs in order. That of the lengths is empty: `recurrent` gives it each row's own length. An initial state
+    # of zeros is left out, as ONNX begins with zeros.
     inputs = [mender.register(steps), *map(mender.emit_constant, (cell.weights, cell.recurrence, cell.bias)), ""]
     for state in (cell.state, cell.memory):
         if state is not None:
-            start = starts[state]
-            with_directions = mender.unsqueezed(start, [0])
-            inputs.append("" if _is_zero(mender, start.name) else mender.register(with_directions))
-    outputs = [mender.writer.name(f"{loop.output[0]}_{part}") for part in ("steps", "state", "memory")]
-    outputs = outputs if cell.kind == "LSTM" else outputs[:2]
-    mender.node = helper.make_node(cell.kind, inputs, outputs, name=loop.name, **cell.attributes)
-    recurrent(mender)
-    return [mender.as_data(mender.values[name]) for name in outputs]
+            with_directions = mender.unsqueezed(starts[state], [0])
+            inputs.append("" if _is_zero(mender, starts[state].name) else mender.register(with_directions))
+    parts = ("steps", "state", "memory") if cell.kind == "LSTM" else ("steps", "state")
+    names = [mender.writer.name(f"{loop.output[0]}_{part}") for part in parts]
+    mender.node = helper.make_node(cell.kind, inputs, names, name=loop.name, **cell.attributes)
+    outputs = recurrent(mender)
+    return [outputs[name] for name in names]
 
 
 def _is_zero(mender: Mender, name: str) -> bool:
@@ -370,8 +391,8 @@ def _is_zero(mender: Mender, name: str) -> bool:
 def _outputs_of_body(mender: Mender, body: GraphProto, inputs: Sequence[DataTensor]) -> list[DataTensor]:
     """The descriptions of a body's outputs for these inputs; refuses a body that has a node which has to be mended.
 
-    The nodes are followed for a trial, with a writer whose nodes are thrown away: the body stays as it is, and so does
-    what the mender knows.
+    The nodes of the body are followed to find out what they give, and stay as they are: they are written by a writer
+    whose nodes are thrown away, and afterwards the mender has the same fields as before.
     """
     node, writer, causes, values = mender.node, mender.writer, mender.causes, dict(mender.values)
     mender.writer = writer.scratch_writer()

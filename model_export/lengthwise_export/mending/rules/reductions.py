@@ -30,23 +30,22 @@ _GLOBAL: Final = {"GlobalAveragePool": "ReduceMean", "GlobalMaxPool": "ReduceMax
 
 
 @rule(*_KEEP_SINGLE_NUMBER, *_TAKE_NO_STEPS, "ReduceLogSum", "ReduceLogSumExp")
-def _reduction(mender: Mender) -> None:
-    """Mends a sum, mean, product, extreme or norm over axes; see `reduced`."""
+def _reduction(mender: Mender) -> DataTensor:
+    """Mends a sum, mean, product, extreme or norm over axes."""
     value = mender.data_input(0)
     axes = mender.axes_of_node(value.rank)
     if not axes and mender.attribute("noop_with_empty_axes", 0):
-        mender.set_output(value)
-        return
+        return value
     keep = bool(mender.attribute("keepdims", 1))
-    mender.set_output(reduced(mender, value, mender.node.op_type, axes or [*range(value.rank)], keep=keep))
+    return reduced(mender, value, mender.node.op_type, axes or [*range(value.rank)], keep=keep)
 
 
 @rule(*_GLOBAL)
-def _global_pool(mender: Mender) -> None:
-    """Mends a mean, largest value or norm over all axes behind the channels; see `reduced`."""
+def _global_pool(mender: Mender) -> DataTensor:
+    """Mends a mean, largest value or norm over all axes behind the channels, as a reduction over these axes."""
     value = mender.data_input(0)
     mender.refuse_if(mender.attribute("p", 2) != 2, "pools with a norm other than 2")
-    mender.set_output(reduced(mender, value, _GLOBAL[mender.node.op_type], range(2, value.rank), keep=True))
+    return reduced(mender, value, _GLOBAL[mender.node.op_type], range(2, value.rank), keep=True)
 
 
 def reduced(mender: Mender, value: DataTensor, kind: str, axes: Sequence[int], *, keep: bool) -> DataTensor:
@@ -55,7 +54,7 @@ def reduced(mender: Mender, value: DataTensor, kind: str, axes: Sequence[int], *
     1. Over axes of fixed size: the operator stays.
     2. Over time: the padding gets the operator's neutral element: 0 for a sum, 1 for a product, an infinity for an
        extreme. A mean becomes a sum divided by each row's own number of steps. Lengths at which there is no step are
-       left out, except for sums, products and norms.
+       left out of the mend, except for sums, products and norms.
     3. Over the rows of an input with lengths (`lengths.max()`): a lone sequence has one length, its own, so each row
        gets that.
     4. Over the rows of any other tensor: refused.
@@ -67,27 +66,26 @@ def reduced(mender: Mender, value: DataTensor, kind: str, axes: Sequence[int], *
         axes: The axes.
         keep: Whether the axes stay, with size 1.
     """
-    sizes, name = tuple(size for axis in axes for size in value.groups[axis]), mender.node.input[0]
+    sizes = tuple(size for axis in axes for size in value.groups[axis])
     # Case 3
-    is_of_lengths = name in mender.depends_on_lengths and name not in mender.depends_on_steps
+    is_of_lengths = mender.node.input[0] in mender.depends_on_lengths - mender.depends_on_steps
     if is_of_lengths and kind in _KEEP_SINGLE_NUMBER and value.rank == 1 and any(size.is_rows for size in sizes):
         mender.causes.append("it compares the lengths of all rows, and a lone sequence has only its own")
         result = value.with_name(value.name, groups=(), has_added_rows=True)
         return mender.unsqueezed(result, axes) if keep else result
     mender.refuse_rows(sizes)
     # Case 2
-    dims = [dim for axis in axes for dim in value.dims_of(axis)]
     times = value.time_dims()
-    over_time = [dim for dim in dims if dim in times]
+    over_time = {dim: times[dim] for axis in axes for dim in value.dims_of(axis) if dim in times}
     if over_time:
         mender.causes.append("it reduces the padding together with the steps")
-        fill: float = int(kind == "ReduceProd")
+        fill: float = 1 if kind == "ReduceProd" else 0
         if kind in ("ReduceMax", "ReduceMin", "ReduceLogSumExp"):
             fill = mender.neutral_extreme(value.dtype, largest=kind != "ReduceMin", finite=kind == "ReduceLogSumExp")
         value = mender.masked(value, over_time, fill)
-        dims = [dim for axis in axes for dim in value.dims_of(axis)]  # it may have got added rows
-        for dim in over_time:
-            mender.require_lengths(times[dim].by_length >= (kind not in _TAKE_NO_STEPS))
+        for size in () if kind in _TAKE_NO_STEPS else over_time.values():
+            mender.require_lengths(size.by_length > 0)
+    dims = [dim for axis in axes for dim in value.dims_of(axis)]
     is_mean_over_time = kind == "ReduceMean" and bool(over_time)
     if is_mean_over_time or kind == "ReduceSum" or mender.axes_are_inputs:
         inputs = [value.name, mender.writer.constant(dims)]
@@ -104,16 +102,16 @@ def reduced(mender: Mender, value: DataTensor, kind: str, axes: Sequence[int], *
 
 
 @rule("Softmax", "LogSoftmax", "Hardmax")
-def _softmax(mender: Mender) -> None:
+def _softmax(mender: Mender) -> DataTensor:
     """Mends a softmax along an axis: over time, the padding gets the smallest finite number, so its share is 0."""
     value, axis = mender.input_and_axis(-1)
     fill = mender.neutral_extreme(value.dtype, finite=True)
     value = mender.fill_padding(value, axis, fill, "the padding takes a share of its sum")
-    mender.keep_node(value, axis=value.first_dims()[axis])
+    return mender.keep_node(value, axis=value.first_dims()[axis])
 
 
 @rule("ArgMax", "ArgMin")
-def _arg(mender: Mender) -> None:
+def _arg(mender: Mender) -> DataTensor:
     """Mends the index of the largest or smallest element along an axis.
 
     Over time, the padding gets an infinity, so it is chosen last; of equal values the first is taken, which is a step.
@@ -129,11 +127,11 @@ def _arg(mender: Mender) -> None:
     (name,) = mender.copy_node([value.name], axis=value.first_dims()[axis], keepdims=0)
     groups = (*value.groups[:axis], *value.groups[axis + 1 :])
     result = DataTensor(name, INT64, groups, value.has_added_rows)
-    mender.set_output(mender.unsqueezed(result, [axis]) if mender.attribute("keepdims", 1) else result)
+    return mender.unsqueezed(result, [axis]) if mender.attribute("keepdims", 1) else result
 
 
 @rule("TopK")
-def _top_k(mender: Mender) -> None:
+def _top_k(mender: Mender) -> dict[str, DataTensor]:
     """Mends the k largest or smallest elements along an axis, with their indices.
 
     Over time, the padding gets an infinity, so it is chosen last: if k is the number of steps, each row's own steps
@@ -148,12 +146,15 @@ def _top_k(mender: Mender) -> None:
     if size.is_time:
         mender.require_lengths(size.by_length >= new_size.by_length)
     names = mender.copy_node([value.name, mender.writer.size_at_width(new_size)], axis=value.first_dims()[axis])
-    for index, (name, dtype) in enumerate(zip(names, (value.dtype, INT64), strict=False)):
-        mender.set_output(DataTensor(name, dtype, value.groups_with(axis, new_size), value.has_added_rows), index)
+    groups = value.groups_with(axis, new_size)
+    return {
+        name: DataTensor(name, dtype, groups, value.has_added_rows)
+        for name, dtype in zip(names, (value.dtype, INT64), strict=False)
+    }
 
 
 @rule("CumSum")
-def _cumulative_sum(mender: Mender) -> None:
+def _cumulative_sum(mender: Mender) -> DataTensor:
     """Mends cumulative sums: from the first element on, the node stays; in reverse, the padding gets 0."""
     value = mender.data_input(0)
     axis = int(mender.required_constant(1).item()) % value.rank
@@ -161,11 +162,11 @@ def _cumulative_sum(mender: Mender) -> None:
     if mender.attribute("reverse", 0):
         value = mender.fill_padding(value, axis, 0, "it sums from the right, beginning in the padding")
     (name,) = mender.copy_node([value.name, mender.writer.constant(np.int64(value.first_dims()[axis]))])
-    mender.set_output(value.with_name(name, zero_padded=False))
+    return value.with_name(name, zero_padded=False)
 
 
 @rule("BatchNormalization")
-def _batch_normalization(mender: Mender) -> None:
+def _batch_normalization(mender: Mender) -> DataTensor:
     """Mends a scale and a shift for each channel, which follow from running statistics.
 
     1. The tensor has the axes of the original: the node stays.
@@ -183,13 +184,12 @@ def _batch_normalization(mender: Mender) -> None:
         value.groups[1][0].fixed is None, "takes the steps for its channels, so its width is fixed: transpose before it"
     )
     if value.has_original_axes:  # case 1
-        mender.keep_node(value)
-        return
+        return mender.keep_node(value)
     # Case 2
     scale, shift, mean, variance = map(mender.required_constant, (1, 2, 3, 4))
     factor = scale / np.sqrt(variance + np.float32(mender.attribute("epsilon", 1e-5)))
     result = _scaled_and_shifted(mender, value, factor, shift - mean * factor)
-    mender.set_output(result.with_name(result.name, zero_padded=False))
+    return result.with_name(result.name, zero_padded=False)
 
 
 def _scaled_and_shifted(mender: Mender, value: DataTensor, scale: NDArray[Any], shift: NDArray[Any]) -> DataTensor:
@@ -216,16 +216,16 @@ def normalized(mender: Mender, value: DataTensor, axes: Sequence[int], epsilon: 
 
 
 @rule("InstanceNormalization")
-def _instance_normalization(mender: Mender) -> None:
+def _instance_normalization(mender: Mender) -> DataTensor:
     """Mends a normalisation over all axes behind the channels: by mean and variance of each row's own steps."""
     value, scale, shift = mender.data_input(0), mender.required_constant(1), mender.required_constant(2)
     mender.refuse_rows(*value.groups[1:])
     result = normalized(mender, value, range(2, value.rank), mender.attribute("epsilon", 1e-5))
-    mender.set_output(_scaled_and_shifted(mender, result, scale, shift))
+    return _scaled_and_shifted(mender, result, scale, shift)
 
 
 @rule("GroupNormalization")
-def _group_normalization(mender: Mender) -> None:
+def _group_normalization(mender: Mender) -> DataTensor:
     """Mends a normalisation over groups of channels and the steps: by mean and variance of each row's own steps.
 
     Only `[rows, channels, steps]` is mended.
@@ -249,11 +249,11 @@ def _group_normalization(mender: Mender) -> None:
     joined = mender.emit("Reshape", [result.name, mender.writer.constant([0, channels, -1])])
     if scale.size == count != channels:  # before opset 21 there was one number for each group
         scale, shift = np.repeat(scale, channels // count), np.repeat(shift, channels // count)
-    mender.set_output(_scaled_and_shifted(mender, value.with_name(joined, zero_padded=False), scale, shift))
+    return _scaled_and_shifted(mender, value.with_name(joined, zero_padded=False), scale, shift)
 
 
 @rule("LayerNormalization")
-def _layer_normalization(mender: Mender) -> None:
+def _layer_normalization(mender: Mender) -> DataTensor:
     """Mends a normalisation over the last axes, with a scale and a shift.
 
     1. None of these axes is of time: the node stays.
@@ -264,8 +264,7 @@ def _layer_normalization(mender: Mender) -> None:
     mender.refuse_rows(*groups)
     mender.refuse_if(any(list(mender.node.output)[1:]), "gives its mean and deviation as well")
     if not any(size.is_time for group in groups for size in group):
-        mender.keep_node(value, axis=value.first_dims()[axis])
-        return
+        return mender.keep_node(value, axis=value.first_dims()[axis])
     value = normalized(mender, value, range(axis, value.rank), mender.attribute("epsilon", 1e-5))
     # The scale and the shift have one number, or are computed for each width, such as ones.
     for kind, index in (("Mul", 1), ("Add", 2)):
@@ -274,20 +273,20 @@ def _layer_normalization(mender: Mender) -> None:
             mender.refuse("has weights for each step of a fixed width: normalise the features of each step")
         if weights is not None:
             value = mender.broadcast_node(kind, value, weights)
-    mender.set_output(value)
+    return value
 
 
 @rule("LpNormalization")
-def _lp_normalization(mender: Mender) -> None:
+def _lp_normalization(mender: Mender) -> DataTensor:
     """Mends the division by the L1 or L2 norm along an axis: by the norm of each row's own steps."""
     value, axis = mender.input_and_axis(-1)
     kind = "ReduceL2" if mender.attribute("p", 2) == 2 else "ReduceL1"
-    mender.set_output(mender.broadcast_node("Div", value, reduced(mender, value, kind, [axis], keep=True)))
+    return mender.broadcast_node("Div", value, reduced(mender, value, kind, [axis], keep=True))
 
 
 @rule("MeanVarianceNormalization")
-def _mean_variance_normalization(mender: Mender) -> None:
+def _mean_variance_normalization(mender: Mender) -> DataTensor:
     """Mends a normalisation over some axes: by mean and variance of each row's own steps."""
     value = mender.data_input(0)
     axes = [axis % value.rank for axis in mender.attribute("axes") or (0, 2, 3)]
-    mender.set_output(normalized(mender, value, axes, 1e-9))
+    return normalized(mender, value, axes, 1e-9)

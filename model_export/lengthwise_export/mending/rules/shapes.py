@@ -29,6 +29,7 @@ from lengthwise_export.mending.values import (
     KnownTensor,
     Size,
     Table,
+    Value,
     axis_text,
     groups_of_one,
     has_size_one,
@@ -38,7 +39,7 @@ _MAX_CONSTANT = 4096  # elements: a larger tensor of one number is not written a
 
 
 @rule("Shape")
-def _shape(mender: Mender) -> None:
+def _shape(mender: Mender) -> KnownTensor:
     """Mends the sizes of a tensor's axes, from the attributes `start` to `end`.
 
     In the mended graph they are computed of the padded batch; the output is known as a table of the sizes that the
@@ -53,29 +54,29 @@ def _shape(mender: Mender) -> None:
         name = mender.shape_at_width(groups)
     tables = [mender.axis_size(group).table for group in groups]
     table = np.stack(tables, axis=-1) if tables else np.zeros((ROW_COUNTS, mender.length_count, 0), np.int64)
-    mender.set_output(KnownTensor(name, table))
+    return KnownTensor(name, table)
 
 
 @rule("Size")
-def _size(mender: Mender) -> None:
+def _size(mender: Mender) -> KnownTensor:
     """Mends the number of elements: the product of the sizes, computed of the padded batch, known as a table."""
     value = mender.data_input(0)
     name = mender.emit("ReduceProd", [mender.shape_at_width(value.groups)], keepdims=0)
-    mender.set_output(KnownTensor(name, mender.axis_size(value.dim_sizes).table))
+    return KnownTensor(name, mender.axis_size(value.dim_sizes).table)
 
 
 @rule("Transpose")
-def _transpose(mender: Mender) -> None:
+def _transpose(mender: Mender) -> DataTensor:
     """Mends a change of the order of axes; the dims of a merged axis stay together, added rows stay in front."""
     value = mender.data_input(0)
     order = mender.attribute("perm") or [*range(value.rank)][::-1]
     dims = [dim for axis in order for dim in value.dims_of(axis)]
     (name,) = mender.copy_node([value.name], perm=[*value.added_dims, *dims])
-    mender.set_output(value.with_name(name, groups=tuple(value.groups[axis] for axis in order)))
+    return value.with_name(name, groups=tuple(value.groups[axis] for axis in order))
 
 
 @rule("Reshape")
-def _reshape(mender: Mender) -> None:
+def _reshape(mender: Mender) -> DataTensor:
     """Mends a Reshape, which merges axes, splits them or keeps them.
 
     1. Axes of fixed size, or time with a fixed size behind it, are merged or split: a Reshape.
@@ -103,7 +104,7 @@ def _reshape(mender: Mender) -> None:
         mender.require_lengths(divisible)
         quotient = Size(total.table // known.table)
         sizes = [quotient if size.fixed == -1 else size for size in sizes]
-    _regroup(mender, value, sizes)
+    return _regrouped(mender, value, sizes)
 
 
 def _text(groups: Iterable[Group]) -> str:
@@ -111,32 +112,31 @@ def _text(groups: Iterable[Group]) -> str:
     return f"[{', '.join(map(axis_text, groups))}]"
 
 
-def _regroup(mender: Mender, value: DataTensor, sizes: Sequence[Size]) -> None:
-    """Sets the output to the tensor with axes of these sizes; see `_reshape` for what is refused."""
+def _regrouped(mender: Mender, value: DataTensor, sizes: Sequence[Size]) -> DataTensor:
+    """The tensor after a Reshape of the original to axes of these sizes.
+
+    Only the description changes, where the mended graph keeps its dims; else a Reshape of these is written. What mixes
+    rows or cuts steps into pieces is refused.
+    """
     regrouping = _Regrouping(mender, value, sizes)
     groups = regrouping.groups()
-    value, new_sizes = regrouping.value, [size for group in groups for size in group]
-    name = value.name
-    is_same = len(new_sizes) == len(value.dim_sizes) and all(map(Size.equals, new_sizes, value.dim_sizes))
-    if not is_same:  # dims of fixed size are merged or split, the others stay in their order
-        added_rows = [mender.rows] if value.has_added_rows else []
-        old_dims, new_dims = [*added_rows, *value.dim_sizes], [*added_rows, *new_sizes]
-        # A Reshape takes 0 for a dim that stays, and one -1; with more dims that move, it needs the sizes.
-        shape = [
-            size.fixed
-            if size.fixed is not None
-            else (0 if index < len(old_dims) and old_dims[index].equals(size) else -1)
-            for index, size in enumerate(new_dims)
-        ]
-        if shape.count(-1) <= 1:
-            name = mender.emit("Reshape", [name, mender.writer.constant(shape)])
-        else:
-            name = mender.emit_with_shape("Reshape", name, new_dims)
-    mender.set_output(value.with_name(name, groups=groups))
+    regrouped, old_sizes = regrouping.value.with_name(regrouping.value.name, groups=groups), regrouping.value.dim_sizes
+    if len(regrouped.dim_sizes) == len(old_sizes) and all(map(Size.equals, regrouped.dim_sizes, old_sizes)):
+        return regrouped
+    # Dims of fixed size are merged or split, the others stay in their order. In the shape of a Reshape, 0 is a dim that
+    # stays at its index, and -1 one that moves; where several move, it needs the sizes.
+    added_rows = [mender.rows for _ in value.added_dims]
+    old_dims, new_dims = [*added_rows, *old_sizes], [*added_rows, *regrouped.dim_sizes]
+    staying = [index for index, (old, new) in enumerate(zip(old_dims, new_dims, strict=False)) if old.equals(new)]
+    number_at = dict.fromkeys(staying, 0)  # by the index of a dim that stays
+    shape = [number_at.get(index, -1) if size.fixed is None else size.fixed for index, size in enumerate(new_dims)]
+    if shape.count(-1) <= 1:
+        return regrouped.with_name(mender.emit("Reshape", [regrouped.name, mender.writer.constant(shape)]))
+    return regrouped.with_name(mender.emit_with_shape("Reshape", regrouped.name, new_dims))
 
 
 class _Regrouping:
-    """Takes the dims of a tensor, in order, into the axes of another shape: a group for each of its sizes.
+    """Distributes the dims of a tensor, in order, over the axes of another shape: a group of dims for each axis.
 
     For `[rows, time, 8]` and the sizes `[rows x time, 2, 4]` the groups are `(rows, time)`, `(2,)` and `(4,)`. If the
     shape has the rows at an earlier axis than the tensor, they are moved there: `value` is then the transposed tensor.
@@ -152,22 +152,27 @@ class _Regrouping:
         self._next = 0  # the index in `_dims` of the next dim to take
 
     def groups(self) -> tuple[Group, ...]:
-        """For each size, the group of dims and parts of dims that become one axis."""
+        """For each size of the other shape, the group of dims and parts of dims that become this axis.
+
+        It is called once, because it uses up the dims, and may transpose `value`.
+        """
         groups = tuple(self._group(size) for size in self._sizes)
         if any(rest.fixed != 1 for rest, _ in self._dims[self._next :]):
             self._refuse(", whose sizes do not follow from it")
         return groups
 
-    def _group(self, missing: Size) -> Group:
-        """Takes dims and parts of dims for one axis, whose size `missing` is counted down to 1."""
+    def _group(self, size: Size) -> Group:
+        """Takes dims and parts of dims until their product is the size of one axis; returns the group of the axis."""
         taken: list[Size] = []
+        missing = size  # what the product of those that are taken has to be multiplied by
         while missing.fixed != 1:
-            while self._next < len(self._dims) and self._dims[self._next][0].fixed == 1:
+            while self._next < len(self._dims) and self._dims[self._next][0].fixed == 1:  # nothing is left of this dim
                 self._next += 1
             if self._next == len(self._dims):
                 self._refuse(", whose sizes do not follow from it")
             missing = self._take(missing, taken)
-        group: list[Size] = []  # a fixed size is merged into the dim in front of it, unless that counts rows
+        # A fixed size is merged into the dim in front of it, unless that counts rows.
+        group: list[Size] = []
         for part in taken:
             if group and not group[-1].depends_on_rows and part.fixed is not None:
                 group[-1] = Size(group[-1].table * part.table)
@@ -184,11 +189,11 @@ class _Regrouping:
         4. Else the reshape mixes rows or cuts steps into pieces: refused.
 
         Args:
-            missing: The part of the axis' size that `taken` does not make up yet.
-            taken: The sizes that are taken for the axis; the next one is added.
+            missing: The axis' size, divided by those that are taken already.
+            taken: The sizes that are taken for the axis; the next one is added to this list.
 
         Returns:
-            What is then missing.
+            The same as `missing` after that.
         """
         mender, next_size = self._mender, self._dims[self._next][0]
         if (quotient := missing.divided_by(next_size)) is not None:
@@ -207,7 +212,10 @@ class _Regrouping:
         self._refuse(": cuts the steps into pieces, or its width is fixed")
 
     def _move_rows(self) -> None:
-        """Transposes the rows of `value` to the next dim, where the original takes them: alone it has one row only."""
+        """Transposes `value`, so that its rows are the next dim to take.
+
+        The original's reshape takes them there: for a lone sequence, an axis of rows has size 1 and may stand anywhere.
+        """
         mender, value, dims, target = self._mender, self.value, self._dims, self._next
         rows_index = next((index for index, (rest, _) in enumerate(dims) if rest.is_rows), None)
         if rows_index is None or rows_index < target or value.has_added_rows:
@@ -229,17 +237,18 @@ class _Regrouping:
 
 
 @rule("Flatten")
-def _flatten(mender: Mender) -> None:
+def _flatten(mender: Mender) -> DataTensor:
     """Mends a Flatten as a Reshape: the axes before `axis` become one, and those from there on another."""
     value = mender.data_input(0)
     axis = mender.attribute("axis", 1)
     axis += value.rank if axis < 0 else 0
     parts = (value.groups[:axis], value.groups[axis:])
-    _regroup(mender, value, [mender.axis_size(tuple(size for group in part for size in group)) for part in parts])
+    sizes = [mender.axis_size(tuple(size for group in part for size in group)) for part in parts]
+    return _regrouped(mender, value, sizes)
 
 
 @rule("Squeeze")
-def _squeeze(mender: Mender) -> None:
+def _squeeze(mender: Mender) -> DataTensor:
     """Mends the removal of axes of size 1; the removal of another axis is refused."""
     value = mender.movable_input(0)
     axes = mender.axes_of_node(value.rank)
@@ -249,14 +258,14 @@ def _squeeze(mender: Mender) -> None:
         not all(has_size_one(value.groups[axis]) for axis in axes),
         "removes an axis that does not have size 1 in a batch",
     )
-    mender.set_output(mender.squeezed(value, axes))
+    return mender.squeezed(value, axes)
 
 
 @rule("Unsqueeze")
-def _unsqueeze(mender: Mender) -> None:
+def _unsqueeze(mender: Mender) -> DataTensor:
     """Mends the addition of axes of size 1."""
     value, axes = mender.movable_input(0), mender.required_constant(1).reshape(-1).tolist()
-    mender.set_output(mender.unsqueezed(value, [axis % (value.rank + len(axes)) for axis in axes]))
+    return mender.unsqueezed(value, [axis % (value.rank + len(axes)) for axis in axes])
 
 
 def _group_of(mender: Mender, table: Table) -> Group:
@@ -274,13 +283,13 @@ def _group_of(mender: Mender, table: Table) -> Group:
 
 
 @rule("Expand")
-def _expand(mender: Mender) -> None:
-    """Mends the repetition along axes of size 1; see `_set_expanded`."""
-    _set_expanded(mender, mender.movable_input(0), mender.sizes_input(1, "its shape is").elements())
+def _expand(mender: Mender) -> DataTensor:
+    """Mends the repetition along axes of size 1."""
+    return _expanded(mender, mender.movable_input(0), mender.sizes_input(1, "its shape is").elements())
 
 
-def _set_expanded(mender: Mender, value: DataTensor, tables: Sequence[Table]) -> None:
-    """Sets the output to the tensor repeated along its axes of size 1.
+def _expanded(mender: Mender, value: DataTensor, tables: Sequence[Table]) -> DataTensor:
+    """The tensor repeated along its axes of size 1, by an Expand.
 
     Args:
         mender: The mender.
@@ -290,24 +299,22 @@ def _set_expanded(mender: Mender, value: DataTensor, tables: Sequence[Table]) ->
     """
     # The groups of the output; an axis that has its size already keeps its own group.
     groups = [_group_of(mender, table) for table in tables]
-    for axis in range(max(-len(groups), -value.rank), 0):
+    for axis in range(max(-len(groups), -value.rank), 0):  # counted from the end, where axes are aligned
         size, group = Size(tables[axis]), value.groups[axis]
-        is_same = mender.axis_size(group).equals(size)
-        groups[axis] = group if is_same else groups[axis]
-        has_one = has_size_one(group) or has_size_one(groups[axis])
-        matches = is_same or has_one or mender.matches((mender.axis_size(group),), (size,))
-        mender.refuse_if(not matches, f"expands an axis of size {axis_text(group)} to {axis_text(groups[axis])}")
-    # The tensor is repeated as an operand beside another one that has these groups, and no tensor.
+        if mender.axis_size(group).equals(size):
+            groups[axis] = group
+        elif not (has_size_one(group) or size.fixed == 1 or mender.matches((mender.axis_size(group),), (size,))):
+            mender.refuse(f"expands an axis of size {axis_text(group)} to {axis_text(groups[axis])}")
+    # The tensor is aligned with another operand that has these groups. That is only a description, without a tensor.
     shape = DataTensor("", value.dtype, tuple(groups))
-    aligned, new_groups, has_added_rows = mender.align_axes([value.with_name(value.name, is_row_index=False), shape])
-    name = mender.expanded(aligned[0], new_groups, has_added_rows)
-    has_more_times = sum(size.is_time for group in new_groups for size in group) > len(value.time_dims())
-    zero_padded = value.zero_padded and not has_more_times
-    mender.set_output(DataTensor(name, value.dtype, new_groups, has_added_rows, zero_padded, value.is_row_index))
+    (aligned, _), result = mender.align_axes([value.with_name(value.name, is_row_index=False), shape])
+    name = mender.expanded(aligned, result)
+    zero_padded = value.zero_padded and len(result.time_dims()) == len(value.time_dims())
+    return result.with_name(name, zero_padded=zero_padded, is_row_index=value.is_row_index)
 
 
 @rule("Tile")
-def _tile(mender: Mender) -> None:
+def _tile(mender: Mender) -> DataTensor:
     """Mends the repetition along any axes, each a number of times.
 
     1. Only axes of size 1 are repeated: as Expand.
@@ -318,8 +325,7 @@ def _tile(mender: Mender) -> None:
     value, tables = mender.data_input(0), mender.sizes_input(1, "its repeats are").elements()
     # Case 1
     if all(has_size_one(group) or (table == 1).all() for group, table in zip(value.groups, tables, strict=True)):
-        _set_expanded(mender, value, tables)
-        return
+        return _expanded(mender, value, tables)
     repeats = mender.required_constant(1).tolist()
     for axis, (group, count) in enumerate(zip(value.groups, repeats, strict=True)):
         if count != 1 and len(group) == 1 and group[0].is_time:  # case 3
@@ -339,11 +345,11 @@ def _tile(mender: Mender) -> None:
         (mender.fixed_size((group[0].fixed or 1) * count),) if count != 1 else group
         for group, count in zip(value.groups, repeats, strict=True)
     )
-    mender.set_output(value.with_name(name, groups=groups))
+    return value.with_name(name, groups=groups)
 
 
 @rule("ConstantOfShape")
-def _constant_of_shape(mender: Mender) -> None:
+def _constant_of_shape(mender: Mender) -> Value:
     """Mends a tensor that is filled with one number.
 
     1. Its shape is constant, and small: a constant.
@@ -355,7 +361,4 @@ def _constant_of_shape(mender: Mender) -> None:
     is_small = shape.is_constant and shape.table[0, 0].prod() <= _MAX_CONSTANT
     array = np.full(shape.table[0, 0].tolist() if is_small else (), number.reshape(-1)[0])
     constant = mender.values[mender.emit_constant(array)]
-    if is_small:
-        mender.set_output(constant)
-    else:
-        _set_expanded(mender, mender.as_data(constant), shape.elements())
+    return constant if is_small else _expanded(mender, mender.as_data(constant), shape.elements())
