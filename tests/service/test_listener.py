@@ -98,7 +98,7 @@ async def take(taken: list[object], number: int, turn: Callable[[int, int], floa
     with listening("127.0.0.1", 0, "--port") as shared, contextlib.ExitStack() as stack:
         for _ in range(number):
             stack.enter_context(socket.create_connection(shared.getsockname()))
-        listener = Listener(shared, max_connections=1000, tls=None, handshake_seconds=1, turn=turn)
+        listener = Listener(shared, max_connections=1000, tls=None, handshake_seconds=1, accept_delay=turn)
         listener.start(partial(Kept, taken), taken)
         while len(taken) < number:
             await asyncio.sleep(0.001)

@@ -293,7 +293,9 @@ async def test_nothing_is_left_to_a_worker_that_has_no_descriptors(pair: list[Wo
         listening.bind(("127.0.0.1", 0))
         listening.listen()
         client.connect(listening.getsockname())
-        listener = Listener(listening, max_connections=8, tls=None, handshake_seconds=1, turn=other.accept_delay)
+        listener = Listener(
+            listening, max_connections=8, tls=None, handshake_seconds=1, accept_delay=other.accept_delay
+        )
         listener.start(asyncio.Protocol, ())
         await tried.wait()
         other.memory.put(other.index, beat=time.monotonic())  # it does not hang

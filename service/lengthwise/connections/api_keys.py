@@ -71,16 +71,19 @@ class Keys:
         return callers[0]
 
     def _use(self, stamp: tuple[int, int], names: dict[bytes, str]) -> None:
-        """Replaces the valid keys; `names` has the name of each key, by digest. New names get their labels."""
+        """Replaces the valid keys; `names` has the name of each key by its digest, empty for a key without a name.
+
+        A new name gets a label in the metrics: the name itself, or `OTHER` from the `MOST_NAMES`-th on.
+        """
         for name in filter(None, names.values()):
             self._labels.setdefault(name, name if len(self._labels) < MOST_NAMES else OTHER)
         self._callers = [(digest, (name, self._labels[name]) if name else None) for digest, name in names.items()]
         self._stamp = stamp
 
     def _reload(self) -> None:
-        """Starts a thread that reads the file if it changed, at most once a second.
+        """Reads the file in a thread if it has changed, at most once a second; waits at most `patience_seconds` for it.
 
-        Until then the old keys are valid.
+        Until the thread has read it, the old keys are valid.
         """
         now = self._clock()
         if now - self._checked < _CHECK_SECONDS or self._reading.is_alive():

@@ -56,10 +56,10 @@ class ConnectionDrain:
         self._since: dict[DrainedConnection, tuple[tuple[bool, bool, int], float]] = {}
 
     async def wait(self, *, deadline: float, only: Collection[DrainedConnection] | None = None) -> None:
-        """Waits until all connections, or `only` some, have ended, but not beyond `deadline`, a time on the clock.
+        """Waits until connections have ended, but not beyond `deadline`, a time on the clock.
 
-        Without `only`, the pending connections are awaited too. Meanwhile it closes the connections that wait for
-        nothing.
+        These are the connections of `only`; without it all of them, the pending ones included. Meanwhile it closes the
+        connections that wait for nothing.
         """
         while self._clock() < deadline:
             open_connections = self._close_idle()
@@ -82,7 +82,10 @@ class ConnectionDrain:
             connection.transport.abort()
 
     def _close_idle(self) -> set[DrainedConnection]:
-        """Closes or aborts the connections that are over the times above; returns all that were open before."""
+        """Closes or aborts the connections whose time, by the table of the module, is over.
+
+        Returns all connections that were open when it began.
+        """
         now = self._clock()
         open_connections = set(self._connections)
         self._since = {connection: since for connection, since in self._since.items() if connection in open_connections}
@@ -90,7 +93,7 @@ class ConnectionDrain:
             transport = connection.transport
             owes, closing, unsent = connection.owes, transport.is_closing(), transport.get_write_buffer_size()
             state, idle_limit = (owes, closing, unsent), NEW_SECONDS if connection.newest is None else QUIET_SECONDS
-            # How long has the connection been in the same state?
+            # A connection whose state has changed since the last look is not late.
             last_state, since = self._since.setdefault(connection, (state, now))
             if last_state != state:
                 self._since[connection] = (state, now)

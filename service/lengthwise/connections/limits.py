@@ -40,9 +40,10 @@ class ConnectionLimits:
 
 
 def connection_limits(max_connections: int, *, grpc: bool) -> ConnectionLimits:
-    """The limits of connections for HTTP and for gRPC, which share `max_connections` and the files of this process.
+    """Raises this process's limit of open files, and returns how many connections HTTP and gRPC may have.
 
-    Before, it raises the soft limit of open files (RLIMIT_NOFILE) as far as the system allows.
+    The soft limit (RLIMIT_NOFILE) is raised to the hard one. Each connection needs a file, so there are at most as many
+    as `max_connections` and as the files that are left. With `grpc` they are halved; else gRPC gets 0.
 
     Raises:
         ConfigurationError: This process may open fewer than `LEAST_FILES` files.
@@ -75,7 +76,7 @@ def announce(settings: Settings) -> None:
         )
 
 
-def to_try(settings: Settings) -> dict[str, str]:
+def pages_to_try(settings: Settings) -> dict[str, str]:
     """The pages that a person may open in a browser on this machine: `{what it shows: address}`."""
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     with suppress(ValueError):

@@ -35,7 +35,7 @@ log = logging.getLogger("lengthwise.listener")
 BACKLOG: Final = 2048  # connections that the kernel keeps until they are accepted
 REFUSED: Final = 16  # connections above the limit that are accepted only to be answered 503
 _A_TURN: Final = 32  # connections accepted in one turn of the event loop
-_PATIENCE: Final = 5  # waits for other workers, in a row, before one connection is taken; see `_accept_some`
+_PATIENCE: Final = 5  # delays for other workers, in a row, before one connection is taken; see `_accept_some`
 NO_FILES_SECONDS: Final = 0.5  # until the next try, when the process has no file descriptors left
 ARRIVING_SECONDS: Final = 0.1  # that a connection may take to be established, from its first packet
 _FULL: Final = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nretry-after: 1\r\nconnection: close\r\n\r\n"
@@ -70,13 +70,13 @@ class Listener:
 
     Where several workers accept from the same socket, they take turns:
 
-    - `turn(connections, waiting)`, of the connections that this worker has and those that wait in the kernel, is how
-      many
-    seconds this worker leaves the next connection to the others; 0: it takes it; negative: it waits in any case.
-    - `is_last()` says whether no other worker accepts any more.
+    - `accept_delay(connections, waiting)` gets the number of connections that this worker has, and of those that wait
+      in the kernel to be accepted. It returns for how many seconds this worker leaves the next connection to the
+      others. 0: this worker accepts it. A negative number: this worker is not ready, and waits that long in any case.
+    - `is_last()` returns whether no other worker accepts connections any more.
 
-    If the others do not take the connections left to them, because they are busy or stopped, this worker takes more
-    each time.
+    After a delay of a positive number of seconds, the others may have left the connection, because they are busy or
+    stopped. So after some delays in a row this worker accepts connections all the same.
     """
 
     def __init__(
@@ -86,12 +86,12 @@ class Listener:
         max_connections: int,
         tls: ssl.SSLContext | None,
         handshake_seconds: float,
-        turn: Callable[[int, int], float] = lambda *_: 0.0,
+        accept_delay: Callable[[int, int], float] = lambda *_: 0.0,
         is_last: Callable[[], bool] = lambda: True,
     ) -> None:
-        self._turn = turn
+        self._accept_delay = accept_delay
         self._is_last = is_last
-        self._waits = 0  # how often connections were left to other workers, in a row
+        self._delays = 0  # how often connections were left to other workers, in a row
         self._socket = listening
         self._max_connections = max_connections
         self._tls = tls
@@ -148,25 +148,25 @@ class Listener:
         self._loop = None
 
     def _accept_some(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Accepts connections in one turn of the event loop, but leaves some to workers that have fewer.
+        """Accepts at most `_A_TURN` waiting connections, until `accept_delay` leaves the next one to other workers.
 
-        After `_PATIENCE` waits in a row for the other workers it takes one connection, after twice as many waits two,
-        and so on.
+        Then it accepts nothing for that delay. After `_PATIENCE` delays in a row it takes one connection although it is
+        left to others, after twice as many delays two, and so on.
         """
-        # `allowed`: connections that it takes now, although `turn` leaves them to others.
-        allowed = 0 if self._waits % _PATIENCE else self._waits // _PATIENCE
+        # How many connections it takes now although they are left to others.
+        left_but_taken = 0 if self._delays % _PATIENCE else self._delays // _PATIENCE
         for number in range(_A_TURN):
-            seconds = self._turn(len(self._connections) + len(self._pending), _waiting(self._socket))
-            if not number and not seconds:
-                allowed = self._waits = 0  # the other workers have taken theirs
-            if seconds < 0 or (seconds and number >= allowed):
-                self._waits = self._waits + 1 if seconds > 0 else 0
+            delay = self._accept_delay(len(self._connections) + len(self._pending), _waiting(self._socket))
+            if not number and not delay:
+                left_but_taken = self._delays = 0  # the other workers have taken theirs
+            if delay < 0 or (delay and number >= left_but_taken):
+                self._delays = self._delays + 1 if delay > 0 else 0
                 loop.remove_reader(self._socket)
-                loop.call_later(abs(seconds), self._go_on, loop)
+                loop.call_later(abs(delay), self._go_on, loop)
                 return
             if not self._accept(loop) or self._full:
                 break  # the file of an idle connection that was ended for a new one is closed in a later turn
-        self._waits = 0
+        self._delays = 0
 
     def _accept(self, loop: asyncio.AbstractEventLoop) -> bool:
         """Accepts one connection; returns whether more may be waiting."""
@@ -178,7 +178,7 @@ class Listener:
             return True
         except OSError as error:
             log.error("no connection can be accepted: %s", error.strerror)
-            self._turn(sys.maxsize, 0)  # tells the other workers to leave no connection to this one
+            self._accept_delay(sys.maxsize, 0)  # tells the other workers to leave no connection to this one
             loop.remove_reader(self._socket)
             loop.call_later(NO_FILES_SECONDS, self._go_on, loop)
             return False
@@ -193,7 +193,7 @@ class Listener:
         """Accepts connections again after a wait, unless the listener was closed meanwhile."""
         if self._loop is not None:
             loop.add_reader(self._socket, self._accept_some, loop)
-            self._accept_some(loop)  # also resets the waits, if no connection is waiting any more
+            self._accept_some(loop)  # also ends the row of delays, if no connection is waiting any more
 
     def _make_room(self, now: float) -> bool:
         """Ends the oldest handshake, or else the longest idle connection; returns whether there was one to end."""

@@ -58,11 +58,12 @@ class WebPages:
             self._known.add(host)
 
     def check(self, headers: Mapping[bytes, bytes]) -> None:
-        """Checks a request that changes, uploads or computes something. Raises also as `check_host` does.
+        """Checks the page and the host name of a request that changes, uploads or computes something.
 
         Raises:
             Forbidden: It comes from a page of another site, whose origin is not allowed.
-        """
+            Misdirected: Another site may have the host name under which the service is called.
+        """  # noqa: DOC502 - `check_host` raises it
         self.check_host(headers)
         if ORIGIN not in headers and SITE not in headers:  # no browser sent it
             return

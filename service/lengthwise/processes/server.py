@@ -28,7 +28,7 @@ from starlette.types import ASGIApp
 
 from lengthwise.application.app import Application, make_admin_app
 from lengthwise.connections.draining import ConnectionDrain, DrainedConnection
-from lengthwise.connections.limits import ADMIN_CONNECTIONS, announce, connection_limits, to_try
+from lengthwise.connections.limits import ADMIN_CONNECTIONS, announce, connection_limits, pages_to_try
 from lengthwise.connections.listener import KeepAlive, Listener, context, listening
 from lengthwise.http.connection import Connection
 from lengthwise.http.fast_path import FastPath
@@ -252,7 +252,7 @@ def serve(
             log.info("1 worker (%s)", workers.reason)
             announce(settings)
         if worker is None or worker.first:
-            addresses |= to_try(settings)
+            addresses |= pages_to_try(settings)
         server.run()
     if failures:
         raise failures[0]
@@ -274,8 +274,8 @@ def _listener(
     )
     if worker is None:
         return make(stack.enter_context(listening(settings.host, getattr(settings, port), flag(port))))
-    turn: dict[str, Any] = {"turn": worker.accept_delay} if port == "port" else {}
-    return make(stack.enter_context(worker.socket(port)), is_last=worker.stop_accepting, **turn)
+    turns: dict[str, Any] = {"accept_delay": worker.accept_delay} if port == "port" else {}
+    return make(stack.enter_context(worker.socket(port)), is_last=worker.stop_accepting, **turns)
 
 
 def _tune() -> None:
