@@ -36,14 +36,16 @@ _LONGEST_QUERY: Final = 4096
 
 
 def read_octets(request: Received, serving: Serving) -> tuple[Call, Encode | None]:
-    """Reads the raw tensor of one sequence, and the options in the query.
+    """Decodes a binary body: the raw tensor of one sequence, with the options in the query.
 
-    Returns the call, and the encoder of an answer as a raw tensor; None as encoder if the answer is JSON.
+    Returns the call, and the function that encodes its answer as a raw tensor; None in place of the function if the
+    client did not ask for that: then the answer is JSON.
 
     Raises:
-        InvalidRequest: The shape, the bytes or the query are wrong; the pointers are empty, because the body is not
-            JSON. A model that is not known or not ready is another RequestError.
-    """
+        InvalidRequest: The shape, the bytes or the query are wrong. Its problems have empty JSON pointers, because the
+            body is not JSON.
+        RequestError: The model is not known or not ready.
+    """  # noqa: DOC502 - `find_model` raises it
     call_options, identifier, problems = read_query(request.query)
     model = options.find_model(call_options, serving.find, problems, in_query=True)
     manifest = model.manifest
@@ -113,10 +115,12 @@ def read_query(raw: bytes) -> tuple[options.CallOptions, str | None, Problems]:
 
 @lru_cache(maxsize=128)  # programs send the same query again and again
 def _read_query(raw: bytes) -> tuple[options.CallOptions, str | None, tuple[Problem, ...], int]:
-    """The result of `read_query` in immutable parts: options, id, the first problems, and the number of all.
+    """Parses a query: returns its options, its id, the first problems with texts, and the number of all problems.
+
+    The parts are immutable, because the cache gives them to many calls; `read_query` makes a `Problems` of them.
 
     Raises:
-        InvalidRequest: The query is not text, or too long. What else is wrong with it is returned.
+        InvalidRequest: The query is not text, or too long. Every other fault is one of the returned problems.
     """
     try:
         pairs = parse_qsl(raw[: _LONGEST_QUERY + 1].decode("ascii"), keep_blank_values=True, errors="strict")

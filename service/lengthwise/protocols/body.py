@@ -100,7 +100,11 @@ def inflated_bytes(body: bytes, max_bytes: int) -> int:
 
 
 class Inflating:
-    """A gzip body that is being inflated, by pieces, to at most `max_bytes`; `hold` counts them before."""
+    """A gzip body that is inflated piece by piece, to at most `max_bytes` bytes.
+
+    The memory of each piece is counted in `hold` before the piece is inflated. Call `at_once` first; if it returns
+    None, the body is large, and `inflated` goes on in a thread.
+    """
 
     def __init__(self, body: bytes, max_bytes: int, hold: Hold) -> None:
         self._hold = hold
@@ -110,18 +114,18 @@ class Inflating:
         self.size = 0  # bytes inflated so far
 
     def at_once(self) -> bytes | None:
-        """Inflates a body of at most one piece on the event loop, and returns it; None if there is more.
+        """Inflates a small body on the event loop, and returns it; None if it has more than one piece.
 
-        Raises as `inflated` does.
+        Raises the same errors as `inflated`: `TooLarge`, `InflightFull` or `InvalidRequest`.
         """
         self._hold.grow(2 * PIECE_BYTES)
-        return self.content() if self._inflate(2) < 2 else None  # one piece, and no second one
+        return None if self._inflate(2) == 2 else self.content()
 
     async def inflated(self) -> bytes:
-        """Inflates the rest in a thread, and returns the whole body.
+        """Inflates the rest of the body in a thread, and returns the whole body.
 
-        Raises `TooLarge` if it has more than `max_bytes` bytes, of which no more are ever in memory; `InflightFull` if
-        there is no memory for it now; `InvalidRequest` if it is no gzip, ends early, or has too many members.
+        Raises `TooLarge` as soon as more than `max_bytes` bytes are inflated, `InflightFull` if there is no memory for
+        the next pieces now, and `InvalidRequest` if the body is not gzip, ends early, or has too many members.
         """
         while True:
             self._hold.set(self._packed_bytes + self.size + _PIECES_AT_ONCE * PIECE_BYTES)
@@ -141,7 +145,7 @@ class Inflating:
 
 
 def _inflated(body: bytes, max_bytes: int) -> Iterator[bytes]:
-    """The pieces of the inflated body, each inflated when it is asked for; see `Inflating`.
+    """Yields the pieces of the inflated body, of at most `PIECE_BYTES`; each is inflated only when it is asked for.
 
     Raises:
         InvalidRequest: The body is not gzip, is cut off, or has too many members.
@@ -151,9 +155,9 @@ def _inflated(body: bytes, max_bytes: int) -> Iterator[bytes]:
     rest = memoryview(body)
     for _ in range(MAX_GZIP_MEMBERS):  # each member has an inflater of its own
         inflater = zlib.decompressobj(wbits=31)
-        piece, piece_limit = b"", 1
+        piece, piece_limit = b"", 1  # no piece so far: the first one needs input
         while not inflater.eof:
-            # After a piece as long as its limit the inflater may have more, without further input.
+            # Without further input, the inflater has more only if the last piece was as long as its limit.
             if not rest and len(piece) < piece_limit:
                 raise InvalidRequest([Problem("", "the gzip body ends before its end")])
             # Slices of the body, because the inflater copies everything after the end of a member.

@@ -11,6 +11,9 @@ searched for the key:
 If the part that is cut out in this way is JSON, the key belongs to the object of the options, and not to another one or
 to a text: then its number is the deadline that the reader of the body will find. If the key is elsewhere, or twice in
 the ends, the deadline is not known, and the body waits.
+
+A request says where its options are with an `OptionsText`: the query of its URL, its JSON document (`whole` is False
+if that is only the beginning of the body), and the keys that lead to the object of the options (`within`).
 """
 
 from __future__ import annotations
@@ -43,11 +46,13 @@ class OptionsText(NamedTuple):
 
 
 def patience(options: OptionsText, default_seconds: float) -> tuple[float, bool]:
-    """How long a body may wait to be read: (seconds from its arrival, whether the caller named them).
+    """How long a body may wait to be read, before its options are parsed.
 
-    - A timeout that the caller named: that one.
-    - Surely none: `default_seconds`.
-    - Perhaps one, which was not found: the default, but at least `UNKNOWN_SECONDS`.
+    Returns the seconds from its arrival, and whether the caller named them:
+
+    - the timeout that the query or the document names, and True;
+    - `default_seconds` and False, if neither can name one;
+    - the default, but at least `UNKNOWN_SECONDS`, and False, if the document may name one that the search did not find.
     """
     query_values = _IN_QUERY.findall(options.query)
     milliseconds = float(query_values[0]) if len(query_values) == 1 else _timeout(options, b"timeout_ms")
@@ -70,16 +75,19 @@ def patience(options: OptionsText, default_seconds: float) -> tuple[float, bool]
 
 
 def _timeout(options: OptionsText, name: bytes) -> float:
-    """The number under the key `name` at one end of a document; NaN if it is not there, or may be no option."""
-    # The key must be exactly once in the two ends.
+    """The number under the key `name` in the options of a document; NaN if it is not sure which number that is.
+
+    Only the first and the last `EDGE_BYTES` are searched. The number counts if the key is there exactly once, and the
+    document, cut at the key and closed or opened there, is JSON with the key in the object of the options.
+    """
     text, within, key = options.document, options.within, b'"%b"' % name
     head, tail = text[:EDGE_BYTES], text[max(EDGE_BYTES, len(text) - EDGE_BYTES) :] if options.whole else b""
-    edge = head if key in head else tail
+    edge = head if key in head else tail  # the end with the key
     key_start = edge.find(key)
     member = _MEMBERS[name].match(edge, key_start) if head.count(key) + tail.count(key) == 1 else None
     if member is None:
         return math.nan
-    # Cut the document at the key, so that only the members before or after it remain.
+    # Cut the document at the key: of the beginning, only what is before the key remains; of the end, what follows it.
     if edge is head:
         document = head[:key_start] + key + b":0}" + b"}" * len(within)
     else:

@@ -113,10 +113,10 @@ class InferenceCall:
         self._protocol.serving.batcher.expect()
 
     def decode_at_once(self, request: Received) -> Decoded | None:
-        """Decodes a body on the event loop; None if that would block the loop for too long.
+        """Decodes a body on the event loop; returns None, without decoding it, if that would block the loop too long.
 
-        Raises `QueueFull`, without decoding it, if every queue is full and the request names no priority; else as
-        `InferenceProtocol.read`.
+        Raises `QueueFull`, without decoding the body, if every queue is full and the request names no priority; another
+        `RequestError` if the request is wrong or its model is not served.
         """
         self._refuse_if_full(request)
         protocol = self._protocol
@@ -126,19 +126,21 @@ class InferenceCall:
         return decoded
 
     async def decode_slowly(self, request: Received) -> Decoded:
-        """Decodes a body in a thread, once a decoding slot is free.
+        """Waits for a decoding slot, and decodes a body in a thread.
 
-        Raises as `decoding_slot` and `decode_in_thread` do.
+        Raises `DeadlineExceeded` if no slot is free in time, `ClientLeft` if the client leaves meanwhile, and the
+        errors of `decode_at_once`.
         """
         async with self.decoding_slot(len(request.body), request):
             return await self.decode_in_thread(request)
 
     async def decode_in_thread(self, request: Received) -> Decoded:
-        """Decodes a body in a thread; the caller has a `decoding_slot`. Raises also as `decode_at_once` does.
+        """Decodes a body in a thread, and counts the memory that decoding takes; the caller has a `decoding_slot`.
 
         Raises:
             ClientLeft: The client left while the call waited for its slot.
-        """
+            RequestError: The errors of `decode_at_once`; `InflightFull` if there is no memory.
+        """  # noqa: DOC502 - what it calls raises them
         if self._closed:
             raise ClientLeft
         self._refuse_if_full(request)
@@ -151,12 +153,17 @@ class InferenceCall:
 
     @asynccontextmanager
     async def decoding_slot(self, size: int, request: Received, *, whole: bool = True) -> AsyncIterator[None]:
-        """One of the few slots in which large bodies are inflated and decoded, for the time of the block.
+        """Has one of the few slots in which large bodies are inflated and decoded, for the time of the block.
 
-        It waits until it is this call's turn (`Turns`), for a body of about `size` bytes when inflated. The body may
-        name another deadline than the default: it is looked up in `request`, which has the body, or only its beginning
-        if not `whole`. Raises `DeadlineExceeded` if the turn does not come before the deadline.
+        It first waits until it is this call's turn (`Turns`). Raises `DeadlineExceeded` if that is not before the
+        call's deadline. The body may name a deadline, so it is searched for one first.
+
+        Args:
+            size: About how many bytes the body has when it is inflated.
+            request: The request with its body, or with the beginning of the inflated body.
+            whole: Whether `request` has the whole body.
         """
+        # The deadline, and whether the caller has set it: only then a call is refused before it has passed.
         deadline, is_certain = self.deadline, self.has_deadline
         large_bodies = self._protocol.large_bodies
         if not is_certain and not large_bodies.free:
@@ -167,14 +174,18 @@ class InferenceCall:
             yield
 
     def submit(self, decoded: Decoded, write: Write, waiter: Waiter | None = None) -> None:
-        """Queues the sequences of a decoded call, and counts the memory of them and of the answer.
+        """Queues the sequences of a decoded call, and counts the memory of the sequences and of the answer.
 
-        `waiter` gets the result of `write`, or an error; without a waiter, call `answer`. `Hold.set` raises
-        `InflightFull` if there is no memory, and `Batcher.submit` raises what it cannot queue.
+        Args:
+            decoded: The call, and the function that encodes its answers.
+            write: Makes what the transport sends from the encoded answer and the timing; called in the thread that has
+                run the last batch.
+            waiter: Gets what `write` returns, or an error; None: `answer` returns or raises that.
 
         Raises:
-            DeadlineExceeded: The deadline of the transport has passed.
-        """
+            DeadlineExceeded: The deadline that the transport named has passed.
+            RequestError: There is no memory for the call (`InflightFull`), or its queue does not take it.
+        """  # noqa: DOC502 - what it calls raises them
         call, encode = decoded
         if self.has_deadline:  # the earlier of the transport's deadline and the body's is valid
             timeout_ms = (self.deadline - self.record.arrived) * 1000
@@ -212,12 +223,14 @@ class InferenceCall:
         results: list[Answer | None],
         timing: Timing,
     ) -> Any:
-        """Encodes the answer for the transport, in the thread that ran the last batch: a runner, or the event loop.
+        """Encodes the answers, and returns what `write` makes of them; also tells the monitoring of the answers.
 
-        `submit` binds the first arguments; the batcher calls it with `results` and `timing` once all sequences have
-        run.
+        `submit` binds the arguments up to `write`. The batcher calls the rest once all sequences have run, in the
+        thread that ran the last batch: a runner's, or the event loop's. `results` are the answers to the sequences that
+        were queued, None for one that is not finite.
         """
         self._timing = timing
+        # Nearly always the results are the answers; `answers_of` merges windows and refuses what is not finite.
         is_plain = item_windows is None and not call.attention and None not in results
         answers = cast("list[Answer]", results) if is_plain else windows.answers_of(call, results, item_windows)
         response = write(encode(answers), timing)
@@ -269,13 +282,17 @@ class InferenceCall:
             self.record.close(status, ended=ended)
 
     def _refuse_if_full(self, request: Received) -> None:
-        """Raises the refusal for a full service before the body is decoded, unless the request may name a priority."""
+        """Raises `QueueFull` before the body is decoded if every queue is full, unless the request names a priority.
+
+        A request with a priority may displace another one, so it is decoded. A refusal counts for the model if only one
+        is served: the body, which names the model, is not read.
+        """
         serving, body = self._protocol.serving, request.body
         full = serving.full()
-        # A search for the one byte "y" is several times as fast, and a body of numbers has none.
+        # First a search for the byte "y" alone: it is several times as fast, and a body of numbers has none.
         if full is None or (PRIORITY[-1:] in body and PRIORITY in body) or PRIORITY in request.query:
             return
-        if len(serving.served) == 1:  # the only model that the body can name
+        if len(serving.served) == 1:
             self.record.count_for(serving.served[0].metrics)
         raise full
 

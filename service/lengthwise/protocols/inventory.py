@@ -121,22 +121,27 @@ def _parameters(manifest: Manifest) -> dict[str, str]:
 
 
 def index(serving: Serving, *, ready: bool) -> list[dict[str, Any]]:
-    """The entries of the repository index: `name`, `version`, `state`, `reason`.
+    """The entries of the repository index, each with `name`, `version`, `state` and `reason`.
 
-    They are every version that is served or refused, and every unloaded model; if `ready`, only versions that are
-    ready. The reasons have no paths of the server.
+    An entry is, without paths of this machine in its reason:
+
+    - a served version: `READY`, or `UNAVAILABLE` while its breaker is open;
+    - a refused version: `UNAVAILABLE`, with the reason of the refusal;
+    - an unloaded model: `UNAVAILABLE`, without a version.
+
+    With `ready` only the entries that are `READY` are returned.
     """
     repository = serving.repository
     reasons = {refusal.key: without_folders(refusal.reason, serving.source.folder) for refusal in repository.refused}
     broken = {version.model.key for version in serving.served if version.queue.breaker.open}
     served_keys = [model.key for model in repository]
-    # Served versions: ready, or broken; the reason also says why newer files of the version are not served.
+    # Served versions. One that works may have a reason, too: why its newer files were refused.
     entries = []
     for key in served_keys:
         works = key not in broken
         state = "READY" if serving.ready and works else "UNAVAILABLE"
-        replaced = f"the files that replaced it are not served: {reasons[key]}" if key in reasons else ""
-        entries.append((key.name, str(key.version), state, replaced if works else _BROKEN))
+        newer_refused = f"the files that replaced it are not served: {reasons[key]}" if key in reasons else ""
+        entries.append((key.name, str(key.version), state, newer_refused if works else _BROKEN))
     # Refused versions, and unloaded models.
     for key, reason in reasons.items():
         if key not in served_keys:
@@ -149,13 +154,12 @@ def index(serving: Serving, *, ready: bool) -> list[dict[str, Any]]:
 async def load(serving: Serving, name: str, parameters: Mapping[str, Any]) -> None:
     """Loads a model from the repository, or its new versions; returns when it is served.
 
-    Another `RequestError` says that such calls are switched off, or that there is no such model.
-
     Raises:
-        InvalidRequest: The highest version failed its verification; or the call has parameters, with which clients
-            would send the files of a model.
-        NotReady: The model repository cannot be read now.
-    """
+        InvalidRequest: The highest version failed its verification; or the call has parameters, such as the files of a
+            model, which are not accepted.
+        NotReady: The model repository cannot be read now, or the server starts.
+        RequestError: Such calls are switched off, there is no such model, or the server is shutting down.
+    """  # noqa: DOC502 - what it calls raises them
     _check_changes(serving, parameters, PARAMETERS["load"])
     try:
         refusal = await serving.registry.load(name)
@@ -169,7 +173,8 @@ async def load(serving: Serving, name: str, parameters: Mapping[str, Any]) -> No
 async def unload(serving: Serving, name: str, parameters: Mapping[str, Any]) -> None:
     """Unloads a model: new requests do not find it, and those that it has accepted are answered.
 
-    Raises as `load` does.
+    Raises `RequestError` if such calls are switched off, there is no such model, the call has other parameters than
+    allowed, or the server starts or is shutting down.
     """
     _check_changes(serving, parameters, PARAMETERS["unload"])
     await serving.registry.unload(name)
@@ -227,8 +232,13 @@ def statistics_of_process(serving: Serving, name: str | None, version: str | Non
 
 
 def _sum(stats: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Adds up the statistics of one version over the workers: those of batches for each number of rows."""
+    """The sum of the statistics that several workers have counted of one version.
+
+    Counts and times are added. `batch_stats` has one entry for each number of rows. The other fields are no sums: name
+    and version are the same everywhere, and `last_inference` is the latest.
+    """
     total = reduce(_add, stats)
+    # The lists of all workers are one list now: entries of the same number of rows are added.
     by_rows: dict[int, dict[str, Any]] = {}
     for batch in total["batch_stats"]:
         rows = batch["batch_size"]

@@ -44,7 +44,10 @@ class EncodedTensor:
 
 
 def answer(tensor_call: TensorCall, answers: Sequence[Answer]) -> list[EncodedTensor]:
-    """The output tensors of a call, in the requested order."""
+    """Encodes the answers of a call as the output tensors that it asks for, in the requested order.
+
+    An output that is asked for as classifications has these as bytes, in place of the probabilities.
+    """
     manifest = tensor_call.call.model.manifest
     forms = {form.name: form for form in outputs_of(manifest)}
     labels = _as_bytes(manifest.labels)

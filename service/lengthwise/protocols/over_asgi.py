@@ -59,14 +59,18 @@ class OverAsgi:
             call.hold.close()
 
     async def _read(self, call: InferenceCall, scope: Scope, receive: Receive) -> Decoded:
-        """Reads and decodes the body; afterwards nothing keeps its bytes in memory."""
+        """Reads, inflates and decodes the body of a call; its bytes are freed with the return.
+
+        A small body is inflated and decoded on the event loop. A large one waits for a decoding slot, and a thread
+        decodes it; a compressed large one keeps the slot for inflating and decoding.
+        """
         headers, hold, max_bytes = call.headers, call.hold, self._endpoint.serving.settings.max_body_bytes
         body = await read_body(receive, headers, max_bytes, hold, late_at=call.deadline)
         call.begin_decoding()
         if is_packed(headers):
             inflating = Inflating(body, max_bytes, hold)
             inflated = inflating.at_once()
-            if inflated is None:  # large: in a thread, with a slot for inflating and decoding
+            if inflated is None:  # a large one
                 beginning = Received(scope, headers, inflating.content())
                 async with call.decoding_slot(inflated_bytes(body, max_bytes), beginning, whole=False):
                     call.begin_decoding()  # again: the wait for the slot is not decoding

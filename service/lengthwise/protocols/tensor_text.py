@@ -7,6 +7,8 @@ read in C, and the rest is parsed without them:
 {"inputs": [{"name": "values", "data": [0.5, 1.5]}]}
 split ──> rest {"inputs": [{"name": "values", "data": [0]}]}  and texts (TensorText("[0.5, 1.5]"),)
 ```
+
+`head` is the JSON of a request; the raw bytes of binary tensors, which may follow it, are not this module's.
 """
 
 from __future__ import annotations
@@ -58,23 +60,27 @@ def split(head: bytes) -> SplitText:
 
 
 def _text_at(head: bytes, start: int) -> TensorText | None:
-    """The text of the array that begins at the byte `start`; None if no array begins there, or C cannot read it."""
+    """The text of the array that begins at the byte `start`, with what C has read of it.
+
+    None if no array begins there, or only Python's parser can read it.
+    """
     flat = fast_json.flat(head, start)
     if flat is None:
         return None
     floats, end, entries = flat
     text = head[start:end]
-    if floats is not None:
+    if floats is not None:  # a flat array of numbers
         return TensorText(text, floats, len(floats) // 4)
-    if not text.isascii():  # may be invalid UTF-8: the parser of the whole JSON then names the byte
+    if not text.isascii():  # it may be invalid UTF-8: the parser of the whole JSON then names the byte
         return None
     return TensorText(text, entries=entries if 0 < entries < json_text.MAX_PARTS else None)
 
 
 def parse(head: bytes, name: str, split_text: SplitText | None = None) -> Any:
-    """Parses the JSON of a request; the `data` of its inputs are `TensorText`s. Raises as `json_text.parse` does.
+    """Parses the JSON of a request, and returns it; the arrays under `data` of its inputs stay texts (`TensorText`).
 
     `name` is the JSON's name in error messages; `split_text` is the result of `split(head)`, if the caller has it.
+    Raises `InvalidRequest` if the JSON is wrong, and `TooLarge` if it has too many parts.
     """
     rest, texts = split_text or split(head)
     if not texts:

@@ -127,8 +127,9 @@ class KnownTensors:
     def of(cls, tensor_call: TensorCall, input_tensors: Sequence[InputTensor]) -> KnownTensors | None:
         """What to remember of a valid request, so that the next one of the same form is read faster.
 
-        None if its rows are wider than the model's longest sequence. It was valid because the lengths among its
-        elements are shorter; the next one's may not be.
+        None if the tensor is wider than the model's longest sequence. Such a request is valid only because its lengths
+        are shorter than the width. Lengths are elements, so they may be other ones in the next request, and `read` does
+        not compare the width with the model.
         """
         call, manifest = tensor_call.call, tensor_call.call.model.manifest
         if manifest.long == "reject" and call.width > manifest.max_length:
@@ -140,9 +141,10 @@ class KnownTensors:
         return cls(manifest, inputs, tensor_call.outputs, call_options)
 
     def read(self, model: ServedModel, data: Sequence[TensorText | bytes | memoryview]) -> TensorCall | None:
-        """The call of a request that differs only in its elements; `data` has those of each input tensor, in order.
+        """Makes the call of a request that differs from this one in its elements only.
 
-        None if the elements are wrong, or the model is another one.
+        `data` has the elements of each input tensor, in the order of `inputs`. Returns None if they are wrong, or if
+        `model` is another one than that of this request: then the whole request has to be read.
         """
         manifest, problems = model.manifest, Problems()
         if manifest is not self.manifest or len(data) != len(self.inputs):
@@ -154,7 +156,7 @@ class KnownTensors:
                 return None
             arrays[tensor.name] = tensor, array
         lengths, ends = arrays.pop(LENGTHS, (None, None))
-        ((steps, rectangle),) = arrays.values()
+        steps, rectangle = next(iter(arrays.values()))  # the only other input
         items = _items(rectangle, ends, manifest, steps, lengths, problems)
         return None if problems.total else _make_call(model, self.outputs, self.options, steps, rectangle, items)
 
@@ -167,18 +169,20 @@ def _make_call(
     rectangle: NDArray[Any],
     items: list[Item],
 ) -> TensorCall:
-    """Makes the call of `items`, the sequences in the tensor `steps`, whose array is `rectangle`."""
+    """Makes the call of `items`, the sequences in the input tensor `steps`, whose array is `rectangle`.
+
+    `compact` copies the items where the tensor is mostly padding, so that the memory of the tensor is freed.
+    """
     items, extra_bytes = compact(items, rectangle)
-    pointer, attention = f"{steps.pointer}: row {{}}", bool(call_options.outputs)
     call = Call(
         model,
         items,
-        attention,
-        call_options.timeout_ms,
-        call_options.priority,
-        pointer,
-        rectangle.shape[1],
-        extra_bytes,
+        attention=bool(call_options.outputs),
+        timeout_ms=call_options.timeout_ms,
+        priority=call_options.priority,
+        pointer=f"{steps.pointer}: row {{}}",  # {} stays, for the index of the row
+        width=rectangle.shape[1],
+        extra_bytes=extra_bytes,
     )
     return TensorCall(call, outputs)
 
@@ -259,11 +263,15 @@ def _fits(sizes: tuple[int, ...], shape: tuple[int, ...]) -> bool:
 def _elements(
     tensor: InputTensor, data: list[Any] | TensorText | bytes | memoryview, problems: Problems
 ) -> NDArray[Any] | None:
-    """The elements as an array of a tensor with right datatype and shape; None if they are wrong, see `problems`."""
+    """The elements of a tensor as an array of its shape, whose datatype and shape are right.
+
+    None if the elements are wrong; the reason is added to `problems`.
+    """
     element, count = ELEMENTS[tensor.datatype], math.prod(tensor.shape)
-    # Floats that C has read; other numbers; raw bytes.
+    # Floats that C has read.
     if isinstance(data, TensorText) and data.floats is not None and data.entries == count and element.kind == "f":
         return np.frombuffer(data.floats, _FLOAT32).reshape(tensor.shape)
+    # Other numbers of JSON; and raw bytes.
     if isinstance(data, list | TensorText):
         array = _numbers(data, tensor, element)
         if isinstance(array, str):
@@ -278,9 +286,12 @@ def _elements(
 
 
 def _numbers(data: list[Any] | TensorText, tensor: InputTensor, element: np.dtype[Any]) -> NDArray[Any] | str:
-    """The elements of a tensor as an array, from its numbers in JSON; if they are wrong, what is wrong as a text."""
+    """The elements of a tensor as an array, from its numbers in JSON.
+
+    If they are wrong, it returns what is wrong as a text in place of the array. What C has counted in a text is checked
+    first: for a text of another number of entries, or of other entries than numbers, Python parses nothing.
+    """
     count, is_float = math.prod(tensor.shape), element.kind == "f"
-    # What C has counted is checked before Python parses the numbers.
     wrong_count = "must be {} numbers, flat or nested as the shape says"
     wrong_kind = "must hold numbers, or null where one is missing" if is_float else "must hold whole numbers"
     if isinstance(data, TensorText):
@@ -326,13 +337,15 @@ def _as_float32(elements: NDArray[Any]) -> NDArray[Any]:
 def _check_width(
     steps: InputTensor, ends: NDArray[Any] | None, form: TensorSpec, manifest: Manifest, problems: Problems
 ) -> None:
-    """Compares the width of a tensor with the longest sequence of the model, before its numbers are converted.
+    """Refuses a tensor that is wider than the longest sequence of the model, before its numbers are converted.
 
-    A single row that is longer than the model accepts is an `InvalidRequest`.
+    `ends` are the lengths of the rows, None if the request has none. A tensor is left to the checks of its rows if some
+    of its lengths are too long, or its shape is wrong, or the model cuts long sequences.
 
     Raises:
-        TooLarge: The tensor is wider than the model accepts, although its rows are not that long.
-    """
+        InvalidRequest: It has one row without a length, which is as long as the tensor is wide.
+        TooLarge: No row is too long, so the tensor is wider than its rows need.
+    """  # noqa: DOC502 - `problems.error` makes the first
     if not _fits(steps.shape, form.shape) or manifest.long != "reject" or steps.shape[1] <= manifest.max_length:
         return
     rows, width = steps.shape[:2]

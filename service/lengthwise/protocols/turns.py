@@ -9,6 +9,9 @@ in *virtual time*: the bytes that every busy connection could have had read unti
 A body that will not be read before its deadline is refused as soon as that is predicted: when it comes, and again at
 some moments of its first half. The time of reading is measured; before the first body is read, the bodies that are
 being read show how long it takes at least.
+
+*To read* a body is to inflate and decode it, in a slot. The *turn* of a waiting body is (its finish, its order of
+arrival): the smallest turn gets the next free slot.
 """
 
 from __future__ import annotations
@@ -47,16 +50,16 @@ class Turns:
 
     @asynccontextmanager
     async def turn(self, peer: object, size: int, deadline: float, *, certain: bool = False) -> AsyncIterator[None]:
-        """One of the slots, for the time of the block, when it is the turn of a body of about `size` bytes.
+        """Waits for a slot, and has it for the time of the block, in which the caller reads a body.
 
         Args:
-            peer: The connection; equal for all its bodies.
-            size: Bytes of the body once it is inflated.
-            deadline: Seconds of `time.monotonic`. If the turn does not come before, `DeadlineExceeded` is raised.
-            certain: The answer is of no use after the deadline: `DeadlineExceeded` is raised as soon as it is predicted
-                that the body will not be read in time.
+            peer: The connection of the body; equal for all bodies of one connection.
+            size: About how many bytes the body has when it is inflated.
+            deadline: Seconds of `time.monotonic`. `DeadlineExceeded` is raised if the turn does not come before.
+            certain: Whether the caller set the deadline, so that a later answer is of no use to it. Then
+                `DeadlineExceeded` is raised as soon as it is predicted that the body will not be read in time.
         """
-        # In virtual time, a body begins when the last one of its connection is finished, or now.
+        # In virtual time, the body begins now, or when the last body of its connection is finished; it takes its size.
         finish = self._finishes[peer] = max(self._virtual_time, self._finishes.get(peer, 0.0)) + size
         if self.free and not self.waiting:
             self.free -= 1
@@ -73,12 +76,14 @@ class Turns:
             self.release()
 
     def predicted_seconds(self, turn: tuple[float, int] = (float("inf"), 0), size: int = 0) -> float:
-        """Predicted seconds until a body of `size` bytes is read, if `turn` is its (finish, order).
+        """Predicts the seconds until a body of `size` bytes is read, whose turn is (finish, order).
 
         They are the time of the bodies that are being read, of the waiting ones whose turn is earlier, and its own.
+        Without arguments: the seconds until every body that is here now is read.
         """
         now = time.monotonic()
         running = [(body_bytes, now - began) for body_bytes, began in self._reading.values()]
+        # Seconds a byte: as measured, or at least what the bodies that are being read have taken so far.
         if self._read_bytes:
             seconds_per_byte = self._read_seconds / self._read_bytes
         else:
@@ -90,14 +95,16 @@ class Turns:
         return seconds_before / self._slots + size * seconds_per_byte
 
     async def _wait(self, finish: float, size: int, deadline: float, *, certain: bool) -> None:
-        """Waits for a slot, with this finish.
+        """Puts a body with this finish into the queue, and waits until `release` gives it a slot.
 
         Raises:
-            DeadlineExceeded: No slot was free before the deadline; or, if that is `certain`, none will be in time.
+            DeadlineExceeded: No slot was free before the deadline; or, if the deadline is `certain`, it is predicted
+                that the body will not be read in time. The body has left the queue then.
         """
         turn, began = (finish, next(self._order)), time.monotonic()
-        slot: asyncio.Future[None] | None = None
+        slot: asyncio.Future[None] | None = None  # done when the body has a slot; None until it is in the queue
         try:
+            # Up to each look (a share of the time that the body has) it waits; before each, the end is predicted again.
             for look in _LOOKS if certain else (1.0,):
                 if certain and (needed := self.predicted_seconds(turn, size)) > deadline - time.monotonic():
                     raise DeadlineExceeded(
@@ -116,14 +123,18 @@ class Turns:
                 self.release()
             raise
         finally:
-            self.waiting -= slot is not None
+            self.waiting -= 1 if slot is not None else 0
 
     def release(self) -> None:
-        """Gives a slot to the waiting body whose finish is earliest; without one the slot is free."""
+        """Takes a slot back: gives it to the waiting body whose turn is next, or counts it as free.
+
+        Also moves the virtual time on, and forgets connections all of whose bodies are read.
+        """
         while self._queue:
             _, _, size, slot = heapq.heappop(self._queue)
             if not slot.done():
-                # The bodies that are read or wait share these bytes; `waiting` still counts this one.
+                # The connections of all waiting bodies (`waiting` still counts this one) and of the other slots share
+                # the time in which these bytes are read.
                 self._virtual_time += size / (self.waiting + self._slots - 1)
                 slot.set_result(None)
                 break
@@ -132,5 +143,5 @@ class Turns:
         if self.free == self._slots:  # nothing is read and nothing waits: begin anew
             self._finishes.clear()
             self._virtual_time = 0.0
-        elif len(self._finishes) > _MOST_PEERS:  # forget connections all of whose bodies are read
+        elif len(self._finishes) > _MOST_PEERS:
             self._finishes = {peer: finish for peer, finish in self._finishes.items() if finish > self._virtual_time}

@@ -3,6 +3,9 @@
 A request is JSON (its *head*). With the binary extension the elements of some tensors follow the JSON (the *tail*): the
 header `Inference-Header-Content-Length` says where the JSON ends, and `binary_data_size` of each tensor how many bytes
 belong to it. Outputs are sent in the same way if `binary_data`, or `binary_data_output` for all of them, asks for that.
+
+Clients send the same head again and again, with other elements. A body is *known* if an earlier valid one differed
+from it in the elements of its tensors only: then its head is not parsed (`_KnownBody`).
 """
 
 from __future__ import annotations
@@ -59,20 +62,22 @@ class Infer(Endpoint):
         self._known = KnownRequests()  # `_KnownBody`s
 
     def options_of(self, request: Received) -> OptionsText:
-        """The JSON before raw tensors; a v2 body has its options in `parameters`."""
+        """Where the options of a request are: in its JSON, which raw tensors may follow, under `parameters`."""
         length = request.headers.get(HEADER_LENGTH, b"")
         document = request.body[: int(length[:20])] if length.isdigit() else request.body
         return OptionsText(document=document, within=("parameters",))
 
     def read(self, request: Received, *, fast: bool) -> tuple[Call, Encode] | None:
-        """Decodes a body; a known one (`_KnownBody`) by its elements alone, which is fast.
+        """Decodes a body; returns its call, and the function that encodes the answers.
 
-        With `fast`, a body of more than `TENSORS_BYTES` is decoded only if it is known, else None.
+        A known body is read by its elements alone, which is fast. With `fast`, it returns None for a body of more than
+        `TENSORS_BYTES` that is not known, or whose numbers Python has to read.
         """
         size, path = len(request.body), request.scope["path_params"]
         served = kserve.find(self.serving, path["model"], path.get("version"))
         head, tail = _parts(request)
         split_text = tensor_text.split(head)
+        # All that equal bodies have in common: the model, the head without numbers, and how many elements follow it.
         key = (served.manifest.key, split_text.rest, len(split_text.texts), len(tail))
         only_if_known = fast and size > TENSORS_BYTES
         known_body: _KnownBody | None = self._known.get(key)

@@ -5,7 +5,7 @@ The answers to the windows of a sequence are merged into its answer. Every other
 
 from __future__ import annotations
 
-from itertools import accumulate
+from itertools import islice
 from typing import Final, TypeAlias, cast
 
 from lengthwise.decoding.calls import Call
@@ -22,9 +22,10 @@ Windows: TypeAlias = list[list[tuple[int, Steps]]]
 
 
 def split(call: Call) -> tuple[list[Steps], Windows | None]:
-    """The sequences to queue for a call, and the windows of each item.
+    """The sequences to queue for a call, and its windows.
 
-    If no item is too long, these are the sequences of the items, and None.
+    The windows are a list for each item, of (the step at which a window starts, its steps), and their steps are the
+    sequences to queue. If no item is too long, the sequences are those of the items, and the windows None.
     """
     sequences: list[Steps] = [item.steps for item in call.items]
     longest = call.model.manifest.max_length
@@ -55,15 +56,17 @@ def answers_of(call: Call, results: list[Answer | None], windows: Windows | None
 
 
 def _merged(call: Call, results: list[Answer | None], windows: Windows) -> list[Answer | None]:
-    """For each item, the merged answers to its windows; None if one of them is not finite."""
-    ends = list(accumulate(len(item_windows) for item_windows in windows))
+    """Merges the answers to the windows of each item into one answer for the item; None if one is not finite.
+
+    `results` are the answers to all windows: those of the first item, then those of the second, and so on.
+    """
+    remaining = iter(results)
     merged: list[Answer | None] = []
-    for item, item_windows, end in zip(call.items, windows, ends, strict=True):
-        item_results = results[end - len(item_windows) : end]
-        finite = [answer for answer in item_results if answer is not None]
-        if len(finite) < len(item_results):
+    for item, item_windows in zip(call.items, windows, strict=True):
+        finite = [answer for answer in islice(remaining, len(item_windows)) if answer is not None]
+        if len(finite) < len(item_windows):
             merged.append(None)
-        elif len(item_windows) == 1:
+        elif len(finite) == 1:
             merged.append(finite[0])
         else:
             starts = [start for start, _ in item_windows]
