@@ -183,7 +183,7 @@ class SmallCalls:
         """Loads or unloads a model by `apply`.
 
         Raises:
-            Forbidden: The service has an admin port, which alone may do that.
+            Forbidden: The service has an admin port: then only calls to that port may do it.
         """
         if self._serving.settings.admin_port is not None:
             raise Forbidden("models are loaded and unloaded over HTTP on the admin port")
@@ -218,20 +218,20 @@ class SmallCalls:
             await rpc.send(response.SerializeToString())
 
     async def _receive(self, rpc: RpcCall) -> bytes:
-        """Receives the one message of a call, once there is memory for it.
+        """Waits until there is memory for the one message of a call, receives it, and returns its bytes.
 
-        Raises what `_small_body` raises of a message that is missing or too large, or the refusal where there is no
-        memory.
+        Raises `InvalidRequest` if there is no message, `TooLarge` if it is too large, and `InflightFull` or
+        `DeadlineExceeded` if it cannot be received in time.
         """
         hold = Hold(self._serving.inflight)
         arrival: asyncio.Future[bytes | None] = asyncio.get_running_loop().create_future()
 
         def received(body: bytes | None, error: RequestError | None = None) -> None:
+            """Ends the wait for the message: with its bytes (None: there is none), or with the error of a refusal."""
             if not arrival.done():
                 arrival.set_result(body) if error is None else arrival.set_exception(error)
 
-        # It waits for its turn with the other messages. Then `rpc.receive` is called; if there is no memory for it, the
-        # refusal is given to `received` in its place.
+        # When it is the message's turn, `receiving` calls `rpc.receive`; if it refuses it, it calls `received`.
         message = IncomingMessage(hold, rpc.client, lambda: rpc.receive(received), partial(received, None))
         self._receiving.start(message, time.monotonic() + self._seconds)
         body = None
@@ -279,7 +279,7 @@ class HealthService:
         Raises:
             ModelNotFound: There is no such service.
         """
-        self.report()  # the watches get no other status than a check
+        self.report()  # the watches learn of a change at the latest when a check does
         status = self._status(request.service)
         if status == Status.SERVICE_UNKNOWN:
             raise ModelNotFound("there is no such service")

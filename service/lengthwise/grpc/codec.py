@@ -2,8 +2,8 @@
 
 gRPC hands over bytes, and this module parses them, so that the time and memory of parsing are part of the call. Most
 messages of a client differ only in their id and their raw elements (`raw_input_contents`). `MessageParts` splits these
-off without a parser of protocol buffers. If the rest is a message that was parsed before (`heads`), its parsed form
-(`_KnownMessage`) is used again.
+off without a parser of protocol buffers. If an earlier message had the same rest, that one's parsed form
+(`_KnownMessage`) is used again: the message is *known*.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class MessageParts(NamedTuple):
 
     @classmethod
     def of(cls, body: bytes) -> MessageParts | None:
-        """Splits a message; None if it has many fields or an unusual id, or is not a valid message.
+        """Splits a message; None if it has many fields or an invalid id, or is not a valid message.
 
         See "Encoding" in the documentation of protocol buffers: each field of `ModelInferRequest` is a tag of one byte,
         a length, and that many bytes.
@@ -101,21 +101,22 @@ class _KnownMessage(NamedTuple):
 def decode(
     body: bytes, serving: Serving, heads: KnownRequests | None = None, split: MessageParts | None = None
 ) -> tuple[Call, EncodeMessage]:
-    """Decodes a request to its call, and returns with it the function that encodes the call's answer.
+    """Decodes a request; returns its call, and the function that encodes the call's answer as a message.
 
     Args:
         body: The message.
         serving: Has the models.
-        heads: The parsed messages; this one is added if it can be used again. None: each message is parsed.
-        split: The parts of the message, if it was split before.
+        heads: The known messages, by what they have in common; this one is added if it has raw elements. None: no
+            message is known.
+        split: The parts of the message, if the caller has split it.
 
     Raises:
-        InvalidRequest: The request is wrong; the error has all its problems, if the message can be parsed. A model that
-            is not served is another RequestError.
-    """
+        InvalidRequest: The request is wrong. If the message can be parsed, the error has all its problems.
+        RequestError: The model is not known, or not ready.
+    """  # noqa: DOC502 - `kserve.find` raises it
     # A known message: only its raw elements are read.
     split = split or (None if heads is None else MessageParts.of(body))
-    key = None if split is None else (split.rest, len(split.raw))  # of messages that are parsed to the same
+    key = None if split is None else (split.rest, len(split.raw))  # equal for messages whose parsed form is the same
     known: _KnownMessage | None = None if heads is None else heads.get(key)
     if split is not None and known is not None:
         served = kserve.find(serving, known.name, known.version)
@@ -172,11 +173,14 @@ def parse_message(message_type: type[M], body: bytes) -> M:
 
 
 def has_too_many_fields(body: bytes) -> bool:
-    """Whether a message has more than `_MOST_FIELDS` fields at its top level; it is read no further than that.
+    """Whether a message has more than `_MOST_FIELDS` fields at its top level, or opens a group.
 
-    See "Encoding" in the documentation of protocol buffers. A field is a tag, whose last three bits are its wire type;
-    for wire type 2 a length and that many bytes follow. Wire type 3 opens a group, which no message of the protocol
-    has. Bytes that are no message are left to the parser.
+    Groups may nest as deep as they like, and no message of the protocol has one. For bytes that are no valid message it
+    returns False: the parser says what is wrong.
+
+    See "Encoding" in the documentation of protocol buffers. A field is a tag, whose last three bits are its wire type,
+    and a value: a number (type 0), a length and that many bytes (2), or bytes of a fixed number (`_FIXED`). Type 3
+    opens a group.
     """
     index = 0
     try:
@@ -193,15 +197,18 @@ def has_too_many_fields(body: bytes) -> bool:
                 _, index = _varint(body, index)
             elif wire_type in _FIXED:
                 index += _FIXED[wire_type]
-            else:
+            else:  # a group; any other type is not valid
                 return wire_type == 3
     except IndexError:
         return False
-    return index < len(body)
+    return index < len(body)  # more follows after the last field that is allowed
 
 
 def identifier_of(body: bytes) -> str:
-    """The id of a request, which is parsed as a whole for it; '' if it has none or cannot be parsed."""
+    """The id of a request, cut to `MAX_ID_CHARACTERS`; empty if it has none. Parses the whole message.
+
+    For messages that `MessageParts` cannot split; empty also for bytes that are not a message.
+    """
     try:
         return str(pb.ModelInferRequest.FromString(body).id)[:MAX_ID_CHARACTERS]
     except DecodeError:
@@ -276,9 +283,9 @@ def _parameters(parameters: Mapping[str, pb.InferParameter]) -> dict[str, Any]:
 
 @lru_cache(maxsize=256)
 def _answer_head(name: str, version: int, outputs: tuple[tuple[str, str, tuple[int, ...]], ...]) -> bytes:
-    """Encodes an answer without its id and raw contents. `outputs`: name, datatype and shape of each.
+    """Encodes the part that many answers have in common: the model, and the (name, datatype, shape) of each output.
 
-    Cached, since many answers have the same names, types and shapes.
+    The id and the raw contents are not in it: `_encode_raw` appends them.
     """
     response = pb.ModelInferResponse(model_name=name, model_version=str(version))
     for name_of_output, datatype, shape in outputs:

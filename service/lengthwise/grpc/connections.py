@@ -4,8 +4,9 @@ gRPC accepts its connections itself, and limits the time of a handshake, of sile
 is done here: a connection on which no call has begun has `header_timeout_seconds`, and while nearly all slots are
 taken, those that have been idle longest make room. A connection counts as idle while none of its calls is open.
 
-gRPC tells nobody of its connections, so they are found among the open files of this process. gRPC may close such a file
-at any moment, and its number may then be another file's; so each is duplicated while it is looked at.
+gRPC does not report its connections, so they are searched for among the open files of this process: each search is a
+*look*. gRPC may close such a file at any moment, and its number may then be another file's; so each is duplicated
+while it is used.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class AcceptedConnections:
         self._files: dict[str, int] = {}  # the file of each client's connection, at the last look
 
     def look(self) -> list[str]:
-        """Reads the open files for connections, and returns the clients that are connected now.
+        """Searches the open files for connections of the port: keeps the file of each client, returns the clients.
 
         Takes some microseconds for each open file; safe in any thread.
         """
@@ -61,7 +62,10 @@ class AcceptedConnections:
         return list(clients)
 
     def received_bytes(self, client: str) -> int | None:
-        """How many bytes have arrived from a client; None if the system does not say, or it is not in the last look."""
+        """How many bytes have arrived from a client.
+
+        None if the system does not report that, or if the last look did not find the client, which may be new.
+        """
         connection = self._connection_of(client)
         if connection is None:
             return None
@@ -89,7 +93,10 @@ class AcceptedConnections:
         return None
 
     def _duplicate(self, file: int) -> tuple[str, socket.socket] | None:
-        """The client of an open file, and a duplicate for the caller to close; None if no connection of this port."""
+        """The client whose connection an open file is, and a duplicate of it, which the caller closes.
+
+        None if the file is something else than a connection of this port, or was closed meanwhile.
+        """
         try:
             if not stat.S_ISSOCK(os.fstat(file).st_mode):
                 return None
@@ -135,7 +142,7 @@ class GrpcConnections:
         return len(self._accepted.look())
 
     def count_call(self, rpc: RpcCall) -> None:
-        """Counts a call for its connection, from now until its end."""
+        """Counts a call as open from now until its end, and its messages as delivered bytes of its connection."""
         connection = self.of(rpc.client)
         connection.called = True
         connection.calls += 1
@@ -156,7 +163,10 @@ class GrpcConnections:
         return self._known.setdefault(client, ClientConnection(time.monotonic()))
 
     def received_bytes(self, client: str) -> int | None:
-        """How many bytes have arrived from a client; None if that is not known. Finds new connections, if need be."""
+        """How many bytes have arrived from a client; None if that is not known.
+
+        For a client that the last look did not find it looks again, unless that look was just now.
+        """
         received = self._accepted.received_bytes(client)
         now = time.monotonic()
         if received is None and now - self._looked > _STALE_SECONDS:

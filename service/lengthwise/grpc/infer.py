@@ -61,10 +61,9 @@ class ModelInfer(InferenceProtocol):
 
 
 class RpcRequest(DirectCall):
-    """One request from its message to its answer.
+    """One request from its message to its answer; `rpc` is the call or the stream that brought it.
 
-    `rpc` is the call or the stream that brought it. `ends` is called once, with the request, its refusal and its
-    answer. Without an answer the refusal is the error; both are None if the client has left.
+    At its end it calls `ends(request, refusal, answer)` once. One of the two is None; both are, if the client has left.
     """
 
     __slots__ = ("_ends",)
@@ -118,19 +117,23 @@ Ends: TypeAlias = Callable[[RpcRequest, RequestError | None, bytes | None], None
 
 
 def answer(protocol: ModelInfer, receiving: Receiving, rpc: RpcCall) -> None:
-    """Answers a `ModelInfer`. Its message is received once there is memory for it, which is freed with the answer."""
+    """Begins to answer a `ModelInfer`: admits the call, and has `receiving` receive its message when there is memory.
+
+    The callbacks do the rest: `received` decodes the message, `_send` sends the answer or the refusal, and `left` ends
+    the work for a client that cancels. The memory is freed when the answer is sent.
+    """
     request = RpcRequest(protocol, rpc, headers_of(rpc.metadata), partial(_send, rpc))
     call = request.call
     rpc.on_end(call.hold.close)
     deadline = call.record.arrived + protocol.serving.settings.default_timeout_ms / 1000
 
     def received(body: bytes | None) -> None:
-        """Gives the slot of the message back, and decodes it."""
+        """Gives back the slot in which the message was received, and decodes it."""
         receiving.end(message, arrived=body is not None)
         request.message(body)
 
     def left() -> None:
-        """Gives the slot or turn of the message back, and ends the request."""
+        """Gives back the slot or the turn of the message, and ends the request without an answer."""
         receiving.end(message, arrived=False)
         request.left(rpc)
 
@@ -163,7 +166,8 @@ def refuse(rpc: RpcCall, error: RequestError, *trailing: tuple[str, str], code: 
 def refuse_unread(rpc: RpcCall, error: RequestError) -> None:
     """Refuses, a moment later, a call whose message is not received.
 
-    The client may be sending the message now. A call that ends meanwhile is a failure of their own for gRPC's clients.
+    The client may still be sending the message. If the call ended before that, gRPC's clients would report a failure to
+    send in place of the refusal.
     """
     asyncio.get_running_loop().call_later(_UNREAD_SECONDS, refuse, rpc, error)
 

@@ -60,11 +60,14 @@ class IncomingMessage:
     timer: asyncio.TimerHandle | None = None  # ends it at its deadline; None once the message is over
 
     def take_refusal(self) -> Callable[[RequestError], object]:
-        """Ends the message: stops its timer, drops its references to the call, and returns `refuse` to be called."""
+        """Ends the message, and returns its `refuse`, which the caller may call.
+
+        Stops the timer, and drops the references to the call: `begin` and `refuse` do nothing from now on.
+        """
         refuse = self.refuse
         if self.timer is not None:
             self.timer.cancel()
-        self.timer, self.begin, self.refuse = None, bool, bool
+        self.timer, self.begin, self.refuse = None, bool, bool  # `bool` takes one argument or none, and does nothing
         return refuse
 
 
@@ -78,15 +81,15 @@ class WaitingCalls:
         self.waiting = 0  # messages in all lines
 
     def join(self, message: IncomingMessage) -> IncomingMessage | None:
-        """Adds a message at the end of its connection's line; returns the message to refuse for it, or None.
+        """Adds a message at the end of its connection's line; if too many wait, one of them has to be refused.
 
-        If too many wait, that is the newest message of the connection that has most of them, of those with the highest
-        rank. It may be the added message itself.
+        Returns the message to refuse: the newest one of the connection that has most messages, among the connections of
+        the highest rank. That may be the added message itself, which is not added then. None if there is room.
         """
         client, refused = message.client, None
         rank = self._ranks.get(client, _Rank.NEW)
         lines = self._lines[rank]
-        if self.waiting >= MAX_WAITING:  # refuses the message itself, or another one for it
+        if self.waiting >= MAX_WAITING:
             highest_rank = max(rank for rank in _Rank if self._lines[rank])
             longest = max(self._lines[highest_rank].values(), key=len)
             if rank > highest_rank or (rank == highest_rank and len(lines.get(client, ())) >= len(longest)):
@@ -236,9 +239,11 @@ class Receiving:
             self._timer = asyncio.get_running_loop().call_later(SILENT_SECONDS / 2, self._end_slow)
 
     def _is_slow(self, message: IncomingMessage, now: float) -> bool:
-        """Whether a message arrives too slowly, by the bytes of its connection since they were first counted.
+        """Whether a message in a slot arrives too slowly.
 
-        The first call counts the bytes and returns False, unless the message has its slot for `PATIENCE_SECONDS`.
+        - After `PATIENCE_SECONDS` in the slot it is.
+        - At the first call before that, the bytes of its connection are counted; it is not.
+        - From `SILENT_SECONDS` on it is, if fewer bytes than `MIN_BYTES_PER_SECOND` came since that count.
         """
         seconds = now - (message.began or now)
         if seconds >= PATIENCE_SECONDS:

@@ -134,7 +134,7 @@ class GrpcServer:
             rpc.finish(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many calls are open")
         elif len(rpc.metadata) > MAX_FIELDS:
             rpc.finish(grpc.StatusCode.RESOURCE_EXHAUSTED, f"a call may have {MAX_FIELDS} fields of metadata")
-        elif (refusal := self._without_key(rpc)) is not None:
+        elif (refusal := self._refusal_for_key(rpc)) is not None:
             infer.refuse_unread(rpc, refusal)
         elif handler is None:
             rpc.finish(grpc.StatusCode.UNIMPLEMENTED, "there is no such method")
@@ -142,8 +142,11 @@ class GrpcServer:
             self._connections.count_call(rpc)
             rpc.run(handler)
 
-    def _without_key(self, rpc: RpcCall) -> RequestError | None:
-        """The refusal of a call for its key; None if it may pass. Inference calls pass: `InferenceCall` checks them."""
+    def _refusal_for_key(self, rpc: RpcCall) -> RequestError | None:
+        """The refusal of a call that has no valid key; None if it may pass.
+
+        Inference calls pass: `InferenceCall.admit` checks their keys, so that refused ones are counted.
+        """
         if rpc.method not in (f"/{infer.INFER}", f"/{infer.STREAM}"):
             try:
                 self._serving.check_key(infer.headers_of(rpc.metadata))

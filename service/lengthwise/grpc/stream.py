@@ -54,11 +54,10 @@ class StreamInference:
         return len(self._open)
 
     def answer(self, rpc: RpcCall) -> None:
-        """Answers one stream; if too many are open, ends the one that is idle longest, or refuses this one.
+        """Begins to answer a stream: admits it, and reads its first message.
 
-        Raises:
-            InflightFull: Never leaves this function: too many streams are open, and this one is refused.
-        """
+        If too many streams are open, the one that has been idle longest ends for it; if none is idle, it is refused.
+        """  # noqa: DOC501 - it catches what it raises
         # A stream is admitted as a call is, but counted only if it is refused: its requests are calls.
         call = InferenceCall(self.protocol, headers := headers_of(rpc.metadata), rpc.peer)
         try:
@@ -163,18 +162,19 @@ class _Stream:
         self.read()
 
     def look(self) -> None:
-        """Looks for a large message that has begun to arrive; takes a slot for it, or ends the stream if none is free.
+        """Takes a slot for a large message that has begun to arrive, or ends the stream if no slot is free.
 
-        It has begun if more bytes came than the windows of the open calls, and messages that have slots, explain.
+        Called regularly. A large message has begun if the connection has more undelivered bytes than the windows of its
+        open calls, and its messages that have slots, explain. That is known from the second look on.
         """
         if not self._reading or self._large_message is not None:
             return
         client, connections, receiving = self._rpc.client, self._inference.connections, self._inference.receiving
         received, received_before = connections.received_bytes(client), self._received_bytes
         self._received_bytes = received
-        if received is None:
+        if received is None:  # the system does not report it
             return
-        # `delivered` is not exact: the fewest undelivered bytes since the stream waits are its error.
+        # `delivered` is an estimate: its error is the fewest undelivered bytes since the stream waits for a message.
         connection = connections.of(client)
         undelivered_now = received - connection.delivered
         self._fewest_undelivered = (
@@ -219,14 +219,17 @@ class _Stream:
         self._send()
 
     def _send(self) -> None:
-        """Sends the next answer of the line, unless one is being sent; once it is sent, more may be read."""
+        """Sends the next answer of the line, unless one is being sent.
+
+        `sent` follows: it frees the answer, sends the next one, and reads on, because one request fewer is open.
+        """
         if self._sending or not self._line:
             return
         self._sending = True
         request, message = self._line.popleft()
 
         def sent() -> None:
-            """Called when the client may have the answer: releases its memory, and goes on sending and reading."""
+            """Called when the next answer may be sent: frees the memory of this one, sends and reads on."""
             self._sending = False
             self._requests.pop(request, None)
             request.call.hold.close()

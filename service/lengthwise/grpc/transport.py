@@ -129,12 +129,16 @@ class RpcCall:
         self._start_operations((cygrpc.ReceiveMessageOperation(_NO_FLAGS),), done)
 
     def _receive_inflated(self, message: bytes, on_received: Callable[[bytes | None], None]) -> None:
-        """Inflates a message, a large one in a thread when it is its turn; ends the call if it is too large."""
+        """Inflates a message and passes it to `on_received`; ends the call if it is larger than `_max_bytes`.
+
+        A small message is inflated at once. For a large one a task waits until it is the connection's turn, and
+        inflates it in a thread. That counts as an operation of the call, so that the call does not end before.
+        """
         inflated, read_bytes = _inflate(message, min(_INFLATED_HERE, self._max_bytes))
         if inflated is not None or self._max_bytes <= _INFLATED_HERE:
             self._received_inflated(on_received, inflated)
             return
-        size = min(self._max_bytes, _INFLATED_HERE * len(message) // read_bytes)  # about, when it is inflated
+        size = min(self._max_bytes, _INFLATED_HERE * len(message) // read_bytes)  # predicted, of the whole message
 
         async def in_turn() -> bytes | None:
             """Inflates the message in a thread, when it is the connection's turn; None if it is too large."""
@@ -143,13 +147,12 @@ class RpcCall:
                 return (await asyncio.to_thread(_inflate, message, self._max_bytes))[0]
 
         def done(inflating: asyncio.Task[bytes | None]) -> None:
-            """Passes the inflated message on, unless the call was cancelled meanwhile."""
+            """Ends the operation of the inflation: passes the message on, unless the call was cancelled meanwhile."""
             self._inflation = None
-            # The inflation counts as one more operation of the call (see below), which is done now.
             self._done(lambda _: None if inflating.cancelled() else finished(inflating.result()), None)
 
         finished = partial(self._received_inflated, on_received)
-        self._operations += 1  # the end of the call waits for it
+        self._operations += 1
         self._inflation = asyncio.get_running_loop().create_task(in_turn())
         self._inflation.add_done_callback(done)
 
@@ -160,7 +163,7 @@ class RpcCall:
         on_received(message)
 
     async def read(self) -> bytes | None:
-        """Awaits the next message; None after the last. See `receive`."""
+        """Waits for the next message and returns it; None after the last. One at a time."""
         message: asyncio.Future[bytes | None] = asyncio.get_running_loop().create_future()
         self.receive(lambda body: None if message.done() else message.set_result(body))
         return await message
@@ -219,10 +222,14 @@ class RpcCall:
         self._call.start_server_batch(operations, partial(self._done, done))
 
     def _done(self, done: Callable[[Any], None], event: Any) -> None:
-        """Handles the end of a batch of operations; after the last one, calls the callbacks of `on_end`."""
+        """Handles the event of a batch of operations that is done: calls `done` with it.
+
+        If no operation is open after that, the call is over, and the callbacks of `on_end` are called. The operation
+        that waits for the end of the call is open all the time (`__init__`), so that is not before the call has ended.
+        """
         self._operations -= 1
         done(event)
-        if self._operations == 0 and not self._is_over:  # never before the call ends: its first operation does then
+        if self._operations == 0 and not self._is_over:
             self._is_over, self.on_cancel = True, None
             self._unread.pop(self, None)
             end_callbacks, self._end_callbacks = self._end_callbacks, []
@@ -240,9 +247,12 @@ class RpcCall:
 
 
 def _inflate(message: bytes, max_bytes: int) -> tuple[bytes | None, int]:
-    """Inflates a message with gzip or zlib; also returns how many of its bytes were read.
+    """Inflates a message that may be compressed with gzip or zlib; also returns how many of its bytes were read.
 
-    It is returned as it is if it is not compressed, or incomplete; None if it has more than `max_bytes` when inflated.
+    Returns, in place of the inflated message:
+
+    - the message as it is, if it is not compressed or not complete;
+    - None, if it has more than `max_bytes` bytes when it is inflated; then only a part of it was read.
     """
     inflater = zlib.decompressobj(zlib.MAX_WBITS | _GZIP_OR_ZLIB)
     try:
@@ -348,12 +358,12 @@ class RpcServer:
                 return
 
     def _handle(self) -> None:
-        """Handles the events that have come, at most `_EVENTS_AT_ONCE` in one turn of the loop.
+        """Handles the events that have come: calls the tag of each with it, for at most `_EVENTS_AT_ONCE` events.
 
-        Runs again in the next turn until there are none. Meanwhile the thread is kept out by the lock: to hand over
-        each event would take longer than to handle it.
+        It runs in one turn of the event loop, and again in the next ones, until a turn has none. Only then it releases
+        the lock that keeps the thread from waiting for events: a thread that hands over each event takes longer.
         """
-        event, self._wake_event = self._wake_event, None
+        event, self._wake_event = self._wake_event, None  # first the event with which the thread woke the loop
         for _ in range(_EVENTS_AT_ONCE):
             if event is None:
                 event = self._queue.poll(0)
