@@ -1,9 +1,14 @@
-"""A decoded request, `Call` with its `Item`s, the same for all protocols and always valid; rules that all check."""
+"""A decoded request, the same for all protocols and always valid: a `Call` with an `Item` for each sequence.
+
+The *sent steps* of a sequence are all steps in its request. The *kept steps* are those that the model gets: a mask may
+leave steps out, and a model may cut long sequences. Rules that all protocols check are here, too.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -166,13 +171,21 @@ def make_item(
     step_indices: NDArray[np.intp] | None = None,
     id: str | None = None,
 ) -> Item:
-    """The item of a sequence `[length, features]` or `[length]`, cut if it is longer than the model's max length.
+    """Makes the item of a sequence, which is cut if it is longer than the model's max length.
 
     By the model's policy for long sequences (`manifest.long`):
 
     - `head` keeps the first `max_length` steps, `tail` the last, as if a mask had removed the others. The kept steps
       are a copy: a view would keep the whole sequence in memory while it waits.
     - `window` keeps all steps: the sequence is split when it is queued.
+    - `reject`: the caller has refused such a sequence, or refuses it later.
+
+    Args:
+        steps: `[length, features]`, or `[length]` token ids, without steps that a mask leaves out.
+        manifest: Of the model.
+        sent_steps: The number of steps in the request.
+        step_indices: `[length]`: where each of `steps` was among the sent steps; None if no mask leaves any out.
+        id: The caller's name for the sequence.
     """
     if len(steps) > manifest.max_length and manifest.long in ("head", "tail"):
         kept = slice(manifest.max_length) if manifest.long == "head" else slice(-manifest.max_length, None)
@@ -182,10 +195,10 @@ def make_item(
 
 
 def split(array: Steps, bounds: Sequence[int], ids: Iterable[str | None], manifest: Manifest) -> list[Item]:
-    """The items of sequences that are concatenated in one array; `bounds`: their starts, and the end of the last.
+    """Splits an array of concatenated sequences into their items; `bounds` are their starts, and the end of the last.
 
-    Where the model cuts long sequences (`Manifest.long`), `make_item` cuts them here; long ones that are refused, or
-    divided into windows, are so later.
+    If the model keeps the head or the tail of long sequences (`manifest.long`), they are cut (`make_item`). Else long
+    ones stay whole: they were refused before, or are split into windows when they are queued.
     """
     items = [
         Item(array[start:end], end - start, None, identifier)
@@ -197,11 +210,12 @@ def split(array: Steps, bounds: Sequence[int], ids: Iterable[str | None], manife
 
 
 def compact(items: list[Item], tensor: NDArray[Any]) -> tuple[list[Item], int]:
-    """Copies the steps of items that are views of less than half of `tensor`, so that the rest of it is freed.
+    """Copies the steps of items if they use less than half of the array of which they are views, so that it is freed.
 
-    Returns the items, and the bytes of memory that are still used besides the steps: 0 after copying.
+    Returns the items, with copies or as they are, and how many bytes of the array stay in memory although no item uses
+    them: 0 if the steps were copied.
     """
-    # The object that owns the memory of the tensor, and its bytes.
+    # The object that owns the memory of the array (which may be a view itself), and its bytes.
     owner: Any = tensor
     while isinstance(owner, np.ndarray) and owner.base is not None:
         owner = owner.base
@@ -241,8 +255,7 @@ class Call(NamedTuple):
 class Problems:
     """What is wrong with a body: the first problems with their texts, and the number of all.
 
-    Only the first `most_listed` get a text, because to write one takes longer than to read a valid value. `listing`
-    says whether the next problem needs a text; if not, call `count` instead of `add`.
+    Only the first `most_listed` get a text, because to write one takes longer than to read a valid value.
     """
 
     most_listed: int = 20
@@ -250,15 +263,14 @@ class Problems:
     total: int = 0
     left_out: int = 0  # values that are missing in steps that are objects, in the whole body
 
-    @property
-    def listing(self) -> bool:
-        """Whether the next problem needs a text."""
-        return self.total < self.most_listed
+    def add(self, pointer: str, detail: str | Callable[[], str]) -> None:
+        """Adds a problem at a JSON pointer (RFC 6901); if enough have a text, it is only counted.
 
-    def add(self, pointer: str, detail: str) -> None:
-        """Adds a problem at a JSON pointer (RFC 6901). Raises as `count` does."""
+        `detail` is the text, or a function that returns it: it is only called for a problem that gets its text. Raises
+        `InvalidRequest` if there are `MOST_PROBLEMS` now.
+        """
         if self.total < self.most_listed:
-            self.first.append(Problem(pointer, detail))
+            self.first.append(Problem(pointer, detail if isinstance(detail, str) else detail()))
         self.count()
 
     def count(self, number: int = 1) -> None:
@@ -295,24 +307,29 @@ def unknown_fields(document: Mapping[str, Any], known: frozenset[str], at: str, 
     if document.keys() <= known:
         return
     for name in document:
-        if name in known:
-            continue
-        if problems.listing:
+        if name not in known:
             shown = name if len(name) <= MAX_ID_CHARACTERS else f"{name[:MAX_ID_CHARACTERS]}..."
-            names = sorted(known)
-            # Fields of other servers, only at the root of a body of `POST /predict`.
-            hint = (OTHER_BODIES if "sequences" in known else {}).get(name) or similar(name, names)
-            problems.add(f"{at}/{escaped(shown)}", f"unknown field{hint}; known are {listed(names)}")
-        else:
-            problems.count()
+            problems.add(f"{at}/{escaped(shown)}", partial(_unknown_field_message, name, known))
+
+
+def _unknown_field_message(name: str, known: frozenset[str]) -> str:
+    """The message for a field that is not one of the `known` ones, with the one that may be meant."""
+    names = sorted(known)
+    # Fields of other servers, only at the root of a body of `POST /predict`.
+    hint = (OTHER_BODIES if "sequences" in known else {}).get(name) or similar(name, names)
+    return f"unknown field{hint}; known are {listed(names)}"
 
 
 def answer_bytes(call: Call) -> int:
-    """An upper estimate of the bytes of a call's answer as JSON, which is its longest form."""
+    """An upper estimate of the bytes of a call's answer as JSON, which is its longest form.
+
+    An answer has *entries*, each with a probability for every label: one for each sequence or window, or, of a per-step
+    model, one for each step. With attention it has a further number for each step.
+    """
     manifest = call.model.manifest
     items = call.items
     entries = len(items)
-    if manifest.long == "window":  # an entry for each window
+    if manifest.long == "window":
         entries += sum([len(item.steps) // manifest.max_length for item in items])
     numbers = 0  # besides the probabilities
     if call.attention or manifest.task == "per-step":

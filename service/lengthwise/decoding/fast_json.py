@@ -4,6 +4,9 @@ An *ordinary* body has plain numbers, ids and right options only. Of any other b
 `validation` reads it, as it does where the C module was not built. What `read` returns is what `validation` would
 return, bit for bit. Of most large wrong bodies `explain` raises what `validation` would raise, in about the time that a
 right body takes: C counts the wrong steps, and only the first of them and the rest of the body are parsed.
+
+The functions in C (`_fast_json.c`) return None for what only Python can read. They return numbers as bytes: of float32,
+NaN for null, or of int64 token ids.
 """
 
 from __future__ import annotations
@@ -41,19 +44,25 @@ locate: Final[Callable[[bytes, bytes], tuple[int, int, bool] | None]] = (
 
 
 def flat(body: bytes, start: int) -> tuple[bytes | None, int, int] | None:
-    """Reads the flat array that starts at the index `start` (see `_fast_json.read_flat`).
+    """Reads the array that starts at the index `start`.
 
-    Returns its numbers as the bytes of float32, or None if it is no flat array of numbers; the index after it; and how
-    many entries it has, if it is flat and has strings or booleans. Returns None if only Python can read it.
+    Returns None if only Python can read it, or else:
+
+    - its numbers as the bytes of float32; None if it has anything else than null and numbers that float32 can hold;
+    - the index after it;
+    - how many entries it has, if there are strings or booleans, but no arrays or objects among them; else -1.
     """
     return _fast_json.read_flat(body, start, len(body)) if COMPILED else None
 
 
 def steps(text: bytes, start: int, end: int, *, are_tokens: bool) -> Steps | None:
-    """A copy of the array of steps in `text[start:end]`, with any number of features; None if C cannot read it."""
-    body = b"".join((b"[", memoryview(text)[start:end], b"]"))
+    """Reads the array of steps in `text[start:end]`, with any number of features; None if C cannot read it.
+
+    Each step has as many features as the first one; a bare number is a step of one feature.
+    """
+    body = b"".join((b"[", memoryview(text)[start:end], b"]"))  # as the only sequence
     first = body[2 : body.find(b"]")]  # the text of the first step; or of all steps, if they are bare numbers
-    # 0 for tokens; as many as the first step has; 1 if the steps are bare numbers.
+    # The number of features, as C takes it: 0 for tokens.
     features = 0 if are_tokens else first.count(b",", first.index(b"[")) + 1 if b"[" in first else 1
     numbers = COMPILED and _fast_json.read(body, 0, len(body), 1, features, sys.maxsize, 1, sys.maxsize, True, False)
     return _steps(numbers, features).copy() if isinstance(numbers, bytes) else None
@@ -69,13 +78,16 @@ def _steps(numbers: bytes, features: int) -> Steps:
 def read(
     body: bytes, find: Find, *, max_sequences: int, layout: validation.BodyLayout = validation.PREDICT
 ) -> Call | None:
-    """The call of an ordinary body; None for any other body."""
+    """Reads an ordinary body; returns its call, and None for any other body, a wrong one too.
+
+    C finds the array of the sequences in the text, and reads it. Python parses the options around it.
+    """
     # The options, and the model.
     span = locate(body, layout.key)
     if span is None:
         return None
-    start, end, is_alone = span
-    call_options = _NO_OPTIONS if is_alone else _options(body, start, end, layout)
+    start, end, has_no_options = span
+    call_options = _NO_OPTIONS if has_no_options else _options(body, start, end, layout)
     if call_options is None:
         return None
     try:
@@ -110,15 +122,19 @@ def read(
         call_options.timeout_ms,
         call_options.priority,
         layout.pointer,
-        0,
-        extra_bytes,
+        extra_bytes=extra_bytes,
     )
 
 
 def _read(body: bytes, start: int, end: int, max_sequences: int, manifest: Manifest | None, *, in_detail: bool) -> Any:
-    """What `_fast_json.read` returns for the array in `body[start:end]`, with the limits of the model.
+    """Has C read the array of sequences in `body[start:end]`, by the rules of the model.
 
-    Without a manifest it only matters whether the array is JSON.
+    Without a manifest, because the model is not known, it only matters whether the array is JSON. Returns None if only
+    Python can read the array, or else:
+
+    - the numbers of all steps as bytes, if there is one sequence, which is an array and no object;
+    - (these numbers, the end of each sequence in steps, the ids) for other sequences; ids are None if all are arrays;
+    - `in_detail`: (number of sequences; of arrays, objects and strings; the values of a `_CheckedItem` for each one).
     """
     if manifest is None:
         return _fast_json.read(body, start, end, max_sequences, 1, 1, 1, 1, True, in_detail)
@@ -174,10 +190,17 @@ class _CheckedItem(NamedTuple):
 
 
 def _checked_steps(body: bytes, item: _CheckedItem, features: int | None) -> CheckedSteps:
-    """The faults that C found in the steps of an item, as `validation` takes them in place of the steps."""
+    """The faults that C found in the steps of an item, which `validation` takes in place of the steps.
+
+    A wrong step is parsed only when its message is written.
+    """
 
     def value(size: int, start: int, end: int) -> Any:
-        """A wrong step as JSON has it; of a long one an empty value of its type, or a list of its size."""
+        """Parses the wrong step of `size` values in `body[start:end]`.
+
+        If it is longer than `_LONGEST_STEP`, messages need its type and size only: then it is a value like it, empty or
+        of zeros.
+        """
         if end - start > _LONGEST_STEP:
             if body[start] in _EMPTY:
                 return _EMPTY[body[start]]
@@ -190,17 +213,19 @@ def _checked_steps(body: bytes, item: _CheckedItem, features: int | None) -> Che
 
 
 def explain(body: bytes, find: Find, *, max_sequences: int, layout: validation.BodyLayout) -> None:
-    """Raises for a large wrong body what `validation.read` would raise, but faster.
+    """Raises the error that `validation.read` would raise for a large wrong body, but faster.
 
-    Returns if C cannot say what is wrong, or nothing is: then `validation` has to read the body.
+    Returns None, without an error, if the body is small, or C cannot say what is wrong, or nothing is wrong: then
+    `validation.read` has to read it.
 
     Raises:
         TooLarge: The body has more than `max_sequences`, or too many parts.
-    """
+        InvalidRequest: Anything else is wrong.
+    """  # noqa: DOC502 - `read_document` raises it
     span = locate(body, layout.key) if len(body) > _LEAST_WRONG_BYTES else None
     if span is None or len(body) - (span[1] - span[0]) > _MOST_PARSED_BYTES:
         return
-    # What C finds wrong in the sequences, and the rest of the body parsed.
+    # C finds what is wrong in the sequences, and the rest of the body is parsed. An error here may not be the first.
     start, end, _ = span
     try:
         if not body.isascii():
@@ -219,7 +244,7 @@ def explain(body: bytes, find: Find, *, max_sequences: int, layout: validation.B
         return
     if sequences is None:
         return
-    # In the order of `validation`.
+    # The errors, in the order of `validation.read`.
     if parts > json_text.MAX_PARTS:
         raise TooLarge(json_text.TOO_MANY_PARTS.format(parts))
     if count > max_sequences:
@@ -228,11 +253,13 @@ def explain(body: bytes, find: Find, *, max_sequences: int, layout: validation.B
 
 
 def _sequences(body: bytes, details: list[Any], manifest: Manifest | None) -> list[Any] | None:
-    """The items of a wrong body: their steps as `CheckedSteps`, their other fields parsed.
+    """The sequences of a wrong body, as `validation.read_document` takes them.
 
-    None if these fields are long, or an item has masks, or steps that are objects.
+    In the place of their steps are `CheckedSteps`; their other fields are parsed. `details` are the values of a
+    `_CheckedItem` for each. Returns None if `validation` has to read the body: the other fields are long, or a sequence
+    has masks, or steps that are objects.
     """
-    # The text of each item that is an object, without its steps.
+    # The other fields: the text of each item that is an object, without its steps.
     items = [_CheckedItem(*item) for item in details]
     texts = [
         body[item.start : item.end]

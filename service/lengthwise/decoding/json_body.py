@@ -15,7 +15,11 @@ from lengthwise.runtime.manifest import Manifest
 
 
 def decode(body: bytes, find: Find, *, max_sequences: int, layout: validation.BodyLayout = validation.PREDICT) -> Call:
-    """The call of an inflated body; raises as `validation.read` does."""
+    """Reads an inflated body, and returns its call: in C if it is ordinary, else by `validation`.
+
+    Raises `InvalidRequest` if the body is wrong, `TooLarge` if it has too many sequences or parts, and another
+    `RequestError` if its model is not known or not ready.
+    """
     if (call := fast_json.read(body, find, max_sequences=max_sequences, layout=layout)) is not None:
         return call
     fast_json.explain(body, find, max_sequences=max_sequences, layout=layout)

@@ -156,8 +156,11 @@ def _has_lone_surrogate(value: Any) -> bool:
 
 
 def _is_cut(text: str, error: json.JSONDecodeError) -> bool:
-    """Whether the error shows that a text ends too early, as a connection that broke would leave it."""
+    """Whether the parser's error shows that a text was cut off, as a connection that broke would leave it.
+
+    That is so if the text ends within a string, an escape, a number or a constant, or where more has to follow.
+    """
     if error.msg.startswith("Invalid \\"):  # an escape
         return _CUT_ESCAPE.search(text, max(0, error.pos - 2)) is not None
-    is_open = error.msg.startswith("Unterminated string")
-    return is_open or (error.msg != "Extra data" and _CUT.fullmatch(text, error.pos) is not None)
+    is_within_string = error.msg.startswith("Unterminated string")
+    return is_within_string or (error.msg != "Extra data" and _CUT.fullmatch(text, error.pos) is not None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from lengthwise.batching.pending import MAX_PRIORITY
@@ -42,13 +43,8 @@ def read(document: Mapping[str, Any], problems: Problems, at: str = "") -> CallO
         problems.add(f"{at}/outputs", f"must be an array of output names, got {kind(outputs)}")
         outputs = []
     for i, name in enumerate(outputs):
-        if name == "attention":
-            continue
-        if not problems.listing:  # enough are listed: the others are only counted
-            problems.count()
-        else:
-            got = repr(name[:40]) if isinstance(name, str) else kind(name)
-            problems.add(f"{at}/outputs/{i}", f"must be 'attention', got {got}")
+        if name != "attention":
+            problems.add(f"{at}/outputs/{i}", partial(_output_message, name))
     timeout_ms = _timeout_ms(document, problems, at)
     priority = document.get("priority", 0)
     if type(priority) is not int or not 0 <= priority <= MAX_PRIORITY:
@@ -58,25 +54,31 @@ def read(document: Mapping[str, Any], problems: Problems, at: str = "") -> CallO
 
 
 def find_model(call_options: CallOptions, find: Find, problems: Problems, *, in_query: bool = False) -> ServedModel:
-    """The model that a request asks for. An error has every problem of the request that was found so far.
+    """The model that a request asks for; None as name or version means the only model, or its default version.
 
-    With `in_query` the version came in the URL, so a problem of it has no JSON pointer.
+    `problems` are those of the request so far. With `in_query` the version was in the URL, and not in a JSON body.
 
     Raises:
-        RequestError: The model is not known or not ready. If the request has other problems, it is an InvalidRequest
-            with these.
-    """
+        InvalidRequest: There are problems; or the alias that is asked for as version does not exist.
+        RequestError: The model is not known or not ready, and there are no problems.
+    """  # noqa: DOC502 - `error` makes the first
     if not call_options.names_are_valid:  # without the model the sequences cannot be checked
         raise problems.error()
     try:
         return find(call_options.model, call_options.version)
     except NoSuchAlias as error:
-        detail = error.problems[0].detail
-        problems.add(*(("", f"query parameter version: {detail}") if in_query else ("/version", detail)))
+        pointer, prefix = ("", "query parameter version: ") if in_query else ("/version", "")
+        problems.add(pointer, prefix + error.problems[0].detail)
         raise problems.error() from None
     except RequestError:
         problems.require_none()
         raise
+
+
+def _output_message(name: Any) -> str:
+    """The message for a name of an output that does not exist."""
+    got = repr(name[:40]) if isinstance(name, str) else kind(name)
+    return f"must be 'attention', got {got}"
 
 
 def _string(document: Mapping[str, Any], name: str, problems: Problems, at: str) -> str | None:

@@ -1,9 +1,14 @@
-"""Reads the steps of one sequence of a JSON body into an array, or names what is wrong with each of them."""
+"""Reads the steps of one sequence of a JSON body into an array, or names what is wrong with each of them.
+
+`indices` are where the kept steps were among the sent ones (see `calls`). `where` has what else the functions need of a
+sequence: its JSON pointer, its model, and the `problems` to which faults are added (`SentWhere`).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, islice
 from typing import Any, Final, NamedTuple
 
@@ -55,17 +60,17 @@ class CheckedSteps:
         return self.count
 
     def explain(self, where: SentWhere) -> None:
-        """Adds the faults to the problems."""
+        """Adds the faults to the problems of `where`: the first ones with messages, the others are counted."""
         if self.faults:
             first = islice(self.first_faults, max(0, where.problems.most_listed - where.problems.total))
             _explain_steps(first, where, count=self.count, has_list=self.has_list, faults=self.faults)
 
 
 def read_steps(steps: list[Any], indices: Sequence[int], where: SentWhere) -> Steps | None:
-    """The kept steps as an array: `[length, features]` float32 with NaN for a missing value, or `[length]` int64.
+    """Reads the kept steps, at least one, into an array, and adds a problem for everything that is wrong with them.
 
-    `indices` are those of the kept steps, at least one. Faults are added to `where.problems`: then the array must not
-    be used. None if a step is not made of numbers.
+    The array is `[length, features]` float32 with NaN for a missing value, or `[length]` int64. None if steps are not
+    made of numbers. An array may be returned although there are problems; the caller then refuses the sequence.
     """
     entries = steps if len(indices) == len(steps) else [steps[index] for index in indices]
     names = where.manifest.input.names
@@ -135,10 +140,15 @@ def _array(entries: list[Any], features: int | None) -> Steps | None:
 def _explain_steps(
     steps: Iterable[tuple[int, Any]], where: SentWhere, *, count: int, has_list: bool, faults: int | None = None
 ) -> None:
-    """Adds a problem for everything that is wrong with the `count` kept steps of a sequence.
+    """Adds a problem for everything that is wrong with the kept steps of a sequence.
 
-    `steps` are (index, value) of all steps; or of the first wrong ones, if C has counted the `faults`. `has_list`: a
-    step is an array.
+    Args:
+        steps: (index, value) of each kept step; or of the first wrong ones, if C has read the steps.
+        where: Where the steps are, with the problems.
+        count: The number of kept steps.
+        has_list: Whether one of all steps is an array.
+        faults: How many faults C has counted; those beyond the given steps are only counted here, too. None: C has not
+            read the steps.
     """
     problems, features = where.problems, where.manifest.input.features
     problems_before = problems.total
@@ -152,44 +162,34 @@ def _explain_steps(
         detail = f"and none here is an array: the first is {_kind(step, where.manifest)}{hint}"
         problems.add(f"{where.at}/{index}", f"a step must be an array of {features} numbers, {detail}")
         return
-    if faults is not None:  # the others are only counted
+    if faults is not None:
         problems.count(faults - (problems.total - problems_before))
 
 
 def _explain_values(steps: Iterable[tuple[int, Any]], where: SentWhere, features: int, count: int) -> None:
-    """Adds a problem for each step of values that the model does not accept, of a sequence of `count` steps.
+    """Adds the problems of steps that are arrays of values, or bare numbers, of a sequence of `count` steps.
 
-    Of one step these are all missing values, up to the first value that is wrong in another way: that one is the last.
+    A step of another size, or that is no array, is one problem. Else each missing value that the model refuses is one,
+    and the first value that is no number: it often means that the whole step is wrong, so the rest of the step is not
+    checked.
     """
     at, manifest, problems, feature_mask, keys = where
-    null_is_fine = [manifest.missing != "refuse"] * features
-    if feature_mask is not None:
-        null_is_fine = [
-            accepted or not keep for accepted, keep in zip(null_is_fine, feature_mask.tolist(), strict=True)
-        ]
+    keeps = [True] * features if feature_mask is None else feature_mask.tolist()
+    null_is_fine = [manifest.missing != "refuse" or not keep for keep in keeps]
     for index, entry in steps:
         is_bare = features == 1 and not isinstance(entry, list)
         step = [entry] if is_bare else entry
         if not isinstance(step, list) or len(step) != features:
-            if problems.listing:
-                problems.add(f"{at}/{index}", _step_message(step, manifest, count))
-            else:
-                problems.count()
+            problems.add(f"{at}/{index}", partial(_step_message, step, manifest, count))
             continue
         for i, value in enumerate(step):
             is_fine = null_is_fine[i] if value is None else fits_float32(value)
             if is_fine:
                 continue
-            if problems.listing:
-                detail = _value_message(value, manifest, is_empty=all(entry is None for entry in step))
-                problems.add(
-                    f"{at}/{index}" if is_bare else f"{at}/{index}/{keys[i] if keys else i}",
-                    _with_feature_name(detail, value, i, where),
-                )
-            else:
-                problems.count()
+            pointer = f"{at}/{index}" if is_bare else f"{at}/{index}/{keys[i] if keys else i}"
+            problems.add(pointer, partial(_value_message, step, i, where))
             if value is not None:
-                break  # such a value often means that the whole step is wrong: the first one is enough
+                break
 
 
 def _explain_tokens(steps: Iterable[tuple[int, Any]], where: SentWhere) -> None:
@@ -197,17 +197,15 @@ def _explain_tokens(steps: Iterable[tuple[int, Any]], where: SentWhere) -> None:
     at, manifest, problems, *_ = where
     vocabulary = manifest.input.vocabulary or 1
     for index, token in steps:
-        if type(token) is int and 0 <= token < vocabulary:
-            continue
-        if problems.listing:
-            detail = (
-                token_message(manifest)
-                if type(token) is int
-                else f"must be a token id, a whole number, got {_kind(token, manifest)}"
-            )
-            problems.add(f"{at}/{index}", detail)
-        else:
-            problems.count()
+        if type(token) is not int or not 0 <= token < vocabulary:
+            problems.add(f"{at}/{index}", partial(_wrong_token_message, token, manifest))
+
+
+def _wrong_token_message(token: Any, manifest: Manifest) -> str:
+    """The message for a step that is outside the vocabulary or not a whole number."""
+    if type(token) is int:
+        return token_message(manifest)
+    return f"must be a token id, a whole number, got {_kind(token, manifest)}"
 
 
 def _step_message(step: Any, manifest: Manifest, steps: int) -> str:
@@ -222,35 +220,43 @@ def _step_message(step: Any, manifest: Manifest, steps: int) -> str:
     return features_message(len(step), manifest) + (TRANSPOSED if steps == features else "")
 
 
-def _with_feature_name(detail: str, value: Any, feature: int, where: SentWhere) -> str:
-    """The detail of a problem with a value, with the name of its feature, unless the pointer ends with that name."""
-    names = where.manifest.input.names
-    if names is None:
-        return detail
-    if where.keys is None:
-        return f"{detail} ({names[feature]})"
-    return f"is null or not there: {detail}" if value is None else detail
+def _value_message(step: Sequence[Any], feature: int, where: SentWhere) -> str:
+    """The message for the wrong value of a feature in a step.
 
-
-def _value_message(value: Any, manifest: Manifest, *, is_empty: bool) -> str:
-    """The message for a wrong value; `is_empty`: all values of its step are null."""
-    if value is None and is_empty:  # it may be padding: whether values follow is not known here
-        return (
+    It has the name of the feature, if there is one, unless the JSON pointer ends with that name (`where.keys`).
+    """
+    manifest, names, value = where.manifest, where.manifest.input.names, step[feature]
+    if type(value) is float or type(value) is int:
+        message = "is beyond the range of float32"
+    elif value is not None:
+        message = f"must be a number or null, got {_kind(value, manifest)}"
+    elif any(entry is not None for entry in step):
+        message = missing_message(manifest)
+    else:  # the whole step may be padding: whether values follow is not known here
+        message = (
             missing_message(manifest, in_tail=True)
             + "; within it, export the model with --missing, or train it again with `missing` in its spec"
         )
-    if value is None:
-        return missing_message(manifest)
-    if type(value) is float or type(value) is int:
-        return "is beyond the range of float32"
-    return f"must be a number or null, got {_kind(value, manifest)}"
+    if names is None:
+        return message
+    if where.keys is None:
+        return f"{message} ({names[feature]})"
+    return f"is null or not there: {message}" if value is None else message
 
 
 def _kind(value: Any, manifest: Manifest) -> str:
-    """The JSON type of a value that should be a step or a number; of an object also why it cannot be a step."""
-    no_names = f": the features of {manifest.key} have no names (export --feature-names), so a step is an array"
-    why_no_step = ", and the first step is none" if manifest.input.names is not None else no_names
-    return kind(value) + (why_no_step if isinstance(value, dict) else "")
+    """The JSON type of a value that should be a step, a number or a token.
+
+    An object may be a step, but only if the features have names, and the first step is an object, too; so of an object
+    the text also says which of these is not so.
+    """
+    if not isinstance(value, dict):
+        return kind(value)
+    if manifest.input.names is not None:
+        return f"{kind(value)}, and the first step is none"
+    return (
+        f"{kind(value)}: the features of {manifest.key} have no names (export --feature-names), so a step is an array"
+    )
 
 
 def fits_float32(value: Any) -> bool:

@@ -113,11 +113,14 @@ def read_document(document: Any, find: Find, *, max_sequences: int, layout: Body
 
 
 def read_item(value: Any, pointer: str, manifest: Manifest, problems: Problems) -> Item | None:
-    """Reads one entry of `sequences`, whose steps may be `CheckedSteps`; None if it is wrong (see `problems`)."""
+    """Reads the entry of a sequence in a body; returns None if it is wrong, and adds the reasons to `problems`.
+
+    `value` is an array of steps, or an object with `steps`, and perhaps an id and masks. `CheckedSteps` in the place of
+    steps are always wrong: C has counted their faults.
+    """
     problems_before = problems.total
-    # An entry is an array of steps, or an object with these, an id and masks.
     step_mask = feature_mask = identifier = None
-    steps, at = value, pointer
+    steps, at = value, pointer  # `at`: the JSON pointer of the steps
     if isinstance(value, dict):
         unknown_fields(value, ITEM_FIELDS, pointer, problems)
         identifier = read_id(value["id"], f"{pointer}/id", problems) if "id" in value else None
