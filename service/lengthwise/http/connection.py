@@ -118,7 +118,10 @@ class Connection(TimedConnection):
         return self._answering is not None and not self._answering.response_complete
 
     def give_way(self) -> bool:
-        """Ends the connection if it is idle, and returns whether it did: see `IdleConnection`."""
+        """Ends the connection at once to free its slot; returns False, and does nothing, if it is not idle.
+
+        It is not idle either if bytes of a next request have arrived that were not read yet.
+        """
         if self.state is not IDLE or self.is_answering() or self.transport.is_closing() or has_arrived(self.transport):
             return False
         self._connections.discard(self)  # its slot is free from now on, before the transport reports the end
@@ -200,16 +203,16 @@ class Connection(TimedConnection):
         return True
 
     def _parse_in_turns(self, data: bytes) -> None:
-        """Parses data, and limits the time for what is still to come.
+        """Parses received data, and limits the time for what has to follow it.
 
-        Of a body in chunks only some parts are parsed in one turn of the event loop (`MOST_PARTS`); `_rest` keeps the
-        others.
+        If a body in chunks has more than `MOST_PARTS` parts, the data that are left are kept in `_rest`, and
+        `_parse_rest` parses them in the next turn of the event loop; meanwhile reading is paused.
         """
         self._keep_alive.pop(self, None)
         self._stop_keep_alive_timer()
         self._fast_request = None
         self._parts = 0
-        # Piece by piece, until the connection ends, the header block is too large, or a body has many parts.
+        # Piece by piece. It stops when the connection ends, the header block is too large, or a body has many parts.
         size = self._reader.piece_bytes(data)
         for start in range(0, len(data), size):
             part = data[start : start + size]
@@ -220,7 +223,6 @@ class Connection(TimedConnection):
             if self._parts > MOST_PARTS and self.state is BODY and self._reader.in_chunks:
                 self._rest = data[start + size :]
                 break
-        # What is still to come has a limited time; what is not parsed yet waits for the next turn.
         self._limit_time()
         if self._rest and self.state not in ENDED:
             self.flow.pause_reading(UNPARSED)
@@ -247,19 +249,20 @@ class Connection(TimedConnection):
                 self._start_timer(self._header_timeout, self._head_is_late)
 
     def eof_received(self) -> bool:
-        """Handles the client's EOF: the requests so far are answered within a bounded time, unless the client is gone.
+        """Handles the end of what the client sends (EOF): it may still read the answers to its requests.
 
-        Returns whether the transport stays open for these answers, as asyncio wants to know.
+        Returns whether the transport stays open for these, at most `HALF_CLOSED_SECONDS`, or longer while the client
+        reads. False if there is nothing to answer; and over TLS, which ends in both directions at once.
         """
         if self.transport.is_closing():
             return False
-        if self._rest and self.transport.can_write_eof():
-            self._ended_early = True  # `_parse_rest` calls this function again
+        if self._rest and self.transport.can_write_eof():  # first the requests in `_rest`
+            self._ended_early = True  # so `_parse_rest` calls this function again
             return True
         self.flow.end()
         self.refuse(None)
         if self.transport.is_closing() or not self.is_answering() or not self.transport.can_write_eof():
-            return False  # nothing is left to answer, or it is TLS, which ends in both directions at once
+            return False
         self._abort_later(HALF_CLOSED_SECONDS, lambda: self.flow.write_paused)
         return True
 
@@ -319,12 +322,15 @@ class Connection(TimedConnection):
     # What a request calls.
 
     def answered(self, response: bytes, *, keep_alive: bool) -> bool:
-        """Writes the whole response of a fast request; returns False if the client is gone, so that it was not sent."""
+        """Writes the whole response of a fast request, and goes on (`on_response_complete`).
+
+        Returns False, without that, if the client is gone: then the response was not sent.
+        """
         flow = self.flow
         if self.transport.is_closing() or (flow.read_paused and flow.lost()):
             return False
         self.transport.write(response)
-        if self.transport.is_closing():  # the client has gone
+        if self.transport.is_closing():  # the write has failed
             return False
         if flow.write_paused:
             self._unwritten.holds(self.transport.get_write_buffer_size())
@@ -334,10 +340,13 @@ class Connection(TimedConnection):
         return True
 
     def on_response_complete(self) -> None:
-        """Goes on after an answer: starts the next waiting request, or ends a connection that was refused.
+        """Goes on after a complete answer, in one of these ways.
 
-        Else the connection waits for its next request. A keep-alive timer that runs already is not restarted: when it
-        ends, it looks at `_answered_at` (`keep_alive_is_over`).
+        - The answer has ended the connection: it is closed.
+        - A request waits: it is started.
+        - The connection was refused, and no request waits: it ends.
+        - Else it waits for the next request, for `keep_alive_seconds`. A timer that runs already is not restarted: when
+          it ends, it looks at `_answered_at` (`keep_alive_is_over`).
         """
         self.server_state.total_requests += 1
         self._answered_at = self.loop.time()
@@ -347,11 +356,11 @@ class Connection(TimedConnection):
             self._watch_unread()
             return
         if self._waiting:
-            if len(self._waiting) == 1:  # nothing waits after this request, which counts the memory of its own body
-                self._pipelined.close()
             request = self._waiting.popleft()
+            if not self._waiting:  # it counts the memory of its own body from now on
+                self._pipelined.close()
             self._start(request)
-            if self.state is BROKEN and request is self.newest:  # the refusal is its answer
+            if self.state is BROKEN and request is self.newest:  # its answer is the refusal
                 self._end()
         elif self.state in ENDED:
             self._end()
@@ -370,16 +379,17 @@ class Connection(TimedConnection):
     def refuse(self, status: int | None, detail: str = "") -> None:
         """Reads no more from the connection, and ends it once the earlier requests have their answers.
 
-        With a `status`, a refusal is written after these answers; with None the connection ends without one. `detail`
-        says what is wrong.
+        With a `status`, a refusal is written after these answers; `detail` says what is wrong. With None the connection
+        ends without a refusal. If the body of the newest request is being read, the refusal is the answer to that
+        request; if its own answer has begun, no refusal is written.
         """
         if self.state in ENDED or self.transport.is_closing():
             return
         self._stop_timer()
         if status == 400:
             self._malformed.note(detail, self.client[0] if self.client else "unknown")
-        refuses_newest = self.state is BODY  # the refusal is the answer to the request whose body is being read
-        if refuses_newest and self.newest.response_started:  # which has its answer already: no refusal is written
+        refuses_newest = self.state is BODY
+        if refuses_newest and self.newest.response_started:
             refuses_newest, status = False, None
         self.state = BROKEN if refuses_newest else ENDING
         self._refusal = None if status is None else (status, detail)

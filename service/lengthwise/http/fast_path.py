@@ -46,7 +46,7 @@ class FastPath:
         self._known = KnownRequests()
 
     def known(self, data: bytes) -> tuple[Endpoint, dict[bytes, bytes], dict[str, Any], bytes] | None:
-        """What is known of a whole request with a remembered header block; None for any other data.
+        """Splits the data of a whole request whose header block is remembered; None for any other data.
 
         Returns its endpoint, headers, scope (query and names in the path) and body.
         """
@@ -55,27 +55,31 @@ class FastPath:
         return None if parts is None or parsed is None else (*parsed, parts.body)
 
     def remember(self, data: bytes, request: FastRequest) -> None:
-        """Remembers the header block of a request that was parsed from `data`, unless it is large or unusual."""
+        """Remembers the header block of a request that was parsed from `data`, for the next request with that block.
+
+        Not if the block is large or has many headers, or if its content length is not exactly what `RequestParts` has
+        found: the parser has read another one, or there is a second one.
+        """
         parts, headers = RequestParts.of(data), dict(request.headers)
-        # The length that the parser read is the plain one in the block, and the block has no second one.
         is_plain = parts is not None and headers.pop(b"content-length", None) == parts.digits
         if parts is not None and is_plain and not _CONTENT_LENGTH.search(parts.block[1]):
             parsed = (request.endpoint, headers, request.scope) if len(headers) < MAX_KNOWN_FIELDS else None
             self._known.add(parts.block, sum(map(len, parts.block)), parsed)
 
     def begin(self, connection: Connection, head: Head) -> FastRequest | None:
-        """The fast request of a parsed head, which gets its body later; None where the request goes through ASGI."""
+        """Makes the fast request of a parsed head; its body follows. None if the request has to go through ASGI."""
         path, _, query = head.url.partition(b"?")
-        matches = ((endpoint, endpoint.path.fullmatch(path)) for endpoint in self._endpoints)
-        endpoint, match = next((target for target in matches if target[1] is not None), (None, None))
-        if endpoint is None or match is None or head.method != b"POST" or head.version != "1.1" or not head.keep_alive:
+        if head.method != b"POST" or head.version != "1.1" or not head.keep_alive or not _PLAIN_QUERY.fullmatch(query):
             return None
         headers = dict(head.headers)
-        if not _PLAIN_QUERY.fullmatch(query) or not self._is_ordinary(headers):
-            return None
-        scope: dict[str, Any] = {"query_string": query} if query else {}
-        scope["path_params"] = {name: value.decode() for name, value in match.groupdict().items() if value is not None}
-        return FastRequest(connection, endpoint, headers, scope)
+        for endpoint in self._endpoints:
+            match = endpoint.path.fullmatch(path)
+            if match is not None and self._is_ordinary(headers):
+                scope: dict[str, Any] = {"query_string": query} if query else {}
+                names = match.groupdict().items()
+                scope["path_params"] = {name: value.decode() for name, value in names if value is not None}
+                return FastRequest(connection, endpoint, headers, scope)
+        return None
 
     def _is_ordinary(self, headers: dict[bytes, bytes]) -> bool:
         """Whether the headers let a request be answered without ASGI.

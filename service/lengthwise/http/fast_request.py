@@ -121,9 +121,11 @@ class FastRequest(DirectCall):
         return response(status, common_lines(tuple(self._connection.server_state.default_headers)), headers, body)
 
     def _end(self, status: int, full_response: bytes | None) -> None:
-        """Writes the response, closes the call, and lets the connection go on. Only the first call has an effect.
+        """Ends the request: writes its response, and closes its call with `status`. Only the first call has an effect.
 
-        `full_response` is None where the connection wrote a refusal, or the client has left: then nothing is written.
+        `full_response` is None if the connection wrote a refusal instead, or the client has left: then `status` says
+        that, and nothing is written. If the client is gone when the response is written, the call is closed with
+        `CLIENT_LEFT`.
         """
         if self.response_complete:
             return
@@ -131,7 +133,7 @@ class FastRequest(DirectCall):
         call = self.call
         call.hold.close()
         if full_response is not None and self.keep_alive and self.endpoint.serving.batcher.draining:
-            self.keep_alive = False  # the response was built before the drain began, so the header is added here
+            self.keep_alive = False  # the response was encoded before the drain began, so the header is added here
             full_response = full_response.replace(b"\r\n", b"\r\nconnection: close\r\n", 1)
         end_time, is_sent = time.monotonic(), False
         try:

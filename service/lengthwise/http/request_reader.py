@@ -70,10 +70,10 @@ class RequestReader:
         del self._parser, self._connection
 
     def feed(self, data: bytes) -> None:
-        """Parses data; what they contain is reported to the connection by the callbacks.
+        """Parses data; the callbacks report what they contain to the connection. Data that are not HTTP are refused.
 
-        The parser stops at a header block that asks for another protocol: it is parsed again without that header, and
-        then the data after it. Data that are no HTTP are refused.
+        At the end of a header block that asks for another protocol, the parser raises `HttpParserUpgrade`, with the
+        index of the data after the block. Then the loop runs again: with the block without that header, and these data.
         """
         connection = self._connection
         while True:

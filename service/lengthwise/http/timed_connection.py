@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable
-from functools import partial
 from typing import Any, Final
 
 import uvicorn
@@ -141,12 +140,15 @@ class TimedConnection(asyncio.Protocol):
         self._watch_unread()
 
     def _watch_unread(self) -> None:
-        """Limits the time in which the client reads what was written; then the connection is aborted."""
+        """Watches that the client reads what was written, and aborts the connection if it reads too slowly.
+
+        Over TLS, a closing connection is also aborted if the client has read everything, and does not end its own side
+        within `LINGER_SECONDS`; without TLS, `connections.closing` does that.
+        """
         if self._unread is None:
             self._unread = UnreadWatch(self.loop, self.transport, self.transport.abort)
         self._unread.start(PATIENCE_SECONDS)
         if self.transport.is_closing() and not self.transport.can_write_eof():
-            # Over TLS, a client that has read everything gets `LINGER_SECONDS` to end its own side (see `closing`).
             self._abort_later(LINGER_SECONDS, lambda: unread_bytes(self.transport) > 0)
 
     def pause_writing(self) -> None:
@@ -171,18 +173,19 @@ class TimedConnection(asyncio.Protocol):
         self.transport.write(response(status, common_lines(tuple(self.server_state.default_headers)), headers, body))
 
     def _abort_later(self, seconds: float, is_reading: Callable[[], bool]) -> None:
-        """Aborts the connection after `seconds`; if the client is reading an answer then, waits as long again.
+        """Aborts the connection after `seconds`, unless `is_reading()` is True then: then it waits as long again.
 
-        `UnreadWatch` limits how slowly it may read.
+        A client that reads an answer may need longer; `UnreadWatch` limits how slowly it may read.
         """
-        self._start_timer(seconds, partial(self._abort_unless, is_reading, seconds))
 
-    def _abort_unless(self, is_reading: Callable[[], bool], seconds: float) -> None:
-        """Aborts the connection unless the client `is_reading`; then waits `seconds` more."""
-        if is_reading():
-            self._abort_later(seconds, is_reading)
-        else:
-            self.transport.abort()
+        def abort_unless_reading() -> None:
+            """Called when the timer ends."""
+            if is_reading():
+                self._abort_later(seconds, is_reading)
+            else:
+                self.transport.abort()
+
+        self._start_timer(seconds, abort_unless_reading)
 
     def _was_paused(self) -> bool:
         """Whether reading was paused for a part of the timer's time, so that the client could not send."""
