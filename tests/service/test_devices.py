@@ -128,7 +128,7 @@ async def test_rows_and_steps_of_a_batch_come_from_the_cost_table_unless_an_opti
     table = CostTable([1, 300, 3000], [4, 1024], np.array([[4.0, 1024.0], [4.0, 1024.0], [40.0, 10_240.0]]))
     monkeypatch.setattr(verifier, "measure", lambda *_, **__: table)
     monkeypatch.setattr(Session, "warm_up", lambda *_, **__: 0)  # of these shapes, on a CPU, it takes half a minute
-    monkeypatch.setattr(Session, "warm", lambda *_: None)
+    monkeypatch.setattr(Session, "run_zeros", lambda *_: None)
 
     async def limits(**options: Any) -> BatchLimits:
         async with started(Serving(Settings(models=folder, **options), verify=verifier.verify)) as service:

@@ -285,8 +285,9 @@ class _Reader:
         unsafe_operators = data_dependence.ENDS_WITHOUT_ROWS | data_dependence.ENDS_WITHOUT_ROWS_AT_INT8
         nodes = onnx_graph.read(self.graph.SerializeToString())
         for names in readings:
-            input_names = [name for name in (names.lengths, names.mask) if name is not None]
-            operator = data_dependence.recurrent_without_rows(nodes, names.sequences, input_names, unsafe_operators)
+            operator = data_dependence.recurrent_without_rows(
+                nodes, names.sequences, names.length_inputs, unsafe_operators
+            )
             if operator is not None:
                 raise UncheckableError(data_dependence.why_refused(operator))
 

@@ -17,7 +17,8 @@ A full queue stays *closed* until it has drained to `REOPENING` of its limit; on
 Otherwise it would be chance whether a retry succeeds, and no time to come back would be right. Of several models, each
 may always use an equal share of the limit.
 
-The *fill* of a queue is the part of the limit that is used: of steps or of seconds, whichever is more. 1 is full.
+The *fill* of a queue is the part of the limit that is used: of steps or of seconds, whichever is more. 1 is full. The
+*work* of sequences is the predicted seconds of their runs. All methods need the batcher's lock, except `check_size`.
 """
 
 from __future__ import annotations
@@ -37,20 +38,27 @@ _LEAST_RATE: Final = 0.01  # lower bound of the rate
 
 
 class DrainRate:
-    """The rate `value`: predicted seconds of work that are taken from the queue in a second.
+    """Measures the rate `value` at which waiting work is done: predicted seconds of work, per second.
 
-    It is measured only while sequences wait: between two batches that were taken one after the other.
+    It is measured only while sequences wait: the work of a batch was done in the time until the next batch is taken.
     """
 
     def __init__(self, runners: int) -> None:
         self.value = float(runners)
         self._highest = 4.0 * runners
-        self._last_batch: tuple[float, float] | None = None  # when it was taken, its work; None if nothing waited then
-        self._seconds = 0.0  # measured since `value` was updated,
-        self._work = 0.0  # and the work that was taken in these
+        # When the last batch was taken, and its work; None if no sequence waited after it
+        self._last_batch: tuple[float, float] | None = None
+        self._seconds = 0.0  # measured since `value` was updated
+        self._work = 0.0  # that was done in these seconds
 
     def count_batch(self, work: float, now: float, *, more_waits: bool) -> None:
-        """Counts a batch of `work` predicted seconds that was taken now; `more_waits`: sequences are left."""
+        """Counts a batch that was taken now, and updates `value` once enough time was measured.
+
+        Args:
+            work: The predicted seconds of its sequences.
+            now: The present time, in seconds.
+            more_waits: Whether sequences are left in any queue.
+        """
         if self._last_batch is not None:
             last_time, last_work = self._last_batch
             self._seconds += now - last_time
@@ -77,9 +85,10 @@ class Admission:
         self.rate = DrainRate(runners)
 
     def closed(self) -> ModelQueue | None:
-        """Any queue, if all of them are closed to requests without a priority; None if some queue is open.
+        """Returns any queue if all queues are closed to requests without a priority; else None.
 
-        A request need not be decoded then; its refusal is `full` of this queue.
+        Such requests can be refused before they are decoded, with the error `full` of the returned queue. None if there
+        is no queue, too, and if the queues have drained so far that they open at the next request.
         """
         queue = None
         for queue in self._queues:
@@ -106,7 +115,7 @@ class Admission:
         return seconds
 
     def check_size(self, padded_steps: int) -> None:
-        """Makes sure that empty queues of all workers together could hold a request.
+        """Checks that the empty queues of all workers together could hold a request.
 
         Raises:
             TooLarge: They could not.
@@ -117,10 +126,17 @@ class Admission:
     def check(
         self, queue: ModelQueue, padded_steps: int, seconds: float, *, patience: float, deadline: float, priority: int
     ) -> None:
-        """Makes sure that a request may wait now; opens or closes its model's queue.
+        """Checks that a request may wait now; may open or close its model's queue.
 
-        The request needs `seconds` of work, and its `deadline` is in `patience` seconds. A queue that cannot hold it
-        now raises what `full` returns, a QueueFull.
+        If the queue is full or closed, it raises the QueueFull that `full` returns.
+
+        Args:
+            queue: The queue of the request's model.
+            padded_steps: Of the request.
+            seconds: The work of the request.
+            patience: Seconds until its deadline.
+            deadline: The deadline on the batcher's clock.
+            priority: Of the request; requests above 0 may enter a closed queue.
 
         Raises:
             DeadlineExceeded: It would wait longer than `patience`.
@@ -151,39 +167,43 @@ class Admission:
             raise DeadlineExceeded(f"it would wait for about {wait:.3g} s, and its deadline is in {patience:.3g} s")
 
     def full(self, queue: ModelQueue, padded_steps: int = 0) -> QueueFull:
-        """The error that refuses a request, with the predicted seconds until the queue is open for it.
+        """Makes the error that refuses a request, with the predicted seconds until the queue is open for it.
 
-        Open means that all queues together, or this model's queue within its equal share, have drained to `REOPENING`
-        and have room for the request. The sooner of both counts.
+        The queue is open once all queues together have drained to `REOPENING` of the limit and have room for the
+        request; or once this model's queue has, within its equal share of the limit. The sooner of both counts.
         """
         step_limit, share = self._step_limit, 1 / max(1, len(self._queues))
-        # 1. Which part of what waits, in all queues or in this one, may still wait then; above 1 for more than waits.
+        # 1. Which part of what waits now may still wait when the queue opens: of all queues, and of this one. Above 1
+        # if even more may wait.
         steps, queue_steps = max(self.padded_steps, 1), max(queue.padded_steps, 1)
         may_wait = min(REOPENING / max(self._fill(steps, self.seconds), REOPENING), (step_limit - padded_steps) / steps)
         may_wait_in_queue = min(
             REOPENING * share / max(self._fill(queue_steps, queue.seconds), REOPENING * share),
             max(step_limit * share - padded_steps, 0) / queue_steps,
         )
-        # 2. How long the rest takes; this queue's takes longer while other models have turns.
+        # 2. How long the other part takes. That of this queue takes longer while other models have turns.
         work, queue_work = self.seconds, queue.seconds * self._queues.busy()
         work_until_open = min(work * (1 - min(may_wait, 1.0)), queue_work * (1 - min(may_wait_in_queue, 1.0)))
         return QueueFull("the queue is full", retry_after_seconds=work_until_open / self.rate.value)
 
     def _refuses(self, queue: ModelQueue, padded_steps: int, seconds: float, priority: int) -> bool:
-        """Whether a queue is closed, or too full for a request; opens or closes the queue.
+        """Opens or closes a queue, and returns whether it refuses a request.
 
-        It is too full if neither all queues together have room for the request, nor this queue within its equal share.
+        It refuses a request without a priority while it is closed; and any request for which there is no room, neither
+        in all queues together, nor in this queue within its equal share of the limit. A queue opens when it has drained
+        to `REOPENING`, and closes when it refuses a request while it is nearly full.
         """
         step_limit, share = self._step_limit, 1 / max(1, len(self._queues))
         second_limit = self.most_wait_seconds * self.rate.value
         fill = min(self._fill(self.padded_steps, self.seconds), self._fill(queue.padded_steps, queue.seconds) / share)
         if fill <= REOPENING:
             queue.closed_to_new = False
-        too_full = self.padded_steps + padded_steps > step_limit and queue.padded_steps + padded_steps > int(
-            step_limit * share
-        )
-        if fill > REOPENING and self.seconds + seconds > second_limit:
-            too_full |= queue.seconds + seconds > second_limit * share
+        # 1. Whether the request has too many steps, or too much work; of the latter a drained queue takes any.
+        own_steps, own_seconds = queue.padded_steps + padded_steps, queue.seconds + seconds
+        too_many_steps = self.padded_steps + padded_steps > step_limit and own_steps > int(step_limit * share)
+        too_much_work = self.seconds + seconds > second_limit and own_seconds > second_limit * share
+        too_full = too_many_steps or (fill > REOPENING and too_much_work)
+        # 2. Close the queue, and refuse.
         if too_full and fill >= _NEARLY_FULL:
             queue.closed_to_new = True
         return too_full or (queue.closed_to_new and not priority)

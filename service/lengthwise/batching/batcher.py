@@ -42,11 +42,21 @@ WORTH_A_RUNNER_SECONDS: Final = 0.0003
 
 
 class Batcher:
-    """All queues, the requests that wait in them, and the runners; `clock` is that of all deadlines.
+    """All queues, the requests that wait in them, and the runners.
 
-    `on_batch` is called with each batch that ran or failed, `on_suspect` with the queue of a model whose batches failed
-    several times in a row, both in the thread that ran it; `lend_cores` and `cores`: see `runners`. Each of several
-    `workers` has `max_queue_cost_steps`. `devices`: how many GPUs run the batches, 0 on the CPU.
+    Args:
+        runners: How many batches may run at once.
+        max_queue_cost_steps: The most padded steps that may wait in this process.
+        max_queue_seconds: The longest time that a request may wait, by prediction.
+        workers: How many processes serve together; each has `max_queue_cost_steps`.
+        devices: How many GPUs run the batches; 0 on the CPU.
+        max_wait_seconds: How long a batch that is not full waits for more sequences.
+        one_core: Whether this process has one core: the event loop then runs short batches.
+        lend_cores: Called with the number of idle cores, which the kernels may use; see `runners`.
+        cores: The cores of this process, and those that it may borrow.
+        on_batch: Called with each batch that ran or failed, in the thread that ran it.
+        on_suspect: Called with the queue of a model whose batches failed several times in a row, in that thread too.
+        clock: The clock of all deadlines, in seconds.
     """
 
     def __init__(
@@ -107,7 +117,7 @@ class Batcher:
         return self._runners.all_idle
 
     def waiting_lengths(self, count: int) -> list[tuple[str, int, list[int]]]:
-        """For each queue that is not empty: its name, how many sequences wait, and the lengths of the first `count`."""
+        """Lists the queues that are not empty: name, number of waiting sequences, and lengths of the first `count`."""
         with self._lock:
             return [
                 (
@@ -136,7 +146,10 @@ class Batcher:
             self._queues.append(queue)
 
     def close(self, queue: ModelQueue) -> None:
-        """Removes a queue once it is empty: sequences that wait, or were decoded for it before, are still answered."""
+        """Removes a queue as soon as it is empty.
+
+        Its sequences are still answered, also those that were decoded before and are queued later.
+        """
         with self._lock:
             queue.closed = True
             self._queues.remove_if_empty(queue)
@@ -153,12 +166,23 @@ class Batcher:
         waiter: Waiter | None = None,
         trace: Any = None,
     ) -> PendingRequest:
-        """Accepts the validated sequences of one call, until `deadline` on the batcher's clock.
+        """Accepts the validated sequences of one call.
 
-        `finish` makes the answer of all results, in order, in the thread that ran the last batch. The request's future,
-        or the `waiter` in its place, gets it, or DeadlineExceeded, InferenceFailed (the runtime failed on a batch with
-        one of the sequences), or the RequestError that `finish` raised. `Admission.check_size` and `Admission.check`
-        refuse what even an empty queue could not hold (TooLarge), or what it cannot hold now (QueueFull).
+        The request's future, or the `waiter` in its place, gets the answer; or else DeadlineExceeded, InferenceFailed
+        (the runtime failed on a batch with one of the sequences), or the RequestError that `finish` raised.
+        `Admission.check_size` raises TooLarge for what even an empty queue could not hold, and `Admission.check` raises
+        QueueFull for what the queue cannot hold now.
+
+        Args:
+            queue: The queue of the model.
+            sequences: The sequences.
+            finish: Makes the answer from the results of all sequences, in their order; called in the thread that ran
+                the last batch with one of them.
+            deadline: On the batcher's clock.
+            priority: From 0; a higher one is served earlier.
+            attention: Whether the answer has attention weights.
+            waiter: What is completed instead of a new future.
+            trace: The trace of the call, for `on_batch`.
 
         Raises:
             NotReady: The batcher was not started, or the model does not work; then the error has the seconds until the
@@ -230,9 +254,9 @@ class Batcher:
             request.queue.metrics.count("cancelled_sequences", freed)
 
     async def drain(self, seconds: float) -> bool:
-        """Refuses new requests, waits up to `seconds` for the accepted ones, fails the rest, and stops the runners.
+        """Refuses new requests, waits up to `seconds` for the accepted ones, fails the others, and stops the runners.
 
-        Returns whether all were answered in time.
+        Returns whether all accepted requests were answered in time.
         """
         end = self._clock() + seconds
         with self._lock:
@@ -257,9 +281,15 @@ class Batcher:
         self.draining = True
 
     def next_queue(self) -> tuple[ModelQueue | None, float | None]:
-        """The queue whose turn it is, and the seconds to wait for it, as `ModelQueues.next`; the lock is held.
+        """Removes late sequences, and returns the queue whose turn it is, or how long to wait for one.
 
-        Before, it removes sequences whose deadline has passed, even if the timer of their request has not fired yet.
+        Sequences are late if their deadline has passed, even if the timer of their request has not fired yet. The lock
+        is held.
+
+        Returns:
+            - (queue, None): this queue has the turn.
+            - (None, seconds): all queues wait for more sequences; the first of them is ready in so many seconds.
+            - (None, None): no sequence waits.
         """
         now = self._clock()
         for queue in self._queues:
@@ -271,10 +301,11 @@ class Batcher:
         return self._queues.next(now, draining=self.draining)
 
     def next_cold(self) -> Callable[[], object] | None:
-        """A function that runs a cold shape (`ModelQueue.cold`) while the runners rest; None if no shape should run.
+        """Chooses a cold shape, one that a device has not run yet, and returns a function that runs it.
 
-        The shape is taken out of `cold`: of a queue's shapes the one whose width came most often lately, over its rows.
-        The lock is held.
+        The runners call this while they rest, so that no request has to wait for the slow first run. None if no shape
+        should run. The chosen shape has the highest ratio of how often its width came lately to its rows; it is removed
+        from `ModelQueue.cold`. The lock is held.
         """
         for queue in () if self.draining else self._queues:
             # A copy of the shapes: `Execution.count` removes some without the lock.
@@ -288,9 +319,13 @@ class Batcher:
         return None
 
     def take_batch(self, queue: ModelQueue, *, seconds: float = float("inf")) -> PlannedBatch:
-        """Removes a queue's next batch, of at most `seconds`, from what waits; the lock is held.
+        """Plans a queue's next batch, and removes its sequences from what waits; the lock is held.
 
-        If sequences are left, in any queue, it has a runner or the event loop run them (`Runners.wake_for_rest`).
+        If sequences are left, in any queue, it also has a runner or the event loop run these.
+
+        Args:
+            queue: The queue whose turn it is.
+            seconds: The longest predicted time of the batch.
         """
         work_start = queue.cost.clock()
         sequences = self._plan(queue, seconds)
@@ -300,7 +335,7 @@ class Batcher:
         # Another process may take its core back at any time, so the work on borrowed cores is not counted.
         self.admission.rate.count_batch(work * self._runners.share_of_running, self._clock(), more_waits=more_waits)
         if more_waits:
-            self._runners.wake_for_rest()
+            self._runners.wake_for_remaining()
         widths = [sequence.width for sequence in sequences]
         width = max(widths, default=0)
         run_seconds = queue.predict(len(widths), width)
@@ -308,8 +343,8 @@ class Batcher:
         return PlannedBatch(queue, sequences, work_start, width, sum(widths), run_seconds)
 
     def _plan(self, queue: ModelQueue, seconds: float) -> list[QueuedSequence]:
-        """The sequences of the next batch, of at most `seconds`, removed from the queue's pending ones."""
-        limits = self._shared(queue, queue.limits_within(seconds, self._queues.turn_seconds(queue)))
+        """Chooses the sequences of a queue's next batch, of at most `seconds`; removes them from `queue.pending`."""
+        limits = self._divided(queue, queue.limits_within(seconds, self._queues.turn_seconds(queue)))
         try:
             chosen = plan(queue.pending, queue.cost, limits, self._clock())
         except Exception:  # an error in a plan must not end the runner
@@ -318,11 +353,12 @@ class Batcher:
             queue.pending.take(chosen)
         return cast("list[QueuedSequence]", chosen)  # nothing else is added to a queue
 
-    def _shared(self, queue: ModelQueue, limits: BatchLimits) -> BatchLimits:
-        """The limits, with so few rows that idle runners get equal parts of a queue, if that is worth waking them.
+    def _divided(self, queue: ModelQueue, limits: BatchLimits) -> BatchLimits:
+        """Returns limits with so few rows that this runner and the idle ones get equal parts of a queue.
 
-        Only in order of arrival. And what waits together for `max_wait_seconds` runs together: a part of it would wait
-        once more.
+        The limits are returned unchanged if a part would be too short to wake a runner for it; if batches are not
+        planned in order of arrival; or if sequences wait for `max_wait_seconds`, because what has waited together runs
+        together.
         """
         helpers, waiting = self._runners.count_helpers(), len(queue.pending)
         if not helpers or not waiting or self._queues.waits or not queue.cost.valid_steps_only:
@@ -331,7 +367,7 @@ class Batcher:
         return limits.at_most(rows) if queue.predict(rows, mean_width) >= WORTH_A_RUNNER_SECONDS else limits
 
     def settle_all(self, outcomes: Outcomes) -> None:
-        """Gives requests their outcomes, on the event loop; one that is late fails, even before its timer fires."""
+        """Gives requests their outcomes, on the event loop; a request past its deadline gets an error in any case."""
         now = self._clock()
         for request, outcome in outcomes:
             try:
@@ -349,7 +385,7 @@ class Batcher:
     def _settle(self, request: PendingRequest, outcome: Any) -> int:
         """Gives a request its outcome, an answer or an error, unless it has one already; on the event loop.
 
-        Its sequences that still wait are removed; returns how many.
+        Removes those of its sequences that still wait, and returns how many these are.
         """
         if request.settled:
             return 0

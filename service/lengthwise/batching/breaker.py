@@ -37,13 +37,13 @@ class Breaker:
         return self.probe_time == _NEVER
 
     def batch_ran(self) -> None:
-        """Notes that a batch ran."""
+        """Notes that a batch ran: the model is no longer suspected. An open breaker stays open until a probe passes."""
         self.failures = 0
         if not self.open:
             self.probe_time = _NEVER
 
     def batch_failed(self, error: BaseException, now: float) -> bool:
-        """Notes that a batch failed; returns whether a probe should run now."""
+        """Notes that a batch failed; returns whether a probe should run now, as many in a row have failed."""
         self.failures += 1
         if not self.closed or self.failures % SUSPECTED_AFTER:
             return False
@@ -51,9 +51,15 @@ class Breaker:
         return True
 
     def probed(self, error: BaseException | None, now: float, retry_seconds: float) -> bool:
-        """Notes how a probe ended: the `error`, or None if all answers were right; returns whether `open` has changed.
+        """Notes how a probe ended, and opens or closes the breaker.
 
-        After an error, the next probe runs in `retry_seconds`.
+        Args:
+            error: Why the probe failed; None if all answers were right.
+            now: The present time, on the batcher's clock.
+            retry_seconds: After an error, the time until the next probe.
+
+        Returns:
+            Whether `open` has changed.
         """
         was_open, self.open = self.open, error is not None
         if error is not None:

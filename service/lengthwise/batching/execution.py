@@ -50,7 +50,11 @@ class FinishedBatch(NamedTuple):
 
 @dataclass
 class Execution:
-    """Runs batches. Calls `on_batch` with each that ran or failed, `on_suspect` with a queue that keeps failing."""
+    """Runs batches, and stores their results.
+
+    It calls `on_batch` with each batch that ran or failed, and `on_suspect` with a queue whose batches fail again and
+    again.
+    """
 
     queues: ModelQueues
     lock: threading.Lock  # of the batcher
@@ -63,13 +67,13 @@ class Execution:
     watch: Callable[[FinishedBatch, Sequence[float]], None] | None = None
 
     def run(self, planned: PlannedBatch) -> FinishedBatch:
-        """Runs one batch, and stores its results; the outcomes are in what it returns, even if the run failed.
+        """Runs one batch, stores its results, and makes the outcomes of the requests that are complete with it.
 
-        The caller gives the outcomes to the requests, and calls `count` afterwards, when no answer waits for it.
+        A run that fails raises nothing: its requests get an error as their outcome. The caller gives the outcomes to
+        the requests, and then calls `count`, for which no answer has to wait.
 
         Raises:
-            ValueError: Never leaves this function: the runtime gave another number of rows, and the batch counts as
-                failed.
+            ValueError: It is caught here: the runtime gave another number of rows, and the batch counts as failed.
         """
         # 1. The run, which the watchdog sees
         queue, sequences, work_start, width, _, predicted = planned
@@ -87,7 +91,8 @@ class Execution:
             if len(results) != len(sequences):
                 raise ValueError(f"{len(results)} results for {len(sequences)} rows")
             end = self.clock()
-            # What something else on the machine slowed down must not cost the model its next turns.
+            # The model pays for its run with later turns (`charged` seconds), but not for what something else on the
+            # machine slowed down.
             charged = min(end - start, predicted if batch.rows == rows else queue.predict(batch.rows, width))
         except Exception as error:  # onnxruntime's errors have no common base; only this batch fails
             log.exception("a batch of %d failed in %s", rows, queue.name)
@@ -100,7 +105,7 @@ class Execution:
         work_seconds = queue.cost.clock() - work_start  # what follows is work for each sequence, not for the batch
         complete, since_last = self._store(planned, results, start, padded, end, charged)
         work_seconds = min(work_seconds, since_last)
-        # 2. Who is told of it
+        # 2. The breaker, and the callbacks
         if failure is not None:
             if queue.breaker.batch_failed(failure, end) and self.on_suspect is not None:
                 self.on_suspect(queue)
@@ -116,9 +121,9 @@ class Execution:
         )
 
     def run_at_rest(self, queue: ModelQueue, shape: BatchShape, warm: Callable[[], object]) -> None:
-        """Calls `warm`, which runs a shape of a device that no batch needs yet.
+        """Runs a shape of a device that no batch needs yet, by the function `warm`.
 
-        The watchdog sees it, as it may hang like any run.
+        The watchdog sees the run, as it may hang like any other. If it fails, that is only logged.
         """
         thread = threading.get_ident()
         self.runs[thread] = Run(queue.name, *shape, queue.predict(*shape), queue.metrics)
@@ -129,9 +134,10 @@ class Execution:
         del self.runs[thread]
 
     def count(self, finished: FinishedBatch) -> None:
-        """Counts a batch in the metrics, and lets the cost table learn from it; of a failed batch only tells `watch`.
+        """Counts a batch in the metrics, and lets the cost table learn from it.
 
-        Its shape is no longer cold.
+        Its shape is no longer cold. The live view gets every batch (`watch`); of a failed batch nothing else is counted
+        here.
         """
         planned, batch = finished.planned, finished.batch
         waits = [finished.start - sequence.arrival for sequence in planned.sequences]
@@ -164,8 +170,17 @@ class Execution:
     ) -> tuple[list[PendingRequest], float]:
         """Stores each row's result and times in its request.
 
-        Returns the requests that are complete, and the seconds since the batch before ended (`DeviceTurns.end`).
-        `results` is None for a failed batch. `charged` seconds are added to what the model has used.
+        Args:
+            planned: The batch.
+            results: One for each row; None for a failed batch.
+            start: When the batch began, on the batcher's clock.
+            padded: When its padding was done.
+            end: When its run ended.
+            charged: Seconds that are added to the time which the model has used, by which turns are given.
+
+        Returns:
+            The requests that are complete, and the seconds since the device's batch before this one ended: infinity on
+            the CPU, and with several devices.
         """
         queue, sequences, seconds = planned.queue, planned.sequences, end - start
         complete: dict[PendingRequest, None] = {}
@@ -188,10 +203,13 @@ class Execution:
         return list(complete), since_last
 
     def _outcome(self, request: PendingRequest, *, failed: bool) -> Any:
-        """The answer or the error of a request whose last batch has run.
+        """Makes the outcome of a request that is complete: its answer, or an error.
 
-        An error also if that batch has failed. None if the batch ran, but the request was settled before; its caller
-        is gone, so no answer is made. `Batcher.settle_all` ignores either for a settled request.
+        None for a request that was settled before, as its caller is gone: `Batcher.settle_all` ignores its outcome.
+
+        Args:
+            request: The request.
+            failed: Whether the batch failed that completed it.
         """
         if failed:
             return InferenceFailed("the model could not be run on this batch")
@@ -207,7 +225,7 @@ class Execution:
 
 
 def _notify(listener: Callable[..., object], *arguments: Any, **named: Any) -> None:
-    """Calls a listener after a batch, whose answers are ready: an error there is logged, and does not lose them."""
+    """Calls a function after a batch has run; an error there is logged only, so that no answer of the batch is lost."""
     try:
         listener(*arguments, **named)
     except Exception:

@@ -9,7 +9,7 @@
 | stale entry | of an order: its sequence no longer waits |
 
 The orders hold numbers, so that a removed sequence, of megabytes perhaps, is freed at once. Its stale entry stays until
-it comes to the front of the order, or too many are stale.
+it comes to the front of the order, or until the order is cleaned, a part at a time (`_Order.compact`).
 """
 
 from __future__ import annotations
@@ -68,9 +68,13 @@ class _Order(list[tuple[float, Number]]):
             self.append(entry)
 
     def compact(self, waiting: Mapping[Number, WaitingSequence], removed: int) -> None:
-        """Drops the stale entries of the next part of the order, which is larger if more sequences were `removed`.
+        """Drops the stale entries of a part of the order; the next call continues where this one ends.
 
-        The next call continues where this one ends: all at once would take long.
+        The whole order would take long at once. The part is larger if more sequences were removed just now.
+
+        Args:
+            waiting: The waiting sequences by their numbers: an entry with another number is stale.
+            removed: How many sequences were removed just now.
         """
         start = self._clean if self._clean < len(self) else 0
         part = slice(start, start + _MAX_STALE + 8 * removed)
@@ -79,7 +83,7 @@ class _Order(list[tuple[float, Number]]):
         self._clean = start + len(entries)
 
     def first(self, waiting: Mapping[Number, WaitingSequence]) -> WaitingSequence | None:
-        """The first sequence that waits, or None; drops the stale entries before it."""
+        """Returns the first sequence that waits, or None; drops the stale entries before it."""
         for index, (_, number) in enumerate(self):
             if (sequence := waiting.get(number)) is not None:
                 if index:
@@ -115,18 +119,21 @@ class PendingSequences:
         return iter(self._waiting.values())
 
     def add(self, waiting: WaitingSequence) -> None:
-        """Adds a sequence."""
+        """Adds a sequence, and sets its fields that concern the order."""
+        # 1. Its fields
         number = self._arrivals = self._arrivals + 1
         waiting.number = number
         waiting.urgency = number - PRIORITY_HEAD_START * waiting.priority
         waiting.turn = self._ran + len(self._waiting)
         waiting.arrival_work = self.work
         waiting.waits = True
+        # 2. The collections
         self._waiting[number] = waiting
         self.alike.setdefault((waiting.width, waiting.priority), {})[number] = waiting
         self.urgent.add((waiting.urgency, number))
         if waiting.deadline != _NEVER:
             self.deadlines.add((waiting.deadline, number))
+        # 3. The widths of the last `_RECENT` arrivals
         self.recent.append(waiting.width)
         self.widths[waiting.width] += 1
         if len(self.recent) > _RECENT:
@@ -136,7 +143,7 @@ class PendingSequences:
                 del self.widths[oldest]
 
     def remove(self, waiting: WaitingSequence) -> bool:
-        """Removes a sequence whose answer is no longer wanted. False if it did not wait."""
+        """Removes a sequence whose answer is no longer wanted; returns whether it was waiting."""
         if not waiting.waits:
             return False
         self._ran -= 1  # `take` adds it, but this sequence does not run
@@ -182,9 +189,9 @@ class PendingSequences:
         return islice(filter(None, waiting), self.horizon)
 
     def most_urgent_of(self, above: int, up_to: int, count: int) -> list[WaitingSequence]:
-        """The `count` most urgent, or fewer, of the near sequences with a width above `above` and at most `up_to`.
+        """Returns the `count` most urgent of the near sequences whose width is above `above` and at most `up_to`.
 
-        If there are at most `count`, they are in no particular order.
+        They are in order of urgency. If there are no more than `count`, all are returned, in any order.
         """
         groups = (alike for (width, _), alike in self.alike.items() if above < width <= up_to)
         candidates = [waiting for alike in groups for waiting in islice(alike.values(), count)]
@@ -197,9 +204,10 @@ class PendingSequences:
         return waiting.urgency <= self.urgent[min(self.horizon, len(self.urgent)) - 1][0]
 
     def passed_over(self, waiting: WaitingSequence) -> int:
-        """How many more sequences have run than would have run before this one in order of arrival.
+        """Returns how many sequences have overtaken this one, which still waits.
 
-        Negative if not even those have run.
+        That is how many have run so far, less those that run before it in order of arrival. So it is negative while
+        some of these have still to run.
         """
         return self._ran - waiting.turn
 
@@ -208,9 +216,13 @@ class PendingSequences:
         return self.deadlines.first(self._waiting)
 
     def share_before(self, priority: int, deadline: float) -> float:
-        """Roughly which part of the waiting sequences runs before a new one of this priority and `deadline`.
+        """Estimates which part of the waiting sequences, from 0 to 1, runs before a new one.
 
-        From 0 to 1: the lower of two parts, that of more urgent sequences and that of earlier deadlines.
+        It is the lower of two parts: that of more urgent sequences, and that of sequences with an earlier deadline.
+
+        Args:
+            priority: That of the new sequence.
+            deadline: That of the new sequence.
         """
         count = len(self._waiting)
         if not count:

@@ -67,18 +67,24 @@ LendCores = Callable[[int, bool], None]  # gets how many idle cores may help, an
 class Cores:
     """The cores of one process, and the cores that it may borrow from processes that serve with it.
 
-    `batches [processes]`, in memory that all processes share, has a number for each process: how many batches run
-    there; or, if none does, minus the time (`time.monotonic`, in seconds) when the last batch ended or the last request
-    came; 0 at first. Two processes that look at the same time may borrow the same core, for one batch.
+    Two processes that look at the same time may borrow the same core, for one batch.
+
+    Args:
+        local: Cores of this process.
+        total: Cores of all processes.
+        batches: `[processes]`, in memory that all processes share, with a number for each process. Above 0: how many
+            batches run there. Below 0: none runs, and it is minus the time (`time.monotonic`, in seconds) when the last
+            batch ended or the last request came. 0: no batch has run yet.
+        process: The index of this process.
     """
 
     def __init__(
         self, local: int = 1, total: int = 1, batches: MutableSequence[float] | None = None, process: int = 0
     ) -> None:
-        self.local = local  # cores of this process
-        self.total = max(local, total)  # cores of all processes
+        self.local = local
+        self.total = max(local, total)
         self._batches: MutableSequence[float] = [0.0] if batches is None else batches
-        self._process = process  # the index of this process
+        self._process = process
         self._used_elsewhere = 0  # cores that the other processes used at the last look
         self._next_look = 0.0
 
@@ -87,26 +93,39 @@ class Cores:
         self._batches[self._process] = running or -time.monotonic()
 
     def free(self, running: int, *, look: bool = True) -> int:
-        """How many more batches may begin while `running` run here: free cores of all processes; negative if too many.
+        """Returns how many more batches may begin: the cores of all processes, less those that are used.
 
-        `look`: whether to look now at what the other processes do; otherwise a recent look may do.
+        It is negative if more batches run than there are cores.
+
+        Args:
+            running: How many batches run in this process.
+            look: Whether to look now at what the other processes do; if not, a recent look may do.
         """
         now = time.monotonic()
         if self.total > self.local and (look or now > self._next_look):
             self._next_look = now + _LOOK_SECONDS
             elsewhere = [*self._batches]
             del elsewhere[self._process]
-            # A process without a batch counts as one until it has rested: its next batch is probably near.
+            # A process whose last batch has just ended uses one core: its next batch is probably near.
             self._used_elsewhere = int(
-                sum(batches if batches > 0 else now + batches < REST_SECONDS for batches in elsewhere)
+                sum(number if number > 0 else now + number < REST_SECONDS for number in elsewhere)
             )
         return self.total - self._used_elsewhere - running
 
 
 class Runners:
-    """The runner threads, and the turns of the event loop, which has none unless `inline`.
+    """The runner threads, and the turns of the event loop.
 
-    `source` plans the batches; `count` is the share of this process: how many batches it may always run at once.
+    Args:
+        source: Plans the batches, and gives the answers.
+        lock: That of the batcher.
+        count: The share of this process: how many batches it may always run at once.
+        clock: That of the batcher.
+        inline: Whether the event loop may run batches at all.
+        one_core: Whether this process has one core.
+        lend_cores: Called with the number of idle cores that may help; None if none ever do.
+        cores: The cores of this process and of those that serve with it.
+        turns: Say when the next batch of a device is planned.
     """
 
     def __init__(
@@ -162,10 +181,10 @@ class Runners:
         return min(1.0, self._share / max(1, self.count - len(self._idle)))
 
     def count_helpers(self) -> int:
-        """How many runners may take a part of the queue, beside the one that takes a batch now; the lock is held.
+        """Returns how many runners may take a part of the queue, beside the one that takes a batch now; at least 0.
 
-        The idle and woken ones are counted, at most as many as cores are free. If this is 0 and some batches run on
-        borrowed cores, all that run are counted: they end soon.
+        These are the idle and the woken runners, but at most as many as there are free cores. If there are none, and
+        some batches run on borrowed cores, it is the number of batches that run: they end soon. The lock is held.
         """
         running = self._running - self._woken
         free_cores = max(self._cores.local - running, self._cores.free(running))
@@ -204,7 +223,7 @@ class Runners:
         else:
             self._wake_allowed(len(added))
 
-    def wake_for_rest(self) -> None:
+    def wake_for_remaining(self) -> None:
         """Decides who runs the sequences that are left after a batch was taken; with the lock held."""
         woken = 0 if self._has_one_core() else self._wake_allowed(1)
         if self._one_core and not woken and threading.current_thread() not in self._threads:  # the event loop took it
@@ -242,7 +261,10 @@ class Runners:
             del planned, finished  # an idle runner must not keep a model in memory that is no longer served
 
     def _next_batch(self) -> PlannedBatch | None:
-        """Waits for a batch to run in this thread; None if the runners stop."""
+        """Waits until this thread should run a batch, and takes the batch; None if the runners stop.
+
+        While it waits, the runner is idle: its core may help with other batches, and a device may run a cold shape.
+        """
         work = threading.Condition(self._lock)
         with self._lock:
             while True:
@@ -250,7 +272,8 @@ class Runners:
                     return None
                 queue, wait_seconds = self._source.next_queue()
                 others_idle = len(self._idle) == self.count - 1
-                # 1. Take a batch, unless another thread or the event loop should; run a cold shape if all are idle.
+                # 1. Take a batch, unless another thread or the event loop should. With nothing to do at all, run a cold
+                # shape, and look again.
                 if queue is not None:
                     if self._may_run(queue):
                         if (seconds := self._turns.seconds_to_wait()) > 0:
@@ -259,10 +282,10 @@ class Runners:
                         return self._source.take_batch(queue)
                     if self._one_core and others_idle:
                         self._schedule_turn(self._loop.call_soon_threadsafe)
-                    wait_seconds = None  # whoever runs a batch looks again at its end
+                    wait_seconds = None  # a thread that runs a batch looks for the next one at its end
                 elif wait_seconds is None and others_idle and self._run_cold_shape():
                     continue
-                # 2. Otherwise wait, until another thread wakes this one or `wait_seconds` are over.
+                # 2. Otherwise become idle, until another thread wakes this one or `wait_seconds` are over.
                 self._idle.append(work)
                 self._lend()
                 work.wait(wait_seconds)
@@ -273,7 +296,7 @@ class Runners:
                 self._lend(soon=True)
 
     def _run_cold_shape(self) -> bool:
-        """Runs a shape of a device that has not run (`Batcher.next_cold`); returns whether there was one.
+        """Runs a cold shape, one that a device has not run yet; returns whether there was one (`Batcher.next_cold`).
 
         The lock is held before and after, but not while the shape runs.
         """
@@ -290,8 +313,8 @@ class Runners:
     def _may_run(self, queue: ModelQueue) -> bool:
         """Whether this thread may run the queue's next batch; with the lock held.
 
-        It may within this process's share, or while a core is free in any process. With one core the event loop has a
-        part in the share, and runs the short batches.
+        It may if the batch is within the share of this process, or if a core of any process is free. With one core, a
+        batch is within the share only if nothing else runs here, and the batch is not short: the event loop runs those.
         """
         other_runners = self.count - len(self._idle) - 1
         if self._one_core:
@@ -305,17 +328,17 @@ class Runners:
         return self._one_core and self._cores.free(max(1, self._running), look=False) <= 0
 
     def _wake_allowed(self, count: int) -> int:
-        """Wakes `count` idle runners, or as many as may run; returns how many (0 or below: none). The lock is held."""
+        """Wakes up to `count` idle runners, as many as may run a batch; returns how many. The lock is held."""
         within_share = self._share - (self.count - len(self._idle))
         if count > within_share:
             count = min(count, max(within_share, self._cores.free(self._running, look=False)))
-        count = min(count, len(self._idle))
-        if count > 0:
+        count = max(0, min(count, len(self._idle)))
+        if count:
             self._wake(count)
         return count
 
     def _wake(self, count: int) -> None:
-        """Wakes so many idle runners, and takes back their cores first; with the lock held."""
+        """Wakes so many idle runners, after taking back the cores with which they helped; with the lock held."""
         woken = [self._idle.pop() for _ in range(count)]
         self._woken += count
         self._lend()  # before they look
@@ -323,11 +346,14 @@ class Runners:
             work.notify()
 
     def _lend(self, starting: int = 0, *, soon: bool = False) -> None:
-        """Publishes how many batches run here, and tells `lend_cores` how many cores may help; with the lock held.
+        """Publishes how many batches run here, and calls `lend_cores` with how many cores may help; with the lock held.
 
         All processes see the same free cores, and may take them at the same moment. So cores of other processes help
-        only while at least half of all are free. `starting`: batches that will run beside those that run now; `soon`: a
-        batch is about to run.
+        only while at least half of all are free.
+
+        Args:
+            starting: How many batches will run soon, beside those that run now.
+            soon: Whether a batch is about to run.
         """
         self._cores.note(self._running)
         if self._lend_cores is not None:
@@ -338,13 +364,16 @@ class Runners:
             self._lend_cores(max(0, min(len(self._idle) - starting, free_cores)), soon)
 
     def _schedule_turn(self, call: Callable[[Callable[[], None]], object]) -> None:
-        """Schedules a turn of the event loop by `call`, unless one is scheduled already."""
+        """Schedules a turn of the event loop, unless one is scheduled already.
+
+        `call` has the event loop call a function: `call_soon`, or in another thread `call_soon_threadsafe`.
+        """
         if not self._turn_scheduled:
             self._turn_scheduled = True
             call(self._run_inline)
 
     def _run_inline(self) -> None:
-        """A turn of the event loop: runs one batch if it is short, and else leaves it to the runners."""
+        """Takes a turn of the event loop: runs the next batch if it is short, and otherwise wakes a runner for it."""
         self._loop.call_soon(self._count_inline)  # after answers that are written at once
         planned = self._take_inline()
         if planned is None:
@@ -360,7 +389,10 @@ class Runners:
         self._loop.call_soon(self.busy_poll, self._loop)
 
     def _take_inline(self) -> PlannedBatch | None:
-        """The batch that this turn of the event loop runs; None if there is none, or it is not short."""
+        """Takes the batch that this turn of the event loop runs.
+
+        None if there is none; if it is not short, or a device is busy, it wakes runners for it, and returns None, too.
+        """
         with self._lock:
             self._turn_scheduled = False
             queue, _ = self._source.next_queue()
@@ -378,7 +410,8 @@ class Runners:
     def _count_inline(self) -> None:
         """Counts the inline batches that ran, in the metrics and costs.
 
-        A request that has arrived meanwhile runs first, unless many batches are to be counted.
+        If a turn is scheduled, because a request has arrived meanwhile, that turn comes first, and counting waits for
+        it, unless many batches wait to be counted.
         """
         if self._turn_scheduled and len(self._uncounted) < _MOST_UNCOUNTED:
             return  # `_run_inline`, which is scheduled, has this called again
@@ -387,14 +420,17 @@ class Runners:
             self._execution.count(finished)
 
     def busy_poll(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Keeps the event loop from sleeping until `BUSY_POLL_SECONDS` are over or work arrives."""
+        """Keeps the event loop from sleeping for `BUSY_POLL_SECONDS` after an inline batch, or until work arrives.
+
+        A request that comes soon is then read earlier. It schedules itself again and again.
+        """
         if self.all_idle and not self._turn_scheduled and self._clock() < self._poll_end:
             if hasattr(os, "sched_yield"):
                 os.sched_yield()  # another process that waits for this core, perhaps a client, runs first
             loop.call_soon(self.busy_poll, loop)
 
     def _check_speed(self, finished: FinishedBatch) -> None:
-        """Starts a cooldown for a model whose batch was predicted to be short and was much slower."""
+        """Starts a cooldown (`InlineRule`) for a model whose batch was predicted to be short and was much slower."""
         planned, short_seconds = finished.planned, self._inline_seconds
         if planned.seconds <= short_seconds and finished.work_seconds > _SLOW_FACTOR * short_seconds:
             planned.queue.inline.start_cooldown(finished.work_seconds, self._clock())

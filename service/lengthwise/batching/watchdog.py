@@ -54,8 +54,8 @@ class Watchdog:
         self._looks: dict[int, tuple[Run, int]] = {}  # by thread: the run of the last look, and how many looks saw it
         self._hung: Run | None = None  # a run that hung at the last look
         self._loop_looks = 0  # looks since the event loop ran something
-        self._loop_thread = 0  # the id of its thread
-        self._answered = threading.Event()  # the event loop ran the function that the last look gave it
+        self._loop_thread = 0  # the id of the event loop's thread
+        self._answered = threading.Event()  # set when the event loop runs the function that a look scheduled
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -84,7 +84,7 @@ class Watchdog:
             self.look_at_loop(loop.call_soon_threadsafe)
 
     def look_at_runs(self) -> None:
-        """Looks at the runs once: counts and logs those that become overdue, and updates whether one hangs."""
+        """Looks at the runs once: counts and logs those that have just become overdue, and notes whether one hangs."""
         last_looks, self._looks = self._looks, {}
         hung = None
         for thread, run in list(self._runs.items()):
@@ -92,7 +92,7 @@ class Watchdog:
             looks = looks + 1 if last_run is run else 1
             self._looks[thread] = (run, looks)
             seconds, allowed = looks * LOOK_SECONDS, max(OVERDUE_FACTOR * run.seconds, _OVERDUE_SECONDS)
-            if seconds - LOOK_SECONDS <= allowed < seconds:  # at this look for the first time
+            if seconds - LOOK_SECONDS <= allowed < seconds:  # overdue now, and not yet at the last look
                 run.metrics.count("overdue_batches")
                 log.warning("%s has run for %.3g s", run, seconds)
             if seconds > max(allowed, self._hung_seconds):
@@ -106,9 +106,12 @@ class Watchdog:
     def look_at_loop(self, call: Callable[[Callable[[], None]], object]) -> None:
         """Looks at the event loop once: logs if it has run nothing for `hung_seconds`, and when it runs again.
 
-        `call` schedules a function on the event loop (`call_soon_threadsafe`). The look gives it one, and a later look
-        sees whether it has run.
+        A look schedules a function on the event loop; the next look sees whether the function has run.
+
+        Args:
+            call: Schedules a function on the event loop: `call_soon_threadsafe`.
         """
+        # 1. The function of an earlier look has run: schedule it again.
         if self._answered.is_set():
             if self._loop_looks * LOOK_SECONDS > self._hung_seconds:
                 log.warning("the event loop runs again")
@@ -117,6 +120,7 @@ class Watchdog:
             with suppress(RuntimeError):  # the event loop is closed
                 call(self._answered.set)
             return
+        # 2. It has not run: log that once, at the first look after `hung_seconds`.
         self._loop_looks += 1
         if self._loop_looks * LOOK_SECONDS > self._hung_seconds >= (self._loop_looks - 1) * LOOK_SECONDS:
             frame = sys._current_frames().get(self._loop_thread)

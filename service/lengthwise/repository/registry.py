@@ -63,7 +63,7 @@ class ServedModel:
             multiple=model.manifest.width_multiple,
             buckets=model.buckets,
             steady=model.steady,
-            cold={shape: partial(model.session.warm, shape) for shape in model.cold},
+            cold={shape: partial(model.session.run_zeros, shape) for shape in model.cold},
         )
 
 

@@ -269,8 +269,8 @@ def check_rows(graph: Graph, kernels: str, manifest: Manifest) -> None:
     if kernels == recurrent_kernels.ONNXRUNTIME or not recurrent_kernels.INSTRUCTION_SETS:
         crashing |= data_dependence.ENDS_WITHOUT_ROWS
     names = manifest.graph
-    lengths = [name for name in (names.lengths, names.mask) if name is not None]
-    if (operator := data_dependence.recurrent_without_rows(graph, names.sequences, lengths, crashing)) is not None:
+    operator = data_dependence.recurrent_without_rows(graph, names.sequences, names.length_inputs, crashing)
+    if operator is not None:
         raise ModelError(f"{manifest.key}: {data_dependence.why_refused(operator)}")
 
 

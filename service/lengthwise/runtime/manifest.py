@@ -139,6 +139,11 @@ class GraphNames(ManifestTable):
         return self
 
     @property
+    def length_inputs(self) -> list[str]:
+        """The names of the inputs that say which steps are valid: the lengths, the mask, or both."""
+        return [name for name in (self.lengths, self.mask) if name is not None]
+
+    @property
     def open_axes(self) -> tuple[int, int]:
         """Which axes of the input with the steps are (rows, width): their sizes are open, another in each batch."""
         return (1, 0) if self.time_first else (0, 2) if self.channels_first else (0, 1)

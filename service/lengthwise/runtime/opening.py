@@ -79,7 +79,7 @@ class Opened(NamedTuple):
 
 
 def open_graph(source: Source, manifest: Manifest, threads: int, device: Device) -> Opened:
-    """Opens a session that runs a graph on one device only, with the fastest kernels that can run it.
+    """Opens a session that runs a graph on one device only, with Lengthwise's kernels if they can run it.
 
     Raises:
         ModelError: onnxruntime cannot load the graph.
@@ -105,9 +105,9 @@ def open_graph(source: Source, manifest: Manifest, threads: int, device: Device)
             log.info("%s: onnxruntime's own %s: %s", manifest.key, layers, error)
     session, kernels, graph = with_kernels or (plain, recurrent_kernels.ONNXRUNTIME, content)
     # 3. What the chosen session computes
-    lengths = [name for name in (manifest.graph.lengths, manifest.graph.mask) if name is not None]
+    names = manifest.graph
     padding = data_dependence.computes_padding(
-        graph, manifest.graph.sequences, lengths, skips_padding=with_kernels is not None
+        graph, names.sequences, names.length_inputs, skips_padding=with_kernels is not None
     )
     return Opened(session, kernels, _may_be_recurrent(content), padding)
 
@@ -119,10 +119,11 @@ _WithKernels = tuple[Any, str, bytes]
 def _with_recurrent_kernels(
     source: Source, content: bytes, manifest: Manifest, threads: int, device: Device, plain: Any
 ) -> _WithKernels | None:
-    """A session with the kernels for recurrent layers; None if the graph has none, or there are no such kernels.
+    """Opens a session with the kernels for recurrent layers; None if the graph has none, or there are no such kernels.
 
-    It runs the graph with the operators of `fusion`; if that fails, the graph as it is, where the kernels take the
-    place of onnxruntime's LSTM and GRU.
+    First it tries the graph with the operators of `fusion`. If that does not run, it opens the graph as it is, in which
+    the kernels take the place of onnxruntime's LSTM and GRU. The arguments are those of `open_graph`, with the bytes of
+    the graph (`content`) and the plain session.
 
     Raises:
         ModelError: NaN may reach the layers. Other errors are onnxruntime's: it cannot run the graph with the kernels.
@@ -153,29 +154,31 @@ def _may_be_recurrent(graph: bytes) -> bool:
 def _open_and_test(source: Source, manifest: Manifest, threads: int, device: Device) -> _WithKernels:
     """Opens a session with the kernels of `recurrent_kernels`, those for integers too if the graph has int8 layers.
 
-    It is run once as a test: onnxruntime infers no shapes for these kernels, and some graphs need them. Whatever fails
-    is raised.
+    It runs the session once as a test: onnxruntime infers no shapes for these kernels, and some graphs need shapes. An
+    error of onnxruntime is not caught.
     """
     options = _options(threads, device.provider)
     options.log_severity_level = 4  # fatal errors only: other errors are expected for some graphs
-    kernels = []
+    names = []  # of the kernels; those for integers come first, as they say more of an int8 graph
     content = source.content()
     integer_graph = integer_layers.fused(content) if recurrent_kernels.INTEGER_SETS else None
     if integer_graph is not None:
-        kernels.append(INTEGER + recurrent_kernels.register(options, "int8"))
+        names.append(INTEGER + recurrent_kernels.register(options, "int8"))
         source, content = source.replaced(integer_graph), integer_graph
     if recurrent_kernels.INSTRUCTION_SETS:
-        kernels.append(recurrent_kernels.register(options))
+        names.append(recurrent_kernels.register(options))
     session = _open_in(source, options, device)
     width = rounded_width(manifest.min_length, manifest.width_multiple)
     session.run(None, feed(manifest.graph, zero_batch(manifest, 1, width)))
-    return session, kernels[0], content
+    return session, names[0], content
 
 
 def _with_fixed_kernels(
     source: Source, content: bytes, manifest: Manifest, threads: int, device: Device, plain: Any
 ) -> _WithKernels | None:
-    """A session with the operator of `fixed_kernels`; None if the graph has no fixed kernels.
+    """Opens a session with the operator of `fixed_kernels`; None if the graph has no fixed kernels.
+
+    The arguments are those of `open_graph`, with the bytes of the graph (`content`) and the plain session.
 
     Raises:
         ModelError: Its answers to trial sequences do not have the same bits as those of the plain session. Other errors
@@ -201,7 +204,10 @@ def _with_fixed_kernels(
 def _with_convolutions(
     source: Source, content: bytes, manifest: Manifest, threads: int, device: Device, plain: Any
 ) -> _WithKernels | None:
-    """A session with the operator of `onnx.convolutions`; None if the graph has no convolutions that fit it.
+    """Opens a session with the operator of `onnx.convolutions`; None if the graph has no convolutions that fit it.
+
+    None also for a model that accepts NaN: no trial shows how the operator treats it. The arguments are those of
+    `open_graph`, with the bytes of the graph (`content`) and the plain session.
 
     Raises:
         ModelError: Its answers to random sequences of several lengths differ from those of the plain session by more
@@ -235,7 +241,7 @@ _KERNELS: Final = (
 
 
 def _options(threads: int, provider: Provider) -> Any:
-    """The session options for onnxruntime."""
+    """Makes the session options for onnxruntime; `threads` is the number of threads inside one run."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -249,9 +255,9 @@ def _options(threads: int, provider: Provider) -> Any:
 
 
 def _open_in(source: Source, options: Any, device: Device) -> Any:
-    """Opens an onnxruntime session; changes the `options`.
+    """Opens an onnxruntime session; adds what the source needs to `options`.
 
-    onnxruntime may place the session on the CPU instead of the device, which the caller checks.
+    onnxruntime may place the session on the CPU instead of the device: the caller has to check that.
     """
     provider_with_options = (device.provider.execution_provider, device.options)
     graph: str | bytes = source.graph if isinstance(source.graph, bytes) else str(source.graph)
@@ -274,10 +280,11 @@ def _open_in(source: Source, options: Any, device: Device) -> Any:
 
 
 def _check_placement(session: Any, provider: str, manifest: Manifest) -> None:
-    """Checks that a provider runs the graph, and every node of it but the manifest's `host_nodes`.
+    """Checks that a provider runs all nodes of the graph, except the manifest's `host_nodes`, which the CPU may run.
 
     Raises:
-        ModelError: onnxruntime could not start the provider for the graph.
+        ModelError: onnxruntime could not start the provider for the graph. `placement.check` raises it for a node that
+            runs on another provider.
     """
     if session.get_providers()[0] != provider:
         raise ModelError(

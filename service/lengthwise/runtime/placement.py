@@ -34,10 +34,11 @@ class PlacedNode:
 
 
 def check(placed: Sequence[PlacedNode], provider: str, host_nodes: Collection[str], *, model: str) -> None:
-    """Makes sure that a provider runs every node, those of subgraphs too; the CPU may run the `host_nodes`.
+    """Checks that a provider runs every node, those of subgraphs too, except `host_nodes`, which the CPU may run.
 
     Raises:
-        ModelError: A node runs on another provider, or onnxruntime recorded no node; names them.
+        ModelError: Some nodes run on another provider, and the message has their names; or onnxruntime recorded no
+            nodes at all.
     """
     if not placed:
         raise ModelError(f"{model}: onnxruntime does not say where it runs the graph's nodes")

@@ -158,31 +158,37 @@ def choose(
     recurrent_kernels: bool | None = None,
     installation: Installation | None = None,
 ) -> DeviceChoice:
-    """Chooses the devices that graphs run on.
+    """Chooses the devices that graphs run on: the processor, or all GPUs that are of the same kind as the first.
 
     Args:
-        choice: `--provider`.
-        tf32: See `Device`.
-        memory_limit_bytes: See `Device`.
+        choice: The value of `--provider`.
+        tf32: Whether float32 products may use TF32 on a GPU.
+        memory_limit_bytes: The limit of onnxruntime's memory on each GPU; None for no limit.
         runners: Number of runner threads, divided among the devices; None for the table's `in_flight`.
-        recurrent_kernels: See `Device`; used if the CPU is chosen. None for the faster kernels.
-        installation: What is installed; None finds out.
+        recurrent_kernels: On the CPU: True for Lengthwise's kernels, False for onnxruntime's own, None for whichever
+            are faster for a model.
+        installation: What is installed; by default, what `find` returns.
+
+    Returns:
+        The devices, and for the log why they were chosen.
 
     Raises:
         ConfigurationError: No onnxruntime is installed, or two are; or CUDA is required and not available: the message
             names all that is missing.
     """
+    # 1. The processor, if nothing else was asked for
     installed = find() if installation is None else installation
     check_packages(installed)
     processor = {None: TIMED_CPU, True: CPU_DEVICE, False: PLAIN_CPU}[recurrent_kernels]
     if choice == "cpu":
         return DeviceChoice((processor,))
+    # 2. The processor, if CUDA is not available
     driver, missing = _missing_for_cuda(installed, everything=choice == "cuda")
     if missing:
         if choice == "cuda":
             raise ConfigurationError(f"--provider cuda is not available: {'; '.join(missing)}")
         return DeviceChoice((processor,), f"CUDA is not available: {'; '.join(missing)}")
-    # A promise and a cost table are valid for one kind of device: only GPUs of the kind of the first are used.
+    # 3. The GPUs. A promise and a cost table are valid for one kind of device: only GPUs of the first's kind are used.
     gpus = [gpu for gpu in driver.gpus if gpu.name == driver.gpus[0].name]
     cuda = PROVIDERS["cuda"]
     in_flight = cuda.in_flight if runners is None else -(-runners // len(gpus))
@@ -197,7 +203,7 @@ def choose(
 
 
 def check_packages(installed: Installation) -> None:
-    """Makes sure that exactly one package of onnxruntime is installed: two overwrite each other's files.
+    """Checks that exactly one package of onnxruntime is installed: two would overwrite each other's files.
 
     Raises:
         ConfigurationError: None is installed, two are, or it cannot be imported; the message says what to install.
@@ -225,11 +231,14 @@ def _described(packages: Mapping[str, str]) -> str:
 
 
 def _missing_for_cuda(installed: Installation, *, everything: bool) -> tuple[Driver, list[str]]:
-    """Finds out whether graphs can run on CUDA here.
+    """Finds out whether graphs can run on CUDA here, and what is missing if they cannot.
+
+    Args:
+        installed: What is installed.
+        everything: Whether to name all that is missing; otherwise only the first thing, as the checks take time.
 
     Returns:
-        The driver, empty if it was not asked; and what is missing, as sentences: with `everything` all of it, otherwise
-        only the first thing, as the checks take time. The list is empty if CUDA works.
+        The driver (an empty one if it was not asked), and what is missing, as sentences; no sentence if CUDA works.
     """
     missing = []
     # 1. The package

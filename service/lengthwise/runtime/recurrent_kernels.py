@@ -64,21 +64,21 @@ def choose(instruction_set: str, numbers: Numbers = "float32") -> None:
 def lend_cores(count: int, soon: bool = False) -> None:
     """Lends idle cores to the kernels: on each, the second direction of a bidirectional layer runs beside the first.
 
-    Each call replaces the number of the last one. When fewer cores are lent, a direction leaves its core within a step,
-    and the thread of the batch continues it. The bits of answers do not depend on this.
+    Each call replaces the number of the call before. If that was larger, a direction leaves its core within a step, and
+    the thread of the batch continues it. The bits of answers do not depend on this.
 
     Args:
         count: How many cores are idle.
-        soon: Whether a batch is about to run, so that a thread wakes up beforehand.
+        soon: Whether a batch is about to run: a helping thread then wakes up beforehand.
     """
     if COMPILED:
         _kernels.lend(count, soon)
 
 
 def run_in_background(on: bool = True) -> None:
-    """Sets whether layers that run in the calling thread yield the processor to other threads, at each step.
+    """Sets for the calling thread whether its layers yield the processor to other threads after each step.
 
-    Otherwise, where threads share a core, the system may let one run for milliseconds while another waits.
+    If they do not, and threads share a core, the system may let this thread run for milliseconds while another waits.
     """
     if COMPILED:
         _kernels.background(on)
@@ -93,7 +93,8 @@ def described(*, option: bool | None) -> str:
     """Describes for the log which kernels run recurrent layers on the CPU, and why.
 
     Args:
-        option: Whether these kernels were asked for; None for the faster ones.
+        option: The option `recurrent_kernels`: True for Lengthwise's kernels, False for onnxruntime's, None for
+            whichever are faster for a model.
     """
     if option is not False and INSTRUCTION_SETS:
         unless = "" if option else ", unless onnxruntime's own kernels are faster for a model"

@@ -104,7 +104,7 @@ class Session:
         opened = [open_graph(source, manifest, threads, device) for device in devices]
         self._sessions = [opened_graph.session for opened_graph in opened]
         self._session, self.kernels, self.recurrent, self.computes_padding = opened[0]
-        # 2. The graph's names of its outputs, and their axes: in the order of this service, and in the graph's.
+        # 2. The graph's names of its outputs; the axes of each output in the order of `Outputs`, and in the graph's.
         graph_names: dict[OutputName, str | None] = {
             "logits": names.logits,
             "attention": names.attention,
@@ -135,7 +135,7 @@ class Session:
     def load(
         cls, directory: Path, manifest: Manifest, *, threads: int = 1, devices: Sequence[Device] = (CPU_DEVICE,)
     ) -> Session:
-        """The session of a model directory's graph."""
+        """Opens a session of the graph in a model directory; the other arguments are those of the class."""
         return cls(directory / GRAPH_FILE, manifest, threads=threads, devices=devices)
 
     @property
@@ -149,9 +149,10 @@ class Session:
         return bool(self._slots)
 
     def run(self, batch: PaddedBatch, outputs: Sequence[OutputName] = ("logits",)) -> Outputs:
-        """Runs the graph once; returns the requested outputs, rows first.
+        """Runs the graph once; returns the requested outputs with the axes of `Outputs`.
 
-        An output that was not requested, or that the graph does not have, is None. On devices it waits for a free slot.
+        An output is None if it was not requested, or if the graph does not have it. With devices, a run waits for a
+        free slot.
         """
         names = [output for output in outputs if output in self._outputs]
         inputs = feed(self._names, batch)
@@ -170,14 +171,17 @@ class Session:
         return Outputs(**dict(zip(names, results, strict=True)))
 
     def warm_up(self, shapes: Iterable[tuple[int, int]], *, seconds: float) -> int:
-        """Runs batches of zeros, because the first run of each shape on a device is slow; returns how many shapes ran.
+        """Runs batches of zeros before the service is ready, because the first run of each shape on a device is slow.
 
-        The first shape should be the largest. Every slot runs it, and each shape with more rows than the shapes before
-        it, so that no buffer needs to grow later. The other shapes run once on each device.
+        A shape with more rows than all shapes before it runs in every slot, so that no buffer needs to grow later;
+        other shapes run once on each device.
 
         Args:
-            shapes: The (rows, width) of each batch.
+            shapes: The (rows, width) of each batch, the largest first.
             seconds: After this time no further shape is started; the first one always runs.
+
+        Returns:
+            How many of the shapes ran.
         """
         deadline = time.monotonic() + seconds
         names: list[OutputName] = [*self._outputs]
@@ -194,19 +198,21 @@ class Session:
                 break
         return count
 
-    def warm(self, shape: tuple[int, int]) -> None:
-        """Runs as many batches of zeros of (rows, width) as there are devices, while other batches may run.
+    def run_zeros(self, shape: tuple[int, int]) -> None:
+        """Runs as many batches of zeros of a shape (rows, width) as there are devices; other batches may run meanwhile.
 
-        Slots are free in turns between devices, so each device usually runs the shape.
+        Slots take turns between devices, so each device usually runs the shape.
         """
         for _ in self._sessions:
             self.run(zero_batch(self._manifest, *shape), [*self._outputs])
 
     def _in_graph_order(self, axes: tuple[str, ...]) -> tuple[str, ...]:
-        """The axes of an output in the order of the graph."""
+        """Returns the axes of an output in the order that the graph has them in (`GraphNames`)."""
         if self._names.classes_first and axes == ("rows", "width", "classes"):
             return ("rows", "classes", "width")
-        return ("width", "rows", *axes[2:]) if self._names.time_first and axes[1:2] == ("width",) else axes
+        if self._names.time_first and axes[1:2] == ("width",):
+            return ("width", "rows", *axes[2:])
+        return axes
 
     def _run_in(
         self, slot: Slot, inputs: dict[str, NDArray[Any]], batch: PaddedBatch, names: Sequence[OutputName]

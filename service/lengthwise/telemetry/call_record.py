@@ -34,7 +34,11 @@ ANYBODY: Final = Caller(name="")
 
 
 class CallRecord:
-    """The record of one call, from its arrival to its end."""
+    """The record of one call, from its arrival to its end.
+
+    `name` is the call's name in log and traces; `request_id` is safe to echo and to log; `arrived` is in seconds of
+    `time.monotonic`. `trace` is None if the call is not traced.
+    """
 
     __slots__ = (
         *("_decode_seconds", "_lengths", "_metrics", "_name", "_recorder"),
@@ -55,7 +59,10 @@ class CallRecord:
         self._decode_seconds = 0.0
 
     def decoded(self, call: Call, started: float) -> float:
-        """Records that the body was decoded since `started`, and counts the call for its model; returns the seconds."""
+        """Records that the body is decoded, and counts the call for its model from now on.
+
+        Returns how many seconds decoding took, from `started` (`time.monotonic`).
+        """
         end = time.monotonic()
         self._metrics = call.model.metrics
         self._lengths = [len(item.steps) for item in call.items]
@@ -105,8 +112,11 @@ class CallRecord:
 class CallRecorder:
     """Opens a record for each call.
 
-    `unknown` counts the calls of models that are not served, or not known yet. `caller` is the caller of a call whose
-    key is not checked yet.
+    Args:
+        unknown: Counts the calls for models that are not served, and those whose model is not known yet.
+        access: Writes log lines; None for none.
+        tracer: Makes traces; None for none.
+        caller: The caller of every call whose key is not checked yet.
     """
 
     def __init__(
@@ -122,7 +132,10 @@ class CallRecorder:
         self._tracer = tracer
 
     def open(self, name: str, request_id: bytes, headers: Mapping[bytes, bytes]) -> CallRecord:
-        """Starts the record of a call that has just arrived; `headers` are the metadata of a gRPC call."""
+        """Starts the record of a call that has just arrived.
+
+        `name` is the call's name; `headers` may have the trace of the caller: of gRPC, they are the metadata.
+        """
         arrived = time.monotonic()
         trace = None if self._tracer is None else self._tracer.begin(name, headers, arrived)
         return CallRecord(self, name, request_id, trace, arrived)
@@ -131,7 +144,9 @@ class CallRecorder:
 class AccessLog:
     """Writes a line for a random share of the calls: ids, status and lengths, never the sequences.
 
-    `draw` returns a random number from 0 up to 1.
+    Args:
+        share: The part of the calls that are logged, from 0 to 1.
+        draw: Returns a random number from 0 up to 1; tests replace it.
     """
 
     def __init__(self, share: float, draw: Callable[[], float] = random.random) -> None:
@@ -153,12 +168,20 @@ class AccessLog:
     ) -> None:
         """Writes the line of a call, if the call is in the random share.
 
-        `model` is name and version, or two empty texts; `key` is the name of the caller's key, empty if no keys are
-        set.
+        Args:
+            request_id: The id of the call.
+            call: The name of the call.
+            status: The HTTP status that the client got.
+            seconds: From the call's arrival to its end.
+            model: The model's name and version, or two empty texts.
+            lengths: The length of each sequence.
+            key: The name of the caller's key; empty if no keys are set.
+            reason: Why the call was rejected; None if it was not.
+            trace_id: None if the call was not traced.
         """
         if self._draw() >= self._share:
             return
-        # Fields without a value are left out, but not the first four.
+        # 1. The fields. Those without a value are left out, but not the first four.
         always = {"request_id": request_id, "call": call, "status": status, "duration_ms": round(seconds * 1000, 3)}
         optional: dict[str, Any] = {
             "key": key,
@@ -170,6 +193,7 @@ class AccessLog:
             "trace_id": trace_id,
         }
         fields = always | {name: value for name, value in optional.items() if value}
+        # 2. The line `name=value name=value ...`; JSON logs get the fields themselves.
         texts = {
             name: ",".join(map(str, value)) if isinstance(value, list) else str(value) for name, value in fields.items()
         }
@@ -178,7 +202,7 @@ class AccessLog:
 
 
 def configured_tracer(variables: Mapping[str, str]) -> Tracer | None:
-    """The tracer that OpenTelemetry's variables, `OTEL_*`, ask for; None if they ask for no traces.
+    """Opens the tracer that OpenTelemetry's variables, `OTEL_*`, ask for; None if they ask for no traces.
 
     Raises:
         ConfigurationError: The extra `tracing` is not installed, or the exporter is not supported.
@@ -197,7 +221,9 @@ def configured_tracer(variables: Mapping[str, str]) -> Tracer | None:
 
 
 def traces_exporter(variables: Mapping[str, str]) -> str | None:
-    """The exporter of traces that these variables ask for: `otlp` or `console`; None for no traces.
+    """Returns the exporter of traces that these variables ask for: `otlp` or `console`; None for no traces.
+
+    OTLP is also chosen where no exporter is named, but an endpoint is.
 
     Raises:
         ConfigurationError: The variables name an exporter or a protocol that is not supported.

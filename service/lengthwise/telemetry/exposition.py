@@ -42,7 +42,7 @@ def is_open_metrics(accept: str) -> bool:
 
 
 def page(lines: Iterable[str], *, open_metrics: bool) -> Iterator[bytes]:
-    """Joins the lines of all families into pieces of a page of the Prometheus or OpenMetrics text format."""
+    """Joins the lines of all families into a page of the Prometheus or OpenMetrics text format; yields its pieces."""
     texts, characters = list[str](), 0
     for text in lines:
         texts.append(text)
@@ -60,11 +60,11 @@ def _head(name: str, kind: str, description: str, open_metrics: bool) -> str:
 
 
 def lines_of(family: Family, *, open_metrics: bool) -> Iterator[str]:
-    """The lines of a family: `# HELP` and `# TYPE`, and then its samples."""
+    """Yields the lines of a family: `# HELP` and `# TYPE`, and then its samples."""
     name = family.prefix + family.name
     sample = f"{name}_total" if family.kind == "counter" else name
     yield _head(name if open_metrics else sample, family.kind, family.help, open_metrics)
-    # A format string with the labels in alphabetical order, and the values of a sample in the same order.
+    # A format string with the labels in alphabetical order, and what takes a sample's values in the same order.
     order = sorted(range(len(family.labels)), key=family.labels.__getitem__)
     labels = ",".join(f'{family.labels[label]}="%s"' for label in order)
     pattern, arguments = sample + (f"{{{labels}}}" if labels else "") + " %s\n", itemgetter(*order, -1)
@@ -80,18 +80,26 @@ def lines_of_histogram(
     *,
     open_metrics: bool,
 ) -> Iterator[str]:
-    """The lines of a histogram, one text for each model, with exemplars if `open_metrics`.
+    """Yields the lines of a histogram: a head, and then one text for each model.
 
-    Most of hundreds of models do nothing between two scrapes. So the texts are kept in `texts` (which is changed), and
-    a text is made anew only if the counts of its model have changed, or it has exemplars.
+    Most of hundreds of models do nothing between two scrapes. So the texts of the last scrape are kept, and a text is
+    made anew only if the counts of its model have changed, or if it has exemplars.
+
+    Args:
+        histogram: The histogram.
+        counts: The cells of each model.
+        exemplars: The exemplars of each model; they are on the page only if `open_metrics`.
+        texts: The texts of the last scrape; afterwards, those of this one.
+        open_metrics: Whether the page is OpenMetrics.
     """
     name, first = f"lengthwise_{histogram.name}", FIRST_CELL[histogram.name]
     yield _head(name, "histogram", histogram.help, open_metrics)
-    # The format string of the lines of one model.
+    # 1. The format string of the lines of one model
     of_a_model = ",".join(f'{label}="%s"' for label in OF_A_MODEL)
     bounds = [*map(repr, map(float, histogram.bounds)), "+Inf"]
     buckets = [f'{name}_bucket{{le="{bound}",{of_a_model}}} %s\n' for bound in bounds]
     pattern = "".join([*buckets, f"{name}_count{{{of_a_model}}} %s\n", f"{name}_sum{{{of_a_model}}} %s\n"])
+    # 2. The text of each model
     latest: HistogramLines = {}
     for labels, cells in counts.items():
         histogram_cells = cells[first : first + len(bounds) + 1]

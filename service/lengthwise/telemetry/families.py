@@ -118,13 +118,14 @@ class Openings:
     """The gauges of what is open now: connections, streams, live views; each is a function, called at each scrape."""
 
     def __init__(self) -> None:
-        # By door (`http`, `admin`, `grpc`): a function that counts the open ones, and their limit.
+        # By door, which is one of `http`, `admin` and `grpc`: a function that counts the open connections, and their
+        # limit
         self.connections: dict[str, tuple[Callable[[], int], int]] = {}
         self.streams: Callable[[], Mapping[str, int]] = dict  # calls and streams over gRPC, by kind
         self.viewers: list[Callable[[], int]] = []  # live views; there may be several pages of the console
 
     def families(self) -> list[Family]:
-        """The families of the gauges, with their present numbers."""
+        """Makes the families of the gauges, with their present numbers."""
         doors = [((door,), float(count())) for door, (count, _) in self.connections.items()]
         limits = [((door,), float(limit)) for door, (_, limit) in self.connections.items()]
         streams = [((kind,), float(count)) for kind, count in self.streams().items()]

@@ -79,38 +79,41 @@ OF_LIBRARIES: Final[dict[str, OverWorkers]] = {
 
 
 class Histogram:
-    """A histogram in the cells of a model; the caller has the lock of its `ModelMetrics`.
+    """A histogram in the row of cells of a model; the caller has the lock of its `ModelMetrics`.
 
-    `bounds` are the upper bounds of the buckets; one more bucket has none. The counts of the buckets are in `cells`
-    from `first` on, and after them is the sum of the values.
+    Args:
+        bounds: The upper bounds of the buckets; one more bucket has no bound.
+        cells: The model's row of cells.
+        first: The index of the first bucket's count in the row. After the counts comes the sum of the values.
     """
 
-    __slots__ = ("_cells", "_first", "_total", "bounds", "exemplars")
+    __slots__ = ("_cells", "_first", "_sum_cell", "bounds", "exemplars")
 
     def __init__(self, bounds: Sequence[float], cells: MutableSequence[float], first: int) -> None:
         self.bounds = bounds
-        self.exemplars: dict[int, tuple[str, float, float]] = {}  # by bucket; see `telemetry.exposition`
+        # By bucket: the trace id, the value, and the time in seconds since 1970
+        self.exemplars: dict[int, tuple[str, float, float]] = {}
         self._cells = cells
         self._first = first
-        self._total = first + len(bounds) + 1
+        self._sum_cell = first + len(bounds) + 1
 
     def observe(self, value: float, trace_id: str | None = None) -> None:
-        """Counts one value. With a trace id it becomes the exemplar of its bucket."""
+        """Counts one value. With a trace id, the value becomes the exemplar of its bucket."""
         bucket = bisect_left(self.bounds, value)
         self._cells[self._first + bucket] += 1
-        self._cells[self._total] += value
+        self._cells[self._sum_cell] += value
         if trace_id is not None:
             self.exemplars[bucket] = (trace_id, value, time.time())
 
     @property
     def counts(self) -> list[int]:
         """The number of values in each bucket."""
-        return [int(count) for count in self._cells[self._first : self._total]]
+        return [int(count) for count in self._cells[self._first : self._sum_cell]]
 
     @property
     def total(self) -> float:
         """The sum of the values."""
-        return self._cells[self._total]
+        return self._cells[self._sum_cell]
 
     @property
     def count(self) -> int:
@@ -147,7 +150,8 @@ class ModelMetrics:
         version: The label `version`.
         info: The labels of `model_info`; None: no such metric.
         cells: Its row of cells in shared memory; None: a list of its own.
-        claim: Called with the name of a key; returns shared memory for the cells of that key, or None if there is none.
+        claim: Called with the name of a key at the first call with it; returns a row of cells in shared memory for that
+            key, or None if there is none.
     """
 
     def __init__(
@@ -193,11 +197,11 @@ class ModelMetrics:
 
         Args:
             code: The HTTP status.
-            seconds: From its arrival to its end.
-            reason: Why it was rejected, one of `REASONS`; None if it was not.
-            stages: Its seconds in the queue and in the runtime; None if it was not answered.
-            trace_id: Of the trace to show as an exemplar.
-            decode_seconds: How long its body was decoded.
+            seconds: From the call's arrival to its end.
+            reason: Why the call was rejected, one of `REASONS`; None if it was not.
+            stages: The call's seconds in the queue and in the runtime; None if it was not answered.
+            trace_id: The id of the trace that becomes an exemplar; None if the call was not traced.
+            decode_seconds: How long decoding the body took.
             key: The label of the caller's key.
         """
         cell = _STATUS_CELL.get(code, _STATUS_CELL[500])
@@ -237,9 +241,16 @@ class ModelMetrics:
         padding_seconds: float = 0.0,
         writing_seconds: float = 0.0,
     ) -> None:
-        """Counts a batch that ran; `waits` are the seconds of its sequences in the queue.
+        """Counts a batch that ran.
 
-        `padding_seconds` are a part of `seconds`, `writing_seconds` are not.
+        Args:
+            rows: The number of rows.
+            width: Steps of the batch.
+            valid_steps: Steps within the lengths.
+            waits: Each sequence's seconds in the queue.
+            seconds: From the start of the batch to the end of its run.
+            padding_seconds: How long the padding took; a part of `seconds`.
+            writing_seconds: How long encoding the answers took, after `seconds`.
         """
         with self.lock:
             row_sums = self.by_rows[rows]
@@ -305,13 +316,16 @@ def _declared(kind: type) -> Iterator[tuple[str, OverWorkers, str]]:
 class Metrics:
     """The metrics of all models of this process.
 
+    The counts of a model that is removed stay on the page for a while; then the model is *forgotten* (`remove`).
+
     Args:
-        gauges: Called at each scrape, for the gauges of each model by (name, version).
-        bounds: Called at each scrape, for the metrics of the process.
-        *more: Called at each scrape, for families that are counted elsewhere.
-        shared: The memory of the counts; None for memory of this process alone.
+        gauges: Called at each scrape; returns the gauges of each model by (name, version).
+        bounds: Called at each scrape; returns the metrics of the process.
+        *more: Each is called at each scrape; returns families that are counted elsewhere.
+        shared: The memory of the counts that all workers share; None for memory of this process alone.
         models: Metrics that exist already.
-        forget: Called with a model that is not counted any more, and its counts.
+        forget: Called with the (name, version) of a forgotten model and its counts, so that the parent of the workers
+            adds them to those of ended processes.
     """
 
     def __init__(
@@ -327,7 +341,7 @@ class Metrics:
         self._bounds = bounds
         self._more = more
         self._shared = shared
-        self.forgotten = 0  # models that are not counted any more, so far
+        self.forgotten = 0  # how many models were forgotten so far
         self._forget = forget
         self._models = {model.labels: model for model in models}
         self._removed: dict[tuple[str, str], None] = {}  # models that are not served any more, oldest first
@@ -338,20 +352,24 @@ class Metrics:
         self.unknown = self.model()
 
     def model(self, name: str = "", version: str = "", info: dict[str, str] | None = None) -> ModelMetrics:
-        """The metrics of a model; created at the first call, and kept when the model is loaded again."""
+        """Returns the metrics of a model: new ones at the first call, and the same ones when it is loaded again."""
         self._removed.pop((name, version), None)
         metrics = self._models.get((name, version))
         if metrics is None:
+            # Without the name of a key it claims the row of the model itself.
             claim = partial(self._shared.claim, name, version) if self._shared is not None else lambda *_: None
             metrics = self._models[name, version] = ModelMetrics(name, version, cells=claim(), claim=claim)
         metrics.info = info
         return metrics
 
     def remove(self, metrics: ModelMetrics) -> None:
-        """Notes that a model is not served any more: `model_info` ends, its counts stay for a while (`KEPT_GONE`)."""
+        """Notes that a model is not served any more: the gauge `model_info` ends, but its counts stay for a while.
+
+        The last `KEPT_GONE` removed models stay. An older one is forgotten.
+        """
         metrics.info = None
         name, version = metrics.labels
-        self._removed[name, version] = self._removed.pop((name, version), None)  # now the newest one
+        self._removed[name, version] = self._removed.pop((name, version), None)  # moves it to the end: the newest
         if len(self._removed) > KEPT_GONE:
             oldest = next(iter(self._removed))
             del self._removed[oldest]
@@ -361,10 +379,14 @@ class Metrics:
                 self._shared.release(*oldest)
 
     def exposition(self, accept: str = "", total: Total | None = None) -> tuple[Iterator[bytes], str]:
-        """The body of `GET /metrics` in pieces, and its media type.
+        """Returns the body of `GET /metrics` in pieces, and its media type.
 
-        It is OpenMetrics, with exemplars, if `accept` asks for that. `total` is the sum over all processes; without it
-        the page is of this process. The pieces may be made in any thread.
+        Args:
+            accept: The header of the request. If it asks for OpenMetrics, the page has that form, and exemplars.
+            total: The sum over all processes, whose page it is; None for the page of this process.
+
+        Returns:
+            The pieces, which are made one by one as they are taken, in any thread; and the media type.
         """
         open_metrics = is_open_metrics(accept)
         lines = self._lines(total, open_metrics=open_metrics)
@@ -379,7 +401,7 @@ class Metrics:
         return b"".join(self.exposition()[0])
 
     def _lines(self, total: Total | None, *, open_metrics: bool) -> Iterator[str]:
-        """The lines of every family, of this process or (`total`) of all; exemplars are of this process."""
+        """Yields the lines of every family, of all processes if `total` is their sum, else of this process."""
         counts, keys = _rows_of(list(self._models.values())) if total is None else total.rows()
         for counter in COUNTERS:
             samples = _requests(counts, keys) if counter.name == "requests" else _counts(counter, counts)
@@ -397,7 +419,7 @@ class Metrics:
             yield from lines_of(family, open_metrics=open_metrics)
 
     def families(self) -> Iterator[Family]:
-        """All families except the counters and histograms of models, which are rows of cells."""
+        """Yields all families except the counters and histograms of models, which are rows of cells."""
         models = [(model.labels, info) for model in list(self._models.values()) if (info := model.info) is not None]
         for name, (help_, labels) in _OF_MODEL.items():
             infos = [(model, [info[label] for label in labels]) for model, info in models if labels[0] in info]
@@ -414,9 +436,9 @@ class Metrics:
         yield from self._library_families()
 
     def _library_families(self) -> Iterator[Family]:
-        """The metrics of prometheus_client about the process and Python.
+        """Yields the metrics of prometheus_client about the process and Python.
 
-        A gauge that `OF_LIBRARIES` does not know is not summed over workers.
+        Of a gauge that `OF_LIBRARIES` does not list, the page of all workers shows the largest number, not the sum.
         """
         for metric in self._process.collect():
             labels = tuple(metric.samples[0].labels) if metric.samples else ()
@@ -427,16 +449,21 @@ class Metrics:
 
 
 def _counts(counter: ModelCounter, counts: CountRows) -> Iterator[LabelledNumber]:
-    """The samples of a counter: each value of its label, for each model."""
+    """Yields the samples of a counter: one for each model and each value of the counter's label."""
     for labels, cells in counts.items():
         for value in counter.values:
             yield labels + ((value,) if counter.labels else ()), cells[CELL[counter.name, value]]
 
 
 def _requests(counts: CountRows, keys: CountRows) -> Iterator[LabelledNumber]:
-    """The samples of `requests`: calls by status and key, with the key `NO_NAME` for calls without a named key.
+    """Yields the samples of `requests`: calls by model, status and key.
 
-    The first cells of a row count by status. Statuses of CODES are always shown, others once they occur.
+    Calls without a named key have the key `NO_NAME`: they are all calls of the model, less those with a named key.
+    Statuses of `CODES` are always shown, others once they occur.
+
+    Args:
+        counts: The row of each model, whose first cells count all calls by status.
+        keys: The row of each model and named key, which counts its calls in the same cells.
     """
     unnamed = {(*labels, NO_NAME): cells[: len(STATUSES)] for labels, cells in counts.items()}
     for (name, version, _), cells in keys.items():
@@ -450,11 +477,7 @@ def _requests(counts: CountRows, keys: CountRows) -> Iterator[LabelledNumber]:
 
 
 def _rows_of(models: Iterable[ModelMetrics]) -> tuple[CountRows, CountRows]:
-    """The counts of models, and those of their callers, as copies.
-
-    The first has a row of cells for each model. The second has one for each model and each caller that sent an API key
-    with a name.
-    """
+    """Copies the counts of models: a row of cells for each model, and one for each of its named keys."""
     counts: CountRows = {}
     keys: CountRows = {}
     for model in models:

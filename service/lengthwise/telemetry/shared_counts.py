@@ -40,20 +40,20 @@ class SharedCounts:
         self._claimed: dict[tuple[str, ...], int] = {}  # the row of each (name, version[, key])
 
     def claim(self, name: str, version: str, *key: str) -> MutableSequence[float] | None:
-        """Reserves the row of a model, or of a `key` that called it; returns its cells, all zero.
+        """Reserves a row for a model, or for a `key` that called the model; returns its cells, all zero.
 
-        None if no row is free.
+        None if no row is free, or if the names are longer than a label may be.
         """
         claimed, label = set(self._claimed.values()), "\n".join((name, version, *key)).encode()
-        free = next((row for row in (_NAMES if key else _MODELS) if row not in claimed), None)
-        if free is None or len(label) >= LABEL_BYTES:
+        row = next((row for row in (_NAMES if key else _MODELS) if row not in claimed), None)
+        if row is None or len(label) >= LABEL_BYTES:
             return None
-        self._claimed[name, version, *key] = free
-        self._used[0] = max(self._used[0], free + 1)
+        self._claimed[name, version, *key] = row
+        self._used[0] = max(self._used[0], row + 1)
         # The first byte last: a row without it is not in use.
-        self._label(free)[1 : len(label)] = label[1:]
-        self._label(free)[0] = label[0]
-        return self._cells(free)
+        self._label(row)[1 : len(label)] = label[1:]
+        self._label(row)[0] = label[0]
+        return self._cells(row)
 
     def release(self, name: str, version: str) -> None:
         """Frees the rows of a model that is counted no more, and of the keys that called it."""
@@ -61,10 +61,15 @@ class SharedCounts:
             self._clear(self._claimed.pop(labels))
 
     def counts(self) -> tuple[CountRows, CountRows]:
-        """The rows of the models, and those of the keys, whichever process has written them."""
+        """Copies the counts in the memory, whichever process has written them.
+
+        Returns:
+            The cells of each model, by (name, version); and those of each key, by (name, version, key). Keys of a model
+            whose row is gone are left out.
+        """
         rows = {labels: np.array(self._cells(row)) for labels, row in self._rows().items()}
-        models = {labels: row for labels, row in rows.items() if not labels[2:]}
-        return models, {labels: row for labels, row in rows.items() if labels[2:] and labels[:2] in models}
+        models = {labels: cells for labels, cells in rows.items() if not labels[2:]}
+        return models, {labels: cells for labels, cells in rows.items() if labels[2:] and labels[:2] in models}
 
     def model_rows(self) -> dict[tuple[str, str], int]:
         """The row number of each counted model, by (name, version), whichever process has written it."""
@@ -82,7 +87,7 @@ class SharedCounts:
         return {tuple(label.decode().split("\n")): row for row, label in row_labels if label and label[0]}
 
     def _clear(self, row: int) -> None:
-        """Clears a row: the first byte of its label, and then the rest."""
+        """Clears a row: first the first byte of its label, and then all of it."""
         first = row * ROW_BYTES
         self._memory[first] = 0
         self._memory[first : first + ROW_BYTES] = bytes(ROW_BYTES)

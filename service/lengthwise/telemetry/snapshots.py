@@ -30,7 +30,7 @@ _ROWS: Final = ("models", "keys")
 
 
 def snapshot_of(models: CountRows, keys: CountRows, other_metrics: Iterable[Family] = ()) -> Snapshot:
-    """A snapshot of the rows of models and keys, and of the families of all other metrics."""
+    """Makes a snapshot from the rows of models and keys, and the families of all other metrics."""
     families = {
         family.prefix + family.name: [
             family.kind,
@@ -47,7 +47,7 @@ def snapshot_of(models: CountRows, keys: CountRows, other_metrics: Iterable[Fami
 
 
 def without_zeros(snapshot: Snapshot) -> Snapshot:
-    """A snapshot to send, without the samples that are zero: they add nothing to a sum."""
+    """Copies a snapshot without the samples of families that are zero: they need not be sent, as they add nothing."""
     families = {
         name: [*head, [sample for sample in samples if sample[1]]]
         for name, (*head, samples) in snapshot["families"].items()
@@ -61,20 +61,25 @@ class Total:
     def __init__(self, snapshots: Iterable[Snapshot] = ()) -> None:
         self.models: CountRows = {}
         self.keys: CountRows = {}
+        # By full name: the head of a family (all but its samples), and the sum of its samples by their labels
         self._families: dict[str, tuple[list[Any], dict[LabelValues, float]]] = {}
         for snapshot in snapshots:
             self.add(snapshot)
 
     def add(self, snapshot: Snapshot) -> None:
-        """Adds a snapshot; a missing field adds nothing."""
+        """Adds a snapshot. Rows are summed; of a family, the sum or the largest number is kept, as it says.
+
+        A field that the snapshot lacks adds nothing.
+        """
         for name, rows in zip(_ROWS, (self.models, self.keys), strict=True):
             for labels, row in unpacked(snapshot.get(name)).items():
                 rows[labels] = rows.get(labels, 0) + row
         for name, (*head, samples) in snapshot.get("families", {}).items():
-            numbers = self._families.setdefault(name, (head, {}))[1]
+            _, numbers = self._families.setdefault(name, (head, {}))
+            _, over_workers, *_ = head
             for labels, number in samples:
                 old_number = numbers.get(key := tuple(labels), 0)
-                numbers[key] = max(old_number, number) if head[1] == "largest" else old_number + number
+                numbers[key] = max(old_number, number) if over_workers == "largest" else old_number + number
 
     def rows(self) -> tuple[CountRows, CountRows]:
         """The summed rows of models, and of keys with a name, as lists."""
@@ -103,20 +108,24 @@ def with_rows(last: Snapshot, exact: Snapshot) -> Snapshot:
 
 
 def drop(snapshot: Snapshot, models: Collection[LabelValues]) -> None:
-    """Removes these models, `(name, version)`, from a snapshot, with their keys and other metrics."""
+    """Removes models, each `(name, version)`, from a snapshot: their rows, those of their keys, and their samples.
+
+    The snapshot is changed. A family has samples of models if its first two labels are `OF_A_MODEL`.
+    """
     for name in _ROWS:
         rows = unpacked(snapshot.get(name)).items()
         snapshot[name] = _packed({labels: row for labels, row in rows if labels[:2] not in models})
     for family in snapshot.get("families", {}).values():
-        if (*family[4][:2],) == OF_A_MODEL:
-            family[-1] = [sample for sample in family[-1] if (*sample[0][:2],) not in models]
+        *_, label_names, _, samples = family
+        if tuple(label_names[:2]) == OF_A_MODEL:
+            family[-1] = [sample for sample in samples if tuple(sample[0][:2]) not in models]
 
 
 class EndedCounts:
     """The sum of the counts of processes that have ended.
 
-    A model stays in it while another process counts the model; of models that no process counts, the most recent ones
-    stay (`forget`).
+    The counts of a model stay in the sum while a running process counts the model. Of the models that none counts, only
+    the most recent ones stay (`forget`).
     """
 
     def __init__(self) -> None:
@@ -124,7 +133,10 @@ class EndedCounts:
         self._models: list[LabelValues] = []  # in the order in which their last process ended
 
     def add(self, snapshot: Snapshot, models: Collection[LabelValues]) -> None:
-        """Adds the last snapshot of a process that counted these models; of its families only summed counters."""
+        """Adds the last snapshot of a process that counted these models: its rows, and its summed counters.
+
+        Its gauges ended with the process.
+        """
         families = snapshot["families"].items()
         counters = {name: family for name, family in families if family[:2] == ["counter", "sum"]}
         self.snapshot = Total([self.snapshot, snapshot | {"families": counters}]).snapshot()
@@ -144,7 +156,7 @@ def _packed(rows: Mapping[LabelValues, Any]) -> list[Any]:
 
 
 def unpacked(packed: list[Any] | None) -> CountRows:
-    """The rows of a field of a snapshot; {} if it is missing."""
+    """Reads the rows of a field of a snapshot, by their labels; {} if the field is missing."""
     if not packed or not packed[0]:
         return {}
     numbers = np.frombuffer(zlib.decompress(base64.b64decode(packed[1])), "<f8").reshape(len(packed[0]), -1)

@@ -6,8 +6,9 @@ POST /predict ──┬── decode
                 └── inference  <── link ──>  batch
 ```
 
-A batch belongs to several calls, so it is a trace of its own. The spans below a call are written when they have ended,
-so none is open while a call waits. Only this module knows OpenTelemetry; it is imported only if `OTEL_*` ask for it.
+A batch belongs to several calls, so it is a trace of its own, and links lead from each of its calls to the batch and
+back. The spans below a call are written when they have ended, so none is open while a call waits. Only this module
+knows OpenTelemetry; it is imported only if `OTEL_*` ask for it.
 """
 
 from __future__ import annotations
@@ -55,7 +56,10 @@ class Tracer:
         self._propagator = TraceContextTextMapPropagator()
 
     def begin(self, name: str, headers: Mapping[bytes, bytes], arrived: float) -> Trace | None:
-        """The trace of a call that arrived then, below the span of its caller; None if the sampler drops it."""
+        """Begins the trace of a call, below the span of its caller, if its headers name one.
+
+        Returns None if the sampler drops the trace. `arrived` is in seconds of `time.monotonic`.
+        """
         carrier = {key.decode(): headers[key].decode("latin-1") for key in _TRACE_HEADERS if key in headers}
         parent_context = self._propagator.extract(carrier, Context())
         span = self._calls.start_span(name, parent_context, SpanKind.SERVER, start_time=_epoch(arrived))
@@ -68,7 +72,13 @@ class Tracer:
     def batch(self, queue: ModelQueue, entries: Sequence[QueuedSequence], started: float, end: float) -> None:
         """Writes the span of a batch that ran or failed, and the spans `queue` and `inference` of its traced calls.
 
-        Its start and end are seconds of `time.monotonic`.
+        Does nothing if none of its calls is traced.
+
+        Args:
+            queue: The queue of the model.
+            entries: The sequences of the batch.
+            started: When the batch began, in seconds of `time.monotonic`.
+            end: When it ended.
         """
         arrivals: dict[Trace, float] = {}  # when the first sequence of each traced call was queued
         for entry in entries:
@@ -77,10 +87,12 @@ class Tracer:
                 arrivals[trace] = min(entry.arrival, arrivals.get(trace, entry.arrival))
         if not arrivals:
             return
+        # 1. The stages of each call; the span `inference` stays open for its link.
         inference_spans = []
         for trace, arrival in arrivals.items():
             self.stage(trace, "queue", arrival, started)
             inference_spans.append(self._calls.start_span("inference", trace.context, start_time=_epoch(started)))
+        # 2. The batch, with a link to each of these, and links back
         figures: dict[str, str | int] = {
             "lengthwise.model": queue.name,
             "lengthwise.rows": len(entries),
@@ -99,7 +111,7 @@ class Tracer:
         span.end(_epoch(end))
 
     def close(self) -> None:
-        """Sends the remaining spans, for at most `FLUSH_SECONDS`: the exporter itself would wait longer."""
+        """Sends the remaining spans; gives up after `FLUSH_SECONDS`, because the exporter itself would wait longer."""
         sending = threading.Thread(target=self._processor.shutdown, name="last-spans", daemon=True)
         sending.start()
         sending.join(FLUSH_SECONDS)
@@ -125,7 +137,15 @@ class Trace:
     def end(
         self, status: int, request_id: str, model: Sequence[str], lengths: Sequence[int], reason: str | None
     ) -> None:
-        """Ends the span of the call, with attributes; for the arguments see `AccessLog.note`."""
+        """Ends the span of the call, with attributes.
+
+        Args:
+            status: The HTTP status that the client got.
+            request_id: The id of the call.
+            model: The model's name and version, or two empty texts.
+            lengths: The length of each sequence.
+            reason: Why the call was rejected; None if it was not.
+        """
         span = self._span
         attributes: dict[str, Any] = {
             "http.response.status_code": status,
@@ -144,7 +164,7 @@ class Trace:
 
 
 def open_tracer(exporter: str) -> Tracer:
-    """The tracer whose spans go to `otlp` or to the `console`; OpenTelemetry's own variables set all the rest."""
+    """Opens the tracer whose spans go to `otlp` or to the `console`; OpenTelemetry's variables set all the rest."""
     return Tracer(
         BatchSpanProcessor(ConsoleSpanExporter(out=sys.stdout) if exporter == "console" else OTLPSpanExporter())
     )

@@ -70,7 +70,10 @@ class Golden:
 
     @classmethod
     def of(cls, content: bytes, manifest: Manifest, *, source: str = GOLDEN_FILE) -> Golden:
-        """Parses the content of a file `golden.npz` as `read` does; `source` is its name for messages."""
+        """Parses the content of a file `golden.npz`, and checks its shapes by the manifest.
+
+        A file that is malformed, or has other shapes, raises a VerificationError; `source` is its name in the message.
+        """
         arrays = _arrays(content, source)
         _check_shapes(arrays, manifest, source)
         ends = np.cumsum(arrays["lengths"], dtype=np.int64)[:-1]
@@ -100,7 +103,10 @@ class GoldenDifference:
 
 
 def compare(session: Session, golden: Golden, manifest: Manifest) -> list[GoldenDifference]:
-    """Runs the golden sequences, each unbatched and all in one batch, and compares the logits of both runs."""
+    """Runs the golden sequences, each unbatched and all in one batch; returns the differences for each sequence.
+
+    The logits of both runs are compared with the stored ones, and with each other.
+    """
     unbatched = answers(session, golden.sequences, manifest).logits
     batched = answers(session, golden.sequences, manifest, most_rows=manifest.max_batch_rows).logits
     return [
@@ -124,7 +130,12 @@ def check(
 ) -> list[GoldenDifference]:
     """Runs the golden sequences, and checks the logits against the stored ones and against a promise.
 
-    `promise`: by default that of the manifest for the session's provider, if there is one.
+    Args:
+        session: The session that runs them.
+        golden: The golden sequences, with the stored logits.
+        manifest: The manifest of the model.
+        promise: The promise; by default that of the manifest for the session's provider. If there is none, batching is
+            not checked.
 
     Returns:
         The differences that were measured, for each golden sequence.
@@ -136,7 +147,7 @@ def check(
     promise = promise or manifest.promise(session.provider)
     differences = compare(session, golden, manifest)
     for difference in differences:
-        # Against the stored logits
+        # 1. Against the stored logits: the float32 tolerance, or what the promise allows if that is more
         name = f"{manifest.key}: golden sequence {difference.sequence} ({difference.length} steps)"
         tolerance = 0.0 if promise is None else promise.tolerance
         if promise is not None and promise.amplified:
@@ -149,7 +160,7 @@ def check(
                 f"{difference.batched:.3g} batched; {allowed:.3g} is allowed. This is not the verified graph, or other "
                 "kernels run it."
             )
-        # Batched against unbatched
+        # 2. Batched against unbatched: the same bits, or within the tolerance, whichever is promised
         if promise is not None and not (difference.same_bits or (not promise.bits and difference.between <= tolerance)):
             promised = "the same bits" if promise.bits else f"{tolerance:.3g} at most"
             raise PromiseBroken(
@@ -160,9 +171,13 @@ def check(
 
 
 def answers(session: Session, sequences: Sequence[Steps], manifest: Manifest, *, most_rows: int | None = 1) -> Golden:
-    """Runs sequences in a session; returns them with their logits as new golden sequences.
+    """Runs sequences in a session; returns them with their logits, as `Golden`.
 
-    `most_rows`: rows in a batch, by default 1: unbatched; None for all in one batch.
+    Args:
+        session: The session.
+        sequences: The sequences.
+        manifest: The manifest of the model.
+        most_rows: The largest number of rows in a batch: 1, the default, for unbatched; None for all in one batch.
     """
     runs = batches(sequences, multiple=manifest.width_multiple, most_rows=most_rows)
     logits = [row for batch in runs for row in by_row(session.run(batch).logits, batch.lengths, manifest)]
@@ -170,11 +185,11 @@ def answers(session: Session, sequences: Sequence[Steps], manifest: Manifest, *,
 
 
 def _arrays(content: bytes, source: str) -> dict[str, NDArray[Any]]:
-    """Reads the arrays of the file by name, without unpickling; their shapes are not checked yet.
+    """Reads the arrays of the file by name, without unpickling. Their shapes are not checked yet.
 
     Raises:
         VerificationError: The file is malformed, too large, or lacks an array.
-        ValueError: Never leaves this function: it becomes a VerificationError.
+        ValueError: It is caught here, like every other error, and becomes a VerificationError.
     """
     arrays = {}
     try:

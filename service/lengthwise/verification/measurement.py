@@ -5,8 +5,14 @@ answer with the answer of the same row unbatched. The `reference` cases compare 
 from. Everything runs through `padding` and `runtime.session`, as when it is served. This module measures only;
 `lengthwise.verification.promises` decides.
 
-A difference is *explained* if rounding alone makes one as large: if a change of the sequence's values by a few ulps
-moves the expected answer so much (`MeasuredAnswer`). It then counts for `amplified` of the case, not for `relative`.
+| word here | meaning |
+|---|---|
+| answer | the outputs of one sequence: its logits and, if the graph has them, its attention weights |
+| raw, ordinary | kinds of random sequences: see `random_sequences` |
+| relative | of a difference: divided by max(1, the answer's largest absolute value), `scale_of` |
+| explained | of a difference: a change of the sequence's values by a few ulps makes one as large (`MeasuredAnswer`) |
+
+An explained difference counts for `amplified` of the case, not for `relative`.
 """
 
 from __future__ import annotations
@@ -96,7 +102,7 @@ class Case:
         return self.varied not in _NOT_INVARIANCE
 
     def as_json(self) -> dict[str, Any]:
-        """The case as in `verification.json`; an infinite difference is null there."""
+        """Returns the case as in `verification.json`, where an infinite difference is null."""
         return {
             name: None if isinstance(value, float) and not math.isfinite(value) else value
             for name, value in asdict(self).items()
@@ -112,7 +118,7 @@ def measure_cases(
     origin: str = "the model itself",
     exact: ExactReference | None = None,
 ) -> list[Case]:
-    """Measures every case of a graph.
+    """Measures every case of a graph: against its reference, of batch invariance, and with two threads.
 
     Args:
         open_session: Opens a session of the graph with a number of threads.
@@ -144,14 +150,14 @@ class BatchVariations:
         self.unpadded = self.most_rows == 1 and manifest.width_multiple == 1
         self.how_batched = "batched" if self.most_rows != 1 else "after others, each unbatched"  # for names of cases
         lengths = lengths_for(manifest, MIXED_LENGTHS)
-        # How rounding changes an expected answer, by the `id` of its array, which the value keeps alive, so that no
-        # other array gets this id
+        # How to measure what rounding changes in an expected output, by the `id` of the output's array: arrays have no
+        # hash. The value keeps the array alive, so that no other array gets this id.
         self._measured: dict[int, MeasuredAnswer] = {}
         self.sequences, self.unbatched = self._answered(lengths, seed)
         self.neighbours = draw(manifest, lengths[::-1], seed + 1, raw=True)
 
     def invariance(self) -> Iterator[Case]:
-        """Yields the cases of batch invariance that need neither a reference nor a second session, and of attention."""
+        """Yields the cases of batch invariance, and those of attention: all that this session alone can show."""
         yield from self.at_every_position()
         yield self.of_many_lengths()
         if not self.unpadded:
@@ -165,7 +171,8 @@ class BatchVariations:
     def against(self, reference: Reference, origin: str, exact: ExactReference | None = None) -> Iterator[Case]:
         """Yields the cases that compare the graph with its reference: at the shortest, mixed and longest lengths.
 
-        A float32 graph is also compared at raw values. The arguments are those of `measure_cases`.
+        A float32 graph is also compared at one sequence of each kind of raw values. The arguments are those of
+        `measure_cases`.
         """
         shortest, longest = self.manifest.min_length, self.manifest.max_length
         mixed = lengths_for(self.manifest, MIXED_LENGTHS)
@@ -177,25 +184,29 @@ class BatchVariations:
             yield self._against(f"{name}, against {origin}", sequences, reference, exact)
         # A lower precision may round raw values coarsely: `at_raw_values` measures that
         if self.manifest.precision == "fp32":
-            # Of `_answered`, every other sequence is raw: one of each kind
-            sequences = self._answered((2 * len(KINDS) // len(mixed) + 1) * mixed, self.seed + 6)[0]
-            name = f"raw values, against {origin}"
-            yield self._against(name, sequences[1 : 2 * len(KINDS) : 2], reference, exact, is_raw=True)
+            # Every other one of the drawn sequences is raw, of each kind in turn.
+            lengths = np.resize(mixed, 2 * len(KINDS)).tolist()
+            sequences, _ = self._answered(lengths, self.seed + 6)
+            yield self._against(f"raw values, against {origin}", sequences[1::2], reference, exact, is_raw=True)
 
     def at_raw_values(
         self, original: Reference, origin: str, allowed: float
     ) -> Iterator[tuple[str, PaddedBatch, Case]]:
         """Compares a graph at another precision with its float32 original on each kind of raw values.
 
-        Sequences without a finite answer of the original are left out. A relative difference of up to `allowed` needs
-        no explanation; more is explained if a few ulps of the values change the original's own answer as much.
+        Sequences to which the original has no finite answer are left out.
+
+        Args:
+            original: The float32 graph.
+            origin: What the original is, for the names of the cases.
+            allowed: Relative differences up to this need no explanation. A larger one is explained if a few ulps of the
+                values change the original's own answer as much.
 
         Yields:
-            The name of each kind, its sequences in one batch, and the case.
+            The name of each kind, its sequences in one batch, and the case. Nothing for token ids.
         """
         lengths = np.resize(lengths_for(self.manifest, MIXED_LENGTHS), 2 * len(KINDS) * _OF_EACH_KIND).tolist()
-        sequences = draw(self.manifest, lengths, self.seed + 6, raw=True)[1::2]
-        # Token ids have no raw values. The kinds are drawn in turn
+        sequences = draw(self.manifest, lengths, self.seed + 6, raw=True)[1::2]  # the raw ones, of each kind in turn
         for index, kind in enumerate(KINDS if sequences and sequences[0].dtype == np.float32 else ()):
             sequences_of_kind = sequences[index :: len(KINDS)]
             are_finite = [np.isfinite(original(batch)).all() for batch in self._batches(sequences_of_kind, most_rows=1)]
@@ -215,19 +226,26 @@ class BatchVariations:
     ) -> Case:
         """Compares the session's answers to sequences with a reference's, as one case.
 
-        Also remembers how to measure what rounding changes in each expected answer (`MeasuredAnswer`): with the
-        session; or, if `allowed` is set, with the reference, because the session then has a lower precision. Relative
-        differences above `allowed`, by default `ROUNDING`, need that explanation.
+        Also remembers in `_measured` how to measure what rounding changes in each expected answer.
+
+        Args:
+            name: The description of the case.
+            sequences: The sequences.
+            reference: Computes the expected answers.
+            exact: The same in float64; None if there is none.
+            is_raw: Whether the sequences have raw values.
+            allowed: Relative differences up to this need no explanation; `ROUNDING` if it is None. If it is set, the
+                session has a lower precision than the reference, and the reference shows what rounding changes.
         """
-        # Run both
+        # 1. Run both.
         expected, actual = [], []
         for batch in self._batches(sequences):
             expected += by_row(reference(batch), batch.lengths, self.manifest)
             actual += by_row(self._logits(batch), batch.lengths, self.manifest)
 
-        # Remember how to measure rounding
+        # 2. Remember how to measure rounding.
         def answer_to(model: ExactReference, steps: Steps) -> NDArray[np.float32] | None:
-            """The answer of a model to one unbatched sequence; None if it gives none."""
+            """Runs one sequence unbatched in a model; returns its logits, or None if the model has no answer."""
             (batch,) = self._batches([steps])
             logits = model(batch)
             return None if logits is None else by_row(logits, batch.lengths, self.manifest)[0]
@@ -274,7 +292,7 @@ class BatchVariations:
             yield self._case(f"padded to {width} steps instead of {needed}", "width", answers)
 
     def with_padding_filled(self) -> Iterator[Case]:
-        """Yields a case for each kind of values that the padding of the batch is filled with instead of zeros."""
+        """Yields a case for each kind of values that padding is filled with instead of zeros, in a wide batch."""
         for name, fill in self._fills().items():
             answers: list[RowOutputs] = []
             for batch in self._batches(self.sequences, self._wide()):
@@ -286,7 +304,7 @@ class BatchVariations:
             yield replace(case, extreme=name in EXTREME_PADDING)
 
     def with_other_neighbours(self) -> Iterator[Case]:
-        """Yields one case: each row in a batch in which all other rows are replaced by other sequences."""
+        """Yields one case: each row of the batch, with other sequences in the place of all other rows."""
         answers = [
             self._answers([*self.neighbours[:row], steps, *self.neighbours[row + 1 :]])[row]
             for row, steps in enumerate(self.sequences)
@@ -301,26 +319,29 @@ class BatchVariations:
             yield self._case(f"rows permuted, order {number + 1}", "order", answers)
 
     def at_max_length(self) -> Iterator[Case]:
-        """Yields two cases of a batch of a sequence of the longest length and two short ones: of it, and of the two."""
+        """Yields two cases of a batch with a sequence of the longest length and two short ones.
+
+        The first case is of the long sequence, the second is of the short ones.
+        """
         longest = self.manifest.max_length
         (steps,) = draw(self.manifest, [longest], self.seed + 3)
-        # In a batch with two of the sequences only: self-attention needs rows x heads x width^2 of memory
+        # Two short ones only: self-attention needs rows x heads x width^2 of memory
         first, last, answer = self._answers([self.sequences[0], self.sequences[-1], steps])
         yield self._case(f"{longest} steps {self.how_batched}", "company", [answer], [self._unbatched(steps)])
         name = f"beside a sequence of {longest} steps"
         yield self._case(name, "company", [first, last], [self.unbatched[0], self.unbatched[-1]])
 
     def with_threads(self, session: Session) -> Iterator[Case]:
-        """Yields two cases, batched and unbatched, of a session with two threads, against unbatched rows with one."""
+        """Yields two cases of a session with two threads: batched, and unbatched, against one thread unbatched."""
         batched = self._answers(self.sequences, session=session)
         yield self._case(f"2 threads instead of 1, {self.how_batched}", "threads", batched)
         unbatched = [answer for steps in self.sequences for answer in self._answers([steps], session=session)]
         yield self._case("2 threads instead of 1, unbatched", "threads", unbatched)
 
     def attention(self) -> Iterator[Case]:
-        """Yields two cases of attention weights: they are 0 at padding, and have the sum 1 over the valid steps.
+        """Yields the cases of attention weights: they are 0 at padding, and their sum over the valid steps is 1.
 
-        The first only if the model ever gets padding; none for a graph without attention.
+        There is no case of padding if the model never gets any, and none at all for a graph without attention.
         """
         at_padding, sums = [], []
         for batch in self._batches(self.sequences, None if self.unpadded else self._wide()):
@@ -337,7 +358,7 @@ class BatchVariations:
         yield self._case("attention over the valid steps", "attention", [sums], [ones])
 
     def _fills(self) -> dict[str, NDArray[Any]]:
-        """The values to fill padding with, by their names in the report; an array is repeated as often as needed."""
+        """Returns the values to fill padding with, by their names in the report; each array is repeated as needed."""
         random = np.random.default_rng(self.seed + 4)
         if self.manifest.input.vocabulary is not None:
             ids = random.integers(0, self.manifest.input.vocabulary, size=997, dtype=np.int64)
@@ -356,7 +377,10 @@ class BatchVariations:
     ) -> Iterator[PaddedBatch]:
         """Pads sequences to batches, as the service does, in their order.
 
-        By default with the width that they need, and the model's number of rows.
+        Args:
+            sequences: The sequences.
+            width: The width of all batches; by default, what each batch needs.
+            most_rows: The largest number of rows in a batch; by default, that of the model.
         """
         row_limit = most_rows or self.most_rows
         return batches(sequences, multiple=self.manifest.width_multiple, width=width, most_rows=row_limit)
@@ -364,7 +388,10 @@ class BatchVariations:
     def _answers(
         self, sequences: Sequence[Steps], width: int | None = None, session: Session | None = None
     ) -> list[RowOutputs]:
-        """Runs sequences in batches (`_batches`), by default in `self.session`; returns the outputs of each."""
+        """Runs sequences in batches; returns the outputs of each sequence, without padding.
+
+        The batches have the width that they need, unless `width` is given; they run in `self.session` by default.
+        """
         session = session or self.session
         return [answer for batch in self._batches(sequences, width) for answer in self._without_padding(session, batch)]
 
@@ -374,9 +401,12 @@ class BatchVariations:
         return [answers[index] for index in np.argsort(order)]
 
     def _answered(self, lengths: Sequence[int], seed: int) -> tuple[list[Steps], list[RowOutputs]]:
-        """Draws sequences, every other one of raw values, and runs each unbatched; returns them with their outputs.
+        """Draws sequences of these lengths, every other one of raw values, and runs each unbatched.
 
-        A raw sequence whose answer is not finite, which the service refuses, is replaced by an ordinary sequence.
+        A raw sequence whose answer is not finite, which the service would refuse, is replaced by an ordinary sequence.
+
+        Returns:
+            The sequences, and the outputs of each.
         """
         sequences = draw(self.manifest, lengths, seed, raw=True)
         ordinary = draw(self.manifest, lengths, seed)
@@ -393,15 +423,16 @@ class BatchVariations:
     def _unbatched(self, steps: Steps, *, is_raw: bool = False) -> RowOutputs:
         """Runs a sequence unbatched, and returns its outputs.
 
-        Also remembers how to measure what rounding changes in them (`MeasuredAnswer`), for `_case`.
+        Also remembers in `_measured` how to measure what rounding changes in each output, for `_case`.
         """
+
+        def compute(index: int, rounded: Steps) -> NDArray[np.float32]:
+            """Computes the output at an index of the outputs for other values of the sequence."""
+            return self._answers([rounded])[0][index]
+
         (answer,) = self._answers([steps])
         for index, output in enumerate(answer):
-
-            def compute(rounded: Steps, index: int = index) -> NDArray[np.float32]:
-                return self._answers([rounded])[0][index]
-
-            self._measured[id(output)] = MeasuredAnswer(output, steps, compute, is_raw=is_raw)
+            self._measured[id(output)] = MeasuredAnswer(output, steps, partial(compute, index), is_raw=is_raw)
         return answer
 
     def _logits(self, batch: PaddedBatch) -> BatchLogits:
@@ -422,18 +453,21 @@ class BatchVariations:
         answers: Sequence[RowOutputs],
         expected: Sequence[RowOutputs] | None = None,
     ) -> Case:
-        """Compares outputs of rows with the expected ones, by default with those of the batch's rows unbatched.
+        """Compares outputs of rows with the expected ones, and makes the case.
 
-        A relative difference is explained, and so left out of `relative`, if rounding of the row's values changes the
-        expected output by `1 / AMPLIFIED` of it, or more. `amplified` is the most that rounding changes an output where
-        it explains a difference. In a case against a reference, it also counts where it explains too little: the error
-        of a failed case then says that the model is ill-conditioned there.
+        - `difference` is the largest difference of all rows.
+        - `relative` is the largest relative difference that is not explained. It is explained if rounding of the row's
+          values changes the expected output by `1 / AMPLIFIED` of the difference, or more.
+        - `amplified` is the most that rounding changes an output, over the differences that it explains. In a case
+          against a reference the others count too: the error of a failed case then says that the model is
+          ill-conditioned there.
 
         Args:
             name: The description of the case.
             varied: What was varied.
             answers: For each row, its outputs.
-            expected: For each row, its expected outputs; arrays of `_unbatched` or `_against` may be explained.
+            expected: For each row, its expected outputs; by default those of the batch's rows unbatched. Only arrays
+                that `_unbatched` or `_against` made can be explained.
         """
         rows = zip(self.unbatched if expected is None else expected, answers, strict=True)
         pairs = [pair for row in rows for pair in zip(*row, strict=True)]

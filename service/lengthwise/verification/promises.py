@@ -56,19 +56,19 @@ def failures(
     Args:
         cases: The measured cases.
         tolerance: None requires the same bits in all cases of batch invariance, as the built-in layers give them. A
-            number is the allowed relative difference beyond rounding; cases of extreme padding then hold always, as
-            `check` warns about it.
+            number is the allowed relative difference beyond rounding; cases of extreme padding then always hold,
+            because `check` warns about them.
         most_from_reference: The allowed relative difference from the reference, to which a tolerance is added.
     """
-    return [case for case in cases if not _passes(case, tolerance, most_from_reference)]
+    return [case for case in cases if not _holds(case, tolerance, most_from_reference)]
 
 
-def _passes(case: Case, tolerance: float | None, most_from_reference: float) -> bool:
-    """Whether a case holds; the arguments are those of `failures`."""
+def _holds(case: Case, tolerance: float | None, most_from_reference: float) -> bool:
+    """Whether a case holds, with the tolerances of `failures`."""
     if case.varied == "at padding":
         return case.bits  # a masked softmax gives exactly 0 there, so nothing rounds
     if case.varied == "missing":
-        return True  # the exporter verified it before it published the model
+        return True  # only the exporter measures this case, and it publishes no model for which the case fails
     if case.is_invariance and tolerance is None:
         return case.bits
     if case.is_invariance and case.extreme:
@@ -77,7 +77,7 @@ def _passes(case: Case, tolerance: float | None, most_from_reference: float) -> 
 
 
 def promise(cases: Sequence[Case], differences: Sequence[GoldenDifference] = (), *, golden: float = 0.0) -> Promise:
-    """Derives the promise from the measured cases of batch invariance, without those of extreme padding.
+    """Derives a promise from the measured cases of batch invariance; those of extreme padding do not count.
 
     Args:
         cases: The measured cases.
@@ -103,8 +103,10 @@ def promise_here(
 ) -> tuple[Promise, list[Case]]:
     """Determines the promise under which a model is served on this machine.
 
-    Checks the golden sequences against the stored promise, or else against the manifest's. If there is none, or it does
-    not hold on this CPU, or was measured with other kernels, the model is verified again.
+    1. The promise that is stored for this device, if there is one: the golden sequences must keep it.
+    2. Otherwise the manifest's promise for this device, if the golden sequences keep it, and it was measured with the
+       same kernels.
+    3. Otherwise a new one: the model is verified again here. But a GPU must keep the manifest's promise.
 
     Args:
         session: The session that will serve.
@@ -114,13 +116,13 @@ def promise_here(
         tf32: Whether products of float32 are computed in TF32.
 
     Returns:
-        The promise; and, if the model was verified again, the measured cases, to be stored in `promises.json`. They are
-        empty for a known promise.
+        The promise; and the measured cases, to be stored in `promises.json`: none unless the model was verified again.
 
     Raises:
-        PromiseBroken: The stored promise of this device is broken, or the manifest's on another device than a CPU.
-            Where no promise can be made, `verify_here` raises a VerificationError.
+        PromiseBroken: The golden sequences break the stored promise, or on a GPU the manifest's. If the model cannot be
+            verified here, `verify_here` raises a VerificationError.
     """
+    # 1. A known promise
     stored_promise = stored_promises.find(stored, stored_promises.conditions(manifest, session))
     if (known_promise := stored_promise or manifest.promise(session.provider)) is not None:
         try:
@@ -137,7 +139,7 @@ def promise_here(
             depends_on_kernels = session.provider == CPU_LABEL and session.recurrent
             if stored_promise is not None or not depends_on_kernels or session.kernels == manifest.made.get(KERNELS):
                 return known_promise, []
-    # No known promise is valid here: measure
+    # 2. No known promise is valid here: measure.
     most_allowed = MAX_DIFFERENCE_TF32 if tf32 else MAX_DIFFERENCE[manifest.precision]
     new_promise, cases = verify_here(session, expected, manifest, most_allowed=most_allowed)
     result = "the same bits" if new_promise.bits else f"answers within {new_promise.tolerance:.3g}"
@@ -156,7 +158,13 @@ def verify_here(
 ) -> tuple[Promise, list[Case]]:
     """Measures the cases of batch invariance on the device that will serve; returns a new promise, and these cases.
 
-    `most_allowed`: the largest relative difference of a case, and of a golden sequence from its stored logits.
+    Args:
+        session: The session that will serve.
+        expected: The golden sequences, with the stored logits.
+        manifest: The manifest of the model.
+        most_allowed: The largest relative difference that is allowed, of a case, and of a golden sequence from its
+            stored logits.
+        seed: The seed of the random sequences.
 
     Raises:
         VerificationError: A case fails, or the golden sequences differ too much from their stored logits.

@@ -99,10 +99,13 @@ ULPS: Final = 4.0
 def rounded_otherwise(steps: NDArray[Any]) -> Iterator[NDArray[np.float32]]:
     """Yields copies of `steps`, each with values that are a few ulps larger or smaller; zeros stay zeros.
 
-    How much these copies change an answer is the conditioning of the model at these values: it shows how much another
-    order of the same sums may change the answer. `steps` are `[length, features]` or `[rows, width, features]`.
+    How much a model's answer changes for these copies shows how ill-conditioned the model is at these values, and so
+    how much another order of the same sums may change the answer.
+
+    Args:
+        steps: `[length, features]` or `[rows, width, features]`.
     """
-    # All values one ulp up, or down; a step at the middle; a ramp; and three random choices for each step
+    # The changes over the steps, in ulps: all up, all down, down and then up, a ramp, and three random ones
     ulp = np.spacing(np.abs(steps)) * (steps != 0)
     width = steps.shape[-2]
     ramp = np.linspace(-1, 1, width)[:, None]
@@ -122,9 +125,9 @@ ModelAnswer = NDArray[np.float32]
 
 @dataclass
 class MeasuredAnswer:
-    """An expected answer to a sequence, and how much rounding changes it, which is measured when it is needed.
+    """An expected answer to a sequence, with what is needed to measure how much rounding changes this answer.
 
-    Differences are relative: divided by `scale_of(answer)`.
+    It is measured only when a difference needs an explanation. Differences are relative: divided by `scale_of(answer)`.
     """
 
     answer: ModelAnswer
@@ -137,10 +140,10 @@ class MeasuredAnswer:
 
     @cached_property
     def _by_rounding(self) -> float:
-        """The largest finite relative difference that rounding makes: of the values by a few ulps, or of float32.
+        """The largest finite relative difference that rounding makes in the answer.
 
-        It compares the answers to `rounded_otherwise` values with that to the values, and the expected answer with the
-        one in float64.
+        It is the largest of the differences between the answer to the values and those to the copies of
+        `rounded_otherwise`; and of that between the expected answer and the one in float64, if there is one.
         """
         unrounded = self.compute(self.steps)
         pairs = [(self.compute(steps), unrounded) for steps in rounded_otherwise(self.steps)]
@@ -153,17 +156,26 @@ class MeasuredAnswer:
         return max(filter(math.isfinite, differences), default=0.0) / scale_of(self.answer)
 
     def difference_by_rounding(self, difference: float) -> float:
-        """How much rounding changes the answer, where that may explain a relative `difference` of it; else 0.
+        """Returns how much rounding changes the answer, relatively; 0 where rounding is no explanation of `difference`.
 
-        0 for tokens, for a difference within `allowed` or infinite, and for a large one of an ordinary sequence.
+        It is none for tokens; for a difference of up to `allowed`, which needs none, or an infinite one; and for a
+        difference above `MOST_AMPLIFIED` of an ordinary sequence.
+
+        Args:
+            difference: The relative difference of an answer from this one.
         """
-        if self.steps.dtype != np.float32 or not self.allowed < difference < math.inf:
+        is_tokens = self.steps.dtype != np.float32
+        is_too_large = difference > MOST_AMPLIFIED and not self.is_raw
+        if is_tokens or is_too_large or not self.allowed < difference < math.inf:
             return 0.0
-        return self._by_rounding if self.is_raw or difference <= MOST_AMPLIFIED else 0.0
+        return self._by_rounding
 
 
 def largest_difference(actual: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
-    """The largest absolute difference of two arrays; infinite if one is not finite or the shapes differ; 0 if empty."""
+    """The largest absolute difference of two arrays.
+
+    Infinite if a number of either is not finite, or the shapes differ; 0 for empty arrays.
+    """
     if actual.shape != expected.shape:
         return math.inf
     with np.errstate(invalid="ignore"):
@@ -189,19 +201,25 @@ def draw(manifest: Manifest, lengths: Sequence[int], seed: int, *, raw: bool = F
     """Draws random sequences: each `[length, features]` float32, or `[length]` int64 for a token model.
 
     Values have the mean and the standard deviation of the manifest, if it has them, and consecutive steps are
-    correlated. Some steps are zeros, and so is the last step of every other sequence, because zeros are data. If the
-    model accepts missing values, a tenth of the values are NaN.
+    correlated. Some steps are zeros, and so is the last step of every other ordinary sequence, because zeros are data.
+    If the model accepts missing values, a tenth of the values are NaN.
 
-    `raw`: Whether every other sequence is of one of `KINDS`.
+    Args:
+        manifest: The manifest of the model.
+        lengths: The length of each sequence.
+        seed: The seed of the random numbers.
+        raw: Whether every other sequence is raw: at odd indices, each of `KINDS` in turn. Otherwise all are ordinary.
     """
     random = np.random.default_rng(seed)
+    last_zeros = 2 if raw else 1  # the first index of a sequence that ends in zeros, and then every other ordinary one
+    period = 4 if raw else 2
     return [
         _sequence(
             manifest,
             length,
             random,
             raw_kind_at(index) if raw else None,
-            ends_in_zeros=index % 4 == 2 if raw else index % 2 == 1,
+            ends_in_zeros=index % period == last_zeros,
         )
         for index, length in enumerate(lengths)
     ]
@@ -210,7 +228,15 @@ def draw(manifest: Manifest, lengths: Sequence[int], seed: int, *, raw: bool = F
 def _sequence(
     manifest: Manifest, length: int, random: np.random.Generator, kind: str | None, *, ends_in_zeros: bool
 ) -> Steps:
-    """Draws a sequence for `draw`: token ids, ordinary correlated values (`kind` is None), or values of a raw kind."""
+    """Draws a sequence: token ids, or ordinary values (if `kind` is None), or raw values of a kind.
+
+    Args:
+        manifest: The manifest of the model.
+        length: Steps.
+        random: Is advanced.
+        kind: One of `KINDS`, or None.
+        ends_in_zeros: Whether the last step is zeros (of an ordinary sequence), or the last token id is 0.
+    """
     if manifest.input.vocabulary is not None:
         tokens = random.integers(0, manifest.input.vocabulary, size=length, dtype=np.int64)
         if ends_in_zeros:
@@ -219,9 +245,12 @@ def _sequence(
     features = manifest.input.features or 1
     mean = np.asarray(manifest.input.mean or np.zeros(features))
     std = np.asarray(manifest.input.std or np.ones(features))
-    units = random.standard_normal((length, features)) if kind is None else KINDS[kind]((length, features), random)
-    for step in range(1, length if kind is None else 1):  # a first-order autoregression with variance 1 at every step
-        units[step] = _CORRELATION * units[step - 1] + math.sqrt(1 - _CORRELATION**2) * units[step]
+    if kind is None:  # a first-order autoregression with variance 1 at every step
+        units = random.standard_normal((length, features))
+        for step in range(1, length):
+            units[step] = _CORRELATION * units[step - 1] + math.sqrt(1 - _CORRELATION**2) * units[step]
+    else:
+        units = KINDS[kind]((length, features), random)
     values = (mean + std * units).astype(np.float32)
     if manifest.missing != "refuse":
         values[random.random(values.shape) < 0.1] = np.nan

@@ -38,9 +38,11 @@ def conditions(manifest: Manifest, session: Session) -> dict[str, str]:
 
 
 def find(content: bytes | None, required: dict[str, str]) -> Promise | None:
-    """The stored promise that is valid under the required conditions; None if there is none.
+    """Returns the stored promise that is valid under the required conditions; None if there is none.
 
-    `content`: of `promises.json`; None if there is no such file.
+    Args:
+        content: The content of `promises.json`; None if there is no such file.
+        required: The conditions here, as `conditions` returns them.
     """
     promises = (entry["promise"] for entry in _entries(content, FILE) if entry["conditions"] == required)
     return next(map(Promise.model_validate, promises), None)
@@ -49,7 +51,7 @@ def find(content: bytes | None, required: dict[str, str]) -> Promise | None:
 def write(directory: Path, valid_under: dict[str, str], promise: Promise, cases: Sequence[Mapping[str, Any]]) -> None:
     """Stores a promise and its measured cases in `promises.json`, atomically.
 
-    It replaces a stored promise that is valid under the same conditions; other promises stay.
+    It replaces a stored promise that is valid under the same conditions; promises under other conditions stay.
     """
     path = directory / FILE
     entries = [
@@ -63,7 +65,11 @@ def write(directory: Path, valid_under: dict[str, str], promise: Promise, cases:
 
 
 def _entries(content: bytes | None, source: str) -> list[dict[str, Any]]:
-    """Parses the entries of `promises.json`; empty if there is no file, or, with a warning, if it is malformed."""
+    """Parses the entries of `promises.json`.
+
+    Returns none if there is no file (`content` is None). If it is malformed, logs a warning, and returns none either.
+    `source` is the file's name for the log.
+    """
     if content is None:
         return []
     try:
