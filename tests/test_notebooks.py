@@ -61,4 +61,4 @@ def test_the_checks_report_and_the_predictions_are_shown(capsys: pytest.CaptureF
 @pytest.mark.long
 def test_a_classifier_is_searched_trained_and_served() -> None:
     shown = run(EXAMPLES / "train_and_serve.ipynb")
-    assert any("no clear difference" in html or "is better" in html for html in shown)
+    assert sum("<iframe" in html for html in shown) == 2  # the reports of the classifier and of the first run

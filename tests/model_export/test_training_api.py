@@ -226,12 +226,3 @@ def test_progress_is_told_and_torch_is_left_as_it_was() -> None:
     assert [line.split(":")[0] for line in lines] == ["epoch 1 of 2", "epoch 2 of 2"]
     assert torch.equal(before[0], torch.get_rng_state())
     assert before[1] == torch.get_num_threads()
-
-
-def test_two_runs_are_compared_as_objects_and_folders(tmp_path: Path) -> None:
-    first = lengthwise_export.train(ROCKET, *in_memory(), test=in_memory(10, seed=3), progress=None)
-    lengthwise_export.train(TINY, *in_memory(), test=in_memory(10, seed=3), out=tmp_path / "run", **QUICK)
-    found = lengthwise_export.compare(first, tmp_path / "run")
-    assert (found.split, "accuracy" in str(found), "<table>" in found._repr_html_()) == ("test", True, True)
-    with pytest.raises(ConfigurationError):
-        lengthwise_export.compare(first, tmp_path / "absent")
