@@ -61,18 +61,19 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def state(path: Path) -> dict[str, Any]:
-    """Reads the state of a file of `write`; of a file of `torch.save`, `{"labels": [...]}` if it holds its labels.
+    """Reads what a file says about its training, as a dictionary; empty if it says nothing.
 
-    Empty if the file says nothing about its training.
+    Of a `.safetensors` file that `write` wrote, it is the state. Of a file of `torch.save`, it has the entry `labels`
+    if the file has one beside its `state_dict`.
     """
     if path.suffix == ".safetensors":
-        with _opened(path) as (_, stored):
-            return stored
+        with _opened(path) as (_, stored_state):
+            return stored_state
     content = _load_pickle(path)
-    is_nested = isinstance(content, dict) and isinstance(content.get("state_dict"), dict)
-    labels = content.get("labels") if is_nested else None
-    is_list = isinstance(labels, list | tuple) and all(isinstance(label, str) for label in labels)
-    return {"labels": list(labels)} if is_list and labels else {}
+    has_weights_inside = isinstance(content, dict) and isinstance(content.get("state_dict"), dict)
+    labels = content.get("labels") if has_weights_inside else None
+    are_texts = isinstance(labels, list | tuple) and all(isinstance(label, str) for label in labels)
+    return {"labels": list(labels)} if are_texts and labels else {}
 
 
 def weights(path: Path) -> dict[str, Tensor]:

@@ -52,6 +52,7 @@ def why_refused(path: Path) -> str | None:
         if first_bytes == b"PK":
             return _why_archive(path, file)
         if first_bytes.startswith(b"\x80"):
+            # Each call of `_names_in_pickle` reads one of the pickles, which follow each other in an old file
             return _why_pickle(path, (name for _ in range(_PICKLES_OF_OLD_FILES) for name in _names_in_pickle(file)))
     return None
 

@@ -53,7 +53,8 @@ class SequenceClassifier(nn.Module):
             self.first = Normalize(step.features or 0, step.missing, step.normalize)
         else:
             self.first = layers.TokenEmbedding(step.vocabulary, model.hidden, step.padding_id)
-        # Convolutions. `features[n]`: the number of features before convolution n, and of the last entry after the last
+        # Convolutions. Block n takes `features[n]` features and gives `features[n + 1]`. A residual connection of 1
+        # adds the input of its own block, one of 2 that of the block before
         features = [self.first.out_features, *(conv.channels for conv in model.conv)]
         self.input_dropout = nn.Dropout(model.input_dropout)
         self.residuals = [conv.residual for conv in model.conv]
@@ -62,7 +63,7 @@ class SequenceClassifier(nn.Module):
                 features[index],
                 conv,
                 dropout=model.dropout,
-                earlier=features[index + 1 - conv.residual] if conv.residual else 0,
+                earlier=features[index - (conv.residual - 1)] if conv.residual else 0,
             )
             for index, conv in enumerate(model.conv)
         )

@@ -33,12 +33,16 @@ class SequenceStatistics(NamedTuple):
 
 
 def by_sequence(values: Tensor, mask: Tensor) -> SequenceStatistics:
-    """Normalises each feature of each sequence with its own mean and standard deviation; NaN is a missing value."""
+    """Normalises each feature of each sequence with its own mean and standard deviation; NaN is a missing value.
+
+    First the values are brought to -1..1 (`unit`), then to mean 0 and standard deviation 1 (`normal`). A feature that
+    does not vary, and one without a present value, become 0.
+    """
     present = mask.unsqueeze(2) & ~values.isnan()
     low = torch.where(present, values, LARGEST).amin(dim=1, keepdim=True)  # (rows, 1, features)
     high = torch.where(present, values, -LARGEST).amax(dim=1, keepdim=True)
     middle, half = high / 2 + low / 2, high / 2 - low / 2
-    # Without a present value, `half` is negative
+    # Where no value is present, low is above high: then `half` is negative, and the level 0 below
     varies = half > (CONSTANT * torch.maximum(high.abs(), low.abs())).clamp(min=SMALLEST)
     unit = torch.where(present & varies, (values - middle) / torch.where(varies, half, 1.0), 0.0)
     # In float64, so that the result is the same float32 whatever the order of summation: a layer after it may compare

@@ -168,12 +168,13 @@ class RocketClassifier(nn.Module):
         The arguments are those of `forward`.
         """
         mask = step_mask(lengths, values.shape[1])  # (rows, width)
-        return self._features(values, self.first(values, mask), lengths, mask)
+        return self._head_inputs(values, self.first(values, mask), lengths, mask)
 
-    def _features(self, values: Tensor, steps: Tensor, lengths: Tensor, mask: Tensor) -> Tensor:
-        """The same as `features`, from `steps [rows, width, channels]`, the first layer's output for `values`.
+    def _head_inputs(self, values: Tensor, steps: Tensor, lengths: Tensor, mask: Tensor) -> Tensor:
+        """`[rows, features]`: the shares, computed from `steps`, and then the features of the sequence, from `values`.
 
-        Where the kernels in C run, they compute the shares, with the same bits as the operators of torch.
+        `steps` is what the first layer gives for `values`, `[rows, width, channels]`. The kernels in C compute the
+        shares where they run, with the same bits as the operators of torch.
         """
         if fixed_kernels.INSTRUCTION_SETS and values.is_cpu and not torch.compiler.is_exporting():
             rows = [row[:length] for row, length in zip(steps.numpy(), lengths.tolist(), strict=True)]
@@ -197,7 +198,7 @@ class RocketClassifier(nn.Module):
         mask, head = step_mask(lengths, values.shape[1]), self.head
         steps = self.first(values, mask)
         # In float64: a sum of thousands of float32 products depends in its last digits on its order
-        features = self._features(values, steps, lengths, mask).double()
+        features = self._head_inputs(values, steps, lengths, mask).double()
         logits = functional.linear(features, head.weight.double(), head.bias.double()).float()
         return ClassifierOutput(logits, clipped=self.grid.clipped(steps))
 

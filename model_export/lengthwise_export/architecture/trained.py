@@ -86,8 +86,8 @@ def refuse_to_overwrite(out: Path, instead: str) -> None:
     Raises:
         ConfigurationError: It holds a run; the message ends with `instead`, which says what to do.
     """
-    for path in run_files(out):
-        raise ConfigurationError(f"{out} holds a run ({path.relative_to(out)}): {instead}")
+    if existing := run_files(out):
+        raise ConfigurationError(f"{out} holds a run ({existing[0].name}): {instead}")
 
 
 def checkpoint_file(path: Path) -> Path:
@@ -136,23 +136,25 @@ def read_record(path: Path) -> TrainingRecord:
 
 
 def with_chosen_keys(spec: Spec, path: Path) -> Spec:
-    """Completes a user's spec from a checkpoint: open keys (`auto`, feature names) get the values that it records.
+    """Completes a user's spec from a checkpoint: keys that are open get the values of the spec that it records.
 
-    Without a recorded spec, they get fixed values, as in `Spec.concrete`.
+    These are the feature names, the normalisation, the policy for missing values and the keys of the model, as far as
+    the user leaves them out or to `auto`, and if both specs have the same kind of step and the same task. Without a
+    recorded spec, open keys get fixed values (`Spec.concrete`).
     """
-    record = read_record(path).spec
-    if record is None:
+    recorded = read_record(path).spec
+    if recorded is None:
         return spec.concrete()
     tables: dict[str, dict[str, Any]] = {"input": {}, "model": {}}
-    chosen = record.resolved()
-    if spec.input.kind == record.input.kind == "values":
-        if spec.input.feature_names is None and spec.input.features == record.input.features:
-            tables["input"]["feature_names"] = record.input.feature_names
+    chosen = recorded.resolved()
+    if spec.input.kind == recorded.input.kind == "values":
+        if spec.input.feature_names is None and spec.input.features == recorded.input.features:
+            tables["input"]["feature_names"] = recorded.input.feature_names
         if spec.input.normalize == "auto":
             tables["input"]["normalize"] = chosen["input"]["normalize"]
         if spec.model.preset == "auto" and not spec.input.first_stated("missing"):
             tables["input"]["missing"] = chosen["input"]["missing"]
-    if spec.model.is_auto and spec.output.task == record.output.task:
+    if spec.model.is_auto and spec.output.task == recorded.output.task:
         stated_keys = spec.model.model_fields_set
         tables["model"] = {key: value for key, value in chosen["model"].items() if key not in stated_keys}
         tables["model"]["preset"] = None  # removes it: all its keys are written out
@@ -178,7 +180,7 @@ def load(spec: Spec, weights: Path | None) -> tuple[BuiltInModel, list[str]]:
     is_rocket = spec.model.kind == "rocket"
     if weights is None:
         return (rocket.untrained(spec) if is_rocket else SequenceClassifier(spec)).eval(), []
-    notices = _require_same_spec(read_record(weights), spec, weights)
+    notices = _compare_specs(read_record(weights), spec, weights)
     try:
         model = rocket.from_tensors(spec, checkpoint.weights(weights)) if is_rocket else SequenceClassifier(spec)
     except CheckpointError as error:
@@ -186,21 +188,24 @@ def load(spec: Spec, weights: Path | None) -> tuple[BuiltInModel, list[str]]:
     return model.eval(), [*notices, *checkpoint.load(model, weights)]
 
 
-def _require_same_spec(record: TrainingRecord, spec: Spec, path: Path) -> list[str]:
-    """Compares the recorded spec with the one that is passed; returns notices about keys that may differ.
+def _compare_specs(record: TrainingRecord, spec: Spec, path: Path) -> list[str]:
+    """Compares the spec that a checkpoint records with the one that is passed; returns notices for the user.
+
+    They are about keys that may differ, and about a checkpoint that records no spec: then only labels are compared.
 
     Raises:
-        CheckpointError: Other keys differ; the message names them.
+        CheckpointError: Keys differ that must not; the message names them.
     """
     notices, errors = [], []
-    different_keys = differences(record.spec, spec) if record.spec is not None else iter(())
-    if record.spec is None:
+    if record.spec is not None:
+        different_keys = [*differences(record.spec, spec)]
+    else:
         notices.append(
             f"{path} does not record its spec: pooling, missing and the other keys are assumed to be those of the spec "
             "that is passed"
         )
-        if record.labels not in (None, spec.output.labels):
-            different_keys = iter([("output.labels", record.labels, spec.output.labels)])
+        has_same_labels = record.labels in (None, spec.output.labels)
+        different_keys = [] if has_same_labels else [("output.labels", record.labels, spec.output.labels)]
     for key, trained, stated in different_keys:
         difference = f"{key}: the checkpoint was trained with {as_text(trained)}, the spec says {as_text(stated)}"
         if key in MAY_DIFFER:

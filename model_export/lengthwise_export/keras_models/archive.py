@@ -62,10 +62,7 @@ def read_archive(path: Path, weights: Path) -> tuple[Any, dict[str, Any]]:
             )
             with archive.open(members[WEIGHTS]) as source, weights.open("wb") as target:
                 shutil.copyfileobj(source, target)
-    except (
-        *(zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error),
-        *(NotImplementedError, EOFError, OSError, RuntimeError),
-    ) as error:
+    except (zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:
         raise ConfigurationError(f"it cannot be read as a .keras file: {error}") from error
     return config, metadata if isinstance(metadata, dict) else {}
 
@@ -265,9 +262,10 @@ def safe_config(config: Any, registered: Callable[[str], Any] = lambda name: Non
 
 
 def _without_training(value: Any, registered: Callable[[str], Any]) -> Any:
-    """Does the work of `safe_config` for a part of the configuration, with the parts inside it.
+    """Returns a copy of a part of the configuration without what only training needs, and so of the parts inside it.
 
-    Regularizers and constraints become null, initializers `zeros`, and the keys of optimizers and losses go away.
+    Regularizers and constraints become null, initializers `zeros`, and the keys of optimizers and losses go away. Each
+    class that is named there is checked (`_require_known`).
 
     Raises:
         ConfigurationError: A key is not a text, or an object names a class that is not accepted.
@@ -294,15 +292,18 @@ def _without_training(value: Any, registered: Callable[[str], Any]) -> Any:
 def _require_known(node: dict[str, Any], registered: Callable[[str], Any]) -> None:
     """Makes sure that an object of a configuration names a class that is accepted.
 
-    These are values such as tensors, classes that the user has registered with Keras, operations between layers,
-    policies of float32, and `LAYERS` that are neither stateful nor of another precision.
+    - Values such as tensors (`_VALUES`).
+    - Classes that the user has registered with Keras: under another name than their own, which `registered` knows.
+    - Operations between layers, but those that call a function.
+    - Policies of precision, if it is float32.
+    - Layers in `LAYERS` that are neither stateful nor of another precision.
 
     Raises:
         ConfigurationError: It names another class. The message names the layer, and says what to do.
     """
     name, module, config = node["class_name"], node.get("module"), node.get("config")
-    alias, settings = node.get("registered_name"), config if isinstance(config, dict) else {}
-    # Values, functions, custom classes, operations and policies
+    alias, arguments = node.get("registered_name"), config if isinstance(config, dict) else {}
+    # All but layers
     if not isinstance(name, str) or not isinstance(module, str | None):
         raise ConfigurationError("the configuration names a class that is no text")
     if name in _VALUES:
@@ -316,16 +317,16 @@ def _require_known(node: dict[str, Any], registered: Callable[[str], Any]) -> No
     if is_custom or (module in _OPERATIONS and name not in _CALL_FUNCTIONS):
         return
     if name in _POLICIES and module in (None, "keras", "keras.dtype_policies", "keras.mixed_precision"):
-        _require_float32("a layer", settings.get("name"))
+        _require_float32("a layer", arguments.get("name"))
         return
     # Layers
-    layer_name = settings.get("name")
+    layer_name = arguments.get("name")
     description = f"{layer_name} ({name})" if isinstance(layer_name, str) and layer_name != name else name
     _require_layer(name, module, alias, description)
-    dtype = settings.get("dtype")
+    dtype = arguments.get("dtype")
     if isinstance(dtype, str) and (dtype.startswith("mixed_") or dtype in ("float16", "bfloat16", "float64")):
         _require_float32(description, dtype)
-    if settings.get("stateful"):
+    if arguments.get("stateful"):
         raise ConfigurationError(f"{description} is stateful: {STATEFUL}")
 
 

@@ -50,25 +50,30 @@ class LayerCall:
 
     @property
     def template_values(self) -> dict[str, str]:
-        """The code to insert for each name, such as `${mask}`, in the template of a fix."""
-        name = re.sub(r"\W", "_", self.layer.rpartition("/")[2])
+        """The code to insert for each name, such as `${mask}`, in the template of a fix.
+
+        - `mask`: makes the mask `[rows, width]`. `valid`: this mask with the rank of the layer's input.
+        - `axis`: the axis along which an operation runs; if it runs along all, those after the rows. `axes`: the same,
+          as arguments of a call.
+        - `layer`: the layer as a variable. `call`: the call of the layer or operation as it is now.
+        """
+        layer = re.sub(r"\W", "_", self.layer.rpartition("/")[2])
         axis_of_steps = 1 if self.axis is None else self.axis % self.dimensions
-        axes = tuple(range(1, self.dimensions)) if self.axis is None else self.axis
-        # The mask [rows, width], with an axis of size 1 for each further axis of the input
         valid = "mask"
         for axis in range(1, self.dimensions):
             if axis != axis_of_steps:
                 valid = f"keras.ops.expand_dims({valid}, {axis})"
-        axis_arguments = f"axis={axes}" + (", keepdims=True" if self.keepdims or self.axis is None else "")
+        axis_or_axes = tuple(range(1, self.dimensions)) if self.axis is None else self.axis
+        arguments = f"axis={axis_or_axes}" + (", keepdims=True" if self.keepdims or self.axis is None else "")
         is_layer = not self.kind.startswith("ops.")
         operation = self.kind.removeprefix("ops.").lower().replace("logsoftmax", "log_softmax")
         return {
             "mask": self.mask_code,
             "valid": valid,
-            "axes": axis_arguments,
-            "axis": str(axes),
-            "layer": name,
-            "call": f"{name}(x)" if is_layer else f"keras.ops.{operation}(x, {axis_arguments})",
+            "axes": arguments,
+            "axis": str(axis_or_axes),
+            "layer": layer,
+            "call": f"{layer}(x)" if is_layer else f"keras.ops.{operation}(x, {arguments})",
         }
 
 
@@ -118,9 +123,9 @@ class LayerParts:
     ) -> Callable[[Change], Cause]:
         """Returns the function that explains a leak at this call of a layer, with these inputs, options and outputs.
 
-        If the layer drops the mask, it is remembered for the layers that run after it.
+        It also remembers, for the layers that run after this one, which layer has dropped the mask.
         """
-        # Whether the layer gets a mask, passes it on or drops it
+        # What this layer and the layers before it do with the mask
         is_masked = _has_mask(inputs) or any(
             name.endswith("mask") and value is not None for name, value in options.items()
         )
@@ -129,7 +134,7 @@ class LayerParts:
             self._mask_dropped_by = f"{layer.path} ({layer.kind})"
         elif _has_mask(outputs):
             self._mask_dropped_by = None
-        # The description of this call
+        # The description of this call. Learning runs have compared the mask of the layer with that of the lengths
         mask_kind: LayerMask = "lengths" if self._known.matched_in_every_run(layer.layer) else "other"
         is_layer = hasattr(layer.layer, "compute_mask")  # else an operation between layers
         axis: Any = 1 if is_layer else getattr(layer.layer, "axis", 1)

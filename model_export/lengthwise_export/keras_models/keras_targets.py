@@ -85,9 +85,9 @@ def read_file(text: str, options: TargetOptions) -> KerasTarget:
 
 
 def of_model(text: str, model: Any, options: TargetOptions, origin: Mapping[str, str] | None = None) -> KerasTarget:
-    """The target of a Keras model; first compares the answers of its torch module with those of Keras.
+    """The target of a Keras model, whose torch module answers as Keras does: their answers are compared first.
 
-    The state of the model is restored.
+    The state of the model is restored, but for weights that the first call makes.
 
     Args:
         text: The user's name of the target, for messages.
@@ -116,12 +116,13 @@ def of_model(text: str, model: Any, options: TargetOptions, origin: Mapping[str,
             "the same layers give it at its own length, without padding",
         )
     check_options_agree(text, options.model_copy(update={"classes": None, "labels": None}), model_input.steps, ())
-    # Its torch module, and the answers
+    # Its torch module, and the answers. `state` is that before the calls here; if the first call makes weights, that
+    # after it, as Keras cannot remove them again
     module = KerasModule(model).eval()
-    is_built = all(layer.built for layer in model._flatten_layers(include_self=False))
+    was_built = all(layer.built for layer in model._flatten_layers(include_self=False))
     state = ModuleState(model)
     outputs = _require_agreement(text, module, model_input)
-    if not is_built:  # the first call has made weights, which cannot be undone
+    if not was_built:
         state = ModuleState(model)
     signature = CallSignature(features_axis=model_input.features_axis)
     select_output = _selector(text, outputs, options)
@@ -379,10 +380,10 @@ _WIDER: Final = 4  # how much wider a padded batch is than its longest sequence
 
 
 def _require_agreement(text: str, module: KerasModule, model_input: ModelInput) -> tuple[str, ...]:
-    """Compares the answers of the module and of Keras; returns the names (or numbers, as texts) of the outputs.
+    """Makes sure that the module answers as Keras does; returns the names of its outputs, or their indices as texts.
 
-    1. Learning runs: the module notes which layers read the steps as they came in, and which masks are those of the
-       lengths (`KnownLayers`).
+    1. Learning runs of padded batches: in them the module learns which layers read the steps as they came in, and which
+       masks are those of the lengths (`KnownLayers`). Their answers are not compared.
     2. Each sequence unbatched, with its length and without: `model(sequence)` is the answer that Lengthwise promises.
     3. A batch padded as Keras expects it: the mask of the lengths must have the effect of the mask that Keras computes,
        leaks included. A model that raises at this width is not compared here.
@@ -393,7 +394,7 @@ def _require_agreement(text: str, module: KerasModule, model_input: ModelInput) 
     with torch.no_grad(), one_torch_thread():
         sequences = _sequences_that_run(text, module, model_input, random)
         padded_batches = _padded_batches(sequences, model_input, random)
-        # Learning runs
+        # 1. Learning runs
         module.known.learning = True
         try:
             for batch, lengths in padded_batches:
@@ -401,22 +402,22 @@ def _require_agreement(text: str, module: KerasModule, model_input: ModelInput) 
                     module(batch, lengths)
         finally:
             module.known.learning = False
-        # Unbatched sequences
+        # 2. Unbatched sequences
         for sequence in sequences:
-            expected = _outputs_by_name(_answer_of_keras(module.model, sequence))
+            expected = _outputs_of(_answer_of_keras(module.model, sequence))
             input_text = f"a sequence of {sequence.shape[1]} steps"
             for length in (torch.tensor([sequence.shape[1]]), None):
-                _require_equal(text, expected, _outputs_by_name(module(sequence, length)), input_text)
-        # A padded batch
+                _require_equal(text, expected, _outputs_of(module(sequence, length)), input_text)
+        # 3. A padded batch
         batch, lengths = padded_batches[0]
-        expected = {}
+        expected = []
         with contextlib.suppress(Exception):  # a model may raise at this width
-            expected = _outputs_by_name(_answer_of_keras(module.model, batch))
+            expected = _outputs_of(_answer_of_keras(module.model, batch))
         if expected:
-            _require_equal(text, expected, _outputs_by_name(module(batch, lengths)), "a padded batch")
+            _require_equal(text, expected, _outputs_of(module(batch, lengths)), "a padded batch")
         # The names of the outputs
         answer = module(sequences[0], None)
-        return tuple(map(str, answer)) if isinstance(answer, Mapping) else tuple(_outputs_by_name(answer))
+        return tuple(map(str, answer if isinstance(answer, Mapping) else range(len(_outputs_of(answer)))))
 
 
 def _sequences_that_run(
@@ -481,16 +482,16 @@ def _padded_batches(
     return batches
 
 
-def _outputs_by_name(answer: Any) -> dict[str, Tensor]:
-    """The outputs in an answer by their number, as text; empty if it is neither a tensor, a list nor a dictionary."""
+def _outputs_of(answer: Any) -> list[Tensor]:
+    """The outputs in an answer of Keras or of the module; empty if it is neither a tensor, a list nor a dictionary."""
     if isinstance(answer, Tensor):
-        return {"0": answer}
+        return [answer]
     if isinstance(answer, Mapping):  # the module's answer: Keras returns the same outputs as a list
         answer = list(answer.values())
-    return {str(index): value for index, value in enumerate(answer)} if isinstance(answer, tuple | list) else {}
+    return list(answer) if isinstance(answer, tuple | list) else []
 
 
-def _require_equal(text: str, expected: Mapping[str, Tensor], actual: Mapping[str, Tensor], input_text: str) -> None:
+def _require_equal(text: str, expected: Sequence[Tensor], actual: Sequence[Tensor], input_text: str) -> None:
     """Makes sure that the outputs of the module are equal to those of Keras, within rounding.
 
     Args:
@@ -502,7 +503,7 @@ def _require_equal(text: str, expected: Mapping[str, Tensor], actual: Mapping[st
     Raises:
         ConfigurationError: An output differs.
     """
-    for expected_output, actual_output in zip(expected.values(), actual.values(), strict=True):
+    for expected_output, actual_output in zip(expected, actual, strict=True):
         if not isinstance(expected_output, Tensor) or not expected_output.is_floating_point():
             continue
         is_same_shape, difference = actual_output.shape == expected_output.shape, math.inf

@@ -157,7 +157,7 @@ class ModelInput:
 
 
 def input_of(text: str, model: Any, *, features: int | None = None, vocabulary: int | None = None) -> ModelInput:
-    """Reads the input of a model.
+    """Reads the input of a model: the kind of a step, the layers that mask steps, and the width that it is built for.
 
     Args:
         text: The user's name of the target, for messages.
@@ -183,7 +183,7 @@ def input_of(text: str, model: Any, *, features: int | None = None, vocabulary: 
     fixed = shape[1] if getattr(model, "inputs", None) else None
     shape_text = f"[{', '.join('any' if size is None else str(size) for size in shape)}]"
     if len(shape) == 3 and shape[2] is not None:
-        return ModelInput(StepInput(features=int(shape[2])), True, masks, padding, fixed)
+        return ModelInput(StepInput(features=int(shape[2])), masks=masks, padding=padding, fixed=fixed)
     if len(shape) != 2:
         raise ConfigurationError(
             f"{text} takes {shape_text}, but a sequence is [rows, width, features] or, of tokens, [rows, width]: "
@@ -192,8 +192,10 @@ def input_of(text: str, model: Any, *, features: int | None = None, vocabulary: 
     vocabulary_size = vocabulary or _vocabulary(model)
     if vocabulary_size is None and features not in (None, 1):
         raise ConfigurationError(f"--features {features} contradicts {text}, whose input is {shape_text}")
-    steps = StepInput(features=1) if vocabulary_size is None else StepInput(kind="tokens", vocabulary=vocabulary_size)
-    return ModelInput(steps, vocabulary_size is not None, masks, padding, fixed)
+    if vocabulary_size is not None:
+        steps = StepInput(kind="tokens", vocabulary=vocabulary_size)
+        return ModelInput(steps, masks=masks, padding=padding, fixed=fixed)
+    return ModelInput(StepInput(features=1), features_axis=False, masks=masks, padding=padding, fixed=fixed)
 
 
 def probable_scores(model: Any) -> Literal["logits", "probabilities"] | None:

@@ -155,17 +155,18 @@ class GatheredSteps:
         """The last `state [rows, hidden]`; in a row without valid steps, the `initial` one, which is None for zeros."""
         return torch.where((self._count > 0).unsqueeze(1), state, 0.0 if initial is None else initial)
 
-    def back(self, outputs: Tensor, *, backwards: bool, repeated: bool) -> Tensor:
-        """Moves the outputs `[rows, width, hidden]` back to the indices of their steps; backwards, in reverse order.
+    def from_front(self, outputs: Tensor, *, backwards: bool, repeated: bool) -> Tensor:
+        """Moves the outputs `[rows, width, hidden]` of a layer over the steps of `to_front` to the steps of the mask.
 
         Args:
-            outputs: The outputs of a layer over the steps in the order of `to_front`.
-            backwards: Whether the layer ran from the last step to the first.
+            outputs: The outputs; that of valid step n of a row is at index n, in whichever direction the layer ran.
+            backwards: Whether the layer ran from the last step to the first: then the result has the steps in the
+                order in which they ran, as Keras returns them.
             repeated: Whether a masked step gets the output of the valid step that ran before it; otherwise 0.
         """
-        # The number of valid steps that have run at each step, with this step
+        # The number of valid steps that have run when a step has run
         steps_run = self._mask.flip(1).cumsum(1).flip(1) if backwards else self._mask.cumsum(1)
-        # The index of the last output up to each step, where valid steps are in front
+        # The index in `outputs` of the valid step that ran last
         indices = self._count.unsqueeze(1) - steps_run if backwards else steps_run - 1
         has_output = steps_run > 0 if repeated else self._mask
         gathered = _gather_steps(outputs, indices.clamp(min=0, max=self._mask.shape[1] - 1))

@@ -25,7 +25,7 @@ from lengthwise_export.keras_models import recurrent
 from lengthwise_export.keras_models.backend import import_keras, on_device
 from lengthwise_export.keras_models.recurrent import GatheredSteps
 from lengthwise_export.keras_models.run import KerasRun, run_graph
-from lengthwise_export.tracing.process_wide import PROCESS_WIDE
+from lengthwise_export.tracing.process_wide import PROCESS_WIDE, replaced
 
 _running: list[KerasRun] = []
 """The runs in progress, innermost last: the functions here use the last one. Guarded by `PROCESS_WIDE`."""
@@ -56,15 +56,13 @@ def replaced_for(run: KerasRun, model: Any) -> Iterator[None]:
         _running.append(run)
         cleanup.callback(_running.pop)
         if len(_running) == 1:  # in the run of a model inside another, they are replaced already
-            for owner, name, function in replacements:
-                cleanup.callback(setattr, owner, name, owner.__dict__[name])
-                _ORIGINAL[function] = owner.__dict__[name]
-                setattr(owner, name, function)
-        for layer in model._flatten_layers():
-            # A regularizer is a loss of training, for which Keras would make the number of rows a constant of the trace
-            if (regularizer := getattr(layer, "activity_regularizer", None)) is not None:
-                cleanup.callback(setattr, layer, "activity_regularizer", regularizer)
-                layer.activity_regularizer = None
+            _ORIGINAL.update({function: vars(owner)[name] for owner, name, function in replacements})
+            cleanup.enter_context(replaced(*replacements))
+        # A regularizer is a loss of training, for which Keras would make the number of rows a constant of the trace
+        regularized = (
+            layer for layer in model._flatten_layers() if vars(layer).get("activity_regularizer") is not None
+        )
+        cleanup.enter_context(replaced(*((layer, "activity_regularizer", None) for layer in regularized)))
         cleanup.enter_context(on_device())
         yield
 
@@ -116,9 +114,9 @@ def _rnn_call(layer: Any, sequences: Tensor, initial_state: Any = None, mask: An
 
     What the operator gets depends on the mask of the layer:
 
-    1. None: all steps, and `KerasRun.lengths_at`.
-    2. That of the lengths: all steps, and the lengths.
-    3. Any other: the valid steps of each row, moved to its front, and their number (`GatheredSteps`).
+    1. No mask: all steps, up to the full width; in a trace, up to the lengths (`KerasRun.lengths_at`).
+    2. The mask of the lengths: all steps, up to the lengths.
+    3. Any other mask: the valid steps of each row, moved to its front, and their number (`GatheredSteps`).
 
     A layer that is stateful, or that has a cell without an operator in ONNX, runs as it is.
 
@@ -136,7 +134,7 @@ def _rnn_call(layer: Any, sequences: Tensor, initial_state: Any = None, mask: An
         if run.is_traced:
             raise TraceError(None, f"{layer.name} ({type(layer).__name__}): {reason}")
         return _ORIGINAL[_rnn_call](layer, sequences, initial_state=initial_state, mask=mask, training=training)
-    # The steps and lengths of the first operator
+    # The steps and lengths of the first operator; steps without the zeros that a Masking wrote into the padding
     values, lengths = sequences, run.lengths_at(sequences)
     gathered = None
     if mask is not None and run.has_mask_of_lengths(layer, mask):
@@ -174,12 +172,13 @@ def _first_mask(mask: Any) -> Any:
 def _output(
     layer: Any, run: KerasRun, values: Tensor, last_state: Tensor, mask: Any, gathered: GatheredSteps | None
 ) -> Tensor:
-    """The output of a recurrent layer as Keras computes it from that of the operator.
+    """The output of a recurrent layer as Keras gives it, computed from the outputs of the operator.
 
-    At masked steps it is 0 with `zero_output_for_mask`, otherwise the output of the valid step that ran before.
+    With `return_sequences` of the layer it has all steps, in the order in which they ran; else it is the last state. At
+    masked steps it is 0 with `zero_output_for_mask`, otherwise the output of the valid step that ran before.
 
     Args:
-        layer: The layer of Keras. With `return_sequences` the output has all steps, else it is the last state.
+        layer: The layer of Keras.
         run: The run.
         values: The outputs of the operator, `[rows, width, hidden]`.
         last_state: `[rows, hidden]`.
@@ -194,11 +193,12 @@ def _output(
         return torch.where(is_valid.bool(), last_state, 0.0)
     # All steps
     if gathered is not None:
-        return gathered.back(values, backwards=layer.go_backwards, repeated=not layer.zero_output_for_mask)
-    if layer.go_backwards:
+        return gathered.from_front(values, backwards=layer.go_backwards, repeated=not layer.zero_output_for_mask)
+    if layer.go_backwards:  # in the order in which the steps ran, as in Keras
         return values.flip(1)
-    is_filled = mask is not None and not layer.zero_output_for_mask
-    return run.fill(values, last_state.unsqueeze(1)) if is_filled else values
+    if mask is None or layer.zero_output_for_mask:
+        return values
+    return run.fill(values, last_state.unsqueeze(1))
 
 
 def _initial_states(initial: Any, cells: int) -> list[list[Tensor]]:
@@ -233,11 +233,12 @@ def _bidirectional_call(
     run, mask = _running[-1], _first_mask(mask)
     forward, backward = layer.forward_layer, layer.backward_layer
     form, backward_form = (
-        recurrent.form_of(direction.cell) if hasattr(direction, "cell") else "" for direction in (forward, backward)
+        recurrent.form_of(direction.cell) if hasattr(direction, "cell") else "it has no cell"
+        for direction in (forward, backward)
     )
-    is_plain = not (forward.go_backwards or layer.stateful) and initial_state is None
+    needs_keras = forward.go_backwards or layer.stateful or initial_state is not None
     has_lengths = mask is None or run.has_mask_of_lengths(layer, mask)
-    if isinstance(form, str) or form != backward_form or not is_plain or not has_lengths:
+    if isinstance(form, str) or form != backward_form or needs_keras or not has_lengths:
         options = {"initial_state": initial_state, "mask": mask, "training": training}
         return _ORIGINAL[_bidirectional_call](layer, sequences, **options)
     # Run the operator

@@ -59,13 +59,13 @@ class KnownLayers(nn.Module):
         return module
 
     def matched_in_every_run(self, layer: Any, compare: Callable[[], bool] | None = None) -> bool:
-        """Whether the input of a layer was the model's input in every learning run, or its mask that of the lengths.
+        """Whether the comparison for a layer was true in every learning run so far; False if there was none.
 
-        In a learning run, first calls `compare` and remembers the result. False if no learning run has compared them.
+        A layer that reads the steps compares its input with the model's, any other its mask with that of the lengths.
 
         Args:
             layer: The layer.
-            compare: Returns whether they are equal in this run; None to only look up.
+            compare: Makes this comparison; called in a learning run, whose result counts, too. None to only look up.
         """
         if self.learning and compare is not None:
             self._matched[identity(layer)] = compare() and self._matched.get(identity(layer), True)
@@ -193,8 +193,9 @@ def masks_in(function: Any) -> GraphMasks:
 def run_graph(function: Any, run: KerasRun, values: list[Any], operation_fn: Callable[[Any], Any]) -> dict[int, Any]:
     """Runs the graph of a functional model; returns the value of each symbol by its id.
 
-    The mask of the lengths replaces a mask that is computed from the model's own steps. In a run without lengths such a
-    mask is not computed if it is used as a mask only; neither is what is computed from it.
+    Masks that the graph computes from the model's own steps are not computed: the mask of the lengths takes their
+    place. In a run without lengths, a mask that is used for nothing but masks is left out, with all that is computed
+    from it: the layers run without a mask.
 
     Args:
         function: The functional model.
@@ -206,7 +207,7 @@ def run_graph(function: Any, run: KerasRun, values: list[Any], operation_fn: Cal
     known = {id(symbol): value for symbol, value in zip(function.inputs, values, strict=True)}
     for node in _nodes(function):
         inputs_without_masks = {*map(id, node.input_tensors)} - _mask_arguments(node)
-        if not inputs_without_masks <= known.keys():  # it needs a mask that is not computed
+        if not inputs_without_masks <= known.keys():  # it computes something from a mask that was left out
             continue
         # The node computes a mask from the steps
         output = node.outputs[0]
