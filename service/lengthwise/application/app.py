@@ -245,7 +245,12 @@ class Application(FastAPI):
                         await rpc.stop()
 
     async def _start(self) -> None:
-        """Loads the models, and listens for gRPC: before they are loaded; but one of several workers after that."""
+        """Loads the models, and listens for gRPC, if it is on.
+
+        A process that serves alone listens before the models are loaded, and refuses calls until then. One of several
+        workers listens when all have loaded them: other workers may be ready earlier, and gRPC cannot leave a
+        connection to them.
+        """
         serving, rpc, settings = self.serving, self._rpc, self.serving.settings
 
         async def listen() -> None:
@@ -257,7 +262,7 @@ class Application(FastAPI):
         if serving.worker is None:
             await listen()
             await serving.start()
-        else:  # other workers may be ready earlier, and gRPC cannot leave connections to them
+        else:
             await serving.start(listen)
         if serving.ready and self._addresses():
             log.info("try it: %s", ", ".join(f"{address} ({what})" for what, address in self._addresses().items()))
@@ -431,8 +436,9 @@ def _is_instrumented() -> bool:
 
 
 def _is_preceded(own: Sequence[BaseRoute], routes: Sequence[BaseRoute]) -> bool:
-    """Whether a POST may be answered by a user's route before the last own route, or an own route was removed.
+    """Whether the routes of this service may not be the ones that answer its calls.
 
+    That is so if one of them was removed, or if a user's route that takes POST is tried before the last one of them.
     `own` are the routes of this service, `routes` all of the application, in the order in which they are tried.
     """
     own_ids = {id(route) for route in own}

@@ -89,37 +89,38 @@ def _referenced(schemas: Mapping[str, Any], document: Mapping[str, Any]) -> dict
 
 
 def _inlined(part: Any, parts: Mapping[str, Any]) -> Any:
-    """A part of the document with the components in place of the references to them (`$ref`).
+    """A copy of a part of the document, with the components in place of the references to them (`$ref`).
 
     References to schemas stay, because every reader of OpenAPI follows these, but not all follow the others. `parts`
-    are the components.
+    are the components: `#/components/parameters/model` is `parts["parameters"]["model"]`.
     """
     if isinstance(part, list):
         return [_inlined(entry, parts) for entry in part]
     if not isinstance(part, dict):
         return part
-    reference = part.get("$ref", _SCHEMAS)
-    if not reference.startswith(_SCHEMAS):
-        return _inlined(functools.reduce(operator.getitem, reference.split("/")[2:], parts), parts)
-    return {name: _inlined(entry, parts) for name, entry in part.items()}
+    reference = part.get("$ref")
+    if reference is None or reference.startswith(_SCHEMAS):
+        return {name: _inlined(entry, parts) for name, entry in part.items()}
+    return _inlined(functools.reduce(operator.getitem, reference.split("/")[2:], parts), parts)
 
 
 def examples(manifest: Manifest) -> dict[str, Any]:
     """A valid body of each call for a model, `{schema: body}`.
 
-    Each has two sequences, one of them as short as the model takes.
+    Each has two sequences: one as short as the model takes, and one with a step more, if the model takes so many.
     """
     steps, lengths = tensor_specs.inputs_of(manifest)
     step = [round(value, 2) for value in manifest.input.mean or [0.0] * (manifest.input.features or 1)]
     short = [0 if steps.name == "tokens" else step] * manifest.min_length
     long = (short + short[:1])[: manifest.max_length]
-    rows = {
-        steps: ([2, len(long), *steps.shape[2:]], [long, long]),  # the shorter row ends with padding
+    # The shape and the elements of each input tensor; in `steps` the shorter row ends with a step of padding.
+    tensors = {
+        steps: ([2, len(long), *steps.shape[2:]], [long, long]),
         lengths: ([2], [len(long), len(short)]),
     }
     inputs = [
         {"name": spec.name, "datatype": spec.datatypes[0], "shape": shape, "data": data}
-        for spec, (shape, data) in rows.items()
+        for spec, (shape, data) in tensors.items()
     ]
     sequences = [long, {"id": "a", "steps": short}]
     return {

@@ -32,12 +32,14 @@ class Changes:
         return sorted(self._unloaded)
 
     async def make(self, change: str, name: str, call: str) -> list[Any]:
-        """Calls every worker for one change (`load` or `unload`) of the model `name`; returns their answers.
+        """Has every worker make one change (`load` or `unload`) of the model `name`; returns their answers.
 
         An answer has the worker's `pid`, an `error` (None: the change is made), and its models: `serves`, `unloaded`. A
-        worker that does not answer in time (`error`) makes the change later; if it ends instead, its successor asks for
-        the unloaded names. `call` is an id that the worker which asks for the change has chosen: it is told to all, so
-        that this worker recognizes its own change.
+        worker that does not answer in time has an `error`, and makes the change later; a worker that ends has no
+        answer, and its successor asks for the unloaded names.
+
+        One of the workers has asked for the change. `call` is an id that it has chosen, and by which it recognizes its
+        own change among those that the parent sends to all.
         """
         async with self._changing:
             # Workers that start from now on get the changed names.
@@ -48,24 +50,25 @@ class Changes:
                 for slot in self._slots
                 if slot.scans and slot.channel is not None
             }
-            # A worker that has not answered an earlier change yet gets a moment only; `late` are the other calls.
-            late = {call for slot, call in calls.items() if slot.change is None or slot.change.done()}
-            if skipped := {*calls.values()} - late:
-                await asyncio.wait(skipped, timeout=ANSWER_SECONDS)
-            # The others get `CHANGE_SECONDS`, again and again while a model is fetched or verified.
+            # Workers that still make an earlier change get a moment to answer.
+            open_calls = {call for slot, call in calls.items() if slot.change is None or slot.change.done()}
+            if behind_earlier_change := {*calls.values()} - open_calls:
+                await asyncio.wait(behind_earlier_change, timeout=ANSWER_SECONDS)
+            # All others get `CHANGE_SECONDS`, and again as long while a model is fetched or verified.
             busy = True
-            while late and busy:
+            while open_calls and busy:
                 busy = self._is_busy()
-                _, late = await asyncio.wait(late, timeout=CHANGE_SECONDS)
+                _, open_calls = await asyncio.wait(open_calls, timeout=CHANGE_SECONDS)
                 busy = busy or self._is_busy()
+            # The answers that are there.
             answers: list[dict[str, Any]] = []
             for slot, pending in calls.items():
                 slot.change = pending
                 late_answer = {"error": f"it has not answered within {CHANGE_SECONDS:g} s"}
                 answer = pending.result() if pending.done() else late_answer
-                if answer is not None and slot.process is not None:  # else it has ended: its successor asks
+                if answer is not None and slot.process is not None:  # else the worker has ended
                     answers.append({"pid": slot.process.pid, **answer})
-            # What the workers say now: a load counts as made even if the highest version was refused.
+            # The name stays unloaded if it is so at all workers: a load counts even if the highest version was refused.
             names_of_workers = [answer["unloaded"] for answer in answers if "unloaded" in answer]
             if names_of_workers:
                 self._unloaded = unloaded if all(name in names for names in names_of_workers) else loaded

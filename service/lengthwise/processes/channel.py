@@ -79,8 +79,11 @@ class Channel:
         return cls(*await asyncio.open_connection(sock=end, limit=_LINE_BYTES), handlers)
 
     async def receive(self) -> None:
-        """Handles messages until the other end is closed, which may be within a line, as a process may be killed."""
-        with suppress(ConnectionError, ValueError):  # ValueError: a line that has no end within `_LINE_BYTES`
+        """Handles messages until the other end is closed, or sends a line of more than `_LINE_BYTES`.
+
+        A process may be killed while it writes, so the last line may have no end: it is dropped.
+        """
+        with suppress(ConnectionError, ValueError):  # ValueError: the line is too long
             while (line := await self._reader.readline()).endswith(b"\n"):
                 try:
                     self._handle(**json.loads(line))

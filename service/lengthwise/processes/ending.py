@@ -20,11 +20,11 @@ _STDERR: Final = 2
 
 @contextmanager
 def end_for_certain() -> Iterator[Callable[[float], None]]:
-    """Yields a function `end_within(seconds)`: the process ends unless the block ends within that time after its call.
+    """Yields a function `end_within(seconds)`, which starts a timer that ends the process; leaving the block stops it.
 
-    It may be called in a signal handler. Before the end, the stacks of all threads are written to stderr; the exit code
-    is
-    1. A library that keeps the interpreter lock cannot prevent it, because the timer is a thread of C.
+    The function may be called in a signal handler. When the timer ends the process, the stacks of all threads are
+    written to stderr, and the exit code is 1. A library that keeps the interpreter lock cannot prevent that, because
+    the timer is a thread of C.
     """
     try:
         yield lambda seconds: faulthandler.dump_traceback_later(seconds, exit=True, file=_STDERR)

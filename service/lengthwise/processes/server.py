@@ -83,9 +83,10 @@ class _PortServer(uvicorn.Server):
         return ConnectionDrain(connections, lambda: self.listener.pending, asyncio.get_running_loop().time)
 
     async def end_connections(self, draining: ConnectionDrain, seconds: float, deadline: float = 0.0) -> None:
-        """Accepts the connections that are being opened, and ends all; late ones are refused and then aborted.
+        """Accepts the connections that are being opened, and no more, and waits until all connections have ended.
 
-        They have `seconds`, and at least until `deadline`, the end of the drain on the event loop's clock.
+        It waits for `seconds`, or until `deadline` (on the event loop's clock), whichever is later. Connections that
+        are still open then get 503, and are aborted after `_LAST_REFUSALS_SECONDS`.
         """
         clock = asyncio.get_running_loop().time
         deadline = max(deadline, clock() + seconds)
@@ -268,7 +269,10 @@ def _listener(
     port: str,
     max_connections: int,
 ) -> Listener:
-    """The listener of the port whose option is `port`, on a socket of its own, or on the one of all workers."""
+    """Makes the listener of a port, on a socket of its own, or on the one that all workers share.
+
+    `port` is the name of the port's option. `stack` closes the socket. Workers take turns on the main port only.
+    """
     make = partial(
         Listener, max_connections=max_connections, tls=tls, handshake_seconds=settings.header_timeout_seconds
     )

@@ -199,18 +199,27 @@ class Supervisor:
                     self._signal([slot], signal.SIGKILL)
 
     def _patience(self, slot: WorkerSlot) -> float:
-        """The seconds for which the event loop of a worker may not run before the worker counts as hanging."""
+        """For how many seconds the event loop of a worker may stand still; after that, the worker counts as hanging.
+
+        - While it starts: `_START_SECONDS`, or the option `hung_seconds` if that is longer.
+        - While the service ends: `SILENT_SECONDS`, if the worker has not begun to drain, and has no call in hand or the
+          time of the drain is over.
+        - Else `hung_seconds`, and two beats more, in which the worker itself logs the stack of its event loop: a busy
+          machine, or a library that keeps the interpreter lock, stops a loop for a while.
+        """
         row = self._memory.table[slot.index]
         if row["state"] in (STARTING, ABSENT):
             return max(_START_SECONDS, self._settings.hung_seconds)
         if self._ending.is_set() and row["state"] != ENDING and (self._drained or not row["inflight"]):
-            return SILENT_SECONDS  # it should drain, and does not
-        # A busy machine, or a library that keeps the interpreter lock, stops a loop for a while. Beyond `hung_seconds`
-        # the worker itself gets time to log the stack of its event loop.
+            return SILENT_SECONDS
         return max(SILENT_SECONDS, self._settings.hung_seconds) + 2 * BEAT_SECONDS
 
     async def _keep(self, slot: WorkerSlot) -> None:
-        """Runs one worker process after the other in a slot, until the service ends."""
+        """Runs one worker process after the other in a slot, until the service ends.
+
+        After each one it adds the counts of the process to the ended ones, and waits for a pause. A worker that ends
+        with an error while the service ends makes the exit code of the service 1.
+        """
         while not self._ending.is_set():
             slot.started = time.monotonic()
             slot.loaded.clear()
@@ -225,8 +234,8 @@ class Supervisor:
                 self._memory.put(slot.index, pid=0, state=ABSENT, connections=0, inflight=0, batches=0)
                 slot.loaded.set()
                 self._counts.end(slot.index)
-            if self._ending.is_set():  # has it drained, or did it end in another way?
-                # One that was killed without a call in hand has lost nothing.
+            if self._ending.is_set():
+                # A worker that was killed while it had no call in hand has lost nothing: that is no error.
                 if was_up and code not in (0, self._code) and (inflight or code != -signal.SIGKILL):
                     log.error("a worker ended with %s instead of draining", _end_text(code))
                     self._code = self._code or 1
@@ -236,9 +245,10 @@ class Supervisor:
                 await asyncio.wait_for(self._ending.wait(), pause)
 
     def _pause_after(self, slot: WorkerSlot, code: int) -> float:
-        """Logs and counts the end of a worker; returns the seconds until another one starts.
+        """Logs and counts the end of a worker with exit code `code`; returns the seconds until another one starts.
 
-        Ends the service instead if no worker serves, and this one cannot start or all have ended early too often.
+        The pause doubles with each early end in a row. If no worker is ready, and this one cannot start or all have
+        ended early too often, it begins the end of the service; then no other worker starts.
         """
         seconds = time.monotonic() - slot.started
         serves = ((self._memory.table["state"] == READY) & ~self._memory.is_silent()).any()
@@ -257,7 +267,11 @@ class Supervisor:
         return pause
 
     async def _run_worker(self, slot: WorkerSlot) -> tuple[bool, int]:
-        """Runs one worker process until it ends; returns whether it came to handle its signals, and its exit code."""
+        """Runs one worker process until it has ended; returns whether it was up, and its exit code.
+
+        It was *up* if it has handled the parent's messages. The process is killed if its channel is closed and it does
+        not end; if even that fails, the exit code is -SIGKILL.
+        """
         parent_end, worker_end = socket.socketpair()
         with parent_end, worker_end:
             process = await self._start(worker_end.fileno())
@@ -369,9 +383,10 @@ class Supervisor:
         return answers
 
     async def _metrics_of_others(self, asking: WorkerSlot, own_metrics: Snapshot) -> list[Snapshot]:
-        """The metrics of all workers but `asking`, and of those that have ended; `own_metrics` are those of `asking`.
+        """The metrics that the worker `asking` has to add to its `own_metrics`, to report those of the whole service.
 
-        A worker that does not answer has its last answer there.
+        They are those of all other workers, and of the workers that have ended. A worker that does not answer counts
+        with its last answer.
         """
         self._counts.note(asking.index, own_metrics)
         await self._ask_others(asking, lambda slot, answer: self._counts.note(slot.index, answer), "metrics")

@@ -132,10 +132,14 @@ class Worker:
         await self._channel.call("loaded")
 
     def accept_delay(self, connections: int, waiting: int = 0) -> float:
-        """The seconds for which this worker leaves the next connection to the others; 0: it accepts it. See `Listener`.
+        """For how many seconds this worker leaves the next connection to the others, by the rules of the module.
 
-        `connections` are those that it has, `waiting` those that wait in the kernel. Negative: it is not ready, and
-        leaves the connection in any case.
+        Also writes `connections`, the number that this worker has, into the shared memory; `waiting` is the number of
+        those that wait in the kernel.
+
+        - 0: it accepts the connection, because it has fewer than its part, or no other worker is ready.
+        - `GIVE_WAY_SECONDS`: a worker with fewer connections should take it.
+        - `-NOT_READY_SECONDS`: this worker is not ready. The sign tells the `Listener` to wait in any case.
         """
         self.memory.put(self.index, connections=connections)
         others_counts = self.memory.table["connections"][self._others][self._states() == READY]
@@ -180,10 +184,10 @@ class Worker:
         os._exit(1)  # frees the ports for a new parent
 
     def report(self, error: Exception) -> bool:
-        """Tells the parent why this worker cannot start; the parent logs it once for all workers.
+        """Tells the parent why this worker cannot start, and returns True: the parent logs that once for all workers.
 
-        Returns False if this worker replaces one that has ended: the other workers serve, the parent does not log the
-        error, and the caller has to.
+        Does nothing, and returns False, if this worker replaces one that has ended. Then other workers serve, the
+        parent does not log the error, and the caller has to.
         """
         if self.memory.table["restarts"][self.index]:
             return False

@@ -58,7 +58,7 @@ ONE_PROCESS: Final = WorkerCount(1, "of this process alone")
 
 
 def count_workers(settings: Settings) -> WorkerCount:
-    """The number of `--workers`, or what `auto` means on this machine, with the reason.
+    """The number of workers that `--workers` asks for, or that `auto` means on this machine, with the reason.
 
     Raises:
         ConfigurationError: The model repository cannot be read, or the provider is not available.
@@ -77,19 +77,19 @@ def count_workers(settings: Settings) -> WorkerCount:
         runners = min(1 + min(sizes, default=0) // _RUNNER_BYTES, max(1, cores // _LEAST), _MOST_RUNNERS)
         cores_text = "each core" if runners == 1 else f"every {runners} of {cores} cores, as the models are large"
         count, reason = cores // runners, f"one for {cores_text}"
-    # By the memory, and by `max_model_bytes`: `fit` is the number of workers that have room.
+    # By the memory: how many workers have room, and the bytes that each needs.
     graphs = _COPIES * sum(sizes)
     limit, needed = "memory", _WORKER_BYTES + graphs
     free_bytes = memory_left_bytes()
     machine_bytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    fit = (machine_bytes // 2 if free_bytes is None else free_bytes) // needed
-    if settings.max_model_bytes is not None and (most := settings.max_model_bytes // max(1, graphs)) < fit:
-        # Each worker has its share of the limit, in which a model and its new version must fit.
-        limit, needed, fit = "max_model_bytes", graphs, most
-    if fit < count:
+    room_for = (machine_bytes // 2 if free_bytes is None else free_bytes) // needed
+    # By `max_model_bytes`: each worker has its share of it, in which a model and its new version must fit.
+    if settings.max_model_bytes is not None and (shares := settings.max_model_bytes // max(1, graphs)) < room_for:
+        limit, needed, room_for = "max_model_bytes", graphs, shares
+    if room_for < count:
         # The number that uses most cores: with eight cores and memory for five workers, four of two runners each.
-        reason = f"{cores} cores, but {limit} for {fit}, at {needed // 2**20} MiB each"
-        count = max(range(1, max(2, fit + 1)), key=lambda number: (cores // number * number, number))
+        reason = f"{cores} cores, but {limit} for {room_for}, at {needed // 2**20} MiB each"
+        count = max(range(1, max(2, room_for + 1)), key=lambda number: (cores // number * number, number))
     return WorkerCount(min(max(1, count), _MOST), reason)
 
 

@@ -38,9 +38,10 @@ class WorkerCounts:
         self._last[index] = {}
 
     def snapshots_to_add(self, index: int, own: Snapshot, other_indices: Iterable[int]) -> list[Snapshot]:
-        """The snapshots to add to `own`, the one of a worker: of the workers `other_indices`, and of the ended workers.
+        """The snapshots that the worker `index` adds to its `own` one, to report the counts of the whole service.
 
-        The first one has the families that `own` lacks, from the worker's last snapshot.
+        They are, in this order: the families that `own` lacks, as they were in the worker's last snapshot; the last
+        snapshots of the workers `other_indices`; and the sum over the workers that have ended.
         """
         # A worker that starts may still count the models of ended ones, so nothing is forgotten until all are ready.
         if self._ended.snapshot and (self._memory.table["state"] == READY).all():
