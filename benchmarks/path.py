@@ -1,9 +1,8 @@
 """What a flow crosses: `python -m benchmarks.path FLOW` counts the files and calls that it enters.
 
 - **request**: a warm `POST /predict` of 20 steps over a kept connection, of a service with one runner and the bundled
-  models in this process. What only some requests meet is not counted: the looks of the watchdog, twice a second, and
-  the sample of calls for drift. The number of calls varies by one or two, because an idle runner looks for work some
-  times before it sleeps.
+  models in this process. The looks of the watchdog, twice a second, are not counted. The number of calls varies by
+  one or two, because an idle runner looks for work some times before it sleeps.
 - **export**: `lengthwise export` of an LSTM in a file of its own.
 - **training**: `lengthwise train` of a small LSTM, two epochs of 60 records.
 
@@ -48,8 +47,8 @@ ROOTS: Final = tuple(
     str(folder) + os.sep for folder in (Path(lengthwise.__file__).parent, Path(lengthwise_export.__file__).parent)
 )
 _PARTS: Final = ("<listcomp>", "<genexpr>", "<dictcomp>", "<setcomp>", "<lambda>")
-_NOT_OF_A_REQUEST: Final = ("Server.serve", "Watchdog.look_at_runs", "Watchdog.look_at_loop", "Drift.wants")
-"""Functions that run at some requests only: a coroutine and a thread that run on, and a sample of the calls."""
+_NOT_OF_A_REQUEST: Final = ("Server.serve", "Watchdog.look_at_runs", "Watchdog.look_at_loop")
+"""A coroutine and a thread that run on while requests come and go."""
 _MODEL: Final = """
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence

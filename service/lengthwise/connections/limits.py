@@ -49,10 +49,9 @@ def connection_limits(max_connections: int, *, grpc: bool) -> ConnectionLimits:
         ConfigurationError: This process may open fewer than `LEAST_FILES` files.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        with suppress(OSError, ValueError):  # the soft limit stays: the system allows less than it says
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-            soft = hard
+    with suppress(OSError, ValueError):  # the soft limit stays: the system allows less than it says
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        soft = hard
     files = None if soft == resource.RLIM_INFINITY else soft
     if files is not None and files < LEAST_FILES:
         raise ConfigurationError(

@@ -406,10 +406,12 @@ def supervise(settings: Settings, workers: WorkerCount) -> int:
         ConfigurationError: An address is taken, or no worker can start with these options.
     """
     with ExitStack() as stack:
-        sockets = {"port": stack.enter_context(listening(settings.host, settings.port, flag("port")))}
-        if settings.admin_port is not None:
-            admin = listening(settings.host, settings.admin_port, flag("admin_port"))
-            sockets["admin_port"] = stack.enter_context(admin)
+        ports = {"port": settings.port, "admin_port": settings.admin_port}  # by option; None: it is off
+        sockets = {
+            option: stack.enter_context(listening(settings.host, port, flag(option)))
+            for option, port in ports.items()
+            if port is not None
+        }
         if settings.grpc_port is not None:
             stack.enter_context(reserved(settings.host, settings.grpc_port, flag("grpc_port")))
         file = stack.enter_context(shared_file(workers.number))
