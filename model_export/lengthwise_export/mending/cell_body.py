@@ -89,7 +89,7 @@ class Affine:
 
     @property
     def signs(self) -> dict[Leaf | None, float] | None:
-        """The signs of the terms, if the function only adds and subtracts leaves and the number 1.
+        """The signs of the terms, if the function only adds and subtracts leaves, and adds the number 1 or nothing.
 
         For `z - h + 1` these are `{z: 1, h: -1, None: 1}`, where the key None stands for the number 1.
 
@@ -97,11 +97,13 @@ class Affine:
             The signs; None for a function with another matrix or bias.
         """
         signs: dict[Leaf | None, float] = {leaf: 1 if matrix[0, 0] > 0 else -1 for leaf, matrix in self.terms.items()}
-        if any(not np.array_equal(matrix, signs[leaf] * np.eye(leaf.width)) for leaf, matrix in self.terms.items()):
+        has_other_matrix = any(
+            not np.array_equal(matrix, signs[leaf] * np.eye(leaf.width)) for leaf, matrix in self.terms.items()
+        )
+        is_one = bool((self.bias == 1).all())
+        if has_other_matrix or (self.bias.any() and not is_one):
             return None
-        if self.bias.any():
-            signs[None] = 1
-        return signs if (self.bias == signs.get(None, 0)).all() else None
+        return signs | {None: 1} if is_one else signs
 
     @property
     def only(self) -> Leaf | None:
@@ -187,7 +189,7 @@ ACTIVATIONS: Final[Mapping[str, tuple[tuple[str, float], ...]]] = {
 """The activations that ONNX's recurrent operators take, each with its numbers and their defaults."""
 
 _ROUNDING: Final = 2.0**-23  # the relative rounding of float32
-_AT_MOST: Final = "at most"  # the kind of a leaf `min(x, bound)`, which is a part of a hard sigmoid
+_AT_MOST: Final = "at most"  # the kind of a leaf `min(x, high)`, which is a part of a hard sigmoid
 
 _Inputs = Sequence[Affine | ConstantArray | None]  # of a node: None for an optional input that is left out
 
@@ -270,24 +272,25 @@ def _multiplied(attributes: Attributes, inputs: _Inputs) -> Affine:
     """The output of a Mul, an elementwise product of two functions.
 
     1. One of them is constant: the other, scaled.
-    2. One of them is a leaf, and the other a sum of at most two terms: the sum of the products of leaves.
-    3. Else a new leaf of the kind `product`.
+    2. One of them does more than add and subtract leaves, or there are more than two products of their terms: a new
+       leaf of the kind `product`.
+    3. Else it is a leaf times a leaf, or times a sum of two terms: the sum of one or two products of leaves.
     """
     first, second = _pair(inputs)
     # Case 1
     for value, factor in ((first, second), (second, first)):
         if not factor.terms:
             product = value.scaled(factor.bias)
-            # A matrix that differs from 1 by rounding, such as 6 times a sixth in float32, is 1: see `signs`.
+            # Numbers that differ from 1 by rounding, such as 6 times a sixth in float32, become 1, as `signs` needs it.
             terms = {
                 leaf: np.where(np.abs(matrix - 1) < _ROUNDING, 1.0, matrix) for leaf, matrix in product.terms.items()
             }
             return Affine(terms, product.bias)
-    # Case 3
+    # Case 2
     first_signs, second_signs = first.signs, second.signs
     if first_signs is None or second_signs is None or len(first_signs) * len(second_signs) > 2:
         return Affine.of(Leaf("product", first.width, (first, second)))
-    # Case 2
+    # Case 3
     total = Affine({}, np.zeros(first.width))
     for (first_leaf, first_sign), (second_leaf, second_sign) in itertools.product(
         first_signs.items(), second_signs.items()
@@ -329,24 +332,24 @@ _MOVES: Final = frozenset({"Concat", "Gather", "Slice", "Split"})
 
 
 def _moved(node: NodeProto, inputs: _Inputs) -> list[Affine]:
-    """The outputs of an operator that moves features.
+    """The outputs of an operator that joins features, cuts them, or changes their order.
 
-    The node is run on the numbers of the features: what it gives says which feature goes where. Two rows are run, to
-    see that the operator does the same in each.
+    To find out which feature goes where, the node is run on numbers: each feature of its inputs is replaced by a number
+    of its own, 0, 1, 2, ... The numbers in an output then say of which features it consists. The node gets two rows,
+    the second with further numbers, to make sure that it does the same in each row.
 
     Raises:
         NotACell: It also moves rows, joins constants, or has indices that are not constant.
     """  # noqa: DOC502 - the functions that it calls raise it
-    count = len(inputs) if node.op_type == "Concat" else 1  # inputs with features; those behind are indices
-    values = [value for value in inputs[:count] if isinstance(value, Affine)]
-    _require(len(values) == count)
-    # The features of all inputs have numbers from 0 on, those of the second row go on.
+    function_count = len(inputs) if node.op_type == "Concat" else 1  # the inputs after these are indices
+    values = [value for value in inputs[:function_count] if isinstance(value, Affine)]
+    _require(len(values) == function_count)
+    constants = [None if value is None else _constant(value) for value in inputs[function_count:]]
     ends = np.cumsum([value.width for value in values])
     rows = np.arange(2 * ends[-1]).reshape(2, -1)
-    constants = [None if value is None else _constant(value) for value in inputs[count:]]
     results = _present(run_node(node, [*np.split(rows, ends[:-1], axis=1), *constants]))
     _require(all(moved.ndim == 2 and np.array_equal(moved, moved[:1] + rows[:, :1]) for moved in results))
-    # All inputs side by side as one function; each output takes its features from there.
+    # All inputs side by side as one function, in the order of the numbers: each output takes its features from there.
     joined = Affine({}, np.zeros(ends[-1]))
     for value, end in zip(values, ends, strict=True):
         joined = joined.plus(value.times(np.eye(value.width, ends[-1], end - value.width)))
@@ -354,16 +357,22 @@ def _moved(node: NodeProto, inputs: _Inputs) -> list[Affine]:
 
 
 def _clipped(attributes: Attributes, inputs: _Inputs) -> Affine:
-    """The output of a Clip from 0 to a constant: `min(max(x, 0), high)`, see `_bounded`."""
+    """The output of a Clip from 0 to a constant: `min(max(x, 0), high)`."""
     value, low, high = (*inputs, None, None)[:3]
     return _bounded(_AT_MOST, [_bounded("Relu", [value, low]), high])
 
 
 def _bounded(kind: str, inputs: _Inputs) -> Affine:
-    """The output of a Max with 0 (`kind` is `Relu`), or of a Min with a constant (`_AT_MOST`).
+    """The output of a Max with the number 0, or of a Min with any constant `high`.
 
-    A minimum of such a maximum, or the reverse, is a hard sigmoid: `min(max(x, 0), high)` is
-    `high * HardSigmoid(x / high)` with the alpha 1 and the beta 0.
+    1. `max(x, 0)` is the activation Relu.
+    2. `min(x, high)` is a leaf of the kind `_AT_MOST`, which has the number `high`.
+    3. One of the other is a hard sigmoid: `min(max(x, 0), high)` and `max(min(x, high), 0)` are
+       `high * HardSigmoid(x / high)` with the alpha 1 and the beta 0.
+
+    Args:
+        kind: `Relu` for a Max, `_AT_MOST` for a Min.
+        inputs: The function and the constant, in either order.
 
     Raises:
         NotACell: There are three inputs, no bound is constant, the lower bound is not 0, or the upper one not positive
@@ -372,14 +381,15 @@ def _bounded(kind: str, inputs: _Inputs) -> Affine:
     _require(len(inputs) == 2)
     function, constant = inputs if isinstance(inputs[0], Affine) else inputs[::-1]
     value, bound = _affine(function), float(_constant(constant).item())
-    leaf = value.only
     _require(kind != "Relu" or bound == 0)
-    if leaf is not None and {kind, leaf.kind} == {"Relu", _AT_MOST}:
-        high = max([bound, *dict(leaf.numbers).values()])  # the lower of the two bounds is 0
-        _require(0 < high < np.inf)
-        inner = leaf.operands[0].scaled(1.0 / high)
-        return _activated("HardSigmoid", inner, (("alpha", 1.0), ("beta", 0.0))).scaled(high)
-    return _activated(kind, value, (("bound", bound),) if kind == _AT_MOST else ())
+    numbers = (("high", bound),) if kind == _AT_MOST else ()
+    leaf = value.only
+    if leaf is None or {kind, leaf.kind} != {"Relu", _AT_MOST}:
+        return _activated(kind, value, numbers)
+    high = dict(numbers + leaf.numbers)["high"]  # of this operator, or of the one before it
+    _require(0 < high < np.inf)
+    inner = leaf.operands[0].scaled(1.0 / high)
+    return _activated("HardSigmoid", inner, (("alpha", 1.0), ("beta", 0.0))).scaled(high)
 
 
 def _selected(attributes: Attributes, inputs: _Inputs) -> Affine:

@@ -81,8 +81,8 @@ def recognise(
     after_step = {
         name: function for name, (next_name, _) in states.items() if (function := body.function(next_name)) is not None
     }
+    # Each state is tried as h, and beside it every other one as the memory of an LSTM.
     for state, next_state in after_step.items():
-        # An LSTM has two states; which of them is the memory is tried.
         for memory, next_memory in after_step.items():
             gates = None if memory == state else _lstm(next_state, next_memory, leaves[memory])
             if gates is not None and (layer := _layer("LSTM", gates, step_leaf, leaves[state])) is not None:
@@ -100,8 +100,9 @@ def recognise(
 def _gate(value: Affine | Leaf | None) -> _Gate | None:
     """A value as a gate, if it is an activation of a function; else None."""
     leaf = value.only if isinstance(value, Affine) else value
-    is_activation = leaf is not None and leaf.kind in ACTIVATIONS
-    return _Gate(leaf.kind, leaf.numbers, leaf.operands[0]) if leaf is not None and is_activation else None
+    if leaf is None or leaf.kind not in ACTIVATIONS:
+        return None
+    return _Gate(leaf.kind, leaf.numbers, leaf.operands[0])
 
 
 def _factors(leaf: Leaf | None) -> Iterator[tuple[Affine, Affine]]:
@@ -113,12 +114,16 @@ def _factors(leaf: Leaf | None) -> Iterator[tuple[Affine, Affine]]:
 
 
 def _lstm(next_state: Affine, next_memory: Affine, memory: Leaf) -> list[_Gate] | None:
-    """The gates of an LSTM, if its states are those of one: i, o, f, g, and last the activation of the memory.
+    """The gates of an LSTM from what its body computes, the functions for its next state and its next memory.
 
     The equations, with the factors and terms in any order:
 
         next_memory = forget * memory + input * cell
         next_state  = output * activation(next_memory)
+
+    Returns:
+        The input, output, forget and cell gate, as ONNX orders them, then the activation of the memory; None if the
+        functions are not such.
     """
     terms = next_memory.signs or {}
     if [*terms.values()] != [1, 1]:
@@ -139,7 +144,7 @@ def _have_same_activation(*gates: _Gate) -> bool:
 
 
 def _gru(next_state: Affine, state: Leaf) -> list[_Gate] | None:
-    """The gates of a GRU, if its state is that of one: z, r, and the new state n."""
+    """The update gate z, the reset gate r and the new state n of a GRU; None if its next state is none of a GRU."""
     for update, new in _update_gates(next_state, state):
         for inner, reset, reset_part in _reset_gates(new.inner, state):
             if _have_same_activation(update, reset):
@@ -148,10 +153,11 @@ def _gru(next_state: Affine, state: Leaf) -> list[_Gate] | None:
 
 
 def _update_gates(next_state: Affine, state: Leaf) -> Iterator[tuple[_Gate, _Gate]]:
-    """The update gate z and the new state n of a GRU whose state before the step is h; nothing for another function.
+    """Yields the update gate z and the new state n that a GRU with this next state may have.
 
-    Exporters write the next state in two ways. Each is a sum of one term that is no product (`single`), and of two
-    products that share the factor `gate`, one of them (`plus`) added and the other (`minus`) subtracted:
+    Exporters write the next state in two ways, where h is `state`, the state before the step. Each is a sum of one term
+    that is no product (`single`), and of two products that share the factor `gate`, one of them (`plus`) added and the
+    other (`minus`) subtracted:
 
         n + z * h - z * n        `single` is n, and `gate` is z
         h + g * n - g * h        `single` is h, and `gate` is g, which is 1 - z
@@ -164,39 +170,46 @@ def _update_gates(next_state: Affine, state: Leaf) -> Iterator[tuple[_Gate, _Gat
     for (gate, added), (same_gate, subtracted) in product(_factors(plus[0]), _factors(minus[0])):
         if same_gate.only is not gate.only or subtracted.only is not single:
             continue
-        update, new = _gate(gate), _gate(added if single is state else single)
-        if single is state and update is not None:
-            update = _complement(update)
-        if update is not None and new is not None and (single is state or added.only is state):
+        update, new = None, None
+        if single is state:  # the second way
+            update, new = _complement(_gate(gate)), _gate(added)
+        elif added.only is state:  # the first way
+            update, new = _gate(gate), _gate(single)
+        if update is not None and new is not None:
             yield update, new
 
 
-def _complement(gate: _Gate) -> _Gate | None:
-    """`1 - gate` as a gate; None if the activation has no such form (see `_COMPLEMENTS`)."""
-    if gate.activation not in _COMPLEMENTS or (gate.numbers and gate.numbers != (("alpha", 1.0), ("beta", 0.0))):
+def _complement(gate: _Gate | None) -> _Gate | None:
+    """`1 - gate` as a gate; None if there is no gate, or its activation has no such form (see `_COMPLEMENTS`)."""
+    if gate is None or gate.activation not in _COMPLEMENTS or gate.numbers not in ((), (("alpha", 1.0), ("beta", 0.0))):
         return None
     inner = gate.inner.scaled(-1.0)
     return replace(gate, inner=inner.plus(Affine({}, np.full(inner.width, _COMPLEMENTS[gate.activation]))))
 
 
 def _reset_gates(inner: Affine, state: Leaf) -> Iterator[tuple[Affine, _Gate, Affine | None]]:
-    """The reset gates r that the inner function of a GRU's new state may have, in either form of ONNX's GRU.
+    """Yields the reset gates r that the inner function of a GRU's new state may have, in either form of ONNX's GRU.
 
         x @ W + (r * h) @ U            `linear_before_reset` is 0
         x @ W + r * (h @ U + b)        `linear_before_reset` is 1
 
+    Args:
+        inner: The inner function.
+        state: The state h before the step.
+
     Yields:
-        The inner function: with the term `h @ U` in the first form, without the term of r in the second; the gate r;
-        None in the first form, `h @ U + b` in the second.
+        1. The inner function without the gate: `x @ W + h @ U` in the first form, `x @ W` in the second.
+        2. The gate r.
+        3. What the gate multiplies in the second form, `h @ U + b`; None in the first.
     """
     for leaf, matrix in inner.terms.items():
         rest = Affine({term: inner.terms[term] for term in inner.terms if term is not leaf}, inner.bias)
-        no_bias = np.zeros(rest.width)
+        is_plain_term = np.array_equal(matrix, np.eye(leaf.width))  # the product itself, without a matrix behind it
         for first, second in _factors(leaf):
             reset = _gate(first)
             if reset is not None and second.only is state:
-                yield rest.plus(Affine({state: matrix}, no_bias)), reset, None
-            elif reset is not None and Affine({leaf: matrix}, no_bias).only is leaf and [*second.terms] == [state]:
+                yield rest.plus(Affine({state: matrix}, np.zeros(rest.width))), reset, None
+            elif reset is not None and is_plain_term and [*second.terms] == [state]:
                 yield rest, reset, second
 
 

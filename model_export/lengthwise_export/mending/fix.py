@@ -59,11 +59,13 @@ class FixProposal:
         )
 
     def as_json(self) -> dict[str, Any]:
-        """The value of `fix` in `check --json`."""
+        """The value of `fix` in `check --json`: what `as_record` gives, with code, lines, the reason and the verdict."""
         record = self.as_record()
-        changes = zip(record.pop("operators"), self.changes, strict=True)
+        operators = record.pop("operators")
         return {
-            **{"mendable": self.mendable, "reason": self.reason, "operator": self.operator},
+            "mendable": self.mendable,
+            "reason": self.reason,
+            "operator": self.operator,
             **location_as_json(self.location),
             "changes": [
                 {
@@ -72,7 +74,7 @@ class FixProposal:
                     "before": list(change.before),
                     "after": list(change.after),
                 }
-                for operator, change in changes
+                for operator, change in zip(operators, self.changes, strict=True)
             ],
             **record,
             "verdict": self.verdict,
@@ -171,7 +173,9 @@ class PaddingCurve:
 def draw_curve(
     original: Subject, mended: Subject, *, max_length: int, min_length: int = 1, seed: int = 0
 ) -> PaddingCurve | None:
-    """Runs one sequence in both models with more and more zeros behind it.
+    """Runs one sequence in both models with more and more zeros as padding.
+
+    Of some random sequences it is the one whose answer in the original the padding changes most.
 
     Args:
         original: The original.
@@ -184,12 +188,13 @@ def draw_curve(
         The curve; None if a model raises, or an answer is not finite.
     """
     length = max(min(_LENGTH, int(max_length / (1 + _MAX_SHARE))), min_length)
+    # By the amount of padding, as a share of the length: the width of the batch
     widths = {share: round(length * (1 + share)) for share in np.linspace(0, _MAX_SHARE, _POINTS).tolist()}
     shares = [share for share, width in widths.items() if width <= max_length]
     sampler = Sampler(original.steps, seed)
     sequences = [sampler.sequence(length) for _ in range(CANDIDATES)]
     try:
-        # The sequence whose class' probability the most padding changes most.
+        # The sequence of which the most padding changes the probability of its label (without padding) most
         unpadded = [_probabilities(original, steps, length) for steps in sequences]
         padded = [_probabilities(original, steps, widths[shares[-1]]) for steps in sequences]
         labels = [int(probabilities.argmax()) for probabilities in unpadded]
@@ -207,8 +212,8 @@ def draw_curve(
 def _probabilities(model: Subject, steps: Steps, width: int) -> NDArray[np.float64]:
     """`[classes]`: the probabilities that a model gives a sequence, alone in a batch of this width.
 
-    Those of a per-step model are at the last valid step. One logit becomes those of two classes; an answer that is
-    probabilities already stays.
+    Those of a per-step model are at the last valid step. A single logit is that of the first of two classes. An answer
+    that is a list of probabilities already is returned as it is.
     """
     logits = model.answer(pad([steps], width=width)).logits[0]
     row: NDArray[np.float64] = (logits[len(steps) - 1] if logits.ndim == 2 else logits).astype(np.float64)
@@ -225,12 +230,13 @@ _MARKS: Final = (0.0, 0.5, 1.0, 1.5, 2.0)  # shares of padding that the chart na
 
 
 def _axes_of_chart(curve: PaddingCurve) -> dict[str, Any]:
-    """What the chart of a curve draws, for the template `fix.html`.
+    """What the chart of a curve draws, by the names that the template `fix.html` uses.
 
     Returns:
-        `before` and `after`: the points of both lines, each coordinate from 0 to 1 along its axis. `marks` and
-        `levels`: the places on the horizontal and the vertical axis that are named, with their texts. `moved`: the
-        largest change of the probability before and after.
+        1. `before` and `after`: the points of the lines of both models. A coordinate is from 0 to 1 along its axis.
+        2. `marks` and `levels`: the coordinates that are named on the horizontal and on the vertical axis, each with its
+           text.
+        3. `moved`: for each of both models, the largest change of its probability by padding.
     """
     last_share, probabilities = curve.shares[-1] or 1.0, [*curve.before, *curve.after]
     # The vertical axis is at least 0.1 high, with the curves in the middle, and within 0 to 1.

@@ -5,11 +5,12 @@
 An author of such a model meant lengths: the number marks the padding. Where a mend puts lengths in the place of such a
 mask, the mask is *opened*: true everywhere, and only the length says where a sequence ends.
 
-Such a mask is recognised by the operators between the input and it. The *stage* of a value is how far it has come:
+Such a mask is recognised by the operators that compute it from the input. The *stage* of a value is how many of them
+are behind it; the stages are called by these words:
 
     steps -Equal-> equal -Not-> differs -ReduceSum or ReduceMax-> counted -Greater or Cast-> mask
 
-Tokens have no features to reduce, so theirs is the mask right behind Not.
+Tokens have no features to reduce, so the output of Not is their mask.
 """
 
 from __future__ import annotations
@@ -62,28 +63,29 @@ def hiding_masks(model: ModelProto, sequences: str) -> dict[str, HidingMask]:
     has_tokens = len(steps.type.tensor_type.shape.dim) == 2 and steps.type.tensor_type.elem_type != TensorProto.FLOAT
     constants = {name: numpy_helper.to_array(tensor) for name, tensor in constants_of(model.graph).items()}
     stages = {sequences: "steps"}  # by the name of a value, its stage; empty for one that leads to no mask
-    numbers: dict[str, float] = {}  # by the name of a value behind Equal, the number that the steps are compared with
+    numbers: dict[str, float] = {}  # by the name of a value after Equal, the number that the steps are compared with
     masks: dict[str, HidingMask] = {}
     for node in model.graph.node:
         if not node.input or not node.output:
             continue
+        # A mask is followed from the first input of a node to its first output.
         first, *further = node.input
         if node.op_type == "Equal" and first in constants:  # Equal(0.0, steps)
             first, further = further[0], [first]
-        number = constants.get(further[0]) if further else None
-        output, stage = node.output[0], _next_stage(node, stages.get(first, ""), number, has_tokens=has_tokens)
-        if stage == "equal" and number is not None:
-            numbers[output] = float(number.item())
+        second_input = constants.get(further[0]) if further else None
+        output, stage = node.output[0], _next_stage(node, stages.get(first, ""), second_input, has_tokens=has_tokens)
+        if stage == "equal" and second_input is not None:
+            numbers[output] = float(second_input.item())
         elif first in numbers:
             numbers[output] = numbers[first]
         stages[output] = stage
-        if stage == "mask":
+        if stage == "mask":  # if `first` is one already, this is the same mask, transposed or reshaped
             masks[output] = masks.get(first, HidingMask(output, numbers[output]))
     return masks
 
 
 def _next_stage(node: NodeProto, stage: str, second_input: NDArray[Any] | None, *, has_tokens: bool) -> str:
-    """The stage of a node's output (see the module); empty if the node leads to no mask.
+    """The stage of a node's output, one of the words in the docstring of this module; empty if it leads to no mask.
 
     Args:
         node: The node.
@@ -92,24 +94,26 @@ def _next_stage(node: NodeProto, stage: str, second_input: NDArray[Any] | None, 
         has_tokens: Whether the steps are tokens.
     """
     kind, attributes = node.op_type, attributes_of(node)
-    axes = attributes.get("axes", [] if second_input is None else second_input.reshape(-1).tolist())
+    if has_tokens and (stage, kind) == ("equal", "Not"):
+        return "mask"
+    # Some operators have to fulfil a condition besides their type: a comparison has one number (for Greater that is 0),
+    # a reduction is over the features, the last of three axes, and a Cast is to booleans.
+    axes = list(attributes.get("axes", [] if second_input is None else second_input.reshape(-1)))
     is_number = second_input is not None and second_input.size == 1
-    conditions = {  # what a node has to be besides its operator type
+    conditions = {
         ("steps", "Equal"): is_number,
-        ("differs", "ReduceSum"): list(axes) in ([-1], [2]),  # over the features, the last of three axes
-        ("differs", "ReduceMax"): list(axes) in ([-1], [2]),
+        ("differs", "ReduceSum"): axes in ([-1], [2]),
+        ("differs", "ReduceMax"): axes in ([-1], [2]),
         ("counted", "Greater"): is_number and not np.any(second_input),
         ("counted", "Cast"): attributes.get("to") == TensorProto.BOOL,
     }
-    if has_tokens and (stage, kind) == ("equal", "Not"):
-        return "mask"
     return _STAGES.get((stage, kind), "") if conditions.get((stage, kind), True) else ""
 
 
 def opened(model: ModelProto, names: Collection[str]) -> ModelProto:
     """A copy of a graph in which some masks are true everywhere.
 
-    A node is added behind each: `Or(mask, Not(mask))`, which is true and keeps the mask's shape.
+    After each, a Not and an Or are added: `Or(mask, Not(mask))` is true everywhere, and has the mask's shape.
 
     Args:
         model: The graph, which stays as it is.
@@ -121,6 +125,7 @@ def opened(model: ModelProto, names: Collection[str]) -> ModelProto:
         nodes.append(node)
         name = node.output[0] if node.output else ""
         if name in names:
+            # The mask gets another name, so that all nodes that take it take the Or.
             node.output[0], opposite = f"{name}_before", f"{name}_opposite"
             nodes.append(helper.make_node("Not", [node.output[0]], [opposite]))
             nodes.append(helper.make_node("Or", [node.output[0], opposite], [name], name=f"{node.name}_opened"))

@@ -172,7 +172,8 @@ def _mender(model: ModelProto, names: GraphNames, steps: StepInput, lengths: NDA
     )
     writer = Writer(
         lengths_name,
-        (names.sequences, names.open_axes[1]),  # the axis of time
+        names.sequences,
+        names.open_axes[1],
         used_names,
         has_int32_lengths=lengths_input.type.tensor_type.elem_type == TensorProto.INT32,
         table_lengths=lengths,

@@ -168,10 +168,11 @@ def _proved(
         lengths: The shortest and the longest sequence, in steps.
         tolerance: The difference of answers that is allowed in addition to that by rounding.
         seed: The seed of the random sequences.
-        say: Is told the progress.
+        say: Is called with texts that say what is done.
 
     Returns:
-        The mend; without a target if the proof does not hold, or the check finds a leak.
+        The mend; without a mended target if the proof does not hold, or the check finds a leak. Its `reference` is
+        given only if the original hides steps by their values: the original that takes these for data, too.
     """
     shortest, longest = lengths
     same: dict[str, Any] = {name: getattr(target, name) for name in ("text", "labels", "is_object", "scores")}
@@ -225,9 +226,9 @@ def _graph_fields_of(
 def _operator_and_line(
     operator: str, location: object, origins: Mapping[str, onnx.NodeProto]
 ) -> tuple[str, CodeLocation | None]:
-    """The name and the line of code to show for an operator that a mend names.
+    """The name and the line of code to show for an operator that a mend names; None for a line that is not known.
 
-    For a node of a traced graph these are the module and the line of the user's code; else the operator itself.
+    For a node of a traced graph the name is that of the user's module; else it is `operator`.
 
     Args:
         operator: As `shown_operator` names it.

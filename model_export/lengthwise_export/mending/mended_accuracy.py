@@ -100,11 +100,15 @@ def measure(original: Subject, session: Session, manifest: Manifest, records: Se
         raise VerificationError("the mended graph's answer to a sequence of the data is not finite")
 
     def measured(rows: int, width: int | None = None) -> Way:
-        """The original in batches of `rows`; `width`: None for that of the longest sequence in the batch."""
+        """The figures of the original in batches of so many rows, compared with the mended graph.
+
+        `width` is that of every batch; None for that of its longest sequence. Both figures are None if the original
+        raises for a batch, or an answer is not finite.
+        """
         before = _labels(lambda batch: Outputs(original.answer(batch).logits), sequences, rows, manifest, width=width)
         if before is None:
             return Way(None, None)
-        # Per sequence, or per step: whether any label differs
+        # How many sequences, or steps of a per-step model, have another label: one of several differs
         moved = sum(int((left != right).any(axis=1).sum()) for left, right in zip(before, after, strict=True))
         return Way(_accuracy(expected, before, manifest), moved)
 
@@ -138,7 +142,8 @@ def _labels(
         multiple: The number that a width is rounded up to a multiple of.
 
     Returns:
-        For each sequence, its labels (`predicted_labels`); None if the model raises or an answer is not finite.
+        For each sequence its labels, `[1, classes]` or `[steps, classes]`: true at each class that is a label. None if
+        the model raises or an answer is not finite.
     """
     predicted = []
     for first in range(0, len(sequences), rows):
@@ -156,7 +161,7 @@ def _accuracy(
 ) -> float:
     """The share of right answers: one for each sequence, for each step, or for each class of a multi-label model.
 
-    `expected` and `predicted` have the labels of each sequence; see `hits_of`.
+    `expected` and `predicted` have the labels of each sequence.
     """
     hits = [hits_of(wanted, labels, manifest) for wanted, labels in zip(expected, predicted, strict=True)]
     return float(sum(hit.sum() for hit in hits) / sum(hit.size for hit in hits))

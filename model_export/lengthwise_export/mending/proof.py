@@ -151,21 +151,13 @@ def prove(
         The proof; its `wrong` says why it does not hold.
     """
     say = progress or (lambda _: None)
-    # The sequences: ordinary ones, every second of which ends with zeros that are data, then raw ones.
+    # 1. The sequences, and the original's answers to them
     sampler = Sampler(original.steps, seed)
-    raw_count = sequences // _RAW_AMONG if sampler.kinds else 0
-    ordinary = [
-        sampler.sequence(length) for length in proof_lengths(min_length, max_length, sequences - raw_count, seed)
-    ]
-    for steps in ordinary[1::2]:
-        if len(steps) > 1:
-            steps[-1] = 0
-    lengths = np.random.default_rng(seed + 1).choice([len(steps) for steps in ordinary], raw_count)
-    kinds_of_raw = zip(lengths.tolist(), itertools.cycle(sampler.kinds), strict=False)
-    drawn = [*ordinary, *(sampler.sequence(length, kind) for length, kind in kinds_of_raw)]
-    drawn = [_without_hidden_steps(steps, hiding, original.steps.vocabulary) for steps in drawn]
-    # The original's answers, and how much rounding changes some of them.
-    members, raised = _answers_alone(original, drawn, len(ordinary), say)
+    ordinary, raw = _sequences(sampler, min_length, max_length, sequences, seed)
+    for steps in (*ordinary, *raw):
+        _change_hidden_steps(steps, hiding, original.steps.vocabulary)
+    members, raised = _answers_alone(original, ordinary, raw, say)
+    # 2. The tolerance, which is larger for a model that amplifies rounding
     allowed = ROUNDING + tolerance
     for member in _evenly_spaced([member for member in members if not member.is_raw], _PROBES):
         allowed = member.expected.allowed_rounding(original, allowed)
@@ -179,7 +171,7 @@ def prove(
         bits=True,
         in_company=0.0,
     )
-    # The mended model's answers.
+    # 3. The mended model's answers, if the original has an answer at every length from the shortest that it answers
     raised_between = [length for length in proof.raised if length >= proof.min_length]
     if not members:
         proof.wrong = "the original raises alone at every length, so there is nothing to compare the mended model with"
@@ -253,47 +245,64 @@ def _evenly_spaced(items: Sequence[_T], count: int) -> list[_T]:
     return [items[index] for index in indices.round().astype(int)]
 
 
-def _without_hidden_steps(steps: Steps, hiding: Collection[float], vocabulary: int | None) -> Steps:
-    """The sequence without steps that the original hides: their values are increased by 1, in place.
+def _sequences(sampler: Sampler, shortest: int, longest: int, count: int, seed: int) -> tuple[list[Steps], list[Steps]]:
+    """`count` random sequences for a proof: the ordinary ones, and the raw ones.
+
+    Every second ordinary sequence ends with a step of zeros that is data. One in `_RAW_AMONG` is raw, of each kind in
+    turn; none for tokens.
+    """
+    raw_count = count // _RAW_AMONG if sampler.kinds else 0
+    ordinary = [sampler.sequence(length) for length in proof_lengths(shortest, longest, count - raw_count, seed)]
+    for steps in ordinary[1::2]:
+        if len(steps) > 1:
+            steps[-1] = 0
+    lengths = np.random.default_rng(seed + 1).choice([len(steps) for steps in ordinary], raw_count).tolist()
+    lengths_and_kinds = zip(lengths, itertools.cycle(sampler.kinds), strict=False)
+    return ordinary, [sampler.sequence(length, kind) for length, kind in lengths_and_kinds]
+
+
+def _change_hidden_steps(steps: Steps, hiding: Collection[float], vocabulary: int | None) -> None:
+    """Changes those steps of a sequence that the original hides: their values are increased by 1, in place.
 
     Args:
         steps: The sequence.
         hiding: The numbers; a step is hidden if all its values are one of them.
         vocabulary: The number of token ids; None for features.
     """
-    for _ in hiding:  # as the new value may be another of the numbers
+    for _ in hiding:  # as often as there are numbers, because the increased value may be another one of them
         for number in hiding:
             is_hidden = steps == number if steps.ndim == 1 else (steps == number).all(axis=1)
             steps[is_hidden] = (int(number) + 1) % vocabulary if vocabulary is not None else number + 1
-    return steps
 
 
 def _answers_alone(
-    original: Subject, sequences: Sequence[Steps], ordinary: int, say: ProgressCallback
+    original: Subject, ordinary: Sequence[Steps], raw: Sequence[Steps], say: ProgressCallback
 ) -> tuple[list[_ProofMember], list[int]]:
     """Runs the original on each sequence alone.
 
     Args:
         original: The original.
-        sequences: The sequences; the first `ordinary` ones are ordinary, the others raw.
-        ordinary: The number of ordinary ones.
-        say: Is told the progress.
+        ordinary: The ordinary sequences.
+        raw: The raw ones.
+        say: Is called with texts that say what is done.
 
     Returns:
-        The sequences with a finite answer, in a random order; and the lengths of ordinary ones without one. Raw ones
-        without a finite answer are left out.
+        1. The sequences with a finite answer, in a random order.
+        2. The lengths of ordinary sequences without one. Raw sequences without a finite answer are left out.
     """
     members: list[_ProofMember] = []
     raised = []
+    sequences = [*ordinary, *raw]
     for index, steps in enumerate(sequences):
         if index % 20 == 0:
             say(f"proof: the original alone, sequence {index} of {len(sequences)}")
+        is_raw = index >= len(ordinary)
         batch, answer = pad([steps], multiple=1), None
         with contextlib.suppress(RunError):
             answer = original.answer(batch)
         if answer is not None and np.isfinite(answer.logits).all():
-            members.append(_ProofMember(index, original, Baseline([steps], batch, answer), index >= ordinary))
-        elif index < ordinary:
+            members.append(_ProofMember(index, original, Baseline([steps], batch, answer), is_raw))
+        elif not is_raw:
             raised.append(len(steps))
     return [members[number] for number in np.random.default_rng(len(members)).permutation(len(members))], raised
 
@@ -306,7 +315,10 @@ def _compare(
     proof: MendProof,
     say: ProgressCallback,
 ) -> None:
-    """Runs the mended model on all batches of `_trials`, and notes in `proof` how its answers differ."""
+    """Runs the mended model on all batches of `_trials`, and notes in `proof` how its answers differ.
+
+    `max_length` is the longest sequence, in steps.
+    """
     # Widths are multiples of 4, as a service pads, if the model accepts the longest one.
     multiple = 4 if runs(mended, pad([sampler.sequence(max_length)] * 2)) else 1
     trials = _trials(members, sampler, multiple, rounded_width(max_length, multiple))
@@ -363,10 +375,10 @@ def _note_answer(
 ) -> None:
     """Notes in a proof how the mended model's answer to a sequence differs from the original's.
 
-    The first answer to a sequence is that to it alone: it is also kept in `member`. Later ones are compared with it.
+    The first answer to a sequence is that to it alone: it is kept in `member`, and later ones are compared with it.
 
     Args:
-        proof: The proof.
+        proof: The proof; `worst`, `amplified`, `ill_conditioned`, `in_company` and `bits` may change.
         member: The sequence.
         batch: The batch that was run.
         answer: The answer to it.
@@ -374,25 +386,25 @@ def _note_answer(
         padding: The name of the padding.
     """
     difference = member.expected.row_difference(answer, 0, row)
-    # A difference at raw values is excused, if a few ulps change the answer as much.
+    # A difference at raw values is excused, if a few ulps change the answer as much: it then counts as 0.
     if member.is_raw and proof.tolerance < difference < math.inf:
-        is_new = member.amplified is None
-        member.amplified = member.change_by_ulps() if member.amplified is None else member.amplified
+        is_first_excuse = member.amplified is None
+        if member.amplified is None:
+            member.amplified = member.change_by_ulps()
         if difference <= proof.tolerance + AMPLIFIED * member.amplified:
             difference = 0.0
             proof.amplified = max(proof.amplified, member.amplified)
-            proof.ill_conditioned += is_new
+            proof.ill_conditioned += is_first_excuse
     if proof.worst is None or not difference <= proof.worst.difference:  # `not <=`: a NaN is worse than any number
         amplified = member.amplified or 0.0
         proof.worst = ComparedSequence(
             member.index, member.length, batch.rows, batch.width, padding, difference, amplified
         )
-    # Alone, then in batches
-    if member.mended is None:
+    if member.mended is None:  # this is the answer to the sequence alone
         member.mended = Baseline([member.steps], batch, answer)
-        return
-    proof.in_company = max(proof.in_company, member.mended.row_difference(answer, 0, row))
-    proof.bits &= _bits(member.mended.answer, 0, member.length) == _bits(answer, row, member.length)
+    else:
+        proof.in_company = max(proof.in_company, member.mended.row_difference(answer, 0, row))
+        proof.bits &= _bits(member.mended.answer, 0, member.length) == _bits(answer, row, member.length)
 
 
 def _bits(answer: ModelOutput, row: int, length: int) -> bytes:

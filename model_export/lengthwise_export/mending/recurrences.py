@@ -54,16 +54,17 @@ class LoopOverSteps:
     def scan(self) -> NodeProto:
         """The Loop as a Scan; refuses a Loop that does not iterate once for each step.
 
-        Outputs of the Loop that are invariant states are not outputs of the Scan: they are set here.
+        Outputs of the Loop that are invariant states are not outputs of the Scan: what is known of them is put into
+        `mender.values` here.
         """
         mender = self._mender
-        # The Loop's outputs that are used: last values of states, and what is collected from each iteration.
+        # 1. The Loop's outputs that are used: last values of states, and what is collected from each iteration
         last_values: dict[str, str] = {}  # by state, the output that is its last value
         collected: dict[str, str] = {}  # by output, the value of the body that is collected
         for index, (name, body_output) in enumerate(zip(self._node.output, self._outputs[1:], strict=False)):
+            state = self._inputs[2 + index] if index < len(self._next) else ""
             if name not in mender.used_names:
                 continue
-            state = self._inputs[2 + index] if index < len(self._next) else ""
             if state in self._invariants:
                 mender.values[name] = mender.values[self._invariants[state]]
             elif state in self._counters:
@@ -72,22 +73,23 @@ class LoopOverSteps:
                 last_values[state] = name
             else:
                 collected[name] = body_output
+        # 2. The tensors that the Scan takes its steps from
         nodes, carried, picks = self._needed([*last_values, *collected.values()])
         mender.refuse_if(not picks, "takes no step of a value at each of its turns")
         sources = [self._source(node) for node in picks.values()]
         self._require_iteration_per_step([mender.values[name] for name in sources])
-        # The Scan's body: the states, then a step of each source; it gives the next states, and what is collected.
-        body_outputs = [*(self._next[state] for state in carried), *collected.values()]
-        results = [mender.writer.name(f"{name}_of_step") for name in body_outputs]
-        nodes += [
-            helper.make_node("Identity", [name], [result]) for name, result in zip(body_outputs, results, strict=True)
-        ]
+        # 3. The Scan's body: it takes the states, and a step of each source; it gives the next states, and what is
+        #    collected. Both get new names, because one value may be given twice.
+        values = [*(self._next[state] for state in carried), *collected.values()]
+        body_outputs = [mender.writer.name(f"{name}_of_step") for name in values]
+        nodes += [helper.make_node("Identity", [name], [new]) for name, new in zip(values, body_outputs, strict=True)]
         scan_inputs = [*(self._starts[state] for state in carried), *sources]
         body_inputs = [
             helper.make_tensor_value_info(name, mender.values[scan_input].dtype, None)
             for name, scan_input in zip([*carried, *picks], scan_inputs, strict=True)
         ]
-        body = helper.make_graph(nodes, "steps", body_inputs, [ValueInfoProto(name=name) for name in results])
+        body = helper.make_graph(nodes, "steps", body_inputs, [ValueInfoProto(name=name) for name in body_outputs])
+        # 4. The Scan, with an output for the last value of each state; one that nobody uses gets a new name
         outputs = [*(last_values.get(state) or mender.writer.name("loop_end") for state in carried), *collected]
         return helper.make_node(
             "Scan", scan_inputs, outputs, name=self._node.name, body=body, num_scan_inputs=len(sources)
@@ -122,13 +124,18 @@ class LoopOverSteps:
 
         Refuses a body that computes with the number of the iteration, or has a graph inside.
 
+        Args:
+            values: The names of values of the body.
+
         Returns:
-            The nodes, which then take the Loop's inputs in the place of invariant states; the carried states; and by
-            the name of each step that is picked, the node that picks it.
+            1. The nodes of the body that compute them. They take the Loop's inputs in the place of invariant states.
+            2. The carried states.
+            3. The nodes that pick a step (a Gather each), by the name of the step; these are not among the nodes above.
         """
         picks = {node.output[0]: node for node in self._body.node if self._picks_step(node)}
         body = GraphProto(node=[node for node in self._body.node if node.output[0] not in picks])
-        # A state needs its next value, whose nodes may need further states: until nothing is added.
+        # The next value of a needed state is needed, too, and its nodes may need further states. So the names of all
+        # values that are needed are collected until none is added.
         names, names_before = {*values}, None
         while names != names_before:
             names_before, nodes = names, nodes_before(body, names)
@@ -167,16 +174,20 @@ class LoopOverSteps:
         return transposed
 
     def _require_iteration_per_step(self, sources: Sequence[KnownTensor | DataTensor]) -> None:
-        """Refuses a Loop that does not iterate once for each step of these tensors, at every length."""
+        """Refuses a Loop that does not iterate once for each step of these tensors, at every length.
+
+        A Loop ends with its limit, or when its condition is false. Both are followed for each length; reasons call an
+        iteration a turn.
+        """
         mender = self._mender
-        # All sources have as many steps.
+        # 1. All sources have the same number of steps, `time`.
         time, *times = (value.groups[0][0] for value in sources if isinstance(value, DataTensor))
         mender.refuse_if(time.depends_on_rows, f"turns once for each row: {CROSSES_ROWS}")
         mender.refuse_if(
             not time.is_time or any(not size.equals(time) for size in times),
             "takes its steps from axes of different sizes, or not from the steps of a sequence",
         )
-        # The limit is their number, or there is none.
+        # 2. The limit is that number, or there is none.
         limit, condition = mender.input_value(0), mender.input_value(1)
         if isinstance(limit, DataTensor) or isinstance(condition, DataTensor):
             mender.refuse("turns as often as the data say")
@@ -185,12 +196,14 @@ class LoopOverSteps:
             table = limit.table.reshape(2, -1)
             ends_by_limit = bool(np.array_equal(table, time.table))
             mender.refuse_if(not ends_by_limit and not (table >= _NO_LIMIT).all(), "does not turn once for each step")
-        # The condition is true until the last step: tried after the first, a middle and the last but one iteration.
+        # 3. The condition is true before the first iteration, and until the last one. That is tried after the first, a
+        #    middle and the last but one iteration, at those lengths where these come before the last.
         mender.refuse_if(condition is not None and not condition.table.all(), "does not turn at every length")
         last = time.table - 1
         for iteration in (np.zeros_like(last), last // 2, last - 1):
             continues = self._condition_after(np.maximum(iteration, 0))
-            mender.refuse_if(not (continues | (iteration >= last) | (iteration < 0)).all(), "ends before the last step")
+            is_before_last = (iteration >= 0) & (iteration < last)
+            mender.refuse_if(not continues[is_before_last].all(), "ends before the last step")
         mender.refuse_if(not ends_by_limit and self._condition_after(last).any(), "turns on behind the last step")
 
     def _condition_after(self, iteration: Table) -> Table:

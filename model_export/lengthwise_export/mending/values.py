@@ -169,9 +169,11 @@ def constant_of(table: Table | None) -> NDArray[Any] | None:
 def run_on_tables(node: NodeProto, inputs: Sequence[Table | None]) -> Table | None:
     """Runs a node for all lengths at once: the table of its output, from the tables of its inputs.
 
-    ONNX's reference evaluator runs the node once, on whole tables `[2, lengths, *shape]`. An elementwise operator runs
-    as it is. One that moves elements along axes gets its axes counted two further; its inputs after the first, such as
-    indices, have to be constant.
+    ONNX's reference evaluator runs the node once, on whole tables `[2, lengths, *shape]`.
+
+    1. An elementwise operator runs as it is.
+    2. One that moves elements along axes, or reduces axes, is changed: each axis or shape that it names gets the two
+       axes of the table in front. Its inputs after the first, such as indices, have to be constant.
 
     Args:
         node: The node, which stays as it is.
@@ -181,26 +183,29 @@ def run_on_tables(node: NodeProto, inputs: Sequence[Table | None]) -> Table | No
         The table; None if the operator is neither in `_ELEMENTWISE` nor in `_MOVES`, or the output has no fixed shape.
     """
     kind, attributes, first = node.op_type, attributes_of(node), inputs[0]
+    # Case 1
     if kind in _ELEMENTWISE:
         rank = max(table.ndim for table in inputs if table is not None)
         results = run_node(node, [None if table is None else _aligned(table, rank) for table in inputs])
         return None if results is None else results[0]
+    # Case 2. `arrays` are the inputs of the changed node: the table, then constants (for Concat, further tables).
     if kind not in _MOVES or first is None:
         return None
     arrays: list[NDArray[Any] | None] = [first, *(inputs[1:] if kind == "Concat" else map(constant_of, inputs[1:]))]
     if any(array is None and table is not None for array, table in zip(arrays, inputs, strict=True)):
         return None  # an index or a shape that depends on the length
-    # The two axes in front, of rows and lengths, are added to each axis or shape that the node names.
     if kind in _AXES_INPUT:
         index = _AXES_INPUT[kind]
         arrays += [None] * (index + 1 - len(arrays))
         arrays[index] = _axes_of_table(kind, first, arrays, attributes.pop("axes", arrays[index]))
     elif kind in ("Reshape", "Expand"):
         shape = [] if arrays[1] is None else arrays[1].tolist()
-        if kind == "Expand":  # which may add axes in front of the tensor's, so behind the two of the table
+        if (
+            kind == "Expand"
+        ):  # the tensor or the shape may have fewer axes: 1 is added in front of these, behind the two
             arrays[0], shape = _aligned(first, len(shape) + 2), [1] * (first.ndim - 2 - len(shape)) + shape
         arrays[1] = np.array([*first.shape[:2], *shape])
-    else:
+    else:  # Concat and Gather
         attributes["axis"] = int(_shifted(attributes.get("axis", 0)))
     names = [str(index) if array is not None else "" for index, array in enumerate(arrays)]
     results = run_node(helper.make_node(kind, names, ["table"], **attributes), arrays)
@@ -217,9 +222,9 @@ def _axes_of_table(kind: str, table: Table, arrays: Sequence[NDArray[Any] | None
         axes: The axes that the node names; None if it names none: then they are those that ONNX takes by default.
 
     Returns:
-        The axes; None for a Squeeze of all axes of size 1, which the two axes in front are not.
+        The axes; None for a Squeeze that names none: it removes all axes of size 1, and the two in front are longer.
     """
-    if axes is None and kind != "Squeeze":
+    if axes is None and kind != "Squeeze":  # a reduction is over all axes, a Slice over as many as it has starts
         axes = np.arange(table.ndim - 2 if kind != "Slice" or arrays[1] is None else arrays[1].size)
     return None if axes is None else _shifted(np.asarray(axes))
 

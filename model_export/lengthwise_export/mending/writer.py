@@ -28,8 +28,9 @@ class Writer(NodeWriter):
 
     def __init__(
         self,
-        lengths: str,
-        width: tuple[str, int],
+        lengths_input: str,
+        steps_input: str,
+        time_axis: int,
         names: Iterable[str],
         *,
         has_int32_lengths: bool,
@@ -38,24 +39,25 @@ class Writer(NodeWriter):
         """Makes a writer for one graph.
 
         Args:
-            lengths: The graph's input with the lengths, `[rows]`.
-            width: The input with the steps, and the index of its axis of time.
+            lengths_input: The graph's input with the lengths, `[rows]`.
+            steps_input: The input with the steps.
+            time_axis: The index of its axis of time.
             names: The names that the graph has already.
             has_int32_lengths: Whether the lengths are int32; else they are int64.
             table_lengths: The lengths that tables are for, ascending without a gap.
         """
         super().__init__(set(names), "mended_")
-        self._lengths_input = lengths
-        self._has_int32_lengths = has_int32_lengths
+        self._lengths_input, self._has_int32_lengths = lengths_input, has_int32_lengths
+        self._steps_input, self._time_axis = steps_input, time_axis
         self._table_lengths = table_lengths
-        self._width_input = width
         self._names_of_results: dict[object, str] = {}  # by the key of `emit_once`
 
     def scratch_writer(self) -> Writer:
-        """A writer whose nodes are not put into the graph, for a trial; its names are free in the graph, too."""
+        """A new writer for the same graph, whose nodes are not put into the graph; its names are free there, too."""
         return Writer(
             self._lengths_input,
-            self._width_input,
+            self._steps_input,
+            self._time_axis,
             self._names,
             has_int32_lengths=self._has_int32_lengths,
             table_lengths=self._table_lengths,
@@ -75,8 +77,8 @@ class Writer(NodeWriter):
     @property
     def width(self) -> str:
         """`[1]` int64: the width of the batch."""
-        name, axis = self._width_input
-        return self.emit_once("width", lambda: self.emit("Shape", [name], start=axis, end=axis + 1))
+        axis = self._time_axis
+        return self.emit_once("width", lambda: self.emit("Shape", [self._steps_input], start=axis, end=axis + 1))
 
     @property
     def rows(self) -> str:
