@@ -59,7 +59,7 @@ class FixProposal:
         )
 
     def as_json(self) -> dict[str, Any]:
-        """The value of `fix` in `check --json`: what `as_record` gives, with code, lines, the reason and the verdict."""
+        """The value of `fix` in `check --json`: the record of `as_record`, with code, lines, reason and verdict."""
         record = self.as_record()
         operators = record.pop("operators")
         return {
@@ -234,8 +234,7 @@ def _axes_of_chart(curve: PaddingCurve) -> dict[str, Any]:
 
     Returns:
         1. `before` and `after`: the points of the lines of both models. A coordinate is from 0 to 1 along its axis.
-        2. `marks` and `levels`: the coordinates that are named on the horizontal and on the vertical axis, each with its
-           text.
+        2. `marks` and `levels`: the coordinates on the horizontal and on the vertical axis that have a text, with it.
         3. `moved`: for each of both models, the largest change of its probability by padding.
     """
     last_share, probabilities = curve.shares[-1] or 1.0, [*curve.before, *curve.after]
