@@ -14,7 +14,7 @@ from lengthwise.commands.cli import main
 from lengthwise.errors import ConfigurationError, ModelNotFound, NoSuchAlias, NotReady
 from lengthwise.repository import aliases, verifier
 from lengthwise.repository.contents import Repository
-from lengthwise.repository.scan import ScanState
+from lengthwise.repository.scan import ScanState, VersionResult
 from lengthwise.serving import Serving
 from lengthwise.settings import Settings
 from lengthwise.versions import Key, Policy
@@ -64,13 +64,13 @@ class TestWhileItScans:
             frozenset({Key("sums", 1)}),
             {"sums": {"champion": 1}},
         )
-        state.settle(Key("sums", 3), loaded, None, ())
+        state.settle(Key("sums", 3), VersionResult(loaded), ())
         meanwhile = state.repository()
         assert meanwhile.find("sums", "3") is loaded
         for version in (None, "champion"):
             with pytest.raises(NotReady):
                 meanwhile.find("sums", version)
-        state.settle(Key("sums", 1), None, "broken", ())
+        state.settle(Key("sums", 1), VersionResult(None, "broken"), ())
         assert state.repository().find("sums", None) is loaded  # now it is known that the champion cannot be served
 
     def test_the_champion_before_answers_until_the_new_one_is_verified(self) -> None:
@@ -82,10 +82,10 @@ class TestWhileItScans:
             frozenset({Key("sums", 2)}),
             {"sums": {"champion": 2}},
         )
-        state.settle(Key("sums", 3), before.find("sums", "3"), None, ())
+        state.settle(Key("sums", 3), VersionResult(before.find("sums", "3")), ())
         assert state.next(()) == Key("sums", 2)
         assert found(state.repository(), None) == found(state.repository(), "champion") == 1
-        state.settle(Key("sums", 2), model(manifest(version=2)), None, ())
+        state.settle(Key("sums", 2), VersionResult(model(manifest(version=2))), ())
         assert found(state.repository(), None) == found(state.repository(), "champion") == 2
 
 

@@ -13,6 +13,7 @@ from lengthwise.errors import ConfigurationError
 from lengthwise.repository.contents import Refusal, Repository
 from lengthwise.serving import Serving
 from lengthwise.settings import Settings
+from lengthwise.versions import Key
 from tests.support.numpy_models import manifest, model, repository, samples, serving
 from tests.support.waiting import until
 
@@ -112,7 +113,7 @@ async def test_an_unreadable_repository_is_an_error_at_the_start_and_logged(capl
 
 
 async def test_no_good_model_is_told_with_its_reason() -> None:
-    refused = Repository(refused=[Refusal("sums/1", "its digest differs")])
+    refused = Repository(refused=[Refusal(Key("sums", 1), "its digest differs")])
     async with Lifespan(lambda: refused) as life:
         await until(lambda: life.serving.started)
         ready = await life.client.get("/readyz")

@@ -18,6 +18,7 @@ from lengthwise.console import page
 from lengthwise.protocols.predict import MEDIA_TYPES
 from lengthwise.reports.templates import look
 from lengthwise.repository.contents import Refusal
+from lengthwise.versions import Key
 from tests.support.http_lines import BEARER
 from tests.support.numpy_models import Service, manifest, model, serving
 
@@ -126,7 +127,7 @@ async def test_recordings_of_the_model_directory_are_given_to_who_has_a_key(keys
 
 
 async def test_the_state_says_what_is_served_refused_and_allowed() -> None:
-    refused = Refusal("broken/1", "its golden sequences do not hold")
+    refused = Refusal(Key("broken", 1), "its golden sequences do not hold")
     async with serving(model(manifest(missing="zero")), refused=[refused], max_sequences=7) as service:
         answer = await service.client.get("/console/state")
         state = answer.json()

@@ -11,12 +11,13 @@ from lengthwise.repository import aliases, verifier
 from lengthwise.repository.contents import Refusal
 from lengthwise.serving import Serving
 from lengthwise.settings import Settings
+from lengthwise.versions import Key
 from tests.support.grpc_calls import listening, request
 from tests.support.model_directories import measure_quickly, place, sign
 from tests.support.numpy_models import manifest, model, serving
 
 GOOD = {"sequences": [[[1, 3]]]}
-REFUSED = (Refusal("sums/1", "its manifest has another name"),)
+REFUSED = (Refusal(Key("sums", 1), "its manifest has another name"),)
 POINTED = {"sums": {"champion": 1, "candidate": 2}}
 
 

@@ -59,7 +59,7 @@ def served(found: Repository) -> list[str]:
 
 
 def reasons(found: Repository) -> dict[str, str]:
-    return {refusal.path: refusal.reason for refusal in found.refused}
+    return {str(refusal.key): refusal.reason for refusal in found.refused}
 
 
 # What stands in the place of a file

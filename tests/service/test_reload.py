@@ -242,16 +242,16 @@ async def test_the_folder_is_looked_at_once_in_a_period(folder: Path) -> None:
 async def test_the_folder_is_looked_at_when_somebody_asks_and_not_before() -> None:
     found = Next(model(manifest()))
     serving = Serving(Settings(runners=1), found)
-    serving.registry.ask()  # before the start it does nothing
+    serving.registry.scan_soon()  # before the start it does nothing
     async with started(serving) as service:
         assert found.scans == 1
         found.models = (model(manifest(version=2)),)
         change = changed(service)
-        service.serving.registry.ask()
+        service.serving.registry.scan_soon()
         await asyncio.wait_for(change.wait(), PATIENCE_SECONDS)
         assert await version(service, SUMS) == "2"
         assert found.scans == 2
-    service.serving.registry.ask()  # the end has come: nothing happens
+    service.serving.registry.scan_soon()  # the end has come: nothing happens
 
 
 @pytest.mark.parametrize(

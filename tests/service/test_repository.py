@@ -152,7 +152,7 @@ def test_a_directory_that_fails_its_proof_is_left_out_with_the_reason(
     spoil(place(folder, version=2))
     opened = opened_at(folder)
     (refusal,) = opened.refused
-    assert refusal.path == "vowels/2"
+    assert str(refusal.key) == "vowels/2"
     assert said in refusal.reason
     assert opened.find("vowels", None).manifest.version == 1
 

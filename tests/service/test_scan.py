@@ -44,7 +44,7 @@ class Folder:
 
     @property
     def refused(self) -> dict[str, str]:
-        return {refusal.path: refusal.reason for refusal in self.found.refused}
+        return {str(refusal.key): refusal.reason for refusal in self.found.refused}
 
     def model(self, name: str = "vowels", version: int = 1) -> LoadedModel:
         return self.found.models[name][version]

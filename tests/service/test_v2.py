@@ -14,6 +14,7 @@ from lengthwise.protocols.turns import Turns
 from lengthwise.protocols.v2 import Infer
 from lengthwise.repository.contents import Refusal
 from lengthwise.settings import bundled_models
+from lengthwise.versions import Key
 from tests.support.grpc_calls import ENDS, PADDED
 from tests.support.numpy_models import BLIND, NOT_FINITE, Service, idle, manifest, model, serving
 
@@ -272,8 +273,8 @@ async def test_health_follows_the_service(service: Service) -> None:
 async def test_the_index_says_what_is_served_and_why_the_rest_is_not_without_a_path() -> None:
     folder = bundled_models()
     refused = [
-        Refusal("bad/1", f"{folder}/bad/1/manifest.json cannot be read: No such file or directory"),
-        Refusal("bad/2", "onnxruntime cannot load the graph: open /srv/data/models/bad/2/model.onnx failed"),
+        Refusal(Key("bad", 1), f"{folder}/bad/1/manifest.json cannot be read: No such file or directory"),
+        Refusal(Key("bad", 2), "onnxruntime cannot load the graph: open /srv/data/models/bad/2/model.onnx failed"),
     ]
     async with serving(model(manifest()), refused=refused) as service:
         served = {"name": "sums", "version": "1", "state": "READY", "reason": ""}

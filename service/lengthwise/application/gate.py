@@ -48,7 +48,7 @@ class Gate:
             return
         answer, serving = self.app, self._serving()
         if not serving.in_lifespan:
-            serving.registry.explain(NO_LIFESPAN)
+            serving.registry.set_reason(NO_LIFESPAN)
         if scope["method"] != "POST" or not any(path.match(path_of(scope)) for path in self._inference_paths):
             try:
                 self._check(scope, serving)

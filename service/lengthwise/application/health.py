@@ -79,7 +79,7 @@ def described(serving: Serving) -> dict[str, Any]:
         "reason": reason,
         "workers": [this_process] if worker is None else worker.memory.described(),
         "workers_reason": serving.workers_reason,
-        "refused": [{"model": refusal.path, "reason": refusal.reason} for refusal in repository.refused],
+        "refused": [{"model": str(refusal.key), "reason": refusal.reason} for refusal in repository.refused],
     }
 
 

@@ -125,7 +125,7 @@ class Server(_PortServer):
         """Serves until a signal; as a worker also handles the messages of the parent."""
         worker, serving = self._serving.worker, self._serving
         if worker is not None:
-            worker.handlers |= {"drain": self._drain, "reload": serving.registry.ask}
+            worker.handlers |= {"drain": self._drain, "reload": serving.registry.scan_soon}
             await worker.open()
         admin = None if self._admin is None else asyncio.create_task(self._admin.serve())
         try:
@@ -159,7 +159,7 @@ class Server(_PortServer):
     def capture_signals(self) -> Iterator[None]:
         """Handles signals in the block; unlike uvicorn's, it does not raise them again after a good end."""
         old_handlers = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGTERM, signal.SIGINT)}
-        old_handlers[signal.SIGHUP] = signal.signal(signal.SIGHUP, lambda *_: self._serving.registry.ask())
+        old_handlers[signal.SIGHUP] = signal.signal(signal.SIGHUP, lambda *_: self._serving.registry.scan_soon())
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [*old_handlers])  # they were blocked until now
         try:
             yield

@@ -167,7 +167,7 @@ async def load(serving: Serving, name: str, parameters: Mapping[str, Any]) -> No
         raise NotReady("the model repository cannot be read", retry_after_seconds=5) from error
     if refusal is not None:
         reason = without_folders(refusal.reason, serving.source.folder)
-        raise InvalidRequest([Problem("", f"{refusal.path} is not served: {reason}")])
+        raise InvalidRequest([Problem("", f"{refusal.key} is not served: {reason}")])
 
 
 async def unload(serving: Serving, name: str, parameters: Mapping[str, Any]) -> None:

@@ -27,7 +27,7 @@ Aliases = Mapping[str, int]
 
 
 def read(folder: Path) -> Aliases:
-    """The aliases in the folder of a name; empty if it has none.
+    """Reads the aliases in the folder of a model's name; empty if it has none.
 
     Raises:
         ConfigurationError: The file cannot be read, or has another form.
@@ -50,7 +50,12 @@ def read(folder: Path) -> Aliases:
 
 
 def set_alias(folder: Path, alias: str, version: int | None) -> Aliases:
-    """Points an alias to a version, or removes it (None); returns all aliases of the folder `MODELS/NAME`.
+    """Points an alias to a version, or removes the alias; returns all aliases of the model afterwards.
+
+    Args:
+        folder: `MODELS/NAME`.
+        alias: The alias.
+        version: The version; None removes the alias.
 
     Raises:
         ConfigurationError: There is no such model, version or alias, or the file cannot be written.

@@ -5,7 +5,9 @@
 | refused | of a version: not served, as it was not verified or cannot be served; the reason is a `Refusal` |
 | unloaded | of a name: a client asked not to serve it |
 | champion | the version that an alias of this name points to: it answers calls without a version |
-| unnamed | the name for calls that give none |
+| default version | the version that answers calls without a version: the champion, or what stands in for it |
+| unnamed | the name of a model for calls that give no name |
+| starting | the first scan runs: a model that is missing may still come |
 """
 
 from __future__ import annotations
@@ -31,14 +33,8 @@ MOST_LISTED: Final = 10  # names or versions in a message
 class Refusal:
     """A version that is not served, and why; it may still be served as it was before its directory changed."""
 
-    path: str  # `NAME/VERSION`
+    key: Key
     reason: str
-
-    @property
-    def key(self) -> Key:
-        """The name and the number of the version that is refused."""
-        name, _, version = self.path.partition("/")
-        return Key(name, int(version))
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,20 +54,24 @@ class Repository:
 
     @classmethod
     def of(cls, models: Iterable[LoadedModel], refused: Sequence[Refusal] = (), **fields: Any) -> Repository:
-        """The repository with these models and refusals; `fields` are further fields of it."""
+        """Makes the repository with these models and refusals; `fields` are its other fields."""
         by_name: dict[str, dict[int, LoadedModel]] = {}
         for model in models:
             by_name.setdefault(model.key.name, {})[model.key.version] = model
         return cls(by_name, tuple(refused), **fields)
 
     def __iter__(self) -> Iterator[LoadedModel]:
-        """All good models, by name and ascending version."""
+        """Yields all good models, by name and ascending version."""
         for name in sorted(self.models):
             for version in sorted(self.models[name]):
                 yield self.models[name][version]
 
     def find(self, name: str | None, version: str | None) -> LoadedModel:
-        """The model that a request means: `name` may be None, `version` is digits, an alias, or None.
+        """Returns the model that a request means.
+
+        Args:
+            name: The name in the request; None if it gives none.
+            version: Digits or an alias; None if the request gives none.
 
         Raises:
             ModelNotFound: The name or the version is unknown, or there are several names and none was given.
@@ -98,9 +98,11 @@ class Repository:
         raise ModelNotFound(f"the model {name!r} has no such version; served of it are {numbers}")
 
     def _number(self, name: str, version: str | None) -> int | None:
-        """The number of the version that a request gives, served or not; the default version if it gives none.
+        """Returns the number of the version that a request means, whether this version is served or not.
 
-        None if the number is too large for a version, or no version may be the default.
+        - No version is given: the default version; None if there is none.
+        - Digits: their number; None if it is too large for a version.
+        - An alias: the version that it points to; None if no such name is served.
 
         Raises:
             NoSuchAlias: The model has no such alias.
@@ -116,11 +118,14 @@ class Repository:
         return aliases.get(version)
 
     def default(self, name: str) -> int | None:
-        """The number of the version that answers a request without one; None if no version may.
+        """Returns the number of the default version of a name, which answers requests without a version.
 
-        - The champion, if it is served. While the service starts, None if it has still to be verified.
-        - If it is not served, the next lower version, which was in use before.
-        - Otherwise the highest version that is served.
+        - The champion, if it is served.
+        - If it is not, the next lower version, which was in use before.
+        - Without a champion, or if no lower version is served, the highest version that is served.
+
+        None if no version of the name is served; and, while the service starts, as long as the champion has still to
+        be verified.
         """
         champion = self.champion(name)
         versions = self.models.get(name, ())
@@ -130,11 +135,11 @@ class Repository:
         return max(up_to_champion or versions, default=None)
 
     def champion(self, name: str) -> int | None:
-        """The version of a name that the alias `champion` points to, whether it is served or not."""
+        """The number of the version that a name's alias `champion` points to, served or not; None without the alias."""
         return self.aliases.get(name, {}).get(CHAMPION)
 
     def none_ready(self) -> NotReady:
-        """The error for a request while no model is served: the folder is empty, or the first scan runs."""
+        """Makes the error for a request while no model is served: the folder is empty, or the first scan runs."""
         if self.starting:
             count = len(self.unverified)
             why = f": {count} version{'' if count == 1 else 's'} not verified yet; /healthz says which" if count else ""
@@ -143,7 +148,7 @@ class Repository:
         return NotReady(f"no model is ready{why}", retry_after_seconds=5)
 
     def without(self, name: str) -> Repository:
-        """A copy of the repository without the models of a name, which is unloaded."""
+        """Copies the repository without the models of a name, which counts as unloaded in the copy."""
         return Repository.of(
             (model for model in self if model.key.name != name),
             [refusal for refusal in self.refused if refusal.key.name != name],

@@ -32,7 +32,9 @@ class FolderContent(NamedTuple):
 
 
 def check_readable(folder: Path) -> None:
-    """Checks that a folder can be read, and that it is a model repository and not a version or a model itself.
+    """Checks that a folder can be read, and that it does not look like a version, or like one model with versions.
+
+    An empty folder is a model repository too.
 
     Raises:
         ConfigurationError: It cannot be read, or is a version or a model; the message says how to serve that.
@@ -55,9 +57,10 @@ def check_readable(folder: Path) -> None:
 
 
 def read(folder: Path) -> FolderContent:
-    """Reads which versions are in the folder of a model repository, but not what is in them.
+    """Reads which versions are in the folder of a model repository, but not what is in their directories.
 
-    What is misplaced or cannot be read is in `ignored`, with a message for the log.
+    Returns:
+        The directories of the versions; and what is misplaced or cannot be read (`ignored`), with messages for the log.
 
     Raises:
         ConfigurationError: The folder cannot be read.
@@ -98,7 +101,10 @@ def _misplaced_files(paths: Iterable[Path]) -> str:
 
 
 def _is_folder(path: Path) -> bool:
-    """Whether a path is a folder or a link to one; True if that is unknown: reading it then gives the reason."""
+    """Whether a path is a folder or a link to one.
+
+    True also if the system does not say so: reading the path then raises the error with the reason.
+    """
     try:
         return path.is_dir()
     except OSError:
@@ -106,7 +112,7 @@ def _is_folder(path: Path) -> bool:
 
 
 def paths_in(folder: Path) -> list[Path]:
-    """The paths in a folder; empty if it does not exist, as when it was just removed."""
+    """Returns the paths in a folder; none if it does not exist: it may have been removed just now."""
     try:
         return list(folder.iterdir())
     except (FileNotFoundError, NotADirectoryError):
@@ -114,7 +120,7 @@ def paths_in(folder: Path) -> list[Path]:
 
 
 def model_directory(path: Path) -> Path:
-    """The model directory for a path: the path itself, or the highest version in it.
+    """Returns the model directory for a path: the path itself if it is one, or the highest version in it.
 
     Raises:
         ConfigurationError: It is neither a version nor a model; the message lists the models that are in it.

@@ -39,18 +39,20 @@ def choose(
     Args:
         with_kernels: The session with Lengthwise's kernels.
         open_plain: Opens the plain session.
-        manifest: That of the model.
+        manifest: The manifest of the model.
         stored: The content of `kernels.json`; None if there is no such file.
 
     Returns:
-        The session, and what to store in `kernels.json`; None if the stored choice was used.
+        The session; and what to store in `kernels.json`, or None if the choice was stored there already.
     """
+    # 1. The stored choice
     conditions = stored_measurements.kernel_conditions(manifest, with_kernels)
     kernels = stored_measurements.read(
         stored, conditions, lambda content: content["kernels"], stored_measurements.KERNELS_FILE
     )
     if kernels in (ONNXRUNTIME, with_kernels.kernels):
         return (open_plain() if kernels == ONNXRUNTIME else with_kernels), None
+    # 2. A new choice
     plain = open_plain()
     ratio = time_ratio(with_kernels, plain, manifest)
     session = plain if ratio > MARGIN else with_kernels
@@ -60,7 +62,10 @@ def choose(
 
 
 def time_ratio(with_kernels: Session, plain: Session, manifest: Manifest) -> float:
-    """The run time with Lengthwise's kernels over that of the plain session: the geometric mean over a few batches."""
+    """Measures the run time with Lengthwise's kernels, divided by that of the plain session.
+
+    It is the geometric mean over a few batches of the ratio of their fastest runs, at most `_TURNS` of each.
+    """
     batches = _batches(manifest)
     fastest = np.full((2, len(batches)), np.inf)  # [sessions, batches], in seconds
     end = with_kernels.clock() + _SECONDS
@@ -77,7 +82,7 @@ def time_ratio(with_kernels: Session, plain: Session, manifest: Manifest) -> flo
 
 
 def _batches(manifest: Manifest) -> list[PaddedBatch]:
-    """Three random batches for timing: one sequence; several of one length; several of different lengths."""
+    """Makes three random batches for timing: one sequence; several of one length; several of different lengths."""
     longest = min(max(_WIDTH, manifest.min_length), manifest.max_length)
     rows = min(_ROWS, manifest.max_batch_rows or _ROWS)
     mixed = [max(manifest.min_length, round(longest * row / rows)) for row in range(1, rows + 1)]

@@ -75,10 +75,12 @@ class LoadedModel:
     def answer(
         self, batch: PaddedBatch, attention: bool, on_clipped: Callable[[int], None] | None = None
     ) -> list[Answer | None]:
-        """Runs a batch; returns one answer for each sequence, None if its logits are not finite. Fillers get none.
+        """Runs a batch; returns one answer for each sequence, None for a sequence whose logits are not finite.
 
-        `attention`: whether answers have attention weights. `on_clipped` gets the number of values that were clipped,
-        if the graph has the output `clipped`.
+        Args:
+            batch: The batch. Its fillers, rows that only fill up a shape of a device, get no answer.
+            attention: Whether answers have attention weights.
+            on_clipped: Called with the number of values that were clipped, if the graph has the output `clipped`.
         """
         names: tuple[OutputName, ...] = ("logits", "attention") if attention else ("logits",)
         if on_clipped is not None:
@@ -103,7 +105,14 @@ def load(
 ) -> LoadedModel:
     """Loads a model directory: reads, verifies and opens it, and stores what was measured beside the model.
 
-    Measuring the costs takes about `budget_seconds`, unless they are stored already.
+    Args:
+        directory: The model directory.
+        limits: The limits of a batch.
+        budget_seconds: How long measuring the costs may take, unless they are stored already.
+        devices: The devices that run the model.
+        verify: Verifies the model, here or in another process.
+        most_bytes: The largest size of all files together.
+        stopping: Stops the work early; None: nothing does.
 
     Raises:
         ModelError: The model must not be served, or cannot be run here; the message says why.
@@ -188,7 +197,8 @@ def _warm_up(
 
     The first ones have the widths of `usual_lengths`, if there are any.
 
-    Returns the chosen buckets, and the shapes that have not run.
+    Returns:
+        The chosen buckets, and the shapes that have not run.
     """
     limits = buckets.lowered(cost, limits) if limits.by_table else limits
     chosen = buckets.choose(
@@ -205,7 +215,7 @@ def _warm_up(
 
 
 def directory_state(directory: Path) -> DirectoryState:
-    """The files of a model directory with their sizes and times; empty if it does not exist."""
+    """Lists the files of a model directory with their sizes and times; none if the directory does not exist."""
     state = []
     for folder, subfolders, names in os.walk(directory):
         if folder.count(os.sep) - str(directory).count(os.sep) >= MOST_NESTED:

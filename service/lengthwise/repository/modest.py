@@ -25,21 +25,26 @@ _NO_LIMIT_BYTES: Final = 2**60  # cgroup v1 writes a number above this one where
 
 
 def share_of_memory(most_bytes: int, allotted_bytes: int = 0) -> int:
-    """The bytes of memory that a new process may use, at most `most_bytes`.
+    """Returns the bytes of memory that a new process may use: `most_bytes`, or less if the container has less left.
 
-    `allotted_bytes` are what other such processes may still use. A part of what is left stays free, as a container that
-    runs out of memory may be killed as a whole.
+    A part of what is left stays free (`SHARE_OF_MEMORY`), as a container that runs out of memory may be killed as a
+    whole.
+
+    Args:
+        most_bytes: The most that the process may use.
+        allotted_bytes: What other such processes may still use.
     """
     available = memory_left_bytes()
-    return (
-        most_bytes if available is None else min(most_bytes, int(SHARE_OF_MEMORY * max(0, available - allotted_bytes)))
-    )
+    if available is None:
+        return most_bytes
+    return min(most_bytes, int(SHARE_OF_MEMORY * max(0, available - allotted_bytes)))
 
 
 def memory_left_bytes(root: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """Bytes of memory that the cgroups of this process, v2 or v1, may still use; None if none has a limit.
+    """Returns the bytes of memory that this process's cgroups, v2 or v1, may still use; None if none has a limit.
 
-    The lowest of all cgroups that contain it. Caches of files count as free: the kernel drops them.
+    It is the lowest number of all cgroups that contain the process. Caches of files count as free: the kernel drops
+    them.
     """
     available = list[int]()
     for controller, limit_name, used_name, cache_name in (
@@ -57,7 +62,7 @@ def memory_left_bytes(root: Path = Path("/sys/fs/cgroup")) -> int | None:
 
 
 def memory_bytes(pid: int) -> int:
-    """The memory of a process in bytes: its proportional set size (PSS); 0 where the system does not tell it."""
+    """Returns the memory of a process in bytes: its proportional set size (PSS); 0 if the system does not say."""
     lines: list[str] = []
     with suppress(OSError):
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
@@ -65,9 +70,15 @@ def memory_bytes(pid: int) -> int:
 
 
 def be_modest(parent: int, timeout_seconds: float) -> None:
-    """Lowers this process's CPU priority, and makes it the first that the kernel kills when memory runs out.
+    """Limits what this process can do to others.
 
-    It is killed when its parent ends, and by SIGALRM a few seconds after its timeout in any case.
+    - It is killed when its parent ends, and by SIGALRM a few seconds after its timeout in any case.
+    - It has a lower CPU priority, and writes no core dump.
+    - It is the first that the kernel kills when memory runs out.
+
+    Args:
+        parent: The process id of the parent.
+        timeout_seconds: The timeout of its work.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -1,6 +1,7 @@
 """Probes models whose batches fail: runs their golden sequences, at once and then on a schedule.
 
-So no caller's request is used to find out whether a model works; see `batching.breaker`.
+So no caller's request is used to find out whether a model works. The *breaker* of a model (`batching.breaker`) opens
+when a probe fails: then requests are refused. It closes when a probe passes.
 """
 
 from __future__ import annotations
@@ -47,8 +48,8 @@ class Probing:
         if tasks:
             await asyncio.wait(tasks)
 
-    def ask(self, queue: ModelQueue) -> None:
-        """Starts to probe a model soon, because its batches fail. Safe in any thread."""
+    def begin_soon(self, queue: ModelQueue) -> None:
+        """Has the event loop begin to probe the model of a queue, because its batches fail. Safe in any thread."""
         log.warning(
             "%d batches of %s failed in a row: its golden sequences are run", queue.breaker.failures, queue.name
         )
@@ -57,13 +58,13 @@ class Probing:
                 self._loop.call_soon_threadsafe(self._begin, queue)
 
     def _begin(self, queue: ModelQueue) -> None:
-        """Starts to probe the model with this queue, unless it is probed already; on the event loop."""
+        """Starts a task that probes the model with this queue, unless one does already; on the event loop."""
         for served in self.served():
             if served.queue is queue and served not in self._probes and self._loop is not None:
                 self._probes[served] = asyncio.create_task(self._probe(served))
 
     async def _probe(self, served: ServedModel) -> None:
-        """Probes a model again and again as long as it is served and its breaker is not closed."""
+        """Probes a model again and again, until its breaker is closed or the model is no longer served."""
         breaker, key = served.queue.breaker, served.manifest.key
         try:
             while not breaker.closed and served in self.served():
@@ -75,10 +76,13 @@ class Probing:
                 if error is not None:
                     await asyncio.sleep(RETRY_SECONDS)
         finally:
-            del self._probes[served]  # from now on it can be asked again
+            del self._probes[served]  # from now on `begin_soon` starts a new task
 
     async def _probe_once(self, served: ServedModel) -> Exception | None:
-        """Probes a model once, and tells its breaker, the log and `changed`; returns why it is broken, or None."""
+        """Probes a model once, and notes the result in its breaker; logs and calls `changed` if the breaker changes.
+
+        Returns the error of the probe; None if it passed.
+        """
         breaker, key = served.queue.breaker, served.manifest.key
         error = await asyncio.wrap_future(in_daemon_thread("probe", partial(probe, served.model, served.queue)))
         if breaker.probed(error, time.monotonic(), RETRY_SECONDS):
@@ -92,9 +96,12 @@ class Probing:
 
 
 def probe(model: LoadedModel, queue: ModelQueue) -> Exception | None:
-    """Runs a model's golden sequences like its batches, and compares the logits; returns the error, None if it works.
+    """Runs a model's golden sequences as its queue runs batches, and compares the logits with the stored ones.
 
-    A model without golden sequences runs one of zeros.
+    A model without golden sequences runs a sequence of zeros, and nothing is compared.
+
+    Returns:
+        Why the model does not work; None if it works.
     """
     try:
         sequences = (

@@ -78,10 +78,13 @@ class _RegistrySnapshot:
 
 
 class Registry:
-    """The models that are served.
+    """The models that are served, and how they change.
 
-    `rescan` scans the repository; `add` makes the queue and the metrics of a new model, `remove` ends those of a model
-    that is gone. With `period_seconds` above 0 it scans periodically.
+    Args:
+        rescan: Scans the repository; called in a thread.
+        add: Makes the queue and the metrics of a new model.
+        remove: Ends the queue and the metrics of a model that is gone.
+        period_seconds: The time between periodic scans; 0 for none.
     """
 
     def __init__(
@@ -92,7 +95,8 @@ class Registry:
         *,
         period_seconds: float = 0.0,
     ) -> None:
-        self.everywhere = self.change_here  # makes a change; of several workers, at all of them (`EveryWorker`)
+        # Makes a change in this process; where several workers serve, at all of them (an `EveryWorker`)
+        self.change_everywhere = self.change_here
         # Asks the other workers which names a client has unloaded, before the first scan; None without workers
         self.unloaded: Callable[[], Awaitable[list[str]]] | None = None
         self.listeners: list[Callable[[], Awaitable[None]]] = []  # awaited after each scan and change
@@ -113,17 +117,20 @@ class Registry:
         self._has_removed = False  # models were removed since free memory was last returned
 
     def find(self, name: str | None, version: str | None) -> ServedModel:
-        """The model for a name and a version, as a request gives them; see `Repository.find` for the errors.
+        """Returns the model for a name and a version, as a request gives them; None for what it does not give.
 
-        If no version is given and the default version does not work, a version that works stands in: the next lower
-        one, which was in use before, or else the highest. If none works, the default version.
+        If no version is given, and the breaker of the default version is open, a version that works stands in: the next
+        lower one, which was in use before, or else the highest. If none works, the default version is returned.
+        `Repository.find` raises ModelNotFound, NotReady or NoSuchAlias.
         """
+        # 1. The version that the request means, from the cache of the snapshot if it was found before
         snapshot = self._snapshot
         served = snapshot.resolved.get((name, version))
         if served is None:
             served = snapshot.served[snapshot.repository.find(name, version)]
             if len(snapshot.resolved) < _MOST_RESOLVED:
                 snapshot.resolved[name, version] = served
+        # 2. Another one, if that does not work
         if version is None and served.queue.breaker.open:
             versions = [model for model in self.served if model.manifest.name == served.manifest.name]
             working = [model for model in versions if not model.queue.breaker.open]
@@ -131,10 +138,10 @@ class Registry:
             return (lower or working or [served])[-1]
         return served
 
-    def explain(self, reason: str) -> None:
-        """Sets why nothing is served before the first scan: logged, and told to every request until then.
+    def set_reason(self, reason: str) -> None:
+        """Sets why nothing is served before the first scan, unless a reason is set already.
 
-        Only the first reason counts.
+        The reason is logged, and is in the error of every request until the first scan.
         """
         if self.repository.reason is None:
             log.error("%s", reason)
@@ -164,8 +171,8 @@ class Registry:
             self._watcher.cancel()
             await asyncio.wait((self._watcher,))
 
-    def ask(self) -> None:
-        """Starts a scan soon. Safe in a signal handler."""
+    def scan_soon(self) -> None:
+        """Has the event loop start a scan. Safe in a signal handler."""
         if self._loop is not None:  # else the first scan is still to come
             with suppress(RuntimeError):  # the event loop is closed: the service has ended
                 self._loop.call_soon_threadsafe(self._rescan_event.set)
@@ -178,19 +185,23 @@ class Registry:
     async def load(self, name: str) -> Refusal | None:
         """Serves a name again that was unloaded, and verifies its refused versions again, by a scan.
 
-        Returns why its highest version is not served, or None if it is.
+        Where several workers serve, all of them do. Returns why the highest version of the name is not served; None if
+        it is.
         """
-        return await self.everywhere("load", name)
+        return await self.change_everywhere("load", name)
 
     async def unload(self, name: str) -> None:
         """Stops serving a name, whatever is in the folder, until it is loaded by name or the server restarts."""
-        await self.everywhere("unload", name)
+        await self.change_everywhere("unload", name)
 
     async def change_here(self, change: str, name: str) -> Refusal | None:
-        """Makes a client's change, `load` or `unload`, in this process; returns what `load` returns, else None.
+        """Makes a client's change, `load` or `unload`, of a name in this process.
 
-        No scan or other change runs meanwhile. It is made to its end even if the client leaves: its scan would go on
-        anyway.
+        No scan or other change runs meanwhile. The change is made to its end even if the client leaves, because its
+        scan, in another thread, would go on anyway.
+
+        Returns:
+            After a load, why the highest version is not served; otherwise None.
         """
         await self._changing.acquire()
         change_of_name: Coroutine[Any, Any, Refusal | None] = (
@@ -201,7 +212,9 @@ class Registry:
         return await asyncio.shield(task)
 
     async def _load(self, name: str) -> Refusal | None:
-        """`load` in this process, with `_changing` held.
+        """Makes the change `load` of a name in this process, with the lock `_changing` held.
+
+        Returns why the highest version is not served; None if it is.
 
         Raises:
             ModelNotFound: The repository has no version of the name.
@@ -215,7 +228,7 @@ class Registry:
         return refused.get(max(versions))
 
     async def _unload(self, name: str) -> None:
-        """`unload` in this process, with `_changing` held.
+        """Makes the change `unload` of a name in this process, with the lock `_changing` held.
 
         Raises:
             ModelNotFound: The name is neither served nor refused.
@@ -247,8 +260,12 @@ class Registry:
     async def _scan(self, before: Repository, retry_name: str | None = None) -> Repository:
         """Scans the repository in a thread, and serves each model as soon as the scan has verified it.
 
-        Returns the result, which is then served. `before` is the last result; `retry_name`: a name whose refused
-        versions are verified again.
+        Args:
+            before: The result of the last scan, perhaps with changes.
+            retry_name: A name whose refused versions are verified again, even if they are unchanged.
+
+        Returns:
+            The result of the scan, which is served now.
 
         Raises:
             ConfigurationError: The repository cannot be scanned; what is served stays.
@@ -258,10 +275,12 @@ class Registry:
         loop = asyncio.get_running_loop()
 
         def serve_part(result: Repository) -> None:
+            """Serves what the scan has verified so far; on the event loop."""
             if running and not self.stopping.stopped:
                 self._serve(result)
 
         def rescan() -> Repository:
+            """Returns free memory to the system, and scans; in the thread."""
             if self._has_removed:  # by an earlier scan: by now their last requests are answered
                 self._has_removed = False
                 return_free_memory()
@@ -318,14 +337,14 @@ class Registry:
                 self._has_removed = True
 
     def _log_defaults(self, result: Repository) -> None:
-        """Logs which version answers calls of a name without one, when that changes.
+        """Logs which version of each name answers calls without a version, when that changes.
 
-        Of a new name only if it is not the champion; then it stands in, which is a warning.
+        A version that *stands in* for a champion which is not served is logged for a new name, too, as a warning.
         """
         defaults = {name: result.default(name) for name in result.models}
         for name, version in defaults.items():
             champion = result.champion(name)
-            expected = champion or version  # without a champion the highest version is no substitute
+            expected = champion or version  # without a champion, the highest version stands in for none
             stands_in = version != expected
             if version != self._defaults.get(name, expected) or (stands_in and name not in self._defaults):
                 why = f", as the champion, {champion}, is not served" if stands_in and champion else ""
@@ -336,26 +355,28 @@ class Registry:
 
 @dataclass
 class EveryWorker:
-    """Makes a change at every worker before it is answered.
+    """Makes a client's change at every worker before the client gets its answer.
 
-    Every worker has one. The worker with the client asks all workers, itself too, to call their handler of `change`.
-    Each such call has an id, by which the worker that asked keeps its result as an object, too, and not only as JSON.
+    Every worker has an object of this class. The worker with the client asks all workers, itself too, to call their
+    handler `change`. The other workers' answers are JSON. Of its own change it needs the result itself, a refusal or an
+    error, so each call has an id, under which its own handler keeps this result.
     """
 
     here: Callable[[str, str], Awaitable[Refusal | None]]  # makes a change in this process
     state: Callable[[], dict[str, list[str]]]  # what this process serves, and which names are unloaded
     ask: Callable[..., Awaitable[list[dict[str, Any]]]]  # has every worker call a handler; returns their answers
-    handlers: MutableMapping[str, Callable[..., Awaitable[Any]]]  # what this process answers to such calls
-    _results: dict[str, Refusal | LengthwiseError | None] = field(default_factory=dict)  # here, of calls from here
+    handlers: MutableMapping[str, Callable[..., Awaitable[Any]]]  # by name: what this process does at such a call
+    # By the id of a call from here that has no answer yet: the result of this process
+    _results: dict[str, Refusal | LengthwiseError | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.handlers["change"] = self._change
 
     async def __call__(self, change: str, name: str) -> Refusal | None:
-        """Makes a change at every worker, and returns or raises this worker's result.
+        """Makes a change at every worker; returns this worker's result (`Registry.change_here`), or raises its error.
 
         Raises:
-            WorkersDiffer: Only some workers made it, or one did not answer.
+            WorkersDiffer: Only some workers made the change, or one did not answer. The message lists what each did.
         """
         call = uuid.uuid4().hex
         self._results[call] = None
@@ -363,7 +384,8 @@ class EveryWorker:
             answers = await self.ask("change", change, name, call)
         finally:
             result = self._results.pop(call)
-        silent = [answer for answer in answers if "serves" not in answer]  # they have not answered, so nobody knows
+        # Without `serves` it is no answer of the worker itself: the worker gave none in time, and `error` says so.
+        silent = [answer for answer in answers if "serves" not in answer]
         if silent or len({answer["error"] is None for answer in answers}) > 1:
             outcomes = []
             for answer in answers:
@@ -376,7 +398,11 @@ class EveryWorker:
         return result
 
     async def _change(self, change: str, name: str, call: str) -> dict[str, Any]:
-        """The handler: makes a change here, and answers with `error` (None if it was made) and this worker's state."""
+        """Handles the call `change` of a worker: makes the change here, and answers with this worker's state.
+
+        The answer also has `pid`, and `error`: why the change was not made, None if it was. The result itself is kept
+        in `_results` if the call with this id came from this process.
+        """
         result: Refusal | LengthwiseError | None
         try:
             result = await self.here(change, name)

@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import KW_ONLY, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NamedTuple
 
 from lengthwise.batching.plan import BatchLimits
 from lengthwise.errors import ConfigurationError, ModelError, NotVerified
@@ -40,8 +40,12 @@ MOST_AT_ONCE: Final = 4  # versions that are verified at the same time
 NAMED_AND_ABSENT: Final = "--versions names it, and the repository does not have it"
 
 
-# The model to serve; why it is not that of the directory, None if it is; whether that holds until the directory changes
-_Result: TypeAlias = tuple[LoadedModel | None, str | None, bool]
+class VersionResult(NamedTuple):
+    """The result of a version: a model to serve, a reason to refuse it, or both."""
+
+    model: LoadedModel | None  # the model of the directory; with a reason, that of the last scan, if there was one
+    reason: str | None = None  # why the directory's model is not served; None if it is
+    final: bool = True  # whether that holds until the directory changes; if not, the next scan tries again
 
 
 @dataclass(slots=True)
@@ -63,10 +67,13 @@ class Scan:
     _directories: dict[Key, Path] = field(init=False)  # of all versions in the folder
     _state: ScanState = field(init=False)
     # The versions that are being verified: the state of the directory before, and the result to come
-    _running: dict[Key, tuple[DirectoryState, Future[_Result]]] = field(init=False, default_factory=dict)
+    _running: dict[Key, tuple[DirectoryState, Future[VersionResult]]] = field(init=False, default_factory=dict)
 
     def run(self) -> Repository:
-        """Scans the folder and returns the result; raises ConfigurationError if it cannot be read, or Stopped."""
+        """Scans the folder, publishes versions as they are verified, and returns the result.
+
+        `folder.read` raises ConfigurationError if the folder cannot be read, and `stopping` raises Stopped.
+        """
         content = folder.read(self.folder)
         for name, why in sorted(content.ignored.items()):
             if name not in self.before.ignored:
@@ -86,7 +93,7 @@ class Scan:
         return replace(self._state.final_repository(), reason=reason, ignored=frozenset(content.ignored))
 
     def _prepare(self, content: FolderContent) -> None:
-        """Sets `_directories` and `_state`: chooses the versions to verify, and reads the aliases.
+        """Chooses the versions to verify, and reads the aliases: sets `_directories` and `_state`.
 
         If the folder of a name cannot be read now, its versions of the last scan stay.
         """
@@ -112,7 +119,7 @@ class Scan:
                 self._state.refuse(absent, NAMED_AND_ABSENT)
 
     def _step(self) -> None:
-        """Starts to verify the next version, or waits for a running one; then stores the results that are there."""
+        """Starts to verify the next version, or waits for a running verification; then stores finished results."""
         key = self._state.next({key.name for key in self._running})
         if key is not None and len(self._running) < MOST_AT_ONCE:
             self._begin(key)
@@ -120,20 +127,22 @@ class Scan:
             self._wait_for_any()
         for key in [key for key, (_, future) in self._running.items() if future.done()]:
             current, future = self._running.pop(key)
-            model, reason, final = future.result()
-            self._state.settle(key, model, reason, current if final else None)
+            self._state.settle(key, future.result(), current)
 
     def _begin(self, key: Key) -> None:
-        """Stores the result of a version at once if it is unchanged or too large; otherwise starts to verify it.
+        """Begins with a version.
 
-        Then it waits up to `SLOW_SECONDS`, as most versions are verified by then. If running verifications take the
-        memory that it needs, it only waits for one of these.
+        - An unchanged one gets the result of the last scan.
+        - If its graph fits beside the others, this starts to verify it, and waits up to `SLOW_SECONDS`, as most
+          versions are verified by then.
+        - If it may fit when a running verification is finished, this only waits for one.
+        - Otherwise it is refused.
         """
         # 1. An unchanged directory: the result of the last scan
         state, directory = self._state, self._directories[key]
         current, served, reason = directory_state(directory), state.served.get(key), state.refusals.get(key)
         if self.before.states.get(key) == current and not (reason is not None and key.name == self.retry_name):
-            state.settle(key, served, reason, current)
+            state.settle(key, VersionResult(served, reason), current)
             return
         # 2. Whether its graph fits beside the others
         needed, limit = graph_bytes(current), self.max_model_bytes
@@ -145,16 +154,16 @@ class Scan:
             wait([future], SLOW_SECONDS)
         elif self._running:  # there may be room when one of these is finished
             self._wait_for_any()
-        else:  # without a state, so the next scan tries again
+        else:
             reason = f"its graph has {needed} bytes, and {used} of the {limit} that --max-model-bytes allows are taken"
-            state.settle(key, served, reason, None)
+            state.settle(key, VersionResult(served, reason, final=False), current)
 
     def _wait_for_any(self) -> None:
         """Waits until at least one of the running verifications is done."""
         wait([future for _, future in self._running.values()], return_when=FIRST_COMPLETED)
 
-    def _load(self, key: Key, directory: Path, served: LoadedModel | None) -> _Result:
-        """Loads the model of a directory; if it is refused, `served`, the model of the last scan, stays.
+    def _load(self, key: Key, directory: Path, served: LoadedModel | None) -> VersionResult:
+        """Loads the model of a directory. If it is refused, `served`, the model of the last scan, stays in service.
 
         Raises:
             Stopped: The scan is to stop.
@@ -164,7 +173,7 @@ class Scan:
                 manifest = Manifest.read(directory)
                 if manifest == served.manifest:  # unchanged, if the digests of its files are right
                     manifest.read_files(directory, most_bytes=self.most_bytes)
-                    return served, None, True
+                    return VersionResult(served)
             model = loading.load(
                 directory,
                 self.limits,
@@ -175,21 +184,21 @@ class Scan:
                 stopping=self.stopping,
             )
         except ModelError as error:
-            return served, str(error), not isinstance(error, NotVerified)
+            return VersionResult(served, str(error), final=not isinstance(error, NotVerified))
         except Stopped:
             raise
         except MemoryError:
-            return served, f"{key}: there is not enough memory to read it", False
+            return VersionResult(served, f"{key}: there is not enough memory to read it", final=False)
         except Exception as error:  # an error in one directory must not affect other versions
             log.exception("an unexpected error while %s was loaded", key)
             kind = f"{type(error).__name__}: {str(error)[:500]}"
-            return served, f"{key}: an unexpected error while it was loaded: {kind}", True
-        return model, None, True
+            return VersionResult(served, f"{key}: an unexpected error while it was loaded: {kind}")
+        return VersionResult(model)
 
 
 @dataclass(slots=True)
 class ScanState:
-    """The results of a running scan: which versions remain, which models are served, and which are refused."""
+    """The results of a running scan so far: which versions remain, which models are served, which are refused."""
 
     before: Repository  # the result of the last scan
     policy: Policy
@@ -219,18 +228,20 @@ class ScanState:
         return len(self.remaining) if self.first else self._new
 
     def next(self, running: Collection[str]) -> Key | None:
-        """The next version to verify, of a name that is not in `running`; None if there is none.
+        """Removes versions from `remaining` that need not be verified, and returns the next one to verify.
 
-        Removes from `remaining` the versions that need not be verified, as a higher one of their name is good.
+        A version need not be verified if a higher one of its name is good, and no alias points to it. None if no
+        version remains but those of the names in `running`, of which a version is being verified.
         """
         settled = self._settled_names()
         self.remaining = [key for key in self.remaining if key.name not in settled or key in self.with_alias]
         return next((key for key in self.remaining if key.name not in running), None)
 
     def bytes_beside(self, key: Key, running: Collection[Key]) -> int:
-        """Bytes of the graphs that are served beside a version if it is good; without those in `running`.
+        """Returns the bytes of the graphs that will be served beside a version if it is good.
 
-        These are settled models, and models of the last scan that remain, unless the version replaces them.
+        These are settled models, and models of the last scan that remain. Not counted are models that the version would
+        replace, and those in `running`, which the caller counts.
         """
         staying = [
             self.served[remaining]
@@ -242,25 +253,25 @@ class ScanState:
         ]
         return sum(model.graph_bytes for model in (*self._models.values(), *staying))
 
-    def settle(self, key: Key, model: LoadedModel | None, reason: str | None, current: DirectoryState | None) -> None:
+    def settle(self, key: Key, result: VersionResult, current: DirectoryState) -> None:
         """Stores the result of a version; logs a new model, or a new reason.
 
-        `current` is the state of its directory; None if the next scan has to verify it again even if it is unchanged.
+        `current` is the state of its directory: unless the result is final, it is not stored, and so the next scan
+        verifies the version again even if it is unchanged.
         """
         self.remaining.remove(key)
-        if current is not None:
+        if result.final:
             self._states[key] = current
-        if model is not None:
+        if (model := result.model) is not None:
             self._models[key] = model
             if model is not self.served.get(key):
                 self._new += 1
-                kernels = f", its recurrent layers in the kernels of {model.session.kernels}"
-                kernels, order = kernels if model.session.recurrent else "", model.cost.planned_by
-                log.info(
-                    "%s is ready on %s%s; its batches are formed by %s", key, model.session.provider, kernels, order
-                )
-        if reason is not None:
-            self.refuse(key, reason)
+                session = model.session
+                kernels = f", its recurrent layers in the kernels of {session.kernels}" if session.recurrent else ""
+                message = "%s is ready on %s%s; its batches are formed by %s"
+                log.info(message, key, session.provider, kernels, model.cost.planned_by)
+        if result.reason is not None:
+            self.refuse(key, result.reason)
 
     def refuse(self, key: Key, reason: str) -> None:
         """Stores why a version is not served, and logs it if that is new."""
@@ -270,10 +281,11 @@ class ScanState:
             log.error("%s is not served: %s%s", key, reason, ending)
 
     def repository(self) -> Repository:
-        """What may be served while the scan continues: the settled models, and those of the last scan.
+        """Returns what may be served while the scan continues: the settled models, and those of the last scan.
 
         A name keeps the aliases and versions of the last scan until all versions that have an alias now are settled.
         """
+        # 1. The names that keep what they had, and the models of the last scan that stay
         remaining, before = set(self.remaining), self.before
         waiting_names = {
             name
@@ -282,6 +294,7 @@ class ScanState:
         }
         settled = self._settled_names() - waiting_names
         kept = {model.key: model for model in before if model.key.name not in settled or model.key in self.with_alias}
+        # 2. These, and the results so far
         return self._repository(
             kept | self._models,
             {key: reason for key, reason in self.refusals.items() if key in remaining} | self._refused,
@@ -298,13 +311,13 @@ class ScanState:
 
     def _repository(self, models: dict[Key, LoadedModel], refused: dict[Key, str], **fields: Any) -> Repository:
         """A repository of these models and refusals, with the names that were unloaded before."""
-        refusals = [Refusal(str(key), why) for key, why in sorted(refused.items())]
+        refusals = [Refusal(key, why) for key, why in sorted(refused.items())]
         return Repository.of(models.values(), refusals, unloaded=self.before.unloaded, **fields)
 
     def _settled_names(self) -> set[str]:
-        """The names of which no further version has to be verified: the highest good version is settled.
+        """Returns the names of which the highest good version is settled: only lower versions may remain.
 
-        Empty if the policy serves several versions of a name.
+        None of these need be verified, but those with an alias. Empty if the policy serves several versions of a name.
         """
         if not self.policy.one_per_name:
             return set()

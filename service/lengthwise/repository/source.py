@@ -4,7 +4,7 @@
     several workers:  scan ──> ModelSource.refresh ──> the parent: SharedSource.refresh ──> one fetch for all that ask
 
 The parent has fetched the models before a worker starts, so no first scan fetches. A fetch that fails ends the scan,
-and what is served stays.
+and what is served stays. An *address* names a store, such as a hub or a bucket (`stores`).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ TOGETHER_SECONDS: Final = 1.0  # for so long after its end a fetch counts for wo
 
 
 def fetch(address: str, settings: Settings) -> Path:
-    """The folder with a copy of the models at an address.
+    """Fetches the models at an address; returns the folder with the copy.
 
     Raises:
         ConfigurationError: They cannot be fetched.
@@ -39,9 +39,10 @@ def fetch(address: str, settings: Settings) -> Path:
 
 
 def _start(address: str, settings: Settings) -> Future[Path]:
-    """Begins a fetch in another thread, which the main thread only waits for, so that it sees signals.
+    """Begins to fetch the models at an address; returns the future of the folder with the copy.
 
-    A store may hang, and its library does not look at signals.
+    It runs in another thread, because a store may hang, and its library does not look at signals. The main thread only
+    waits, and so sees them.
     """
     from lengthwise.stores import cache  # nothing of it is imported for models in a folder
 
@@ -56,9 +57,9 @@ def fetched(settings: Settings) -> Settings:
 
 
 def model_directory(source: Path | str) -> Path:
-    """The model directory for a path or an address: the folder itself, or the highest version in it.
+    """Returns the model directory for a path or an address: the folder itself, or the highest version in it.
 
-    Models at an address are fetched now.
+    Models at an address are fetched first.
 
     Raises:
         ConfigurationError: There is no model, or several at an address.
@@ -78,7 +79,11 @@ def model_directory(source: Path | str) -> Path:
 class ModelSource:
     """The source of a service's models.
 
-    `folder` is that of the last scan. `ask_parent` asks the parent of several workers for the folder; None without it.
+    `folder` is the folder of the last scan.
+
+    Args:
+        settings: Say which folder or address it is.
+        ask_parent: Asks the parent of several workers for the folder; None in a single process, and in the parent.
     """
 
     def __init__(self, settings: Settings, ask_parent: Callable[[Stopping, str], Any] | None = None) -> None:
@@ -88,14 +93,17 @@ class ModelSource:
         self.folder = settings.folder
 
     def refresh(self, stopping: Stopping, *, first: bool) -> Path:
-        """The folder for a scan; models at an address are fetched, which may take long.
+        """Returns the folder for a scan; if the models are at an address, fetches them first, which may take long.
 
-        `first`: it is for the first scan, before which the parent, or `fetched`, has fetched the models already.
+        Args:
+            stopping: Stops waiting for the parent's answer.
+            first: Whether it is for the first scan. It needs no fetch if the models were fetched before the service was
+                made: by the parent of the workers, or into the folder `settings.models`.
 
         Raises:
             ConfigurationError: The models cannot be fetched, or were fetched with other digests.
         """
-        if self._ask_parent is not None:  # one of several workers
+        if self._ask_parent is not None:  # one of several workers: the parent fetches
             answer = None if first else self._ask_parent(stopping, "models")
             if isinstance(answer, dict):
                 raise ConfigurationError(str(answer["error"]).partition(": ")[2])
@@ -134,7 +142,10 @@ class SharedSource:
         return self._fetch is not None and not self._fetch.done()
 
     async def refresh(self) -> str:
-        """The folder for the scan of a worker: of the fetch that runs or has just ended, or of a new one."""
+        """Waits for a fetch, and returns the folder for a worker's scan.
+
+        It is the fetch that runs, or one that ended up to `TOGETHER_SECONDS` ago; otherwise a new one.
+        """
         if not self.is_fetching and time.monotonic() - self._last_end > TOGETHER_SECONDS:
             thread = in_daemon_thread("fetch", lambda: self._source.refresh(Stopping(), first=False))
             self._fetch = asyncio.wrap_future(thread)

@@ -23,6 +23,7 @@ def in_daemon_thread(name: str, function: Callable[[], R]) -> Future[R]:
     future.set_running_or_notify_cancel()
 
     def run() -> None:
+        """Runs the function, and passes its result or error to the future."""
         try:
             future.set_result(function())
         except BaseException as error:
@@ -52,7 +53,7 @@ class Stopping:
                 end()
 
     def check(self) -> None:
-        """Raises if the work was asked to stop.
+        """Raises `Stopped` if the signal is set.
 
         Raises:
             Stopped: The signal is set.

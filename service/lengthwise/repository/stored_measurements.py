@@ -52,10 +52,15 @@ def cost_conditions(manifest: Manifest, session: Session, limits: BatchLimits) -
 
 
 def read(content: bytes | None, conditions: Mapping[str, str | int], parse: Callable[[Any], T], name: str) -> T | None:
-    """The result of `parse`, which gets the JSON of a stored file; None if it must be measured.
+    """Reads what was measured from a stored file; None if it has to be measured anew.
 
-    That is, if there is no file (`content` is None), it was stored under other conditions, or cannot be read. `name`:
-    that of the file, for the log.
+    That is so if there is no file, if it was stored under other conditions, or if it cannot be read, which is logged.
+
+    Args:
+        content: The content of the file; None if there is no file.
+        conditions: The conditions here.
+        parse: Gets the JSON of the file, and returns the result.
+        name: The name of the file, for the log.
     """
     if content is None:
         return None

@@ -25,7 +25,10 @@ _OUT_OF_MEMORY: Final = ("bad_alloc", "bad allocation", "Failed to allocate memo
 
 
 def main() -> None:
-    """Runs the task on stdin."""
+    """Verifies the task on stdin, and writes the answer to stdout.
+
+    The arguments of the command are the parent's process id, the bytes of memory, and the timeout in seconds.
+    """
     parent, memory_bytes, timeout_seconds = int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
     modest.be_modest(parent, timeout_seconds)
     # What libraries print to stdout must not get into the answer.
@@ -42,7 +45,10 @@ def main() -> None:
 def _answer(memory_bytes: int) -> dict[str, Any]:
     """Verifies the task on stdin, and returns the answer without its log.
 
-    It may use `memory_bytes` beyond what the interpreter and the libraries use already.
+    An answer `refused` also says whether the error looks as if memory had run out (`memory`).
+
+    Args:
+        memory_bytes: What it may use beyond what the interpreter and the libraries use already.
     """
     try:
         from lengthwise.errors import ModelError

@@ -86,11 +86,13 @@ class VerificationProcess:
     def _reserved_memory(self, stopping: Stopping) -> Iterator[int]:
         """Reserves memory for a process while the block runs, and yields how many bytes the process may use.
 
-        If the container has too little left for `memory_bytes`, it waits until the processes that run have ended: with
-        less memory, a version could be refused that would pass if it were verified by itself.
+        These are `memory_bytes`. If the container has less left, it first waits until the processes that run have
+        ended: with less memory, a version could be refused that would pass if it were verified by itself. If it still
+        has less, that is what the process may use.
         """
 
         def wake() -> None:
+            """Ends the wait, so that it looks at the stop signal."""
             with self._changed:
                 self._changed.notify_all()
 
@@ -127,9 +129,14 @@ class VerificationProcess:
         )
 
     def read_verdict(self, key: str, code: int, output: bytes, errors: bytes, memory_bytes: int) -> Verification:
-        """The verdict of a process that has ended, from its exit code, its output and what it wrote to stderr.
+        """Returns the verdict of a process that has ended, and logs what the process logged.
 
-        `memory_bytes`: how much memory it could use. What it logged is logged here.
+        Args:
+            key: The name and version of the model, for messages.
+            code: The exit code.
+            output: What the process wrote to stdout: its answer.
+            errors: What it wrote to stderr.
+            memory_bytes: How much memory it could use.
 
         Raises:
             ModelError: The model must not be served: verifying it failed, or its graph crashed the process.
@@ -190,13 +197,13 @@ class Verdicts:
         return any(not any(map(Future.done, futures)) for futures in self._verifying.values())
 
     async def find_or_begin(self, end: Future[Any], digest: str) -> dict[str, Any] | None:
-        """The verdict on a model; None if the worker that asks has to verify the model and call `keep`.
+        """Returns the verdict on a model; None if the worker that asks has to verify the model and call `keep`.
 
-        Waits while another worker verifies the model.
+        While another worker verifies the model, it waits until that worker has called `keep`, or has ended.
 
         Args:
             end: Done when the worker that asks has ended.
-            digest: Of all that the verdict depends on.
+            digest: The digest of all that the verdict depends on.
         """
         while (futures := self._verifying.get(digest)) is not None and not any(map(Future.done, futures)):
             await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)
@@ -207,9 +214,9 @@ class Verdicts:
         return None
 
     def keep(self, digest: str, verdict: dict[str, Any] | None) -> None:
-        """Stores the verdict of a worker, and lets the workers that wait go on.
+        """Stores the verdict of a worker, and lets the workers that wait for it go on.
 
-        None if it could not verify the model: the next of them does.
+        `verdict` is None if the worker could not verify the model: then the next worker that waits verifies it.
         """
         is_verified, _ = self._verifying.pop(digest, (Future(), None))
         is_verified.set_result(None)
@@ -235,7 +242,9 @@ class SharedVerifier:
     """Sends the parent the message `keep_verdict` with a digest and a verdict, or None: see `Verdicts.keep`."""
 
     def __call__(self, task: VerificationTask, stopping: Stopping) -> Verification:
-        """Verifies a model; arguments and errors are those of `verifier.verify`.
+        """Returns the verification of a model: that of another worker, or else its own, which the parent then keeps.
+
+        The parent gets a message after each verification here: without a verdict, another worker verifies the model.
 
         Raises:
             ModelError: The model must not be served; the message says why.

@@ -61,11 +61,17 @@ class VerificationTask:
     def read(
         cls, directory: Path, limits: BatchLimits, budget_seconds: float, devices: Sequence[Device], most_bytes: int
     ) -> VerificationTask:
-        """Reads a model directory; the files with digests may have `most_bytes` bytes together.
+        """Reads a model directory.
+
+        Args:
+            directory: The model directory.
+            limits: The limits of a batch; the manifest's `max_batch_rows` lowers them.
+            budget_seconds: The time to measure the costs.
+            devices: The devices that will run the model.
+            most_bytes: The largest size of all files with digests together.
 
         Raises:
-            ModelError: The manifest is of another name or version. Any other reason not to serve it is a ModelError,
-                too.
+            ModelError: The manifest is of another name or version. Every other error here is a subclass.
             VerificationError: The manifest has no digest of the verification or of the golden sequences.
         """
         manifest = Manifest.read(directory)
@@ -116,7 +122,10 @@ class Verification(BaseModel):
 
     @classmethod
     def from_json(cls, verdict: dict[str, Any]) -> Verification:
-        """Reads a verdict: `{"accepted": ...}`, as `model_dump` makes it, or `{"refused": reason, "kind": class}`.
+        """Reads the verdict of another process: returns the verification of an accepted model, or raises the refusal.
+
+        Args:
+            verdict: `{"accepted": ...}`, as `model_dump` makes it, or `{"refused": reason, "kind": error's class}`.
 
         Raises:
             VerificationError: The model was refused, and its verification is the reason.
@@ -190,9 +199,10 @@ def verify(task: VerificationTask, stopping: Stopping) -> Verification:
 def _choose_kernels(
     with_kernels: Session, task: VerificationTask, graph: Graph
 ) -> tuple[Session, dict[str, Any] | None]:
-    """The session with the faster kernels, and the choice for `kernels.json`, as `kernel_choice.choose` returns them.
+    """Chooses the kernels that serve a model, by their speed; Lengthwise's, if onnxruntime's must not serve it.
 
-    The session with Lengthwise's kernels, and None, if onnxruntime's must not serve the model.
+    Returns:
+        The session; and what to store in `kernels.json`, or None if there is nothing new to store.
     """
     if with_kernels.integer:  # with onnxruntime's the weights are dequantised: other numbers, and another promise
         return with_kernels, None
@@ -213,18 +223,23 @@ def measure_cost(
 ) -> CostTable:
     """Measures the cost table of a session with sequences of zeros: the seconds of padding, run and scoring.
 
-    It takes about `budget_seconds`; raises `Stopped` if `stopping` is set meanwhile.
+    It takes about `budget_seconds`. If `stopping` is set meanwhile, it raises `Stopped`.
     """
     multiple = manifest.width_multiple
 
     def run(rows: int, width: int) -> None:
+        """Runs a batch of this shape.
+
+        Raises:
+            MemoryError: A device may have too little memory for so many rows: `measure` then tries no larger shape.
+        """
         if stopping is not None:
             stopping.check()
         batch = pad([constant_sequence(manifest, 0.0, min(width, manifest.max_length))] * rows, multiple=multiple)
         try:
             answers.score(session.run(batch), batch.lengths, manifest)
         except Exception as error:  # onnxruntime's exceptions have no common base of their own
-            if session.bound and rows > 1:  # on a device many rows may need more memory than it has
+            if session.bound and rows > 1:
                 raise MemoryError(str(error)) from error
             raise
 
@@ -262,9 +277,15 @@ def _check_recorded_cases(verification: bytes, manifest: Manifest) -> None:
 def check_rows(graph: Graph, kernels: str, manifest: Manifest) -> None:
     """Checks that no client can cause onnxruntime's recurrent layers to get no rows, which would crash the process.
 
+    Args:
+        graph: The graph.
+        kernels: The kernels that run it, as `Session.kernels`; Lengthwise's do not crash.
+        manifest: The manifest of the model.
+
     Raises:
         ModelError: A client can.
     """
+    # The operators that crash without rows
     crashing = data_dependence.ENDS_WITHOUT_ROWS_AT_INT8
     if kernels == recurrent_kernels.ONNXRUNTIME or not recurrent_kernels.INSTRUCTION_SETS:
         crashing |= data_dependence.ENDS_WITHOUT_ROWS
@@ -277,7 +298,7 @@ def check_rows(graph: Graph, kernels: str, manifest: Manifest) -> None:
 def run_odd_values(session: Session, manifest: Manifest) -> None:
     """Runs constant sequences, to test that nothing crashes; the answers are not compared.
 
-    Each runs unbatched, and all but the longest together.
+    Each runs unbatched. Then all run together, except the longest, with which they might need too much memory.
     """
     length = max(min(5, manifest.max_length), manifest.min_length)
     sequences = [constant_sequence(manifest, value, length) for value in ODD_VALUES]
@@ -288,7 +309,10 @@ def run_odd_values(session: Session, manifest: Manifest) -> None:
 
 
 def constant_sequence(manifest: Manifest, value: float, length: int) -> Steps:
-    """A sequence of one value at every step; for a token model, of the first id (values up to 0) or the last."""
+    """Makes a sequence with one value at every step.
+
+    For a token model it has one id: the first if the value is 0 or below, else the last.
+    """
     if manifest.input.vocabulary is not None:
         return np.full(length, 0 if value <= 0 else manifest.input.vocabulary - 1, dtype=np.int64)
     return np.full((length, manifest.input.features or 1), value, dtype=np.float32)

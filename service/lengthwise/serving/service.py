@@ -70,7 +70,7 @@ class Serving:
         self.runners = self.choice.runners(settings.runners)
         self.limits = collaborators.batch_limits(settings, self.choice, self.runners)
         self.batcher = collaborators.batcher_of(
-            settings, self.choice, self.runners, worker, tracer, lambda queue: self.probing.ask(queue)
+            settings, self.choice, self.runners, worker, tracer, lambda queue: self.probing.begin_soon(queue)
         )
         self.watchdog = Watchdog(self.batcher.execution.runs, settings.hung_seconds)
         self.openings = Openings()
@@ -98,7 +98,7 @@ class Serving:
 
     def _join(self, worker: Worker) -> None:
         """Connects this service with the other workers: changes of models, metrics, readiness."""
-        self.registry.everywhere = EveryWorker(
+        self.registry.change_everywhere = EveryWorker(
             self.registry.change_here,
             lambda: {
                 "serves": [served.manifest.key for served in self.served],
