@@ -36,18 +36,22 @@ class AnswerCheck(Consumer):
         return not call.model.model.session.bound
 
     def consume(self, calls: Sequence[AnsweredCall]) -> None:
-        """Checks the first sequence of each call; a sequence that was answered in several windows is left out."""
+        """Checks the answer to the first sequence of each call, and counts and logs a mismatch.
+
+        A mismatch is an answer that differs, or is not finite, when it is computed again. A sequence that was answered
+        in several windows is left out.
+        """
         for call in calls:
             served, item, sent = call.model, call.items[0], call.answers[0]
             if sent.windows is not None:
                 continue
             key = served.metrics.labels
             unbatched = served.model.answer(served.queue.padded([item.steps]), sent.attention is not None)[0]
-            self._checked[key] += 1  # an answer of None is not finite: a mismatch
+            self._checked[key] += 1
             promise = served.model.promise
             if unbatched is not None and _agree(sent, unbatched, 0.0 if promise is None else promise.tolerance):
                 continue
-            self._mismatches[key] += 1  # and, seldom, a line in the log
+            self._mismatches[key] += 1
             if time.monotonic() - self._logged > _LOGGED_SECONDS:
                 self._logged = time.monotonic()
                 log.error(
@@ -68,7 +72,7 @@ class AnswerCheck(Consumer):
 
 
 def _agree(sent: Answer, unbatched: Answer, tolerance: float) -> bool:
-    """Whether two answers have the same bits; or, if the tolerance is above 0, differ by at most the tolerance."""
+    """Whether two answers agree: they have the same bits if the tolerance is 0; otherwise they differ by at most it."""
     pairs = [(sent.probabilities, unbatched.probabilities)]
     if sent.attention is not None and unbatched.attention is not None:
         pairs.append((sent.attention, unbatched.attention))

@@ -1,4 +1,4 @@
-"""What a consumer of answered calls is (it records them, or checks answers), and what it gets."""
+"""The consumers of answered calls: one records calls, another checks answers. What a consumer is, and what it gets."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class AnsweredCall(NamedTuple):
 
 
 class Consumer:
-    """Uses a sample of the answered calls: chance chooses a `share` of them (0 to 1), of these `wants` chooses.
+    """Uses a sample of the answered calls: a random `share` of them (0 to 1), and of these the calls that it `wants`.
 
     `name` is the value of the label `consumer` in its metrics.
     """

@@ -38,7 +38,9 @@ _STOP_SECONDS = 10.0  # within which a thread must end
 class Monitoring:
     """The consumers that the settings switch on, each with its thread.
 
-    `at_rest` says whether the service is at rest.
+    Args:
+        settings: The options.
+        at_rest: Says whether the service is at rest.
     """
 
     def __init__(self, settings: Settings, at_rest: Callable[[], bool]) -> None:
@@ -63,16 +65,21 @@ class Monitoring:
     def answered(
         self, call: Call, answers: Sequence[Answer], timing: Timing, *, request_id: bytes, arrived: float
     ) -> None:
-        """Offers an answered call to all consumers; runs in the thread that answers it.
+        """Offers an answered call to all consumers; runs in the thread that answers the call.
 
-        `arrived` is on the clock of `time.monotonic`.
+        Args:
+            call: The call.
+            answers: One for each of its sequences.
+            timing: How long the call waited and ran.
+            request_id: The id of the call.
+            arrived: When it arrived, in seconds of `time.monotonic`.
         """
         answered_call = AnsweredCall(
             call.model,
             call.items,
             answers,
             request_id.decode(),
-            time.time() - (time.monotonic() - arrived),
+            time.time() - (time.monotonic() - arrived),  # the same moment in seconds since 1970
             timing.queue,
             timing.inference,
             call.memory_bytes,
@@ -95,9 +102,14 @@ class Monitoring:
 
 
 class ConsumerThread(threading.Thread):
-    """A bounded buffer of calls for one consumer, and the daemon thread that passes them to it.
+    """A bounded buffer of calls for one consumer, and the daemon thread that passes the calls to the consumer.
 
-    With `at_rest` the consumer runs models: calls are passed on one by one, and only while that function returns True.
+    Args:
+        consumer: The consumer.
+        at_rest: Given if the consumer runs models: calls are then passed on one by one, and only while this function
+            returns True.
+        most_calls: The most calls in the buffer.
+        most_bytes: The most bytes of the sequences in the buffer.
     """
 
     def __init__(
@@ -124,7 +136,10 @@ class ConsumerThread(threading.Thread):
         return len(self._calls)
 
     def offer(self, call: AnsweredCall) -> None:
-        """Puts a call into the buffer if chance (the share) and the consumer choose it; drops it if that is full."""
+        """Puts a call into the buffer if it is in the random share, and the consumer wants it.
+
+        If the buffer is full, the call is dropped and counted.
+        """
         consumer = self.consumer
         if (consumer.share < 1 and random.random() >= consumer.share) or not consumer.wants(call):
             return
@@ -138,7 +153,10 @@ class ConsumerThread(threading.Thread):
             self._arrived.set()
 
     def stop(self, seconds: float) -> None:
-        """Stops the thread and closes the consumer. Waiting calls are consumed, unless the consumer runs models."""
+        """Stops the thread and closes the consumer; gives up if the thread has not ended within `seconds`.
+
+        Before that it passes on the calls in the buffer, unless the consumer runs models.
+        """
         self._ending.set()
         self._arrived.set()
         if self.ident is not None:
@@ -151,7 +169,10 @@ class ConsumerThread(threading.Thread):
         self.consumer.close()
 
     def consume(self) -> bool:
-        """Passes the next calls to the consumer; returns whether there were any. If it fails, they count as dropped."""
+        """Passes the next calls to the consumer; returns whether there were any in the buffer.
+
+        If the consumer fails, that is logged, and these calls count as dropped.
+        """
         with self._lock:
             most_at_once = _COUNTED if self._at_rest is None else 1
             calls = [self._calls.popleft() for _ in range(min(most_at_once, len(self._calls)))]
@@ -167,7 +188,7 @@ class ConsumerThread(threading.Thread):
         return True
 
     def run(self) -> None:
-        """Consumes calls until the thread is stopped."""
+        """Passes calls to the consumer until the thread is stopped. Between two rounds, calls gather in the buffer."""
         recurrent_kernels.run_in_background(self._at_rest is not None)  # a caller may come while a model runs
         while self._arrived.wait() and not self._ending.wait(PERIOD_SECONDS):
             self._arrived.clear()
@@ -177,9 +198,9 @@ class ConsumerThread(threading.Thread):
                 time.sleep(0)  # gives the interpreter to a thread that answers, if one waits for it
 
     def _turn(self) -> bool:
-        """Calls `consume` and returns its result; if the consumer runs models, waits for the service to rest first.
+        """Passes the next calls to the consumer; if that runs models, waits first until the service is at rest.
 
-        False also if the thread has to end meanwhile.
+        Returns whether calls were passed on: False if the buffer is empty, or if the thread has to end.
         """
         if self._at_rest is None:
             return self.consume()

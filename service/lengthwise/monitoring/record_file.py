@@ -37,9 +37,13 @@ _numbers: Final = itertools.count(1)  # of the files of this process
 
 
 class RecordFile:
-    """A file of one model that is being written. `example` is a row: its steps say whether they are values or tokens.
+    """A file of one model that is being written.
 
-    `now` is the time of `opened`, on the caller's clock.
+    Args:
+        directory: The folder of the file.
+        model: The name of the model, for the file's name.
+        example: One of the rows, from which the types of the columns follow: steps are values or tokens.
+        now: The present time on the caller's clock, which becomes `opened`.
     """
 
     def __init__(self, directory: Path, model: str, example: dict[str, Any], now: float) -> None:
@@ -74,7 +78,7 @@ class RecordFile:
             raise
 
     def write(self, rows: Sequence[dict[str, Any]]) -> None:
-        """Writes rows as one row group. If the disk is full, their bytes wait in memory."""
+        """Writes rows as one row group. Bytes for which the disk has no room wait in memory (`output.waiting`)."""
         import pyarrow as pa
 
         values = {field: [row[field.name] for row in rows] for field in self._schema}
@@ -87,7 +91,10 @@ class RecordFile:
         self.rows += len(rows)
 
     def complete(self) -> bool:
-        """Ends the file and gives it its name; returns False while bytes wait for room on the disk: call it again."""
+        """Ends the file, and gives it its final name; returns whether that is done.
+
+        False means that bytes still wait for room on the disk: the caller should call it again later.
+        """
         self._writer.close()
         with suppress(OSError):
             self.output.save()
@@ -155,9 +162,10 @@ class PatientOutput(io.RawIOBase):
 
 
 def _claimed(directory: Path, prefix: str, model: str) -> tuple[Path, Path, int]:
-    """Creates an unfinished file of a model, with a name that no other has, and locks it.
+    """Creates an unfinished file of a model, with a name that no other file has, and locks it.
 
-    Returns its final path, its path while it is written, and its descriptor, which holds the lock.
+    Returns:
+        The file's final path; its path while it is written; and its descriptor, which holds the lock.
     """
     directory.mkdir(parents=True, exist_ok=True)
     while True:
@@ -173,7 +181,10 @@ def _claimed(directory: Path, prefix: str, model: str) -> tuple[Path, Path, int]
 
 
 def rows_of(call: AnsweredCall) -> list[dict[str, Any]]:
-    """The rows of a call, one for each sequence, by column; `names` are those of the features."""
+    """Makes the rows of a call, one for each sequence, by the names of the columns.
+
+    `names`, the names of the features, is no column: it goes to the metadata of the file.
+    """
     manifest = call.model.manifest
     return [
         {
@@ -198,25 +209,28 @@ def rows_of(call: AnsweredCall) -> list[dict[str, Any]]:
 
 
 def _answered_classes(answer: Answer, manifest: Manifest) -> list[int]:
-    """The indices of the classes in an answer.
+    """Returns the indices of the classes that an answer says.
 
-    Single-label: one. Multi-label: those above the threshold. Per-step: one for each step.
+    - Single-label: one.
+    - Per-step: one for each step.
+    - Multi-label: those whose probability reaches the threshold.
     """
     if manifest.task == "single-label":
         return [answer.best]
-    if manifest.task == "per-step":
-        indexes: list[int] = answer.probabilities.argmax(axis=1).tolist()
-        return indexes
-    chosen: list[int] = (answer.probabilities >= manifest.threshold).nonzero()[0].tolist()
-    return chosen
+    scores = answer.probabilities
+    is_per_step = manifest.task == "per-step"
+    indices: list[int] = (
+        scores.argmax(axis=1) if is_per_step else np.flatnonzero(scores >= manifest.threshold)
+    ).tolist()
+    return indices
 
 
 def _steps(sequences: Sequence[Steps]) -> Any:
-    """The Arrow column of steps, made of the arrays without a Python object for each number."""
+    """Makes the Arrow column of steps, from the arrays, without a Python object for each number."""
     import pyarrow as pa
 
     def lists_of(counts: Any, values: Any) -> Any:
-        """The values cut to lists, of which `counts` has the lengths."""
+        """Cuts an Arrow array into lists, of which `counts` has the lengths."""
         return pa.ListArray.from_arrays(pa.array(np.concatenate([[0], np.cumsum(counts)]), pa.int32()), values)
 
     lengths = np.array([len(steps) for steps in sequences])

@@ -13,7 +13,7 @@ from lengthwise.monitoring import record_file
 
 
 def read_labels(path: Path) -> dict[str, Any]:
-    """Reads labels from JSON Lines, and returns them by id.
+    """Reads labels from JSON Lines, each `{"id": ..., "label": ...}`; returns the labels by id, which is a text.
 
     Raises:
         ConfigurationError: The file cannot be read, a line has another form, or two lines give one id different labels.
@@ -39,9 +39,15 @@ def read_labels(path: Path) -> dict[str, Any]:
 
 
 def join(directory: Path, labels: Mapping[str, Any], out: Path) -> tuple[int, int]:
-    """Writes the recorded sequences that have a label to a new Parquet file; of records with one id, the last.
+    """Writes the recorded sequences that have a label to a new Parquet file; of records with one id, only the last.
 
-    Returns how many were written, and how many records there are.
+    Args:
+        directory: The folder of the records.
+        labels: The labels, by the ids of the sequences.
+        out: The file to write.
+
+    Returns:
+        How many sequences were written, and how many records there are.
 
     Raises:
         ConfigurationError: The file exists or cannot be written, no label belongs to a record, or the names of features
@@ -53,7 +59,7 @@ def join(directory: Path, labels: Mapping[str, Any], out: Path) -> tuple[int, in
     if out.exists():
         raise ConfigurationError(f"{out} exists; name another file")
     rows_by_id: dict[str, dict[str, Any]] = {}
-    names: set[bytes | None] = set()  # of the features, as the files have them
+    names: set[bytes | None] = set()  # the names of the features in each file, as JSON; None if it has none
     total = 0
     for batch in record_file.batches(directory, ["id", "steps"]):
         total += batch.num_rows

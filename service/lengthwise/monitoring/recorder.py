@@ -1,7 +1,7 @@
 """The recorder: writes a sample of the calls to Parquet files of one model each, and removes the oldest files.
 
 Rows are gathered to row groups. A file that is old or large enough is *ending*: it gets no further rows, and is
-complete once its last bytes are on the disk.
+complete once its last bytes are on the disk. While the disk is full, bytes wait in memory (`PatientOutput`).
 """
 
 from __future__ import annotations
@@ -95,10 +95,13 @@ class Recorder(Consumer):
         )
 
     def _write(self, *, last: bool = False) -> None:
-        """Writes the rows that are due, or all of them with `last`; completes files.
+        """Writes the row groups that are due, and completes the files that are ending.
 
         If that fails, the open files and the gathered rows are dropped, because they would fail again, and recording
         pauses.
+
+        Args:
+            last: Whether the service ends: then all rows are written, and all files are completed.
         """
         try:
             for key, rows in self._rows.items():
@@ -108,7 +111,7 @@ class Recorder(Consumer):
                 self._end(file)
             self._save(last)
         except Exception as error:
-            # Everything that is open or gathered is lost.
+            # All rows in open files, and all gathered ones, are lost.
             open_files = [*self._files.values(), *self._ending]
             lost = sum(map(len, self._rows.values())) + sum(file.rows for file in open_files)
             self._lost += lost
@@ -127,7 +130,13 @@ class Recorder(Consumer):
             self._paused_until = self._clock() + _PAUSE_SECONDS
 
     def _write_rows(self, key: _Key, rows: list[dict[str, Any]], last: bool) -> None:
-        """Writes the rows of one file if they are many, old or the `last`; ends the file if it is old or large."""
+        """Writes the gathered rows of one file as a group, if they are enough; marks a file as ending if it is due.
+
+        Args:
+            key: The key of the file; a new file is opened if there is none.
+            rows: The gathered rows; emptied if they are written.
+            last: Whether the service ends: then both are done in any case.
+        """
         file = self._files.get(key)
         if file is None:
             file = self._files[key] = RecordFile(self._directory, key[0], rows[0], self._clock())
@@ -140,7 +149,10 @@ class Recorder(Consumer):
             self._ending.append(self._files.pop(key))
 
     def _end(self, file: RecordFile) -> None:
-        """Completes a file that gets no further rows, unless its bytes wait; drops it if it alone is too large."""
+        """Completes a file that is ending, unless bytes of it still wait for room on the disk.
+
+        A file that is larger than all files together may be is dropped.
+        """
         if file.output.tell() > self._most_bytes:  # a single call may be so large
             self._ending.remove(file)
             file.drop()
@@ -151,10 +163,13 @@ class Recorder(Consumer):
             self._remove_oldest()
 
     def _save(self, last: bool) -> None:
-        """Writes the bytes that wait for room on the disk.
+        """Tries to write the bytes that wait for room on the disk.
+
+        Args:
+            last: Whether the service ends, so that no byte may wait any longer.
 
         Raises:
-            OSError: More than `MOST_WAITING_BYTES` wait; with `last`, any do.
+            OSError: More than `MOST_WAITING_BYTES` still wait; with `last`, some bytes still wait.
         """  # noqa: DOC502 - the output raises it
         open_files = [*self._files.values(), *self._ending]
         for file in open_files:
@@ -165,7 +180,7 @@ class Recorder(Consumer):
                 file.output.save()
 
     def _remove_oldest(self) -> None:
-        """Removes the oldest files until all together have at most `most_bytes`; keeps their bytes for the gauge."""
+        """Removes the oldest files until all together have at most `most_bytes`; notes their bytes for the gauge."""
         files = []
         for path in sorted(self._directory.glob(PATTERN)):  # the oldest first: their names begin with their time
             with suppress(OSError):  # removed meanwhile

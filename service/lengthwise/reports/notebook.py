@@ -29,12 +29,12 @@ _SECONDS_BETWEEN: Final = 0.2  # two updates of a bar: each is a message to the 
 
 
 def in_frame(page: str) -> str:
-    """A whole HTML page as a part of a notebook: in a frame, so that its styles do not affect the notebook."""
+    """Puts a whole HTML page into a frame, as HTML for a notebook, so that its styles do not affect the notebook."""
     return render_macro(_HTML, "frame", page, FRAME_PIXELS)
 
 
 def as_text(renderable: Any) -> str:
-    """A table or report of rich as lines of text without colours; code in it is not wrapped."""
+    """Renders a table or report of rich as lines of text without colours; code in it is not wrapped."""
     from rich.console import Console
 
     console = Console(file=io.StringIO(), width=TEXT_COLUMNS, force_terminal=False, force_jupyter=False)
@@ -43,26 +43,26 @@ def as_text(renderable: Any) -> str:
 
 
 def table(rows: Iterable[Sequence[object]], heads: Sequence[str] = (), *, title: str = "", note: str = "") -> str:
-    """A table as HTML, with a line of text above it (`title`) and one below (`note`)."""
+    """Renders a table as HTML, with a line of text above it (`title`) and one below (`note`)."""
     return render_macro(_HTML, "table", rows, heads, title, note)
 
 
 def bar(share: float) -> Markup:
-    """A number from 0 to 1 with a bar of that length, as a cell of a `table`."""
+    """Renders a number from 0 to 1 with a bar of that length, as a cell of a `table`."""
     return render_macro(_HTML, "bar", share)
 
 
 def predictions(answers: Sequence[Prediction]) -> str:
-    """The predictions of one call as an HTML table of the first `MOST_SHOWN`."""
+    """Renders the first `MOST_SHOWN` predictions of one call as an HTML table."""
     rows = [(index, prediction.length, *_answer(prediction)) for index, prediction in enumerate(answers[:MOST_SHOWN])]
     note = f"and {len(answers) - len(rows)} more" if len(rows) < len(answers) else ""
     return table(rows, ("sequence", "steps", "answer", "probability"), note=note)
 
 
 def prediction(answer: Prediction, labels: Sequence[str]) -> str:
-    """One prediction as an HTML table: a bar for each label, the most probable first.
+    """Renders one prediction as an HTML table: a bar for each label, the most probable first.
 
-    If it is per-step: a row for each of the first steps.
+    A per-step prediction has a row for each of the first steps instead.
     """
     if answer.step_labels is not None and answer.step_scores is not None:
         steps = enumerate(zip(answer.step_labels, answer.step_scores.tolist(), strict=True))
@@ -74,13 +74,18 @@ def prediction(answer: Prediction, labels: Sequence[str]) -> str:
 
 
 def _answer(prediction: Prediction) -> tuple[object, object]:
-    """Two cells for a prediction: its label or labels, and a bar of the probability ('' where there are several)."""
+    """Makes the two cells of a prediction in a table.
+
+    - One label: the label, and a bar of its probability.
+    - Several labels, and labels of steps: these, of the steps only the first; the second cell is empty.
+    """
     if prediction.label is not None and prediction.score is not None:
         return prediction.label, bar(prediction.score)
     if prediction.assigned is not None:
         return ", ".join(prediction.assigned) or "none", ""
-    labels_of_steps = [label or "-" for label in (prediction.step_labels or ())[: MOST_SHOWN // 2]]
-    return " ".join(labels_of_steps) + (" ..." if len(prediction.step_labels or ()) > len(labels_of_steps) else ""), ""
+    all_labels = prediction.step_labels or ()
+    first_labels = [label or "-" for label in all_labels[: MOST_SHOWN // 2]]
+    return " ".join(first_labels) + (" ..." if len(all_labels) > len(first_labels) else ""), ""
 
 
 def in_notebook() -> bool:
@@ -92,7 +97,10 @@ def in_notebook() -> bool:
 
 @contextmanager
 def notebook_bar(title: str, total: int) -> Iterator[Callable[[int, str], None]]:
-    """Shows a bar of progress under the running cell; yields a function of the number of finished parts and a note."""
+    """Shows a bar of progress under the running cell of a notebook while the block runs.
+
+    Yields the function that updates the bar: its arguments are the number of finished parts, of `total`, and a note.
+    """
     from IPython.display import display
 
     def cell(done: int, note: str) -> dict[str, str]:

@@ -28,7 +28,10 @@ _BATCH_OPTIONS: Final = {"max_batch_rows", "max_batch_cost_steps"}
 
 
 def batch_limits(settings: Settings, choice: DeviceChoice, runners: int) -> BatchLimits:
-    """The limits of one batch. On a device its cost table decides how large batches are, unless an option says it."""
+    """Returns the limits of one batch: those of the options.
+
+    On a device without such options, they are the largest limits, which each model's cost table then lowers.
+    """
     # `share` is the part of the queue that one batch may take: all of it with one runner, or if `max_wait_ms` gathers a
     # batch. Several runners leave sequences for each other, and for the runner that is free next.
     share = 1.0 if settings.max_wait_ms or runners == 1 else 1 / (runners + 1)
@@ -47,7 +50,17 @@ def batcher_of(
     tracer: Tracer | None,
     on_suspect: Callable[[ModelQueue], None],
 ) -> Batcher:
-    """The batcher of a service; `on_suspect` is called with a queue whose batches fail, to probe its model."""
+    """Makes the batcher of a service.
+
+    Args:
+        settings: The options.
+        choice: The devices.
+        runners: How many batches may run at once.
+        worker: This process among several workers; None for a single one.
+        tracer: Gets each batch; None for no traces.
+        on_suspect: Called with a queue whose batches fail, to probe its model.
+    """
+    # On the CPU several workers share their cores, unless an option says how many runners each has.
     cores = Cores(available_cores())
     if worker is not None and not choice.provider.bound and "runners" not in settings.model_fields_set:
         cores = worker.cores(cores.local)
@@ -67,19 +80,22 @@ def batcher_of(
 
 
 def verifier_for(settings: Settings, verify: Verifier | None, worker: Worker | None) -> Verifier:
-    """The verifier of model directories: `verify`, or a process of its own, unless the models are the bundled ones.
+    """Makes the verifier of model directories.
 
-    Of several workers, each directory is verified once for all.
+    - It is `verify`, if that is given.
+    - Otherwise each model is verified in a separate process; but the bundled ones in this process, because a person who
+      can change those can change the program, too.
+    - Several workers share it: each directory is verified once for all.
     """
-    # The bundled models need no process: who can change them can change the program, too.
-    bundled = settings.folder.resolve() == bundled_models().resolve()
-    process = None if bundled else VerificationProcess(settings.judge_timeout_seconds, settings.judge_memory_bytes)
-    local = verify or process or verifier.verify
-    return local if worker is None else SharedVerifier(local, worker.ask_from_thread, worker.send_from_thread)
+    if verify is None:
+        is_bundled = settings.folder.resolve() == bundled_models().resolve()
+        limits = settings.judge_timeout_seconds, settings.judge_memory_bytes
+        verify = verifier.verify if is_bundled else VerificationProcess(*limits)
+    return verify if worker is None else SharedVerifier(verify, worker.ask_from_thread, worker.send_from_thread)
 
 
 def monitoring_of(settings: Settings, at_rest: Callable[[], bool]) -> Monitoring | None:
-    """The monitoring of calls; None if no option asks for it. `at_rest` says whether no request waits or runs."""
+    """Makes the monitoring of calls; None if no option asks for it. `at_rest` says whether no request waits or runs."""
     records = settings.record is not None and settings.record_share > 0
     if not (records or settings.verify_share > 0):
         return None

@@ -1,4 +1,8 @@
-"""What `GET /metrics` shows: the figures of a service, and of all processes that serve together (see `telemetry`)."""
+"""What `GET /metrics` shows: the figures of a service, and of all processes that serve together (see `telemetry`).
+
+A *snapshot* is the metrics of one process as plain data. A model is *forgotten* when its last counts have moved to the
+parent of the workers: a sum that was begun before counts it twice, here and there, and is made again.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,7 @@ from lengthwise.telemetry.metrics import Bounds, Gauges, Metrics
 from lengthwise.telemetry.snapshots import Snapshot, Total, without_zeros
 
 if TYPE_CHECKING:
+    from lengthwise.processes.worker import Worker
     from lengthwise.serving.service import Serving
 
 T = TypeVar("T")
@@ -25,41 +30,43 @@ class ServiceFigures:
         self._worker = worker = serving.worker
         shared: dict[str, Any] = {} if worker is None else {"shared": worker.counts, "forget": worker.forget}
         self.metrics = Metrics(self._gauges, self._bounds, self._families, **shared)
-        self._counting = asyncio.Lock()  # one piece of work in a thread at a time
+        self._counting = asyncio.Lock()  # held while a piece of work runs in a thread
 
     async def exposition(self, accept: str) -> tuple[list[bytes], str]:
-        """The body of `GET /metrics` in pieces, and its media type; of all processes that serve together."""
-        metrics, total, forgotten = self.metrics, None, -1  # -1: sum at least once
-        # If a model was forgotten meanwhile, it may be counted twice, here and by the parent: then sum again.
-        while self._worker is not None and forgotten != metrics.forgotten:
-            own_snapshot, encoded = await self._snapshots()
-            total, forgotten = Total(), metrics.forgotten
-            # The parent gets these counts before they are shown, so that no later sum is smaller.
-            other_snapshots = await self._worker.ask("metrics", encoded)
-            for snapshot in [own_snapshot, *other_snapshots]:
-                await self._count(partial(total.add, snapshot))
-        pieces, media_type = metrics.exposition(accept, total)
+        """Returns the body of `GET /metrics` in pieces, and its media type; of all processes that serve together."""
+        total = None if self._worker is None else await self._sum(self._worker)
+        pieces, media_type = self.metrics.exposition(accept, total)
         return await self._items(pieces), media_type
 
+    async def _sum(self, worker: Worker) -> Total:
+        """Returns the sum of the metrics of all processes; `worker` is this process."""
+        while True:
+            own_snapshot, nonzero = await self._snapshots()
+            total, forgotten = Total(), self.metrics.forgotten
+            # The parent gets these counts before they are shown, so that no later sum is smaller.
+            other_snapshots = await worker.ask("metrics", nonzero)
+            for snapshot in [own_snapshot, *other_snapshots]:
+                await self._count(partial(total.add, snapshot))
+            if forgotten == self.metrics.forgotten:
+                return total
+
     async def snapshot(self) -> Snapshot:
-        """The snapshot of this process, without zeros, to send to another process."""
-        return (await self._snapshots())[1]
+        """Returns the snapshot of this process, without zeros, to send to another process."""
+        _, nonzero = await self._snapshots()
+        return nonzero
 
     async def _snapshots(self) -> tuple[Snapshot, Snapshot]:
-        """The snapshot of this process, and a copy without zeros to send to another process.
-
-        Both are made again if a model was forgotten meanwhile, because the parent has its counts then.
-        """
-        forgotten, snapshot, nonzero = -1, Snapshot(), Snapshot()  # -1: at least once
-        while forgotten != self.metrics.forgotten:
+        """Returns the snapshot of this process, and a copy without zeros to send to another process."""
+        while True:
             forgotten = self.metrics.forgotten
             families = await self._items(self.metrics.families())
             snapshot = await self._count(partial(self.metrics.snapshot, families))
             nonzero = await self._count(partial(without_zeros, snapshot))
-        return snapshot, nonzero
+            if forgotten == self.metrics.forgotten:
+                return snapshot, nonzero
 
     async def _items(self, parts: Iterator[T]) -> list[T]:
-        """The items of an iterator, each computed in a thread by itself (`_count`)."""
+        """Takes all items of an iterator, each in a thread by itself (`_count`)."""
         items = list[T]()
         while (item := await self._count(partial(next, parts, None))) is not None:
             items.append(item)
@@ -71,25 +78,29 @@ class ServiceFigures:
             return await asyncio.to_thread(work)
 
     def _gauges(self) -> dict[tuple[str, str], Gauges]:
-        """The gauges of each model, `{(name, version): gauges}`, summed over its queues."""
+        """Computes the gauges of each model, by its labels (name, version), summed over its queues.
+
+        A removed model has gauges as long as requests wait or run in its queue.
+        """
         serving, ready = self._serving, self._serving.ready
-        works = {served.metrics.labels: ready and not served.queue.breaker.open for served in serving.served}
-        gauges = {labels: Gauges(0, 0, 0, model_works) for labels, model_works in works.items()}
-        for queue in serving.batcher.queues:  # also those of removed models in which requests wait or run
+        gauges = {
+            served.metrics.labels: Gauges(0, 0, 0, ready and not served.queue.breaker.open) for served in serving.served
+        }
+        for queue in serving.batcher.queues:
             labels = queue.metrics.labels
-            model_gauges = gauges.get(labels, Gauges(0, 0, 0, False))
+            so_far = gauges.get(labels, Gauges(0, 0, 0, False))
             gauges[labels] = Gauges(
-                model_gauges.queue_cost_steps + queue.padded_steps,
-                model_gauges.queue_sequences + len(queue.pending),
-                model_gauges.inflight_batches + queue.inflight,
-                model_gauges.ready,
-                model_gauges.breaker_open or (queue.breaker.open and not queue.closed),
-                model_gauges.queue_seconds + queue.seconds / serving.batcher.admission.rate.value,
+                so_far.queue_cost_steps + queue.padded_steps,
+                so_far.queue_sequences + len(queue.pending),
+                so_far.inflight_batches + queue.inflight,
+                so_far.ready,
+                so_far.breaker_open or (queue.breaker.open and not queue.closed),
+                so_far.queue_seconds + queue.seconds / serving.batcher.admission.rate.value,
             )
         return gauges or {("", ""): Gauges(0, 0, 0, False)}  # without a model the metrics are on the page, too
 
     def _families(self) -> Iterator[Family]:
-        """The families of openings, worker restarts, monitoring, aliases and default versions."""
+        """Yields the families of openings, worker restarts, monitoring, aliases and default versions."""
         serving = self._serving
         yield from serving.openings.families()
         restarts = 0 if self._worker is None else self._worker.restarts
@@ -106,7 +117,7 @@ class ServiceFigures:
         yield Family("gauge", "largest", "default_version", help_, labels, defaults)
 
     def _bounds(self) -> Bounds:
-        """The gauges of the process, over all models, and its limits."""
+        """Computes the gauges of the process, over all models, and its limits."""
         serving, settings = self._serving, self._serving.settings
         return Bounds(
             runners=serving.runners,

@@ -165,7 +165,7 @@ class Serving:
             await asyncio.to_thread(self.monitoring.stop)
 
     async def _tell_listeners(self) -> None:
-        """Calls all that want to know when the served models, or their readiness, change."""
+        """Awaits all listeners: functions that are called when the served models, or their readiness, change."""
         for listener in self.registry.listeners:
             await listener()
 
@@ -202,7 +202,7 @@ class Serving:
         return self.registry.served
 
     def default_of(self, name: str) -> ServedModel | None:
-        """The version that answers requests for a name without a version; None if they get an error."""
+        """Returns the model that answers requests for a name without a version; None if such requests get an error."""
         with suppress(RequestError):
             return self.find(name, None)
         return None
@@ -213,7 +213,9 @@ class Serving:
         return sorted(alias for alias, version in version_of_alias.items() if version == served.manifest.version)
 
     def check_key(self, headers: Mapping[bytes, bytes]) -> tuple[str, str] | None:
-        """The name of a caller's key and its label in the metrics; None if the key has no name, or keys are not set.
+        """Checks the key of a caller; returns its name, and its label in the metrics.
+
+        None if the key has no name, or if no keys are set: then every caller is let in.
 
         The caller is checked before a body is read, so each of the four ways in calls this: an ordinary call
         (`http.fast_path`, which leaves a call without a key to ASGI), every inference call (`InferenceCall.admit`,
@@ -228,7 +230,10 @@ class Serving:
         return None if self.keys is None else self.keys.check(headers.get(b"authorization"))
 
     def full(self) -> QueueFull | None:
-        """The refusal of requests without a priority while all queues are full, before a body is decoded; else None."""
+        """Returns the error for requests without a priority if all queues are full, so that no body need be decoded.
+
+        None if a queue is open; and while the service drains, as requests then get another error.
+        """
         admission = self.batcher.admission
         queue = admission.closed()
         return None if queue is None or self.batcher.draining else admission.full(queue)
@@ -243,9 +248,18 @@ class Serving:
         waiter: Waiter | None = None,
         trace: Trace | None = None,
     ) -> PendingRequest:
-        """Queues a call whose deadline counts from `arrived` (`time.monotonic`); see `Batcher.submit`.
+        """Queues a call, which `Batcher.submit` may refuse.
 
-        `finish` gets one result for each sequence; None for a result that is not finite.
+        Args:
+            call: The call; its timeout, or that of the options, counts from `arrived`.
+            sequences: Its sequences, or their windows.
+            finish: Makes the answer from one result for each sequence; None for a result that is not finite.
+            arrived: When the call arrived, in seconds of `time.monotonic`.
+            waiter: What is completed with the answer; None for a new future.
+            trace: The trace of the call; None if it is not traced.
+
+        Returns:
+            The request, with the future of its answer.
         """
         timeout_ms = self.settings.default_timeout_ms if call.timeout_ms is None else call.timeout_ms
         return self.batcher.submit(
@@ -260,9 +274,12 @@ class Serving:
         )
 
     def _scan(self, last_repository: Repository, retry_name: str | None, publish: Publish) -> Repository:
-        """Scans the repository in this thread, and loads its models; returns what it found.
+        """Scans the repository in this thread, and loads its models; returns the result.
 
-        Refused versions of the model `retry_name` are verified again. `publish` gets the models as they are loaded.
+        Args:
+            last_repository: The result of the last scan.
+            retry_name: A name whose refused versions are verified again; None for no name.
+            publish: Called with the result so far, each time a model is loaded.
         """
         settings = self.settings
         stopping = self.registry.stopping
