@@ -22,10 +22,8 @@ from lengthwise.scoring.opened import ModelOptions, OpenModel, ProviderName
 from lengthwise.wrong_values import counted
 
 if TYPE_CHECKING:
-    from lengthwise.batching.plan import BatchLimits
     from lengthwise.datasets.input_sequences import Layout, Padding
     from lengthwise.decoding.calls import Item
-    from lengthwise.repository.loading import LoadedModel
     from lengthwise.runtime.manifest import LongPolicy, MissingPolicy, Task
 
 _WORTH_THREADS_SECONDS: Final = 0.002  # a call of a shorter predicted time runs in the caller's thread
@@ -91,9 +89,9 @@ class Predictions(list[Prediction]):
 
 
 def prediction_of(entry: Mapping[str, Any], labels: tuple[str, ...], version: str) -> Prediction:
-    """Makes a prediction of an object in an answer (`POST /predict`), with lists or arrays; None in them becomes NaN.
+    """Converts a prediction in the form of `POST /predict`, with lists or arrays, to a `Prediction`.
 
-    `labels` are the model's, `version` the one that answered.
+    None in a list of numbers becomes NaN. `labels` are those of the model, `version` is the one that answered.
     """
     present = {name: value for name, value in entry.items() if value is not None and name in _CONVERSIONS}
     values = {name: _CONVERSIONS[name](value) for name, value in present.items()}
@@ -138,9 +136,9 @@ class Model:
         provider: The device that it runs on, by onnxruntime's name.
     """
 
-    def __init__(self, loaded: LoadedModel, limits: BatchLimits, threads: int) -> None:
-        manifest = loaded.manifest
-        self._opened = OpenModel(loaded, limits.at_most(manifest.max_batch_rows), threads)
+    def __init__(self, opened: OpenModel) -> None:
+        self._opened = opened
+        manifest = opened.loaded.manifest
         self.name: str = manifest.name
         self.version: int = manifest.version
         self.labels: tuple[str, ...] = manifest.labels
@@ -153,7 +151,7 @@ class Model:
         self.long: LongPolicy = manifest.long
         self.missing: MissingPolicy = manifest.missing
         self.has_attention: bool = manifest.graph.attention is not None
-        self.provider: str = loaded.session.provider
+        self.provider: str = opened.loaded.session.provider
 
     def __repr__(self) -> str:
         step = f"{self._step_text} a step" if self.vocabulary is None else self._step_text
@@ -231,24 +229,21 @@ class Model:
         # Items, their answers (or reasons why there is none), and predictions
         items = arrays.items(sequences, manifest, layout, padding=padding)
         results = self._opened.answers(items, attention=attention, threads=self._threads_for(items))
-        answers = [result for result in results if not isinstance(result, str)]
-        if len(answers) < len(results):
-            offline.refuse({index: reason for index, reason in enumerate(results) if isinstance(reason, str)})
         version = str(self.version)
         predictions = (
             prediction_of(json_body.prediction(manifest, item, answer, attention=attention), self.labels, version)
-            for item, answer in zip(items, answers, strict=True)
+            for item, answer in zip(items, offline.require_answers(results), strict=True)
         )
         return Predictions(predictions, self.name, version, self.labels)
 
     def _threads_for(self, items: Sequence[Item]) -> int:
-        """How many threads a call starts for its items; 0 if to start them takes longer than the sequences.
+        """How many threads a call starts for its items; 0 if starting them would take longer than running the items.
 
-        Stops adding predicted seconds as soon as they are enough.
+        The predicted seconds of the items are added only until their sum is worth threads.
         """
         cost, longest = self._opened.loaded.cost, self.max_length
-        total_seconds = accumulate(cost.predict(1, min(len(item.steps), longest)) for item in items)
-        is_worth_threads = len(items) > 1 and any(seconds > _WORTH_THREADS_SECONDS for seconds in total_seconds)
+        sums_of_seconds = accumulate(cost.predict(1, min(len(item.steps), longest)) for item in items)
+        is_worth_threads = len(items) > 1 and any(seconds > _WORTH_THREADS_SECONDS for seconds in sums_of_seconds)
         return self._opened.threads if is_worth_threads else 0
 
 
@@ -290,12 +285,12 @@ def load(
         >>> model.name, model.features, model.task
         ('japanese-vowels', 12, 'single-label')
     """  # noqa: DOC502 - what it calls raises them
-    opened = ModelOptions(
+    options = ModelOptions(
         None if path is None else os.fspath(path),
         provider,
         threads,
         max_batch_rows,
         max_batch_cost_steps,
         recurrent_kernels,
-    ).open()
-    return Model(opened.loaded, opened.limits, opened.threads)
+    )
+    return Model(options.open())

@@ -20,6 +20,7 @@ from lengthwise.runtime import recurrent_kernels
 from lengthwise.runtime.answers import score
 from lengthwise.runtime.manifest import GOLDEN_FILE, GRAPH_FILE, Manifest
 from lengthwise.runtime.session import Session
+from lengthwise.scoring.opened import OpenModel
 from lengthwise.verification.golden import Golden
 from lengthwise_export.errors import ExportError
 from lengthwise_export.exporting.candidate import Candidate, from_spec, from_target, with_threshold
@@ -235,5 +236,5 @@ def test_on_a_device_no_batch_is_narrower_than_the_model_needs(unpadded: Publish
     assert (on_device.buckets.widths[0], on_device.buckets.min_length) == (8, 5)
     sequences = needing_steps()
     here = lengthwise.load(unpadded.directory, provider="cpu").predict(sequences)
-    for one, other in zip(lengthwise.Model(on_device, limits, 1).predict(sequences), here, strict=True):
+    for one, other in zip(lengthwise.Model(OpenModel(on_device, limits, 1)).predict(sequences), here, strict=True):
         np.testing.assert_allclose(one.probabilities, other.probabilities, atol=1e-6)

@@ -20,6 +20,7 @@ from lengthwise.padding import PaddedBatch
 from lengthwise.repository import loading
 from lengthwise.runtime.manifest import Manifest
 from lengthwise.runtime.session import Session
+from lengthwise.scoring.opened import OpenModel
 from tests.support import model_directories, numpy_models
 from tests.support.model_directories import BUNDLED
 from tests.support.numpy_models import OneModel
@@ -53,7 +54,7 @@ def small(
     seconds: float = 1.0,
 ) -> lengthwise.Model:
     """A model of NumPy; what it is said to take decides whether a call starts threads."""
-    return lengthwise.Model(numpy_models.model(manifest, before, seconds=seconds), LIMITS, threads)
+    return lengthwise.Model(OpenModel(numpy_models.model(manifest, before, seconds=seconds), LIMITS, threads))
 
 
 def random(*lengths: int, features: int = 2) -> list[Any]:
@@ -146,7 +147,7 @@ async def test_answers_are_those_of_the_service_to_the_bit(recordings: list[Any]
     async with numpy_models.serving(inner) as service:
         answer = await service.predict({"sequences": asked, "outputs": ["attention"]})
     served = answer.json()["predictions"]
-    given = lengthwise.Model(inner, LIMITS, threads=2).predict(recordings, attention=True)
+    given = lengthwise.Model(OpenModel(inner, LIMITS, threads=2)).predict(recordings, attention=True)
     for prediction, expected in zip(given, served, strict=True):
         assert (prediction.label, prediction.length) == (expected["label"], expected["length"])
         assert np.float32(prediction.score) == np.float32(expected["score"])

@@ -160,7 +160,7 @@ async def test_every_form_gets_the_same_answers_from_a_model_a_server_and_a_file
         for name, length in zip("pqr", (3, 7, 2), strict=True)
     }
     described = manifest()
-    here = lengthwise.Model(model(described), BatchLimits(), 1)
+    here = lengthwise.Model(OpenModel(model(described), BatchLimits(), 1))
     expected = [one.probabilities.tobytes() for one in here.predict([steps for steps, _ in found.values()])]
     async with serving(model(described)) as service:
         transport = httpx.ASGITransport(service.app)
@@ -207,7 +207,7 @@ def test_tokens_are_lists_arrays_columns_and_groups_of_whole_numbers() -> None:
     ids=["whole numbers", "array", "lists", "arrays of one", "flat", "numbers", "number"],
 )
 def test_numbers_that_may_be_one_sequence_or_many_are_asked_about(doubtful: Any) -> None:
-    one_feature = lengthwise.Model(model(manifest(features=1)), BatchLimits(), 1)
+    one_feature = lengthwise.Model(OpenModel(model(manifest(features=1)), BatchLimits(), 1))
     with pytest.raises(InvalidSequences):
         one_feature.predict(doubtful)
     with pytest.raises(InvalidSequences):
@@ -215,7 +215,7 @@ def test_numbers_that_may_be_one_sequence_or_many_are_asked_about(doubtful: Any)
 
 
 def test_both_readings_of_such_numbers_can_be_said() -> None:
-    one_feature = lengthwise.Model(model(manifest(features=1)), BatchLimits(), 1)
+    one_feature = lengthwise.Model(OpenModel(model(manifest(features=1)), BatchLimits(), 1))
     given = np.arange(10.0)[:, None]
     assert [one.length for one in one_feature.predict([given])] == [10]
     assert [one.length for one in one_feature.predict(given.reshape(-1, 1, 1))] == [1] * 10
@@ -224,7 +224,7 @@ def test_both_readings_of_such_numbers_can_be_said() -> None:
 
 
 def test_transposed_input_is_named_where_the_other_axis_fits() -> None:
-    two_features = lengthwise.Model(model(manifest()), BatchLimits(), 1)
+    two_features = lengthwise.Model(OpenModel(model(manifest()), BatchLimits(), 1))
     for features, turned in ((2, True), (3, False)):
         with pytest.raises(InvalidSequences) as told:
             two_features.predict([np.zeros((features, 19))])

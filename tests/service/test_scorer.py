@@ -135,7 +135,7 @@ def test_the_bits_are_those_of_predict_whatever_is_in_the_batch(monkeypatch: pyt
     given = [random.normal(size=(length, 12)).astype(np.float32) for length in random.integers(1, 40, 100)]
     answer = lengthwise.Scorer(BUNDLED, recurrent_kernels=True)
     model = answer.open()
-    expected = lengthwise.Model(model.loaded, model.limits, 1).predict(given)
+    expected = lengthwise.Model(OpenModel(model.loaded, model.limits, 1)).predict(given)
     whole = answer(pa.table({"steps": [steps.tolist() for steps in given]})).to_pylist()
     parts = [
         row

@@ -206,10 +206,10 @@ async def test_the_documents_example_knows_it() -> None:
 
 
 def test_a_model_in_python_refuses_it_and_says_its_bounds() -> None:
-    loaded = lengthwise.Model(model(LEAST), BatchLimits(), 1)
+    loaded = lengthwise.Model(OpenModel(model(LEAST), BatchLimits(), 1))
     assert (loaded.min_length, loaded.max_length) == (3, 8)
     assert "3 to 8 steps" in repr(loaded)
-    assert "at most 1024 steps" in repr(lengthwise.Model(model(manifest()), BatchLimits(), 1))
+    assert "at most 1024 steps" in repr(lengthwise.Model(OpenModel(model(manifest()), BatchLimits(), 1)))
     with pytest.raises(InvalidSequences) as raised:
         loaded.predict([steps(3), steps(2), np.ones((2, 2))])
     assert [(one.pointer, one.detail) for one in raised.value.problems] == [

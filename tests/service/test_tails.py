@@ -192,7 +192,7 @@ def test_what_is_cut_off_is_exactly_the_tail(steps: np.ndarray, more: int, paddi
 
 
 def loaded(**rules: Any) -> lengthwise.Model:
-    return lengthwise.Model(model(manifest(**rules)), BatchLimits(), 1)
+    return lengthwise.Model(OpenModel(model(manifest(**rules)), BatchLimits(), 1))
 
 
 def table(sequences: Any) -> pandas.DataFrame:

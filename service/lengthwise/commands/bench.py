@@ -94,7 +94,10 @@ class BenchOptions(Options):
         return [replace(load, rate=rate) for rate in self.request_rate or (None,)]
 
     def sequences_for(self, model: remote.RemoteModel) -> list[Steps]:
-        """The sequences that are sent to a model: of the data file, or random ones of the chosen lengths."""
+        """The sequences to send to a model: those of the data file, or random ones of the chosen lengths.
+
+        Prints a warning about sequences of the file that look padded.
+        """
         if self.data is not None:
             reading = reading_of(self.columns, padding=self.padding, inputs=model.names or ())
             records = dataset.read(dataset.locate(self.data), model.step.kind, reading=reading)
@@ -108,7 +111,10 @@ class BenchOptions(Options):
         return make_sequences(lengths, model.step, random)
 
     def load_test(self, service: ServiceUnderLoad, progress: Progress) -> LoadTest:
-        """Prepares the requests for a service's model; the expected answers are those to each sequence alone."""
+        """Prepares the requests for a service's model.
+
+        Unless answers are not checked, sends each sequence by itself first: these are the expected answers.
+        """
         sequences = self.sequences_for(remote.model(service.target, service.name, self.headers))
         return prepare(
             service.target,

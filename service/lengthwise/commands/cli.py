@@ -58,7 +58,10 @@ class Lengthwise(click.Group):
         return [*ROWS]
 
     def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
-        """Parses as click does; if an option stands before the command that has it, the error shows the right order.
+        """Parses the command line as click does, and improves one of its errors.
+
+        If an option stands before the command that has it, the error shows the right order. Returns the words that are
+        left for the command.
 
         Raises:
             NoSuchOption: No command has the option.
@@ -67,6 +70,7 @@ class Lengthwise(click.Group):
         try:
             return super().parse_args(context, args)
         except click.NoSuchOption as error:
+            # The commands that have the option, of those whose package is installed
             installed = [name for name in ROWS if importlib.util.find_spec(ROWS[name].module.partition(".")[0])]
             options = {name: getattr(self.get_command(context, name), "params", []) for name in installed}
             owners = [name for name in installed if any(error.option_name in option.opts for option in options[name])]
@@ -78,7 +82,10 @@ class Lengthwise(click.Group):
             )
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
-        """Imports a command by its name; None if there is none. The error for an unknown name shows similar ones.
+        """Imports the command with this name; None if there is none, and no name is similar.
+
+        Ends the process with an error that says what to do, if the name is similar to that of a command, or is a
+        folder; if the operating system cannot run Lengthwise; or if the exporter is not installed.
 
         Raises:
             ModuleNotFoundError: The command needs a package that is not installed.

@@ -45,7 +45,9 @@ class Command(click.Command):
     """A command whose errors end in one line on stderr and an exit code; a missing library's line names its extra."""
 
     def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
-        """Parses as click does; the error for an option that was removed, or is one of `serve`, says what to use.
+        """Parses the command line as click does, and improves one of its errors; returns the words that are left.
+
+        The error for an option that was removed, or that only `serve` has, says what to use in its place.
 
         Raises:
             NoSuchOption: The command does not have the option.
@@ -68,9 +70,9 @@ class Command(click.Command):
 
         Raises:
             Ended: The command failed; the message was printed.
-            ClickException: As click raises it, for a wrong option.
-            Exit: As click raises it, to end with a code.
-            Abort: As click raises it.
+            ClickException: An option is wrong; click prints it.
+            Exit: The command ends with an exit code of its own.
+            Abort: The user ended a question of click.
         """
         old_handler = signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
@@ -82,7 +84,7 @@ class Command(click.Command):
         except KeyboardInterrupt:
             end("interrupted", INTERRUPTED)
         except SystemExit as system_exit:
-            # Code of the user or of a library quit. Nothing was checked, so its code, which may be 0, must not be ours.
+            # Code of the user or of a library called exit(). Its code, which may be 0, must not be the command's.
             last_frame = traceback.extract_tb(system_exit.__traceback__)[-1]
             end(
                 f"{last_frame.filename}:{last_frame.lineno} quit with SystemExit({system_exit.code!r}) in between",

@@ -58,9 +58,9 @@ class DataOptions(Options):
 def reading_of(
     columns: Mapping[str, str], *, channels_first: bool = False, padding: Padding | None = None, **more: Any
 ) -> Reading:
-    """Makes the `Reading` of a file whose columns are named by role; reports and warnings go to stderr.
+    """Makes the `Reading` of a file from the values of `--column` by role; its reports and warnings go to stderr.
 
-    `more` are other fields of `ColumnNames`.
+    `more` are other fields of `ColumnNames`, such as `inputs`.
     """
     values = columns.get("values")
     names = None if values is None else tuple(name.strip() for name in values.split(","))

@@ -54,22 +54,22 @@ class ForeignModel(NamedTuple):
 
 
 def _host_and_port(address: str) -> tuple[str, str]:
-    """The host and the port of an address.
+    """The host and the port of an address, as texts.
 
     Raises:
-        ValueError: It has not both, as the path of a socket.
+        ValueError: The address lacks one of them, as the path of a socket does.
     """
     parts = urlsplit(address)
-    if parts.hostname is None or parts.port is None:  # a socket of a file, or a host alone
+    if parts.hostname is None or parts.port is None:
         raise ValueError
     return parts.hostname, str(parts.port)
 
 
 def _text_or_number(value: Any) -> list[str]:
-    """A text or a whole number as the only value, for an option.
+    """Converts a text or a whole number to the value of one option: a list with its text.
 
     Raises:
-        TypeError: It is something else.
+        TypeError: The value is something else.
     """
     if type(value) not in (int, str):  # a bool is an int, too
         raise TypeError
@@ -88,12 +88,16 @@ CONVERSIONS: Final[Mapping[str, Callable[[Any], list[str]]]] = {
 
 
 def _convert_setting(server: str, key: str, value: Any) -> Setting:
-    """What a setting of another server becomes; a value that the option here does not take becomes a note."""
+    """Converts a setting of another server to options of `lengthwise serve`, by its entry in `foreign_settings.toml`.
+
+    An entry has an option (or several, `--host, --port`) and `as`, the name of a conversion of the value; or a note.
+    A value that the options do not take becomes a note, too.
+    """
     entry = SETTINGS[server].get(key, _UNKNOWN)
     if "option" not in entry:
         return Setting(key, value, (), entry["note"])
     try:
-        values = CONVERSIONS[entry.get("as", "as it is")](value)
+        values = CONVERSIONS[entry.get("as", "as it is")](value)  # one for each option
         options = tuple(zip(entry["option"].split(", "), values, strict=True))
         for option, text in options:
             field = Settings.model_fields[option.removeprefix("--").replace("-", "_")]
@@ -135,7 +139,9 @@ def _parse_object(text: str, source: str) -> dict[str, Any]:
 
 
 def _read_mlserver(document: dict[str, Any], path: Path) -> tuple[list[Setting], list[ForeignModel]]:
-    """The settings in a file of MLServer, and its model if it is a `model-settings.json`.
+    """Converts the settings in a file of MLServer.
+
+    Returns the settings; and the model, if the file is a `model-settings.json`. Removes `parameters` from `document`.
 
     Raises:
         ConfigurationError: The parameters are no object.
@@ -147,16 +153,19 @@ def _read_mlserver(document: dict[str, Any], path: Path) -> tuple[list[Setting],
     if path.name != "model-settings.json":
         return settings, []
     inputs = document.get("inputs")
-    names = (
-        tuple(str(entry.get("name")) for entry in inputs if isinstance(entry, dict)) if isinstance(inputs, list) else ()
-    )
+    entries = inputs if isinstance(inputs, list) else []
+    names = tuple(str(entry.get("name")) for entry in entries if isinstance(entry, dict))
+    # The weights are a file beside the settings, or have to be downloaded to here first.
     scheme, _, uri = str(parameters.get("uri") or "").rpartition("://")
-    file = str(path.parent / uri) if scheme in ("", "file") else Path(uri).name  # which is downloaded first
+    file = str(path.parent / uri) if scheme in ("", "file") else Path(uri).name
     return settings, [ForeignModel(str(document.get("name") or path.parent.resolve().name), file, names)]
 
 
 def _read_torchserve(document: dict[str, str], path: Path) -> tuple[list[Setting], list[ForeignModel]]:
-    """The settings in a file of TorchServe, and its models: each version has settings of its own."""
+    """Converts the settings in a file of TorchServe; also returns its models, one for each version.
+
+    Each version has settings of its own, which are among those returned.
+    """
     settings = [_convert_setting("torchserve", key, value) for key, value in document.items() if key != "models"]
     models = []
     store = path.parent / document.get("model_store", ".")
@@ -169,9 +178,9 @@ def _read_torchserve(document: dict[str, str], path: Path) -> tuple[list[Setting
 
 
 def _serialized(archive: Path) -> str | None:
-    """The file of weights in a model archive, as `ARCHIVE/FILE`; None if the archive cannot be read.
+    """The file of weights in a model archive of TorchServe, as `ARCHIVE/FILE`; None if the archive cannot be read.
 
-    Its manifest is read up to 1 MiB: the archive may be a zip bomb.
+    The manifest in the archive says which file it is. At most 1 MiB of it is read: the archive may be a zip bomb.
     """
     try:
         with zipfile.ZipFile(archive) as members:
@@ -182,13 +191,17 @@ def _serialized(archive: Path) -> str | None:
 
 
 def _commands(models: list[ForeignModel], options: Mapping[str, str]) -> Iterator[str]:
-    """Yields the commands that export these models, and the one that serves them with these options."""
+    """Yields the commands that export these models, and the one that serves them with these options.
+
+    A model of ONNX is exported from its file, which is unzipped first if it is in an archive (`ARCHIVE/FILE`). For any
+    other file, the command has a placeholder: it is exported from its source in Python.
+    """
     from lengthwise.runtime.manifest import is_name  # help does without what it imports
 
     for model in models:
         file = model.file or ""
         is_onnx = file.endswith(".onnx")
-        if is_onnx and not isfile(file) and isfile(Path(file).parent):  # `ARCHIVE/FILE`
+        if is_onnx and not isfile(file) and isfile(Path(file).parent):
             yield shlex.join(["unzip", "-j", str(Path(file).parent), Path(file).name])
             file = Path(file).name
         target = shlex.quote(file) if is_onnx else _SOURCE
@@ -200,9 +213,9 @@ def _commands(models: list[ForeignModel], options: Mapping[str, str]) -> Iterato
 
 
 def _input_options(inputs: tuple[str, ...]) -> dict[str, str]:
-    """The input's name for each option of `export`: `--mask`, `--lengths`, or `--values` for the steps.
+    """The options of `export` for the inputs of a model, by their names: `{"--mask": "attention_mask"}`.
 
-    Empty if several inputs would be one option: then it cannot be said which is which.
+    An input is the mask, the lengths, or the steps (`--values`). Empty if two inputs would be the same option.
     """
     options = [
         "--mask" if "mask" in name.lower() else "--lengths" if _LENGTHS.fullmatch(name) else "--values"
@@ -247,7 +260,7 @@ def import_settings(files: tuple[Path, ...]) -> None:
             else _read_torchserve(_properties(text), path)
         )
         settings, models = settings + parts[0], models + parts[1]
-    # An admin port that is the port is no option: /metrics is there, too.
+    # The same port for metrics is no option here: /metrics is at --port, too.
     port = dict(pair for setting in settings for pair in setting.options).get("--port")
     settings = [
         setting._replace(options=(), note="/metrics is at --port, too")

@@ -42,6 +42,7 @@ def alias(model: Path, alias: str | None, version: int | None, remove: bool, as_
         raise ConfigurationError(f"say which version: lengthwise alias {model} {alias} VERSION")
     if alias is None and not model.is_dir():
         raise ConfigurationError(f"{model} is not a folder: name a model as MODELS/NAME")
+    # `set_alias` with the version None, that of --remove, removes the alias.
     current = aliases.read(model) if alias is None else aliases.set_alias(model, alias, version)
     if as_json:
         click.echo(orjson.dumps(dict(current)))

@@ -72,20 +72,23 @@ class Options(BaseModel):
 
 
 def flags(model: type[Options], argument: str = "options") -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Decorates a command: it gets a flag for each field of a model, and is called with the model as its `argument`."""
+    """Makes a decorator for a command: adds a flag for each field of `model`, an `Options`.
+
+    The command is called with one `model`, made of the values of the flags, as its argument `argument`.
+    """
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
-        """The command with the flags."""
+        """Adds the flags to a command; returns the function for click."""
 
         @functools.wraps(command)
         def run(**values: Any) -> Any:
-            """Makes the model of its flags, and runs the command.
+            """Makes the options of the flags' values, and runs the command with them and with its other values.
 
             Raises:
-                WrongOptions: A flag is wrong.
+                WrongOptions: A flag is wrong; the message has the flag, not the name of the field.
             """
             chosen_values = {name: values.pop(name) for name in model.model_fields if name in values}
-            try:  # errors name the flags, not the fields
+            try:
                 options = model(**chosen_values)
             except WrongOptions as error:
                 raise WrongOptions(error.error, lambda name: _flag_name(model, name)) from error
@@ -97,14 +100,14 @@ def flags(model: type[Options], argument: str = "options") -> Callable[[Callable
 
 
 def keywords(model: type[Options]) -> Callable[[Function], Function]:
-    """Decorates a function: it takes a keyword for each field of a model, and its signature and docstring list them.
+    """Makes a decorator for a function with an argument `options`: its caller may pass each field as a keyword.
 
-    The function itself is called with one `options`, of the model's type. A caller may pass `options` too; keywords
-    beside it replace its values.
+    The function is then called with one `options`, a `model` of these keywords. A caller may pass `options` as well:
+    then the keywords replace the values in it. The signature and the docstring list the keywords.
     """
 
     def decorate(function: Function) -> Function:
-        """The function with the keywords."""
+        """Returns a function that takes the keywords, and calls `function` with the options."""
         old_signature = inspect.signature(function)
         own_parameters = [parameter for parameter in old_signature.parameters.values() if parameter.name != "options"]
         field_parameters = [
@@ -118,26 +121,28 @@ def keywords(model: type[Options]) -> Callable[[Function], Function]:
 
         @functools.wraps(function)
         def called(*arguments: Any, **keyword_values: Any) -> Any:
-            """Makes one `options` of the keywords, and calls the function.
+            """Makes one `options` of the keywords, and calls the function with it and its other arguments.
 
             Raises:
                 TypeError: There is no such keyword; the message names a similar one.
-            """
+                WrongOptions: A keyword has a wrong value.
+            """  # noqa: DOC502 - what it calls raises one of them
             for name in keyword_values.keys() - signature.parameters:
                 hint = nearest(name, signature.parameters)
                 raise TypeError(f"{function.__name__}() got an unexpected keyword argument {name!r}{hint}")
-            bound = signature.bind(*arguments, **keyword_values).arguments
-            own_arguments = {
-                parameter.name: bound.pop(parameter.name) for parameter in own_parameters if parameter.name in bound
+            values = signature.bind(*arguments, **keyword_values).arguments
+            own_values = {
+                parameter.name: values.pop(parameter.name) for parameter in own_parameters if parameter.name in values
             }
-            # Keywords replace the values that are set in `options`: a new model validates them together.
-            options = bound.pop("options", None)
-            if options is None or bound:
+            options = values.pop("options", None)
+            # What is left in `values` are keywords of options. They replace the values that are set in `options`: a new
+            # model validates all of them together.
+            if options is None or values:
                 set_values = (
                     {} if options is None else {name: getattr(options, name) for name in options.model_fields_set}
                 )
-                options = model(**{**set_values, **bound})
-            return function(**own_arguments, options=options)
+                options = model(**{**set_values, **values})
+            return function(**own_values, options=options)
 
         called.__signature__ = signature  # type: ignore[attr-defined]
         called.__doc__ = _with_options_documented(inspect.getdoc(function) or "", model)
@@ -149,13 +154,14 @@ def keywords(model: type[Options]) -> Callable[[Function], Function]:
 def add_flags(
     fields: Mapping[str, FieldInfo], *, as_texts: bool = False
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Decorates a command: adds click's option for each field; its value is None if it is not set.
+    """Makes a decorator for a command that adds click's option for each field; None is its value if the user set none.
 
-    `as_texts`: values are passed as they were written, since other sources of values are checked in the same way later.
+    `as_texts`: click checks nothing, and passes each value as the text that the user wrote. `serve` checks it later,
+    together with values from variables and the file.
     """
 
     def add(command: Callable[..., Any]) -> Callable[..., Any]:
-        """The command with the options; the last one is added first, so that the help has their order."""
+        """Adds the options, and returns the command; the last one is added first, so that the help has their order."""
         for name in reversed([*fields]):
             flag = _flag_of(fields[name])
             if not flag.in_python_only:
@@ -178,7 +184,14 @@ def pairs(texts: Sequence[str]) -> dict[str, str]:
 
 
 def _click_option(name: str, field: FieldInfo, flag: Flag, *, as_texts: bool) -> Callable[[Any], Any]:
-    """The option of click for a field: a switch for a bool, a choice for a Literal, otherwise a value of its type."""
+    """Makes click's option for a field; returns the decorator that adds it.
+
+    - A bool is a switch: `--name/--no-name` if it has no default or `as_texts` is set; otherwise only the flag that
+      changes the default.
+    - A Literal is a choice of its words.
+    - Any other field is a value of its type; with `as_texts`, any text.
+    - A field whose `Flag` has `read`, or may be repeated, gets its value from `_read_texts`.
+    """
     field_types = types_in(field.annotation)
     choices = [choice for choice in field_types if isinstance(choice, str)]
     common: dict[str, Any] = {"help": _help(field), "default": None}
@@ -190,7 +203,7 @@ def _click_option(name: str, field: FieldInfo, flag: Flag, *, as_texts: bool) ->
         return click.option(
             negative_name if field.default else flag_name, name, is_flag=True, flag_value=not field.default, **common
         )
-    # Arguments for the value; with `as_texts`, click takes any text.
+    # How click parses the value, and what the help shows for it
     if choices:
         keywords: dict[str, Any] = {"metavar": "|".join(choices)} if as_texts else {"type": click.Choice(choices)}
     elif as_texts:
@@ -204,10 +217,12 @@ def _click_option(name: str, field: FieldInfo, flag: Flag, *, as_texts: bool) ->
 
 
 def _read_texts(flag: Flag, _context: click.Context, option: click.Parameter, value: Any) -> Any:
-    """The callback of click that converts the texts of an option by `flag.read`; None if it is not set.
+    """The callback of click that converts the texts of an option by `flag.read`.
+
+    Returns None if the user did not set the option; the texts as they are if there is no `flag.read`.
 
     Raises:
-        BadParameter: The text has another form.
+        BadParameter: A text has another form.
     """
     if not value or flag.read is None:
         return value or None
@@ -235,7 +250,10 @@ def _help(field: FieldInfo) -> str:
 
 
 def _with_options_documented(text: str, model: type[Options]) -> str:
-    """The docstring with the options at the end of its section `Args:`, which is the last one, or before `Returns:`."""
+    """Adds the options to a docstring, at the end of its section `Args:`.
+
+    That is its last section, or the one before `Returns:`.
+    """
     meanings = {name: field.description for name, field in model.model_fields.items()}
     meanings["options"] = f"All of these in one `{model.__name__}`; a keyword beside it replaces its value."
     indented = textwrap.TextWrapper(120, initial_indent="    ", subsequent_indent="        ")
@@ -245,9 +263,10 @@ def _with_options_documented(text: str, model: type[Options]) -> str:
 
 
 def _messages(error: ValidationError, option_name: Callable[[str], str]) -> str:
-    """One message for all wrong options; if an option may have several types, with the error of the first type.
+    """Joins pydantic's errors to one message for all wrong options.
 
-    `option_name` gives the form of a name in the message.
+    If an option may have several types, pydantic has an error for each; the message has the first one. `option_name` is
+    called with the name of a field, and returns its form in the message.
     """
     first_errors: dict[str, ErrorDetails] = {}
     for item in error.errors():

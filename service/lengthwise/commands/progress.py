@@ -35,7 +35,7 @@ class PlainProgress(Progress):
 
 @contextmanager
 def progress_bar(console: Console) -> Iterator[Progress]:
-    """Yields a bar for the terminal, or a `PlainProgress` if there is no terminal."""
+    """Yields an object to which the block adds its tasks: a bar on a terminal, otherwise a `PlainProgress`."""
     if not console.is_terminal:
         yield PlainProgress(console)
         return
@@ -46,7 +46,10 @@ def progress_bar(console: Console) -> Iterator[Progress]:
 
 @contextmanager
 def status(console: Console, step: str) -> Iterator[Callable[[str], None]]:
-    """Shows the current step of the work, beside a spinner or as lines; yields a function that starts the next step."""
+    """Shows the current step of the work while the block runs: beside a spinner, or as lines without a terminal.
+
+    Yields a function; the block calls it with the text of the next step.
+    """
     if console.is_terminal:
         with console.status(step) as line:
             yield line.update

@@ -81,7 +81,7 @@ def score(source: str, out: Path, options: ScoreOptions) -> None:
         LengthwiseError: The run failed; the predictions so far are kept, and named.
     """  # noqa: D301 - click wants a real backspace
     if options.model is None:
-        raise click.UsageError(f"Missing option '--model': {_models_there_are()}")
+        raise click.UsageError(f"Missing option '--model': {_known_models()}")
     path = dataset.locate(source)
     _check_out(out, path)
     model = ModelOptions(
@@ -123,20 +123,20 @@ def _check_out(out: Path, source: Path) -> None:
         raise ConfigurationError(f"{out} is the input; name another file for the predictions")
 
 
-def _models_there_are() -> str:
-    """The form of `--model` for an error, with the models that `lengthwise serve` would serve by default."""
+def _known_models() -> str:
+    """The form of `--model`, as the end of an error, with the models that `lengthwise serve` would serve by default.
+
+    Without these models if there are none, or their folder cannot be read.
+    """
     from lengthwise.repository import folder
 
     repository = Settings.load().folder
+    names: list[str] = []
     with suppress(ConfigurationError):
         names = sorted({str(repository / key.name) for key in folder.read(repository).directories})
-        origin = "that comes with Lengthwise" if repository == bundled_models() else "of LENGTHWISE_MODELS"
-        if names:
-            return (
-                f"MODELS/NAME/VERSION, or MODELS/NAME for the highest version; the model {origin}: "
-                f"{', '.join(names[:_MOST_LISTED])}"
-            )
-    return "MODELS/NAME/VERSION, or MODELS/NAME for the highest version"
+    origin = "that comes with Lengthwise" if repository == bundled_models() else "of LENGTHWISE_MODELS"
+    known = f"; the model {origin}: {', '.join(names[:_MOST_LISTED])}" if names else ""
+    return f"MODELS/NAME/VERSION, or MODELS/NAME for the highest version{known}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,10 +156,22 @@ class ScoringRun:
         resume: bool,
         reading: dataset.Reading | None = None,
     ) -> Summary:
-        """Scores a file to `scored`, or resumes it, and returns the figures of the run.
+        """Reads the records of a file, runs the model on them, and writes a line for each; shows the progress.
 
-        A record without an answer ends it, if `stop` is set, with a RecordError after the lines before it.
-        """
+        Args:
+            source: The file of records.
+            scored: The file of predictions that the lines are written to.
+            console: Where the progress and the warnings are shown.
+            resume: Whether `scored` has lines of an earlier run, after which this run continues.
+            reading: How the source is read; None: as its columns' names say.
+
+        Returns:
+            The figures of the run, those of the earlier run included.
+
+        Raises:
+            RecordError: A record has no answer, and `stop` is set; the lines before it are written.
+            ConfigurationError: The source cannot be read, or `scored` is not of an earlier run of the same kind.
+        """  # noqa: DOC502 - what it calls raises them
         from lengthwise.scoring import offline
 
         manifest = self.model.loaded.manifest
@@ -169,6 +181,7 @@ class ScoringRun:
             read_share = 0.0
 
             def advance(share: float) -> None:
+                """Keeps the share of the source that was read so far."""
                 nonlocal read_share
                 read_share = share
 
@@ -195,6 +208,7 @@ class ScoringRun:
                     progress.update(task, note=summary.note(), refresh=True)
 
             def count_seconds(part: str, seconds: float) -> None:
+                """Adds processor time to a part of the run, one of `PARTS`."""
                 summary.cpu_seconds[part] += seconds
 
             chunks = _timed(
@@ -222,7 +236,7 @@ class ScoringRun:
         return summary
 
     def _pass_over(self, entries: Iterator[InputRecord], scored: PredictionFile, summary: Summary) -> None:
-        """Skips and counts the records that an earlier run scored, and compares their ids with its lines.
+        """Skips the records that an earlier run scored, counts its predictions, and compares the ids of both.
 
         Raises:
             ConfigurationError: A prediction in the file is of another record, or of another kind of model.
@@ -246,13 +260,18 @@ class ScoringRun:
         summary: Summary,
         later_entries: Iterator[InputRecord],
     ) -> None:
-        """Writes the lines of a chunk's records, up to a record that ends the run, and counts them in `summary`.
+        """Writes a line for each record of a chunk, and counts it in `summary`.
 
-        `later_entries` are the records behind the chunk.
+        Args:
+            chunk: The records.
+            results: The answers or errors of its valid records.
+            scored: The file of predictions.
+            summary: The figures of the run.
+            later_entries: The records after the chunk. If a bad record ends the run, they are read to their end, since
+                the error names later bad records, too.
 
         Raises:
-            RecordError: A record has no answer, and `--on-error stop` is set; the lines before it are written. For a
-                bad record, the message has the bad records behind it, too.
+            RecordError: A record has no answer, and `stop` is set; the lines before it are written.
         """
         manifest = self.model.loaded.manifest
         lines: list[bytes] = []
@@ -263,8 +282,8 @@ class ScoringRun:
             if isinstance(line, RecordError):
                 if self.stop:
                     scored.write(lines)
-                    # Reading stopped at a bad record, so the bad ones behind it can be named, too. A record without an
-                    # answer may be far before that.
+                    # A bad record is the last one that was read (`chunked`), so later bad ones can be named. A valid
+                    # record without an answer may be far before the last one.
                     raise RecordError(
                         dataset.with_later_errors(line, later_entries if isinstance(entry, dataset.BadRecord) else ())
                     )
@@ -275,7 +294,7 @@ class ScoringRun:
 
 
 def _timed(items: Iterator[T], count_seconds: Callable[[float], object]) -> Iterator[T]:
-    """Yields the items of an iterator; calls `count_seconds` with the processor time that it took to get each."""
+    """Yields the items of an iterator, and calls `count_seconds` with the processor time that getting each took."""
     while True:
         started = time.thread_time()
         item = next(items, None)

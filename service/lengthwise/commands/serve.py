@@ -40,12 +40,13 @@ def serve(**flags: Any) -> None:
 
     Raises:
         Exit: The service ended with another code than 0.
-        KeyboardInterrupt: The service was interrupted before it could log.
-        LengthwiseError: The service cannot start; another error is raised so, too.
+        KeyboardInterrupt: The service was interrupted before it began to serve.
+        LengthwiseError: The service cannot start. A worker lets its parent process log the error where that does so,
+            and ends with a code instead.
     """  # noqa: D301 - click wants a real backspace
     from lengthwise.processes.worker import Worker  # help needs none of it
 
-    worker = Worker.of_this_process()
+    worker = Worker.of_this_process()  # None: this is the process that the user started
     if worker is not None:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # ends it at once: until it serves, it has nothing to finish
     try:
@@ -68,7 +69,7 @@ def serve(**flags: Any) -> None:
             raise
         code = INTERRUPTED  # the parent prints the message
     except LengthwiseError as error:
-        if worker is None or not worker.report(error):
+        if worker is None or not worker.report(error):  # False: the parent does not log it
             raise
         code = NOT_CHECKED
     if code:

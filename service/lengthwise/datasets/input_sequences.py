@@ -17,7 +17,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any, Final, Literal, TypeVar, get_args
@@ -171,14 +171,20 @@ def sequences_of(
     return InputSequences(require_valid(entries), roles)
 
 
-def require_valid(results: Iterable[T | str]) -> list[T]:
-    """The results, if none of them is a text that says why a sequence is wrong.
+def require_valid(results: Iterable[T | str], name: Callable[[int], str] = lambda _index: "") -> list[T]:
+    """Returns the results, one of each sequence, if none is a text: the reason why a sequence is wrong.
+
+    `name` is called with the index of a wrong sequence, and gives the beginning of its reason.
 
     Raises:
-        InvalidSequences: Some are a text, which says why the sequence is wrong; it names each by its index.
+        InvalidSequences: Some results are a text; the error names all of these sequences by their indices.
     """
     entries = [*results]
-    problems = [Problem(f"/sequences/{index}", entry) for index, entry in enumerate(entries) if isinstance(entry, str)]
+    problems = [
+        Problem(f"/sequences/{index}", name(index) + entry)
+        for index, entry in enumerate(entries)
+        if isinstance(entry, str)
+    ]
     if problems:
         raise InvalidSequences(problems)
     return [entry for entry in entries if not isinstance(entry, str)]

@@ -105,7 +105,10 @@ def cells_of(batch: Any, column: str) -> list[Any]:
 
 
 def with_answers(batch: Any, left_out_column: str | None, columns: Sequence[AnswerColumn], rows: Rows) -> Any:
-    """A batch of the same type with columns for the answers, without the column `left_out_column`; None keeps all."""
+    """Adds columns for the answers to a batch; returns a new batch of the same type.
+
+    `left_out_column` is not in the result; None keeps all columns. `rows` has the prediction of each row.
+    """
     if _is_arrow(batch):
         return _arrow_with_answers(batch, left_out_column, columns, rows)
     answer_columns = {column.name: _values(column.kind, [row.get(column.field) for row in rows]) for column in columns}
@@ -120,7 +123,10 @@ def with_answers(batch: Any, left_out_column: str | None, columns: Sequence[Answ
 
 
 def _values(kind: ColumnKind, values: list[Any]) -> Any:
-    """The values of a column of answers as a NumPy array: float32 with NaN for None; int32; or else objects."""
+    """Converts the values of a column of answers to a NumPy array.
+
+    A `number` becomes float32, with NaN for None; a `count` int32, unless one is None; all others become objects.
+    """
     if kind == "number":
         return np.array([np.nan if value is None else value for value in values], dtype=np.float32)
     if kind == "count" and None not in values:
@@ -132,7 +138,10 @@ def _values(kind: ColumnKind, values: list[Any]) -> Any:
 
 
 def _arrow_with_answers(table: Any, left_out_column: str | None, columns: Sequence[AnswerColumn], rows: Rows) -> Any:
-    """As `with_answers`, for a Table or a RecordBatch of Arrow, with Arrow's types of the answers."""
+    """Adds columns for the answers to a Table or a RecordBatch of Arrow, in Arrow's types; returns a new one.
+
+    `left_out_column` is not in the result; None keeps all columns.
+    """
     import pyarrow as pa
 
     numbers = pa.list_(pa.float32())

@@ -10,15 +10,16 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple, NoReturn, TypeVar, cast
+from typing import Any, Final, NamedTuple, TypeVar, cast
 
 from lengthwise.batching.pending import PendingSequences, WaitingSequence
 from lengthwise.batching.plan import BatchLimits, plan
+from lengthwise.datasets.input_sequences import require_valid
 from lengthwise.decoding.calls import Item
-from lengthwise.errors import InferenceFailed, InvalidSequences, Problem
+from lengthwise.errors import InferenceFailed
 from lengthwise.padding import PaddedBatch, Steps, pad, rounded_width
 from lengthwise.repository.loading import LoadedModel
 from lengthwise.runtime import answers
@@ -72,7 +73,7 @@ def answer_all(
         model: The model.
         chunks: Pairs of a value of the caller, and items that the model accepts; read one chunk ahead.
         limits: The limits of a batch.
-        threads: How many batches run at once; 0: they run in the caller's thread.
+        threads: How many batches run at once, each in a thread; 0: one after the other, in the caller's thread.
         attention: Whether answers hold attention weights.
         on_batch: Called with the figures of each batch, in the caller's thread.
         on_plan: Called with the processor time of planning a chunk, in seconds.
@@ -96,7 +97,7 @@ def answer_all(
 
 
 class _SameThread(Executor):
-    """Runs a function at once, in the calling thread; its exceptions are raised there."""
+    """An executor without threads: `submit` calls the function at once, and raises its exception."""
 
     def submit(self, fn: Callable[..., Any], /, *arguments: Any, **options: Any) -> Future[Any]:
         """Calls the function; returns its result as a future that is done."""
@@ -178,9 +179,9 @@ def _collect(
     model: LoadedModel,
     on_batch: Callable[[ScoredBatch], object],
 ) -> tuple[C, list[ScoringResult]]:
-    """Waits for the batches of a chunk; returns the caller's value of the chunk, and the result of each item.
+    """Waits for the batches of a chunk, and calls `on_batch` with the figures of each.
 
-    Calls `on_batch` with the figures of each batch.
+    Returns the caller's value of the chunk, and the result of each of its items.
     """
     windows_of_items: list[list[tuple[int, ScoringResult]]] = [[] for _ in items]
     for rows, future in running:
@@ -192,9 +193,10 @@ def _collect(
 
 
 def _merge_windows(windows: list[tuple[int, ScoringResult]], item: Item, model: LoadedModel) -> ScoringResult:
-    """The result of an item from those of its windows, each with its first step: merged, or the first error.
+    """Merges the answers of an item's windows to one; returns the error of the first window that has one.
 
-    An item that is not too long for the model has one window.
+    `windows`: the first step and the result of each, in any order. An item that is not too long for the model has one
+    window, whose result is returned.
     """
     if len(windows) == 1:
         return windows[0][1]
@@ -207,18 +209,16 @@ def _merge_windows(windows: list[tuple[int, ScoringResult]], item: Item, model: 
     return answers.merge(answered, [start for start, _ in windows], len(item.steps), model.manifest)
 
 
-def refuse(failed: Mapping[int, str], name: Callable[[int], str] = lambda _row: "") -> NoReturn:
-    """Raises one error for all rows without an answer.
+def require_answers(results: Sequence[ScoringResult], name: Callable[[int], str] = lambda _index: "") -> list[Answer]:
+    """Returns the results, one of each sequence, if none is an error.
 
-    Args:
-        failed: The reasons, by the index of the row.
-        name: Gives the text that names a row, before its reason; by default none.
+    `name` is called with the index of a sequence without an answer, and gives the beginning of its error.
 
     Raises:
-        InferenceFailed: The runtime failed on one of them.
-        InvalidSequences: The model does not accept them, or their answers are not finite.
-    """
-    for row, why in failed.items():
-        if why == FAILED:
-            raise InferenceFailed(f"sequence {row}: {name(row)}{why}")
-    raise InvalidSequences([Problem(f"/sequences/{row}", name(row) + why) for row, why in failed.items()])
+        InferenceFailed: The runtime failed on a sequence; the error names the first one.
+        InvalidSequences: The model does not accept some sequences, or their answers are not finite; names all of them.
+    """  # noqa: DOC502 - what it calls raises one of them
+    for index, result in enumerate(results):
+        if result == FAILED:
+            raise InferenceFailed(f"sequence {index}: {name(index)}{FAILED}")
+    return require_valid(results, name)

@@ -39,10 +39,10 @@ class OpenModel:
     def answers(
         self, items: Sequence[Item], *, attention: bool = False, threads: int | None = None
     ) -> list[ScoringResult]:
-        """Runs items that the model accepts; returns the answer or error of each, in their order.
+        """Runs items that the model accepts; returns for each, in their order, its answer, or a text: its error.
 
-        The items are sorted by length first, so that chunks of them need little padding. `threads`: by default those
-        of the model; 1 runs in the caller's thread.
+        The items are sorted by length first, so that chunks of them need little padding. `threads`: how many batches
+        run at once, by default as many as the model has threads; with 0 or 1, in the caller's thread.
         """
         from lengthwise.scoring import offline
 
@@ -88,14 +88,23 @@ class ModelOptions:
 
     @property
     def directory(self) -> Path:
-        """The model directory of the path: of a model, that of its highest version; an address is fetched."""
+        """The model directory at the path: a version, or the highest version of a model; an address is fetched first.
+
+        Raises:
+            ConfigurationError: There is no model at the path.
+        """  # noqa: DOC502 - what it calls raises it
         from lengthwise.repository.source import model_directory
         from lengthwise.settings import bundled_models
 
         return model_directory(bundled_models() / "japanese-vowels" if self.path is None else self.path)
 
     def open(self) -> OpenModel:
-        """Loads the model, after the same verification as in the service; raises as `lengthwise.load`."""
+        """Loads the model, after the same verification as in the service.
+
+        Raises:
+            ConfigurationError: There is no model at the path, or onnxruntime or the provider is not installed.
+            ModelError: The model fails its verification on this machine.
+        """  # noqa: DOC502 - what it calls raises them
         from lengthwise.files import available_cores
         from lengthwise.repository import loading
         from lengthwise.runtime.provider import choose
@@ -110,33 +119,33 @@ class ModelOptions:
 
 _lock = threading.Lock()
 _caches: list[Callable[[ModelOptions, object], OpenModel]] = []
-"""`_caches[-1]` is the cache of this process. Inherited caches are only kept alive: a fork can neither use nor close
-their sessions."""
+"""`_caches[-1]` is the cache of this process: the open model by its options, and by what identifies its manifest file.
+Inherited caches are only kept alive: a fork can neither use nor close their sessions."""
 
 
-def _begin_process() -> None:
-    """Gives this process a cache and a lock of its own; called at import, and in each child after a fork.
+def _set_up_process() -> None:
+    """Gives this process a new cache of open models, and a new lock; called at import, and in each child after a fork.
 
     The lock that a child inherits may be held for ever: by a thread that only the parent has.
     """
     global _lock
     _lock = threading.Lock()
-    _caches.append(lru_cache(MOST_OPEN)(lambda options, _published: options.open()))
+    _caches.append(lru_cache(MOST_OPEN)(lambda options, _manifest_state: options.open()))
 
 
-_begin_process()
-os.register_at_fork(after_in_child=_begin_process)
+_set_up_process()
+os.register_at_fork(after_in_child=_set_up_process)
 
 
 def opened(options: ModelOptions) -> OpenModel:
     """The open model of the options, from the cache of this process.
 
-    It is opened at the first call, and again after its directory was replaced, as its manifest file then shows.
+    The model is opened at the first call, and again after its directory was replaced: another manifest file shows it.
     """
-    published = None  # identifies the manifest file; None if it cannot be read, which loading reports
+    manifest_state = None  # identifies the manifest file; None if it cannot be read, which loading reports
     if not is_address(options.path):  # to ask a store for each batch would take longer than the batch
         with suppress(OSError):
-            state = (options.directory / MANIFEST_FILE).stat()
-            published = state.st_ino, state.st_size, state.st_mtime_ns
+            status = (options.directory / MANIFEST_FILE).stat()
+            manifest_state = status.st_ino, status.st_size, status.st_mtime_ns
     with _lock:
-        return _caches[-1](options, published)
+        return _caches[-1](options, manifest_state)

@@ -24,6 +24,11 @@ class PredictionFile:
     """
 
     def __init__(self, path: Path, *, resume: bool = False, exact: bool = True) -> None:
+        """Opens the file, and creates it and its folder where they are missing.
+
+        Raises:
+            ConfigurationError: It cannot be written, or it has content and `resume` is not set.
+        """
         self._path = path
         self._exact = exact
         self._last = b""  # the last complete line of an earlier run, until it is compared
@@ -52,7 +57,8 @@ class PredictionFile:
     def earlier_predictions(self) -> Iterator[dict[str, Any]]:
         """Yields the predictions of an earlier run that are kept: all complete lines but the last.
 
-        The last one is remembered: `write` compares it with the line that this run computes for its record.
+        So a line is yielded when the next one is read. The last one stays in `_last`: `write` compares it with the line
+        that this run computes for the same record.
 
         Raises:
             ConfigurationError: A line is not a prediction.
@@ -60,7 +66,7 @@ class PredictionFile:
         for line in self._file:
             if not line.endswith(b"\n"):
                 break
-            if self._last:
+            if self._last:  # it was not the last line
                 prediction = None
                 with suppress(orjson.JSONDecodeError):
                     prediction = orjson.loads(self._last)

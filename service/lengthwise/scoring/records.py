@@ -89,9 +89,9 @@ def chunked(entries: Iterable[InputRecord], read: Callable[[], float], *, stop_a
 def prediction_of(
     entry: InputRecord, result: ScoringResult | None, manifest: Manifest, *, attention: bool
 ) -> dict[str, Any] | RecordError:
-    """The prediction of a record, in the form of `POST /predict`, or its error.
+    """The prediction of a record, in the form of `POST /predict`; or its error, which names the file and the line.
 
-    `result` is the model's answer to a valid record, or a text on why there is none; None for a bad record.
+    `result` is the model's answer to a valid record, or a text: why there is none. It is None for a bad record.
     """
     if isinstance(entry, BadRecord):
         return entry.error
@@ -196,14 +196,17 @@ class Summary:
 
 
 def correct_answers(label: Label, prediction: dict[str, Any], labels: Sequence[str], task: Task) -> list[bool]:
-    """For each answer of a prediction, whether it equals the record's label; see `Summary.answers`."""
+    """Compares the answers of a prediction with the record's label: True for each answer that is right.
+
+    The answers are, by the task:
+    - single-label: one, the predicted label;
+    - multi-label: one for each of the model's `labels`, whether the sequence has it;
+    - per-step: one for each step, without the steps that the model left out.
+    """
     if task == "single-label":
         return [prediction["label"] == label]
     labels_of_record = label if isinstance(label, tuple) else ()
     if task == "multi-label":
-        return [
-            (label_of_class in labels_of_record) == (label_of_class in prediction["assigned"])
-            for label_of_class in labels
-        ]
+        return [(name in labels_of_record) == (name in prediction["assigned"]) for name in labels]
     pairs = zip(labels_of_record, prediction["step_labels"], strict=True)
     return [label_of_step == predicted for label_of_step, predicted in pairs if predicted is not None]

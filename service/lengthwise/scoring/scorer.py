@@ -81,6 +81,11 @@ class Scorer:
     recurrent_kernels: bool | None = None
 
     def __post_init__(self) -> None:
+        """Checks the options, and makes the path one that means the same version in each worker.
+
+        Raises:
+            ConfigurationError: An option is wrong, or there is no model at the path.
+        """
         if self.on_error not in get_args(OnError):
             raise ConfigurationError(f"on_error must be one of {', '.join(get_args(OnError))}, got {self.on_error!r}")
         if self.path is not None:
@@ -123,12 +128,11 @@ class Scorer:
         names, columns = names_of(batch), self._columns(manifest)
         check_names(names, self.steps, columns, keep_steps=self.keep_steps)
         items = arrays.items_or_reasons(cells_of(batch, self.steps), manifest, ask=False)
-
-        ids = cache(lambda: cells_of(batch, self.id) if self.id in names else None)  # read for messages only
+        ids = cache(lambda: cells_of(batch, self.id or ""))  # the column of ids, read at the first error only
 
         def name(row: int) -> str:
             """The id of a row, as the beginning of its error; empty if the batch has no ids."""
-            return "" if (cells := ids()) is None else f"id {str(cells[row])[:_MOST_SHOWN]!r}: "
+            return f"id {str(ids()[row])[:_MOST_SHOWN]!r}: " if self.id in names else ""
 
         rows = self._rows(model, items, name)
         return cast("B", with_answers(batch, None if self.keep_steps else self.steps, columns, rows))
@@ -155,13 +159,23 @@ class Scorer:
         return self._columns(Manifest.read(self._options().directory))
 
     def open(self) -> OpenModel:
-        """Opens the model, unless this process has it open; raises as `lengthwise.load`, or if it has no attention."""
+        """Opens the model, unless this process has it open already.
+
+        Raises:
+            ConfigurationError: There is no model at the path; onnxruntime or the provider is not installed; or the
+                model has no attention weights, which are to be returned.
+            ModelError: The model fails its verification on this machine.
+        """  # noqa: DOC502 - what it calls raises them
         model = opened(self._options())
         self._check_attention(model.loaded.manifest)
         return model
 
     def _options(self) -> ModelOptions:
-        """Which model, and how it is opened; a wrong option is a ConfigurationError."""
+        """Which model, and how it is opened.
+
+        Raises:
+            ConfigurationError: An option is out of bounds.
+        """  # noqa: DOC502 - what it calls raises it
         path = None if self.path is None else os.fspath(self.path)
         return ModelOptions(
             path, self.provider, self.threads, self.max_batch_rows, self.max_batch_cost_steps, self.recurrent_kernels
@@ -186,24 +200,31 @@ class Scorer:
     def _rows(self, model: OpenModel, items: Sequence[Item | str], name: Callable[[int], str]) -> list[dict[str, Any]]:
         """Runs the items that the model accepts; returns for each row its prediction, or `{"error": why}`.
 
-        With `on_error="raise"`, errors are raised (`offline.refuse`); `name` gives the beginning of a row's error.
-        """
+        Args:
+            model: The model.
+            items: The item of each row, or a text: why the model does not accept it.
+            name: Called with the index of a row; gives the beginning of its error.
+
+        Raises:
+            InvalidSequences: The model does not accept some rows, or their answers are not finite. This and the next
+                one only with `on_error="raise"`.
+            InferenceFailed: The runtime failed on a row.
+        """  # noqa: DOC502 - what it calls raises them
+        from lengthwise.datasets.input_sequences import require_valid
         from lengthwise.decoding import json_body
         from lengthwise.scoring import offline
 
-        refused = {row: item for row, item in enumerate(items) if isinstance(item, str)}
-        if refused and self.on_error == "raise":
-            offline.refuse(refused, name)
+        if self.on_error == "raise":  # before the model runs
+            require_valid(items, name)
         accepted = [item for item in items if not isinstance(item, str)]
         answers = iter(model.answers(accepted, attention=self.attention))
-        results = [(item, item if isinstance(item, str) else next(answers)) for item in items]
-        failed = {row: result for row, (_, result) in enumerate(results) if isinstance(result, str)}
-        if failed and self.on_error == "raise":
-            offline.refuse(failed, name)
+        results = [item if isinstance(item, str) else next(answers) for item in items]
+        if self.on_error == "raise":
+            offline.require_answers(results, name)
         manifest = model.loaded.manifest
         return [
             {"error": result}
             if isinstance(item, str) or isinstance(result, str)
             else json_body.prediction(manifest, item, result, attention=self.attention)
-            for item, result in results
+            for item, result in zip(items, results, strict=True)
         ]
