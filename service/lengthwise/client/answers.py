@@ -35,17 +35,22 @@ def predictions_of(content: bytes) -> Predictions:
 def error_of(
     status: int, content: bytes, retry_after: str | None, body: RequestBody | None = None, via: str = ""
 ) -> RequestError:
-    """The error of a refusal: the class of `lengthwise.errors` with its status, and its title if several have that.
+    """Makes the error of an answer with a status of failure; its class is the one of `lengthwise.errors` for it.
 
-    Its JSON pointers are those of the caller's sequences, of which `body` has a part. `via` names the proxy that may
-    have written the answer.
+    Args:
+        status: The status of the answer. If several classes have it, the title in the answer chooses one.
+        content: The body of the answer.
+        retry_after: The header `Retry-After`; None without one.
+        body: The body of the request, a part of the caller's sequences: problems in the answer are changed to point
+            into all of them. None if the request was none for predictions.
+        via: A text about the proxy that may have written the answer, or empty.
     """
     document = _document(content)
     text = document.get("detail", document.get("error"))
     detail = text if isinstance(text, str) else content[:_LONGEST_SHOWN].decode("utf-8", "replace") + via
     if status in _BODY_IS_WRONG:
         return _body_error(document, detail, body)
-    # The class: of its status and title, or of the status alone.
+
     kinds = [kind for base in (RequestError, Refused) for kind in base.__subclasses__() if kind.status == status]
     default_kind = NotReady if NotReady in kinds else next(iter(kinds), RequestError)  # several have 503
     kind = next((candidate for candidate in kinds if candidate.title == document.get("title")), default_kind)
@@ -55,7 +60,10 @@ def error_of(
 
 
 def _body_error(document: Mapping[str, Any], detail: str, body: RequestBody | None) -> RequestError:
-    """The error of a wrong body, with each problem that the answer lists; with `detail` alone if it lists none."""
+    """Makes the error for a body that is wrong, with each problem that the answer lists, or `detail` if it lists none.
+
+    `document` is the answer, `body` the body of the request; None if that had no sequences.
+    """
     listed = document.get("errors")
     problems = [
         _problem(entry["pointer"], entry["detail"], body)
@@ -82,7 +90,7 @@ def _problem(pointer: str, detail: str, body: RequestBody | None) -> Problem:
 
 
 def _document(content: bytes) -> Mapping[str, Any]:
-    """The JSON object of an answer; {} if the answer is none."""
+    """Parses the JSON object of an answer; {} if the answer is something else."""
     try:
         document = orjson.loads(content)
     except orjson.JSONDecodeError:

@@ -74,7 +74,9 @@ class PreparedSequences:
 
 
 def prepare(sequences: Sequence[InputSequence], limits: ServerLimits) -> PreparedSequences:
-    """Encodes sequences, in as many bodies as the limits of sequences, steps and bytes require.
+    """Encodes sequences in the JSON bodies of as many requests as the server's limits require.
+
+    A body is full when it has the most sequences, steps or bytes that one request may have.
 
     Raises:
         TooLarge: A sequence is larger than a body.

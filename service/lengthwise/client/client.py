@@ -121,16 +121,20 @@ class _AnyClient(Generic[Transport]):
         version: str | int | None,
         deadline: Deadline,
     ) -> Exchange[tuple[list[InputSequence], PreparedSequences]]:
-        """The sequences with their features in the order of the model's names, and their encoded bodies.
+        """The exchange that reads and encodes a caller's sequences.
 
-        The server is asked once for its limits and names. For an alias, the names of the newest version are taken; the
-        answer says which version it was.
+        The server is asked for its limits, and for the names of the models' features, at the first call only. Features
+        with names are brought to the order of the version; for an alias, to that of the newest version, since only the
+        answer says which version it is.
+
+        Returns:
+            The sequences, and their encoded bodies.
         """
         if self._limits is None:
             self._limits = yield from server_limits(deadline)
         versions = self._limits.versions(model)
-        version_or_newest = str(version) if str(version) in versions else max(versions, key=int, default="")
-        names = versions.get(version_or_newest)
+        known_version = str(version) if str(version) in versions else max(versions, key=int, default="")
+        names = versions.get(known_version)
         input_sequences = sequences_of(sequences, layout, ColumnNames(inputs=tuple(names or ())), padding=padding)
         return input_sequences, prepare(input_sequences, self._limits)
 
@@ -145,15 +149,16 @@ class _AnyClient(Generic[Transport]):
         timeout: float | None,
         priority: int,
     ) -> Exchange[Predictions]:
-        """The exchange of `predict`.
+        """The exchange of `predict`, with the arguments of `Client.predict`; returns the predictions.
 
-        Sequences whose features have names are sent again if the version that answered has the names in another order.
+        Features with names are sent in the order that the client knows. If the version that answered has another order,
+        the answer is of no use, and they are sent again in that order.
 
         Raises:
-            ConfigurationError: Prepared sequences have the features of a version in another order than the one that
-                answered.
+            ConfigurationError: The version that answered has another order, and the sequences were prepared before, so
+                that they cannot be encoded again.
         """
-        # The options: those of this call, or else those of the client.
+        # The options: those of this call, or else those of the client
         deadline, prepared = self._deadline(timeout), sequences
         model = self._model if model is None else model
         version = self._version if version is None else version
@@ -170,7 +175,7 @@ class _AnyClient(Generic[Transport]):
             predictions = yield from predict(prepared, options, deadline)
             if prepared.names is None:
                 return predictions
-            # Did the versions that answered have the features in the order that was sent?
+            # The orders of the versions that answered, where they are not the one that was sent
             model, version = predictions.model, predictions.version
             answering = {str(prediction.version) for prediction in predictions}
             if self._limits is None or not self._limits.knows(model, answering):
@@ -179,12 +184,14 @@ class _AnyClient(Generic[Transport]):
             other_orders = {tuple(versions.get(name) or prepared.names) for name in answering} - {prepared.names}
             if not other_orders:
                 return predictions
-            if prepared is sequences:
+            if prepared is sequences:  # the caller prepared them
                 difference = f"prepared for {listed(prepared.names)}, and {model} takes {listed(other_orders.pop())}"
                 raise ConfigurationError(f"the sequences were {difference}: prepare them again")
 
     def _call(self, method: str, path: str, document: Any) -> Exchange[Any]:
-        """The exchange of `get` and `post`. A whole URL is refused: httpx would follow it, and send the key along.
+        """The exchange of `get` and `post`; returns the JSON of the answer, or its text.
+
+        A whole URL as the path is refused: httpx would follow it, and send the key along.
 
         Raises:
             ConfigurationError: `path` is not a path.
@@ -208,7 +215,7 @@ class _AnyClient(Generic[Transport]):
         }
 
     def _failure(self, error: Exception, request: Send) -> LengthwiseError:
-        """The error of this package for an error of httpx, of a request that got no answer.
+        """Converts an error of httpx, for a request that got no answer, to the error of this package.
 
         Raises:
             ConfigurationError: Nothing was sent, because the path is not valid.
@@ -377,23 +384,27 @@ class AsyncClient(_AnyClient["httpx.AsyncBaseTransport"]):
         layout: Layout = "steps-first",
         padding: Padding | None = None,
     ) -> Predictions:
-        """Answers sequences of different lengths, in their order; see `Client.predict`.
+        """Answers sequences of different lengths, in their order: `Client.predict` as a coroutine.
 
         Args:
-            sequences: The sequences.
+            sequences: The sequences, in any form that `Client.predict` takes.
             attention: Whether to return the attention weights.
-            model: The model.
-            version: Its version.
-            timeout: Seconds that the call may take.
+            model: The model; default: that of the client.
+            version: Its version; default: that of the client.
+            timeout: Seconds that the call may take; default: that of the client.
             priority: 0 to 9; higher runs first.
             layout: `channels-first` for arrays `[features, length]`, such as those of aeon and sktime.
             padding: `zeros` or `nan` cuts such steps off the end of each sequence.
 
         Returns:
-            One prediction for each sequence.
+            One prediction for each sequence; a list with `model`, `version` and `labels`.
 
         Raises:
-            LengthwiseError: As `Client.predict` does.
+            InvalidSequences: The model does not accept some sequences; `indices` are theirs.
+            DeadlineExceeded: The timeout has passed.
+            ServerUnreachable: The server gave no answer.
+            RequestError: Any other refusal, such as `QueueFull` and `ModelNotFound`.
+            ConfigurationError: An argument is wrong.
 
         Example:
             >>> async with lengthwise.AsyncClient("http://localhost:8000") as client:
@@ -404,16 +415,16 @@ class AsyncClient(_AnyClient["httpx.AsyncBaseTransport"]):
     async def prepare(
         self, sequences: Any, *, layout: Layout = "steps-first", padding: Padding | None = None
     ) -> PreparedSequences:
-        """Encodes sequences once, to `predict` them several times; see `Client.prepare`."""
+        """Encodes sequences once, to `predict` them several times: of other models, or again."""
         model, version, deadline = self._model, self._version, self._deadline(None)
         return (await self._run(self._prepared(sequences, layout, padding, model, version, deadline)))[1]
 
     async def get(self, path: str) -> Any:
-        """`GET` of any path of the server; see `Client.get`."""
+        """`GET` of any path of the server, such as `/healthz`: the JSON of the answer, or its text."""
         return await self._run(self._call("GET", path, None))
 
     async def post(self, path: str, document: Any = None) -> Any:
-        """`POST` of a JSON document to any path of the server; see `Client.post`."""
+        """`POST` of a JSON document, with NumPy arrays in it, to any path: the JSON of the answer, or its text."""
         return await self._run(self._call("POST", path, document))
 
     async def aclose(self) -> None:

@@ -72,12 +72,12 @@ class Send:
     deadline: Deadline
 
     def in_time(self, part: bytes) -> bytes:
-        """Returns `part`, a part of the answer, unless the time of the call is over.
+        """Returns a part of the answer as it is, if it came in time: until `GRACE_SECONDS` after the deadline.
 
-        httpx limits only the time between two parts.
+        httpx cannot check this: it limits only the time between two parts.
 
         Raises:
-            DeadlineExceeded: The time of the call is over.
+            DeadlineExceeded: The part came too late.
         """
         if self.deadline.seconds < -GRACE_SECONDS:
             raise DeadlineExceeded(f"the answer did not arrive within {self.deadline.timeout:g} s")
@@ -195,15 +195,15 @@ def _send_until_answered(
     body: RequestBody | None,
     deadline: Deadline,
 ) -> Exchange[Answered]:
-    """Sends a request until it succeeds: yields each `Send`, and the seconds to wait between two; returns the answer.
+    """The exchange that sends a request until it succeeds; returns the answer.
 
-    Each try calls `content`, so that a body can name the time that remains. If no try succeeds, it raises the last
-    error.
+    Yields each `Send`, and the seconds to wait between two of them. Each try calls `content` for the body, so that this
+    can state the time that remains. If no try succeeds, the error of the last one is raised.
 
     Raises:
         DeadlineExceeded: The deadline passed before the request could be sent.
     """
-    number = failures = 0  # tries so far; how many of them failed, not counting a busy server
+    retries = failures = 0  # retries so far; and tries that failed for another reason than a busy server
     while True:
         if deadline.seconds <= 0:
             raise DeadlineExceeded("the deadline passed before the request was sent")
@@ -215,23 +215,28 @@ def _send_until_answered(
             return answered
         else:
             error = error_of(answered.status, answered.content, answered.headers.get("retry-after"), body, answered.via)
-        wait = _wait_seconds(error, number, failures)
         failures += 0 if isinstance(error, RequestError) and error.status in _BUSY else 1
-        if wait is None or number == deadline.retries or deadline.seconds <= wait:
+        wait = _wait_seconds(error, retries, failures)
+        if wait is None or retries == deadline.retries or deadline.seconds <= wait:
             raise error
         yield wait
-        number += 1
+        retries += 1
 
 
-def _wait_seconds(error: LengthwiseError, number: int, failures: int) -> float | None:
+def _wait_seconds(error: LengthwiseError, retries: int, failures: int) -> float | None:
     """The seconds to wait before the next try; None to give up.
 
-    `number` are the tries so far, `failures` those that failed for another reason than a busy server.
+    A busy server says how long to wait; otherwise it is twice as long each time. A random part is added.
+
+    Args:
+        error: The error of the last try.
+        retries: The retries so far.
+        failures: The tries, the last one included, that failed for another reason than a busy server.
     """
-    backoff = min(_FIRST_WAIT_SECONDS * 2**number, _LONGEST_WAIT_SECONDS)
+    backoff = min(_FIRST_WAIT_SECONDS * 2**retries, _LONGEST_WAIT_SECONDS)
     if isinstance(error, RequestError) and error.status in _BUSY:
         wait = backoff if error.retry_after_seconds is None else max(error.retry_after_seconds, _FIRST_WAIT_SECONDS)
-    elif isinstance(error, InferenceFailed | ServerUnreachable) and failures < MOST_RETRIES_OF_FAILURES:
+    elif isinstance(error, InferenceFailed | ServerUnreachable) and failures <= MOST_RETRIES_OF_FAILURES:
         wait = backoff
     else:
         return None

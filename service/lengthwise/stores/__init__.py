@@ -22,7 +22,7 @@ LEAST_BYTES_A_SECOND: Final = 2**14
 
 
 def store_of(address: Address) -> ModuleType:
-    """Imports the module for the store of an address.
+    """Imports the module for the store of an address; it has `open_source` and `upload`.
 
     Raises:
         ConfigurationError: The library that the module needs is not installed.
@@ -39,21 +39,33 @@ def is_temporary(status: int) -> bool:
     return status in (408, 425, 429) or status >= 500
 
 
-def write_answer(parts: Iterable[Any], file: IO[bytes], where: str, most_bytes: float = inf) -> None:
-    """Writes an answer of a store to a file, part by part as it arrives; stops once it has more than `most_bytes`.
+def refusal(where: str, store: str, status: int, reason: str, login: str) -> ConfigurationError:
+    """The error for an answer of `store` with an HTTP status of failure, of which `reason` is the phrase.
 
-    An answer that is too slow is given up: each of its parts may come just before the timeout of the HTTP library.
+    It is a StoreUnreachable if the failure may be over later. `login` ends its text if credentials may be missing.
+    """
+    error_class = StoreUnreachable if is_temporary(status) else ConfigurationError
+    advice = f"; {login}" if status in (401, 403, 404) else ""
+    return error_class(f"{where}: {store} answers {status} {reason}{advice}")
+
+
+def write_answer(parts: Iterable[Any], file: IO[bytes], where: str, most_bytes: float = inf) -> None:
+    """Writes an answer of a store to a file, part by part as it arrives.
+
+    Stops after the part with which the file has more than `most_bytes`: the caller finds out by the size or the digest.
+    The speed is checked here, too, since each part may come just before the timeout of the HTTP library.
 
     Raises:
-        StoreUnreachable: Over `SLOW_SECONDS`, less than `LEAST_BYTES_A_SECOND` arrived.
+        StoreUnreachable: The answer is too slow: over `SLOW_SECONDS`, less than `LEAST_BYTES_A_SECOND` arrived.
     """
-    start, size_before = time.monotonic(), 0
+    # The period over which the speed is measured: when it began, and the size of the file then
+    start, start_bytes = time.monotonic(), 0
     for part in parts:
         file.write(part)
-        seconds, size = time.monotonic() - start, file.tell() - size_before
+        seconds, arrived_bytes = time.monotonic() - start, file.tell() - start_bytes
         if seconds > SLOW_SECONDS:
-            if size < seconds * LEAST_BYTES_A_SECOND:
-                raise StoreUnreachable(f"{where}: too slow, {size} bytes of the store in {seconds:.0f} s")
-            start, size_before = time.monotonic(), file.tell()
+            if arrived_bytes < seconds * LEAST_BYTES_A_SECOND:
+                raise StoreUnreachable(f"{where}: too slow, {arrived_bytes} bytes of the store in {seconds:.0f} s")
+            start, start_bytes = time.monotonic(), file.tell()
         if file.tell() > most_bytes:
             return

@@ -16,14 +16,14 @@ _MOST_HEADER_BYTES: Final = 2**20  # of the long names and attributes before a f
 
 
 class FetchLimits:
-    """Counts the files and bytes of one fetch, and refuses too many of them."""
+    """Counts the files and bytes of one fetch, so that it cannot fill the disk."""
 
     def __init__(self, where: str) -> None:
         self._where = where
         self._files = self._bytes = 0
 
-    def add(self, size: int) -> bool:
-        """Counts a file of `size` bytes before it is written. Returns True always, for use in conditions.
+    def allow(self, size: int) -> bool:
+        """Counts a file of `size` bytes before it is written. Returns True if the limits allow it, or raises.
 
         Raises:
             ConfigurationError: The fetch has more than `MOST_FILES` files, or more than `MOST_BYTES` bytes.
@@ -90,7 +90,7 @@ def extract(archive: Path, folder: Path, where: str, *, inside: str = "") -> Non
                     continue
                 if not member.isreg():
                     raise ConfigurationError(f"{where} has a link or device {member.name!a:.200}; files are expected")
-                limits.add(member.size)
+                limits.allow(member.size)
                 if (content := tar.extractfile(member)) is not None:
                     with content, file_in(folder, name.removeprefix(prefix), where).open("wb") as file:
                         shutil.copyfileobj(content, file, 2**20)

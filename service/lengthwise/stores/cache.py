@@ -65,17 +65,18 @@ class Copy:
 
 
 def fetch(text: str, cache: Path, *, offline: bool = False) -> Path:
-    """Fetches the model repository at an address, unless the cache has it already; returns its folder in the cache.
+    """Makes sure that the cache has the model repository at an address; returns its folder in the cache.
 
-    With `offline`, nothing is fetched. If the store gives no answer, the copy of the last fetch is used, with a
-    warning.
+    - With `offline`, or if the address has a digest or a commit, an intact copy in the cache is used unasked.
+    - Otherwise the store is asked, and what has changed since the last fetch is fetched.
+    - If the store gives no answer, the copy of the last fetch is used, with a warning.
 
     Raises:
         ConfigurationError: The address is wrong, nothing is there or may be fetched, or the cache cannot be written.
         StoreUnreachable: The store gives no answer, and there is no copy.
         ModelError: What was fetched has another digest than its manifest or the address says.
     """  # noqa: DOC502 - what it calls raises the last one
-    # A copy that needs no question to the store
+    # The copy of the last fetch, if it may be used without asking the store
     address = parse(text)
     models = cache / "models"
     folder = models / "addresses" / hashlib.sha256(text.encode()).hexdigest()[:32]
@@ -91,12 +92,12 @@ def fetch(text: str, cache: Path, *, offline: bool = False) -> Path:
             for abandoned_stage in folder.glob(f"{_STAGE}*"):  # of a process that was killed
                 shutil.rmtree(abandoned_stage, ignore_errors=True)
             with tempfile.TemporaryDirectory(prefix=_STAGE, dir=folder, ignore_cleanup_errors=True) as stage:
-                # The copy is read again: another process may have fetched since
+                # The copy is read again: another process may have fetched while this one waited for the lock.
                 copy = _fetch_into_cache(address, _intact_copy(address, folder, models), Path(stage), models)
             record = orjson.dumps(asdict(copy))
             files.replace(folder / "copy.json", orjson.dumps([record.decode(), files.digest_of(record)]))
     except StoreUnreachable as error:
-        if copy is None:
+        if copy is None:  # the one that was read first
             raise
         log.warning("%s; the copy of %s is used", error, copy.day)
     except OSError as error:
@@ -107,7 +108,10 @@ def fetch(text: str, cache: Path, *, offline: bool = False) -> Path:
 
 
 def _intact_copy(address: Address, folder: Path, models: Path) -> Copy | None:
-    """Reads the record of the last fetch; None if there is none, or if it, a file or an alias was changed since.
+    """Reads the record of the last fetch of an address.
+
+    Returns None if there is none; also, with a warning, if something in the cache has changed since: the record, a file
+    of a model, or an alias.
 
     Args:
         address: The address.
@@ -160,9 +164,12 @@ def _is_intact(folder: Path, digest: Callable[[Path], str]) -> bool:
 def _fetch_into_cache(address: Address, earlier_copy: Copy | None, stage: Path, models: Path) -> Copy:
     """Fetches what is at an address, checks it, and moves it into the cache; returns the record of this fetch.
 
+    Nothing is fetched, and the record of the last fetch returned, if the address has a digest or a commit, or if the
+    store shows that nothing has changed since.
+
     Args:
         address: The address.
-        earlier_copy: The record of the last fetch, which is returned if nothing has changed since; None without one.
+        earlier_copy: The record of the last fetch; None if there is none.
         stage: An empty folder, in which the fetch works.
         models: The folder `models` of the cache.
 
@@ -179,7 +186,7 @@ def _fetch_into_cache(address: Address, earlier_copy: Copy | None, stage: Path, 
     # Download into `content`, and check
     content, repository = stage / "content", stage / "repository"
     content.mkdir()
-    archive_digest = source.download(content)
+    archive_digest = source.download(content)  # None if it is no archive
     directories = layout.versions(content)
     if not directories:
         raise ConfigurationError(
@@ -214,9 +221,9 @@ def _fetch_into_cache(address: Address, earlier_copy: Copy | None, stage: Path, 
 
 
 def _move(folder: Path, target: Path, *, is_there: bool) -> None:
-    """Moves a fetched folder to its place in the cache by a rename, unless `is_there`: the cache has an intact one.
+    """Moves a fetched folder into the cache, to `target`, by a rename; a damaged folder there is moved away first.
 
-    A damaged folder of that name is moved away first.
+    `is_there`: the cache has an intact folder at this path already, and nothing is done.
 
     Raises:
         OSError: The cache cannot be written.

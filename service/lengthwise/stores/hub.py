@@ -16,7 +16,7 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # its documen
 
 from lengthwise.addresses import Address
 from lengthwise.errors import ConfigurationError, LengthwiseError, StoreUnreachable
-from lengthwise.stores import archives, is_temporary, write_answer
+from lengthwise.stores import archives, refusal, write_answer
 
 _SECONDS = 30.0  # timeout of a request, until its answer begins and between parts of the answer
 
@@ -25,6 +25,12 @@ class HubSource:
     """A revision of a repository on the hub, or a folder of it: a `StoreContent`."""
 
     def __init__(self, address: Address) -> None:
+        """Asks the hub for the commit of the revision, and for the names and sizes of its files.
+
+        Raises:
+            ConfigurationError: The hub refuses, or there are no files, or too many.
+            StoreUnreachable: The hub gives no answer.
+        """  # noqa: DOC502 - what it calls raises one of them
         self._address = address
         limits = archives.FetchLimits(str(address))
         prefix = f"{address.path}/" if address.path else ""
@@ -34,14 +40,14 @@ class HubSource:
             self._sizes = {
                 file.rfilename: file.size or 0
                 for file in about.siblings or ()
-                if file.rfilename.startswith(prefix) and limits.add(file.size or 0)
+                if file.rfilename.startswith(prefix) and limits.allow(file.size or 0)
             }
         if not self._sizes:
             raise ConfigurationError(f"there is nothing at {address}")
         self.state = about.sha
 
     def download(self, folder: Path) -> None:
-        """Writes the files into a folder, without the library's own cache, within limits of time and size."""
+        """Downloads the files into a folder, within limits of time and size, and without the library's own cache."""
         where = str(self._address)
         for name, size in self._sizes.items():
             target = archives.file_in(folder, name.removeprefix(self._address.path).lstrip("/"), where)
@@ -93,19 +99,20 @@ def upload(folder: Path, address: Address) -> str:
 
 @contextmanager
 def _plain_errors(where: str) -> Iterator[None]:
-    """Converts the library's errors in the block to ours, without their URLs, which may hold a signature.
+    """Converts the errors that huggingface_hub raises in the block to errors of this package.
+
+    Their texts have no URLs, which may hold a signature. The error of a file that cannot be written stays an OSError.
 
     Raises:
         ConfigurationError: The hub refuses.
-        StoreUnreachable: It gives no answer, or a part of one. A file that cannot be written stays an OSError.
+        StoreUnreachable: It gives no answer, or only a part of one.
     """
     try:
         yield
     except HfHubHTTPError as error:
-        status = error.response.status_code
-        hint = "; a private repository needs HF_TOKEN, or `hf auth login`" if status in (401, 403, 404) else ""
-        error_class = StoreUnreachable if is_temporary(status) else ConfigurationError
-        raise error_class(f"{where}: the hub answers {status} {error.response.reason_phrase}{hint}") from None
+        status, reason = error.response.status_code, error.response.reason_phrase
+        login = "a private repository needs HF_TOKEN, or `hf auth login`"
+        raise refusal(where, "the hub", status, reason, login) from None
     except ValueError as error:
         raise ConfigurationError(f"{where}: {error}") from None
     except Exception as error:  # of the library's HTTP client, which is another one in another release

@@ -23,7 +23,7 @@ from lengthwise import files
 from lengthwise.addresses import Address
 from lengthwise.errors import ConfigurationError, StoreUnreachable, VerificationError
 from lengthwise.settings import docker_folder
-from lengthwise.stores import is_temporary, write_answer
+from lengthwise.stores import refusal, write_answer
 
 MANIFEST_TYPE: Final = "application/vnd.oci.image.manifest.v1+json"
 INDEX_TYPE: Final = "application/vnd.oci.image.index.v1+json"
@@ -31,7 +31,7 @@ _DOCKER_TYPES: Final = tuple(f"application/vnd.docker.distribution.manifest{kind
 _MOST_BYTES: Final = 2**22  # of a manifest, and of Docker's configuration
 _HELPER_SECONDS: Final = 30
 _HUB: Final = {"docker.io": ("registry-1.docker.io", "https://index.docker.io/v1/")}
-"""The registry whose API has another host, and another name in the configuration."""
+"""By the host in an address, where they differ: the host of the registry's API, and its name in the configuration."""
 
 
 class ImageRegistry:
@@ -41,6 +41,11 @@ class ImageRegistry:
     """
 
     def __init__(self, address: Address, actions: str = "pull") -> None:
+        """Reads the credentials for the registry; sends nothing yet.
+
+        Raises:
+            ConfigurationError: The credentials cannot be read.
+        """  # noqa: DOC502 - what it calls raises it
         host, name = _HUB.get(address.host, (address.host, address.host))
         self._where = str(address)
         self._is_plain = address.is_local
@@ -116,16 +121,13 @@ class ImageRegistry:
         Raises:
             ConfigurationError: The registry refuses.
             StoreUnreachable: It gives no answer, or a part of one.
-        """
+        """  # noqa: DOC502 - `refusal` makes one of them
         try:
             with self._client.stream(method, url, **request) as answer:
                 status = answer.status_code
                 if status >= 400 and not (missing and status == 404):
-                    hint = "; credentials are those of `docker login`" if status in (401, 403, 404) else ""
-                    why = f"{self._where}: the registry answers {status} {answer.reason_phrase}{hint}"
-                    if is_temporary(status):
-                        raise StoreUnreachable(why)
-                    raise ConfigurationError(why)
+                    login = "credentials are those of `docker login`"
+                    raise refusal(self._where, "the registry", status, answer.reason_phrase, login)
                 yield answer
         except (httpx.HTTPError, httpx.InvalidURL, LookupError, ValueError, AttributeError) as error:
             # The last three are raised for an answer that lacks something, such as a token
@@ -157,10 +159,12 @@ class _Login(httpx.Auth):
         self._header: dict[str, str] = {}
 
     def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
-        """Sends a request; if the answer is 401, logs in and sends it again. httpx drives this generator."""
-        is_of_registry = (
-            request.url.netloc.decode() == self._host
-        )  # others, such as a host for uploads, get no credentials
+        """Sends a request; if the answer is 401, logs in and sends it again.
+
+        httpx drives this generator: it sends each request that is yielded, and returns its answer. The login is kept
+        for later requests. Another host, such as one for uploads, gets no credentials.
+        """
+        is_of_registry = request.url.netloc.decode() == self._host
         request.headers.update(self._header if is_of_registry else {})
         answer = yield request
         scheme, _, parameters = answer.headers.get("www-authenticate", "").partition(" ")

@@ -31,14 +31,23 @@ class ImageSource:
     """The folder `/models` of an image: a `StoreContent`."""
 
     def __init__(self, address: Address) -> None:
+        """Asks the registry for the digest of the image, and for the list of its layers.
+
+        Raises:
+            ConfigurationError: The registry refuses, or there is no image.
+            StoreUnreachable: The registry gives no answer.
+        """  # noqa: DOC502 - what it calls raises one of them
         self._address = address
         with closing(ImageRegistry(address)) as registry:
             content, digest = registry.manifest(address.revision or address.tag or _LATEST)
             self.state: str | None = digest
             try:
                 if manifests := orjson.loads(content).get("manifests"):  # an index: all processors have the same models
-                    linux = [entry["digest"] for entry in manifests if entry.get("platform", {}).get("os") != "unknown"]
-                    content, _ = registry.manifest(linux[0])
+                    # Entries without an operating system are no images, but attestations of how one was built.
+                    images = [
+                        entry["digest"] for entry in manifests if entry.get("platform", {}).get("os") != "unknown"
+                    ]
+                    content, _ = registry.manifest(images[0])
                 self._layers = [
                     {"digest": entry["digest"], "size": int(entry["size"])} for entry in orjson.loads(content)["layers"]
                 ]
@@ -55,7 +64,7 @@ class ImageSource:
         limits = archives.FetchLimits(where)
         with closing(ImageRegistry(self._address)) as registry:
             for layer in self._layers:
-                limits.add(layer["size"])
+                limits.allow(layer["size"])
                 registry.blob(layer, archive)
                 archives.extract(archive, folder, where, inside=FOLDER)
         if next(folder.rglob(".wh.*"), None) is not None:

@@ -36,13 +36,19 @@ _HINTS: Final = {
     "answers 403": "; docs/model-addresses.md says where credentials are read",
     "answers 404": ": nothing is there that you may see",
 }
-_STATUS: Final = re.compile(r"status code: ((\d{3}) [\w ]+)")
+_STATUS: Final = re.compile(r"status code: ((\d{3}) [\w ]+)")  # groups: the status with its phrase, and its number
 
 
 class ObjectSource:
     """The objects below a path, or an archive: a `StoreContent`."""
 
     def __init__(self, address: Address) -> None:
+        """Asks the store for a list of the objects below the path; a web server for the archive, which is read later.
+
+        Raises:
+            ConfigurationError: The store refuses, or there is nothing, or too much.
+            StoreUnreachable: The store gives no answer.
+        """  # noqa: DOC502 - what it calls raises one of them
         self._where = str(address)
         self._is_web = address.scheme.startswith("http")
         self._is_archive = self._is_web or address.path.endswith(ARCHIVE_SUFFIXES)
@@ -72,13 +78,16 @@ class ObjectSource:
         self.state: str | None = hashlib.sha256(repr(fingerprints).encode()).hexdigest() if is_marked else None
 
     async def _listed(self, limits: archives.FetchLimits) -> list[ObjectMeta]:
-        """The meta of each object below the path, counted by the limits; or only that of the archive."""
+        """Lists the meta of each object below the path, within the limits; of an archive only its own."""
         if self._is_archive:
             return [await self._store.head_async("")]
-        return [meta async for part in self._store.list() for meta in part if limits.add(meta["size"])]
+        return [meta async for part in self._store.list() for meta in part if limits.allow(meta["size"])]
 
     def download(self, folder: Path) -> str | None:
-        """Writes the objects, or the files in the archive, into a folder; returns the archive's digest, else None."""
+        """Writes the objects, or the files in the archive, into a folder.
+
+        Returns the SHA-256 of the archive in hexadecimal digits; None for objects.
+        """
         if not self._is_archive:
             for meta in self._objects:
                 self._write(meta, archives.file_in(folder, meta["path"], self._where))
@@ -136,24 +145,26 @@ def _in_time(call: Callable[[], Awaitable[Any]]) -> Any:
 
 @contextmanager
 def _plain_errors(where: str) -> Iterator[None]:
-    """Converts obstore's errors in the block to ours, without their URLs, which may hold a signature.
+    """Converts the errors that obstore raises in the block to errors of this package.
+
+    Their texts have no URLs, which may hold a signature. obstore has the HTTP status in its texts only.
 
     Raises:
-        ConfigurationError: The store refuses.
-        StoreUnreachable: It gives no answer, or only that it cannot answer.
+        ConfigurationError: The store refuses, or cannot be called with the variables of the environment.
+        StoreUnreachable: It gives no answer, or a status that may be over later.
     """
     try:
         yield
     except TimeoutError:
         raise StoreUnreachable(f"{where}: no answer of the store within {_ANSWER_SECONDS:.0f} s") from None
     except (BaseError, FileNotFoundError, PermissionError) as error:
-        first = str(error).partition("\n")[0]
-        status = _STATUS.search(first)
-        why = f"the store answers {status[1]}" if status else f"no answer of the store ({first.rpartition(' - ')[2]})"
-        why += next((hint for mark, hint in _HINTS.items() if mark in why), "")
+        line = str(error).partition("\n")[0]
+        status = _STATUS.search(line)  # None: the error came before an answer
+        why = f"the store answers {status[1]}" if status else f"no answer of the store ({line.rpartition(' - ')[2]})"
+        why += next((hint for text, hint in _HINTS.items() if text in why), "")
         if isinstance(error, GenericError) and (status is None or is_temporary(int(status[2]))):
             raise StoreUnreachable(f"{where}: {why}") from None
-        raise ConfigurationError(f"{where}: {why if status else first}") from None
+        raise ConfigurationError(f"{where}: {why if status else line}") from None
     except BaseException as error:  # a panic of Rust may be no Exception, and its classes cannot be imported
         if type(error).__name__ not in ("PanicException", "RustPanic"):
             raise

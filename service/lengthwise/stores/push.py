@@ -57,7 +57,7 @@ def push(folder: Path, text: str) -> str:
 
 
 def _require_open(address: Address) -> None:
-    """Makes sure that models can be pushed to an address.
+    """Refuses an address to which models cannot be pushed.
 
     Raises:
         ConfigurationError: The address has a digest or a commit, or is that of a web server or an archive.
