@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from importlib import import_module
 from math import inf
 from types import ModuleType
-from typing import IO, Any, Final
+from typing import IO, Any, Final, NoReturn
 
 from lengthwise.addresses import Address
 from lengthwise.errors import ConfigurationError, StoreUnreachable, missing_extra
@@ -39,14 +39,18 @@ def is_temporary(status: int) -> bool:
     return status in (408, 425, 429) or status >= 500
 
 
-def refusal(where: str, store: str, status: int, reason: str, login: str) -> ConfigurationError:
-    """The error for an answer of `store` with an HTTP status of failure, of which `reason` is the phrase.
+def refuse(where: str, store: str, status: int, reason: str, login: str) -> NoReturn:
+    """Raises the error for an answer with an HTTP status of failure, whose phrase is `reason`.
 
-    It is a StoreUnreachable if the failure may be over later. `login` ends its text if credentials may be missing.
-    """
+    `store` is who answered, as in "the hub"; `login` ends the text if credentials may be missing.
+
+    Raises:
+        ConfigurationError: The store refuses.
+        StoreUnreachable: The failure may be over later.
+    """  # noqa: DOC502 - the status chooses one of them
     error_class = StoreUnreachable if is_temporary(status) else ConfigurationError
     advice = f"; {login}" if status in (401, 403, 404) else ""
-    return error_class(f"{where}: {store} answers {status} {reason}{advice}")
+    raise error_class(f"{where}: {store} answers {status} {reason}{advice}") from None
 
 
 def write_answer(parts: Iterable[Any], file: IO[bytes], where: str, most_bytes: float = inf) -> None:

@@ -16,7 +16,7 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # its documen
 
 from lengthwise.addresses import Address
 from lengthwise.errors import ConfigurationError, LengthwiseError, StoreUnreachable
-from lengthwise.stores import archives, refusal, write_answer
+from lengthwise.stores import archives, refuse, write_answer
 
 _SECONDS = 30.0  # timeout of a request, until its answer begins and between parts of the answer
 
@@ -110,9 +110,13 @@ def _plain_errors(where: str) -> Iterator[None]:
     try:
         yield
     except HfHubHTTPError as error:
-        status, reason = error.response.status_code, error.response.reason_phrase
-        login = "a private repository needs HF_TOKEN, or `hf auth login`"
-        raise refusal(where, "the hub", status, reason, login) from None
+        refuse(
+            where,
+            "the hub",
+            error.response.status_code,
+            error.response.reason_phrase,
+            login="a private repository needs HF_TOKEN, or `hf auth login`",
+        )
     except ValueError as error:
         raise ConfigurationError(f"{where}: {error}") from None
     except Exception as error:  # of the library's HTTP client, which is another one in another release

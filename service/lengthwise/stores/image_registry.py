@@ -23,7 +23,7 @@ from lengthwise import files
 from lengthwise.addresses import Address
 from lengthwise.errors import ConfigurationError, StoreUnreachable, VerificationError
 from lengthwise.settings import docker_folder
-from lengthwise.stores import refusal, write_answer
+from lengthwise.stores import refuse, write_answer
 
 MANIFEST_TYPE: Final = "application/vnd.oci.image.manifest.v1+json"
 INDEX_TYPE: Final = "application/vnd.oci.image.index.v1+json"
@@ -121,13 +121,18 @@ class ImageRegistry:
         Raises:
             ConfigurationError: The registry refuses.
             StoreUnreachable: It gives no answer, or a part of one.
-        """  # noqa: DOC502 - `refusal` makes one of them
+        """  # noqa: DOC502 - `refuse` raises one of them
         try:
             with self._client.stream(method, url, **request) as answer:
                 status = answer.status_code
                 if status >= 400 and not (missing and status == 404):
-                    login = "credentials are those of `docker login`"
-                    raise refusal(self._where, "the registry", status, answer.reason_phrase, login)
+                    refuse(
+                        self._where,
+                        "the registry",
+                        status,
+                        answer.reason_phrase,
+                        login="credentials are those of `docker login`",
+                    )
                 yield answer
         except (httpx.HTTPError, httpx.InvalidURL, LookupError, ValueError, AttributeError) as error:
             # The last three are raised for an answer that lacks something, such as a token
