@@ -58,7 +58,7 @@ _LOCAL_HOST: Final = re.compile(r"(?:localhost|127(?:\.\d+){3}|\[::1\])(?::\d+)?
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """The parts of an address; '' for a part that is absent. As text it has no query, which may hold a signature."""
+    """The parts of an address; '' for a part that is absent. `str` leaves the query out, which may hold a signature."""
 
     scheme: str
     host: str  # for `hf`: OWNER/NAME; for objects: the bucket or container

@@ -170,12 +170,13 @@ class Problem:
 class InvalidRequest(RequestError, status=422, title="Invalid request"):
     """The body, or items in it, cannot be read as the model's sequences.
 
-    `problems` are the first errors, in body order; `total` is how many were found. There may be `more`, where the rest
-    of the body was not read.
+    `problems` are the first errors, in the order of the body; `total` is how many there are. `more`: the rest of the
+    body was not read, and may have further errors.
     """
 
     def __init__(self, problems: Sequence[Problem], *, total: int | None = None, more: bool = False) -> None:
-        if isinstance(problems, str):  # Apache Beam calls it with a longer text, and keeps the old one on a TypeError
+        # Apache Beam tries to call the class of an error with a longer text; on a TypeError it keeps the error.
+        if isinstance(problems, str):
             raise TypeError(f"problems must be a list, not a {type(problems).__name__}")
         self.problems = tuple(problems)
         self.total = len(self.problems) if total is None else total
@@ -282,7 +283,8 @@ class DeadlineExceeded(Refused, status=504, title="Deadline exceeded", reason="d
 class Causes:
     """Groups messages by their cause, and shows a few of each group.
 
-    Messages have one cause if they differ only in numbers and in quoted names.
+    Messages have the same cause if they differ only in numbers and in quoted names. Of each cause it keeps the first
+    messages and their *sources*: what they are about, such as a line of a file. It keeps at most `_MOST_CAUSES`.
     """
 
     def __init__(self) -> None:
@@ -291,7 +293,10 @@ class Causes:
         self._groups: dict[str, tuple[list[str], list[str], int]] = {}
 
     def add(self, message: str, source: str = "") -> None:
-        """Adds a message. `source` says what it is about; '' takes the line of a file from the message."""
+        """Counts a message, and keeps it if it is one of the first of its cause.
+
+        `source` says what the message is about, such as `sequence 3`; '': the message itself has the line of a file.
+        """
         self.total += 1
         key = _VARIES.sub("#", message.partition(IS_TRANSPOSED)[0])
         messages, sources, count = self._groups.get(key, ([], [], 0))
@@ -304,22 +309,22 @@ class Causes:
             self._groups[key] = (messages, sources, count + 1)
 
     def lines(self, most: int) -> list[str]:
-        """The messages, in at most `most` lines, and a line with the number of those that are not shown.
+        """The messages in at most `most` lines, and one line more with the number of messages that are not shown.
 
-        A large group is one line: its first message, the number of the others, and some of their sources.
+        A cause with few messages has a line for each. A cause with many has one line, which shows all of them: the
+        first message, the number of the others, and some of their sources.
         """
         listed: list[str] = []
-        shown_count = 0
+        shown_count = 0  # messages that the lines stand for
         for messages, sources, count in self._groups.values():
-            shows_all = count <= _FEW_ALIKE
-            if not shows_all:
+            is_large = count > _FEW_ALIKE
+            if is_large:
                 other_sources = ", ".join(source for source in sources[1:] if source)
                 messages = [
                     f"{messages[0]} (and {count - 1} more like it{f': {other_sources}, ...' if other_sources else ''})"
                 ]
-            # As many lines as fit; a line for a large group shows all of it.
             new_lines = messages[: most - len(listed)]
             listed += new_lines
-            shown_count += len(new_lines) if shows_all or not new_lines else count
+            shown_count += count if is_large and new_lines else len(new_lines)
         remaining = self.total - shown_count
         return [*listed, f"and {remaining} more"] if remaining else listed

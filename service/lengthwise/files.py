@@ -28,9 +28,9 @@ log = logging.getLogger("lengthwise.files")
 
 @contextmanager
 def opened(path: Path) -> Iterator[io.BufferedReader]:
-    """Opens a regular file for reading. A folder, a pipe or a device raises OSError."""
+    """Opens a regular file for reading in the block. A folder, a pipe or a device raises OSError."""
     _check_regular(os.stat(path), path)  # before it is opened, because opening a device may have an effect
-    # Does not block even if the file was replaced since then.
+    # Opening does not block, even if the file was replaced by a pipe since then.
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0) | getattr(os, "O_BINARY", 0)
     with open(os.open(path, flags), "rb") as file:
         _check_regular(os.fstat(file.fileno()), path)
@@ -64,7 +64,7 @@ def read_if_any(path: Path, most_bytes: int) -> bytes | None:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Adds the file's name to an OSError of the block that has none, as that of a full disk.
+    """Adds the name of a file to an OSError of the block that has no name, such as that of a full disk.
 
     Raises:
         OSError: The block raised it; one without a file's name gets that of `path`.
@@ -84,7 +84,10 @@ def write(path: Path, content: bytes | str) -> None:
 
 
 def replace(path: Path, content: bytes) -> None:
-    """Writes a file in one step (rename): a reader, and the disk after a crash, have the old content or the new one."""
+    """Replaces the content of a file in one step, by a rename.
+
+    A reader never sees a part of the new content, and after a crash, the disk has the old content or the new one.
+    """
     # The name cannot be foreseen: somebody could have put a link there. Process ids would repeat between containers.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
@@ -98,9 +101,9 @@ def replace(path: Path, content: bytes) -> None:
 
 
 def lock(descriptor: int, *, wait: bool) -> None:
-    """Locks a file or folder against other processes until it is closed; raises OSError if it cannot, or is locked.
+    """Locks a file or folder for this process, until its descriptor is closed. Does nothing on Windows.
 
-    `wait`: waits until the other process unlocks it. Does nothing on Windows.
+    If another process has the lock, waits for it with `wait`; else raises OSError, as where there are no locks.
     """
     if fcntl is not None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
@@ -108,9 +111,9 @@ def lock(descriptor: int, *, wait: bool) -> None:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Holds the lock of a folder while the block runs, and waits for it; without locks if the file system has none."""
+    """Runs the block with the lock of a folder, for which it waits; without the lock if the system has none."""
     descriptor = None
-    with suppress(OSError):  # a file system without locks, or Windows, which opens no folder
+    with suppress(OSError):  # of a file system without locks, or of Windows, which opens no folder
         descriptor = os.open(folder, os.O_RDONLY)
         lock(descriptor, wait=True)
     try:

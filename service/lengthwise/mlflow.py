@@ -45,7 +45,17 @@ def log_model(directory: str | os.PathLike[str], **options: Any) -> Any:
 
 
 def save_model(directory: str | os.PathLike[str], path: str | os.PathLike[str], **options: Any) -> None:
-    """Writes a model directory as a folder `path` that MLflow loads; see `log_model`."""
+    """Writes a model directory as a folder that MLflow can load.
+
+    Args:
+        directory: A version (`models/vowels/1`), or a model (`models/vowels`) for its highest version; or an address.
+        path: The folder to write.
+        options: The other arguments of `mlflow.pyfunc.save_model`.
+
+    Raises:
+        ConfigurationError: There is no such model directory.
+        ManifestError: It has no valid manifest.
+    """  # noqa: DOC502 - what it calls raises them
     import mlflow.pyfunc
 
     _write(mlflow.pyfunc.save_model, directory, {"path": os.fspath(path), **options})

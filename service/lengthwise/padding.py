@@ -92,7 +92,10 @@ def pad(
 def batches(
     sequences: Sequence[Steps], *, multiple: int = 4, width: int | None = None, most_rows: int | None = None
 ) -> Iterator[PaddedBatch]:
-    """Pads the sequences in their order, in batches of at most `most_rows` rows (None: one batch); see `pad`."""
+    """Pads sequences of one dtype with zeros, in their order, in batches of at most `most_rows` rows (None: one batch).
+
+    `width`: of each batch; None takes the longest sequence of the batch, rounded up to `multiple`.
+    """
     rows_of_batch = most_rows or len(sequences)
     for start in range(0, len(sequences), rows_of_batch):
         yield pad(sequences[start : start + rows_of_batch], multiple=multiple, width=width)

@@ -56,10 +56,10 @@ def _off_as_zero(value: Any) -> Any:
 
 
 def _auto_as_none(value: Any) -> Any:
-    """None for `auto`; any other value as it is.
+    """Converts `auto` to None; returns any other value as it is.
 
     Raises:
-        ValueError: It is a text that is no whole number.
+        ValueError: It is another text that is no whole number.
     """
     if isinstance(value, str) and value != "auto" and not re.fullmatch(r"\s*-?[0-9]+\s*", value):
         raise ValueError("must be auto or a whole number")
@@ -315,7 +315,7 @@ class Settings(BaseSettings):
         return self.models if isinstance(self.models, str) else self._address
 
     def with_copy(self, folder: Path) -> Settings:
-        """A copy of the settings for the folder into which the models at the address were fetched."""
+        """A copy of the settings whose models are in a folder: the copy of those at the address, which it keeps."""
         settings = self.model_copy(update={"models": folder})
         settings._address = self.address
         return settings
@@ -326,12 +326,14 @@ class Settings(BaseSettings):
         return self.default_timeout_ms / 1000 if self.max_queue_seconds is None else self.max_queue_seconds
 
     def of_worker(self, workers: int) -> dict[str, Any]:
-        """The options of one worker as JSON: those that are set, and its share of the bounds of all workers."""
-        least_bounds = {"max_queue_cost_steps": self.max_batch_cost_steps}
+        """The options of one of several workers, for JSON: those that are set, with its share of the common limits."""
+        # A share must still be a valid value: at least 1, and of the queue, at least one batch.
+        least = {"max_connections": 1, "max_model_bytes": 1, "gpu_memory_bytes": 1}
+        least["max_queue_cost_steps"] = self.max_batch_cost_steps
         shares = {
-            name: max(least_bounds.get(name, 1), bound // workers)
-            for name in ("max_connections", "max_model_bytes", "gpu_memory_bytes", *least_bounds)
-            if (bound := getattr(self, name)) is not None
+            name: max(least_share, limit // workers)
+            for name, least_share in least.items()
+            if (limit := getattr(self, name)) is not None
         }
         # Bytes in flight are not divided, since a body may be larger than a share: a worker may have what others leave.
         shares["max_inflight_bytes"] = max(self.max_inflight_bytes, workers * LEAST_BODIES * self.max_body_bytes)
@@ -462,16 +464,21 @@ def flag(name: str) -> str:
 
 
 def _sentence(item: ErrorDetails, from_flags: dict[str, Any]) -> str:
-    """The message for one wrong option: where it was set (flag, variable or file), what it must be, and its value."""
+    """The message for one wrong option: where it was set (flag, variable or file), what it must be, and its value.
+
+    `item` is pydantic's error; `from_flags` are the options that were set by flags.
+    """
     name = ".".join(str(key) for key in item["loc"])
-    if not name:
+    if not name:  # several options contradict each other
         return sentence(item)
     # Where it was set: a flag overrides a variable, a variable the file
     variable = PREFIX + str(item["loc"][0]).upper()
-    in_file = f"{name} in the configuration file {os.environ.get(CONFIG_VARIABLE)}"
-    source = variable if variable in os.environ else in_file
     if name in from_flags:
         source = flag(name)
+    elif variable in os.environ:
+        source = variable
+    else:
+        source = f"{name} in the configuration file {os.environ.get(CONFIG_VARIABLE)}"
     if item["type"] == "extra_forbidden":
         hint = _removal_text(name) or nearest(name, Settings.model_fields)
         return f"no option belongs to the key {source}{hint}; `lengthwise serve --help` lists the options"

@@ -50,7 +50,7 @@ def first_of(texts: Sequence[str], most: int = 5, separator: str = ", ") -> str:
 
 
 def sentence(item: ErrorDetails) -> str:
-    """What a wrong value must be, to be put behind its key: `must be a whole number`. `item`: an error of pydantic."""
+    """Says what a wrong value must be: `must be a whole number`, which follows its key. `item` is pydantic's error."""
     message = str(item["msg"]).removeprefix("Value error, ").removeprefix("Assertion failed, ")
     if (template := _SENTENCES.get(item["type"])) is not None:
         return template.format_map(item.get("ctx", {}))
@@ -60,18 +60,20 @@ def sentence(item: ErrorDetails) -> str:
 def all_wrong(
     errors: Sequence[ErrorDetails], known: Callable[[tuple[int | str, ...]], Iterable[str]], *, document: str
 ) -> str:
-    """One message for all wrong keys of a document, of which `_MOST_LISTED` are listed.
+    """Joins pydantic's errors for a document to one message, which lists the first `_MOST_LISTED` wrong keys.
 
-    `known` gives the valid keys at a location, for an unknown one; `document` is named by an error without a key.
+    Args:
+        errors: The errors.
+        known: Called with the location of an unknown key, without the key; returns the keys that are valid there.
+        document: The name of the document, in the place of the key where an error has none.
     """
     locations = [item["loc"] for item in errors]
     messages = []
     for item in errors:
         location = item["loc"]
-        # pydantic does not count wrong entries of a list, and then reports the list as too short as well.
-        if item["type"] == "too_short" and any(
-            location == other_location[: len(location)] != other_location for other_location in locations
-        ):
+        # pydantic does not count the wrong entries of a list, and also reports the list as too short: left out.
+        has_wrong_entry = any(location == other[: len(location)] != other for other in locations)
+        if item["type"] == "too_short" and has_wrong_entry:
             continue
         if item["type"] == "extra_forbidden":
             message = unknown(str(location[-1]), known(location[:-1]))
@@ -91,7 +93,10 @@ def unknown(name: str, known: Iterable[str]) -> str:
 
 
 def nearest(name: str, known: Iterable[str], prefix: str = "") -> str:
-    """`; did you mean ...?` with the most similar known name, behind `prefix`; '' if none is similar."""
+    """The end of a message, `; did you mean ...?`, with the known name that is most similar; '' if none is similar.
+
+    `prefix` stands before the name.
+    """
     names = {known_name.lower().replace("-", "_"): known_name for known_name in known}
     matches = difflib.get_close_matches(name.lower().replace("-", "_"), names, n=1, cutoff=0.6)
     return f"; did you mean {prefix}{names[matches[0]]}?" if matches else ""

@@ -48,7 +48,10 @@ class ServerAddress:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     def why_unreachable(self, error: Exception) -> str:
-        """The message for a server that cannot be reached; it mentions a proxy that is set, since load goes past it."""
+        """The message for a server that cannot be reached.
+
+        It names the proxy that the environment sets for this server, if there is one: a load does not go through it.
+        """
         proxy = proxy_of(self.url)
         directly = f" (connected directly, and not through the proxy of {proxy})" if proxy else ""
         return f"{self.url} cannot be reached: {error}{directly}; is the service running?"
@@ -110,7 +113,7 @@ class LoadConnection:
             raise ConnectionLostError from error
         if not data:
             raise ConnectionLostError
-        # Complete is an answer with its head and as many bytes as its content-length says.
+        # An answer is complete if it has a head, and as many bytes after it as its content-length says.
         if self._received:
             data = self._received + data
         head_bytes = data.find(b"\r\n\r\n")

@@ -123,7 +123,10 @@ def figures(
 
 
 def _padding_share(growth: Totals, *, computed: bool) -> float | None:
-    """The share of padding in rows x width, or in the steps that were `computed`; None without the metric."""
+    """The share of padding in a load, 0 to 1; None without the metric.
+
+    `computed`: of the steps that were computed; else of rows x width, in which padding counts even if it was skipped.
+    """
     padding = growth.get((COMPUTED_PADDING, "") if computed else ("lengthwise_steps_total", "padding"))
     total = growth.get(("lengthwise_steps_total", "valid"), 0.0) + (padding or 0.0)
     return padding / total if padding is not None and total else None

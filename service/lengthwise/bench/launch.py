@@ -41,17 +41,20 @@ class ServiceUnderLoad:
 
 @contextmanager
 def served(url_or_path: str | None, *, model: str | None = None) -> Iterator[ServiceUnderLoad]:
-    """Yields the service at a URL, or starts one for a model or model repository, and stops it after the block.
+    """Yields a service: the one at a URL, or one that is started for the block.
 
-    `url_or_path` is a URL, an address of models, a folder, or None for the bundled repository.
+    Args:
+        url_or_path: The URL of a running service; or what the new one serves: an address of models, a model directory,
+            the folder of a repository, or None for the bundled repository.
+        model: The name of the model under load; None: the only one.
 
     Raises:
-        ConfigurationError: There is nothing at the path.
+        ConfigurationError: There is no folder at the path, or the new service does not get ready.
     """
     if url_or_path is not None and "://" in url_or_path and not names_models(url_or_path):
         yield ServiceUnderLoad(ServerAddress.parse(url_or_path), model)
         return
-    # A service of its own for the repository; one model directory is served alone.
+    # A new service. It serves a repository; of the one that a model directory NAME/VERSION is in, only this version.
     repository: Path | str | None = None
     options: dict[str, str] = {}
     name = version = None
@@ -62,8 +65,9 @@ def served(url_or_path: str | None, *, model: str | None = None) -> Iterator[Ser
         if not repository.is_dir():
             raise ConfigurationError(f"{url_or_path} is neither a URL (http://HOST:PORT) nor a folder")
         if (repository / MANIFEST_FILE).is_file():
-            Manifest.read(repository)
-            repository, name, version = repository.parents[1], repository.parent.name, repository.name
+            Manifest.read(repository)  # raises if it is wrong
+            name, version = repository.parent.name, repository.name
+            repository = repository.parent.parent
             options["versions"] = f"{name}/{version}"
     port = free_port()
     with running(serve_command(repository, port, options), port) as server:
@@ -103,9 +107,14 @@ def running(
     cores: Sequence[int] | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> Iterator[Running]:
-    """Starts a server's command, yields it once `ready_path` answers 200, and stops it after the block.
+    """Starts a server, yields it when it is ready, and stops it after the block.
 
-    `cores`: those that the server and its children may use. `environment`: further variables.
+    Args:
+        command: Its command line.
+        port: The port that it listens on.
+        ready_path: The path that it answers with 200 when it is ready.
+        cores: The cores that it and its children may use; None: all.
+        environment: Variables for it, besides those of this process.
 
     Raises:
         ConfigurationError: It ended, has no model to serve, or was not ready within `READY_SECONDS`; or it ended while
@@ -113,10 +122,10 @@ def running(
     """
     with tempfile.TemporaryFile() as output:
 
-        def last_words(state: str) -> str:
-            """The message for a server that failed: its command, its state and the end of its output."""
+        def failure(problem: str) -> str:
+            """The message for a server that failed: its command, the problem and the end of its output."""
             output.seek(0)
-            return f"{' '.join(command)} {state}:\n{output.read()[-2000:].decode(errors='replace').strip()}"
+            return f"{' '.join(command)} {problem}:\n{output.read()[-2000:].decode(errors='replace').strip()}"
 
         process = subprocess.Popen(
             command,
@@ -133,11 +142,11 @@ def running(
             target = ServerAddress("127.0.0.1", port)
             deadline = time.monotonic() + READY_SECONDS
             while not _is_ready(target, ready_path):
-                state = "ended" if process.poll() is not None else remote.refusals(target)
-                if state is None and time.monotonic() > deadline:
-                    state = f"was not ready within {READY_SECONDS:.0f} s"
-                if state is not None:
-                    raise ConfigurationError(last_words(state))
+                problem = "ended" if process.poll() is not None else remote.refusals(target)
+                if problem is None and time.monotonic() > deadline:
+                    problem = f"was not ready within {READY_SECONDS:.0f} s"
+                if problem is not None:
+                    raise ConfigurationError(failure(problem))
                 time.sleep(0.02)
             try:
                 yield Running(target, process.pid)
@@ -146,7 +155,7 @@ def running(
                     process.wait(_DYING_SECONDS)
                 if process.returncode is None:
                     raise
-                raise ConfigurationError(last_words(f"ended with code {process.returncode} under load")) from error
+                raise ConfigurationError(failure(f"ended with code {process.returncode} under load")) from error
         finally:
             _stop(process)
 

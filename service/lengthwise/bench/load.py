@@ -38,7 +38,10 @@ class Schedule:
     count: float = math.inf  # requests after which a closed loop ends
 
     def due(self, sent: int, now: float) -> float:
-        """When the next request is due, of which `sent` come before it; infinity if there is none."""
+        """When the next request is due, in seconds since the start; infinity if there is no further one.
+
+        `sent` requests were sent before it, and the time is `now`.
+        """
         if self.moments is not None:
             return self.moments[sent] if sent < len(self.moments) else math.inf
         return now if sent < self.count and now < self.seconds else math.inf
@@ -74,7 +77,7 @@ def ask_each(target: ServerAddress, requests: Sequence[bytes], *, tick: Tick | N
     bodies: list[bytes] = []
 
     def keep(_index: int, body: bytes) -> bool:
-        """Keeps a body, as the check of an answer."""
+        """Keeps the body of an answer; `Load` calls it as the check of each answer, here a right one."""
         bodies.append(body)
         return True
 
@@ -91,10 +94,13 @@ def ask_each(target: ServerAddress, requests: Sequence[bytes], *, tick: Tick | N
 def wait_for_events(
     selector: selectors.DefaultSelector, seconds: float, *, exact: bool
 ) -> list[tuple[selectors.SelectorKey, int]]:
-    """Waits for events of a selector at most so many seconds; if not `exact`, it may take some milliseconds longer."""
+    """Waits for events of a selector, and returns them; after so many seconds it returns without events.
+
+    `exact`: the wait ends within microseconds after that, else within some milliseconds.
+    """
     if exact:
-        # The selector's own timeout has a resolution of a millisecond, which is as long as an answer takes;
-        # select's has microseconds, and sees the selector itself as one readable file.
+        # The selector's own timeout has a resolution of a millisecond, which is as long as an answer takes. That of
+        # `select` has microseconds; it waits for the selector, which is a file that is readable if there are events.
         select.select([selector], [], [], max(seconds, 0.0))
         seconds = 0
     return selector.select(seconds)
@@ -150,15 +156,17 @@ class Load:
             self._selector.close()
 
     def _loop(self) -> None:
-        """Sends requests when they are due, and reads answers until all are there, or none has come for too long."""
-        next_tick = 0.0
-        last_event = 0.0
+        """Sends requests when they are due, and reads answers, until all are answered.
+
+        Also returns if requests wait for answers, and nothing has happened for `patience_seconds`.
+        """
+        next_tick = 0.0  # when the progress is shown next
+        last_event = 0.0  # when a connection was last ready, or no request waited
         while True:
             now = self._now()
-            due = self._dispatch(now)
+            due = self._dispatch(now)  # of the next request
             if self._in_flight == 0 and due == math.inf:
                 return
-            # Progress, and the end if nothing happens any more
             if self.tick is not None and now >= next_tick:
                 self.tick(self._count, now)
                 next_tick = now + _TICK_SECONDS
@@ -166,14 +174,18 @@ class Load:
                 last_event = now
             elif now - last_event > self.patience_seconds:
                 return
-            # Answers, until the next request is due (if a connection is free for it) or the next tick
+            # Wait for answers, until the next request is due (if a connection is free for it) or the next tick
             wake = min(due, now + _TICK_SECONDS) if self._idle else now + _TICK_SECONDS
             for key, events in wait_for_events(self._selector, wake - now, exact=bool(self._idle)):
                 last_event = self._serve(key.data, events)
-                self._dispatch(self._now())
+                self._dispatch(self._now())  # on the connection that is free now
 
     def _dispatch(self, now: float) -> float:
-        """Sends the requests that are due now while connections are free; returns when the next one is due."""
+        """Sends the requests that are due, while connections are free.
+
+        Returns when the next request is due, in seconds since the start, which may be past; infinity if no further one
+        is sent.
+        """
         if now > self.limit_seconds:
             return math.inf
         while (due := self.schedule.due(self._count, now)) <= now and self._idle:
@@ -193,7 +205,10 @@ class Load:
         return due
 
     def _serve(self, connection: LoadConnection, events: int) -> float:
-        """Writes and reads a connection that is ready for it; returns the time afterwards."""
+        """Writes to a connection, or reads from it, as its `events` of the selector say; counts a complete answer.
+
+        A connection that has its answer is idle again. Returns the time afterwards.
+        """
         if connection.socket.fileno() < 0:  # replaced since the selector saw it
             return self._now()
         try:
@@ -226,7 +241,10 @@ class Load:
         self._idle.append(connection)
 
     def _replace(self, connection: LoadConnection) -> None:
-        """Opens a connection for one that is lost; a request that was under way on it is broken, and not repeated."""
+        """Replaces a connection that is lost, or that the server closes, by a new one.
+
+        A request that was under way on it counts as broken, and is not sent again.
+        """
         if connection.index >= 0:
             self._broken += 1
             self._in_flight -= 1

@@ -84,7 +84,9 @@ def metrics(target: ServerAddress, headers: dict[str, str] | None = None) -> Tot
 
 
 def model(target: ServerAddress, name: str | None = None, headers: dict[str, str] | None = None) -> RemoteModel:
-    """Describes the model for the requests: the highest version of the named model, or of the only one.
+    """Asks a service for the model under load: the highest ready version of the named model, or of the only one.
+
+    `name` is None for the only model.
 
     Raises:
         ConfigurationError: There is no such model, several where none is named, no key, or no list of models.
@@ -92,7 +94,7 @@ def model(target: ServerAddress, name: str | None = None, headers: dict[str, str
     status, body = get(target, "/v2/repository/index", headers, "POST")
     if status == 401:
         raise ConfigurationError(f"{target.url} wants a key: --header 'authorization=Bearer KEY'")
-    # The models that are ready, and the one of them that is meant, by its description
+    # The names and versions that are ready, and the description of the model among them
     try:
         ready = [(entry["name"], int(entry["version"])) for entry in orjson.loads(body) if entry["state"] == "READY"]
         names = sorted({model_name for model_name, _ in ready})
@@ -100,8 +102,9 @@ def model(target: ServerAddress, name: str | None = None, headers: dict[str, str
             name, version = max(entry for entry in ready if name in (None, entry[0]))
             config = orjson.loads(get(target, f"/v2/models/{name}/versions/{version}/config", headers)[1])
             parameters = {key: value["string_value"] for key, value in config["parameters"].items()}
-            features = Input("values", int(config["input"][0]["dims"][-1]))
-            step = Input("tokens", int(parameters["vocabulary"])) if "vocabulary" in parameters else features
+            step = Input("values", int(config["input"][0]["dims"][-1]))  # the last axis is that of the features
+            if "vocabulary" in parameters:
+                step = Input("tokens", int(parameters["vocabulary"]))
             feature_names = tuple(map(str, orjson.loads(parameters["names"]))) if "names" in parameters else None
             return RemoteModel(
                 name, str(version), step, int(parameters["max_length"]), int(parameters["min_length"]), feature_names

@@ -154,9 +154,10 @@ def prepare(
     check: bool = True,
     tick: Tick | None = None,
 ) -> LoadTest:
-    """Builds the requests, and sends each sequence by itself for its expected answer, unless `check` is False.
+    """Builds the requests of a load test, each with `per_request` sequences.
 
-    Sequences that do not fill the last request are left out.
+    Unless `check` is False, also sends each sequence by itself: the answers are the expected ones. `fields` are added
+    to each body. Sequences that do not fill the last request are left out.
     """
     fields, headers = dict(fields or {}), dict(headers or {})
     sequences = sequences[: max(len(sequences) // per_request, 1) * per_request]

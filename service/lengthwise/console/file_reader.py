@@ -26,14 +26,25 @@ from lengthwise.repository import modest
 MOST_SEQUENCES: Final = 1000  # in the answer
 MOST_PROBLEMS: Final = 20  # in the answer
 MOST_CHARACTERS: Final = 200  # of an id or a problem: a small Parquet file can hold one long text a thousand times
-_VALUE_BYTES: Final = 12  # of the answer for each value; a label counts as its bytes divided by it, for it is not cut
+_VALUE_BYTES: Final = 12  # bytes of the answer for each value, about
 MOST_GROUP_VALUES: Final = 2**22  # in one row group of a Parquet file; its metadata says how many there are
 
 
 def read(path: Path, kind: StepKind, most_values: int, columns: ColumnNames | None = None) -> dict[str, Any]:
-    """Reads the sequences of a file, as many as the limits allow, and returns the object for the page.
+    """Reads the sequences of a file, as many as the limits allow.
 
-    A label in it is a string, or an array of them if a record has several. `most_values`: of all sequences together.
+    Args:
+        path: The file; its suffix is the format.
+        kind: Whether a step is values or a token id.
+        most_values: The limit of values in all sequences together.
+        columns: The columns that the user named; None for none.
+
+    Returns:
+        The object for the page, by name:
+        - `sequences`: each with `id`, `label` (a string, or an array of them if a record has several) and `steps`;
+        - `left_out`: how many further sequences there are;
+        - `problems` and `doubts`: messages about bad records, and about what looks like padding;
+        - `taken` and `columns`: the roles of a table's columns, as text and as an object; '' and None without a table.
     """
     if path.suffix == ".parquet":
         _check_groups(path)
@@ -48,6 +59,7 @@ def read(path: Path, kind: StepKind, most_values: int, columns: ColumnNames | No
         if isinstance(record, BadRecord):
             problems.add(str(record.error).replace(f"{path.parent}/", "")[:MOST_CHARACTERS])
             continue
+        # A long label takes as much of the answer as some values do.
         values += record.steps.size + len(orjson.dumps(record.label)) // _VALUE_BYTES
         if values > most_values or len(sequences) == MOST_SEQUENCES:
             left_out += 1
@@ -86,7 +98,10 @@ def _check_groups(path: Path) -> None:
 
 
 def main() -> None:
-    """Runs the task on stdin; exit code 1, with the reason on stdout, if the file cannot be read."""
+    """Reads the task from stdin, and the file; writes the object for the page to stdout.
+
+    If the file cannot be read, writes `{"reason": ...}` instead, and ends with exit code 1.
+    """
     task = orjson.loads(sys.stdin.buffer.read())
     path, seconds, memory = Path(task["path"]), task["seconds"], task["memory_bytes"]
     modest.be_modest(task["parent"], seconds)
@@ -98,7 +113,8 @@ def main() -> None:
             columns = replace(columns, inputs=tuple(columns.inputs))
         result = read(path, task["kind"], task["most_values"], columns)
     except (ConfigurationError, MemoryError) as error:
-        cause = error.__cause__ if isinstance(error.__cause__, ConfigurationError) else error  # without options' names
+        # The cause of an error about columns is the same text without advice on options, which the page does not have.
+        cause = error.__cause__ if isinstance(error.__cause__, ConfigurationError) else error
         reason = "the file takes too much memory" if isinstance(error, MemoryError) else str(cause)
         sys.stdout.buffer.write(orjson.dumps({"reason": reason.replace(f"{path.parent}/", "")}))
         sys.exit(1)

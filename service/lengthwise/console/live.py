@@ -90,9 +90,13 @@ class LiveView:
         return len(self._viewers)
 
     def join(self) -> Viewer:
-        """Adds a viewer and starts the watch with the first one; on the event loop. The caller passes it to `leave`."""
+        """Adds a viewer, whose frames the caller then gets from it; later, the caller passes it to `leave`.
+
+        The first viewer starts the watch of batches. Runs on the event loop. If the service drains, the viewer's view
+        has ended already.
+        """
         viewer = Viewer(_MOST_QUEUED_FRAMES)
-        if self._batcher.draining:  # its view ends at once
+        if self._batcher.draining:
             viewer.offer(None)
             return viewer
         if not self._viewers:
@@ -103,7 +107,7 @@ class LiveView:
         return viewer
 
     def leave(self, viewer: Viewer) -> None:
-        """Removes a viewer, and ends the watch with the last one."""
+        """Ends the view of a viewer, and removes it; with the last viewer, the watch of batches ends, too."""
         viewer.offer(None)
         self._viewers.discard(viewer)
         if self._viewers:
@@ -115,15 +119,16 @@ class LiveView:
         self._forget()
 
     def _forget(self) -> None:
-        """Forgets what was kept for the next frame."""
+        """Clears the figures that were kept for the next frame."""
         self._batches.clear()
         self._latencies.clear()
         self._queue, self._queue_length = [], 0
 
     def _watch(self, finished: FinishedBatch, waits: Sequence[float]) -> None:
-        """Keeps the figures of a batch. Runs in the thread that ran the batch, before the cost table learns from it.
+        """Keeps the figures of a batch for the next frame; sometimes samples the queue, too.
 
-        `waits`: how long each of its sequences waited, in seconds.
+        Called in the thread that ran the batch, before the cost table learns from it: so the figures have the seconds
+        that were predicted. `waits`: how long each sequence of the batch waited, in seconds.
         """
         planned, batch = finished.planned, finished.batch
         # A batch that failed (None) has the figures of its plan.
@@ -162,7 +167,10 @@ class LiveView:
             self._queue, self._queue_length = queues, total
 
     async def _make_frames(self) -> None:
-        """Sends every viewer a frame: some a second while something happens, otherwise one in `QUIET_SECONDS`."""
+        """Offers a frame to every viewer again and again, until the service drains; then ends all views.
+
+        There are `FRAMES_PER_SECOND` while something happens, otherwise one in `QUIET_SECONDS`.
+        """
         last_frame = self._clock()
         while not self._batcher.draining:
             await asyncio.sleep(1 / FRAMES_PER_SECOND)
@@ -181,7 +189,10 @@ class LiveView:
             self.leave(viewer)
 
     def _frame(self, now: float, seconds: float) -> dict[str, Any]:
-        """Makes a frame of what was kept since the last one, `seconds` ago; then keeps nothing."""
+        """Makes a frame of the figures that were kept since the last frame, and removes them.
+
+        `now` is the time on the clock, `seconds` how long the last frame is ago.
+        """
         batches = [self._batches.popleft() for _ in range(len(self._batches))]
         latencies = [self._latencies.popleft() for _ in range(len(self._latencies))]
         queue, self._queue, self._queue_length = self._queue, [], 0
@@ -219,7 +230,10 @@ class LiveView:
 
 
 def _batch_for_frame(batch: dict[str, Any]) -> dict[str, Any]:
-    """The figures of a batch for a frame, with its lengths sorted: they must not tell in which order callers came."""
+    """Sorts the lengths in the figures of a batch, and cuts them to `MOST_LENGTHS`; returns new figures.
+
+    Lengths in their order would tell in which order the callers came. A batch that failed has none.
+    """
     if batch["lengths"] is None:
         return batch
     return {**batch, "lengths": sorted(batch["lengths"].tolist(), reverse=True)[:MOST_LENGTHS]}
@@ -236,7 +250,10 @@ class LiveStream(Response):
         self._viewer = viewer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Sends frames until the view has ended, and at the end the reason: `draining`, or `renew` after its time."""
+        """Sends frames until the view ends, and then, as the event `end`, the reason.
+
+        The reason is `renew` after `VIEW_SECONDS`, otherwise `draining`; a client that has left gets neither.
+        """
 
         async def end_with_client() -> None:
             """Ends the view when its client leaves."""
@@ -258,7 +275,10 @@ class LiveStream(Response):
         await send({"type": "http.response.body", "body": b"event: end\ndata: %s\n\n" % reason, "more_body": False})
 
     async def _send_frames(self, send: Send) -> None:
-        """Sends the viewer's frames, and before a frame how many were missed; returns when the view has ended."""
+        """Sends each frame of the viewer as an event; returns when the view has ended.
+
+        Before a frame, the event `missed` says how many frames were dropped since the last one, if any was.
+        """
         viewer = self._viewer
         await send(_part(b": one event a frame\n\n"))
         while (frame := await viewer.get()) is not None:

@@ -28,11 +28,18 @@ _LIMITS: Final = {"max_sequences", "max_body_bytes", "max_batch_rows", "max_queu
 
 
 def routes(serving: Serving, health: Callable[[Serving], dict[str, Any]], *, predict: str) -> list[Route]:
-    """The routes of the console; `health` describes what is served, `predict` is the path for the page's calls."""
+    """Makes the routes of the console.
+
+    Args:
+        serving: What is served; gets a function that counts the viewers of the live view.
+        health: Returns the answer of `/healthz`, with the models that are served.
+        predict: The path to which the page sends its calls.
+    """
     live = LiveView(serving.batcher)
     serving.openings.viewers.append(lambda: live.viewers)
 
     async def state(_: Request) -> Response:
+        """Answers with the state of the service (`page_state`)."""
         return _json(orjson.dumps(page_state(serving, health(serving), predict)))
 
     async def examples(request: Request) -> Response:

@@ -61,9 +61,14 @@ class Uploads:
     async def read(
         self, name: str, kind: str, headers: dict[bytes, bytes], receive: Receive, columns: ColumnNames = _ANY
     ) -> bytes:
-        """Reads a file from the body of a request, and returns its sequences as JSON, as `file_reader` writes it.
+        """Reads a file from the body of a request, and returns its sequences: the JSON that `file_reader` writes.
 
-        The end of `name` is the format.
+        Args:
+            name: The name of the file, whose end is the format.
+            kind: Whether a step is values or a token id.
+            headers: The headers of the request.
+            receive: The ASGI callable that receives the body.
+            columns: The columns that the user named.
 
         Raises:
             UnsupportedMedia: The file has another format, or reading Parquet needs pyarrow, which is not installed.
@@ -77,12 +82,13 @@ class Uploads:
             raise UnsupportedMedia(f"reading Parquet needs pyarrow on the server: {how_to_install('parquet')}")
         if kind not in get_args(StepKind):
             raise InvalidRequest([Problem("", f"query parameter kind: must be {' or '.join(get_args(StepKind))}")])
-        late_at = time.monotonic() + READ_SECONDS
+        late_at = time.monotonic() + READ_SECONDS  # when the body must have arrived
         with ExitStack() as stack:
+            # The bytes of this call in memory: the body while it arrives and waits, later the answer, too
             hold = Hold(self._inflight)
             stack.callback(hold.close)
             body = await read_body(receive, headers, self._max_bytes, hold, late_at=late_at)
-            try:  # while it waits, its body takes memory of callers
+            try:  # one file at a time
                 await asyncio.wait_for(self._reading.acquire(), READ_SECONDS)
             except TimeoutError:
                 raise NotReady("other files are being read", retry_after_seconds=READ_SECONDS) from None
