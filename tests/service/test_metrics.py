@@ -32,7 +32,16 @@ from tests.support.used_metrics import INFO, metrics, used
 OWN = frozenset({"model", "version"})
 OF_MODELS = (
     *("sequences", "computed_padding_steps", "batch_failures", "overdue_batches", "cancelled_sequences"),
-    *("clipped_values", "queue_cost_steps", "queue_sequences", "inflight_batches", "ready", "breaker_open"),
+    *(
+        "clipped_values",
+        "verified_answers",
+        "verify_mismatches",
+        "queue_cost_steps",
+        "queue_sequences",
+        "inflight_batches",
+        "ready",
+        "breaker_open",
+    ),
     *("queue_seconds", "request_duration_seconds", "queue_wait_seconds", "inference_duration_seconds"),
     *("decode_duration_seconds", "batch_rows", "batch_width_steps", "sequence_length_steps"),
 )

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
 
 from lengthwise.monitoring.consumers import AnsweredCall, Consumer
 from lengthwise.runtime.answers import Answer
-from lengthwise.telemetry.families import Family
 
 log = logging.getLogger("lengthwise.monitoring")
 
@@ -26,9 +24,6 @@ class AnswerCheck(Consumer):
 
     def __init__(self, share: float) -> None:
         self.share = share
-        # By model and version
-        self._checked: Counter[tuple[str, str]] = Counter()
-        self._mismatches: Counter[tuple[str, str]] = Counter()
         self._logged = float("-inf")  # when a mismatch was logged last (`time.monotonic`)
 
     def wants(self, call: AnsweredCall) -> bool:
@@ -45,13 +40,12 @@ class AnswerCheck(Consumer):
             served, item, sent = call.model, call.items[0], call.answers[0]
             if sent.windows is not None:
                 continue
-            key = served.metrics.labels
             unbatched = served.model.answer(served.queue.padded([item.steps]), sent.attention is not None)[0]
-            self._checked[key] += 1
+            served.metrics.count("verified_answers")
             promise = served.model.promise
             if unbatched is not None and _agree(sent, unbatched, 0.0 if promise is None else promise.tolerance):
                 continue
-            self._mismatches[key] += 1
+            served.metrics.count("verify_mismatches")
             if time.monotonic() - self._logged > _LOGGED_SECONDS:
                 self._logged = time.monotonic()
                 log.error(
@@ -60,15 +54,6 @@ class AnswerCheck(Consumer):
                     call.request_id,
                     len(item.steps),
                 )
-
-    def families(self) -> Iterator[Family]:
-        """Yields the counters of checked answers, and of answers that differed."""
-        for name, help_, counts in (
-            ("verified_answers", "Answers that were computed again, alone.", self._checked),
-            ("verify_mismatches", "Of these, answers that were not the same alone.", self._mismatches),
-        ):
-            samples = [(key, counts[key]) for key in list(self._checked)]
-            yield Family("counter", "sum", name, help_, ("model", "version"), samples)
 
 
 def _agree(sent: Answer, unbatched: Answer, tolerance: float) -> bool:

@@ -90,6 +90,8 @@ COUNTERS: Final = (
     ModelCounter("overdue_batches", "Batches that ran for many times longer than predicted."),
     ModelCounter("cancelled_sequences", "Sequences whose client left before their batch began."),
     ModelCounter("clipped_values", "Values that were clipped at the grid of a model."),
+    ModelCounter("verified_answers", "Answers that were computed again, alone."),
+    ModelCounter("verify_mismatches", "Of these, answers that were not the same alone."),
 )
 _SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 ROWS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
