@@ -328,8 +328,10 @@ class Settings(BaseSettings):
     def of_worker(self, workers: int) -> dict[str, Any]:
         """The options of one of several workers, for JSON: those that are set, with its share of the common limits."""
         # A share must still be a valid value: at least 1, and of the queue, at least one batch.
-        least = {"max_connections": 1, "max_model_bytes": 1, "gpu_memory_bytes": 1}
-        least["max_queue_cost_steps"] = self.max_batch_cost_steps
+        least = {
+            "max_queue_cost_steps": self.max_batch_cost_steps,
+            **dict.fromkeys(("max_connections", "max_model_bytes", "gpu_memory_bytes"), 1),
+        }
         shares = {
             name: max(least_share, limit // workers)
             for name, least_share in least.items()

@@ -8,7 +8,6 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
-from starlette.datastructures import QueryParams
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -72,7 +71,9 @@ def routes(serving: Serving, health: Callable[[Serving], dict[str, Any]], *, pre
         """Answers an upload with the sequences of the file, in the order of the model's features."""
         query, headers = request.query_params, dict(request.headers.raw)
         name, kind = query.get("name", ""), query.get("kind", "values")
-        columns = _columns(query)
+        columns = ColumnNames(
+            query.get("id"), query.get("time"), query.get("label"), values=tuple(query.getlist("values")) or None
+        )
         if "model" in query:
             step = serving.find(query["model"], query.get("version")).manifest.input
             columns = replace(columns, inputs=step.names or ())
@@ -121,13 +122,6 @@ def _input(served: ServedModel) -> dict[str, Any]:
         "examples": (served.model.examples or b"").count(b"\n"),
         "usual_lengths": served.model.usual_lengths,
     }
-
-
-def _columns(query: QueryParams) -> ColumnNames:
-    """The columns of a table that the query of an upload names."""
-    return ColumnNames(
-        query.get("id"), query.get("time"), query.get("label"), values=tuple(query.getlist("values")) or None
-    )
 
 
 def _json(body: bytes) -> Response:

@@ -1,6 +1,7 @@
 """Converts tables of pandas, Polars and Arrow, and array-likes of any kind, to NumPy arrays.
 
-None of these packages is imported here for a value of another kind. *Cells* are the values of one column.
+None of these packages is imported here for a value of another kind. *Cells* are the values of one column. A list column
+of Arrow is read without a Python object for each number.
 """
 
 from __future__ import annotations
@@ -8,13 +9,12 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
-from itertools import chain
+from itertools import chain, pairwise
 from typing import Any, Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise.datasets.arrow_lists import has_sequences, sequences_of
 from lengthwise.decoding.calls import rounded
 from lengthwise.errors import ConfigurationError
 
@@ -162,12 +162,12 @@ def arrow_cells(column: Any) -> Cells:
 def _list_cells(column: Any) -> Iterator[Any]:
     """Yields the cells of one chunk of Arrow: lists of numbers as NumPy arrays, all other cells as Python objects.
 
-    A chunk that `sequences_of` cannot read as a whole is halved, until each bad row stands alone.
+    A chunk that `_sequences_of` cannot read as a whole is halved, until each bad row stands alone.
     """
     import pyarrow as pa
 
-    is_readable = len(column) > 0 and has_sequences(column.type)
-    sequences = sequences_of(column) if is_readable and not column.null_count else None
+    is_readable = len(column) > 0 and _has_sequences(column.type)
+    sequences = _sequences_of(column) if is_readable and not column.null_count else None
     if sequences is not None:
         yield from sequences
     elif len(column) < 2 or not is_readable:
@@ -176,6 +176,40 @@ def _list_cells(column: Any) -> Iterator[Any]:
         half = len(column) // 2
         for indices in (range(half), range(half, len(column))):
             yield from _list_cells(column.take(pa.array(indices)))  # `take` copies: only the values of these rows
+
+
+def _has_sequences(arrow_type: Any) -> bool:
+    """Whether a column of an Arrow type has a sequence in each row: a list of numbers, or of lists of numbers."""
+    from pyarrow import types
+
+    if not (types.is_list(arrow_type) or types.is_large_list(arrow_type)):
+        return False
+    inner = arrow_type.value_type
+    if types.is_list(inner) or types.is_large_list(inner) or types.is_fixed_size_list(inner):
+        inner = inner.value_type
+    return bool(types.is_floating(inner) or types.is_integer(inner))
+
+
+def _sequences_of(column: Any) -> list[NDArray[Any]] | None:
+    """The sequences of a column, as views of its memory: `[steps, features]` or `[steps]`, with NaN for a null number.
+
+    The column must be one for which `_has_sequences` is true, and have no null row. Returns None if one array cannot
+    hold the steps of all rows, so that the caller has to convert each row by itself:
+    - steps have different numbers of features, or a step is null;
+    - a number is null in a column of `[steps]`: token ids must not become floats.
+    """
+    all_steps = column.values  # of all rows, one row behind the other
+    if all_steps.null_count:
+        return None
+    if hasattr(all_steps, "value_lengths"):  # a step is a list of features
+        counts: NDArray[Any] = all_steps.value_lengths().to_numpy(zero_copy_only=False)
+        features = int(counts[0]) if len(counts) else getattr(all_steps.type, "list_size", 1)
+        if features < 1 or np.any(counts != features):
+            return None
+        steps = all_steps.flatten().to_numpy(zero_copy_only=False).reshape(-1, features)
+    else:
+        steps = all_steps.to_numpy(zero_copy_only=False)
+    return [steps[start:end] for start, end in pairwise(column.offsets.to_pylist())]
 
 
 def as_array(value: Any) -> NDArray[Any]:
