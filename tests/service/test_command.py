@@ -8,6 +8,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from lengthwise.commands import cli
 from lengthwise.commands.cli import main
 from lengthwise.commands.command import REMOVED, Command, end
 from lengthwise.errors import ConfigurationError, VerificationError
@@ -67,6 +68,13 @@ def test_an_option_that_is_gone_says_what_to_use_now(command: str, option: str) 
     result = CliRunner().invoke(main, [command, option, "1"], prog_name="lengthwise")
     assert result.exit_code == 2
     assert f"The option {option} is gone; {REMOVED[command, option]}" in result.stderr
+
+
+@pytest.mark.parametrize("command", cli.REMOVED)
+def test_a_command_that_is_gone_says_what_to_use_now(command: str) -> None:
+    result = CliRunner().invoke(main, [command, "runs/a", "runs/b"], prog_name="lengthwise")
+    assert result.exit_code == 2
+    assert f"The command {command!r} is gone; {cli.REMOVED[command]}" in result.stderr
 
 
 def test_without_the_exporter_an_option_names_the_commands_that_are_there(monkeypatch: pytest.MonkeyPatch) -> None:

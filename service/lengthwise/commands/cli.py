@@ -48,6 +48,11 @@ GROUPS: Final[Mapping[str, Mapping[str, Row]]] = {
 }  # as the help lists them; those of the exporter are imported only where it is installed
 
 ROWS: Final = {name: row for rows in GROUPS.values() for name, row in rows.items()}
+REMOVED: Final = {
+    "drift": "a library for drift reads the records: docs/monitoring.md",
+    "compare": "metrics.json of each run has its scores: docs/spec.md",
+}
+"""What to use in the place of a command that there was once, by its name."""
 
 
 class Lengthwise(click.Group):
@@ -91,6 +96,8 @@ class Lengthwise(click.Group):
             ModuleNotFoundError: The command needs a package that is not installed.
         """
         if name not in ROWS:
+            if name in REMOVED and not context.resilient_parsing:
+                context.fail(f"The command {name!r} is gone; {REMOVED[name]}")
             if os.path.isdir(name) and not context.resilient_parsing:
                 context.fail(f"No such command {name!r}. To serve this folder: lengthwise serve {shlex.quote(name)}")
             similar_names = difflib.get_close_matches(name, ROWS)
