@@ -23,7 +23,7 @@ _MANIFEST_FIELDS: Final = {"labels", "task", "min_length", "max_length", "long",
 
 
 def add_probes(router: APIRouter, serving: Serving) -> None:
-    """Adds `/livez`, `/readyz`, and `/ping`, which is SageMaker's name of the latter."""
+    """Adds the routes `/livez` and `/readyz`, and `/ping`, which is SageMaker's name of `/readyz`."""
 
     @router.get("/livez", **document.operation("livez"))
     async def livez() -> Response:

@@ -84,7 +84,7 @@ class Hold:
         self.size = size
 
     def grow(self, size: int) -> None:
-        """Adds `size` bytes to the call, within the bound. Raises as `set` does."""
+        """Adds `size` bytes to the call; raises `TooLarge` or `InflightFull` if they are above the bound."""
         self.set(self.size + size)
 
     def holds(self, size: int) -> None:

@@ -104,7 +104,7 @@ def _version(document: Mapping[str, Any], problems: Problems, at: str) -> str | 
 
 
 def _timeout_ms(document: Mapping[str, Any], problems: Problems, at: str) -> float | None:
-    """The timeout in milliseconds, at most `MAX_TIMEOUT_MS`; None if it is absent, or wrong (see `problems`)."""
+    """The timeout in milliseconds, at most `MAX_TIMEOUT_MS`; None if it is absent, or wrong, which adds a problem."""
     value = document.get("timeout_ms")
     if "timeout_ms" not in document:
         return None

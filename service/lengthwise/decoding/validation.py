@@ -74,12 +74,15 @@ def read(body: bytes | bytearray, find: Find, *, max_sequences: int, layout: Bod
 
 
 def read_document(document: Any, find: Find, *, max_sequences: int, layout: BodyLayout) -> Call:
-    """The call of a parsed body; see `read`.
+    """Reads a parsed body, and returns its call.
+
+    The sequences may have `CheckedSteps` in the place of their steps.
 
     Raises:
         InvalidRequest: The document is not an object, or has problems: one error has all of them.
         TooLarge: There are more than `max_sequences`.
-    """
+        RequestError: The model is not known or not ready, and nothing else is wrong.
+    """  # noqa: DOC502 - `find_model` raises it
     if not isinstance(document, dict):
         raise InvalidRequest([Problem("", f"the body must be an object with '{layout.root}', got {kind(document)}")])
     # The fields: options, and whether there are sequences.

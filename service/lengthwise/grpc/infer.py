@@ -56,7 +56,10 @@ class ModelInfer(InferenceProtocol):
         self._known = KnownRequests()  # parsed messages, see `codec`
 
     def read(self, request: Received, *, fast: bool) -> Decoded | None:
-        """Decodes a message; see `InferenceProtocol.read`."""
+        """Decodes a message; returns its call, and the function that encodes the call's answer.
+
+        `fast` makes no difference: no message of up to `most_fast_bytes` blocks the event loop for long.
+        """
         return codec.decode(request.body, self.serving, self._known, request.scope.get("parts"))
 
 

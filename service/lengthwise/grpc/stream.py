@@ -114,7 +114,10 @@ class _Stream:
         rpc.on_cancel = self._abandon
 
     def read(self) -> None:
-        """Waits for the next message, unless it does so already, or too many requests are not answered."""
+        """Begins to wait for the next message.
+
+        Does nothing if the stream waits already or has ended, or if `IN_FLIGHT` requests have no answer yet.
+        """
         if self._reading or self._ended or len(self._requests) >= IN_FLIGHT:
             return
         self._reading, self._received_bytes, self._fewest_undelivered = True, None, None

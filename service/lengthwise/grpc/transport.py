@@ -91,12 +91,15 @@ class RpcCall:
         return time.time() >= self._late_from
 
     def run(self, handler: Handler) -> None:
-        """Runs a handler for the call. If it is a coroutine, the call ends when it returns, unless it ended before."""
+        """Runs the handler of the call. If that is a coroutine function, a task runs it, and its return ends the call.
+
+        Else the handler returns at once, and callbacks end the call later. A cancelled call cancels the task.
+        """
         if (coroutine := handler(self)) is not None:
             self.on_cancel = asyncio.get_running_loop().create_task(self._run(coroutine)).cancel
 
     async def _run(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        """Awaits a handler and ends its call; an unknown error is logged and ends it with UNKNOWN."""
+        """Runs the coroutine of a handler, and ends its call: with OK; with UNKNOWN for an error, which is logged."""
         try:
             await coroutine
             self.finish()
@@ -107,7 +110,7 @@ class RpcCall:
             self.finish(grpc.StatusCode.UNKNOWN, "the call could not be answered")
 
     def on_end(self, callback: Callable[[], None]) -> None:
-        """Calls `callback` once the whole answer was sent, or never will be; at once if that is so now."""
+        """Has `callback` called at the end of the call: its answer was sent, or it was cancelled. May be at once."""
         if self._is_over:
             callback()
         else:
@@ -344,7 +347,10 @@ class RpcServer:
         self._begin(RpcCall(event, self._unread, self._turns, self._max_message_bytes))
 
     def _wait(self) -> None:
-        """In a thread: waits for an event, and wakes the event loop, which handles it and those behind it."""
+        """Runs in a thread: waits for an event, and has the event loop run `_handle`, for this event and the next ones.
+
+        Then it waits until `_handle` has released the lock.
+        """
         while True:
             self._polling.acquire()
             event = self._queue.poll()

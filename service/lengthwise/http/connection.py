@@ -410,7 +410,10 @@ class Connection(TimedConnection):
     # meanwhile are read: so these functions ask `has_arrived`.
 
     def keep_alive_is_over(self) -> None:
-        """Closes a connection that was idle for `keep_alive_seconds`; waits on if there was an answer meanwhile."""
+        """Closes a connection that has been idle for `keep_alive_seconds`, when the timer ends.
+
+        If an answer was written since the timer began, it starts the timer again, for the rest of the time.
+        """
         self._keep_alive_timer = None
         if self.state is CLOSED or self.is_answering() or self.transport.is_closing():
             return  # the connection ends, or the answer will set a new timer
@@ -428,10 +431,10 @@ class Connection(TimedConnection):
         self._start_timer(BODY_PERIOD_SECONDS, self.check_body)
 
     def check_body(self) -> None:
-        """Refuses a body that arrived too slowly in the period that ends now; else starts the next period.
+        """Refuses a body that has arrived too slowly in the period that ends now; else starts the next period.
 
-        Bytes that are in the kernel and not read yet show that this process was late, not the client: then it waits a
-        little.
+        If bytes have arrived that are not read yet, this process is late, not the client: then it checks again after
+        `UNREAD_SECONDS`.
         """
         if self._was_paused() or self._period_bytes >= MIN_BODY_BYTES_PER_SECOND * BODY_PERIOD_SECONDS:
             self._watch_body()
@@ -441,10 +444,10 @@ class Connection(TimedConnection):
             self.refuse(408)
 
     def _head_is_late(self) -> None:
-        """Refuses a request whose header block did not arrive in time, with 408, unless reading was paused.
+        """Refuses a request whose header block has not arrived in time, with 408, when the timer ends.
 
-        If bytes are in the kernel and not read yet, it waits a little for them. If nothing at all was sent, the
-        connection is aborted without an answer.
+        It waits again if reading was paused, and for `UNREAD_SECONDS` if bytes have arrived that are not read yet. If
+        the client has sent nothing at all, the connection is aborted without an answer.
         """
         if self._was_paused():
             self._start_timer(self._header_timeout, self._head_is_late)

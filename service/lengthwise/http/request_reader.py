@@ -91,9 +91,10 @@ class RequestReader:
                 return
 
     def piece_bytes(self, data: bytes) -> int:
-        """The size of the pieces to parse `data` in: `PIECE_BYTES` if they may have a body in chunks, else all of them.
+        """The size of the pieces in which `data` are parsed: `PIECE_BYTES` if there may be a body in chunks, else all.
 
-        Chunks may have one byte each, and each calls `on_body`: after a small piece the connection counts these calls.
+        Chunks may have one byte each, and each one calls `on_body`. So the parser gets small pieces, and after each of
+        them the connection looks how many calls there were.
         """
         state, size = self._connection.state, max(1, len(data))
         if size <= PIECE_BYTES:
@@ -102,7 +103,7 @@ class RequestReader:
         return PIECE_BYTES if may_have_chunks else size
 
     def _without_upgrade(self) -> bytes:
-        """The bytes of the last header block without the `upgrade` header, to be parsed anew; resets the head."""
+        """The last header block as bytes, without the `upgrade` header: the parser gets it again, with a new head."""
         head = self._head
         lines = [b"%s %s HTTP/%s" % (self._parser.get_method(), head.url, self._parser.get_http_version().encode())]
         lines += [b"%s: %s" % header for header in head.headers if header[0] != b"upgrade"]

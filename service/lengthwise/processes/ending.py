@@ -33,10 +33,10 @@ def end_for_certain() -> Iterator[Callable[[float], None]]:
 
 
 def leave_behind(before: Iterable[threading.Thread]) -> None:
-    """Ends the process with exit code 0 if threads of this service are still inside a library; else returns.
+    """Ends the process with exit code 0 if threads of this service still run inside a library; else returns.
 
-    The interpreter would wait for some of them at its end. Others would return from C++ into an interpreter that is
-    gone, which aborts the process. `before` are the threads that ran before the service started, which are not its own.
+    At its own end, the interpreter would wait for some of these threads. Others would return from C++ into an
+    interpreter that is gone, which aborts the process. `before` are the threads that ran before the service started.
     """
     new_threads = set(threading.enumerate()).difference(before)
     if running := [thread.name for thread in new_threads if thread.name.startswith(_OWN_THREADS)]:

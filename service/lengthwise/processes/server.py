@@ -105,7 +105,7 @@ class Server(_PortServer):
     """The server of the main port, which handles the signals of the process and drains `serving`.
 
     `admin` runs from before this server starts until after it has ended. `end_within(seconds)` is called at the first
-    signal: it ends the process if that runs longer (see `end_for_certain`).
+    signal: it starts a timer that ends the process if the drain takes longer.
     """
 
     def __init__(
@@ -283,7 +283,7 @@ def _listener(
 
 
 def _tune() -> None:
-    """Sets up the interpreter for a server: thread switches, memory, and garbage collector (see the constants)."""
+    """Sets up the interpreter for a server: short switches between threads, freed memory, few garbage collections."""
     sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
     if not mmap_threshold_is_set():
         map_large_blocks()

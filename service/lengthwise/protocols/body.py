@@ -42,10 +42,11 @@ class Delivery:
 
 
 def status_sent(scope: Scope, status: int) -> int:
-    """The status that a client got.
+    """The status that the client of a request has got, after an answer with `status` was passed to the connection.
 
-    That is `status`, which is the answer's; or the status of a refusal that the connection sent instead; or
-    `CLIENT_LEFT` if nothing was sent.
+    - `status`, if the connection has sent that answer.
+    - The status of another refusal, if the connection has sent that instead.
+    - `CLIENT_LEFT`, if nothing was sent.
     """
     delivery: Delivery | None = scope.get("extensions", {}).get(DELIVERY)
     if delivery is None or delivery.answered:

@@ -284,8 +284,8 @@ class InferenceCall:
     def _refuse_if_full(self, request: Received) -> None:
         """Raises `QueueFull` before the body is decoded if every queue is full, unless the request names a priority.
 
-        A request with a priority may displace another one, so it is decoded. A refusal counts for the model if only one
-        is served: the body, which names the model, is not read.
+        A request with a priority may enter a queue that is full for others, so it is decoded. A refusal counts for the
+        model if only one is served: the body, which may name another one, is not read.
         """
         serving, body = self._protocol.serving, request.body
         full = serving.full()
@@ -297,7 +297,7 @@ class InferenceCall:
         raise full
 
     def _note(self, decoded: Decoded) -> None:
-        """Notes the decoded call and the time of decoding in the record, unless the client left meanwhile."""
+        """Notes the decoded call and the time of decoding in the record; does nothing if the client has left."""
         if not self._closed:
             self.decode_seconds = self.record.decoded(decoded[0], self._decoding_since)
 

@@ -112,7 +112,7 @@ class Endpoint(InferenceProtocol):
     content_types: ClassVar[str] = "content-type must be application/json, or none"  # the message for other types
 
     def check_page(self, headers: dict[bytes, bytes]) -> None:
-        """Checks a call by a web page: see `WebPages.check`."""
+        """Raises `RequestError` if the call comes from a web page of another site, or under another host name."""
         self.serving.web_pages.check(headers)
 
     def check(self, headers: dict[bytes, bytes]) -> None:

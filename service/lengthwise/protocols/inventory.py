@@ -208,10 +208,10 @@ def without_folders(reason: str, models: Path) -> str:
 
 
 async def statistics(serving: Serving, name: str | None, version: str | None) -> dict[str, Any]:
-    """The statistics of one version; of all versions of a model if `version` is None; of all models if `name` is too.
+    """The statistics of models: the sums over this worker and the others that answer.
 
-    Of several workers they are the sum over those that answer. Raises `RequestError` if there is no such model, or none
-    is ready.
+    They are of one version; of all versions of the model, if `version` is None; of all models, if both are None. Raises
+    `RequestError` if the model is not known or not ready.
     """
     own_stats = statistics_of_process(serving, name, version)
     stats_of_others = [] if serving.worker is None else await serving.worker.ask("statistics", name, version)
@@ -252,7 +252,10 @@ def _sum(stats: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _add(first: Any, second: Any) -> Any:
-    """The sum of two numbers, or two lists as one; of two dicts, a dict with the sum for each name."""
+    """Adds up two statistics: numbers to their sum, lists to one list, dicts to a dict with the sum for each name.
+
+    A name that only one of the dicts has keeps its value.
+    """
     if not isinstance(first, dict):
         return first + second
     return first | {name: _add(first[name], value) if name in first else value for name, value in second.items()}

@@ -44,7 +44,10 @@ class SplitText(NamedTuple):
 
 
 def split(head: bytes) -> SplitText:
-    """Cuts the arrays of numbers out of the JSON of a request; none of them if one cannot be read in C."""
+    """Cuts the arrays under `data` out of the JSON of a request, in which their indices take their place.
+
+    If C cannot read one of them, or there are too many, it returns the whole JSON without texts.
+    """
     texts: list[TensorText] = []
     pieces: list[bytes] = []
     rest_start = 0

@@ -247,7 +247,10 @@ def _encode(tensor_call: TensorCall, identifier: str | None, answers: list[Answe
 
 
 def _objects(document: dict[str, Any], name: str, problems: Problems) -> list[dict[str, Any]]:
-    """The entries of the field `name`, an array of objects; [] if it is no such array, which is a problem."""
+    """The entries of the field `name`, an array of objects.
+
+    If it is something else, or has too many entries, it returns [], and adds that to `problems`.
+    """
     value = document.get(name)
     if isinstance(value, list) and len(value) > _MOST_TENSORS:
         problems.add(f"/{name}", f"may have {_MOST_TENSORS} entries, it has {len(value)}")
