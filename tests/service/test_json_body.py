@@ -7,8 +7,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from lengthwise.decoding import fast_json, json_body, validation
+from lengthwise.decoding import fast_json, json_body, json_text, validation
 from lengthwise.decoding.calls import Call, Item
+from lengthwise.errors import InvalidRequest
 from lengthwise.protocols import predict
 from lengthwise.runtime.answers import Answer
 from tests.fuzz.json_readers import outcome
@@ -173,3 +174,17 @@ def test_any_id_comes_back_as_it_was_sent(identifier: str) -> None:
     sent = orjson.dumps({"sequences": [{"id": identifier, "steps": [[1, 2]]}]})
     (item,) = json_body.decode(sent, OneModel(manifest()).find, max_sequences=1).items
     assert encoded(item, Answer(ROW, 1))["id"] == identifier
+
+
+ESCAPES = ("\\ud83d", "\\ude00", "\\uD800", "\\uDFFF", "\\ud7ff", "\\uE000", "\\\\", "\\n", '\\"', "u", "d8", "0", "é")
+
+
+@given(st.lists(st.sampled_from(ESCAPES), max_size=6).map("".join))
+def test_a_lone_surrogate_is_refused_and_a_pair_or_an_escaped_backslash_is_not(text: str) -> None:
+    sent = f'["{text}"]'
+    (value,) = json.loads(sent)
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        with pytest.raises(InvalidRequest, match="lone surrogate"):
+            json_text.parse(sent.encode())
+    else:
+        assert json_text.parse(sent.encode()) == [value]

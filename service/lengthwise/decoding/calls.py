@@ -65,7 +65,11 @@ StepFault: TypeAlias = Literal["no token", "not finite", "missing"]  # why a mod
 
 
 def first_fault(steps: Steps, *, vocabulary: int | None, takes_missing: bool) -> tuple[int, StepFault] | None:
-    """The index of the first step that a model does not accept, and why; None if it accepts all steps."""
+    """The index of the first step that a model does not accept, and why; None if it accepts all steps.
+
+    A token id may be outside the vocabulary ("no token"); a value may be infinite ("not finite"), or NaN where the
+    model takes no missing values ("missing"). An infinite value anywhere comes before a missing one.
+    """
     wrong: NDArray[np.bool_]
     if steps.ndim == 1:
         wrong = (steps < 0) | (steps >= (vocabulary or 1))

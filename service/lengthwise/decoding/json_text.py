@@ -14,7 +14,6 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from itertools import chain
 from typing import Any, Final
 
 from lengthwise.errors import InvalidRequest, Problem, TooLarge
@@ -23,6 +22,8 @@ MAX_PARTS: Final = 1 << 20  # arrays, objects, strings: 16 MB of empty arrays wo
 TOO_MANY_PARTS: Final = f"a body may have {MAX_PARTS} arrays, objects and strings, this one has {{}}"
 _LARGE_BYTES: Final = 65_536
 _CONSTANT: Final = re.compile(r'"(?:[^"\\]|\\.)*+"|(NaN|-?Infinity)')  # a string, or a constant (group 1)
+# In JSON text: a surrogate pair; one half of a pair (group 1), which cannot be encoded as UTF-8; or other escapes.
+_ESCAPES: Final = re.compile(r"\\(?:u[dD](?:[89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F]|([89a-fA-F]))|[^u](?:\\[^u])*+|u)")
 _ENDS_EARLY: Final = "{} ends in the middle of the JSON text, at byte {}"
 # What may be at the end of a text that was cut: spaces, or the beginning of a number or a constant.
 _CUT: Final = re.compile(r"\s*|-|t(ru?)?|f(a(ls?)?)?|n(ul?)?|\.|[eE][+-]?")
@@ -55,7 +56,7 @@ def parse(body: bytes | bytearray, name: str = "the body", *, most_parts: int = 
         with collector_paused():
             # Other threads can run between two calls of a Python function, but not within the parser in C.
             document = _loads(text, in_python=len(text) > _LARGE_BYTES)
-        if "\\u" in text and _has_lone_surrogate(document):
+        if "\\u" in text and any(escapes[1] for escapes in _ESCAPES.finditer(text)):
             raise InvalidRequest([Problem("", f"{name} has a lone surrogate, which is no text")])
     except RecursionError:
         raise InvalidRequest([Problem("", f"{name} is nested too deeply")]) from None
@@ -144,15 +145,6 @@ def _no_constant(text: str, name: str) -> None:
 def _int(digits: str) -> int | float:
     """A JSON integer; infinite if it has more digits than Python converts, as it is beyond float32 anyway."""
     return int(digits) if len(digits) <= 400 else math.copysign(math.inf, -1 if digits[0] == "-" else 1)
-
-
-def _has_lone_surrogate(value: Any) -> bool:
-    """Whether a string in a JSON value has one half of a surrogate pair, which cannot be encoded as UTF-8."""
-    if isinstance(value, str):
-        return any("\ud800" <= character <= "\udfff" for character in value)
-    if isinstance(value, dict):
-        return any(map(_has_lone_surrogate, chain(value.keys(), value.values())))
-    return isinstance(value, list) and any(map(_has_lone_surrogate, value))
 
 
 def _is_cut(text: str, error: json.JSONDecodeError) -> bool:

@@ -261,6 +261,5 @@ def _kind(value: Any, manifest: Manifest) -> str:
 
 def fits_float32(value: Any) -> bool:
     """Whether a value is a number, and still finite when it is rounded to float64 and then to float32."""
-    if type(value) is not float and type(value) is not int:
-        return False
-    return abs(value) < FLOAT32_BEYOND and abs(float(value)) < FLOAT32_BEYOND
+    is_number = type(value) is float or type(value) is int
+    return is_number and abs(value) < FLOAT32_BEYOND and abs(float(value)) < FLOAT32_BEYOND
