@@ -47,7 +47,7 @@ class Gate:
             await self.app(scope, receive, send)
             return
         answer, serving = self.app, self._serving()
-        if not serving.in_lifespan:
+        if not serving.in_lifespan:  # then no model is loaded, and refusals say why
             serving.registry.set_reason(NO_LIFESPAN)
         if scope["method"] != "POST" or not any(path.match(path_of(scope)) for path in self._inference_paths):
             try:

@@ -215,10 +215,13 @@ class Listener:
             accepted.recv(65_536)  # with unread bytes the kernel would reset the connection
 
     async def _set_up(self, loop: asyncio.AbstractEventLoop, accepted: socket.socket) -> None:
-        """Gives an accepted connection its protocol, after the TLS handshake where there is one."""
+        """Gives an accepted connection its protocol, after the TLS handshake where there is one.
+
+        Until the handshake is over, the connection has the protocol `_Arrival`, which calls `arrived` then.
+        """
 
         def arrived(transport: asyncio.Transport) -> None:
-            """Replaces the first protocol of a connection by the real one."""
+            """Makes the protocol of the connection, which is not pending any more."""
             self._pending.pop(accepted, None)
             protocol = self._make()
             transport.set_protocol(protocol)

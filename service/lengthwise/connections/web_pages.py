@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -20,7 +21,6 @@ ORIGIN: Final = b"origin"
 SITE: Final = b"sec-fetch-site"
 _OWN_PAGE: Final = (b"same-origin", b"none")  # what a browser says of a page of the service, and of a typed address
 _DEFAULT_PORTS: Final = {"http": ":80", "https": ":443"}
-_MOST_KNOWN: Final = 64  # hosts that are remembered as right
 
 
 class WebPages:
@@ -35,7 +35,6 @@ class WebPages:
         self._any = b"*" in self._allowed
         self._checks_host = is_loopback(host) and not keys and not self._any
         self._allowed_names = frozenset(_name(urlsplit(origin.decode()).netloc) for origin in self._allowed)
-        self._known: set[bytes] = set()  # values of `host` that were found right
 
     def check_host(self, headers: Mapping[bytes, bytes]) -> None:
         """Checks the host name under which the service is called; does nothing where any name is right.
@@ -44,7 +43,7 @@ class WebPages:
             Misdirected: Another site may have that name.
         """
         host = headers.get(HOST)
-        if not self._checks_host or host is None or host in self._known:
+        if not self._checks_host or host is None:
             return
         name = _name(host.decode("latin-1"))
         # No site of the Internet has such a name.
@@ -54,8 +53,6 @@ class WebPages:
                 "on a loopback address the service answers to localhost and to IP addresses only; "
                 "--cors-origins http://NAME allows another name"
             )
-        if len(self._known) < _MOST_KNOWN:
-            self._known.add(host)
 
     def check(self, headers: Mapping[bytes, bytes]) -> None:
         """Checks the page and the host name of a request that changes, uploads or computes something.
@@ -86,6 +83,7 @@ def _name(host: str) -> str:
     return (name if colon and port.isdigit() else host.strip().lower()).strip("[]").removesuffix(".")
 
 
+@lru_cache(maxsize=16)  # programs call under the same host again and again
 def _is_address(name: str) -> bool:
     """Whether a host is an IP address."""
     try:

@@ -81,7 +81,10 @@ class AcceptedConnections:
                 connection.shutdown(socket.SHUT_RDWR)
 
     def _connection_of(self, client: str) -> socket.socket | None:
-        """A duplicate of a client's connection, which the caller closes; None if the last look did not find it."""
+        """A duplicate of a client's connection, which the caller closes.
+
+        None if the last look did not find it, or it was closed since: its file may be another client's now.
+        """
         file = self._files.get(client)
         opened = None if file is None else self._duplicate(file)
         if opened is None:

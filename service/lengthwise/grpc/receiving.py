@@ -35,6 +35,8 @@ SILENT_SECONDS: Final = 0.1  # must have begun to arrive after this time,
 MIN_BYTES_PER_SECOND: Final = 262_144  # arrive at this speed from then on,
 PATIENCE_SECONDS: Final = 2.0  # and be complete after this time.
 MAX_WAITING: Final = 6144  # calls that wait for a slot; beyond it, calls are refused
+_SLOW: Final = "the message did not come in time"
+_WAITED: Final = "the deadline passed before the message could be received"
 _KNOWN_CONNECTIONS: Final = 8192  # connections whose ranks are remembered; of more, the oldest ones count as new
 
 
@@ -116,7 +118,7 @@ class WaitingCalls:
         return None
 
     def leave(self, message: IncomingMessage) -> None:
-        """Removes a message that no longer waits for a slot; does nothing if it has left before."""
+        """Removes a waiting message from its connection's line; does nothing if it is in none."""
         for lines in self._lines:
             line = lines.get(message.client)
             if line is not None and message in line:
@@ -220,14 +222,10 @@ class Receiving:
         self.free += 1
 
     def _refuse_late(self, message: IncomingMessage) -> None:
-        """Refuses a message: its deadline passed while it waited, or it comes too late or too slowly."""
-        refuse, waited = message.refuse, message.began is None  # before `end`, which forgets both
+        """Refuses a message that has waited for a slot until its deadline, or that arrives too late or too slowly."""
+        refuse, has_slot = message.refuse, message.began is not None  # before `end`, which drops them
         self.end(message, arrived=False)
-        if waited:
-            detail = "the deadline passed before the message could be received"
-        else:
-            detail = "the message did not come in time"
-        refuse(DeadlineExceeded(detail))
+        refuse(DeadlineExceeded(_SLOW if has_slot else _WAITED))
 
     def _end_slow(self) -> None:
         """While messages wait: refuses those in slots that arrive too slowly, and calls itself again after a time."""

@@ -122,7 +122,7 @@ class _Stream:
             return
         self._reading, self._received_bytes, self._fewest_undelivered = True, None, None
         self._rpc.receive(self._received)
-        self._wait()
+        self._note_if_idle()
 
     def give_way(self) -> bool:
         """Ends the stream to make room for a new one; returns False if its next message has begun to arrive."""
@@ -132,8 +132,8 @@ class _Stream:
         self._inference.forget(self)
         return True
 
-    def _wait(self) -> None:
-        """Counts the stream as idle from now on, if it waits for a message and no request is under way."""
+    def _note_if_idle(self) -> None:
+        """Counts the stream as idle from now on, if it waits for a message and has no request without an answer."""
         if self._reading and not self._requests and not self._ended:
             self._inference.idle.setdefault(self, time.monotonic())
 
@@ -144,7 +144,10 @@ class _Stream:
             self._finish_if_done()
 
     def _received(self, body: bytes | None) -> None:
-        """Handles a message of the stream: its call is admitted, decoded and submitted. None: the stream has ended."""
+        """Handles a message of the stream: its call is admitted, decoded and submitted; then waits for the next one.
+
+        None: the client sends no more, so the stream ends after the last answer.
+        """
         self._reading = False
         self._inference.idle.pop(self, None)
         self._give_back(arrived=body is not None)
@@ -208,10 +211,13 @@ class _Stream:
             self._large_message = None
 
     def _answered(self, request: RpcRequest, refusal: RequestError | None, answer: bytes | None) -> None:
-        """Puts the answer or refusal of a request in the line, to be sent."""
+        """Puts the answer or the refusal of a request at the end of the line, and sends the next one of the line.
+
+        If the client has left (both are None), or the stream is over, it only frees the memory of the request.
+        """
         identifier = self._requests.get(request)
         if identifier is None or self._rpc.finished or (answer is None and refusal is None):
-            self._requests.pop(request, None)  # nothing can be sent: the client left, or the stream is over
+            self._requests.pop(request, None)
             request.call.hold.close()
             return
         if refusal is not None:
@@ -238,7 +244,7 @@ class _Stream:
             request.call.hold.close()
             self._send()
             self.read()
-            self._wait()
+            self._note_if_idle()
             self._finish_if_done()
 
         self._rpc.write(message, sent)

@@ -175,8 +175,8 @@ class RpcCall:
         """Sends a message of a stream. The next one may be sent when `on_sent` is called."""
 
         def done(_: object) -> None:
-            """Called when the message is sent: the client reads."""
-            if not self.finished:  # otherwise the client has yet to read the status
+            """Called when the message is sent: then the client has read what was sent before."""
+            if not self.finished:  # else the status was sent since, which the client has not read yet
                 self._unread.pop(self, None)
             on_sent()
 

@@ -229,7 +229,10 @@ class Connection(TimedConnection):
             self.loop.call_soon(self._parse_rest)
 
     def _parse_rest(self) -> None:
-        """Parses, in a new turn of the event loop, the data that the last turn left in `_rest`."""
+        """Parses, in a new turn of the event loop, the data that the last turn left in `_rest`.
+
+        If they are the last ones, and the client's EOF came before they were parsed, the EOF is handled now.
+        """
         data, self._rest = self._rest, b""
         if self.state in ENDED or self.transport.is_closing():
             return
@@ -239,7 +242,10 @@ class Connection(TimedConnection):
             self.transport.close()
 
     def _limit_time(self) -> None:
-        """Refuses a header block that is too large; starts the timer of a header block or body that is not complete."""
+        """Limits the time in which the rest of a header block or of a body has to arrive, unless a timer runs already.
+
+        Refuses a header block that is too large.
+        """
         if self.bytes_since_progress > MAX_HEADER_BYTES:
             self.refuse(431)
         elif self._timer is None and not self.transport.is_closing():

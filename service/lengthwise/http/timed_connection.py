@@ -37,7 +37,7 @@ class Flow:
         self.resumed = False  # reading was paused and resumed since this was last set to False
 
     def _apply(self) -> None:
-        """Pauses or resumes reading of the transport, as the reasons demand."""
+        """Pauses reading of the transport if writing is paused or there is another reason; else resumes it."""
         paused = not self._discarding and (self.write_paused or bool(self.reasons))
         if paused and not self.read_paused:
             self._transport.pause_reading()

@@ -344,7 +344,10 @@ class Supervisor:
                     await other_slot.loaded.wait()
 
     def _note_up(self, slot: WorkerSlot) -> None:
-        """Notes that a worker handles its signals; the first one announces the service, the late ones drain."""
+        """Notes that a worker is up: it handles the parent's messages. If the service ends already, it has to drain.
+
+        When the first worker is up, the parent logs what serves where.
+        """
         if not self._announced:  # connections have waited until now
             self._announced = True
             limits = ", ".join(f"{name} {value}" for name, value in self._options.items() if name.startswith("max_"))

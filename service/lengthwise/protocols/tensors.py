@@ -364,7 +364,11 @@ def _items(
     lengths_tensor: InputTensor | None,
     problems: Problems,
 ) -> list[Item]:
-    """The sequences of a padded tensor, one for each right row; adds a problem for each wrong one."""
+    """The sequences in the rows of a padded tensor, without their padding; adds a problem for each wrong row.
+
+    `rectangle` and `lengths` are the arrays of `steps_tensor` and `lengths_tensor`, whose JSON pointers the problems
+    have. Without lengths (None), one row is as long as the tensor is wide.
+    """
     rows, width = rectangle.shape[:2]
     steps_at, lengths_at = steps_tensor.pointer, "/inputs" if lengths_tensor is None else lengths_tensor.pointer
     if lengths is None and rows > 1:
