@@ -92,7 +92,7 @@ class Address:
 
 
 def is_address(text: object) -> bool:
-    """Whether a value is a text that begins like an address, right or wrong, and is no path."""
+    """Whether a value is a text that begins like an address, be it right or wrong, so that it is not a path."""
     return isinstance(text, str) and _BEGINNING.match(text) is not None
 
 

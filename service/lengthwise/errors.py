@@ -77,10 +77,10 @@ def how_to_install(extra: str) -> str:
 
 
 def missing_extra(error: ModuleNotFoundError, name: str, subject: str) -> str | None:
-    """The message for a missing module that an extra installs; None if no extra does.
+    """The message for a module that is not installed: who needs it, and the extra that installs it.
 
-    If several extras install it, the message has the one that is called `name`, otherwise the first one. `subject` is
-    who needs the module.
+    None if no extra installs it. If several do, the message has the extra `name` if it is one of them, otherwise the
+    first. `subject` is who needs the module, such as the name of a command.
     """
     missing = (error.name or "").partition(".")[0]
     if missing not in EXTRAS_OF:
@@ -175,6 +175,11 @@ class InvalidRequest(RequestError, status=422, title="Invalid request"):
     """
 
     def __init__(self, problems: Sequence[Problem], *, total: int | None = None, more: bool = False) -> None:
+        """Makes the text of the error; `total` is by default the number of problems.
+
+        Raises:
+            TypeError: `problems` is a text.
+        """
         # Apache Beam tries to call the class of an error with a longer text; on a TypeError it keeps the error.
         if isinstance(problems, str):
             raise TypeError(f"problems must be a list, not a {type(problems).__name__}")

@@ -111,7 +111,10 @@ def lock(descriptor: int, *, wait: bool) -> None:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Runs the block with the lock of a folder, for which it waits; without the lock if the system has none."""
+    """Waits for the lock of a folder, and holds it while the block runs.
+
+    Where the file system or Windows has no such locks, the block runs without.
+    """
     descriptor = None
     with suppress(OSError):  # of a file system without locks, or of Windows, which opens no folder
         descriptor = os.open(folder, os.O_RDONLY)

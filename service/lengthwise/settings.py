@@ -306,7 +306,7 @@ class Settings(BaseSettings):
 
     @property
     def folder(self) -> Path:
-        """The folder of the models. If they are at an address, there is one once they are fetched; see `with_copy`."""
+        """The folder of the models. For models at an address, that is the copy, in the settings of `with_copy` only."""
         return Path(self.models)
 
     @property
@@ -455,7 +455,7 @@ def mmap_threshold_is_set() -> bool:
 
 
 def _removal_text(name: str) -> str:
-    """A hint behind the name of an option that was removed; '' for any other name."""
+    """The text that follows the name of an option that was removed, with what to know now; '' for any other name."""
     hint = REMOVED.get(name.lower())
     return f" (gone: {hint})" if hint else ""
 

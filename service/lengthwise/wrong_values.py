@@ -103,7 +103,7 @@ def nearest(name: str, known: Iterable[str], prefix: str = "") -> str:
 
 
 def value_text(value: Any) -> str:
-    """A value as JSON, or else as `str` writes it; at most `_MOST_CHARACTERS` of it."""
+    """Writes a value for a message: as JSON, or by `str` if it has no JSON; cut after `_MOST_CHARACTERS`."""
     try:
         text = json.dumps(value, ensure_ascii=False)
     except (TypeError, ValueError):

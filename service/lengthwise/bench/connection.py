@@ -26,7 +26,7 @@ class ServerAddress:
         """Parses `http://HOST[:PORT]`; the port is 80 by default.
 
         Raises:
-            ConfigurationError: It is not such a URL.
+            ConfigurationError: The text has another form.
         """
         try:
             parts = urlsplit(url)
@@ -73,6 +73,11 @@ class LoadConnection:
     __slots__ = ("_received", "due", "index", "sent", "socket", "unsent")
 
     def __init__(self, target: ServerAddress) -> None:
+        """Connects to the server.
+
+        Raises:
+            ConfigurationError: The server cannot be reached.
+        """
         try:
             self.socket = socket.create_connection((target.host, target.port), timeout=_CONNECT_SECONDS)
         except OSError as error:

@@ -89,8 +89,9 @@ def figures(
         measurement: What the client measured.
         growth: The growth of the server's metrics; None if they cannot be read.
         load: The name of the load.
-        seconds: For how long requests were due. In a closed loop, answers after that are no throughput, since fewer and
-            fewer requests are under way then. In an open loop all answers count, over the time that they took.
+        seconds: For how long requests were due. In a closed loop, answers after that do not count for the throughput,
+            since fewer and fewer requests are under way then. In an open loop all answers count, and the throughput is
+            over the time until the last one.
         offered_rate: Requests due per second; None for a closed loop.
         sequences_per_request: How many sequences a request has.
         checked: Whether answers were compared with the unbatched ones.

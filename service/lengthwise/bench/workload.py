@@ -77,11 +77,17 @@ def arrival_moments(rate: float, seconds: float, random: np.random.Generator) ->
 
 
 def _fixed(arguments: str, count: int, _random: np.random.Generator) -> NDArray[np.float64]:
+    """`[count]` equal lengths."""
     (length,) = _numbers(arguments, 1)
     return np.full(count, length)
 
 
 def _uniform(arguments: str, count: int, random: np.random.Generator) -> NDArray[np.float64]:
+    """`[count]` lengths, each from the shortest to the longest (both included) equally often.
+
+    Raises:
+        ValueError: The longest is below the shortest.
+    """
     low, high = _numbers(arguments, 2)
     if high < low:
         raise ValueError(f"{high:g} is below {low:g}")
@@ -98,7 +104,7 @@ def _from_file(arguments: str, count: int, random: np.random.Generator) -> NDArr
 
     Raises:
         ConfigurationError: The file cannot be read.
-        ValueError: It is empty, or a line is no length.
+        ValueError: The file is empty, or a line is not a whole number of 1 or more.
     """
     try:
         lines = [line for line in Path(arguments).read_text(encoding="utf-8").splitlines() if line.strip()]

@@ -18,10 +18,10 @@ _LONGEST_SHOWN: Final = 500  # bytes of an answer that is no JSON, in the text o
 
 
 def predictions_of(content: bytes) -> Predictions:
-    """The predictions in the body of an answer of `POST /predict`.
+    """Reads the predictions in the body of an answer of `POST /predict`.
 
     Raises:
-        ValueError: The body is not that of such an answer.
+        ValueError: The body has another form.
     """
     try:
         document = orjson.loads(content)
@@ -42,7 +42,7 @@ def error_of(
         content: The body of the answer.
         retry_after: The header `Retry-After`; None without one.
         body: The body of the request, a part of the caller's sequences: problems in the answer are changed to point
-            into all of them. None if the request was none for predictions.
+            into all of them. None for a request without sequences.
         via: A text about the proxy that may have written the answer, or empty.
     """
     document = _document(content)

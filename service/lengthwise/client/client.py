@@ -72,6 +72,11 @@ class _AnyClient(Generic[Transport]):
         verify: bool | ssl.SSLContext = True,
         transport: Transport | None = None,
     ) -> None:
+        """Checks the arguments, and makes the client of httpx; no connection is opened yet.
+
+        Raises:
+            ConfigurationError: An argument is wrong, or httpx is not installed.
+        """
         try:
             import httpx
         except ImportError as error:

@@ -147,7 +147,7 @@ def server_limits(deadline: Deadline) -> Exchange[ServerLimits]:
 def call(method: str, path: str, document: Any, deadline: Deadline) -> Exchange[Any]:
     """The exchange of a call of any path: returns the JSON of its answer, or its text.
 
-    `document` is the body; None for none.
+    `document` becomes the body, as JSON; None: the request has no body.
 
     Raises:
         InferenceFailed: The answer is not the JSON that its content type says.

@@ -19,7 +19,10 @@ def is_loopback(host: str) -> bool:
 
 
 def proxy_of(url: str) -> str:
-    """The variable that names a proxy for a URL, as `http_proxy (proxy.example:3128)` without its user; or empty."""
+    """The variable that sets a proxy for a URL, and the proxy without its user: `http_proxy (proxy.example:3128)`.
+
+    '' if there is no proxy for it.
+    """
     parts = urlsplit(url)
     host = parts.hostname or ""
     proxies = getproxies()

@@ -126,7 +126,7 @@ def _parse_object(text: str, source: str) -> dict[str, Any]:
     """Parses a JSON object. `source` names the text in an error.
 
     Raises:
-        ConfigurationError: It is no JSON, or no object.
+        ConfigurationError: The text is not JSON, or another value than an object.
     """
     try:
         document = orjson.loads(text)
@@ -144,7 +144,7 @@ def _read_mlserver(document: dict[str, Any], path: Path) -> tuple[list[Setting],
     Returns the settings; and the model, if the file is a `model-settings.json`. Removes `parameters` from `document`.
 
     Raises:
-        ConfigurationError: The parameters are no object.
+        ConfigurationError: `parameters` is another value than an object.
     """
     parameters = document.pop("parameters", None) or {}
     if not isinstance(parameters, dict):

@@ -57,14 +57,16 @@ class WrongOptions(ConfigurationError):
 
 
 class Options(BaseModel):
-    """A model of options, validated the same from Python and from flags; an option of None has its default.
-
-    Raises WrongOptions.
-    """
+    """A model of options, validated in the same way from Python and from flags; an option of None has its default."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
 
     def __init__(self, /, **values: Any) -> None:
+        """Validates the values; one that is None counts as not set.
+
+        Raises:
+            WrongOptions: Some are wrong; the message names all of them.
+        """
         try:
             super().__init__(**{name: _python_value(value) for name, value in values.items() if value is not None})
         except ValidationError as error:
@@ -74,7 +76,7 @@ class Options(BaseModel):
 def flags(model: type[Options], argument: str = "options") -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Makes a decorator for a command: adds a flag for each field of `model`, an `Options`.
 
-    The command is called with one `model`, made of the values of the flags, as its argument `argument`.
+    The command is called with one `model`, which has the values of the flags, as its argument `argument`.
     """
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -154,7 +156,9 @@ def keywords(model: type[Options]) -> Callable[[Function], Function]:
 def add_flags(
     fields: Mapping[str, FieldInfo], *, as_texts: bool = False
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Makes a decorator for a command that adds click's option for each field; None is its value if the user set none.
+    """Makes a decorator for a command that adds click's option for each field.
+
+    An option that the user does not set has the value None.
 
     `as_texts`: click checks nothing, and passes each value as the text that the user wrote. `serve` checks it later,
     together with values from variables and the file.
@@ -283,5 +287,5 @@ def _messages(error: ValidationError, option_name: Callable[[str], str]) -> str:
 
 
 def _python_value(value: Any) -> Any:
-    """Converts a number of NumPy (as grids of scikit-learn have) to one of Python; returns anything else as it is."""
+    """Converts a number of NumPy, as in a grid of scikit-learn, to one of Python; returns any other value as it is."""
     return value.item() if getattr(value, "ndim", None) == 0 and hasattr(value, "item") else value

@@ -113,7 +113,7 @@ def _check_out(out: Path, source: Path) -> None:
     """Refuses an output file that is compressed, or is the input.
 
     Raises:
-        ConfigurationError: It is one of these.
+        ConfigurationError: The output file is compressed, or is the input.
     """
     if out.suffix == ".gz":
         raise ConfigurationError(
@@ -124,9 +124,9 @@ def _check_out(out: Path, source: Path) -> None:
 
 
 def _known_models() -> str:
-    """The form of `--model`, as the end of an error, with the models that `lengthwise serve` would serve by default.
+    """The end of an error: the form of `--model`, and the models that `lengthwise serve` would serve by default.
 
-    Without these models if there are none, or their folder cannot be read.
+    The models are left out if there are none, or if their folder cannot be read.
     """
     from lengthwise.repository import folder
 

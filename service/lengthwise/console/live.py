@@ -73,6 +73,7 @@ class LiveView:
     """Watches a batcher while there are viewers, and makes the frames for them."""
 
     def __init__(self, batcher: Batcher, clock: Callable[[], float] = time.monotonic) -> None:
+        """Prepares the view of a batcher; the watch begins with the first viewer."""
         self._batcher = batcher
         self._clock = clock
         self._viewers: set[Viewer] = set()

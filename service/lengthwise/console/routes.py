@@ -62,7 +62,7 @@ def routes(serving: Serving, health: Callable[[Serving], dict[str, Any]], *, pre
 
     @cache
     def uploads() -> Uploads:
-        """The reader of uploads, made at the first one: few services ever read a file."""
+        """The reader of uploaded files; it is imported at the first upload, since few services ever get one."""
         from lengthwise.console.uploads import Uploads
 
         return Uploads(serving.inflight, serving.settings.max_body_bytes)
@@ -92,7 +92,7 @@ async def _file(request: Request) -> Response:
     """Answers with a file of the page.
 
     Raises:
-        HTTPException: There is no such file.
+        HTTPException: The page has no file of this name (status 404).
     """
     file = page.files().get(request.path_params["name"])
     if file is None:

@@ -21,10 +21,13 @@ from lengthwise.runtime.manifest import Manifest
 
 
 def items(sequences: Any, manifest: Manifest, layout: Layout = "steps-first", **options: Any) -> list[Item]:
-    """Converts a caller's sequences to items; raises one InvalidSequences that names all sequences that are wrong.
+    """Converts a caller's sequences to items.
 
-    `options`: `padding` and `ask`, as `items_or_reasons` has them.
-    """
+    `options` are `padding` and `ask` of `items_or_reasons`.
+
+    Raises:
+        InvalidSequences: Some sequences cannot be read, or the model refuses them; the error names all of them.
+    """  # noqa: DOC502 - what it calls raises it
     return input_sequences.require_valid(items_or_reasons(sequences, manifest, layout, **options))
 
 
@@ -47,7 +50,7 @@ def items_or_reasons(
             sequence or many; False for data that was read before.
 
     Raises:
-        InvalidSequences: `sequences` as a whole is no form of sequences.
+        InvalidSequences: `sequences` is not a collection of sequences at all, such as a single number or a path.
         ConfigurationError: `layout` or `padding` is no value of these options, or it is not clear what the columns of a
             table are.
     """  # noqa: DOC502 - what it calls raises them

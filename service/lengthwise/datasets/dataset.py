@@ -309,7 +309,7 @@ def _folder(path: Path, kind: StepKind, advance: Advance, reading: Reading) -> I
     folder that its file is in, unless that is `path` itself.
 
     Raises:
-        ConfigurationError: The folder has no such file.
+        ConfigurationError: There is no CSV file in the folder.
     """
     files = sorted(file for file in path.rglob("*") if file.name.lower().endswith(CSV_SUFFIXES))
     if not files:
@@ -334,7 +334,9 @@ def _has_width(steps: Any, count: int) -> bool:
 
 
 def _parquet(path: Path, kind: StepKind, advance: Advance, reading: Reading) -> Iterator[Record | BadRecord]:
-    """Yields the records of a Parquet file: one of each row, if there is a column `steps` of lists; else as `_table`.
+    """Yields the records of a Parquet file.
+
+    Each row is a record if there is a column `steps` of lists; otherwise the rows are those of a table (`_table`).
 
     Raises:
         ConfigurationError: It cannot be read as Parquet, or pyarrow is not installed.

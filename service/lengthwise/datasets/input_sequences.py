@@ -84,7 +84,7 @@ class InputSequences(list[InputSequence]):
 
     @property
     def taken(self) -> str:
-        """What each column of a table was taken as, as a line; empty for what is no table."""
+        """The role that each column of the table got, as a line for the user; '' if the data was no table."""
         return "" if self.roles is None else str(self.roles)
 
     @property
@@ -118,10 +118,10 @@ def sequences(
     padding: Padding | None = None,
     row: RowKind | None = None,
 ) -> InputSequences:
-    """Reads sequences, for a table whose columns have other names than those that are found by themselves.
+    """Reads sequences from data in any form, such as a table; the arguments name columns that do not say their role.
 
-    `predict`, `train` and the others read what they get in the same way, so this is needed only to name columns,
-    or to see what was taken.
+    `predict`, `train` and the others read their data in the same way. So this is needed only to name columns, or to see
+    which role each column got.
 
     Args:
         data: The sequences: a list of array-likes, a mapping of ids to them, a pandas or Polars table with a row for
@@ -132,15 +132,16 @@ def sequences(
         label: The column of the label.
         values: The columns of the features; default: all others.
         padding: `zeros` or `nan` cuts steps of zeros, or without values, off the end of each sequence.
-        row: What a row of the table is: `step`, or a whole `sequence` whose steps are its columns; default: found out.
+        row: What a row of the table is: `step`, or a whole `sequence` whose steps are its columns; default: the names
+            of the columns show it.
 
     Returns:
-        The sequences; `taken` says which columns were taken as what, and `labels` are their labels.
+        The sequences; `taken` says which role each column got, and `labels` are their labels.
 
     Raises:
-        InvalidSequences: It is no form of sequences, or some have no numbers; names each by its index. It is a
-            ValueError.
-        ConfigurationError: The columns are not there, or it is not clear what they are.
+        InvalidSequences: The data is not a collection of sequences, or some sequences have no numbers; the error names
+            each by its index. It is a ValueError.
+        ConfigurationError: A column is missing, or it is not clear what the columns are.
 
     Example:
         >>> import pandas
@@ -161,10 +162,18 @@ def sequences_of(
     padding: Padding | None = None,
     ask: bool = True,
 ) -> InputSequences:
-    """Reads a caller's sequences, in their order; the arguments are those of `read`.
+    """Reads a caller's sequences, in their order.
+
+    Args:
+        data: The sequences, in a form of the module's table.
+        layout: The order of the axes of an array.
+        columns: The columns of a table that the caller names; None for none.
+        padding: What is cut off the end of each sequence; None: nothing.
+        ask: Whether to warn of what looks like padding, and to refuse plain numbers that may be one sequence or many.
 
     Raises:
-        InvalidSequences: Some sequences are wrong; the error names each of them. Or `data` is no form of sequences.
+        InvalidSequences: Some sequences are wrong, and the error names each of them; or `data` is not a collection of
+            sequences at all.
         ConfigurationError: `layout` or `padding` is no value of these options, or it is not clear what the columns are.
     """  # noqa: DOC502 - what it calls raises them
     entries, roles = read(data, layout, columns, padding=padding, ask=ask)
@@ -172,9 +181,10 @@ def sequences_of(
 
 
 def require_valid(results: Iterable[T | str], name: Callable[[int], str] = lambda _index: "") -> list[T]:
-    """Returns the results, one of each sequence, if none is a text: the reason why a sequence is wrong.
+    """Makes sure that all results, one of each sequence, are valid, and returns them.
 
-    `name` is called with the index of a wrong sequence, and gives the beginning of its reason.
+    A result that is a text is not valid: it is the reason why the sequence is wrong. `name` is called with the index of
+    such a sequence, and returns a text to put before the reason.
 
     Raises:
         InvalidSequences: Some results are a text; the error names all of these sequences by their indices.
@@ -218,7 +228,7 @@ def read(
         of the table that has all sequences, or of the first sequence that is a table; None if nothing is a table.
 
     Raises:
-        InvalidSequences: `data` as a whole is no form of sequences.
+        InvalidSequences: `data` is not a collection of sequences at all, such as a single number or a path.
         ConfigurationError: `layout` or `padding` is no value of these options, or it is not clear what the columns are.
     """  # noqa: DOC502 - what it calls raises one of them
     for name, word, words in (("layout", layout, get_args(Layout)), ("padding", padding, (*get_args(Padding), None))):

@@ -51,8 +51,7 @@ class LongSequence:
 def one_sequence(columns: TableColumns, chosen: ColumnNames) -> LongSequence:
     """Reads a table as one sequence: all its rows, in the order of their times.
 
-    It needs no column of ids: one that the caller names may be absent, and one that is there has the same id in all
-    rows.
+    A column of ids is not needed, even if the caller names one. If there is one, all its ids must be equal.
 
     Raises:
         ConfigurationError: The rows have several ids, or it is not clear what the columns are.
@@ -79,7 +78,7 @@ def sequences(
         chosen: The columns that the caller names.
         wrong: Why a row cannot be read, by the row's number; its sequence then has this as its `problem`.
         advice_for_single: The end of the error for a table without a column of ids: what to do if it is one sequence.
-            None: such a table is no error, but one sequence.
+            None: a table without ids is one sequence, and not an error.
         per_step: Whether the sequences get a list of labels, one for each step, instead of one label.
             True: they do. None: they do if some sequence has several labels. False: they do if most sequences have
             several labels; if only a few have, each label that differs from the usual one of its sequence is a problem.
@@ -118,8 +117,11 @@ def _sequences(
 ) -> list[LongSequence]:
     """Builds a sequence of the rows of each id, in the order of the ids' first rows; its steps are sorted by time.
 
-    `per_step` and `wrong_rows`: as `per_step` and `wrong` of `sequences`. A column of labels that cannot be used makes
-    problems of sequences, as wrong rows do.
+    Args:
+        columns: The table.
+        roles: The role of each column.
+        per_step: Whether sequences get a list of labels; see `sequences` for None and False.
+        wrong_rows: Why a row cannot be read, by the row's number; its sequence has this as its `problem`.
     """
     # Which rows a sequence has, in the order of the time
     count = len(columns[roles.values[0]])
@@ -162,10 +164,10 @@ def _sequences(
 
 
 def ids_of(cells: Cells, name: str) -> list[str]:
-    """The ids in a column.
+    """The id in each row of a column, as a text without blanks around it.
 
     Raises:
-        ConfigurationError: A row has none; the message names it.
+        ConfigurationError: A row has no id; the message names the first one.
     """
     plain = cells.tolist() if isinstance(cells, np.ndarray) else cells
     ids = ["" if _is_missing(cell) else str(cell).strip() for cell in plain]
@@ -212,10 +214,10 @@ def _order(sequence_of_row: NDArray[np.intp], columns: TableColumns, roles: Role
 def _require_one_row_a_step(columns: TableColumns, roles: Roles, moments: NDArray[np.intp]) -> None:
     """Refuses a melted table, in which a row is one value of a step, and a column says which feature has the value.
 
-    Called if some moments (pairs of sequence and time) have several rows. The table is melted if a column, or several
-    together, have another value in each row of a moment. Columns that may do so have few different values, and
-    - the name of a channel, or texts: `sure_columns`, of which several together are tried, too; or
-    - as many values as a moment has rows, where most rows share their moment: `possible_columns`.
+    Called if some moments (pairs of sequence and time) have several rows. The table is melted if one column has another
+    value in each row of a moment, or several columns together have. Tried are columns with few different values, which
+    - have the name of a channel, or texts (`sure_columns`; also all of them together); or
+    - have as many values as a moment has rows, where most rows share their moment (`possible_columns`).
 
     Args:
         columns: The table.

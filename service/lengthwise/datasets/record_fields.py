@@ -166,7 +166,10 @@ def as_float32(rows: Sequence[Sequence[float | None]] | NDArray[Any], source_lin
 
 
 def label_mismatch(record: Record, task: Task) -> str | None:
-    """Says, as a sentence, that a record's label has not the form of the task; None if it has, or there is no label."""
+    """Checks the form of a record's label; returns what is wrong with it for the task, None if nothing is.
+
+    A record without a label is right.
+    """
     label = record.label
     if label is None:
         return None
@@ -178,9 +181,9 @@ def label_mismatch(record: Record, task: Task) -> str | None:
 
 
 def unknown_labels(record: Record, labels: Sequence[str], owner: str = "the model's labels") -> str | None:
-    """The message for the first label of a record that is not in `labels`; None if all are.
+    """Checks that all labels of a record are in `labels`; returns a message about the first other one, or None.
 
-    `owner` names whose labels these are, for the message.
+    `owner` says in the message whose labels these are.
     """
     record_labels = record.label if isinstance(record.label, tuple) else (record.label,)
     unknown = next((label for label in record_labels if label is not None and label not in labels), None)

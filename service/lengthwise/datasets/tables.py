@@ -36,6 +36,11 @@ class TableColumns(dict[str, "Cells"]):
     """
 
     def __init__(self, columns: Iterable[tuple[str, Cells]] = (), levels: Iterable[str] = ()) -> None:
+        """Takes the columns as pairs of name and cells.
+
+        Raises:
+            ConfigurationError: Two columns have the same name.
+        """
         super().__init__()
         self.levels = frozenset(levels)
         for name, cells in columns:

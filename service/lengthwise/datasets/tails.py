@@ -145,7 +145,9 @@ def _equal(steps: NDArray[Any], others: NDArray[Any]) -> NDArray[np.bool_]:
 
 
 def _count_padded(is_padding: NDArray[np.bool_], repeats: NDArray[np.bool_], count: int, *, may_be_inside: bool) -> int:
-    """Judges by the lengths of the tails whether they are padding; returns how many rows are padded, 0 if it is none.
+    """Decides by the lengths of the tails whether they are padding; returns how many rows are padded.
+
+    These are all rows of `is_padding`, or 0 if the tails are no padding.
 
     Args:
         is_padding: `[rows, length]`, which steps equal the padding, of the rows that end in it.

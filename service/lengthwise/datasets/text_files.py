@@ -314,7 +314,7 @@ def _rows_stand_together(path: Path, column: int) -> bool:
 
 
 def _header(path: Path, cells: list[str]) -> list[str] | None:
-    """The names of the columns, from the cells of the first line; None if these are all numbers, so it is no header.
+    """The names of the columns, which are the cells of the first line; None if all cells are numbers: it is no header.
 
     Raises:
         ConfigurationError: A name is there twice.

@@ -65,9 +65,9 @@ def answer_all(
     on_batch: Callable[[ScoredBatch], object] = lambda _batch: None,
     on_plan: Callable[[float], object] = lambda _seconds: None,
 ) -> Iterator[tuple[C, list[ScoringResult]]]:
-    """Answers items chunk by chunk, in the items' order.
+    """Runs a model on the items of each chunk, and yields their results in the items' order.
 
-    A batch that fails is run again row by row, so that an item that makes it fail does so by itself.
+    A batch that fails is run again row by row, so that only the items at fault have an error.
 
     Args:
         model: The model.
@@ -210,9 +210,9 @@ def _merge_windows(windows: list[tuple[int, ScoringResult]], item: Item, model: 
 
 
 def require_answers(results: Sequence[ScoringResult], name: Callable[[int], str] = lambda _index: "") -> list[Answer]:
-    """Returns the results, one of each sequence, if none is an error.
+    """Makes sure that all results, one of each sequence, are answers, and returns them.
 
-    `name` is called with the index of a sequence without an answer, and gives the beginning of its error.
+    `name` is called with the index of a sequence whose result is an error, and returns a text to put before it.
 
     Raises:
         InferenceFailed: The runtime failed on a sequence; the error names the first one.

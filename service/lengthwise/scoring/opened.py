@@ -64,7 +64,7 @@ class OpenModel:
 
 @dataclass(frozen=True, slots=True)
 class ModelOptions:
-    """Which model, and how it is opened; see `lengthwise.load`. An option out of bounds is a ConfigurationError."""
+    """Which model, and how it is opened: the arguments of `lengthwise.load`."""
 
     path: str | None = None  # of a model or a version, or an address; None for the bundled model
     provider: ProviderName = "auto"
@@ -74,6 +74,11 @@ class ModelOptions:
     recurrent_kernels: bool | None = None
 
     def __post_init__(self) -> None:
+        """Checks the options.
+
+        Raises:
+            ConfigurationError: `provider` is unknown, or a number is not a whole number of 1 or more.
+        """
         if self.provider not in get_args(ProviderName):
             raise ConfigurationError(
                 f"provider must be one of {', '.join(get_args(ProviderName))}, got {self.provider!r}"

@@ -101,9 +101,9 @@ class PredictionFile:
         self.lines += len(lines)
 
     def finish(self) -> None:
-        """Ends the file after the last record, and cuts off what an earlier run has left behind it.
+        """Ends the file after the line of the last record, and cuts off what an earlier run left after it.
 
-        An empty write does that also where no record was written.
+        `write` cuts that off at its first call; the call without lines here does it for a run that wrote no line.
 
         Raises:
             ConfigurationError: An earlier run has left more lines than there are records.

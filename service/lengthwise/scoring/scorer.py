@@ -81,7 +81,7 @@ class Scorer:
     recurrent_kernels: bool | None = None
 
     def __post_init__(self) -> None:
-        """Checks the options, and makes the path one that means the same version in each worker.
+        """Checks the options, and makes the path an absolute one of a version, which is the same for each worker.
 
         Raises:
             ConfigurationError: An option is wrong, or there is no model at the path.
@@ -185,7 +185,7 @@ class Scorer:
         """Makes sure that the model has attention weights, if they are to be returned.
 
         Raises:
-            ConfigurationError: It has none.
+            ConfigurationError: The model has no attention.
         """
         if self.attention and manifest.graph.attention is None:
             raise ConfigurationError(f"the model {manifest.key} has no attention; leave attention=True out")

@@ -149,15 +149,16 @@ class ImageRegistry:
 
 
 class _Login(httpx.Auth):
-    """Logs in as a registry asks for it: by a token of its token service, or by name and password.
-
-    Args:
-        host: The registry; other hosts get no credentials.
-        login: Name and password in base64; None for an anonymous token.
-        scope: The repository, and what the token allows.
-    """
+    """Logs in as a registry asks for it: by a token of its token service, or by name and password."""
 
     def __init__(self, host: str, login: str | None, scope: str) -> None:
+        """Keeps what a login needs.
+
+        Args:
+            host: The registry; other hosts get no credentials.
+            login: Name and password in base64; None for an anonymous token.
+            scope: The repository, and what the token allows.
+        """
         self._host = host
         self._login = {} if login is None else {"authorization": f"Basic {login}"}
         self._scope = scope
