@@ -54,11 +54,6 @@ def fields(message: memoryview) -> Iterator[tuple[int, memoryview | int]]:
         offset += size
 
 
-def messages(message: memoryview) -> Iterator[tuple[int, memoryview]]:
-    """Yields those fields of a message whose content is bytes, each as its number and its content."""
-    return ((number, value) for number, value in fields(message) if isinstance(value, memoryview))
-
-
 def varint(message: memoryview, offset: int) -> tuple[int, int]:
     """Reads the varint at an offset of a message; returns it, and the offset after it.
 
@@ -79,11 +74,6 @@ def varint(message: memoryview, offset: int) -> tuple[int, int]:
     raise ValueError("it has a number of more than ten bytes")
 
 
-def text(value: memoryview) -> str:
-    """The content of a field as text."""
-    return bytes(value).decode(errors="replace")
-
-
 def signed(value: int) -> int:
     """The int64 that a varint stands for: numbers from 2**63 on are negative ones."""
     value %= 2**64
@@ -99,6 +89,37 @@ def integers(value: memoryview | int) -> list[int]:
         number, offset = varint(value, offset)
         numbers.append(signed(number))
     return numbers
+
+
+class Message:
+    """A message of protocol buffers: the contents of its fields by their numbers, each in the order of the message."""
+
+    def __init__(self, message: memoryview) -> None:
+        self._contents: dict[int, list[memoryview | int]] = {}
+        for number, content in fields(message):
+            self._contents.setdefault(number, []).append(content)
+
+    def messages(self, number: int) -> list[memoryview]:
+        """Returns those contents of a field that are bytes."""
+        return [content for content in self._contents.get(number, ()) if isinstance(content, memoryview)]
+
+    def texts(self, number: int) -> list[str]:
+        """Returns the contents of a repeated field of texts."""
+        return [bytes(content).decode(errors="replace") for content in self.messages(number)]
+
+    def text(self, number: int) -> str:
+        """Returns the content of a single text field, of several the last; empty if there is none."""
+        return "".join(self.texts(number)[-1:])
+
+    def integers(self, number: int) -> list[int]:
+        """Returns the numbers of an int64 field, each of whose contents is one integer or a packed list."""
+        return [integer for content in self._contents.get(number, ()) for integer in integers(content)]
+
+    def without(self, number: int) -> list[tuple[int, Content]]:
+        """Returns the number and the content of each field but one."""
+        return [
+            (other, content) for other, contents in self._contents.items() for content in contents if other != number
+        ]
 
 
 def encode(content: Iterable[tuple[int, Content]]) -> bytes:
@@ -137,9 +158,8 @@ _TYPES: Final[dict[int, np.dtype[Any]]] = {
 _MODEL_GRAPH, _MODEL_OPSET, _MODEL_TRAINING, _MODEL_FUNCTION = 7, 8, 20, 25
 _GRAPH_NODE, _GRAPH_TENSOR, _GRAPH_OUTPUT, _GRAPH_SPARSE = 1, 5, 12, 15
 _FUNCTION_NODE, _FUNCTION_ATTRIBUTE = 7, 11
+_VALUE_NAME: Final = 1
 _NODE_INPUT, _NODE_OUTPUT, _NODE_NAME, _NODE_OPERATOR, _NODE_ATTRIBUTE, _NODE_DOMAIN = 1, 2, 3, 4, 5, 7
-_NODE_TEXTS: Final = {_NODE_NAME: "name", _NODE_OPERATOR: "operator", _NODE_DOMAIN: "domain"}
-"""The fields of a `Node` that are texts, by their numbers."""
 _ATTRIBUTE_NAME, _ATTRIBUTE_FLOAT, _ATTRIBUTE_INT, _ATTRIBUTE_TEXT, _ATTRIBUTE_TENSOR = 1, 2, 3, 4, 5
 _ATTRIBUTE_GRAPH, _ATTRIBUTE_INTS, _ATTRIBUTE_TENSORS, _ATTRIBUTE_GRAPHS = 6, 8, 10, 11
 _ATTRIBUTE_TYPE, _ATTRIBUTE_SPARSE, _ATTRIBUTE_SPARSES = 20, 22, 23
@@ -297,20 +317,14 @@ class Graph:
         """
         if depth > _MOST_NESTED:
             raise ValueError(f"graphs are nested more than {_MOST_NESTED} deep")
-        for number, value in fields(message):
-            if number == _GRAPH_NODE and isinstance(value, memoryview):
-                self.nodes.append(_node(value, locations, depth))
-                continue
-            self._graph_fields.append((number, value))
-            if isinstance(value, int):
-                continue
-            if number == _GRAPH_TENSOR:
-                name, tensor = _tensor(value, locations)
-                self.tensors[name] = tensor
-            elif number == _GRAPH_SPARSE:
-                _add_files_of_sparse(value, locations)
-            elif number == _GRAPH_OUTPUT:
-                self.outputs += [text(name) for part, name in messages(value) if part == 1]  # of a `ValueInfoProto`
+        graph = Message(message)
+        self.nodes += [_node(node, locations, depth) for node in graph.messages(_GRAPH_NODE)]
+        self.tensors |= (_tensor(tensor, locations) for tensor in graph.messages(_GRAPH_TENSOR))
+        for sparse_tensor in graph.messages(_GRAPH_SPARSE):
+            _add_files_of_sparse(sparse_tensor, locations)
+        for output in graph.messages(_GRAPH_OUTPUT):
+            self.outputs += Message(output).texts(_VALUE_NAME)
+        self._graph_fields += graph.without(_GRAPH_NODE)
 
 
 def read(model: bytes) -> Graph:
@@ -319,41 +333,38 @@ def read(model: bytes) -> Graph:
     If the bytes are not a valid message, or graphs are nested too deeply, `fields` or `Graph.add` raises a ValueError.
     """
     graph = Graph()
-    for number, value in fields(memoryview(model)):
-        if number == _MODEL_GRAPH and isinstance(value, memoryview):
-            graph.add(value, graph.locations, 0)
-            continue
-        graph._model_fields.append((number, value))
-        if number == _MODEL_FUNCTION and isinstance(value, memoryview):
-            graph.functions.append(_function(value, graph.locations))
-        elif number == _MODEL_TRAINING and isinstance(value, memoryview):  # never runs, but its files count
-            for part, training_graph in messages(value):
-                if part in (1, 2):
-                    Graph().add(training_graph, graph.locations, 1)
+    fields_of_model = Message(memoryview(model))
+    for message in fields_of_model.messages(_MODEL_GRAPH):
+        graph.add(message, graph.locations, 0)
+    graph.functions = [_function(message, graph.locations) for message in fields_of_model.messages(_MODEL_FUNCTION)]
+    for training in map(Message, fields_of_model.messages(_MODEL_TRAINING)):  # never runs, but its files count
+        for message in training.messages(1) + training.messages(2):
+            Graph().add(message, graph.locations, 1)
+    graph._model_fields = fields_of_model.without(_MODEL_GRAPH)
     return graph
 
 
 def _function(message: memoryview, locations: set[str]) -> Graph:
     """Reads the nodes of a `FunctionProto`; adds the files with numbers of its tensors to `locations`."""
-    function = Graph()
-    for number, value in messages(message):
-        if number == _FUNCTION_NODE:
-            function.nodes.append(_node(value, locations, 0))
-        elif number == _FUNCTION_ATTRIBUTE:  # a default value: only its files matter here
-            _add_attribute(value, Node(), locations, 0)
-    return function
+    function = Message(message)
+    for attribute in function.messages(_FUNCTION_ATTRIBUTE):  # a default value: only its files matter here
+        _add_attribute(attribute, Node(), locations, 0)
+    return Graph([_node(node, locations, 0) for node in function.messages(_FUNCTION_NODE)])
 
 
 def _node(message: memoryview, locations: set[str], depth: int) -> Node:
     """Reads a `NodeProto`; adds the files of tensors that are stored outside of the graph to `locations`."""
-    node = Node(content=message)
-    for number, value in messages(message):
-        if number == _NODE_ATTRIBUTE:
-            _add_attribute(value, node, locations, depth)
-        elif number in (_NODE_INPUT, _NODE_OUTPUT):
-            (node.inputs if number == _NODE_INPUT else node.outputs).append(text(value))
-        elif (field_name := _NODE_TEXTS.get(number)) is not None:
-            setattr(node, field_name, text(value))
+    parts = Message(message)
+    node = Node(
+        parts.text(_NODE_OPERATOR),
+        parts.texts(_NODE_INPUT),
+        parts.texts(_NODE_OUTPUT),
+        content=message,
+        domain=parts.text(_NODE_DOMAIN),
+        name=parts.text(_NODE_NAME),
+    )
+    for attribute in parts.messages(_NODE_ATTRIBUTE):
+        _add_attribute(attribute, node, locations, depth)
     return node
 
 
@@ -364,54 +375,47 @@ def _add_attribute(message: memoryview, node: Node, locations: set[str], depth: 
     - An attribute without such a value goes to `unread`, by its name.
     - Its graphs go to `graphs`.
     """
-    name = ""
-    value: AttributeValue | None = None
-    numbers: list[int] = []
-    attribute_fields = list(fields(message))
-    for number, content in attribute_fields:
-        if number == _ATTRIBUTE_INTS:
-            numbers += integers(content)
-        elif isinstance(content, int):
-            value = signed(content) if number == _ATTRIBUTE_INT else value
-        elif number == _ATTRIBUTE_NAME:
-            name = text(content)
-        elif number in (_ATTRIBUTE_TENSOR, _ATTRIBUTE_TENSORS):
-            _, tensor = _tensor(content, locations)
-            value = tensor.constant() if number == _ATTRIBUTE_TENSOR else value
-        elif number in (_ATTRIBUTE_SPARSE, _ATTRIBUTE_SPARSES):
-            _add_files_of_sparse(content, locations)
-        elif number == _ATTRIBUTE_FLOAT and len(content) == 4:
-            value = float(struct.unpack("<f", content)[0])
-        elif number == _ATTRIBUTE_TEXT:
-            value = text(content)
-    _add_graphs(attribute_fields, node, locations, depth)
-    if numbers or value is not None:
-        node.attributes[name] = tuple(numbers) if numbers else value  # type: ignore[assignment]
+    attribute = Message(message)
+    # 1. Its tensors and graphs
+    constants = [_tensor(tensor, locations)[1].constant() for tensor in attribute.messages(_ATTRIBUTE_TENSOR)]
+    for tensor in attribute.messages(_ATTRIBUTE_TENSORS):
+        _tensor(tensor, locations)
+    for sparse_tensor in attribute.messages(_ATTRIBUTE_SPARSE) + attribute.messages(_ATTRIBUTE_SPARSES):
+        _add_files_of_sparse(sparse_tensor, locations)
+    _add_graphs(attribute, node, locations, depth)
+    # 2. Its value
+    floats = [struct.unpack("<f", number)[0] for number in attribute.messages(_ATTRIBUTE_FLOAT) if len(number) == 4]
+    values: list[AttributeValue] = [
+        *(attribute.integers(_ATTRIBUTE_INT) + floats),
+        *attribute.texts(_ATTRIBUTE_TEXT),
+        *(numbers for numbers in constants if numbers is not None),
+        *filter(None, [tuple(attribute.integers(_ATTRIBUTE_INTS))]),
+    ]
+    name = attribute.text(_ATTRIBUTE_NAME)
+    if values:
+        node.attributes[name] = values[-1]
     else:
         node.unread.add(name)
 
 
-def _add_graphs(
-    attribute_fields: list[tuple[int, memoryview | int]], node: Node, locations: set[str], depth: int
-) -> None:
-    """Adds the graphs among the fields of an `AttributeProto` to its node: a single one, and those of a list.
+def _add_graphs(attribute: Message, node: Node, locations: set[str], depth: int) -> None:
+    """Adds the graphs of an `AttributeProto` to its node: a single one, and those of a list.
 
     Protocol buffers merge a single field that occurs twice: such graphs are one graph.
     """
-    parts = [(number, content) for number, content in attribute_fields if isinstance(content, memoryview)]
-    single = [content for number, content in parts if number == _ATTRIBUTE_GRAPH]
-    listed = [[content] for number, content in parts if number == _ATTRIBUTE_GRAPHS]
-    for graph_contents in [single, *listed] if single else listed:
+    single = attribute.messages(_ATTRIBUTE_GRAPH)
+    listed = [[message] for message in attribute.messages(_ATTRIBUTE_GRAPHS)]
+    for messages in [single, *listed] if single else listed:
         node.graphs.append(Graph())
-        for content in graph_contents:
-            node.graphs[-1].add(content, locations, depth + 1)
+        for message in messages:
+            node.graphs[-1].add(message, locations, depth + 1)
 
 
 def _add_files_of_sparse(message: memoryview, locations: set[str]) -> None:
     """Adds the files of a `SparseTensorProto`, of its values and its indices, to `locations`."""
-    for number, value in messages(message):
-        if number in (1, 2):
-            _tensor(value, locations)
+    sparse_tensor = Message(message)
+    for tensor in sparse_tensor.messages(1) + sparse_tensor.messages(2):
+        _tensor(tensor, locations)
 
 
 def _tensor(message: memoryview, locations: set[str]) -> tuple[str, Tensor]:
@@ -420,22 +424,12 @@ def _tensor(message: memoryview, locations: set[str]) -> tuple[str, Tensor]:
     If its numbers are in another file, adds the name of this file to `locations`: it is in the entry of external data
     with the key `location`.
     """
-    name, kind = "", 0
-    shape: list[int] = []
-    for number, value in fields(message):
-        if number == _TENSOR_SHAPE:
-            shape += integers(value)
-        elif number == _TENSOR_TYPE and isinstance(value, int):
-            kind = value
-        elif number == _TENSOR_NAME and isinstance(value, memoryview):
-            name = text(value)
-        elif number == _TENSOR_EXTERNAL and isinstance(value, memoryview):
-            entry: dict[int, list[memoryview]] = {1: [], 2: []}  # keys and values: a damaged entry may have several
-            for part, content in messages(value):
-                entry.get(part, []).append(content)
-            if b"location" in entry[1]:
-                locations.update(map(text, entry[2]))
-    return name, Tensor(kind, tuple(shape), message)
+    tensor = Message(message)
+    for entry in map(Message, tensor.messages(_TENSOR_EXTERNAL)):
+        if "location" in entry.texts(1):  # a damaged entry may have several keys and values
+            locations.update(entry.texts(2))
+    kind = [0, *tensor.integers(_TENSOR_TYPE)][-1]
+    return tensor.text(_TENSOR_NAME), Tensor(kind, tuple(tensor.integers(_TENSOR_SHAPE)), message)
 
 
 def _message(node: Node) -> bytes:
