@@ -25,6 +25,7 @@ from lengthwise.runtime.graph_inputs import feed, zero_batch
 from lengthwise.runtime.installation import find
 from lengthwise.runtime.manifest import Manifest
 from lengthwise.runtime.onnx import convolutions, data_dependence, integer_layers, kernel_shares, nan_trial
+from lengthwise.runtime.onnx.pattern import NotFound, require
 from lengthwise.runtime.provider import CPU_DEVICE, Device, Provider, check_packages
 
 try:
@@ -97,17 +98,19 @@ def open_graph(source: Source, manifest: Manifest, threads: int, device: Device)
     content = source.content()
     if device.provider.bound and b"DequantizeLinear" in content:
         log.info("%s: its int8 weights become float32 in every run: integer kernels are for the CPU", manifest.key)
-    with_kernels = None
+    session, kernels, graph = plain, recurrent_kernels.ONNXRUNTIME, content
     for open_with_kernels, layers in _KERNELS if device.recurrent_kernels else ():
         try:
-            with_kernels = with_kernels or open_with_kernels(source, content, manifest, threads, device, plain)
+            session, kernels, graph = open_with_kernels(source, content, manifest, threads, device, plain)
+            break
+        except NotFound:
+            continue
         except Exception as error:  # whatever failed, the graph works without them
             log.info("%s: onnxruntime's own %s: %s", manifest.key, layers, error)
-    session, kernels, graph = with_kernels or (plain, recurrent_kernels.ONNXRUNTIME, content)
     # 3. What the chosen session computes
     names = manifest.graph
     padding = data_dependence.computes_padding(
-        graph, names.sequences, names.length_inputs, skips_padding=with_kernels is not None
+        graph, names.sequences, names.length_inputs, skips_padding=session is not plain
     )
     return Opened(session, kernels, _may_be_recurrent(content), padding)
 
@@ -118,19 +121,21 @@ _WithKernels = tuple[Any, str, bytes]
 
 def _with_recurrent_kernels(
     source: Source, content: bytes, manifest: Manifest, threads: int, device: Device, plain: Any
-) -> _WithKernels | None:
-    """Opens a session with the kernels for recurrent layers; None if the graph has none, or there are no such kernels.
+) -> _WithKernels:
+    """Opens a session with the kernels for recurrent layers.
 
     First it tries the graph with the operators of `fusion`. If that does not run, it opens the graph as it is, in which
     the kernels take the place of onnxruntime's LSTM and GRU. The arguments are those of `open_graph`, with the bytes of
     the graph (`content`) and the plain session.
 
+    `NotFound` (`require`) if the graph has no such layers, or there are no kernels. An error of onnxruntime says that
+    it cannot run the graph with the kernels.
+
     Raises:
-        ModelError: NaN may reach the layers. Other errors are onnxruntime's: it cannot run the graph with the kernels.
+        ModelError: NaN may reach the layers.
     """
-    has_kernels = recurrent_kernels.INSTRUCTION_SETS or recurrent_kernels.INTEGER_SETS
-    if not has_kernels or not _may_be_recurrent(content):
-        return None
+    require(recurrent_kernels.INSTRUCTION_SETS or recurrent_kernels.INTEGER_SETS)
+    require(_may_be_recurrent(content))
     opened = None
     if recurrent_kernels.INSTRUCTION_SETS and (replaced := integer_layers.with_pooling(content)) is not None:
         try:
@@ -175,8 +180,8 @@ def _open_and_test(source: Source, manifest: Manifest, threads: int, device: Dev
 
 def _with_fixed_kernels(
     source: Source, content: bytes, manifest: Manifest, threads: int, device: Device, plain: Any
-) -> _WithKernels | None:
-    """Opens a session with the operator of `fixed_kernels`; None if the graph has no fixed kernels.
+) -> _WithKernels:
+    """Opens a session with the operator of `fixed_kernels`; `NotFound` (`require`) if the graph has no fixed kernels.
 
     The arguments are those of `open_graph`, with the bytes of the graph (`content`) and the plain session.
 
@@ -184,11 +189,8 @@ def _with_fixed_kernels(
         ModelError: Its answers to trial sequences do not have the same bits as those of the plain session. Other errors
             are onnxruntime's.
     """
-    if not fixed_kernels.INSTRUCTION_SETS or manifest.graph.lengths_type != "int32":
-        return None
+    require(fixed_kernels.INSTRUCTION_SETS and manifest.graph.lengths_type == "int32")
     replaced = kernel_shares.fused(content, manifest.graph.lengths or "")
-    if replaced is None:
-        return None
     options = _options(threads, device.provider)
     kernels = f"fixed {recurrent_kernels.register(options, 'shares')}"
     session = _open_in(source.replaced(replaced.graph), options, device)
@@ -203,22 +205,21 @@ def _with_fixed_kernels(
 
 def _with_convolutions(
     source: Source, content: bytes, manifest: Manifest, threads: int, device: Device, plain: Any
-) -> _WithKernels | None:
-    """Opens a session with the operator of `onnx.convolutions`; None if the graph has no convolutions that fit it.
+) -> _WithKernels:
+    """Opens a session with the operator of `onnx.convolutions`.
 
-    None also for a model that accepts NaN: no trial shows how the operator treats it. The arguments are those of
-    `open_graph`, with the bytes of the graph (`content`) and the plain session.
+    The arguments are those of `open_graph`, with the bytes of the graph (`content`) and the plain session. `NotFound`
+    (`require`) if the graph has no convolutions that fit the operator; and for a model that accepts NaN, as no trial
+    shows how the operator treats it.
 
     Raises:
         ModelError: Its answers to random sequences of several lengths differ from those of the plain session by more
             than rounding (`_SAME`). Other errors are onnxruntime's.
     """
-    names, features = manifest.graph, manifest.input.features
-    if not recurrent_kernels.CONVOLUTION_SETS or names.lengths_type != "int32" or not features:
-        return None
+    names, features = manifest.graph, manifest.input.features or 0
+    require(recurrent_kernels.CONVOLUTION_SETS and names.lengths_type == "int32")
+    require(features and manifest.missing != "handled")
     graph = convolutions.fused(content, names.sequences, names.lengths or "", features)
-    if graph is None or manifest.missing == "handled":
-        return None
     options = _options(threads, device.provider)
     kernels = f"convolutions {recurrent_kernels.register(options, 'convolutions')}"
     session = _open_in(source.replaced(graph), options, device)

@@ -38,6 +38,7 @@ from lengthwise.verification.random_sequences import (
     ROUNDING,
     MeasuredAnswer,
     draw,
+    exactly,
     largest_difference,
     lengths_for,
     raw_kind_at,
@@ -67,6 +68,9 @@ depends on the batch may change the bits of a few answers in a hundred."""
 
 RowOutputs = list[NDArray[np.float32]]
 """One row's outputs without padding: its logits and, if the graph has them, its attention weights."""
+
+ExpectedOutputs = list[MeasuredAnswer]
+"""The outputs that are expected of one row."""
 
 Varied = Literal[
     "reference", "company", "width", "padding", "neighbours", "order", "threads", "attention", "at padding", "missing"
@@ -150,9 +154,6 @@ class BatchVariations:
         self.unpadded = self.most_rows == 1 and manifest.width_multiple == 1
         self.how_batched = "batched" if self.most_rows != 1 else "after others, each unbatched"  # for names of cases
         lengths = lengths_for(manifest, MIXED_LENGTHS)
-        # How to measure what rounding changes in an expected output, by the `id` of the output's array: arrays have no
-        # hash. The value keeps the array alive, so that no other array gets this id.
-        self._measured: dict[int, MeasuredAnswer] = {}
         self.sequences, self.unbatched = self._answered(lengths, seed)
         self.neighbours = draw(manifest, lengths[::-1], seed + 1, raw=True)
 
@@ -226,8 +227,6 @@ class BatchVariations:
     ) -> Case:
         """Compares the session's answers to sequences with a reference's, as one case.
 
-        Also remembers in `_measured` how to measure what rounding changes in each expected answer.
-
         Args:
             name: The description of the case.
             sequences: The sequences.
@@ -243,15 +242,15 @@ class BatchVariations:
             expected += by_row(reference(batch), batch.lengths, self.manifest)
             actual += by_row(self._logits(batch), batch.lengths, self.manifest)
 
-        # 2. Remember how to measure rounding.
+        # 2. Compare them; say how to measure what rounding changes in each expected answer.
         def answer_to(model: ExactReference, steps: Steps) -> NDArray[np.float32] | None:
             """Runs one sequence unbatched in a model; returns its logits, or None if the model has no answer."""
             (batch,) = self._batches([steps])
             logits = model(batch)
             return None if logits is None else by_row(logits, batch.lengths, self.manifest)[0]
 
-        for steps, answer in zip(sequences, expected, strict=True):
-            self._measured[id(answer)] = MeasuredAnswer(
+        measured = [
+            MeasuredAnswer(
                 answer,
                 steps,
                 partial(answer_to, self._logits if allowed is None else reference),
@@ -259,7 +258,9 @@ class BatchVariations:
                 is_raw=is_raw,
                 allowed=ROUNDING if allowed is None else allowed,
             )
-        return self._case(name, "reference", [actual], [expected])
+            for steps, answer in zip(sequences, expected, strict=True)
+        ]
+        return self._case(name, "reference", [actual], [measured])
 
     def at_every_position(self) -> Iterator[Case]:
         """Yields a case for each row: the row in every position of the batch, against the same row unbatched."""
@@ -352,9 +353,9 @@ class BatchVariations:
             at_padding.append(weights[~valid] + np.float32(0))  # turns -0, which has other bits than 0, into 0
             sums.append(np.where(valid, weights, 0).sum(axis=1, dtype=np.float64).astype(np.float32))
         if not self.unpadded:
-            zeros = [np.zeros_like(weights) for weights in at_padding]
+            zeros = [exactly(np.zeros_like(weights)) for weights in at_padding]
             yield self._case("attention at padding", "at padding", [at_padding], [zeros])
-        ones = [np.ones_like(sums_of_rows) for sums_of_rows in sums]
+        ones = [exactly(np.ones_like(sums_of_rows)) for sums_of_rows in sums]
         yield self._case("attention over the valid steps", "attention", [sums], [ones])
 
     def _fills(self) -> dict[str, NDArray[Any]]:
@@ -400,13 +401,13 @@ class BatchVariations:
         answers = self._answers([self.sequences[row] for row in order])
         return [answers[index] for index in np.argsort(order)]
 
-    def _answered(self, lengths: Sequence[int], seed: int) -> tuple[list[Steps], list[RowOutputs]]:
+    def _answered(self, lengths: Sequence[int], seed: int) -> tuple[list[Steps], list[ExpectedOutputs]]:
         """Draws sequences of these lengths, every other one of raw values, and runs each unbatched.
 
         A raw sequence whose answer is not finite, which the service would refuse, is replaced by an ordinary sequence.
 
         Returns:
-            The sequences, and the outputs of each.
+            The sequences, and the outputs of each, as those that are expected in every batch.
         """
         sequences = draw(self.manifest, lengths, seed, raw=True)
         ordinary = draw(self.manifest, lengths, seed)
@@ -414,26 +415,23 @@ class BatchVariations:
         for index, steps in enumerate(sequences):
             is_raw = raw_kind_at(index) is not None
             answer = self._unbatched(steps, is_raw=is_raw)
-            if is_raw and not all(np.isfinite(part).all() for part in answer):
+            if is_raw and not all(np.isfinite(output.answer).all() for output in answer):
                 sequences[index] = ordinary[index]
                 answer = self._unbatched(ordinary[index])
             answers.append(answer)
         return sequences, answers
 
-    def _unbatched(self, steps: Steps, *, is_raw: bool = False) -> RowOutputs:
-        """Runs a sequence unbatched, and returns its outputs.
-
-        Also remembers in `_measured` how to measure what rounding changes in each output, for `_case`.
-        """
+    def _unbatched(self, steps: Steps, *, is_raw: bool = False) -> ExpectedOutputs:
+        """Runs a sequence unbatched; returns its outputs, each with how to measure what rounding changes in it."""
 
         def compute(index: int, rounded: Steps) -> NDArray[np.float32]:
             """Computes the output at an index of the outputs for other values of the sequence."""
             return self._answers([rounded])[0][index]
 
         (answer,) = self._answers([steps])
-        for index, output in enumerate(answer):
-            self._measured[id(output)] = MeasuredAnswer(output, steps, partial(compute, index), is_raw=is_raw)
-        return answer
+        return [
+            MeasuredAnswer(output, steps, partial(compute, index), is_raw=is_raw) for index, output in enumerate(answer)
+        ]
 
     def _logits(self, batch: PaddedBatch) -> BatchLogits:
         """Runs the session as a `Reference`: only its logits."""
@@ -451,7 +449,7 @@ class BatchVariations:
         name: str,
         varied: Varied,
         answers: Sequence[RowOutputs],
-        expected: Sequence[RowOutputs] | None = None,
+        expected: Sequence[ExpectedOutputs] | None = None,
     ) -> Case:
         """Compares outputs of rows with the expected ones, and makes the case.
 
@@ -466,21 +464,18 @@ class BatchVariations:
             name: The description of the case.
             varied: What was varied.
             answers: For each row, its outputs.
-            expected: For each row, its expected outputs; by default those of the batch's rows unbatched. Only arrays
-                that `_unbatched` or `_against` made can be explained.
+            expected: For each row, its expected outputs; by default those of the batch's rows unbatched.
         """
         rows = zip(self.unbatched if expected is None else expected, answers, strict=True)
         pairs = [pair for row in rows for pair in zip(*row, strict=True)]
         largest = relative = amplified = 0.0
-        for expected_output, output in pairs:
-            difference = largest_difference(output, expected_output)
-            relative_difference = difference / scale_of(expected_output)
-            measured = self._measured.get(id(expected_output))
-            by_rounding = 0.0 if measured is None else measured.difference_by_rounding(relative_difference)
-            allowed = 0.0 if measured is None else measured.allowed + AMPLIFIED * by_rounding
-            is_explained = by_rounding > 0 and relative_difference <= allowed
+        for measured, output in pairs:
+            difference = largest_difference(output, measured.answer)
+            relative_difference = difference / scale_of(measured.answer)
+            by_rounding = measured.difference_by_rounding(relative_difference)
+            is_explained = by_rounding > 0 and relative_difference <= measured.allowed + AMPLIFIED * by_rounding
             largest = max(largest, difference)
             amplified = max(amplified, by_rounding if is_explained or varied == "reference" else 0.0)
             relative = max(relative, 0.0 if is_explained else relative_difference)
-        has_same_bits = all(expected_output.tobytes() == output.tobytes() for expected_output, output in pairs)
+        has_same_bits = all(measured.answer.tobytes() == output.tobytes() for measured, output in pairs)
         return Case(name, varied, largest, relative, has_same_bits, self.session.provider, amplified=amplified)

@@ -171,6 +171,11 @@ class MeasuredAnswer:
         return self._by_rounding
 
 
+def exactly(answer: ModelAnswer) -> MeasuredAnswer:
+    """An expected answer that is known exactly: rounding explains no difference from it."""
+    return MeasuredAnswer(answer, np.zeros(0, np.int64), lambda _: None)
+
+
 def largest_difference(actual: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
     """The largest absolute difference of two arrays.
 

@@ -39,8 +39,8 @@ _NO_LENGTH: Final = 2**31
 _CONVOLVE, _SCALE, _RECTIFY, _ADD, _POOL, _COPY = range(6)  # as in `_convolutions.c`
 
 
-def fused(model: bytes, sequences: str, lengths: str, features: int) -> bytes | None:
-    """Returns the graph with PooledConvolutions in it; None if it has no convolutions that this operator computes.
+def fused(model: bytes, sequences: str, lengths: str, features: int) -> bytes:
+    """Returns the graph with PooledConvolutions in it; `NotFound` (`require`) if it has no convolutions for it.
 
     Args:
         model: The ONNX file.
@@ -48,12 +48,8 @@ def fused(model: bytes, sequences: str, lengths: str, features: int) -> bytes | 
         lengths: The name of its input with the lengths, int32.
         features: Numbers of a step.
     """
-    if b"Conv" not in model:
-        return None
-    try:
-        return _Trunk(onnx_graph.read(model), sequences, lengths, features).replaced()
-    except NotFound:
-        return None
+    require(b"Conv" in model)
+    return _Trunk(onnx_graph.read(model), sequences, lengths, features).replaced()
 
 
 class _Step(NamedTuple):

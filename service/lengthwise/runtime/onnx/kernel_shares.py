@@ -53,8 +53,8 @@ class _Chain(NamedTuple):
     output: str  # the value that its Reshape makes: a share for each kernel and bias
 
 
-def fused(model: bytes, lengths: str) -> Counted | None:
-    """Returns the graph with SharesAboveBiases in it; None if it has no part that this operator computes.
+def fused(model: bytes, lengths: str) -> Counted:
+    """Returns the graph with SharesAboveBiases in it; `NotFound` (`require`) if it has no part for this operator.
 
     If the bytes are not a message of protocol buffers, `onnx_graph.read` raises a ValueError.
 
@@ -62,12 +62,8 @@ def fused(model: bytes, lengths: str) -> Counted | None:
         model: The ONNX file.
         lengths: The name of its input with the lengths, int32.
     """
-    if not all(name in model for name in (b"Conv", b"Greater", b"Round")):
-        return None
-    try:
-        return _Finder(onnx_graph.read(model), lengths).replaced()
-    except NotFound:
-        return None
+    require(all(name in model for name in (b"Conv", b"Greater", b"Round")))
+    return _Finder(onnx_graph.read(model), lengths).replaced()
 
 
 def trial_sequences(counted: Counted, features: int, longest: int) -> Iterator[NDArray[np.float32]]:
