@@ -231,11 +231,12 @@ class Session:
         # 1. Names, types and ranks of the inputs
         names = manifest.graph
         tokens = manifest.input.kind == "tokens"
-        expected = {names.sequences: ("int64", 2) if tokens else ("float32", 3 if names.features_axis else 2)}
-        if names.lengths is not None:
-            expected[names.lengths] = (names.lengths_type, 1)
-        if names.mask is not None:
-            expected[names.mask] = (names.mask_type, 2)
+        inputs = (
+            (names.sequences, "int64" if tokens else "float32", 3 if names.features_axis and not tokens else 2),
+            (names.lengths, names.lengths_type, 1),
+            (names.mask, names.mask_type, 2),
+        )
+        expected = {name: (kind, rank) for name, kind, rank in inputs if name is not None}
         actual = {
             node.name: (_ELEMENT_TYPES.get(node.type, node.type), len(node.shape))
             for node in self._session.get_inputs()

@@ -166,7 +166,8 @@ class _Trunk(Pattern):
         `runtime.opening` does not have.
         """
         for constant in self.mask_constants(name, self._lengths):
-            numbers = np.abs(self.graph.constants.get(constant, (_MOST_IN_MASKS + 1,)))
+            require(constant in self.graph.constants)  # not a boolean table with many numbers
+            numbers = np.abs(self.graph.constants[constant])
             require(((numbers <= _MOST_IN_MASKS) | (numbers >= _NO_LENGTH)).all())
 
     def _value(self, name: str) -> int:
@@ -312,7 +313,7 @@ class _Trunk(Pattern):
             value: index for index, step in enumerate(self._steps) for value in (step.source, step.second_source)
         }
         last_use[result] = len(self._steps)
-        slots, free, count = {0: 0}, list[int](), 1
+        slots, free, count = {0: 0}, list[int](), 1  # slot 0 is that of the sequences
         for index, step in enumerate(self._steps):
             if step.target not in slots:  # several steps make the value of a Concat
                 if not free:

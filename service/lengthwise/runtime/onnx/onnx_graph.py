@@ -116,7 +116,7 @@ class Message:
         return [integer for content in self._contents.get(number, ()) for integer in integers(content)]
 
     def without(self, number: int) -> list[tuple[int, Content]]:
-        """Returns the number and the content of each field but one."""
+        """Returns all fields except those with this number, each as its number and its content."""
         return [
             (other, content) for other, contents in self._contents.items() for content in contents if other != number
         ]
