@@ -69,14 +69,16 @@ class Counting(Consumer):
 
 
 class TestBuffers:
-    def test_a_full_buffer_drops_and_counts(self) -> None:
-        buffer = ConsumerThread(Counting(), most_calls=3)
+    def test_a_full_buffer_drops_and_counts(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(monitoring, "MOST_CALLS", 3)
+        buffer = ConsumerThread(Counting())
         for _ in range(5):
             buffer.offer(answered())
         assert (len(buffer), buffer.dropped) == (3, 2)
 
-    def test_its_bytes_are_bounded(self) -> None:
-        buffer = ConsumerThread(Counting(), lambda: True, most_bytes=100)
+    def test_its_bytes_are_bounded(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(monitoring, "MOST_BYTES", 100)
+        buffer = ConsumerThread(Counting(), lambda: True)
         for _ in range(4):
             buffer.offer(answered([[1.0, 2.0]] * 5))  # 40 bytes each
         assert (len(buffer), buffer.dropped) == (2, 2)
@@ -84,10 +86,11 @@ class TestBuffers:
         buffer.offer(answered([[1.0, 2.0]] * 5))
         assert (len(buffer), buffer.dropped) == (2, 2)
 
-    def test_a_share_is_sampled(self) -> None:
+    def test_a_share_is_sampled(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(monitoring, "MOST_CALLS", 10_000)
         consumer = Counting()
         consumer.share = 0.25
-        buffer = ConsumerThread(consumer, most_calls=10_000)
+        buffer = ConsumerThread(consumer)
         for _ in range(8000):
             buffer.offer(answered())
         assert 1600 < len(buffer) < 2400  # 10 deviations from the mean on either side

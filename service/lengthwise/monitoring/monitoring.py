@@ -108,24 +108,13 @@ class ConsumerThread(threading.Thread):
         consumer: The consumer.
         at_rest: Given if the consumer runs models: calls are then passed on one by one, and only while this function
             returns True.
-        most_calls: The most calls in the buffer.
-        most_bytes: The most bytes of the sequences in the buffer.
     """
 
-    def __init__(
-        self,
-        consumer: Consumer,
-        at_rest: Callable[[], bool] | None = None,
-        *,
-        most_calls: int = MOST_CALLS,
-        most_bytes: int = MOST_BYTES,
-    ) -> None:
+    def __init__(self, consumer: Consumer, at_rest: Callable[[], bool] | None = None) -> None:
         super().__init__(name=consumer.name, daemon=True)
         self.consumer = consumer
         self.dropped = 0  # calls, because the consumer was too slow or failed
         self._at_rest = at_rest
-        self._most_calls = most_calls
-        self._most_bytes = most_bytes
         self._calls: deque[AnsweredCall] = deque()
         self._bytes = 0  # of the sequences in the buffer
         self._lock = threading.Lock()  # of the buffer and the counters
@@ -144,7 +133,7 @@ class ConsumerThread(threading.Thread):
         if (consumer.share < 1 and random.random() >= consumer.share) or not consumer.wants(call):
             return
         with self._lock:
-            if len(self._calls) < self._most_calls and self._bytes + call.memory_bytes <= self._most_bytes:
+            if len(self._calls) < MOST_CALLS and self._bytes + call.memory_bytes <= MOST_BYTES:
                 self._calls.append(call)
                 self._bytes += call.memory_bytes
             else:

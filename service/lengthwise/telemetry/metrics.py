@@ -148,7 +148,6 @@ class ModelMetrics:
     Args:
         name: The label `model`.
         version: The label `version`.
-        info: The labels of `model_info`; None: no such metric.
         cells: Its row of cells in shared memory; None: a list of its own.
         claim: Called with the name of a key at the first call with it; returns a row of cells in shared memory for that
             key, or None if there is none.
@@ -158,12 +157,11 @@ class ModelMetrics:
         self,
         name: str = "",
         version: str = "",
-        info: dict[str, str] | None = None,
         cells: MutableSequence[float] | None = None,
         claim: Callable[[str], MutableSequence[float] | None] = lambda _: None,
     ) -> None:
         self.labels = (name, version)
-        self.info = info
+        self.info: dict[str, str] | None = None  # the labels of `model_info`; None: no such metric
         self.lock = threading.Lock()
         self.cells: MutableSequence[float] = [0] * CELLS if cells is None else cells
         self.key_cells: dict[str, MutableSequence[float]] = {}  # by the name of a key: its calls by status
@@ -323,7 +321,6 @@ class Metrics:
         bounds: Called at each scrape; returns the metrics of the process.
         *more: Each is called at each scrape; returns families that are counted elsewhere.
         shared: The memory of the counts that all workers share; None for memory of this process alone.
-        models: Metrics that exist already.
         forget: Called with the (name, version) of a forgotten model and its counts, so that the parent of the workers
             adds them to those of ended processes.
     """
@@ -334,7 +331,6 @@ class Metrics:
         bounds: Callable[[], Bounds],
         *more: Callable[[], Iterable[Family]],
         shared: SharedCounts | None = None,
-        models: Iterable[ModelMetrics] = (),
         forget: Callable[[tuple[str, str], Snapshot], object] = lambda *_: None,
     ) -> None:
         self._gauges = gauges
@@ -343,7 +339,7 @@ class Metrics:
         self._shared = shared
         self.forgotten = 0  # how many models were forgotten so far
         self._forget = forget
-        self._models = {model.labels: model for model in models}
+        self._models: dict[tuple[str, str], ModelMetrics] = {}
         self._removed: dict[tuple[str, str], None] = {}  # models that are not served any more, oldest first
         self._process = CollectorRegistry(auto_describe=False)
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
