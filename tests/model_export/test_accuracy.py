@@ -20,6 +20,7 @@ from lengthwise.errors import ConfigurationError, VerificationError
 from lengthwise.padding import PaddedBatch
 from lengthwise.runtime.manifest import Manifest, StepInput, Task
 from lengthwise.runtime.session import Outputs, Session
+from lengthwise_export.architecture.trained import UNTRAINED
 from lengthwise_export.exporting import accuracy
 from lengthwise_export.exporting.flow import publish
 from lengthwise_export.mending import mended_accuracy
@@ -95,7 +96,7 @@ def test_a_poor_model_is_no_other_order_of_labels() -> None:
 
 def test_what_never_learnt_or_always_answers_the_same_is_no_other_order_of_labels() -> None:
     turned = told(90, lambda answered: LABELS[::-1][answered])
-    assert measured(turned, manifest(made={"weights": accuracy.UNTRAINED})).right == 30
+    assert measured(turned, manifest(made={"weights": UNTRAINED})).right == 30
     assert measured([record([1.0], "slow", i) for i in range(90)]).right == 0
 
 

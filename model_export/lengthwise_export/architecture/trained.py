@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from lengthwise_export.architecture.rocket import RocketClassifier
 
 WEIGHTS_FILE: Final = "model.safetensors"  # written at the end of a training run
+UNTRAINED: Final = "untrained"  # the value of `weights` in the manifest's `made`, for a spec without a checkpoint
 STATE_FILE: Final = "state.safetensors"  # of a training run, for a resume
 
 # Keys that may differ from the recorded spec, each with the reason. So may names of features, if one side has none

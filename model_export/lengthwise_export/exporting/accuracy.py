@@ -25,11 +25,11 @@ from lengthwise.runtime.answers import Answer
 from lengthwise.runtime.manifest import Manifest
 from lengthwise.runtime.session import Session
 from lengthwise.wrong_values import first_of
+from lengthwise_export.architecture.trained import UNTRAINED
 
 if TYPE_CHECKING:
     from lengthwise.datasets.dataset import Record
 
-UNTRAINED: Final = "untrained"  # the value of `weights` in the manifest's `made`, for a spec without a checkpoint
 _ROWS: Final = 32  # rows of a batch
 _MIN_DEVIATIONS: Final = 4.0  # another order of the labels is significant from this many standard deviations
 _MAX_ACCURACY_DROP: Final = 0.1  # Allowed below that of training, beside three standard deviations of both samples
@@ -174,25 +174,23 @@ def _require_order_of_labels(sample: DataAccuracy, manifest: Manifest) -> None:
     Raises:
         VerificationError: Another order fits the data significantly better.
     """
-    # The other order: each output that was answered gets the label that the data has most often there. It is an order
-    # if it has at least two labels, none twice. It is -1 for outputs that were never answered.
-    other_order = np.where(sample.table.any(axis=0), sample.table.argmax(axis=0), -1)
-    labels = other_order[other_order >= 0]
+    # The order that the data suggests: each output gets the label that the data has most often where it was answered,
+    # or -1 if it was never answered. It suggests none if it has fewer than two labels, or one of them twice
+    suggested = np.where(sample.table.any(axis=0), sample.table.argmax(axis=0), -1)
+    labels = suggested[suggested >= 0]
     if len(labels) < 2 or len(np.unique(labels)) < len(labels):
         return
-    outputs = np.flatnonzero((other_order >= 0) & (other_order != np.arange(manifest.classes)))
-    # Right answers under the other order, and under the manifest's, of the outputs whose label differs
-    hits_by_other, hits_by_manifest = (
-        int(sample.table[other_order[outputs], outputs].sum()),
-        int(sample.table[outputs, outputs].sum()),
-    )
+    # For the outputs whose label differs, the right answers by the suggested order, and by that of the manifest
+    outputs = np.flatnonzero((suggested >= 0) & (suggested != np.arange(manifest.classes)))
+    hits_by_data = int(sample.table[suggested[outputs], outputs].sum())
+    hits_by_manifest = int(sample.table[outputs, outputs].sum())
     if (
         manifest.made.get("weights") == UNTRAINED
-        or hits_by_other - hits_by_manifest <= _MIN_DEVIATIONS * (hits_by_other + hits_by_manifest) ** 0.5
+        or hits_by_data - hits_by_manifest <= _MIN_DEVIATIONS * (hits_by_data + hits_by_manifest) ** 0.5
     ):
         return
     pairs = "; ".join(
-        f"where it answers {manifest.labels[output]!r} the data mostly says {manifest.labels[other_order[output]]!r}"
+        f"where it answers {manifest.labels[output]!r} the data mostly says {manifest.labels[suggested[output]]!r}"
         for output in outputs[:5]
     )
     raise VerificationError(

@@ -1,28 +1,25 @@
 """Makes the candidate of an export: how to build its graph, its manifest, and the reference that verifies the graph.
 
 A model of the built-in architecture becomes a candidate without a check. A user's model is checked first for leaks, and
-mended if the user asks for it. Variables named `source` are candidates.
+mended if the user asks for it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial, singledispatch
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import onnx
-import torch
 
 from lengthwise.errors import ConfigurationError, VerificationError
 from lengthwise.padding import PaddedBatch, pad, step_mask
-from lengthwise.runtime.manifest import Manifest, Task, digest
-from lengthwise.verification.measurement import BatchLogits, ExactReference, Reference
+from lengthwise.runtime.manifest import Manifest, Task
+from lengthwise.verification.measurement import ExactReference, Reference
 from lengthwise.verification.random_sequences import ROUNDING
-from lengthwise_export.architecture import trained
-from lengthwise_export.architecture.model import ClassifierOutput
 from lengthwise_export.architecture.normalization import Normalize
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.checking.baseline import at_valid_steps
@@ -32,10 +29,9 @@ from lengthwise_export.checking.recording import ModelOutput
 from lengthwise_export.checking.report import Report
 from lengthwise_export.checking.trials import Sampler
 from lengthwise_export.errors import ExportError, UnmendableError
-from lengthwise_export.exporting.accuracy import UNTRAINED
 from lengthwise_export.options import ExportOptions, Notice, Tell
 from lengthwise_export.targets.target import DirectoryTarget, ScoreKind, SpecTarget, Target
-from lengthwise_export.tracing import graph
+from lengthwise_export.targets.torch_targets import target_of_spec
 
 if TYPE_CHECKING:
     from lengthwise.datasets.dataset import Record
@@ -68,8 +64,18 @@ def from_spec(spec: Spec, weights: Path | None, options: ExportOptions = PLAIN) 
     """The candidate of the built-in architecture, with the weights of a checkpoint; untrained if `weights` is None.
 
     Raises:
+        ConfigurationError: An option contradicts the spec.
+    """  # noqa: DOC502 - what it calls raises it
+    return _of_spec(target_of_spec("the spec", options, spec, weights), options)
+
+
+def _of_spec(target: SpecTarget, options: ExportOptions) -> Candidate:
+    """The candidate of a model of the built-in architecture.
+
+    Raises:
         ConfigurationError: `max_length`, `multi_label` or `precision` contradicts the spec.
     """
+    spec = target.spec
     stated_length, spec_length = options.max_length, spec.input.max_length
     if stated_length not in (None, spec_length):
         raise ConfigurationError(f"--max-length {stated_length} contradicts input.max_length = {spec_length}")
@@ -80,62 +86,51 @@ def from_spec(spec: Spec, weights: Path | None, options: ExportOptions = PLAIN) 
             f"--precision {options.precision}: a rocket model compares sums that are exact in float32 only: leave "
             "--precision out"
         )
-    # Load the model, and note its origin in the manifest's `made`
-    spec = spec.concrete() if weights is None else trained.with_chosen_keys(spec, weights)
-    model, _ = trained.load(spec, weights)
-    made: dict[str, str | int | float | None] = {"architecture": "built-in"}
-    record = trained.TrainingRecord() if weights is None else trained.read_record(weights)
-    if weights is None:
-        made["weights"] = UNTRAINED
-    else:
-        made["checkpoint"] = digest(weights)
-        recorded = {"temperature": record.temperature, "trained": record.trained}
-        made |= {name: value for name, value in recorded.items() if value is not None}
     # Statistics of the training split, for the manifest
     mean = std = None
-    if isinstance(model.first, Normalize) and model.first.normalize in ("training", "both"):
-        mean, std = tuple(model.first.mean.tolist()), tuple(model.first.std.tolist())
-
-    def build(named_manifest: Manifest) -> onnx.ModelProto:
-        """Exports the PyTorch model to a graph, with the name and labels of the manifest."""
-        proto = graph.build(
-            model,
-            named_manifest.input,
-            name=named_manifest.name,
-            labels=named_manifest.labels,
-            select_output=ClassifierOutput.present,
-            opset=options.opset,
-        )
-        return graph.without_exporter_metadata(proto)
-
-    def reference(batch: PaddedBatch) -> BatchLogits:
-        """The logits of the PyTorch model."""
-        with torch.inference_mode():
-            logits = model(torch.from_numpy(batch.steps), torch.from_numpy(batch.lengths).long()).logits
-        return cast("BatchLogits", logits.numpy())
-
-    manifest = spec.manifest(name="model", version=1, mean=mean, std=std)
-    return Candidate(manifest.model_copy(update={"made": made}), build, reference, options.tolerance)
+    first_layer = target.subject.module.first
+    if isinstance(first_layer, Normalize) and first_layer.normalize in ("training", "both"):
+        mean, std = tuple(first_layer.mean.tolist()), tuple(first_layer.std.tolist())
+    manifest = spec.manifest(name="model", version=1, mean=mean, std=std).model_copy(update={"made": target.origin()})
+    return Candidate(manifest, _builder(target, options), target.reference, options.tolerance)
 
 
-def with_threshold(source: Candidate, threshold: float) -> Candidate:
+def _builder(target: Target, options: ExportOptions) -> Callable[[Manifest], onnx.ModelProto]:
+    """The function `build` of a candidate: it builds the graph of the target, for the model's name in a manifest."""
+    return lambda named_manifest: target.build(named_manifest.name, options.opset)
+
+
+def with_threshold(candidate: Candidate, threshold: float) -> Candidate:
     """A copy of a multi-label candidate with this decision threshold of probabilities, instead of 0.5.
 
     Raises:
         ConfigurationError: It is not a multi-label model.
     """
-    if source.manifest.task != "multi-label":
-        raise ConfigurationError(f"--threshold is for multi-label models; this one is {source.manifest.task}")
-    return replace(source, manifest=source.manifest.model_copy(update={"threshold": threshold}))
+    if candidate.manifest.task != "multi-label":
+        raise ConfigurationError(f"--threshold is for multi-label models; this one is {candidate.manifest.task}")
+    return replace(candidate, manifest=candidate.manifest.model_copy(update={"threshold": threshold}))
 
 
 MAX_LENGTH: Final = 1024  # the longest accepted sequence if the user does not say it
 NOTHING_TO_MEND: Final = "nothing to mend: padding does not change an answer"
 
 
-@singledispatch
 def candidate_of(target: Target, options: ExportOptions, tell: Tell) -> Candidate:
-    """The candidate of a target. A user's model is mended, if `options.mend` is set and padding reaches its answers."""
+    """The candidate of a target; `tell` gets a notice about the mend, if `options.mend` is set.
+
+    A user's model is mended then, if it takes no lengths or a check finds a leak. A model of the built-in architecture
+    never needs a mend.
+
+    Raises:
+        ConfigurationError: The target is a model directory, or an option contradicts it.
+    """
+    if isinstance(target, DirectoryTarget):
+        raise ConfigurationError(f"{target.text} is published already: serve it, or copy it")
+    if isinstance(target, SpecTarget):
+        candidate = _of_spec(target, options)
+        if options.mend:
+            tell(Notice(f"{NOTHING_TO_MEND}: the built-in architecture takes lengths"))
+        return candidate
     if not options.mend:
         return from_target(target, options)
     from lengthwise_export.mending.mend_target import mend_target
@@ -144,27 +139,13 @@ def candidate_of(target: Target, options: ExportOptions, tell: Tell) -> Candidat
     settings |= {"tolerance": options.tolerance or 0.0, "max_length": options.max_length or MAX_LENGTH}
     report = None if target.blind else check_subject(target.subject, **settings)
     if report is not None and report.verdict != "leak":
-        source = from_target(target, options, report=report)
+        candidate = from_target(target, options, report=report)
         tell(Notice(NOTHING_TO_MEND))
-        return source
-    source = from_mend(mend_target(target.unmended, opset=options.opset, **settings), options)
-    assert source.mend is not None
-    tell(Notice(source.mend.summary()))
-    return source
-
-
-@candidate_of.register
-def _of_spec(target: SpecTarget, options: ExportOptions, tell: Tell) -> Candidate:
-    """The candidate of a model of the built-in architecture, which never needs a mend."""
-    source = from_spec(target.spec, target.checkpoint, options)
-    if options.mend:
-        tell(Notice(f"{NOTHING_TO_MEND}: the built-in architecture takes lengths"))
-    return source
-
-
-@candidate_of.register
-def _of_directory(target: DirectoryTarget, options: ExportOptions, tell: Tell) -> Candidate:
-    raise ConfigurationError(f"{target.text} is published already: serve it, or copy it")
+        return candidate
+    candidate = from_mend(mend_target(target.unmended, opset=options.opset, **settings), options)
+    assert candidate.mend is not None
+    tell(Notice(candidate.mend.summary()))
+    return candidate
 
 
 def from_target(target: Target, options: ExportOptions = PLAIN, *, report: Report | None = None) -> Candidate:
@@ -184,7 +165,7 @@ def from_target(target: Target, options: ExportOptions = PLAIN, *, report: Repor
     if report is None:
         report = check_subject(subject, max_length=max_length, tolerance=tolerance, seed=options.seed)
     _require_sound(report, target)
-    # Run a small batch, to see what the outputs are
+    # Run a small batch, to see what the outputs are: sequences of 5 steps and fewer, or a little above the shortest
     task = _task(target, multi_label=options.multi_label)
     shortest, longest = report.min_length, report.max_length or max_length
     sampler = Sampler(target.steps, options.seed)
@@ -207,12 +188,9 @@ def from_target(target: Target, options: ExportOptions = PLAIN, *, report: Repor
         made=target.origin(),
     )
 
-    def build(named_manifest: Manifest) -> onnx.ModelProto:
-        return target.build(named_manifest.name, options.opset)
-
     notices = tuple(_notices(target, options, report, batch))
     reference, exact = (target.reference, target.exact) if target.traced else (None, None)
-    return Candidate(manifest, build, reference, tolerance, notices, exact=exact)
+    return Candidate(manifest, _builder(target, options), reference, tolerance, notices, exact=exact)
 
 
 def _notices(target: Target, options: ExportOptions, report: Report, batch: PaddedBatch) -> Iterator[str]:
@@ -231,9 +209,9 @@ def from_mend(proved: ProvedMend, options: ExportOptions = PLAIN) -> Candidate:
     """The candidate of a user's model after its mend; the reference is the original, run unbatched and unpadded.
 
     Raises:
-        UnmendableError: An operator cannot be mended; the error names it.
-        ExportError: It cannot be mended for another reason.
-        VerificationError: The proof of the mend does not hold.
+        UnmendableError: There is no mended target: an operator cannot be mended; the error names it.
+        VerificationError: There is none: the proof of the mend does not hold.
+        ExportError: There is none for another reason.
     """
     from lengthwise_export.mending import mended_accuracy
 
@@ -244,16 +222,16 @@ def from_mend(proved: ProvedMend, options: ExportOptions = PLAIN) -> Candidate:
         if fix.proof is not None:
             raise VerificationError(f"{original.text}: {fix.reason}, so nothing was published")
         raise ExportError("mend", fix.reason)
-    source = from_target(proved.target, options, report=proved.report)
+    candidate = from_target(proved.target, options, report=proved.report)
     proved_tolerance = 0.0 if fix.proof is None else fix.proof.tolerance - ROUNDING
     provenance = original.origin() | {"mended": proved.operators}
     return replace(
-        source,
-        manifest=source.manifest.model_copy(update={"made": provenance}),
+        candidate,
+        manifest=candidate.manifest.model_copy(update={"made": provenance}),
         reference=proved.alone,
         exact=proved.exact,
-        tolerance=max(source.tolerance or 0.0, proved_tolerance),
-        notices=(*source.notices, *([fix.notice] if fix.notice is not None else [])),
+        tolerance=max(candidate.tolerance or 0.0, proved_tolerance),
+        notices=(*candidate.notices, *([fix.notice] if fix.notice is not None else [])),
         mend=fix,
         mend_accuracy=partial(mended_accuracy.measure, original.subject),
     )

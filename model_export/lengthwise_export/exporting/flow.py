@@ -1,8 +1,8 @@
 """The flow of an export, for the command and for Python: read -> candidate -> verify -> publish. Read this file first.
 
-`export` reads a target, makes a candidate of it (a manifest, and a function that builds the graph; variables named
-`source`), verifies the graph, and publishes a version of a model that a service can load. If a case of the verification
-fails, nothing is published. `check` reads a target and runs trials on it. Variables named `read` are targets.
+`export` reads a target, makes a candidate of it (a manifest, and a function that builds the graph), verifies the graph,
+and publishes a version of a model that a service can load. If a case of the verification fails, nothing is published.
+`check` reads a target and runs trials on it. A `source` is what the user gives: a text or an object.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class PublishedModel:
         return f"<lengthwise_export.PublishedModel {self.manifest.key}: {self.directory}, {len(self.cases)} cases hold>"
 
 
-def export(target: targets.TargetSource, out: Path, options: ExportOptions, tell: Tell) -> PublishedModel:
+def export(source: targets.TargetSource, out: Path, options: ExportOptions, tell: Tell) -> PublishedModel:
     """Loads a target, builds its graph, verifies it and publishes it as a new version; `tell` gets each notice.
 
     Raises:
@@ -79,38 +79,38 @@ def export(target: targets.TargetSource, out: Path, options: ExportOptions, tell
     """
     if options.must_keep_accuracy is not None and options.data is None:
         raise ConfigurationError("--must-keep-accuracy: the accuracy is measured on labelled sequences: pass --data")
-    from lengthwise_export.exporting import candidate
+    from lengthwise_export.exporting.candidate import candidate_of, with_threshold
 
-    read = targets.read(target, options, blind=options.mend)
+    target = targets.read(source, options, blind=options.mend)
     with one_torch_thread():
         # Read the data
-        for notice in read.notices:
+        for notice in target.notices:
             tell(Notice(notice, "warning"))
-        names = _feature_names(options, read)
-        records = _read_data(options, read, names, tell)
+        names = _feature_names(options, target)
+        records = _read_data(options, target, names, tell)
         # Make the candidate, with the user's threshold and feature names
-        source = candidate.candidate_of(read, options, tell)
+        candidate = candidate_of(target, options, tell)
         if options.threshold is not None:
-            source = candidate.with_threshold(source, options.threshold)
-        if "weights" in source.manifest.made:
-            tell(Notice(f"no --checkpoint: the weights are {source.manifest.made['weights']}", "warning"))
-        step_input = source.manifest.input.model_copy(update={"names": names})
-        source = replace(source, manifest=source.manifest.model_copy(update={"input": step_input}))
-        for notice in source.notices:
+            candidate = with_threshold(candidate, options.threshold)
+        if "weights" in candidate.manifest.made:
+            tell(Notice(f"no --checkpoint: the weights are {candidate.manifest.made['weights']}", "warning"))
+        step_input = candidate.manifest.input.model_copy(update={"names": names})
+        candidate = replace(candidate, manifest=candidate.manifest.model_copy(update={"input": step_input}))
+        for notice in candidate.notices:
             tell(Notice(notice, "notice"))
         # Verify and publish
         if options.progress is not None:
             options.progress("building, verifying and publishing the graph")
-        published = publish(source, out, options, records)
+        published = publish(candidate, out, options, records)
     for notice in published.notices:
         tell(Notice(notice, "notice"))
-    for warning in _warnings_of_published(read, source, published):
+    for warning in _warnings_of_published(target, candidate, published):
         tell(Notice(warning, "warning"))
     return published
 
 
 def publish(
-    source: Candidate,
+    candidate: Candidate,
     out: Path,
     options: ExportOptions = ExportOptions(),  # noqa: B008 - it is frozen
     data: Sequence[Record] | None = None,
@@ -124,53 +124,56 @@ def publish(
     from lengthwise_export.exporting import model_files, verify
 
     with model_files.staging_folder(out) as (destination, stage):
-        manifest = source.manifest.model_copy(update={"name": destination.name, "version": destination.version})
-        verified = verify.verify(source, manifest, options, data)
+        manifest = candidate.manifest.model_copy(update={"name": destination.name, "version": destination.version})
+        verified = verify.verify(candidate, manifest, options, data)
         examples = model_files.select_examples(data, verified.manifest) if data else []
-        finished = model_files.write(stage, verified, source.mend, examples, seed=options.seed)
+        finished = model_files.write(stage, verified, candidate.mend, examples, seed=options.seed)
         notices = [*verified.notices, *model_files.load_as_a_service_would(stage, finished)]
         if examples:
             stored = f"{len(examples)} recordings of the data stand in {EXAMPLES_FILE}, for the console"
             notices.append(f"{stored}; remove the file if others must not see them")
     return PublishedModel(
         destination.directory,
-        finished,
-        verified.cases,
-        len(verified.graph.graph.node),
-        verified.labels,
-        verified.sample,
-        tuple(notices),
-        source.mend,
-        verified.mend_accuracy,
+        manifest=finished,
+        cases=verified.cases,
+        nodes=len(verified.graph.graph.node),
+        labels=verified.labels,
+        sample=verified.sample,
+        notices=tuple(notices),
+        mend=candidate.mend,
+        mend_accuracy=verified.mend_accuracy,
     )
 
 
-def check(target: targets.TargetSource, options: CheckOptions) -> Report:
-    """Loads a target and checks it; a ConfigurationError if it cannot be loaded, or an option or a comment is wrong."""
+def check(source: targets.TargetSource, options: CheckOptions) -> Report:
+    """Loads a target and checks it; a ConfigurationError if it cannot be loaded, or an option or a comment is wrong.
+
+    The report says "uncheckable" of a target that was read but cannot be checked.
+    """
     linecache.checkcache()  # a report shows lines, and in a notebook a file may have changed since
-    name = targets.name_of(target)
+    name = targets.name_of(source)
     try:
         stated_layout = padding_side.stated_layout(options)
-        read = targets.read(target, options, blind=options.suggest, layout=stated_layout)
-        read = padding_side.in_its_layout(read, stated_layout, options)
+        target = targets.read(source, options, blind=options.suggest, layout=stated_layout)
+        target = padding_side.in_its_layout(target, stated_layout, options)
     except UncheckableError as error:
         report = Report("uncheckable", str(error), target=name)
         return replace(report, fix=_suggestion(None, report, options))
-    with threads_of_check(read.subject):
-        report = _trial_report(read, options)
-        fix = _suggestion(read, report, options)
+    with threads_of_check(target.subject):
+        report = _trial_report(target, options)
+        fix = _suggestion(target, report, options)
     # A model that takes no lengths cannot be checked as it is served, whatever its trials say
-    if read.blind and report.verdict != "uncheckable":
+    if target.blind and report.verdict != "uncheckable":
         unknown_ends = "it takes neither lengths nor a mask, so it cannot know where a sequence ends; run padded"
         report = replace(report, verdict="uncheckable", reason=f"{unknown_ends}, {report.reason}")
-    report = replace(report, target=name, served=read.promise, fix=fix, notices=read.notices)
+    report = replace(report, target=name, served=target.promise, fix=fix, notices=target.notices)
     return select_leaks(report, options.select, options.ignore)
 
 
-def _suggestion(read: Target | None, report: Report, options: CheckOptions) -> FixProposal | None:
+def _suggestion(target: Target | None, report: Report, options: CheckOptions) -> FixProposal | None:
     """For `--suggest`, tries a mend of the target: what it would change, and whether it is proved to be right.
 
-    None without `--suggest`. `read` is None if the target could not be read.
+    None without `--suggest`. `target` is None if it could not be read.
     """
     if not options.suggest:
         return None
@@ -178,54 +181,59 @@ def _suggestion(read: Target | None, report: Report, options: CheckOptions) -> F
     from lengthwise_export.mending.fix import FixProposal
     from lengthwise_export.mending.mend_target import mend_target
 
-    if read is None or (report.verdict == "uncheckable" and not read.blind):
+    if target is None or (report.verdict == "uncheckable" and not target.blind):
         return FixProposal(False, report.reason)
-    if not read.blind and report.verdict != "leak":
+    if not target.blind and report.verdict != "leak":
         return FixProposal(True, NOTHING_TO_MEND)
     settings = options.model_dump(include={"max_length", "tolerance", "seed", "progress"})
-    return mend_target(read.unmended, **settings).fix
+    return mend_target(target.unmended, **settings).fix
 
 
-def _trial_report(read: Target, options: CheckOptions) -> Report:
-    """Runs the trials of a check, with those of missing values if `--missing handled` asks for them."""
+def _trial_report(target: Target, options: CheckOptions) -> Report:
+    """Runs the trials of a check, with those of missing values if `--missing handled` asks for them.
+
+    If the model does not handle missing values, the report is "uncheckable" and has the reason.
+    """
     settings = options.model_dump(include={"max_length", "tolerance", "seed", "progress"})
-    report = check_subject(read.subject, min_length=read.min_length, **settings)
-    if options.missing == "handled" and not read.blind:
+    report = check_subject(target.subject, min_length=target.min_length, **settings)
+    if options.missing == "handled" and not target.blind:
         from lengthwise_export.exporting import missing_values
 
         longest = report.max_length or options.max_length
         try:
-            missing_values.require(read, min_length=report.min_length, max_length=longest, seed=options.seed)
+            missing_values.require(target, min_length=report.min_length, max_length=longest, seed=options.seed)
         except UncheckableError as error:
             return Report("uncheckable", str(error))
     return report
 
 
-def _warnings_of_published(read: Target, source: Candidate, published: PublishedModel) -> Iterator[str]:
+def _warnings_of_published(target: Target, candidate: Candidate, published: PublishedModel) -> Iterator[str]:
     """Yields warnings for the user about the published model: refused missing values, labels and accuracy."""
-    if published.manifest.missing != source.manifest.missing:
+    if published.manifest.missing != candidate.manifest.missing:
         yield f"missing values are refused at {published.manifest.precision}: a quantised layer cannot take NaN"
     if published.sample is not None:
-        training = read.training
+        training = target.training
         yield from published.sample.notices(training.expected, training.expected_answers)
 
 
-def _feature_names(options: ExportOptions, read: Target) -> tuple[str, ...] | None:
+def _feature_names(options: ExportOptions, target: Target) -> tuple[str, ...] | None:
     """The names of the features, from the option or the target; None if neither has names.
 
     Raises:
         ConfigurationError: The option and the target differ in the names, or in their number.
     """
-    names, target_names = options.feature_names, read.steps.names
-    if names is not None and (len(names) != read.steps.features or target_names not in (None, names)):
-        has = "token ids" if read.steps.features is None else counted(read.steps.features, "feature")
+    names, target_names = options.feature_names, target.steps.names
+    if names is not None and (len(names) != target.steps.features or target_names not in (None, names)):
+        has = "token ids" if target.steps.features is None else counted(target.steps.features, "feature")
         raise ConfigurationError(
-            f"--feature-names {listed(names)} contradicts {read.text}, which has {listed(target_names or [has])}"
+            f"--feature-names {listed(names)} contradicts {target.text}, which has {listed(target_names or [has])}"
         )
     return names or target_names
 
 
-def _read_data(options: ExportOptions, read: Target, names: tuple[str, ...] | None, tell: Tell) -> list[Record] | None:
+def _read_data(
+    options: ExportOptions, target: Target, names: tuple[str, ...] | None, tell: Tell
+) -> list[Record] | None:
     """Reads the records of the option --data; None without it.
 
     Raises:
@@ -237,17 +245,18 @@ def _read_data(options: ExportOptions, read: Target, names: tuple[str, ...] | No
     from lengthwise.datasets import dataset
     from lengthwise.datasets.tails import doubts
 
-    # Columns have the roles that they had in training, unless the options say otherwise
-    trained_columns, padding = read.training.columns, options.padding or read.padding
+    # Columns have the roles that they had in training, unless the options say otherwise. What a row of the table is, a
+    # step or a sequence, is no role of a column: it is passed as an option
+    trained_columns, padding = target.training.columns, options.padding or target.padding
     row = {key: word for key, word in trained_columns.items() if key == "row"}
     reading = reading_of(row | options.columns, padding=padding, inputs=names or (), defaults=trained_columns)
     reading = replace(
         reading,
-        per_step=read.per_step,
+        per_step=target.per_step,
         say=lambda line: tell(Notice(line, "notice")),
         warn=lambda line: tell(Notice(line, "warning")),
     )
-    records = dataset.read_all(os.fspath(options.data), read.steps.kind, reading=reading)
+    records = dataset.read_all(os.fspath(options.data), target.steps.kind, reading=reading)
     for doubt in doubts([record.steps for record in records]):
         tell(Notice(f"{options.data}: {doubt}", "warning"))
     if options.precision == "fp32" and all(record.label is None for record in records):

@@ -171,7 +171,7 @@ class _MissingValueProbe:
         return PaddedBatch(values, self._batch.lengths)
 
     def _differences(self, answers: BatchLogits, changed_answers: BatchLogits) -> list[float]:
-        """For each row, how much two answers differ (`gap`); for a per-step model, over its valid steps."""
+        """The relative difference of two answers, for each row; of a per-step model at its valid steps."""
         rows = zip(answers, changed_answers, self._batch.lengths, strict=True)
         return [
             relative_difference(first[:length], second[:length])

@@ -137,10 +137,15 @@ _MAX_CONSTANT: Final = 64  # A constant with more numbers is a table of weights
 def host_nodes(graph: ModelProto, lengths: str | None) -> tuple[str, ...]:
     """The names of a graph's nodes that compute only shapes and lengths, in its order; not those inside subgraphs.
 
-    onnxruntime places such nodes on the CPU with every provider; a service on a device accepts no others there.
-    `lengths` is the name of the graph's input of lengths; None if it has none.
+    onnxruntime places such nodes on the CPU with every provider; a service on a device accepts no others there. They
+    are operators that read the shape of a value, and operators on a few numbers, all of which come from such operators,
+    from `lengths` or from constants. Constants themselves, and what is computed from constants only, are not named.
+
+    Args:
+        graph: The graph.
+        lengths: The name of its input of lengths; None if it has none.
     """
-    constants = {tensor.name for tensor in graph.graph.initializer if prod(tensor.dims) <= _MAX_CONSTANT}
+    constants = {tensor.name for tensor in graph.graph.initializer if prod(tensor.dims) <= _MAX_CONSTANT}  # small ones
     sizes = set() if lengths is None else {lengths}  # values that are computed from shapes and lengths only
     names = []
     for node in graph.graph.node:

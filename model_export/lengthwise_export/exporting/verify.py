@@ -8,7 +8,7 @@ alone moves the answer more than usual; `amplified` of a case says by how much (
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -56,12 +56,12 @@ class VerifiedGraph:
 
 
 def verify(
-    source: Candidate, manifest: Manifest, options: ExportOptions, data: Sequence[Record] | None
+    candidate: Candidate, manifest: Manifest, options: ExportOptions, data: Sequence[Record] | None
 ) -> VerifiedGraph:
     """Builds and verifies the graph of a candidate, and converts it to the precision of the options.
 
     Args:
-        source: The candidate.
+        candidate: The candidate.
         manifest: Its manifest, with name and version.
         options: The options of the export.
         data: The records of --data; None without it.
@@ -71,29 +71,32 @@ def verify(
             published.
     """
     # Build and verify in float32
-    graph = source.build(manifest)
-    ties = traced.ties_in(graph)  # advice if the model sorts values that may be equal: their order is open in torch
+    graph = candidate.build(manifest)
+    # Advice for the user, if the model sorts values that may be equal: torch leaves their order open
+    advice_on_ties = traced.ties_in(graph)
     traced.forget_ties(graph)
-    settings: dict[str, Any] = {"tolerance": source.tolerance, "seed": options.seed}
+    settings: dict[str, Any] = {"tolerance": candidate.tolerance, "seed": options.seed}
     try:
-        verified = verify_graph(graph, manifest, source.reference, exact=source.exact, **settings)
-        verified = _with_same_bits(verified, source, manifest, options)
+        verified = verify_graph(graph, manifest, candidate.reference, exact=candidate.exact, **settings)
+        verified = _with_same_bits(verified, candidate, manifest, options)
     except VerificationError as error:
-        raise error if ties is None else VerificationError(f"{error}. {ties}") from error
-    # Measure the mend, convert, and measure the accuracy
-    before_and_after, notices = None, verified.notices if ties is None else (ties, *verified.notices)
-    if data is not None and source.mend_accuracy is not None:
-        before_and_after = source.mend_accuracy(verified.session(), manifest, data)
+        raise error if advice_on_ties is None else VerificationError(f"{error}. {advice_on_ties}") from error
+    notices = verified.notices if advice_on_ties is None else (advice_on_ties, *verified.notices)
+    # Measure the accuracy of the mended graph and of the original
+    mend_accuracy = None
+    if data is not None and candidate.mend_accuracy is not None:
+        mend_accuracy = candidate.mend_accuracy(verified.session(), manifest, data)
+    # Convert to the precision, and measure the accuracy of what is published
     if options.precision != "fp32":
         sequences = None if data is None else [record.steps for record in data]
         verified = at_precision(verified, options.precision, sequences, **settings)
         notices += verified.notices
     if data is not None:
         verified = _with_figures(verified, data)
-    verified = replace(verified, mend_accuracy=before_and_after, notices=notices)
+    verified = replace(verified, mend_accuracy=mend_accuracy, notices=notices)
     bound, sample = options.must_keep_accuracy, verified.sample
     if bound is not None and (sample is None or sample.accuracy < bound):
-        measured = before_and_after or sample or "the data has no labels"
+        measured = mend_accuracy or sample or "the data has no labels"
         raise VerificationError(
             f"{manifest.key}: --must-keep-accuracy {bound:g} does not hold, so nothing was published: {measured}"
         )
@@ -101,14 +104,14 @@ def verify(
 
 
 def _with_same_bits(
-    verified: VerifiedGraph, source: Candidate, manifest: Manifest, options: ExportOptions
+    verified: VerifiedGraph, candidate: Candidate, manifest: Manifest, options: ExportOptions
 ) -> VerifiedGraph:
     """Rewrites a graph whose bits depend on the batch with operators of steady bits, and verifies it again.
 
     Returned unchanged: a graph whose bits are the same in all batches already, or may differ by the options; an ONNX
     file; and a graph for which no operator is to be replaced.
     """
-    is_external = source.reference is None  # a graph that was made elsewhere keeps its bytes
+    is_external = candidate.reference is None  # a graph that was made elsewhere keeps its bytes
     may_differ = options.tolerance is not None or options.precision != "fp32"
     if is_external or may_differ or promises.promise(verified.cases).bits:
         return verified
@@ -119,7 +122,7 @@ def _with_same_bits(
     if not rewritten:
         return verified
     verified_steady = verify_graph(
-        steady, manifest, source.reference, tolerance=source.tolerance, seed=options.seed, exact=source.exact
+        steady, manifest, candidate.reference, tolerance=candidate.tolerance, seed=options.seed, exact=candidate.exact
     )
     return replace(verified_steady, notices=(*verified.notices, *lines))
 
@@ -234,21 +237,22 @@ def at_precision(
     from_float32 = max(case.difference for case in converted.cases if case.varied == "reference")
     session = converted.session()
     changes = None if data is None else accuracy.changed_labels(float32_session, session, manifest, data)
-    raw = list(BatchVariations(session, manifest, seed).at_raw_values(reference, origin, most_from_float32))
+    # For each kind of raw values, such as a constant: its name, the batch, and the case
+    at_raw_values = list(BatchVariations(session, manifest, seed).at_raw_values(reference, origin, most_from_float32))
     return replace(
         converted,
         manifest=manifest.model_copy(update={"from_fp32": from_float32}),
-        cases=[*converted.cases, *(case for *_, case in raw)],
+        cases=[*converted.cases, *(case for _, _, case in at_raw_values)],
         labels=changes,
         notices=(
             *precision.describe(verified.graph, to),
-            *(notice for kind, _, case in raw for notice in _at_raw_values(kind, case, to)),
-            *(_overflows(verified, converted, {kind: batch for kind, batch, _ in raw}) if to == "fp16" else ()),
+            *(notice for kind, _, case in at_raw_values for notice in _notices_at_raw_values(kind, case, to)),
+            *(_overflows(verified, converted, at_raw_values) if to == "fp16" else ()),
         ),
     )
 
 
-def _at_raw_values(kind: str, case: Case, to: Precision) -> Iterator[str]:
+def _notices_at_raw_values(kind: str, case: Case, to: Precision) -> Iterator[str]:
     """Yields a notice if the answers to a kind of raw values differ from those of float32, or are ill-conditioned."""
     rounding = f"rounding alone moves its answer by {case.amplified:.2g} of the largest score"
     if not math.isfinite(case.difference):
@@ -262,12 +266,19 @@ def _at_raw_values(kind: str, case: Case, to: Precision) -> Iterator[str]:
         yield f"float32 is ill-conditioned at {kind}: {rounding}, and {to} moves it by {case.difference:.2g}"
 
 
-def _overflows(float32: VerifiedGraph, float16: VerifiedGraph, batches: Mapping[str, PaddedBatch]) -> Iterator[str]:
-    """Yields notices about kinds of raw values that overflow float16 inside the graph, on a device.
+def _overflows(
+    float32: VerifiedGraph, float16: VerifiedGraph, at_raw_values: Iterable[tuple[str, PaddedBatch, Case]]
+) -> Iterator[str]:
+    """Yields a notice for each kind of raw values that overflows float16 inside the graph, on a device.
 
-    The cases do not show it, as a CPU computes most of the graph in float32. `batches` are the sequences of each kind.
-    A notice names the first operator whose float16 output is infinite, while its largest float32 value is finite and
-    above `LARGEST_HALF`.
+    The cases do not show it, as a CPU computes most of the graph in float32. So the operators of both graphs are
+    recorded, and the notice names the first one whose output is infinite in float16, and in float32 finite but larger
+    than float16 can hold.
+
+    Args:
+        float32: The graph before the conversion.
+        float16: The graph after it.
+        at_raw_values: The kinds of raw values, each with a batch of such sequences and its case.
     """
     from lengthwise_export.checking.trace_onnx import OnnxSubject
     from lengthwise_export.onnx_graphs.external_graph import ExternalGraph
@@ -275,7 +286,7 @@ def _overflows(float32: VerifiedGraph, float16: VerifiedGraph, batches: Mapping[
     manifest = float32.manifest
     description = (manifest.input, manifest.graph, manifest.classes, manifest.task == "per-step")
     subjects = [OnnxSubject(ExternalGraph(verified.graph, *description)) for verified in (float32, float16)]
-    for kind, batch in batches.items():
+    for kind, batch, _ in at_raw_values:
         in_float32, in_float16 = (subject.record(batch).operations for subject in subjects)
         largest = {
             operation.operator: max(

@@ -21,7 +21,7 @@ from lengthwise.padding import PaddedBatch
 from lengthwise.runtime.manifest import GraphNames, Manifest, StepInput, digest
 from lengthwise.wrong_values import counted
 from lengthwise_export.architecture.spec import Spec
-from lengthwise_export.architecture.trained import TrainingRecord, read_record
+from lengthwise_export.architecture.trained import UNTRAINED, TrainingRecord, read_record
 from lengthwise_export.checking.baseline import is_finite
 from lengthwise_export.checking.recording import Subject
 from lengthwise_export.errors import RunError
@@ -162,6 +162,13 @@ class SpecTarget(TorchTarget):
     def padding(self) -> PaddingCut:
         """What the spec says about padding in data files."""
         return self.spec.input.padding
+
+    def origin(self) -> dict[str, str | int | float | None]:
+        """The architecture, the checkpoint of the weights, and what that records of the training."""
+        if self.checkpoint is None:
+            return {"architecture": "built-in", "weights": UNTRAINED}
+        recorded = self.training.model_dump(include={"temperature", "trained"}, exclude_none=True)
+        return {"architecture": "built-in", "checkpoint": digest(self.checkpoint)} | recorded
 
 
 @dataclass(frozen=True, kw_only=True)

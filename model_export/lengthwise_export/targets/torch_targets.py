@@ -20,6 +20,7 @@ from torch.nn.parameter import is_lazy
 from lengthwise.errors import ConfigurationError
 from lengthwise.runtime.manifest import GraphNames
 from lengthwise_export.architecture import foreign_files, trained
+from lengthwise_export.architecture.model import ClassifierOutput
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.checking.trace_torch import TorchSubject
 from lengthwise_export.errors import CheckpointError, UncheckableError
@@ -170,7 +171,7 @@ def _error_and_line(error: BaseException) -> str:
 
 def read_spec(text: str, options: TargetOptions) -> SpecTarget:
     """Reads the target of a spec: a model of the built-in architecture, with the weights of a checkpoint or random."""
-    return _spec_target(text, options, Spec.read(Path(text)), _checkpoint_path(options))
+    return target_of_spec(text, options, Spec.read(Path(text)), _checkpoint_path(options))
 
 
 def _checkpoint_path(options: TargetOptions) -> Path | None:
@@ -191,10 +192,10 @@ def read_checkpoint(text: str, options: TargetOptions) -> SpecTarget:
             f"{path} does not say which spec it was trained with: give that too, `lengthwise export SPEC.toml "
             f"--checkpoint {path} --out ...`; for a module of yours, package.module:factory --checkpoint {path}"
         )
-    return _spec_target(text, options, spec, path)
+    return target_of_spec(text, options, spec, path)
 
 
-def _spec_target(text: str, options: TargetOptions, spec: Spec, weights: Path | None) -> SpecTarget:
+def target_of_spec(text: str, options: TargetOptions, spec: Spec, weights: Path | None) -> SpecTarget:
     """The target of a spec and a checkpoint; `weights`: None for random weights.
 
     Raises:
@@ -207,7 +208,7 @@ def _spec_target(text: str, options: TargetOptions, spec: Spec, weights: Path | 
     check_options_agree(text, options, steps, labels)
     return SpecTarget(
         text=text,
-        subject=TorchSubject(model, steps, CallSignature(), output_selector(None)),
+        subject=TorchSubject(model, steps, CallSignature(), ClassifierOutput.present),
         labels=labels,
         per_step=per_step,
         names=GraphNames(sequences=steps.kind),
