@@ -155,7 +155,7 @@ def check(source: targets.TargetSource, options: CheckOptions) -> Report:
     try:
         stated_layout = padding_side.stated_layout(options)
         target = targets.read(source, options, blind=options.suggest, layout=stated_layout)
-        target = padding_side.in_its_layout(target, stated_layout, options)
+        target = padding_side.with_layout(target, stated_layout, options)
     except UncheckableError as error:
         report = Report("uncheckable", str(error), target=name)
         return replace(report, fix=_suggestion(None, report, options))

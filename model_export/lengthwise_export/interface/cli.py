@@ -143,9 +143,9 @@ def _as_json(published: PublishedModel) -> dict[str, Any]:
 
 
 @click.command(cls=Command)
-@click.argument("target", metavar="[TARGET]...", nargs=-1)
+@click.argument("targets_or_files", metavar="[TARGET]...", nargs=-1)
 @flags(CheckCommandOptions)
-def check(target: tuple[str, ...], options: CheckCommandOptions) -> None:
+def check(targets_or_files: tuple[str, ...], options: CheckCommandOptions) -> None:
     """Finds where padding or another row of the batch changes an answer of TARGET, with the cause and a fix.
 
     TARGET is a spec (.toml), what `train` wrote, package.module:factory or file.py:factory of a torch module or a Keras
@@ -176,10 +176,12 @@ def check(target: tuple[str, ...], options: CheckCommandOptions) -> None:
     if options.explain is not None:
         click.echo(rule_page.as_markdown(rule.known_rule(options.explain)), nl=False)
         return
+    # The targets: those that pyproject.toml lists (with --changed, the arguments are files), or the arguments
     here = Path.cwd()
     project = Project.of(here)
-    is_listed = options.changed or not target
-    listed = _listed(target, options, project) if is_listed else project.named(target, here)
+    is_listed = options.changed or not targets_or_files
+    listed = _listed(targets_or_files, options, project) if is_listed else project.named(targets_or_files, here)
+    # Check each, in the folder of pyproject.toml if it is listed there, and report
     console, reports, exit_codes = Console(), [], []
     with contextlib.chdir(project.folder if is_listed else here):
         for entry in listed:
@@ -246,7 +248,8 @@ def _report_of(listed: ListedTarget, options: CheckCommandOptions, *, is_only: b
             if is_only:
                 raise
             report = Report("uncheckable", str(error), target=listed.target)
-            if isinstance(error, RefusedCommentError):  # its report ignores nothing
+            # The check itself ran: its report has the leaks as if there were no comments that ignore rules
+            if isinstance(error, RefusedCommentError):
                 _say(f"error: {error}")
                 report = error.report
     for notice in report.notices:

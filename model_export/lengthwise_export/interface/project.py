@@ -64,12 +64,11 @@ class Project:
         Listed options count only in the folder of the file. A target that is listed several times is there as often.
         """
         listed = self.targets if folder == self.folder else ()
-        return tuple(
-            target
-            for name in dict.fromkeys(names)
-            for target in [entry for entry in listed if entry.target == name]
-            or [_listed_target(name, self.defaults, f"{self.folder / FILE}", folder)]
-        )
+        targets: list[ListedTarget] = []
+        for name in dict.fromkeys(names):
+            listed_here = [target for target in listed if target.target == name]
+            targets += listed_here or [_listed_target(name, self.defaults, f"{self.folder / FILE}", folder)]
+        return tuple(targets)
 
 
 def _read_table(file: Path) -> Any:

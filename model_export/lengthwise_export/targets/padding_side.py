@@ -35,41 +35,44 @@ def stated_layout(options: CheckOptions) -> StepLayout | None:
     return None if options.padding is None else StepLayout(options.padding, is_stated=True)
 
 
-def in_its_layout(target: Target, stated: StepLayout | None, options: CheckOptions) -> Target:
-    """The target, with its model in the layout that the user states or that the model names.
+def with_layout(target: Target, stated: StepLayout | None, options: CheckOptions) -> Target:
+    """The target, with its model in the layout that a check tries; `train` and `pad_id` are applied as well.
+
+    That is the layout of the options; without these options, left padding if the model says `padding_side = "left"`;
+    else the layout in which it was read, right padding.
 
     Args:
-        target: The target as it was read.
-        stated: The layout that the user states; None for that of the model, or else right padding.
-        options: The options of the check; `train` and `pad_id` are applied as well.
+        target: The target as it was read: for packed rows, in their layout already.
+        stated: The layout of the options; None if they name none.
+        options: The options of the check.
 
     Raises:
-        ConfigurationError: An option is about rows that are padded on the right only, about tokens, or about torch.
+        ConfigurationError: An option does not apply to the layout, to the kind of a step, or to the kind of the target.
     """
     if options.train:
         target = _in_training(target)
+    layout, notices = stated, target.notices
     if options.pad_id is not None:
-        stated = _with_pad_id(target, stated or target.subject.layout, options)
-    side, notices = _padding_side(target), target.notices
-    if side == "left" and options.padding is None and options.packed is None:
-        stated = dataclasses.replace(stated or target.subject.layout, padding="left")
+        layout = _with_pad_id(target, layout or target.subject.layout, options)
+    if _padding_side(target) == "left" and options.padding is None and options.packed is None:
+        layout = dataclasses.replace(layout or target.subject.layout, padding="left")
         notices = (
             *notices,
             "the model says padding_side='left', so rows are padded so: --padding right tries the other",
         )
-    if stated is None:
+    if layout is None:
         return target
     for name in ("suggest", "missing"):
-        if not stated.is_right_padded and getattr(options, name):
+        if not layout.is_right_padded and getattr(options, name):
             raise ConfigurationError(
-                f"--{name} is about rows that are padded on the right, but {target.text} is checked {stated.name}: "
-                f"leave --{name} out" + ("" if stated.packed else ", or pass --padding right")
+                f"--{name} is about rows that are padded on the right, but {target.text} is checked {layout.name}: "
+                f"leave --{name} out" + ("" if layout.packed else ", or pass --padding right")
             )
     subject: Any = target.subject
-    if stated.packed is not None and subject.layout.packed is None:
+    if layout.packed is not None and subject.layout.packed is None:
         raise ConfigurationError(f"--packed: only torch modules and ONNX files take packed rows, not {target.text}")
-    if stated.packed is None:
-        subject = subject.with_layout(stated)
+    if layout.packed is None:
+        subject = subject.with_layout(layout)
     return dataclasses.replace(target, subject=subject, notices=notices)
 
 

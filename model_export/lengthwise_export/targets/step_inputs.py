@@ -42,10 +42,10 @@ _MakeSubject = Callable[..., TorchSubject]
 """Makes the subject of a module: takes a kind of step, and optionally another `signature`."""
 
 
-def _running_widths(subject: TorchSubject) -> Iterator[InferredSteps]:
-    """Yields the subject and the shape of its answer, at each of `_WIDTHS` at which it runs.
+def _running_subjects(subject: TorchSubject) -> Iterator[InferredSteps]:
+    """Yields, for each of `_WIDTHS` at which the subject runs, the subject and the shape of its answer.
 
-    If the classes of the answer come before the steps, the subject gets a signature that says so.
+    If the classes of the answer come before the steps, it is a subject with a signature that says so.
     """
     sampler, signature = Sampler(subject.steps, seed=0), subject.signature
     for width in _WIDTHS:
@@ -80,8 +80,8 @@ def read_steps(
         state: The state of the module when it was loaded.
 
     Returns:
-        The module with its kind of step, and the shape of its answer. If the module runs at no usual width, the kind
-        for which the check will report why.
+        The module with its kind of step, and the shape of its answer. If the module runs at no usual width, this may be
+        a candidate with which it does not run, for the check to report why (`_steps_for_check`).
 
     Raises:
         ConfigurationError: No kind of step runs, or several do; the message names the options that help.
@@ -98,20 +98,20 @@ def read_steps(
         vocabulary = _vocabulary_of_steps(make_subject, module)
         if vocabulary is not None:
             of_tokens = make_subject(StepInput(kind="tokens", vocabulary=vocabulary))
-            if inferred := next(_running_widths(of_tokens), None):
+            if inferred := next(_running_subjects(of_tokens), None):
                 return inferred
         candidates = list(dict.fromkeys(_likely_steps(module)))
-    readings = [
-        inferred for steps in candidates if (inferred := next(_running_widths(make_subject(steps)), None)) is not None
+    running = [
+        inferred for steps in candidates if (inferred := next(_running_subjects(make_subject(steps)), None)) is not None
     ]
-    if not readings and not signature.channels_first and (options.features or 1) == 1 and options.vocabulary is None:
+    if not running and not signature.channels_first and (options.features or 1) == 1 and options.vocabulary is None:
         # Raw samples: one value for each step, without an axis of features.
         raw_samples = make_subject(StepInput(features=1), signature=replace(signature, features_axis=False))
-        readings = list(itertools.islice(_running_widths(raw_samples), 1))
-    if len(readings) > 1:
-        choices = " and with ".join(_as_option(subject.steps) for subject, _ in readings)
+        running = list(itertools.islice(_running_subjects(raw_samples), 1))
+    if len(running) > 1:
+        choices = " and with ".join(_as_option(subject.steps) for subject, _ in running)
         raise ConfigurationError(f"{text} runs with {choices}: pass the right one")
-    return readings[0] if readings else _steps_for_check(text, make_subject, options, candidates)
+    return running[0] if running else _steps_for_check(text, make_subject, options, candidates)
 
 
 def read_packed_steps(
@@ -122,16 +122,17 @@ def read_packed_steps(
     select_output: OutputSelector,
     state: ModuleState | None = None,
 ) -> InferredSteps:
-    """Finds the kind of a step of a module that takes packed rows, as `read_steps` does; its layout gets the form.
+    """Finds the kind of a step of a module that takes packed rows, and the form of these rows.
 
-    A packed row is `[1, steps]` or `[steps]`, and the module answers each step, or each sequence.
+    The form is `[1, steps]` or `[steps]`: the first that runs. The layout of the subject that is returned says it, and
+    whether the module answers each step or each sequence. Arguments and result are those of `read_steps`.
 
     Raises:
         UncheckableError: Neither form gives one answer for each sequence, or for each step.
     """
     errors: list[str] = []
+    known_sizes = TorchSubject(module, StepInput(features=1), signature, select_output).sizes
     for has_rows_axis in (True, False):
-        known_sizes = TorchSubject(module, StepInput(features=1), signature, select_output).sizes
         layout = replace(signature.layout, has_rows_axis=has_rows_axis, known_sizes=known_sizes)
         try:
             subject, shape = read_steps(text, module, options, replace(signature, layout=layout), select_output, state)
@@ -171,11 +172,13 @@ def _steps_for_check(
 ) -> InferredSteps:
     """For a module that runs at no usual width: the kind of step for which the check will report why, and a shape.
 
-    The shape `(0, classes)` has the number of classes from the options, or 1.
+    That is the first candidate if the user states the kind; else the first one with which the module runs at all, such
+    as with single rows or at a width of its own. The shape is `(0, classes)`, with the number of classes from the
+    options, or 1.
 
     Raises:
-        ConfigurationError: The kind cannot be inferred, or the module raises for every batch that was tried.
-        UncheckableError: The target is to be mended, and raises for a small batch.
+        ConfigurationError: There is no candidate, the module runs with none, or it runs if it is called in another way.
+        UncheckableError: There is such a candidate, but the target is to be mended, so no check would report why.
     """
     if not candidates:
         raise ConfigurationError(
@@ -193,11 +196,10 @@ def _steps_for_check(
         sampler = Sampler(subject.steps, seed=0)
         takes_one_row = any(runs(subject, pad([sampler.sequence(width)], width=width)) for width in _WIDTHS)
         if is_stated or takes_one_row or widths_at_which_it_runs(subject, sampler):
-            if is_blind:  # it is to be mended, so no check will say why
+            if is_blind:
                 raise UncheckableError(
                     why_it_raises(subject, [sampler.sequence(length) for length in (5, 3, 1)], 7, error)
                 )
-            # The check finds which sizes run and has a better error message.
             return subject, (0, options.classes or len(options.labels or ()) or 1)
     options_shown = [_as_option(steps) for steps in candidates[:4]]
     example = f"; with {options_shown[0]}" if len(options_shown) > 1 else ""
@@ -217,12 +219,13 @@ def _as_option(steps: StepInput) -> str:
 def _explain_by_other_calls(
     text: str, make_subject: _MakeSubject, candidates: Sequence[StepInput], error: RunError
 ) -> None:
-    """Looks for the cause why a module raises `error` at every kind of step, and raises an error that says the cure.
+    """Raises a better error than `error`, which a module raises at every kind of step, if one of two causes is found.
 
-    Two causes are looked for; if it is neither, the function returns, and the caller reports `error` itself.
+    If it is neither, the function returns, and the caller reports `error` itself.
 
     Raises:
-        ConfigurationError: The weights are not float32, or the module runs if it is called in another way.
+        ConfigurationError: The weights are not float32, or the module runs if it is called in another way. The message
+            says what to change.
     """
     subject = make_subject(candidates[0])
     wrong_dtypes = {tensor.dtype for tensor in subject.module.parameters() if tensor.is_floating_point()} - {
@@ -238,7 +241,7 @@ def _explain_by_other_calls(
             if signature.channels_first and steps.kind == "tokens":
                 continue
             # At one width only, the width may have been mistaken for the features.
-            if len(list(itertools.islice(_running_widths(make_subject(steps, signature=signature)), 2))) == 2:
+            if len(list(itertools.islice(_running_subjects(make_subject(steps, signature=signature)), 2))) == 2:
                 raise ConfigurationError(
                     f"{text}, called with {_as_option(steps)}, raises: {error}. It runs {sentence_end}"
                 )

@@ -135,7 +135,8 @@ def _import_module(where: str, text: str) -> ModuleType:
     prefer_torch()
     path, folder, name = Path(where), str(Path.cwd()), where
     is_file = path.suffix == ".py"
-    if not (is_file or _MODULE_NAME.fullmatch(where)) or (path.is_file() and not is_file) or text.endswith(":"):
+    is_module_name = _MODULE_NAME.fullmatch(where) is not None and not path.is_file()
+    if text.endswith(":") or not (is_file or is_module_name):
         raise ConfigurationError(
             f"{text} names no module and its factory: write file.py:factory, or package.module:factory with dots "
             "between the packages"

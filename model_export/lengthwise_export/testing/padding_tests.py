@@ -81,17 +81,19 @@ def watched() -> Iterator[list[ModelCall]]:
 def findings(calls: Sequence[ModelCall]) -> list[LeakRule]:
     """The rules that a padding test breaks, by the calls that it makes of models.
 
-    They are about the class of model that it calls most often. Empty if no call has a tensor.
+    The calls of one class of model count: the class that is called most often. Empty if no call has a tensor.
     """
     calls = [call for call in calls if call.tensors]
     if not calls:
         return []
     ((module_class, _),) = Counter(call.module for call in calls).most_common(1)
-    first_call, *further_calls = calls_of_class = [call for call in calls if call.module is module_class]
+    calls_of_class = [call for call in calls if call.module is module_class]
+    first_call, *further_calls = calls_of_class
     shapes = {call.tensors[0].shape[1:] for call in calls_of_class}
     is_broken = {
+        # A single call compares its rows
         "LW001": all(map(first_call.is_like, further_calls)) if further_calls else first_call.has_equal_rows(),
-        # Calls at several widths differ in their padding.
+        # Calls at several widths differ in their padding
         "LW002": len(shapes) == 1 and not any(call.has_padding() for call in calls),
     }
     return [rule for code, rule in rules().items() if is_broken.get(code)]
@@ -118,9 +120,9 @@ def _is_equal(tensor: Tensor, other: Tensor) -> bool:
 
 
 def _ends_in_padding(steps: Tensor) -> bool:
-    """Whether the last step of some row is 0, NaN or equal to the step before, as padding is, and few true steps are.
+    """Whether some row seems to end in padding: its last step is 0, NaN or equal to the step before.
 
-    Each axis after the rows may be that of the steps.
+    Which axis after the rows is that of the steps is not known, so it is true if it is so along any of them.
     """
     for axis in range(1, steps.ndim):
         if steps.shape[axis] > 1:
@@ -131,12 +133,18 @@ def _ends_in_padding(steps: Tensor) -> bool:
 
 
 def _shows_padding(tensor: Tensor, steps_shape: Sequence[int]) -> bool:
-    """Whether a tensor is a mask with both values, or lengths of which one is not the width.
+    """Whether a tensor that a model gets besides the steps shows padding.
 
-    `steps_shape` is the shape of the steps, whose first axis is the rows or, if its size is another, the width.
+    A tensor of several axes does, if it is a mask: if it has two different values and no other. A tensor of one axis is
+    taken for lengths, and does if one of them is not the width.
+
+    Args:
+        tensor: The tensor.
+        steps_shape: The shape of the steps, `[rows, width, ...]` or `[width, rows, ...]`.
     """
     if tensor.ndim != 1:
         low, high = tensor.float().aminmax()
         return bool(low < high) and bool(((tensor == low) | (tensor == high)).all())
-    width = steps_shape[0] if len(tensor) != steps_shape[0] else steps_shape[min(1, len(steps_shape) - 1)]
+    is_rows_first = len(tensor) == steps_shape[0] and len(steps_shape) > 1
+    width = steps_shape[1] if is_rows_first else steps_shape[0]
     return bool((tensor != width).any())
