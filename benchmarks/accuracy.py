@@ -41,7 +41,7 @@ from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.training.arrays import LabelledSequences
 from lengthwise_export.training.options import TrainOptions
 from lengthwise_export.training.recipe import ROCKET_MODEL
-from lengthwise_export.training.session import TrainingSession
+from lengthwise_export.training.session import run_training
 
 PAGE = pages.RESULTS / "accuracy.md"
 SETS: Final = (
@@ -101,8 +101,8 @@ def trained(data: LabelledSet, model: str, seed: int) -> AccuracyOfRun:
         spec = spec.with_keys(input={"normalize": "training"})
     began = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
-        session = TrainingSession(LabelledSequences(spec, data.training), TrainOptions(seed=seed), test=data.test)
-        report = session.run(Path(folder))
+        labelled = LabelledSequences(spec, data.training)
+        report = run_training(labelled, TrainOptions(seed=seed), Path(folder), test=data.test)
     seconds = time.process_time() - began
     chosen = report["spec"]["model"]
     kind = "rocket" if chosen["kind"] == "rocket" else "conv" if chosen["conv"] else "rnn"

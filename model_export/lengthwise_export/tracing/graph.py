@@ -343,58 +343,53 @@ def with_exact_sizes(model: ir.Model, program: ExportedProgram) -> ir.Model:
     values = {value.name: value for value in (*model.graph.inputs, *outputs)}
     for node in (node for node in program.graph.nodes if node.target in _ROUNDING and node.name in values):
         # A size that is a rounded number: add the nodes that compute this number in float64
-        size, computation = values[node.name], _SizeComputation(values)
-        producer, number = size.producer(), computation.float64(node.args[0])
+        size, tape = values[node.name], ir.tape.Tape()
+        producer, number = size.producer(), _in_float64(node.args[0], values, tape)
         if producer is None or number is None:
             continue
         # Round it, and put the result in the place of the size
         rounding = _ROUNDING[node.target]
-        whole_number = number if rounding is None else computation.add(rounding, [number])
-        exact = computation.add(
-            "Cast", [whole_number], {"to": ir.DataType.INT64}, dtype=ir.DataType.INT64, shape=size.shape
-        )
-        model.graph.insert_before(producer, computation.nodes)
+        whole_number = number if rounding is None else _add(tape, rounding, [number])
+        to_int64 = {"to": ir.DataType.INT64}
+        exact = _add(tape, "Cast", [whole_number], to_int64, dtype=ir.DataType.INT64, shape=size.shape)
+        model.graph.insert_before(producer, tape.nodes)
         ir.convenience.replace_all_uses_with(size, exact)
     return model
 
 
-class _SizeComputation(ir.tape.Tape):
-    """Records the new nodes that compute one size in float64.
+def _in_float64(number: Any, values: Mapping[str | None, ir.Value], tape: ir.tape.Tape) -> ir.Value | None:
+    """Adds the nodes that compute a number of a program in float64 to `tape`, and returns their output.
 
-    `values` are the values of the graph by the names of the program's nodes.
+    None if the number is not computed with `_OPERATORS` from sizes and constants.
+
+    Args:
+        number: A node of the program, or a constant.
+        values: The values of the graph, by the names of the program's nodes.
+        tape: Records the new nodes.
     """
+    if isinstance(number, int | float):
+        return _add(tape, "Constant", [], {"value": ir.tensor(np.float64(number))}, shape=ir.Shape([]))
+    if not isinstance(number, fx.Node):
+        return None
+    if isinstance(number.meta.get("val"), torch.SymInt):
+        size = values.get(number.name)
+        return None if size is None else _add(tape, "Cast", [size], {"to": ir.DataType.DOUBLE})
+    kind = _OPERATORS.get(number.target)
+    inputs = [_in_float64(argument, values, tape) for argument in number.args]
+    return None if kind is None or None in inputs else _add(tape, kind, inputs)
 
-    def __init__(self, values: Mapping[str | None, ir.Value]) -> None:
-        super().__init__()
-        self._values = values
 
-    def float64(self, operand: Any) -> ir.Value | None:
-        """Adds the nodes that compute a number of the program in float64, and returns their output.
-
-        None if the number is not computed with `_OPERATORS` from sizes and constants.
-        """
-        if isinstance(operand, int | float):
-            return self.add("Constant", [], {"value": ir.tensor(np.float64(operand))}, shape=ir.Shape([]))
-        if not isinstance(operand, fx.Node):
-            return None
-        if isinstance(operand.meta.get("val"), torch.SymInt):
-            size = self._values.get(operand.name)
-            return None if size is None else self.add("Cast", [size], {"to": ir.DataType.DOUBLE})
-        kind = _OPERATORS.get(operand.target)
-        inputs = [self.float64(argument) for argument in operand.args]
-        return None if kind is None or None in inputs else self.add(kind, inputs)
-
-    def add(
-        self,
-        kind: str,
-        inputs: Sequence[ir.Value | None],
-        attributes: Mapping[str, Any] | None = None,
-        *,
-        dtype: ir.DataType = ir.DataType.DOUBLE,
-        shape: ir.Shape | None = None,
-    ) -> ir.Value:
-        """Adds a node of an operator, and returns its output; `shape` is None if it is not known."""
-        return self.op(kind, inputs, attributes, output=ir.Value(type=ir.TensorType(dtype), shape=shape))
+def _add(
+    tape: ir.tape.Tape,
+    kind: str,
+    inputs: Sequence[ir.Value | None],
+    attributes: Mapping[str, Any] | None = None,
+    *,
+    dtype: ir.DataType = ir.DataType.DOUBLE,
+    shape: ir.Shape | None = None,
+) -> ir.Value:
+    """Adds a node of an operator to `tape`, and returns its output; `shape` is None if it is not known."""
+    return tape.op(kind, inputs, attributes, output=ir.Value(type=ir.TensorType(dtype), shape=shape))
 
 
 _SHARP: Final = frozenset({"Log", "Reciprocal", "Pow", "Sqrt", "Div"})

@@ -9,9 +9,9 @@ records -> plan ─┬─> fixed kernels ────┐
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
@@ -43,118 +43,132 @@ SPEC_FILE: Final = "spec.toml"
 PAGE_FILE: Final = "report.html"
 
 
-@dataclass(frozen=True)
-class TrainingSession:
-    """What a training takes: the records of each split, and the options. `run` trains."""
-
-    data: LabelledSequences  # the records, and the user's spec with what they say
-    options: TrainOptions  # the user's
-    test: Sequence[Record] = ()  # scored once, at the end
-    validation: Sequence[Record] = ()  # the validation split, instead of a share of the records
-    resume: bool = False  # whether to continue from the states in the folder of the run
-    # Called with the name, the records and the chosen spec of the test or validation split, to raise if some records do
-    # not fit: while the policy for missing values was open, missing values were allowed
+def run_training(
+    data: LabelledSequences,
+    options: TrainOptions,
+    out: Path,
+    *,
+    test: Sequence[Record] = (),
+    validation: Sequence[Record] = (),
+    resume: bool = False,
     recheck: Callable[[str, Sequence[Record], Spec], object] = lambda _name, records, spec: [
         *fitting_records(records, spec)
-    ]
-    progress: ProgressTarget = None
-    tell: Tell = lambda _notice: None  # called with each reason and warning as soon as it is known
+    ],
+    progress: ProgressTarget = None,
+    tell: Tell = lambda _notice: None,
+) -> RunReport:
+    """Chooses what is open, trains, and writes the weights, the chosen spec and the report into the folder `out`.
 
-    def run(self, out: Path) -> RunReport:
-        """Chooses what is open, trains, and writes the weights, the chosen spec and the report into the folder `out`.
+    Files of an earlier run in it are deleted, unless it is resumed.
 
-        Files of an earlier run in it are deleted, unless it is resumed.
-        """
-        other_splits = {"validation": self.validation, "test": self.test}
-        threads = self.options.threads
-        with torch_threads(threads), threadpool_limits(threads, user_api="blas"):
-            # Choose, and tell the reasons before the training, which may take long
-            plan = self.plan()
-            # Missing values were allowed in the other splits while their policy was open
-            if plan.spec.input.missing == "refuse" and missing_is_open(self.data.spec):
-                for name, records in other_splits.items():
-                    self.recheck(name, records, plan.spec)
-            for reason in plan.reasons:
-                self.tell(Notice(reason, "chosen"))
-            for warning in plan.warnings:
-                self.tell(Notice(warning, "warning"))
-            # Train
-            with _new_folder(out):
-                for path in () if self.resume else run_files(out):
-                    path.unlink()
-                result = (
-                    self._fit_kernels(plan, out) if plan.spec.model.kind == "rocket" else self._fit_layers(plan, out)
-                )
-                report = self._report(plan, result, other_splits)
-        # Report
-        closing_warnings = _closing_warnings(result, plan)
-        for line in closing_warnings:
-            self.tell(Notice(line, "warning"))
-        report |= {"warnings": [*plan.warnings, *closing_warnings]}
-        notes = ["What `lengthwise train` trained.", *map("- {}".format, plan.reasons)]
-        files.write(out / SPEC_FILE, as_toml(plan.spec, notes))
-        files.write(out / METRICS_FILE, json.dumps(report, indent=2) + "\n")
-        files.write(out / PAGE_FILE, page(report, str(out)))
-        return report
+    Args:
+        data: The training records, and the user's spec with what they say.
+        options: The user's options.
+        out: The folder of the run.
+        test: The records of the test split, which is scored once, at the end.
+        validation: The records of the validation split; without them, it is a share of the training records.
+        resume: Whether to continue from the state in `out`.
+        recheck: Called with the name, the records and the chosen spec of the test and the validation split, to raise
+            if some records do not fit: while the policy for missing values was open, missing values were allowed.
+        progress: Where progress is shown.
+        tell: Called with each reason and warning as soon as it is known.
+    """
+    other_splits = {"validation": validation, "test": test}
+    with torch_threads(options.threads), threadpool_limits(options.threads, user_api="blas"):
+        # Choose, and tell the reasons before the training, which may take long
+        plan = _plan(data, options, has_validation=bool(validation), resume=resume, progress=progress)
+        if plan.spec.input.missing == "refuse" and missing_is_open(data.spec):
+            for name, records in other_splits.items():
+                recheck(name, records, plan.spec)
+        for reason in plan.reasons:
+            tell(Notice(reason, "chosen"))
+        for warning in plan.warnings:
+            tell(Notice(warning, "warning"))
+        # Train, and score the splits
+        with _new_folder(out):
+            for path in () if resume else run_files(out):
+                path.unlink()
+            if plan.spec.model.kind == "rocket":
+                result = _fit_kernels(data, plan, out, progress)
+            else:
+                result = _fit_layers(data, plan, out, progress, validation=validation, resume=resume)
+            splits = dict(result.splits)
+            for name, records in other_splits.items():
+                if records and name not in splits:
+                    splits[name] = evaluate(result.model, make_examples(records, plan.spec), plan.spec)
+    # Report
+    closing_warnings = _closing_warnings(result, plan)
+    for line in closing_warnings:
+        tell(Notice(line, "warning"))
+    report = RunReport.of(plan, result, splits, data.records, test)
+    report |= {"warnings": [*plan.warnings, *closing_warnings]}
+    notes = ["What `lengthwise train` trained.", *map("- {}".format, plan.reasons)]
+    files.write(out / SPEC_FILE, as_toml(plan.spec, notes))
+    files.write(out / METRICS_FILE, json.dumps(report, indent=2) + "\n")
+    files.write(out / PAGE_FILE, page(report, str(out)))
+    return report
 
-    def plan(self) -> Plan:
-        """Chooses what the spec and the options leave open, with `recipe.plan`; shows a status meanwhile.
 
-        Raises:
-            ConfigurationError: A model with kind = "rocket" is to be resumed.
-        """
-        data, options = self.data, self.options
-        if self.resume and data.spec.model.kind == "rocket":
-            raise ConfigurationError(
-                "--resume has no meaning with kind = 'rocket': it takes seconds, and keeps no state"
-            )
-        if self.validation and data.spec.model.kind != "rocket":  # no share of the records is held out besides
-            options = options.model_copy(update={"validation": 0.0})
-        choosing = "choosing what is left open"  # which may take minutes
-        with status(Console(stderr=True), choosing) if self.progress is not None else nullcontext():
-            plan = recipe.plan(data.spec, data.records, options)
-        return replace(plan, reasons=(*data.reasons, *plan.reasons), warnings=(*data.warnings, *plan.warnings))
+def _plan(
+    data: LabelledSequences, options: TrainOptions, *, has_validation: bool, resume: bool, progress: ProgressTarget
+) -> Plan:
+    """Chooses what the spec and the options leave open, with `recipe.plan`; shows a status meanwhile.
 
-    def _fit_kernels(self, plan: Plan, out: Path) -> TrainingResult:
-        """Fits fixed kernels, or takes the model that the plan has fitted, and writes the weights into `out`.
+    If the user has passed a validation split (`has_validation`), no share of the records is held out besides.
 
-        Nothing is chosen by the validation split, which is only scored.
-        """
-        data = self.data
-        with _progress(self.progress, "sequences", len(data.records)) as show:
-            result = plan.fitted or rocket.fit(
-                plan.spec, data.records, plan.options, on_examples=lambda done: show(done, "features are computed")
-            )
-        write(out, plan.spec, result, seed=plan.options.seed, columns=data.columns)
-        return result
+    Raises:
+        ConfigurationError: A model with kind = "rocket" is to be resumed.
+    """
+    if resume and data.spec.model.kind == "rocket":
+        raise ConfigurationError("--resume has no meaning with kind = 'rocket': it takes seconds, and keeps no state")
+    if has_validation and data.spec.model.kind != "rocket":
+        options = options.model_copy(update={"validation": 0.0})
+    choosing = "choosing what is left open"  # which may take minutes
+    with status(Console(stderr=True), choosing) if progress is not None else nullcontext():
+        plan = recipe.plan(data.spec, data.records, options)
+    return replace(plan, reasons=(*data.reasons, *plan.reasons), warnings=(*data.warnings, *plan.warnings))
 
-    def _fit_layers(self, plan: Plan, out: Path) -> TrainingResult:
-        """Trains layers by gradient descent; writes the weights, and the state for a resume, into `out`."""
-        with _progress(self.progress, "epoch", plan.options.epochs) as show:
 
-            def on_epoch(epoch: Epoch) -> None:
-                accuracy = epoch.validation_accuracy
-                measured = "" if accuracy is None else f", validation accuracy {accuracy:.4f}"
-                show(epoch.number + 1, f"loss {epoch.training_loss:.4f}{measured}")
+def _fit_kernels(data: LabelledSequences, plan: Plan, out: Path, progress: ProgressTarget) -> TrainingResult:
+    """Fits fixed kernels, or takes the model that the plan has fitted, and writes the weights into `out`.
 
-            return train(
-                plan.spec,
-                self.data.records,
-                plan.options,
-                out,
-                resume=self.resume,
-                on_epoch=on_epoch,
-                validation=self.validation,
-                columns=self.data.columns,
-            )
+    Nothing is chosen by the validation split, which is only scored.
+    """
+    with _progress(progress, "sequences", len(data.records)) as show:
+        result = plan.fitted or rocket.fit(
+            plan.spec, data.records, plan.options, on_examples=lambda done: show(done, "features are computed")
+        )
+    write(out, plan.spec, result, seed=plan.options.seed, columns=data.columns)
+    return result
 
-    def _report(self, plan: Plan, result: TrainingResult, other_splits: Mapping[str, Sequence[Record]]) -> RunReport:
-        """Scores the other splits that are not scored yet, and returns the report of the run."""
-        splits = dict(result.splits)
-        for name, records in other_splits.items():
-            if records and name not in splits:
-                splits[name] = evaluate(result.model, make_examples(records, plan.spec), plan.spec)
-        return RunReport.of(plan, result, splits, self.data.records, self.test)
+
+def _fit_layers(
+    data: LabelledSequences,
+    plan: Plan,
+    out: Path,
+    progress: ProgressTarget,
+    *,
+    validation: Sequence[Record],
+    resume: bool,
+) -> TrainingResult:
+    """Trains layers by gradient descent; writes the weights, and the state for a resume, into `out`."""
+    with _progress(progress, "epoch", plan.options.epochs) as show:
+
+        def on_epoch(epoch: Epoch) -> None:
+            accuracy = epoch.validation_accuracy
+            measured = "" if accuracy is None else f", validation accuracy {accuracy:.4f}"
+            show(epoch.number + 1, f"loss {epoch.training_loss:.4f}{measured}")
+
+        return train(
+            plan.spec,
+            data.records,
+            plan.options,
+            out,
+            resume=resume,
+            on_epoch=on_epoch,
+            validation=validation,
+            columns=data.columns,
+        )
 
 
 def finished_epochs(out: Path) -> int:

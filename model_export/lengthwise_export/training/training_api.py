@@ -174,28 +174,33 @@ def train(  # noqa: D417 - the decorator adds the options
     validation = None if isinstance(options.validation, int | float) else options.validation
     data = arrays.from_sequences(spec, sequences, labels, options.layout, options.padding)
     open_spec = allow_open_missing(data.spec)  # what is wrong is found before the choice, which may take minutes
-    training = session.TrainingSession(
-        data,
-        options if validation is None else options.model_copy(update={"validation": None}),
-        test=_read_split("test", options.test, open_spec, options.layout),
-        validation=_read_split("validation", validation, open_spec, options.layout),
-        recheck=arrays.require_fit,
-        progress=progress,
-        tell=_log,
-    )
+    splits = {
+        name: _read_split(name, split, open_spec, options.layout)
+        for name, split in (("test", options.test), ("validation", validation))
+    }
     with ExitStack() as stack:
         directory = folder
         if directory is None:
             temporary = TemporaryDirectory(prefix="lengthwise-run-", ignore_cleanup_errors=True)
             directory = Path(stack.enter_context(temporary))
         with torch_as_before():
-            model = TrainedModel(directory, training.run(directory))
+            report = session.run_training(
+                data,
+                options if validation is None else options.model_copy(update={"validation": None}),
+                directory,
+                test=splits["test"],
+                validation=splits["validation"],
+                recheck=arrays.require_fit,
+                progress=progress,
+                tell=_log,
+            )
+        model = TrainedModel(directory, report)
         weakref.finalize(model, stack.pop_all().close)  # a temporary folder goes with the model
     return model
 
 
 def _log(notice: Notice) -> None:
-    """Logs a notice of a session if it is a warning; the reasons of choices are in the result already."""
+    """Logs a notice of a training if it is a warning; the reasons of choices are in the result already."""
     if notice.kind == "warning":
         log.warning("%s", notice.text)
 

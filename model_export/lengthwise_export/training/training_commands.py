@@ -87,16 +87,16 @@ def train(
 
     errors = Console(stderr=True)
     progress: ProgressTarget = "auto" if errors.is_terminal else partial(say, errors)  # each line at once
-    training = session.TrainingSession(
-        data,
-        options,
-        test=tested,
-        resume=resume,
-        progress=None if as_json else progress,
-        tell=tell,
-    )
     try:
-        report = training.run(out)
+        report = session.run_training(
+            data,
+            options,
+            out,
+            test=tested,
+            resume=resume,
+            progress=None if as_json else progress,
+            tell=tell,
+        )
     except KeyboardInterrupt:
         click.echo(_how_to_resume(out, session.finished_epochs(out)), err=True)
         raise
