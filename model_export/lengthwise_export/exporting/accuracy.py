@@ -116,7 +116,7 @@ def measure(session: Session, manifest: Manifest, records: Iterable[Record]) -> 
     """Runs a graph on records, and compares its answers with their labels; None if no record has a label.
 
     Raises:
-        VerificationError: The answers contradict the order of the labels, see `_require_order_of_labels`.
+        VerificationError: Another order of the labels fits the data significantly better than that of the manifest.
     """  # noqa: DOC502 - what it calls raises it
     accepted, left_out, why = accepted_records(records, manifest)
     if not accepted:
@@ -260,7 +260,7 @@ def predicted_labels(answer: Answer, manifest: Manifest) -> NDArray[np.bool_]:
 def hits_of(expected: NDArray[np.bool_], predicted: NDArray[np.bool_], manifest: Manifest) -> NDArray[np.bool_]:
     """Whether each answer is correct: `[1]`, `[length]` for a per-step model, `[1, classes]` for a multi-label model.
 
-    `expected` and `predicted` are masks, as of `expected_labels` and `predicted_labels`.
+    `expected` and `predicted` are masks of labels, `[1, classes]`; for a per-step model `[length, classes]`.
     """
     if manifest.task == "multi-label":
         return np.equal(expected, predicted)

@@ -165,7 +165,7 @@ def from_target(target: Target, options: ExportOptions = PLAIN, *, report: Repor
     if report is None:
         report = check_subject(subject, max_length=max_length, tolerance=tolerance, seed=options.seed)
     _require_sound(report, target)
-    # Run a small batch, to see what the outputs are: sequences of 5 steps and fewer, or a little above the shortest
+    # Run a small batch, to see what the outputs are: its sequences are among the shortest that the model takes
     task = _task(target, multi_label=options.multi_label)
     shortest, longest = report.min_length, report.max_length or max_length
     sampler = Sampler(target.steps, options.seed)

@@ -131,7 +131,9 @@ def export(  # noqa: D417 - the decorator adds the options
     Warnings and notices are logged (logger `lengthwise.export`), and are in `notices` of the result.
 
     Args:
-        target: As for `check`, except a model directory.
+        target: A torch module, a Keras model or an ONNX graph; or a text: a spec (.toml), what `train` wrote,
+            `package.module:factory` or `file.py:factory` of a torch module or a Keras model, a Keras file, or an ONNX
+            file.
         out: `MODELS/NAME/VERSION`, or `MODELS/NAME` for the next free version.
 
     Returns:

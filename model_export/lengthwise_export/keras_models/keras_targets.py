@@ -65,13 +65,6 @@ class KerasTarget(TorchTarget):
     """A Keras model, as a torch module that gives the same answers."""
 
     provenance: Mapping[str, str]  # Entries of the manifest: the version of Keras, the digest of a file, and notices
-    # The target of the same model that is called with the steps alone; None if this target is that one
-    without_lengths: KerasTarget | None = None
-
-    @property
-    def unmended(self) -> KerasTarget:
-        """The target to mend: called with the steps alone, since a mend adds its own masks."""
-        return self.without_lengths or self
 
     def origin(self) -> dict[str, str | int | float | None]:
         """Where the model comes from, as entries of the manifest; for a file, with its digest."""

@@ -163,7 +163,7 @@ def input_of(text: str, model: Any, *, features: int | None = None, vocabulary: 
         text: The user's name of the target, for messages.
         model: The Keras model.
         features: The numbers of a step, as the option `--features` says; needed for a model that was never built.
-        vocabulary: The number of token ids, as the option `--vocabulary` says; likewise.
+        vocabulary: The number of token ids, as the option `--vocabulary` says; needed for such a model of tokens.
 
     Raises:
         ConfigurationError: The input is not a sequence, an unbuilt model needs an option, or an option contradicts the

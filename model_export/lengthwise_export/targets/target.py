@@ -10,7 +10,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
@@ -21,7 +21,7 @@ from lengthwise.padding import PaddedBatch
 from lengthwise.runtime.manifest import GraphNames, Manifest, StepInput, digest
 from lengthwise.wrong_values import counted
 from lengthwise_export.architecture.spec import Spec
-from lengthwise_export.architecture.trained import UNTRAINED, TrainingRecord, read_record
+from lengthwise_export.architecture.trained import UNTRAINED, TrainingRecord
 from lengthwise_export.checking.baseline import is_finite
 from lengthwise_export.checking.recording import Subject
 from lengthwise_export.errors import RunError
@@ -59,6 +59,10 @@ class Target(ABC):
     scores: ScoreKind | None = None  # What its output is; None if the model does not say that
     min_length: int = 1  # The shortest sequence that it is known to accept, in steps
     promise: str | None = None  # What its manifest promises of its answers, as a sentence; None if it is not published
+    training: TrainingRecord = field(default_factory=TrainingRecord)  # What its checkpoint records of the training
+    padding: PaddingCut = None  # What is cut off from the end of sequences in data files before the model sees them
+    # The target of the same model that is called with the steps alone; None if it was read in one way only
+    without_lengths: Target | None = None
 
     @property
     def steps(self) -> StepInput:
@@ -81,24 +85,14 @@ class Target(ABC):
         return self.subject.answer(batch).logits
 
     def exact(self, batch: PaddedBatch) -> BatchLogits | None:
-        """The logits as of `reference`, but computed in float64; None if the model does not run in float64."""
+        """The logits of the model, computed in float64 and rounded to float32; None if it does not run in float64."""
         answer = self.subject.answer_in_float64(batch)
         return None if answer is None else answer.logits
 
     @property
     def unmended(self) -> Target:
-        """The target with which a mend begins: the same model without lengths, if it was read in two ways."""
-        return self
-
-    @property
-    def training(self) -> TrainingRecord:
-        """What a checkpoint records of the training; empty for a target without one."""
-        return TrainingRecord()
-
-    @property
-    def padding(self) -> PaddingCut:
-        """What is cut off from the end of sequences in data files before the model sees them; None for nothing."""
-        return None
+        """The target with which a mend begins: `without_lengths`, since a mend adds its own masks, or else this one."""
+        return self.without_lengths or self
 
     def origin(self) -> dict[str, str | int | float | None]:
         """Where the model comes from: entries of the field `made` of the manifest."""
@@ -152,16 +146,6 @@ class SpecTarget(TorchTarget):
     """A model of the built-in architecture, which a spec describes."""
 
     spec: Spec
-
-    @property
-    def training(self) -> TrainingRecord:
-        """What the checkpoint of the model records of its training."""
-        return TrainingRecord() if self.checkpoint is None else read_record(self.checkpoint)
-
-    @property
-    def padding(self) -> PaddingCut:
-        """What the spec says about padding in data files."""
-        return self.spec.input.padding
 
     def origin(self) -> dict[str, str | int | float | None]:
         """The architecture, the checkpoint of the weights, and what that records of the training."""

@@ -359,7 +359,7 @@ def read_packed_signature(
 ) -> CallSignature:
     """Finds how a module is called with sequences that are packed in one row, in the layout `layout`.
 
-    `numbers` and `channels_first` are as in `read_signature`.
+    With `numbers`, steps are numbers and not token ids; with `channels_first` they are `[1, features, steps]`.
 
     Raises:
         ConfigurationError: No argument tells the borders of the sequences, by its name or by the option.
@@ -573,8 +573,9 @@ def output_selector(output: str | int | None) -> OutputSelector:
 def _select_output(answer: Any, *, output: str | None) -> dict[str, Tensor]:
     """Selects the output as `logits`, and the output `attention [rows, width]` if the module returns one.
 
-    `output` is its name or its index as text; None is as in `output_selector`. Logits are `[rows, classes]`, or
-    `[rows, width, classes]`, in the order of axes that the module uses.
+    `output` is the name of the output, or its index as text. None is for `logits`, or, without an output of that name,
+    for the first float32 output of rank 2 or 3. Logits are `[rows, classes]` or `[rows, width, classes]`, in the order
+    of axes that the module uses.
 
     Raises:
         ExportError: There is no such output, or it has another shape.

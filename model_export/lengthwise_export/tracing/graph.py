@@ -67,7 +67,8 @@ def build(
         name: The name of the model, for the metadata of the graph.
         labels: The names of the classes, for the metadata of the graph.
         signature: How the module is called; by default with the steps and the lengths.
-        select_output: Takes the outputs of the graph from the module's answer; see `output_selector`.
+        select_output: Takes the outputs of the graph from the module's answer, by name; by default `logits` and, if
+            there is one, `attention`.
         opset: The version of ONNX's operators.
 
     Raises:

@@ -89,9 +89,9 @@ def recurrent(
     Args:
         values: `[rows, width, features]`.
         lengths: `[rows]`; None to run every row over the full width.
-        input_weights: The weights `inputs` of each layer, as in `LayerWeights`.
-        state_weights: The weights `states` of each layer.
-        biases: The biases of each layer.
+        input_weights: For each layer, `[directions, gates * hidden, features]` in ONNX's layout.
+        state_weights: For each layer, `[directions, gates * hidden, hidden]`.
+        biases: For each layer, `[directions, 2 * gates * hidden]`: those of the inputs, then those of the states.
         initial_state: `[layers * directions, rows, hidden]`; None for zeros.
         initial_cell: The same for an LSTM's cells.
         mode: torch's name of the computation: `LSTM`, `GRU`, `RNN_TANH` or `RNN_RELU`.
@@ -248,9 +248,9 @@ def recurrent_cells(
     Args:
         values: `[rows, width, features]`.
         lengths: `[rows]`; None to run every row over the full width.
-        inputs: The weights of the inputs, as in `LayerWeights`.
-        states: The weights of the states.
-        biases: The biases of the inputs, then those of the states.
+        inputs: The weights of the inputs, `[directions, gates * hidden, features]` in ONNX's layout.
+        states: The weights of the states, `[directions, gates * hidden, hidden]`.
+        biases: `[directions, 2 * gates * hidden]`: those of the inputs, then those of the states.
         initial_state: `[directions, rows, hidden]`; None for zeros.
         initial_cell: The same for an LSTM's cells.
         kind: `LSTM`, `GRU` or `RNN`.

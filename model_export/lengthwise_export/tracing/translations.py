@@ -164,7 +164,7 @@ def _log1p(x: ir.Value) -> Any:
 
 
 def _exp_m1(x: ir.Value) -> Any:
-    """`exp(x) - 1`, corrected for the rounding of the difference (see `_log1p`)."""
+    """`exp(x) - 1`, corrected for the rounding of the difference (Higham, Accuracy and Stability, 1.14.1)."""
     one = _number(1.0, x)
     power = op.Exp(x)
     difference = op.Sub(power, one)

@@ -188,7 +188,10 @@ class LengthwiseClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
         return np.asarray(self.classes_[best])
 
     def export(self, out: str | os.PathLike[str], **options: Any) -> PublishedModel:
-        """Publishes the fitted model as a model directory; see `TrainedModel.export`."""
+        """Publishes the fitted model as a model directory, after its verification.
+
+        `out` and the `options` are those of `lengthwise_export.export`, which says what it raises.
+        """
         from lengthwise_export.interface import api
 
         with self._weights() as weights:

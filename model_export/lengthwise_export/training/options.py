@@ -45,7 +45,7 @@ class FixedOptions(Options):
 
 
 class TrainingOptions(FixedOptions):
-    """The options of one run, after everything open was chosen; see `TrainOptions` for their meaning."""
+    """The options of one run, after everything open was chosen: those of `TrainOptions`, none of which is None."""
 
     epochs: int = 40
     patience: int = 15

@@ -120,24 +120,12 @@ def page(report: Mapping[str, Any], title: str) -> str:
         figures=FIGURES,
         spec=as_toml(report["spec"]),
         curves=_curves,
-        confusion=_confusion(report, scores["confusion"]) if scores.get("confusion") else None,
     )
 
 
 def splits_of(report: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     """The splits of a report with their scores, the most meaningful last."""
     return {name: report[name] for name in SPLITS if isinstance(report.get(name), dict)}
-
-
-def _confusion(report: Mapping[str, Any], counts: Sequence[Sequence[int]]) -> dict[str, Any]:
-    """The headings of a confusion matrix, for the page: `labels` of its rows, and `columns`.
-
-    Columns are the labels, too; for a multi-label model, the four kinds of answers. A report without `labels` gets the
-    indices of the rows.
-    """
-    labels = [str(label) for label in report.get("labels", range(len(counts)))]
-    is_by_label = len(counts[0]) == len(labels) >= 2 and report.get("task") != "multi-label"
-    return {"labels": labels, "columns": labels if is_by_label else ["hit", "false alarm", "miss", "rightly not"]}
 
 
 def _curves(epochs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

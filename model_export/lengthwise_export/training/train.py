@@ -166,7 +166,10 @@ class TrainingRun:
         self.model.load_state_dict(self.best)
 
     def save(self, path: Path, key: dict[str, Any]) -> None:
-        """Writes the state of the run to a file: all tensors, the finished epochs, and `key` (see `run_key`)."""
+        """Writes the state of the run to a file: all tensors, the finished epochs, and the run's `key`.
+
+        The key, from `run_key`, says what determines the result; `restore` compares it.
+        """
         parts = {"model": self.model.state_dict(), "best": self.best, "average": self.average}
         parts |= {f"optimizer.{index}": moments for index, moments in self.optimizer.state_dict()["state"].items()}
         tensors = {
