@@ -12,7 +12,6 @@ from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from lengthwise_export.architecture.layers import answer_in_batches, masked
 from lengthwise_export.masks import step_mask
@@ -210,7 +209,7 @@ class SequenceFeatures(nn.Module):
             # Of each feature, the share of steps that lack it, and the number of gaps per step; the counts are exact
             mask = step_mask(lengths, steps.shape[1])
             absent = mask.unsqueeze(2) & steps.isnan()
-            before_step = functional.pad(absent, (0, 0, 1, 0))[:, :-1]  # (rows, width, features)
+            before_step = nn.functional.pad(absent, (0, 0, 1, 0))[:, :-1]  # (rows, width, features)
             ones, ends = mask.float().unsqueeze(1), lengths.view(-1, 1).float()
             parts += [((ones @ is_marked.float()).squeeze(1) / ends) for is_marked in (absent, absent & ~before_step)]
         return torch.cat(parts, dim=1)

@@ -21,7 +21,6 @@ from lengthwise.decoding.calls import make_item, why_refused
 from lengthwise.errors import IS_TRANSPOSED, ConfigurationError, VerificationError
 from lengthwise.padding import Steps, pad
 from lengthwise.runtime import answers
-from lengthwise.runtime.answers import Answer
 from lengthwise.runtime.manifest import Manifest
 from lengthwise.runtime.session import Session
 from lengthwise.wrong_values import first_of
@@ -199,7 +198,7 @@ def _require_order_of_labels(sample: DataAccuracy, manifest: Manifest) -> None:
     )
 
 
-def _answers(session: Session, manifest: Manifest, records: Sequence[Record]) -> list[Answer]:
+def _answers(session: Session, manifest: Manifest, records: Sequence[Record]) -> list[answers.Answer]:
     """Runs the graph on records as the service does; returns an answer for each, with windows merged, without padding.
 
     Raises:
@@ -212,7 +211,8 @@ def _answers(session: Session, manifest: Manifest, records: Sequence[Record]) ->
         rows += [(index, start, part) for start, part in answers.windows(item.steps, manifest.max_length)]
     # Run them in batches of similar lengths
     rows.sort(key=lambda row: len(row[2]))
-    parts: list[dict[int, Answer]] = [{} for _ in records]  # of each record, the answers of its windows by their start
+    # For each record, the answers of its windows by their start
+    parts: list[dict[int, answers.Answer]] = [{} for _ in records]
     most_rows = min(_ROWS, manifest.max_batch_rows or _ROWS)
     for first in range(0, len(rows), most_rows):
         batch_rows = rows[first : first + most_rows]
@@ -247,7 +247,7 @@ def expected_labels(record: Record, manifest: Manifest) -> NDArray[np.bool_]:
     return expected[: manifest.max_length] if manifest.long == "head" else expected[-manifest.max_length :]
 
 
-def predicted_labels(answer: Answer, manifest: Manifest) -> NDArray[np.bool_]:
+def predicted_labels(answer: answers.Answer, manifest: Manifest) -> NDArray[np.bool_]:
     """The labels that the model answers as a mask, `[1, classes]`; for a per-step model `[length, classes]`."""
     probabilities = np.atleast_2d(answer.probabilities)
     if manifest.task == "multi-label":
@@ -296,7 +296,7 @@ def changed_labels(
         if not shortest <= len(steps) <= longest:
             continue
         logits = [_logits(session, manifest, steps) for session in (original, converted)]
-        labels = [predicted_labels(Answer(answers.probabilities(row, manifest)), manifest) for row in logits]
+        labels = [predicted_labels(answers.Answer(answers.probabilities(row, manifest)), manifest) for row in logits]
         count += 1
         changed += not np.array_equal(labels[0], labels[1])
         largest = max(largest, float(np.abs(logits[0] - logits[1]).max()))

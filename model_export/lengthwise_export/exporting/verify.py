@@ -27,7 +27,6 @@ from lengthwise.verification import measurement, promises
 from lengthwise.verification.measurement import BatchLogits, BatchVariations, Case, ExactReference, Reference
 from lengthwise.verification.random_sequences import ROUNDING
 from lengthwise_export.exporting import accuracy, missing_values
-from lengthwise_export.exporting.accuracy import DataAccuracy, LabelChanges
 from lengthwise_export.exporting.candidate import Candidate
 from lengthwise_export.onnx_graphs import precision
 from lengthwise_export.options import ExportOptions
@@ -45,8 +44,8 @@ class VerifiedGraph:
     graph: onnx.ModelProto
     manifest: Manifest
     cases: Sequence[Case]
-    labels: LabelChanges | None = None  # how a lower precision changes the answers to the data
-    sample: DataAccuracy | None = None  # the accuracy on the data; None without labels
+    labels: accuracy.LabelChanges | None = None  # how a lower precision changes the answers to the data
+    sample: accuracy.DataAccuracy | None = None  # the accuracy on the data; None without labels
     notices: tuple[str, ...] = ()  # for the user
     mend_accuracy: MendAccuracy | None = None  # the accuracy before and after a mend
 

@@ -59,8 +59,7 @@ def on_device(device: str = "cpu") -> Iterator[None]:
     Keras then gives no warnings, such as those about dropped masks, and its errors are as the layers raise them.
     """
     keras = import_keras()
-    with warnings.catch_warnings(), keras.device(device), contextlib.ExitStack() as cleanup:
-        warnings.simplefilter("ignore")
+    with warnings.catch_warnings(action="ignore"), keras.device(device), contextlib.ExitStack() as cleanup:
         if keras.config.is_traceback_filtering_enabled():
             keras.config.disable_traceback_filtering()
             cleanup.callback(keras.config.enable_traceback_filtering)

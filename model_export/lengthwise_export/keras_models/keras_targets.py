@@ -20,7 +20,6 @@ import math
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -60,7 +59,7 @@ from lengthwise_export.tracing.module_state import ModuleState
 _WIDTHS: Final = (8, 64, 131)  # widths to try; convolutions without padding need many steps
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class KerasTarget(TorchTarget):
     """A Keras model, as a torch module that gives the same answers."""
 

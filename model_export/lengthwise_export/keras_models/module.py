@@ -169,8 +169,6 @@ def input_of(text: str, model: Any, *, features: int | None = None, vocabulary: 
         ConfigurationError: The input is not a sequence, an unbuilt model needs an option, or an option contradicts the
             model.
     """
-    if features is not None and vocabulary is not None:
-        raise ConfigurationError("--features and --vocabulary: a step is either numbers or a token id, not both")
     shape = _input_shape(text, model)
     if shape is None:  # a subclassed model that was never called
         if features is None and vocabulary is None:

@@ -86,8 +86,6 @@ def read_steps(
     Raises:
         ConfigurationError: No kind of step runs, or several do; the message names the options that help.
     """
-    if options.features is not None and options.vocabulary is not None:
-        raise ConfigurationError("--features and --vocabulary: a step is either numbers or a token id, not both")
     make_subject = partial(TorchSubject, module, signature=signature, select_output=select_output, state=state)
     if options.features is not None:
         candidates = [StepInput(features=options.features)]

@@ -222,10 +222,10 @@ _KINDS: Final[dict[TargetKind, tuple[str, frozenset[str]]]] = {
 
 
 def require_applicable(text: str, kind: TargetKind, options: TargetOptions) -> None:
-    """Makes sure that every option that is set applies to the kind of target.
+    """Makes sure that every option that is set applies to the kind of target, and that steps are of one kind.
 
     Raises:
-        ConfigurationError: An option does not; the message names it.
+        ConfigurationError: An option does not apply, or both `features` and `vocabulary` are set.
     """
     title, applicable = _KINDS[kind]
     for name in TargetOptions.model_fields:
@@ -233,6 +233,8 @@ def require_applicable(text: str, kind: TargetKind, options: TargetOptions) -> N
             in_spec = name == "missing" and kind in ("spec", "checkpoint")
             hint = "; say it as `missing` in [input] of the spec, and train" if in_spec else ""
             raise ConfigurationError(f"--{name.replace('_', '-')} does not apply to {text} ({title}){hint}")
+    if options.features is not None and options.vocabulary is not None:
+        raise ConfigurationError("--features and --vocabulary: a step is either numbers or a token id, not both")
 
 
 def check_options_agree(text: str, options: TargetOptions, steps: StepInput, labels: Sequence[str]) -> None:

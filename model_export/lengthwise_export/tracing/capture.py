@@ -363,8 +363,7 @@ _tracing: list[_Trace] = []
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Silences the logs and the warnings of torch's exporter during the block."""
-    with warnings.catch_warnings(), contextlib.ExitStack() as cleanup:
-        warnings.simplefilter("ignore")
+    with warnings.catch_warnings(action="ignore"), contextlib.ExitStack() as cleanup:
         for name in ("torch.onnx", "onnxscript", "torch._subclasses", "torch.fx"):
             logger = logging.getLogger(name)
             cleanup.callback(logger.setLevel, logger.level)

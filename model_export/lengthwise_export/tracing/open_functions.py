@@ -84,6 +84,7 @@ def _pool2d(pool: Callable[..., Tensor], reduce: Callable[..., Tensor]) -> Calla
     """
 
     def pooled(image: Tensor, kernel_size: _Size, *args: Any, **kwargs: Any) -> Tensor:
+        """Pools images `[..., height, width]` with the arguments of torch's own function."""
         kernel = tuple(kernel_size) if isinstance(kernel_size, Sequence) else (kernel_size, kernel_size)
         full_axes = [axis for axis in (-2, -1) if _is_size_of(kernel[axis], image, axis)]
         has_options = args or any(kwargs.get(name, default) != default for name, default in _DEFAULTS_OF_POOL.items())
@@ -149,6 +150,7 @@ def _adaptive_pool2d(pool: Callable[..., Tensor], reduce: Callable[..., Tensor])
     """
 
     def pooled(image: Tensor, output_size: Any, *args: Any, **kwargs: Any) -> Tensor:
+        """Pools images `[..., height, width]` to these sizes with the arguments of torch's own function."""
         sizes = tuple(output_size) if isinstance(output_size, Sequence) else (output_size, output_size)
         axes_of_one = [axis for axis in (-2, -1) if sizes[axis] == 1]
         if not axes_of_one or any(sizes[axis] not in (1, None) for axis in (-2, -1)):

@@ -25,7 +25,6 @@ from torch.nn import functional
 from lengthwise.datasets.dataset import Record
 from lengthwise.errors import ConfigurationError
 from lengthwise.runtime import fixed_kernels
-from lengthwise.runtime.fixed_kernels import KERNELS
 from lengthwise_export.architecture import rocket, temperature
 from lengthwise_export.architecture.layers import ROWS_TOGETHER, answer_in_batches
 from lengthwise_export.architecture.spec import Spec
@@ -126,7 +125,7 @@ def _require_trainable(examples: Sequence[Example], spec: Spec, options: Trainin
     """
     count, kernels = len(examples), spec.model.kernels
     fewer = _LARGEST_MATRIX_BYTES // (max(count, 1) * 8)
-    instead = f"set model.kernels = {fewer} or fewer" if fewer >= KERNELS else "train on fewer records"
+    instead = f"set model.kernels = {fewer} or fewer" if fewer >= fixed_kernels.KERNELS else "train on fewer records"
     for is_wrong, why in (
         (count < 2, f"{count} records are too few to train on"),
         (

@@ -27,12 +27,10 @@ from lengthwise.errors import ConfigurationError
 from lengthwise_export.architecture import checkpoint, temperature, trained
 from lengthwise_export.architecture.model import SequenceClassifier
 from lengthwise_export.architecture.spec import Spec
-from lengthwise_export.architecture.trained import STATE_FILE, WEIGHTS_FILE, BuiltInModel
 from lengthwise_export.errors import CheckpointError
 from lengthwise_export.training import scores
 from lengthwise_export.training.batches import Example, batches, make_examples, stratified_split, stratum
 from lengthwise_export.training.options import TrainingOptions
-from lengthwise_export.training.scores import EvaluationScores
 
 WARM_UP: Final = 0.1  # share of the training during which the learning rate rises
 AVERAGE: Final = 0.99  # decay of the running average of the weights, which is the result
@@ -88,8 +86,9 @@ class TrainingProgress:
 class TrainingResult:
     """The result of a training, of layers or of fixed kernels; the model is in evaluation mode."""
 
-    model: BuiltInModel
-    splits: Mapping[str, EvaluationScores]  # of `training`, and of `validation` or `left_out`, where there is one
+    model: trained.BuiltInModel
+    # The scores of `training`, and of `validation` or `left_out`, where there is one
+    splits: Mapping[str, scores.EvaluationScores]
     temperature: float | None  # by which the logits were divided; None if they were not calibrated
     seconds: float
     details: Mapping[str, Any]  # further entries of `metrics.json`
@@ -245,7 +244,7 @@ def train(
         (examples, make_examples(validation, spec)) if validation else _split_examples(examples, spec, options)
     )
     key = run_key(spec, [*records, *validation], options)
-    run, path = TrainingRun(spec, training, held_out, options), directory / STATE_FILE
+    run, path = TrainingRun(spec, training, held_out, options), directory / trained.STATE_FILE
     if resume:
         run.restore(path, key)
         for epoch in run.progress.epochs:
@@ -321,7 +320,7 @@ def write(directory: Path, spec: Spec, result: TrainingResult, **more: Any) -> N
         answers={name: scores_of_split.answers for name, scores_of_split in splits.items()},
         temperature=result.temperature,
     )
-    checkpoint.write(directory / WEIGHTS_FILE, result.model.state_dict(), state | more)
+    checkpoint.write(directory / trained.WEIGHTS_FILE, result.model.state_dict(), state | more)
 
 
 def run_key(spec: Spec, records: Sequence[Record], options: TrainingOptions) -> dict[str, Any]:
