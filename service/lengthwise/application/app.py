@@ -226,23 +226,22 @@ class Application(FastAPI):
                 log.error("the service cannot start: %s", error)
                 on_failure(error)
 
+        async def stop() -> None:
+            """Ends a start that is not over, and drains the service."""
+            starting.cancel()
+            await asyncio.wait((starting,))
+            await serving.stop()
+            if rpc is not None:
+                await rpc.stop()
+
         starting = asyncio.create_task(self._start())
         async with AsyncExitStack() as stack:
-            try:
-                if on_failure is None:  # the error is raised here
-                    await starting
-                else:
-                    starting.add_done_callback(started)
-                yield None if user_lifespan is None else await stack.enter_async_context(user_lifespan(self))
-            finally:
-                try:
-                    await stack.aclose()
-                finally:
-                    starting.cancel()
-                    await asyncio.wait((starting,))
-                    await serving.stop()
-                    if rpc is not None:
-                        await rpc.stop()
+            stack.push_async_callback(stop)  # runs last, when the user's lifespan has ended
+            if on_failure is None:  # the error is raised here
+                await starting
+            else:
+                starting.add_done_callback(started)
+            yield None if user_lifespan is None else await stack.enter_async_context(user_lifespan(self))
 
     async def _start(self) -> None:
         """Loads the models, and listens for gRPC, if it is on.

@@ -99,15 +99,15 @@ class _KnownMessage(NamedTuple):
 
 
 def decode(
-    body: bytes, serving: Serving, heads: KnownRequests | None = None, split: MessageParts | None = None
+    body: bytes, serving: Serving, known_messages: KnownRequests | None = None, split: MessageParts | None = None
 ) -> tuple[Call, EncodeMessage]:
     """Decodes a request; returns its call, and the function that encodes the call's answer as a message.
 
     Args:
         body: The message.
         serving: Has the models.
-        heads: The known messages, by what they have in common; this one is added if it has raw elements. None: no
-            message is known.
+        known_messages: Each known message, by what it has in common with others; this one is added if it has raw
+            elements. None: no message is known.
         split: The parts of the message, if the caller has split it.
 
     Raises:
@@ -115,9 +115,9 @@ def decode(
         RequestError: The model is not known, or not ready.
     """  # noqa: DOC502 - `kserve.find` raises it
     # A known message: only its raw elements are read.
-    split = split or (None if heads is None else MessageParts.of(body))
+    split = split or (None if known_messages is None else MessageParts.of(body))
     key = None if split is None else (split.rest, len(split.raw))  # equal for messages whose parsed form is the same
-    known: _KnownMessage | None = None if heads is None else heads.get(key)
+    known: _KnownMessage | None = None if known_messages is None else known_messages.get(key)
     if split is not None and known is not None:
         served = kserve.find(serving, known.name, known.version)
         tensor_call = known.tensors.read(served, split.raw)
@@ -154,9 +154,9 @@ def decode(
         )
     if binary_choices == {False}:
         return tensor_call.call, partial(_encode, tensor_call, request.id)
-    if heads is not None and split is not None and is_raw:
+    if known_messages is not None and split is not None and is_raw:
         tensors_known = KnownTensors.of(tensor_call, input_tensors)
-        heads.add(key, len(split.rest), tensors_known and _KnownMessage(name, version, tensors_known))
+        known_messages.add(key, len(split.rest), tensors_known and _KnownMessage(name, version, tensors_known))
     return tensor_call.call, partial(_encode_raw, tensor_call, request.id)
 
 
