@@ -364,7 +364,10 @@ def _answer_errors(app: FastAPI, elsewhere: str, handled: Container[object] = ()
     """
 
     def refusal(request: Request, status: int, detail: str, headers: dict[str, str]) -> Response:
-        """A refusal that is no `RequestError`, in the form of its path."""
+        """Makes the response for an error that is no `RequestError`, in the form of the path's protocol.
+
+        It has the `headers`, to which a content type may be added.
+        """
         if kserve.is_path(pages.path_of(request.scope)):
             return document.answer({"error": detail}, status, headers)
         headers["content-type"] = problems.MEDIA_TYPE.decode()

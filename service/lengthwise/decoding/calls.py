@@ -159,12 +159,12 @@ def missing_message(manifest: Manifest, *, in_tail: bool = False) -> str:
 
     `in_tail`: no value follows it, so the missing ones are probably padding.
     """
-    cure = (
+    advice = (
         ADVICE_ON_TAILS
         if in_tail
         else "to allow them, export it with --missing, or train it again with `missing` in its spec"
     )
-    return f"the model {manifest.key} refuses missing values; {cure}"
+    return f"the model {manifest.key} refuses missing values; {advice}"
 
 
 def make_item(

@@ -87,7 +87,8 @@ def collector_paused() -> Iterator[None]:
 def _loads(text: str, *, in_python: bool) -> Any:
     """Parses a text with Python's JSON module.
 
-    With `in_python` a Python function converts each number, which takes longer, but lets other threads run meanwhile.
+    With `in_python` a Python function converts each number, which takes longer, but lets other threads run meanwhile,
+    and converts integers of any number of digits; so a text with such an integer is parsed again in this way.
 
     Raises:
         JSONDecodeError: The text is not JSON.

@@ -245,10 +245,10 @@ def _value_message(step: Sequence[Any], feature: int, where: SentWhere) -> str:
 
 
 def _kind(value: Any, manifest: Manifest) -> str:
-    """The JSON type of a value that should be a step, a number or a token.
+    """The JSON type of a value that should be a step, a number or a token, for a message.
 
-    An object may be a step, but only if the features have names, and the first step is an object, too; so of an object
-    the text also says which of these is not so.
+    For an object the text also says why it cannot be a step here: the first step is no object, or the features of the
+    model have no names, which would be the keys of the object.
     """
     if not isinstance(value, dict):
         return kind(value)

@@ -144,8 +144,9 @@ def read_item(value: Any, pointer: str, manifest: Manifest, problems: Problems) 
     kept: Sequence[int] = range(len(steps)) if step_mask is None else np.flatnonzero(step_mask).tolist()
     fault = length_problem(len(kept), manifest) if kept else "no step; a sequence has at least one"
     if fault is not None:
-        is_masked = not kept or len(kept) < manifest.min_length <= len(steps)
-        problems.add(f"{pointer}/step_mask" if is_masked else at, f"leaves {fault}" if is_masked else fault)
+        # The mask is wrong, and not the steps, if it leaves none of them, or too few where all would be enough.
+        is_masks_fault = not kept or len(kept) < manifest.min_length <= len(steps)
+        problems.add(f"{pointer}/step_mask" if is_masks_fault else at, f"leaves {fault}" if is_masks_fault else fault)
         return None
     if manifest.missing == "refuse" and feature_mask is not None and not feature_mask.all():
         problems.add(f"{pointer}/feature_mask", missing_message(manifest))

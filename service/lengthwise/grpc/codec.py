@@ -155,8 +155,9 @@ def decode(
     if binary_choices == {False}:
         return tensor_call.call, partial(_encode, tensor_call, request.id)
     if known_messages is not None and split is not None and is_raw:
-        tensors_known = KnownTensors.of(tensor_call, input_tensors)
-        known_messages.add(key, len(split.rest), tensors_known and _KnownMessage(name, version, tensors_known))
+        known_tensors = KnownTensors.of(tensor_call, input_tensors)
+        known = None if known_tensors is None else _KnownMessage(name, version, known_tensors)
+        known_messages.add(key, len(split.rest), known)
     return tensor_call.call, partial(_encode_raw, tensor_call, request.id)
 
 

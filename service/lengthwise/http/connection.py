@@ -285,10 +285,10 @@ class Connection(TimedConnection):
             self.newest.keep_alive = False  # so the last answer has `connection: close`
             self.refuse(None)
             return
-        path = None if self._fast_request is not None or self.is_answering() else self._fast_path
-        fast = None if path is None else path.begin(self, head)
-        if fast is not None:
-            self.newest = self._answering = self._fast_request = fast
+        may_skip_asgi = self._fast_request is None and not self.is_answering()
+        fast_request = self._fast_path.begin(self, head) if self._fast_path and may_skip_asgi else None
+        if fast_request is not None:
+            self.newest = self._answering = self._fast_request = fast_request
         else:
             self.newest = request = AsgiRequest(
                 self, head, self._root_path, {"state": self._app_state.copy(), **self._addresses}

@@ -247,8 +247,9 @@ class Supervisor:
     def _pause_after(self, slot: WorkerSlot, code: int) -> float:
         """Logs and counts the end of a worker with exit code `code`; returns the seconds until another one starts.
 
-        The pause doubles with each early end in a row. If no worker is ready, and this one cannot start or all have
-        ended early too often, it begins the end of the service; then no other worker starts.
+        The pause doubles with each *early* end in a row, within `EARLY_SECONDS` of the start. If no worker is ready,
+        and this one cannot start or all have ended early too often, it begins the end of the service; then no other
+        worker starts.
         """
         seconds = time.monotonic() - slot.started
         serves = ((self._memory.table["state"] == READY) & ~self._memory.is_silent()).any()

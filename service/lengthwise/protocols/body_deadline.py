@@ -54,24 +54,18 @@ def patience(options: OptionsText, default_seconds: float) -> tuple[float, bool]
     - `default_seconds` and False, if neither can name one;
     - the default, but at least `UNKNOWN_SECONDS`, and False, if the document may name one that the search did not find.
     """
-    query_values = _IN_QUERY.findall(options.query)
+    document, query_values = options.document, _IN_QUERY.findall(options.query)
     milliseconds = float(query_values[0]) if len(query_values) == 1 else _timeout(options, b"timeout_ms")
-    document = options.document
+    has_escapes = b"\\" in document  # which may hide letters of a name
     # A v2 request may have `timeout` in microseconds instead, which counts only if no `timeout_ms` is anywhere.
-    if math.isnan(milliseconds) and options.within and options.whole and document.count(_NAME) == 1:
-        milliseconds = _timeout(options, b"timeout") / 1000 if b"\\" not in document else math.nan
+    if math.isnan(milliseconds) and options.within and options.whole and document.count(_NAME) == 1 and not has_escapes:
+        milliseconds = _timeout(options, b"timeout") / 1000
     if 0 < milliseconds < math.inf:
         return min(milliseconds, MAX_TIMEOUT_MS) / 1000, True
-    surely_no_timeout = (
-        options.whole
-        and not query_values
-        and _NAME not in options.query
-        and _NAME not in document
-        and b"\\" not in document  # an escape may hide a letter of the name
-    )
-    if surely_no_timeout:
-        return default_seconds, False
-    return max(default_seconds, UNKNOWN_SECONDS), False
+    # Not found: may it be there all the same?
+    if _NAME in options.query or _NAME in document or has_escapes or not options.whole:
+        return max(default_seconds, UNKNOWN_SECONDS), False
+    return default_seconds, False
 
 
 def _timeout(options: OptionsText, name: bytes) -> float:

@@ -222,7 +222,10 @@ async def statistics(serving: Serving, name: str | None, version: str | None) ->
 
 
 def statistics_of_process(serving: Serving, name: str | None, version: str | None) -> list[dict[str, Any]]:
-    """The statistics that this process has counted, of the models that `statistics` describes."""
+    """The statistics that this process has counted, an entry for each version.
+
+    They are of one version; of all versions of the model, if `version` is None; of all models, if both are None.
+    """
     models = list(serving.served)
     if name is not None or version is not None:
         model = kserve.find(serving, name, version)

@@ -59,10 +59,9 @@ class Predict(Endpoint):
         return OptionsText(query=request.query) if is_binary else super().options_of(request)
 
     def read(self, request: Received, *, fast: bool) -> tuple[Call, Encode] | None:
-        """Decodes a body by its media type.
+        """Decodes a body, JSON or raw by its media type; returns its call, and the function that encodes the answer.
 
-        With `fast`, a JSON body of more than `CAREFUL_BYTES` is decoded only if it is ordinary (`json_body`), else
-        None.
+        With `fast`, it returns None for a JSON body of more than `CAREFUL_BYTES` that C cannot read.
         """
         headers = request.headers
         # Most requests write JSON's media type as it is.
@@ -84,9 +83,9 @@ class PredictV1(Endpoint):
     refuse = staticmethod(kserve.refusal)
 
     def read(self, request: Received, *, fast: bool) -> tuple[Call, Encode] | None:
-        """Decodes a body for the model of the path, whatever model it may name.
+        """Decodes a body for the model of the path; returns its call, and the function that encodes the answer.
 
-        With `fast`, a body of more than `CAREFUL_BYTES` is decoded only if it is ordinary (`json_body`), else None.
+        With `fast`, it returns None for a body of more than `CAREFUL_BYTES` that C cannot read.
         """
         path = request.scope["path_params"]
         served = kserve.find(self.serving, path["model"], path.get("version"))

@@ -76,6 +76,7 @@ def _text_at(head: bytes, start: int) -> TensorText | None:
         return TensorText(text, floats, len(floats) // 4)
     if not text.isascii():  # it may be invalid UTF-8: the parser of the whole JSON then names the byte
         return None
+    # An array with other entries than numbers: their number is known if it is flat.
     return TensorText(text, entries=entries if 0 < entries < json_text.MAX_PARTS else None)
 
 
