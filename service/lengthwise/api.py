@@ -11,20 +11,20 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lengthwise.datasets import arrays
+from lengthwise.datasets.input_sequences import Layout, Padding
+from lengthwise.decoding import json_body
+from lengthwise.decoding.calls import Item
 from lengthwise.errors import ConfigurationError
 from lengthwise.reports import notebook
+from lengthwise.runtime.manifest import LongPolicy, MissingPolicy, Task
 from lengthwise.scoring.opened import ModelOptions, OpenModel, ProviderName
 from lengthwise.wrong_values import counted
-
-if TYPE_CHECKING:
-    from lengthwise.datasets.input_sequences import Layout, Padding
-    from lengthwise.decoding.calls import Item
-    from lengthwise.runtime.manifest import LongPolicy, MissingPolicy, Task
 
 _WORTH_THREADS_SECONDS: Final = 0.002  # a call of a shorter predicted time runs in the caller's thread
 
@@ -219,8 +219,6 @@ class Model:
             >>> prediction.probabilities.shape, prediction.length
             ((9,), 19)
         """  # noqa: DOC502 - what it calls raises them
-        from lengthwise.datasets import arrays
-        from lengthwise.decoding import json_body
         from lengthwise.scoring import offline
 
         manifest = self._opened.loaded.manifest

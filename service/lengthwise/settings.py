@@ -11,9 +11,10 @@ import itertools
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -28,9 +29,6 @@ from lengthwise.files import available_cores
 from lengthwise.files import bundled_models as bundled_models
 from lengthwise.versions import Policy
 from lengthwise.wrong_values import nearest, no_booleans_for_numbers, sentence
-
-if TYPE_CHECKING:
-    from pydantic_core import ErrorDetails
 
 
 def _split_at_commas(value: Any) -> Any:

@@ -239,7 +239,7 @@ def test_an_error_names_every_row_by_its_place_and_its_id(opens: Opens) -> None:
 def test_of_many_that_are_refused_the_ids_are_read_once(opens: Opens, monkeypatch: pytest.MonkeyPatch) -> None:
     opens(numpy_models.model(numpy_models.manifest()))
     read, columns = engine_batches.cells_of, []
-    monkeypatch.setattr(engine_batches, "cells_of", lambda batch, name: columns.append(name) or read(batch, name))
+    monkeypatch.setattr(scorer, "cells_of", lambda batch, name: columns.append(name) or read(batch, name))
     with pytest.raises(InvalidSequences):
         Scorer()(pa.table({"id": ["a"] * 9, "steps": [[[1.0]]] * 9}))
     assert columns == ["steps", "id"]

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Final, Literal, get_args
 
 from lengthwise.addresses import is_address
 from lengthwise.batching.plan import BatchLimits
+from lengthwise.decoding.calls import Item
 from lengthwise.errors import ConfigurationError
+from lengthwise.files import available_cores, bundled_models
 from lengthwise.runtime.manifest import MANIFEST_FILE
 
 if TYPE_CHECKING:  # they bring onnxruntime along, which a program that only names a model does without
-    from lengthwise.decoding.calls import Item
     from lengthwise.repository.loading import LoadedModel
     from lengthwise.scoring.offline import ScoringResult
 
@@ -99,7 +100,6 @@ class ModelOptions:
             ConfigurationError: There is no model at the path.
         """  # noqa: DOC502 - what it calls raises it
         from lengthwise.repository.source import model_directory
-        from lengthwise.settings import bundled_models
 
         return model_directory(bundled_models() / "japanese-vowels" if self.path is None else self.path)
 
@@ -110,7 +110,6 @@ class ModelOptions:
             ConfigurationError: There is no model at the path, or onnxruntime or the provider is not installed.
             ModelError: The model fails its verification on this machine.
         """  # noqa: DOC502 - what it calls raises them
-        from lengthwise.files import available_cores
         from lengthwise.repository import loading
         from lengthwise.runtime.provider import choose
 

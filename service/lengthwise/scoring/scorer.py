@@ -12,17 +12,27 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, cast, get_args
+from typing import Any, Final, Literal, TypeVar, cast, get_args
 
+from numpy.typing import ArrayLike
+
+from lengthwise.addresses import is_address
+from lengthwise.datasets import arrays
+from lengthwise.datasets.input_sequences import require_valid
+from lengthwise.decoding import json_body
+from lengthwise.decoding.calls import Item
 from lengthwise.errors import ConfigurationError
+from lengthwise.runtime.manifest import Manifest
+from lengthwise.scoring.engine_batches import (
+    AnswerColumn,
+    answer_columns,
+    cells_of,
+    check_names,
+    names_of,
+    with_answers,
+)
 from lengthwise.scoring.opened import ModelOptions, OpenModel, ProviderName, opened
-
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
-
-    from lengthwise.decoding.calls import Item
-    from lengthwise.runtime.manifest import Manifest
-    from lengthwise.scoring.engine_batches import AnswerColumn
+from lengthwise.versions import is_version
 
 B = TypeVar("B")  # a pandas DataFrame, an Arrow Table or RecordBatch, or a dict of arrays
 
@@ -89,9 +99,7 @@ class Scorer:
         if self.on_error not in get_args(OnError):
             raise ConfigurationError(f"on_error must be one of {', '.join(get_args(OnError))}, got {self.on_error!r}")
         if self.path is not None:
-            from lengthwise.addresses import is_address
             from lengthwise.repository.source import model_directory
-            from lengthwise.versions import is_version
 
             if not is_address(self.path):  # an address stays: each worker fetches it into the cache of its machine
                 path = os.path.abspath(self.path)  # a worker may have another working directory
@@ -120,9 +128,6 @@ class Scorer:
                 model cannot be opened.
             ModelError: The model fails its verification on this machine.
         """  # noqa: DOC502 - what it calls raises them
-        from lengthwise.datasets import arrays
-        from lengthwise.scoring.engine_batches import cells_of, check_names, names_of, with_answers
-
         model = self.open()
         manifest = model.loaded.manifest
         names, columns = names_of(batch), self._columns(manifest)
@@ -147,15 +152,11 @@ class Scorer:
         Each prediction has the form of `POST /predict`; with `on_error="column"`, one without an answer has only
         `error`.
         """
-        from lengthwise.datasets import arrays
-
         model = self.open()
         return self._rows(model, arrays.items_or_reasons(sequences, model.loaded.manifest), lambda _: "")
 
     def columns(self) -> list[AnswerColumn]:
         """The columns that a batch gets. Reads the manifest only, so a driver may call it without opening the model."""
-        from lengthwise.runtime.manifest import Manifest
-
         return self._columns(Manifest.read(self._options().directory))
 
     def open(self) -> OpenModel:
@@ -192,8 +193,6 @@ class Scorer:
 
     def _columns(self, manifest: Manifest) -> list[AnswerColumn]:
         """The columns that a batch gets from a model with this manifest."""
-        from lengthwise.scoring.engine_batches import answer_columns
-
         self._check_attention(manifest)
         return answer_columns(manifest, attention=self.attention, errors=self.on_error == "column", prefix=self.prefix)
 
@@ -210,8 +209,6 @@ class Scorer:
                 one only with `on_error="raise"`.
             InferenceFailed: The runtime failed on a row.
         """  # noqa: DOC502 - what it calls raises them
-        from lengthwise.datasets.input_sequences import require_valid
-        from lengthwise.decoding import json_body
         from lengthwise.scoring import offline
 
         if self.on_error == "raise":  # before the model runs
