@@ -83,6 +83,16 @@ def test_with_the_measured_costs_of_a_card_more_are_answered_and_no_tail_is_long
     assert found["p99_over_arrival"] <= 1.1
 
 
+@pytest.mark.sampled(4)
+@pytest.mark.parametrize("waiting", [64, 96, 128])
+@pytest.mark.parametrize("lengths", LENGTHS)
+def test_where_few_wait_none_waits_for_a_second_batch_in_vain(lengths: str, waiting: int):
+    """An encoder, whose rows are free up to 32: more wait than run cheaply, and too few for two classes."""
+    found = compared(DEVICES["H200, encoder of 4 layers"], drawn(lengths, count=10_000), waiting)
+    assert found["over_arrival"] >= (0.998 if lengths == "uniform" else 1.1)  # few widths are rounded up
+    assert found["p99_over_arrival"] <= 1.1
+
+
 @pytest.mark.parametrize("lengths", LENGTHS)
 def test_a_burst_that_nothing_follows_runs_in_no_more_time_than_in_order_of_arrival(lengths: str):
     """Also of the widest, which take longer than a turn, so many run together that a row is cheap."""

@@ -33,7 +33,9 @@ wait stays near that in order of arrival, at the price of some throughput. A cal
 that wait says little, as the next arrivals fill the batches up. So the widths of the last arrivals are divided into a
 few classes, and a batch is of the anchor's class. Each class runs when its first sequence is the most urgent, so none
 waits much longer than in order of arrival. If one batch can take the whole queue, all of it runs together, or its
-narrow part first if that answers more sequences a second.
+narrow part first if that answers more sequences a second. If it cannot, but too few wait for two classes, they run in
+two parts in turn, the narrow and the wide ones, if such a turn takes less time than all of them in order of arrival;
+else in that order, in batches of equal size.
 
 In each case the most urgent sequence is left out by at most `MAX_LEFT_OUT` plans in a row. So a sequence is passed over
 at most `bypass_bound()` times, whatever arrives.
@@ -44,7 +46,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, islice
 from operator import attrgetter, sub
@@ -71,6 +73,7 @@ _FULL_BATCHES: Final = 4  # where only full batches are cheap, the sequences of 
 # where batches may end, so on a processor:
 _MOST_NEAR: Final = 64  # at most so many sequences are chosen from, or twice as many,
 _ENDS: Final = 48  # and batches may end after about so many of them.
+_CUTS: Final = 16  # between two parts: at most so many are compared
 _MOST_LATE: Final = 64  # so many deadlines that cannot be met are skipped to find one that can
 
 
@@ -296,7 +299,8 @@ def _class_batch(
 
     The class is the anchor's. It may have too few sequences for a full batch. Then a batch of these few, and batches
     of them with the next wider class, with the next two, and so on, are compared, until there are enough: the one that
-    answers most sequences a second is taken. Where one batch can take all that wait: `_queue_batch`.
+    answers most sequences a second is taken. Where one batch can take all that wait: `_queue_batch`; where too few wait
+    for two classes: `_narrow_part`.
     """
 
     def allowed(width: int) -> float:
@@ -316,23 +320,27 @@ def _class_batch(
     waiting_up_to = [*accumulate(waiting_of_width[width] for width in widths)]  # no wider than `widths[i]`
     # 3. The batch that answers most sequences a second: of the anchor's class, or of that and the next wider ones.
     tops = _class_tops(pending, cost, limits, limits.seconds / cost.drift)
+    if few_wait := len(tops) == 1:
+        tops = _narrow_part(pending, cost, limits, allowed) + tops
     tops[-1] = max(tops[-1], widths[-1])
-    rows_of_full_batch = _full_rows if len(tops) > 1 else _rows_in_order
     anchor_class = bisect_left(tops, anchor.width)
+    next_narrower = tops[anchor_class - 1] if anchor_class else 0
     shapes: list[tuple[float, int, int]] = []  # sequences a second, rows, width
     for top in tops[anchor_class:]:
         index = bisect_right(widths, top) - 1
-        column = cost.column(widths[index], limits.rows)
-        full_rows = rows_of_full_batch(
-            column, limits.most_rows(widths[index]), max(allowed(widths[index]), alone), waiting
-        )
+        column, row_limit = cost.column(widths[index], limits.rows), limits.most_rows(widths[index])
+        seconds = max(allowed(widths[index]), alone)
+        full_rows = _full_rows(column, row_limit, seconds, waiting)
         rows = column.cheapest_rows[min(full_rows, waiting_up_to[index])]
         shapes.append((rows / column.seconds[rows], rows, widths[index]))
-        if rows == column.cheapest_rows[full_rows] or top >= widths[-1]:
+        if few_wait or rows == column.cheapest_rows[full_rows] or top >= widths[-1]:
             break  # enough sequences for a full batch, or no wider ones wait
     _, rows, width = max(shapes)
+    if few_wait:  # the whole part, if need be in several batches; and further rows where they cost nothing
+        count = sum(waiting_of_width[width] for width in widths[: index + 1] if width > next_narrower)
+        _, rows = _even_batches(column, row_limit, seconds, count)
+        rows = rows_within(column.seconds, row_limit, column.seconds[rows])
     # 4. Its most urgent sequences; then narrower ones for the rows that are left.
-    next_narrower = tops[anchor_class - 1] if anchor_class else 0
     chosen = pending.most_urgent_of(next_narrower, width, rows)
     if len(chosen) < rows:
         chosen += pending.most_urgent_of(0, next_narrower, rows)
@@ -353,16 +361,51 @@ def _full_rows(column: Column, row_limit: int, seconds: float, waiting: int) -> 
     return rows_within(times, row_limit, min(seconds, _TAIL * times[rows]))
 
 
-def _rows_in_order(column: Column, row_limit: int, seconds: float, waiting: int) -> int:
-    """The rows of a full batch if there is only one class, so that sequences run in order of arrival.
+def _even_batches(column: Column, row_limit: int, seconds: float, count: int) -> tuple[float, int]:
+    """The seconds of all batches in which `count` sequences run one after the other, and the rows of each but the last.
 
-    Of the numbers of rows that are nearly as cheap a row as can be: the one with which all that wait are done soonest.
-    The result is at most `row_limit`, and its run within the allowed `seconds`.
+    A batch has at most `row_limit` rows, and runs within the allowed `seconds`. Compared are batches of equal size and
+    those that are cheapest a row. Of the numbers of rows with which all are done nearly soonest, it is the cheapest.
     """
-    times, lowest, row_limit = column.seconds, column.least_row_seconds, rows_within(column.seconds, row_limit, seconds)
-    cheap = [rows for rows in range(column.enough_rows, row_limit + 1) if times[rows] <= NEARLY_BEST * lowest * rows]
-    seconds_for_all = {rows: -(-waiting // rows) * times[rows] for rows in cheap}
-    return min(cheap, key=lambda rows: (seconds_for_all[rows], -rows), default=column.cheapest_rows[row_limit])
+    times, most = column.seconds, min(count, rows_within(column.seconds, row_limit, seconds))
+    if count <= min(most, column.enough_rows):
+        return times[count], count
+    fewest = -(-count // most)  # batches
+    numbers = range(fewest, max(fewest, count // column.enough_rows) + 2)
+    sizes = (column.cheapest_rows[most], *(-(-count // number) for number in numbers))
+    seconds_of_all = {rows: -(-count // rows) * times[rows] for rows in sizes}
+    longest = NEARLY_BEST * min(seconds_of_all.values())
+    rows = min((rows for rows in sizes if seconds_of_all[rows] <= longest), key=lambda rows: times[rows] / rows)
+    return seconds_of_all[rows], rows
+
+
+def _narrow_part(
+    pending: PendingSequences, cost: CostTable, limits: BatchLimits, allowed: Callable[[int], float]
+) -> list[int]:
+    """The widest of the narrow part, as the only item, if two parts run in turn; empty if all run in order of arrival.
+
+    As many sequences arrive as run, and each part runs with all of its sequences. So a turn of both parts has
+    `waiting / (1 - p * q)` sequences, where `p` and `q` are the shares of the wide and of the narrow arrivals. If such
+    a turn takes no longer than all that wait in order of arrival, more are answered, and none waits longer. Of some
+    cuts between two widths, that with the shortest turn is compared with that order. `allowed(width)` are the seconds
+    that a batch may take.
+    """
+
+    def seconds_of(width: int, count: float) -> float:
+        column = cost.column(width, limits.rows)
+        return _even_batches(column, limits.most_rows(width), allowed(width), math.ceil(count))[0]
+
+    def turn_seconds(wide: float, width: int) -> float:
+        """The seconds of both parts, if a share `wide` of all is wider than this width."""
+        count = len(pending) / (1 - wide * (1 - wide))
+        more = 2 * math.sqrt(count * wide * (1 - wide))  # a part may have so many more, of 40 turns in all but one
+        return seconds_of(top, count * wide + more) + seconds_of(width, count * (1 - wide) + more)
+
+    top, *narrower = widths = sorted(pending.widths, reverse=True)
+    shares = accumulate(pending.widths[width] / len(pending.recent) for width in widths)
+    cuts = [*zip(shares, narrower, strict=False)][:: -(-len(widths) // _CUTS)]
+    seconds, width = min(((turn_seconds(*cut), cut[1]) for cut in cuts), default=(math.inf, top))
+    return [width] if seconds < seconds_of(top, len(pending)) else []
 
 
 def _class_tops(pending: PendingSequences, cost: CostTable, limits: BatchLimits, seconds: float) -> list[int]:
@@ -404,7 +447,7 @@ def _queue_batch(
     times a batch of the widest that came lately.
     """
     now, widest = pending.work, cost.column(max(pending.widths), limits.rows)
-    count = widest.cheapest_rows[len(pending)]
+    count = len(pending)
     longest_wait = _LONGER * widest.seconds[count]
     others = islice((waiting for waiting in pending.near() if waiting is not anchor), count - 1)
     near = sorted([anchor, *others], key=_WIDTH)
