@@ -42,30 +42,34 @@ _Shape = tuple[int, ...]
 
 
 def chunks_in(shapes: Sequence[Sequence[int]], batches: Sequence[Geometry]) -> Iterator[int]:
-    """Yields the chunk sizes, in steps, that one tensor shows: two neighbouring axes are `[chunks, steps of a chunk]`.
+    """Yields the sizes of chunks, in steps, of a tensor with two neighbouring axes `[chunks, steps of a chunk]`.
 
-    `shapes` are the shapes of the tensor in the `batches`. The number of chunks differs between them, the steps of a
-    chunk do not.
+    Such axes are found by their sizes: the number of chunks differs between batches, the steps of a chunk do not.
+
+    Args:
+        shapes: The shapes of the tensor in the batches.
+        batches: The batches.
     """
     for axis in range(len(shapes[0]) - 1):
-        counts, sizes = {shape[axis] for shape in shapes}, {shape[axis + 1] for shape in shapes}
-        size = min(sizes)
-        if (
-            len(counts) > 1
-            and len(sizes) == 1
-            and size > 1
-            and all(_is_count_of_chunks(shape[axis], size, batch) for shape, batch in zip(shapes, batches, strict=True))
-        ):
+        chunk_counts, chunk_sizes = ({shape[index] for shape in shapes} for index in (axis, axis + 1))
+        size = min(chunk_sizes)
+        if len(chunk_counts) == 1 or len(chunk_sizes) > 1 or size < 2:
+            continue
+        if all(_is_count_of_chunks(shape[axis], size, batch) for shape, batch in zip(shapes, batches, strict=True)):
             yield size
 
 
 def chunks_between(tensors: Sequence[Sequence[Sequence[int]]], batches: Sequence[Geometry]) -> Iterator[int]:
-    """Yields the chunk sizes, in steps, with which two axes of the tensors fit together in every batch.
+    """Yields the sizes of chunks, in steps, of a model that has the chunks and their steps in two tensors.
 
-    One axis is the width, padded to whole chunks; the other is the number of chunks. With chunks of 4 steps, batches of
-    6 and 9 steps have axes of (8, 12) and (2, 3). `tensors` has for each tensor its shapes in the `batches`.
+    One axis is then the width, padded to whole chunks, and another one the number of chunks: with chunks of 4 steps,
+    batches of 6 and 9 steps have axes of 8 and 12, and of 2 and 3. All pairs of axes of all tensors are tried.
+
+    Args:
+        tensors: For each tensor, its shapes in the batches.
+        batches: The batches.
     """
-    # For each axis: its size in every batch. An axis of the same size in all is neither.
+    # For each axis, its size in every batch. One of the same size in all is neither.
     axes = {sizes for shapes in tensors for sizes in zip(*shapes, strict=True) if len(set(sizes)) > 1 and min(sizes)}
     for padded_sizes, chunk_counts in itertools.product(axes, axes):
         size = padded_sizes[0] // chunk_counts[0]
@@ -143,14 +147,16 @@ class _Steps:
     def valid(self, batch: Geometry, row: int) -> slice:
         """The positions on this axis that hold the valid steps of one row of a batch."""
         length, start = batch.lengths[row], 0
-        # The start is 0 with right padding, or if the model moved the sequences to the start of their rows, or made
-        # rows of a packed row.
+        # 1. Where the sequence starts in its row: at 0 with right padding, or if the model moved the sequences to the
+        #    start of their rows, or made rows of a packed row.
         if not (self.is_left_aligned or batch.layout.is_right_padded or (self.to_longest and batch.is_packed)):
             start = max(int(batch.layout.starts(batch.lengths, self._source_steps(batch))[row]), 0)
-        if self.stride > 1:  # every pooled step that has a valid one in it
+        # 2. Of pooled steps, all that have a valid one in them
+        if self.stride > 1:
             return slice(start // self.stride, -(-(start + length) // self.stride))
-        begin = start + max(self.shift, 0)
-        return slice(begin, begin + max(length + min(self.shift, 0), 0))
+        # 3. Else the valid steps, moved by steps that were added in front of them, or without those that were removed
+        start += max(self.shift, 0)
+        return slice(start, start + max(length + min(self.shift, 0), 0))
 
 
 # What an axis, or a part of a merged one, holds: rows, steps, or neither, of which the number is the size
@@ -173,7 +179,7 @@ def difference(
 ) -> float | None:
     """The `relative_difference` of a tensor in two runs, at the valid steps of the rows that both batches hold.
 
-    - Of several readings, the smallest difference counts.
+    - Of several readings, and orders of the rows, the smallest difference counts.
     - With `of_any_reading`, the largest counts. Readings by which the model moved the sequences are then left out.
     - It is infinite if the tensors have different numbers of axes.
     - It is None if an axis has no reading.
@@ -216,17 +222,13 @@ def differences_along_steps(
         if part is None or "rows" not in reading:
             continue
         axes = (reading.index("rows"), reading.index(part))
-        # The row in both runs, `[steps, ...]`
-        row_before, row_after = (
-            np.moveaxis(_with_split_axes(tensor, reading, batch), axes, (0, 1))[index][_drawn_steps(part, batch, index)]
-            for tensor, batch, index in zip(
-                (before, after), (pairing.before, pairing.after), pairing.rows[row], strict=True
-            )
-        )
-        return [
-            relative_difference(value_before, value_after)
-            for value_before, value_after in zip(row_before, row_after, strict=False)
-        ]
+        steps_of_runs = []  # for each run, the values `[steps, ...]` of the row
+        for tensor, batch, index in zip(
+            (before, after), (pairing.before, pairing.after), pairing.rows[row], strict=True
+        ):
+            rows_and_steps_first = np.moveaxis(_with_split_axes(tensor, reading, batch), axes, (0, 1))
+            steps_of_runs.append(rows_and_steps_first[index][_drawn_steps(part, batch, index)])
+        return [*map(relative_difference, *steps_of_runs)]
     return None
 
 
@@ -261,36 +263,42 @@ def _shapes_and_batches(
 
 
 def _axis_readings(sizes: _Shape, batches: Sequence[Geometry], pairing: Pairing) -> Iterator[_AxisReading]:
-    """Yields the possible readings of one axis, the most likely first.
+    """Yields the possible readings of one axis, the most likely first: those of the first kind that has any.
 
-    `sizes` are those of the axis in the `batches`. Nothing is yielded if no reading has these sizes, or if the axis
-    holds the valid steps of all rows, and the batches have other rows.
+    1. It has exactly the size of the rows or of the steps.
+    2. It has one size in all batches, which is 1 or that of a weight, and holds neither rows nor steps.
+    3. It holds the valid steps of all rows, one row after the other. It is then compared as a whole if both batches
+       hold the same rows, else it has no reading.
+    4. It is merged of several axes, or the model changed the number of steps.
+    5. It holds the steps, padded to whole chunks; or it has one size in all batches, as in 2. Both are yielded.
+
+    Args:
+        sizes: Its sizes in the batches.
+        batches: The batches.
+        pairing: The pairing, which knows the sizes of weights and chunks.
     """
-    # Exactly the size of the rows or the steps
+    # Kind 1
     exact_parts = _EXACT_OF_PACKED if batches[0].is_packed else _EXACT
     if matching_parts := [part for part in exact_parts if _has_sizes((part,), sizes, batches)]:
         yield from ((part,) for part in matching_parts)
         return
-    # Equal sizes in all batches that a weight has too: neither rows nor steps
-    neither = (sizes[0],) if len(set(sizes)) == 1 else None
-    if neither is not None and (sizes[0] == 1 or sizes[0] in pairing.known_sizes):
-        yield neither
+    # Kind 2
+    neither = [(sizes[0],)] if len(set(sizes)) == 1 else []
+    if neither and (sizes[0] == 1 or sizes[0] in pairing.known_sizes):
+        yield from neither
         return
-    # The valid steps of all rows, one row after the other: comparable as a whole if both batches hold the same
+    # Kind 3
     if list(sizes) == [batch.valid_steps for batch in batches]:
         if pairing.is_same_rows:
             yield (sizes[0],)
         return
-    # Merged axes, or steps whose number the model changed
+    # Kinds 4 and 5
     candidates = _merged_or_changed_steps(sizes[0], batches[0], pairing.chunks)
     readings = [reading for reading in candidates if _has_sizes(reading, sizes, batches)]
+    if not readings:
+        padded = (reading for reading in _padded_to_chunks(sizes[0], batches[0]) if _has_sizes(reading, sizes, batches))
+        readings = [*itertools.islice(padded, 1), *neither]
     yield from readings
-    if readings:
-        return
-    rounded_reading = next(
-        (reading for reading in _padded_to_chunks(sizes[0], batches[0]) if _has_sizes(reading, sizes, batches)), None
-    )
-    yield from (reading for reading in (rounded_reading, neither) if reading is not None)
 
 
 def _has_sizes(reading: _AxisReading, sizes: _Shape, batches: Sequence[Geometry]) -> bool:
@@ -349,35 +357,43 @@ def _merged_or_changed_steps(size: int, batch: Geometry, chunks: frozenset[int])
 def _shared_values(
     before: Array, after: Array, reading: _AxisReading, pairing: Pairing, row_pairs: Sequence[tuple[int, int]]
 ) -> Iterator[tuple[Array, Array]]:
-    """Yields the values of two tensors that must be equal: for each pair of rows, those at its valid steps.
+    """Yields the values of two tensors that must be equal, by the reading of their axes.
 
-    `pairing.rows` are the pairs in the batches. `row_pairs` are the same pairs as indices into the axes of rows: other
-    numbers, if the model sorted its rows.
+    1. Without an axis of rows, such as a mask of steps for all rows: the values at the steps that are valid in a row.
+    2. With one: for each pair of rows, the values of both rows at their valid steps.
+
+    Args:
+        before: The tensor in the first run.
+        after: The tensor in the second run.
+        reading: What each axis of the tensors holds.
+        pairing: The batches of both runs, and the pairs of their rows.
+        row_pairs: The same pairs as indices into the axes of rows: other numbers, if the model sorted its rows.
     """
     batches = (pairing.before, pairing.after)
-    first, second = _with_split_axes(before, reading, batches[0]), _with_split_axes(after, reading, batches[1])
-    if "rows" not in reading:
-        pairs = pairing.rows
-        if pairing.before.layout.is_right_padded:  # the steps of the longest row are those of all other rows, too
-            pairs = (max(pairs, key=lambda pair: pairing.before.lengths[pair[0]]),)
-        for pair in pairs:
-            steps_before, steps_after = (
-                _valid_index(reading, batch, row) for batch, row in zip(batches, pair, strict=True)
-            )
-            yield first[steps_before], second[steps_after]
+    tensors = [_with_split_axes(tensor, reading, batch) for tensor, batch in zip((before, after), batches, strict=True)]
+    if "rows" in reading:
+        axis = reading.index("rows")
+        reading_of_row = reading[:axis] + reading[axis + 1 :]
+        for indices, pair in zip(row_pairs, pairing.rows, strict=True):
+            rows = [np.take(tensor, index, axis=axis) for tensor, index in zip(tensors, indices, strict=True)]
+            yield _at_valid_steps(rows, reading_of_row, batches, pair)
         return
-    axis = reading.index("rows")
-    reading_of_row = reading[:axis] + reading[axis + 1 :]
-    for (row_before, row_after), pair in zip(row_pairs, pairing.rows, strict=True):
-        steps_before, steps_after = (
-            _valid_index(reading_of_row, batch, row) for batch, row in zip(batches, pair, strict=True)
-        )
-        yield np.take(first, row_before, axis=axis)[steps_before], np.take(second, row_after, axis=axis)[steps_after]
+    pairs = pairing.rows
+    if pairing.before.layout.is_right_padded:  # the steps of the longest row are those of all other rows, too
+        pairs = (max(pairs, key=lambda pair: pairing.before.lengths[pair[0]]),)
+    for pair in pairs:
+        yield _at_valid_steps(tensors, reading, batches, pair)
 
 
-def _valid_index(reading: _AxisReading, batch: Geometry, row: int) -> tuple[slice, ...]:
-    """The index of a row's valid steps in a tensor without an axis of rows: a slice for each part of the reading."""
-    return tuple(part.valid(batch, row) if isinstance(part, _Steps) else slice(None) for part in reading)
+def _at_valid_steps(
+    tensors: Sequence[Array], reading: _AxisReading, batches: Sequence[Geometry], rows: tuple[int, int]
+) -> tuple[Array, Array]:
+    """The values of two tensors without an axis of rows, each at the steps that are valid in a row of its batch."""
+    before, after = (
+        tensor[tuple(part.valid(batch, row) if isinstance(part, _Steps) else slice(None) for part in reading)]
+        for tensor, batch, row in zip(tensors, batches, rows, strict=True)
+    )
+    return before, after
 
 
 def _drawn_steps(part: _Steps, batch: Geometry, row: int) -> slice:

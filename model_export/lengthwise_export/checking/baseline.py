@@ -33,7 +33,7 @@ if TYPE_CHECKING:  # a graph does without torch
     from lengthwise_export.tracing.module_state import ModuleState
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Baseline:
     """Sequences, the batch in which they ran first, and the answer to it."""
 
@@ -167,9 +167,19 @@ _MAX_NAMED: Final = 3  # at most this many of them are in a message
 
 
 class Steadiness:
-    """Asks a model for the same answers again and again: to a batch of two rows, and to one row alone."""
+    """Asks a model for the same answers again and again: to a batch of two rows, and to one row alone.
+
+    The *other batches* are those that run in between.
+    """
 
     def __init__(self, subject: Subject, sizes: BatchSizes, tolerance: float) -> None:
+        """Runs the two batches for the first time, in the state in which the model was read.
+
+        Args:
+            subject: The model.
+            sizes: The sizes of batches that it accepts.
+            tolerance: The allowed difference of an answer.
+        """
         self._subject = subject
         self._tolerance = tolerance
         sampler, longest = Sampler(subject.steps, seed=0), sizes.longest
@@ -181,14 +191,14 @@ class Steadiness:
         sequences = [sampler.sequence(longest) for _ in range(2)]
         batch, batch_of_one = pad(sequences, multiple=1), pad(sequences[:1], multiple=1)
         self._restart()
-        # The one that was asked for last, so that `_explanation` explains its difference
+        # The batch that was run last, of two rows or of one: the methods below compare with its first answer.
         self._baseline = Baseline(sequences, batch, subject.answer(batch))
         self._baselines = [self._baseline]
         with suppress(RunError):  # a model that raises for one row alone is asked for two rows only
             self._baselines.append(Baseline(sequences[:1], batch_of_one, subject.answer(batch_of_one)))
 
     def require(self) -> None:
-        """Makes sure that the answers are the same after each of the other batches, and after all of them in a row.
+        """Makes sure that the answers stay the same: after each of the other batches, and after all of them in a row.
 
         Raises:
             UncheckableError: They differ; the message says what makes the model answer otherwise.
@@ -242,17 +252,20 @@ class Steadiness:
         )
 
     def _is_random(self) -> bool:
-        """Whether the answers depend on torch's seed, or differ although the state of the module is the same."""
+        """Whether the answers depend on torch's seed, or differ where calls before cannot be the reason.
+
+        They cannot, if an answer differs from the one before it, and from one in the restored state as well.
+        """
         import torch  # a model with a state is a torch module
 
-        first, second, restarted = self._answer(restart=True), self._answer(), self._answer(restart=True)
+        first, second, restored = self._answer(restart=True), self._answer(), self._answer(restart=True)
         seeded_answers = []
         for seed in (0, 0, 1):
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
                 seeded_answers.append(self._answer().logits.tobytes())
         depends_on_seed = seeded_answers[0] == seeded_answers[1] != seeded_answers[2]
-        return depends_on_seed or not (self._is_same(first, second) or self._is_same(first, restarted))
+        return depends_on_seed or not (self._is_same(first, second) or self._is_same(first, restored))
 
     def _reaches_answer(self, name: str, state: ModuleState, state_now: ModuleState) -> bool:
         """Whether an answer depends on the change of the value `name`: it differs if only this value is restored.
@@ -280,6 +293,7 @@ class Steadiness:
         return self._subject.answer(self._baseline.batch)
 
     def _restart(self) -> None:
+        """Restores the state in which the model was read, if it has one."""
         if self._subject.state is not None:
             self._subject.state.restore()
 
@@ -306,6 +320,7 @@ def _message_of_random(subject: Subject, batch: PaddedBatch) -> str:
     """The message for a model with random answers: its first random operation, and what to do."""
 
     def differs(before: Operation, after: Operation) -> bool:
+        """Whether an output of the same operation differs between two runs."""
         outputs = zip(before.outputs, after.outputs, strict=False)
         return any(
             not np.array_equal(value, value_after, equal_nan=value.dtype.kind == "f")

@@ -63,8 +63,8 @@ def check_subject(
 ) -> Report:
     """Checks a model, and returns the report. Of a model that cannot be checked, the report says why.
 
-    A model that cannot be checked is run once more where its answers were steady: if they turn out to change by
-    themselves, that is the reason in the report.
+    A model that cannot be checked is asked once more for answers that were steady before the trials: if they change by
+    themselves now, that is the reason in the report.
 
     Args:
         subject: The model.
@@ -72,28 +72,26 @@ def check_subject(
         min_length: The shortest sequence that the model is known to accept, in steps.
         tolerance: The allowed difference of an answer, beyond rounding.
         seed: The seed of the random sequences.
-        progress: Called with the name of each step before it runs; None for nobody.
-
-    Raises:
-        UncheckableError: Never leaves this function: it becomes a report.
+        progress: Called with the name of each part of the check before it runs; None for nobody.
     """
     sampler, tell = Sampler(subject.steps, seed), progress or (lambda _: None)
     running = _Check(subject, min_length, max_length, ROUNDING + tolerance, sampler, tell, Conditioning(subject))
     try:
-        try:
-            return running.report()
-        except UncheckableError:
-            if running.steadiness is not None:
-                running.steadiness.ask_again()  # raises the better explanation, if there is one
-            raise
+        return running.report()
     except UncheckableError as error:
-        return Report(
-            "uncheckable",
-            str(error),
-            trials=tuple(running.results),
-            notes=tuple(running.notes),
-            ran=running.checked_sizes,
-        )
+        reason = str(error)
+    if running.steadiness is not None:
+        try:
+            running.steadiness.ask_again()
+        except UncheckableError as error:
+            reason = str(error)
+    return Report(
+        "uncheckable",
+        reason,
+        trials=tuple(running.results),
+        notes=tuple(running.notes),
+        ran=running.checked_sizes,
+    )
 
 
 @dataclass(slots=True)
@@ -147,11 +145,8 @@ class _Check:
         finite = [failed for failed in self.failed if failed.trial.change != "poison"]
         padding_id = padding_id_of(self.subject, baseline, ids, finite, self.tolerance)
         if finite and is_answered:
-            failed_trials = [failed.trial for failed in finite]
             if padding_id is None:  # else it is a leak whatever side the padding is on
-                limits.require_service_contract(
-                    self.subject, baseline, failed_trials, sizes, self.sampler, self.tolerance
-                )
+                limits.require_service_contract(self.subject, baseline, finite, sizes, self.sampler, self.tolerance)
             self.notes += limits.notes_of_alternatives(self.subject, baseline, finite, self.tolerance)
         elif not finite and not self.subject.in_training:
             self._require_meaningful_trials(baseline, min(2, widest - sizes.shortest + 1))
@@ -162,28 +157,38 @@ class _Check:
         leaks = tuple(find_leaks(self.subject, finite or self.failed, self.tolerance)) if self.failed else ()
         if finite:
             leaks = tuple(TrialRules(self.subject, baseline, finite, self.tolerance, padding_id).applied(leaks))
-        # 5. Leaks that no trial shows: past the finite number of a mask, and steps that are not read
-        filled = ""
+        # 5. Where no trial shows a leak, further runs: a mask whose finite number padding gets past, steps that are not
+        #    read, and valid steps that are taken for padding by their id. The first is a warning, the last one a leak.
+        why_filled = ""
         if not finite and (fill := find_finite_fill(self.subject, baseline.batch, sizes, self.sampler)) is not None:
             number, leak = fill
             leaks = (leak, *leaks)
             self.results.append(TrialResult(leak.trial, "scale", leak.difference, passed=False))
-            filled = f"a mask fills padding with {number:g}, and {leak.trial} get past it"
+            why_filled = f"a mask fills padding with {number:g}, and {leak.trial} get past it"
         if not finite and is_answered and (unread := unread_steps(self.subject, baseline)) is not None:
             self.notes.append(unread)
-        verdict, reason = self._verdict_and_reason(finite, filled)
+        verdict, reason = self._verdict_and_reason(finite, why_filled)
         if not finite and is_answered and (dropped := dropped_id(self.subject, baseline, ids, self.tolerance)):
             leaks, verdict = (dropped, *leaks), "leak"
             self.results.append(TrialResult(dropped.trial, "padding", dropped.difference, passed=False))
             reason = f"a valid step is not read, as if it were padding: {dropped.trial}"
-        lists = (tuple(self.results), tuple(self.notes))
-        return Report(verdict, reason, leaks, *lists, widest, self.tolerance, self.checked_sizes, sizes.shortest)
+        return Report(
+            verdict,
+            reason,
+            leaks,
+            tuple(self.results),
+            tuple(self.notes),
+            max_length=widest,
+            tolerance=self.tolerance,
+            ran=self.checked_sizes,
+            min_length=sizes.shortest,
+        )
 
-    def _verdict_and_reason(self, finite: Sequence[FailedTrial], filled: str) -> tuple[Verdict, str]:
+    def _verdict_and_reason(self, finite: Sequence[FailedTrial], why_filled: str) -> tuple[Verdict, str]:
         """The verdict, and the reason for it as text.
 
-        `finite` are the failed trials without those of `poison`. `filled` says how padding gets past the finite number
-        of a mask; empty if it does not.
+        `finite` are the failed trials without those of `poison`. `why_filled` says how padding gets past the finite
+        number of a mask; empty if it does not.
         """
         trial_names = [failed.trial.name for failed in finite or self.failed]
         more = f"; and {len(trial_names) - _MAX_NAMED} more" if len(trial_names) > _MAX_NAMED else ""
@@ -192,7 +197,7 @@ class _Check:
             return "leak", f"the answer to a sequence is finite alone, and not finite in a padded batch: {names}"
         if finite:
             return "leak", f"the answer to a sequence changes with: {names}"
-        warnings = [filled] if filled else []
+        warnings = [why_filled] if why_filled else []
         warnings += [f"only NaN, Inf or an overflow in the padding reaches an answer: {names}"] if self.failed else []
         if warnings:
             return "warning", "; ".join(warnings)
@@ -223,25 +228,27 @@ class _Check:
 
         This may be steps of zeros, and kinds of raw values. A note says what is left out.
         """
-
-        def is_answered(sequences: Sequence[Steps]) -> bool:
-            """Whether the batch of these sequences, padded to the usual width, runs with a finite answer."""
-            return self._is_answered(pad(sequences, width=sizes.width))
-
-        # Steps of zeros: a sequence with one, and one without
+        # 1. Steps of zeros: a sequence with one, and one without
         probe = Sampler(self.subject.steps, seed=0)  # of its own, so that the sequences of the trials stay the same
         sequences = [probe.sequence(sizes.longest), probe.fill((sizes.longest,), 1.0)]
         takes_zeros, takes_values = (self._is_answered(pad([steps], multiple=1)) for steps in sequences)
         if takes_values and not takes_zeros:
             self.sampler.zeros = False
             self.notes.append("no trial has a step of zeros: the answer to a sequence alone is not finite there")
-        # Kinds of raw values: all in one batch first, and each by itself if that fails
+
+        def is_batch_answered(*sequences: Steps) -> bool:
+            """Whether the batch of these sequences, padded to the usual width, runs with a finite answer."""
+            return self._is_answered(pad(sequences, width=sizes.width))
+
+        # 2. Kinds of raw values: all in one batch, and each by itself if that fails. If ordinary values fail as well,
+        #    the kinds are not the reason, and the baseline will say it.
         of_kinds = {kind: self.sampler.sequence(sizes.longest, kind) for kind in self.sampler.kinds}
-        if not of_kinds or is_answered([*of_kinds.values()]):
+        if not of_kinds or is_batch_answered(*of_kinds.values()):
             return
-        if not is_answered([self.sampler.sequence(sizes.longest)] * 2):
-            return  # not because of the kinds, so the baseline says why
-        self.sampler.kinds = tuple(kind for kind, steps in of_kinds.items() if is_answered([steps] * 2))
+        ordinary = self.sampler.sequence(sizes.longest)
+        if not is_batch_answered(ordinary, ordinary):
+            return
+        self.sampler.kinds = tuple(kind for kind, steps in of_kinds.items() if is_batch_answered(steps, steps))
         if left_out := [kind for kind in of_kinds if kind not in self.sampler.kinds]:
             self.notes.append(
                 f"no trial has {', '.join(left_out)}: the model raises there, or its answer is not finite"
@@ -399,16 +406,21 @@ class _Check:
             UncheckableError: The model raises for every batch of one row, or answers to finite sequences are not
                 finite.
         """
-        # 1. The sequences: ordinary ones of all lengths, spread evenly if there are many, and raw ones, mostly short
+        # 1. The sequences: ordinary ones of all lengths, spread evenly if there are many, the longest first; and raw
+        #    ones, with every second of these lengths from the shortest on
         most_lengths = sizes.rows if self.subject.layout.packed else limits.MAX_UNBATCHED
         count = min(sizes.width - sizes.shortest + 1, most_lengths)
-        lengths = np.unique(np.linspace(sizes.shortest, sizes.width, count).round().astype(int))[::-1]
-        kinds = [*[None] * len(lengths), *(() if self.subject.layout.packed else _RAW_OF_EACH * self.sampler.kinds)]
-        raw_lengths = np.resize(lengths[::-1][::2], len(kinds) - len(lengths))
+        lengths = np.unique(np.linspace(sizes.shortest, sizes.width, count).round().astype(int))
+        raw_kinds = () if self.subject.layout.packed else _RAW_OF_EACH * self.sampler.kinds
+        raw_lengths = np.resize(lengths[::2], len(raw_kinds))
         sequences = [
-            self.sampler.sequence(int(length), kind)
-            for length, kind in zip((*lengths, *raw_lengths), kinds, strict=True)
+            *(self.sampler.sequence(length) for length in lengths[::-1].tolist()),
+            *(
+                self.sampler.sequence(length, kind)
+                for length, kind in zip(raw_lengths.tolist(), raw_kinds, strict=True)
+            ),
         ]
+        kinds = [*[None] * len(lengths), *raw_kinds]
         # 2. All in one batch, then each alone. What is not finite in the batch only, is a leak.
         batched = self._with_answerable_sequences(self._baseline(sequences, pad(sequences, width=sizes.wider), kinds))
         lone_trials = [*trials.lone_trials(batched.sequences, batched.kinds)]
@@ -479,14 +491,22 @@ class _Check:
     def _try(self, baseline: Baseline, trial: CheckTrial, *, may_raise: bool = False) -> RunError | None:
         """Runs a trial, and adds its result to `results`, and to `failed` if an answer changed.
 
-        Returns the error if the model raised and `may_raise` allows that, or the padding or another row is the reason;
-        None if it ran.
+        A trial whose padding no caller sends is left out.
+
+        Args:
+            baseline: The sequences and their first answers.
+            trial: The batch with some of these sequences.
+            may_raise: Whether it is no failure if the model raises.
+
+        Returns:
+            The error, if the model raised; else None. It may raise if `may_raise` says so; or as a leak, because of the
+            padding or of another row.
 
         Raises:
-            UncheckableError: The model raises, and neither the padding nor another row is the reason.
+            UncheckableError: The model raises for another reason.
         """
         if trial.change == "padding" and self.subject.layout.pad_id is not None:
-            return None  # callers always write this id into padding, so no other padding occurs
+            return None  # callers always write this id into padding
         self.progress(trial.name)
         try:
             answer = self._answer(trial.batch)
@@ -498,8 +518,8 @@ class _Check:
             elif not may_raise:
                 raise UncheckableError(limits.why_it_raises_for(baseline, trial, error)) from error
             return error
-        # Float64 runs long, and is not needed to excuse a difference once ordinary sequences have shown a leak.
         differences = {pair: baseline.row_difference(answer, *pair) for pair in trial.rows}
+        # Float64 runs long, and is not needed to excuse a difference once ordinary sequences have shown a leak.
         is_leak = any(failed.is_ordinary and failed.trial.change != "poison" for failed in self.failed)
         beyond_rounding = self.conditioning.beyond_rounding(
             baseline, trial, differences, self.tolerance, use_float64=not is_leak
@@ -509,8 +529,8 @@ class _Check:
             TrialResult(
                 trial.name,
                 trial.change,
-                largest,
-                largest <= self.tolerance,
+                difference=largest,
+                passed=largest <= self.tolerance,
                 is_rounding=beyond_rounding != differences,
             )
         )

@@ -11,6 +11,7 @@ Differences of ordinary sequences are never excused so.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Final
@@ -30,9 +31,8 @@ class Conditioning:
 
     def __init__(self, subject: Subject) -> None:
         self._subject = subject
-        # The results of `changes_by_ulps`, by the id of the baseline. The baseline is kept beside its result, so that
-        # no other object gets this id.
-        self._changes_by_ulps: dict[int, tuple[Baseline, list[float]]] = {}
+        # For each row of a baseline, what a few ulps change; computed once for each baseline
+        self._changes_by_ulps = functools.cache(lambda baseline: baseline.changes_by_ulps(subject))
         # For each kind of raw values, what a few ulps change (0 if float64 excused it), and the largest difference
         self._excused: dict[str, tuple[float, float]] = {}
 
@@ -88,9 +88,7 @@ class Conditioning:
         kind = baseline.kind(row)
         if difference <= tolerance or kind is None or not np.isfinite(difference):
             return difference
-        if id(baseline) not in self._changes_by_ulps:
-            self._changes_by_ulps[id(baseline)] = baseline, baseline.changes_by_ulps(self._subject)
-        by_ulps = self._changes_by_ulps[id(baseline)][1][row]
+        by_ulps = self._changes_by_ulps(baseline)[row]
         return difference if difference > tolerance + AMPLIFIED * by_ulps else self._excuse(kind, by_ulps, difference)
 
     def _excuse(self, kind: str, by_ulps: float, difference: float) -> float:

@@ -213,19 +213,27 @@ def why_it_raises_for(baseline: Baseline, trial: CheckTrial, error: RunError) ->
 def require_service_contract(
     subject: Subject,
     baseline: Baseline,
-    failed_trials: Sequence[CheckTrial],
+    failed: Sequence[FailedTrial],
     sizes: BatchSizes,
     sampler: Sampler,
     tolerance: float,
 ) -> None:
     """Makes sure that answers do not change only because the model expects another form of batches than the service's.
 
+    Args:
+        subject: The model.
+        baseline: The sequences and their first answers.
+        failed: The trials in which answers changed.
+        sizes: The sizes of the trials.
+        sampler: Draws padding.
+        tolerance: The allowed difference of an answer.
+
     Raises:
         UncheckableError: The model requires sorted rows, or left padding.
     """
-    layout = subject.layout
-    if not layout.packed and all(trial.change == "order" for trial in failed_trials):
-        answers = subject.answer(failed_trials[0].batch).logits
+    layout, changes = subject.layout, {failed_trial.trial.change for failed_trial in failed}
+    if not layout.packed and changes == {"order"}:
+        answers = subject.answer(failed[0].trial.batch).logits
         # An answer that is in no row of the other order has changed. If each is in some row, rows are mixed up, which
         # is a leak.
         if any(
@@ -239,7 +247,7 @@ def require_service_contract(
     # A layout that the user stated, or another path for one row, makes a difference a leak.
     if not layout.is_right_padded or layout.is_stated or runs_other_code_alone(subject, baseline.sequences[0]):
         return
-    if any(trial.change in ("width", "batch") for trial in failed_trials) and all(
+    if changes & {"width", "batch"} and all(
         _is_right_if_left_padded(subject, baseline, width, sampler, tolerance) for width in (sizes.width, sizes.wider)
     ):
         raise UncheckableError(
@@ -258,36 +266,49 @@ def _is_right_if_left_padded(
     """Whether the model requires left padding: only then are its answers those to the sequences alone.
 
     The sequences of the baseline run left-padded to a width, with large random values as padding. Three things must
-    hold: the answers are the unbatched ones, they change with other lengths, and they are wrong with right padding.
+    hold; False if one does not, or the model raises:
+
+    1. The answers are the unbatched ones.
+    2. They change with other lengths. (They do not in a model that ignores the lengths and reads backwards.)
+    3. With right padding they are wrong. (They are right in a model without positions: its mask only lets large values
+       through.)
     """
     steps = sampler.fill((baseline.batch.rows, width), 3.0)
     for row, sequence in zip(steps, baseline.sequences, strict=True):
         row[width - len(sequence) :] = sequence
-
-    def difference(lengths: NDArray[np.int32], *, left: bool = True) -> float:
-        """The largest difference of the unbatched answers from those to `steps`, with these lengths.
-
-        `left`: whether the model gets them left-padded, or right-padded.
-        """
-        right_padded = np.stack([np.roll(row, length, axis=0) for row, length in zip(steps, lengths, strict=True)])
-        answers = (subject.with_layout(LEFT) if left else subject).answer(PaddedBatch(right_padded, lengths)).logits
-        # Of answers at each step the last ones: with more steps in front, they are those of the same steps.
-        rows = zip(unbatched_answers, answers, lengths, strict=True)
-        return max(
-            relative_difference(expected, answer[length - len(expected) : length] if expected.ndim == 2 else answer)
-            for expected, answer, length in rows
-        )
-
+    lengths = baseline.batch.lengths
+    longer_lengths = np.minimum(lengths + 2, width).astype(np.int32)
+    left_padded = subject.with_layout(LEFT)
     try:
-        unbatched_answers = [subject.answer(pad([sequence], multiple=1)).logits[0] for sequence in baseline.sequences]
-        # A model that ignores the lengths and reads backwards is right too, but other lengths change no answer of it.
-        longer = np.minimum(baseline.batch.lengths + 2, width).astype(np.int32)
-        if not difference(baseline.batch.lengths) <= tolerance < difference(longer):
-            return False
-        # A model without positions is as right with right padding: its mask only lets large values through.
-        return difference(baseline.batch.lengths, left=False) > _FAR * tolerance
+        expected = [subject.answer(pad([sequence], multiple=1)).logits[0] for sequence in baseline.sequences]
+        has_unbatched_answers = _difference_of_left_padded(left_padded, steps, lengths, expected) <= tolerance
+        return (
+            has_unbatched_answers
+            and _difference_of_left_padded(left_padded, steps, longer_lengths, expected) > tolerance
+            and _difference_of_left_padded(subject, steps, lengths, expected) > _FAR * tolerance
+        )
     except RunError:
         return False
+
+
+def _difference_of_left_padded(
+    subject: Subject, steps: Steps, lengths: NDArray[np.int32], expected: Sequence[NDArray[np.float32]]
+) -> float:
+    """The largest difference of a model's answers to sequences from the expected ones.
+
+    Args:
+        subject: The model, which gets the sequences in its own layout.
+        steps: The sequences left-padded, `[rows, width]` or `[rows, width, features]`.
+        lengths: The lengths that the model gets; with longer ones, padding counts as steps.
+        expected: The answer to each sequence. Of answers at each step the last ones are compared: with more steps in
+            front, they are those of the same steps.
+    """
+    right_padded = np.stack([np.roll(row, length, axis=0) for row, length in zip(steps, lengths, strict=True)])
+    answers = subject.answer(PaddedBatch(right_padded, lengths)).logits
+    return max(
+        relative_difference(right, answer[length - len(right) : length] if right.ndim == 2 else answer)
+        for right, answer, length in zip(expected, answers, lengths, strict=True)
+    )
 
 
 def notes_of_alternatives(
@@ -365,7 +386,7 @@ class WidthLimits:
         """
 
         def error_at(width: int) -> RunError | None:
-            """The error of the model for two rows at a width, of different lengths; None if it runs."""
+            """The error that the model raises for two rows of different lengths in a batch of this width; or None."""
             longest = min(width, max_length)
             rows = [sampler.sequence(longest), sampler.sequence(max(longest - 1, 1))]
             return run_error(subject, pad(rows, width=width))
@@ -390,52 +411,57 @@ class WidthLimits:
 def _range_of_widths(
     subject: Subject, sampler: Sampler, max_length: int, error_at: Callable[[int], RunError | None]
 ) -> tuple[int, int, RunError | None]:
-    """The narrowest width for the trials, the widest that runs up to `max_length`, and the error past the widest.
+    """The range of widths at which the model runs, by trying some.
 
-    The error is None if `max_length` runs. `error_at` returns the error of the model at a width, None if it runs. If no
-    width runs, the result is `(1, max_length, None)`: the baseline batch will raise as well, and its error explains
-    why.
+    Args:
+        subject: The model.
+        sampler: Draws the sequences.
+        max_length: The widest batch to try, in steps.
+        error_at: Returns the error of the model at a width; None if it runs.
+
+    Returns:
+        1. The narrowest width for the trials; 1 if the model runs at a usual width.
+        2. The widest width that runs, at most `max_length`.
+        3. The error past that width; None if `max_length` runs.
+
+        If no width runs, it is `(1, max_length, None)`: the baseline batch will raise, and its error explains why.
 
     Raises:
         UncheckableError: The widest is too narrow for the trials, and no table of positions explains it.
     """
-    accepted = next((width for width in _WIDTHS if width <= max_length and error_at(width) is None), None)
-    if accepted is None:
+    widest = next((width for width in _WIDTHS if width <= max_length and error_at(width) is None), None)
+    if widest is None:
         return 1, max_length, None
-    narrowest, too_wide = 1 if accepted <= _WIDTHS[0] else accepted, max_length
-    error = None if accepted == too_wide else error_at(too_wide)
+    narrowest, too_wide = 1 if widest <= _WIDTHS[0] else widest, max_length
+    error = None if widest == too_wide else error_at(too_wide)
     if error is None:
         return narrowest, max_length, None
-    # Bisection, but at sizes where a table of positions may end first
-    while too_wide - accepted > 1:
-        # A table may end at the size of a weight, at one or two fewer, or at one more.
-        tables = sorted(
-            {end for size in subject.sizes for end in range(size - 2, size + 2) if accepted < end < too_wide}
-        )
-        middle = tables[len(tables) // 2] if tables else (accepted + too_wide) // 2
+    # 1. Between `widest`, which runs, and `too_wide`, which raises: bisection, but first at widths where a table of
+    #    positions may end: at the size of a weight, at one or two fewer, or at one more
+    while too_wide - widest > 1:
+        tables = sorted({end for size in subject.sizes for end in range(size - 2, size + 2) if widest < end < too_wide})
+        middle = tables[len(tables) // 2] if tables else (widest + too_wide) // 2
         middle_error = error_at(middle)
         if middle_error is None:
-            accepted = middle
+            widest = middle
         else:
             too_wide, error = middle, middle_error
-    wanted = choose_batch_sizes(subject.sizes, shortest=narrowest, longest_allowed=max_length)
-    # A table of positions ends there if the error is about an index or a shape, and a weight is so long. Up to two rows
-    # more are allowed, because class tokens in front of the steps have positions too.
+    # 2. A table of positions ends there if the error is about an index or a shape, and a weight is so long. Up to two
+    #    rows more are allowed, because class tokens in front of the steps have positions too.
     does_not_fit = re.search(r"ind(ex|ices)|size|bound|shape|dimension|broadcast", error.detail.lower()) is not None
-    is_table = (
-        does_not_fit
-        and accepted >= _SMALLEST_TABLE
-        and any(accepted + extra_rows in subject.sizes for extra_rows in range(3))
-    )
-    if accepted < wanted.wider and not is_table:
+    has_such_weight = any(widest + extra_rows in subject.sizes for extra_rows in range(3))
+    is_table = does_not_fit and widest >= _SMALLEST_TABLE and has_such_weight
+    # 3. Else the model has to run at the widths of the trials.
+    needed = choose_batch_sizes(subject.sizes, shortest=narrowest, longest_allowed=max_length).wider
+    if widest < needed and not is_table:
         if runs(subject, pad([sampler.sequence(too_wide)] * 2, width=too_wide)):
             raise UncheckableError(_lengths_may_not_differ(2, error))
         raise UncheckableError(
-            why_of_one_width(subject, beyond=accepted)
-            or f"the model raises past a width of {accepted}, so the trials of up to {wanted.wider} steps cannot be "
-            f"run: {error}. If {accepted} is its longest sequence, pass --max-length {accepted}"
+            why_of_one_width(subject, beyond=widest)
+            or f"the model raises past a width of {widest}, so the trials of up to {needed} steps cannot be "
+            f"run: {error}. If {widest} is its longest sequence, pass --max-length {widest}"
         )
-    return narrowest, accepted, error
+    return narrowest, widest, error
 
 
 def _lengths_too_short(subject: Subject, longest: int) -> dict[int, RunError]:
@@ -457,14 +483,18 @@ def _lengths_too_short(subject: Subject, longest: int) -> dict[int, RunError]:
     # If the longest raises too, the batch of one row is the cause.
     if error_alone(1) is None or error_alone(longest) is not None:
         return {}
+    # 1. Between `too_short`, which raises, and `accepted`, which runs: bisection, but first by doubling, since most
+    #    such models need few steps, and long sequences take long
     too_short, accepted = 1, longest
     while accepted - too_short > 1:
-        # Doubled at first, since most such models need few steps and long sequences take long.
-        middle = min(2 * too_short, (accepted + too_short) // 2) if accepted == longest else (accepted + too_short) // 2
+        middle = (accepted + too_short) // 2
+        if accepted == longest:
+            middle = min(2 * too_short, middle)
         if error_alone(middle) is None:
             accepted = middle
         else:
             too_short = middle
+    # 2. It is a limit if all shorter lengths raise, and all longer ones run, as far as these are tried
     shorter_lengths = np.unique(np.linspace(1, too_short, min(too_short, MAX_UNBATCHED)).round().astype(int)).tolist()
     errors = {length: error for length in shorter_lengths if (error := error_alone(length)) is not None}
     longer_lengths = range(accepted, min(accepted + MAX_UNBATCHED, longest + 1))
