@@ -161,7 +161,7 @@ def figures(expression: str, case: Case) -> Figures:
         select_output=output_selector(None),
     )
     sampler = Sampler(subject.steps, seed=0)
-    sizes = choose_batch_sizes(subject.sizes, longest_allowed=LONGEST)
+    sizes = choose_batch_sizes(subject.sizes, widest=LONGEST)
     sequences = base_sequences(sampler, sizes)
     batch = pad(sequences, width=sizes.width)
     first = Baseline(sequences, batch, subject.answer(batch))

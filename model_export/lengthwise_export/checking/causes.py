@@ -84,14 +84,15 @@ def explain(
         names: The names of the module's arguments.
         batch: The batch in which the operation was recorded; None if that is not known.
     """
-    # 1. The axis along which the operation runs tells whether the steps or the other rows change its output, whatever
-    #    the trial changed.
+    # 1. What changes its output, whatever the trial changed: for an operation along the steps that is the padding, for
+    #    one along the rows the other rows.
     axes = None if batch is None else axes_of_steps(operation, batch)
-    reduces_rows = axes is None or axes[0] in operation.reduced_axes
-    if not reduces_rows and change in ("neighbours", "order", "lengths"):
-        change = "padding"
-    elif axes is not None and reduces_rows and change in ("padding", "width", "batch"):
-        change = "neighbours"
+    if axes is not None:
+        row_axis, _ = axes
+        if row_axis in operation.reduced_axes:
+            change = "neighbours" if change in ("padding", "width", "batch") else change
+        elif change in ("neighbours", "order", "lengths"):
+            change = "padding"
     # 2. The table of rules has the cause for this kind of operator.
     layout = RIGHT if batch is None else batch.layout
     kind = "loop" if operation.is_loop else operation.kind.lower()

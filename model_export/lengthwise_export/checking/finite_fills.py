@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from lengthwise.padding import PaddedBatch, Steps, pad
 from lengthwise.verification.random_sequences import raw
-from lengthwise_export.checking import axes, trials
-from lengthwise_export.checking.leaks import Leak, aligned
+from lengthwise_export.checking import trials
+from lengthwise_export.checking.leaks import Leak, OperationPair, aligned
 from lengthwise_export.checking.recording import Operation, Subject
 from lengthwise_export.checking.rule import rules
 from lengthwise_export.checking.trials import BatchSizes, Geometry, Pairing, Sampler, geometry
@@ -94,10 +94,16 @@ def _first_fill_let_through(
     sequences: Sequence[Steps],
     sizes: BatchSizes,
 ) -> tuple[float, Leak] | None:
-    """The first fill behind which padding changes the output of a comparing operator, and the leak at its mask.
+    """The first fill that padding gets past, and the leak at its mask; None if there is none.
 
-    None if padding changes none. `fills` has the fill of each operation that writes one, by its identity; the
-    `sequences` all have `sizes.longest` steps.
+    The sequences run padded and unpadded. The tensors that are made of a filled one are followed to an operator in
+    which steps compete: if its output differs between both runs, padding was not hidden from it.
+
+    Args:
+        subject: The model.
+        fills: The fill of each operation that writes one, by its identity.
+        sequences: Sequences of `sizes.longest` steps.
+        sizes: The sizes of the batches.
     """
     unpadded, padded = pad(sequences, width=sizes.longest), pad(sequences, width=sizes.width)
     run_unpadded, run_padded = subject.record(unpadded), subject.record(padded)
@@ -105,30 +111,25 @@ def _first_fill_let_through(
     trial = f"values of size {np.abs(sequences[0]).max():.0e}"
     layout = subject.layout
     pairing = Pairing(geometry(unpadded, layout), geometry(padded, layout), rows, subject.sizes)
-    origin_of: dict[int, Operation] = {}  # By the key of each tensor made of a filled one: the operation that filled it
-    for operation, operation_padded in aligned(run_unpadded.operations, run_padded.operations):
-        origin = next((origin_of[key] for key in operation_padded.input_keys if key in origin_of), None)
-        if origin is None and operation_padded.identity in fills:
-            origin = operation_padded
+    # By the key of each tensor that is made of a filled one: the operation that filled it
+    filled_by: dict[int, Operation] = {}
+    for operation_unpadded, operation in aligned(run_unpadded.operations, run_padded.operations):
+        origin = next((filled_by[key] for key in operation.input_keys if key in filled_by), None)
+        if origin is None and operation.identity in fills:
+            origin = operation
         if origin is None:
             continue
-        origin_of.update((key, origin) for key in operation_padded.output_keys)
-        if _COMPARING.fullmatch(operation_padded.kind) is None or len(operation.outputs) != len(
-            operation_padded.outputs
-        ):
-            continue
-        differences = [
-            axes.difference(value, value_padded, pairing) or 0.0
-            for (_, value), (_, value_padded) in zip(operation.outputs, operation_padded.outputs, strict=True)
-        ]
-        if max(differences, default=0.0) > _MIN_DIFFERENCE:
+        filled_by.update((key, origin) for key in operation.output_keys)
+        pair = OperationPair(operation_unpadded, operation, (None,) * len(operation_unpadded.outputs))
+        difference = pair.difference(pairing) if _COMPARING.fullmatch(operation.kind) else None
+        if difference is not None and difference > _MIN_DIFFERENCE:
             number = fills[origin.identity]
             message_words = {
                 "number": f"{number:g}",
                 "side": "below" if number < 0 else "above",
                 "infinite": f"torch.finfo(scores.dtype).{'min' if number < 0 else 'max'}",
                 "trial": trial,
-                "operator": operation_padded.operator,
+                "operator": operation.operator,
             }
             return number, Leak(
                 operator=origin.operator,
@@ -136,7 +137,7 @@ def _first_fill_let_through(
                 location=origin.location,
                 cause=rules()["LW803"].cause(message_words),
                 cause_at=None,
-                difference=max(differences),
+                difference=difference,
                 trial=trial,
                 layer=origin.layer,
             )

@@ -92,8 +92,13 @@ def find_leaks(subject: Subject, failed: Sequence[FailedTrial], tolerance: float
     """Yields the leak behind each kind of change (of padding, width, rows ...) for which trials failed.
 
     An operator that was found for one kind of change is not reported again for another.
+
+    Args:
+        subject: The model.
+        failed: The trials in which an answer changed.
+        tolerance: The allowed difference of an answer.
     """
-    located: set[tuple[str, str, CodeLocation | None]] = set()
+    located: set[tuple[str, str, CodeLocation | None]] = set()  # the identities of the operators that were yielded
     # Trials that need no search if a leak is located: an unbatched sequence has no other rows and another width, which
     # the other trials have shown.
     covered_changes: set[Change] = {"block", "batch"}
@@ -101,14 +106,14 @@ def find_leaks(subject: Subject, failed: Sequence[FailedTrial], tolerance: float
     for change in trials.CHANGES:
         if located and change in covered_changes:
             continue
-        # 1. Record a failed trial, with ordinary values if there is one: raw values may make all attention weights 0 or
-        #    1, and so hide where the leak begins.
+        # 1. Record a failed trial that runs again; first those with ordinary values, because raw values may make all
+        #    attention weights 0 or 1, and so hide where the leak begins.
         of_change = [failed_trial for failed_trial in failed if failed_trial.trial.change == change]
         for failed_trial in sorted(of_change, key=lambda failed_trial: not failed_trial.is_ordinary):
             with contextlib.suppress(RunError):
                 after = _record(subject, failed_trial.trial.batch)
                 break
-        else:
+        else:  # no trial failed with this change, or none runs again
             continue
         base, trial = failed_trial.base, failed_trial.trial
         if base is not recorded:
@@ -120,7 +125,7 @@ def find_leaks(subject: Subject, failed: Sequence[FailedTrial], tolerance: float
         if not subject.layout.is_right_padded:
             pairing = replace(pairing, has_equal_steps=trials.has_equal_steps(base, trial.batch))
         pairs = [
-            _OperationPair(operation, same, shapes.get(id(operation)) or (None,) * len(operation.outputs))
+            OperationPair(operation, same, shapes.get(id(operation)) or (None,) * len(operation.outputs))
             for operation, same in aligned(before.operations, after.operations)
         ]
         pairing = replace(pairing, chunks=_chunk_sizes(pairs, pairing))
@@ -146,9 +151,8 @@ def find_leaks(subject: Subject, failed: Sequence[FailedTrial], tolerance: float
         # 6. Blame the first that differs. Sizes of the batch, such as the width, may change with it; a leak begins at
         #    their use.
         sizes = {base.rows, pairing.before.width, pairing.before.longest} if change == "width" else set()
-        operation, difference = next(
-            (found for found in differing if not _is_batch_size(sizes, found[0])), differing[0]
-        )
+        users_of_sizes = [entry for entry in differing if not _is_batch_size(sizes, entry[0])]
+        operation, difference = (users_of_sizes or differing)[0]
         operation = _where_it_begins(operation, (before, after), pairs, pairing, min_difference)
         located.add(operation.identity)
         if change == "order":  # other lengths change the sorted order too
@@ -177,7 +181,7 @@ def _record(subject: Subject, batch: PaddedBatch) -> Recording:
 
 
 def _cause(
-    operation: Operation, change: Change, names: ArgumentNames, pairing: Pairing, pairs: Sequence[_OperationPair]
+    operation: Operation, change: Change, names: ArgumentNames, pairing: Pairing, pairs: Sequence[OperationPair]
 ) -> Cause:
     """Why an operation differs between the runs, and a fix."""
     if operation.cause_of is not None:
@@ -222,13 +226,13 @@ def _only_in_one_run(before: Recording, after: Recording) -> Operation | None:
 def _where_it_begins(
     first: Operation,
     runs: tuple[Recording, Recording],
-    pairs: Sequence[_OperationPair],
+    pairs: Sequence[OperationPair],
     pairing: Pairing,
     tolerance: float,
 ) -> Operation:
     """The operation at which a difference begins, of which `first` is the first operation that differs.
 
-    1. In other layouts than right padding, the source of a slice is blamed, if it differs too (`_source_of_slice`).
+    1. In other layouts than right padding, the source of a slice is blamed, if it differs too.
     2. If the runs took different branches of the code, and the values that come from the branches differ, the branch
        is blamed: the first operation that only one run has.
     3. Otherwise it is `first`.
@@ -239,17 +243,18 @@ def _where_it_begins(
     branch = _only_in_one_run(*runs)
     if pair is None or branch is None:
         return first
-    # What made the inputs of `first` in both runs, as far as only one run has it
-    identities = [{operation.identity for operation in run.operations} for run in runs]
+    # The operations that made the inputs of `first`, in each run
     producers_before, producers_after = (
         [producer for producer in run.operations if producer.output_keys & operation.input_keys and producer.outputs]
         for run, operation in zip(runs, (pair.before, pair.after), strict=True)
     )
+    # The differences of their first outputs, of all pairs in which at least one is of a branch that only one run took
+    in_before, in_after = ({operation.identity for operation in run.operations} for run in runs)
     differences = [
         axes.difference(producer.outputs[0][1], producer_after.outputs[0][1], pairing)
         for producer in producers_before
         for producer_after in producers_after
-        if producer.identity not in identities[1] or producer_after.identity not in identities[0]
+        if producer.identity not in in_after or producer_after.identity not in in_before
     ]
     # Branches that give equal values, such as padding to whole chunks, are not the cause. An infinite difference is of
     # tensors with other shapes: they are other inputs of `first`, such as a mask that only one branch has.
@@ -258,7 +263,7 @@ def _where_it_begins(
 
 
 @dataclass(frozen=True, slots=True)
-class _OperationPair:
+class OperationPair:
     """An operation in both runs, with the shapes of its outputs in the larger batch."""
 
     before: Operation
@@ -296,7 +301,7 @@ class _OperationPair:
         return max((difference for difference in differences if difference is not None), default=None)
 
 
-def _first_with_nan(pairs: Sequence[_OperationPair], names: ArgumentNames, pairing: Pairing) -> Operation | None:
+def _first_with_nan(pairs: Sequence[OperationPair], names: ArgumentNames, pairing: Pairing) -> Operation | None:
     """The first operation that gives NaN in the first run only, with its cause; None if there is none."""
     nan = next((pair.before for pair in pairs if _has_nan(pair.before) and not _has_nan(pair.after)), None)
     if nan is None:
@@ -334,7 +339,7 @@ def _shapes_in_a_larger_batch(
     return geometry(larger, subject.layout), shapes
 
 
-def _chunk_sizes(pairs: Sequence[_OperationPair], pairing: Pairing) -> frozenset[int]:
+def _chunk_sizes(pairs: Sequence[OperationPair], pairing: Pairing) -> frozenset[int]:
     """The sizes, in steps, of chunks into which the model cuts sequences, as far as the larger batch shows them."""
     if pairing.larger is None:
         return frozenset()
@@ -351,33 +356,39 @@ def _chunk_sizes(pairs: Sequence[_OperationPair], pairing: Pairing) -> frozenset
 
 
 def _differing_operations(
-    pairs: Sequence[_OperationPair], pairing: Pairing, tolerance: float, answers: frozenset[int]
+    pairs: Sequence[OperationPair], pairing: Pairing, tolerance: float, answers: frozenset[int]
 ) -> list[tuple[Operation, float]]:
     """The operations that differ by more than `tolerance`, in order of execution, with their differences.
 
-    Sizes and indices may rightly differ between batches: they count only if their difference reaches an answer.
-    `answers` are the keys of the model's outputs.
+    Sizes and indices may rightly differ between batches: they count only if their difference *reaches* an answer, which
+    is computed from them through operations that all differ, or of which that is not known. In other layouts than right
+    padding, other operations count only if none reaches an answer, too: rotary angles differ with the start of a
+    sequence in its row, and relative attention cancels that again.
+
+    Args:
+        pairs: The operations of both runs.
+        pairing: The batches of both runs.
+        tolerance: The difference from which on an operation differs.
+        answers: The keys of the model's outputs.
     """
     differences = [pair.difference(pairing) for pair in pairs]
-    # Back from the answers: which operations reach one through operations that all differ
-    needed, is_right_padded = set(answers), pairing.before.layout.is_right_padded
+    # Back from the answers, with the keys of all tensors that reach one
+    reaching_keys, is_right_padded = set(answers), pairing.before.layout.is_right_padded
     reaches_answer = [False] * len(pairs)
     for index in range(len(pairs) - 1, -1, -1):
         operation, difference = pairs[index].before, differences[index]
         # The start of a sequence in its row is rightly another number in each batch; a count over the row is not.
         is_index = bool(operation.outputs) and _is_size_or_index(operation)
-        if not is_right_padded and is_index and not pairs[index].counts_positions:
-            continue
-        if operation.output_keys & needed and (difference is None or difference > tolerance):
-            needed |= operation.input_keys
+        is_start = not is_right_padded and is_index and not pairs[index].counts_positions
+        may_differ = difference is None or difference > tolerance
+        if operation.output_keys & reaching_keys and may_differ and not is_start:
+            reaching_keys |= operation.input_keys
             reaches_answer[index] = True
     differing = [
         (pair.before, difference, reaches)
         for pair, difference, reaches in zip(pairs, differences, reaches_answer, strict=True)
         if difference is not None and difference > tolerance and (reaches or not _is_size_or_index(pair.before))
     ]
-    # Rotary angles differ with the start of a sequence in its row, and relative attention cancels that again: in such
-    # layouts, operations whose difference reaches no answer do not count.
     only_reaching = [] if is_right_padded else [entry for entry in differing if entry[2]]
     return [(operation, difference) for operation, difference, _ in only_reaching or differing]
 
@@ -387,7 +398,7 @@ _SLICES: Final = frozenset({"__getitem__", "narrow", "slice", "Slice"})
 
 
 def _source_of_slice(
-    differing: Operation, pairs: Sequence[_OperationPair], pairing: Pairing, tolerance: float
+    differing: Operation, pairs: Sequence[OperationPair], pairing: Pairing, tolerance: float
 ) -> Operation:
     """`differing`; or, if it is a slice of an output that may differ too, the operation that made that output.
 
@@ -432,40 +443,45 @@ def aligned(before: Sequence[Operation], after: Sequence[Operation]) -> list[tup
 
 
 def _where_padding_became_nonzero(leaking: Operation, operations: Sequence[Operation], pairing: Pairing) -> str | None:
-    """The last operator before a leak that made other values of zeros at padding: a mask must come after it.
+    """Where values at padding, which were 0, became others before a leak: a mask must come after this operator.
 
-    None if there is no such operator, or the padding that enters the leaking operation is 0. `operations` are those of
-    the first run.
+    Args:
+        leaking: The operation at which the leak begins.
+        operations: Those of the first run.
+        pairing: The batches of both runs.
+
+    Returns:
+        The line of the last such operator, or its name if it has no line; None if there is none, or the padding that
+        enters the leaking operation is 0.
     """
-    needed_keys = set(leaking.input_keys)
     end = next((index for index, operation in enumerate(operations) if operation is leaking), 0)
-    # Whether the padding of a tensor is 0, by its key; the last operation that wrote the tensor counts
+    # 1. Whether the padding of a tensor is 0, by its key; the last operation that wrote the tensor counts
     is_zero = {
         key: not padding.any()
         for operation in operations[:end]
         for key, value in operation.outputs
         if (padding := axes.values_at_padding(value, pairing.before)) is not None
     }
-    # Upstream from the leak, through everything that its inputs are made of
+    # 2. Upstream from the leak, through everything that its inputs are made of
+    needed_keys = set(leaking.input_keys)
     for operation in reversed(operations[:end]):
-        output_keys = {key for key, value in operation.outputs if key in needed_keys}
+        output_keys = {key for key, _ in operation.outputs if key in needed_keys}
         if not output_keys:
             continue
         needed_keys |= operation.input_keys
         paddings = [
             axes.values_at_padding(value, pairing.before) for key, value in operation.outputs if key in output_keys
         ]
-        outputs_are_zero = [not values.any() for values in paddings if values is not None]
-        if outputs_are_zero and all(outputs_are_zero):
+        are_zero = [not values.any() for values in paddings if values is not None]  # empty for outputs without padding
+        if are_zero and all(are_zero):
             return None  # the padding is still 0 here, so no operator before it is to blame
         # A key of an input that is also one of an output is written in place: its value before is not known.
-        input_was_zero = any(is_zero.get(key, False) for key in operation.input_keys - output_keys)
-        if outputs_are_zero and input_was_zero:
+        if are_zero and any(is_zero.get(key, False) for key in operation.input_keys - output_keys):
             return operation.operator if operation.location is None else str(operation.location)
     return None
 
 
-def _spreads(pairs: Sequence[_OperationPair], pairing: Pairing, row: int) -> Iterator[OperatorSpread]:
+def _spreads(pairs: Sequence[OperationPair], pairing: Pairing, row: int) -> Iterator[OperatorSpread]:
     """Yields the lines of the picture: for each operator the differences of its first output along one row.
 
     `row` is an index into `pairing.rows`. Operators without an output are left out.

@@ -399,7 +399,7 @@ class WidthLimits:
             )
         too_short = _lengths_too_short(subject, widest)
         shortest = max(min_length, max(too_short, default=0) + 1)
-        sizes = choose_batch_sizes(subject.sizes, shortest=narrowest, longest_allowed=widest, min_length=shortest)
+        sizes = choose_batch_sizes(subject.sizes, narrowest=narrowest, widest=widest, min_length=shortest)
         # Sizes of very short sequences leave no padding, but the model may accept some.
         rounded = rounded_width(sizes.longest + 1)
         if sizes.width == sizes.longest and error_at(rounded) is None:
@@ -452,7 +452,7 @@ def _range_of_widths(
     has_such_weight = any(widest + extra_rows in subject.sizes for extra_rows in range(3))
     is_table = does_not_fit and widest >= _SMALLEST_TABLE and has_such_weight
     # 3. Else the model has to run at the widths of the trials.
-    needed = choose_batch_sizes(subject.sizes, shortest=narrowest, longest_allowed=max_length).wider
+    needed = choose_batch_sizes(subject.sizes, narrowest=narrowest, widest=max_length).wider
     if widest < needed and not is_table:
         if runs(subject, pad([sampler.sequence(too_wide)] * 2, width=too_wide)):
             raise UncheckableError(_lengths_may_not_differ(2, error))

@@ -181,42 +181,50 @@ def possible_callees(operation: Operation, *, with_containers: bool = False) -> 
     outside a layer.
     """
     path, colon, _ = operation.operator.partition(": ")
-    parts = [f"[{part}]" if part.isdigit() else f".{part}" for part in path.split(".")]
+    parts = [f"[{part}]" if part.isdigit() else f".{part}" for part in path.split(".")] if colon else []
     ends = range(1 if with_containers else len(parts), len(parts) + 1)
-    return frozenset("self" + "".join(parts[begin:end]) for end in ends for begin in range(end) if colon)
+    return frozenset("self" + "".join(parts[begin:end]) for end in ends for begin in range(end))
 
 
 def write_masked(operation: Operation, axes: tuple[int, int], names: ArgumentNames, kind: str = "") -> str | None:
     """The user's statement with an operator rewritten so that padding takes no part, and the lines before it.
 
-    None if the operator has no paste, or the statement cannot be read or rewritten. `kind` is that of the paste, if it
-    is not the kind of the operator.
+    Args:
+        operation: The operator.
+        axes: The axis of rows and the axis of steps of its input.
+        names: The names of the module's arguments.
+        kind: The kind of operator whose paste is used; empty for that of the operator.
+
+    Returns:
+        The code; None if there is no paste for the operator, or the statement cannot be read or rewritten.
     """
+    # 1. The paste, and the statement
     paste = next((paste for kinds, paste in _PASTES if re.fullmatch(kinds, kind or operation.kind)), None)
     site = _site_of(operation) if paste is not None else None
     if paste is None or site is None:
         return None
-    # A convolution inside an nn.Sequential: the statement calls the container, or the variable of a loop over several
+    # 2. A convolution in an nn.Sequential: the statement calls the container, or the variable of a loop over several
     container = r"self\..*" if re.search(r"\d\.\d+:", operation.operator) is None else r"self\..*|\w+"
     calls_container = re.fullmatch(container, site.callee) and site.callee not in possible_callees(operation)
     if operation.kind == "conv1d" and calls_container:
         paste = _OF_SEQUENCE
-    # An operator that runs along the rows too: along the steps of each row alone
+    # 3. An operator that runs along the rows too: along the steps of each row alone
     if axes[0] in operation.reduced_axes and not operation.kind.startswith(_RECURRENT):
         if (call := _call_along_steps(site, operation, *axes)) is None:
             return None
         reduced = operation.reduced_axes if len(operation.reduced_axes) > 1 else axes[1:]
         operation = replace(operation, reduced_axes=tuple(axis for axis in reduced if axis != axes[0]))
         site = replace(site, call=call)
-    # The names of the paste's variables, `x` for the operator's input
+    # 4. The paste with the names of its variables, `x` for the operator's input, and with code for its other words
     operand = ast.unparse(site.node if kind == NAN else site.operand)
     x = operand if isinstance(site.operand, ast.Name) and kind != NAN else site.unused("inputs")
     lengths = names.lengths_or_mask if names.role == "lengths" else site.unused("lengths")
     variables = {name: site.unused(name) for name in _NAMES_IN_PASTES} | {"x": x, "lengths": lengths}
     code = Template(paste).safe_substitute(variables | _substitutes(operation, axes, site, variables))
     *lines, expression = code.split("\n")
-    if "$" in expression:  # a word that does not apply to this call
+    if "$" in expression:  # a word that has no code for this call
         return None
+    # 5. The lines that define what it uses, and the statement with it in the place of the operator
     variables |= {"operand": operand, "width": f"{x}.size({axes[1]})"}
     definitions = _definitions(site, names, variables, {*re.findall(r"\w+", code)})
     return "\n".join([*definitions, *lines, _with_code(site.statement, site.node, expression)])
@@ -277,9 +285,10 @@ def _definitions(
 def _substitutes(
     operation: Operation, axes: tuple[int, int], site: _Site, variables: Mapping[str, str]
 ) -> dict[str, str]:
-    """The code for those words of a paste that depend on the call and on its axes.
+    """The code for those words of a paste that depend on the call and on its axes; the comments say what each means.
 
-    `variables` has the names for the other words, such as `x` and `lengths`.
+    `variables` has the names for the other words, such as `x` and `lengths`. The word `keyed` is left out for a call
+    that is no attention to which a mask can be added.
     """
     x, callee = variables["x"], site.callee
     dimensions = len(operation.input_shape)
@@ -307,6 +316,7 @@ def _substitutes(
         | calls
         | ({} if attention is None else {"keyed": attention})
         | {
+            # The mask of valid steps that broadcasts to the input
             "mask": mask,
             # The arguments after the input: as the whole list, to follow another one, and the first of them
             "rest": ", ".join(shown_arguments),
@@ -314,12 +324,16 @@ def _substitutes(
             "first": "".join(ast.unparse(_value(argument)) for argument in arguments[:1]),
             # Of a variance: what is subtracted from the number of values
             "less": "0" if any(ast.unparse(argument.value) in ("False", "0") for argument in corrections) else "1",
+            # The axes that the operator runs along, and that of the steps
             "axes": str(reduced[0] if len(reduced) == 1 else reduced),
             "steps": str(axes[1]),
             # A mask whose sum along the axes is the number of values
             "counted": mask if len(reduced) == 1 else f"{mask}.expand_as({x})",
+            # The variable `index`, in a form that broadcasts to the input
             "turned": _broadcast_mask(variables["index"], axes, dimensions),
+            # For a recurrent layer: whether the rows come before the steps
             "rows_first": str(axes[0] < axes[1]),
+            # What is called, and the scale and shift of a layer that has them
             "func": callee,
             "affine": f" * {callee}.weight[:, None] + {callee}.bias[:, None]" if len(operation.input_keys) > 1 else "",
             "last": ", ".join(index[: max(axes) + 1]),
@@ -407,22 +421,27 @@ def _site_of(operation: Operation) -> _Site | None:
         nodes = [*ast.walk(ast.parse("".join(linecache.getlines(location.file))))]
     except (SyntaxError, ValueError):
         return None
-    # The statements around the line, the innermost last
-    around = [
+    # 1. The statements that contain the line, the innermost last, and the nodes of that one
+    statements = [
         node for node in nodes if isinstance(node, ast.stmt) and node.lineno <= location.line <= (node.end_lineno or 0)
     ]
-    inner = [*ast.walk(around[-1])] if around else []
+    if not statements:
+        return None
+    statement = statements[-1]
+    inner = [*ast.walk(statement)]
     # What a block, a comprehension or a lambda names is not known in the lines before it.
     if any(isinstance(node, _WITH_LOCAL_NAMES) or isinstance(getattr(node, "body", None), list) for node in inner):
         return None
+    # 2. The names that the file imports, that the function around the line uses, and of loops around it
     imported = {(node.asname or node.name).split(".")[0] for node in nodes if isinstance(node, ast.alias)}
-    in_functions = (node for outer in around if isinstance(outer, ast.FunctionDef) for node in ast.walk(outer))
+    in_functions = (node for outer in statements if isinstance(outer, ast.FunctionDef) for node in ast.walk(outer))
     used_names = {node.id if isinstance(node, ast.Name) else getattr(node, "arg", "") for node in in_functions}
     loop_variables = {
-        loop.target.id for loop in around if isinstance(loop, ast.For) and isinstance(loop.target, ast.Name)
+        loop.target.id for loop in statements if isinstance(loop, ast.For) and isinstance(loop.target, ast.Name)
     }
+    # 3. The nodes that may be the operator
     sites = [
-        _Site(around[-1], node, operand, node, imported, used_names, location.function)
+        _Site(statement, node, operand, node, imported, used_names, location.function)
         for node, operand in _operator_nodes(inner, operation, imported, loop_variables)
     ]
     # In the order in which they run: of several equal operators, that of this occurrence.
@@ -435,7 +454,14 @@ def _operator_nodes(
 ) -> Iterator[tuple[ast.expr, ast.expr]]:
     """Yields the nodes that may be an operator, each with its input.
 
-    Such are `h @ w`, `h[:, -1]`, `h.mean(1)`, `torch.mean(h, 1)`, and `self.mean(h)`, which calls its layer.
+    Such are `h @ w`, `h[:, -1]`, `h.mean(1)`, `torch.mean(h, 1)`, `nn.Softmax(dim=1)(h)`, and `self.mean(h)`, which
+    calls its layer; for each of them the input is `h`. Of an attention it is the keys.
+
+    Args:
+        nodes: The nodes of a statement.
+        operation: The operator.
+        imported: The names that the file imports: the first part of the path of a function is one of them.
+        loop_variables: The variables of loops around the statement, which may be layers.
     """
     kind = operation.kind
     is_in_library = operation.location is not None and operation.location.inside is not None
@@ -459,4 +485,4 @@ def _operator_nodes(
             if isinstance(node.func, ast.Attribute) and has_name and path != "self" and not is_function:
                 yield node, node.func.value  # h.mean(1)
             elif tensors and ((callee in layers and not is_in_library) or (has_name and is_function)):
-                yield node, tensors[1 if "attention" in kind and len(tensors) > 2 else 0]  # of an attention, its keys
+                yield node, tensors[1 if "attention" in kind and len(tensors) > 2 else 0]

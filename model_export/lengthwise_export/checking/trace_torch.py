@@ -121,25 +121,25 @@ class TorchSubject:
     def answer(self, batch: PaddedBatch) -> ModelOutput:
         """Runs a batch on the plain path, with torch's nested-tensor fast path switched off.
 
+        A module without lengths may fail for one row, because a `squeeze()` removes its axis: the row then runs as two
+        equal rows, of which the first answer is taken.
+
         Raises:
             RunError: The module raises, or its answer to one row has another form.
-        """  # noqa: DOC502 - it raises again what it catches
+        """
         with without_fast_path():
             if self.signature.second != "none" or batch.rows > 1:
                 return self._answer(batch)
             try:
                 answer = self._answer(batch)
-                if answer.logits.shape[0] == 1:
-                    return answer
-                error = RunError(f"the answer to one row is {list(answer.logits.shape)}")
-            except RunError as raised:
-                error = raised
-            # A row that fails alone, because a `squeeze()` removes its axis, runs as two equal rows.
-            try:
-                twice = self._answer(PaddedBatch(batch.steps.repeat(2, 0), batch.lengths.repeat(2)))
+                if answer.logits.shape[0] != 1:
+                    raise RunError(f"the answer to one row is {list(answer.logits.shape)}")
+                return answer
             except RunError:
-                raise error from None
-            return ModelOutput(twice.logits[:1], None if twice.attention is None else twice.attention[:1])
+                with contextlib.suppress(RunError):
+                    twice = self._answer(PaddedBatch(batch.steps.repeat(2, 0), batch.lengths.repeat(2)))
+                    return ModelOutput(twice.logits[:1], None if twice.attention is None else twice.attention[:1])
+                raise
 
     def answer_in_float64(self, batch: PaddedBatch) -> ModelOutput | None:
         """The answer of a copy of the module in float64, rounded to float32; None if it raises there."""
@@ -285,10 +285,10 @@ class _Recorder(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        """Calls a torch function and records the call: torch calls this for each function inside `listening`.
+        """Calls a torch function, records the call, and returns its result.
 
-        Not recorded: a call inside a part that is recorded as a whole, and one that gives no tensor. With each call is
-        recorded whether it only packs or unpacks sequences, where no leak can begin.
+        torch calls this in the place of each function inside `listening`. Not recorded are calls inside a part that is
+        recorded as a whole, and those that give neither a tensor nor a Python number.
         """
         answer = func(*args, **(kwargs or {}))
         if self._running_part is not None:
@@ -312,6 +312,7 @@ class _Recorder(TorchFunctionMode):
             operator, name, location, inputs, outputs, occurrence=self._call_counts[operator, location], **axes
         )
         self._call_counts[operator, location] += 1
+        # Kept with the call: whether no leak can begin there, because torch's own code packs or unpacks sequences.
         # 1. Calls in torch's module of packed sequences. Packing itself takes the first steps of a row: in a layout
         #    where these may be padding, a leak may begin there.
         # 2. Calls in torch's module of recurrent layers, except the layer's computation.
@@ -369,21 +370,26 @@ _AXES_BY_OPERATOR: Final[Mapping[str, Callable[[Sequence[Any], Any], Any]]] = {
 def _shape_and_axes(name: str, *args: Any, rows_first: bool = False, **keywords: Any) -> dict[str, tuple[int, ...]]:
     """The shape of a call's first tensor, and the axes that the call runs along, as keywords of `Operation`.
 
-    Empty if the axes are not known. Of an attention, the tensor is its keys.
+    Of an attention, the tensor is its keys.
 
     Args:
         name: The torch function.
         args: Its positional arguments.
         rows_first: Whether its layer is `batch_first`.
         keywords: Its other arguments.
+
+    Returns:
+        `input_shape` and `reduced_axes`; empty if the axes are not known.
     """
     tensors = [value for value in (*args, keywords.get("input")) if isinstance(value, Tensor)]
     tensor = next(iter(tensors[1:] if "attention" in name else tensors), None)  # the keys of an attention
     if tensor is None or tensor.is_complex():
         return {}
     shape = tuple(tensor.shape)
+    # 1. The axes that the call names: by a keyword, or else by position; all axes if it names none
     dim: Any = next(iter(args[2 if name in _DIM_IS_THIRD else 1 :]), range(len(shape)))
     axes = next((keywords[word] for word in ("dim", "dims", "axis") if keywords.get(word) is not None), dim)
+    # 2. Functions that name them in another way, or not at all
     if name == "max_pool1d":  # with a stride, the last window may be incomplete
         axes = -1 if keywords.get("stride") in (1, (1,)) or dim in (shape[-1], (shape[-1],)) else None
     if name.startswith(("lstm", "gru", "rnn", "multi_head")):
@@ -392,6 +398,7 @@ def _shape_and_axes(name: str, *args: Any, rows_first: bool = False, **keywords:
             shape = (shape[1], shape[0], *shape[2:])
     if name in _AXES_BY_OPERATOR:
         axes = _AXES_BY_OPERATOR[name](args, [*axes] if isinstance(axes, tuple) else axes)
+    # 3. As a tuple of indices from the front, if they are axes of this tensor
     axes = [*axes] if isinstance(axes, (tuple, list, range)) else [axes]
     if {*map(type, axes)} - {int} or not all(-len(shape) <= axis < len(shape) for axis in axes):
         return {}
@@ -406,10 +413,11 @@ def _summed_axes(operands: str, _: str, result: str) -> list[int]:
 def _axes_of_last(shape: Sequence[int], index: list[Any]) -> list[int]:
     """The axes of a tensor of which an index takes the last element, as `h[:, -1]` does of axis 1.
 
-    Empty if an item of the index is neither an integer, a tensor nor `:`. An Ellipsis is replaced in `index` itself.
+    Empty if an item of the index is neither an integer, a tensor nor `:`. An Ellipsis in the list `index` is replaced
+    by the items that it stands for.
     """
-    if any(item is Ellipsis for item in index):
-        position = next(axis for axis, item in enumerate(index) if item is Ellipsis)
+    position = next((axis for axis, item in enumerate(index) if item is Ellipsis), None)
+    if position is not None:
         index[position : position + 1] = [slice(None)] * (len(shape) - len(index) + 1)
     if not all(item == slice(None) if isinstance(item, slice) else isinstance(item, (int, Tensor)) for item in index):
         return []

@@ -79,7 +79,11 @@ class TrialRules:
             reported.add(cause_and_line)
 
     def _rule_of(self, leak: Leak) -> Cause | None:
-        """The cause that the trials show for a leak; None if they show no other than that of its operator."""
+        """The cause that the trials show for a leak; None if they show no other than that of its operator.
+
+        Causes that hold for the whole model come before those of single operators, and what needs further runs of the
+        model comes last.
+        """
         trial_of_leak = next(
             (
                 failed_trial
@@ -136,20 +140,20 @@ class TrialRules:
     def _reads_padding_only(self, leak: Leak, base: PaddedBatch) -> bool:
         """Whether a mask is inverted: the operator of a leak reads the padding, and not the valid steps.
 
-        Its output at one step of each row is compared in three runs: that of `base`, one with other padding, and one in
-        which all other valid steps are changed.
+        One valid step of each row stays. At this step the operator's output is compared between the run of `base` and
+        two others: it must differ where the padding is other, and be equal where all other valid steps are.
         """
         layout, sampler = self.subject.layout, Sampler(self.subject.steps, seed=len(base.lengths))
         junk = sampler.fill(base.steps.shape[:2], trials.JUNK_SCALES["junk"])
-        with_junk = trials.with_padding_filled(base, junk)
+        with_other_padding = trials.with_padding_filled(base, junk)
         with_other_steps = trials.with_padding_filled(PaddedBatch(junk, base.lengths), base.steps)
-        # The step that stays is where the step of a row with one step only would be.
+        # The step that stays is where a row of one step would have it, so that `one_step` says that it is valid.
         kept = layout.starts(np.ones_like(base.lengths), base.width) - layout.starts(base.lengths, base.width)
         with_other_steps.steps[range(base.rows), kept] = base.steps[range(base.rows), kept]
-        before, *changed_runs = (self.subject.record(batch) for batch in (base, with_junk, with_other_steps))
         one_step = Geometry((1,) * base.rows, base.width, layout)
         rows = tuple((row, row) for row, length in enumerate(base.lengths) if length > 1)
         pairing = Pairing(one_step, one_step, rows, self.subject.sizes)
+        before, *other_runs = (self.subject.record(batch) for batch in (base, with_other_padding, with_other_steps))
         differences_by_padding, differences_by_steps = (
             [
                 # No reading may take padding in front for the steps
@@ -158,7 +162,7 @@ class TrialRules:
                 if operation.identity == (leak.operator, leak.kind, leak.location)
                 for (_, value), (_, value_after) in zip(operation.outputs, same.outputs, strict=False)
             ]
-            for run in changed_runs
+            for run in other_runs
         )
         return any(differences_by_padding) and all(difference == 0.0 for difference in differences_by_steps)
 
@@ -168,8 +172,8 @@ class TrialRules:
         The next `_MAX_BETWEEN` operations that depend on the output are looked at.
         """
         operations = iter(self.subject.record(base).operations)
+        # The keys of the tensors that depend on the output. This uses up the iterator to the leak, the loop goes on.
         keys = next((called.output_keys for called in operations if called.operator == leak.operator), frozenset())
-        # The same iterator: the operations after the leak. `keys` grows as the loop follows them.
         depending = (operation for operation in operations if operation.input_keys & keys)
         for operation in itertools.islice(depending, _MAX_BETWEEN):
             if _ROUNDED.fullmatch(operation.kind):
@@ -200,20 +204,23 @@ def _with_any_padding(subject: Subject) -> Subject:
 
 
 def compared_ids(subject: Subject, base: PaddedBatch) -> Iterator[ComparedId]:
-    """Yields the ids with which a model of tokens compares its steps, from a run of one batch with many ids.
+    """Yields the ids with which a model of tokens compares its steps. Yields none for a model of values.
 
-    The batch has the lowest and the highest `_PROBED` ids of the vocabulary. Yields none for a model of values.
+    They are found in the run of one batch, as wide as `base`, whose steps and padding are the lowest and the highest
+    `_PROBED` ids of the vocabulary: a tensor of booleans that is true, or false, at one of these ids only is a
+    comparison with it.
     """
     subject, vocabulary = _with_any_padding(subject), subject.steps.vocabulary or 0
     if subject.steps.kind != "tokens" or subject.layout.packed is not None:
         return
+    # 1. The batch: the first row is as long as the width, the others half as long, so that the lengths differ
     lowest, highest = range(min(vocabulary, _PROBED)), range(max(vocabulary - _PROBED, 0), vocabulary)
     ids = np.unique([*lowest, *highest]).astype(np.int64)
-    rows = -(-len(ids) // base.width)
-    many_ids = np.resize(ids, (max(rows, 2), base.width))
-    lengths = np.full(len(many_ids), max(base.width // 2, 1), dtype=np.int32)
+    rows = max(-(-len(ids) // base.width), 2)
+    lengths = np.full(rows, max(base.width // 2, 1), dtype=np.int32)
     lengths[0] = base.width
-    batch = PaddedBatch(many_ids, lengths)
+    batch = PaddedBatch(np.resize(ids, (rows, base.width)), lengths)
+    # 2. Its run
     arranged = subject.layout.arrange(batch).steps
     with suppress(RunError):
         for operation in subject.record(batch).operations:
@@ -288,7 +295,8 @@ def _compared_id(marks_tensor: NDArray[Any], steps: NDArray[Any]) -> int | None:
 def dropped_id(subject: Subject, baseline: Baseline, ids: Sequence[ComparedId], tolerance: float) -> Leak | None:
     """The leak of a model that takes valid steps with one of `ids` for padding, whatever the lengths say; None if none.
 
-    The answer to a sequence does not change if a step with that id is appended, and changes with another id.
+    It is found with one sequence that does not have the id: its answer does not change if a step with that id is
+    appended, and changes if a step with another id is.
     """
     for compared in ids:
         number, vocabulary = compared.number, subject.steps.vocabulary or 1
@@ -296,12 +304,12 @@ def dropped_id(subject: Subject, baseline: Baseline, ids: Sequence[ComparedId], 
         other_id = next((step for step in steps if step != steps[-1]), (number + 2) % vocabulary)
         with suppress(RunError):
             sequences = (steps, np.append(steps, number), np.append(steps, other_id))
-            answer, answer_to_id, answer_to_other = (
+            answer, answer_with_id, answer_with_other = (
                 subject.answer(pad([sequence], multiple=1)).logits[0] for sequence in sequences
             )
             valid = slice(len(steps)) if answer.ndim == 2 else slice(None)
-            difference = relative_difference(answer, answer_to_other[valid])
-            if relative_difference(answer, answer_to_id[valid]) <= tolerance < difference:
+            difference = relative_difference(answer, answer_with_other[valid])
+            if relative_difference(answer, answer_with_id[valid]) <= tolerance < difference:
                 at, cause = compared.operation, rules()["LW106"].cause({"id": compared})
                 return Leak(at.operator, at.kind, at.location, cause, None, difference, f"a last step of id {number}")
     return None

@@ -92,17 +92,13 @@ class Pairing:
 
         Only the first if `may_be_sorted` is false, or if both orders are the same.
         """
-        if not self.may_be_sorted:
-            return [self.rows]
-        sorted_before, sorted_after = (
-            {row: rank for rank, row in enumerate(sorted(range(sizes.rows), key=lambda row: -sizes.lengths[row]))}
-            for sizes in (self.before, self.after)
+        # By the row of each batch, its index in a tensor that is sorted by length, the longest first
+        index_before, index_after = (
+            {row: index for index, row in enumerate(sorted(range(batch.rows), key=lambda row: -batch.lengths[row]))}
+            for batch in (self.before, self.after)
         )
-        return list(
-            dict.fromkeys(
-                (self.rows, tuple((sorted_before[row], sorted_after[row_after]) for row, row_after in self.rows))
-            )
-        )
+        sorted_rows = tuple((index_before[row], index_after[row_after]) for row, row_after in self.rows)
+        return [self.rows, sorted_rows] if self.may_be_sorted and sorted_rows != self.rows else [self.rows]
 
     @property
     def is_same_rows(self) -> bool:
@@ -154,21 +150,19 @@ class BatchSizes:
     shortest: int = 1  # steps of the shortest sequence
 
 
-def choose_batch_sizes(
-    excluded: frozenset[int], *, shortest: int = 1, longest_allowed: int, min_length: int = 1
-) -> BatchSizes:
+def choose_batch_sizes(excluded: frozenset[int], *, narrowest: int = 1, widest: int, min_length: int = 1) -> BatchSizes:
     """Chooses batch sizes; where enough primes fit, they differ from all sizes in the model's weights.
 
     Args:
         excluded: The sizes in the weights.
-        shortest: The fewest steps of the longest sequence.
-        longest_allowed: The most steps of a batch.
+        narrowest: The fewest steps of a batch, and of its longest sequence.
+        widest: The most steps of a batch.
         min_length: The shortest sequence that the model accepts, in steps.
     """
     if min_length > 1:  # the longest sequence is a few steps longer than the shortest, if that fits
-        shortest = max(shortest, min_length + _MORE_LENGTHS)
+        narrowest = max(narrowest, min_length + _MORE_LENGTHS)
     rows, *steps = (size for size in _PRIMES if size not in excluded)
-    steps = [size for size in steps if shortest <= size <= longest_allowed]
+    steps = [size for size in steps if narrowest <= size <= widest]
     if len(steps) >= 3:
         # Small sizes with gaps between them, so that a check stays fast.
         return BatchSizes(
@@ -179,9 +173,9 @@ def choose_batch_sizes(
             shortest=min_length,
         )
     # There are too few primes between: simply the largest sizes that fit.
-    longest = max(longest_allowed - 2, min(max(2, min_length), longest_allowed))
-    width = max(longest_allowed - 1, longest)
-    return BatchSizes(rows, longest, width, wider=max(longest_allowed, width), shortest=min_length)
+    longest = max(widest - 2, min(max(2, min_length), widest))
+    width = max(widest - 1, longest)
+    return BatchSizes(rows, longest=longest, width=width, wider=max(widest, width), shortest=min_length)
 
 
 _PRIMES: Final = tuple(
