@@ -23,7 +23,7 @@ from lengthwise_export.errors import RunError
 from lengthwise_export.layouts import StepLayout
 from lengthwise_export.onnx_graphs.external_graph import ExternalGraph
 from lengthwise_export.onnx_graphs.probing import inputs_of, open_recording_session, open_session
-from lengthwise_export.onnx_graphs.protos import constants_of, names_in, nodes_before
+from lengthwise_export.onnx_graphs.protos import constants_of, name_of, names_in, nodes_before
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -133,7 +133,7 @@ class OnnxSubject:
             outputs = [name for name in node.output if name in needed]
             recorded = [(hash(name), values[name]) for name in outputs if isinstance(values.get(name), np.ndarray)]
             operation = Operation(
-                operator=node.name or f"{node.op_type} giving {node.output[0]}",
+                operator=name_of(node),
                 kind=node.op_type,
                 location=None,
                 input_keys=frozenset(hash(name) for name in node.input if name),

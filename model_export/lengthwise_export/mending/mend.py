@@ -48,7 +48,15 @@ from lengthwise_export.mending.values import (
     run_on_tables,
 )
 from lengthwise_export.mending.writer import Writer
-from lengthwise_export.onnx_graphs.protos import OF_ONNX, advice_for_keras, keep_needed, names_in, opset_of, refill
+from lengthwise_export.onnx_graphs.protos import (
+    OF_ONNX,
+    advice_for_keras,
+    all_names,
+    keep_needed,
+    names_in,
+    opset_of,
+    refill,
+)
 from lengthwise_export.tracing.source_lines import CodeLocation, location_of_node, operator_name
 
 _MIN_LENGTHS: Final = 64  # at least so many lengths are followed, so that no two sizes agree by chance
@@ -161,12 +169,6 @@ def _mender(model: ModelProto, names: GraphNames, steps: StepInput, lengths: NDA
     """
     lengths_name = names.lengths or "lengths"
     inputs = {value.name: value for value in model.graph.input}
-    used_names = {
-        *inputs,
-        lengths_name,
-        *(tensor.name for tensor in model.graph.initializer),
-        *(name for node in model.graph.node for name in (*node.input, *node.output, node.name)),
-    }
     lengths_input = inputs.setdefault(
         lengths_name, helper.make_tensor_value_info(lengths_name, TensorProto.INT32, ["rows"])
     )
@@ -174,7 +176,7 @@ def _mender(model: ModelProto, names: GraphNames, steps: StepInput, lengths: NDA
         lengths_name,
         names.sequences,
         names.open_axes[1],
-        used_names,
+        all_names(model.graph) | {lengths_name},
         has_int32_lengths=lengths_input.type.tensor_type.elem_type == TensorProto.INT32,
         table_lengths=lengths,
     )

@@ -77,7 +77,7 @@ def read_graph(
         UncheckableError: It has neither lengths nor a mask, a frozen axis, or answers that are not float32.
         ConfigurationError: Several readings run, or the meaning of a mask is unclear; the message lists the options.
     """
-    # Inputs and the output
+    # 1. Inputs and the output
     inputs = _inputs_without_weights(graph)
     logits = logits_of([GraphValue.of(value) for value in graph.graph.output], hints.output)
     if logits.element in ("float16", "float64"):
@@ -87,7 +87,7 @@ def read_graph(
         further_inputs = {value.name: "positions" for value in inputs if role_of(value.name) == "positions"}
         inputs = [value for value in inputs if value.name not in further_inputs]
     _require_readable(inputs, hints, blind=blind)
-    # The readings that fit, and those of them that run
+    # 2. The readings that fit, and those of them that run
     new_lengths = _unused_name(graph) if blind else None
     reader = _Reader(graph, inputs, hints, further_inputs)
     fitting = dict.fromkeys(candidates(inputs, logits, hints, new_lengths))
@@ -97,16 +97,16 @@ def read_graph(
     running = [reading for names in readings if (reading := reader.run(names)) is not None]
     if not running:
         raise reader.error_without_reading(readings, new_lengths)
-    # Of several, the likeliest
-    if len(inputs) == 1:  # with the right order of axes, a row does not change the answers of other rows
+    # 3. Of several, the likeliest. A graph that takes the steps alone may run with either order of the axes. In the
+    #    right one, a row does not change the answers of other rows; where that holds for both, the answers are the same.
+    takes_steps_alone = len(inputs) == 1
+    if takes_steps_alone:
         running = [reading for reading in running if reading.trial.keeps_rows_apart()] or running
     running = reader.likeliest_by_names(running)
-    if len(inputs) == 1:
-        running = running[:1]  # either order of axes gives the same answers
-    if len(running) > 1:
+    if len(running) > 1 and not takes_steps_alone:
         choices = "; ".join(_as_options(reading.trial.names) for reading in running)
         raise ConfigurationError(f"the inputs {listed(inputs)} can be read in several ways; choose one: {choices}")
-    (trial, shape), *_ = running
+    trial, shape = running[0]
     mask = trial.names.mask
     if mask is not None and "pad" in mask.lower() and hints.second in (None, "both"):
         raise ConfigurationError(
@@ -119,21 +119,27 @@ def read_graph(
         trial.names,
         classes=shape[-1],
         per_step=len(shape) == 3,
-        blind=len(inputs) == 1,
+        blind=takes_steps_alone,
         further_inputs=further_inputs,
     )
 
 
 def read_packed_graph(graph: onnx.ModelProto, hints: TargetOptions, layout: StepLayout) -> ExternalGraph:
-    """Finds the roles of the inputs of a graph that takes packed rows, by their names and by the options `hints`.
+    """Finds the roles of the inputs of a graph that takes packed rows, by their names and by the user's options.
 
-    `layout` says how sequences are packed; that of the result also says what is read of the graph.
+    One input are the steps, another one tells the borders of the sequences; all others have a role by their name.
+
+    Args:
+        graph: The user's graph.
+        hints: The user's options.
+        layout: How sequences are packed. That of the returned graph also says which axes it has, and whether it answers
+            each step.
 
     Raises:
         UncheckableError: An input has no known role, or no form of the answer is that of packed rows.
         ConfigurationError: No input tells the borders, by its name or by the option.
     """
-    # The inputs beside the steps; among them the one that tells the borders of the sequences
+    # 1. The inputs beside the steps; among them the one that tells the borders of the sequences
     inputs = _inputs_without_weights(graph)
     border_role = ROLE_OF[layout.packed or "cu_seqlens"]
     further_inputs = {value.name: role for value in inputs if (role := role_of(value.name)) is not None}
@@ -145,7 +151,7 @@ def read_packed_graph(graph: onnx.ModelProto, hints: TargetOptions, layout: Step
         raise ConfigurationError(
             f"the graph takes {listed(inputs)}, and none is {layout.packed} by its name: name one with --packed-input"
         )
-    # The one input that is left are the steps
+    # 2. The one input that is left are the steps. Without one, all inputs are taken for unknown.
     steps, *unknown_inputs = [value for value in inputs if value.name not in further_inputs] or inputs
     if unknown_inputs or steps.name in further_inputs:
         names_of_others = ", ".join(further_inputs)
@@ -160,7 +166,7 @@ def read_packed_graph(graph: onnx.ModelProto, hints: TargetOptions, layout: Step
     reader = _Reader(graph, inputs, hints, further_inputs)
     features_axis = steps.axes[-1] if steps.rank > 1 else 1
     step = reader.features_of(steps, features_axis) if is_float else reader.vocabulary_of(steps.name)
-    # Try it
+    # 3. A trial of this reading
     known_sizes = frozenset(int(size) for weight in graph.graph.initializer for size in weight.dims)
     layout = replace(layout, has_rows_axis=steps.rank == (3 if is_float else 2), known_sizes=known_sizes)
     graph = with_int64_tokens(graph, steps.name)
@@ -311,10 +317,11 @@ class _Reader:
     def error_without_reading(self, readings: list[GraphNames], new_lengths: str | None) -> UncheckableError:
         """Returns the error for a graph of which none of these readings runs, with advice or onnxruntime's error.
 
-        `new_lengths` is as in `candidates`.
+        `new_lengths` is the name of the input of lengths that a mend will add to a graph that takes the steps alone;
+        None for other graphs.
         """
         inputs, hints = self.inputs, self.hints
-        # It may run with the features before the steps
+        # 1. It may run with the features before the steps
         if not (hints.channels_first or hints.time_first):
             channels_first_reader = replace(self, hints=hints.model_copy(update={"channels_first": True}))
             logits = GraphValue.of(self.graph.graph.output[0])
@@ -326,11 +333,11 @@ class _Reader:
                         f"the inputs {listed(inputs)} run with steps as [rows, features, width]: if that is right, "
                         "pass --channels-first"
                     )
-        # It may run at one size only
+        # 2. It may run at one size only
         trials = [self.trial(reading) for reading in readings]
         for trial in trials:
             trial.require_dynamic_inside(advice=advice_for_keras(self.graph))
-        # An input may be lengths in another unit
+        # 3. An input may be lengths in another unit
         if floats_per_row := [value for value in inputs if value.rank == 1 and value.element.startswith("float")]:
             return UncheckableError(
                 f"{floats_per_row[0]} are probably lengths as shares of the longest, not in steps: export the graph "

@@ -37,6 +37,7 @@ from lengthwise_export.errors import ExportError
 from lengthwise_export.onnx_graphs.node_writer import NodeWriter
 from lengthwise_export.onnx_graphs.protos import (
     OF_ONNX,
+    all_names,
     attributes_of,
     constants_of,
     graphs_in,
@@ -127,8 +128,7 @@ class _HalfGraph:
         self._types = {value.name: value.type.tensor_type.elem_type for value in values}
         self._types |= {name: tensor.data_type for name, tensor in self._constants.items()}  # element types
         self._last_outputs = _last_products(self._graph, self._constants)
-        names = {name for node in self._graph.node for name in (*node.input, *node.output)}
-        self._writer = NodeWriter(names | self._types.keys(), "half_")
+        self._writer = NodeWriter(all_names(self._graph) | self._types.keys(), "half_")
         self._halves: dict[str, str] = {}  # the name in float16 of each float32 value that has one
         self._nodes: list[NodeProto] = []  # those of the converted graph so far
 
@@ -319,13 +319,19 @@ def _store_weights(
 def _dequantise_layer(graph: GraphProto, node: NodeProto, constants: Mapping[str, TensorProto]) -> Iterator[NodeProto]:
     """Adds a recurrent layer's weights in int8 to the graph, and yields the nodes that dequantise them.
 
-    Changes the layer: it reads their outputs, and has no initial states, which are zeros.
+    Weights of few inputs stay in float32, but become an initializer. Changes the layer: it reads the outputs of the
+    nodes, and has no initial states, which are zeros.
+
+    Args:
+        graph: The graph, which gets initializers.
+        node: The layer.
+        constants: The constants of the graph, by name.
     """
     del node.input[5:]  # the initial states
     for index, name in ((1, "W"), (2, "R")):
         weights = numpy_helper.to_array(constants[node.input[index]])
         stem = f"{node.name or node.output[0]}/{name}"
-        if index == 1 and weights.shape[2] < FEW_INPUTS:  # they stay in float32, as an initializer
+        if index == 1 and weights.shape[2] < FEW_INPUTS:
             if node.input[1] not in {tensor.name for tensor in graph.initializer}:
                 graph.initializer.append(numpy_helper.from_array(weights, f"{stem}_float32"))
                 node.input[1] = f"{stem}_float32"

@@ -69,6 +69,17 @@ def names_in(nodes: Iterable[NodeProto]) -> Iterator[str]:
             yield from (value.name for value in inner.output)
 
 
+def all_names(graph: GraphProto) -> set[str]:
+    """The names of all values and nodes of a graph; those inside of its nodes only as far as its nodes take them."""
+    names = {name for node in graph.node for name in (node.name, *node.input, *node.output)}
+    return names | {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
+
+
+def name_of(node: NodeProto) -> str:
+    """The name of a node; of a node without a name its operator type and its output, such as `Add giving y`."""
+    return node.name or f"{node.op_type} giving {node.output[0]}"
+
+
 def nodes_before(graph: GraphProto, outputs: Iterable[str]) -> list[NodeProto]:
     """The nodes of a graph that these values depend on, in the order of the graph."""
     needed, nodes = set(outputs), []

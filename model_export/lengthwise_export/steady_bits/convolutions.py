@@ -41,6 +41,9 @@ def rewritten_convolution(node: NodeProto, facts: GraphFacts) -> Replacement | N
     3. It has a few groups that add more than `PART` numbers each: a convolution for each group.
     4. Else: the same convolution along two axes.
 
+    In the forms 3 and 4, nodes that onnxruntime fuses with the convolution are replaced, too. The value with two axes
+    behind them is kept in `facts.two_axes`, so that a next convolution takes it without going back to one axis.
+
     Returns:
         The replacement; None if its bits do not depend on the batch, or no form is known.
     """
@@ -50,7 +53,8 @@ def rewritten_convolution(node: NodeProto, facts: GraphFacts) -> Replacement | N
         return None
     if weights.ndim not in (3, 4) or all(axis.fixed for axis in axes[2:]):
         return None
-    added, groups = math.prod(weights.shape[1:]), attributes_of(node).get("group", 1)  # numbers that a sum adds
+    added = math.prod(weights.shape[1:])  # how many numbers are added for one number of the output
+    groups = attributes_of(node).get("group", 1)
     new = Replacement(node, facts)
     # Form 1
     if weights.ndim == 4:
@@ -60,7 +64,7 @@ def rewritten_convolution(node: NodeProto, facts: GraphFacts) -> Replacement | N
     splits_groups = groups > 1 and added > PART  # such sums in many groups are rare: depthwise ones add few numbers
     if not may_lose_bits or (splits_groups and groups > _MAX_GROUPS):
         return None
-    # Form 2
+    # Form 2, which a batch with one step of output does not need
     channels, kernel = weights.shape[1:]
     is_slow_along_two_axes = channels > _FEW_CHANNELS and channels % _FEW_CHANNELS and _LONG < kernel <= PART
     if groups == 1 and added > PART and output_axes[2].size > 1 and is_slow_along_two_axes:
@@ -119,17 +123,29 @@ def _convolved(new: Replacement, value: str, weights: NDArray[Any], groups: int,
     if groups == 1 and (missing := _missing_channels(weights)):
         value = new.emit("Pad", [value, new.constant([0, 0, 0, 0, 0, missing, 0, 0])])
         weights = np.pad(weights, ((0, 0), (0, missing), (0, 0), (0, 0)))
+    # The attributes for each axis, which the node has for one axis, with those of a second axis of size one in front
     attributes: dict[str, Any] = {"group": groups}
     for key, entries in attributes_of(node).items():
         entries_of_one = _ENTRIES_OF_ONE.get(key, [])
-        if entries_of_one and len(entries) == len(entries_of_one) and weights.ndim > 3:  # they are those of one axis
+        if entries_of_one and len(entries) == len(entries_of_one) and weights.ndim > 3:
             attributes[key] = [0, entries[0], 0, entries[1]] if key == "pads" else [*entries_of_one, *entries]
     inputs = [value, new.constant(weights), *([bias] if bias else [])]
     return new.copy(node, inputs, name_suffix="steady", **attributes)[0]
 
 
 def _group_by_group(new: Replacement, value: str, weights: NDArray[Any], groups: int, bias: str) -> str:
-    """As `_convolved`, but with a convolution for each group, whose outputs are joined."""
+    """Writes the replaced convolution with other weights, as a convolution for each group, whose outputs are joined.
+
+    Args:
+        new: Gets the nodes; its first replaced node is the convolution.
+        value: The input, with as many axes as the weights.
+        weights: `[out, in, ...]` of all groups.
+        groups: The number of groups.
+        bias: The bias; empty for none.
+
+    Returns:
+        The output.
+    """
     inputs = new.emit_outputs("Split", [value, new.constant([weights.shape[1]] * groups)], groups, axis=1)
     biases = [""] * groups
     if bias:
@@ -140,7 +156,7 @@ def _group_by_group(new: Replacement, value: str, weights: NDArray[Any], groups:
 
 
 def _with_fused_nodes(new: Replacement, value: str, facts: GraphFacts) -> str:
-    """Copies the nodes behind a convolution that onnxruntime fuses with it, and adds them to `new.replaced`.
+    """Copies the nodes after a convolution that onnxruntime fuses with it, and adds them to `new.replaced`.
 
     Args:
         new: Gets the copies.

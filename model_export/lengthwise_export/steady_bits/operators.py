@@ -99,7 +99,8 @@ def _may_lose_bits(axes: Sequence[MeasuredAxis], reduced: Sequence[int]) -> bool
 def _sum_over_steps(new: Replacement, value: str, axes: Sequence[MeasuredAxis], axis: int, opset: int) -> str:
     """Writes a sum over a dynamic axis as a product with ones, `[2, steps] x [.., steps, columns]`.
 
-    The ones have two rows, because another kernel computes a product of one row; one row of the result is kept.
+    The ones have two rows, because another kernel computes a product of one row; one row of the result is kept. The
+    columns are a fixed axis of the value, or several that are merged for that; else a new axis of size one.
 
     Args:
         new: Gets the nodes.
@@ -111,13 +112,14 @@ def _sum_over_steps(new: Replacement, value: str, axes: Sequence[MeasuredAxis], 
     Returns:
         The sum, without that axis.
     """
-    behind = axes[axis + 1 :]
-    if len(behind) > 1 and all(measured.fixed for measured in behind):
-        # The fixed axes behind are merged to one axis of columns, which needs no transposition.
-        merged = (*axes[: axis + 1], MeasuredAxis(math.prod(measured.size for measured in behind), fixed=True))
+    further_axes = axes[axis + 1 :]
+    if len(further_axes) > 1 and all(measured.fixed for measured in further_axes):
+        # They are merged to one axis of columns, which needs no transposition, and split again in the sum.
+        sizes = [measured.size for measured in further_axes]
+        merged = (*axes[: axis + 1], MeasuredAxis(math.prod(sizes), fixed=True))
         flat = new.emit("Reshape", [value, new.constant([*[0] * (axis + 1), merged[-1].size])])
         total = _sum_over_steps(new, flat, merged, axis, opset)
-        return new.emit("Reshape", [total, new.constant([*[0] * axis, *(measured.size for measured in behind)])])
+        return new.emit("Reshape", [total, new.constant([*[0] * axis, *sizes])])
     # The ones
     if opset >= _SHAPE_OF_ONE_AXIS:
         size = new.emit("Shape", [value], start=axis, end=axis + 1)
@@ -125,8 +127,8 @@ def _sum_over_steps(new: Replacement, value: str, axes: Sequence[MeasuredAxis], 
         size = new.emit("Slice", [new.emit("Shape", [value]), new.constant([axis]), new.constant([axis + 1])])
     shape = new.emit("Concat", [new.constant([2]), size], axis=0)
     ones = new.emit("ConstantOfShape", [shape], value=numpy_helper.from_array(np.ones(1, np.float32)))
-    # The last two axes of the right factor: the steps, and a fixed axis as columns, or a new one. The columns must not
-    # be the rows of the batch: how a product adds depends on their number.
+    # The last two axes of the right factor: the steps and the columns. These must not be the rows of the batch, because
+    # how a product adds depends on the number of columns.
     other_axes = [index for index in range(len(axes)) if index != axis]
     columns = max((index for index in other_axes if axes[index].fixed), default=None)
     if columns is None:
@@ -135,6 +137,7 @@ def _sum_over_steps(new: Replacement, value: str, axes: Sequence[MeasuredAxis], 
     else:
         order = [*(index for index in other_axes if index != columns), axis, columns]
     product = new.emit("MatMul", [ones, new.transposed(value, order)])
+    # One of the two rows; then the axes that are left in their old order
     total = new.emit("Gather", [product, new.constant(np.array(0, dtype=np.int64))], axis=len(order) - 2)
     if columns is None:
         return new.squeezed(total, [len(other_axes)])
@@ -243,7 +246,7 @@ def rewritten_rnn(node: NodeProto, facts: GraphFacts) -> Replacement | None:
             inputs[index] = new.emit("Concat", [inputs[index], first], axis=axis)
     outputs = new.copy(node, inputs, name_suffix="of_one_more_row")
     cut = [
-        output and new.emit("Slice", [output, zero, last, new.constant([axis])])
+        new.emit("Slice", [output, zero, last, new.constant([axis])]) if output else ""
         for output, axis in zip(outputs, _ROWS_OF_OUTPUTS, strict=False)
     ]
     return new.with_outputs(*cut)
@@ -291,10 +294,11 @@ _MAX_OPERANDS: Final = 2
 def expanded_einsum(node: NodeProto, facts: GraphFacts) -> Replacement | None:
     """An Einsum of one or two values as sums, transpositions and a MatMul, for which there are rewrites.
 
-    None for one with an ellipsis, with a letter twice in one value (a diagonal), or that is more than one product; and
-    for one whose bits do not depend on the batch.
+    Returns:
+        The replacement. None for an Einsum with an ellipsis, with a letter twice in one value (a diagonal), or that is
+        more than one product; and for one whose bits do not depend on the batch.
     """
-    # The equation: a term of letters for each value, one letter for each axis.
+    # 1. The equation: a term of letters for each value, one letter for each axis
     inputs, arrow, result = attributes_of(node)["equation"].replace(" ", "").partition("->")
     terms, values = inputs.split(","), list(node.input)
     is_plain = all(term.isalpha() and len({*term}) == len(term) for term in (*terms, result))
@@ -308,7 +312,7 @@ def expanded_einsum(node: NodeProto, facts: GraphFacts) -> Replacement | None:
         sizes |= dict(zip(term, axes, strict=True))
     if len(terms) == _MAX_OPERANDS and facts.is_constant(values[0]):  # a constant goes to the right
         terms, values = terms[::-1], values[::-1]
-    # Letters that stand once are summed first.
+    # 2. Letters that stand once are summed first; for an Einsum of one value, only a transposition is left then.
     new = Replacement(node, facts)
     for index, term in enumerate(terms):
         if summed := [letter for letter in term if inputs.count(letter) == 1 and letter not in result]:
@@ -318,12 +322,13 @@ def expanded_einsum(node: NodeProto, facts: GraphFacts) -> Replacement | None:
     has_sums = bool(new.nodes)
     if len(terms) == 1:
         return new.with_outputs(_in_order(new, values[0], terms[0], result)) if facts.every or has_sums else None
-    # The other letters by their role in a product: of both values and the result, summed over, of one value.
+    # 3. The other letters by their role in a product: of both values and the result, summed over, of one value only
     first, second = terms
     batch = "".join(letter for letter in result if letter in first and letter in second)
     inner = "".join(letter for letter in first if letter in second and letter not in result)
     left = "".join(letter for letter in result if letter not in second)
     right = "".join(letter for letter in result if letter not in first)
+    # The left factor of a MatMul has one axis of rows, or more where the right one is a single matrix.
     is_one_product = len(left) <= 1 or (facts.is_constant(values[1]) and not batch)
     if not {*result} <= {*first, *second} or len(inner) > 1 or len(right) > 1 or not is_one_product:
         return None

@@ -23,7 +23,7 @@ from lengthwise.runtime.manifest import Manifest
 from lengthwise_export.errors import UncheckableError
 from lengthwise_export.onnx_graphs.node_writer import NodeWriter
 from lengthwise_export.onnx_graphs.probing import open_recording_session
-from lengthwise_export.onnx_graphs.protos import constants_of, keep_needed, names_in, opset_of, refill
+from lengthwise_export.onnx_graphs.protos import all_names, constants_of, keep_needed, names_in, opset_of, refill
 
 _LARGER_ROWS: Final = 3  # rows of the larger batch
 _MORE_STEPS: Final = 24  # so much wider is the larger batch: an axis of steps is longer there after every usual stride
@@ -52,8 +52,7 @@ class GraphFacts:
         graph = model.graph
         self.every = every
         self.opset = opset_of(model)
-        self.names = {name for node in graph.node for name in (node.name, *node.input, *node.output)}
-        self.names |= {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
+        self.names = all_names(graph)
         self.producers = {name: node for node in graph.node for name in node.output}  # by the name of an output
         self.outputs = {value.name for value in graph.output}
         # By a value without the second axis of a rewritten convolution, the value with it: see `convolutions`

@@ -36,7 +36,7 @@ from lengthwise_export.checking.trace_onnx import OnnxSubject
 from lengthwise_export.checking.trials import CheckTrial, Sampler
 from lengthwise_export.onnx_graphs.external_graph import ExternalGraph
 from lengthwise_export.onnx_graphs.probing import open_session
-from lengthwise_export.onnx_graphs.protos import OF_ONNX, opset_of
+from lengthwise_export.onnx_graphs.protos import OF_ONNX, name_of, opset_of
 from lengthwise_export.steady_bits.convolutions import rewritten_convolution
 from lengthwise_export.steady_bits.operators import (
     expanded_einsum,
@@ -91,7 +91,7 @@ def first_loss(graph: onnx.ModelProto, manifest: Manifest) -> LossOfBits | None:
         The operator; None if no answer differs, or no operator can be named.
     """
     session = Session(graph.SerializeToString(), manifest)
-    subject: OnnxSubject | None = None
+    subject: OnnxSubject | None = None  # made only if an answer differs
     for batch, row, unbatched in _differing_rows(session, manifest):
         subject = subject or _OptimizedSubject(graph, manifest)
         trial = CheckTrial("unbatched", "batch", unbatched, ((row, 0),))
@@ -135,14 +135,10 @@ class _OptimizedSubject(OnnxSubject):
         per_step = manifest.task == "per-step"
         super().__init__(ExternalGraph(optimized, manifest.input, manifest.graph, manifest.classes, per_step))
         # The names of operators of the blocked layout
-        self._blocked = {
-            node.name or f"{node.op_type} giving {node.output[0]}"
-            for node in optimized.graph.node
-            if node.domain == _BLOCKED_DOMAIN
-        }
+        self._blocked = {name_of(node) for node in optimized.graph.node if node.domain == _BLOCKED_DOMAIN}
 
     def record(self, batch: PaddedBatch) -> Recording:
-        """As `OnnxSubject.record`, without the outputs of operators of the blocked layout."""
+        """Runs a batch and records the outputs of all operators but those of the blocked layout."""
         recording = super().record(batch)
         operations = [
             replace(operation, outputs=()) if operation.operator in self._blocked else operation
@@ -249,9 +245,8 @@ def rewrite(
             has_rewrite = node.domain in OF_ONNX and node.op_type in kinds
             replacement = REWRITES[node.op_type](node, facts) if has_rewrite else None
             if replacement is not None:
-                name = node.name or f"{node.op_type} giving {node.output[0]}"
                 into = tuple(new_node.op_type for new_node in replacement.nodes)
-                rewritten.append(RewrittenOperator(name, node.op_type, into))
+                rewritten.append(RewrittenOperator(name_of(node), node.op_type, into))
                 replacements.append(replacement)
         if replacements:
             put_into(changed, replacements)
