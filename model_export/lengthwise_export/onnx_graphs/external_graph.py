@@ -98,7 +98,7 @@ def read_graph(
     if not running:
         raise reader.error_without_reading(readings, new_lengths)
     # 3. Of several, the likeliest. A graph that takes the steps alone may run with either order of the axes. In the
-    #    right one, a row does not change the answers of other rows; where that holds for both, the answers are the same.
+    #    right one, a row does not change the answers of other rows; where both do, the answers are the same.
     takes_steps_alone = len(inputs) == 1
     if takes_steps_alone:
         running = [reading for reading in running if reading.trial.keeps_rows_apart()] or running
