@@ -120,6 +120,11 @@ def test_the_spec_in_a_checkpoint_is_the_spec(described: Spec, tmp_path: Path) -
     assert (alone.expected, alone.expected_answers) == (0.9, 450)
 
 
+def test_a_profile_of_the_data_in_an_older_checkpoint_is_left_out(tmp_path: Path) -> None:
+    plain = trained.read_record(kept(made(SPEC), tmp_path / "m.safetensors"))
+    assert trained.read_record(kept(made(SPEC), tmp_path / "n.safetensors", profile={"sequences": 3})) == plain
+
+
 def test_labels_beside_weights_are_held_against_those_of_the_target(tmp_path: Path) -> None:
     path = tmp_path / "m.pt"
     torch.save({"state_dict": SequenceClassifier(made(SPEC)).state_dict(), "labels": ["b", "a"], "epoch": 3}, path)
