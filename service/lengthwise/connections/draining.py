@@ -63,8 +63,8 @@ class ConnectionDrain:
         """
         while self._clock() < deadline:
             open_connections = self._close_idle()
-            is_waiting = open_connections or self._pending() if only is None else open_connections.intersection(only)
-            if not is_waiting:
+            left = (open_connections or self._pending()) if only is None else open_connections.intersection(only)
+            if not left:
                 return
             await asyncio.sleep(_LOOK_SECONDS)
 

@@ -225,7 +225,8 @@ def explain(body: bytes, find: Find, *, max_sequences: int, layout: validation.B
     span = locate(body, layout.key) if len(body) > _LEAST_WRONG_BYTES else None
     if span is None or len(body) - (span[1] - span[0]) > _MOST_PARSED_BYTES:
         return
-    # C finds what is wrong in the sequences, and the rest of the body is parsed. An error here may not be the first.
+    # C finds what is wrong in the sequences, and the rest of the body is parsed. An error of the rest is not raised
+    # here: `validation` may find another one before it.
     start, end, _ = span
     try:
         if not body.isascii():

@@ -80,7 +80,7 @@ class RequestReader:
             try:
                 self._parser.feed_data(data)
             except httptools.HttpParserUpgrade as upgrade:
-                if connection.state is not UPGRADE or connection.transport.is_closing():
+                if connection.state is not UPGRADE or connection.transport.is_closing():  # the request was refused
                     return
                 data = self._without_upgrade() + data[upgrade.args[0] :]
                 connection.state = HEAD

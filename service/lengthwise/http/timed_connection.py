@@ -125,7 +125,7 @@ class TimedConnection(asyncio.Protocol):
 
     def _set_transport(self, transport: asyncio.Transport) -> None:
         """Sets the transport, with its flow control and the addresses of both sides."""
-        self.transport = gently(transport)
+        self.transport = gently(transport)  # closes in two steps
         self.flow = Flow(self.transport)
         self.client = _address(transport.get_extra_info("peername"))
         self._addresses = {

@@ -74,7 +74,7 @@ class WorkerSlot:
     process: asyncio.subprocess.Process | None = None  # None between two processes
     channel: Channel | None = None
     started: float = 0.0  # on the clock of `time.monotonic`
-    up: bool = False  # it handles its signals
+    up: bool = False  # it handles the messages of the parent
     loaded: asyncio.Event = field(default_factory=asyncio.Event)  # its models are loaded, or it has ended
     scans: bool = False  # it has asked for the unloaded models, and so takes part in changes
     change: asyncio.Future[Any] | None = None  # its answer to the last change
@@ -164,9 +164,9 @@ class Supervisor:
                     os.kill(slot.process.pid, number)  # not `process.send_signal`, which may lose the exit code
 
     def _send(self, kind: str) -> None:
-        """Sends a message without content to all workers that handle their signals."""
+        """Sends a message without content to all workers that are up."""
         for slot in self._slots:
-            if slot.up and slot.channel is not None:  # a worker that is not up yet reads everything anew
+            if slot.up and slot.channel is not None:  # others are starting, and read everything then
                 slot.channel.send(kind)
 
     async def _watch(self) -> None:

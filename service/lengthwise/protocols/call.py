@@ -206,8 +206,8 @@ class InferenceCall:
     async def answer(self) -> Any:
         """Waits for the answer of a submitted call, and returns what `write` made of it.
 
-        Raises `ClientLeft` if `withdraw` was called, or an error of `Batcher.submit` or `windows.answers_of`; the
-        caller passes these to `fail`.
+        Raises the error with which the call has ended, which the caller passes to `fail`: `ClientLeft` if `withdraw`
+        was called, a `RequestError`, or an error of the service itself.
         """
         assert self._pending is not None
         answer = await self._pending.future
