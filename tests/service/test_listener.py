@@ -145,11 +145,10 @@ async def test_what_others_do_not_take_is_taken() -> None:
 
 
 async def test_nobody_is_rejected_while_there_are_idle_connections() -> None:
-    idle = KeepAlive()
-    idle[Idle()] = asyncio.get_running_loop().time() - LEAST_IDLE_SECONDS
     with listening("127.0.0.1", 0, "--port") as taken, contextlib.ExitStack() as stack:
         listener = Listener(taken, max_connections=3, tls=None, handshake_seconds=1)
-        listener.start(Greeting, range(3 + REFUSED), idle)
+        listener.keep_alive[Idle()] = asyncio.get_running_loop().time() - LEAST_IDLE_SECONDS
+        listener.start(Greeting, range(3 + REFUSED))
         told = []
         for _ in range(2):
             one = stack.enter_context(socket.create_connection(taken.getsockname()))

@@ -99,7 +99,7 @@ class Listener:
         self._pending: dict[socket.socket, asyncio.Task[None]] = {}  # sockets whose handshake runs, oldest first
         self._connections: Collection[object] = ()  # those with a protocol
         self._make: Callable[[], asyncio.Protocol] = asyncio.Protocol  # makes the protocol of a connection
-        self._keep_alive = KeepAlive()
+        self.keep_alive = KeepAlive()  # the idle ones of these, which their protocols keep up to date
         self._loop: asyncio.AbstractEventLoop | None = None  # while it accepts
 
     @property
@@ -111,18 +111,12 @@ class Listener:
     def _full(self) -> bool:
         return len(self._connections) + len(self._pending) >= self._max_connections + REFUSED
 
-    def start(
-        self,
-        make: Callable[[], asyncio.Protocol],
-        connections: Collection[object],
-        keep_alive: KeepAlive | None = None,
-    ) -> None:
+    def start(self, make: Callable[[], asyncio.Protocol], connections: Collection[object]) -> None:
         """Accepts connections from now on.
 
         `make` makes the protocol of each; the protocols keep `connections` and `keep_alive` up to date.
         """
         self._make, self._connections = make, connections
-        self._keep_alive = KeepAlive() if keep_alive is None else keep_alive
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._socket, self._accept_some, self._loop)
 
@@ -198,7 +192,7 @@ class Listener:
     def _make_room(self, now: float) -> bool:
         """Ends the oldest handshake, or else the longest idle connection; returns whether there was one to end."""
         if self._tls is None or not self._pending:
-            return self._keep_alive.make_room(now)
+            return self.keep_alive.make_room(now)
         oldest = next(iter(self._pending))
         del self._pending[oldest]
         with suppress(OSError):  # the client has just left

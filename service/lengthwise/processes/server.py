@@ -29,7 +29,7 @@ from starlette.types import ASGIApp
 from lengthwise.application.app import Application, make_admin_app
 from lengthwise.connections.draining import ConnectionDrain, DrainedConnection
 from lengthwise.connections.limits import ADMIN_CONNECTIONS, announce, connection_limits, pages_to_try
-from lengthwise.connections.listener import KeepAlive, Listener, context, listening
+from lengthwise.connections.listener import Listener, context, listening
 from lengthwise.http.connection import Connection
 from lengthwise.http.fast_path import FastPath
 from lengthwise.processes.ending import end_for_certain, leave_behind
@@ -65,12 +65,14 @@ class _PortServer(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Starts the lifespan of the application, and then accepts connections."""
         await self.lifespan.startup()
-        make = cast("Callable[..., asyncio.Protocol]", self.config.http_protocol_class)
-        keep_alive = KeepAlive()
-        state = {"server_state": self.server_state, "app_state": self.lifespan.state}
-        self.listener.start(
-            partial(make, config=self.config, keep_alive=keep_alive, **state), self.server_state.connections, keep_alive
+        make = partial(
+            cast("Callable[..., asyncio.Protocol]", self.config.http_protocol_class),
+            config=self.config,
+            server_state=self.server_state,
+            app_state=self.lifespan.state,
+            keep_alive=self.listener.keep_alive,
         )
+        self.listener.start(make, self.server_state.connections)
         self.started = True
 
     def open_connections(self) -> int:
