@@ -33,6 +33,7 @@ from lengthwise.settings import Settings
 from tests.support.fake_device import ELSEWHERE, ONE, TWO
 from tests.support.model_directories import measure_quickly, place
 from tests.support.numpy_models import started
+from tests.support.waiting import until
 
 LIMITS = BatchLimits(16, 512)
 """Small, so that all shapes are warmed up soon."""
@@ -104,6 +105,7 @@ async def test_steps_and_widths_are_counted_as_they_ran_with_what_filled_them(
         for part in (given[:1], given[1:]):  # a sequence alone is always filled up, the others perhaps
             answer = await client.post("/predict", json={"sequences": part})
             assert answer.status_code == 200, answer.text
+        await until(lambda: serving.batcher.at_rest)  # a batch is counted after its answers are sent
         page = (await client.get("/metrics")).text
         (served,) = serving.served
         assert served.model.buckets is not None
