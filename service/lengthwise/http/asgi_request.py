@@ -194,7 +194,6 @@ class AsgiRequest:
 
         After the last part (not `more_body`) the connection goes on to its next request.
 
-
         Raises:
             RuntimeError: The body is longer or shorter than its content-length.
         """
