@@ -328,8 +328,10 @@ class Client(_AnyClient["httpx.BaseTransport"]):
         self, sequences: Any, *, layout: Layout = "steps-first", padding: Padding | None = None
     ) -> PreparedSequences:
         """Encodes sequences once, to `predict` them several times: of other models, or again."""
-        model, version, deadline = self._model, self._version, self._deadline(None)
-        return self._run(self._prepared(sequences, layout, padding, model, version, deadline))[1]
+        _, prepared = self._run(
+            self._prepared(sequences, layout, padding, self._model, self._version, self._deadline(None))
+        )
+        return prepared
 
     def get(self, path: str) -> Any:
         """`GET` of any path of the server, such as `/healthz`: the JSON of the answer, or its text."""
@@ -421,8 +423,10 @@ class AsyncClient(_AnyClient["httpx.AsyncBaseTransport"]):
         self, sequences: Any, *, layout: Layout = "steps-first", padding: Padding | None = None
     ) -> PreparedSequences:
         """Encodes sequences once, to `predict` them several times: of other models, or again."""
-        model, version, deadline = self._model, self._version, self._deadline(None)
-        return (await self._run(self._prepared(sequences, layout, padding, model, version, deadline)))[1]
+        _, prepared = await self._run(
+            self._prepared(sequences, layout, padding, self._model, self._version, self._deadline(None))
+        )
+        return prepared
 
     async def get(self, path: str) -> Any:
         """`GET` of any path of the server, such as `/healthz`: the JSON of the answer, or its text."""

@@ -253,13 +253,13 @@ def import_settings(files: tuple[Path, ...]) -> None:
             text = read(path, 2**24).decode("utf-8-sig")
         except UnicodeDecodeError as error:
             raise ConfigurationError(f"{path} is not text in UTF-8") from error
-        is_mlserver = _FILES[path.name] == "mlserver"
-        parts = (
+        settings_of_file, models_of_file = (
             _read_mlserver(_parse_object(text, str(path)), path)
-            if is_mlserver
+            if _FILES[path.name] == "mlserver"
             else _read_torchserve(_properties(text), path)
         )
-        settings, models = settings + parts[0], models + parts[1]
+        settings += settings_of_file
+        models += models_of_file
     # The same port for metrics is no option here: /metrics is at --port, too.
     port = dict(pair for setting in settings for pair in setting.options).get("--port")
     settings = [

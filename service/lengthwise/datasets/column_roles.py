@@ -73,7 +73,7 @@ class ColumnNames:
 
 @dataclass(frozen=True, slots=True)
 class Roles:
-    """What each column of a table is: the column of each role, or None; `left_out` are the unused columns."""
+    """Which column of a table has each role; None where no column has it. `left_out` are the unused columns."""
 
     id: str | None
     time: str | None

@@ -89,7 +89,7 @@ class InputSequences(list[InputSequence]):
 
     @property
     def labels(self) -> list[Any]:
-        """The label of each sequence, or None.
+        """The label of each sequence; None where a sequence has no label.
 
         If some sequence has a label for each step, all have a list: a single label is repeated for each step.
         """
@@ -167,7 +167,7 @@ def sequences_of(
     Args:
         data: The sequences, in a form of the module's table.
         layout: The order of the axes of an array.
-        columns: The columns of a table that the caller names; None for none.
+        columns: The columns of a table that the caller names; None: their names say what they are.
         padding: What is cut off the end of each sequence; None: nothing.
         ask: Whether to warn of what looks like padding, and to refuse plain numbers that may be one sequence or many.
 
@@ -448,7 +448,7 @@ def _identifier(value: Any) -> str | None:
     """Converts the id of a sequence to a string: a whole number to its digits; None stays None.
 
     Raises:
-        ValueError: It is of another type, or cannot be written as UTF-8.
+        ValueError: The id is of another type, or cannot be written as UTF-8.
     """
     if isinstance(value, int | np.integer) and not isinstance(value, bool):
         return str(value)
@@ -465,7 +465,7 @@ def _mask(fields: Mapping[str, Any], name: str) -> list[bool] | None:
     """The mask in the field `name` as a list of booleans; None if there is no mask.
 
     Raises:
-        ValueError: It is no list of booleans.
+        ValueError: The field holds something else than a list of booleans.
     """
     mask = fields.get(name)
     if mask is None:

@@ -120,7 +120,7 @@ def _sequences(
     Args:
         columns: The table.
         roles: The role of each column.
-        per_step: Whether sequences get a list of labels; see `sequences` for None and False.
+        per_step: Whether sequences get a list of labels. None: if some have several labels; False: if most have.
         wrong_rows: Why a row cannot be read, by the row's number; its sequence has this as its `problem`.
     """
     # Which rows a sequence has, in the order of the time

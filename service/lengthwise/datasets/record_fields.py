@@ -95,7 +95,7 @@ def label_of(label: Any, source_line: str) -> Label:
     """Converts a label to a string, or a list of labels to a tuple of strings; None stays None.
 
     Raises:
-        RecordError: It is neither a string nor a whole number, nor a list of them.
+        RecordError: The label is neither a string nor a whole number, nor a list of them.
     """
     if label is None:
         return None

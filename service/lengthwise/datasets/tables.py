@@ -131,16 +131,13 @@ def _levels(index: Any) -> dict[str, Cells]:
 def series_cells(series: Any) -> Cells:
     """The cells of a pandas column: an array of numbers or times (NaN, NaT if missing), or a list of objects (None)."""
     dtype_kind = getattr(series.dtype, "kind", "O")
-    array: NDArray[Any]
     if dtype_kind in "Mm":
-        array = series.to_numpy(dtype=f"{'datetime' if dtype_kind == 'M' else 'timedelta'}64[ns]")
-    elif dtype_kind in "iu" and not series.isna().any():
-        array = series.to_numpy(dtype=np.uint64 if dtype_kind == "u" else np.int64)
-    elif dtype_kind in "fiu":
-        array = series.to_numpy(dtype=np.float64, na_value=np.nan)
-    else:
-        return [None if missing else cell for cell, missing in zip(series.tolist(), series.isna(), strict=True)]
-    return array
+        return np.asarray(series.to_numpy(dtype=f"{'datetime' if dtype_kind == 'M' else 'timedelta'}64[ns]"))
+    if dtype_kind in "iu" and not series.isna().any():
+        return np.asarray(series.to_numpy(dtype=np.uint64 if dtype_kind == "u" else np.int64))
+    if dtype_kind in "fiu":
+        return np.asarray(series.to_numpy(dtype=np.float64, na_value=np.nan))
+    return [None if missing else cell for cell, missing in zip(series.tolist(), series.isna(), strict=True)]
 
 
 def _polars_cells(series: Any) -> Cells:
@@ -159,8 +156,7 @@ def arrow_cells(column: Any) -> Cells:
     arrow_type, chunks = column.type, [column] if isinstance(column, pa.Array) else column.chunks
     is_time = pa.types.is_timestamp(arrow_type) or pa.types.is_duration(arrow_type)
     if pa.types.is_floating(arrow_type) or is_time or (pa.types.is_integer(arrow_type) and not column.null_count):
-        array: NDArray[Any] = pa.chunked_array(chunks, arrow_type).to_numpy()
-        return array
+        return np.asarray(pa.chunked_array(chunks, arrow_type).to_numpy())
     return [cell for chunk in chunks for cell in _list_cells(chunk)]
 
 

@@ -192,9 +192,8 @@ def _fetch_into_cache(address: Address, earlier_copy: Copy | None, stage: Path, 
         raise ConfigurationError(
             f"{address} holds no model: neither folders NAME/VERSION with a manifest.json, nor a manifest.json"
         )
-    parts = _parts(content)
-    versions, aliases = parts
-    digest = _digest_of(parts)
+    versions, aliases = _parts(content)
+    digest = _digest_of((versions, aliases))
     if address.digest not in ("", archive_digest, digest):
         raise VerificationError(
             f"{address} has the digest sha256:{archive_digest or digest}, which is not the expected one"
@@ -209,11 +208,10 @@ def _fetch_into_cache(address: Address, earlier_copy: Copy | None, stage: Path, 
         files.write(repository / name / ALIASES_FILE, content_of_file)
     target = models / "repositories" / digest
     _move(repository, target, is_there=_is_intact(target, lambda folder: _digest_of(_parts(folder))))
-    seconds = time.monotonic() - start
     log.info(
         "fetched %s in %.1f s: %s; its digest is sha256:%s",
         address,
-        seconds,
+        time.monotonic() - start,
         first_of([*versions]),
         archive_digest or digest,
     )
