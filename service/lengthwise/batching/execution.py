@@ -104,7 +104,7 @@ class Execution:
         del self.runs[thread]
         work_seconds = queue.cost.clock() - work_start  # what follows is work for each sequence, not for the batch
         complete, since_last = self._store(planned, results, start, padded, end, charged)
-        work_seconds = min(work_seconds, since_last)
+        work_seconds = min(work_seconds, since_last)  # on a device, the run began when the batch before ended, or later
         # 2. The breaker, and the callbacks
         if failure is not None:
             if queue.breaker.batch_failed(failure, end) and self.on_suspect is not None:

@@ -209,7 +209,10 @@ class Runners:
                 self._lend(starting=1, soon=True)
 
     def wake(self, queue: ModelQueue, added: Sequence[QueuedSequence]) -> None:
-        """Decides who runs sequences that were just queued; on the event loop, with the lock held."""
+        """Schedules a turn of the event loop for sequences that were just queued, or wakes idle runners for them.
+
+        The module's table says which. If no runner is idle, it does nothing. On the event loop, with the lock held.
+        """
         if not self._idle:
             return
         if (
@@ -224,7 +227,10 @@ class Runners:
             self._wake_allowed(len(added))
 
     def wake_for_remaining(self) -> None:
-        """Decides who runs the sequences that are left after a batch was taken; with the lock held."""
+        """Wakes an idle runner for the sequences that are left after a batch was taken, or schedules a turn for them.
+
+        The module's table says which. With the lock held.
+        """
         woken = 0 if self._has_one_core() else self._wake_allowed(1)
         if self._one_core and not woken and threading.current_thread() not in self._threads:  # the event loop took it
             self._schedule_turn(self._loop.call_soon)

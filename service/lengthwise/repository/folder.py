@@ -60,7 +60,8 @@ def read(folder: Path) -> FolderContent:
     """Reads which versions are in the folder of a model repository, but not what is in their directories.
 
     Returns:
-        The directories of the versions; and what is misplaced or cannot be read (`ignored`), with messages for the log.
+        The directories of the versions; what is misplaced or cannot be read (`ignored`), with messages for the log; and
+        the names whose folders cannot be read (`unread`).
 
     Raises:
         ConfigurationError: The folder cannot be read.
