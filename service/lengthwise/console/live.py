@@ -19,8 +19,8 @@ from typing import Any, Final
 
 import numpy as np
 import orjson
-from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.responses import StreamingResponse
+from starlette.types import Send
 
 from lengthwise.batching.batcher import Batcher
 from lengthwise.batching.execution import FinishedBatch
@@ -240,29 +240,20 @@ def _batch_for_frame(batch: dict[str, Any]) -> dict[str, Any]:
     return {**batch, "lengths": sorted(batch["lengths"].tolist(), reverse=True)[:MOST_LENGTHS]}
 
 
-class LiveStream(Response):
+class LiveStream(StreamingResponse):
     """Server-sent events, one for each frame, until the viewer leaves, its time is over, or the service drains."""
 
-    media_type = MEDIA_TYPE
-
     def __init__(self, live: LiveView, viewer: Viewer) -> None:
-        super().__init__()
+        super().__init__(content=())  # `stream_response` sends the content
         self._live = live
         self._viewer = viewer
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def stream_response(self, send: Send) -> None:
         """Sends frames until the view ends, and then, as the event `end`, the reason.
 
-        The reason is `renew` after `VIEW_SECONDS`, otherwise `draining`; a client that has left gets neither.
+        The reason is `renew` after `VIEW_SECONDS`, otherwise `draining`. Starlette calls this method, and cancels it
+        when the client leaves.
         """
-
-        async def end_with_client() -> None:
-            """Ends the view when its client leaves."""
-            while (await receive())["type"] != "http.disconnect":
-                pass
-            self._viewer.offer(None)
-
-        watch = asyncio.ensure_future(end_with_client())
         reason = b"draining"
         try:
             await send(_HEAD)
@@ -272,7 +263,6 @@ class LiveStream(Response):
             reason = b"renew"
         finally:
             self._live.leave(self._viewer)
-            watch.cancel()
         await send({"type": "http.response.body", "body": b"event: end\ndata: %s\n\n" % reason, "more_body": False})
 
     async def _send_frames(self, send: Send) -> None:

@@ -8,16 +8,16 @@ again, too, and must be the same: `mismatch` is the error otherwise.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import orjson
 
 from lengthwise.errors import ConfigurationError
 
 
-class PredictionFile:
+class PredictionFile(AbstractContextManager["PredictionFile"]):
     """The file, open for writing: a new one, or with `resume` one of an earlier run.
 
     `exact`: Whether a record that is computed again must give a line with equal bytes.
@@ -46,9 +46,6 @@ class PredictionFile:
             raise ConfigurationError(
                 f"{path} exists; --resume continues an interrupted run, and to start again, delete the file first"
             )
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         with suppress(OSError):  # an error of the disk was raised by `write` before
