@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.masking import written_into
-from lengthwise_export.checking import rule_page
+from lengthwise_export.checking import page
 from lengthwise_export.checking.rule import rules
 
 FOLDER = Path(__file__).parents[1] / "docs" / "rules"
@@ -15,9 +15,9 @@ FOLDER = Path(__file__).parents[1] / "docs" / "rules"
 def pages() -> Iterator[tuple[Path, str]]:
     """Each page with its text."""
     index = FOLDER / "README.md"
-    yield index, written_into(index.read_text(encoding="utf-8"), "rules", rule_page.as_table().strip())
+    yield index, written_into(index.read_text(encoding="utf-8"), "rules", page.as_table().strip())
     for code, rule in rules().items():
-        yield FOLDER / f"{code}.md", rule_page.as_markdown(rule)
+        yield FOLDER / f"{code}.md", page.as_markdown(rule)
 
 
 if __name__ == "__main__":

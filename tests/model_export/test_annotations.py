@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from lengthwise_export.checking.annotations import as_github
+from lengthwise_export.checking.code_scanning import as_github
 from lengthwise_export.checking.report import Report
 from lengthwise_export.checking.rule import Cause
 from lengthwise_export.tracing.source_lines import CodeLocation

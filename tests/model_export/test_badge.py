@@ -10,7 +10,7 @@ import click.testing
 import pytest
 
 from lengthwise.commands.cli import main
-from lengthwise_export.checking.badge import as_badge
+from lengthwise_export.checking.page import as_badge
 from lengthwise_export.checking.report import Report, Verdict
 
 SVG = "{http://www.w3.org/2000/svg}"

@@ -16,8 +16,8 @@ from click.testing import CliRunner
 import lengthwise_export
 from lengthwise.commands.cli import main
 from lengthwise_export.checking import rule
+from lengthwise_export.checking.code_scanning import as_sarif
 from lengthwise_export.checking.rule import rules
-from lengthwise_export.checking.sarif import as_sarif
 from tests.gallery import onnx_leaking
 from tests.support.check_reports import REPORT
 from tests.support.sarif import validate

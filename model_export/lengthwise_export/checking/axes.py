@@ -210,9 +210,10 @@ def difference(
 def differences_along_steps(
     before: Array, after: Array, pairing: Pairing, row: int, larger_shape: _Shape | None = None
 ) -> list[float] | None:
-    """The `relative_difference` of one row at each step, padding included, for the picture of a leak.
+    """The `relative_difference` of one row at each step that the picture of a leak shows.
 
-    `row` is an index into `pairing.rows`. None if no reading has an axis of rows and one of steps.
+    These are all steps of a row that is padded on the right, else the valid ones. `row` is an index into
+    `pairing.rows`. None if no reading has an axis of rows and one of steps.
     """
     if before.ndim != after.ndim:
         return None
@@ -227,7 +228,9 @@ def differences_along_steps(
             (before, after), (pairing.before, pairing.after), pairing.rows[row], strict=True
         ):
             rows_and_steps_first = np.moveaxis(_with_split_axes(tensor, reading, batch), axes, (0, 1))
-            steps_of_runs.append(rows_and_steps_first[index][_drawn_steps(part, batch, index)])
+            # With right padding all steps are drawn, else only the valid ones, which start elsewhere in each run.
+            drawn_steps = slice(None) if batch.layout.is_right_padded else part.valid(batch, index)
+            steps_of_runs.append(rows_and_steps_first[index][drawn_steps])
         return [*map(relative_difference, *steps_of_runs)]
     return None
 
@@ -394,11 +397,6 @@ def _at_valid_steps(
         for tensor, batch, row in zip(tensors, batches, rows, strict=True)
     )
     return before, after
-
-
-def _drawn_steps(part: _Steps, batch: Geometry, row: int) -> slice:
-    """The steps of a row that a picture shows: all if the row is padded on the right, otherwise the valid ones."""
-    return slice(None) if batch.layout.is_right_padded else part.valid(batch, row)
 
 
 def _with_left_aligned(pairing: Pairing, reading: _AxisReading) -> Iterator[_AxisReading]:

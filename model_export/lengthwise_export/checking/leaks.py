@@ -24,8 +24,7 @@ from lengthwise.padding import PaddedBatch, Steps, pad
 from lengthwise_export.checking import axes, trials
 from lengthwise_export.checking.baseline import relative_difference
 from lengthwise_export.checking.causes import ArgumentNames, explain, explain_nan
-from lengthwise_export.checking.loops import with_joined_loops
-from lengthwise_export.checking.recording import Operation, Recording, Subject
+from lengthwise_export.checking.recording import Operation, Recording, Subject, with_joined_loops
 from lengthwise_export.checking.rule import Cause, rules
 from lengthwise_export.checking.trials import Change, CheckTrial, Geometry, Pairing, geometry
 from lengthwise_export.errors import RunError
@@ -143,9 +142,10 @@ def find_leaks(subject: Subject, failed: Sequence[FailedTrial], tolerance: float
         elif may_be_branch and (branch := _only_in_one_run(before, after)) is not None:
             branch = replace(branch, cause_of=lambda _: rules()["LW109"].cause())
             differing = [(branch, _answer_difference(subject, failed_trial))]
-        # 5. Skip what a leak explains that another kind of change has shown.
+        # 5. Skip what a leak explains that another kind of change has shown: its operator differs here, too.
         if not differing or any(
-            pair.before.identity in located and pair.may_cause(pairing, tolerance) for pair in pairs
+            pair.before.identity in located and (pair.difference(pairing) or 0.0) > tolerance / _HIDDEN
+            for pair in pairs
         ):
             continue
         # 6. Blame the first that differs. Sizes of the batch, such as the width, may change with it; a leak begins at
@@ -269,10 +269,6 @@ class OperationPair:
     before: Operation
     after: Operation
     larger_shapes: tuple[tuple[int, ...] | None, ...]  # One for each output; None if not known
-
-    def may_cause(self, pairing: Pairing, tolerance: float) -> bool:
-        """Whether its outputs differ so much that a difference of more than `tolerance` may come from them."""
-        return (self.difference(pairing) or 0.0) > tolerance / _HIDDEN
 
     @property
     def counts_positions(self) -> bool:

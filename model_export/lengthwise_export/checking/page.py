@@ -1,17 +1,17 @@
-"""Formats a check's report as a self-contained HTML page: each leak with a picture, passed trials, all trials.
+"""What `check` writes by templates: a report as a self-contained HTML page, a badge, and the pages of the rules.
 
-The *picture* of a leak has a line for each operator, in order of execution, with a cell for each step: the larger the
-difference there, the darker its *shade*. The *leaking* operator is the first that differs. The template calls the
-functions of this module.
+The page of a report has each leak with a picture, passed trials, and all trials. The *picture* of a leak has a line for
+each operator, in order of execution, with a cell for each step: the larger the difference there, the darker its
+*shade*. The *leaking* operator is the first that differs. The template calls functions of this module.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from markupsafe import Markup
 
@@ -20,6 +20,7 @@ from lengthwise.wrong_values import counted
 from lengthwise_export.checking.leaks import Leak, OperatorSpread
 from lengthwise_export.checking.report import (
     Report,
+    Verdict,
     ignored_text,
     level_text,
     number,
@@ -27,9 +28,11 @@ from lengthwise_export.checking.report import (
     tested_sizes_text,
     tolerance_text,
 )
-from lengthwise_export.checking.rule import rules
+from lengthwise_export.checking.rule import LeakRule, rules
 
-_TEMPLATE: Final = Path(__file__).with_name("report.html")
+_REPORT, _BADGE, _RULE, _RULES = map(
+    Path(__file__).with_name, ("report.html", "badge.svg", "rule_page.md", "rule_table.md")
+)
 _MAX_BEFORE, _MAX_BEHIND = 6, 24  # operators drawn before the leaking one, and from it on
 
 
@@ -50,7 +53,7 @@ def as_page(report: Report, *more: Report) -> Markup:
     ]
     functions = {helper.__name__.lstrip("_"): helper for helper in helpers}
     title = "lengthwise check" if more else report.target
-    return render(_TEMPLATE, title=title, reports=(report, *more), rules=rules(), **functions)
+    return render(_REPORT, title=title, reports=(report, *more), rules=rules(), **functions)
 
 
 def _picture_lines(leak: Leak) -> Iterator[OperatorSpread | str]:
@@ -111,3 +114,39 @@ def _shade(difference: float) -> float:
     if math.isnan(difference):
         return 0.0
     return round(8 * min(max((math.log10(max(difference, 1e-12)) + 6) / 6, 0.0), 1.0)) / 8
+
+
+# Of the badge:
+_LABEL: Final = "lengthwise"
+_TEXTS: Final[dict[Verdict | Literal["ignored"], tuple[str, str]]] = {
+    "leak": ("padding leaks", "#b3261e"),
+    "ignored": ("padding leaks, ignored", "#8a5a00"),
+    "uncheckable": ("not checked", "#5f6368"),
+    "warning": ("padding: warning", "#8a5a00"),
+    "sound": ("padding-safe", "#1b6e3c"),
+}
+"""The text of each verdict and its colour, the worst first; `ignored` is sound except for leaks that are ignored."""
+_CHARACTER, _MARGINS = 6.6, 12  # in pixels: a character of Verdana at 11 pixels, and both margins of a text
+
+
+def as_badge(reports: Sequence[Report]) -> Markup:
+    """The worst verdict of some reports as an SVG picture; of several reports, with the number that have it."""
+    verdicts = [
+        "ignored" if report.verdict == "sound" and not report.padding_safe else report.verdict for report in reports
+    ]
+    worst = next(verdict for verdict in _TEXTS if verdict in verdicts)
+    text, colour = _TEXTS[worst]
+    if len(verdicts) > 1:
+        text += f" ({verdicts.count(worst)} of {len(verdicts)})"
+    label_width, text_width = (round(_CHARACTER * len(part)) + _MARGINS for part in (_LABEL, text))
+    return render(_BADGE, label=_LABEL, text=text, colour=colour, left=label_width, right=text_width)
+
+
+def as_markdown(rule: LeakRule) -> str:
+    """The page of a rule, for `check --explain`, SARIF and `docs/rules/`: its cause, its cure, and examples."""
+    return str(render(_RULE, rule=rule))
+
+
+def as_table() -> str:
+    """The tables of all rules in Markdown: one table for each hundred of the codes."""
+    return str(render(_RULES, rules=rules()))

@@ -40,7 +40,7 @@ class CheckReport(Report):
                 not be checked: a path from the root of the repository. None for the file of the target; an object has
                 none.
         """
-        from lengthwise_export.checking.sarif import as_sarif
+        from lengthwise_export.checking.code_scanning import as_sarif
 
         return as_sarif([self], file=file, exit_code=self.exit_code())
 

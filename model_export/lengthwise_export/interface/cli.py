@@ -169,12 +169,12 @@ def check(targets_or_files: tuple[str, ...], options: CheckCommandOptions) -> No
     """  # noqa: D301 - click wants a real backspace
     from rich.console import Console
 
-    from lengthwise_export.checking import rule, rule_page
-    from lengthwise_export.checking.annotations import as_github
+    from lengthwise_export.checking import page, rule
+    from lengthwise_export.checking.code_scanning import as_github
     from lengthwise_export.checking.report import on_terminal, summary, worst_of
 
     if options.explain is not None:
-        click.echo(rule_page.as_markdown(rule.known_rule(options.explain)), nl=False)
+        click.echo(page.as_markdown(rule.known_rule(options.explain)), nl=False)
         return
     # The targets: those that pyproject.toml lists (with --changed, the arguments are files), or the arguments
     here = Path.cwd()
@@ -259,9 +259,8 @@ def _report_of(listed: ListedTarget, options: CheckCommandOptions, *, is_only: b
 
 def _write_files(reports: Sequence[Report], exit_code: int, options: CheckCommandOptions, folder: Path) -> None:
     """Writes the files of the options `html`, `badge` and `sarif`; their paths are relative to a folder."""
-    from lengthwise_export.checking.badge import as_badge
-    from lengthwise_export.checking.page import as_page
-    from lengthwise_export.checking.sarif import as_sarif
+    from lengthwise_export.checking.code_scanning import as_sarif
+    from lengthwise_export.checking.page import as_badge, as_page
 
     if options.html is not None:
         _write(folder, options.html, as_page(*reports))

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, NoReturn, TypeVar
 
@@ -309,8 +310,8 @@ class Mender(NodeMender):
         return functools.reduce(lambda left, right: self.emit("Mul", [left, right]), sizes)
 
     def axis_size(self, group: Group) -> Size:
-        """The size of an axis of the original, which is the product of its dims' sizes."""
-        return Size.product(group, self.length_count)
+        """The size of an axis of the original, which is the product of its dims' sizes; 1 without dims."""
+        return Size(math.prod((size.table for size in group), start=self.size_one.table))
 
     def in_original_shape(self, value: DataTensor) -> str:
         """The tensor with merged axes as one dim each, by a Reshape, for an operator that takes the original's shape.

@@ -21,6 +21,7 @@ from lengthwise_export.mending.hiding_masks import HidingMask
 from lengthwise_export.mending.values import (
     CROSSES_ROWS,
     MANY_ROWS,
+    ROW_COUNTS,
     DataTensor,
     Group,
     KnownTensor,
@@ -177,7 +178,7 @@ class NodeMender:
 
     def fixed_size(self, number: int) -> Size:
         """A size that is the same at every length."""
-        return Size.of(number, self.length_count)
+        return Size(np.broadcast_to(np.int64(number), (ROW_COUNTS, self.length_count)))
 
     def as_data(self, value: Value) -> DataTensor:
         """The description of a value as a tensor of data.

@@ -21,7 +21,6 @@ An *axis* is one of the original's tensor, a *dim* one of the mended graph's. Th
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
@@ -64,11 +63,6 @@ class Size:
         first = table.flat[0]
         self.fixed: int | None = int(first) if (table == first).all() else None
 
-    @classmethod
-    def of(cls, number: int, length_count: int) -> Size:
-        """A fixed size; `length_count` is the number of lengths in its table."""
-        return cls(np.broadcast_to(np.int64(number), (ROW_COUNTS, length_count)))
-
     @property
     def is_rows(self) -> bool:
         """Whether the size is the number of rows itself, and not a multiple of it."""
@@ -92,11 +86,6 @@ class Size:
     def equals(self, other: Size) -> bool:
         """Whether two sizes are equal at every length and number of rows."""
         return self is other or np.array_equal(self.table, other.table)
-
-    @classmethod
-    def product(cls, sizes: Iterable[Size], length_count: int) -> Size:
-        """The product of sizes, 1 if there are none; `length_count` is the number of lengths in its table."""
-        return cls(math.prod((size.table for size in sizes), start=cls.of(1, length_count).table))
 
     def divided_by(self, divisor: Size) -> Size | None:
         """The quotient of two sizes; None if there is a remainder at any length."""

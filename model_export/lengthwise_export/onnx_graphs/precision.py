@@ -75,7 +75,8 @@ def convert(graph: onnx.ModelProto, precision: Precision) -> onnx.ModelProto:
     """A copy of a float32 graph at this precision, with the same inputs and outputs; for `fp32` the graph itself."""
     if precision == "fp32":
         return graph
-    converted = (_to_fp16 if precision == "fp16" else _to_int8)(deepcopy(graph))
+    converted = deepcopy(graph)
+    (_to_fp16 if precision == "fp16" else _to_int8)(converted)
     onnx.checker.check_model(converted, full_check=True)
     return converted
 
@@ -99,8 +100,8 @@ def describe(graph: onnx.ModelProto, precision: Precision) -> tuple[str, ...]:
     )
 
 
-def _to_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Converts a graph to float16, in place, and returns it.
+def _to_fp16(model: onnx.ModelProto) -> None:
+    """Converts a graph to float16, in place.
 
     Raises:
         ExportError: It has no layer that could run in float16.
@@ -111,7 +112,6 @@ def _to_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
         raise ExportError("precision", f"{reason}: export it in fp32")
     keep_needed(converted)
     model.graph.CopyFrom(converted)
-    return model
 
 
 class _HalfGraph:
@@ -192,8 +192,8 @@ class _HalfGraph:
         return self._types.get(name) == TensorProto.FLOAT
 
 
-def _to_int8(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Converts a graph to int8, in place, and returns it.
+def _to_int8(model: onnx.ModelProto) -> None:
+    """Converts a graph to int8, in place.
 
     Raises:
         ExportError: It has no layer that could run in int8; the message says why.
@@ -205,7 +205,6 @@ def _to_int8(model: onnx.ModelProto) -> onnx.ModelProto:
         in_brackets = f" ({reasons})" if reasons else ""
         raise ExportError("precision", f"the graph has {layers}{in_brackets}: export it in fp32, or in fp16 for GPUs")
     del model.graph.value_info[:]
-    return model
 
 
 def _convert_layers(graph: GraphProto) -> tuple[int, int, list[tuple[str, str]]]:

@@ -1,8 +1,14 @@
-"""Formats a check's report as SARIF 2.1.0, which code scanning of GitHub, GitLab and Azure DevOps reads.
+"""Formats reports for code scanning: as SARIF 2.1.0, and as workflow commands of GitHub.
 
-One leak is one result, at the line of the user's code that calls its first operator. A leak of an ONNX graph or of a
-Keras layer has no line: its result is at the first line of the file of the model, with the operator as its logical
-location. SARIF: https://docs.oasis-open.org/sarif/sarif/v2.1.0/sarif-v2.1.0.html
+SARIF is read by GitHub, GitLab and Azure DevOps: https://docs.oasis-open.org/sarif/sarif/v2.1.0/sarif-v2.1.0.html. One
+leak is one result, at the line of the user's code that calls its first operator. A leak of an ONNX graph or of a Keras
+layer has no line: its result is at the first line of the file of the model, with the operator as its logical location.
+
+GitHub shows workflow commands at the lines of a pull request:
+
+    ::error file=models/net.py,line=12,title=LW201 mean-over-padding::The mean over the steps includes the padding, ...
+
+https://docs.github.com/en/actions/reference/workflows-and-actions/workflow-commands
 """
 
 from __future__ import annotations
@@ -16,9 +22,9 @@ from urllib.parse import quote
 
 import lengthwise
 from lengthwise_export.checking.leaks import Leak
+from lengthwise_export.checking.page import as_markdown
 from lengthwise_export.checking.report import Report, finite, level_of, number, rule_without_leak
-from lengthwise_export.checking.rule import NOT_CHECKED, LeakRule, rules
-from lengthwise_export.checking.rule_page import as_markdown
+from lengthwise_export.checking.rule import NOT_CHECKED, LeakRule, Severity, rules
 from lengthwise_export.tracing.source_lines import relative_path
 
 SCHEMA: Final = "https://json.schemastore.org/sarif-2.1.0.json"
@@ -132,3 +138,30 @@ def file_of(target: str) -> str:
         if spec is not None and spec.origin is not None:
             return spec.origin
     return str(path / "model.onnx" if path.is_dir() else path)
+
+
+def as_github(reports: Sequence[Report]) -> Iterator[str]:
+    """Yields a workflow command for each leak, and for each report without a leak whose verdict is not sound."""
+    for report in reports:
+        file = file_of(report.target)
+        for leak in report.leaks:
+            leak_file, line = (file, 1) if leak.location is None else (leak.location.file, leak.location.line)
+            text = f"{leak.operator}: {leak.cause.why}\n\nFix:\n{leak.cause.fix}"
+            yield _command(level_of(report), leak_file, line, rules()[leak.code], text)
+        if not report.leaks and report.verdict != "sound":
+            yield _command("error", file, 1, rule_without_leak(report), f"{report.target}: {report.reason}")
+
+
+def _command(level: Severity, file: str, line: int, rule: LeakRule, message: str) -> str:
+    """A workflow command that shows a message at a line, with the rule as its title."""
+    title = rule.name if rule.code == rule.name else rule.title
+    properties = {"file": relative_path(file), "line": str(line), "title": title}
+    listed = ",".join(f"{name}={_escape(value, property=True)}" for name, value in properties.items())
+    return f"::{level} {listed}::{_escape(message)}"
+
+
+def _escape(text: str, *, property: bool = False) -> str:
+    """The text percent-encoded as in a workflow command: `%` and line ends, and in a property also `:` and `,`."""
+    return text.translate(
+        {ord(character): f"%{ord(character):02X}" for character in ("%\r\n:," if property else "%\r\n")}
+    )
