@@ -23,8 +23,7 @@ import numpy as np
 from lengthwise.padding import PaddedBatch, Steps, pad
 from lengthwise.verification.random_sequences import ROUNDING
 from lengthwise_export.checking import limits, trials
-from lengthwise_export.checking.baseline import Baseline, Steadiness, is_finite
-from lengthwise_export.checking.conditioning import Conditioning
+from lengthwise_export.checking.baseline import Baseline, Conditioning, Steadiness, is_finite
 from lengthwise_export.checking.finite_fills import find_finite_fill
 from lengthwise_export.checking.leaks import FailedTrial, find_leaks
 from lengthwise_export.checking.recording import ModelOutput, Subject
@@ -371,10 +370,10 @@ class _Check:
         for trial in trials.trials(baseline.sequences, sizes, self.sampler):
             if trial.change in _OF_THE_SAME_ROWS or not self.subject.in_training:
                 self._try(baseline, trial)
-        same_rows = tuple((row, row) for row in range(baseline.batch.rows))
         for number in dict.fromkeys(compared.number for compared in ids):
             filled = trials.with_padding_filled(baseline.batch, np.int64(number))
-            self._try(baseline, CheckTrial(f"id {number} in the padding", "padding", filled, same_rows))
+            rows = trials.same_rows(baseline.batch.rows)
+            self._try(baseline, CheckTrial(f"id {number} in the padding", "padding", filled, rows))
 
     def _try_alone(self, baseline: Baseline, where: str) -> None:
         """Runs alone the sequences whose answers are not finite in the batch: if they are finite alone, it is a leak.

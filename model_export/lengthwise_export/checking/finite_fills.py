@@ -107,10 +107,11 @@ def _first_fill_let_through(
     """
     unpadded, padded = pad(sequences, width=sizes.longest), pad(sequences, width=sizes.width)
     run_unpadded, run_padded = subject.record(unpadded), subject.record(padded)
-    rows = tuple((row, row) for row in range(len(sequences)))
     trial = f"values of size {np.abs(sequences[0]).max():.0e}"
     layout = subject.layout
-    pairing = Pairing(geometry(unpadded, layout), geometry(padded, layout), rows, subject.sizes)
+    pairing = Pairing(
+        geometry(unpadded, layout), geometry(padded, layout), trials.same_rows(len(sequences)), subject.sizes
+    )
     # By the key of each tensor that is made of a filled one: the operation that filled it
     filled_by: dict[int, Operation] = {}
     for operation_unpadded, operation in aligned(run_unpadded.operations, run_padded.operations):

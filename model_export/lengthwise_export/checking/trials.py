@@ -103,8 +103,8 @@ class Pairing:
     @property
     def is_same_rows(self) -> bool:
         """Whether both batches hold the same sequences in the same order."""
-        all_rows = tuple((row, row) for row in range(self.before.rows))
-        return self.has_equal_steps or (self.before.lengths == self.after.lengths and self.rows == all_rows)
+        has_same_pairs = self.before.lengths == self.after.lengths and self.rows == same_rows(self.before.rows)
+        return self.has_equal_steps or has_same_pairs
 
 
 Change = Literal["padding", "neighbours", "width", "order", "lengths", "block", "batch", "poison", "scale"]
@@ -181,6 +181,11 @@ def choose_batch_sizes(excluded: frozenset[int], *, narrowest: int = 1, widest: 
 _PRIMES: Final = tuple(
     size for size in range(7, 1000) if all(size % factor for factor in range(2, 32) if factor < size)
 )
+
+
+def same_rows(count: int) -> tuple[tuple[int, int], ...]:
+    """The pairs of rows of two batches that hold the same `count` sequences in the same order."""
+    return tuple((row, row) for row in range(count))
 
 
 class Sampler:
@@ -261,27 +266,27 @@ def trials(sequences: Sequence[Steps], sizes: BatchSizes, sampler: Sampler) -> I
     """
     # Other padding
     rows = len(sequences)
-    same_rows = tuple((row, row) for row in range(rows))
+    all_rows = same_rows(rows)
     base = pad(sequences, width=sizes.width)
     is_float = base.steps.dtype == np.float32
     for name, scale in JUNK_SCALES.items():
         junk = with_padding_filled(base, sampler.fill(base.steps.shape[:2], scale))
-        yield CheckTrial(f"{name} in the padding", "padding", junk, same_rows)
+        yield CheckTrial(f"{name} in the padding", "padding", junk, all_rows)
     repeated = np.resize(base.steps[0, : base.lengths[0]], base.steps.shape[1:])  # the longest row, again and again
-    yield CheckTrial("another row's steps in the padding", "padding", with_padding_filled(base, repeated), same_rows)
+    yield CheckTrial("another row's steps in the padding", "padding", with_padding_filled(base, repeated), all_rows)
     # Other widths
     for name, width in (
         ("padded wider", sizes.wider),
         ("padded one step wider", min(sizes.width + 1, sizes.wider)),
         ("padded to the longest only", len(sequences[0])),
     ):
-        yield CheckTrial(name, "width", pad(sequences, width=width), same_rows)
+        yield CheckTrial(name, "width", pad(sequences, width=width), all_rows)
     # Other rows: each second one stays
     replaced = [steps if row % 2 == 0 else sampler.sequence(len(steps)) for row, steps in enumerate(sequences)]
     factor = np.float32(50.0) if is_float else 1
     larger = [steps if row % 2 == 0 else replaced[row] * factor for row, steps in enumerate(sequences)]
     for name, others in (("neighbours replaced", replaced), ("neighbours replaced by larger ones", larger)):
-        yield CheckTrial(name, "neighbours", pad(others, width=sizes.width), same_rows[::2])
+        yield CheckTrial(name, "neighbours", pad(others, width=sizes.width), all_rows[::2])
     # Other orders. Shuffled first: a reversal is its own inverse, so a model that never undoes its sorting may hide.
     for name, order in (("rows shuffled", sampler.order(rows)), ("rows in another order", list(range(rows))[::-1])):
         new_rows = tuple((row, index) for index, row in enumerate(order))
@@ -292,11 +297,11 @@ def trials(sequences: Sequence[Steps], sizes: BatchSizes, sampler: Sampler) -> I
         for row, steps in enumerate(sequences)
     ]
     others[0] = sampler.sequence(max(sizes.longest - 1, len(sequences[1])))
-    if same_rows[1::2]:
-        yield CheckTrial("neighbours of other lengths", "lengths", pad(others, width=sizes.width), same_rows[1::2])
+    if all_rows[1::2]:
+        yield CheckTrial("neighbours of other lengths", "lengths", pad(others, width=sizes.width), all_rows[1::2])
     # Padding that is not finite or overflows
     for name, value in EXTREME_PADDING.items() if is_float else ():
-        yield CheckTrial(f"{name} in the padding", "poison", with_padding_filled(base, np.float32(value)), same_rows)
+        yield CheckTrial(f"{name} in the padding", "poison", with_padding_filled(base, np.float32(value)), all_rows)
 
 
 def unbatched_name(length: int) -> str:
@@ -319,7 +324,7 @@ def fewer_rows(baseline: PaddedBatch) -> Iterator[CheckTrial]:
     for rows in range(1, min(baseline.rows, _MAX_FEWER_ROWS + 1)):
         batch = PaddedBatch(baseline.steps[:rows], baseline.lengths[:rows])
         name = "with 1 row, padded" if rows == 1 else f"with {rows} rows"
-        yield CheckTrial(name, "batch", batch, tuple((row, row) for row in range(rows)))
+        yield CheckTrial(name, "batch", batch, same_rows(rows))
 
 
 def equal_lengths(sequences: Sequence[Steps], sizes: BatchSizes, sampler: Sampler) -> Iterator[CheckTrial]:
@@ -371,12 +376,12 @@ def padding_changed(name: str, sequences: Sequence[Steps], base: PaddedBatch, sa
 
     `name` and `sequences` are those of the batch `base`.
     """
-    same_rows = tuple((row, row) for row in range(base.rows))
+    all_rows = same_rows(base.rows)
     junk = sampler.fill(base.steps.shape[:2], JUNK_SCALES["junk"])
-    yield CheckTrial(f"junk in the padding {name}", "padding", with_padding_filled(base, junk), same_rows)
+    yield CheckTrial(f"junk in the padding {name}", "padding", with_padding_filled(base, junk), all_rows)
     longest = int(base.lengths.max())
     if longest + _MIN_PADDING < base.width:  # over many steps, another width changes the rounding of sums
-        yield CheckTrial(f"padded to the longest only, {name}", "width", pad(sequences, width=longest), same_rows)
+        yield CheckTrial(f"padded to the longest only, {name}", "width", pad(sequences, width=longest), all_rows)
 
 
 def with_padding_filled(batch: PaddedBatch, padding: Any) -> PaddedBatch:

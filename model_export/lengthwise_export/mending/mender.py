@@ -331,6 +331,12 @@ class Mender(NodeMender):
         wider = value.with_name(value.name, groups=groups)
         return wider.with_name(self.writer.unsqueezed(value.name, [wider.first_dims()[axis] for axis in sorted(axes)]))
 
+    def transposed(self, value: DataTensor, order: Sequence[int]) -> DataTensor:
+        """The tensor with its axes in this order; the dims of a merged axis stay together, added rows in front."""
+        dims = [*value.added_dims, *(dim for axis in order for dim in value.dims_of(axis))]
+        groups = tuple(value.groups[axis] for axis in order)
+        return value.with_name(self.writer.transposed(value.name, dims), groups=groups)
+
     def squeezed(self, value: DataTensor, axes: Sequence[int]) -> DataTensor:
         """The tensor without these axes, which have size 1; a negative axis is counted from the end."""
         removed = [axis % value.rank for axis in axes]

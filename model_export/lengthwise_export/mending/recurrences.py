@@ -166,9 +166,8 @@ class LoopOverSteps:
         if axis == 0:
             return name
         order = [axis, *(index for index in range(value.rank) if index != axis)]
-        groups = tuple(value.groups[index] for index in order)
-        transposed = mender.register(value.with_name(mender.writer.transposed(value.name, order), groups=groups))
-        if name in mender.hiding_masks:
+        transposed = mender.register(mender.transposed(value, order))
+        if name in mender.hiding_masks:  # so the transposed value is such a mask, too
             mender.hiding_masks[transposed] = mender.hiding_masks[name]
             mender.always_true_masks |= {transposed} if name in mender.always_true_masks else set()
         return transposed

@@ -230,8 +230,8 @@ def _gemm(mender: Mender) -> DataTensor:
         _with_zeros_at_padding(mender, left, right.with_name(right.name, groups=groups))
         (name,) = mender.copy_node([left.name, right.name, *([] if bias is None else [bias.name])])
         return DataTensor(name, left.dtype, (left.groups[0], groups[1]))
-    left = _transposed(mender, left) if transposes_left else left
-    right = _transposed(mender, right) if transposes_right else right
+    left = mender.transposed(left, [1, 0]) if transposes_left else left
+    right = mender.transposed(right, [1, 0]) if transposes_right else right
     result = _scaled(mender, _product(mender, left, right), mender.attribute("alpha", 1.0))
     if bias is not None:
         scaled_bias = _scaled(mender, mender.as_data(bias), mender.attribute("beta", 1.0))
@@ -244,12 +244,6 @@ def _scaled(mender: Mender, value: DataTensor, number: float) -> DataTensor:
     if number == 1:
         return value
     return value.with_name(mender.emit("Mul", [value.name, mender.writer.scalar(number, value.dtype)]))
-
-
-def _transposed(mender: Mender, value: DataTensor) -> DataTensor:
-    """A tensor of two axes, transposed; added rows stay in front."""
-    order = [*value.added_dims, *value.dims_of(1), *value.dims_of(0)]
-    return value.with_name(mender.writer.transposed(value.name, order), groups=value.groups[::-1])
 
 
 @rule("Einsum")
