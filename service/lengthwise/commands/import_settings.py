@@ -109,6 +109,7 @@ def _convert_setting(server: str, key: str, value: Any) -> Setting:
 
 def _properties(text: str) -> dict[str, str]:
     """Parses a file of Java properties: a line each, unless a backslash continues it; `#` and `!` begin comments."""
+    # Joins a line that ends in an odd number of backslashes to the next one: an even number are escaped backslashes.
     lines = re.sub(r"(?<!\\)((?:\\\\)*)\\\r?\n[ \t]*", r"\1", text).splitlines()
     pairs = (_PROPERTY.match(line.strip()) for line in lines if not re.match(r"\s*([#!]|$)", line))
     return {_unescaped(pair[1]): _unescaped(pair[2]) for pair in pairs if pair}

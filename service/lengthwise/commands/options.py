@@ -78,27 +78,27 @@ def flags(model: type[Options], argument: str = "options") -> Callable[[Callable
 
     The command is called with one `model`, which has the values of the flags, as its argument `argument`.
     """
+    return functools.partial(_with_flags, model, argument)
 
-    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
-        """Adds the flags to a command; returns the function for click."""
 
-        @functools.wraps(command)
-        def run(**values: Any) -> Any:
-            """Makes the options of the flags' values, and runs the command with them and with its other values.
+def _with_flags(model: type[Options], argument: str, command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds a flag for each field of `model` to a command; returns the function for click."""
 
-            Raises:
-                WrongOptions: A flag is wrong; the message has the flag, not the name of the field.
-            """
-            chosen_values = {name: values.pop(name) for name in model.model_fields if name in values}
-            try:
-                options = model(**chosen_values)
-            except WrongOptions as error:
-                raise WrongOptions(error.error, lambda name: _flag_name(model, name)) from error
-            return command(**{argument: options}, **values)
+    @functools.wraps(command)
+    def run(**values: Any) -> Any:
+        """Makes a `model` of the flags' values, and runs the command with it and with its other values.
 
-        return add_flags(model.model_fields)(run)
+        Raises:
+            WrongOptions: A flag is wrong; the message has the flag, not the name of the field.
+        """
+        chosen_values = {name: values.pop(name) for name in model.model_fields if name in values}
+        try:
+            options = model(**chosen_values)
+        except WrongOptions as error:
+            raise WrongOptions(error.error, lambda name: _flag_name(model, name)) from error
+        return command(**{argument: options}, **values)
 
-    return decorate
+    return add_flags(model.model_fields)(run)
 
 
 def keywords(model: type[Options]) -> Callable[[Function], Function]:
@@ -107,50 +107,45 @@ def keywords(model: type[Options]) -> Callable[[Function], Function]:
     The function is then called with one `options`, a `model` of these keywords. A caller may pass `options` as well:
     then the keywords replace the values in it. The signature and the docstring list the keywords.
     """
+    return functools.partial(_with_keywords, model)
 
-    def decorate(function: Function) -> Function:
-        """Returns a function that takes the keywords, and calls `function` with the options."""
-        old_signature = inspect.signature(function)
-        own_parameters = [parameter for parameter in old_signature.parameters.values() if parameter.name != "options"]
-        field_parameters = [
-            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=field.annotation)
-            for name, field in model.model_fields.items()
-        ]
-        options_parameter = inspect.Parameter(
-            "options", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=model | None
-        )
-        signature = old_signature.replace(parameters=[*own_parameters, *field_parameters, options_parameter])
 
-        @functools.wraps(function)
-        def called(*arguments: Any, **keyword_values: Any) -> Any:
-            """Makes one `options` of the keywords, and calls the function with it and its other arguments.
+def _with_keywords(model: type[Options], function: Function) -> Function:
+    """Returns a function that takes a keyword for each field of `model`, and passes them to `function` as `options`."""
+    old_signature = inspect.signature(function)
+    own_parameters = [parameter for parameter in old_signature.parameters.values() if parameter.name != "options"]
+    field_parameters = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=field.annotation)
+        for name, field in model.model_fields.items()
+    ]
+    options_parameter = inspect.Parameter(
+        "options", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=model | None
+    )
+    signature = old_signature.replace(parameters=[*own_parameters, *field_parameters, options_parameter])
 
-            Raises:
-                TypeError: There is no such keyword; the message names a similar one.
-                WrongOptions: A keyword has a wrong value.
-            """  # noqa: DOC502 - what it calls raises one of them
-            for name in keyword_values.keys() - signature.parameters:
-                hint = nearest(name, signature.parameters)
-                raise TypeError(f"{function.__name__}() got an unexpected keyword argument {name!r}{hint}")
-            values = signature.bind(*arguments, **keyword_values).arguments
-            own_values = {
-                parameter.name: values.pop(parameter.name) for parameter in own_parameters if parameter.name in values
-            }
-            options = values.pop("options", None)
-            # What is left in `values` are keywords of options. They replace the values that are set in `options`: a new
-            # model validates all of them together.
-            if options is None or values:
-                set_values = (
-                    {} if options is None else {name: getattr(options, name) for name in options.model_fields_set}
-                )
-                options = model(**{**set_values, **values})
-            return function(**own_values, options=options)
+    @functools.wraps(function)
+    def called(*arguments: Any, **keyword_values: Any) -> Any:
+        """Makes one `options` of the keywords, and calls the function with it and its other arguments.
 
-        called.__signature__ = signature  # type: ignore[attr-defined]
-        called.__doc__ = _with_options_documented(inspect.getdoc(function) or "", model)
-        return called  # type: ignore[return-value]
+        Raises:
+            TypeError: There is no such keyword; the message names a similar one.
+            WrongOptions: A keyword has a wrong value.
+        """  # noqa: DOC502 - what it calls raises one of them
+        for name in keyword_values.keys() - signature.parameters:
+            hint = nearest(name, signature.parameters)
+            raise TypeError(f"{function.__name__}() got an unexpected keyword argument {name!r}{hint}")
+        values = signature.bind(*arguments, **keyword_values).arguments
+        chosen_values = {name: values.pop(name) for name in model.model_fields if name in values}
+        options = values.pop("options", None)
+        # The keywords replace the values that are set in `options`: a new model validates all of them together.
+        if options is None or chosen_values:
+            set_values = {} if options is None else {name: getattr(options, name) for name in options.model_fields_set}
+            options = model(**{**set_values, **chosen_values})
+        return function(**values, options=options)
 
-    return decorate
+    called.__signature__ = signature  # type: ignore[attr-defined]
+    called.__doc__ = _with_options_documented(inspect.getdoc(function) or "", model)
+    return called  # type: ignore[return-value]
 
 
 def add_flags(
