@@ -11,9 +11,10 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple, TypeVar, cast
+from functools import partial
+from typing import Final, NamedTuple, TypeVar, cast
 
 from lengthwise.batching.pending import PendingSequences, WaitingSequence
 from lengthwise.batching.plan import BatchLimits, plan
@@ -81,12 +82,14 @@ def answer_all(
     Yields:
         For each chunk, its value and the results of its items.
     """
-    with ThreadPoolExecutor(threads, thread_name_prefix="runner") if threads else _SameThread() as runners:
+    with ThreadPoolExecutor(max(1, threads), thread_name_prefix="runner") as runners:  # starts threads when needed
+        # A batch begins to run at once, in a thread; without threads, it runs when its result is asked for.
+        submit: _Submit = (lambda *call: runners.submit(*call).result) if threads else partial
         running_chunks: deque[tuple[C, Sequence[Item], list[_Running]]] = deque()
         try:
             for chunk, items in chunks:
                 started = time.thread_time()
-                running_chunks.append((chunk, items, _begin(runners, model, items, limits, attention)))
+                running_chunks.append((chunk, items, _begin(submit, model, items, limits, attention)))
                 on_plan(time.thread_time() - started)
                 if len(running_chunks) > AHEAD:
                     yield _collect(*running_chunks.popleft(), model, on_batch)
@@ -96,27 +99,15 @@ def answer_all(
             runners.shutdown(wait=False, cancel_futures=True)
 
 
-class _SameThread(Executor):
-    """An executor without threads: `submit` calls the function at once, and raises its exception."""
-
-    def submit(self, fn: Callable[..., Any], /, *arguments: Any, **options: Any) -> Future[Any]:
-        """Calls the function; returns its result as a future that is done."""
-        future: Future[Any] = Future()
-        future.set_result(fn(*arguments, **options))
-        return future
-
-
 _BatchResult = tuple[list[ScoringResult], ScoredBatch]
-_Running = tuple[list[_Row], Future[_BatchResult]]
+_Running = tuple[list[_Row], Callable[[], _BatchResult]]  # the rows of a batch, and what waits for its result
+_Submit = Callable[..., Callable[[], _BatchResult]]  # gets a function and its arguments
 
 
 def _begin(
-    runners: Executor, model: LoadedModel, items: Sequence[Item], limits: BatchLimits, attention: bool
+    submit: _Submit, model: LoadedModel, items: Sequence[Item], limits: BatchLimits, attention: bool
 ) -> list[_Running]:
-    """Plans the batches of all items, longest first, and submits them to the runners.
-
-    Returns the rows and the future of each batch.
-    """
+    """Plans the batches of all items, longest first, and submits each; returns what runs."""
     # The rows: an item, or each of its windows
     manifest, rows = model.manifest, []
     for index, item in enumerate(items):
@@ -134,7 +125,7 @@ def _begin(
     running = []
     while pending:
         batch = cast("list[_Row]", plan(pending, model.cost, limits, now=0.0))
-        running.append((batch, runners.submit(_run, model, batch, attention)))
+        running.append((batch, submit(_run, model, batch, attention)))
     return running
 
 
@@ -184,8 +175,8 @@ def _collect(
     Returns the caller's value of the chunk, and the result of each of its items.
     """
     windows_of_items: list[list[tuple[int, ScoringResult]]] = [[] for _ in items]
-    for rows, future in running:
-        results, figures = future.result()
+    for rows, wait_for_result in running:
+        results, figures = wait_for_result()
         for row, result in zip(rows, results, strict=True):
             windows_of_items[row.item].append((row.start, result))
         on_batch(figures)
