@@ -361,6 +361,7 @@ class Conditioning:
     """Excuses differences of one model that are rounding, and keeps what it excused for the notes of the report."""
 
     def __init__(self, subject: Subject) -> None:
+        """Begins without an excused difference."""
         self._subject = subject
         # For each row of a baseline, what a few ulps change; computed once for each baseline
         self._changes_by_ulps = functools.cache(lambda baseline: baseline.changes_by_ulps(subject))

@@ -88,7 +88,7 @@ class Leak:
 
 
 def find_leaks(subject: Subject, failed: Sequence[FailedTrial], tolerance: float) -> Iterator[Leak]:
-    """Yields the leak behind each kind of change (of padding, width, rows ...) for which trials failed.
+    """Yields the leak that each kind of change (of padding, width, rows ...) shows for which trials failed.
 
     An operator that was found for one kind of change is not reported again for another.
 

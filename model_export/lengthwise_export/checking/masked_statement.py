@@ -170,7 +170,7 @@ class _Site:
         return ast.unparse(self.call.func) if isinstance(self.call, ast.Call) else ""
 
     def unused(self, name: str) -> str:
-        """The name for a new variable, with `_` behind it if the function has this name already."""
+        """The name for a new variable, with `_` after it if the function has this name already."""
         return f"{name}_" if name in self.used_names else name
 
 

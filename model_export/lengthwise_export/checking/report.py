@@ -315,7 +315,7 @@ def _leak_lines(leak: Leak) -> Iterator[RenderableType]:
     yield Text.assemble((f"{location}{leak.operator}", "bold"), f"  its output {moves} with {leak.trial}")
     if leak.location is not None and leak.location.source:
         yield Text(f" {leak.location.line} | {leak.location.source}", no_wrap=True, overflow="ignore")
-    table = Table.grid(padding=(0, 1))  # so that a wrapped sentence stays behind its word
+    table = Table.grid(padding=(0, 1))  # so that a wrapped sentence stays to the right of its word
     for word, text in (
         ("rule", rules()[leak.code].title),
         ("place", leak.layer),

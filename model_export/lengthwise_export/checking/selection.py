@@ -4,7 +4,7 @@
     pooled = hidden.mean(1)  # lengthwise: ignore[LW2, LW802]
 
 A comment counts for the statement that it stands in, on any of its lines. What is ignored stays in the report, as a
-count. The search ends at the first operator that differs, so an ignored leak may hide others behind it.
+count. The search ends at the first operator that differs, so an ignored leak may hide others after it.
 """
 
 from __future__ import annotations

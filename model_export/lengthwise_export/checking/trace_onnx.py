@@ -40,6 +40,7 @@ class OnnxSubject:
     names: Final = DEFAULT_NAMES  # those of the module that it was exported from are not known
 
     def __init__(self, graph: ExternalGraph, *, one_by_one: bool = False, layout: StepLayout | None = None) -> None:
+        """Opens a session of the graph; `layout` says how it gets the steps, None for that of the graph."""
         self._one_by_one = one_by_one
         self.layout = layout or graph.layout
         self.steps = graph.steps

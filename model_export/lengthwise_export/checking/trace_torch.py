@@ -83,6 +83,7 @@ class TorchSubject:
     in_training: bool = False  # Whether it is checked in training mode, without dropout
 
     def __post_init__(self) -> None:
+        """Puts the module into the mode in which it is checked."""
         if self.in_training:
             self.module.train()
         else:
@@ -233,6 +234,13 @@ class _Recorder(TorchFunctionMode):
     """Records the torch functions that a module calls, and its `WholePart`s, while `listening`."""
 
     def __init__(self, module: nn.Module, describe_part: DescribePart, layout: StepLayout) -> None:
+        """Begins without a recorded call.
+
+        Args:
+            module: The module.
+            describe_part: Says which of its parts are recorded as one operation each.
+            layout: How the module gets the steps of a batch.
+        """
         super().__init__()
         self._layout = layout
         self._describe_part = describe_part

@@ -126,7 +126,7 @@ _MORE_LENGTHS: Final = 6  # lengths that are tried above the shortest one, for a
 _MAX_FEWER_ROWS: Final = 5  # the largest batch of `fewer_rows`
 BLOCK_WIDTHS: Final = (31, 32, 33, 127, 128, 129)
 """Widths at, below and above whole blocks: kernels and their masks have other paths there."""
-_MIN_PADDING: Final = 3  # steps of padding behind the longest sequence of a batch of `odd_batches`
+_MIN_PADDING: Final = 3  # steps of padding after the longest sequence of a batch of `odd_batches`
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +192,7 @@ class Sampler:
     """Draws random sequences; the same seed gives the same sequences."""
 
     def __init__(self, steps: StepInput, seed: int) -> None:
+        """Begins a new series of sequences; `steps` says what a step is."""
         self._steps = steps
         self._random = np.random.default_rng(seed)
         self.zeros = True  # Whether sequences have steps of zeros

@@ -11,7 +11,7 @@ graph with the original. The words of this package, by the example `x.mean(1)` w
                     two axes; the mended graph keeps `[rows, time, 8]`: the groups are `(rows, time)` and `(8,)`, and
                     the first axis is *merged*.
     rows, time,     The three kinds of sizes: the number of sequences in the batch; a size that depends on the length,
-    fixed           such as `length // 2` behind a stride of 2; a size that is the same at every length.
+    fixed           such as `length // 2` after a stride of 2; a size that is the same at every length.
     table           `[2, lengths, *shape]`: what a tensor is in the original at each length of a range, with one row and
                     with `MANY_ROWS`. Behind a stride of 2 a dim of time has, for the lengths 2 to 6, the table
                     `[[1, 1, 2, 2, 3], [1, 1, 2, 2, 3]]`.
@@ -20,7 +20,7 @@ graph with the original. The words of this package, by the example `x.mean(1)` w
     added rows      The dim 0 of a tensor that the original has once, but each row has its own, such as the divisor
                     `[rows]`. It belongs to no axis.
     own size        Of a row, along a dim of time: the size that the original has for this sequence alone. What lies
-                    behind it is *padding*.
+                    after it is *padding*.
     mask            Bool `[rows, size]`: true up to each row's own size.
     cause           The text that says how padding reached an operator's output; an operator with one is *changed*.
     refuse          To end the mend with `UnmendableError`, because an operator cannot be mended.

@@ -204,7 +204,7 @@ def _reset_gates(inner: Affine, state: Leaf) -> Iterator[tuple[Affine, _Gate, Af
     """
     for leaf, matrix in inner.terms.items():
         rest = Affine({term: inner.terms[term] for term in inner.terms if term is not leaf}, inner.bias)
-        is_plain_term = np.array_equal(matrix, np.eye(leaf.width))  # the product itself, without a matrix behind it
+        is_plain_term = np.array_equal(matrix, np.eye(leaf.width))  # the product itself, without a matrix after it
         for first, second in _factors(leaf):
             reset = _gate(first)
             if reset is not None and second.only is state:

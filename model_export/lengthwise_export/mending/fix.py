@@ -162,7 +162,7 @@ CANDIDATES: Final = 16  # random sequences, of which the one is drawn whose answ
 
 @dataclass(frozen=True, slots=True)
 class PaddingCurve:
-    """The probability of one sequence's class against the padding behind it."""
+    """The probability of one sequence's class against the padding after it."""
 
     length: int  # The steps of the sequence
     shares: tuple[float, ...]  # The padding as a share of the length: 0 to 2

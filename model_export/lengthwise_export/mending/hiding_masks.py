@@ -5,8 +5,8 @@
 An author of such a model meant lengths: the number marks the padding. Where a mend puts lengths in the place of such a
 mask, the mask is *opened*: true everywhere, and only the length says where a sequence ends.
 
-Such a mask is recognised by the operators that compute it from the input. The *stage* of a value is how many of them
-are behind it; the stages are called by these words:
+Such a mask is recognised by the operators that compute it from the input. The *stage* of a value says how many of them
+have run; the stages are called by these words:
 
     steps -Equal-> equal -Not-> differs -ReduceSum or ReduceMax-> counted -Greater or Cast-> mask
 

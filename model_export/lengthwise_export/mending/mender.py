@@ -4,7 +4,7 @@ An *axis* is one of the original's tensor, a *dim* one of the mended graph's. Th
 the dims that it consists of: several if the original merged axes, as `(rows, time)` for the first axis of
 `x.reshape(-1, F)`. A size is of *rows*, of *time* (it depends on the length) or *fixed*. *Added rows* are dim 0 of a
 tensor that the original has once and each row has its own; they belong to no axis. A row's *own size* along a dim of
-time is the size that the original has for this sequence alone; behind it is padding. A `DataTensor` describes a tensor
+time is the size that the original has for this sequence alone; after it is padding. A `DataTensor` describes a tensor
 of the mended graph, a `KnownTensor` one whose numbers are known for each length.
 Methods that write nodes return the name, or the description, of the result.
 """
@@ -138,9 +138,8 @@ class Mender(NodeMender):
             keep: The axis of the result along which the operand keeps its size.
         """
         operand_groups = [*[(self.size_one,)] * (result.rank - operand.rank), *operand.groups]
-        has_moved_rows = (
-            operand.has_added_rows and not result.has_added_rows
-        )  # `align_axes` put them at the axis of rows
+        # Whether the operand has rows at the result's axis of rows, because its added rows were moved there
+        has_moved_rows = operand.has_added_rows and not result.has_added_rows
         # For each dim the size to repeat it to; None for one that stays
         sizes: list[Size | None] = [None if operand.has_added_rows else self.rows for _ in result.added_dims]
         for axis, (group, operand_group) in enumerate(zip(result.groups, operand_groups, strict=True)):

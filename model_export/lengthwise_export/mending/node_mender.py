@@ -98,7 +98,7 @@ class NodeMender:
         return self.values[self.node.input[index]]
 
     def data_input(self, index: int) -> DataTensor:
-        """An input of the node as a `DataTensor`, also if its numbers are known; see `as_data`."""
+        """An input of the node as a `DataTensor`, also if its numbers are known; refuses an index of rows."""
         return self.as_data(self.required_input(index))
 
     def movable_input(self, index: int) -> DataTensor:
@@ -209,7 +209,7 @@ class NodeMender:
         raise UnmendableError("", reason)
 
     def refuse_if(self, condition: object, reason: str) -> None:
-        """Ends the mend with a reason (see `refuse`) if the condition is true."""
+        """Ends the mend with a reason, because this node cannot be mended, if the condition is true."""
         if condition:
             self.refuse(reason)
 

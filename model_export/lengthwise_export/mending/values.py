@@ -2,7 +2,7 @@
 
 The sizes of the original are followed as tables, without formulas. A table `[2, lengths, *shape]` says what a tensor is
 at each length of a range, with one row and with `MANY_ROWS` rows; operators on sizes are run on whole tables. The size
-of the time axis of `x` behind a stride of 2, for the lengths 2 to 6:
+of the time axis of `x` after a stride of 2, for the lengths 2 to 6:
 
     [[1, 1, 2, 2, 3],    with one row
      [1, 1, 2, 2, 3]]    with MANY_ROWS: the same, so this size does not count rows
@@ -189,9 +189,7 @@ def run_on_tables(node: NodeProto, inputs: Sequence[Table | None]) -> Table | No
         arrays[index] = _axes_of_table(kind, first, arrays, attributes.pop("axes", arrays[index]))
     elif kind in ("Reshape", "Expand"):
         shape = [] if arrays[1] is None else arrays[1].tolist()
-        if (
-            kind == "Expand"
-        ):  # the tensor or the shape may have fewer axes: 1 is added in front of these, behind the two
+        if kind == "Expand":  # the tensor or the shape may lack axes in front: these are added after the two
             arrays[0], shape = _aligned(first, len(shape) + 2), [1] * (first.ndim - 2 - len(shape)) + shape
         arrays[1] = np.array([*first.shape[:2], *shape])
     else:  # Concat and Gather

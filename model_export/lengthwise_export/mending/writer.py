@@ -2,7 +2,7 @@
 
 A `Table` has the values of the original for each length that is followed. Here it has no axis of row counts:
 `[lengths, *shape]`. A row's *own size* along a dim is the size that the original has there for this sequence alone;
-what lies behind it in the batch is padding. If the own size is a linear function with an integer division, such as
+what lies after it in the batch is padding. If the own size is a linear function with an integer division, such as
 `(length + 1) // 2 - 1`, it is computed from the lengths; else the table becomes a constant, indexed by the length.
 Every method that writes nodes returns the name of the result.
 """
@@ -146,7 +146,7 @@ class Writer(NodeWriter):
         is_integral = table.ndim == 1 and len(table) > 1 and bool((table == np.trunc(table)).all())
         linear = _linear_function(table.astype(np.int64), self._table_lengths) if is_integral else None
         if linear is None:
-            # The index is the length, from 0: entries in front for shorter lengths, which do not occur, and behind for
+            # The index is the length, from 0: entries in front for shorter lengths, which do not occur, and after for
             # a width that was rounded up.
             shorter, longer = [table[:1]] * int(self._table_lengths[0]), [table[-1:]] * _ROUNDED_UP
             return self.emit("Gather", [self.constant(np.concatenate([*shorter, table, *longer])), lengths], axis=0)

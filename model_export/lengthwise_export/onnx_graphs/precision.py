@@ -122,6 +122,7 @@ class _HalfGraph:
     """
 
     def __init__(self, model: onnx.ModelProto) -> None:
+        """Infers the element types of all values, and finds the layers that stay in float32."""
         self._graph = shape_inference.infer_shapes(model, check_type=True).graph
         self._constants = constants_of(self._graph)
         values = chain(self._graph.input, self._graph.value_info, self._graph.output)
@@ -168,7 +169,7 @@ class _HalfGraph:
         return bool(may_follow_halves) and all(name in self._halves for name in activations)
 
     def _add_half(self, node: NodeProto) -> None:
-        """Adds a node in float16 to the converted graph, with casts before and behind it; changes the node."""
+        """Adds a node in float16 to the converted graph, with casts before and after it; changes the node."""
         # Inputs that have no float16 value yet: constants are converted, others get a Cast
         for name in dict.fromkeys(filter(self._is_float, node.input)):
             if name in self._halves:

@@ -30,7 +30,7 @@ _MAX_GROUPS: Final = 32  # a convolution of more groups is not split into one fo
 _ENTRIES_OF_ONE: Final = {"kernel_shape": [1], "strides": [1], "dilations": [1], "pads": [0, 0]}
 """Attributes with entries for each axis, and the entries of an axis of size one."""
 _FUSED: Final = frozenset({"BatchNormalization", "Relu", "LeakyRelu", "Sigmoid", "Tanh", "HardSigmoid"})
-"""Operators behind a convolution that onnxruntime computes along with it; the second axis is dropped behind them."""
+"""Operators after a convolution that onnxruntime computes along with it; the second axis is dropped after them."""
 
 
 def rewritten_convolution(node: NodeProto, facts: GraphFacts) -> Replacement | None:
@@ -42,7 +42,7 @@ def rewritten_convolution(node: NodeProto, facts: GraphFacts) -> Replacement | N
     4. Else: the same convolution along two axes.
 
     In the forms 3 and 4, nodes that onnxruntime fuses with the convolution are replaced, too. The value with two axes
-    behind them is kept in `facts.two_axes`, so that a next convolution takes it without going back to one axis.
+    after them is kept in `facts.two_axes`, so that a next convolution takes it without going back to one axis.
 
     Returns:
         The replacement; None if its bits do not depend on the batch, or no form is known.
@@ -69,7 +69,7 @@ def rewritten_convolution(node: NodeProto, facts: GraphFacts) -> Replacement | N
     is_slow_along_two_axes = channels > _FEW_CHANNELS and channels % _FEW_CHANNELS and _LONG < kernel <= PART
     if groups == 1 and added > PART and output_axes[2].size > 1 and is_slow_along_two_axes:
         return new.with_outputs(_sum_of_convolutions(new, value, weights, bias))
-    # Forms 3 and 4: the second axis comes in front of the steps, and is removed behind what follows.
+    # Forms 3 and 4: the second axis comes in front of the steps, and is removed after what follows.
     value = facts.two_axes.get(value) or new.unsqueezed(value, [2])
     convolved = _group_by_group if splits_groups else _convolved
     value = convolved(new, value, weights[:, :, None, :], groups, bias)

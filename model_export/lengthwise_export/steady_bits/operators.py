@@ -256,7 +256,7 @@ def rewritten_function(node: NodeProto, facts: GraphFacts) -> Replacement | None
     """A function of each number, in a form that computes all numbers in the same way.
 
     Log is a ReduceLogSum of one number, Softplus and Mish are written with Log. Any other function runs on the tensor
-    with ones behind it, which are cut off again: the kernel computes the last numbers otherwise.
+    with ones after it, which are cut off again: the kernel computes the last numbers otherwise.
     """
     (value,), axes = node.input, facts.axes(node.input[0])
     if axes is None or all(axis.fixed for axis in axes):
@@ -280,7 +280,7 @@ def rewritten_function(node: NodeProto, facts: GraphFacts) -> Replacement | None
         softplus = new.emit("Add", [new.emit("Relu", [value]), log(new.emit("Add", [smaller, one]))])
         is_mish = node.op_type == "Mish"
         return new.with_outputs(new.emit("Mul", [value, new.emit("Tanh", [softplus])]) if is_mish else softplus)
-    # With so many ones behind them, no number of the tensor is among those that the kernel computes one by one.
+    # With so many ones after them, no number of the tensor is among those that the kernel computes one by one.
     ones = np.ones(MOST_LANES - 1, dtype=np.float32)
     flat = new.emit("Reshape", [value, new.constant([-1])])
     longer = new.emit(node.op_type, [new.emit("Concat", [flat, new.constant(ones)], axis=0)])

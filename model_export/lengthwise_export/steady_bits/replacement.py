@@ -146,7 +146,7 @@ class Replacement(NodeWriter):
     def __init__(self, node: NodeProto, facts: GraphFacts) -> None:
         """Begins without new nodes, for a node of the graph; their names begin with its name."""
         super().__init__(facts.names, f"{node.name or node.output[0]}/", node.metadata_props)
-        self.replaced = [node]  # in order of execution; `convolutions` adds nodes behind the first one
+        self.replaced = [node]  # in order of execution; `convolutions` adds nodes after the first one
 
     def total(self, parts: Iterable[str]) -> str:
         """Writes the sum of values, added one after the other; returns its name."""

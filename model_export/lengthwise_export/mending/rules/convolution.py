@@ -2,8 +2,8 @@
 
 Words: an *axis* is one of the original's tensor, a *dim* one of the mended graph's; the *group* of an axis has the
 sizes of its dims. A size is a table of its values at each length. A row's *own size* along a dim of time is what the
-original has for this sequence alone; behind it is padding. *The node stays*: the mended graph has the same operator.
-*Spatial axes* are those behind the rows and the channels of `[rows, channels, ...]`; here they are mostly the steps. A
+original has for this sequence alone; after it is padding. *The node stays*: the mended graph has the same operator.
+*Spatial axes* are those after the rows and the channels of `[rows, channels, ...]`; here they are mostly the steps. A
 *lone* sequence is a batch of one row without padding. A *cause* is a text in `mender.causes`, which says how padding
 would reach the node's output. A node that is *refused* ends the mend.
 """
@@ -28,19 +28,19 @@ class Window:
     kernel: int  # Its size in steps, with the holes of a dilation
     stride: int  # The distance between two windows in steps
     before: int  # Zeros in front of the axis
-    after: int  # Zeros behind it
+    after: int  # Zeros after it
     rounds_up: bool = False  # Whether a last window that reaches beyond the zeros counts (`ceil_mode`)
 
     def count(self, size: Table) -> Table:
         """The number of windows, which is the size of the output, for each size of the axis."""
         room = size + self.before + self.after - self.kernel
         count = (-(-room // self.stride) if self.rounds_up else room // self.stride) + 1
-        if self.rounds_up:  # a window that would begin in the zeros behind the axis does not count
+        if self.rounds_up:  # a window that would begin in the zeros after the axis does not count
             count = np.where((count - 1) * self.stride >= size + self.before, count - 1, count)
         return np.asarray(np.maximum(count, 0))
 
     def reads_beyond(self, size: Size) -> bool:
-        """Whether a window reads behind the last step at any length; never along an axis of fixed size."""
+        """Whether a window reads beyond the last step at any length; never along an axis of fixed size."""
         counts = self.count(size.by_length)
         last_read = (counts - 1) * self.stride - self.before + self.kernel - 1
         return size.is_time and bool((last_read >= size.by_length)[counts > 0].any())
@@ -59,7 +59,7 @@ def _windows(
     Returns:
         1. The windows.
         2. By the index of a spatial axis around which the number of zeros depends on the length: the zeros in front of
-           it and behind it, `[lengths]` each. Only `auto_pad` SAME with a stride has such axes; their windows have no
+           it and after it, `[lengths]` each. Only `auto_pad` SAME with a stride has such axes; their windows have no
            zeros.
     """
     count = len(kernel)
@@ -93,16 +93,16 @@ def _windows(
 def surrounded(
     mender: Mender, value: DataTensor, axis: int, amounts: tuple[Table, Table], fill: float, cause: str
 ) -> DataTensor:
-    """The tensor with the number `fill` in front of and behind each row's own steps, as many times as its length says.
+    """The tensor with the number `fill` in front of and after each row's own steps, as many times as its length says.
 
-    One step of `fill` is put in front of the whole width, and one behind it. Each row then picks its own steps, and for
+    One step of `fill` is put in front of the whole width, and one after it. Each row then picks its own steps, and for
     the positions around them the step of `fill`.
 
     Args:
         mender: The mender.
         value: The tensor.
         axis: The axis of time.
-        amounts: How many steps are added in front, and behind: `[lengths]` each.
+        amounts: How many steps are added in front, and after: `[lengths]` each.
         fill: The number that they have.
         cause: What is noted as the cause of the change.
     """
@@ -174,7 +174,7 @@ def _mend_windows(
 
 
 def _pads(windows: Sequence[Window]) -> list[int]:
-    """The attribute `pads` of ONNX: the zeros in front along each spatial axis, then those behind."""
+    """The attribute `pads` of ONNX: the zeros in front along each spatial axis, then those after."""
     return [window.before for window in windows] + [window.after for window in windows]
 
 
@@ -190,9 +190,9 @@ def _with_own_pads(mender: Mender, *further_inputs: str) -> _Emit:
 
 @rule("Conv")
 def _conv(mender: Mender) -> DataTensor:
-    """Mends a convolution: it reads zeros behind a lone sequence, and would read the padding of a row.
+    """Mends a convolution: it reads zeros after a lone sequence, and would read the padding of a row.
 
-    1. A window reads behind the last step: the padding gets zeros, then the node runs.
+    1. A window reads beyond the last step: the padding gets zeros, then the node runs.
     2. None does (a kernel of 1, a causal convolution): the node stays.
     3. `auto_pad` with a stride puts more or fewer zeros in front at some lengths: each row gets its own number of them.
 
@@ -252,7 +252,7 @@ def _pool(mender: Mender) -> DataTensor:
 def _average_pool(mender: Mender) -> DataTensor:
     """Mends the mean of each window.
 
-    1. No window reads behind a row's own steps, or each mean is divided by the kernel's size (there are no zeros around
+    1. No window reads beyond a row's own steps, or each mean is divided by the kernel's size (there are no zeros around
        the steps, or they count): the node runs on zeros at the padding.
     2. Else AveragePool(steps) / AveragePool(mask): both are divided by the kernel's size, which cancels out, so only
        the row's own steps count (`_divided_by_mask`).
@@ -345,7 +345,7 @@ def _resize(mender: Mender) -> DataTensor:
     """Mends a change of the number of steps by a factor.
 
     1. The axes of time keep their size, or each step is repeated a whole number of times (nearest, asymmetric, floor):
-       the node runs with scales in the place of sizes, so that a row's padding is repeated behind its own steps.
+       the node runs with scales in the place of sizes, so that a row's padding is repeated after its own steps.
     2. Else steps are interpolated by a ratio of widths, which differs from that of lengths: refused.
     """
     value = mender.data_input(0)

@@ -4,7 +4,7 @@ Words: an *axis* is one of the original's tensor, a *dim* one of the mended grap
 sizes of its dims, several if the axis is *merged*. A `KnownTensor` has numbers that are known for each length, as a
 table `[2, lengths, *shape]` (for one row and for many); a `DataTensor` depends on the sequences. *Added rows* are dim 0
 of a tensor that the original has once and each row has its own. A row's *own size* along a dim of time is what the
-original has for this sequence alone; its *own end* is there, and padding behind it. *The node stays*: the mended graph
+original has for this sequence alone; its *own end* is there, and padding after it. *The node stays*: the mended graph
 has the same operator. `mender.take_per_row` writes `value[row, index[row]]`. A *lone* sequence is a batch of one row
 without padding. A *cause* is a text in `mender.causes`, which says how padding would reach the node's output. A node
 that is *refused* ends the mend.
@@ -82,7 +82,7 @@ def _sliced(mender: Mender, value: DataTensor, axis: int, start: Table, end: Tab
     if step > 0 and (starts == starts[-1])[new_size.by_length > 0].all():
         begin = int(starts[-1])
         is_to_the_end = bool((starts + new_size.by_length * step >= size.by_length).all())
-        # The end of the Slice: behind its last position, or that of the axis, or `begin + new size * step`
+        # The end of the Slice: after its last position, or that of the axis, or `begin + new size * step`
         if new_size.fixed is not None:
             end_name = mender.writer.constant([begin + (new_size.fixed - 1) * step + 1])
         elif is_to_the_end:
@@ -92,7 +92,7 @@ def _sliced(mender: Mender, value: DataTensor, axis: int, start: Table, end: Tab
             end_name = mender.emit("Add", [covered, mender.writer.constant([begin])]) if begin else covered
         begin_name, dim_name, step_name = (mender.writer.constant([number]) for number in (begin, dim, step))
         name = mender.emit("Slice", [value.name, begin_name, end_name, dim_name, step_name])
-        # If the end is cut off, steps of the row stand behind its new end, and not zeros.
+        # If the end is cut off, steps of the row stand after its new end, and not zeros.
         zero_padded = value.zero_padded and (is_to_the_end or not size.is_time)
         return value.with_name(name, groups=value.groups_with(axis, new_size), zero_padded=zero_padded)
     # Case 3
@@ -197,7 +197,7 @@ def _from_own_end(mender: Mender, index: DataTensor, size: Size) -> DataTensor:
 def _gather_nd(mender: Mender) -> DataTensor:
     """Mends a pick by an index whose last axis holds an index along each of several axes.
 
-    1. With `batch_dims` of 1, one index behind the rows: each row picks from its own steps.
+    1. With `batch_dims` of 1, one index after the rows: each row picks from its own steps.
     2. `x[rows, index]`, where `rows` is an index of rows: the same.
     3. One index along the first axis: as Gather.
     4. Several indices: refused.

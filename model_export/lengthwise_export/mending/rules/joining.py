@@ -3,7 +3,7 @@
 Words: an *axis* is one of the original's tensor, a *dim* one of the mended graph's; the *group* of an axis has the
 sizes of its dims, several if the axis is *merged*. A size is a table `[2, lengths]`: for one row and for many, at each
 length. *Added rows* are dim 0 of a tensor that the original has once and each row has its own. A row's *own size* along
-a dim of time is what the original has for this sequence alone; behind it is padding. *The node stays*: the mended graph
+a dim of time is what the original has for this sequence alone; after it is padding. *The node stays*: the mended graph
 has the same operator. `mender.take_per_row` writes `value[row, index[row]]`. A *lone* sequence is a batch of one row
 without padding. A *cause* is a text in `mender.causes`, which says how padding would reach the node's output. A node
 that is *refused* ends the mend.
@@ -118,7 +118,7 @@ def _padded_by_length(
         mender: The mender.
         value: The tensor.
         axis: The axis of the original; refused if it is not of time.
-        amounts: How many elements are added in front, and behind: `[2, lengths]` each.
+        amounts: How many elements are added in front, and after: `[2, lengths]` each.
         mode: The mode of the Pad; refused if it is not `constant`.
         fill: The number.
     """
@@ -136,7 +136,7 @@ def _padded(
 ) -> DataTensor:
     """The tensor with `before` and `after` elements around an axis of the original; negative amounts take some away.
 
-    1. In the mode constant, or along an axis of fixed size: the node stays. A number that is added behind the steps is
+    1. In the mode constant, or along an axis of fixed size: the node stays. A number that is added after the steps is
        also put at the padding, so that it follows each row's own steps.
     2. The steps again, in the modes edge, reflect and wrap: each row picks its own positions.
     """
@@ -162,7 +162,7 @@ def _padded(
     last = mender.emit("Sub", [own_size, mender.writer.constant([1])])
     index = mender.writer.unsqueezed(mender.writer.positions(new_size), [0])
     index = mender.emit("Sub", [index, mender.writer.constant([before])]) if before else index
-    if mode == "edge":  # the first step in front, the last one behind
+    if mode == "edge":  # the first step in front, the last one after
         index = mender.emit("Min", [mender.emit("Max", [index, mender.writer.constant([0])]), last])
     elif mode == "reflect":  # mirrored at the first and at the last step: last - |last - |index||
         mender.require_lengths(size.by_length > max(before, after))

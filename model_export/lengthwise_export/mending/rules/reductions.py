@@ -2,7 +2,7 @@
 
 Words: an *axis* is one of the original's tensor, a *dim* one of the mended graph's; the *group* of an axis has the
 sizes of its dims, several if the axis is *merged*. *Added rows* are dim 0 of a tensor that the original has once and
-each row has its own. A row's *own steps* are those that the original has for this sequence alone; behind them is
+each row has its own. A row's *own steps* are those that the original has for this sequence alone; after them is
 padding. *The node stays*: the mended graph has the same operator. A *lone* sequence is a batch of one row without
 padding. A *cause* is a text in `mender.causes`, which says how padding would reach the node's output. A node that is
 *refused* ends the mend.
@@ -42,7 +42,7 @@ def _reduction(mender: Mender) -> DataTensor:
 
 @rule(*_GLOBAL)
 def _global_pool(mender: Mender) -> DataTensor:
-    """Mends a mean, largest value or norm over all axes behind the channels, as a reduction over these axes."""
+    """Mends a mean, largest value or norm over all axes after the channels, as a reduction over these axes."""
     value = mender.data_input(0)
     mender.refuse_if(mender.attribute("p", 2) != 2, "pools with a norm other than 2")
     return reduced(mender, value, _GLOBAL[mender.node.op_type], range(2, value.rank), keep=True)
@@ -217,7 +217,7 @@ def normalized(mender: Mender, value: DataTensor, axes: Sequence[int], epsilon: 
 
 @rule("InstanceNormalization")
 def _instance_normalization(mender: Mender) -> DataTensor:
-    """Mends a normalisation over all axes behind the channels: by mean and variance of each row's own steps."""
+    """Mends a normalisation over all axes after the channels: by mean and variance of each row's own steps."""
     value, scale, shift = mender.data_input(0), mender.required_constant(1), mender.required_constant(2)
     mender.refuse_rows(*value.groups[1:])
     result = normalized(mender, value, range(2, value.rank), mender.attribute("epsilon", 1e-5))

@@ -79,7 +79,7 @@ def _transpose(mender: Mender) -> DataTensor:
 def _reshape(mender: Mender) -> DataTensor:
     """Mends a Reshape, which merges axes, splits them or keeps them.
 
-    1. Axes of fixed size, or time with a fixed size behind it, are merged or split: a Reshape.
+    1. Axes of fixed size, or time with a fixed size after it, are merged or split: a Reshape.
     2. Rows and time are merged (`x.reshape(-1, F)`): the mended graph keeps them apart, and knows that they are one
        axis of the original.
     3. A merged axis is split as it was merged: the axes are as before.
@@ -119,17 +119,19 @@ def _regrouped(mender: Mender, value: DataTensor, sizes: Sequence[Size]) -> Data
     rows or cuts steps into pieces is refused.
     """
     regrouping = _Regrouping(mender, value, sizes)
-    groups = regrouping.groups()
-    regrouped, old_sizes = regrouping.value.with_name(regrouping.value.name, groups=groups), regrouping.value.dim_sizes
-    if len(regrouped.dim_sizes) == len(old_sizes) and all(map(Size.equals, regrouped.dim_sizes, old_sizes)):
+    groups = regrouping.groups()  # this may transpose `regrouping.value`
+    value = regrouping.value
+    regrouped = value.with_name(value.name, groups=groups)
+    old_sizes, new_sizes = value.dim_sizes, regrouped.dim_sizes
+    if len(new_sizes) == len(old_sizes) and all(map(Size.equals, new_sizes, old_sizes)):
         return regrouped
     # Dims of fixed size are merged or split, the others stay in their order. In the shape of a Reshape, 0 is a dim that
     # stays at its index, and -1 one that moves; where several move, it needs the sizes.
     added_rows = [mender.rows for _ in value.added_dims]
-    old_dims, new_dims = [*added_rows, *old_sizes], [*added_rows, *regrouped.dim_sizes]
-    staying = [index for index, (old, new) in enumerate(zip(old_dims, new_dims, strict=False)) if old.equals(new)]
-    number_at = dict.fromkeys(staying, 0)  # by the index of a dim that stays
-    shape = [number_at.get(index, -1) if size.fixed is None else size.fixed for index, size in enumerate(new_dims)]
+    old_dims, new_dims = [*added_rows, *old_sizes], [*added_rows, *new_sizes]
+    staying = {index for index, (old, new) in enumerate(zip(old_dims, new_dims, strict=False)) if old.equals(new)}
+    shape = [-1 if size.fixed is None else size.fixed for size in new_dims]
+    shape = [0 if number == -1 and index in staying else number for index, number in enumerate(shape)]
     if shape.count(-1) <= 1:
         return regrouped.with_name(mender.emit("Reshape", [regrouped.name, mender.writer.constant(shape)]))
     return regrouped.with_name(mender.emit_with_shape("Reshape", regrouped.name, new_dims))
