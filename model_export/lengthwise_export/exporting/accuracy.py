@@ -153,16 +153,12 @@ def accepted_records(records: Iterable[Record], manifest: Manifest) -> tuple[lis
             wrong = f"{unknown}: labels come from the spec, or from --labels in the order of the outputs"
         if wrong is not None:
             raise ConfigurationError(f"{record.source_line}: {wrong}")
-    accepted, left_out, why = [], 0, ""
-    for record in labelled:
-        reason = why_refused(record.steps, manifest, IS_TRANSPOSED)
-        if reason is None:
-            accepted.append(record)
-        else:
-            left_out, why = left_out + 1, why or f"{record.source_line}: {reason}"
+    reasons = [(record, why_refused(record.steps, manifest, IS_TRANSPOSED)) for record in labelled]
+    accepted = [record for record, reason in reasons if reason is None]
+    refused = [f"{record.source_line}: {reason}" for record, reason in reasons if reason is not None]
     if labelled and not accepted:
-        raise ConfigurationError(f"the model accepts none of the data's {left_out} sequences: {why}")
-    return accepted, left_out, why
+        raise ConfigurationError(f"the model accepts none of the data's {len(refused)} sequences: {refused[0]}")
+    return accepted, len(refused), refused[0] if refused else ""
 
 
 def _require_order_of_labels(sample: DataAccuracy, manifest: Manifest) -> None:

@@ -142,46 +142,55 @@ def _to_onnx(
     initial_cell: ir.Value | None,
     mode: str,
 ) -> tuple[Any, Any, Any]:
-    """Translates `recurrent` to ONNX, with its arguments and results as values of the graph: one node for each layer.
-
-    The nodes are time-major, `[width, rows, ...]`, because onnxruntime does not support `layout=1`.
-    """
-    layers = len(input_weights)
-    directions, _, hidden = ir.Shape(state_weights[0].shape or ()).numpy()
-    attributes: dict[str, Any] = {"hidden_size": hidden, "direction": "bidirectional" if directions == 2 else "forward"}
+    """Translates `recurrent` to ONNX, with its arguments and results as values of the graph."""
+    directions = ir.Shape(state_weights[0].shape or ()).numpy()[0]
+    attributes: dict[str, Any] = {"direction": "bidirectional" if directions == 2 else "forward"}
     if mode == "GRU":
         attributes["linear_before_reset"] = 1  # torch applies the reset gate after the matrix product
     elif mode != "LSTM":
         attributes["activations"] = [mode.removeprefix("RNN_").capitalize()] * directions
+    weights = (input_weights, state_weights, biases)
+    return _layers_to_onnx(mode.partition("_")[0], values, lengths, *weights, initial_state, initial_cell, attributes)
+
+
+def _layers_to_onnx(
+    kind: str,
+    values: ir.Value,
+    lengths: ir.Value | None,
+    input_weights: Sequence[ir.Value],
+    state_weights: Sequence[ir.Value],
+    biases: Sequence[ir.Value],
+    initial_state: ir.Value | None,
+    initial_cell: ir.Value | None,
+    attributes: Mapping[str, Any],
+) -> tuple[Any, Any, Any]:
+    """Adds a node of ONNX's operator `kind` for each layer, whose arguments are those of `recurrent`.
+
+    The nodes are time-major, `[width, rows, ...]`, because onnxruntime does not support `layout=1`.
+
+    Returns:
+        The outputs, rows first; the last states of all layers; the last cells, which for GRU and RNN are the states.
+    """
+    layers = len(input_weights)
+    directions, _, hidden = ir.Shape(state_weights[0].shape or ()).numpy()
+    operator = {"LSTM": op.LSTM, "GRU": op.GRU, "RNN": op.RNN}[kind]
     ends = None if lengths is None else op.Cast(lengths, to=ir.DataType.INT32)  # `sequence_lens`
-    initial_states = [_split(initial, layers, directions) for initial in (initial_state, initial_cell)]
+    initial = (initial_state, initial_cell) if kind == "LSTM" else (initial_state,)
+    initial_by_layer = zip(*(_split(value, layers, directions) for value in initial), strict=True)
     steps = op.Transpose(values, perm=[1, 0, 2])
     states, cells = [], []
-    for layer in range(layers):
+    for layer, starts in enumerate(initial_by_layer):
         weights = (input_weights[layer], state_weights[layer], biases[layer])
-        starts = (states_of_layers[layer] for states_of_layers in initial_states)
-        outputs, state, cell = _node(mode, (steps, *weights, ends, *starts), attributes)
+        outputs, state, *cell = operator(steps, *weights, ends, *starts, hidden_size=hidden, **attributes)
         states.append(state)
-        cells.append(cell)
+        cells += cell  # of an LSTM
         # Outputs are [width, directions, rows, hidden]: time-major for the next layer, rows first after the last.
         perm = [2, 0, 1, 3] if layer == layers - 1 else [0, 2, 1, 3]
         steps = op.Reshape(op.Transpose(outputs, perm=perm), op.Constant(value_ints=[0, 0, directions * hidden]))
     last = op.Concat(*states, axis=0) if layers > 1 else states[0]
-    if mode != "LSTM":
+    if kind != "LSTM":
         return steps, last, last
     return steps, last, op.Concat(*cells, axis=0) if layers > 1 else cells[0]
-
-
-def _node(mode: str, inputs: Sequence[ir.Value | None], attributes: Mapping[str, Any]) -> tuple[Any, Any, Any]:
-    """Adds one recurrent node, and returns its outputs, last states and last cells; without cells, the states twice.
-
-    `inputs` are those of the operator LSTM in ONNX, up to `initial_c`, which only an LSTM gets.
-    """
-    if mode == "LSTM":
-        outputs, state, *cells = op.LSTM(*inputs, **attributes)
-    else:
-        outputs, state, *cells = (op.GRU if mode == "GRU" else op.RNN)(*inputs[:-1], **attributes)
-    return outputs, state, cells[0] if cells else state
 
 
 def _split(initial: ir.Value | None, layers: int, directions: int) -> Sequence[ir.Value | None]:
@@ -359,15 +368,11 @@ def _cells_to_onnx(
     direction: str,
     reset_after: bool,
 ) -> tuple[Any, Any, Any]:
-    """Translates `recurrent_cells` to ONNX, with its arguments and results as values of the graph.
-
-    It is one node between two transposes, because onnxruntime does not support `layout=1`.
-    """
-    directions, _, hidden = ir.Shape(states.shape or ()).numpy()
-    ends = None if lengths is None else op.Cast(lengths, to=ir.DataType.INT32)
+    """Translates `recurrent_cells` to ONNX, with its arguments and results as values of the graph."""
+    directions = ir.Shape(states.shape or ()).numpy()[0]
     cell_activations = [ACTIVATIONS[name] for name in activations.split(",")] * directions
     names = [activation.name for activation in cell_activations]
-    attributes: dict[str, Any] = {"hidden_size": hidden, "direction": direction, "activations": names}
+    attributes: dict[str, Any] = {"direction": direction, "activations": names}
     for parameter in ("alpha", "beta"):
         # Listed for the activations that have it only
         if numbers := [
@@ -376,11 +381,7 @@ def _cells_to_onnx(
             attributes[f"activation_{parameter}"] = numbers
     if kind == "GRU":
         attributes["linear_before_reset"] = int(reset_after)
-    node_inputs = (op.Transpose(values, perm=[1, 0, 2]), inputs, states, biases, ends, initial_state, initial_cell)
-    outputs, state, cell = _node(kind, node_inputs, attributes)
-    # [width, directions, rows, hidden] to rows first
-    merged = op.Reshape(op.Transpose(outputs, perm=[2, 0, 1, 3]), op.Constant(value_ints=[0, 0, directions * hidden]))
-    return merged, state, cell
+    return _layers_to_onnx(kind, values, lengths, [inputs], [states], [biases], initial_state, initial_cell, attributes)
 
 
 TRANSLATIONS: Final[dict[Callable[..., Any], Callable[..., Any]]] = {

@@ -200,13 +200,9 @@ def _losses_as_text(losses: dict[str, float]) -> str:
 
 def _subsample(spec: Spec, records: Sequence[Record]) -> list[Record]:
     """Draws at most `MOST_COMPARED` records with at most `COMPARED_STEPS` steps in all; keeps the records' order."""
-    steps, indices = 0, []
-    for index in np.random.default_rng(0).permutation(len(records))[:MOST_COMPARED]:
-        steps += min(len(records[index].steps), spec.input.max_length)
-        if steps > COMPARED_STEPS:
-            break
-        indices.append(int(index))
-    return [records[index] for index in sorted(indices)]
+    order = np.random.default_rng(0).permutation(len(records))[:MOST_COMPARED]
+    steps_in_all = np.cumsum([min(len(records[index].steps), spec.input.max_length) for index in order])
+    return [records[index] for index in np.sort(order[steps_in_all <= COMPARED_STEPS])]
 
 
 def _probe(spec: Spec, records: Sequence[Record], sequence_features: Sequence[str]) -> dict[str, EvaluationScores]:
