@@ -57,7 +57,7 @@ def answer_in_batches(
         batch_sequences = [sequences[index] for index in indices]
         lengths = torch.tensor([len(steps) for steps in batch_sequences])
         for index, row in zip(indices, answer(pad_sequence(batch_sequences, batch_first=True), lengths), strict=True):
-            answers[index] = row[: len(sequences[index])] if row.ndim == 2 else row
+            answers[index] = row[: len(sequences[index])] if row.ndim == 2 else row  # of two axes, one is of the steps
     return answers
 
 

@@ -192,7 +192,11 @@ class SequenceFeatures(nn.Module):
         self.std.copy_(torch.where(std > CONSTANT, std, 1.0))
 
     def compressed(self, steps: Tensor, lengths: Tensor) -> Tensor:
-        """`[rows, out_features]`: the numbers of each sequence, before standardisation."""
+        """`[rows, out_features]`: the numbers of each sequence, before standardisation.
+
+        In this order, as far as they are among `kinds`: its length; the level of each feature; the scale of each; of
+        each feature the share of steps that lack it, and then of each the number of gaps in a step.
+        """
         parts = []
         if "length" in self.kinds:
             parts.append(lengths.to(torch.float32).sqrt().sqrt().unsqueeze(1))
@@ -206,7 +210,7 @@ class SequenceFeatures(nn.Module):
                 relative = (statistics.scale / self.level_std).squeeze(1)
                 parts.append(relative.sqrt().sqrt().sqrt().sqrt())
         if "missing" in self.kinds:
-            # Of each feature, the share of steps that lack it, and the number of gaps per step; the counts are exact
+            # A gap begins at a step that lacks a feature, if the step before does not. The counts are exact
             mask = step_mask(lengths, steps.shape[1])
             absent = mask.unsqueeze(2) & steps.isnan()
             before_step = nn.functional.pad(absent, (0, 0, 1, 0))[:, :-1]  # (rows, width, features)

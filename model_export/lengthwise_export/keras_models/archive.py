@@ -75,7 +75,8 @@ def _require_known_member(info: zipfile.ZipInfo, *, is_duplicate: bool) -> None:
     Raises:
         ConfigurationError: It is something else; the message says what.
     """
-    name, size, most_bytes = info.filename, info.file_size, MOST_BYTES if info.filename == WEIGHTS else MOST_CONFIG
+    name, size = info.filename, info.file_size
+    most_bytes = MOST_BYTES if name == WEIGHTS else MOST_CONFIG
     reason_of_asset = "which belongs to a layer that prepares data: give a keras.Model of the layers behind it"
     is_shard = name == SHARDS or (name.endswith(".weights.h5") and name != WEIGHTS)
     reason_of_expansion = f"of which the archive stores {info.compress_size}: Keras wrote no such file"

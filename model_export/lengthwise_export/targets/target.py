@@ -120,7 +120,7 @@ class TorchTarget(Target):
     checkpoint: Path | None = None
 
     def build(self, name: str, opset: int, *, origins: bool = False) -> onnx.ModelProto:
-        """The graph, traced from torch."""
+        """The graph, traced from torch, for a model of this name; with `origins`, its nodes have the lines of code."""
         from lengthwise_export.tracing import graph  # torch's exporter, which a check does without
 
         call_settings: dict[str, Any] = {

@@ -131,6 +131,7 @@ def _kind(text: str) -> TargetKind:
     if text and path.is_dir():
         is_run = any((path / name).is_file() for name in (trained.WEIGHTS_FILE, trained.STATE_FILE))
         return "checkpoint" if is_run and not (path / MANIFEST_FILE).exists() else "directory"
+    # By the suffix of a file; but `nets.py:models.keras` names a factory
     kind = _KIND_OF_SUFFIX.get(path.suffix)
     if kind is not None and (kind != "keras" or path.is_file() or ":" not in text):
         if not path.is_file():

@@ -122,7 +122,7 @@ def _is_equal(tensor: Tensor, other: Tensor) -> bool:
 def _ends_in_padding(steps: Tensor) -> bool:
     """Whether some row seems to end in padding: its last step is 0, NaN or equal to the step before.
 
-    Which axis after the rows is that of the steps is not known, so it is true if it is so along any of them.
+    It is not known which axis after the rows is that of the steps: each is tried, and one that shows it is enough.
     """
     for axis in range(1, steps.ndim):
         if steps.shape[axis] > 1:
