@@ -26,10 +26,10 @@ from lengthwise.runtime.session import Session
 from lengthwise.settings import bundled_models
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.architecture.trained import WEIGHTS_FILE
-from lengthwise_export.exporting.candidate import from_spec
 from lengthwise_export.exporting.flow import publish
 from lengthwise_export.training import train
 from lengthwise_export.training.options import TrainingOptions
+from tests.support.specs import from_spec
 
 SPEC = Path("model_export/lengthwise_export/specs/japanese-vowels.toml")
 LEAST_ACCURACY = 0.97

@@ -29,12 +29,12 @@ from lengthwise.runtime.session import Session
 from lengthwise.verification.random_sequences import draw
 from lengthwise_export.checking.baseline import relative_difference
 from lengthwise_export.errors import ExportError
-from lengthwise_export.exporting.candidate import from_spec
 from lengthwise_export.options import TargetOptions
 from lengthwise_export.targets import targets
 from tests.gallery.index import TORCH_SOUND, Exhibit
 from tests.gallery.trials import run_of
 from tests.support import covering
+from tests.support.specs import from_spec
 
 PAGE = pages.RESULTS / "exported_models.md"
 ROWS = 16

@@ -29,10 +29,10 @@ from lengthwise.runtime.manifest import Manifest
 from lengthwise.runtime.session import Session
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.architecture.trained import WEIGHTS_FILE
-from lengthwise_export.exporting.candidate import from_spec
 from lengthwise_export.onnx_graphs import precision
 from lengthwise_export.training import train
 from lengthwise_export.training.options import TrainingOptions
+from tests.support.specs import from_spec
 
 PAGE = pages.RESULTS / "int8_accuracy.md"
 _SPECS: Final = Path(__file__).parent / "specs"

@@ -11,10 +11,9 @@ import torch
 
 from lengthwise.datasets.dataset import Record
 from lengthwise_export.architecture import temperature, trained
-from lengthwise_export.exporting.candidate import from_spec
 from lengthwise_export.training import train as training
 from lengthwise_export.training.options import TrainingOptions
-from tests.support.specs import separable, spec
+from tests.support.specs import from_spec, separable, spec
 
 
 def noisy(count: int, task: str = "single-label") -> list[Record]:

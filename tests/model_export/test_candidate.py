@@ -23,12 +23,12 @@ from lengthwise.runtime.session import Session
 from lengthwise.scoring.opened import OpenModel
 from lengthwise.verification.golden import Golden
 from lengthwise_export.errors import ExportError
-from lengthwise_export.exporting.candidate import Candidate, from_spec, from_target, with_threshold
+from lengthwise_export.exporting.candidate import Candidate, from_target, with_threshold
 from lengthwise_export.exporting.flow import PublishedModel, publish
 from lengthwise_export.options import ExportOptions
 from lengthwise_export.targets import targets
 from tests.support.fake_device import ONE
-from tests.support.specs import candidate, spec
+from tests.support.specs import candidate, from_spec, spec
 
 
 @functools.cache

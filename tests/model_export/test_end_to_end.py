@@ -14,12 +14,11 @@ from lengthwise.runtime.manifest import Manifest
 from lengthwise.runtime.session import Session
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.architecture.trained import WEIGHTS_FILE
-from lengthwise_export.exporting.candidate import from_spec
 from lengthwise_export.exporting.flow import publish
 from lengthwise_export.training import train
 from lengthwise_export.training.options import TrainingOptions
 from tests.support.server_process import started
-from tests.support.specs import spec
+from tests.support.specs import from_spec, spec
 
 
 def served(made: Spec, records: Sequence[Record], options: TrainingOptions, folder: Path) -> Path:

@@ -35,13 +35,13 @@ from lengthwise_export.architecture.model import SequenceClassifier
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.errors import PublishError
 from lengthwise_export.exporting import model_files
-from lengthwise_export.exporting.candidate import Candidate, from_spec
+from lengthwise_export.exporting.candidate import Candidate
 from lengthwise_export.exporting.flow import PublishedModel, publish
 from lengthwise_export.tracing import graph
 from tests.support import covering, hostile_models
 from tests.support.cuda_kernels import strangers
 from tests.support.long import long_but
-from tests.support.specs import candidate, separable, spec
+from tests.support.specs import candidate, from_spec, separable, spec
 
 BUNDLED = Path("service/lengthwise/models/japanese-vowels/1")
 

@@ -28,7 +28,6 @@ from lengthwise.runtime.session import CPU_LABEL, Session
 from lengthwise.verification import measurement, promises
 from lengthwise.verification.random_sequences import KINDS, draw
 from lengthwise_export.errors import ExportError
-from lengthwise_export.exporting.candidate import from_spec
 from lengthwise_export.exporting.flow import PublishedModel, publish
 from lengthwise_export.onnx_graphs import precision
 from lengthwise_export.options import ExportOptions, TargetOptions
@@ -38,7 +37,7 @@ from tests.gallery.onnx_models import model as onnx_model
 from tests.support import model_directories, numpy_models
 from tests.support.integer_graphs import batch, float_graph, opened
 from tests.support.long import long_but
-from tests.support.specs import candidate, spec
+from tests.support.specs import candidate, from_spec, spec
 
 ROUNDED: tuple[Precision, ...] = ("fp16", "int8")
 Published = dict[str, PublishedModel]  # by precision

@@ -15,11 +15,10 @@ from lengthwise_export.architecture import checkpoint, trained
 from lengthwise_export.architecture.model import SequenceClassifier
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.errors import CheckpointError
-from lengthwise_export.exporting.candidate import from_spec
 from lengthwise_export.options import TargetOptions
 from lengthwise_export.targets import targets
 from tests.support import users_models
-from tests.support.specs import json_lines, parsed_spec, separable, spec
+from tests.support.specs import from_spec, json_lines, parsed_spec, separable, spec
 
 SPEC = """
 [input]

@@ -14,10 +14,9 @@ from lengthwise.commands.cli import main
 from lengthwise.errors import ConfigurationError
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.architecture.trained import WEIGHTS_FILE
-from lengthwise_export.exporting.candidate import from_spec
 from lengthwise_export.training.report import page
 from lengthwise_export.training.session import SPEC_FILE
-from tests.support.specs import json_lines, parsed_spec, separable
+from tests.support.specs import from_spec, json_lines, parsed_spec, separable
 
 TINY = '[input]\nfeatures = 3\n[model]\nhidden = 8\nlayers = 1\n[output]\nlabels = ["a", "b"]\n'
 OPEN = '[input]\nfeatures = 3\n[output]\nlabels = ["a", "b"]\n'

@@ -5,6 +5,7 @@ import json
 import tomllib
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -14,7 +15,9 @@ import torch
 from lengthwise.datasets.dataset import Record
 from lengthwise.runtime.manifest import Manifest
 from lengthwise_export.architecture.spec import Spec
-from lengthwise_export.exporting.candidate import Candidate, from_spec
+from lengthwise_export.exporting.candidate import PLAIN, Candidate, from_spec_target
+from lengthwise_export.options import ExportOptions
+from lengthwise_export.targets.torch_targets import target_of_spec
 
 # Tables of specs that are trained in a moment
 TINY: Final[dict[str, Any]] = {"input": {"normalize": "training"}, "model": {"hidden": 8, "layers": 1}}
@@ -30,6 +33,11 @@ def spec(text: str = "", *, step: str = "features = 3", labels: str = '["a", "b"
     """A spec of 3 features and 8 units; `text` is its table `[model]`."""
     model = text if "hidden" in text or "rocket" in text else f"hidden = 8\n{text}"
     return parsed_spec(f'[input]\n{step}\n[model]\n{model}\n[output]\nlabels = {labels}\ntask = "{task}"\n')
+
+
+def from_spec(spec: Spec, weights: Path | None, options: ExportOptions = PLAIN) -> Candidate:
+    """The candidate of a spec, with the weights of a checkpoint; untrained if `weights` is None."""
+    return from_spec_target(target_of_spec("the spec", options, spec, weights), options)
 
 
 @functools.cache

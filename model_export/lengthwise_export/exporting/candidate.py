@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -21,7 +20,6 @@ from lengthwise.runtime.manifest import Manifest, Task
 from lengthwise.verification.measurement import ExactReference, Reference
 from lengthwise.verification.random_sequences import ROUNDING
 from lengthwise_export.architecture.normalization import Normalize
-from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.checking.baseline import at_valid_steps
 from lengthwise_export.checking.check import check_subject
 from lengthwise_export.checking.limits import runs
@@ -31,7 +29,6 @@ from lengthwise_export.checking.trials import Sampler
 from lengthwise_export.errors import ExportError, UnmendableError
 from lengthwise_export.options import ExportOptions, Notice, Tell
 from lengthwise_export.targets.target import DirectoryTarget, ScoreKind, SpecTarget, Target
-from lengthwise_export.targets.torch_targets import target_of_spec
 
 if TYPE_CHECKING:
     from lengthwise.datasets.dataset import Record
@@ -60,16 +57,7 @@ class Candidate:
     exact: ExactReference | None = None  # The reference in float64; None if there is none
 
 
-def from_spec(spec: Spec, weights: Path | None, options: ExportOptions = PLAIN) -> Candidate:
-    """The candidate of the built-in architecture, with the weights of a checkpoint; untrained if `weights` is None.
-
-    Raises:
-        ConfigurationError: An option contradicts the spec.
-    """  # noqa: DOC502 - what it calls raises it
-    return _of_spec(target_of_spec("the spec", options, spec, weights), options)
-
-
-def _of_spec(target: SpecTarget, options: ExportOptions) -> Candidate:
+def from_spec_target(target: SpecTarget, options: ExportOptions = PLAIN) -> Candidate:
     """The candidate of a model of the built-in architecture.
 
     Raises:
@@ -127,7 +115,7 @@ def candidate_of(target: Target, options: ExportOptions, tell: Tell) -> Candidat
     if isinstance(target, DirectoryTarget):
         raise ConfigurationError(f"{target.text} is published already: serve it, or copy it")
     if isinstance(target, SpecTarget):
-        candidate = _of_spec(target, options)
+        candidate = from_spec_target(target, options)
         if options.mend:
             tell(Notice(f"{NOTHING_TO_MEND}: the built-in architecture takes lengths"))
         return candidate

@@ -123,12 +123,14 @@ class TorchTarget(Target):
         """The graph, traced from torch, for a model of this name; with `origins`, its nodes have the lines of code."""
         from lengthwise_export.tracing import graph  # torch's exporter, which a check does without
 
-        call_settings: dict[str, Any] = {
-            "signature": self.subject.signature,
-            "select_output": self.subject.select_output,
-        }
         proto = graph.build(
-            self.subject.module, self.steps, name=name, labels=self.labels, opset=opset, **call_settings
+            self.subject.module,
+            self.steps,
+            name=name,
+            labels=self.labels,
+            signature=self.subject.signature,
+            select_output=self.subject.select_output,
+            opset=opset,
         )
         return proto if origins else graph.without_exporter_metadata(proto)
 
