@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 import struct
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -96,16 +97,15 @@ class Message:
 
     def __init__(self, message: memoryview) -> None:
         self._contents: dict[int, list[memoryview | int]] = {}
+        self.messages: dict[int, list[memoryview]] = defaultdict(list)  # those that are bytes, such as messages
         for number, content in fields(message):
             self._contents.setdefault(number, []).append(content)
-
-    def messages(self, number: int) -> list[memoryview]:
-        """Returns those contents of a field that are bytes."""
-        return [content for content in self._contents.get(number, ()) if isinstance(content, memoryview)]
+            if isinstance(content, memoryview):
+                self.messages[number].append(content)
 
     def texts(self, number: int) -> list[str]:
         """Returns the contents of a repeated field of texts."""
-        return [bytes(content).decode(errors="replace") for content in self.messages(number)]
+        return [bytes(content).decode(errors="replace") for content in self.messages[number]]
 
     def text(self, number: int) -> str:
         """Returns the content of a single text field, of several the last; empty if there is none."""
@@ -318,11 +318,11 @@ class Graph:
         if depth > _MOST_NESTED:
             raise ValueError(f"graphs are nested more than {_MOST_NESTED} deep")
         graph = Message(message)
-        self.nodes += [_node(node, locations, depth) for node in graph.messages(_GRAPH_NODE)]
-        self.tensors |= (_tensor(tensor, locations) for tensor in graph.messages(_GRAPH_TENSOR))
-        for sparse_tensor in graph.messages(_GRAPH_SPARSE):
+        self.nodes += [_node(node, locations, depth) for node in graph.messages[_GRAPH_NODE]]
+        self.tensors |= (_tensor(tensor, locations) for tensor in graph.messages[_GRAPH_TENSOR])
+        for sparse_tensor in graph.messages[_GRAPH_SPARSE]:
             _add_files_of_sparse(sparse_tensor, locations)
-        for output in graph.messages(_GRAPH_OUTPUT):
+        for output in graph.messages[_GRAPH_OUTPUT]:
             self.outputs += Message(output).texts(_VALUE_NAME)
         self._graph_fields += graph.without(_GRAPH_NODE)
 
@@ -334,11 +334,11 @@ def read(model: bytes) -> Graph:
     """
     graph = Graph()
     fields_of_model = Message(memoryview(model))
-    for message in fields_of_model.messages(_MODEL_GRAPH):
+    for message in fields_of_model.messages[_MODEL_GRAPH]:
         graph.add(message, graph.locations, 0)
-    graph.functions = [_function(message, graph.locations) for message in fields_of_model.messages(_MODEL_FUNCTION)]
-    for training in map(Message, fields_of_model.messages(_MODEL_TRAINING)):  # never runs, but its files count
-        for message in training.messages(1) + training.messages(2):
+    graph.functions = [_function(message, graph.locations) for message in fields_of_model.messages[_MODEL_FUNCTION]]
+    for training in map(Message, fields_of_model.messages[_MODEL_TRAINING]):  # never runs, but its files count
+        for message in training.messages[1] + training.messages[2]:
             Graph().add(message, graph.locations, 1)
     graph._model_fields = fields_of_model.without(_MODEL_GRAPH)
     return graph
@@ -347,9 +347,9 @@ def read(model: bytes) -> Graph:
 def _function(message: memoryview, locations: set[str]) -> Graph:
     """Reads the nodes of a `FunctionProto`; adds the files with numbers of its tensors to `locations`."""
     function = Message(message)
-    for attribute in function.messages(_FUNCTION_ATTRIBUTE):  # a default value: only its files matter here
+    for attribute in function.messages[_FUNCTION_ATTRIBUTE]:  # a default value: only its files matter here
         _add_attribute(attribute, Node(), locations, 0)
-    return Graph([_node(node, locations, 0) for node in function.messages(_FUNCTION_NODE)])
+    return Graph([_node(node, locations, 0) for node in function.messages[_FUNCTION_NODE]])
 
 
 def _node(message: memoryview, locations: set[str], depth: int) -> Node:
@@ -363,7 +363,7 @@ def _node(message: memoryview, locations: set[str], depth: int) -> Node:
         domain=parts.text(_NODE_DOMAIN),
         name=parts.text(_NODE_NAME),
     )
-    for attribute in parts.messages(_NODE_ATTRIBUTE):
+    for attribute in parts.messages[_NODE_ATTRIBUTE]:
         _add_attribute(attribute, node, locations, depth)
     return node
 
@@ -377,14 +377,14 @@ def _add_attribute(message: memoryview, node: Node, locations: set[str], depth: 
     """
     attribute = Message(message)
     # 1. Its tensors and graphs
-    constants = [_tensor(tensor, locations)[1].constant() for tensor in attribute.messages(_ATTRIBUTE_TENSOR)]
-    for tensor in attribute.messages(_ATTRIBUTE_TENSORS):
+    constants = [_tensor(tensor, locations)[1].constant() for tensor in attribute.messages[_ATTRIBUTE_TENSOR]]
+    for tensor in attribute.messages[_ATTRIBUTE_TENSORS]:
         _tensor(tensor, locations)
-    for sparse_tensor in attribute.messages(_ATTRIBUTE_SPARSE) + attribute.messages(_ATTRIBUTE_SPARSES):
+    for sparse_tensor in attribute.messages[_ATTRIBUTE_SPARSE] + attribute.messages[_ATTRIBUTE_SPARSES]:
         _add_files_of_sparse(sparse_tensor, locations)
     _add_graphs(attribute, node, locations, depth)
     # 2. Its value
-    floats = [struct.unpack("<f", number)[0] for number in attribute.messages(_ATTRIBUTE_FLOAT) if len(number) == 4]
+    floats = [struct.unpack("<f", number)[0] for number in attribute.messages[_ATTRIBUTE_FLOAT] if len(number) == 4]
     values: list[AttributeValue] = [
         *(attribute.integers(_ATTRIBUTE_INT) + floats),
         *attribute.texts(_ATTRIBUTE_TEXT),
@@ -403,8 +403,8 @@ def _add_graphs(attribute: Message, node: Node, locations: set[str], depth: int)
 
     Protocol buffers merge a single field that occurs twice: such graphs are one graph.
     """
-    single = attribute.messages(_ATTRIBUTE_GRAPH)
-    listed = [[message] for message in attribute.messages(_ATTRIBUTE_GRAPHS)]
+    single = attribute.messages[_ATTRIBUTE_GRAPH]
+    listed = [[message] for message in attribute.messages[_ATTRIBUTE_GRAPHS]]
     for messages in [single, *listed] if single else listed:
         node.graphs.append(Graph())
         for message in messages:
@@ -414,7 +414,7 @@ def _add_graphs(attribute: Message, node: Node, locations: set[str], depth: int)
 def _add_files_of_sparse(message: memoryview, locations: set[str]) -> None:
     """Adds the files of a `SparseTensorProto`, of its values and its indices, to `locations`."""
     sparse_tensor = Message(message)
-    for tensor in sparse_tensor.messages(1) + sparse_tensor.messages(2):
+    for tensor in sparse_tensor.messages[1] + sparse_tensor.messages[2]:
         _tensor(tensor, locations)
 
 
@@ -425,7 +425,7 @@ def _tensor(message: memoryview, locations: set[str]) -> tuple[str, Tensor]:
     with the key `location`.
     """
     tensor = Message(message)
-    for entry in map(Message, tensor.messages(_TENSOR_EXTERNAL)):
+    for entry in map(Message, tensor.messages[_TENSOR_EXTERNAL]):
         if "location" in entry.texts(1):  # a damaged entry may have several keys and values
             locations.update(entry.texts(2))
     kind = [0, *tensor.integers(_TENSOR_TYPE)][-1]
