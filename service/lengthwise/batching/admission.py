@@ -18,7 +18,7 @@ Otherwise it would be chance whether a retry succeeds, and no time to come back 
 may always use an equal share of the limit.
 
 The *fill* of a queue is the part of the limit that is used: of steps or of seconds, whichever is more. 1 is full. The
-*work* of sequences is the predicted seconds of their runs. All methods need the batcher's lock, except `check_size`.
+*work* of sequences is the predicted seconds of their runs.
 """
 
 from __future__ import annotations

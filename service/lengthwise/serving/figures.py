@@ -39,7 +39,10 @@ class ServiceFigures:
         return await self._items(pieces), media_type
 
     async def _sum(self, worker: Worker) -> Total:
-        """Returns the sum of the metrics of all processes; `worker` is this process."""
+        """Returns the sum of the metrics of all processes; `worker` is this process.
+
+        It is made again if a model was forgotten meanwhile.
+        """
         while True:
             own_snapshot, nonzero = await self._snapshots()
             total, forgotten = Total(), self.metrics.forgotten
@@ -56,7 +59,10 @@ class ServiceFigures:
         return nonzero
 
     async def _snapshots(self) -> tuple[Snapshot, Snapshot]:
-        """Returns the snapshot of this process, and a copy without zeros to send to another process."""
+        """Returns the snapshot of this process, and a copy without zeros to send to another process.
+
+        Both are made again if a model was forgotten meanwhile.
+        """
         while True:
             forgotten = self.metrics.forgotten
             families = await self._items(self.metrics.families())

@@ -216,17 +216,12 @@ def draw(manifest: Manifest, lengths: Sequence[int], seed: int, *, raw: bool = F
         raw: Whether every other sequence is raw: at odd indices, each of `KINDS` in turn. Otherwise all are ordinary.
     """
     random = np.random.default_rng(seed)
-    last_zeros = 2 if raw else 1  # the first index of a sequence that ends in zeros, and then every other ordinary one
-    period = 4 if raw else 2
+    kinds = [raw_kind_at(index) if raw else None for index in range(len(lengths))]
+    ordinary_indices = range(0, len(lengths), 2 if raw else 1)
+    end_in_zeros = {*ordinary_indices[1::2]}
     return [
-        _sequence(
-            manifest,
-            length,
-            random,
-            raw_kind_at(index) if raw else None,
-            ends_in_zeros=index % period == last_zeros,
-        )
-        for index, length in enumerate(lengths)
+        _sequence(manifest, length, random, kind, ends_in_zeros=index in end_in_zeros)
+        for index, (length, kind) in enumerate(zip(lengths, kinds, strict=True))
     ]
 
 
