@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from numpy.typing import NDArray
 
+from benchmarks.devices import TABLES, table_error
 from lengthwise.batching.cost import CostTable
 from lengthwise.batching.cost_measurement import FAILED_SECONDS, grid, measure, rows_grid
 from tests.support.costs import linear_table
@@ -413,6 +414,53 @@ def test_sixty_runs_and_a_second_of_a_device_give_its_table(device: str, cold: t
         if rows * width <= 65_536
     ]
     assert max(max(off), 1 / min(off)) <= 1.15
+
+
+@pytest.mark.sampled(4)
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("cold", [0.0, 3.0])
+@pytest.mark.parametrize("device", [name for name in TABLES if name != "the same, flat to 1.2 ms"])
+def test_a_second_gives_the_table_of_devices_of_each_kind(device: str, cold: float, seed: int):
+    assert table_error(TABLES[device], seed, cold=cold) <= 1.2
+
+
+@pytest.mark.parametrize("device", ["H200, BiLSTM 2 x 128", "H200, encoder of 4 layers"])
+def test_the_tables_of_a_real_device_are_right_after_a_second_with_slow_first_runs(device: str):
+    errors = sorted(table_error(TABLES[device], seed) for seed in range(5))
+    assert errors[2] <= 1.15
+    assert errors[-1] <= 1.2
+
+
+@pytest.mark.parametrize("turn", [5, 11, 20, 40])
+def test_a_run_of_a_device_that_stalls_is_run_again(turn: int):
+    truth, ran, now = TABLES["flat to 256 rows"], 0, 0.0
+
+    def run(rows: int, width: int) -> None:
+        nonlocal ran, now
+        ran += 1
+        now += truth(rows, width) + (0.05 if ran == turn else 0.0)
+
+    table = measure(run, max_rows=256, max_width=512, max_padded_steps=65_536, clock=lambda: now)
+    for rows, width in ((1, 4), (16, 16), (256, 4), (64, 64), (256, 256), (1, 512)):
+        assert table.predict(rows, width) == pytest.approx(truth(rows, width), rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("late", "fewest", "most"), [(lambda rows: 0.002, 31, 60), (lambda rows: 0.002 * (1 + 5 * (rows % 3)), 1, 30)]
+)
+def test_a_shape_runs_once_where_all_first_runs_are_as_slow_and_twice_where_they_vary(
+    late: Callable[[int], float], fewest: int, most: int
+):
+    ran: list[tuple[int, int]] = []
+    now = 0.0
+
+    def run(rows: int, width: int) -> None:
+        nonlocal now
+        now += 0.001 + 1e-7 * rows * width + (0.0 if (rows, width) in ran else late(rows))
+        ran.append((rows, width))
+
+    measure(run, max_rows=256, max_width=512, max_padded_steps=65_536, clock=lambda: now)
+    assert fewest <= len(set(ran)) <= most
 
 
 def test_a_shape_that_a_device_has_no_memory_for_is_never_cheap_and_the_others_are_as_they_are():

@@ -1,18 +1,18 @@
-"""Measures a cost table: runs the shapes of a grid that say most about the others, and fills in those between them.
+"""Measures a cost table: runs the shapes of a grid that say most about the others, and predicts the rest.
 
-A *shape* is a number of rows and a width; in code, the indices `i, j` of a point of the grid. On a device:
+A *shape* is a number of rows and a width; in code, its index in the flattened grid, `[rows * widths]`. Times are
+predicted as logs, by a Gaussian process:
 
-1. Corners: one row and the most, at the narrowest and the widest width.
-2. The *reference*: the numbers of rows at one width.
-3. Other widths, where they differ from what the reference predicts.
-4. Each shape again, in turns, until the time or the runs are used.
+- Its mean is a sum of terms in the rows and the width, each with a factor of at least 0, fitted to the times so far.
+  There are two fits, one without the square of the width: the mean lies between them, and where they differ the
+  prediction is in doubt.
+- Around the mean, shapes of similar rows, width or steps are off by similar shares. The part that the terms call fixed
+  is less in doubt, because rows and width do not change it.
+- More rows or a larger width never take less time, so a shape's time is between those of smaller and larger ones.
 
-On a processor, steps 2 and 3 are all shapes, the smallest first.
-
-A device and a processor differ most in what a further row costs: nothing up to some hundred rows, or as much as the
-first, or a step at each multiple. So the rows are measured closely at the reference. Other widths follow it: between
-two numbers of rows that were measured at a width, time grows as it does between the same two at the reference. A width
-that was not measured lies on the line between its neighbours.
+The *doubt* of a shape is the standard deviation of its predicted log. On a device, each run is of the shape that
+lowers all doubts most for what it takes of the time and of the runs that are left. On a processor, shapes run from the
+smallest to the largest that there is time for.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from itertools import chain, pairwise
-from typing import Final
+from itertools import product
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,19 +30,30 @@ from lengthwise.batching.cost import SHORTEST_SECONDS, CostTable
 
 MOST_RUNS: Final = 60  # of a device: each first run of a shape there is slow
 FAILED_SECONDS: Final = 3600.0  # of a shape that cannot run: so dear that no batch has it
-_ROUNDS: Final = 5  # in the budget of time, all chosen shapes can run so many times: no further shape is chosen then
+_ROUNDS: Final = 5  # in the budget of time, all shapes of a processor can run so many times: no further shape runs then
 _WIDEST_SHARE: Final = 0.4  # most that one shape may take of such a round
-_LONGER: Final = 4.0  # the reference takes so many times as long as the narrowest width: its steps outweigh its launch
-# A doubt is the log of how wrong a predicted time may be. Between two measured ones is measured while it is too large.
-_MOST_DOUBT: Final = 0.06  # larger than this
-_DOUBT_OF_ROWS: Final = 0.64  # at first, at the reference
-_DOUBT_OF_WIDTHS: Final = 0.12  # at first, at other widths
-_MOST_JUMP: Final = 2.0  # a row may cost so many times as much as with fewer rows: more was a disturbance
 _LINE_TOLERANCE: Final = 0.1  # a line over the widths replaces measured times that are all within this share of it
 _LINE_POINTS: Final = 4  # fewest measured widths for a line
-_BY_ROWS: Final = 0.02  # a time grows by this share with the rows, where the reference does not grow
 
-GridPoint = tuple[int, int]  # the indices of a number of rows and of a width
+# Standard deviations of logs around the mean, and by how many doublings apart shapes are still alike (to 1 / e)
+_OFF_BY_ROWS, _ALIKE_ROWS = 0.5, 12.0
+_OFF_BY_WIDTH, _ALIKE_WIDTHS = 0.3, 12.0
+_OFF_BY_STEPS, _ALIKE_STEPS = 0.1, 10.0
+_OFF_BY_BOTH, _ALIKE_ROWS_OF_WIDTH, _ALIKE_WIDTHS_OF_ROWS = 0.12, 3.0, 6.0  # rows that matter at some widths only
+_OFF_BY_ANY, _ALIKE_ROWS_OF_ANY, _ALIKE_WIDTHS_OF_ANY = 0.1, 8.0, 4.0  # whatever share of a time is fixed
+_MOST_OFF: Final = 1.5  # a log that is more off the mean was disturbed
+_FEWEST_CHANGE: Final = 0.1  # share of a time that is not fixed, at least
+_NOISE: Final = 0.045  # of one run, as a share of its time
+_MONOTONE_TOLERANCE: Final = 0.03  # by so much (log) a smaller shape may be slower than a larger one
+_LEAST_VARIANCE: Final = 1e-6  # rounding errors would make it negative
+_TERM_PENALTY: Final = 0.01  # of a term of the mean: it must lower the sum of squared relative errors by more
+_RIDGE: Final = 1e-9  # makes equations of few shapes solvable
+# The ratio of first runs to later ones: the noise of one, and how much it may vary before first runs say nothing. As
+# single runs stall, it varies as much as most ratios (this quantile of them) are off the middle one.
+_PAIR_NOISE, _MOST_SPREAD, _SPREAD_QUANTILE = 0.1, 0.08, 0.7
+_DOUBT_POWER: Final = 1.5  # of how much the doubt of a shape counts beside that of others
+_PRICE_POWER: Final = 0.8  # of what a run takes of what is left; 1 would leave wide shapes for too late
+_STALL_LOG, _STALL_DEVIATIONS = 0.15, 2.0  # a run that took so much longer than all others predict runs again
 
 
 def grid(largest: int, *, smallest: int = 1) -> list[int]:
@@ -74,26 +85,27 @@ def measure(
 
     The seconds of a shape are those of the fastest of its runs.
 
-    1. A shape is run twice when it is new. Afterwards all are run in turns, so that a busy period slows all of them. If
-       it slowed only the small ones, the planner would make every batch too large.
-    2. A shape that took longer than a larger one was disturbed: it gets the larger one's time.
-    3. Times of one number of rows that lie on a line over the widths, as a recurrent model's do, are replaced by the
-       line.
-    4. A shape that was not run is filled in from its neighbours on both sides (see the module).
+    - A device (`most_runs`) runs the shapes that tell most of the others. All times are then predicted, also those that
+      were measured: that removes noise. A shape's first run is slow. If it takes about the same multiple of a later one
+      for each shape, a further shape runs once only, and its time is divided by that multiple.
+    - A processor (None) runs each new shape twice, and then all of them in turns, so that a busy period slows all of
+      them. If it slowed only the small ones, the planner would make every batch too large. Times of one number of rows
+      that lie on a line over the widths, as a recurrent model's do, are replaced by the line. Only shapes that did not
+      run are predicted.
 
-    A device (`most_runs`) runs few shapes, those that tell most of the others; a processor (None) all that there is
-    time for, small ones first. After a MemoryError, shapes of more steps than any that ran cost `FAILED_SECONDS`.
+    A shape that took longer than a larger one was disturbed: it gets the larger one's time. After a MemoryError, shapes
+    of more steps than any that ran cost `FAILED_SECONDS`.
 
     `budget_seconds` are on `clock`; `valid_steps_only`: see `CostTable`.
     """
     narrowest = min_width or multiple
-    times = _Times(rows_grid(max_rows), grid(max(max_width, narrowest), smallest=narrowest), max_padded_steps)
+    rows, widths = rows_grid(max_rows), grid(max(max_width, narrowest), smallest=narrowest)
+    times = _Times(rows, widths, max_padded_steps)
     remaining = math.inf if most_runs is None else float(most_runs)  # runs
-    shapes: list[GridPoint] = []  # that ran once, and did not fail
     end = clock() + budget_seconds
 
-    def run_shape(i: int, j: int) -> bool:
-        """Runs a shape, and keeps its time if it is the fastest; returns whether there is time for another run.
+    def run_shape(shape: int) -> bool:
+        """Runs a shape, and keeps its time; returns whether there is time for another run.
 
         Raises:
             MemoryError: Even the first shape does not fit into memory.
@@ -101,187 +113,198 @@ def measure(
         nonlocal remaining
         start = clock()
         try:
-            run(int(times.rows[i]), int(times.widths[j]))
+            run(int(times.rows[shape]), int(times.widths[shape]))
         except MemoryError:
-            if not shapes:
+            if not times.runs.any():
                 raise
-            times.fails[i:, j:] = True  # nor does any larger shape fit
+            times.fails |= times.at_most[shape]  # nor does any larger shape fit
         now, remaining = clock(), remaining - 1
-        # A shape's first run is slow, and is not counted; but the very first shape must have a time.
-        if ((i, j) in shapes or not shapes) and not times.fails[i, j]:
-            times.seconds[i, j] = np.fmin(times.seconds[i, j], max(now - start, SHORTEST_SECONDS))
+        if not times.fails[shape]:
+            times.add(shape, max(now - start, SHORTEST_SECONDS))
         return now <= end and remaining > 0
 
-    # 1. Each chosen shape twice. `shapes_to_run` chooses the next by the times so far.
-    may_run = True
-    for i, j in times.shapes_to_run(budget_seconds / _ROUNDS, all_shapes=most_runs is None):
-        may_run = run_shape(i, j)
-        if (may_run or not shapes) and not times.fails[i, j]:
-            shapes.append((i, j))
-            may_run = may_run and run_shape(i, j)
-        if not may_run or remaining < len(shapes):  # fewer runs remain than for another turn of all
-            break
-    # 2. All shapes in turns, while there is time.
-    while may_run and shapes:
-        may_run = all(run_shape(i, j) for i, j in shapes)
-    rows, widths = times.rows.tolist(), times.widths.tolist()
-    return CostTable(rows, widths, times.filled(), valid_steps_only=valid_steps_only, clock=clock)
+    if most_runs is None:
+        may_run = all(run_shape(shape) for shape in times.smallest_first(budget_seconds / _ROUNDS))
+        while may_run:
+            may_run = all(run_shape(shape) for shape in np.flatnonzero(times.runs).tolist())
+    else:
+        while (shape := times.most_telling(end - clock(), remaining)) is not None and run_shape(shape):
+            pass
+    seconds = times.filled(smooth=most_runs is not None)
+    return CostTable(rows, widths, seconds, valid_steps_only=valid_steps_only, clock=clock)
+
+
+class _Prediction(NamedTuple):
+    """What the times so far say of all shapes, `[shapes]`; see the module."""
+
+    logs: NDArray[np.float64]  # of the predicted seconds
+    covariance: NDArray[np.float64]  # `[shapes, shapes]`, of their errors
+    variances: NDArray[np.float64]  # its diagonal
+    doubts: NDArray[np.float64]  # the roots of these, or less, where smaller and larger shapes bound the time
+    stalled: int | None  # a shape whose only time is much longer than the others predict
 
 
 class _Times:
-    """The fastest run of each shape of a grid, and the times of the other shapes that follow from them.
-
-    The caller writes `seconds` and `fails` while it iterates over `shapes_to_run`.
-    """
+    """The times of a grid's shapes that ran, and those of all shapes that they predict; arrays are `[shapes]`."""
 
     def __init__(self, rows: list[int], widths: list[int], max_padded_steps: int) -> None:
-        self.rows, self.widths = np.asarray(rows), np.asarray(widths)  # of the grid, ascending
-        self.seconds = np.full((len(rows), len(widths)), np.nan)  # of the fastest run; NaN if none ran
-        self.fails = np.full(self.seconds.shape, False)  # too large for the memory
-        within = np.outer(self.rows, self.widths) <= max_padded_steps
-        within[0, 0] = True  # a lone step is run, whatever the limits are
-        self._tops = (within.sum(axis=0) - 1).tolist()  # of each width, the index of the most rows; -1 for none
-        self._last = max(j for j, top in enumerate(self._tops) if top >= 0)  # the widest width that runs
-        # These run, however long they take.
-        self._corners: tuple[GridPoint, ...] = ((0, 0), (self._tops[0], 0), (0, self._last))
-        self._reference = 0  # the index of its width
+        self._grid = len(rows), len(widths)
+        self.rows, self.widths = (axis.ravel() for axis in np.meshgrid(rows, widths, indexing="ij"))
+        self._steps = self.rows * self.widths
+        self.runs = np.zeros(len(self.rows), dtype=np.int64)
+        self._first = np.full(len(self.rows), np.nan)  # seconds of the first run
+        self._fastest = np.full(len(self.rows), np.nan)  # seconds of the fastest run
+        self.fails = np.full(len(self.rows), False)  # too large for the memory
+        self._within = self._steps <= max_padded_steps
+        self._within[0] = True  # a lone step is run, whatever the limits are
+        narrowest, one_row = (self._within & (axis == axis[0]) for axis in (self.widths, self.rows))
+        # These run first, however long they take: the smallest shape, the most rows, and the widest.
+        self._corners = (0, int(np.flatnonzero(narrowest)[-1]), int(np.flatnonzero(one_row)[-1]))
+        # `[i, j]`: whether shape j is as large as shape i, or larger
+        self.at_most = (self.rows[:, None] <= self.rows) & (self.widths[:, None] <= self.widths)
+        # What the process knows before a run: the terms of its mean, and covariances around it
+        terms = (np.ones_like(self.rows), self.widths, self.rows, self._steps, self._steps * self.widths)
+        self._terms = np.stack(terms, axis=1).astype(np.float64)
+        by_rows, by_width, by_steps = (
+            np.abs(np.log2(axis)[:, None] - np.log2(axis)) for axis in (self.rows, self.widths, self._steps)
+        )
+        self._off_changing = (
+            _OFF_BY_ROWS**2 * np.exp(-by_rows / _ALIKE_ROWS)
+            + _OFF_BY_WIDTH**2 * np.exp(-by_width / _ALIKE_WIDTHS)
+            + _OFF_BY_STEPS**2 * np.exp(-by_steps / _ALIKE_STEPS)
+            + _OFF_BY_BOTH**2 * np.exp(-by_rows / _ALIKE_ROWS_OF_WIDTH - by_width / _ALIKE_WIDTHS_OF_ROWS)
+        )
+        self._off_any = _OFF_BY_ANY**2 * np.exp(-by_rows / _ALIKE_ROWS_OF_ANY - by_width / _ALIKE_WIDTHS_OF_ANY)
 
-    def shapes_to_run(self, round_seconds: float, *, all_shapes: bool) -> Iterator[GridPoint]:
-        """Each shape to run next, while a round of all that ran takes `round_seconds` at most.
+    def add(self, shape: int, seconds: float) -> None:
+        """Counts a run of a shape, and keeps its seconds."""
+        if not self.runs[shape]:
+            self._first[shape] = seconds
+        self._fastest[shape] = np.fmin(self._fastest[shape], seconds)
+        self.runs[shape] += 1
+
+    def smallest_first(self, round_seconds: float) -> Iterator[int]:
+        """Each shape twice, as a processor runs them, while a round of all that ran takes `round_seconds` at most.
 
         A generator, which reads the times of the shapes before: the caller runs a shape before it asks for the next.
-        `all_shapes`: the smallest first, on a processor; otherwise few, as `_device_shapes` chooses.
         """
-        smallest_first = np.argsort(np.outer(self.rows, self.widths), axis=None, kind="stable").tolist()
-        every_shape = chain(self._corners, (divmod(index, len(self.widths)) for index in smallest_first))
-        for i, j in every_shape if all_shapes else self._device_shapes(round_seconds):
-            if i <= self._tops[j] and np.isnan(self.seconds[i, j]) and not self.fails[i, j]:
+        for shape in (*self._corners, *np.argsort(self._steps, kind="stable").tolist()):
+            if self._within[shape] and not self.runs[shape] and not self.fails[shape]:
                 longest = _WIDEST_SHARE * round_seconds  # one that was underestimated leaves time for others
-                remaining = round_seconds - np.nansum(np.minimum(self.seconds, longest / 2))
-                if (i, j) in self._corners or self.filled()[i, j] <= min(remaining, longest):
-                    yield i, j
+                remaining = round_seconds - np.nansum(np.minimum(self._fastest, longest / 2))
+                if shape in self._corners or self.filled(smooth=False).flat[shape] <= min(remaining, longest):
+                    yield shape
+                    if not self.fails[shape]:
+                        yield shape
 
-    def _device_shapes(self, round_seconds: float) -> Iterator[GridPoint]:
-        """The shapes to run on a device: the corners, the reference, then those whose times are most in doubt.
+    def most_telling(self, seconds_left: float, runs_left: float) -> int | None:
+        """The shape to run next on a device; None if there is no time or run left for any."""
+        ratio, spread = self._first_over_later()
+        for shape in (*self._corners, *np.flatnonzero((self.runs == 1) & (spread > _MOST_SPREAD)).tolist()):
+            if self.runs[shape] < 2 and not self.fails[shape]:
+                return int(shape)
+        logs, covariance, variances, doubts, stalled = self._predict(*self._measured())
+        if stalled is not None and math.exp(logs[stalled]) <= seconds_left:
+            return stalled
+        # 1. What a run of each shape takes. Where first runs say nothing, a new shape runs twice.
+        new = self.runs == 0
+        runs = np.where(new & (spread > _MOST_SPREAD), 2, 1)
+        seconds = np.where(new, np.exp(logs + doubts) * (ratio + runs - 1), np.exp(logs))
+        # 2. By how much it lowers the variances of all, the most doubtful first.
+        noise = np.where(new, _NOISE**2 + (runs == 1) * spread**2, _NOISE**2 / np.maximum(1, 2 * self.runs - 1))
+        bounded = doubts**2 / variances  # the shares of them that smaller and larger shapes leave
+        may_run = self._within & ~self.fails
+        gains = (np.where(may_run, bounded * doubts**_DOUBT_POWER, 0.0) @ covariance**2) * bounded / (variances + noise)
+        # 3. For its share of the time or of the runs that are left.
+        prices = np.maximum(seconds / max(seconds_left, SHORTEST_SECONDS), runs / runs_left)
+        scores = np.where(may_run & (prices <= 1), gains / prices**_PRICE_POWER, 0.0)
+        best = int(scores.argmax())
+        return best if scores[best] > 0 else None
 
-        A *gap* `(doubt, low, high, j)` lies between the numbers of rows `low` and `high` of the width `j` (indices).
-        Its ends are measured first, then its middle. A middle that took longer or shorter than was predicted leaves two
-        gaps in doubt.
+    def filled(self, *, smooth: bool) -> NDArray[np.float64]:
+        """`[rows, widths]`: the seconds of the whole grid; the first shape must have been run.
+
+        All are predicted if `smooth`. Otherwise those that were measured stay, or are on a line.
         """
-        seconds, tops, last = self.seconds, self._tops, self._last
-        # 1. Corners, and other widths until one is fit to be the reference.
-        yield from self._corners
-        for j in range(2, last + 1, 2):  # to the first width whose steps outweigh the launch
-            if tops[j] < tops[0] or 4 * np.nanmax(seconds[:, :j]) > _WIDEST_SHARE * round_seconds:
-                break
-            yield from ((tops[j], j), (0, j))
-            self._reference = j
-            if not seconds[tops[j], j] < _LONGER * seconds[tops[0], 0]:
-                break
-        yield tops[last], last
-        # 2. The gaps of the reference, then those of the other widths, the most doubtful first.
-        order = dict.fromkeys((self._reference, 0, last, *_halves(0, last)))
-        gaps = [(_DOUBT_OF_ROWS if j == self._reference else _DOUBT_OF_WIDTHS, 0, tops[j], j) for j in order]
-        while gaps:
-            gap = max(gaps, key=lambda gap: (gap[-1] == self._reference, gap[0]))
-            gaps.remove(gap)
-            doubt, low, high, j = gap
-            missing_ends, predicted = [i for i in (high, low) if np.isnan(seconds[i, j])], self.filled()
-            i = missing_ends[0] if missing_ends else (low + high) // 2
-            if not missing_ends and (i == low or math.log(predicted[high, j] / predicted[low, j]) <= _MOST_DOUBT):
-                continue  # no row between the ends, or times that differ too little to matter
-            yield i, j
-            if np.isnan(seconds[i, j]):  # there is no time for it: perhaps for fewer rows
-                gaps[:0] = [(doubt, low, (low + high) // 2, j)] if high - low > 1 else []
-                continue
-            doubt = max(doubt / 2, abs(math.log(seconds[i, j] / predicted[i, j])))  # half, or how wrong it was
-            if doubt > _MOST_DOUBT:
-                gaps += [(doubt, low, high, j)] if i in (low, high) else [(doubt, low, i, j), (doubt, i, high, j)]
+        shapes, seconds, noise = self._measured()
+        if not smooth:
+            known = np.full(len(self.rows), np.nan)
+            known[shapes] = seconds
+            seconds = _fitted_to_lines(self.widths[: self._grid[1]], known.reshape(self._grid)).ravel()[shapes]
+        filled = np.exp(self._predict(shapes, seconds, noise).logs)
+        if not smooth:
+            filled[shapes] = seconds
+        too_many = self.fails.any() & (self._steps > self._steps[shapes].max())
+        return np.where(too_many, FAILED_SECONDS, np.maximum(filled, SHORTEST_SECONDS)).reshape(self._grid)
 
-    def filled(self) -> NDArray[np.float64]:
-        """`[rows, widths]`: the seconds of the whole grid, measured or predicted; `[0, 0]` must have been run."""
-        seconds = self.seconds
-        # 1. Disturbed times: none is longer than that of a larger shape, or jumps from fewer rows to more.
-        shortest_of_larger = np.fmin.accumulate(np.fmin.accumulate(seconds[::-1, ::-1], axis=0), axis=1)[::-1, ::-1]
-        measured = np.where(np.isfinite(seconds), shortest_of_larger, np.nan)
-        for column in measured.T:
-            for fewer, more in pairwise(np.flatnonzero(np.isfinite(column))):
-                column[more] = min(column[more], _MOST_JUMP * column[fewer] * self.rows[more] / self.rows[fewer])
-        measured = _fitted_to_lines(self.widths, measured)
-        # 2. Between the rows that ran at a width, times grow as at the reference.
-        reference = np.maximum.accumulate(_on_line(self.rows, measured[:, self._reference]))
-        reference = reference + _BY_ROWS * reference[-1] * self.rows / self.rows[-1]
-        between = np.full_like(measured, np.nan)
-        known = np.isfinite(measured)
-        columns = [(j, np.flatnonzero(known[:, j])) for j in np.flatnonzero(known.any(axis=0))]
-        for j, measured_rows in columns:
-            if not measured_rows[0]:  # one row ran: from there to the most that ran
-                ran = slice(measured_rows[-1] + 1)
-                between[ran, j] = np.interp(reference[ran], reference[measured_rows], measured[measured_rows, j])
-        # 3. Rows that did not run at a width: the line of the other widths, times how far measured rows are off it.
-        lines, filled = self._on_lines(between), between.copy()
-        for j, measured_rows in columns:
-            only_many_rows = measured_rows[0] > 0  # one row did not run, as at the widest width
-            by_others = {
-                i: self._by_other_widths(between[i], j, may_extrapolate=only_many_rows) for i in range(len(lines))
-            }
-            ratios = {i: measured[i, j] / by_others[i] for i in measured_rows if by_others[i]}
-            first = 0 if only_many_rows or not ratios else measured_rows[-1] + 1
-            if ratios and (gaps := [i for i in range(first, len(lines)) if by_others[i]]):
-                filled[gaps, j] = lines[gaps, j] * np.interp(gaps, [*ratios], [*ratios.values()])
-        # 4. The rest on lines; what is larger than any shape that ran fails too.
-        steps = np.outer(self.rows, self.widths)
-        too_many = self.fails.any() & (steps > steps[np.isfinite(seconds)].max())
-        return np.where(too_many, FAILED_SECONDS, np.maximum(self._on_lines(filled), SHORTEST_SECONDS))
+    def _first_over_later(self) -> tuple[float, float]:
+        """How many times as long a shape's first run takes as a later one, and the spread of this ratio (log)."""
+        logs = np.log(self._first / self._fastest)[self.runs > 1]
+        if not len(logs):
+            return 1.0, 1.0
+        middle = float(np.median(logs))
+        spread = float(np.quantile(np.abs(logs - middle), _SPREAD_QUANTILE))
+        return math.exp(middle), math.hypot(spread, _PAIR_NOISE / math.sqrt(len(logs)))
 
-    def _by_other_widths(self, row: NDArray[np.float64], j: int, *, may_extrapolate: bool) -> float:
-        """The seconds that the line of the other widths of a row (NaN: not known) has at width `j`.
+    def _measured(self) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
+        """The shapes that ran, their seconds, none longer than those of a larger one, and the noise in their logs."""
+        ratio, spread = self._first_over_later()
+        shapes = np.flatnonzero(self.runs)
+        once = self.runs[shapes] == 1
+        seconds = self._fastest[shapes] / np.where(once, ratio, 1.0)
+        seconds = np.where(self.at_most[np.ix_(shapes, shapes)], seconds, np.inf).min(axis=1)
+        noise = np.where(once, math.hypot(_NOISE, spread), _NOISE / np.maximum(1, self.runs[shapes] - 1))
+        return shapes, seconds, noise
 
-        0 if narrower or wider ones are not known; with `may_extrapolate`, only if narrower ones are not.
-        """
-        others = np.where(np.arange(len(row)) == j, np.nan, row)
-        narrower, wider = np.isfinite(others[:j]).any(), np.isfinite(others[j:]).any()
-        return float(_on_line(self.widths, others)[j]) if narrower and (wider or may_extrapolate) else 0.0
-
-    def _on_lines(self, seconds: NDArray[np.float64]) -> NDArray[np.float64]:
-        """A copy of `seconds [rows, widths]`, each row's gaps (NaN) filled on lines over the widths.
-
-        Past its last known width, a row grows at least as the row before does.
-        """
-        filled = seconds.copy()
-        filled[0] = _on_line(self.widths, filled[0])
-        for i in range(1, len(filled)):
-            known = np.flatnonzero(np.isfinite(filled[i]))
-            last = known[-1] if len(known) else 0
-            ratio = filled[i, last] / filled[i - 1, last] if len(known) else self.rows[i] / self.rows[i - 1]
-            as_row_before = ratio * filled[i - 1]
-            line = _on_line(self.widths, filled[i]) if len(known) > 1 else as_row_before
-            filled[i] = np.where(self.widths > self.widths[last], np.maximum(line, as_row_before), line)
-        return filled
+    def _predict(
+        self, shapes: NDArray[np.int64], seconds: NDArray[np.float64], noise: NDArray[np.float64]
+    ) -> _Prediction:
+        """Predicts all shapes from the seconds of those that ran, with this standard deviation of their logs."""
+        # 1. The process before the runs
+        few_terms, any_terms = _fitted_sums(self._terms, shapes, seconds)
+        lower, upper = np.log(few_terms.sum(axis=1)), np.log(any_terms.sum(axis=1))
+        mean, differ = (lower + upper) / 2, (lower - upper) / 2
+        changing = np.maximum(_FEWEST_CHANGE, 1 - few_terms[:, 0] / np.exp(mean))
+        prior = self._off_changing * np.outer(changing, changing) + self._off_any + np.outer(differ, differ)
+        # 2. The process after them
+        off, of_shapes = np.clip(np.log(seconds) - mean[shapes], -_MOST_OFF, _MOST_OFF), prior[:, shapes]
+        inverse = np.linalg.inv(of_shapes[shapes] + np.diag(noise**2))
+        logs = mean + of_shapes @ inverse @ off
+        covariance = prior - of_shapes @ inverse @ of_shapes.T
+        # 3. Bounds by smaller and larger shapes
+        times = np.log(seconds)
+        lower = np.where(self.at_most[shapes], times[:, None], -np.inf).max(axis=0)
+        upper = np.where(self.at_most[:, shapes], times, np.inf).min(axis=1)
+        variances = np.maximum(np.diag(covariance), _LEAST_VARIANCE)
+        doubts = np.minimum(np.sqrt(variances), (upper - lower) / 2 + _MONOTONE_TOLERANCE)
+        # 4. By how much each time is longer than the others predict
+        longer, certainty = inverse @ off / np.diag(inverse), np.sqrt(np.diag(inverse))
+        stalls = np.where((self.runs[shapes] < 3) & (longer > _STALL_LOG), longer * certainty, 0.0)
+        stalled = int(shapes[stalls.argmax()]) if stalls.max() > _STALL_DEVIATIONS else None
+        return _Prediction(logs, covariance, variances, doubts, stalled)
 
 
-def _halves(low: int, high: int) -> Iterator[int]:
-    """The numbers between two in the order of a binary search: the middle, then those of both halves."""
-    spans = [(low, high)]
-    for low, high in spans:
-        if high - low > 1:
-            yield (middle := (low + high) // 2)
-            spans += [(low, middle), (middle, high)]
+def _fitted_sums(
+    terms: NDArray[np.float64], shapes: NDArray[np.int64], seconds: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Two sums of `terms [all shapes, terms]`, near the seconds of some shapes: one without the last term, one of any.
 
-
-def _on_line(points: NDArray[np.float64] | NDArray[np.int64], values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """`values` at ascending `points`, with NaN replaced by linear interpolation between the known ones.
-
-    Before the first known point its value; past the last one the last slope, or in proportion to the points if only one
-    value is known.
+    Returns the summands of both, `[all shapes, terms]`. Each term has a factor, at least 0, with which the sum of
+    squared relative errors is smallest. A term that lowers that sum too little is left out.
     """
-    known = np.flatnonzero(np.isfinite(values))
-    last = known[-1]
-    if len(known) == 1:
-        return np.asarray(values[last] * np.maximum(1.0, points / points[last]))
-    slope = (values[last] - values[known[-2]]) / (points[last] - points[known[-2]])
-    past_last = values[last] + (points - points[last]) * slope
-    return np.where(points > points[last], past_last, np.interp(points, points[known], values[known]))
+    relative = terms[shapes] / seconds[:, None]
+    scale = np.linalg.norm(relative, axis=0)
+    gram, target = (relative / scale).T @ (relative / scale), (relative / scale).sum(axis=0)
+    # The least squares of each choice of terms, `[choices, terms]`: the factors of the others are 0.
+    chosen = np.array([*product((0.0, 1.0), repeat=len(scale))][1:])
+    ones = np.eye(len(scale))
+    grams = chosen[:, :, None] * gram * chosen[:, None, :] + (1 - chosen + _RIDGE)[:, :, None] * ones
+    factors = np.linalg.solve(grams, (chosen * target)[:, :, None])[:, :, 0]
+    errors = ((factors @ gram) * factors).sum(axis=1) - 2 * factors @ target + _TERM_PENALTY * chosen.sum(axis=1)
+    errors[(factors < 0).any(axis=1)] = math.inf
+    without_last = np.where(chosen[:, -1] == 0, errors, math.inf)
+    few, most = (terms * factors[each.argmin()] / scale for each in (without_last, errors))
+    return few, most
 
 
 def _fitted_to_lines(widths: NDArray[np.int64], seconds: NDArray[np.float64]) -> NDArray[np.float64]:
