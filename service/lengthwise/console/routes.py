@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import orjson
 from starlette.exceptions import HTTPException
@@ -15,13 +14,10 @@ from starlette.routing import Route
 
 from lengthwise.console import page
 from lengthwise.console.live import MEDIA_TYPE, MOST_VIEWERS, LiveStream, LiveView
+from lengthwise.console.uploads import Uploads
 from lengthwise.datasets.column_roles import ColumnNames
 from lengthwise.repository.registry import ServedModel
 from lengthwise.serving import Serving
-
-if TYPE_CHECKING:
-    from lengthwise.console.uploads import Uploads
-
 
 _LIMITS: Final = {"max_sequences", "max_body_bytes", "max_batch_rows", "max_queue_cost_steps"}  # settings for the page
 
@@ -35,6 +31,7 @@ def routes(serving: Serving, health: Callable[[Serving], dict[str, Any]], *, pre
         predict: The path to which the page sends its calls.
     """
     live = LiveView(serving.batcher)
+    uploads = Uploads(serving.inflight, serving.settings.max_body_bytes)
     serving.openings.viewers.append(lambda: live.viewers)
 
     async def state(_: Request) -> Response:
@@ -60,13 +57,6 @@ def routes(serving: Serving, health: Callable[[Serving], dict[str, Any]], *, pre
             raise HTTPException(503, f"{MOST_VIEWERS} viewers look already; try again later", {"retry-after": "5"})
         return LiveStream(live, live.join())
 
-    @cache
-    def uploads() -> Uploads:
-        """The reader of uploaded files; it is imported at the first upload, since few services ever get one."""
-        from lengthwise.console.uploads import Uploads
-
-        return Uploads(serving.inflight, serving.settings.max_body_bytes)
-
     async def sequences(request: Request) -> Response:
         """Answers an upload with the sequences of the file, in the order of the model's features."""
         query, headers = request.query_params, dict(request.headers.raw)
@@ -77,7 +67,7 @@ def routes(serving: Serving, health: Callable[[Serving], dict[str, Any]], *, pre
         if "model" in query:
             step = serving.find(query["model"], query.get("version")).manifest.input
             columns = replace(columns, inputs=step.names or ())
-        return _json(await uploads().read(name, kind, headers, request.receive, columns))
+        return _json(await uploads.read(name, kind, headers, request.receive, columns))
 
     return [
         Route(f"{page.PREFIX}state", state, include_in_schema=False),

@@ -147,11 +147,16 @@ class Scorer:
         yield from map(self, batches)
 
     def predictions(self, sequences: Iterable[ArrayLike]) -> list[dict[str, Any]]:
-        """Answers sequences that are in no table, in the forms of `Model.predict`.
+        """Answers sequences that are not in a table: in any form that `Model.predict` takes.
 
-        Each prediction has the form of `POST /predict`; with `on_error="column"`, one without an answer has only
-        `error`.
-        """
+        Each prediction has the form of `POST /predict`; with `on_error="column"`, a sequence without an answer gets
+        `{"error": ...}`.
+
+        Raises:
+            InvalidSequences: The model does not accept some sequences, or their answers are not finite; only with
+                `on_error="raise"`.
+            InferenceFailed: The runtime failed; only with `on_error="raise"`.
+        """  # noqa: DOC502 - what it calls raises them
         model = self.open()
         return self._rows(model, arrays.items_or_reasons(sequences, model.loaded.manifest), lambda _: "")
 
@@ -202,12 +207,12 @@ class Scorer:
         Args:
             model: The model.
             items: The item of each row, or a text: why the model does not accept it.
-            name: Called with the index of a row; gives the beginning of its error.
+            name: Called with the index of a row; returns the text that begins its error.
 
         Raises:
-            InvalidSequences: The model does not accept some rows, or their answers are not finite. This and the next
-                one only with `on_error="raise"`.
-            InferenceFailed: The runtime failed on a row.
+            InvalidSequences: The model does not accept some rows, or their answers are not finite; only with
+                `on_error="raise"`.
+            InferenceFailed: The runtime failed on a row; only with `on_error="raise"`.
         """  # noqa: DOC502 - what it calls raises them
         from lengthwise.scoring import offline
 

@@ -155,7 +155,7 @@ def _digest_of(parts: tuple[Mapping[str, str], ...]) -> str:
 
 
 def _is_intact(folder: Path, digest: Callable[[Path], str]) -> bool:
-    """Whether a folder of the cache still has the digest that is its name; `digest` computes it, or raises."""
+    """Whether a folder is in the cache, and still has the digest that is its name; `digest` computes it, or raises."""
     with suppress(ModelError, OSError):
         return digest(folder) == folder.name
     return False
@@ -201,13 +201,13 @@ def _fetch_into_cache(address: Address, earlier_copy: Copy | None, stage: Path, 
     # Move the versions, and make a repository of links to them
     for key, directory in directories.items():
         version = models / "versions" / versions[str(key)]
-        _move(directory, version, is_there=_is_intact(version, layout.check))
+        _move_in(directory, version, layout.check)
         (repository / key.name).mkdir(parents=True, exist_ok=True)
         (repository / str(key)).symlink_to(Path("..", "..", "..", "versions", version.name))
     for name, content_of_file in aliases.items():
         files.write(repository / name / ALIASES_FILE, content_of_file)
     target = models / "repositories" / digest
-    _move(repository, target, is_there=_is_intact(target, lambda folder: _digest_of(_parts(folder))))
+    _move_in(repository, target, lambda folder: _digest_of(_parts(folder)))
     log.info(
         "fetched %s in %.1f s: %s; its digest is sha256:%s",
         address,
@@ -218,15 +218,15 @@ def _fetch_into_cache(address: Address, earlier_copy: Copy | None, stage: Path, 
     return Copy(str(address), source.state, digest, time.strftime("%Y-%m-%d"))
 
 
-def _move(folder: Path, target: Path, *, is_there: bool) -> None:
-    """Moves a fetched folder into the cache, to `target`, by a rename; a damaged folder there is moved away first.
+def _move_in(folder: Path, target: Path, digest: Callable[[Path], str]) -> None:
+    """Moves a fetched folder into the cache, to `target`, by a rename, unless an intact folder is there already.
 
-    `is_there`: the cache has an intact folder at this path already, and nothing is done.
+    A damaged folder there is moved away first. `digest` computes the digest of a folder, which is the name of `target`.
 
     Raises:
         OSError: The cache cannot be written.
     """
-    if is_there:
+    if _is_intact(target, digest):
         return
     target.parent.mkdir(parents=True, exist_ok=True)
     if os.path.lexists(target):
