@@ -171,6 +171,7 @@ def load_as_a_service_would(stage: Path, manifest: Manifest) -> Iterator[str]:
     """Loads the staged directory as a service does, and yields notices for the user.
 
     They are about raw values for which the model is ill-conditioned, and about services without our recurrent kernels.
+    The directory is loaded while the caller takes the notices, so all must be taken.
 
     Raises:
         VerificationError: The manifest reads back differently, or the model fails for sequences of one repeated value.

@@ -164,7 +164,10 @@ class GraphMasks:
 
 
 def masks_in(function: Any) -> GraphMasks:
-    """Finds the masks in the graph of a functional model: the patterns of Masking and Embedding, see the module."""
+    """Finds the masks in the graph of a functional model.
+
+    They are the operations that Keras writes into the graph for Masking and for Embedding (the module has both).
+    """
     nodes = list(_nodes(function))
     compared_values: dict[int, int] = {}  # for each NotEqual of [rows, width, features], the id of these values
     sources: dict[int, int] = {}

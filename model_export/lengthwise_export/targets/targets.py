@@ -80,8 +80,10 @@ def read(
             if kind == "module":
                 module: Any = source if is_object else torch_targets.module_of(text)
                 target = torch_targets.read_module(text, module, options, blind=blind, layout=layout)
+            elif kind == "spec":
+                target = torch_targets.read_spec(text, options)
             else:
-                target = (torch_targets.read_spec if kind == "spec" else torch_targets.read_checkpoint)(text, options)
+                target = torch_targets.read_checkpoint(text, options)
     return dataclasses.replace(target, is_object=is_object)
 
 

@@ -105,7 +105,7 @@ def spec_and_files(arguments: Sequence[str]) -> tuple[str, list[str]]:
         The spec, which is a preset's name or the path of a `.toml` file ("auto" if none is given), and the data files.
 
     Raises:
-        ConfigurationError: There are two specs, there is no data, or an argument is neither.
+        ConfigurationError: There are two specs, or no data; or an argument is neither a preset nor a file.
     """
     specs = [word for word in arguments if word in NAMES or word.endswith(".toml")]
     data = [word for word in arguments if word not in specs]

@@ -190,7 +190,7 @@ def quality(answered: Sequence[ScoredAnswer]) -> dict[str, Any]:
     lengths = np.array([len(answer.example.steps) for answer in answered])
     edges = np.unique(np.quantile(lengths, np.linspace(0, 1, LENGTH_PARTS + 1), method="inverted_cdf")).tolist()
     lows = [edges[0], *(edge + 1 for edge in edges[1:-1])]
-    bounds = zip(lows, edges[1:] or edges, strict=True)
+    bounds = zip(lows, edges[1:] or edges, strict=True)  # one edge, if all lengths are equal: it is both bounds
     by_length = [((lengths >= low) & (lengths <= high), low, high) for low, high in bounds]
     result = {"ece": calibration_error, "reliability": bins, "by_length": _groups(correct_by_example, by_length)}
     # Groups by the share of missing values
