@@ -60,35 +60,41 @@ def read_record(
         kind: Whether a step is values or a token id.
         names: The model's features, whose order the values get where steps are objects; None: the order in the steps;
             `()`: the model has no names, and such steps are an error.
-    """  # noqa: DOC501 - it returns its errors
-    record_id = fields.get("id") if isinstance(fields, dict) else None
+    """
     try:
-        # Fields
-        if not isinstance(fields, dict):
-            raise RecordError(f'{source_line}: a record is an object with "steps", this is {kind_of(fields)}')
-        if unknown := sorted(fields.keys() - FIELDS):
-            hint = nearest(unknown[0], sorted(FIELDS - fields.keys()))
-            raise RecordError(f"{source_line}: unknown field {unknown[0][:40]!r}{hint}; there are id, steps and label")
-        if "steps" not in fields:
-            raise RecordError(f'{source_line}: a record is an object with "steps", and this one has none')
-        if record_id is not None and not isinstance(record_id, (str, int)):
-            raise RecordError(f"{source_line}: id must be a string")
-        # The steps: objects by the names of features, an array that was read before, or lists
-        steps, feature_names = fields["steps"], None
-        if isinstance(steps, list) and steps and isinstance(steps[0], dict):
-            steps, feature_names = values_by_name(steps, () if kind == "tokens" else names)
-        if not isinstance(steps, np.ndarray):
-            steps = _tokens(steps, source_line) if kind == "tokens" else _values(steps, source_line)
-        return Record(
-            str(index if record_id is None else record_id),
-            steps,
-            label_of(fields.get("label"), source_line),
-            source_line,
-            feature_names,
-        )
+        return _record(fields, index, source_line, kind, names)
     except (RecordError, ValueError) as error:
         wrong = error if isinstance(error, RecordError) else RecordError(f"{source_line}: {error}")
+        record_id = fields.get("id") if isinstance(fields, dict) else None
         return BadRecord(str(record_id if isinstance(record_id, (str, int)) else index), wrong)
+
+
+def _record(fields: Any, index: int, source_line: str, kind: StepKind, names: tuple[str, ...] | None) -> Record:
+    """Makes a record of the fields of a line or row, with the arguments of `read_record`.
+
+    Raises:
+        RecordError: A field is wrong, missing or unknown.
+        ValueError: The steps are objects, and one of them has a wrong name.
+    """  # noqa: DOC502 - what it calls raises the last one
+    # Fields
+    if not isinstance(fields, dict):
+        raise RecordError(f'{source_line}: a record is an object with "steps", this is {kind_of(fields)}')
+    if unknown := sorted(fields.keys() - FIELDS):
+        hint = nearest(unknown[0], sorted(FIELDS - fields.keys()))
+        raise RecordError(f"{source_line}: unknown field {unknown[0][:40]!r}{hint}; there are id, steps and label")
+    if "steps" not in fields:
+        raise RecordError(f'{source_line}: a record is an object with "steps", and this one has none')
+    record_id = fields.get("id")
+    if record_id is not None and not isinstance(record_id, (str, int)):
+        raise RecordError(f"{source_line}: id must be a string")
+    # The steps: objects by the names of features, an array that was read before, or lists
+    steps, feature_names = fields["steps"], None
+    if isinstance(steps, list) and steps and isinstance(steps[0], dict):
+        steps, feature_names = values_by_name(steps, () if kind == "tokens" else names)
+    if not isinstance(steps, np.ndarray):
+        steps = _tokens(steps, source_line) if kind == "tokens" else _values(steps, source_line)
+    label = label_of(fields.get("label"), source_line)
+    return Record(str(index if record_id is None else record_id), steps, label, source_line, feature_names)
 
 
 def label_of(label: Any, source_line: str) -> Label:
