@@ -356,10 +356,14 @@ def _differing_operations(
 ) -> list[tuple[Operation, float]]:
     """The operations that differ by more than `tolerance`, in order of execution, with their differences.
 
-    Sizes and indices may rightly differ between batches: they count only if their difference *reaches* an answer, which
-    is computed from them through operations that all differ, or of which that is not known. In other layouts than right
-    padding, other operations count only if none reaches an answer, too: rotary angles differ with the start of a
-    sequence in its row, and relative attention cancels that again.
+    The difference of an operation *reaches* an answer if a chain of operations leads from it to the answer, and none of
+    the chain is known to be equal in both runs.
+
+    - With right padding all differing operations are returned, except sizes and indices that reach no answer: these may
+      rightly differ between batches.
+    - In other layouts only those that reach an answer are returned. Others may rightly differ: rotary angles depend on
+      where a sequence starts in its row, and relative attention cancels that again. If none reaches an answer, all are
+      returned, again without sizes and indices.
 
     Args:
         pairs: The operations of both runs.

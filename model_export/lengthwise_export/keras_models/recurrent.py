@@ -156,10 +156,11 @@ class GatheredSteps:
         return torch.where((self._count > 0).unsqueeze(1), state, 0.0 if initial is None else initial)
 
     def from_front(self, outputs: Tensor, *, backwards: bool, repeated: bool) -> Tensor:
-        """Moves the outputs `[rows, width, hidden]` of a layer over the steps of `to_front` to the steps of the mask.
+        """Undoes `to_front` for outputs: each output of a valid step moves back to where the mask has that step.
 
         Args:
-            outputs: The outputs; that of valid step n of a row is at index n, in whichever direction the layer ran.
+            outputs: `[rows, width, hidden]`, of a layer that ran over the valid steps only, moved to the front of their
+                row. The output of the n-th step that ran is at index n.
             backwards: Whether the layer ran from the last step to the first: then the result has the steps in the
                 order in which they ran, as Keras returns them.
             repeated: Whether a masked step gets the output of the valid step that ran before it; otherwise 0.

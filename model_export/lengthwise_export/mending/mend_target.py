@@ -212,7 +212,7 @@ def _proved(
 def _graph_fields_of(
     target: Target, graph: onnx.ModelProto, names: GraphNames, *, blind: bool = False
 ) -> dict[str, Any]:
-    """The fields of a `GraphTarget` that follow from a graph, read as the graph of a target.
+    """Keyword arguments for a `GraphTarget`: the fields whose values follow from its graph.
 
     Args:
         target: The target, which says what a step and an answer are.

@@ -254,11 +254,21 @@ def explain(body: bytes, find: Find, *, max_sequences: int, layout: validation.B
 
 
 def _sequences(body: bytes, details: list[Any], manifest: Manifest | None) -> list[Any] | None:
-    """The sequences of a wrong body, as `validation.read_document` takes them.
+    """The items of the list `sequences` of a wrong body, in order, for `validation.read_document`.
 
-    In the place of their steps are `CheckedSteps`; their other fields are parsed. `details` are the values of a
-    `_CheckedItem` for each. Returns None if `validation` has to read the body: the other fields are long, or a sequence
-    has masks, or steps that are objects.
+    An item in the body is an object with a field `steps`, an object without one, or the steps themselves. It is
+    returned as the parsed object with `CheckedSteps` in `steps`, as the parsed object, or as `CheckedSteps`. All
+    objects are parsed at once, from one text in which `[]` stands for the steps: those were checked in C.
+
+    Args:
+        body: The body.
+        details: For each item the values of a `_CheckedItem`. Its `start` is negative if the item is no object, its
+            `steps_start` if it has no steps.
+        manifest: That of the model; None if the body names no model that is served.
+
+    Returns:
+        The items; None if `validation` has to read the body itself: the other fields are long, or a sequence has masks,
+        or steps that are objects.
     """
     # The other fields: the text of each item that is an object, without its steps.
     items = [_CheckedItem(*item) for item in details]
