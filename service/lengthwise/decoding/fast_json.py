@@ -122,7 +122,8 @@ def read(
         call_options.timeout_ms,
         call_options.priority,
         layout.pointer,
-        extra_bytes=extra_bytes,
+        0,  # entries of a per-step answer: as many as steps were sent
+        extra_bytes,
     )
 
 
