@@ -73,7 +73,7 @@ class RpcRequest(DirectCall):
 
     def __init__(self, protocol: ModelInfer, rpc: RpcCall, headers: dict[bytes, bytes], ends: Ends) -> None:
         super().__init__(InferenceCall(protocol, headers, rpc.peer))
-        self._ends: Ends | None = ends
+        self._ends = ends
         if (remaining := rpc.time_remaining()) is not None:
             self.call.limit(self.call.record.arrived + remaining)
 
@@ -108,12 +108,12 @@ class RpcRequest(DirectCall):
             self._end(CLIENT_LEFT if refusal is None else kserve.status_of(refusal), refusal, None)
 
     def _end(self, status: int, refusal: RequestError | None, answer: bytes | None) -> None:
-        """Closes the call with a status, and calls `ends` with the refusal and the answer."""
+        """Closes the call with a status, and calls `ends` with the refusal and the answer. Called once."""
         self.response_complete = True
-        ends, self._ends = self._ends, None
+        ends = self._ends
+        del self._ends  # breaks a reference cycle with the call or the stream
         self.call.close(status, delivered=status != CLIENT_LEFT)
-        if ends is not None:
-            ends(self, refusal, answer)
+        ends(self, refusal, answer)
 
 
 Ends: TypeAlias = Callable[[RpcRequest, RequestError | None, bytes | None], None]

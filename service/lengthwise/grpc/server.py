@@ -116,14 +116,13 @@ class GrpcServer:
         """Ends every connection, once the accepted calls are answered and those that still come are refused."""
         self._calls.health.end()
         self._streams.end()
-        if self._server is not None:
+        if self._server is not None and self._keeping is not None:
             # Until no call has come for `_QUIET_SECONDS`
             end, begun_before = time.monotonic() + _LATE_CALLS_SECONDS, -1
             while self._begun != begun_before and time.monotonic() < end:
                 begun_before = self._begun
                 await asyncio.sleep(_QUIET_SECONDS)
             await self._server.stop(_LAST_ANSWERS_SECONDS)
-        if self._keeping is not None:
             self._keeping.cancel()
 
     def _begin(self, rpc: RpcCall) -> None:
