@@ -143,9 +143,9 @@ def _as_json(published: PublishedModel) -> dict[str, Any]:
 
 
 @click.command(cls=Command)
-@click.argument("targets_or_files", metavar="[TARGET]...", nargs=-1)
+@click.argument("target", metavar="[TARGET]...", nargs=-1)
 @flags(CheckCommandOptions)
-def check(targets_or_files: tuple[str, ...], options: CheckCommandOptions) -> None:
+def check(target: tuple[str, ...], options: CheckCommandOptions) -> None:
     """Finds where padding or another row of the batch changes an answer of TARGET, with the cause and a fix.
 
     TARGET is a spec (.toml), what `train` wrote, package.module:factory or file.py:factory of a torch module or a Keras
@@ -179,8 +179,8 @@ def check(targets_or_files: tuple[str, ...], options: CheckCommandOptions) -> No
     # The targets: those that pyproject.toml lists (with --changed, the arguments are files), or the arguments
     here = Path.cwd()
     project = Project.of(here)
-    is_listed = options.changed or not targets_or_files
-    listed = _listed(targets_or_files, options, project) if is_listed else project.named(targets_or_files, here)
+    is_listed = options.changed or not target
+    listed = _listed(target, options, project) if is_listed else project.named(target, here)
     # Check each, in the folder of pyproject.toml if it is listed there, and report
     console, reports, exit_codes = Console(), [], []
     with contextlib.chdir(project.folder if is_listed else here):
