@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -34,10 +34,12 @@ MOST_ROWS: Final = 256
 MOST_STEPS: Final = 131_072
 PAGE = pages.RESULTS / "devices.md"
 COSTS: Final = Path(__file__).parent / "gpu" / "costs"
+STARTED: Final = ("flat to 256 rows", "H200, BiLSTM 2 x 128", "H200, encoder of 4 layers")  # from load to traffic
 LONGEST: Final = 400
 WIDEST: Final = 512
 WAITING: Final = (64, 256, 1024, 4096, 8192)
 RATE: Final = 100.0  # sequences a second
+SLOW_RATE: Final = 20.0  # the same
 FIRST_SECONDS: Final = 5.0
 DRAWS: Final = 3  # of the lengths of each case: which class runs first depends on the first sequences
 FOREVER: Final = (float("inf"),)  # the patience of who has no deadline
@@ -81,13 +83,15 @@ WAYS: Mapping[str, tuple[float, float, float]] = {
 STALL: Final = 0.05  # seconds
 
 
-def table_error(truth: Truth, seed: int, *, cold: float = COLD, noise: float = 0.05, stalls: float = 0.0) -> float:
-    """How many times a measured time of the grid is too long or too short at most, after a second and 60 runs.
+def simulated_table(
+    truth: Truth, seed: int, *, cold: float = COLD, noise: float = 0.05, stalls: float = 0.0
+) -> tuple[CostTable, set[BatchShape]]:
+    """The table of a device as measured at a load, in a second and 60 runs, and the shapes that ran for it.
 
     Runs take longer than their `truth` by the share `noise` of a normal deviate, first runs by `cold` times of it. A
     share `stalls` of all runs takes `STALL` seconds longer.
     """
-    random, stall, now, ran = np.random.default_rng(seed), np.random.default_rng(seed), 0.0, set()
+    random, stall, now, ran = np.random.default_rng(seed), np.random.default_rng(seed), 0.0, set[BatchShape]()
 
     def run(rows: int, width: int) -> None:
         nonlocal now
@@ -95,7 +99,12 @@ def table_error(truth: Truth, seed: int, *, cold: float = COLD, noise: float = 0
         ran.add((rows, width))
         now += truth(rows, width) * (1 + noise * abs(random.normal()) + late) + STALL * (stall.random() < stalls)
 
-    table = measure(run, max_rows=256, max_width=WIDEST, max_padded_steps=65_536, clock=lambda: now)
+    return measure(run, max_rows=256, max_width=WIDEST, max_padded_steps=65_536, clock=lambda: now), ran
+
+
+def table_error(truth: Truth, seed: int, *, cold: float = COLD, noise: float = 0.05, stalls: float = 0.0) -> float:
+    """How many times a time of a `simulated_table` is too long or too short at most."""
+    table, _ = simulated_table(truth, seed, cold=cold, noise=noise, stalls=stalls)
     shapes = itertools.product(enumerate(table.rows.tolist()), enumerate(table.widths.tolist()))
     off = [table.seconds[i, j] / truth(rows, width) for (i, rows), (j, width) in shapes if rows * width <= 65_536]
     return float(max(max(off), 1 / min(off)))
@@ -121,13 +130,16 @@ def true_costs(truth: Truth) -> tuple[BucketedCosts, BatchLimits, Buckets]:
     return BucketedCosts(table, buckets), replace(limits, turn_seconds=TURN_SECONDS), buckets
 
 
-def first_seconds(truth: Truth, lengths: list[int], before: int, *, at_rest: bool) -> tuple[float, float]:
+def first_seconds(
+    truth: Truth, lengths: list[int], before: int, *, rate: float = RATE, ran: Set[BatchShape] = frozenset()
+) -> tuple[float, float]:
     """The seconds of `before` shapes that run before the model is ready, and the 99th percentile of the first waits.
 
-    Sequences come at random, `RATE` a second. The first run of a shape is slow; 48 more run `at_rest`, or none.
+    Sequences come at random, `rate` a second. The first run of a shape is slow, but of those that `ran` to measure the
+    costs. More shapes run at rest, `MOST_FIRST` with those before.
     """
     cost, limits, buckets = true_costs(truth)
-    now, ran, pool, begun, waits = 0.0, set[BatchShape](), PendingSequences(), dict[int, float](), list[float]()
+    now, ran, pool, begun, waits = 0.0, set(ran), PendingSequences(), dict[int, float](), list[float]()
 
     def run(shape: BatchShape) -> None:
         nonlocal now
@@ -137,7 +149,7 @@ def first_seconds(truth: Truth, lengths: list[int], before: int, *, at_rest: boo
     for shape in buckets.first_shapes()[:before]:
         run(shape)
     ready, cold = now, MOST_FIRST - before
-    gaps = np.random.default_rng(0).exponential(1 / RATE, int(RATE * FIRST_SECONDS))
+    gaps = np.random.default_rng(0).exponential(1 / rate, int(rate * FIRST_SECONDS))
     coming = list(zip((ready + np.cumsum(gaps)).tolist(), itertools.cycle(lengths)))[::-1]
     while coming or pool:
         while coming and coming[-1][0] <= now:
@@ -149,7 +161,7 @@ def first_seconds(truth: Truth, lengths: list[int], before: int, *, at_rest: boo
             width = max(one.width for one in chosen)
             run((buckets.rows_of(len(chosen), width), width))
             waits += [now - begun.pop(one.number) for one in chosen]
-        elif at_rest and cold and pool.widths:
+        elif cold and pool.widths:
             cold -= 1
             run(max(set(buckets.shapes()) - ran, key=lambda shape: (pool.widths[shape[1]] / shape[0], shape)))
         else:
@@ -308,10 +320,18 @@ def main(waiting: tuple[int, ...], as_json: bool, out: Path | None) -> None:
         for name in LENGTHS
         for count in waiting
     }
-    starts = {
-        (before, at_rest): first_seconds(DEVICES["flat to 256 rows"], drawn("lognormal"), before, at_rest=at_rest)
-        for before, at_rest in ((MOST_FIRST, False), (BEFORE_READY, True), (BEFORE_READY, False))
-    }
+    starts = [
+        [device, costs, str(before), f"{waits[0][0]:.2f}", *(f"{p99 * 1e3:.0f}" for _, p99 in waits)]
+        for device in STARTED
+        for costs, ran in (("stored", frozenset()), ("measured", simulated_table(DEVICES[device], 0)[1]))
+        for before in (1, BEFORE_READY, 8, 16, MOST_FIRST)
+        for waits in [
+            [
+                first_seconds(DEVICES[device], drawn("lognormal"), before, rate=rate, ran=ran)
+                for rate in (SLOW_RATE, RATE)
+            ]
+        ]
+    ]
     text = pages.page(
         facts,
         "Costs and plans of a device",
@@ -323,14 +343,13 @@ def main(waiting: tuple[int, ...], as_json: bool, out: Path | None) -> None:
             ["device", *WAYS],
             [[device, *(f"{error:.2f}" for error in errors)] for device, errors in tables.items()],
         ),
-        f"The first {FIRST_SECONDS:g} seconds of a model on the first device, {RATE:g} sequences a second: how long "
-        "those shapes take that run before it is ready, and what is gained by 48 that run at rest.",
+        f"The first {FIRST_SECONDS:g} seconds of a model: how long those shapes take that run before it is ready, and "
+        f"the 99th percentile of the waits, where {SLOW_RATE:g} or {RATE:g} sequences come a second. Others run at "
+        f"rest, up to {MOST_FIRST}. Shapes that ran to measure the costs are not slow any more; where the costs are "
+        "stored, none ran.",
         pages.table(
-            ["shapes before ready", "the others at rest", "seconds", "p99 ms"],
-            [
-                [str(before), "yes" if at_rest else "no", f"{seconds:.2f}", f"{p99 * 1e3:.0f}"]
-                for (before, at_rest), (seconds, p99) in starts.items()
-            ],
+            ["device", "costs", "shapes before ready", "seconds", f"p99 ms, {SLOW_RATE:g}/s", f"p99 ms, {RATE:g}/s"],
+            starts,
         ),
         "Then plans with true costs, while as many sequences arrive as run, over batches in order of arrival at their "
         f"best size; at most {MOST_ROWS} rows. Plans run in the few widths of a device and in those that came often, "

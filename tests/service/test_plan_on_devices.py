@@ -3,13 +3,22 @@
 import numpy as np
 import pytest
 
-from benchmarks.devices import DEVICES, LENGTHS, compared, drawn, planned_loop, true_costs
+from benchmarks.devices import DEVICES, LENGTHS, compared, drawn, first_seconds, planned_loop, true_costs
 from lengthwise.batching import plan as planning
+from lengthwise.batching.buckets import BEFORE_READY, MOST_FIRST
 from lengthwise.batching.cost import CostTable
 from lengthwise.batching.pending import PendingSequences, WaitingSequence
 from lengthwise.batching.plan import BatchLimits, plan
 
 ROWS_ARE_FREE = ["flat to 256 rows", "in steps of 64 rows"]
+
+
+@pytest.mark.parametrize("device", ["flat to 256 rows", "H200, BiLSTM 2 x 128", "H200, encoder of 4 layers"])
+def test_few_slow_first_runs_precede_the_first_answer_and_the_first_seconds_are_as_fast_as_with_many(device: str):
+    lengths = drawn("lognormal", count=1000)
+    seconds, p99 = first_seconds(DEVICES[device], lengths, BEFORE_READY)
+    assert seconds <= 0.3
+    assert p99 <= 1.1 * first_seconds(DEVICES[device], lengths, MOST_FIRST)[1]
 
 
 @pytest.mark.sampled(3)
