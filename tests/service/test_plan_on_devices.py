@@ -102,6 +102,13 @@ def test_where_few_wait_none_waits_for_a_second_batch_in_vain(lengths: str, wait
     assert found["p99_over_arrival"] <= 1.1
 
 
+def test_no_sequence_beside_a_cut_that_moves_misses_the_turns_of_both_parts():
+    lengths = np.clip(np.random.default_rng(77).exponential(80, 30_000), 1, 400).astype(int).tolist()
+    found = compared(DEVICES["H200, encoder of 4 layers"], lengths, 64)
+    assert found["over_arrival"] >= 1.2
+    assert found["p99_over_arrival"] <= 1.1
+
+
 @pytest.mark.parametrize("lengths", LENGTHS)
 def test_a_burst_that_nothing_follows_runs_in_no_more_time_than_in_order_of_arrival(lengths: str):
     """Also of the widest, which take longer than a turn, so many run together that a row is cheap."""

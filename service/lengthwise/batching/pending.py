@@ -102,6 +102,7 @@ class PendingSequences:
         self._arrivals = 0  # sequences that were added so far
         self._ran = 0  # sequences that were taken by plans so far
         self.work = 0.0  # predicted seconds of all plans by length so far; `plan` adds them
+        self.narrow_part = 0  # the widest of those that run in turn with wider ones, or 0; set by `plan`
         self.recent: deque[int] = deque()  # the widths of the last arrivals,
         self.widths: Counter[int] = Counter()  # and how many of these have each width
         self._refilled_at = sys.maxsize  # see `refilled`: the number of the arrival with which it becomes true

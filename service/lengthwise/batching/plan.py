@@ -119,10 +119,11 @@ def plan(pending: PendingSequences, cost: CostTable, limits: BatchLimits, now: f
     if len(pending) == 1:  # every plan of an idle server: nothing to choose from
         chosen = [urgent]
     else:
-        chosen = _batch_with_anchor(pending, urgent, cost, limits, now)
+        batch_of = _arrival_batch if cost.valid_steps_only else _length_batch
+        chosen = batch_of(pending, urgent, cost, limits, now)
         if (hurried := _hurried_sequence(pending, urgent, cost, limits, now)) is not None:
             # The batch of the hurried sequence runs first, if this makes no more sequences of both batches late.
-            sooner = _batch_with_anchor(pending, hurried, cost, limits, now)
+            sooner = batch_of(pending, hurried, cost, limits, now)
             if _count_in_time(sooner, chosen, cost, now) >= _count_in_time(chosen, sooner, cost, now):
                 chosen = sooner
         if not cost.valid_steps_only:
@@ -135,10 +136,10 @@ def plan(pending: PendingSequences, cost: CostTable, limits: BatchLimits, now: f
 def _hurried_sequence(
     pending: PendingSequences, urgent: WaitingSequence, cost: CostTable, limits: BatchLimits, now: float
 ) -> WaitingSequence | None:
-    """The sequence with the earliest deadline that can still be met, if only the next batch meets it.
+    """The sequence with the earliest deadline that can still be met, if only the next batch meets it; else None.
 
-    None if a batch with the most urgent sequence may run before it, or is the next one anyway, or was left out too
-    often.
+    None in four cases: no deadline can be met; a batch with the most urgent sequence may run before; the sequence is
+    the most urgent one itself, or is not near; or the most urgent one was left out `MAX_LEFT_OUT` times in a row.
     """
     # 1. The earliest deadline that a run of this sequence alone would meet.
     candidates = islice(pending.by_deadline(), _MOST_LATE)
@@ -169,15 +170,6 @@ def _count_in_time(
         in_time += sum(end <= waiting.deadline for waiting in batch if waiting not in ran)
         ran.update(batch)
     return in_time
-
-
-def _batch_with_anchor(
-    pending: PendingSequences, anchor: WaitingSequence, cost: CostTable, limits: BatchLimits, now: float
-) -> list[WaitingSequence]:
-    """The batch with the anchor in it, chosen by arrival or by length, as the kernels ask for."""
-    if cost.valid_steps_only:
-        return _arrival_batch(pending, anchor, cost, limits, now)
-    return _length_batch(pending, anchor, cost, limits, now)
 
 
 def _allowed_seconds(
@@ -321,7 +313,7 @@ def _class_batch(
     # 3. The batch that answers most sequences a second: of the anchor's class, or of that and the next wider ones.
     tops = _class_tops(pending, cost, limits, limits.seconds / cost.drift)
     if few_wait := len(tops) == 1:
-        tops = _narrow_part(pending, cost, limits, allowed) + tops
+        tops.insert(0, _narrow_part(pending, cost, limits, allowed))
     tops[-1] = max(tops[-1], widths[-1])
     anchor_class = bisect_left(tops, anchor.width)
     next_narrower = tops[anchor_class - 1] if anchor_class else 0
@@ -364,15 +356,15 @@ def _full_rows(column: Column, row_limit: int, seconds: float, waiting: int) -> 
 def _even_batches(column: Column, row_limit: int, seconds: float, count: int) -> tuple[float, int]:
     """The seconds of all batches in which `count` sequences run one after the other, and the rows of each but the last.
 
-    A batch has at most `row_limit` rows, and runs within the allowed `seconds`. Compared are batches of equal size and
-    those that are cheapest a row. Of the numbers of rows with which all are done nearly soonest, it is the cheapest.
+    A batch has at most `row_limit` rows, and runs within the allowed `seconds`. Compared are the number of rows that is
+    cheapest, and equal batches of about as many rows as are enough. Of those with which all are done nearly soonest, it
+    is the one whose rows are cheapest.
     """
     times, most = column.seconds, min(count, rows_within(column.seconds, row_limit, seconds))
     if count <= min(most, column.enough_rows):
         return times[count], count
-    fewest = -(-count // most)  # batches
-    numbers = range(fewest, max(fewest, count // column.enough_rows) + 2)
-    sizes = (column.cheapest_rows[most], *(-(-count // number) for number in numbers))
+    batches = max(-(-count // most), count // column.enough_rows)
+    sizes = (column.cheapest_rows[most], -(-count // batches), -(-count // (batches + 1)))
     seconds_of_all = {rows: -(-count // rows) * times[rows] for rows in sizes}
     longest = NEARLY_BEST * min(seconds_of_all.values())
     rows = min((rows for rows in sizes if seconds_of_all[rows] <= longest), key=lambda rows: times[rows] / rows)
@@ -381,14 +373,15 @@ def _even_batches(column: Column, row_limit: int, seconds: float, count: int) ->
 
 def _narrow_part(
     pending: PendingSequences, cost: CostTable, limits: BatchLimits, allowed: Callable[[int], float]
-) -> list[int]:
-    """The widest of the narrow part, as the only item, if two parts run in turn; empty if all run in order of arrival.
+) -> int:
+    """The widest of the narrow part, if two parts run in turn; 0 if all that wait run in order of arrival.
 
     As many sequences arrive as run, and each part runs with all of its sequences. So a turn of both parts has
     `waiting / (1 - p * q)` sequences, where `p` and `q` are the shares of the wide and of the narrow arrivals. If such
-    a turn takes no longer than all that wait in order of arrival, more are answered, and none waits longer. Of some
-    cuts between two widths, that with the shortest turn is compared with that order. `allowed(width)` are the seconds
-    that a batch may take.
+    a turn takes no longer than all that wait in order of arrival, more are answered, and none waits longer. So these
+    seconds are compared, for some cuts between two widths. The last result is kept in `pending` while its seconds are
+    nearly the fewest: if the cut moved, a sequence beside it could miss the turns of both parts. `allowed(width)` are
+    the seconds that a batch may take.
     """
 
     def seconds_of(width: int, count: float) -> float:
@@ -403,9 +396,14 @@ def _narrow_part(
 
     top, *narrower = widths = sorted(pending.widths, reverse=True)
     shares = accumulate(pending.widths[width] / len(pending.recent) for width in widths)
-    cuts = [*zip(shares, narrower, strict=False)][:: -(-len(widths) // _CUTS)]
-    seconds, width = min(((turn_seconds(*cut), cut[1]) for cut in cuts), default=(math.inf, top))
-    return [width] if seconds < seconds_of(top, len(pending)) else []
+    stride = -(-len(widths) // _CUTS)
+    turns = {0: seconds_of(top, len(pending))}
+    for index, (wide, width) in enumerate(zip(shares, narrower, strict=False)):
+        if index % stride == 0 or width == pending.narrow_part:
+            turns[width] = turn_seconds(wide, width)
+    if not pending.narrow_part or turns.get(pending.narrow_part, math.inf) > NEARLY_BEST * min(turns.values()):
+        pending.narrow_part = min(turns, key=turns.__getitem__)
+    return pending.narrow_part
 
 
 def _class_tops(pending: PendingSequences, cost: CostTable, limits: BatchLimits, seconds: float) -> list[int]:

@@ -292,8 +292,8 @@ class ModelQueues(list[ModelQueue]):
     def _seconds_to_wait(self, queue: ModelQueue, now: float) -> float:
         """Seconds that a queue may still wait for more requests; 0 or below if its batch should run now.
 
-        Until its most urgent sequence has waited `max_wait_seconds`, but not so long that the earliest deadline is
-        missed.
+        It waits until its most urgent sequence has waited `max_wait_seconds`, but not so long that the earliest
+        deadline is missed, and not at all if a full batch waits.
         """
         pending = queue.pending
         if len(pending) >= queue.limits.rows:
