@@ -56,14 +56,12 @@ class StreamInference:
     def answer(self, rpc: RpcCall) -> None:
         """Begins to answer a stream: admits it, and reads its first message.
 
-        If too many streams are open, the one that has been idle longest ends for it; if none is idle, it is refused.
-        """  # noqa: DOC501 - it catches what it raises
+        A stream that is refused ends at once, with the status of the refusal.
+        """
         # A stream is admitted as a call is, but counted only if it is refused: its requests are calls.
         call = InferenceCall(self.protocol, headers := headers_of(rpc.metadata), rpc.peer)
         try:
-            call.admit()
-            if len(self._open) >= MAX_STREAMS and not self.idle.make_room(time.monotonic()):
-                raise InflightFull("too many streams are open", retry_after_seconds=1)
+            self._admit(call)
         except RequestError as error:
             refusal = call.fail(error) or error
             call.close(kserve.status_of(refusal))
@@ -75,6 +73,16 @@ class StreamInference:
         stream.read()
         if self._timer is None:
             self._look()
+
+    def _admit(self, call: InferenceCall) -> None:
+        """Admits a stream. If too many are open, the one that has been idle longest ends for it.
+
+        Raises:
+            InflightFull: None of the open ones is idle. Another RequestError: it is refused as a call would be.
+        """
+        call.admit()
+        if len(self._open) >= MAX_STREAMS and not self.idle.make_room(time.monotonic()):
+            raise InflightFull("too many streams are open", retry_after_seconds=1)
 
     def forget(self, stream: _Stream) -> None:
         """Forgets a stream that is over."""
