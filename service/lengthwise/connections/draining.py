@@ -43,20 +43,18 @@ class DrainedConnection(Protocol):
 class ConnectionDrain:
     """Waits until a server's connections end, and closes those that wait for nothing.
 
-    `pending` counts the sockets that become connections soon; `clock` is the event loop's, in seconds.
+    `pending` counts the sockets that become connections soon. Times are those of the event loop, in seconds.
     """
 
-    def __init__(
-        self, connections: Collection[DrainedConnection], pending: Callable[[], int], clock: Callable[[], float]
-    ) -> None:
+    def __init__(self, connections: Collection[DrainedConnection], pending: Callable[[], int]) -> None:
         self._connections = connections
         self._pending = pending
-        self._clock = clock
+        self._clock = asyncio.get_running_loop().time
         # For each connection its last state (owes an answer, is closing, unsent bytes), and since when it has it.
         self._since: dict[DrainedConnection, tuple[tuple[bool, bool, int], float]] = {}
 
     async def wait(self, *, deadline: float, only: Collection[DrainedConnection] | None = None) -> None:
-        """Waits until connections have ended, but not beyond `deadline`, a time on the clock.
+        """Waits until connections have ended, but not beyond `deadline`.
 
         These are the connections of `only`; without it all of them, the pending ones included. Meanwhile it closes the
         connections that wait for nothing.

@@ -82,7 +82,7 @@ class _PortServer(uvicorn.Server):
     def draining(self) -> ConnectionDrain:
         """A drain of this server's connections."""
         connections: Any = self.server_state.connections
-        return ConnectionDrain(connections, lambda: self.listener.pending, asyncio.get_running_loop().time)
+        return ConnectionDrain(connections, lambda: self.listener.pending)
 
     async def end_connections(self, draining: ConnectionDrain, seconds: float, deadline: float = 0.0) -> None:
         """Accepts the connections that are being opened, and no more, and waits until all connections have ended.
