@@ -119,15 +119,20 @@ def find_leaks(subject: Subject, failed: Sequence[FailedTrial], tolerance: float
             recorded, before = base, _record(subject, base)
             larger, shapes = _shapes_in_a_larger_batch(subject, base, before)
         # 2. Pair the operations of both runs.
-        runs = (geometry(base, subject.layout), geometry(trial.batch, subject.layout))
-        pairing = Pairing(*runs, trial.rows, subject.sizes, larger)
-        if not subject.layout.is_right_padded:
-            pairing = replace(pairing, has_equal_steps=trials.has_equal_steps(base, trial.batch))
         pairs = [
             OperationPair(operation, same, shapes.get(id(operation)) or (None,) * len(operation.outputs))
             for operation, same in aligned(before.operations, after.operations)
         ]
-        pairing = replace(pairing, chunks=_chunk_sizes(pairs, pairing))
+        layout, base_geometry = subject.layout, geometry(base, subject.layout)
+        pairing = Pairing(
+            base_geometry,
+            geometry(trial.batch, layout),
+            trial.rows,
+            known_sizes=subject.sizes,
+            larger=larger,
+            chunks=_chunk_sizes(pairs, base_geometry, larger),
+            has_equal_steps=not layout.is_right_padded and trials.has_equal_steps(base, trial.batch),
+        )
         # 3. Compare their outputs. In batches of equal sizes rounding is equal, so a small difference is real, and
         #    later layers may amplify it.
         min_difference = tolerance / _AMPLIFIED if pairing.before == pairing.after else tolerance
@@ -140,8 +145,8 @@ def find_leaks(subject: Subject, failed: Sequence[FailedTrial], tolerance: float
         if failed_trial.nan_with and (nan := _first_with_nan(pairs, subject.names, pairing)) is not None:
             differing = [(nan, math.inf)]
         elif may_be_branch and (branch := _only_in_one_run(before, after)) is not None:
-            branch = replace(branch, cause_of=lambda _: rules()["LW109"].cause())
-            differing = [(branch, _answer_difference(subject, failed_trial))]
+            with_cause = replace(branch, cause_of=lambda _: rules()["LW109"].cause())
+            differing = [(with_cause, _answer_difference(subject, failed_trial))]
         # 5. Skip what a leak explains that another kind of change has shown: its operator differs here, too.
         if not differing or any(
             pair.before.identity in located and (pair.difference(pairing) or 0.0) > tolerance / _HIDDEN
@@ -335,11 +340,14 @@ def _shapes_in_a_larger_batch(
     return geometry(larger, subject.layout), shapes
 
 
-def _chunk_sizes(pairs: Sequence[OperationPair], pairing: Pairing) -> frozenset[int]:
-    """The sizes, in steps, of chunks into which the model cuts sequences, as far as the larger batch shows them."""
-    if pairing.larger is None:
+def _chunk_sizes(pairs: Sequence[OperationPair], before: Geometry, larger: Geometry | None) -> frozenset[int]:
+    """The sizes, in steps, of chunks into which the model cuts sequences, as far as the larger batch shows them.
+
+    `before` is the batch of the first run. Without a larger batch, there are none.
+    """
+    if larger is None:
         return frozenset()
-    batches = (pairing.before, pairing.larger)
+    batches = (before, larger)
     # The shapes of each tensor in both batches
     tensors = [
         (value.shape, larger_shape)

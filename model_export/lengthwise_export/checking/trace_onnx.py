@@ -133,15 +133,16 @@ class OnnxSubject:
         for node in self._nodes:
             outputs = [name for name in node.output if name in needed]
             recorded = [(hash(name), values[name]) for name in outputs if isinstance(values.get(name), np.ndarray)]
-            operation = Operation(
-                operator=name_of(node),
-                kind=node.op_type,
-                location=None,
-                input_keys=frozenset(hash(name) for name in node.input if name),
-                output_keys=frozenset(map(hash, filter(None, outputs))),
-                outputs=tuple(recorded),
+            operations.append(
+                Operation(
+                    operator=name_of(node),
+                    kind=node.op_type,
+                    location=None,
+                    input_keys=frozenset(hash(name) for name in node.input if name),
+                    output_keys=frozenset(map(hash, filter(None, outputs))),
+                    outputs=tuple(recorded),
+                )
             )
-            operations.append(operation)
         return Recording(operations, frozenset(map(hash, self._outputs)))
 
     def _inputs(self, batch: PaddedBatch) -> dict[str, NDArray[Any]]:

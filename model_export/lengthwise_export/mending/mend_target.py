@@ -136,17 +136,13 @@ def mend_target(
         say("mending the graph")
         mended = mend(graph, _named(target.names), target.steps, max_length=longest)
     except UnmendableError as error:
-        operator, location = _operator_and_line(error.operator, error.location, origins)
-        return ProvedMend(FixProposal(False, error.reason, operator, location), target)
+        return ProvedMend(FixProposal(False, error.reason, **_shown(error.operator, error.location, origins)), target)
     except LengthwiseError as error:
         # The check's reason is better: if the original runs at one width only, for example, tracing fails, too.
         report = check_subject(target.subject, max_length=max_length, tolerance=tolerance, seed=seed, progress=say)
         return ProvedMend(FixProposal(False, report.reason if report.verdict == "uncheckable" else str(error)), target)
-    # The changes with the names and lines of the user's code.
-    changes = []
-    for change in mended.changes:
-        operator, location = _operator_and_line(change.operator, change.location, origins)
-        changes.append(replace(change, operator=operator, location=location))
+    # The changes with the names and lines of the user's code
+    changes = (replace(change, **_shown(change.operator, change.location, origins)) for change in mended.changes)
     mended = replace(mended, changes=tuple(changes))
     lengths = (max(shortest, mended.min_length), min(longest, mended.max_length))
     proved = _proved(target, mended, lengths, tolerance=tolerance, seed=seed, say=say)
@@ -223,12 +219,11 @@ def _graph_fields_of(
     return graph_fields(ExternalGraph(graph, target.steps, names, len(target.labels), target.per_step, blind=blind))
 
 
-def _operator_and_line(
-    operator: str, location: object, origins: Mapping[str, onnx.NodeProto]
-) -> tuple[str, CodeLocation | None]:
-    """The name and the line of code to show for an operator that a mend names; None for a line that is not known.
+def _shown(operator: str, location: object, origins: Mapping[str, onnx.NodeProto]) -> dict[str, Any]:
+    """What is shown for an operator that a mend names: the fields `operator` and `location` of a change or a proposal.
 
-    For a node of a traced graph the name is that of the user's module; else it is `operator`.
+    For a node of a traced graph the name is that of the user's module; else it is `operator`. The location is None for
+    a line that is not known.
 
     Args:
         operator: As `shown_operator` names it.
@@ -237,7 +232,9 @@ def _operator_and_line(
     """
     known = location if isinstance(location, CodeLocation) else None
     node = origins.get(operator)
-    return (operator, known) if node is None else (operator_name(node), known or location_of_node(node))
+    if node is None:
+        return {"operator": operator, "location": known}
+    return {"operator": operator_name(node), "location": known or location_of_node(node)}
 
 
 def _require_later_steps(target: Target, shortest: int, longest: int, seed: int, advice: str) -> None:

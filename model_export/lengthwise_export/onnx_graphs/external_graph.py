@@ -177,8 +177,15 @@ def read_packed_graph(graph: onnx.ModelProto, hints: TargetOptions, layout: Step
             f"the inputs {listed(inputs)} do not run as packed rows, or the answer is neither [sequences, classes] nor "
             f"[1, steps, classes]: {trial.error() or 'it has another shape'}"
         )
-    layout = replace(layout, per_step=len(shape) == 3)
-    return ExternalGraph(graph, step, names, shape[-1], len(shape) == 3, further_inputs=further_inputs, layout=layout)
+    return ExternalGraph(
+        graph,
+        step,
+        names,
+        classes=shape[-1],
+        per_step=len(shape) == 3,
+        further_inputs=further_inputs,
+        layout=replace(layout, per_step=len(shape) == 3),
+    )
 
 
 class _RunningReading(NamedTuple):
@@ -253,11 +260,10 @@ class _Reader:
         Raises:
             ConfigurationError: Neither the graph nor an option says how many there are.
         """
-        vocabulary = self.hints.vocabulary
         tables = {table.name: int(table.dims[0]) for table in self.graph.graph.initializer if table.dims}
         gathers = (node.input for node in self.graph.graph.node if node.op_type == "Gather")
         vocabularies = (tables[table] for table, indices in gathers if indices == tokens and table in tables)
-        vocabulary = vocabulary or next(vocabularies, None)
+        vocabulary = self.hints.vocabulary or next(vocabularies, None)
         if vocabulary is None:
             raise ConfigurationError(f"{tokens} takes token ids: pass their number with --vocabulary")
         return StepInput(kind="tokens", vocabulary=vocabulary)

@@ -155,7 +155,7 @@ def rewritten_product(node: NodeProto, facts: GraphFacts) -> Replacement | None:
     """
     left, right = node.input
     left_axes, right_axes = facts.axes(left), facts.axes(right)
-    if left_axes is None or right_axes is None or len(left_axes) < 2 or len(right_axes) < 2 or facts.is_constant(right):
+    if left_axes is None or right_axes is None or len(left_axes) < 2 or len(right_axes) < 2 or right in facts.constants:
         return None
     inner, rows, columns = left_axes[-1], left_axes[-2], right_axes[-1]
     new = Replacement(node, facts)
@@ -310,7 +310,7 @@ def expanded_einsum(node: NodeProto, facts: GraphFacts) -> Replacement | None:
         if axes is None or len(axes) != len(term):
             return None
         sizes |= dict(zip(term, axes, strict=True))
-    if len(terms) == _MAX_OPERANDS and facts.is_constant(values[0]):  # a constant goes to the right
+    if len(terms) == _MAX_OPERANDS and values[0] in facts.constants:  # a constant goes to the right
         terms, values = terms[::-1], values[::-1]
     # 2. Letters that stand once are summed first; for an Einsum of one value, only a transposition is left then.
     new = Replacement(node, facts)
@@ -329,7 +329,7 @@ def expanded_einsum(node: NodeProto, facts: GraphFacts) -> Replacement | None:
     left = "".join(letter for letter in result if letter not in second)
     right = "".join(letter for letter in result if letter not in first)
     # The left factor of a MatMul has one axis of rows, or more where the right one is a single matrix.
-    is_one_product = len(left) <= 1 or (facts.is_constant(values[1]) and not batch)
+    is_one_product = len(left) <= 1 or (values[1] in facts.constants and not batch)
     if not {*result} <= {*first, *second} or len(inner) > 1 or len(right) > 1 or not is_one_product:
         return None
     if not facts.every and not has_sums and not _may_lose_bits_in_product(sizes, batch, inner, left, right):

@@ -60,7 +60,12 @@ class GraphFacts:
         self._graph = graph
         self._measured = _measured(model, manifest)
         self._tensors = constants_of(graph)  # by name
-        self._is_constant: dict[str, bool] = {}  # by name, the result of `is_constant`
+        # The names of values that depend on no input of the graph: onnxruntime computes them when it loads the graph. A
+        # random operator without inputs counts as well; a model that has one never keeps its bits.
+        self.constants = {*self._tensors}
+        for node in graph.node:
+            if self.constants.issuperset(filter(None, names_in([node]))):
+                self.constants.update(node.output)
 
     def users(self, name: str) -> list[NodeProto]:
         """The nodes that take a value, or that contain a graph which takes it."""
@@ -76,18 +81,6 @@ class GraphFacts:
     def constant(self, name: str) -> NDArray[Any] | None:
         """The array of an initializer or a Constant node; None for another value."""
         return numpy_helper.to_array(self._tensors[name]) if name in self._tensors else None
-
-    def is_constant(self, name: str) -> bool:
-        """Whether a value depends on no input of the graph: onnxruntime computes it when it loads the graph.
-
-        A random operator without inputs would count as constant, too; a model that has one never keeps its bits.
-        """
-        if name not in self._is_constant:
-            node = self.producers.get(name)
-            inputs = [] if node is None else filter(None, names_in([node]))
-            is_tensor = name in self._tensors
-            self._is_constant[name] = is_tensor or (node is not None and all(map(self.is_constant, inputs)))
-        return self._is_constant[name]
 
 
 def _measured(graph: onnx.ModelProto, manifest: Manifest) -> Mapping[str, tuple[MeasuredAxis, ...]]:
