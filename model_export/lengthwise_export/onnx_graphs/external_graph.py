@@ -274,18 +274,15 @@ class _Reader:
         Raises:
             UncheckableError: Rows or width are fixed in all of them; the message says which, and at what size.
         """
-        frozen: list[str] = []
+        frozen_axes = []  # for each reading
         for names in readings:
             axes = [self.input(names.sequences).axes[axis] for axis in names.open_axes]
-            axes_by_name = zip(("rows", "width"), axes, strict=True)
-            sizes = [f"{name} at {size}" for name, size in axes_by_name if isinstance(size, int)]
-            if not sizes:  # in this reading, both are dynamic
-                return
-            frozen = frozen or sizes
-        if frozen:
+            sizes = zip(("rows", "width"), axes, strict=True)
+            frozen_axes.append([f"{name} at {size}" for name, size in sizes if isinstance(size, int)])
+        if readings and all(frozen_axes):
             raise UncheckableError(
-                f"the graph is frozen: {' and '.join(frozen)} (it takes {listed(self.inputs)}); export it again with "
-                "dynamic axes for rows and width"
+                f"the graph is frozen: {' and '.join(frozen_axes[0])} (it takes {listed(self.inputs)}); export it "
+                "again with dynamic axes for rows and width"
             )
 
     def require_rows_in_recurrent_layers(self, readings: Iterable[GraphNames]) -> None:

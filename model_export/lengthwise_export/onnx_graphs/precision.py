@@ -386,20 +386,15 @@ def _last_products(graph: onnx.GraphProto, constants: Mapping[str, TensorProto])
     They stay in float32: their rounding would be the answer's. The search is from the outputs back, and ends at these
     products and at recurrent layers.
     """
-    producers = {name: node for node in graph.node for name in node.output if name}
-    waiting = [value.name for value in graph.output]
-    visited: set[str] = set()
+    reached = {value.name for value in graph.output}  # values from which an output is computed without such a node
     last_outputs = set()
-    while waiting:
-        name = waiting.pop()
-        node = producers.get(name)
-        if node is None or name in visited:
+    for node in reversed(graph.node):
+        if not reached.intersection(node.output):
             continue
-        visited.add(name)
-        if node.op_type in _PRODUCTS and any(name_of_input in constants for name_of_input in node.input):
+        if node.op_type in _PRODUCTS and any(name in constants for name in node.input):
             last_outputs.add(node.output[0])
         elif node.op_type not in _RECURRENT:
-            waiting.extend(node.input)
+            reached.update(filter(None, node.input))
     return frozenset(last_outputs)
 
 
