@@ -14,7 +14,7 @@ each row is one value of a step: the error asks, and shows the `pivot` that make
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections import ChainMap, Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -131,12 +131,10 @@ def _sequences(
     order = _order(sequence_of_row, columns, roles)
     bounds = np.searchsorted(sequence_of_row[order], np.arange(len(number_of_id) + 1))
     rows_of_sequence = [order[start:end] for start, end in pairwise(bounds)]
-    # The values of each row, and the reason for each wrong row; of several reasons the last update counts
+    # The values of each row; and why a row is wrong: the reason of the whole row, else that of its first wrong cell
     arrays, wrong_cells = zip(*(feature_numbers(columns[name], name) for name in roles.values), strict=True)
     values = arrays[0] if len(arrays) == 1 else np.column_stack(arrays)
-    wrong: dict[int, str] = {}
-    for reasons in (*reversed(wrong_cells), wrong_rows):
-        wrong.update(reasons)
+    wrong = dict(ChainMap(dict(wrong_rows), *wrong_cells))
     # How often each label is there in each sequence
     labels = [] if roles.label is None else labels_of(columns[roles.label], roles.label)
     label_counts = [

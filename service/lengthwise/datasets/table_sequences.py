@@ -14,7 +14,7 @@ The second form is a *wide* table. `chosen` are the columns that the caller name
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -97,13 +97,13 @@ def sequences(
         problem = (row, wrong[row]) if row in wrong else None
         name = str(row) if ids is None else ids[row]
         result.append(long_table.LongSequence(name, np.array([row]), steps, label, problem, roles))
-    return result if options.get("per_step") else [*_with_single_labels(result)], roles
+    return result if options.get("per_step") else _with_single_labels(result), roles
 
 
-def _with_single_labels(sequences: Sequence[long_table.LongSequence]) -> Iterator[long_table.LongSequence]:
-    """Yields the sequences, with one label in the place of a list of equal labels, one for each step.
+def _with_single_labels(sequences: Sequence[long_table.LongSequence]) -> list[long_table.LongSequence]:
+    """The sequences with one label each, in the place of a list of equal labels, one for each step.
 
-    pandas' `agg(list)` makes such lists. All sequences stay as they are if some sequence has no such list.
+    pandas' `agg(list)` makes such lists. All sequences stay as they are if one of them has another list, or no list.
     """
     has_repeated_labels = all(
         isinstance(sequence.label, list)
@@ -111,8 +111,7 @@ def _with_single_labels(sequences: Sequence[long_table.LongSequence]) -> Iterato
         and len({*map(str, sequence.label)}) == 1
         for sequence in sequences
     )
-    for sequence in sequences:
-        yield replace(sequence, label=sequence.label[0]) if has_repeated_labels else sequence
+    return [replace(sequence, label=sequence.label[0]) if has_repeated_labels else sequence for sequence in sequences]
 
 
 def list_columns(columns: TableColumns) -> list[str]:

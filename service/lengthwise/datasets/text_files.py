@@ -155,18 +155,10 @@ def time_series(path: Path, advance: Advance) -> Iterator[Record | BadRecord]:
     Raises:
         ConfigurationError: The header is wrong, asks for something that is not read, or has no @data.
     """
-    has_labels, in_data, record_count = False, False, 0
-    for number, line in lines(path, advance):
-        source_line = f"{path}:{number}"
-        if line.startswith(b"#"):
-            continue
-        if in_data:  # a record
-            try:
-                yield _series_record(_text(line, source_line), record_count, has_labels, source_line)
-            except RecordError as error:
-                yield BadRecord(str(record_count), error)
-            record_count += 1
-            continue
+    # The lines without comments, each as `FILE:LINE` and its bytes
+    numbered = ((f"{path}:{number}", line) for number, line in lines(path, advance) if not line.startswith(b"#"))
+    has_labels = False
+    for source_line, line in numbered:  # the header
         tag, *rest = _text(line, source_line).lower().split()
         is_true = rest[:1] == ["true"]
         if not tag.startswith("@"):
@@ -175,9 +167,15 @@ def time_series(path: Path, advance: Advance) -> Iterator[Record | BadRecord]:
             raise ConfigurationError(f"{source_line}: {_REFUSED_TAGS[tag]}")
         if tag == "@classlabel":
             has_labels = is_true
-        in_data = tag == "@data"
-    if not in_data:
+        if tag == "@data":
+            break
+    else:
         raise ConfigurationError(f"{path}: there is no @data in it")
+    for index, (source_line, line) in enumerate(numbered):  # the records
+        try:
+            yield _series_record(_text(line, source_line), index, has_labels, source_line)
+        except RecordError as error:
+            yield BadRecord(str(index), error)
 
 
 def _text(line: bytes, source_line: str) -> str:

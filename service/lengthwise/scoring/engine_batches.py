@@ -116,10 +116,12 @@ def with_answers(batch: Any, left_out_column: str | None, columns: Sequence[Answ
         return {name: values for name, values in batch.items() if name != left_out_column} | answer_columns
     import pandas
 
-    for column in columns:
-        if column.kind == "count":
-            answer_columns[column.name] = pandas.array([row.get(column.field) for row in rows], dtype="Int32")
-    return (batch if left_out_column is None else batch.drop(columns=left_out_column)).assign(**answer_columns)
+    counts = {
+        column.name: pandas.array([row.get(column.field) for row in rows], dtype="Int32")  # which has a missing value
+        for column in columns
+        if column.kind == "count"
+    }
+    return (batch if left_out_column is None else batch.drop(columns=left_out_column)).assign(**answer_columns | counts)
 
 
 def _values(kind: ColumnKind, values: list[Any]) -> Any:
