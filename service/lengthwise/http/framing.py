@@ -11,8 +11,6 @@ import enum
 import logging
 import re
 import time
-from collections import Counter
-from collections.abc import Mapping
 from typing import Final
 
 log = logging.getLogger("lengthwise.framing")
@@ -56,34 +54,22 @@ _PERIOD_SECONDS: Final = 1.0
 
 def fault(version: str, headers: list[tuple[bytes, bytes]]) -> str | None:
     """Why a header block is refused with 400; None if it is not refused. The names of `headers` are in lower case."""
-    values = dict(headers)
-    if len(values) < len(headers):
-        counts = Counter(name for name, _ in headers)
-        repeated = [name.decode() for name in counts if counts[name] > 1 and name in GIVEN_ONCE]
-        if repeated:
-            return f"{repeated[0]} was given twice"
-    if version not in ("1.0", "1.1"):
-        return "this is not HTTP/1.0 or HTTP/1.1"
-    host = values.get(b"host")
-    if host is None and version == "1.1":
-        return "host is missing"
-    if host is not None and not _HOST.fullmatch(host.strip(_BLANKS)):
-        return "host is not the name of a host"
-    return _coding_fault(version, values)
-
-
-def _coding_fault(version: str, values: Mapping[bytes, bytes]) -> str | None:
-    """What is wrong with the transfer encoding of a request; None if nothing is wrong."""
-    coding = values.get(b"transfer-encoding")
-    if coding is None:
-        return None
-    if coding.strip(_BLANKS).lower() != b"chunked":
-        return "transfer-encoding must be chunked, or none"
-    if version == "1.0":
-        return "HTTP/1.0 has no transfer-encoding"
-    if b"content-length" in values:
-        return "content-length and transfer-encoding were both given"
-    return None
+    names, values = [name for name, _ in headers], dict(headers)
+    repeated = [name.decode() for name in values if name in GIVEN_ONCE and names.count(name) > 1]
+    host, coding = values.get(b"host"), values.get(b"transfer-encoding")
+    faults = (
+        (repeated, f"{''.join(repeated[:1])} was given twice"),
+        (version not in ("1.0", "1.1"), "this is not HTTP/1.0 or HTTP/1.1"),
+        (host is None and version == "1.1", "host is missing"),
+        (host is not None and not _HOST.fullmatch(host.strip(_BLANKS)), "host is not the name of a host"),
+        (
+            coding is not None and coding.strip(_BLANKS).lower() != b"chunked",
+            "transfer-encoding must be chunked, or none",
+        ),
+        (coding is not None and version == "1.0", "HTTP/1.0 has no transfer-encoding"),
+        (coding is not None and b"content-length" in values, "content-length and transfer-encoding were both given"),
+    )
+    return next((message for is_wrong, message in faults if is_wrong), None)
 
 
 class MalformedLog:

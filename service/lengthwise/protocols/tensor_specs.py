@@ -50,16 +50,22 @@ def outputs_of(manifest: Manifest) -> tuple[TensorSpec, ...]:
 
 @lru_cache
 def _outputs(task: Task, classes: int, attention: bool) -> tuple[TensorSpec, ...]:
-    """The output tensors of a model, by its task and number of classes."""
-    text, number = ("BYTES",), ("FP32",)
-    if task == "single-label":
-        forms = [TensorSpec("label", text, (-1,)), TensorSpec("score", number, (-1,))]
-    elif task == "multi-label":
-        forms = [TensorSpec("assigned", ("BOOL",), (-1, classes))]
-    else:
-        forms = [TensorSpec("step_labels", text, (-1, -1)), TensorSpec("step_scores", number, (-1, -1))]
-    leading_axes = (-1, -1) if task == "per-step" else (-1,)
-    forms.append(TensorSpec("probabilities", number, (*leading_axes, classes)))
-    if attention:
-        forms.append(TensorSpec("attention", number, (-1, -1)))
-    return tuple(forms)
+    """The output tensors of a model, by its task, its number of classes, and whether it has attention."""
+    text, number, rows, steps = ("BYTES",), ("FP32",), (-1,), (-1, -1)
+    forms: dict[Task, tuple[TensorSpec, ...]] = {
+        "single-label": (
+            TensorSpec("label", text, rows),
+            TensorSpec("score", number, rows),
+            TensorSpec("probabilities", number, (*rows, classes)),
+        ),
+        "multi-label": (
+            TensorSpec("assigned", ("BOOL",), (*rows, classes)),
+            TensorSpec("probabilities", number, (*rows, classes)),
+        ),
+        "per-step": (
+            TensorSpec("step_labels", text, steps),
+            TensorSpec("step_scores", number, steps),
+            TensorSpec("probabilities", number, (*steps, classes)),
+        ),
+    }
+    return forms[task] + ((TensorSpec("attention", number, steps),) if attention else ())
