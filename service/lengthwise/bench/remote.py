@@ -67,7 +67,10 @@ def refusals(target: ServerAddress) -> str | None:
 
 
 def metrics(target: ServerAddress, headers: dict[str, str] | None = None) -> Totals | None:
-    """The metrics of a service by name and label `kind`, summed over other labels; None if this port has none."""
+    """The metrics of a service by name and label `kind`, summed over all other labels.
+
+    None if the service has no metrics at this port, or what it answers cannot be read.
+    """
     from prometheus_client.parser import text_string_to_metric_families
 
     status, body = get(target, "/metrics", headers)

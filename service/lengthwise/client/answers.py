@@ -50,7 +50,7 @@ def error_of(
     detail = text if isinstance(text, str) else content[:_LONGEST_SHOWN].decode("utf-8", "replace") + via
     if status in _BODY_IS_WRONG:
         return _body_error(document, detail, body)
-
+    # The classes of the status; of several, the one with the title of the answer
     kinds = [kind for base in (RequestError, Refused) for kind in base.__subclasses__() if kind.status == status]
     default_kind = NotReady if NotReady in kinds else next(iter(kinds), RequestError)  # several have 503
     kind = next((candidate for candidate in kinds if candidate.title == document.get("title")), default_kind)

@@ -37,7 +37,7 @@ def read(path: Path, kind: StepKind, most_values: int, columns: ColumnNames | No
         path: The file; its suffix is the format.
         kind: Whether a step is values or a token id.
         most_values: The limit of values in all sequences together.
-        columns: The columns that the user named; None for none.
+        columns: The columns that the user named; None: their names say what they are.
 
     Returns:
         The object for the page, by name:

@@ -80,7 +80,7 @@ def upload(folder: Path, address: Address) -> str:
     """Commits a folder to a repository on the hub, which is created if it is missing; returns the commit's address.
 
     Raises:
-        ConfigurationError: The hub does not take it.
+        ConfigurationError: The hub refuses the upload.
     """  # noqa: DOC502 - what it calls raises it
     api = HfApi()
     with _plain_errors(str(address)):

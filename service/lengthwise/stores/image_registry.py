@@ -67,7 +67,7 @@ class ImageRegistry:
         """Reads a manifest or an index by a tag or a digest; returns its content and its digest.
 
         Raises:
-            ConfigurationError: It is too large.
+            ConfigurationError: The manifest is too large.
             VerificationError: The reference is a digest, and the content has another one.
         """
         accepted = ", ".join((INDEX_TYPE, MANIFEST_TYPE, *_DOCKER_TYPES))

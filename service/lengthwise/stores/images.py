@@ -80,7 +80,7 @@ def upload(folder: Path, address: Address) -> str:
     Its layers and configuration are written next to the folder first.
 
     Raises:
-        ConfigurationError: The registry does not take the image.
+        ConfigurationError: The registry refuses the image.
     """  # noqa: DOC502 - what it calls raises it
     versions = [*layout.versions(folder).values()]
     other_files = [path for path in folder.rglob("*") if path.is_file() and path.parent not in versions]

@@ -123,7 +123,7 @@ def upload(folder: Path, address: Address) -> str:
     JSON files, such as manifests, come last: a version with a manifest is complete.
 
     Raises:
-        ConfigurationError: The store does not take them.
+        ConfigurationError: The store refuses a file.
     """  # noqa: DOC502 - what it calls raises it
     paths = sorted((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.suffix == ".json")
     with _plain_errors(str(address)):
