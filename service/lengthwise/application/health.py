@@ -111,11 +111,16 @@ def _described_model(served: ServedModel, serving: Serving) -> dict[str, Any]:
 
 def _why_not_ready(serving: Serving) -> RequestError:
     """The refusal of `/readyz` while the service is not ready: it drains, starts, or has no model that works."""
-    if serving.batcher.draining:
-        return Draining("the server is shutting down", retry_after_seconds=1)
-    if not serving.started and not serving.repository.starting:
-        return NotReady("the server is starting", retry_after_seconds=1)
     broken = [served.manifest.key for served in serving.served if served.queue.breaker.open]
-    if broken and len(broken) == len(serving.served):
-        return NotReady(f"no model works: {listed(broken)}; /healthz says why", retry_after_seconds=5)
-    return serving.repository.none_ready()
+    refusals: tuple[tuple[bool, RequestError], ...] = (
+        (serving.batcher.draining, Draining("the server is shutting down", retry_after_seconds=1)),
+        (
+            not serving.started and not serving.repository.starting,
+            NotReady("the server is starting", retry_after_seconds=1),
+        ),
+        (
+            0 < len(broken) == len(serving.served),
+            NotReady(f"no model works: {listed(broken)}; /healthz says why", retry_after_seconds=5),
+        ),
+    )
+    return next((refusal for applies, refusal in refusals if applies), serving.repository.none_ready())

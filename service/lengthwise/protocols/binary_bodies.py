@@ -31,6 +31,9 @@ from lengthwise.serving import Serving
 
 PARAMETERS: Final = options.FIELDS | {"id"}
 _SHAPE: Final = b"x-lengthwise-shape"
+# What a raw tensor has: the type of its elements, its name, and the form of the shape.
+_TOKENS: Final[tuple[np.dtype[Any], str, str]] = (np.dtype("<i8"), "int64", "STEPS")
+_VALUES: Final[tuple[np.dtype[Any], str, str]] = (np.dtype("<f4"), "float32", "STEPS,FEATURES")
 _LONGEST_SHAPE: Final = 40
 _LONGEST_QUERY: Final = 4096
 
@@ -73,26 +76,24 @@ def _steps(request: Received, manifest: Manifest) -> Steps:
     Raises:
         InvalidRequest: The header of the shape is missing or wrong, or the body has another number of bytes.
     """
-    are_tokens = manifest.input.kind == "tokens"
-    form = "STEPS" if are_tokens else "STEPS,FEATURES"
-    element: np.dtype[Any] = np.dtype("<i8" if are_tokens else "<f4")
+    element, element_name, form = _TOKENS if manifest.input.kind == "tokens" else _VALUES
     # The sizes in the header; `shape` is shorter if one of them is no number.
     text = request.headers.get(_SHAPE)
     sizes = [] if text is None or len(text) > _LONGEST_SHAPE else text.split(b",")
     shape = tuple(int(size) for size in sizes if size.strip().isdigit())
-    size = math.prod(shape) * element.itemsize
-    problem = None
-    if text is None:
-        problem = f"the header {_SHAPE.decode()}: {form} is missing"
-    elif len(shape) != len(sizes) or len(shape) != (1 if are_tokens else 2):
-        problem = f"the header {_SHAPE.decode()} must be {form}, in digits"
-    elif 0 in shape:
-        problem = "a sequence has at least one step, and a step a feature"
-    elif len(request.body) != size:
-        shape_text = ",".join(map(str, shape))
-        problem = f"{_SHAPE.decode()}: {shape_text} of {element.name} is {size} bytes, the body has {len(request.body)}"
-    if problem is not None:
-        raise InvalidRequest([Problem("", problem)])
+    size, shape_text = math.prod(shape) * element.itemsize, ",".join(map(str, shape))
+    is_complete = len(shape) == len(sizes) == form.count(",") + 1
+    faults = (
+        (text is None, f"the header x-lengthwise-shape: {form} is missing"),
+        (not is_complete, f"the header x-lengthwise-shape must be {form}, in digits"),
+        (0 in shape, "a sequence has at least one step, and a step a feature"),
+        (
+            len(request.body) != size,
+            f"x-lengthwise-shape: {shape_text} of {element_name} is {size} bytes, the body has {len(request.body)}",
+        ),
+    )
+    if (fault := next((message for is_wrong, message in faults if is_wrong), None)) is not None:
+        raise InvalidRequest([Problem("", fault)])
     return np.frombuffer(request.body, dtype=element).reshape(shape)
 
 
