@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from numpy.typing import NDArray
 
-from benchmarks.devices import TABLES, table_error
+from benchmarks.devices import TABLES, simulated_table, table_error
 from lengthwise.batching.cost import CostTable
 from lengthwise.batching.cost_measurement import FAILED_SECONDS, grid, measure, rows_grid
 from tests.support.costs import linear_table
@@ -429,6 +429,14 @@ def test_the_tables_of_a_real_device_are_right_after_a_second_with_slow_first_ru
     errors = sorted(table_error(TABLES[device], seed) for seed in range(5))
     assert errors[2] <= 1.15
     assert errors[-1] <= 1.2
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_time_that_no_sum_of_terms_explains_is_predicted_as_it_was_measured(seed: int):
+    """The smallest shapes take 1.2 ms, far from what the wide ones let expect."""
+    table, ran = simulated_table(TABLES["the same, flat to 1.2 ms"], seed, cold=0.0)
+    assert (1, 4) in ran
+    assert table.predict(1, 4) == pytest.approx(1.2e-3, rel=0.15)
 
 
 @pytest.mark.parametrize("turn", [5, 11, 20, 40])

@@ -41,7 +41,7 @@ _OFF_BY_WIDTH, _ALIKE_WIDTHS = 0.3, 12.0
 _OFF_BY_STEPS, _ALIKE_STEPS = 0.1, 10.0
 _OFF_BY_BOTH, _ALIKE_ROWS_OF_WIDTH, _ALIKE_WIDTHS_OF_ROWS = 0.12, 3.0, 6.0  # rows that matter at some widths only
 _OFF_BY_ANY, _ALIKE_ROWS_OF_ANY, _ALIKE_WIDTHS_OF_ANY = 0.1, 8.0, 4.0  # whatever share of a time is fixed
-_MOST_OFF: Final = 1.5  # a log that is more off the mean was disturbed
+_MOST_OFF: Final = 3.0  # a log that is more off the mean was disturbed
 _FEWEST_CHANGE: Final = 0.1  # share of a time that is not fixed, at least
 _NOISE: Final = 0.045  # of one run, as a share of its time
 _MONOTONE_TOLERANCE: Final = 0.03  # by so much (log) a smaller shape may be slower than a larger one
@@ -145,7 +145,7 @@ class _Prediction(NamedTuple):
 
 
 class _Times:
-    """The times of a grid's shapes that ran, and those of all shapes that they predict; arrays are `[shapes]`."""
+    """The times of those shapes of a grid that ran, and what they predict for all. Arrays are `[shapes]`."""
 
     def __init__(self, rows: list[int], widths: list[int], max_padded_steps: int) -> None:
         self._grid = len(rows), len(widths)
@@ -198,7 +198,7 @@ class _Times:
                         yield shape
 
     def most_telling(self, seconds_left: float, runs_left: float) -> int | None:
-        """The shape to run next on a device; None if there is no time or run left for any."""
+        """The shape to run next on a device, with so many seconds and runs left; None if they suffice for no shape."""
         ratio, spread = self._first_over_later()
         for shape in (*self._corners, *np.flatnonzero((self.runs == 1) & (spread > _MOST_SPREAD)).tolist()):
             if self.runs[shape] < 2 and not self.fails[shape]:
@@ -238,7 +238,10 @@ class _Times:
         return np.where(too_many, FAILED_SECONDS, np.maximum(filled, SHORTEST_SECONDS)).reshape(self._grid)
 
     def _first_over_later(self) -> tuple[float, float]:
-        """How many times as long a shape's first run takes as a later one, and the spread of this ratio (log)."""
+        """How many times as long a shape's first run takes as a later one, and by how much the log of this varies.
+
+        (1, 1) before any shape ran twice.
+        """
         logs = np.log(self._first / self._fastest)[self.runs > 1]
         if not len(logs):
             return 1.0, 1.0
@@ -247,7 +250,10 @@ class _Times:
         return math.exp(middle), math.hypot(spread, _PAIR_NOISE / math.sqrt(len(logs)))
 
     def _measured(self) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
-        """The shapes that ran, their seconds, none longer than those of a larger one, and the noise in their logs."""
+        """The shapes that ran, their seconds, and the noise: the standard deviations of the logs of these.
+
+        None takes longer than a larger shape that ran.
+        """
         ratio, spread = self._first_over_later()
         shapes = np.flatnonzero(self.runs)
         once = self.runs[shapes] == 1
@@ -259,8 +265,11 @@ class _Times:
     def _predict(
         self, shapes: NDArray[np.int64], seconds: NDArray[np.float64], noise: NDArray[np.float64]
     ) -> _Prediction:
-        """Predicts all shapes from the seconds of those that ran, with this standard deviation of their logs."""
-        # 1. The process before the runs
+        """Predicts the times of all shapes from the `seconds` of those `shapes` that ran.
+
+        `noise`: the standard deviations of the logs of these.
+        """
+        # 1. The process before the runs: its mean, and covariances around it
         few_terms, any_terms = _fitted_sums(self._terms, shapes, seconds)
         lower, upper = np.log(few_terms.sum(axis=1)), np.log(any_terms.sum(axis=1))
         mean, differ = (lower + upper) / 2, (lower - upper) / 2
@@ -287,10 +296,11 @@ class _Times:
 def _fitted_sums(
     terms: NDArray[np.float64], shapes: NDArray[np.int64], seconds: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Two sums of `terms [all shapes, terms]`, near the seconds of some shapes: one without the last term, one of any.
+    """Fits two sums of `terms [all shapes, terms]` to the seconds of those `shapes` that ran.
 
-    Returns the summands of both, `[all shapes, terms]`. Each term has a factor, at least 0, with which the sum of
-    squared relative errors is smallest. A term that lowers that sum too little is left out.
+    Each term gets a factor, at least 0, so that the sum of squared relative errors is smallest; one that lowers it by
+    less than `_TERM_PENALTY` gets 0. Returns the terms times their factors, `[all shapes, terms]`, twice: with 0 for
+    the last term, and with any factors.
     """
     relative = terms[shapes] / seconds[:, None]
     scale = np.linalg.norm(relative, axis=0)
@@ -303,8 +313,8 @@ def _fitted_sums(
     errors = ((factors @ gram) * factors).sum(axis=1) - 2 * factors @ target + _TERM_PENALTY * chosen.sum(axis=1)
     errors[(factors < 0).any(axis=1)] = math.inf
     without_last = np.where(chosen[:, -1] == 0, errors, math.inf)
-    few, most = (terms * factors[each.argmin()] / scale for each in (without_last, errors))
-    return few, most
+    few_terms, any_terms = (terms * factors[each.argmin()] / scale for each in (without_last, errors))
+    return few_terms, any_terms
 
 
 def _fitted_to_lines(widths: NDArray[np.int64], seconds: NDArray[np.float64]) -> NDArray[np.float64]:
