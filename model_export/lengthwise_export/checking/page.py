@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final, Literal
 
@@ -38,22 +38,23 @@ _MAX_BEFORE, _MAX_BEHIND = 6, 24  # operators drawn before the leaking one, and 
 
 def as_page(report: Report, *more: Report) -> Markup:
     """The report as one HTML page. Of several reports, the page begins with a table of them."""
-    helpers: list[Callable[..., object]] = [
-        _operators_before,
-        _label,
-        _largest_difference,
-        _picture_lines,
-        _shade_runs,
-        ignored_text,
-        level_text,
-        number,
-        one_per_kind,
-        tested_sizes_text,
-        tolerance_text,
-    ]
-    functions = {helper.__name__.lstrip("_"): helper for helper in helpers}
-    title = "lengthwise check" if more else report.target
-    return render(_REPORT, title=title, reports=(report, *more), rules=rules(), **functions)
+    return render(
+        _REPORT,
+        title="lengthwise check" if more else report.target,
+        reports=(report, *more),
+        rules=rules(),
+        operators_before=_operators_before,
+        label=_label,
+        largest_difference=_largest_difference,
+        picture_lines=_picture_lines,
+        shade_runs=_shade_runs,
+        ignored_text=ignored_text,
+        level_text=level_text,
+        number=number,
+        one_per_kind=one_per_kind,
+        tested_sizes_text=tested_sizes_text,
+        tolerance_text=tolerance_text,
+    )
 
 
 def _picture_lines(leak: Leak) -> Iterator[OperatorSpread | str]:
