@@ -7,6 +7,7 @@
 | near sequences | the `HORIZON` most urgent ones (see `pending`); only they are chosen |
 | allowed seconds | the longest predicted run of the next batch, before the drift (`CostTable.drift`) |
 | class, its top | a range of widths, of which a batch takes its sequences; the widest of them |
+| narrow part, wide part | of a queue too short for two classes: the sequences up to a width, and the wider ones |
 
 The hurried sequence is the anchor if no fewer deadlines are met then. What runs with the anchor depends on the kernels
 (`CostTable.valid_steps_only`) and on the device:
@@ -33,9 +34,10 @@ wait stays near that in order of arrival, at the price of some throughput. A cal
 that wait says little, as the next arrivals fill the batches up. So the widths of the last arrivals are divided into a
 few classes, and a batch is of the anchor's class. Each class runs when its first sequence is the most urgent, so none
 waits much longer than in order of arrival. If one batch can take the whole queue, all of it runs together, or its
-narrow part first if that answers more sequences a second. If it cannot, but too few wait for two classes, they run in
-two parts in turn, the narrow and the wide ones, if such a turn takes less time than all of them in order of arrival;
-else in that order, in batches of equal size.
+narrow part first if that answers more sequences a second. If it cannot, but too few wait for two classes, the narrow
+and the wide part run in turn, if a turn of both takes less time than all of them in order of arrival (`_narrow_part`).
+Otherwise all run in that order, in batches of about equal size: as many rows as are cheapest would leave some for one
+batch more, and lengthen the tail.
 
 In each case the most urgent sequence is left out by at most `MAX_LEFT_OUT` plans in a row. So a sequence is passed over
 at most `bypass_bound()` times, whatever arrives.
@@ -385,6 +387,7 @@ def _narrow_part(
     """
 
     def seconds_of(width: int, count: float) -> float:
+        """The seconds in which so many sequences run, at this width."""
         column = cost.column(width, limits.rows)
         return _even_batches(column, limits.most_rows(width), allowed(width), math.ceil(count))[0]
 
