@@ -22,8 +22,10 @@ MAX_PARTS: Final = 1 << 20  # arrays, objects, strings: 16 MB of empty arrays wo
 TOO_MANY_PARTS: Final = f"a body may have {MAX_PARTS} arrays, objects and strings, this one has {{}}"
 _LARGE_BYTES: Final = 65_536
 _CONSTANT: Final = re.compile(r'"(?:[^"\\]|\\.)*+"|(NaN|-?Infinity)')  # a string, or a constant (group 1)
-# In JSON text: a surrogate pair; one half of a pair (group 1), which cannot be encoded as UTF-8; or other escapes.
-_ESCAPES: Final = re.compile(r"\\(?:u[dD](?:[89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F]|([89a-fA-F]))|[^u](?:\\[^u])*+|u)")
+# JSON text without a lone surrogate: no escapes; an escape of one character; `\u` and no surrogate; a surrogate pair.
+_NO_LONE_SURROGATE: Final = re.compile(
+    r"(?:[^\\]++|\\(?:[^u]|u(?:[^dD]|[dD](?:[0-7]|[89abAB]..\\u[dD][c-fC-F]))))*+", re.DOTALL
+)
 _ENDS_EARLY: Final = "{} ends in the middle of the JSON text, at byte {}"
 # What may be at the end of a text that was cut: spaces, or the beginning of a number or a constant.
 _CUT: Final = re.compile(r"\s*|-|t(ru?)?|f(a(ls?)?)?|n(ul?)?|\.|[eE][+-]?")
@@ -56,7 +58,7 @@ def parse(body: bytes | bytearray, name: str = "the body", *, most_parts: int = 
         with collector_paused():
             # Other threads can run between two calls of a Python function, but not within the parser in C.
             document = _loads(text, in_python=len(text) > _LARGE_BYTES)
-        if "\\u" in text and any(escapes[1] for escapes in _ESCAPES.finditer(text)):
+        if "\\u" in text and _NO_LONE_SURROGATE.fullmatch(text) is None:
             raise InvalidRequest([Problem("", f"{name} has a lone surrogate, which is no text")])
     except RecursionError:
         raise InvalidRequest([Problem("", f"{name} is nested too deeply")]) from None
