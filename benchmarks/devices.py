@@ -91,7 +91,7 @@ def simulated_table(
     Runs take longer than their `truth` by the share `noise` of a normal deviate, first runs by `cold` times of it. A
     share `stalls` of all runs takes `STALL` seconds longer.
     """
-    random, stall, now, ran = np.random.default_rng(seed), np.random.default_rng(seed), 0.0, set[BatchShape]()
+    random, stall, now, ran = np.random.default_rng(seed), np.random.default_rng([seed, 1]), 0.0, set[BatchShape]()
 
     def run(rows: int, width: int) -> None:
         nonlocal now

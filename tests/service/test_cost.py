@@ -439,14 +439,14 @@ def test_a_time_that_no_sum_of_terms_explains_is_predicted_as_it_was_measured(se
     assert table.predict(1, 4) == pytest.approx(1.2e-3, rel=0.15)
 
 
-@pytest.mark.parametrize("turn", [5, 11, 20, 40])
-def test_a_run_of_a_device_that_stalls_is_run_again(turn: int):
+@pytest.mark.parametrize("turns", [{5}, {11}, {20}, {40}, {3, 4, 12}])
+def test_a_shape_of_a_device_whose_runs_stall_runs_again(turns: set[int]):
     truth, ran, now = TABLES["flat to 256 rows"], 0, 0.0
 
     def run(rows: int, width: int) -> None:
         nonlocal ran, now
         ran += 1
-        now += truth(rows, width) + (0.05 if ran == turn else 0.0)
+        now += truth(rows, width) + (0.05 if ran in turns else 0.0)
 
     table = measure(run, max_rows=256, max_width=512, max_padded_steps=65_536, clock=lambda: now)
     for rows, width in ((1, 4), (16, 16), (256, 4), (64, 64), (256, 256), (1, 512)):

@@ -53,7 +53,8 @@ _RIDGE: Final = 1e-9  # makes equations of few shapes solvable
 _PAIR_NOISE, _MOST_SPREAD, _SPREAD_QUANTILE = 0.1, 0.08, 0.7
 _DOUBT_POWER: Final = 1.5  # of how much the doubt of a shape counts beside that of others
 _PRICE_POWER: Final = 0.8  # of what a run takes of what is left; 1 would leave wide shapes for too late
-_STALL_LOG, _STALL_DEVIATIONS = 0.15, 2.0  # a run that took so much longer than all others predict runs again
+# A shape whose fastest run took so much longer than the others predict runs again, until it has so many runs.
+_STALL_LOG, _STALL_DEVIATIONS, _MOST_CHECKS = 0.15, 2.0, 5
 
 
 def grid(largest: int, *, smallest: int = 1) -> list[int]:
@@ -141,7 +142,7 @@ class _Prediction(NamedTuple):
     covariance: NDArray[np.float64]  # `[shapes, shapes]`, of their errors
     variances: NDArray[np.float64]  # its diagonal
     doubts: NDArray[np.float64]  # the roots of these, or less, where smaller and larger shapes bound the time
-    stalled: int | None  # a shape whose only time is much longer than the others predict
+    stalled: int | None  # a shape of few runs that all took much longer than the others predict
 
 
 class _Times:
@@ -288,7 +289,7 @@ class _Times:
         doubts = np.minimum(np.sqrt(variances), (upper - lower) / 2 + _MONOTONE_TOLERANCE)
         # 4. By how much each time is longer than the others predict
         longer, certainty = inverse @ off / np.diag(inverse), np.sqrt(np.diag(inverse))
-        stalls = np.where((self.runs[shapes] < 3) & (longer > _STALL_LOG), longer * certainty, 0.0)
+        stalls = np.where((self.runs[shapes] < _MOST_CHECKS) & (longer > _STALL_LOG), longer * certainty, 0.0)
         stalled = int(shapes[stalls.argmax()]) if stalls.max() > _STALL_DEVIATIONS else None
         return _Prediction(logs, covariance, variances, doubts, stalled)
 
