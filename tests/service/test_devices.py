@@ -22,6 +22,7 @@ from lengthwise.batching.plan import BatchLimits
 from lengthwise.errors import ConfigurationError
 from lengthwise.padding import pad
 from lengthwise.repository import loading, verifier
+from lengthwise.repository.contents import Repository
 from lengthwise.repository.stopping import Stopping
 from lengthwise.repository.verifier import Verification, VerificationTask, Verifier
 from lengthwise.runtime import recurrent_kernels
@@ -228,6 +229,38 @@ async def test_devices_make_their_first_run_while_the_models_are_verified(
     monkeypatch.setattr("lengthwise.serving.service.begin_devices", begin)
     async with serving_on(ONE, folder, monkeypatch, verify=verify) as (serving, _):
         assert serving.ready
+
+
+async def test_a_process_that_ends_leaves_the_first_run_of_a_device_behind(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    threads: list[threading.Thread] = []
+    monkeypatch.setattr(
+        "lengthwise.serving.service.begin_devices", lambda _: threads.append(threading.current_thread())
+    )
+    async with serving_on(ONE, folder, monkeypatch):
+        assert [(thread.name, thread.daemon) for thread in threads] == [("first run", True)]  # as in `ending`
+
+
+async def test_a_start_that_fails_waits_for_the_first_run_of_its_device(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    failing, ran = threading.Event(), threading.Event()
+
+    def begin(devices: Any) -> None:
+        failing.wait(60.0)
+        begin_devices(devices)
+        ran.set()
+
+    def rescan(*_: Any) -> Repository:
+        failing.set()
+        raise ConfigurationError("the bucket does not answer")
+
+    monkeypatch.setattr("lengthwise.serving.service.begin_devices", begin)
+    monkeypatch.setattr("lengthwise.serving.service.choose", lambda *_, **__: DeviceChoice(tuple(ONE), "a test"))
+    serving = Serving(Settings(models=folder), rescan=rescan)
+    with pytest.raises(ConfigurationError, match="the bucket does not answer"):
+        await serving.start()
+    assert ran.is_set()
+    await serving.stop()
 
 
 def test_the_first_run_of_a_device_is_one_row_of_the_bundled_model(monkeypatch: pytest.MonkeyPatch):

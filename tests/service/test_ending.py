@@ -185,7 +185,7 @@ def test_the_last_resort_leaves_one_alone_that_does(seconds: float | None) -> No
     assert (done.returncode, done.stderr) == (0, b"")
 
 
-@pytest.mark.parametrize("name", ["runner-0", "rescan", "probe", "verification"])
+@pytest.mark.parametrize("name", ["runner-0", "first run", "rescan", "probe", "verification"])
 def test_a_thread_inside_a_library_is_left_behind(ends: list[int], name: str) -> None:
     free = threading.Event()
     before = threading.enumerate()

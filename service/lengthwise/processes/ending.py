@@ -14,7 +14,7 @@ from typing import Final
 log = logging.getLogger("lengthwise.ending")
 
 # Prefixes of the names of threads that may be inside a library for long.
-_OWN_THREADS: Final = ("rescan", "verification", "probe", "runner-")
+_OWN_THREADS: Final = ("first run", "rescan", "verification", "probe", "runner-")
 _STDERR: Final = 2
 
 

@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from lengthwise.batching.queues import PendingRequest, Timing, Waiter
@@ -24,6 +25,7 @@ from lengthwise.repository.probing import Probing
 from lengthwise.repository.registry import EveryWorker, Publish, Registry, Rescan, ServedModel
 from lengthwise.repository.scan import Scan
 from lengthwise.repository.source import ModelSource
+from lengthwise.repository.stopping import in_daemon_thread
 from lengthwise.repository.verifier import Verifier
 from lengthwise.runtime import recurrent_kernels
 from lengthwise.runtime.answers import Answer
@@ -136,8 +138,12 @@ class Serving:
             self.monitoring.start()
         starting: list[Awaitable[None]] = [self.registry.open()]
         if self.choice.provider.bound:  # meanwhile: another process verifies the models
-            starting.append(asyncio.to_thread(begin_devices, self.choice.devices))
-        await asyncio.gather(*starting)
+            first_run = in_daemon_thread("first run", partial(begin_devices, self.choice.devices))
+            starting.append(asyncio.wrap_future(first_run))
+        # An error waits for the first run: a thread in C++ that outlasts the interpreter aborts the process.
+        error, *_ = await asyncio.gather(*starting, return_exceptions=True)
+        if error is not None:
+            raise error
         if self.worker is not None:
             await self.worker.wait_for_others()
         if listen is not None:
