@@ -338,9 +338,7 @@ def _class_batch(
     chosen = pending.most_urgent_of(next_narrower, width, rows)
     if len(chosen) < rows:
         chosen += pending.most_urgent_of(0, next_narrower, rows)
-    if anchor in chosen:
-        chosen.remove(anchor)
-    return [anchor, *chosen][:rows]
+    return [anchor, *(sequence for sequence in chosen if sequence is not anchor)][:rows]
 
 
 def _full_rows(column: Column, row_limit: int, seconds: float, waiting: int) -> int:
@@ -448,10 +446,9 @@ def _queue_batch(
     times a batch of the widest that came lately.
     """
     now, widest = pending.work, cost.column(max(pending.widths), limits.rows)
-    count = len(pending)
+    near = sorted(pending.near(), key=_WIDTH)
+    count = len(near)
     longest_wait = _LONGER * widest.seconds[count]
-    others = islice((waiting for waiting in pending.near() if waiting is not anchor), count - 1)
-    near = sorted([anchor, *others], key=_WIDTH)
     seconds_of_all = cost.column(near[-1].width, limits.rows).seconds[count]
     # `earliest[n]`: when the first of `near[n - 1:]` came, on the clock of `pending.work`
     earliest = [*accumulate(map(_ARRIVAL_WORK, reversed(near)), min), math.inf][::-1]
