@@ -160,7 +160,7 @@ class GatheredSteps:
 
         Args:
             outputs: `[rows, width, hidden]`, of a layer that ran over the valid steps only, moved to the front of their
-                row. The output of the n-th step that ran is at index n.
+                row. The output of the n-th valid step of the row is at index n, in either direction.
             backwards: Whether the layer ran from the last step to the first: then the result has the steps in the
                 order in which they ran, as Keras returns them.
             repeated: Whether a masked step gets the output of the valid step that ran before it; otherwise 0.

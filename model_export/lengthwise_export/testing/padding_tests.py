@@ -81,7 +81,8 @@ def watched() -> Iterator[list[ModelCall]]:
 def findings(calls: Sequence[ModelCall]) -> list[LeakRule]:
     """The rules that a padding test breaks, by the calls that it makes of models.
 
-    The calls of one class of model count: the class that is called most often. Empty if no call has a tensor.
+    The calls of one class of model count: the class that is called most often. But padding in a call of any class is
+    enough. Empty if no call has a tensor.
     """
     calls = [call for call in calls if call.tensors]
     if not calls:

@@ -164,8 +164,9 @@ def fit_ridge(
 
     Features are centred and divided by their standard deviations; the weights that are returned are those of the
     features as they were passed. Among thousands of kernel features, a few sequence-level features would count for
-    nothing, so they are multiplied by a factor, which is chosen together with the penalty: the root of a *share*, which
-    is the weight of the group of these features against that of the kernel features.
+    nothing, so they are multiplied by a factor, which is chosen together with the penalty. Its square is a *share*, the
+    weight of the whole group of these features against that of the kernel features, times the number of kernel features
+    for each of them.
 
     The leave-one-out answers come from one decomposition: with `G = K + penalty`, where `K` are the inner products of
     the examples, the error of a fit without an example is `(G^-1 y) / diag(G^-1)` (Rifkin and Lippert, "Notes on
