@@ -86,7 +86,10 @@ def _check_keywords(options: Callable[P, CheckOptions]) -> Callable[[Callable[..
 
 
 def _export_keywords(options: Callable[P, ExportOptions]) -> Callable[[Callable[..., PublishedModel]], Exporting[P]]:
-    """`commands.options.keywords`, typed for `export`."""
+    """A decorator for `export`, with its types: each field of `ExportOptions` becomes a keyword argument.
+
+    The decorated function gets them as one `options`, as `lengthwise.commands.options.keywords` makes it.
+    """
     return cast(
         "Callable[[Callable[..., PublishedModel]], Exporting[P]]", keywords(cast("type[ExportOptions]", options))
     )

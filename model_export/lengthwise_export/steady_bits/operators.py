@@ -14,7 +14,8 @@ Einsum           becomes the ReduceSum, the Transpose and the MatMul that it sta
 
 A value is its name in the graph. Its axes are *fixed* if they have the same size in every batch, else *dynamic*
 (`MeasuredAxis`); a measured size is that in the smallest batch, of one row. A rewrite returns the nodes that replace a
-node, or None if its bits do not depend on the batch, or it is not known how.
+node, or None if its bits do not depend on the batch, or it is not known how. With `facts.every` it is rewritten
+at all sizes, also at those at which it was not seen to lose bits.
 """
 
 from __future__ import annotations
@@ -296,7 +297,7 @@ def expanded_einsum(node: NodeProto, facts: GraphFacts) -> Replacement | None:
 
     Returns:
         The replacement. None for an Einsum with an ellipsis, with a letter twice in one value (a diagonal), or that is
-        more than one product; and for one whose bits do not depend on the batch.
+        more than one product; and, without `facts.every`, for one whose bits do not depend on the batch.
     """
     # 1. The equation: a term of letters for each value, one letter for each axis
     inputs, arrow, result = attributes_of(node)["equation"].replace(" ", "").partition("->")

@@ -120,7 +120,10 @@ class CostTable:
         return self._snapshot.seconds * self.drift
 
     def column(self, width: int, rows: int) -> Column:
-        """The column of a width, for `rows` rows at least, before the drift; cached until the snapshot is replaced."""
+        """The predicted seconds of batches of one width, by their rows, before the drift.
+
+        The column has at least `rows` rows. It is computed from the present snapshot of the grid, and cached in it.
+        """
         snapshot = self._snapshot
         if rows > snapshot.rows:
             with self.learning:  # another thread may have replaced the snapshot meanwhile

@@ -374,14 +374,20 @@ def _even_batches(column: Column, row_limit: int, seconds: float, count: int) ->
 def _narrow_part(
     pending: PendingSequences, cost: CostTable, limits: BatchLimits, allowed: Callable[[int], float]
 ) -> int:
-    """The widest of the narrow part, if two parts run in turn; 0 if all that wait run in order of arrival.
+    """Whether to cut the queue into a narrow and a wide part that run in turn, and where.
 
-    As many sequences arrive as run, and each part runs with all of its sequences. So a turn of both parts has
-    `waiting / (1 - p * q)` sequences, where `p` and `q` are the shares of the wide and of the narrow arrivals. If such
-    a turn takes no longer than all that wait in order of arrival, more are answered, and none waits longer. So these
-    seconds are compared, for some cuts between two widths. The last result is kept in `pending` while its seconds are
-    nearly the fewest: if the cut moved, a sequence beside it could miss the turns of both parts. `allowed(width)` are
-    the seconds that a batch may take.
+    Returns the largest width of the narrow part; 0 if no cut is better than order of arrival.
+
+    1. A *turn* runs first one part, then the other, each with all of its sequences. While a part runs, as many
+       sequences arrive as are answered. Let `p` be the share of arrivals in the wide part and `q` that in the narrow
+       one. Then a turn answers `waiting / (1 - p * q)` sequences: more than wait, as those that arrived during the
+       first part for the second one run, too.
+    2. So where a turn takes no longer than all that wait in order of arrival, more are answered and none waits longer.
+       The seconds of turns at some cuts are compared with those of order of arrival, by the cost table.
+    3. The cut of the last decision, which `pending` keeps, stays while its turn is nearly the shortest. If cuts moved,
+       a sequence beside them could miss the turns of both parts.
+
+    `allowed(width)` are the seconds that a batch of a width may take.
     """
 
     def seconds_of(width: int, count: float) -> float:

@@ -379,8 +379,12 @@ class Runners:
             call(self._run_inline)
 
     def _run_inline(self) -> None:
-        """Takes a turn of the event loop: runs the next batch if it is short, and otherwise wakes a runner for it."""
-        self._loop.call_soon(self._count_inline)  # after answers that are written at once
+        """Takes a turn of the event loop: runs the next batch if it is short.
+
+        Otherwise `_take_inline` has woken a runner for it. After a batch the event loop polls for requests for a short
+        time (`busy_poll`), because its clients often send the next ones at once.
+        """
+        self._loop.call_soon(self._count_inline)  # runs after the callbacks that write this batch's answers
         planned = self._take_inline()
         if planned is None:
             return

@@ -194,7 +194,7 @@ class _AnyClient(Generic[Transport]):
                 raise ConfigurationError(f"the sequences were {difference}: prepare them again")
 
     def _call(self, method: str, path: str, document: Any) -> Exchange[Any]:
-        """The exchange of `get` and `post`; returns the JSON of the answer, or its text.
+        """The exchange for `get` and `post`: once it has run, its result is the JSON of the answer, or else its text.
 
         A whole URL as the path is refused: httpx would follow it, and send the key along.
 

@@ -280,7 +280,10 @@ class Registry:
                 self._serve(result)
 
         def rescan() -> Repository:
-            """Returns free memory to the system, and scans; in the thread."""
+            """Scans the folder, and returns the repository that it found; first gives free memory back to the system.
+
+            It runs in the thread.
+            """
             if self._has_removed:  # by an earlier scan: by now their last requests are answered
                 self._has_removed = False
                 return_free_memory()
