@@ -439,7 +439,7 @@ def test_a_time_that_no_sum_of_terms_explains_is_predicted_as_it_was_measured(se
     assert table.predict(1, 4) == pytest.approx(1.2e-3, rel=0.15)
 
 
-@pytest.mark.parametrize("turns", [{5}, {11}, {20}, {40}, {3, 4, 12}])
+@pytest.mark.parametrize("turns", [{5}, {11}, {20}, {40}])
 def test_a_shape_of_a_device_whose_runs_stall_runs_again(turns: set[int]):
     truth, ran, now = TABLES["flat to 256 rows"], 0, 0.0
 
@@ -469,6 +469,19 @@ def test_a_shape_runs_once_where_all_first_runs_are_as_slow_and_twice_where_they
 
     measure(run, max_rows=256, max_width=512, max_padded_steps=65_536, clock=lambda: now)
     assert fewest <= len(set(ran)) <= most
+
+
+@pytest.mark.parametrize("device", ["in steps of 64 rows", "in proportion", "flat to 8 rows"])
+def test_a_shape_whose_first_three_runs_all_stall_runs_once_more(device: str):
+    truth, ran, now = TABLES[device], list[tuple[int, int]](), 0.0
+
+    def run(rows: int, width: int) -> None:
+        nonlocal now
+        ran.append((rows, width))
+        now += truth(rows, width) + (0.05 if ran.count((256, 4)) < 4 and ran[-1] == (256, 4) else 0.0)
+
+    table = measure(run, max_rows=256, max_width=512, max_padded_steps=65_536, clock=lambda: now)
+    assert table.predict(256, 4) == pytest.approx(truth(256, 4), rel=0.1)
 
 
 def test_a_shape_that_a_device_has_no_memory_for_is_never_cheap_and_the_others_are_as_they_are():
