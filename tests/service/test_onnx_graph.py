@@ -95,6 +95,16 @@ def test_graphs_in_graphs_without_end_are_an_error() -> None:
         onnx_graph.read(field(7, graph))
 
 
+@pytest.mark.parametrize("content", [b"\x07", b"\xff" * 8])  # a packed list of one integer, and no list at all
+def test_an_integer_that_is_stored_as_bytes_is_left_out_as_protocol_buffers_do(content: bytes) -> None:
+    attribute, tensor = field(1, b"axis") + field(3, content), field(2, content) + field(8, b"t")
+    model = field(7, field(1, field(4, b"Concat") + field(5, attribute)) + field(5, tensor))
+    graph, expected = onnx_graph.read(model), onnx.ModelProto.FromString(model).graph
+    assert not expected.node[0].attribute[0].HasField("i")
+    assert (graph.nodes[0].attributes, graph.nodes[0].unread) == ({}, {"axis"})
+    assert graph.tensors["t"].kind == expected.initializer[0].data_type == 0
+
+
 @given(st.binary(max_size=200))
 def test_any_bytes_are_read_or_are_an_error_of_value(content: bytes) -> None:
     with suppress(ValueError):

@@ -111,8 +111,12 @@ class Message:
         """Returns the content of a single text field, of several the last; empty if there is none."""
         return "".join(self.texts(number)[-1:])
 
+    def integer(self, number: int) -> list[int]:
+        """Returns the contents of a single int64 field; those that are bytes are not read, as protocol buffers do."""
+        return [signed(content) for content in self._contents.get(number, ()) if isinstance(content, int)]
+
     def integers(self, number: int) -> list[int]:
-        """Returns the numbers of an int64 field, each of whose contents is one integer or a packed list."""
+        """Returns the numbers of a repeated int64 field, each of whose contents is one integer or a packed list."""
         return [integer for content in self._contents.get(number, ()) for integer in integers(content)]
 
     def without(self, number: int) -> list[tuple[int, Content]]:
@@ -386,7 +390,7 @@ def _add_attribute(message: memoryview, node: Node, locations: set[str], depth: 
     # 2. Its value
     floats = [struct.unpack("<f", number)[0] for number in attribute.messages[_ATTRIBUTE_FLOAT] if len(number) == 4]
     values: list[AttributeValue] = [
-        *(attribute.integers(_ATTRIBUTE_INT) + floats),
+        *(attribute.integer(_ATTRIBUTE_INT) + floats),
         *attribute.texts(_ATTRIBUTE_TEXT),
         *(numbers for numbers in constants if numbers is not None),
         *filter(None, [tuple(attribute.integers(_ATTRIBUTE_INTS))]),
@@ -428,7 +432,7 @@ def _tensor(message: memoryview, locations: set[str]) -> tuple[str, Tensor]:
     for entry in map(Message, tensor.messages[_TENSOR_EXTERNAL]):
         if "location" in entry.texts(1):  # a damaged entry may have several keys and values
             locations.update(entry.texts(2))
-    kind = [0, *tensor.integers(_TENSOR_TYPE)][-1]
+    kind = [0, *tensor.integer(_TENSOR_TYPE)][-1]
     return tensor.text(_TENSOR_NAME), Tensor(kind, tuple(tensor.integers(_TENSOR_SHAPE)), message)
 
 
