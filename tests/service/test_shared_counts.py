@@ -126,6 +126,19 @@ def test_the_calls_of_a_key_with_a_name_outlive_their_process_too() -> None:
     assert not any(shared)
 
 
+def test_a_late_count_of_a_forgotten_model_is_in_no_row_of_another_model() -> None:
+    shared = memory()
+    counting = metrics(shared)
+    forgotten = counting.model("m", "1")
+    counting.remove(forgotten)
+    for number in range(KEPT_GONE):
+        counting.remove(counting.model(f"later {number}", "1"))
+    counting.model("new", "1")  # has the row that is free now
+    forgotten.count("verify_mismatches")
+    models, _ = SharedCounts(shared).counts()
+    assert models["new", "1"][CELL["verify_mismatches", ""]] == 0
+
+
 def test_names_beyond_the_memory_are_counted_by_their_own_process() -> None:
     counting = metrics(memory())
     for number in range(1100):

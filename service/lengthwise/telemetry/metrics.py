@@ -370,7 +370,10 @@ class Metrics:
             oldest = next(iter(self._removed))
             del self._removed[oldest]
             self.forgotten += 1
-            self._forget(oldest, snapshot_of(*_rows_of([self._models.pop(oldest)])))
+            gone = self._models.pop(oldest)
+            self._forget(oldest, snapshot_of(*_rows_of([gone])))
+            # An answer may be checked much later: what is counted from now on must not be in the row of another model.
+            gone.cells = list(gone.cells)
             if self._shared is not None:
                 self._shared.release(*oldest)
 
