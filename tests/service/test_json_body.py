@@ -1,4 +1,5 @@
 import json
+import sys
 from typing import Any
 
 import numpy as np
@@ -188,3 +189,13 @@ def test_a_lone_surrogate_is_refused_and_a_pair_or_an_escaped_backslash_is_not(t
             json_text.parse(sent.encode())
     else:
         assert json_text.parse(sent.encode()) == [value]
+
+
+def test_other_threads_can_run_while_many_escapes_are_searched_for_lone_surrogates() -> None:
+    calls: list[str] = []  # of Python functions: between two of them another thread can run
+    sys.setprofile(lambda frame, event, _: calls.append(event))
+    try:
+        json_text.parse(b'["%b"]' % (b"\\u0041" * 400_000))
+    finally:
+        sys.setprofile(None)
+    assert calls.count("call") > 40

@@ -22,9 +22,10 @@ MAX_PARTS: Final = 1 << 20  # arrays, objects, strings: 16 MB of empty arrays wo
 TOO_MANY_PARTS: Final = f"a body may have {MAX_PARTS} arrays, objects and strings, this one has {{}}"
 _LARGE_BYTES: Final = 65_536
 _CONSTANT: Final = re.compile(r'"(?:[^"\\]|\\.)*+"|(NaN|-?Infinity)')  # a string, or a constant (group 1)
-# JSON text without a lone surrogate: no escapes; an escape of one character; `\u` and no surrogate; a surrogate pair.
-_NO_LONE_SURROGATE: Final = re.compile(
-    r"(?:[^\\]++|\\(?:[^u]|u(?:[^dD]|[dD](?:[0-7]|[89abAB]..\\u[dD][c-fC-F]))))*+", re.DOTALL
+# A piece of JSON text: no escapes; escapes of one character; `\u` and no surrogate; surrogate pairs. Group 1: the
+# beginning of a lone surrogate. No piece has more escapes, as no other thread can run while a piece is searched.
+_PIECES: Final = re.compile(
+    r"(?:[^\\]++|\\(?:[^u]|u(?:[^dD]|[dD](?:[0-7]|[89abAB]..\\u[dD][c-fC-F])))){1,10000}+|(\\)", re.DOTALL
 )
 _ENDS_EARLY: Final = "{} ends in the middle of the JSON text, at byte {}"
 # What may be at the end of a text that was cut: spaces, or the beginning of a number or a constant.
@@ -58,7 +59,7 @@ def parse(body: bytes | bytearray, name: str = "the body", *, most_parts: int = 
         with collector_paused():
             # Other threads can run between two calls of a Python function, but not within the parser in C.
             document = _loads(text, in_python=len(text) > _LARGE_BYTES)
-        if "\\u" in text and _NO_LONE_SURROGATE.fullmatch(text) is None:
+        if "\\u" in text and any(piece[1] for piece in _PIECES.finditer(text)):
             raise InvalidRequest([Problem("", f"{name} has a lone surrogate, which is no text")])
     except RecursionError:
         raise InvalidRequest([Problem("", f"{name} is nested too deeply")]) from None
