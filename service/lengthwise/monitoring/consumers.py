@@ -25,17 +25,13 @@ class AnsweredCall(NamedTuple):
 
 
 class Consumer:
-    """Uses a sample of the answered calls: a random `share` of them (0 to 1), and of these the calls that it `wants`.
+    """Uses a sample of the answered calls: a random `share` of them (0 to 1).
 
     `name` is the value of the label `consumer` in its metrics.
     """
 
     name: str
     share: float
-
-    def wants(self, call: AnsweredCall) -> bool:
-        """Whether the consumer can use a call. Runs in the thread that answers the call, so it must be fast."""
-        return True
 
     def consume(self, calls: Sequence[AnsweredCall]) -> None:
         """Uses calls; runs in the consumer's own thread."""

@@ -125,12 +125,8 @@ class ConsumerThread(threading.Thread):
         return len(self._calls)
 
     def offer(self, call: AnsweredCall) -> None:
-        """Puts a call into the buffer if it is in the random share, and the consumer wants it.
-
-        If the buffer is full, the call is dropped and counted.
-        """
-        consumer = self.consumer
-        if (consumer.share < 1 and random.random() >= consumer.share) or not consumer.wants(call):
+        """Puts a call into the buffer if it is in the random share; if the buffer is full, it is dropped and counted."""
+        if self.consumer.share < 1 and random.random() >= self.consumer.share:
             return
         with self._lock:
             if len(self._calls) < MOST_CALLS and self._bytes + call.memory_bytes <= MOST_BYTES:
