@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from onnx import helper
 
-from lengthwise_export.onnx_graphs.node_writer import NodeWriter
+from lengthwise_export.onnx_graphs.protos import NodeWriter
 
 
 def test_a_name_is_given_once() -> None:

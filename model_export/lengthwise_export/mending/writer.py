@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from lengthwise_export.mending.values import Size, Table
-from lengthwise_export.onnx_graphs.node_writer import NodeWriter
+from lengthwise_export.onnx_graphs.protos import NodeWriter
 
 _ROUNDED_UP: Final = 8  # steps: a batch may be wider than its longest sequence, because widths are rounded up
 _MAX_STRIDE: Final = 64  # the largest divisor that is tried for a linear function

@@ -34,9 +34,9 @@ from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper, shape
 
 from lengthwise.runtime.manifest import Manifest, Precision
 from lengthwise_export.errors import ExportError
-from lengthwise_export.onnx_graphs.node_writer import NodeWriter
 from lengthwise_export.onnx_graphs.protos import (
     OF_ONNX,
+    NodeWriter,
     all_names,
     attributes_of,
     constants_of,

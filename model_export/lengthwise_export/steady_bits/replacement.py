@@ -21,9 +21,16 @@ from lengthwise.padding import PaddedBatch
 from lengthwise.runtime.graph_inputs import feed
 from lengthwise.runtime.manifest import Manifest
 from lengthwise_export.errors import UncheckableError
-from lengthwise_export.onnx_graphs.node_writer import NodeWriter
 from lengthwise_export.onnx_graphs.probing import open_recording_session
-from lengthwise_export.onnx_graphs.protos import all_names, constants_of, keep_needed, names_in, opset_of, refill
+from lengthwise_export.onnx_graphs.protos import (
+    NodeWriter,
+    all_names,
+    constants_of,
+    keep_needed,
+    names_in,
+    opset_of,
+    refill,
+)
 
 _LARGER_ROWS: Final = 3  # rows of the larger batch
 _MORE_STEPS: Final = 24  # so much wider is the larger batch: an axis of steps is longer there after every usual stride

@@ -125,7 +125,7 @@ class ConsumerThread(threading.Thread):
         return len(self._calls)
 
     def offer(self, call: AnsweredCall) -> None:
-        """Puts a call into the buffer if it is in the random share; if the buffer is full, it is dropped and counted."""
+        """Puts a call of the random share into the buffer; if the buffer is full, the call is dropped and counted."""
         if self.consumer.share < 1 and random.random() >= self.consumer.share:
             return
         with self._lock:
