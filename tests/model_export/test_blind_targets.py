@@ -217,6 +217,18 @@ def test_the_rows_of_a_graph_that_answers_each_step_are_those_that_do_not_mix() 
         assert targets.read(graph, TargetOptions(), blind=True).names.time_first == (axis == 0)
 
 
+def test_rows_that_mix_only_by_large_numbers_are_not_taken_for_the_rows() -> None:
+    # The first numbers along `p` are added to all others if their sum is above 2.5. A trial sees that if it changes
+    # them to other random ones; not if it changes them to zeros, as for those that it begins with nothing is added.
+    body = (
+        "first = Slice (x, zero, one, zero)  sum = ReduceSum <keepdims = 1> (first, two)  above = Sub (sum, least)"
+        "  added = Relu (above)  logits = Add (x, added)"
+    )
+    constants = {"zero": [0], "one": [1], "two": [2], "least": np.float32(2.5)}
+    graph = parsed("g (float[p,q,4] x) => (float[p,q,4] logits)", body, **constants)
+    assert targets.read(graph, TargetOptions(), blind=True).names.time_first
+
+
 @pytest.mark.parametrize(
     ("value", "steps", "kind"),
     [

@@ -312,10 +312,13 @@ class ReadingTrial:
         random = np.random.default_rng(0)
         for width in (_WIDTH, *_WIDER):
             batch = self._batch(_ROWS, width)
+            changed_steps = batch.steps.copy()
             if self.steps.kind == "values":
                 batch.steps[:] = random.standard_normal(batch.steps.shape)
-            changed_steps = batch.steps.copy()
-            changed_steps[0] = 0
+                changed_steps[:] = batch.steps
+                changed_steps[0] = random.standard_normal(batch.steps.shape[1:])  # not zeros, which a graph may mask
+            else:
+                changed_steps[0] = 0
             answer, answer_to_changed = self.answer(batch), self.answer(PaddedBatch(changed_steps, batch.lengths))
             if not isinstance(answer, str) and not isinstance(answer_to_changed, str):
                 return np.allclose(answer[1:], answer_to_changed[1:], atol=ROUNDING, rtol=ROUNDING, equal_nan=True)
