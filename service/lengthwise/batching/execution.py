@@ -205,7 +205,8 @@ class Execution:
     def _outcome(self, request: PendingRequest, *, failed: bool) -> Any:
         """Makes the outcome of a request that is complete: its answer, or an error.
 
-        None for a request that was settled before, as its caller is gone: `Batcher.settle_all` ignores its outcome.
+        If the request was settled before, as its caller is gone, no answer is made: it is None, or an error if the
+        batch failed. `Batcher.settle_all` ignores either.
 
         Args:
             request: The request.
