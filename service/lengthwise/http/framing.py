@@ -55,7 +55,11 @@ _PERIOD_SECONDS: Final = 1.0
 def fault(version: str, headers: list[tuple[bytes, bytes]]) -> str | None:
     """Why a header block is refused with 400; None if it is not refused. The names of `headers` are in lower case."""
     names, values = [name for name, _ in headers], dict(headers)
-    repeated = [name.decode() for name in values if name in GIVEN_ONCE and names.count(name) > 1]
+    repeated = [
+        name.decode()
+        for name in (values if len(values) < len(names) else ())  # nearly always no name is repeated
+        if name in GIVEN_ONCE and names.count(name) > 1
+    ]
     host, coding = values.get(b"host"), values.get(b"transfer-encoding")
     faults = (
         (repeated, f"{''.join(repeated[:1])} was given twice"),
