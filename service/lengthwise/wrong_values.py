@@ -72,8 +72,7 @@ def all_wrong(
     for item in errors:
         location = item["loc"]
         # pydantic does not count the wrong entries of a list, and also reports the list as too short: left out.
-        has_wrong_entry = any(location == other[: len(location)] != other for other in locations)
-        if item["type"] == "too_short" and has_wrong_entry:
+        if item["type"] == "too_short" and any(location == other[: len(location)] != other for other in locations):
             continue
         if item["type"] == "extra_forbidden":
             message = unknown(str(location[-1]), known(location[:-1]))

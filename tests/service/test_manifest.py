@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from lengthwise.errors import ManifestError, VerificationError
 from lengthwise.runtime.manifest import GraphNames, Manifest, Promise, StepInput, digest
+from lengthwise.wrong_values import all_wrong
 
 LEAST: dict[str, Any] = {"name": "m", "version": 1, "input": {"kind": "values", "features": 2}, "labels": ["a", "b"]}
 
@@ -152,3 +153,21 @@ def test_weights_in_a_file_beside_the_graph_want_its_digest(directory: Path, siz
     (directory / name).parent.mkdir(exist_ok=True)
     (directory / name).write_bytes(b"1234")
     vouching(directory, "model.onnx", **{name: digest(directory / name)}).read_files(directory)
+
+
+def test_many_wrong_entries_are_not_compared_with_each_other():
+    """A manifest may have a million wrong labels: comparisons of all pairs would take hours."""
+
+    class Location(tuple[int | str, ...]):
+        compared = 0
+
+        def __getitem__(self, part: Any) -> Any:
+            Location.compared += 1
+            return super().__getitem__(part)
+
+    errors: list[Any] = [
+        {"type": "string_type", "loc": Location(("labels", index)), "msg": "Input should be a string", "input": index}
+        for index in range(50)
+    ]
+    assert all_wrong(errors, lambda _: (), document="the whole").endswith("and 40 more")
+    assert Location.compared == 0
