@@ -7,7 +7,6 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from lengthwise.batching.queues import PendingRequest, Timing, Waiter
@@ -138,7 +137,7 @@ class Serving:
             self.monitoring.start()
         starting: list[Awaitable[None]] = [self.registry.open()]
         if self.choice.provider.bound:  # meanwhile: another process verifies the models
-            first_run = in_daemon_thread("first run", partial(begin_devices, self.choice.devices))
+            first_run = in_daemon_thread("first run", lambda: begin_devices(self.choice.devices))
             starting.append(asyncio.wrap_future(first_run))
         # An error waits for the first run: a thread in C++ that outlasts the interpreter aborts the process.
         error, *_ = await asyncio.gather(*starting, return_exceptions=True)
