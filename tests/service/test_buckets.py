@@ -66,7 +66,8 @@ def test_rounding_adds_less_than_a_twentieth_to_what_is_computed(
     measured = table(limits, rows_until_full)
     buckets = choose(measured, limits, max_length=LONGEST, multiple=4)
     cost = BucketedCosts(measured, buckets)
-    waiting = np.clip(lengths(random, 800), 1, LONGEST).astype(int).tolist()
+    # So many that some dozens of batches run: of three, one that is rounded up much would decide.
+    waiting = np.clip(lengths(random, max(800, 20 * arrivals)), 1, LONGEST).astype(int).tolist()
     pool, computed, needed = PendingSequences(), 0, 0
     while waiting or len(pool):
         for _ in range(min(len(waiting), random.poisson(arrivals))):

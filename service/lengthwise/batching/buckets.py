@@ -33,6 +33,7 @@ MOST_FIRST: Final = 64  # so many shapes run before a request needs them,
 BEFORE_READY: Final = 4  # and so many of these before the model is ready: more do not shorten the first waits
 _FIRST_ROWS, _FIRST_WIDTHS = 9, 7  # of these shapes: how many numbers of rows and how many widths
 MOST_ADDED: Final = 0.05  # by one rounding, as a share of the steps or the predicted seconds
+_ROWS_SHARE: Final = 0.8  # of that, for rows: where a batch takes the whole queue, these are rounded in each batch
 _BLOCK: Final = 64  # arrivals in a block, as in a small full batch of a device: so its longest is like a batch's width
 _BLOCKS: Final = 64  # a width is frequent if it is the longest in at least two of so many blocks
 _FINE: Final = 256  # longest lengths that differ by less than about one part in so many count as one width
@@ -124,13 +125,14 @@ def choose(
 ) -> Buckets:
     """The fewest widths and rows for which no rounding adds more than `most_added` to the steps or the seconds.
 
-    Widths are compared in full batches; numbers of rows at the width of a full batch of `limits.padded_steps`.
+    Widths are compared in full batches; numbers of rows at the width of a full batch of `limits.padded_steps`. Rows
+    add a little less (`_ROWS_SHARE`), so that both roundings together add less than `MOST_ADDED` on average.
     """
     narrowest, widest = rounded_width(min_length, multiple), rounded_width(max_length, multiple)
     width_of_rows = max(narrowest, min(widest, limits.padded_steps // limits.rows))
     every_width = range(narrowest, widest + 1, multiple)
     widths = _fewest(every_width, lambda width: cost.predict(limits.most_rows(width), width), most_added)
-    rows = _fewest(range(1, limits.rows + 1), lambda rows: cost.predict(rows, width_of_rows), most_added)
+    rows = _fewest(range(1, limits.rows + 1), lambda rows: cost.predict(rows, width_of_rows), _ROWS_SHARE * most_added)
     measured = [count for count in cost.rows.tolist() if count <= limits.rows]  # costs may jump at a measured one
     return Buckets(widths, tuple(sorted({*rows, *measured})), limits, multiple, min_length)
 

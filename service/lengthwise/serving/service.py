@@ -123,7 +123,11 @@ class Serving:
 
         Each model is served as soon as it is loaded. `listen` is awaited when all are loaded, before the service is
         ready.
-        """
+
+        Raises:
+            BaseException: The error of the first scan: a ConfigurationError if the folder cannot be read, a
+                CancelledError if the service was stopped meanwhile.
+        """  # noqa: DOC502 - it raises what the scan raised
         self.in_lifespan = True
         log.info("models run on %s", self.choice)
         if not fast_json.COMPILED:
