@@ -231,6 +231,11 @@ async def test_devices_make_their_first_run_while_the_models_are_verified(
         assert serving.ready
 
 
+async def test_no_call_to_a_device_is_kept_for_a_check_of_its_answer(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    async with serving_on(ONE, folder, monkeypatch, verify_share=1) as (serving, _):
+        assert serving.monitoring is None  # nor is a call that waits for such a check dropped, and counted
+
+
 async def test_a_process_that_ends_leaves_the_first_run_of_a_device_behind(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -40,15 +40,15 @@ class Monitoring:
 
     Args:
         settings: The options.
-        at_rest: Says whether the service is at rest.
+        at_rest: Says whether the service is at rest; None if answers are not checked.
     """
 
-    def __init__(self, settings: Settings, at_rest: Callable[[], bool]) -> None:
+    def __init__(self, settings: Settings, at_rest: Callable[[], bool] | None) -> None:
         self._threads: list[ConsumerThread] = []
         if settings.record is not None and settings.record_share > 0:
             recorder = Recorder(settings.record, settings.record_share, settings.record_max_bytes)
             self._threads.append(ConsumerThread(recorder))
-        if settings.verify_share > 0:
+        if at_rest is not None:
             self._threads.append(ConsumerThread(AnswerCheck(settings.verify_share), at_rest))
 
     def start(self) -> None:

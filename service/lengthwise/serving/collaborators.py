@@ -94,11 +94,15 @@ def verifier_for(settings: Settings, verify: Verifier | None, worker: Worker | N
     return verify if worker is None else SharedVerifier(verify, worker.ask_from_thread, worker.send_from_thread)
 
 
-def monitoring_of(settings: Settings, at_rest: Callable[[], bool]) -> Monitoring | None:
-    """Makes the monitoring of calls; None if no option asks for it. `at_rest` says whether no request waits or runs."""
+def monitoring_of(settings: Settings, choice: DeviceChoice, at_rest: Callable[[], bool]) -> Monitoring | None:
+    """Makes the monitoring of calls; None if no option asks for it. `at_rest` says whether no request waits or runs.
+
+    Answers are not checked on a GPU, whose memory one more run could exceed.
+    """
     records = settings.record is not None and settings.record_share > 0
-    if not (records or settings.verify_share > 0):
+    checks = settings.verify_share > 0 and not choice.provider.bound
+    if not (records or checks):
         return None
     from lengthwise.monitoring.monitoring import Monitoring  # nothing of it is loaded without such an option
 
-    return Monitoring(settings, at_rest)
+    return Monitoring(settings, at_rest if checks else None)

@@ -88,7 +88,7 @@ class Serving:
         self.web_pages = WebPages(settings.cors_origins, settings.host, keys=self.keys is not None)
         self.registry = Registry(rescan or self._scan, self._add, self._remove, period_seconds=settings.reload_seconds)
         self.find = self.registry.find
-        self.monitoring = collaborators.monitoring_of(settings, lambda: self.batcher.at_rest)
+        self.monitoring = collaborators.monitoring_of(settings, self.choice, lambda: self.batcher.at_rest)
         self.probing = Probing(lambda: self.served, self._tell_listeners)
         self.created = time.time()
         self.in_lifespan = False  # a lifespan has started it, and will end it
