@@ -20,7 +20,7 @@ from lengthwise.repository.loading import LoadedModel
 from lengthwise.runtime.manifest import GRAPH_FILE, Manifest
 from lengthwise.runtime.provider import DeviceChoice, choose
 from lengthwise.runtime.session import Session
-from lengthwise.verification import promises, stored_promises
+from lengthwise.verification import promises
 from lengthwise_export.exporting.model_files import host_nodes
 from lengthwise_export.onnx_graphs import precision
 from tests.gallery.onnx_models import integers
@@ -237,7 +237,7 @@ def test_at_fp16_attention_at_padding_is_exactly_nothing(served_at_fp16: LoadedM
 def test_the_promise_of_a_gpu_is_kept_for_the_next_start(choice: DeviceChoice, tmp_path: Path) -> None:
     directory = half(tmp_path)
     first = loading.load(directory, BatchLimits(4, 256), devices=choice.devices)
-    assert (directory / stored_promises.FILE).is_file()
+    assert (directory / promises.FILE).is_file()
     assert loading.load(directory, BatchLimits(4, 256), devices=choice.devices).promise == first.promise
 
 

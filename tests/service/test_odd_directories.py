@@ -19,13 +19,13 @@ from lengthwise.repository.scan import Scan
 from lengthwise.runtime.manifest import GOLDEN_FILE, GRAPH_FILE, MANIFEST_FILE, VERIFICATION_FILE, Manifest
 from lengthwise.runtime.session import Session
 from lengthwise.settings import bundled_models
-from lengthwise.verification import golden, promises, stored_promises
+from lengthwise.verification import golden, promises
 from lengthwise.versions import Policy
 from tests.support.model_directories import LIMITS, measure_quickly, place, sign
 from tests.support.odd_directories import encrypted, header, patched, rewritten, text_for_lengths, trillions_of_steps
 
 VOUCHED = (GRAPH_FILE, GOLDEN_FILE, VERIFICATION_FILE)
-UNVOUCHED = (stored_measurements.COSTS_FILE, stored_promises.FILE)
+UNVOUCHED = (stored_measurements.COSTS_FILE, promises.FILE)
 MOST_BYTES = 2**30
 BUNDLED = bundled_models() / "japanese-vowels" / "1"
 SMALL: dict[str, Any] = {

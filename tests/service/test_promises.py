@@ -18,7 +18,7 @@ from lengthwise.runtime import recurrent_kernels
 from lengthwise.runtime.manifest import Manifest, Promise
 from lengthwise.runtime.provider import CPU_DEVICE, PLAIN_CPU
 from lengthwise.runtime.session import CPU_LABEL, Outputs, Session
-from lengthwise.verification import promises, stored_promises
+from lengthwise.verification import promises
 from tests.support import model_directories
 from tests.support.fake_device import ONE
 from tests.support.model_directories import LIMITS
@@ -68,7 +68,7 @@ def prove_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def kept(directory: Path) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = json.loads((directory / stored_promises.FILE).read_text())["promises"]
+    found: list[dict[str, Any]] = json.loads((directory / promises.FILE).read_text())["promises"]
     return found
 
 
@@ -113,7 +113,7 @@ def test_a_model_that_its_manifest_promises_for_the_device_is_not_proved_again(
     model_directories.sign(directory, promises=[promise])
     prove_nothing(monkeypatch)
     assert load(company=2**-16).promise == Promise(**promise)
-    assert not (directory / stored_promises.FILE).exists()
+    assert not (directory / promises.FILE).exists()
 
 
 @pytest.mark.parametrize(("first", "then"), [(0.0, 2**-18), (2**-16, 2**-14)], ids=["bits", "a tolerance"])
@@ -129,7 +129,7 @@ def test_a_model_that_breaks_the_promise_of_its_device_is_refused_with_the_figur
 def test_a_device_that_moves_answers_too_far_serves_nothing(directory: Path, load: Load, off: dict[str, float]) -> None:
     with pytest.raises(VerificationError):
         load(**off)
-    assert not (directory / stored_promises.FILE).exists()
+    assert not (directory / promises.FILE).exists()
 
 
 def test_a_promise_that_cannot_be_kept_is_made_at_every_start(
@@ -138,7 +138,7 @@ def test_a_promise_that_cannot_be_kept_is_made_at_every_start(
     def write(*arguments: Any) -> Path:
         raise OSError(errno.EROFS, "Read-only file system")
 
-    monkeypatch.setattr(stored_promises, "write", write)
+    monkeypatch.setattr(promises, "store", write)
     caplog.set_level(logging.INFO)
     first = load(company=2**-16)
     assert "(Read-only file system): every start verifies and measures it again" in caplog.text
@@ -160,7 +160,7 @@ def test_the_processor_that_keeps_the_bits_is_served_under_the_manifests_promise
     kernels = Session.load(directory, Manifest.read(directory)).kernels
     model_directories.sign(directory, made={promises.KERNELS: kernels})
     assert loading.load(directory, LIMITS).promise == Manifest.read(directory).promise(CPU_LABEL)
-    assert not (directory / stored_promises.FILE).exists()
+    assert not (directory / promises.FILE).exists()
 
 
 @pytest.mark.skipif(not recurrent_kernels.INSTRUCTION_SETS, reason="this processor has onnxruntime's kernels only")
@@ -199,7 +199,7 @@ def test_promises_of_several_devices_are_kept_beside_each_other(directory: Path,
 def test_a_spoilt_file_is_passed_over_and_the_model_proved_anew(
     directory: Path, load: Load, caplog: pytest.LogCaptureFixture, content: str
 ) -> None:
-    (directory / stored_promises.FILE).write_bytes(content.encode("latin-1"))
+    (directory / promises.FILE).write_bytes(content.encode("latin-1"))
     assert load().promise is not None
     assert "is ignored" in caplog.text
     assert len(kept(directory)) == 1

@@ -44,7 +44,7 @@ def _key() -> str:
     digest = hashlib.sha256(f"{processor()} {RUNTIME_VERSION}".encode())
     sources = ROOT / "service" / "lengthwise"
     stored = [sources / "repository" / name for name in ("stored_measurements.py", "kernel_choice.py")]
-    for path in [*stored, sources / "verification" / "stored_promises.py", *sorted(bundled_models().rglob("*.*"))]:
+    for path in [*stored, sources / "verification" / "promises.py", *sorted(bundled_models().rglob("*.*"))]:
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 

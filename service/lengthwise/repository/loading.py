@@ -38,7 +38,7 @@ from lengthwise.runtime.manifest import (
 from lengthwise.runtime.provider import CPU_DEVICE, Device
 from lengthwise.runtime.recurrent_kernels import ONNXRUNTIME
 from lengthwise.runtime.session import OutputName, Session
-from lengthwise.verification import stored_promises
+from lengthwise.verification import promises
 from lengthwise.verification.golden import Golden
 from lengthwise.versions import Key
 
@@ -133,8 +133,8 @@ def load(
     if not directory.is_relative_to(bundled_models()):  # an installation is not changed
         try:
             if verification.cases:
-                conditions = stored_promises.conditions(manifest, session)
-                stored_promises.write(directory, conditions, verification.promise, verification.cases)
+                conditions = promises.conditions(manifest, session)
+                promises.store(directory, conditions, verification.promise, verification.cases)
             if verification.choice is not None:
                 stored_measurements.write(directory / stored_measurements.KERNELS_FILE, **verification.choice)
             if verification.measured is not None:

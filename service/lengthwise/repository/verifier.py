@@ -32,11 +32,11 @@ from lengthwise.runtime.onnx import data_dependence, onnx_graph
 from lengthwise.runtime.onnx.onnx_graph import Graph
 from lengthwise.runtime.provider import Device
 from lengthwise.runtime.session import Session
-from lengthwise.verification import promises, stored_promises
+from lengthwise.verification import promises
 from lengthwise.verification.golden import Golden
 
 # Written by a load beside the model, in the order of the last fields of `VerificationTask`
-STORED_FILES: Final = (stored_measurements.COSTS_FILE, stored_promises.FILE, stored_measurements.KERNELS_FILE)
+STORED_FILES: Final = (stored_measurements.COSTS_FILE, promises.FILE, stored_measurements.KERNELS_FILE)
 ODD_VALUES: Final = (0.0, 1.0, -1.0, 1e3, -1e3)  # control flow that depends on values may crash with them
 
 

@@ -12,24 +12,36 @@ measures again, before it answers anything:
 - on a CPU, if other kernels run the recurrent layers than in the exporter.
 
 A device's own stored promise is never made weaker: a model that breaks it is not served.
+
+`promises.json` is in the model directory. The exporter does not publish it, so the manifest has no digest of it. Each
+of its entries has a promise, the measured cases, and the conditions under which it is valid: provider and device,
+kernels, processor, onnxruntime and graph. If the directory is not writable, every start measures again.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Final
+from pathlib import Path
+from typing import Any, Final
 
+from lengthwise import files
 from lengthwise.errors import PromiseBroken, VerificationError
-from lengthwise.runtime.manifest import Manifest, Precision, Promise
+from lengthwise.runtime.installation import processor
+from lengthwise.runtime.manifest import GRAPH_FILE, Manifest, Precision, Promise
+from lengthwise.runtime.opening import RUNTIME_VERSION
 from lengthwise.runtime.session import CPU_LABEL, Session
-from lengthwise.verification import golden, stored_promises
+from lengthwise.verification import golden
 from lengthwise.verification.golden import Golden, GoldenDifference
 from lengthwise.verification.measurement import BatchVariations, Case
 from lengthwise.verification.random_sequences import ROUNDING
 
 log = logging.getLogger("lengthwise.promises")
 
+FILE: Final = "promises.json"
+MOST_BYTES: Final = 2**24
+"""Largest file that is read, in bytes."""
 MAX_DIFFERENCE: Final[Mapping[Precision, float]] = {"fp32": 1e-3, "fp16": 2e-2, "int8": 2e-1}
 """Largest relative difference (`Case.relative`) of a precision from float32, and of a device from the exporter's.
 Larger ones are errors."""
@@ -37,8 +49,7 @@ MAX_DIFFERENCE_TF32: Final = 2e-2
 """The same for float32 products in TF32, whose factors are rounded to ten bits, as float16 is."""
 
 _REMEDY: Final = (
-    f"if its driver or libraries have changed, remove {stored_promises.FILE} from the model directory: the model is "
-    "then verified again"
+    f"if its driver or libraries have changed, remove {FILE} from the model directory: the model is then verified again"
 )
 
 KERNELS: Final = "recurrent_kernels"
@@ -123,12 +134,12 @@ def promise_here(
             verified here, `verify_here` raises a VerificationError.
     """
     # 1. A known promise
-    stored_promise = stored_promises.find(stored, stored_promises.conditions(manifest, session))
-    if (known_promise := stored_promise or manifest.promise(session.provider)) is not None:
+    own_promise = stored_promise(stored, conditions(manifest, session))
+    if (known_promise := own_promise or manifest.promise(session.provider)) is not None:
         try:
             golden.check(session, expected, manifest, known_promise)
         except PromiseBroken as broken:
-            if stored_promise is not None:
+            if own_promise is not None:
                 raise PromiseBroken(f"{broken}; {_REMEDY}") from broken
             if session.provider != CPU_LABEL:
                 raise
@@ -137,7 +148,7 @@ def promise_here(
             # The manifest's promise for a CPU is valid only for the kernels that the exporter measured it with. Old
             # manifests do not name them.
             depends_on_kernels = session.provider == CPU_LABEL and session.recurrent
-            if stored_promise is not None or not depends_on_kernels or session.kernels == manifest.made.get(KERNELS):
+            if own_promise is not None or not depends_on_kernels or session.kernels == manifest.made.get(KERNELS):
                 return known_promise, []
     # 2. No known promise is valid here: measure.
     most_allowed = MAX_DIFFERENCE_TF32 if tf32 else MAX_DIFFERENCE[manifest.precision]
@@ -187,3 +198,61 @@ def verify_here(
             )
     largest = max(difference.from_stored for difference in differences)
     return promise(cases, differences, golden=HEADROOM * largest), cases
+
+
+def conditions(manifest: Manifest, session: Session) -> dict[str, str]:
+    """The conditions under which a promise of this session is valid; under others, it has to be measured again."""
+    return {
+        "provider": session.provider,
+        "recurrent_kernels": session.kernels,
+        "processor": processor(),
+        "onnxruntime": RUNTIME_VERSION,
+        "graph": manifest.digests.get(GRAPH_FILE, ""),
+    }
+
+
+def stored_promise(content: bytes | None, required: dict[str, str]) -> Promise | None:
+    """Returns the stored promise that is valid under the required conditions; None if there is none.
+
+    Args:
+        content: The content of `promises.json`; None if there is no such file.
+        required: The conditions here, as `conditions` returns them.
+    """
+    promises = (entry["promise"] for entry in _entries(content, FILE) if entry["conditions"] == required)
+    return next(map(Promise.model_validate, promises), None)
+
+
+def store(directory: Path, valid_under: dict[str, str], promise: Promise, cases: Sequence[Mapping[str, Any]]) -> None:
+    """Stores a promise and its measured cases in `promises.json`, atomically.
+
+    It replaces a stored promise that is valid under the same conditions; promises under other conditions stay.
+    """
+    path = directory / FILE
+    entries = [
+        entry
+        for entry in _entries(files.read_if_any(path, MOST_BYTES), str(path))
+        if entry["conditions"] != valid_under
+    ]
+    entries.append({"conditions": valid_under, "promise": promise.model_dump(), "cases": list(cases)})
+    content = json.dumps({"promises": entries}, indent=1, allow_nan=False) + "\n"
+    files.replace(path, content.encode())
+
+
+def _entries(content: bytes | None, source: str) -> list[dict[str, Any]]:
+    """Parses the entries of `promises.json`.
+
+    Returns none if there is no file (`content` is None). If it is malformed, logs a warning, and returns none either.
+    `source` is the file's name for the log.
+    """
+    if content is None:
+        return []
+    try:
+        entries: list[dict[str, Any]] = json.loads(content)["promises"]
+        for entry in entries:
+            entry["conditions"].items()
+            Promise.model_validate(entry["promise"])
+        json.dumps(entries, allow_nan=False)
+    except Exception as error:  # no digest protects the file, so it may hold anything; the model can be verified again
+        log.warning("%s is ignored, the model is verified again: %.200r", source, error)
+        return []
+    return entries
