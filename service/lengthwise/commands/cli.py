@@ -89,8 +89,8 @@ class Lengthwise(click.Group):
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
         """Imports the command with this name; None if there is none, and no name is similar.
 
-        Ends the process with an error that says what to do, if the name is similar to that of a command, or is a
-        folder; if the operating system cannot run Lengthwise; or if the exporter is not installed.
+        Ends the process with an error that says what to do, if the name is similar to that of a command, or was one
+        once, or is a folder; if the operating system cannot run Lengthwise; or if the exporter is not installed.
 
         Raises:
             ModuleNotFoundError: The command needs a package that is not installed.

@@ -43,7 +43,7 @@ class ImageSource:
             self.state: str | None = digest
             try:
                 if manifests := orjson.loads(content).get("manifests"):  # an index: all processors have the same models
-                    # Entries without an operating system are no images, but attestations of how one was built.
+                    # Entries for the system "unknown" are no images, but attestations of how one was built.
                     images = [
                         entry["digest"] for entry in manifests if entry.get("platform", {}).get("os") != "unknown"
                     ]
