@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -164,13 +165,11 @@ def test_a_refusal_inside_of_a_library_names_the_users_line_and_the_librarys(
     (site / "windows_of_others" / "__init__.py").write_text("")
     (site / "windows_of_others" / "windows.py").write_text(LIBRARY)
     monkeypatch.syspath_prepend(site)
-    source_lines.forget_folders()
-    try:
-        module = of_a_library(importlib.import_module("windows_of_others.windows").Windows())
-        with pytest.raises(LengthwiseError) as error:
-            lengthwise_export.export(module, tmp_path / "m", mend=True, features=FEATURES, max_length=40)
-    finally:
-        source_lines.forget_folders()
+    for name in ("_folders", "_owner_of_folder"):  # what they cached is of the path of modules before
+        monkeypatch.setattr(source_lines, name, cache(getattr(source_lines, name).__wrapped__))
+    module = of_a_library(importlib.import_module("windows_of_others.windows").Windows())
+    with pytest.raises(LengthwiseError) as error:
+        lengthwise_export.export(module, tmp_path / "m", mend=True, features=FEATURES, max_length=40)
     said = str(error.value)
     assert "test_refusals.py:" in said
     assert "# the user's line" in said

@@ -47,12 +47,34 @@ from lengthwise_export.tracing.call_signature import (
 from lengthwise_export.tracing.module_state import ModuleState
 from lengthwise_export.tracing.process_wide import PROCESS_WIDE
 from lengthwise_export.tracing.source_lines import CodeLocation, current_location, error_text, location_of
-from lengthwise_export.tracing.training_mode import WithoutDropout
 
 # Functions that make Python numbers of a tensor
 _TO_PYTHON: Final = frozenset({"item", "tolist", "numpy", "__bool__", "__int__", "__float__", "__index__", "__array__"})
 
 _UNINITIALIZED: Final = frozenset({"empty", "empty_like", "new_empty", "empty_strided"})  # They return any memory
+_DROPOUT_INSIDE: Final = frozenset(
+    {"lstm", "gru", "rnn_tanh", "rnn_relu", "multi_head_attention_forward", "scaled_dot_product_attention"}
+)
+"""Functions with a dropout inside; its probability is the only float among their arguments by position."""
+
+
+class WithoutDropout(TorchFunctionMode):
+    """A torch function mode in which dropout does nothing.
+
+    The random numbers of dropout depend on the width of the batch: a check would take the difference for a leak.
+    """
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Calls a function of torch with a dropout probability of 0; a function of dropout returns its input."""
+        options = dict(kwargs or {})
+        if "dropout" in func.__name__:
+            return args[0] if args else options["input"]
+        if func.__name__ in _DROPOUT_INSIDE:
+            args = [0.0 if isinstance(value, float) else value for value in args]
+            options |= {name: 0.0 for name in options if name.startswith("dropout")}
+        return func(*args, **options)
 
 
 @dataclass(frozen=True, slots=True)

@@ -109,12 +109,6 @@ def _path_beginnings(folders: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(path + os.sep for path in paths))
 
 
-def forget_folders() -> None:
-    """Clears the cached folders of packages, after a change of `sys.path`."""
-    _folders.cache_clear()
-    _owner_of_folder.cache_clear()
-
-
 def _folders_of_package(name: str) -> list[str]:
     """The folders of a package's modules; empty if it is not installed."""
     try:
