@@ -17,8 +17,7 @@ from typing import Final
 
 from lengthwise.batching.queues import Timing
 from lengthwise.decoding.calls import Call
-from lengthwise.monitoring.answer_check import AnswerCheck
-from lengthwise.monitoring.consumers import AnsweredCall, Consumer
+from lengthwise.monitoring.consumers import AnswerCheck, AnsweredCall, Consumer
 from lengthwise.monitoring.recorder import Recorder
 from lengthwise.runtime import recurrent_kernels
 from lengthwise.runtime.answers import Answer
