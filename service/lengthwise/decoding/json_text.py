@@ -23,7 +23,7 @@ TOO_MANY_PARTS: Final = f"a body may have {MAX_PARTS} arrays, objects and string
 _LARGE_BYTES: Final = 65_536
 _CONSTANT: Final = re.compile(r'"(?:[^"\\]|\\.)*+"|(NaN|-?Infinity)')  # a string, or a constant (group 1)
 # A piece of JSON text: no escapes; escapes of one character; `\u` and no surrogate; surrogate pairs. Group 1: the
-# beginning of a lone surrogate. No piece has more escapes, as no other thread can run while a piece is searched.
+# beginning of a lone surrogate. A piece is short, because no other thread can run while it is searched.
 _PIECES: Final = re.compile(
     r"(?:[^\\]++|\\(?:[^u]|u(?:[^dD]|[dD](?:[0-7]|[89abAB]..\\u[dD][c-fC-F])))){1,10000}+|(\\)", re.DOTALL
 )
