@@ -318,7 +318,8 @@ class _Recorder(TorchFunctionMode):
         """Calls a torch function, records the call, and returns its result.
 
         torch calls this in the place of each function inside `listening`. Not recorded are calls inside a part that is
-        recorded as a whole, and those that give neither a tensor nor a Python number.
+        recorded as a whole, those that give neither a tensor nor a Python number, and those that give uninitialized
+        memory, such as `torch.empty`.
         """
         answer = func(*args, **(kwargs or {}))
         if self._running_part is not None:

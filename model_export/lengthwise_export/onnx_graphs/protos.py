@@ -74,7 +74,7 @@ def names_in(nodes: Iterable[NodeProto]) -> Iterator[str]:
 
 
 def all_names(graph: GraphProto) -> set[str]:
-    """The names of all values and nodes of a graph; those inside of its nodes only as far as its nodes take them."""
+    """The names of all values and nodes of a graph, without those that only a graph inside a node has."""
     names = {name for node in graph.node for name in (node.name, *node.input, *node.output)}
     return names | {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
 
