@@ -51,7 +51,7 @@ def test_figures_are_on_the_admin_port_only(both: tuple[ServerProcess, httpx.Cli
 
 def test_a_load_finds_its_model(both: tuple[ServerProcess, httpx.Client]) -> None:
     found = remote.model(ServerAddress("127.0.0.1", both[0].port))
-    assert found == RemoteModel("japanese-vowels", "1", Input("values", 12), 1024, 1)
+    assert found == RemoteModel(Input("values", 12), 1024, 1)
 
 
 @pytest.mark.parametrize("call", ["load", "unload"])

@@ -16,12 +16,12 @@ def entry(name: str, version: str, **more: int) -> dict[str, object]:
 
 def test_the_only_model_is_the_one_that_is_meant():
     with serving(SmallServer()) as target:
-        assert remote.model(target) == remote.RemoteModel("small", "1", Input("values", 2), 64)
+        assert remote.model(target) == remote.RemoteModel(Input("values", 2), 64)
 
 
 def test_the_highest_version_counts_as_a_number():
     with serving(SmallServer(models=[entry("m", "9", features=1), entry("m", "10", vocabulary=50)])) as target:
-        assert remote.model(target, "m") == remote.RemoteModel("m", "10", Input("tokens", 50), 99)
+        assert remote.model(target, "m") == remote.RemoteModel(Input("tokens", 50), 99)
 
 
 @pytest.mark.parametrize(
@@ -32,9 +32,9 @@ def test_the_highest_version_counts_as_a_number():
     ],
 )
 def test_several_models_must_be_told_apart(name: str | None, said: str):
-    models = [entry("a", "1", features=1), entry("b", "1", features=1)]
+    models = [entry("a", "1", features=1), entry("b", "1", features=7)]
     with serving(SmallServer(models=models)) as target:
-        assert remote.model(target, "b").name == "b"
+        assert remote.model(target, "b").step == Input("values", 7)
         with pytest.raises(ConfigurationError, match=said):
             remote.model(target, name)
 

@@ -235,7 +235,7 @@ def test_a_load_sends_no_shorter_sequences() -> None:
     entry = {"model": "m", "version": "1", "input": "values", "features": 1, "max_length": 9, "min_length": 7}
     with small_server(SmallServer(models=[entry])) as target:
         found = remote.model(target)
-    assert found == remote.RemoteModel("m", "1", Input("values", 1), 9, 7)
+    assert found == remote.RemoteModel(Input("values", 1), 9, 7)
     drawn = BenchOptions(lengths="uniform:1,20", request_count=50).sequences_for(found)
     assert {*map(len, drawn)} == {7, 8, 9}
 

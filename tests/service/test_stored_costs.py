@@ -18,6 +18,7 @@ from lengthwise.runtime.manifest import Manifest
 from lengthwise.runtime.provider import CPU_DEVICE
 from lengthwise.runtime.session import Session
 from lengthwise.settings import bundled_models
+from lengthwise.verification import promises
 
 TABLE = CostTable([1, 8], [4, 16], np.array([[1.0, 3.0], [4.0, 9.0]]))
 UNDER: dict[str, str | int] = {"processor": "one", "max_batch_rows": 8}
@@ -29,7 +30,7 @@ def write(directory: Path, under: dict[str, str | int]) -> None:
 
 
 def read(directory: Path, wanted: dict[str, str | int]) -> CostTable | None:
-    content = files.read_if_any(directory / stored_measurements.COSTS_FILE, stored_measurements.MOST_BYTES)
+    content = files.read_if_any(directory / stored_measurements.COSTS_FILE, promises.MOST_BYTES)
     return stored_measurements.read(
         content, wanted, lambda found: CostTable.from_json(found["table"]), stored_measurements.COSTS_FILE
     )

@@ -24,8 +24,6 @@ Totals: TypeAlias = Mapping[tuple[str, str], float]
 class RemoteModel:
     """A model as its service describes it."""
 
-    name: str
-    version: str
     step: Input  # what one step of a sequence is
     max_length: int  # of a sequence, in steps
     min_length: int = 1
@@ -109,9 +107,7 @@ def model(target: ServerAddress, name: str | None = None, headers: dict[str, str
             if "vocabulary" in parameters:
                 step = Input("tokens", int(parameters["vocabulary"]))
             feature_names = tuple(map(str, orjson.loads(parameters["names"]))) if "names" in parameters else None
-            return RemoteModel(
-                name, str(version), step, int(parameters["max_length"]), int(parameters["min_length"]), feature_names
-            )
+            return RemoteModel(step, int(parameters["max_length"]), int(parameters["min_length"]), feature_names)
     except (orjson.JSONDecodeError, KeyError, TypeError, ValueError) as error:
         raise ConfigurationError(
             f"{target.url}/v2/repository/index (status {status}) does not list models: is it a Lengthwise server?"

@@ -43,6 +43,7 @@ from lengthwise.verification.golden import Golden
 from lengthwise.versions import Key
 
 MOST_NESTED: Final = 32  # files in folders of a model directory are listed down to so many levels
+_MOST_LENGTHS: Final = 64  # an export writes a handful of recordings, but anybody may write the file
 WARM_UP: Final = 2  # the warm-up of a device takes at most so many times `budget_seconds`
 
 log = logging.getLogger("lengthwise.repository")
@@ -177,9 +178,12 @@ def load(
 
 
 def _lengths(examples: bytes | None) -> list[int]:
-    """The lengths of the recordings in `examples.jsonl`, ascending; none if the file is missing or has another form."""
+    """The lengths of the first recordings in `examples.jsonl`, ascending.
+
+    None of them if the file is missing or has another form.
+    """
     try:
-        return sorted(len(orjson.loads(line)["steps"]) for line in (examples or b"").splitlines())
+        return sorted(len(orjson.loads(line)["steps"]) for line in (examples or b"").splitlines()[:_MOST_LENGTHS])
     except (ValueError, KeyError, TypeError):
         return []
 

@@ -96,7 +96,7 @@ class VerificationTask:
             contents[VERIFICATION_FILE],
             contents[GOLDEN_FILE],
             contents.get(EXAMPLES_FILE),
-            *(files.read_if_any(directory / name, stored_measurements.MOST_BYTES) for name in STORED_FILES),
+            *(files.read_if_any(directory / name, promises.MOST_BYTES) for name in STORED_FILES),
         )
 
     def open(self, *, plain: bool = False) -> Session:

@@ -41,7 +41,7 @@ log = logging.getLogger("lengthwise.promises")
 
 FILE: Final = "promises.json"
 MOST_BYTES: Final = 2**24
-"""Largest file that is read, in bytes."""
+"""Largest file beside a model that is read, in bytes: of promises, costs and kernels."""
 MAX_DIFFERENCE: Final[Mapping[Precision, float]] = {"fp32": 1e-3, "fp16": 2e-2, "int8": 2e-1}
 """Largest relative difference (`Case.relative`) of a precision from float32, and of a device from the exporter's.
 Larger ones are errors."""
