@@ -43,12 +43,12 @@ class WebPages:
             Misdirected: Another site may have that name.
         """
         host = headers.get(HOST)
-        if not self._checks_host or host is None:
-            return
-        name = _name(host.decode("latin-1"))
-        # No site of the Internet has such a name.
-        is_local = "." not in name or name.endswith(".localhost") or _is_address(name)
-        if not is_local and name not in self._allowed_names:
+        if (
+            self._checks_host
+            and host is not None
+            and not _is_local(host)
+            and _name(host.decode("latin-1")) not in self._allowed_names
+        ):
             raise Misdirected(
                 "on a loopback address the service answers to localhost and to IP addresses only; "
                 "--cors-origins http://NAME allows another name"
@@ -84,6 +84,12 @@ def _name(host: str) -> str:
 
 
 @lru_cache(maxsize=16)  # programs call under the same host again and again
+def _is_local(host: bytes) -> bool:
+    """Whether no site of the Internet can have the name in this `host` header."""
+    name = _name(host.decode("latin-1"))
+    return "." not in name or name.endswith(".localhost") or _is_address(name)
+
+
 def _is_address(name: str) -> bool:
     """Whether a host is an IP address."""
     try:
