@@ -81,20 +81,21 @@ def _steps(request: Received, manifest: Manifest) -> Steps:
     text = request.headers.get(_SHAPE)
     sizes = [] if text is None or len(text) > _LONGEST_SHAPE else text.split(b",")
     shape = tuple(int(size) for size in sizes if size.strip().isdigit())
-    size, shape_text = math.prod(shape) * element.itemsize, ",".join(map(str, shape))
+    size = math.prod(shape) * element.itemsize
     is_complete = len(shape) == len(sizes) == form.count(",") + 1
+    if is_complete and 0 not in shape and len(request.body) == size:
+        return np.frombuffer(request.body, dtype=element).reshape(shape)
     faults = (
-        (text is None, f"the header x-lengthwise-shape: {form} is missing"),
-        (not is_complete, f"the header x-lengthwise-shape must be {form}, in digits"),
+        (text is None, f"the header {_SHAPE.decode()}: {form} is missing"),
+        (not is_complete, f"the header {_SHAPE.decode()} must be {form}, in digits"),
         (0 in shape, "a sequence has at least one step, and a step a feature"),
         (
             len(request.body) != size,
-            f"x-lengthwise-shape: {shape_text} of {element_name} is {size} bytes, the body has {len(request.body)}",
+            f"{_SHAPE.decode()}: {','.join(map(str, shape))} of {element_name} is {size} bytes, "
+            f"the body has {len(request.body)}",
         ),
     )
-    if (fault := next((message for is_wrong, message in faults if is_wrong), None)) is not None:
-        raise InvalidRequest([Problem("", fault)])
-    return np.frombuffer(request.body, dtype=element).reshape(shape)
+    raise InvalidRequest([Problem("", next(message for is_wrong, message in faults if is_wrong))])
 
 
 def _encode_octets(call: Call, answers: list[Answer]) -> tuple[bytes, Headers]:
