@@ -54,18 +54,19 @@ _PERIOD_SECONDS: Final = 1.0
 
 def fault(version: str, headers: list[tuple[bytes, bytes]]) -> str | None:
     """Why a header block is refused with 400; None if it is not refused. The names of `headers` are in lower case."""
-    names, values = [name for name, _ in headers], dict(headers)
-    repeated = [
-        name.decode()
-        for name in (values if len(values) < len(names) else ())  # nearly always no name is repeated
-        if name in GIVEN_ONCE and names.count(name) > 1
-    ]
+    values = dict(headers)
     host, coding = values.get(b"host"), values.get(b"transfer-encoding")
+    is_host = host is not None and _HOST.fullmatch(host.strip(_BLANKS)) is not None
+    if is_host and version == "1.1" and coding is None and len(values) == len(headers):  # nearly every request
+        return None
+    repeated = [
+        name.decode() for name in values if name in GIVEN_ONCE and sum(name == other for other, _ in headers) > 1
+    ]
     faults = (
         (repeated, f"{''.join(repeated[:1])} was given twice"),
         (version not in ("1.0", "1.1"), "this is not HTTP/1.0 or HTTP/1.1"),
         (host is None and version == "1.1", "host is missing"),
-        (host is not None and not _HOST.fullmatch(host.strip(_BLANKS)), "host is not the name of a host"),
+        (host is not None and not is_host, "host is not the name of a host"),
         (
             coding is not None and coding.strip(_BLANKS).lower() != b"chunked",
             "transfer-encoding must be chunked, or none",

@@ -267,9 +267,8 @@ def _open_in(source: Source, options: Any, device: Device) -> Any:
         folder = _NO_FOLDER if source.folder is None else str(source.folder)
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
     if source.weights:
-        contents = list(source.weights.values())
         options.add_external_initializers_from_files_in_memory(
-            list(source.weights), contents, [len(content) for content in contents]
+            list(source.weights), list(source.weights.values()), [len(content) for content in source.weights.values()]
         )
     if device.provider.bound:
         # It warns that no plugin has the device, and takes the provider that was asked for. Errors are still printed.

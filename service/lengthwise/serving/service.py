@@ -141,8 +141,9 @@ class Serving:
             self.monitoring.start()
         starting: list[Awaitable[None]] = [self.registry.open()]
         if self.choice.provider.bound:  # meanwhile: another process verifies the models
-            first_run = in_daemon_thread("first run", lambda: begin_devices(self.choice.devices))
-            starting.append(asyncio.wrap_future(first_run))
+            starting.append(
+                asyncio.wrap_future(in_daemon_thread("first run", lambda: begin_devices(self.choice.devices)))
+            )
         # An error waits for the first run: a thread in C++ that outlasts the interpreter aborts the process.
         error, *_ = await asyncio.gather(*starting, return_exceptions=True)
         if error is not None:
