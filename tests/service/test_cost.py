@@ -498,6 +498,33 @@ def test_a_shape_that_a_device_has_no_memory_for_is_never_cheap_and_the_others_a
     assert table.predict(16, 64) == pytest.approx(machine.truth.predict(16, 64), rel=0.1)
 
 
+def test_a_shape_that_failed_is_never_cheap_though_one_row_of_more_steps_ran():
+    def run(rows: int, width: int) -> None:
+        if rows > 64:
+            raise MemoryError
+        machine(rows, width)
+
+    machine = Machine(per_step=0.0000001)
+    table = measure(run, max_rows=256, max_width=512, max_padded_steps=65_536, clock=lambda: machine.now)
+    assert table.predict(256, 4) >= FAILED_SECONDS
+    assert table.column(4, 256).enough_rows <= 64
+    assert table.predict(64, 512) == pytest.approx(machine.truth.predict(64, 512), rel=0.1)
+
+
+def test_a_shape_that_failed_once_makes_no_larger_one_dear_that_ran():
+    def run(rows: int, width: int) -> None:
+        if not short and any(rows < more and width <= wider for more, wider in machine.ran):
+            short.append((rows, width))
+            raise MemoryError
+        machine(rows, width)
+
+    machine, short = Machine(per_step=0.0000001), list[tuple[int, int]]()
+    table = measure(run, max_rows=256, max_width=512, max_padded_steps=65_536, clock=lambda: machine.now)
+    (rows, width) = short[0]
+    larger = max(shape for shape in machine.ran if shape[0] > rows and shape[1] >= width)
+    assert table.predict(*larger) == pytest.approx(machine.truth.predict(*larger), rel=0.1)
+
+
 def test_a_device_with_no_memory_for_one_row_is_an_error():
     def run(rows: int, width: int) -> None:
         raise MemoryError

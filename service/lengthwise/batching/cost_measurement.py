@@ -94,8 +94,8 @@ def measure(
       that lie on a line over the widths, as a recurrent model's do, are replaced by the line. Only shapes that did not
       run are predicted.
 
-    A shape that took longer than a larger one was disturbed: it gets the larger one's time. After a MemoryError, shapes
-    of more steps than any that ran cost `FAILED_SECONDS`.
+    A shape that took longer than a larger one was disturbed: it gets the larger one's time. After a MemoryError, that
+    shape, larger ones, and those of more steps than any that ran cost `FAILED_SECONDS`.
 
     `budget_seconds` are on `clock`; `valid_steps_only`: see `CostTable`.
     """
@@ -131,8 +131,9 @@ def measure(
     else:
         while (shape := times.most_telling(end - clock(), remaining)) is not None and run_shape(shape):
             pass
-    seconds = times.filled(smooth=most_runs is not None)
-    return CostTable(rows, widths, seconds, valid_steps_only=valid_steps_only, clock=clock)
+    return CostTable(
+        rows, widths, times.filled(smooth=most_runs is not None), valid_steps_only=valid_steps_only, clock=clock
+    )
 
 
 class _Prediction(NamedTuple):
@@ -236,6 +237,7 @@ class _Times:
         if not smooth:
             filled[shapes] = seconds
         too_many = self.fails.any() & (self._steps > self._steps[shapes].max())
+        too_many |= self.fails & ~self.at_most[:, shapes].any(axis=1)  # where a larger one ran, memory was short once
         return np.where(too_many, FAILED_SECONDS, np.maximum(filled, SHORTEST_SECONDS)).reshape(self._grid)
 
     def _first_over_later(self) -> tuple[float, float]:
