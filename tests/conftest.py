@@ -100,6 +100,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.process)
     if share := config.getoption("--share"):
         number, shares = map(int, share.split("/"))
+        if not 0 <= number < shares:
+            raise pytest.UsageError(f"--share {share} has no tests: N/M counts N from 0 to M - 1")
         others = [item for item in items if zlib.crc32(item.nodeid.encode()) % shares != number]
         config.hook.pytest_deselected(items=others)
         items[:] = [item for item in items if zlib.crc32(item.nodeid.encode()) % shares == number]
