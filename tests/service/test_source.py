@@ -1,6 +1,8 @@
 """Where a service's models come from, while a store does not come to an end."""
 
+import signal
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -76,3 +78,26 @@ async def test_workers_do_not_wait_for_a_store_without_end_and_a_later_reload_ta
     store.may_answer.set()
     assert await models.refresh() == str(models.folder) == str(store.folder)
     assert not models.is_fetching
+
+
+@pytest.mark.parametrize("woken", [True, False], ids=["main-thread", "other-thread"])
+def test_a_signal_ends_the_wait_for_a_store_whichever_thread_it_reaches(
+    store: Store, settings: Settings, woken: bool
+) -> None:
+    # A signal that another thread receives does not wake the main thread, nor does one that comes just before it sleeps
+    waiter = threading.main_thread() if woken else None
+
+    def signal_when_asked() -> None:
+        while not store.asked:
+            time.sleep(0.01)
+        time.sleep(0.1)
+        signal.pthread_kill((waiter or threading.current_thread()).ident, signal.SIGTERM)
+
+    old_handler = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        threading.Thread(target=signal_when_asked).start()
+        with pytest.raises(KeyboardInterrupt):
+            source.fetch("https://example.com/m.tar", settings)
+    finally:
+        signal.signal(signal.SIGTERM, old_handler)
+        store.may_answer.set()

@@ -9,7 +9,7 @@ import orjson
 
 from lengthwise.commands.command import Command, show_json
 from lengthwise.errors import ConfigurationError
-from lengthwise.repository.stopping import in_daemon_thread
+from lengthwise.repository.stopping import run_interruptibly
 
 
 @click.command(
@@ -73,7 +73,7 @@ def push(models: Path, address: str, as_json: bool) -> None:
     """  # noqa: D301 - click wants a real backspace
     from lengthwise.stores.push import push as push_models  # help does without what it imports
 
-    pushed_address = in_daemon_thread("push", lambda: push_models(models, address)).result()  # so that Ctrl-C is heard
+    pushed_address = run_interruptibly("push", lambda: push_models(models, address))  # so that Ctrl-C is heard
     if as_json:
         show_json({"address": pushed_address})
     else:

@@ -20,7 +20,7 @@ from typing import Any, Final
 from lengthwise.addresses import is_address, parse
 from lengthwise.errors import ConfigurationError, ModelError
 from lengthwise.repository import folder
-from lengthwise.repository.stopping import Stopping, in_daemon_thread
+from lengthwise.repository.stopping import Stopping, in_daemon_thread, run_interruptibly
 from lengthwise.settings import Settings, cache_folder
 from lengthwise.wrong_values import first_of
 
@@ -35,20 +35,14 @@ def fetch(address: str, settings: Settings) -> Path:
         ConfigurationError: They cannot be fetched.
         ModelError: What was fetched has not the digests that it should have.
     """  # noqa: DOC502 - what it calls raises them
-    return _start(address, settings).result()
+    return run_interruptibly("fetch", lambda: _fetch(address, settings))  # a store may hang, and looks at no signals
 
 
-def _start(address: str, settings: Settings) -> Future[Path]:
-    """Begins to fetch the models at an address; returns the future of the folder with the copy.
-
-    It runs in another thread, because a store may hang, and its library does not look at signals. The main thread only
-    waits, and so sees them.
-    """
+def _fetch(address: str, settings: Settings) -> Path:
+    """Fetches the models at an address in this thread, into the cache; returns the folder with the copy."""
     from lengthwise.stores import cache  # nothing of it is imported for models in a folder
 
-    return in_daemon_thread(
-        "fetch", lambda: cache.fetch(address, settings.cache or cache_folder(), offline=settings.offline)
-    )
+    return cache.fetch(address, settings.cache or cache_folder(), offline=settings.offline)
 
 
 def fetched(settings: Settings) -> Settings:
@@ -108,14 +102,16 @@ class ModelSource:
             if isinstance(answer, dict):
                 raise ConfigurationError(str(answer["error"]).partition(": ")[2])
             self.folder = Path(answer or self.folder)
-        elif self._settings.address is not None and not (first and isinstance(self._settings.models, Path)):
+        elif (address := self._settings.address) is not None and not (
+            first and isinstance(self._settings.models, Path)
+        ):
             if self._fetch is None or self._fetch.done():
-                self._fetch = _start(self._settings.address, self._settings)
+                self._fetch = in_daemon_thread("fetch", lambda: _fetch(address, self._settings))
             try:
                 self.folder = self._fetch.result(None if first else PATIENCE_SECONDS)
             except TimeoutError:
                 raise ConfigurationError(
-                    f"{parse(self._settings.address)} is still being fetched after {PATIENCE_SECONDS:.0f} s; a later "
+                    f"{parse(address)} is still being fetched after {PATIENCE_SECONDS:.0f} s; a later "
                     "reload takes what comes of it"
                 ) from None
             except ModelError as error:  # in a scan, a ModelError would refuse one version only

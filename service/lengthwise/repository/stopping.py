@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Final, TypeVar
 
 R = TypeVar("R")
+
+_SIGNAL_SECONDS: Final = 0.5  # within which a main thread that waits handles a signal
 
 
 def in_daemon_thread(name: str, function: Callable[[], R]) -> Future[R]:
@@ -31,6 +33,19 @@ def in_daemon_thread(name: str, function: Callable[[], R]) -> Future[R]:
 
     threading.Thread(target=run, name=name, daemon=True).start()
     return future
+
+
+def run_interruptibly(name: str, function: Callable[[], R]) -> R:
+    """Runs a function that may block for ever in another thread, and returns its result; the caller only waits.
+
+    In the main thread, a signal whose handler raises, such as Ctrl-C, ends the wait within `_SIGNAL_SECONDS`. One wait
+    without an end could miss it: Python runs no handler while the main thread sleeps, and a signal that comes just
+    before the main thread falls asleep, or to another thread, does not wake it.
+    """
+    future = in_daemon_thread(name, function)
+    while not future.done():
+        wait([future], _SIGNAL_SECONDS)
+    return future.result()
 
 
 class Stopped(Exception):
