@@ -110,8 +110,9 @@ def lowered(cost: CostTable, limits: BatchLimits) -> BatchLimits:
     shapes = [
         (min(cost.column(width, limits.rows).enough_rows, limits.most_rows(width)), width) for width in cost.grid_widths
     ]
-    steps = max(rows * width for rows, width in shapes)
-    return replace(limits, rows=max(rows for rows, _ in shapes), padded_steps=steps)
+    return replace(
+        limits, rows=max(rows for rows, _ in shapes), padded_steps=max(rows * width for rows, width in shapes)
+    )
 
 
 def choose(

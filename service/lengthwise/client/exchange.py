@@ -176,8 +176,9 @@ def _predict_body(body: RequestBody, options: Mapping[str, Any], deadline: Deadl
         """The body, with the time that remains now."""
         return body.with_options({**options, "timeout_ms": round(max(deadline.seconds * 1000, 1.0), 3)})
 
-    headers = {"content-type": _JSON, "accept": _JSON}
-    answered = yield from _send_until_answered(content, "POST", "/predict", headers, body, deadline)
+    answered = yield from _send_until_answered(
+        content, "POST", "/predict", {"content-type": _JSON, "accept": _JSON}, body, deadline
+    )
     try:
         predictions = predictions_of(answered.content)
     except ValueError as error:

@@ -115,8 +115,9 @@ class AsgiRequest:
         if self.response_started:
             self._connection.transport.close()
         else:
-            headers = [(b"content-length", b"0"), CLOSE]
-            await self.send({"type": "http.response.start", "status": 500, "headers": headers})
+            await self.send(
+                {"type": "http.response.start", "status": 500, "headers": [(b"content-length", b"0"), CLOSE]}
+            )
             await self.send({"type": "http.response.body"})
 
     async def receive(self) -> Message:

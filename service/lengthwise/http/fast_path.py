@@ -76,8 +76,9 @@ class FastPath:
             match = endpoint.path.fullmatch(path)
             if match is not None and self._is_ordinary(headers):
                 scope: dict[str, Any] = {"query_string": query} if query else {}
-                names = match.groupdict().items()
-                scope["path_params"] = {name: value.decode() for name, value in names if value is not None}
+                scope["path_params"] = {
+                    name: value.decode() for name, value in match.groupdict().items() if value is not None
+                }
                 return FastRequest(connection, endpoint, headers, scope)
         return None
 

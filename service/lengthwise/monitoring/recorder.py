@@ -75,8 +75,7 @@ class Recorder(Consumer):
                 self._lost += len(rows)
             else:
                 manifest = call.model.manifest
-                key = (manifest.name, manifest.input.kind, manifest.input.names)
-                self._rows.setdefault(key, []).extend(rows)
+                self._rows.setdefault((manifest.name, manifest.input.kind, manifest.input.names), []).extend(rows)
         self._write()
 
     def close(self) -> None:

@@ -88,8 +88,7 @@ def config(serving: Serving, served: ServedModel) -> dict[str, Any]:
     policy = Policy.parse(settings.versions)
     versions: dict[str, Any] = {"latest": {"num_versions": 1}} if policy.one_per_name else {"all": {}}
     if policy.named is not None:
-        numbers = sorted(key.version for key in policy.named if key.name == manifest.name)
-        versions = {"specific": {"versions": numbers}}
+        versions = {"specific": {"versions": sorted(key.version for key in policy.named if key.name == manifest.name)}}
     on_gpus = serving.choice.provider.bound
     instances = {
         "name": manifest.name,
@@ -147,8 +146,11 @@ def index(serving: Serving, *, ready: bool) -> list[dict[str, Any]]:
         if key not in served_keys:
             entries.append((key.name, str(key.version), "UNAVAILABLE", reason))
     entries += [(name, "", "UNAVAILABLE", "unloaded") for name in sorted(repository.unloaded)]
-    names = ("name", "version", "state", "reason")
-    return [dict(zip(names, entry, strict=True)) for entry in entries if not ready or entry[2] == "READY"]
+    return [
+        dict(zip(("name", "version", "state", "reason"), entry, strict=True))
+        for entry in entries
+        if not ready or entry[2] == "READY"
+    ]
 
 
 async def load(serving: Serving, name: str, parameters: Mapping[str, Any]) -> None:
