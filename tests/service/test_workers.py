@@ -127,7 +127,8 @@ def test_a_worker_that_ends_under_load_takes_its_own_calls_only(workers: Workers
     assert {*got} <= ({200} if number == signal.SIGKILL else {200, 503})
     assert len(reset) <= (8 if number == signal.SIGKILL else 0), reset
     uncounted = 8 if number == signal.SIGKILL else 0  # a worker answers first, and may be killed before it counts
-    assert -uncounted <= answered(server) - before - got.count(200) <= len(reset)
+    # On a busy machine a worker may give its last figures: its own ones are then a moment late
+    wait_until(lambda: -uncounted <= answered(server) - before - got.count(200) <= len(reset), server.text.strip)
     assert server.figures()["lengthwise_worker_restarts_total"] == restarts + 1
     assert sum(one["restarts"] for one in after) == restarts + 1
 
