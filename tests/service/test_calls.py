@@ -24,7 +24,9 @@ def test_problems_keep_the_first_and_count_all() -> None:
     assert problems.total == 5
 
 
-WAY_OUT = "to allow them, export it with --missing, or train it again with `missing` in its spec"
+WAY_OUT = (
+    "to allow them, export a model that takes NaN with --missing handled, or train it again with `missing` in its spec"
+)
 VALUES = np.array([[0, 1], [2, 3], [4, 5]], dtype=np.float32)
 
 

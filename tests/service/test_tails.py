@@ -234,7 +234,7 @@ def test_missing_values_behind_a_sequence_are_told_from_a_gap() -> None:
     with pytest.raises(InvalidSequences, match="behind the sequence are padding: leave them out"):
         loaded().predict(padded(np.nan))
     assert [one.length for one in loaded().predict(padded(np.nan), padding="nan")] == LENGTHS
-    with pytest.raises(InvalidSequences, match="export it with --missing") as told:
+    with pytest.raises(InvalidSequences, match="a model that takes NaN with --missing handled") as told:
         loaded().predict([[[1, 2], [None, None], [3, 4]]])
     assert "padding" not in str(told.value)
 
@@ -248,7 +248,7 @@ async def test_the_service_says_what_rows_of_null_behind_a_sequence_are(beside: 
     told = {one["pointer"]: one["detail"] for one in answer.json()["errors"]}
     assert [*told] == [f"/sequences/0/{step}/{value}" for step in (1, 2) for value in (0, 1)]
     assert all("steps of null behind the sequence are padding: leave them out" in detail for detail in told.values())
-    assert all("within it, export the model with --missing" in detail for detail in told.values())
+    assert all("within it, export a model that takes NaN with --missing handled" in detail for detail in told.values())
     async with serving(model(manifest())) as service:
         answer = await service.predict({"sequences": [[[1.0, None], [1.0, 2.0]]]})
     assert "padding" not in answer.text

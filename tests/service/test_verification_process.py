@@ -362,3 +362,10 @@ def test_a_graph_that_is_replaced_while_it_is_verified_is_not_what_is_opened(tmp
     assert model.session.kernels == good.session.kernels
     with pytest.raises(VerificationError):
         loading.load(directory, LIMITS)
+
+
+def test_a_signal_for_the_group_of_the_service_does_not_reach_the_process() -> None:
+    # Ctrl-C in a terminal is one: the service ends the process itself, and nothing is said to have been killed
+    with VerificationProcess(60, 2**30).start(2**30) as process:
+        assert os.getpgid(process.pid) not in (os.getpgid(0), 0)
+        process.kill()

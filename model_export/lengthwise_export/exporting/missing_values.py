@@ -70,7 +70,7 @@ def failure(measured: list[Case]) -> str | None:
     if worst is None or worst.difference >= MIN_RATIO:
         return None
     if worst.difference == 0.0 and worst.name.startswith("finite"):
-        return "its answer to a null is not finite"
+        return "its answer to a null is not finite: the model itself must replace NaN"
     return (
         f"{worst.name} moves its answer by only {worst.difference:.2g} of the change without the null: the null hides "
         "the values around it"

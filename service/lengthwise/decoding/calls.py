@@ -162,7 +162,8 @@ def missing_message(manifest: Manifest, *, in_tail: bool = False) -> str:
     advice = (
         ADVICE_ON_TAILS
         if in_tail
-        else "to allow them, export it with --missing, or train it again with `missing` in its spec"
+        else "to allow them, export a model that takes NaN with --missing handled, or train it again with `missing` in "
+        "its spec"
     )
     return f"the model {manifest.key} refuses missing values; {advice}"
 

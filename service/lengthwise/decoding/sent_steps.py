@@ -235,7 +235,8 @@ def _value_message(step: Sequence[Any], feature: int, where: SentWhere) -> str:
     else:  # the whole step may be padding: whether values follow is not known here
         message = (
             missing_message(manifest, in_tail=True)
-            + "; within it, export the model with --missing, or train it again with `missing` in its spec"
+            + "; within it, export a model that takes NaN with --missing handled, or train it again with `missing` in "
+            "its spec"
         )
     if names is None:
         return message

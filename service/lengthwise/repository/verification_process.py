@@ -119,6 +119,7 @@ class VerificationProcess:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
+            process_group=0,  # Ctrl-C in a terminal goes to the service, which ends this process
             env={
                 **passed_to_children(),
                 "PYTHONPATH": path,
