@@ -72,6 +72,27 @@ def test_a_batch_that_ends_out_of_turn_says_nothing_about_the_run_of_an_earlier_
         assert turns.end(10.0, 0.0) == float("inf")
 
 
+def test_a_plan_waits_for_a_batch_whose_seconds_cannot_be_predicted_until_that_ends():
+    lock = threading.Lock()
+    turns = DeviceTurns(lock, 1, Clock())
+    turns.begin(float("inf"))  # `ModelQueue.predict` where the cost table fails
+    waits, ended = threading.Event(), threading.Event()
+
+    def wait() -> None:
+        with lock:
+            waits.set()
+            turns.wait(turns.seconds_to_wait())
+            ended.set()
+
+    waiter = threading.Thread(target=wait, daemon=True)
+    waiter.start()
+    assert waits.wait(PATIENCE_SECONDS)
+    with lock:  # the waiter has it until it waits
+        turns.end(0.1, 0.0)
+    waiter.join(PATIENCE_SECONDS)
+    assert ended.is_set()
+
+
 def test_on_the_cpu_no_plan_waits():
     turns = DeviceTurns(threading.Lock(), 0, Clock())
     turns.begin(0.1)

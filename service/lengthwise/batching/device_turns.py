@@ -40,8 +40,11 @@ class DeviceTurns:
         return max(self.running.values()) - _MARGIN * self._preparation_seconds - _PLANNING_SECONDS - self._clock()
 
     def wait(self, seconds: float) -> None:
-        """Waits so long, or until a batch has ended; the lock is free meanwhile."""
-        self._ended.wait(seconds)
+        """Waits so long, or until a batch has ended; the lock is free meanwhile.
+
+        `seconds` may be infinite, where the cost table fails.
+        """
+        self._ended.wait(min(seconds, threading.TIMEOUT_MAX))
 
     def begin(self, seconds: float) -> None:
         """Notes that this thread makes a batch ready, whose run is predicted to take so many seconds."""
