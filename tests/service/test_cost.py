@@ -579,6 +579,19 @@ def test_measuring_ends_soon_after_its_budget_however_slow_the_runs(per_step: fl
     assert_monotone(table)
 
 
+@pytest.mark.parametrize("most_runs", [None, 60], ids=["a processor", "a device"])
+def test_a_first_run_that_takes_longer_than_the_budget_leaves_time_for_the_other_shapes(most_runs: int | None):
+    class Stalls(Machine):
+        def __call__(self, rows: int, width: int) -> None:
+            self.now += 0.0 if self.ran else 1.5
+            super().__call__(rows, width)
+
+    machine = Stalls(fixed=0.0003, per_step=0.000001)
+    table = machine.measured(max_rows=64, max_width=1024, budget_seconds=0.5, most_runs=most_runs)
+    for rows, width in ((1, 4), (4, 32), (16, 32), (16, 1024)):
+        assert table.predict(rows, width) == pytest.approx(machine.truth.predict(rows, width), rel=0.2)
+
+
 def test_a_clock_that_stands_still_gives_a_table_all_the_same():
     table = measure(lambda rows, width: None, max_rows=4, max_width=8, max_padded_steps=32, clock=lambda: 0.0)
     assert_monotone(table)

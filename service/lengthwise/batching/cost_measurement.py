@@ -97,7 +97,8 @@ def measure(
     A shape that took longer than a larger one was disturbed: it gets the larger one's time. After a MemoryError, that
     shape, larger ones, and those of more steps than any that ran cost `FAILED_SECONDS`.
 
-    `budget_seconds` are on `clock`; `valid_steps_only`: see `CostTable`.
+    `budget_seconds` are on `clock`. They begin anew if the first run takes them all: it was disturbed, perhaps, and one
+    shape does not say what the others take. `valid_steps_only`: see `CostTable`.
     """
     narrowest = min_width or multiple
     rows, widths = rows_grid(max_rows), grid(max(max_width, narrowest), smallest=narrowest)
@@ -111,7 +112,7 @@ def measure(
         Raises:
             MemoryError: Even the first shape does not fit into memory.
         """
-        nonlocal remaining
+        nonlocal remaining, end
         start = clock()
         try:
             run(int(times.rows[shape]), int(times.widths[shape]))
@@ -120,6 +121,7 @@ def measure(
                 raise
             times.fails |= times.at_most[shape]  # nor does any larger shape fit
         now, remaining = clock(), remaining - 1
+        end = now + budget_seconds if now > end and not times.runs.any() else end
         if not times.fails[shape]:
             times.add(shape, max(now - start, SHORTEST_SECONDS))
         return now <= end and remaining > 0
