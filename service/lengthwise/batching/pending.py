@@ -195,9 +195,8 @@ class PendingSequences:
         They are in order of urgency. If there are no more than `count`, all are returned, in any order.
         """
         groups = (alike for (width, _), alike in self.alike.items() if above < width <= up_to)
-        candidates = [waiting for alike in groups for waiting in islice(alike.values(), count)]
-        if len(self._waiting) > self.horizon:
-            candidates = list(filter(self.is_near, candidates))
+        last = self.urgent[min(self.horizon, len(self.urgent)) - 1][0] if len(self) > self.horizon else _NEVER
+        candidates = [one for alike in groups for one in islice(alike.values(), count) if one.urgency <= last]
         return sorted(candidates, key=_URGENCY)[:count] if len(candidates) > count else candidates
 
     def is_near(self, waiting: WaitingSequence) -> bool:
