@@ -1,5 +1,8 @@
 """Where rows are nearly free and as many arrive as run, plans answer more than batches in order of arrival."""
 
+from itertools import cycle
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -279,3 +282,28 @@ def test_a_decision_looks_at_few_ends_of_batches_however_many_wait(lengths: str,
         decisions.append(len(looks))
         looks.clear()
     assert max(decisions) <= 100
+
+
+@pytest.mark.parametrize("device", ["H200, BiLSTM 2 x 128", "H200, encoder of 4 layers", "in steps of 64 rows"])
+def test_a_decision_looks_at_few_ends_where_deadlines_leave_wide_batches_few_rows(
+    device: str, monkeypatch: pytest.MonkeyPatch
+):
+    random, (cost, limits, buckets) = np.random.default_rng(0), true_costs(DEVICES[device])
+    looks: list[bool] = []
+
+    def counted(*values: Any, **named: Any) -> Any:
+        looks.append(isinstance(values[0], list))  # of the begins of the batch that has one end
+        return min(*values, **named)
+
+    monkeypatch.setattr(planning, "min", counted, raising=False)
+    pool, now, decisions = PendingSequences(), 0.0, []
+    for length, patience in zip(random.integers(1, 513, 4096).tolist(), cycle((0.03, 0.1, 0.005, 0.05))):
+        pool.add(WaitingSequence(buckets.width_of_arrival(length), deadline=patience))
+    while pool:
+        chosen = plan(pool, cost, limits, now)
+        now += cost.predict(len(chosen), max(one.width for one in chosen))
+        decisions.append(sum(looks))
+        looks.clear()
+        while (late := pool.earliest_deadline()) is not None and late.deadline <= now:
+            pool.remove(late)
+    assert max(decisions) <= 500

@@ -115,8 +115,7 @@ def bypass_bound(horizon: int = HORIZON) -> int:
 
 def plan(pending: PendingSequences, cost: CostTable, limits: BatchLimits, now: float) -> list[WaitingSequence]:
     """The sequences of the next batch, removed from the pending ones; empty if none waits."""
-    urgent = pending.most_urgent()
-    if urgent is None:
+    if (urgent := pending.most_urgent()) is None:
         return []
     if len(pending) == 1:  # every plan of an idle server: nothing to choose from
         chosen = [urgent]
@@ -261,7 +260,7 @@ def _length_batch(
     if batch_may_be_small:
         count = max(_FEWEST_NEAR, min(len(pending) // _NEAR_SHARE, _MOST_NEAR), column.enough_rows)
     else:
-        count = full_rows * max(_FULL_BATCHES, -(-_FEWEST_NEAR // full_rows))
+        count = max(_FEWEST_NEAR, _FULL_BATCHES * rows_within(column.seconds, full_rows, seconds))
     near = list(islice(pending.near(), count))
     if batch_may_be_small and _may_choose_more(near, cost, limits.rows, pending.passed_over(anchor) / len(pending)):
         near = list(islice(pending.near(), 2 * count))
@@ -274,13 +273,17 @@ def _length_batch(
         if rows_nearly_free  # a full batch of the widest may take longer than a turn
         else dict.fromkeys(widths, seconds)
     )
+    # none of which a single row already takes longer than is allowed,
+    del widths[
+        bisect_left(widths, True, key=lambda one: one > anchor.width and cost.seconds_of(1, one) > allowed[one]) :
+    ]
     low, high = _batch_around(bisect_left(widths, anchor.width), widths, cost, limits, allowed)
     still_to_take = Counter(widths[low:high])
     still_to_take[anchor.width] -= 1
     # and of each width the most urgent sequences.
     chosen = [anchor]
     for waiting in near:
-        if still_to_take[waiting.width] > 0 and waiting is not anchor:
+        if still_to_take.get(waiting.width, 0) > 0 and waiting is not anchor:
             still_to_take[waiting.width] -= 1
             chosen.append(waiting)
     return chosen
