@@ -260,7 +260,7 @@ def _length_batch(
     if batch_may_be_small:
         count = max(_FEWEST_NEAR, min(len(pending) // _NEAR_SHARE, _MOST_NEAR), column.enough_rows)
     else:
-        count = max(_FEWEST_NEAR, _FULL_BATCHES * rows_within(column.seconds, full_rows, seconds))
+        count = full_rows * max(_FULL_BATCHES, -(-_FEWEST_NEAR // full_rows))
     near = list(islice(pending.near(), count))
     if batch_may_be_small and _may_choose_more(near, cost, limits.rows, pending.passed_over(anchor) / len(pending)):
         near = list(islice(pending.near(), 2 * count))
@@ -518,7 +518,7 @@ def _batch_around(
     step_before = [0, *map(sub, islice(widths, 1, None), widths)].__getitem__  # `widths[i] - widths[i - 1]`
     strides = (range(end, min(end + stride, dense)) for end in range(1, dense, stride))
     candidates = (*(max(stretch, key=step_before) for stretch in strides), *range(max(1, dense), len(widths) + 1))
-    # 2. For the prefix up to each end: the seconds of its cheapest partition, and where the last batch of that begins.
+    # 2. For the prefix up to each end: the seconds of its cheapest partition, and at which end the last batch begins.
     ends, best_seconds, begins, first = [0], [0.0], [0], 0
     for end in candidates:
         times = times_of[widths[end - 1]]
@@ -529,13 +529,13 @@ def _batch_around(
             before + times[end - begin] for before, begin in zip(best_seconds[first:], ends[first:], strict=True)
         ]
         best_seconds.append(min(seconds_from))
-        begins.append(ends[first + seconds_from.index(best_seconds[-1])])
+        begins.append(first + seconds_from.index(best_seconds[-1]))
         ends.append(end)
     # 3. Back from the last batch to the one with the index.
     last = len(ends) - 1
-    while begins[last] > index:
-        last = ends.index(begins[last])
-    return begins[last], ends[last]
+    while ends[begins[last]] > index:
+        last = begins[last]
+    return ends[begins[last]], ends[last]
 
 
 def rows_within(times: list[float], row_limit: int, seconds: float) -> int:
