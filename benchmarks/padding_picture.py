@@ -14,6 +14,7 @@ import click
 import matplotlib as mpl
 import numpy as np
 
+from lengthwise.commands.command import Command
 from lengthwise.datasets import dataset
 from lengthwise.padding import PaddedBatch, Steps, pad
 from lengthwise.runtime import answers
@@ -62,7 +63,7 @@ def draw(curves: dict[bool, list[np.ndarray]], changed: dict[bool, int], count: 
     figure.savefig(out, dpi=130)
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option("--out", default="docs/padding.png", show_default=True, type=click.Path(path_type=Path))
 def main(out: Path) -> None:
     """Draws the picture, and prints its figures as JSON."""
@@ -74,8 +75,7 @@ def main(out: Path) -> None:
     for told, lines in curves.items():
         for record in records[:: len(records) // 12][:12]:
             label = manifest.labels.index(str(record.label))
-            widths = range(len(record.steps), len(record.steps) + MOST_PADDING + 1)
-            batches = [pad([record.steps], width=width) for width in widths]
+            batches = [pad([record.steps], width=len(record.steps) + added) for added in range(MOST_PADDING + 1)]
             lines.append(np.array([probabilities(session, manifest, batch, told=told)[0, label] for batch in batches]))
     changed = {told: labels_changed(session, manifest, recordings, told=told) for told in (True, False)}
     draw(curves, changed, len(records), out)

@@ -51,6 +51,15 @@ def test_an_extra_brings_what_errors_say_that_it_brings(extra: str) -> None:
     told = {PACKAGES.get(module, module.replace("_", "-")) for module, extras in EXTRAS_OF.items() if extra in extras}
     asked = {one.name for one in required([extra])} - {one.name for one in required([])} - NEVER_IMPORTED
     assert asked <= told <= brought([extra])
+@pytest.mark.parametrize(("extras", "named"), [(("bench",), "cpu"), (("cpu", "bench"), "demo")])
+def test_the_readmes_picture_is_drawn_with_the_extras_that_it_names(extras: tuple[str, ...], named: str) -> None:
+    program = "import runpy; runpy.run_module('benchmarks.padding_picture', run_name='__main__')"
+    done = with_only(extras, program)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert f"pip install '.[{named}]'" in done.stderr
+
+
 
 
 def unexplained(lines: list[str]) -> Iterator[str]:
