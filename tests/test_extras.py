@@ -28,29 +28,29 @@ def test_a_part_runs_with_its_extras_alone(part: Part) -> None:
 @pytest.mark.parametrize(
     ("extras", "call", "named"),
     [
-        ((), "serve", "serve"),
+        ((), "serve", "serve,cpu"),
         (("serve",), "serve --port 1", "cpu"),
         (("cpu",), "serve", "serve"),
-        ((), "check examples/masking.py:lengths_given", "torch"),
+        ((), "check examples/masking.py:lengths_given", "torch,check"),
+        ((), "check examples/masking.py:lengths_given --suggest", "export,cpu"),
+        (("torch", "check"), "check examples/masking.py:lengths_given --suggest", "export,cpu"),
+        (("torch", "check", "cpu"), "check examples/masking.py:lengths_given --suggest", "export"),
         (("check",), "check examples/masking.py:lengths_given", "torch"),
-        (("torch",), "check service/lengthwise/models/japanese-vowels/1", "check"),
+        (("torch",), "check service/lengthwise/models/japanese-vowels/1", "check,cpu"),
         (("check",), "check service/lengthwise/models/japanese-vowels/1", "cpu"),
+        ((), "export examples/masking.py:lengths_given --out nowhere", "export,cpu"),
         (("cpu",), "export examples/masking.py:lengths_given --out nowhere", "export"),
         ((), "train service/lengthwise/models/japanese-vowels/1/examples.jsonl --out nowhere", "train"),
     ],
 )
-def test_a_missing_extra_is_one_line_that_names_it(extras: tuple[str, ...], call: str, named: str) -> None:
+def test_what_is_missing_is_one_line_that_names_its_extras(extras: tuple[str, ...], call: str, named: str) -> None:
     done = with_only(extras, "from lengthwise.commands.cli import main; main()", *call.split())
     assert done.returncode == 2  # 1 is a verdict: of `check`, that something leaks
     assert f"pip install 'lengthwise[{named}]'" in done.stderr.splitlines()[-1]
+    assert f"in a checkout: pip install '.[{named}]'" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("extra", ["serve", "cpu", "client", "check", "torch", "export", "train", "bench"])
-def test_an_extra_brings_what_errors_say_that_it_brings(extra: str) -> None:
-    told = {PACKAGES.get(module, module.replace("_", "-")) for module, extras in EXTRAS_OF.items() if extra in extras}
-    asked = {one.name for one in required([extra])} - {one.name for one in required([])} - NEVER_IMPORTED
-    assert asked <= told <= brought([extra])
 @pytest.mark.parametrize(("extras", "named"), [(("bench",), "cpu"), (("cpu", "bench"), "demo")])
 def test_the_readmes_picture_is_drawn_with_the_extras_that_it_names(extras: tuple[str, ...], named: str) -> None:
     program = "import runpy; runpy.run_module('benchmarks.padding_picture', run_name='__main__')"
@@ -60,6 +60,11 @@ def test_the_readmes_picture_is_drawn_with_the_extras_that_it_names(extras: tupl
     assert f"pip install '.[{named}]'" in done.stderr
 
 
+@pytest.mark.parametrize("extra", ["serve", "cpu", "client", "check", "torch", "export", "train", "bench"])
+def test_an_extra_brings_what_errors_say_that_it_brings(extra: str) -> None:
+    told = {PACKAGES.get(module, module.replace("_", "-")) for module, extras in EXTRAS_OF.items() if extra in extras}
+    asked = {one.name for one in required([extra])} - {one.name for one in required([])} - NEVER_IMPORTED
+    assert asked <= told <= brought([extra])
 
 
 def unexplained(lines: list[str]) -> Iterator[str]:

@@ -40,6 +40,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from typing import Any, ClassVar, Final
 
 _VARIES: Final = re.compile(
@@ -69,24 +70,29 @@ EXTRAS_OF: Final = {
     **dict.fromkeys(("obstore", "huggingface_hub"), ("stores",)),
     **dict.fromkeys(("scipy", "sklearn"), ("train",)),
 }  # the extras that install a module
+_BESIDE: Final = {
+    **dict.fromkeys(("serve", "export", "onnx"), "onnxruntime"),
+    "torch": "safetensors",
+}  # the module that a command, or who needs a module, needs next
 
 
-def how_to_install(extra: str) -> str:
-    """How to install an extra, as the end of an error's message."""
-    return f"pip install 'lengthwise[{extra}]', or in a checkout: make install"
+def how_to_install(extras: str) -> str:
+    """How to install extras, separated by commas, as the end of an error's message."""
+    return f"pip install 'lengthwise[{extras}]', or in a checkout: pip install '.[{extras}]'"
 
 
 def missing_extra(error: ModuleNotFoundError, name: str, subject: str) -> str | None:
-    """The message for a module that is not installed: who needs it, and the extra that installs it.
+    """The message for a module that is not installed: who needs it, and the extras for it and what goes with it.
 
-    None if no extra installs it. If several do, the message has the extra `name` if it is one of them, otherwise the
-    first. `subject` is who needs the module, such as the name of a command.
+    None if no extra installs it. If several install a module, the message has the extra `name` if it is one of them,
+    otherwise the first. `subject` is who needs the module, such as the name of a command.
     """
     missing = (error.name or "").partition(".")[0]
     if missing not in EXTRAS_OF:
         return None
-    extras = EXTRAS_OF[missing]
-    return f"{subject} needs {missing}, which is not installed: {how_to_install(name if name in extras else extras[0])}"
+    modules = [missing, *(each for each in map(_BESIDE.get, (missing, name)) if each and find_spec(each) is None)]
+    extras = dict.fromkeys(name if name in EXTRAS_OF[each] else EXTRAS_OF[each][0] for each in modules)
+    return f"{subject} needs {missing}, which is not installed: {how_to_install(','.join(extras))}"
 
 
 class LengthwiseError(Exception):

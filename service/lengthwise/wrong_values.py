@@ -51,10 +51,15 @@ def first_of(texts: Sequence[str], most: int = 5, separator: str = ", ") -> str:
 
 def sentence(item: ErrorDetails) -> str:
     """Says what a wrong value must be: `must be a whole number`, which follows its key. `item` is pydantic's error."""
-    message = str(item["msg"]).removeprefix("Value error, ").removeprefix("Assertion failed, ")
     if (template := _SENTENCES.get(item["type"])) is not None:
         return template.format_map(item.get("ctx", {}))
-    return message.replace("Input should be ", "must be ").replace("Value should be ", "must be ")
+    return (
+        str(item["msg"])
+        .removeprefix("Value error, ")
+        .removeprefix("Assertion failed, ")
+        .replace("Input should be ", "must be ")
+        .replace("Value should be ", "must be ")
+    )
 
 
 def all_wrong(

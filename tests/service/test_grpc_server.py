@@ -548,7 +548,7 @@ def test_without_what_grpc_needs_its_port_is_a_wrong_option() -> None:
     own = "import google.protobuf.descriptor_pb2"  # the messages of protobuf itself, which are as old as it is
     old = f"{own}; import google.protobuf.runtime_version as its; its.MAJOR, its.MINOR, its.PATCH = 6, 33, 6"
     for before, told in (
-        ("sys.modules['grpc'] = None", "not installed (grpc): pip install 'lengthwise[grpc]', or in a checkout: make"),
+        ("sys.modules['grpc'] = None", "not installed (grpc): pip install 'lengthwise[grpc]', or in a checkout: pip"),
         (old, "error: protobuf 6.33.6 is too old for gRPC: pip install 'protobuf>=7.35.1'"),
     ):
         program = f"import sys; {before}; from lengthwise.commands.cli import main; main(['serve', '--grpc-port', '1'])"

@@ -91,12 +91,12 @@ class Command(click.Command):
                 NOT_CHECKED,
             )
         except Exception as error:
-            name, action = self.name or "", f"'lengthwise {self.name}'"
-            if isinstance(error, ModuleNotFoundError) and (extra := missing_extra(error, name, action)) is not None:
-                end(extra, NOT_CHECKED)
+            # `check --suggest` needs what `export` does
+            extra, action = "export" if context.params.get("suggest") else self.name or "", f"'lengthwise {self.name}'"
+            if isinstance(error, ModuleNotFoundError) and (advice := missing_extra(error, extra, action)) is not None:
+                end(advice, NOT_CHECKED)
             if isinstance(error, OSError) and error.strerror is not None:  # a full disk, a missing folder
-                path = "" if error.filename is None else f"{error.filename}: "
-                end(f"{path}{error.strerror}", NOT_CHECKED)
+                end(error.strerror if error.filename is None else f"{error.filename}: {error.strerror}", NOT_CHECKED)
             traceback.print_exc()
             end("this is a bug in lengthwise, not in its input", NOT_CHECKED)
         finally:
