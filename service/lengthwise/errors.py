@@ -300,8 +300,8 @@ class Causes:
 
     def __init__(self) -> None:
         self.total = 0  # messages, also those that are not kept
-        # By the message without what varies: the first messages, their sources, and how many messages there are
-        self._groups: dict[str, tuple[list[str], list[str], int]] = {}
+        # By the message without what varies: the first messages, their different sources, and how many there are
+        self._groups: dict[str, tuple[list[str], dict[str, None], int]] = {}
 
     def add(self, message: str, source: str = "") -> None:
         """Counts a message, and keeps it if it is one of the first of its cause.
@@ -310,13 +310,13 @@ class Causes:
         """
         self.total += 1
         key = _VARIES.sub("#", message.partition(IS_TRANSPOSED)[0])
-        messages, sources, count = self._groups.get(key, ([], [], 0))
+        messages, sources, count = self._groups.get(key, ([], {}, 0))
         if len(self._groups) < _MOST_CAUSES or count:
             if len(messages) < _FEW_ALIKE:
                 messages.append(f"{source}: {message}" if source else message)
             if len(sources) < _MOST_SOURCES:
                 line = _LINE.search(message)
-                sources.append(source or ("" if line is None else line[1]))
+                sources[source or ("" if line is None else line[1])] = None
             self._groups[key] = (messages, sources, count + 1)
 
     def lines(self, most: int) -> list[str]:
@@ -330,7 +330,7 @@ class Causes:
         for messages, sources, count in self._groups.values():
             is_large = count > _FEW_ALIKE
             if is_large:
-                other_sources = ", ".join(source for source in sources[1:] if source)
+                other_sources = ", ".join(source for source in [*sources][1:] if source)
                 messages = [
                     f"{messages[0]} (and {count - 1} more like it{f': {other_sources}, ...' if other_sources else ''})"
                 ]

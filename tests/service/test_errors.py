@@ -2,7 +2,7 @@ import inspect
 import re
 
 from lengthwise import errors
-from lengthwise.errors import LengthwiseError, Refused, RequestError
+from lengthwise.errors import InvalidSequences, LengthwiseError, Problem, Refused, RequestError
 from lengthwise.telemetry.families import REASONS
 
 TREE = {kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, LengthwiseError)}
@@ -29,6 +29,15 @@ def test_the_tree_in_the_docstring_is_the_tree() -> None:
         if status is not None:
             assert issubclass(kind, RequestError)
             assert kind.status == status
+
+
+def test_a_cause_names_each_place_once() -> None:
+    for places, told in (
+        ("0 0 0 0 0", "sequence 0, step 0: is null (and 4 more like it)"),
+        ("0 0 1 1 2", "sequence 0, step 0: is null (and 4 more like it: sequence 1, step 0, sequence 2, step 0, ...)"),
+    ):
+        problems = [Problem(f"/sequences/{place}/0/{value}", "is null") for value, place in enumerate(places.split())]
+        assert str(InvalidSequences(problems)) == told
 
 
 def test_the_reasons_are_a_closed_set() -> None:
