@@ -301,14 +301,15 @@ async def test_what_is_served_is_listed_for_who_asks_for_something_else_but_for_
     body = {"sequences": [[[1, 3]]]}
     cases = (
         (
-            f"no such model is served; served are {', '.join(f'm{number:02}' for number in range(10))}, ...",
+            f"no such model is served: 'none'; served are {', '.join(f'm{number:02}' for number in range(10))}, ...",
             body | {"model": "none"},
             "/v1/models/none",
             "/v2/models/none",
             request(model_name="none"),
         ),
         (
-            "the model 'sums' has no such version; served of it are 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, ...",
+            "the model 'sums' has no such version; served of it are 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, ...; "
+            "'lengthwise serve --versions' chooses which",
             body | {"model": "sums", "version": "13"},
             None,
             "/v2/models/sums/versions/13",

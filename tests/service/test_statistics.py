@@ -77,11 +77,15 @@ async def test_statistics_are_of_one_version_of_all_versions_or_of_all_models() 
 @pytest.mark.parametrize(
     ("path", "status", "said"),
     [
-        ("none/stats", 404, "no such model is served; served are sums"),
-        ("stats/stats", 404, "no such model is served; served are sums"),
-        ("sums%20/stats", 404, "no such model is served; served are sums"),
-        ("%2e%2e/stats", 404, "no such model is served; served are sums"),
-        ("sums/versions/3/stats", 404, "the model 'sums' has no such version; served of it are 1"),
+        ("none/stats", 404, "no such model is served: 'none'; served are sums"),
+        ("stats/stats", 404, "no such model is served: 'stats'; served are sums"),
+        ("sums%20/stats", 404, "no such model is served: 'sums '; served are sums"),
+        ("%2e%2e/stats", 404, "no such model is served: '..'; served are sums"),
+        (
+            "sums/versions/3/stats",
+            404,
+            "the model 'sums' has no such version; served of it are 1; 'lengthwise serve --versions' chooses which",
+        ),
         ("sums/versions/01/stats", 400, "a version is ASCII digits that do not start with 0"),
         ("sums/versions/-1/stats", 400, "a version is ASCII digits that do not start with 0"),
     ],

@@ -144,7 +144,10 @@ async def test_models_are_listed_and_told_ready() -> None:
         assert (await one.client.get("/v1/models")).json() == {"models": ["a", "b"]}
         assert (await one.client.get("/v1/models/b")).json() == {"name": "b", "ready": True}
         missing = await one.client.get("/v1/models/c")
-        assert (missing.status_code, missing.json()) == (404, {"error": "no such model is served; served are a, b"})
+        assert (missing.status_code, missing.json()) == (
+            404,
+            {"error": "no such model is served: 'c'; served are a, b"},
+        )
         one.serving.batcher.begin_draining()
         draining = await one.client.get("/v1/models/b")
     assert (draining.status_code, draining.json()) == (503, {"name": "b", "ready": False})

@@ -93,9 +93,14 @@ class Repository:
         if self.starting:
             raise self.none_ready()
         if not versions:
-            raise ModelNotFound(f"no such model is served; served are {listed(sorted(self.models))}")
-        numbers = listed([str(number) for number in sorted(versions, reverse=True)])
-        raise ModelNotFound(f"the model {name!r} has no such version; served of it are {numbers}")
+            # A request may give a text of any length; a name has at most 128 characters
+            raise ModelNotFound(
+                f"no such model is served: {name or ''!a:.130}; served are {listed(sorted(self.models))}"
+            )
+        raise ModelNotFound(
+            f"the model {name!r} has no such version; served of it are {listed(sorted(versions, reverse=True))}; "
+            "'lengthwise serve --versions' chooses which"
+        )
 
     def _number(self, name: str, version: str | None) -> int | None:
         """Returns the number of the version that a request means, whether this version is served or not.
@@ -113,8 +118,15 @@ class Repository:
             return int(version) if len(version) < 20 else None  # with 20 digits or more int() could be slow or raise
         aliases = self.aliases.get(name, {})
         if version not in aliases and name in self.models:
-            form = "a version is ASCII digits that do not start with 0, or an alias of the model"
-            raise NoSuchAlias([Problem("", f"{form}: {listed(sorted(aliases)) or 'it has none'}")])
+            raise NoSuchAlias(
+                [
+                    Problem(
+                        "",
+                        "a version is ASCII digits that do not start with 0, or an alias of the model: "
+                        f"{listed(sorted(aliases)) or 'it has none'}",
+                    )
+                ]
+            )
         return aliases.get(version)
 
     def default(self, name: str) -> int | None:
@@ -158,6 +170,6 @@ class Repository:
         )
 
 
-def listed(words: Sequence[str]) -> str:
-    """Texts separated by commas; of more than `MOST_LISTED` the first ones and `...`."""
-    return ", ".join([*words[:MOST_LISTED], *(["..."] if len(words) > MOST_LISTED else [])])
+def listed(words: Sequence[object]) -> str:
+    """Names or versions separated by commas; of more than `MOST_LISTED` the first ones and `...`."""
+    return ", ".join([*map(str, words[:MOST_LISTED]), *(["..."] if len(words) > MOST_LISTED else [])])
