@@ -211,13 +211,18 @@ def _wrong_token_message(token: Any, manifest: Manifest) -> str:
 def _step_message(step: Any, manifest: Manifest, steps: int) -> str:
     """The message for a step that is not an array, or has another number of values than the model takes.
 
-    `steps` is the number of steps: if it is the model's number of features, the steps seem to be transposed.
+    `steps` is the number of steps: if it is the model's number of features, the steps seem to be transposed. If the
+    values are arrays, what was sent for a step seems to be a sequence.
     """
     features = manifest.input.features or 1
     if not isinstance(step, list):
         hint = f"; {ADVICE_ON_TAILS}" if step is None else ""
         return f"a step must be an array of {features} numbers, got {_kind(step, manifest)}{hint}"
-    return features_message(len(step), manifest) + (TRANSPOSED if steps == features else "")
+    return features_message(len(step), manifest) + (
+        "; a level of brackets may be too many"
+        if any(isinstance(value, list) for value in step)
+        else TRANSPOSED * (steps == features)
+    )
 
 
 def _value_message(step: Sequence[Any], feature: int, where: SentWhere) -> str:
