@@ -49,6 +49,21 @@ def data(draw: st.DrawFn) -> tuple[Data, list[int]]:
     return found, draw(st.permutations(range(rows)))
 
 
+@pytest.mark.parametrize(
+    "steps",
+    [
+        [[1, 2], [3, 4], [5, 6, 7]],
+        [(1, 2), (3, 4), np.zeros(3)],
+        np.array([np.zeros(2), np.zeros(2), np.zeros(3)], dtype=object),
+    ],
+)
+def test_steps_of_different_sizes_are_named_with_their_sizes(steps: Any) -> None:
+    with pytest.raises(InvalidSequences) as told:
+        arrays.items([steps], manifest())
+    reason = "its steps have different numbers of features: step 2 has 3, step 0 has 2"
+    assert str(told.value) == f"sequence 0: {reason}"
+
+
 def long_table(found: Data) -> pandas.DataFrame:
     """A row for each step, in order."""
     parts = []

@@ -226,8 +226,19 @@ def as_array(value: Any) -> NDArray[Any]:
     try:
         array = np.asarray(value)
     except (ValueError, TypeError, OverflowError, RuntimeError) as error:
-        is_ragged = "inhomogeneous" in str(error)
-        raise ValueError("its steps have different numbers of features" if is_ragged else str(error)) from error
+        # Of steps of different sizes: how many values each has, and the first step that has not as many as step 0
+        counts = (
+            [len(step) if isinstance(step, list | tuple) else (getattr(step, "shape", ()) or (1,))[0] for step in value]
+            if "inhomogeneous" in str(error)
+            else []
+        )
+        other = next((index for index, count in enumerate(counts) if count != counts[0]), None)
+        raise ValueError(
+            str(error)
+            if other is None
+            else "its steps have different numbers of features: "
+            f"step {other} has {counts[other]}, step 0 has {counts[0]}"
+        ) from error
     if array.dtype.kind != "O":
         return array
     # None among numbers, or a whole number past 64 bits: one by one, since NumPy would take texts for numbers too.
