@@ -2,6 +2,9 @@
 
 import codecs
 import gzip
+import re
+import shutil
+import subprocess
 import time
 import tracemalloc
 from collections.abc import Callable
@@ -282,6 +285,29 @@ def test_lists_in_the_cells_of_parquet_are_sequences(tmp_path: Path) -> None:
 def test_another_format_is_told_the_lines_that_convert_it(tmp_path: Path, name: str, cure: str) -> None:
     with pytest.raises(ConfigurationError, match=cure):
         read(write(tmp_path / name, "x"))
+
+
+@pytest.mark.skipif(shutil.which("jq") is None, reason="there is no jq")
+@pytest.mark.parametrize(
+    ("name", "content", "which"),
+    [
+        ("FILE.json", '[{"steps": [[1, 2], [3, 4]]}]', 0),
+        ("FILE.json", "[[[1, 2], [3, 4]]]", 0),
+        ("FILE.json", '{"model": "m", "sequences": [{"steps": [[1, 2], [3, 4]]}]}', 0),
+        ("FILE.json", '{"model": "m", "sequences": [[[1, 2], [3, 4]]]}', 0),
+        ("FILE.jsonl", '[\n{"steps": [[1, 2], [3, 4]]}\n]', 0),
+        ("FILE.jsonl", "[[1, 2], [3, 4]]", 1),
+    ],
+)
+def test_the_lines_that_convert_json_do_so(tmp_path: Path, name: str, content: str, which: int) -> None:
+    path = write(tmp_path / name, content)
+    with pytest.raises(ConfigurationError) as told:
+        read(path)
+    command = re.findall("jq -c '.*?' FILE", str(told.value))[which]
+    program = f"{command.removesuffix('FILE')}{name} > DATA.jsonl"
+    subprocess.run(program, shell=True, cwd=tmp_path, check=True)
+    (record,) = read(tmp_path / "DATA.jsonl")[0]
+    assert record.steps.tolist() == [[1, 2], [3, 4]]
 
 
 # Encodings.

@@ -37,6 +37,7 @@ from lengthwise.datasets.tails import without_padding
 from lengthwise.datasets.text_files import (
     BLOCK_CELLS,
     CSV_SUFFIXES,
+    LIST_TO_LINES,
     Advance,
     TextColumns,
     json_lines,
@@ -70,20 +71,20 @@ class Reading:
 _PLAIN: Final = Reading()
 _UCR: Final = re.compile(r"_(TRAIN|TEST)\.tsv$")  # files of the UCR archive: no header, a row for each sequence
 _UCR_LABEL: Final = f"{NO_HEADER}1"  # whose first column is the label
-_AS_ARRAYS: Final = (
-    "in Python, lengthwise_export.train(spec, arrays, labels) and Model.predict(arrays) take arrays: "
-    "data = numpy.load(FILE); list(data['X'])"
-)
 _AS_CSV: Final = "table.to_csv('data.csv', index=False) writes a table with a row for each step"
 _CURES: Final = {  # how to read a file of another format, by its suffix
-    **dict.fromkeys((".npz", ".npy"), _AS_ARRAYS),
+    **dict.fromkeys(
+        (".npz", ".npy"),
+        "in Python, lengthwise_export.train(spec, arrays, labels) and Model.predict(arrays) take arrays: "
+        "data = numpy.load(FILE); list(data['X'])",
+    ),
     **dict.fromkeys((".xlsx", ".xls"), f"table = pandas.read_excel(FILE); {_AS_CSV}"),
     **dict.fromkeys((".pkl", ".pickle"), f"table = pandas.read_pickle(FILE), if you trust the file; {_AS_CSV}"),
     **dict.fromkeys(
         (".h5", ".hdf5"), f"table = pandas.read_hdf(FILE); {_AS_CSV}; of arrays, list(h5py.File(FILE)['X'])"
     ),
     **dict.fromkeys((".feather", ".arrow"), f"table = pandas.read_feather(FILE); {_AS_CSV}"),
-    ".json": "jq -c '.[]' LIST.json > DATA.jsonl writes a list as JSON Lines",
+    ".json": f"{LIST_TO_LINES} writes a list, or a body of /predict, as JSON Lines",
     ".txt": "rename it if it is one of these",
 }
 

@@ -28,6 +28,8 @@ from lengthwise.decoding import fast_json, json_text
 from lengthwise.errors import ConfigurationError, InvalidRequest, RecordError, RequestError
 
 CSV_SUFFIXES: Final = (".csv", ".csv.gz", ".tsv")
+# For a list, or an object with one in `sequences`: each entry is an object, or the list of a sequence's steps
+LIST_TO_LINES: Final = "jq -c '(.sequences? // .)[] | objects // {steps: .}' FILE.json > DATA.jsonl"
 BLOCK_CELLS: Final = 1 << 18  # cells of a CSV file in one block, if the last sequence does not need more
 _READ_BYTES: Final = 1 << 18  # of a file at once
 _LINES_BETWEEN: Final = 64  # between reports of progress: to ask for a file's position takes longer than to read a line
@@ -104,13 +106,14 @@ def json_lines(
     `names`: the order of the features where steps are objects; None: their order in the first record of objects.
 
     Raises:
-        ConfigurationError: The file is a JSON list.
+        ConfigurationError: The file is a JSON list, or its first line is one.
     """
     for index, (number, line) in enumerate(lines(path, advance)):
         source_line = f"{path}:{number}"
         if not index and line.startswith(b"["):
             raise ConfigurationError(
-                f"{path}: this is a JSON list, and JSON Lines has one object a line: jq -c '.[]' LIST.json > DATA.jsonl"
+                f"{path}: the first line begins a list, and JSON Lines has one object a line: {LIST_TO_LINES} if the "
+                "file is one list; jq -c '{steps: .}' FILE.jsonl > DATA.jsonl if each line is a list of steps"
             )
         try:
             fields = _plain_fields(line, kind) or json_text.parse(line, "the line", most_parts=len(line))
