@@ -113,15 +113,18 @@ def test_a_model_directory_is_served_from_its_repository_and_asked_for_by_name(
     monkeypatch.setattr("lengthwise.bench.launch.running", pretended)
     directory = tmp_path / "models" / "m" / "3"
     directory.mkdir(parents=True)
+    (directory.parent / "10").mkdir()  # no version yet: nothing is in it
     manifest = Manifest(name="m", version=3, input=StepInput(features=1), labels=("a",))
     (directory / "manifest.json").write_text(manifest.to_json())
     with served(str(directory)) as service:
         assert service.fields == {"model": "m", "version": "3"}
+    with served(str(directory.parent)) as service:
+        assert service.fields == {"model": "m", "version": "3"}
     with served(str(tmp_path / "models"), model="m") as service:
         assert service.fields == {"model": "m"}
-    assert [command[4] for command in commands] == [str(tmp_path / "models")] * 2
-    assert commands[0][-2:] == ["--versions", "m/3"]
-    assert "--versions" not in commands[1]
+    assert [command[4] for command in commands] == [str(tmp_path / "models")] * 3
+    assert commands[0][-2:] == commands[1][-2:] == ["--versions", "m/3"]
+    assert "--versions" not in commands[2]
 
 
 def test_a_url_is_taken_as_it_is():

@@ -45,7 +45,7 @@ def served(url_or_path: str | None, *, model: str | None = None) -> Iterator[Ser
 
     Args:
         url_or_path: The URL of a running service; or what the new one serves: an address of models, a model directory,
-            the folder of a repository, or None for the bundled repository.
+            the folder of a model (its highest version), that of a repository, or None for the bundled repository.
         model: The name of the model under load; None: the only one.
 
     Raises:
@@ -56,7 +56,6 @@ def served(url_or_path: str | None, *, model: str | None = None) -> Iterator[Ser
         return
     # A new service. It serves a repository; of the one that a model directory NAME/VERSION is in, only this version.
     repository: Path | str | None = None
-    options: dict[str, str] = {}
     name = version = None
     if url_or_path is not None and is_address(url_or_path):
         repository = url_or_path
@@ -64,13 +63,19 @@ def served(url_or_path: str | None, *, model: str | None = None) -> Iterator[Ser
         repository = Path(url_or_path).resolve()
         if not repository.is_dir():
             raise ConfigurationError(f"{url_or_path} is neither a URL (http://HOST:PORT) nor a folder")
+        repository = max(  # of the folder of a model, its highest version
+            (file.parent for file in repository.glob(f"[1-9]*/{MANIFEST_FILE}") if file.parent.name.isdecimal()),
+            key=lambda path: int(path.name),
+            default=repository,
+        )
         if (repository / MANIFEST_FILE).is_file():
             Manifest.read(repository)  # raises if it is wrong
             name, version = repository.parent.name, repository.name
             repository = repository.parent.parent
-            options["versions"] = f"{name}/{version}"
     port = free_port()
-    with running(serve_command(repository, port, options), port) as server:
+    with running(
+        serve_command(repository, port, {} if version is None else {"versions": f"{name}/{version}"}), port
+    ) as server:
         yield ServiceUnderLoad(server.target, name or model, version)
 
 
