@@ -115,7 +115,7 @@ def test_a_printed_command_is_one_that_serve_takes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
-        ("config.yaml", b"", "there is no model-settings.json"),
+        ("mymodels.py", b"", "config.properties: settings are read here, a model by lengthwise export"),
         ("settings.json", b"{", "is not JSON"),
         ("settings.json", b"[1]", "must hold an object, got list"),
         ("model-settings.json", b'{"parameters": 3}', "parameters must be an object, got int"),

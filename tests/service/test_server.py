@@ -211,6 +211,13 @@ def test_a_repository_that_is_not_there_is_one_line_and_exit_2() -> None:
     assert done.output == "error: the model repository nowhere cannot be read: No such file or directory\n"
 
 
+def test_a_file_in_the_place_of_a_repository_is_told_what_makes_one(tmp_path: Path) -> None:
+    (tmp_path / "mymodels.py").touch()
+    done = CliRunner().invoke(commands, ["serve", str(tmp_path / "mymodels.py")])
+    assert done.exit_code == 2
+    assert done.output.endswith("cannot be read: Not a directory; 'lengthwise export' makes NAME/VERSION in a folder\n")
+
+
 @pytest.fixture
 def _interpreter() -> Iterator[None]:
     """Takes back what `serve` sets for the whole process."""

@@ -296,7 +296,11 @@ def _settings_files(files: tuple[Path, ...]) -> Iterator[Path]:
     for path in files:
         candidates = sorted(file for name in _FILES for file in path.rglob(name)) if path.is_dir() else [path]
         if not candidates or candidates[0].name not in _FILES:
-            raise ConfigurationError(f"{path}: there is no {', '.join(_FILES)}")
+            raise ConfigurationError(
+                f"{path}: there is no {', '.join(_FILES)}"
+                if path.is_dir()
+                else f"{path} is not named {', '.join(_FILES)}: settings are read here, a model by lengthwise export"
+            )
         yield from candidates
 
 

@@ -70,7 +70,10 @@ def read(folder: Path) -> FolderContent:
     try:
         paths = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     except OSError as error:
-        raise ConfigurationError(f"the model repository {folder} cannot be read: {error.strerror}") from error
+        raise ConfigurationError(
+            f"the model repository {folder} cannot be read: {error.strerror}"
+            + ("; 'lengthwise export' makes NAME/VERSION in a folder" if isinstance(error, NotADirectoryError) else "")
+        ) from error
     misplaced = _misplaced_files(paths)
     if misplaced:
         content.ignored[""] = f"{misplaced} in the model repository itself: ignored, {_BELONGS} 'NAME/VERSION' in it"
