@@ -148,7 +148,9 @@ def test_what_is_published_is_what_the_command_publishes(tmp_path: Path, caplog:
     assert names == sorted(path.name for path in (tmp_path / "cli" / "m" / "1").iterdir())
     for name in names:
         assert (published.directory / name).read_bytes() == (tmp_path / "cli" / "m" / "1" / name).read_bytes()
-    assert published.notices == ("no --checkpoint: the weights are the factory's own",)
+    assert published.notices == (
+        "no --checkpoint: the weights are the factory's own; pass --checkpoint FILE if trained ones are in a file",
+    )
     logged = [record for record in caplog.records if record.name == "lengthwise.export"]
     assert [(record.levelname, record.getMessage()) for record in logged] == [("WARNING", published.notices[0])]
     assert done.stderr == f"warning: {published.notices[0]}\n"

@@ -93,7 +93,13 @@ def export(source: targets.TargetSource, out: Path, options: ExportOptions, tell
         if options.threshold is not None:
             candidate = with_threshold(candidate, options.threshold)
         if "weights" in candidate.manifest.made:
-            tell(Notice(f"no --checkpoint: the weights are {candidate.manifest.made['weights']}", "warning"))
+            tell(
+                Notice(
+                    f"no --checkpoint: the weights are {candidate.manifest.made['weights']}; pass --checkpoint FILE if "
+                    "trained ones are in a file",
+                    "warning",
+                )
+            )
         step_input = candidate.manifest.input.model_copy(update={"names": names})
         candidate = replace(candidate, manifest=candidate.manifest.model_copy(update={"input": step_input}))
         for notice in candidate.notices:
