@@ -184,12 +184,15 @@ class TrialRules:
     def _rule_of_unused(self, leak: Leak) -> Cause | None:
         """The cause of a model whose answers do not depend on the lengths or the mask; None if they do.
 
-        If the operator of the leak has a rule of its own, that rule stays, with this reason added.
+        None also for a model of Keras, which takes neither: it makes its mask itself. If the operator of the leak has a
+        rule of its own, that rule stays, with this reason added.
         """
-        base, names = self.baseline.batch, self.subject.names
+        base, names, logits = self.baseline.batch, self.subject.names, self.baseline.answer.logits
         other_lengths = (np.full_like(base.lengths, base.width), base.lengths[::-1].copy())
-        answers = [self.subject.answer(PaddedBatch(base.steps, lengths)).logits for lengths in other_lengths]
-        if not all(np.array_equal(self.baseline.answer.logits, logits, equal_nan=True) for logits in answers):
+        if names.fix is not None or not all(
+            np.array_equal(logits, self.subject.answer(PaddedBatch(base.steps, lengths)).logits, equal_nan=True)
+            for lengths in other_lengths
+        ):
             return None
         unused = rules()["LW107"].cause({"second": names.lengths_or_mask}, fix=leak.cause.fix)
         if leak.cause.code.startswith(("LW1", "LW9")):
