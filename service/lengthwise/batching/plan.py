@@ -278,8 +278,11 @@ def _length_batch(
         bisect_left(widths, True, key=lambda one: one > anchor.width and cost.seconds_of(1, one) > allowed[one]) :
     ]
     low, high = _batch_around(bisect_left(widths, anchor.width), widths, cost, limits, allowed)
-    still_to_take = Counter(widths[low:high])
-    still_to_take[anchor.width] -= 1
+    # further ones of the widest where these cost nothing, as the part may be what was left by full ones,
+    width, times = widths[high - 1], cost.column(widths[high - 1], limits.rows).seconds
+    still_to_take = Counter(
+        widths[low : bisect_right(widths, width)][: rows_within(times, limits.most_rows(width), times[high - low])]
+    ) - Counter([anchor.width])
     # and of each width the most urgent sequences.
     chosen = [anchor]
     for waiting in near:
