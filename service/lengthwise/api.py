@@ -223,7 +223,9 @@ class Model:
 
         manifest = self._opened.loaded.manifest
         if attention and not self.has_attention:
-            raise ConfigurationError(f"the model {manifest.key} has no attention; leave attention=True out")
+            raise ConfigurationError(
+                f"the model {manifest.key} has no attention: leave attention=True out, or see docs/targets.md"
+            )
         # Items, their answers (or reasons why there is none), and predictions
         items = arrays.items(sequences, manifest, layout, padding=padding)
         results = self._opened.answers(items, attention=attention, threads=self._threads_for(items))

@@ -139,11 +139,12 @@ def test_a_model_that_goes_on_past_its_max_length_is_padded_to_round_widths() ->
     assert module("ten_positions", max_length=8).manifest.width_multiple == 4
 
 
-def test_attention_is_offered_where_it_sums_to_one(tmp_path: Path) -> None:
+def test_attention_is_offered_where_a_module_names_it_and_it_sums_to_one(tmp_path: Path) -> None:
     published = publish(module("attending"), tmp_path / "attending")
     assert published.manifest.graph.attention == "attention"
     assert "attention" in {case.varied for case in published.cases}
     assert module("attending_wrongly").manifest.graph.attention is None
+    assert of_graph(published).manifest.graph.attention is None
 
 
 def test_a_token_module_is_published(tmp_path: Path) -> None:

@@ -189,7 +189,7 @@ async def test_attention_has_no_place_in_a_bare_answer_and_none_in_some_models()
     assert "attention cannot be returned as a raw tensor" in bare.json()["detail"]
     async with asking(manifest(attention=False)) as ask:
         without = await ask([[1, 3]], "?outputs=attention")
-    assert "has no attention" in without.json()["detail"]
+    assert "has no attention: see docs/targets.md" in without.json()["detail"]
 
 
 @pytest.mark.parametrize("name", ["model", "version", "id", "outputs", "timeout_ms", "priority"])

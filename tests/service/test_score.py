@@ -355,7 +355,7 @@ def test_a_model_without_attention_is_not_asked_for_it(tmp_path: Path, monkeypat
     monkeypatch.setattr(loading, "load", lambda *_, **__: small(attention=False))
     result = call(DEMO, tmp_path / "out", "--attention")
     assert result.exit_code == 2
-    assert "sums/1 has no attention" in result.stderr
+    assert "sums/1 has no attention: leave --attention out, or see docs/targets.md" in result.stderr
 
 
 def test_scoring_needs_neither_torch_nor_onnx_nor_a_web_server():

@@ -88,7 +88,9 @@ def score(source: str, out: Path, options: ScoreOptions) -> None:
         options.model, "cpu", available_cores(), recurrent_kernels=Settings.load().recurrent_kernels
     ).open()
     if options.attention and model.loaded.manifest.graph.attention is None:
-        raise ConfigurationError(f"the model {model.loaded.manifest.key} has no attention; leave --attention out")
+        raise ConfigurationError(
+            f"the model {model.loaded.manifest.key} has no attention: leave --attention out, or see docs/targets.md"
+        )
     promise = model.loaded.promise
     console = Console(stderr=True)
     with PredictionFile(out, resume=options.resume, exact=promise is not None and promise.bits) as scored:

@@ -105,7 +105,8 @@ def read_document(document: Any, find: Find, *, max_sequences: int, layout: Body
     attention = "attention" in call_options.outputs
     if attention and manifest.graph.attention is None:
         problems.add(
-            f"/outputs/{call_options.outputs.index('attention')}", f"the model {manifest.key} has no attention"
+            f"/outputs/{call_options.outputs.index('attention')}",
+            f"the model {manifest.key} has no attention: see docs/targets.md",
         )
     items = []
     if isinstance(sequences, list):

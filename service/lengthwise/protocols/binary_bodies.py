@@ -55,7 +55,7 @@ def read_octets(request: Received, serving: Serving) -> tuple[Call, Encode | Non
     attention = "attention" in call_options.outputs
     wants_octets = OCTETS in request.headers.get(b"accept", b"").lower()
     if attention and manifest.graph.attention is None:
-        problems.add("", f"query parameter outputs: the model {manifest.key} has no attention")
+        problems.add("", f"query parameter outputs: the model {manifest.key} has no attention: see docs/targets.md")
     elif attention and wants_octets:
         problems.add(
             "", "query parameter outputs: attention cannot be returned as a raw tensor; accept application/json"

@@ -194,7 +194,9 @@ class Scorer:
             ConfigurationError: The model has no attention.
         """
         if self.attention and manifest.graph.attention is None:
-            raise ConfigurationError(f"the model {manifest.key} has no attention; leave attention=True out")
+            raise ConfigurationError(
+                f"the model {manifest.key} has no attention: leave attention=True out, or see docs/targets.md"
+            )
 
     def _columns(self, manifest: Manifest) -> list[AnswerColumn]:
         """The columns that a batch gets from a model with this manifest."""
