@@ -11,15 +11,16 @@ import pytest
 from rich.console import Console
 
 from lengthwise_export.checking.page import as_page
+from lengthwise_export.checking.report import Report
 from lengthwise_export.mending.fix import FixProposal, draw_curve, unified
 from lengthwise_export.mending.mend import MendedOperator
-from tests.support.check_reports import REPORT
+from tests.support.check_reports import LEAK, REPORT
 from tests.support.mends import CHANGES, CURVE, FIX, REFUSED, NumpySubject, over_the_steps, over_the_width
 
 
-def shown(fix: FixProposal) -> str:
+def shown(fix: FixProposal, report: Report = REPORT) -> str:
     text = io.StringIO()
-    Console(file=text, width=120, color_system=None).print(fix.on_terminal(), crop=False)
+    Console(file=text, width=120, color_system=None).print(fix.on_terminal(report), crop=False)
     return text.getvalue()
 
 
@@ -39,6 +40,14 @@ def test_what_cannot_be_mended_is_said_with_the_operator_and_the_line() -> None:
     text = " ".join(shown(REFUSED).split())
     assert "cannot be mended: models/net.py:12: head: Gemm: the width is <fixed> at 32" in text
     assert "--mend" not in text
+
+
+def test_a_recurrent_layer_of_torch_that_leaks_is_said_to_need_no_mend_unless_it_is_changed() -> None:
+    leaks = replace(REPORT, leaks=(replace(LEAK, operator="rnn: lstm", kind="lstm"),))
+    changed = replace(FIX, changes=(*CHANGES, replace(CHANGES[0], kind="LSTM")))
+    told = "note: rnn: lstm needs no mend: the graph of a torch module gives the lengths to its LSTM, GRU and RNN"
+    assert told in shown(FIX, leaks)
+    assert all("needs no mend" not in text for text in (shown(FIX), shown(changed, leaks), shown(REFUSED, leaks)))
 
 
 def test_a_unified_view_keeps_lines_that_did_not_change() -> None:

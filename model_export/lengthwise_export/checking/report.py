@@ -227,7 +227,7 @@ def on_terminal(report: Report) -> RenderableType:
     parts += [Text(f"note: {note}") for note in report.notes]
     for leak in report.leaks:  # last, where a terminal shows them
         parts += ["", *_leak_lines(leak)]
-    return Group(*parts, *(() if report.fix is None else (report.fix.on_terminal(),)))
+    return Group(*parts, *(() if report.fix is None else (report.fix.on_terminal(report),)))
 
 
 def summary(reports: Sequence[Report]) -> RenderableType:

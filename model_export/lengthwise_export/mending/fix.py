@@ -22,7 +22,7 @@ from lengthwise.padding import Steps, pad
 from lengthwise.reports.templates import render
 from lengthwise.wrong_values import counted
 from lengthwise_export.checking.recording import Subject
-from lengthwise_export.checking.report import Verdict
+from lengthwise_export.checking.report import Report, Verdict
 from lengthwise_export.checking.trials import Sampler
 from lengthwise_export.errors import RunError
 from lengthwise_export.mending.mend import MendedOperator
@@ -91,28 +91,34 @@ class FixProposal:
             "proof": None if self.proof is None else self.proof.as_json(),
         }
 
-    def on_terminal(self) -> RenderableType:
-        """The proposal as text for the terminal. Code is never wrapped: print it without cropping."""
-        text = self.reason
-        if not self.mendable:
-            where = "".join(f"{part}: " for part in (self.location, self.operator) if part is not None)
-            text = f"this model cannot be mended: {where}{text}"
+    def on_terminal(self, report: Report) -> RenderableType:
+        """The proposal as text for the terminal, behind a report. Code is never wrapped: print it without cropping."""
+        where = "".join(f"{part}: " for part in (self.location, self.operator) if part is not None)
+        text = self.reason if self.mendable else f"this model cannot be mended: {where}{self.reason}"
         parts: list[RenderableType] = [
             "",
             Text.assemble(("mend", f"bold {'green' if self.mendable else 'red'}"), f"  {text}"),
         ]
         for change in self.changes:
             parts += ["", *_change_on_terminal(change)]
-        if self.min_length > 1:
-            parts.append(Text(f"note: the model accepts sequences of {self.min_length} steps and more"))
-        if self.notice is not None:
-            parts.append(Text(f"note: {self.notice}"))
+        recurrent = [leak.operator for leak in report.leaks if leak.kind.partition("_")[0] in ("lstm", "gru", "rnn")]
+        is_changed = any(change.kind in ("LSTM", "GRU", "RNN") for change in self.changes)
+        notes = [
+            f"the model accepts sequences of {self.min_length} steps and more" if self.min_length > 1 else None,
+            self.notice,
+            f"{recurrent[0]} needs no mend: the graph of a torch module gives the lengths to its LSTM, GRU and RNN"
+            if self.mendable and recurrent and not is_changed
+            else None,
+        ]
+        parts += [Text(f"note: {note}") for note in notes if note is not None]
         if self.proof is not None:
             raised = len(self.proof.raised) if self.proof.holds else 0
             skipped = f"; the original raises alone at {raised} shorter lengths" if raised else ""
             parts += ["", Text.assemble(("proof", "bold"), f"  {self.proof}{skipped}")]
         if self.mendable and self.changes:
-            parts.append(Text("`lengthwise export TARGET --mend --out MODELS/NAME` publishes the mended graph"))
+            parts.append(
+                Text("`export --mend`, with the target and the options of this check, publishes the mended graph")
+            )
         return Group(*parts)
 
     def as_section(self) -> Markup:
