@@ -263,12 +263,18 @@ def promise_text(manifest: Manifest) -> str | None:
 
 
 def level_text(report: Report) -> str:
-    """A sentence with the level that a report shows: padding-safe, batch-invariant, or neither."""
+    """A sentence with the level that a report shows: padding-safe, batch-invariant, or neither.
+
+    A model that is not batch-invariant in torch may be so as a graph in the kernels of the service.
+    """
     if not report.padding_safe:
         return "level: not padding-safe, as an answer moves by more than the tolerance"
     if report.batch_invariant:
         return "level: padding-safe and batch-invariant, as every answer has the same bits in all trials"
-    return "level: padding-safe, but not batch-invariant: answers stay within the tolerance, their bits do not"
+    return (
+        "level: padding-safe, but not batch-invariant as it was run here: answers stay within the tolerance, their "
+        "bits do not; `export` measures the bits of the graph that it publishes, as the service runs it"
+    )
 
 
 def ignored_text(report: Report) -> str:

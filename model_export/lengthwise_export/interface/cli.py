@@ -111,7 +111,11 @@ def export(target: str | None, out: Path, options: ExportCommandOptions) -> None
     manifest = published.manifest
     (promise,) = manifest.promises
     agreement = "the same bits" if promise.bits else f"within {promise.tolerance:.3g}"
-    facts = [f"{published.nodes} nodes", f"{len(published.cases)} cases hold", f"{agreement} batched and unbatched"]
+    facts = [
+        f"{published.nodes} nodes",
+        f"{len(published.cases)} cases hold",
+        f"{agreement} batched and unbatched in the kernels that serve it",
+    ]
     if manifest.from_fp32 is not None:
         one_at_a_time = ", one sequence at a time," if manifest.max_batch_rows == 1 else ""
         facts.append(f"{manifest.precision}{one_at_a_time} within {manifest.from_fp32:.3g} of the float32 graph")
