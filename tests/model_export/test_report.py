@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from lengthwise.runtime.manifest import Manifest, Promise
-from lengthwise_export.checking.report import Report, on_terminal, promise_text
+from lengthwise_export.checking.report import Report, TrialResult, on_terminal, one_per_kind, promise_text
 from lengthwise_export.checking.rule import Cause
 from tests.support.check_reports import LEAK, NODE, REPORT, SOUND
 
@@ -98,6 +98,14 @@ def test_a_sound_model_has_a_row_for_each_kind_of_trial_with_its_largest_differe
     rows = [line.split() for line in terminal(SOUND).splitlines()]
     assert ["padded", "wider,", "and", "1", "more", "3e-08"] in rows
     assert ["unbatched,", "2", "steps,", "and", "1", "more", "7.8e-08"] in rows
+
+
+def test_a_kind_of_which_some_trials_failed_is_named_after_one_that_failed() -> None:
+    trials = [TrialResult(f"unbatched, {steps} steps", "batch", 0.1, passed=steps % 3 > 0) for steps in range(1, 8)]
+    names = [row.name for row in one_per_kind((*trials, *REPORT.trials[:1], replace(trials[2], change="lengths")))]
+    assert names == ["padded wider", "unbatched, 3 steps", "unbatched, 3 steps, and 1 more (2 of 7 did not hold)"]
+    (row,) = one_per_kind(trials[:3])
+    assert (row.name, row.passed) == ("unbatched, 3 steps (1 of 3 did not hold)", False)
 
 
 def test_what_is_rounding_is_said_where_there_is_some() -> None:

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -297,21 +296,16 @@ def tolerance_text(tolerance: float) -> str:
 def one_per_kind(results: Sequence[TrialResult]) -> Iterator[TrialResult]:
     """Yields one result for each kind of change: its first failed trial, or its first trial if all passed.
 
-    It has the largest difference of the kind, and its name counts the other trials.
+    It has the largest difference of the kind. Its name counts the other failed trials, or the others if all passed.
     """
-
-    def kind_of(result: TrialResult) -> int:
-        return CHANGES.index(result.change)
-
-    for _, group in itertools.groupby(sorted(results, key=kind_of), key=kind_of):
-        group_results = list(group)
-        differences = [result.difference for result in group_results if result.difference is not None]
-        failed = [result for result in group_results if not result.passed]
-        representative = (failed or group_results)[0]
-        suffix = f", and {len(group_results) - 1} more" if len(group_results) > 1 else ""
-        if failed and len(group_results) > 1:
-            suffix += f" ({len(failed)} of {len(group_results)} did not hold)"
-        yield replace(representative, name=representative.name + suffix, difference=max(differences, default=None))
+    for change in CHANGES:
+        of_kind = [result for result in results if result.change == change]
+        failed = [result for result in of_kind if not result.passed]
+        if named := failed or of_kind:
+            others = f", and {len(named) - 1} more" if len(named) > 1 else ""
+            share = f" ({len(failed)} of {len(of_kind)} did not hold)" if failed and len(of_kind) > 1 else ""
+            largest = max((result.difference for result in of_kind if result.difference is not None), default=None)
+            yield replace(named[0], name=f"{named[0].name}{others}{share}", difference=largest)
 
 
 def _leak_lines(leak: Leak) -> Iterator[RenderableType]:
