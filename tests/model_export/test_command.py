@@ -238,6 +238,14 @@ def test_a_check_of_a_directory_tells_its_promise_and_as_json_every_trial() -> N
     assert len(json.loads(run("check", "service/lengthwise/models/japanese-vowels/1", "--json").stdout)["trials"]) > 30
 
 
+def test_in_a_pipe_each_sentence_of_a_report_is_one_line_without_blanks_at_its_end() -> None:
+    lines = run("check", "examples/masking.py:attention_after_lstm", "--max-length", "64").stdout.splitlines()
+    assert any(line.startswith("ran: ") and line.endswith(" steps") for line in lines)
+    (why,) = (line for line in lines if line.startswith("  why   "))
+    assert len(why) > 100
+    assert lines == [line.rstrip() for line in lines]
+
+
 def test_a_reason_that_is_cut_short_says_how_many_more_there_are() -> None:
     told = json.loads(run("check", "examples/masking.py:attention_after_lstm", "--json").stdout)
     moved = sum(not trial["passed"] for trial in told["trials"])

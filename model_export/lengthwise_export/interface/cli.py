@@ -171,8 +171,7 @@ def check(target: tuple[str, ...], options: CheckCommandOptions) -> None:
       lengthwise check --changed models/net.py models/layers.py
       lengthwise check --explain LW201
     """  # noqa: D301 - click wants a real backspace
-    from rich.console import Console
-
+    from lengthwise.reports.notebook import show
     from lengthwise_export.checking import page, rule
     from lengthwise_export.checking.code_scanning import as_github
     from lengthwise_export.checking.report import on_terminal, summary, worst_of
@@ -186,14 +185,14 @@ def check(target: tuple[str, ...], options: CheckCommandOptions) -> None:
     is_listed = options.changed or not target
     listed = _listed(target, options, project) if is_listed else project.named(target, here)
     # Check each, in the folder of pyproject.toml if it is listed there, and report
-    console, reports, exit_codes = Console(), [], []
+    reports, exit_codes = [], []
     with contextlib.chdir(project.folder if is_listed else here):
         for entry in listed:
             report, exit_code = _report_of(entry, options, is_only=len(listed) == 1)
             reports.append(report)
             exit_codes.append(exit_code)
             if not options.as_json and (len(listed) == 1 or exit_code):
-                console.print(on_terminal(report), crop=False)
+                show(on_terminal(report))
         exit_code = worst_of(exit_codes)
         _write_files(reports, exit_code, options, here)
         annotations = [*as_github(reports)] if options.annotations == "github" else []
@@ -201,7 +200,7 @@ def check(target: tuple[str, ...], options: CheckCommandOptions) -> None:
     if options.as_json:
         show_json(objects[0] if len(objects) == 1 else objects)
     elif len(reports) > 1:
-        console.print(summary(reports))
+        show(summary(reports))
     for line in annotations:
         click.echo(line, err=options.as_json)
     click.get_current_context().exit(exit_code)

@@ -1,4 +1,4 @@
-"""What notebooks show: a page in a frame, a table, bars of probabilities and of progress, as HTML.
+"""What notebooks show: a page in a frame, a table, bars of probabilities and of progress, as HTML; reports as text.
 
 IPython is not imported for it, but for the bar of progress.
 """
@@ -33,11 +33,22 @@ def in_frame(page: str) -> str:
     return render_macro(_HTML, "frame", page, FRAME_PIXELS)
 
 
-def as_text(renderable: Any) -> str:
-    """Renders a table or report of rich as lines of text without colours; code in it is not wrapped."""
+def show(renderable: Any) -> None:
+    """Prints a table or report of rich: wrapped on a terminal; into a pipe or a file, each sentence on one line."""
     from rich.console import Console
 
-    console = Console(file=io.StringIO(), width=TEXT_COLUMNS, force_terminal=False, force_jupyter=False)
+    console = Console()
+    if console.is_terminal:
+        console.print(renderable, crop=False)
+    else:
+        print(as_text(renderable, columns=10_000))
+
+
+def as_text(renderable: Any, *, columns: int = TEXT_COLUMNS) -> str:
+    """Renders a table or report of rich as lines of text without colours, `columns` wide; code in it is not wrapped."""
+    from rich.console import Console
+
+    console = Console(file=io.StringIO(), width=columns, force_terminal=False, force_jupyter=False)
     console.print(renderable, crop=False)
     return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())  # type: ignore[attr-defined]
 
