@@ -195,13 +195,18 @@ class PendingSequences:
         They are in order of urgency. If there are no more than `count`, all are returned, in any order.
         """
         groups = (alike for (width, _), alike in self.alike.items() if above < width <= up_to)
-        last = self.urgent[min(self.horizon, len(self.urgent)) - 1][0] if len(self) > self.horizon else _NEVER
+        last = self._last_near_urgency if len(self) > self.horizon else _NEVER
         candidates = [one for alike in groups for one in islice(alike.values(), count) if one.urgency <= last]
         return sorted(candidates, key=_URGENCY)[:count] if len(candidates) > count else candidates
 
     def is_near(self, waiting: WaitingSequence) -> bool:
         """Whether a sequence is near; with stale entries in the order, False for some that just are."""
-        return waiting.urgency <= self.urgent[min(self.horizon, len(self.urgent)) - 1][0]
+        return waiting.urgency <= self._last_near_urgency
+
+    @property
+    def _last_near_urgency(self) -> float:
+        """The urgency of the last near sequence; with stale entries in the order, an earlier one's."""
+        return self.urgent[min(self.horizon, len(self.urgent)) - 1][0]
 
     def passed_over(self, waiting: WaitingSequence) -> int:
         """Returns how many sequences have overtaken this one, which still waits.
