@@ -73,7 +73,7 @@ EXTRAS_OF: Final = {
 _BESIDE: Final = {
     **dict.fromkeys(("serve", "export", "onnx"), "onnxruntime"),
     "torch": "safetensors",
-}  # the module that a command, or who needs a module, needs next
+}  # what is also needed: by a command, or beside a module
 
 
 def how_to_install(extras: str) -> str:

@@ -287,7 +287,7 @@ def test_another_format_is_told_the_lines_that_convert_it(tmp_path: Path, name: 
         read(write(tmp_path / name, "x"))
 
 
-@pytest.mark.skipif(shutil.which("jq") is None, reason="there is no jq")
+@pytest.mark.skipif(shutil.which("jq") is None, reason="there is no jq")  # what users type, no dependency
 @pytest.mark.parametrize(
     ("name", "content", "which"),
     [

@@ -89,8 +89,8 @@ def test_a_signal_ends_the_wait_for_a_store_whichever_thread_it_reaches(
 
     def signal_when_asked() -> None:
         while not store.asked:
-            time.sleep(0.01)
-        time.sleep(0.1)
+            time.sleep(0.01)  # between two looks
+        time.sleep(0.1)  # until the main thread sleeps: an earlier signal would be handled at once
         signal.pthread_kill((waiter or threading.current_thread()).ident, signal.SIGTERM)
 
     old_handler = signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -143,15 +143,8 @@ def _no_constant(text: str, name: str) -> None:
     # The parser reads the text in order, so everything before the first of them is valid JSON.
     at = next((match.start(1) for match in _CONSTANT.finditer(text) if match[1]), 0)
     line, column = text.count("\n", 0, at) + 1, at - text.rfind("\n", 0, at)
-    raise InvalidRequest(
-        [
-            Problem(
-                "",
-                f"{name} is not JSON, at line {line}, column {column}"
-                + ("; a missing value is null, where the model takes any" if name == "NaN" else ""),
-            )
-        ]
-    )
+    advice = "; a missing value is null, where the model takes any" if name == "NaN" else ""
+    raise InvalidRequest([Problem("", f"{name} is not JSON, at line {line}, column {column}{advice}")])
 
 
 def _int(digits: str) -> int | float:
