@@ -82,7 +82,10 @@ def threads(pid: int) -> int:
 
 def children(pid: int, command: str) -> list[int]:
     """The processes that a process has started and that have a word in their command; one that ends now has none."""
-    pids = [int(child) for task in (of(pid) / "task").glob("*/children") for child in task.read_text().split()]
+    pids: list[int] = []
+    for task in (of(pid) / "task").glob("*/children"):
+        with suppress(FileNotFoundError, ProcessLookupError):  # a thread that ends now
+            pids += map(int, task.read_text().split())
     running = []
     for child in pids:
         with suppress(FileNotFoundError, ProcessLookupError):
