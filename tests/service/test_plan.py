@@ -82,6 +82,11 @@ def test_planning_until_nothing_waits_runs_everything_once(waiting: list[Spec], 
 
 
 @given(st.lists(specs, max_size=60), tables(), several_limits)
+@example(  # one row takes too long, and two take no longer
+    [Spec(4), Spec(4), Spec(8)],
+    CostTable([1, 8], [4, 240], np.full((2, 2), 0.0625)),
+    BatchLimits(rows=2, padded_steps=8, seconds=0.05),
+)
 def test_a_batch_keeps_the_limits_unless_it_is_one_sequence(waiting: list[Spec], cost: CostTable, limits: BatchLimits):
     pool, _ = pool_of(waiting)
     while pool:

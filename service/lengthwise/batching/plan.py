@@ -280,9 +280,8 @@ def _length_batch(
     low, high = _batch_around(bisect_left(widths, anchor.width), widths, cost, limits, allowed)
     # further ones of the widest where these cost nothing, as the part may be what was left by full ones,
     width, times = widths[high - 1], cost.column(widths[high - 1], limits.rows).seconds
-    still_to_take = Counter(
-        widths[low : bisect_right(widths, width)][: rows_within(times, limits.most_rows(width), times[high - low])]
-    ) - Counter([anchor.width])
+    rows = rows_within(times, limits.most_rows(width), min(times[high - low], allowed[width]))
+    still_to_take = Counter(widths[low : bisect_right(widths, width)][:rows]) - Counter([anchor.width])
     # and of each width the most urgent sequences.
     chosen = [anchor]
     for waiting in near:
