@@ -155,12 +155,12 @@ def first_seconds(
         while coming and coming[-1][0] <= now:
             came, length = coming.pop()
             pool.add(one := WaitingSequence(buckets.width_of_arrival(length)))
-            begun[one.number] = came
+            begun[one.urgency] = came
         if pool:
             chosen = plan(pool, cost, limits, now)
             width = max(one.width for one in chosen)
             run((buckets.rows_of(len(chosen), width), width))
-            waits += [now - begun.pop(one.number) for one in chosen]
+            waits += [now - begun.pop(one.urgency) for one in chosen]
         elif cold and pool.widths:
             cold -= 1
             run(max(set(buckets.shapes()) - ran, key=lambda shape: (pool.widths[shape[1]] / shape[0], shape)))
@@ -216,7 +216,7 @@ def closed_loop(
         for length, seconds in zip(itertools.islice(coming, count), patient, strict=False):
             one = WaitingSequence(length if buckets is None else buckets.width_of_arrival(length), now + seconds)
             pool.add(one)
-            begun[one.number] = now
+            begun[one.urgency] = now
 
     arrive(waiting)
     waits: list[float] = []
@@ -228,7 +228,7 @@ def closed_loop(
         waited = len(pool)
         while (first := pool.earliest_deadline()) is not None and first.deadline <= now:
             pool.remove(first)
-            waits.append(now - begun.pop(first.number))
+            waits.append(now - begun.pop(first.urgency))
         expired = waited - len(pool)
         arrive(expired)
         begin = time.perf_counter()
@@ -238,7 +238,7 @@ def closed_loop(
         rows = len(chosen) if buckets is None else buckets.rows_of(len(chosen), width)
         shapes.add((rows, width))
         now += truth(rows, width)
-        waits += [now - begun.pop(one.number) for one in chosen]
+        waits += [now - begun.pop(one.urgency) for one in chosen]
         late += expired + sum(one.deadline < now for one in chosen)
         if not start and len(waits) >= skip:
             start, skip, late = now, len(waits), 0

@@ -187,9 +187,9 @@ def test_a_class_runs_when_its_first_is_the_most_urgent_and_takes_its_most_urgen
         list(map(pool.add, pair))
     pool.run([])  # as many have come since as it took: none
     batches = [plan(pool, cost, BatchLimits(rows=8), 0.0) for _ in range(2)]
-    assert [sorted(one.number for one in batch) for batch in batches] == [
-        [one.number for one in wide[:8]],
-        [one.number for one in narrow[:8]],
+    assert [sorted(one.urgency for one in batch) for batch in batches] == [
+        [one.urgency for one in wide[:8]],
+        [one.urgency for one in narrow[:8]],
     ]
 
 

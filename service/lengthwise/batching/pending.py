@@ -2,13 +2,13 @@
 
 | word here | meaning |
 |---|---|
-| number | of a sequence, from 1 in order of arrival: its key in every collection |
-| urgency | the number, less a head start for the priority: the lowest is the most urgent |
+| urgency | the place in order of arrival, with a head start for the priority: the most urgent has the lowest |
+| key | the urgency, in the collections here: no two sequences have the same |
 | near | among the `horizon` most urgent ones: a plan chooses from these, so its work does not grow with the queue |
-| an order | the numbers of the sequences, sorted by urgency or by deadline |
+| an order | the keys of the sequences, sorted by urgency or by deadline |
 | stale entry | of an order: its sequence no longer waits |
 
-The orders hold numbers, so that a removed sequence, of megabytes perhaps, is freed at once. Its stale entry stays until
+The orders hold keys, so that a removed sequence, of megabytes perhaps, is freed at once. Its stale entry stays until
 it comes to the front of the order, or until the order is cleaned, a part at a time (`_Order.compact`).
 """
 
@@ -17,21 +17,20 @@ from __future__ import annotations
 import sys
 from bisect import bisect_right, insort
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
-from operator import attrgetter, itemgetter
-from typing import Final, TypeAlias
+from itertools import chain, islice
+from operator import index, itemgetter
+from typing import Final, TypeAlias, TypeVar
 
 HORIZON: Final = 8192  # so many most urgent sequences are near: several full batches of a device
 MAX_PRIORITY: Final = 9  # from 0, the default
 PRIORITY_HEAD_START: Final = 256  # earlier sequences that one level of priority overtakes
 _RECENT: Final = 4096  # last arrivals whose widths are counted
 _MAX_STALE: Final = 64  # an order is cleaned when it has more entries than this, plus 1.5 times the waiting sequences
-Number: TypeAlias = int
-_NUMBER: Final = itemgetter(1)
-_URGENCY: Final = attrgetter("urgency")
 _NEVER: Final = float("inf")
+Key: TypeAlias = int
+Entry = TypeVar("Entry", Key, tuple[float, Key])
 
 
 @dataclass(eq=False, slots=True)
@@ -44,50 +43,54 @@ class WaitingSequence:
     width: int  # in steps, for predicting the cost
     deadline: float = float("inf")  # on the caller's clock
     priority: int = 0
-    urgency: int = field(default=0, init=False)  # see the module
-    number: Number = field(default=0, init=False)
+    urgency: Key = field(default=0, init=False)  # see the module
     turn: int = field(default=0, init=False)  # how many would have run before it in order of arrival
     arrival_work: float = field(default=0.0, init=False)  # `PendingSequences.work` when it came
     waits: bool = field(default=False, init=False)  # in `PendingSequences`
 
 
-class _Order(list[tuple[float, Number]]):
-    """Entries (sort key, number), sorted. A list, as most are added at its end and removed at its front."""
+class _Order(list[Entry]):
+    """Entries, sorted. A list, as most are added at its end and removed at its front."""
 
-    __slots__ = ("_clean",)
+    __slots__ = ("_clean", "_key_of")
 
-    def __init__(self) -> None:
+    def __init__(self, key_of: Callable[[Entry], Key]) -> None:
         super().__init__()
+        self._key_of: Callable[[Entry], Key] = key_of  # of an entry
         self._clean = 0  # the index up to which `compact` has dropped the stale entries
 
-    def add(self, entry: tuple[float, Number]) -> None:
-        """Adds an entry (sort key, number)."""
+    def add(self, entry: Entry) -> None:
+        """Adds an entry."""
         if self and entry < self[-1]:
             insort(self, entry)
         else:
             self.append(entry)
 
-    def compact(self, waiting: Mapping[Number, WaitingSequence], removed: int) -> None:
+    def keys(self) -> Iterator[Key]:
+        """The keys of the entries, in order."""
+        return map(self._key_of, self)
+
+    def compact(self, waiting: Mapping[Key, WaitingSequence], removed: int) -> None:
         """Drops the stale entries of a part of the order; the next call continues where this one ends.
 
         The whole order would take long at once. The part is larger if more sequences were removed just now.
 
         Args:
-            waiting: The waiting sequences by their numbers: an entry with another number is stale.
+            waiting: The waiting sequences by their keys: an entry with another key is stale.
             removed: How many sequences were removed just now.
         """
         start = self._clean if self._clean < len(self) else 0
         part = slice(start, start + _MAX_STALE + 8 * removed)
-        entries = [entry for entry in self[part] if entry[1] in waiting]
+        entries = [entry for entry in self[part] if self._key_of(entry) in waiting]
         self[part] = entries
         self._clean = start + len(entries)
 
-    def first(self, waiting: Mapping[Number, WaitingSequence]) -> WaitingSequence | None:
+    def first(self, waiting: Mapping[Key, WaitingSequence]) -> WaitingSequence | None:
         """Returns the first sequence that waits, or None; drops the stale entries before it."""
-        for index, (_, number) in enumerate(self):
-            if (sequence := waiting.get(number)) is not None:
-                if index:
-                    del self[:index]
+        for stale, key in enumerate(self.keys()):
+            if (sequence := waiting.get(key)) is not None:
+                if stale:
+                    del self[:stale]
                 return sequence
         self.clear()
         return None
@@ -106,11 +109,11 @@ class PendingSequences:
         self.recent: deque[int] = deque()  # the widths of the last arrivals,
         self.widths: Counter[int] = Counter()  # and how many of these have each width
         self._refilled_at = sys.maxsize  # see `refilled`: the number of the arrival with which it becomes true
-        self._waiting: dict[Number, WaitingSequence] = {}
+        self._waiting: dict[Key, WaitingSequence] = {}  # in order of arrival
         # By (width, priority). Each of these dicts is in order of arrival, so of urgency too.
-        self.alike: dict[tuple[int, int], dict[Number, WaitingSequence]] = {}
-        self.urgent = _Order()
-        self.deadlines = _Order()  # only of sequences that have a deadline
+        self.alike: dict[tuple[int, int], dict[Key, WaitingSequence]] = {}
+        self.urgent = _Order[Key](index)
+        self.deadlines = _Order[tuple[float, Key]](itemgetter(1))  # only of sequences that have a deadline
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -122,18 +125,18 @@ class PendingSequences:
     def add(self, waiting: WaitingSequence) -> None:
         """Adds a sequence, and sets its fields that concern the order."""
         # 1. Its fields
-        number = self._arrivals = self._arrivals + 1
-        waiting.number = number
-        waiting.urgency = number - PRIORITY_HEAD_START * waiting.priority
+        self._arrivals += 1
+        place = self._arrivals - PRIORITY_HEAD_START * waiting.priority
+        key = waiting.urgency = (MAX_PRIORITY + 1) * place + waiting.priority
         waiting.turn = self._ran + len(self._waiting)
         waiting.arrival_work = self.work
         waiting.waits = True
         # 2. The collections
-        self._waiting[number] = waiting
-        self.alike.setdefault((waiting.width, waiting.priority), {})[number] = waiting
-        self.urgent.add((waiting.urgency, number))
+        self._waiting[key] = waiting
+        self.alike.setdefault((waiting.width, waiting.priority), {})[key] = waiting
+        self.urgent.add(key)
         if waiting.deadline != _NEVER:
-            self.deadlines.add((waiting.deadline, number))
+            self.deadlines.add((waiting.deadline, key))
         # 3. The widths of the last `_RECENT` arrivals
         self.recent.append(waiting.width)
         self.widths[waiting.width] += 1
@@ -155,16 +158,18 @@ class PendingSequences:
         """Removes the sequences of a batch that runs, and cleans the orders if they have many stale entries."""
         self._ran += len(batch)
         for waiting in batch:
+            key, group = waiting.urgency, (waiting.width, waiting.priority)
             waiting.waits = False
-            del self._waiting[waiting.number]
-            alike = self.alike[waiting.width, waiting.priority]
-            del alike[waiting.number]
+            del self._waiting[key]
+            alike = self.alike[group]
+            del alike[key]
             if not alike:
-                del self.alike[waiting.width, waiting.priority]
+                del self.alike[group]
         entry_limit = 3 * len(self._waiting) // 2 + _MAX_STALE
-        for order in (self.urgent, self.deadlines):
-            if len(order) > entry_limit:
-                order.compact(self._waiting, len(batch))
+        if len(self.urgent) > entry_limit:
+            self.urgent.compact(self._waiting, len(batch))
+        if len(self.deadlines) > entry_limit:
+            self.deadlines.compact(self._waiting, len(batch))
 
     def run(self, batch: Sequence[WaitingSequence]) -> None:
         """Removes the sequences of a planned batch, and lets `refilled` count the arrivals from now on."""
@@ -182,31 +187,32 @@ class PendingSequences:
 
     def by_deadline(self) -> Iterator[WaitingSequence]:
         """The waiting sequences that have a deadline, the earliest deadline first."""
-        return filter(None, map(self._waiting.get, map(_NUMBER, self.deadlines)))
+        return filter(None, map(self._waiting.get, self.deadlines.keys()))
 
     def near(self) -> Iterator[WaitingSequence]:
         """The near sequences, the most urgent first."""
-        waiting = map(self._waiting.get, map(_NUMBER, self.urgent))  # None for a stale entry
+        waiting = map(self._waiting.get, self.urgent)  # None for a stale entry
         return islice(filter(None, waiting), self.horizon)
 
     def most_urgent_of(self, above: int, up_to: int, count: int) -> list[WaitingSequence]:
         """Returns the `count` most urgent of the near sequences whose width is above `above` and at most `up_to`.
 
-        They are in order of urgency. If there are no more than `count`, all are returned, in any order.
+        They are in order of urgency; fewer if there are no more.
         """
-        groups = (alike for (width, _), alike in self.alike.items() if above < width <= up_to)
-        last = self._last_near_urgency if len(self) > self.horizon else _NEVER
-        candidates = [one for alike in groups for one in islice(alike.values(), count) if one.urgency <= last]
-        return sorted(candidates, key=_URGENCY)[:count] if len(candidates) > count else candidates
+        groups = [alike for (width, _), alike in self.alike.items() if above < width <= up_to]
+        keys = sorted(chain.from_iterable(islice(alike, count) for alike in groups))[:count]
+        if len(self) > self.horizon:
+            del keys[bisect_right(keys, self._last_near_urgency) :]
+        return [self._waiting[key] for key in keys]
 
     def is_near(self, waiting: WaitingSequence) -> bool:
         """Whether a sequence is near; with stale entries in the order, False for some that just are."""
         return waiting.urgency <= self._last_near_urgency
 
     @property
-    def _last_near_urgency(self) -> float:
+    def _last_near_urgency(self) -> Key:
         """The urgency of the last near sequence; with stale entries in the order, an earlier one's."""
-        return self.urgent[min(self.horizon, len(self.urgent)) - 1][0]
+        return self.urgent[min(self.horizon, len(self.urgent)) - 1]
 
     def passed_over(self, waiting: WaitingSequence) -> int:
         """Returns how many sequences have overtaken this one, which still waits.
