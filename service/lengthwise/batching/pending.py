@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from operator import index, itemgetter
-from typing import Final, TypeAlias, TypeVar
+from typing import Any, Final
 
 HORIZON: Final = 8192  # so many most urgent sequences are near: several full batches of a device
 MAX_PRIORITY: Final = 9  # from 0, the default
@@ -29,8 +29,6 @@ PRIORITY_HEAD_START: Final = 256  # earlier sequences that one level of priority
 _RECENT: Final = 4096  # last arrivals whose widths are counted
 _MAX_STALE: Final = 64  # an order is cleaned when it has more entries than this, plus 1.5 times the waiting sequences
 _NEVER: Final = float("inf")
-Key: TypeAlias = int
-Entry = TypeVar("Entry", Key, tuple[float, Key])
 
 
 @dataclass(eq=False, slots=True)
@@ -43,34 +41,30 @@ class WaitingSequence:
     width: int  # in steps, for predicting the cost
     deadline: float = float("inf")  # on the caller's clock
     priority: int = 0
-    urgency: Key = field(default=0, init=False)  # see the module
+    urgency: int = field(default=0, init=False)  # see the module
     turn: int = field(default=0, init=False)  # how many would have run before it in order of arrival
     arrival_work: float = field(default=0.0, init=False)  # `PendingSequences.work` when it came
     waits: bool = field(default=False, init=False)  # in `PendingSequences`
 
 
-class _Order(list[Entry]):
+class _Order(list[Any]):
     """Entries, sorted. A list, as most are added at its end and removed at its front."""
 
     __slots__ = ("_clean", "_key_of")
 
-    def __init__(self, key_of: Callable[[Entry], Key]) -> None:
+    def __init__(self, key_of: Callable[[Any], int]) -> None:
         super().__init__()
-        self._key_of: Callable[[Entry], Key] = key_of  # of an entry
+        self._key_of = key_of  # of an entry
         self._clean = 0  # the index up to which `compact` has dropped the stale entries
 
-    def add(self, entry: Entry) -> None:
+    def add(self, entry: int | tuple[float, int]) -> None:
         """Adds an entry."""
         if self and entry < self[-1]:
             insort(self, entry)
         else:
             self.append(entry)
 
-    def keys(self) -> Iterator[Key]:
-        """The keys of the entries, in order."""
-        return map(self._key_of, self)
-
-    def compact(self, waiting: Mapping[Key, WaitingSequence], removed: int) -> None:
+    def compact(self, waiting: Mapping[int, WaitingSequence], removed: int) -> None:
         """Drops the stale entries of a part of the order; the next call continues where this one ends.
 
         The whole order would take long at once. The part is larger if more sequences were removed just now.
@@ -85,12 +79,11 @@ class _Order(list[Entry]):
         self[part] = entries
         self._clean = start + len(entries)
 
-    def first(self, waiting: Mapping[Key, WaitingSequence]) -> WaitingSequence | None:
+    def first(self, waiting: Mapping[int, WaitingSequence]) -> WaitingSequence | None:
         """Returns the first sequence that waits, or None; drops the stale entries before it."""
-        for stale, key in enumerate(self.keys()):
+        for stale, key in enumerate(map(self._key_of, self)):
             if (sequence := waiting.get(key)) is not None:
-                if stale:
-                    del self[:stale]
+                del self[:stale]
                 return sequence
         self.clear()
         return None
@@ -109,11 +102,11 @@ class PendingSequences:
         self.recent: deque[int] = deque()  # the widths of the last arrivals,
         self.widths: Counter[int] = Counter()  # and how many of these have each width
         self._refilled_at = sys.maxsize  # see `refilled`: the number of the arrival with which it becomes true
-        self._waiting: dict[Key, WaitingSequence] = {}  # in order of arrival
+        self._waiting: dict[int, WaitingSequence] = {}  # in order of arrival
         # By (width, priority). Each of these dicts is in order of arrival, so of urgency too.
-        self.alike: dict[tuple[int, int], dict[Key, WaitingSequence]] = {}
-        self.urgent = _Order[Key](index)
-        self.deadlines = _Order[tuple[float, Key]](itemgetter(1))  # only of sequences that have a deadline
+        self.alike: dict[tuple[int, int], dict[int, WaitingSequence]] = {}
+        self.urgent = _Order(index)
+        self.deadlines = _Order(itemgetter(1))  # only of sequences that have a deadline
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -127,7 +120,7 @@ class PendingSequences:
         # 1. Its fields
         self._arrivals += 1
         place = self._arrivals - PRIORITY_HEAD_START * waiting.priority
-        key = waiting.urgency = (MAX_PRIORITY + 1) * place + waiting.priority
+        waiting.urgency = key = (MAX_PRIORITY + 1) * place + waiting.priority
         waiting.turn = self._ran + len(self._waiting)
         waiting.arrival_work = self.work
         waiting.waits = True
@@ -158,18 +151,16 @@ class PendingSequences:
         """Removes the sequences of a batch that runs, and cleans the orders if they have many stale entries."""
         self._ran += len(batch)
         for waiting in batch:
-            key, group = waiting.urgency, (waiting.width, waiting.priority)
             waiting.waits = False
-            del self._waiting[key]
-            alike = self.alike[group]
-            del alike[key]
+            del self._waiting[waiting.urgency]
+            alike = self.alike[waiting.width, waiting.priority]
+            del alike[waiting.urgency]
             if not alike:
-                del self.alike[group]
+                del self.alike[waiting.width, waiting.priority]
         entry_limit = 3 * len(self._waiting) // 2 + _MAX_STALE
-        if len(self.urgent) > entry_limit:
-            self.urgent.compact(self._waiting, len(batch))
-        if len(self.deadlines) > entry_limit:
-            self.deadlines.compact(self._waiting, len(batch))
+        for order in (self.urgent, self.deadlines):
+            if len(order) > entry_limit:
+                order.compact(self._waiting, len(batch))
 
     def run(self, batch: Sequence[WaitingSequence]) -> None:
         """Removes the sequences of a planned batch, and lets `refilled` count the arrivals from now on."""
@@ -187,7 +178,7 @@ class PendingSequences:
 
     def by_deadline(self) -> Iterator[WaitingSequence]:
         """The waiting sequences that have a deadline, the earliest deadline first."""
-        return filter(None, map(self._waiting.get, self.deadlines.keys()))
+        return filter(None, map(self._waiting.get, map(itemgetter(1), self.deadlines)))
 
     def near(self) -> Iterator[WaitingSequence]:
         """The near sequences, the most urgent first."""
@@ -197,9 +188,12 @@ class PendingSequences:
     def most_urgent_of(self, above: int, up_to: int, count: int) -> list[WaitingSequence]:
         """Returns the `count` most urgent of the near sequences whose width is above `above` and at most `up_to`.
 
-        They are in order of urgency; fewer if there are no more.
+        They are in order of urgency; fewer if there are no more. If many sequences have such a width, the most urgent
+        are soon found in the order of all; of few, it is quicker to sort them.
         """
         groups = [alike for (width, _), alike in self.alike.items() if above < width <= up_to]
+        if sum(map(len, groups)) ** 2 > count * len(self):
+            return [*islice((waiting for waiting in self.near() if above < waiting.width <= up_to), count)]
         keys = sorted(chain.from_iterable(islice(alike, count) for alike in groups))[:count]
         if len(self) > self.horizon:
             del keys[bisect_right(keys, self._last_near_urgency) :]
@@ -210,9 +204,9 @@ class PendingSequences:
         return waiting.urgency <= self._last_near_urgency
 
     @property
-    def _last_near_urgency(self) -> Key:
+    def _last_near_urgency(self) -> int:
         """The urgency of the last near sequence; with stale entries in the order, an earlier one's."""
-        return self.urgent[min(self.horizon, len(self.urgent)) - 1]
+        return int(self.urgent[min(self.horizon, len(self.urgent)) - 1])
 
     def passed_over(self, waiting: WaitingSequence) -> int:
         """Returns how many sequences have overtaken this one, which still waits.

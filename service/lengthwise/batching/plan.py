@@ -306,9 +306,9 @@ def _class_batch(
         return _allowed_seconds(anchor, width, cost, limits, now, tail=_TAIL)
 
     # 1. How many sequences of each width wait, and whether one batch can take them all.
-    waiting_of_width: Counter[int] = Counter()
+    waiting_of_width: dict[int, int] = {}
     for (width, _), alike in pending.alike.items():
-        waiting_of_width[width] += len(alike)
+        waiting_of_width[width] = waiting_of_width.get(width, 0) + len(alike)
     widths, waiting = sorted(waiting_of_width), len(pending)
     widest = cost.column(widths[-1], limits.rows)
     if waiting <= _full_rows(widest, limits.most_rows(widths[-1]), allowed(widths[-1]), waiting):
@@ -316,7 +316,7 @@ def _class_batch(
     # 2. Leave out the widths of which a single row already takes longer than is allowed.
     alone = cost.seconds_of(1, anchor.width)
     del widths[bisect_left(widths, True, key=lambda width: cost.seconds_of(1, width) > max(allowed(width), alone)) :]
-    waiting_up_to = [*accumulate(waiting_of_width[width] for width in widths)]  # no wider than `widths[i]`
+    waiting_up_to = [*accumulate(map(waiting_of_width.__getitem__, widths))]  # no wider than `widths[i]`
     # 3. The batch that answers most sequences a second: of the anchor's class, or of that and the next wider ones.
     tops = _class_tops(pending, cost, limits, limits.seconds / cost.drift)
     if few_wait := len(tops) == 1:
