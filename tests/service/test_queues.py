@@ -38,7 +38,9 @@ class Clock:
             self.ran.append(name)
             return names(batch, attention)
 
-        return model_queue(run, seconds=predicted, name=name, rows=1)
+        made = model_queue(run, seconds=predicted, name=name, rows=1)
+        made.cost.clock = self
+        return made
 
 
 @pytest.mark.parametrize("held_up", [0, 1000], ids=["", "held up"])
@@ -58,6 +60,33 @@ async def test_a_flooded_model_does_not_starve_another_and_one_that_was_held_up_
     assert first < 5
     assert second - first <= 3, "two of the other model's between them, as where nothing is held up"
     assert held_up or last < 20
+
+
+@pytest.mark.parametrize("predicted", [1e-4, 1e-2, 1.0, 1e2, 1e4])
+async def test_a_model_has_half_of_the_time_whatever_its_cost_table_says(predicted: float):
+    clock = Clock()
+    wrong, right = clock.model_queue("wrong", predicted=predicted), clock.model_queue("right", predicted=1.0)
+    async with running(wrong, right, clock=clock) as batcher:
+        clock.may_run.clear()
+        many = [batcher.submit(queue, [sequence(number) for number in range(50)], answers) for queue in (wrong, right)]
+        clock.may_run.set()
+        for request in many:
+            await outcome(request)
+    assert 8 <= clock.ran[:20].count("wrong") <= 12
+
+
+async def test_a_run_that_was_held_up_costs_its_model_the_turns_of_some_runs():
+    clock = Clock()
+    held_up, other = (clock.model_queue(name, predicted=1e-3) for name in ("held up", "other"))
+    async with running(held_up, other, clock=clock) as batcher:
+        await outcome(batcher.submit(held_up, [sequence(number) for number in range(20)], answers))
+        await outcome(batcher.submit(other, [sequence(number) for number in range(20)], answers))
+        clock.ran.clear()
+        before = held_up.used_seconds, other.used_seconds
+        clock.held_up = 1000
+        await outcome(batcher.submit(other, [sequence(0)], answers))
+    assert held_up.used_seconds == before[0]
+    assert 1 < other.used_seconds - before[1] < 12
 
 
 async def test_a_model_that_was_idle_has_no_claim_on_the_time_it_did_not_use():

@@ -9,7 +9,7 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from lengthwise.batching.buckets import BatchShape
 from lengthwise.batching.device_turns import DeviceTurns
@@ -19,6 +19,8 @@ from lengthwise.errors import InferenceFailed, RequestError
 from lengthwise.padding import PaddedBatch
 
 log = logging.getLogger("lengthwise.execution")
+
+_RECENT_RUNS: Final = 0.9  # weight of the last runs in `ModelQueue.recent_seconds`, beside one more
 
 OnBatch = Callable[[ModelQueue, Sequence[QueuedSequence], float, float], None]  # its start and end, batcher's clock
 Outcomes = list[tuple[PendingRequest, Any]]  # complete requests, each with its answer or error
@@ -82,29 +84,22 @@ class Execution:
         results: Sequence[Any] | None = None
         failure: Exception | None = None
         thread = threading.get_ident()
-        rows = len(sequences)
-        self.runs[thread] = Run(queue.name, rows, width, predicted, queue.metrics)
+        self.runs[thread] = Run(queue.name, len(sequences), width, predicted, queue.metrics)
         try:
             batch = queue.padded([sequence.steps for sequence in sequences])
             padded = self.clock()
             results = queue.run(batch, any(sequence.request.attention for sequence in sequences))
             if len(results) != len(sequences):
                 raise ValueError(f"{len(results)} results for {len(sequences)} rows")
-            end = self.clock()
-            # The model pays for its run with later turns (`charged` seconds), but not for what something else on the
-            # machine slowed down.
-            charged = min(end - start, predicted if batch.rows == rows else queue.predict(batch.rows, width))
         except Exception as error:  # onnxruntime's errors have no common base; only this batch fails
-            log.exception("a batch of %d failed in %s", rows, queue.name)
+            log.exception("a batch of %d failed in %s", len(sequences), queue.name)
             failure = error.with_traceback(None)  # the traceback holds this frame, and with it the whole batch
             queue.metrics.count("batch_failures")
             results = batch = None
-            end = self.clock()
-            charged = end - start
+        end = self.clock()
         del self.runs[thread]
         work_seconds = queue.cost.clock() - work_start  # what follows is work for each sequence, not for the batch
-        complete, since_last = self._store(planned, results, start, padded, end, charged)
-        work_seconds = min(work_seconds, since_last)  # on a device, the run began when the batch before ended, or later
+        complete, work_seconds = self._store(planned, results, start, padded, end, work_seconds)
         # 2. The breaker, and the callbacks
         if failure is not None:
             if queue.breaker.batch_failed(failure, end) and self.on_suspect is not None:
@@ -166,9 +161,9 @@ class Execution:
         start: float,
         padded: float,
         end: float,
-        charged: float,
+        work_seconds: float,
     ) -> tuple[list[PendingRequest], float]:
-        """Stores each row's result and times in its request.
+        """Stores each row's result and times in its request, and charges the model for the run.
 
         Args:
             planned: The batch.
@@ -176,18 +171,21 @@ class Execution:
             start: When the batch began, on the batcher's clock.
             padded: When its padding was done.
             end: When its run ended.
-            charged: Seconds that are added to the time which the model has used, by which turns are given.
+            work_seconds: From its planning to its results, on the cost table's clock.
 
         Returns:
-            The requests that are complete, and the seconds since the device's batch before this one ended: infinity on
-            the CPU, and with several devices.
+            The requests that are complete; and `work_seconds`, but on a device at most those since the batch before
+            ended, as the run began then, or later.
         """
         queue, sequences, seconds = planned.queue, planned.sequences, end - start
         complete: dict[PendingRequest, None] = {}
         with self.lock:
-            since_last = self.turns.end(end, padded - start)
+            work_seconds = min(work_seconds, self.turns.end(end, padded - start))
             queue.inflight -= 1
-            queue.used_seconds += charged
+            # The model pays for its run with later turns. What something else on the machine held up for long costs it
+            # the time of about ten runs. What was predicted may raise this, not lower it: a table may be wrong.
+            queue.used_seconds += min(work_seconds, max(planned.seconds, queue.recent_seconds))
+            queue.recent_seconds = _RECENT_RUNS * queue.recent_seconds + work_seconds
             if queue.inline.first_runs and results is not None:
                 queue.inline.count_run()
             for row, sequence in enumerate(sequences):
@@ -200,7 +198,7 @@ class Execution:
                 if results is None or not request.remaining:
                     complete[request] = None
             self.queues.remove_if_empty(queue)
-        return list(complete), since_last
+        return list(complete), work_seconds
 
     def _outcome(self, request: PendingRequest, *, failed: bool) -> Any:
         """Makes the outcome of a request that is complete: its answer, or an error.

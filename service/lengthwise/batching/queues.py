@@ -1,7 +1,8 @@
 """The queues of waiting sequences, one for each model, which share the runners' time equally.
 
 Nothing here locks: the batcher calls it with its lock held. A *turn* of a model is one batch of its queue; the queue
-that has been charged with the least run time has the next one.
+that has been charged with the least run time has the next one. `Execution` charges what runs took: what was predicted
+may be wrong.
 """
 
 from __future__ import annotations
@@ -106,6 +107,7 @@ class ModelQueue:
     inflight: int = 0  # batches that run
     closed: bool = False  # its model is no longer served
     used_seconds: float = 0.0  # of runs, charged so far; the queue with the least is served next
+    recent_seconds: float = 0.0  # of about the last ten runs together: most that one run is charged
     breaker: Breaker = field(init=False, default_factory=Breaker)
     inline: InlineRule = field(init=False)
     _limits_within: dict[tuple[float, float], BatchLimits] = field(init=False, default_factory=dict)
@@ -143,11 +145,8 @@ class ModelQueue:
         In a plan by length, the batch is assumed to have `Column.enough_rows` rows of the anchor's width; in a plan by
         arrival, as many of the waiting sequences as the limits allow, at their mean cost.
         """
-        # The anchor of the plan is one of these two.
-        most_urgent, earliest = self.pending.most_urgent(), self.pending.earliest_deadline()
-        width = 0 if most_urgent is None else most_urgent.width
-        if earliest is not None and earliest.width > width:
-            width = earliest.width
+        anchors = (self.pending.most_urgent(), self.pending.earliest_deadline())  # that of the plan is one of these
+        width = max([anchor.width for anchor in anchors if anchor is not None], default=0)
         try:
             column = self.cost.column(width, self.limits.rows)
         except Exception:  # as in `predict`
