@@ -324,6 +324,59 @@ def test_measuring_finds_what_the_machine_takes_and_draws_the_rest_out():
         assert table.predict(rows, width) == pytest.approx(machine.truth.predict(rows, width), rel=0.1)
 
 
+ON_A_DEVICE = {"most_runs": 60}
+GRID = ([1, 2, 3, 4, 6, 8, 12, 16], [4, 8, 16, 32, 64, 128])  # of the machine
+
+
+def scaled(scale: Callable[[int, int], float]) -> CostTable:
+    truth = linear_table(0.0001, 0.00001).predict
+    rows, widths = GRID
+    return CostTable(rows, widths, np.array([[truth(n, width) * scale(n, width) for width in widths] for n in rows]))
+
+
+@pytest.mark.parametrize("options", [{}, ON_A_DEVICE], ids=["processor", "device"])
+@pytest.mark.parametrize("scale", [0.2, 1.0, 5.0])
+def test_a_stored_table_holds_where_the_first_runs_take_about_what_it_says(scale: float, options: dict[str, int]):
+    machine, stored = Machine(), scaled(lambda rows, width: scale)
+    assert machine.measured(stored=stored, **options) is stored
+    assert {*machine.ran} == {(1, 4), (16, 4), (1, 128)}
+    assert len(machine.ran) == 5
+
+
+@pytest.mark.parametrize("options", [{}, ON_A_DEVICE], ids=["processor", "device"])
+@pytest.mark.parametrize(
+    "scale",
+    [
+        *(lambda rows, width, by=by: by for by in (1e-4, 1e-2, 1e2, 1e4)),
+        *(lambda rows, width, by=by: by if rows <= 4 else 1 / by for by in (1e-2, 1e2)),
+        lambda rows, width: 1e2 if width > 32 else 1.0,  # too short, they would be as long as narrower ones
+        lambda rows, width: 1e2 if rows > 4 else 1.0,
+    ],
+)
+def test_a_stored_table_that_is_far_from_what_runs_take_is_measured_again(
+    scale: Callable[..., float], options: dict[str, int]
+):
+    machine, stored = Machine(), scaled(scale)
+    table = machine.measured(stored=stored, **options)
+    assert table is not stored
+    for rows, width in ((1, 4), (3, 20), (16, 32), (4, 128)):
+        assert table.predict(rows, width) == pytest.approx(machine.truth.predict(rows, width), rel=0.1)
+
+
+def test_a_stored_table_of_another_grid_is_measured_again():
+    machine = Machine()
+    truth = machine.truth.predict
+    stored = CostTable([1, 16], [4, 128], np.array([[truth(1, 4), truth(1, 128)], [truth(16, 4), truth(16, 128)]]))
+    assert machine.measured(stored=stored) is not stored
+
+
+def test_a_run_that_is_held_up_while_a_stored_table_is_checked_does_not_replace_it():
+    machine, stored = Machine(), scaled(lambda rows, width: 1.0)
+    late = iter([0.1])
+    machine.seconds = lambda rows, width: machine.truth.predict(rows, width) + (next(late, 0.0) if rows == 16 else 0.0)
+    assert machine.measured(stored=stored) is stored
+
+
 @pytest.mark.parametrize("shape", [(1, 4), (2, 16), (1, 128), (8, 64)])
 def test_a_hiccup_at_load_does_not_make_other_shapes_dear(shape: tuple[int, int]):
     machine = Machine()

@@ -1,6 +1,7 @@
 """Cost tables that outlive the process that measured them."""
 
 import errno
+import json
 import re
 import shutil
 from pathlib import Path
@@ -79,15 +80,32 @@ def test_a_spoilt_file_is_passed_over_with_a_word(
     assert "is ignored" in caplog.text
 
 
-def test_a_load_plans_with_the_table_that_the_one_before_kept_and_measures_nothing(
-    models: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_load_plans_with_the_table_that_the_one_before_kept_and_writes_none(models: Path) -> None:
+    directory = models / "japanese-vowels" / "1"
+    costs = directory / stored_measurements.COSTS_FILE
+    costs.unlink(missing_ok=True)
+    limits = BatchLimits(rows=8, padded_steps=64)
+    measured = loading.load(directory, limits, budget_seconds=0.1)
+    written = costs.stat().st_mtime_ns
+    assert loading.load(directory, limits).cost.to_json() == measured.cost.to_json()
+    assert costs.stat().st_mtime_ns == written
+
+
+@pytest.mark.parametrize("factor", [1e-4, 1e4])
+def test_a_kept_table_that_is_far_from_what_runs_take_is_measured_again_and_replaced(
+    models: Path, factor: float
 ) -> None:
     directory = models / "japanese-vowels" / "1"
-    (directory / stored_measurements.COSTS_FILE).unlink(missing_ok=True)
+    costs = directory / stored_measurements.COSTS_FILE
+    costs.unlink(missing_ok=True)
     limits = BatchLimits(rows=8, padded_steps=64)
-    measured = loading.load(directory, limits, budget_seconds=0.01)
-    monkeypatch.setattr(verifier, "measure_cost", None)
-    assert loading.load(directory, limits).cost.to_json() == measured.cost.to_json()
+    right = loading.load(directory, limits, budget_seconds=0.1).cost
+    kept = json.loads(costs.read_bytes())
+    kept["table"]["seconds"] = (factor * right.seconds).tolist()
+    costs.write_text(json.dumps(kept))
+    again = loading.load(directory, limits, budget_seconds=0.1).cost
+    assert 0.1 < again.predict(4, 16) / right.predict(4, 16) < 10
+    assert CostTable.from_json(json.loads(costs.read_bytes())["table"]).to_json() == again.to_json()
 
 
 def test_a_directory_that_cannot_be_written_is_served_and_that_is_said_once_with_its_cost(

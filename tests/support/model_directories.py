@@ -29,7 +29,11 @@ def measure_quickly(monkeypatch: pytest.MonkeyPatch) -> None:
 def measure_costs_quickly(monkeypatch: pytest.MonkeyPatch) -> None:
     """Has costs measured in no time, which takes a second of a load otherwise."""
     measure = verifier.measure_cost
-    monkeypatch.setattr(verifier, "measure_cost", lambda *arguments, **_: measure(*arguments, budget_seconds=0.01))
+    monkeypatch.setattr(
+        verifier,
+        "measure_cost",
+        lambda *arguments, **options: measure(*arguments, **options | {"budget_seconds": 0.01}),
+    )
 
 
 def place(

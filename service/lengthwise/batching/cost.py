@@ -228,8 +228,13 @@ class CostTable:
     @classmethod
     def from_json(cls, data: dict[str, Any], *, clock: Callable[[], float] = time.thread_time) -> CostTable:
         """The table that `to_json` wrote."""
-        seconds = np.asarray(data["seconds"], dtype=np.float64)
-        return cls(data["rows"], data["widths"], seconds, valid_steps_only=bool(data["valid_steps_only"]), clock=clock)
+        return cls(
+            data["rows"],
+            data["widths"],
+            data["seconds"],
+            valid_steps_only=bool(data["valid_steps_only"]),
+            clock=clock,
+        )
 
 
 class Overhead:

@@ -30,6 +30,7 @@ from lengthwise.batching.cost import SHORTEST_SECONDS, CostTable
 
 MOST_RUNS: Final = 60  # of a device: each first run of a shape there is slow
 FAILED_SECONDS: Final = 3600.0  # of a shape that cannot run: so dear that no batch has it
+_MOST_WRONG: Final = 8.0  # a stored time may be so many times too long or too short: serving corrects as much (`drift`)
 _ROUNDS: Final = 5  # in the budget of time, all shapes of a processor can run so many times: no further shape runs then
 _WIDEST_SHARE: Final = 0.4  # most that one shape may take of such a round
 _LINE_TOLERANCE: Final = 0.1  # a line over the widths replaces measured times that are all within this share of it
@@ -81,8 +82,12 @@ def measure(
     most_runs: int | None = MOST_RUNS,
     clock: Callable[[], float] = time.thread_time,
     valid_steps_only: bool = False,
+    stored: CostTable | None = None,
 ) -> CostTable:
     """Measures a cost table by calls of `run(rows, width)`, within `budget_seconds` and `most_runs`.
+
+    A `stored` table, which may hold anything, is returned instead if the shapes that run first (the smallest, the one
+    of most rows, and the widest) show that it is wrong by a factor of less than `_MOST_WRONG`.
 
     The seconds of a shape are those of the fastest of its runs.
 
@@ -124,7 +129,7 @@ def measure(
         end = now + budget_seconds if now > end and not times.runs.any() else end
         if not times.fails[shape]:
             times.add(shape, max(now - start, SHORTEST_SECONDS))
-        return now <= end and remaining > 0
+        return now <= end and remaining > 0 and (stored is None or not times.agree(stored))
 
     if most_runs is None:
         may_run = all(run_shape(shape) for shape in times.smallest_first(budget_seconds / _ROUNDS))
@@ -133,6 +138,8 @@ def measure(
     else:
         while (shape := times.most_telling(end - clock(), remaining)) is not None and run_shape(shape):
             pass
+    if stored is not None and times.agree(stored):
+        return stored
     return CostTable(
         rows, widths, times.filled(smooth=most_runs is not None), valid_steps_only=valid_steps_only, clock=clock
     )
@@ -186,6 +193,13 @@ class _Times:
             self._first[shape] = seconds
         self._fastest[shape] = np.fmin(self._fastest[shape], seconds)
         self.runs[shape] += 1
+
+    def agree(self, table: CostTable) -> bool:
+        """Whether a table has as large a grid, and the shapes that run first took about as long as it says."""
+        return table.seconds.shape == self._grid and all(
+            1 / _MOST_WRONG < self._fastest[shape] / table.predict(self.rows[shape], self.widths[shape]) < _MOST_WRONG
+            for shape in self._corners
+        )
 
     def smallest_first(self, round_seconds: float) -> Iterator[int]:
         """Each shape twice, as a processor runs them, while a round of all that ran takes `round_seconds` at most.

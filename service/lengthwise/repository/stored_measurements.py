@@ -1,7 +1,7 @@
 """What a load stores beside a model, so that the next load need not measure it: `costs.json` and `kernels.json`.
 
 Each file has the *conditions* under which it was measured, and is valid only under the same. No digest protects these
-files, so they may hold anything.
+files, so they may hold anything: stored costs are used only if some runs agree with them.
 """
 
 from __future__ import annotations
