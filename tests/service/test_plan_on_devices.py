@@ -51,6 +51,20 @@ def test_four_batches_that_wait_are_answered_faster_and_have_no_longer_tail(leng
     assert found["p99_over_arrival"] <= 1.1
 
 
+@pytest.mark.parametrize(("device", "waiting"), [(ROWS_ARE_FREE[0], 1024), (ROWS_ARE_FREE[1], 256)])
+def test_a_few_long_ones_are_no_class_together_with_many_short_ones(device: str, waiting: int):
+    """Those around 200 steps do not fill a class; a width around 20 would overfill it, and run with them."""
+    found = compared(DEVICES[device], drawn("bimodal", count=20_000), waiting)
+    assert found["over_arrival"] >= 2.5
+    assert found["p99_over_arrival"] <= 0.75
+
+
+def test_where_one_width_is_much_more_frequent_than_all_others_it_is_a_class():
+    """One in twenty has 400 steps, the others have 20; and those of 20 have another width while that is learned."""
+    lengths = np.where(np.random.default_rng(0).random(30_000) < 0.05, 400, 20).tolist()
+    assert planned_loop(DEVICES["in steps of 64 rows"], lengths, 512).per_second > 20_000
+
+
 @pytest.mark.sampled(7)
 @pytest.mark.parametrize("seed", [1, 2, 3])
 @pytest.mark.parametrize("waiting", [1024, 4096])

@@ -425,6 +425,10 @@ def _class_tops(pending: PendingSequences, cost: CostTable, limits: BatchLimits,
     them have this share of the sequences that wait: with more classes there is less padding, and each waits longer for
     its turn. Classes follow from the last arrivals, not from what waits: there, the classes that ran last are missing,
     and if classes changed with them, sequences at their ends would wait too long.
+
+    A class ends where it is nearest to full: a width of so many arrivals that they would overfill it by more rows than
+    it has left begins the next one. With them in it, a few long sequences would run with very many short ones. That
+    does not make two classes of one: where so few wait, two parts are better.
     """
     # 1. The share of padding, if every batch were as wide as the widest of the last arrivals.
     arrivals_of_width = sorted(pending.widths.items(), reverse=True)
@@ -434,16 +438,21 @@ def _class_tops(pending: PendingSequences, cost: CostTable, limits: BatchLimits,
     )
     padding_share = 1 - valid_seconds / (len(pending.recent) * columns[0].least_row_seconds)
     rows_per_arrival = padding_share * len(pending) / len(pending.recent)
+
     # 2. From the widest down: a class is complete when its arrivals have filled the rows of a full batch.
-    tops, full_rows, free_rows = [], 1, 0.0  # of the class that is filled
-    for column, (width, arrivals) in zip(columns, arrivals_of_width, strict=True):
-        if free_rows <= 0:
-            tops.append(width)
-            free_rows = full_rows = _full_rows(column, limits.most_rows(width), seconds, len(pending))
-        free_rows -= rows_per_arrival * arrivals
-    if free_rows >= _EMPTY * full_rows and len(tops) > 1:  # the narrowest joins the next wider class
-        del tops[-1]
-    return tops[::-1]
+    def divided(*, nearest: bool) -> list[int]:
+        """The tops if classes end with the width that fills them, or if `nearest`, before one that overfills them."""
+        tops, full_rows, free_rows = list[int](), 1, 0.0  # of the class that is filled
+        for column, (width, arrivals) in zip(columns, arrivals_of_width, strict=True):
+            if free_rows <= 0 or (nearest and rows_per_arrival * arrivals >= 2 * free_rows):
+                tops.append(width)
+                free_rows = full_rows = _full_rows(column, limits.most_rows(width), seconds, len(pending))
+            free_rows -= rows_per_arrival * arrivals
+        if free_rows >= _EMPTY * full_rows and len(tops) > 1:  # the narrowest joins the next wider class
+            del tops[-1]
+        return tops[::-1]
+
+    return divided(nearest=len(divided(nearest=False)) > 1)  # else too few wait for two classes: see `_narrow_part`
 
 
 def _queue_batch(
@@ -499,8 +508,7 @@ def _rows_of_one_width(count: int, row_limit: int, column: Column) -> int:
     rows, times = column.cheapest_rows[row_limit], column.seconds
     if count >= 2 * rows:
         return rows
-    larger_parts = range(min(count, row_limit), (count - 1) // 2, -1)
-    return min(larger_parts, key=lambda rows: times[rows] + times[count - rows])
+    return min(range(min(count, row_limit), (count - 1) // 2, -1), key=lambda rows: times[rows] + times[count - rows])
 
 
 def _batch_around(

@@ -235,8 +235,7 @@ def measure_cost(
         Raises:
             MemoryError: A device may have too little memory for so many rows: `measure` then tries no larger shape.
         """
-        if stopping is not None:
-            stopping.check()
+        (stopping or Stopping()).check()
         batch = pad([constant_sequence(manifest, 0.0, min(width, manifest.max_length))] * rows, multiple=multiple)
         try:
             answers.score(session.run(batch), batch.lengths, manifest)
