@@ -15,6 +15,7 @@ import os
 import re
 import resource
 import signal
+import textwrap
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -191,8 +192,7 @@ def cells(entry: Encoder, records: dict[str, Record]) -> tuple[str, ...]:
 
 
 def _short(reason: str) -> str:
-    reason = " ".join(reason.replace("|", "\\|").split())
-    return reason if len(reason) <= LONGEST_REASON else f"{reason[:LONGEST_REASON]} ..."
+    return textwrap.shorten(reason.replace("|", "\\|"), LONGEST_REASON, placeholder=" ...")
 
 
 def page(facts: dict[str, Any], chosen: Sequence[Encoder], records: dict[str, Record]) -> str:

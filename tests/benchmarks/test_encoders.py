@@ -72,6 +72,15 @@ def test_a_class_that_cannot_be_made_is_a_row_with_its_reason() -> None:
     assert "TypeError" in judged.reason
 
 
+def test_a_long_reason_is_cut_between_two_words() -> None:
+    words = [f"word{number}" for number in range(100)]
+    record = {"verdict": "uncheckable", "one_row": False, "reason": " ".join(words)}
+    *kept, end = encoders.cells(GRU, {f"{GRU.name}, right": record})[-1].split()
+    assert kept == words[: len(kept)]
+    assert len(kept) > 10
+    assert end == "..."
+
+
 def test_a_layer_without_a_mask_is_not_tried_with_padding_on_the_left() -> None:
     assert encoders.applies("right", GRU)
     assert not encoders.applies("left", GRU)
