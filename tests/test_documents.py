@@ -1,6 +1,7 @@
 """The pages are true: their blocks run and print what they say, and what they point to is there."""
 
 import re
+import runpy
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -145,6 +146,14 @@ def test_every_page_is_in_the_navigation_of_the_site() -> None:
     trees = re.findall(r"```\{toctree\}\n(?:.*\n)*?\n((?:.*\n)*?)```", text)
     named = {line for tree in trees for line in tree.splitlines()}
     assert {f"docs/{page.stem}" for page in (ROOT / "docs").glob("*.md")} <= named
+
+
+def test_every_page_that_a_page_of_the_site_links_is_one_of_the_site() -> None:
+    patterns = runpy.run_path(str(ROOT / "docs" / "site" / "conf.py"))["include_patterns"]
+    pages = {page for pattern in patterns for page in ROOT.glob(pattern)}
+    for page in sorted(one for one in pages if one.suffix == ".md"):
+        linked = re.findall(r"\]\((?!\w+://)([^)#\s]+\.md)", page.read_text(encoding="utf-8"))
+        assert {(page.parent / name).resolve() for name in linked} <= pages, page.name
 
 
 @cache

@@ -32,6 +32,7 @@ include_patterns = [
     "deploy/README.md",
     "benchmarks/README.md",
     "benchmarks/results/*.md",
+    "benchmarks/leaks/*.md",
     "examples/*.ipynb",
 ]
 
