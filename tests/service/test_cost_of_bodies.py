@@ -96,7 +96,7 @@ WRONG: dict[str, dict[str, Callable[[], Body]]] = {
         "nested": lambda: sequences([STEP]),
         "one wrong": lambda: (sequences(STEP)[0][:-2] + b',[["x"]]]}', JSON),
         "an empty sequence": lambda: (sequences(STEP)[0][:-2] + b",[]]}", JSON),
-        "blanks at the end": lambda: (b'{"sequences":[[[1]]]' + b" " * (SIZE // 16), JSON),
+        "blanks at the end": lambda: (b'{"sequences":[[[1]]]' + b" " * (SIZE // 4), JSON),
     },
     "json, masked": {"no booleans": lambda: masked("x"), "nothing left": lambda: masked(False)},
     "v1": {"features": lambda: sequences([1], field="instances"), "null": lambda: sequences([None], field="instances")},
