@@ -184,15 +184,12 @@ def cells(entry: Encoder, records: dict[str, Record]) -> tuple[str, ...]:
     unsaid = next((record["reason"] for record in found.values() if record["verdict"] not in ("sound", "leak")), "")
     library = f"{entry.library} {version_of(entry.library)}"
     if leaky is None:
-        return library, entry.name, *verdicts, "", "", "", _short(unsaid)
+        unsaid = textwrap.shorten(unsaid.replace("|", "\\|"), LONGEST_REASON, placeholder=" ...")
+        return library, entry.name, *verdicts, "", "", "", unsaid
     worst, upstream = found[leaky], DATA["upstream"]
     where = f"`{worst['line']}` {worst['operator']}" if worst["line"] else ""
     known = upstream.get(entry.name, upstream.get(leaky, "not found"))
     return library, entry.name, *verdicts, worst["rule"], where, f"{worst['difference']:.1e}", known
-
-
-def _short(reason: str) -> str:
-    return textwrap.shorten(reason.replace("|", "\\|"), LONGEST_REASON, placeholder=" ...")
 
 
 def page(facts: dict[str, Any], chosen: Sequence[Encoder], records: dict[str, Record]) -> str:
