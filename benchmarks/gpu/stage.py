@@ -21,6 +21,7 @@ from lengthwise.bench.workload import Input, make_sequences
 from lengthwise.errors import VerificationError
 from lengthwise.padding import Steps
 from lengthwise.repository.loading import WARM_UP, LoadedModel, load
+from lengthwise.repository.stopping import Stopping
 from lengthwise.repository.verifier import measure_cost
 from lengthwise.runtime.installation import find
 from lengthwise.runtime.manifest import GRAPH_FILE, Manifest
@@ -129,7 +130,7 @@ class Stage:
         """A model as the service would serve it after verification."""
         manifest = self.manifest(precision)
         session = Session.load(self.directory(precision), manifest, devices=(device,))
-        cost = measure_cost(session, manifest, limits, budget_seconds=self._load_seconds)
+        cost = measure_cost(session, manifest, limits, stopping=Stopping(), budget_seconds=self._load_seconds)
         if not session.bound:
             return LoadedModel(manifest, session, cost)
         chosen = buckets.choose(

@@ -14,6 +14,7 @@ from lengthwise.batching.queues import ModelQueue, Timing
 from lengthwise.errors import ManifestError, ModelError
 from lengthwise.padding import Steps, pad
 from lengthwise.repository.loading import LoadedModel
+from lengthwise.repository.stopping import Stopping
 from lengthwise.repository.verifier import measure_cost
 from lengthwise.runtime.answers import Answer
 from lengthwise.runtime.graph_inputs import feed
@@ -215,7 +216,9 @@ def test_costs_are_measured_with_sequences_that_the_model_takes():
     ):
         of_model = manifest(graph=wants, max_length=30, **said)
         session = Counting(graph(wants, tokens=of_model.input.kind == "tokens"), of_model)
-        table = measure_cost(session, of_model, BatchLimits(rows=4, padded_steps=64), budget_seconds=0.05)
+        table = measure_cost(
+            session, of_model, BatchLimits(rows=4, padded_steps=64), stopping=Stopping(), budget_seconds=0.05
+        )
         assert table.predict(4, 32) >= table.predict(1, 4) > 0
     assert max(lengths) == 30
 

@@ -26,6 +26,7 @@ from lengthwise.decoding.validation import PREDICT
 from lengthwise.errors import InvalidRequest, InvalidSequences, ManifestError, VerificationError
 from lengthwise.padding import PaddedBatch, pad
 from lengthwise.repository import verifier
+from lengthwise.repository.stopping import Stopping
 from lengthwise.runtime import answers
 from lengthwise.runtime.manifest import Manifest
 from lengthwise.runtime.session import CPU_LABEL, Outputs, Session
@@ -268,7 +269,9 @@ def test_a_verification_draws_none_that_is_shorter(least: int) -> None:
     assert (min(session.seen), max(session.seen)) == (least, 64)
     assert f"length {least}, against the model itself" in {case.name for case in cases}
     verifier.run_odd_values(session, rules)
-    verifier.measure_cost(session, rules, BatchLimits(rows=4, padded_steps=256), budget_seconds=0.01)
+    verifier.measure_cost(
+        session, rules, BatchLimits(rows=4, padded_steps=256), stopping=Stopping(), budget_seconds=0.01
+    )
     assert min(session.seen) == least
 
 

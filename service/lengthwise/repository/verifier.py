@@ -218,8 +218,8 @@ def measure_cost(
     manifest: Manifest,
     limits: BatchLimits,
     *,
+    stopping: Stopping,
     budget_seconds: float = 1.0,
-    stopping: Stopping | None = None,
     stored: CostTable | None = None,
 ) -> CostTable:
     """Measures the cost table of a session with sequences of zeros: the seconds of padding, run and scoring.
@@ -235,7 +235,7 @@ def measure_cost(
         Raises:
             MemoryError: A device may have too little memory for so many rows: `measure` then tries no larger shape.
         """
-        (stopping or Stopping()).check()
+        stopping.check()
         batch = pad([constant_sequence(manifest, 0.0, min(width, manifest.max_length))] * rows, multiple=multiple)
         try:
             answers.score(session.run(batch), batch.lengths, manifest)
