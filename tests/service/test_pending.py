@@ -143,7 +143,7 @@ def test_the_most_urgent_of_some_widths_are_those_of_the_order_of_urgency():
     assert pool.most_urgent_of(4, 16, 1000) == ordered
 
 
-def test_numbers_of_removed_ones_are_dropped_in_small_parts_and_stay_few():
+def test_keys_of_removed_ones_are_dropped_in_small_parts_and_stay_few():
     pool = PendingSequences()
     pool.add(WaitingSequence(4, priority=9))
     waits = []

@@ -20,7 +20,7 @@ from lengthwise.padding import PaddedBatch
 
 log = logging.getLogger("lengthwise.execution")
 
-_RECENT_RUNS: Final = 0.9  # weight of the last runs in `ModelQueue.recent_seconds`, beside one more
+_RECENT_WEIGHT: Final = 0.9  # of `ModelQueue.recent_seconds` when one more run is added
 
 OnBatch = Callable[[ModelQueue, Sequence[QueuedSequence], float, float], None]  # its start and end, batcher's clock
 Outcomes = list[tuple[PendingRequest, Any]]  # complete requests, each with its answer or error
@@ -185,7 +185,7 @@ class Execution:
             # The model pays for its run with later turns. What something else on the machine held up for long costs it
             # the time of about ten runs. What was predicted may raise this, not lower it: a table may be wrong.
             queue.used_seconds += min(work_seconds, max(planned.seconds, queue.recent_seconds))
-            queue.recent_seconds = _RECENT_RUNS * queue.recent_seconds + work_seconds
+            queue.recent_seconds = _RECENT_WEIGHT * queue.recent_seconds + work_seconds
             if queue.inline.first_runs and results is not None:
                 queue.inline.count_run()
             for row, sequence in enumerate(sequences):

@@ -2,7 +2,7 @@
 
 | word here | meaning |
 |---|---|
-| urgency | the place in order of arrival, with a head start for the priority: the most urgent has the lowest |
+| urgency | a number: the place in order of arrival, with a head start for the priority; the lowest is the most urgent |
 | key | the urgency, in the collections here: no two sequences have the same |
 | near | among the `horizon` most urgent ones: a plan chooses from these, so its work does not grow with the queue |
 | an order | the keys of the sequences, sorted by urgency or by deadline |
@@ -48,7 +48,7 @@ class WaitingSequence:
 
 
 class _Order(list[Any]):
-    """Entries, sorted. A list, as most are added at its end and removed at its front."""
+    """Sorted entries: keys, or pairs (deadline, key). A list, as most are added at its end and removed at its front."""
 
     __slots__ = ("_clean", "_key_of")
 
@@ -58,7 +58,7 @@ class _Order(list[Any]):
         self._clean = 0  # the index up to which `compact` has dropped the stale entries
 
     def add(self, entry: int | tuple[float, int]) -> None:
-        """Adds an entry."""
+        """Adds an entry at its place."""
         if self and entry < self[-1]:
             insort(self, entry)
         else:
@@ -105,8 +105,8 @@ class PendingSequences:
         self._waiting: dict[int, WaitingSequence] = {}  # in order of arrival
         # By (width, priority). Each of these dicts is in order of arrival, so of urgency too.
         self.alike: dict[tuple[int, int], dict[int, WaitingSequence]] = {}
-        self.urgent = _Order(index)
-        self.deadlines = _Order(itemgetter(1))  # only of sequences that have a deadline
+        self.urgent = _Order(index)  # an entry is the key itself
+        self.deadlines = _Order(itemgetter(1))  # pairs (deadline, key), of sequences that have a deadline
 
     def __len__(self) -> int:
         return len(self._waiting)

@@ -452,7 +452,8 @@ def _class_tops(pending: PendingSequences, cost: CostTable, limits: BatchLimits,
             del tops[-1]
         return tops[::-1]
 
-    return divided(nearest=len(divided(nearest=False)) > 1)  # else too few wait for two classes: see `_narrow_part`
+    # Of one class none is made two, as too few wait: see `_narrow_part`.
+    return divided(nearest=True) if len(tops := divided(nearest=False)) > 1 else tops
 
 
 def _queue_batch(
