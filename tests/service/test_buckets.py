@@ -244,6 +244,27 @@ def test_noise_around_the_times_that_are_right_computes_no_column_again():
     assert cost.column(16, FEW.rows) is column
 
 
+def test_a_correction_is_stored_at_once_and_columns_are_computed_again_after_many_runs():
+    cost = BucketedCosts(table(FEW, 8.0), CHOSEN)
+    column, before, took = cost.column(16, FEW.rows), cost.to_json()["seconds"], 3 * cost.predict(8, 16)
+    for _ in range(10):
+        cost.observe(8, 16, took)
+    assert cost.column(16, FEW.rows) is column
+    assert cost.to_json()["seconds"] != before
+    for _ in range(64):
+        cost.observe(8, 16, took)
+    assert cost.column(16, FEW.rows) is not column
+
+
+def test_corrections_that_the_columns_do_not_have_yet_count_for_the_next_ones():
+    cost = BucketedCosts(table(FEW, 8.0), CHOSEN)
+    row, width = cost.rows.tolist().index(8), cost.grid_widths.index(16)
+    took = 1.5 * cost.predict(8, 16)
+    for _ in range(60):
+        cost.observe(8, 16, took)
+        assert cost.seconds[row, width] < 1.05 * took
+
+
 def test_the_slow_first_run_of_a_shape_is_not_learned():
     cost = BucketedCosts(table(FEW, 8.0), CHOSEN)
     before = cost.predict(5, 4)

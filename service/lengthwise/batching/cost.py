@@ -24,10 +24,8 @@ from typing import Any, Final, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-_MAX_LOG_ERROR: Final = 0.7  # bound on log(seconds / predicted): a run that was delayed has little effect
+MAX_LOG_ERROR: Final = 0.7  # bound on log(seconds / predicted): a run that was delayed has little effect
 _DRIFT_WEIGHT: Final = 0.05  # weight of one run in the drift: it follows a change within about 20 batches
-_CORRECTION_WEIGHT: Final = 0.1  # weight of one run in the times of shapes like its own
-_CORRECTION_STEP: Final = 0.05  # columns are computed again once the log of a time has changed by so much
 _OVERHEAD_WEIGHT: Final = 0.01  # weight of one run; low, as the overhead is estimated from small differences
 _SIZE_VARIANCE_FLOOR: Final = 0.03  # regularisation: batches of one size do not show what a batch of size 0 would take
 _FEW_BATCHES: Final = 10  # regularisation: after N batches, this over N is added to the floor
@@ -117,7 +115,7 @@ class CostTable:
     @property
     def seconds(self) -> NDArray[np.float64]:
         """`[rows, widths]` of the grid, with overhead and drift; monotone."""
-        return self._snapshot.seconds * self.drift
+        return (self._measured + self._snapshot.overhead) * self.drift
 
     def column(self, width: int, rows: int) -> Column:
         """The predicted seconds of batches of one width, by their rows, before the drift.
@@ -192,29 +190,13 @@ class CostTable:
             overhead, snapshot = self.overhead, self._snapshot
             measured = self.seconds_of(rows, width, valid_steps) - snapshot.overhead
             expected = (measured + overhead.seconds) * self.drift
-            error = _clipped(math.log(seconds) - math.log(expected), _MAX_LOG_ERROR)
-            self._log_drift = _clipped(self._log_drift + _DRIFT_WEIGHT * error, _MAX_LOG_DRIFT)
+            error = clipped(math.log(seconds) - math.log(expected), MAX_LOG_ERROR)
+            self._log_drift = clipped(self._log_drift + _DRIFT_WEIGHT * error, _MAX_LOG_DRIFT)
             self.drift = math.exp(self._log_drift)
             if measured > SHORTEST_SECONDS:
                 overhead.observe(measured, expected * math.exp(error) / self.drift)
             if abs(overhead.seconds - self._snapshot.overhead) > _OVERHEAD_STEP * overhead.mean_batch_seconds:
                 self._renew(overhead=overhead.seconds, seconds=self._measured + overhead.seconds)
-
-    def correct(self, weights: NDArray[np.float64], factor: float) -> None:
-        """Corrects the measured times after a run that took `factor` times as long as predicted, by a bounded step.
-
-        `weights [rows, widths]`, from 0 to 1: how much each point of the grid is corrected.
-        """
-        if not 0 < factor < math.inf:
-            return
-        error = _CORRECTION_WEIGHT * _clipped(math.log(factor), _MAX_LOG_ERROR)
-        with self.learning:
-            corrected = self._measured * np.exp(weights * error)
-            self._measured = np.maximum.accumulate(np.maximum.accumulate(corrected, axis=0), axis=1)
-            snapshot = self._snapshot
-            times = self._measured + snapshot.overhead
-            if np.abs(np.log(times / snapshot.seconds)).max() > _CORRECTION_STEP:
-                self._renew(seconds=times)
 
     def to_json(self) -> dict[str, Any]:
         """The table with overhead and drift, as the model directory stores it."""
@@ -281,5 +263,6 @@ def interpolated(points: Sequence[int], values: NDArray[np.float64], x: int) -> 
     return values[..., right - 1] + fraction * (values[..., right] - values[..., right - 1])
 
 
-def _clipped(value: float, bound: float) -> float:
+def clipped(value: float, bound: float) -> float:
+    """`value`, but at most `bound` from 0."""
     return max(-bound, min(value, bound))
