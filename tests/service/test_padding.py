@@ -75,3 +75,18 @@ def test_a_step_of_zeros_is_valid():
     batch = pad([np.zeros((3, 2), np.float32)])
     assert batch.valid_steps == 3
     assert step_mask(batch.lengths, batch.width).tolist() == [[True, True, True, False]]
+
+
+def test_sequences_may_lie_apart_in_memory_and_be_of_another_dtype_than_the_first():
+    table = np.arange(24, dtype=np.float32).reshape(6, 4)
+    batch = pad([table[:, ::2], table.T[:2].T, table[:3, :2].astype(np.float64)])
+    np.testing.assert_array_equal(batch.steps[0, :6], table[:, ::2])
+    np.testing.assert_array_equal(batch.steps[1, :6], table[:, :2])
+    np.testing.assert_array_equal(batch.steps[2, :3], table[:3, :2])
+    assert not batch.steps[2, 3:].any()
+
+
+@pytest.mark.parametrize("features", [1, 3])
+def test_a_sequence_of_other_features_is_refused_and_reaches_no_row_but_its_own(features: int):
+    with pytest.raises(ValueError, match="different structures"):
+        pad([np.ones((4, 2), np.float32), np.ones((4, features), np.float32)])
