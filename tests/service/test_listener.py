@@ -144,6 +144,19 @@ async def test_what_others_do_not_take_is_taken() -> None:
     assert len(taken) == 100
 
 
+async def test_a_burst_is_taken_in_few_turns_of_the_event_loop_which_are_long_under_load() -> None:
+    taken: list[object] = []
+    with listening("127.0.0.1", 0, "--port") as shared, contextlib.ExitStack() as stack:
+        for _ in range(200):
+            stack.enter_context(socket.create_connection(shared.getsockname()))
+        listener = Listener(shared, max_connections=1000, tls=None, handshake_seconds=1)
+        listener.start(partial(Kept, taken), taken)
+        for _ in range(3):
+            await asyncio.sleep(0)
+        assert len(taken) + listener.pending == 200
+        await listener.close()
+
+
 async def test_nobody_is_rejected_while_there_are_idle_connections() -> None:
     with listening("127.0.0.1", 0, "--port") as taken, contextlib.ExitStack() as stack:
         listener = Listener(taken, max_connections=3, tls=None, handshake_seconds=1)
