@@ -244,25 +244,46 @@ def test_noise_around_the_times_that_are_right_computes_no_column_again():
     assert cost.column(16, FEW.rows) is column
 
 
-def test_a_correction_is_stored_at_once_and_columns_are_computed_again_after_many_runs():
+def test_a_correction_counts_at_once_and_the_columns_are_computed_again_after_sixteen_runs():
     cost = BucketedCosts(table(FEW, 8.0), CHOSEN)
-    column, before, took = cost.column(16, FEW.rows), cost.to_json()["seconds"], 3 * cost.predict(8, 16)
+    column, before, took = cost.column(16, FEW.rows), cost.measured_seconds(8, 16), 3 * cost.predict(8, 16)
     for _ in range(10):
         cost.observe(8, 16, took)
     assert cost.column(16, FEW.rows) is column
-    assert cost.to_json()["seconds"] != before
-    for _ in range(64):
+    assert cost.measured_seconds(8, 16) > 1.5 * before
+    for _ in range(7):
         cost.observe(8, 16, took)
     assert cost.column(16, FEW.rows) is not column
 
 
+@pytest.mark.parametrize("factor", [0.5, 1.5, 2.0])
+def test_one_shape_that_takes_longer_is_learned_for_its_like_and_not_by_the_drift_of_all(factor: float):
+    measured = table(MANY, 256.0)
+    cost = BucketedCosts(measured, choose(measured, MANY, max_length=LONGEST, multiple=4))
+    took, far = factor * cost.predict(256, 1024), cost.predict(512, 64)
+    for _ in range(1000):
+        cost.observe(256, 1024, took)
+    assert cost.predict(256, 1024) == pytest.approx(took, rel=0.05)
+    assert abs(np.log(cost.drift)) < 0.7 * abs(np.log(factor))
+    assert abs(np.log(cost.predict(512, 64) / far)) < 0.9 * abs(np.log(factor))
+
+
 def test_corrections_that_the_columns_do_not_have_yet_count_for_the_next_ones():
     cost = BucketedCosts(table(FEW, 8.0), CHOSEN)
-    row, width = cost.rows.tolist().index(8), cost.grid_widths.index(16)
     took = 1.5 * cost.predict(8, 16)
     for _ in range(60):
         cost.observe(8, 16, took)
-        assert cost.seconds[row, width] < 1.05 * took
+        assert (cost.measured_seconds(8, 16) + cost.overhead.seconds) * cost.drift < 1.1 * took
+
+
+def test_times_rise_with_rows_and_widths_whatever_was_corrected():
+    cost = BucketedCosts(table(FEW, 8.0), CHOSEN)
+    random = np.random.default_rng(0)
+    for _ in range(500):
+        rows, width = int(random.integers(1, 65)), int(random.integers(1, LONGEST))
+        cost.observe(rows, width, float(random.lognormal(0, 2)) * cost.predict(rows, width))
+        assert (np.diff(cost.seconds, axis=0) >= 0).all()
+        assert (np.diff(cost.seconds, axis=1) >= 0).all()
 
 
 def test_the_slow_first_run_of_a_shape_is_not_learned():

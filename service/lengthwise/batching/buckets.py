@@ -12,7 +12,6 @@ so there are still few shapes, and most batches are no wider than without bucket
 from __future__ import annotations
 
 import itertools
-import math
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -22,7 +21,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise.batching.cost import MAX_LOG_ERROR, CostTable, clipped, interpolated
+from lengthwise.batching.cost import CostTable, interpolated
 from lengthwise.batching.plan import BatchLimits
 from lengthwise.padding import rounded_width
 
@@ -38,8 +37,8 @@ _ROWS_SHARE: Final = 0.8  # of that, for rows: where a batch takes the whole que
 _BLOCK: Final = 64  # arrivals in a block, as in a small full batch of a device: so its longest is like a batch's width
 _BLOCKS: Final = 64  # a width is frequent if it is the longest in at least two of so many blocks
 _CORRECTION_WEIGHT: Final = 0.1  # of one run, in the times of shapes like its own
-_CORRECTED_RUNS: Final = 64  # after so many, all columns are computed again, which takes milliseconds, if the log of a
-_CORRECTION_STEP: Final = 0.05  # time has changed by more than this
+_CORRECTED_RUNS: Final = 16  # after so many the columns are computed again,
+_CORRECTION_STEP: Final = 0.05  # but only if the log of a time has changed by more than this
 _FINE: Final = 256  # longest lengths that differ by less than about one part in so many count as one width
 
 
@@ -175,34 +174,38 @@ class BucketedCosts(CostTable):
         super().__init__(table.rows.tolist(), table.widths.tolist(), table.seconds, clock=table.clock)
         self._buckets = buckets
         self._ran: set[BatchShape] = set()
-        self._corrections = itertools.count(1)
         # By the most rows of a width and of a column: the rows with fillers of a batch of 1, 2, ... sequences
         self._filled: dict[tuple[int, int], NDArray[np.int64]] = {}
         for width in buckets.widths:  # now, at load, and not in a decision
             self.column(width, buckets.limits.rows)
 
-    def observe(self, rows: int, width: int, seconds: float, valid_steps: int | None = None) -> None:
-        """Learns from a run as `CostTable.observe` does, and corrects the times of similar shapes by a bounded step.
+    def measured_seconds(self, rows: int, width: int, valid_steps: int | None = None) -> float:
+        """As `CostTable.measured_seconds`, with the corrections that the columns do not have yet."""
+        return max(1.0, rows / int(self.rows[-1])) * float(
+            np.interp(rows, self.rows, interpolated(self.grid_widths, self._measured, width))
+        )
 
-        The first run of a shape is slow on a device, and is ignored. `seconds`, and so what is stored, has a correction
-        at once; a plan has it once the columns are computed again.
+    def observe(self, rows: int, width: int, seconds: float, valid_steps: int | None = None) -> float:
+        """Learns from a run as `CostTable.observe` does, and corrects the times of similar shapes.
+
+        The first run of a shape is slow on a device, and is ignored. Plans have the corrections once the columns are
+        computed again, after `_CORRECTED_RUNS`: that takes milliseconds of Python.
         """
-        if (rows, width) not in self._ran or not 0 < seconds < math.inf:
+        if (rows, width) not in self._ran:
             self._ran.add((rows, width))
-            return
+            return 0.0
         with self.learning:
-            super().observe(rows, width, seconds, valid_steps)
-            # Compared with the times as corrected so far: those of the columns are older.
-            times = interpolated(self.grid_widths, self.seconds, width)
-            error = clipped(math.log(seconds / float(np.interp(rows, self.rows, times))), MAX_LOG_ERROR)
+            error = super().observe(rows, width, seconds, valid_steps)
             near = _nearness(self.rows, rows)[:, None] * _nearness(self.widths, width)
             self._measured = np.maximum.accumulate(
                 np.maximum.accumulate(self._measured * np.exp(_CORRECTION_WEIGHT * error * near), axis=0), axis=1
             )
-            if not next(self._corrections) % _CORRECTED_RUNS:
-                times = self.seconds / self.drift
-                if np.abs(np.log(times / self._snapshot.seconds)).max() > _CORRECTION_STEP:
-                    self._renew(seconds=times)
+            times = self._measured + self._snapshot.overhead
+            if not self.overhead.count % _CORRECTED_RUNS and (
+                np.abs(np.log(times / self._snapshot.seconds)).max() > _CORRECTION_STEP
+            ):
+                self._renew(seconds=times)
+        return error
 
     def computed(self, width: int, rows: int, seconds: NDArray[np.float64]) -> NDArray[np.float64]:
         """As `CostTable.computed`; a number of rows costs what its bucket of rows costs."""
@@ -210,5 +213,5 @@ class BucketedCosts(CostTable):
         filled = self._filled.get(key)
         if filled is None:
             filled = self._filled[key] = np.array([self._buckets.rows_of(count, width) for count in range(1, rows + 1)])
-        seconds_of_rows = super().computed(width, int(filled[-1]), seconds)  # of 1, 2, ... rows, without fillers
-        return np.asarray(seconds_of_rows[filled - 1], dtype=np.float64)
+        # Of 1, 2, ... rows without fillers, and of these the ones with fillers
+        return np.asarray(super().computed(width, int(filled[-1]), seconds)[filled - 1], dtype=np.float64)

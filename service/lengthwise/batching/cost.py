@@ -24,7 +24,7 @@ from typing import Any, Final, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-MAX_LOG_ERROR: Final = 0.7  # bound on log(seconds / predicted): a run that was delayed has little effect
+_MAX_LOG_ERROR: Final = 0.7  # bound on log(seconds / predicted): a run that was delayed has little effect
 _DRIFT_WEIGHT: Final = 0.05  # weight of one run in the drift: it follows a change within about 20 batches
 _OVERHEAD_WEIGHT: Final = 0.01  # weight of one run; low, as the overhead is estimated from small differences
 _SIZE_VARIANCE_FLOOR: Final = 0.03  # regularisation: batches of one size do not show what a batch of size 0 would take
@@ -176,27 +176,33 @@ class CostTable:
         lower = min(int(full_rows), rows - 1)
         return times[lower] + (full_rows - lower) * (times[lower + 1] - times[lower])
 
-    def observe(self, rows: int, width: int, seconds: float, valid_steps: int | None = None) -> None:
+    def measured_seconds(self, rows: int, width: int, valid_steps: int | None = None) -> float:
+        """What a batch of this shape took when it was measured: without overhead and drift."""
+        return self.seconds_of(rows, width, valid_steps) - self._snapshot.overhead
+
+    def observe(self, rows: int, width: int, seconds: float, valid_steps: int | None = None) -> float:
         """Learns drift and overhead from a batch that took `seconds`, each by a small bounded step.
 
         Seconds of 0, below, or infinity are ignored. There is one drift for all shapes: with one for each number of
         rows, those that did not occur looked cheap or expensive beside those that did. The overhead is the work for a
         batch from its plan to its scores that was not measured at load, or with warm processor caches only. Without it,
         batches are too small.
+
+        Returns the log of `seconds` over what was predicted, at most `_MAX_LOG_ERROR` from 0; 0 if they are ignored.
         """
         if not 0 < seconds < math.inf:
-            return
+            return 0.0
         with self.learning:
-            overhead, snapshot = self.overhead, self._snapshot
-            measured = self.seconds_of(rows, width, valid_steps) - snapshot.overhead
+            overhead, measured = self.overhead, self.measured_seconds(rows, width, valid_steps)
             expected = (measured + overhead.seconds) * self.drift
-            error = clipped(math.log(seconds) - math.log(expected), MAX_LOG_ERROR)
-            self._log_drift = clipped(self._log_drift + _DRIFT_WEIGHT * error, _MAX_LOG_DRIFT)
+            error = _clipped(math.log(seconds) - math.log(expected), _MAX_LOG_ERROR)
+            self._log_drift = _clipped(self._log_drift + _DRIFT_WEIGHT * error, _MAX_LOG_DRIFT)
             self.drift = math.exp(self._log_drift)
             if measured > SHORTEST_SECONDS:
                 overhead.observe(measured, expected * math.exp(error) / self.drift)
             if abs(overhead.seconds - self._snapshot.overhead) > _OVERHEAD_STEP * overhead.mean_batch_seconds:
                 self._renew(overhead=overhead.seconds, seconds=self._measured + overhead.seconds)
+        return error
 
     def to_json(self) -> dict[str, Any]:
         """The table with overhead and drift, as the model directory stores it."""
@@ -229,7 +235,7 @@ class Overhead:
     def __init__(self) -> None:
         self.seconds = 0.0  # the estimate
         self.mean_batch_seconds = 0.0
-        self._count = 0  # of batches
+        self.count = 0  # of batches
         self._means = [0.0, 0.0, 0.0, 0.0]  # of measured, 1 / measured, seconds, seconds / measured
 
     def observe(self, measured: float, seconds: float) -> None:
@@ -237,15 +243,15 @@ class Overhead:
 
         `measured` are the seconds of its shape at load; `seconds` are those it took, divided by the drift.
         """
-        self._count += 1
-        weight = max(_OVERHEAD_WEIGHT, 1 / self._count)  # moving averages, of all batches while they are few
+        self.count += 1
+        weight = max(_OVERHEAD_WEIGHT, 1 / self.count)  # moving averages, of all batches while they are few
         sample = (measured, 1 / measured, seconds, seconds / measured)
         self._means = [mean + weight * (value - mean) for mean, value in zip(self._means, sample, strict=True)]
         mean_measured, mean_inverse, self.mean_batch_seconds, mean_ratio = self._means
         # The closed form of the weighted fit, with a regularised denominator
         variance = max(0.0, mean_measured * mean_inverse - 1)  # about the squared coefficient of variation
         intercept = (mean_measured * mean_ratio - self.mean_batch_seconds) / (
-            variance + _SIZE_VARIANCE_FLOOR + _FEW_BATCHES / self._count
+            variance + _SIZE_VARIANCE_FLOOR + _FEW_BATCHES / self.count
         )
         self.seconds = max(0.0, min(_OVERHEAD_SHRINKAGE * intercept, _MAX_OVERHEAD * self.mean_batch_seconds))
 
@@ -263,6 +269,5 @@ def interpolated(points: Sequence[int], values: NDArray[np.float64], x: int) -> 
     return values[..., right - 1] + fraction * (values[..., right] - values[..., right - 1])
 
 
-def clipped(value: float, bound: float) -> float:
-    """`value`, but at most `bound` from 0."""
+def _clipped(value: float, bound: float) -> float:
     return max(-bound, min(value, bound))
