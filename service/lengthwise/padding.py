@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import count
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,14 +59,13 @@ def pad(
     rows: int | None = None,
     filler_length: int = 1,
 ) -> PaddedBatch:
-    """Pads sequences with zeros, in their order, to an array of the dtype of the first.
+    """Pads sequences of one dtype with zeros, in their order.
 
     `width`: None takes the longest sequence, rounded up to `multiple`. `rows`: None takes the number of sequences;
     further rows are fillers, of the length `filler_length`.
 
     Raises:
-        ValueError: There is no sequence, an empty one, one longer than `width`, or there are more than `rows`; or one
-            has another number of features than the first.
+        ValueError: There is no sequence, an empty one, one longer than `width`, or there are more than `rows`.
     """
     if not sequences:
         raise ValueError("there is no sequence to pad")
@@ -86,12 +84,18 @@ def pad(
     lengths = np.array(lengths_of_sequences + [filler_length] * fillers, dtype=np.int32)
     first_sequence = sequences[0]
     rectangle = np.zeros((len(lengths), width, *first_sequence.shape[1:]), dtype=first_sequence.dtype)
-    # Copied as bytes. To copy more than 500 numbers, NumPy releases the interpreter lock, and under load the event loop
-    # takes it at once: a batch would wait for the lock again and again, once for each row.
-    content, (row_bytes, step_bytes) = rectangle.data.cast("B"), rectangle.strides[:2]
-    for start, length, steps in zip(count(0, row_bytes), lengths_of_sequences, sequences, strict=False):
-        # Raises if it has another number of features
-        content[start : start + length * step_bytes] = np.ascontiguousarray(steps, rectangle.dtype).data.cast("B")
+    for row, steps in zip(rectangle, sequences, strict=False):
+        valid = row[: len(steps)]
+        # Most are copied as bytes. For more than 500 numbers NumPy releases the interpreter lock, and under load the
+        # event loop takes it at once: a batch would wait for the lock again and again, once for each row.
+        if (
+            (steps.dtype, steps.shape) == (valid.dtype, valid.shape)
+            and steps.flags.c_contiguous
+            and 0 < steps.nbytes < 1 << 20
+        ):
+            valid.data.cast("B")[:] = steps.data.cast("B")
+        else:  # a large one takes long, and the event loop goes on meanwhile
+            valid[:] = steps
     return PaddedBatch(rectangle, lengths, fillers)
 
 

@@ -1,5 +1,9 @@
 """The rectangle: every valid step where it was, zeros elsewhere."""
 
+import sys
+import threading
+import time
+
 import hypothesis.strategies as st
 import numpy as np
 import pytest
@@ -86,7 +90,40 @@ def test_sequences_may_lie_apart_in_memory_and_be_of_another_dtype_than_the_firs
     assert not batch.steps[2, 3:].any()
 
 
-@pytest.mark.parametrize("features", [1, 3])
-def test_a_sequence_of_other_features_is_refused_and_reaches_no_row_but_its_own(features: int):
-    with pytest.raises(ValueError, match="different structures"):
-        pad([np.ones((4, 2), np.float32), np.ones((4, features), np.float32)])
+def test_a_sequence_of_other_features_is_refused():
+    with pytest.raises(ValueError, match="broadcast"):
+        pad([np.ones((4, 2), np.float32), np.ones((4, 3), np.float32)])
+
+
+def test_large_sequences_and_steps_without_features_are_padded_too():
+    large = np.random.default_rng(0).normal(size=(600, 512)).astype(np.float32)
+    batch = pad([large, large[:5]])
+    np.testing.assert_array_equal(batch.steps[0], large)
+    np.testing.assert_array_equal(batch.steps[1, :5], large[:5])
+    assert pad([np.zeros((3, 0), np.float32)]).steps.shape == (1, 4, 0)
+
+
+@pytest.mark.skipif(not getattr(sys, "_is_gil_enabled", lambda: True)(), reason="there is no interpreter lock")
+def test_a_thread_that_waits_for_the_interpreter_lock_does_not_get_it_for_each_row():
+    sequences = [np.ones((20_000, 12), np.float32)] * 60  # copying one takes as long as waking a thread, or longer
+    turns, over = 0, threading.Event()
+
+    def wait_for_the_lock() -> None:
+        nonlocal turns
+        while not over.is_set():
+            turns += 1
+            time.sleep(0)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(60.0)  # nobody is asked for the lock: it changes hands only where it is given up
+    thread = threading.Thread(target=wait_for_the_lock)
+    try:
+        thread.start()
+        before = turns
+        pad(sequences)
+        during = turns - before
+    finally:
+        over.set()
+        sys.setswitchinterval(interval)
+        thread.join()
+    assert during < 20
