@@ -149,7 +149,7 @@ class Listener:
         """
         # How many connections it takes now although they are left to others.
         left_but_taken = 0 if self._delays % _PATIENCE else self._delays // _PATIENCE
-        for number in range(_A_TURN):
+        for number in range(_A_TURN if self._tls is None else _A_TURN // 8):  # a handshake takes longer
             delay = self._accept_delay(len(self._connections) + len(self._pending), _waiting(self._socket))
             if not number and not delay:
                 left_but_taken = self._delays = 0  # the other workers have taken theirs
