@@ -163,8 +163,8 @@ class Settings(BaseSettings):
         ge=1,
         le=256,
         description="Processes that serve together on the same ports. By default auto: one for each core, or for a few "
-        "where there are many and models are large, if they fit into memory; one on GPUs. Limits on bytes, steps and "
-        "connections are shared by all workers.",
+        "where there are many and models are large, if they fit into memory; on GPUs one for every three cores, up to "
+        "four. Limits on bytes, steps and connections are shared by all workers.",
     )
     runners: int = Field(
         default_factory=available_cores,

@@ -168,12 +168,41 @@ def test_without_a_limit_half_of_the_memory_of_the_machine_counts(monkeypatch: p
     assert count_workers(Settings()).number == 6  # memory for 7 of 4 GiB
 
 
-def test_one_process_has_the_gpu_unless_a_number_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
-    gpu = DeviceChoice((Device(PROVIDERS["cuda"], name="NVIDIA H100"),))
-    monkeypatch.setattr(worker_count, "choose", lambda _wanted: gpu)
-    number, reason = count_workers(Settings(provider="cuda"))
-    assert (number, "GPU" in reason) == (1, True)
-    assert count_workers(Settings(provider="cuda", workers=4)).number == 4
+@pytest.mark.parametrize(
+    ("cores", "gib", "number"),
+    [
+        (16, 140, 4),
+        (12, 140, 4),
+        (11, 140, 3),
+        (6, 140, 2),
+        (1, 140, 1),
+        (16, 80, 4),
+        (16, 40, 2),
+        (16, 24, 1),
+        (16, 0, 1),
+    ],
+)
+def test_on_a_gpu_by_its_memory_and_the_cores(
+    monkeypatch: pytest.MonkeyPatch, cores: int, gib: int, number: int
+) -> None:
+    gpu = Device(PROVIDERS["cuda"], name="NVIDIA H100", memory_bytes=gib << 30)
+    monkeypatch.setattr(worker_count, "choose", lambda _wanted: DeviceChoice((gpu,)))
+    monkeypatch.setattr(worker_count, "available_cores", lambda: cores)
+    monkeypatch.setattr(worker_count, "memory_left_bytes", lambda: 64 << 30)
+    found = count_workers(Settings(provider="cuda"))
+    assert (found.number, "GPU" in found.reason) == (number, True)
+    monkeypatch.setattr(worker_count, "memory_left_bytes", lambda: 5 << 30)
+    assert count_workers(Settings(provider="cuda")).number == min(number, 2)
+    assert count_workers(Settings(provider="cuda", workers=5)).number == 5
+
+
+def test_the_smallest_gpu_and_large_models_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpus = tuple(Device(PROVIDERS["cuda"], index, "NVIDIA H100", gib << 30) for index, gib in enumerate((140, 80)))
+    monkeypatch.setattr(worker_count, "choose", lambda _wanted: DeviceChoice(gpus))
+    monkeypatch.setattr(worker_count, "available_cores", lambda: 16)
+    monkeypatch.setattr(worker_count, "memory_left_bytes", lambda: 64 << 30)
+    monkeypatch.setattr(worker_count, "_graph_sizes", lambda _settings: [3 << 30, 1 << 30])
+    assert count_workers(Settings(provider="cuda")).number == 80 // (16 + 8)
 
 
 def test_a_provider_that_is_missing_is_said_before_any_worker_starts(monkeypatch: pytest.MonkeyPatch) -> None:

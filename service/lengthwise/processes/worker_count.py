@@ -6,13 +6,17 @@ Workers of one runner each do not. But each worker has a queue of its own: on ma
 others of its worker, and the slowest ones wait longer than where several runners serve one queue. And each worker needs
 memory.
 
+A GPU, too, waits for Python: on an H200 two and four processes answered 1.2 to 3.2 times the requests/s of one, with
+shorter tails, at 64, 256 and 1,024 connections (`benchmarks/results/nvidia-h200.md`). Each has a context and a copy of
+the models there: 5 to 8 GiB with the models of that page.
+
 So runners share a process where Python has little to do besides their runs. How long runs take is not known before the
 models are loaded, but a step multiplies each weight once: the bytes of the graph estimate it roughly.
 
 | where | workers |
 |---|---|
 | one core, by affinity and the container's quota | 1 |
-| models run on a GPU | 1: each process would have a context and a copy of the models there |
+| models run on GPUs | up to four: one for every three cores, and each with 16 GiB and twice the graphs on every GPU |
 | `--runners N` | the cores over N |
 | 8 cores and more, graphs of 4 MiB and more | four at least, of up to four runners: one more for every 4 MiB |
 | a system that is not Linux | 1 |
@@ -35,7 +39,8 @@ from lengthwise.settings import Settings
 from lengthwise.versions import Policy
 
 _WORKER_BYTES: Final = 256 * 2**20
-"""Memory of each worker without its models: 115 MiB at rest (`benchmarks.workers`), and what calls need."""
+"""Memory of each worker without its models: 115 MiB at rest (`benchmarks.workers`), and what calls need. With CUDA
+eight times as much: an estimate, of its libraries and of page-locked buffers."""
 _COPIES: Final = 2
 """A worker has a model's files twice in memory: as they are, and as onnxruntime arranges them."""
 _MOST: Final = 256  # workers
@@ -65,31 +70,34 @@ def count_workers(settings: Settings) -> WorkerCount:
     """  # noqa: DOC502 - what it calls raises them
     if settings.workers is not None:
         return WorkerCount(settings.workers, "as was asked for")
-    if choose(settings.provider).provider.bound:
-        return WorkerCount(1, "one process has the GPU, as each would need a context and the models there")
+    devices = choose(settings.provider).devices
     if sys.platform != "linux":
         return WorkerCount(1, "on this system only --workers starts several")
-    # By the cores.
+    # By the cores, and the memory of a GPU.
     cores, sizes = available_cores(), _graph_sizes(settings)
-    if "runners" in settings.model_fields_set:
+    graphs, on_gpu = _COPIES * sum(sizes), devices[0].provider.bound
+    if on_gpu:
+        gib = min(device.memory_bytes for device in devices) >> 30
+        count, reason = min(4, cores // 3, gib // (16 + (graphs >> 30))), f"{cores} cores, and {gib} GiB on each GPU"
+    elif "runners" in settings.model_fields_set:
         count, reason = cores // settings.runners, f"{cores} cores, for {settings.runners} runners each"
     else:
         runners = min(1 + min(sizes, default=0) // _RUNNER_BYTES, max(1, cores // _LEAST), _MOST_RUNNERS)
-        cores_text = "each core" if runners == 1 else f"every {runners} of {cores} cores, as the models are large"
-        count, reason = cores // runners, f"one for {cores_text}"
+        count, reason = (
+            cores // runners,
+            f"one for {'each core' if runners == 1 else f'every {runners} of {cores} cores, as the models are large'}",
+        )
     # By the memory: how many workers have room, and the bytes that each needs.
-    graphs = _COPIES * sum(sizes)
-    limit, needed = "memory", _WORKER_BYTES + graphs
-    free_bytes = memory_left_bytes()
-    machine_bytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    room_for = (machine_bytes // 2 if free_bytes is None else free_bytes) // needed
+    limit, needed = "memory", (_WORKER_BYTES << 3 if on_gpu else _WORKER_BYTES) + graphs  # CUDA itself takes the most
+    half_of_machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    room_for = (half_of_machine if (left := memory_left_bytes()) is None else left) // needed
     # By `max_model_bytes`: each worker has its share of it, in which a model and its new version must fit.
     if settings.max_model_bytes is not None and (shares := settings.max_model_bytes // max(1, graphs)) < room_for:
         limit, needed, room_for = "max_model_bytes", graphs, shares
     if room_for < count:
         # The number that uses most cores: with eight cores and memory for five workers, four of two runners each.
         reason = f"{cores} cores, but {limit} for {room_for}, at {needed // 2**20} MiB each"
-        count = max(range(1, max(2, room_for + 1)), key=lambda number: (cores // number * number, number))
+        count = max(range(1, max(2, room_for + 1)), key=lambda number: (on_gpu or cores // number * number, number))
     return WorkerCount(min(max(1, count), _MOST), reason)
 
 
