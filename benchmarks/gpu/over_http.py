@@ -45,9 +45,9 @@ def measure(stage: Stage, figures: Figures) -> None:
     of_server = cores[: max(1, 3 * len(cores) // 4)]
     os.sched_setaffinity(0, cores[len(of_server) :] or cores)
     figures.note(cores=len(of_server))
-    peer, service, four = contenders(stage)
+    peer, service, one = contenders(stage)
     bilstm, encoder = MODELS
-    full = [(bilstm, peer), (bilstm, service), (encoder, peer), (encoder, service), (bilstm, four)]
+    full = [(bilstm, peer), (bilstm, service), (encoder, peer), (encoder, service), (bilstm, one), (encoder, one)]
     for title, contender in stage.pick(full, full[:2]):
         directory = stage.models / MODELS[title] / "1"
         name = f"{title}, {contender.title}"
@@ -60,7 +60,7 @@ def measure(stage: Stage, figures: Figures) -> None:
 
 
 def contenders(stage: Stage) -> tuple[Contender, Contender, Contender]:
-    """The peer, the service, and the service with four processes on the device."""
+    """The peer, the service as it starts by itself, and the service with one process on the device."""
     from benchmarks.contenders import MOSEC_SORTED, Contender
 
     serve = ("serve", "{repository}", "--port", "{port}", "--provider", stage.provider, "--log-level", "warning")
@@ -72,8 +72,8 @@ def contenders(stage: Stage) -> tuple[Contender, Contender, Contender]:
         module=(*MOSEC_SORTED.module, "--capacity", "8192", "--timeout", "30000"),
         environment={**MOSEC_SORTED.environment, "BENCH_PROVIDER": stage.provider, "BENCH_ROWS_PER_RUN": "64"},
     )
-    four = replace(service, title="the service, 4 workers", module=(*service.module, "--workers", "4"))
-    return peer, service, four
+    one = replace(service, title="the service, 1 worker", module=(*service.module, "--workers", "1"))
+    return peer, service, one
 
 
 @contextmanager
