@@ -426,9 +426,9 @@ def _class_tops(pending: PendingSequences, cost: CostTable, limits: BatchLimits,
     its turn. Classes follow from the last arrivals, not from what waits: there, the classes that ran last are missing,
     and if classes changed with them, sequences at their ends would wait too long.
 
-    A class ends where it is nearest to full: a width of so many arrivals that they would overfill it by more rows than
-    it has left begins the next one. With them in it, a few long sequences would run with very many short ones. That
-    does not make two classes of one: where so few wait, two parts are better.
+    A class ends where it is nearest to full: a width begins the next class if its arrivals would overfill this one by
+    more rows than are still free in it. With them, a few long sequences would run with very many short ones. One class
+    never becomes two so: where so few wait, a division into two parts is better (`_narrow_part`).
     """
     # 1. The share of padding, if every batch were as wide as the widest of the last arrivals.
     arrivals_of_width = sorted(pending.widths.items(), reverse=True)
@@ -444,6 +444,7 @@ def _class_tops(pending: PendingSequences, cost: CostTable, limits: BatchLimits,
         """The tops if classes end with the width that fills them, or if `nearest`, before one that overfills them."""
         tops, full_rows, free_rows = list[int](), 1, 0.0  # of the class that is filled
         for column, (width, arrivals) in zip(columns, arrivals_of_width, strict=True):
+            # Overfilled by as many rows as are free: the width takes twice these.
             if free_rows <= 0 or (nearest and rows_per_arrival * arrivals >= 2 * free_rows):
                 tops.append(width)
                 free_rows = full_rows = _full_rows(column, limits.most_rows(width), seconds, len(pending))
@@ -452,7 +453,6 @@ def _class_tops(pending: PendingSequences, cost: CostTable, limits: BatchLimits,
             del tops[-1]
         return tops[::-1]
 
-    # Of one class none is made two, as too few wait: see `_narrow_part`.
     return divided(nearest=True) if len(tops := divided(nearest=False)) > 1 else tops
 
 
