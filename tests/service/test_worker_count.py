@@ -194,6 +194,9 @@ def test_on_a_gpu_by_its_memory_and_the_cores(
     monkeypatch.setattr(worker_count, "memory_left_bytes", lambda: 5 << 30)
     assert count_workers(Settings(provider="cuda")).number == min(number, 2)
     assert count_workers(Settings(provider="cuda", workers=5)).number == 5
+    monkeypatch.setattr(worker_count, "memory_left_bytes", lambda: 64 << 30)
+    assert count_workers(Settings(provider="cuda", gpu_memory_bytes=33 << 30)).number == min(number, 2)
+    assert count_workers(Settings(provider="cuda", gpu_memory_bytes=4 << 30)).number == 1
 
 
 def test_the_smallest_gpu_and_large_models_count(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ models are loaded, but a step multiplies each weight once: the bytes of the grap
 |---|---|
 | one core, by affinity and the container's quota | 1 |
 | models run on GPUs | up to four: one for every three cores, and each with 16 GiB and twice the graphs on every GPU |
+| GPUs with `gpu_memory_bytes` | the same, of so much memory: each has its share of it |
 | `--runners N` | the cores over N |
 | 8 cores and more, graphs of 4 MiB and more | four at least, of up to four runners: one more for every 4 MiB |
 | a system that is not Linux | 1 |
@@ -77,8 +78,8 @@ def count_workers(settings: Settings) -> WorkerCount:
     cores, sizes = available_cores(), _graph_sizes(settings)
     graphs, on_gpu = _COPIES * sum(sizes), devices[0].provider.bound
     if on_gpu:
-        gib = min(device.memory_bytes for device in devices) >> 30
-        count, reason = min(4, cores // 3, gib // (16 + (graphs >> 30))), f"{cores} cores, and {gib} GiB on each GPU"
+        gib = min(settings.gpu_memory_bytes or sys.maxsize, *(device.memory_bytes for device in devices)) >> 30
+        count, reason = min(4, cores // 3, gib // (16 + (graphs >> 30))), f"{cores} cores, and {gib} GiB of each GPU"
     elif "runners" in settings.model_fields_set:
         count, reason = cores // settings.runners, f"{cores} cores, for {settings.runners} runners each"
     else:
