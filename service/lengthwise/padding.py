@@ -86,15 +86,16 @@ def pad(
     rectangle = np.zeros((len(lengths), width, *first_sequence.shape[1:]), dtype=first_sequence.dtype)
     for row, steps in zip(rectangle, sequences, strict=False):
         valid = row[: len(steps)]
-        # Most are copied as bytes. For more than 500 numbers NumPy releases the interpreter lock, and under load the
-        # event loop takes it at once: a batch would wait for the lock again and again, once for each row.
+        # To copy more than 500 numbers, NumPy releases the interpreter lock, and under load the event loop takes it at
+        # once: a batch would wait for the lock again and again, once for each row. So these are copied as bytes, but
+        # for very large ones, which take long: the event loop goes on meanwhile.
         if (
-            (steps.dtype, steps.shape) == (valid.dtype, valid.shape)
+            500 < steps.size < 1 << 18
+            and (steps.dtype, steps.shape) == (valid.dtype, valid.shape)
             and steps.flags.c_contiguous
-            and 0 < steps.nbytes < 1 << 20
         ):
             valid.data.cast("B")[:] = steps.data.cast("B")
-        else:  # a large one takes long, and the event loop goes on meanwhile
+        else:
             valid[:] = steps
     return PaddedBatch(rectangle, lengths, fillers)
 
