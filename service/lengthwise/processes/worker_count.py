@@ -77,7 +77,7 @@ def count_workers(settings: Settings) -> WorkerCount:
     # By the cores, and the memory of a GPU.
     cores, sizes = available_cores(), _graph_sizes(settings)
     graphs, on_gpu = _COPIES * sum(sizes), devices[0].provider.bound
-    if on_gpu:
+    if on_gpu:  # three cores: one for Python, and two on which threads wait for the GPU
         gib = min(settings.gpu_memory_bytes or sys.maxsize, *(device.memory_bytes for device in devices)) >> 30
         count, reason = min(4, cores // 3, gib // (16 + (graphs >> 30))), f"{cores} cores, and {gib} GiB of each GPU"
     elif "runners" in settings.model_fields_set:
@@ -86,17 +86,22 @@ def count_workers(settings: Settings) -> WorkerCount:
         runners = min(1 + min(sizes, default=0) // _RUNNER_BYTES, max(1, cores // _LEAST), _MOST_RUNNERS)
         count, reason = (
             cores // runners,
-            f"one for {'each core' if runners == 1 else f'every {runners} of {cores} cores, as the models are large'}",
+            (
+                "one for each core"
+                if runners == 1
+                else f"one for every {runners} of {cores} cores, as the models are large"
+            ),
         )
     # By the memory: how many workers have room, and the bytes that each needs.
-    limit, needed = "memory", (_WORKER_BYTES << 3 if on_gpu else _WORKER_BYTES) + graphs  # CUDA itself takes the most
+    limit, needed = "memory", (8 * _WORKER_BYTES if on_gpu else _WORKER_BYTES) + graphs
     half_of_machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
     room_for = (half_of_machine if (left := memory_left_bytes()) is None else left) // needed
     # By `max_model_bytes`: each worker has its share of it, in which a model and its new version must fit.
     if settings.max_model_bytes is not None and (shares := settings.max_model_bytes // max(1, graphs)) < room_for:
         limit, needed, room_for = "max_model_bytes", graphs, shares
     if room_for < count:
-        # The number that uses most cores: with eight cores and memory for five workers, four of two runners each.
+        # The number that uses most cores: with eight cores and memory for five workers, four of two runners each. On a
+        # GPU the largest number.
         reason = f"{cores} cores, but {limit} for {room_for}, at {needed // 2**20} MiB each"
         count = max(range(1, max(2, room_for + 1)), key=lambda number: (on_gpu or cores // number * number, number))
     return WorkerCount(min(max(1, count), _MOST), reason)
