@@ -73,6 +73,24 @@ def test_a_number_is_rounded_as_python_rounds_it_or_left_to_the_reader_in_python
         assert abs(float(text)) > FLOAT32_MAX  # which may round to infinity
 
 
+@pytest.mark.parametrize("size", range(1, 41))
+def test_a_fraction_of_any_size_is_read_wherever_it_ends(size: int):
+    """Eight digits are read at once, where as many bytes are left of the text."""
+    rng = random.Random(size)
+    for behind in range(10):
+        digits = "".join(rng.choices("0123456789", k=size))
+        for text in (f"-0.{digits}", f"31.{digits}", f"0.{'0' * behind}{digits}", f"0.{digits}e-{behind}"):
+            body = b'{"sequences":[[[1,%s%s]]]}' % (text.encode(), b" " * behind)
+            assert values(body) == [1, np.float32(float(text))]
+
+
+@pytest.mark.parametrize(
+    "text", ["0.12345678a", "0.1234567:9", "0.123/5678", "0.\x7f", "0.1\xb12345678", "0.12345678.1"]
+)
+def test_what_is_no_digit_ends_a_fraction(text: str):
+    assert values(b'{"sequences":[[[1,%s]]]}' % text.encode("latin-1")) is None
+
+
 def test_no_more_steps_are_read_than_are_wanted():
     body = b'{"sequences":[[' + b",".join([b"[1,2]"] * 8) + b"]]}"
     assert values(body, most_steps=8) == [1, 2] * 8
