@@ -1,6 +1,7 @@
 """What a command imports before it does anything: torch and matplotlib take seconds, and most commands need neither."""
 
 import json
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -94,6 +95,15 @@ def test_a_check_of_a_module_needs_no_exporter() -> None:
     assert "torch" in modules
     without = {"matplotlib", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "safetensors", "torch.onnx"}
     assert modules.isdisjoint(without)
+
+
+def test_the_parent_of_several_workers_imports_no_server() -> None:
+    with socket.socket() as taken:  # so it ends when it has imported all that it needs
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        modules = imported("serve", "--workers", "2", "--port", str(taken.getsockname()[1]), ends=2)
+    assert "lengthwise.processes.supervisor" in modules
+    assert modules.isdisjoint(("fastapi", "uvicorn", "uvloop", "lengthwise.serving", "lengthwise.application", *NEVER))
 
 
 @pytest.mark.parametrize(

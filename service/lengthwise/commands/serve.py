@@ -56,14 +56,24 @@ def serve(**flags: Any) -> None:
             logging.getLogger("lengthwise.stores").warning(
                 "the list of processes shows the address with its query; put it into %sMODELS", PREFIX
             )
-        from lengthwise.processes.server import serve as run
-        from lengthwise.processes.worker_count import count_workers
+        from lengthwise.processes.supervisor import supervise
+        from lengthwise.processes.worker_count import ONE_PROCESS, count_workers
+        from lengthwise.repository.folder import check_readable
         from lengthwise.repository.source import fetched
 
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # it reloads models, and so far none is loaded
         signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD)  # they were blocked while modules were imported
         settings = fetched(settings)
-        code = run(settings, worker=worker) if worker is not None else run(settings, workers=count_workers(settings))
+        check_readable(settings.folder)
+        workers = count_workers(settings) if worker is None else ONE_PROCESS
+        if workers.number > 1:
+            code = supervise(settings, workers)
+        else:
+            signal.pthread_sigmask(signal.SIG_BLOCK, HELD)
+            from lengthwise.processes.server import serve as run  # the parent of several workers needs none of it
+
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD)
+            code = run(settings, workers, worker)
     except KeyboardInterrupt:
         if worker is None:
             raise

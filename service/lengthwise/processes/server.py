@@ -33,10 +33,8 @@ from lengthwise.connections.listener import Listener, context, listening
 from lengthwise.http.connection import Connection
 from lengthwise.http.fast_path import FastPath
 from lengthwise.processes.ending import end_for_certain, leave_behind
-from lengthwise.processes.supervisor import supervise
 from lengthwise.processes.worker import Worker
 from lengthwise.processes.worker_count import ONE_PROCESS, WorkerCount
-from lengthwise.repository import folder
 from lengthwise.runtime.free_memory import map_large_blocks
 from lengthwise.serving import Serving
 from lengthwise.settings import Settings, flag, mmap_threshold_is_set, open_telemetry_variables
@@ -205,19 +203,18 @@ def serve(
     workers: WorkerCount = ONE_PROCESS,
     worker: Worker | None = None,
 ) -> int:
-    """Serves until a signal; returns the exit code.
+    """Serves in this process until a signal; returns the exit code.
 
-    With several `workers` this process becomes their parent (`supervise`) and serves nothing itself: each worker
-    process runs the same program again, and arrives here with `worker`.
+    Args:
+        settings: All options.
+        workers: For the log and `/healthz`: why this process serves alone.
+        worker: This process as one of several, which `supervise` has started; None if it serves alone.
 
     Raises:
         ConfigurationError: An option is wrong, an address or a file cannot be used, or an extra is not installed.
         BaseException: The error that ended the service.
     """  # noqa: DOC502 - what it calls raises them
-    folder.check_readable(settings.folder)
     tls = context(settings)
-    if worker is None and workers.number > 1:
-        return supervise(settings, workers)
     failures: list[BaseException] = []
     addresses: dict[str, str] = {}  # filled below; the application logs them when it is ready
 
