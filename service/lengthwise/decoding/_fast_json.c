@@ -178,6 +178,17 @@ static void fill_powers_of_ten(void)
     }
 }
 
+/* A double that is not below 0 as a float, with a minus or without: without a branch, as nobody can predict signs. */
+static inline float with_sign(double value, int negative)
+{
+    float number = (float)value;
+    uint32_t bits;
+    memcpy(&bits, &number, sizeof bits);
+    bits |= (uint32_t)negative << 31;
+    memcpy(&number, &bits, sizeof bits);
+    return number;
+}
+
 /* The float of the number from start to end, whose digits and exponent are parsed; false where it is beyond float32.
  *
  * Apart from `read_value`, which would be slower with this in its midst.
@@ -195,7 +206,7 @@ static NOT_INLINE int read_long_float(const char *start, const char *end, Py_ssi
         if (stop != end) return 0; /* this process has another decimal point */
     }
     if (!(value < FLOAT32_BEYOND)) return 0;
-    *out = (float)(*start == '-' ? -value : value);
+    *out = with_sign(value, *start == '-');
     return 1;
 }
 
@@ -273,8 +284,7 @@ static inline const char *read_value(const Reader *reader, const char *p, float 
     double value = (double)mantissa;
     value = exponent < 0 ? value / POWERS[-exponent] : value * POWERS[exponent];
     if (!(value < FLOAT32_BEYOND)) return NULL;
-    if (negative && !(integer && mantissa == 0)) value = -value; /* the integer -0 is 0, the number -0.0 is not */
-    *out = (float)value;
+    *out = with_sign(value, negative & !(integer & (mantissa == 0))); /* the integer -0 is 0, the number -0.0 is not */
     return p;
 }
 
