@@ -70,7 +70,7 @@ typedef struct {
     float *values;            /* one of these two is used */
     int64_t *tokens;
     Py_ssize_t count, room;   /* numbers read, and that there is memory for */
-    const char *last_eight;   /* up to here eight bytes can be loaded at once */
+    const char *end;          /* of the text that may be loaded */
     Sequence *sequences;
     Py_ssize_t sequence_count, sequence_room;
     int is_plain;             /* whether no sequence is an object */
@@ -212,13 +212,14 @@ static NOT_INLINE int read_long_float(const char *start, const char *end, Py_ssi
 
 /* Adds the digits at p to a mantissa, in its lowest places; the place behind them.
  *
- * Up to `last_eight` eight bytes are loaded at once, and the digits at their front are added in a few operations.
+ * Eight bytes are loaded at once, and the digits at their front are added in a few operations. The last seven bytes
+ * before `end` are read one by one.
  */
-static inline const char *read_digits(const char *p, const char *last_eight, uint64_t *mantissa)
+static inline const char *read_digits(const char *p, const char *end, uint64_t *mantissa)
 {
 #if defined(__GNUC__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
     static const uint64_t TENS[] = {1, 10, 100, 1000, 10000, 100000, 1000000, 10000000, 100000000};
-    while (p <= last_eight) {
+    while (end - p >= 8) {
         uint64_t text, others;
         memcpy(&text, p, sizeof text);
         text ^= 0x3030303030303030; /* a byte that is a digit is now below 10 */
@@ -262,7 +263,7 @@ static inline const char *read_value(const Reader *reader, const char *p, float 
     int exponent = 0, integer = 1;
     if (*p == '.') {
         const char *fraction = ++p;
-        p = read_digits(p, reader->last_eight, &mantissa);
+        p = read_digits(p, reader->end, &mantissa);
         if (p == fraction) return NULL;
         exponent = -(int)(p - fraction);
         count += p - fraction;
@@ -653,7 +654,7 @@ static void *begin(Reader *reader, const char *start, const char *end)
     reader->values = numbers;
     reader->tokens = numbers;
     reader->room = most;
-    reader->last_eight = end - 8;
+    reader->end = end;
     reader->count = 0;
     reader->released = end - start > LONG_TEXT_BYTES ? PyEval_SaveThread() : NULL;
     return numbers;
