@@ -59,6 +59,24 @@ def test_a_few_long_ones_are_no_class_together_with_many_short_ones(device: str,
     assert found["p99_over_arrival"] <= 0.75
 
 
+@pytest.mark.parametrize(
+    ("device", "waiting", "parts"),
+    [
+        ("in steps of 64 rows", 125, [(10_000, 87, 0.05), (10_000, 164, 1.0)]),
+        ("H200, BiLSTM 2 x 128", 435, [(16_000, 27, 0.4), (4_000, 371, 0.3)]),
+    ],
+)
+def test_where_too_few_wait_for_two_classes_they_run_in_two_parts(
+    device: str, waiting: int, parts: list[tuple[int, float, float]]
+):
+    """`parts`: number, median and spread of lognormal lengths. A second class would be nearly empty, and slower."""
+    draw = np.random.default_rng(0)
+    steps = np.concatenate([median * draw.lognormal(0, spread, number) for number, median, spread in parts])
+    found = compared(DEVICES[device], np.clip(draw.permutation(steps), 1, 500).astype(int).tolist(), waiting)
+    assert found["over_arrival"] >= 1.5
+    assert found["p99_over_arrival"] <= 0.8
+
+
 def test_where_one_width_is_much_more_frequent_than_all_others_it_is_a_class():
     """One in twenty has 400 steps, the others have 20; and those of 20 have another width while that is learned."""
     lengths = np.where(np.random.default_rng(0).random(30_000) < 0.05, 400, 20).tolist()
