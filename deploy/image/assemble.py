@@ -53,6 +53,7 @@ SERVED = (
     "lengthwise",
     "lengthwise.__main__",
     "lengthwise.processes.server",
+    "lengthwise.processes.supervisor",
     "lengthwise.stores.hub",
     "lengthwise.stores.images",
     "lengthwise.stores.objects",

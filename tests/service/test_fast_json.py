@@ -79,9 +79,11 @@ def test_a_fraction_of_any_size_is_read_wherever_it_ends(size: int):
     rng = random.Random(size)
     for behind in range(10):
         digits = "".join(rng.choices("0123456789", k=size))
-        for text in (f"-0.{digits}", f"31.{digits}", f"0.{'0' * behind}{digits}", f"0.{digits}e-{behind}"):
+        texts = (f"-0.{digits}", f"31.{digits}", f"0.{'0' * behind}{digits}", f"0.{digits}e-{behind}", f"-{size}.0")
+        for text in texts:
             body = b'{"sequences":[[[1,%s%s]]]}' % (text.encode(), b" " * behind)
             assert values(body) == [1, np.float32(float(text))]
+            assert values(b'{"sequences":[[[%s,1]]]}' % text.encode()) == [np.float32(float(text)), 1]
 
 
 @pytest.mark.parametrize(
@@ -89,6 +91,10 @@ def test_a_fraction_of_any_size_is_read_wherever_it_ends(size: int):
 )
 def test_what_is_no_digit_ends_a_fraction(text: str):
     assert values(b'{"sequences":[[[1,%s]]]}' % text.encode("latin-1")) is None
+
+
+def test_a_very_long_number_is_left_to_the_reader_in_python():
+    assert values(b'{"sequences":[[[0.%s1e1000,1]]]}' % (b"0" * 1000)) is None
 
 
 def test_no_more_steps_are_read_than_are_wanted():

@@ -137,4 +137,4 @@ def test_a_thread_that_waits_for_the_interpreter_lock_does_not_get_it_for_each_r
         sys.setswitchinterval(interval)
         thread.join()
     assert sequences.taken == 60
-    assert len(given_up_at) < 20
+    assert len(given_up_at) < 4  # of 4 to 61, with the lock given up for each row

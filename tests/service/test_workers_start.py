@@ -7,6 +7,7 @@ import os
 import resource
 import shutil
 import signal
+import socket
 import ssl
 import subprocess
 import sys
@@ -22,8 +23,9 @@ from lengthwise.bench.launch import free_port
 from lengthwise.errors import ConfigurationError
 from lengthwise.processes import shared_memory, supervisor
 from lengthwise.processes.shared_memory import shared_file
-from lengthwise.processes.supervisor import MOST_EARLY, Supervisor, WorkerSlot
+from lengthwise.processes.supervisor import MOST_EARLY, Supervisor, WorkerSlot, supervise
 from lengthwise.processes.worker_count import WorkerCount
+from lengthwise.repository.stopping import in_daemon_thread
 from lengthwise.settings import Settings, bundled_models
 from tests.support import proc
 from tests.support.doors import certificate
@@ -256,6 +258,35 @@ def test_a_hangup_during_the_start_ends_nobody(workers: int) -> None:
         assert server.end() == 0
     finally:
         server.kill()
+
+
+def test_a_thread_for_one_function_leaves_signals_to_the_main_thread():
+    """Otherwise the kernel gives one to a thread of a store's client while the main thread holds it to import."""
+    held = in_daemon_thread("fetch", lambda: signal.pthread_sigmask(signal.SIG_BLOCK, ())).result()
+    assert held >= {signal.SIGHUP, signal.SIGTERM, signal.SIGINT}
+    assert signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+def test_a_wrong_certificate_ends_the_service_before_its_ports_are_opened(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.pem"
+    broken.write_text("no certificate")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        settings = Settings(port=taken.getsockname()[1], tls_cert_file=broken)
+        with pytest.raises(ConfigurationError, match="--tls-cert-file"):
+            supervise(settings, WorkerCount(2, ""))
+
+
+def test_an_extra_that_no_worker_has_is_said_once(tmp_path: Path) -> None:
+    (tmp_path / "fastapi.py").write_text("raise ModuleNotFoundError(\"No module named 'fastapi'\", name='fastapi')\n")
+    command = [sys.executable, "-m", "lengthwise", "serve", "--workers", "2", "--port", str(free_port())]
+    path = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])
+    ended = subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=False)
+    assert ended.returncode == 2
+    errors = [line for line in ended.stderr.splitlines() if "fastapi" in line]
+    assert len(errors) == 1, ended.stderr
+    assert errors[0].startswith("error: 'lengthwise serve' needs fastapi, which is not installed: pip install")
 
 
 @pytest.mark.sampled(3)

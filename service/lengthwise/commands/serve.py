@@ -43,6 +43,7 @@ def serve(**flags: Any) -> None:
         KeyboardInterrupt: The service was interrupted before it began to serve.
         LengthwiseError: The service cannot start. A worker lets its parent process log the error where that does so,
             and ends with a code instead.
+        ModuleNotFoundError: An extra is not installed; of a worker the same holds.
     """  # noqa: D301 - click wants a real backspace
     from lengthwise.processes.worker import Worker  # help needs none of it
 
@@ -78,7 +79,7 @@ def serve(**flags: Any) -> None:
         if worker is None:
             raise
         code = INTERRUPTED  # the parent prints the message
-    except LengthwiseError as error:
+    except (LengthwiseError, ModuleNotFoundError) as error:
         if worker is None or not worker.report(error):  # False: the parent does not log it
             raise
         code = NOT_CHECKED

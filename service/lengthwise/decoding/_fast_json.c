@@ -197,11 +197,11 @@ static NOT_INLINE int read_long_float(const char *start, const char *end, Py_ssi
                                       int exponent, float *out)
 {
     double value;
+    if (end - start > LONGEST_NUMBER) return 0;
     /* Zeros at the front are no digits of the mantissa: 0.0006369616873214543 has 16. */
     for (const char *p = start; digits > MOST_DIGITS && (*p == '-' || *p == '.' || *p == '0'); p++) digits -= *p == '0';
     if (digits > MOST_DIGITS || !nearest_double(mantissa, exponent, &value)) {
         char *stop;
-        if (end - start > LONGEST_NUMBER) return 0;
         value = fabs(strtod(start, &stop));
         if (stop != end) return 0; /* this process has another decimal point */
     }
@@ -222,6 +222,11 @@ static inline const char *read_digits(const char *p, const char *end, uint64_t *
     while (end - p >= 8) {
         uint64_t text, others;
         memcpy(&text, p, sizeof text);
+        uint64_t two = text & 0xFFFF;
+        if ((two == ('0' | ',' << 8)) | (two == ('0' | ']' << 8))) { /* 5.0: a whole number that is a float */
+            *mantissa *= 10;
+            return p + 1;
+        }
         text ^= 0x3030303030303030; /* a byte that is a digit is now below 10 */
         others = (text | (text + 0x7676767676767676)) & 0x8080808080808080; /* right up to the first that is no digit */
         int digits = others ? __builtin_ctzll(others) / 8 : 8;
@@ -234,6 +239,8 @@ static inline const char *read_digits(const char *p, const char *end, uint64_t *
         p += digits;
         if (digits < 8) return p;
     }
+#else
+    (void)end;
 #endif
     while (is_digit(*p)) *mantissa = *mantissa * 10 + (uint64_t)(*p++ - '0');
     return p;

@@ -31,7 +31,7 @@ from functools import partial
 from typing import IO, Any, Final
 
 from lengthwise.connections.limits import announce
-from lengthwise.connections.listener import listening, reserved
+from lengthwise.connections.listener import context, listening, reserved
 from lengthwise.errors import ConfigurationError
 from lengthwise.processes.changes import ANSWER_SECONDS, Changes
 from lengthwise.processes.channel import Channel, send_descriptors
@@ -409,6 +409,7 @@ def supervise(settings: Settings, workers: WorkerCount) -> int:
     Raises:
         ConfigurationError: An address is taken, or no worker can start with these options.
     """
+    context(settings)  # a wrong certificate ends the service before its ports are open
     with ExitStack() as stack:
         ports = {"port": settings.port, "admin_port": settings.admin_port}  # by option; None: it is off
         sockets = {

@@ -28,6 +28,7 @@ from typing import Any, Final
 import numpy as np
 
 from lengthwise.batching.runners import Cores
+from lengthwise.errors import missing_extra
 from lengthwise.files import share_among, shared_cores
 from lengthwise.processes.channel import Channel, encode, receive_start
 from lengthwise.processes.shared_memory import ABSENT, ENDING, LOADED, READY, STARTING, SharedMemory
@@ -191,8 +192,9 @@ class Worker:
         """
         if self.memory.table["restarts"][self.index]:
             return False
+        advice = missing_extra(error, "serve", "'lengthwise serve'") if isinstance(error, ModuleNotFoundError) else None
         with suppress(OSError):  # the parent is gone
-            self._end.sendall(encode("failed", str(error)))
+            self._end.sendall(encode("failed", advice or str(error)))
         return True
 
     def socket(self, name: str) -> socket.socket:
