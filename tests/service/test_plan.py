@@ -3,7 +3,7 @@
 import math
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 import hypothesis.strategies as st
@@ -105,6 +105,45 @@ def test_equal_input_gives_an_equal_plan(waiting: list[Spec], cost: CostTable, l
         first = [places[waiting] for waiting in plan(one, cost, limits, now=0.01)]
         again = [other_places[waiting] for waiting in plan(other, cost, limits, now=0.01)]
         assert first == again
+
+
+@st.composite
+def device_tables(draw: st.DrawFn) -> CostTable:
+    """A row costs nearly what all cost, and more the wider it is."""
+    of_width = np.cumsum(draw(st.lists(st.floats(1e-4, 0.02), min_size=3, max_size=3)))
+    return CostTable([1, 16], [4, 64, 240], np.outer([1.0, draw(st.floats(1.0, 2.0))], of_width))
+
+
+@settings(max_examples=20 * settings.default.max_examples)
+@given(
+    st.lists(specs, min_size=1, max_size=120),
+    tables() | device_tables(),
+    several_limits,
+    st.integers(1, 60),
+    st.sampled_from([0.0, 1024.0]),
+    st.sampled_from([0.25, 1.0, 4.0]),
+)
+def test_a_plan_knows_neither_the_hour_nor_the_speed_of_the_machine(
+    arrivals: list[Spec], cost: CostTable, limits: BatchLimits, waiting: int, hour: float, slower: float
+):
+    """All times later, or all seconds as many times as long (powers of two, so without rounding): the same batches."""
+
+    def batches(hour: float, slower: float) -> list[list[int]]:
+        cost.drift = slower
+        of_machine = replace(limits, seconds=limits.seconds * slower, turn_seconds=limits.turn_seconds * slower)
+        pool, places, coming = PendingSequences(), dict[WaitingSequence, int](), iter(enumerate(arrivals))
+        ran = list[list[int]]()
+        while True:
+            for place, spec in islice(coming, waiting if not ran else len(ran[-1])):
+                seconds = round(spec.deadline * 2**20) / 2**20 if spec.deadline < FOREVER else FOREVER
+                one = WaitingSequence(spec.width, hour + seconds * slower, spec.priority)
+                pool.add(one)
+                places[one] = place
+            if not pool:
+                return ran
+            ran.append([places[one] for one in plan(pool, cost, of_machine, now=hour)])
+
+    assert batches(hour, slower) == batches(0.0, 1.0)
 
 
 @given(st.lists(specs, max_size=60), tables(), several_limits, st.integers(1, 8))
@@ -221,14 +260,29 @@ def test_a_deadline_changes_nothing_where(deadline: float):
     assert [places[one] for one in chosen] == [0]
 
 
+@pytest.mark.parametrize("now", [0.0, 1000.0])
 @pytest.mark.parametrize("before", [[4], [4] * 3 + [900] * 20], ids=["second in line", "behind longer ones"])
-def test_in_order_of_arrival_nobody_is_made_late_who_could_be_in_time(before: list[int]):
+def test_in_order_of_arrival_nobody_is_made_late_who_could_be_in_time(before: list[int], now: float):
     cost = saturating_table()
     slack = 2 * cost.predict(64, 4)  # a batch of the most urgent one's length would leave time enough
-    pool, places = pool_of([*(Spec(width) for width in before), Spec(4, deadline=slack), *[Spec(900)] * 60])
-    chosen = plan(pool, cost, BatchLimits(padded_steps=100_000), now=0.0)
+    pool, places = pool_of([*(Spec(width) for width in before), Spec(4, deadline=now + slack), *[Spec(900)] * 60])
+    chosen = plan(pool, cost, BatchLimits(padded_steps=100_000), now=now)
     assert len(before) in [places[one] for one in chosen]
     assert cost.predict(len(chosen), max(one.width for one in chosen), sum(one.width for one in chosen)) <= slack
+
+
+@pytest.mark.parametrize("slower", [1.0, 3.0])
+@pytest.mark.parametrize("now", [0.0, 1000.0])
+def test_in_order_of_arrival_the_most_urgent_makes_nobody_late_whom_it_takes_along(now: float, slower: float):
+    """It was left out so often that it runs now, with the next ones: not with so many that these are late."""
+    cost = saturating_table()
+    cost.drift = slower
+    slack = 3 * cost.predict(1, 900)
+    pool, places = pool_of([Spec(900), Spec(900, deadline=now + slack), *[Spec(900)] * 60])
+    pool.left_out = MAX_LEFT_OUT
+    chosen = [places[one] for one in plan(pool, cost, BatchLimits(padded_steps=100_000), now=now)]
+    assert chosen[:2] == [0, 1]
+    assert cost.predict(len(chosen), 900) <= slack < cost.predict(len(chosen) + 1, 900)
 
 
 def test_the_company_of_one_with_a_deadline_does_not_make_it_late():

@@ -225,6 +225,50 @@ def test_a_class_runs_when_its_first_is_the_most_urgent_and_takes_its_most_urgen
     ]
 
 
+def two_classes(narrow_seconds: float, wide_seconds: float, number: int = 40) -> tuple[PendingSequences, CostTable]:
+    """As many sequences of 400 steps as of 4, in turn, a wide one first; up to 8 rows cost what one row costs."""
+    pool, seconds = PendingSequences(), np.array([[narrow_seconds, wide_seconds]] * 2)
+    for _ in range(number):
+        pool.add(WaitingSequence(400))
+        pool.add(WaitingSequence(4))
+    return pool, CostTable([1, 8], [4, 400], seconds)
+
+
+def test_the_rows_that_a_class_leaves_in_its_batch_are_for_narrower_ones():
+    pool, cost = two_classes(1.0, 100.0)
+    wide, narrow = list(pool)[::2], list(pool)[1::2]
+    pool.run(wide[4:])
+    pool.run([])  # as many have come since as it took: none
+    assert plan(pool, cost, BatchLimits(rows=8), 0.0) == [*wide[:4], *narrow[:4]]
+
+
+@pytest.mark.parametrize(("wide_seconds", "rows"), [(2.0, 8), (100.0, 1)])
+def test_a_class_with_too_few_runs_with_the_next_wider_one_if_more_are_answered_so(wide_seconds: float, rows: int):
+    """One in a second, or eight in two; eight in a hundred are no more."""
+    pool, cost = two_classes(1.0, wide_seconds, 200)
+    first, *others = list(pool)[1::2]  # narrow ones
+    pool.run([next(iter(pool)), *others])
+    pool.run([])
+    batch = plan(pool, cost, BatchLimits(rows=8), 0.0)
+    assert batch[0] is first
+    assert [one.width for one in batch[1:]] == [400] * (rows - 1)
+
+
+@pytest.mark.parametrize(
+    ("times", "rows"),
+    [
+        ([1 + 0.03 * rows for rows in range(1, 9)], 5),  # twice 5 rows are sooner than 8 and 1, though 8 are cheapest
+        ([*[1.0] * 5, *[1.04] * 3], 8),  # nearly as soon, and cheaper
+    ],
+)
+def test_nine_of_which_eight_fit_into_a_batch_run_in_equal_ones_where_that_is_sooner(times: list[float], rows: int):
+    pool, cost = PendingSequences(), CostTable([*range(1, 9)], [4], np.array(times)[:, None])
+    for _ in range(9):
+        pool.add(WaitingSequence(4))
+    pool.run([])
+    assert len(plan(pool, cost, BatchLimits(rows=8), 0.0)) == rows
+
+
 def test_rows_that_are_left_in_a_wide_batch_are_for_the_narrow():
     pool, cost = PendingSequences(), CostTable([1, 8], [4, 400], np.array([[1.0, 100.0], [1.0, 100.0]]))
     narrow, wide = ([WaitingSequence(width) for _ in range(40)] for width in (4, 400))
