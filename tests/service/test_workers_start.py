@@ -25,8 +25,9 @@ from lengthwise.processes import shared_memory, supervisor
 from lengthwise.processes.shared_memory import shared_file
 from lengthwise.processes.supervisor import MOST_EARLY, Supervisor, WorkerSlot, supervise
 from lengthwise.processes.worker_count import WorkerCount
-from lengthwise.repository.stopping import in_daemon_thread
+from lengthwise.repository.source import fetch
 from lengthwise.settings import Settings, bundled_models
+from lengthwise.stores import cache
 from tests.support import proc
 from tests.support.doors import certificate
 from tests.support.numpy_models import samples
@@ -260,9 +261,10 @@ def test_a_hangup_during_the_start_ends_nobody(workers: int) -> None:
         server.kill()
 
 
-def test_a_thread_for_one_function_leaves_signals_to_the_main_thread():
+def test_what_fetches_models_leaves_signals_to_the_main_thread(monkeypatch: pytest.MonkeyPatch):
     """Otherwise the kernel gives one to a thread of a store's client while the main thread holds it to import."""
-    held = in_daemon_thread("fetch", lambda: signal.pthread_sigmask(signal.SIG_BLOCK, ())).result()
+    monkeypatch.setattr(cache, "fetch", lambda *_, **__: signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+    held: Any = fetch("https://models.example/models.tar", Settings())
     assert held >= {signal.SIGHUP, signal.SIGTERM, signal.SIGINT}
     assert signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
 

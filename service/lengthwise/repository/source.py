@@ -10,6 +10,7 @@ and what is served stays. An *address* names a store, such as a hub or a bucket 
 from __future__ import annotations
 
 import asyncio
+import signal
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -39,8 +40,15 @@ def fetch(address: str, settings: Settings) -> Path:
 
 
 def _fetch(address: str, settings: Settings) -> Path:
-    """Fetches the models at an address in this thread, into the cache; returns the folder with the copy."""
+    """Fetches the models at an address in this thread, into the cache; returns the folder with the copy.
+
+    From then on this thread leaves signals to the main thread, which may hold them. So do the threads that the client
+    of a store starts here, and keeps: the kernel gives a signal to any thread that does not hold it.
+    """
     from lengthwise.stores import cache  # nothing of it is imported for models in a folder
+
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGHUP, signal.SIGTERM, signal.SIGINT))
 
     return cache.fetch(address, settings.cache or cache_folder(), offline=settings.offline)
 

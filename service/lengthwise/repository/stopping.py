@@ -5,7 +5,6 @@ The work polls the signal (`Stopping.check`), or registers a callback that ends 
 
 from __future__ import annotations
 
-import signal
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
@@ -20,16 +19,13 @@ _SIGNAL_SECONDS: Final = 0.5  # within which a main thread that waits handles a 
 def in_daemon_thread(name: str, function: Callable[[], R]) -> Future[R]:
     """Runs a function in a new daemon thread; returns the future of its result or error.
 
-    The process does not wait for this thread when it ends: reading a folder may block for ever. Signals are left to the
-    main thread, which may hold them: this thread does not take them, nor do the threads that libraries start in it.
+    The process does not wait for this thread when it ends: reading a folder may block for ever.
     """
     future: Future[R] = Future()
     future.set_running_or_notify_cancel()
 
     def run() -> None:
         """Runs the function, and passes its result or error to the future."""
-        if hasattr(signal, "pthread_sigmask"):
-            signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGHUP, signal.SIGTERM, signal.SIGINT))
         try:
             future.set_result(function())
         except BaseException as error:
