@@ -6,8 +6,10 @@ The *meta* of an object is obstore's dictionary about it: its path, size, ETag a
 from __future__ import annotations
 
 import asyncio
+import atexit
 import hashlib
 import re
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -25,6 +27,10 @@ from lengthwise.stores import archives, is_temporary, write_answer
 
 if TYPE_CHECKING:
     from obstore import ObjectMeta
+
+# When an answer is there, a thread of obstore still lets go of the event loop that waited for it, which takes the
+# interpreter lock. Where the interpreter has ended, that aborts the process. So its end gives the lock away first.
+atexit.register(time.sleep, 0.1)
 
 _RETRIES: Final[Any] = {"max_retries": 3, "retry_timeout": timedelta(minutes=5)}
 _WEB_CLIENT: Final[Any] = {"connect_timeout": "10s", "read_timeout": "30s", "timeout": "1d"}
