@@ -407,7 +407,7 @@ def supervise(settings: Settings, workers: WorkerCount) -> int:
     """Serves with several workers until a signal; returns the exit code.
 
     Raises:
-        ConfigurationError: An address is taken, or no worker can start with these options.
+        ConfigurationError: A certificate is wrong, an address is taken, or no worker can start with these options.
     """
     context(settings)  # a wrong certificate ends the service before its ports are open
     with ExitStack() as stack:

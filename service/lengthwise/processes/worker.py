@@ -188,13 +188,17 @@ class Worker:
         """Tells the parent why this worker cannot start, and returns True: the parent logs that once for all workers.
 
         Does nothing, and returns False, if this worker replaces one that has ended. Then other workers serve, the
-        parent does not log the error, and the caller has to.
+        parent does not log the error, and the caller has to. So it is with a missing module that no extra installs.
         """
-        if self.memory.table["restarts"][self.index]:
+        advice = (
+            missing_extra(error, "serve", "'lengthwise serve'")
+            if isinstance(error, ModuleNotFoundError)
+            else str(error)
+        )
+        if advice is None or self.memory.table["restarts"][self.index]:
             return False
-        advice = missing_extra(error, "serve", "'lengthwise serve'") if isinstance(error, ModuleNotFoundError) else None
         with suppress(OSError):  # the parent is gone
-            self._end.sendall(encode("failed", advice or str(error)))
+            self._end.sendall(encode("failed", advice))
         return True
 
     def socket(self, name: str) -> socket.socket:
