@@ -124,7 +124,7 @@ def test_a_thread_that_waits_for_the_interpreter_lock_does_not_get_it_for_each_r
     def wait_for_the_lock() -> None:
         while not over.is_set():
             given_up_at.add(sequences.taken)
-            time.sleep(0)
+            time.sleep(0)  # gives the lock back
 
     interval = sys.getswitchinterval()
     sys.setswitchinterval(60.0)  # nobody is asked for the lock: it changes hands only where it is given up

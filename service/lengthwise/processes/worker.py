@@ -190,15 +190,15 @@ class Worker:
         Does nothing, and returns False, if this worker replaces one that has ended. Then other workers serve, the
         parent does not log the error, and the caller has to. So it is with a missing module that no extra installs.
         """
-        advice = (
+        reason = (
             missing_extra(error, "serve", "'lengthwise serve'")
             if isinstance(error, ModuleNotFoundError)
             else str(error)
         )
-        if advice is None or self.memory.table["restarts"][self.index]:
+        if reason is None or self.memory.table["restarts"][self.index]:
             return False
         with suppress(OSError):  # the parent is gone
-            self._end.sendall(encode("failed", advice))
+            self._end.sendall(encode("failed", reason))
         return True
 
     def socket(self, name: str) -> socket.socket:
