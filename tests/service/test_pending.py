@@ -57,7 +57,7 @@ class PoolAgainstASet(RuleBasedStateMachine):
     def holds_what_waits(self) -> None:
         assert len(self.pool) == len(self.waits)
         assert sorted(map(id, self.pool)) == sorted(map(id, self.waits))
-        assert all(waiting.waits for waiting in self.waits)
+        assert all(waiting in self.pool for waiting in self.waits)
 
     @invariant()
     def the_most_urgent_is_known_however_much_waits(self) -> None:

@@ -174,8 +174,8 @@ class BucketedCosts(CostTable):
         super().__init__(table.rows.tolist(), table.widths.tolist(), table.seconds, clock=table.clock)
         self._buckets = buckets
         self._ran: set[BatchShape] = set()
-        # By the most rows of a width and of a column: the rows with fillers of a batch of 1, 2, ... sequences
-        self._filled: dict[tuple[int, int], NDArray[np.int64]] = {}
+        # `[rows]`: the bucket of 1, 2, ... rows, but in full batches
+        self._next_bucket = np.array(buckets.rows)[np.searchsorted(buckets.rows, np.arange(1, buckets.limits.rows))]
         for width in buckets.widths:  # now, at load, and not in a decision
             self.column(width, buckets.limits.rows)
 
@@ -209,9 +209,7 @@ class BucketedCosts(CostTable):
 
     def computed(self, width: int, rows: int, seconds: NDArray[np.float64]) -> NDArray[np.float64]:
         """As `CostTable.computed`; a number of rows costs what its bucket of rows costs."""
-        key = self._buckets.limits.most_rows(width), rows
-        filled = self._filled.get(key)
-        if filled is None:
-            filled = self._filled[key] = np.array([self._buckets.rows_of(count, width) for count in range(1, rows + 1)])
+        filled, row_limit = np.arange(1, rows + 1), self._buckets.limits.most_rows(width)
+        filled[: row_limit - 1] = np.minimum(self._next_bucket[: row_limit - 1], row_limit)  # as `Buckets.rows_of`
         # Of 1, 2, ... rows without fillers, and of these the ones with fillers
         return np.asarray(super().computed(width, int(filled[-1]), seconds)[filled - 1], dtype=np.float64)

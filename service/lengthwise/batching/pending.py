@@ -19,7 +19,7 @@ from bisect import bisect_right, insort
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, islice
+from itertools import chain, compress, islice
 from operator import index, itemgetter
 from typing import Any, Final
 
@@ -44,7 +44,6 @@ class WaitingSequence:
     urgency: int = field(default=0, init=False)  # see the module
     turn: int = field(default=0, init=False)  # how many would have run before it in order of arrival
     arrival_work: float = field(default=0.0, init=False)  # `PendingSequences.work` when it came
-    waits: bool = field(default=False, init=False)  # in `PendingSequences`
 
 
 class _Order(list[Any]):
@@ -75,18 +74,16 @@ class _Order(list[Any]):
         """
         start = self._clean if self._clean < len(self) else 0
         part = slice(start, start + _MAX_STALE + 8 * removed)
-        entries = [entry for entry in self[part] if self._key_of(entry) in waiting]
+        entries = [*compress(self[part], map(waiting.__contains__, map(self._key_of, self[part])))]
         self[part] = entries
         self._clean = start + len(entries)
 
     def first(self, waiting: Mapping[int, WaitingSequence]) -> WaitingSequence | None:
         """Returns the first sequence that waits, or None; drops the stale entries before it."""
-        for stale, key in enumerate(map(self._key_of, self)):
-            if (sequence := waiting.get(key)) is not None:
-                del self[:stale]
-                return sequence
-        self.clear()
-        return None
+        sequences = enumerate(map(waiting.get, map(self._key_of, self)))  # None for a stale entry
+        stale, sequence = next(filter(itemgetter(1), sequences), (len(self), None))
+        del self[:stale]
+        return sequence
 
 
 class PendingSequences:
@@ -115,6 +112,10 @@ class PendingSequences:
         """All waiting sequences, in order of arrival."""
         return iter(self._waiting.values())
 
+    def __contains__(self, waiting: WaitingSequence) -> bool:
+        """Whether this sequence waits."""
+        return self._waiting.get(waiting.urgency) is waiting
+
     def add(self, waiting: WaitingSequence) -> None:
         """Adds a sequence, and sets its fields that concern the order."""
         # 1. Its fields
@@ -123,7 +124,6 @@ class PendingSequences:
         waiting.urgency = key = (MAX_PRIORITY + 1) * place + waiting.priority
         waiting.turn = self._ran + len(self._waiting)
         waiting.arrival_work = self.work
-        waiting.waits = True
         # 2. The collections
         self._waiting[key] = waiting
         self.alike.setdefault((waiting.width, waiting.priority), {})[key] = waiting
@@ -141,7 +141,7 @@ class PendingSequences:
 
     def remove(self, waiting: WaitingSequence) -> bool:
         """Removes a sequence whose answer is no longer wanted; returns whether it was waiting."""
-        if not waiting.waits:
+        if waiting not in self:
             return False
         self._ran -= 1  # `take` adds it, but this sequence does not run
         self.take([waiting])
@@ -151,12 +151,10 @@ class PendingSequences:
         """Removes the sequences of a batch that runs, and cleans the orders if they have many stale entries."""
         self._ran += len(batch)
         for waiting in batch:
-            waiting.waits = False
-            del self._waiting[waiting.urgency]
-            alike = self.alike[waiting.width, waiting.priority]
-            del alike[waiting.urgency]
+            alike = self.alike[kind := (waiting.width, waiting.priority)]
+            del self._waiting[waiting.urgency], alike[waiting.urgency]
             if not alike:
-                del self.alike[waiting.width, waiting.priority]
+                del self.alike[kind]
         entry_limit = 3 * len(self._waiting) // 2 + _MAX_STALE
         for order in (self.urgent, self.deadlines):
             if len(order) > entry_limit:

@@ -48,7 +48,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, islice
 from operator import attrgetter, sub
@@ -130,7 +130,7 @@ def plan(pending: PendingSequences, cost: CostTable, limits: BatchLimits, now: f
         if not cost.valid_steps_only:
             pending.work += cost.seconds_of(len(chosen), max(map(_WIDTH, chosen)))
     pending.run(chosen)
-    pending.left_out = pending.left_out + 1 if urgent.waits else 0
+    pending.left_out = pending.left_out + 1 if urgent in pending else 0
     return chosen
 
 
@@ -261,9 +261,11 @@ def _length_batch(
         count = max(_FEWEST_NEAR, min(len(pending) // _NEAR_SHARE, _MOST_NEAR), column.enough_rows)
     else:
         count = full_rows * max(_FULL_BATCHES, -(-_FEWEST_NEAR // full_rows))
-    near = list(islice(pending.near(), count))
-    if batch_may_be_small and _may_choose_more(near, cost, limits.rows, pending.passed_over(anchor) / len(pending)):
-        near = list(islice(pending.near(), 2 * count))
+    near = list(islice(pending.near(), 2 * count if batch_may_be_small else count))
+    if batch_may_be_small and not _may_choose_more(
+        near[:count], cost, limits.rows, pending.passed_over(anchor) / len(pending)
+    ):
+        del near[count:]
     if anchor not in near:
         near.append(anchor)
     # which widths run with the anchor's,
@@ -354,7 +356,7 @@ def _full_rows(column: Column, row_limit: int, seconds: float, waiting: int) -> 
     at most `row_limit`, and its run within the allowed `seconds`.
     """
     times, enough, half = column.seconds, column.enough_rows, -(-column.enough_rows // 2)
-    rows = min(enough, half, key=lambda rows: times[rows] / rows * (waiting + rows / 2))
+    rows = half if times[half] * (waiting / half + 0.5) < times[enough] * (waiting / enough + 0.5) else enough
     return rows_within(times, row_limit, min(seconds, _TAIL * times[rows]))
 
 
@@ -431,29 +433,33 @@ def _class_tops(pending: PendingSequences, cost: CostTable, limits: BatchLimits,
     never becomes two so: where so few wait, a division into two parts is better (`_narrow_part`).
     """
     # 1. The share of padding, if every batch were as wide as the widest of the last arrivals.
-    arrivals_of_width = sorted(pending.widths.items(), reverse=True)
-    columns = [cost.column(width, limits.rows) for width, _ in arrivals_of_width]
-    valid_seconds = sum(
-        column.least_row_seconds * arrivals for column, (_, arrivals) in zip(columns, arrivals_of_width, strict=True)
+    widths, arrivals = sorted(pending.widths, reverse=True), len(pending.recent)
+    columns = [cost.column(width, limits.rows) for width in widths]
+    valid_seconds = (
+        column.least_row_seconds * pending.widths[width] for column, width in zip(columns, widths, strict=True)
     )
-    padding_share = 1 - valid_seconds / (len(pending.recent) * columns[0].least_row_seconds)
-    rows_per_arrival = padding_share * len(pending) / len(pending.recent)
+    padding_share = 1 - sum(valid_seconds) / (arrivals * columns[0].least_row_seconds)
+    # `filled_rows[n]`: how many rows of full batches the `n` widest fill, each by its share of the arrivals
+    filled_rows = [
+        0.0,
+        *accumulate(padding_share * len(pending) * pending.widths[width] / arrivals for width in widths),
+    ]
 
-    # 2. From the widest down: a class is complete when its arrivals have filled the rows of a full batch.
-    def divided(*, nearest: bool) -> list[int]:
+    # 2. From the widest down: a class ends where its arrivals have filled the rows of a full batch.
+    def divided(*, nearest: bool) -> Iterator[int]:
         """The tops if classes end with the width that fills them, or if `nearest`, before one that overfills them."""
-        tops, full_rows, free_rows = list[int](), 1, 0.0  # of the class that is filled
-        for column, (width, arrivals) in zip(columns, arrivals_of_width, strict=True):
-            # Overfilled by as many rows as are free: the width takes twice these.
-            if free_rows <= 0 or (nearest and rows_per_arrival * arrivals >= 2 * free_rows):
-                tops.append(width)
-                free_rows = full_rows = _full_rows(column, limits.most_rows(width), seconds, len(pending))
-            free_rows -= rows_per_arrival * arrivals
-        if free_rows >= _EMPTY * full_rows and len(tops) > 1:  # the narrowest joins the next wider class
-            del tops[-1]
-        return tops[::-1]
+        begin, end = 0, len(widths)  # of a class
+        while begin < end:
+            full_rows = _full_rows(columns[begin], limits.most_rows(widths[begin]), seconds, len(pending))
+            full = filled_rows[begin] + full_rows
+            if begin and full - filled_rows[end] >= _EMPTY * full_rows:
+                return  # the narrowest join the next wider class
+            yield widths[begin]
+            begin, first = bisect_left(filled_rows, full, begin + 1, end), begin
+            if nearest and begin > first + 1 and filled_rows[begin] - full >= full - filled_rows[begin - 1]:
+                begin -= 1
 
-    return divided(nearest=True) if len(tops := divided(nearest=False)) > 1 else tops
+    return [*divided(nearest=len([*islice(divided(nearest=False), 2)]) > 1)][::-1]
 
 
 def _queue_batch(
@@ -526,9 +532,10 @@ def _batch_around(
     stride = max(1, round(len(widths) / _ENDS))
     # From here on, batches may have too few rows to reach over two strides: every position may be an end.
     dense = bisect_left(widths, True, key=lambda width: row_limits[width] < 2 * stride - 1)
-    step_before = [0, *map(sub, islice(widths, 1, None), widths)].__getitem__  # `widths[i] - widths[i - 1]`
-    strides = (range(end, min(end + stride, dense)) for end in range(1, dense, stride))
-    candidates = (*(max(stretch, key=step_before) for stretch in strides), *range(max(1, dense), len(widths) + 1))
+    # The step in width before each position, and minus the position: of equal steps the first is the largest.
+    steps = [*zip(map(sub, islice(widths, 1, dense), widths), range(-1, -dense, -1), strict=True)]
+    sparse = (-max(steps[begin : begin + stride])[1] for begin in range(0, len(steps), stride))
+    candidates = (*sparse, *range(max(1, dense), len(widths) + 1))
     # 2. For the prefix up to each end: the seconds of its cheapest partition, and at which end the last batch begins.
     ends, best_seconds, begins, first = [0], [0.0], [0], 0
     for end in candidates:
