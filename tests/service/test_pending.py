@@ -1,5 +1,6 @@
 """Nothing that waits is lost, none is had twice, and what left is let go."""
 
+import random
 import weakref
 
 import hypothesis.strategies as st
@@ -141,6 +142,43 @@ def test_the_most_urgent_of_some_widths_are_those_of_the_order_of_urgency():
     ordered = [each for each in pool.near() if 4 < each.width <= 16]
     assert pool.most_urgent_of(4, 16, 50) == ordered[:50]
     assert pool.most_urgent_of(4, 16, 1000) == ordered
+
+
+@pytest.mark.parametrize("count", [3, 50])
+def test_of_some_widths_none_is_chosen_that_is_not_near(count: int) -> None:
+    pool = PendingSequences(horizon=20)
+    waits = [WaitingSequence(4 * (i % 5 + 1)) for i in range(100)]
+    list(map(pool.add, waits))
+    assert pool.most_urgent_of(0, 4, count) == waits[0:20:5][:count]
+    assert [pool.is_near(each) for each in waits] == [True] * 20 + [False] * 80
+
+
+def test_a_width_of_which_none_waits_any_more_is_not_the_widest() -> None:
+    pool = PendingSequences()
+    narrow, wide = WaitingSequence(4), WaitingSequence(400)
+    list(map(pool.add, (narrow, wide)))
+    pool.take([wide])
+    assert max(pool.alike)[0] == 4
+
+
+def test_no_two_that_wait_have_the_same_urgency_whatever_their_priorities() -> None:
+    pool = PendingSequences()
+    waits = [WaitingSequence(4, priority=priority) for priority in random.Random(0).choices(range(10), k=3000)]
+    list(map(pool.add, waits))
+    assert list(pool) == waits
+
+
+@pytest.mark.parametrize(
+    ("priority", "deadline", "share"), [(0, 2.0, 0.75), (0, 1.5, 0.25), (0, 0.5, 0.0), (1, 2.0, 0.5), (2, 2.0, 0.0)]
+)
+def test_before_a_new_one_runs_the_smaller_of_the_parts_that_are_more_urgent_and_due_earlier(
+    priority: int, deadline: float, share: float
+) -> None:
+    pool = PendingSequences()
+    assert pool.share_before(priority, deadline) == 0
+    for i in range(2 * PRIORITY_HEAD_START):
+        pool.add(WaitingSequence(4, deadline=[1.0, 2.0, 2.0, float("inf")][i % 4]))
+    assert pool.share_before(priority, deadline) == share
 
 
 def test_keys_of_removed_ones_are_dropped_in_small_parts_and_stay_few():
