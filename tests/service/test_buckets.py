@@ -192,11 +192,25 @@ def test_widths_are_multiples_of_what_the_model_wants_and_reach_its_longest_sequ
     assert buckets.widths[-1] == 1008
 
 
-def test_a_step_in_the_cost_is_not_rounded_over():
+@pytest.mark.parametrize("up_to", [4, 1024], ids=["of narrow ones", "of all widths"])
+def test_a_step_in_the_cost_is_not_rounded_over(up_to: int):
     """Past 32 rows a run takes twice as long: a batch of 32 must not be filled up past it."""
     rows, widths = [1, 16, 32, 33, 64], [4, 1024]
-    steps = CostTable(rows, widths, np.array([[w * (1.0 if r <= 32 else 2.0) for w in widths] for r in rows]))
-    assert 32 in choose(steps, FEW, max_length=LONGEST, multiple=4, most_added=0.5).rows
+    seconds = np.array([[w * (2.0 if r > 32 and w <= up_to else 1.0) for w in widths] for r in rows])
+    assert 32 in choose(CostTable(rows, widths, seconds), FEW, max_length=LONGEST, multiple=4, most_added=0.25).rows
+
+
+def test_where_seconds_rise_steeply_no_rounding_adds_more_than_a_twentieth_to_them():
+    """Only at 256 steps, the width of a full batch of all rows, more than 32 rows take a hundred times as long."""
+    seconds = np.array([[1.0, 2.0, 1000.0], [1.0, 2.0, 1000.0], [1.0, 200.0, 1000.0]])
+    steep = CostTable([1, 32, 64], [4, 256, 1024], 1e-4 * seconds)
+    buckets = choose(steep, FEW, max_length=LONGEST, multiple=4)
+    for rows in range(1, 65):
+        assert steep.predict(buckets.rows_of(rows, 256), 256) <= (1 + MOST_ADDED) * steep.predict(rows, 256)
+    for length in range(4, LONGEST + 1, 4):
+        width = buckets.width_of(length)
+        full, wider = steep.predict(FEW.most_rows(length), length), steep.predict(FEW.most_rows(width), width)
+        assert wider <= (1 + MOST_ADDED) * full
 
 
 def test_where_rows_cost_time_and_no_share_is_left_every_number_of_rows_stands():
@@ -213,6 +227,7 @@ def test_a_planner_is_told_what_a_batch_costs_with_the_rows_that_fill_it():
     assert cost.predict(9, 4) == measured.predict(64, 4)
     assert cost.column(4, 64).cheapest_rows[9] == 8
     assert cost.column(4, 64).cheapest_rows[64] == 64
+    assert len(cost.column(4, 64).seconds) == 65
 
 
 def test_what_serving_sees_of_a_filled_batch_is_learned_for_it():
