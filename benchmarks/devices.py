@@ -184,7 +184,8 @@ def planned_loop(truth: Truth, lengths: list[int], waiting: int, patience: Seque
     def take(pool: PendingSequences, now: float) -> list[WaitingSequence]:
         return plan(pool, cost, limits, now)
 
-    return closed_loop(truth, lengths, waiting, take, buckets, patience)
+    # The service predicts the cost of each sequence when it comes: so no decision is the first to need a column.
+    return closed_loop(truth, lengths, waiting, take, buckets, patience, lambda width: cost.column(width, limits.rows))
 
 
 def arrival_loop(
@@ -212,10 +213,12 @@ def closed_loop(
     take: Callable[[PendingSequences, float], list[WaitingSequence]],
     buckets: Buckets | None,
     patience: Sequence[float],
+    predict: Callable[[int], object] = float,
 ) -> Loop:
     """Runs batches until four times as many sequences as wait have been answered, and some thousand.
 
-    `patience` are the seconds from arrivals to deadlines, in turns. What is late before it runs is replaced.
+    `patience` are the seconds from arrivals to deadlines, in turns. What is late before it runs is replaced. `predict`
+    gets the width of each sequence that comes.
     """
     pool, now, begun, coming = PendingSequences(), 0.0, dict[int, float](), itertools.cycle(lengths)
     patient = itertools.cycle(patience)
@@ -223,6 +226,7 @@ def closed_loop(
     def arrive(count: int) -> None:
         for length, seconds in zip(itertools.islice(coming, count), patient, strict=False):
             one = WaitingSequence(length if buckets is None else buckets.width_of_arrival(length), now + seconds)
+            predict(one.width)
             pool.add(one)
             begun[one.urgency] = now
 
