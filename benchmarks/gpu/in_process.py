@@ -32,6 +32,7 @@ class InProcessService:
     model: LoadedModel  # verified, with its costs
     limits: BatchLimits  # of one batch
     runners: int = 2  # batches in flight
+    overlapping: bool = False  # whether a batch on a device is planned without waiting for the one that runs
 
     def queue(self, metrics: ModelMetrics) -> ModelQueue:
         """The model's queue, as the service makes it."""
@@ -45,9 +46,8 @@ class InProcessService:
         sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
         metrics = ModelMetrics()
         queue = self.queue(metrics)
-        batcher = Batcher(
-            runners=self.runners, devices=int(self.model.session.bound), max_queue_cost_steps=1_000_000_000
-        )
+        devices = int(self.model.session.bound and not self.overlapping)
+        batcher = Batcher(runners=self.runners, devices=devices, max_queue_cost_steps=1_000_000_000)
         await batcher.start()
         batcher.open(queue)
         load = _ClosedLoad(batcher, queue, sequences, seconds)

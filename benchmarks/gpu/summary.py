@@ -14,8 +14,10 @@ NO_GPU = "Measured on the CPU, to see that the code runs: no figure here is of a
 _NOT_FIGURES = ("failures", "left_out", "cut_short")
 TITLES = {
     "service": "the service (no HTTP)",
+    "overlapping": "the same, two batches at once",
     "unbatched": "one run a sequence",
     "arrival": "padded in order of arrival",
+    "alone": "the same, one batch at a time",
     "torch": "torch, packed sequences",
 }
 
@@ -114,7 +116,7 @@ def _throughput(figures: Figures) -> Iterator[str]:
             else "-"
             for family in families
         ]
-        others = [found["median"] for family, found in best.items() if family != "service"]
+        others = [found["median"] for family, found in best.items() if family not in {"service", "overlapping"}]
         own = best.get("service", {})
         cells.append(f"{own['median'] / max(others):.2f}" if others and own else "-")
         cells.append(f"{own['rows_per_batch']:.1f} / {own['padding_share']:.1%}" if own else "-")

@@ -6,8 +6,10 @@ float32 runs at each distribution, the other precisions at the first. Without HT
 | contender | batches |
 |---|---|
 | `service` | the service's batcher, planner and session; see `in_process` |
+| `overlapping` | the same, but a batch is not held back until the one before it is nearly done: two run at once |
 | `unbatched` | one run a sequence |
-| `arrival` | in order of arrival, padded to the longest |
+| `arrival` | in order of arrival, padded to the longest; two run at once |
+| `alone` | the same, one after the other |
 | `torch` | torch with packed sequences, in order of arrival; see `packed` |
 
 A contender that takes a number of rows is measured with several, and reported with its best.
@@ -16,9 +18,11 @@ A contender that takes a number of rows is measured with several, and reported w
 from __future__ import annotations
 
 import itertools
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
 from statistics import median
 from typing import Any, TypeVar
 
@@ -38,7 +42,7 @@ LIMITS = {
     "service, 512 rows": BatchLimits(rows=512, padded_steps=131_072),
 }
 B = TypeVar("B")
-FAMILIES = ("service", "unbatched", "arrival", "torch")
+FAMILIES = ("service", "overlapping", "unbatched", "arrival", "alone", "torch")
 _LEAST_SECONDS = 40.0
 """For loading all contenders and running them in rounds."""
 
@@ -67,7 +71,11 @@ def contenders(stage: Stage, precision: Precision, figures: Figures) -> dict[str
     found: dict[str, Contender] = {}
     for name, limits in [*LIMITS.items()][: stage.pick(3, 1)]:
         with figures.trying(f"{name} {precision}"):
-            found[name] = service(stage, precision, limits, figures)
+            in_process = stage.service(precision, limits, figures)
+            found[name] = partial(in_process.closed, in_flight=stage.pick(4096, 32))
+            if name == "service":
+                overlapping = replace(in_process, overlapping=True)
+                found["overlapping"] = partial(overlapping.closed, in_flight=stage.pick(4096, 32))
     with figures.trying(f"unbatched and arrival {precision}"):
         session = stage.session(precision)
 
@@ -77,6 +85,7 @@ def contenders(stage: Stage, precision: Precision, figures: Figures) -> dict[str
         found["unbatched"] = by_arrival(run, 1, threads=2)
         for rows in stage.pick((4, 16, 64, 256), (4,)):
             found[f"arrival, {rows} rows"] = by_arrival(run, rows, threads=2)
+        found["alone"] = by_arrival(run, stage.pick(256, 4), threads=1)
     if precision not in packed.precisions(stage):
         figures.note(left_out={f"torch {precision}": "torch is not installed, or has no such precision here"})
         return found
@@ -86,12 +95,6 @@ def contenders(stage: Stage, precision: Precision, figures: Figures) -> dict[str
             # One thread: the device's work is one stream, and more gain nothing.
             found[f"torch, {rows} rows"] = by_arrival(model.logits, rows, threads=1)
     return found
-
-
-def service(stage: Stage, precision: Precision, limits: BatchLimits, figures: Figures) -> Contender:
-    """The service without HTTP."""
-    in_process = stage.service(precision, limits, figures)
-    return lambda sequences, seconds: in_process.closed(sequences, seconds, stage.pick(4096, 32))
 
 
 def by_arrival(run: Callable[[list[Steps]], Any], rows: int, *, threads: int) -> Contender:
@@ -114,28 +117,17 @@ def rate(work: Callable[[B], int], batches: Sequence[B], seconds: float, threads
     `work` runs a batch and returns its number of sequences; any part of the batches is like the whole.
     """
     numbers = itertools.count()
-    done: list[int] = []
-    errors: list[BaseException] = []
     start = time.perf_counter()
 
-    def run() -> None:
-        try:
-            while not errors:
-                done.append(work(batches[next(numbers) % len(batches)]))
-                if time.perf_counter() - start > seconds:
-                    return
-        except BaseException as error:  # raised in the calling thread
-            errors.append(error)
+    def run(_thread: int) -> int:
+        done = work(batches[next(numbers) % len(batches)])
+        while time.perf_counter() - start < seconds:
+            done += work(batches[next(numbers) % len(batches)])
+        return done
 
-    others = [threading.Thread(target=run) for _ in range(threads - 1)]
-    for thread in others:
-        thread.start()
-    run()
-    for thread in others:
-        thread.join()
-    if errors:
-        raise errors[0]
-    return sum(done) / (time.perf_counter() - start)
+    with ThreadPoolExecutor(threads) as pool:
+        done = sum(pool.map(run, range(threads)))
+    return done / (time.perf_counter() - start)
 
 
 def in_rounds(
