@@ -433,24 +433,21 @@ def _class_tops(pending: PendingSequences, cost: CostTable, limits: BatchLimits,
     never becomes two so: where so few wait, a division into two parts is better (`_narrow_part`).
     """
     # 1. The share of padding, if every batch were as wide as the widest of the last arrivals.
-    widths, arrivals = sorted(pending.widths, reverse=True), len(pending.recent)
+    widths, arrivals, waiting = sorted(pending.widths, reverse=True), len(pending.recent), len(pending)
     columns = [cost.column(width, limits.rows) for width in widths]
-    valid_seconds = (
+    valid_seconds = [
         column.least_row_seconds * pending.widths[width] for column, width in zip(columns, widths, strict=True)
-    )
+    ]
     padding_share = 1 - sum(valid_seconds) / (arrivals * columns[0].least_row_seconds)
     # `filled_rows[n]`: how many rows of full batches the `n` widest fill, each by its share of the arrivals
-    filled_rows = [
-        0.0,
-        *accumulate(padding_share * len(pending) * pending.widths[width] / arrivals for width in widths),
-    ]
+    filled_rows = [0.0, *accumulate([padding_share * waiting * pending.widths[width] / arrivals for width in widths])]
 
     # 2. From the widest down: a class ends where its arrivals have filled the rows of a full batch.
     def divided(*, nearest: bool) -> Iterator[int]:
         """The tops if classes end with the width that fills them, or if `nearest`, before one that overfills them."""
         begin, end = 0, len(widths)  # of a class
         while begin < end:
-            full_rows = _full_rows(columns[begin], limits.most_rows(widths[begin]), seconds, len(pending))
+            full_rows = _full_rows(columns[begin], limits.most_rows(widths[begin]), seconds, waiting)
             full = filled_rows[begin] + full_rows
             if begin and full - filled_rows[end] >= _EMPTY * full_rows:
                 return  # the narrowest join the next wider class
