@@ -141,6 +141,7 @@ def test_memory_is_bounded_however_many_widths_are_asked_for():
         *((rows, [4, 8], np.ones((2, 2))) for rows in ([2, 1], [1, 1], [0, 1])),
         ([1, 2], [8, 4], np.ones((2, 2))),
         ([], [], np.ones((0, 0))),
+        ([[1], [2]], [4, 8], np.ones((2, 2))),
         ([1, 2], [4, 8], np.ones((2, 3))),
     ],
 )
@@ -196,6 +197,28 @@ def test_half_of_the_overhead_of_a_batch_is_predicted(slower: float):
     assert table.predict(1, 4) - without.predict(1, 4) == pytest.approx(0.0003, rel=0.4)
     for shape in ((1, 40), (4, 40), (12, 160)):  # the drift takes the other half
         assert table.predict(*shape) == pytest.approx(truth.predict(*shape) + 0.0006, rel=0.4)
+
+
+def test_batches_that_take_what_is_predicted_give_no_overhead_from_the_first_on():
+    table, truth = linear_table(0.0001, 0.00001), linear_table(0.0001, 0.00001)
+    for shape in [(4, 60), (8, 100), (2, 20), (1, 40)]:
+        table.observe(*shape, truth.predict(*shape))
+        assert table.overhead.seconds == pytest.approx(0, abs=1e-12)
+
+
+def test_an_overhead_that_no_longer_changes_computes_no_column_again():
+    table = learned(linear_table(0.0001, 0.00001), (1, 4, 16), (20, 80), overhead=0.001)
+    assert table.overhead.seconds > 0.1 * table.overhead.mean_batch_seconds
+    columns = []
+    for _ in range(20):
+        table.observe(4, 80, table.predict(4, 80))
+        columns.append(table.column(80, 64))
+    assert len({*map(id, columns)}) <= 2
+
+
+def test_what_was_learned_is_in_the_table_that_is_stored():
+    table = learned(linear_table(0.0002, 0.00002), (1, 4, 16), (20, 80), overhead=0.001)
+    assert CostTable.from_json(table.to_json()).predict(4, 80) == pytest.approx(table.predict(4, 80))
 
 
 def test_overhead_makes_batches_larger():
@@ -686,3 +709,8 @@ def test_mixed_lengths_cost_as_many_fewer_rows_only_where_a_row_costs_its_own_st
         )
     else:
         assert table.predict(rows, width, valid) == of_one_length[-1]
+
+
+@pytest.mark.parametrize(("valid_steps_only", "order"), [(True, "arrival"), (False, "length")])
+def test_plans_are_said_to_be_by_arrival_only_where_a_row_costs_its_own_steps(valid_steps_only: bool, order: str):
+    assert CostTable([1], [4], np.ones((1, 1)), valid_steps_only=valid_steps_only).planned_by == order
