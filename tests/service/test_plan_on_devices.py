@@ -191,6 +191,21 @@ def test_on_a_processor_little_padding_is_computed(shortening: int, least_valid:
     assert valid >= least_valid * computed
 
 
+def test_where_only_full_batches_are_cheap_several_of_them_are_divided_by_length():
+    """A row costs four times as much alone as in a batch of 16, the most that run together."""
+    cost = CostTable([1, 16], [4, 512], np.multiply.outer([40e-6, 190e-6], [4, 512]))
+    pool, lengths = PendingSequences(), drawn("lognormal", count=4000)
+    answered, seconds = 0, 0.0
+    for length in lengths:
+        pool.add(WaitingSequence(length))
+        if len(pool) == 64:
+            batch = plan(pool, cost, BatchLimits(rows=16), 0.0)
+            answered += len(batch)
+            seconds += cost.predict(len(batch), max(one.width for one in batch))
+    by_arrival = sum(cost.predict(16, max(lengths[first : first + 16])) for first in range(0, 4000, 16))
+    assert answered / seconds >= 2 * 4000 / by_arrival
+
+
 def test_what_came_lately_is_counted_by_width_and_what_came_before_is_let_go():
     pool = PendingSequences()
     for width in (8, *[4] * 4095, 12):
