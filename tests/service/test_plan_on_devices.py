@@ -206,6 +206,24 @@ def test_where_only_full_batches_are_cheap_several_of_them_are_divided_by_length
     assert answered / seconds >= 2 * 4000 / by_arrival
 
 
+@pytest.mark.parametrize(
+    ("alone", "passed_over", "later_run"),
+    [(2.0, 0, True), (2.0, 60, True), (2.0, 150, False), (1.1, 0, True), (1.1, 1, False)],
+)
+def test_the_most_urgent_shares_its_batch_with_later_ones_until_many_have_passed_it_over(
+    alone: float, passed_over: int, later_run: bool
+):
+    """Many are a quarter of those that wait, or one where a row alone costs hardly more than in a batch."""
+    cost = CostTable([1, 8], [4, 512], np.multiply.outer([alone, 8.0], [4, 512]))
+    first, near, later = WaitingSequence(100), [WaitingSequence(50) for _ in range(63)], WaitingSequence(100)
+    pool, others = PendingSequences(), [WaitingSequence(50) for _ in range(335 + passed_over)]
+    for one in (first, *near, later, *others):
+        pool.add(one)
+    pool.take(others[335:])
+    assert pool.passed_over(first) == passed_over
+    assert (later in plan(pool, cost, BatchLimits(), 0.0)) == later_run
+
+
 def test_what_came_lately_is_counted_by_width_and_what_came_before_is_let_go():
     pool = PendingSequences()
     for width in (8, *[4] * 4095, 12):
