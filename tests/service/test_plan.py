@@ -285,6 +285,20 @@ def test_in_order_of_arrival_the_most_urgent_makes_nobody_late_whom_it_takes_alo
     assert cost.predict(len(chosen), 900) <= slack < cost.predict(len(chosen) + 1, 900)
 
 
+@pytest.mark.parametrize(("turns", "first"), [(0.5, 30), (1.5, 0)])
+@pytest.mark.parametrize("slower", [1.0, 3.0])
+def test_in_order_of_arrival_one_whose_deadline_leaves_time_for_a_turn_of_others_waits(
+    slower: float, turns: float, first: int
+):
+    cost = saturating_table()
+    turn_seconds = cost.predict(8, 900) * slower
+    cost.drift = slower
+    slack = cost.predict(1, 4) + turns * turn_seconds
+    pool, places = pool_of([*[Spec(900)] * 30, Spec(4, deadline=slack)])
+    chosen = plan(pool, cost, BatchLimits(turn_seconds=turn_seconds), now=0.0)
+    assert places[chosen[0]] == first
+
+
 def test_the_company_of_one_with_a_deadline_does_not_make_it_late():
     cost = linear_table(0.001, 0.0001)
     rows = []
