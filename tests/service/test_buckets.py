@@ -192,11 +192,17 @@ def test_widths_are_multiples_of_what_the_model_wants_and_reach_its_longest_sequ
     assert buckets.widths[-1] == 1008
 
 
-@pytest.mark.parametrize("up_to", [4, 1024], ids=["of narrow ones", "of all widths"])
-def test_a_step_in_the_cost_is_not_rounded_over(up_to: int):
+def test_a_step_in_the_cost_is_not_rounded_over():
     """Past 32 rows a run takes twice as long: a batch of 32 must not be filled up past it."""
     rows, widths = [1, 16, 32, 33, 64], [4, 1024]
-    seconds = np.array([[w * (2.0 if r > 32 and w <= up_to else 1.0) for w in widths] for r in rows])
+    steps = CostTable(rows, widths, np.array([[w * (1.0 if r <= 32 else 2.0) for w in widths] for r in rows]))
+    assert 32 in choose(steps, FEW, max_length=LONGEST, multiple=4, most_added=0.5).rows
+
+
+@pytest.mark.parametrize("up_to", [4, 1024], ids=["of narrow ones", "of all widths"])
+def test_nor_is_one_that_a_choice_among_fewer_numbers_of_rows_would_miss(up_to: int):
+    rows, widths = [1, 16, 32, 33, 64], [4, 1024]
+    seconds = np.array([[2.0 if r > 32 and w <= up_to else 1.0 for w in widths] for r in rows])
     assert 32 in choose(CostTable(rows, widths, seconds), FEW, max_length=LONGEST, multiple=4, most_added=0.25).rows
 
 
@@ -228,6 +234,15 @@ def test_a_planner_is_told_what_a_batch_costs_with_the_rows_that_fill_it():
     assert cost.column(4, 64).cheapest_rows[9] == 8
     assert cost.column(4, 64).cheapest_rows[64] == 64
     assert len(cost.column(4, 64).seconds) == 65
+
+
+@pytest.mark.parametrize("width", [4, 250, 300, 1024, 3000])
+def test_every_number_of_rows_costs_what_runs_in_its_place(width: int):
+    buckets = Buckets((4, 250, 300, 1024), (1, 3, 8, 20, 64), FEW)
+    measured = table(FEW, 8.0)
+    column = BucketedCosts(measured, buckets).column(width, 80)
+    runs = [buckets.rows_of(rows, width) for rows in range(1, 81)]
+    assert column.seconds[1:] == pytest.approx([measured.predict(rows, width) for rows in runs], rel=1e-12)
 
 
 def test_what_serving_sees_of_a_filled_batch_is_learned_for_it():

@@ -25,7 +25,9 @@ from typing import Any, Final
 
 HORIZON: Final = 8192  # so many most urgent sequences are near: several full batches of a device
 MAX_PRIORITY: Final = 9  # from 0, the default
-PRIORITY_HEAD_START: Final = 256  # earlier sequences that one level of priority overtakes
+PRIORITY_HEAD_START: Final = (
+    256  # places in order of arrival that one level of priority gains; of two, the earlier leads
+)
 _RECENT: Final = 4096  # last arrivals whose widths are counted
 _MAX_STALE: Final = 64  # an order is cleaned when it has more entries than this, plus 1.5 times the waiting sequences
 _NEVER: Final = float("inf")
@@ -74,8 +76,8 @@ class _Order(list[Any]):
         """
         start = self._clean if self._clean < len(self) else 0
         part = slice(start, start + _MAX_STALE + 8 * removed)
-        entries = [*compress(self[part], map(waiting.__contains__, map(self._key_of, self[part])))]
-        self[part] = entries
+        entries = self[part]
+        self[part] = entries = [*compress(entries, map(waiting.__contains__, map(self._key_of, entries)))]
         self._clean = start + len(entries)
 
     def first(self, waiting: Mapping[int, WaitingSequence]) -> WaitingSequence | None:

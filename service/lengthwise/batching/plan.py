@@ -456,6 +456,7 @@ def _class_tops(pending: PendingSequences, cost: CostTable, limits: BatchLimits,
             if nearest and begin > first + 1 and filled_rows[begin] - full >= full - filled_rows[begin - 1]:
                 begin -= 1
 
+    # One class stays one: only where there are two already is an end moved to the nearest.
     return [*divided(nearest=len([*islice(divided(nearest=False), 2)]) > 1)][::-1]
 
 
