@@ -25,9 +25,7 @@ from typing import Any, Final
 
 HORIZON: Final = 8192  # so many most urgent sequences are near: several full batches of a device
 MAX_PRIORITY: Final = 9  # from 0, the default
-PRIORITY_HEAD_START: Final = (
-    256  # places in order of arrival that one level of priority gains; of two, the earlier leads
-)
+PRIORITY_HEAD_START: Final = 256  # places in order of arrival that one level of priority gains
 _RECENT: Final = 4096  # last arrivals whose widths are counted
 _MAX_STALE: Final = 64  # an order is cleaned when it has more entries than this, plus 1.5 times the waiting sequences
 _NEVER: Final = float("inf")
