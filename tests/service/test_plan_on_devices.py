@@ -9,7 +9,7 @@ import pytest
 from benchmarks.devices import DEVICES, LENGTHS, compared, drawn, first_seconds, planned_loop, true_costs
 from lengthwise.batching import plan as planning
 from lengthwise.batching.buckets import BEFORE_READY, MOST_FIRST
-from lengthwise.batching.cost import CostTable
+from lengthwise.batching.cost import Column, CostTable
 from lengthwise.batching.pending import PendingSequences, WaitingSequence
 from lengthwise.batching.plan import BatchLimits, plan
 
@@ -386,13 +386,13 @@ def test_no_decision_computes_what_the_widths_of_a_device_cost(monkeypatch: pyte
 def test_a_decision_looks_at_few_ends_of_batches_however_many_wait(lengths: str, monkeypatch: pytest.MonkeyPatch):
     cost, limits, buckets = true_costs(DEVICES["in proportion"])
     looks: list[float] = []
-    within = planning.rows_within
+    within = Column.rows_within
 
-    def counted(times: list[float], most: int, seconds: float) -> int:
+    def counted(column: Column, row_limit: int, seconds: float) -> int:
         looks.append(seconds)
-        return within(times, most, seconds)
+        return within(column, row_limit, seconds)
 
-    monkeypatch.setattr(planning, "rows_within", counted)
+    monkeypatch.setattr(Column, "rows_within", counted)
     pool = PendingSequences()
     for length in drawn(lengths, count=4096):
         pool.add(WaitingSequence(buckets.width_of_arrival(length)))

@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Literal, NamedTuple
 
@@ -57,6 +57,27 @@ class Column(NamedTuple):
         cheap = counts[row_seconds <= NEARLY_BEST * lowest[-1]]
         balanced = 2 ** round(math.log2(cheap[0] * cheap[-1]) / 2)  # near the geometric mean
         return cls([0.0, *seconds.tolist()], [0, *cheapest.tolist()], int(cheap[0]), float(lowest[-1]), balanced)
+
+    def rows_within(self, row_limit: int, seconds: float) -> int:
+        """The most rows, at most `row_limit`, that are predicted to run within `seconds`; at least 1."""
+        return (
+            row_limit
+            if self.seconds[row_limit] <= seconds
+            else max(1, bisect_right(self.seconds, seconds, 1, row_limit + 1) - 1)
+        )
+
+    def rows_of_first(self, count: int, row_limit: int) -> int:
+        """How many of `count` sequences run first, at most `row_limit`.
+
+        The cheapest number of rows; or, if the rest is less than that, the cheaper way to run all in two batches or in
+        one.
+        """
+        rows, times = self.cheapest_rows[row_limit], self.seconds
+        if count >= 2 * rows:
+            return rows
+        return min(
+            range(min(count, row_limit), (count - 1) // 2, -1), key=lambda rows: times[rows] + times[count - rows]
+        )
 
 
 class _Snapshot(NamedTuple):

@@ -20,7 +20,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, compress, islice
-from operator import index, itemgetter
+from operator import index, indexOf, itemgetter
 from typing import Any, Final
 
 HORIZON: Final = 8192  # so many most urgent sequences are near: several full batches of a device
@@ -80,10 +80,9 @@ class _Order(list[Any]):
 
     def first(self, waiting: Mapping[int, WaitingSequence]) -> WaitingSequence | None:
         """Returns the first sequence that waits, or None; drops the stale entries before it."""
-        sequences = enumerate(map(waiting.get, map(self._key_of, self)))  # None for a stale entry
-        stale, sequence = next(filter(itemgetter(1), sequences), (len(self), None))
-        del self[:stale]
-        return sequence
+        waits = map(waiting.__contains__, map(self._key_of, self))
+        del self[: indexOf(chain(waits, [True]), True)]  # all entries if no sequence waits
+        return waiting[self._key_of(self[0])] if self else None
 
 
 class PendingSequences:
@@ -187,15 +186,16 @@ class PendingSequences:
         """Returns the `count` most urgent of the near sequences whose width is above `above` and at most `up_to`.
 
         They are in order of urgency; fewer if there are no more. If many sequences have such a width, the most urgent
-        are soon found in the order of all; of few, it is quicker to sort them.
+        are soon found in the order of all; of few, it is quicker to sort the most urgent of each width.
         """
         groups = [alike for (width, _), alike in self.alike.items() if above < width <= up_to]
-        if sum(map(len, groups)) ** 2 > count * len(self):
+        to_sort = sum([min(count, len(alike)) for alike in groups])
+        if to_sort * sum(map(len, groups)) > count * len(self):
             return [*islice((waiting for waiting in self.near() if above < waiting.width <= up_to), count)]
         keys = sorted(chain.from_iterable(islice(alike, count) for alike in groups))[:count]
         if len(self) > self.horizon:
             del keys[bisect_right(keys, self._last_near_urgency) :]
-        return [self._waiting[key] for key in keys]
+        return [*map(self._waiting.__getitem__, keys)]
 
     def is_near(self, waiting: WaitingSequence) -> bool:
         """Whether a sequence is near; with stale entries in the order, False for some that just are."""

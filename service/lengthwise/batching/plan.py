@@ -252,9 +252,7 @@ def _length_batch(
     seconds = _allowed_seconds(anchor, anchor.width, cost, limits, now)
     # Case 2
     if all(waiting.width == anchor.width for waiting in islice(pending.near(), 2 * full_rows)):
-        rows = _rows_of_one_width(
-            min(len(pending), 2 * full_rows), rows_within(column.seconds, full_rows, seconds), column
-        )
+        rows = column.rows_of_first(min(len(pending), 2 * full_rows), column.rows_within(full_rows, seconds))
         return [anchor, *islice((waiting for waiting in pending.near() if waiting is not anchor), rows - 1)]
     # Case 3: which sequences are chosen from,
     if batch_may_be_small:
@@ -281,8 +279,8 @@ def _length_batch(
     ]
     low, high = _batch_around(bisect_left(widths, anchor.width), widths, cost, limits, allowed)
     # further ones of the widest where these cost nothing, as the part may be what was left by full ones,
-    width, times = widths[high - 1], cost.column(widths[high - 1], limits.rows).seconds
-    rows = rows_within(times, limits.most_rows(width), min(times[high - low], allowed[width]))
+    width, column = widths[high - 1], cost.column(widths[high - 1], limits.rows)
+    rows = column.rows_within(limits.most_rows(width), min(column.seconds[high - low], allowed[width]))
     still_to_take = Counter(widths[low : bisect_right(widths, width)][:rows]) - Counter([anchor.width])
     # and of each width the most urgent sequences.
     chosen = [anchor]
@@ -303,22 +301,25 @@ def _class_batch(
     answers most sequences a second is taken. Where one batch can take all that wait: `_queue_batch`; where too few wait
     for two classes: `_narrow_part`.
     """
+    alone = cost.seconds_of(1, anchor.width)
 
     def allowed(width: int) -> float:
-        return _allowed_seconds(anchor, width, cost, limits, now, tail=_TAIL)
+        """The longest predicted run of a batch of this width; the anchor alone may always run."""
+        return max(alone, _allowed_seconds(anchor, width, cost, limits, now, tail=_TAIL))
 
     # 1. How many sequences of each width wait, and whether one batch can take them all.
-    waiting_of_width: dict[int, int] = {}
-    for (width, _), alike in pending.alike.items():
-        waiting_of_width[width] = waiting_of_width.get(width, 0) + len(alike)
-    widths, waiting = sorted(waiting_of_width), len(pending)
-    widest = cost.column(widths[-1], limits.rows)
-    if waiting <= _full_rows(widest, limits.most_rows(widths[-1]), allowed(widths[-1]), waiting):
+    counts = [(width, len(alike)) for (width, _), alike in pending.alike.items()]
+    *_, widest = widths = sorted({width for width, _ in counts})
+    waiting, column = len(pending), cost.column(widest, limits.rows)
+    if waiting <= _full_rows(column, limits.most_rows(widest), allowed(widest), waiting):
         return _queue_batch(pending, anchor, cost, limits)
+
     # 2. Leave out the widths of which a single row already takes longer than is allowed.
-    alone = cost.seconds_of(1, anchor.width)
-    del widths[bisect_left(widths, True, key=lambda width: cost.seconds_of(1, width) > max(allowed(width), alone)) :]
-    waiting_up_to = [*accumulate(map(waiting_of_width.__getitem__, widths))]  # no wider than `widths[i]`
+    def takes_too_long(width: int) -> bool:
+        return cost.seconds_of(1, width) > allowed(width)
+
+    if takes_too_long(widest):
+        del widths[bisect_left(widths, True, key=takes_too_long) :]
     # 3. The batch that answers most sequences a second: of the anchor's class, or of that and the next wider ones.
     tops = _class_tops(pending, cost, limits, limits.seconds / cost.drift)
     if few_wait := len(tops) == 1:
@@ -328,19 +329,19 @@ def _class_batch(
     next_narrower = tops[anchor_class - 1] if anchor_class else 0
     shapes: list[tuple[float, int, int]] = []  # sequences a second, rows, width
     for top in tops[anchor_class:]:
-        index = bisect_right(widths, top) - 1
-        column, row_limit = cost.column(widths[index], limits.rows), limits.most_rows(widths[index])
-        seconds = max(allowed(widths[index]), alone)
+        width = widths[bisect_right(widths, top) - 1]
+        column, row_limit, seconds = cost.column(width, limits.rows), limits.most_rows(width), allowed(width)
         full_rows = _full_rows(column, row_limit, seconds, waiting)
-        rows = column.cheapest_rows[min(full_rows, waiting_up_to[index])]
-        shapes.append((rows / column.seconds[rows], rows, widths[index]))
+        rows = column.cheapest_rows[min(full_rows, sum([count for one, count in counts if one <= width]))]
+        shapes.append((rows / column.seconds[rows], rows, width))
         if few_wait or rows == column.cheapest_rows[full_rows] or top >= widths[-1]:
             break  # enough sequences for a full batch, or no wider ones wait
     _, rows, width = max(shapes)
     if few_wait:  # the whole part, if need be in several batches; and further rows where they cost nothing
-        count = sum(waiting_of_width[width] for width in widths[: index + 1] if width > next_narrower)
-        _, rows = _even_batches(column, row_limit, seconds, count)
-        rows = rows_within(column.seconds, row_limit, column.seconds[rows])
+        _, rows = _even_batches(
+            column, row_limit, seconds, sum([count for one, count in counts if next_narrower < one <= width])
+        )
+        rows = column.rows_within(row_limit, column.seconds[rows])
     # 4. Its most urgent sequences; then narrower ones for the rows that are left.
     chosen = pending.most_urgent_of(next_narrower, width, rows)
     if len(chosen) < rows:
@@ -357,7 +358,7 @@ def _full_rows(column: Column, row_limit: int, seconds: float, waiting: int) -> 
     """
     times, enough, half = column.seconds, column.enough_rows, -(-column.enough_rows // 2)
     rows = half if times[half] * (waiting / half + 0.5) < times[enough] * (waiting / enough + 0.5) else enough
-    return rows_within(times, row_limit, min(seconds, _TAIL * times[rows]))
+    return column.rows_within(row_limit, min(seconds, _TAIL * times[rows]))
 
 
 def _even_batches(column: Column, row_limit: int, seconds: float, count: int) -> tuple[float, int]:
@@ -367,7 +368,7 @@ def _even_batches(column: Column, row_limit: int, seconds: float, count: int) ->
     cheapest, and equal batches of about as many rows as are enough. Of those with which all are done nearly soonest, it
     is the one whose rows are cheapest.
     """
-    times, most = column.seconds, min(count, rows_within(column.seconds, row_limit, seconds))
+    times, most = column.seconds, min(count, column.rows_within(row_limit, seconds))
     if count <= min(most, column.enough_rows):
         return times[count], count
     batches = max(-(-count // most), count // column.enough_rows)
@@ -505,17 +506,6 @@ def _may_choose_more(near: Sequence[WaitingSequence], cost: CostTable, rows: int
     return passed_share <= _PASSED_SHARE if saves_much else passed_share == 0
 
 
-def _rows_of_one_width(count: int, row_limit: int, column: Column) -> int:
-    """How many of `count` sequences of one width run first, at most `row_limit`.
-
-    The cheapest number of rows; or, if the rest is less than that, the cheaper way to run all in two batches or one.
-    """
-    rows, times = column.cheapest_rows[row_limit], column.seconds
-    if count >= 2 * rows:
-        return rows
-    return min(range(min(count, row_limit), (count - 1) // 2, -1), key=lambda rows: times[rows] + times[count - rows])
-
-
 def _batch_around(
     index: int, widths: Sequence[int], cost: CostTable, limits: BatchLimits, allowed: Mapping[int, float]
 ) -> tuple[int, int]:
@@ -525,8 +515,8 @@ def _batch_around(
     largest step in width. `allowed` has for each width the longest predicted run of a batch of it, in seconds.
     """
     # 1. The positions where a batch may end.
-    times_of = {width: cost.column(width, limits.rows).seconds for width in allowed}
-    row_limits = {width: rows_within(times_of[width], limits.most_rows(width), allowed[width]) for width in allowed}
+    columns = {width: cost.column(width, limits.rows) for width in allowed}
+    row_limits = {width: columns[width].rows_within(limits.most_rows(width), allowed[width]) for width in allowed}
     stride = max(1, round(len(widths) / _ENDS))
     # From here on, batches may have too few rows to reach over two strides: every position may be an end.
     dense = bisect_left(widths, True, key=lambda width: row_limits[width] < 2 * stride - 1)
@@ -534,26 +524,19 @@ def _batch_around(
     steps = [*zip(map(sub, islice(widths, 1, dense), widths), range(-1, -dense, -1), strict=True)]
     sparse = (-max(steps[begin : begin + stride])[1] for begin in range(0, len(steps), stride))
     candidates = (*sparse, *range(max(1, dense), len(widths) + 1))
-    # 2. For the prefix up to each end: the seconds of its cheapest partition, and at which end the last batch begins.
-    ends, best_seconds, begins, first = [0], [0.0], [0], 0
+    # 2. The prefix up to each end: the seconds of its cheapest partition, and after which prefix its last batch begins.
+    prefixes, previous, first = [(0.0, 0)], [0], 0
     for end in candidates:
-        times = times_of[widths[end - 1]]
-        earliest_begin = min(ends[-1], end - row_limits[widths[end - 1]])
-        while ends[first] < earliest_begin:
+        width = widths[end - 1]
+        times, earliest_begin = columns[width].seconds, min(prefixes[-1][1], end - row_limits[width])
+        while prefixes[first][1] < earliest_begin:
             first += 1
-        seconds_from = [
-            before + times[end - begin] for before, begin in zip(best_seconds[first:], ends[first:], strict=True)
-        ]
-        best_seconds.append(min(seconds_from))
-        begins.append(first + seconds_from.index(best_seconds[-1]))
-        ends.append(end)
+        seconds_from = [before + times[end - begin] for before, begin in prefixes[first:]]
+        least = min(seconds_from)
+        previous.append(first + seconds_from.index(least))
+        prefixes.append((least, end))
     # 3. Back from the last batch to the one with the index.
-    last = len(ends) - 1
-    while ends[begins[last]] > index:
-        last = begins[last]
-    return ends[begins[last]], ends[last]
-
-
-def rows_within(times: list[float], row_limit: int, seconds: float) -> int:
-    """The most rows, at most `row_limit`, whose predicted `times[rows]` are within `seconds`; at least 1."""
-    return row_limit if times[row_limit] <= seconds else max(1, bisect_right(times, seconds, 1, row_limit + 1) - 1)
+    last = len(prefixes) - 1
+    while prefixes[previous[last]][1] > index:
+        last = previous[last]
+    return prefixes[previous[last]][1], prefixes[last][1]
