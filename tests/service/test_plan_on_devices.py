@@ -275,6 +275,34 @@ def test_the_rows_that_a_class_leaves_in_its_batch_are_for_narrower_ones():
     assert plan(pool, cost, BatchLimits(rows=8), 0.0) == [*wide[:4], *narrow[:4]]
 
 
+def test_classes_stay_until_a_quarter_of_what_came_lately_is_new():
+    pool, cost = two_classes(1.0, 100.0, 200)
+    tops = []
+    for arrivals in (0, 99, 1):
+        for _ in range(arrivals):
+            pool.add(WaitingSequence(8))
+            pool.remove([*pool][-1])
+        pool.run([])  # as many have come since as it took: none
+        plan(pool, cost, BatchLimits(rows=8), 0.0)
+        tops.append(pool.classes[2])
+    assert tops == [[4, 400], [4, 400], [4, 8, 400]]
+
+
+@pytest.mark.parametrize(("more", "stay"), [(25, True), (26, False), (-25, True), (-26, False)])
+def test_classes_are_divided_again_where_a_quarter_more_or_fewer_wait(more: int, stay: bool):
+    pool, cost = two_classes(1.0, 100.0, 1000)
+    pool.take(list(pool)[100:])
+    pool.run([])
+    plan(pool, cost, BatchLimits(rows=8), 0.0)
+    classes = pool.classes
+    for _ in range(100 + more - len(pool)):
+        pool.add(WaitingSequence(4))
+    pool.take(list(pool)[100 + more :])
+    pool.run([])
+    plan(pool, cost, BatchLimits(rows=8), 0.0)
+    assert (pool.classes is classes) is stay
+
+
 @pytest.mark.parametrize(("wide_seconds", "rows"), [(2.0, 8), (100.0, 1)])
 def test_a_class_with_too_few_runs_with_the_next_wider_one_if_more_are_answered_so(wide_seconds: float, rows: int):
     """One in a second, or eight in two; eight in a hundred are no more."""
