@@ -12,7 +12,7 @@ from hypothesis import given
 from numpy.typing import NDArray
 
 from benchmarks.devices import TABLES, simulated_table, table_error
-from lengthwise.batching.cost import CostTable
+from lengthwise.batching.cost import Column, CostTable
 from lengthwise.batching.cost_measurement import FAILED_SECONDS, grid, measure, rows_grid
 from tests.support.costs import linear_table
 
@@ -37,6 +37,30 @@ def assert_monotone(table: CostTable) -> None:
 
 
 # What it says
+
+
+@pytest.mark.parametrize(
+    ("row_limit", "allowed", "rows"),
+    [(4, 0.5, 1), (4, 1.0, 1), (4, 1.9, 1), (4, 2.0, 3), (4, 4.9, 3), (4, 5.0, 4), (3, 9.0, 3), (2, 2.0, 2)],
+)
+def test_the_most_rows_within_a_limit_and_some_seconds(row_limit: int, allowed: float, rows: int):
+    column = Column.of(np.array([1.0, 2.0, 2.0, 5.0]))
+    assert column.rows_within(row_limit, allowed) == rows
+
+
+@pytest.mark.parametrize(
+    ("count", "row_limit", "rows"),
+    [
+        (9, 8, 4),  # the cheapest number
+        (7, 8, 4),  # 4 and 3 are sooner than 7, or 5 and 2
+        (4, 8, 4),
+        (5, 3, 3),
+        (3, 8, 3),
+    ],
+)
+def test_how_many_of_one_width_run_first(count: int, row_limit: int, rows: int):
+    column = Column.of(np.array([4.0, 4.0, 4.0, 4.0, 9.0, 9.0, 9.0, 9.0]))
+    assert column.rows_of_first(count, row_limit) == rows
 
 
 @given(tables())

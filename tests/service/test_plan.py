@@ -98,6 +98,18 @@ def test_a_batch_keeps_the_limits_unless_it_is_one_sequence(waiting: list[Spec],
             assert cost.predict(rows, width, sum(one.width for one in chosen)) <= limits.seconds
 
 
+@pytest.mark.parametrize("most", [{"padded_steps": 400}, {"rows": 3}, {"seconds": 1e-3}])
+def test_batches_of_a_long_queue_keep_the_limits_too(most: dict[str, int | float]):
+    """Of many, batches end at few places only, but for those that would be too far apart for the limits."""
+    limits, cost = replace(BatchLimits(), **most), recurrent_table()
+    pool, _ = pool_of([Spec(width) for width in np.random.default_rng(0).integers(1, LONGEST, 1000).tolist()])
+    while pool:
+        chosen = plan(pool, cost, limits, now=0.0)
+        rows, width = len(chosen), max(one.width for one in chosen)
+        assert rows == 1 or rows <= limits.most_rows(width)
+        assert rows == 1 or cost.predict(rows, width) <= limits.seconds
+
+
 @given(st.lists(specs, min_size=1, max_size=60), tables(), several_limits)
 def test_equal_input_gives_an_equal_plan(waiting: list[Spec], cost: CostTable, limits: BatchLimits):
     (one, places), (other, other_places) = pool_of(waiting), pool_of(waiting)
