@@ -258,21 +258,24 @@ def test_a_class_runs_when_its_first_is_the_most_urgent_and_takes_its_most_urgen
     ]
 
 
-def two_classes(narrow_seconds: float, wide_seconds: float, number: int = 40) -> tuple[PendingSequences, CostTable]:
+def two_classes(
+    narrow_seconds: float, wide_seconds: float, number: int = 40, narrow: int = 4
+) -> tuple[PendingSequences, CostTable]:
     """As many sequences of 400 steps as of 4, in turn, a wide one first; up to 8 rows cost what one row costs."""
     pool, seconds = PendingSequences(), np.array([[narrow_seconds, wide_seconds]] * 2)
     for _ in range(number):
         pool.add(WaitingSequence(400))
-        pool.add(WaitingSequence(4))
+        pool.add(WaitingSequence(narrow))
     return pool, CostTable([1, 8], [4, 400], seconds)
 
 
-def test_the_rows_that_a_class_leaves_in_its_batch_are_for_narrower_ones():
-    pool, cost = two_classes(1.0, 100.0)
-    wide, narrow = list(pool)[::2], list(pool)[1::2]
-    pool.run(wide[4:])
+@pytest.mark.parametrize("narrow", [1, 4])
+def test_the_rows_that_a_class_leaves_in_its_batch_are_for_narrower_ones(narrow: int):
+    pool, cost = two_classes(1.0, 100.0, narrow=narrow)
+    wide_ones, narrow_ones = list(pool)[::2], list(pool)[1::2]
+    pool.run(wide_ones[4:])
     pool.run([])  # as many have come since as it took: none
-    assert plan(pool, cost, BatchLimits(rows=8), 0.0) == [*wide[:4], *narrow[:4]]
+    assert plan(pool, cost, BatchLimits(rows=8), 0.0) == [*wide_ones[:4], *narrow_ones[:4]]
 
 
 def test_classes_stay_until_a_quarter_of_what_came_lately_is_new():
