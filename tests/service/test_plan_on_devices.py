@@ -278,6 +278,19 @@ def test_the_rows_that_a_class_leaves_in_its_batch_are_for_narrower_ones(narrow:
     assert plan(pool, cost, BatchLimits(rows=8), 0.0) == [*wide_ones[:4], *narrow_ones[:4]]
 
 
+@pytest.mark.parametrize(("waiting", "tops"), [(150, [400]), (400, [4, 400])])
+def test_the_narrowest_class_is_joined_to_the_next_if_its_batches_would_be_three_quarters_empty(
+    waiting: int, tops: list[int]
+):
+    """A tenth is narrow: of 8 rows it fills 1.5 while 150 wait, 4 while 400 do."""
+    pool, cost = PendingSequences(), CostTable([1, 8], [4, 400], np.array([[1.0, 100.0]] * 2))
+    for place in range(waiting):
+        pool.add(WaitingSequence(400 if place % 10 else 4))
+    pool.run([])  # as many have come since as it took: none
+    plan(pool, cost, BatchLimits(rows=8), 0.0)
+    assert pool.classes[2] == tops
+
+
 def test_classes_stay_until_a_quarter_of_what_came_lately_is_new():
     pool, cost = two_classes(1.0, 100.0, 200)
     tops = []
