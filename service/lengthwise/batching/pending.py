@@ -91,12 +91,10 @@ class PendingSequences:
     def __init__(self, horizon: int = HORIZON) -> None:
         self.horizon = horizon
         self.left_out = 0  # plans in a row without the most urgent sequence; counted by `plan`
-        self.arrivals = 0  # sequences that were added so far
+        self._arrivals = 0  # sequences that were added so far
         self._ran = 0  # sequences that were taken by plans so far
         self.work = 0.0  # predicted seconds of all plans by length so far; `plan` adds them
         self.narrow_part = 0  # the widest of those that run in turn with wider ones, or 0; set by `plan`
-        # The classes of widths, set by `plan`: up to which arrival, and for how many waiting ones; the top of each.
-        self.classes: tuple[int, int, Sequence[int]] = (0, 0, ())
         self.recent: deque[int] = deque()  # the widths of the last arrivals,
         self.widths: Counter[int] = Counter()  # and how many of these have each width
         self._refilled_at = sys.maxsize  # see `refilled`: the number of the arrival with which it becomes true
@@ -120,8 +118,8 @@ class PendingSequences:
     def add(self, waiting: WaitingSequence) -> None:
         """Adds a sequence, and sets its fields that concern the order."""
         # 1. Its fields
-        self.arrivals += 1
-        place = self.arrivals - PRIORITY_HEAD_START * waiting.priority
+        self._arrivals += 1
+        place = self._arrivals - PRIORITY_HEAD_START * waiting.priority
         waiting.urgency = key = (MAX_PRIORITY + 1) * place + waiting.priority
         waiting.turn = self._ran + len(self._waiting)
         waiting.arrival_work = self.work
@@ -164,12 +162,12 @@ class PendingSequences:
     def run(self, batch: Sequence[WaitingSequence]) -> None:
         """Removes the sequences of a planned batch, and lets `refilled` count the arrivals from now on."""
         self.take(batch)
-        self._refilled_at = self.arrivals + (len(batch) + 1) // 2
+        self._refilled_at = self._arrivals + (len(batch) + 1) // 2
 
     @property
     def refilled(self) -> bool:
         """Whether at least half as many sequences have arrived since the last plan as that plan took."""
-        return self.arrivals >= self._refilled_at
+        return self._arrivals >= self._refilled_at
 
     def most_urgent(self) -> WaitingSequence | None:
         """The most urgent sequence, or None if none waits."""

@@ -321,7 +321,7 @@ def _class_batch(
     if takes_too_long(widest):
         del widths[bisect_left(widths, True, key=takes_too_long) :]
     # 3. The batch that answers most sequences a second: of the anchor's class, or of that and the next wider ones.
-    tops = [*_class_tops(pending, cost, limits, limits.seconds / cost.drift)]
+    tops = _class_tops(pending, cost, limits, limits.seconds / cost.drift)
     if few_wait := len(tops) == 1:
         tops.insert(0, _narrow_part(pending, cost, limits, allowed))
     tops[-1] = max(tops[-1], widths[-1])
@@ -421,24 +421,20 @@ def _narrow_part(
     return pending.narrow_part
 
 
-def _class_tops(pending: PendingSequences, cost: CostTable, limits: BatchLimits, seconds: float) -> Sequence[int]:
+def _class_tops(pending: PendingSequences, cost: CostTable, limits: BatchLimits, seconds: float) -> list[int]:
     """The widest of each class of widths, ascending; a full batch of each takes at most `seconds` before the drift.
 
     In order of arrival, a share of what is computed is padding. So many classes are there that full batches of all of
     them have this share of the sequences that wait: with more classes there is less padding, and each waits longer for
     its turn. Classes follow from the last arrivals, not from what waits: there, the classes that ran last are missing,
-    and if classes changed with them, sequences at their ends would wait too long. So they also stay, in
-    `pending.classes`, until a quarter of the last arrivals are new, or a quarter more or fewer wait.
+    and if classes changed with them, sequences at their ends would wait too long.
 
     A class ends where it is nearest to full: a width begins the next class if its arrivals would overfill this one by
     more rows than are still free in it. With them, a few long sequences would run with very many short ones. One class
     never becomes two so: where so few wait, a division into two parts is better (`_narrow_part`).
     """
-    arrivals, waiting, (until, waited, tops) = len(pending.recent), len(pending), pending.classes
-    if pending.arrivals < until and abs(waiting - waited) <= waited // 4:
-        return tops
     # 1. The share of padding, if every batch were as wide as the widest of the last arrivals.
-    widths = sorted(pending.widths, reverse=True)
+    widths, arrivals, waiting = sorted(pending.widths, reverse=True), len(pending.recent), len(pending)
     columns = [cost.column(width, limits.rows) for width in widths]
     valid_seconds = [
         column.least_row_seconds * pending.widths[width] for column, width in zip(columns, widths, strict=True)
@@ -462,9 +458,7 @@ def _class_tops(pending: PendingSequences, cost: CostTable, limits: BatchLimits,
                 begin -= 1
 
     # One class stays one: only where there are two already is an end moved to the nearest.
-    tops = [*divided(nearest=len([*islice(divided(nearest=False), 2)]) > 1)][::-1]
-    pending.classes = (pending.arrivals + arrivals // 4, waiting, tops)
-    return tops
+    return [*divided(nearest=len([*islice(divided(nearest=False), 2)]) > 1)][::-1]
 
 
 def _queue_batch(
