@@ -81,15 +81,30 @@ def test_planning_until_nothing_waits_runs_everything_once(waiting: list[Spec], 
     assert sorted(ran) == list(range(len(waiting)))
 
 
+@pytest.mark.parametrize("busy", [False, True])  # as many arrive as run: a device has classes of widths
 @given(st.lists(specs, max_size=60), tables(), several_limits)
 @example(  # one row takes too long, and two take no longer
     [Spec(4), Spec(4), Spec(8)],
     CostTable([1, 8], [4, 240], np.full((2, 2), 0.0625)),
     BatchLimits(rows=2, padded_steps=8, seconds=0.05),
 )
-def test_a_batch_keeps_the_limits_unless_it_is_one_sequence(waiting: list[Spec], cost: CostTable, limits: BatchLimits):
+@example(  # the same on a device, where one batch could take all
+    [Spec(400), Spec(4), Spec(400)],
+    CostTable([1, 8], [4, 400], np.array([[0.001, 0.1]] * 2)),
+    BatchLimits(rows=8, seconds=0.05),
+)
+@example(  # and where many wait
+    [Spec(400), Spec(4)] * 20,
+    CostTable([1, 8], [4, 400], np.array([[0.001, 0.1]] * 2)),
+    BatchLimits(rows=8, seconds=0.05),
+)
+def test_a_batch_keeps_the_limits_unless_it_is_one_sequence(
+    busy: bool, waiting: list[Spec], cost: CostTable, limits: BatchLimits
+):
     pool, _ = pool_of(waiting)
     while pool:
+        if busy:
+            pool.run([])  # as many have come since as it took: none
         chosen = plan(pool, cost, limits, now=0.0)
         rows, width = len(chosen), max(one.width for one in chosen)
         if rows > 1:

@@ -186,7 +186,8 @@ class PendingSequences:
         """Returns the `count` most urgent of the near sequences whose width is above `above` and at most `up_to`.
 
         They are in order of urgency; fewer if there are no more. If many sequences have such a width, the most urgent
-        are soon found in the order of all; of few, it is quicker to sort the most urgent of each width.
+        are soon found in the order of all; of few, it is quicker to sort the most urgent of each width. With more than
+        `horizon` waiting and stale entries in the order, some that just are near may be left out (`is_near`).
         """
         groups = [alike for (width, _), alike in self.alike.items() if above < width <= up_to]
         to_sort = sum([min(count, len(alike)) for alike in groups])

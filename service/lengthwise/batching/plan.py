@@ -301,11 +301,9 @@ def _class_batch(
     answers most sequences a second is taken. Where one batch can take all that wait: `_queue_batch`; where too few wait
     for two classes: `_narrow_part`.
     """
-    alone = cost.seconds_of(1, anchor.width)
 
     def allowed(width: int) -> float:
-        """The longest predicted run of a batch of this width; the anchor alone may always run."""
-        return max(alone, _allowed_seconds(anchor, width, cost, limits, now, tail=_TAIL))
+        return _allowed_seconds(anchor, width, cost, limits, now, tail=_TAIL)
 
     # 1. How many sequences of each width wait, and whether one batch can take them all.
     counts = [(width, len(alike)) for (width, _), alike in pending.alike.items()]
@@ -314,9 +312,9 @@ def _class_batch(
     if waiting <= _full_rows(column, limits.most_rows(widest), allowed(widest), waiting):
         return _queue_batch(pending, anchor, cost, limits)
 
-    # 2. Leave out the widths of which a single row already takes longer than is allowed.
+    # 2. Leave out the widths of which a single row already takes longer than is allowed. The anchor always runs.
     def takes_too_long(width: int) -> bool:
-        return cost.seconds_of(1, width) > allowed(width)
+        return width > anchor.width and cost.seconds_of(1, width) > allowed(width)
 
     if takes_too_long(widest):
         del widths[bisect_left(widths, True, key=takes_too_long) :]
@@ -341,7 +339,7 @@ def _class_batch(
         _, rows = _even_batches(
             column, row_limit, seconds, sum([count for one, count in counts if next_narrower < one <= width])
         )
-        rows = column.rows_within(row_limit, column.seconds[rows])
+        rows = column.rows_within(row_limit, min(seconds, column.seconds[rows]))
     # 4. Its most urgent sequences; then narrower ones for the rows that are left.
     chosen = pending.most_urgent_of(next_narrower, width, rows)
     if len(chosen) < rows:
