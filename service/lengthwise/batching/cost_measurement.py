@@ -49,9 +49,9 @@ _MONOTONE_TOLERANCE: Final = 0.03  # by so much (log) a smaller shape may be slo
 _LEAST_VARIANCE: Final = 1e-6  # rounding errors would make it negative
 _TERM_PENALTY: Final = 0.01  # of a term of the mean: it must lower the sum of squared relative errors by more
 _RIDGE: Final = 1e-9  # makes equations of few shapes solvable
-# The ratio of first runs to later ones: the noise of one, and how much it may vary before first runs say nothing. As
-# single runs stall, it varies as much as most ratios (this quantile of them) are off the middle one.
-_PAIR_NOISE, _MOST_SPREAD, _SPREAD_QUANTILE = 0.1, 0.08, 0.7
+# Later runs by first ones (logs): the noise of one shape that ran twice, and how much noise there may be before a first
+# run says too little. As single runs stall, it is what most shapes (this quantile of them) are off.
+_PAIR_NOISE, _MOST_SPREAD, _SPREAD_QUANTILE = 0.05, 0.08, 0.7
 _DOUBT_POWER: Final = 1.5  # of how much the doubt of a shape counts beside that of others
 _PRICE_POWER: Final = 0.8  # of what a run takes of what is left; 1 would leave wide shapes for too late
 # A shape whose fastest run took so much longer than the others predict runs again, until it has so many runs.
@@ -93,7 +93,7 @@ def measure(
 
     - A device (`most_runs`) runs the shapes that tell most of the others. All times are then predicted, also those that
       were measured: that removes noise. A shape's first run is slow. If it takes about the same multiple of a later one
-      for each shape, a further shape runs once only, and its time is divided by that multiple.
+      for each shape, or so many seconds more, a further shape runs once only, and a later run follows from that.
     - A processor (None) runs each new shape twice, and then all of them in turns, so that a busy period slows all of
       them. If it slowed only the small ones, the planner would make every batch too large. Times of one number of rows
       that lie on a line over the widths, as a recurrent model's do, are replaced by the line. Only shapes that did not
@@ -174,8 +174,9 @@ class _Times:
         # `[i, j]`: whether shape j is as large as shape i, or larger
         self.at_most = (self.rows[:, None] <= self.rows) & (self.widths[:, None] <= self.widths)
         # What the process knows before a run: the terms of its mean, and covariances around it
-        terms = (np.ones_like(self.rows), self.widths, self.rows, self._steps, self._steps * self.widths)
-        self._terms = np.stack(terms, axis=1).astype(np.float64)
+        self._terms = np.stack(
+            [np.ones_like(self.rows), self.widths, self.rows, self._steps, self._steps * self.widths], axis=1
+        ).astype(np.float64)
         by_rows, by_width, by_steps = (
             np.abs(np.log2(axis)[:, None] - np.log2(axis)) for axis in (self.rows, self.widths, self._steps)
         )
@@ -217,19 +218,22 @@ class _Times:
 
     def most_telling(self, seconds_left: float, runs_left: float) -> int | None:
         """The shape to run next on a device, with so many seconds and runs left; None if they suffice for no shape."""
-        ratio, spread = self._first_over_later()
-        for shape in (*self._corners, *np.flatnonzero((self.runs == 1) & (spread > _MOST_SPREAD)).tolist()):
+        fixed, ratio, least_noise = self._first_runs()
+        unclear = (self.runs == 1) & (_later(self._first, fixed, ratio, least_noise)[1] > _MOST_SPREAD)
+        for shape in (*self._corners, *np.flatnonzero(unclear).tolist()):
             if self.runs[shape] < 2 and not self.fails[shape]:
                 return int(shape)
         logs, covariance, variances, doubts, stalled = self._predict(*self._measured())
         if stalled is not None and math.exp(logs[stalled]) <= seconds_left:
             return stalled
-        # 1. What a run of each shape takes. Where first runs say nothing, a new shape runs twice.
+        # 1. What a run of each shape takes. Where a first run says too little, a new shape runs twice.
         new = self.runs == 0
-        runs = np.where(new & (spread > _MOST_SPREAD), 2, 1)
-        seconds = np.where(new, np.exp(logs + doubts) * (ratio + runs - 1), np.exp(logs))
+        first = fixed[0] + ratio[0] * np.exp(logs)
+        noise_of_once = _later(first, fixed, ratio, least_noise)[1]
+        runs = np.where(new & (noise_of_once > _MOST_SPREAD), 2, 1)
+        seconds = np.where(new, (first + np.exp(logs) * (runs - 1)) * np.exp(doubts), np.exp(logs))
         # 2. By how much it lowers the variances of all, the most doubtful first.
-        noise = np.where(new, _NOISE**2 + (runs == 1) * spread**2, _NOISE**2 / np.maximum(1, 2 * self.runs - 1))
+        noise = np.where(new, _NOISE**2 + (runs == 1) * noise_of_once**2, _NOISE**2 / np.maximum(1, 2 * self.runs - 1))
         bounded = doubts**2 / variances  # the shares of them that smaller and larger shapes leave
         may_run = self._within & ~self.fails
         gains = (np.where(may_run, bounded * doubts**_DOUBT_POWER, 0.0) @ covariance**2) * bounded / (variances + noise)
@@ -256,29 +260,44 @@ class _Times:
         too_many |= self.fails & ~self.at_most[:, shapes].any(axis=1)  # where a larger one ran, memory was short once
         return np.where(too_many, FAILED_SECONDS, np.maximum(filled, SHORTEST_SECONDS)).reshape(self._grid)
 
-    def _first_over_later(self) -> tuple[float, float]:
-        """How many times as long a shape's first run takes as a later one, and by how much the log of this varies.
+    def _first_runs(self) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
+        """How much longer first runs take than later ones, by the shapes that ran twice; for `_later`.
 
-        (1, 1) before any shape ran twice.
+        A first run takes `fixed + ratio * later` seconds. Compared are these *ways*: a ratio alone, and so many seconds
+        alone, as each of the shapes has it; and both, as each two of the shapes have them. Several ways may explain the
+        shapes about as well: the ratio as well as the seconds, say, if all of them take equally long.
+
+        Returns:
+            `fixed` and `ratio` of the ways that explain the shapes well, `[ways]`, the best first; and the noise of
+            the logs of later runs that it predicts. Before a shape ran twice, nothing is known.
         """
-        logs = np.log(self._first / self._fastest)[self.runs > 1]
-        if not len(logs):
-            return 1.0, 1.0
-        middle = float(np.median(logs))
-        spread = float(np.quantile(np.abs(logs - middle), _SPREAD_QUANTILE))
-        return math.exp(middle), math.hypot(spread, _PAIR_NOISE / math.sqrt(len(logs)))
+        first, later = self._first[self.runs > 1], self._fastest[self.runs > 1]
+        if not len(first):
+            return np.zeros(1), np.ones(1), 1.0
+        some, shorter = np.nonzero(later[:, None] > later)
+        slopes = (first[some] - first[shorter]) / (later[some] - later[shorter])
+        fixed = np.maximum(0, [*np.zeros(len(first)), *(first - later), *(first[some] - slopes * later[some])])
+        ratio = np.maximum(1, [*(first / later), *np.ones(len(first)), *slopes])
+        off = np.abs(_later(first, fixed, ratio, 0.0)[0] - np.log(later))
+        errors = off.mean(axis=1) + _PAIR_NOISE / 2 * ((fixed > 0) & (ratio > 1))
+        ways = np.argsort(errors, kind="stable")[: np.sum(errors <= errors.min() + 3 * _PAIR_NOISE / len(first))]
+        return (
+            fixed[ways],
+            ratio[ways],
+            math.hypot(np.quantile(off[ways[0]], _SPREAD_QUANTILE), _PAIR_NOISE / math.sqrt(len(first))),
+        )
 
     def _measured(self) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
         """The shapes that ran, their seconds, and the noise: the standard deviations of the logs of these.
 
         None takes longer than a larger shape that ran.
         """
-        ratio, spread = self._first_over_later()
         shapes = np.flatnonzero(self.runs)
         once = self.runs[shapes] == 1
-        seconds = self._fastest[shapes] / np.where(once, ratio, 1.0)
+        logs, noise_of_once = _later(self._first[shapes], *self._first_runs())
+        seconds = np.where(once, np.exp(logs[0]), self._fastest[shapes])
         seconds = np.where(self.at_most[np.ix_(shapes, shapes)], seconds, np.inf).min(axis=1)
-        noise = np.where(once, math.hypot(_NOISE, spread), _NOISE / np.maximum(1, self.runs[shapes] - 1))
+        noise = np.where(once, np.hypot(_NOISE, noise_of_once), _NOISE / np.maximum(1, self.runs[shapes] - 1))
         return shapes, seconds, noise
 
     def _predict(
@@ -312,6 +331,20 @@ class _Times:
         return _Prediction(logs, covariance, variances, doubts, stalled)
 
 
+def _later(
+    first: NDArray[np.float64], fixed: NDArray[np.float64], ratio: NDArray[np.float64], noise: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Predicts later runs by first ones, which take `fixed + ratio * later` seconds: see `_Times._first_runs`.
+
+    Returns:
+        The logs of the later runs' seconds, `[ways, shapes]`, and the noise of those of the first way, `[shapes]`.
+        Where the ways differ, as they do for a shape that takes much longer than all that ran twice, a first run says
+        little.
+    """
+    logs = np.log(np.maximum(first - fixed[:, None], SHORTEST_SECONDS) / ratio[:, None])
+    return logs, np.hypot(noise, np.ptp(logs, axis=0) / 2)
+
+
 def _fitted_sums(
     terms: NDArray[np.float64], shapes: NDArray[np.int64], seconds: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -326,13 +359,13 @@ def _fitted_sums(
     gram, target = (relative / scale).T @ (relative / scale), (relative / scale).sum(axis=0)
     # The least squares of each choice of terms, `[choices, terms]`: the factors of the others are 0.
     chosen = np.array([*product((0.0, 1.0), repeat=len(scale))][1:])
-    ones = np.eye(len(scale))
-    grams = chosen[:, :, None] * gram * chosen[:, None, :] + (1 - chosen + _RIDGE)[:, :, None] * ones
+    grams = chosen[:, :, None] * gram * chosen[:, None, :] + (1 - chosen + _RIDGE)[:, :, None] * np.eye(len(scale))
     factors = np.linalg.solve(grams, (chosen * target)[:, :, None])[:, :, 0]
     errors = ((factors @ gram) * factors).sum(axis=1) - 2 * factors @ target + _TERM_PENALTY * chosen.sum(axis=1)
     errors[(factors < 0).any(axis=1)] = math.inf
-    without_last = np.where(chosen[:, -1] == 0, errors, math.inf)
-    few_terms, any_terms = (terms * factors[each.argmin()] / scale for each in (without_last, errors))
+    few_terms, any_terms = (
+        terms * factors[each.argmin()] / scale for each in (np.where(chosen[:, -1] == 0, errors, math.inf), errors)
+    )
     return few_terms, any_terms
 
 
