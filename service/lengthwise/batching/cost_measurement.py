@@ -49,9 +49,10 @@ _MONOTONE_TOLERANCE: Final = 0.03  # by so much (log) a smaller shape may be slo
 _LEAST_VARIANCE: Final = 1e-6  # rounding errors would make it negative
 _TERM_PENALTY: Final = 0.01  # of a term of the mean: it must lower the sum of squared relative errors by more
 _RIDGE: Final = 1e-9  # makes equations of few shapes solvable
-# Later runs by first ones (logs): the noise of one shape that ran twice, and how much noise there may be before a first
-# run says too little. As single runs stall, it is what most shapes (this quantile of them) are off.
-_PAIR_NOISE, _MOST_SPREAD, _SPREAD_QUANTILE = 0.05, 0.08, 0.7
+# Later runs by first ones (logs): the noise of one shape that ran twice, how much noise there may be before a first run
+# says too little, and as single runs stall, which quantile of the shapes' errors it is and the most that one counts as.
+# Then the noise of what is fixed in first runs, as a share of these: less than that is never left for the later run.
+_PAIR_NOISE, _MOST_SPREAD, _SPREAD_QUANTILE, _MOST_ERROR, _FIXED_NOISE = 0.05, 0.08, 0.7, 1.0, 0.01
 _DOUBT_POWER: Final = 1.5  # of how much the doubt of a shape counts beside that of others
 _PRICE_POWER: Final = 0.8  # of what a run takes of what is left; 1 would leave wide shapes for too late
 # A shape whose fastest run took so much longer than the others predict runs again, until it has so many runs.
@@ -227,8 +228,7 @@ class _Times:
         if stalled is not None and math.exp(logs[stalled]) <= seconds_left:
             return stalled
         # 1. What a run of each shape takes. Where a first run says too little, a new shape runs twice.
-        new = self.runs == 0
-        first = fixed[0] + ratio[0] * np.exp(logs)
+        new, first = self.runs == 0, fixed[0] + ratio[0] * np.exp(logs)
         noise_of_once = _later(first, fixed, ratio, least_noise)[1]
         runs = np.where(new & (noise_of_once > _MOST_SPREAD), 2, 1)
         seconds = np.where(new, (first + np.exp(logs) * (runs - 1)) * np.exp(doubts), np.exp(logs))
@@ -279,7 +279,7 @@ class _Times:
         fixed = np.maximum(0, [*np.zeros(len(first)), *(first - later), *(first[some] - slopes * later[some])])
         ratio = np.maximum(1, [*(first / later), *np.ones(len(first)), *slopes])
         off = np.abs(_later(first, fixed, ratio, 0.0)[0] - np.log(later))
-        errors = off.mean(axis=1) + _PAIR_NOISE / 2 * ((fixed > 0) & (ratio > 1))
+        errors = np.minimum(off, _MOST_ERROR).mean(axis=1) + _PAIR_NOISE / 2 * ((fixed > 0) & (ratio > 1))
         ways = np.argsort(errors, kind="stable")[: np.sum(errors <= errors.min() + 3 * _PAIR_NOISE / len(first))]
         return (
             fixed[ways],
@@ -338,11 +338,12 @@ def _later(
 
     Returns:
         The logs of the later runs' seconds, `[ways, shapes]`, and the noise of those of the first way, `[shapes]`.
-        Where the ways differ, as they do for a shape that takes much longer than all that ran twice, a first run says
-        little.
+        There is much noise where the ways differ, as they do for a shape that takes much longer than all that ran
+        twice, and where nearly all of a first run is fixed.
     """
-    logs = np.log(np.maximum(first - fixed[:, None], SHORTEST_SECONDS) / ratio[:, None])
-    return logs, np.hypot(noise, np.ptp(logs, axis=0) / 2)
+    share = np.maximum(_FIXED_NOISE, 1 - fixed[:, None] / first)  # of the first run: what is not fixed
+    logs = np.log(first * share / ratio[:, None])
+    return logs, np.hypot(np.hypot(noise, _FIXED_NOISE / share[0]), np.ptp(logs, axis=0) / 2)
 
 
 def _fitted_sums(
