@@ -554,20 +554,31 @@ def test_the_tables_of_a_real_device_are_right_after_a_second_with_slow_first_ru
     assert errors[36] <= 1.2
 
 
-@pytest.mark.parametrize("slow", [3, 10])
-@pytest.mark.parametrize("device", ["flat to 256 rows", "in proportion", "H200, encoder of 4 layers"])
-def test_a_table_is_right_where_only_the_very_first_runs_are_slow(device: str, slow: int):
-    """As where they load the kernels: by these shapes, all first runs would take 50 ms longer than later ones."""
+@pytest.mark.parametrize(
+    "late",
+    [
+        lambda count, rows, width: 0.05 * (count < 3),
+        lambda count, rows, width: 0.05 * (count < 10),
+        lambda count, rows, width: 0.01 * (count % 2),
+        lambda count, rows, width: 0.01 * (rows * width <= 4096),
+    ],
+    ids=["the first three", "the first ten", "every second", "small ones"],
+)
+@pytest.mark.parametrize("device", ["flat to 256 rows", "in steps of 64 rows", "in proportion"])
+def test_a_table_is_about_right_where_only_some_first_runs_are_slow(
+    device: str, late: Callable[[int, int, int], float]
+):
+    """As the first ones are that load the kernels: by these, all first runs would take longer than later ones."""
     truth, ran, now = TABLES[device], set[tuple[int, int]](), 0.0
 
     def run(rows: int, width: int) -> None:
         nonlocal now
-        now += truth(rows, width) + (0.05 if (rows, width) not in ran and len(ran) < slow else 0.0)
+        now += truth(rows, width) + (0.0 if (rows, width) in ran else late(len(ran), rows, width))
         ran.add((rows, width))
 
     table = measure(run, max_rows=256, max_width=512, max_padded_steps=65_536, clock=lambda: now)
     for rows, width in ((1, 4), (16, 16), (256, 4), (64, 64), (256, 256), (1, 512)):
-        assert table.predict(rows, width) == pytest.approx(truth(rows, width), rel=0.15)
+        assert 0.5 < table.predict(rows, width) / truth(rows, width) < 2
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -94,7 +94,8 @@ def measure(
 
     - A device (`most_runs`) runs the shapes that tell most of the others. All times are then predicted, also those that
       were measured: that removes noise. A shape's first run is slow. If it takes about the same multiple of a later one
-      for each shape, or so many seconds more, a further shape runs once only, and a later run follows from that.
+      for each shape, or so many seconds more, or both, a further shape runs once only, and its later runs are
+      predicted by that (`_later`).
     - A processor (None) runs each new shape twice, and then all of them in turns, so that a busy period slows all of
       them. If it slowed only the small ones, the planner would make every batch too large. Times of one number of rows
       that lie on a line over the widths, as a recurrent model's do, are replaced by the line. Only shapes that did not
@@ -153,7 +154,8 @@ class _Prediction(NamedTuple):
     covariance: NDArray[np.float64]  # `[shapes, shapes]`, of their errors
     variances: NDArray[np.float64]  # its diagonal
     doubts: NDArray[np.float64]  # the roots of these, or less, where smaller and larger shapes bound the time
-    stalled: int | None  # a shape of few runs that all took much longer than the others predict
+    # A shape to run again: its few runs took much longer than the others predict, or its first one lets expect less.
+    stalled: int | None
 
 
 class _Times:
@@ -268,8 +270,9 @@ class _Times:
         shapes about as well: the ratio as well as the seconds, say, if all of them take equally long.
 
         Returns:
-            `fixed` and `ratio` of the ways that explain the shapes well, `[ways]`, the best first; and the noise of
-            the logs of later runs that it predicts. Before a shape ran twice, nothing is known.
+            `fixed` and `ratio` of the ways that explain the shapes about as well as the best, `[ways]`, the best first;
+            and the noise of the logs of later runs that the best one predicts. Before a shape ran twice, nothing is
+            known.
         """
         first, later = self._first[self.runs > 1], self._fastest[self.runs > 1]
         if not len(first):
@@ -278,6 +281,7 @@ class _Times:
         slopes = (first[some] - first[shorter]) / (later[some] - later[shorter])
         fixed = np.maximum(0, [*np.zeros(len(first)), *(first - later), *(first[some] - slopes * later[some])])
         ratio = np.maximum(1, [*(first / later), *np.ones(len(first)), *slopes])
+        # Both together explain any two shapes, so they must be better than one alone. Of few shapes more ways may hold.
         off = np.abs(_later(first, fixed, ratio, 0.0)[0] - np.log(later))
         errors = np.minimum(off, _MOST_ERROR).mean(axis=1) + _PAIR_NOISE / 2 * ((fixed > 0) & (ratio > 1))
         ways = np.argsort(errors, kind="stable")[: np.sum(errors <= errors.min() + 3 * _PAIR_NOISE / len(first))]
@@ -324,9 +328,14 @@ class _Times:
         upper = np.where(self.at_most[:, shapes], times, np.inf).min(axis=1)
         variances = np.maximum(np.diag(covariance), _LEAST_VARIANCE)
         doubts = np.minimum(np.sqrt(variances), (upper - lower) / 2 + _MONOTONE_TOLERANCE)
-        # 4. By how much each time is longer than the others predict
+        # 4. By how much each time is longer than the others predict, or shorter, if it follows from a first run only
         longer, certainty = inverse @ off / np.diag(inverse), np.sqrt(np.diag(inverse))
-        stalls = np.where((self.runs[shapes] < _MOST_CHECKS) & (longer > _STALL_LOG), longer * certainty, 0.0)
+        stalls = np.where(
+            ((longer > _STALL_LOG) & (self.runs[shapes] < _MOST_CHECKS))
+            | ((longer < -_STALL_LOG) & (self.runs[shapes] == 1)),
+            np.abs(longer) * certainty,
+            0.0,
+        )
         stalled = int(shapes[stalls.argmax()]) if stalls.max() > _STALL_DEVIATIONS else None
         return _Prediction(logs, covariance, variances, doubts, stalled)
 
