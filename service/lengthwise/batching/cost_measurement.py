@@ -298,7 +298,9 @@ class _Times:
         """
         shapes = np.flatnonzero(self.runs)
         once = self.runs[shapes] == 1
-        logs, noise_of_once = _later(self._first[shapes], *self._first_runs())
+        logs, noise_of_once = _later(  # a processor runs all shapes twice, and needs none of it
+            self._first[shapes], *(self._first_runs() if once.any() else (np.zeros(1), np.ones(1), 0.0))
+        )
         seconds = np.where(once, np.exp(logs[0]), self._fastest[shapes])
         seconds = np.where(self.at_most[np.ix_(shapes, shapes)], seconds, np.inf).min(axis=1)
         noise = np.where(once, np.hypot(_NOISE, noise_of_once), _NOISE / np.maximum(1, self.runs[shapes] - 1))
