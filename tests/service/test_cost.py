@@ -497,9 +497,10 @@ def test_sixty_runs_and_a_second_of_a_device_give_its_table(device: str, cold: t
     """Runs take up to some percent longer, the first one of each shape some time on top of it.
 
     That time is 10 ms, three times a run, or some of both. Which shapes run depends on the last bits of the times, so
-    on the processor: a single seed may be past 15 % on one of them.
+    on the processor: three seeds are within 15 %, and the mean of eight.
     """
     errors = [_error_after_a_second(DEVICES[device], cold, seed) for seed in range(8)]
+    assert max(errors[:3]) <= 1.15
     assert max(errors) <= 1.35
     assert np.mean(errors) <= 1.15
 
@@ -517,7 +518,7 @@ def _error_after_a_second(truth: Callable[[int, int], float], cold: tuple[float,
     limits = {"max_rows": 256, "max_width": 512, "max_padded_steps": 65_536}
     table = measure(run, **limits, budget_seconds=1.0, clock=lambda: now)
     assert len(ran) <= 60
-    assert now <= 1.0 + 4 * truth(256, 256) + 0.01
+    assert now <= 1.0 + 4 * truth(256, 256)
     off = [
         table.seconds[i, j] / truth(rows, width)
         for i, rows in enumerate(table.rows.tolist())
@@ -542,16 +543,16 @@ def test_first_runs_that_are_some_time_longer_do_not_hide_what_large_shapes_take
 @pytest.mark.parametrize("cold", [0.0, 3.0])
 @pytest.mark.parametrize("device", [name for name in TABLES if name != "the same, flat to 1.2 ms"])
 def test_a_second_gives_the_table_of_devices_of_each_kind(device: str, cold: float):
-    errors = sorted(table_error(TABLES[device], seed, cold=cold) for seed in range(8))
-    assert errors[-1] <= 1.35
-    assert errors[-2] <= 1.2
+    assert max(table_error(TABLES[device], seed, cold=cold) for seed in range(3)) <= 1.2
 
 
 @pytest.mark.parametrize("device", ["H200, BiLSTM 2 x 128", "H200, encoder of 4 layers"])
 def test_the_tables_of_a_real_device_are_right_after_a_second_with_slow_first_runs(device: str):
-    errors = sorted(table_error(TABLES[device], seed) for seed in range(40))
-    assert errors[20] <= 1.15
-    assert errors[36] <= 1.2
+    errors = [table_error(TABLES[device], seed) for seed in range(40)]
+    assert sorted(errors[:5])[2] <= 1.15
+    assert max(errors[:5]) <= 1.2
+    assert sorted(errors)[20] <= 1.15
+    assert sorted(errors)[36] <= 1.2
 
 
 @pytest.mark.parametrize(
