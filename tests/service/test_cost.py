@@ -496,8 +496,7 @@ DEVICES: dict[str, Callable[[int, int], float]] = {
 def test_sixty_runs_and_a_second_of_a_device_give_its_table(device: str, cold: tuple[float, float]):
     """Runs take up to some percent longer, the first one of each shape some time on top of it.
 
-    That time is 10 ms, three times a run, or some of both. Which shapes run depends on the last bits of the times, so
-    on the processor: three seeds are within 15 %, and the mean of eight.
+    That time is 10 ms, three times a run, or some of both. Three seeds are within 15 %, and the mean of eight.
     """
     errors = [_error_after_a_second(DEVICES[device], cold, seed) for seed in range(8)]
     assert max(errors[:3]) <= 1.15
