@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable
+from itertools import pairwise, product
 from typing import Any
 
 import hypothesis.strategies as st
@@ -465,16 +466,106 @@ def test_a_slow_first_turn_costs_no_shapes_that_there_is_time_for(stalled: float
         assert table.predict(rows, width) == pytest.approx(machine.truth.predict(rows, width), rel=0.2)
 
 
-def test_what_noise_is_left_is_shared_by_all_widths_of_as_many_rows():
+def test_noise_of_a_few_percent_makes_no_time_of_one_row_wrong_by_as_much():
     random, truth = np.random.default_rng(0), Machine().truth.predict
     # Noise of a few percent, seeded: the machine itself has none.
     machine = Machine(seconds=lambda rows, width: truth(rows, width) * random.uniform(0.97, 1.03))
     table = machine.measured(budget_seconds=0.2)
     for width in (8, 16, 32, 64, 128):
         assert table.predict(1, width) == pytest.approx(truth(1, width), rel=0.03)
-    steps = np.array([4, 8, 16, 32, 64, 128])
-    times = np.array([table.predict(1, int(width)) for width in steps])
-    np.testing.assert_allclose(np.diff(times) / np.diff(steps), (times[-1] - times[0]) / (steps[-1] - steps[0]))
+
+
+def errors(table: CostTable, machine: Machine, truth: Callable[[int, int], float]) -> NDArray[np.float64]:
+    """The logs of how far the times of the shapes that ran are off, beside the one in the middle."""
+    logs = np.log([table.predict(*shape) / truth(*shape) for shape in sorted({*machine.ran})])
+    return np.asarray(logs - np.median(logs))
+
+
+def test_of_the_noise_of_the_fastest_runs_a_third_or_more_is_removed():
+    left: list[float] = []
+    for seed in range(6):
+        random, truth = np.random.default_rng(seed), Machine().truth.predict
+        machine = Machine()
+        runs: dict[tuple[int, int], list[float]] = {}
+
+        def noisy(rows: int, width: int, random=random, truth=truth, runs=runs) -> float:
+            runs.setdefault((rows, width), []).append(truth(rows, width) * (1 + random.exponential(0.3)))
+            return runs[rows, width][-1]
+
+        machine.seconds = noisy
+        table = machine.measured(budget_seconds=0.2)
+        fastest = np.log([min(times) / truth(*shape) for shape, times in runs.items()])
+        left.append(errors(table, machine, truth).std() / fastest.std())
+    assert np.mean(left) < 2 / 3
+
+
+def test_shapes_that_run_with_cold_caches_after_much_larger_ones_look_no_dearer():
+    class Caches(Machine):
+        def __call__(self, rows: int, width: int) -> None:
+            before = math.prod(self.ran[-1]) if self.ran else 0
+            cold = 1.0 if before > 8 * rows * width else 0.0
+            self.now += self.truth.predict(rows, width) * (cold + self.random.uniform(0, 0.3))
+            super().__call__(rows, width)
+
+    largest: list[float] = []
+    for seed in range(6):
+        machine = Caches()
+        machine.random = np.random.default_rng(seed)
+        table = machine.measured(budget_seconds=0.5)
+        largest.append(np.abs(errors(table, machine, machine.truth.predict)).max())
+        shapes = len({*machine.ran})
+        steps = [math.prod(shape) for shape in machine.ran[2 * shapes :]]
+        assert len(steps) > shapes
+        assert all(before <= 2 * after for before, after in pairwise(steps))
+    assert np.mean(largest) < 0.08
+
+
+PROCESSORS: dict[str, Callable[[int, int], float]] = {
+    "linear": lambda rows, width: 1e-4 + 1e-6 * rows * width,
+    "blocks of 16 rows": lambda rows, width: 1e-4 + 1e-6 * width * (-(-rows // 16) * 16),
+    "an encoder": lambda rows, width: 1e-4 + rows * (1e-6 * width + 5e-9 * width**2),
+    "full caches": lambda rows, width: 1e-5 + 1e-7 * rows * width * (3 if rows * width > 2048 else 1),
+    "thrashing": lambda rows, width: (1e-5 + 1e-7 * rows * width) * (100 if rows >= 32 else 1),
+}
+
+
+@pytest.mark.parametrize(
+    ("processor", "period", "first", "noise", "off_by"),
+    [
+        ("linear", 0.01, 1, 0.02, 0.2),  # its speed changes every 10 ms, by a factor of up to two
+        ("an encoder", 0.01, 1, 0.02, 0.2),
+        ("an encoder", 0.25, 1, 0.02, 0.1),
+        ("blocks of 16 rows", 0.25, 1, 0.02, 0.15),
+        ("blocks of 16 rows", 100.0, 5, 0.03, 0.1),  # the first run of each shape takes five times as long
+        ("full caches", 100.0, 1, 0.3, 0.15),  # a dozen runs of each shape
+        ("thrashing", 100.0, 1, 0.02, 0.1),
+    ],
+)
+def test_the_table_of_a_processor_is_right(processor: str, period: float, first: int, noise: float, off_by: float):
+    class Disturbed(Machine):
+        def __call__(self, rows: int, width: int) -> None:
+            slower = first if (rows, width) not in self.ran else 1
+            slower *= speeds[int(self.now / period)] * (1 + random.exponential(noise))
+            self.now += (slower - 1) * self.seconds(rows, width)
+            super().__call__(rows, width)
+
+    truth, largest = PROCESSORS[processor], list[float]()
+    for seed in range(8):
+        random = np.random.default_rng(seed)
+        speeds = np.exp(random.uniform(0, math.log(2), 3000)) if period < 1 else np.ones(3000)
+        machine = Disturbed(seconds=truth)
+        table = machine.measured(max_rows=64, max_width=1024, max_padded_steps=16_384, budget_seconds=1.0)
+        largest.append(np.abs(errors(table, machine, truth)).max())
+    assert np.mean(largest) < off_by
+
+
+def test_a_gentle_curve_over_the_widths_is_not_straightened():
+    def encoder(rows: int, width: int) -> float:
+        return 1e-3 + rows * (3e-7 * width + 2e-10 * width**2)
+
+    table = Machine(seconds=encoder).measured(max_rows=64, max_width=512, max_padded_steps=16_384)
+    for rows, width in product((1, 8, 64), (4, 16, 64, 256)):
+        assert table.predict(rows, width) == pytest.approx(encoder(rows, width), rel=0.01)
 
 
 LAUNCH, STEP = 5e-4, 41.4e-6

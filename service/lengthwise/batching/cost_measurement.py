@@ -10,9 +10,9 @@ predicted as logs, by a Gaussian process:
   is less in doubt, because rows and width do not change it.
 - More rows or a larger width never take less time, so a shape's time is between those of smaller and larger ones.
 
-The *doubt* of a shape is the standard deviation of its predicted log. On a device, each run is of the shape that
-lowers all doubts most for what it takes of the time and of the runs that are left. On a processor, shapes run from the
-smallest to the largest that there is time for.
+All times are predicted, also of shapes that ran: that removes noise. The *doubt* of a shape is the standard deviation
+of its predicted log. On a device, each run is of the shape that lowers all doubts most for what it takes of the time
+and of the runs that are left. On a processor, shapes run from the smallest to the largest that there is time for.
 """
 
 from __future__ import annotations
@@ -33,8 +33,6 @@ FAILED_SECONDS: Final = 3600.0  # of a shape that cannot run: so dear that no ba
 _MOST_WRONG: Final = 8.0  # a stored time may be so many times too long or too short: serving corrects as much (`drift`)
 _ROUNDS: Final = 5  # in the budget of time, all shapes of a processor can run so many times: no further shape runs then
 _WIDEST_SHARE: Final = 0.4  # most that one shape may take of such a round
-_LINE_TOLERANCE: Final = 0.1  # a line over the widths replaces measured times that are all within this share of it
-_LINE_POINTS: Final = 4  # fewest measured widths for a line
 
 # Standard deviations of logs around the mean, and by how many doublings apart shapes are still alike (to 1 / e)
 _OFF_BY_ROWS, _ALIKE_ROWS = 0.5, 12.0
@@ -44,7 +42,9 @@ _OFF_BY_BOTH, _ALIKE_ROWS_OF_WIDTH, _ALIKE_WIDTHS_OF_ROWS = 0.12, 3.0, 6.0  # ro
 _OFF_BY_ANY, _ALIKE_ROWS_OF_ANY, _ALIKE_WIDTHS_OF_ANY = 0.1, 8.0, 4.0  # whatever share of a time is fixed
 _MOST_OFF: Final = 3.0  # a log that is more off the mean was disturbed
 _FEWEST_CHANGE: Final = 0.1  # share of a time that is not fixed, at least
-_NOISE: Final = 0.045  # of one run, as a share of its time
+_NOISE: Final = 0.045  # of one run, as a share of its time; on a processor, where no shape ran three times
+_DIFFERENCES: Final = 2.0  # the noise of one run on a processor is so many times what the runs of a shape differ by,
+_LEAST_NOISE: Final = 1e-4  # and at least so much
 _MONOTONE_TOLERANCE: Final = 0.03  # by so much (log) a smaller shape may be slower than a larger one
 _LEAST_VARIANCE: Final = 1e-6  # rounding errors would make it negative
 _TERM_PENALTY: Final = 0.01  # of a term of the mean: it must lower the sum of squared relative errors by more
@@ -90,19 +90,18 @@ def measure(
     A `stored` table, which may hold anything, is returned instead if the shapes that run first (the smallest, the one
     of most rows, and the widest) show that it is wrong by a factor of less than `_MOST_WRONG`.
 
-    The seconds of a shape are those of the fastest of its runs.
+    Of the runs of a shape the fastest counts.
 
-    - A device (`most_runs`) runs the shapes that tell most of the others. All times are then predicted, also those that
-      were measured: that removes noise. A shape's first run is slow. If it takes about the same multiple of a later one
-      for each shape, or so many seconds more, or both, a further shape runs once only, and its later runs are
-      predicted by that (`_later`).
+    - A device (`most_runs`) runs the shapes that tell most of the others. A shape's first run is slow. If it takes
+      about the same multiple of a later one for each shape, or so many seconds more, or both, a further shape runs once
+      only, and its later runs are predicted by that (`_later`).
     - A processor (None) runs each new shape twice, and then all of them in turns, so that a busy period slows all of
-      them. If it slowed only the small ones, the planner would make every batch too large. Times of one number of rows
-      that lie on a line over the widths, as a recurrent model's do, are replaced by the line. Only shapes that did not
-      run are predicted.
+      them. If it slowed only the small ones, the planner would make every batch too large. A turn goes from the largest
+      shape down: right after a much larger one, a shape would find cold caches, as it seldom does in service. The noise
+      of its times is what their runs differ by: other work makes a processor slower and faster within a second.
 
-    A shape that took longer than a larger one was disturbed: it gets the larger one's time. After a MemoryError, that
-    shape, larger ones, and those of more steps than any that ran cost `FAILED_SECONDS`.
+    A shape that took longer than a larger one was disturbed: it counts with the larger one's time. After a MemoryError,
+    that shape, larger ones, and those of more steps than any that ran cost `FAILED_SECONDS`.
 
     `budget_seconds` are on `clock`. They begin anew if the first run takes them all: it was disturbed, perhaps, and one
     shape does not say what the others take. `valid_steps_only`: see `CostTable`.
@@ -135,16 +134,17 @@ def measure(
 
     if most_runs is None:
         may_run = all(run_shape(shape) for shape in times.smallest_first(budget_seconds / _ROUNDS))
+        ran = sorted(np.flatnonzero(times.runs).tolist(), key=times.steps.__getitem__, reverse=True)
         while may_run:
-            may_run = all(run_shape(shape) for shape in np.flatnonzero(times.runs).tolist())
+            may_run = all(run_shape(shape) for shape in ran)
+        times.noise = max(_DIFFERENCES * float(np.median(times.differences or [_NOISE])), _LEAST_NOISE)
+        times.most_off = math.inf  # each shape ran several times: none is off by a run that was held up
     else:
         while (shape := times.most_telling(end - clock(), remaining)) is not None and run_shape(shape):
             pass
     if stored is not None and times.agree(stored):
         return stored
-    return CostTable(
-        rows, widths, times.filled(smooth=most_runs is not None), valid_steps_only=valid_steps_only, clock=clock
-    )
+    return CostTable(rows, widths, times.filled(), valid_steps_only=valid_steps_only, clock=clock)
 
 
 class _Prediction(NamedTuple):
@@ -164,12 +164,14 @@ class _Times:
     def __init__(self, rows: list[int], widths: list[int], max_padded_steps: int) -> None:
         self._grid = len(rows), len(widths)
         self.rows, self.widths = (axis.ravel() for axis in np.meshgrid(rows, widths, indexing="ij"))
-        self._steps = self.rows * self.widths
+        self.steps = self.rows * self.widths
         self.runs = np.zeros(len(self.rows), dtype=np.int64)
         self._first = np.full(len(self.rows), np.nan)  # seconds of the first run
         self._fastest = np.full(len(self.rows), np.nan)  # seconds of the fastest run
+        self.differences: list[float] = []  # of the logs of each third or further run and the fastest before it
+        self.noise, self.most_off = _NOISE, _MOST_OFF  # `measure` replaces them by those of a processor
         self.fails = np.full(len(self.rows), False)  # too large for the memory
-        self._within = self._steps <= max_padded_steps
+        self._within = self.steps <= max_padded_steps
         self._within[0] = True  # a lone step is run, whatever the limits are
         narrowest, one_row = (self._within & (axis == axis[0]) for axis in (self.widths, self.rows))
         # These run first, however long they take: the smallest shape, the most rows, and the widest.
@@ -178,10 +180,10 @@ class _Times:
         self.at_most = (self.rows[:, None] <= self.rows) & (self.widths[:, None] <= self.widths)
         # What the process knows before a run: the terms of its mean, and covariances around it
         self._terms = np.stack(
-            [np.ones_like(self.rows), self.widths, self.rows, self._steps, self._steps * self.widths], axis=1
+            [np.ones_like(self.rows), self.widths, self.rows, self.steps, self.steps * self.widths], axis=1
         ).astype(np.float64)
         by_rows, by_width, by_steps = (
-            np.abs(np.log2(axis)[:, None] - np.log2(axis)) for axis in (self.rows, self.widths, self._steps)
+            np.abs(np.log2(axis)[:, None] - np.log2(axis)) for axis in (self.rows, self.widths, self.steps)
         )
         self._off_changing = (
             _OFF_BY_ROWS**2 * np.exp(-by_rows / _ALIKE_ROWS)
@@ -195,6 +197,8 @@ class _Times:
         """Counts a run of a shape, and keeps its seconds."""
         if not self.runs[shape]:
             self._first[shape] = seconds
+        elif self.runs[shape] > 1:  # the first run may be slow
+            self.differences.append(abs(math.log(seconds / self._fastest[shape])))
         self._fastest[shape] = np.fmin(self._fastest[shape], seconds)
         self.runs[shape] += 1
 
@@ -210,11 +214,11 @@ class _Times:
 
         A generator, which reads the times of the shapes before: the caller runs a shape before it asks for the next.
         """
-        for shape in (*self._corners, *np.argsort(self._steps, kind="stable").tolist()):
+        for shape in (*self._corners, *np.argsort(self.steps, kind="stable").tolist()):
             if self._within[shape] and not self.runs[shape] and not self.fails[shape]:
                 longest = _WIDEST_SHARE * round_seconds  # one that was underestimated leaves time for others
                 remaining = round_seconds - np.nansum(np.minimum(self._fastest, longest / 2))
-                if shape in self._corners or self.filled(smooth=False).flat[shape] <= min(remaining, longest):
+                if shape in self._corners or self.filled().flat[shape] <= min(remaining, longest):
                     yield shape
                     if not self.fails[shape]:
                         yield shape
@@ -245,20 +249,11 @@ class _Times:
         best = int(scores.argmax())
         return best if scores[best] > 0 else None
 
-    def filled(self, *, smooth: bool) -> NDArray[np.float64]:
-        """`[rows, widths]`: the seconds of the whole grid; the first shape must have been run.
-
-        All are predicted if `smooth`. Otherwise those that were measured stay, or are on a line.
-        """
+    def filled(self) -> NDArray[np.float64]:
+        """`[rows, widths]`: the predicted seconds of the whole grid; the first shape must have been run."""
         shapes, seconds, noise = self._measured()
-        if not smooth:
-            known = np.full(len(self.rows), np.nan)
-            known[shapes] = seconds
-            seconds = _fitted_to_lines(self.widths[: self._grid[1]], known.reshape(self._grid)).ravel()[shapes]
         filled = np.exp(self._predict(shapes, seconds, noise).logs)
-        if not smooth:
-            filled[shapes] = seconds
-        too_many = self.fails.any() & (self._steps > self._steps[shapes].max())
+        too_many = self.fails.any() & (self.steps > self.steps[shapes].max())
         too_many |= self.fails & ~self.at_most[:, shapes].any(axis=1)  # where a larger one ran, memory was short once
         return np.where(too_many, FAILED_SECONDS, np.maximum(filled, SHORTEST_SECONDS)).reshape(self._grid)
 
@@ -298,12 +293,12 @@ class _Times:
         """
         shapes = np.flatnonzero(self.runs)
         once = self.runs[shapes] == 1
-        logs, noise_of_once = _later(  # a processor runs all shapes twice, and needs none of it
+        logs, noise_of_once = _later(  # a processor runs its shapes twice, and needs none of it
             self._first[shapes], *(self._first_runs() if once.any() else (np.zeros(1), np.ones(1), 0.0))
         )
         seconds = np.where(once, np.exp(logs[0]), self._fastest[shapes])
         seconds = np.where(self.at_most[np.ix_(shapes, shapes)], seconds, np.inf).min(axis=1)
-        noise = np.where(once, np.hypot(_NOISE, noise_of_once), _NOISE / np.maximum(1, self.runs[shapes] - 1))
+        noise = np.where(once, np.hypot(_NOISE, noise_of_once), self.noise / np.maximum(1, self.runs[shapes] - 1))
         return shapes, seconds, noise
 
     def _predict(
@@ -320,7 +315,7 @@ class _Times:
         changing = np.maximum(_FEWEST_CHANGE, 1 - few_terms[:, 0] / np.exp(mean))
         prior = self._off_changing * np.outer(changing, changing) + self._off_any + np.outer(differ, differ)
         # 2. The process after them
-        off, of_shapes = np.clip(np.log(seconds) - mean[shapes], -_MOST_OFF, _MOST_OFF), prior[:, shapes]
+        off, of_shapes = np.clip(np.log(seconds) - mean[shapes], -self.most_off, self.most_off), prior[:, shapes]
         inverse = np.linalg.inv(of_shapes[shapes] + np.diag(noise**2))
         logs = mean + of_shapes @ inverse @ off
         covariance = prior - of_shapes @ inverse @ of_shapes.T
@@ -379,23 +374,3 @@ def _fitted_sums(
         terms * factors[each.argmin()] / scale for each in (np.where(chosen[:, -1] == 0, errors, math.inf), errors)
     )
     return few_terms, any_terms
-
-
-def _fitted_to_lines(widths: NDArray[np.int64], seconds: NDArray[np.float64]) -> NDArray[np.float64]:
-    """A copy of `seconds [rows, widths]`: a row whose times are near a line over the widths is on the line.
-
-    The line `fixed + slope * width`, with both at least 0, has the smallest relative errors (least squares). NaN stays.
-    """
-    fitted = seconds.copy()
-    for row in fitted:
-        known = np.flatnonzero(np.isfinite(row))
-        if len(known) < _LINE_POINTS:
-            continue
-        steps, times = widths[known], row[known]
-        fixed, slope = np.linalg.lstsq(np.stack([1 / times, steps / times], axis=1), np.ones(len(known)))[0]
-        if fixed < 0:  # least squares again, of a line through 0
-            fixed, slope = 0.0, (steps / times).sum() / np.square(steps / times).sum()
-        line = fixed + slope * steps
-        if slope > 0 and (np.abs(line / times - 1) <= _LINE_TOLERANCE).all():
-            row[known] = line
-    return fitted
