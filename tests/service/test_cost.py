@@ -475,27 +475,25 @@ def test_noise_of_a_few_percent_makes_no_time_of_one_row_wrong_by_as_much():
         assert table.predict(1, width) == pytest.approx(truth(1, width), rel=0.03)
 
 
-def errors(table: CostTable, machine: Machine, truth: Callable[[int, int], float]) -> NDArray[np.float64]:
+def errors(table: CostTable, machine: Machine) -> NDArray[np.float64]:
     """The logs of how far the times of the shapes that ran are off, beside the one in the middle."""
-    logs = np.log([table.predict(*shape) / truth(*shape) for shape in sorted({*machine.ran})])
+    logs = np.log([table.predict(*shape) / machine.seconds(*shape) for shape in sorted({*machine.ran})])
     return np.asarray(logs - np.median(logs))
 
 
 def test_of_the_noise_of_the_fastest_runs_a_third_or_more_is_removed():
+    class Noisy(Machine):
+        def __call__(self, rows: int, width: int) -> None:
+            longer = random.exponential(0.3)
+            self.now += self.truth.predict(rows, width) * longer
+            fastest[rows, width] = min(1 + longer, fastest.get((rows, width), math.inf))
+            super().__call__(rows, width)
+
     left: list[float] = []
     for seed in range(6):
-        random, truth = np.random.default_rng(seed), Machine().truth.predict
-        machine = Machine()
-        runs: dict[tuple[int, int], list[float]] = {}
-
-        def noisy(rows: int, width: int, random=random, truth=truth, runs=runs) -> float:
-            runs.setdefault((rows, width), []).append(truth(rows, width) * (1 + random.exponential(0.3)))
-            return runs[rows, width][-1]
-
-        machine.seconds = noisy
+        random, machine, fastest = np.random.default_rng(seed), Noisy(), dict[tuple[int, int], float]()
         table = machine.measured(budget_seconds=0.2)
-        fastest = np.log([min(times) / truth(*shape) for shape, times in runs.items()])
-        left.append(errors(table, machine, truth).std() / fastest.std())
+        left.append(errors(table, machine).std() / np.log([*fastest.values()]).std())
     assert np.mean(left) < 2 / 3
 
 
@@ -504,15 +502,14 @@ def test_shapes_that_run_with_cold_caches_after_much_larger_ones_look_no_dearer(
         def __call__(self, rows: int, width: int) -> None:
             before = math.prod(self.ran[-1]) if self.ran else 0
             cold = 1.0 if before > 8 * rows * width else 0.0
-            self.now += self.truth.predict(rows, width) * (cold + self.random.uniform(0, 0.3))
+            self.now += self.truth.predict(rows, width) * (cold + random.uniform(0, 0.3))
             super().__call__(rows, width)
 
     largest: list[float] = []
     for seed in range(6):
-        machine = Caches()
-        machine.random = np.random.default_rng(seed)
+        random, machine = np.random.default_rng(seed), Caches()
         table = machine.measured(budget_seconds=0.5)
-        largest.append(np.abs(errors(table, machine, machine.truth.predict)).max())
+        largest.append(np.abs(errors(table, machine)).max())
         shapes = len({*machine.ran})
         steps = [math.prod(shape) for shape in machine.ran[2 * shapes :]]
         assert len(steps) > shapes
@@ -549,13 +546,13 @@ def test_the_table_of_a_processor_is_right(processor: str, period: float, first:
             self.now += (slower - 1) * self.seconds(rows, width)
             super().__call__(rows, width)
 
-    truth, largest = PROCESSORS[processor], list[float]()
+    largest: list[float] = []
     for seed in range(8):
         random = np.random.default_rng(seed)
         speeds = np.exp(random.uniform(0, math.log(2), 3000)) if period < 1 else np.ones(3000)
-        machine = Disturbed(seconds=truth)
+        machine = Disturbed(seconds=PROCESSORS[processor])
         table = machine.measured(max_rows=64, max_width=1024, max_padded_steps=16_384, budget_seconds=1.0)
-        largest.append(np.abs(errors(table, machine, truth)).max())
+        largest.append(np.abs(errors(table, machine)).max())
     assert np.mean(largest) < off_by
 
 
@@ -633,7 +630,10 @@ def test_first_runs_that_are_some_time_longer_do_not_hide_what_large_shapes_take
 @pytest.mark.parametrize("cold", [0.0, 3.0])
 @pytest.mark.parametrize("device", [name for name in TABLES if name != "the same, flat to 1.2 ms"])
 def test_a_second_gives_the_table_of_devices_of_each_kind(device: str, cold: float):
-    assert max(table_error(TABLES[device], seed, cold=cold) for seed in range(3)) <= 1.2
+    errors = [table_error(TABLES[device], seed, cold=cold) for seed in range(8)]
+    assert max(errors[:3]) <= 1.2
+    assert max(errors) <= 1.35
+    assert sorted(errors)[-2] <= 1.2
 
 
 @pytest.mark.parametrize("device", ["H200, BiLSTM 2 x 128", "H200, encoder of 4 layers"])
@@ -643,6 +643,28 @@ def test_the_tables_of_a_real_device_are_right_after_a_second_with_slow_first_ru
     assert max(errors[:5]) <= 1.2
     assert sorted(errors)[20] <= 1.15
     assert sorted(errors)[36] <= 1.2
+
+
+def _with_some_slow_first_runs(device: str, late: Callable[[int, int, int], float]) -> list[float]:
+    """How many times some times are too long or too short; `late`: seconds of a first run, by the shapes before it."""
+    truth, ran, now = TABLES[device], set[tuple[int, int]](), 0.0
+
+    def run(rows: int, width: int) -> None:
+        nonlocal now
+        now += truth(rows, width) + (0.0 if (rows, width) in ran else late(len(ran), rows, width))
+        ran.add((rows, width))
+
+    table = measure(run, max_rows=256, max_width=512, max_padded_steps=65_536, clock=lambda: now)
+    shapes = ((1, 4), (16, 16), (256, 4), (64, 64), (256, 256), (1, 512))
+    return [table.predict(*shape) / truth(*shape) for shape in shapes]
+
+
+@pytest.mark.parametrize("slow", [3, 10])
+@pytest.mark.parametrize("device", ["flat to 256 rows", "in proportion", "H200, encoder of 4 layers"])
+def test_a_table_is_right_where_only_the_very_first_runs_are_slow(device: str, slow: int):
+    """As where they load the kernels: by these shapes, all first runs would take 50 ms longer than later ones."""
+    off = _with_some_slow_first_runs(device, lambda count, rows, width: 0.05 * (count < slow))
+    assert off == pytest.approx([1.0] * len(off), rel=0.15)
 
 
 @pytest.mark.parametrize(
@@ -659,17 +681,9 @@ def test_the_tables_of_a_real_device_are_right_after_a_second_with_slow_first_ru
 def test_a_table_is_about_right_where_only_some_first_runs_are_slow(
     device: str, late: Callable[[int, int, int], float]
 ):
-    """As the first ones are that load the kernels: by these, all first runs would take longer than later ones."""
-    truth, ran, now = TABLES[device], set[tuple[int, int]](), 0.0
-
-    def run(rows: int, width: int) -> None:
-        nonlocal now
-        now += truth(rows, width) + (0.0 if (rows, width) in ran else late(len(ran), rows, width))
-        ran.add((rows, width))
-
-    table = measure(run, max_rows=256, max_width=512, max_padded_steps=65_536, clock=lambda: now)
-    for rows, width in ((1, 4), (16, 16), (256, 4), (64, 64), (256, 256), (1, 512)):
-        assert 0.5 < table.predict(rows, width) / truth(rows, width) < 2
+    off = _with_some_slow_first_runs(device, late)
+    assert min(off) > 0.5
+    assert max(off) < 2
 
 
 @pytest.mark.parametrize("seed", range(4))
