@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -94,11 +94,8 @@ def simulated_table(
     noise: float = 0.05,
     stalls: float = 0.0,
     late: float = 0.0,
-    stored: CostTable | None = None,
 ) -> tuple[CostTable, set[BatchShape]]:
     """The table of a device as measured at a load, in a second and 60 runs, and the shapes that ran for it.
-
-    If a `stored` one is right, it is that one, and only those shapes ran that show it.
 
     Runs take longer than their `truth` by the share `noise` of a normal deviate, first runs by `cold` times of it
     and `late` seconds. A share `stalls` of all runs takes `STALL` seconds longer.
@@ -112,7 +109,7 @@ def simulated_table(
         now += truth(rows, width) * (1 + noise * abs(random.normal()) + longer) + more
         now += STALL * (stall.random() < stalls)
 
-    return measure(run, max_rows=256, max_width=WIDEST, max_padded_steps=65_536, clock=lambda: now, stored=stored), ran
+    return measure(run, max_rows=256, max_width=WIDEST, max_padded_steps=65_536, clock=lambda: now), ran
 
 
 def table_error(
@@ -145,16 +142,14 @@ def true_costs(truth: Truth) -> tuple[BucketedCosts, BatchLimits, Buckets]:
     return BucketedCosts(table, buckets), replace(limits, turn_seconds=TURN_SECONDS), buckets
 
 
-def first_seconds(
-    truth: Truth, lengths: list[int], before: int, *, rate: float = RATE, ran: Set[BatchShape] = frozenset()
-) -> tuple[float, float]:
+def first_seconds(truth: Truth, lengths: list[int], before: int, *, rate: float = RATE) -> tuple[float, float]:
     """The seconds of `before` shapes that run before the model is ready, and the 99th percentile of the first waits.
 
-    Sequences come at random, `rate` a second. The first run of a shape is slow, but of those that `ran` to measure the
-    costs. More shapes run at rest, `MOST_FIRST` with those before.
+    Sequences come at random, `rate` a second. The first run of a shape is slow. More shapes run at rest, `MOST_FIRST`
+    with those before.
     """
     cost, limits, buckets = true_costs(truth)
-    now, ran, pool, begun, waits = 0.0, set(ran), PendingSequences(), dict[int, float](), list[float]()
+    now, ran, pool, begun, waits = 0.0, set[BatchShape](), PendingSequences(), dict[int, float](), list[float]()
 
     def run(shape: BatchShape) -> None:
         nonlocal now
@@ -340,16 +335,11 @@ def main(waiting: tuple[int, ...], as_json: bool, out: Path | None) -> None:
         for count in waiting
     }
     starts = [
-        [device, costs, str(before), f"{waits[0][0]:.2f}", *(f"{p99 * 1e3:.0f}" for _, p99 in waits)]
+        [device, str(before), f"{waits[0][0]:.2f}", *(f"{p99 * 1e3:.0f}" for _, p99 in waits)]
         for device in STARTED
-        for costs, stored in (("stored", simulated_table(DEVICES[device], 0)[0]), ("measured", None))
-        for _, ran in [simulated_table(DEVICES[device], 0, stored=stored)]
         for before in (1, BEFORE_READY, 8, 16, MOST_FIRST)
         for waits in [
-            [
-                first_seconds(DEVICES[device], drawn("lognormal"), before, rate=rate, ran=ran)
-                for rate in (SLOW_RATE, RATE)
-            ]
+            [first_seconds(DEVICES[device], drawn("lognormal"), before, rate=rate) for rate in (SLOW_RATE, RATE)]
         ]
     ]
     text = pages.page(
@@ -365,10 +355,9 @@ def main(waiting: tuple[int, ...], as_json: bool, out: Path | None) -> None:
         ),
         f"The first {FIRST_SECONDS:g} seconds of a model: how long those shapes take that run before it is ready, and "
         f"the 99th percentile of the waits, where {SLOW_RATE:g} or {RATE:g} sequences come a second. Others run at "
-        f"rest, up to {MOST_FIRST}. Shapes that ran to measure costs, or to check stored ones, are not slow any more.",
+        f"rest, up to {MOST_FIRST}. No shape ran before, as few of these are among those whose costs are measured.",
         pages.table(
-            ["device", "costs", "shapes before ready", "seconds", f"p99 ms, {SLOW_RATE:g}/s", f"p99 ms, {RATE:g}/s"],
-            starts,
+            ["device", "shapes before ready", "seconds", f"p99 ms, {SLOW_RATE:g}/s", f"p99 ms, {RATE:g}/s"], starts
         ),
         "Then plans with true costs, while as many sequences arrive as run, over batches in order of arrival at their "
         f"best size; at most {MOST_ROWS} rows. Plans run in the few widths of a device and in those that came often, "
