@@ -55,7 +55,7 @@ def routes(serving: Serving, health: Callable[[Serving], dict[str, Any]], *, pre
             return Response(media_type=MEDIA_TYPE)
         if live.viewers >= MOST_VIEWERS:
             raise HTTPException(503, f"{MOST_VIEWERS} viewers look already; try again later", {"retry-after": "5"})
-        request.scope["headers"].clear()  # which would stay in memory as long as the view
+        request.scope["headers"] = []  # they would stay in memory as long as the view
         return LiveStream(live, live.join())
 
     async def sequences(request: Request) -> Response:
