@@ -166,6 +166,11 @@ def bundled_models() -> Path:
     return Path(str(resources.files("lengthwise") / "models"))
 
 
+def is_bundled(folder: Path) -> bool:
+    """Whether a folder is the model repository that ships with the package."""
+    return folder.resolve() == bundled_models().resolve()
+
+
 OWN_CGROUPS = Path("/proc/self/cgroup")
 _sharing = 1  # processes that serve together, among which cores are divided
 

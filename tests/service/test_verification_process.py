@@ -2,6 +2,7 @@
 
 import logging
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import pytest
 from lengthwise import files
 from lengthwise.batching.plan import BatchLimits
 from lengthwise.errors import ModelError, NotVerified, VerificationError
-from lengthwise.repository import contents, loading, modest, verifier
+from lengthwise.repository import contents, loading, modest, verification_process, verifier
 from lengthwise.repository.modest import memory_left_bytes
 from lengthwise.repository.scan import Scan
 from lengthwise.repository.stopping import Stopped, Stopping
@@ -37,13 +38,13 @@ Started = list[subprocess.Popen[bytes]]
 def processes(monkeypatch: pytest.MonkeyPatch) -> Started:
     """The processes that were started to verify."""
     started: Started = []
-    start = VerificationProcess.start
+    start = verification_process.start
 
-    def watched(self: VerificationProcess, *arguments: int) -> subprocess.Popen[bytes]:
-        started.append(start(self, *arguments))
+    def watched() -> subprocess.Popen[bytes]:
+        started.append(start())
         return started[-1]
 
-    monkeypatch.setattr(VerificationProcess, "start", watched)
+    monkeypatch.setattr(verification_process, "start", watched)
     return started
 
 
@@ -321,10 +322,10 @@ def test_the_process_ends_with_the_one_that_started_it(tmp_path: Path):
     directory = place_graph(tmp_path, hostile_models.endless)
     program = (
         "import sys; from pathlib import Path; from lengthwise.repository import verification_process, loading;"
-        "from lengthwise.batching.plan import BatchLimits; start = verification_process.VerificationProcess.start\n"
-        "def watched(*arguments):\n"
-        "    process = start(*arguments); print(process.pid, flush=True); return process\n"
-        "verification_process.VerificationProcess.start = watched\n"
+        "from lengthwise.batching.plan import BatchLimits; start = verification_process.start\n"
+        "def watched():\n"
+        "    process = start(); print(process.pid, flush=True); return process\n"
+        "verification_process.start = watched\n"
         "loading.load(Path(sys.argv[1]), BatchLimits(), verify=verification_process.VerificationProcess(600, 2**30))"
     )
     with subprocess.Popen([sys.executable, "-c", program, str(directory)], stdout=subprocess.PIPE, text=True) as parent:
@@ -366,6 +367,95 @@ def test_a_graph_that_is_replaced_while_it_is_verified_is_not_what_is_opened(tmp
 
 def test_a_signal_for_the_group_of_the_service_does_not_reach_the_process() -> None:
     # Ctrl-C in a terminal is one: the service ends the process itself, and nothing is said to have been killed
-    with VerificationProcess(60, 2**30).start(2**30) as process:
+    with verification_process.start() as process:
         assert os.getpgid(process.pid) not in (os.getpgid(0), 0)
         process.kill()
+
+
+@pytest.fixture
+def early(folder_of_a_model: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[subprocess.Popen[bytes]]:
+    """The process that was started early for a folder, until something takes it or the test ends."""
+    monkeypatch.setattr(modest, "memory_left_bytes", lambda: None)
+    verification_process.begin(folder_of_a_model)
+    (process,) = verification_process.early
+    yield process
+    verification_process.end_unused()
+    with process:
+        process.kill()
+
+
+@pytest.fixture
+def folder_of_a_model(tmp_path: Path) -> Path:
+    place(tmp_path)
+    return tmp_path
+
+
+def test_the_first_model_is_verified_by_the_process_that_was_started_early(
+    folder_of_a_model: Path, early: subprocess.Popen[bytes], processes: Started
+) -> None:
+    directory, verify = folder_of_a_model / "vowels" / "1", VerificationProcess(600, 2**30)
+    assert loading.load(directory, LIMITS, budget_seconds=0.01, verify=verify).promise is not None
+    assert loading.load(directory, LIMITS, budget_seconds=0.01, verify=verify).promise is not None
+    first, second = processes
+    assert first is early
+    assert second.pid != early.pid
+    assert (first.returncode, second.returncode) == (0, 0)
+
+
+def test_one_that_was_started_early_and_has_ended_is_not_used(
+    folder_of_a_model: Path, early: subprocess.Popen[bytes], processes: Started
+) -> None:
+    early.kill()
+    early.wait()
+    loading.load(
+        folder_of_a_model / "vowels" / "1", LIMITS, budget_seconds=0.01, verify=VerificationProcess(600, 2**30)
+    )
+    assert [process.returncode for process in processes] == [0]
+    assert processes[0] is not early
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="no other system bounds the memory of a process")
+def test_one_that_was_started_early_gets_the_limits_of_its_task(
+    tmp_path: Path, early: subprocess.Popen[bytes], processes: Started
+) -> None:
+    with pytest.raises(ModelError, match=f"ran out of memory: it takes more than {256 * MEBIBYTE} bytes"):
+        loading.load(
+            place_graph(tmp_path, hostile_models.greedy), LIMITS, verify=VerificationProcess(600, 256 * MEBIBYTE)
+        )
+    assert processes == [early]
+
+
+def test_one_that_gets_no_end_ends_itself_some_seconds_after_its_time(early: subprocess.Popen[bytes]) -> None:
+    assert early.stdin is not None
+    early.stdin.write(pickle.dumps((1 - modest.LATER_SECONDS, 2**30)))  # and no task: it waits for one
+    early.stdin.flush()
+    assert early.wait(PATIENCE_SECONDS) == -signal.SIGALRM
+
+
+def test_one_that_no_model_needed_is_ended(early: subprocess.Popen[bytes]) -> None:
+    verification_process.end_unused()
+    assert early.returncode == -signal.SIGKILL  # and it is no zombie
+    verification_process.end_unused()  # nothing is left to end
+
+
+def test_one_that_cannot_be_started_early_is_no_error_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "nothing"))
+    verification_process.begin(tmp_path)
+    assert not verification_process.early
+
+
+def test_none_is_started_early_where_little_memory_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(modest, "memory_left_bytes", lambda: 320 * MEBIBYTE)
+    verification_process.begin(tmp_path)
+    assert not verification_process.early
+
+
+def test_none_is_started_early_for_the_bundled_models() -> None:
+    verification_process.begin(files.bundled_models())
+    assert not verification_process.early
+
+
+def test_one_that_waits_ends_when_nobody_can_send_it_a_task_any_more(early: subprocess.Popen[bytes]) -> None:
+    assert early.stdin is not None
+    early.stdin.close()
+    assert early.wait(PATIENCE_SECONDS) is not None

@@ -302,3 +302,24 @@ def test_a_signal_to_end_during_the_imports_is_obeyed_after_them(workers: int, n
         assert (server.end(), server.text) == (130, "error: interrupted\n")
     finally:
         server.kill()
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_one_process_is_started_early_and_used_or_ended(tmp_path: Path, workers: int) -> None:
+    models = tmp_path / "models"
+    shutil.copytree(bundled_models(), models)
+
+    def early() -> list[int]:
+        return [child for pid in proc.serving(server.process.pid) for child in proc.children(pid, "verification_child")]
+
+    with started(str(models), "--workers", str(workers)) as server:
+        assert server.predict(GOOD).status_code == 200
+        assert not early()
+    shutil.rmtree(models)
+    models.mkdir()
+    server = ServerProcess(str(models), "--workers", str(workers))
+    try:
+        server.wait_for("no model is ready")
+        wait_until(lambda: not early())
+    finally:
+        server.kill()

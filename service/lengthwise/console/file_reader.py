@@ -104,7 +104,8 @@ def main() -> None:
     """
     task = orjson.loads(sys.stdin.buffer.read())
     path, seconds, memory = Path(task["path"]), task["seconds"], task["memory_bytes"]
-    modest.be_modest(task["parent"], seconds)
+    modest.be_modest(task["parent"])
+    modest.bound_time(seconds)
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
     try:

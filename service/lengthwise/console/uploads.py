@@ -112,8 +112,7 @@ async def read_in_process(path: Path, kind: str, columns: ColumnNames = _ANY) ->
         DeadlineExceeded: It takes longer than `READ_SECONDS`.
         InvalidRequest: The file cannot be read; the problem says why.
     """
-    memory_bytes = share_of_memory(MEMORY_BYTES)
-    if memory_bytes < LEAST_BYTES:
+    if (memory_bytes := share_of_memory(MEMORY_BYTES)) < LEAST_BYTES:
         raise NotReady("the container has no memory left to read a file", retry_after_seconds=READ_SECONDS)
     task: dict[str, Any] = {
         "path": str(path),

@@ -93,8 +93,7 @@ class StreamInference:
         """Has each stream look for a large message, and repeats that while there are streams."""
         for stream in list(self._open):
             stream.look()
-        later = asyncio.get_running_loop().call_later
-        self._timer = later(LOOK_SECONDS, self._look) if self._open else None
+        self._timer = asyncio.get_running_loop().call_later(LOOK_SECONDS, self._look) if self._open else None
 
     def end(self) -> None:
         """Stops reading all streams, because the server stops; each ends after its last answer."""

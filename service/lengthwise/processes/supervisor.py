@@ -330,7 +330,7 @@ class Supervisor:
             "change": self._changes.make,
             "models": self._source.refresh,
             "unloaded": partial(self._changes.unloaded_before, slot),
-            "verdict": partial(self._verdicts.find_or_begin, end),
+            "verdict": partial(self._verdicts.find_or_begin, slot.index == 0, end),
             "keep_verdict": self._verdicts.keep,
             "forgot": partial(self._counts.forget, slot.index),
             "last": partial(self._counts.note, slot.index),

@@ -14,11 +14,8 @@ No worker leaves any to one that hangs: whose event loop has noted no beat for `
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import os
-import signal
 import socket
-import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import CancelledError
@@ -32,6 +29,7 @@ from lengthwise.errors import missing_extra
 from lengthwise.files import share_among, shared_cores
 from lengthwise.processes.channel import Channel, encode, receive_start
 from lengthwise.processes.shared_memory import ABSENT, ENDING, LOADED, READY, STARTING, SharedMemory
+from lengthwise.repository.modest import end_with_parent
 from lengthwise.repository.stopping import Stopped, Stopping
 from lengthwise.settings import channel_of_worker
 from lengthwise.telemetry.snapshots import Snapshot
@@ -39,7 +37,6 @@ from lengthwise.telemetry.snapshots import Snapshot
 BEAT_SECONDS: Final = 0.5  # between two beats
 GIVE_WAY_SECONDS: Final = 0.001  # that a connection is left to others: a busy event loop needs some to see it
 NOT_READY_SECONDS: Final = 0.01  # the same while this worker is not ready
-_PR_SET_PDEATHSIG: Final = 1
 
 
 class Connections(set[Any]):
@@ -84,11 +81,9 @@ class Worker:
     @classmethod
     def of_this_process(cls) -> Worker | None:
         """This process as the first message of its parent describes it; None if the process serves alone."""
-        descriptor = channel_of_worker()
-        if descriptor is None:
+        if (descriptor := channel_of_worker()) is None:
             return None
-        if sys.platform == "linux":  # the kernel kills it when its parent ends; elsewhere the end of the channel does
-            ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        end_with_parent()  # where the kernel cannot do that, the end of the channel does
         end = socket.socket(fileno=descriptor)
         worker = cls(end, *receive_start(end))
         share_among(worker.number)  # the cores of the machine

@@ -74,8 +74,7 @@ def read(folder: Path) -> FolderContent:
             f"the model repository {folder} cannot be read: {error.strerror}"
             + ("; 'lengthwise export' makes NAME/VERSION in a folder" if isinstance(error, NotADirectoryError) else "")
         ) from error
-    misplaced = _misplaced_files(paths)
-    if misplaced:
+    if misplaced := _misplaced_files(paths):
         content.ignored[""] = f"{misplaced} in the model repository itself: ignored, {_BELONGS} 'NAME/VERSION' in it"
     for path in paths:
         name, where = path.name, f"the folder {path.name!a} of the model repository"
@@ -92,8 +91,7 @@ def read(folder: Path) -> FolderContent:
             content.ignored[name] = f"{where} is ignored: no model can have that name"
             continue
         content.directories.update({Key(name, version): directory for version, directory in versions.items()})
-        misplaced = _misplaced_files(entries)
-        if misplaced:
+        if misplaced := _misplaced_files(entries):
             right_name = f"NAME/{name}" if is_version(name) else f"{name}/{max(versions, default=0) + 1}"
             content.ignored[name] = f"{misplaced} in {where}: ignored, {_BELONGS} {right_name!a}"
     return content

@@ -20,7 +20,7 @@ NICER: Final = 5  # added to its nice value: it then gets about a third of the s
 SHARE_OF_MEMORY: Final = 0.8  # the part of what the container has left that the process may use
 LEAST_BYTES: Final = 2**27  # with less memory the process cannot start
 _PR_SET_PDEATHSIG: Final = 1
-_LATER_SECONDS: Final = 5  # from the timeout to SIGALRM
+LATER_SECONDS: Final = 5  # from the timeout to SIGALRM
 _NO_LIMIT_BYTES: Final = 2**60  # cgroup v1 writes a number above this one where there is no limit
 
 
@@ -34,8 +34,7 @@ def share_of_memory(most_bytes: int, allotted_bytes: int = 0) -> int:
         most_bytes: The most that the process may use.
         allotted_bytes: What other such processes may still use.
     """
-    available = memory_left_bytes()
-    if available is None:
+    if (available := memory_left_bytes()) is None:
         return most_bytes
     return min(most_bytes, int(SHARE_OF_MEMORY * max(0, available - allotted_bytes)))
 
@@ -69,21 +68,23 @@ def memory_bytes(pid: int) -> int:
     return sum(1024 * int(line.split()[1]) for line in lines if line.startswith("Pss:"))
 
 
-def be_modest(parent: int, timeout_seconds: float) -> None:
+def end_with_parent() -> None:
+    """Lets the kernel kill this process when its parent ends; only Linux can do that."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def be_modest(parent: int) -> None:
     """Limits what this process can do to others.
 
-    - It is killed when its parent ends, and by SIGALRM a few seconds after its timeout in any case.
+    - It is killed when its parent ends.
     - It has a lower CPU priority, and writes no core dump.
     - It is the first that the kernel kills when memory runs out.
 
     Args:
         parent: The process id of the parent.
-        timeout_seconds: The timeout of its work.
     """
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.alarm(int(timeout_seconds) + _LATER_SECONDS)
+    end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     if os.getppid() != parent:  # the parent ended before the call of prctl
         os._exit(1)
@@ -93,6 +94,12 @@ def be_modest(parent: int, timeout_seconds: float) -> None:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # no core dump if a graph crashes it
     with suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
         file.write("1000")
+
+
+def bound_time(timeout_seconds: float) -> None:
+    """Has the kernel end this process, by SIGALRM, a few seconds after the timeout of its work, in any case."""
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.alarm(int(timeout_seconds) + LATER_SECONDS)
 
 
 def bound_memory(more_bytes: int) -> None:

@@ -1,6 +1,7 @@
 """The program of the separate process that verifies a model; `repository.verification_process` starts it.
 
-It reads its task from stdin and writes one JSON object, the *answer*, to the original stdout:
+It imports what it needs, and then waits for its task on stdin: two pickles, of its limits of time and memory and of a
+`VerificationTask`. It writes one JSON object, the *answer*, to the original stdout:
 
 - `accepted`: a `Verification`; or `refused`: why not, with `kind` (the class of the error) or `trace` (a traceback);
 - `memory`: whether the limit of memory was reached;
@@ -25,39 +26,35 @@ _OUT_OF_MEMORY: Final = ("bad_alloc", "bad allocation", "Failed to allocate memo
 
 
 def main() -> None:
-    """Verifies the task on stdin, and writes the answer to stdout.
-
-    The arguments of the command are the parent's process id, the bytes of memory, and the timeout in seconds.
-    """
-    parent, memory_bytes, timeout_seconds = int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
-    modest.be_modest(parent, timeout_seconds)
+    """Verifies the task on stdin, and writes the answer to stdout. The argument is the parent's process id."""
+    modest.be_modest(int(sys.argv[1]))
     # What libraries print to stdout must not get into the answer.
     with os.fdopen(os.dup(1), "wb") as out:
         os.dup2(2, 1)
         records = BufferingHandler(sys.maxsize)
         logging.getLogger("lengthwise").addHandler(records)
         logging.getLogger("lengthwise").setLevel(logging.INFO)
-        answer = _answer(memory_bytes)
+        answer = _answer()
         answer["log"] = [(record.levelno, record.name, record.getMessage()) for record in records.buffer]
         out.write(json.dumps(answer).encode())
 
 
-def _answer(memory_bytes: int) -> dict[str, Any]:
+def _answer() -> dict[str, Any]:
     """Verifies the task on stdin, and returns the answer without its log.
 
-    An answer `refused` also says whether the error looks as if memory had run out (`memory`).
-
-    Args:
-        memory_bytes: What it may use beyond what the interpreter and the libraries use already.
+    The limit of memory is what it may use beyond what the interpreter and the libraries use already. An answer
+    `refused` also says whether the error looks as if memory had run out (`memory`).
     """
     try:
         from lengthwise.errors import ModelError
         from lengthwise.repository import verifier
         from lengthwise.repository.stopping import Stopping
 
+        timeout_seconds, memory_bytes = pickle.load(sys.stdin.buffer)
+        modest.bound_time(timeout_seconds)
         modest.bound_memory(memory_bytes)
         try:
-            return {"accepted": verifier.verify(pickle.loads(sys.stdin.buffer.read()), Stopping()).model_dump()}
+            return {"accepted": verifier.verify(pickle.load(sys.stdin.buffer), Stopping()).model_dump()}
         except ModelError as error:
             answer = {"refused": str(error), "kind": type(error).__name__}
     except MemoryError:

@@ -6,7 +6,8 @@
 
 A graph may crash the process that runs it, hang, or use all of its memory. Here that only refuses one version. The
 process gets the bytes that will run, only those environment variables that running a model needs, and no open file, and
-it never outlives the service. Several processes that serve together verify a model once (`SharedVerifier`).
+it never outlives the service. Several processes that serve together verify a model once (`SharedVerifier`). To import
+modules takes a process half a second: the first one may start early (`begin`), while the service itself imports.
 """
 
 from __future__ import annotations
@@ -27,9 +28,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from math import inf
-from typing import Any, Final
+from pathlib import Path
+from typing import IO, Any, Final, cast
 
 from lengthwise.errors import ModelError, NotVerified
+from lengthwise.files import is_bundled
 from lengthwise.repository.modest import LEAST_BYTES, share_of_memory
 from lengthwise.repository.stopping import Stopping
 from lengthwise.repository.verifier import Verification, VerificationTask, Verifier
@@ -37,6 +40,7 @@ from lengthwise.settings import flag, passed_to_children
 
 log = logging.getLogger("lengthwise.verification")
 
+FIRST_SECONDS: Final = 5.0  # that workers wait for the first one to verify
 REFUSED_SECONDS: Final = 60.0  # so long a refusal counts for other workers, which load the version at about that time
 MOST_VERDICTS: Final = 1024  # of a few kilobytes each; the oldest are forgotten
 # Exit codes of a process that somebody else has killed, perhaps the kernel, as the machine has no memory left
@@ -66,11 +70,12 @@ class VerificationProcess:
             if memory_bytes < min(LEAST_BYTES, self.memory_bytes):
                 raise NotVerified(f"{key}: the container has no memory left to verify it; the next scan verifies it")
             try:
-                process = self.start(memory_bytes)
+                process = start()
             except OSError as error:
                 raise NotVerified(f"{key}: no process can be started to verify it: {error.strerror}") from error
             with process, stopping.ending(process.kill):
                 try:
+                    pickle.dump((self.timeout_seconds, memory_bytes), cast("IO[bytes]", process.stdin))
                     output, errors = process.communicate(pickle.dumps(task), timeout=self.timeout_seconds)
                 except subprocess.TimeoutExpired as error:
                     raise ModelError(
@@ -97,8 +102,9 @@ class VerificationProcess:
                 self._changed.notify_all()
 
         with stopping.ending(wake), self._changed:
-            limit = self.memory_bytes
-            while (reserved := share_of_memory(limit, self._allotted_bytes)) < limit and self._allotted_bytes:
+            while (
+                reserved := share_of_memory(self.memory_bytes, self._allotted_bytes)
+            ) < self.memory_bytes and self._allotted_bytes:
                 stopping.check()
                 self._changed.wait()
             self._allotted_bytes += reserved
@@ -108,26 +114,6 @@ class VerificationProcess:
             with self._changed:
                 self._allotted_bytes -= reserved
                 self._changed.notify_all()
-
-    def start(self, memory_bytes: int) -> subprocess.Popen[bytes]:
-        """Starts the process, which waits for its task and limits its own memory."""
-        # As `multiprocessing` does: the child can import what this process can.
-        path = os.pathsep.join(folder or os.getcwd() for folder in sys.path)
-        arguments = [str(os.getpid()), str(memory_bytes), str(self.timeout_seconds)]
-        return subprocess.Popen(
-            [sys.executable, "-P", "-m", f"{__package__}.verification_child", *arguments],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            process_group=0,  # Ctrl-C in a terminal goes to the service, which ends this process
-            env={
-                **passed_to_children(),
-                "PYTHONPATH": path,
-                "PYTHONDONTWRITEBYTECODE": "1",
-                "OMP_NUM_THREADS": "1",
-                "OPENBLAS_NUM_THREADS": "1",
-            },
-        )
 
     def read_verdict(self, key: str, code: int, output: bytes, errors: bytes, memory_bytes: int) -> Verification:
         """Returns the verdict of a process that has ended, and logs what the process logged.
@@ -180,14 +166,58 @@ class VerificationProcess:
         )
 
 
+early: Final = list[subprocess.Popen[bytes]]()  # the process that `begin` has started, until it gets a task
+
+
+def begin(folder: Path) -> None:
+    """Starts the process for the first model of a folder, which then waits for its task.
+
+    Bundled models need none, and a container with little memory left should not have it used up before it is divided.
+    If no process can be started now, the load of the model tries again, and says why.
+    """
+    if not is_bundled(folder) and share_of_memory(4 * LEAST_BYTES) == 4 * LEAST_BYTES:
+        with suppress(OSError):
+            early.append(start())
+
+
+def end_unused() -> None:
+    """Ends the process that `begin` has started, if no model needed it."""
+    with suppress(IndexError), early.pop() as process:
+        process.kill()
+
+
+def start() -> subprocess.Popen[bytes]:
+    """Returns a process that waits for a task, with its limits of time and memory: the early one, or a new one."""
+    with suppress(IndexError):
+        if (process := early.pop()).poll() is None:
+            return process
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", f"{__package__}.verification_child", str(os.getpid())],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        process_group=0,  # Ctrl-C in a terminal goes to the service, which ends this process
+        env={
+            **passed_to_children(),
+            # As `multiprocessing` does: the child can import what this process can.
+            "PYTHONPATH": os.pathsep.join(folder or os.getcwd() for folder in sys.path),
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "OMP_NUM_THREADS": "1",
+            "OPENBLAS_NUM_THREADS": "1",
+        },
+    )
+
+
 class Verdicts:
     """The verdicts on models that the parent keeps for its workers, by the digest of all that a verdict depends on.
 
     A verdict is `{"accepted": ...}` or `{"refused": ..., "kind": ...}`, as `Verification.from_json` reads it. One
-    worker at a time verifies a model; the others wait for its verdict, or until it has ended.
+    worker at a time verifies a model; the others wait for its verdict, or until it has ended. At the start that is the
+    first worker, because only its process for that was started early (`begin`).
     """
 
     def __init__(self) -> None:
+        self._first_came = asyncio.Event()  # the first worker has asked for a verdict, or others waited long enough
         self._verdicts: dict[str, tuple[float, dict[str, Any]]] = {}  # when it was stored, and the verdict
         # Of each model that a worker verifies: a future of its verdict, and one of the worker's end
         self._verifying: dict[str, tuple[Future[Any], Future[Any]]] = {}
@@ -197,15 +227,21 @@ class Verdicts:
         """Whether a worker verifies a model now."""
         return any(not any(map(Future.done, futures)) for futures in self._verifying.values())
 
-    async def find_or_begin(self, end: Future[Any], digest: str) -> dict[str, Any] | None:
+    async def find_or_begin(self, is_first: bool, end: Future[Any], digest: str) -> dict[str, Any] | None:
         """Returns the verdict on a model; None if the worker that asks has to verify the model and call `keep`.
 
-        While another worker verifies the model, it waits until that worker has called `keep`, or has ended.
+        While another worker verifies the model, it waits until that worker has called `keep`, or has ended. Before the
+        first worker has asked, all others wait for it, at most `FIRST_SECONDS`.
 
         Args:
+            is_first: Whether the worker that asks is the first one.
             end: Done when the worker that asks has ended.
             digest: The digest of all that the verdict depends on.
         """
+        if not is_first:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._first_came.wait(), FIRST_SECONDS)
+        self._first_came.set()
         while (futures := self._verifying.get(digest)) is not None and not any(map(Future.done, futures)):
             await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)
         stored_at, verdict = self._verdicts.get(digest, (-inf, {}))
@@ -219,11 +255,9 @@ class Verdicts:
 
         `verdict` is None if the worker could not verify the model: then the next worker that waits verifies it.
         """
-        is_verified, _ = self._verifying.pop(digest, (Future(), None))
-        is_verified.set_result(None)
-        if verdict is None:
-            return
-        self._verdicts[digest] = time.monotonic(), verdict
+        self._verifying.pop(digest, (Future(), None))[0].set_result(None)
+        if verdict is not None:
+            self._verdicts[digest] = time.monotonic(), verdict
         if len(self._verdicts) > MOST_VERDICTS:
             del self._verdicts[next(iter(self._verdicts))]
 
@@ -260,8 +294,7 @@ class SharedVerifier:
         try:
             verification = self.verifier(task, stopping)
             # Other workers need not store beside the model what this worker stores there.
-            for_others = verification.model_copy(update={"cases": (), "measured": None, "choice": None})
-            verdict = {"accepted": for_others.model_dump()}
+            verdict = {"accepted": verification.model_dump(exclude={"cases", "measured", "choice"})}
             return verification
         except NotVerified:
             raise

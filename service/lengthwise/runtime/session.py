@@ -276,7 +276,6 @@ def begin_devices(devices: Sequence[Device]) -> None:
     directory = bundled_models() / "japanese-vowels" / "1"
     try:
         manifest = Manifest.read(directory)
-        session = Session.load(directory, manifest, devices=devices)
-        session.warm_up([(1, manifest.min_length)], seconds=0.0)
+        Session.load(directory, manifest, devices=devices).warm_up([(1, manifest.min_length)], seconds=0.0)
     except Exception as error:  # onnxruntime's exceptions have no common base of their own
         log.info("%s: the first run failed: %s", devices[0].label, error)

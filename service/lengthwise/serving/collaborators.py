@@ -11,13 +11,13 @@ from lengthwise.batching.buckets import DEVICE_ROWS, DEVICE_STEPS
 from lengthwise.batching.plan import BatchLimits
 from lengthwise.batching.queues import ModelQueue
 from lengthwise.batching.runners import Cores
-from lengthwise.files import available_cores
+from lengthwise.files import available_cores, is_bundled
 from lengthwise.repository import verifier
 from lengthwise.repository.verification_process import SharedVerifier, VerificationProcess
 from lengthwise.repository.verifier import Verifier
 from lengthwise.runtime import recurrent_kernels
 from lengthwise.runtime.provider import DeviceChoice
-from lengthwise.settings import Settings, bundled_models
+from lengthwise.settings import Settings
 
 if TYPE_CHECKING:
     from lengthwise.monitoring.monitoring import Monitoring
@@ -88,9 +88,11 @@ def verifier_for(settings: Settings, verify: Verifier | None, worker: Worker | N
     - Several workers share it: each directory is verified once for all.
     """
     if verify is None:
-        is_bundled = settings.folder.resolve() == bundled_models().resolve()
-        limits = settings.judge_timeout_seconds, settings.judge_memory_bytes
-        verify = verifier.verify if is_bundled else VerificationProcess(*limits)
+        verify = (
+            verifier.verify
+            if is_bundled(settings.folder)
+            else VerificationProcess(settings.judge_timeout_seconds, settings.judge_memory_bytes)
+        )
     return verify if worker is None else SharedVerifier(verify, worker.ask_from_thread, worker.send_from_thread)
 
 

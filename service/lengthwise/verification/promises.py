@@ -234,8 +234,7 @@ def store(directory: Path, valid_under: dict[str, str], promise: Promise, cases:
         if entry["conditions"] != valid_under
     ]
     entries.append({"conditions": valid_under, "promise": promise.model_dump(), "cases": list(cases)})
-    content = json.dumps({"promises": entries}, indent=1, allow_nan=False) + "\n"
-    files.replace(path, content.encode())
+    files.replace(path, f"{json.dumps({'promises': entries}, indent=1, allow_nan=False)}\n".encode())
 
 
 def _entries(content: bytes | None, source: str) -> list[dict[str, Any]]:
