@@ -35,8 +35,7 @@ class Key:
         Raises:
             ValueError: The text has another form.
         """
-        match = _KEY.fullmatch(text.strip())
-        if match is None:
+        if (match := _KEY.fullmatch(text.strip())) is None:
             raise ValueError("must be NAME/VERSION, like vowels/3")
         return cls(match[1], int(match[2]))
 

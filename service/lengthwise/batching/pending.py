@@ -95,6 +95,7 @@ class PendingSequences:
         self._ran = 0  # sequences that were taken by plans so far
         self.work = 0.0  # predicted seconds of all plans by length so far; `plan` adds them
         self.narrow_part = 0  # the widest of those that run in turn with wider ones, or 0; set by `plan`
+        self.class_tops: Sequence[int] = ()  # the widest of each class at the last decision; set by `plan`
         self.recent: deque[int] = deque()  # the widths of the last arrivals,
         self.widths: Counter[int] = Counter()  # and how many of these have each width
         self._refilled_at = sys.maxsize  # see `refilled`: the number of the arrival with which it becomes true
@@ -179,8 +180,7 @@ class PendingSequences:
 
     def near(self) -> Iterator[WaitingSequence]:
         """The near sequences, the most urgent first."""
-        waiting = map(self._waiting.get, self.urgent)  # None for a stale entry
-        return islice(filter(None, waiting), self.horizon)
+        return islice(filter(None, map(self._waiting.get, self.urgent)), self.horizon)  # without stale entries
 
     def most_urgent_of(self, above: int, up_to: int, count: int) -> list[WaitingSequence]:
         """Returns the `count` most urgent of the near sequences whose width is above `above` and at most `up_to`.

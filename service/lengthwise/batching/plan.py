@@ -65,6 +65,7 @@ _PASSED_SHARE: Final = 0.25  # twice as many are chosen from while at most this 
 _PAYS: Final = 1.5  # batches save much (a third) if a row alone costs at least so many times as much as in the best
 _TAIL: Final = 1.1  # a full batch of a class may take so many times as long as one with just enough rows
 _LONGER: Final = 1.05  # half of that, for waits past one batch of the widest: rounded widths may take the other half
+_SAME_END: Final = 0.07  # a class ends where it ended before, if that is so near to full, in full batches
 _EMPTY: Final = 0.75  # the narrowest class is joined to the next if its batches would be empty to this share, or more
 # A device, where one row costs nearly what all cost, is told from a processor, where further rows cost time: of the
 # widest that wait, a row alone costs as much as 64 or more in a full batch there (`benchmarks.devices`), and with 400
@@ -429,17 +430,19 @@ def _class_tops(pending: PendingSequences, cost: CostTable, limits: BatchLimits,
 
     A class ends where it is nearest to full: a width begins the next class if its arrivals would overfill this one by
     more rows than are still free in it. With them, a few long sequences would run with very many short ones. One class
-    never becomes two so: where so few wait, a division into two parts is better (`_narrow_part`).
+    never becomes two so: where so few wait, a division into two parts is better (`_narrow_part`). An end of the last
+    decision stays while the class is nearly full with it: if it moved to and fro, sequences beside it could miss the
+    turns of both classes.
     """
     # 1. The share of padding, if every batch were as wide as the widest of the last arrivals.
     widths, arrivals, waiting = sorted(pending.widths, reverse=True), len(pending.recent), len(pending)
+    counts = [pending.widths[width] for width in widths]
     columns = [cost.column(width, limits.rows) for width in widths]
-    valid_seconds = [
-        column.least_row_seconds * pending.widths[width] for column, width in zip(columns, widths, strict=True)
-    ]
-    padding_share = 1 - sum(valid_seconds) / (arrivals * columns[0].least_row_seconds)
+    valid_seconds = sum([column.least_row_seconds * count for column, count in zip(columns, counts, strict=True)])
+    padding_share = 1 - valid_seconds / (arrivals * columns[0].least_row_seconds)
     # `filled_rows[n]`: how many rows of full batches the `n` widest fill, each by its share of the arrivals
-    filled_rows = [0.0, *accumulate([padding_share * waiting * pending.widths[width] / arrivals for width in widths])]
+    rows_of_arrival = padding_share * waiting / arrivals
+    filled_rows = [0.0, *accumulate([rows_of_arrival * count for count in counts])]
 
     # 2. From the widest down: a class ends where its arrivals have filled the rows of a full batch.
     def divided(*, nearest: bool) -> Iterator[int]:
@@ -452,11 +455,18 @@ def _class_tops(pending: PendingSequences, cost: CostTable, limits: BatchLimits,
                 return  # the narrowest join the next wider class
             yield widths[begin]
             begin, first = bisect_left(filled_rows, full, begin + 1, end), begin
-            if nearest and begin > first + 1 and filled_rows[begin] - full >= full - filled_rows[begin - 1]:
-                begin -= 1
+            if nearest:
+                begin -= begin > first + 1 and filled_rows[begin] - full >= full - filled_rows[begin - 1]
+                if begin < end and widths[begin] not in pending.class_tops:
+                    low, high = (
+                        bisect_left(filled_rows, full + share * full_rows, first + 1, end)
+                        for share in (-_SAME_END, _SAME_END)
+                    )
+                    begin = next((same for same in range(low, high) if widths[same] in pending.class_tops), begin)
 
     # One class stays one: only where there are two already is an end moved to the nearest.
-    return [*divided(nearest=len([*islice(divided(nearest=False), 2)]) > 1)][::-1]
+    pending.class_tops = [*divided(nearest=len([*islice(divided(nearest=False), 2)]) > 1)]
+    return pending.class_tops[::-1]
 
 
 def _queue_batch(

@@ -121,8 +121,7 @@ def _read(path: Path) -> tuple[tuple[int, int], dict[bytes, str]]:
     names: dict[bytes, str] = {}
     # All lines but comments and empty ones.
     for number, line in [(number, line.strip()) for number, line in lines if not re.match(rb"\s*(#|$)", line)]:
-        match = _LINE.fullmatch(line)
-        if match is None:
+        if (match := _LINE.fullmatch(line)) is None:
             raise ConfigurationError(f"{path}:{number}: {_FORM}")
         if match[1] is None and re.match(rb"[A-Za-z][\w.-]*:", line):
             log.warning(

@@ -334,8 +334,7 @@ def _waiting(listener: socket.socket) -> int:
     if sys.platform != "linux":
         return 0
     # For a listening socket, `tcpi_unacked` (from byte 24 on) is the length of its queue (Linux, `tcp_get_info`).
-    info = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 28)
-    return int.from_bytes(info[24:], sys.byteorder)
+    return int.from_bytes(listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 28)[24:], sys.byteorder)
 
 
 def _ignore_new_connections(listener: socket.socket) -> None:

@@ -131,8 +131,7 @@ def _plain_fields(line: bytes, kind: StepKind) -> dict[str, Any] | None:
 
     Returns None for any other line, also a wrong one: `json_text.parse` has to read it.
     """
-    span = fast_json.locate(line, b"steps")
-    if span is None:
+    if (span := fast_json.locate(line, b"steps")) is None:
         return None
     start, end, _ = span
     text = b"%snull%s" % (line[:start], line[end:])  # the object without its steps

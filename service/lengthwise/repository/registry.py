@@ -222,8 +222,7 @@ class Registry:
         before = self.repository
         result = await self._scan(replace(before, unloaded=before.unloaded - {name}), name)
         refused = {refusal.key.version: refusal for refusal in result.refused if refusal.key.name == name}
-        versions = [*refused, *result.models.get(name, ())]
-        if not versions:
+        if not (versions := [*refused, *result.models.get(name, ())]):
             raise ModelNotFound("the repository has no version of such a model that may be served")
         return refused.get(max(versions))
 

@@ -187,8 +187,7 @@ def _fetch_into_cache(address: Address, earlier_copy: Copy | None, stage: Path, 
     content, repository = stage / "content", stage / "repository"
     content.mkdir()
     archive_digest = source.download(content)  # None if it is no archive
-    directories = layout.versions(content)
-    if not directories:
+    if not (directories := layout.versions(content)):
         raise ConfigurationError(
             f"{address} holds no model: neither folders NAME/VERSION with a manifest.json, nor a manifest.json"
         )

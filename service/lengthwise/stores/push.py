@@ -36,8 +36,7 @@ def push(folder: Path, text: str) -> str:
         ModelError: A file of a version is not that of its manifest.
     """  # noqa: DOC502 - what it calls raises them
     address = parse(text)
-    directories = layout.versions(folder) if folder.is_dir() else {}
-    if not directories:
+    if not (directories := layout.versions(folder) if folder.is_dir() else {}):
         raise ConfigurationError(f"{folder} holds no model: name a folder MODELS, MODELS/NAME or MODELS/NAME/VERSION")
     _require_open(address)
     with tempfile.TemporaryDirectory(prefix="lengthwise-push-") as temporary:
