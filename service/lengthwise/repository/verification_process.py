@@ -204,6 +204,7 @@ def start() -> subprocess.Popen[bytes]:
             "PYTHONDONTWRITEBYTECODE": "1",
             "OMP_NUM_THREADS": "1",
             "OPENBLAS_NUM_THREADS": "1",
+            "ORT_DISABLE_TELEMETRY": "1",  # onnxruntime would begin with it when it is imported
         },
     )
 

@@ -157,7 +157,11 @@ class Serving:
         self.started = True
         await self._note_readiness()
         if not self.served:
-            log.error("no model is ready: every request is answered with 503 until %s has one", self.source.folder)
+            log.error(
+                "no model is ready: every request is answered with 503 until %s has one and is read again, by SIGHUP "
+                "or --reload-seconds",
+                self.source.folder,
+            )
 
     async def stop(self) -> None:
         """Answers the accepted requests, then stops the service. A second call waits for the same end."""
