@@ -366,9 +366,9 @@ class Parent:
     def end(self, process: asyncio.Future[Any]) -> None:
         self._loop.call_soon_threadsafe(process.set_result, 0)
 
-    def find(self, end: asyncio.Future[Any], digest: str, *, is_first: bool = True) -> Future[Any]:
+    def find(self, end: asyncio.Future[Any], digest: str, *, waits: bool = False) -> Future[Any]:
         """The answer to a worker that asks for a verdict."""
-        return asyncio.run_coroutine_threadsafe(self._verdicts.find_or_begin(is_first, end, digest), self._loop)
+        return asyncio.run_coroutine_threadsafe(self._verdicts.find_or_begin(waits, end, digest), self._loop)
 
     def verifying(self) -> bool:
         async def read() -> bool:
@@ -458,22 +458,22 @@ def test_of_verdicts_the_oldest_are_forgotten(parent: Parent, monkeypatch: pytes
 
 def test_at_the_start_the_first_worker_verifies(parent: Parent) -> None:
     # Its process for that waits already.
-    others = [parent.find(parent.process(), "m", is_first=False) for _ in range(2)]
+    others = [parent.find(parent.process(), "m", waits=True) for _ in range(2)]
     assert not parent.verifying()
     assert parent.find(parent.process(), "m").result() is None
     assert not any(other.done() for other in others)
     parent.send("keep_verdict", "m", {"accepted": {}})
     assert [other.result(PATIENCE_SECONDS) for other in others] == [{"accepted": {}}] * 2
-    assert parent.find(parent.process(), "other", is_first=False).result(PATIENCE_SECONDS) is None  # now any may
+    assert parent.find(parent.process(), "other", waits=True).result(PATIENCE_SECONDS) is None  # now any may
 
 
 def test_others_verify_if_the_first_worker_does_not_come(parent: Parent, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verification_process, "FIRST_SECONDS", 0.05)
-    assert parent.find(parent.process(), "m", is_first=False).result(PATIENCE_SECONDS) is None
+    assert parent.find(parent.process(), "m", waits=True).result(PATIENCE_SECONDS) is None
     assert parent.verifying()
     # They have waited for it once, and not for each model.
     monkeypatch.setattr(verification_process, "FIRST_SECONDS", 2 * PATIENCE_SECONDS)
-    assert parent.find(parent.process(), "other", is_first=False).result(PATIENCE_SECONDS) is None
+    assert parent.find(parent.process(), "other", waits=True).result(PATIENCE_SECONDS) is None
 
 
 def test_a_worker_that_ends_while_it_verifies_a_model_leaves_that_to_one_that_waits(parent: Parent) -> None:

@@ -38,13 +38,13 @@ Started = list[subprocess.Popen[bytes]]
 def processes(monkeypatch: pytest.MonkeyPatch) -> Started:
     """The processes that were started to verify."""
     started: Started = []
-    start = verification_process.start
+    start = verification_process.waiting_process
 
     def watched() -> subprocess.Popen[bytes]:
         started.append(start())
         return started[-1]
 
-    monkeypatch.setattr(verification_process, "start", watched)
+    monkeypatch.setattr(verification_process, "waiting_process", watched)
     return started
 
 
@@ -324,10 +324,10 @@ def test_the_process_ends_with_the_one_that_started_it(tmp_path: Path):
     directory = place_graph(tmp_path, hostile_models.endless)
     program = (
         "import sys; from pathlib import Path; from lengthwise.repository import verification_process, loading;"
-        "from lengthwise.batching.plan import BatchLimits; start = verification_process.start\n"
+        "from lengthwise.batching.plan import BatchLimits; start = verification_process.waiting_process\n"
         "def watched():\n"
         "    process = start(); print(process.pid, flush=True); return process\n"
-        "verification_process.start = watched\n"
+        "verification_process.waiting_process = watched\n"
         "loading.load(Path(sys.argv[1]), BatchLimits(), verify=verification_process.VerificationProcess(600, 2**30))"
     )
     with subprocess.Popen([sys.executable, "-c", program, str(directory)], stdout=subprocess.PIPE, text=True) as parent:
@@ -369,7 +369,7 @@ def test_a_graph_that_is_replaced_while_it_is_verified_is_not_what_is_opened(tmp
 
 def test_a_signal_for_the_group_of_the_service_does_not_reach_the_process() -> None:
     # Ctrl-C in a terminal is one: the service ends the process itself, and nothing is said to have been killed
-    with verification_process.start() as process:
+    with verification_process.waiting_process() as process:
         assert os.getpgid(process.pid) not in (os.getpgid(0), 0)
         process.kill()
 
@@ -378,10 +378,10 @@ def test_a_signal_for_the_group_of_the_service_does_not_reach_the_process() -> N
 def early(folder_of_a_model: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[subprocess.Popen[bytes]]:
     """The process that was started early for a folder, until something takes it or the test ends."""
     monkeypatch.setattr(modest, "memory_left_bytes", lambda: None)
-    verification_process.begin(folder_of_a_model)
+    verification_process.begin_process(folder_of_a_model)
     (process,) = verification_process.early
     yield process
-    verification_process.end_unused()
+    verification_process.end_unused_process()
     with process:
         process.kill()
 
@@ -427,6 +427,17 @@ def test_one_that_was_started_early_gets_the_limits_of_its_task(
     assert processes == [early]
 
 
+def test_one_that_has_ended_before_its_task_came_was_killed_and_the_model_is_tried_again(
+    folder_of_a_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = verification_process.waiting_process()
+    process.kill()
+    process.wait()
+    monkeypatch.setattr(verification_process, "waiting_process", lambda: process)
+    with pytest.raises(NotVerified, match="was killed from outside, by SIGKILL"):
+        loading.load(folder_of_a_model / "vowels" / "1", LIMITS, verify=VerificationProcess(600, 2**30))
+
+
 def test_one_that_gets_no_end_ends_itself_some_seconds_after_its_time(early: subprocess.Popen[bytes]) -> None:
     assert early.stdin is not None
     early.stdin.write(pickle.dumps((1 - modest.LATER_SECONDS, 2**30)))  # and no task: it waits for one
@@ -435,25 +446,25 @@ def test_one_that_gets_no_end_ends_itself_some_seconds_after_its_time(early: sub
 
 
 def test_one_that_no_model_needed_is_ended(early: subprocess.Popen[bytes]) -> None:
-    verification_process.end_unused()
+    verification_process.end_unused_process()
     assert early.returncode == -signal.SIGKILL  # and it is no zombie
-    verification_process.end_unused()  # nothing is left to end
+    verification_process.end_unused_process()  # nothing is left to end
 
 
 def test_one_that_cannot_be_started_early_is_no_error_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", str(tmp_path / "nothing"))
-    verification_process.begin(tmp_path)
+    verification_process.begin_process(tmp_path)
     assert not verification_process.early
 
 
 def test_none_is_started_early_where_little_memory_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(modest, "memory_left_bytes", lambda: 320 * MEBIBYTE)
-    verification_process.begin(tmp_path)
+    verification_process.begin_process(tmp_path)
     assert not verification_process.early
 
 
 def test_none_is_started_early_for_the_bundled_models() -> None:
-    verification_process.begin(files.bundled_models())
+    verification_process.begin_process(files.bundled_models())
     assert not verification_process.early
 
 

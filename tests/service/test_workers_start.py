@@ -304,8 +304,35 @@ def test_a_signal_to_end_during_the_imports_is_obeyed_after_them(workers: int, n
         server.kill()
 
 
+_ONLY_BEGIN = """
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from lengthwise.commands.cli import main
+from lengthwise.processes import server
+from lengthwise.processes.worker import Worker
+from lengthwise.repository import verification_process
+which, folder = sys.argv.pop(1), sys.argv[2]
+if which != "alone":
+    worker = SimpleNamespace(first=which == "first", index=0, settings={"models": folder, "workers": 2})
+    Worker.of_this_process = lambda: worker
+verification_process.begin_process = lambda begun: print("early", begun == Path(folder))
+server.serve = lambda *_: print("serves") or 0
+main()
+"""
+
+
+@pytest.mark.parametrize(("which", "early"), [("alone", ["early True"]), ("first", ["early True"]), ("other", [])])
+def test_a_process_that_verifies_starts_before_the_service_of_one_process_or_of_the_first_worker(
+    tmp_path: Path, which: str, early: list[str]
+) -> None:
+    command = [sys.executable, "-c", _ONLY_BEGIN, which, "serve", str(tmp_path), "--workers", "1"]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
+    assert ran.stdout.splitlines() == [*early, "serves"], ran.stderr
+
+
 @pytest.mark.parametrize("workers", [1, 3])
-def test_one_process_is_started_early_and_used_or_ended(tmp_path: Path, workers: int) -> None:
+def test_no_process_that_verifies_is_left_once_the_models_are_loaded(tmp_path: Path, workers: int) -> None:
     models = tmp_path / "models"
     shutil.copytree(bundled_models(), models)
 

@@ -61,7 +61,7 @@ def serve(**flags: Any) -> None:
         from lengthwise.processes.worker_count import ONE_PROCESS, count_workers
         from lengthwise.repository.folder import check_readable
         from lengthwise.repository.source import fetched
-        from lengthwise.repository.verification_process import begin
+        from lengthwise.repository.verification_process import begin_process
 
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # it reloads models, and so far none is loaded
         signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD)  # they were blocked while modules were imported
@@ -72,7 +72,7 @@ def serve(**flags: Any) -> None:
             code = supervise(settings, workers)
         else:
             if worker is None or worker.first:
-                begin(settings.folder)  # it imports modules while this process imports the server
+                begin_process(settings.folder)  # it imports modules while this process imports the server
             signal.pthread_sigmask(signal.SIG_BLOCK, HELD)
             from lengthwise.processes.server import serve as run  # the parent of several workers needs none of it
 

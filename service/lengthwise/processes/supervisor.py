@@ -33,6 +33,7 @@ from typing import IO, Any, Final
 from lengthwise.connections.limits import announce
 from lengthwise.connections.listener import context, listening, reserved
 from lengthwise.errors import ConfigurationError
+from lengthwise.files import is_bundled
 from lengthwise.processes.changes import ANSWER_SECONDS, Changes
 from lengthwise.processes.channel import Channel, send_descriptors
 from lengthwise.processes.shared_memory import (
@@ -330,7 +331,9 @@ class Supervisor:
             "change": self._changes.make,
             "models": self._source.refresh,
             "unloaded": partial(self._changes.unloaded_before, slot),
-            "verdict": partial(self._verdicts.find_or_begin, slot.index == 0, end),
+            "verdict": partial(
+                self._verdicts.find_or_begin, slot.index > 0 and not is_bundled(self._settings.folder), end
+            ),
             "keep_verdict": self._verdicts.keep,
             "forgot": partial(self._counts.forget, slot.index),
             "last": partial(self._counts.note, slot.index),

@@ -97,7 +97,11 @@ def be_modest(parent: int) -> None:
 
 
 def bound_time(timeout_seconds: float) -> None:
-    """Has the kernel end this process, by SIGALRM, a few seconds after the timeout of its work, in any case."""
+    """Lets the kernel end this process by SIGALRM, `LATER_SECONDS` after the timeout of its work, in any case.
+
+    Args:
+        timeout_seconds: The timeout, from now.
+    """
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.alarm(int(timeout_seconds) + LATER_SECONDS)
 

@@ -7,7 +7,8 @@
 A graph may crash the process that runs it, hang, or use all of its memory. Here that only refuses one version. The
 process gets the bytes that will run, only those environment variables that running a model needs, and no open file, and
 it never outlives the service. Several processes that serve together verify a model once (`SharedVerifier`). To import
-modules takes a process half a second: the first one may start early (`begin`), while the service itself imports.
+modules takes a process half a second: the first one may start early (`begin_process`), while the service imports its
+own.
 """
 
 from __future__ import annotations
@@ -70,12 +71,13 @@ class VerificationProcess:
             if memory_bytes < min(LEAST_BYTES, self.memory_bytes):
                 raise NotVerified(f"{key}: the container has no memory left to verify it; the next scan verifies it")
             try:
-                process = start()
+                process = waiting_process()
             except OSError as error:
                 raise NotVerified(f"{key}: no process can be started to verify it: {error.strerror}") from error
             with process, stopping.ending(process.kill):
                 try:
-                    pickle.dump((self.timeout_seconds, memory_bytes), cast("IO[bytes]", process.stdin))
+                    with suppress(BrokenPipeError):  # it has ended; `communicate` reads why
+                        pickle.dump((self.timeout_seconds, memory_bytes), cast("IO[bytes]", process.stdin))
                     output, errors = process.communicate(pickle.dumps(task), timeout=self.timeout_seconds)
                 except subprocess.TimeoutExpired as error:
                     raise ModelError(
@@ -102,9 +104,8 @@ class VerificationProcess:
                 self._changed.notify_all()
 
         with stopping.ending(wake), self._changed:
-            while (
-                reserved := share_of_memory(self.memory_bytes, self._allotted_bytes)
-            ) < self.memory_bytes and self._allotted_bytes:
+            limit = self.memory_bytes
+            while (reserved := share_of_memory(limit, self._allotted_bytes)) < limit and self._allotted_bytes:
                 stopping.check()
                 self._changed.wait()
             self._allotted_bytes += reserved
@@ -166,28 +167,35 @@ class VerificationProcess:
         )
 
 
-early: Final = list[subprocess.Popen[bytes]]()  # the process that `begin` has started, until it gets a task
+early: Final = list[subprocess.Popen[bytes]]()  # the process of `begin_process`, until it gets a task
 
 
-def begin(folder: Path) -> None:
+def begin_process(folder: Path) -> None:
     """Starts the process for the first model of a folder, which then waits for its task.
 
     Bundled models need none, and a container with little memory left should not have it used up before it is divided.
     If no process can be started now, the load of the model tries again, and says why.
+
+    Args:
+        folder: The model repository.
     """
     if not is_bundled(folder) and share_of_memory(4 * LEAST_BYTES) == 4 * LEAST_BYTES:
         with suppress(OSError):
-            early.append(start())
+            early.append(waiting_process())
 
 
-def end_unused() -> None:
-    """Ends the process that `begin` has started, if no model needed it."""
+def end_unused_process() -> None:
+    """Ends the process of `begin_process`, if no model needed it."""
     with suppress(IndexError), early.pop() as process:
         process.kill()
 
 
-def start() -> subprocess.Popen[bytes]:
-    """Returns a process that waits for a task, with its limits of time and memory: the early one, or a new one."""
+def waiting_process() -> subprocess.Popen[bytes]:
+    """Returns a process that waits for a task, with its limits of time and memory: the early one, or a new one.
+
+    Raises:
+        OSError: No process can be started.
+    """  # noqa: DOC502 - Popen raises it
     with suppress(IndexError):
         if (process := early.pop()).poll() is None:
             return process
@@ -196,6 +204,7 @@ def start() -> subprocess.Popen[bytes]:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        bufsize=0,  # what is written is sent, or the error is raised, at once
         process_group=0,  # Ctrl-C in a terminal goes to the service, which ends this process
         env={
             **passed_to_children(),
@@ -214,7 +223,7 @@ class Verdicts:
 
     A verdict is `{"accepted": ...}` or `{"refused": ..., "kind": ...}`, as `Verification.from_json` reads it. One
     worker at a time verifies a model; the others wait for its verdict, or until it has ended. At the start that is the
-    first worker, because only its process for that was started early (`begin`).
+    first worker, where its process for that was started early (`begin_process`).
     """
 
     def __init__(self) -> None:
@@ -228,18 +237,18 @@ class Verdicts:
         """Whether a worker verifies a model now."""
         return any(not any(map(Future.done, futures)) for futures in self._verifying.values())
 
-    async def find_or_begin(self, is_first: bool, end: Future[Any], digest: str) -> dict[str, Any] | None:
+    async def find_or_begin(self, waits: bool, end: Future[Any], digest: str) -> dict[str, Any] | None:
         """Returns the verdict on a model; None if the worker that asks has to verify the model and call `keep`.
 
         While another worker verifies the model, it waits until that worker has called `keep`, or has ended. Before the
-        first worker has asked, all others wait for it, at most `FIRST_SECONDS`.
+        first worker has asked, one that `waits` lets it begin, for at most `FIRST_SECONDS`.
 
         Args:
-            is_first: Whether the worker that asks is the first one.
+            waits: Whether the worker that asks waits for the first one.
             end: Done when the worker that asks has ended.
             digest: The digest of all that the verdict depends on.
         """
-        if not is_first:
+        if waits:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._first_came.wait(), FIRST_SECONDS)
         self._first_came.set()

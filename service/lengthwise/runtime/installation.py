@@ -95,8 +95,7 @@ def ask_driver(load: LoadLibrary = ctypes.CDLL) -> Driver:
         cuda = load(_DRIVER)
     except OSError:
         return Driver(problem=f"there is no NVIDIA driver ({_DRIVER} cannot be loaded; a container needs --gpus all)")
-    init_code = cuda.cuInit(0)
-    if init_code not in (0, _NO_DEVICE):
+    if (init_code := cuda.cuInit(0)) not in (0, _NO_DEVICE):
         return Driver(problem=f"the NVIDIA driver cannot be used: {_error_text(cuda, init_code)}")
     # 2. Its version, and the number of GPUs. Its functions write to these numbers, and return an error code or 0.
     newest, count = ctypes.c_int(), ctypes.c_int()

@@ -329,8 +329,7 @@ class Manifest(ManifestTable):
         """
         try:
             root = directory.resolve()
-            path = (root / name).resolve()
-            if not path.is_relative_to(root):
+            if not (path := (root / name).resolve()).is_relative_to(root):
                 raise VerificationError(f"{self.key}: {name} lies outside the model directory")
             content = files.read(path, most_bytes) if keep else b""
             actual = files.digest_of(content) if keep else files.digest(path, most_bytes)

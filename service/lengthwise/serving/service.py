@@ -25,7 +25,7 @@ from lengthwise.repository.registry import EveryWorker, Publish, Registry, Resca
 from lengthwise.repository.scan import Scan
 from lengthwise.repository.source import ModelSource
 from lengthwise.repository.stopping import in_daemon_thread
-from lengthwise.repository.verification_process import end_unused
+from lengthwise.repository.verification_process import end_unused_process
 from lengthwise.repository.verifier import Verifier
 from lengthwise.runtime import recurrent_kernels
 from lengthwise.runtime.answers import Answer
@@ -147,7 +147,7 @@ class Serving:
             )
         # An error waits for the first run: a thread in C++ that outlasts the interpreter aborts the process.
         error, *_ = await asyncio.gather(*starting, return_exceptions=True)
-        end_unused()
+        end_unused_process()
         if error is not None:
             raise error
         if self.worker is not None:

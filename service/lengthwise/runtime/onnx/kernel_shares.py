@@ -202,8 +202,7 @@ class _Finder(Pattern):
         total = self.only_user(self.only_user(greater.outputs[0], "Cast").outputs[0], "ReduceSum")
         require(self.axis(total) in (3, -1) and total.attributes.get("keepdims", 1) == 0)
         name = greater.inputs[1]
-        split = self.makers.get(name)
-        if split is None or split.operator != "Split":
+        if (split := self.makers.get(name)) is None or split.operator != "Split":
             return self.numbers(name, KERNELS, -1, 1)[:, :, 0], total.outputs[0]
         all_biases = self.numbers(split.inputs[0], KERNELS, -1, 1)
         if any(split.inputs[1:]):
