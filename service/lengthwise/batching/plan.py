@@ -456,7 +456,8 @@ def _class_tops(pending: PendingSequences, cost: CostTable, limits: BatchLimits,
             yield widths[begin]
             begin, first = bisect_left(filled_rows, full, begin + 1, end), begin
             if nearest:
-                begin -= begin > first + 1 and filled_rows[begin] - full >= full - filled_rows[begin - 1]
+                if begin > first + 1 and filled_rows[begin] - full >= full - filled_rows[begin - 1]:
+                    begin -= 1
                 if begin < end and widths[begin] not in pending.class_tops:
                     low, high = (
                         bisect_left(filled_rows, full + share * full_rows, first + 1, end)

@@ -230,8 +230,7 @@ def traces_exporter(variables: Mapping[str, str]) -> str | None:
     """
     if variables.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return None
-    exporter = variables.get("OTEL_TRACES_EXPORTER", "").strip()
-    if exporter == "none":
+    if (exporter := variables.get("OTEL_TRACES_EXPORTER", "").strip()) == "none":
         return None
     if exporter not in ("", "otlp", "console"):
         raise ConfigurationError(f"OTEL_TRACES_EXPORTER: {exporter!r} is not supported; otlp, console and none are")
