@@ -16,6 +16,34 @@ from tests.support.costs import linear_table
 TABLE = linear_table(0.001, 0.0001)
 
 
+@pytest.mark.parametrize(
+    ("waiting", "arrive", "leave", "divided"),
+    [
+        (1000, 0, 0, True),  # few wait: always
+        (4000, 0, 0, False),
+        (4000, 999, 999, False),
+        (4000, 1000, 1000, True),  # a quarter has arrived since
+        (4000, 0, 790, False),
+        (4000, 0, 810, True),  # so many fewer wait that they are a quarter of the rest
+    ],
+)
+def test_of_many_the_classes_stay_until_much_has_changed(waiting: int, arrive: int, leave: int, divided: bool) -> None:
+    pool, calls = PendingSequences(), list[int]()
+
+    def divide() -> list[int]:
+        calls.append(len(pool))
+        return [4, 8]
+
+    for _ in range(waiting):
+        pool.add(WaitingSequence(8))
+    pool.classes(divide).append(12)  # the list is the caller's own
+    for _ in range(arrive):
+        pool.add(WaitingSequence(8))
+    pool.take([*pool][:leave])
+    assert pool.classes(divide) == [4, 8]
+    assert len(calls) == 1 + divided
+
+
 class PoolAgainstASet(RuleBasedStateMachine):
     """A pool whose horizon is easily passed, and beside it the set of what must be in it."""
 

@@ -27,6 +27,7 @@ HORIZON: Final = 8192  # so many most urgent sequences are near: several full ba
 MAX_PRIORITY: Final = 9  # from 0, the default
 PRIORITY_HEAD_START: Final = 256  # places in order of arrival that one level of priority gains
 _RECENT: Final = 4096  # last arrivals whose widths are counted
+_MANY: Final = 2048  # where so many wait, a division into classes is kept until much has changed
 _MAX_STALE: Final = 64  # an order is cleaned when it has more entries than this, plus 1.5 times the waiting sequences
 _NEVER: Final = float("inf")
 
@@ -95,7 +96,8 @@ class PendingSequences:
         self._ran = 0  # sequences that were taken by plans so far
         self.work = 0.0  # predicted seconds of all plans by length so far; `plan` adds them
         self.narrow_part = 0  # the widest of those that run in turn with wider ones, or 0; set by `plan`
-        self.class_tops: Sequence[int] = ()  # the widest of each class at the last decision; set by `plan`
+        self.class_tops: list[int] = []  # the widest of each class, ascending, as `classes` found them
+        self._divided_at = (0, 0)  # the numbers of arrivals and of waiting sequences then
         self.recent: deque[int] = deque()  # the widths of the last arrivals,
         self.widths: Counter[int] = Counter()  # and how many of these have each width
         self._refilled_at = sys.maxsize  # see `refilled`: the number of the arrival with which it becomes true
@@ -169,6 +171,17 @@ class PendingSequences:
     def refilled(self) -> bool:
         """Whether at least half as many sequences have arrived since the last plan as that plan took."""
         return self._arrivals >= self._refilled_at
+
+    def classes(self, divide: Callable[[], list[int]]) -> list[int]:
+        """Returns the widest of each class of widths, ascending: a new list.
+
+        They are those that `divide` returns, or returned before: it takes a third of a decision. Where many wait, it is
+        called again when a quarter as many have arrived since, or when the number of those that wait has changed so.
+        """
+        arrivals, waiting = self._arrivals, len(self)
+        if waiting < _MANY or 4 * max(arrivals - self._divided_at[0], abs(waiting - self._divided_at[1])) >= waiting:
+            self.class_tops, self._divided_at = divide(), (arrivals, waiting)
+        return [*self.class_tops]
 
     def most_urgent(self) -> WaitingSequence | None:
         """The most urgent sequence, or None if none waits."""

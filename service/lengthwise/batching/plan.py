@@ -320,7 +320,7 @@ def _class_batch(
     if takes_too_long(widest):
         del widths[bisect_left(widths, True, key=takes_too_long) :]
     # 3. The batch that answers most sequences a second: of the anchor's class, or of that and the next wider ones.
-    tops = _class_tops(pending, cost, limits, limits.seconds / cost.drift)
+    tops = pending.classes(lambda: _class_tops(pending, cost, limits, limits.seconds / cost.drift))
     if few_wait := len(tops) == 1:
         tops.insert(0, _narrow_part(pending, cost, limits, allowed))
     tops[-1] = max(tops[-1], widths[-1])
@@ -430,9 +430,10 @@ def _class_tops(pending: PendingSequences, cost: CostTable, limits: BatchLimits,
 
     A class ends where it is nearest to full: a width begins the next class if its arrivals would overfill this one by
     more rows than are still free in it. With them, a few long sequences would run with very many short ones. One class
-    never becomes two so: where so few wait, a division into two parts is better (`_narrow_part`). An end of the last
-    decision stays while the class is nearly full with it: if it moved to and fro, sequences beside it could miss the
-    turns of both classes.
+    never becomes two so: where so few wait, a division into two parts is better (`_narrow_part`).
+
+    If an end moved to and fro, sequences beside it could miss the turns of both classes. So all of them stay while
+    little changes (`PendingSequences.classes`), and then each one with which its class is still nearly full.
     """
     # 1. The share of padding, if every batch were as wide as the widest of the last arrivals.
     widths, arrivals, waiting = sorted(pending.widths, reverse=True), len(pending.recent), len(pending)
@@ -466,8 +467,7 @@ def _class_tops(pending: PendingSequences, cost: CostTable, limits: BatchLimits,
                     begin = next((same for same in range(low, high) if widths[same] in pending.class_tops), begin)
 
     # One class stays one: only where there are two already is an end moved to the nearest.
-    pending.class_tops = [*divided(nearest=len([*islice(divided(nearest=False), 2)]) > 1)]
-    return pending.class_tops[::-1]
+    return [*divided(nearest=len([*islice(divided(nearest=False), 2)]) > 1)][::-1]
 
 
 def _queue_batch(
