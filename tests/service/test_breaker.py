@@ -46,6 +46,24 @@ def test_a_batch_that_runs_ends_the_suspicion() -> None:
     assert not breaker.batch_failed(ERROR, 0.0)
 
 
+def test_a_probe_that_fails_while_a_batch_ends_is_followed_by_another_one() -> None:
+    class Interrupted(Breaker):
+        """Its model is probed while a batch looks whether the breaker is open, if nothing keeps the probe from it."""
+
+        def __getattribute__(self, name: str) -> object:
+            value = super().__getattribute__(name)
+            if name == "open" and threading.current_thread() is not probing and not probing.ident:
+                probing.start()
+                probing.join(0.5)
+            return value
+
+    breaker = Interrupted()
+    probing = threading.Thread(target=breaker.probed, args=(ERROR, 6.0, 10.0))
+    breaker.batch_ran()
+    probing.join()
+    assert (breaker.open, breaker.closed, breaker.probe_time) == (True, False, 16.0)
+
+
 def test_suspicion_is_renewed_after_as_many_further_failures() -> None:
     breaker = Breaker()
     for _ in range(SUSPECTED_AFTER):

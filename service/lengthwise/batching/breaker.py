@@ -14,7 +14,8 @@ was loaded, must fail too. While a breaker is open, no caller's request is used 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import threading
+from dataclasses import dataclass, field
 from typing import Final
 
 SUSPECTED_AFTER: Final = 5  # batches in a row that must fail until the model's golden sequences are run
@@ -24,12 +25,16 @@ _NEVER: Final = float("inf")
 
 @dataclass(slots=True)
 class Breaker:
-    """The breaker of one model. A *probe* is a run of its golden sequences."""
+    """The breaker of one model. A *probe* is a run of its golden sequences.
+
+    Batches end in the threads of the runners, probes on the event loop: what they note is noted under a lock.
+    """
 
     open: bool = False  # whether requests are refused
     failures: int = 0  # batches in a row that failed
     reason: str = ""  # the last error, for people
     probe_time: float = _NEVER  # when the next probe runs, on the batcher's clock
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False, compare=False)
 
     @property
     def closed(self) -> bool:
@@ -38,16 +43,18 @@ class Breaker:
 
     def batch_ran(self) -> None:
         """Notes that a batch ran: the model is no longer suspected. An open breaker stays open until a probe passes."""
-        self.failures = 0
-        if not self.open:
-            self.probe_time = _NEVER
+        with self._lock:
+            self.failures = 0
+            if not self.open:
+                self.probe_time = _NEVER
 
     def batch_failed(self, error: BaseException, now: float) -> bool:
         """Notes that a batch failed; returns whether a probe should run now, as many in a row have failed."""
-        self.failures += 1
-        if not self.closed or self.failures % SUSPECTED_AFTER:
-            return False
-        self.reason, self.probe_time = _described(error), now
+        with self._lock:
+            self.failures += 1
+            if not self.closed or self.failures % SUSPECTED_AFTER:
+                return False
+            self.reason, self.probe_time = _described(error), now
         return True
 
     def probed(self, error: BaseException | None, now: float, retry_seconds: float) -> bool:
@@ -61,13 +68,14 @@ class Breaker:
         Returns:
             Whether `open` has changed.
         """
-        was_open, self.open = self.open, error is not None
-        if error is not None:
-            self.reason, self.probe_time = _described(error), now + retry_seconds
-        else:
-            self.probe_time = _NEVER
-            if was_open:
-                self.failures = 0
+        with self._lock:
+            was_open, self.open = self.open, error is not None
+            if error is not None:
+                self.reason, self.probe_time = _described(error), now + retry_seconds
+            else:
+                self.probe_time = _NEVER
+                if was_open:
+                    self.failures = 0
         return self.open is not was_open
 
 
