@@ -139,6 +139,26 @@ def test_a_late_count_of_a_forgotten_model_is_in_no_row_of_another_model() -> No
     assert models["new", "1"][CELL["verify_mismatches", ""]] == 0
 
 
+def test_what_ends_late_of_a_forgotten_model_is_in_no_row_of_another_one_either() -> None:
+    shared = memory()
+    counting = metrics(shared)
+    forgotten = counting.model("m", "1")
+    forgotten.request(200, 0.003, key="team-a")
+    counting.remove(forgotten)
+    for number in range(KEPT_GONE):
+        counting.remove(counting.model(f"later {number}", "1"))
+    counting.model("new", "1").request(504, 0.003, key="team-b")  # has the rows that are free now
+    before = SharedCounts(shared).counts()
+    for key in ("team-a", "team-c"):
+        forgotten.request(200, 0.003, key=key)
+    forgotten.decoded(0.001, [7])
+    forgotten.batch(rows=2, width=8, valid_steps=12, waits=[0.1, 0.2], seconds=0.01)
+    for now, then in zip(SharedCounts(shared).counts(), before, strict=True):
+        assert now.keys() == then.keys()
+        assert all((now[labels] == then[labels]).all() for labels in now)
+    assert forgotten.number("requests", "200") == 3
+
+
 def test_names_beyond_the_memory_are_counted_by_their_own_process() -> None:
     counting = metrics(memory())
     for number in range(1100):

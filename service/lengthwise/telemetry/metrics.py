@@ -87,33 +87,33 @@ class Histogram:
         first: The index of the first bucket's count in the row. After the counts comes the sum of the values.
     """
 
-    __slots__ = ("_cells", "_first", "_sum_cell", "bounds", "exemplars")
+    __slots__ = ("_first", "_sum_cell", "bounds", "cells", "exemplars")
 
     def __init__(self, bounds: Sequence[float], cells: MutableSequence[float], first: int) -> None:
         self.bounds = bounds
         # By bucket: the trace id, the value, and the time in seconds since 1970
         self.exemplars: dict[int, tuple[str, float, float]] = {}
-        self._cells = cells
+        self.cells = cells
         self._first = first
         self._sum_cell = first + len(bounds) + 1
 
     def observe(self, value: float, trace_id: str | None = None) -> None:
         """Counts one value. With a trace id, the value becomes the exemplar of its bucket."""
         bucket = bisect_left(self.bounds, value)
-        self._cells[self._first + bucket] += 1
-        self._cells[self._sum_cell] += value
+        self.cells[self._first + bucket] += 1
+        self.cells[self._sum_cell] += value
         if trace_id is not None:
             self.exemplars[bucket] = (trace_id, value, time.time())
 
     @property
     def counts(self) -> list[int]:
         """The number of values in each bucket."""
-        return [int(count) for count in self._cells[self._first : self._sum_cell]]
+        return [int(count) for count in self.cells[self._first : self._sum_cell]]
 
     @property
     def total(self) -> float:
         """The sum of the values."""
-        return self._cells[self._sum_cell]
+        return self.cells[self._sum_cell]
 
     @property
     def count(self) -> int:
@@ -169,13 +169,29 @@ class ModelMetrics:
         self.computes_padding = True  # false if the kernels of the graph skip padding
         self.answered = CallSums()
         self.histograms = {form.name: Histogram(form.bounds, self.cells, FIRST_CELL[form.name]) for form in HISTOGRAMS}
-        # In the order of `HISTOGRAMS`.
-        self.request_seconds, self.queue_seconds, self.inference_seconds, self.decode_seconds, *steps = (
-            self.histograms.values()
-        )
-        self.batch_rows, self.batch_width, self.sequence_length = steps
+        (
+            self.request_seconds,
+            self.queue_seconds,
+            self.inference_seconds,
+            self.decode_seconds,
+            self.batch_rows,
+            self.batch_width,
+            self.sequence_length,
+        ) = self.histograms.values()  # in the order of `HISTOGRAMS`
         self.by_rows: defaultdict[int, BatchSums] = defaultdict(BatchSums)  # by the number of rows of a batch
         self.last_batch_time = 0.0  # when the last batch was counted, seconds since 1970
+
+    def detach(self) -> None:
+        """Counts in cells of its own from now on: its rows of shared memory may become those of another model.
+
+        A call may end, or an answer be checked, long after its model was forgotten.
+        """
+        with self.lock:
+            self.cells = list(self.cells)
+            for histogram in self.histograms.values():
+                histogram.cells = self.cells
+            self.key_cells = {key: list(cells) for key, cells in self.key_cells.items()}
+            self._claim = lambda _: None
 
     def number(self, counter: str, value: str = "") -> int:
         """The number of a counter of `COUNTERS`, at one value of its label."""
@@ -372,8 +388,7 @@ class Metrics:
             self.forgotten += 1
             gone = self._models.pop(oldest)
             self._forget(oldest, snapshot_of(*_rows_of([gone])))
-            # An answer may be checked much later: what is counted from now on must not be in the row of another model.
-            gone.cells = list(gone.cells)
+            gone.detach()
             if self._shared is not None:
                 self._shared.release(*oldest)
 
