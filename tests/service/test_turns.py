@@ -20,6 +20,7 @@ from lengthwise.protocols.call import timeout_of
 from lengthwise.protocols.endpoint import LARGE_BODY_BYTES
 from lengthwise.protocols.turns import Turns
 from tests.support.numpy_models import Service, idle, manifest, model, serving
+from tests.support.server_process import PATIENCE_SECONDS
 
 SEQUENCES = b'"sequences": [[[1, 3]]]' + b" " * LARGE_BODY_BYTES + b"}"
 PLAIN = b"{" + SEQUENCES
@@ -93,6 +94,31 @@ async def test_who_gives_up_frees_its_place_whenever_it_does() -> None:
     with pytest.raises(asyncio.CancelledError):
         await waiting
     assert (turns.free, turns.waiting) == (1, 0)
+
+
+async def test_a_slot_that_comes_free_while_another_body_is_told_of_its_turn_is_not_left_unused() -> None:
+    turns, inside = Turns(slots=2), list[str]()
+    first, second = (turns.turn(peer, 1, math.inf) for peer in ("first", "second"))
+    await first.__aenter__()
+    await second.__aenter__()
+
+    async def read(peer: str) -> None:
+        async with turns.turn(peer, 1, math.inf):
+            inside.append(peer)
+            await end.wait()
+
+    end = asyncio.Event()
+    async with asyncio.TaskGroup() as group:
+        group.create_task(read("third"))
+        while not turns.waiting:
+            await asyncio.sleep(0)
+        await first.__aexit__(None, None, None)  # the slot of the third one, which does not know yet
+        await second.__aexit__(None, None, None)
+        assert (turns.free, turns.waiting) == (1, 1)
+        await asyncio.wait_for(turns.turn("fourth", 1, math.inf).__aenter__(), PATIENCE_SECONDS)
+        while not inside:
+            await asyncio.sleep(0)
+        end.set()
 
 
 async def test_a_deadline_that_cannot_be_met_is_refused_at_once() -> None:

@@ -61,7 +61,7 @@ class Turns:
         """
         # In virtual time, the body begins now, or when the last body of its connection is finished; it takes its size.
         finish = self._finishes[peer] = max(self._virtual_time, self._finishes.get(peer, 0.0)) + size
-        if self.free and not self.waiting:
+        if self.free:  # so no body waits: `release` would have given it the slot
             self.free -= 1
         else:
             await self._wait(finish, size, deadline, certain=certain)
