@@ -64,8 +64,8 @@ class Changes:
             answers: list[dict[str, Any]] = []
             for slot, pending in calls.items():
                 slot.change = pending
-                late_answer = {"error": f"it has not answered within {CHANGE_SECONDS:g} s"}
-                answer = pending.result() if pending.done() else late_answer
+                waited = ANSWER_SECONDS if pending in behind_earlier_change else CHANGE_SECONDS
+                answer = pending.result() if pending.done() else {"error": f"it has not answered within {waited:g} s"}
                 if answer is not None and slot.process is not None:  # else the worker has ended
                     answers.append({"pid": slot.process.pid, **answer})
             # The name stays unloaded if it is so at all workers: a load counts even if the highest version was refused.
