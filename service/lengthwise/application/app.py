@@ -344,16 +344,19 @@ def _add_index(router: APIRouter, serving: Serving, paths: Mapping[str, str], *,
 
                 return page.answer(request, page.page(links))
             return pages.front(request.scope.get("root_path", ""), paths)
-        content: dict[str, Any] = {
-            "service": "lengthwise",
-            **paths,
-            "media_types": predict.MEDIA_TYPES,
-            "limits": limits,
-        }
         names: dict[str, dict[str, Any]] = {}
         for manifest in (served.manifest for served in serving.served):
             names.setdefault(manifest.name, {})[str(manifest.version)] = manifest.input.names
-        return document.answer({**content, "names": names}, headers={"vary": "accept"})
+        return document.answer(
+            {
+                "service": "lengthwise",
+                **paths,
+                "media_types": predict.MEDIA_TYPES,
+                "limits": limits,
+                "names": names,
+            },
+            headers={"vary": "accept"},
+        )
 
 
 def _answer_errors(app: FastAPI, elsewhere: str, handled: Container[object] = ()) -> None:

@@ -86,7 +86,6 @@ def described(serving: Serving) -> dict[str, Any]:
 def _described_model(served: ServedModel, serving: Serving) -> dict[str, Any]:
     """The entry of a served version in `/healthz`."""
     manifest, origin, breaker = served.manifest, served.manifest.made, served.queue.breaker
-    seconds_to_probe = max(0.0, breaker.probe_time - time.monotonic())
     return {
         "model": manifest.name,
         "version": str(manifest.version),
@@ -105,7 +104,12 @@ def _described_model(served: ServedModel, serving: Serving) -> dict[str, Any]:
         "planned_by": served.model.cost.planned_by,
         "promise": None if served.model.promise is None else served.model.promise.model_dump(),
         "queue_sequences": len(served.queue.pending),
-        "broken": {"reason": breaker.reason, "next_try_seconds": seconds_to_probe} if breaker.open else None,
+        "broken": {
+            "reason": breaker.reason,
+            "next_try_seconds": max(0.0, breaker.probe_time - time.monotonic()),
+        }
+        if breaker.open
+        else None,
     }
 
 

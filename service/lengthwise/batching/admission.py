@@ -90,11 +90,8 @@ class Admission:
         Such requests can be refused before they are decoded, with the error `full` of the returned queue. None if there
         is no queue, too, and if the queues have drained so far that they open at the next request.
         """
-        queue = None
-        for queue in self._queues:
-            if not queue.closed_to_new:
-                return None
-        return queue if self._fill(self.padded_steps, self.seconds) > REOPENING else None
+        closed = self._queues and all(queue.closed_to_new for queue in self._queues)
+        return self._queues[-1] if closed and self._fill(self.padded_steps, self.seconds) > REOPENING else None
 
     def add(self, queue: ModelQueue, padded_steps: int, seconds: float) -> None:
         """Counts sequences that begin to wait: their padded steps and their predicted seconds."""

@@ -150,10 +150,9 @@ class CostTable:
         columns = snapshot.columns
         column = columns.get(width)
         if column is None:
-            column = Column.of(self.computed(width, snapshot.rows, snapshot.seconds))
             if len(columns) >= _MAX_COLUMNS:
                 columns.clear()
-            columns[width] = column
+            column = columns[width] = Column.of(self.computed(width, snapshot.rows, snapshot.seconds))
         return column
 
     def _renew(self, **changes: Any) -> _Snapshot:

@@ -123,8 +123,9 @@ class ModelQueue:
         """
         limits = self._limits_within.get((seconds, turn_seconds))
         if limits is None:
-            limits = replace(self.limits, seconds=min(seconds, self.limits.seconds), turn_seconds=turn_seconds)
-            self._limits_within[seconds, turn_seconds] = limits
+            limits = self._limits_within[seconds, turn_seconds] = replace(
+                self.limits, seconds=min(seconds, self.limits.seconds), turn_seconds=turn_seconds
+            )
         return limits
 
     def width_of(self, length: int) -> int:

@@ -119,10 +119,10 @@ class Watchdog:
             self._answered.clear()
             with suppress(RuntimeError):  # the event loop is closed
                 call(self._answered.set)
-            return
         # 2. It has not run: log that once, at the first look after `hung_seconds`.
-        self._loop_looks += 1
-        if self._loop_looks * LOOK_SECONDS > self._hung_seconds >= (self._loop_looks - 1) * LOOK_SECONDS:
-            frame = sys._current_frames().get(self._loop_thread)
-            stack = "".join(traceback.format_stack(frame)) if frame is not None else "unknown"
-            log.critical("the event loop has run nothing for %.3g s; its stack:\n%s", self._hung_seconds, stack)
+        else:
+            self._loop_looks += 1
+            if self._loop_looks * LOOK_SECONDS > self._hung_seconds >= (self._loop_looks - 1) * LOOK_SECONDS:
+                frame = sys._current_frames().get(self._loop_thread)
+                stack = "".join(traceback.format_stack(frame)) if frame is not None else "unknown"
+                log.critical("the event loop has run nothing for %.3g s; its stack:\n%s", self._hung_seconds, stack)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -120,8 +120,7 @@ def _array(entries: list[Any], features: int | None) -> Steps | None:
             if part is None:
                 return None
             parts.append(part)
-        array: Steps = np.concatenate(parts)
-        return array
+        return cast("Steps", np.concatenate(parts))
     try:
         if features is None:
             return np.array(entries, dtype=np.int64) if set(map(type, entries)) == {int} else None

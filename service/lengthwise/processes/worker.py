@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import CancelledError
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import numpy as np
 
@@ -148,8 +148,7 @@ class Worker:
 
     def cores(self, local: int) -> Cores:
         """The `local` cores of this worker, with the cores of all workers, which it may borrow."""
-        batches: Any = memoryview(self.memory.table["batches"])
-        return Cores(local, shared_cores(), batches, self.index)
+        return Cores(local, shared_cores(), cast("Any", memoryview(self.memory.table["batches"])), self.index)
 
     def connections(self) -> Connections:
         """A set for the connections of this worker, whose size the other workers see."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 from starlette.types import Receive, Scope, Send
 
@@ -100,8 +100,7 @@ class OverAsgi:
         call.submit(decoded, write)
         watching = asyncio.ensure_future(watch())
         try:
-            response: Response = await call.answer()
-            return response
+            return cast("Response", await call.answer())
         finally:
             watching.cancel()
 

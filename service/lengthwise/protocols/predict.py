@@ -89,9 +89,13 @@ class PredictV1(Endpoint):
         """
         path = request.scope["path_params"]
         served = kserve.find(self.serving, path["model"], path.get("version"))
-        max_sequences = self.serving.settings.max_sequences
         decode = json_body.decode_ordinary if fast and len(request.body) > CAREFUL_BYTES else json_body.decode
-        call = decode(request.body, lambda name, version: served, max_sequences=max_sequences, layout=INSTANCES)
+        call = decode(
+            request.body,
+            lambda name, version: served,
+            max_sequences=self.serving.settings.max_sequences,
+            layout=INSTANCES,
+        )
         return None if call is None else (call, partial(_encode_v1, call))
 
 
@@ -103,5 +107,6 @@ def encode(call: Call, answers: list[Answer]) -> tuple[bytes, Headers]:
 
 def _encode_v1(call: Call, answers: list[Answer]) -> tuple[bytes, Headers]:
     """The answer of protocol v1 as JSON, with its headers."""
-    document = {"predictions": json_body.predictions(call, answers)}
-    return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY), [JSON]
+    return orjson.dumps({"predictions": json_body.predictions(call, answers)}, option=orjson.OPT_SERIALIZE_NUMPY), [
+        JSON
+    ]

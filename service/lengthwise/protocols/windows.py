@@ -14,7 +14,6 @@ from lengthwise.padding import Steps
 from lengthwise.runtime import answers
 from lengthwise.runtime.answers import Answer
 
-NOT_FINITE: Final = "the model's answer to this sequence is not finite"
 _MOST_LISTED: Final = 20  # problems in an error
 
 Windows: TypeAlias = list[list[tuple[int, Steps]]]
@@ -50,7 +49,7 @@ def answers_of(call: Call, results: list[Answer | None], windows: Windows | None
         results = answers.with_attention(results)
     if None in results:
         bad = [i for i, answer in enumerate(results) if answer is None]
-        problems = [Problem(call.pointer.format(i), NOT_FINITE) for i in bad[:_MOST_LISTED]]
+        problems = [Problem(call.pointer.format(i), answers.NOT_FINITE) for i in bad[:_MOST_LISTED]]
         raise InvalidRequest(problems, total=len(bad))
     return cast("list[Answer]", results)
 

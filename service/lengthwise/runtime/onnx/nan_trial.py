@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise.padding import PaddedBatch, pad, step_mask
+from lengthwise.padding import PaddedBatch, batches, step_mask
 from lengthwise.runtime.graph_inputs import feed
 from lengthwise.runtime.manifest import GraphNames, Manifest
 from lengthwise.runtime.onnx import onnx_graph
@@ -36,10 +36,7 @@ def passes(graph: bytes, with_kernels: Any, plain: Any, manifest: Manifest) -> b
     has_isnan = any(node.operator == "IsNaN" for node in onnx_graph.read(graph).walk())
     if manifest.input.kind == "tokens" or not has_isnan:
         return False
-    sequences = _with_nan(manifest)
-    rows = manifest.max_batch_rows or len(sequences)
-    for first in range(0, len(sequences), rows):
-        batch = pad(sequences[first : first + rows], multiple=manifest.width_multiple)
+    for batch in batches(_with_nan(manifest), multiple=manifest.width_multiple, most_rows=manifest.max_batch_rows):
         actual, expected = (_logits(session, batch, manifest.graph) for session in (with_kernels, plain))
         if not (
             np.isfinite(actual).all()  # before the difference: infinity minus infinity is a warning
