@@ -176,6 +176,26 @@ def test_the_last_resort_ends_a_process_that_does_not_end_and_says_where_it_is(h
     assert 'File "<string>", line 7 in <module>' in done.stderr
 
 
+FULL = """
+import os
+os.set_blocking(2, False)
+try:
+    while True:
+        os.write(2, b"x" * 4096)
+except BlockingIOError:
+    os.set_blocking(2, True)
+"""
+
+
+def test_the_last_resort_ends_one_whose_stderr_takes_nothing() -> None:
+    program = [sys.executable, "-c", FULL + HANGS.format(hangs="threading.Event().wait()")]
+    with subprocess.Popen(program, stderr=subprocess.PIPE) as process:
+        try:
+            assert process.wait(PATIENCE_SECONDS) == -signal.SIGALRM
+        finally:
+            process.kill()
+
+
 @pytest.mark.parametrize("seconds", [None, 600])
 def test_the_last_resort_leaves_one_alone_that_does(seconds: float | None) -> None:
     program = HANGS.format(hangs="").replace("0.05", str(seconds))

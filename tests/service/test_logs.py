@@ -1,6 +1,10 @@
 import json
 import logging
+import os
 import re
+import select
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Literal
 
@@ -8,6 +12,7 @@ import pytest
 
 from lengthwise.commands.serve import configure_logging
 from lengthwise.settings import Settings
+from tests.support.server_process import PATIENCE_SECONDS
 
 log = logging.getLogger("lengthwise.test")
 
@@ -68,3 +73,35 @@ def test_less_severe_lines_are_left_out(capsys: pytest.CaptureFixture[str]) -> N
     logging.getLogger("uvicorn.error").info("nor this")
     log.warning("this")
     assert logged(capsys).count("\n") == 1
+
+
+UNREAD = """
+import logging, sys
+from lengthwise.commands.serve import configure_logging
+from lengthwise.settings import Settings
+configure_logging(Settings(log_format="json"))
+for number in range(1000):
+    logging.getLogger("lengthwise.test").info("%d %s", number, "long " * 50 * (number % 100))
+print("done", flush=True)
+sys.stdin.read(1)
+logging.getLogger("lengthwise.test").info("read again")
+"""
+
+
+def test_a_pipe_that_nobody_reads_stops_nothing_and_the_log_says_what_it_lacks() -> None:
+    pipe: dict[str, int] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    with subprocess.Popen([sys.executable, "-c", UNREAD], **pipe) as process:  # type: ignore[call-overload]
+        try:
+            assert select.select([process.stdout], [], [], PATIENCE_SECONDS)[0], "it waits for a reader"
+            assert process.stdout.readline() == b"done\n"
+            begun = os.read(process.stderr.fileno(), 2**20)
+            out, rest = process.communicate(b"x", timeout=PATIENCE_SECONDS)
+        finally:
+            process.kill()
+    assert (process.returncode, out) == (0, b"")
+    text = (begun + rest).decode()
+    *lines, again, last = text.splitlines()
+    # Of a long line, the part that the pipe took may be the last before those that are lost.
+    assert again.endswith(json.dumps({"message": "read again"})[1:]) or '"read again"' in again
+    (lost,) = re.findall(r"reads its pipe: (\d+) lines are not in this log", json.loads(last)["message"])
+    assert 900 < int(lost) + len(lines) <= 1001

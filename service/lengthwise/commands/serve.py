@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import logging.config
+import select
 import signal
+import sys
 import time
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -17,6 +19,8 @@ from lengthwise.commands.command import INTERRUPTED, NOT_CHECKED, Command
 from lengthwise.commands.options import add_flags
 from lengthwise.errors import LengthwiseError
 from lengthwise.settings import PREFIX, Settings
+
+_PATIENCE_SECONDS: Final = 0.1  # that a line of the log waits for a reader of stderr
 
 
 @click.command(
@@ -115,6 +119,33 @@ class JsonLines(logging.Formatter):
         return json.dumps(line)  # not orjson, which fails on text that is not valid Unicode
 
 
+class StderrLines(logging.Handler):
+    """Writes lines to stderr, and drops them while it takes none: a pipe that nobody reads must not stop the service.
+
+    A write to a full pipe waits for its reader. So a line is written in parts of at most 4,096 bytes, which a pipe
+    takes at once if it takes anything. Each waits for that at most `_PATIENCE_SECONDS`, and not at all after a line
+    that was dropped. The next line that is written is followed by one that says how many were dropped.
+    """
+
+    _dropped = 0  # lines since the last one that was written
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Writes the line of a record, or counts it as dropped."""
+        try:
+            line = self.format(record) + "\n"
+            for part in (line[begin : begin + 1024] for begin in range(0, len(line), 1024)):
+                if not select.select((), (2,), (), 0 if self._dropped else _PATIENCE_SECONDS)[1]:
+                    self._dropped += 1
+                    return
+                print(part, end="", file=sys.stderr, flush=True)
+        except Exception:  # a wrong argument of a log call, or a stderr that is closed
+            self.handleError(record)
+        if self._dropped:
+            lost, self._dropped = self._dropped, 0
+            message = f"stderr took nothing, as where nobody reads its pipe: {lost} lines are not in this log"
+            self.emit(logging.LogRecord(__name__, logging.WARNING, __file__, 0, message, None, None))
+
+
 def configure_logging(settings: Settings, worker: int | None = None) -> None:
     """Sets up logging to stderr for the whole process: text lines, or one JSON object a line, by `settings.log_format`.
 
@@ -129,7 +160,9 @@ def configure_logging(settings: Settings, worker: int | None = None) -> None:
                 "text": {"format": f"%(asctime)s %(levelname)-7s {prefix}%(message)s"},
                 "json": {"()": "lengthwise.commands.serve.JsonLines", "worker": worker},
             },
-            "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": settings.log_format}},
+            "handlers": {
+                "stderr": {"class": "lengthwise.commands.serve.StderrLines", "formatter": settings.log_format}
+            },
             "root": {"level": "WARNING", "handlers": ["stderr"]},
             "loggers": {
                 "lengthwise": {"level": level},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import faulthandler
 import logging
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -16,6 +17,7 @@ log = logging.getLogger("lengthwise.ending")
 # Prefixes of the names of threads that may be inside a library for long.
 _OWN_THREADS: Final = ("first run", "rescan", "verification", "probe", "runner-")
 _STDERR: Final = 2
+_ALARM_SECONDS: Final = 1.0  # in which the stacks are written
 
 
 @contextmanager
@@ -24,11 +26,18 @@ def end_for_certain() -> Iterator[Callable[[float], None]]:
 
     The function may be called in a signal handler. When the timer ends the process, the stacks of all threads are
     written to stderr, and the exit code is 1. A library that keeps the interpreter lock cannot prevent that, because
-    the timer is a thread of C.
+    the timer is a thread of C. If stderr takes nothing, as a full pipe does that nobody reads, SIGALRM ends the process
+    `_ALARM_SECONDS` later.
     """
+
+    def end_within(seconds: float) -> None:
+        faulthandler.dump_traceback_later(seconds, exit=True, file=_STDERR)
+        signal.setitimer(signal.ITIMER_REAL, seconds + _ALARM_SECONDS)
+
     try:
-        yield lambda seconds: faulthandler.dump_traceback_later(seconds, exit=True, file=_STDERR)
+        yield end_within
     finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
         faulthandler.cancel_dump_traceback_later()
 
 
