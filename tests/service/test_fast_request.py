@@ -444,6 +444,21 @@ async def test_a_request_that_offers_another_protocol_is_answered_in_this_one(se
 
 
 @pytest.mark.parametrize("direct", [True, False])
+@pytest.mark.parametrize(
+    ("version", "headers"), [("1.1", ("connection: close, upgrade", "upgrade: h2c")), ("1.0", UPGRADE)]
+)
+async def test_so_is_one_after_which_the_connection_ends(
+    service: Service, version: str, headers: tuple[str, ...], direct: bool
+) -> None:
+    async with net(service, direct=direct) as made:
+        line = await made.line()
+        status, answered, content = await line.ask(GOOD, *headers, version=version)
+        assert (status, orjson.loads(content)["predictions"][0]["label"]) == (200, "c")
+        assert answered["connection"] == "close"
+        assert await line.reader.read() == b""
+
+
+@pytest.mark.parametrize("direct", [True, False])
 async def test_the_body_behind_an_offer_of_another_protocol_is_no_request(service: Service, direct: bool) -> None:
     async with net(service, direct=direct) as made:
         line = await made.line()

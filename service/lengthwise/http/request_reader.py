@@ -53,12 +53,16 @@ class RequestReader:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._parser = httptools.HttpRequestParser(self)
-        # Data after a request with `connection: close` are no error: the request must still be answered.
-        self._parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self._begin_parser()
         self._head = Head()  # of the request that is being read
         self._bytes = 0  # of the header block and the trailers so far
         self._fields = 0  # number of headers and trailers so far
+
+    def _begin_parser(self) -> None:
+        """Makes a new parser."""
+        self._parser = httptools.HttpRequestParser(self)
+        # Data after a request with `connection: close` are no error: the request must still be answered.
+        self._parser.set_dangerous_leniencies(lenient_data_after_close=True)
 
     @property
     def in_chunks(self) -> bool:
@@ -103,11 +107,15 @@ class RequestReader:
         return PIECE_BYTES if may_have_chunks else size
 
     def _without_upgrade(self) -> bytes:
-        """The last header block as bytes, without the `upgrade` header: the parser gets it again, with a new head."""
+        """The last header block as bytes, without the `upgrade` header: a new parser gets it, with a new head.
+
+        The old one would read nothing more if the connection ends with this request.
+        """
         head = self._head
         lines = [b"%s %s HTTP/%s" % (self._parser.get_method(), head.url, self._parser.get_http_version().encode())]
         lines += [b"%s: %s" % header for header in head.headers if header[0] != b"upgrade"]
         self._head = Head()
+        self._begin_parser()
         return b"\r\n".join([*lines, b"", b""])
 
     # What the parser calls.
