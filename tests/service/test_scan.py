@@ -7,13 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import onnxruntime
 import pytest
 
-from lengthwise.errors import ConfigurationError
+from lengthwise.errors import ConfigurationError, ModelError, NotVerified
 from lengthwise.repository import folder as repository_folder
-from lengthwise.repository import loading, scan, stored_measurements
+from lengthwise.repository import loading, scan, stored_measurements, verifier
 from lengthwise.repository.contents import Repository
 from lengthwise.repository.loading import LoadedModel
+from lengthwise.repository.stopping import Stopping
+from lengthwise.repository.verifier import Verification, VerificationTask
 from lengthwise.runtime.manifest import GOLDEN_FILE, GRAPH_FILE, MANIFEST_FILE, VERIFICATION_FILE
 from lengthwise.versions import Key, Policy
 from tests.support.model_directories import BUNDLED, LIMITS, measure_quickly, place, tamper_with_golden
@@ -243,6 +246,52 @@ def test_what_does_not_fit_is_refused_with_the_figures_and_the_others_go_on(
     ]
     shutil.rmtree(folder.path / "a")
     assert folder.scan(most=most) == ["b/1", "c/1"]
+
+
+def test_what_memory_is_not_left_for_is_not_read_and_tried_again(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place(folder.path, "a")
+    for _ in range(2):  # the first one stores measurements beside the model
+        folder.scan()
+    place(folder.path, "b")
+    with monkeypatch.context() as patch:
+        patch.setattr(scan, "share_of_memory", lambda needed: needed - 1)
+        assert folder.scan() == ["a/1"]
+    assert folder.verified == []
+    assert folder.refused == {"b/1": f"its graph has {GRAPH_BYTES} bytes, and there is memory for {GRAPH_BYTES - 1}"}
+    assert folder.scan() == ["a/1", "b/1"]
+
+
+def test_a_large_file_beside_the_graph_is_refused_before_it_is_read(folder: Folder) -> None:
+    with (place(folder.path) / GOLDEN_FILE).open("r+b") as golden:
+        golden.truncate(2**26 + 1)
+    assert folder.scan() == []
+    said = f"'golden.npz' cannot be read: it has {2**26 + 1} bytes, and at most {2**26} are read"
+    assert folder.refused == {"vowels/1": f"vowels/1: {said}"}
+
+
+def test_a_version_that_other_kernels_would_serve_is_verified_again(folder: Folder) -> None:
+    """As where there was no memory for those that were verified."""
+
+    def verify(task: VerificationTask, stopping: Stopping) -> Verification:
+        return verifier.verify(task, stopping).model_copy(update={"kernels": "avx1024"})
+
+    with pytest.raises(NotVerified, match=r"recurrent kernels of avx1024, and those of .* would serve it"):
+        loading.load(place(folder.path), LIMITS, verify=verify)
+
+
+@pytest.mark.parametrize(("why", "kind"), [("std::bad_alloc", NotVerified), ("no such operator", ModelError)])
+def test_a_graph_is_loaded_again_only_where_memory_was_short(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch, why: str, kind: type[Exception]
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise RuntimeError(why)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", refuse)
+    with pytest.raises(ModelError, match=f"onnxruntime cannot load the graph: {why}") as raised:
+        loading.load(place(folder.path), LIMITS)
+    assert type(raised.value) is kind
 
 
 def test_what_runs_keeps_its_place(folder: Folder) -> None:

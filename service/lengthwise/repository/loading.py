@@ -17,7 +17,7 @@ from lengthwise.batching import buckets
 from lengthwise.batching.buckets import BatchShape, BucketedCosts, Buckets
 from lengthwise.batching.cost import CostTable
 from lengthwise.batching.plan import BatchLimits
-from lengthwise.errors import ModelError
+from lengthwise.errors import ModelError, NotVerified
 from lengthwise.files import bundled_models
 from lengthwise.padding import PaddedBatch
 from lengthwise.repository import stored_measurements, verifier
@@ -117,6 +117,7 @@ def load(
 
     Raises:
         ModelError: The model must not be served, or cannot be run here; the message says why.
+        NotVerified: It would be served by other kernels than those that were verified.
     """
     # 1. Verify it, and open a session with the kernels that were verified.
     task = VerificationTask.read(directory, limits, budget_seconds, devices, most_bytes)
@@ -126,7 +127,7 @@ def load(
     seconds = time.monotonic() - started
     session = verification.session or task.open(plain=verification.kernels == ONNXRUNTIME)
     if session.kernels != verification.kernels:
-        raise ModelError(
+        raise NotVerified(  # as where there was too little memory for the kernels: the next scan tries it again
             f"{manifest.key}: it was verified with the recurrent kernels of {verification.kernels}, and those of "
             f"{session.kernels} would serve it"
         )

@@ -25,6 +25,7 @@ from lengthwise.repository.aliases import Aliases
 from lengthwise.repository.contents import DirectoryState, Refusal, Repository
 from lengthwise.repository.folder import FolderContent
 from lengthwise.repository.loading import LoadedModel, directory_state, graph_bytes
+from lengthwise.repository.modest import share_of_memory
 from lengthwise.repository.stopping import Stopped, Stopping, in_daemon_thread
 from lengthwise.repository.verifier import Verifier
 from lengthwise.runtime.manifest import MOST_BYTES, Manifest
@@ -144,18 +145,22 @@ class Scan:
         if self.before.states.get(key) == current and not (reason is not None and key.name == self.retry_name):
             state.settle(key, VersionResult(served, reason), current)
             return
-        # 2. Whether its graph fits beside the others
+        # 2. Whether its graph fits beside the others, and into the memory that is left
         needed, limit = graph_bytes(current), self.max_model_bytes
         running_bytes = sum(graph_bytes(running) for running, _ in self._running.values())
-        used = running_bytes + state.bytes_beside(key, self._running)
-        if limit is None or used + needed <= limit:
+        used, left = running_bytes + state.bytes_beside(key, self._running), share_of_memory(needed)
+        if (limit is None or used + needed <= limit) and needed <= left:
             future = in_daemon_thread("verification", lambda: self._load(key, directory, served))
             self._running[key] = current, future
             wait([future], SLOW_SECONDS)
         elif self._running:  # there may be room when one of these is finished
             self._wait_for_any()
         else:
-            reason = f"its graph has {needed} bytes, and {used} of the {limit} that --max-model-bytes allows are taken"
+            reason = f"its graph has {needed} bytes, and " + (
+                f"there is memory for {left}"
+                if needed > left
+                else f"{used} of the {limit} that --max-model-bytes allows are taken"
+            )
             state.settle(key, VersionResult(served, reason, final=False), current)
 
     def _wait_for_any(self) -> None:

@@ -43,7 +43,8 @@ EXAMPLES_FILE = "examples.jsonl"
 """A few labelled recordings, as JSON Lines, for people who try the model; it may be missing, or be removed."""
 
 MOST_MANIFEST_BYTES: Final = 2**26
-"""Largest manifest that is read: a hundred thousand labels are a few megabytes."""
+"""Largest manifest that is read, and largest file beside the graph and its weights: a hundred thousand labels are a few
+megabytes."""
 MOST_BYTES: Final = 2**36
 """Most bytes of graph, weights and verification that are read, unless the caller limits them further."""
 
@@ -277,7 +278,8 @@ class Manifest(ManifestTable):
 
         Args:
             directory: The model directory.
-            most_bytes: The contents that are returned may have this many bytes together.
+            most_bytes: The graph and its weights may have this many bytes together, and each other file as many. Of
+                these, one that is returned may have `MOST_MANIFEST_BYTES`.
 
         Returns:
             The contents by name: of the graph; of `verification.json`, `golden.npz` and `examples.jsonl`, if they have
@@ -307,7 +309,8 @@ class Manifest(ManifestTable):
                 continue
             path = os.path.normpath(name)
             keep = path in model_files or path in locations.values()  # of any other file only the digest is compared
-            content = self._read_file(directory, name, remaining_bytes if keep else most_bytes, keep=keep)
+            most = most_bytes if not keep else remaining_bytes if path in locations.values() else MOST_MANIFEST_BYTES
+            content = self._read_file(directory, name, min(most, most_bytes), keep=keep)
             if keep:
                 contents[path] = content
                 remaining_bytes -= len(content)

@@ -18,7 +18,7 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from lengthwise.errors import ModelError
+from lengthwise.errors import ModelError, NotVerified
 from lengthwise.padding import pad, rounded_width
 from lengthwise.runtime import fixed_kernels, placement, recurrent_kernels
 from lengthwise.runtime.graph_inputs import feed, zero_batch
@@ -83,15 +83,17 @@ def open_graph(source: Source, manifest: Manifest, threads: int, device: Device)
     """Opens a session that runs a graph on one device only, with Lengthwise's kernels if they can run it.
 
     Raises:
-        ModelError: onnxruntime cannot load the graph.
-    """
+        ModelError: onnxruntime cannot load the graph. With too little memory for it, it is a NotVerified.
+    """  # noqa: DOC502 - one of the two is chosen
     # 1. The plain session
     if onnxruntime is None:
         check_packages(find())
     try:
         plain = _open_in(source, _options(threads, device.provider), device)
     except Exception as error:  # onnxruntime's exceptions have no common base of their own
-        raise ModelError(f"{manifest.key}: onnxruntime cannot load the graph: {error}") from error
+        # With more memory it may be loaded.
+        kind: type[ModelError] = NotVerified if "bad_alloc" in str(error) else ModelError
+        raise kind(f"{manifest.key}: onnxruntime cannot load the graph: {error}") from error
     if device.provider != CPU_DEVICE.provider:
         _check_placement(plain, device.provider.execution_provider, manifest)
     # 2. A session with Lengthwise's kernels, if they can run the graph
