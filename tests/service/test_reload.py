@@ -117,8 +117,10 @@ async def test_an_unloaded_model_is_not_found_until_it_is_loaded_again(folder: P
         assert await index(service) == {"consonants/1": ("READY", ""), "vowels/": ("UNAVAILABLE", "unloaded")}
         assert (await service.client.get("/readyz")).status_code == 200
         await call(service, "consonants", "unload")
-        assert (await service.client.get("/readyz")).status_code == 503
-        assert (await service.predict(BODY)).status_code == 503
+        why = "unloaded, until a client loads them again, are consonants, vowels"
+        for answer in (await service.client.get("/readyz"), await service.predict(BODY)):
+            assert (answer.status_code, answer.json()["detail"]) == (503, f"no model is ready: {why}")
+        assert (await service.client.get("/healthz")).json()["reason"] == why
         await call(service, "consonants", "load")
         assert (await service.client.get("/readyz")).status_code == 200
         assert (await call(service, "vowels", "load", {})).status_code == 200

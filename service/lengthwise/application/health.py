@@ -61,7 +61,7 @@ def described(serving: Serving) -> dict[str, Any]:
     """The body of `/healthz`: for people, and for tools that look up the inputs of a model."""
     repository, choice, worker = serving.repository, serving.choice, serving.worker
     this_process = {"pid": os.getpid(), "ready": serving.ready, "started": serving.created, "restarts": 0}
-    reason = repository.reason
+    reason = repository.why_empty
     if repository.starting and repository.unverified:
         reason = f"starting: not verified yet are {listed([str(key) for key in repository.unverified])}"
     return {

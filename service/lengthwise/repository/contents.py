@@ -150,13 +150,20 @@ class Repository:
         """The number of the version that a name's alias `champion` points to, served or not; None without the alias."""
         return self.aliases.get(name, {}).get(CHAMPION)
 
+    @property
+    def why_empty(self) -> str | None:
+        """Why there is nothing to serve; None if there is, or if `refused` says why."""
+        if self.reason is None and not self.models and not self.refused and self.unloaded:
+            return f"unloaded, until a client loads them again, are {listed(sorted(self.unloaded))}"
+        return self.reason
+
     def none_ready(self) -> NotReady:
         """Makes the error for a request while no model is served: the folder is empty, or the first scan runs."""
         if self.starting:
             count = len(self.unverified)
             why = f": {count} version{'' if count == 1 else 's'} not verified yet; /healthz says which" if count else ""
             return NotReady(self.reason or f"the server is starting{why}", retry_after_seconds=1)
-        why = "; /healthz says why" if self.reason is None else f": {self.reason}"
+        why = "; /healthz says why" if self.why_empty is None else f": {self.why_empty}"
         return NotReady(f"no model is ready{why}", retry_after_seconds=5)
 
     def without(self, name: str) -> Repository:

@@ -156,7 +156,7 @@ class Serving:
             await listen()
         self.started = True
         await self._note_readiness()
-        if not self.served:
+        if not self.served and not self.repository.unloaded:
             log.error(
                 "no model is ready: every request is answered with 503 until %s has one and is read again, by SIGHUP "
                 "or --reload-seconds",
