@@ -149,8 +149,8 @@ class Scorer:
     def predictions(self, sequences: Iterable[ArrayLike]) -> list[dict[str, Any]]:
         """Answers sequences that are not in a table: in any form that `Model.predict` takes.
 
-        Each prediction has the form of `POST /predict`; with `on_error="column"`, a sequence without an answer gets
-        `{"error": ...}`.
+        Each prediction has the fields of `POST /predict`, with numbers and arrays of NumPy; with `on_error="column"`, a
+        sequence without an answer gets `{"error": ...}`.
 
         Raises:
             InvalidSequences: The model does not accept some sequences, or their answers are not finite; only with
@@ -220,8 +220,7 @@ class Scorer:
 
         if self.on_error == "raise":  # before the model runs
             require_valid(items, name)
-        accepted = [item for item in items if not isinstance(item, str)]
-        answers = iter(model.answers(accepted, attention=self.attention))
+        answers = iter(model.answers([item for item in items if not isinstance(item, str)], attention=self.attention))
         results = [item if isinstance(item, str) else next(answers) for item in items]
         if self.on_error == "raise":
             offline.require_answers(results, name)
