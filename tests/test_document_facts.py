@@ -23,6 +23,7 @@ from lengthwise_export.keras_models.archive import LAYERS, REFUSED
 from tests.support.documents import ROOT
 from tests.support.keras_models import keras
 from tests.support.numpy_models import manifest, model, serving
+from tests.support.used_metrics import page_of
 
 PAGES = {path.stem: path.read_text() for path in (ROOT / "docs").glob("*.md")}
 README = (ROOT / "README.md").read_text()
@@ -90,7 +91,7 @@ async def test_the_metrics_of_a_page_are_those_that_there_are(tmp_path: Path) ->
     monitored: dict[str, Any] = {"record": tmp_path, "verify_share": 1}
     async with serving(model(manifest()), **monitored) as service:
         await service.predict({"sequences": [[[1, 3]]]})
-        families = list(text_string_to_metric_families(service.serving.metrics.text().decode()))
+        families = list(text_string_to_metric_families(page_of(service.serving.metrics).decode()))
     names = {family.name + ("_total" if family.type == "counter" else "") for family in families}
     own = {name.removeprefix("lengthwise_") for name in names if name.startswith("lengthwise_")}
     assert table("observability", "## Metrics") == own

@@ -141,8 +141,7 @@ class StepLayout:
         if self.packed is not None:
             return step_mask(counts.sum(keepdims=True), self.width(counts, width))
         positions = np.arange(width) - self.starts(counts, width)[:, None]
-        valid: NDArray[np.bool_] = (positions >= 0) & (positions < counts[:, None])
-        return valid
+        return (positions >= 0) & (positions < counts[:, None])
 
     def arrange(self, batch: PaddedBatch) -> ArrangedSteps:
         """The inputs of a model for a batch: its rows with their steps moved, or one packed row of all sequences.

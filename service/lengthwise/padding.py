@@ -114,5 +114,4 @@ def batches(
 
 def step_mask(lengths: NDArray[np.int32], width: int) -> NDArray[np.bool_]:
     """`[rows, width]`: true at the valid steps of rows with these `lengths [rows]`."""
-    mask: NDArray[np.bool_] = np.arange(width, dtype=np.int32) < lengths[:, None]
-    return mask
+    return np.arange(width, dtype=np.int32) < lengths[:, None]

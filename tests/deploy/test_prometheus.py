@@ -14,6 +14,7 @@ from lengthwise.settings import Settings
 from lengthwise.telemetry.families import Family
 from lengthwise.telemetry.metrics import Bounds, Metrics
 from tests.deploy.tools import DEPLOY, ROOT, RULES, as_literal, loaded, node_packages, program, run, typescript
+from tests.support.used_metrics import page_of
 
 CASES = ROOT / "tests" / "deploy" / "rules_test.yml"
 DASHBOARD = DEPLOY / "grafana" / "dashboard.py"
@@ -32,7 +33,7 @@ def _exported() -> set[str]:
         restarts = Family("counter", "largest", "worker_restarts", "As `Serving` has it.", (), [((), 0)])
         metrics = Metrics(dict, lambda: Bounds(1, 1, 0, 0, 1), lambda: [*monitoring.families(), restarts])
         metrics.model("m", "1", {"provider": "p", "digest": "d"})
-        return set(re.findall(r"^# TYPE (lengthwise_\S+) ", metrics.text().decode(), re.MULTILINE))
+        return set(re.findall(r"^# TYPE (lengthwise_\S+) ", page_of(metrics).decode(), re.MULTILINE))
 
 
 def test_promtool_accepts_rules_and_configuration() -> None:

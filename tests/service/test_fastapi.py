@@ -25,6 +25,7 @@ from lengthwise.serving import Serving
 from lengthwise.settings import Settings
 from tests.support.http_lines import BEARER, GOOD, net
 from tests.support.numpy_models import Service, held_batch, manifest, model, repository, samples, serving
+from tests.support.used_metrics import page_of
 from tests.support.waiting import wait_until
 
 BODY = {"sequences": [[[0.5] * 12] * 3]}
@@ -310,7 +311,7 @@ async def test_a_route_around_the_model_batches_and_refuses_as_the_model_does() 
     assert (late.status_code, late.json()["title"]) == (504, "Deadline exceeded")
     assert (full.status_code, int(full.headers["retry-after"]) >= 1) == (429, True)
     assert (wrong.status_code, wrong.headers["content-type"]) == (422, "application/problem+json")
-    figures = samples(inner.serving.metrics.text().decode())
+    figures = samples(page_of(inner.serving.metrics).decode())
     batches = sum(value for name, value in figures.items() if name.startswith("lengthwise_batch_rows_count"))
     assert batches == 2  # the four ran together
 

@@ -28,6 +28,7 @@ from lengthwise.grpc.transport import RpcCall
 from lengthwise.protocols.turns import Turns
 from tests.support.grpc_calls import Caller, listening, request
 from tests.support.numpy_models import held_batch, manifest, model, serving
+from tests.support.used_metrics import page_of
 from tests.support.waiting import until
 
 Code = grpc.StatusCode
@@ -321,7 +322,7 @@ async def test_a_stream_without_a_key_is_refused_and_counted(tmp_path: Path) -> 
         figures = (await caller.service.client.get("/metrics", headers=headers)).text
         assert 'lengthwise_requests_total{code="401",key="-",model="",version=""} 1.0' in figures
         named = 'lengthwise_requests_total{code="200",key="team-a",model="sums",version="1"} 1.0'
-        await until(lambda: named in caller.service.serving.metrics.text().decode())
+        await until(lambda: named in page_of(caller.service.serving.metrics).decode())
 
 
 async def test_at_the_end_of_the_server_what_was_asked_is_answered_and_the_stream_is_told() -> None:

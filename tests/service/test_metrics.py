@@ -27,7 +27,7 @@ from lengthwise.telemetry.exposition import HistogramLines, is_open_metrics, lin
 from lengthwise.telemetry.families import FIRST_CELL, REASONS, ROWS, Family, ModelHistogram, OverWorkers
 from lengthwise.telemetry.metrics import KEPT_GONE, OF_LIBRARIES, Bounds, Gauges, Metrics, ModelMetrics
 from lengthwise.telemetry.snapshots import Total
-from tests.support.used_metrics import INFO, metrics, used
+from tests.support.used_metrics import INFO, metrics, page_of, used
 
 OWN = frozenset({"model", "version"})
 OF_MODELS = (
@@ -64,7 +64,7 @@ FAMILIES = {
 def samples(made: Metrics) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
     return {
         (sample.name, frozenset(sample.labels.items())): sample.value
-        for family in text_string_to_metric_families(made.text().decode())
+        for family in text_string_to_metric_families(page_of(made).decode())
         for sample in family.samples
     }
 
@@ -76,14 +76,14 @@ def value(made: Metrics, name: str, **labels: str) -> float:
 def test_names_and_labels_are_those_of_the_contract():
     found = {
         family.name.removeprefix("lengthwise_"): {frozenset(sample.labels) - {"le"} for sample in family.samples}
-        for family in text_string_to_metric_families(used().text().decode())
+        for family in text_string_to_metric_families(page_of(used()).decode())
         if family.name.startswith("lengthwise_")
     }
     assert found == {name: {labels} for name, labels in FAMILIES.items()}
 
 
 def test_process_platform_and_collector_are_there_under_the_names_that_every_board_knows():
-    names = {family.name for family in text_string_to_metric_families(used().text().decode())}
+    names = {family.name for family in text_string_to_metric_families(page_of(used()).decode())}
     assert {"python_info", "python_gc_collections"} <= names
     if sys.platform == "linux":  # the client library reads /proc
         assert {"process_resident_memory_bytes", "process_cpu_seconds", "process_open_fds"} <= names
@@ -165,20 +165,20 @@ def test_of_versions_that_are_gone_the_last_ones_stay_and_what_is_served_always(
     assert made.model("m", "2").number("sequences") == KEPT_GONE + 3
     assert made.model("m", "3").number("sequences") == 0
     assert made.model("m", "served", INFO) is served
-    page = made.text().decode()
+    page = page_of(made).decode()
     assert page.count("lengthwise_model_info{") == 1
 
 
 @pytest.mark.parametrize("variable", ["PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir"])
 def test_the_directory_of_many_processes_changes_nothing_and_stays_empty(variable: str, tmp_path: Path):
     program = (
-        "from tests.support.used_metrics import used; from lengthwise.bench import remote; "
-        "import sys; sys.stdout.buffer.write(used().text())"
+        "from tests.support.used_metrics import page_of, used; from lengthwise.bench import remote; "
+        "import sys; sys.stdout.buffer.write(page_of(used()))"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], env={**os.environ, variable: str(tmp_path)}, capture_output=True, check=True
     )
-    assert _own(done.stdout) == _own(used().text())
+    assert _own(done.stdout) == _own(page_of(used()))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -240,7 +240,7 @@ def test_threads_lose_no_count():
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
 def test_promtool_finds_nothing_to_say():
-    checked = subprocess.run(["promtool", "check", "metrics"], input=used().text(), capture_output=True, check=False)
+    checked = subprocess.run(["promtool", "check", "metrics"], input=page_of(used()), capture_output=True, check=False)
     assert (checked.returncode, checked.stdout, checked.stderr) == (0, b"", b"")
 
 
@@ -256,7 +256,7 @@ def test_a_traced_call_is_its_buckets_exemplar_in_open_metrics_only():
     assert len(marked) == 1
     assert marked[0].startswith('lengthwise_request_duration_seconds_bucket{le="0.005",model="m",version="1"} 2.0 # {')
     assert f'trace_id="{"bb" * 16}"' in marked[0]  # the latest
-    assert b" # {" not in made.text()
+    assert b" # {" not in page_of(made)
 
 
 @pytest.mark.parametrize(

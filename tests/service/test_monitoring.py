@@ -27,6 +27,7 @@ from lengthwise.runtime.answers import Answer
 from lengthwise.runtime.manifest import Promise
 from lengthwise.runtime.session import CPU_LABEL
 from tests.support.numpy_models import Service, manifest, model, serving
+from tests.support.used_metrics import page_of
 from tests.support.waiting import until
 
 PATIENCE_SECONDS = 180.0
@@ -36,7 +37,7 @@ BODY = {"sequences": [{"id": "a", "steps": [[1, 3], [2, 2]]}, [[1, 1]]]}
 def number(service: Service, name: str, **labels: str) -> float:
     """The sum of a metric's samples with these labels."""
     total = 0.0
-    for line in service.serving.metrics.text().decode().splitlines():
+    for line in page_of(service.serving.metrics).decode().splitlines():
         if line.startswith(f"lengthwise_{name}") and all(f'{key}="{value}"' in line for key, value in labels.items()):
             total += float(line.rpartition(" ")[2])
     return total

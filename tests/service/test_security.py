@@ -19,6 +19,7 @@ from tests.support.grpc_calls import listening
 from tests.support.grpc_calls import request as infer
 from tests.support.numpy_models import manifest, model, samples, serving
 from tests.support.server_process import ServerProcess, exit_of, request, started
+from tests.support.used_metrics import page_of
 
 KEY = "a-key-of-some-length"
 BEARER = {"authorization": f"Bearer {KEY}"}
@@ -168,7 +169,7 @@ async def test_grpc_wants_a_key(keys: Path, method: str) -> None:
             "a key is needed: send it as 'authorization: Bearer KEY'",
         )
         assert (await caller.refused(method, metadata=tuple(WRONG.items()))).code() is grpc.StatusCode.UNAUTHENTICATED
-        figures = samples(caller.service.serving.metrics.text().decode())
+        figures = samples(page_of(caller.service.serving.metrics).decode())
     assert not any("401" in name for name in figures)
 
 
@@ -183,7 +184,7 @@ async def test_a_grpc_inference_call_without_a_key_is_counted_and_with_one_answe
             'lengthwise_requests_total{code="200",key="team-a",model="sums",version="1"}': 1.0,
         }
         async with asyncio.timeout(180):  # the caller may have its answer before the server has counted it
-            while not wanted.items() <= samples(caller.service.serving.metrics.text().decode()).items():
+            while not wanted.items() <= samples(page_of(caller.service.serving.metrics).decode()).items():
                 await asyncio.sleep(0)
 
 

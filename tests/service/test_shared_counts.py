@@ -30,6 +30,7 @@ from lengthwise.telemetry.shared_counts import SharedCounts
 from lengthwise.telemetry.snapshots import EndedCounts, Total, drop, snapshot_of, with_rows, without_zeros
 from tests.support.numpy_models import manifest, samples
 from tests.support.server_process import PATIENCE_SECONDS
+from tests.support.used_metrics import page_of
 
 
 def metrics(memory: memoryview, *, ready: bool = True) -> Metrics:
@@ -163,7 +164,7 @@ def test_names_beyond_the_memory_are_counted_by_their_own_process() -> None:
     counting = metrics(memory())
     for number in range(1100):
         counting.model("m", "1").request(200, 0.003, key=f"team-{number}")
-    found = samples(counting.text().decode())
+    found = samples(page_of(counting).decode())
     assert found['lengthwise_requests_total{code="200",key="team-1099",model="m",version="1"}'] == 1
     assert found['lengthwise_requests_total{code="200",key="-",model="m",version="1"}'] == 0
 

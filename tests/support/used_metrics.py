@@ -9,6 +9,11 @@ def metrics() -> Metrics:
     return Metrics(lambda: {("m", "1"): Gauges(12, 3, 1, True)}, lambda: Bounds(2, 1000, 0, 300, 4000))
 
 
+def page_of(metrics: Metrics) -> bytes:
+    """The page of this process in Prometheus's own text format."""
+    return b"".join(metrics.exposition()[0])
+
+
 def used() -> Metrics:
     made = metrics()
     model = made.model("m", "1", INFO)

@@ -65,8 +65,7 @@ def by_scale(values: Tensor, mask: Tensor, *, shared: bool) -> Tensor:
     scale, which keeps their relation; otherwise each feature by its own.
     """
     present = mask.unsqueeze(2) & ~values.isnan()
-    summed_axes = (1, 2) if shared else (1,)
-    largest = torch.where(present, values.abs(), 0.0).amax(dim=summed_axes, keepdim=True)
+    largest = torch.where(present, values.abs(), 0.0).amax(dim=(1, 2) if shared else (1,), keepdim=True)
     largest = torch.where(largest > SMALLEST, largest, 1.0)
     # As in `by_sequence`: from -1 to 1 first, then sums in float64 by products with ones
     unit = torch.where(present, values / largest, 0.0).double()

@@ -279,8 +279,7 @@ def fit_kernels(sequences: Sequences, biases: int, *, reference_length: int, see
         reads = _draw_features(random, features)
         quantiles = np.empty((KERNELS, count), dtype=np.float32)
         for kernel in range(KERNELS):
-            sequence = sequences[int(random.integers(len(sequences)))]
-            results = convolve(sequence[:, reads[kernel]], kernel, dilation)
+            results = convolve(sequences[int(random.integers(len(sequences)))][:, reads[kernel]], kernel, dilation)
             # as np.quantile, which takes ten times as long for so few numbers
             ranks = fractions[used : used + count] * (len(results) - 1)
             quantiles[kernel] = np.interp(ranks, np.arange(len(results)), np.sort(results))

@@ -244,8 +244,7 @@ def values_at_padding(tensor: Array, batch: Geometry) -> Array | None:
     if any(tensor.shape.count(size) != 1 for size in sizes):
         return None
     rows_and_steps_first = np.moveaxis(tensor, [tensor.shape.index(size) for size in sizes], range(len(sizes)))
-    padding_values: Array = rows_and_steps_first[~batch.valid.squeeze(0) if batch.is_packed else ~batch.valid]
-    return padding_values
+    return rows_and_steps_first[~batch.valid.squeeze(0) if batch.is_packed else ~batch.valid]
 
 
 def _readings(before: _Shape, after: _Shape, pairing: Pairing, larger_shape: _Shape | None) -> Iterator[_AxisReading]:

@@ -324,8 +324,7 @@ def fewer_rows(baseline: PaddedBatch) -> Iterator[CheckTrial]:
     """Yields trials of the first row of the baseline, the first two rows, and so on, up to `_MAX_FEWER_ROWS` rows."""
     for rows in range(1, min(baseline.rows, _MAX_FEWER_ROWS + 1)):
         batch = PaddedBatch(baseline.steps[:rows], baseline.lengths[:rows])
-        name = "with 1 row, padded" if rows == 1 else f"with {rows} rows"
-        yield CheckTrial(name, "batch", batch, same_rows(rows))
+        yield CheckTrial("with 1 row, padded" if rows == 1 else f"with {rows} rows", "batch", batch, same_rows(rows))
 
 
 def equal_lengths(sequences: Sequence[Steps], sizes: BatchSizes, sampler: Sampler) -> Iterator[CheckTrial]:

@@ -246,8 +246,7 @@ def _is_attention(answer: ModelOutput, batch: PaddedBatch) -> bool:
     if weights is None or weights.shape != (batch.rows, batch.width):
         return False
     valid = step_mask(batch.lengths, batch.width)
-    sums = np.where(valid, weights, 0).sum(axis=1)
-    return not weights[~valid].any() and bool(np.abs(sums - 1).max() <= ROUNDING)
+    return not weights[~valid].any() and bool(np.abs(np.where(valid, weights, 0).sum(axis=1) - 1).max() <= ROUNDING)
 
 
 def _task(target: Target, *, multi_label: bool) -> Task:

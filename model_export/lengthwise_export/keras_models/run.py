@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -55,8 +55,7 @@ class KnownLayers(nn.Module):
 
     def module_of(self, operation: Any) -> Callable[..., Any]:
         """The module that is registered for an operation between layers; without one, the operation itself."""
-        module: Callable[..., Any] = self._operations.get(identity(operation), operation)
-        return module
+        return cast("Callable[..., Any]", self._operations.get(identity(operation), operation))
 
     def matched_in_every_run(self, layer: Any, compare: Callable[[], bool] | None = None) -> bool:
         """Whether the comparison for a layer was true in every learning run so far; False if there was none.

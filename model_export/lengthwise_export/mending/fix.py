@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import numpy as np
 from markupsafe import Markup
@@ -228,8 +228,7 @@ def _probabilities(model: Subject, steps: Steps, width: int) -> NDArray[np.float
     elif row.min() >= 0 and abs(row.sum() - 1) <= 1e-4:
         return row
     powers = np.exp(row - row.max())
-    probabilities: NDArray[np.float64] = powers / powers.sum()
-    return probabilities
+    return cast("NDArray[np.float64]", powers / powers.sum())
 
 
 _MARKS: Final = (0.0, 0.5, 1.0, 1.5, 2.0)  # shares of padding that the chart names

@@ -94,8 +94,7 @@ def _sum_of_convolutions(new: Replacement, value: str, weights: NDArray[Any], bi
     """
     channels = PART // weights.shape[2]
     parts = [weights[:, start : start + channels] for start in range(0, weights.shape[1], channels)]
-    sizes = new.constant([part.shape[1] for part in parts])
-    values = new.emit_outputs("Split", [value, sizes], len(parts), axis=1)
+    values = new.emit_outputs("Split", [value, new.constant([part.shape[1] for part in parts])], len(parts), axis=1)
     biases = [bias] + [""] * (len(parts) - 1)
     inputs = zip(values, parts, biases, strict=True)
     return new.total([_convolved(new, part, part_weights, 1, part_bias) for part, part_weights, part_bias in inputs])

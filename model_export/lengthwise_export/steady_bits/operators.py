@@ -317,8 +317,7 @@ def expanded_einsum(node: NodeProto, facts: GraphFacts) -> Replacement | None:
     new = Replacement(node, facts)
     for index, term in enumerate(terms):
         if summed := [letter for letter in term if inputs.count(letter) == 1 and letter not in result]:
-            summed_axes = new.constant([*map(term.index, summed)])
-            values[index] = new.emit("ReduceSum", [values[index], summed_axes], keepdims=0)
+            values[index] = new.emit("ReduceSum", [values[index], new.constant([*map(term.index, summed)])], keepdims=0)
             terms[index] = "".join(letter for letter in term if letter not in summed)
     has_sums = bool(new.nodes)
     if len(terms) == 1:

@@ -351,8 +351,7 @@ def with_exact_sizes(model: ir.Model, program: ExportedProgram) -> ir.Model:
         # Round it, and put the result in the place of the size
         rounding = _ROUNDING[node.target]
         whole_number = number if rounding is None else _add(tape, rounding, [number])
-        to_int64 = {"to": ir.DataType.INT64}
-        exact = _add(tape, "Cast", [whole_number], to_int64, dtype=ir.DataType.INT64, shape=size.shape)
+        exact = _add(tape, "Cast", [whole_number], {"to": ir.DataType.INT64}, dtype=ir.DataType.INT64, shape=size.shape)
         model.graph.insert_before(producer, tape.nodes)
         ir.convenience.replace_all_uses_with(size, exact)
     return model

@@ -146,8 +146,7 @@ def _log_cum_sum_exp(x: ir.Value, dim: int) -> Any:
     steps_first = op.Transpose(x, perm=order)
     # The sum before the first step is 0, its logarithm minus infinity, in the shape of one step
     start = op.Min(op.Gather(steps_first, op.Constant(value_int=0), axis=0), _number(-math.inf, x))
-    element = _TEXT_OF_TYPES[x.dtype or ir.DataType.FLOAT]
-    body = ir.from_onnx_text(_LOG_ADD_EXP_BODY.format(element)).graph
+    body = ir.from_onnx_text(_LOG_ADD_EXP_BODY.format(_TEXT_OF_TYPES[x.dtype or ir.DataType.FLOAT])).graph
     scan = op.Scan(start, steps_first, body=body, num_scan_inputs=1).producer()
     scan.resize_outputs(2)  # onnxscript gives a Scan one output: the last sum; the second has the sum at each step
     return op.Transpose(scan.outputs[1], perm=order)

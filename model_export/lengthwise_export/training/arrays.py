@@ -159,8 +159,7 @@ def from_files(spec_or_path: str | Spec, files: Sequence[str], reading: Reading)
     warnings = [MAY_BE_IDS.format("vocabulary = N in [input]")] if are_whole and "features" not in input_table else []
     if is_open:
         records = [*fitting_records(records, spec)]
-    columns = roles[0].named if roles else {}
-    return LabelledSequences(spec, records, columns, tuple(reasons), tuple(warnings), is_open)
+    return LabelledSequences(spec, records, roles[0].named if roles else {}, tuple(reasons), tuple(warnings), is_open)
 
 
 def _with_padding(spec_tables: Mapping[str, Any], padding: Padding | None) -> Mapping[str, Any]:

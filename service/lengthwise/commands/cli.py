@@ -9,7 +9,7 @@ import os
 import shlex
 import sys
 from collections.abc import Mapping
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, cast
 
 import click
 
@@ -117,8 +117,7 @@ class Lengthwise(click.Group):
             if error.name not in ("lengthwise_export", ROWS[name].module):
                 raise
             end(f"the image that serves has no `{name}`: pip install 'lengthwise[export]' elsewhere", NOT_CHECKED)
-        command: click.Command = getattr(module, ROWS[name].function or name)
-        return command
+        return cast("click.Command", getattr(module, ROWS[name].function or name))
 
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         """Lists the commands in groups, without importing them."""

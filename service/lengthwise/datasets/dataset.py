@@ -269,8 +269,7 @@ def _table(path: Path, kind: StepKind, blocks: Iterable[TextColumns], reading: R
             row = sequence.problem[0] if sequence.problem else int(sequence.rows[0])
             yield _record(sequence, f"{path}:{cells.lines[row] if cells.lines else f'row {row + 1}'}", kind)
         # For later blocks: the same column of ids, which these may be too short to show; and no further reports.
-        columns = replace(reading.columns, id=roles.id)
-        reading = replace(reading, columns=columns, say=_PLAIN.say, taken=_PLAIN.taken)
+        reading = replace(reading, columns=replace(reading.columns, id=roles.id), say=_PLAIN.say, taken=_PLAIN.taken)
 
 
 def _record(sequence: LongSequence, source_line: str, kind: StepKind) -> Record | BadRecord:

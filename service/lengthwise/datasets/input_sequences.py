@@ -473,5 +473,4 @@ def _mask(fields: Mapping[str, Any], name: str) -> list[bool] | None:
     array = np.asarray(mask)
     if array.ndim != 1 or (array.size and array.dtype != np.bool_):
         raise ValueError(f"{name} must be a list of booleans")
-    flags: list[bool] = array.tolist()
-    return flags
+    return list(array.tolist())

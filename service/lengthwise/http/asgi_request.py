@@ -158,9 +158,9 @@ class AsgiRequest:
             raise RuntimeError(f"expected {expected}, got {message['type']}")
         if not self.response_started:
             self._start(message["status"], message.get("headers", ()))
-            return
-        self._write(message.get("body", b""), more_body=message.get("more_body", False))
-        self.delivery.answered = self.response_complete
+        else:
+            self._write(message.get("body", b""), more_body=message.get("more_body", False))
+            self.delivery.answered = self.response_complete
 
     def _start(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
         """Writes the head of the answer. Its headers decide how the body is written, and whether the connection ends.

@@ -114,9 +114,15 @@ class Infer(Endpoint):
         parameters = _object(document, "parameters", "", problems)
         input_tensors = _inputs(document, tail, problems)
         output_requests = _outputs(document, problems)
-        max_sequences = self.serving.settings.max_sequences
         return (
-            tensors.read(served, input_tensors, output_requests, parameters, problems, max_sequences=max_sequences),
+            tensors.read(
+                served,
+                input_tensors,
+                output_requests,
+                parameters,
+                problems,
+                max_sequences=self.serving.settings.max_sequences,
+            ),
             input_tensors,
             identifier,
         )

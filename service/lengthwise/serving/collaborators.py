@@ -37,8 +37,12 @@ def batch_limits(settings: Settings, choice: DeviceChoice, runners: int) -> Batc
     share = 1.0 if settings.max_wait_ms or runners == 1 else 1 / (runners + 1)
     limits = BatchLimits(settings.max_batch_rows, settings.max_batch_cost_steps, share=share)
     if choice.provider.bound and not _BATCH_OPTIONS & settings.model_fields_set:
-        steps = min(DEVICE_STEPS, settings.max_queue_cost_steps)
-        return replace(limits, rows=DEVICE_ROWS, padded_steps=steps, by_table=True)
+        return replace(
+            limits,
+            rows=DEVICE_ROWS,
+            padded_steps=min(DEVICE_STEPS, settings.max_queue_cost_steps),
+            by_table=True,
+        )
     return limits
 
 

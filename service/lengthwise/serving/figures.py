@@ -65,8 +65,7 @@ class ServiceFigures:
         """
         while True:
             forgotten = self.metrics.forgotten
-            families = await self._items(self.metrics.families())
-            snapshot = await self._count(partial(self.metrics.snapshot, families))
+            snapshot = await self._count(partial(self.metrics.snapshot, await self._items(self.metrics.families())))
             nonzero = await self._count(partial(without_zeros, snapshot))
             if forgotten == self.metrics.forgotten:
                 return snapshot, nonzero

@@ -205,8 +205,7 @@ def _fetch_into_cache(address: Address, earlier_copy: Copy | None, stage: Path, 
         (repository / str(key)).symlink_to(Path("..", "..", "..", "versions", version.name))
     for name, content_of_file in aliases.items():
         files.write(repository / name / ALIASES_FILE, content_of_file)
-    target = models / "repositories" / digest
-    _move_in(repository, target, lambda folder: _digest_of(_parts(folder)))
+    _move_in(repository, models / "repositories" / digest, lambda folder: _digest_of(_parts(folder)))
     log.info(
         "fetched %s in %.1f s: %s; its digest is sha256:%s",
         address,

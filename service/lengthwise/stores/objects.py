@@ -116,8 +116,7 @@ class ObjectSource:
         obstore gives each request 30 seconds, unless the environment says otherwise: too little for a large object.
         """
         for start in range(0, meta["size"], _PART_BYTES):
-            end = min(start + _PART_BYTES, meta["size"])
-            yield obstore.get_range(self._store, meta["path"], start=start, end=end)
+            yield obstore.get_range(self._store, meta["path"], start=start, end=min(start + _PART_BYTES, meta["size"]))
 
 
 open_source = ObjectSource

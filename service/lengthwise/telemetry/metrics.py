@@ -410,10 +410,6 @@ class Metrics:
         """The counts and `families` of this process as plain data. It may be called in any thread."""
         return snapshot_of(*_rows_of(list(self._models.values())), self.families() if families is None else families)
 
-    def text(self) -> bytes:
-        """The page of this process in Prometheus's own text format."""
-        return b"".join(self.exposition()[0])
-
     def _lines(self, total: Total | None, *, open_metrics: bool) -> Iterator[str]:
         """Yields the lines of every family, of all processes if `total` is their sum, else of this process."""
         counts, keys = _rows_of(list(self._models.values())) if total is None else total.rows()

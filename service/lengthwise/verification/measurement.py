@@ -186,8 +186,7 @@ class BatchVariations:
         # A lower precision may round raw values coarsely: `at_raw_values` measures that
         if self.manifest.precision == "fp32":
             # Every other one of the drawn sequences is raw, of each kind in turn.
-            lengths = np.resize(mixed, 2 * len(KINDS)).tolist()
-            sequences, _ = self._answered(lengths, self.seed + 6)
+            sequences, _ = self._answered(np.resize(mixed, 2 * len(KINDS)).tolist(), self.seed + 6)
             yield self._against(f"raw values, against {origin}", sequences[1::2], reference, exact, is_raw=True)
 
     def at_raw_values(

@@ -333,8 +333,7 @@ def _cut_to_windows(mender: Mender, name: str, sizes: Sequence[Size], windows: S
     new_sizes = [Size(window.count(size.table)) for size, window in zip(sizes, windows, strict=True)]
     ends = mender.emit("Concat", [mender.writer.size_at_width(size) for size in new_sizes], axis=0)
     starts = mender.writer.constant([0] * len(new_sizes))
-    axes = mender.writer.constant([*range(2, 2 + len(new_sizes))])
-    return mender.emit("Slice", [name, starts, ends, axes])
+    return mender.emit("Slice", [name, starts, ends, mender.writer.constant([*range(2, 2 + len(new_sizes))])])
 
 
 _UNKNOWN: Final = 0.5  # the factor of a Resize that is not constant: no whole number, so `_resize` refuses it

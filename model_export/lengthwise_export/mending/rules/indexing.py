@@ -278,8 +278,7 @@ def _gather_elements(mender: Mender) -> DataTensor:
     indices = _from_own_end(mender, index, size) if size.is_time else index
     indices = mender.masked(indices, indices.time_dims(), 0)
     if indices.has_added_rows and not value.has_added_rows:  # a table for all rows: a copy for each
-        ones = mender.writer.constant([1] * len(value.dim_sizes))
-        shape = mender.emit("Concat", [mender.writer.rows, ones], axis=0)
+        shape = mender.emit("Concat", [mender.writer.rows, mender.writer.constant([1] * len(value.dim_sizes))], axis=0)
         name = mender.emit("Expand", [mender.writer.unsqueezed(value.name, [0]), shape])
         value, dim = value.with_name(name, has_added_rows=True), dim + 1
     name = mender.emit("GatherElements", [value.name, indices.name], axis=dim)

@@ -334,15 +334,13 @@ def _tile(mender: Mender) -> DataTensor:
             mender.causes.append("it repeats the padding together with the steps")
             own_size, new_size = mender.writer.per_row_column(group[0].by_length), Size(group[0].table * count)
             positions = mender.writer.unsqueezed(mender.writer.positions(new_size), [0])
-            index = mender.emit("Mod", [positions, own_size])
-            value = mender.take_per_row(value, axis, index, new_size, clip=False)
+            value = mender.take_per_row(value, axis, mender.emit("Mod", [positions, own_size]), new_size, clip=False)
             repeats[axis] = 1
         elif count != 1 and (len(group) != 1 or group[0].fixed is None):
             mender.refuse("repeats merged axes, or rows")
     # Case 2
     repeats_of_dims = [count for group, count in zip(value.groups, repeats, strict=True) for _ in group]
-    repeats_of_added = [1 for _ in value.added_dims]
-    name = mender.emit("Tile", [value.name, mender.writer.constant([*repeats_of_added, *repeats_of_dims])])
+    name = mender.emit("Tile", [value.name, mender.writer.constant([*(1 for _ in value.added_dims), *repeats_of_dims])])
     groups = tuple(
         (mender.fixed_size((group[0].fixed or 1) * count),) if count != 1 else group
         for group, count in zip(value.groups, repeats, strict=True)

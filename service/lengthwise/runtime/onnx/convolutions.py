@@ -100,8 +100,7 @@ class _Trunk(Pattern):
             )
             for step in self._steps
         ]
-        is_maximum = pooling.operator == "ReduceMax"
-        head = [self._channels[0], count, self._channels[result], slots[result], int(is_maximum)]
+        head = [self._channels[0], count, self._channels[result], slots[result], int(pooling.operator == "ReduceMax")]
         # 3. The new graph
         self.graph.add_tensor("lengthwise.plan", np.array([*head, *np.ravel(steps)], np.int32))
         self.graph.add_tensor("lengthwise.numbers", np.concatenate(self._numbers))
@@ -285,8 +284,7 @@ class _Trunk(Pattern):
         target = len(self._channels)
         self._channels.append(sum(sizes))
         for index, part in enumerate(parts):
-            left = sum(sizes[:index])
-            self._steps.append(_Step(_COPY, part, target, sizes[index], sum(sizes), part, left=left))
+            self._steps.append(_Step(_COPY, part, target, sizes[index], sum(sizes), part, left=sum(sizes[:index])))
         return target
 
     _READERS: Final = {
