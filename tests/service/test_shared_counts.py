@@ -158,6 +158,7 @@ def test_what_ends_late_of_a_forgotten_model_is_in_no_row_of_another_one_either(
         assert now.keys() == then.keys()
         assert all((now[labels] == then[labels]).all() for labels in now)
     assert forgotten.number("requests", "200") == 3
+    assert b"team-c" not in bytes(shared)
 
 
 def test_names_beyond_the_memory_are_counted_by_their_own_process() -> None:
@@ -182,7 +183,7 @@ def test_counters_add_up_and_so_do_gauges_but_for_those_that_say_how_it_is() -> 
     assert found['lengthwise_queue_sequences{model="m",version="1"}'] == 6
     assert found['lengthwise_ready{model="m",version="1"}'] == 1
     assert found["lengthwise_max_queue_cost_steps"] == 2000
-    own = samples(processes[0].text().decode())
+    own = samples(page_of(processes[0]).decode())
     assert found.keys() == own.keys()
     pieces, _ = processes[0].exposition("application/openmetrics-text", Total([each.snapshot() for each in processes]))
     page = b"".join(pieces)

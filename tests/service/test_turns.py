@@ -20,7 +20,6 @@ from lengthwise.protocols.call import timeout_of
 from lengthwise.protocols.endpoint import LARGE_BODY_BYTES
 from lengthwise.protocols.turns import Turns
 from tests.support.numpy_models import Service, idle, manifest, model, serving
-from tests.support.server_process import PATIENCE_SECONDS
 
 SEQUENCES = b'"sequences": [[[1, 3]]]' + b" " * LARGE_BODY_BYTES + b"}"
 PLAIN = b"{" + SEQUENCES
@@ -115,7 +114,7 @@ async def test_a_slot_that_comes_free_while_another_body_is_told_of_its_turn_is_
         await first.__aexit__(None, None, None)  # the slot of the third one, which does not know yet
         await second.__aexit__(None, None, None)
         assert (turns.free, turns.waiting) == (1, 1)
-        await asyncio.wait_for(turns.turn("fourth", 1, math.inf).__aenter__(), PATIENCE_SECONDS)
+        await asyncio.wait_for(turns.turn("fourth", 1, math.inf).__aenter__(), 20)
         while not inside:
             await asyncio.sleep(0)
         end.set()

@@ -175,11 +175,11 @@ class PendingSequences:
     def classes(self, divide: Callable[[], list[int]]) -> list[int]:
         """Returns the widest of each class of widths, ascending: a new list.
 
-        They are those that `divide` returns, or returned before: it takes a third of a decision. Where many wait, it is
-        called again when a quarter as many have arrived since, or when the number of those that wait has changed so.
+        They are those that `divide` returns, or returned before: it takes a fifth to two fifths of a decision. Where
+        many wait, it is called again when a quarter as many have arrived since, or when so many fewer wait.
         """
         arrivals, waiting = self._arrivals, len(self)
-        if waiting < _MANY or 4 * max(arrivals - self._divided_at[0], abs(waiting - self._divided_at[1])) >= waiting:
+        if waiting < _MANY or 4 * max(arrivals - self._divided_at[0], self._divided_at[1] - waiting) >= waiting:
             self.class_tops, self._divided_at = divide(), (arrivals, waiting)
         return [*self.class_tops]
 

@@ -387,8 +387,8 @@ class Metrics:
             del self._removed[oldest]
             self.forgotten += 1
             gone = self._models.pop(oldest)
-            self._forget(oldest, snapshot_of(*_rows_of([gone])))
             gone.detach()
+            self._forget(oldest, snapshot_of(*_rows_of([gone])))
             if self._shared is not None:
                 self._shared.release(*oldest)
 
