@@ -75,6 +75,9 @@ _BESIDE: Final = {
     "torch": "safetensors",
 }  # what is also needed: by a command, or beside a module
 
+OUT_OF_MEMORY: Final = ("bad_alloc", "bad allocation", "Failed to allocate memory", "Unable to allocate")
+"""In the messages of errors that a lack of memory causes."""
+
 
 def how_to_install(extras: str) -> str:
     """How to install extras, separated by commas, as the end of an error's message."""

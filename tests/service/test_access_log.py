@@ -115,10 +115,12 @@ def _logging() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_logging")
-def test_in_a_json_log_the_parts_are_fields_however_little_else_is_logged(capsys: pytest.CaptureFixture[str]) -> None:
+def test_in_a_json_log_the_parts_are_fields_however_little_else_is_logged(capfd: pytest.CaptureFixture[str]) -> None:
     configure_logging(Settings(log_format="json", log_level="error"))
     AccessLog(1).note("a", "POST /predict", 429, 0.5, ["m", "1"], lengths=[3, 4], reason="queue_full", trace_id="12")
-    made = json.loads(capsys.readouterr().err)
+    for handler in logging.getLogger().handlers:
+        handler.flush()
+    made = json.loads(capfd.readouterr().err)
     assert (
         made.items()
         >= {

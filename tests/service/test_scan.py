@@ -256,10 +256,11 @@ def test_what_memory_is_not_left_for_is_not_read_and_tried_again(
         folder.scan()
     place(folder.path, "b")
     with monkeypatch.context() as patch:
-        patch.setattr(scan, "share_of_memory", lambda needed: needed - 1)
+        patch.setattr(scan, "share_of_memory", lambda most: GRAPH_BYTES - 1)
         assert folder.scan() == ["a/1"]
-    assert folder.verified == []
-    assert folder.refused == {"b/1": f"its graph has {GRAPH_BYTES} bytes, and there is memory for {GRAPH_BYTES - 1}"}
+    said = f"'model.onnx' cannot be read: it has {GRAPH_BYTES} bytes, and at most {GRAPH_BYTES - 1} are read"
+    assert folder.refused == {"b/1": f"b/1: {said}"}
+    (folder.path / "b" / "1" / "notes").write_text("no part of the model")
     assert folder.scan() == ["a/1", "b/1"]
 
 
@@ -281,7 +282,14 @@ def test_a_version_that_other_kernels_would_serve_is_verified_again(folder: Fold
         loading.load(place(folder.path), LIMITS, verify=verify)
 
 
-@pytest.mark.parametrize(("why", "kind"), [("std::bad_alloc", NotVerified), ("no such operator", ModelError)])
+@pytest.mark.parametrize(
+    ("why", "kind"),
+    [
+        ("std::bad_alloc", NotVerified),
+        ("Failed to allocate memory for requested buffer", NotVerified),
+        ("no such operator", ModelError),
+    ],
+)
 def test_a_graph_is_loaded_again_only_where_memory_was_short(
     folder: Folder, monkeypatch: pytest.MonkeyPatch, why: str, kind: type[Exception]
 ) -> None:

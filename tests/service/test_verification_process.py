@@ -238,7 +238,7 @@ def test_the_limits_of_a_cgroup_below_the_mount_hold_too(
 def test_the_files_of_a_model_count_as_memory_that_verification_takes(tmp_path: Path):
     directory = place(tmp_path)
     with (directory / "verification.json").open("a") as file:
-        file.write(" " * 64 * MEBIBYTE)
+        file.write(" " * 63 * MEBIBYTE)
     sign(directory)
     with pytest.raises(ModelError, match="--judge-memory-bytes"):
         loading.load(directory, LIMITS, verify=VerificationProcess(600, 64 * MEBIBYTE))

@@ -97,8 +97,7 @@ class MaskedBatchNorm(nn.Module):
                 self.running_mean.lerp_(mean, NORM_MOMENTUM)
                 # with Bessel's correction, as in torch's BatchNorm1d
                 self.running_variance.lerp_(variance * (len(valid) / max(len(valid) - 1, 1)), NORM_MOMENTUM)
-        normal = (steps - mean) * torch.rsqrt(variance + NORM_EPSILON)
-        return masked(normal * self.weight + self.bias, mask)
+        return masked((steps - mean) * torch.rsqrt(variance + NORM_EPSILON) * self.weight + self.bias, mask)
 
 
 class MaskedLayerNorm(nn.Module):
@@ -250,8 +249,7 @@ class AttentionPooling(nn.Module):
 def mean_pooling(steps: Tensor, mask: Tensor) -> Tensor:
     """`[rows, features]`: the mean of the valid steps; it divides by the length, not by the width."""
     ones = mask.to(steps.dtype)
-    weights = ones / ones.sum(dim=1, keepdim=True)
-    return (weights.unsqueeze(1) @ steps).squeeze(1)
+    return ((ones / ones.sum(dim=1, keepdim=True)).unsqueeze(1) @ steps).squeeze(1)
 
 
 def max_pooling(steps: Tensor, mask: Tensor) -> Tensor:

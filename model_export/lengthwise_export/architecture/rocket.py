@@ -72,8 +72,7 @@ class Grid(nn.Module):
     def __init__(self, features: int, limit: float | None = None) -> None:
         super().__init__()
         # A sum is at most this many times the limit: the absolute weights of a kernel have the sum 12
-        largest_sum = (6 * 1 + 3 * 2) * min(features, MAX_CHANNELS)
-        self.bits = _MANTISSA_BITS - math.ceil(math.log2(largest_sum))
+        self.bits = _MANTISSA_BITS - math.ceil(math.log2((6 * 1 + 3 * 2) * min(features, MAX_CHANNELS)))
         self.limit = limit
         if limit is None:
             # The powers of two among which the limit of a sequence is chosen

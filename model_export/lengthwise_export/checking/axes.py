@@ -334,8 +334,7 @@ def _merged_or_changed_steps(size: int, batch: Geometry, chunks: frozenset[int])
     for parts in merges:
         product = math.prod(_part_size(part, batch) for part in parts)
         if size % product == 0:
-            other_part = () if size == product else (size // product,)
-            yield from itertools.permutations((*parts, *other_part))
+            yield from itertools.permutations((*parts, *(() if size == product else (size // product,))))
     for to_longest in (False, True):
         extra_steps = size - _Steps(to_longest).size(batch)
         if 0 < extra_steps <= _MAX_SHIFT:

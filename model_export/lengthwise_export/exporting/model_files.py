@@ -75,8 +75,7 @@ def write(
     manifest = verified.manifest
     files.write(stage / GRAPH_FILE, verified.graph.SerializeToString())
     session = Session.load(stage, manifest)
-    lengths = lengths_for(manifest, GOLDEN_LENGTHS)
-    expected = golden.answers(session, draw(manifest, lengths, seed + 10), manifest)
+    expected = golden.answers(session, draw(manifest, lengths_for(manifest, GOLDEN_LENGTHS), seed + 10), manifest)
     expected.write(stage / GOLDEN_FILE)
     # The verification. Every case holds, or the export had failed before. The service requires `holds` in each case.
     verification = {

@@ -388,8 +388,7 @@ def _bounded(kind: str, inputs: _Inputs) -> Affine:
         return _activated(kind, value, numbers)
     high = dict(numbers + leaf.numbers)["high"]  # of this operator, or of the one before it
     _require(0 < high < np.inf)
-    inner = leaf.operands[0].scaled(1.0 / high)
-    return _activated("HardSigmoid", inner, (("alpha", 1.0), ("beta", 0.0))).scaled(high)
+    return _activated("HardSigmoid", leaf.operands[0].scaled(1.0 / high), (("alpha", 1.0), ("beta", 0.0))).scaled(high)
 
 
 def _selected(attributes: Attributes, inputs: _Inputs) -> Affine:

@@ -201,8 +201,7 @@ class LoopOverSteps:
         last = time.table - 1
         for iteration in (np.zeros_like(last), last // 2, last - 1):
             continues = self._condition_after(np.maximum(iteration, 0))
-            is_before_last = (iteration >= 0) & (iteration < last)
-            mender.refuse_if(not continues[is_before_last].all(), "ends before the last step")
+            mender.refuse_if(not continues[(iteration >= 0) & (iteration < last)].all(), "ends before the last step")
         mender.refuse_if(not ends_by_limit and self._condition_after(last).any(), "turns on behind the last step")
 
     def _condition_after(self, iteration: Table) -> Table:

@@ -251,8 +251,7 @@ def rounded(weights: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.
     """
     largest_weights = np.abs(weights).max(axis=1)
     scales = np.where(largest_weights > 0, largest_weights / LARGEST_WEIGHT, 1).astype(np.float32)
-    integers = np.rint(weights / scales[:, None])
-    return np.clip(integers, -LARGEST_WEIGHT, LARGEST_WEIGHT).astype(np.int8), scales
+    return np.clip(np.rint(weights / scales[:, None]), -LARGEST_WEIGHT, LARGEST_WEIGHT).astype(np.int8), scales
 
 
 _OTHER_CELLS: Final = frozenset({"activations", "activation_alpha", "activation_beta", "clip"})

@@ -95,8 +95,7 @@ def _sum_of_convolutions(new: Replacement, value: str, weights: NDArray[Any], bi
     channels = PART // weights.shape[2]
     parts = [weights[:, start : start + channels] for start in range(0, weights.shape[1], channels)]
     values = new.emit_outputs("Split", [value, new.constant([part.shape[1] for part in parts])], len(parts), axis=1)
-    biases = [bias] + [""] * (len(parts) - 1)
-    inputs = zip(values, parts, biases, strict=True)
+    inputs = zip(values, parts, [bias] + [""] * (len(parts) - 1), strict=True)
     return new.total([_convolved(new, part, part_weights, 1, part_bias) for part, part_weights, part_bias in inputs])
 
 
@@ -176,5 +175,4 @@ def _with_fused_nodes(new: Replacement, value: str, facts: GraphFacts) -> str:
 
 def _is_fused(user: NodeProto, output: str) -> bool:
     """Whether onnxruntime fuses a node with the convolution that gives `output`."""
-    is_function = user.op_type in _FUSED and user.domain in OF_ONNX
-    return is_function and user.input[0] == output and len(user.output) == 1
+    return user.op_type in _FUSED and user.domain in OF_ONNX and user.input[0] == output and len(user.output) == 1

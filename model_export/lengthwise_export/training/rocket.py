@@ -85,8 +85,7 @@ def fit(
         on_examples(finished)
         return model.features(steps, lengths)
 
-    rows = ROWS_TOGETHER if fixed_kernels.INSTRUCTION_SETS else 1
-    values = torch.stack(answer_in_batches(features, sequences, rows))
+    values = torch.stack(answer_in_batches(features, sequences, ROWS_TOGETHER if fixed_kernels.INSTRUCTION_SETS else 1))
     # Fit the ridge regression to targets of +1 and -1, and the temperature to its leave-one-out answers
     labels = torch.stack([example.target for example in examples])
     targets = (labels if multi_label else functional.one_hot(labels, len(spec.output.labels))).double().numpy()

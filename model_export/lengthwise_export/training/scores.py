@@ -98,8 +98,7 @@ def class_weights(examples: Sequence[Example], classes: int, task: Task) -> Tens
     """
     if task == "multi-label":
         positives = torch.stack([example.target for example in examples]).sum(dim=0)
-        weights = (len(examples) - positives) / positives.clamp(min=1)
-        return torch.where(positives > 0, weights.clamp(min=1e-3), 1.0)
+        return torch.where(positives > 0, ((len(examples) - positives) / positives.clamp(min=1)).clamp(min=1e-3), 1.0)
     targets = torch.cat([example.target.reshape(-1) for example in examples])
     counts = torch.bincount(targets, minlength=classes)
     return torch.where(counts > 0, len(targets) / (classes * counts.clamp(min=1)), 1.0).to(torch.float32)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import logging.config
-import select
+import os
 import signal
 import sys
 import time
-from typing import Any, Final
+from contextlib import suppress
+from logging.handlers import QueueHandler, QueueListener
+from queue import Queue
+from typing import Any, Final, TextIO, cast
 
 import click
 
@@ -20,7 +23,7 @@ from lengthwise.commands.options import add_flags
 from lengthwise.errors import LengthwiseError
 from lengthwise.settings import PREFIX, Settings
 
-_PATIENCE_SECONDS: Final = 0.1  # that a line of the log waits for a reader of stderr
+_MOST_LINES: Final = 10_000  # of the log that wait to be written
 
 
 @click.command(
@@ -119,31 +122,44 @@ class JsonLines(logging.Formatter):
         return json.dumps(line)  # not orjson, which fails on text that is not valid Unicode
 
 
-class StderrLines(logging.Handler):
-    """Writes lines to stderr, and drops them while it takes none: a pipe that nobody reads must not stop the service.
+class _Writer(QueueListener):
+    """The thread that writes the log."""
 
-    A write to a full pipe waits for its reader. So a line is written in parts of at most 4,096 bytes, which a pipe
-    takes at once if it takes anything. Each waits for that at most `_PATIENCE_SECONDS`, and not at all after a line
-    that was dropped. The next line that is written is followed by one that says how many were dropped.
+    def handle(self, record: logging.LogRecord) -> None:
+        """Writes a line without a lock of Python, which the end of the process would wait for."""
+        with suppress(OSError, AttributeError):  # AttributeError: there is no stderr
+            os.write(cast("TextIO", sys.__stderr__).fileno(), f"{record.msg}\n".encode(errors="backslashreplace"))
+
+
+class StderrLines(QueueHandler):
+    """Has a thread write the lines to stderr, because a write to a pipe that nobody reads waits for a reader.
+
+    While `_MOST_LINES` wait for the thread, further ones are dropped. The next line that is kept is followed by one
+    that says how many are missing.
     """
 
-    _dropped = 0  # lines since the last one that was written
+    def __init__(self) -> None:
+        self._waiting: Queue[logging.LogRecord] = Queue()
+        super().__init__(self._waiting)
+        self._dropped = 0  # lines since the last one that was kept
+        _Writer(self._waiting).start()
 
-    def emit(self, record: logging.LogRecord) -> None:
-        """Writes the line of a record, or counts it as dropped."""
-        try:
-            line = self.format(record) + "\n"
-            for part in (line[begin : begin + 1024] for begin in range(0, len(line), 1024)):
-                if not select.select((), (2,), (), 0 if self._dropped else _PATIENCE_SECONDS)[1]:
-                    self._dropped += 1
-                    return
-                print(part, end="", file=sys.stderr, flush=True)
-        except Exception:  # a wrong argument of a log call, or a stderr that is closed
-            self.handleError(record)
+    def enqueue(self, record: logging.LogRecord) -> None:
+        """Leaves a record to the thread, its message formatted; or counts it as dropped."""
+        if self._waiting.qsize() >= _MOST_LINES:
+            self._dropped += 1
+            return
+        self._waiting.put_nowait(record)
         if self._dropped:
-            lost, self._dropped = self._dropped, 0
-            message = f"stderr took nothing, as where nobody reads its pipe: {lost} lines are not in this log"
-            self.emit(logging.LogRecord(__name__, logging.WARNING, __file__, 0, message, None, None))
+            why = f"stderr took nothing for a while, as where nobody reads it: {self._dropped} lines are missing here"
+            self._waiting.put_nowait(self.prepare(logging.LogRecord(__name__, logging.WARNING, "", 0, why, None, None)))
+            self._dropped = 0
+
+    def flush(self) -> None:
+        """Waits until all lines are written, at most a second; called when the process ends."""
+        end = time.monotonic() + 1.0
+        while self._waiting.unfinished_tasks and time.monotonic() < end:
+            time.sleep(0.001)
 
 
 def configure_logging(settings: Settings, worker: int | None = None) -> None:

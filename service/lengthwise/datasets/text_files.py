@@ -65,8 +65,7 @@ def _opened(path: Path, advance: Advance) -> Iterator[tuple[Any, Callable[[], ob
     """
     try:
         with io.FileIO(path) as raw:
-            inner = gzip.GzipFile(fileobj=raw) if path.suffix == ".gz" else raw
-            file = io.BufferedReader(inner, _READ_BYTES)
+            file = io.BufferedReader(gzip.GzipFile(fileobj=raw) if path.suffix == ".gz" else raw, _READ_BYTES)
             size = max(1, os.fstat(raw.fileno()).st_size)
             start = file.peek(_SNIFFED)[:_SNIFFED]
             # Zero bytes are UTF-16 if many of the even or odd bytes are zero.

@@ -187,8 +187,16 @@ class AsgiRequest:
             fields.append((b"transfer-encoding", b"chunked"))
         self.response_started = True
         self._wants_continue = False
-        common = common_lines(tuple(self._connection.server_state.default_headers))
-        self._connection.transport.write(b"".join((STATUS_LINES[status], common, header_lines(fields), b"\r\n")))
+        self._connection.transport.write(
+            b"".join(
+                (
+                    STATUS_LINES[status],
+                    common_lines(tuple(self._connection.server_state.default_headers)),
+                    header_lines(fields),
+                    b"\r\n",
+                )
+            )
+        )
 
     def _write(self, body: bytes, *, more_body: bool) -> None:
         """Writes a part of the answer's body.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import faulthandler
 import logging
 import os
@@ -27,18 +28,20 @@ def end_for_certain() -> Iterator[Callable[[float], None]]:
     The function may be called in a signal handler. When the timer ends the process, the stacks of all threads are
     written to stderr, and the exit code is 1. A library that keeps the interpreter lock cannot prevent that, because
     the timer is a thread of C. If stderr takes nothing, as a full pipe does that nobody reads, SIGALRM ends the process
-    `_ALARM_SECONDS` later.
+    `_ALARM_SECONDS` later, with exit code 14: its handler is C's `_exit`, as the first process of a container ignores
+    signals that have none.
     """
 
     def end_within(seconds: float) -> None:
         faulthandler.dump_traceback_later(seconds, exit=True, file=_STDERR)
         signal.setitimer(signal.ITIMER_REAL, seconds + _ALARM_SECONDS)
 
+    ctypes.CDLL(None).signal(signal.SIGALRM, ctypes.CDLL(None)._exit)
     try:
         yield end_within
     finally:
+        faulthandler.cancel_dump_traceback_later()  # waits for the stacks, if they are being written
         signal.setitimer(signal.ITIMER_REAL, 0)
-        faulthandler.cancel_dump_traceback_later()
 
 
 def leave_behind(before: Iterable[threading.Thread]) -> None:

@@ -77,8 +77,7 @@ def time_ratio(with_kernels: Session, plain: Session, manifest: Manifest) -> flo
                 fastest[session_index, batch_index] = min(fastest[session_index, batch_index], session.clock() - start)
         if with_kernels.clock() > end:
             break
-    ratios = np.maximum(fastest[0], 1e-9) / np.maximum(fastest[1], 1e-9)
-    return float(math.exp(np.log(ratios).mean()))
+    return float(math.exp(np.log(np.maximum(fastest[0], 1e-9) / np.maximum(fastest[1], 1e-9)).mean()))
 
 
 def _batches(manifest: Manifest) -> list[PaddedBatch]:

@@ -11,6 +11,7 @@ of the last scan stays in service. Others are *remaining*. See `contents` for re
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -145,22 +146,18 @@ class Scan:
         if self.before.states.get(key) == current and not (reason is not None and key.name == self.retry_name):
             state.settle(key, VersionResult(served, reason), current)
             return
-        # 2. Whether its graph fits beside the others, and into the memory that is left
+        # 2. Whether its graph fits beside the others
         needed, limit = graph_bytes(current), self.max_model_bytes
         running_bytes = sum(graph_bytes(running) for running, _ in self._running.values())
-        used, left = running_bytes + state.bytes_beside(key, self._running), share_of_memory(needed)
-        if (limit is None or used + needed <= limit) and needed <= left:
+        used = running_bytes + state.bytes_beside(key, self._running)
+        if limit is None or used + needed <= limit:
             future = in_daemon_thread("verification", lambda: self._load(key, directory, served))
             self._running[key] = current, future
             wait([future], SLOW_SECONDS)
         elif self._running:  # there may be room when one of these is finished
             self._wait_for_any()
         else:
-            reason = f"its graph has {needed} bytes, and " + (
-                f"there is memory for {left}"
-                if needed > left
-                else f"{used} of the {limit} that --max-model-bytes allows are taken"
-            )
+            reason = f"its graph has {needed} bytes, and {used} of the {limit} that --max-model-bytes allows are taken"
             state.settle(key, VersionResult(served, reason, final=False), current)
 
     def _wait_for_any(self) -> None:
@@ -173,11 +170,12 @@ class Scan:
         Raises:
             Stopped: The scan is to stop.
         """
+        left = share_of_memory(self.most_bytes)  # files are read in this process, too
         try:
             if served is not None:
                 manifest = Manifest.read(directory)
                 if manifest == served.manifest:  # unchanged, if the digests of its files are right
-                    manifest.read_files(directory, most_bytes=self.most_bytes)
+                    manifest.read_files(directory, most_bytes=left)
                     return VersionResult(served)
             model = loading.load(
                 directory,
@@ -185,11 +183,12 @@ class Scan:
                 budget_seconds=MEASURING_BESIDE_SECONDS if self.before.models else MEASURING_SECONDS,
                 devices=self.devices,
                 verify=self.verify,
-                most_bytes=self.most_bytes,
+                most_bytes=left,
                 stopping=self.stopping,
             )
         except ModelError as error:
-            return VersionResult(served, str(error), final=not isinstance(error, NotVerified))
+            may_fit_later = left < self.most_bytes and getattr(error.__cause__, "errno", 0) == errno.EFBIG
+            return VersionResult(served, str(error), final=not (isinstance(error, NotVerified) or may_fit_later))
         except Stopped:
             raise
         except MemoryError:

@@ -17,12 +17,9 @@ import pickle
 import sys
 import traceback
 from logging.handlers import BufferingHandler
-from typing import Any, Final
+from typing import Any
 
 from lengthwise.repository import modest
-
-# In the messages of errors that a lack of memory causes
-_OUT_OF_MEMORY: Final = ("bad_alloc", "bad allocation", "Failed to allocate memory", "Unable to allocate")
 
 
 def main() -> None:
@@ -46,7 +43,7 @@ def _answer() -> dict[str, Any]:
     `refused` also says whether the error looks as if memory had run out (`memory`).
     """
     try:
-        from lengthwise.errors import ModelError
+        from lengthwise.errors import OUT_OF_MEMORY, ModelError
         from lengthwise.repository import verifier
         from lengthwise.repository.stopping import Stopping
 
@@ -62,7 +59,7 @@ def _answer() -> dict[str, Any]:
     except Exception as error:  # any error that a model's files cause is a reason to refuse it
         answer = {"refused": f"an unexpected error while it was verified: {type(error).__name__}: {str(error)[:500]}"}
         answer["trace"] = traceback.format_exc()
-    return answer | {"memory": any(sign in answer["refused"] for sign in _OUT_OF_MEMORY)}
+    return answer | {"memory": any(sign in answer["refused"] for sign in OUT_OF_MEMORY)}
 
 
 if __name__ == "__main__":

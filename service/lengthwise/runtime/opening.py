@@ -18,7 +18,7 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from lengthwise.errors import ModelError, NotVerified
+from lengthwise.errors import OUT_OF_MEMORY, ModelError, NotVerified
 from lengthwise.padding import pad, rounded_width
 from lengthwise.runtime import fixed_kernels, placement, recurrent_kernels
 from lengthwise.runtime.graph_inputs import feed, zero_batch
@@ -91,9 +91,10 @@ def open_graph(source: Source, manifest: Manifest, threads: int, device: Device)
     try:
         plain = _open_in(source, _options(threads, device.provider), device)
     except Exception as error:  # onnxruntime's exceptions have no common base of their own
-        # With more memory it may be loaded.
-        kind: type[ModelError] = NotVerified if "bad_alloc" in str(error) else ModelError
-        raise kind(f"{manifest.key}: onnxruntime cannot load the graph: {error}") from error
+        is_short = isinstance(error, MemoryError) or any(sign in str(error) for sign in OUT_OF_MEMORY)
+        raise (NotVerified if is_short else ModelError)(  # with more memory it may be loaded
+            f"{manifest.key}: onnxruntime cannot load the graph: {error}"
+        ) from error
     if device.provider != CPU_DEVICE.provider:
         _check_placement(plain, device.provider.execution_provider, manifest)
     # 2. A session with Lengthwise's kernels, if they can run the graph

@@ -156,11 +156,12 @@ class Serving:
             await listen()
         self.started = True
         await self._note_readiness()
-        if not self.served and not self.repository.unloaded:
+        if not self.served:
             log.error(
-                "no model is ready: every request is answered with 503 until %s has one and is read again, by SIGHUP "
-                "or --reload-seconds",
-                self.source.folder,
+                "no model is ready: every request is answered with 503 until %s",
+                "a client loads one of those that are unloaded"
+                if self.repository.unloaded
+                else f"{self.source.folder} has one and is read again, by SIGHUP or --reload-seconds",
             )
 
     async def stop(self) -> None:

@@ -97,8 +97,11 @@ def promise(cases: Sequence[Case], differences: Sequence[GoldenDifference] = (),
     """
     invariance = [case for case in cases if case.is_invariance and not case.extreme]
     bits = all(case.bits for case in invariance) and all(difference.same_bits for difference in differences)
-    measured = [case.difference for case in invariance] + [difference.between for difference in differences]
-    largest = 0.0 if bits else max(measured)
+    largest = (
+        0.0
+        if bits
+        else max([case.difference for case in invariance] + [difference.between for difference in differences])
+    )
     return Promise(
         provider=invariance[0].provider,
         bits=bits,
