@@ -11,7 +11,7 @@ import sys
 import time
 from contextlib import suppress
 from logging.handlers import QueueHandler, QueueListener
-from queue import Queue
+from queue import Full, Queue
 from typing import Any, Final, TextIO, cast
 
 import click
@@ -134,23 +134,24 @@ class _Writer(QueueListener):
 class StderrLines(QueueHandler):
     """Has a thread write the lines to stderr, because a write to a pipe that nobody reads waits for a reader.
 
-    While `_MOST_LINES` wait for the thread, further ones are dropped. The next line that is kept is followed by one
-    that says how many are missing.
+    While `_MOST_LINES` wait for the thread, a further one waits for a tenth of a second, and is then dropped, as are
+    those behind it. The next line that is kept is followed by one that says how many are missing.
     """
 
     def __init__(self) -> None:
-        self._waiting: Queue[logging.LogRecord] = Queue()
+        self._waiting: Queue[logging.LogRecord] = Queue(_MOST_LINES)
         super().__init__(self._waiting)
         self._dropped = 0  # lines since the last one that was kept
         _Writer(self._waiting).start()
 
     def enqueue(self, record: logging.LogRecord) -> None:
         """Leaves a record to the thread, its message formatted; or counts it as dropped."""
-        if self._waiting.qsize() >= _MOST_LINES:
+        try:
+            self._waiting.put(record, timeout=0.0 if self._dropped else 0.1)
+        except Full:
             self._dropped += 1
             return
-        self._waiting.put_nowait(record)
-        if self._dropped:
+        if self._dropped and not self._waiting.full():
             why = f"stderr took nothing for a while, as where nobody reads it: {self._dropped} lines are missing here"
             self._waiting.put_nowait(self.prepare(logging.LogRecord(__name__, logging.WARNING, "", 0, why, None, None)))
             self._dropped = 0
@@ -176,9 +177,7 @@ def configure_logging(settings: Settings, worker: int | None = None) -> None:
                 "text": {"format": f"%(asctime)s %(levelname)-7s {prefix}%(message)s"},
                 "json": {"()": "lengthwise.commands.serve.JsonLines", "worker": worker},
             },
-            "handlers": {
-                "stderr": {"class": "lengthwise.commands.serve.StderrLines", "formatter": settings.log_format}
-            },
+            "handlers": {"stderr": {"()": "lengthwise.commands.serve.StderrLines", "formatter": settings.log_format}},
             "root": {"level": "WARNING", "handlers": ["stderr"]},
             "loggers": {
                 "lengthwise": {"level": level},
