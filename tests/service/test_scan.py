@@ -249,27 +249,36 @@ def test_what_does_not_fit_is_refused_with_the_figures_and_the_others_go_on(
 
 
 def test_what_memory_is_not_left_for_is_not_read_and_tried_again(
-    folder: Folder, monkeypatch: pytest.MonkeyPatch
+    folder: Folder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     place(folder.path, "a")
     for _ in range(2):  # the first one stores measurements beside the model
         folder.scan()
     place(folder.path, "b")
+    said = f"b/1: 'model.onnx' cannot be read: it has {GRAPH_BYTES} bytes, and there is not enough memory for it"
     with monkeypatch.context() as patch:
-        patch.setattr(scan, "share_of_memory", lambda most: GRAPH_BYTES - 1)
-        assert folder.scan() == ["a/1"]
-    said = f"'model.onnx' cannot be read: it has {GRAPH_BYTES} bytes, and at most {GRAPH_BYTES - 1} are read"
-    assert folder.refused == {"b/1": f"b/1: {said}"}
-    (folder.path / "b" / "1" / "notes").write_text("no part of the model")
+        for left in (GRAPH_BYTES - 1, GRAPH_BYTES - 2):
+            patch.setattr(scan, "share_of_memory", lambda most, left=left: left)
+            assert folder.scan() == ["a/1"]
+            assert folder.refused == {"b/1": said}
+    assert [record.message for record in caplog.records if record.levelno == logging.ERROR] == [
+        f"b/1 is not served: {said}"
+    ]
     assert folder.scan() == ["a/1", "b/1"]
 
 
-def test_a_large_file_beside_the_graph_is_refused_before_it_is_read(folder: Folder) -> None:
+@pytest.mark.parametrize("left", [2**40, 2**28])
+def test_a_large_file_beside_the_graph_is_refused_before_it_is_read(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch, left: int
+) -> None:
+    monkeypatch.setattr(scan, "share_of_memory", lambda most: min(most, left))
     with (place(folder.path) / GOLDEN_FILE).open("r+b") as golden:
         golden.truncate(2**26 + 1)
     assert folder.scan() == []
     said = f"'golden.npz' cannot be read: it has {2**26 + 1} bytes, and at most {2**26} are read"
     assert folder.refused == {"vowels/1": f"vowels/1: {said}"}
+    folder.scan()
+    assert folder.verified == [], "until its directory changes"
 
 
 def test_a_version_that_other_kernels_would_serve_is_verified_again(folder: Folder) -> None:

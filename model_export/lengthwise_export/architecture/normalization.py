@@ -206,8 +206,7 @@ class SequenceFeatures(nn.Module):
                 root = (1 + distance.abs()).sqrt().sqrt().sqrt()
                 parts.append(distance / (1 + distance.abs()) * root)  # linear near 0, like the eighth root far from it
             if "scale" in self.kinds:
-                relative = (statistics.scale / self.level_std).squeeze(1)
-                parts.append(relative.sqrt().sqrt().sqrt().sqrt())
+                parts.append((statistics.scale / self.level_std).squeeze(1).sqrt().sqrt().sqrt().sqrt())
         if "missing" in self.kinds:
             # A gap begins at a step that lacks a feature, if the step before does not. The counts are exact
             mask = step_mask(lengths, steps.shape[1])

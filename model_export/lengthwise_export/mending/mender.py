@@ -207,8 +207,7 @@ class Mender(NodeMender):
             else:  # the axis fits the target dim by dim, or has size 1: then one of its dims stands for all
                 remaining = iter(labels_of_axis[:1] if has_size_one(group) else labels_of_axis)
                 new_labels += ["rows" if moves_rows and size.is_rows else next(remaining, None) for size in target]
-        free_dims = sum(map(len, operand.groups[operand.rank - free :]))
-        new_labels += labels[len(labels) - free_dims :]
+        new_labels += labels[len(labels) - sum(map(len, operand.groups[operand.rank - free :])) :]
         if not operand.has_added_rows:  # ONNX adds dims in front by itself
             new_labels = [*itertools.dropwhile(lambda label: label is None, new_labels)]
         # From one form to the other

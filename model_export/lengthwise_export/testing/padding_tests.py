@@ -146,6 +146,5 @@ def _shows_padding(tensor: Tensor, steps_shape: Sequence[int]) -> bool:
     if tensor.ndim != 1:
         low, high = tensor.float().aminmax()
         return bool(low < high) and bool(((tensor == low) | (tensor == high)).all())
-    is_rows_first = len(tensor) == steps_shape[0] and len(steps_shape) > 1
-    width = steps_shape[1] if is_rows_first else steps_shape[0]
+    width = steps_shape[1] if len(tensor) == steps_shape[0] and len(steps_shape) > 1 else steps_shape[0]
     return bool((tensor != width).any())

@@ -369,8 +369,7 @@ def _cells_to_onnx(
     reset_after: bool,
 ) -> tuple[Any, Any, Any]:
     """Translates `recurrent_cells` to ONNX, with its arguments and results as values of the graph."""
-    directions = ir.Shape(states.shape or ()).numpy()[0]
-    cell_activations = [ACTIVATIONS[name] for name in activations.split(",")] * directions
+    cell_activations = [ACTIVATIONS[name] for name in activations.split(",")] * ir.Shape(states.shape or ()).numpy()[0]
     names = [activation.name for activation in cell_activations]
     attributes: dict[str, Any] = {"direction": direction, "activations": names}
     for parameter in ("alpha", "beta"):

@@ -6,13 +6,14 @@ import json
 import logging
 import logging.config
 import os
+import select
 import signal
 import sys
 import time
 from contextlib import suppress
 from logging.handlers import QueueHandler, QueueListener
 from queue import Full, Queue
-from typing import Any, Final, TextIO, cast
+from typing import Any, TextIO, cast
 
 import click
 
@@ -22,8 +23,6 @@ from lengthwise.commands.command import INTERRUPTED, NOT_CHECKED, Command
 from lengthwise.commands.options import add_flags
 from lengthwise.errors import LengthwiseError
 from lengthwise.settings import PREFIX, Settings
-
-_MOST_LINES: Final = 10_000  # of the log that wait to be written
 
 
 @click.command(
@@ -126,20 +125,23 @@ class _Writer(QueueListener):
     """The thread that writes the log."""
 
     def handle(self, record: logging.LogRecord) -> None:
-        """Writes a line without a lock of Python, which the end of the process would wait for."""
-        with suppress(OSError, AttributeError):  # AttributeError: there is no stderr
-            os.write(cast("TextIO", sys.__stderr__).fileno(), f"{record.msg}\n".encode(errors="backslashreplace"))
+        """Writes a whole line, without a lock of Python, which the end of the process would wait for."""
+        line = f"{record.msg}\n".encode(errors="backslashreplace")
+        with suppress(OSError, AttributeError, ValueError):  # stderr is closed, or there is none
+            while line:
+                select.select((), (stderr := cast("TextIO", sys.__stderr__).fileno(),), ())  # it may be non-blocking
+                line = line[os.write(stderr, line) :]
 
 
 class StderrLines(QueueHandler):
     """Has a thread write the lines to stderr, because a write to a pipe that nobody reads waits for a reader.
 
-    While `_MOST_LINES` wait for the thread, a further one waits for a tenth of a second, and is then dropped, as are
-    those behind it. The next line that is kept is followed by one that says how many are missing.
+    While 10,000 lines wait for the thread, further ones are dropped. The next line that is kept is followed by one
+    that says how many are missing.
     """
 
     def __init__(self) -> None:
-        self._waiting: Queue[logging.LogRecord] = Queue(_MOST_LINES)
+        self._waiting: Queue[logging.LogRecord] = Queue(10_000)
         super().__init__(self._waiting)
         self._dropped = 0  # lines since the last one that was kept
         _Writer(self._waiting).start()
@@ -147,7 +149,7 @@ class StderrLines(QueueHandler):
     def enqueue(self, record: logging.LogRecord) -> None:
         """Leaves a record to the thread, its message formatted; or counts it as dropped."""
         try:
-            self._waiting.put(record, timeout=0.0 if self._dropped else 0.1)
+            self._waiting.put_nowait(record)
         except Full:
             self._dropped += 1
             return

@@ -29,7 +29,7 @@ from lengthwise.repository.loading import LoadedModel, directory_state, graph_by
 from lengthwise.repository.modest import share_of_memory
 from lengthwise.repository.stopping import Stopped, Stopping, in_daemon_thread
 from lengthwise.repository.verifier import Verifier
-from lengthwise.runtime.manifest import MOST_BYTES, Manifest
+from lengthwise.runtime.manifest import MOST_BYTES, MOST_MANIFEST_BYTES, Manifest
 from lengthwise.runtime.provider import CPU_DEVICE, Device
 from lengthwise.versions import Key, Policy
 
@@ -187,8 +187,14 @@ class Scan:
                 stopping=self.stopping,
             )
         except ModelError as error:
-            may_fit_later = left < self.most_bytes and getattr(error.__cause__, "errno", 0) == errno.EFBIG
-            return VersionResult(served, str(error), final=not (isinstance(error, NotVerified) or may_fit_later))
+            if (  # a file is too large for the memory that is left, and not for its kind
+                left < self.most_bytes
+                and getattr(error.__cause__, "errno", 0) == errno.EFBIG
+                and f"at most {MOST_MANIFEST_BYTES} " not in str(error)
+            ):
+                size = str(error).partition(", and at most")[0]
+                return VersionResult(served, f"{size}, and there is not enough memory for it", final=False)
+            return VersionResult(served, str(error), final=not isinstance(error, NotVerified))
         except Stopped:
             raise
         except MemoryError:

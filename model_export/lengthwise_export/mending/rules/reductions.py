@@ -125,8 +125,7 @@ def _arg(mender: Mender) -> DataTensor:
     fill = mender.neutral_extreme(value.dtype, largest=mender.node.op_type == "ArgMax")
     value = mender.fill_padding(value, axis, fill, "a step of the padding may be the one it finds")
     (name,) = mender.copy_node([value.name], axis=value.first_dims()[axis], keepdims=0)
-    groups = (*value.groups[:axis], *value.groups[axis + 1 :])
-    result = DataTensor(name, INT64, groups, value.has_added_rows)
+    result = DataTensor(name, INT64, (*value.groups[:axis], *value.groups[axis + 1 :]), value.has_added_rows)
     return mender.unsqueezed(result, [axis]) if mender.attribute("keepdims", 1) else result
 
 
