@@ -86,14 +86,15 @@ for number in range(12_000):
 print("done", flush=True)
 sys.stdin.read(1)
 while logging.getLogger().handlers[0].queue.qsize():
-    time.sleep(0.01)
+    time.sleep(0.01)  # the pipe is read now
 logging.getLogger("lengthwise.test").info("read again")
 """
 
 
 def test_a_pipe_that_nobody_reads_stops_nothing_and_the_log_says_what_it_lacks() -> None:
-    pipe: dict[str, int] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-    with subprocess.Popen([sys.executable, "-c", UNREAD], **pipe) as process:  # type: ignore[call-overload]
+    program = [sys.executable, "-c", UNREAD]
+    with subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
         try:
             assert select.select([process.stdout], [], [], PATIENCE_SECONDS)[0], "it waits for a reader"
             assert process.stdout.readline() == b"done\n"

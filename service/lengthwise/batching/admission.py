@@ -90,14 +90,11 @@ class Admission:
         Such requests can be refused before they are decoded, with the error `full` of the returned queue. None if there
         is no queue, too, and if the queues have drained so far that they open at the next request.
         """
-        queues = [*self._queues]  # the batcher is not locked, and a runner may remove one
-        return (
-            queues[-1]
-            if queues
-            and all(queue.closed_to_new for queue in queues)
-            and self._fill(self.padded_steps, self.seconds) > REOPENING
-            else None
-        )
+        queue = None  # the last one is returned as the loop saw it: the batcher is not locked, a runner may remove it
+        for queue in self._queues:
+            if not queue.closed_to_new:
+                return None
+        return queue if self._fill(self.padded_steps, self.seconds) > REOPENING else None
 
     def add(self, queue: ModelQueue, padded_steps: int, seconds: float) -> None:
         """Counts sequences that begin to wait: their padded steps and their predicted seconds."""

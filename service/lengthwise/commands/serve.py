@@ -162,7 +162,7 @@ class StderrLines(QueueHandler):
         """Waits until all lines are written, at most a second; called when the process ends."""
         end = time.monotonic() + 1.0
         while self._waiting.unfinished_tasks and time.monotonic() < end:
-            time.sleep(0.001)
+            time.sleep(0.001)  # the thread writes meanwhile, and has no event for the last line
 
 
 def configure_logging(settings: Settings, worker: int | None = None) -> None:

@@ -149,8 +149,13 @@ def header_lines(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
 
 def response(status: int, common: bytes, headers: list[tuple[bytes, bytes]], body: bytes) -> bytes:
     """A whole response; `common` are the header lines that all responses have, such as the date."""
-    lines = header_lines(headers)
-    return b"%s%s%scontent-length: %d\r\n\r\n%s" % (STATUS_LINES[status], common, lines, len(body), body)
+    return b"%s%s%scontent-length: %d\r\n\r\n%s" % (
+        STATUS_LINES[status],
+        common,
+        header_lines(headers),
+        len(body),
+        body,
+    )
 
 
 common_lines: Final = lru_cache(maxsize=4)(header_lines)

@@ -64,12 +64,13 @@ class Changes:
             answers: list[dict[str, Any]] = []
             for slot, pending in calls.items():
                 slot.change = pending
-                late = (
-                    "it still makes an earlier change"
+                answer = (
+                    pending.result()
+                    if pending.done()
+                    else {"error": "it still makes an earlier change"}
                     if pending in behind_earlier_change
-                    else f"it has not answered within {CHANGE_SECONDS:g} s"
+                    else {"error": f"it has not answered within {CHANGE_SECONDS:g} s"}
                 )
-                answer = pending.result() if pending.done() else {"error": late}
                 if answer is not None and slot.process is not None:  # else the worker has ended
                     answers.append({"pid": slot.process.pid, **answer})
             # The name stays unloaded if it is so at all workers: a load counts even if the highest version was refused.

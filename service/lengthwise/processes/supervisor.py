@@ -285,14 +285,16 @@ class Supervisor:
                 slot.channel = channel = await Channel.open(parent_end, self._handlers(slot, process_end))
                 with suppress(ConnectionError):  # the worker has ended, and its exit code says more
                     send_descriptors(parent_end, [self._file.fileno(), *self._sockets.values()])
-                start = {
-                    "index": slot.index,
-                    "workers": self._count,
-                    "reason": self._reason,
-                    "sockets": [*self._sockets],
-                    "settings": self._options | {"models": str(self._source.folder)},
-                }
-                channel.send("start", start)
+                channel.send(
+                    "start",
+                    {
+                        "index": slot.index,
+                        "workers": self._count,
+                        "reason": self._reason,
+                        "sockets": [*self._sockets],
+                        "settings": self._options | {"models": str(self._source.folder)},
+                    },
+                )
                 receiving = asyncio.ensure_future(channel.receive())
                 await asyncio.wait((receiving, process_end), return_when=asyncio.FIRST_COMPLETED)
                 self._memory.put(slot.index, state=ABSENT)

@@ -107,6 +107,5 @@ def encode(call: Call, answers: list[Answer]) -> tuple[bytes, Headers]:
 
 def _encode_v1(call: Call, answers: list[Answer]) -> tuple[bytes, Headers]:
     """The answer of protocol v1 as JSON, with its headers."""
-    return orjson.dumps({"predictions": json_body.predictions(call, answers)}, option=orjson.OPT_SERIALIZE_NUMPY), [
-        JSON
-    ]
+    document = {"predictions": json_body.predictions(call, answers)}
+    return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY), [JSON]

@@ -192,8 +192,11 @@ class Scan:
                 and getattr(error.__cause__, "errno", 0) == errno.EFBIG
                 and f"at most {MOST_MANIFEST_BYTES} " not in str(error)
             ):
-                size = str(error).partition(", and at most")[0]
-                return VersionResult(served, f"{size}, and there is not enough memory for it", final=False)
+                return VersionResult(
+                    served,
+                    f"{str(error).partition(', and at most')[0]}, and there is not enough memory for it",
+                    final=False,
+                )
             return VersionResult(served, str(error), final=not isinstance(error, NotVerified))
         except Stopped:
             raise
