@@ -79,11 +79,19 @@ else:  # a type checker is to find misspelt names
 
         Raises:
             AttributeError: There is no such name.
+            ModuleNotFoundError: It needs an extra that is not installed.
         """
         if name == "__version__":
             value: Any = importlib.import_module("importlib.metadata").version("lengthwise")
         elif name in __all__:
-            value = getattr(importlib.import_module(_MODULES.get(name, "lengthwise.api")), name)
+            try:
+                value = getattr(importlib.import_module(_MODULES.get(name, "lengthwise.api")), name)
+            except ModuleNotFoundError as error:
+                raise ModuleNotFoundError(
+                    importlib.import_module("lengthwise.errors").missing_extra(error, "serve", f"lengthwise.{name}")
+                    or error.msg,
+                    name=error.name,
+                ) from error
         else:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         globals()[name] = value

@@ -293,9 +293,14 @@ class Settings(BaseSettings):
                 f"{self._option_text('max_inflight_bytes')} must be at least {LEAST_BODIES} times "
                 f"{self._option_text('max_body_bytes')}: the largest body takes up to that much when it is read"
             )
-        for name in ("tls_key_file", "tls_client_ca_file"):
-            if getattr(self, name) is not None and self.tls_cert_file is None:
-                raise ValueError(f"{name} needs tls_cert_file, the certificate that belongs to it")
+        for name, needed, what in (
+            ("tls_key_file", "tls_cert_file", "the certificate that belongs to it"),
+            ("tls_client_ca_file", "tls_cert_file", "the certificate that belongs to it"),
+            ("record_share", "record", "the folder in which calls are recorded"),
+        ):
+            is_default = getattr(self, name) in (type(self).model_fields[name].default, 0.0)
+            if not is_default and getattr(self, needed) is None:
+                raise ValueError(f"{name} needs {needed}, {what}")
         ports = [name for name in ("port", "grpc_port", "admin_port") if getattr(self, name) is not None]
         for first, second in itertools.combinations(ports, 2):
             if getattr(self, first) == getattr(self, second):

@@ -435,6 +435,13 @@ def test_a_password_in_the_address_is_not_in_an_error(waits: list[float], is_asy
 # What is imported.
 
 
+def test_what_is_exported_says_which_extra_it_needs() -> None:
+    program = "import sys; sys.modules['fastapi'] = None; import lengthwise; lengthwise.make_app"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert "ModuleNotFoundError: lengthwise.make_app needs fastapi" in done.stderr
+    assert "pip install 'lengthwise[serve]'" in done.stderr
+
+
 def test_a_client_needs_no_runtime_and_says_what_it_needs() -> None:
     program = """
 import sys

@@ -206,6 +206,20 @@ def test_what_is_said_of_decimal_commas_converts_the_file(tmp_path: Path, text: 
     assert read(tmp_path / "new.csv")[0][0].steps.tolist() == [[0.5], [1.5]]
 
 
+@pytest.mark.parametrize("name", ["data.jsonl", "data.ts"])
+@pytest.mark.parametrize(
+    "columns", [ColumnNames(id="run"), ColumnNames(values=("x", "y")), ColumnNames(row="sequence")]
+)
+def test_names_of_columns_that_a_file_without_columns_ignores_are_warned_of(
+    tmp_path: Path, name: str, columns: ColumnNames
+) -> None:
+    content = {"data.jsonl": '{"steps": [[1.0]]}\n', "data.ts": "@classLabel true a\n@data\n1.0,2.0:a\n"}
+    file = write(tmp_path / name, content[name])
+    warnings: list[str] = []
+    assert len([*dataset.read(file, "values", Reading(columns, warn=warnings.append))]) == 1
+    assert warnings == [f"{file}: --column is ignored: it names columns of a table, and this file has none"]
+
+
 def test_a_list_as_text_in_a_file_is_told_so(tmp_path: Path) -> None:
     _, bad = read(write(tmp_path / "d.csv", 'id,x\na,"[1, 2]"\na,3\n'))
     assert bad[0].endswith("is not a number; if it is a list that was written as text, write lists of numbers")

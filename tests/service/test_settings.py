@@ -77,6 +77,7 @@ def test_a_variable_out_of_bounds_is_named_with_what_it_is(name: str, value: str
         ({"max_queue_cost_steps": 100}, {}, "", r"steps \(100\) .* max_batch_cost_steps \(16384, the default\)"),
         ({"max_batch_cost_steps": 2_000_000}, {}, "", r"\(1000000, the default\) .* \(2000000\)"),
         ({"tls_key_file": Path("key.pem")}, {}, "", "tls_key_file needs tls_cert_file"),
+        ({}, {"RECORD_SHARE": "0.5"}, "", "record_share needs record, the folder"),
         *(({"access_log": share}, {}, "", "--access-log") for share in ("on", "-0.1", "1.1", "nan")),
     ],
 )

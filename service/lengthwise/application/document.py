@@ -59,8 +59,7 @@ def completed(
     parts = copy.deepcopy(_DOCUMENT["components"])
     for manifest in manifests:
         for form, example in examples(manifest).items():
-            body = parts["requestBodies"][form]["content"][JSON]
-            body.setdefault("examples", {})[manifest.key] = {"value": example}
+            parts["requestBodies"][form]["content"][JSON].setdefault("examples", {})[manifest.key] = {"value": example}
         for name, value in (("model", manifest.name), ("version", str(manifest.version))):
             parts["parameters"][name].setdefault("examples", {})[value] = {"value": value}
     document["paths"] = _inlined(document["paths"], parts)

@@ -245,5 +245,4 @@ class PendingSequences:
         if not count:
             return 0.0
         more_urgent = max(0, count - PRIORITY_HEAD_START * priority) / count
-        earlier = bisect_right(self.deadlines, (deadline, sys.maxsize))
-        return min(more_urgent, earlier / max(len(self.deadlines), count))
+        return min(more_urgent, bisect_right(self.deadlines, (deadline, sys.maxsize)) / max(len(self.deadlines), count))

@@ -203,6 +203,8 @@ def entries(
         ConfigurationError: The name has another suffix, or a .ts file is to hold token ids.
     """
     name = path.name.lower()
+    if (reading.columns.all or reading.columns.row) and name.endswith((".jsonl", ".jsonl.gz", ".ts")):
+        reading.warn(f"{path}: --column is ignored: it names columns of a table, and this file has none")
     if path.is_dir():
         records = _folder(path, kind, advance, reading)
     elif name.endswith((".jsonl", ".jsonl.gz")):

@@ -124,8 +124,7 @@ def _sequences(
         wrong_rows: Why a row cannot be read, by the row's number; its sequence has this as its `problem`.
     """
     # Which rows a sequence has, in the order of the time
-    count = len(columns[roles.values[0]])
-    ids = ["0"] * count if roles.id is None else ids_of(columns[roles.id], roles.id)
+    ids = ["0"] * len(columns[roles.values[0]]) if roles.id is None else ids_of(columns[roles.id], roles.id)
     number_of_id = {name: number for number, name in enumerate(dict.fromkeys(ids))}
     sequence_of_row = np.array([number_of_id[name] for name in ids], dtype=np.intp)
     order = _order(sequence_of_row, columns, roles)

@@ -281,8 +281,7 @@ def steps_array(value: Any) -> NDArray[Any]:
             raise ValueError(f"values must be numbers, got an array of {array.dtype}{words}")
         return array.astype(np.float32)
     if array.dtype.kind in "iu" and array.ndim == 1:
-        is_beyond = array.dtype == np.uint64 and (array > INT64.max).any()
-        return array if is_beyond else array.astype(np.int64, copy=False)
+        return array if array.dtype == np.uint64 and (array > INT64.max).any() else array.astype(np.int64, copy=False)
     if array.dtype != np.float32:
         array = rounded(array)
     if np.isinf(array).any():

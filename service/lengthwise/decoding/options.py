@@ -77,8 +77,7 @@ def find_model(call_options: CallOptions, find: Find, problems: Problems, *, in_
 
 def _output_message(name: Any) -> str:
     """The message for a name of an output that does not exist."""
-    got = repr(name[:40]) if isinstance(name, str) else kind(name)
-    return f"must be 'attention', got {got}"
+    return f"must be 'attention', got {repr(name[:40]) if isinstance(name, str) else kind(name)}"
 
 
 def _string(document: Mapping[str, Any], name: str, problems: Problems, at: str) -> str | None:
