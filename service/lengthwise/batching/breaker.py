@@ -81,5 +81,4 @@ class Breaker:
 
 def _described(error: BaseException) -> str:
     """An error as one short line."""
-    text = " ".join(str(error).split()) or "no message"
-    return f"{type(error).__name__}: {text}"[:_LONGEST_REASON]
+    return f"{type(error).__name__}: {' '.join(str(error).split()) or 'no message'}"[:_LONGEST_REASON]

@@ -27,8 +27,9 @@ the middle of this range, a power of two: callers are often as many, and the rem
 dynamic program finds one: `best[i] = min over j < i of best[j] + seconds(rows between j and i, width of i)`, as
 TurboTransformers (Fang et al., PPoPP 2021) divides a queue. Here it divides only the most urgent sixth of the queue, or
 third while the anchor was seldom passed over (`_may_choose_more`). Later sequences wait for their turn, so the longest
-wait stays near that in order of arrival, at the price of some throughput. A caller that has all sequences beforehand
-(`scoring.offline`) adds them in order of width, and loses little.
+wait stays near that in order of arrival, at the price of some throughput. Of many it divides those about as wide as the
+anchor: how the others are divided changes the anchor's part little, unless the cut is within sequences of one width. A
+caller that has all sequences beforehand (`scoring.offline`) adds them in order of width, and loses little.
 
 **By class**: on a device only batches of many rows are cheap. If as many sequences arrive as run, a partition of those
 that wait says little, as the next arrivals fill the batches up. So the widths of the last arrivals are divided into a
@@ -47,9 +48,9 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import accumulate, islice
 from operator import attrgetter, sub
 from typing import Final
@@ -74,8 +75,10 @@ _MANY_FREE: Final = 6
 _FULL_BATCHES: Final = 4  # where only full batches are cheap, the sequences of so many may be chosen by length
 # A decision is to take 0.3 ms, under the lock of the batcher. Its time grows with the square of the number of places
 # where batches may end, so on a processor:
-_MOST_NEAR: Final = 64  # at most so many sequences are chosen from, or twice as many,
-_ENDS: Final = 48  # and batches may end after about so many of them.
+_MOST_NEAR: Final = 176  # at most so many sequences are chosen from, or twice as many, or those that are enough rows;
+_REACH: Final = 32  # of more than four times these, so many on each side of the anchor are partitioned,
+_FEW_ENDS: Final = 24  # and batches may end after about so many of them,
+_ENDS: Final = 48  # or else after about so many.
 _CUTS: Final = 16  # between two parts: at most so many are compared
 _MOST_LATE: Final = 64  # so many deadlines that cannot be met are skipped to find one that can
 
@@ -239,9 +242,9 @@ def _length_batch(
 
     1. On a device that new sequences keep busy: a batch of one class of widths, `_class_batch`.
     2. All of the most urgent have the anchor's width: as many of them as are cheapest.
-    3. Otherwise the most urgent are partitioned by length, as cheaply as can be, and the batch is the part with the
-       anchor. Where a small batch is cheap, they are a share of what waits; where only full batches are, as many
-       sequences as several full batches take.
+    3. Otherwise the most urgent, of many those about as wide as the anchor, are partitioned by length, as cheaply as
+       can be, and the batch is the part with the anchor. Where a small batch is cheap, they are a share of what waits;
+       where only full batches are, as many sequences as several full batches take.
     """
     column, full_rows = cost.column(anchor.width, limits.rows), limits.most_rows(anchor.width)
     widest = cost.column(max(pending.alike)[0], limits.rows)  # a few steps cost next to nothing on a processor, too
@@ -251,45 +254,47 @@ def _length_batch(
     if rows_nearly_free and pending.refilled:
         return _class_batch(pending, anchor, cost, limits, now)
     seconds = _allowed_seconds(anchor, anchor.width, cost, limits, now)
+    others = (waiting for waiting in pending.near() if waiting is not anchor)
     # Case 2
     if all(waiting.width == anchor.width for waiting in islice(pending.near(), 2 * full_rows)):
         rows = column.rows_of_first(min(len(pending), 2 * full_rows), column.rows_within(full_rows, seconds))
-        return [anchor, *islice((waiting for waiting in pending.near() if waiting is not anchor), rows - 1)]
+        return [anchor, *islice(others, rows - 1)]
     # Case 3: which sequences are chosen from,
     if batch_may_be_small:
         count = max(_FEWEST_NEAR, min(len(pending) // _NEAR_SHARE, _MOST_NEAR), column.enough_rows)
     else:
         count = full_rows * max(_FULL_BATCHES, -(-_FEWEST_NEAR // full_rows))
-    near = list(islice(pending.near(), 2 * count if batch_may_be_small else count))
-    if batch_may_be_small and not _may_choose_more(
-        near[:count], cost, limits.rows, pending.passed_over(anchor) / len(pending)
-    ):
-        del near[count:]
-    if anchor not in near:
-        near.append(anchor)
-    # which widths run with the anchor's,
-    widths = sorted([waiting.width for waiting in near])
-    allowed = (
-        {width: _allowed_seconds(anchor, width, cost, limits, now) for width in {*widths}}
-        if rows_nearly_free  # a full batch of the widest may take longer than a turn
-        else dict.fromkeys(widths, seconds)
-    )
-    # none of which a single row already takes longer than is allowed,
-    del widths[
-        bisect_left(widths, True, key=lambda one: one > anchor.width and cost.seconds_of(1, one) > allowed[one]) :
-    ]
-    low, high = _batch_around(bisect_left(widths, anchor.width), widths, cost, limits, allowed)
-    # further ones of the widest where these cost nothing, as the part may be what was left by full ones,
+    near = [anchor, *islice(others, count - 1)]
+    if batch_may_be_small and _may_choose_more(near, cost, limits.rows, pending.passed_over(anchor) / len(pending)):
+        near += islice(others, count)
+    # in order of width, of each width the anchor first, then the most urgent;
+    near.sort(key=_WIDTH)
+    widths = [*map(_WIDTH, near)]
+
+    def allowed(width: int) -> float:
+        # Where rows are nearly free, a full batch of the widest may take longer than a turn.
+        return _allowed_seconds(anchor, width, cost, limits, now) if rows_nearly_free else seconds
+
+    # and of many, only those about as wide as the anchor are partitioned, or none if so many have just its width.
+    index, next_width = bisect_left(widths, anchor.width), bisect_right(widths, anchor.width)
+    begin, end, ends = 0, len(near), _ENDS
+    if batch_may_be_small and len(near) > 4 * (reach := max(_REACH, column.enough_rows)):
+        if next_width >= index + reach:
+            return near[
+                index : index + column.rows_of_first(next_width - index, column.rows_within(full_rows, seconds))
+            ]
+        begin, end, ends = max(0, index - reach), min(index + reach, len(near)), _FEW_ENDS
+    # Those that alone take too long are left out.
+    end = bisect_left(widths, True, next_width, end, key=lambda width: cost.seconds_of(1, width) > allowed(width))
+    low, high = (begin + cut for cut in _batch_around(index - begin, widths[begin:end], cost, limits, allowed, ends))
+    # Further ones of the widest run where these cost nothing, as the part may be what was left by full ones.
     width, column = widths[high - 1], cost.column(widths[high - 1], limits.rows)
-    rows = column.rows_within(limits.most_rows(width), min(column.seconds[high - low], allowed[width]))
-    still_to_take = Counter(widths[low : bisect_right(widths, width)][:rows]) - Counter([anchor.width])
-    # and of each width the most urgent sequences.
-    chosen = [anchor]
-    for waiting in near:
-        if still_to_take.get(waiting.width, 0) > 0 and waiting is not anchor:
-            still_to_take[waiting.width] -= 1
-            chosen.append(waiting)
-    return chosen
+    rows = column.rows_within(limits.most_rows(width), min(column.seconds[high - low], allowed(width)))
+    low = max(low, index + 1 - rows)
+    high = min(bisect_right(widths, width), low + rows)
+    # If the part begins within a width, the most urgent of that width run.
+    first, last = bisect_left(widths, widths[low]), min(high, bisect_right(widths, widths[low]))
+    return near[first : first + last - low] + near[last:high]
 
 
 def _class_batch(
@@ -373,8 +378,10 @@ def _even_batches(column: Column, row_limit: int, seconds: float, count: int) ->
     batches = max(-(-count // most), count // column.enough_rows)
     sizes = (column.cheapest_rows[most], -(-count // batches), -(-count // (batches + 1)))
     seconds_of_all = {rows: -(-count // rows) * times[rows] for rows in sizes}
-    longest = NEARLY_BEST * min(seconds_of_all.values())
-    rows = min((rows for rows in sizes if seconds_of_all[rows] <= longest), key=lambda rows: times[rows] / rows)
+    rows = min(
+        (rows for rows in sizes if seconds_of_all[rows] <= NEARLY_BEST * min(seconds_of_all.values())),
+        key=lambda rows: times[rows] / rows,
+    )
     return seconds_of_all[rows], rows
 
 
@@ -510,34 +517,40 @@ def _may_choose_more(near: Sequence[WaitingSequence], cost: CostTable, rows: int
     `passed_share`: how many sequences more than in order of arrival ran before the anchor, over those that wait.
     It may be up to `_PASSED_SHARE` where batches save much, and must be 0 elsewhere. Below 0, the anchor is early.
     """
-    widest = cost.column(max(waiting.width for waiting in near), rows)
-    saves_much = widest.seconds[1] >= _PAYS * widest.least_row_seconds
-    return passed_share <= _PASSED_SHARE if saves_much else passed_share == 0
+    widest = cost.column(max(map(_WIDTH, near)), rows)
+    return (
+        passed_share <= _PASSED_SHARE
+        if widest.seconds[1] >= _PAYS * widest.least_row_seconds  # batches save much
+        else passed_share == 0
+    )
 
 
 def _batch_around(
-    index: int, widths: Sequence[int], cost: CostTable, limits: BatchLimits, allowed: Mapping[int, float]
+    index: int, widths: Sequence[int], cost: CostTable, limits: BatchLimits, allowed: Callable[[int], float], ends: int
 ) -> tuple[int, int]:
     """Begin and end (exclusive) of the batch with `widths[index]` in it, in a cheapest partition of ascending widths.
 
-    The dynamic program of the module. Of many widths, only one position of every few may be an end: that before the
-    largest step in width. `allowed` has for each width the longest predicted run of a batch of it, in seconds.
+    The dynamic program of the module. Where there are more widths than about `ends`, only one position of every few may
+    be an end: that before the largest step in width. `allowed(width)` is the longest predicted run of a batch of this
+    width, in seconds.
     """
+
     # 1. The positions where a batch may end.
-    columns = {width: cost.column(width, limits.rows) for width in allowed}
-    row_limits = {width: columns[width].rows_within(limits.most_rows(width), allowed[width]) for width in allowed}
-    stride = max(1, round(len(widths) / _ENDS))
+    @cache
+    def most_rows(width: int) -> int:
+        return cost.column(width, limits.rows).rows_within(limits.most_rows(width), allowed(width))
+
+    stride = max(1, round(len(widths) / ends))
     # From here on, batches may have too few rows to reach over two strides: every position may be an end.
-    dense = bisect_left(widths, True, key=lambda width: row_limits[width] < 2 * stride - 1)
+    dense = bisect_left(widths, True, key=lambda width: most_rows(width) < 2 * stride - 1)
     # The step in width before each position, and minus the position: of equal steps the first is the largest.
     steps = [*zip(map(sub, islice(widths, 1, dense), widths), range(-1, -dense, -1), strict=True)]
     sparse = (-max(steps[begin : begin + stride])[1] for begin in range(0, len(steps), stride))
     candidates = (*sparse, *range(max(1, dense), len(widths) + 1))
     # 2. The prefix up to each end: the seconds of its cheapest partition, and after which prefix its last batch begins.
     prefixes, previous, first = [(0.0, 0)], [0], 0
-    for end in candidates:
-        width = widths[end - 1]
-        times, earliest_begin = columns[width].seconds, min(prefixes[-1][1], end - row_limits[width])
+    for end, width in [(end, widths[end - 1]) for end in candidates]:
+        times, earliest_begin = cost.column(width, limits.rows).seconds, min(prefixes[-1][1], end - most_rows(width))
         while prefixes[first][1] < earliest_begin:
             first += 1
         seconds_from = [before + times[end - begin] for before, begin in prefixes[first:]]

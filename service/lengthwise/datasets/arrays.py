@@ -71,8 +71,7 @@ def item(sequence: InputSequence, manifest: Manifest) -> Item | str:
     except ValueError as error:
         return str(error)
     # A feature that the mask leaves out is a missing value in every step.
-    leaves_feature_out = is_wide_enough and not all(sequence.feature_mask or ())
-    if leaves_feature_out and manifest.missing == "refuse":
+    if is_wide_enough and not all(sequence.feature_mask or ()) and manifest.missing == "refuse":
         return missing_message(manifest)
     if (reason := why_refused(kept_steps, manifest)) is not None:
         return reason

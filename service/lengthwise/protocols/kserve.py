@@ -56,5 +56,4 @@ def sentence(error: RequestError) -> str:
         return error.detail
     listed = "; ".join(f"{problem.pointer}: {problem.detail}".removeprefix(": ") for problem in error.problems)
     unlisted = error.total - len(error.problems)
-    text = f"{listed}; and {unlisted} more" if unlisted else listed
-    return text.encode("utf-8", "replace").decode()
+    return (f"{listed}; and {unlisted} more" if unlisted else listed).encode("utf-8", "replace").decode()
