@@ -75,10 +75,10 @@ _MANY_FREE: Final = 6
 _FULL_BATCHES: Final = 4  # where only full batches are cheap, the sequences of so many may be chosen by length
 # A decision is to take 0.3 ms, under the lock of the batcher. Its time grows with the square of the number of places
 # where batches may end, so on a processor:
-_MOST_NEAR: Final = 176  # at most so many sequences are chosen from, or twice as many, or those that are enough rows;
-_REACH: Final = 32  # of more than four times these, so many on each side of the anchor are partitioned,
-_FEW_ENDS: Final = 24  # and batches may end after about so many of them,
-_ENDS: Final = 48  # or else after about so many.
+_MOST_NEAR: Final = 176  # at most so many sequences are chosen from, or twice as many, or as many as are enough rows.
+_REACH: Final = 32  # If they are more than four times this, only so many on each side of the anchor are partitioned.
+_ENDS: Final = 48  # Batches may end after about so many of all,
+_FEW_ENDS: Final = 24  # or after about so many of those around the anchor.
 _CUTS: Final = 16  # between two parts: at most so many are compared
 _MOST_LATE: Final = 64  # so many deadlines that cannot be met are skipped to find one that can
 
@@ -259,7 +259,7 @@ def _length_batch(
     if all(waiting.width == anchor.width for waiting in islice(pending.near(), 2 * full_rows)):
         rows = column.rows_of_first(min(len(pending), 2 * full_rows), column.rows_within(full_rows, seconds))
         return [anchor, *islice(others, rows - 1)]
-    # Case 3: which sequences are chosen from,
+    # Case 3. From which sequences is chosen:
     if batch_may_be_small:
         count = max(_FEWEST_NEAR, min(len(pending) // _NEAR_SHARE, _MOST_NEAR), column.enough_rows)
     else:
@@ -267,7 +267,7 @@ def _length_batch(
     near = [anchor, *islice(others, count - 1)]
     if batch_may_be_small and _may_choose_more(near, cost, limits.rows, pending.passed_over(anchor) / len(pending)):
         near += islice(others, count)
-    # in order of width, of each width the anchor first, then the most urgent;
+    # In order of width; of each width the anchor is the first, then the most urgent.
     near.sort(key=_WIDTH)
     widths = [*map(_WIDTH, near)]
 
@@ -275,7 +275,8 @@ def _length_batch(
         # Where rows are nearly free, a full batch of the widest may take longer than a turn.
         return _allowed_seconds(anchor, width, cost, limits, now) if rows_nearly_free else seconds
 
-    # and of many, only those about as wide as the anchor are partitioned, or none if so many have just its width.
+    # All are partitioned, or of many those around the anchor. But if those after it all have its width, the end of the
+    # partition would cut them anywhere: then a batch of this width runs.
     index, next_width = bisect_left(widths, anchor.width), bisect_right(widths, anchor.width)
     begin, end, ends = 0, len(near), _ENDS
     if batch_may_be_small and len(near) > 4 * (reach := max(_REACH, column.enough_rows)):
@@ -284,10 +285,11 @@ def _length_batch(
                 index : index + column.rows_of_first(next_width - index, column.rows_within(full_rows, seconds))
             ]
         begin, end, ends = max(0, index - reach), min(index + reach, len(near)), _FEW_ENDS
-    # Those that alone take too long are left out.
+    # Wider ones that alone take too long are left out.
     end = bisect_left(widths, True, next_width, end, key=lambda width: cost.seconds_of(1, width) > allowed(width))
     low, high = (begin + cut for cut in _batch_around(index - begin, widths[begin:end], cost, limits, allowed, ends))
-    # Further ones of the widest run where these cost nothing, as the part may be what was left by full ones.
+    # Further ones of the widest run where these cost nothing, as the part may be what was left by full ones. If fewer
+    # rows than it has are in time, so many run, the anchor among them.
     width, column = widths[high - 1], cost.column(widths[high - 1], limits.rows)
     rows = column.rows_within(limits.most_rows(width), min(column.seconds[high - low], allowed(width)))
     low = max(low, index + 1 - rows)
