@@ -298,8 +298,8 @@ class Settings(BaseSettings):
             ("tls_client_ca_file", "tls_cert_file", "the certificate that belongs to it"),
             ("record_share", "record", "the folder in which calls are recorded"),
         ):
-            is_default = getattr(self, name) in (type(self).model_fields[name].default, 0.0)
-            if not is_default and getattr(self, needed) is None:
+            needs_none = getattr(self, name) in (type(self).model_fields[name].default, 0.0)  # 0: nothing is recorded
+            if not needs_none and getattr(self, needed) is None:
                 raise ValueError(f"{name} needs {needed}, {what}")
         ports = [name for name in ("port", "grpc_port", "admin_port") if getattr(self, name) is not None]
         for first, second in itertools.combinations(ports, 2):

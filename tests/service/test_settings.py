@@ -96,6 +96,14 @@ def test_what_is_wrong_is_refused_by_its_name(
         Settings.load(**flags)
 
 
+@pytest.mark.parametrize("share", ["off", "0", "0.01"])
+def test_a_share_that_records_nothing_more_than_the_default_needs_no_folder(
+    share: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(PREFIX + "RECORD_SHARE", share)
+    assert Settings.load().record is None
+
+
 WRONG = ['"abc"', '""', "1.5", "-1", "[1]", "{a = 1}", "true", "nan", "inf", "99999999999999999999", "[]", "1979-05-27"]
 STRANGE = re.compile(r"Input|Extra|Tuple|Value error|valid (integer|string|number|boolean|tuple)|pydantic|class '")
 
