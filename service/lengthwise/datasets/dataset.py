@@ -203,7 +203,9 @@ def entries(
         ConfigurationError: The name has another suffix, or a .ts file is to hold token ids.
     """
     name = path.name.lower()
-    if (reading.columns.all or reading.columns.row) and name.endswith((".jsonl", ".jsonl.gz", ".ts")):
+    if name.endswith((".jsonl", ".jsonl.gz", ".ts")) and (
+        replace(reading.columns, inputs=None, defaults={}) != ColumnNames()
+    ):
         reading.warn(f"{path}: --column is ignored: it names columns of a table, and this file has none")
     if path.is_dir():
         records = _folder(path, kind, advance, reading)
