@@ -1,8 +1,8 @@
 """What a flow crosses: `python -m benchmarks.path FLOW` counts the files and calls that it enters.
 
 - **request**: a warm `POST /predict` of 20 steps over a kept connection, of a service with one runner and the bundled
-  models in this process. The looks of the watchdog, twice a second, are not counted. The number of calls varies by
-  one or two, because an idle runner looks for work some times before it sleeps.
+  models in this process. The looks of the watchdog, twice a second, are not counted. Of `REQUESTS` requests it is the
+  one with the fewest calls: in each second one makes the header of the date, and another thread may take the batch.
 - **export**: `lengthwise export` of an LSTM in a file of its own.
 - **training**: `lengthwise train` of a small LSTM, two epochs of 60 records.
 
@@ -43,6 +43,7 @@ from lengthwise.settings import Settings
 FEATURES: Final = 12
 STEPS: Final = 20
 WARM: Final = 50
+REQUESTS: Final = 5
 ROOTS: Final = tuple(
     str(folder) + os.sep for folder in (Path(lengthwise.__file__).parent, Path(lengthwise_export.__file__).parent)
 )
@@ -84,44 +85,55 @@ class Followed:
     def __call__(self, frame: FrameType, event: str, _: Any) -> None:
         """For `sys.setprofile`."""
         code = frame.f_code
-        if not self.on or event != "call" or not code.co_filename.startswith(ROOTS):
-            return
-        if not code.co_filename.endswith(".py"):  # a template, which Jinja compiles
-            return
-        if code.co_name not in _PARTS and code.co_qualname not in _NOT_OF_A_REQUEST:
+        if (
+            self.on
+            and event == "call"
+            and code.co_filename.startswith(ROOTS)
+            and code.co_filename.endswith(".py")  # not a template, which Jinja compiles
+            and code.co_name not in _PARTS
+            and code.co_qualname not in _NOT_OF_A_REQUEST
+        ):
             self.calls.append((code.co_filename, code.co_qualname))
 
 
 def request(followed: Followed, _folder: Path) -> None:
-    """One plain request, after some that warm up."""
+    """One plain request, after those that warm up."""
     port = free_port()
     threading.Thread(target=_ask, args=(port, followed)).start()
     serve(Settings(host="127.0.0.1", port=port, runners=1))
 
 
 def _ask(port: int, followed: Followed) -> None:
-    """Sends the requests, the last of them followed, and then ends this process's service."""
+    """Sends the requests, the last `REQUESTS` of them followed, and then ends this process's service."""
     sys.setprofile(None)
-    target = ServerAddress("127.0.0.1", port)
-    steps = np.linspace(-1, 1, STEPS * FEATURES, dtype=np.float32).reshape(STEPS, FEATURES)
-    sent = target.request("/predict", json_body([steps]), {"content-type": "application/json"})
+    body = json_body([np.linspace(-1, 1, STEPS * FEATURES, dtype=np.float32).reshape(STEPS, FEATURES)])
+    sent = ServerAddress("127.0.0.1", port).request("/predict", body, {"content-type": "application/json"})
     try:
         with _connected(port) as connection:
-            answered = False
-            while not answered:  # 503 until the models are there
-                connection.sendall(sent)
-                answered = connection.recv(65_536).startswith(b"HTTP/1.1 200")
+            while not _answer(connection, sent).startswith(b"HTTP/1.1 200"):  # 503 until the models are there
+                threading.Event().wait(0.05)
             for _ in range(WARM):
-                connection.sendall(sent)
-                connection.recv(65_536)
-            threading.Event().wait(0.2)  # what follows an answer, such as counting its batch, is not of this request
-            followed.on = True
-            connection.sendall(sent)
-            connection.recv(65_536)
-            threading.Event().wait(0.2)  # and of this one it is
-            followed.on = False
+                _answer(connection, sent)
+            followed.calls = min((_calls_of(connection, sent, followed) for _ in range(REQUESTS)), key=len)
     finally:
         os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _calls_of(connection: socket.socket, sent: bytes, followed: Followed) -> list[tuple[str, str]]:
+    """The calls of one request."""
+    threading.Event().wait(0.2)  # what follows an answer, such as counting its batch, is not of this request
+    followed.calls = []
+    followed.on = True
+    _answer(connection, sent)
+    threading.Event().wait(0.2)  # and of this one it is
+    followed.on = False
+    return followed.calls
+
+
+def _answer(connection: socket.socket, sent: bytes) -> bytes:
+    """The answer to a request, which is shorter than 64 KiB."""
+    connection.sendall(sent)
+    return connection.recv(65_536)
 
 
 def _connected(port: int) -> socket.socket:
@@ -150,8 +162,9 @@ def training(followed: Followed, folder: Path) -> None:
     ]
     (folder / "records.jsonl").write_text("\n".join(map(json.dumps, records)))
     (folder / "spec.toml").write_text(_SPEC)
-    files = (folder / "spec.toml", folder / "records.jsonl", "--out", folder / "run")
-    _command(followed, "train", *files, "--epochs", "2")
+    _command(
+        followed, "train", folder / "spec.toml", folder / "records.jsonl", "--out", folder / "run", "--epochs", "2"
+    )
 
 
 def _command(followed: Followed, *arguments: object) -> None:
