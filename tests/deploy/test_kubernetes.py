@@ -185,6 +185,7 @@ def test_the_values_schema_refuses_what_the_chart_does_not_know(values: dict[str
         ({**KEYS, "monitoring": {"operator": True}}, "monitoring.bearerTokenSecret"),
         ({**MUTUAL, "monitoring": {"operator": True}}, "monitoring.tlsConfig"),
         ({"autoscaling": {"kind": "hpa", "minReplicas": 20}}, "autoscaling.minReplicas"),
+        *(({"settings": {"record_share": share}}, "settings.record_share") for share in (0.25, "0.25", 1)),
         *(
             ({"settings": {name: "/mine/file"}, "extraVolumeMounts": [{"name": "a", "mountPath": "/min"}]}, name)
             for name in ("tls_cert_file", "tls_key_file", "tls_client_ca_file", "api_keys_file", "record")
@@ -196,6 +197,7 @@ def test_values_that_contradict_each_other_are_refused_by_name(values: dict[str,
         _of_chart(values)
 
 
+RECORDS = {"extraVolumeMounts": [{"name": "records", "mountPath": "/records"}]}
 SHARES = sorted(name for name, field in Settings.model_fields.items() if "off, or 0 to 1" in (field.description or ""))
 
 
@@ -207,8 +209,10 @@ def test_the_shares_are_options_of_the_chart() -> None:
 def test_a_share_is_off_or_0_to_1_as_in_the_command(name: str) -> None:
     variable = f"LENGTHWISE_{name.upper()}"
     for value, share in [(False, 0), ("off", 0), (0, 0), (0.25, 0.25), ("0.25", 0.25), (1, 1), ("1", 1)]:
-        (told,) = [one["value"] for one in _container({"settings": {name: value}})["env"] if one["name"] == variable]
-        assert getattr(Settings.model_validate({name: told}), name) == share, value
+        values = {**RECORDS, "settings": {"record": "/records", name: value}}  # a share of records needs their folder
+        (told,) = [one["value"] for one in _container(values)["env"] if one["name"] == variable]
+        settings = Settings.model_validate({"record": "/records", name: told})
+        assert getattr(settings, name) == share, value
     bare = yaml.safe_load(f"settings: {{{name}: off}}")  # as a file of values has it
     assert variable in [one["name"] for one in _container(bare)["env"]]
     for wrong in (2, -0.5, "2", "1.5", True, "on", "true", "-1", ""):
