@@ -77,6 +77,8 @@ _BESIDE: Final = {
 
 OUT_OF_MEMORY: Final = ("bad_alloc", "bad allocation", "Failed to allocate memory", "Unable to allocate")
 """In the messages of errors that a lack of memory causes."""
+OUT_OF_DEVICE_MEMORY: Final = ("CUDA failure 2: out of memory", "STATUS_ALLOC_FAILED", "DEVICE_ALLOCATION_FAILED")
+"""The same of a GPU's memory, which other processes may use up: in the messages of CUDA, cuBLAS and cuDNN."""
 
 
 def how_to_install(extras: str) -> str:

@@ -296,6 +296,9 @@ def test_a_version_that_other_kernels_would_serve_is_verified_again(folder: Fold
     [
         ("std::bad_alloc", NotVerified),
         ("Failed to allocate memory for requested buffer", NotVerified),
+        ("CUDA failure 2: out of memory ; GPU=0", NotVerified),
+        ("CUBLAS failure 3: CUBLAS_STATUS_ALLOC_FAILED ; GPU=0", NotVerified),
+        ("CUDNN failure 5003: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED", NotVerified),
         ("no such operator", ModelError),
     ],
 )

@@ -1,5 +1,6 @@
 """Verification in a process of its own: what a graph does to it, and what it leaves alone."""
 
+import json
 import logging
 import os
 import pickle
@@ -350,6 +351,17 @@ def test_where_no_process_can_be_started_it_is_not_served(tmp_path: Path, monkey
 def test_an_answer_without_sense_is_a_refusal(told: bytes):
     with pytest.raises(ModelError):
         VerificationProcess(1, 1).read_verdict("m/1", 0, told, b"", 1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "raised"),
+    [("NotVerified", NotVerified), ("VerificationError", VerificationError), ("OSError", ModelError), ([], ModelError)],
+)
+def test_a_refusal_there_is_of_its_kind_here(kind: object, raised: type[ModelError]):
+    told = json.dumps({"refused": "m/1: no", "kind": kind}).encode()
+    with pytest.raises(ModelError, match="m/1: no") as caught:
+        VerificationProcess(1, 1).read_verdict("m/1", 0, told, b"", 1)
+    assert type(caught.value) is raised
 
 
 def test_a_graph_that_is_replaced_while_it_is_verified_is_not_what_is_opened(tmp_path: Path):

@@ -22,7 +22,7 @@ from lengthwise import files
 from lengthwise.batching.cost import CostTable
 from lengthwise.batching.cost_measurement import MOST_RUNS, measure
 from lengthwise.batching.plan import BatchLimits
-from lengthwise.errors import ModelError, VerificationError
+from lengthwise.errors import ModelError, NotVerified, VerificationError
 from lengthwise.padding import Steps, batches, pad, rounded_width
 from lengthwise.repository import kernel_choice, stored_measurements
 from lengthwise.repository.stopping import Stopped, Stopping
@@ -129,13 +129,13 @@ class Verification(BaseModel):
 
         Raises:
             VerificationError: The model was refused, and its verification is the reason.
+            NotVerified: It could not be verified now, as where a device has too little memory left for it.
             ModelError: The model was refused for another reason.
-        """
+        """  # noqa: DOC502 - one of the three is chosen
         if "accepted" in verdict:
             return cls.model_validate(verdict["accepted"])
-        if verdict.get("kind") == VerificationError.__name__:
-            raise VerificationError(str(verdict["refused"]))
-        raise ModelError(str(verdict["refused"]))
+        kinds = {kind.__name__: kind for kind in (VerificationError, NotVerified)}
+        raise kinds.get(str(verdict.get("kind")), ModelError)(str(verdict["refused"]))
 
 
 Verifier = Callable[[VerificationTask, Stopping], Verification]  # `verify`, `VerificationProcess`, `SharedVerifier`
