@@ -49,7 +49,7 @@ def test_the_most_rows_within_a_limit_and_some_seconds(row_limit: int, allowed: 
 )
 def test_how_many_of_one_width_run_first(count: int, row_limit: int, rows: int):
     column = Column.of(np.array([4.0, 4.0, 4.0, 4.0, 9.0, 9.0, 9.0, 9.0]))
-    assert column.rows_of_first(count, row_limit) == rows
+    assert column.rows_of_first(count, row_limit, seconds=9.0) == rows
 
 
 @given(tables())

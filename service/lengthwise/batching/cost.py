@@ -32,6 +32,7 @@ _FEW_BATCHES: Final = 10  # regularisation: after N batches, this over N is adde
 _MAX_OVERHEAD: Final = 0.25  # as a share of the mean batch's seconds
 _OVERHEAD_SHRINKAGE: Final = 0.5  # the part of the estimate that is used: batches that are too large cost most
 NEARLY_BEST: Final = 1.05  # a row that costs at most so many times the cheapest counts as cheapest
+TAIL: Final = 1.1  # a full batch of a class of widths may take so many times as long as one with just enough rows
 _OVERHEAD_STEP: Final = 0.03  # columns are computed again after a change by this share of the mean batch's seconds
 SHORTEST_SECONDS: Final = 1e-7  # of a measured run: a coarse clock may read 0
 _MAX_LOG_DRIFT: Final = 3.5  # serving scales the measured times by 33 at most
@@ -66,18 +67,45 @@ class Column(NamedTuple):
             else max(1, bisect_right(self.seconds, seconds, 1, row_limit + 1) - 1)
         )
 
-    def rows_of_first(self, count: int, row_limit: int) -> int:
-        """How many of `count` sequences run first, at most `row_limit`.
+    def rows_of_first(self, count: int, row_limit: int, seconds: float) -> int:
+        """How many of `count` sequences run first: at most `row_limit`, and within the allowed `seconds`.
 
         The cheapest number of rows; or, if the rest is less than that, the cheaper way to run all in two batches or in
         one.
         """
-        rows, times = self.cheapest_rows[row_limit], self.seconds
+        most, times = self.rows_within(row_limit, seconds), self.seconds
+        rows = self.cheapest_rows[most]
         if count >= 2 * rows:
             return rows
-        return min(
-            range(min(count, row_limit), (count - 1) // 2, -1), key=lambda rows: times[rows] + times[count - rows]
-        )
+        return min(range(min(count, most), (count - 1) // 2, -1), key=lambda rows: times[rows] + times[count - rows])
+
+    def full_rows(self, row_limit: int, seconds: float, waiting: int) -> int:
+        """The rows of a full batch of a class: those that are enough, and more where those take little longer.
+
+        While a class fills a batch of `rows`, half of them wait on average, beside what waits of the other classes. So
+        all wait for about `waiting + rows / 2` sequences, and half as many rows may answer sooner where few wait. The
+        result is at most `row_limit`, and its run within the allowed `seconds`.
+        """
+        times, enough, half = self.seconds, self.enough_rows, -(-self.enough_rows // 2)
+        rows = half if times[half] * (waiting / half + 0.5) < times[enough] * (waiting / enough + 0.5) else enough
+        return self.rows_within(row_limit, min(seconds, TAIL * times[rows]))
+
+    def even_batches(self, row_limit: int, seconds: float, count: int) -> tuple[float, int]:
+        """The seconds of all batches in which `count` sequences run, one after the other, and their rows.
+
+        The last batch may have fewer. A batch has at most `row_limit` rows, and runs within the allowed `seconds`.
+        Compared are the number of rows that is cheapest, and equal batches of about as many rows as are enough. Of
+        those with which all are done nearly soonest, it is the one whose rows are cheapest.
+        """
+        times, most = self.seconds, min(count, self.rows_within(row_limit, seconds))
+        if count <= min(most, self.enough_rows):
+            return times[count], count
+        batches = max(-(-count // most), count // self.enough_rows)
+        sizes = (self.cheapest_rows[most], -(-count // batches), -(-count // (batches + 1)))
+        seconds_of_all = {rows: -(-count // rows) * times[rows] for rows in sizes}
+        latest = NEARLY_BEST * min(seconds_of_all.values())
+        rows = min([rows for rows in sizes if seconds_of_all[rows] <= latest], key=lambda rows: times[rows] / rows)
+        return seconds_of_all[rows], rows
 
 
 class _Snapshot(NamedTuple):

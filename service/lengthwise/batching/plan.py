@@ -55,7 +55,7 @@ from itertools import accumulate, islice
 from operator import attrgetter, sub
 from typing import Final
 
-from lengthwise.batching.cost import NEARLY_BEST, Column, CostTable
+from lengthwise.batching.cost import NEARLY_BEST, TAIL, CostTable
 from lengthwise.batching.pending import HORIZON, MAX_PRIORITY, PRIORITY_HEAD_START, PendingSequences, WaitingSequence
 
 # Who may overtake whom is policy: the same on every processor and device. What a batch gains is in the cost table.
@@ -64,8 +64,7 @@ _NEAR_SHARE: Final = 6  # a sixth of the queue is chosen from by length: from mo
 _FEWEST_NEAR: Final = 8  # at least so many are chosen from: among fewer there is little to choose
 _PASSED_SHARE: Final = 0.25  # twice as many are chosen from while at most this part of the queue passed the anchor over
 _PAYS: Final = 1.5  # batches save much (a third) if a row alone costs at least so many times as much as in the best
-_TAIL: Final = 1.1  # a full batch of a class may take so many times as long as one with just enough rows
-_LONGER: Final = 1.05  # half of that, for waits past one batch of the widest: rounded widths may take the other half
+_LONGER: Final = 1.05  # half of `TAIL`, for waits past one batch of the widest: rounded widths may take the other half
 _SAME_END: Final = 0.07  # a class ends where it ended before, if that is so near to full, in full batches
 _EMPTY: Final = 0.75  # the narrowest class is joined to the next if its batches would be empty to this share, or more
 # A device, where one row costs nearly what all cost, is told from a processor, where further rows cost time: of the
@@ -242,9 +241,8 @@ def _length_batch(
 
     1. On a device that new sequences keep busy: a batch of one class of widths, `_class_batch`.
     2. All of the most urgent have the anchor's width: as many of them as are cheapest.
-    3. Otherwise the most urgent, of many those about as wide as the anchor, are partitioned by length, as cheaply as
-       can be, and the batch is the part with the anchor. Where a small batch is cheap, they are a share of what waits;
-       where only full batches are, as many sequences as several full batches take.
+    3. Otherwise the most urgent are partitioned by length, `_part_around`. Where a small batch is cheap, they are a
+       share of what waits; where only full batches are, as many sequences as several full batches take.
     """
     column, full_rows = cost.column(anchor.width, limits.rows), limits.most_rows(anchor.width)
     widest = cost.column(max(pending.alike)[0], limits.rows)  # a few steps cost next to nothing on a processor, too
@@ -257,9 +255,9 @@ def _length_batch(
     others = (waiting for waiting in pending.near() if waiting is not anchor)
     # Case 2
     if all(waiting.width == anchor.width for waiting in islice(pending.near(), 2 * full_rows)):
-        rows = column.rows_of_first(min(len(pending), 2 * full_rows), column.rows_within(full_rows, seconds))
+        rows = column.rows_of_first(min(len(pending), 2 * full_rows), full_rows, seconds)
         return [anchor, *islice(others, rows - 1)]
-    # Case 3. From which sequences is chosen:
+    # Case 3
     if batch_may_be_small:
         count = max(_FEWEST_NEAR, min(len(pending) // _NEAR_SHARE, _MOST_NEAR), column.enough_rows)
     else:
@@ -267,23 +265,52 @@ def _length_batch(
     near = [anchor, *islice(others, count - 1)]
     if batch_may_be_small and _may_choose_more(near, cost, limits.rows, pending.passed_over(anchor) / len(pending)):
         near += islice(others, count)
-    # In order of width; of each width the anchor is the first, then the most urgent.
-    near.sort(key=_WIDTH)
-    widths = [*map(_WIDTH, near)]
+    near.sort(key=_WIDTH)  # of each width the anchor is the first, then the most urgent
 
     def allowed(width: int) -> float:
         # Where rows are nearly free, a full batch of the widest may take longer than a turn.
         return _allowed_seconds(anchor, width, cost, limits, now) if rows_nearly_free else seconds
 
-    # All are partitioned, or of many those around the anchor. But if those after it all have its width, the end of the
-    # partition would cut them anywhere: then a batch of this width runs.
+    return _part_around(
+        anchor,
+        near,
+        cost,
+        limits,
+        allowed,
+        reach=max(_REACH, column.enough_rows) if batch_may_be_small else len(near),
+    )
+
+
+def _part_around(
+    anchor: WaitingSequence,
+    near: list[WaitingSequence],
+    cost: CostTable,
+    limits: BatchLimits,
+    allowed: Callable[[int], float],
+    *,
+    reach: int,
+) -> list[WaitingSequence]:
+    """The part with the anchor of a cheapest partition by length.
+
+    All of `near` are partitioned, or, if they are more than four times `reach`, at most so many on each side of the
+    anchor. Then, if those after it all have its width, the end of the partition would cut them anywhere, so a batch of
+    this width runs.
+
+    Args:
+        anchor: The sequence that the batch must contain.
+        near: The sequences to choose from, by width; of each width the anchor first, then by urgency.
+        cost: Predicts the seconds of a batch.
+        limits: The limits of the batch.
+        allowed: The longest predicted run of a batch by its width, in seconds before the drift.
+        reach: How many sequences on each side of the anchor are enough.
+    """
+    widths = [*map(_WIDTH, near)]
     index, next_width = bisect_left(widths, anchor.width), bisect_right(widths, anchor.width)
     begin, end, ends = 0, len(near), _ENDS
-    if batch_may_be_small and len(near) > 4 * (reach := max(_REACH, column.enough_rows)):
+    if len(near) > 4 * reach:
         if next_width >= index + reach:
-            return near[
-                index : index + column.rows_of_first(next_width - index, column.rows_within(full_rows, seconds))
-            ]
+            column, row_limit = cost.column(anchor.width, limits.rows), limits.most_rows(anchor.width)
+            return near[index : index + column.rows_of_first(next_width - index, row_limit, allowed(anchor.width))]
         begin, end, ends = max(0, index - reach), min(index + reach, len(near)), _FEW_ENDS
     # Wider ones that alone take too long are left out.
     end = bisect_left(widths, True, next_width, end, key=lambda width: cost.seconds_of(1, width) > allowed(width))
@@ -311,13 +338,13 @@ def _class_batch(
     """
 
     def allowed(width: int) -> float:
-        return _allowed_seconds(anchor, width, cost, limits, now, tail=_TAIL)
+        return _allowed_seconds(anchor, width, cost, limits, now, tail=TAIL)
 
     # 1. How many sequences of each width wait, and whether one batch can take them all.
     counts = [(width, len(alike)) for (width, _), alike in pending.alike.items()]
     *_, widest = widths = sorted({width for width, _ in counts})
     waiting, column = len(pending), cost.column(widest, limits.rows)
-    if waiting <= _full_rows(column, limits.most_rows(widest), allowed(widest), waiting):
+    if waiting <= column.full_rows(limits.most_rows(widest), allowed(widest), waiting):
         return _queue_batch(pending, anchor, cost, limits)
 
     # 2. Leave out the widths of which a single row already takes longer than is allowed. The anchor always runs.
@@ -337,15 +364,15 @@ def _class_batch(
     for top in tops[anchor_class:]:
         width = widths[bisect_right(widths, top) - 1]
         column, row_limit, seconds = cost.column(width, limits.rows), limits.most_rows(width), allowed(width)
-        full_rows = _full_rows(column, row_limit, seconds, waiting)
+        full_rows = column.full_rows(row_limit, seconds, waiting)
         rows = column.cheapest_rows[min(full_rows, sum([count for one, count in counts if one <= width]))]
         shapes.append((rows / column.seconds[rows], rows, width))
         if few_wait or rows == column.cheapest_rows[full_rows] or top >= widths[-1]:
             break  # enough sequences for a full batch, or no wider ones wait
     _, rows, width = max(shapes)
     if few_wait:  # the whole part, if need be in several batches; and further rows where they cost nothing
-        _, rows = _even_batches(
-            column, row_limit, seconds, sum([count for one, count in counts if next_narrower < one <= width])
+        _, rows = column.even_batches(
+            row_limit, seconds, sum([count for one, count in counts if next_narrower < one <= width])
         )
         rows = column.rows_within(row_limit, min(seconds, column.seconds[rows]))
     # 4. Its most urgent sequences; then narrower ones for the rows that are left.
@@ -353,38 +380,6 @@ def _class_batch(
     if len(chosen) < rows:
         chosen += pending.most_urgent_of(0, next_narrower, rows)
     return [anchor, *(sequence for sequence in chosen if sequence is not anchor)][:rows]
-
-
-def _full_rows(column: Column, row_limit: int, seconds: float, waiting: int) -> int:
-    """The rows of a full batch of a class: those that are enough, and more where those take little longer.
-
-    While a class fills a batch of `rows`, half of them wait on average, beside what waits of the other classes. So all
-    wait for about `waiting + rows / 2` sequences, and half as many rows may answer sooner where few wait. The result is
-    at most `row_limit`, and its run within the allowed `seconds`.
-    """
-    times, enough, half = column.seconds, column.enough_rows, -(-column.enough_rows // 2)
-    rows = half if times[half] * (waiting / half + 0.5) < times[enough] * (waiting / enough + 0.5) else enough
-    return column.rows_within(row_limit, min(seconds, _TAIL * times[rows]))
-
-
-def _even_batches(column: Column, row_limit: int, seconds: float, count: int) -> tuple[float, int]:
-    """The seconds of all batches in which `count` sequences run one after the other, and the rows of each but the last.
-
-    A batch has at most `row_limit` rows, and runs within the allowed `seconds`. Compared are the number of rows that is
-    cheapest, and equal batches of about as many rows as are enough. Of those with which all are done nearly soonest, it
-    is the one whose rows are cheapest.
-    """
-    times, most = column.seconds, min(count, column.rows_within(row_limit, seconds))
-    if count <= min(most, column.enough_rows):
-        return times[count], count
-    batches = max(-(-count // most), count // column.enough_rows)
-    sizes = (column.cheapest_rows[most], -(-count // batches), -(-count // (batches + 1)))
-    seconds_of_all = {rows: -(-count // rows) * times[rows] for rows in sizes}
-    rows = min(
-        (rows for rows in sizes if seconds_of_all[rows] <= NEARLY_BEST * min(seconds_of_all.values())),
-        key=lambda rows: times[rows] / rows,
-    )
-    return seconds_of_all[rows], rows
 
 
 def _narrow_part(
@@ -409,7 +404,7 @@ def _narrow_part(
     def seconds_of(width: int, count: float) -> float:
         """The seconds in which so many sequences run, at this width."""
         column = cost.column(width, limits.rows)
-        return _even_batches(column, limits.most_rows(width), allowed(width), math.ceil(count))[0]
+        return column.even_batches(limits.most_rows(width), allowed(width), math.ceil(count))[0]
 
     def turn_seconds(wide: float, width: int) -> float:
         """The seconds of both parts, if a share `wide` of all is wider than this width."""
@@ -459,7 +454,7 @@ def _class_tops(pending: PendingSequences, cost: CostTable, limits: BatchLimits,
         """The tops if classes end with the width that fills them, or if `nearest`, before one that overfills them."""
         begin, end = 0, len(widths)  # of a class
         while begin < end:
-            full_rows = _full_rows(columns[begin], limits.most_rows(widths[begin]), seconds, waiting)
+            full_rows = columns[begin].full_rows(limits.most_rows(widths[begin]), seconds, waiting)
             full = filled_rows[begin] + full_rows
             if begin and full - filled_rows[end] >= _EMPTY * full_rows:
                 return  # the narrowest join the next wider class
