@@ -222,8 +222,7 @@ def _answers(session: Session, manifest: Manifest, records: Sequence[Record]) ->
     merged = []
     for record, by_start in zip(records, parts, strict=True):
         starts, windows = zip(*sorted(by_start.items()), strict=True)
-        one_window = len(windows) == 1
-        merged.append(windows[0] if one_window else answers.merge(windows, starts, len(record.steps), manifest))
+        merged.append(windows[0] if len(windows) == 1 else answers.merge(windows, starts, len(record.steps), manifest))
     return merged
 
 

@@ -197,8 +197,7 @@ def _order(sequence_of_row: NDArray[np.intp], columns: TableColumns, roles: Role
         moments[order] = np.cumsum(np.append(0, ~has_equal_time))
         _require_one_row_a_step(columns, roles, moments)
     # In a table that is sorted by time, rows with the same time are steps in the table's order.
-    is_sorted = np.array_equal(order, row_order)
-    ties: list[int] = [] if is_sorted else np.flatnonzero(has_equal_time).tolist()
+    ties: list[int] = [] if np.array_equal(order, row_order) else np.flatnonzero(has_equal_time).tolist()
     for first_row, second_row in ((order[tie], order[tie + 1]) for tie in ties):
         if any(cells[first_row] != cells[second_row] for cells in columns.values()):
             raise ConfigurationError(

@@ -93,8 +93,7 @@ def upload(folder: Path, address: Address) -> str:
             revision=unquote(address.revision) or None,
             commit_message="Models of Lengthwise",
         )
-    path = f"/{address.path}" if address.path else ""
-    return f"hf://{address.host}@{commit.oid}{path}"
+    return f"hf://{address.host}@{commit.oid}" + (f"/{address.path}" if address.path else "")
 
 
 @contextmanager
