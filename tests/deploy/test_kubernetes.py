@@ -185,7 +185,6 @@ def test_the_values_schema_refuses_what_the_chart_does_not_know(values: dict[str
         ({**KEYS, "monitoring": {"operator": True}}, "monitoring.bearerTokenSecret"),
         ({**MUTUAL, "monitoring": {"operator": True}}, "monitoring.tlsConfig"),
         ({"autoscaling": {"kind": "hpa", "minReplicas": 20}}, "autoscaling.minReplicas"),
-        *(({"settings": {"record_share": share}}, "settings.record_share") for share in (0.25, "0.25", 1)),
         *(
             ({"settings": {name: "/mine/file"}, "extraVolumeMounts": [{"name": "a", "mountPath": "/min"}]}, name)
             for name in ("tls_cert_file", "tls_key_file", "tls_client_ca_file", "api_keys_file", "record")

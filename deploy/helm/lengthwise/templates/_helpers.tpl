@@ -89,11 +89,6 @@ capabilities:
 {{- fail (printf "autoscaling.minReplicas: must be at most maxReplicas (%d), got %d" (int .maxReplicas) (int .minReplicas)) -}}
 {{- end -}}
 {{- end -}}
-{{- with default dict .Values.settings -}}
-{{- if and (gt (float64 .record_share) 0.0) (not .record) -}}
-{{- fail "settings.record_share: needs settings.record, the folder in which calls are recorded" -}}
-{{- end -}}
-{{- end -}}
 {{- range $name := list "tls_cert_file" "tls_key_file" "tls_client_ca_file" "api_keys_file" "record" -}}
 {{- with get (default dict $.Values.settings) $name -}}
 {{- $path := . -}}
