@@ -220,6 +220,20 @@ def test_names_of_columns_that_a_file_without_columns_ignores_are_warned_of(
     assert warnings == [f"{file}: --column is ignored: it names columns of a table, and this file has none"]
 
 
+def test_names_that_are_used_or_come_from_a_training_are_not_warned_of(tmp_path: Path) -> None:
+    folder = tmp_path / "runs.ts"  # a folder, whatever its name
+    folder.mkdir()
+    write(folder / "a.csv", "when,x\n0,1\n1,2\n")
+    lines = write(tmp_path / "data.jsonl", '{"steps": [[1.0]]}\n')
+    warnings: list[str] = []
+    for file, columns in (
+        (folder, ColumnNames(time="when")),
+        (lines, ColumnNames(inputs=("x",), row="sequence", defaults={"row": "sequence", "label": "class"})),
+    ):
+        assert len([*dataset.read(file, "values", Reading(columns, warn=warnings.append))]) == 1
+    assert warnings == []
+
+
 def test_a_list_as_text_in_a_file_is_told_so(tmp_path: Path) -> None:
     _, bad = read(write(tmp_path / "d.csv", 'id,x\na,"[1, 2]"\na,3\n'))
     assert bad[0].endswith("is not a number; if it is a list that was written as text, write lists of numbers")

@@ -203,9 +203,7 @@ def entries(
         ConfigurationError: The name has another suffix, or a .ts file is to hold token ids.
     """
     name = path.name.lower()
-    if name.endswith((".jsonl", ".jsonl.gz", ".ts")) and (
-        replace(reading.columns, inputs=None, defaults={}) != ColumnNames()
-    ):
+    if not path.is_dir() and name.endswith((".jsonl", ".jsonl.gz", ".ts")) and _are_named(reading.columns):
         reading.warn(f"{path}: --column is ignored: it names columns of a table, and this file has none")
     if path.is_dir():
         records = _folder(path, kind, advance, reading)
@@ -225,6 +223,12 @@ def entries(
         advice = next((f": {text}" for suffix, text in _CURES.items() if name.endswith(suffix)), "")
         raise ConfigurationError(f"{path}: the name must end in one of {endings}{advice}")
     return (_prepared(record, reading) for record in records)
+
+
+def _are_named(columns: ColumnNames) -> bool:
+    """Whether the caller names columns, and not only the training, whose `row` is taken as if it were named."""
+    is_of_training = columns.row == columns.defaults.get("row")
+    return replace(columns, inputs=None, defaults={}, row=None if is_of_training else columns.row) != ColumnNames()
 
 
 def _prepared(record: Record | BadRecord, reading: Reading) -> Record | BadRecord:
