@@ -136,6 +136,11 @@ class NotVerified(ModelError):
     """A model could not be verified now; the next scan tries it again."""
 
 
+def lacks_memory(error: Exception) -> bool:
+    """Whether an error of a library looks as if it had too little memory now, of the machine or of a GPU."""
+    return isinstance(error, MemoryError) or any(sign in str(error) for sign in (*OUT_OF_MEMORY, *OUT_OF_DEVICE_MEMORY))
+
+
 class ServerUnreachable(LengthwiseError, ConnectionError):
     """A server gave no answer: nothing listens at its address, or the connection was lost."""
 

@@ -10,7 +10,7 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
-from lengthwise.errors import ModelError
+from lengthwise.errors import ModelError, NotVerified
 from lengthwise.padding import PaddedBatch
 from lengthwise.runtime.binding import Slot
 from lengthwise.runtime.device_memory import Buffer, CudaMemory
@@ -191,7 +191,7 @@ def test_memory_is_freed_with_the_last_view_of_it():
 @pytest.mark.parametrize("call", ["cudaSetDevice", "cudaHostAlloc", "cudaMemcpy", "cudaMalloc"])
 def test_a_call_that_fails_is_an_error_with_the_gpu_and_the_reason(call: str):
     memory = CudaMemory(1, lambda name: FakeRuntime(failing=call))
-    with pytest.raises(ModelError, match=rf"GPU 1: {call} failed: in its own words"):
+    with pytest.raises(NotVerified, match=rf"GPU 1: {call} failed: in its own words \(error 2\)"):
         memory.upload(memory.on_host(8), memory.on_device(8))
 
 

@@ -18,6 +18,7 @@ from lengthwise.repository.loading import LoadedModel
 from lengthwise.repository.stopping import Stopping
 from lengthwise.repository.verifier import Verification, VerificationTask
 from lengthwise.runtime.manifest import GOLDEN_FILE, GRAPH_FILE, MANIFEST_FILE, VERIFICATION_FILE
+from lengthwise.runtime.session import Session
 from lengthwise.versions import Key, Policy
 from tests.support.model_directories import BUNDLED, LIMITS, measure_quickly, place, tamper_with_golden
 
@@ -312,6 +313,18 @@ def test_a_graph_is_loaded_again_only_where_memory_was_short(
     with pytest.raises(ModelError, match=f"onnxruntime cannot load the graph: {why}") as raised:
         loading.load(place(folder.path), LIMITS)
     assert type(raised.value) is kind
+
+
+@pytest.mark.parametrize("why", ["CUDA failure 2: out of memory", "Failed to allocate memory", "std::bad_alloc"])
+def test_a_graph_that_had_too_little_memory_to_run_is_verified_again(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise RuntimeError(why)
+
+    monkeypatch.setattr(Session, "run", refuse)
+    with pytest.raises(NotVerified, match=f"the graph cannot be run here: {why}"):
+        loading.load(place(folder.path), LIMITS)
 
 
 def test_what_runs_keeps_its_place(folder: Folder) -> None:

@@ -24,7 +24,7 @@ from lengthwise.repository.stopping import Stopped, Stopping
 from lengthwise.repository.verification_process import VerificationProcess
 from lengthwise.repository.verifier import VerificationTask
 from lengthwise.versions import Policy
-from tests.support import hostile_models, proc
+from tests.support import fake_device, hostile_models, proc
 from tests.support.hostile_models import place_graph
 from tests.support.model_directories import BUNDLED, LIMITS, place, sign, tamper_with_golden
 from tests.support.waiting import wait_until
@@ -351,6 +351,18 @@ def test_where_no_process_can_be_started_it_is_not_served(tmp_path: Path, monkey
 def test_an_answer_without_sense_is_a_refusal(told: bytes):
     with pytest.raises(ModelError):
         VerificationProcess(1, 1).read_verdict("m/1", 0, told, b"", 1)
+
+
+@pytest.mark.parametrize("verify", [VerificationProcess(600, 2**30), verifier.verify])
+def test_a_model_that_a_device_has_no_memory_for_is_tried_again(tmp_path: Path, verify: verifier.Verifier):
+    with pytest.raises(NotVerified, match=r"GPU 0: cudaHostAlloc failed: .* \(error 2\)"):
+        loading.load(place(tmp_path), LIMITS, devices=fake_device.FULL, verify=verify)
+
+
+@pytest.mark.parametrize("told", [b"null", b"5", b"[1]", b'[["a", "b", "c"]]', b'[[1e999, "b", "c"]]'])
+def test_a_log_without_sense_changes_no_verdict(told: bytes):
+    with pytest.raises(ModelError, match="m/1: no"):
+        VerificationProcess(1, 1).read_verdict("m/1", 0, b'{"refused": "m/1: no", "log": ' + told + b"}", b"", 1)
 
 
 @pytest.mark.parametrize(

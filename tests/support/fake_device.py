@@ -1,6 +1,7 @@
 """A device without hardware: batches go through slots, buffers and buckets as on a GPU, and the CPU computes them."""
 
 import ctypes
+from dataclasses import replace
 from typing import Any
 
 from lengthwise.runtime.provider import Device, Provider
@@ -56,6 +57,15 @@ FAKE = Provider(
     session={"session.record_ep_graph_assignment_info": "1"},
 )
 
+
+def full_runtime(_name: str) -> FakeRuntime:
+    """A runtime of a device without memory left, which says so in the words of onnxruntime."""
+    runtime = FakeRuntime("cudaHostAlloc")
+    runtime.cudaGetErrorString = lambda code: b"Failed to allocate memory for requested buffer"
+    return runtime
+
+
+FULL = (Device(replace(FAKE, load_library=full_runtime), name="Full", in_flight=2),)
 ONE = (Device(FAKE, name="Fake", in_flight=2),)
 TWO = (Device(FAKE, 0, "Fake", in_flight=2), Device(FAKE, 1, "Fake", in_flight=2))
 

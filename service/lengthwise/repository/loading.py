@@ -17,7 +17,7 @@ from lengthwise.batching import buckets
 from lengthwise.batching.buckets import BatchShape, BucketedCosts, Buckets
 from lengthwise.batching.cost import CostTable
 from lengthwise.batching.plan import BatchLimits
-from lengthwise.errors import ModelError, NotVerified
+from lengthwise.errors import ModelError, NotVerified, lacks_memory
 from lengthwise.files import bundled_models
 from lengthwise.padding import PaddedBatch
 from lengthwise.repository import stored_measurements, verifier
@@ -117,8 +117,8 @@ def load(
 
     Raises:
         ModelError: The model must not be served, or cannot be run here; the message says why.
-        NotVerified: It would be served by other kernels than those that were verified.
-    """
+        NotVerified: It would be served by other kernels than those that were verified, or memory is short now.
+    """  # noqa: DOC502 - one of the two is chosen
     # 1. Verify it, and open a session with the kernels that were verified.
     task = VerificationTask.read(directory, limits, budget_seconds, devices, most_bytes)
     manifest = task.manifest
@@ -162,7 +162,9 @@ def load(
             )
             cost = BucketedCosts(cost, shapes)
     except Exception as error:  # onnxruntime's exceptions have no common base of their own
-        raise ModelError(f"{manifest.key}: the graph cannot be run here: {error}") from error
+        raise (NotVerified if lacks_memory(error) else ModelError)(
+            f"{manifest.key}: the graph cannot be run here: {error}"
+        ) from error
     return LoadedModel(
         manifest,
         session,

@@ -40,7 +40,7 @@ def _answer() -> dict[str, Any]:
     """Verifies the task on stdin, and returns the answer without its log.
 
     The limit of memory is what it may use beyond what the interpreter and the libraries use already. An answer
-    `refused` also says whether the error looks as if memory had run out (`memory`).
+    `refused` also says whether the error looks as if memory had run out (`memory`), unless it may be that of a GPU.
     """
     try:
         from lengthwise.errors import OUT_OF_MEMORY, ModelError
@@ -50,16 +50,21 @@ def _answer() -> dict[str, Any]:
         timeout_seconds, memory_bytes = pickle.load(sys.stdin.buffer)
         modest.bound_time(timeout_seconds)
         modest.bound_memory(memory_bytes)
+        task = pickle.load(sys.stdin.buffer)
         try:
-            return {"accepted": verifier.verify(pickle.load(sys.stdin.buffer), Stopping()).model_dump()}
+            return {"accepted": verifier.verify(task, Stopping()).model_dump()}
         except ModelError as error:
-            answer = {"refused": str(error), "kind": type(error).__name__}
+            answer: dict[str, Any] = {
+                "refused": str(error),
+                "kind": type(error).__name__,
+                **({"memory": False} if task.devices[0].provider.bound else {}),  # of a GPU it has no limit here
+            }
     except MemoryError:
         return {"memory": True}
     except Exception as error:  # any error that a model's files cause is a reason to refuse it
         answer = {"refused": f"an unexpected error while it was verified: {type(error).__name__}: {str(error)[:500]}"}
         answer["trace"] = traceback.format_exc()
-    return answer | {"memory": any(sign in answer["refused"] for sign in OUT_OF_MEMORY)}
+    return {"memory": any(sign in answer["refused"] for sign in OUT_OF_MEMORY)} | answer
 
 
 if __name__ == "__main__":

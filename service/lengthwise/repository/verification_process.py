@@ -136,8 +136,9 @@ class VerificationProcess:
             answer = json.loads(output)
         if not isinstance(answer, dict):
             answer = {}
-        for level, name, text in answer.get("log", ()):
-            logging.getLogger(str(name)).log(int(level), "%s", text)
+        with suppress(TypeError, ValueError, OverflowError):
+            for level, name, text in answer.get("log", ()):
+                logging.getLogger(str(name)).log(int(level), "%s", text)
         stderr = errors.decode(errors="replace")
         last_line = stderr.strip().rpartition("\n")[2][:300]
         # 2. It ran out of memory.

@@ -22,7 +22,7 @@ from lengthwise import files
 from lengthwise.batching.cost import CostTable
 from lengthwise.batching.cost_measurement import MOST_RUNS, measure
 from lengthwise.batching.plan import BatchLimits
-from lengthwise.errors import ModelError, NotVerified, VerificationError
+from lengthwise.errors import ModelError, NotVerified, VerificationError, lacks_memory
 from lengthwise.padding import Steps, batches, pad, rounded_width
 from lengthwise.repository import kernel_choice, stored_measurements
 from lengthwise.repository.stopping import Stopped, Stopping
@@ -183,7 +183,9 @@ def verify(task: VerificationTask, stopping: Stopping) -> Verification:
     except (ModelError, Stopped, MemoryError):
         raise
     except Exception as error:  # onnxruntime's exceptions have no common base of their own
-        raise ModelError(f"{manifest.key}: the graph cannot be run here: {error}") from error
+        raise (NotVerified if lacks_memory(error) else ModelError)(
+            f"{manifest.key}: the graph cannot be run here: {error}"
+        ) from error
     return Verification(
         promise=promise,
         cases=tuple(case.as_json() for case in cases),

@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise.errors import ModelError
+from lengthwise.errors import ModelError, NotVerified
 from lengthwise.runtime.installation import LoadLibrary
 
 Bytes = NDArray[np.uint8]
@@ -80,12 +80,14 @@ class CudaMemory:
         """Calls a function of CUDA's runtime, after `cudaSetDevice`: each thread must choose its GPU before a call.
 
         Raises:
-            ModelError: CUDA returns an error; the message has its text.
-        """
+            ModelError: CUDA returns an error; the message has its text. Without memory left it is a NotVerified.
+        """  # noqa: DOC502 - one of the two is chosen
         calls = (("cudaSetDevice", (ctypes.c_int(self._index),)), (name, arguments))
         for function, parameters in calls:
             if code := getattr(self._cuda, function)(*parameters):
                 describe = self._cuda.cudaGetErrorString
                 describe.restype = ctypes.c_char_p
                 text = (describe(ctypes.c_int(code)) or b"unknown error").decode(errors="replace")
-                raise ModelError(f"GPU {self._index}: {function} failed: {text} (error {code})")
+                raise (NotVerified if code == 2 else ModelError)(  # cudaErrorMemoryAllocation
+                    f"GPU {self._index}: {function} failed: {text} (error {code})"
+                )

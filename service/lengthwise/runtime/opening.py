@@ -18,7 +18,7 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from lengthwise.errors import OUT_OF_DEVICE_MEMORY, OUT_OF_MEMORY, ModelError, NotVerified
+from lengthwise.errors import ModelError, NotVerified, lacks_memory
 from lengthwise.padding import pad, rounded_width
 from lengthwise.runtime import fixed_kernels, placement, recurrent_kernels
 from lengthwise.runtime.graph_inputs import feed, zero_batch
@@ -91,10 +91,7 @@ def open_graph(source: Source, manifest: Manifest, threads: int, device: Device)
     try:
         plain = _open_in(source, _options(threads, device.provider), device)
     except Exception as error:  # onnxruntime's exceptions have no common base of their own
-        is_short = isinstance(error, MemoryError) or any(
-            sign in str(error) for sign in (*OUT_OF_MEMORY, *OUT_OF_DEVICE_MEMORY)
-        )
-        raise (NotVerified if is_short else ModelError)(  # with more memory it may be loaded
+        raise (NotVerified if lacks_memory(error) else ModelError)(
             f"{manifest.key}: onnxruntime cannot load the graph: {error}"
         ) from error
     if device.provider != CPU_DEVICE.provider:
