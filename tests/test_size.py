@@ -29,6 +29,7 @@ def test_every_bound_but_those_of_the_paths_has_a_figure(figures: dict[str, int]
 def test_no_flow_enters_more_files_and_functions_than_its_bounds(flow: str) -> None:
     counted, bounds = size.path(flow), size.bounds()
     assert len(counted) == 2
+    assert all(counted.values())
     assert {name: count for name, count in counted.items() if count > bounds[name]} == {}
 
 

@@ -71,8 +71,7 @@ def rewritten_convolution(node: NodeProto, facts: GraphFacts) -> Replacement | N
         return new.with_outputs(_sum_of_convolutions(new, value, weights, bias))
     # Forms 3 and 4: the second axis comes in front of the steps, and is removed after what follows.
     value = facts.two_axes.get(value) or new.unsqueezed(value, [2])
-    convolved = _group_by_group if splits_groups else _convolved
-    value = convolved(new, value, weights[:, :, None, :], groups, bias)
+    value = (_group_by_group if splits_groups else _convolved)(new, value, weights[:, :, None, :], groups, bias)
     value = _with_fused_nodes(new, value, facts)
     facts.two_axes[new.replaced[-1].output[0]] = value
     return new.with_outputs(new.squeezed(value, [2]))

@@ -205,8 +205,7 @@ def normalized(mender: Mender, value: DataTensor, axes: Sequence[int], epsilon: 
     """The tensor with mean 0 and variance 1 over axes of the original, both of each row's own steps."""
     centred = value
     for _ in range(2):  # twice, as the rounding of the first mean may be as large as the deviation of flat sequences
-        mean = reduced(mender, centred, "ReduceMean", axes, keep=True)
-        centred = mender.broadcast_node("Sub", centred, mean)
+        centred = mender.broadcast_node("Sub", centred, reduced(mender, centred, "ReduceMean", axes, keep=True))
     square = centred.with_name(mender.emit("Mul", [centred.name, centred.name]))
     variance = reduced(mender, square, "ReduceMean", axes, keep=True)
     epsilon_name = mender.writer.scalar(epsilon, value.dtype)

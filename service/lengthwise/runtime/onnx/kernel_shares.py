@@ -76,8 +76,7 @@ def trial_sequences(counted: Counted, features: int, longest: int) -> Iterator[N
     spans = {8 * kernels.dilation for kernels in counted.kernels}
     for index, length in enumerate(sorted({1, 2, 7, *spans, *(span + 1 for span in spans)})):
         if length <= min(longest, _LONGEST):
-            size = (1.0, 1e-3, 1e37, 1e-30)[index % 4]
-            yield (random.standard_normal((length, features)) * size).astype(np.float32)
+            yield (random.standard_normal((length, features)) * (1.0, 1e-3, 1e37, 1e-30)[index % 4]).astype(np.float32)
 
 
 class _Finder(Pattern):
@@ -139,8 +138,7 @@ class _Finder(Pattern):
         grid = self._grid(conv.inputs[0])
         # The largest sum, divided by the grid's limit: the weights of a kernel are three of 2 and six of -1. In float32
         # every sum must be exact.
-        largest_sum = 12 * reads.sum(axis=1).max()
-        require(largest_sum <= 2 ** (24 - grid.bits) and reads.any(axis=1).all())
+        require(12 * reads.sum(axis=1).max() <= 2 ** (24 - grid.bits) and reads.any(axis=1).all())
         # 2. The steps that count, and how many results at these are above each bias
         counted = self.only_user(conv.outputs[0], "Where")
         require(counted.inputs[1] == conv.outputs[0] and self.constant(counted.inputs[2]) <= _BELOW_ALL)
