@@ -77,8 +77,13 @@ _BESIDE: Final = {
 
 OUT_OF_MEMORY: Final = ("bad_alloc", "bad allocation", "Failed to allocate memory", "Unable to allocate")
 """In the messages of errors that a lack of memory causes."""
-OUT_OF_DEVICE_MEMORY: Final = ("CUDA failure 2: out of memory", "STATUS_ALLOC_FAILED", "DEVICE_ALLOCATION_FAILED")
-"""The same of a GPU's memory, which other processes may use up: in the messages of CUDA, cuBLAS and cuDNN."""
+OUT_OF_DEVICE_MEMORY: Final = (
+    "Failed to allocate memory",  # of onnxruntime, on the CPU too
+    "CUDA failure 2: out of memory",
+    "STATUS_ALLOC_FAILED",  # of cuBLAS, and of cuDNN 8
+    "DEVICE_ALLOCATION_FAILED",  # of cuDNN 9
+)
+"""The same of a GPU's memory, which other processes may use up."""
 
 
 def how_to_install(extras: str) -> str:
@@ -137,8 +142,10 @@ class NotVerified(ModelError):
 
 
 def lacks_memory(error: Exception) -> bool:
-    """Whether an error of a library looks as if it had too little memory now, of the machine or of a GPU."""
-    return isinstance(error, MemoryError) or any(sign in str(error) for sign in (*OUT_OF_MEMORY, *OUT_OF_DEVICE_MEMORY))
+    """Whether an error looks as if a library had too little memory now, of the machine or of a GPU."""
+    return isinstance(error, (MemoryError, NotVerified)) or any(
+        sign in str(error) for sign in (*OUT_OF_MEMORY, *OUT_OF_DEVICE_MEMORY)
+    )
 
 
 class ServerUnreachable(LengthwiseError, ConnectionError):

@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -357,6 +358,31 @@ def test_an_answer_without_sense_is_a_refusal(told: bytes):
 def test_a_model_that_a_device_has_no_memory_for_is_tried_again(tmp_path: Path, verify: verifier.Verifier):
     with pytest.raises(NotVerified, match=r"GPU 0: cudaHostAlloc failed: .* \(error 2\)"):
         loading.load(place(tmp_path), LIMITS, devices=fake_device.FULL, verify=verify)
+
+
+def test_the_limit_of_the_process_is_named_beside_a_device_too(tmp_path: Path):
+    with pytest.raises(ModelError, match=r"more than 1073741824 bytes \(--judge-memory-bytes\)") as raised:
+        loading.load(place(tmp_path), LIMITS, devices=fake_device.SPENT, verify=VerificationProcess(600, 2**30))
+    assert not isinstance(raised.value, NotVerified)
+
+
+def test_a_device_that_is_full_at_the_warm_up_is_tried_again(tmp_path: Path):
+    failing = ""
+
+    def load_library(_name: str) -> fake_device.FakeRuntime:
+        runtime = fake_device.FakeRuntime(failing)
+        runtime.cudaGetErrorString = lambda code: b"out of memory"
+        return runtime
+
+    def verify(task: VerificationTask, stopping: Stopping) -> verifier.Verification:
+        nonlocal failing
+        verification = verifier.verify(task, stopping)
+        failing = "cudaHostAlloc"  # from here on, another process has the memory
+        return verification.model_copy(update={"session": None})
+
+    devices = (replace(fake_device.ONE[0], provider=replace(fake_device.FAKE, load_library=load_library)),)
+    with pytest.raises(NotVerified, match=r"run here: GPU 0: cudaHostAlloc failed: out of memory \(error 2\)"):
+        loading.load(place(tmp_path), LIMITS, devices=devices, verify=verify)
 
 
 @pytest.mark.parametrize("told", [b"null", b"5", b"[1]", b'[["a", "b", "c"]]', b'[[1e999, "b", "c"]]'])

@@ -65,6 +65,14 @@ def full_runtime(_name: str) -> FakeRuntime:
     return runtime
 
 
+def spent_runtime(_name: str) -> FakeRuntime:
+    """A runtime in a process that has used up its own memory."""
+    runtime = FakeRuntime("cudaHostAlloc")
+    runtime.cudaGetErrorString = lambda code: b"std::bad_alloc"
+    return runtime
+
+
+SPENT = (Device(replace(FAKE, load_library=spent_runtime), name="Fake", in_flight=2),)
 FULL = (Device(replace(FAKE, load_library=full_runtime), name="Full", in_flight=2),)
 ONE = (Device(FAKE, name="Fake", in_flight=2),)
 TWO = (Device(FAKE, 0, "Fake", in_flight=2), Device(FAKE, 1, "Fake", in_flight=2))

@@ -43,7 +43,7 @@ def _answer() -> dict[str, Any]:
     `refused` also says whether the error looks as if memory had run out (`memory`), unless it may be that of a GPU.
     """
     try:
-        from lengthwise.errors import OUT_OF_MEMORY, ModelError
+        from lengthwise.errors import OUT_OF_DEVICE_MEMORY, OUT_OF_MEMORY, ModelError
         from lengthwise.repository import verifier
         from lengthwise.repository.stopping import Stopping
 
@@ -57,14 +57,15 @@ def _answer() -> dict[str, Any]:
             answer: dict[str, Any] = {
                 "refused": str(error),
                 "kind": type(error).__name__,
-                **({"memory": False} if task.devices[0].provider.bound else {}),  # of a GPU it has no limit here
+                "of_gpu": task.devices[0].provider.bound and any(sign in str(error) for sign in OUT_OF_DEVICE_MEMORY),
             }
     except MemoryError:
         return {"memory": True}
     except Exception as error:  # any error that a model's files cause is a reason to refuse it
         answer = {"refused": f"an unexpected error while it was verified: {type(error).__name__}: {str(error)[:500]}"}
         answer["trace"] = traceback.format_exc()
-    return {"memory": any(sign in answer["refused"] for sign in OUT_OF_MEMORY)} | answer
+    # Of a GPU's memory this process has no limit.
+    return answer | {"memory": not answer.get("of_gpu") and any(sign in answer["refused"] for sign in OUT_OF_MEMORY)}
 
 
 if __name__ == "__main__":
