@@ -182,14 +182,14 @@ INSTALL = @if ! command -v cc > /dev/null || ! $(HEADERS); then export LENGTHWIS
 	echo "without the modules in C, so serving is slower: there is no C compiler, or no Python.h"; fi; \
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable
 
-# A change of pyproject.toml, setup.py or of the modules in C installs again; nothing else does. Most of what `dev` has is
-# never imported, so what is imported is compiled then; that takes a quarter less time.
+# A change of pyproject.toml, setup.py or of the modules in C installs again; nothing else does.
 .venv/.runtime: pyproject.toml setup.py $(SOURCES_IN_C) | .venv/bin/python
 	@echo "installing the runtime"
 	@rm -f service/lengthwise/*/_*.so service/lengthwise/*/*/_*.so
 	$(INSTALL) '.[serve,cpu]'
 	@touch $@
 
+# Most of what `dev` brings is never imported: what is imported is compiled then, which takes a quarter less time here.
 .venv/.development: pyproject.toml setup.py $(SOURCES_IN_C) | .venv/bin/python
 	@echo "installing the development environment (torch among it: some minutes at first)"
 	@rm -f service/lengthwise/*/_*.so service/lengthwise/*/*/_*.so
