@@ -165,7 +165,7 @@ def first_seconds(truth: Truth, lengths: list[int], before: int, *, rate: float 
     while coming or pool:
         while coming and coming[-1][0] <= now:
             came, length = coming.pop()
-            pool.add(one := WaitingSequence(buckets.width_of_arrival(length)))
+            pool.add(one := WaitingSequence(buckets.width_of(length)))
             begun[one.urgency] = came
         if pool:
             chosen = plan(pool, cost, limits, now)
@@ -228,7 +228,7 @@ def closed_loop(
 
     def arrive(count: int) -> None:
         for length, seconds in zip(itertools.islice(coming, count), patient, strict=False):
-            one = WaitingSequence(length if buckets is None else buckets.width_of_arrival(length), now + seconds)
+            one = WaitingSequence(length if buckets is None else buckets.width_of(length), now + seconds)
             predict(one.width)
             pool.add(one)
             begun[one.urgency] = now

@@ -164,7 +164,7 @@ def planned(sequences: Sequence[Steps], waiting: int, table: CostTable, manifest
         multiple=manifest.width_multiple,
     )
     pool = queue.pending
-    asked = iter([_Asked(queue.width_of_arrival(len(steps)), steps=steps) for steps in sequences])
+    asked = iter([_Asked(queue.width_of(len(steps)), steps=steps) for steps in sequences])
     coming = list(islice(asked, waiting))
     groups: list[list[Steps]] = []
     while True:

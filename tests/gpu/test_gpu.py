@@ -159,7 +159,7 @@ def test_memory_stays_where_the_warm_up_left_it(served: LoadedModel, choice: Dev
     random = np.random.default_rng(3)
     before = free_bytes(choice.devices[0].index)
     for _ in range(1000):
-        width = served.buckets.width_of(int(random.integers(1, 1025)))
+        width = served.buckets.padded_width(int(random.integers(1, 1025)))
         rows = served.buckets.rows_of(int(random.integers(1, max(2, LIMITS.padded_steps // width))), width)
         served.session.run(pad([np.zeros((width, 12), np.float32)] * min(rows, LIMITS.rows), width=width))
     assert before - free_bytes(choice.devices[0].index) < 64 << 20

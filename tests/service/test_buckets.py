@@ -72,7 +72,7 @@ def test_rounding_adds_less_than_a_twentieth_to_what_is_computed(
     while waiting or len(pool):
         for _ in range(min(len(waiting), random.poisson(arrivals))):
             length = waiting.pop()
-            one = Sequence(buckets.width_of_arrival(length), float("inf"), 0)
+            one = Sequence(buckets.width_of(length), float("inf"), 0)
             one.length = length
             pool.add(one)
         batch: list[Any] = plan(pool, cost, limits, 0.0)
@@ -93,7 +93,7 @@ def test_there_are_few_shapes(limits: BatchLimits):
 
 def test_every_batch_runs_in_a_shape_that_was_listed_and_fits():
     for length in range(1, LONGEST + 1, 7):
-        width = CHOSEN.width_of(length)
+        width = CHOSEN.padded_width(length)
         assert length <= width <= rounded_width(length) * (1 + MOST_ADDED)
         for rows in range(1, min(max(1, FEW.padded_steps // width), FEW.rows) + 1):
             filled = CHOSEN.rows_of(rows, width)
@@ -113,33 +113,33 @@ def widths_after(longest_of_blocks: list[int], multiple: int = 1) -> Buckets:
     buckets = replace(chosen(multiple))
     for longest in longest_of_blocks:
         for length in (longest, *[1] * 63):
-            buckets.width_of_arrival(length)
+            buckets.width_of(length)
     return buckets
 
 
 def test_a_width_that_comes_often_is_not_rounded_up_and_is_again_once_it_is_rare():
-    rounded = widths_after([]).width_of(199)
+    rounded = widths_after([]).padded_width(199)
     assert rounded > 199
-    assert widths_after([199]).width_of(199) == rounded  # once is not often
-    assert widths_after([199, 1, 199]).width_of(199) == 199
-    assert widths_after([199, 1, 199, *[1] * 64]).width_of(199) == rounded
+    assert widths_after([199]).padded_width(199) == rounded  # once is not often
+    assert widths_after([199, 1, 199]).padded_width(199) == 199
+    assert widths_after([199, 1, 199, *[1] * 64]).padded_width(199) == rounded
 
 
 def test_widths_that_come_once_each_are_rounded_up():
     lengths = range(150, 200)
     buckets, few = widths_after([*lengths]), widths_after([])
-    assert [buckets.width_of_arrival(length) for length in lengths] == [few.width_of(length) for length in lengths]
+    assert [buckets.width_of(length) for length in lengths] == [few.padded_width(length) for length in lengths]
 
 
 @pytest.mark.parametrize(
     ("multiple", "length", "width"), [(4, 197, 200), (8, 197, 200), (1, 1001, 1004), (4, 1023, 1024)]
 )
 def test_a_width_that_comes_often_is_a_multiple_and_wide_neighbours_are_one(multiple: int, length: int, width: int):
-    assert widths_after([length, length], multiple).width_of(length) == width
+    assert widths_after([length, length], multiple).padded_width(length) == width
 
 
 def test_a_length_past_the_longest_leaves_the_longest_width_as_it_is():
-    assert widths_after([LONGEST + 5, LONGEST + 5]).width_of(LONGEST) == LONGEST
+    assert widths_after([LONGEST + 5, LONGEST + 5]).padded_width(LONGEST) == LONGEST
 
 
 def test_what_no_batch_may_be_is_not_filled():
@@ -166,7 +166,10 @@ def test_before_the_first_request_few_shapes_run_the_largest_and_then_few_rows_b
     assert set(first) <= set(shapes)
     assert first[0] == shapes[0]
     assert [rows for rows, _ in first[1:]] == sorted(rows for rows, _ in first[1:])
-    expected = {buckets.width_of(min(length, LONGEST)) for length in lengths} or {buckets.widths[0], buckets.widths[-1]}
+    expected = {buckets.padded_width(min(length, LONGEST)) for length in lengths} or {
+        buckets.widths[0],
+        buckets.widths[-1],
+    }
     assert expected <= {width for rows, width in first if rows == 1}
     assert max(rows for rows, _ in first) == max(rows for rows, width in shapes if width in dict(map(reversed, first)))
 
@@ -214,7 +217,7 @@ def test_where_seconds_rise_steeply_no_rounding_adds_more_than_a_twentieth_to_th
     for rows in range(1, 65):
         assert steep.predict(buckets.rows_of(rows, 256), 256) <= (1 + MOST_ADDED) * steep.predict(rows, 256)
     for length in range(4, LONGEST + 1, 4):
-        width = buckets.width_of(length)
+        width = buckets.padded_width(length)
         full, wider = steep.predict(FEW.most_rows(length), length), steep.predict(FEW.most_rows(width), width)
         assert wider <= (1 + MOST_ADDED) * full
 

@@ -201,7 +201,7 @@ def test_a_burst_that_nothing_follows_runs_in_no_more_time_than_in_order_of_arri
     cost, limits, buckets = true_costs(truth)
     pool = PendingSequences()
     for length in burst:
-        pool.add(WaitingSequence(buckets.width_of_arrival(length)))
+        pool.add(WaitingSequence(buckets.width_of(length)))
     seconds = 0.0
     while pool:
         batch = plan(pool, cost, limits, seconds)
@@ -214,11 +214,11 @@ def test_a_burst_of_long_ones_with_a_few_short_between_them_runs_in_full_batches
     cost, limits, buckets = true_costs(DEVICES["in steps of 64 rows"])
     pool, seconds = PendingSequences(), 0.0
     for number in range(4096):
-        pool.add(WaitingSequence(buckets.width_of_arrival(500 if number % 100 else 10)))
+        pool.add(WaitingSequence(buckets.width_of(500 if number % 100 else 10)))
     while pool:
         batch = plan(pool, cost, limits, seconds)
         seconds += cost.predict(len(batch), max(waiting.width for waiting in batch))
-    assert seconds <= 1.05 * 4096 / 64 * cost.predict(64, buckets.width_of(500))
+    assert seconds <= 1.05 * 4096 / 64 * cost.predict(64, buckets.padded_width(500))
 
 
 @pytest.mark.parametrize(("shortening", "least_valid"), [(1, 0.85), (10, 0.7)])
@@ -447,7 +447,7 @@ def test_no_decision_computes_what_the_widths_of_a_device_cost(monkeypatch: pyte
     monkeypatch.setattr(CostTable, "computed", None)  # a call of it is a TypeError
     pool = PendingSequences()
     for length in drawn("lognormal", count=1000):
-        pool.add(WaitingSequence(buckets.width_of_arrival(length)))
+        pool.add(WaitingSequence(buckets.width_of(length)))
     while pool:
         plan(pool, cost, limits, 0.0)
 
@@ -465,7 +465,7 @@ def test_a_decision_looks_at_few_ends_of_batches_however_many_wait(lengths: str,
     monkeypatch.setattr(Column, "rows_within", counted)
     pool = PendingSequences()
     for length in drawn(lengths, count=4096):
-        pool.add(WaitingSequence(buckets.width_of_arrival(length)))
+        pool.add(WaitingSequence(buckets.width_of(length)))
     decisions = []
     while pool:
         plan(pool, cost, limits, 0.0)
@@ -488,7 +488,7 @@ def test_a_decision_looks_at_few_ends_where_deadlines_leave_wide_batches_few_row
     monkeypatch.setattr(planning, "min", counted, raising=False)
     pool, now, decisions = PendingSequences(), 0.0, []
     for length, patience in zip(random.integers(1, 513, 4096).tolist(), cycle((0.03, 0.1, 0.005, 0.05))):
-        pool.add(WaitingSequence(buckets.width_of_arrival(length), deadline=patience))
+        pool.add(WaitingSequence(buckets.width_of(length), deadline=patience))
     while pool:
         chosen = plan(pool, cost, limits, now)
         now += cost.predict(len(chosen), max(one.width for one in chosen))

@@ -293,7 +293,7 @@ def test_on_a_device_no_shape_and_no_filler_is_shorter() -> None:
     limits = BatchLimits(rows=8, padded_steps=512)
     costs = CostTable([1, 8], [12, 64], np.array([[1.0, 4.0], [2.0, 8.0]]))
     buckets = choose(costs, limits, max_length=64, min_length=9, multiple=4)
-    assert min(buckets.widths) == buckets.width_of(9) == 12
+    assert min(buckets.widths) == buckets.padded_width(9) == 12
     assert min(width for _, width in buckets.shapes()) == 12
     assert (buckets.min_length, Buckets((4,), (1,), limits).min_length) == (9, 1)
     batch = pad([np.ones((9, 2), np.float32)], width=12, rows=4, filler_length=9)

@@ -203,7 +203,7 @@ class Batcher:
         total = 0
         total_seconds = 0.0
         for index, steps in enumerate(sequences):
-            width = queue.width_of_arrival(len(steps))
+            width = queue.width_of(len(steps))
             padded_steps = rounded_width(width, queue.limits.multiple)
             seconds = queue.row_seconds(width)
             queued.append(

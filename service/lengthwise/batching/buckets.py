@@ -55,16 +55,19 @@ class Buckets:
     _widest: tuple[int, ...] = field(default=(), init=False)  # of each of the last blocks, the latest first
     _with_frequent: tuple[int, ...] = field(default=(), init=False)  # `widths` and the frequent ones; at first none
 
-    def width_of_arrival(self, length: int) -> int:
-        """Counts a sequence that arrived, to learn the frequent widths; returns the `width_of` its length."""
+    def width_of(self, length: int) -> int:
+        """The width, in steps, of a batch whose longest sequence is this one, which arrived: it is counted.
+
+        The frequent widths are learned from it, so each sequence is asked for once; see `padded_width`.
+        """
         lengths = self._lengths
         lengths.append(length)
         if len(lengths) >= _BLOCK:  # without a lock: two threads may count the same block
             self._lengths = []
             self._count_block(max(lengths))
-        return self.width_of(length)
+        return self.padded_width(length)
 
-    def width_of(self, length: int) -> int:
+    def padded_width(self, length: int) -> int:
         """The width, in steps, of a batch whose longest sequence has this length."""
         widths = self._with_frequent or self.widths
         index = bisect_left(widths, length)
@@ -91,7 +94,7 @@ class Buckets:
         All shapes, if they are at most `MOST_FIRST`. Otherwise an evenly spread choice of numbers of rows and of
         widths; if `lengths` are expected, only of the widths that these have.
         """
-        expected = sorted({self.width_of(min(int(length), self.widths[-1])) for length in lengths}) or self.widths
+        expected = sorted({self.padded_width(min(int(length), self.widths[-1])) for length in lengths}) or self.widths
         spread = itertools.product(_spread(self.rows, _FIRST_ROWS), _spread(expected, _FIRST_WIDTHS))
         chosen = dict.fromkeys((min(rows, self.limits.most_rows(width)), width) for rows, width in spread)
         shapes = self.shapes()

@@ -129,16 +129,12 @@ class ModelQueue:
         return limits
 
     def width_of(self, length: int) -> int:
-        """The width with which the cost of a batch is predicted if a sequence of this length is its longest.
+        """The width by which plans predict the cost of a sequence that arrived; buckets count it (`Buckets.width_of`).
 
         Without buckets it is the length itself: recurrent kernels on a CPU end at the longest sequence, so the steps
         added by rounding cost almost nothing.
         """
         return length if self.buckets is None else self.buckets.width_of(length)
-
-    def width_of_arrival(self, length: int) -> int:
-        """Counts a sequence that arrived, as buckets learn the frequent widths; returns the `width_of` its length."""
-        return length if self.buckets is None else self.buckets.width_of_arrival(length)
 
     def fits(self, seconds: float) -> bool:
         """Whether the next batch is predicted to end within `seconds`, without planning it.
@@ -181,7 +177,7 @@ class ModelQueue:
         """The batch that runs: the sequences, padded to a width of the queue, and with fillers if it has buckets."""
         if self.buckets is None:
             return pad(sequences, multiple=self.limits.multiple)
-        width = self.buckets.width_of(max(len(steps) for steps in sequences))
+        width = self.buckets.padded_width(max(len(steps) for steps in sequences))
         rows = self.buckets.rows_of(len(sequences), width)
         return pad(sequences, width=width, rows=rows, filler_length=self.buckets.min_length)
 

@@ -115,7 +115,7 @@ def _begin(
             width = (
                 rounded_width(len(steps), manifest.width_multiple)
                 if model.buckets is None
-                else model.buckets.width_of_arrival(len(steps))
+                else model.buckets.width_of(len(steps))
             )
             rows.append(_Row(width, steps=steps, item=index, start=start))
     pending = PendingSequences()
@@ -158,7 +158,7 @@ def _pad(model: LoadedModel, sequences: Sequence[Steps]) -> PaddedBatch:
     """Pads sequences to a batch; on a device, to one of its few shapes (`buckets`), with filler rows."""
     if model.buckets is None:
         return pad(sequences, multiple=model.manifest.width_multiple)
-    width = model.buckets.width_of(max(map(len, sequences)))
+    width = model.buckets.padded_width(max(map(len, sequences)))
     rows = model.buckets.rows_of(len(sequences), width)
     return pad(sequences, width=width, rows=rows, filler_length=model.buckets.min_length)
 
