@@ -99,7 +99,7 @@ class Followed:
 def request(followed: Followed, _folder: Path) -> None:
     """One plain request, after those that warm up."""
     port = free_port()
-    threading.Thread(target=_ask, args=(port, followed)).start()
+    threading.Thread(target=_ask, args=(port, followed), daemon=True).start()  # a service may fail to start
     serve(Settings(host="127.0.0.1", port=port, runners=1))
 
 

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from lengthwise.commands.cli import main
 from tests.deploy.container import BASE, engine
-from tests.deploy.tools import APT, DEPLOY, ROOT, program, run
+from tests.deploy.tools import APT, DEPLOY, PIP, ROOT, program, run
 
 FILES = (ROOT / "docker-compose.yml", DEPLOY / "compose.gpu.yml")
 SERVICES = yaml.safe_load(FILES[0].read_text())["services"]
@@ -71,6 +71,7 @@ def test_service_and_prometheus_come_up_together(tmp_path: Path) -> None:
     # No registry is at hand: the system's Prometheus under the name that the file gives.
     shutil.copy(program("prometheus", APT), tmp_path)
     program("iptables", APT)  # podman's network asks for it, and waits for ever without
+    program("podman-compose", PIP)  # a skip in the process below would be a failure here
     (tmp_path / "Dockerfile").write_text(PROMETHEUS_STAND_IN)
     tag = f"docker.io/{SERVICES['prometheus']['image']}"
     run([*made.buildah, "bud", "--isolation", "chroot", "--pull-never", "--tag", tag, str(tmp_path)], seconds=200)

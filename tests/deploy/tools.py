@@ -68,7 +68,10 @@ def run(
     env: dict[str, str] | None = None,
     only_output: bool = False,
 ) -> str:
-    """Runs a command to its end; what it wrote, or only to stdout. Fails the test, with all, on another exit code."""
+    """Runs a command to its end; what it wrote, or only to stdout. Fails the test, with all, on another exit code.
+
+    Without this process's PYTHONPATH: an environment of its own would find this checkout where a wheel is tested.
+    """
     done = subprocess.run(
         [str(word) for word in command],
         input=input,
@@ -76,7 +79,7 @@ def run(
         text=True,
         timeout=seconds,
         cwd=cwd,
-        env={**os.environ, **(env or {})},
+        env={key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | (env or {}),
         check=False,
     )
     said = done.stdout + done.stderr

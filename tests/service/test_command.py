@@ -31,6 +31,7 @@ def command(error: BaseException) -> click.Command:
         (ConfigurationError("no such option"), 2, "error: no such option"),
         (KeyboardInterrupt(), 130, "interrupted"),
         (ZeroDivisionError("oh"), 2, "bug in lengthwise"),
+        (RuntimeError("can't start new thread"), 2, "error: the system starts no more threads"),
         (click.UsageError("what?"), 2, "what?"),
     ],
 )

@@ -31,6 +31,7 @@ REMOVED: Final = {
 }  # what to use in the place of an option that a command had once, by command and option
 OF_SERVE: Final = {"--cache": "variable LENGTHWISE_CACHE", "--offline": "variable LENGTHWISE_OFFLINE"}
 """Options of `serve` that other commands have as variables only."""
+_NO_THREAD: Final = ("can't start new thread", "cannot join thread before it is started")  # what Python says
 # Exit codes
 BAD = 1  # what was checked is bad
 NOT_CHECKED = 2
@@ -98,7 +99,12 @@ class Command(click.Command):
             if isinstance(error, OSError) and error.strerror is not None:  # a full disk, a missing folder
                 end(error.strerror if error.filename is None else f"{error.filename}: {error.strerror}", NOT_CHECKED)
             traceback.print_exc()
-            end("this is a bug in lengthwise, not in its input", NOT_CHECKED)
+            end(
+                "the system starts no more threads: raise its limit of processes (ulimit -u, or a container's of PIDs)"
+                if any(sign in traceback.format_exc() for sign in _NO_THREAD)  # of this error, or one before it
+                else "this is a bug in lengthwise, not in its input",
+                NOT_CHECKED,
+            )
         finally:
             signal.signal(signal.SIGTERM, old_handler)
 
