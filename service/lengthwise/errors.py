@@ -138,7 +138,7 @@ class PromiseBroken(VerificationError):
 
 
 class NotVerified(ModelError):
-    """A model could not be verified now; the next scan tries it again."""
+    """A model could not be verified now; a later scan tries it again."""
 
 
 def lacks_memory(error: Exception) -> bool:

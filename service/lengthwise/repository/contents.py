@@ -44,7 +44,8 @@ class Repository:
     models: Mapping[str, Mapping[int, LoadedModel]] = field(default_factory=dict)  # to serve, by name and version
     refused: Sequence[Refusal] = ()  # of the versions that the policy selects
     unloaded: frozenset[str] = frozenset()  # names
-    states: Mapping[Key, DirectoryState] = field(default_factory=dict)  # of each version, when it was verified
+    # Of each version when it was verified, and until when its result holds, by `time.monotonic`
+    states: Mapping[Key, tuple[DirectoryState, float]] = field(default_factory=dict)
     reason: str | None = None  # why the folder has nothing to serve; None if it has
     ignored: frozenset[str] = frozenset()  # folders with something that is no version; "" for the repository
     unnamed: str | None = None  # while a scan runs: models that it adds must not change this name; None afterwards

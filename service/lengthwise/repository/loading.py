@@ -127,7 +127,7 @@ def load(
     seconds = time.monotonic() - started
     session = verification.session or task.open(plain=verification.kernels == ONNXRUNTIME)
     if session.kernels != verification.kernels:
-        raise NotVerified(  # as where there was too little memory for the kernels: the next scan tries it again
+        raise NotVerified(  # as where there was too little memory for the kernels: a later scan tries it again
             f"{manifest.key}: it was verified with the recurrent kernels of {verification.kernels}, and those of "
             f"{session.kernels} would serve it"
         )

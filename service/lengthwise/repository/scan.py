@@ -17,6 +17,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import KW_ONLY, dataclass, field, replace
 from pathlib import Path
+from time import monotonic
 from typing import Any, Final, NamedTuple
 
 from lengthwise.batching.plan import BatchLimits
@@ -39,6 +40,7 @@ MEASURING_SECONDS: Final = 1.0  # to measure the costs of a model, while no mode
 MEASURING_BESIDE_SECONDS: Final = 0.3  # while models are served, whose processor time it takes; serving learns the rest
 SLOW_SECONDS: Final = 3.0  # how long the next versions wait for one that is being verified
 MOST_AT_ONCE: Final = 4  # versions that are verified at the same time
+RETRY_FACTOR: Final = 10  # one that could not be verified rests so many times as long: it may never fit on its GPU
 NAMED_AND_ABSENT: Final = "--versions names it, and the repository does not have it"
 
 
@@ -47,7 +49,7 @@ class VersionResult(NamedTuple):
 
     model: LoadedModel | None  # the model of the directory; with a reason, that of the last scan, if there was one
     reason: str | None = None  # why the directory's model is not served; None if it is
-    final: bool = True  # whether that holds until the directory changes; if not, the next scan tries again
+    holds_seconds: float = float("inf")  # or until the directory changes; the first scan after it verifies again
 
 
 @dataclass(slots=True)
@@ -143,8 +145,9 @@ class Scan:
         # 1. An unchanged directory: the result of the last scan
         state, directory = self._state, self._directories[key]
         current, served, reason = directory_state(directory), state.served.get(key), state.refusals.get(key)
-        if self.before.states.get(key) == current and not (reason is not None and key.name == self.retry_name):
-            state.settle(key, VersionResult(served, reason), current)
+        before, until = self.before.states.get(key, ((), 0.0))
+        if before == current and (left := until - monotonic()) > 0 and not (reason and key.name == self.retry_name):
+            state.settle(key, VersionResult(served, reason, left), current)
             return
         # 2. Whether its graph fits beside the others
         needed, limit = graph_bytes(current), self.max_model_bytes
@@ -157,8 +160,15 @@ class Scan:
         elif self._running:  # there may be room when one of these is finished
             self._wait_for_any()
         else:
-            reason = f"its graph has {needed} bytes, and {used} of the {limit} that --max-model-bytes allows are taken"
-            state.settle(key, VersionResult(served, reason, final=False), current)
+            state.settle(
+                key,
+                VersionResult(
+                    served,
+                    f"its graph has {needed} bytes, and {used} of the {limit} that --max-model-bytes allows are taken",
+                    holds_seconds=0,
+                ),
+                current,
+            )
 
     def _wait_for_any(self) -> None:
         """Waits until at least one of the running verifications is done."""
@@ -170,7 +180,7 @@ class Scan:
         Raises:
             Stopped: The scan is to stop.
         """
-        left = share_of_memory(self.most_bytes)  # files are read in this process, too
+        begin, left = monotonic(), share_of_memory(self.most_bytes)  # files are read in this process, too
         try:
             if served is not None:
                 manifest = Manifest.read(directory)
@@ -195,13 +205,17 @@ class Scan:
                 return VersionResult(
                     served,
                     f"{str(error).partition(', and at most')[0]}, and there is not enough memory for it",
-                    final=False,
+                    holds_seconds=0,
                 )
-            return VersionResult(served, str(error), final=not isinstance(error, NotVerified))
+            return VersionResult(
+                served,
+                str(error),
+                holds_seconds=RETRY_FACTOR * (monotonic() - begin) if isinstance(error, NotVerified) else float("inf"),
+            )
         except Stopped:
             raise
         except MemoryError:
-            return VersionResult(served, f"{key}: there is not enough memory to read it", final=False)
+            return VersionResult(served, f"{key}: there is not enough memory to read it", holds_seconds=0)
         except Exception as error:  # an error in one directory must not affect other versions
             log.exception("an unexpected error while %s was loaded", key)
             kind = f"{type(error).__name__}: {str(error)[:500]}"
@@ -225,7 +239,7 @@ class ScanState:
     _unnamed: str | None = None  # `Repository.unnamed`
     _models: dict[Key, LoadedModel] = field(default_factory=dict)  # settled
     _refused: dict[Key, str] = field(default_factory=dict)  # settled: the reasons
-    _states: dict[Key, DirectoryState] = field(default_factory=dict)  # of settled versions
+    _states: dict[Key, tuple[DirectoryState, float]] = field(default_factory=dict)  # of `Repository`, settled
 
     def __post_init__(self) -> None:
         self.first = not self.before.models
@@ -269,12 +283,10 @@ class ScanState:
     def settle(self, key: Key, result: VersionResult, current: DirectoryState) -> None:
         """Stores the result of a version; logs a new model, or a new reason.
 
-        `current` is the state of its directory: unless the result is final, it is not stored, and so the next scan
-        verifies the version again even if it is unchanged.
+        `current` is the state of its directory. While that is unchanged, scans take this result as long as it holds.
         """
         self.remaining.remove(key)
-        if result.final:
-            self._states[key] = current
+        self._states[key] = current, monotonic() + result.holds_seconds
         if (model := result.model) is not None:
             self._models[key] = model
             if model is not self.served.get(key):

@@ -69,7 +69,7 @@ class VerificationProcess:
         key = task.manifest.key
         with self._reserved_memory(stopping) as memory_bytes:
             if memory_bytes < min(LEAST_BYTES, self.memory_bytes):
-                raise NotVerified(f"{key}: the container has no memory left to verify it; the next scan verifies it")
+                raise NotVerified(f"{key}: the container has no memory left to verify it; a later scan verifies it")
             try:
                 process = waiting_process()
             except OSError as error:
