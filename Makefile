@@ -174,7 +174,7 @@ clean: ## Removes what was built
 	@$(PYTHON) -c 'import sys; sys.exit("Lengthwise needs Python 3.11 or newer, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
 	@$(PYTHON) -m venv .venv || { rm -rf .venv; echo "python's venv module is missing (Debian: apt-get install python3-venv)"; exit 1; }
 	@# The pip that Python 3.11 brings takes twice as long to install all this as a new one.
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --retries 0 --upgrade pip || true
 
 # Without a compiler or Python's headers the modules in C are left out, and this says so. With both, one that does not
 # compile ends the installation.

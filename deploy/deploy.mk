@@ -86,9 +86,9 @@ DEPLOY_PACKAGES := buildah podman runc debootstrap prometheus
 
 deploy-quick: .venv/.development ## What CI runs of deploy-check: chart, rules and live Prometheus, then the image (3 minutes)
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
-		timeout 60 sh -c 'apt-get update -qq && apt-get install -qq -y --no-install-recommends $(DEPLOY_PACKAGES)' > /dev/null 2>&1 \
+		timeout 180 sh -c 'apt-get update -qq && apt-get install -qq -y --no-install-recommends $(DEPLOY_PACKAGES)' > /dev/null 2>&1 \
 		|| echo "skipped: apt-get could not install $(DEPLOY_PACKAGES)"; fi & \
-	timeout 60 $(BIN)/python -m pip install --quiet --disable-pip-version-check 'helm-python-sdk>=0.2' 'kubernetes-validate>=1.37' \
+	timeout 180 $(BIN)/python -m pip install --quiet --disable-pip-version-check 'helm-python-sdk>=0.2' 'kubernetes-validate>=1.37' \
 		|| echo "skipped: no Helm from the package index"; wait
 	@timeout $(DEPLOY_SECONDS) $(BIN)/python -m pytest tests/deploy/test_kubernetes.py tests/deploy/test_deployment_document.py \
 		tests/deploy/test_prometheus.py tests/deploy/test_live_prometheus.py tests/deploy/test_image.py -q -rs --numprocesses 2 --dist loadfile \

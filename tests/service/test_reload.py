@@ -20,8 +20,9 @@ import pytest
 from lengthwise.application.app import Application
 from lengthwise.application.gate import NO_LIFESPAN
 from lengthwise.decoding import json_body
-from lengthwise.errors import ConfigurationError
-from lengthwise.repository import registry, verifier
+from lengthwise.errors import ConfigurationError, NotVerified
+from lengthwise.repository import folder as repository_folder
+from lengthwise.repository import loading, registry, verifier
 from lengthwise.repository.contents import Repository
 from lengthwise.repository.loading import LoadedModel
 from lengthwise.runtime.manifest import GRAPH_FILE, MANIFEST_FILE
@@ -239,6 +240,36 @@ async def test_the_folder_is_looked_at_once_in_a_period(folder: Path) -> None:
         while await version(service) == "2":
             await asyncio.wait_for(changed(service).wait(), PATIENCE_SECONDS)
         assert idle(await service.figures())
+
+
+async def test_what_could_not_be_verified_is_tried_again_when_somebody_asks_and_not_in_each_period(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load, read, scans, tries = loading.load, repository_folder.read, asyncio.Semaphore(0), asyncio.Semaphore(0)
+
+    def lacking_memory(directory: Path, *arguments: Any, **options: Any) -> LoadedModel:
+        if directory.name == "1":
+            return load(directory, *arguments, **options)
+        loop.call_soon_threadsafe(tries.release)
+        raise NotVerified("vowels/2: CUDA failure 2: out of memory")
+
+    def counted(path: Path) -> Any:
+        loop.call_soon_threadsafe(scans.release)
+        return read(path)
+
+    loop = asyncio.get_running_loop()
+    monkeypatch.setattr(loading, "load", lacking_memory)
+    monkeypatch.setattr(repository_folder, "read", counted)
+    async with asyncio.timeout(PATIENCE_SECONDS), served_from(folder, reload_seconds=0.01) as service:
+        place(folder.parent / "made", version=2).rename(folder / "vowels/2")  # at once: each change would be a try
+        for _ in range(2):
+            await tries.acquire()
+            for _ in range(20):
+                await scans.acquire()
+            assert tries.locked(), "in the period"
+            service.serving.registry.scan_soon()
+        await tries.acquire()
+        assert await version(service) == "1"
 
 
 async def test_the_folder_is_looked_at_when_somebody_asks_and_not_before() -> None:

@@ -268,9 +268,8 @@ def test_what_memory_is_not_left_for_is_not_read_and_tried_again(
     assert folder.scan() == ["a/1", "b/1"]
 
 
-@pytest.mark.parametrize("seconds", [0.2, 3.0])
-def test_what_could_not_be_verified_is_tried_again_after_a_pause_or_when_it_is_called_for(
-    folder: Folder, monkeypatch: pytest.MonkeyPatch, seconds: float
+def test_what_could_not_be_verified_rests_unless_it_changes_or_is_called_for(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It may never fit on its GPU, and each try takes memory and time from the models that serve there."""
     place(folder.path)
@@ -278,10 +277,9 @@ def test_what_could_not_be_verified_is_tried_again_after_a_pause_or_when_it_is_c
 
     def lacking_memory(*_: Any, **__: Any) -> LoadedModel:
         tries[0] += 1
-        now[0] += seconds
         raise NotVerified(said)
 
-    def scanned_after(pause: float, again: str | None = None) -> int:
+    def tries_after(pause: float, again: str | None = None) -> int:
         now[0] += pause
         assert folder.scan(again=again) == []
         assert folder.refused == {"vowels/1": said}
@@ -290,12 +288,12 @@ def test_what_could_not_be_verified_is_tried_again_after_a_pause_or_when_it_is_c
     monkeypatch.setattr(scan, "monotonic", lambda: now[0])
     with monkeypatch.context() as patch:
         patch.setattr(loading, "load", lacking_memory)
-        assert scanned_after(0) == scanned_after(5 * seconds) == scanned_after(4.9 * seconds) == 1
-        assert scanned_after(0.2 * seconds) == scanned_after(0) == 2
-        assert scanned_after(0, again="vowels") == 3
-        (folder.path / "vowels/1" / MANIFEST_FILE).touch()
-        assert scanned_after(0) == scanned_after(9.9 * seconds) == 4
-    now[0] += seconds
+        assert tries_after(0) == tries_after(30) == tries_after(29) == 1
+        assert tries_after(1) == tries_after(59) == 2
+        assert tries_after(0, again="vowels") == 3
+        os.utime(folder.path / "vowels/1" / MANIFEST_FILE, (1, 1))
+        assert tries_after(0) == tries_after(59) == 4
+    now[0] += 1
     assert folder.scan() == ["vowels/1"]
 
 

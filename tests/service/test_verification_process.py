@@ -257,7 +257,7 @@ def test_a_file_larger_than_verification_may_take_is_refused_unread(tmp_path: Pa
 def test_a_process_that_was_ended_from_outside_is_no_verdict_and_a_later_look_verifies_again(
     tmp_path: Path, processes: Started, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("lengthwise.repository.scan.RETRY_FACTOR", 0)
+    monkeypatch.setattr("lengthwise.repository.scan.REST_SECONDS", 0)
     with verifying_endlessly(tmp_path / "models", processes, Stopping()) as raised:
         os.kill(processes[0].pid, signal.SIGKILL)
         wait_until(lambda: bool(raised))

@@ -100,7 +100,7 @@ class Command(click.Command):
                 end(error.strerror if error.filename is None else f"{error.filename}: {error.strerror}", NOT_CHECKED)
             traceback.print_exc()
             end(
-                "the system starts no more threads: raise its limit of processes (ulimit -u, or a container's of PIDs)"
+                "the system starts no more threads: raise its limit of processes (ulimit -u, a pod's PIDs) or of memory"
                 if any(sign in traceback.format_exc() for sign in _NO_THREAD)  # of this error, or one before it
                 else "this is a bug in lengthwise, not in its input",
                 NOT_CHECKED,

@@ -211,8 +211,7 @@ def _sorted_steps(names: Sequence[str]) -> tuple[str, ...]:
     if all(map(is_number, names)):
         return tuple(sorted(names, key=float))
     numbered = _numbered_names(names)
-    beginnings = {match[1] for match in numbered.values()}
-    if len(numbered) < len(names) or len(beginnings) > 1:
+    if len(numbered) < len(names) or len({match[1] for match in numbered.values()}) > 1:
         return tuple(names)
     return tuple(sorted(names, key=lambda name: int(numbered[name][3])))
 

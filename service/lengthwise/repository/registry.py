@@ -177,10 +177,20 @@ class Registry:
             with suppress(RuntimeError):  # the event loop is closed: the service has ended
                 self._loop.call_soon_threadsafe(self._rescan_event.set)
 
-    async def refresh(self) -> None:
-        """Scans the folder, and serves its verified models; nothing changes if it cannot be read."""
+    async def refresh(self, *, timed: bool = False) -> None:
+        """Scans the folder, and serves its verified models; nothing changes if it cannot be read.
+
+        A version that could not be verified is tried again, by a `timed` scan once it has rested (`scan.REST_SECONDS`).
+        """
         async with self._changing:
-            await self._scan(self.repository)
+            await self._scan(
+                replace(
+                    self.repository,
+                    states={
+                        key: state for key, state in self.repository.states.items() if timed or state[1] == float("inf")
+                    },
+                )
+            )
 
     async def load(self, name: str) -> Refusal | None:
         """Serves a name again that was unloaded, and verifies its refused versions again, by a scan.
@@ -246,9 +256,10 @@ class Registry:
             with suppress(TimeoutError):  # the period is over
                 async with asyncio.timeout(self._period or None):
                     await self._rescan_event.wait()
+            timed = not self._rescan_event.is_set()
             self._rescan_event.clear()
             try:
-                await self.refresh()
+                await self.refresh(timed=timed)
             except ConfigurationError as error:
                 log.error("%s; the served models stay", error)
             except Draining:

@@ -40,7 +40,7 @@ MEASURING_SECONDS: Final = 1.0  # to measure the costs of a model, while no mode
 MEASURING_BESIDE_SECONDS: Final = 0.3  # while models are served, whose processor time it takes; serving learns the rest
 SLOW_SECONDS: Final = 3.0  # how long the next versions wait for one that is being verified
 MOST_AT_ONCE: Final = 4  # versions that are verified at the same time
-RETRY_FACTOR: Final = 10  # one that could not be verified rests so many times as long: it may never fit on its GPU
+REST_SECONDS: Final = 60.0  # for which timed scans leave a version that lacked memory: it may never fit on its GPU
 NAMED_AND_ABSENT: Final = "--versions names it, and the repository does not have it"
 
 
@@ -144,9 +144,9 @@ class Scan:
         """
         # 1. An unchanged directory: the result of the last scan
         state, directory = self._state, self._directories[key]
-        current, served, reason = directory_state(directory), state.served.get(key), state.refusals.get(key)
-        before, until = self.before.states.get(key, ((), 0.0))
-        if before == current and (left := until - monotonic()) > 0 and not (reason and key.name == self.retry_name):
+        current, (before, until) = directory_state(directory), self.before.states.get(key, ((), 0.0))
+        served, reason, left = state.served.get(key), state.refusals.get(key), until - monotonic()
+        if before == current and left > 0 and not (reason is not None and key.name == self.retry_name):
             state.settle(key, VersionResult(served, reason, left), current)
             return
         # 2. Whether its graph fits beside the others
@@ -180,7 +180,7 @@ class Scan:
         Raises:
             Stopped: The scan is to stop.
         """
-        begin, left = monotonic(), share_of_memory(self.most_bytes)  # files are read in this process, too
+        left = share_of_memory(self.most_bytes)  # files are read in this process, too
         try:
             if served is not None:
                 manifest = Manifest.read(directory)
@@ -207,15 +207,11 @@ class Scan:
                     f"{str(error).partition(', and at most')[0]}, and there is not enough memory for it",
                     holds_seconds=0,
                 )
-            return VersionResult(
-                served,
-                str(error),
-                holds_seconds=RETRY_FACTOR * (monotonic() - begin) if isinstance(error, NotVerified) else float("inf"),
-            )
+            return VersionResult(served, str(error), REST_SECONDS if isinstance(error, NotVerified) else float("inf"))
         except Stopped:
             raise
         except MemoryError:
-            return VersionResult(served, f"{key}: there is not enough memory to read it", holds_seconds=0)
+            return VersionResult(served, f"{key}: there is not enough memory to read it", REST_SECONDS)
         except Exception as error:  # an error in one directory must not affect other versions
             log.exception("an unexpected error while %s was loaded", key)
             kind = f"{type(error).__name__}: {str(error)[:500]}"
