@@ -118,7 +118,7 @@ def load(
     Raises:
         ModelError: The model must not be served, or cannot be run here; the message says why.
         NotVerified: It would be served by other kernels than those that were verified, or memory is short now.
-    """  # noqa: DOC502 - one of the two is chosen
+    """  # noqa: DOC502 - an expression chooses the class, which the rule cannot read
     # 1. Verify it, and open a session with the kernels that were verified.
     task = VerificationTask.read(directory, limits, budget_seconds, devices, most_bytes)
     manifest = task.manifest

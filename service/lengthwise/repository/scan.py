@@ -40,7 +40,7 @@ MEASURING_SECONDS: Final = 1.0  # to measure the costs of a model, while no mode
 MEASURING_BESIDE_SECONDS: Final = 0.3  # while models are served, whose processor time it takes; serving learns the rest
 SLOW_SECONDS: Final = 3.0  # how long the next versions wait for one that is being verified
 MOST_AT_ONCE: Final = 4  # versions that are verified at the same time
-REST_SECONDS: Final = 60.0  # for which timed scans leave a version that lacked memory: it may never fit on its GPU
+REST_SECONDS: Final = 60.0  # for which timed scans leave a version that could not be verified: it may never fit
 NAMED_AND_ABSENT: Final = "--versions names it, and the repository does not have it"
 
 

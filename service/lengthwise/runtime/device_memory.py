@@ -81,7 +81,7 @@ class CudaMemory:
 
         Raises:
             ModelError: CUDA returns an error; the message has its text. Without memory left it is a NotVerified.
-        """  # noqa: DOC502 - one of the two is chosen
+        """  # noqa: DOC502 - an expression chooses the class, which the rule cannot read
         calls = (("cudaSetDevice", (ctypes.c_int(self._index),)), (name, arguments))
         for function, parameters in calls:
             if code := getattr(self._cuda, function)(*parameters):
