@@ -23,6 +23,7 @@ from lengthwise.protocols.endpoint import KnownRequests
 from lengthwise.protocols.tensor_specs import ELEMENTS
 from lengthwise.protocols.tensors import InputTensor, KnownTensors, TensorCall
 from lengthwise.runtime.answers import Answer
+from lengthwise.runtime.onnx.onnx_graph import Content, encode, varint
 from lengthwise.serving import Serving
 
 _CONTENTS: Final = {  # the field with a tensor's elements, by its datatype
@@ -39,10 +40,9 @@ _MOST_FIELDS: Final = 256
 _MOST_ORDINARY_FIELDS: Final = 24  # that `MessageParts` splits
 _MOST_AXES: Final = 8  # of a tensor
 _TAGS: Final = frozenset(number << 3 | 2 for number in range(1, 8))  # of a request's fields: all of wire type 2
-_ID_TAG: Final = 3 << 3 | 2
-_RAW_REQUEST_TAG: Final = 7 << 3 | 2
-_RAW_ANSWER_TAG: Final = 6 << 3 | 2
-_STREAM_ANSWER_TAG: Final = 2 << 3 | 2
+_ID, _RAW_REQUEST, _RAW_ANSWER, _STREAM_ANSWER = 3, 7, 6, 2  # numbers of fields
+_ID_TAG: Final = _ID << 3 | 2
+_RAW_REQUEST_TAG: Final = _RAW_REQUEST << 3 | 2
 _FIXED: Final = {1: 8, 5: 4}  # bytes of a field, by the wire types of a fixed size
 
 M = TypeVar("M", bound=Message)
@@ -73,7 +73,7 @@ class MessageParts(NamedTuple):
                 # A field: its tag, its length and its bytes
                 tag, length, start = body[index], body[index + 1], index + 2
                 if length > 127:
-                    length, start = _varint(body, index + 1)
+                    length, start = varint(body, index + 1)
                 stop = start + length
                 if stop > end or tag not in _TAGS:
                     return None
@@ -85,7 +85,7 @@ class MessageParts(NamedTuple):
                     rest.append(body[index:stop])
                 index = stop
             text = identifier.decode()
-        except (IndexError, UnicodeDecodeError):
+        except (IndexError, ValueError):  # cut off, or the id is no text
             return None
         return None if index != end or id_problem(text) is not None else cls(b"".join(rest), text, raw)
 
@@ -189,18 +189,18 @@ def has_too_many_fields(body: bytes) -> bool:
             if index >= len(body):
                 return False
             # Skips one field.
-            tag, index = _varint(body, index)
+            tag, index = varint(body, index)
             wire_type = tag & 7
             if wire_type == 2:
-                length, index = _varint(body, index)
+                length, index = varint(body, index)
                 index += length
             elif wire_type == 0:
-                _, index = _varint(body, index)
+                _, index = varint(body, index)
             elif wire_type in _FIXED:
                 index += _FIXED[wire_type]
             else:  # a group; any other type is not valid
                 return wire_type == 3
-    except IndexError:
+    except ValueError:
         return False
     return index < len(body)  # more follows after the last field that is allowed
 
@@ -218,35 +218,13 @@ def identifier_of(body: bytes) -> str:
 
 def stream_answer(answer: bytes) -> bytes:
     """Wraps an encoded answer as a `ModelStreamInferResponse`, for a stream."""
-    return _field(_STREAM_ANSWER_TAG, answer)
+    return encode([(_STREAM_ANSWER, answer)])
 
 
 def stream_error(identifier: str, message: str) -> bytes:
     """Encodes a refusal as a `ModelStreamInferResponse`: the error's message, and the id of the request."""
     response = pb.ModelInferResponse(id=identifier)
     return pb.ModelStreamInferResponse(error_message=message, infer_response=response).SerializeToString()
-
-
-def _varint(body: bytes, index: int) -> tuple[int, int]:
-    """Reads the variable-length integer at an index; also returns the index after it."""
-    value = shift = 0
-    while True:
-        byte = body[index]
-        value |= (byte & 127) << shift
-        index += 1
-        if byte < 128 or shift > 63:
-            return value, index
-        shift += 7
-
-
-def _field(tag: int, value: bytes) -> bytes:
-    """Encodes a field of bytes as protocol buffers do: tag, length, value."""
-    head, length = bytearray((tag,)), len(value)
-    while length > 127:
-        head.append(length & 127 | 128)
-        length >>= 7
-    head.append(length)
-    return bytes(head) + value
 
 
 def _inputs(request: pb.ModelInferRequest, problems: Problems) -> list[InputTensor]:
@@ -299,10 +277,10 @@ def _encode_raw(tensor_call: TensorCall, identifier: str, answers: list[Answer])
     manifest, outputs = tensor_call.call.model.manifest, output_tensors.answer(tensor_call, answers)
     descriptions = tuple([(tensor.name, tensor.datatype, tensor.values.shape) for tensor in outputs])
     head = _answer_head(manifest.name, manifest.version, descriptions)
-    fields = [head, *(_field(_RAW_ANSWER_TAG, tensor.raw()) for tensor in outputs)]
+    fields: list[tuple[int, Content]] = [(_RAW_ANSWER, tensor.raw()) for tensor in outputs]
     if identifier:
-        fields.append(_field(_ID_TAG, identifier.encode()))
-    return b"".join(fields)
+        fields.append((_ID, identifier.encode()))
+    return head + encode(fields)
 
 
 def _encode(tensor_call: TensorCall, identifier: str, answers: list[Answer]) -> bytes:

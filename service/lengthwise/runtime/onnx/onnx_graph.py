@@ -55,7 +55,7 @@ def fields(message: memoryview) -> Iterator[tuple[int, memoryview | int]]:
         offset += size
 
 
-def varint(message: memoryview, offset: int) -> tuple[int, int]:
+def varint(message: memoryview | bytes, offset: int) -> tuple[int, int]:
     """Reads the varint at an offset of a message; returns it, and the offset after it.
 
     A varint has seven bits in each byte, the lowest first; the top bit of a byte says that another byte follows.
