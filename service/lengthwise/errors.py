@@ -38,7 +38,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from importlib.util import find_spec
 from typing import Any, ClassVar, Final
@@ -308,6 +308,7 @@ class DeadlineExceeded(Refused, status=504, title="Deadline exceeded", reason="d
     """The request's deadline passed before it was answered."""
 
 
+@dataclass
 class Causes:
     """Groups messages by their cause, and shows a few of each group.
 
@@ -315,10 +316,9 @@ class Causes:
     messages and their *sources*: what they are about, such as a line of a file. It keeps at most `_MOST_CAUSES`.
     """
 
-    def __init__(self) -> None:
-        self.total = 0  # messages, also those that are not kept
-        # By the message without what varies: the first messages, their different sources, and how many there are
-        self._groups: dict[str, tuple[list[str], dict[str, None], int]] = {}
+    total: int = 0  # messages, also those that are not kept
+    # By the message without what varies: the first messages, their different sources, and how many there are
+    _groups: dict[str, tuple[list[str], dict[str, None], int]] = field(default_factory=dict)
 
     def add(self, message: str, source: str = "") -> None:
         """Counts a message, and keeps it if it is one of the first of its cause.

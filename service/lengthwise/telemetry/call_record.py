@@ -6,6 +6,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from lengthwise.errors import ConfigurationError, Refused, RequestError
@@ -109,27 +110,14 @@ class CallRecord:
             trace.end(status, self.request_id.decode(), self._metrics.labels, self._lengths, reason)
 
 
+@dataclass(frozen=True, slots=True)
 class CallRecorder:
-    """Opens a record for each call.
+    """Opens a record for each call."""
 
-    Args:
-        unknown: Counts the calls for models that are not served, and those whose model is not known yet.
-        access: Writes log lines; None for none.
-        tracer: Makes traces; None for none.
-        caller: The caller of every call whose key is not checked yet.
-    """
-
-    def __init__(
-        self,
-        unknown: ModelMetrics,
-        access: AccessLog | None = None,
-        tracer: Tracer | None = None,
-        caller: Caller = ANYBODY,
-    ) -> None:
-        self.unknown = unknown
-        self.caller = caller
-        self.access = access
-        self._tracer = tracer
+    unknown: ModelMetrics  # counts the calls for models that are not served, and those whose model is not known yet
+    access: AccessLog | None = None  # writes log lines; None for none
+    tracer: Tracer | None = None  # makes traces; None for none
+    caller: Caller = ANYBODY  # of every call whose key is not checked yet
 
     def open(self, name: str, request_id: bytes, headers: Mapping[bytes, bytes]) -> CallRecord:
         """Starts the record of a call that has just arrived.
@@ -137,21 +125,16 @@ class CallRecorder:
         `name` is the call's name; `headers` may have the trace of the caller: of gRPC, they are the metadata.
         """
         arrived = time.monotonic()
-        trace = None if self._tracer is None else self._tracer.begin(name, headers, arrived)
+        trace = None if self.tracer is None else self.tracer.begin(name, headers, arrived)
         return CallRecord(self, name, request_id, trace, arrived)
 
 
+@dataclass(frozen=True, slots=True)
 class AccessLog:
-    """Writes a line for a random share of the calls: ids, status and lengths, never the sequences.
+    """Writes a line for a random share of the calls: ids, status and lengths, never the sequences."""
 
-    Args:
-        share: The part of the calls that are logged, from 0 to 1.
-        draw: Returns a random number from 0 up to 1; tests replace it.
-    """
-
-    def __init__(self, share: float, draw: Callable[[], float] = random.random) -> None:
-        self._share = share
-        self._draw = draw
+    share: float  # the part of the calls that are logged, from 0 to 1
+    draw: Callable[[], float] = random.random  # returns a random number from 0 up to 1; tests replace it
 
     def note(
         self,
@@ -179,7 +162,7 @@ class AccessLog:
             reason: Why the call was rejected; None if it was not.
             trace_id: None if the call was not traced.
         """
-        if self._draw() >= self._share:
+        if self.draw() >= self.share:
             return
         # 1. The fields. Those without a value are left out, but not the first four.
         always = {"request_id": request_id, "call": call, "status": status, "duration_ms": round(seconds * 1000, 3)}

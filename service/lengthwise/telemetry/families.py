@@ -13,7 +13,7 @@ They are plain data: packages with figures of their own need not know Prometheus
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Final, Literal, TypeAlias
 
@@ -116,15 +116,14 @@ CELLS: Final = _ENDS[-1]
 """The number of cells in a model's row."""
 
 
+@dataclass
 class Openings:
     """The gauges of what is open now: connections, streams, live views; each is a function, called at each scrape."""
 
-    def __init__(self) -> None:
-        # By door, which is one of `http`, `admin` and `grpc`: a function that counts the open connections, and their
-        # limit
-        self.connections: dict[str, tuple[Callable[[], int], int]] = {}
-        self.streams: Callable[[], Mapping[str, int]] = dict  # calls and streams over gRPC, by kind
-        self.viewers: list[Callable[[], int]] = []  # live views; there may be several pages of the console
+    # By door, which is one of `http`, `admin` and `grpc`: a function that counts the open connections, and their limit
+    connections: dict[str, tuple[Callable[[], int], int]] = field(default_factory=dict)
+    streams: Callable[[], Mapping[str, int]] = dict  # calls and streams over gRPC, by kind
+    viewers: list[Callable[[], int]] = field(default_factory=list)  # live views; there may be several consoles
 
     def families(self) -> list[Family]:
         """Makes the families of the gauges, with their present numbers."""
