@@ -19,7 +19,7 @@ import struct
 import sys
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from lengthwise.connections.listener import LEAST_IDLE_SECONDS
@@ -36,12 +36,12 @@ _RECEIVED: Final = 128  # the offset of `tcpi_bytes_received`, of 64 bits, in Li
 _INFO_BYTES: Final = _RECEIVED + 8
 
 
+@dataclass
 class AcceptedConnections:
     """The connections of one port. A client is named `ADDRESS:PORT`, an IPv6 address without brackets."""
 
-    def __init__(self, port: int) -> None:
-        self.port = port
-        self._files: dict[str, int] = {}  # the file of each client's connection, at the last look
+    port: int
+    _files: dict[str, int] = field(default_factory=dict)  # the file of each client's connection, at the last look
 
     def look(self) -> list[str]:
         """Searches the open files for connections of the port: keeps the file of each client, returns the clients.
@@ -128,16 +128,16 @@ class ClientConnection:
         self.delivered += message_bytes + message_bytes // _FRAME_SHARE
 
 
+@dataclass
 class GrpcConnections:
     """The connections of the gRPC port, by client."""
 
-    def __init__(self, max_connections: int, header_timeout_seconds: float) -> None:
-        self._max_connections = max_connections
-        self._header_timeout = header_timeout_seconds
-        self._accepted = AcceptedConnections(0)  # `keep` sets the port
-        self._known: dict[str, ClientConnection] = {}  # by client
-        self._looked = time.monotonic()  # when the open files were read last
-        self.calls = 0  # open calls of all connections
+    max_connections: int
+    header_timeout_seconds: float
+    calls: int = 0  # open calls of all connections
+    _accepted: AcceptedConnections = field(default_factory=lambda: AcceptedConnections(0))  # `keep` sets the port
+    _known: dict[str, ClientConnection] = field(default_factory=dict)  # by client
+    _looked: float = field(default_factory=time.monotonic)  # when the open files were read last
 
     @property
     def count(self) -> int:
@@ -181,7 +181,7 @@ class GrpcConnections:
     async def keep(self, port: int) -> None:
         """Ends connections that stay too long, until it is cancelled; `port` is the one that gRPC listens on."""
         self._accepted.port = port
-        period = min(_MOST_LOOK_SECONDS, self._header_timeout / _LOOKS)
+        period = min(_MOST_LOOK_SECONDS, self.header_timeout_seconds / _LOOKS)
         while True:
             await asyncio.sleep(period)
             for client in self._clients_to_end(await asyncio.to_thread(self._accepted.look)):
@@ -200,9 +200,11 @@ class GrpcConnections:
                 del known[client]
         # Idle connections, the longest idle first: those without a first call in time must end.
         idle = sorted((known[client].since, client) for client in present if not self.of(client).calls)
-        late = [client for since, client in idle if not known[client].called and now - since > self._header_timeout]
+        late = [
+            client for since, client in idle if not known[client].called and now - since > self.header_timeout_seconds
+        ]
         # If too many would be left, the longest idle ones end, too.
-        excess = len(present) - len(late) - int(self._max_connections * _CROWDED)
+        excess = len(present) - len(late) - int(self.max_connections * _CROWDED)
         if excess > 0:
             late_clients = set(late)
             longest_idle = [

@@ -23,7 +23,7 @@ import enum
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from lengthwise.connections.inflight import Hold, Inflight
@@ -73,14 +73,16 @@ class IncomingMessage:
         return refuse
 
 
+@dataclass
 class WaitingCalls:
     """The messages that wait for a slot: connections take turns, in the order of their ranks."""
 
-    def __init__(self) -> None:
-        # For each rank, the lines of messages by client; the client whose turn it is is first
-        self._lines: tuple[OrderedDict[str, deque[IncomingMessage]], ...] = tuple(OrderedDict() for _ in _Rank)
-        self._ranks: OrderedDict[str, _Rank] = OrderedDict()  # by client; the one updated longest ago is first
-        self.waiting = 0  # messages in all lines
+    waiting: int = 0  # messages in all lines
+    # For each rank, the lines of messages by client; the client whose turn it is is first
+    _lines: tuple[OrderedDict[str, deque[IncomingMessage]], ...] = field(
+        default_factory=lambda: tuple(OrderedDict() for _ in _Rank)
+    )
+    _ranks: OrderedDict[str, _Rank] = field(default_factory=OrderedDict)  # by client; updated longest ago: first
 
     def join(self, message: IncomingMessage) -> IncomingMessage | None:
         """Adds a message at the end of its connection's line; if too many wait, one of them has to be refused.
