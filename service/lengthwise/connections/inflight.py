@@ -18,23 +18,19 @@ Not counted, because bounded elsewhere: what kernel and parser read ahead, what 
 from __future__ import annotations
 
 from collections.abc import MutableSequence
+from dataclasses import dataclass, field
 
 from lengthwise.errors import InflightFull, TooLarge
 
 
+@dataclass(slots=True, eq=False)
 class Inflight:
-    """Counts the bytes of all calls, and limits them to `max_bytes`.
+    """Counts the bytes of all calls, and limits them to `max_bytes`."""
 
-    `cells` has the bytes of each process that serves, and `index` is the cell of this process.
-    """
-
-    __slots__ = ("bytes", "cells", "index", "max_bytes")
-
-    def __init__(self, max_bytes: int, cells: MutableSequence[float] | None = None, index: int = 0) -> None:
-        self.max_bytes = max_bytes
-        self.bytes = 0  # of the calls of this process
-        self.cells: MutableSequence[float] = [0] if cells is None else cells
-        self.index = index
+    max_bytes: int
+    cells: MutableSequence[float] = field(default_factory=lambda: [0])  # the bytes of each process that serves
+    index: int = 0  # of the cell of this process
+    bytes: int = 0  # of the calls of this process
 
     @property
     def free(self) -> int:
@@ -47,14 +43,12 @@ class Inflight:
         self.cells[self.index] = self.bytes
 
 
+@dataclass(slots=True, eq=False)
 class Hold:
     """The bytes that one call has in memory."""
 
-    __slots__ = ("inflight", "size")
-
-    def __init__(self, inflight: Inflight) -> None:
-        self.inflight = inflight
-        self.size = 0  # bytes
+    inflight: Inflight
+    size: int = 0  # bytes
 
     @property
     def crowded(self) -> bool:

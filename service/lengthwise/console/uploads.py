@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from contextlib import ExitStack, suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final, get_args
@@ -50,13 +50,13 @@ _ENVIRONMENT: Final = {
 }
 
 
+@dataclass
 class Uploads:
     """Reads uploaded files, one at a time; their bytes count as memory of calls (`inflight`)."""
 
-    def __init__(self, inflight: Inflight, max_bytes: int) -> None:
-        self._inflight = inflight
-        self._max_bytes = max_bytes
-        self._reading = asyncio.Lock()  # while a file is read
+    inflight: Inflight
+    max_bytes: int
+    _reading: asyncio.Lock = field(default_factory=asyncio.Lock)  # while a file is read
 
     async def read(
         self, name: str, kind: str, headers: dict[bytes, bytes], receive: Receive, columns: ColumnNames = _ANY
@@ -85,9 +85,9 @@ class Uploads:
         late_at = time.monotonic() + READ_SECONDS  # when the body must have arrived
         with ExitStack() as stack:
             # The bytes of this call in memory: the body while it arrives and waits, later the answer, too
-            hold = Hold(self._inflight)
+            hold = Hold(self.inflight)
             stack.callback(hold.close)
-            body = await read_body(receive, headers, self._max_bytes, hold, late_at=late_at)
+            body = await read_body(receive, headers, self.max_bytes, hold, late_at=late_at)
             try:  # one file at a time
                 await asyncio.wait_for(self._reading.acquire(), READ_SECONDS)
             except TimeoutError:

@@ -10,6 +10,7 @@ import asyncio
 import time
 import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import islice
 from typing import Final
 
@@ -31,14 +32,12 @@ class ClientLeft(Exception):
     """The client closed the connection before it was answered."""
 
 
+@dataclass(slots=True)
 class Delivery:
     """Whether the answer to a request through ASGI was sent; the connection sets it."""
 
-    __slots__ = ("answered", "refused")
-
-    def __init__(self) -> None:
-        self.answered = False  # whether the connection accepted the whole answer
-        self.refused: int | None = None  # the status that the connection sent instead of the answer, if it did
+    answered: bool = False  # whether the connection accepted the whole answer
+    refused: int | None = None  # the status that the connection sent instead of the answer, if it did
 
 
 def status_sent(scope: Scope, status: int) -> int:

@@ -219,6 +219,7 @@ def waiting_process() -> subprocess.Popen[bytes]:
     )
 
 
+@dataclass
 class Verdicts:
     """The verdicts on models that the parent keeps for its workers, by the digest of all that a verdict depends on.
 
@@ -227,11 +228,11 @@ class Verdicts:
     first worker, where its process for that was started early (`begin_process`).
     """
 
-    def __init__(self) -> None:
-        self._first_came = asyncio.Event()  # the first worker has asked for a verdict, or others waited long enough
-        self._verdicts: dict[str, tuple[float, dict[str, Any]]] = {}  # when it was stored, and the verdict
-        # Of each model that a worker verifies: a future of its verdict, and one of the worker's end
-        self._verifying: dict[str, tuple[Future[Any], Future[Any]]] = {}
+    # Set when the first worker has asked for a verdict, or others waited long enough
+    _first_came: asyncio.Event = field(default_factory=asyncio.Event)
+    _verdicts: dict[str, tuple[float, dict[str, Any]]] = field(default_factory=dict)  # when it was stored; the verdict
+    # Of each model that a worker verifies: a future of its verdict, and one of the worker's end
+    _verifying: dict[str, tuple[Future[Any], Future[Any]]] = field(default_factory=dict)
 
     @property
     def verifying(self) -> bool:
