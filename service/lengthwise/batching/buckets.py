@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from lengthwise.batching.cost import CostTable, interpolated
 from lengthwise.batching.plan import BatchLimits
-from lengthwise.padding import rounded_width
+from lengthwise.padding import PaddedBatch, Steps, pad, rounded_width
 
 BatchShape = tuple[int, int]  # rows, width
 
@@ -40,6 +40,15 @@ _CORRECTION_WEIGHT: Final = 0.1  # of one run, in the times of shapes like its o
 _CORRECTED_RUNS: Final = 16  # after so many the columns are computed again,
 _CORRECTION_STEP: Final = 0.05  # but only if the log of a time has changed by more than this
 _FINE: Final = 256  # longest lengths that differ by less than about one part in so many count as one width
+
+
+def padded(sequences: Sequence[Steps], buckets: Buckets | None, multiple: int) -> PaddedBatch:
+    """Pads sequences to a batch: its width is a multiple; with buckets, it has one of their shapes, with fillers."""
+    if buckets is None:
+        return pad(sequences, multiple=multiple)
+    width = buckets.padded_width(max(map(len, sequences)))
+    rows = buckets.rows_of(len(sequences), width)
+    return pad(sequences, width=width, rows=rows, filler_length=buckets.min_length)
 
 
 @dataclass(slots=True)

@@ -15,11 +15,11 @@ from operator import attrgetter
 from typing import Any, Final, NamedTuple, Protocol
 
 from lengthwise.batching.breaker import Breaker
-from lengthwise.batching.buckets import BEFORE_READY, MOST_FIRST, BatchShape, Buckets
+from lengthwise.batching.buckets import BEFORE_READY, MOST_FIRST, BatchShape, Buckets, padded
 from lengthwise.batching.cost import CostTable
 from lengthwise.batching.pending import PendingSequences, WaitingSequence
 from lengthwise.batching.plan import BatchLimits
-from lengthwise.padding import PaddedBatch, Steps, pad
+from lengthwise.padding import PaddedBatch, Steps
 from lengthwise.telemetry.metrics import ModelMetrics
 
 log = logging.getLogger("lengthwise.queues")
@@ -175,11 +175,7 @@ class ModelQueue:
 
     def padded(self, sequences: Sequence[Steps]) -> PaddedBatch:
         """The batch that runs: the sequences, padded to a width of the queue, and with fillers if it has buckets."""
-        if self.buckets is None:
-            return pad(sequences, multiple=self.limits.multiple)
-        width = self.buckets.padded_width(max(len(steps) for steps in sequences))
-        rows = self.buckets.rows_of(len(sequences), width)
-        return pad(sequences, width=width, rows=rows, filler_length=self.buckets.min_length)
+        return padded(sequences, self.buckets, self.limits.multiple)
 
 
 class Waiter(Protocol):

@@ -16,12 +16,13 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, NamedTuple, TypeVar, cast
 
+from lengthwise.batching.buckets import padded
 from lengthwise.batching.pending import PendingSequences, WaitingSequence
 from lengthwise.batching.plan import BatchLimits, plan
 from lengthwise.datasets.input_sequences import require_valid
 from lengthwise.decoding.calls import Item
 from lengthwise.errors import InferenceFailed
-from lengthwise.padding import PaddedBatch, Steps, pad, rounded_width
+from lengthwise.padding import Steps, rounded_width
 from lengthwise.repository.loading import LoadedModel
 from lengthwise.runtime import answers
 from lengthwise.runtime.answers import NOT_FINITE, Answer
@@ -135,7 +136,7 @@ def _run(model: LoadedModel, rows: list[_Row], attention: bool) -> _BatchResult:
     If the batch fails, each of its rows is run unbatched, so that only the bad rows fail.
     """
     started = time.thread_time()
-    batch = _pad(model, [row.steps for row in rows])
+    batch = padded([row.steps for row in rows], model.buckets, model.manifest.width_multiple)
 
     def figures() -> ScoredBatch:
         """The figures of the batch, with the processor time until now."""
@@ -152,15 +153,6 @@ def _run(model: LoadedModel, rows: list[_Row], attention: bool) -> _BatchResult:
         results_of_rows = [_run(model, [row], attention) for row in rows]
         return [results[0] for results, _ in results_of_rows], figures()  # the time covers all these runs
     return [NOT_FINITE if answer is None else answer for answer in results], figures()
-
-
-def _pad(model: LoadedModel, sequences: Sequence[Steps]) -> PaddedBatch:
-    """Pads sequences to a batch; on a device, to one of its few shapes (`buckets`), with filler rows."""
-    if model.buckets is None:
-        return pad(sequences, multiple=model.manifest.width_multiple)
-    width = model.buckets.padded_width(max(map(len, sequences)))
-    rows = model.buckets.rows_of(len(sequences), width)
-    return pad(sequences, width=width, rows=rows, filler_length=model.buckets.min_length)
 
 
 def _collect(
