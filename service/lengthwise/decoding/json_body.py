@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,10 +24,6 @@ def decode(body: bytes, find: Find, *, max_sequences: int, layout: validation.Bo
         return call
     fast_json.explain(body, find, max_sequences=max_sequences, layout=layout)
     return validation.read(body, find, max_sequences=max_sequences, layout=layout)
-
-
-decode_ordinary: Final = fast_json.read
-"""As `decode`, but returns None for a body that is not ordinary: such a body takes several times as long."""
 
 
 def predictions(call: Call, answers: list[Answer]) -> list[dict[str, Any]]:

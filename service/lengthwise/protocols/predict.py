@@ -16,7 +16,7 @@ from typing import Final
 
 import orjson
 
-from lengthwise.decoding import json_body
+from lengthwise.decoding import fast_json, json_body
 from lengthwise.decoding.calls import Call
 from lengthwise.decoding.validation import BodyLayout
 from lengthwise.protocols import binary_bodies, kserve, problems
@@ -70,7 +70,7 @@ class Predict(Endpoint):
             return call, encode_octets or partial(encode, call)
         if query := request.scope.get("query_string"):
             binary_bodies.refuse_binary_options(query)
-        decode = json_body.decode_ordinary if fast and len(request.body) > CAREFUL_BYTES else json_body.decode
+        decode = fast_json.read if fast and len(request.body) > CAREFUL_BYTES else json_body.decode
         decoded = decode(request.body, self.serving.find, max_sequences=self.serving.settings.max_sequences)
         return None if decoded is None else (decoded, partial(encode, decoded))
 
@@ -89,7 +89,7 @@ class PredictV1(Endpoint):
         """
         path = request.scope["path_params"]
         served = kserve.find(self.serving, path["model"], path.get("version"))
-        decode = json_body.decode_ordinary if fast and len(request.body) > CAREFUL_BYTES else json_body.decode
+        decode = fast_json.read if fast and len(request.body) > CAREFUL_BYTES else json_body.decode
         call = decode(
             request.body,
             lambda name, version: served,
