@@ -19,10 +19,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-try:
-    from lengthwise.runtime.kernels import _kernels
-except ImportError:  # mypy reads the module's stub; an installation may lack the module
-    _kernels = None  # type: ignore[assignment]
+from lengthwise.runtime.kernels import _kernels
 
 DOMAIN: Final = "lengthwise.rocket"
 """The domain of the operator SharesAboveBiases. It occurs in no file."""

@@ -19,13 +19,10 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, Final
 
+from lengthwise.runtime.kernels import _kernels
+
 if TYPE_CHECKING:
     from lengthwise.runtime.kernels._kernels import Numbers
-
-try:
-    from lengthwise.runtime.kernels import _kernels
-except ImportError:  # mypy reads the module's stub; an installation may lack the module
-    _kernels = None  # type: ignore[assignment]
 
 ONNXRUNTIME: Final = "onnxruntime"
 """The name for onnxruntime's own kernels, where a name of kernels is otherwise an instruction set."""
