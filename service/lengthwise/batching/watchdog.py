@@ -19,7 +19,7 @@ import threading
 import traceback
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from lengthwise.telemetry.metrics import ModelMetrics
@@ -45,25 +45,27 @@ class Run:
         return f"a batch of {self.name} ({self.rows} rows of {self.width} steps, predicted {self.seconds:.3g} s)"
 
 
+@dataclass(eq=False)
 class Watchdog:
-    """Looks at the runs (by thread id, `Execution.runs`) and at the event loop, in a thread of its own."""
+    """Looks at the runs and at the event loop, in a thread of its own."""
 
-    def __init__(self, runs: Mapping[int, Run], hung_seconds: float) -> None:
-        self._runs = runs
-        self._hung_seconds = hung_seconds
-        self._looks: dict[int, tuple[Run, int]] = {}  # by thread: the run of the last look, and how many looks saw it
-        self._hung: Run | None = None  # a run that hung at the last look
-        self._loop_looks = 0  # looks since the event loop ran something
-        self._loop_thread = 0  # the id of the event loop's thread
-        self._answered = threading.Event()  # set when the event loop runs the function that a look scheduled
-        self._stopped = threading.Event()
-        self._thread: threading.Thread | None = None
+    runs: Mapping[int, Run]  # by thread id: `Execution.runs`
+    hung_seconds: float
+    # By thread: the run of the last look, and how many looks saw it
+    _looks: dict[int, tuple[Run, int]] = field(default_factory=dict)
+    _hung: Run | None = None  # a run that hung at the last look
+    _loop_looks: int = 0  # looks since the event loop ran something
+    _loop_thread: int = 0  # the id of the event loop's thread
+    # Set when the event loop runs the function that a look scheduled
+    _answered: threading.Event = field(default_factory=threading.Event)
+    _stopped: threading.Event = field(default_factory=threading.Event)
+    _thread: threading.Thread | None = None
 
     @property
     def problem(self) -> str | None:
         """Why the process cannot heal itself, for people; None if it can."""
         hung = self._hung
-        return None if hung is None else f"{hung} has run for more than {self._hung_seconds:g} s"
+        return None if hung is None else f"{hung} has run for more than {self.hung_seconds:g} s"
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Starts the thread; called on the event loop."""
@@ -87,7 +89,7 @@ class Watchdog:
         """Looks at the runs once: counts and logs those that have just become overdue, and notes whether one hangs."""
         last_looks, self._looks = self._looks, {}
         hung = None
-        for thread, run in list(self._runs.items()):
+        for thread, run in list(self.runs.items()):
             last_run, looks = last_looks.get(thread, (run, 0))
             looks = looks + 1 if last_run is run else 1
             self._looks[thread] = (run, looks)
@@ -95,7 +97,7 @@ class Watchdog:
             if seconds - LOOK_SECONDS <= allowed < seconds:  # overdue now, and not yet at the last look
                 run.metrics.count("overdue_batches")
                 log.warning("%s has run for %.3g s", run, seconds)
-            if seconds > max(allowed, self._hung_seconds):
+            if seconds > max(allowed, self.hung_seconds):
                 hung = run
         if hung is not None and self._hung is None:
             log.critical("%s hangs, and no thread can be ended; /livez fails from now on", hung)
@@ -113,7 +115,7 @@ class Watchdog:
         """
         # 1. The function of an earlier look has run: schedule it again.
         if self._answered.is_set():
-            if self._loop_looks * LOOK_SECONDS > self._hung_seconds:
+            if self._loop_looks * LOOK_SECONDS > self.hung_seconds:
                 log.warning("the event loop runs again")
             self._loop_looks = 0
             self._answered.clear()
@@ -122,7 +124,7 @@ class Watchdog:
         # 2. It has not run: log that once, at the first look after `hung_seconds`.
         else:
             self._loop_looks += 1
-            if self._loop_looks * LOOK_SECONDS > self._hung_seconds >= (self._loop_looks - 1) * LOOK_SECONDS:
+            if self._loop_looks * LOOK_SECONDS > self.hung_seconds >= (self._loop_looks - 1) * LOOK_SECONDS:
                 frame = sys._current_frames().get(self._loop_thread)
                 stack = "".join(traceback.format_stack(frame)) if frame is not None else "unknown"
-                log.critical("the event loop has run nothing for %.3g s; its stack:\n%s", self._hung_seconds, stack)
+                log.critical("the event loop has run nothing for %.3g s; its stack:\n%s", self.hung_seconds, stack)
