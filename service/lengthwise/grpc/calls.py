@@ -228,8 +228,12 @@ class SmallCalls:
 
         def received(body: bytes | None, error: RequestError | None = None) -> None:
             """Ends the wait for the message: with its bytes (None: there is none), or with the error of a refusal."""
-            if not arrival.done():
-                arrival.set_result(body) if error is None else arrival.set_exception(error)
+            if arrival.done():
+                return
+            if error is None:
+                arrival.set_result(body)
+            else:
+                arrival.set_exception(error)
 
         # When it is the message's turn, `receiving` calls `rpc.receive`; if it refuses it, it calls `received`.
         message = IncomingMessage(hold, rpc.client, lambda: rpc.receive(received), partial(received, None))

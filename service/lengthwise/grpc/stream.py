@@ -59,7 +59,8 @@ class StreamInference:
         A stream that is refused ends at once, with the status of the refusal.
         """
         # A stream is admitted as a call is, but counted only if it is refused: its requests are calls.
-        call = InferenceCall(self.protocol, headers := headers_of(rpc.metadata), rpc.peer)
+        headers = headers_of(rpc.metadata)
+        call = InferenceCall(self.protocol, headers, rpc.peer)
         try:
             self._admit(call)
         except RequestError as error:
