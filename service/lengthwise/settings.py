@@ -346,7 +346,8 @@ class Settings(BaseSettings):
 
     def _option_text(self, name: str) -> str:
         """An option's name and value for a message, and whether it is the default: `port (8000, the default)`."""
-        return f"{name} ({getattr(self, name)}{'' if name in self.model_fields_set else ', the default'})"
+        by_default = "" if name in self.model_fields_set else ", the default"
+        return f"{name} ({getattr(self, name)}{by_default})"
 
     @classmethod
     def settings_customise_sources(

@@ -153,7 +153,8 @@ class PendingSequences:
         """Removes the sequences of a batch that runs, and cleans the orders if they have many stale entries."""
         self._ran += len(batch)
         for waiting in batch:
-            alike = self.alike[kind := (waiting.width, waiting.priority)]
+            kind = (waiting.width, waiting.priority)
+            alike = self.alike[kind]
             del self._waiting[waiting.urgency], alike[waiting.urgency]
             if not alike:
                 del self.alike[kind]

@@ -182,7 +182,8 @@ def _explain_values(steps: Iterable[tuple[int, Any]], where: SentWhere, features
             problems.add(f"{at}/{index}", partial(_step_message, step, manifest, count))
             continue
         for i, value in enumerate(step):
-            if null_is_fine[i] if value is None else fits_float32(value):
+            is_fine = null_is_fine[i] if value is None else fits_float32(value)
+            if is_fine:
                 continue
             pointer = f"{at}/{index}" if is_bare else f"{at}/{index}/{keys[i] if keys else i}"
             problems.add(pointer, partial(_value_message, step, i, where))

@@ -64,13 +64,10 @@ class Changes:
             answers: list[dict[str, Any]] = []
             for slot, pending in calls.items():
                 slot.change = pending
-                answer = (
-                    pending.result()
-                    if pending.done()
-                    else {"error": "it still makes an earlier change"}
-                    if pending in behind_earlier_change
-                    else {"error": f"it has not answered within {CHANGE_SECONDS:g} s"}
-                )
+                problem = f"it has not answered within {CHANGE_SECONDS:g} s"
+                if pending in behind_earlier_change:
+                    problem = "it still makes an earlier change"
+                answer = pending.result() if pending.done() else {"error": problem}
                 if answer is not None and slot.process is not None:  # else the worker has ended
                     answers.append({"pid": slot.process.pid, **answer})
             # The name stays unloaded if it is so at all workers: a load counts even if the highest version was refused.

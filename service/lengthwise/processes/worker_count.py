@@ -84,18 +84,14 @@ def count_workers(settings: Settings) -> WorkerCount:
         count, reason = cores // settings.runners, f"{cores} cores, for {settings.runners} runners each"
     else:
         runners = min(1 + min(sizes, default=0) // _RUNNER_BYTES, max(1, cores // _LEAST), _MOST_RUNNERS)
-        count, reason = (
-            cores // runners,
-            (
-                "one for each core"
-                if runners == 1
-                else f"one for every {runners} of {cores} cores, as the models are large"
-            ),
-        )
+        count, reason = cores // runners, "one for each core"
+        if runners > 1:
+            reason = f"one for every {runners} of {cores} cores, as the models are large"
     # By the memory: how many workers have room, and the bytes that each needs.
     limit, needed = "memory", (8 * _WORKER_BYTES if on_gpu else _WORKER_BYTES) + graphs
     half_of_machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-    room_for = (half_of_machine if (left := memory_left_bytes()) is None else left) // needed
+    left = memory_left_bytes()
+    room_for = (half_of_machine if left is None else left) // needed
     # By `max_model_bytes`: each worker has its share of it, in which a model and its new version must fit.
     if settings.max_model_bytes is not None and (shares := settings.max_model_bytes // max(1, graphs)) < room_for:
         limit, needed, room_for = "max_model_bytes", graphs, shares

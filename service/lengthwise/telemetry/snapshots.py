@@ -78,7 +78,8 @@ class Total:
             _, numbers = self._families.setdefault(name, (head, {}))
             _, over_workers, *_ = head
             for labels, number in samples:
-                old_number = numbers.get(key := tuple(labels), 0)
+                key = tuple(labels)
+                old_number = numbers.get(key, 0)
                 numbers[key] = max(old_number, number) if over_workers == "largest" else old_number + number
 
     def rows(self) -> tuple[CountRows, CountRows]:
