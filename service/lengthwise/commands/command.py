@@ -99,9 +99,11 @@ class Command(click.Command):
             if isinstance(error, OSError) and error.strerror is not None:  # a full disk, a missing folder
                 end(error.strerror if error.filename is None else f"{error.filename}: {error.strerror}", NOT_CHECKED)
             traceback.print_exc()
+            # Of this error, or of one before it
+            lacks_threads = any(sign in traceback.format_exc() for sign in _NO_THREAD)
             end(
                 "the system starts no more threads: raise its limit of processes (ulimit -u, a pod's PIDs) or of memory"
-                if any(sign in traceback.format_exc() for sign in _NO_THREAD)  # of this error, or one before it
+                if lacks_threads
                 else "this is a bug in lengthwise, not in its input",
                 NOT_CHECKED,
             )

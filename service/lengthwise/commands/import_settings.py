@@ -76,12 +76,18 @@ def _text_or_number(value: Any) -> list[str]:
     return [str(value)]
 
 
+def _origins(cors: Any) -> list[str]:
+    """Converts a table of settings for web pages, whose `allow_origins` is one origin or a list of them."""
+    origins = cors.get("allow_origins")
+    return [",".join(origins if isinstance(origins, list) else [origins])]
+
+
 CONVERSIONS: Final[Mapping[str, Callable[[Any], list[str]]]] = {
     "as it is": _text_or_number,
     "address": lambda value: [*_host_and_port(value)],
     "port": lambda value: [_host_and_port(value)[1]],
     "seconds": lambda value: [str(round(float(value) * 1000))],
-    "origins": lambda value: [",".join(value if isinstance(value := value.get("allow_origins"), list) else [value])],
+    "origins": _origins,
     "debug": lambda value: ["debug" if str(value).lower() == "true" else "info"],
     "structured": lambda value: ["json" if str(value).lower() == "true" else "text"],
 }  # a value of another server -> the value of each option

@@ -128,8 +128,9 @@ class _Writer(QueueListener):
         """Writes a whole line, without a lock of Python, which the end of the process would wait for."""
         line = f"{record.msg}\n".encode(errors="backslashreplace")
         with suppress(OSError, AttributeError, ValueError):  # stderr is closed, or there is none
+            stderr = cast("TextIO", sys.__stderr__).fileno()
             while line:
-                select.select((), (stderr := cast("TextIO", sys.__stderr__).fileno(),), ())  # it may be non-blocking
+                select.select((), (stderr,), ())  # it may be non-blocking
                 line = line[os.write(stderr, line) :]
 
 

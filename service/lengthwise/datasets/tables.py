@@ -233,12 +233,10 @@ def as_array(value: Any) -> NDArray[Any]:
             else []
         )
         other = next((index for index, count in enumerate(counts) if count != counts[0]), None)
-        raise ValueError(
-            str(error)
-            if other is None
-            else "its steps have different numbers of features: "
-            f"step {other} has {counts[other]}, step 0 has {counts[0]}"
-        ) from error
+        if other is not None:
+            sizes = f"step {other} has {counts[other]}, step 0 has {counts[0]}"
+            raise ValueError(f"its steps have different numbers of features: {sizes}") from error
+        raise ValueError(str(error)) from error
     if array.dtype.kind != "O":
         return array
     # None among numbers, or a whole number past 64 bits: one by one, since NumPy would take texts for numbers too.

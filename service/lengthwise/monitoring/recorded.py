@@ -73,7 +73,8 @@ def join(directory: Path, labels: Mapping[str, Any], out: Path) -> tuple[int, in
         )
     if len(names) > 1:
         raise ConfigurationError(f"the records of {directory} have other names of features: join those of one model")
-    metadata = {record_file.NAMES: feature_names} if (feature_names := names.pop()) else None
+    feature_names = names.pop()
+    metadata = {record_file.NAMES: feature_names} if feature_names else None
     try:
         table = pa.Table.from_pylist(list(rows_by_id.values())).replace_schema_metadata(metadata)
         pq.write_table(table, out, compression="zstd")

@@ -93,7 +93,8 @@ def upload(folder: Path, address: Address) -> str:
             revision=unquote(address.revision) or None,
             commit_message="Models of Lengthwise",
         )
-    return f"hf://{address.host}@{commit.oid}" + (f"/{address.path}" if address.path else "")
+    path = f"/{address.path}" if address.path else ""
+    return f"hf://{address.host}@{commit.oid}{path}"
 
 
 @contextmanager

@@ -71,8 +71,9 @@ class ImageRegistry:
             VerificationError: The reference is a digest, and the content has another one.
         """
         accepted = ", ".join((INDEX_TYPE, MANIFEST_TYPE, *_DOCKER_TYPES))
+        content = io.BytesIO()
         with self._answer("GET", f"manifests/{reference}", headers={"accept": accepted}) as answer:
-            write_answer(answer.iter_bytes(), content := io.BytesIO(), self._where, _MOST_BYTES)
+            write_answer(answer.iter_bytes(), content, self._where, _MOST_BYTES)
         if content.tell() > _MOST_BYTES:
             raise ConfigurationError(f"{self._where}: its manifest has more than {_MOST_BYTES} bytes")
         digest = files.digest_of(content.getvalue())
