@@ -204,7 +204,8 @@ def difference(
             if largest == 0.0 and not of_any_reading:
                 return 0.0
             differences.append(largest)
-    return (max if of_any_reading else min)(differences, default=None)
+    decisive = max if of_any_reading else min
+    return decisive(differences, default=None)
 
 
 def differences_along_steps(

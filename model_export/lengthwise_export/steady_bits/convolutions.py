@@ -71,7 +71,8 @@ def rewritten_convolution(node: NodeProto, facts: GraphFacts) -> Replacement | N
         return new.with_outputs(_sum_of_convolutions(new, value, weights, bias))
     # Forms 3 and 4: the second axis comes in front of the steps, and is removed after what follows.
     value = facts.two_axes.get(value) or new.unsqueezed(value, [2])
-    value = (_group_by_group if splits_groups else _convolved)(new, value, weights[:, :, None, :], groups, bias)
+    convolve = _group_by_group if splits_groups else _convolved
+    value = convolve(new, value, weights[:, :, None, :], groups, bias)
     value = _with_fused_nodes(new, value, facts)
     facts.two_axes[new.replaced[-1].output[0]] = value
     return new.with_outputs(new.squeezed(value, [2]))
@@ -93,7 +94,8 @@ def _sum_of_convolutions(new: Replacement, value: str, weights: NDArray[Any], bi
     """
     channels = PART // weights.shape[2]
     parts = [weights[:, start : start + channels] for start in range(0, weights.shape[1], channels)]
-    values = new.emit_outputs("Split", [value, new.constant([part.shape[1] for part in parts])], len(parts), axis=1)
+    sizes = new.constant([part.shape[1] for part in parts])
+    values = new.emit_outputs("Split", [value, sizes], len(parts), axis=1)
     inputs = zip(values, parts, [bias] + [""] * (len(parts) - 1), strict=True)
     return new.total([_convolved(new, part, part_weights, 1, part_bias) for part, part_weights, part_bias in inputs])
 

@@ -266,7 +266,10 @@ def _write_tensor(tensor: Tensor, values: Tensor) -> None:
 def _refill(container: Any, entries: Any) -> None:
     """Replaces the content of a deque or a set."""
     container.clear()
-    (container.extend if isinstance(container, deque) else container.update)(entries)
+    if isinstance(container, deque):
+        container.extend(entries)
+    else:
+        container.update(entries)
 
 
 def _read_cell(cell: CellType) -> tuple[Any, ...]:

@@ -467,7 +467,8 @@ def complete_tables(spec_tables: Mapping[str, Any], records: Sequence[Record], r
             output["task"] = task
             reasons.append(f'task = "{task}": by the labels')
         output["labels"] = sorted_labels(record.label for record in records)
-        if len(output["labels"]) < (1 if output.get("task") == "multi-label" else 2):
+        fewest = 1 if output.get("task") == "multi-label" else 2
+        if len(output["labels"]) < fewest:
             problem = f"every label is {output['labels'][0]!r}" if output["labels"] else "no record has a label"
             raise ConfigurationError(
                 f"{records[0].source_line}: {problem}, so there is nothing to tell apart: a record of JSON has it as "

@@ -185,7 +185,8 @@ def _from_own_end(mender: Mender, index: DataTensor, size: Size) -> DataTensor:
 
     `size` is the size of the dim.
     """
-    (aligned, end), result = mender.align_axes([index, KnownTensor(mender.writer.size_at_width(size), size.table)])
+    own_size = KnownTensor(mender.writer.size_at_width(size), size.table)
+    (aligned, end), result = mender.align_axes([index, own_size])
     is_negative = mender.emit("Less", [aligned.name, mender.writer.scalar(0, index.dtype)])
     end_name = end.name if index.dtype == INT64 else mender.emit("Cast", [end.name], to=index.dtype)
     from_end = mender.emit("Add", [aligned.name, end_name])

@@ -205,11 +205,13 @@ def normalized(mender: Mender, value: DataTensor, axes: Sequence[int], epsilon: 
     """The tensor with mean 0 and variance 1 over axes of the original, both of each row's own steps."""
     centred = value
     for _ in range(2):  # twice, as the rounding of the first mean may be as large as the deviation of flat sequences
-        centred = mender.broadcast_node("Sub", centred, reduced(mender, centred, "ReduceMean", axes, keep=True))
+        mean = reduced(mender, centred, "ReduceMean", axes, keep=True)
+        centred = mender.broadcast_node("Sub", centred, mean)
     square = centred.with_name(mender.emit("Mul", [centred.name, centred.name]))
     variance = reduced(mender, square, "ReduceMean", axes, keep=True)
     epsilon_name = mender.writer.scalar(epsilon, value.dtype)
-    deviation = variance.with_name(mender.emit("Sqrt", [mender.emit("Add", [variance.name, epsilon_name])]))
+    positive = mender.emit("Add", [variance.name, epsilon_name])
+    deviation = variance.with_name(mender.emit("Sqrt", [positive]))
     return mender.broadcast_node("Div", centred, deviation)
 
 
