@@ -318,7 +318,7 @@ class Causes:
 
     total: int = 0  # messages, also those that are not kept
     # By the message without what varies: the first messages, their different sources, and how many there are
-    _groups: dict[str, tuple[list[str], dict[str, None], int]] = field(default_factory=dict)
+    _groups: dict[str, tuple[list[str], dict[str, None], int]] = field(default_factory=dict, init=False)
 
     def add(self, message: str, source: str = "") -> None:
         """Counts a message, and keeps it if it is one of the first of its cause.

@@ -52,14 +52,14 @@ class Watchdog:
     runs: Mapping[int, Run]  # by thread id: `Execution.runs`
     hung_seconds: float
     # By thread: the run of the last look, and how many looks saw it
-    _looks: dict[int, tuple[Run, int]] = field(default_factory=dict)
-    _hung: Run | None = None  # a run that hung at the last look
-    _loop_looks: int = 0  # looks since the event loop ran something
-    _loop_thread: int = 0  # the id of the event loop's thread
+    _looks: dict[int, tuple[Run, int]] = field(default_factory=dict, init=False)
+    _hung: Run | None = field(default=None, init=False)  # a run that hung at the last look
+    _loop_looks: int = field(default=0, init=False)  # looks since the event loop ran something
+    _loop_thread: int = field(default=0, init=False)  # the id of the event loop's thread
     # Set when the event loop runs the function that a look scheduled
-    _answered: threading.Event = field(default_factory=threading.Event)
-    _stopped: threading.Event = field(default_factory=threading.Event)
-    _thread: threading.Thread | None = None
+    _answered: threading.Event = field(default_factory=threading.Event, init=False)
+    _stopped: threading.Event = field(default_factory=threading.Event, init=False)
+    _thread: threading.Thread | None = field(default=None, init=False)
 
     @property
     def problem(self) -> str | None:

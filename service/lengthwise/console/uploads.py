@@ -56,7 +56,7 @@ class Uploads:
 
     inflight: Inflight
     max_bytes: int
-    _reading: asyncio.Lock = field(default_factory=asyncio.Lock)  # while a file is read
+    _reading: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)  # while a file is read
 
     async def read(
         self, name: str, kind: str, headers: dict[bytes, bytes], receive: Receive, columns: ColumnNames = _ANY

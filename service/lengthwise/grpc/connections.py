@@ -41,7 +41,8 @@ class AcceptedConnections:
     """The connections of one port. A client is named `ADDRESS:PORT`, an IPv6 address without brackets."""
 
     port: int
-    _files: dict[str, int] = field(default_factory=dict)  # the file of each client's connection, at the last look
+    # The file of each client's connection, at the last look
+    _files: dict[str, int] = field(default_factory=dict, init=False)
 
     def look(self) -> list[str]:
         """Searches the open files for connections of the port: keeps the file of each client, returns the clients.
@@ -135,9 +136,10 @@ class GrpcConnections:
     max_connections: int
     header_timeout_seconds: float
     calls: int = 0  # open calls of all connections
-    _accepted: AcceptedConnections = field(default_factory=lambda: AcceptedConnections(0))  # `keep` sets the port
-    _known: dict[str, ClientConnection] = field(default_factory=dict)  # by client
-    _looked: float = field(default_factory=time.monotonic)  # when the open files were read last
+    # Its port is set by `keep`
+    _accepted: AcceptedConnections = field(default_factory=lambda: AcceptedConnections(0), init=False)
+    _known: dict[str, ClientConnection] = field(default_factory=dict, init=False)  # by client
+    _looked: float = field(default_factory=time.monotonic, init=False)  # when the open files were read last
 
     @property
     def count(self) -> int:

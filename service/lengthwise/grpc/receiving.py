@@ -80,9 +80,10 @@ class WaitingCalls:
     waiting: int = 0  # messages in all lines
     # For each rank, the lines of messages by client; the client whose turn it is is first
     _lines: tuple[OrderedDict[str, deque[IncomingMessage]], ...] = field(
-        default_factory=lambda: tuple(OrderedDict() for _ in _Rank)
+        default_factory=lambda: tuple(OrderedDict() for _ in _Rank), init=False
     )
-    _ranks: OrderedDict[str, _Rank] = field(default_factory=OrderedDict)  # by client; updated longest ago: first
+    # By client; the one updated longest ago is first
+    _ranks: OrderedDict[str, _Rank] = field(default_factory=OrderedDict, init=False)
 
     def join(self, message: IncomingMessage) -> IncomingMessage | None:
         """Adds a message at the end of its connection's line; if too many wait, one of them has to be refused.

@@ -229,10 +229,11 @@ class Verdicts:
     """
 
     # Set when the first worker has asked for a verdict, or others waited long enough
-    _first_came: asyncio.Event = field(default_factory=asyncio.Event)
-    _verdicts: dict[str, tuple[float, dict[str, Any]]] = field(default_factory=dict)  # when it was stored; the verdict
+    _first_came: asyncio.Event = field(default_factory=asyncio.Event, init=False)
+    # Of each model: when the verdict was stored, and the verdict
+    _verdicts: dict[str, tuple[float, dict[str, Any]]] = field(default_factory=dict, init=False)
     # Of each model that a worker verifies: a future of its verdict, and one of the worker's end
-    _verifying: dict[str, tuple[Future[Any], Future[Any]]] = field(default_factory=dict)
+    _verifying: dict[str, tuple[Future[Any], Future[Any]]] = field(default_factory=dict, init=False)
 
     @property
     def verifying(self) -> bool:
