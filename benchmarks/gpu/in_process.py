@@ -6,6 +6,7 @@ Only the protocol is left out. The load runs in the same interpreter, and its ow
 from __future__ import annotations
 
 import asyncio
+import gc
 import sys
 import time
 from collections.abc import Sequence
@@ -21,8 +22,8 @@ from lengthwise.repository.registry import ServedModel
 from lengthwise.telemetry.metrics import ModelMetrics
 
 _DRAIN_SECONDS = 20.0
-SWITCH_INTERVAL_SECONDS = 0.0005
-"""As the service has it (`processes.server`, which a bare machine cannot import)."""
+SWITCH_INTERVAL_SECONDS, YOUNG_OBJECTS = 0.0005, 10_000
+"""Of the interpreter, as the service sets them (`processes.server`, which a bare machine cannot import)."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class InProcessService:
 
     async def _closed(self, sequences: Sequence[Steps], seconds: float, in_flight: int) -> dict[str, float]:
         sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
+        gc.set_threshold(YOUNG_OBJECTS)
         metrics = ModelMetrics()
         queue = self.queue(metrics)
         devices = int(self.model.session.bound and not self.overlapping)

@@ -70,5 +70,6 @@ for name in {modules!r}:
     assert done.returncode == 0, done.stderr
 
 
-def test_without_http_the_service_switches_threads_as_often_as_a_server():
+def test_without_http_the_service_sets_the_interpreter_up_as_a_server_does():
     assert in_process.SWITCH_INTERVAL_SECONDS == server.SWITCH_INTERVAL_SECONDS
+    assert in_process.YOUNG_OBJECTS == server.YOUNG_OBJECTS
