@@ -145,3 +145,33 @@ def test_a_graph_that_breaks_the_contract_is_not_let_through(proto: onnx.ModelPr
     BROKEN[name](model)
     with pytest.raises(ExportError):
         graph.ensure(model, PROMISED)
+
+
+def quotient(total, weights):
+    return total / weights
+
+
+def direction(total, weights):
+    return nn.functional.normalize(total, dim=1)
+
+
+@pytest.mark.parametrize("pool", [quotient, direction])
+def test_small_gates_keep_their_digits_where_their_sum_is_a_divisor(pool) -> None:
+    class Gated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.gate = nn.Linear(5, 1)
+            nn.init.constant_(self.gate.bias, -15.0)
+
+        def forward(self, values, lengths):
+            valid = (torch.arange(values.shape[1]) < lengths[:, None])[..., None]
+            weights = torch.where(valid, self.gate(values).sigmoid(), 0.0)
+            return pool((weights * torch.where(valid, values, 0.0)).sum(1), weights.sum(1))
+
+    model = Gated().eval()
+    values, lengths = torch.randn(4, 9, 5), torch.tensor([9, 1, 4, 6])
+    (logits,) = answers(graph.build(model, STEPS, name="gated", labels="abcde"), values, lengths)
+    with torch.no_grad():
+        expected = model.double()(values.double(), lengths).numpy()
+    assert np.abs(logits - expected).max() < 1e-5 * np.abs(expected).max()

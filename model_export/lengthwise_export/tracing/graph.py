@@ -397,9 +397,10 @@ _SHARP: Final = frozenset({"Log", "Reciprocal", "Pow", "Sqrt", "Div"})
 
 _PASSING: Final = frozenset(
     {"Add", "Sub", "Mul", "Neg", "Abs", "Clip", "Max", "Min", "Where", "Identity", "Cast", "Reshape", "Transpose"}
-    | {"Squeeze", "Unsqueeze", "Expand", "Slice", "Gather", "Concat", "Split", "Pad"}
+    | {"Squeeze", "Unsqueeze", "Expand", "Slice", "Gather", "Concat", "Split", "Pad", "CumSum", "MatMul", "Einsum"}
+    | {"ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceL1", "ReduceL2", "ReduceSumSquare"}
 )
-"""Operators behind which a small error is still a small error."""
+"""Operators behind which a small error is still a small error, of a size that a sum of small weights may have, too."""
 
 
 def with_exact_sigmoids(model: ir.Model) -> ir.Model:
