@@ -2,7 +2,7 @@
 
 import builtins
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -38,13 +38,17 @@ def exported(module: nn.Module, signature: CallSignature | None = None) -> onnx.
     return graph.build(module.eval(), STEPS, name="m", labels="ab", signature=signature or CallSignature())
 
 
-def worst(subject: TorchSubject, proto: onnx.ModelProto) -> float:
+SIZES = ((3, 7, 0), (1, 1, 3), (5, 12, 1), (4, 33, 5))
+"""Rows, width, and how much wider the graph's batch is."""
+
+
+def worst(subject: TorchSubject, proto: onnx.ModelProto, sizes: Sequence[tuple[int, int, int]] = SIZES) -> float:
     """The largest difference over ragged batches, the graph's padded wider than the module's."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
     signature, steps, differences = subject.signature, subject.steps, []
-    for rows, width, extra in ((3, 7, 0), (1, 1, 3), (5, 12, 1), (4, 33, 5)):
+    for rows, width, extra in sizes:
         lengths = torch.randint(1, width + 1, (rows,))
         lengths[0] = width
         if steps.kind == "tokens":
@@ -314,6 +318,57 @@ def test_a_list_of_the_lengths_is_told_to_be_a_tensor(name: str, second: Literal
 
     with pytest.raises(ExportError, match=r"pass the tensor .*lengths.tolist\(\)"):
         exported(made(listed), CallSignature(second))
+
+
+SLICES = {
+    "from the first step": lambda y: y[:, :90],
+    "with a step": lambda y: y[:, :90:3],
+    "none": lambda y: torch.cat([y[:, :0], y], 1),
+    "between": lambda y: y[:, 80:90],
+    "behind": lambda y: y[:, 80:],
+    "of the last axes": lambda y: y[..., :90, :],
+    "of one feature": lambda y: y[:, :90, 2, None],
+    "of the first axis": lambda y: y.transpose(0, 1)[:90].transpose(0, 1),
+    "with a mask as wide": lambda y: y[:, :90] * (torch.arange(y.size(1)) % 2)[:90, None],
+    "again": lambda y: y[:, :95][:, :90],
+    "as many as a layer takes": lambda y: nn.functional.pad(y, (0, 0, 0, 90))[:, :90].flatten(1)[..., None],
+}
+
+
+@pytest.mark.parametrize("name", SLICES)
+def test_a_slice_may_end_behind_the_last_step(name: str) -> None:
+    def sliced(self, x, lengths):
+        valid = torch.arange(x.size(1)) < lengths[:, None]
+        taken = SLICES[name](torch.where(valid[..., None], x, 0.0)).sum(1)
+        return self.head(nn.functional.pad(taken, (0, 6))[:, :6])
+
+    module = made(sliced)
+    subject, proto = TorchSubject(module, STEPS, CallSignature(), output_selector(None)), exported(module)
+    assert worst(subject, proto, [(2, width, 1) for width in (1, 7, 80, 89, 90, 91, 150)]) < 1e-5
+
+
+def test_a_slice_of_too_many_axes_is_refused_as_torch_does() -> None:
+    with pytest.raises(ExportError, match="too many indices"):
+        exported(made(lambda self, x, lengths: self.head(x[:, :5, :, :3].sum(1))))
+
+
+@pytest.mark.parametrize(
+    "split",
+    [
+        *(lambda x: x.split(4, 1), lambda x: x.split(split_size=4, dim=1), lambda x: torch.split(x, 2)),
+        lambda x: x.split(x.size(1), 1),
+    ],
+)
+def test_parts_of_an_axis_that_depends_on_the_batch_are_refused_with_their_line(split) -> None:
+    with pytest.raises(ExportError, match="splits an axis whose size depends on the batch") as caught:
+        exported(made(lambda self, x, lengths: self.last(torch.cat(split(x), 1), lengths)))
+    assert "tests/model_export/test_capture.py:" in str(caught.value)
+
+
+def test_features_may_be_split() -> None:
+    module = made(lambda self, x, lengths: self.last(torch.cat([*x.split(2, 2)][::-1], 2), lengths))
+    subject, proto = TorchSubject(module, STEPS, CallSignature(), output_selector(None)), exported(module)
+    assert worst(subject, proto) < 1e-5
 
 
 def raises(self, x, lengths):

@@ -60,8 +60,8 @@ A_NUMBER: Final = (
 )
 
 PARTS: Final = (
-    "splits an axis whose size depends on the batch into a fixed number of parts: slice it, with bounds that are "
-    "computed from its size, as in x[:, : x.size(1) // 2]"
+    "splits an axis whose size depends on the batch into parts, of which a graph has a fixed number: slice it, with "
+    "bounds that are computed from its size, as in x[:, : x.size(1) // 2]"
 )
 
 Branches = Mapping[tuple[str, int], bool]
@@ -99,6 +99,8 @@ _MADE_OF_SIZES: Final = frozenset(
 """Functions whose arguments may be sizes: there the longest length stands for the width."""
 _NUMBERS: Final = frozenset({"item", "__int__", "__index__", "__float__", "tolist", "numpy", "__array__"})
 """Functions that turn a tensor into Python numbers or a NumPy array."""
+_PLAIN_PARTS: Final = frozenset({slice, int, torch.SymInt, type(None), type(...)})
+"""The types of the parts of an index that take one axis each, or none."""
 
 
 class OpenSizes(TorchFunctionMode):
@@ -158,7 +160,8 @@ class OpenSizes(TorchFunctionMode):
         # Calls that a graph cannot follow
         if name in ("__iter__", "unbind"):
             _require_fixed(A_LIST if self._content(first) == "lengths" else LOOP, first, *args[1:2], **kwargs)
-        if name in ("chunk", "tensor_split"):
+        sizes = args[1] if len(args) > 1 else kwargs.get("split_size")
+        if name in ("chunk", "tensor_split") or (name == "split" and isinstance(sizes, int | torch.SymInt)):
             _require_fixed(PARTS, first, *args[2:3], **kwargs)
         if name in _NUMBERS and isinstance(first, Tensor) and (location := current_location()) is not None:
             raise TraceError(location, A_NUMBER)
@@ -167,6 +170,8 @@ class OpenSizes(TorchFunctionMode):
             func = SUBSTITUTES[name]
         if name in _MADE_OF_SIZES:
             args, kwargs = self._with_width(args), self._with_width(kwargs)
+        if name == "__getitem__" and isinstance(first, Tensor):
+            args = (first, _within(args[1], first.shape))
         answer = func(*args, **kwargs)
         self._learn(name, first, args, answer)
         self._ensure_open()
@@ -278,6 +283,30 @@ def _require_fixed(message: str, tensor: Any, dim: int = 0, **_options: Any) -> 
     """
     if isinstance(tensor, Tensor) and tensor.dim() and is_open(tensor.shape[dim]):
         raise TraceError(current_location(), message)
+
+
+def _within(index: Any, shape: Sequence[int | torch.SymInt]) -> Any:
+    """An index of a tensor with bounds that are at most the size of their axis, where that depends on the batch.
+
+    Of `x[:, :512]`, torch would ask whether the batch is narrower, and fix the answer for the trace. An index with
+    tensors or lists in it stays as it is.
+    """
+    parts = index if isinstance(index, tuple) else (index,)
+    count = sum(part is not None and part is not Ellipsis for part in parts)
+    if not {*map(type, parts)} <= _PLAIN_PARTS or count > len(shape):
+        return index
+    sizes, bounded = [*shape], []
+    for part in parts:
+        if part is Ellipsis:
+            del sizes[: len(shape) - count]
+        elif part is not None and is_open(size := sizes.pop(0)) and isinstance(part, slice):
+            start, stop = (
+                torch.sym_min(size, bound) if type(bound) is int and bound >= 0 else bound  # type: ignore[no-untyped-call]
+                for bound in (part.start, part.stop)
+            )
+            part = slice(start, stop, part.step)
+        bounded.append(part)
+    return tuple(bounded)
 
 
 def _sums_steps(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
