@@ -11,10 +11,11 @@ from torch import nn
 
 from lengthwise.commands.cli import main
 from lengthwise.runtime.manifest import StepInput
-from lengthwise_export import check
+from lengthwise_export import check, export
 from lengthwise_export.checking.check import check_subject
 from lengthwise_export.checking.report import Report
 from lengthwise_export.checking.trace_torch import TorchSubject
+from lengthwise_export.errors import ExportError
 from lengthwise_export.targets import target
 from lengthwise_export.tracing.call_signature import CallSignature, Second, output_selector
 from tests.gallery.index import TORCH_LEAKING
@@ -115,6 +116,15 @@ def test_a_leak_names_operator_line_cause_and_mend_and_shows_what_moves() -> Non
     assert max(spread["step: linear"][: leak.length]) == 0.0
     assert min(spread["step: linear"][leak.length :]) > 0.0
     assert len(spread["mean"]) == 1
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_module_with_a_part_in_torchscript_is_judged_and_not_exported(tmp_path: Path) -> None:
+    for module, verdict in ((MeanOverWidth(), "leak"), (Base(), "sound")):
+        module.step = torch.jit.script(module.step)
+        assert check(module, features=3, max_length=40).verdict == verdict
+    with pytest.raises(ExportError, match=r"trace: tests/model_export/test_check\.py:"):
+        export(module, tmp_path / "m" / "1", features=3, max_length=40)
 
 
 def test_the_same_seed_gives_the_same_report() -> None:

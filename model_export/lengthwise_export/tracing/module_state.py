@@ -230,8 +230,11 @@ def _entries(entries: dict[Any, Any], name: str, prefix: str | None) -> _Part:
 
 
 def _read_entries(entries: dict[Any, Any]) -> dict[Any, Any]:
-    """A copy of the stored entries; a subclass of `dict`, such as a registry, may return other ones."""
-    return dict(dict.items(entries))
+    """A copy of the stored entries; a subclass of `dict`, such as a registry, may return other ones.
+
+    Those of a TorchScript module are in no `dict`.
+    """
+    return dict(dict.items(entries) if isinstance(entries, dict) else entries.items())
 
 
 def _one_entry(key: str, entries: MutableMapping[str, Any]) -> dict[str, Any]:
