@@ -7,12 +7,15 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 from click.testing import CliRunner, Result
+from torch import nn
 
 from lengthwise.commands.cli import main
 from lengthwise.padding import PaddedBatch, step_mask
 from lengthwise.runtime.manifest import VERIFICATION_FILE, Manifest, StepInput
 from lengthwise.runtime.session import CPU_LABEL
+from lengthwise_export import check
 from lengthwise_export.exporting.missing_values import cases, failure
 from lengthwise_export.onnx_graphs.protos import contains_isnan
 from tests.gallery.onnx_models import Weights, integers, model, scalar
@@ -98,3 +101,56 @@ def test_a_graph_that_asks_for_nan_is_known_and_other_policies_are_those_of_a_sp
         graph = recurrent("GRU", 2, fills=fills)
         assert contains_isnan(graph) is fills
         assert exported(graph, tmp_path, "--missing", word).exit_code == 2
+
+
+class Filling(nn.Module):
+    """A masked mean of steps whose missing values are filled by `fill`, a function of `(x, valid)`."""
+
+    def __init__(self, fill, features: int = 3) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.fill, self.step, self.head = fill, nn.Linear(features, 8), nn.Linear(8, 3)
+
+    def forward(self, x, lengths):
+        valid = (torch.arange(x.size(1)) < lengths[:, None])[..., None]
+        steps = torch.tanh(self.step(self.fill(x, valid)))
+        return self.head(torch.where(valid, steps, 0.0).sum(1) / lengths[:, None])
+
+
+def filled(x, values):
+    return torch.where(x.isnan(), values, x).nan_to_num()
+
+
+def known(x, valid):
+    return torch.where(valid, x, torch.nan)
+
+
+LEAKS = {
+    "the mean of the batch": lambda x, valid: filled(x, known(x, valid).nanmean((0, 1))),
+    "the mean over the width": lambda x, valid: filled(x, x.nanmean(1, keepdim=True)),
+    "the next step": lambda x, valid: filled(x, torch.cat([x[:, 1:], x[:, :1] * 0], 1)),
+    "whether any is missing": lambda x, valid: x.nan_to_num() + 0.2 * (x.isnan() & valid).any(),
+}
+SOUND = {
+    "zeros": lambda x, valid: x.nan_to_num(),
+    "the mean of the sequence": lambda x, valid: filled(x, known(x, valid).nanmean(1, keepdim=True)),
+    "the last known value": lambda x, valid: x.gather(
+        1, torch.where(x.isnan(), 0, torch.arange(x.size(1))[:, None]).cummax(1).values
+    ).nan_to_num(),
+}
+
+
+@pytest.mark.parametrize("name", [*LEAKS, *SOUND])
+def test_what_a_missing_value_is_filled_with_may_come_from_its_own_sequence_only(name: str) -> None:
+    report = check(Filling((LEAKS | SOUND)[name]), features=3, missing="handled", max_length=40)
+    assert (report.verdict, bool(report.leaks)) == (("leak", True) if name in LEAKS else ("sound", False))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_model_need_not_answer_where_all_is_missing(seed: int) -> None:
+    def fill(x, valid):
+        return torch.where(x.isnan(), known(x, valid).nanmean(1, keepdim=True), x)
+
+    report = check(Filling(fill, 1), features=1, missing="handled", max_length=40, seed=seed)
+    assert report.verdict == "sound"
+    assert "no trial has a feature without a value" in " ".join(report.notes)

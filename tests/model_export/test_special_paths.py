@@ -349,6 +349,32 @@ def test_a_model_of_tokens_may_compare_ids_for_other_reasons(read) -> None:
     assert lengthwise_export.check(Tokens(read), vocabulary=30, pad_id=3).verdict == "sound"
 
 
+def of_many_ids(read) -> Report:
+    model = Tokens(read)
+    model.table = nn.Embedding(30_000, 6)
+    return lengthwise_export.check(model, max_length=64)
+
+
+def test_an_id_that_is_looked_for_in_the_whole_batch_is_put_into_other_rows() -> None:
+    report = of_many_ids(lambda ids, valid: valid * (1 + ids % 2 * ((ids == 103) & valid).any()))
+    assert (report.verdict, failed(report)) == ("leak", {"neighbours of id 103"})
+    report = of_many_ids(lambda ids, valid: valid * (1 + ids % 2 * ((ids == 103) & valid).any(1, keepdim=True)))
+    assert (report.verdict, failed(report)) == ("sound", set())
+
+
+@pytest.mark.parametrize("is_of_rows", [True, False])
+def test_a_row_that_the_model_refuses_alone_is_no_neighbour(is_of_rows: bool) -> None:
+    def read(ids, valid):
+        counts = ((ids == 103) & valid).sum(1)
+        if (counts > 3).any() if is_of_rows else counts.sum() > 6:
+            raise ValueError("too many")
+        return valid
+
+    report = of_many_ids(read)
+    assert report.verdict == ("sound" if is_of_rows else "leak")
+    assert any("left out: neighbours of id 103" in note for note in report.notes) is is_of_rows
+
+
 def test_a_padding_id_is_of_tokens_and_in_the_vocabulary() -> None:
     with pytest.raises(ConfigurationError, match="--pad-id is for models of tokens"):
         judged(Pooled(), pad_id=0)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from lengthwise.padding import PaddedBatch, Steps, pad, step_mask
 from lengthwise.runtime.manifest import StepInput
-from lengthwise.verification.random_sequences import EXTREME_PADDING, KINDS, raw
+from lengthwise.verification.random_sequences import EXTREME_PADDING, KINDS, MISSING_SHARE, raw
 from lengthwise_export.layouts import RIGHT, StepLayout
 
 
@@ -138,6 +138,11 @@ class CheckTrial:
     batch: PaddedBatch
     rows: tuple[tuple[int, int], ...]  # Pairs of (row in the baseline, row in this batch) that hold the same sequence
 
+    def others(self) -> Iterator[PaddedBatch]:
+        """Yields the sequences that are not of the baseline, each alone and without padding."""
+        for row in sorted({*range(self.batch.rows)} - {row for _, row in self.rows}):
+            yield pad([self.batch.steps[row, : self.batch.lengths[row]]], multiple=1)
+
 
 @dataclass(frozen=True, slots=True)
 class BatchSizes:
@@ -191,11 +196,16 @@ def same_rows(count: int) -> tuple[tuple[int, int], ...]:
 class Sampler:
     """Draws random sequences; the same seed gives the same sequences."""
 
-    def __init__(self, steps: StepInput, seed: int) -> None:
-        """Begins a new series of sequences; `steps` says what a step is."""
+    def __init__(self, steps: StepInput, seed: int, *, missing: bool = False) -> None:
+        """Begins a new series of sequences; `steps` says what a step is.
+
+        With `missing`, about a tenth of the ordinary values of a sequence are missing: NaN.
+        """
         self._steps = steps
         self._random = np.random.default_rng(seed)
         self.zeros = True  # Whether sequences have steps of zeros
+        self.missing = missing
+        self.missing_features = True  # Whether a feature may be missing at every step of a sequence
         self.kinds: tuple[str, ...] = () if steps.kind == "tokens" else tuple(KINDS)  # kinds of raw values to draw
 
     def sequence(self, length: int, kind: str | None = None, *, scale: float = 1.0) -> Steps:
@@ -209,6 +219,9 @@ class Sampler:
         if kind is not None:
             return raw(kind, (length, self._steps.features or 0), self._random)
         values = self.fill((length,), scale)
+        if self.missing:
+            is_missing = self._random.random(values.shape) < MISSING_SHARE
+            values[is_missing & (self.missing_features or ~is_missing.all(axis=0))] = np.nan
         if length >= 3 and self.zeros:
             values[length // 2] = 0
         return values
@@ -251,7 +264,7 @@ def has_equal_steps(first: PaddedBatch, second: PaddedBatch) -> bool:
     if not np.array_equal(first.lengths, second.lengths):
         return False
     steps, other_steps = (batch.steps[step_mask(batch.lengths, batch.width)] for batch in (first, second))
-    return np.array_equal(steps, other_steps)
+    return np.array_equal(steps, other_steps, equal_nan=True)
 
 
 def geometry(batch: PaddedBatch, layout: StepLayout = RIGHT) -> Geometry:
@@ -260,10 +273,13 @@ def geometry(batch: PaddedBatch, layout: StepLayout = RIGHT) -> Geometry:
     return Geometry(lengths, layout.width(lengths, batch.width), layout)
 
 
-def trials(sequences: Sequence[Steps], sizes: BatchSizes, sampler: Sampler) -> Iterator[CheckTrial]:
+def trials(
+    sequences: Sequence[Steps], sizes: BatchSizes, sampler: Sampler, ids: Sequence[int] = ()
+) -> Iterator[CheckTrial]:
     """Yields the trials that change one thing about the baseline, whose sequences these are.
 
-    First come other values in the padding, then other widths, other rows, orders and lengths, last NaN, Inf and 1e30.
+    First come other values in the padding, then other widths, other rows, orders and lengths, then NaN, Inf and 1e30;
+    last the token ids with which the model compares its steps, `ids`.
     """
     # Other padding
     rows = len(sequences)
@@ -303,6 +319,15 @@ def trials(sequences: Sequence[Steps], sizes: BatchSizes, sampler: Sampler) -> I
     # Padding that is not finite or overflows
     for name, value in EXTREME_PADDING.items() if is_float else ():
         yield CheckTrial(f"{name} in the padding", "poison", with_padding_filled(base, np.float32(value)), all_rows)
+    # Ids, in the padding and in other rows: at every second step of them, the first step included. A row of one step
+    # stays as it is, as a model may drop this id and want a step to be left.
+    for number in ids:
+        padded = with_padding_filled(base, np.int64(number))
+        yield CheckTrial(f"id {number} in the padding", "padding", padded, all_rows)
+        others = [steps.copy() for steps in sequences]
+        for steps in others[1::2]:
+            steps[: len(steps) // 2 * 2 : 2] = number
+        yield CheckTrial(f"neighbours of id {number}", "neighbours", pad(others, width=sizes.width), all_rows[::2])
 
 
 def unbatched_name(length: int) -> str:

@@ -210,6 +210,8 @@ def _trial_report(target: Target, options: CheckOptions) -> Report:
             missing_values.require(target, min_length=report.min_length, max_length=longest, seed=options.seed)
         except UncheckableError as error:
             return Report("uncheckable", str(error))
+        if report.verdict != "leak":  # the same trials, with missing values
+            return check_subject(target.subject, min_length=target.min_length, missing=True, **settings)
     return report
 
 

@@ -114,6 +114,8 @@ def rounded_otherwise(steps: NDArray[Any]) -> Iterator[NDArray[np.float32]]:
         yield (steps + ulps * ulp).astype(np.float32)
 
 
+MISSING_SHARE: Final = 0.1
+"""Part of the values of a sequence that are NaN, for a model that accepts missing values."""
 MOST_AMPLIFIED: Final = 1e-3
 """Largest relative difference that rounding may explain in an ordinary sequence: more would hide a leak."""
 ROUNDING: Final = 1e-5
@@ -253,7 +255,7 @@ def _sequence(
         units = KINDS[kind]((length, features), random)
     values = (mean + std * units).astype(np.float32)
     if manifest.missing != "refuse":
-        values[random.random(values.shape) < 0.1] = np.nan
+        values[random.random(values.shape) < MISSING_SHARE] = np.nan
     if kind is None and length > 2:
         values[length // 2] = 0.0
     if kind is None and length > 1 and ends_in_zeros:
