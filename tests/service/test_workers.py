@@ -25,6 +25,7 @@ from lengthwise.processes.shared_memory import SharedMemory
 from lengthwise.processes.supervisor import EARLY_SECONDS, MOST_EARLY
 from lengthwise.settings import LEAST_BODIES, Settings, bundled_models
 from tests.support import prepared, proc
+from tests.support.model_directories import place
 from tests.support.server_process import PATIENCE_SECONDS, ServerProcess, exit_of, request, started
 from tests.support.waiting import wait_until
 from tests.support.workers import GOOD, Workers, until_said
@@ -131,6 +132,18 @@ def test_a_worker_that_ends_under_load_takes_its_own_calls_only(workers: Workers
     wait_until(lambda: -uncounted <= answered(server) - before - got.count(200) <= len(reset), server.text.strip)
     assert server.figures()["lengthwise_worker_restarts_total"] == restarts + 1
     assert sum(one["restarts"] for one in after) == restarts + 1
+
+
+def test_a_worker_in_the_place_of_another_and_the_others_serve_the_same_versions(tmp_path: Path) -> None:
+    place(tmp_path / "models")
+    with started(str(tmp_path / "models"), "--workers", "2") as server:
+        workers = Workers(server)
+        pid = workers.ready()[0]["pid"]
+        place(tmp_path / "models", version=2)  # not read until a reload
+        os.kill(pid, signal.SIGKILL)
+        workers.replaced(pid)
+        until_said(server, "vowels/2 is ready", 2)
+        wait_until(lambda: {server.predict(GOOD).json()["version"] for _ in range(12)} == {"2"}, server.text.strip)
 
 
 def test_an_admin_call_reaches_every_worker(workers: Workers) -> None:

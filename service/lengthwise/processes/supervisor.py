@@ -347,8 +347,13 @@ class Supervisor:
         }
 
     async def _wait_until_loaded(self, slot: WorkerSlot) -> None:
-        """Notes that a worker has loaded its models, and waits for the others, at most `TOGETHER_SECONDS`."""
+        """Notes that a worker has loaded its models, and waits for the others, at most `TOGETHER_SECONDS`.
+
+        One that takes the place of another has read the models as they are now, so all others read them again.
+        """
         slot.loaded.set()
+        if self._memory.table["restarts"][slot.index]:
+            self._send("reload")
         with suppress(TimeoutError):
             async with asyncio.timeout(TOGETHER_SECONDS):
                 for other_slot in self._slots:
