@@ -217,6 +217,23 @@ class TestInAService:
         assert service.find("vowels", None).manifest.version == 1
         assert "the aliases of vowels stay as they were" in caplog.text
 
+    async def test_a_broken_file_of_a_new_name_has_no_version_served_in_the_champions_place(
+        self, service: Serving, tmp_path: Path
+    ) -> None:
+        for version in (1, 3):
+            place(tmp_path, "others", version)
+        (tmp_path / "others" / aliases.FILE).write_text('{"champion": 1')
+        for _ in range(2):
+            await service.registry.refresh()
+            with pytest.raises(ModelNotFound):
+                service.find("others", None)
+            refused = {str(refusal.key): refusal.reason for refusal in service.registry.repository.refused}
+            assert [*refused] == ["others/1", "others/3"]
+            assert "the aliases cannot be read" in refused["others/3"]
+        (tmp_path / "others" / aliases.FILE).write_text('{"champion": 1}')
+        await service.registry.refresh()
+        assert service.find("others", None).manifest.version == 1
+
     async def test_every_request_during_a_switch_gets_one_of_both(self, service: Serving, tmp_path: Path) -> None:
         seen = set()
         for version in (3, 1, 3):

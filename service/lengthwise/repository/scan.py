@@ -99,7 +99,8 @@ class Scan:
     def _prepare(self, content: FolderContent) -> None:
         """Chooses the versions to verify, and reads the aliases: sets `_directories` and `_state`.
 
-        If the folder of a name cannot be read now, its versions of the last scan stay.
+        If the folder of a name cannot be read now, its versions of the last scan stay; if only its aliases cannot, they
+        stay. A name that the last scan did not know is refused without them: the highest version may not be meant.
         """
         # 1. The directories, and of these the versions that the policy selects
         before = self.before
@@ -109,15 +110,22 @@ class Scan:
         candidates = self.policy.candidates(key for key in self._directories if key.name not in before.unloaded)
         # 2. The aliases of each name
         aliases_by_name: dict[str, Aliases] = {}
+        unreadable: dict[str, str] = {}  # why, by name: its versions are refused
         for name in sorted({key.name for key in self._directories}):
             try:
                 aliases_by_name[name] = aliases.read(self.folder / name)
-            except ConfigurationError as error:  # so that no request changes its version
-                log.error("the aliases of %s stay as they were: %s", name, error)
-                aliases_by_name[name] = before.aliases.get(name, {})
+            except ConfigurationError as error:  # no request may change its version because of it
+                if name in before.aliases:
+                    log.error("the aliases of %s stay as they were: %s", name, error)
+                    aliases_by_name[name] = before.aliases[name]
+                else:
+                    unreadable[name] = f"the aliases cannot be read: {error}"
         with_alias = {Key(name, version) for name, versions in aliases_by_name.items() for version in versions.values()}
         # 3. The state
         self._state = ScanState(before, self.policy, candidates, with_alias, aliases_by_name)
+        for key in [key for key in candidates if key.name in unreadable]:
+            self._state.remaining.remove(key)
+            self._state.refuse(key, unreadable[key.name])
         for absent in self.policy.absent(self._directories):
             if absent.name not in before.unloaded:
                 self._state.refuse(absent, NAMED_AND_ABSENT)
