@@ -195,6 +195,16 @@ def test_promises_of_several_devices_are_kept_beside_each_other(directory: Path,
     assert loading.graph_bytes(loading.directory_state(directory)) == (directory / "model.onnx").stat().st_size
 
 
+def test_the_graph_of_a_mounted_config_map_counts_once(directory: Path) -> None:
+    size = (directory / "model.onnx").stat().st_size
+    (directory / "..2026").mkdir()
+    (directory / "..data").symlink_to("..2026")
+    for path in [path for path in directory.iterdir() if path.is_file()]:
+        path.rename(directory / "..2026" / path.name)
+        path.symlink_to(f"..data/{path.name}")
+    assert loading.graph_bytes(loading.directory_state(directory)) == size
+
+
 @pytest.mark.parametrize("content", ["", "[]", '{"promises": [{}]}', '{"promises": 1}', "[" * 100_000, "\xff"])
 def test_a_spoilt_file_is_passed_over_and_the_model_proved_anew(
     directory: Path, load: Load, caplog: pytest.LogCaptureFixture, content: str
