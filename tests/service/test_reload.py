@@ -142,6 +142,17 @@ async def test_a_second_name_is_warned_of_as_calls_that_name_none_are_then_not_f
     assert "others, vowels" in warned.message or "vowels, others" in warned.message
 
 
+async def test_a_name_in_the_place_of_another_is_not_taken_for_a_second_one(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with served_from(folder) as service:
+        shutil.rmtree(folder / "vowels")
+        place(folder, "others")
+        await service.serving.registry.refresh()
+        assert (await service.predict(BODY)).json()["model"] == "others"
+    assert "several models" not in caplog.text
+
+
 async def test_a_version_that_fails_its_proof_is_refused_everywhere_and_the_old_one_goes_on(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -65,11 +65,11 @@ def connection_limits(max_connections: int, *, grpc: bool) -> ConnectionLimits:
 
 def announce(settings: Settings) -> None:
     """Logs where the server listens, and a warning if anybody may call it."""
-    scheme, host, port = _scheme(settings), settings.host, settings.port
+    scheme, host, port = _scheme(settings), _host(settings), settings.port
     if settings.admin_port is not None:
         log.info("listening on %s://%s:%d for /metrics, /healthz and admin calls", scheme, host, settings.admin_port)
     log.info("listening on %s://%s:%d", scheme, host, port)
-    if not (is_loopback(host) or settings.api_keys_file or settings.tls_client_ca_file):
+    if not (is_loopback(settings.host) or settings.api_keys_file or settings.tls_client_ca_file):
         log.warning(
             "anybody who reaches %s:%d may call this service: set --api-keys-file, or --host 127.0.0.1", host, port
         )
@@ -77,13 +77,18 @@ def announce(settings: Settings) -> None:
 
 def pages_to_try(settings: Settings) -> dict[str, str]:
     """The pages that a person may open in a browser on this machine: `{what it shows: address}`."""
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    host = _host(settings)
     with suppress(ValueError):
         host = "localhost" if ip_address(settings.host).is_unspecified else host
     pages = {"every call, with examples": f"{_scheme(settings)}://{host}:{settings.port}/docs"}
     if settings.console:
         pages = {"the console": f"{_scheme(settings)}://{host}:{settings.admin_port or settings.port}/"} | pages
     return pages
+
+
+def _host(settings: Settings) -> str:
+    """The host as it stands in an address: one of IPv6 in brackets."""
+    return f"[{settings.host}]" if ":" in settings.host else settings.host
 
 
 def _scheme(settings: Settings) -> str:

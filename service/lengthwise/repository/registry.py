@@ -281,7 +281,7 @@ class Registry:
             ConfigurationError: The repository cannot be scanned; what is served stays.
             Draining: The server is shutting down.
         """
-        running = True
+        running, result = True, None
         loop = asyncio.get_running_loop()
 
         def serve_part(result: Repository) -> None:
@@ -311,7 +311,8 @@ class Registry:
             raise ConfigurationError("the model repository could not be scanned; the log says why") from error
         finally:
             running = False  # what this scan publishes from now on is ignored
-            if not before.starting:  # after a failed first scan the service cannot start
+            # After a failed scan, what it has published stays. After a failed first one the service cannot start.
+            if result is None and not before.starting:
                 self._serve(replace(self.repository, unnamed=None, unverified=(), starting=False))
         await self._serve_and_notify(result)
         return result
