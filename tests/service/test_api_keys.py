@@ -118,6 +118,19 @@ def test_a_file_that_was_spoilt_or_went_away_changes_nothing_and_is_logged_witho
     assert "short" not in caplog.text.replace("shortest", "")
 
 
+def test_a_pipe_in_the_place_of_the_file_holds_no_later_change_up(path: Path) -> None:
+    now = [0.0]
+    keys = Keys(path, lambda: now[0], patience_seconds=60)
+    path.unlink()
+    os.mkfifo(path)
+    now[0] = 1.0
+    keys.check(b"Bearer " + FIRST)
+    path.unlink()
+    path.write_bytes(b"the-key-that-came-afterwards")
+    now[0] = 2.0
+    keys.check(b"Bearer the-key-that-came-afterwards")
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from lengthwise.errors import ConfigurationError, Unauthorized
+from lengthwise.files import read
 
 log = logging.getLogger("lengthwise.keys")
 
@@ -31,6 +32,7 @@ _FORM: Final = (
     "to 64 letters, digits, '.', '_' and '-', begins with a letter or a digit, and is not 'other'"
 )
 _CHECK_SECONDS: Final = 1.0  # between two checks of the file, at least
+_MOST_BYTES: Final = 2**24  # of the file
 _READ_SECONDS: Final = 0.1  # that a caller waits for a check; while one takes longer, no other check begins
 
 
@@ -115,7 +117,7 @@ def _read(path: Path) -> tuple[tuple[int, int], dict[bytes, str]]:
     """
     try:
         stamp = _stamp(path)
-        lines = enumerate(path.read_bytes().removeprefix(codecs.BOM_UTF8).splitlines(), start=1)
+        lines = enumerate(read(path, _MOST_BYTES).removeprefix(codecs.BOM_UTF8).splitlines(), start=1)
     except OSError as error:
         raise ConfigurationError(f"the API keys {path} cannot be read: {error.strerror}") from error
     names: dict[bytes, str] = {}
