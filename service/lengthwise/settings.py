@@ -13,7 +13,16 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
@@ -274,6 +283,18 @@ class Settings(BaseSettings):
     def _numbers_are_numbers(cls, values: Any) -> Any:
         """Refuses true and false for numbers."""
         return no_booleans_for_numbers(values, {name: field.annotation for name, field in cls.model_fields.items()})
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _is_not_empty(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuses an empty text: an empty variable is often one that was not set, and its folder would be this one.
+
+        Raises:
+            ValueError: The value is empty; of origins, that means none.
+        """
+        if value == "" and info.field_name != "cors_origins":
+            raise ValueError("must not be empty")
+        return value
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
