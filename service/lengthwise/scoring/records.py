@@ -192,7 +192,8 @@ class Summary:
         if self.errors:
             yield f'without an answer: {self.errors:,} of them; their lines have the reason in "error"'
         if self.accuracy is not None:
-            yield f"accuracy {self.accuracy:.4f}: {self.right:,} of {self.answers:,} answers are the label"
+            doubt = "" if self.right else ": are the labels of the data written as those of the model?"
+            yield f"accuracy {self.accuracy:.4f}: {self.right:,} of {self.answers:,} answers are the label{doubt}"
 
 
 def correct_answers(label: Label, prediction: dict[str, Any], labels: Sequence[str], task: Task) -> list[bool]:
