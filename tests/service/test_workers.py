@@ -146,6 +146,17 @@ def test_a_worker_in_the_place_of_another_and_the_others_serve_the_same_versions
         wait_until(lambda: {server.predict(GOOD).json()["version"] for _ in range(12)} == {"2"}, server.text.strip)
 
 
+def test_a_worker_in_the_place_of_another_that_finds_no_model_takes_none_from_the_others(tmp_path: Path) -> None:
+    directory = place(tmp_path / "models").parent
+    with started(str(tmp_path / "models"), "--workers", "2") as server:
+        workers = Workers(server)
+        pid = workers.ready()[0]["pid"]
+        directory.rename(tmp_path / "away")
+        os.kill(pid, signal.SIGKILL)
+        until_said(server, "no model is ready", 1)
+        assert {server.predict(GOOD).status_code for _ in range(12)} == {200}
+
+
 def test_an_admin_call_reaches_every_worker(workers: Workers) -> None:
     server = workers.server
     path = "/v2/repository/models/japanese-vowels/"

@@ -346,13 +346,14 @@ class Supervisor:
             "last": partial(self._counts.note, slot.index),
         }
 
-    async def _wait_until_loaded(self, slot: WorkerSlot) -> None:
+    async def _wait_until_loaded(self, slot: WorkerSlot, serves: bool) -> None:
         """Notes that a worker has loaded its models, and waits for the others, at most `TOGETHER_SECONDS`.
 
-        One that takes the place of another has read the models as they are now, so all others read them again.
+        One that takes the place of another has read the folder as it is now. If it serves a model, the others read it
+        again, so that all serve the same. A copy of models at an address is the one that all have read.
         """
         slot.loaded.set()
-        if self._memory.table["restarts"][slot.index]:
+        if serves and self._memory.table["restarts"][slot.index] and self._settings.address is None:
             self._send("reload")
         with suppress(TimeoutError):
             async with asyncio.timeout(TOGETHER_SECONDS):

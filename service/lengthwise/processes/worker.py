@@ -118,14 +118,14 @@ class Worker:
         if self._state != ENDING:
             self.memory.put(self.index, state=READY if ready else min(self._state, LOADED))
 
-    async def wait_for_others(self) -> None:
+    async def wait_for_others(self, *, serves: bool) -> None:
         """Waits until all workers have loaded their models, so that connections are spread from the first one on.
 
-        The parent answers after `TOGETHER_SECONDS` in any case.
+        `serves`: whether this one has a model. The parent answers after `TOGETHER_SECONDS` in any case.
         """
         if self._state != ENDING:
             self.memory.put(self.index, state=LOADED)
-        await self._channel.call("loaded")
+        await self._channel.call("loaded", serves)
 
     def accept_delay(self, connections: int, waiting: int = 0) -> float:
         """For how many seconds this worker leaves the next connection to the others, by the rules of the module.

@@ -151,7 +151,7 @@ class Serving:
         if error is not None:
             raise error
         if self.worker is not None:
-            await self.worker.wait_for_others()
+            await self.worker.wait_for_others(serves=bool(self.served))
         if listen is not None:
             await listen()
         self.started = True
