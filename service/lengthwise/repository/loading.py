@@ -238,6 +238,6 @@ def directory_state(directory: Path) -> DirectoryState:
 def graph_bytes(state: DirectoryState) -> int:
     """How many bytes the graph and its weights have, by the state of a model directory: files of any other name too.
 
-    Hidden files and folders do not count: a mounted ConfigMap has its files in one, and links to them.
+    A mounted ConfigMap has its files in a folder `..TIME`, and links to them, which count.
     """
-    return sum(size for name, size, *_ in state if name not in _NOT_GRAPH and not name.startswith("."))
+    return sum(size for name, size, *_ in state if name not in _NOT_GRAPH and not name.startswith(".."))

@@ -300,8 +300,9 @@ class Registry:
             return self._rescan(before, retry_name, lambda result: loop.call_soon_threadsafe(serve_part, result))
 
         try:
-            result = await asyncio.wrap_future(in_daemon_thread("rescan", rescan))
+            scanned = await asyncio.wrap_future(in_daemon_thread("rescan", rescan))
             self.stopping.check()
+            result = scanned
         except ConfigurationError:
             raise
         except Stopped as stopped:

@@ -100,7 +100,8 @@ class Scan:
         """Chooses the versions to verify, and reads the aliases: sets `_directories` and `_state`.
 
         If the folder of a name cannot be read now, its versions of the last scan stay; if only its aliases cannot, they
-        stay. A name that the last scan did not know is refused without them: the highest version may not be meant.
+        stay. Several versions of a name that the last scan did not know are refused without them: the highest may not
+        be the one that is meant.
         """
         # 1. The directories, and of these the versions that the policy selects
         before = self.before
@@ -115,11 +116,11 @@ class Scan:
             try:
                 aliases_by_name[name] = aliases.read(self.folder / name)
             except ConfigurationError as error:  # no request may change its version because of it
-                if name in before.aliases:
+                if name in before.aliases or [key.name for key in candidates].count(name) == 1:
                     log.error("the aliases of %s stay as they were: %s", name, error)
-                    aliases_by_name[name] = before.aliases[name]
+                    aliases_by_name[name] = before.aliases.get(name, {})
                 else:
-                    unreadable[name] = f"the aliases cannot be read: {error}"
+                    unreadable[name] = str(error).replace(f"{self.folder}/", "")
         with_alias = {Key(name, version) for name, versions in aliases_by_name.items() for version in versions.values()}
         # 3. The state
         self._state = ScanState(before, self.policy, candidates, with_alias, aliases_by_name)

@@ -209,9 +209,12 @@ def waiting_process() -> subprocess.Popen[bytes]:
         process_group=0,  # Ctrl-C in a terminal goes to the service, which ends this process
         env={
             **passed_to_children(),
-            # As `multiprocessing` does: the child can import what this process can. An entry that is no absolute path
-            # is a hook of an editable installation, which the child has itself.
-            "PYTHONPATH": os.pathsep.join(filter(os.path.isabs, (folder or os.getcwd() for folder in sys.path))),
+            # As `multiprocessing` does: the child can import what this process can. In the place of what is no absolute
+            # path, such as a hook of an editable installation, stands the folder of this package: the working
+            # directory, to which it is relative, may be gone.
+            "PYTHONPATH": os.pathsep.join(
+                entry if os.path.isabs(entry) else str(Path(__file__).parents[2]) for entry in sys.path
+            ),
             "PYTHONDONTWRITEBYTECODE": "1",
             "OMP_NUM_THREADS": "1",
             "OPENBLAS_NUM_THREADS": "1",
