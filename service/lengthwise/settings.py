@@ -145,7 +145,8 @@ class Settings(BaseSettings):
         0,
         ge=0,
         le=86_400,
-        description="How often to look for new, changed and removed versions; 0: only on SIGHUP and on load calls.",
+        description="How often to look for new, changed and removed versions; 0: only on SIGHUP, on load calls and "
+        "when a worker is replaced.",
     )
     judge_timeout_seconds: Seconds = Field(
         120, description="Longest time to verify one version; a version that takes longer is refused."
@@ -292,7 +293,7 @@ class Settings(BaseSettings):
         Raises:
             ValueError: The value is empty; of origins, that means none.
         """
-        if value == "" and info.field_name != "cors_origins":
+        if isinstance(value, str) and not value.strip() and info.field_name != "cors_origins":
             raise ValueError("must not be empty")
         return value
 

@@ -91,8 +91,10 @@ def test_a_summary_counts_records_errors_and_right_answers():
     assert (summary.records, summary.errors, summary.right, summary.answers) == (4, 1, 1, 2)
     assert summary.accuracy == 0.5
     assert list(summary.lines())[-1] == "accuracy 0.5000: 1 of 2 answers are the label"
-    summary.right = 0
-    assert list(summary.lines())[-1].endswith("are the label: are the labels of the data written as those of the model?")
+    summary.right, summary.answers = 0, 10
+    assert list(summary.lines())[-1].endswith(
+        "are the label: are the labels of the data written as those of the model?"
+    )
 
 
 def test_figures_of_speed_are_of_this_run_alone():

@@ -114,6 +114,9 @@ _FIGURES: Final = (
 )  # figures in the summary as JSON
 
 
+_ENOUGH_ANSWERS: Final = 10  # if none of so many is right, something may be wrong with the labels
+
+
 @dataclass(slots=True)
 class Summary:
     """The figures of a run, counted while it runs; including the run that it resumes unless stated otherwise."""
@@ -192,7 +195,8 @@ class Summary:
         if self.errors:
             yield f'without an answer: {self.errors:,} of them; their lines have the reason in "error"'
         if self.accuracy is not None:
-            doubt = "" if self.right else ": are the labels of the data written as those of the model?"
+            is_doubtful = self.answers >= _ENOUGH_ANSWERS and not self.right
+            doubt = ": are the labels of the data written as those of the model?" if is_doubtful else ""
             yield f"accuracy {self.accuracy:.4f}: {self.right:,} of {self.answers:,} answers are the label{doubt}"
 
 
