@@ -28,6 +28,7 @@ from typing import Any, Final, Literal
 import torch
 from torch import Tensor, nn
 from torch._subclasses import FakeTensor
+from torch.fx.experimental.symbolic_shapes import statically_known_true
 from torch.overrides import TorchFunctionMode
 
 from lengthwise_export.errors import TraceError
@@ -285,7 +286,7 @@ def _require_fixed(message: str, tensor: Any, dim: int = 0, **_options: Any) -> 
         raise TraceError(current_location(), message)
 
 
-def _within(index: Any, shape: Sequence[int | torch.SymInt]) -> Any:
+def _within(index: Any, shape: Sequence[Any]) -> Any:
     """An index of a tensor with bounds that are at most the size of their axis, where that depends on the batch.
 
     Of `x[:, :512]`, torch would ask whether the batch is narrower, and fix the answer for the trace. An index with
@@ -300,13 +301,19 @@ def _within(index: Any, shape: Sequence[int | torch.SymInt]) -> Any:
         if part is Ellipsis:
             del sizes[: len(shape) - count]
         elif part is not None and is_open(size := sizes.pop(0)) and isinstance(part, slice):
-            start, stop = (
-                torch.sym_min(size, bound) if type(bound) is int and bound >= 0 else bound  # type: ignore[no-untyped-call]
-                for bound in (part.start, part.stop)
-            )
-            part = slice(start, stop, part.step)
+            part = slice(_at_most(size, part.start, size.node.hint), _at_most(size, part.stop), part.step)
         bounded.append(part)
     return tuple(bounded)
+
+
+def _at_most(size: Any, bound: Any, right: int = -1) -> Any:
+    """A bound of a slice that is at most a size.
+
+    As it is, if it always is, or up to `right`, where a trace is right as well: CUDA has no kernel for the smaller of
+    two sizes.
+    """
+    may_be_past = type(bound) is int and bound > right and not statically_known_true(size >= bound)
+    return torch.sym_min(size, bound) if may_be_past else bound  # type: ignore[no-untyped-call]
 
 
 def _sums_steps(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
