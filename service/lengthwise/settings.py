@@ -19,7 +19,6 @@ from pydantic import (
     Field,
     PrivateAttr,
     ValidationError,
-    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -285,15 +284,15 @@ class Settings(BaseSettings):
         """Refuses true and false for numbers."""
         return no_booleans_for_numbers(values, {name: field.annotation for name, field in cls.model_fields.items()})
 
-    @field_validator("*", mode="before")
+    @field_validator("host", "models", "cache", "record", mode="before")
     @classmethod
-    def _is_not_empty(cls, value: Any, info: ValidationInfo) -> Any:
-        """Refuses an empty text: an empty variable is often one that was not set, and its folder would be this one.
+    def _is_not_empty(cls, value: Any) -> Any:
+        """Refuses an empty text, often of a variable that was not set: it would be all hosts, or the working directory.
 
         Raises:
-            ValueError: The value is empty; of origins, that means none.
+            ValueError: The value is empty.
         """
-        if isinstance(value, str) and not value.strip() and info.field_name != "cors_origins":
+        if isinstance(value, str) and not value.strip():
             raise ValueError("must not be empty")
         return value
 

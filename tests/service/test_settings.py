@@ -78,7 +78,7 @@ def test_a_variable_out_of_bounds_is_named_with_what_it_is(name: str, value: str
         ({"max_batch_cost_steps": 2_000_000}, {}, "", r"\(1000000, the default\) .* \(2000000\)"),
         ({"tls_key_file": Path("key.pem")}, {}, "", "tls_key_file needs tls_cert_file"),
         ({}, {"RECORD_SHARE": "0.5"}, "", "record_share needs record, the folder"),
-        *(({}, {name: ""}, "", f"_{name}: must not be empty") for name in ("HOST", "RECORD", "VERSIONS", "WORKERS")),
+        *(({}, {name: ""}, "", f"_{name}: must not be empty") for name in ("HOST", "RECORD", "MODELS", "CACHE")),
         *(({"access_log": share}, {}, "", "--access-log") for share in ("on", "-0.1", "1.1", "nan")),
     ],
 )

@@ -28,7 +28,7 @@ def test_one_version_of_a_name_is_enough_where_the_latest_is_wanted() -> None:
     assert Policy.parse("latest").absent([]) == []
 
 
-@pytest.mark.parametrize("text", ["newest", "a", "a/", "a/0", "a/01", "a/latest", "/1", "a/1,", "a/b/1", "a/1 b/2"])
+@pytest.mark.parametrize("text", ["", "newest", "a", "a/", "a/0", "a/01", "a/latest", "/1", "a/1,", "a/b/1", "a/1 b/2"])
 def test_what_is_no_policy_is_said_with_what_one_looks_like(text: str) -> None:
     with pytest.raises(ConfigurationError, match=r"--versions: must be latest, all, or NAME/VERSION"):
         Settings.load(versions=text)

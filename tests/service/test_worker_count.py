@@ -124,7 +124,7 @@ def test_auto_is_the_default_in_every_source(tmp_path: Path, monkeypatch: pytest
     assert Settings.load().workers is None
 
 
-@pytest.mark.parametrize("text", ["AUTO", "all", "1.5", "None"])
+@pytest.mark.parametrize("text", ["", "AUTO", "all", "1.5", "None"])
 def test_a_text_that_is_no_number_of_workers_is_told_of_auto(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LENGTHWISE_WORKERS", text)
     with pytest.raises(ConfigurationError, match=f"LENGTHWISE_WORKERS: must be auto or a whole number, got '{text}'"):

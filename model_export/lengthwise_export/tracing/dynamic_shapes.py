@@ -306,14 +306,14 @@ def _within(index: Any, shape: Sequence[Any]) -> Any:
     return tuple(bounded)
 
 
-def _at_most(size: Any, bound: Any, right: int = -1) -> Any:
+def _at_most(size: Any, bound: Any, fine_up_to: int = -1) -> Any:
     """A bound of a slice that is at most a size.
 
-    As it is, if it always is, or up to `right`, where a trace is right as well: CUDA has no kernel for the smaller of
-    two sizes.
+    As it is, if it always is, or up to `fine_up_to`, where a trace is right as well: CUDA has no kernel for the smaller
+    of two sizes.
     """
-    may_be_past = type(bound) is int and bound > right and not statically_known_true(size >= bound)
-    return torch.sym_min(size, bound) if may_be_past else bound  # type: ignore[no-untyped-call]
+    may_be_past = type(bound) is int and bound > fine_up_to and not statically_known_true(size >= bound)
+    return torch.sym_min(size, bound) if may_be_past else bound  # type: ignore[no-untyped-call]  # torch gives no types
 
 
 def _sums_steps(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:

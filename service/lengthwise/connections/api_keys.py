@@ -18,8 +18,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from lengthwise import files
 from lengthwise.errors import ConfigurationError, Unauthorized
-from lengthwise.files import read
 
 log = logging.getLogger("lengthwise.keys")
 
@@ -117,7 +117,7 @@ def _read(path: Path) -> tuple[tuple[int, int], dict[bytes, str]]:
     """
     try:
         stamp = _stamp(path)
-        lines = enumerate(read(path, _MOST_BYTES).removeprefix(codecs.BOM_UTF8).splitlines(), start=1)
+        lines = enumerate(files.read(path, _MOST_BYTES).removeprefix(codecs.BOM_UTF8).splitlines(), start=1)
     except OSError as error:
         raise ConfigurationError(f"the API keys {path} cannot be read: {error.strerror}") from error
     names: dict[bytes, str] = {}
