@@ -26,8 +26,9 @@ from benchmarks.lengths import LENGTHS, draw
 from lengthwise.batching.buckets import BEFORE_READY, MOST_FIRST, BatchShape, BucketedCosts, Buckets, choose
 from lengthwise.batching.cost import CostTable
 from lengthwise.batching.cost_measurement import grid, measure, rows_grid
+from lengthwise.batching.limits import BatchLimits
 from lengthwise.batching.pending import PendingSequences, WaitingSequence
-from lengthwise.batching.plan import BatchLimits, plan
+from lengthwise.batching.plan import plan
 from lengthwise.batching.queues import TURN_SECONDS
 
 MOST_ROWS: Final = 256

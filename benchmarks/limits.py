@@ -13,8 +13,9 @@ import numpy as np
 from benchmarks.workloads import Work
 from lengthwise.batching.cost import CostTable
 from lengthwise.batching.cost_measurement import measure
+from lengthwise.batching.limits import BatchLimits
 from lengthwise.batching.pending import PendingSequences, WaitingSequence
-from lengthwise.batching.plan import BatchLimits, plan
+from lengthwise.batching.plan import plan
 from lengthwise.batching.queues import TURN_SECONDS, ModelQueue
 from lengthwise.batching.runners import ONE_CORE_INLINE_SECONDS
 from lengthwise.padding import PaddedBatch, Steps, pad, rounded_width

@@ -26,8 +26,9 @@ from rich.progress import track
 from rich.table import Table
 
 from lengthwise.batching.cost import CostTable
+from lengthwise.batching.limits import BatchLimits
 from lengthwise.batching.pending import PendingSequences, WaitingSequence
-from lengthwise.batching.plan import BatchLimits, plan
+from lengthwise.batching.plan import plan
 from lengthwise.batching.queues import TURN_SECONDS
 from lengthwise.batching.runners import ONE_CORE_INLINE_SECONDS
 

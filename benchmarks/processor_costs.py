@@ -23,7 +23,7 @@ from benchmarks import machine, output, pages
 from benchmarks.planning import CASES
 from benchmarks.workloads import Work
 from lengthwise.batching.cost import CostTable
-from lengthwise.batching.plan import BatchLimits
+from lengthwise.batching.limits import BatchLimits
 from lengthwise.commands.command import Command
 from lengthwise.padding import pad
 from lengthwise.repository.loading import load

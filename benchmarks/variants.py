@@ -29,8 +29,8 @@ from lengthwise.batching import batcher, buckets
 from lengthwise.batching.batcher import Batcher
 from lengthwise.batching.buckets import BucketedCosts
 from lengthwise.batching.cost import CostTable
+from lengthwise.batching.limits import BatchLimits
 from lengthwise.batching.pending import PendingSequences, WaitingSequence
-from lengthwise.batching.plan import BatchLimits
 from lengthwise.errors import ConfigurationError
 from lengthwise.padding import PaddedBatch
 from lengthwise.processes import worker_count

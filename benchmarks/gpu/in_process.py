@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lengthwise.batching.batcher import Batcher
-from lengthwise.batching.plan import BatchLimits
+from lengthwise.batching.limits import BatchLimits
 from lengthwise.batching.queues import ModelQueue
 from lengthwise.padding import Steps
 from lengthwise.repository.loading import LoadedModel

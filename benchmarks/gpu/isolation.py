@@ -16,7 +16,7 @@ import numpy as np
 from benchmarks.gpu.figures import Figures
 from benchmarks.gpu.parity import Row, compared, rows
 from benchmarks.gpu.stage import Graph, Stage
-from lengthwise.batching.plan import BatchLimits
+from lengthwise.batching.limits import BatchLimits
 from lengthwise.padding import PaddedBatch, Steps, pad, rounded_width, step_mask
 from lengthwise.runtime.session import Session
 

@@ -16,7 +16,7 @@ from benchmarks.gpu.in_process import InProcessService
 from benchmarks.lengths import LENGTHS, draw
 from lengthwise.batching import buckets
 from lengthwise.batching.buckets import BucketedCosts
-from lengthwise.batching.plan import BatchLimits
+from lengthwise.batching.limits import BatchLimits
 from lengthwise.bench.workload import Input, make_sequences
 from lengthwise.errors import VerificationError
 from lengthwise.padding import Steps

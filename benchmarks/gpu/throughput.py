@@ -30,7 +30,7 @@ from benchmarks.gpu import packed
 from benchmarks.gpu.figures import Figures
 from benchmarks.gpu.stage import DISTRIBUTIONS, Precision, Stage
 from lengthwise.batching.buckets import DEVICE_ROWS, DEVICE_STEPS
-from lengthwise.batching.plan import BatchLimits
+from lengthwise.batching.limits import BatchLimits
 from lengthwise.padding import Steps, pad
 
 Contender = Callable[[Sequence[Steps], float], dict[str, float]]

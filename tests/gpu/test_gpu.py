@@ -12,7 +12,7 @@ import onnx
 import onnxruntime
 import pytest
 
-from lengthwise.batching.plan import BatchLimits
+from lengthwise.batching.limits import BatchLimits
 from lengthwise.errors import ConfigurationError, ModelError
 from lengthwise.padding import PaddedBatch, Steps, pad
 from lengthwise.repository import loading

@@ -11,7 +11,7 @@ import torch
 
 import lengthwise
 import lengthwise_export
-from lengthwise.batching.plan import BatchLimits
+from lengthwise.batching.limits import BatchLimits
 from lengthwise.datasets.dataset import Record
 from lengthwise.errors import ConfigurationError, InvalidSequences, VerificationError
 from lengthwise.padding import pad

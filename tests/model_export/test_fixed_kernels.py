@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from lengthwise.batching.cost import CostTable
-from lengthwise.batching.plan import BatchLimits
+from lengthwise.batching.limits import BatchLimits
 from lengthwise.padding import pad
 from lengthwise.repository.loading import LoadedModel
 from lengthwise.repository.registry import ServedModel

@@ -10,7 +10,7 @@ import torch
 from click.testing import CliRunner
 from onnx import helper
 
-from lengthwise.batching.plan import BatchLimits
+from lengthwise.batching.limits import BatchLimits
 from lengthwise.commands.cli import main
 from lengthwise.datasets import dataset
 from lengthwise.errors import ModelError, VerificationError

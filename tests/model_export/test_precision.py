@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch.nn.utils.rnn import pack_padded_sequence
 
 import lengthwise_export
-from lengthwise.batching.plan import BatchLimits
+from lengthwise.batching.limits import BatchLimits
 from lengthwise.commands.cli import main
 from lengthwise.errors import VerificationError
 from lengthwise.padding import pad

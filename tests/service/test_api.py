@@ -12,7 +12,7 @@ import pytest
 
 import lengthwise
 from lengthwise import api
-from lengthwise.batching.plan import BatchLimits
+from lengthwise.batching.limits import BatchLimits
 from lengthwise.datasets import arrays, dataset
 from lengthwise.decoding import json_body
 from lengthwise.errors import ConfigurationError, InferenceFailed, InvalidRequest, InvalidSequences, ModelError

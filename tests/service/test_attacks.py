@@ -21,7 +21,7 @@ import orjson
 import pytest
 from onnx import external_data_helper
 
-from lengthwise.batching.plan import BatchLimits
+from lengthwise.batching.limits import BatchLimits
 from lengthwise.connections.api_keys import Keys
 from lengthwise.errors import InvalidRequest, ModelError, Unauthorized
 from lengthwise.grpc import codec

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from lengthwise.batching.buckets import MOST_ADDED, MOST_FIRST, BucketedCosts, Buckets, choose, lowered
 from lengthwise.batching.cost import CostTable
 from lengthwise.batching.cost_measurement import grid
+from lengthwise.batching.limits import BatchLimits
 from lengthwise.batching.pending import PendingSequences, WaitingSequence
-from lengthwise.batching.plan import BatchLimits, plan
+from lengthwise.batching.plan import plan
 from lengthwise.padding import rounded_width
 
 LONGEST = 1024

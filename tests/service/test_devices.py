@@ -18,7 +18,7 @@ import pytest
 from lengthwise.batching import buckets
 from lengthwise.batching.buckets import DEVICE_STEPS, BucketedCosts
 from lengthwise.batching.cost import CostTable
-from lengthwise.batching.plan import BatchLimits
+from lengthwise.batching.limits import BatchLimits
 from lengthwise.errors import ConfigurationError
 from lengthwise.padding import pad
 from lengthwise.repository import loading, verifier

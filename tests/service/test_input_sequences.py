@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 import lengthwise
-from lengthwise.batching.plan import BatchLimits
+from lengthwise.batching.limits import BatchLimits
 from lengthwise.commands.score import ScoringRun
 from lengthwise.datasets import arrays, dataset
 from lengthwise.errors import ConfigurationError, InvalidSequences

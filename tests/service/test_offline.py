@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lengthwise.batching.buckets import Buckets
-from lengthwise.batching.plan import BatchLimits
+from lengthwise.batching.limits import BatchLimits
 from lengthwise.decoding.calls import Item
 from lengthwise.padding import PaddedBatch
 from lengthwise.repository.loading import LoadedModel

@@ -9,8 +9,9 @@ from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 import lengthwise.batching.pending
+from lengthwise.batching.limits import BatchLimits
 from lengthwise.batching.pending import PRIORITY_HEAD_START, PendingSequences, WaitingSequence
-from lengthwise.batching.plan import BatchLimits, plan
+from lengthwise.batching.plan import plan
 from tests.support.costs import linear_table
 
 TABLE = linear_table(0.001, 0.0001)

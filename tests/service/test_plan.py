@@ -15,8 +15,9 @@ import lengthwise.batching.pending
 import lengthwise.batching.plan
 from benchmarks.planner import LENGTHS, LONGEST, exact_seconds, planned, recurrent_table
 from lengthwise.batching.cost import CostTable
+from lengthwise.batching.limits import BatchLimits
 from lengthwise.batching.pending import HORIZON, PendingSequences, WaitingSequence
-from lengthwise.batching.plan import MAX_LEFT_OUT, BatchLimits, bypass_bound, plan
+from lengthwise.batching.plan import MAX_LEFT_OUT, bypass_bound, plan
 from lengthwise.padding import rounded_width
 from tests.support.costs import linear_table
 

@@ -10,8 +10,9 @@ from benchmarks.devices import DEVICES, LENGTHS, TABLES, compared, drawn, first_
 from lengthwise.batching import plan as planning
 from lengthwise.batching.buckets import BEFORE_READY, MOST_FIRST
 from lengthwise.batching.cost import Column, CostTable
+from lengthwise.batching.limits import BatchLimits
 from lengthwise.batching.pending import PendingSequences, WaitingSequence
-from lengthwise.batching.plan import BatchLimits, plan
+from lengthwise.batching.plan import plan
 
 ROWS_ARE_FREE = ["flat to 256 rows", "in steps of 64 rows"]
 

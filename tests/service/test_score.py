@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner, Result
 from rich.console import Console
 
-from lengthwise.batching.plan import BatchLimits
+from lengthwise.batching.limits import BatchLimits
 from lengthwise.commands.cli import main
 from lengthwise.commands.score import ScoringRun
 from lengthwise.datasets import dataset

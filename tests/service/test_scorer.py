@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 import lengthwise
 from lengthwise import errors
-from lengthwise.batching.plan import BatchLimits
+from lengthwise.batching.limits import BatchLimits
 from lengthwise.datasets import arrays
 from lengthwise.decoding import json_body
 from lengthwise.errors import ConfigurationError, InferenceFailed, InvalidRequest, InvalidSequences, Problem

@@ -9,7 +9,7 @@ import pytest
 
 from lengthwise.batching.batcher import Batcher
 from lengthwise.batching.cost import CostTable
-from lengthwise.batching.plan import BatchLimits
+from lengthwise.batching.limits import BatchLimits
 from lengthwise.batching.queues import ModelQueue, Timing
 from lengthwise.errors import ManifestError, ModelError
 from lengthwise.padding import Steps, pad

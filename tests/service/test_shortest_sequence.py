@@ -16,7 +16,7 @@ from rich.console import Console
 import lengthwise
 from lengthwise.batching.buckets import Buckets, choose
 from lengthwise.batching.cost import CostTable
-from lengthwise.batching.plan import BatchLimits
+from lengthwise.batching.limits import BatchLimits
 from lengthwise.bench import remote
 from lengthwise.bench.workload import Input
 from lengthwise.commands.bench import BenchOptions

@@ -13,7 +13,7 @@ import pytest
 
 from lengthwise import files
 from lengthwise.batching.cost import CostTable
-from lengthwise.batching.plan import BatchLimits
+from lengthwise.batching.limits import BatchLimits
 from lengthwise.repository import loading, stored_measurements, verifier
 from lengthwise.runtime.manifest import Manifest
 from lengthwise.runtime.provider import CPU_DEVICE

@@ -19,7 +19,7 @@ from hypothesis.extra import numpy as arrays
 from rich.console import Console
 
 import lengthwise
-from lengthwise.batching.plan import BatchLimits
+from lengthwise.batching.limits import BatchLimits
 from lengthwise.commands.bench import bench
 from lengthwise.commands.score import ScoringRun
 from lengthwise.console import file_reader

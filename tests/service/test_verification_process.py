@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from lengthwise import files
-from lengthwise.batching.plan import BatchLimits
+from lengthwise.batching.limits import BatchLimits
 from lengthwise.errors import ModelError, NotVerified, VerificationError
 from lengthwise.repository import contents, loading, modest, verification_process, verifier
 from lengthwise.repository.modest import memory_left_bytes
@@ -327,7 +327,7 @@ def test_the_process_ends_with_the_one_that_started_it(tmp_path: Path):
     directory = place_graph(tmp_path, hostile_models.endless)
     program = (
         "import sys; from pathlib import Path; from lengthwise.repository import verification_process, loading;"
-        "from lengthwise.batching.plan import BatchLimits; start = verification_process.waiting_process\n"
+        "from lengthwise.batching.limits import BatchLimits; start = verification_process.waiting_process\n"
         "def watched():\n"
         "    process = start(); print(process.pid, flush=True); return process\n"
         "verification_process.waiting_process = watched\n"

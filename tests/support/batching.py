@@ -10,7 +10,7 @@ import numpy as np
 
 from lengthwise.batching.batcher import Batcher
 from lengthwise.batching.cost import CostTable
-from lengthwise.batching.plan import BatchLimits
+from lengthwise.batching.limits import BatchLimits
 from lengthwise.batching.queues import ModelQueue, PendingRequest, Timing
 from lengthwise.errors import DeadlineExceeded, InferenceFailed
 from lengthwise.padding import PaddedBatch, Steps

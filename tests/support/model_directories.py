@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lengthwise.batching.plan import BatchLimits
+from lengthwise.batching.limits import BatchLimits
 from lengthwise.repository import verifier
 from lengthwise.runtime.manifest import GOLDEN_FILE, GRAPH_FILE, MANIFEST_FILE, VERIFICATION_FILE, Manifest, digest
 from lengthwise.settings import bundled_models

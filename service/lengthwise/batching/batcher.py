@@ -28,7 +28,8 @@ from typing import Any, Final, cast
 from lengthwise.batching.admission import Admission
 from lengthwise.batching.device_turns import DeviceTurns
 from lengthwise.batching.execution import Execution, OnBatch, Outcomes, PlannedBatch
-from lengthwise.batching.plan import BatchLimits, plan
+from lengthwise.batching.limits import BatchLimits
+from lengthwise.batching.plan import plan
 from lengthwise.batching.queues import Finish, ModelQueue, ModelQueues, PendingRequest, QueuedSequence, Waiter
 from lengthwise.batching.runners import Cores, LendCores, Runners
 from lengthwise.errors import DeadlineExceeded, Draining, NotReady

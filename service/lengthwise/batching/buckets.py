@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lengthwise.batching.cost import CostTable, interpolated
-from lengthwise.batching.plan import BatchLimits
+from lengthwise.batching.limits import BatchLimits
 from lengthwise.padding import PaddedBatch, Steps, pad, rounded_width
 
 BatchShape = tuple[int, int]  # rows, width

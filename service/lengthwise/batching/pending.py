@@ -20,12 +20,13 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, compress, islice
-from operator import index, indexOf, itemgetter
+from operator import attrgetter, index, indexOf, itemgetter
 from typing import Any, Final
 
 HORIZON: Final = 8192  # so many most urgent sequences are near: several full batches of a device
 MAX_PRIORITY: Final = 9  # from 0, the default
 PRIORITY_HEAD_START: Final = 256  # places in order of arrival that one level of priority gains
+WIDTH: Final = attrgetter("width")  # of a waiting sequence
 _RECENT: Final = 4096  # last arrivals whose widths are counted
 _MANY: Final = 2048  # where so many wait, a division into classes is kept until much has changed
 _MAX_STALE: Final = 64  # an order is cleaned when it has more entries than this, plus 1.5 times the waiting sequences

@@ -17,8 +17,8 @@ from typing import Any, Final, NamedTuple, Protocol
 from lengthwise.batching.breaker import Breaker
 from lengthwise.batching.buckets import BEFORE_READY, MOST_FIRST, BatchShape, Buckets, padded
 from lengthwise.batching.cost import CostTable
+from lengthwise.batching.limits import BatchLimits
 from lengthwise.batching.pending import PendingSequences, WaitingSequence
-from lengthwise.batching.plan import BatchLimits
 from lengthwise.padding import PaddedBatch, Steps
 from lengthwise.telemetry.metrics import ModelMetrics
 

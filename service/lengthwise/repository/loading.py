@@ -16,7 +16,7 @@ import orjson
 from lengthwise.batching import buckets
 from lengthwise.batching.buckets import BatchShape, BucketedCosts, Buckets
 from lengthwise.batching.cost import CostTable
-from lengthwise.batching.plan import BatchLimits
+from lengthwise.batching.limits import BatchLimits
 from lengthwise.errors import ModelError, NotVerified, lacks_memory
 from lengthwise.files import bundled_models
 from lengthwise.padding import PaddedBatch

@@ -25,7 +25,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Final, TypeAlias
 
-from lengthwise.batching.plan import BatchLimits
+from lengthwise.batching.limits import BatchLimits
 from lengthwise.batching.queues import ModelQueue
 from lengthwise.errors import ConfigurationError, Draining, LengthwiseError, ModelNotFound, RequestError, WorkersDiffer
 from lengthwise.repository.contents import Refusal, Repository

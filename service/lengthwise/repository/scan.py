@@ -20,7 +20,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Any, Final, NamedTuple
 
-from lengthwise.batching.plan import BatchLimits
+from lengthwise.batching.limits import BatchLimits
 from lengthwise.errors import ConfigurationError, ModelError, NotVerified
 from lengthwise.repository import aliases, folder, loading, verifier
 from lengthwise.repository.aliases import Aliases

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from lengthwise import files
-from lengthwise.batching.plan import BatchLimits
+from lengthwise.batching.limits import BatchLimits
 from lengthwise.runtime.installation import processor
 from lengthwise.runtime.manifest import GRAPH_FILE, Manifest
 from lengthwise.runtime.opening import RUNTIME_VERSION

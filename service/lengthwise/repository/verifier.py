@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from lengthwise import files
 from lengthwise.batching.cost import CostTable
 from lengthwise.batching.cost_measurement import MOST_RUNS, measure
-from lengthwise.batching.plan import BatchLimits
+from lengthwise.batching.limits import BatchLimits
 from lengthwise.errors import ModelError, NotVerified, VerificationError, lacks_memory
 from lengthwise.padding import Steps, batches, pad, rounded_width
 from lengthwise.repository import kernel_choice, stored_measurements

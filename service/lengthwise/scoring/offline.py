@@ -17,8 +17,9 @@ from functools import partial
 from typing import Final, NamedTuple, TypeVar, cast
 
 from lengthwise.batching.buckets import padded
+from lengthwise.batching.limits import BatchLimits
 from lengthwise.batching.pending import PendingSequences, WaitingSequence
-from lengthwise.batching.plan import BatchLimits, plan
+from lengthwise.batching.plan import plan
 from lengthwise.datasets.input_sequences import require_valid
 from lengthwise.decoding.calls import Item
 from lengthwise.errors import InferenceFailed

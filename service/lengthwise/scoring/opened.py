@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, get_args
 
 from lengthwise.addresses import is_address
-from lengthwise.batching.plan import BatchLimits
+from lengthwise.batching.limits import BatchLimits
 from lengthwise.decoding.calls import Item
 from lengthwise.errors import ConfigurationError
 from lengthwise.files import available_cores, bundled_models

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from lengthwise.batching.batcher import Batcher
 from lengthwise.batching.buckets import DEVICE_ROWS, DEVICE_STEPS
-from lengthwise.batching.plan import BatchLimits
+from lengthwise.batching.limits import BatchLimits
 from lengthwise.batching.queues import ModelQueue
 from lengthwise.batching.runners import Cores
 from lengthwise.files import available_cores, is_bundled
