@@ -161,6 +161,17 @@ def test_only_where_every_queue_is_closed_a_body_need_not_be_read() -> None:
     assert room.refusal(model=0) is None
 
 
+def test_a_drained_model_opens_though_the_others_fill_the_queue() -> None:
+    room = Room.of(2, seconds=100.0)
+    room.fill(model=0)
+    room.fill(model=1)
+    room.run(10**3, model=1)
+    while not room.refusal(model=0, priority=1):  # requests with a priority keep it full
+        room.add(model=0, priority=1)
+    assert room.admission.closed() is None
+    assert room.refusal(model=1) is None
+
+
 def test_a_request_that_would_begin_after_its_deadline_is_refused_at_once() -> None:
     room = Room.of()
     room.add(10, patience=60.0)

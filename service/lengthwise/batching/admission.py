@@ -88,13 +88,13 @@ class Admission:
         """Returns any queue if all queues are closed to requests without a priority; else None.
 
         Such requests can be refused before they are decoded, with the error `full` of the returned queue. None if there
-        is no queue, too, and if the queues have drained so far that they open at the next request.
+        is no queue, too, and if one has drained so far that it opens at its next request.
         """
         queue = None  # the last one is returned as the loop saw it: the batcher is not locked, a runner may remove it
         for queue in self._queues:
-            if not queue.closed_to_new:
+            if not queue.closed_to_new or self._fill_for(queue) <= REOPENING:
                 return None
-        return queue if self._fill(self.padded_steps, self.seconds) > REOPENING else None
+        return queue
 
     def add(self, queue: ModelQueue, padded_steps: int, seconds: float) -> None:
         """Counts sequences that begin to wait: their padded steps and their predicted seconds."""
@@ -195,7 +195,7 @@ class Admission:
         """
         step_limit, share = self._step_limit, 1 / max(1, len(self._queues))
         second_limit = self.most_wait_seconds * self.rate.value
-        fill = min(self._fill(self.padded_steps, self.seconds), self._fill(queue.padded_steps, queue.seconds) / share)
+        fill = self._fill_for(queue)
         if fill <= REOPENING:
             queue.closed_to_new = False
         # 1. Whether the request has too many steps, or too much work; of the latter a drained queue takes any.
@@ -207,6 +207,14 @@ class Admission:
         if too_full and fill >= _NEARLY_FULL:
             queue.closed_to_new = True
         return too_full or (queue.closed_to_new and not priority)
+
+    def _fill_for(self, queue: ModelQueue) -> float:
+        """How full it is for requests of a queue: all queues together, or this one of its equal share if that is less.
+
+        Above 1 if there is no room.
+        """
+        of_share = self._fill(queue.padded_steps, queue.seconds) * max(1, len(self._queues))
+        return min(self._fill(self.padded_steps, self.seconds), of_share)
 
     def _fill(self, padded_steps: int, seconds: float) -> float:
         """Which part of the limits these steps and seconds of work use: of the limit that is used more."""
