@@ -16,10 +16,13 @@ from hypothesis import strategies as st
 
 from lengthwise.decoding import json_body
 from lengthwise.errors import DeadlineExceeded
+from lengthwise.protocols.body import ClientLeft
 from lengthwise.protocols.call import timeout_of
 from lengthwise.protocols.endpoint import LARGE_BODY_BYTES
 from lengthwise.protocols.turns import Turns
+from tests.support.http_lines import net
 from tests.support.numpy_models import Service, idle, manifest, model, serving
+from tests.support.waiting import until
 
 SEQUENCES = b'"sequences": [[[1, 3]]]' + b" " * LARGE_BODY_BYTES + b"}"
 PLAIN = b"{" + SEQUENCES
@@ -92,6 +95,22 @@ async def test_who_gives_up_frees_its_place_whenever_it_does() -> None:
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiting
+    assert (turns.free, turns.waiting) == (1, 0)
+
+
+@pytest.mark.parametrize("also_cancelled", [False, True])
+async def test_a_body_whose_client_leaves_does_not_wait_for_its_turn(also_cancelled: bool) -> None:
+    turns = Turns(slots=1)
+    async with turns.turn("first", 1, math.inf):
+        slot = asyncio.get_running_loop().create_future()
+        waiting = asyncio.ensure_future(turns.turn("left", 1, math.inf, slot=slot).__aenter__())
+        await until(lambda: turns.waiting)
+        slot.cancel()
+        if also_cancelled:
+            waiting.cancel()
+        with pytest.raises(asyncio.CancelledError if also_cancelled else ClientLeft):
+            await waiting
+        assert (turns.free, turns.waiting) == (0, 0)
     assert (turns.free, turns.waiting) == (1, 0)
 
 
@@ -184,6 +203,25 @@ async def test_the_default_does_not_end_a_body_that_names_its_own_timeout(
         assert (await service.predict(PLAIN)).status_code == 504  # this one names none
         release.set()
         assert {answer.status_code for answer in await asyncio.gather(*waiting)} == {200}
+
+
+@pytest.mark.parametrize(("direct", "packed"), [(True, False), (False, False), (False, True)])
+async def test_a_body_whose_client_left_is_freed_while_others_are_read(
+    monkeypatch: pytest.MonkeyPatch, direct: bool, packed: bool
+) -> None:
+    body = b'{"timeout_ms": 86400000, ' + SEQUENCES  # so long that no look at the deadline ends the wait
+    headers = []
+    if packed:
+        body, headers = gzip.compress(body + b" " * (4 * LARGE_BODY_BYTES)), ["content-encoding: gzip"]
+    async with reading(monkeypatch) as (service, _), net(service, direct=direct) as made:
+        turns, inflight = service.app.predict.large_bodies, service.serving.inflight
+        before = inflight.bytes
+        line = await made.line()
+        line.send(body, *headers)
+        await until(lambda: turns.waiting)
+        line.writer.transport.abort()
+        await until(lambda: not turns.waiting)
+        await until(lambda: inflight.bytes == before)
 
 
 @pytest.mark.parametrize("where", ["body", "header", "both", "header of gzip"])

@@ -81,9 +81,11 @@ class InferenceCall:
         self.has_deadline = False  # whether the caller set it
         self.decode_seconds = 0.0
         self._decoding_since = 0.0  # seconds of `time.monotonic`
+        self._slot: asyncio.Future[None] | None = None  # for decoding a large body; done when the call has it
         self._pending: PendingRequest | None = None  # in the queue, or running
         self._timing: Timing | None = None
         self._error: RequestError | None = None  # the refusal, if it failed
+        self._is_over = False  # nobody waits for its answer
         self._closed = False
 
     def admit(self, *, known: bool = False) -> None:
@@ -128,7 +130,7 @@ class InferenceCall:
     async def decode_slowly(self, request: Received) -> Decoded:
         """Waits for a decoding slot, and decodes a body in a thread.
 
-        Raises `DeadlineExceeded` if no slot is free in time, `ClientLeft` if the client leaves meanwhile, and the
+        Raises `DeadlineExceeded` if no slot is free in time, `ClientLeft` if `withdraw` is called meanwhile, and the
         errors of `decode_at_once`.
         """
         async with self.decoding_slot(len(request.body), request):
@@ -138,10 +140,10 @@ class InferenceCall:
         """Decodes a body in a thread, and counts the memory that decoding takes; the caller has a `decoding_slot`.
 
         Raises:
-            ClientLeft: The client left while the call waited for its slot.
+            ClientLeft: The call was withdrawn.
             RequestError: The errors of `decode_at_once`; `InflightFull` if there is no memory.
         """  # noqa: DOC502 - what it calls raises them
-        if self._closed:
+        if self._is_over:
             raise ClientLeft
         self._refuse_if_full(request)
         protocol = self._protocol
@@ -156,7 +158,8 @@ class InferenceCall:
         """Has one of the few slots in which large bodies are inflated and decoded, for the time of the block.
 
         It first waits until it is this call's turn (`Turns`). Raises `DeadlineExceeded` if that is not before the
-        call's deadline. The body may name a deadline, so it is searched for one first.
+        call's deadline, and `ClientLeft` if `withdraw` is called before. The body may name a deadline, so it is
+        searched for one first.
 
         Args:
             size: About how many bytes the body has when it is inflated.
@@ -170,7 +173,8 @@ class InferenceCall:
             default = self._protocol.serving.settings.default_timeout_ms / 1000
             seconds, is_certain = patience(self._protocol.options_of(request)._replace(whole=whole), default)
             deadline = self.record.arrived + seconds
-        async with large_bodies.turn(self.peer, size, deadline, certain=is_certain):
+        self._slot = asyncio.get_running_loop().create_future()
+        async with large_bodies.turn(self.peer, size, deadline, certain=is_certain, slot=self._slot):
             yield
 
     def submit(self, decoded: Decoded, write: Write, waiter: Waiter | None = None) -> None:
@@ -183,9 +187,12 @@ class InferenceCall:
             waiter: Gets what `write` returns, or an error; None: `answer` returns or raises that.
 
         Raises:
+            ClientLeft: The call was withdrawn.
             DeadlineExceeded: The deadline that the transport named has passed.
             RequestError: There is no memory for the call (`InflightFull`), or its queue does not take it.
         """  # noqa: DOC502 - what it calls raises them
+        if self._is_over:
+            raise ClientLeft
         call, encode = decoded
         if self.has_deadline:  # the earlier of the transport's deadline and the body's is valid
             timeout_ms = (self.deadline - self.record.arrived) * 1000
@@ -239,10 +246,13 @@ class InferenceCall:
         return response
 
     def withdraw(self) -> None:
-        """Takes the sequences that are not running yet out of the queue, because the client has left.
+        """Ends the call with `ClientLeft` where it waits, or at its next step, because the client has left.
 
-        The call then fails with `ClientLeft`.
+        A body that waits for its decoding slot is freed; sequences that do not run yet are taken out of the queue.
         """
+        self._is_over = True
+        if self._slot is not None:
+            self._slot.cancel()
         if self._pending is not None:
             self._protocol.serving.batcher.withdraw(self._pending, ClientLeft())
 
@@ -274,7 +284,7 @@ class InferenceCall:
         """
         if self._closed:
             return
-        self._closed = True
+        self._closed = self._is_over = True
         self._pending = None  # breaks a reference cycle with this call
         if delivered:
             self.record.close(status, self._error, self._timing if self._error is None else None, ended)
@@ -332,9 +342,7 @@ class DirectCall(ABC):
     async def _decode_slowly(self, request: Received) -> None:
         """Decodes, in a thread, a body that would block the event loop for too long, and submits its sequences."""
         try:
-            decoded = await self.call.decode_slowly(request)
-            if not self.response_complete:  # the client has not left meanwhile
-                self.call.submit(decoded, self.write, self)
+            self.call.submit(await self.call.decode_slowly(request), self.write, self)
         except Exception as error:
             self.set_exception(error)
         finally:

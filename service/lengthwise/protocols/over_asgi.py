@@ -44,7 +44,7 @@ class OverAsgi:
         try:
             try:
                 call.admit()
-                response = await self._answer(call, await self._read(call, scope, receive), receive)
+                response = await self._answer(call, scope, receive)
                 call.hold.holds(len(response[1]))
             except (Exception, asyncio.CancelledError) as error:
                 refusal = call.fail(error)
@@ -58,14 +58,35 @@ class OverAsgi:
         finally:
             call.hold.close()
 
-    async def _read(self, call: InferenceCall, scope: Scope, receive: Receive) -> Decoded:
-        """Reads, inflates and decodes the body of a call; its bytes are freed with the return.
+    async def _answer(self, call: InferenceCall, scope: Scope, receive: Receive) -> Response:
+        """Reads the body, submits the call, and waits for its answer; if the client leaves, withdraws the call."""
+
+        def write(encoded: tuple[bytes, Headers], timing: Timing) -> Response:
+            body, headers = encoded
+            return 200, body, [*headers, server_timing(call.decode_seconds, timing)]
+
+        async def watch() -> None:
+            """Withdraws the call when the client leaves."""
+            while (await receive())["type"] != "http.disconnect":
+                pass
+            call.withdraw()
+
+        max_bytes = self._endpoint.serving.settings.max_body_bytes
+        body = [await read_body(receive, call.headers, max_bytes, call.hold, late_at=call.deadline)]
+        watching = asyncio.ensure_future(watch())
+        try:
+            call.submit(await self._decode(call, scope, body.pop()), write)  # only there the body is kept
+            return cast("Response", await call.answer())
+        finally:
+            watching.cancel()
+
+    async def _decode(self, call: InferenceCall, scope: Scope, body: bytes) -> Decoded:
+        """Inflates and decodes the body of a call; its bytes are freed with the return.
 
         A small body is inflated and decoded on the event loop. A large one waits for a decoding slot, and a thread
         decodes it; a compressed large one keeps the slot for inflating and decoding.
         """
         headers, hold, max_bytes = call.headers, call.hold, self._endpoint.serving.settings.max_body_bytes
-        body = await read_body(receive, headers, max_bytes, hold, late_at=call.deadline)
         call.begin_decoding()
         if is_packed(headers):
             inflating = Inflating(body, max_bytes, hold)
@@ -83,26 +104,6 @@ class OverAsgi:
         request = Received(scope, headers, body)
         decoded = call.decode_at_once(request)
         return await call.decode_slowly(request) if decoded is None else decoded
-
-    async def _answer(self, call: InferenceCall, decoded: Decoded, receive: Receive) -> Response:
-        """Submits the call, and waits for its answer; if the client leaves meanwhile, withdraws the call."""
-
-        def write(encoded: tuple[bytes, Headers], timing: Timing) -> Response:
-            body, headers = encoded
-            return 200, body, [*headers, server_timing(call.decode_seconds, timing)]
-
-        async def watch() -> None:
-            """Withdraws the call when the client leaves."""
-            while (await receive())["type"] != "http.disconnect":
-                pass
-            call.withdraw()
-
-        call.submit(decoded, write)
-        watching = asyncio.ensure_future(watch())
-        try:
-            return cast("Response", await call.answer())
-        finally:
-            watching.cancel()
 
     async def _send(self, call: InferenceCall, response: Response, scope: Scope, send: Send) -> None:
         """Sends an answer, and closes the call with the status that the client got."""

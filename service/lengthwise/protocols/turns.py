@@ -25,6 +25,7 @@ from contextlib import asynccontextmanager
 from typing import Final
 
 from lengthwise.errors import DeadlineExceeded
+from lengthwise.protocols.body import ClientLeft
 
 # Bodies that are decoded in threads at the same time. The validating reader may need forty times a body's size.
 LARGE_BODIES_AT_ONCE: Final = 2
@@ -49,7 +50,15 @@ class Turns:
         self._reading: dict[int, tuple[int, float]] = {}  # bodies that have a slot: their size, and since when
 
     @asynccontextmanager
-    async def turn(self, peer: object, size: int, deadline: float, *, certain: bool = False) -> AsyncIterator[None]:
+    async def turn(
+        self,
+        peer: object,
+        size: int,
+        deadline: float,
+        *,
+        certain: bool = False,
+        slot: asyncio.Future[None] | None = None,
+    ) -> AsyncIterator[None]:
         """Waits for a slot, and has it for the time of the block, in which the caller reads a body.
 
         Args:
@@ -58,13 +67,20 @@ class Turns:
             deadline: Seconds of `time.monotonic`. `DeadlineExceeded` is raised if the turn does not come before.
             certain: Whether the caller set the deadline, so that a later answer is of no use to it. Then
                 `DeadlineExceeded` is raised as soon as it is predicted that the body will not be read in time.
+            slot: A new future, which is done when a body that waits has its slot. Cancel it if the client leaves.
+
+        Raises:
+            ClientLeft: `slot` was cancelled while the body waited.
         """
         # In virtual time, the body begins now, or when the last body of its connection is finished; it takes its size.
         finish = self._finishes[peer] = max(self._virtual_time, self._finishes.get(peer, 0.0)) + size
         if self.free:  # so no body waits: `release` would have given it the slot
             self.free -= 1
         else:
-            await self._wait(finish, size, deadline, certain=certain)
+            slot = slot or asyncio.get_running_loop().create_future()
+            await self._wait(finish, size, deadline, slot, certain=certain)
+            if slot.cancelled():
+                raise ClientLeft
         began, number = time.monotonic(), next(self._order)
         self._reading[number] = size, began
         try:
@@ -94,15 +110,16 @@ class Turns:
         seconds_before += sum(max(0.0, body_bytes * seconds_per_byte - seconds) for body_bytes, seconds in running)
         return seconds_before / self._slots + size * seconds_per_byte
 
-    async def _wait(self, finish: float, size: int, deadline: float, *, certain: bool) -> None:
-        """Puts a body with this finish into the queue, and waits until `release` gives it a slot.
+    async def _wait(
+        self, finish: float, size: int, deadline: float, slot: asyncio.Future[None], *, certain: bool
+    ) -> None:
+        """Puts a body with this finish into the queue, and waits until `release` gives it the slot, or it is cancelled.
 
         Raises:
             DeadlineExceeded: No slot was free before the deadline; or, if the deadline is `certain`, it is predicted
                 that the body will not be read in time. The body has left the queue then.
         """
-        turn, began = (finish, next(self._order)), time.monotonic()
-        slot: asyncio.Future[None] | None = None  # done when the body has a slot; None until it is in the queue
+        turn, began, is_waiting = (finish, next(self._order)), time.monotonic(), False
         try:
             # Up to each look (a share of the time that the body has) it waits; before each, the end is predicted again.
             for look in _LOOKS if certain else (1.0,):
@@ -110,20 +127,20 @@ class Turns:
                     raise DeadlineExceeded(
                         f"the deadline cannot be met: it takes about {needed:.1f} s to read this body"
                     )
-                if slot is None:
-                    slot = asyncio.get_running_loop().create_future()
+                if not is_waiting:
                     heapq.heappush(self._queue, (*turn, size, slot))
                     self.waiting += 1
+                    is_waiting = True
                 await asyncio.wait((slot,), timeout=max(0.0, began + look * (deadline - began) - time.monotonic()))
                 if slot.done():
                     return
             raise DeadlineExceeded("the deadline passed before the body could be read")
         except BaseException:
-            if slot is not None and not slot.cancel():  # the slot was given to this body at the same moment
+            if is_waiting and not slot.cancel() and not slot.cancelled():  # it was given to this body at that moment
                 self.release()
             raise
         finally:
-            self.waiting -= 1 if slot is not None else 0
+            self.waiting -= is_waiting
 
     def release(self) -> None:
         """Takes a slot back: gives it to the waiting body whose turn is next, or counts it as free.
