@@ -92,6 +92,11 @@ REMOVED: Final = {
     "breaker_retry_seconds": "a model that fails is tried again every 10 s",
     "quick_path": "an application with middleware sees every call",
     "drift_share": "--record keeps a sample of the calls, which Evidently or whylogs compares with the training data",
+    "tf32": "float32 is computed as float32 on a GPU too",
+    "triton_metrics": "/metrics and /v2/models/stats have these sums, under other names",
+    "lend_cores": "idle cores always help",
+    "judge_in_process": "new versions are verified in a process of their own",
+    "record_without": "records have all fields",
     **dict.fromkeys(
         ("shadow", "shadow_share"),
         "a proxy can mirror calls to a second server, and `lengthwise score` answers recorded ones again",

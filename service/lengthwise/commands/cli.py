@@ -51,6 +51,7 @@ ROWS: Final = {name: row for rows in GROUPS.values() for name, row in rows.items
 REMOVED: Final = {
     "drift": "a library for drift reads the records: docs/monitoring.md",
     "compare": "metrics.json of each run has its scores: docs/spec.md",
+    "tune": "train chooses what a spec leaves open, and a search of scikit-learn takes LengthwiseClassifier",
 }
 """What to use in the place of a command that there was once, by its name."""
 

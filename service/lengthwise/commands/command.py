@@ -27,6 +27,17 @@ REMOVED: Final = {
     ("train", "--class-weights"): "they are chosen from the data; in Python: train(..., class_weights=True)",
     ("train", "--no-class-weights"): "they are chosen from the data; in Python: train(..., class_weights=False)",
     ("train", "--learning-rate"): "in Python: train(..., learning_rate=...)",
+    ("train", "--weight-decay"): "in Python: train(..., weight_decay=...)",
+    ("train", "--batch-rows"): "in Python: train(..., batch_rows=...)",
+    ("train", "--patience"): "in Python: train(..., patience=...)",
+    ("train", "--threads"): "in Python: train(..., threads=...)",
+    ("train", "--no-calibration"): "in Python: train(..., calibration=False)",
+    ("train", "--seeds"): "a run trains one model: run train again with another --seed",
+    ("train", "--ensemble"): "a run trains one model; ensembles that were exported are served as before",
+    ("train", "--budget-minutes"): "a run has no limit of time; --epochs limits it",
+    ("export", "--rewrite"): "export rewrites a model of your own by itself, where each batch then gives the same bits",
+    ("export", "--seed"): "in Python: export(..., seed=...)",
+    ("check", "--verbose"): "the report has a row for each kind of trial, --json has all trials",
     **{("serve", settings.flag(name)): now for name, now in settings.REMOVED.items()},
 }  # what to use in the place of an option that a command had once, by command and option
 OF_SERVE: Final = {"--cache": "variable LENGTHWISE_CACHE", "--offline": "variable LENGTHWISE_OFFLINE"}
