@@ -259,8 +259,8 @@ class Settings(BaseSettings):
     )
     api_keys_file: Path | None = Field(
         None,
-        description="File of API keys, one per line: all but /livez, /readyz and the page of the console then need "
-        "'authorization: Bearer KEY'.",
+        description="File of API keys, one per line: all but /livez, /readyz, /ping and the page of the console then "
+        "need 'authorization: Bearer KEY'.",
     )
     cors_origins: Origins = Field(
         (), description="Origins whose web pages may call this server, separated by commas; * for all. Default: none."
