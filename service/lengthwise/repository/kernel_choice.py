@@ -56,7 +56,7 @@ def choose(
     plain = open_plain()
     ratio = time_ratio(with_kernels, plain, manifest)
     session = plain if ratio > MARGIN else with_kernels
-    message = "%s: its recurrent layers run in the kernels of %s; Lengthwise's take %.2f times as long as onnxruntime's"
+    message = "%s: its layers run in the kernels of %s; Lengthwise's take %.2f times as long as onnxruntime's"
     log.info(message, manifest.key, session.kernels, ratio)
     return session, {"conditions": conditions, "kernels": session.kernels, "own_over_onnxruntime": round(ratio, 3)}
 

@@ -158,7 +158,7 @@ def promise_here(
     new_promise, cases = verify_here(session, expected, manifest, most_allowed=most_allowed)
     result = "the same bits" if new_promise.bits else f"answers within {new_promise.tolerance:.3g}"
     log.info(
-        "%s is verified on %s (recurrent kernels: %s): %s batched and unbatched",
+        "%s is verified on %s (kernels: %s): %s batched and unbatched",
         manifest.key,
         session.provider,
         session.kernels,
