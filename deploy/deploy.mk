@@ -84,7 +84,7 @@ deploy-check: .venv/.development ## Runs every check of deploy that this machine
 DEPLOY_SECONDS ?= 900
 DEPLOY_PACKAGES := buildah podman runc debootstrap prometheus
 
-deploy-quick: .venv/.development ## What CI runs of deploy-check: chart, rules and live Prometheus, then the image (3 minutes)
+deploy-quick: .venv/.development ## What .ci/run runs of deploy-check: chart, rules and live Prometheus, then the image (3 minutes)
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
 		timeout 180 sh -c 'apt-get update -qq && apt-get install -qq -y --no-install-recommends $(DEPLOY_PACKAGES)' > /dev/null 2>&1 \
 		|| echo "skipped: apt-get could not install $(DEPLOY_PACKAGES)"; fi & \
