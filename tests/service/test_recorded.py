@@ -3,12 +3,27 @@
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
 
 from lengthwise.commands.cli import main
 from lengthwise.datasets import dataset
 from tests.support.numpy_models import manifest, model, serving
+
+
+def write_rows(folder: Path, name: str, *rows: tuple[str, float, int], model: str = "m") -> None:
+    """Writes a file of records, each an id, the value of its only step, and the moment when it arrived."""
+    folder.mkdir(exist_ok=True)
+    ids, values, moments = zip(*rows, strict=True)
+    columns = {
+        "id": ids,
+        "steps": [[[value]] for value in values],
+        "model": [model] * len(ids),
+        "arrived": pa.array(moments, pa.timestamp("us", tz="UTC")),
+    }
+    pq.write_table(pa.table(columns), folder / f"record-{name}.parquet")
 
 
 async def record(folder: Path, *, calls: int = 4) -> None:
@@ -43,6 +58,28 @@ class TestLabels:
         assert "2 sequences with a label, of 6 records" in result.stdout
         assert [(one.id, one.label) for one in dataset.read(out)] == [("s1", "walk"), ("s4", "run")]
         assert command("label", tmp_path / "records", labels, out).exit_code == 2  # it exists
+
+    def test_of_one_id_the_record_that_arrived_last_is_taken(self, tmp_path: Path) -> None:
+        # Two workers: the file of the second was opened later, and holds the earlier record
+        write_rows(tmp_path / "records", "1-worker-1", ("b", 0.0, 1000), ("a", 2.0, 3000), ("a", 3.0, 2500))
+        write_rows(tmp_path / "records", "2-worker-2", ("a", 1.0, 2000))
+        (tmp_path / "labels.jsonl").write_text('{"id": "a", "label": "walk"}\n{"id": "b", "label": "run"}\n')
+        result = command("label", tmp_path / "records", tmp_path / "labels.jsonl", tmp_path / "out.parquet")
+        assert result.exit_code == 0, result.stderr
+        read = {one.id: one.steps.tolist() for one in dataset.read(tmp_path / "out.parquet")}
+        assert read == {"a": [[2.0]], "b": [[0.0]]}
+
+    def test_records_of_two_models_are_not_joined(self, tmp_path: Path) -> None:
+        write_rows(tmp_path / "records", "1", ("a", 1.0, 1000), model="gait")
+        write_rows(tmp_path / "records", "2", ("a", 2.0, 2000), model="vowels")
+        write_rows(tmp_path / "records", "3", ("c", 2.0, 2000), model="vowels")
+        labels, out = tmp_path / "labels.jsonl", tmp_path / "out.parquet"
+        labels.write_text('{"id": "a", "label": "walk"}')
+        result = command("label", tmp_path / "records", labels, out)
+        assert result.exit_code == 2
+        assert "records of gait, vowels" in result.stderr
+        labels.write_text('{"id": "c", "label": "walk"}')  # of one model only
+        assert command("label", tmp_path / "records", labels, out).exit_code == 0
 
     @pytest.mark.parametrize(
         ("text", "message"),
