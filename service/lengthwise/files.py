@@ -109,18 +109,31 @@ def lock(descriptor: int, *, wait: bool) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
 
 
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Waits for the lock of a folder, and holds it while the block runs.
+def claim(descriptor: int, *, wait: bool = False) -> bool:
+    """Locks a file or folder as `lock` does; returns False if another process has the lock, and `wait` is not set.
 
-    Where the file system or Windows has no such locks, the block runs without.
+    Where the file system or Windows has no such locks, no process has one.
     """
-    descriptor = None
-    with suppress(OSError):  # of a file system without locks, or of Windows, which opens no folder
+    with suppress(OSError):
+        try:
+            lock(descriptor, wait=wait)
+        except BlockingIOError:
+            return False
+    return True
+
+
+@contextmanager
+def locked(folder: Path, *, wait: bool = True) -> Iterator[bool]:
+    """Locks a folder, and holds the lock while the block runs; yields False if another process has it.
+
+    With `wait`, waits for it. Where the file system or Windows has no such locks, the block runs without.
+    """
+    descriptor, is_free = None, True
+    with suppress(OSError):  # Windows opens no folder
         descriptor = os.open(folder, os.O_RDONLY)
-        lock(descriptor, wait=True)
+        is_free = claim(descriptor, wait=wait)
     try:
-        yield
+        yield is_free
     finally:
         if descriptor is not None:
             os.close(descriptor)

@@ -97,3 +97,13 @@ def test_a_full_disk_is_reported_and_its_lines_can_be_resumed(path: Path):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     go_on(path)
     assert path.read_bytes() == b"".join(LINES)
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_file_that_another_run_writes_is_refused(path: Path, resume: bool):
+    with PredictionFile(path) as scored:
+        with pytest.raises(ConfigurationError, match="another run"):
+            PredictionFile(path, resume=resume)
+        scored.write(LINES[:1])
+    assert path.read_bytes() == LINES[0]
+    go_on(path)  # the lock ends with the run

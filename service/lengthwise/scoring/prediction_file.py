@@ -15,6 +15,7 @@ from typing import Any
 import orjson
 
 from lengthwise.errors import ConfigurationError
+from lengthwise.files import claim
 
 
 class PredictionFile(AbstractContextManager["PredictionFile"]):
@@ -24,10 +25,10 @@ class PredictionFile(AbstractContextManager["PredictionFile"]):
     """
 
     def __init__(self, path: Path, *, resume: bool = False, exact: bool = True) -> None:
-        """Opens the file, and creates it and its folder where they are missing.
+        """Opens and locks the file, and creates it and its folder where they are missing.
 
         Raises:
-            ConfigurationError: It cannot be written, or it has content and `resume` is not set.
+            ConfigurationError: It cannot be written, another run writes it, or it has content and `resume` is not set.
         """
         self._path = path
         self._exact = exact
@@ -38,14 +39,14 @@ class PredictionFile(AbstractContextManager["PredictionFile"]):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = path.open("r+b" if path.exists() else "x+b")
-            is_empty = not path.stat().st_size
         except OSError as error:
             raise ConfigurationError(f"{path} cannot be written: {error.strerror}") from error
-        if not (is_empty or resume):
+        problem = "" if claim(self._file.fileno()) else "is being written by another run; name another file, or wait"
+        if not (problem or resume) and path.stat().st_size:
+            problem = "exists; --resume continues an interrupted run, and to start again, delete the file first"
+        if problem:
             self._file.close()
-            raise ConfigurationError(
-                f"{path} exists; --resume continues an interrupted run, and to start again, delete the file first"
-            )
+            raise ConfigurationError(f"{path} {problem}")
 
     def __exit__(self, *_: object) -> None:
         with suppress(OSError):  # an error of the disk was raised by `write` before
