@@ -19,7 +19,7 @@ import lengthwise_export
 from lengthwise.commands.cli import main
 from lengthwise.errors import ConfigurationError, InvalidSequences
 from lengthwise_export.errors import SpecError
-from lengthwise_export.training import recipe
+from lengthwise_export.training import arrays, recipe
 from lengthwise_export.training.arrays import as_label, sorted_labels
 from tests.support.specs import ROCKET, TINY, in_memory, json_lines, separable
 
@@ -216,6 +216,33 @@ def test_a_folder_that_holds_a_run_is_kept(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigurationError):
         lengthwise_export.train(ROCKET, *in_memory(), out=tmp_path / "file" / "run", progress=None)
+
+
+def test_a_folder_that_another_training_writes_into_is_refused(tmp_path: Path) -> None:
+    def train_too(_line: str) -> None:
+        with pytest.raises(ConfigurationError, match="another training is writing"):
+            lengthwise_export.train(TINY, *in_memory(), out=tmp_path / "run", overwrite=True, **QUICK)
+
+    lengthwise_export.train(TINY, *in_memory(), out=tmp_path / "run", epochs=1, progress=train_too)
+
+
+def test_a_run_that_was_written_while_the_data_was_read_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, from_sequences = tmp_path / "run", arrays.from_sequences
+    weights: list[bytes] = []
+
+    def slow(*arguments: Any) -> arrays.LabelledSequences:
+        monkeypatch.undo()
+        weights.append(
+            lengthwise_export.train(ROCKET, *in_memory(), out=run, seed=1, progress=None).weights.read_bytes()
+        )
+        return from_sequences(*arguments)
+
+    monkeypatch.setattr(arrays, "from_sequences", slow)
+    with pytest.raises(ConfigurationError, match="another training wrote it meanwhile"):
+        lengthwise_export.train(ROCKET, *in_memory(), out=run, seed=2, progress=None)
+    assert weights == [(run / "model.safetensors").read_bytes()]
 
 
 def test_progress_is_told_and_torch_is_left_as_it_was() -> None:

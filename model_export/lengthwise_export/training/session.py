@@ -25,7 +25,7 @@ from lengthwise.errors import ConfigurationError
 from lengthwise.reports import notebook
 from lengthwise_export.architecture import checkpoint
 from lengthwise_export.architecture.spec import Spec, as_toml
-from lengthwise_export.architecture.trained import STATE_FILE, run_files
+from lengthwise_export.architecture.trained import STATE_FILE, refuse_to_overwrite, run_files
 from lengthwise_export.options import Notice, Tell
 from lengthwise_export.tracing.process_wide import torch_threads
 from lengthwise_export.training import recipe, rocket
@@ -51,6 +51,7 @@ def run_training(
     test: Sequence[Record] = (),
     validation: Sequence[Record] = (),
     resume: bool = False,
+    overwrite: bool = False,
     recheck: Callable[[str, Sequence[Record], Spec], object] = lambda _name, records, spec: [
         *fitting_records(records, spec)
     ],
@@ -59,7 +60,7 @@ def run_training(
 ) -> RunReport:
     """Chooses what is open, trains, and writes the weights, the chosen spec and the report into the folder `out`.
 
-    Files of an earlier run in it are deleted, unless it is resumed.
+    The folder is locked until the weights are written.
 
     Args:
         data: The training records, and the user's spec with what they say.
@@ -68,6 +69,7 @@ def run_training(
         test: The records of the test split, which is scored once, at the end.
         validation: The records of the validation split; without them, it is a share of the training records.
         resume: Whether to continue from the state in `out`.
+        overwrite: Whether the files of an earlier run in `out` are deleted.
         recheck: Called with the name, the records and the chosen spec of the test and the validation split, to raise
             if some records do not fit: while the policy for missing values was open, missing values were allowed.
         progress: Where progress is shown.
@@ -85,9 +87,7 @@ def run_training(
         for warning in plan.warnings:
             tell(Notice(warning, "warning"))
         # Train, and score the splits
-        with _new_folder(out):
-            for path in () if resume else run_files(out):
-                path.unlink()
+        with _claimed(out, resume=resume, overwrite=overwrite):
             if plan.spec.model.kind == "rocket":
                 result = _fit_kernels(data, plan, out, progress)
             else:
@@ -175,6 +175,23 @@ def finished_epochs(out: Path) -> int:
     """The number of finished epochs in the saved state of a run's folder; 0 without a state."""
     path = out / STATE_FILE
     return len(checkpoint.state(path)["epochs"]) if path.is_file() else 0
+
+
+@contextmanager
+def _claimed(out: Path, *, resume: bool, overwrite: bool) -> Iterator[None]:
+    """Creates and locks the folder of a run for the block; `resume` and `overwrite` as in `run_training`.
+
+    Raises:
+        ConfigurationError: Another training writes into it, or has done so since the caller looked.
+    """
+    with _new_folder(out), files.locked(out, wait=False) as is_free:
+        if not is_free:
+            raise ConfigurationError(f"{out}: another training is writing into it; use another folder")
+        if not (resume or overwrite):
+            refuse_to_overwrite(out, "another training wrote it meanwhile; use another folder")
+        for path in () if resume else run_files(out):
+            path.unlink()
+        yield
 
 
 @contextmanager

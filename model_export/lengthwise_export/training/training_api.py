@@ -190,6 +190,7 @@ def train(  # noqa: D417 - the decorator adds the options
                 directory,
                 test=splits["test"],
                 validation=splits["validation"],
+                overwrite=options.overwrite,
                 recheck=arrays.require_fit,
                 progress=progress,
                 tell=_log,
