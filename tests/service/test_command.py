@@ -114,12 +114,20 @@ def test_an_end_of_its_own_keeps_its_exit_code() -> None:
     assert (result.exit_code, result.stderr) == (1, "error: the graph is bad\n")
 
 
-def test_a_terminated_command_ends_as_an_interrupted_one() -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("is_ignored", [False, True])  # as nohup ignores SIGHUP
+def test_a_terminated_command_ends_as_an_interrupted_one(number: signal.Signals, is_ignored: bool) -> None:
     @click.command(cls=Command)
     def terminated() -> None:
-        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(number)
 
-    assert CliRunner().invoke(terminated).exit_code == 130
+    handler = signal.SIG_IGN if is_ignored else lambda *_: None  # the signal must not end the tests
+    before = signal.signal(number, handler)
+    try:
+        assert CliRunner().invoke(terminated).exit_code == (0 if is_ignored else 130)
+        assert signal.getsignal(number) is handler
+    finally:
+        signal.signal(number, before)
 
 
 @pytest.mark.sampled(5)

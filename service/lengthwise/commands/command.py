@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import signal
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Final, NoReturn
 
 import click
@@ -78,7 +80,7 @@ class Command(click.Command):
     def invoke(self, context: click.Context) -> Any:
         """Runs the command, and ends the process with a message if it fails.
 
-        SIGTERM interrupts it as SIGINT does, so that unfinished output is removed.
+        SIGTERM and SIGHUP interrupt it as SIGINT does, so that unfinished output is removed.
 
         Raises:
             Ended: The command failed; the message was printed.
@@ -86,9 +88,9 @@ class Command(click.Command):
             Exit: The command ends with an exit code of its own.
             Abort: The user ended a question of click.
         """
-        old_handler = signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
-            return super().invoke(context)
+            with _interruptible():
+                return super().invoke(context)
         except (click.ClickException, click.exceptions.Exit, click.Abort, Ended):
             raise
         except LengthwiseError as error:
@@ -118,8 +120,23 @@ class Command(click.Command):
                 else "this is a bug in lengthwise, not in its input",
                 NOT_CHECKED,
             )
-        finally:
-            signal.signal(signal.SIGTERM, old_handler)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Lets SIGTERM and SIGHUP interrupt the block as SIGINT does; not where they are ignored, as nohup does."""
+    numbers = {signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}  # Windows has no SIGHUP
+    old_handlers = {
+        number: signal.signal(number, signal.default_int_handler)
+        for number in numbers
+        if signal.getsignal(number) != signal.SIG_IGN
+    }
+    try:
+        yield
+    finally:
+        for number, handler in old_handlers.items():
+            if signal.getsignal(number) is signal.default_int_handler:  # else the command has set another one: `serve`
+                signal.signal(number, handler)
 
 
 def show_json(value: Any) -> None:
