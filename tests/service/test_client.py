@@ -404,6 +404,55 @@ def test_an_answer_that_comes_byte_by_byte_keeps_nobody_beyond_the_timeout(
     assert slow.sent <= 12
 
 
+async def test_a_call_ends_where_its_transport_knows_no_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lengthwise.client.client.GRACE_SECONDS", 0.0)
+
+    async def silent(_request: httpx.Request) -> httpx.Response:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async with lengthwise.AsyncClient(transport=httpx.MockTransport(silent), timeout=0.01) as client:
+        with pytest.raises(errors.DeadlineExceeded, match="no answer came within"):
+            await asyncio.wait_for(client.predict([STEPS]), 60)
+
+
+def test_each_step_of_a_request_has_the_time_that_the_steps_before_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [100.0]
+    monkeypatch.setattr("lengthwise.client.exchange.time", SimpleNamespace(monotonic=lambda: clock[0]))
+    left: list[float] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        for step in ("pool", "connect", "read"):  # in this order, httpx's own transport asks for them
+            left.append(request.extensions["timeout"].get(step))
+            clock[0] += 3
+        return httpx.Response(200, json={})
+
+    with lengthwise.Client(transport=httpx.MockTransport(answer), timeout=9) as client:
+        client.get("/")
+    assert left == [10, 7, 4]
+
+
+async def test_calls_that_begin_together_ask_for_the_limits_once() -> None:
+    server = Server(predictions())
+    asked: list[str] = []
+
+    async def slow(request: httpx.Request) -> httpx.Response:
+        asked.append(request.method)
+        await asyncio.sleep(0.01)
+        return server(request)
+
+    async with lengthwise.AsyncClient(transport=httpx.MockTransport(slow)) as client:
+        first = asyncio.create_task(client.predict([STEPS]))  # it is cancelled while it asks
+        while not asked:
+            await asyncio.sleep(0)
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+        asked.clear()
+        answers = await asyncio.gather(*(client.predict([STEPS]) for _ in range(10)))
+    assert [answer[0].label for answer in answers] == ["a"] * 10
+    assert asked.count("GET") == 1
+
+
 # Addresses and keys.
 
 

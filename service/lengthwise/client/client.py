@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from asyncio import timeout as time_limit
+from contextlib import closing
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Self, TypeVar
 
 from lengthwise.api import Predictions
@@ -55,6 +57,21 @@ _TLS_HINTS: Final = {
 }  # advice, by a part of the text of a connection error of an https server
 
 
+_ASKED_AGAIN_SECONDS: Final = 0.05  # between two looks whether another call has the limits of the server
+
+
+class _TimeLeft(dict[str, float]):
+    """The timeouts of one request, as transports of httpx read them: each step gets what the steps before left."""
+
+    def __init__(self, deadline: Deadline) -> None:
+        self._deadline = deadline
+        super().__init__(dict.fromkeys(("connect", "read", "write", "pool"), deadline.seconds + GRACE_SECONDS))
+
+    def get(self, *_: object) -> float:  # no other key is asked for
+        """The seconds that are left now, at least a millisecond: 0 would mean something else to a socket."""
+        return max(self._deadline.seconds + GRACE_SECONDS, 1e-3)
+
+
 class _AnyClient(Generic[Transport]):
     """What both clients share: the arguments, the options of a call, and the errors of httpx."""
 
@@ -89,12 +106,13 @@ class _AnyClient(Generic[Transport]):
             raise ConfigurationError(f"retries must be an integer >= 0, got {retries!r}")
         self._httpx = httpx
         # What a request may raise, see `_failure`.
-        self._failures = (httpx.RequestError, httpx.InvalidURL, DeadlineExceeded)
+        self._failures = (httpx.RequestError, httpx.InvalidURL, DeadlineExceeded, TimeoutError)
         self._model = model
         self._version = version
         self._timeout = _seconds(timeout)
         self._retries = retries
         self._limits: ServerLimits | None = None  # asked for at the first call
+        self._is_asking = False  # whether a call is asking for them
         headers = {} if key is None else {"authorization": f"Bearer {key}"}
         try:
             mounts = _NO_PROXIES if is_loopback(httpx.URL(base_url).host) else None
@@ -128,15 +146,22 @@ class _AnyClient(Generic[Transport]):
     ) -> Exchange[tuple[list[InputSequence], PreparedSequences]]:
         """The exchange that reads and encodes a caller's sequences.
 
-        The server is asked for its limits, and for the names of the models' features, at the first call only. Features
+        The server is asked for its limits, and for the names of the models' features, at the first call only: calls
+        that begin meanwhile wait for its answer. Features
         with names are brought to the order of the version; for an alias, to that of the newest version, since only the
         answer says which version it is.
 
         Returns:
             The sequences, and their encoded bodies.
         """
+        while self._limits is None and self._is_asking and deadline.seconds > 0:
+            yield _ASKED_AGAIN_SECONDS
         if self._limits is None:
-            self._limits = yield from server_limits(deadline)
+            self._is_asking = True
+            try:
+                self._limits = yield from server_limits(deadline)
+            finally:
+                self._is_asking = False
         versions = self._limits.versions(model)
         known_version = str(version) if str(version) in versions else max(versions, key=int, default="")
         names = versions.get(known_version)
@@ -216,7 +241,7 @@ class _AnyClient(Generic[Transport]):
             "url": request.path,
             "content": request.content,
             "headers": request.headers,
-            "timeout": request.deadline.seconds + GRACE_SECONDS,
+            "extensions": {"timeout": _TimeLeft(request.deadline)},
         }
 
     def _failure(self, error: Exception, request: Send) -> LengthwiseError:
@@ -229,7 +254,7 @@ class _AnyClient(Generic[Transport]):
             return error
         if isinstance(error, self._httpx.InvalidURL):
             raise ConfigurationError(f"the path is not valid, got {request.path!r}: {error}") from error
-        if isinstance(error, self._httpx.TimeoutException):
+        if isinstance(error, self._httpx.TimeoutException | TimeoutError):
             return DeadlineExceeded(f"no answer came within {request.deadline.timeout:g} s{self._via}")
         return ServerUnreachable(f"{self._address}: {error or type(error).__name__}{self._via}{self._hint(error)}")
 
@@ -354,21 +379,22 @@ class Client(_AnyClient["httpx.BaseTransport"]):
     def _run(self, exchange: Exchange[Result]) -> Result:
         """Drives an exchange: sends each request, waits as long as it says, and returns its result."""
         result: Answered | LengthwiseError | None = None
-        while True:
-            try:
-                request = exchange.send(result)  # a `Send`, or seconds to wait
-            except StopIteration as end:
-                return end.value  # type: ignore[no-any-return]  # the library's stub has it as Any
-            if isinstance(request, float):
-                time.sleep(request)
-                result = None
-                continue
-            try:
-                with self._connections.stream(**self._httpx_arguments(request)) as response:
-                    parts = [request.in_time(part) for part in response.iter_bytes()]
-                result = Answered(response.status_code, response.headers, b"".join(parts), self._via)
-            except self._failures as error:
-                result = self._failure(error, request)
+        with closing(exchange):  # also of a call that is cancelled
+            while True:
+                try:
+                    request = exchange.send(result)  # a `Send`, or seconds to wait
+                except StopIteration as end:
+                    return end.value  # type: ignore[no-any-return]  # the library's stub has it as Any
+                if isinstance(request, float):
+                    time.sleep(request)
+                    result = None
+                    continue
+                try:
+                    with self._connections.stream(**self._httpx_arguments(request)) as response:
+                        parts = [request.in_time(part) for part in response.iter_bytes()]
+                    result = Answered(response.status_code, response.headers, b"".join(parts), self._via)
+                except self._failures as error:
+                    result = self._failure(error, request)
 
 
 class AsyncClient(_AnyClient["httpx.AsyncBaseTransport"]):
@@ -449,18 +475,22 @@ class AsyncClient(_AnyClient["httpx.AsyncBaseTransport"]):
     async def _run(self, exchange: Exchange[Result]) -> Result:
         """Drives an exchange: sends each request, waits as long as it says, and returns its result."""
         result: Answered | LengthwiseError | None = None
-        while True:
-            try:
-                request = exchange.send(result)  # a `Send`, or seconds to wait
-            except StopIteration as end:
-                return end.value  # type: ignore[no-any-return]  # the library's stub has it as Any
-            if isinstance(request, float):
-                await asyncio.sleep(request)
-                result = None
-                continue
-            try:
-                async with self._connections.stream(**self._httpx_arguments(request)) as response:
-                    parts = [request.in_time(part) async for part in response.aiter_bytes()]
-                result = Answered(response.status_code, response.headers, b"".join(parts), self._via)
-            except self._failures as error:
-                result = self._failure(error, request)
+        with closing(exchange):  # also of a call that is cancelled
+            while True:
+                try:
+                    request = exchange.send(result)  # a `Send`, or seconds to wait
+                except StopIteration as end:
+                    return end.value  # type: ignore[no-any-return]  # the library's stub has it as Any
+                if isinstance(request, float):
+                    await asyncio.sleep(request)
+                    result = None
+                    continue
+                try:
+                    async with (
+                        time_limit(request.deadline.seconds + GRACE_SECONDS),
+                        self._connections.stream(**self._httpx_arguments(request)) as response,
+                    ):
+                        parts = [request.in_time(part) async for part in response.aiter_bytes()]
+                    result = Answered(response.status_code, response.headers, b"".join(parts), self._via)
+                except self._failures as error:
+                    result = self._failure(error, request)
