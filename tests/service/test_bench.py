@@ -122,6 +122,26 @@ def test_random_sequences_have_the_steps_and_the_longest_length_of_the_model():
     assert {np.shape(json.loads(body)["sequences"]) for body in server.bodies} == {(1, 64, 2)}
 
 
+@pytest.mark.parametrize(
+    ("lengths", "name"),
+    [
+        ("fixed:64", "fixed:64"),
+        ("fixed:1e300", "fixed:1e300 cut to 1-64 steps"),
+        ("uniform:60,70", "uniform:60,70 cut to 1-64 steps"),
+    ],
+)
+def test_the_title_says_where_lengths_are_cut_to_those_of_the_model(lengths: str, name: str):
+    assert json.loads(call("--lengths", lengths, "--json").stdout)["title"].endswith(f", {name}")
+
+
+def test_a_file_without_records_is_refused_before_the_load(tmp_path: Path):
+    (tmp_path / "data.jsonl").touch()
+    server = SmallServer()
+    result = call("--data", str(tmp_path / "data.jsonl"), server=server)
+    assert (result.exit_code, server.bodies) == (2, [])
+    assert "data.jsonl: there is no record in it" in result.stderr
+
+
 def test_a_header_without_a_value_is_refused():
     result = call("--header", "authorization")
     assert result.exit_code == 2

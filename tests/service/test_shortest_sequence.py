@@ -237,8 +237,9 @@ def test_a_load_sends_no_shorter_sequences() -> None:
     with small_server(SmallServer(models=[entry])) as target:
         found = remote.model(target)
     assert found == remote.RemoteModel(Input("values", 1), 9, 7)
-    drawn = BenchOptions(lengths="uniform:1,20", request_count=50).sequences_for(found)
+    drawn, name = BenchOptions(lengths="uniform:1,20", request_count=50).sequences_for(found)
     assert {*map(len, drawn)} == {7, 8, 9}
+    assert name == "uniform:1,20 cut to 7-9 steps"
 
 
 class RaisesWhenShort(Session):

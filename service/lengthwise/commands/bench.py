@@ -29,6 +29,7 @@ from lengthwise.datasets.tails import doubts
 from lengthwise.padding import Steps
 
 _DISTINCT: Final = 500  # different random sequences
+_LONGEST: Final = 2**53  # steps, of a length that is drawn
 
 
 def rates_of(text: str) -> tuple[float, ...]:
@@ -93,30 +94,33 @@ class BenchOptions(Options):
         )
         return [replace(load, rate=rate) for rate in self.request_rate or (None,)]
 
-    def sequences_for(self, model: remote.RemoteModel) -> list[Steps]:
-        """The sequences to send to a model: those of the data file, or random ones of the chosen lengths.
+    def sequences_for(self, model: remote.RemoteModel) -> tuple[list[Steps], str]:
+        """The sequences to send to a model, and a name for them: those of the data file, or random ones.
 
-        Prints a warning about sequences of the file that look padded.
+        Random ones have the chosen lengths, or as near as the model takes. Prints a warning about sequences of the file
+        that look padded.
         """
         if self.data is not None:
             reading = reading_of(self.columns, padding=self.padding, inputs=model.names or ())
-            records = dataset.read(dataset.locate(self.data), model.step.kind, reading=reading)
-            sequences = [record.steps for record in records]
+            sequences = [record.steps for record in dataset.read_all(self.data, model.step.kind, reading)]
             for doubt in doubts(sequences):
                 click.echo(f"warning: {self.data}: {doubt}", err=True)
-            return sequences
+            return sequences, self.data
         random = np.random.default_rng(LoadSpec.seed)
         count = min(_DISTINCT, self.request_count or _DISTINCT)
-        lengths = draw_lengths(self.lengths, count, model.max_length, random, min_length=model.min_length)
-        return make_sequences(lengths, model.step, random)
+        drawn = draw_lengths(self.lengths, count, _LONGEST, random)
+        lengths = np.clip(drawn, model.min_length, model.max_length)
+        is_cut = (lengths != drawn).any()
+        name = f"{self.lengths} cut to {model.min_length}-{model.max_length} steps" if is_cut else self.lengths
+        return make_sequences(lengths, model.step, random), name
 
-    def load_test(self, service: ServiceUnderLoad, progress: Progress) -> LoadTest:
-        """Prepares the requests for a service's model.
+    def load_test(self, service: ServiceUnderLoad, progress: Progress) -> tuple[LoadTest, str]:
+        """Prepares the requests for a service's model; returns the load test, and a name for its sequences.
 
         Unless answers are not checked, sends each sequence by itself first: these are the expected answers.
         """
-        sequences = self.sequences_for(remote.model(service.target, service.name, self.headers))
-        return prepare(
+        sequences, name = self.sequences_for(remote.model(service.target, service.name, self.headers))
+        test = prepare(
             service.target,
             sequences,
             per_request=self.sequences,
@@ -125,6 +129,7 @@ class BenchOptions(Options):
             check=self.check,
             tick=ticker(progress, "each by itself", requests=len(sequences)),
         )
+        return test, name
 
 
 @click.command(cls=Command)
@@ -144,11 +149,11 @@ def bench(where: str | None, options: BenchOptions) -> None:
     """  # noqa: D301 - click wants a real form feed
     if options.plot is not None:
         importlib.import_module("matplotlib.figure")  # a missing package is reported before the load
-    title = f"{where or 'the bundled model'}, {options.data or options.lengths}"
     console = Console(stderr=True)
     with progress_bar(console) as progress, served(where, model=options.model) as service:
-        test = options.load_test(service, progress)
+        test, name = options.load_test(service, progress)
         rows = [test.run(load, tick=ticker(progress, load.name, seconds=load.seconds)) for load in options.loads()]
+    title = f"{where or 'the bundled model'}, {name}"
     if options.as_json:
         click.echo(orjson.dumps({"title": title, "loads": [row.to_json() for row in rows]}, option=orjson.OPT_INDENT_2))
     else:
