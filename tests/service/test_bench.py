@@ -148,6 +148,20 @@ def test_a_header_without_a_value_is_refused():
     assert "NAME=VALUE" in result.output
 
 
+@pytest.mark.parametrize("text", ["x=y\r\nz: w", "ü=1", "x y=1", "x=ü"])
+def test_a_header_that_http_does_not_have_is_refused(text: str):
+    result = call("--header", text)
+    assert result.exit_code == 2
+    assert "cannot be a header" in result.output
+
+
+def test_a_plot_of_an_unknown_format_is_refused_before_the_load(tmp_path: Path):
+    server = SmallServer()
+    result = call("--plot", str(tmp_path / "load.xyz"), server=server)
+    assert (result.exit_code, server.bodies) == (2, [])
+    assert "load.xyz: the name must end in one of" in result.stderr
+
+
 @pytest.mark.parametrize("rates", ["0", "a:b:c", "5:1:1", "1:5:0", "0:5:1", "1:inf:1", "1:2", "nan"])
 def test_rates_of_another_form_are_refused(rates: str):
     result = call("--request-rate", rates)

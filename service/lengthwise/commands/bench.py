@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import math
+import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Final
@@ -26,9 +28,11 @@ from lengthwise.commands.options import Flag, Options, flags, pairs
 from lengthwise.commands.progress import progress_bar, ticker
 from lengthwise.datasets import dataset
 from lengthwise.datasets.tails import doubts
+from lengthwise.errors import ConfigurationError
 from lengthwise.padding import Steps
 
 _DISTINCT: Final = 500  # different random sequences
+_HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _LONGEST: Final = 2**53  # steps, of a length that is drawn
 
 
@@ -43,6 +47,19 @@ def rates_of(text: str) -> tuple[float, ...]:
         raise ValueError(f"must be 0 < START <= END <= 1e6 with STEP above 0, got {text}")
     # 1e-9: END is included in spite of rounding.
     return tuple(start + number * step for number in range(int((end - start) / step + 1e-9) + 1))
+
+
+def headers_of(texts: Sequence[str]) -> dict[str, str]:
+    """The headers in texts `NAME=VALUE`, by their names.
+
+    Raises:
+        ValueError: A text has another form, or HTTP has no such header.
+    """
+    headers = pairs(texts)
+    for name, value in headers.items():
+        if not (_HEADER_NAME.fullmatch(name) and value.isascii() and value.isprintable()):
+            raise ValueError(f"{name!r} cannot be a header: its name or its value has a character that HTTP forbids")
+    return headers
 
 
 class BenchOptions(Options):
@@ -77,7 +94,7 @@ class BenchOptions(Options):
     columns: Columns = Field(default={}, description=ABOUT_COLUMNS)
     padding: PaddingCut = Field(default=None, description=ABOUT_PADDING)
     sequences: int = Field(default=1, ge=1, le=1024, description="Sequences in each request.")
-    headers: Annotated[dict[str, str], Flag("--header", "NAME=VALUE", pairs, several=True)] = Field(
+    headers: Annotated[dict[str, str], Flag("--header", "NAME=VALUE", headers_of, several=True)] = Field(
         default={}, description="A header of each request, such as a key."
     )
     check: bool = Field(default=True, description="Do not compare each answer with the unbatched one.")
@@ -146,9 +163,13 @@ def bench(where: str | None, options: BenchOptions) -> None:
 
     Raises:
         Exit: An answer was wrong or missing.
+        ConfigurationError: The plot has another format than those that can be drawn.
     """  # noqa: D301 - click wants a real form feed
     if options.plot is not None:
-        importlib.import_module("matplotlib.figure")  # a missing package is reported before the load
+        figure = importlib.import_module("matplotlib.figure").Figure()  # a missing package is told before the load
+        formats = figure.canvas.get_supported_filetypes()
+        if options.plot.suffix and options.plot.suffix[1:].lower() not in formats:
+            raise ConfigurationError(f"--plot {options.plot}: the name must end in one of .{', .'.join(formats)}")
     console = Console(stderr=True)
     with progress_bar(console) as progress, served(where, model=options.model) as service:
         test, name = options.load_test(service, progress)
