@@ -2,6 +2,8 @@
 
 import io
 import json
+import os
+import re
 import signal
 import subprocess
 import sys
@@ -392,3 +394,28 @@ def test_of_a_model_the_highest_version_scores(tmp_path: Path):
         result = call(DEMO, tmp_path / folder.name, model=folder)
         assert result.exit_code == 0
         assert "by vowels/10" in result.stdout
+
+
+def test_a_bad_record_of_a_file_whose_name_is_not_utf_8_gets_a_line(tmp_path: Path) -> None:
+    source = write(tmp_path / os.fsdecode(b"by\xfftes.jsonl"), {"id": "short", "steps": [[1]]})
+    ended = call(source, tmp_path / "out.jsonl", "--on-error", "skip")
+    assert ended.exit_code == 0, ended.output
+    (line,) = read(tmp_path / "out.jsonl")
+    assert line["id"] == "short"
+    assert "by\\udcfftes.jsonl:1: " in str(line["error"])
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv"])
+def test_a_file_without_records_is_refused(tmp_path: Path, suffix: str) -> None:
+    source = tmp_path / f"data.{suffix}"
+    source.write_text("id,a\n" if suffix == "csv" else "")
+    ended = call(source, tmp_path / "out.jsonl")
+    assert ended.exit_code == 2
+    assert re.search("there is no record in it|the table has no row", ended.stderr)
+
+
+def test_predictions_do_not_go_into_a_pipe(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    ended = call(write(tmp_path / "in.jsonl", {"steps": [[0] * 12]}), tmp_path / "pipe")
+    assert ended.exit_code == 2
+    assert "pipe cannot be written: it is no plain file" in ended.stderr

@@ -172,7 +172,8 @@ class ScoringRun:
 
         Raises:
             RecordError: A record has no answer, and `stop` is set; the lines before it are written.
-            ConfigurationError: The source cannot be read, or `scored` is not of an earlier run of the same kind.
+            ConfigurationError: The source cannot be read, or has no record, or `scored` is not of an earlier run of the
+                same kind.
         """  # noqa: DOC502 - what it calls raises them
         from lengthwise.scoring import offline
 
@@ -234,6 +235,8 @@ class ScoringRun:
                 count_seconds("writing", time.thread_time() - writing_started)
                 progress.update(task, completed=chunk.read)
             scored.finish()
+        if not summary.records:
+            raise ConfigurationError(f"{source}: there is no record in it")
         summary.seconds = time.monotonic() - started
         return summary
 
@@ -289,7 +292,8 @@ class ScoringRun:
                     raise RecordError(
                         dataset.with_later_errors(line, later_entries if isinstance(entry, dataset.BadRecord) else ())
                     )
-                line = {"id": entry.id, "error": str(line)}
+                # A name of a file that is not UTF-8 has surrogates, which JSON does not have.
+                line = {"id": entry.id, "error": str(line).encode(errors="backslashreplace").decode()}
             lines.append(orjson.dumps(line, option=_LINE))
             summary.count(_label(entry), line, manifest.labels, manifest.task)
         scored.write(lines)

@@ -40,7 +40,7 @@ class PredictionFile(AbstractContextManager["PredictionFile"]):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = path.open("r+b" if path.exists() else "x+b")
         except OSError as error:
-            raise ConfigurationError(f"{path} cannot be written: {error.strerror}") from error
+            raise ConfigurationError(f"{path} cannot be written: {error.strerror or 'it is no plain file'}") from error
         problem = "" if claim(self._file.fileno()) else "is being written by another run; name another file, or wait"
         if not (problem or resume) and path.stat().st_size:
             problem = "exists; --resume continues an interrupted run, and to start again, delete the file first"
