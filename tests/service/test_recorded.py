@@ -59,6 +59,14 @@ class TestLabels:
         assert [(one.id, one.label) for one in dataset.read(out)] == [("s1", "walk"), ("s4", "run")]
         assert command("label", tmp_path / "records", labels, out).exit_code == 2  # it exists
 
+    def test_whole_numbers_are_texts_and_a_mark_of_utf_8_is_passed_over(self, tmp_path: Path) -> None:
+        write_rows(tmp_path / "records", "1", ("7", 1.0, 1000), ("b", 2.0, 1000))
+        labels, out = tmp_path / "labels.jsonl", tmp_path / "out.parquet"
+        labels.write_text('{"id": 7, "label": 1}\n{"id": "b", "label": "x"}\n', encoding="utf-8-sig")
+        result = command("label", tmp_path / "records", labels, out)
+        assert result.exit_code == 0, result.stderr
+        assert [(one.id, one.label) for one in dataset.read(out)] == [("7", "1"), ("b", "x")]
+
     def test_of_one_id_the_record_that_arrived_last_is_taken(self, tmp_path: Path) -> None:
         # Two workers: the file of the second was opened later, and holds the earlier record
         write_rows(tmp_path / "records", "1-worker-1", ("b", 0.0, 1000), ("a", 2.0, 3000), ("a", 3.0, 2500))
@@ -87,6 +95,11 @@ class TestLabels:
             ('{"id": "s1"}', "labels.jsonl:1: the form of a line"),
             ("walk", "labels.jsonl:1: the form of a line"),
             ('{"id": "s1", "label": "a"}\n{"id": "s1", "label": "b"}', "has another label before"),
+            ('{"id": "s0", "label": null}', "labels.jsonl:1: the form of a line"),
+            ('{"id": null, "label": "a"}', "labels.jsonl:1: the form of a line"),
+            ('{"id": true, "label": "a"}', "labels.jsonl:1: the form of a line"),
+            ('{"id": "s0", "label": {"a": 1}}', "labels.jsonl:1: a label is a string or a whole number"),
+            ('{"id": "s0", "label": 1.5}', "labels.jsonl:1: a label is a string or a whole number"),
             ('{"id": "nobody", "label": "a"}', "none of the 1 labels belongs"),
         ],
     )

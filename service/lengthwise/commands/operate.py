@@ -95,9 +95,10 @@ def label(records: Path, labels: Path, out: Path) -> None:
     Raises:
         ConfigurationError: OUT has another suffix.
     """  # noqa: D301 - click wants a real form feed
+    from lengthwise.datasets.label_files import read_labels
     from lengthwise.monitoring import recorded
 
     if out.suffix != ".parquet":
         raise ConfigurationError(f"{out}: the name must end in .parquet")
-    written, total = recorded.join(records, recorded.read_labels(labels), out)
+    written, total = recorded.join(records, read_labels(labels), out)
     click.echo(f"{out}: {written} sequences with a label, of {total} records")

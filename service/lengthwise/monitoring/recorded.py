@@ -6,36 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import orjson
-
 from lengthwise.errors import ConfigurationError
 from lengthwise.monitoring import record_file
-
-
-def read_labels(path: Path) -> dict[str, Any]:
-    """Reads labels from JSON Lines, each `{"id": ..., "label": ...}`; returns the labels by id, which is a text.
-
-    Raises:
-        ConfigurationError: The file cannot be read, a line has another form, or two lines give one id different labels.
-    """
-    labels: dict[str, Any] = {}
-    try:
-        lines = path.read_bytes().splitlines()
-    except OSError as error:
-        raise ConfigurationError(f"{path} cannot be read: {error.strerror}") from error
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            fields = orjson.loads(line)
-            identifier, label = fields["id"], fields["label"]
-        except (orjson.JSONDecodeError, KeyError, TypeError):
-            raise ConfigurationError(
-                f'{path}:{number}: the form of a line is {{"id": "a1", "label": "walk"}}'
-            ) from None
-        if labels.setdefault(str(identifier), label) != label:
-            raise ConfigurationError(f"{path}:{number}: the id {identifier!r} has another label before")
-    return labels
 
 
 def join(directory: Path, labels: Mapping[str, Any], out: Path) -> tuple[int, int]:
