@@ -160,7 +160,10 @@ async def test_a_sequence_without_numbers_is_never_sent(service: Service, client
     assert service.serving.served[0].metrics.number("sequences") == 0
 
 
-@pytest.mark.parametrize("options", [{"timeout": 0}, {"timeout": float("nan")}, {"retries": -1}, {"base_url": "x:y"}])
+@pytest.mark.filterwarnings("ignore:.verify=<str>.:DeprecationWarning")  # of httpx
+@pytest.mark.parametrize(
+    "options", [{"timeout": 0}, {"timeout": float("nan")}, {"retries": -1}, {"base_url": "x:y"}, {"verify": "/no"}]
+)
 def test_an_argument_that_is_wrong_is_said(options: Any) -> None:
     with pytest.raises(errors.ConfigurationError):
         lengthwise.Client(**options)
@@ -453,6 +456,24 @@ async def test_calls_that_begin_together_ask_for_the_limits_once() -> None:
     assert asked.count("GET") == 1
 
 
+@BOTH
+def test_a_redirect_says_where_it_leads(waits: list[float], is_async: bool) -> None:
+    server = Server(httpx.Response(308, headers={"location": "https://other/predict"}))
+    with pytest.raises(errors.RequestError, match=r"answered 308: .*redirects to https://other/predict"):
+        asked(server, is_async=is_async)
+
+
+async def test_a_closed_client_is_said() -> None:
+    client = lengthwise.Client(transport=httpx.MockTransport(Server(predictions())))
+    client.close()
+    with pytest.raises(errors.ConfigurationError, match="the client was closed"):
+        client.predict([STEPS])
+    other = lengthwise.AsyncClient(transport=httpx.MockTransport(Server(predictions())))
+    await other.aclose()
+    with pytest.raises(errors.ConfigurationError, match="the client was closed"):
+        await other.get("/healthz")
+
+
 # Addresses and keys.
 
 
@@ -466,8 +487,8 @@ def test_the_key_is_sent_and_not_shown() -> None:
 
 
 @BOTH
-@pytest.mark.parametrize("key", ["secret-key\n", " secret-key", "secret-schlüssel", "secret\0key"])
-def test_a_key_that_no_header_can_have_is_said_and_not_shown(key: str, is_async: bool) -> None:
+@pytest.mark.parametrize("key", ["secret-key\n", " secret-key", "secret-schlüssel", "secret\0key", "", b"secret"])
+def test_a_key_that_no_header_can_have_is_said_and_not_shown(key: Any, is_async: bool) -> None:
     with pytest.raises(errors.ConfigurationError) as error:
         (lengthwise.AsyncClient if is_async else lengthwise.Client)(key=key)
     assert "secret" not in str(error.value)

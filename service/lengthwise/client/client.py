@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 import time
 from asyncio import timeout as time_limit
 from contextlib import closing
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
 Transport = TypeVar("Transport")
 
+_KEY: Final = re.compile(r"[!-~]([ -~]*[!-~])?")
 DEFAULT_TIMEOUT_SECONDS: Final = 30.0
 _NO_PROXIES: Final = {"http://": None, "https://": None, "all://": None}  # mounts of httpx: without a proxy
 _CLIENT_CERTIFICATE: Final = (
@@ -98,9 +100,10 @@ class _AnyClient(Generic[Transport]):
             import httpx
         except ImportError as error:
             raise ConfigurationError(f"a client needs httpx: {how_to_install('client')}") from error
-        if key is not None and (not key.isascii() or not key.isprintable() or key != key.strip()):
+        if key is not None and not (isinstance(key, str) and _KEY.fullmatch(key)):
             raise ConfigurationError(
-                "the key has a character that a header cannot have, perhaps the line break of the file that it was in"
+                "the key is empty or no text, or has a character that a header cannot have, perhaps the line break of "
+                "the file that it was in"
             )
         if not isinstance(retries, int) or retries < 0:
             raise ConfigurationError(f"retries must be an integer >= 0, got {retries!r}")
@@ -120,6 +123,8 @@ class _AnyClient(Generic[Transport]):
             self._connections: Any = getattr(httpx, self._httpx_class)(base_url=base_url, headers=headers, **options)
         except (httpx.InvalidURL, UnicodeError) as error:
             raise ConfigurationError(f"the address of the server is not valid, got {base_url!r}: {error}") from error
+        except OSError as error:  # httpx takes the path of a file, too
+            raise ConfigurationError(f"verify={verify!r} cannot be read as certificates: {error}") from error
         if self._connections.base_url.scheme not in ("http", "https"):
             raise ConfigurationError(f"the address of the server must start with http:// or https://, got {base_url!r}")
         proxy = "" if transport is not None else proxy_of(str(self._connections.base_url))
@@ -235,7 +240,13 @@ class _AnyClient(Generic[Transport]):
         return Deadline.after(self._timeout if timeout is None else _seconds(timeout), self._retries)
 
     def _httpx_arguments(self, request: Send) -> dict[str, Any]:
-        """The arguments of httpx for a request."""
+        """The arguments of httpx for a request.
+
+        Raises:
+            ConfigurationError: The client was closed.
+        """
+        if self._connections.is_closed:
+            raise ConfigurationError("the client was closed: make another one")
         return {
             "method": request.method,
             "url": request.path,

@@ -215,7 +215,9 @@ def _send_until_answered(
         elif 200 <= answered.status < 300:
             return answered
         else:
-            error = error_of(answered.status, answered.content, answered.headers.get("retry-after"), body, answered.via)
+            found = answered.headers
+            hint = f" (it redirects to {found['location'][:200]}: give that address)" if "location" in found else ""
+            error = error_of(answered.status, answered.content, found.get("retry-after"), body, hint + answered.via)
         failures += 0 if isinstance(error, RequestError) and error.status in _BUSY else 1
         wait = _wait_seconds(error, retries, failures)
         if wait is None or retries == deadline.retries or deadline.seconds <= wait:
