@@ -150,6 +150,8 @@ def test_the_command_shows_switches_and_removes(tmp_path: Path) -> None:
     assert command(tmp_path / "vowels", "champion")[0] == 2
     assert command(tmp_path / "vowels", "champion", "0")[0] == 2
     assert command(tmp_path / "nothing")[0] == 2
+    assert command(tmp_path / "vowels", "--remove")[0] == 2  # which one?
+    assert command(tmp_path)[0] == 2  # a repository
     assert command(tmp_path / "vowels", "champion", "--remove") == (0, "no aliases\n")
 
 

@@ -33,7 +33,7 @@ def alias(model: Path, alias: str | None, version: int | None, remove: bool, as_
     \f
 
     Raises:
-        ConfigurationError: The arguments contradict each other, or MODEL is not a folder.
+        ConfigurationError: The arguments contradict each other, or MODEL is not a folder with versions.
     """  # noqa: D301 - click wants a real backspace
     from lengthwise.repository import aliases  # help does without what these import
 
@@ -41,8 +41,10 @@ def alias(model: Path, alias: str | None, version: int | None, remove: bool, as_
         raise ConfigurationError("--remove takes no version")
     if alias is not None and version is None and not remove:
         raise ConfigurationError(f"say which version: lengthwise alias {model} {alias} VERSION")
-    if alias is None and not model.is_dir():
-        raise ConfigurationError(f"{model} is not a folder: name a model as MODELS/NAME")
+    if remove and alias is None:
+        raise ConfigurationError(f"say which alias: lengthwise alias {model} ALIAS --remove")
+    if alias is None and not any(path.name.isdecimal() for path in model.glob("[1-9]*")):
+        raise ConfigurationError(f"{model} is not a folder with versions: name a model as MODELS/NAME")
     # `set_alias` with the version None, that of --remove, removes the alias.
     current = aliases.read(model) if alias is None else aliases.set_alias(model, alias, version)
     if as_json:
