@@ -152,9 +152,8 @@ class _AnyClient(Generic[Transport]):
         """The exchange that reads and encodes a caller's sequences.
 
         The server is asked for its limits, and for the names of the models' features, at the first call only: calls
-        that begin meanwhile wait for its answer. Features
-        with names are brought to the order of the version; for an alias, to that of the newest version, since only the
-        answer says which version it is.
+        that begin meanwhile wait for its answer. Features with names are brought to the order of the version; for an
+        alias, to that of the newest version, since only the answer says which version it is.
 
         Returns:
             The sequences, and their encoded bodies.
