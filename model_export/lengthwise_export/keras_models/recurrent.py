@@ -17,6 +17,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
+from lengthwise_export.keras_models.backend import import_keras
 from lengthwise_export.tracing.recurrent_op import (
     ACTIVATIONS,
     GATES,
@@ -72,9 +73,17 @@ def form_of(cell: Any) -> CellForm | str:
     return CellForm(kind, activations, bool(getattr(cell, "reset_after", False)), int(cell.units))
 
 
+def own_activation(activation: Any) -> str | None:
+    """The name of an activation that is a function of Keras or torch; None if it is another, whatever its name is."""
+    keras, name = import_keras(), str(getattr(activation, "__name__", ""))
+    modules = (keras.activations, keras.ops, torch)
+    return name if any(getattr(module, name, None) is activation for module in modules) else None
+
+
 def _activation_name(activation: Any) -> str:
-    """The name of an activation, a function or an object of Keras."""
-    return str(getattr(activation, "__name__", None) or type(activation).__name__)
+    """The name of an activation, a function or an object of Keras or the user; with a note if it is the user's."""
+    name = getattr(activation, "__name__", None) or type(activation).__name__
+    return own_activation(activation) or (f"{name} (your own)" if name in ACTIVATIONS else str(name))
 
 
 def weights_of(cells: Sequence[Any], form: CellForm) -> LayerWeights:
