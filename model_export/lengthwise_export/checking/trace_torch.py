@@ -165,7 +165,7 @@ class TorchSubject:
                 raise
 
     def answer_in_float64(self, batch: PaddedBatch) -> ModelOutput | None:
-        """The answer of a copy of the module in float64, rounded to float32; None if it raises there."""
+        """The answer of a copy of the module in float64, rounded to float32; None if it raises or cannot be copied."""
 
         def selected(result: Any) -> dict[str, Tensor]:
             """The outputs of the module, in float32."""
@@ -175,7 +175,10 @@ class TorchSubject:
             return self.select_output(in_float32)
 
         steps: Any = batch.steps.astype(np.float64) if batch.steps.dtype == np.float32 else batch.steps
-        module = copy.deepcopy(self.module).double()
+        try:
+            module = copy.deepcopy(self.module).double()
+        except Exception:  # a user's class may raise any error, as one that Keras has not registered does
+            return None
         double_subject = TorchSubject(module, self.steps, self.signature, selected, in_training=self.in_training)
         try:
             return double_subject.answer(PaddedBatch(steps, batch.lengths))
