@@ -18,6 +18,7 @@ from lengthwise.padding import pad
 from lengthwise.runtime.manifest import StepInput
 from lengthwise_export.checking.check import check_subject
 from lengthwise_export.checking.trace_onnx import OnnxSubject
+from lengthwise_export.checking.trace_torch import TorchSubject
 from lengthwise_export.errors import ExportError
 from lengthwise_export.keras_models.keras_targets import of_model
 from lengthwise_export.onnx_graphs.external_graph import ExternalGraph
@@ -294,3 +295,163 @@ def test_one_of_several_outputs_is_named() -> None:
     assert "has 2 outputs (kind, size): name one with --output" in refused(make)
     target = of_model("the model", built(make), TargetOptions(output="size"))
     assert len(target.labels) == 2
+
+
+def dense(k: Any, symbol: Any) -> Any:
+    return k.Dense(CLASSES)(symbol)
+
+
+def of_tokens(mask_of: Callable[[Any, Any], Any]) -> Callable[[], Any]:
+    """A model of tokens whose LSTM gets a mask that is made of them by hand."""
+
+    def make() -> Any:
+        k, tokens = layers(), keras().Input((None,), dtype="int32")
+        return keras().Model(
+            tokens, dense(k, k.LSTM(5)(k.Embedding(20_000, 4)(tokens), mask=mask_of(keras().ops, tokens)))
+        )
+
+    return make
+
+
+def of_values(mask_of: Callable[[Any, Any], Any]) -> Callable[[], Any]:
+    """A model of lists of numbers whose LSTM gets a mask that is made of them by hand."""
+    return lambda: functional(lambda x: dense(layers(), layers().LSTM(5)(x, mask=mask_of(keras().ops, x))))
+
+
+def nonzero(ops: Any, x: Any) -> Any:
+    return ops.any(ops.not_equal(x, 0.0), axis=-1)
+
+
+def flagged(number: float) -> Callable[[Any], Any]:
+    """A body that is given the flag `any(x != number)` of each step as a feature, beside a mask for 0."""
+
+    def body(x: Any) -> Any:
+        ops, k = keras().ops, layers()
+        flag = ops.cast(ops.any(ops.not_equal(x, number), axis=-1, keepdims=True), "float32")
+        return dense(k, k.LSTM(5)(ops.concatenate([x, flag], axis=-1), mask=nonzero(ops, x)))
+
+    return body
+
+
+@pytest.mark.parametrize(
+    ("make", "sequence"),
+    [
+        (of_tokens(lambda ops, t: ops.logical_and(ops.not_equal(t, 0), ops.not_equal(t, 1))), [1, 7, 1, 8, 9, 1]),
+        (of_tokens(lambda ops, t: ops.not_equal(ops.where(t < 3, 0, t), 0)), [1, 7, 2, 8, 9]),
+        (
+            of_values(lambda ops, x: ops.logical_and(nonzero(ops, x), ops.max(ops.abs(x), axis=-1) < 8)),
+            [[1.0] * FEATURES, [50.0] * FEATURES, [2.0] * FEATURES],
+        ),
+        (
+            of_values(lambda ops, x: ops.logical_and(nonzero(ops, x), ops.cumsum(ops.ones_like(x[..., 0]), 1) < 40)),
+            np.random.default_rng(0).standard_normal((60, FEATURES)),
+        ),
+    ],
+    ids=["unknown words", "rare words", "outliers", "the first steps only"],
+)
+def test_a_mask_that_also_skips_valid_steps_skips_them(make: Callable[[], Any], sequence: Any) -> None:
+    steps = np.asarray(sequence, dtype=np.int64 if isinstance(sequence[0], int) else np.float32)
+    model, target = target_of(make)
+    ours = target.subject.answer(pad([steps], width=len(steps))).logits[0]
+    assert np.abs(ours - alone(model, steps)).max() < 1e-5
+
+
+@pytest.mark.parametrize("number", [0.0, 1.0])
+def test_a_comparison_that_is_a_feature_is_computed_and_padding_does_not_change_it(number: float) -> None:
+    model, target = target_of(lambda: functional(flagged(number)))
+    steps = np.array([[1.0] * FEATURES, [2.0] * FEATURES, [1.0] * FEATURES], dtype=np.float32)
+    batch = pad([steps], width=WIDTH)
+    batch.steps[0, len(steps) :] = 7
+    assert np.abs(target.subject.answer(batch).logits[0] - alone(model, steps)).max() < 1e-5
+    assert check_subject(target.subject, max_length=20).verdict == "sound"
+
+
+def test_a_mask_by_hand_has_a_notice_and_may_be_for_another_value_than_0() -> None:
+    model, target = target_of(of_values(lambda ops, x: ops.any(ops.not_equal(x, -1.0), axis=-1)))
+    (notice,) = target.notices
+    assert "a mask made by hand" in notice
+    assert "every value is -1" in notice
+    assert difference(target, model) < 1e-5
+    kinds = {node.op_type for node in target.build("model", 18).graph.node}
+    assert "LSTM" in kinds
+    assert "GatherElements" not in kinds, "the mask is that of the lengths"
+
+
+def clipped() -> Any:
+    def relu(x: Any) -> Any:
+        return keras().ops.minimum(keras().ops.relu(x), 6.0)
+
+    return sequential(layers().Masking(), layers().SimpleRNN(4, activation=relu))
+
+
+def test_a_function_of_the_user_is_not_one_of_keras_by_its_name() -> None:
+    model, target = target_of(clipped)
+    large = 30 * sequences()[0]
+    ours = target.subject.answer(pad([large], width=len(large))).logits[0]
+    assert np.abs(ours - alone(model, large)).max() < 1e-5
+    assert "no activation 'relu (your own)'" in refused(clipped)
+
+
+def two_heads() -> Any:
+    symbol = keras().Input((None, FEATURES))
+    state = layers().LSTM(4)(layers().Masking(0.0)(symbol))
+    heads = [layers().Dense(3, "softmax", name="kind"), layers().Dense(4, name="grade")]
+    return keras().Model(symbol, [head(state) for head in heads])
+
+
+def two_nested_heads() -> Any:
+    """Of the nested model's outputs, logits and their softmax, the model takes the logits."""
+    state = layers().Input((4,))
+    head = keras().Model(state, [layers().Dense(3)(state), layers().Dense(3, "softmax")(state)])
+    return functional(lambda x: head(layers().LSTM(4)(layers().Masking(0.0)(x)))[0])
+
+
+def gated_head() -> Any:
+    class Gated(keras().Model):  # type: ignore[misc]  # keras has no types
+        def __init__(self) -> None:
+            super().__init__()
+            self.head, self.gate = layers().Dense(3), layers().Dense(4, "sigmoid")
+
+        def call(self, x: Any) -> Any:
+            return self.head(x * self.gate(x))
+
+    return functional(lambda x: Gated()(layers().LSTM(4)(layers().Masking(0.0)(x))))
+
+
+def softmax_over_steps() -> Any:
+    """A softmax whose axis is that of the steps: classes have no probabilities."""
+    return functional(lambda x: layers().Softmax(axis=1)(layers().GRU(4, return_sequences=True)(x)))
+
+
+@pytest.mark.parametrize(
+    ("make", "output", "scores"),
+    [
+        (two_heads, "grade", None),
+        (two_heads, "1", None),
+        (two_heads, "kind", "probabilities"),
+        (two_nested_heads, None, None),
+        (gated_head, None, None),
+        (softmax_over_steps, None, None),
+    ],
+)
+def test_scores_are_probabilities_only_if_the_selected_output_is(
+    make: Callable[[], Any], output: str | None, scores: str | None
+) -> None:
+    target = of_model("the model", built(make), TargetOptions(output=output))
+    assert target.scores == scores
+
+
+def test_a_class_that_keras_cannot_copy_has_no_answer_in_float64() -> None:
+    class Unregistered(keras().Model):  # type: ignore[misc]  # keras has no types
+        def __init__(self) -> None:
+            super().__init__()
+            self.gru, self.head = layers().GRU(4), layers().Dense(3)
+
+        def call(self, x: Any) -> Any:
+            return self.head(self.gru(x))
+
+    model = Unregistered()
+    model(np.zeros((1, 3, FEATURES), dtype=np.float32))
+    target = of_model("the model", model, TargetOptions(features=FEATURES))
+    assert isinstance(target.subject, TorchSubject)
+    assert target.subject.answer_in_float64(pad(sequences(), width=WIDTH)) is None

@@ -25,6 +25,7 @@ from typing import Any, Final
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lengthwise.errors import ConfigurationError
@@ -117,9 +118,10 @@ def of_model(text: str, model: Any, options: TargetOptions, origin: Mapping[str,
     if not was_built:
         state = ModuleState(model)
     signature = CallSignature(features_axis=model_input.features_axis)
-    select_output = _selector(text, outputs, options)
-    shape = _answer_shape(module, model_input.steps, signature, select_output)
-    labels = labels_of(text, options, shape[-1])
+    output = _output_name(text, outputs, options)
+    select_output = output_selector(output)
+    answer = _small_answer(module, model_input.steps, signature, select_output)
+    labels = labels_of(text, options, answer.shape[-1])
     # Entries of the manifest, and the code that a fix shows
     entries = {"framework": f"keras {keras.__version__}", **({"notices": "; ".join(notices)} if notices else {})}
     masked_value = "" if model_input.padding == 0 else f"{model_input.padding:g}"
@@ -141,11 +143,11 @@ def of_model(text: str, model: Any, options: TargetOptions, origin: Mapping[str,
                 state=state,
             ),
             labels=labels,
-            per_step=len(shape) == 3,
+            per_step=answer.ndim == 3,
             names=GraphNames(sequences=model_input.steps.kind),
             blind=call_signature.second == "none",
             notices=notices,
-            scores=probable_scores(model),
+            scores=probable_scores(model, output, outputs, answer),
             provenance=entries | dict(origin or {}),
         )
         for call_signature in (signature, dataclasses.replace(signature, second="none"))
@@ -192,8 +194,8 @@ def _require_steps_only(text: str, model: Any) -> None:
         raise ConfigurationError(f"{text}: call also takes {names}, and a sequence is one: {advice} ({layer})")
 
 
-def _selector(text: str, output_names: Sequence[str], options: TargetOptions) -> OutputSelector:
-    """The function that takes the output of the option `--output`, a name or an index, from the model's answer.
+def _output_name(text: str, output_names: Sequence[str], options: TargetOptions) -> str | None:
+    """The name of the output of the option `--output`, a name or an index; None for the only output.
 
     `output_names` are the names of all outputs.
 
@@ -207,13 +209,13 @@ def _selector(text: str, output_names: Sequence[str], options: TargetOptions) ->
         )
     if output is not None and output.isdigit() and int(output) < len(output_names) and output not in output_names:
         output = output_names[int(output)]
-    return output_selector(output)
+    return output
 
 
-def _answer_shape(
+def _small_answer(
     module: KerasModule, steps: StepInput, signature: CallSignature, select_output: OutputSelector
-) -> tuple[int, ...]:
-    """The shape of the answer to a batch, rows first and classes last, at the first of `_WIDTHS` that runs.
+) -> NDArray[Any]:
+    """The answer to a small batch, rows first and classes last, at the first of `_WIDTHS` that runs.
 
     If none runs, raises the error of the last one.
     """
@@ -222,8 +224,8 @@ def _answer_shape(
     for width in _WIDTHS:
         batch = pad([sampler.sequence(length) for length in (width - 1, width // 2, 1)], width=width)
         with contextlib.suppress(RunError):
-            return subject.answer(batch).logits.shape
-    return subject.answer(batch).logits.shape
+            return subject.answer(batch).logits
+    return subject.answer(batch).logits
 
 
 def with_any_width(text: str, model: Any, fixed: int) -> Any:
@@ -368,6 +370,11 @@ def _build_model(keras: Any, stored_count: int, build: Callable[[], Any], versio
 _SAME: Final = 1e-5  # the largest difference of equal answers, in units of max(1, |answer|)
 _LENGTHS: Final = (1, 2, 3, 5, 7, 13)  # lengths of the sequences to compare
 _LONGER: Final = (24, 33, 64, 130)  # lengths instead of these, if fewer than two of them run
+# What ordinary numbers of some steps are multiplied with, to compare raw values, too
+_RAW_SCALES: Final = (1e-3, 3.0, 30.0, 1e3, math.nan)
+_NEARBY: Final = 2**-22  # how much other values differ that a model may take for the same, in units of a value
+# How far answers to raw values may differ, in units of the difference that such other values make
+_ROUNDINGS: Final = 32
 _WIDER: Final = 4  # how much wider a padded batch is than its longest sequence
 
 
@@ -377,6 +384,7 @@ def _require_agreement(text: str, module: KerasModule, model_input: ModelInput) 
     1. Learning runs of padded batches: in them the module learns which layers read the steps as they came in, and which
        masks are those of the lengths (`KnownLayers`). Their answers are not compared.
     2. Each sequence unbatched, with its length and without: `model(sequence)` is the answer that Lengthwise promises.
+       Then sequences of raw values, which a mask, an activation or a clipping may treat otherwise.
     3. A batch padded as Keras expects it: the mask of the lengths must have the effect of the mask that Keras computes,
        leaks included. A model that raises at this width is not compared here.
 
@@ -400,6 +408,8 @@ def _require_agreement(text: str, module: KerasModule, model_input: ModelInput) 
             input_text = f"a sequence of {sequence.shape[1]} steps"
             for length in (torch.tensor([sequence.shape[1]]), None):
                 _require_equal(text, expected, _outputs_of(module(sequence, length)), input_text)
+        for scale in _RAW_SCALES:
+            _require_raw_agreement(text, module, model_input, _raw_steps(model_input, sequences[-1], scale, random))
         # 3. A padded batch
         batch, lengths = padded_batches[0]
         expected = []
@@ -410,6 +420,24 @@ def _require_agreement(text: str, module: KerasModule, model_input: ModelInput) 
         # The names of the outputs
         answer = module(sequences[0], None)
         return tuple(map(str, answer if isinstance(answer, Mapping) else range(len(_outputs_of(answer)))))
+
+
+def _require_raw_agreement(text: str, module: KerasModule, model_input: ModelInput, sequence: Tensor) -> None:
+    """Makes sure that the module answers a sequence of raw values as Keras does, which answers it with numbers.
+
+    Rounding may change such answers more: a difference is one that is far larger than what nearly equal values make.
+    """
+    is_large = (sequence.abs() > 1) & torch.tensor(model_input.steps.kind != "tokens")
+    signs = torch.ones_like(sequence).cumsum(1) % 2 * 2 - 1
+    nearby = torch.where(is_large, sequence * (1 + signs * _NEARBY), sequence)
+    try:
+        expected, other = (_outputs_of(_answer_of_keras(module.model, steps)) for steps in (sequence, nearby))
+    except Exception:  # a model may raise for some values
+        return
+    if all(bool(output.isfinite().all()) for output in (*expected, *other)):
+        rounding = max(map(_difference, expected, other), default=0.0)
+        actual = _outputs_of(module(sequence, torch.tensor([sequence.shape[1]])))
+        _require_equal(text, expected, actual, "a sequence of raw values", _SAME + _ROUNDINGS * rounding)
 
 
 def _sequences_that_run(
@@ -454,6 +482,24 @@ def _random_steps(model_input: ModelInput, shape: tuple[int, ...], random: np.ra
     return torch.from_numpy(np.where(values == model_input.padding, values + 1, values).astype(np.float32))
 
 
+def _raw_steps(model_input: ModelInput, like: Tensor, scale: float, random: np.random.Generator) -> Tensor:
+    """Steps as those of a sequence `like`, of which some are ordinary, some scaled, and some zeros and ones.
+
+    Token ids are the first and the last of the vocabulary. No step has the value that Keras masks.
+    """
+    ordinary = _random_steps(model_input, tuple(like.shape[:2]), random).numpy()
+    kinds = random.integers(3, size=(*like.shape[:2], *(1 for _ in like.shape[2:])))
+    if model_input.steps.kind == "tokens":
+        last = (model_input.steps.vocabulary or 1) - 1
+        ids = np.where(kinds == 0, ordinary, np.where(kinds == 1, ordinary % 3 + 1, last - ordinary % 3))
+        return torch.from_numpy(ids.clip(min(1, last), last))
+    raw = np.where(kinds == 0, ordinary, np.where(kinds == 1, ordinary * scale, ordinary > 0)).astype(np.float32)
+    is_masked = raw == model_input.padding
+    if model_input.features_axis:
+        is_masked = is_masked.all(axis=-1, keepdims=True)
+    return torch.from_numpy(np.where(is_masked, ordinary, raw))
+
+
 def _padded_batches(
     sequences: Sequence[Tensor], model_input: ModelInput, random: np.random.Generator
 ) -> list[tuple[Tensor, Tensor]]:
@@ -483,7 +529,21 @@ def _outputs_of(answer: Any) -> list[Tensor]:
     return list(answer) if isinstance(answer, tuple | list) else []
 
 
-def _require_equal(text: str, expected: Sequence[Tensor], actual: Sequence[Tensor], input_text: str) -> None:
+def _difference(expected: Tensor, actual: Tensor) -> float:
+    """The largest difference of two outputs, in units of max(1, |expected|); infinite if they have other shapes.
+
+    Where both are not finite, `check` reports it: only the other values are compared here.
+    """
+    if actual.shape != expected.shape:
+        return math.inf
+    if torch.equal(actual.isfinite(), expected.isfinite()):
+        actual, expected = (output.nan_to_num(0.0, 0.0, 0.0) for output in (actual, expected))
+    return float((actual - expected).abs().max() / expected.abs().max().clamp(min=1))
+
+
+def _require_equal(
+    text: str, expected: Sequence[Tensor], actual: Sequence[Tensor], input_text: str, tolerance: float = _SAME
+) -> None:
     """Makes sure that the outputs of the module are equal to those of Keras, within rounding.
 
     Args:
@@ -491,6 +551,7 @@ def _require_equal(text: str, expected: Sequence[Tensor], actual: Sequence[Tenso
         expected: The outputs of Keras.
         actual: The outputs of the module.
         input_text: The input of both, for messages.
+        tolerance: The largest difference of equal outputs.
 
     Raises:
         ConfigurationError: An output differs.
@@ -498,16 +559,9 @@ def _require_equal(text: str, expected: Sequence[Tensor], actual: Sequence[Tenso
     for expected_output, actual_output in zip(expected, actual, strict=True):
         if not isinstance(expected_output, Tensor) or not expected_output.is_floating_point():
             continue
-        is_same_shape, difference = actual_output.shape == expected_output.shape, math.inf
-        if is_same_shape:
-            if torch.equal(actual_output.isfinite(), expected_output.isfinite()):
-                # Where both are not finite, `check` reports it: only the other values are compared here
-                actual_output, expected_output = (
-                    output.nan_to_num(0.0, 0.0, 0.0) for output in (actual_output, expected_output)
-                )
-            difference = float((actual_output - expected_output).abs().max() / expected_output.abs().max().clamp(min=1))
-        if not difference <= _SAME:  # NaN differs, too
-            difference_text = f"differ by {difference:.2g}" if is_same_shape else "have another shape"
+        difference = _difference(expected_output, actual_output)
+        if not difference <= tolerance:  # NaN differs, too
+            difference_text = "have another shape" if math.isinf(difference) else f"differ by {difference:.2g}"
             reason = "an error of Lengthwise, or of a layer that is not the same twice"
             advice = "export it with model.export and give the ONNX file"
             raise ConfigurationError(

@@ -10,16 +10,19 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lengthwise.errors import ConfigurationError
 from lengthwise.runtime.manifest import StepInput
+from lengthwise_export.keras_models.recurrent import own_activation
 from lengthwise_export.keras_models.replaced import replaced_for
-from lengthwise_export.keras_models.run import KerasRun, KnownLayers
+from lengthwise_export.keras_models.run import KerasRun, KnownLayers, masks_in
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +90,7 @@ class KerasModule(nn.Module):
     def __init__(self, model: Any) -> None:
         super().__init__()
         self._model_in_tuple = (model,)  # in a tuple, torch does not register the model itself as a submodule
-        self.known = KnownLayers()  # what all runs share
+        self.known = KnownLayers(_masks(model)[1])  # what all runs share
         self.parts: list[tuple[nn.Module, SummaryLayer]] = []  # the submodule for each layer of the summary
         for summary_layer in layers_of(model):
             name = summary_layer.path.replace(".", "_")
@@ -152,7 +155,7 @@ class ModelInput:
     steps: StepInput  # Whether a step is numbers or a token id, and how many there are
     features_axis: bool = True  # False if steps of one feature are `[rows, width]`
     masks: tuple[str, ...] = ()  # Notices for the user on the layers that make a mask from values
-    padding: float = 0.0  # The value that the first Masking masks; 0 without one
+    padding: float = 0.0  # The value that the first Masking masks, or else the first mask by hand; 0 without one
     fixed: int | None = None  # The number of steps that the model is built for; None for any
 
 
@@ -196,21 +199,39 @@ def input_of(text: str, model: Any, *, features: int | None = None, vocabulary: 
     return ModelInput(StepInput(features=1), features_axis=False, masks=masks, padding=padding, fixed=fixed)
 
 
-def probable_scores(model: Any) -> Literal["logits", "probabilities"] | None:
-    """`probabilities` if the last activation of a model gives these; None if its output may be logits, too."""
-    # The last layer, inside nested models and TimeDistributed
-    try:
-        layer = model.outputs[0]._keras_history.operation
-    except (AttributeError, IndexError, TypeError):
-        layer = None
-    while hasattr(layer, "layers"):  # a nested model
-        layer = layer.layers[-1] if layer.layers else None
-    while type(layer).__name__ == "TimeDistributed":
-        layer = layer.layer
-    if type(layer).__name__ in ("Softmax", "Sigmoid"):  # a layer, or an operation of keras.ops
-        return "probabilities"
-    name = getattr(getattr(layer, "activation", None), "__name__", None)
-    return "probabilities" if name in _ACTIVATIONS else None
+def probable_scores(
+    model: Any, output: str | None, names: Sequence[str], answer: NDArray[Any]
+) -> Literal["probabilities"] | None:
+    """`probabilities` if the last activation of a model gives these; None if its output may be logits, too.
+
+    Args:
+        model: The Keras model.
+        output: The name of the output; None for its only one.
+        names: The names of all outputs, in their order.
+        answer: Some values of the output, classes last: no probabilities, if they cannot be such.
+    """
+    by_name, symbols = getattr(model, "_outputs_struct", None), getattr(model, "outputs", None) or (None,)
+    symbol = symbols[names.index(output) if output in names else 0]
+    layer = _last_layer(by_name.get(output, symbol) if isinstance(by_name, dict) else symbol)
+    activation = own_activation(getattr(layer, "activation", None))
+    if type(layer).__module__.startswith("keras.") and type(layer).__name__ in ("Softmax", "Sigmoid"):
+        activation = type(layer).__name__.lower()  # a layer, or an operation of keras.ops
+    is_normalized = activation != "softmax" or np.allclose(answer.sum(-1), 1, atol=1e-4)
+    has_probabilities = activation in _ACTIVATIONS and answer.min() >= 0 and answer.max() <= 1 and is_normalized
+    return "probabilities" if has_probabilities else None
+
+
+def _last_layer(symbol: Any) -> Any:
+    """The layer that computes a symbol, inside nested models and TimeDistributed; None if a class of the user does."""
+    while (history := getattr(symbol, "_keras_history", None)) is not None:
+        layer = history.operation
+        while type(layer).__name__ == "TimeDistributed":
+            layer = layer.layer
+        if not hasattr(layer, "layers"):
+            return layer
+        outputs = getattr(layer, "outputs", None)  # of a nested functional model
+        symbol = outputs[history.tensor_index] if outputs else None
+    return None
 
 
 def _input_shape(text: str, model: Any) -> tuple[int | None, ...] | None:
@@ -254,22 +275,29 @@ def _vocabulary(model: Any) -> int | None:
 
 
 def _masks(model: Any) -> tuple[tuple[str, ...], float]:
-    """Notices for the user about layers that mask steps by their values; and the value that the first Masking masks.
+    """Notices for the user about masks that are made from the steps; and the value that the first of them masks.
 
-    The value is 0 without a Masking.
+    These are layers; in a model without any, masks made by hand. The value is 0 without a mask of lists of numbers.
     """
-    notices, mask_values = [], []
-    for layer in model._flatten_layers(include_self=False):
+    masks: list[tuple[str, float | None]] = []  # the name, and the value; None for a token
+    layers = list(model._flatten_layers())
+    for layer in layers:
         kind = type(layer).__name__
         if kind == "Masking":
-            mask_values.append(float(layer.mask_value))
-            notices.append(
-                f"{layer.name} (Masking): Keras skips a step of which every value is {mask_values[-1]:g}; here the "
-                "lengths say where a sequence ends, and such a step is data"
-            )
+            masks.append((f"{layer.name} (Masking)", float(layer.mask_value)))
         elif kind == "Embedding" and layer.mask_zero:
-            notices.append(
-                f"{layer.name} (Embedding): Keras skips token 0 (mask_zero); here the lengths say where a sequence "
-                "ends, and token 0 inside it is data"
-            )
-    return tuple(notices), mask_values[0] if mask_values else 0.0
+            masks.append((f"{layer.name} (Embedding)", None))
+    if not masks:
+        graphs = [masks_in(layer) for layer in layers if hasattr(layer, "_nodes_by_depth")]
+        masks = [
+            (f"{source.name} (a mask made by hand)", source.number if source.is_list else None)
+            for graph in graphs
+            for symbol, source in graph.sources.items()
+            if symbol in graph.only_masks
+        ]
+    notices = tuple(
+        f"{name}: Keras skips {'token 0' if value is None else f'a step of which every value is {value:g}'}; here the "
+        "lengths say where a sequence ends, and such a step is data"
+        for name, value in masks
+    )
+    return notices, next((value for _, value in masks if value is not None), 0.0)

@@ -64,6 +64,9 @@ def replaced_for(run: KerasRun, model: Any) -> Iterator[None]:
         )
         cleanup.enter_context(replaced(*((layer, "activity_regularizer", None) for layer in regularized)))
         cleanup.enter_context(on_device())
+        if run.known.learning:
+            cleanup.enter_context(run.copies_of_steps)
+            cleanup.enter_context(run.copies_of_mask)
         yield
 
 

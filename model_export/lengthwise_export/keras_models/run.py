@@ -15,10 +15,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from numbers import Real
+from typing import Any, Final, cast
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from lengthwise_export.keras_models import recurrent
@@ -39,10 +41,14 @@ class KnownLayers(nn.Module):
 
     A trace cannot compare values. So some runs before it are *learning runs*, with `learning` set: they compare the
     input of each layer with the steps of the run, and its mask with that of the lengths. Other runs use the results.
+
+    Args:
+        padding: The value that padding has for Keras, where a step is a list of numbers.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, padding: float = 0.0) -> None:
         super().__init__()
+        self.padding = padding
         self.learning = False
         # By `identity`: whether the input (or mask) of a layer was equal in every learning run so far
         self._matched: dict[int, bool] = {}
@@ -79,6 +85,42 @@ class KnownLayers(nn.Module):
         return self._weights[key]
 
 
+_COPYING: Final = frozenset({"to", "float", "double", "int", "long", "clone", "detach", "unsqueeze", "squeeze"})
+"""The functions of torch whose result has the values of their argument, if no number is rounded."""
+
+
+class _Copies(TorchFunctionMode):
+    """Follows a tensor through a run: finds the tensors that are made of nothing but it.
+
+    Equal values do not show that: the mask of `tokens > 1` is that of `tokens != 0` until somebody sends token 1.
+
+    Args:
+        tensor: The tensor.
+        copying: The names of the functions of torch whose results are followed, if all their tensors are.
+        constant: The names of those whose result is followed in any case.
+    """
+
+    def __init__(self, tensor: Tensor, copying: frozenset[str], constant: frozenset[str] = frozenset()) -> None:
+        super().__init__()
+        # By the id: the tensor, kept alive so that no other gets its id; its version, which a change in place raises
+        self._followed = {id(tensor): (tensor, tensor._version)}
+        self._copying = copying
+        self._constant = constant
+
+    def __contains__(self, tensor: Tensor) -> bool:
+        return self._followed.get(id(tensor)) == (tensor, tensor._version)
+
+    def __torch_function__(self, function: Any, types: Any, arguments: Any = (), options: Any = None) -> Any:
+        result = function(*arguments, **(options or {}))
+        name = getattr(function, "__name__", "")
+        if name in self._constant or (
+            name in self._copying
+            and all(tensor in self for tensor in tree_leaves((arguments, options)) if isinstance(tensor, Tensor))
+        ):
+            self._followed[id(result)] = (result, result._version)
+        return result
+
+
 class KerasRun:
     """One run of a Keras model.
 
@@ -93,6 +135,13 @@ class KerasRun:
         self.steps = steps
         self.lengths = lengths
         self.mask = None if lengths is None else step_mask(lengths, steps.shape[1])
+        # In a learning run, what is made of the steps alone, and what is made of the mask alone
+        self.copies_of_steps = _Copies(steps, _COPYING | {"reshape", "view"})
+        self.copies_of_mask = _Copies(
+            steps if self.mask is None else self.mask,
+            _COPYING | {"bool", "any", "all", "logical_and", "logical_or", "cat"},
+            frozenset({"zeros_like", "ones_like"}),
+        )
         # By the id of the result of `fill`: that tensor, kept alive so that no other gets its id; the values before
         self._unfilled: dict[int, tuple[Tensor, Tensor]] = {}
 
@@ -109,7 +158,8 @@ class KerasRun:
 
         def is_same() -> bool:
             steps = self.steps if inputs.dim() == self.steps.dim() else self.steps.unsqueeze(-1)
-            return inputs.shape == steps.shape and torch.equal(inputs.double(), steps.double())
+            is_copy = inputs in self.copies_of_steps and inputs.shape == steps.shape
+            return is_copy and torch.equal(inputs.double(), steps.double())
 
         return self.known.matched_in_every_run(layer, is_same)
 
@@ -118,9 +168,12 @@ class KerasRun:
         if self.mask is None:
             return False
         mask_of_lengths = self.mask
-        return self.known.matched_in_every_run(
-            layer, lambda: mask.shape == mask_of_lengths.shape and torch.equal(mask.bool(), mask_of_lengths)
-        )
+
+        def is_same() -> bool:
+            is_copy = mask in self.copies_of_mask and mask.shape == mask_of_lengths.shape
+            return is_copy and torch.equal(mask.bool(), mask_of_lengths)
+
+        return self.known.matched_in_every_run(layer, is_same)
 
     def fill(self, values: Tensor, replacement: Tensor | float) -> Tensor:
         """Writes `replacement` into values `[rows, width, features]` at padding; returns the result as a new tensor.
@@ -154,10 +207,20 @@ class KerasRun:
 
 
 @dataclass(frozen=True, slots=True)
+class MaskSource:
+    """What a mask in the graph of a functional model is computed from: which steps are not a number."""
+
+    name: str  # That of the operation
+    values: int  # The id of the symbol of the steps
+    number: float
+    is_list: bool  # Whether a step is a list of numbers, and valid if any of them is another
+
+
+@dataclass(frozen=True, slots=True)
 class GraphMasks:
     """The masks in the graph of a functional model, by the ids of their symbols."""
 
-    sources: dict[int, int]  # For each mask that is computed from values: the id of the symbol of these values
+    sources: dict[int, MaskSource]
     # The masks, and what is computed from masks, that are used as a layer's argument `mask` only
     only_masks: set[int]
 
@@ -168,36 +231,35 @@ def masks_in(function: Any) -> GraphMasks:
     They are the operations that Keras writes into the graph for Masking and for Embedding (the module has both).
     """
     nodes = list(_nodes(function))
-    compared_values: dict[int, int] = {}  # for each NotEqual of [rows, width, features], the id of these values
-    sources: dict[int, int] = {}
+    compared: dict[int, MaskSource] = {}  # for each NotEqual of [rows, width, features]
+    sources: dict[int, MaskSource] = {}
     for node in nodes:
         kind = type(node.operation).__name__
         if _is_layer(node.operation) or not node.input_tensors:
             continue
         first_input, output = node.input_tensors[0], id(node.outputs[0])
         # Masking: NotEqual, then Any over the features. Embedding: NotEqual with 0
-        is_compared_with_number = kind == "NotEqual" and len(node.input_tensors) == 1
-        if is_compared_with_number and len(first_input.shape) == 3:
-            compared_values[output] = id(first_input)
-        elif is_compared_with_number and len(first_input.shape) == 2:
-            numbers = node.arguments.args[1:]
-            if len(numbers) == 1 and isinstance(numbers[0], int | float) and numbers[0] == 0:
-                sources[output] = id(first_input)
-        elif (
-            kind == "Any"
-            and id(first_input) in compared_values
-            and node.operation.axis in (-1, 2, (-1,), (2,), [-1], [2])
-        ):
-            sources[output] = compared_values[id(first_input)]
+        numbers = [
+            float(leaf) for leaf in tree_leaves((node.arguments.args, node.arguments.kwargs)) if isinstance(leaf, Real)
+        ]
+        if kind == "NotEqual" and len(node.input_tensors) == len(numbers) == 1:
+            is_list = len(first_input.shape) == 3
+            source = MaskSource(node.operation.name, id(first_input), numbers[0], is_list)
+            if is_list:
+                compared[output] = source
+            elif len(first_input.shape) == 2 and source.number == 0:
+                sources[output] = source
+        elif kind == "Any" and id(first_input) in compared and node.operation.axis in (-1, 2, (-1,), (2,), [-1], [2]):
+            sources[output] = compared[id(first_input)]
     return GraphMasks(sources, _only_masks(function, nodes, sources))
 
 
 def run_graph(function: Any, run: KerasRun, values: list[Any], operation_fn: Callable[[Any], Any]) -> dict[int, Any]:
     """Runs the graph of a functional model; returns the value of each symbol by its id.
 
-    Masks that the graph computes from the model's own steps are not computed: the mask of the lengths takes their
-    place. In a run without lengths, a mask that is used for nothing but masks is left out, with all that is computed
-    from it: the layers run without a mask.
+    A mask that the graph computes from the model's own steps, and uses for nothing but masks, is not computed: that of
+    the lengths takes its place. In a run without lengths it is left out, with all that is computed from it: the layers
+    run without a mask. One that is used otherwise, too, is computed, and false at padding, as Keras computes it there.
 
     Args:
         function: The functional model.
@@ -213,16 +275,25 @@ def run_graph(function: Any, run: KerasRun, values: list[Any], operation_fn: Cal
             continue
         # The node computes a mask from the steps
         output = node.outputs[0]
-        if id(output) in masks.sources and run.reads_input(node.operation, known[masks.sources[id(output)]]):
-            if run.mask is not None:
-                known[id(output)] = run.mask if len(output.shape) == 2 else run.mask.unsqueeze(-1)
-                continue
-            if id(output) in masks.only_masks:
-                continue
+        source, mask = masks.sources.get(id(output)), run.mask
+        is_mask = (
+            source is not None
+            and source.number == (run.known.padding if source.is_list else 0)
+            and run.reads_input(node.operation, known[source.values])
+        )
+        if mask is not None and len(output.shape) == 3:
+            mask = mask.unsqueeze(-1)
+        if is_mask and id(output) in masks.only_masks:
+            if mask is not None:
+                known[id(output)] = mask
+            continue
         # Any other node
         arguments, options = node.arguments.fill_in(known)
         call = operation_fn(node.operation) if _is_layer(node.operation) else run.known.module_of(node.operation)
-        for symbol, value in zip(node.outputs, tree_leaves(call(*arguments, **options)), strict=False):
+        answer = call(*arguments, **options)
+        if is_mask and mask is not None:
+            answer = answer & mask
+        for symbol, value in zip(node.outputs, tree_leaves(answer), strict=False):
             known[id(symbol)] = value
     return known
 
