@@ -1,7 +1,7 @@
 """A Keras model: what a step of it is, and the model as a torch module whose mask comes from the lengths.
 
 On its torch backend Keras' layers are torch modules, so the model's own layers run; `replaced` says what is replaced
-meanwhile. What Keras does with a mask, and every layer that drops one, stays: `keras_targets` compares the answers.
+meanwhile. What Keras does with a mask, and every layer that drops one, stays: `agreement` compares the answers.
 
 A model's *summary* is the numbered list of its layers that `model.summary()` prints; messages name layers by it.
 """
