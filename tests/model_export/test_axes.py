@@ -132,3 +132,5 @@ def test_padding_is_found_where_a_value_has_both_axes() -> None:
     assert (values_at_padding(values, BEFORE) == 7.0).all()
     assert (values_at_padding(values.swapaxes(0, 1), BEFORE) == 7.0).all()
     assert values_at_padding(np.ones((ROWS, 6)), BEFORE) is None
+    square = Geometry(LENGTHS, ROWS)
+    assert values_at_padding(np.ones((ROWS, 4)), square) is None

@@ -389,7 +389,7 @@ def test_a_function_of_the_user_is_not_one_of_keras_by_its_name() -> None:
     large = 30 * sequences()[0]
     ours = target.subject.answer(pad([large], width=len(large))).logits[0]
     assert np.abs(ours - alone(model, large)).max() < 1e-5
-    assert "no activation 'relu (your own)'" in refused(clipped)
+    assert "no activation 'relu (not of Keras)'" in refused(clipped)
 
 
 def two_heads() -> Any:
@@ -418,6 +418,23 @@ def gated_head() -> Any:
     return functional(lambda x: Gated()(layers().LSTM(4)(layers().Masking(0.0)(x))))
 
 
+def head_of_a_class() -> Any:
+    """Two outputs of a class of the user, which has no graph that says what computes them."""
+
+    class Heads(keras().Model):  # type: ignore[misc]  # keras has no types
+        def __init__(self) -> None:
+            super().__init__()
+            self.steps, self.first, self.second = layers().GRU(5), layers().Dense(3), layers().Dense(4)
+
+        def call(self, x: Any) -> Any:
+            last = self.steps(x)
+            return self.first(last), self.second(last)
+
+    heads = Heads()
+    heads(np.zeros((1, 3, 3), np.float32))
+    return heads
+
+
 def softmax_over_steps() -> Any:
     """A softmax whose axis is that of the steps: classes have no probabilities."""
     return functional(lambda x: layers().Softmax(axis=1)(layers().GRU(4, return_sequences=True)(x)))
@@ -432,6 +449,8 @@ def softmax_over_steps() -> Any:
         (two_nested_heads, None, None),
         (gated_head, None, None),
         (softmax_over_steps, None, None),
+        (head_of_a_class, "1", None),
+        (head_of_a_class, "0", None),
     ],
 )
 def test_scores_are_probabilities_only_if_the_selected_output_is(
@@ -439,6 +458,13 @@ def test_scores_are_probabilities_only_if_the_selected_output_is(
 ) -> None:
     target = of_model("the model", built(make), TargetOptions(output=output))
     assert target.scores == scores
+
+
+def test_a_model_is_read_in_inference_mode_too() -> None:
+    import torch
+
+    with torch.inference_mode():
+        assert of_model("the model", built(gated_head), TargetOptions()).labels
 
 
 def test_a_class_that_keras_cannot_copy_has_no_answer_in_float64() -> None:

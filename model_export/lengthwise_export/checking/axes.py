@@ -239,10 +239,11 @@ def differences_along_steps(
 def values_at_padding(tensor: Array, batch: Geometry) -> Array | None:
     """The values `[padded steps, ...]` of a tensor at padding.
 
-    None unless exactly one axis has the size of the rows and exactly one that of the width; packed, that of the width.
+    None unless exactly one axis has the size of the rows and exactly another that of the width; packed, that of the
+    width.
     """
     sizes = [batch.width] if batch.is_packed else [batch.rows, batch.width]
-    if any(tensor.shape.count(size) != 1 for size in sizes):
+    if len(set(sizes)) < len(sizes) or any(tensor.shape.count(size) != 1 for size in sizes):
         return None
     rows_and_steps_first = np.moveaxis(tensor, [tensor.shape.index(size) for size in sizes], range(len(sizes)))
     return rows_and_steps_first[~batch.valid.squeeze(0) if batch.is_packed else ~batch.valid]

@@ -210,7 +210,10 @@ def probable_scores(
         names: The names of all outputs, in their order.
         answer: Some values of the output, classes last: no probabilities, if they cannot be such.
     """
-    by_name, symbols = getattr(model, "_outputs_struct", None), getattr(model, "outputs", None) or (None,)
+    by_name, symbols = (
+        getattr(model, "_outputs_struct", None),
+        getattr(model, "outputs", None) or [None] * (1 + len(names)),
+    )
     symbol = symbols[names.index(output) if output in names else 0]
     layer = _last_layer(by_name.get(output, symbol) if isinstance(by_name, dict) else symbol)
     activation = own_activation(getattr(layer, "activation", None))

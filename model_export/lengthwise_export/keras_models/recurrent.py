@@ -81,9 +81,9 @@ def own_activation(activation: Any) -> str | None:
 
 
 def _activation_name(activation: Any) -> str:
-    """The name of an activation, a function or an object of Keras or the user; with a note if it is the user's."""
+    """The name of an activation, a function or an object; with a note if it only has the name of one of Keras."""
     name = getattr(activation, "__name__", None) or type(activation).__name__
-    return own_activation(activation) or (f"{name} (your own)" if name in ACTIVATIONS else str(name))
+    return own_activation(activation) or (f"{name} (not of Keras)" if name in ACTIVATIONS else str(name))
 
 
 def weights_of(cells: Sequence[Any], form: CellForm) -> LayerWeights:

@@ -103,12 +103,12 @@ class _Copies(TorchFunctionMode):
     def __init__(self, tensor: Tensor, copying: frozenset[str], constant: frozenset[str] = frozenset()) -> None:
         super().__init__()
         # By the id: the tensor, kept alive so that no other gets its id; its version, which a change in place raises
-        self._followed = {id(tensor): (tensor, tensor._version)}
+        self._followed = {id(tensor): (tensor, _version(tensor))}
         self._copying = copying
         self._constant = constant
 
     def __contains__(self, tensor: Tensor) -> bool:
-        return self._followed.get(id(tensor)) == (tensor, tensor._version)
+        return self._followed.get(id(tensor)) == (tensor, _version(tensor))
 
     def __torch_function__(self, function: Any, types: Any, arguments: Any = (), options: Any = None) -> Any:
         result = function(*arguments, **(options or {}))
@@ -117,8 +117,13 @@ class _Copies(TorchFunctionMode):
             name in self._copying
             and all(tensor in self for tensor in tree_leaves((arguments, options)) if isinstance(tensor, Tensor))
         ):
-            self._followed[id(result)] = (result, result._version)
+            self._followed[id(result)] = (result, _version(result))
         return result
+
+
+def _version(tensor: Tensor) -> int:
+    """How often a tensor was changed in place; 0 under `torch.inference_mode`, which does not count it."""
+    return 0 if tensor.is_inference() else tensor._version
 
 
 class KerasRun:
