@@ -245,7 +245,8 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     async def sleep(seconds: float) -> None:
         found.append(seconds)
 
-    monkeypatch.setattr("lengthwise.client.client.asyncio", type("asyncio", (), {"sleep": staticmethod(sleep)}))
+    patched = {"sleep": staticmethod(sleep), "timeout": staticmethod(asyncio.timeout)}
+    monkeypatch.setattr("lengthwise.client.client.asyncio", type("asyncio", (), patched))
     return found
 
 

@@ -38,10 +38,8 @@ class Input:
     size: int
 
 
-def draw_lengths(
-    distribution: str, count: int, max_length: int, random: np.random.Generator, *, min_length: int = 1
-) -> Lengths:
-    """`[count]` lengths from a distribution in the form of the module's table, clipped to the model's bounds.
+def draw_lengths(distribution: str, count: int, max_length: int, random: np.random.Generator) -> Lengths:
+    """`[count]` lengths from a distribution in the form of the module's table, clipped to 1 up to `max_length`.
 
     Raises:
         ConfigurationError: The distribution is unknown, or cannot be read.
@@ -54,7 +52,7 @@ def draw_lengths(
         lengths = draw(arguments, count, random)
     except ValueError as error:
         raise ConfigurationError(f"{distribution!r} is not of the form {form}: {error}") from error
-    return np.asarray(np.clip(lengths, min_length, max_length).astype(np.int64))
+    return np.asarray(np.clip(lengths, 1, max_length).astype(np.int64))
 
 
 def make_sequences(lengths: Lengths, step: Input, random: np.random.Generator) -> list[Steps]:

@@ -6,7 +6,6 @@ import asyncio
 import math
 import re
 import time
-from asyncio import timeout as time_limit
 from contextlib import closing
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Self, TypeVar
 
@@ -497,7 +496,7 @@ class AsyncClient(_AnyClient["httpx.AsyncBaseTransport"]):
                     continue
                 try:
                     async with (
-                        time_limit(request.deadline.seconds + GRACE_SECONDS),
+                        asyncio.timeout(request.deadline.seconds + GRACE_SECONDS),
                         self._connections.stream(**self._httpx_arguments(request)) as response,
                     ):
                         parts = [request.in_time(part) async for part in response.aiter_bytes()]
