@@ -137,7 +137,7 @@ def test_a_line_that_was_cut_or_is_none_ends_only_who_wrote_it() -> None:
 @pytest.mark.long
 def test_one_that_is_killed_in_the_middle_of_a_line_is_replaced(tmp_path: Path) -> None:
     for number in range(24):  # its metrics are one line, which is longer than what the socket holds
-        place(tmp_path / "models", f"copy-{number}")
+        place(tmp_path / "models", f"copy-{number}", timed=True)
     with started(str(tmp_path / "models"), "--workers", "2") as server:
         workers = Workers(server)
         pids = [one["pid"] for one in workers.ready()]
