@@ -98,6 +98,9 @@ def test_two_token_like_inputs_are_not_guessed_between() -> None:
         ("g (float[N,T,4] x, float[N,T,4] y) => (float[N,2] logits)", "sequences must be one input"),
         ("g (float[N,T,4] x, double[N] n) => (float[N,2] logits)", "shares of the longest"),
         ("g (float[N,T,4] x, bool[N] n) => (float[N,2] logits)", "name them with --values"),
+        ("g (double[N,T,4] x, int32[N] n) => (float[N,2] logits)", "cannot feed x .float64.*: steps are float32"),
+        ("g (float[N,T,4] x, uint8[N,T] m) => (float[N,2] logits)", "cannot feed m .uint8.*: .*, masks bool"),
+        ("g (string[N,T,4] x, int32[N] n) => (float[N,2] logits)", "cannot feed x .string"),
         ("g (float[N,T,4] x, int32[N] n) => (float[N,2] logits, float[N] other)", None),
     ],
 )

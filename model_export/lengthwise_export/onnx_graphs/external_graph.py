@@ -347,6 +347,12 @@ class _Reader:
                 "with int64 lengths, and divide them by the width inside "
                 f"(it has {listed(inputs)}; lengths are int32 or int64)"
             )
+        # 4. An input may have a type that the service does not feed
+        if of_other_types := [value for value in inputs if value.element not in ("float32", "int64", "int32", "bool")]:
+            return UncheckableError(
+                f"the service cannot feed {of_other_types[0]}: steps are float32, token ids and lengths int64 or "
+                "int32, masks bool, int64, int32 or float32; take one of these, and convert it in the graph by a Cast"
+            )
         error_text = next((f" ({error})" for trial in trials if (error := trial.error())), "")
         return UncheckableError(
             f"no reading of the inputs {listed(inputs)} runs: name them with --values and --lengths or --mask, and "

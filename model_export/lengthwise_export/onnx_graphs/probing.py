@@ -31,12 +31,9 @@ if TYPE_CHECKING:
 
 
 _ELEMENTS: Final[dict[int, str]] = {
+    **{number: name.lower() for name, number in onnx.TensorProto.DataType.items()},
     onnx.TensorProto.FLOAT: "float32",
-    onnx.TensorProto.FLOAT16: "float16",
     onnx.TensorProto.DOUBLE: "float64",
-    onnx.TensorProto.INT32: "int32",
-    onnx.TensorProto.INT64: "int64",
-    onnx.TensorProto.BOOL: "bool",
 }
 """NumPy's names of the element types of ONNX."""
 
