@@ -27,10 +27,7 @@ pytestmark = NEEDS_KERAS
 OPSET = 20
 WIDEST = 128
 
-NOT_MENDED = {
-    "batch_statistics": "rows",
-    "pooled_between_lstms": "pads in the mode edge by an amount that depends on the width",
-}
+NOT_MENDED = {"batch_statistics": "rows"}
 """Models that are not mended, and words of the reason."""
 
 TO_MEND = {exhibit.name: exhibit for exhibit in KERAS_LEAKING + KERAS_BLIND}

@@ -13,7 +13,7 @@ import pytest
 
 import lengthwise
 import lengthwise_export
-from lengthwise.errors import ConfigurationError
+from lengthwise.errors import ConfigurationError, LengthwiseError
 from lengthwise.padding import pad
 from lengthwise.runtime.manifest import StepInput
 from lengthwise_export.checking.check import check_subject
@@ -222,6 +222,38 @@ def test_a_model_without_a_mask_is_mended(tmp_path: Path) -> None:
     assert published.mend.mendable
     (promise,) = published.manifest.promises
     assert promise.bits
+
+
+def strided(k: Any) -> list[Any]:
+    """Layers that add as much around the steps as the number of these says: with strides, and `padding="same"`."""
+    return [
+        k.Conv1D(5, 7, strides=2, padding="same", activation="relu"),
+        k.MaxPooling1D(3, strides=2, padding="same"),
+        k.SeparableConv1D(5, 4, strides=3, padding="same"),
+        k.Conv1D(5, 1, strides=2, padding="same"),
+        k.AveragePooling1D(2, padding="same"),
+        k.GRU(4),
+    ]
+
+
+def test_a_mended_model_with_strides_answers_as_keras_alone_at_every_length(tmp_path: Path) -> None:
+    model = built(plain(strided))
+    published = lengthwise_export.export(model, tmp_path / "models" / "strides", mend=True, max_length=128)
+    random = np.random.default_rng(5)
+    given = [random.standard_normal((length, FEATURES)).astype(np.float32) for length in range(1, 101)]
+    answers = lengthwise.load(published.directory).predict([each.tolist() for each in given])
+    for answer, sequence in zip(answers, given, strict=True):
+        logits = alone(model, sequence)
+        powers = np.exp(logits - logits.max())
+        assert np.abs(answer.probabilities - powers / powers.sum()).max() < 1e-6, len(sequence)
+
+
+@pytest.mark.gallery
+def test_a_mean_whose_padding_keras_counts_at_some_lengths_is_not_published(tmp_path: Path) -> None:
+    model = built(plain(lambda k: [k.AveragePooling1D(3, padding="same"), k.GRU(4)]))
+    with pytest.raises(LengthwiseError, match="does not hold"):
+        lengthwise_export.export(model, tmp_path / "models" / "mean", mend=True, max_length=128)
+    assert not (tmp_path / "models" / "mean").exists()
 
 
 def test_a_step_of_zeros_is_data_and_a_notice_says_so() -> None:

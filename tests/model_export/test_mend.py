@@ -202,6 +202,12 @@ CASES: dict[str, str] = {
     "padded to a multiple": "n = Shape (values)\n w = Slice (n, v1, v2)\n m = Neg (w)\n r = Mod (m, v3)\n"
     "a = Concat <axis = 0> (p0000, r, v0)\n y = Pad (values, a, half)\n f = Reshape (y, triples)\n"
     "g = ReduceMax <axes = [2], keepdims = 0> (f)\np = ReduceMean <axes = [1]> (g)\nlogits = Identity (p)",
+    **{
+        f"padded to a multiple, {mode}": "n = Shape (values)\n w = Slice (n, v1, v2)\n m = Neg (w)\n r = Mod (m, v3)\n"
+        f'a = Concat <axis = 0> (v0, r, v0, v0, r, v0)\n y = Pad <mode = "{mode}"> (values, a)\n i = CumSum (y, one)\n'
+        "t = Tanh (i)\np = ReduceMean <axes = [1], keepdims = 0> (t)\n logits = MatMul (p, W)"
+        for mode in ("edge", "reflect", "wrap")
+    },
     "LayerNormalization over the steps": TO_CHANNELS + "n = Shape <start = 2> (c)\n"
     "o = ConstantOfShape <value = float[1] {1}> (n)\n y = LayerNormalization <axis = -1> (c, o)\n t = Tanh (y)\n"
     "z = ReduceMax <axes = [2], keepdims = 0> (t)\n logits = Identity (z)",

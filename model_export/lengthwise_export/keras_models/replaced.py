@@ -41,7 +41,8 @@ def replaced_for(run: KerasRun, model: Any) -> Iterator[None]:
     It also removes the activity regularizers of the layers of `model`, and runs Keras on the CPU.
     """
     layers = import_keras().layers
-    from keras.src.ops.function import Function  # what runs the graph of a functional model; it has no public name
+    from keras.src.backend.torch import nn  # neither of the two has a public name
+    from keras.src.ops.function import Function  # what runs the graph of a functional model
 
     replacements: list[tuple[type[Any], str, Callable[..., Any]]] = [
         (layers.Masking, "call", _masking_call),
@@ -51,6 +52,7 @@ def replaced_for(run: KerasRun, model: Any) -> Iterator[None]:
         (layers.Bidirectional, "call", _bidirectional_call),
         (layers.TimeDistributed, "call", _time_distributed_call),
         (Function, "_run_through_graph", _run_through_graph),
+        (nn, "_apply_same_padding", _same_padding),
     ]
     with PROCESS_WIDE, contextlib.ExitStack() as cleanup:
         _running.append(run)
@@ -110,6 +112,36 @@ def _run_through_graph(function: Any, inputs: Any, operation_fn: Any = lambda op
 
     known = run_graph(function, run, tree.flatten(inputs), operation_fn)
     return tree.pack_sequence_as(function._outputs_struct, [known[id(symbol)] for symbol in function.outputs])
+
+
+def _same_padding(inputs: Tensor, sizes: Any, strides: Any, layout: str, operation: str, dilation: Any = 1) -> Any:
+    """Replaces `_apply_same_padding` in a trace: the steps of a layer with strides and `padding="same"` are padded.
+
+    How many are added depends on the width then. Where they are as many in front as behind, Keras leaves them to the
+    operator, and a trace would do so at all widths. For a convolution and the largest of a pool it is the same; what
+    differs at some lengths, the mean of an asymmetric pool, the proof of a mend refuses.
+    """
+    if not _running[-1].is_traced or max(strides) == 1:
+        return _ORIGINAL[_same_padding](inputs, sizes, strides, layout, operation, dilation)
+    from keras.src.backend.torch.nn import standardize_tuple
+
+    dilations = standardize_tuple(dilation, len(strides), "dilation")
+    amounts = map(_same_amounts, inputs.shape[2:], sizes, strides, dilations)
+    around = [amount for of_axis in reversed([*amounts]) for amount in of_axis]  # torch begins with the last axis
+    return torch.nn.functional.pad(inputs, around, "replicate" if operation == "pooling" else "constant"), 0
+
+
+def _same_amounts(width: Any, size: int, stride: int, dilation: int) -> tuple[Any, Any]:
+    """How many elements `padding="same"` adds in front of an axis and behind it; `width` may be a symbol of the trace.
+
+    As Keras counts them, in a form in which torch sees that the windows are as many as the width over the stride. In
+    that of Keras, the sizes behind several such layers take torch minutes to compare.
+    """
+    reach = (size - 1) * dilation + 1
+    total = ((width + stride - 1) // stride - 1) * stride + reach - width
+    if reach < stride:  # a window may end before the steps do
+        total = torch.sym_max(total, 0) if reach > 1 else 0  # type: ignore[no-untyped-call]  # torch has no type for it
+    return total // 2, total - total // 2
 
 
 def _rnn_call(layer: Any, sequences: Tensor, initial_state: Any = None, mask: Any = None, training: Any = False) -> Any:

@@ -86,11 +86,7 @@ def _split(mender: Mender) -> dict[str, DataTensor]:
 
 @rule("Pad")
 def _pad(mender: Mender) -> DataTensor:
-    """Mends a Pad, which adds elements around the axes: each axis in turn.
-
-    1. As many at every length: `_padded`.
-    2. As many as the length says (up to a multiple of a number): `_padded_by_length`.
-    """
+    """Mends a Pad, which adds elements around the axes: each axis in turn, by `_padded`."""
     value, mode = mender.data_input(0), mender.attribute("mode", "constant")
     amounts, number, axes = (
         mender.sizes_input(1, "its amounts are"),
@@ -100,72 +96,83 @@ def _pad(mender: Mender) -> DataTensor:
     fill = number.reshape(-1)[0].item() if number is not None and number.size else 0.0
     padded_axes = [*range(value.rank)] if axes is None else [int(axis) % value.rank for axis in axes]
     for index, axis in enumerate(padded_axes):
-        tables = amounts.table[..., index], amounts.table[..., index + len(padded_axes)]
-        before, after = (constant_of(np.ascontiguousarray(table)) for table in tables)
-        if before is None or after is None:
-            value = _padded_by_length(mender, value, axis, tables, mode, fill)
-        elif before or after:
-            value = _padded(mender, value, axis, int(before), int(after), mode, fill)
+        before, after = amounts.table[..., index], amounts.table[..., index + len(padded_axes)]
+        if before.any() or after.any():
+            value = _padded(mender, value, axis, (before, after), mode, fill)
     return value
 
 
-def _padded_by_length(
+def _padded(
     mender: Mender, value: DataTensor, axis: int, amounts: tuple[Table, Table], mode: str, fill: float
 ) -> DataTensor:
-    """The tensor with the number `fill` around each row's own steps, as many times as its length says.
+    """The tensor with elements added around an axis.
+
+    1. As many at every length, in the mode constant or along an axis of fixed size: the node stays. A number that is
+       added after the steps is also put at the padding, so that it follows each row's own steps.
+    2. As many as the length says (up to a multiple of a number), in the mode constant: `surrounded`.
+    3. The steps again, in the modes edge, reflect and wrap: `_repeated`.
 
     Args:
         mender: The mender.
         value: The tensor.
-        axis: The axis of the original; refused if it is not of time.
-        amounts: How many elements are added in front, and after: `[2, lengths]` each.
-        mode: The mode of the Pad; refused if it is not `constant`.
-        fill: The number.
-    """
-    is_same_for_all_rows = all((table[0] == table[1]).all() and (table >= 0).all() for table in amounts)
-    mender.refuse_if(
-        mode != "constant" or not mender.only_dim(value, axis)[1].is_time or not is_same_for_all_rows,
-        f"pads in the mode {mode} by an amount that depends on the width, or takes steps away",
-    )
-    cause = "what it adds depends on the padded width, and comes behind the padding"
-    return surrounded(mender, value, axis, (amounts[0][0], amounts[1][0]), fill, cause)
-
-
-def _padded(
-    mender: Mender, value: DataTensor, axis: int, before: int, after: int, mode: str, fill: float
-) -> DataTensor:
-    """The tensor with `before` and `after` elements around an axis of the original; negative amounts take some away.
-
-    1. In the mode constant, or along an axis of fixed size: the node stays. A number that is added after the steps is
-       also put at the padding, so that it follows each row's own steps.
-    2. The steps again, in the modes edge, reflect and wrap: each row picks its own positions.
+        axis: The axis of the original; refused in the cases 2 and 3 if it is not of time.
+        amounts: How many elements are added in front, and after: `[2, lengths]` each. In case 1, negative ones take
+            some away; in the others they are refused.
+        mode: The mode of the Pad.
+        fill: The number that is added in the mode constant.
     """
     dim, size = mender.mixed_dim(value, axis)
-    mender.require_lengths(size.by_length >= -before - after)  # the original cannot take away more steps than there are
-    new_size = Size(np.maximum(size.table + before + after, 0))
+    before, after = (constant_of(np.ascontiguousarray(table)) for table in amounts)
     # Case 1
-    if mode == "constant" or size.fixed is not None:
+    if before is not None and after is not None and (mode == "constant" or size.fixed is not None):
+        # The original cannot take away more steps than there are
+        mender.require_lengths(size.by_length >= -before - after)
+        new_size = Size(np.maximum(size.table + before + after, 0))
         if after > 0:
             value = mender.fill_padding(value, axis, fill, "what it adds comes behind the padding")
             dim = value.first_dims()[axis]  # the tensor may have got added rows
-        pads = [amount if index == dim else 0 for amount in (before, after) for index in range(value.dim_count)]
+        pads = [int(amount) if index == dim else 0 for amount in (before, after) for index in range(value.dim_count)]
         inputs = [value.name, mender.writer.constant(pads)]
         inputs += [mender.writer.scalar(fill, value.dtype)] if mode == "constant" else []
         name = mender.emit("Pad", inputs, mode=mode)
         zero_padded = value.zero_padded and mode == "constant" and fill == 0 and after >= 0
-        return value.with_name(name, groups=value.groups_with(axis, new_size), zero_padded=zero_padded)
-    # Case 2. `index` is the position of each new element, counted from the row's first step; negative in front of it.
-    # The mode says which of the row's own steps stands there.
-    mender.refuse_if(min(before, after) < 0, f"takes steps away in the mode {mode}")
+        return value.with_name(name, groups=value.groups_with(axis, new_size), zero_padded=bool(zero_padded))
+    is_same_for_all_rows = all((table[0] == table[1]).all() and (table >= 0).all() for table in amounts)
+    mender.refuse_if(
+        not size.is_time or not is_same_for_all_rows,
+        f"pads in the mode {mode} by an amount that depends on the width, or takes steps away",
+    )
+    by_length = amounts[0][0], amounts[1][0]
+    # Case 2
+    if mode == "constant":
+        cause = "what it adds depends on the padded width, and comes behind the padding"
+        return surrounded(mender, value, axis, by_length, fill, cause)
+    # Case 3
+    return _repeated(mender, value, axis, by_length, mode)
+
+
+def _repeated(mender: Mender, value: DataTensor, axis: int, amounts: tuple[Table, Table], mode: str) -> DataTensor:
+    """The tensor with each row's own steps again, in front of them and after them.
+
+    Args:
+        mender: The mender.
+        value: The tensor.
+        axis: The axis of the original, of time.
+        amounts: How many elements are added in front, and after: `[lengths]` each, 0 or more.
+        mode: The mode of the Pad: `edge`, `reflect` or `wrap`; refused if it is another.
+    """
+    size = mender.only_dim(value, axis)[1]
+    new_size = Size(size.table + sum(amounts))
     mender.causes.append(f"in the mode {mode} it repeats the end of the padded width, not of the row")
+    # `index` is the position of each new element, counted from the row's first step; negative in front of it. The mode
+    # says which of the row's own steps stands there.
+    index = mender.strided_positions(-amounts[0], 1, new_size)
     own_size = mender.writer.per_row_column(size.by_length)
     last = mender.emit("Sub", [own_size, mender.writer.constant([1])])
-    index = mender.writer.unsqueezed(mender.writer.positions(new_size), [0])
-    index = mender.emit("Sub", [index, mender.writer.constant([before])]) if before else index
-    if mode == "edge":  # the first step in front, the last one after
-        index = mender.emit("Min", [mender.emit("Max", [index, mender.writer.constant([0])]), last])
+    if mode == "edge":  # the last step after the steps; in front, `take_per_row` takes the first one
+        index = mender.emit("Min", [index, last])
     elif mode == "reflect":  # mirrored at the first and at the last step: last - |last - |index||
-        mender.require_lengths(size.by_length > max(before, after))
+        mender.require_lengths(size.by_length > np.maximum(*amounts))
         index = mender.emit("Abs", [index])
         distance = mender.emit("Abs", [mender.emit("Sub", [last, index])])
         index = mender.emit("Sub", [last, distance])
