@@ -73,7 +73,7 @@ def load(server: ServerProcess, name: str) -> tuple[int, str]:
     [
         (hostile_models.rows_chosen_by_lengths, "the process that verified it was ended by SIG"),
         (hostile_models.rows_chosen_by_values, "decides how many rows its LSTM gets"),
-        (hostile_models.endless, "verifying it timed out after 20 s"),
+        (hostile_models.endless, "verifying it timed out after 60 s"),
         (hostile_models.greedy, "verifying it ran out of memory"),
     ],
 )
@@ -81,7 +81,7 @@ def load(server: ServerProcess, name: str) -> tuple[int, str]:
 def test_a_graph_that_does_harm_is_refused_while_the_service_answers(
     folder: Path, made: Made, said: str, when: str
 ) -> None:
-    options = ("--judge-timeout-seconds", "20", "--judge-memory-bytes", str(2**29))
+    options = ("--judge-timeout-seconds", "60", "--judge-memory-bytes", str(2**29))
     if when == "at the start":
         place_graph(folder, made)
     with started(*serve(folder, *options)) as server:
