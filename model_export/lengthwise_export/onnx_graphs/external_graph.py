@@ -351,7 +351,7 @@ class _Reader:
         if of_other_types := [value for value in inputs if value.element not in ("float32", "int64", "int32", "bool")]:
             return UncheckableError(
                 f"the service cannot feed {of_other_types[0]}: steps are float32, token ids and lengths int64 or "
-                "int32, masks bool, int64, int32 or float32; take one of these, and convert it in the graph by a Cast"
+                "int32, masks bool, int64, int32 or float32; declare it as one of these, with a Cast behind it"
             )
         error_text = next((f" ({error})" for trial in trials if (error := trial.error())), "")
         return UncheckableError(

@@ -31,11 +31,12 @@ if TYPE_CHECKING:
 
 
 _ELEMENTS: Final[dict[int, str]] = {
-    **{number: name.lower() for name, number in onnx.TensorProto.DataType.items()},
+    **{number: name.lower() for name, number in onnx.TensorProto.DataType.items() if "FLOAT" not in name},
     onnx.TensorProto.FLOAT: "float32",
+    onnx.TensorProto.FLOAT16: "float16",
     onnx.TensorProto.DOUBLE: "float64",
 }
-"""NumPy's names of the element types of ONNX."""
+"""NumPy's names of the element types of ONNX, without its rarer kinds of floats."""
 
 
 @dataclass(frozen=True, slots=True)
