@@ -96,6 +96,14 @@ SOUND: dict[str, Callable[[], Any]] = {
             k.GRU(4),
         ]
     ),
+    "a mean of features, padded as much in front as behind": masked(
+        lambda k: [
+            k.TimeDistributed(k.Reshape((FEATURES, 1))),
+            k.TimeDistributed(k.AveragePooling1D(3, strides=FEATURES - 1, padding="same")),
+            k.TimeDistributed(k.Flatten()),
+            k.GRU(4),
+        ]
+    ),
     "dropout": masked(lambda k: [k.GaussianDropout(0.1), k.AlphaDropout(0.1), k.LSTM(5, recurrent_dropout=0.2)]),
     "activations": masked(lambda k: [k.Dense(5), k.ReLU(), k.ELU(), k.LSTM(5)]),
     "GroupQueryAttention": of_masked(lambda k, x: k.GlobalAveragePooling1D()(k.GroupQueryAttention(4, 4, 2)(x, x))),

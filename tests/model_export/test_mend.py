@@ -208,6 +208,13 @@ CASES: dict[str, str] = {
         "t = Tanh (i)\np = ReduceMean <axes = [1], keepdims = 0> (t)\n logits = MatMul (p, W)"
         for mode in ("edge", "reflect", "wrap")
     },
+    "table of positions padded to a multiple": "n = Shape (values)\n w = Slice (n, v1, v2)\n"
+    "e = Slice (table, v0, w, v0)\n m = Neg (w)\n r = Mod (m, v3)\n a = Concat <axis = 0> (v0, v0, r, v0)\n"
+    "f = Pad (e, a)\n b = Concat <axis = 0> (p0000, r, v0)\n y = Pad (values, b, half)\n z = Add (y, f)\n"
+    "i = CumSum (z, one)\n t = Tanh (i)\np = ReduceMean <axes = [1], keepdims = 0> (t)\n logits = MatMul (p, W)",
+    "the first steps again, of those from the third on": "s = Slice (values, v2, far, v1)\n"
+    'y = Pad <mode = "wrap"> (s, p011)\n i = CumSum (y, one)\n t = Tanh (i)\n'
+    "p = ReduceMean <axes = [1], keepdims = 0> (t)\n logits = MatMul (p, W)",
     "LayerNormalization over the steps": TO_CHANNELS + "n = Shape <start = 2> (c)\n"
     "o = ConstantOfShape <value = float[1] {1}> (n)\n y = LayerNormalization <axis = -1> (c, o)\n t = Tanh (y)\n"
     "z = ReduceMax <axes = [2], keepdims = 0> (t)\n logits = Identity (z)",

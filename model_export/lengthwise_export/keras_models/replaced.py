@@ -115,13 +115,13 @@ def _run_through_graph(function: Any, inputs: Any, operation_fn: Any = lambda op
 
 
 def _same_padding(inputs: Tensor, sizes: Any, strides: Any, layout: str, operation: str, dilation: Any = 1) -> Any:
-    """Replaces `_apply_same_padding` in a trace: the steps of a layer with strides and `padding="same"` are padded.
+    """Replaces `_apply_same_padding` for an axis with a stride whose width is a symbol: the tensor itself is padded.
 
-    How many are added depends on the width then. Where they are as many in front as behind, Keras leaves them to the
-    operator, and a trace would do so at all widths. For a convolution and the largest of a pool it is the same; what
-    differs at some lengths, the mean of an asymmetric pool, the proof of a mend refuses.
+    How much is added depends on the width then. Where it is as much in front as behind, Keras leaves it to the
+    operator, and a trace would do so at all widths. For a convolution and the largest of a pool it is the same. The
+    mean of a pool of 3 and more differs at some widths: such a mend does not hold, so it is refused.
     """
-    if not _running[-1].is_traced or max(strides) == 1:
+    if all(stride == 1 or isinstance(width, int) for width, stride in zip(inputs.shape[2:], strides, strict=True)):
         return _ORIGINAL[_same_padding](inputs, sizes, strides, layout, operation, dilation)
     from keras.src.backend.torch.nn import standardize_tuple
 

@@ -108,7 +108,7 @@ def surrounded(
     """
     value = mender.fill_padding(value, axis, fill, cause)
     dim, size = mender.only_dim(value, axis)
-    pads = [int(index == dim) for index in range(len(value.dim_sizes))] * 2
+    pads = [int(index == dim) for index in range(value.dim_count)] * 2
     number = mender.writer.scalar(fill, value.dtype)
     wider = mender.emit("Pad", [value.name, mender.writer.constant(pads), number], mode="constant")
     wider_size, new_size = Size(size.table + 2), Size(size.table + sum(amounts))

@@ -164,6 +164,9 @@ def _repeated(mender: Mender, value: DataTensor, axis: int, amounts: tuple[Table
     size = mender.only_dim(value, axis)[1]
     new_size = Size(size.table + sum(amounts))
     mender.causes.append(f"in the mode {mode} it repeats the end of the padded width, not of the row")
+    mender.require_lengths(
+        size.by_length > (np.maximum(*amounts) if mode == "reflect" else 0)
+    )  # there are steps for it
     # `index` is the position of each new element, counted from the row's first step; negative in front of it. The mode
     # says which of the row's own steps stands there.
     index = mender.strided_positions(-amounts[0], 1, new_size)
@@ -172,7 +175,6 @@ def _repeated(mender: Mender, value: DataTensor, axis: int, amounts: tuple[Table
     if mode == "edge":  # the last step after the steps; in front, `take_per_row` takes the first one
         index = mender.emit("Min", [index, last])
     elif mode == "reflect":  # mirrored at the first and at the last step: last - |last - |index||
-        mender.require_lengths(size.by_length > np.maximum(*amounts))
         index = mender.emit("Abs", [index])
         distance = mender.emit("Abs", [mender.emit("Sub", [last, index])])
         index = mender.emit("Sub", [last, distance])
