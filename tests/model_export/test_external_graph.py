@@ -113,6 +113,12 @@ def test_a_graph_that_cannot_be_fed_is_refused_with_the_reason(signature: str, w
         read_graph(graph(signature), TargetOptions())
 
 
+def test_floats_of_8_bits_are_no_classes() -> None:
+    signature = "g (float[N,T,4] x, int32[N] n) => (float8e4m3fn[N,2] rounded)"
+    with pytest.raises(UncheckableError, match="none of the outputs rounded"):
+        read_graph(graph(signature, SUM + "\n[last] rounded = Cast <to = 17> (logits)"), TargetOptions())
+
+
 def test_names_that_the_graph_does_not_have_are_a_wrong_call() -> None:
     for said in ({"values": "y"}, {"lengths": "m"}, {"mask": "m"}, {"output": "probabilities"}, {"output": "7"}):
         with pytest.raises(ConfigurationError, match=r"are x|are logits"):
