@@ -237,8 +237,6 @@ def strided(k: Any) -> list[Any]:
     return [
         k.Conv1D(5, 7, strides=2, padding="same", activation="relu"),
         k.MaxPooling1D(3, strides=2, padding="same"),
-        k.SeparableConv1D(5, 4, strides=3, padding="same"),
-        k.Conv1D(5, 1, strides=2, padding="same"),
         k.AveragePooling1D(2, padding="same"),
         k.GRU(4),
     ]
