@@ -331,7 +331,7 @@ def shortcomings(figures: dict[str, Any]) -> list[str]:
         lacking.append("descriptors are left open")
     if figures["threads"][1] > figures["threads"][0] + LARGE_BODIES_AT_ONCE:
         lacking.append("threads are left")
-    if not figures["late_mib"] <= (1 + MOST_GROWTH) * figures["early_mib"]:  # nor is it known to
+    if not figures["late_mib"] <= (1 + MOST_GROWTH) * figures["early_mib"]:  # what is not known fails, too
         lacking.append("memory grew")
     if figures["exit"]:
         lacking.append(f"it ended with {figures['exit']}")

@@ -8,6 +8,7 @@ LSTM | GRU | SimpleRNN | RNN    one operator with lengths, where Keras loops ove
 Bidirectional                   one operator with two directions, if both are such layers
 TimeDistributed                 one call for all steps, where Keras calls its layer for each step
 the graph of a functional model the mask of the lengths, where the graph computes it from values
+strides with padding="same"     the steps are padded, where Keras lets the operator pad them at some widths
 """
 
 from __future__ import annotations
