@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve lint format quick test test-long test-workers nightly truth gallery hostile sanitize floors soak cover model bench fuzz clients engines console-check console-pictures docs rules site proto clean
+.PHONY: help install serve lint format quick test test-long test-workers nightly truth gallery hostile sanitize floors findings soak cover model bench fuzz clients engines console-check console-pictures docs rules site proto clean
 
 help: ## Says what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -99,6 +99,10 @@ floors: .venv/.development ## The quick tests of the service with the oldest ver
 	$(BIN)/python -m uv pip install --quiet --python $(FLOORS)/bin/python --resolution $(RESOLUTION) '.[serve,cpu,client,grpc,tracing,parquet]'
 	$(BIN)/python -m uv pip install --quiet --python $(FLOORS)/bin/python hypothesis onnx pytest pytest-asyncio pytest-xdist pyyaml trustme
 	$(FLOORS)/bin/python -m pytest -q -p no:cacheprovider $(PARALLEL) $(FLOORS_TESTS:%=tests/service/test_%.py)
+
+findings: ## Runs each script of findings/, which shows a surprise in somebody else's library (PyPI, some minutes); fails if one has changed
+	@failed=; for script in findings/*.sh; do echo "$$script"; bash $$script || failed="$$failed $$script"; done; \
+	[ -z "$$failed" ] || { echo "changed:$$failed"; exit 1; }
 
 soak: .venv/.development ## Half an hour of chaos, and 30,000 requests while two instances behind nginx restart; SOAK="--minutes 2" is shorter, with SOAK="--workers 2" workers are killed, hang and cannot start
 	$(BIN)/python -m benchmarks.soak $(SOAK)
