@@ -59,6 +59,11 @@ class RunError(UncheckableError):
         self.location = location
         self.part = part
 
+    @property
+    def of_answer(self) -> str | None:
+        """Why the answer cannot be judged, of a model that did not raise; None if it raised."""
+        return f"the model's answer: {self.__cause__.detail}" if isinstance(self.__cause__, ExportError) else None
+
 
 class ExportError(LengthwiseError):
     """A step of the export failed.

@@ -33,6 +33,20 @@ ONE_VALUE_HINT: Final = (
 )
 """What to do with a model that gives one number for each sequence, as for a yes/no label."""
 
+DECODED_HINT: Final = (
+    "what is decoded already (labels, lists of them) cannot be compared or served: return the scores as float32, and "
+    "decode them in the caller, as for a CRF"
+)
+"""What to do with a model that gives labels in the place of scores."""
+
+ONE_SEQUENCE_HINT: Final = (
+    "a model is served one sequence with its lengths or a mask, and nothing beside it so far. Values that stand beside "
+    "a sequence (an age, a machine's type) can be sent as further features of every step: wrap the model in one that "
+    "takes them from the first step (x[:, 0, n:]), which no padding reaches. A second sequence of its own length "
+    "cannot be sent yet"
+)
+"""What to do with a model that takes more than one sequence: true until it can be served as it is."""
+
 StrPath = str | os.PathLike[str]
 
 

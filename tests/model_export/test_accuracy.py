@@ -21,9 +21,11 @@ from lengthwise.padding import PaddedBatch
 from lengthwise.runtime.manifest import Manifest, StepInput, Task
 from lengthwise.runtime.session import Outputs, Session
 from lengthwise_export.architecture.trained import UNTRAINED
-from lengthwise_export.exporting import accuracy
+from lengthwise_export.errors import PublishError
+from lengthwise_export.exporting import accuracy, flow
 from lengthwise_export.exporting.flow import publish
 from lengthwise_export.mending import mended_accuracy
+from lengthwise_export.options import ExportOptions
 from tests.support.mends import WEIGHTS, NumpySubject, mended_mean, over_the_steps, raising_below
 from tests.support.specs import candidate
 
@@ -277,3 +279,13 @@ def test_a_way_in_which_the_original_raises_is_said() -> None:
     assert figures.fixed.accuracy == 1.0
     assert "the original raises alone" in str(figures)
     assert figures.as_json()["alone"] is None
+
+
+def test_what_a_look_can_refuse_is_refused_before_the_target_is_read(tmp_path: Path) -> None:
+    data = tmp_path / "data.jsonl"
+    data.write_text('{"steps": [[1.0]], "label": "no"}\n{"steps": [[1.0]], "label": "yse"}\n', "utf-8")
+    options = ExportOptions(labels=("no", "yes"), data=data)
+    with pytest.raises(ConfigurationError, match=r"data\.jsonl:2: label .yse. is none of --labels; these 2 are"):
+        flow.export("absent.module:make", tmp_path / "models" / "a", options, lambda notice: None)
+    with pytest.raises(PublishError, match="cannot be written: Not a directory"):
+        flow.export("absent.module:make", data / "a" / "1", options, lambda notice: None)

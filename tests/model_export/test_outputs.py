@@ -58,7 +58,12 @@ def test_an_output_is_chosen_by_name_or_place() -> None:
         (torch.ones(3), None, r"none of 0 .*rank 1.*; one value for each row.* return \[rows, 1\].*--multi-label"),
         ({"logits": torch.ones(3), "state": LOGITS}, None, r"logits .*cannot be the output.*return \[rows, 1\]"),
         ((LOGITS, torch.ones(3)), "1", r"1 .*cannot be the output.*return \[rows, 1\]"),
-        (torch.ones(3, dtype=torch.int64), None, r"\[rows, width, classes\]$"),
+        (
+            torch.ones(3, dtype=torch.int64),
+            None,
+            r"\[rows, width, classes\]; what is decoded .* decode them in",
+        ),
+        ([[1, 2], [1], [2]], None, r"none of 0 to 2 \(a list\) .* return the scores as float32"),
         (torch.ones(3, 2, 2, 2), None, r"\[rows, width, classes\]$"),
         ({"risk": torch.ones(3, 2, dtype=torch.float64)}, "risk", "must be float32"),
         ("text", None, "returns a str"),

@@ -9,11 +9,11 @@ import pytest
 from lengthwise.repository import folder
 from lengthwise.versions import Key
 from lengthwise_export.errors import PublishError
-from lengthwise_export.exporting import model_files
+from lengthwise_export.exporting import staging
 
 
-def published(out: Path, content: str = "x") -> model_files.Destination:
-    with model_files.staging_folder(out) as (place, stage):
+def published(out: Path, content: str = "x") -> staging.Destination:
+    with staging.staging_folder(out) as (place, stage):
         (stage / "model.onnx").write_text(content)
         assert not place.directory.exists()  # it is never half there
     return place
@@ -35,23 +35,23 @@ def test_a_model_without_a_version_gets_the_next_one(tmp_path: Path) -> None:
 def test_a_model_is_not_published_as_a_version_of_its_repository(tmp_path: Path) -> None:
     models = tmp_path / "models"
     (models / "vowels" / "2").mkdir(parents=True)
-    assert model_files.destination(models).version == 1
+    assert staging.destination(models).version == 1
     (models / "vowels" / "2" / "manifest.json").touch()
     with pytest.raises(PublishError, match="vowels/2"):
-        model_files.destination(models)
-    assert model_files.destination(models / "gestures").version == 1
+        staging.destination(models)
+    assert staging.destination(models / "gestures").version == 1
 
 
 def test_what_is_no_version_does_not_count_as_one(tmp_path: Path) -> None:
     for name in ("007", "notes", "-1"):
         (tmp_path / "vowels" / name).mkdir(parents=True)
-    assert model_files.versions(tmp_path / "vowels") == []
+    assert staging.versions(tmp_path / "vowels") == []
 
 
 @pytest.mark.parametrize("name", ["7", "007", "0", "999999999", "1000000000", "12345678901", "\u0661", "-1", "1 "])
 def test_the_exporter_and_the_service_agree_on_what_a_version_is(tmp_path: Path, name: str) -> None:
     (tmp_path / "vowels" / name).mkdir(parents=True)
-    assert model_files.versions(tmp_path / "vowels") == [key.version for key in folder.read(tmp_path).directories]
+    assert staging.versions(tmp_path / "vowels") == [key.version for key in folder.read(tmp_path).directories]
 
 
 def test_a_version_that_no_service_reads_is_not_published(tmp_path: Path) -> None:
@@ -66,21 +66,21 @@ def test_a_version_that_no_service_reads_is_not_published(tmp_path: Path) -> Non
 def test_a_published_version_is_never_replaced(tmp_path: Path) -> None:
     published(tmp_path / "vowels" / "1", "first")
     with pytest.raises(PublishError):
-        model_files.destination(tmp_path / "vowels" / "1")
+        staging.destination(tmp_path / "vowels" / "1")
     assert (tmp_path / "vowels" / "1" / "model.onnx").read_text() == "first"
 
 
 def test_an_address_is_no_folder_to_export_into() -> None:
     with pytest.raises(PublishError, match="then `lengthwise push`"):
-        model_files.destination(Path("s3://bucket/models/vowels"))
+        staging.destination(Path("s3://bucket/models/vowels"))
 
 
 @pytest.mark.parametrize("filled", [False, True])
 def test_a_version_that_appears_meanwhile_is_not_replaced(tmp_path: Path, filled: bool) -> None:
-    place = model_files.destination(tmp_path / "vowels" / "1")
+    place = staging.destination(tmp_path / "vowels" / "1")
 
     def overtaken() -> None:
-        with model_files.staging_folder(place.directory):
+        with staging.staging_folder(place.directory):
             place.directory.mkdir()
             if filled:
                 (place.directory / "model.onnx").write_text("theirs")
@@ -93,20 +93,20 @@ def test_a_version_that_appears_meanwhile_is_not_replaced(tmp_path: Path, filled
 @pytest.mark.parametrize("name", ["-m", "a b", ".hidden", "x" * 129])
 def test_a_name_that_is_no_model_name_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(PublishError):
-        model_files.destination(tmp_path / name / "1")
+        staging.destination(tmp_path / name / "1")
 
 
 @pytest.mark.parametrize("version", ["v1", "V2", "0", "01", "1.0", "v1.2.3"])
 def test_what_looks_like_a_version_and_is_none_names_no_model(tmp_path: Path, version: str) -> None:
     with pytest.raises(PublishError):
-        model_files.destination(tmp_path / "vowels" / version)
-    assert model_files.destination(tmp_path / version / "1").name == version
+        staging.destination(tmp_path / "vowels" / version)
+    assert staging.destination(tmp_path / version / "1").name == version
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 def test_an_export_that_fails_leaves_nothing_behind(tmp_path: Path, error: type[BaseException]) -> None:
     def broken_off() -> None:
-        with model_files.staging_folder(tmp_path / "models" / "vowels" / "1") as (_, stage):
+        with staging.staging_folder(tmp_path / "models" / "vowels" / "1") as (_, stage):
             (stage / "model.onnx").write_text("half")
             raise error
 
@@ -117,7 +117,7 @@ def test_an_export_that_fails_leaves_nothing_behind(tmp_path: Path, error: type[
 
 def test_an_export_that_fails_leaves_other_versions_alone(tmp_path: Path) -> None:
     published(tmp_path / "vowels" / "1")
-    with pytest.raises(LookupError), model_files.staging_folder(tmp_path / "vowels" / "2"):
+    with pytest.raises(LookupError), staging.staging_folder(tmp_path / "vowels" / "2"):
         raise LookupError
     assert [entry.name for entry in (tmp_path / "vowels").iterdir()] == ["1"]
 
@@ -145,11 +145,11 @@ def test_the_stage_of_a_running_export_is_left_alone(tmp_path: Path) -> None:
 def test_two_exports_at_once_get_two_versions(tmp_path: Path) -> None:
     published(tmp_path / "vowels" / "4")
     with (
-        model_files.staging_folder(tmp_path / "vowels") as (first, _),
-        model_files.staging_folder(tmp_path / "vowels") as (second, _),
+        staging.staging_folder(tmp_path / "vowels") as (first, _),
+        staging.staging_folder(tmp_path / "vowels") as (second, _),
     ):
         assert (first.version, second.version) == (5, 6)
-    assert model_files.versions(tmp_path / "vowels") == [4, 5, 6]
+    assert staging.versions(tmp_path / "vowels") == [4, 5, 6]
 
 
 def test_a_version_is_chosen_when_no_other_export_chooses_one(tmp_path: Path) -> None:
@@ -166,7 +166,7 @@ def test_a_version_is_chosen_when_no_other_export_chooses_one(tmp_path: Path) ->
 def test_a_version_that_appears_while_the_next_one_is_looked_for_is_no_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = model_files.versions
+    found = staging.versions
 
     def late(model: Path) -> list[int]:
         seen = found(model)
@@ -174,7 +174,7 @@ def test_a_version_that_appears_while_the_next_one_is_looked_for_is_no_error(
         monkeypatch.undo()
         return seen
 
-    monkeypatch.setattr(model_files, "versions", late)
+    monkeypatch.setattr(staging, "versions", late)
     assert published(tmp_path / "vowels").version == 2
 
 
@@ -194,7 +194,7 @@ def test_a_place_without_locks_is_named_and_left_as_it_was(
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "vowels").write_text("a file in the way")
-    with pytest.raises(PublishError), model_files.staging_folder(tmp_path / "vowels" / "1"):
+    with pytest.raises(PublishError), staging.staging_folder(tmp_path / "vowels" / "1"):
         pass
 
 
@@ -211,3 +211,11 @@ def test_a_rename_that_fails_publishes_nothing(tmp_path: Path, monkeypatch: pyte
 def test_published_files_can_be_read_by_the_service(tmp_path: Path) -> None:
     place = published(tmp_path / "vowels" / "1")
     assert place.directory.stat().st_mode & 0o777 == 0o755
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(PublishError, match="vowels cannot be written: Not a directory"):
+        staging.require_writable(tmp_path / "file" / "models" / "vowels")
+    staging.require_writable(tmp_path / "models" / "vowels" / "1")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]

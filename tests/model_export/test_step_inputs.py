@@ -9,6 +9,7 @@ from torch import nn
 
 from lengthwise.errors import ConfigurationError
 from lengthwise_export.checking.trace_torch import TorchSubject
+from lengthwise_export.errors import UncheckableError
 from lengthwise_export.options import TargetOptions
 from lengthwise_export.targets.step_inputs import read_steps
 from lengthwise_export.tracing.call_signature import CallSignature, output_selector, read_signature
@@ -174,3 +175,24 @@ def test_what_raises_whatever_a_step_is_gets_no_advice_about_steps(module: Facto
     with pytest.raises(ConfigurationError, match=why) as raised:
         found(module())
     assert advice not in str(raised.value)
+
+
+class Decoded(Mean):
+    """A masked mean that gives the label in the place of scores."""
+
+    def forward(self, x, mask):
+        return super().forward(x, mask).argmax(1)
+
+
+@pytest.mark.parametrize("said", [{}, {"features": 4}])
+def test_labels_in_the_place_of_scores_do_not_count_as_raising(said: dict) -> None:
+    with pytest.raises(UncheckableError, match=r"the model's answer: none of 0 \(int64, rank 1\) is .* decode them"):
+        found(Decoded(), **said)
+
+
+@pytest.mark.parametrize(("module", "said"), [(Mean(), "--features 9"), (Bert(200, None), "--vocabulary 900")])
+def test_a_stated_step_that_contradicts_the_module_is_named_beside_its_own(module: nn.Module, said: str) -> None:
+    option, size = said.split()
+    its_own = {"--features": "--features 4", "--vocabulary": "--vocabulary 200"}[option]
+    with pytest.raises(ConfigurationError, match=f"raises with {said}, and runs with {its_own}"):
+        found(module, **{option.strip("-"): int(size)})

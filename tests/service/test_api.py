@@ -2,6 +2,7 @@
 
 import doctest
 import json
+import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -104,6 +105,14 @@ def test_what_is_no_model_directory_is_said(path: str, tmp_path: Path, monkeypat
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigurationError):
         lengthwise.load(path)
+
+
+def test_a_file_of_a_model_is_told_the_folder_that_it_stands_in(tmp_path: Path) -> None:
+    file = model_directories.place(tmp_path) / "model.onnx"
+    with pytest.raises(
+        ConfigurationError, match=re.escape(f"{file} is a file: name the model directory, such as {file.parent}")
+    ):
+        lengthwise.load(file)
 
 
 def test_a_model_that_fails_its_proof_is_not_loaded(tmp_path: Path) -> None:

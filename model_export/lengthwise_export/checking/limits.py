@@ -51,10 +51,13 @@ def runs(subject: Subject, batch: PaddedBatch) -> bool:
 def why_it_raises(subject: Subject, sequences: Sequence[Steps], width: int, error: RunError) -> str:
     """The reason why the model raises `error` for the baseline batch, as a sentence with what to change.
 
-    Causes are tried in this order: earlier calls have changed the model; the batch is wider than its longest sequence;
+    An answer of which nothing can be judged is none of an error of the model. Causes of one are tried in this order:
+    earlier calls have changed the model; the batch is wider than its longest sequence;
     the number of rows is frozen; lengths differ; the width is frozen, or must be a multiple of some number; the kernel
     of a convolution is wider. If none applies, the sentence has only the error and the widths at which the model runs.
     """
+    if error.of_answer is not None:
+        return error.of_answer
     # Calls before this one
     if subject.state is not None and (names := subject.state.changed()):
         subject.state.restore()

@@ -7,6 +7,7 @@ and publishes a version of a model that a service can load. If a case of the ver
 
 from __future__ import annotations
 
+import contextlib
 import linecache
 import os
 from collections.abc import Iterator, Sequence
@@ -14,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lengthwise.errors import ConfigurationError
+from lengthwise.errors import ConfigurationError, LengthwiseError
 from lengthwise.runtime.feature_names import listed
 from lengthwise.runtime.manifest import EXAMPLES_FILE, Manifest
 from lengthwise.wrong_values import counted
@@ -22,6 +23,7 @@ from lengthwise_export.checking.check import check_subject
 from lengthwise_export.checking.report import Report
 from lengthwise_export.checking.selection import select_leaks
 from lengthwise_export.errors import UncheckableError
+from lengthwise_export.exporting import staging
 from lengthwise_export.options import CheckOptions, ExportOptions, Notice, Tell
 from lengthwise_export.targets import padding_side, targets
 from lengthwise_export.targets.target import Target, one_torch_thread, threads_of_check
@@ -79,6 +81,8 @@ def export(source: targets.TargetSource, out: Path, options: ExportOptions, tell
     """
     if options.must_keep_accuracy is not None and options.data is None:
         raise ConfigurationError("--must-keep-accuracy: the accuracy is measured on labelled sequences: pass --data")
+    staging.require_writable(out)
+    _require_known_labels(options)
     from lengthwise_export.exporting.candidate import candidate_of, with_threshold
 
     target = targets.read(source, options, blind=options.mend)
@@ -129,7 +133,7 @@ def publish(
     """
     from lengthwise_export.exporting import model_files, verify
 
-    with model_files.staging_folder(out) as (destination, stage):
+    with staging.staging_folder(out) as (destination, stage):
         manifest = candidate.manifest.model_copy(update={"name": destination.name, "version": destination.version})
         verified = verify.verify(candidate, manifest, options, data)
         examples = model_files.select_examples(data, verified.manifest) if data else []
@@ -222,6 +226,35 @@ def _warnings_of_published(target: Target, candidate: Candidate, published: Publ
     if published.sample is not None:
         training = target.training
         yield from published.sample.notices(training.expected, training.expected_answers)
+
+
+def _require_known_labels(options: ExportOptions) -> None:
+    """Compares the labels of `--data` with those of `--labels`, before the target is read, which takes longer.
+
+    Records that cannot be read yet, as only the target says how, are left to `_read_data`.
+
+    Raises:
+        ConfigurationError: The data has a label that `--labels` does not name.
+    """
+    if options.data is None or options.labels is None:
+        return
+    from lengthwise.commands.data_options import reading_of
+    from lengthwise.datasets import dataset
+    from lengthwise.datasets.record_fields import unknown_labels
+
+    reading = reading_of(options.columns, padding=options.padding, inputs=options.feature_names or ())
+    reading = replace(reading, say=_say_nothing, warn=_say_nothing)
+    records: list[Record] = []
+    with contextlib.suppress(LengthwiseError):
+        kind = "values" if options.vocabulary is None else "tokens"
+        records = dataset.read_all(os.fspath(options.data), kind, reading=reading)
+    for record in records:
+        if (unknown := unknown_labels(record, options.labels, "--labels")) is not None:
+            raise ConfigurationError(f"{record.source_line}: {unknown}")
+
+
+def _say_nothing(line: str) -> None:
+    """Drops a line that is said when the data is read for the export."""
 
 
 def _feature_names(options: ExportOptions, target: Target) -> tuple[str, ...] | None:

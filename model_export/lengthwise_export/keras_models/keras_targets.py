@@ -253,7 +253,6 @@ def _clone_layer(layer: Any) -> Any:
 
 # The first bytes of files
 _ZIP: Final = b"PK\x03\x04"
-_HDF5: Final = b"\x89HDF\r\n\x1a\n"
 _SAVE_AGAIN: Final = "load it where it was made and save it again, with model.save('model.keras')"
 
 
@@ -270,9 +269,7 @@ def load(path: Path) -> Any:
         with tempfile.TemporaryDirectory(prefix="lengthwise-keras-") as folder:
             if signature.startswith(_ZIP):
                 return _load_archive(path, Path(folder))
-            if signature == _HDF5:
-                return _load_hdf5(path, Path(folder))
-        raise ConfigurationError("it is neither a .keras file nor an HDF5 file")
+            return _load_hdf5(path, Path(folder))
     except ConfigurationError as error:
         text = f"{path}: {error}"  # it may hold names from the file: no control sequence may reach a terminal
         raise ConfigurationError("".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)) from error

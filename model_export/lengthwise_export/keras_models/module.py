@@ -23,6 +23,7 @@ from lengthwise.runtime.manifest import StepInput
 from lengthwise_export.keras_models.recurrent import own_activation
 from lengthwise_export.keras_models.replaced import replaced_for
 from lengthwise_export.keras_models.run import KerasRun, KnownLayers, masks_in
+from lengthwise_export.options import ONE_SEQUENCE_HINT
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,7 +253,7 @@ def _input_shape(text: str, model: Any) -> tuple[int | None, ...] | None:
         return None
     if len(inputs) > 1:
         names = ", ".join(str(symbol.name) for symbol in inputs)
-        advice = "concatenate them along the features before they are sent, and split them in the model"
+        advice = ONE_SEQUENCE_HINT
         if any(  # a further input is lengths or a mask
             symbol.dtype == "bool" or re.search("mask|len", symbol.name) or len(symbol.shape) == 1
             for symbol in inputs[1:]

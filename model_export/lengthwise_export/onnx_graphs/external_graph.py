@@ -33,7 +33,7 @@ from lengthwise_export.onnx_graphs.probing import (
     with_int64_tokens,
 )
 from lengthwise_export.onnx_graphs.protos import advice_for_keras
-from lengthwise_export.options import TargetOptions
+from lengthwise_export.options import ONE_SEQUENCE_HINT, TargetOptions
 
 _NOT_FED: Final = {
     "token_type_ids": "which distinguishes the two texts of a pair, but a sequence is a single text (the model uses "
@@ -269,7 +269,7 @@ class _Reader:
         return StepInput(kind="tokens", vocabulary=vocabulary)
 
     def require_dynamic_axes(self, readings: list[GraphNames]) -> None:
-        """Makes sure that some reading has no frozen axis.
+        """Makes sure that some reading has no frozen axis, neither in the steps nor in the lengths or the mask.
 
         Raises:
             UncheckableError: Rows or width are fixed in all of them; the message says which, and at what size.
@@ -278,11 +278,15 @@ class _Reader:
         for names in readings:
             axes = [self.input(names.sequences).axes[axis] for axis in names.open_axes]
             sizes = zip(("rows", "width"), axes, strict=True)
-            frozen_axes.append([f"{name} at {size}" for name, size in sizes if isinstance(size, int)])
+            ends = [value for value in self.inputs if value.name in (names.lengths, names.mask)]
+            frozen_axes.append(
+                [f"{name} at {size}" for name, size in sizes if isinstance(size, int)]
+                + [f"{value.name} at {size}" for value in ends for size in value.axes if isinstance(size, int)]
+            )
         if readings and all(frozen_axes):
             raise UncheckableError(
-                f"the graph is frozen: {' and '.join(frozen_axes[0])} (it takes {listed(self.inputs)}); export it "
-                "again with dynamic axes for rows and width"
+                f"the graph is frozen: {' and '.join(frozen_axes[0])} (it takes {listed(self.inputs)}); name the axes "
+                "of rows and width of each input in `dynamic_axes` (or `dynamic_shapes`), and export it again"
             )
 
     def require_rows_in_recurrent_layers(self, readings: Iterable[GraphNames]) -> None:
@@ -397,7 +401,7 @@ def _require_readable(inputs: list[GraphValue], hints: TargetOptions, *, blind: 
     if len([value for value in inputs if value.can_be_steps and value.rank == 3]) > 1 or len(inputs) > 3:
         raise UncheckableError(
             f"the graph takes {listed(inputs)}: sequences must be one input [rows, width, features], with lengths or "
-            "a mask as another"
+            f"a mask as another; {ONE_SEQUENCE_HINT}"
         )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, Final
@@ -152,7 +152,7 @@ def _why_wrong_form(subject: TorchSubject) -> str | None:
         try:
             logits = subject.answer(batch).logits
         except RunError as error:
-            problem = f"the model raises for {batch.rows} sequences in a packed row: {error}"
+            problem = error.of_answer or f"the model raises for {batch.rows} sequences in a packed row: {error}"
             continue
         if logits.shape[:-1] in ((batch.rows,), (batch.rows, batch.width)):
             return None
@@ -176,20 +176,20 @@ def _steps_for_check(
 
     Raises:
         ConfigurationError: There is no candidate, the module runs with none, or it runs if it is called in another way.
-        UncheckableError: There is such a candidate, but the target is to be mended, so no check would report why.
+        UncheckableError: The module runs, but its answer cannot be judged; or there is such a candidate, but the target
+            is to be mended, so no check would report why.
     """
     if not candidates:
         raise ConfigurationError(
             f"{text}: the kind of a step cannot be inferred from the module; pass --features N or --vocabulary N"
         )
-    subject = make_subject(candidates[0])
-    sampler = Sampler(subject.steps, seed=0)
-    small = pad([sampler.sequence(length) for length in (5, 3, 1)], width=7)
-    error = run_error(subject, small) or RunError("it runs at some widths only")
+    error = _first_error(map(make_subject, candidates))
     _explain_by_other_calls(text, make_subject, candidates, error)
-    is_about_steps = not isinstance(error.__cause__, _UNRELATED_ERRORS)
     is_stated = options.features is not None or options.vocabulary is not None
-    is_blind = subject.signature.second == "none"
+    if is_stated:
+        _require_no_other_steps(text, make_subject, candidates[0])
+    is_about_steps = not isinstance(error.__cause__, _UNRELATED_ERRORS)
+    is_blind = make_subject(candidates[0]).signature.second == "none"
     for subject in map(make_subject, candidates) if is_about_steps or not is_blind else ():
         sampler = Sampler(subject.steps, seed=0)
         takes_one_row = any(runs(subject, pad([sampler.sequence(width)], width=width)) for width in _WIDTHS)
@@ -207,6 +207,35 @@ def _steps_for_check(
     raise ConfigurationError(
         f"{text} raises for every batch that was tried ({', '.join(options_shown)}){example}: {error}{hint}"
     )
+
+
+def _first_error(subjects: Iterable[TorchSubject]) -> RunError:
+    """The error of the first subject for a small batch.
+
+    Raises:
+        UncheckableError: One of them runs, but its answer cannot be judged.
+    """
+    errors = []
+    for subject in subjects:
+        sampler = Sampler(subject.steps, seed=0)
+        error = run_error(subject, pad([sampler.sequence(length) for length in (5, 3, 1)], width=7))
+        if error is not None and error.of_answer is not None:
+            raise UncheckableError(error.of_answer)
+        errors.append(error or RunError("it runs at some widths only"))
+    return errors[0]
+
+
+def _require_no_other_steps(text: str, make_subject: _MakeSubject, stated: StepInput) -> None:
+    """Makes sure that a module which raises with the kind of step that the user states runs with no other.
+
+    Raises:
+        ConfigurationError: It runs with another one; the message names both.
+    """
+    for steps in dict.fromkeys(_likely_steps(make_subject(stated).module)):
+        if any(_running_subjects(make_subject(steps))):
+            raise ConfigurationError(
+                f"{text} raises with {_as_option(stated)}, and runs with {_as_option(steps)}: pass that"
+            )
 
 
 def _as_option(steps: StepInput) -> str:

@@ -16,6 +16,7 @@ from lengthwise.errors import ConfigurationError
 from lengthwise.repository.source import model_directory
 from lengthwise.runtime.manifest import MANIFEST_FILE
 from lengthwise_export.architecture import foreign_files, trained
+from lengthwise_export.architecture.spec import tables_of
 from lengthwise_export.layouts import StepLayout
 from lengthwise_export.options import TargetOptions
 from lengthwise_export.targets.target import Target, TargetKind, one_torch_thread, require_applicable
@@ -123,11 +124,17 @@ _KIND_OF_SUFFIX: Final[dict[str, TargetKind]] = {
 }
 
 
+_KERAS_FILES: Final = (b"PK\x03\x04", b"\x89HDF\r\n\x1a\n")  # how they begin: an archive (zip), or HDF5
+
+
 def _kind(text: str) -> TargetKind:
     """The kind of a target that a text names, by its suffix or form.
 
+    What a look can refuse is refused here, before torch is imported, which takes seconds.
+
     Raises:
-        ConfigurationError: The text names no target, or a file that is not there; the message says what a target is.
+        ConfigurationError: The text names no target, or a file that is not there, or is none of its kind; the message
+            says what a target is.
     """
     path = Path(text)
     if text and path.is_dir():
@@ -136,10 +143,12 @@ def _kind(text: str) -> TargetKind:
     # By the suffix of a file; but `nets.py:models.keras` names a factory
     kind = _KIND_OF_SUFFIX.get(path.suffix)
     if kind is not None and (kind != "keras" or path.is_file() or ":" not in text):
-        if not path.is_file():
-            raise ConfigurationError(f"there is no file {text}")
+        _require_file(path, kind)
         return kind
     if ":" in text:
+        where = Path(text.partition(":")[0])
+        if where.suffix == ".py" and not where.is_file():
+            raise ConfigurationError(f"{text}: there is no file {where}")
         return "module"
     why = f"{text} is not a target: a target is {FORMS}"
     if path.suffix == ".py":
@@ -150,3 +159,19 @@ def _kind(text: str) -> TargetKind:
             f"package.module:factory --checkpoint {text}"
         )
     raise ConfigurationError(why)
+
+
+def _require_file(path: Path, kind: TargetKind) -> None:
+    """Makes sure that a file is there, and is of the kind that its suffix says as far as a look at it shows.
+
+    Raises:
+        ConfigurationError: It is not.
+    """
+    if not path.is_file():
+        raise ConfigurationError(f"there is no file {path}")
+    if kind == "spec":
+        tables_of(path)
+    if kind == "keras":
+        with path.open("rb") as file:
+            if not file.read(8).startswith(_KERAS_FILES):
+                raise ConfigurationError(f"{path}: it is neither a .keras file nor an HDF5 file")

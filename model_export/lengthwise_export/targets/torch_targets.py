@@ -142,8 +142,6 @@ def _import_module(where: str, text: str) -> ModuleType:
             "between the packages"
         )
     if is_file:
-        if not path.is_file():
-            raise ConfigurationError(f"{text}: there is no file {where}")
         folder, name = str(path.resolve().parent), path.stem
         _remove_stale_module(path.resolve())
     if sys.path[:1] != [folder]:  # a package of the user's goes before an installed one of that name

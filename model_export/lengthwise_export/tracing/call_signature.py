@@ -30,7 +30,7 @@ from lengthwise.padding import PaddedBatch
 from lengthwise_export.errors import ExportError, UncheckableError
 from lengthwise_export.layouts import RIGHT, ROLE_OF, StepLayout, role_of
 from lengthwise_export.masks import step_mask
-from lengthwise_export.options import ONE_VALUE_HINT, Second
+from lengthwise_export.options import DECODED_HINT, ONE_SEQUENCE_HINT, ONE_VALUE_HINT, Second
 from lengthwise_export.tracing.process_wide import PROCESS_WIDE
 
 # What an argument is for. A mask is true at valid steps, a padding mask at padding. The last four are for packed rows,
@@ -417,7 +417,8 @@ def _require_no_more(unpassed: Sequence[Parameter], header: str, hint: str = "")
     """
     if names := [parameter.name for parameter in unpassed if not _is_optional(parameter)]:
         raise UncheckableError(
-            f"{header} also requires {', '.join(names)}: give these default values, or wrap the module in another{hint}"
+            f"{header} also requires {', '.join(names)}: give these default values, or wrap the module in another"
+            f"{hint}; {ONE_SEQUENCE_HINT}"
         )
 
 
@@ -594,7 +595,8 @@ def _select_output(answer: Any, *, output: str | None) -> dict[str, Tensor]:
         refusal = (
             f"none of {_types(outputs)} is" if output is None else f"{_types(outputs)} cannot be the output: it must be"
         )
-        hint = f"; {ONE_VALUE_HINT}" if has_one_value else ""
+        has_scores = any(tensor.is_floating_point() for tensor in tensors)
+        hint = f"; {ONE_VALUE_HINT}" if has_one_value else "" if has_scores else f"; {DECODED_HINT}"
         raise ExportError("outputs", f"{refusal} float32 [rows, classes] or [rows, width, classes]{hint}")
     logits = by_name[output]
     attention = by_name.get("attention")
@@ -627,10 +629,13 @@ def _can_be_logits(output: Any) -> bool:
 
 
 def _types(outputs: Mapping[str, Any]) -> str:
-    """The outputs as a text for an error, such as `0 (float32, rank 2), loss (a float)`."""
+    """The outputs as a text for an error, such as `0 (float32, rank 2), loss (a float)`, or `0 to 6 (a list)`."""
+    names_by_type: dict[str, list[str]] = {}
+    for name, value in outputs.items():
+        is_tensor = isinstance(value, Tensor)
+        kind = f"{value.dtype}, rank {value.dim()}".removeprefix("torch.") if is_tensor else f"a {type(value).__name__}"
+        names_by_type.setdefault(kind, []).append(name)
     return ", ".join(
-        f"{name} ({str(value.dtype).removeprefix('torch.')}, rank {value.dim()})"
-        if isinstance(value, Tensor)
-        else f"{name} (a {type(value).__name__})"
-        for name, value in outputs.items()
+        f"{' and '.join(names) if len(names) < 3 else f'{names[0]} to {names[-1]}'} ({kind})"
+        for kind, names in names_by_type.items()
     )

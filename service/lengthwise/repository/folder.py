@@ -133,6 +133,8 @@ def model_directory(path: Path) -> Path:
     try:
         versions = [entry for entry in absolute.iterdir() if is_version(entry.name) and entry.is_dir()]
         models = sorted({str(file.parent.parent) for file in path.glob(f"*/*/{MANIFEST_FILE}")})
+    except NotADirectoryError as error:
+        raise ConfigurationError(f"{path} is a file: name the model directory, such as {path.parent}") from error
     except OSError as error:
         raise ConfigurationError(f"the model directory {path} cannot be read: {error.strerror}") from error
     if versions:
