@@ -7,7 +7,7 @@ import threading
 import time
 import zlib
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +16,8 @@ import grpc
 import grpc.aio
 import numpy as np
 import pytest
+import trustme
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from lengthwise.connections import listener
 from lengthwise.grpc import open_inference_pb2 as pb
@@ -64,6 +66,50 @@ async def test_many_requests_of_one_stream_are_answered_as_single_calls_are(call
     figures = await caller.service.figures()
     assert figures['lengthwise_requests_total{code="200",key="-",model="sums",version="1"}'] == 152
     await until(lambda: caller.service.serving.inflight.bytes == 0)
+
+
+PINGING = (  # what many proxies and clients in Go set: a ping after ten seconds of silence, also without a call
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.use_local_subchannel_pool", 1),  # a connection of its own for each channel
+)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("secured", [False, True])
+async def test_clients_that_ping_every_ten_seconds_keep_their_streams(tmp_path: Path, secured: bool) -> None:
+    authority, certificate = trustme.CA(), tmp_path / "server.pem"
+    authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(str(certificate))
+    files = {"tls_cert_file": certificate} if secured else {}
+    async with serving(model(manifest()), **files) as service, AsyncExitStack() as stack:
+        server = GrpcServer(service.serving, Turns())
+        address = f"localhost:{await server.start('127.0.0.1', 0)}"
+        stack.push_async_callback(server.stop)
+        credentials = grpc.ssl_channel_credentials(authority.cert_pem.bytes())
+        infers, watches, without_calls = [
+            await stack.enter_async_context(
+                grpc.aio.secure_channel(address, credentials, options=PINGING)
+                if secured
+                else grpc.aio.insecure_channel(address, options=PINGING)
+            )
+            for _ in range(3)
+        ]
+        call = stream(Caller(service, infers))
+        await ask(call, id="before")
+        watch = health_pb2_grpc.HealthStub(watches).Watch(health_pb2.HealthCheckRequest())
+        await watch.read()
+        await Caller(service, without_calls).call("ServerLive")
+        # A connection that is refused for its pings makes its channel leave the state.
+        leaving = [
+            asyncio.ensure_future(channel.wait_for_state_change(grpc.ChannelConnectivity.READY))
+            for channel in (infers, watches, without_calls)
+        ]
+        assert not (await asyncio.wait(leaving, timeout=45, return_when=asyncio.FIRST_COMPLETED))[0]
+        assert (await ask(call, id="after")).infer_response.id == "after"
+        service.serving.batcher.begin_draining()
+        await server.report_health()
+        assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
 
 
 @pytest.mark.parametrize(

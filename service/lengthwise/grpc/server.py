@@ -11,6 +11,7 @@ in `calls`, connections in `connections`. It needs the extra `grpc`, so it is im
 | a connection without a call | `keep_alive_seconds`, or less when others need its slot  |
 | a connection in all | `_AGE_SECONDS`, and then `_LAST_CALLS_SECONDS` for its calls |
 | a client that is not there any more | `_PING_SECONDS`, and `PATIENCE_SECONDS` to answer the ping |
+| pings of a client | one in `_CLIENT_PING_SECONDS`, with or without calls |
 | calls of a connection, and of all | `_CALLS_OF_A_CONNECTION`, `MAX_CALLS` |
 | a message, inflated too | `max_body_bytes`; received with memory for it |
 | metadata | gRPC's own 16 KiB, and `MAX_FIELDS` |
@@ -47,6 +48,9 @@ _WINDOW_BYTES: Final = 65_535  # of a message that a client may send before it i
 _AGE_SECONDS: Final = 3600
 _LAST_CALLS_SECONDS: Final = 120
 _PING_SECONDS: Final = 60
+# Between two pings of a client, with or without calls; more often is abuse, for which gRPC ends a connection. Clients
+# send them every 10 seconds at most, and a busy network brings two closer together.
+_CLIENT_PING_SECONDS: Final = 5
 _LAST_ANSWERS_SECONDS: Final = 1.0  # that the last answers may take to be sent when the server stops
 # How long calls that still come are refused before the server stops: from then on, gRPC cancels them instead, and a
 # client does not ask again after that.
@@ -169,6 +173,8 @@ def _options(settings: Settings, max_connections: int) -> list[tuple[str, int]]:
         ("grpc.max_connection_age_grace_ms", _LAST_CALLS_SECONDS * 1000),
         ("grpc.keepalive_time_ms", _PING_SECONDS * 1000),
         ("grpc.keepalive_timeout_ms", round(PATIENCE_SECONDS * 1000)),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_ping_interval_without_data_ms", _CLIENT_PING_SECONDS * 1000),
         ("grpc.http2.lookahead_bytes", _WINDOW_BYTES),
         ("grpc.http2.bdp_probe", 0),  # it would let each client send megabytes ahead
     ]
