@@ -3,6 +3,8 @@
 import json
 import logging
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any, get_args
 
@@ -43,6 +45,17 @@ def test_each_number_of_the_readme_stands_in_the_results_that_it_links() -> None
     for point, (page,) in linked.items():
         (number,) = re.findall(r"\b\d+\.\d+ times|\b\d+,\d+ answers|\b\d+ modules", point)
         assert number.split()[0] in (ROOT / page).read_text()
+
+
+def test_what_reads_an_answer_in_a_page_shows_the_reason_where_there_is_none() -> None:
+    programs = re.findall(r"python3 -c '(.*?)'", "\n".join((README, *PAGES.values())), re.S)
+    readers = [program for program in programs if "stdin" in program]
+    refusal = b'{"type": "about:blank", "title": "Service Unavailable", "status": 503, "detail": "it starts"}'
+    assert len(readers) == 3
+    for reader in readers:
+        command = [sys.executable, "-c", reader]
+        ran = subprocess.run(command, input=refusal, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+        assert ran.stdout == b"it starts\n"
 
 
 def test_every_path_option_and_status_of_the_api_is_in_its_document() -> None:

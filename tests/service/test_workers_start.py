@@ -261,6 +261,22 @@ def test_a_hangup_during_the_start_ends_nobody(workers: int) -> None:
         server.kill()
 
 
+@pytest.mark.long  # the workers wait five seconds for each other
+def test_people_are_invited_only_when_every_worker_answers() -> None:
+    server = ServerProcess("--workers", "2", quickly=True)
+    try:
+        wait_until(lambda: len(proc.serving(server.process.pid)) == 2, lambda: server.text)
+        late = max(proc.serving(server.process.pid))
+        os.kill(late, signal.SIGSTOP)
+        wait_until(lambda: answers(server.port, "/readyz"), lambda: server.text)  # the other one is
+        os.kill(late, signal.SIGCONT)
+        server.wait_for("try it: .*/docs")
+        assert server.text.index("all 2 workers are ready") < server.text.index("try it: ")
+        assert server.text.count("try it: ") == 1
+    finally:
+        server.kill()
+
+
 def test_what_fetches_models_leaves_signals_to_the_main_thread(monkeypatch: pytest.MonkeyPatch):
     """Otherwise the kernel gives one to a thread of a store's client while the main thread holds it to import."""
     monkeypatch.setattr(cache, "fetch", lambda *_, **__: signal.pthread_sigmask(signal.SIG_BLOCK, ()))

@@ -39,6 +39,7 @@ from starlette.routing import BaseRoute, Route
 
 from lengthwise.application import document, health, operations, pages
 from lengthwise.application.gate import OPEN, Gate
+from lengthwise.connections.limits import invitation
 from lengthwise.errors import ConfigurationError, RequestError, how_to_install
 from lengthwise.protocols import kserve, predict, problems
 from lengthwise.protocols.body import CLIENT_LEFT, ClientLeft
@@ -264,7 +265,7 @@ class Application(FastAPI):
         else:
             await serving.start(listen)
         if serving.ready and self._addresses():
-            log.info("try it: %s", ", ".join(f"{address} ({what})" for what, address in self._addresses().items()))
+            log.info(invitation(self._addresses()))
         if rpc is not None:
             await rpc.report_health()
 

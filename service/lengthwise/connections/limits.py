@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import resource
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -84,6 +85,11 @@ def pages_to_try(settings: Settings) -> dict[str, str]:
     if settings.console:
         pages = {"the console": f"{_scheme(settings)}://{host}:{settings.admin_port or settings.port}/"} | pages
     return pages
+
+
+def invitation(pages: Mapping[str, str]) -> str:
+    """The line of the log that names the pages to try, `{what it shows: address}`: written when all workers answer."""
+    return "try it: " + ", ".join(f"{address} ({what})" for what, address in pages.items())
 
 
 def _host(settings: Settings) -> str:

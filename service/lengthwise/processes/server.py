@@ -216,7 +216,9 @@ def serve(
     """  # noqa: DOC502 - what it calls raises them
     tls = context(settings)
     failures: list[BaseException] = []
-    addresses: dict[str, str] = {}  # filled below; the application logs them when it is ready
+    # Filled below where this process serves alone: the application logs them when it is ready. The parent of several
+    # workers logs them when all are.
+    addresses: dict[str, str] = {}
 
     def failed(error: BaseException) -> None:
         failures.append(error)
@@ -251,7 +253,6 @@ def serve(
         if worker is None:
             log.info("1 worker (%s)", workers.reason)
             announce(settings)
-        if worker is None or worker.first:
             addresses |= pages_to_try(settings)
         server.run()
     if failures:

@@ -30,7 +30,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import IO, Any, Final
 
-from lengthwise.connections.limits import announce
+from lengthwise.connections.limits import announce, invitation, pages_to_try
 from lengthwise.connections.listener import context, listening, reserved
 from lengthwise.errors import ConfigurationError
 from lengthwise.files import is_bundled
@@ -171,7 +171,7 @@ class Supervisor:
                 slot.channel.send(kind)
 
     async def _watch(self) -> None:
-        """Kills workers that hang, and logs once that all are ready.
+        """Kills workers that hang, and logs once that all are ready, with the pages to try.
 
         Time is counted in looks, not by a clock: while this process itself is stopped, no worker becomes late.
         """
@@ -182,6 +182,7 @@ class Supervisor:
                 is_logged = True
                 mean_bytes = sum(memory_bytes(int(pid)) for pid in self._memory.table["pid"]) / self._count
                 log.info("all %d workers are ready; each has %.0f MiB in memory", self._count, mean_bytes / 2**20)
+                log.info(invitation(pages_to_try(self._settings)))
             # A worker whose beat has not changed since the last look is silent.
             for slot in self._slots:
                 row = self._memory.table[slot.index]
