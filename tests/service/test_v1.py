@@ -1,6 +1,7 @@
 """KServe's protocol v1, through the service."""
 
 from typing import Any
+from urllib.parse import urlencode
 
 import httpx
 import orjson
@@ -87,6 +88,36 @@ async def test_what_cannot_be_answered_is_refused_by_its_status(
     counted = {k: v for k, v in figures.items() if k.startswith("lengthwise_requests_total") and v}
     assert sum(counted.values()) == (0 if said.startswith("nothing is at") else 1)
     assert all(f'code="{status}"' in key for key in counted)
+
+
+FORM = "application/x-www-form-urlencoded"
+
+
+@pytest.mark.parametrize("kind", [FORM, f"{FORM}; charset=utf-8", FORM.title()])
+@pytest.mark.parametrize("place", ["", "/versions/1", "/labels/stable"])
+async def test_the_type_that_curl_writes_by_itself_is_taken_for_json(kind: str, place: str) -> None:
+    async with serving(model(manifest()), aliases={"sums": {"stable": 1}}) as service:
+        answer = await ask(service, {"instances": [[[1, 3]]]}, f"sums{place}", content_type=kind)
+        assert answer.json() == (await ask(service, {"instances": [[[1, 3]]]})).json()
+
+
+@pytest.mark.parametrize(
+    "sender", [{"origin": "http://service"}, {"origin": "null"}, {"origin": ""}, {"sec-fetch-site": "same-origin"}]
+)
+async def test_no_web_page_sends_the_type_of_a_form(sender: dict[str, str]) -> None:
+    async with serving(model(manifest()), cors_origins=("*",)) as service:
+        answer = await ask(service, {"instances": [[[1, 3]]]}, content_type=FORM, **sender)
+        assert (answer.status_code, "curl: -H 'content-type: application/json'" in answer.text) == (415, True)
+        assert (await ask(service, {"instances": [[[1, 3]]]}, **sender)).status_code == 200
+
+
+async def test_what_a_form_of_an_old_browser_writes_is_no_json(service: Service) -> None:
+    form = {'{"instances": [[[1, 3]]], "signature_name": "': '"}'}
+    for kind, status in ((FORM, 400), ("text/plain", 415), ("multipart/form-data; boundary=x", 415)):
+        written = urlencode(form).encode() if kind == FORM else "=".join(*form.items()).encode()
+        answer = await ask(service, written, content_type=kind)
+        assert answer.status_code == status
+        assert "the body is not JSON" in answer.text or status == 415
 
 
 @pytest.mark.parametrize("name", ["serving_default", "", "predict"])

@@ -62,13 +62,18 @@ class WebPages:
             Misdirected: Another site may have the host name under which the service is called.
         """  # noqa: DOC502 - `check_host` raises it
         self.check_host(headers)
-        if ORIGIN not in headers and SITE not in headers:  # no browser sent it
+        if not from_page(headers):
             return
         origin, site = headers.get(ORIGIN, b"").lower(), headers.get(SITE)
         # `sec-fetch-site` is surer than the host, which a proxy may have changed; but old browsers do not send it.
         is_own = site in _OWN_PAGE or (site is None and _host_of(origin) == headers.get(HOST, b"").lower())
         if not (is_own or self._any or origin in self._allowed):
             raise Forbidden("web pages of other sites may not call; --cors-origins allows the pages of an origin")
+
+
+def from_page(headers: Mapping[bytes, bytes]) -> bool:
+    """Whether a browser sent these headers for a web page: of this service or another, or of one that has no origin."""
+    return ORIGIN in headers or SITE in headers
 
 
 def _host_of(origin: bytes) -> bytes:

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Final, NamedTuple, TypeAlias
 
 from starlette.types import Scope
 
+from lengthwise.connections.web_pages import from_page
 from lengthwise.decoding.calls import Call
 from lengthwise.errors import RequestError, UnsupportedMedia
 from lengthwise.protocols.body_deadline import OptionsText
@@ -32,6 +33,7 @@ LONGEST_KEY_BYTES: Final = 2048  # of a request that `KnownRequests` remembers
 _MOST_KNOWN: Final = 256  # requests that are remembered
 JSON: Final = (b"content-type", b"application/json")
 OCTETS: Final = b"application/octet-stream"
+_FORM: Final = b"application/x-www-form-urlencoded"
 
 Headers: TypeAlias = list[tuple[bytes, bytes]]
 Encode: TypeAlias = Callable[[list[Answer]], tuple[bytes, Headers]]
@@ -109,21 +111,35 @@ class Endpoint(InferenceProtocol):
     path: ClassVar[re.Pattern[bytes]]
     """Its path in the ordinary form, with the groups `model` and `version`; the router reads other forms."""
     binary_header: ClassVar[bytes] = b""  # the header that a body of raw bytes must have; empty: no such bodies
-    content_types: ClassVar[str] = "content-type must be application/json, or none"  # the message for other types
+    takes_form_type: ClassVar[bool] = False
+    """Whether a body of JSON may have the media type of a form, which `curl -d` writes and servers ignore."""
+    other_types: ClassVar[str] = ""  # the end of the message for a wrong media type: which others it takes
 
     def check_page(self, headers: dict[bytes, bytes]) -> None:
         """Raises `RequestError` if the call comes from a web page of another site, or under another host name."""
         self.serving.web_pages.check(headers)
 
     def check(self, headers: dict[bytes, bytes]) -> None:
-        """Checks the content type: JSON, none, or raw bytes with their header.
+        """Checks the content type: JSON, none, raw bytes with their header, or that of a form.
+
+        A form is not taken from a web page: a browser asks the service before it sends JSON for a page of another site,
+        but not before a form. An old browser that names no page writes `{` and `"` in a form as `%7B` and `%22`, which
+        is no JSON.
 
         Raises:
             UnsupportedMedia: The content type is another one, or the header of raw bytes is missing.
         """
         kind = media_type(headers)
-        if kind not in (b"application/json", b"") and not (kind == OCTETS and self.binary_header in headers):
-            raise UnsupportedMedia(self.content_types)
+        if (
+            kind in (b"application/json", b"")
+            or (kind == OCTETS and self.binary_header in headers)
+            or (kind == _FORM and self.takes_form_type and not from_page(headers))
+        ):
+            return
+        raise UnsupportedMedia(
+            "content-type must be application/json, or none (curl: -H 'content-type: application/json')"
+            + self.other_types
+        )
 
     @abstractmethod
     def refuse(self, error: RequestError) -> tuple[int, bytes, Headers]:

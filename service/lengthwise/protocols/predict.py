@@ -48,9 +48,9 @@ class Predict(Endpoint):
     path = re.compile(rb"/predict|/invocations")  # the latter is SageMaker's name
     refuse = staticmethod(problems.refusal)
     binary_header = b"content-type"  # every raw body has it: its shape header is checked when the body is read
-    content_types = (
-        "content-type must be application/json, or none (curl: -H 'content-type: application/json'); for the raw steps "
-        "of one sequence, application/octet-stream; for many as bytes, /v2/models/NAME/infer with its binary extension"
+    other_types = (
+        "; for the raw steps of one sequence, application/octet-stream; for many as bytes, /v2/models/NAME/infer with "
+        "its binary extension"
     )
 
     def options_of(self, request: Received) -> OptionsText:
@@ -80,6 +80,7 @@ class PredictV1(Endpoint):
 
     name = "POST /v1/models/MODEL:predict"
     path = re.compile(rb"/v1/models/(?P<model>[\w.-]+)(?:/(?:versions|labels)/(?P<version>[\w.-]+))?:predict")
+    takes_form_type = True  # TensorFlow Serving reads every body as JSON, so its callers name no type
     refuse = staticmethod(kserve.refusal)
 
     def read(self, request: Received, *, fast: bool) -> tuple[Call, Encode] | None:

@@ -52,10 +52,7 @@ class Infer(Endpoint):
     path = re.compile(rb"/v2/models/(?P<model>[\w.-]+)(?:/versions/(?P<version>[\w.-]+))?/infer")
     refuse = staticmethod(kserve.refusal)
     binary_header = HEADER_LENGTH
-    content_types = (
-        "content-type must be application/json; application/octet-stream needs the header "
-        "Inference-Header-Content-Length"
-    )
+    other_types = "; application/octet-stream needs the header Inference-Header-Content-Length"
 
     def __init__(self, serving: Serving, large_bodies: Turns) -> None:
         super().__init__(serving, large_bodies)
