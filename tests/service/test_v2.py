@@ -7,6 +7,7 @@ import httpx
 import numpy as np
 import orjson
 import pytest
+import tritonclient.http as triton
 
 from lengthwise.decoding import fast_json
 from lengthwise.protocols.endpoint import LARGE_BODY_BYTES, TENSORS_BYTES, Received
@@ -16,7 +17,7 @@ from lengthwise.repository.contents import Refusal
 from lengthwise.settings import bundled_models
 from lengthwise.versions import Key
 from tests.support.grpc_calls import ENDS, PADDED
-from tests.support.numpy_models import BLIND, NOT_FINITE, Service, idle, manifest, model, serving
+from tests.support.numpy_models import BLIND, MANIFESTS, NOT_FINITE, Service, idle, manifest, model, serving
 
 
 def request(**changes: Any) -> dict[str, Any]:
@@ -200,6 +201,22 @@ async def test_what_cannot_be_answered_is_refused_by_its_status(
     counted = [k for k, v in figures.items() if k.startswith("lengthwise_requests_total") and v]
     assert len(counted) == 1
     assert f'code="{status}"' in counted[0]
+
+
+async def test_nan_in_the_json_of_tritons_client_is_refused_with_the_option_that_sends_it() -> None:
+    def body(*, binary: bool) -> tuple[bytes, int | None]:
+        tensor = triton.InferInput("values", [1, 2, 2], "FP32")
+        tensor.set_data_from_numpy(np.array([[[1, np.nan], [3, 4]]], "f4"), binary_data=binary)
+        made: tuple[bytes, int | None] = triton.InferenceServerClient.generate_request_body([tensor])
+        return made
+
+    async with serving(model(MANIFESTS["takes missing"])) as service:
+        refused = await infer(service, body(binary=False)[0])
+        assert refused.status_code == 400
+        assert "a missing value is null, where the model takes any (binary_data=True" in refused.json()["error"]
+        sent, length = body(binary=True)
+        answer = await infer(service, sent, inference_header_content_length=str(length))
+        assert answer.status_code == 200
 
 
 @pytest.mark.parametrize("bad", [NOT_FINITE, BLIND], ids=["logits", "attention"])

@@ -19,6 +19,7 @@ from typing import Any, Final
 from lengthwise.errors import InvalidRequest, Problem, TooLarge
 
 MAX_PARTS: Final = 1 << 20  # arrays, objects, strings: 16 MB of empty arrays would stop all threads for a second
+OF_NAN: Final = "a missing value is null, where the model takes any"
 TOO_MANY_PARTS: Final = f"a body may have {MAX_PARTS} arrays, objects and strings, this one has {{}}"
 _LARGE_BYTES: Final = 65_536
 _CONSTANT: Final = re.compile(r'"(?:[^"\\]|\\.)*+"|(NaN|-?Infinity)')  # a string, or a constant (group 1)
@@ -33,8 +34,8 @@ _CUT: Final = re.compile(r"\s*|-|t(ru?)?|f(a(ls?)?)?|n(ul?)?|\.|[eE][+-]?")
 _CUT_ESCAPE: Final = re.compile(r"\\u?[0-9a-fA-F]{0,4}\Z")
 
 
-def parse(body: bytes | bytearray, name: str = "the body", *, most_parts: int = MAX_PARTS) -> Any:
-    """The value of a JSON text. `name` is its name in error messages.
+def parse(body: bytes | bytearray, name: str = "the body", *, most_parts: int = MAX_PARTS, of_nan: str = OF_NAN) -> Any:
+    """The value of a JSON text. `name` is its name in error messages, `of_nan` what to send in place of NaN.
 
     NaN, Infinity, duplicate keys, lone surrogates and very deep nesting are errors.
 
@@ -58,7 +59,7 @@ def parse(body: bytes | bytearray, name: str = "the body", *, most_parts: int = 
     try:
         with collector_paused():
             # Other threads can run between two calls of a Python function, but not within the parser in C.
-            document = _loads(text, in_python=len(text) > _LARGE_BYTES)
+            document = _loads(text, of_nan, in_python=len(text) > _LARGE_BYTES)
         if "\\u" in text and any(piece[1] for piece in _PIECES.finditer(text)):
             raise InvalidRequest([Problem("", f"{name} has a lone surrogate, which is no text")])
     except RecursionError:
@@ -87,7 +88,7 @@ def collector_paused() -> Iterator[None]:
             gc.enable()
 
 
-def _loads(text: str, *, in_python: bool) -> Any:
+def _loads(text: str, of_nan: str, *, in_python: bool) -> Any:
     """Parses a text with Python's JSON module.
 
     With `in_python` a Python function converts each number, which takes longer, but lets other threads run meanwhile,
@@ -101,7 +102,7 @@ def _loads(text: str, *, in_python: bool) -> Any:
         return json.loads(
             text,
             object_pairs_hook=_object,
-            parse_constant=partial(_no_constant, text),
+            parse_constant=partial(_no_constant, text, of_nan),
             parse_int=_int if in_python else None,
             parse_float=(lambda digits: float(digits)) if in_python else None,
         )
@@ -110,7 +111,7 @@ def _loads(text: str, *, in_python: bool) -> Any:
     except ValueError:  # an integer of more digits than Python converts
         if in_python:
             raise
-        return _loads(text, in_python=True)
+        return _loads(text, of_nan, in_python=True)
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -134,8 +135,8 @@ def kind(value: Any) -> str:
     return next((kind for type_, kind in kinds if isinstance(value, type_)), "an object")
 
 
-def _no_constant(text: str, name: str) -> None:
-    """Called by the parser for NaN, Infinity or -Infinity (`name`).
+def _no_constant(text: str, of_nan: str, name: str) -> None:
+    """Called by the parser for NaN, Infinity or -Infinity (`name`); `of_nan` is what to send in place of NaN.
 
     Raises:
         InvalidRequest: Always; it says where in the text the first of them is.
@@ -143,7 +144,7 @@ def _no_constant(text: str, name: str) -> None:
     # The parser reads the text in order, so everything before the first of them is valid JSON.
     at = next((match.start(1) for match in _CONSTANT.finditer(text) if match[1]), 0)
     line, column = text.count("\n", 0, at) + 1, at - text.rfind("\n", 0, at)
-    advice = "; a missing value is null, where the model takes any" if name == "NaN" else ""
+    advice = f"; {of_nan}" if name == "NaN" else ""
     raise InvalidRequest([Problem("", f"{name} is not JSON, at line {line}, column {column}{advice}")])
 
 
