@@ -1,10 +1,12 @@
 """What people do with the console, in a real browser."""
 
 import csv
+import gzip
 import json
 import signal
 import subprocess
 import sys
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -645,6 +647,30 @@ def test_the_columns_of_a_table_are_named_and_can_be_chosen(window: Window, tmp_
     assert page.locator("#features button").all_inner_texts() == ["pressure"]
     assert "[[0.1],[0.2]]" in page.locator("#code").inner_text()
     assert window.violations() == []
+
+
+@pytest.mark.parametrize("suffix", ["csv", "csv.gz", "parquet"])
+def test_a_table_that_names_no_sequences_is_asked_about(window: Window, tmp_path: Path, suffix: str) -> None:
+    text = "rec,x\na,5\na,6\nb,7\n"
+    if suffix == "parquet":
+        csv_reader = pytest.importorskip("pyarrow.csv", reason="the extra parquet")
+        parquet = pytest.importorskip("pyarrow.parquet")
+        parquet.write_table(csv_reader.read_csv(BytesIO(text.encode())), tmp_path / "a.parquet")
+    else:
+        packed = gzip.compress(text.encode()) if suffix == "csv.gz" else text.encode()
+        (tmp_path / f"a.{suffix}").write_bytes(packed)
+    page = imagined(window, {"features": 1, "labels": ["1", "2"]}, ANSWER)
+    page.set_input_files("#file", tmp_path / f"a.{suffix}")
+    page.locator("#sequence-note.problem", has_text="no column names the sequence of a row").wait_for()
+    page.select_option("#column-id", "rec")
+    page.click("#read-again")
+    page.locator("#choice-note", has_text="2 sequences").wait_for()
+    assert "id 'rec', feature 'x'" in page.locator("#taken").inner_text()
+    page.select_option("#column-id", label="none: one sequence")
+    page.uncheck("#column-values input[value=rec]")
+    page.click("#read-again")
+    page.locator("#sequence-note", has_text="3 steps").wait_for()
+    assert "[[5],[6],[7]]" in page.locator("#code").inner_text()
 
 
 def test_of_a_table_that_is_doubtful_the_header_is_offered(window: Window, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import tempfile
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -273,6 +274,47 @@ async def test_the_columns_that_a_query_names_are_taken(service: Service) -> Non
 
 
 NAMED = manifest(inputs=("x", "y"))
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "csv.gz", "parquet"])
+@pytest.mark.parametrize("of_model", [False, True])
+async def test_a_table_that_names_no_sequences_is_asked_about(suffix: str, of_model: bool, tmp_path: Path) -> None:
+    text = "rec,t,x,y\n1,0,1,10\n1,1,2,20\n2,2,3,30\n"
+    if suffix == "parquet":
+        csv = pytest.importorskip("pyarrow.csv", reason="the extra parquet")
+        parquet = pytest.importorskip("pyarrow.parquet")
+        parquet.write_table(csv.read_csv(BytesIO(text.encode())), tmp_path / "a.parquet")
+        content = (tmp_path / "a.parquet").read_bytes()
+    else:
+        content = (text.replace(",", "\t") if suffix == "tsv" else text).encode()
+        content = gzip.compress(content) if suffix == "csv.gz" else content
+    of = "&model=sums&version=1" if of_model else ""
+    async with serving(model(NAMED)) as service:
+
+        async def ask(more: str) -> Any:
+            return await service.client.post(f"/console/sequences?name=a.{suffix}{of}{more}", content=content)
+
+        refused = await ask("")
+        assert refused.status_code == 422
+        reason = refused.json()["errors"][0]["detail"]
+        assert (
+            "no column names the sequence of a row; the columns are 'rec', 't', 'x', 'y': say which one does" in reason
+        )
+        assert "choose 'none: one sequence'" in reason
+        by_id = (await ask("&id=rec&values=x&values=y")).json()
+        assert [(one["id"], one["steps"]) for one in by_id["sequences"]] == [
+            ("1", [[1, 10], [2, 20]]),
+            ("2", [[3, 30]]),
+        ]
+        (one,) = (await ask("&id=&values=x&values=y")).json()["sequences"]
+        assert one["steps"] == [[1, 10], [2, 20], [3, 30]]
+
+
+async def test_lines_without_a_header_are_one_sequence_as_pasted_ones_are(service: Service) -> None:
+    (one,) = (await upload(service, "a.csv", b"1,2\n3,4\n")).json()["sequences"]
+    assert one["steps"] == [[1, 2], [3, 4]]
+    words = await upload(service, "a.csv", b"1,x\n2,y\n")
+    assert (words.status_code, "and no numbers" in words.text) == (422, True)
 
 
 async def test_a_table_is_read_by_the_names_of_the_model_that_the_query_names() -> None:

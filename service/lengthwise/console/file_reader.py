@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import orjson
 
-from lengthwise.datasets.column_roles import ColumnNames, Roles
+from lengthwise.datasets.column_roles import ColumnNames, Roles, has_no_header, header_hint
 from lengthwise.datasets.dataset import BadRecord, Reading, StepKind, entries
 from lengthwise.datasets.tails import doubts
 from lengthwise.errors import Causes, ConfigurationError
@@ -26,11 +26,14 @@ from lengthwise.repository import modest
 MOST_SEQUENCES: Final = 1000  # in the answer
 MOST_PROBLEMS: Final = 20  # in the answer
 MOST_CHARACTERS: Final = 200  # of an id or a problem: a small Parquet file can hold one long text a thousand times
+_FOR_SINGLE: Final = "choose 'none: one sequence'"
 _VALUE_BYTES: Final = 12  # bytes of the answer for each value, about
 MOST_GROUP_VALUES: Final = 2**22  # in one row group of a Parquet file; its metadata says how many there are
 
 
-def read(path: Path, kind: StepKind, most_values: int, columns: ColumnNames | None = None) -> dict[str, Any]:
+def read(
+    path: Path, kind: StepKind, most_values: int, columns: ColumnNames | None = None, *, single: bool = True
+) -> dict[str, Any]:
     """Reads the sequences of a file, as many as the limits allow.
 
     Args:
@@ -38,6 +41,8 @@ def read(path: Path, kind: StepKind, most_values: int, columns: ColumnNames | No
         kind: Whether a step is values or a token id.
         most_values: The limit of values in all sequences together.
         columns: The columns that the user named; None: their names say what they are.
+        single: Whether a table without ids is one sequence. If not, the page asks which column names the sequence, as
+            the commands do; only lines without a header are one sequence then, as they are where they are pasted.
 
     Returns:
         The object for the page, by name:
@@ -45,12 +50,20 @@ def read(path: Path, kind: StepKind, most_values: int, columns: ColumnNames | No
         - `left_out`: how many further sequences there are;
         - `problems` and `doubts`: messages about bad records, and about what looks like padding;
         - `taken` and `columns`: the roles of a table's columns, as text and as an object; '' and None without a table.
-    """
+
+    Raises:
+        ConfigurationError: The file cannot be read, or it is not clear what the columns of a table are.
+    """  # noqa: DOC502 - what it calls raises it
     if path.suffix == ".parquet":
         _check_groups(path)
     notes: list[str] = []
     tables: list[Roles] = []
-    reading = Reading(columns or ColumnNames(), ids_are_needed=False, say=notes.append, taken=tables.append)
+    reading = Reading(
+        columns or ColumnNames(),
+        for_single=lambda names: None if single or has_no_header(names) or header_hint(names) else _FOR_SINGLE,
+        say=notes.append,
+        taken=tables.append,
+    )
     sequences: list[dict[str, Any]] = []
     problems = Causes()
     left_out = values = 0
@@ -112,7 +125,7 @@ def main() -> None:
         columns = ColumnNames(**task["columns"])
         if columns.inputs is not None:  # JSON made a list of the tuple
             columns = replace(columns, inputs=tuple(columns.inputs))
-        result = read(path, task["kind"], task["most_values"], columns)
+        result = read(path, task["kind"], task["most_values"], columns, single=task["single"])
     except (ConfigurationError, MemoryError) as error:
         # The cause of an error about columns is the same text without advice on options, which the page does not have.
         cause = error.__cause__ if isinstance(error.__cause__, ConfigurationError) else error

@@ -59,16 +59,22 @@ def routes(serving: Serving, health: Callable[[Serving], dict[str, Any]], *, pre
         return LiveStream(live, live.join())
 
     async def sequences(request: Request) -> Response:
-        """Answers an upload with the sequences of the file, in the order of the model's features."""
+        """Answers an upload with the sequences of the file, in the order of the model's features.
+
+        An empty `id` in the query says that no column of a table is the id: all its rows are one sequence.
+        """
         query, headers = request.query_params, dict(request.headers.raw)
         name, kind = query.get("name", ""), query.get("kind", "values")
         columns = ColumnNames(
-            query.get("id"), query.get("time"), query.get("label"), values=tuple(query.getlist("values")) or None
+            query.get("id") or None,
+            query.get("time"),
+            query.get("label"),
+            values=tuple(query.getlist("values")) or None,
         )
         if "model" in query:
             step = serving.find(query["model"], query.get("version")).manifest.input
             columns = replace(columns, inputs=step.names or ())
-        return _json(await uploads.read(name, kind, headers, request.receive, columns))
+        return _json(await uploads.read(name, kind, headers, request.receive, columns, single=query.get("id") == ""))
 
     return [
         Route(f"{page.PREFIX}state", state, include_in_schema=False),

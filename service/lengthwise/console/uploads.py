@@ -59,7 +59,14 @@ class Uploads:
     _reading: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)  # while a file is read
 
     async def read(
-        self, name: str, kind: str, headers: dict[bytes, bytes], receive: Receive, columns: ColumnNames = _ANY
+        self,
+        name: str,
+        kind: str,
+        headers: dict[bytes, bytes],
+        receive: Receive,
+        columns: ColumnNames = _ANY,
+        *,
+        single: bool = False,
     ) -> bytes:
         """Reads a file from the body of a request, and returns its sequences: the JSON that `file_reader` writes.
 
@@ -69,6 +76,7 @@ class Uploads:
             headers: The headers of the request.
             receive: The ASGI callable that receives the body.
             columns: The columns that the user named.
+            single: Whether the user said that a table without ids is one sequence.
 
         Raises:
             UnsupportedMedia: The file has another format, or reading Parquet needs pyarrow, which is not installed.
@@ -101,10 +109,10 @@ class Uploads:
             except OSError as error:
                 raise NotReady(f"the server cannot store the file: {error.strerror}") from error
             del body
-            return await read_in_process(path, kind, columns)
+            return await read_in_process(path, kind, columns, single)
 
 
-async def read_in_process(path: Path, kind: str, columns: ColumnNames = _ANY) -> bytes:
+async def read_in_process(path: Path, kind: str, columns: ColumnNames = _ANY, single: bool = False) -> bytes:
     """Reads a file in a process of its own, and returns its sequences as JSON.
 
     Raises:
@@ -118,6 +126,7 @@ async def read_in_process(path: Path, kind: str, columns: ColumnNames = _ANY) ->
         "path": str(path),
         "kind": kind,
         "columns": asdict(columns),
+        "single": single,
         "most_values": MOST_VALUES,
         "memory_bytes": memory_bytes,
         "seconds": math.ceil(READ_SECONDS),

@@ -86,7 +86,7 @@ class Roles:
     def names(self) -> tuple[str, ...] | None:
         """The names of the features; None if the file has no header, or all features are in the cells of one column."""
         in_cells = self.row == "sequence" and len(self.values) == 1
-        return None if in_cells or all(map(_is_numbered, self.values)) else self.values
+        return None if in_cells or has_no_header(self.values) else self.values
 
     @property
     def named(self) -> dict[str, str]:
@@ -200,19 +200,19 @@ def _in_order_of_inputs(values: tuple[str, ...], chosen: ColumnNames) -> tuple[s
     Raises:
         ConfigurationError: A feature of the model has no column. The message says how to name the columns.
     """
-    has_no_header = all(map(_is_numbered, values))
-    if not chosen.inputs or (has_no_header and chosen.values is not None):
+    is_unnamed = has_no_header(values)
+    if not chosen.inputs or (is_unnamed and chosen.values is not None):
         return values
     if (problem := missing_columns_problem(values, chosen.inputs)) is not None:
         no_header = "The first line names no columns: say the order of the features (values)"
-        hint = no_header if has_no_header else "Rename the columns, or give arrays, which are taken in that order"
+        hint = no_header if is_unnamed else "Rename the columns, or give arrays, which are taken in that order"
         raise ConfigurationError(f"{problem}{'' if problem.endswith('?') else '.'} {hint}")
     return chosen.inputs
 
 
-def _is_numbered(name: str) -> bool:
-    """Whether a name was made for a column of a file without a header: `column 3`."""
-    return name.startswith(NO_HEADER) and name.removeprefix(NO_HEADER).isdecimal()
+def has_no_header(names: Collection[str]) -> bool:
+    """Whether all names were made for the columns of a file without a header: `column 3`."""
+    return all(name.startswith(NO_HEADER) and name.removeprefix(NO_HEADER).isdecimal() for name in names)
 
 
 def _column_for(role: ColumnRole, names: Sequence[str], chosen: ColumnNames) -> str | None:

@@ -60,7 +60,9 @@ class Reading:
     columns: ColumnNames = field(default_factory=ColumnNames)  # the columns that the user names
     channels_first: bool = False  # whether steps are `[features, length]`
     per_step: bool | None = None  # whether each step has a label, also where all are equal; None if it is not known
-    ids_are_needed: bool = True  # False: a table without ids is one sequence
+    # What a table without ids, by the names of its columns, gets: the end of the error, which says what to do if it is
+    # one sequence; None: it is one
+    for_single: Callable[[TableColumns], str | None] = lambda _columns: _SINGLE
     say: Callable[[str], object] = lambda _line: None  # called once, with a line for the user on the columns' roles
     warn: Callable[[str], object] = lambda _line: None  # called with a line on what the user should change
     how_to_name: str = ""  # ends an error about columns
@@ -262,7 +264,7 @@ def _table(path: Path, kind: StepKind, blocks: Iterable[TextColumns], reading: R
                 cells.columns,
                 reading.columns,
                 cells.wrong,
-                advice_for_single=_SINGLE if reading.ids_are_needed else None,
+                advice_for_single=reading.for_single(cells.columns),
                 per_step=reading.per_step,
             )
         except ConfigurationError as error:
@@ -324,7 +326,7 @@ def _folder(path: Path, kind: StepKind, advance: Advance, reading: Reading) -> I
         raise ConfigurationError(f"{path}: a folder must have a file for each sequence ({', '.join(CSV_SUFFIXES)})")
     say = reading.say
     prefix = f"{path}: {counted(len(files), 'file')}, each as "
-    reading = replace(reading, ids_are_needed=False, say=lambda line: say(prefix + line))
+    reading = replace(reading, for_single=lambda _: None, say=lambda line: say(prefix + line))
     for count, file in enumerate(files):
         advance(count / len(files))
         # A file without a column of ids is one record, whose id is "0".

@@ -5,8 +5,8 @@ import { Sequence, parse } from "./sequence.js";
 import { readFile } from "./service.js";
 
 const READ_HERE = /\.(json|txt)$/i;
-const TABLE = /\.(csv|tsv)$/i;
-const HEAD_BYTES = 65536;
+const TABLE = /\.(csv|tsv|csv\.gz)$/i;
+const PARQUET = /\.parquet$/i;
 const ROLES = ["id", "time", "label"];
 
 export class Upload {
@@ -55,32 +55,49 @@ export class Upload {
       byId("taken").textContent = `Taken as ${[read.taken, ...wrong].join("; ")}.`;
       this.use(sequences, [counted(sequences.length, "sequence"), ...left, ...(taken ? [] : wrong), ...read.doubts].join("; "));
     } catch (error) {
-      if (byId("columns").hidden && TABLE.test(file.name)) await this.offerHeader();
+      if (byId("columns").hidden) await this.offerHeader(error.message);
       this.refuse(`${file.name} cannot be read: ${error.message}.`.replace("..", "."));
     }
   }
 
-  /** Offers the columns of a table that the server could not read. */
-  async offerHeader() {
-    const [line] = (await this.file.slice(0, HEAD_BYTES).text()).replace(/^\uFEFF/, "").split(/\r?\n/);
+  /** Offers the columns of a table that the server could not read: by its first line, or as the refusal lists them. */
+  async offerHeader(refusal) {
+    if (PARQUET.test(this.file.name)) {
+      const [, listed = ""] = refusal.match(/the columns are (.*?)(?:: say|$)/) ?? [];
+      const names = [...listed.matchAll(/'([^']*)'|"([^"]*)"/g)].map(([, one, other]) => one ?? other);
+      if (names.length) this.offerColumns(names, { values: [] });
+    }
+    if (!TABLE.test(this.file.name)) return;
+    const [line] = (await this.head()).replace(/^\uFEFF/, "").split(/\r?\n/);
     const separator = [",", ";", "\t"].reduce((best, each) => (line.split(each).length > line.split(best).length ? each : best));
     const names = line.split(separator).map((name) => name.trim().replace(/^"(.*)"$/, "$1"));
     if (names.some((name) => name !== "" && Number.isNaN(Number(name)))) this.offerColumns(names, { values: [] });
+  }
+
+  /** The beginning of a file as text; nothing if it cannot be unpacked. */
+  async head() {
+    const packed = this.file.stream();
+    const reader = (/\.gz$/i.test(this.file.name) ? packed.pipeThrough(new DecompressionStream("gzip")) : packed).getReader();
+    const { value } = await reader.read().catch(() => ({}));
+    reader.cancel().catch(() => {});
+    return new TextDecoder().decode(value);
   }
 
   offerColumns(names, taken) {
     byId("columns").hidden = false;
     byId("taken").textContent = "";
     for (const role of ROLES) {
-      offer(byId(`column-${role}`), [["", "none"], ...names.map((name) => [name, name])]);
+      offer(byId(`column-${role}`), [["", role === "id" ? "none: one sequence" : "none"], ...names.map((name) => [name, name])]);
       byId(`column-${role}`).value = taken[role] ?? "";
     }
     byId("column-values").replaceChildren(...names.map((name) => make("label", {}, make("input", { type: "checkbox", value: name, checked: taken.values.includes(name) }), name)));
   }
 
+  /** The columns for a call. An id of none is said: the user has chosen it, and is not asked again. */
   chosenColumns() {
-    const roles = ROLES.map((role) => [role, byId(`column-${role}`).value]).filter(([, name]) => name);
+    const roles = ROLES.map((role) => [role, byId(`column-${role}`).value]).filter(([role, name]) => name || role === "id");
+    const used = roles.map(([, name]) => name);
     const values = [...document.querySelectorAll("#column-values :checked")].map((each) => each.value);
-    return { ...Object.fromEntries(roles), values };
+    return { ...Object.fromEntries(roles), values: values.filter((name) => !used.includes(name)) };
   }
 }
