@@ -464,6 +464,23 @@ def test_a_redirect_says_where_it_leads(waits: list[float], is_async: bool) -> N
         asked(server, is_async=is_async)
 
 
+@BOTH
+@pytest.mark.parametrize("path", ["/predict", "/predict/", "/v1/models/sums:predict", "/v2/models/sums/infer"])
+def test_an_address_with_the_path_of_a_call_is_told(waits: list[float], path: str, is_async: bool) -> None:
+    document = {"title": "Not Found", "detail": "nothing is at this path; GET / says what is where"}
+    server = Server(httpx.Response(404, json=document))
+    with pytest.raises(errors.ModelNotFound, match=r"nothing is at this path; .*only that of the server") as error:
+        asked(server, is_async=is_async, base_url=f"http://host{path}")
+    assert f"asked was {path.rstrip('/')}/predict" in str(error.value)
+    with pytest.raises(errors.ModelNotFound, match=r"says what is where$"):
+        asked(server, is_async=is_async, base_url="http://host/")
+    unknown = Server(
+        httpx.Response(404, json={"title": errors.ModelNotFound.title, "detail": "no such model is served"})
+    )
+    with pytest.raises(errors.ModelNotFound, match=r"no such model is served$"):
+        asked(unknown, is_async=is_async, base_url="http://host/prefix")
+
+
 async def test_a_closed_client_is_said() -> None:
     client = lengthwise.Client(transport=httpx.MockTransport(Server(predictions())))
     client.close()

@@ -33,7 +33,12 @@ def predictions_of(content: bytes) -> Predictions:
 
 
 def error_of(
-    status: int, content: bytes, retry_after: str | None, body: RequestBody | None = None, via: str = ""
+    status: int,
+    content: bytes,
+    retry_after: str | None,
+    body: RequestBody | None = None,
+    via: str = "",
+    asked: str = "",
 ) -> RequestError:
     """Makes the error of an answer with a status of failure; its class is the one of `lengthwise.errors` for it.
 
@@ -44,6 +49,7 @@ def error_of(
         body: The body of the request, a part of the caller's sequences: problems in the answer are changed to point
             into all of them. None for a request without sequences.
         via: A text about the proxy that may have written the answer, or empty.
+        asked: A text about the path that was asked, for an answer that nothing is there, or empty.
     """
     document = _document(content)
     text = document.get("detail", document.get("error"))
@@ -56,6 +62,8 @@ def error_of(
     kind = next((candidate for candidate in kinds if candidate.title == document.get("title")), default_kind)
     if kind is RequestError:
         detail = f"the server answered {status}: {detail}"
+    if document.get("title") != kind.title and status == 404:  # the answer of no model
+        detail += asked
     return kind(detail, retry_after_seconds=seconds_of(retry_after))
 
 

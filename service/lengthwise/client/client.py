@@ -128,6 +128,7 @@ class _AnyClient(Generic[Transport]):
             raise ConfigurationError(f"the address of the server must start with http:// or https://, got {base_url!r}")
         proxy = "" if transport is not None else proxy_of(str(self._connections.base_url))
         self._via = f" (through the proxy of {proxy})" if proxy else ""  # for messages
+        self._way = self._via, self._connections.base_url.path.rstrip("/")  # what an `Answered` has of the client
 
     def __repr__(self) -> str:
         """`<lengthwise.Client http://localhost:8000>`; without the key."""
@@ -401,7 +402,7 @@ class Client(_AnyClient["httpx.BaseTransport"]):
                 try:
                     with self._connections.stream(**self._httpx_arguments(request)) as response:
                         parts = [request.in_time(part) for part in response.iter_bytes()]
-                    result = Answered(response.status_code, response.headers, b"".join(parts), self._via)
+                    result = Answered(response.status_code, response.headers, b"".join(parts), *self._way)
                 except self._failures as error:
                     result = self._failure(error, request)
 
@@ -500,6 +501,6 @@ class AsyncClient(_AnyClient["httpx.AsyncBaseTransport"]):
                         self._connections.stream(**self._httpx_arguments(request)) as response,
                     ):
                         parts = [request.in_time(part) async for part in response.aiter_bytes()]
-                    result = Answered(response.status_code, response.headers, b"".join(parts), self._via)
+                    result = Answered(response.status_code, response.headers, b"".join(parts), *self._way)
                 except self._failures as error:
                     result = self._failure(error, request)

@@ -86,12 +86,16 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """The answer to a `Send`; `via` is a text about the proxy that it came through, or empty."""
+    """The answer to a `Send`; `via` is a text about the proxy that it came through, or empty.
+
+    `prefix` is the path of the client's address, which is before that of each `Send`: empty in an ordinary address.
+    """
 
     status: int
     headers: Mapping[str, str]
     content: bytes
     via: str = ""
+    prefix: str = ""
 
 
 Result = TypeVar("Result")
@@ -217,7 +221,10 @@ def _send_until_answered(
         else:
             found = answered.headers
             hint = f" (it redirects to {found['location'][:200]}: give that address)" if "location" in found else ""
-            error = error_of(answered.status, answered.content, found.get("retry-after"), body, hint + answered.via)
+            asked = answered.prefix and f" (asked was {answered.prefix}{path}: is the address only that of the server?)"
+            error = error_of(
+                answered.status, answered.content, found.get("retry-after"), body, hint + answered.via, asked
+            )
         failures += 0 if isinstance(error, RequestError) and error.status in _BUSY else 1
         wait = _wait_seconds(error, retries, failures)
         if wait is None or retries == deadline.retries or deadline.seconds <= wait:
