@@ -51,6 +51,7 @@ from tests.support.numpy_models import (
     repository,
     serving,
 )
+from tests.support.server_process import started
 from tests.support.waiting import until
 
 ROOT = Path(__file__).parents[2]
@@ -581,6 +582,15 @@ async def test_a_tls_file_that_cannot_be_read_is_a_wrong_option(tmp_path: Path) 
     async with serving(model(manifest()), tls_cert_file=tmp_path / "none.pem") as service:
         with pytest.raises(ConfigurationError):
             await GrpcServer(service.serving, Turns()).start("127.0.0.1", 0)
+
+
+def test_grpc_writes_nothing_of_its_own_when_another_process_is_started() -> None:
+    with started("--grpc-port", str(free_port())) as server:
+        answer = server.client.post("/console/sequences?name=a.csv", content=b"1,2\n")  # a process reads it
+        assert answer.status_code == 200
+        server.terminate()
+        assert server.end() == 0
+        assert [line for line in server.said if line[:2] != "20"] == []  # each line of the log begins with the year
 
 
 def test_the_descriptor_of_the_messages_is_that_of_the_proto(tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ from lengthwise.protocols.endpoint import Endpoint
 from lengthwise.protocols.turns import Turns
 from lengthwise.protocols.v2 import Infer
 from lengthwise.serving import Serving
-from lengthwise.settings import Settings, prefer_polling_by_callers
+from lengthwise.settings import Settings, prepare_grpc
 
 if TYPE_CHECKING:
     from lengthwise.grpc.server import GrpcServer
@@ -412,7 +412,7 @@ def _grpc_server(serving: Serving, large_bodies: Turns, connections: int | None)
     Raises:
         ConfigurationError: The extra `grpc` is not installed, or protobuf is too old.
     """
-    prefer_polling_by_callers()
+    prepare_grpc()
     try:
         from lengthwise.grpc.server import GrpcServer
     except ImportError as error:
