@@ -3,6 +3,7 @@
 import csv
 import gzip
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -213,6 +214,15 @@ def test_batches_are_seen_as_they_run(window: Window) -> None:
     assert "runner-0" in page.locator("#runners").get_attribute("aria-label")
     page.click("#pause")
     page.locator("#live-state", has_text="paused").wait_for()
+
+
+def test_the_figures_of_a_burst_stay_and_say_how_old_they_are(window: Window) -> None:
+    page = window.open("live")
+    page.locator("#live-state", has_text="live").wait_for()
+    page.click("#burst")
+    page.locator("#figures-note", has_text="Nothing runs now: these are the figures of").wait_for()
+    sequences, batches, rows = page.locator("#figures dd").all_inner_texts()[:3]
+    assert all(float(re.sub(r"[^\d.]", "", figure)) > 0 for figure in (sequences, batches, rows))
 
 
 def test_a_view_that_nobody_looks_at_is_closed_and_models_promises_and_refusals_are_listed(
@@ -546,6 +556,89 @@ def test_labels_with_commas_and_of_many_steps_are_compared_whole_and_downloaded_
     assert len(label) <= 80
     assert found.endswith("… (99 of 100)")
     assert page.locator("#file-table .bad-text").count() == 0
+
+
+PHONE = {"width": 390, "height": 844}
+
+
+def fits(page: Any, place: str) -> bool:
+    """Whether a box shows all of its content without sideways scrolling."""
+    return bool(page.locator(place).evaluate("each => each.scrollWidth <= each.clientWidth"))
+
+
+@pytest.mark.parametrize("task", ["per-step", "single-label"])
+def test_the_answers_to_a_file_can_be_read_on_a_phone(window: Window, tmp_path: Path, task: str) -> None:
+    labels = ["sitting on the floor", "walking upstairs"] * 20
+    per_step = {"step_labels": labels, "step_scores": [0.9] * 40, "probabilities": [[0.9, 0.1]] * 40, "length": 40}
+    single = {"label": labels[0], "score": 0.6, "probabilities": [0.6, 0.4], "length": 40}
+    rows = [f'recording-{name},{step},"{labels[step * (task == "per-step")]}"' for name in "ab" for step in range(40)]
+    (tmp_path / "a.csv").write_text("\n".join(["id,x,label", *rows]))
+    model = {"task": task, "features": 1, "labels": labels[:2], "attention": False}
+    page = imagined(window, model, per_step if task == "per-step" else single)
+    page.set_viewport_size(PHONE)
+    page.set_input_files("#file", tmp_path / "a.csv")
+    page.click("#answer-all")
+    page.locator("#file-note", has_text="accuracy 1.0000").wait_for()
+    assert fits(page, "#file-part .scroll >> nth=0")
+    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+    heads = (
+        page.locator("#file-table tbody tr").first.locator("td").evaluate_all("all => all.map((td) => td.dataset.head)")
+    )
+    assert ("Probability" in heads) == (task == "single-label")
+    label = page.locator("#file-table tbody td[data-head=Label]").first
+    line = label.evaluate("each => parseFloat(getComputedStyle(each).lineHeight)")
+    assert label.bounding_box()["height"] < 4 * line
+    assert window.violations() == []
+
+
+def test_a_confusion_matrix_says_which_labels_are_mistaken_for_which(window: Window, tmp_path: Path) -> None:
+    rows = [{"steps": [[1.0]] * 3, "label": label} for label in ("1", "2", "2", "of another model")]
+    (tmp_path / "a.json").write_text(json.dumps(rows))
+    page = imagined(window, {"features": 1, "labels": ["1", "2", "3"]}, ANSWER | {"probabilities": [0.6, 0.3, 0.1]})
+    page.set_input_files("#file", tmp_path / "a.json")
+    page.click("#answer-all")
+    page.locator("#confusion").wait_for()
+    lines = [line.split() for line in page.locator("#confusion tr").all_inner_texts()]
+    assert lines[0] == ["1", "2", "of", "another", "model"]
+    assert lines[1:3] == [["1", "1", "0", "0"], ["2", "2", "0", "0"]]
+    assert lines[3][-3:] == ["1", "0", "0"]
+    unlabelled = [{"steps": [[1.0]] * 3}] * 2
+    (tmp_path / "b.json").write_text(json.dumps(unlabelled))
+    page.set_input_files("#file", tmp_path / "b.json")
+    page.click("#answer-all")
+    page.locator("#file-note", has_text="2 sequences by").wait_for()
+    assert page.locator("#confusion").is_hidden()
+
+
+def test_of_several_labels_of_a_sequence_there_is_no_confusion_matrix(window: Window, tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(json.dumps([{"steps": [[1.0]] * 3, "label": ["1"]}] * 2))
+    prediction = {"assigned": ["1"], "probabilities": [0.6, 0.4], "length": 3}
+    page = imagined(window, {"features": 1, "labels": ["1", "2"], "task": "multi-label", "threshold": 0.5}, prediction)
+    page.set_input_files("#file", tmp_path / "a.json")
+    page.click("#answer-all")
+    page.locator("#file-note", has_text="2 of 2").wait_for()
+    assert page.locator("#confusion").is_hidden()
+    assert "Probability" not in page.locator("#file-table thead").inner_text()
+
+
+def test_a_file_that_is_refused_takes_the_table_and_the_call_of_the_one_before_away(
+    window: Window, tmp_path: Path
+) -> None:
+    (tmp_path / "a.json").write_text(json.dumps([{"steps": [[1.0]] * 3, "label": "1"}] * 2))
+    (tmp_path / "b.exe").write_text("no data")
+    page = imagined(window, {"features": 1, "labels": ["1", "2"]}, ANSWER)
+    for refused in (lambda: page.set_input_files("#file", tmp_path / "b.exe"), lambda: pasted(page, "no numbers")):
+        page.set_input_files("#file", tmp_path / "a.json")
+        page.click("#answer-all")
+        page.locator("#file-note", has_text="2 of 2").wait_for()
+        refused()
+        page.locator("#sequence-note.problem").wait_for()
+        assert page.locator("#file-part").is_hidden()
+        assert page.locator("#choice").is_hidden()
+        assert "[1]" not in page.locator("#code").inner_text()
+        assert page.locator("#copy-curl").is_disabled()
+        page.click("#invent")
+        page.locator("#copy-curl:not([disabled])").wait_for()
 
 
 def test_labels_that_are_numbers_are_their_digits(window: Window, tmp_path: Path) -> None:

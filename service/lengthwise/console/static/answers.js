@@ -74,25 +74,27 @@ function facts(prediction, answer, sequence, beside) {
 /** What the data says, where it can be compared: the label, or of a model with an answer for each step how many are right. */
 function truth(prediction, labels, sequence) {
   const { label } = sequence;
-  const [right, compared] = hits(sequence, prediction);
+  const [right, compared] = hits(pairsOf(sequence, prediction));
   if (prediction.step_labels) return compared ? [`${right} of ${counted(compared, "step")} as the data says`] : [];
   if (!compared) return [];
   const known = [label].flat().every((each) => labels.includes(each));
   return [`the data says: ${cut([label].flat().join(", ") || "none")}${known ? "" : ", which is no label of this model"}`];
 }
 
-/** How many answers are the label, and how many were compared: one, or of a model with an answer for each step one a step. */
-export function hits(sequence, prediction) {
+/** What can be compared, as [label of the data, answer]: one pair, or of a model with an answer for each step one a step. */
+export function pairsOf(sequence, prediction) {
   const { label } = sequence;
-  if (label === null || label === undefined || prediction.error) return [0, 0];
-  if (prediction.label !== undefined) return Array.isArray(label) ? [0, 0] : [Number(prediction.label === label), 1];
+  if (label === null || label === undefined || prediction.error) return [];
+  if (prediction.label !== undefined) return Array.isArray(label) ? [] : [[label, prediction.label]];
   const sorted = (labels) => JSON.stringify([labels].flat().toSorted());
-  if (prediction.assigned) return [Number(sorted(prediction.assigned) === sorted(label)), 1];
+  if (prediction.assigned) return [[sorted(label), sorted(prediction.assigned)]];
   const labels = sequence.stepLabels;
-  if (!labels) return [0, 0];
-  const pairs = prediction.step_labels.map((answer, i) => [answer, labels[i]]).filter(([answer]) => answer !== null);
-  return [pairs.filter(([answer, each]) => answer === each).length, pairs.length];
+  if (!labels) return [];
+  return prediction.step_labels.map((answer, i) => [labels[i], answer]).filter(([, answer]) => answer !== null);
 }
+
+/** How many answers are the label, and how many were compared. */
+export const hits = (pairs) => [pairs.filter(([label, answer]) => label === answer).length, pairs.length];
 
 function comparison(prediction, beside) {
   const mine = flat(prediction);

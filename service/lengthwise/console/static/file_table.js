@@ -1,10 +1,11 @@
-// The answers to all sequences of a file: a table with the accuracy, and a download.
+// The answers to all sequences of a file: a table with the accuracy, a confusion matrix, and a download.
 
-import { hits } from "./answers.js";
+import { hits, pairsOf } from "./answers.js";
 import { byId, counted, cut, make } from "./dom.js";
 
 const HEADS = ["Sequence", "Steps", "Label", "Answer", "Probability"];
 const AT_ONCE = 64;
+const MOST_LABELS = 40;
 
 export class FileTable {
   /** `ask(body)` sends a request; `choose(place)` shows one sequence. */
@@ -19,6 +20,7 @@ export class FileTable {
     this.turn = (this.turn ?? 0) + 1;
     this.rows = [];
     byId("file-part").hidden = true;
+    byId("confusion-part").hidden = true;
   }
 
   /** Asks for all of them, some at a time; one that the model refuses is asked for alone, and says why. */
@@ -45,6 +47,7 @@ export class FileTable {
       this.rows.push(...part.map((sequence, i) => rowOf(sequence, index + i, predictions[i])));
     }
     this.show(`${model.model}, version ${model.version}`);
+    this.showConfusion(model.labels);
   }
 
   show(name) {
@@ -56,13 +59,35 @@ export class FileTable {
     if (failed) facts.push(`${failed} without an answer`);
     byId("file-note").textContent = `${facts.join("; ")}.`;
     const hit = (row) => (row.compared > 1 ? ` (${row.right} of ${row.compared})` : "");
+    const heads = this.rows.some((row) => row.probability !== null) ? HEADS : HEADS.slice(0, -1); // only one label has one
     const cells = (row) => [row.id, row.steps, shown(row.label), row.error ?? shown(row.answer) + hit(row), row.probability?.toFixed(4) ?? ""];
     const lines = this.rows.map((row, index) => {
-      const [first, ...rest] = cells(row);
-      const link = make("button", { type: "button", class: "quiet", text: first, onclick: () => this.choose(index) });
-      return make("tr", { class: row.error || 2 * row.right < row.compared ? "bad-text" : null }, make("td", {}, link), ...rest.map((text) => make("td", { text })));
+      const link = make("button", { type: "button", class: "quiet", text: row.id, onclick: () => this.choose(index) });
+      const parts = cells(row).slice(0, heads.length).map((text, i) => make("td", { "data-head": heads[i] }, i ? text : link));
+      return make("tr", { class: row.error || 2 * row.right < row.compared ? "bad-text" : null }, ...parts);
     });
-    byId("file-table").replaceChildren(make("thead", {}, make("tr", {}, ...HEADS.map((text) => make("th", { text, scope: "col" })))), make("tbody", {}, ...lines));
+    byId("file-table").replaceChildren(headOf(heads), make("tbody", {}, ...lines));
+  }
+
+  /** How often each label of the data got each answer. Several labels of one sequence have no such table. */
+  showConfusion(known) {
+    const pairs = this.rows.flatMap((row) => row.pairs);
+    if (!pairs.length || this.rows.some((row) => row.several)) return;
+    const sums = (keys) => keys.reduce((counts, key) => counts.set(key, (counts.get(key) ?? 0) + 1), new Map());
+    const counts = sums(pairs.map((pair) => JSON.stringify(pair)));
+    const totals = sums(pairs.flat());
+    const present = [...new Set([...known, ...totals.keys()])].filter((label) => totals.has(label));
+    const frequent = new Set(present.toSorted((a, b) => totals.get(b) - totals.get(a)).slice(0, MOST_LABELS));
+    const labels = present.filter((label) => frequent.has(label));
+    const cell = (label, answer) => {
+      const count = counts.get(JSON.stringify([label, answer])) ?? 0;
+      return make("td", { text: count, class: count === 0 ? "soft" : label === answer ? "good-text" : "bad-text" });
+    };
+    const lines = labels.map((label) => make("tr", {}, make("th", { text: cut(label, 24), scope: "row" }), ...labels.map((answer) => cell(label, answer))));
+    byId("confusion").replaceChildren(headOf(["", ...labels.map((label) => cut(label, 24))]), make("tbody", {}, ...lines));
+    const left = present.length - labels.length;
+    byId("confusion-note").textContent = `A row is a label of the file, a column an answer${left ? `; the ${MOST_LABELS} most frequent of ${present.length} labels` : ""}.`;
+    byId("confusion-part").hidden = false;
   }
 
   /** The table as a CSV file; several labels of a row are a JSON array, so that a comma in one of them splits nothing. */
@@ -77,6 +102,11 @@ export class FileTable {
   }
 }
 
+/** The first row of a table; an empty text is no heading. */
+function headOf(texts) {
+  return make("thead", {}, make("tr", {}, ...texts.map((text) => (text ? make("th", { text, scope: "col" }) : make("td")))));
+}
+
 /** Labels for people: of the same ones in a row, how many they are. */
 function shown(labels) {
   const runs = [];
@@ -88,7 +118,8 @@ function shown(labels) {
 }
 
 function rowOf(sequence, index, prediction) {
-  const [right, compared] = hits(sequence, prediction);
+  const pairs = pairsOf(sequence, prediction);
+  const [right, compared] = hits(pairs);
   return {
     id: sequence.id || String(index + 1),
     steps: sequence.length,
@@ -96,6 +127,8 @@ function rowOf(sequence, index, prediction) {
     answer: prediction.label ?? prediction.assigned ?? prediction.step_labels ?? null,
     probability: prediction.score ?? null,
     error: prediction.error ?? null,
+    several: prediction.assigned !== undefined,
+    pairs,
     right,
     compared,
   };

@@ -23,6 +23,7 @@ export class Live {
     this.canvases = Object.fromEntries(["batches", "queue", "costs", "latency", "runners"].map((name) => [name, new Canvas(byId(name))]));
     this.frames = [];
     this.batches = [];
+    this.summed = []; // the frames that the figures sum up
     this.paused = false;
     this.painted = 0;
     byId("pause").addEventListener("click", () => this.pause());
@@ -108,6 +109,7 @@ export class Live {
     this.batches.unshift(...frame.batches.toReversed());
     this.batches.length = Math.min(this.batches.length, KEPT_BATCHES);
     if (frame.queue.length) this.fullest = frame;
+    if (frame.totals.batches) this.summed = this.frames.filter((each) => frame.time - each.time < SUMS_SECONDS);
     const now = performance.now();
     if (still.matches && now - this.painted < CALM_MS) return;
     this.painted = now;
@@ -132,10 +134,11 @@ export class Live {
     this.showFigures();
   }
 
-  /** The figures of the last seconds. */
+  /** The figures of the last seconds in which a batch ran: after a burst they stay, and say how old they are. */
   showFigures() {
-    const last = this.frames.at(-1);
-    const frames = this.frames.filter((frame) => last.time - frame.time < SUMS_SECONDS);
+    const frames = this.summed;
+    const idle = frames.length ? this.frames.at(-1).time - frames.at(-1).time : 0;
+    byId("figures-note").textContent = idle < SUMS_SECONDS ? "" : `Nothing runs now: these are the figures of ${Math.round(idle)} s ago.`;
     const seconds = frames.reduce((sum, frame) => sum + frame.seconds, 0) || 1;
     const total = (name) => frames.reduce((sum, frame) => sum + frame.totals[name], 0);
     const batches = total("batches");

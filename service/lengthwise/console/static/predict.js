@@ -133,9 +133,9 @@ export class Predict {
   }
 
   take(read, then = () => {}) {
+    this.upload.forget();
     try {
       const sequences = read();
-      this.upload.forget();
       this.useMany(sequences, counted(sequences.length, "sequence"));
       then();
     } catch (error) {
@@ -148,9 +148,16 @@ export class Predict {
     this.use(sequences[0]);
   }
 
-  /** Says why a new sequence cannot be read; what is shown belongs to the one before, so it is greyed and the answer goes. */
+  /**
+   * Says why a new sequence cannot be read; what is shown belongs to the one before, so the picture is greyed, and the
+   * answer goes, with the other sequences of the file, their table and the call.
+   */
   refuse(why) {
     this.turn += 1;
+    this.offerMany([]);
+    byId("code").textContent = "None: the new sequence cannot be read.";
+    byId("copied").textContent = "";
+    this.allowCopy(false);
     clearTimeout(this.later);
     this.note(`${why} The picture shows the sequence before.`, true);
     this.signal.forget();
@@ -301,8 +308,13 @@ export class Predict {
     return new URL(this.state.predict, base).href;
   }
 
+  allowCopy(allowed) {
+    for (const id of ["copy-curl", "copy-python"]) byId(id).disabled = !allowed;
+  }
+
   showCode() {
     byId("copied").textContent = "";
+    this.allowCopy(true);
     if (this.model) byId("code").textContent = shown(this.form(this.address(), this.body(this.model)));
   }
 
