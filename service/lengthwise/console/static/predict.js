@@ -148,16 +148,11 @@ export class Predict {
     this.use(sequences[0]);
   }
 
-  /**
-   * Says why a new sequence cannot be read; what is shown belongs to the one before, so the picture is greyed, and the
-   * answer goes, with the other sequences of the file, their table and the call.
-   */
+  /** Says why a new sequence cannot be read. The picture is of the one before, and greyed; its answer, file and call go. */
   refuse(why) {
     this.turn += 1;
     this.offerMany([]);
-    byId("code").textContent = "None: the new sequence cannot be read.";
-    byId("copied").textContent = "";
-    this.allowCopy(false);
+    this.sayCode("None: the new sequence cannot be read.", false);
     clearTimeout(this.later);
     this.note(`${why} The picture shows the sequence before.`, true);
     this.signal.forget();
@@ -308,14 +303,14 @@ export class Predict {
     return new URL(this.state.predict, base).href;
   }
 
-  allowCopy(allowed) {
-    for (const id of ["copy-curl", "copy-python"]) byId(id).disabled = !allowed;
+  showCode() {
+    if (this.model) this.sayCode(shown(this.form(this.address(), this.body(this.model))), true);
   }
 
-  showCode() {
+  sayCode(text, isCall) {
+    byId("code").textContent = text;
     byId("copied").textContent = "";
-    this.allowCopy(true);
-    if (this.model) byId("code").textContent = shown(this.form(this.address(), this.body(this.model)));
+    for (const id of ["copy-curl", "copy-python"]) byId(id).disabled = !isCall;
   }
 
   async copy(name, form) {
