@@ -289,3 +289,10 @@ def test_what_a_look_can_refuse_is_refused_before_the_target_is_read(tmp_path: P
         flow.export("absent.module:make", tmp_path / "models" / "a", options, lambda notice: None)
     with pytest.raises(PublishError, match="cannot be written: Not a directory"):
         flow.export("absent.module:make", data / "a" / "1", options, lambda notice: None)
+
+
+def test_steps_without_a_label_are_no_answers() -> None:
+    records = [record([0, 1, 2, 0], ("slow", None, "fast", "mid"), 1), record([0, 1], (None, None), 2)]
+    sample = accuracy.measure(cast(Session, PerStep()), manifest("per-step"), records)
+    assert sample is not None
+    assert (sample.answers, sample.right, sample.counts.tolist()) == (3, 2, [1, 1, 1])

@@ -8,6 +8,7 @@ from lengthwise.datasets.dataset import Label, Record
 from lengthwise.errors import ConfigurationError
 from lengthwise_export.training.batches import NO_TARGET, Example, batches, make_examples, stratified_split, stratum
 from lengthwise_export.training.record_checks import check
+from lengthwise_export.training.scores import class_weights
 from tests.support.specs import spec
 
 
@@ -27,6 +28,15 @@ def test_targets_follow_the_task() -> None:
     assert single.target.item() == 1
     assert several.target.tolist() == [0.0, 1.0]
     assert each.target.tolist() == [1, 0, 1]
+
+
+def test_a_step_without_a_label_has_no_target() -> None:
+    open_steps = [record(label=("b", None, "a")), record(label=(None, None, None)), record(label=(None, "b", None))]
+    first, last = made = make_examples(open_steps, spec(task="per-step"))
+    assert [one.target.tolist() for one in made] == [[1, NO_TARGET, 0], [NO_TARGET, 1, NO_TARGET]]
+    assert (stratum(first, "per-step"), stratum(last, "per-step")) == (0, 1)
+    weights = class_weights(made, 2, "per-step")  # of 3 answers: one of the first class, two of the second
+    assert weights.tolist() == pytest.approx([1.5, 0.75])
 
 
 GAP = record()

@@ -277,6 +277,78 @@ def test_a_folder_has_a_file_for_each_sequence_and_folders_for_labels(tmp_path: 
         read(tmp_path / "empty")
 
 
+NO_CLASSES = ["train", "TEST", "X_train", "XTest", "valid-2", "labels", "y", "data", "images", "fold_1", "test data"]
+
+
+@pytest.mark.parametrize("name", [*NO_CLASSES, "party", "1", "x-ray", "trained"])
+def test_the_folder_of_a_split_or_a_role_is_no_class(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "walks"
+    write(folder / name / "a.csv", "x\n5\n4\n")
+    write(folder / "train" / "up" / "b.csv", "x\n7\n8\n")
+    warnings: list[str] = []
+    found = [*dataset.entries(folder, reading=Reading(warn=warnings.append))]
+    labels = {one.id: one.label for one in found if isinstance(one, Record)}
+    assert labels == {f"{name}/a": None if name in NO_CLASSES else name, "train/up/b": "up"}
+    said = "".join(warnings)
+    assert (f"{name!r}: no class has such a name" in said) == (f"{folder}/train/CLASS/" in said) == (name in NO_CLASSES)
+    assert ("are read as one" in said) == (name in NO_CLASSES and name != "train")
+
+
+def test_a_folder_of_files_with_one_row_is_named(tmp_path: Path) -> None:
+    for place in range(2):
+        write(tmp_path / f"features/{place}.csv", "1\n2\n3\n")
+        write(tmp_path / f"labels/{place}.csv", f"{place}\n")
+    warnings: list[str] = []
+    assert not any(
+        one.label for one in dataset.entries(tmp_path, reading=Reading(warn=warnings.append)) if isinstance(one, Record)
+    )
+    assert any("'labels': every file in it has one row" in line and "features" not in line for line in warnings)
+
+
+def test_an_empty_cell_among_the_labels_of_a_sequence_is_named(tmp_path: Path) -> None:
+    path = write(tmp_path / "d.csv", table(row14="s3,2,3.2,\n"))
+    assert read(path)[1][0].startswith("/d.csv:16: sequence 's3' has no label, and 'b' in its other rows: correct it")
+    assert len(read(path, per_step=None)[0]) == 6  # where nothing is trained or compared
+    without = write(tmp_path / "e.csv", table(row14="s3,2,,\n"))  # a row without any value may be padding
+    assert not read(without)[1]
+    good, _ = read(path, per_step=True)
+    assert good[3].label == ("b", "b", None, "b")
+
+
+@pytest.mark.parametrize(("label", "said"), [('""', "null is no label"), ('["a", ""]', "null is no label")])
+def test_a_label_that_is_an_empty_text_is_refused(tmp_path: Path, label: str, said: str) -> None:
+    path = write(tmp_path / "d.jsonl", f'{{"steps": [[1], [2]], "label": {label}}}\n')
+    assert said in read(path)[1][0]
+
+
+def test_minus_100_among_the_labels_of_steps_is_no_label(tmp_path: Path) -> None:
+    lines = [
+        '{"steps": [[1], [2]], "label": [-100, 5]}',
+        '{"steps": [[1]], "label": [null]}',
+        '{"steps": [[1]], "label": -100}',
+    ]
+    path = write(tmp_path / "d.jsonl", "\n".join(lines))
+    warnings: list[str] = []
+    found = [*dataset.entries(path, reading=Reading(warn=warnings.append))]
+    assert [(one.label, one.has_label) for one in found if isinstance(one, Record)] == [
+        ((None, "5"), True),
+        ((None,), False),
+        ("-100", True),  # of a sequence, it is a class
+    ]
+    assert len(warnings) == 1
+    assert warnings[0].startswith("-100 among the labels of steps is taken as no label")
+
+
+def test_ids_that_became_floats_are_whole_numbers(tmp_path: Path) -> None:
+    said: list[str] = []
+    path = write(tmp_path / "d.csv", "id,x\n1.0,5\n1.0,6\n12.0,7\n")
+    found = [*dataset.entries(path, reading=Reading(say=said.append))]
+    assert [one.id for one in found] == ["1", "12"]
+    assert said == [f"{path}: id 'id', feature 'x'; ids such as 1.0 are read as 1; 2 sequences"]
+    versions = write(tmp_path / "v.csv", "id,x\n1.0,5\n1.0,6\n1.1,7\n")
+    assert [one.id for one in read(versions)[0]] == ["1.0", "1.1"]
+
+
 def test_lists_in_the_cells_of_parquet_are_sequences(tmp_path: Path) -> None:
     path = tmp_path / "d.parquet"
     columns: dict[str, Any] = {

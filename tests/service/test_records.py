@@ -27,6 +27,8 @@ def zeros(length: int) -> Steps:
         ("per-step", ("a", "b"), "2 labels for 3 steps"),
         *(("single-label", "a", None), ("multi-label", (), None), ("per-step", ("a", "b", "c"), None)),
         ("per-step", None, None),
+        ("per-step", ("a", None, "c"), None),
+        ("multi-label", ("a", None), "null is among its labels, and only a step may lack one"),
     ],
 )
 def test_a_label_of_another_form_than_the_models_is_named(task: str, label: Label, said: str | None):
@@ -71,6 +73,7 @@ LABELS = ("a", "b", "c")
         ("multi-label", ("a", "c"), {"assigned": ["a", "b"]}, [True, False, False]),
         ("multi-label", (), {"assigned": []}, [True, True, True]),
         ("per-step", ("a", "b", "c"), {"step_labels": [None, "b", "a"]}, [True, False]),
+        ("per-step", (None, "b", "d"), {"step_labels": ["a", "b", "a"]}, [True]),
     ],
 )
 def test_each_answer_is_held_against_the_label(
@@ -95,6 +98,20 @@ def test_a_summary_counts_records_errors_and_right_answers():
     assert list(summary.lines())[-1].endswith(
         "are the label: are the labels of the data written as those of the model?"
     )
+
+
+def test_labels_that_the_model_does_not_have_are_said_and_not_compared():
+    summary = Summary("m/1")
+    for label in ("d", "a", "e"):
+        summary.count(label, {"label": "a"}, LABELS, "single-label")
+    summary.count(("a", "d"), {"step_labels": ["b", "a"]}, LABELS, "per-step")
+    assert list(summary.lines())[1:] == [
+        "3 of 4 records are not compared: label 'd' is none of the model's labels; these 3 are 'a', 'b', 'c'",
+        "accuracy 0.5000: 1 of 2 answers are the label",
+    ]
+    other = Summary("m/1")
+    other.count("d", {"label": "a"}, LABELS, "single-label")
+    assert (other.accuracy, other.to_json()["answers"]) == (None, 0)
 
 
 def test_figures_of_speed_are_of_this_run_alone():

@@ -411,3 +411,30 @@ def test_a_row_for_each_value_without_a_time_is_asked_about() -> None:
     assert len(lengthwise.sequences(table, values=["dim", "value"])) == 2
     table["dim"] = (table.index % 5 == 0) * 1  # a feature, which is not regular
     assert len(lengthwise.sequences(table)) == 2
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda table: table,
+        polars.from_pandas,
+        pa.Table.from_pandas,
+        lambda table: table.astype({"id": object}),
+        lambda table: pandas.DataFrame({"id": [1.0, 2.0], "steps": [[[5.0], [6.0]], [[7.0]]]}),
+        lambda table: table.groupby("id"),
+        lambda table: {1.0: [[5.0], [6.0]], 2.0: [[7.0]]},
+    ],
+    ids=["pandas", "polars", "arrow", "objects", "lists in cells", "groups", "mapping"],
+)
+def test_ids_that_pandas_made_floats_are_whole_numbers(form: Callable[[Any], Any]) -> None:
+    table = pandas.DataFrame({"id": [1.0, 1.0, 2.0], "x": [5.0, 6.0, 7.0]})
+    assert [one.id for one in lengthwise.sequences(form(table))] == ["1", "2"]
+
+
+def test_ids_that_were_floats_are_said_and_fractions_stay(caplog: pytest.LogCaptureFixture) -> None:
+    table = pandas.DataFrame({"id": [1.0, 1.0, 2.5], "x": [5.0, 6.0, 7.0]})
+    found = lengthwise.sequences(table)
+    assert [one.id for one in found] == ["1", "2.5"]
+    assert found.taken == "id 'id', feature 'x'; ids such as 1.0 are read as 1"
+    assert caplog.messages == ["the ids in the column 'id' are whole numbers that became floats: 1.0 is read as 1"]
+    assert [one.id for one in lengthwise.sequences(table.astype({"id": str}))] == ["1.0", "2.5"]

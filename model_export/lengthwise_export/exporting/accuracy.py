@@ -50,8 +50,8 @@ class DataAccuracy:
 
     @property
     def accuracy(self) -> float:
-        """The share of right answers."""
-        return self.right / self.answers
+        """The share of right answers; 0 without any answer."""
+        return self.right / max(self.answers, 1)
 
     @property
     def absent(self) -> list[str]:
@@ -145,10 +145,10 @@ def accepted_records(records: Iterable[Record], manifest: Manifest) -> tuple[lis
     """
     from lengthwise.datasets.record_fields import label_mismatch, unknown_labels
 
-    labelled = [record for record in records if record.label is not None]
+    labelled = [record for record in records if record.has_label]
     for record in labelled:
         wrong = label_mismatch(record, manifest.task)
-        unknown = unknown_labels(record, manifest.labels)
+        unknown = unknown_labels(record.label, manifest.labels)
         if wrong is None and unknown is not None:
             wrong = f"{unknown}: labels come from the spec, or from --labels in the order of the outputs"
         if wrong is not None:
@@ -229,12 +229,12 @@ def _answers(session: Session, manifest: Manifest, records: Sequence[Record]) ->
 def expected_labels(record: Record, manifest: Manifest) -> NDArray[np.bool_]:
     """The labels of a record as a mask, `[1, classes]`; for a per-step model `[length, classes]`.
 
-    Steps that the policy for long sequences drops are left out.
+    All are false at a step without a label. Steps that the policy for long sequences drops are left out.
     """
     labels = record.label if isinstance(record.label, tuple) else (record.label or "",)
     is_per_step = manifest.task == "per-step"
     expected = np.zeros((len(labels) if is_per_step else 1, manifest.classes), dtype=np.bool_)
-    for index, label in enumerate(labels):
+    for index, label in ((index, label) for index, label in enumerate(labels) if label is not None):
         expected[index if is_per_step else 0, manifest.labels.index(label)] = True
     if not is_per_step or manifest.long not in ("head", "tail"):
         return expected
@@ -253,13 +253,14 @@ def predicted_labels(answer: answers.Answer, manifest: Manifest) -> NDArray[np.b
 
 
 def hits_of(expected: NDArray[np.bool_], predicted: NDArray[np.bool_], manifest: Manifest) -> NDArray[np.bool_]:
-    """Whether each answer is correct: `[1]`, `[length]` for a per-step model, `[1, classes]` for a multi-label model.
+    """Whether each answer is correct: `[1]`; `[1, classes]` for a multi-label model; `[steps]` for a per-step model.
 
-    `expected` and `predicted` are masks of labels, `[1, classes]`; for a per-step model `[length, classes]`.
+    Of a per-step model, only the steps with a label have an answer. `expected` and `predicted` are masks of labels,
+    `[1, classes]`; for a per-step model `[length, classes]`.
     """
     if manifest.task == "multi-label":
         return np.equal(expected, predicted)
-    return np.asarray((expected & predicted).any(axis=1))
+    return np.asarray((expected & predicted)[expected.any(axis=1)].any(axis=1))
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ and publishes a version of a model that a service can load. If a case of the ver
 from __future__ import annotations
 
 import contextlib
+import functools
 import linecache
 import os
 from collections.abc import Iterator, Sequence
@@ -295,12 +296,12 @@ def _read_data(
         reading,
         per_step=target.per_step,
         say=lambda line: tell(Notice(line, "notice")),
-        warn=lambda line: tell(Notice(line, "warning")),
+        warn=functools.cache(lambda line: tell(Notice(line, "warning"))),
     )
     records = dataset.read_all(os.fspath(options.data), target.steps.kind, reading=reading)
     for doubt in doubts([record.steps for record in records]):
         tell(Notice(f"{options.data}: {doubt}", "warning"))
-    if options.precision == "fp32" and all(record.label is None for record in records):
+    if options.precision == "fp32" and not any(record.has_label for record in records):
         raise ConfigurationError(
             f"{options.data}: no record has a label, so there is nothing to compare answers with; without labels, "
             "--data compares --precision fp16 or int8 with fp32"

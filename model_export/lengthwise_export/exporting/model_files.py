@@ -194,9 +194,7 @@ def select_examples(records: Sequence[Record], manifest: Manifest) -> list[Recor
 
     The first of each label is preferred to others. One that would exceed `MOST_VALUES` is skipped.
     """
-    accepted = [
-        record for record in records if record.label is not None and why_refused(record.steps, manifest) is None
-    ]
+    accepted = [record for record in records if record.has_label and why_refused(record.steps, manifest) is None]
     first_of_label = {record.label: record for record in reversed(accepted)}
     # The first of each label, then the others; the sort is stable, so both groups keep their order
     accepted.sort(key=lambda record: first_of_label[record.label] is not record)

@@ -20,7 +20,7 @@ from lengthwise.runtime.answers import windows
 from lengthwise.runtime.manifest import Task
 from lengthwise_export.architecture.spec import Spec
 
-NO_TARGET = -100  # of a padded step: `cross_entropy`'s `ignore_index`
+NO_TARGET = -100  # of a padded step, and of one without a label: `cross_entropy`'s `ignore_index`
 POOL_BATCHES = 8  # batches cut from one group of sequences sorted by length: more saves padding, fewer is more random
 
 
@@ -29,7 +29,9 @@ class Example:
     """A sequence with its target."""
 
     steps: Tensor  # `[length, features]` float32 or `[length]` int64
-    target: Tensor  # int64 `[]`, the index of the label; multi-label: 0.0 or 1.0, `[classes]`; per-step: `[length]`
+    # int64 `[]`, the index of the label; multi-label: 0.0 or 1.0, `[classes]`; per-step: `[length]`, with `NO_TARGET`
+    # where a step has no label
+    target: Tensor
 
     @property
     def missing(self) -> float:
@@ -50,7 +52,7 @@ def make_examples(records: Iterable[Record], spec: Spec) -> list[Example]:
     """Turns records into examples, and cuts sequences above `max_length` as `input.long` says.
 
     "window" gives an example for each window of a sequence, "tail" keeps the last steps, any other policy the first.
-    The records must fit the spec (`record_checks.check`).
+    An example in which no step has a label is left out. The records must fit the spec (`record_checks.check`).
     """
     examples, longest = [], spec.input.max_length
     for record in records:
@@ -61,14 +63,16 @@ def make_examples(records: Iterable[Record], spec: Spec) -> list[Example]:
         elif spec.input.long == "tail":
             parts = [slice(-longest, None)]
         examples += [Example(steps[part], target[part] if spec.output.task == "per-step" else target) for part in parts]
-    return examples
+    return [example for example in examples if (example.target != NO_TARGET).any()]
 
 
 def _target(record: Record, spec: Spec) -> Tensor:
     """Converts the label of a record to a target tensor, in the form of `Example.target`."""
     task, labels = spec.output.task, spec.output.labels
     several = record.label if isinstance(record.label, tuple) else (record.label,)
-    indices = torch.tensor([labels.index(str(label)) for label in several], dtype=torch.int64)
+    indices = torch.tensor(
+        [NO_TARGET if label is None else labels.index(label) for label in several], dtype=torch.int64
+    )
     if task == "multi-label":
         return torch.zeros(len(labels)).index_fill(0, indices, 1.0)
     return indices if task == "per-step" else indices[0]
@@ -103,7 +107,7 @@ def stratum(example: Example, task: Task) -> object:
     The index of the label; for multi-label, the 0.0 or 1.0 of each class; per step, the most frequent label's index.
     """
     if task == "per-step":
-        return int(example.target.mode().values)
+        return int(example.target[example.target != NO_TARGET].mode().values)
     return tuple(example.target.tolist()) if task == "multi-label" else int(example.target)
 
 

@@ -57,8 +57,8 @@ def plan(spec: Spec, records: Sequence[Record], user_options: TrainOptions) -> P
     Raises:
         ConfigurationError: There are fewer than two records, or an option of gradient descent for fixed kernels.
     """
-    if len(records) < 2:
-        raise ConfigurationError(f"{len(records)} records are too few to train on")
+    if (count := sum(record.has_label for record in records)) < 2:
+        raise ConfigurationError(f"{count} records are too few to train on")
     settings = user_options.model_dump(include={*TrainingOptions.model_fields}, exclude_unset=True, exclude_none=True)
     for_layers = sorted(settings.keys() - ROCKET_OPTIONS)
     if spec.model.kind == "rocket" and for_layers:
@@ -188,7 +188,8 @@ def _warnings_of(spec: Spec, records: Sequence[Record]) -> Iterator[str]:
     """Yields warnings about the records: their number, their labels, their ids, their axes, and doubtful ends."""
     counts: Counter[str] = Counter()  # the number of records with each label
     for record in records:
-        counts.update({record.label} if isinstance(record.label, str) else {*(record.label or ())})
+        labels_of_record = record.label if isinstance(record.label, tuple) else (record.label,)
+        counts.update({label for label in labels_of_record if label is not None})
     absent = [label for label in spec.output.labels if counts[label] == 0]
     single = [label for label in spec.output.labels if counts[label] == 1]
     repeated = [name for name, count in Counter(record.id for record in records).items() if count > 1]

@@ -99,7 +99,7 @@ def class_weights(examples: Sequence[Example], classes: int, task: Task) -> Tens
     if task == "multi-label":
         positives = torch.stack([example.target for example in examples]).sum(dim=0)
         return torch.where(positives > 0, ((len(examples) - positives) / positives.clamp(min=1)).clamp(min=1e-3), 1.0)
-    targets = torch.cat([example.target.reshape(-1) for example in examples])
+    targets = torch.cat([example.target[example.target != NO_TARGET] for example in examples])
     counts = torch.bincount(targets, minlength=classes)
     return torch.where(counts > 0, len(targets) / (classes * counts.clamp(min=1)), 1.0).to(torch.float32)
 
@@ -127,10 +127,12 @@ def join_answers(answered: Sequence[ScoredAnswer], task: Task) -> tuple[Tensor, 
     """Joins answers to two tensors: logits `[answers, classes]`, and targets.
 
     Targets are `[answers]` int64 indices of labels, or `[answers, classes]` for a multi-label model. An answer is that
-    of a sequence, or of a step for a per-step model.
+    of a sequence, or of a step with a label for a per-step model.
     """
     join = torch.cat if task == "per-step" else torch.stack
-    return join([answer.logits for answer in answered]), join([answer.example.target for answer in answered])
+    logits, targets = join([answer.logits for answer in answered]), join([answer.example.target for answer in answered])
+    has_label = targets != NO_TARGET if task == "per-step" else slice(None)
+    return logits[has_label], targets[has_label]
 
 
 def scores(answered: Sequence[ScoredAnswer], spec: Spec) -> EvaluationScores:
@@ -203,14 +205,14 @@ def quality(answered: Sequence[ScoredAnswer]) -> dict[str, Any]:
 def _confidences(answer: ScoredAnswer) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """For each answer to an example, the probability of what is answered, and whether it is correct; both `[answers]`.
 
-    A multi-label model gives an answer for each class, yes or no; a per-step model one for each step.
+    A multi-label model gives an answer for each class, yes or no; a per-step model one for each step with a label.
     """
     logits, target = answer.logits.double(), answer.example.target.numpy()
     if target.dtype.kind == "f":  # multi-label
         yes = torch.sigmoid(logits).numpy()
         return np.maximum(yes, 1 - yes), (yes > 0.5) == (target > 0.5)
-    probabilities = np.atleast_2d(logits.softmax(dim=-1).numpy())
-    return probabilities.max(axis=1), probabilities.argmax(axis=1) == target.reshape(-1)
+    probabilities = np.atleast_2d(logits.softmax(dim=-1).numpy())[np.atleast_1d(target) != NO_TARGET]
+    return probabilities.max(axis=1), probabilities.argmax(axis=1) == target[target != NO_TARGET]
 
 
 def _groups(

@@ -94,7 +94,7 @@ def run_training(
                 result = _fit_layers(data, plan, out, progress, validation=validation, resume=resume)
             splits = dict(result.splits)
             for name, records in other_splits.items():
-                if records and name not in splits:
+                if name not in splits and any(record.has_label for record in records):
                     splits[name] = evaluate(result.model, make_examples(records, plan.spec), plan.spec)
     # Report
     closing_warnings = _closing_warnings(result, plan)

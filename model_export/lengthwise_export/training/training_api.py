@@ -146,8 +146,10 @@ def train(  # noqa: D417 - the decorator adds the options
         sequences: Each `[length, features]` of any real type, with NaN for a missing value; `[length]` for one feature
             or for token ids. Or any other form that `lengthwise.Model.predict` takes, such as a pandas table with a row
             for each step; `reasons` of the result says which columns were taken as what.
-        labels: One text or whole number for each sequence. Multi-label and per-step models
-            (`{"output": {"task": ...}}`): a list of them for each sequence. Default: the labels that a table has.
+        labels: One text or whole number for each sequence, as a list in their order, or with their ids: a dict, a
+            pandas Series with the ids as its index, or a table of ids and labels. Multi-label and per-step models
+            (`{"output": {"task": ...}}`): a list of them for each sequence, with None at a step without a label.
+            Default: the labels that a table has.
         progress: Called with a line after each epoch, of fixed kernels after each batch of sequences; `"auto"` shows a
             bar in a notebook or a terminal; None for nothing.
 

@@ -48,7 +48,7 @@ def read(
         The object for the page, by name:
         - `sequences`: each with `id`, `label` (a string, or an array of them if a record has several) and `steps`;
         - `left_out`: how many further sequences there are;
-        - `problems` and `doubts`: messages about bad records, and about what looks like padding;
+        - `problems` and `doubts`: messages about bad records, and about what looks like padding or is no label;
         - `taken` and `columns`: the roles of a table's columns, as text and as an object; '' and None without a table.
 
     Raises:
@@ -58,10 +58,12 @@ def read(
         _check_groups(path)
     notes: list[str] = []
     tables: list[Roles] = []
+    warnings: dict[str, None] = {}
     reading = Reading(
         columns or ColumnNames(),
         for_single=lambda names: None if single or has_no_header(names) or header_hint(names) else _FOR_SINGLE,
         say=notes.append,
+        warn=lambda line: warnings.setdefault(line.removeprefix(f"{path}: ")),
         taken=tables.append,
     )
     sequences: list[dict[str, Any]] = []
@@ -82,9 +84,10 @@ def read(
         "sequences": sequences,
         "left_out": left_out,
         "problems": problems.lines(MOST_PROBLEMS),
-        "doubts": [*doubts([sequence["steps"] for sequence in sequences])],
+        "doubts": [*warnings, *doubts([sequence["steps"] for sequence in sequences])],
         "taken": "".join(notes).removeprefix(f"{path}: "),
-        "columns": asdict(tables[0]) if tables else None,
+        "columns": {name: value for roles in tables[:1] for name, value in asdict(roles).items() if name != "float_ids"}
+        or None,
     }
 
 

@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal, TypeAlias
 
-from lengthwise.datasets.tables import MISSING, is_number
+from lengthwise.datasets.tables import MISSING, TableColumns, has_float_ids, is_number
 from lengthwise.errors import ConfigurationError
 from lengthwise.runtime.feature_names import missing_columns_problem
 from lengthwise.wrong_values import first_of, nearest
@@ -81,6 +81,7 @@ class Roles:
     values: tuple[str, ...]  # the features; in a table with a column for each step, the steps
     left_out: tuple[str, ...] = ()
     row: RowKind = "step"  # what a row of the table is
+    float_ids: bool = False  # whether the ids are whole numbers that became floats: 1.0 is the id 1
 
     @property
     def names(self) -> tuple[str, ...] | None:
@@ -105,7 +106,12 @@ class Roles:
         columns = [f"{role} {name!r}" for role, name in self.named.items() if role != "row"]
         features = f"{'features' if len(self.values) > 1 else 'feature'} {listed(self.values)}"
         ignored = f"; ignored: {listed(self.left_out)}" if self.left_out else ""
-        return row + ", ".join([*columns, features]) + ignored
+        return (
+            row
+            + ", ".join([*columns, features])
+            + ignored
+            + ("; ids such as 1.0 are read as 1" if self.float_ids else "")
+        )
 
 
 def listed(names: Collection[str]) -> str:
@@ -177,7 +183,10 @@ def assign_roles(names: Collection[str], chosen: ColumnNames) -> Roles:
     # 4. The rest
     used = role_columns.union(values)
     left_out = tuple(name for name in names if name not in used)
-    return Roles(column_of_role["id"], column_of_role["time"], column_of_role["label"], values, left_out)
+    float_ids = isinstance(names, TableColumns) and has_float_ids(names.get(column_of_role["id"] or "", []))
+    return Roles(
+        column_of_role["id"], column_of_role["time"], column_of_role["label"], values, left_out, float_ids=float_ids
+    )
 
 
 def is_no_feature(name: str) -> bool:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -31,7 +31,16 @@ from lengthwise.datasets import table_sequences
 from lengthwise.datasets.column_roles import NO_HEADER, ColumnNames, Roles, assign_roles
 from lengthwise.datasets.input_sequences import Padding
 from lengthwise.datasets.long_table import LongSequence
-from lengthwise.datasets.record_fields import BadRecord, Label, Record, StepKind, as_float32, label_of, read_record
+from lengthwise.datasets.record_fields import (
+    BadRecord,
+    Label,
+    Record,
+    StepKind,
+    as_float32,
+    label_of,
+    read_record,
+    without_ignored,
+)
 from lengthwise.datasets.tables import TableColumns, columns_of
 from lengthwise.datasets.tails import without_padding
 from lengthwise.datasets.text_files import (
@@ -45,7 +54,7 @@ from lengthwise.datasets.text_files import (
     time_series,
 )
 from lengthwise.errors import Causes, ConfigurationError, RecordError, how_to_install
-from lengthwise.wrong_values import counted
+from lengthwise.wrong_values import counted, first_of
 
 __all__ = ["BadRecord", "ColumnNames", "Label", "Reading", "Record", "StepKind"]  # and the functions below
 _NAMES: Final = b"lengthwise.names"  # key in a Parquet file's metadata: the names of the features, a list as JSON
@@ -73,6 +82,13 @@ class Reading:
 _PLAIN: Final = Reading()
 _UCR: Final = re.compile(r"_(TRAIN|TEST)\.tsv$")  # files of the UCR archive: no header, a row for each sequence
 _UCR_LABEL: Final = f"{NO_HEADER}1"  # whose first column is the label
+# Folders that are a split of the data, or hold a part of each sequence, and so no class: `train`, `X_test2`, `labels`
+_NO_CLASS: Final = re.compile(
+    r"([\W_\d]*(train(ing)?|test(ing)?|val(id(ation)?)?|dev|eval(uation)?|hold_?out|split|fold|set|data|x|y|features?"
+    r"|labels?|targets?|annotations?|inputs?|outputs?|raw|csvs?|files?|images?|imgs?|sequences?|series|samples?"
+    r"|recordings?))+s?[\W_\d]*",
+    re.IGNORECASE,
+)
 _AS_CSV: Final = "table.to_csv('data.csv', index=False) writes a table with a row for each step"
 _CURES: Final = {  # how to read a file of another format, by its suffix
     **dict.fromkeys(
@@ -234,13 +250,16 @@ def _are_named(columns: ColumnNames) -> bool:
 
 
 def _prepared(record: Record | BadRecord, reading: Reading) -> Record | BadRecord:
-    """Turns the steps of a record to `[length, features]`, and cuts padding off; a `BadRecord` if no step is left."""
+    """Turns the steps of a record to `[length, features]`, and takes padding, and -100 as a label, away.
+
+    Returns a `BadRecord` if no step is left.
+    """
     if isinstance(record, BadRecord):
         return record
     if reading.channels_first and record.steps.ndim == 2:
         steps: NDArray[np.float32] = np.ascontiguousarray(record.steps.T, dtype=np.float32)
         record = replace(record, steps=steps)
-    shortened = without_padding(record, reading.padding)
+    shortened = without_padding(without_ignored(record, reading.warn), reading.padding)
     if isinstance(shortened, str):
         return BadRecord(record.id, RecordError(f"{record.source_line}: {shortened}"))
     return shortened
@@ -316,7 +335,7 @@ def _folder(path: Path, kind: StepKind, advance: Advance, reading: Reading) -> I
     """Yields the records of a folder with a CSV file for each sequence; a file with a column of ids may have several.
 
     The id of a file's only record is the file's name without suffixes. A record without a label gets the name of the
-    folder that its file is in, unless that is `path` itself.
+    folder that its file is in, unless that is `path` itself, or no class (`_NO_CLASS`).
 
     Raises:
         ConfigurationError: There is no CSV file in the folder.
@@ -327,15 +346,38 @@ def _folder(path: Path, kind: StepKind, advance: Advance, reading: Reading) -> I
     say = reading.say
     prefix = f"{path}: {counted(len(files), 'file')}, each as "
     reading = replace(reading, for_single=lambda _: None, say=lambda line: say(prefix + line))
+    longest: dict[tuple[str, bool], int] = {}  # the most rows of a sequence, by its folder and whether it has a label
     for count, file in enumerate(files):
         advance(count / len(files))
         # A file without a column of ids is one record, whose id is "0".
         for record in _table(file, kind, read_csv(file), reading):
             fields: dict[str, Any] = {"id": str(file.relative_to(path)).partition(".")[0]} if record.id == "0" else {}
-            if isinstance(record, Record) and record.label is None and file.parent != path:
-                fields["label"] = file.parent.name
+            if isinstance(record, Record):
+                is_class = file.parent != path and _NO_CLASS.fullmatch(file.parent.name) is None
+                fields["label"] = file.parent.name if record.label is None and is_class else record.label
+                key = str(file.parent.relative_to(path)), fields["label"] is not None
+                longest[key] = max(longest.get(key, 0), len(record.steps))
             yield replace(record, **fields)
         reading = replace(reading, say=_PLAIN.say, taken=_PLAIN.taken)  # the roles are reported once
+    for line in _doubts_of_folders(path, longest):
+        reading.warn(line)
+
+
+def _doubts_of_folders(path: Path, longest: Mapping[tuple[str, bool], int]) -> list[str]:
+    """Warnings: the folders in `path` are no classes, or splits of the data, or hold labels, and no sequences.
+
+    `longest` are the most rows of a sequence, by its folder and whether it has a label.
+    """
+    parts = {part for folder, _ in longest for part in Path(folder).parts if _NO_CLASS.fullmatch(part)}
+    groups = {
+        f"no class has such a name, so the sequences have no label. Give the folder of one split, with a folder for "
+        f"each class in it, such as {path}/train/CLASS/FILE.csv; or a column of labels in each file": [
+            folder for folder, has_label in longest if not has_label and folder != "."
+        ],
+        "they are read as one: of splits of the data, give the folder of one": sorted(parts) if len(parts) > 1 else [],
+        "every file in it has one row, which is read as a step": [of for (of, _), rows in longest.items() if rows < 2],
+    }
+    return [f"{path}: {first_of([*map(repr, names)])}: {text}" for text, names in groups.items() if names]
 
 
 def _has_width(steps: Any, count: int) -> bool:

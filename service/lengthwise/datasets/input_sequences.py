@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from lengthwise.datasets import long_table, table_sequences, tails
 from lengthwise.datasets.column_roles import ColumnNames, Roles, RowKind, assign_roles
 from lengthwise.datasets.long_table import LongSequence
-from lengthwise.datasets.tables import Cells, TableColumns, arrow_cells, columns_of, is_of, steps_array
+from lengthwise.datasets.tables import Cells, TableColumns, arrow_cells, columns_of, id_text, is_of, steps_array
 from lengthwise.decoding.validation import ITEM_FIELDS
 from lengthwise.errors import ConfigurationError, InvalidSequences, Problem
 from lengthwise.runtime.feature_names import missing_columns_problem, values_by_name
@@ -160,6 +160,7 @@ def sequences_of(
     columns: ColumnNames | None = None,
     *,
     padding: Padding | None = None,
+    per_step: bool | None = None,
     ask: bool = True,
 ) -> InputSequences:
     """Reads a caller's sequences, in their order.
@@ -169,6 +170,7 @@ def sequences_of(
         layout: The order of the axes of an array.
         columns: The columns of a table that the caller names; None: their names say what they are.
         padding: What is cut off the end of each sequence; None: nothing.
+        per_step: Whether each step of a table has a label of its own; None: the labels show it.
         ask: Whether to warn of what looks like padding, and to refuse plain numbers that may be one sequence or many.
 
     Raises:
@@ -176,7 +178,7 @@ def sequences_of(
             sequences at all.
         ConfigurationError: `layout` or `padding` is no value of these options, or it is not clear what the columns are.
     """  # noqa: DOC502 - what it calls raises them
-    entries, roles = read(data, layout, columns, padding=padding, ask=ask)
+    entries, roles = read(data, layout, columns, padding=padding, per_step=per_step, ask=ask)
     return InputSequences(require_valid(entries), roles)
 
 
@@ -241,10 +243,12 @@ def read(
     if table is None:
         entries: Iterable[Any] = _entries(data, columns)
     elif "steps" in table and not isinstance(table["steps"], np.ndarray):
-        entries = _rows({name: cells for name, cells in table.items() if name in _FIELDS})
         fields = assign_roles(
-            [name for name in table if name in ("id", "label", "steps")], ColumnNames(values=("steps",))
+            TableColumns((name, table[name]) for name in table if name in ("id", "label", "steps")),
+            ColumnNames(values=("steps",)),
         )
+        ids = {"id": long_table.ids_of(table["id"], "id")} if fields.float_ids else {}
+        entries = _rows({name: cells for name, cells in (table | ids).items() if name in _FIELDS})
         roles = replace(fields, row="sequence", left_out=tuple(name for name in table if name not in _FIELDS))
     else:
         try:
@@ -253,6 +257,8 @@ def read(
             advice = _HOW_TO_NAME if re.search(r"\((id|time|label|values)\)", str(error)) else ""
             raise ConfigurationError(f"{error}{advice}") from error
         entries = ({"id": sequence.id if roles.id else None, "steps": sequence} for sequence in row_sequences)
+    if table is not None and roles is not None and roles.float_ids:
+        log.warning("the ids in the column %r are whole numbers that became floats: 1.0 is read as 1", roles.id)
     # 2. Sequences, one of each entry
     results: list[InputSequence | str] = []
     for entry in entries:
@@ -383,7 +389,7 @@ def _groups(
     for name, content, table in triples:
         key_value = name[0] if isinstance(name, tuple) and len(name) == 1 else name  # pandas: by=["a"] gives tuples
         steps = content if table is None else table.without(keys - table.levels)  # levels are no features anyway
-        yield {"id": None if name is None else str(key_value), "steps": steps}
+        yield {"id": None if name is None else id_text(key_value), "steps": steps}
 
 
 def _is_key(column: str, groups: Sequence[tuple[Any, TableColumns]]) -> bool:

@@ -25,7 +25,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lengthwise.datasets.column_roles import ColumnNames, Roles, assign_roles, header_hint, is_channel_name, listed
-from lengthwise.datasets.tables import MISSING, MOST_SHOWN, Cells, TableColumns, Texts, as_array, is_number, row_text
+from lengthwise.datasets.tables import (
+    MISSING,
+    MOST_SHOWN,
+    Cells,
+    TableColumns,
+    Texts,
+    as_array,
+    has_float_ids,
+    id_text,
+    is_number,
+    row_text,
+)
 from lengthwise.errors import ConfigurationError
 
 WIDE: Final = "; if a row is a whole sequence, say row=sequence"
@@ -81,7 +92,8 @@ def sequences(
             None: a table without ids is one sequence, and not an error.
         per_step: Whether the sequences get a list of labels, one for each step, instead of one label.
             True: they do. None: they do if some sequence has several labels. False: they do if most sequences have
-            several labels; if only a few have, each label that differs from the usual one of its sequence is a problem.
+            several labels; if only a few have, each label that differs from the usual one of its sequence is a problem,
+            and so is a row without one.
 
     Returns:
         The sequences, in the order of their first rows, and the role of each column.
@@ -152,22 +164,33 @@ def _sequences(
         elif counts:
             usual_label = counts.most_common(1)[0][0]  # labels of any type are compared as texts
             label = next(labels[row] for row in rows if str(labels[row]) == usual_label)
-            odd_row = next((row for row in rows.tolist() if str(labels[row]) not in ("None", usual_label)), None)
+            # A row may lack the label where the caller does not say what labels are for, and where it has no value
+            odd_row = next(
+                (
+                    row
+                    for row in rows.tolist()
+                    if str(labels[row]) not in (usual_label, "None")
+                    or (labels[row] is None and per_step is False and not np.isnan(values[row]).all())
+                ),
+                None,
+            )
             if odd_row is not None and problem is None:
-                reason = f"has the label {labels[odd_row]!r}, and {label!r} in its other rows: correct it"
+                odd_label = "no label" if labels[odd_row] is None else f"the label {labels[odd_row]!r}"
+                reason = f"has {odd_label}, and {label!r} in its other rows: correct it"
                 problem = odd_row, f'sequence {name!r} {reason} (labels of steps are for task = "per-step")'
         result.append(LongSequence(name, rows, values[rows], label, problem, roles))
     return result
 
 
 def ids_of(cells: Cells, name: str) -> list[str]:
-    """The id in each row of a column, as a text without blanks around it.
+    """The id in each row of a column, as a text without blanks around it; whole floats as whole numbers.
 
     Raises:
         ConfigurationError: A row has no id; the message names the first one.
     """
     plain = cells.tolist() if isinstance(cells, np.ndarray) else cells
-    ids = ["" if _is_missing(cell) else str(cell).strip() for cell in plain]
+    end = ".0" if isinstance(cells, Texts) and has_float_ids(cells) else ""
+    ids = ["" if _is_missing(cell) else id_text(cell).removesuffix(end) for cell in plain]
     if "" in ids:
         raise ConfigurationError(
             f"{row_text(cells, ids.index(''))} has no id in the column {name!r}, which names its sequence"

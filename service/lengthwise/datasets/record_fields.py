@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any, Final, Literal
 
@@ -19,11 +19,12 @@ from lengthwise.runtime.feature_names import values_by_name
 from lengthwise.runtime.manifest import Task
 from lengthwise.wrong_values import counted, nearest
 
-Label = str | tuple[str, ...] | None
+Label = str | tuple[str | None, ...] | None  # a tuple if multi-label or per-step, with None at a step without a label
 StepKind = Literal["values", "tokens"]  # an array of values, or a token id
 
 FIELDS = frozenset({"id", "steps", "label"})  # of a record
 
+_NO_LABEL: Final = "-100"  # what torch and Hugging Face write as the label of a step that has none
 _MOST_LISTED: Final = 10  # labels in a message
 
 _NUMBERS: Final = frozenset((int, float, type(None)))
@@ -35,9 +36,14 @@ class Record:
 
     id: str  # without one in the file, the number of the record, from 0
     steps: Steps  # `[length, features]` float32, NaN if missing, or `[length]` ids
-    label: Label  # a tuple if multi-label or per-step
+    label: Label
     source_line: str  # `FILE:LINE`, for messages
     names: tuple[str, ...] | None = None  # of the features, in their order, if they came with names
+
+    @property
+    def has_label(self) -> bool:
+        """Whether the sequence has a label, or some step has one; an empty list is the label of a multi-label model."""
+        return self.label is not None and {*self.label} != {None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,18 +104,27 @@ def _record(fields: Any, index: int, source_line: str, kind: StepKind, names: tu
 
 
 def label_of(label: Any, source_line: str) -> Label:
-    """Converts a label to a string, or a list of labels to a tuple of strings; None stays None.
+    """Converts a label to a string, or a list of labels to a tuple of strings; None stays None, also in a list.
 
     Raises:
-        RecordError: The label is neither a string nor a whole number, nor a list of them.
+        RecordError: The label is neither a string nor a whole number, nor a list of them; or it is an empty string.
     """
-    if label is None:
-        return None
     labels = label if isinstance(label, list) else [label]
-    if any(isinstance(value, (bool, float)) or not isinstance(value, (str, int)) for value in labels):
-        raise RecordError(f"{source_line}: a label is a string or a whole number, or a list of them")
-    texts = tuple(str(value) for value in labels)
+    if any(isinstance(value, bool) or not isinstance(value, str | int | None) or value == "" for value in labels):
+        raise RecordError(f"{source_line}: a label is a string or a whole number, or a list of them; null is no label")
+    texts = tuple(None if value is None else str(value) for value in labels)
     return texts if isinstance(label, list) else texts[0]
+
+
+def without_ignored(record: Record, warn: Callable[[str], object]) -> Record:
+    """Replaces -100 by None in a label that has an entry for each step; `warn` gets a line on it."""
+    if isinstance(record.label, tuple) and _NO_LABEL in record.label and len(record.label) == len(record.steps):
+        warn(
+            f"{_NO_LABEL} among the labels of steps is taken as no label: such a step counts neither in the loss nor "
+            "in the accuracy. If it is a class, give it another name"
+        )
+        record = replace(record, label=tuple(None if text == _NO_LABEL else text for text in record.label))
+    return record
 
 
 def _tokens(steps: Any, source_line: str) -> NDArray[np.int64]:
@@ -182,16 +197,19 @@ def label_mismatch(record: Record, task: Task) -> str | None:
     if isinstance(label, tuple) != (task != "single-label"):  # a list in the place of one label, or the reverse
         form = {"single-label": "one label", "multi-label": "a list of labels", "per-step": "one label a step"}[task]
         return f"a {task} model wants {form}"
-    is_step_missing = task == "per-step" and len(label) != len(record.steps)
-    return f"{len(label)} labels for {len(record.steps)} steps" if is_step_missing else None
+    wrong = {
+        f"{len(label)} labels for {len(record.steps)} steps": task == "per-step" and len(label) != len(record.steps),
+        "null is among its labels, and only a step may lack one": task == "multi-label" and None in label,
+    }
+    return next((text for text, is_wrong in wrong.items() if is_wrong), None)
 
 
-def unknown_labels(record: Record, labels: Sequence[str], owner: str = "the model's labels") -> str | None:
+def unknown_labels(label: Label, labels: Sequence[str], owner: str = "the model's labels") -> str | None:
     """Checks that all labels of a record are in `labels`; returns a message about the first other one, or None.
 
     `owner` says in the message whose labels these are.
     """
-    record_labels = record.label if isinstance(record.label, tuple) else (record.label,)
+    record_labels = label if isinstance(label, tuple) else (label,)
     unknown = next((label for label in record_labels if label is not None and label not in labels), None)
     if unknown is None:
         return None

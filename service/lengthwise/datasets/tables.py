@@ -74,6 +74,20 @@ def is_number(cell: str) -> bool:
     return True
 
 
+def id_text(value: Any) -> str:
+    """An id as text, without blanks around it; a whole float as a whole number: pandas makes floats of numbers."""
+    return str(int(value) if isinstance(value, float | np.floating) and value.is_integer() else value).strip()
+
+
+def has_float_ids(cells: Cells) -> bool:
+    """Whether ids are whole numbers that became floats; in a text file, whether all of them look like it: `1.0`."""
+    return (
+        all(cell.strip().endswith(".0") and cell.strip()[:-2].isdecimal() for cell in cells)
+        if isinstance(cells, Texts)
+        else any(isinstance(cell, float) and cell.is_integer() for cell in getattr(cells, "tolist", lambda: cells)())
+    )
+
+
 def row_text(cells: Cells, row: int) -> str:
     """The place of a row for a message: `line 7` of a text file, counted from 1, or `row 5` of a table, from 0."""
     return f"line {cells.lines[row]}" if isinstance(cells, Texts) and cells.lines else f"row {row}"

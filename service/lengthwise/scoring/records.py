@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from lengthwise.datasets.record_fields import BadRecord, Label, Record, label_mismatch
+from lengthwise.datasets.record_fields import BadRecord, Label, Record, label_mismatch, unknown_labels
 from lengthwise.decoding import json_body
 from lengthwise.decoding.calls import Item, make_item, why_refused
 from lengthwise.errors import IS_TRANSPOSED, RecordError
@@ -133,6 +133,8 @@ class Summary:
     computed_padding_steps: int = 0  # padding that the kernels computed; 0 if they skip it
     answers: int = 0  # compared with a label: one for each record; multi-label: each class; per-step: each step
     right: int = 0  # answers that equal the label
+    unknown: int = 0  # records with a label that the model does not have; nothing is compared with such a label
+    first_unknown: str = ""  # the first of these labels, and those of the model, as a text
 
     @property
     def sequences_per_second(self) -> float:
@@ -161,7 +163,9 @@ class Summary:
         if "error" in prediction:
             self.errors += 1
         elif label is not None:
-            hits = correct_answers(label, prediction, labels, task)
+            unknown = unknown_labels(label, labels) or ""
+            self.unknown, self.first_unknown = self.unknown + (unknown != ""), self.first_unknown or unknown
+            hits = [] if unknown and task == "single-label" else correct_answers(label, prediction, labels, task)
             self.answers += len(hits)
             self.right += sum(hits)
 
@@ -194,6 +198,8 @@ class Summary:
             yield f"processor time {spent:.1f} s: {shares}"
         if self.errors:
             yield f'without an answer: {self.errors:,} of them; their lines have the reason in "error"'
+        if self.unknown:
+            yield f"{self.unknown:,} of {self.records:,} records are not compared: {self.first_unknown}"
         if self.accuracy is not None:
             is_doubtful = self.answers >= _ENOUGH_ANSWERS and not self.right
             doubt = ": are the labels of the data written as those of the model?" if is_doubtful else ""
@@ -206,7 +212,7 @@ def correct_answers(label: Label, prediction: dict[str, Any], labels: Sequence[s
     The answers are, by the task:
     - single-label: one, the predicted label;
     - multi-label: one for each of the model's `labels`, whether the sequence has it;
-    - per-step: one for each step, without the steps that the model left out.
+    - per-step: one for each step, without those that the model left out, and those without a label of the model.
     """
     if task == "single-label":
         return [prediction["label"] == label]
@@ -214,4 +220,4 @@ def correct_answers(label: Label, prediction: dict[str, Any], labels: Sequence[s
     if task == "multi-label":
         return [(name in labels_of_record) == (name in prediction["assigned"]) for name in labels]
     pairs = zip(labels_of_record, prediction["step_labels"], strict=True)
-    return [label_of_step == predicted for label_of_step, predicted in pairs if predicted is not None]
+    return [step_label == answer for step_label, answer in pairs if answer is not None and step_label in labels]
