@@ -81,16 +81,20 @@ function truth(prediction, labels, sequence) {
   return [`the data says: ${cut([label].flat().join(", ") || "none")}${known ? "" : ", which is no label of this model"}`];
 }
 
-/** What can be compared, as [label of the data, answer]: one pair, or of a model with an answer for each step one a step. */
-export function pairsOf(sequence, prediction) {
+/**
+ * What can be compared, as [label of the data, answer]: one pair, or of a model with an answer for each step one a step.
+ * Steps without a label are left out; so is, where the labels of the model are given, what is none of them.
+ */
+export function pairsOf(sequence, prediction, known = null) {
   const { label } = sequence;
   if (label === null || label === undefined || prediction.error) return [];
-  if (prediction.label !== undefined) return Array.isArray(label) ? [] : [[label, prediction.label]];
+  const has = (each) => each !== null && (!known || known.includes(each));
+  if (prediction.label !== undefined) return Array.isArray(label) || !has(label) ? [] : [[label, prediction.label]];
   const sorted = (labels) => JSON.stringify([labels].flat().toSorted());
   if (prediction.assigned) return [[sorted(label), sorted(prediction.assigned)]];
   const labels = sequence.stepLabels;
   if (!labels) return [];
-  return prediction.step_labels.map((answer, i) => [labels[i], answer]).filter(([, answer]) => answer !== null);
+  return prediction.step_labels.map((answer, i) => [labels[i], answer]).filter(([each, answer]) => answer !== null && has(each));
 }
 
 /** How many answers are the label, and how many were compared. */

@@ -30,7 +30,9 @@ export class FileTable {
     const call = (part) => this.ask({ model: model.model, version: model.version, sequences: part.map((each) => each.asRequest()) });
     const each = async (part) => {
       try {
-        return (await call(part)).predictions;
+        const answered = await call(part);
+        this.labels = answered.labels;
+        return answered.predictions;
       } catch (error) {
         if (part.length === 1 || error.status !== 422) return part.map(() => ({ error: error.message }));
         const alone = [];
@@ -44,7 +46,7 @@ export class FileTable {
       const part = sequences.slice(index, index + Math.min(most, AT_ONCE));
       const predictions = await each(part);
       if (turn !== this.turn) return;
-      this.rows.push(...part.map((sequence, i) => rowOf(sequence, index + i, predictions[i])));
+      this.rows.push(...part.map((sequence, i) => rowOf(sequence, index + i, predictions[i], this.labels)));
     }
     this.show(`${model.model}, version ${model.version}`);
     this.showConfusion(model.labels);
@@ -56,6 +58,8 @@ export class FileTable {
     const failed = this.rows.filter((row) => row.error).length;
     const facts = [`${counted(this.rows.length, "sequence")} by ${name}`];
     if (compared) facts.push(`accuracy ${(right / compared).toFixed(4)}: ${right} of ${compared} answers are the label`);
+    const others = this.rows.filter((row) => row.label !== null && !row.error && !row.compared).length;
+    if (others) facts.push(`the labels of ${others} are not compared: the model has ${cut(this.labels.join(", "))}`);
     if (failed) facts.push(`${failed} without an answer`);
     byId("file-note").textContent = `${facts.join("; ")}.`;
     const hit = (row) => (row.compared > 1 ? ` (${row.right} of ${row.compared})` : "");
@@ -117,8 +121,8 @@ function shown(labels) {
   return cut(runs.map(({ label, count }) => `${label ?? "–"}${count > 1 ? ` × ${count}` : ""}`).join(", "));
 }
 
-function rowOf(sequence, index, prediction) {
-  const pairs = pairsOf(sequence, prediction);
+function rowOf(sequence, index, prediction, labels) {
+  const pairs = pairsOf(sequence, prediction, labels);
   const [right, compared] = hits(pairs);
   return {
     id: sequence.id || String(index + 1),

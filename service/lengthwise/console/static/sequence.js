@@ -9,7 +9,9 @@ export class Sequence {
     this.origin = origin;
     this.of = of;
     this.id = id;
-    this.label = Array.isArray(label) ? label.map(String) : label === null ? null : String(label); // a number is its digits
+    const isNone = (each) => each === null || (String(each) === "-100" && label.length === steps.length); // of a step
+    const text = (each) => (each === null ? null : String(each)); // a number is its digits
+    this.label = Array.isArray(label) ? label.map((each) => (isNone(each) ? null : String(each))) : text(label);
     this.stepMask = steps.map(() => true);
     this.featureMask = Array.isArray(steps[0]) ? steps[0].map(() => true) : [];
   }

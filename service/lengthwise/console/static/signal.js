@@ -178,7 +178,7 @@ export class Signal {
     }
     const { labels: names } = this.model;
     const fill = (label) => (names.includes(label) ? labelColour(names.indexOf(label), names.length) : "none");
-    if (strip === "true") return this.sequence.stepLabels.map((label) => ({ class: "true-label", fill: fill(label), text: `the data says ${label}` }));
+    if (strip === "true") return this.sequence.stepLabels.map((label) => ({ class: "true-label", fill: fill(label), text: label === null ? "the data has no label" : `the data says ${label}` }));
     return this.stepLabels?.map((label) => ({ class: "step-label", fill: fill(label), text: label ?? "left out" }));
   }
 
