@@ -16,6 +16,7 @@ import lengthwise_export
 from lengthwise.commands.cli import main
 from lengthwise_export.architecture import checkpoint
 from lengthwise_export.architecture.spec import Spec
+from lengthwise_export.training.arrays import from_sequences
 
 LABELS = ["calm", "loud"] * 8
 
@@ -143,3 +144,112 @@ def test_the_command_trains_on_a_row_for_each_step(tmp_path: Any, name: str) -> 
     asked = CliRunner().invoke(main, ["train", str(tmp_path / "s.toml"), str(path), "--out", str(tmp_path / "other")])
     assert asked.exit_code == 2
     assert "'state'" in asked.output
+
+
+IDS = [f"r{place}" for place in range(12)]
+TRUTH = {name: "calm" if place % 3 else "loud" for place, name in enumerate(IDS)}
+BY_ID = pandas.Series(TRUTH)
+IN_ORDER = [*TRUTH.values()]
+FRAME = pandas.DataFrame(
+    [(name, t, float(place)) for place, name in enumerate(IDS) for t in range(3)], columns=["id", "t", "u"]
+)  # each value is the number of its sequence
+BACKWARDS = FRAME.iloc[::-1]
+NUMBERED = FRAME.assign(id=FRAME["u"].astype(int))
+BY_NUMBER = pandas.Series(IN_ORDER, index=range(12))
+LEVELS = FRAME.set_index(["id", "t"])
+ARRAYS = [rows[["u"]].to_numpy() for _, rows in FRAME.groupby("id", sort=False)]
+STEPS = pandas.DataFrame({"id": IDS[::-1], "steps": ARRAYS[::-1]})
+WAYS: dict[str, tuple[Any, Any]] = {
+    "list": (FRAME, IN_ORDER),
+    "list, backwards": (BACKWARDS, IN_ORDER[::-1]),
+    "array": (FRAME, np.array(IN_ORDER)),
+    "position": (BACKWARDS, pandas.Series(IN_ORDER[::-1])),
+    "index": (BACKWARDS, BY_ID),
+    "index, shuffled": (FRAME, BY_ID.sample(frac=1, random_state=1)),
+    "table of one column": (BACKWARDS, BY_ID.to_frame("label")),
+    "dict": (BACKWARDS, TRUTH),
+    "table with ids": (BACKWARDS, pandas.DataFrame({"id": IDS, "label": IN_ORDER})),
+    "MultiIndex": (LEVELS.iloc[::-1], BY_ID),
+    "numbers, backwards": (NUMBERED.iloc[::-1], BY_NUMBER),
+    "float ids": (NUMBERED.assign(id=NUMBERED["u"]).iloc[::-1], BY_NUMBER),
+    "labels with float ids": (NUMBERED.iloc[::-1], BY_NUMBER.set_axis(np.arange(12.0))),
+    "polars": (polars.from_pandas(BACKWARDS), polars.DataFrame({"id": IDS, "label": IN_ORDER})),
+    "polars, position": (polars.from_pandas(FRAME), polars.Series(IN_ORDER)),
+    "groups": (BACKWARDS.groupby("id"), BY_ID),
+    "mapping": ({name: rows[["u"]] for name, rows in BACKWARDS.groupby("id")}, BY_ID),
+    "sequences": (lengthwise.sequences(BACKWARDS), BY_ID),
+    "lists in cells": (STEPS, BY_ID),
+    "index of lists in cells": (STEPS.set_index("id").rename_axis(None), BY_ID),
+    "arrays, a shuffled index": (ARRAYS, BY_ID.set_axis(range(20, 8, -1))),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_label_goes_to_its_sequence_in_whichever_way(way: str) -> None:
+    records = from_sequences("rnn", *WAYS[way]).records
+    assert [record.label for record in records] == [IN_ORDER[int(record.steps[0, 0])] for record in records]
+
+
+REFUSED: dict[str, tuple[Any, Any, str]] = {
+    "missing": (FRAME, BY_ID.drop("r4"), "without a label: 'r4'"),
+    "missing in a dict": (FRAME, dict([*TRUTH.items()][1:]), "without a label: 'r0'"),
+    "double": (FRAME, pandas.concat([BY_ID, BY_ID[:1]]), "several labels: 'r0'"),
+    "too many": (FRAME[FRAME["id"] != "r2"], BY_ID, "labels without a sequence: 'r2'"),
+    "others": (FRAME, BY_ID.rename("x{}".format), "without a label: 'r0', .*without a sequence: 'xr0'"),
+    "other numbers": (FRAME, BY_ID.set_axis(range(5, 17)), "without a label: 'r0', .*without a sequence: '5'"),
+    "several columns": (FRAME, pandas.DataFrame({"a": BY_ID, "b": BY_ID}), "columns 'a', 'b'"),
+    "rows": (LEVELS, pandas.Series("calm", index=LEVELS.index), "several labels: 'r0'"),
+    "no ids": (ARRAYS, TRUTH, "without a label: None; labels without a sequence: 'r0'"),
+    "numbers that are ids or rows": (STEPS.assign(id=range(11, -1, -1)), BY_NUMBER, "are ids and numbers of rows"),
+}
+
+
+@pytest.mark.parametrize("way", REFUSED)
+def test_labels_of_other_ids_are_refused_with_both_sides(way: str) -> None:
+    given, labels, said = REFUSED[way]
+    with pytest.raises(lengthwise.errors.InvalidSequences, match=said):
+        from_sequences("rnn", given, labels)
+
+
+def test_an_order_that_is_not_that_of_the_ids_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    from_sequences("rnn", FRAME, IN_ORDER[:2] + IN_ORDER[10:] + IN_ORDER[2:10])  # r0, r1, r2: not sorted as texts
+    assert caplog.messages == [
+        "the labels are taken in the order in which the ids first stand in the table: r0, r1, r2, r3, r4 and 7 more"
+    ]
+    caplog.clear()
+    from_sequences("rnn", NUMBERED, IN_ORDER)
+    from_sequences("rnn", FRAME, BY_ID)
+    assert not caplog.messages
+
+
+def test_a_classifier_is_fitted_and_scored_by_ids() -> None:
+    table = long_table().drop(columns="label")
+    labels = pandas.Series(LABELS, index=table["id"].unique())
+    fitted = lengthwise_export.LengthwiseClassifier("rocket").fit(table.iloc[::-1], labels)
+    assert fitted.predict(table).tolist() == LABELS
+    shuffled = labels.sample(frac=1, random_state=3)
+    assert fitted.score(table, shuffled) == fitted.score(table.assign(label=table["id"].map(labels))) == 1.0
+    weights = pandas.Series(1.0, index=shuffled.index)
+    weights["r00"] = 0.0
+    wrong = labels.where(labels.index != "r00", "loud")  # which has no weight
+    assert fitted.score(table, wrong, weights) == 1.0
+    with pytest.raises(ValueError, match="without a label: 'r00'"):
+        fitted.score(table, shuffled.drop("r00"))
+
+
+def test_steps_without_a_label_count_nowhere() -> None:
+    labels = [[0 if step % 2 else 1 for step in range(20)] for _ in LABELS]
+    open_steps = [[None if step % 3 else label for step, label in enumerate(each)] for each in labels]
+    open_steps[0] = [None] * 20
+    ignored = [[-100 if label is None else label for label in each] for each in open_steps]
+    steps = [case.T for case in cases()]
+    spec = {"model": {"preset": "rnn", "hidden": 4}}
+    runs = [lengthwise_export.train(spec, steps, each, epochs=1, progress=None) for each in (open_steps, ignored)]
+    for run in runs:
+        assert run.labels == ("0", "1")
+        assert run.report["training"]["answers"] == 15 * 7
+        assert run.report["training"]["by_length"][0]["answers"] == 15 * 7
+    assert checkpoint.read(runs[0].weights)[0].keys() == checkpoint.read(runs[1].weights)[0].keys()
+    assert runs[0].report["training"]["loss"] == runs[1].report["training"]["loss"]
+    assert any("-100 among the labels" in warning for warning in runs[1].warnings)
+    assert not any("-100" in warning for warning in runs[0].warnings)

@@ -27,6 +27,7 @@ from lengthwise.datasets.arrays import as_steps, masked_steps
 from lengthwise.datasets.column_roles import ColumnNames, Roles
 from lengthwise.datasets.dataset import BadRecord, Label, Reading, Record, StepKind
 from lengthwise.datasets.input_sequences import InputSequence, InputSequences, Layout, Padding
+from lengthwise.datasets.record_fields import without_ignored
 from lengthwise.datasets.tails import without_padding
 from lengthwise.decoding.calls import TRANSPOSED
 from lengthwise.errors import ConfigurationError, InvalidSequences, Problem
@@ -36,6 +37,7 @@ from lengthwise.wrong_values import nearest
 from lengthwise_export.architecture.model_spec import Preset
 from lengthwise_export.architecture.spec import InputSpec, Spec, tables_of
 from lengthwise_export.errors import SpecError
+from lengthwise_export.training.labels import in_order
 from lengthwise_export.training.record_checks import allow_open_missing, fitting_records, why_unfit
 
 # A spec as a Python caller passes it: a preset's name, the path of a TOML file, or its tables
@@ -64,7 +66,7 @@ class LabelledSequences:
 def from_sequences(
     spec_or_tables: SpecSource,
     sequences: Any,
-    labels: Iterable[Any] | None,
+    labels: Any,
     layout: Layout = "steps-first",
     padding: Padding | None = None,
 ) -> LabelledSequences:
@@ -73,7 +75,8 @@ def from_sequences(
     Args:
         spec_or_tables: The spec, in which keys may be open.
         sequences: In any form that `lengthwise.Model.predict` takes.
-        labels: One for each sequence; None for those that the sequences have themselves, as in a column of a table.
+        labels: One for each sequence, in a form of `training.labels`; None for those that the sequences have
+            themselves, as in a column of a table.
         layout: The order of the axes of an array.
         padding: Which steps are cut off the end of each sequence; None for what the spec says.
 
@@ -82,10 +85,10 @@ def from_sequences(
     """
     spec_tables = _with_padding(tables(spec_or_tables), padding)
     input_table = spec_tables.get("input", {})
-    records, roles, may_be_ids = _records_of(
+    labelled, roles, may_be_ids = _records_of(
         sequences, labels, layout, input_table, spec_tables.get("output", {}).get("task")
     )
-    if not records:
+    if not labelled:
         raise ConfigurationError("there is no sequence to train on")
     reasons = [] if roles is None else [f"columns: {roles}"]
     warnings = (
@@ -93,9 +96,12 @@ def from_sequences(
         if may_be_ids and input_table.get("features") is None
         else []
     )
+    records = [without_ignored(record, warnings.append) for record in labelled]
     spec = Spec.from_table(complete_tables(spec_tables, records, reasons))
     require_fit("", records, allow_open_missing(spec))
-    return LabelledSequences(spec, records, {} if roles is None else roles.named, tuple(reasons), tuple(warnings))
+    return LabelledSequences(
+        spec, records, {} if roles is None else roles.named, tuple(reasons), tuple(dict.fromkeys(warnings))
+    )
 
 
 def spec_and_files(arguments: Sequence[str]) -> tuple[str, list[str]]:
@@ -204,7 +210,7 @@ def require_fit(name: str, records: Sequence[Record], spec: Spec) -> None:
 
 def _records_of(
     sequences: Any,
-    labels: Iterable[Any] | None,
+    labels: Any,
     layout: Layout,
     input_table: Mapping[str, Any],
     task: str | None,
@@ -249,8 +255,10 @@ def _records_of(
     if problems:
         raise InvalidSequences(problems)
     # Join the arrays with their labels to records, and cut padding off their ends
-    sequences_read = InputSequences(entry for entry in entries if isinstance(entry, InputSequence))
-    raw_labels = _labels(labels, sequences_read, arrays, "" if roles is None else str(roles), task)
+    sequences_read = InputSequences((entry for entry in entries if isinstance(entry, InputSequence)), roles)
+    raw_labels = (
+        _own_labels(sequences_read, arrays, task) if labels is None else in_order(labels, sequences_read, sequences)
+    )
     labels_read = [as_label(label, index) for index, label in enumerate(raw_labels)]
     if len(labels_read) != len(arrays):
         raise ConfigurationError(f"{len(arrays)} sequences and {len(labels_read)} labels: each sequence needs one")
@@ -289,58 +297,45 @@ def _require_features(steps: Steps, features: int | None, first: Steps) -> None:
         raise ValueError(f"{steps.shape[1]} features a step, {who} {expected}{hint}")
 
 
-def _labels(
-    labels: Iterable[Any] | None, sequences: InputSequences, arrays: Sequence[Steps], roles: str, task: str | None
-) -> Iterable[Any]:
-    """The labels that the caller gives; or, if `labels` is None, those that the sequences have themselves.
-
-    For a per-step model, one label that a sequence has itself becomes the label of each of its steps.
+def _own_labels(sequences: InputSequences, arrays: Sequence[Steps], task: str | None) -> list[Any]:
+    """The labels that the sequences have themselves; for a per-step model, one label becomes that of each step.
 
     Args:
-        labels: What the caller gives, of any type.
-        sequences: The sequences, with their own labels.
+        sequences: The sequences, with their labels.
         arrays: The steps of each sequence.
-        roles: Which column of a table has which role, for messages; empty where the sequences are no table.
         task: The task of the spec; None if it is open.
 
     Raises:
-        ConfigurationError: No labels are given, and a sequence has none itself.
-        InvalidSequences: What is given is not a list.
+        ConfigurationError: A sequence has no label.
     """
-    if labels is None:
-        own_labels = sequences.labels
-        if None in own_labels:
-            raise ConfigurationError(
-                f"sequence {own_labels.index(None)} has no label: give labels=, or a table with a column of labels"
-                + (f" (columns: {roles})" if roles else "")
-            )
-        if task != "per-step":
-            return own_labels
-        return [
-            label if isinstance(label, list) else [label] * len(steps)
-            for label, steps in zip(own_labels, arrays, strict=True)
-        ]
-    if isinstance(labels, str | bytes | Mapping) or not isinstance(labels, Iterable):
-        raise InvalidSequences([Problem("/labels", f"must be a list, got a {type(labels).__name__}")])
-    return labels
+    labels = sequences.labels
+    if None in labels:
+        raise ConfigurationError(
+            f"sequence {labels.index(None)} has no label: give labels=, or a table with a column of labels"
+            + (f" (columns: {sequences.taken})" if sequences.taken else "")
+        )
+    return [
+        [label] * len(steps) if task == "per-step" and not isinstance(label, list) else label
+        for label, steps in zip(labels, arrays, strict=True)
+    ]
 
 
 def as_label(label: Any, index: int) -> Label:
     """Converts a caller's label to the form of records: a text, or a tuple of texts for several labels.
 
     Args:
-        label: A text or a whole number, or a list, set or array of them.
+        label: A text or a whole number, or a list, set or array of them; in it, None or NaN is a step without a label.
         index: The index of its sequence, for messages.
 
     Raises:
         ConfigurationError: The label, or an entry of it, is neither a text nor a whole number.
     """  # noqa: DOC502 - `_text` raises it
-    if getattr(label, "ndim", None) == 0:  # a number of NumPy
-        label = label.item()
-    if isinstance(label, set | frozenset):
-        label = sorted(label, key=str)
+    label = label.item() if getattr(label, "ndim", None) == 0 else label  # a number of NumPy
+    label = sorted(label, key=str) if isinstance(label, set | frozenset) else label
     if isinstance(label, np.ndarray | list | tuple):
-        return tuple(_text(text, index) for text in label)
+        return tuple(
+            None if text is None or (isinstance(text, float) and text != text) else _text(text, index) for text in label
+        )
     return _text(label, index)
 
 
@@ -350,7 +345,7 @@ def _text(label: Any, index: int) -> str:
     Raises:
         ConfigurationError: The label is neither a text nor a whole number.
     """
-    if isinstance(label, str | int | np.integer) and not isinstance(label, bool):
+    if isinstance(label, str | int | np.integer) and not isinstance(label, bool) and label != "":
         return str(label)
     raise ConfigurationError(
         f"label {index} is {str(label)[:40]!r}, a {type(label).__name__}: a label is a text or a whole number, or a "

@@ -34,6 +34,7 @@ from lengthwise_export.architecture.spec import ROCKET_BATCH_ROWS, Spec
 from lengthwise_export.architecture.trained import WEIGHTS_FILE
 from lengthwise_export.tracing.process_wide import torch_as_before
 from lengthwise_export.training import arrays, training_api
+from lengthwise_export.training.labels import in_order
 from lengthwise_export.training.options import TrainOptions
 
 if TYPE_CHECKING:
@@ -109,13 +110,13 @@ class LengthwiseClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
     def fit(self, X: Any, y: Any = None) -> LengthwiseClassifier:
         """Trains on sequences and one label for each; without `y`, on the labels that a table has.
 
+        If `y` has the ids of the sequences, such as a pandas Series with these as its index, it may have any order.
+
         Raises:
-            ValueError: Some sequences or labels cannot be used; names each by its index.
+            ValueError: Some sequences or labels cannot be used; names each by its index, or by its id.
             ConfigurationError: The spec or a parameter is wrong.
         """
-        sequences = _as_sequences(X, self.layout)
-        if y is None and sequences and None not in sequences.labels:
-            y = sequences.labels
+        sequences, y = _labelled(X, y, self.layout)
         labels = _labels(y)
         check_consistent_length(sequences, labels)
         classes, indices = np.unique(labels, return_inverse=True)
@@ -187,6 +188,17 @@ class LengthwiseClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
         best = self.predict_proba(X).argmax(axis=1)  # before `classes_` is read: raises NotFittedError without a fit
         return np.asarray(self.classes_[best])
 
+    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
+        """The share of sequences that are answered with their labels; `y` and the weights may have ids, as in `fit`.
+
+        Raises:
+            ValueError: Some sequences or labels cannot be used; names each by its index, or by its id.
+        """  # noqa: DOC502 - what it calls raises it
+        check_is_fitted(self)
+        sequences, y = _labelled(X, y, self.layout, tuple(self.spec_["input"].get("feature_names") or ()))
+        weights = sample_weight if sample_weight is None else in_order(sample_weight, sequences, X)
+        return float(super().score(sequences, y, weights))
+
     def export(self, out: str | os.PathLike[str], **options: Any) -> PublishedModel:
         """Publishes the fitted model as a model directory, after its verification.
 
@@ -236,8 +248,23 @@ class LengthwiseClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
         return bool(spec_tables.get("input", {}).get("missing", "indicator" if is_open else "refuse") != "refuse")
 
 
+def _labelled(X: Any, y: Any, layout: Layout, names: tuple[str, ...] | None = None) -> tuple[InputSequences, Any]:
+    """Reads sequences, and brings `y` into their order; without it, the labels that all of them have, None without.
+
+    `X`, `layout` and `names` are as for `_as_sequences`.
+    """
+    sequences = _as_sequences(X, layout, names=names, per_step=False)
+    if y is None:
+        return sequences, sequences.labels if sequences and None not in sequences.labels else None
+    return sequences, in_order(y, sequences, X)
+
+
 def _as_sequences(
-    X: Any, layout: Layout, padding: Padding | None = None, names: tuple[str, ...] | None = None
+    X: Any,
+    layout: Layout,
+    padding: Padding | None = None,
+    names: tuple[str, ...] | None = None,
+    per_step: bool | None = None,
 ) -> InputSequences:
     """Converts `X` to sequences; refuses with the errors that scikit-learn's tests of estimators expect.
 
@@ -249,6 +276,7 @@ def _as_sequences(
         layout: The order of the axes of an array.
         padding: Which steps are cut off the end of each sequence; None for none.
         names: The feature names of the fitted model, by which columns are selected; None if it has none yet.
+        per_step: False if each sequence of a table has one label, in all of its rows; None if labels do not matter.
 
     Raises:
         TypeError: It is a sparse matrix.
@@ -268,7 +296,9 @@ def _as_sequences(
     )
     is_array = hasattr(X, "__array__") and not hasattr(X, "__iter__")
     columns = ColumnNames(inputs=names)
-    return sequences_of(np.asarray(X) if is_matrix or is_array else X, layout, columns, padding=padding, ask=False)
+    return sequences_of(
+        np.asarray(X) if is_matrix or is_array else X, layout, columns, padding=padding, per_step=per_step, ask=False
+    )
 
 
 def _labels(y: Any) -> NDArray[Any]:

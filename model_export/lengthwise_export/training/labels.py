@@ -1,0 +1,102 @@
+"""Assigns the labels that a Python caller gives to the sequences: by ids if both have some, else by position.
+
+| labels | which is whose |
+|---|---|
+| a dict, a pandas Series with the ids as its index, a table with a column of ids | by the ids, in any order |
+| a list, an array, a Series with the index 0, 1, 2, ...; any Series if the sequences have no ids | by position |
+
+All other labels are refused, and the error has the ids of both sides. Where a row of a pandas table is a sequence, the
+index of the table is its ids, too.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from lengthwise.datasets.column_roles import is_named_as, listed
+from lengthwise.datasets.input_sequences import InputSequences, log
+from lengthwise.datasets.long_table import ids_of, labels_of
+from lengthwise.datasets.tables import columns_of, id_text, is_of
+from lengthwise.errors import InvalidSequences, Problem
+from lengthwise.wrong_values import first_of
+
+
+def in_order(labels: Any, sequences: InputSequences, data: Any) -> Any:
+    """Brings labels into the order of the sequences; logs this order if it is by position, and not that of the ids.
+
+    Args:
+        labels: What the caller gives, of any type.
+        sequences: The sequences that were read.
+        data: What they were read from.
+
+    Raises:
+        InvalidSequences: The labels are no list, or their ids and those of the sequences differ.
+    """
+    ids: list[Any] = [sequence.id for sequence in sequences]
+    rows, is_series = _index(data), _index(labels) is not None
+    has_rows = rows is not None and len(rows) == len(ids)  # a row is a sequence
+    ids = [*map(id_text, rows)] if has_rows and None in ids and type(rows).__name__ != "RangeIndex" else ids
+    id_name = None if sequences.roles is None else sequences.roles.id
+    keys, values = _with_ids(labels, id_name)
+    is_count = is_series and keys == [*map(str, range(len(values)))]
+    # By the ids
+    if keys not in (None, ids) and not (is_series and None in ids):
+        problem = _mismatch(ids, keys)
+        if not problem and not (is_count and has_rows):
+            return [*map(dict(zip(keys, values, strict=True)).__getitem__, ids)]
+        if not problem or not (is_count or (is_series and type(data) is list and {*keys}.isdisjoint(ids))):
+            problem = (
+                f"{problem or '0, 1, 2, ... are ids and numbers of rows'}. They are matched by id; give a list of "
+            )
+            raise InvalidSequences(
+                [Problem("/labels", f"{problem}labels in the order of the sequences, or a column of labels")]
+            )
+    # By position
+    names = [*map(str, dict.fromkeys(ids))]
+    is_explicit = keys == ids or id_name is None or isinstance(data, InputSequences)
+    if not is_explicit and names != sorted(names, key=int if all(map(str.isdecimal, names)) else None):
+        log.warning("the labels are taken in the order in which the ids first stand in the table: %s", first_of(names))
+    return values
+
+
+def _index(value: Any) -> Any:
+    """The index of a pandas Series or DataFrame; None for any other value."""
+    return value.index if is_of(value, "pandas") and hasattr(value, "iloc") else None
+
+
+def _mismatch(ids: list[Any], keys: list[str]) -> str:
+    """Says which sequences have no label, or several, and which labels no sequence; '' if each has its counterpart."""
+    names, counts = {*ids}, Counter(keys)
+    groups = {
+        "without a label": [name for name in dict.fromkeys(ids) if name not in counts],
+        "labels without a sequence": [key for key in counts if key not in names],
+        "several labels": [key for key, count in counts.items() if count > 1],
+    }
+    return "; ".join(f"{title}: {first_of([*map(repr, group)])}" for title, group in groups.items() if group)
+
+
+def _with_ids(labels: Any, id_name: str | None) -> tuple[list[str] | None, Any]:
+    """The ids of labels, None if they have none; and the labels.
+
+    `id_name` is the column of ids in the table of the sequences; None if there is none.
+
+    Raises:
+        InvalidSequences: The labels are no list, or a table that has not just one column of labels.
+    """
+    series = labels.iloc[:, 0] if _index(labels) is not None and labels.shape[1:] == (1,) else labels
+    if isinstance(series, Mapping) or (_index(series) is not None and series.ndim == 1):
+        keys = (key[0] if isinstance(key, tuple) else key for key, _ in series.items())
+        return [*map(id_text, keys)], [label for _, label in series.items()]
+    # sklearn's tests of estimators give an array that cannot be iterated
+    is_list = isinstance(labels, Iterable) or hasattr(labels, "__array__")
+    if (table := columns_of(labels)) is None and is_list and not isinstance(labels, str | bytes):
+        return None, labels
+    id_names = [name for name in table or () if name == id_name or is_named_as("id", name)]
+    label_names = [name for name in table or () if name not in id_names]
+    if table is None or len(id_names) > 1 or len(label_names) != 1:
+        form = f"a {type(labels).__name__}" if table is None else f"a table with the columns {listed(table)}"
+        raise InvalidSequences([Problem("/labels", f"must be a list, or a table with ids and labels, got {form}")])
+    ids = ids_of(table[id_names[0]], id_names[0]) if id_names else None
+    return ids, labels_of(table[label_names[0]], label_names[0])
