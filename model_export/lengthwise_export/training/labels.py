@@ -70,9 +70,9 @@ def _mismatch(ids: list[Any], keys: list[str]) -> str:
     """Says which sequences have no label, or several, and which labels no sequence; '' if each has its counterpart."""
     names, counts = {*ids}, Counter(keys)
     groups = {
-        "without a label": [name for name in dict.fromkeys(ids) if name not in counts],
+        "sequences without a label": [name for name in dict.fromkeys(ids) if name not in counts],
         "labels without a sequence": [key for key in counts if key not in names],
-        "several labels": [key for key, count in counts.items() if count > 1],
+        "ids with several labels": [key for key, count in counts.items() if count > 1],
     }
     return "; ".join(f"{title}: {first_of([*map(repr, group)])}" for title, group in groups.items() if group)
 
