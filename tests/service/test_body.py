@@ -130,6 +130,14 @@ def test_a_gzip_body_holds_what_it_inflates_to_before_it_does() -> None:
     assert inflating.size <= held.size
 
 
+@pytest.mark.parametrize("size", [100_000, 200_000, 999_999, 10**6])
+async def test_a_gzip_body_with_more_bytes_than_a_size_is_inflated_not_much_further(size: int) -> None:
+    inflating = body.Inflating(gzip.compress(bytes(10**6)), 10**7, hold())
+    assert inflating.at_once() is None
+    assert await inflating.fits(size) == (size == 10**6)
+    assert inflating.size <= max(size, 2 * body.PIECE_BYTES) + body.PIECE_BYTES
+
+
 async def test_a_body_is_counted_as_it_comes_and_refused_where_there_is_no_room() -> None:
     held = hold(1000)
     seen: list[int] = []

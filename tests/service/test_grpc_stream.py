@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import threading
 import time
 import zlib
@@ -407,6 +408,29 @@ def test_a_call_whose_status_nobody_takes_is_still_watched_when_its_last_answer_
     begun[3](None)
     begun[0](SimpleNamespace(batch_operations=[SimpleNamespace(cancelled=lambda: False)]))
     assert not unread
+
+
+async def test_a_compressed_message_waits_by_the_bytes_it_has() -> None:
+    sizes = list[int]()
+
+    class Noting(Turns):
+        def turn(self, peer: object, size: int, *given: Any, **options: Any) -> Any:
+            sizes.append(size)
+            return super().turn(peer, size, *given, **options)
+
+    begun: list[Any] = []
+    core = SimpleNamespace(peer=lambda: b"ipv4:127.0.0.1:1", start_server_batch=lambda _, done: begun.append(done))
+    details = SimpleNamespace(method=b"/a", deadline=float("inf"))
+    event = SimpleNamespace(call=core, call_details=details, invocation_metadata=())
+    rpc, received = RpcCall(event, {}, Noting(), 2**24), list[bytes | None]()
+    rpc.receive(received.append)
+    message = bytes((i * i * 2_654_435_761 >> 16) & 255 for i in range(100_000)) + bytes(5_000_000)
+    packed = gzip.compress(message)  # whose beginning is not made smaller
+    begun[1](SimpleNamespace(batch_operations=[SimpleNamespace(message=lambda: packed)]))
+    await until(lambda: received)
+    assert received == [message]
+    assert sizes[0] >= 10 * len(packed)
+    assert sizes[-2] < len(message) <= sizes[-1]
 
 
 async def test_a_call_that_closes_without_a_message_does_not_count_as_prompt(monkeypatch: pytest.MonkeyPatch) -> None:

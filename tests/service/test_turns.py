@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from lengthwise.decoding import json_body
 from lengthwise.errors import DeadlineExceeded
 from lengthwise.protocols.body import ClientLeft
-from lengthwise.protocols.call import timeout_of
-from lengthwise.protocols.endpoint import LARGE_BODY_BYTES
-from lengthwise.protocols.turns import Turns
+from lengthwise.protocols.call import InferenceCall, timeout_of
+from lengthwise.protocols.endpoint import LARGE_BODY_BYTES, Received
+from lengthwise.protocols.turns import Turns, believed_bytes
 from tests.support.http_lines import net
 from tests.support.numpy_models import Service, idle, manifest, model, serving
 from tests.support.waiting import until
@@ -222,6 +222,95 @@ async def test_a_body_whose_client_left_is_freed_while_others_are_read(
         line.writer.transport.abort()
         await until(lambda: not turns.waiting)
         await until(lambda: inflight.bytes == before)
+
+
+LONG = PATIENT + b" " * (16 * LARGE_BODY_BYTES)
+LIES = {
+    "the last member is small": gzip.compress(LONG) + gzip.compress(b" "),
+    "every member is small": b"".join(gzip.compress(LONG[i : i + 20_000]) for i in range(0, len(LONG), 20_000)),
+    "the trailer is false": gzip.compress(LONG)[:-4] + b"\1\0\0\0",
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+async def test_a_compressed_body_waits_by_the_bytes_it_has(monkeypatch: pytest.MonkeyPatch, lie: str) -> None:
+    decoded = list[int]()  # sizes of bodies, in the order in which they were decoded
+    async with reading(monkeypatch) as (service, release), net(service) as made:
+        turns, slow = service.app.predict.large_bodies, json_body.decode
+
+        def noting(body: bytes, *given: Any, **options: Any) -> Any:
+            decoded.append(len(body))
+            return slow(body, *given, **options)
+
+        monkeypatch.setattr(json_body, "decode", noting)
+        lines = [await made.line() for _ in range(7)]
+        for waiting, line in enumerate(lines[:6], start=1):
+            line.send(LIES[lie], "content-encoding: gzip")
+            await until(lambda waiting=waiting: turns.waiting == waiting)
+        honest = PLAIN + b" " * LARGE_BODY_BYTES
+        lines[6].send(honest)
+        await until(lambda: turns.waiting == 7)
+        release.set()
+        statuses = [(await line.answer())[0] for line in lines]
+    assert statuses == [422 if "false" in lie else 200] * 6 + [200]
+    assert decoded[0] == len(honest)
+    assert decoded[1:] == ([] if "false" in lie else [len(LONG) + (lie == "the last member is small")] * 6)
+
+
+async def test_a_connection_is_charged_the_bytes_that_its_body_had() -> None:
+    turns, order = Turns(slots=1), list[str]()
+
+    async def read(peer: str, size: int) -> None:
+        async with turns.turn(peer, size, math.inf) as reading:
+            reading.size = 100
+            order.append(peer)
+            for _ in range(5):
+                await asyncio.sleep(0)
+        if order == ["small"]:
+            group.create_task(read("small", 1_000))
+
+    async with asyncio.TaskGroup() as group:
+        for peer in ("small", *(f"caller {i}" for i in range(12))):
+            group.create_task(read(peer, 10_000))
+    assert order[:3] == ["small", "caller 0", "small"]
+
+
+@pytest.mark.parametrize(
+    ("packed", "said", "most", "sizes"),
+    [
+        (1_000, 7, 10**6, [10_000, 100_000, 10**6]),
+        (1_000, 300_000, 10**6, [300_000, 10**6]),
+        (200_000, 2**32 - 1, 10**6, [10**6]),
+    ],
+)
+def test_the_believed_size_is_ten_times_the_packed_one_at_least_and_grows(
+    packed: int, said: int, most: int, sizes: list[int]
+) -> None:
+    believed = [believed_bytes(packed, most, said)]
+    while believed[-1] < most:
+        believed.append(believed_bytes(believed[-1], most))
+    assert believed == sizes
+
+
+async def test_many_sequences_of_small_bodies_are_not_decoded_in_one_turn_of_the_event_loop(service: Service) -> None:
+    def at_once(count: int) -> bool:
+        body = b'{"sequences": [%s]}' % b",".join([b"[[1, 3]]"] * count)
+        call = InferenceCall(service.app.predict, {})
+        decoded = call.decode_at_once(Received({}, {}, body))
+        call.close(200)
+        return decoded is not None
+
+    await asyncio.sleep(0)
+    assert [at_once(1) for _ in range(600)] == [True] * 600
+    assert [at_once(1000) for _ in range(3)] == [True, False, False]
+    await asyncio.sleep(0)
+    assert [at_once(100) for _ in range(8)] == [True] * 6 + [False] * 2
+
+
+async def test_bodies_of_many_sequences_that_come_together_are_all_answered(service: Service) -> None:
+    body = {"sequences": [[[1, 3]]] * 600}
+    answers = await asyncio.gather(*(service.predict(body) for _ in range(8)))
+    assert [len(answer.json()["predictions"]) for answer in answers] == [600] * 8
 
 
 @pytest.mark.parametrize("where", ["body", "header", "both", "header of gzip"])

@@ -26,7 +26,7 @@ import grpc
 from grpc._cython import cygrpc  # type: ignore[attr-defined]  # the stubs leave it out
 
 from lengthwise.connections.unread import PATIENCE_SECONDS
-from lengthwise.protocols.turns import Turns
+from lengthwise.protocols.turns import Turns, believed_bytes
 
 log = logging.getLogger("lengthwise.grpc")
 
@@ -135,19 +135,27 @@ class RpcCall:
         """Inflates a message and passes it to `on_received`; ends the call if it is larger than `_max_bytes`.
 
         A small message is inflated at once. For a large one a task waits until it is the connection's turn, and
-        inflates it in a thread. That counts as an operation of the call, so that the call does not end before.
+        inflates it in a thread; if it has more bytes than were believed, the task waits again. That counts as an
+        operation of the call, so that the call does not end before.
         """
         inflated, read_bytes = _inflate(message, min(_INFLATED_HERE, self._max_bytes))
         if inflated is not None or self._max_bytes <= _INFLATED_HERE:
             self._received_inflated(on_received, inflated)
             return
-        size = min(self._max_bytes, _INFLATED_HERE * len(message) // read_bytes)  # predicted, of the whole message
 
         async def in_turn() -> bytes | None:
             """Inflates the message in a thread, when it is the connection's turn; None if it is too large."""
-            async with self._turns.turn(self.client, size, math.inf):
-                self._inflation = None  # a thread cannot be cancelled
-                return (await asyncio.to_thread(_inflate, message, self._max_bytes))[0]
+            # As large as it would be if all of it were like its beginning
+            size = believed_bytes(len(message), self._max_bytes, _INFLATED_HERE * len(message) // read_bytes)
+            while True:
+                async with self._turns.turn(self.client, size, math.inf) as reading:
+                    self._inflation = None  # a thread cannot be cancelled
+                    inflated, _ = await asyncio.to_thread(_inflate, message, size)
+                    reading.size = 0 if inflated is None else len(inflated)
+                    if inflated is not None or size == self._max_bytes or self.cancelled:
+                        return inflated
+                    self._inflation = asyncio.current_task()
+                size = believed_bytes(size, self._max_bytes)
 
         def done(inflating: asyncio.Task[bytes | None]) -> None:
             """Ends the operation of the inflation: passes the message on, unless the call was cancelled meanwhile."""

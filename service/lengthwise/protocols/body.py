@@ -7,6 +7,7 @@ so it is inflated by pieces, and the memory of a piece is counted before the pie
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 import zlib
 from collections.abc import Iterator
@@ -94,16 +95,16 @@ def is_packed(headers: dict[bytes, bytes]) -> bool:
     return headers.get(b"content-encoding", b"").strip().lower() == b"gzip"
 
 
-def inflated_bytes(body: bytes, max_bytes: int) -> int:
-    """The size of a gzip body when it is inflated, by its last four bytes (RFC 1952); at most `max_bytes`."""
-    return min(max(len(body), int.from_bytes(body[-4:], "little")), max_bytes)
+def trailer_bytes(body: bytes) -> int:
+    """The size that the last four bytes of a gzip body state (RFC 1952): that of its last member, or a lie."""
+    return int.from_bytes(body[-4:], "little")
 
 
 class Inflating:
     """A gzip body that is inflated piece by piece, to at most `max_bytes` bytes.
 
     The memory of each piece is counted in `hold` before the piece is inflated. Call `at_once` first; if it returns
-    None, the body is large, and `inflated` goes on in a thread.
+    None, the body is large, and `fits` or `inflated` goes on in a thread.
     """
 
     def __init__(self, body: bytes, max_bytes: int, hold: Hold) -> None:
@@ -122,15 +123,23 @@ class Inflating:
         return None if self._inflate(2) == 2 else self.content()
 
     async def inflated(self) -> bytes:
-        """Inflates the rest of the body in a thread, and returns the whole body.
+        """Inflates the rest of the body in a thread, and returns the whole body; raises the errors of `fits`."""
+        await self.fits(sys.maxsize)
+        return await asyncio.to_thread(self.content)
 
-        Raises `TooLarge` as soon as more than `max_bytes` bytes are inflated, `InflightFull` if there is no memory for
-        the next pieces now, and `InvalidRequest` if the body is not gzip, ends early, or has too many members.
+    async def fits(self, size: int) -> bool:
+        """Inflates the rest of the body in a thread, and returns whether it has at most `size` bytes.
+
+        If it has more, only some more are inflated. Raises `TooLarge` as soon as more than `max_bytes` bytes are
+        inflated, `InflightFull` if there is no memory for the next pieces now, and `InvalidRequest` if the body is not
+        gzip, ends early, or has too many members.
         """
-        while True:
-            self._hold.set(self._packed_bytes + self.size + _PIECES_AT_ONCE * PIECE_BYTES)
-            if await asyncio.to_thread(self._inflate, _PIECES_AT_ONCE) < _PIECES_AT_ONCE:
-                return await asyncio.to_thread(self.content)
+        while self.size <= size:
+            count = min(_PIECES_AT_ONCE, (size - self.size) // PIECE_BYTES + 1)
+            self._hold.set(self._packed_bytes + self.size + count * PIECE_BYTES)
+            if await asyncio.to_thread(self._inflate, count) < count:
+                break
+        return self.size <= size
 
     def _inflate(self, count: int) -> int:
         """Inflates up to `count` more pieces; returns how many there were, fewer only at the end of the body."""

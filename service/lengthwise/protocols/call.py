@@ -41,6 +41,7 @@ from lengthwise.protocols import windows
 from lengthwise.protocols.body import ClientLeft
 from lengthwise.protocols.body_deadline import patience
 from lengthwise.protocols.endpoint import Decoded, InferenceProtocol, Received
+from lengthwise.protocols.turns import MANY_SEQUENCES, MOST_AT_ONCE, Reading
 from lengthwise.runtime.answers import Answer
 from lengthwise.telemetry.call_record import Caller
 
@@ -122,9 +123,13 @@ class InferenceCall:
         """
         self._refuse_if_full(request)
         protocol = self._protocol
-        decoded = protocol.read(request, fast=True) if len(request.body) <= protocol.most_fast_bytes else None
+        if len(request.body) > protocol.most_fast_bytes or protocol.large_bodies.at_once >= MOST_AT_ONCE:
+            return None
+        decoded = protocol.read(request, fast=True)
         if decoded is not None:
             self._note(decoded)
+            if (count := len(decoded[0].items)) >= MANY_SEQUENCES:
+                protocol.large_bodies.count_at_once(count)
         return decoded
 
     async def decode_slowly(self, request: Received) -> Decoded:
@@ -154,18 +159,23 @@ class InferenceCall:
         return decoded
 
     @asynccontextmanager
-    async def decoding_slot(self, size: int, request: Received, *, whole: bool = True) -> AsyncIterator[None]:
+    async def decoding_slot(self, size: int, request: Received, *, whole: bool = True) -> AsyncIterator[Reading]:
         """Has one of the few slots in which large bodies are inflated and decoded, for the time of the block.
 
-        It first waits until it is this call's turn (`Turns`). Raises `DeadlineExceeded` if that is not before the
-        call's deadline, and `ClientLeft` if `withdraw` is called before. The body may name a deadline, so it is
-        searched for one first.
+        It first waits until it is this call's turn (`Turns`). The body may name a deadline, so it is searched for one
+        first.
 
         Args:
-            size: About how many bytes the body has when it is inflated.
+            size: How many bytes the body has when it is inflated, as far as that is known.
             request: The request with its body, or with the beginning of the inflated body.
             whole: Whether `request` has the whole body.
-        """
+
+        Raises:
+            ClientLeft: The call was withdrawn.
+            DeadlineExceeded: The turn does not come before the call's deadline.
+        """  # noqa: DOC502 - `turn` raises it, too
+        if self._is_over:
+            raise ClientLeft
         # The deadline, and whether the caller has set it: only then a call is refused before it has passed.
         deadline, is_certain = self.deadline, self.has_deadline
         large_bodies = self._protocol.large_bodies
@@ -174,8 +184,8 @@ class InferenceCall:
             seconds, is_certain = patience(self._protocol.options_of(request)._replace(whole=whole), default)
             deadline = self.record.arrived + seconds
         self._slot = asyncio.get_running_loop().create_future()
-        async with large_bodies.turn(self.peer, size, deadline, certain=is_certain, slot=self._slot):
-            yield
+        async with large_bodies.turn(self.peer, size, deadline, certain=is_certain, slot=self._slot) as reading:
+            yield reading
 
     def submit(self, decoded: Decoded, write: Write, waiter: Waiter | None = None) -> None:
         """Queues the sequences of a decoded call, and counts the memory of the sequences and of the answer.

@@ -16,13 +16,14 @@ from lengthwise.protocols.body import (
     CLIENT_LEFT,
     ClientLeft,
     Inflating,
-    inflated_bytes,
     is_packed,
     read_body,
     status_sent,
+    trailer_bytes,
 )
 from lengthwise.protocols.call import InferenceCall, server_timing
 from lengthwise.protocols.endpoint import Decoded, Endpoint, Headers, Received
+from lengthwise.protocols.turns import believed_bytes
 
 Response: TypeAlias = tuple[int, bytes, Headers]
 """Status, body and headers of a response, without the headers that every response has."""
@@ -84,7 +85,8 @@ class OverAsgi:
         """Inflates and decodes the body of a call; its bytes are freed with the return.
 
         A small body is inflated and decoded on the event loop. A large one waits for a decoding slot, and a thread
-        decodes it; a compressed large one keeps the slot for inflating and decoding.
+        decodes it; a compressed large one keeps the slot for inflating and decoding, or waits again if it has more
+        bytes than were believed.
         """
         headers, hold, max_bytes = call.headers, call.hold, self._endpoint.serving.settings.max_body_bytes
         call.begin_decoding()
@@ -93,12 +95,21 @@ class OverAsgi:
             inflated = inflating.at_once()
             if inflated is None:  # a large one
                 beginning = Received(scope, headers, inflating.content())
-                async with call.decoding_slot(inflated_bytes(body, max_bytes), beginning, whole=False):
-                    call.begin_decoding()  # again: the wait for the slot is not decoding
-                    body = await inflating.inflated()
-                    del inflating
-                    hold.holds(len(body))
-                    return await call.decode_in_thread(Received(scope, headers, body))
+                size = believed_bytes(len(body), max_bytes, max(inflating.size, trailer_bytes(body)))
+                while True:
+                    async with call.decoding_slot(size, beginning, whole=False) as reading:
+                        call.begin_decoding()  # again: the wait for the slot is not decoding
+                        if await inflating.fits(size):
+                            body = await asyncio.to_thread(inflating.content)
+                            del inflating
+                            reading.size = len(body)
+                            hold.holds(len(body))
+                            return await call.decode_in_thread(Received(scope, headers, body))
+                        reading.size = 0
+                    # It may wait long, and takes less memory as it came.
+                    inflating = Inflating(body, max_bytes, hold)
+                    hold.set(len(body) + len(beginning.body))
+                    size = believed_bytes(size, max_bytes)
             body = inflated
             hold.holds(len(body))
         request = Received(scope, headers, body)

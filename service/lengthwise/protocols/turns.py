@@ -12,6 +12,14 @@ being read show how long it takes at least.
 
 *To read* a body is to inflate and decode it, in a slot. The *turn* of a waiting body is (its finish, its order of
 arrival): the smallest turn gets the next free slot.
+
+How large a compressed body is, nobody knows before it is inflated, and what its sender says of it may be a lie. So it
+waits with a size that is believed (`believed_bytes`). If it has more bytes, it gives its slot back before it is
+decoded, and waits again with a larger size.
+
+Small bodies are decoded on the event loop, and most take much less than a millisecond. One with many sequences takes
+several, as each sequence is queued by itself. So the sequences of such bodies are counted (`count_at_once`): after
+`MOST_AT_ONCE` of them in one turn of the event loop, further bodies of that turn wait for a slot, too.
 """
 
 from __future__ import annotations
@@ -22,6 +30,7 @@ import itertools
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Final
 
 from lengthwise.errors import DeadlineExceeded
@@ -31,8 +40,33 @@ from lengthwise.protocols.body import ClientLeft
 LARGE_BODIES_AT_ONCE: Final = 2
 _MOST_PEERS: Final = 1024  # connections whose finish is kept; beyond, only finishes in the future are kept
 _DECAY: Final = 0.9  # weight of the older measurements of reading, at each further one
+_GROWTH: Final = 10  # of the size of a body, when it is inflated: least that is believed
+MANY_SEQUENCES: Final = 32  # of one body, from which on they are counted
+MOST_AT_ONCE: Final = 512  # counted sequences of one turn of the event loop, which take 2 ms
 # When it is predicted again whether a waiting body will be read in time, in shares of the time that it has.
 _LOOKS: Final = (1 / 8, 1 / 4, 3 / 8, 1.0)
+
+
+@dataclass(slots=True, eq=False)
+class Reading:
+    """A body that has a slot.
+
+    Its reader sets `size` as soon as it is known for certain; to 0 if the body gives the slot back and waits again.
+    """
+
+    size: int  # in bytes, inflated
+    began: float  # in seconds of `time.monotonic`
+
+
+def believed_bytes(least_bytes: int, max_bytes: int, said_bytes: int = 0) -> int:
+    """The size with which a compressed body waits for its turn, at most `max_bytes`.
+
+    Args:
+        least_bytes: How many bytes it has, as it came; or the size with which it waited before, which was too small.
+        max_bytes: Most that a body may have.
+        said_bytes: What its sender says, or its beginning promises. Less than ten times `least_bytes` is not believed.
+    """
+    return min(max(_GROWTH * least_bytes, said_bytes), max_bytes)
 
 
 class Turns:
@@ -47,7 +81,14 @@ class Turns:
         self._virtual_time = 0.0  # bytes
         self._finishes: dict[object, float] = {}  # by connection, that of its last body
         self._read_bytes = self._read_seconds = 0.0  # sums over the bodies so far, older ones with less weight
-        self._reading: dict[int, tuple[int, float]] = {}  # bodies that have a slot: their size, and since when
+        self._reading: set[Reading] = set()
+        self.at_once = 0  # sequences that were counted in this turn of the event loop
+
+    def count_at_once(self, sequences: int) -> None:
+        """Counts the `MANY_SEQUENCES` or more of a body that was decoded on the event loop, until its next turn."""
+        if not self.at_once:
+            asyncio.get_running_loop().call_soon(setattr, self, "at_once", 0)
+        self.at_once += sequences
 
     @asynccontextmanager
     async def turn(
@@ -58,12 +99,12 @@ class Turns:
         *,
         certain: bool = False,
         slot: asyncio.Future[None] | None = None,
-    ) -> AsyncIterator[None]:
+    ) -> AsyncIterator[Reading]:
         """Waits for a slot, and has it for the time of the block, in which the caller reads a body.
 
         Args:
             peer: The connection of the body; equal for all bodies of one connection.
-            size: About how many bytes the body has when it is inflated.
+            size: How many bytes the body has when it is inflated, as far as that is known.
             deadline: Seconds of `time.monotonic`. `DeadlineExceeded` is raised if the turn does not come before.
             certain: Whether the caller set the deadline, so that a later answer is of no use to it. Then
                 `DeadlineExceeded` is raised as soon as it is predicted that the body will not be read in time.
@@ -81,14 +122,16 @@ class Turns:
             await self._wait(finish, size, deadline, slot, certain=certain)
             if slot.cancelled():
                 raise ClientLeft
-        began, number = time.monotonic(), next(self._order)
-        self._reading[number] = size, began
+        reading = Reading(size, time.monotonic())
+        self._reading.add(reading)
         try:
-            yield
+            yield reading
         finally:
-            del self._reading[number]
-            self._read_bytes = _DECAY * self._read_bytes + size
-            self._read_seconds = _DECAY * self._read_seconds + time.monotonic() - began
+            self._reading.remove(reading)
+            if reading.size:  # the bytes that it really has
+                self._finishes[peer] = self._finishes.get(peer, 0.0) + reading.size - size
+                self._read_bytes = _DECAY * self._read_bytes + reading.size
+                self._read_seconds = _DECAY * self._read_seconds + time.monotonic() - reading.began
             self.release()
 
     def predicted_seconds(self, turn: tuple[float, int] = (float("inf"), 0), size: int = 0) -> float:
@@ -98,7 +141,7 @@ class Turns:
         Without arguments: the seconds until every body that is here now is read.
         """
         now = time.monotonic()
-        running = [(body_bytes, now - began) for body_bytes, began in self._reading.values()]
+        running = [(reading.size, now - reading.began) for reading in self._reading]
         # Seconds a byte: as measured, or at least what the bodies that are being read have taken so far.
         if self._read_bytes:
             seconds_per_byte = self._read_seconds / self._read_bytes
