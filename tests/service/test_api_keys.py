@@ -1,6 +1,7 @@
 """API keys: who may pass, and what happens to the file."""
 
 import os
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,61 @@ def test_a_changed_file_is_read_again_within_a_second(path: Path) -> None:
     with pytest.raises(Unauthorized):
         keys.check(b"Bearer " + FIRST)
     keys.check(b"Bearer " + SECOND)
+
+
+@pytest.mark.parametrize("way", ["another file", "in place"])
+def test_a_file_of_equal_size_and_time_is_read_when_it_is_another(path: Path, way: str) -> None:
+    now, other = [0.0], path.with_name("other")
+    keys, stamp = Keys(path, lambda: now[0], patience_seconds=60), path.stat().st_mtime_ns
+    changed = path.read_bytes().replace(FIRST, FIRST.upper())
+    if way == "in place":
+        path.write_bytes(changed)
+    else:
+        other.write_bytes(changed)
+        other.replace(path)
+    os.utime(path, ns=(stamp, stamp))
+    now[0] = 1.0
+    keys.check(b"Bearer " + FIRST.upper())
+    with pytest.raises(Unauthorized):
+        keys.check(b"Bearer " + FIRST)
+
+
+def test_a_file_whose_stamp_never_changes_is_read_once_a_minute_and_logged_when_it_differs(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("lengthwise.connections.api_keys._stamp", lambda _: (0,))
+    caplog.set_level("INFO")
+    now = [0.0]
+    keys = Keys(path, lambda: now[0], patience_seconds=60)
+    now[0] = 61.0
+    keys.check(b"Bearer " + FIRST)
+    assert "read again" not in caplog.text
+    path.write_bytes(SECOND)
+    now[0] = 100.0
+    keys.check(b"Bearer " + FIRST)
+    now[0] = 122.0
+    with pytest.raises(Unauthorized):
+        keys.check(b"Bearer " + FIRST)
+    assert "read again: there are 1" in caplog.text
+
+
+def test_a_check_takes_the_same_number_of_calls_for_one_key_and_for_thousands(path: Path) -> None:
+    def calls_of_a_check(count: int) -> int:
+        path.write_bytes(b"".join(b"key-of-number-%06d\n" % number for number in range(count)))
+        keys, calls = Keys(path, lambda: 0.0), 0
+
+        def count_one(*_: object) -> None:
+            nonlocal calls
+            calls += 1
+
+        sys.setprofile(count_one)
+        try:
+            keys.check(b"Bearer key-of-number-000000")
+        finally:
+            sys.setprofile(None)
+        return calls
+
+    assert calls_of_a_check(5000) == calls_of_a_check(1)
 
 
 @pytest.mark.parametrize("content", [b"", b"# nobody\n", b"short\n", None])

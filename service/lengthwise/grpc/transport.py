@@ -148,10 +148,9 @@ class RpcCall:
             # As large as it would be if all of it were like its beginning
             size = believed_bytes(len(message), self._max_bytes, _INFLATED_HERE * len(message) // read_bytes)
             while True:
-                async with self._turns.turn(self.client, size, math.inf) as reading:
+                async with self._turns.turn(self.client, size, math.inf):
                     self._inflation = None  # a thread cannot be cancelled
                     inflated, _ = await asyncio.to_thread(_inflate, message, size)
-                    reading.size = 0 if inflated is None else len(inflated)
                     if inflated is not None or size == self._max_bytes or self.cancelled:
                         return inflated
                     self._inflation = asyncio.current_task()

@@ -8,7 +8,7 @@ package, `where` is the address as a text, for messages.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from importlib import import_module
 from math import inf
 from types import ModuleType
@@ -53,10 +53,17 @@ def refuse(where: str, store: str, status: int, reason: str, login: str) -> NoRe
     raise error_class(f"{where}: {store} answers {status} {reason}{advice}") from None
 
 
-def write_answer(parts: Iterable[Any], file: IO[bytes], where: str, most_bytes: float = inf) -> None:
+def write_answer(
+    parts: Iterable[Any],
+    file: IO[bytes],
+    where: str,
+    most_bytes: float = inf,
+    allow: Callable[[int], object] = abs,
+) -> None:
     """Writes an answer of a store to a file, part by part as it arrives.
 
     Stops after the part with which the file has more than `most_bytes`: the caller finds out by the size or the digest.
+    `allow` gets the size of each part before it is written, and raises if the fetch is too large or takes too long.
     The speed is checked here, too, since each part may come just before the timeout of the HTTP library.
 
     Raises:
@@ -65,6 +72,7 @@ def write_answer(parts: Iterable[Any], file: IO[bytes], where: str, most_bytes: 
     # The period over which the speed is measured: when it began, and the size of the file then
     start, start_bytes = time.monotonic(), 0
     for part in parts:
+        allow(len(part))
         file.write(part)
         seconds, arrived_bytes = time.monotonic() - start, file.tell() - start_bytes
         if seconds > SLOW_SECONDS:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -49,11 +50,12 @@ class HubSource:
     def download(self, folder: Path) -> None:
         """Downloads the files into a folder, within limits of time and size, and without the library's own cache."""
         where = str(self._address)
+        allow = partial(archives.FetchLimits(where).allow, files=0)
         for name, size in self._sizes.items():
             target = archives.file_in(folder, name.removeprefix(self._address.path).lstrip("/"), where)
             url = hf_hub_url(self._address.host, name, revision=self.state)
             with _plain_errors(where), target.open("wb") as file, _answer(url) as parts:
-                write_answer(parts, file, where, size)  # a longer file is cut off: its digest will be wrong
+                write_answer(parts, file, where, size, allow)  # a longer file is cut off: its digest will be wrong
 
 
 open_source = HubSource
@@ -69,11 +71,13 @@ def _answer(url: str) -> Iterator[Iterator[bytes]]:
         ConfigurationError: A redirect leads from https to http.
     """
     session = get_session()
-    with session.stream("GET", url, headers=build_hf_headers(), follow_redirects=True, timeout=_SECONDS) as answer:
+    # Not compressed, as a compressed answer may have any size
+    headers = build_hf_headers() | {"accept-encoding": "identity"}
+    with session.stream("GET", url, headers=headers, follow_redirects=True, timeout=_SECONDS) as answer:
         if url.startswith("https:") and any(hop.url.scheme != "https" for hop in (*answer.history, answer)):
             raise ConfigurationError(f"the hub leads from https to http for {url}")
         hf_raise_for_status(answer)
-        yield answer.iter_bytes()
+        yield answer.iter_raw()
 
 
 def upload(folder: Path, address: Address) -> str:

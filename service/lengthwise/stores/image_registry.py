@@ -11,10 +11,10 @@ import io
 import json
 import re
 import subprocess
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import httpx
 import orjson
@@ -29,6 +29,8 @@ MANIFEST_TYPE: Final = "application/vnd.oci.image.manifest.v1+json"
 INDEX_TYPE: Final = "application/vnd.oci.image.index.v1+json"
 _DOCKER_TYPES: Final = tuple(f"application/vnd.docker.distribution.manifest{kind}.v2+json" for kind in ("", ".list"))
 _MOST_BYTES: Final = 2**22  # of a manifest, and of Docker's configuration
+_MOST_SHORT_BYTES: Final = 2**16  # of an answer that is neither a manifest nor a blob
+_PLAIN: Final = {"accept-encoding": "identity"}  # a compressed answer may have any size
 _HELPER_SECONDS: Final = 30
 _HUB: Final = {"docker.io": ("registry-1.docker.io", "https://index.docker.io/v1/")}
 """By the host in an address, where they differ: the host of the registry's API, and its name in the configuration."""
@@ -58,7 +60,11 @@ class ImageRegistry:
                 f"repository:{address.path}:{actions}",
             ),
             follow_redirects=True,
-            event_hooks={"request": [self._check_scheme]},
+            headers=_PLAIN,
+            event_hooks={
+                "request": [self._check_scheme],
+                "response": [lambda answer: answer.is_success or _shorten(answer)],
+            },
             timeout=httpx.Timeout(30, connect=10),
         )
         self.close = self._client.close
@@ -73,7 +79,7 @@ class ImageRegistry:
         accepted = ", ".join((INDEX_TYPE, MANIFEST_TYPE, *_DOCKER_TYPES))
         content = io.BytesIO()
         with self._answer("GET", f"manifests/{reference}", headers={"accept": accepted}) as answer:
-            write_answer(answer.iter_bytes(), content, self._where, _MOST_BYTES)
+            write_answer(answer.iter_raw(), content, self._where, _MOST_BYTES)
         if content.tell() > _MOST_BYTES:
             raise ConfigurationError(f"{self._where}: its manifest has more than {_MOST_BYTES} bytes")
         digest = files.digest_of(content.getvalue())
@@ -81,14 +87,14 @@ class ImageRegistry:
             raise VerificationError(f"{self._where}: the registry gives {digest} for the manifest {reference}")
         return content.getvalue(), digest
 
-    def blob(self, descriptor: dict[str, Any], path: Path) -> None:
-        """Downloads a blob to a file.
+    def blob(self, descriptor: dict[str, Any], path: Path, allow: Callable[[int], object]) -> None:
+        """Downloads a blob to a file; `allow` is that of `write_answer`.
 
         Raises:
             VerificationError: What the registry sent has not the digest of the descriptor.
         """
         with path.open("wb") as file, self._answer("GET", f"blobs/{descriptor['digest']}") as answer:
-            write_answer(answer.iter_bytes(), file, self._where, descriptor["size"])
+            write_answer(answer.iter_raw(), file, self._where, descriptor["size"], allow)
         if files.digest(path) != descriptor["digest"]:
             raise VerificationError(
                 f"{self._where}: the registry gives other bytes for the blob {descriptor['digest']}"
@@ -182,7 +188,8 @@ class _Login(httpx.Auth):
             challenge = dict(re.findall(r'(\w+)="([^"]*)"', parameters))
             query = {"service": challenge.get("service", ""), "scope": self._scope}
             url = httpx.URL(challenge.get("realm", "")).copy_merge_params(query)
-            token = yield httpx.Request("GET", url, headers=self._login)
+            token = yield httpx.Request("GET", url, headers={**_PLAIN, **self._login})
+            _shorten(token)
             token.read()
             if token.status_code != 200:
                 return
@@ -190,6 +197,15 @@ class _Login(httpx.Auth):
             self._header = {"authorization": f"Bearer {content.get('token') or content.get('access_token')}"}
         request.headers.update(self._header)
         yield request
+
+
+def _shorten(answer: httpx.Response) -> None:
+    """Cuts an answer off after `_MOST_SHORT_BYTES`: httpx reads those of failures and of token services whole."""
+    content = io.BytesIO()
+    write_answer(cast("httpx.SyncByteStream", answer.stream), content, str(answer.url.host), _MOST_SHORT_BYTES)
+    answer.headers.pop("content-encoding", None)  # nobody asked for one, and inflated it may have any size
+    cast("httpx.SyncByteStream", answer.stream).close()
+    answer.stream = httpx.ByteStream(content.getvalue()[:_MOST_SHORT_BYTES])
 
 
 def credentials(name: str) -> str | None:

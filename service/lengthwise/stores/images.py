@@ -65,8 +65,8 @@ class ImageSource:
         with closing(ImageRegistry(self._address)) as registry:
             for layer in self._layers:
                 limits.allow(layer["size"])
-                registry.blob(layer, archive)
-                archives.extract(archive, folder, where, inside=FOLDER)
+                registry.blob(layer, archive, lambda _: limits.allow(0, files=0))  # its size is counted
+                archives.extract(archive, folder, where, inside=FOLDER, limits=limits)
         if next(folder.rglob(".wh.*"), None) is not None:
             raise ConfigurationError(f"{where}: one of its layers removes files; push the models by `lengthwise push`")
 

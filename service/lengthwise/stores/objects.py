@@ -13,6 +13,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
 
@@ -22,7 +23,7 @@ from obstore.store import HTTPStore, from_url
 
 from lengthwise import files
 from lengthwise.addresses import ARCHIVE_SUFFIXES, Address
-from lengthwise.errors import ConfigurationError, StoreUnreachable
+from lengthwise.errors import ConfigurationError, StoreUnreachable, VerificationError
 from lengthwise.stores import archives, is_temporary, write_answer
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class ObjectSource:
             ConfigurationError: The store refuses, or there is nothing, or too much.
             StoreUnreachable: The store gives no answer.
         """  # noqa: DOC502 - what it calls raises one of them
-        self._where = str(address)
+        self._where, self._digest = str(address), address.digest
         self._is_web = address.scheme.startswith("http")
         self._is_archive = self._is_web or address.path.endswith(ARCHIVE_SUFFIXES)
         limits = archives.FetchLimits(self._where)
@@ -93,22 +94,29 @@ class ObjectSource:
         """Writes the objects, or the files in the archive, into a folder.
 
         Returns the SHA-256 of the archive in hexadecimal digits; None for objects.
+
+        Raises:
+            VerificationError: The archive has another digest than the address says; nothing of it is read then.
         """
+        limits = archives.FetchLimits(self._where)  # of what really comes
         if not self._is_archive:
             for meta in self._objects:
-                self._write(meta, archives.file_in(folder, meta["path"], self._where))
+                self._write(meta, archives.file_in(folder, meta["path"], self._where), limits)
             return None
         archive = folder.with_name("archive")
-        self._write(self._objects[0], archive)
-        archives.extract(archive, folder, self._where)
-        return files.digest(archive).removeprefix("sha256:")
+        self._write(self._objects[0], archive, limits)
+        digest = files.digest(archive).removeprefix("sha256:")
+        if self._digest not in ("", digest):
+            raise VerificationError(f"{self._where} has the digest sha256:{digest}, which is not the expected one")
+        archives.extract(archive, folder, self._where, limits=limits)
+        return digest
 
-    def _write(self, meta: ObjectMeta, path: Path) -> None:
+    def _write(self, meta: ObjectMeta, path: Path, limits: archives.FetchLimits) -> None:
         """Downloads one object to a file."""
         # A stream waits until it has `min_chunk_size` bytes; with 1, `write_answer` sees how slow they come
         parts = self._answer.stream(min_chunk_size=1) if self._is_web else self._parts(meta)
         with path.open("wb") as file, _plain_errors(self._where):
-            write_answer(parts, file, self._where)
+            write_answer(parts, file, self._where, allow=partial(limits.allow, files=0))
 
     def _parts(self, meta: ObjectMeta) -> Iterator[obstore.Bytes]:
         """Reads an object in several requests, and yields their answers.
