@@ -299,6 +299,93 @@ def test_an_archive_whose_names_would_fill_the_memory_is_refused(web: Web, tmp_p
         cache.fetch(url(web), tmp_path / "cache")
 
 
+def test_many_headers_before_one_member_count_together(web: Web, tmp_path: Path) -> None:
+    header = member("marks", b"300000 a=".ljust(299_999, b"x") + b"\n", type=tarfile.XGLTYPE)[:-1024]
+    web.files["models.tar"] = member("README.md")[:-1024] + header * 5 + member("README.md")
+    with pytest.raises(ConfigurationError, match="one of its headers has 300032 bytes"):
+        cache.fetch(url(web), tmp_path / "cache")
+
+
+def test_headers_of_a_whole_archive_are_not_kept_in_the_memory(tmp_path: Path) -> None:
+    with (tmp_path / "many.tar").open("wb") as archive:
+        for number in range(60):
+            marks = b"100000 a%04d=" % number
+            archive.write(member("marks", marks.ljust(99_999, b"x") + b"\n", type=tarfile.XGLTYPE)[:-1024])
+            archive.write(member("folder", b"", type=tarfile.DIRTYPE)[:512])
+        archive.write(bytes(1024))
+    tracemalloc.start()
+    try:
+        archives.extract(tmp_path / "many.tar", tmp_path, "here")
+        assert tracemalloc.get_traced_memory()[1] < 2**21
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    ("way", "says"), [("reads at the end", "one of its headers has 8192"), ("goes back", "size makes no sense")]
+)
+def test_a_reader_of_archives_that_does_not_end_is_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str, says: str
+) -> None:
+    """The archive is a good one: a stand-in reads it as some releases of tarfile read others, a thousand times."""
+    read_next, steps = tarfile.TarFile.next, list[None]()
+
+    def endless(archive: tarfile.TarFile) -> tarfile.TarInfo | None:
+        found = read_next(archive)
+        for _ in range(1000 if way == "reads at the end" and steps else 0):
+            archive.fileobj.read(8192)  # type: ignore[union-attr]
+        steps.append(None)
+        assert len(steps) < 1000
+        if way == "goes back":
+            archive.offset = 0
+        return found
+
+    monkeypatch.setattr(tarfile.TarFile, "next", endless)
+    (tmp_path / "models.tar").write_bytes(member("README.md"))
+    with pytest.raises(ConfigurationError, match=says):
+        archives.extract(tmp_path / "models.tar", tmp_path, "here")
+
+
+def test_every_member_of_an_archive_counts_even_if_it_is_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.tar").write_bytes(
+        member("etc", b"", type=tarfile.DIRTYPE)[:512] * 2 + member("etc/one")[:1024] + member("models/two")
+    )
+    monkeypatch.setattr(archives, "MOST_FILES", 4)
+    archives.extract(tmp_path / "a.tar", tmp_path, "here", inside="models")
+    assert (tmp_path / "two").read_bytes() == b"x"
+    monkeypatch.setattr(archives, "MOST_FILES", 3)
+    with pytest.raises(ConfigurationError, match="more than 3 files"):
+        archives.extract(tmp_path / "a.tar", tmp_path, "here", inside="models")
+
+
+def test_a_size_below_nothing_is_refused() -> None:
+    limits = archives.FetchLimits("here")
+    with pytest.raises(ConfigurationError, match="here has a file whose size makes no sense"):
+        limits.allow(-1)
+
+
+def test_an_archive_counts_while_it_comes(web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archives, "MOST_BYTES", 2**20)
+    web.files["models.tar"] = b"no archive" * 2**18
+    with pytest.raises(ConfigurationError, match="which is too much for models"):
+        cache.fetch(url(web), tmp_path / "cache")
+
+
+def test_a_fetch_has_a_limit_of_time(web: Web, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archives, "MOST_SECONDS", -1.0)
+    web.files["models.tar"] = archive_of(models, tmp_path / "models.tar")
+    with pytest.raises(ConfigurationError, match="is not fetched after -1 s"):
+        cache.fetch(url(web), tmp_path / "cache")
+
+
+def test_the_digest_of_an_address_is_compared_before_the_archive_is_read(web: Web, tmp_path: Path) -> None:
+    web.files["models.tar"] = b"no archive"
+    with pytest.raises(VerificationError, match="which is not the expected one"):
+        cache.fetch(f"{url(web)}#sha256={'0' * 64}", tmp_path / "cache")
+
+
 @pytest.mark.parametrize("depth", [40, 1900])
 def test_an_archive_of_very_deep_folders_is_refused(web: Web, tmp_path: Path, depth: int) -> None:
     with tarfile.open(tmp_path / "models.tar", "w") as tar:

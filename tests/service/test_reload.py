@@ -337,6 +337,31 @@ async def test_a_load_whose_look_fails_is_refused_in_the_protocols_form(error: E
         assert await version(service, SUMS) == "1"
 
 
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [(ConfigurationError("m.tar is still being fetched"), "m.tar is still"), (MemoryError(), "could not be scanned")],
+)
+async def test_health_says_why_the_last_look_failed_until_one_does_not(error: Exception, said: str) -> None:
+    found = Next(model(manifest()))
+
+    def fail() -> None:
+        raise error
+
+    async with started(Serving(Settings(runners=1, admin_calls=True), found)) as service:
+
+        async def problem() -> str | None:
+            text: str | None = (await service.client.get("/healthz")).json()["scan_problem"]
+            return text
+
+        assert await problem() is None
+        found.before = fail
+        await call(service, "sums", "load")
+        assert said in str(await problem())
+        found.before = lambda: None
+        await call(service, "sums", "load")
+        assert await problem() is None
+
+
 @pytest.mark.parametrize("leaves", [False, True])
 async def test_the_end_of_the_service_ends_a_look_and_waits_for_none(leaves: bool) -> None:
     looking, ended = threading.Event(), threading.Event()

@@ -24,9 +24,11 @@ class Store:
         self.folder = folder
         self.may_answer = threading.Event()
         self.asked = list[str]()
+        self.waits = list[object]()  # whether each fetch waits for another one
 
-    def fetch(self, address: str, *_: object, **__: object) -> Path:
+    def fetch(self, address: str, *_: object, wait: bool = True, **__: object) -> Path:
         """Stands in for the fetch of the cache."""
+        self.waits.append(wait)
         self.asked.append(address)
         assert self.may_answer.wait(60)
         return self.folder
@@ -54,6 +56,20 @@ def test_a_reload_does_not_wait_for_a_store_without_end_and_a_later_one_takes_wh
             models.refresh(Stopping(), first=False)
     assert len(store.asked) == 1
     store.may_answer.set()
+    assert models.refresh(Stopping(), first=False) == store.folder
+
+
+def test_a_reload_asks_the_store_again_when_a_fetch_hangs(
+    store: Store, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = ModelSource(settings)
+    monkeypatch.setattr(source, "HUNG_SECONDS", 0.0)
+    for _ in range(2):
+        with pytest.raises(ConfigurationError, match="is still being fetched after"):
+            models.refresh(Stopping(), first=False)
+    assert store.waits == [True, False]  # the second one does not wait for the lock of the first
+    store.may_answer.set()
+    monkeypatch.setattr(source, "HUNG_SECONDS", 60.0)
     assert models.refresh(Stopping(), first=False) == store.folder
 
 

@@ -1,11 +1,13 @@
 """Each store: what is pushed to it is fetched from it, and its faults are said."""
 
 import base64
+import gzip
 import json
 import os
 import socket
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,7 +21,7 @@ from tests.support.waiting import answers, wait_until
 
 pytest.importorskip("obstore")
 pytest.importorskip("huggingface_hub")
-from lengthwise.stores import cache
+from lengthwise.stores import archives, cache
 from lengthwise.stores.push import push
 
 # Container registries
@@ -161,6 +163,40 @@ def test_a_token_that_is_none_is_said(registry: Registry, tmp_path: Path, token:
     registry.faults["/token"] = Answer(body=token)
     with pytest.raises(StoreUnreachable, match="no answer of the registry"):
         cache.fetch(f"oci://{registry.host}/team/vowels", tmp_path / "cache")
+
+
+@pytest.mark.parametrize("path", ["/token", "/v2/team/vowels/manifests/latest"])
+@pytest.mark.parametrize("packed", [False, True])
+def test_an_answer_that_only_logs_in_is_read_up_to_a_bound(
+    registry: Registry, tmp_path: Path, path: str, packed: bool
+) -> None:
+    registry.login = "secret"
+    content = b'{"token": "a-token"}'.ljust(2**25)
+    headers = {"www-authenticate": f'Bearer realm="{registry.url}/token"'}
+    registry.faults[path] = Answer(
+        200 if path == "/token" else 401,
+        gzip.compress(content) if packed else content,
+        headers | ({"content-encoding": "gzip"} if packed else {}),
+    )
+    tracemalloc.start()
+    try:
+        with pytest.raises(ConfigurationError):
+            cache.fetch(f"oci://{registry.host}/team/vowels", tmp_path / "cache")
+        assert tracemalloc.get_traced_memory()[1] - len(content) * (not packed) < 2**23
+    finally:
+        tracemalloc.stop()
+
+
+def test_the_layers_of_an_image_count_together(
+    registry: Registry, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    push(models, f"oci://{registry.host}/team/vowels:1")
+    size = sum(path.stat().st_size for path in models.rglob("*") if path.is_file())
+    monkeypatch.setattr(archives, "MOST_BYTES", 3 * size // 2)  # as they come, and as they are extracted
+    with pytest.raises(ConfigurationError, match="which is too much for models"):
+        cache.fetch(f"oci://{registry.host}/team/vowels:1", tmp_path / "cache")
+    monkeypatch.setattr(archives, "MOST_BYTES", 3 * size)
+    assert cache.fetch(f"oci://{registry.host}/team/vowels:1", tmp_path / "cache")
 
 
 @pytest.mark.parametrize("realm", ["http://[::1", "http://a/\x01", ""])

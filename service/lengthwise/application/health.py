@@ -77,6 +77,7 @@ def described(serving: Serving) -> dict[str, Any]:
         "hung": serving.watchdog.problem,
         "models": [_described_model(served, serving) for served in serving.served],
         "reason": reason,
+        "scan_problem": serving.registry.problem,
         "workers": [this_process] if worker is None else worker.memory.described(),
         "workers_reason": serving.workers_reason,
         "refused": [{"model": str(refusal.key), "reason": refusal.reason} for refusal in repository.refused],

@@ -41,7 +41,7 @@ from lengthwise.protocols import windows
 from lengthwise.protocols.body import ClientLeft
 from lengthwise.protocols.body_deadline import patience
 from lengthwise.protocols.endpoint import Decoded, InferenceProtocol, Received
-from lengthwise.protocols.turns import MANY_SEQUENCES, MOST_AT_ONCE, Reading
+from lengthwise.protocols.turns import MANY_SEQUENCES, MOST_AT_ONCE, BodyReading
 from lengthwise.runtime.answers import Answer
 from lengthwise.telemetry.call_record import Caller
 
@@ -159,7 +159,7 @@ class InferenceCall:
         return decoded
 
     @asynccontextmanager
-    async def decoding_slot(self, size: int, request: Received, *, whole: bool = True) -> AsyncIterator[Reading]:
+    async def decoding_slot(self, size: int, request: Received, *, whole: bool = True) -> AsyncIterator[BodyReading]:
         """Has one of the few slots in which large bodies are inflated and decoded, for the time of the block.
 
         It first waits until it is this call's turn (`Turns`). The body may name a deadline, so it is searched for one

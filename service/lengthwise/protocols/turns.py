@@ -48,7 +48,7 @@ _LOOKS: Final = (1 / 8, 1 / 4, 3 / 8, 1.0)
 
 
 @dataclass(slots=True, eq=False)
-class Reading:
+class BodyReading:
     """A body that has a slot.
 
     Its reader sets `size` as soon as it is known for certain; to 0 if the body gives the slot back and waits again.
@@ -58,15 +58,15 @@ class Reading:
     began: float  # in seconds of `time.monotonic`
 
 
-def believed_bytes(least_bytes: int, max_bytes: int, said_bytes: int = 0) -> int:
+def believed_bytes(least_bytes: int, max_bytes: int, promised_bytes: int = 0) -> int:
     """The size with which a compressed body waits for its turn, at most `max_bytes`.
 
     Args:
         least_bytes: How many bytes it has, as it came; or the size with which it waited before, which was too small.
         max_bytes: Most that a body may have.
-        said_bytes: What its sender says, or its beginning promises. Less than ten times `least_bytes` is not believed.
+        promised_bytes: What its sender says, or its beginning promises; under ten times `least_bytes` it is no matter.
     """
-    return min(max(_GROWTH * least_bytes, said_bytes), max_bytes)
+    return min(max(_GROWTH * least_bytes, promised_bytes), max_bytes)
 
 
 class Turns:
@@ -81,7 +81,7 @@ class Turns:
         self._virtual_time = 0.0  # bytes
         self._finishes: dict[object, float] = {}  # by connection, that of its last body
         self._read_bytes = self._read_seconds = 0.0  # sums over the bodies so far, older ones with less weight
-        self._reading: set[Reading] = set()
+        self._reading: set[BodyReading] = set()
         self.at_once = 0  # sequences that were counted in this turn of the event loop
 
     def count_at_once(self, sequences: int) -> None:
@@ -99,7 +99,7 @@ class Turns:
         *,
         certain: bool = False,
         slot: asyncio.Future[None] | None = None,
-    ) -> AsyncIterator[Reading]:
+    ) -> AsyncIterator[BodyReading]:
         """Waits for a slot, and has it for the time of the block, in which the caller reads a body.
 
         Args:
@@ -122,7 +122,7 @@ class Turns:
             await self._wait(finish, size, deadline, slot, certain=certain)
             if slot.cancelled():
                 raise ClientLeft
-        reading = Reading(size, time.monotonic())
+        reading = BodyReading(size, time.monotonic())
         self._reading.add(reading)
         try:
             yield reading

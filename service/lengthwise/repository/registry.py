@@ -115,6 +115,7 @@ class Registry:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._watcher: asyncio.Task[None] | None = None  # runs `_watch`
         self._has_removed = False  # models were removed since free memory was last returned
+        self.problem: str | None = None  # why the last scan failed, such as by a fetch that hangs; None if it did not
 
     def find(self, name: str | None, version: str | None) -> ServedModel:
         """Returns the model for a name and a version, as a request gives them; None for what it does not give.
@@ -302,14 +303,16 @@ class Registry:
         try:
             scanned = await asyncio.wrap_future(in_daemon_thread("rescan", rescan))
             self.stopping.check()
-            result = scanned
-        except ConfigurationError:
+            result, self.problem = scanned, None
+        except ConfigurationError as error:
+            self.problem = str(error)
             raise
         except Stopped as stopped:
             raise Draining("the server is shutting down", retry_after_seconds=1) from stopped
         except Exception as error:
             log.exception("an unexpected error ended the scan of the model repository")
-            raise ConfigurationError("the model repository could not be scanned; the log says why") from error
+            self.problem = "the model repository could not be scanned; the log says why"
+            raise ConfigurationError(self.problem) from error
         finally:
             running = False  # what this scan publishes from now on is ignored
             # After a failed scan, what it has published stays. After a failed first one the service cannot start.

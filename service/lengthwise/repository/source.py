@@ -26,6 +26,7 @@ from lengthwise.settings import Settings, cache_folder
 from lengthwise.wrong_values import first_of
 
 PATIENCE_SECONDS: Final = 60.0  # for so long a reload waits for a fetch, which then goes on without it
+HUNG_SECONDS: Final = 7500.0  # after which a reload begins another fetch; a fetch that works has ended then
 TOGETHER_SECONDS: Final = 1.0  # for so long after its end a fetch counts for workers that ask later
 
 
@@ -39,9 +40,10 @@ def fetch(address: str, settings: Settings) -> Path:
     return run_interruptibly("fetch", lambda: _fetch(address, settings))  # a store may hang, and looks at no signals
 
 
-def _fetch(address: str, settings: Settings) -> Path:
+def _fetch(address: str, settings: Settings, *, wait: bool = True) -> Path:
     """Fetches the models at an address in this thread, into the cache; returns the folder with the copy.
 
+    Without `wait`, it does not wait for another fetch of this address to end.
     From then on this thread leaves signals to the main thread, which may hold them. So do the threads that the client
     of a store starts here, and keeps: the kernel gives a signal to any thread that does not hold it.
     """
@@ -50,7 +52,7 @@ def _fetch(address: str, settings: Settings) -> Path:
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGHUP, signal.SIGTERM, signal.SIGINT))
 
-    return cache.fetch(address, settings.cache or cache_folder(), offline=settings.offline)
+    return cache.fetch(address, settings.cache or cache_folder(), offline=settings.offline, wait=wait)
 
 
 def fetched(settings: Settings) -> Settings:
@@ -92,6 +94,7 @@ class ModelSource:
         self._settings = settings
         self._ask_parent = ask_parent
         self._fetch: Future[Path] | None = None  # the last one, which may still run
+        self._began = 0.0  # when it began, by `time.monotonic`
         self.folder = settings.folder
 
     def refresh(self, stopping: Stopping, *, first: bool) -> Path:
@@ -113,8 +116,10 @@ class ModelSource:
         elif (address := self._settings.address) is not None and not (
             first and isinstance(self._settings.models, Path)
         ):
-            if self._fetch is None or self._fetch.done():
-                self._fetch = in_daemon_thread("fetch", lambda: _fetch(address, self._settings))
+            is_hung = self._fetch is not None and time.monotonic() - self._began > HUNG_SECONDS
+            if self._fetch is None or self._fetch.done() or is_hung:
+                self._began = time.monotonic()
+                self._fetch = in_daemon_thread("fetch", lambda: _fetch(address, self._settings, wait=not is_hung))
             try:
                 self.folder = self._fetch.result(None if first else PATIENCE_SECONDS)
             except TimeoutError:

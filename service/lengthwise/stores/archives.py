@@ -19,7 +19,7 @@ _MOST_HEADER_BYTES: Final = 2**20  # of the long names and attributes before a f
 
 
 class FetchLimits:
-    """Counts the files and bytes of one fetch, and its time, so that it can neither fill the disk nor go on for ever."""
+    """Counts the files, bytes and seconds of one fetch, so that it can neither fill the disk nor go on for ever."""
 
     def __init__(self, where: str) -> None:
         self._where = where

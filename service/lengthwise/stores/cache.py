@@ -64,12 +64,13 @@ class Copy:
     day: str  # of the fetch, as in `2026-11-23`
 
 
-def fetch(text: str, cache: Path, *, offline: bool = False) -> Path:
+def fetch(text: str, cache: Path, *, offline: bool = False, wait: bool = True) -> Path:
     """Makes sure that the cache has the model repository at an address; returns its folder in the cache.
 
     - With `offline`, or if the address has a digest or a commit, an intact copy in the cache is used unasked.
     - Otherwise the store is asked, and what has changed since the last fetch is fetched.
     - If the store gives no answer, the copy of the last fetch is used, with a warning.
+    - Without `wait`, another fetch of this address is not waited for, as it hangs.
 
     Raises:
         ConfigurationError: The address is wrong, nothing is there or may be fetched, or the cache cannot be written.
@@ -88,7 +89,7 @@ def fetch(text: str, cache: Path, *, offline: bool = False) -> Path:
     # Ask the store, one process at a time for an address
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with files.locked(folder):
+        with files.locked(folder, wait=wait):
             for abandoned_stage in folder.glob(f"{_STAGE}*"):  # of a process that was killed
                 shutil.rmtree(abandoned_stage, ignore_errors=True)
             with tempfile.TemporaryDirectory(prefix=_STAGE, dir=folder, ignore_cleanup_errors=True) as stage:

@@ -71,8 +71,7 @@ def _answer(url: str) -> Iterator[Iterator[bytes]]:
         ConfigurationError: A redirect leads from https to http.
     """
     session = get_session()
-    # Not compressed, as a compressed answer may have any size
-    headers = build_hf_headers() | {"accept-encoding": "identity"}
+    headers = {**build_hf_headers(), "accept-encoding": "identity"}  # a compressed answer may have any size
     with session.stream("GET", url, headers=headers, follow_redirects=True, timeout=_SECONDS) as answer:
         if url.startswith("https:") and any(hop.url.scheme != "https" for hop in (*answer.history, answer)):
             raise ConfigurationError(f"the hub leads from https to http for {url}")

@@ -189,8 +189,7 @@ class _Login(httpx.Auth):
             query = {"service": challenge.get("service", ""), "scope": self._scope}
             url = httpx.URL(challenge.get("realm", "")).copy_merge_params(query)
             token = yield httpx.Request("GET", url, headers={**_PLAIN, **self._login})
-            _shorten(token)
-            token.read()
+            _shorten(token).read()
             if token.status_code != 200:
                 return
             content = orjson.loads(token.content)
@@ -199,13 +198,14 @@ class _Login(httpx.Auth):
         yield request
 
 
-def _shorten(answer: httpx.Response) -> None:
+def _shorten(answer: httpx.Response) -> httpx.Response:
     """Cuts an answer off after `_MOST_SHORT_BYTES`: httpx reads those of failures and of token services whole."""
     content = io.BytesIO()
     write_answer(cast("httpx.SyncByteStream", answer.stream), content, str(answer.url.host), _MOST_SHORT_BYTES)
     answer.headers.pop("content-encoding", None)  # nobody asked for one, and inflated it may have any size
     cast("httpx.SyncByteStream", answer.stream).close()
     answer.stream = httpx.ByteStream(content.getvalue()[:_MOST_SHORT_BYTES])
+    return answer
 
 
 def credentials(name: str) -> str | None:
