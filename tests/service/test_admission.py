@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import random
+import threading
+from contextlib import suppress
 from dataclasses import dataclass
 
 import pytest
 
 from lengthwise.batching.admission import REOPENING, Admission, DrainRate
-from lengthwise.batching.pending import PRIORITY_HEAD_START
+from lengthwise.batching.device_turns import DeviceTurns
+from lengthwise.batching.pending import PRIORITY_SECONDS
 from lengthwise.batching.queues import ModelQueue, ModelQueues, QueuedSequence
 from lengthwise.errors import DeadlineExceeded, QueueFull
-from tests.support.batching import answers, model_queue, outcome, running, sequence
+from tests.support.batching import Gate, answers, model_queue, outcome, running, sequence
+from tests.support.costs import linear_table
 
 FOREVER = float("inf")
 
@@ -30,13 +34,14 @@ class Room:
         made = [model_queue(name=f"m{number}/1") for number in range(models)]
         for one in made:
             queues.append(one)
-        return cls(Admission(queues, max_padded_steps=steps, max_seconds=seconds, runners=runners), made)
+        turns = DeviceTurns(threading.Lock(), 0, lambda: 0.0)
+        return cls(Admission(queues, turns, max_padded_steps=steps, max_seconds=seconds, runners=runners), made)
 
     def add(self, count: int = 1, *, model: int = 0, patience: float = FOREVER, priority: int = 0) -> None:
         queue = self.queues[model]
         for _ in range(count):
             deadline = self.now + patience
-            self.admission.check(queue, 4, 1.0, patience=patience, deadline=deadline, priority=priority)
+            self.admission.check(queue, 4, 1.0, widest=4, patience=patience, deadline=deadline, priority=priority)
             self.admission.add(queue, 4, 1.0)
             queue.pending.add(
                 QueuedSequence(
@@ -65,7 +70,9 @@ class Room:
     def refusal(self, *, model: int = 0, priority: int = 0) -> QueueFull | None:
         """That of a request now."""
         try:
-            self.admission.check(self.queues[model], 4, 1.0, patience=FOREVER, deadline=FOREVER, priority=priority)
+            self.admission.check(
+                self.queues[model], 4, 1.0, widest=4, patience=FOREVER, deadline=FOREVER, priority=priority
+            )
         except QueueFull as refused:
             return refused
         return None
@@ -129,16 +136,16 @@ def test_a_request_too_large_for_the_room_that_is_left_does_not_close_the_queue(
     room = Room.of(steps=400)
     room.add(60)
     with pytest.raises(QueueFull) as large:
-        room.admission.check(room.queues[0], 200, 50.0, patience=FOREVER, deadline=FOREVER, priority=0)
+        room.admission.check(room.queues[0], 200, 50.0, widest=4, patience=FOREVER, deadline=FOREVER, priority=0)
     assert large.value.retry_after_seconds == pytest.approx(10)
     assert room.refusal() is None
 
 
 def test_a_request_of_more_seconds_than_the_limit_runs_when_the_queue_has_drained() -> None:
     room = Room.of(seconds=10.0)
-    room.admission.check(room.queues[0], 4, 1e6, patience=FOREVER, deadline=FOREVER, priority=0)
+    room.admission.check(room.queues[0], 4, 1e6, widest=4, patience=FOREVER, deadline=FOREVER, priority=0)
     room.add(3)
-    room.admission.check(room.queues[0], 4, 1e6, patience=FOREVER, deadline=FOREVER, priority=0)
+    room.admission.check(room.queues[0], 4, 1e6, widest=4, patience=FOREVER, deadline=FOREVER, priority=0)
 
 
 def test_another_model_may_use_its_share_of_the_seconds() -> None:
@@ -176,8 +183,8 @@ def test_a_request_that_would_begin_after_its_deadline_is_refused_at_once() -> N
     room = Room.of()
     room.add(10, patience=60.0)
     with pytest.raises(DeadlineExceeded):
-        room.admission.check(room.queues[0], 4, 1.0, patience=9.0, deadline=100.0, priority=0)
-    room.admission.check(room.queues[0], 4, 1.0, patience=11.0, deadline=100.0, priority=0)
+        room.admission.check(room.queues[0], 4, 1.0, widest=4, patience=9.0, deadline=100.0, priority=0)
+    room.admission.check(room.queues[0], 4, 1.0, widest=4, patience=11.0, deadline=100.0, priority=0)
 
 
 def test_a_request_whose_deadline_is_the_earliest_is_accepted_because_it_may_pass_the_others() -> None:
@@ -188,15 +195,16 @@ def test_a_request_whose_deadline_is_the_earliest_is_accepted_because_it_may_pas
 
 def test_a_priority_is_not_refused_for_those_it_overtakes() -> None:
     room = Room.of()
-    room.add(PRIORITY_HEAD_START, patience=1.0 * PRIORITY_HEAD_START)
+    room.add(9, patience=60.0)
+    assert PRIORITY_SECONDS == 1.0
     with pytest.raises(DeadlineExceeded):
-        room.admission.check(room.queues[0], 4, 1.0, patience=9.0, deadline=FOREVER, priority=0)
-    room.admission.check(room.queues[0], 4, 1.0, patience=9.0, deadline=FOREVER, priority=1)
+        room.admission.check(room.queues[0], 4, 1.0, widest=4, patience=9.5, deadline=FOREVER, priority=0)
+    room.admission.check(room.queues[0], 4, 1.0, widest=4, patience=9.5, deadline=FOREVER, priority=2)
 
 
 def test_where_nothing_waits_every_deadline_is_accepted_for_only_a_run_shows_how_long_it_takes() -> None:
     room = Room.of(seconds=1.0)
-    room.admission.check(room.queues[0], 4, 1e6, patience=1e-3, deadline=1e-3, priority=0)
+    room.admission.check(room.queues[0], 4, 1e6, widest=4, patience=1e-3, deadline=1e-3, priority=0)
 
 
 @pytest.mark.parametrize("rate", [0.25, 1.0, 1.9])
@@ -247,3 +255,23 @@ async def test_a_cost_table_that_fails_ends_neither_the_loop_nor_a_thread(monkey
                 requests = [batcher.submit(only, [sequence(number)], answers, deadline=1e9) for _ in range(3)]
                 assert [await outcome(request) for request in requests] == [[number]] * 3
         assert (len(only.pending), only.padded_steps, only.inflight) == (0, 0, 0)
+
+
+@pytest.mark.parametrize(("length", "admitted"), [(76, 0), (4, 1)], ids=["no time is left", "there is time for one"])
+async def test_a_deadline_that_cannot_be_met_is_refused_at_once_and_not_admitted(length: int, admitted: int) -> None:
+    """Behind 26 requests that may wait long: what runs counts, and those that are due as early."""
+    gate = Gate()
+    only = model_queue(gate, rows=4)
+    only.cost = linear_table(0.0, 0.025)  # 0.1 s for a sequence of four steps
+    async with running(only, clock=lambda: 0.0) as batcher:
+        batcher.submit(only, [sequence(0, length)], answers)
+        await gate.busy()
+        for _ in range(26):
+            batcher.submit(only, [sequence(1)] * 4, answers, deadline=30.0)
+        accepted = 0
+        for _ in range(16):
+            with suppress(DeadlineExceeded):
+                batcher.submit(only, [sequence(2)] * 4, answers, deadline=1.0)
+                accepted += 1
+        gate.open.set()
+    assert accepted == admitted

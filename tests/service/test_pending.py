@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 import lengthwise.batching.pending
 from lengthwise.batching.limits import BatchLimits
-from lengthwise.batching.pending import PRIORITY_HEAD_START, PendingSequences, WaitingSequence
+from lengthwise.batching.pending import PRIORITY_SECONDS, PendingSequences, WaitingSequence
 from lengthwise.batching.plan import plan
 from tests.support.costs import linear_table
 
@@ -51,7 +51,7 @@ class PoolAgainstASet(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.patch = pytest.MonkeyPatch()
-        self.patch.setattr(lengthwise.batching.pending, "PRIORITY_HEAD_START", 3)  # so that priority and arrival mix
+        self.patch.setattr(lengthwise.batching.pending, "PRIORITY_SECONDS", 3.0)  # so that priority and arrival mix
         self.pool = PendingSequences(horizon=4)
         self.waits: list[WaitingSequence] = []
 
@@ -61,7 +61,7 @@ class PoolAgainstASet(RuleBasedStateMachine):
         priority=st.sampled_from([0, 0, 0, 1, 9]),
     )
     def add(self, width: int, deadline: float, priority: int) -> None:
-        waiting = WaitingSequence(width, deadline, priority)
+        waiting = WaitingSequence(width, deadline, priority, seconds=1.0)
         self.pool.add(waiting)
         self.waits.append(waiting)
 
@@ -113,7 +113,7 @@ class TestPoolAgainstASet(PoolAgainstASet.TestCase):
 
 def test_priority_overtakes_those_that_came_earlier_by_its_head_start():
     pool = PendingSequences()
-    first = [WaitingSequence(4) for _ in range(PRIORITY_HEAD_START + 1)]
+    first = [WaitingSequence(4, seconds=PRIORITY_SECONDS / 256) for _ in range(256 + 1)]
     for waiting in first:
         pool.add(waiting)
     urgent = WaitingSequence(4, priority=1)
@@ -204,10 +204,10 @@ def test_before_a_new_one_runs_the_smaller_of_the_parts_that_are_more_urgent_and
     priority: int, deadline: float, share: float
 ) -> None:
     pool = PendingSequences()
-    assert pool.share_before(priority, deadline) == 0
-    for i in range(2 * PRIORITY_HEAD_START):
-        pool.add(WaitingSequence(4, deadline=[1.0, 2.0, 2.0, float("inf")][i % 4]))
-    assert pool.share_before(priority, deadline) == share
+    assert pool.work_before(0.0, priority, deadline) == (0, 0)
+    for i in range(2 * 256):
+        pool.add(WaitingSequence(4, deadline=[1.0, 2.0, 2.0, float("inf")][i % 4], seconds=PRIORITY_SECONDS / 256))
+    assert min(pool.work_before(2 * PRIORITY_SECONDS, priority, deadline)) / 2 == pytest.approx(share, abs=1 / 512)
 
 
 def test_keys_of_removed_ones_are_dropped_in_small_parts_and_stay_few():

@@ -327,6 +327,29 @@ def test_in_order_of_arrival_one_whose_deadline_leaves_time_for_a_turn_of_others
     assert places[chosen[0]] == first
 
 
+def test_in_order_of_arrival_the_longest_batch_that_pays_makes_nobody_late():
+    cost = saturating_table()
+    turn_seconds = cost.predict(1, 900)  # four rows are enough to be cheap, and may always run
+    pool, places = pool_of([*[Spec(900)] * 30, Spec(4, deadline=cost.predict(1, 4) + 1.5 * turn_seconds)])
+    chosen = plan(pool, cost, BatchLimits(turn_seconds=turn_seconds), now=0.0)
+    assert places[chosen[0]] == 30
+
+
+@pytest.mark.parametrize(
+    ("valid_steps_only", "left_out"),
+    [(True, 0), (False, 0), (True, MAX_LEFT_OUT)],
+    ids=["by arrival", "by length", "with the most urgent one"],
+)
+def test_one_in_a_hurry_takes_the_others_of_its_request_along(valid_steps_only: bool, left_out: int):
+    cost = saturating_table(valid_steps_only=valid_steps_only)
+    turn_seconds = cost.predict(8, 900)
+    pool, places = pool_of([*[Spec(900)] * 30, *[Spec(100, deadline=0.9 * turn_seconds)] * 4, Spec(100)])
+    pool.left_out = left_out
+    chosen = [places[one] for one in plan(pool, cost, BatchLimits(turn_seconds=turn_seconds), now=0.0)]
+    assert {30, 31, 32, 33} <= set(chosen)
+    assert 0 in chosen or not left_out
+
+
 def test_the_company_of_one_with_a_deadline_does_not_make_it_late():
     cost = linear_table(0.001, 0.0001)
     rows = []
@@ -371,7 +394,7 @@ def most_passed_over(arrivals: list[list[Spec]], horizon: int, limits: BatchLimi
     worst = now = 0.0
     for step in range(len(arrivals) + 10_000):
         for spec in arrivals[step] if step < len(arrivals) else []:
-            waiting = WaitingSequence(spec.width, now + spec.deadline, spec.priority)
+            waiting = WaitingSequence(spec.width, now + spec.deadline, spec.priority, seconds=1.0)
             came[waiting], passed[waiting] = len(came), 0
             pool.add(waiting)
         chosen = plan(pool, cost, limits, now)
@@ -399,8 +422,8 @@ hurried = st.builds(
 def test_nobody_is_passed_over_more_often_than_the_bound(arrivals: list[list[Spec]], horizon: int, limits: BatchLimits):
     with pytest.MonkeyPatch.context() as patch:
         for module in (lengthwise.batching.plan, lengthwise.batching.pending):
-            patch.setattr(module, "PRIORITY_HEAD_START", 2)
-        assert most_passed_over(arrivals, horizon, limits) <= bypass_bound(horizon)
+            patch.setattr(module, "PRIORITY_SECONDS", 2.0)
+        assert most_passed_over(arrivals, horizon, limits) <= bypass_bound(1.0, horizon)
 
 
 @pytest.mark.parametrize("rows", [1, 3])
@@ -409,9 +432,22 @@ def test_the_bound_holds_against_an_adversary_that_comes_close_to_it(rows: int):
     arrivals = [[Spec(240)] * 10] + [[Spec(4, deadline=0.012, priority=9)] * 2 for _ in range(300)]
     with pytest.MonkeyPatch.context() as patch:
         for module in (lengthwise.batching.plan, lengthwise.batching.pending):
-            patch.setattr(module, "PRIORITY_HEAD_START", 4)
+            patch.setattr(module, "PRIORITY_SECONDS", 4.0)
         passed = most_passed_over(arrivals, 4, BatchLimits(rows=rows))
-        assert 12 // rows <= passed <= bypass_bound(4)
+        assert 12 // rows <= passed <= bypass_bound(1.0, 4)
+
+
+def test_a_steady_high_priority_overtakes_the_seconds_of_its_head_start_and_no_more():
+    pool, cost, seconds = PendingSequences(), linear_table(0.034, 0.0), 0.034
+    for _ in range(10):
+        pool.add(WaitingSequence(4, priority=9, seconds=seconds))
+    low = WaitingSequence(4, seconds=seconds)
+    pool.add(low)
+    overtaken = 0
+    while low in pool:
+        pool.add(WaitingSequence(4, priority=9, seconds=seconds))
+        overtaken += len(plan(pool, cost, BatchLimits(rows=1), now=0.0))
+    assert 9.0 <= overtaken * seconds <= 9.0 + 12 * seconds
 
 
 # Efficiency

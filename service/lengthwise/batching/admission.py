@@ -7,7 +7,7 @@ work that waits, over the rate at which it is done.
 |---|---|
 | even an empty queue could not hold it | refused for ever (413) |
 | the queue is full | refused (429), with the seconds until the queue is open again |
-| it would begin after its own deadline | refused (504), at once and not when the deadline passes |
+| it would end after its own deadline | refused (504), at once and not when the deadline passes |
 | otherwise | queued |
 
 Each of several workers has a share of the limit in steps. A request that is larger than a share is not refused for
@@ -24,14 +24,17 @@ The *fill* of a queue is the part of the limit that is used: of steps or of seco
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Final
 
+from lengthwise.batching.device_turns import DeviceTurns
 from lengthwise.batching.queues import ModelQueue, ModelQueues, QueuedSequence
 from lengthwise.errors import DeadlineExceeded, QueueFull, TooLarge
 
 REOPENING: Final = 0.5  # a queue that was full accepts requests again at this share of its limit
 _FULL: Final = 0.6  # full at this part of the longest wait: some sequences run later than those they arrived with
 _NEARLY_FULL: Final = 0.9  # at this fill, a queue that refuses a request closes; below, that request is too large
+_OVERTAKING: Final = 0.7  # of the time, for those that overtake the most urgent: it runs now and then, and others come
 _WINDOW_SECONDS: Final = 0.2  # the rate is measured over at least these; times in which nothing waits do not count
 _RATE_WEIGHT: Final = 0.2  # weight of one measurement: the rate follows a change within about a second
 _LEAST_RATE: Final = 0.01  # lower bound of the rate
@@ -74,9 +77,18 @@ class Admission:
     """Counts what waits in all queues, in padded steps and predicted seconds, and decides what else may wait."""
 
     def __init__(
-        self, queues: ModelQueues, *, max_padded_steps: int, max_seconds: float, runners: int, workers: int = 1
+        self,
+        queues: ModelQueues,
+        turns: DeviceTurns,
+        *,
+        max_padded_steps: int,
+        max_seconds: float,
+        runners: int,
+        workers: int = 1,
     ) -> None:
         self._queues = queues
+        self._turns = turns
+        self._runners = runners
         self._step_limit = max_padded_steps
         self._request_step_limit = workers * max_padded_steps
         self.most_wait_seconds = _FULL * max_seconds  # the predicted wait at which the queue is full
@@ -124,7 +136,15 @@ class Admission:
             raise TooLarge(f"{padded_steps} padded steps; the queue holds {self._request_step_limit} in all")
 
     def check(
-        self, queue: ModelQueue, padded_steps: int, seconds: float, *, patience: float, deadline: float, priority: int
+        self,
+        queue: ModelQueue,
+        padded_steps: int,
+        seconds: float,
+        *,
+        widest: int,
+        patience: float,
+        deadline: float,
+        priority: int,
     ) -> None:
         """Checks that a request may wait now; may open or close its model's queue.
 
@@ -134,37 +154,61 @@ class Admission:
             queue: The queue of the request's model.
             padded_steps: Of the request.
             seconds: The work of the request.
+            widest: The width of its longest sequence, in steps.
             patience: Seconds until its deadline.
             deadline: The deadline on the batcher's clock.
             priority: Of the request; requests above 0 may enter a closed queue.
 
         Raises:
-            DeadlineExceeded: It would wait longer than `patience`.
+            DeadlineExceeded: It would wait and run longer than `patience`.
         """
-        rate = self.rate.value
+        rate, work = self.rate.value, self.seconds + seconds
         if padded_steps > self._step_limit:  # larger than this worker's share counts as half of it, see the module
             padded_steps = int(REOPENING * self._step_limit)
         fits = self.padded_steps + padded_steps <= self._step_limit
-        # 1. The queue is open, not full with this request, and all that waits is done before its deadline.
+        # 1. The queue is open, not full with this request, and all that waits and runs is done before its deadline.
         if (
             fits
             and not queue.closed_to_new
-            and self.seconds + seconds <= self.most_wait_seconds * rate
-            and self.seconds <= patience * rate
+            and work <= self.most_wait_seconds * rate
+            and max(self._turns.running.values(), default=0.0) + work / rate <= deadline
+            and work <= patience * rate
         ):
             return
-        # 2. Nothing of this model waits: only a run shows how long one takes.
+        # 2. Nothing of this model waits, or the queue is full or closed.
         if fits and not queue.pending:
             queue.closed_to_new = False
-            return
-        # 3. The queue is full or closed.
-        if self._refuses(queue, padded_steps, seconds, priority):
+        elif self._refuses(queue, padded_steps, seconds, priority):
             raise self.full(queue, padded_steps)
-        # 4. It waits for those of this model that run before it, while other models have their equal turns.
-        seconds_before = queue.seconds * queue.pending.share_before(priority, deadline) * self._queues.busy()
-        wait = min(seconds_before, self.seconds) / rate
+        # 3. It would be late. Where nothing of this model waits or runs, only its run shows how long one takes.
+        own = max(seconds, queue.predict(1, widest) * rate) if queue.pending or queue.inflight else 0.0
+        wait = self._wait(queue, own if own < float("inf") else seconds, deadline=deadline, priority=priority)
         if wait > patience:
-            raise DeadlineExceeded(f"it would wait for about {wait:.3g} s, and its deadline is in {patience:.3g} s")
+            raise DeadlineExceeded(
+                f"it would wait for about {wait:.3g} s for its answer, and its deadline is in {patience:.3g} s"
+            )
+
+    def _wait(self, queue: ModelQueue, own: float, *, deadline: float, priority: int) -> float:
+        """Predicts in how many seconds a request is answered, as plans choose.
+
+        It waits until runners are free, and for the more urgent sequences of its model; or, as a plan lets it overtake
+        these where it has to, for those that are due earlier. Other models have equal turns meanwhile. Then it runs.
+
+        Args:
+            queue: The queue of the request's model.
+            own: The work of the request.
+            deadline: On the batcher's clock.
+            priority: Of the request.
+        """
+        more_urgent, due_earlier = queue.pending.work_before(queue.seconds, priority, deadline)
+        urgent = queue.pending.most_urgent()
+        if urgent is not None and deadline < urgent.deadline:
+            due_earlier /= _OVERTAKING
+        work = min(min(more_urgent, due_earlier) * self._queues.busy(), self.seconds) + own
+        # Until some runner is free, and those that are free have done this work
+        rests = sorted(self._turns.rests(self._runners))
+        of_one = work / self.rate.value * len(rests)
+        return min([(of_one + rest) / free for free, rest in enumerate(accumulate(rests), start=1)])
 
     def full(self, queue: ModelQueue, padded_steps: int = 0) -> QueueFull:
         """Makes the error that refuses a request, with the predicted seconds until the queue is open for it.

@@ -29,6 +29,7 @@ from lengthwise.batching.admission import Admission
 from lengthwise.batching.device_turns import DeviceTurns
 from lengthwise.batching.execution import Execution, OnBatch, Outcomes, PlannedBatch
 from lengthwise.batching.limits import BatchLimits
+from lengthwise.batching.pending import WIDTH
 from lengthwise.batching.plan import plan
 from lengthwise.batching.queues import Finish, ModelQueue, ModelQueues, PendingRequest, QueuedSequence, Waiter
 from lengthwise.batching.runners import Cores, LendCores, Runners
@@ -78,15 +79,16 @@ class Batcher:
     ) -> None:
         self._clock = clock
         self._queues = ModelQueues(max_wait_seconds)
+        self._lock = threading.Lock()
+        self._turns = DeviceTurns(self._lock, devices, clock)
         self.admission = Admission(
             self._queues,
+            self._turns,
             max_padded_steps=max_queue_cost_steps,
             max_seconds=max_queue_seconds,
             runners=runners,
             workers=workers,
         )
-        self._lock = threading.Lock()
-        self._turns = DeviceTurns(self._lock, devices, clock)
         self.execution = Execution(self._queues, self._lock, clock, self._turns, on_batch, on_suspect)
         self._runners = Runners(
             self,
@@ -236,7 +238,15 @@ class Batcher:
         with self._lock:
             if self.draining:
                 raise Draining("the server is shutting down", retry_after_seconds=1)
-            admission.check(queue, total, total_seconds, patience=deadline - now, deadline=deadline, priority=priority)
+            admission.check(
+                queue,
+                total,
+                total_seconds,
+                widest=max(map(WIDTH, queued), default=1),
+                patience=deadline - now,
+                deadline=deadline,
+                priority=priority,
+            )
             request.sequences = queued  # a cycle, until it is settled; a refused request never has it
             admission.add(queue, total, total_seconds)
             self._unsettled.add(request)
@@ -340,7 +350,7 @@ class Batcher:
         widths = [sequence.width for sequence in sequences]
         width = max(widths, default=0)
         run_seconds = queue.predict(len(widths), width)
-        self._turns.begin(run_seconds)
+        self._turns.begin(queue.predict(len(widths), width, sum(widths)))
         return PlannedBatch(queue, sequences, work_start, width, sum(widths), run_seconds)
 
     def _plan(self, queue: ModelQueue, seconds: float) -> list[QueuedSequence]:

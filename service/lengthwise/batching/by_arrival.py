@@ -27,15 +27,13 @@ def arrival_batch(
     """
     seconds = limits.allowed_seconds(anchor, anchor.width, cost, now)
     # 1. How many rows: one runner's share of the queue, but at least those that are enough, and no more than pay.
-    near = list(islice(pending.near(), limits.rows))
+    near = [anchor, *islice(pending.company(anchor), limits.rows - 1)]
     column = cost.column(sum([waiting.width for waiting in near]) // len(near), limits.rows)
     useful_rows = max(column.enough_rows, min(math.ceil(limits.share * len(pending)), column.balanced_rows))
     # 2. Add the most urgent ones; of each prefix, note its rows, width, valid steps and allowed seconds.
     chosen, prefixes = [anchor], [(1, anchor.width, anchor.width, seconds)]
     width, valid_steps, row_limit = anchor.width, anchor.width, min(limits.most_rows(anchor.width), useful_rows)
-    for waiting in near:
-        if waiting is anchor:
-            continue
+    for waiting in near[1:]:
         if waiting.width > width:
             width, row_limit = waiting.width, min(limits.most_rows(waiting.width), useful_rows)
         if len(chosen) >= row_limit:

@@ -50,7 +50,7 @@ def length_batch(
     rows_nearly_free = cost.column(max(pending.alike)[0], limits.rows).rows_nearly_free
     batch_may_be_small = 2 * column.enough_rows < full_rows and not rows_nearly_free  # it is cheap before it is full
     seconds = limits.allowed_seconds(anchor, anchor.width, cost, now)
-    others = (waiting for waiting in pending.near() if waiting is not anchor)
+    others = pending.company(anchor)
     # Case 1
     if all(waiting.width == anchor.width for waiting in islice(pending.near(), 2 * full_rows)):
         rows = column.rows_of_first(min(len(pending), 2 * full_rows), full_rows, seconds)

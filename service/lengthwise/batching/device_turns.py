@@ -1,8 +1,9 @@
-"""When the next batch of a device is planned: as late as it can be, so that the device does not wait for it.
+"""When the batches that run end, by prediction, and when the next batch of a device is planned.
 
-A device runs one batch at a time. While it does, the next batch is made ready by another runner. Planned at once, that
-batch would have the few sequences that wait now, and then wait for the device. Planned shortly before the device is
-free, it also has the sequences that arrive until then; on a device, further rows cost next to nothing.
+That is as late as it can be, so that the device does not wait for it. A device runs one batch at a time. While it
+does, the next batch is made ready by another runner. Planned at once, that batch would have the few sequences that wait
+now, and then wait for the device. Planned shortly before the device is free, it also has the sequences that arrive
+until then; on a device, further rows cost next to nothing.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ _LEARNING: Final = 0.1  # share of the newest preparation in the average
 
 
 class DeviceTurns:
-    """The predicted ends of the batches on the one device; all methods need the batcher's lock, which is held.
+    """The predicted ends of the batches that run; all methods need the batcher's lock, which is held.
 
     No batch waits with `devices` 0, as on the CPU, nor with several: a session chooses the device of a batch when that
     runs, so a batch that waited for one device might be given to another. `clock` is the batcher's, in seconds.
@@ -33,9 +34,23 @@ class DeviceTurns:
         self._last_end = -float("inf")
         self._preparation_seconds = _FIRST_SECONDS  # average, from the plan of a batch to the begin of its run
 
+    @property
+    def busy(self) -> bool:
+        """Whether the one device has a batch."""
+        return self._one_device and bool(self.running)
+
+    def rests(self, runners: int) -> list[float]:
+        """The predicted seconds until each of so many runners is free, or the one device is.
+
+        0 for one without a batch, and where the cost table has failed.
+        """
+        now = self._clock()
+        rests = [max(0.0, end - now) for end in self.running.values() if end < float("inf")]
+        return [max(rests, default=0.0)] if self._one_device else [0.0] * (runners - len(rests)) + rests
+
     def seconds_to_wait(self) -> float:
         """How long the plan of the next batch may still wait, in seconds; 0 or less: it is time."""
-        if not self.running:
+        if not self.busy:
             return 0.0
         return max(self.running.values()) - _MARGIN * self._preparation_seconds - _PLANNING_SECONDS - self._clock()
 
@@ -48,8 +63,8 @@ class DeviceTurns:
 
     def begin(self, seconds: float) -> None:
         """Notes that this thread makes a batch ready, whose run is predicted to take so many seconds."""
-        if self._one_device:
-            self.running[threading.get_ident()] = max([self._clock(), *self.running.values()]) + seconds
+        before = self.running.values() if self._one_device else ()
+        self.running[threading.get_ident()] = max([self._clock(), *before]) + seconds
 
     def end(self, time: float, preparation_seconds: float) -> float:
         """Notes that this thread's batch ended at `time`, and how long its preparation took.
@@ -60,7 +75,7 @@ class DeviceTurns:
         """
         thread = threading.get_ident()
         began_first = next(iter(self.running), None) == thread
-        if self.running.pop(thread, None) is None:
+        if self.running.pop(thread, None) is None or not self._one_device:
             return float("inf")
         self._preparation_seconds += _LEARNING * (preparation_seconds - self._preparation_seconds)
         self._ended.notify_all()

@@ -31,20 +31,27 @@ class BatchLimits:
         """These limits with at most `rows` rows; None for no further limit."""
         return self if rows is None or rows >= self.rows else replace(self, rows=rows)
 
+    def longest_seconds(self, width: int, cost: CostTable, *, tail: float = 1.0) -> float:
+        """The longest predicted run of a batch of this width whatever its deadlines, in seconds before the drift.
+
+        The shorter of two times:
+
+        1. `self.seconds`, which no run may exceed.
+        2. A fair turn, after which others run: `self.turn_seconds`; but a batch with enough rows to be cheap may always
+           run, and take `tail` times as long.
+        """
+        column = cost.column(width, self.rows)
+        seconds_of_enough = column.seconds[min(column.enough_rows, self.most_rows(width))]
+        return min(self.seconds / cost.drift, max(self.turn_seconds / cost.drift, tail * seconds_of_enough))
+
     def allowed_seconds(
         self, anchor: WaitingSequence, width: int, cost: CostTable, now: float, *, tail: float = 1.0
     ) -> float:
         """The longest predicted run of a batch of this width with the anchor, in seconds before the drift.
 
-        The shortest of three times:
-
-        1. `self.seconds`, which no run may exceed.
-        2. A fair turn, after which others run: `self.turn_seconds`; but a batch with enough rows to be cheap may always
-           run, and take `tail` times as long.
-        3. The time to the anchor's deadline, unless even the anchor alone takes longer: it is late anyway.
+        It is `longest_seconds`, or the time to the anchor's deadline if that is shorter, unless even the anchor alone
+        takes longer: it is late anyway.
         """
-        column, drift = cost.column(width, self.rows), cost.drift
-        seconds_of_enough = column.seconds[min(column.enough_rows, self.most_rows(width))]
-        longest = min(self.seconds / drift, max(self.turn_seconds / drift, tail * seconds_of_enough))
-        slack = (anchor.deadline - now) / drift
+        longest = self.longest_seconds(width, cost, tail=tail)
+        slack = (anchor.deadline - now) / cost.drift
         return min(longest, slack) if slack >= cost.seconds_of(1, anchor.width) else longest

@@ -2,7 +2,7 @@
 
 | word here | meaning |
 |---|---|
-| urgency | a number: the place in order of arrival, with a head start for the priority; the lowest is the most urgent |
+| urgency | a number: the work that came before, less a head start for the priority; the lowest is the most urgent |
 | key | the urgency, in the collections here: no two sequences have the same |
 | near | among the `horizon` most urgent ones: a plan chooses from these, so its work does not grow with the queue |
 | an order | the keys of the sequences, sorted by urgency or by deadline |
@@ -15,17 +15,21 @@ it comes to the front of the order, or until the order is cleaned, a part at a t
 from __future__ import annotations
 
 import sys
-from bisect import bisect_right, insort
+from bisect import bisect_left, bisect_right, insort
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, compress, islice
-from operator import attrgetter, index, indexOf, itemgetter
+from functools import partial
+from itertools import chain, compress, dropwhile, islice
+from operator import attrgetter, index, indexOf, is_not, itemgetter
 from typing import Any, Final
 
 HORIZON: Final = 8192  # so many most urgent sequences are near: several full batches of a device
 MAX_PRIORITY: Final = 9  # from 0, the default
-PRIORITY_HEAD_START: Final = 256  # places in order of arrival that one level of priority gains
+PRIORITY_SECONDS: Final = 1.0  # of predicted work that came earlier, and that one level of priority overtakes
+_PER_SECOND: Final = 1e9  # steps of urgency in a second of work
+_MOST_DUE: Final = 64  # so many of those with the next deadlines may run with a sequence in a hurry
+_SAMPLE: Final = 128  # about so many sequences, of more, are looked at to estimate the work of all
 WIDTH: Final = attrgetter("width")  # of a waiting sequence
 _RECENT: Final = 4096  # last arrivals whose widths are counted
 _MANY: Final = 2048  # where so many wait, a division into classes is kept until much has changed
@@ -43,6 +47,7 @@ class WaitingSequence:
     width: int  # in steps, for predicting the cost
     deadline: float = float("inf")  # on the caller's clock
     priority: int = 0
+    seconds: float = 0.0  # of work, predicted when it came
     urgency: int = field(default=0, init=False)  # see the module
     turn: int = field(default=0, init=False)  # how many would have run before it in order of arrival
     arrival_work: float = field(default=0.0, init=False)  # `PendingSequences.work` when it came
@@ -80,6 +85,11 @@ class _Order(list[Any]):
         self[part] = entries = [*compress(entries, map(waiting.__contains__, map(self._key_of, entries)))]
         self._clean = start + len(entries)
 
+    def work_of(self, end: int, waiting: Mapping[int, WaitingSequence]) -> float:
+        """Estimates the work, in predicted seconds, of the sequences of the first `end` entries that wait."""
+        keys = [*map(self._key_of, self[: end : end // _SAMPLE + 1])]
+        return sum([waiting[key].seconds for key in keys if key in waiting]) * end / max(1, len(keys))
+
     def first(self, waiting: Mapping[int, WaitingSequence]) -> WaitingSequence | None:
         """Returns the first sequence that waits, or None; drops the stale entries before it."""
         waits = map(waiting.__contains__, map(self._key_of, self))
@@ -92,8 +102,10 @@ class PendingSequences:
 
     def __init__(self, horizon: int = HORIZON) -> None:
         self.horizon = horizon
+        self.hurried: WaitingSequence | None = None  # while a plan chooses the batch for one in a hurry
         self.left_out = 0  # plans in a row without the most urgent sequence; counted by `plan`
         self._arrivals = 0  # sequences that were added so far
+        self._arrived = 0  # their work, in nanoseconds, and one for each: none has the same urgency as another
         self._ran = 0  # sequences that were taken by plans so far
         self.work = 0.0  # predicted seconds of all plans by length so far; `plan` adds them
         self.narrow_part = 0  # the widest of those that run in turn with wider ones, or 0; set by `plan`
@@ -123,8 +135,8 @@ class PendingSequences:
         """Adds a sequence, and sets its fields that concern the order."""
         # 1. Its fields
         self._arrivals += 1
-        place = self._arrivals - PRIORITY_HEAD_START * waiting.priority
-        waiting.urgency = key = (MAX_PRIORITY + 1) * place + waiting.priority
+        waiting.urgency = key = self._urgency(waiting.priority)
+        self._arrived += 1 + int(waiting.seconds * _PER_SECOND)
         waiting.turn = self._ran + len(self._waiting)
         waiting.arrival_work = self.work
         # 2. The collections
@@ -197,6 +209,16 @@ class PendingSequences:
         """The near sequences, the most urgent first."""
         return islice(filter(None, map(self._waiting.get, self.urgent)), self.horizon)  # without stale entries
 
+    def company(self, anchor: WaitingSequence) -> Iterator[WaitingSequence]:
+        """The near sequences that may run with an anchor, in the order in which a batch takes them.
+
+        The most urgent come first. While a sequence is in a hurry, it and those whose deadlines come next are before
+        them: it may be that they, too, can wait for no other batch, such as the others of its request.
+        """
+        due = () if self.hurried is None else dropwhile(partial(is_not, self.hurried), self.by_deadline())
+        first = dict.fromkeys([anchor, *filter(self.is_near, islice(due, _MOST_DUE))])
+        return chain(islice(first, 1, None), (waiting for waiting in self.near() if waiting not in first))
+
     def most_urgent_of(self, above: int, up_to: int, count: int) -> list[WaitingSequence]:
         """Returns the `count` most urgent of the near sequences whose width is above `above` and at most `up_to`.
 
@@ -234,17 +256,21 @@ class PendingSequences:
         """The sequence with the earliest deadline, or None if none has one."""
         return self.deadlines.first(self._waiting)
 
-    def share_before(self, priority: int, deadline: float) -> float:
-        """Estimates which part of the waiting sequences, from 0 to 1, runs before a new one.
-
-        It is the lower of two parts: that of more urgent sequences, and that of sequences with an earlier deadline.
+    def work_before(self, work: float, priority: int, deadline: float) -> tuple[float, float]:
+        """Estimates the work that is before a new sequence, in predicted seconds: more urgent, and due earlier.
 
         Args:
+            work: That of all waiting sequences.
             priority: That of the new sequence.
             deadline: That of the new sequence.
         """
-        count = len(self._waiting)
-        if not count:
-            return 0.0
-        more_urgent = max(0, count - PRIORITY_HEAD_START * priority) / count
-        return min(more_urgent, bisect_right(self.deadlines, (deadline, sys.maxsize)) / max(len(self.deadlines), count))
+        more_urgent = bisect_left(self.urgent, self._urgency(priority))
+        due_earlier = bisect_right(self.deadlines, (deadline, sys.maxsize))
+        if more_urgent < len(self.urgent):
+            work = self.urgent.work_of(more_urgent, self._waiting)
+        return work, self.deadlines.work_of(due_earlier, self._waiting)
+
+    def _urgency(self, priority: int) -> int:
+        """The urgency of a sequence that comes now."""
+        place = self._arrived - int(priority * PRIORITY_SECONDS * _PER_SECOND)
+        return (MAX_PRIORITY + 1) * place + priority

@@ -215,7 +215,6 @@ class QueuedSequence(WaitingSequence):
 
     steps: Steps = field(kw_only=True)  # `[length, features]` or `[length]`
     padded_steps: int = field(kw_only=True)  # its rounded width: the queue's limit of steps counts it
-    seconds: float = field(kw_only=True)  # `ModelQueue.row_seconds` when it came: the limit of seconds counts it
     arrival: float = field(kw_only=True)  # on the batcher's clock
     index: int = field(kw_only=True)  # in the request's results
     request: PendingRequest = field(kw_only=True)
