@@ -201,14 +201,13 @@ class Admission:
             priority: Of the request.
         """
         more_urgent, due_earlier = queue.pending.work_before(queue.seconds, priority, deadline)
-        urgent = queue.pending.most_urgent()
-        if urgent is not None and deadline < urgent.deadline:
+        if (urgent := queue.pending.most_urgent()) is not None and deadline < urgent.deadline:
             due_earlier /= _OVERTAKING
         work = min(min(more_urgent, due_earlier) * self._queues.busy(), self.seconds) + own
-        # Until some runner is free, and those that are free have done this work
+        # Until some runner is free, and those that are free have done this work: in seconds of one runner
         rests = sorted(self._turns.rests(self._runners))
-        of_one = work / self.rate.value * len(rests)
-        return min([(of_one + rest) / free for free, rest in enumerate(accumulate(rests), start=1)])
+        seconds = work / self.rate.value * len(rests)
+        return min([(seconds + rest) / free for free, rest in enumerate(accumulate(rests), start=1)])
 
     def full(self, queue: ModelQueue, padded_steps: int = 0) -> QueueFull:
         """Makes the error that refuses a request, with the predicted seconds until the queue is open for it.

@@ -44,8 +44,7 @@ class DeviceTurns:
 
         0 for one without a batch, and where the cost table has failed.
         """
-        now = self._clock()
-        rests = [max(0.0, end - now) for end in self.running.values() if end < float("inf")]
+        rests = [max(0.0, end - self._clock()) for end in self.running.values() if end < float("inf")]
         return [max(rests, default=0.0)] if self._one_device else [0.0] * (runners - len(rests)) + rests
 
     def seconds_to_wait(self) -> float:
