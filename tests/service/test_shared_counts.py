@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ import pytest
 
 from lengthwise.connections.listener import Listener
 from lengthwise.errors import ModelError, NotVerified, VerificationError
+from lengthwise.processes.channel import Channel
 from lengthwise.processes.shared_memory import ENDING, SILENT_SECONDS, shared_file
 from lengthwise.processes.worker import GIVE_WAY_SECONDS, NOT_READY_SECONDS, Worker
 from lengthwise.repository import verification_process
@@ -543,3 +546,55 @@ async def test_an_admin_call_that_fails_at_one_worker_names_it() -> None:
     other["error"] = None
     with pytest.raises(WorkersDiffer):
         await asyncio.gather(every("load", "absent"))
+
+
+@asynccontextmanager
+async def lone_worker(monkeypatch: pytest.MonkeyPatch, seconds: float) -> AsyncIterator[tuple[Worker, socket.socket]]:
+    """A worker that waits `seconds` for a sign of life of its parent, and the parent's end of the channel."""
+    ended, channels, open_channel = asyncio.Event(), list[Channel](), Channel.open
+
+    async def opened(*arguments: Any) -> Channel:
+        channels.append(await open_channel(*arguments))
+        return channels[-1]
+
+    monkeypatch.setattr(Channel, "open", opened)
+    monkeypatch.setattr("lengthwise.processes.worker.os._exit", lambda _: ended.set())
+    monkeypatch.setattr("lengthwise.processes.worker._SIGN_SECONDS", {"metrics": seconds, "change": seconds})
+    ours, theirs = socket.socketpair()
+    with shared_file(1) as file:
+        start: dict[str, Any] = {"index": 0, "workers": 1, "reason": "", "sockets": [], "settings": {}}
+        worker = Worker(ours, start, [file.fileno()])
+        await worker.open()
+        yield worker, theirs
+        for channel in channels:
+            channel.close()
+        ours.close()
+        theirs.close()
+        await ended.wait()
+
+
+async def test_what_a_parent_that_hangs_is_asked_for_is_answered_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    from lengthwise.errors import WorkersDiffer
+    from lengthwise.repository.registry import EveryWorker
+
+    async with lone_worker(monkeypatch, 0.05) as (worker, _):
+        assert await worker.ask("metrics", {}) == []
+        every = EveryWorker(lambda *_: asyncio.sleep(0), lambda: {"serves": []}, worker.ask, {})
+        with pytest.raises(WorkersDiffer, match=f"worker {os.getppid()} failed .the parent of the workers has not"):
+            await every("load", "sums")
+
+
+@pytest.mark.long
+async def test_a_parent_that_lives_may_take_its_time_with_a_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    alive = asyncio.Event()
+
+    async def change() -> list[str]:
+        await alive.wait()
+        return ["made"]
+
+    async with lone_worker(monkeypatch, 5.0) as (worker, end):
+        parent = await Channel.open(end, {"up": list, "change": change, "alive": alive.set})
+        receiving = asyncio.ensure_future(parent.receive())
+        assert await worker.ask("change") == ["made"]
+        parent.close()
+        await receiving

@@ -331,6 +331,7 @@ class Supervisor:
     def _handlers(self, slot: WorkerSlot, end: asyncio.Future[int]) -> dict[str, Callable[..., Any]]:
         """The handlers of a worker's messages, by kind; `end` is done when its process has ended."""
         return {
+            "alive": lambda: True,
             "up": partial(self._note_up, slot),
             "failed": self.failures.append,
             "loaded": partial(self._wait_until_loaded, slot),

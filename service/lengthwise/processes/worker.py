@@ -37,6 +37,8 @@ from lengthwise.telemetry.snapshots import Snapshot
 BEAT_SECONDS: Final = 0.5  # between two beats
 GIVE_WAY_SECONDS: Final = 0.001  # that a connection is left to others: a busy event loop needs some to see it
 NOT_READY_SECONDS: Final = 0.01  # the same while this worker is not ready
+# By call: for so long its answer is waited for before the parent is asked for a sign of life, and then for that
+_SIGN_SECONDS: Final = {"metrics": 2.0, "statistics": 2.0, "change": 15.0}
 
 
 class Connections(set[Any]):
@@ -219,9 +221,30 @@ class Worker:
         - `metrics`, with the metrics of this worker: those of all others.
         - `statistics`: those of all others that answer.
         - `change`: the answer of each worker, this one included.
-        - `unloaded`: the names of unloaded models, before the first scan.
+        - `unloaded`: the names of unloaded models, before the first scan; it waits for them for as long as it takes.
+
+        A parent that is stopped or hangs answers nothing. It is found out in twice the `_SIGN_SECONDS`: then `metrics`
+        and `statistics` are of this worker alone, and a `change` has failed at the parent.
         """
-        return list(await self._channel.call(kind, *content))
+        seconds = _SIGN_SECONDS.get(kind)
+        answer = asyncio.ensure_future(self._channel.call(kind, *content))
+        try:
+            while not (await asyncio.wait((answer,), timeout=seconds))[0]:  # it may take its time, as at a verification
+                await asyncio.wait_for(self._channel.call("alive"), seconds)
+        except TimeoutError:
+            return (
+                [
+                    {
+                        "pid": os.getppid(),
+                        "error": "the parent of the workers has not answered, and makes the change later",
+                    }
+                ]
+                if kind == "change"
+                else []
+            )
+        finally:
+            answer.cancel()
+        return list(answer.result())
 
     def ask_from_thread(self, stopping: Stopping, kind: str, *content: Any) -> Any:
         """Calls the parent from another thread than the event loop's, and returns its answer.
