@@ -8,6 +8,8 @@ writes the fix.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from string import Template
 from typing import TYPE_CHECKING, Final, Literal
@@ -54,14 +56,28 @@ class ArgumentNames:
 
 DEFAULT_NAMES: Final = ArgumentNames()  # used if the names in the module are not known
 
-_TO_ADAPT: Final = "# to adapt, not to paste: more than this statement has to change; inputs: what the operator gets\n"
+_SOFTMAX: Final = re.compile(r"(log_?)?softm(ax|in)|.*attention.*", re.IGNORECASE)
+BY_PLACE: Final = re.compile("(Global)?MaxPool|Reduce(Max|Min)|Arg(Max|Min)|TopK")
+"""Operators of ONNX to which a missing value (NaN) is the largest, or nothing, by its place among the steps.
+
+The functions of torch return NaN wherever it is.
+"""
 
 
-def explain_nan(operation: Operation, names: ArgumentNames, batch: Geometry) -> Cause:
+def explain_nan(operation: Operation, names: ArgumentNames, batch: Geometry, *, at_valid_steps: bool) -> Cause:
     """The cause of a leak at an operation that gives NaN in a padded batch, and a fix.
 
-    The fix masks the result of the operation where it is the scores `[rows, width, width]` of an attention.
+    - A softmax that is NaN at valid steps: the scores of padding are +inf, and are to be the lowest number.
+    - Otherwise the result of the operation is masked, such as the scores `[rows, width, width]` of an attention; or its
+      input, where the result has no axis of steps.
+
+    `at_valid_steps` is whether the result is NaN there, and not at padding alone.
     """
+    if BY_PLACE.fullmatch(operation.kind):
+        return rule.rules()["LW805"].cause()
+    is_softmax = not batch.is_packed and _SOFTMAX.fullmatch(operation.kind) is not None
+    if is_softmax and at_valid_steps:
+        return rule.rules()["LW102"].cause(fix=explain(operation, "padding", names, batch).fix)
     shape = operation.outputs[0][1].shape
     row_axes, step_axes = (
         [axis for axis, size in enumerate(shape) if size == batch_size] for batch_size in (batch.rows, batch.width)
@@ -70,11 +86,16 @@ def explain_nan(operation: Operation, names: ArgumentNames, batch: Geometry) -> 
     if row_axes and step_axes:
         scores = replace(operation, input_shape=shape, reduced_axes=(step_axes[0],))
         fix = write_masked(scores, (row_axes[0], step_axes[0]), names, NAN)
-    return rule.rules()["LW802"].cause(fix=explain(operation, "poison", names).fix if fix is None else fix)
+    fix = explain(operation, "poison", names, batch).fix if fix is None else fix
+    return rule.rules()["LW108" if is_softmax else "LW802"].cause(fix=fix)
 
 
 def explain(
-    operation: Operation, change: Change, names: ArgumentNames = DEFAULT_NAMES, batch: Geometry | None = None
+    operation: Operation,
+    change: Change,
+    names: ArgumentNames = DEFAULT_NAMES,
+    batch: Geometry | None = None,
+    operations: Sequence[Operation] = (),
 ) -> Cause:
     """The cause of a leak at an operation, and a fix in the names of the user's module.
 
@@ -83,6 +104,7 @@ def explain(
         change: What the trial changed.
         names: The names of the module's arguments.
         batch: The batch in which the operation was recorded; None if that is not known.
+        operations: The operations of the run; without them, no number of all lengths is replaced.
     """
     # 1. What changes its output, whatever the trial changed: for an operation along the steps that is the padding, for
     #    one along the rows the other rows.
@@ -104,7 +126,7 @@ def explain(
     if fix is None and axes and not layout.packed:
         fix = write_masked(operation, axes, names)
     if fix is None and batch is not None and layout.is_right_padded:
-        fix = write_lengths(operation, batch, names)
+        fix = write_lengths(operation, batch, names, operations)
     return Cause(
         rule_entry.why, _fix_of_rule(rule_entry.fix, operation, names) if fix is None else fix, rule_entry.code
     )
@@ -112,7 +134,7 @@ def explain(
 
 def _fix_of_rule(code: str, operation: Operation, names: ArgumentNames) -> str:
     """The code of a rule's fix, with the names of the user's module."""
-    code_before = "" if operation.location is None else _TO_ADAPT
+    code_before = "" if operation.location is None else f"{rule.TO_ADAPT}; inputs: what the operator gets\n"
     if names.role != "lengths" and "$lengths" in code:
         code_before += f"lengths = {names.lengths_or_mask if names.role == 'mask' else f'({names.valid})'}.sum(1)\n"
     lengths = names.lengths_or_mask if names.role == "lengths" else "lengths"

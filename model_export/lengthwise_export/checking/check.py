@@ -24,8 +24,9 @@ from lengthwise.padding import PaddedBatch, Steps, pad
 from lengthwise.verification.random_sequences import ROUNDING
 from lengthwise_export.checking import limits, trials
 from lengthwise_export.checking.baseline import Baseline, Conditioning, Steadiness, is_finite
+from lengthwise_export.checking.causes import BY_PLACE
 from lengthwise_export.checking.finite_fills import find_finite_fill
-from lengthwise_export.checking.leaks import FailedTrial, find_leaks
+from lengthwise_export.checking.leaks import FailedTrial, find_leaks, has_nan
 from lengthwise_export.checking.recording import ModelOutput, Subject
 from lengthwise_export.checking.report import CheckedSizes, Report, TrialResult, Verdict, as_ranges
 from lengthwise_export.checking.trial_rules import (
@@ -117,6 +118,17 @@ class _Check:
     def checked_sizes(self) -> CheckedSizes:
         """The sizes of the batches that ran so far."""
         return CheckedSizes(*(tuple(sorted(sizes)) for sizes in self.ran))
+
+    def _why_not_finite(self, where: str, batch: PaddedBatch) -> str:
+        """What is wrong with a model whose answers to a batch are not finite, and what to do; `where` says which."""
+        if not self.sampler.missing:
+            return f"the answers to finite sequences{where}: train the model, or pass its weights with --checkpoint"
+        shown = (
+            f" ({operation.operator} shows a missing value by its place: LW805)"
+            for operation in self.subject.record(batch).operations
+            if BY_PLACE.fullmatch(operation.kind) and has_nan(operation)
+        )
+        return f"the answers to sequences with missing values{where}: replace NaN in the model{next(shown, '')}"
 
     def report(self) -> Report:
         """Runs all trials and decides the verdict.
@@ -395,10 +407,8 @@ class _Check:
             if not baseline.is_finite(trial.rows[0][0]) and self._is_answered(trial.batch)
         ]
         if not answered:
-            raise UncheckableError(
-                f"the answers to finite sequences are not finite{where}, not even to one alone and without padding: "
-                "train the model, or pass its weights with --checkpoint"
-            )
+            where = f" are not finite{where}, not even to one alone and without padding"
+            raise UncheckableError(self._why_not_finite(where, baseline.batch))
         for trial in answered:
             self._try(baseline, trial)
 
@@ -436,7 +446,8 @@ class _Check:
         ]
         if unanswered:
             shown = as_ranges(sorted({trial.batch.width for trial in unanswered}))
-            raise UncheckableError(f"the answers to finite sequences of {shown} steps are not finite, alone too")
+            where = f" of {shown} steps are not finite, alone too"
+            raise UncheckableError(self._why_not_finite(where, unanswered[0].batch))
         # 3. The lengths at which the model raises, with the errors
         errors = {
             trial.batch.width: error

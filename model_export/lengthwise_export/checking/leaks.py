@@ -23,7 +23,7 @@ import numpy as np
 from lengthwise.padding import PaddedBatch, Steps, pad
 from lengthwise_export.checking import axes, trials
 from lengthwise_export.checking.baseline import relative_difference
-from lengthwise_export.checking.causes import ArgumentNames, explain, explain_nan
+from lengthwise_export.checking.causes import BY_PLACE, ArgumentNames, explain, explain_nan
 from lengthwise_export.checking.recording import Operation, Recording, Subject, with_joined_loops
 from lengthwise_export.checking.rule import Cause, rules
 from lengthwise_export.checking.trials import Change, CheckTrial, Geometry, Pairing, geometry
@@ -193,9 +193,11 @@ def _cause(
         return operation.cause_of(change)
     layout = pairing.before.layout
     pair = next((pair for pair in pairs if pair.before is operation), None)
+    if pair is not None and BY_PLACE.fullmatch(operation.kind) and pair.is_nan_in_one_run(pairing):
+        return rules()["LW805"].cause()
     if not layout.is_right_padded and pair is not None and pair.counts_positions:
         return rules()["LW706" if layout.packed else "LW602"].cause({"valid": names.valid})
-    return explain(operation, change, names, pairing.before)
+    return explain(operation, change, names, pairing.before, [pair.before for pair in pairs])
 
 
 def _answer_difference(subject: Subject, failed: FailedTrial) -> float:
@@ -301,16 +303,37 @@ class OperationPair:
         ]
         return max((difference for difference in differences if difference is not None), default=None)
 
+    def is_nan_in_one_run(self, pairing: Pairing) -> bool:
+        """Whether it is NaN at a valid step in one run only."""
+        return self.difference(pairing) == math.inf and (has_nan(self.before) or has_nan(self.after))
+
 
 def _first_with_nan(pairs: Sequence[OperationPair], names: ArgumentNames, pairing: Pairing) -> Operation | None:
-    """The first operation that gives NaN in the first run only, with its cause; None if there is none."""
-    nan = next((pair.before for pair in pairs if _has_nan(pair.before) and not _has_nan(pair.after)), None)
-    if nan is None:
+    """The operation at which the NaN of an answer begins in the first run only, with its cause; None if there is none.
+
+    It is found backwards from the last one: NaN that a mask removes again is not to blame. An infinity at a valid step
+    becomes NaN later.
+    """
+    first, keys = None, frozenset[int]()
+    for pair in reversed(pairs):
+        has_become = has_nan(pair.before) and not has_nan(pair.after)
+        is_infinite = not _is_finite(pair.before) and _is_finite(pair.after) and pair.difference(pairing) == math.inf
+        if (has_become or is_infinite) and (first is None or pair.before.output_keys & keys):
+            first, keys = pair, keys | pair.before.input_keys
+        elif not pair.before.outputs and pair.before.output_keys & keys:  # packed rows are not compared
+            keys |= pair.before.input_keys
+    if first is None:
         return None
-    return replace(nan, cause_of=lambda _: explain_nan(nan, names, pairing.before))
+    nan, at_valid_steps = first.before, first.is_nan_in_one_run(pairing)
+    return replace(nan, cause_of=lambda _: explain_nan(nan, names, pairing.before, at_valid_steps=at_valid_steps))
 
 
-def _has_nan(operation: Operation) -> bool:
+def _is_finite(operation: Operation) -> bool:
+    return all(value.dtype.kind != "f" or bool(np.isfinite(value).all()) for _, value in operation.outputs)
+
+
+def has_nan(operation: Operation) -> bool:
+    """Whether an output of an operation has a NaN."""
     return any(value.dtype.kind == "f" and bool(np.isnan(value).any()) for _, value in operation.outputs)
 
 

@@ -34,10 +34,12 @@ _FILLS: Final = {
     "zero": "0.0",
     "one": "1.0",
     "nan": "float('nan')",
-    "low": "torch.finfo($x.dtype).min",
-    "high": "torch.finfo($x.dtype).max",
+    "low": "torch.$info($x.dtype).min",
+    "high": "torch.$info($x.dtype).max",
 }
 """The words of a paste for the input with its padded steps filled, and the value of the fill."""
+
+_OF_BOOLEANS: Final = {"low": "False", "high": "True"}
 
 _MEAN: Final = "$mean = $zero.sum($axes, keepdim=True) / $counted.sum($axes, keepdim=True)\n"
 _SQUARES: Final = "(($x - $mean).masked_fill(~$mask, 0.0) ** 2)"
@@ -138,6 +140,8 @@ _NAMES_IN_PASTES: Final = (
     "valid",
 )
 _RECURRENT: Final = ("lstm", "gru", "rnn")
+_TAKES_AXES: Final = re.compile(r"(nan)?(mean|sum)|a?(max|min)|(std|var)(_mean)?|(linalg_)?(vector_)?norm|all|any")
+"""Functions that take several axes and `keepdim`, and return a tensor."""
 
 
 def axes_of_steps(operation: Operation, batch: Geometry) -> tuple[int, int] | None:
@@ -222,7 +226,7 @@ def write_masked(operation: Operation, axes: tuple[int, int], names: ArgumentNam
     variables = {name: site.unused(name) for name in _NAMES_IN_PASTES} | {"x": x, "lengths": lengths}
     code = Template(paste).safe_substitute(variables | _substitutes(operation, axes, site, variables))
     *lines, expression = code.split("\n")
-    if "$" in expression:  # a word that has no code for this call
+    if "$" in code:  # a word that has no code for this call
         return None
     # 5. The lines that define what it uses, and the statement with it in the place of the operator
     variables |= {"operand": operand, "width": f"{x}.size({axes[1]})"}
@@ -230,7 +234,9 @@ def write_masked(operation: Operation, axes: tuple[int, int], names: ArgumentNam
     return "\n".join([*definitions, *lines, _with_code(site.statement, site.node, expression)])
 
 
-def write_lengths(operation: Operation, batch: Geometry, names: ArgumentNames) -> str | None:
+def write_lengths(
+    operation: Operation, batch: Geometry, names: ArgumentNames, operations: Sequence[Operation]
+) -> str | None:
     """The user's statement, changed so that each row is divided by its own length; with the lines that it needs before.
 
     Two kinds of statements use one number for all rows:
@@ -238,24 +244,38 @@ def write_lengths(operation: Operation, batch: Geometry, names: ArgumentNames) -
     - Divided by the width, as in `h.sum(1) / h.size(1)`: the divisor becomes `lengths[:, None]`.
     - A number made of all lengths, as in `lengths.max()`: the call becomes the lengths themselves.
 
-    None if the statement cannot be read, or is of neither kind.
+    `operations` are those of the run. None if the statement cannot be read, or is of neither kind.
     """
     site = _site_of(operation) if batch.rows in operation.input_shape else None
     if site is None:
         return None
-    node, is_of_lengths = site.node, operation.input_shape == (batch.rows,) and operation.kind in _OF_LENGTHS
-    if isinstance(node, ast.BinOp) and _SIZE.search(ast.unparse(node.right)):
-        node = node.right
-    elif not (isinstance(node, ast.Call) and is_of_lengths):
-        return None
     lengths = names.lengths_or_mask if names.role == "lengths" else site.unused("lengths")
+    replaced, code, shape = site.node, lengths, operation.input_shape
+    if isinstance(replaced, ast.BinOp) and _SIZE.search(ast.unparse(replaced.right)):
+        replaced = replaced.right
+    elif shape == (batch.rows,) and operation.kind in _OF_LENGTHS and isinstance(replaced, ast.Call):
+        code, shape = ast.unparse(site.operand), _shape_of_users(operation, operations)
+    else:
+        return None
+    if batch.rows not in shape:
+        return None
     # `[:, None]`, so that the lengths broadcast to the tensor
-    index = [":" if size == batch.rows else "None" for size in operation.input_shape]
-    code = f"{lengths}[{', '.join(index)}]" if len(index) > 1 else lengths
-    if node is site.node:  # a number of all lengths nearly always divides what has an axis of features
-        code = f"{ast.unparse(site.operand)}[:, None]"
+    index = [":" if size == batch.rows else "None" for size in shape]
+    code = f"{code}[{', '.join(index)}]" if len(index) > 1 else code
     variables = {"x": "", "operand": "", "valid": "valid", "lengths": lengths, "width": names.width}
-    return "\n".join([*_definitions(site, names, variables, {lengths}), _with_code(site.statement, node, code)])
+    return "\n".join([*_definitions(site, names, variables, {lengths}), _with_code(site.statement, replaced, code)])
+
+
+def _shape_of_users(number: Operation, operations: Sequence[Operation]) -> tuple[int, ...]:
+    """The shape of what is computed with a number of all lengths; empty if there is none, or one of another rank."""
+    keys, shapes = number.output_keys, []
+    for operation in (operation for operation in operations if operation.input_keys & keys):
+        shape = operation.outputs[0][1].shape if operation.outputs else ()
+        if shape:
+            shapes.append(shape)
+        else:  # such as `number.float()`
+            keys |= operation.output_keys
+    return shapes[0] if len({len(shape) for shape in shapes}) == 1 else ()
 
 
 def _definitions(
@@ -287,8 +307,10 @@ def _substitutes(
 ) -> dict[str, str]:
     """The code for those words of a paste that depend on the call and on its axes; the comments say what each means.
 
-    `variables` has the names for the other words, such as `x` and `lengths`. The word `keyed` is left out for a call
-    that is no attention to which a mask can be added.
+    `variables` has the names for the other words, such as `x` and `lengths`. Left out are words that the call has no
+    code for: `keyed` where no mask can be added to an attention, `nan` of integers, `turned` (the variable `index` in a
+    form that broadcasts to the input) along several axes, `func` (the layer that is called) of a function, and `more`
+    (the arguments after the input) of a recurrent layer over the rows, whose state has the width for rows.
     """
     x, callee = variables["x"], site.callee
     dimensions = len(operation.input_shape)
@@ -296,12 +318,21 @@ def _substitutes(
     arguments = _arguments_after_input(site.call, site.operand)
     corrections = [
         argument
-        for argument in arguments
-        if isinstance(argument, ast.keyword) and argument.arg in ("unbiased", "correction")
+        for index, argument in enumerate(arguments)
+        if getattr(argument, "arg", None) in ("unbiased", "correction")
+        or (index == 1 and operation.kind.startswith(("std", "var")) and isinstance(argument, ast.Constant))
     ]
+    correction = next((ast.unparse(_value(argument)) for argument in corrections), "1")
     shown_arguments = [ast.unparse(argument) for argument in arguments if argument not in corrections]
     # `$zero`, `$low`, ...: the input with its padding filled. `$zero_call`, ...: the call with that input
-    filled = {name: f"{x}.masked_fill(~{mask}, {fill.replace('$x', x)})" for name, fill in _FILLS.items()}
+    fills = _FILLS | (_OF_BOOLEANS if operation.input_type == "bool" else {})
+    is_of_integers = "int" in operation.input_type
+    words = {"x": x, "info": "iinfo" if is_of_integers else "finfo"}
+    filled = {
+        name: f"{x}.masked_fill(~{mask}, {Template(fill).substitute(words)})"
+        for name, fill in fills.items()
+        if not (is_of_integers and name == "nan")
+    }
     calls = {f"{name}_call": _with_code(site.call, site.operand, code) for name, code in filled.items()}
     if _DESCENDING.search(ast.unparse(site.call)):
         calls["low_call"], calls["high_call"] = calls["high_call"], calls["low_call"]
@@ -311,30 +342,32 @@ def _substitutes(
     index[axes[0]] = f"torch.arange(len({variables['lengths']}), device={variables['lengths']}.device)"
     index[axes[1]] = f"{variables['lengths']} - 1"
     reduced = operation.reduced_axes
+    shift = next((_value(word) for word in arguments if getattr(word, "arg", "shifts") == "shifts"), None)
+    # A function such as `F.instance_norm` has no settings, as a layer has; a layer may have its name
+    is_function = callee.rpartition(".")[2] == operation.kind and callee not in possible_callees(operation)
     return (
         filled
         | calls
         | ({} if attention is None else {"keyed": attention})
+        | ({"turned": _broadcast_mask(variables["index"], axes, dimensions)} if len(reduced) == 1 else {})
+        | ({} if is_function else {"func": callee})
+        | ({} if shown_arguments and axes[0] in reduced else {"more": "".join(f", {word}" for word in shown_arguments)})
         | {
             # The mask of valid steps that broadcasts to the input
             "mask": mask,
-            # The arguments after the input: as the whole list, to follow another one, and the first of them
+            # The arguments after the input: as the whole list, and that of a shift
             "rest": ", ".join(shown_arguments),
-            "more": "".join(f", {argument}" for argument in shown_arguments),
-            "first": "".join(ast.unparse(_value(argument)) for argument in arguments[:1]),
+            "first": "" if shift is None else ast.unparse(getattr(shift, "elts", [shift])[0]),
             # Of a variance: what is subtracted from the number of values
-            "less": "0" if any(ast.unparse(argument.value) in ("False", "0") for argument in corrections) else "1",
+            "less": {"False": "0", "True": "1"}.get(correction, correction),
             # The axes that the operator runs along, and that of the steps
             "axes": str(reduced[0] if len(reduced) == 1 else reduced),
             "steps": str(axes[1]),
             # A mask whose sum along the axes is the number of values
             "counted": mask if len(reduced) == 1 else f"{mask}.expand_as({x})",
-            # The variable `index`, in a form that broadcasts to the input
-            "turned": _broadcast_mask(variables["index"], axes, dimensions),
             # For a recurrent layer: whether the rows come before the steps
             "rows_first": str(axes[0] < axes[1]),
-            # What is called, and the scale and shift of a layer that has them
-            "func": callee,
+            # The scale and shift of a layer that has them
             "affine": f" * {callee}.weight[:, None] + {callee}.bias[:, None]" if len(operation.input_keys) > 1 else "",
             "last": ", ".join(index[: max(axes) + 1]),
         }
@@ -344,17 +377,22 @@ def _substitutes(
 def _attention_with_mask(operation: Operation, site: _Site, valid: str) -> str | None:
     """The code of a call of attention with a mask of padding added; `valid` is the name of the mask of valid steps.
 
-    None if the operator is not written as a call, or if the call has a mask, which may be causal.
+    None if the operator is not written as a call, if the call has a mask, which may be causal, or if it is that of a
+    decoder, which takes two masks.
     """
     if not isinstance(site.call, ast.Call):
         return None
     argument, mask = "key_padding_mask", f"~{valid}"
+    keywords = {keyword.arg for keyword in site.call.keywords}
     if operation.kind == "scaled_dot_product_attention":
         argument, mask = "attn_mask", f"{valid}[:, {'None, ' * (len(operation.input_shape) - 2)}:]"
-        if len(site.call.args) > 3 or {"attn_mask", "is_causal"} & {keyword.arg for keyword in site.call.keywords}:
+        if len(site.call.args) > 3 or {"attn_mask", "is_causal"} & keywords:
             return None
-    elif site.callee not in possible_callees(operation) and "self_attn" in operation.operator:
-        argument = "src_key_padding_mask"  # the statement calls the encoder around the attention
+    elif site.callee not in possible_callees(operation):  # the statement calls what is around the attention
+        # With two arguments it may be a decoder, whose second one is the memory
+        if "multihead_attn" in operation.operator or "memory" in keywords or len(site.call.args) == 2:
+            return None
+        argument = "src_key_padding_mask" if "self_attn" in operation.operator else argument
     call = copy.copy(site.call)
     value = ast.parse(mask, mode="eval").body
     call.keywords = [*(word for word in call.keywords if word.arg != argument), ast.keyword(argument, value)]
@@ -375,7 +413,8 @@ def _call_along_steps(site: _Site, operation: Operation, row_axis: int, step_axi
     call.keywords = [ast.keyword("dim", ast.Constant(step_axis))]
     if re.fullmatch(r"(log_?)?softm(ax|in)|normalize", operation.kind) and len(arguments) == 1:
         return call
-    if arguments or len(operation.reduced_axes) < len(operation.input_shape):
+    has_rest = len(operation.reduced_axes) < len(operation.input_shape)
+    if arguments or has_rest or not _TAKES_AXES.fullmatch(operation.kind):
         return None
     other_axes = [axis for axis in range(len(operation.input_shape)) if axis != row_axis]
     call.keywords = [
@@ -444,9 +483,10 @@ def _site_of(operation: Operation) -> _Site | None:
         _Site(statement, node, operand, node, imported, used_names, location.function)
         for node, operand in _operator_nodes(inner, operation, imported, loop_variables)
     ]
-    # In the order in which they run: of several equal operators, that of this occurrence.
+    # In the order in which they run: of several equal operators, that of this occurrence, if all of them run.
     sites.sort(key=lambda site: (site.node.end_lineno or 0, site.node.end_col_offset or 0))
-    return sites[operation.occurrence % len(sites)] if sites else None
+    is_any_left_out = len(sites) > 1 and any(isinstance(node, (ast.IfExp, ast.BoolOp)) for node in inner)
+    return sites[operation.occurrence % len(sites)] if sites and not is_any_left_out else None
 
 
 def _operator_nodes(

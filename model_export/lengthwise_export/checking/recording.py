@@ -48,6 +48,7 @@ class Operation:
     cause_of: Callable[[Change], Cause] | None = None
     layer: str = ""  # Of a Keras model, the layer that it is in; otherwise empty
     input_shape: tuple[int, ...] = ()  # The shape of its input, if the axes of the call are known
+    input_type: str = ""  # The type of its input, such as `float32` or `int8`; empty if it is not known
     reduced_axes: tuple[int, ...] = ()  # The axes of its input that it runs along, counted from the front
     is_loop: bool = False  # Whether it stands for all calls of a loop over the steps (`with_joined_loops`)
     occurrence: int = 0  # How many calls of the same kind at the same line ran before it

@@ -36,6 +36,9 @@ from lengthwise_export.options import RULES
 OTHER: Final = "LW900"
 """The rule of an operator that no other rule has an entry for."""
 
+TO_ADAPT: Final = "# to adapt, not to paste: more than this statement has to change"
+"""How a fix begins that is no code to put in the place of the statement that leaks."""
+
 Severity = Literal["error", "warning"]
 
 
@@ -108,10 +111,10 @@ class LeakRule:
 
         Args:
             words: What stands in the place of the `$words` of the message and the fix.
-            fix: The fix; None for that of the rule.
+            fix: The fix; None for that of the rule, which is marked as one to adapt.
         """
         message, own_fix = (Template(text).substitute(words or {}) for text in (self.message or self.why, self.fix))
-        return Cause(message, own_fix if fix is None else fix, self.code)
+        return Cause(message, f"{TO_ADAPT}\n{own_fix}" if fix is None else fix, self.code)
 
 
 @functools.cache
@@ -171,9 +174,9 @@ def address_of_pages() -> str | None:
 
 
 def _read_rule(path: Path) -> LeakRule:
-    """The rule in a file. Its entries get its code, and its `why` where they have none."""
+    """The rule in a file. Its entries get its code, and its `why` and `fix` where they have none."""
     table = tomllib.loads(path.read_text(encoding="utf-8"))
-    shared = {"code": table["code"], "why": table["why"]}
+    shared = {"code": table["code"], "why": table["why"], "fix": table.get("fix", "")}
     for name in ("operators", "layers"):
         table[name] = tuple(Entry(**shared | entry) for entry in table.get(name, []))
     return LeakRule(**table)

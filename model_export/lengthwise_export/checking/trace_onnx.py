@@ -129,6 +129,7 @@ class OnnxSubject:
         names = [output.name for output in self._recorder.get_outputs()]
         values = dict(zip(names, self._run(self._recorder, names, self._inputs(batch)), strict=True))
         needed = {*names_in(self._nodes), *self._outputs}
+        types = {name: value.dtype.name for name, value in values.items() if isinstance(value, np.ndarray)}
         operations = []
         for node in self._nodes:
             outputs = [name for name in node.output if name in needed]
@@ -141,6 +142,7 @@ class OnnxSubject:
                     input_keys=frozenset(hash(name) for name in node.input if name),
                     output_keys=frozenset(map(hash, filter(None, outputs))),
                     outputs=tuple(recorded),
+                    input_type=types.get(node.input[0], "") if node.input else "",
                 )
             )
         return Recording(operations, frozenset(map(hash, self._outputs)))

@@ -377,9 +377,13 @@ def _operation(
     operator: str, kind: str, location: CodeLocation | None, inputs: list[Tensor], outputs: list[Tensor], **more: Any
 ) -> Operation:
     """An operation with copies of its outputs as NumPy arrays; `more` are further fields of it."""
-    dense = [tensor.detach().resolve_conj().resolve_neg().cpu() for tensor in outputs]
-    # NumPy knows no bfloat16
-    values = [np.array((tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()) for tensor in dense]
+    real = (tensor.detach().dequantize() if tensor.is_quantized else tensor.detach() for tensor in outputs)
+    dense = (tensor.resolve_conj().resolve_neg().cpu() for tensor in real)
+    # NumPy knows neither bfloat16 nor floats of 8 bits
+    values = [
+        np.array((tensor.float() if tensor.is_floating_point() and tensor.itemsize < 4 else tensor).numpy())
+        for tensor in dense
+    ]
     keyed_values = tuple(zip(map(_storage, outputs), values, strict=True))
     return Operation(operator, kind, location, frozenset(map(_storage, inputs)), outputs=keyed_values, **more)
 
@@ -394,6 +398,7 @@ _AXES_BY_OPERATOR: Final[Mapping[str, Callable[[Sequence[Any], Any], Any]]] = {
     # A pooling to one step runs along all
     **dict.fromkeys(("adaptive_avg_pool1d", "adaptive_max_pool1d"), lambda args, dim: -1 if dim in (1, [1]) else None),
     "einsum": lambda args, dim: _summed_axes(*args[0].replace(" ", "").partition("->")),
+    "flip": lambda args, dim: [*args[1:]] if len(args) > 2 else dim,
     "__getitem__": lambda args, dim: _axes_of_last(
         args[0].shape, [*args[1]] if isinstance(args[1], tuple) else [args[1]]
     ),
@@ -401,8 +406,8 @@ _AXES_BY_OPERATOR: Final[Mapping[str, Callable[[Sequence[Any], Any], Any]]] = {
 """For operators whose axes are not simply `dim`: from the arguments and `dim`, the axes that they run along."""
 
 
-def _shape_and_axes(name: str, *args: Any, rows_first: bool = False, **keywords: Any) -> dict[str, tuple[int, ...]]:
-    """The shape of a call's first tensor, and the axes that the call runs along, as keywords of `Operation`.
+def _shape_and_axes(name: str, *args: Any, rows_first: bool = False, **keywords: Any) -> dict[str, Any]:
+    """The shape and type of a call's first tensor, and the axes that the call runs along, as keywords of `Operation`.
 
     Of an attention, the tensor is its keys.
 
@@ -413,12 +418,14 @@ def _shape_and_axes(name: str, *args: Any, rows_first: bool = False, **keywords:
         keywords: Its other arguments.
 
     Returns:
-        `input_shape` and `reduced_axes`; empty if the axes are not known.
+        `input_type`, `input_shape` and `reduced_axes`; the type alone if the axes are not known, and empty without a
+        tensor.
     """
     tensors = [value for value in (*args, keywords.get("input")) if isinstance(value, Tensor)]
     tensor = next(iter(tensors[1:] if "attention" in name else tensors), None)  # the keys of an attention
     if tensor is None or tensor.is_complex():
         return {}
+    input_type = str(tensor.dtype).removeprefix("torch.")
     shape = tuple(tensor.shape)
     # 1. The axes that the call names: by a keyword, or else by position; all axes if it names none
     dim: Any = next(iter(args[2 if name in _DIM_IS_THIRD else 1 :]), range(len(shape)))
@@ -435,8 +442,8 @@ def _shape_and_axes(name: str, *args: Any, rows_first: bool = False, **keywords:
     # 3. As a tuple of indices from the front, if they are axes of this tensor
     axes = [*axes] if isinstance(axes, (tuple, list, range)) else [axes]
     if {*map(type, axes)} - {int} or not all(-len(shape) <= axis < len(shape) for axis in axes):
-        return {}
-    return {"input_shape": shape, "reduced_axes": tuple(axis % len(shape) for axis in axes)}
+        return {"input_type": input_type}
+    return {"input_type": input_type, "input_shape": shape, "reduced_axes": tuple(axis % len(shape) for axis in axes)}
 
 
 def _summed_axes(operands: str, _: str, result: str) -> list[int]:

@@ -28,14 +28,15 @@ from lengthwise_export.errors import RunError
 
 _BLOCKS: Final = (128, 64, 32, 16, 8)
 _OF_WINDOWS: Final = ("LW208", "LW402")  # of operators with a stride, for which multiples of it differ by themselves
-_ATTENTION: Final = re.compile(r"(log_?)?softmax|.*attention.*", re.IGNORECASE)
-_LARGEST: Final = re.compile(r"(reduce)?a?max|aminmax|maximum", re.IGNORECASE)
-_ROUNDED: Final = re.compile(r"round_?|.*quantize.*", re.IGNORECASE)
-_MAX_BETWEEN: Final = 8  # at most this many operations between a largest value and what is rounded with it
+_RANGE: Final = re.compile(r"(reduce)?a?(max|min)|aminmax|(max|min)imum", re.IGNORECASE)
+_SCALED: Final = re.compile(r"(true_)?div(ide)?_?|mul(tiply)?_?|.*quantize.*", re.IGNORECASE)
+_ROUNDED: Final = re.compile(r"(round|floor|trunc|ceil|fix)_?|.*quantize.*|.*integer|_(scaled|int)_mm", re.IGNORECASE)
+_SMALL_TYPE: Final = re.compile(r"u?int(8|16|32)|float[48]_.*|qu?int.*")
 _MASKED: Final = frozenset({"LW101", "LW102", "LW201", "LW202", "LW203", "LW205", "LW802"})
 """Rules of operators that read all steps except those that a mask leaves out."""
 _ONCE_A_MODEL: Final = frozenset({"LW104", "LW106", "LW107", "LW804"})
 """Rules that are reported once for a model, whatever operators show them."""
+_MAX_BETWEEN: Final = 10  # at most this many operations between a scale and what is rounded with it
 _OF_OTHER_ROWS: Final = frozenset({"neighbours", "order", "lengths"})
 """Changes that leave the padding as it is."""
 _MIN_STEPS: Final = 3  # shorter sequences have no middle
@@ -92,20 +93,21 @@ class TrialRules:
             ),
             None,
         )
-        if trial_of_leak is None:
+        if trial_of_leak is None or leak.code == "LW805":  # which needs no padding, but a missing value
             return None
         if self._needs_equal_lengths():
             return rules()["LW104"].cause(fix=leak.cause.fix)
         if (widths := self._widths_of_blocks()) and leak.cause.code not in _OF_WINDOWS:
             return rules()["LW804"].cause({"widths": ", ".join(map(str, widths))}, fix=leak.cause.fix)
         if trial_of_leak.nan_with:
-            return rules()["LW108"].cause(fix=leak.cause.fix) if _ATTENTION.fullmatch(leak.kind) else None
+            return None
         if self.padding_id is not None:
             return rules()["LW106"].cause({"id": self.padding_id}, fix=leak.cause.fix)
         if leak.cause.code in _MASKED and self._reads_padding_only(leak, trial_of_leak.base):
-            return rules()["LW105"].cause(fix=leak.cause.fix)
-        if _LARGEST.fullmatch(leak.kind) and self._is_used_for_rounding(leak, trial_of_leak.base):
-            return rules()["LW504"].cause(fix="")
+            # An attention takes the right mask as an argument, in the place of the inverted one.
+            return rules()["LW105"].cause(fix=leak.cause.fix if "attention" in leak.kind else None)
+        if self._is_scale(leak, trial_of_leak.base):
+            return rules()["LW504"].cause()
         return self._rule_of_unused(leak)
 
     def _needs_equal_lengths(self) -> bool:
@@ -166,17 +168,30 @@ class TrialRules:
         )
         return any(differences_by_padding) and all(difference == 0.0 for difference in differences_by_steps)
 
-    def _is_used_for_rounding(self, leak: Leak, base: PaddedBatch) -> bool:
-        """Whether something is rounded with the output of a leak, as quantized activations with their largest value.
+    def _is_scale(self, leak: Leak, base: PaddedBatch) -> bool:
+        """Whether the output of a leak is a scale: something is divided by it, and rounded.
 
-        The next `_MAX_BETWEEN` operations that depend on the output are looked at.
+        So activations are quantised with a number of the whole batch, such as their largest value. Where it is a Python
+        number, the leak begins at the division itself. A largest value of each row is a scale only if that divides what
+        it is the largest of. The next `_MAX_BETWEEN` operations that depend on the output are looked at.
         """
         operations = iter(self.subject.record(base).operations)
-        # The keys of the tensors that depend on the output. This uses up the iterator to the leak, the loop goes on.
-        keys = next((called.output_keys for called in operations if called.operator == leak.operator), frozenset())
+        # This uses up the iterator to the leak, the loop goes on.
+        identity = (leak.operator, leak.kind, leak.location)
+        leaking = next((operation for operation in operations if operation.identity == identity), None)
+        is_scaled = _SCALED.fullmatch(leak.kind) is not None
+        if leaking is None:
+            return False
+        shapes = [value.shape for _, value in leaking.outputs]
+        has_rows = any(size % base.rows == 0 for shape in shapes for size in shape)
+        if has_rows and not (is_scaled or _RANGE.fullmatch(leak.kind)):
+            return False
+        keys = leaking.output_keys
         depending = (operation for operation in operations if operation.input_keys & keys)
         for operation in itertools.islice(depending, _MAX_BETWEEN):
-            if _ROUNDED.fullmatch(operation.kind):
+            divides = len(operation.input_keys) > 1 and _SCALED.fullmatch(operation.kind) is not None
+            is_scaled |= divides and (not has_rows or operation.outputs[0][1].shape == leaking.input_shape)
+            if is_scaled and (_ROUNDED.fullmatch(operation.kind) or _SMALL_TYPE.fullmatch(operation.input_type)):
                 return True
             keys |= operation.output_keys
         return False

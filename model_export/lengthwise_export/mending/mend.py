@@ -72,8 +72,8 @@ _REASONS: Final = {
     "If SequenceMap": "has a graph of its own inside: write the loop as a layer (LSTM, GRU, Conv), or the branch as "
     "Where",
     "Upsample GridSample AffineGrid": "resamples the steps to another number of steps, which depends on the width",
-    "DynamicQuantizeLinear DynamicQuantizeLSTM": "takes one scale for the whole batch: mend the float32 graph, and "
-    "quantise it with --precision",
+    "DynamicQuantizeLinear DynamicQuantizeLSTM DynamicQuantizeMatMul": "takes one scale for the whole batch: mend the "
+    "float32 graph, and quantise it with a fixed scale, or export with --precision int8",
 }
 """By operator types, separated by blanks: why they cannot be mended."""
 
@@ -305,10 +305,10 @@ def _outputs_by_rule(mender: Mender, node: NodeProto) -> Mapping[str, Value]:
     Returns:
         What is known of its outputs, by their names.
     """
+    if (reason := next((why for names, why in _REASONS.items() if node.op_type in names.split()), None)) is not None:
+        mender.refuse(reason)
     mender.refuse_if(node.domain not in OF_ONNX, f"is an operator of {node.domain}, not of ONNX")
-    if node.op_type not in RULES:
-        reasons = (why for names, why in _REASONS.items() if node.op_type in names.split())
-        mender.refuse(next(reasons, "is an operator that has no rule for mending"))
+    mender.refuse_if(node.op_type not in RULES, "is an operator that has no rule for mending")
     outputs = RULES[node.op_type](mender)
     return outputs if isinstance(outputs, Mapping) else {node.output[0]: outputs}
 

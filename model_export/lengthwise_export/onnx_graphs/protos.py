@@ -81,7 +81,7 @@ def all_names(graph: GraphProto) -> set[str]:
 
 def name_of(node: NodeProto) -> str:
     """The name of a node; of a node without a name its operator type and its output, such as `Add giving y`."""
-    return node.name or f"{node.op_type} giving {node.output[0]}"
+    return node.name or f"{node.op_type} giving {next(filter(None, node.output), '')}"
 
 
 def nodes_before(graph: GraphProto, outputs: Iterable[str]) -> list[NodeProto]:

@@ -257,7 +257,7 @@ def operator_name(node: onnx.NodeProto) -> str:
     modules = [scope for scope in scopes[:-1] if isinstance(scope, str)] if isinstance(scopes, list) else []
     paths = [scope.partition(".")[2] for scope in modules if scope.partition(".")[0] == _WRAPPED]
     if not paths:
-        return node.name or f"{node.op_type} giving {node.output[0]}"
+        return node.name or f"{node.op_type} giving {next(filter(None, node.output), '')}"
     return f"{paths[-1]}: {node.op_type}" if paths[-1] else node.op_type
 
 
