@@ -39,8 +39,6 @@ _FILLS: Final = {
 }
 """The words of a paste for the input with its padded steps filled, and the value of the fill."""
 
-_OF_BOOLEANS: Final = {"low": "False", "high": "True"}
-
 _MEAN: Final = "$mean = $zero.sum($axes, keepdim=True) / $counted.sum($axes, keepdim=True)\n"
 _SQUARES: Final = "(($x - $mean).masked_fill(~$mask, 0.0) ** 2)"
 _INDEX: Final = (
@@ -307,10 +305,14 @@ def _substitutes(
 ) -> dict[str, str]:
     """The code for those words of a paste that depend on the call and on its axes; the comments say what each means.
 
-    `variables` has the names for the other words, such as `x` and `lengths`. Left out are words that the call has no
-    code for: `keyed` where no mask can be added to an attention, `nan` of integers, `turned` (the variable `index` in a
-    form that broadcasts to the input) along several axes, `func` (the layer that is called) of a function, and `more`
-    (the arguments after the input) of a recurrent layer over the rows, whose state has the width for rows.
+    `variables` has the names for the other words, such as `x` and `lengths`. Words that the call has no code for are
+    left out:
+
+    - `keyed` of an attention to which no mask can be added.
+    - `nan` of integers, and `low` and `high` of booleans too.
+    - `turned`, the variable `index` in a form that broadcasts to the input, along several axes.
+    - `func`, the layer that is called, of a function.
+    - `more`, the arguments after the input, of a recurrent layer over the rows: its state has the width for rows.
     """
     x, callee = variables["x"], site.callee
     dimensions = len(operation.input_shape)
@@ -325,13 +327,11 @@ def _substitutes(
     correction = next((ast.unparse(_value(argument)) for argument in corrections), "1")
     shown_arguments = [ast.unparse(argument) for argument in arguments if argument not in corrections]
     # `$zero`, `$low`, ...: the input with its padding filled. `$zero_call`, ...: the call with that input
-    fills = _FILLS | (_OF_BOOLEANS if operation.input_type == "bool" else {})
-    is_of_integers = "int" in operation.input_type
-    words = {"x": x, "info": "iinfo" if is_of_integers else "finfo"}
+    info = {"bool": ""}.get(operation.input_type, "iinfo" if "int" in operation.input_type else "finfo")
     filled = {
-        name: f"{x}.masked_fill(~{mask}, {Template(fill).substitute(words)})"
-        for name, fill in fills.items()
-        if not (is_of_integers and name == "nan")
+        name: f"{x}.masked_fill(~{mask}, {Template(fill).substitute(x=x, info=info)})"
+        for name, fill in _FILLS.items()
+        if (info or "$info" not in fill) and (info == "finfo" or name != "nan")
     }
     calls = {f"{name}_call": _with_code(site.call, site.operand, code) for name, code in filled.items()}
     if _DESCENDING.search(ast.unparse(site.call)):
