@@ -26,6 +26,7 @@ LayerMask = Literal["lengths", "other", "none"]
 """The mask that a layer gets: that of the lengths, one that is computed from something else, or none."""
 
 IN_OWN_LAYER: Final = (
+    f"{rule.TO_ADAPT}\n"
     "def call(self, x, mask=None):  # Keras passes the mask: [rows, width], true at valid steps; None without one\n"
     "    ...\n"
     "    scores = keras.ops.where(mask[..., None], scores, -1e9)  # before a softmax or a maximum over the steps\n"
