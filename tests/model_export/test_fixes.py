@@ -546,7 +546,7 @@ def test_of_two_equal_operators_of_which_one_runs_none_is_rewritten(tmp_path: Pa
     assert follow(body, tmp_path)[1].startswith("# to adapt, not to paste")
 
 
-def test_a_fill_with_inf_is_a_softmax_over_padding_and_the_scores_are_filled(tmp_path: Path) -> None:
+def test_scores_that_are_filled_with_inf_are_a_softmax_over_padding(tmp_path: Path) -> None:
     body = VALID + SCORES + "s = s.masked_fill(~valid, -float('-inf'))\nw = s.softmax(1)" + WEIGHTED
     codes, ended, _, last = follow(body, tmp_path)
     assert codes == ["LW102"]
