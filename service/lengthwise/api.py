@@ -16,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise.datasets import arrays
+from lengthwise.datasets import arrays, input_sequences
 from lengthwise.datasets.input_sequences import Layout, Padding
 from lengthwise.decoding import json_body
 from lengthwise.decoding.calls import Item
@@ -188,6 +188,7 @@ class Model:
         attention: bool = False,
         layout: Layout = "steps-first",
         padding: Padding | None = None,
+        **columns: Any,
     ) -> Predictions:
         """Answers sequences of different lengths, in their order, with the same bits as `POST /predict`.
 
@@ -197,11 +198,13 @@ class Model:
             sequences: Each `[length, features]` of any real type, with NaN for a missing value; with one feature,
                 `[length]` is accepted too. For a token model, `[length]` whole numbers. Or a mapping of ids to them, a
                 pandas or Polars table with a row for each step, a grouped table, or a list column of Arrow:
-                docs/data.md has all forms. `lengthwise.sequences` names the columns of a table.
+                docs/data.md has all forms.
             attention: Whether to return the attention weights.
             layout: `channels-first` for arrays `[features, length]`, such as those of aeon and sktime.
             padding: `zeros` or `nan` cuts steps of zeros, or without values, off the end of each sequence first.
                 Without it, a warning (logger `lengthwise.data`) says what looks like padding.
+            columns: What the columns of a table are: `id`, `time`, `label`, `values` and `row` of
+                `lengthwise.sequences`.
 
         Returns:
             One prediction for each sequence, in a list that a notebook shows as a table.
@@ -226,6 +229,8 @@ class Model:
             raise ConfigurationError(
                 f"the model {manifest.key} has no attention: leave attention=True out, or see docs/targets.md"
             )
+        if columns:
+            sequences = input_sequences.sequences(sequences, layout=layout, padding=padding, **columns)
         # Items, their answers (or reasons why there is none), and predictions
         items = arrays.items(sequences, manifest, layout, padding=padding)
         results = self._opened.answers(items, attention=attention, threads=self._threads_for(items))

@@ -93,6 +93,53 @@ def test_an_error_about_times_and_ids_has_the_line(tmp_path: Path, row: str, sai
     assert said in str(told.value)
 
 
+@pytest.mark.parametrize(
+    ("cells", "said"),
+    [
+        (["2025-03-01", "2025-03-02", "7", "2025-03-03"], "'7' in the column 't' (line 4) is a number, unlike most"),
+        (["0", "1", "2025-03-02", "3"], "'2025-03-02' in the column 't' (line 4) has no time zone, unlike most"),
+        (["00:10", "24:30", "7", "48:00"], "'7' in the column 't' (line 4) is a number, unlike most"),
+        (["00:10", "24:30", "00:75", "48:00"], "'00:75' in the column 't' (line 4) is neither a number nor a date"),
+        (["2025-03-01", "2025-03-02", " ", "2025-03-03"], "line 4 has no time in the column 't'"),
+        (
+            ["22:00", "23:50", "00:10", "01:00"],
+            "00:10 in the column 't' (line 4) comes after 23:50: is it the next day?",
+        ),
+    ],
+)
+def test_the_line_of_the_odd_time_is_named(cells: list[str], said: str, tmp_path: Path) -> None:
+    rows = "".join(f"a,{cell},1\n" for cell in cells)
+    with pytest.raises(ConfigurationError) as told:
+        read(write(tmp_path / "d.csv", f"id,t,x\n{rows}"))
+    assert said in str(told.value)
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        ["00:10", "9:05", "24:01", "100:00"],
+        ["00:00:09", "00:01:00.5", "23:59:59", "101:00:00"],
+        ["0 days 00:10:00", "0 days 23:00:00", "1 days 00:00:00", "2 days 01:00:00.5"],
+        ["-1 day, 23:50:00", "0:00:00", "0:00:01", "1 day, 0:00:00"],
+        ["-00:10", "00:00", "00:10", "00:20"],
+    ],
+)
+def test_hours_and_minutes_are_durations(times: list[str], tmp_path: Path) -> None:
+    order = [2, 0, 3, 1]
+    rows = "".join(f'a,"{times[place]}",{place}\n' for place in order)
+    ((found,), bad) = read(write(tmp_path / "d.csv", f"id,t,x\n{rows}"))
+    assert found.steps.ravel().tolist() == [0, 1, 2, 3]
+    assert bad == []
+
+
+@pytest.mark.parametrize("cell", ["inf", "-1e39"])
+def test_a_number_past_float32_is_named_with_its_line(cell: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "d.csv", f"id,t,x,y\na,1,2,{cell}\na,0,1,1\nb,0,3,4\n")
+    good, bad = read(path)
+    assert bad == ["/d.csv:2: step 1 holds a number that is not finite as float32"]
+    assert [one.id for one in good] == ["b"]
+
+
 # Any size: in blocks, where the rows of an id stand together.
 
 
@@ -379,12 +426,31 @@ def test_lists_in_the_cells_of_parquet_are_sequences(tmp_path: Path) -> None:
             ("d.h5", "pandas.read_hdf"),
             ("d.json", "jq"),
             ("d.feather", "read_feather"),
+            ("d.npz", "allow_pickle=True, which runs code of the file"),
+            ("d.nc", "xarray.open_dataset"),
+            ("d.avro", "fastavro.reader"),
+            ("d.ark", "kaldiio.load_ark"),
+            ("d.edf", "mne.io.read_raw"),
+            ("d.tfrecord", "sequence_loader"),
         ),
     ],
 )
 def test_another_format_is_told_the_lines_that_convert_it(tmp_path: Path, name: str, cure: str) -> None:
     with pytest.raises(ConfigurationError, match=cure):
         read(write(tmp_path / name, "x"))
+
+
+def test_the_lines_for_ragged_arrays_need_no_pickle_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    ragged = np.empty(2, dtype=object)
+    ragged[:] = [np.ones((3, 2)), np.zeros((1, 2))]
+    np.savez("d.npz", X=ragged)
+    with pytest.raises(ConfigurationError) as told:
+        read(tmp_path / "d.npz")
+    names = {"numpy": np, "FILE": "d.npz", "NEW": "new.npz"}
+    exec(re.search(r"numpy\.savez\(.*?\['X'\]\)", str(told.value))[0], names)  # type: ignore[index]
+    with np.load("new.npz") as data:
+        assert [data[name].shape for name in data.files] == [(3, 2), (1, 2)]
 
 
 @pytest.mark.skipif(shutil.which("jq") is None, reason="there is no jq")  # what users type, no dependency

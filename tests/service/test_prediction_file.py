@@ -37,6 +37,12 @@ def test_a_file_that_is_not_there_is_begun_with_its_folder(tmp_path: Path):
     assert path.read_bytes() == b"".join(LINES)
 
 
+def test_no_folder_is_made_in_the_root_of_a_disk() -> None:
+    with pytest.raises(ConfigurationError, match="there is no folder /of-no-disk/run; make it first"):
+        PredictionFile(Path("/of-no-disk/run/out"))
+    assert not Path("/of-no-disk").exists()
+
+
 def test_a_file_with_something_in_it_is_not_written_over_unasked(path: Path):
     path.touch()
     with PredictionFile(path) as scored:

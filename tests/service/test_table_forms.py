@@ -11,12 +11,15 @@ import numpy as np
 import pandas
 import polars
 import pyarrow as pa
+import pyarrow.parquet
 import pytest
 
 import lengthwise
+from lengthwise.datasets import dataset
 from lengthwise.datasets.column_roles import ColumnNames
 from lengthwise.datasets.input_sequences import sequences_of
 from lengthwise.errors import ConfigurationError, InvalidSequences
+from lengthwise.scoring.engine_batches import cells_of
 
 STEPS = [[[0.0, 10.0], [1.0, 11.0], [2.0, 12.0]], [[3.0, 13.0], [4.0, 14.0], [5.0, 15.0]]]
 
@@ -438,3 +441,141 @@ def test_ids_that_were_floats_are_said_and_fractions_stay(caplog: pytest.LogCapt
     assert found.taken == "id 'id', feature 'x'; ids such as 1.0 are read as 1"
     assert caplog.messages == ["the ids in the column 'id' are whole numbers that became floats: 1.0 is read as 1"]
     assert [one.id for one in lengthwise.sequences(table.astype({"id": str}))] == ["1.0", "2.5"]
+
+
+@pytest.mark.parametrize("names", [{}, {"values": "value"}], ids=["open", "named"])
+@pytest.mark.parametrize("column", ["kind", "variable", "parameter", "channel_id", "sensor_name"])
+@pytest.mark.parametrize("order", [["id", "t"], ["kind", "t"]], ids=["by step", "by channel"])
+@pytest.mark.parametrize("form", [lambda table: table, polars.from_pandas], ids=["pandas", "polars"])
+def test_names_and_values_without_times_are_asked_about_with_the_pivot(
+    form: Callable[[pandas.DataFrame], Any], order: list[str], column: str, names: dict[str, str]
+) -> None:
+    table = melted().sort_values(order, kind="stable").drop(columns=["t", "number"]).assign(label="up")
+    table = table.rename(columns={"kind": column})
+    with pytest.raises(ConfigurationError) as told:
+        lengthwise.sequences(form(table), **names)
+    call = str(told.value).partition("table = ")[2].partition(".reset_index()")[0]
+    assert steps_of(eval(call, {"table": table}).reset_index()) == STEPS
+    coded = table.assign(**{column: (table[column] == "y") * 1})
+    if column != "kind" and not names:
+        with pytest.raises(ConfigurationError, match=r"cumcount\(\)\)\.pivot"):
+            lengthwise.sequences(form(coded))
+
+
+@pytest.mark.parametrize(
+    "time", [{}, {"hour": ["00:10", "00:10", "24:05", "30:00", "00:10", "31:00"]}], ids=["", "times"]
+)
+@pytest.mark.parametrize("column", ["Parameter", "what"])
+def test_names_that_are_there_unequally_often_are_asked_about(column: str, time: dict[str, list[str]]) -> None:
+    cells = {"id": [*"aaaabb"], column: ["HR", "Temp", "HR", "HR", "HR", "Temp"], "Value": [80, 36, 77, 60, 80, 37]}
+    table = pandas.DataFrame({**cells, **time}).rename(columns={"hour": "time"})
+    with pytest.raises(ConfigurationError, match=rf"columns=\['{column}'\], values='Value'\)"):
+        lengthwise.sequences(table)
+
+
+def test_a_device_of_a_whole_sequence_names_no_channel() -> None:
+    table = pandas.DataFrame({"id": [*"aabb"], "t": [0, 1, 0, 1], "sensor": [*"ppqq"], "x": [1.0, 2, 3, 4]})
+    assert [one.steps.tolist() for one in lengthwise.sequences(table, values="x")] == [[1, 2], [3, 4]]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("label_0", "label_1"),
+        ("target_a", "target_b"),
+        ("label", "label_2"),
+        ("label1", "label2"),
+        ("label", "fine_label"),
+    ],
+)
+def test_several_columns_of_labels_are_no_features(names: tuple[str, str], tmp_path: Path) -> None:
+    table = pandas.DataFrame(
+        {"id": [*"aab"], "t": [0, 1, 0], "x": [0.5, 1, 2], names[0]: [0, 0, 1], names[1]: [1, 1, 0]}
+    )
+    for form in (table, polars.from_pandas(table), pa.Table.from_pandas(table), table.groupby("id")):
+        with pytest.raises((ConfigurationError, InvalidSequences), match=rf"'{names[1]}'.*task = \"multi-label\""):
+            lengthwise.sequences(form)
+    columns = ["x", names[1]]
+    assert lengthwise.sequences(table, values=columns, label=names[0])[0].steps.tolist() == [[0.5, 1], [1, 1]]
+    assert sequences_of(table, columns=ColumnNames(inputs=("x", names[1])))[0].names == ("x", names[1])
+
+
+# Tensors of Arrow.
+
+TENSORS = np.arange(12, dtype=np.float32).reshape(2, 3, 2)
+
+
+def tensors(array: np.ndarray = TENSORS) -> Any:
+    return pa.FixedShapeTensorArray.from_numpy_ndarray(np.ascontiguousarray(array))
+
+
+def permuted() -> Any:
+    """The same sequences, whose features stand before the steps in memory."""
+    storage = pa.FixedSizeListArray.from_arrays(pa.array(TENSORS.transpose(0, 2, 1).ravel()), 6)
+    return pa.ExtensionArray.from_storage(pa.fixed_shape_tensor(pa.float32(), [2, 3], permutation=[1, 0]), storage)
+
+
+def of_ray(kind: str, shape: str, cells: Any) -> Any:
+    """A column as Parquet has it that Ray wrote, where Ray is not imported."""
+    written = {"ARROW:extension:name": f"ray.data.{kind}", "ARROW:extension:metadata": shape}
+    return pa.table([cells], schema=pa.schema([pa.field("steps", cells.type, metadata=written)]))
+
+
+RAGGED = pa.struct([("data", pa.list_(pa.float32())), ("shape", pa.list_(pa.int64()))])
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        pa.table({"steps": tensors()}),
+        pa.table({"steps": permuted()}),
+        pa.table({"steps": pa.chunked_array([tensors(TENSORS[:1]), tensors(TENSORS[1:])])}),
+        pa.table({"steps": tensors(np.concatenate([TENSORS[:1], TENSORS]))}).slice(1),
+        pa.table({"steps": pa.ListArray.from_arrays([0, 3, 6], tensors(TENSORS.reshape(6, 2)))}),
+        of_ray("arrow_tensor", "[3, 2]", pa.array(TENSORS.reshape(2, 6).tolist(), pa.list_(pa.float32()))),
+        of_ray("arrow_tensor_v2", "[3, 2]", pa.array(TENSORS.reshape(2, 6).tolist(), pa.large_list(pa.float32()))),
+    ],
+    ids=["plain", "permuted", "chunks", "slice", "in lists", "ray", "ray 2"],
+)
+def test_tensors_of_arrow_keep_their_shape(table: Any, tmp_path: Path) -> None:
+    pyarrow.parquet.write_table(table, path := tmp_path / "d.parquet")
+    assert [one.steps.tolist() for one in dataset.read(path)] == TENSORS.tolist()
+    for form in (table, polars.from_arrow(table)):
+        assert steps_of(form) == TENSORS.tolist()
+    assert [np.array(cell).tolist() for cell in cells_of(table, "steps")] == TENSORS.tolist()
+
+
+def test_tensors_of_arrow_are_refused_as_arrays_of_their_shape(tmp_path: Path) -> None:
+    for array in (np.ones((2, 3, 2, 2)), np.ones((2, 2, 3, 1))):
+        with pytest.raises(InvalidSequences) as of_arrays:
+            lengthwise.sequences([*array])
+        with pytest.raises(InvalidSequences) as of_tensors:
+            lengthwise.sequences(pa.table({"steps": tensors(array)}))
+        assert str(of_tensors.value) == str(of_arrays.value)
+        pyarrow.parquet.write_table(pa.table({"steps": tensors(array)}), path := tmp_path / "d.parquet")
+        with pytest.raises(ConfigurationError, match=r"row 1: the shape must be \[length, features\] or \[length\]"):
+            [*dataset.read(path)]
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        of_ray("arrow_variable_shaped_tensor", "2", pa.array([{"data": [1.0, 2.0], "shape": [1, 2]}], RAGGED)),
+        of_ray("arrow_tensor", "no JSON", pa.array([[1.0, 2.0]], pa.list_(pa.float32()))),
+        of_ray("arrow_tensor", "[3, 2]", pa.array([[1.0, 2.0]], pa.list_(pa.float32()))),
+    ],
+    ids=["ragged", "pickled", "other"],
+)
+def test_tensors_without_a_known_shape_are_named(table: Any, tmp_path: Path) -> None:
+    pyarrow.parquet.write_table(table, path := tmp_path / "d.parquet")
+    for read in (lambda: [*dataset.read(path)], lambda: lengthwise.sequences(table), lambda: cells_of(table, "steps")):
+        with pytest.raises(ConfigurationError, match=r"'steps' has Arrow's extension type ray\.data\.arrow_"):
+            read()
+
+
+def test_a_tensor_that_is_null_is_missing() -> None:
+    storage = pa.array([[1.0, 2.0, 3.0, 4.0], None, [5.0, None, 7.0, 8.0]], pa.list_(pa.float32(), 4))
+    column = pa.ExtensionArray.from_storage(pa.fixed_shape_tensor(pa.float32(), [2, 2]), storage)
+    first, second, third = cells_of(pa.table({"steps": column}), "steps")
+    assert (first.tolist(), second) == ([[1, 2], [3, 4]], None)
+    np.testing.assert_array_equal(third, [[5, np.nan], [7, 8]])

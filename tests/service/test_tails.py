@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pandas
+import polars
 import pyarrow.parquet
 import pytest
 from click.testing import CliRunner
@@ -257,7 +258,7 @@ async def test_the_service_says_what_rows_of_null_behind_a_sequence_are(beside: 
 async def test_steps_that_are_null_themselves_are_padding_too(tmp_path: Path) -> None:
     data = tmp_path / "d.jsonl"
     data.write_text('{"steps": [[1, 2], [3, 4], null, null]}\n{"steps": [5, null]}\n')
-    ways: dict[Padding | None, list[int]] = {None: [4, 2], "nan": [2, 1]}
+    ways: dict[Padding | None, list[int]] = {None: [2], "nan": [2, 1]}
     for padding, lengths in ways.items():
         found = dataset.entries(data, reading=dataset.Reading(padding=padding))
         assert [len(one.steps) for one in found if isinstance(one, dataset.Record)] == lengths
@@ -266,6 +267,91 @@ async def test_steps_that_are_null_themselves_are_padding_too(tmp_path: Path) ->
     (told,) = answer.json()["errors"]
     assert told["pointer"] == "/sequences/0/1"
     assert "got null; steps of null behind the sequence are padding: leave them out" in told["detail"]
+
+
+GAP: list[Any] = [[0.25, 0.5], None, [0.75, 1.0]]
+
+
+async def test_a_step_that_is_null_has_one_rule_everywhere(tmp_path: Path) -> None:
+    data = tmp_path / "d.jsonl"
+    served = model(manifest(missing="zero"))
+    for names, step in ((None, [0.25, 0.5]), (("x", "y"), {"x": 0.25, "y": 0.5})):
+        steps = [step, None, step]
+        data.write_text(json.dumps({"steps": steps}))
+        (found,) = dataset.entries(data)
+        with pytest.raises(InvalidSequences) as told:
+            lengthwise.sequences([steps])
+        word = "step 1: a step must be an array of 2 numbers, got null; steps of null behind the sequence are padding"
+        assert isinstance(found, dataset.BadRecord)
+        assert word in str(found.error), names
+        assert word in str(told.value), names
+    async with serving(served) as service:
+        answer = await service.predict({"sequences": [GAP]})
+    assert word.removeprefix("step 1: ") in answer.json()["errors"][0]["detail"]
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda steps: [steps],
+        lambda steps: pandas.DataFrame({"id": ["a"], "steps": [steps]}),
+        lambda steps: pyarrow.table({"id": ["a"], "steps": [steps]}),
+        lambda steps: pyarrow.table({"id": ["a"], "steps": [steps]}).to_pandas(),
+        lambda steps: polars.DataFrame({"id": ["a"], "signal": [steps]}),
+    ],
+    ids=["list", "pandas", "arrow", "arrays", "polars"],
+)
+def test_null_steps_are_refused_inside_and_cut_off_the_end(form: Callable[[Any], Any]) -> None:
+    ready = loaded(missing="zero")
+    for steps in (GAP, [*GAP, None]):
+        with pytest.raises(InvalidSequences, match="step 1: a step must be an array of 2 numbers, got null"):
+            ready.predict(form(steps))
+    (cut,) = ready.predict(form([[0.25, 0.5], [0.75, 1.0], None, [None, None]]), padding="nan")
+    assert cut.length == 2
+
+
+def test_of_one_feature_a_null_is_a_missing_value(tmp_path: Path) -> None:
+    data = tmp_path / "d.jsonl"
+    for steps in ([[0.5], None, [0.25]], [0.5, None, 0.25]):
+        data.write_text(json.dumps({"steps": steps}))
+        (found,) = dataset.read(data)
+        (read,) = lengthwise.sequences([steps])
+        for one in (found.steps.ravel(), read.steps.ravel()):
+            np.testing.assert_array_equal(one, np.array([0.5, np.nan, 0.25], np.float32))
+
+
+REINDEXED = "id,t,x,y,label\na,{0},1,2,p\na,,,,p\na,{1},3,4,p\na,,nan,,\nb,{0},5,6,q\nb,,,,q\n"
+
+
+@pytest.mark.parametrize("times", [("0", "1"), ("2025-03-01 00:00:00", "2025-03-01 00:01:00"), ("23:30", "24:10")])
+def test_rows_without_a_time_and_values_are_padding(times: tuple[str, str], tmp_path: Path) -> None:
+    data = tmp_path / "d.csv"
+    data.write_text(REINDEXED.format(*times))
+    frame = pandas.read_csv(data)
+    for read in (lambda: [*dataset.read(data)], lambda: file_reader.read(data, "values", 99)):
+        with pytest.raises(ConfigurationError, match=r"line 3 has no time in the column 't'.*--padding nan"):
+            read()
+    with pytest.raises(ConfigurationError, match="row 1 has no time in the column 't'"):
+        lengthwise.sequences(frame)
+    steps = [[[1, 2], [3, 4]], [[5, 6]]]
+    assert [one.steps.tolist() for one in dataset.read(data, reading=dataset.Reading(padding="nan"))] == steps
+    uploaded = file_reader.read(data, "values", 99, padding="nan")["sequences"]
+    assert [one["steps"].tolist() for one in uploaded] == steps
+    for form in (frame, polars.from_pandas(frame), pyarrow.Table.from_pandas(frame), frame.groupby("id")):
+        assert [one.steps.tolist() for one in lengthwise.sequences(form, padding="nan")] == steps
+    data.write_text(REINDEXED.format(*times) + "b,,7,8,q\n")
+    with pytest.raises(ConfigurationError, match="line 8 has no time"):
+        [*dataset.read(data, reading=dataset.Reading(padding="nan"))]
+    data.write_text(REINDEXED.format(*times) + "c,,,,q\n")
+    with pytest.raises(ConfigurationError, match=r"d\.csv:8: each of its 1 steps is padding"):
+        [*dataset.read(data, reading=dataset.Reading(padding="nan"))]
+
+
+def test_labels_of_steps_go_with_rows_that_are_padding(tmp_path: Path) -> None:
+    data = tmp_path / "d.csv"
+    data.write_text("id,t,x,label\na,,,p\na,1,2,q\na,0,1,p\nb,0,5,q\n")
+    found = [*dataset.read(data, reading=dataset.Reading(padding="nan", per_step=True))]
+    assert [(one.steps.ravel().tolist(), one.label) for one in found] == [([1, 2], ("p", "q")), ([5], ("q",))]
 
 
 async def test_a_step_of_zeros_is_data_for_the_service(caplog: pytest.LogCaptureFixture) -> None:

@@ -273,6 +273,17 @@ async def test_the_columns_that_a_query_names_are_taken(service: Service) -> Non
     assert "--values" not in wrong.text
 
 
+async def test_padding_that_a_query_names_is_cut_off(service: Service) -> None:
+    text = b"id,t,x,label\na,0,1,up\na,1,2,up\na,,,up\n"
+    path = "/console/sequences?name=a.csv"
+    whole, cut, wrong = [
+        await service.client.post(path + end, content=text) for end in ("", "&padding=nan", "&padding=0")
+    ]
+    assert "line 4 has no time" in whole.json()["errors"][0]["detail"]
+    assert [each["steps"] for each in cut.json()["sequences"]] == [[[1], [2]]]
+    assert "padding: must be zeros or nan" in wrong.json()["errors"][0]["detail"]
+
+
 NAMED = manifest(inputs=("x", "y"))
 
 

@@ -238,7 +238,13 @@ def _records_of(
     stated_features = input_table.get("features") if is_values else None
     features = stated_features if type(stated_features) is int else None  # another type is refused with the spec
     entries, roles = input_sequences.read(
-        sequences, layout, ColumnNames(inputs=names), per_step=task == "per-step", ask=False
+        sequences,
+        layout,
+        ColumnNames(inputs=names),
+        padding=input_table.get("padding"),
+        is_cut=False,
+        per_step=task == "per-step",
+        ask=False,
     )
     # Convert each sequence to an array; collect the problems of all
     arrays: list[Steps] = []
@@ -466,8 +472,9 @@ def complete_tables(spec_tables: Mapping[str, Any], records: Sequence[Record], r
         if len(output["labels"]) < fewest:
             problem = f"every label is {output['labels'][0]!r}" if output["labels"] else "no record has a label"
             raise ConfigurationError(
-                f"{records[0].source_line}: {problem}, so there is nothing to tell apart: a record of JSON has it as "
-                "'label'; of a table, say which column it is (--column label=NAME)"
+                f"{records[0].source_line}: {problem}, so there is nothing to tell apart: "
+                + ("add sequences of another class; or" if output["labels"] else "a record of JSON has it as 'label';")
+                + " of a table, say which column it is (--column label=NAME)"
             )
     return completed
 

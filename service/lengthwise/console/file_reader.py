@@ -32,7 +32,13 @@ MOST_GROUP_VALUES: Final = 2**22  # in one row group of a Parquet file; its meta
 
 
 def read(
-    path: Path, kind: StepKind, most_values: int, columns: ColumnNames | None = None, *, single: bool = True
+    path: Path,
+    kind: StepKind,
+    most_values: int,
+    columns: ColumnNames | None = None,
+    *,
+    single: bool = True,
+    padding: Any = None,
 ) -> dict[str, Any]:
     """Reads the sequences of a file, as many as the limits allow.
 
@@ -43,6 +49,7 @@ def read(
         columns: The columns that the user named; None: their names say what they are.
         single: Whether a table without ids is one sequence. If not, the page asks which column names the sequence, as
             the commands do; only lines without a header are one sequence then, as they are where they are pasted.
+        padding: What is cut off the end of each sequence, `zeros` or `nan`; None: nothing.
 
     Returns:
         The object for the page, by name:
@@ -64,6 +71,7 @@ def read(
         for_single=lambda names: None if single or has_no_header(names) or header_hint(names) else _FOR_SINGLE,
         say=notes.append,
         warn=lambda line: warnings.setdefault(line.removeprefix(f"{path}: ")),
+        padding=padding,
         taken=tables.append,
     )
     sequences: list[dict[str, Any]] = []
@@ -128,7 +136,8 @@ def main() -> None:
         columns = ColumnNames(**task["columns"])
         if columns.inputs is not None:  # JSON made a list of the tuple
             columns = replace(columns, inputs=tuple(columns.inputs))
-        result = read(path, task["kind"], task["most_values"], columns, single=task["single"])
+        more = {"single": task["single"], "padding": task["padding"]}
+        result = read(path, task["kind"], task["most_values"], columns, **more)
     except (ConfigurationError, MemoryError) as error:
         # The cause of an error about columns is the same text without advice on options, which the page does not have.
         cause = error.__cause__ if isinstance(error.__cause__, ConfigurationError) else error

@@ -74,7 +74,8 @@ def routes(serving: Serving, health: Callable[[Serving], dict[str, Any]], *, pre
         if "model" in query:
             step = serving.find(query["model"], query.get("version")).manifest.input
             columns = replace(columns, inputs=step.names or ())
-        return _json(await uploads.read(name, kind, headers, request.receive, columns, single=query.get("id") == ""))
+        more = {"single": query.get("id") == "", "padding": query.get("padding")}
+        return _json(await uploads.read(name, kind, headers, request.receive, columns, **more))
 
     return [
         Route(f"{page.PREFIX}state", state, include_in_schema=False),

@@ -67,6 +67,7 @@ class Uploads:
         columns: ColumnNames = _ANY,
         *,
         single: bool = False,
+        padding: str | None = None,
     ) -> bytes:
         """Reads a file from the body of a request, and returns its sequences: the JSON that `file_reader` writes.
 
@@ -77,10 +78,11 @@ class Uploads:
             receive: The ASGI callable that receives the body.
             columns: The columns that the user named.
             single: Whether the user said that a table without ids is one sequence.
+            padding: What is cut off the end of each sequence: `zeros`, `nan`, or None for nothing.
 
         Raises:
             UnsupportedMedia: The file has another format, or reading Parquet needs pyarrow, which is not installed.
-            InvalidRequest: `kind` is not a kind of step.
+            InvalidRequest: `kind` is not a kind of step, or `padding` is another word.
             NotReady: Other files are being read, or the server cannot store this one.
         """
         suffix = next((suffix for suffix in FORMATS if name.lower().endswith(suffix)), None)
@@ -90,6 +92,8 @@ class Uploads:
             raise UnsupportedMedia(f"reading Parquet needs pyarrow on the server: {how_to_install('parquet')}")
         if kind not in get_args(StepKind):
             raise InvalidRequest([Problem("", f"query parameter kind: must be {' or '.join(get_args(StepKind))}")])
+        if padding not in (None, "zeros", "nan"):
+            raise InvalidRequest([Problem("", "query parameter padding: must be zeros or nan")])
         late_at = time.monotonic() + READ_SECONDS  # when the body must have arrived
         with ExitStack() as stack:
             # The bytes of this call in memory: the body while it arrives and waits, later the answer, too
@@ -109,10 +113,12 @@ class Uploads:
             except OSError as error:
                 raise NotReady(f"the server cannot store the file: {error.strerror}") from error
             del body
-            return await read_in_process(path, kind, columns, single)
+            return await read_in_process(path, kind, columns, single=single, padding=padding)
 
 
-async def read_in_process(path: Path, kind: str, columns: ColumnNames = _ANY, single: bool = False) -> bytes:
+async def read_in_process(
+    path: Path, kind: str, columns: ColumnNames = _ANY, *, single: bool = False, padding: str | None = None
+) -> bytes:
     """Reads a file in a process of its own, and returns its sequences as JSON.
 
     Raises:
@@ -127,6 +133,7 @@ async def read_in_process(path: Path, kind: str, columns: ColumnNames = _ANY, si
         "kind": kind,
         "columns": asdict(columns),
         "single": single,
+        "padding": padding,
         "most_values": MOST_VALUES,
         "memory_bytes": memory_bytes,
         "seconds": math.ceil(READ_SECONDS),

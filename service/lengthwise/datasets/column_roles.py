@@ -39,7 +39,10 @@ _NAMES: Final[dict[ColumnRole, frozenset[str]]] = {
     "label": frozenset(("label", "labels", "class", "class_label", "target", "category")),
 }  # by role, the column names that say it (in the form of `_plain`); any other name that ends in `_id` says id
 # Columns whose cells name a feature, as in a melted table
-_CHANNEL: Final = re.compile(r"(dim|dimension|kind|channel|variable|sensor|feature|signal|axis)(_id|_name|_type)?")
+_CHANNEL: Final = re.compile(
+    r"(dim|dimension|kind|channel|variable|sensor|feature|signal|axis|param|parameter|attribute|analyte)"
+    r"(_id|_name|_type)?|(measure|measurement|metric|quantity|var)_(name|type)"
+)
 _LEVEL: Final = re.compile(r"|unnamed:_[01]|level_0|__index_level_\d__")  # how pandas names an index level in a file
 _COUNT: Final = re.compile(r"index|unnamed:_[\d.]+|row(_(nr|id|index|number|no))?")  # columns that number the rows
 NO_HEADER: Final = "column "  # a file without a header has columns `column 1`, `column 2`, ...
@@ -173,6 +176,19 @@ def assign_roles(names: Collection[str], chosen: ColumnNames) -> Roles:
     if values is None:
         no_features = role_columns | ({name for name in names if name in levels or is_no_feature(name)} - input_names)
         values = tuple(name for name in names if name not in no_features)
+        # Names of labels with more before or behind them: `label_0`, `target1`, `coarse_label`
+        other_labels = [
+            name
+            for name in values
+            if is_named_as("label", re.split(r"[\W_]|\d+$", name.strip())[0])
+            or _plain(name).endswith(("_label", "_labels"))
+        ]
+        if other_labels and not chosen.inputs:
+            raise ConfigurationError(
+                f"{listed(other_labels)} may be labels by their names, and a table has one column of them: for several "
+                'labels of a sequence write JSON Lines, "label": ["a", "b"] (task = "multi-label" in a spec); for one, '
+                "say which column it is (label) and leave the others out; if they are features, name all (values)"
+            )
     if not values:
         raise ConfigurationError(
             f"no column is left for the values; the columns are {listed(names)}: name those of the features (values)"

@@ -90,16 +90,32 @@ _NO_CLASS: Final = re.compile(
     re.IGNORECASE,
 )
 _AS_CSV: Final = "table.to_csv('data.csv', index=False) writes a table with a row for each step"
+_ARRAYS: Final = "in Python, lengthwise_export.train(spec, arrays, labels) and Model.predict(arrays) take arrays"
 _CURES: Final = {  # how to read a file of another format, by its suffix
     **dict.fromkeys(
         (".npz", ".npy"),
-        "in Python, lengthwise_export.train(spec, arrays, labels) and Model.predict(arrays) take arrays: "
-        "data = numpy.load(FILE); list(data['X'])",
+        f"{_ARRAYS}: data = numpy.load(FILE); list(data['X']). Where X is an array of objects, as of sequences of "
+        "different lengths, numpy.load needs allow_pickle=True, which runs code of the file: only if you trust it, "
+        "numpy.savez(NEW, *numpy.load(FILE, allow_pickle=True)['X']) writes plain arrays once, and of NEW "
+        "[data[name] for name in data.files] are the sequences",
     ),
     **dict.fromkeys((".xlsx", ".xls"), f"table = pandas.read_excel(FILE); {_AS_CSV}"),
     **dict.fromkeys((".pkl", ".pickle"), f"table = pandas.read_pickle(FILE), if you trust the file; {_AS_CSV}"),
     **dict.fromkeys(
         (".h5", ".hdf5"), f"table = pandas.read_hdf(FILE); {_AS_CSV}; of arrays, list(h5py.File(FILE)['X'])"
+    ),
+    **dict.fromkeys((".nc", ".nc4"), f"table = xarray.open_dataset(FILE).to_dataframe().reset_index(); {_AS_CSV}"),
+    ".avro": f"table = pandas.DataFrame(fastavro.reader(open(FILE, 'rb'))); {_AS_CSV}",
+    ".ark": f"{_ARRAYS}, also by id: dict(kaldiio.load_ark(FILE)) has the steps [length, features] of each id",
+    **dict.fromkeys(
+        (".edf", ".bdf", ".gdf", ".fif"),
+        "table = mne.io.read_raw(FILE).to_data_frame(); table.to_csv('data/NAME.csv', index=False) writes one "
+        "sequence, and a folder of such files is read",
+    ),
+    **dict.fromkeys(
+        (".tfrecord", ".tfrecords"),
+        f"{_ARRAYS}: records = [*tfrecord.reader.sequence_loader(FILE, None, None, None)]; "
+        "[numpy.stack(steps['X']) for _, steps in records]",
     ),
     **dict.fromkeys((".feather", ".arrow"), f"table = pandas.read_feather(FILE); {_AS_CSV}"),
     ".json": f"{LIST_TO_LINES} writes a list, or a body of /predict, as JSON Lines",
@@ -226,7 +242,7 @@ def entries(
     if path.is_dir():
         records = _folder(path, kind, advance, reading)
     elif name.endswith((".jsonl", ".jsonl.gz")):
-        records = json_lines(path, kind, advance, reading.columns.inputs)
+        records = json_lines(path, kind, advance, reading.columns.inputs, reading.padding)
     elif name.endswith(CSV_SUFFIXES):
         blocks = read_csv(path, advance, lambda columns: _id_column(columns, reading), reading.warn)
         records = _table(path, kind, blocks, reading)
@@ -285,6 +301,7 @@ def _table(path: Path, kind: StepKind, blocks: Iterable[TextColumns], reading: R
                 cells.wrong,
                 advice_for_single=reading.for_single(cells.columns),
                 per_step=reading.per_step,
+                padding=reading.padding,
             )
         except ConfigurationError as error:
             raise ConfigurationError(f"{path}: {error}{reading.how_to_name}") from error
@@ -295,7 +312,9 @@ def _table(path: Path, kind: StepKind, blocks: Iterable[TextColumns], reading: R
         reading.say(f"{path}: {roles}{count_text}")
         # Their records
         for sequence in sequences:
-            row = sequence.problem[0] if sequence.problem else int(sequence.rows[0])
+            # The row that is named: that of the problem, or of the first number that is not finite as float32
+            too_large = np.abs(sequence.steps.reshape(len(sequence.rows), -1)) >= np.float64(2.0**128 - 2.0**103)
+            row = sequence.problem[0] if sequence.problem else int(sequence.rows[too_large.any(axis=1).argmax()])
             yield _record(sequence, f"{path}:{cells.lines[row] if cells.lines else f'row {row + 1}'}", kind)
         # For later blocks: the same column of ids, which these may be too short to show; and no further reports.
         reading = replace(reading, columns=replace(reading.columns, id=roles.id), say=_PLAIN.say, taken=_PLAIN.taken)
@@ -402,9 +421,12 @@ def _parquet(path: Path, kind: StepKind, advance: Advance, reading: Reading) -> 
         feature_names = orjson.loads((file.schema_arrow.metadata or {}).get(_NAMES, b"null"))
     except (OSError, pyarrow.ArrowException, orjson.JSONDecodeError) as error:
         raise ConfigurationError(f"{path} cannot be read as Parquet: {error}") from error
-    # A table without one column `steps` of lists
+    # A table without one column `steps` of lists, or one in which these are tensors of an extension type
     column_names = file.schema_arrow.names
-    if column_names.count("steps") != 1 or not hasattr(file.schema_arrow.field("steps").type, "value_type"):
+    steps = "".join(f"{field.type} {field.metadata}" for field in file.schema_arrow if field.name == "steps")
+    if column_names.count("steps") != 1 or not re.match(
+        r"\w*list\w*<(?!.*(extension<|ARROW:extension))", steps, re.DOTALL
+    ):
         yield from _table(path, kind, [TextColumns(columns_of(file.read()) or TableColumns(), [], {})], reading)
         return
     # Records; steps get the names of their features from the file's metadata
@@ -415,4 +437,4 @@ def _parquet(path: Path, kind: StepKind, advance: Advance, reading: Reading) -> 
         advance(index / file.metadata.num_rows)
         if has_names and _has_width(fields["steps"], len(feature_names)):
             fields["steps"] = [dict(zip(feature_names, step, strict=True)) for step in fields["steps"]]
-        yield read_record(fields, index, f"{path}:row {index + 1}", kind, reading.columns.inputs)
+        yield read_record(fields, index, f"{path}:row {index + 1}", kind, reading.columns.inputs, reading.padding)

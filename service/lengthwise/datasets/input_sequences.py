@@ -28,7 +28,17 @@ from numpy.typing import NDArray
 from lengthwise.datasets import long_table, table_sequences, tails
 from lengthwise.datasets.column_roles import ColumnNames, Roles, RowKind, assign_roles
 from lengthwise.datasets.long_table import LongSequence
-from lengthwise.datasets.tables import Cells, TableColumns, arrow_cells, columns_of, id_text, is_of, steps_array
+from lengthwise.datasets.tables import (
+    Cells,
+    TableColumns,
+    arrow_cells,
+    columns_of,
+    id_text,
+    is_of,
+    steps_array,
+    with_null_steps,
+)
+from lengthwise.datasets.tables import Padding as Padding
 from lengthwise.decoding.validation import ITEM_FIELDS
 from lengthwise.errors import ConfigurationError, InvalidSequences, Problem
 from lengthwise.runtime.feature_names import missing_columns_problem, values_by_name
@@ -43,7 +53,6 @@ _HOW_TO_NAME: Final = (
 )
 
 Layout = Literal["steps-first", "channels-first"]  # `[length, features]`, or `[features, length]` as in aeon
-Padding = Literal["zeros", "nan"]  # what all values of a padded step are: 0, or missing
 
 _FIELDS: Final = ITEM_FIELDS | {"label"}
 
@@ -209,6 +218,7 @@ def read(
     *,
     features: int | None = None,
     padding: Padding | None = None,
+    is_cut: bool = True,
     per_step: bool | None = None,
     ask: bool = True,
 ) -> tuple[list[InputSequence | str], Roles | None]:
@@ -221,6 +231,7 @@ def read(
             the first sequence that has some, and the others are brought to its order.
         features: How many features a step has; 0 for token ids, None if it is not known.
         padding: What is cut off the end of each sequence: steps of zeros, or without values (nan); None: nothing.
+        is_cut: Whether it is cut off here; False: by the caller, with labels that are not in the data.
         per_step: Whether each step of a table has a label of its own; None: the labels show it.
         ask: Whether to log a warning about steps that look like padding, and to refuse plain numbers that may be one
             sequence or many; False for data that was read before.
@@ -252,7 +263,7 @@ def read(
         roles = replace(fields, row="sequence", left_out=tuple(name for name in table if name not in _FIELDS))
     else:
         try:
-            row_sequences, roles = table_sequences.sequences(table, columns, per_step=per_step)
+            row_sequences, roles = table_sequences.sequences(table, columns, per_step=per_step, padding=padding)
         except ConfigurationError as error:
             advice = _HOW_TO_NAME if re.search(r"\((id|time|label|values)\)", str(error)) else ""
             raise ConfigurationError(f"{error}{advice}") from error
@@ -263,10 +274,10 @@ def read(
     results: list[InputSequence | str] = []
     for entry in entries:
         try:
-            sequence, entry_roles = _sequence(entry, layout, columns)
+            sequence, entry_roles = _sequence(entry, layout, columns, padding)
             roles = roles or entry_roles
             columns = replace(columns, inputs=columns.inputs or sequence.names)
-            result = tails.without_padding(sequence.in_order(columns.inputs), padding)
+            result = tails.without_padding(sequence.in_order(columns.inputs), padding if is_cut else None)
         except (ValueError, ConfigurationError) as error:
             result = str(error)
         results.append(result)
@@ -415,8 +426,10 @@ def _rows(table: Mapping[str, Cells]) -> Iterator[dict[str, Any]]:
         yield {name: cell for name, cell in zip(table, cells, strict=True) if name == "steps" or cell is not None}
 
 
-def _sequence(data: Any, layout: Layout, columns: ColumnNames) -> tuple[InputSequence, Roles | None]:
-    """Makes a sequence of one entry.
+def _sequence(
+    data: Any, layout: Layout, columns: ColumnNames, padding: Padding | None
+) -> tuple[InputSequence, Roles | None]:
+    """Makes a sequence of one entry. Nothing is cut off yet; `padding` says which steps may be empty.
 
     Returns:
         The sequence; and the roles of its columns if its steps are a table, else None.
@@ -433,18 +446,18 @@ def _sequence(data: Any, layout: Layout, columns: ColumnNames) -> tuple[InputSeq
         raise ValueError("'steps' is missing")
     steps, label, roles, names = fields["steps"], fields.get("label"), None, None
     if not isinstance(steps, np.ndarray | list) and (table := columns_of(steps)) is not None:
-        steps = long_table.one_sequence(table, columns)
+        steps = long_table.one_sequence(table, columns, padding)
     # The array of the steps: of a sequence of a table, of objects by the names of features, or of an array-like
     if isinstance(steps, LongSequence):
         if steps.problem is not None:
             raise ValueError(steps.problem[1])
         array, roles, names = steps_array(steps.steps), steps.roles, steps.roles.names
         label = steps.label if label is None else label
-    elif isinstance(steps, list | tuple) and steps and isinstance(steps[0], Mapping):
-        rows, names = values_by_name(steps, columns.inputs)
+    elif isinstance(steps, list | tuple) and any(isinstance(step, Mapping) for step in steps):
+        rows, names = values_by_name(with_null_steps(steps, padding), columns.inputs)
         array = steps_array(rows)
     else:
-        array = steps_array(steps)
+        array = steps_array(steps, padding)
         array = np.ascontiguousarray(array.T) if layout == "channels-first" and array.ndim == 2 else array
     masks = _mask(fields, "step_mask"), _mask(fields, "feature_mask")
     return InputSequence(array, _identifier(fields.get("id")), *masks, label, names), roles

@@ -16,6 +16,7 @@ from __future__ import annotations
 import re
 from collections import ChainMap, Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -29,11 +30,13 @@ from lengthwise.datasets.tables import (
     MISSING,
     MOST_SHOWN,
     Cells,
+    Padding,
     TableColumns,
     Texts,
     as_array,
     has_float_ids,
     id_text,
+    is_missing,
     is_number,
     row_text,
 )
@@ -45,6 +48,10 @@ _COMMA: Final = (
     "writes points"
 )
 _AS_TEXT: Final = "; if it is a list that was written as text, write lists of numbers"
+# `36:15` and `36:15:30.5` are hours, minutes and seconds; pandas and Python write days before them: `1 days 12:15:30`
+_DURATION: Final = re.compile(r"(?:(-?\d{1,9}) days?,? )?([+-]?)(\d{1,9}):([0-5]?\d)(?::([0-5]?\d(?:\.\d+)?))?")
+_OF_HOURS: Final = "is of hours and minutes"
+_DAY: Final = 86_400  # seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +66,11 @@ class LongSequence:
     roles: Roles  # of the table's columns
 
 
-def one_sequence(columns: TableColumns, chosen: ColumnNames) -> LongSequence:
+def one_sequence(columns: TableColumns, chosen: ColumnNames, padding: Padding | None = None) -> LongSequence:
     """Reads a table as one sequence: all its rows, in the order of their times.
 
-    A column of ids is not needed, even if the caller names one. If there is one, all its ids must be equal.
+    A column of ids is not needed, even if the caller names one. If there is one, all its ids must be equal. With
+    `padding` nan, rows without a time and without values come last.
 
     Raises:
         ConfigurationError: The rows have several ids, or it is not clear what the columns are.
@@ -71,7 +79,7 @@ def one_sequence(columns: TableColumns, chosen: ColumnNames) -> LongSequence:
     ids = set() if roles.id is None or is_channel_name(roles.id) else {*map(str, columns[roles.id])}
     if len(ids) > 1:
         raise ConfigurationError(f"the rows of one sequence have {len(ids)} ids in the column {roles.id!r}")
-    return _sequences(columns, replace(roles, id=None), None, {})[0]
+    return _sequences(columns, chosen, replace(roles, id=None), None, {}, padding)[0]
 
 
 def sequences(
@@ -81,6 +89,7 @@ def sequences(
     *,
     advice_for_single: str | None = "put the table of a single sequence in a list",
     per_step: bool | None = None,
+    padding: Padding | None = None,
 ) -> tuple[list[LongSequence], Roles]:
     """Reads the sequences of a table with a row for each step.
 
@@ -94,6 +103,8 @@ def sequences(
             True: they do. None: they do if some sequence has several labels. False: they do if most sequences have
             several labels; if only a few have, each label that differs from the usual one of its sequence is a problem,
             and so is a row without one.
+        padding: What is cut off the end of each sequence later. Where it is nan, rows without a time and without
+            values, as pandas' `reindex` makes them, are padding and come last; else such a row is an error.
 
     Returns:
         The sequences, in the order of their first rows, and the role of each column.
@@ -113,33 +124,39 @@ def sequences(
             f"no column names the sequence of a row; the columns are {listed(names)}: say which one does (id), or "
             f"{advice_for_single}{WIDE}{header_hint(names)}"
         )
-    if roles.time is None and chosen.values is None and chosen.inputs is None:
-        _ask_about_channels(columns, roles)
     id_is_guessed = chosen.id is None and count > 1
     if roles.id is not None and id_is_guessed and len({*ids_of(columns[roles.id], roles.id)}) == count:
         raise ConfigurationError(
             f"every row has its own {roles.id!r}: does it number the rows? Say which column is the id (id); the "
             f"columns are {listed(names)}{WIDE}"
         )
-    return _sequences(columns, roles, per_step, wrong or {}), roles
+    return _sequences(columns, chosen, roles, per_step, wrong or {}, padding), roles
 
 
 def _sequences(
-    columns: TableColumns, roles: Roles, per_step: bool | None, wrong_rows: Mapping[int, str]
+    columns: TableColumns,
+    chosen: ColumnNames,
+    roles: Roles,
+    per_step: bool | None,
+    wrong_rows: Mapping[int, str],
+    padding: Padding | None,
 ) -> list[LongSequence]:
     """Builds a sequence of the rows of each id, in the order of the ids' first rows; its steps are sorted by time.
 
     Args:
         columns: The table.
+        chosen: The columns that the caller names.
         roles: The role of each column.
         per_step: Whether sequences get a list of labels. None: if some have several labels; False: if most have.
         wrong_rows: Why a row cannot be read, by the row's number; its sequence has this as its `problem`.
+        padding: As in `sequences`.
     """
     # Which rows a sequence has, in the order of the time
     ids = ["0"] * len(columns[roles.values[0]]) if roles.id is None else ids_of(columns[roles.id], roles.id)
     number_of_id = {name: number for number, name in enumerate(dict.fromkeys(ids))}
     sequence_of_row = np.array([number_of_id[name] for name in ids], dtype=np.intp)
-    order = _order(sequence_of_row, columns, roles)
+    order = _order(sequence_of_row, columns, roles, padding)
+    _ask_about_channels(sequence_of_row, columns, roles, chosen)
     bounds = np.searchsorted(sequence_of_row[order], np.arange(len(number_of_id) + 1))
     rows_of_sequence = [order[start:end] for start, end in pairwise(bounds)]
     # The values of each row; and why a row is wrong: the reason of the whole row, else that of its first wrong cell
@@ -190,7 +207,7 @@ def ids_of(cells: Cells, name: str) -> list[str]:
     """
     plain = cells.tolist() if isinstance(cells, np.ndarray) else cells
     end = ".0" if isinstance(cells, Texts) and has_float_ids(cells) else ""
-    ids = ["" if _is_missing(cell) else id_text(cell).removesuffix(end) for cell in plain]
+    ids = ["" if is_missing(cell) else id_text(cell).removesuffix(end) for cell in plain]
     if "" in ids:
         raise ConfigurationError(
             f"{row_text(cells, ids.index(''))} has no id in the column {name!r}, which names its sequence"
@@ -198,10 +215,13 @@ def ids_of(cells: Cells, name: str) -> list[str]:
     return ids
 
 
-def _order(sequence_of_row: NDArray[np.intp], columns: TableColumns, roles: Roles) -> NDArray[np.intp]:
+def _order(
+    sequence_of_row: NDArray[np.intp], columns: TableColumns, roles: Roles, padding: Padding | None
+) -> NDArray[np.intp]:
     """The numbers of the table's rows `[rows]`, sorted by sequence, then by time; equal ones keep the table's order.
 
-    `sequence_of_row [rows]`: the number of each row's sequence.
+    `sequence_of_row [rows]`: the number of each row's sequence. With `padding` nan, rows without a time and without
+    values are the last ones of their sequence.
 
     Raises:
         ConfigurationError: Two different rows of a sequence have the same time, and the table is not sorted by time: it
@@ -210,10 +230,16 @@ def _order(sequence_of_row: NDArray[np.intp], columns: TableColumns, roles: Role
     row_order: NDArray[np.intp] = np.argsort(sequence_of_row, kind="stable")
     if roles.time is None:
         return row_order
-    keys = sort_keys(columns[roles.time], roles.time)
-    order: NDArray[np.intp] = np.lexsort((keys, sequence_of_row))
-    sorted_sequences = sequence_of_row[order]
-    has_equal_time = (keys[order][1:] == keys[order][:-1]) & (sorted_sequences[1:] == sorted_sequences[:-1])
+    # Rows without a time and without values are padding
+    is_padding = (
+        np.logical_and.reduce([missing_cells(columns[name]) for name in (roles.time, *roles.values)])
+        if padding == "nan"
+        else np.zeros(len(row_order), dtype=np.bool_)
+    )
+    keys = sort_keys(columns[roles.time], roles.time, sequence_of_row, is_padding)
+    order: NDArray[np.intp] = np.lexsort((keys, is_padding, sequence_of_row))
+    is_same_sequence = sequence_of_row[order][1:] == sequence_of_row[order][:-1]
+    has_equal_time = (keys[order][1:] == keys[order][:-1]) & is_same_sequence & ~is_padding[order][1:]
     # Are rows with the same time whole steps? `moments` number the pairs of sequence and time.
     if has_equal_time.any():
         moments = np.empty_like(sequence_of_row)
@@ -258,39 +284,70 @@ def _require_one_row_a_step(columns: TableColumns, roles: Roles, moments: NDArra
     for columns_apart in [*([name] for name in (*sure_columns, *possible_columns)), sure_columns]:
         combined = np.column_stack([moments, *(codes_of_column[name] for name in columns_apart)])
         if columns_apart and len(np.unique(combined, axis=0)) == len(moments):
-            key_roles = (roles.id, roles.time, roles.label)
-            keys = [name for name in key_roles if name is not None and name not in columns_apart]
-            values = [name for name in roles.values if name not in columns_apart]
-            raise ConfigurationError(
-                f"rows of one sequence have the same {roles.time!r} and differ in {listed(columns_apart)}: is a row "
-                f"one value of a step? Then make a column of each, in pandas: table = table"
-                f"{'.reset_index()' if columns.levels else ''}.pivot(index={keys}, columns={columns_apart}, "
-                f"values={repr(values[0]) if len(values) == 1 else values}).reset_index(). If a row is a step, leave "
-                f"{listed(columns_apart)} out of the table"
-            )
+            why = f"rows of one sequence have the same {roles.time!r} and differ in {listed(columns_apart)}"
+            raise ConfigurationError(_melted_message(columns, roles, columns_apart, why))
 
 
-def _ask_about_channels(columns: TableColumns, roles: Roles) -> None:
-    """Refuses a table without times that may be melted: a row may be one value of a step.
+def _ask_about_channels(
+    sequence_of_row: NDArray[np.intp], columns: TableColumns, roles: Roles, chosen: ColumnNames
+) -> None:
+    """Refuses a table that may be melted because the cells of a column may name the feature whose value the row has.
 
-    It may be if a feature has the name of a channel, such as `sensor`, and each value of this column is there equally
-    often in every sequence.
+    Asked about are columns that have several values in some sequence, if these are
+    - texts, and the column has the name of a channel such as `sensor`, or stands beside one feature alone;
+    - the numbers of a channel, and neither the column's name nor the caller says that it is a feature;
+    - texts, or the numbers of a channel, each of which is there equally often in every sequence, without times. The
+      caller may say that such numbers are a feature.
+
+    Args:
+        sequence_of_row: `[rows]`, the number of each row's sequence, from 0.
+        columns: The table.
+        roles: The role of each column.
+        chosen: The columns that the caller names.
 
     Raises:
-        ConfigurationError: The table may be melted; the message names the column, and asks what a row is.
+        ConfigurationError: The table may be melted; the message has the `pivot` that makes a row for each step.
     """
-    sequence_of_row = (
-        np.zeros(len(columns[roles.values[0]]), np.intp) if roles.id is None else _codes(columns[roles.id])
-    )
-    for name in filter(is_channel_name, roles.values):
-        codes = _codes(columns[name])
-        counts = np.zeros((sequence_of_row.max() + 1, codes.max() + 1), np.intp)
-        np.add.at(counts, (sequence_of_row, codes), 1)
-        if codes.max() and (counts == counts[:, :1]).all() and counts.max() > 1:
-            raise ConfigurationError(
-                f"the column {name!r} has each of its values equally often in every sequence: is a row one value of a "
-                "step? Then say which column is the time (time). If it is a feature, name all features (values)"
+    are_chosen = chosen.values is not None or chosen.inputs is not None
+    sequence_count = len({*sequence_of_row.tolist()})
+    for index, name in enumerate((*roles.values, *roles.left_out)):
+        texts = [cell for cell in columns[name][:64] if isinstance(cell, str) and cell.strip()]
+        is_text = len(texts) > 0 and not any(map(is_number, texts))
+        is_channel, is_feature = is_channel_name(name), index < len(roles.values)
+        if is_text or (is_channel and not (is_feature and are_chosen)):
+            pairs, counts = np.unique(  # of sequence and value
+                np.column_stack([sequence_of_row, _codes(columns[name])]), axis=0, return_counts=True
             )
+            is_even = (
+                roles.time is None
+                and len(pairs) == sequence_count * (1 + pairs[:, 1].max())
+                and len({*zip(pairs[:, 0].tolist(), counts.tolist(), strict=True)}) == sequence_count
+                and counts.max() > 1
+            )
+            is_named = is_channel or (is_feature and len(roles.values) == 2)
+            if len(pairs) > sequence_count and (is_even or (is_named if is_text else not (is_feature or are_chosen))):
+                often = "each of its values equally often in every" if is_even else "several values in a"
+                raise ConfigurationError(
+                    _melted_message(columns, roles, [name], f"the column {name!r} has {often} sequence")
+                    + (f"; if it is the label, say label={name!r} (--column label={name})" if is_text else "")
+                )
+
+
+def _melted_message(columns: TableColumns, roles: Roles, columns_apart: list[str], why: str) -> str:
+    """The message for a table in which a row may be one value of a step, with the `pivot` for it.
+
+    Without times, the first values of a sequence in `columns_apart` become its first step, and so on.
+    """
+    keys = [name for name in (roles.id, roles.time or "t", roles.label) if name and name not in columns_apart]
+    values = [name for name in roles.values if name not in columns_apart]
+    groups = [*([] if roles.id is None else [roles.id]), *columns_apart]
+    steps = f".assign(t=table.groupby({groups}).cumcount())" if roles.time is None else ""
+    return (
+        f"{why}: is a row one value of a step? Then make a column of each, in pandas: table = table{steps}"
+        f"{'.reset_index()' if columns.levels else ''}.pivot(index={keys}, columns={columns_apart}, "
+        f"values={repr(values[0]) if len(values) == 1 else values}).reset_index(). If a row is a step, leave "
+        f"{listed(columns_apart)} out of the table"
+    )
 
 
 def _codes(cells: Cells) -> NDArray[np.intp]:
@@ -304,48 +361,84 @@ def _has_numbers(cells: Cells) -> bool:
     return isinstance(cells, np.ndarray) or all(is_number(str(cell)) for cell in cells)
 
 
-def sort_keys(cells: Cells, name: str) -> NDArray[Any]:
-    """Converts times to numbers `[rows]` that sort like them; a time is a number, or a date as in ISO 8601.
+def missing_cells(cells: Cells) -> NDArray[np.bool_]:
+    """`[rows]`: whether each cell is missing: None, NaN, blank, or one of the texts for it (`MISSING`)."""
+    if isinstance(cells, np.ndarray):
+        return np.asarray(np.isnat(cells) if cells.dtype.kind in "Mm" else np.isnan(cells))
+    return np.array([str(cell).strip().lower() in MISSING for cell in cells], dtype=np.bool_)
+
+
+def sort_keys(
+    cells: Cells,
+    name: str,
+    sequence_of_row: NDArray[np.intp] | int = 0,
+    is_padding: NDArray[np.bool_] | bool = False,
+) -> NDArray[Any]:
+    """Converts times to numbers `[rows]` that sort like them.
+
+    A time is a number, a date as in ISO 8601, or hours and minutes since the beginning, such as `36:15` or `36:15:30`.
+
+    Args:
+        cells: The times.
+        name: The name of their column.
+        sequence_of_row: `[rows]`, the number of each row's sequence; or one number for all rows.
+        is_padding: `[rows]`, whether a row may be without a time; or one answer for all rows.
 
     Raises:
-        ConfigurationError: A cell is missing, is neither a number nor a date, or only some have a time zone.
+        ConfigurationError: A cell is missing, or is no time, or not of the kind of most others; or a row may be of the
+            day after that of the row before.
     """
-    # An array of numbers, dates or durations
-    if isinstance(cells, np.ndarray):
-        keys = cells.astype(np.int64) if cells.dtype.kind in "Mm" else cells
-        missing = np.isnat(cells) if cells.dtype.kind in "Mm" else np.isnan(keys)
-        if missing.any():
-            raise ConfigurationError(f"row {int(missing.argmax())} has no time in the column {name!r}")
-        return keys
-    # Texts or objects: numbers
-    numbers, wrong = numbers_of(cells if isinstance(cells, Texts) else Texts(map(str, cells)), name)
-    bad_rows = np.flatnonzero(np.isnan(numbers))
-    if not len(bad_rows):
-        return numbers
-    if len(wrong) < len(cells):  # some are numbers: the others are wrong, not dates
-        raise ConfigurationError(_no_time_message(cells, int(bad_rows[0]), name))
-    # Texts or objects: dates; those without a time zone are compared as if in UTC
-    stamps: list[datetime] = []
-    for row, cell in enumerate(cells):
-        try:
-            stamps.append(cell if isinstance(cell, datetime) else datetime.fromisoformat(str(cell).strip()))
-        except ValueError:
-            raise ConfigurationError(_no_time_message(cells, row, name)) from None
-        if (stamps[-1].tzinfo is None) != (stamps[0].tzinfo is None):
-            raise ConfigurationError(
-                f"{str(cell)[:MOST_SHOWN]!r} in the column {name!r} ({row_text(cells, row)}) has "
-                f"{'no' if stamps[0].tzinfo else 'a'} time zone, unlike the rows before: which comes first?"
-            )
-    return np.array([(stamp if stamp.tzinfo else stamp.replace(tzinfo=UTC)).timestamp() for stamp in stamps])
+    is_absent = missing_cells(cells)
+    if (is_wrong := is_absent & np.logical_not(is_padding)).any():
+        row = int(is_wrong.argmax())
+        raise ConfigurationError(
+            f"{row_text(cells, row)} has no time in the column {name!r}, but {str(cells[row])!r}; if it has no values "
+            "either, it is padding: padding='nan' (--padding nan) cuts it off"
+        )
+    if isinstance(cells, np.ndarray):  # numbers, dates or durations
+        return cells.astype(np.int64) if cells.dtype.kind in "Mm" else cells
+    # Texts or objects, all of the kind that most are of
+    rows = np.flatnonzero(~is_absent).tolist()
+    kinds, numbers = zip(*(_moment(str(cells[row]).strip()) for row in rows), strict=True)
+    usual_kind = Counter(kinds).most_common(1)[0][0]
+    for odd_row, odd_kind in zip(rows, kinds, strict=True):
+        if odd_kind == usual_kind != "":
+            continue
+        no_time = "is neither a number nor a date such as 2024-05-31T09:30, nor of hours and minutes such as 36:15"
+        problem = f"{odd_kind}, unlike most other rows" if odd_kind else no_time
+        raise ConfigurationError(
+            f"{str(cells[odd_row])[:MOST_SHOWN]!r} in the column {name!r} ({row_text(cells, odd_row)}) {problem}: "
+            "correct it, name another column (time), or leave this one out of the table to keep the order of the rows"
+        )
+    keys = np.zeros(len(cells))
+    keys[rows] = numbers
+    # Hours of the day that go on after midnight fall by more than half a day, and nothing falls by less
+    is_same_sequence = np.diff(np.broadcast_to(sequence_of_row, len(keys))[rows]) == 0
+    falls = np.where(is_same_sequence, -np.diff(numbers), 0)
+    if usual_kind == _OF_HOURS and max(numbers) < _DAY and (falls > 0).any() and (falls[falls > 0] > _DAY / 2).all():
+        before, after = rows[falls.argmax()], rows[falls.argmax() + 1]
+        raise ConfigurationError(
+            f"{cells[after]!s} in the column {name!r} ({row_text(cells, after)}) comes after {cells[before]!s}: is it "
+            "the next day? Write dates, or hours from 24 on; if these are durations, sort the table by them"
+        )
+    return keys
 
 
-def _no_time_message(cells: Cells, row: int, name: str) -> str:
-    """The message for a cell in the column of times that is no time, with its row and advice."""
-    return (
-        f"{str(cells[row])[:MOST_SHOWN]!r} in the column {name!r} ({row_text(cells, row)}) is neither a number nor a "
-        "date such as 2024-05-31T09:30: name another column (time), or leave this one out of the table to keep the "
-        "order of the rows"
-    )
+def _moment(text: str) -> tuple[str, float]:
+    """The kind of a time, and the number by which it is sorted; the kind is empty if the text is no time.
+
+    Dates without a time zone are taken as if in UTC, to be compared with each other.
+    """
+    with suppress(ValueError):
+        return "is a number", float(text)
+    if match := _DURATION.fullmatch(text):
+        days, sign, *clock = match.groups(default="0")
+        return _OF_HOURS, _DAY * int(days) + float(f"{sign}1") * float(np.dot([3600, 60, 1], [*map(float, clock)]))
+    with suppress(ValueError):
+        stamp = datetime.fromisoformat(text)
+        kind = f"has {'no' if stamp.tzinfo is None else 'a'} time zone"
+        return kind, stamp.replace(tzinfo=stamp.tzinfo or UTC).timestamp()
+    return "", 0.0
 
 
 def numbers_of(cells: Cells, name: str) -> tuple[NDArray[Any], dict[int, str]]:
@@ -368,7 +461,7 @@ def numbers_of(cells: Cells, name: str) -> tuple[NDArray[Any], dict[int, str]]:
         except ValueError:
             pass
         # The message shows the first cell that is no number.
-        present = [cell for cell in cells if not _is_missing(cell)]
+        present = [cell for cell in cells if not is_missing(cell)]
         example = next((cell for cell in present if type(cell) not in (int, float)), next(iter(present), None))
         raise ConfigurationError(no_numbers_message(name, example))
     numbers = np.full(len(cells), np.nan)
@@ -429,7 +522,7 @@ def labels_of(cells: Cells, name: str) -> list[Any]:
         ConfigurationError: The column holds numbers with a fraction.
     """
     if not isinstance(cells, np.ndarray):
-        return [None if _is_missing(cell) else cell.strip() if isinstance(cell, str) else cell for cell in cells]
+        return [None if is_missing(cell) else cell.strip() if isinstance(cell, str) else cell for cell in cells]
     if cells.dtype.kind == "f":  # whole numbers among which some are missing
         if (cells % 1 > 0).any():
             raise ConfigurationError(
@@ -438,8 +531,3 @@ def labels_of(cells: Cells, name: str) -> list[Any]:
             )
         return [None if np.isnan(cell) else int(cell) for cell in cells]
     return cells.tolist()  # type: ignore[no-any-return]  # NumPy says Any
-
-
-def _is_missing(cell: Any) -> bool:
-    """Whether a cell is None, NaN or a blank text."""
-    return cell is None or (isinstance(cell, float) and cell != cell) or (isinstance(cell, str) and not cell.strip())

@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise.datasets.tables import INT64, as_array
+from lengthwise.datasets.tables import INT64, Padding, as_array, with_null_steps
 from lengthwise.decoding.calls import rounded
 from lengthwise.decoding.json_text import kind as kind_of
 from lengthwise.errors import RecordError
@@ -55,7 +55,12 @@ class BadRecord:
 
 
 def read_record(
-    fields: Any, index: int, source_line: str, kind: StepKind, names: tuple[str, ...] | None = None
+    fields: Any,
+    index: int,
+    source_line: str,
+    kind: StepKind,
+    names: tuple[str, ...] | None = None,
+    padding: Padding | None = None,
 ) -> Record | BadRecord:
     """Makes a record of the fields of a line or row; a `BadRecord` if something in them is wrong.
 
@@ -66,21 +71,24 @@ def read_record(
         kind: Whether a step is values or a token id.
         names: The model's features, whose order the values get where steps are objects; None: the order in the steps;
             `()`: the model has no names, and such steps are an error.
+        padding: What is cut off the steps later; where it is nan, a step may be null.
     """
     try:
-        return _record(fields, index, source_line, kind, names)
+        return _record(fields, index, source_line, kind, names, padding)
     except (RecordError, ValueError) as error:
         wrong = error if isinstance(error, RecordError) else RecordError(f"{source_line}: {error}")
         record_id = fields.get("id") if isinstance(fields, dict) else None
         return BadRecord(str(record_id if isinstance(record_id, (str, int)) else index), wrong)
 
 
-def _record(fields: Any, index: int, source_line: str, kind: StepKind, names: tuple[str, ...] | None) -> Record:
+def _record(
+    fields: Any, index: int, source_line: str, kind: StepKind, names: tuple[str, ...] | None, padding: Padding | None
+) -> Record:
     """Makes a record of the fields of a line or row, with the arguments of `read_record`.
 
     Raises:
         RecordError: A field is wrong, missing or unknown.
-        ValueError: The steps are objects, and one of them has a wrong name.
+        ValueError: The steps are objects, and one of them has a wrong name; or a step is null that may not be.
     """  # noqa: DOC502 - what it calls raises the last one
     # Fields
     if not isinstance(fields, dict):
@@ -94,7 +102,7 @@ def _record(fields: Any, index: int, source_line: str, kind: StepKind, names: tu
     if record_id is not None and not isinstance(record_id, (str, int)):
         raise RecordError(f"{source_line}: id must be a string")
     # The steps: objects by the names of features, an array that was read before, or lists
-    steps, feature_names = fields["steps"], None
+    steps, feature_names = with_null_steps(fields["steps"], padding), None
     if isinstance(steps, list) and steps and isinstance(steps[0], dict):
         steps, feature_names = values_by_name(steps, () if kind == "tokens" else names)
     if not isinstance(steps, np.ndarray):
@@ -144,8 +152,7 @@ def _tokens(steps: Any, source_line: str) -> NDArray[np.int64]:
 def _values(steps: Any, source_line: str) -> NDArray[np.float32]:
     """Converts the steps of a sequence to values, `[length, features]` float32.
 
-    A step is a list of numbers; a bare number is a step of one feature. null is a missing value, NaN; a step that is
-    null has one in each feature.
+    A step is a list of numbers; a bare number is a step of one feature. null is a missing value, NaN.
 
     Raises:
         RecordError: The steps are something else, or differ in length; the message names the first wrong one.
@@ -153,7 +160,7 @@ def _values(steps: Any, source_line: str) -> NDArray[np.float32]:
     if not isinstance(steps, list) or not steps:
         raise RecordError(f"{source_line}: steps must be a list of at least one step")
     width = len(steps[0]) if isinstance(steps[0], list) else 1
-    rows = [step if isinstance(step, list) else [step] * (width if step is None else 1) for step in steps]
+    rows = [step if isinstance(step, list) else [step] for step in steps]
     is_matrix = width > 0 and set(map(len, rows)) == {width}
     is_right = is_matrix and _NUMBERS.issuperset(map(type, chain.from_iterable(rows)))
     # The first wrong step, for the message

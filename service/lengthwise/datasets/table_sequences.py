@@ -31,7 +31,7 @@ from lengthwise.datasets.column_roles import (
     is_no_feature,
     listed,
 )
-from lengthwise.datasets.tables import MOST_SHOWN, TableColumns, Texts, is_number, steps_array
+from lengthwise.datasets.tables import MOST_SHOWN, Padding, TableColumns, Texts, is_number, steps_array
 from lengthwise.errors import ConfigurationError
 
 _NUMBERED: Final = re.compile(r"(.*?)([ _.-]?)(\d{1,30})")  # name of a step's column: `ax_3` is "ax", "_" and "3"
@@ -48,8 +48,8 @@ def sequences(
         columns: The table.
         chosen: The columns that the caller names.
         wrong: Why a row cannot be read, by the row's number; its sequence then has this as its `problem`.
-        options: `advice_for_single` and `per_step` of `long_table.sequences`. If a row is a sequence, only `per_step`
-            counts: unless it is true, equal labels of all steps become one label of the sequence.
+        options: `advice_for_single`, `per_step` and `padding` of `long_table.sequences`. If a row is a sequence,
+            `per_step` counts: unless it is true, equal labels of all steps become one label of the sequence.
 
     Returns:
         The sequences, in the order of their first rows, and the role of each column.
@@ -88,7 +88,9 @@ def sequences(
         steps: NDArray[Any] = np.empty((0, 1))
         try:
             steps, order = _steps(
-                {name: columns[name][row] for name in (*roles.values, roles.time) if name}, roles.time
+                {name: columns[name][row] for name in (*roles.values, roles.time) if name},
+                roles.time,
+                options.get("padding"),
             )
             if isinstance(label, list) and len(label) == len(order):
                 label = [label[step] for step in order]
@@ -124,12 +126,13 @@ def is_list(cell: Any) -> bool:
     return isinstance(cell, list | tuple) or getattr(cell, "ndim", 0) > 0 or hasattr(cell, "to_list")
 
 
-def _steps(cells: Mapping[str, Any], time: str | None) -> tuple[NDArray[Any], Sequence[int]]:
+def _steps(cells: Mapping[str, Any], time: str | None, padding: Padding | None) -> tuple[NDArray[Any], Sequence[int]]:
     """Joins the lists in one row to the steps of a sequence, sorted by time.
 
     Args:
         cells: The lists of the features, and of the times, by column.
         time: The column of the times; None if there is none.
+        padding: What is cut off the steps later.
 
     Returns:
         The steps `[length, features]`, or `[length]`; and for each of them its index before the sort.
@@ -140,7 +143,7 @@ def _steps(cells: Mapping[str, Any], time: str | None) -> tuple[NDArray[Any], Se
     if (scalar_name := next((name for name, cell in cells.items() if not is_list(cell)), None)) is not None:
         raise ValueError(f"{scalar_name!r} holds {str(cells[scalar_name])[:MOST_SHOWN]!r}, and lists in other rows")
     # All lists are equally long; they are the columns of the steps.
-    arrays = [steps_array(cell) for name, cell in cells.items() if name != time]
+    arrays = [steps_array(cell, padding) for name, cell in cells.items() if name != time]
     first_name, *other_names = cells
     for name in other_names:
         if len(cells[name]) != len(cells[first_name]):

@@ -10,17 +10,19 @@ import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from itertools import chain, pairwise
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise.decoding.calls import rounded
+from lengthwise.decoding.calls import ADVICE_ON_TAILS, rounded
 from lengthwise.errors import ConfigurationError
 
 Cells: TypeAlias = "NDArray[Any] | list[Any]"  # numbers, times, `Texts`, or objects with None where one is missing
+Padding = Literal["zeros", "nan"]  # what all values of a padded step are: 0, or missing
 MISSING: Final = frozenset(("", "nan", "null", "na", "n/a", "none", "?"))  # in lower case
 INT64: Final = np.iinfo(np.int64)
+_EXTENSION: Final = b"ARROW:extension:"  # begins the keys of a field's metadata
 MOST_SHOWN: Final = 40  # characters of a value in a message
 
 
@@ -88,6 +90,11 @@ def has_float_ids(cells: Cells) -> bool:
     )
 
 
+def is_missing(cell: Any) -> bool:
+    """Whether a cell is None, NaN or a blank text."""
+    return cell is None or (isinstance(cell, float) and cell != cell) or (isinstance(cell, str) and not cell.strip())
+
+
 def row_text(cells: Cells, row: int) -> str:
     """The place of a row for a message: `line 7` of a text file, counted from 1, or `row 5` of a table, from 0."""
     return f"line {cells.lines[row]}" if isinstance(cells, Texts) and cells.lines else f"row {row}"
@@ -100,6 +107,10 @@ def columns_of(table: Any) -> TableColumns | None:
     """
     if isinstance(table, TableColumns):
         return table
+    if type(table).__name__ == "DataFrame" and any("xtension" in str(dtype) for dtype in table.dtypes):
+        import pyarrow as pa
+
+        table = pa.table(table)  # pandas and Polars hold an extension type of Arrow, and do not know its shape
     if is_of(table, "pandas") and type(table).__name__ == "Series" and table.index.nlevels > 1:
         table = table.to_frame()
     if is_of(table, "pandas") and hasattr(table, "reset_index") and hasattr(table, "columns"):
@@ -111,9 +122,9 @@ def columns_of(table: Any) -> TableColumns | None:
     if is_of(table, "polars") and hasattr(table, "get_columns"):
         return TableColumns((column.name, _polars_cells(column)) for column in table.get_columns())
     if is_of(table, "pyarrow") and hasattr(table, "schema") and hasattr(table, "columns"):
-        names = table.schema.names
         return TableColumns(
-            zip(names, map(arrow_cells, table.columns), strict=True), _written_index(table.schema.metadata or {})
+            zip(table.schema.names, map(arrow_cells, table.columns, table.schema), strict=True),
+            _written_index(table.schema.metadata or {}),
         )
     return None
 
@@ -160,10 +171,17 @@ def _polars_cells(series: Any) -> Cells:
     return array if array is not None and array.dtype.kind in "fiuMm" else series.to_list()
 
 
-def arrow_cells(column: Any) -> Cells:
+def arrow_cells(column: Any, field: Any = None) -> Cells:
     """The cells of an Arrow array, which may have several chunks: an array of numbers or times, else a list of objects.
 
-    In that list, a cell with a list of numbers is a NumPy array.
+    In that list, a cell with a list of numbers, or with a tensor, is a NumPy array.
+
+    Args:
+        column: The array.
+        field: Its field in the table's schema, which names an extension type that is not registered here, as Ray's.
+
+    Raises:
+        ConfigurationError: The cells are tensors of an extension type, whose shapes are not known.
     """
     import pyarrow as pa
 
@@ -171,7 +189,27 @@ def arrow_cells(column: Any) -> Cells:
     is_time = pa.types.is_timestamp(arrow_type) or pa.types.is_duration(arrow_type)
     if pa.types.is_floating(arrow_type) or is_time or (pa.types.is_integer(arrow_type) and not column.null_count):
         return np.asarray(pa.chunked_array(chunks, arrow_type).to_numpy())
-    return [cell for chunk in chunks for cell in _list_cells(chunk)]
+    if hasattr(getattr(arrow_type, "value_type", None), "extension_name"):  # a list of tensors, each of them a step
+        return [[*arrow_cells(row.values)] if row.is_valid else None for chunk in chunks for row in chunk]
+    storage, written = getattr(arrow_type, "storage_type", arrow_type), getattr(field, "metadata", None) or {}
+    name = getattr(arrow_type, "extension_name", written.get(b"ARROW:extension:name", b"").decode())
+    values = getattr(storage, "value_type", storage)
+    if not name or not (pa.types.is_struct(storage) or (pa.types.is_primitive(values) and values is not storage)):
+        return [cell for chunk in chunks for cell in _list_cells(chunk)]
+    # Tensors, which an extension type holds flat
+    try:
+        shape = tuple(getattr(arrow_type, "shape", None) or json.loads(written[b"ARROW:extension:metadata"]))
+        order = getattr(arrow_type, "permutation", None) or range(len(shape))  # of the axes
+        return [
+            row.values.to_numpy(zero_copy_only=False).reshape(shape).transpose(order) if row.is_valid else None
+            for chunk in chunks
+            for row in getattr(chunk, "storage", chunk)
+        ]
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ConfigurationError(
+            f"{f'the column {field.name!r}' if field else 'the array'} has Arrow's extension type {name}, and no shape "
+            "that all of its rows have: write lists of lists of numbers in its place"
+        ) from error
 
 
 def _list_cells(column: Any) -> Iterator[Any]:
@@ -227,16 +265,43 @@ def _sequences_of(column: Any) -> list[NDArray[Any]] | None:
     return [steps[start:end] for start, end in pairwise(column.offsets.to_pylist())]
 
 
-def as_array(value: Any) -> NDArray[Any]:
+def with_null_steps(steps: Any, padding: Padding | None = None) -> Any:
+    """The steps of one sequence, with a step of missing values in the place of each step that is null.
+
+    Of steps with one feature, null is a missing value. Of steps with several, a null is refused, as in `POST /predict`,
+    unless `padding` is nan, by which steps without values are known. Other data than a list of lists or of objects is
+    returned as it is.
+
+    Raises:
+        ValueError: A step of several features is null; the message names the first one.
+    """
+    rows = steps if isinstance(steps, list | tuple) else ()
+    example = next(
+        (step for step in rows if isinstance(step, list | tuple | Mapping) or getattr(step, "ndim", 0)), None
+    )
+    if example is None or not any(map(is_missing, rows)):
+        return steps
+    if padding != "nan" and (len(example) > 1 or isinstance(example, Mapping)):
+        raise ValueError(
+            f"step {[*map(is_missing, rows)].index(True)}: a step must be an array of {len(example)} numbers, got null"
+            f"; {ADVICE_ON_TAILS}"
+        )
+    return [
+        ({} if isinstance(example, Mapping) else [None] * len(example)) if is_missing(step) else step for step in rows
+    ]
+
+
+def as_array(value: Any, padding: Padding | None = None) -> NDArray[Any]:
     """Converts an array-like to an array of numbers of the same shape; NaN for None and for masked values.
 
     Raises:
-        ValueError: It cannot be converted.
+        ValueError: It cannot be converted; or a step is null that may not be, by `with_null_steps`.
     """
     if isinstance(value, np.ma.MaskedArray) and np.any(value.mask):
         value = np.ma.filled(value.astype(np.promote_types(value.dtype, np.float32)), np.nan)
     if isinstance(value, np.ndarray) and value.dtype.kind == "O" and value.ndim == 1:
         value = value.tolist()  # an array of arrays, one for each step, as in a column of lists of pandas
+    value = with_null_steps(value, padding)
     try:
         array = np.asarray(value)
     except (ValueError, TypeError, OverflowError, RuntimeError) as error:
@@ -268,7 +333,7 @@ def as_array(value: Any) -> NDArray[Any]:
     return numbers
 
 
-def steps_array(value: Any) -> NDArray[Any]:
+def steps_array(value: Any, padding: Padding | None = None) -> NDArray[Any]:
     """Converts the steps of one sequence to an array `[length, features]` or `[length]` of float32.
 
     Whole numbers `[length]` may be token ids: they become int64, or stay uint64 where one is too large for int64.
@@ -281,9 +346,9 @@ def steps_array(value: Any) -> NDArray[Any]:
     elif value is None or (isinstance(value, float) and np.isnan(value)):  # pandas writes NaN for None
         raise ValueError("its steps are missing")
     elif is_of(value, "pandas") and value.ndim == 1:
-        array = as_array(series_cells(value))
+        array = as_array(series_cells(value), padding)
     else:
-        array = as_array(value.to_list() if is_of(value, "polars") else value)
+        array = as_array(value.to_list() if is_of(value, "polars") else value, padding)
     if array.ndim not in (1, 2):
         hint = "" if array.ndim else "; put a single sequence in a list too"
         raise ValueError(f"the shape must be [length, features] or [length], got {[*array.shape]}{hint}")

@@ -23,7 +23,7 @@ import orjson
 
 from lengthwise.datasets.column_roles import NO_HEADER, header_hint
 from lengthwise.datasets.record_fields import BadRecord, Record, StepKind, as_float32, read_record
-from lengthwise.datasets.tables import TableColumns, Texts, is_number
+from lengthwise.datasets.tables import Padding, TableColumns, Texts, is_number
 from lengthwise.decoding import fast_json, json_text
 from lengthwise.errors import ConfigurationError, InvalidRequest, RecordError, RequestError
 
@@ -98,11 +98,16 @@ def lines(path: Path, advance: Advance) -> Iterator[tuple[int, bytes]]:
 
 
 def json_lines(
-    path: Path, kind: StepKind, advance: Advance, names: tuple[str, ...] | None = None
+    path: Path,
+    kind: StepKind,
+    advance: Advance,
+    names: tuple[str, ...] | None = None,
+    padding: Padding | None = None,
 ) -> Iterator[Record | BadRecord]:
     """Yields the records of a file of JSON Lines.
 
     `names`: the order of the features where steps are objects; None: their order in the first record of objects.
+    `padding`: what is cut off the steps later; where it is nan, a step may be null.
 
     Raises:
         ConfigurationError: The file is a JSON list, or its first line is one.
@@ -120,7 +125,7 @@ def json_lines(
             reason = error.problems[0].detail.replace("at line 1, column", "at column")
             yield BadRecord(str(index), RecordError(f"{source_line}: {reason}"))
         else:
-            record = read_record(fields, index, source_line, kind, names)
+            record = read_record(fields, index, source_line, kind, names, padding)
             names = names or getattr(record, "names", None)
             yield record
 

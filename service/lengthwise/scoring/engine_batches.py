@@ -101,7 +101,7 @@ def check_names(names: Sequence[str], steps: str, columns: Sequence[AnswerColumn
 
 def cells_of(batch: Any, column: str) -> list[Any]:
     """The values of a column, one for each row; sequences in Arrow are views of its memory, without Python objects."""
-    return [*arrow_cells(batch.column(column))] if _is_arrow(batch) else [*batch[column]]
+    return [*arrow_cells(batch.column(column), batch.schema.field(column))] if _is_arrow(batch) else [*batch[column]]
 
 
 def with_answers(batch: Any, left_out_column: str | None, columns: Sequence[AnswerColumn], rows: Rows) -> Any:

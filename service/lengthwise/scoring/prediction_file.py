@@ -27,8 +27,11 @@ class PredictionFile(AbstractContextManager["PredictionFile"]):
     def __init__(self, path: Path, *, resume: bool = False, exact: bool = True) -> None:
         """Opens and locks the file, and creates it and its folder where they are missing.
 
+        No folder is created in the root of a disk: that is rather a slip in the path.
+
         Raises:
-            ConfigurationError: It cannot be written, another run writes it, or it has content and `resume` is not set.
+            ConfigurationError: There is no folder for it; it cannot be written; another run writes it; or it has
+                content and `resume` is not set.
         """
         self._path = path
         self._exact = exact
@@ -36,6 +39,9 @@ class PredictionFile(AbstractContextManager["PredictionFile"]):
         self._end = 0  # the position after the kept lines, in bytes
         self.lines = 0  # the number of complete lines, those of an earlier run included
         self.is_written = False  # whether this run has written
+        existing = next(parent for parent in path.absolute().parents if parent.is_dir())
+        if existing != path.absolute().parent and existing == existing.parent:
+            raise ConfigurationError(f"{path} cannot be written: there is no folder {path.parent}; make it first")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = path.open("r+b" if path.exists() else "x+b")

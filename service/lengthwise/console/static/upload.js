@@ -30,6 +30,7 @@ export class Upload {
   /** Takes the choice of columns away: something else is shown than a table. */
   forget() {
     byId("columns").hidden = true;
+    byId("column-padding").value = "";
   }
 
   async read(columns = {}) {
@@ -98,6 +99,7 @@ export class Upload {
     const roles = ROLES.map((role) => [role, byId(`column-${role}`).value]).filter(([role, name]) => name || role === "id");
     const used = roles.map(([, name]) => name);
     const values = [...document.querySelectorAll("#column-values :checked")].map((each) => each.value);
-    return { ...Object.fromEntries(roles), values: values.filter((name) => !used.includes(name)) };
+    const padding = byId("column-padding").value;
+    return { ...Object.fromEntries(roles), ...(padding ? { padding } : {}), values: values.filter((name) => !used.includes(name)) };
   }
 }
