@@ -155,6 +155,32 @@ def test_an_export_cuts_its_data_as_the_training_did(tmp_path: Path) -> None:
     assert [one.length for one in model.predict(padded(), padding="zeros")] == LENGTHS
 
 
+def test_rows_without_a_time_are_cut_in_training_and_export(tmp_path: Path) -> None:
+    data, spec = csv(tmp_path / "d.csv", SEQUENCES), tmp_path / "small.toml"
+    spec.write_text('[model]\nkind = "rocket"\nkernels = 84\n')
+    with data.open("a") as file:
+        file.writelines(f"\ns{n:02},,,,{LABELS[n]}" for n in range(4))
+    for command in (("train", spec, data), ("train", data)):
+        refused = run(*command, "--out", tmp_path / "run")
+        assert "has no time in the column 't'" in refused.stderr
+    assert run("train", spec, data, "--padding", "nan", "--out", tmp_path / "run").exit_code == 0
+    exported = run("export", tmp_path / "run", "--data", data, "--out", tmp_path / "m/1")
+    assert exported.exit_code == 0, exported.output
+
+
+@pytest.mark.parametrize("labels", [LABELS, None], ids=["beside", "inside"])
+def test_null_steps_behind_sequences_are_cut_in_training(labels: list[str] | None) -> None:
+    steps = [[*one.tolist(), None, None] for one in SEQUENCES]
+    given: Any = steps if labels else [dict(steps=one, label=label) for one, label in zip(steps, LABELS, strict=True)]
+    said = {**ROCKET, "input": {"missing": "zero"}}
+    with pytest.raises(InvalidSequences, match="a step must be an array of 2 numbers, got null"):
+        lengthwise_export.train(said, given, labels, progress=None)
+    plain = lengthwise_export.train(said, SEQUENCES, LABELS, progress=None)
+    found = lengthwise_export.train(said, given, labels, padding="nan", progress=None)
+    for name, tensor in load_file(plain.weights).items():
+        assert load_file(found.weights)[name].equal(tensor)
+
+
 def test_token_ids_may_be_padded_with_zeros() -> None:
     ids = [random.integers(1, 9, length) for length in LENGTHS]
     whole = [np.pad(one, (0, WIDTH - len(one))) for one in ids]

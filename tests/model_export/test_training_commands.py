@@ -155,7 +155,10 @@ def test_several_files_are_trained_on_as_one(tmp_path: Path) -> None:
         (["nothing.toml", "DATA"], "nothing.toml cannot be read"),
         (["wrong.toml", "DATA"], "wrong.toml: model.presett: unknown key; did you mean preset?"),
         (["DATA", "--column", "label=state"], "there is no column 'state'"),
-        (["one.csv"], "one.csv:2: every label is 'a', so there is nothing to tell apart"),
+        (
+            ["one.csv"],
+            "one.csv:2: every label is 'a', so there is nothing to tell apart: add sequences of another class\n",
+        ),
         (["no.csv"], "no.csv:2: no record has a label, so there is nothing to tell apart"),
     ],
 )

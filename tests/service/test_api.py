@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas
 import pytest
 
 import lengthwise
@@ -239,6 +240,18 @@ def test_tokens_are_whole_numbers() -> None:
     for ids in ([3, 1, 2], *(np.array([3, 1, 2], dtype=kind) for kind in (np.int64, np.int32, np.uint8))):
         (prediction,) = model.predict([ids])
         assert prediction.length == 3
+
+
+def test_predict_names_the_columns_of_a_table() -> None:
+    table = pandas.DataFrame(
+        {"run": [*"aab"], "when": [1, 0, 0], "x": [1.0, 2, 3], "y": [4.0, 5, 6], "note": [7, 8, 9]}
+    )
+    model = small(numpy_models.manifest())
+    found = model.predict(table, id="run", time="when", values=["x", "y"])
+    wanted = model.predict([[[2, 5], [1, 4]], [[3, 6]]])
+    assert [one.probabilities.tolist() for one in found] == [one.probabilities.tolist() for one in wanted]
+    with pytest.raises(TypeError, match="unexpected keyword argument 'ids'"):
+        model.predict(table, ids="run")
 
 
 WRONG: dict[str, list[Any]] = {

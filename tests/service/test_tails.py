@@ -347,6 +347,13 @@ def test_rows_without_a_time_and_values_are_padding(times: tuple[str, str], tmp_
         [*dataset.read(data, reading=dataset.Reading(padding="nan"))]
 
 
+def test_a_table_of_padding_alone_is_told_so(tmp_path: Path) -> None:
+    data = tmp_path / "d.csv"
+    data.write_text("id,t,x\na,,\na,,\n")
+    with pytest.raises(ConfigurationError, match="line 2 has no time in the column 't'"):
+        [*dataset.read(data, reading=dataset.Reading(padding="nan"))]
+
+
 def test_labels_of_steps_go_with_rows_that_are_padding(tmp_path: Path) -> None:
     data = tmp_path / "d.csv"
     data.write_text("id,t,x,label\na,,,p\na,1,2,q\na,0,1,p\nb,0,5,q\n")

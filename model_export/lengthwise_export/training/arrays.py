@@ -473,8 +473,11 @@ def complete_tables(spec_tables: Mapping[str, Any], records: Sequence[Record], r
             problem = f"every label is {output['labels'][0]!r}" if output["labels"] else "no record has a label"
             raise ConfigurationError(
                 f"{records[0].source_line}: {problem}, so there is nothing to tell apart: "
-                + ("add sequences of another class; or" if output["labels"] else "a record of JSON has it as 'label';")
-                + " of a table, say which column it is (--column label=NAME)"
+                + (
+                    "add sequences of another class"
+                    if output["labels"]
+                    else "a record of JSON has it as 'label'; of a table, say which column it is (--column label=NAME)"
+                )
             )
     return completed
 

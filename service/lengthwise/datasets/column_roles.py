@@ -177,13 +177,8 @@ def assign_roles(names: Collection[str], chosen: ColumnNames) -> Roles:
         no_features = role_columns | ({name for name in names if name in levels or is_no_feature(name)} - input_names)
         values = tuple(name for name in names if name not in no_features)
         # Names of labels with more before or behind them: `label_0`, `target1`, `coarse_label`
-        other_labels = [
-            name
-            for name in values
-            if is_named_as("label", re.split(r"[\W_]|\d+$", name.strip())[0])
-            or _plain(name).endswith(("_label", "_labels"))
-        ]
-        if other_labels and not chosen.inputs:
+        is_label = re.compile(rf"({'|'.join(_NAMES['label'])})([_.].*|\d+)|.*_labels?")
+        if not chosen.inputs and (other_labels := [name for name in values if is_label.fullmatch(_plain(name))]):
             raise ConfigurationError(
                 f"{listed(other_labels)} may be labels by their names, and a table has one column of them: for several "
                 'labels of a sequence write JSON Lines, "label": ["a", "b"] (task = "multi-label" in a spec); for one, '

@@ -399,11 +399,6 @@ def _doubts_of_folders(path: Path, longest: Mapping[tuple[str, bool], int]) -> l
     return [f"{path}: {first_of([*map(repr, names)])}: {text}" for text, names in groups.items() if names]
 
 
-def _has_width(steps: Any, count: int) -> bool:
-    """Whether `steps` is a list of lists, each with so many values."""
-    return isinstance(steps, list) and all(isinstance(step, list) and len(step) == count for step in steps)
-
-
 def _parquet(path: Path, kind: StepKind, advance: Advance, reading: Reading) -> Iterator[Record | BadRecord]:
     """Yields the records of a Parquet file.
 
@@ -435,6 +430,8 @@ def _parquet(path: Path, kind: StepKind, advance: Advance, reading: Reading) -> 
     batches = file.iter_batches(batch_size=256, columns=columns)
     for index, fields in enumerate(chain.from_iterable(batch.to_pylist() for batch in batches)):
         advance(index / file.metadata.num_rows)
-        if has_names and _has_width(fields["steps"], len(feature_names)):
+        if has_names and {len(step) if isinstance(step, list) else -1 for step in fields["steps"] or ()} == {
+            len(feature_names)
+        }:
             fields["steps"] = [dict(zip(feature_names, step, strict=True)) for step in fields["steps"]]
         yield read_record(fields, index, f"{path}:row {index + 1}", kind, reading.columns.inputs, reading.padding)

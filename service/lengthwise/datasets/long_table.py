@@ -324,8 +324,10 @@ def _ask_about_channels(
                 and len({*zip(pairs[:, 0].tolist(), counts.tolist(), strict=True)}) == sequence_count
                 and counts.max() > 1
             )
-            is_named = is_channel or (is_feature and len(roles.values) == 2)
-            if len(pairs) > sequence_count and (is_even or (is_named if is_text else not (is_feature or are_chosen))):
+            is_sure = (
+                (is_channel or (is_feature and len(roles.values) == 2)) if is_text else not (is_feature or are_chosen)
+            )
+            if len(pairs) > sequence_count and (is_even or is_sure):
                 often = "each of its values equally often in every" if is_even else "several values in a"
                 raise ConfigurationError(
                     _melted_message(columns, roles, [name], f"the column {name!r} has {often} sequence")
@@ -340,7 +342,7 @@ def _melted_message(columns: TableColumns, roles: Roles, columns_apart: list[str
     """
     keys = [name for name in (roles.id, roles.time or "t", roles.label) if name and name not in columns_apart]
     values = [name for name in roles.values if name not in columns_apart]
-    groups = [*([] if roles.id is None else [roles.id]), *columns_apart]
+    groups = [name for name in (roles.id, *columns_apart) if name]
     steps = f".assign(t=table.groupby({groups}).cumcount())" if roles.time is None else ""
     return (
         f"{why}: is a row one value of a step? Then make a column of each, in pandas: table = table{steps}"
@@ -389,7 +391,7 @@ def sort_keys(
             day after that of the row before.
     """
     is_absent = missing_cells(cells)
-    if (is_wrong := is_absent & np.logical_not(is_padding)).any():
+    if (is_wrong := is_absent & np.logical_not(is_padding)).any() or is_absent.all():
         row = int(is_wrong.argmax())
         raise ConfigurationError(
             f"{row_text(cells, row)} has no time in the column {name!r}, but {str(cells[row])!r}; if it has no values "
@@ -401,20 +403,19 @@ def sort_keys(
     rows = np.flatnonzero(~is_absent).tolist()
     kinds, numbers = zip(*(_moment(str(cells[row]).strip()) for row in rows), strict=True)
     usual_kind = Counter(kinds).most_common(1)[0][0]
-    for odd_row, odd_kind in zip(rows, kinds, strict=True):
-        if odd_kind == usual_kind != "":
-            continue
+    odd = [(row, kind) for row, kind in zip(rows, kinds, strict=True) if kind != usual_kind or not kind]
+    if odd:
+        row, kind = odd[0]
         no_time = "is neither a number nor a date such as 2024-05-31T09:30, nor of hours and minutes such as 36:15"
-        problem = f"{odd_kind}, unlike most other rows" if odd_kind else no_time
         raise ConfigurationError(
-            f"{str(cells[odd_row])[:MOST_SHOWN]!r} in the column {name!r} ({row_text(cells, odd_row)}) {problem}: "
-            "correct it, name another column (time), or leave this one out of the table to keep the order of the rows"
+            f"{str(cells[row])[:MOST_SHOWN]!r} in the column {name!r} ({row_text(cells, row)}) {kind or no_time}"
+            f"{', unlike most other rows' if kind else ''}: correct it, name another column (time), or leave this one "
+            "out of the table to keep the order of the rows"
         )
     keys = np.zeros(len(cells))
     keys[rows] = numbers
     # Hours of the day that go on after midnight fall by more than half a day, and nothing falls by less
-    is_same_sequence = np.diff(np.broadcast_to(sequence_of_row, len(keys))[rows]) == 0
-    falls = np.where(is_same_sequence, -np.diff(numbers), 0)
+    falls = np.where(np.diff(np.broadcast_to(sequence_of_row, len(keys))[rows]) == 0, -np.diff(numbers), 0)
     if usual_kind == _OF_HOURS and max(numbers) < _DAY and (falls > 0).any() and (falls[falls > 0] > _DAY / 2).all():
         before, after = rows[falls.argmax()], rows[falls.argmax() + 1]
         raise ConfigurationError(
@@ -436,8 +437,8 @@ def _moment(text: str) -> tuple[str, float]:
         return _OF_HOURS, _DAY * int(days) + float(f"{sign}1") * float(np.dot([3600, 60, 1], [*map(float, clock)]))
     with suppress(ValueError):
         stamp = datetime.fromisoformat(text)
-        kind = f"has {'no' if stamp.tzinfo is None else 'a'} time zone"
-        return kind, stamp.replace(tzinfo=stamp.tzinfo or UTC).timestamp()
+        key = stamp.replace(tzinfo=stamp.tzinfo or UTC).timestamp()
+        return f"has {'no' if stamp.tzinfo is None else 'a'} time zone", key
     return "", 0.0
 
 
@@ -454,12 +455,10 @@ def numbers_of(cells: Cells, name: str) -> tuple[NDArray[Any], dict[int, str]]:
     if not isinstance(cells, Texts):
         if isinstance(cells, np.ndarray) and cells.dtype.kind in "fiu":
             return cells, {}
-        try:
+        with suppress(ValueError):
             numbers = as_array(cells)
             if numbers.dtype.kind in "fiu" and numbers.ndim == 1:
                 return numbers, {}
-        except ValueError:
-            pass
         # The message shows the first cell that is no number.
         present = [cell for cell in cells if not is_missing(cell)]
         example = next((cell for cell in present if type(cell) not in (int, float)), next(iter(present), None))

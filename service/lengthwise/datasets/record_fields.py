@@ -102,7 +102,8 @@ def _record(
     if record_id is not None and not isinstance(record_id, (str, int)):
         raise RecordError(f"{source_line}: id must be a string")
     # The steps: objects by the names of features, an array that was read before, or lists
-    steps, feature_names = with_null_steps(fields["steps"], padding), None
+    steps, feature_names = fields["steps"], None
+    steps = steps if isinstance(steps, np.ndarray) else with_null_steps(steps, padding)
     if isinstance(steps, list) and steps and isinstance(steps[0], dict):
         steps, feature_names = values_by_name(steps, () if kind == "tokens" else names)
     if not isinstance(steps, np.ndarray):
@@ -161,8 +162,7 @@ def _values(steps: Any, source_line: str) -> NDArray[np.float32]:
         raise RecordError(f"{source_line}: steps must be a list of at least one step")
     width = len(steps[0]) if isinstance(steps[0], list) else 1
     rows = [step if isinstance(step, list) else [step] for step in steps]
-    is_matrix = width > 0 and set(map(len, rows)) == {width}
-    is_right = is_matrix and _NUMBERS.issuperset(map(type, chain.from_iterable(rows)))
+    is_right = {*map(len, rows)} == {width} != {0} and _NUMBERS.issuperset(map(type, chain.from_iterable(rows)))
     # The first wrong step, for the message
     for step, row in enumerate(() if is_right else rows):
         wrong = next((value for value in row if type(value) not in _NUMBERS), None)

@@ -193,8 +193,9 @@ def arrow_cells(column: Any, field: Any = None) -> Cells:
         return [[*arrow_cells(row.values)] if row.is_valid else None for chunk in chunks for row in chunk]
     storage, written = getattr(arrow_type, "storage_type", arrow_type), getattr(field, "metadata", None) or {}
     name = getattr(arrow_type, "extension_name", written.get(b"ARROW:extension:name", b"").decode())
-    values = getattr(storage, "value_type", storage)
-    if not name or not (pa.types.is_struct(storage) or (pa.types.is_primitive(values) and values is not storage)):
+    if not name or not (
+        pa.types.is_struct(storage) or pa.types.is_primitive(getattr(storage, "value_type", None) or pa.null())
+    ):
         return [cell for chunk in chunks for cell in _list_cells(chunk)]
     # Tensors, which an extension type holds flat
     try:
@@ -277,7 +278,7 @@ def with_null_steps(steps: Any, padding: Padding | None = None) -> Any:
     """
     rows = steps if isinstance(steps, list | tuple) else ()
     example = next(
-        (step for step in rows if isinstance(step, list | tuple | Mapping) or getattr(step, "ndim", 0)), None
+        (step for step in rows if isinstance(step, list | tuple | Mapping) or getattr(step, "ndim", 0) > 0), None
     )
     if example is None or not any(map(is_missing, rows)):
         return steps

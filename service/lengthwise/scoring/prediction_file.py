@@ -39,9 +39,9 @@ class PredictionFile(AbstractContextManager["PredictionFile"]):
         self._end = 0  # the position after the kept lines, in bytes
         self.lines = 0  # the number of complete lines, those of an earlier run included
         self.is_written = False  # whether this run has written
-        existing = next(parent for parent in path.absolute().parents if parent.is_dir())
-        if existing != path.absolute().parent and existing == existing.parent:
-            raise ConfigurationError(f"{path} cannot be written: there is no folder {path.parent}; make it first")
+        folder = path.absolute().parent
+        if not folder.is_dir() and not any(parent.is_dir() for parent in folder.parents[:-1]):
+            raise ConfigurationError(f"{path} cannot be written: there is no folder {folder}; make it first")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = path.open("r+b" if path.exists() else "x+b")
