@@ -3,7 +3,7 @@
 import builtins
 import sys
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -300,24 +300,66 @@ def lists_as_long_as_the_width(self, x, lengths):
     return self.last(x * torch.tensor([1.0] * x.size(1))[:, None], lengths)
 
 
+def in_a_loop(lengths):
+    numbers = []
+    for length in lengths:
+        numbers.append(int(length))
+    return numbers
+
+
 LISTS = {
     "list": list,
     "tuple": tuple,
     "numbers": lambda lengths: [int(length) for length in lengths],
     "items": lambda lengths: [length.item() for length in lengths.cpu()],
+    "mapped": lambda lengths: tuple(map(int, lengths)),
+    "unpacked": lambda lengths: [*lengths],
+    "of a list": lambda lengths: [int(length) for length in lengths.tolist()],
+    "a tensor again": lambda lengths: torch.tensor([int(length) for length in lengths]),
+    "in a loop": in_a_loop,
+    "counted": lambda lengths: torch.as_tensor(list(lengths))[: len(list(lengths))],
 }
 
 
+def packed_by_hand(self, x, lengths, listed):
+    """Rows sorted by hand, packed with a list of their lengths, unpacked, and put back in order."""
+    order = lengths.argsort(descending=True)
+    packed = pack_padded_sequence(x[order], listed(lengths[order]), batch_first=True)
+    y, _ = pad_packed_sequence(self.rnn(packed)[0], batch_first=True)
+    return self.head(y[order.argsort()][torch.arange(len(lengths)), lengths - 1])
+
+
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", LISTS)
 @pytest.mark.parametrize("second", ["lengths", "mask"])
-def test_a_list_of_the_lengths_is_told_to_be_a_tensor(name: str, second: Literal["lengths", "mask"]) -> None:
-    def listed(self, x, given):
-        lengths = LISTS[name](given if second == "lengths" else given.sum(1))
-        packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
-        return self.head(self.rnn(packed)[1][-1])
+def test_a_list_made_of_the_lengths_stands_for_them(name: str, second: Literal["lengths", "mask"]) -> None:
+    def sorted_by_hand(self, x, given):
+        return packed_by_hand(self, x, given if second == "lengths" else given.sum(1), LISTS[name])
+
+    module, signature = made(sorted_by_hand), CallSignature(second)
+    subject = TorchSubject(module, STEPS, signature, output_selector(None))
+    assert worst(subject, exported(module, signature)) < 1e-5
+
+
+@pytest.mark.parametrize(
+    "listed",
+    [
+        lambda lengths: sorted(lengths, reverse=True),
+        lambda lengths: list(lengths)[::-1],
+        lambda lengths: [max(int(length), 1) for length in lengths],
+        lambda lengths: [int(length) - 0 for length in lengths],
+        lambda lengths: [int(torch.relu(length)) for length in lengths],
+        lambda lengths: torch.stack(list(lengths)),
+        lambda lengths: [lengths[0].new_ones(()) for _ in lengths],
+    ],
+    ids=["sorted", "turned around", "compared", "computed", "of torch", "stacked", "for each"],
+)
+def test_a_list_computed_of_the_lengths_is_told_to_be_a_tensor(listed: Callable[[Any], Any]) -> None:
+    def computed(self, x, lengths):
+        return packed_by_hand(self, x, lengths, listed)
 
     with pytest.raises(ExportError, match=r"pass the tensor .*lengths.tolist\(\)"):
-        exported(made(listed), CallSignature(second))
+        exported(made(computed))
 
 
 SLICES = {

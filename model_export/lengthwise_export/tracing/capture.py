@@ -33,7 +33,7 @@ from lengthwise.runtime.manifest import StepInput
 from lengthwise_export.errors import ExportError, TraceError
 from lengthwise_export.masks import step_mask
 from lengthwise_export.tracing.call_signature import CallSignature, OutputSelector, in_evaluation, without_fast_path
-from lengthwise_export.tracing.dynamic_shapes import Branches, BranchRecorder, OpenSizes, open_numbers
+from lengthwise_export.tracing.dynamic_shapes import A_LIST, Branches, BranchRecorder, ListItem, OpenSizes, open_numbers
 from lengthwise_export.tracing.module_state import ModuleState
 from lengthwise_export.tracing.process_wide import replaced
 from lengthwise_export.tracing.recurrent_op import LayerWeights, recurrent, weights_of
@@ -56,8 +56,12 @@ WIDEST: Final = 2048  # wider batches are not tried: attention would need much m
 Lines = dict[str, CodeLocation]
 """The lines of the code that branch on a size, by the condition as torch writes it, such as `s0 > 100`."""
 
-_UNALLOCATED: Final = "its data is not allocated yet"  # a part of torch's message when an extension runs in a trace
-_EXTENSION: Final = "runs an extension of C++ or CUDA, which cannot be traced: use torch's own layers"  # said instead
+_SAID_INSTEAD: Final = {
+    # torch, of an extension that runs in a trace
+    "its data is not allocated yet": "runs an extension of C++ or CUDA, which cannot be traced: use torch's own layers",
+    ListItem.__name__: A_LIST,  # Python, of a number that the code computes of an item of the lengths
+}
+"""What is said instead of an error in whose message these words are."""
 
 
 def capture(
@@ -175,7 +179,8 @@ def _exported(call: _Call, width: int, lines: Lines) -> tuple[ExportedProgram, l
             raise
         except (Exception, SystemExit) as error:  # the module's code may raise anything, and torch a dozen kinds
             text = error_text(error)
-            raise TraceError(location_of(error), _EXTENSION if _UNALLOCATED in text else text) from error
+            known = next((said for part, said in _SAID_INSTEAD.items() if part in text), text)
+            raise TraceError(location_of(error), known) from error
     return program, trace.outputs
 
 

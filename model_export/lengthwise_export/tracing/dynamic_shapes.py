@@ -5,6 +5,7 @@ calls of torch go through a torch function mode, `OpenSizes`:
 
     lengths.max().item(), arange          return the width: wider padding changes no answer of a module without leaks
     mask.sum(1)                           returns the lengths; so do lengths.tolist() and lengths.numpy()
+    [int(n) for n in lengths], list(...)  makes a list of two `ListItem`s, which stands for the tensor
     if lengths.min() < 1: raise           takes the branch that all of several test batches took
 
 `len(lengths)`, `int(lengths.max())` and `math.log(width)` call Python, not torch, and would give the numbers of the
@@ -104,6 +105,37 @@ _PLAIN_PARTS: Final = frozenset({slice, int, torch.SymInt, type(None), type(...)
 """The types of the parts of an index that take one axis each, or none."""
 
 
+class ListItem:
+    """One of the two items of a list that is made of a tensor, such as the lengths `[rows]`, which may have any size.
+
+    It takes the place of a number, and has nothing that a number has: Python refuses to compute with it. There are two,
+    so that what depends on their order, such as `sorted`, has to compare them.
+    """
+
+    def __init__(self, tensor: Tensor, index: int) -> None:
+        self.tensor = tensor
+        self.index = index
+
+    def item(self) -> ListItem:
+        """The item itself: it is no tensor of one number."""
+        return self
+
+    def __index__(self) -> int:
+        """Refuses to be a number.
+
+        Raises:
+            TraceError: Always: it stands for several.
+        """
+        raise TraceError(current_location(), A_LIST)
+
+
+def listed_tensor(numbers: Any) -> Tensor | None:
+    """The tensor that a list or a tuple was made of in a trace, item by item; None if `numbers` is anything else."""
+    items = list(numbers) if isinstance(numbers, list | tuple) else []
+    is_whole = [item.index for item in items if isinstance(item, ListItem)] == [0, 1] and len(items) == 2
+    return items[0].tensor if is_whole and items[0].tensor is items[1].tensor else None
+
+
 class OpenSizes(TorchFunctionMode):
     """The torch function mode of a trace, through which all calls of torch go; see the module.
 
@@ -129,6 +161,7 @@ class OpenSizes(TorchFunctionMode):
         self._rows, self._width = sequences.shape[:2]
         self._lengths = lengths
         self._branches = branches
+        self._calls = 0
         # The tensors whose content is known, by their id. They are kept alive, so that no other tensor gets that id
         self._contents: dict[int, tuple[Tensor, Any]] = {
             id(tensor): (tensor, role)
@@ -150,6 +183,7 @@ class OpenSizes(TorchFunctionMode):
         kwargs = dict(kwargs or {})
         name = func.__name__
         first = args[0] if args else None
+        self._calls += 1
         # Results that the trace knows
         if (replacement := self._replacement(func, name, first, args, kwargs)) is not None:
             return replacement
@@ -160,7 +194,7 @@ class OpenSizes(TorchFunctionMode):
             return self._branches[location.file, location.line]
         # Calls that a graph cannot follow
         if name in ("__iter__", "unbind"):
-            _require_fixed(A_LIST if self._content(first) == "lengths" else LOOP, first, *args[1:2], **kwargs)
+            _require_fixed(LOOP, first, *args[1:2], **kwargs)
         sizes = args[1] if len(args) > 1 else kwargs.get("split_size")
         if name in ("chunk", "tensor_split") or (name == "split" and isinstance(sizes, int | torch.SymInt)):
             _require_fixed(PARTS, first, *args[2:3], **kwargs)
@@ -186,6 +220,11 @@ class OpenSizes(TorchFunctionMode):
         `name` is that of the function, and `first` its first argument.
         """
         content = self._content(first)
+        # list(lengths), and torch.tensor(list(lengths))
+        if name in ("__iter__", "unbind") and _is_open_list(first):
+            return self._items_of(first)
+        if name in ("tensor", "as_tensor") and (listed := listed_tensor(first)) is not None:
+            return listed
         # lengths.max().item()
         if content == "longest length" and name in ("item", "tolist"):
             return self._width
@@ -197,7 +236,20 @@ class OpenSizes(TorchFunctionMode):
             return answer
         # lengths.clamp(min=1), which changes no length, and lengths.tolist(), which stays a tensor
         keeps_lengths = name in ("clamp", "clamp_min", "clip") and _is_bound_of_one(args, kwargs)
-        return first if content == "lengths" and (keeps_lengths or name in ("tolist", "numpy")) else None
+        stays_tensor = name in ("tolist", "numpy") and _is_open_list(first)
+        return first if (content == "lengths" and keeps_lengths) or stays_tensor else None
+
+    def _items_of(self, tensor: Tensor) -> Iterator[ListItem]:
+        """Yields the items of a list that is made of a tensor.
+
+        Raises:
+            TraceError: Something is computed for each item: that would run a fixed number of times.
+        """
+        for index in range(2):
+            before = self._calls
+            yield ListItem(tensor, index)
+            if self._calls != before:
+                raise TraceError(current_location(), A_LIST)
 
     def _content(self, value: object) -> _Content | None:
         """The content of a tensor of the trace, such as `lengths`; None if `value` is anything else."""
@@ -266,6 +318,12 @@ class BranchRecorder(TorchFunctionMode):
         if func.__name__ == "__bool__" and (location := current_location()) is not None:
             self._branches.setdefault((location.file, location.line), set()).add(bool(answer))
         return answer
+
+
+def _is_open_list(tensor: Any) -> bool:
+    """Whether a tensor holds whole numbers `[rows]`, or as many as another size that is dynamic."""
+    is_list = isinstance(tensor, Tensor) and tensor.dim() == 1 and is_open(tensor.shape[0])
+    return is_list and not tensor.is_floating_point() and tensor.dtype != torch.bool
 
 
 def _is_bound_of_one(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
@@ -368,6 +426,7 @@ def open_numbers(model: nn.Module) -> Iterator[None]:
         *conversions,
         # A module may look a size up in its cache, a dictionary: a dynamic one is not in it, and torch's hash raises
         (torch.SymInt, "__hash__", _hash),
+        (Tensor, "__len__", _length_hint),
         # FakeTensor.tolist goes through the elements, and bypasses torch function modes
         (FakeTensor, "tolist", Tensor.tolist),
     ):
@@ -399,8 +458,23 @@ def _hash(size: torch.SymInt) -> int:
 
 
 def _len(value: Any) -> Any:
-    """Replaces `len`: of a tensor, returns the size of the first axis, which may be dynamic."""
+    """Replaces `len`: of a tensor, or a list made of one, returns the size of the first axis, which may be dynamic."""
+    value = value if (listed := listed_tensor(value)) is None else listed
     return value.shape[0] if isinstance(value, Tensor) and value.dim() else builtins.len(value)
+
+
+_TENSOR_LEN: Final = Tensor.__len__
+
+
+def _length_hint(tensor: Tensor) -> int:
+    """Replaces `Tensor.__len__`, which `list(lengths)` asks first; it goes on without an answer.
+
+    Raises:
+        TypeError: The size is dynamic, and the user's code asks.
+    """
+    if tensor.dim() and is_open(tensor.shape[0]) and is_users(sys._getframe(1).f_code.co_filename, installed=True):
+        raise TypeError(A_SIZE)
+    return _TENSOR_LEN(tensor)
 
 
 def _computed_of_size(function: Callable[..., float], number: Any, /, *base: Any) -> Any:
@@ -433,8 +507,10 @@ class _NumberType(type):
     def __call__(cls, value: Any = 0, *base: Any) -> Any:
         """`int(value)` or `float(value)`; a symbol, if the value is a dynamic size or is computed from one."""
         kind = cls.__bases__[0]
-        if isinstance(value, Tensor) and kind is builtins.int:
+        if isinstance(value, Tensor | ListItem) and kind is builtins.int:
             value = value.item()
+        if isinstance(value, ListItem):
+            return value
         if isinstance(value, torch.SymInt | torch.SymFloat):
             return (torch.sym_int if kind is builtins.int else torch.sym_float)(value)  # type: ignore[no-untyped-call]  # torch's
         return kind(value, *base)
