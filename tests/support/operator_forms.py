@@ -198,7 +198,14 @@ FORMS = {
     "a logarithm at an older opset": Form(
         LARGEST_OF_OLD + POSITIVE, "f", hidden=5, weights={"some": scalar(0.1)}, opset=15
     ),
-} | {name: Form(f"{LARGEST}[f] s = {name} (p)", "f", hidden=5) for name in ("Softplus", "Mish", "Sin", "Cos", "Atan")}
+}
+FORMS |= {
+    name: Form(f"{LARGEST}[f] s = {name} (p)", "f", hidden=5) for name in ("Softplus", "Mish", "Sin", "Cos", "Atan")
+}
+FORMS |= {
+    f"{name} of negative numbers": Form(f"{LARGEST}[less] n = Neg (p)\n[f] s = {name} (n)", "f", hidden=5)
+    for name in ("Elu <alpha = 0.7>", "Selu", "Celu <alpha = 1.3>")
+}
 
 
 def sequences(lengths: Sequence[int] = LENGTHS, manifest: Manifest = MANIFEST) -> list[Steps]:

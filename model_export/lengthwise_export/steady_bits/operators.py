@@ -284,7 +284,7 @@ def rewritten_function(node: NodeProto, facts: GraphFacts) -> Replacement | None
     # With so many ones after them, no number of the tensor is among those that the kernel computes one by one.
     ones = np.ones(MOST_LANES - 1, dtype=np.float32)
     flat = new.emit("Reshape", [value, new.constant([-1])])
-    longer = new.emit(node.op_type, [new.emit("Concat", [flat, new.constant(ones)], axis=0)])
+    longer = new.emit(node.op_type, [new.emit("Concat", [flat, new.constant(ones)], axis=0)], **attributes_of(node))
     cut = new.emit("Slice", [longer, new.constant([0]), new.constant([-len(ones)])])
     return new.with_outputs(new.emit("Reshape", [cut, new.emit("Shape", [value])]))
 

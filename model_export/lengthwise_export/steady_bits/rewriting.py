@@ -161,13 +161,14 @@ REWRITES: Final[Mapping[str, Rewrite]] = {
     "Conv": rewritten_convolution,
     "RNN": rewritten_rnn,
     **dict.fromkeys(("Log", "Softplus", "Mish", "Sin", "Cos", "Asin", "Acos", "Atan"), rewritten_function),
+    **dict.fromkeys(("Elu", "Selu", "Celu"), rewritten_function),
 }
 """The rewrite of each operator type.
 
 These were seen to keep their bits at every size, and have none: Gemm and MatMul with a constant right side, LSTM, GRU,
 Softmax, LogSoftmax, LayerNormalization, BatchNormalization, CumSum, pools, maxima and minima, ReduceL1, ReduceL2,
-ReduceSumSquare, ReduceLogSum, ReduceLogSumExp, ReduceProd, Exp, Erf, Gelu, Tanh, Sigmoid, Sqrt, Pow and other functions
-of single numbers.
+ReduceSumSquare, ReduceLogSum, ReduceLogSumExp, ReduceProd, Exp, Erf, Gelu, Tanh, Sigmoid, Sqrt, Pow, and the
+functions of single numbers that are not in the table.
 """
 
 
