@@ -252,6 +252,15 @@ def test_sizes_and_lengths_asked_of_python_stay_open(forward: Forward) -> None:
     assert worst(subject, exported(module, signature)) < 1e-5
 
 
+def test_three_exports_of_one_process_keep_rows_and_steps_dynamic() -> None:
+    for forward in (longest_as_tensor, guarded, longest_as_tensor):
+        module = made(forward)
+        proto = exported(module)
+        axes = [dim.dim_param for dim in proto.graph.input[0].type.tensor_type.shape.dim[:2]]
+        assert len({*axes} - {""}) == 2, axes
+        assert worst(TorchSubject(module, STEPS, CallSignature(), output_selector(None)), proto) < 1e-5
+
+
 @pytest.mark.parametrize("forward", [guarded, from_mask])
 def test_lengths_that_were_only_checked_or_counted_are_the_graphs_own(forward: Forward) -> None:
     proto = exported(made(forward), CallSignature("mask" if forward is from_mask else "lengths"))
