@@ -415,6 +415,169 @@ def test_a_mask_by_hand_has_a_notice_and_may_be_for_another_value_than_0() -> No
     assert "GatherElements" not in kinds, "the mask is that of the lengths"
 
 
+VOCABULARY = 50
+
+
+def own_masking(mask_of: Callable[[Any, Any], Any], *, tokens: bool, by_hand: bool = False) -> Callable[[Any], Any]:
+    """A layer of the user's own that begins a mask: in `compute_mask`, or by hand as an attribute of its output."""
+
+    class OwnMasking(layers().Layer):  # type: ignore[misc]  # keras has no types
+        def __init__(self) -> None:
+            super().__init__()
+            self.supports_masking = True
+            self.inner = layers().Embedding(VOCABULARY, 8) if tokens else layers().Dense(8)
+
+        def call(self, x: Any) -> Any:
+            values = self.inner(x)
+            if by_hand:
+                values._keras_mask = mask_of(keras().ops, x)  # noqa: SLF001 - as users set it
+            return values
+
+        def compute_mask(self, x: Any, mask: Any = None) -> Any:
+            return mask if by_hand else mask_of(keras().ops, x)
+
+    return OwnMasking()  # type: ignore[no-any-return]
+
+
+BEGINNINGS: dict[str, tuple[bool, float, Callable[[Any], Any]]] = {
+    "Masking": (False, 0.0, lambda x: layers().Dense(8)(layers().Masking()(x))),
+    "Embedding": (True, 0, lambda x: layers().Embedding(VOCABULARY, 8, mask_zero=True)(x)),
+    "ids": (True, 0, lambda x: own_masking(lambda ops, ids: ops.not_equal(ids, 0), tokens=True)(x)),
+    "ids above 0": (True, 0, lambda x: own_masking(lambda _, ids: ids > 0, tokens=True)(x)),
+    "ids but 1": (True, 1, lambda x: own_masking(lambda ops, ids: ops.not_equal(ids, 1), tokens=True)(x)),
+    "values": (False, 0.0, lambda x: own_masking(nonzero, tokens=False)(x)),
+    "values in all": (
+        False,
+        0.0,
+        lambda x: own_masking(lambda ops, y: ops.sum(ops.abs(y), axis=-1) > 0, tokens=False)(x),
+    ),
+    "first values but -1": (False, -1.0, lambda x: own_masking(lambda _, y: y[..., 0] != -1, tokens=False)(x)),
+    "an attribute": (True, 0, lambda x: own_masking(lambda ops, ids: ids != 0, tokens=True, by_hand=True)(x)),
+    "an attribute of values": (False, 0.0, lambda x: own_masking(nonzero, tokens=False, by_hand=True)(x)),
+}
+"""How a mask begins: whether steps are tokens, the value of padding for Keras, and the layers."""
+
+
+def mean(x: Any) -> Any:
+    return layers().GlobalAveragePooling1D()(x)
+
+
+class InnerEmbedding:
+    """An Embedding that gets ids behind a mask, and hands this on."""
+
+    def __call__(self, x: Any) -> Any:
+        ids = keras().ops.cast(keras().ops.argmax(layers().Dense(5)(x), axis=-1), "int32")
+        return layers().LSTM(4)(layers().Add()([layers().Embedding(5, 8)(ids), x]))
+
+
+TAKERS: dict[str, Callable[[Any], Any]] = {
+    "LSTM": lambda x: layers().LSTM(4)(x),
+    "GRU": lambda x: mean(layers().GRU(4, return_sequences=True)(x)),
+    "SimpleRNN": lambda x: layers().SimpleRNN(4)(x),
+    "Bidirectional": lambda x: mean(layers().Bidirectional(layers().LSTM(4, return_sequences=True))(x)),
+    "TimeDistributed": lambda x: layers().LSTM(4)(layers().TimeDistributed(layers().Dense(5))(x)),
+    "MultiHeadAttention": lambda x: mean(layers().MultiHeadAttention(2, 4)(x, x)),
+    "Attention": lambda x: mean(layers().Attention()([x, x])),
+    "AdditiveAttention": lambda x: mean(layers().AdditiveAttention()([x, x])),
+    "GroupQueryAttention": lambda x: mean(layers().GroupQueryAttention(4, 4, 2)(x, x)),
+    "GlobalAveragePooling1D": mean,
+    "merges": lambda x: merged(layers(), x),
+    "norms": lambda x: mean(layers().BatchNormalization()(layers().LayerNormalization()(x))),
+    "an inner Embedding": InnerEmbedding(),
+    "GlobalMaxPooling1D": lambda x: layers().GlobalMaxPooling1D()(x),
+    "a maximum of attention": lambda x: layers().GlobalMaxPooling1D()(layers().MultiHeadAttention(2, 4)(x, x)),
+    "Conv1D": lambda x: layers().GRU(4)(layers().Conv1D(4, 3, padding="causal")(x)),
+    "a sum without a layer": lambda x: layers().GRU(4)(x + x),
+    "Concatenate without a mask": lambda x: layers().GRU(4)(
+        layers().Concatenate()([x, layers().RMSNormalization()(x)])
+    ),
+}
+"""Layers that get a mask, and some that drop it."""
+
+
+def moved_by_padding(model: Any, rows: list[np.ndarray], padding: float) -> float:
+    """How far Keras's own answers to rows that are padded with a value are from those to each row alone."""
+    worst = 0.0
+    for width in (max(map(len, rows)), WIDTH):
+        batch = np.full((len(rows), width, *rows[0].shape[1:]), padding, rows[0].dtype)
+        for row, steps in zip(batch, rows, strict=True):
+            row[: len(steps)] = steps
+        answers = [alone(model, steps) for steps in rows]
+        worst = max(
+            worst, float(np.abs(alone(lambda x, **options: model(x[0], **options)[None], batch) - answers).max())
+        )
+    return worst
+
+
+@pytest.mark.sampled(29)
+@pytest.mark.parametrize("taker", TAKERS)
+@pytest.mark.parametrize("beginning", BEGINNINGS)
+def test_check_and_keras_agree_whether_padding_moves_an_answer(beginning: str, taker: str) -> None:
+    tokens, padding, begin = BEGINNINGS[beginning]
+
+    def make() -> Any:
+        symbol = keras().Input((None,), dtype="int32") if tokens else keras().Input((None, FEATURES))
+        return keras().Model(symbol, layers().Dense(CLASSES)(TAKERS[taker](begin(symbol))))
+
+    model, random = built(make), np.random.default_rng(3)
+    rows = [random.integers(2, VOCABULARY, length).astype(np.int32) for length in LENGTHS] if tokens else sequences()
+    target = of_model("the model", model, TargetOptions())
+    leaks = check_subject(target.subject, max_length=16).verdict == "leak"
+    assert leaks == (moved_by_padding(model, rows, padding) > 1e-4)
+
+
+def test_a_mask_of_the_users_own_layer_has_a_notice_and_a_step_of_its_value_is_data() -> None:
+    model, target = target_of(lambda: functional(lambda x: dense(layers(), TAKERS["Attention"](of_own_values(x)))))
+    (notice,) = target.notices
+    assert "a mask made by hand" in notice
+    (sequence, *_) = sequences()
+    sequence[4] = 0.0
+    ours = [target.subject.answer(pad([sequence], width=width)).logits[0] for width in (len(sequence), WIDTH)]
+    assert np.abs(ours[0] - ours[1]).max() < 1e-5
+    assert np.abs(ours[0] - alone(model, sequence)).max() > 1e-4
+
+
+def of_own_values(x: Any) -> Any:
+    return BEGINNINGS["values"][2](x)
+
+
+def test_a_subclass_that_hands_its_mask_to_each_layer_is_sound() -> None:
+    class Hands(keras().Model):  # type: ignore[misc]  # keras has no types
+        def __init__(self) -> None:
+            super().__init__()
+            self.table, self.gru = layers().Embedding(VOCABULARY, 8), layers().GRU(4, return_sequences=True)
+            self.attention, self.head = layers().MultiHeadAttention(2, 4), layers().Dense(CLASSES)
+
+        def call(self, ids: Any) -> Any:
+            ops, mask = keras().ops, keras().ops.not_equal(ids, 0)
+            x = self.gru(self.table(ids), mask=mask)
+            x = self.attention(x, x, attention_mask=mask[:, None, :])
+            weights = ops.cast(mask, "float32")[..., None]
+            return self.head(ops.sum(x * weights, axis=1) / ops.sum(weights, axis=1))
+
+    model = Hands()
+    model(np.ones((1, 3), np.int32))
+    target = of_model("the model", model, TargetOptions(vocabulary=VOCABULARY))
+    assert "a mask made by hand" in target.notices[0]
+    assert check_subject(target.subject, max_length=16).verdict in ("sound", "warning")
+
+
+def test_ids_without_a_known_vocabulary_are_told_which_option_to_pass() -> None:
+    class Table(layers().Layer):  # type: ignore[misc]  # keras has no types
+        def __init__(self) -> None:
+            super().__init__()
+            self.rows = self.add_weight(shape=(VOCABULARY, 8), initializer="uniform")
+
+        def call(self, ids: Any) -> Any:
+            return keras().ops.take(self.rows, keras().ops.cast(ids, "int32") * 100 + 7_000, axis=0)
+
+    def make() -> Any:
+        symbol = keras().Input((None,))
+        return keras().Model(symbol, dense(layers(), layers().LSTM(4)(Table()(symbol))))
+
+    assert "pass --vocabulary N" in refused(make)
+
+
 def clipped() -> Any:
     def relu(x: Any) -> Any:
         return keras().ops.minimum(keras().ops.relu(x), 6.0)

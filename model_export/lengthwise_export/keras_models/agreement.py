@@ -7,17 +7,20 @@ it gets wrong is found here: `require_agreement`.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lengthwise.errors import ConfigurationError
 from lengthwise_export.keras_models.backend import first_line, on_device
-from lengthwise_export.keras_models.module import KerasModule, ModelInput
+from lengthwise_export.keras_models.module import KerasModule, ModelInput, mask_notice
+from lengthwise_export.keras_models.run import KnownLayers
 from lengthwise_export.targets.target import one_torch_thread
 
 _SAME: Final = 1e-5  # the largest difference of equal answers, in units of max(1, |answer|)
@@ -31,11 +34,17 @@ _ROUNDINGS: Final = 32
 _WIDER: Final = 4  # how much wider a padded batch is than its longest sequence
 
 
-def require_agreement(text: str, module: KerasModule, model_input: ModelInput) -> tuple[str, ...]:
-    """Makes sure that the module answers as Keras does; returns the names of its outputs, or their indices as texts.
+def require_agreement(
+    text: str, module: KerasModule, model_input: ModelInput
+) -> tuple[KerasModule, ModelInput, tuple[str, ...]]:
+    """Makes sure that the module answers as Keras does.
+
+    Returns the module and the input with what the runs have shown of a mask by hand, and the names of the outputs, or
+    their indices as texts.
 
     1. Learning runs of padded batches: in them the module learns which layers read the steps as they came in, and which
-       masks are those of the lengths (`KnownLayers`). Their answers are not compared.
+       masks are those of the lengths (`KnownLayers`). Their answers are not compared. If they show a mask by hand, all
+       begins again with the value that it masks.
     2. Each sequence unbatched, with its length and without: `model(sequence)` is the answer that Lengthwise promises.
        Then sequences of raw values, which a mask, an activation or a clipping may treat otherwise.
     3. A batch padded as Keras expects it: the mask of the lengths must have the effect of the mask that Keras computes,
@@ -55,6 +64,8 @@ def require_agreement(text: str, module: KerasModule, model_input: ModelInput) -
                     module(batch, lengths)
         finally:
             module.known.learning = False
+        if (with_mask := _with_mask_by_hand(module.known, model_input)) != model_input:
+            return require_agreement(text, KerasModule(module.model, with_mask.padding).eval(), with_mask)
         # 2. Unbatched sequences
         for sequence in sequences:
             expected = _outputs_of(_answer_of_keras(module.model, sequence))
@@ -72,7 +83,20 @@ def require_agreement(text: str, module: KerasModule, model_input: ModelInput) -
             _require_equal(text, expected, _outputs_of(module(batch, lengths)), "a padded batch")
         # The names of the outputs
         answer = module(sequences[0], None)
-        return tuple(map(str, answer if isinstance(answer, Mapping) else range(len(_outputs_of(answer)))))
+        names = answer if isinstance(answer, Mapping) else range(len(_outputs_of(answer)))
+        return module, model_input, tuple(map(str, names))
+
+
+def _with_mask_by_hand(known: KnownLayers, model_input: ModelInput) -> ModelInput:
+    """The input with the value that a mask by hand masks, if the learning runs showed one and no layer masks steps.
+
+    It has a notice if the mask is of the steps that are not this value, and no others.
+    """
+    if model_input.masks or not known.masked:
+        return model_input
+    number, (name, is_alone) = min(known.masked.items(), key=lambda item: not item[1][1])
+    notice = mask_notice(f"{name} (a mask made by hand)", number, model_input.steps.kind)
+    return dataclasses.replace(model_input, padding=number, masks=(notice,) if is_alone else ())
 
 
 def _require_raw_agreement(text: str, module: KerasModule, model_input: ModelInput, sequence: Tensor) -> None:
@@ -115,7 +139,11 @@ def _sequences_that_run(
         if len(running) > 1:
             return running
     why = "" if error is None else first_line(error)
-    raise ConfigurationError(f"{text} raises for sequences of {_LENGTHS[0]} to {_LONGER[-1]} steps: {why}") from error
+    is_list = model_input.steps.kind == "values" and model_input.features_axis
+    advice = "" if is_list else "; if a step is a token id, pass --vocabulary N, the number of ids"
+    raise ConfigurationError(
+        f"{text} raises for sequences of {_LENGTHS[0]} to {_LONGER[-1]} steps: {why}{advice}"
+    ) from error
 
 
 def _answer_of_keras(model: Any, steps: Tensor) -> Any:
@@ -128,11 +156,9 @@ def _random_steps(model_input: ModelInput, shape: tuple[int, ...], random: np.ra
     """Random steps `[rows, width(, features)]`, none with the value that Keras masks."""
     steps = model_input.steps
     if steps.kind == "tokens":
-        vocabulary = steps.vocabulary or 1
-        return torch.from_numpy(random.integers(min(1, vocabulary - 1), vocabulary, shape))
+        return _unmasked(random.integers(0, steps.vocabulary or 1, shape), model_input)
     size = (*shape, steps.features or 1) if model_input.features_axis else shape
-    values = random.standard_normal(size).astype(np.float32)
-    return torch.from_numpy(np.where(values == model_input.padding, values + 1, values).astype(np.float32))
+    return _unmasked(random.standard_normal(size).astype(np.float32), model_input)
 
 
 def _raw_steps(model_input: ModelInput, like: Tensor, scale: float, random: np.random.Generator) -> Tensor:
@@ -145,12 +171,18 @@ def _raw_steps(model_input: ModelInput, like: Tensor, scale: float, random: np.r
     if model_input.steps.kind == "tokens":
         last = (model_input.steps.vocabulary or 1) - 1
         ids = np.where(kinds == 0, ordinary, np.where(kinds == 1, ordinary % 3 + 1, last - ordinary % 3))
-        return torch.from_numpy(ids.clip(min(1, last), last))
+        return _unmasked(ids.clip(0, last), model_input)
     raw = np.where(kinds == 0, ordinary, np.where(kinds == 1, ordinary * scale, ordinary > 0)).astype(np.float32)
     is_masked = raw == model_input.padding
     if model_input.features_axis:
         is_masked = is_masked.all(axis=-1, keepdims=True)
     return torch.from_numpy(np.where(is_masked, ordinary, raw))
+
+
+def _unmasked(values: NDArray[Any], model_input: ModelInput) -> Tensor:
+    """The values or ids with the next one instead of each that Keras masks; of the last id, with the first."""
+    others = (values + 1) % (model_input.steps.vocabulary or 1) if model_input.steps.kind == "tokens" else values + 1
+    return torch.from_numpy(np.where(values == model_input.padding, others, values))
 
 
 def _padded_batches(
@@ -167,9 +199,8 @@ def _padded_batches(
         (_random_steps(model_input, (len(lengths), width), random), lengths)
         for lengths in (lengths_of_sequences, lengths_of_sequences, lengths_of_sequences.flip(0))
     ]
-    masked_value = 0 if model_input.steps.kind == "tokens" else model_input.padding
     for row, length in enumerate(lengths_of_sequences.tolist()):
-        batches[0][0][row, length:] = masked_value
+        batches[0][0][row, length:] = model_input.padding
     return batches
 
 

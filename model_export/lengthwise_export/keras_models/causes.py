@@ -136,7 +136,7 @@ class LayerParts:
         elif _has_mask(outputs):
             self._mask_dropped_by = None
         # The description of this call. Learning runs have compared the mask of the layer with that of the lengths
-        mask_kind: LayerMask = "lengths" if self._known.matched_in_every_run(layer.layer) else "other"
+        mask_kind: LayerMask = "lengths" if self._known.matched_in_every_run(layer.layer, what="mask") else "other"
         is_layer = hasattr(layer.layer, "compute_mask")  # else an operation between layers
         axis: Any = 1 if is_layer else getattr(layer.layer, "axis", 1)
         ranks = (leaf.dim() for leaf in tree_leaves(list(inputs)) if isinstance(leaf, Tensor))

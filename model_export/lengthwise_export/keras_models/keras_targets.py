@@ -96,21 +96,21 @@ def of_model(text: str, model: Any, options: TargetOptions, origin: Mapping[str,
     _require_steps_only(text, model)
     # Its input
     model_input = input_of(text, model, features=options.features, vocabulary=options.vocabulary)
-    notices = model_input.masks
+    notices: tuple[str, ...] = ()
     if model_input.fixed is not None:
         model = with_any_width(text, model, model_input.fixed)
         notices = (
-            *notices,
             f"it is built for sequences of exactly {model_input.fixed} steps; here each sequence gets the answer that "
             "the same layers give it at its own length, without padding",
         )
     check_options_agree(text, options.model_copy(update={"classes": None, "labels": None}), model_input.steps, ())
     # Its torch module, and the answers. `state` is that before the calls here; if the first call makes weights, that
     # after it, as Keras cannot remove them again
-    module = KerasModule(model).eval()
+    module = KerasModule(model, model_input.padding).eval()
     was_built = all(layer.built for layer in model._flatten_layers(include_self=False))
     state = ModuleState(model)
-    outputs = require_agreement(text, module, model_input)
+    module, model_input, outputs = require_agreement(text, module, model_input)
+    notices = (*model_input.masks, *notices)
     if not was_built:
         state = ModuleState(model)
     signature = CallSignature(features_axis=model_input.features_axis)

@@ -22,7 +22,7 @@ from lengthwise.errors import ConfigurationError
 from lengthwise.runtime.manifest import StepInput
 from lengthwise_export.keras_models.recurrent import own_activation
 from lengthwise_export.keras_models.replaced import replaced_for
-from lengthwise_export.keras_models.run import KerasRun, KnownLayers, masks_in
+from lengthwise_export.keras_models.run import KerasRun, KnownLayers
 from lengthwise_export.options import ONE_SEQUENCE_HINT
 
 
@@ -88,10 +88,10 @@ class KerasModule(nn.Module):
     The layers of the model are its submodules, under their names in the summary.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, padding: float = 0.0) -> None:
         super().__init__()
         self._model_in_tuple = (model,)  # in a tuple, torch does not register the model itself as a submodule
-        self.known = KnownLayers(_masks(model)[1])  # what all runs share
+        self.known = KnownLayers(padding)  # what all runs share
         self.parts: list[tuple[nn.Module, SummaryLayer]] = []  # the submodule for each layer of the summary
         for summary_layer in layers_of(model):
             name = summary_layer.path.replace(".", "_")
@@ -155,7 +155,7 @@ class ModelInput:
 
     steps: StepInput  # Whether a step is numbers or a token id, and how many there are
     features_axis: bool = True  # False if steps of one feature are `[rows, width]`
-    masks: tuple[str, ...] = ()  # Notices for the user on the layers that make a mask from values
+    masks: tuple[str, ...] = ()  # Notices for the user on what makes a mask from the values
     padding: float = 0.0  # The value that the first Masking masks, or else the first mask by hand; 0 without one
     fixed: int | None = None  # The number of steps that the model is built for; None for any
 
@@ -196,7 +196,7 @@ def input_of(text: str, model: Any, *, features: int | None = None, vocabulary: 
         raise ConfigurationError(f"--features {features} contradicts {text}, whose input is {shape_text}")
     if vocabulary_size is not None:
         steps = StepInput(kind="tokens", vocabulary=vocabulary_size)
-        return ModelInput(steps, masks=masks, padding=padding, fixed=fixed)
+        return ModelInput(steps, masks=masks, fixed=fixed)
     return ModelInput(StepInput(features=1), features_axis=False, masks=masks, padding=padding, fixed=fixed)
 
 
@@ -279,29 +279,21 @@ def _vocabulary(model: Any) -> int | None:
 
 
 def _masks(model: Any) -> tuple[tuple[str, ...], float]:
-    """Notices for the user about masks that are made from the steps; and the value that the first of them masks.
+    """Notices for the user about the layers that mask steps by their value; and the value that the first Masking masks.
 
-    These are layers; in a model without any, masks made by hand. The value is 0 without a mask of lists of numbers.
+    The value is 0 without a Masking.
     """
-    masks: list[tuple[str, float | None]] = []  # the name, and the value; None for a token
     layers = list(model._flatten_layers())
-    for layer in layers:
-        kind = type(layer).__name__
-        if kind == "Masking":
-            masks.append((f"{layer.name} (Masking)", float(layer.mask_value)))
-        elif kind == "Embedding" and layer.mask_zero:
-            masks.append((f"{layer.name} (Embedding)", None))
-    if not masks:
-        graphs = [masks_in(layer) for layer in layers if hasattr(layer, "_nodes_by_depth")]
-        masks = [
-            (f"{source.name} (a mask made by hand)", source.number if source.is_list else None)
-            for graph in graphs
-            for symbol, source in graph.sources.items()
-            if symbol in graph.only_masks
-        ]
-    notices = tuple(
-        f"{name}: Keras skips {'token 0' if value is None else f'a step of which every value is {value:g}'}; here the "
-        "lengths say where a sequence ends, and such a step is data"
-        for name, value in masks
+    maskings = [(layer.name, float(layer.mask_value)) for layer in layers if type(layer).__name__ == "Masking"]
+    tables = [layer.name for layer in layers if type(layer).__name__ == "Embedding" and layer.mask_zero]
+    notices = (
+        *(mask_notice(f"{name} (Masking)", value, "values") for name, value in maskings),
+        *(mask_notice(f"{name} (Embedding)", 0.0, "tokens") for name in tables),
     )
-    return notices, next((value for _, value in masks if value is not None), 0.0)
+    return notices, maskings[0][1] if maskings else 0.0
+
+
+def mask_notice(name: str, value: float, kind: str) -> str:
+    """A notice for the user about a mask that Keras makes of the values of steps of this kind, `values` or `tokens`."""
+    skipped = f"token {value:g}" if kind == "tokens" else f"a step of which every value is {value:g}"
+    return f"{name}: Keras skips {skipped}; here the lengths say where a sequence ends, and such a step is data"

@@ -3,29 +3,32 @@
 Each function that replaces a method takes its arguments, and returns what it returns. What it does not handle goes to
 the original method.
 
-Masking, Embedding(mask_zero)   the mask is that of the lengths, and is not computed from the values
+every layer                     its masks that are computed from the steps become that of the lengths
+Masking                         padding becomes 0
 LSTM | GRU | SimpleRNN | RNN    one operator with lengths, where Keras loops over the steps in Python
 Bidirectional                   one operator with two directions, if both are such layers
 TimeDistributed                 one call for all steps, where Keras calls its layer for each step
-the graph of a functional model the mask of the lengths, where the graph computes it from values
+the graph of a functional model the operations between layers are modules, which have names
 strides with padding="same"     the steps are padded, where Keras lets the operator pad them at some widths
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map
 
 from lengthwise_export.errors import TraceError
 from lengthwise_export.keras_models import recurrent
 from lengthwise_export.keras_models.backend import import_keras, on_device
 from lengthwise_export.keras_models.recurrent import GatheredSteps
-from lengthwise_export.keras_models.run import KerasRun, run_graph
+from lengthwise_export.keras_models.run import KerasRun
 from lengthwise_export.tracing.process_wide import PROCESS_WIDE, replaced
 
 _running: list[KerasRun] = []
@@ -46,9 +49,8 @@ def replaced_for(run: KerasRun, model: Any) -> Iterator[None]:
     from keras.src.ops.function import Function  # what runs the graph of a functional model
 
     replacements: list[tuple[type[Any], str, Callable[..., Any]]] = [
+        (layers.Layer, "__call__", _layer_call),
         (layers.Masking, "call", _masking_call),
-        (layers.Masking, "compute_mask", _masking_mask),
-        (layers.Embedding, "compute_mask", _embedding_mask),
         (layers.RNN, "call", _rnn_call),
         (layers.Bidirectional, "call", _bidirectional_call),
         (layers.TimeDistributed, "call", _time_distributed_call),
@@ -67,10 +69,20 @@ def replaced_for(run: KerasRun, model: Any) -> Iterator[None]:
         )
         cleanup.enter_context(replaced(*((layer, "activity_regularizer", None) for layer in regularized)))
         cleanup.enter_context(on_device())
-        if run.known.learning:
-            cleanup.enter_context(run.copies_of_steps)
-            cleanup.enter_context(run.copies_of_mask)
+        cleanup.enter_context(run.followed)
         yield
+
+
+def _layer_call(layer: Any, *arguments: Any, **options: Any) -> Any:
+    """Replaces `Layer.__call__`: the masks that the layer gets, and those attached to its inputs, become the run's."""
+    from keras.src import backend  # Keras has no public name for it
+
+    mask_for = functools.partial(_running[-1].mask_for, layer)
+    for tensor in tree_leaves((arguments, options)):
+        if (mask := getattr(tensor, "_keras_mask", None)) is not None:
+            backend.set_keras_mask(tensor, mask_for(mask))
+    options = {name: tree_map(mask_for, value) if name.endswith("mask") else value for name, value in options.items()}
+    return _ORIGINAL[_layer_call](layer, *arguments, **options)
 
 
 def _masking_call(layer: Any, inputs: Tensor) -> Any:
@@ -90,29 +102,22 @@ def _masking_call(layer: Any, inputs: Tensor) -> Any:
     return filled
 
 
-def _masking_mask(layer: Any, inputs: Tensor, mask: Any = None) -> Any:
-    """Replaces `Masking.compute_mask`: returns the mask of the lengths if the layer reads the model's own steps."""
-    run = _running[-1]
-    return run.mask if run.reads_input(layer, inputs) else _ORIGINAL[_masking_mask](layer, inputs, mask)
-
-
-def _embedding_mask(layer: Any, inputs: Tensor, mask: Any = None) -> Any:
-    """Replaces `Embedding.compute_mask`: returns the mask of the lengths if the layer reads the model's own tokens."""
-    run = _running[-1]
-    if not layer.mask_zero or not run.reads_input(layer, inputs):
-        return _ORIGINAL[_embedding_mask](layer, inputs, mask)
-    return run.mask
-
-
 def _run_through_graph(function: Any, inputs: Any, operation_fn: Any = lambda op: op, call_fn: Any = None) -> Any:
-    """Replaces `Function._run_through_graph`, which runs the graph of a functional model, by `run_graph`."""
-    run = _running[-1]
-    if call_fn is not None:  # a call without values, to compute shapes or to clone the model
-        return _ORIGINAL[_run_through_graph](function, inputs, operation_fn, call_fn)
-    from keras import tree
+    """Replaces `Function._run_through_graph`, which runs the graph of a functional model.
 
-    known = run_graph(function, run, tree.flatten(inputs), operation_fn)
-    return tree.pack_sequence_as(function._outputs_struct, [known[id(symbol)] for symbol in function.outputs])
+    The operations between layers are called as the modules that stand for them.
+    """
+    known = _running[-1].known
+    return _ORIGINAL[_run_through_graph](
+        function,
+        inputs,
+        lambda operation: (
+            operation_fn(operation)
+            if call_fn is not None or hasattr(operation, "compute_mask")  # a layer
+            else known.module_of(operation)
+        ),
+        call_fn,
+    )
 
 
 def _same_padding(inputs: Tensor, sizes: Any, strides: Any, layout: str, operation: str, dilation: Any = 1) -> Any:
@@ -173,7 +178,7 @@ def _rnn_call(layer: Any, sequences: Tensor, initial_state: Any = None, mask: An
     # The steps and lengths of the first operator; steps without the zeros that a Masking wrote into the padding
     values, lengths = sequences, run.lengths_at(sequences)
     gathered = None
-    if mask is not None and run.has_mask_of_lengths(layer, mask):
+    if mask is not None and mask is run.mask:
         values, lengths = run.unfilled(sequences), run.lengths
     elif mask is not None:
         gathered = GatheredSteps(mask)
@@ -273,7 +278,7 @@ def _bidirectional_call(
         for direction in (forward, backward)
     )
     needs_keras = forward.go_backwards or layer.stateful or initial_state is not None
-    has_lengths = mask is None or run.has_mask_of_lengths(layer, mask)
+    has_lengths = mask is None or mask is run.mask
     if isinstance(form, str) or form != backward_form or needs_keras or not has_lengths:
         options = {"initial_state": initial_state, "mask": mask, "training": training}
         return _ORIGINAL[_bidirectional_call](layer, sequences, **options)

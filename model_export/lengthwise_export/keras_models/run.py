@@ -1,27 +1,26 @@
 """One run of a Keras model, in which the mask of the lengths replaces the masks that Keras computes from the steps.
 
-The *mask of the lengths* is `[rows, width]`, true at valid steps. When a functional model is built, Keras writes the
-computation of each mask into its graph, as operations between layers, and passes the result to each layer as its
-argument `mask`. A user's model may also do so itself:
+The *mask of the lengths* is `[rows, width]`, true at valid steps. Keras finds padding by its value `v`. A layer that
+begins a mask does so, or the user's own code, and Keras hands the mask on to the layers behind:
 
-    Masking(v)              NotEqual(inputs, v) -> Any(axis=-1)
-    Embedding(mask_zero)    NotEqual(tokens, 0)
+    Masking(v)              not_equal(steps, v) -> any(axis=-1)
+    Embedding(mask_zero)    not_equal(tokens, 0)
 
-In a graph of Keras, a *node* is a call of a layer or an operation, and a *symbol* is a tensor without a value, known by
-its `id`.
+A run follows the tensors that are made of the steps alone. One of these two that a layer gets as its mask becomes the
+mask of the lengths. Any other truth value that is made of the steps alone is computed, from steps whose padding is `v`:
+so it is what it is in Keras, whatever the padding holds here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from numbers import Real
-from typing import Any, Final, cast
+from typing import Any, Final, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from lengthwise_export.keras_models import recurrent
 from lengthwise_export.masks import step_mask
@@ -50,8 +49,11 @@ class KnownLayers(nn.Module):
         super().__init__()
         self.padding = padding
         self.learning = False
-        # By `identity`: whether the input (or mask) of a layer was equal in every learning run so far
-        self._matched: dict[int, bool] = {}
+        # By `identity`: whether what a layer gets as its input, or as its mask, was equal in every learning run so far
+        self._matched: dict[tuple[str, int], bool] = {}
+        # By the number, in the order in which they were seen: the first layer that gets a mask of the steps that are
+        # not that number; and whether it is of nothing else
+        self.masked: dict[float, tuple[str, bool]] = {}
         self._weights: dict[tuple[int, ...], LayerWeights] = {}  # by the cells of a layer, one for each direction
         self._operations: dict[int, nn.Module] = {}  # the modules that stand for operations between layers
 
@@ -63,18 +65,20 @@ class KnownLayers(nn.Module):
         """The module that is registered for an operation between layers; without one, the operation itself."""
         return cast("Callable[..., Any]", self._operations.get(identity(operation), operation))
 
-    def matched_in_every_run(self, layer: Any, compare: Callable[[], bool] | None = None) -> bool:
+    def matched_in_every_run(
+        self, layer: Any, compare: Callable[[], bool] | None = None, what: Literal["steps", "mask"] = "steps"
+    ) -> bool:
         """Whether the comparison for a layer was true in every learning run so far; False if there was none.
-
-        A layer that reads the steps compares its input with the model's, any other its mask with that of the lengths.
 
         Args:
             layer: The layer.
             compare: Makes this comparison; called in a learning run, whose result counts, too. None to only look up.
+            what: What is compared: its input with the model's steps, or its masks with that of the lengths.
         """
+        key = (what, identity(layer))
         if self.learning and compare is not None:
-            self._matched[identity(layer)] = compare() and self._matched.get(identity(layer), True)
-        return self._matched.get(identity(layer), False)
+            self._matched[key] = compare() and self._matched.get(key, True)
+        return self._matched.get(key, False)
 
     def weights_of(self, cells: Sequence[Any], form: recurrent.CellForm) -> LayerWeights:
         """The weights of a recurrent layer, copied at the first call; `cells` are one cell for each direction."""
@@ -85,40 +89,103 @@ class KnownLayers(nn.Module):
         return self._weights[key]
 
 
-_COPYING: Final = frozenset({"to", "float", "double", "int", "long", "clone", "detach", "unsqueeze", "squeeze"})
+_COPYING: Final = frozenset(
+    {"to", "float", "double", "int", "long", "clone", "detach", "unsqueeze", "squeeze", "reshape", "view"}
+)
 """The functions of torch whose result has the values of their argument, if no number is rounded."""
 
+_UNIFORM: Final = frozenset({"zeros_like", "ones_like"})
+"""The functions whose result is the same number everywhere, whatever their argument is."""
 
-class _Copies(TorchFunctionMode):
-    """Follows a tensor through a run: finds the tensors that are made of nothing but it.
+_OF_ONE_NUMBER: Final = frozenset({"as_tensor", "tensor", "to", "ne", "not_equal", "eq", "isclose"})
+"""The functions that make a constant of one number, or compare something with one."""
+
+_JOINING: Final = _COPYING | {"bool", "any", "all", "logical_and", "logical_or", "and", "or", "cat", "getitem"}
+"""The functions whose result may be a mask of the same steps, if they get nothing but such masks and constants."""
+
+
+class _FromSteps(NamedTuple):
+    """A tensor that is made of the steps and constants alone."""
+
+    tensor: Tensor  # Kept alive, so that no other gets its id
+    version: int  # A change in place raises it
+    padded: Tensor  # What it is for steps whose padding has the value that Keras masks
+    # How it was made. `compared`: for each number of a step, whether it differs from `number`; `mask`: for each step
+    kind: Literal["steps", "compared", "mask", "constant", "other"]
+    number: float | None = None  # Of a constant its value; of what is made of a comparison what was compared with
+
+
+class FollowedTensors(TorchFunctionMode):
+    """Follows the steps through a run: knows the tensors that are made of nothing but them and constants.
 
     Equal values do not show that: the mask of `tokens > 1` is that of `tokens != 0` until somebody sends token 1.
 
     Args:
-        tensor: The tensor.
-        copying: The names of the functions of torch whose results are followed, if all their tensors are.
-        constant: The names of those whose result is followed in any case.
+        steps: The model's input, `[rows, width, features]` or `[rows, width]`.
+        mask: That of the lengths; None in a run without lengths.
+        padding: The value that padding has for Keras.
     """
 
-    def __init__(self, tensor: Tensor, copying: frozenset[str], constant: frozenset[str] = frozenset()) -> None:
+    def __init__(self, steps: Tensor, mask: Tensor | None, padding: float) -> None:
         super().__init__()
-        # By the id: the tensor, kept alive so that no other gets its id; its version, which a change in place raises
-        self._followed = {id(tensor): (tensor, _version(tensor))}
-        self._copying = copying
-        self._constant = constant
+        self._followed: dict[int, _FromSteps] = {}
+        self._comparison: Literal["mask", "compared"] = (
+            "compared" if steps.dim() == 3 and steps.shape[2] > 1 else "mask"
+        )
+        padded = steps
+        if mask is not None:
+            self._follow(mask, mask, "mask", padding)
+            valid = mask if steps.dim() == 2 else mask.unsqueeze(-1)
+            padded = torch.where(valid, steps, torch.full((), padding, dtype=steps.dtype))
+        self._follow(steps, padded, "steps")
 
-    def __contains__(self, tensor: Tensor) -> bool:
-        return self._followed.get(id(tensor)) == (tensor, _version(tensor))
+    def __getitem__(self, tensor: Tensor) -> _FromSteps | None:
+        """What is known of a tensor; None if it is made of something else, too, or was changed in place."""
+        source = self._followed.get(id(tensor))
+        return source if source is not None and source.version == _version(tensor) else None
 
     def __torch_function__(self, function: Any, types: Any, arguments: Any = (), options: Any = None) -> Any:
-        result = function(*arguments, **(options or {}))
+        call = (arguments, options or {})
         name = getattr(function, "__name__", "")
-        if name in self._constant or (
-            name in self._copying
-            and all(tensor in self for tensor in tree_leaves((arguments, options)) if isinstance(tensor, Tensor))
-        ):
-            self._followed[id(result)] = (result, _version(result))
+        sources: list[Any] = [self[leaf] for leaf in tree_leaves(call) if isinstance(leaf, Tensor)]
+        result = function(*call[0], **call[1])
+        results = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+        if name in _UNIFORM:
+            sources = []
+        elif None in sources or not results or name.endswith("_") != name.startswith("__") or "set" in name:
+            return result  # it is made of something else, or changes a tensor in place
+        padded = results
+        if any(source.padded is not source.tensor for source in sources):
+            of_padded, options_of_padded = tree_map_only(Tensor, lambda leaf: cast("Any", self[leaf]).padded, call)
+            answer = function(*of_padded, **options_of_padded)
+            padded = [leaf for leaf in tree_leaves(answer) if isinstance(leaf, Tensor)]
+        if isinstance(result, Tensor) and result.dtype == torch.bool:
+            result, *_ = results = padded
+        kind, number = self._made_by(name.strip("_"), sources, call)
+        for leaf, leaf_of_padded in zip(results, padded, strict=True):
+            if self[leaf] is None:  # it is no argument that the function returns
+                self._follow(leaf, leaf_of_padded, kind, number)
         return result
+
+    def _follow(self, tensor: Tensor, padded: Tensor, kind: Any, number: float | None = None) -> None:
+        self._followed[id(tensor)] = _FromSteps(tensor, _version(tensor), padded, kind, number)
+
+    def _made_by(self, name: str, sources: Sequence[_FromSteps], call: Any) -> tuple[str, float | None]:
+        """The kind and the number of what a function of torch makes of followed tensors, the `sources` in a call."""
+        kinds = {source.kind for source in sources if source.kind != "constant"}
+        numbers = [source.number for source in sources if source.kind != "constant"]
+        constants = [source.number for source in sources if source.kind == "constant"]
+        constants += [float(leaf) for leaf in tree_leaves(call) if isinstance(leaf, Real)]
+        compared = constants[0] if name in _OF_ONE_NUMBER and len(constants) == 1 else None
+        number = next((each for each in (*numbers, compared) if each is not None), None)
+        if not kinds:
+            return "other" if number is None and name not in _UNIFORM else "constant", number
+        if kinds == {"steps"} and name in ("ne", "not_equal"):
+            return self._comparison, number
+        if kinds == {"compared"} and name == "any":
+            return "mask", number
+        copying = {"steps": _COPYING, "mask": _JOINING}.get("".join(kinds), frozenset[str]())
+        return (kinds.pop() if name in copying and len({*numbers}) == 1 else "other"), number
 
 
 def _version(tensor: Tensor) -> int:
@@ -140,13 +207,7 @@ class KerasRun:
         self.steps = steps
         self.lengths = lengths
         self.mask = None if lengths is None else step_mask(lengths, steps.shape[1])
-        # In a learning run, what is made of the steps alone, and what is made of the mask alone
-        self.copies_of_steps = _Copies(steps, _COPYING | {"reshape", "view"})
-        self.copies_of_mask = _Copies(
-            steps if self.mask is None else self.mask,
-            _COPYING | {"bool", "any", "all", "logical_and", "logical_or", "cat"},
-            frozenset({"zeros_like", "ones_like"}),
-        )
+        self.followed = FollowedTensors(steps, self.mask, known.padding)
         # By the id of the result of `fill`: that tensor, kept alive so that no other gets its id; the values before
         self._unfilled: dict[int, tuple[Tensor, Tensor]] = {}
 
@@ -163,22 +224,36 @@ class KerasRun:
 
         def is_same() -> bool:
             steps = self.steps if inputs.dim() == self.steps.dim() else self.steps.unsqueeze(-1)
-            is_copy = inputs in self.copies_of_steps and inputs.shape == steps.shape
-            return is_copy and torch.equal(inputs.double(), steps.double())
+            source = self.followed[inputs]
+            is_copy = source is not None and source.kind == "steps"
+            return is_copy and inputs.shape == steps.shape and torch.equal(inputs.double(), steps.double())
 
         return self.known.matched_in_every_run(layer, is_same)
 
-    def has_mask_of_lengths(self, layer: Any, mask: Tensor) -> bool:
-        """Whether the mask `[rows, width]` of a layer is that of the lengths; False in a run without lengths."""
-        if self.mask is None:
-            return False
-        mask_of_lengths = self.mask
+    def mask_for(self, layer: Any, mask: Any) -> Any:
+        """The mask that a layer gets instead of `mask`, which Keras or the user hands to it.
+
+        That of the lengths if the layer gets no other; in a run without lengths, none then. Otherwise `mask` itself.
+        """
+        if not isinstance(mask, Tensor):
+            return mask
+        source, mask_of_lengths = self.followed[mask], self.mask
+        if self.known.learning and source is not None and source.number is not None:
+            self.known.masked.setdefault(source.number, (layer.name, source.kind == "mask"))
 
         def is_same() -> bool:
-            is_copy = mask in self.copies_of_mask and mask.shape == mask_of_lengths.shape
-            return is_copy and torch.equal(mask.bool(), mask_of_lengths)
+            return (
+                source is not None
+                and (source.kind, source.number) == ("mask", self.known.padding)
+                and mask_of_lengths is not None
+                and mask.numel() == mask_of_lengths.numel()
+                and torch.equal(mask.reshape(mask_of_lengths.shape).bool(), mask_of_lengths)
+            )
 
-        return self.known.matched_in_every_run(layer, is_same)
+        if not self.known.matched_in_every_run(layer, is_same, "mask"):
+            return mask
+        is_same_shape = mask_of_lengths is None or mask.dim() == mask_of_lengths.dim()
+        return mask_of_lengths if is_same_shape else self.mask.reshape(mask.shape)
 
     def fill(self, values: Tensor, replacement: Tensor | float) -> Tensor:
         """Writes `replacement` into values `[rows, width, features]` at padding; returns the result as a new tensor.
@@ -209,137 +284,3 @@ class KerasRun:
         if values.shape[:2] == self.steps.shape[:2]:
             return self.lengths
         return torch.full((values.shape[0],), values.shape[1], dtype=torch.int64)
-
-
-@dataclass(frozen=True, slots=True)
-class MaskSource:
-    """What a mask in the graph of a functional model is computed from: which steps are not a number."""
-
-    name: str  # That of the operation
-    values: int  # The id of the symbol of the steps
-    number: float
-    is_list: bool  # Whether a step is a list of numbers, and valid if any of them is another
-
-
-@dataclass(frozen=True, slots=True)
-class GraphMasks:
-    """The masks in the graph of a functional model, by the ids of their symbols."""
-
-    sources: dict[int, MaskSource]
-    # The masks, and what is computed from masks, that are used as a layer's argument `mask` only
-    only_masks: set[int]
-
-
-def masks_in(function: Any) -> GraphMasks:
-    """Finds the masks in the graph of a functional model.
-
-    They are the operations that Keras writes into the graph for Masking and for Embedding (the module has both).
-    """
-    nodes = list(_nodes(function))
-    compared: dict[int, MaskSource] = {}  # for each NotEqual of [rows, width, features]
-    sources: dict[int, MaskSource] = {}
-    for node in nodes:
-        kind = type(node.operation).__name__
-        if _is_layer(node.operation) or not node.input_tensors:
-            continue
-        first_input, output = node.input_tensors[0], id(node.outputs[0])
-        # Masking: NotEqual, then Any over the features. Embedding: NotEqual with 0
-        numbers = [
-            float(leaf) for leaf in tree_leaves((node.arguments.args, node.arguments.kwargs)) if isinstance(leaf, Real)
-        ]
-        if kind == "NotEqual" and len(node.input_tensors) == len(numbers) == 1:
-            is_list = len(first_input.shape) == 3
-            source = MaskSource(node.operation.name, id(first_input), numbers[0], is_list)
-            if is_list:
-                compared[output] = source
-            elif len(first_input.shape) == 2 and source.number == 0:
-                sources[output] = source
-        elif kind == "Any" and id(first_input) in compared and node.operation.axis in (-1, 2, (-1,), (2,), [-1], [2]):
-            sources[output] = compared[id(first_input)]
-    return GraphMasks(sources, _only_masks(function, nodes, sources))
-
-
-def run_graph(function: Any, run: KerasRun, values: list[Any], operation_fn: Callable[[Any], Any]) -> dict[int, Any]:
-    """Runs the graph of a functional model; returns the value of each symbol by its id.
-
-    A mask that the graph computes from the model's own steps, and uses for nothing but masks, is not computed: that of
-    the lengths takes its place. In a run without lengths it is left out, with all that is computed from it: the layers
-    run without a mask. One that is used otherwise, too, is computed, and false at padding, as Keras computes it there.
-
-    Args:
-        function: The functional model.
-        run: The run.
-        values: The values of the model's inputs.
-        operation_fn: Takes a layer, and returns the function to call in its place; it is Keras's own.
-    """
-    masks = masks_in(function)
-    known = {id(symbol): value for symbol, value in zip(function.inputs, values, strict=True)}
-    for node in _nodes(function):
-        inputs_without_masks = {*map(id, node.input_tensors)} - _mask_arguments(node)
-        if not inputs_without_masks <= known.keys():  # it computes something from a mask that was left out
-            continue
-        # The node computes a mask from the steps
-        output = node.outputs[0]
-        source, mask = masks.sources.get(id(output)), run.mask
-        is_mask = (
-            source is not None
-            and source.number == (run.known.padding if source.is_list else 0)
-            and run.reads_input(node.operation, known[source.values])
-        )
-        if mask is not None and len(output.shape) == 3:
-            mask = mask.unsqueeze(-1)
-        if is_mask and id(output) in masks.only_masks:
-            if mask is not None:
-                known[id(output)] = mask
-            continue
-        # Any other node
-        arguments, options = node.arguments.fill_in(known)
-        call = operation_fn(node.operation) if _is_layer(node.operation) else run.known.module_of(node.operation)
-        answer = call(*arguments, **options)
-        if is_mask and mask is not None:
-            answer = answer & mask
-        for symbol, value in zip(node.outputs, tree_leaves(answer), strict=False):
-            known[id(symbol)] = value
-    return known
-
-
-def _nodes(function: Any) -> Iterator[Any]:
-    """Yields the nodes of a graph, without those of inputs, in an order in which they can run."""
-    by_depth = function._nodes_by_depth
-    for depth in sorted(by_depth, reverse=True):
-        yield from (node for node in by_depth[depth] if node.operation and not node.is_input)
-
-
-def _is_layer(operation: Any) -> bool:
-    """Whether a node of a graph is a layer, and not an operation of `keras.ops`."""
-    return hasattr(operation, "compute_mask")
-
-
-def _mask_arguments(node: Any) -> set[int]:
-    """The ids of the symbols that a layer gets as masks; empty for an operation between layers."""
-    if not _is_layer(node.operation):
-        return set()
-    masks = [value for name, value in node.arguments.kwargs.items() if name.endswith("mask")]
-    return {id(symbol) for value in masks for symbol in tree_leaves(value) if symbol is not None}
-
-
-def _only_masks(function: Any, nodes: list[Any], masks: Iterable[int]) -> set[int]:
-    """The ids of masks, and of what is computed from masks, that are used as a layer's argument `mask` only.
-
-    Args:
-        function: The functional model; an output of the model is another use.
-        nodes: The nodes of its graph, in an order in which they can run.
-        masks: The ids of the masks that are computed from values.
-    """
-    # Forward: what is computed from masks by operations between layers
-    from_masks = set(masks)
-    for node in nodes:
-        if not _is_layer(node.operation) and any(id(symbol) in from_masks for symbol in node.input_tensors):
-            from_masks.update(map(id, node.outputs))
-    # Backward: what a layer's inputs, or an output of the model, are computed from
-    used_otherwise = {id(symbol) for symbol in function.outputs}
-    for node in reversed(nodes):
-        outputs = {*map(id, node.outputs)}
-        if _is_layer(node.operation) or outputs & used_otherwise or not outputs & from_masks:
-            used_otherwise |= {*map(id, node.input_tensors)} - _mask_arguments(node)
-    return from_masks - used_otherwise
