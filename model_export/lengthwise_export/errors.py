@@ -20,7 +20,7 @@ A message names the file, key or operator, and says what to write instead.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from lengthwise.errors import ConfigurationError, LengthwiseError
 
@@ -63,6 +63,13 @@ class RunError(UncheckableError):
     def of_answer(self) -> str | None:
         """Why the answer cannot be judged, of a model that did not raise; None if it raised."""
         return f"the model's answer: {self.__cause__.detail}" if isinstance(self.__cause__, ExportError) else None
+
+
+TAKE_LENGTHS: Final = (
+    "A mask or lengths that are taken from the values leave no step of a sequence of zeros: take `lengths` "
+    "([rows], int64) as an argument"
+)
+"""What to do about a model that raises for a sequence of zeros."""
 
 
 class ExportError(LengthwiseError):

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import lengthwise
 import lengthwise_export
 from lengthwise.commands.cli import main
-from lengthwise.errors import ConfigurationError, VerificationError
+from lengthwise.errors import ConfigurationError, LengthwiseError, VerificationError
 from lengthwise_export.errors import UnmendableError
 from lengthwise_export.mending import mend_target
 from lengthwise_export.mending.mend import Mended
@@ -205,6 +205,34 @@ def test_nothing_is_published_below_the_accuracy_to_keep(mends_to: Give, blind: 
         lengthwise_export.export(blind, tmp_path / "m" / "one", mend=True, must_keep_accuracy=0.9, **SHORT)
     with pytest.raises(ConfigurationError):
         lengthwise_export.export(blind, tmp_path / "m" / "one", mend=True, must_keep_accuracy=95, **SHORT)
+
+
+class CountsValues(nn.Module):
+    """Takes its lengths from the values, or raises for a row of zeros beside its lengths."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gru, self.head = nn.GRU(4, 6, batch_first=True), nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(x, (x != 0).any(-1).sum(1))
+
+    def last(self, x: Tensor, lengths: Tensor) -> Tensor:
+        packed = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+        return self.head(self.gru(packed)[1][-1])  # type: ignore[no-any-return]
+
+
+class WantsValues(CountsValues):
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:  # type: ignore[override]  # it is called with both
+        if not x.any(-1).any(-1).all():
+            raise ValueError("a row without a signal")
+        return self.last(x, lengths)
+
+
+@pytest.mark.parametrize(("kind", "mend"), [(CountsValues, True), (WantsValues, False)])
+def test_a_sequence_of_zeros_at_which_a_model_raises_is_told(kind: type[nn.Module], mend: bool, tmp_path: Path) -> None:
+    with pytest.raises(LengthwiseError, match=r"raises for a sequence of \d+ steps? with zeros only.* take `lengths`"):
+        lengthwise_export.export(kind(), tmp_path / "m", features=4, max_length=24, mend=mend)
 
 
 class FiveAtOnce(nn.Module):

@@ -26,6 +26,7 @@ from lengthwise.runtime.session import Session
 from lengthwise.verification import measurement, promises
 from lengthwise.verification.measurement import BatchLogits, BatchVariations, Case, ExactReference, Reference
 from lengthwise.verification.random_sequences import ROUNDING
+from lengthwise_export.errors import TAKE_LENGTHS, RunError
 from lengthwise_export.exporting import accuracy, missing_values
 from lengthwise_export.exporting.candidate import Candidate
 from lengthwise_export.onnx_graphs import precision
@@ -159,7 +160,7 @@ def verify_graph(
     cases = measurement.measure_cases(
         lambda threads: Session(data, manifest, threads=threads),
         manifest,
-        reference,
+        None if reference is None else partial(_asked, reference, manifest),
         seed=seed,
         origin=origin,
         exact=exact,
@@ -180,6 +181,26 @@ def verify_graph(
         if case.varied == "reference" and case.amplified
     )
     return VerifiedGraph(graph, manifest, cases, notices=notices)
+
+
+def _asked(reference: Reference, manifest: Manifest, batch: PaddedBatch) -> BatchLogits:
+    """The answers of the model itself to a batch.
+
+    Raises:
+        VerificationError: It raises for the batch, as one whose mask is taken from the values may for zeros.
+    """
+    try:
+        return reference(batch)
+    except RunError as error:
+        zeros = [length for steps, length in zip(batch.steps, batch.lengths, strict=True) if not steps[:length].any()]
+        what = (
+            f"a sequence of {zeros[0]} steps with zeros only"
+            if zeros
+            else f"sequences of {batch.lengths.tolist()} steps"
+        )
+        raise VerificationError(
+            f"{manifest.key}: the model itself raises for {what}. {TAKE_LENGTHS} ({error})"
+        ) from error
 
 
 def _missing_value_cases(data: bytes, manifest: Manifest, seed: int) -> list[Case]:

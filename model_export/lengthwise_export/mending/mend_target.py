@@ -24,12 +24,12 @@ from lengthwise.verification.random_sequences import ROUNDING
 from lengthwise.wrong_values import counted
 from lengthwise_export.checking.baseline import Steadiness
 from lengthwise_export.checking.check import ProgressCallback, check_subject
-from lengthwise_export.checking.limits import WidthLimits
+from lengthwise_export.checking.limits import WidthLimits, run_error
 from lengthwise_export.checking.recording import Subject
 from lengthwise_export.checking.report import Report
 from lengthwise_export.checking.trace_onnx import widened
 from lengthwise_export.checking.trials import Sampler
-from lengthwise_export.errors import UncheckableError, UnmendableError
+from lengthwise_export.errors import TAKE_LENGTHS, UncheckableError, UnmendableError
 from lengthwise_export.mending.fix import FixProposal, draw_curve
 from lengthwise_export.mending.mend import Mended, mend, shown_operator
 from lengthwise_export.mending.proof import prove
@@ -174,6 +174,13 @@ def _proved(
     same: dict[str, Any] = {name: getattr(target, name) for name in ("text", "labels", "is_object", "scores")}
     after = MendedTarget(**same, **_graph_fields_of(target, mended.graph, _named(target.names)), original=target)
     options: dict[str, Any] = {"max_length": longest, "tolerance": tolerance, "seed": seed, "progress": say}
+    # The verification has such a sequence, and comes after the proof
+    zeros = pad([np.zeros_like(Sampler(target.steps, seed).sequence(shortest))], multiple=1)
+    error = run_error(target.subject, zeros) if target.steps.kind == "values" and not mended.hiding else None
+    if error is not None:
+        steps_text = counted(shortest, "step")
+        reason = f"the original raises for a sequence of {steps_text} with zeros only. {TAKE_LENGTHS} ({error})"
+        return ProvedMend(FixProposal(False, reason, changes=mended.changes), target)
     # The proof, and the curve of one answer for the report
     proof = prove(target.subject, after.subject, min_length=shortest, hiding=mended.hiding, **options)
     say("one answer against padding")
