@@ -252,8 +252,9 @@ class KerasRun:
 
         if not self.known.matched_in_every_run(layer, is_same, "mask"):
             return mask
-        is_same_shape = mask_of_lengths is None or mask.dim() == mask_of_lengths.dim()
-        return mask_of_lengths if is_same_shape else self.mask.reshape(mask.shape)
+        if mask_of_lengths is None or mask.dim() == mask_of_lengths.dim():
+            return mask_of_lengths
+        return mask_of_lengths.reshape(mask.shape)
 
     def fill(self, values: Tensor, replacement: Tensor | float) -> Tensor:
         """Writes `replacement` into values `[rows, width, features]` at padding; returns the result as a new tensor.

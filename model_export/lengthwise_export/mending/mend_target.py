@@ -178,9 +178,8 @@ def _proved(
     zeros = pad([np.zeros_like(Sampler(target.steps, seed).sequence(shortest))], multiple=1)
     error = run_error(target.subject, zeros) if target.steps.kind == "values" and not mended.hiding else None
     if error is not None:
-        steps_text = counted(shortest, "step")
-        reason = f"the original raises for a sequence of {steps_text} with zeros only. {TAKE_LENGTHS} ({error})"
-        return ProvedMend(FixProposal(False, reason, changes=mended.changes), target)
+        what = f"the original raises for a sequence of {counted(shortest, 'step')} with zeros only"
+        return ProvedMend(FixProposal(False, f"{what}. {TAKE_LENGTHS} ({error})", changes=mended.changes), target)
     # The proof, and the curve of one answer for the report
     proof = prove(target.subject, after.subject, min_length=shortest, hiding=mended.hiding, **options)
     say("one answer against padding")

@@ -463,7 +463,7 @@ def _len(value: Any) -> Any:
     return value.shape[0] if isinstance(value, Tensor) and value.dim() else builtins.len(value)
 
 
-_TENSOR_LEN: Final = Tensor.__len__
+_TENSOR_LEN: Final[Callable[[Tensor], int]] = Tensor.__len__
 
 
 def _length_hint(tensor: Tensor) -> int:
