@@ -91,6 +91,8 @@ class StepLayout:
     has_rows_axis: bool = True  # Whether a packed row is `[1, steps]`, and not `[steps]`
     # Whether a model of packed rows answers each step; None if that is not known yet
     per_step: bool | None = None
+    # Whether a model of packed rows that answers segment 0, the padding, too, answers it last, in the order of the steps
+    is_padding_answered_last: bool = False
     known_sizes: frozenset[int] = frozenset()  # Sizes of weights: a packed row with padding has none of these widths
     pad_id: int | None = None  # The token id that callers write into padding; None if padding may hold any
     is_pad_id_of_steps: bool = False  # Whether valid steps may have that id, too
@@ -206,9 +208,9 @@ class StepLayout:
             rows = np.zeros((*valid.shape, outputs.shape[1]), dtype=outputs.dtype)
             rows[valid] = outputs[: valid.sum()]
             return rows
-        # An answer for each sequence: the model may have answered to segment 0, the padding, too, and first
+        # An answer for each sequence: the model may have answered to segment 0, the padding, too
         if self.packed == "segment_ids" and len(outputs) == batch.rows + 1:
-            return outputs[1:]
+            return outputs[:-1] if self.is_padding_answered_last else outputs[1:]
         # From positions a model cannot know that the last steps are padding: it may answer to them as sequences.
         return outputs[: batch.rows] if self.packed == "position_ids" else outputs
 

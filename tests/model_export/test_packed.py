@@ -15,6 +15,7 @@ from lengthwise.commands.cli import main
 from lengthwise.errors import ConfigurationError
 from lengthwise.padding import pad
 from lengthwise_export.layouts import StepLayout
+from lengthwise_export.options import Packing
 
 
 def segments_of(cu_seqlens: Tensor, steps: int) -> Tensor:
@@ -117,6 +118,50 @@ class StateOverDocuments(nn.Module):
         return self.head(total / torch.bincount(seq_idx[0], minlength=count).clamp(min=1)[:, None])
 
 
+class PartsOfTheRow(nn.Module):
+    """Answers each part of the row: the sequences, then the steps behind the last, whose number of a segment is 0."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.hidden, self.rnn, self.head = nn.Linear(5, 8), nn.GRU(8, 8, batch_first=True), nn.Linear(8, 3)
+
+    def mixed(self, hidden):
+        return hidden
+
+    def forward(self, x, segment_ids):
+        hidden = self.mixed(self.hidden(x).tanh())
+        counts = segment_ids[0].unique_consecutive(return_counts=True)[1]
+        return self.head(torch.stack([part.mean(0) for part in hidden[0].split(counts.tolist())]))
+
+
+class PartsByNumber(PartsOfTheRow):
+    """Answers segment 0 last, too, whether the row has such steps or not."""
+
+    def forward(self, x, segment_ids):
+        index = (segment_ids[0] - 1) % (segment_ids.max() + 1)
+        hidden, counts = self.mixed(self.hidden(x).tanh()), index.bincount(minlength=int(segment_ids.max()) + 1)
+        return self.head(torch.zeros(len(counts), 8).index_add(0, index, hidden[0]) / counts.clamp(min=1)[:, None])
+
+
+class StateOverParts(PartsOfTheRow):
+    def mixed(self, hidden):
+        return self.rnn(hidden)[0]
+
+
+class StepBefore(PartsOfTheRow):
+    def mixed(self, hidden):
+        return hidden - F.pad(hidden, (0, 0, 1, 0))[:, :-1]
+
+
+class StateOverPartsWithoutTheLast(StateOverParts):
+    """Leaves out what it computes for segment 0."""
+
+    def forward(self, x, segment_ids):
+        answers = super().forward(x, segment_ids)
+        return answers[: int(segment_ids.max())]
+
+
 class Decoder(nn.Module):
     """Takes token ids and positions, and finds the sequences where positions begin again."""
 
@@ -150,13 +195,23 @@ class CountsOverTheRow(Decoder):
         return torch.arange(position_ids.size(1))
 
 
-SOUND = [(Attention, "cu_seqlens"), (RowOfSteps, "cu_seqlens"), (Scan, "segment_ids"), (Decoder, "position_ids")]
+SOUND = [
+    (Attention, "cu_seqlens"),
+    (RowOfSteps, "cu_seqlens"),
+    (Scan, "segment_ids"),
+    (PartsOfTheRow, "segment_ids"),
+    (PartsByNumber, "segment_ids"),
+    (Decoder, "position_ids"),
+]
 LEAKS = [
     (CausalOnly, "cu_seqlens", "LW702", "F.scaled_dot_product_attention("),
     (ShiftedOverBorders, "cu_seqlens", "LW703", "F.pad(hidden"),
     (CentredOverTheRow, "cu_seqlens", "LW705", "hidden.mean(0)"),
     (SegmentsNeverReachTheScan, "segment_ids", "LW701", "decay[:, step] * state"),
     (StateOverDocuments, "segment_ids", "LW701", "self.rnn(x)"),
+    (StateOverParts, "segment_ids", "LW701", "self.rnn(hidden)"),
+    (StateOverPartsWithoutTheLast, "segment_ids", "LW701", "self.rnn(hidden)"),
+    (StepBefore, "segment_ids", "LW703", "F.pad(hidden"),
     (PositionsOnly, "position_ids", "LW704", "self.attention("),
     (CountsOverTheRow, "position_ids", "LW706", "torch.arange("),
 ]
@@ -178,6 +233,13 @@ def test_a_leak_over_a_border_has_the_rule_and_the_line_where_it_begins(
     assert (report.verdict, leak.cause.code) == ("leak", code)
     assert leak.location is not None
     assert source in leak.location.source
+
+
+@pytest.mark.parametrize(("model", "is_last"), [(PartsOfTheRow, True), (PartsByNumber, True), (Attention, False)])
+def test_a_report_says_that_the_last_answer_is_that_to_the_padding(model: type[nn.Module], is_last: bool) -> None:
+    packed: Packing = "segment_ids" if is_last else "cu_seqlens"
+    report = lengthwise_export.check(model(), packed=packed, max_length=64)
+    assert any("the last answer is left out" in notice for notice in report.notices) is is_last
 
 
 def test_the_command_takes_the_form_and_the_name_of_the_argument(tmp_path: Path) -> None:

@@ -186,24 +186,21 @@ def difference(
     """
     if before.ndim != after.ndim:
         return float("inf")
-    if pairing.before.is_packed:
-        before, after, larger_shape = _without_padding_sequences(before, after, larger_shape, pairing)
-    before, after, larger_shape = _without_chunks(before, after, larger_shape, pairing)
     differences = []
-    readings: Iterator[_AxisReading] = itertools.islice(
-        _readings(before.shape, after.shape, pairing, larger_shape), _MAX_READINGS
-    )
-    if not of_any_reading:
-        readings = itertools.chain.from_iterable(map(partial(_with_left_aligned, pairing), readings))
-    for reading in readings:
-        for row_pairs in pairing.orders:  # a tensor may have its rows in the batch's order, or sorted by length
-            largest = max(
-                (relative_difference(*parts) for parts in _shared_values(before, after, reading, pairing, row_pairs)),
-                default=0.0,
-            )
-            if largest == 0.0 and not of_any_reading:
-                return 0.0
-            differences.append(largest)
+    for tensors in _without_padding_sequences(before, after, larger_shape, pairing):
+        first, second, larger = _without_chunks(*tensors, pairing)
+        readings: Iterator[_AxisReading] = itertools.islice(
+            _readings(first.shape, second.shape, pairing, larger), _MAX_READINGS
+        )
+        if not of_any_reading:
+            readings = itertools.chain.from_iterable(map(partial(_with_left_aligned, pairing), readings))
+        for reading in readings:
+            for row_pairs in pairing.orders:  # a tensor may have its rows in the batch's order, or sorted by length
+                shared_values = _shared_values(first, second, reading, pairing, row_pairs)
+                largest = max((relative_difference(*parts) for parts in shared_values), default=0.0)
+                if largest == 0.0 and not of_any_reading:
+                    return 0.0
+                differences.append(largest)
     decisive = max if of_any_reading else min
     return decisive(differences, default=None)
 
@@ -411,23 +408,28 @@ def _with_left_aligned(pairing: Pairing, reading: _AxisReading) -> Iterator[_Axi
 
 def _without_padding_sequences(
     before: Array, after: Array, larger_shape: _Shape | None, pairing: Pairing
-) -> tuple[Array, Array, _Shape | None]:
-    """Returns both tensors of packed batches, and the larger shape, without the values of sequences that are padding.
+) -> Iterator[tuple[Array, Array, _Shape | None]]:
+    """Yields both tensors, and the larger shape, without the values of sequences that are the padding of a packed row.
 
     A packed model may take the padding for further sequences (`Geometry.padding_sequences`). Then an axis with one
-    value for each sequence has values for these too, which are dropped.
+    value for each sequence has values for these too, which are dropped: those at the end, as in the order of the steps;
+    or, of segment 0, also the one in front, as by the numbers of the segments.
     """
-    shapes, batches = _shapes_and_batches(before.shape, after.shape, pairing, larger_shape)
-    for axis, sizes in enumerate(zip(*shapes, strict=True)):
-        if all(size == batch.rows + sum(batch.padding_sequences) for size, batch in zip(sizes, batches, strict=True)):
-            sequences_in_front = pairing.before.padding_sequences[0]
-            before, after = (
-                np.take(tensor, np.arange(batch.rows) + sequences_in_front, axis=axis)
-                for tensor, batch in ((before, pairing.before), (after, pairing.after))
-            )
-            if larger_shape is not None and len(batches) == 3:
-                larger_shape = (*larger_shape[:axis], batches[2].rows, *larger_shape[axis + 1 :])
-    return before, after, larger_shape
+    for in_front in (0, 1) if pairing.before.layout.packed == "segment_ids" else (0,):
+        first, second, larger = before, after, larger_shape
+        if not pairing.before.is_packed:
+            yield first, second, larger
+            return
+        shapes, batches = _shapes_and_batches(before.shape, after.shape, pairing, larger_shape)
+        for axis, sizes in enumerate(zip(*shapes, strict=True)):
+            if all(size == batch.rows + batch.padding_sequences for size, batch in zip(sizes, batches, strict=True)):
+                first, second = (
+                    np.take(tensor, np.arange(batch.rows) + in_front, axis=axis)
+                    for tensor, batch in ((first, pairing.before), (second, pairing.after))
+                )
+                if larger is not None and len(batches) == 3:
+                    larger = (*larger[:axis], batches[2].rows, *larger[axis + 1 :])
+        yield first, second, larger
 
 
 def _with_split_axes(tensor: Array, reading: _AxisReading, batch: Geometry) -> Array:

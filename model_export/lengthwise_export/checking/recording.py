@@ -183,7 +183,7 @@ def _as_one(calls: Sequence[Operation], batch: Geometry) -> Operation | None:
         return None
     # A loop with a state may begin at the second step.
     is_over_steps = count in (batch.width, batch.width - 1)
-    if not is_over_steps and not (batch.is_packed and count in (batch.rows, batch.rows + sum(batch.padding_sequences))):
+    if not is_over_steps and not (batch.is_packed and count in (batch.rows, batch.rows + batch.padding_sequences)):
         return None
     outputs = []
     for numbered in zip(*(call.outputs for call in calls), strict=True):

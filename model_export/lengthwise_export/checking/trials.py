@@ -54,15 +54,15 @@ class Geometry:
         return self.layout.packed is not None
 
     @property
-    def padding_sequences(self) -> tuple[int, int]:
-        """How many sequences a packed model may take the padding for: (before the sequences, after them).
+    def padding_sequences(self) -> int:
+        """How many sequences a packed model may take the padding for.
 
         Segment 0 is one sequence. Position ids start again after the longest length, so the padding may be several.
         """
         if self.layout.packed == "segment_ids":
-            return (1, 0)
+            return 1
         padded_steps = self.width - self.valid_steps if self.layout.packed == "position_ids" else 0
-        return (0, -(-padded_steps // self.longest))
+        return -(-padded_steps // self.longest)
 
     @property
     def valid(self) -> NDArray[np.bool_]:
