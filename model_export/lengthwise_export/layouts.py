@@ -91,7 +91,7 @@ class StepLayout:
     has_rows_axis: bool = True  # Whether a packed row is `[1, steps]`, and not `[steps]`
     # Whether a model of packed rows answers each step; None if that is not known yet
     per_step: bool | None = None
-    # Whether a model of packed rows that answers segment 0, the padding, too, answers it last, in the order of the steps
+    # Whether a model of packed rows that answers segment 0, the padding, too, answers it last, not first
     is_padding_answered_last: bool = False
     known_sizes: frozenset[int] = frozenset()  # Sizes of weights: a packed row with padding has none of these widths
     pad_id: int | None = None  # The token id that callers write into padding; None if padding may hold any

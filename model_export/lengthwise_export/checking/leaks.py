@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -137,8 +137,8 @@ def find_leaks(subject: Subject, failed: Sequence[FailedTrial], tolerance: float
         #    later layers may amplify it.
         min_difference = tolerance / _AMPLIFIED if pairing.before == pairing.after else tolerance
         # If nothing differs, try again without assuming sorted rows: the model may sort them and never sort back.
-        differing = _differing_operations(pairs, pairing, min_difference, before.answers) or _differing_operations(
-            pairs, replace(pairing, may_be_sorted=False), min_difference, before.answers
+        differing = _differing_operations(pairs, pairing, min_difference, before) or _differing_operations(
+            pairs, replace(pairing, may_be_sorted=False), min_difference, before
         )
         # 4. In two cases another operation is to blame: one that gives NaN, and one that runs for some batches only.
         may_be_branch = not located and (not differing or change == "batch")
@@ -383,45 +383,66 @@ def _chunk_sizes(pairs: Sequence[OperationPair], before: Geometry, larger: Geome
 
 
 def _differing_operations(
-    pairs: Sequence[OperationPair], pairing: Pairing, tolerance: float, answers: frozenset[int]
+    pairs: Sequence[OperationPair], pairing: Pairing, tolerance: float, before: Recording
 ) -> list[tuple[Operation, float]]:
     """The operations that differ by more than `tolerance`, in order of execution, with their differences.
 
     The difference of an operation *reaches* an answer if a chain of operations leads from it to the answer, and none of
-    the chain is known to be equal in both runs.
+    the chain is known to be equal in both runs. Only those that reach an answer are returned; others may rightly differ:
 
-    - With right padding all differing operations are returned, except sizes and indices that reach no answer: these may
-      rightly differ between batches.
-    - In other layouts only those that reach an answer are returned. Others may rightly differ: rotary angles depend on
-      where a sequence starts in its row, and relative attention cancels that again. If none reaches an answer, all are
-      returned, again without sizes and indices.
+    - A Fourier transform over twice the width and its inverse differ, and what is cut from them is equal again.
+    - Sizes and indices differ between batches.
+    - Rotary angles depend on where a sequence starts in its row, and relative attention cancels that again.
+
+    If none reaches an answer, all are returned without sizes and indices.
 
     Args:
         pairs: The operations of both runs.
         pairing: The batches of both runs.
         tolerance: The difference from which on an operation differs.
-        answers: The keys of the model's outputs.
+        before: The first run.
     """
-    differences = [pair.difference(pairing) for pair in pairs]
-    # Back from the answers, with the keys of all tensors that reach one
-    reaching_keys, is_right_padded = set(answers), pairing.before.layout.is_right_padded
-    reaches_answer = [False] * len(pairs)
-    for index in range(len(pairs) - 1, -1, -1):
-        operation, difference = pairs[index].before, differences[index]
+    differences = {id(pair.before): (pair, pair.difference(pairing)) for pair in pairs}
+
+    def may_differ(operation: Operation) -> bool:
+        """Whether a difference may pass through an operation: it is not known to be equal in both runs."""
+        pair, difference = differences.get(id(operation), (None, None))
+        if difference is not None and difference <= tolerance:
+            return False
         # The start of a sequence in its row is rightly another number in each batch; a count over the row is not.
-        is_index = bool(operation.outputs) and _is_size_or_index(operation)
-        is_start = not is_right_padded and is_index and not pairs[index].counts_positions
-        may_differ = difference is None or difference > tolerance
-        if operation.output_keys & reaching_keys and may_differ and not is_start:
-            reaching_keys |= operation.input_keys
-            reaches_answer[index] = True
+        is_index = pair is not None and bool(operation.outputs) and _is_size_or_index(operation)
+        return pairing.before.layout.is_right_padded or not is_index or (pair is not None and pair.counts_positions)
+
+    reaching = {id(operation) for operation in _reaching_answers(before, may_differ)}
     differing = [
-        (pair.before, difference, reaches)
-        for pair, difference, reaches in zip(pairs, differences, reaches_answer, strict=True)
-        if difference is not None and difference > tolerance and (reaches or not _is_size_or_index(pair.before))
+        (pair.before, difference)
+        for pair, difference in differences.values()
+        if difference is not None
+        and difference > tolerance
+        and (id(pair.before) in reaching or not _is_size_or_index(pair.before))
     ]
-    only_reaching = [] if is_right_padded else [entry for entry in differing if entry[2]]
-    return [(operation, difference) for operation, difference, _ in only_reaching or differing]
+    return [entry for entry in differing if id(entry[0]) in reaching] or differing
+
+
+def _reaching_answers(run: Recording, may_differ: Callable[[Operation], bool]) -> Iterator[Operation]:
+    """Yields the operations from which a chain of operations that `may_differ` leads to an answer, the last one first.
+
+    A tensor that a call reads was written by the calls that gave just this view of the memory; if none is known, by
+    those that gave any view of it. A call that writes in place changes all views.
+    """
+    written = {view for operation in run.operations for view in operation.output_views}
+    reaching: set[tuple[int, ...]] = {(key,) for key in run.answers}
+    for operation in reversed(run.operations):
+        memory = {(key,) for key in operation.output_keys}
+        is_in_place = operation.kind.endswith("_") and operation.input_views & operation.output_views
+        is_read = reaching & (memory | operation.output_views) or (
+            is_in_place and memory & {view[:1] for view in reaching}
+        )
+        # Without an output, it makes a number of Python, which may decide about anything.
+        if (is_read or not operation.output_keys) and may_differ(operation):
+            inputs = operation.input_views or {(key,) for key in operation.input_keys}
+            reaching |= {view if view in written else view[:1] for view in inputs}
+            yield operation
 
 
 _SLICES: Final = frozenset({"__getitem__", "narrow", "slice", "Slice"})

@@ -4,7 +4,8 @@ A model under check is a `Subject`, whether it is a torch module or an ONNX grap
 interface.
 
 Each tensor of a run has a *key*, an integer: the address of its storage in torch, the hash of its name in ONNX. An
-operation whose input has the key of another's output uses that output.
+operation whose input has the key of another's output uses that output. In torch a tensor and its slices have one key; a
+*view*, `(key, hash)`, tells them apart.
 
 In layouts other than right padding, a turn of a loop over the steps may belong to different sequences in two runs, so
 turns cannot be compared one by one. So each call in such a loop becomes one operation for all turns, with an axis of
@@ -42,6 +43,8 @@ class Operation:
     location: CodeLocation | None  # The line of the user's code that called it; None for ONNX
     input_keys: frozenset[int] = frozenset()
     output_keys: frozenset[int] = frozenset()  # The keys of those outputs that the answer depends on
+    input_views: frozenset[tuple[int, ...]] = frozenset()  # The views of its inputs; empty if keys tell them apart
+    output_views: frozenset[tuple[int, ...]] = frozenset()  # Those of its outputs
     # These outputs as pairs of a key and a value; empty if they are not to be compared
     outputs: tuple[tuple[int, NDArray[Any]], ...] = ()
     # Returns the cause of a leak here, if the model knows more than the table of rules
@@ -197,6 +200,8 @@ def _as_one(calls: Sequence[Operation], batch: Geometry) -> Operation | None:
         first,
         input_keys=frozenset().union(*(call.input_keys for call in calls)),
         output_keys=frozenset().union(*(call.output_keys for call in calls)),
+        input_views=frozenset().union(*(call.input_views for call in calls)),
+        output_views=frozenset().union(*(call.output_views for call in calls)),
         outputs=tuple(outputs),
         is_loop=is_over_steps,
     )

@@ -385,6 +385,7 @@ def _operation(
         for tensor in dense
     ]
     keyed_values = tuple(zip(map(_storage, outputs), values, strict=True))
+    more |= {"input_views": frozenset(map(_view, inputs)), "output_views": frozenset(map(_view, outputs))}
     return Operation(operator, kind, location, frozenset(map(_storage, inputs)), outputs=keyed_values, **more)
 
 
@@ -473,3 +474,9 @@ def _tensors(value: Any) -> list[Tensor]:
 def _storage(tensor: Tensor) -> int:
     """The key of a tensor: the address of its storage, which its views share; its id if it has no memory."""
     return tensor.untyped_storage().data_ptr() or id(tensor)
+
+
+def _view(tensor: Tensor) -> tuple[int, ...]:
+    """The key of a tensor, and a hash of which part of its storage it is."""
+    part = (tensor.storage_offset(), tuple(tensor.shape), tensor.stride(), tensor.dtype)
+    return _storage(tensor), hash(part)

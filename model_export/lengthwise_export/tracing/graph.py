@@ -42,6 +42,10 @@ _INSTEAD: Final = {
     "_cdist_forward": "(x.unsqueeze(-2) - y.unsqueeze(-3)).square().sum(-1).sqrt()",
 }
 """Code to write instead of an operator that the exporter cannot translate, by the operator's name."""
+_IN_REAL_NUMBERS: Final = (
+    "compute with real numbers, as a Fourier transform is a product with cos and sin (torch.matmul), and what a "
+    "transform convolves is a sum over the steps (F.conv1d, or a product with a matrix [width, width])"
+)
 
 _TRANSLATIONS: Final = recurrent_op.TRANSLATIONS | translations.TRANSLATIONS  # by the operator of torch
 
@@ -208,14 +212,24 @@ def _why_untranslated(program: ExportedProgram, error: Exception) -> str:
     matches = (re.search(r"translating node %(\w+)", str(link)) for link in chain)
     name = next((match[1] for match in matches if match is not None), None)
     node = next((node for node in program.graph.nodes if node.name == name), None) or _first_unknown(program)
+    if node is None or _is_complex(node):
+        node = next(filter(_is_complex, program.graph.nodes), None) if node or "complex" in why else None
     if node is None:
         return why
     operator = getattr(node.target, "__name__", str(node.target)).removeprefix("aten.").split(".")[0]
     location = location_in(node.meta.get("stack_trace") or "")
     line = "" if location is None else f"{location.description()}: "
+    if _is_complex(node):
+        return f"{line}{operator} gives complex numbers, which are missing in ONNX: {_IN_REAL_NUMBERS}"
     detail = "" if why.startswith("No ONNX function") else f" in this form ({why})"
     instead = _INSTEAD.get(operator, "write it with operators that ONNX has")
     return f"{line}{operator} has no translation to ONNX{detail}: {instead}"
+
+
+def _is_complex(node: torch.fx.Node) -> bool:
+    """Whether a node of the program gives complex numbers."""
+    value = node.meta.get("val")
+    return isinstance(value, torch.Tensor) and value.is_complex()
 
 
 def _first_unknown(program: ExportedProgram) -> torch.fx.Node | None:
