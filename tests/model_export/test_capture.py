@@ -488,3 +488,14 @@ def test_what_cannot_be_translated_is_named_with_file_and_line(kind: type[nn.Mod
     with pytest.raises(ExportError, match=rf"translate: tests/model_export/test_capture\.py:\d+: {why}") as caught:
         exported(kind())
     assert caught.value.step == "translate"
+
+
+class Spectrum(Small):
+    def forward(self, x, lengths):
+        spectrum = torch.fft.rfft(x, n=8, dim=2)
+        return self.last((spectrum.unsqueeze(0) * spectrum).squeeze(0).real[..., :3], lengths)
+
+
+def test_an_export_of_complex_numbers_says_that_they_are_missing() -> None:
+    with pytest.raises(ExportError, match=r"spectrum = .*: fft_rfft gives complex numbers, which are missing in ONNX"):
+        exported(Spectrum())

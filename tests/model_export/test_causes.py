@@ -175,6 +175,9 @@ def same(tensor: torch.Tensor) -> torch.Tensor:
         (same, lambda means: means + means.roll(-1, dims=0), "LW204"),
         (same, lambda means: means + means.flip(0), "LW204"),
         (lambda steps: steps + steps.roll(1, 0), same, "LW204"),
+        (lambda steps: steps + torch.cat([steps[-1:], steps[:-1]]), same, "LW204"),
+        (lambda steps: steps + steps[torch.arange(len(steps)).flip(0)], same, "LW204"),
+        (same, lambda means: torch.cat([means[:1], means[1:] - means[:-1]]), "LW204"),
         (lambda steps: steps + steps.roll(1, 1), same, "LW303"),
         (lambda steps: steps + steps.flip(1), same, "LW303"),
         (lambda steps: steps + torch.fft.rfft(steps, dim=1).abs()[:, :3].sum(1, keepdim=True), same, "LW403"),
@@ -184,3 +187,62 @@ def same(tensor: torch.Tensor) -> torch.Tensor:
 def test_moved_rows_and_cut_frequencies_have_the_rules_of_their_causes(of_steps, of_rows, code) -> None:
     report = lengthwise_export.check(Moved(of_steps, of_rows), max_length=40)
     assert (report.verdict, report.leaks[0].code) == ("leak", code)
+
+
+class OverThePadding(Moved):
+    """As `Moved`, of steps whose padding is not 0."""
+
+    def forward(self, x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        valid = (torch.arange(x.size(1)) < lengths[:, None])[..., None]
+        hidden = self.of_steps(self.step(x)).masked_fill(~valid, 0.0)
+        return self.of_rows(hidden.sum(1) / lengths[:, None])
+
+
+@pytest.mark.parametrize(
+    "of_steps",
+    [
+        lambda steps: steps + torch.cat([steps[-1:], steps[:-1]]),
+        lambda steps: steps + steps[torch.arange(len(steps)).flip(0)],
+        lambda steps: steps + torch.stack([*steps[1:], steps[0]]),
+        lambda steps: steps + torch.cat([*reversed(steps.tensor_split([1]))]),
+    ],
+)
+def test_what_takes_another_row_is_no_reader_of_steps_and_needs_no_lengths(of_steps) -> None:
+    leak = lengthwise_export.check(OverThePadding(of_steps, same), max_length=40).leaks[0]
+    assert (leak.code, "another row" in leak.cause.why) == ("LW204", True)
+    assert "lengths" not in leak.cause.fix
+
+
+def convolved(steps: torch.Tensor, size: int = 2) -> torch.Tensor:
+    """A convolution with a kernel as long as the width, by Fourier transforms over `size` widths."""
+    width = steps.size(1)
+    kernel = torch.exp(-torch.arange(width)[:, None] * torch.linspace(0.1, 1.0, steps.size(2)))
+    spectra = (torch.fft.rfft(part, n=size * width - 1, dim=-2) for part in (steps, kernel))
+    return torch.fft.irfft(next(spectra) * next(spectra), n=size * width - 1, dim=1)[:, :width]
+
+
+def by_kernel(steps: torch.Tensor) -> torch.Tensor:
+    """The same by a kernel as long as the width."""
+    width, size = steps.shape[1:]
+    kernel = torch.exp(-torch.arange(width) * torch.linspace(0.1, 1.0, size)[:, None])[:, None].flip(-1)
+    return torch.conv1d(steps.mT, kernel, padding=width - 1, groups=size)[..., :width].mT
+
+
+@pytest.mark.parametrize(
+    "of_steps",
+    [
+        convolved,
+        lambda steps: convolved(steps, 4),
+        by_kernel,
+        lambda steps: torch.nn.functional.pad(steps, (0, 0, steps.size(1) - 1, 0)).unfold(1, steps.size(1), 1).sum(-1),
+    ],
+)
+@pytest.mark.parametrize(("pooled", "code"), [(lambda h: h.mean(1), "LW201"), (lambda h: h.amax(1), "LW203")])
+def test_what_grows_with_the_width_and_is_cut_is_not_blamed_for_a_pooling(of_steps, pooled, code) -> None:
+    class Pooled(Moved):
+        def forward(self, x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+            valid = (torch.arange(x.size(1)) < lengths[:, None])[..., None]
+            return pooled(self.of_steps(self.step(x).masked_fill(~valid, 0.0) - 3.0 * valid))
+
+    leak = lengthwise_export.check(Pooled(of_steps, same), max_length=40).leaks[0]
+    assert (leak.code, leak.kind) == (code, {"LW201": "mean", "LW203": "amax"}[code])

@@ -135,6 +135,59 @@ def test_a_leak_begins_at_the_operator_that_reads_the_padding_in_front(
     assert source in line(report)
 
 
+class ReadsTheFirstStep(CountsOverTheWidth):
+    """As BERT with its pooler: positions from the left edge, and the step there."""
+
+    def places(self, mask):
+        return self.table[:, : mask.size(1)]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("table", torch.arange(300)[None])
+
+    def forward(self, input_ids, attention_mask):
+        x = self.embedding(input_ids) + self.positions(self.places(attention_mask))
+        return self.head(self.attend(x, attention_mask)[:, 0])
+
+
+def test_positions_are_the_first_link_and_the_step_at_a_fixed_place_the_second() -> None:
+    positions, step = lengthwise_export.check(ReadsTheFirstStep(), padding="left", max_length=64).leaks
+    assert (positions.code, step.code) == ("LW602", "LW206")
+    assert "argmax(1)]  # the first valid step" in step.cause.fix
+    assert "- 1]" not in step.cause.fix
+
+
+class OfLengths(nn.Module):
+    def __init__(self, forward) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.rnn, self.head = nn.Linear(5, 8), nn.LSTM(8, 8, batch_first=True), nn.Linear(8, 3)
+        self.of_steps = forward
+
+    def forward(self, x, lengths):
+        valid = torch.arange(x.size(1)) >= x.size(1) - lengths[:, None]
+        return self.head(self.of_steps(self, self.first(x) * valid[..., None], lengths, valid[..., None]))
+
+
+@pytest.mark.parametrize(
+    ("of_steps", "code", "words"),
+    [
+        (lambda net, h, lengths, valid: h[:, 0], "LW206", "x.size(1) - lengths]"),
+        (lambda net, h, lengths, valid: net.rnn(h + 1.0)[0][:, -1], "LW301", "valid.int().argmax(1"),
+        (lambda net, h, lengths, valid: ((h + h.flip(1)) * valid).sum(1), "LW303", "2 * first"),
+        (
+            lambda net, h, lengths, valid: (h * torch.linspace(0, 1, h.size(1))[:, None]).sum(1),
+            "LW601",
+            "cumsum(1) - 1",
+        ),
+    ],
+)
+def test_a_fix_is_written_for_the_side_of_the_padding(of_steps, code: str, words: str) -> None:
+    leak = lengthwise_export.check(OfLengths(of_steps), padding="left", max_length=64).leaks[0]
+    assert leak.code == code
+    assert words in leak.cause.fix
+
+
 def test_what_is_stated_is_tried_so_a_model_for_the_other_side_leaks() -> None:
     assert lengthwise_export.check(Decoder(), max_length=64).verdict == "uncheckable"
     report = lengthwise_export.check(Decoder(), padding="right", max_length=64)

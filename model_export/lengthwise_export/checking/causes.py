@@ -1,9 +1,9 @@
 """Why an operator leaks, and code that fixes it, in the names of the user's module.
 
 `rule.py` selects the rule by the operator and by what the trial changed (`Change`). The code in a rule contains
-`$inputs` (the operator's input), `$layer` (the layer that it is in), `$lengths`, `$width` and `$valid` (a mask of valid
-steps), which `explain` replaces. Where a mask is the fix, and the user's statement is known, `masked_statement.py`
-writes the fix.
+`$inputs` (the operator's input), `$layer` (the layer that it is in), `$lengths`, `$width`, `$valid` (a mask of valid
+steps) and `$first` (the index of the first valid step of each row), which `explain` replaces. Where a mask is the fix,
+and the user's statement is known, `masked_statement.py` writes the fix.
 """
 
 from __future__ import annotations
@@ -53,6 +53,11 @@ class ArgumentNames:
             return f"{steps} >= {self.width} - {lengths}" if self.is_left_padded else f"{steps} < {lengths}"
         return f"{self.lengths_or_mask}.bool()" if self.role == "mask" else f"~{self.lengths_or_mask}.bool()"
 
+    @property
+    def first(self) -> str:
+        """Code for the index `[rows]` of the first valid step of each row that is padded in front."""
+        return f"{self.width} - {self.lengths_or_mask}" if self.role == "lengths" else f"({self.valid}).int().argmax(1)"
+
 
 DEFAULT_NAMES: Final = ArgumentNames()  # used if the names in the module are not known
 
@@ -62,6 +67,8 @@ BY_PLACE: Final = re.compile("(Global)?MaxPool|Reduce(Max|Min)|Arg(Max|Min)|TopK
 
 The functions of torch return NaN wherever it is.
 """
+_OF_THE_SIDE: Final = re.compile(r"flip|roll|lstm|gru|rnn_(tanh|relu)|__getitem__|select")
+"""Operators whose statements `masked_statement.py` rewrites for rows that are padded on the right."""
 
 
 def explain_nan(operation: Operation, names: ArgumentNames, batch: Geometry, *, at_valid_steps: bool) -> Cause:
@@ -123,7 +130,8 @@ def explain(
     rule_entry = rule.select("operators", kind, change, layout=layout.option)
     # 3. The fix is that of the framework, or the user's statement rewritten, or else the code of the rule.
     fix = names.fix
-    if fix is None and axes and not layout.packed:
+    of_side = not layout.is_right_padded and _OF_THE_SIDE.fullmatch(kind)  # then the code of the rule is for that side
+    if fix is None and axes and not layout.packed and not of_side:
         fix = write_masked(operation, axes, names)
     if fix is None and batch is not None and layout.is_right_padded:
         fix = write_lengths(operation, batch, names, operations)
@@ -140,6 +148,7 @@ def _fix_of_rule(code: str, operation: Operation, names: ArgumentNames) -> str:
     lengths = names.lengths_or_mask if names.role == "lengths" else "lengths"
     layer = min((name for name in possible_callees(operation) if name.startswith("self.")), key=len, default="layer")
     words = {"lengths": lengths, "width": names.width, "valid": names.valid, "layer": layer, "inputs": "inputs"}
+    words["first"] = names.first
     return Template(code_before + code).substitute(words)
 
 

@@ -167,7 +167,7 @@ class _Check:
         self.notes += self.conditioning.notes()
         # 4. The operators at which leaks begin, and their rules
         self.progress("finding the first operator that differs")
-        leaks = tuple(find_leaks(self.subject, finite or self.failed, self.tolerance)) if self.failed else ()
+        leaks = tuple(find_leaks(self.subject, finite or self.failed, self.tolerance))
         if finite:
             leaks = tuple(TrialRules(self.subject, baseline, finite, self.tolerance, padding_id).applied(leaks))
         # 5. Where no trial shows a leak, further runs: a mask whose finite number padding gets past, steps that are not

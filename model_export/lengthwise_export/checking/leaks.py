@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -33,6 +33,7 @@ from lengthwise_export.tracing.source_lines import CodeLocation
 _MORE_ROWS, _LONGER = 2, 3  # Rows, and steps of each sequence, that the larger batch has more than the baseline
 _WIDER = (41, 7)  # Steps by which it is wider: more than the chunks of most models; else what fits small tables
 
+_OF_ROWS: Final = ("neighbours", "order")  # Changes of other rows that leave all padding as it is
 _AMPLIFIED: Final = 100  # So many times smaller than the tolerance may the difference in a weight be that changes a sum
 _HIDDEN: Final = 10  # So many times smaller than the tolerance may a difference be of a leak that is known already
 _MAX_PICTURED: Final = 400  # at most this many operators are shown in the picture of a leak
@@ -87,8 +88,8 @@ class Leak:
         return self.cause.code
 
 
-def find_leaks(subject: Subject, failed: Sequence[FailedTrial], tolerance: float) -> Iterator[Leak]:
-    """Yields the leak that each kind of change (of padding, width, rows ...) shows for which trials failed.
+def find_leaks(subject: Subject, failed: Sequence[FailedTrial], tolerance: float) -> list[Leak]:
+    """The leaks in order of execution: one for each kind of change (of padding, width, rows ...) with failed trials.
 
     An operator that was found for one kind of change is not reported again for another.
 
@@ -97,12 +98,17 @@ def find_leaks(subject: Subject, failed: Sequence[FailedTrial], tolerance: float
         failed: The trials in which an answer changed.
         tolerance: The allowed difference of an answer.
     """
-    located: set[tuple[str, str, CodeLocation | None]] = set()  # the identities of the operators that were yielded
+    leaks: list[tuple[int, Leak]] = []  # with the index of the operation
+    # The identities of their operators, and what showed each
+    located: dict[tuple[str, str, CodeLocation | None], Change] = {}
     # Trials that need no search if a leak is located: an unbatched sequence has no other rows and another width, which
     # the other trials have shown.
     covered_changes: set[Change] = {"block", "batch"}
     recorded: PaddedBatch | None = None  # The batch of `before`: most trials have the same baseline
-    for change in trials.CHANGES:
+    # What takes another row takes its padding, too: so changes that leave the padding as it is come first. With padding
+    # in front, or in a packed row, other steps are at the same places of a loop, so there the padding comes first.
+    layout = subject.layout
+    for change in sorted(trials.CHANGES, key=lambda change: layout.is_right_padded and change not in _OF_ROWS):
         if located and change in covered_changes:
             continue
         # 1. Record a failed trial that runs again; first those with ordinary values, because raw values may make all
@@ -123,7 +129,7 @@ def find_leaks(subject: Subject, failed: Sequence[FailedTrial], tolerance: float
             OperationPair(operation, same, shapes.get(id(operation)) or (None,) * len(operation.outputs))
             for operation, same in aligned(before.operations, after.operations)
         ]
-        layout, base_geometry = subject.layout, geometry(base, subject.layout)
+        base_geometry = geometry(base, layout)
         pairing = Pairing(
             base_geometry,
             geometry(trial.batch, layout),
@@ -147,22 +153,22 @@ def find_leaks(subject: Subject, failed: Sequence[FailedTrial], tolerance: float
         elif may_be_branch and (branch := _only_in_one_run(before, after)) is not None:
             with_cause = replace(branch, cause_of=lambda _: rules()["LW109"].cause())
             differing = [(with_cause, _answer_difference(subject, failed_trial))]
-        # 5. Skip what a leak explains that another kind of change has shown: its operator differs here, too.
-        if not differing or any(
-            pair.before.identity in located and (pair.difference(pairing) or 0.0) > tolerance / _HIDDEN
-            for pair in pairs
-        ):
+        if not differing:
             continue
-        # 6. Blame the first that differs. Sizes of the batch, such as the width, may change with it; a leak begins at
+        # 5. Blame the first that differs. Sizes of the batch, such as the width, may change with it; a leak begins at
         #    their use.
         sizes = {base.rows, pairing.before.width, pairing.before.longest} if change == "width" else set()
         users_of_sizes = [entry for entry in differing if not _is_batch_size(sizes, entry[0])]
         operation, difference = (users_of_sizes or differing)[0]
+        # 6. Skip what a leak explains that another kind of change has shown.
+        at = next((index for index, pair in enumerate(pairs) if pair.before.identity == operation.identity), len(pairs))
+        if _is_explained(operation, at, located, pairs, pairing, tolerance / _HIDDEN):
+            continue
         operation = _where_it_begins(operation, (before, after), pairs, pairing, min_difference)
-        located.add(operation.identity)
+        located[operation.identity] = change
         if change == "order":  # other lengths change the sorted order too
             covered_changes.add("lengths")
-        yield Leak(
+        leak = Leak(
             operator=operation.operator,
             kind=operation.kind,
             location=operation.location,
@@ -174,6 +180,33 @@ def find_leaks(subject: Subject, failed: Sequence[FailedTrial], tolerance: float
             length=int(base.lengths[trial.rows[failed_trial.row][0]]),
             layer=operation.layer,
         )
+        leaks.append((at, leak))
+    return [leak for _, leak in sorted(leaks, key=lambda entry: entry[0])]
+
+
+def _is_explained(
+    operation: Operation,
+    at: int,
+    located: Mapping[tuple[str, str, CodeLocation | None], Change],
+    pairs: Sequence[OperationPair],
+    pairing: Pairing,
+    tolerance: float,
+) -> bool:
+    """Whether leaks at the `located` operators explain that an operation, the first one, differs: one does as well.
+
+    One that comes behind it, which is at the index `at`, does not if it takes other rows, or if the operation gives the
+    positions in rows that are padded in front: these are the same for all rows; a flip moves sequences.
+    """
+    layout, rows = pairing.before.layout, pairing.before.rows
+    is_position = not (layout.is_right_padded or layout.packed) and all(
+        value.shape[:1] != (rows,) or bool((value == value[:1]).all()) for _, value in operation.outputs
+    )
+    return operation.identity in located or any(
+        pair.before.identity in located
+        and (index < at or not (is_position or (layout.is_right_padded and located[pair.before.identity] in _OF_ROWS)))
+        and (pair.difference(pairing) or 0.0) > tolerance
+        for index, pair in enumerate(pairs)
+    )
 
 
 def _record(subject: Subject, batch: PaddedBatch) -> Recording:
@@ -388,7 +421,7 @@ def _differing_operations(
     """The operations that differ by more than `tolerance`, in order of execution, with their differences.
 
     The difference of an operation *reaches* an answer if a chain of operations leads from it to the answer, and none of
-    the chain is known to be equal in both runs. Only those that reach an answer are returned; others may rightly differ:
+    the chain is known to be equal in both runs. Only those that reach one are returned. Others may rightly differ:
 
     - A Fourier transform over twice the width and its inverse differ, and what is cut from them is equal again.
     - Sizes and indices differ between batches.

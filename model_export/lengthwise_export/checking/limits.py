@@ -23,7 +23,7 @@ from lengthwise_export.checking.leaks import FailedTrial, runs_other_code_alone
 from lengthwise_export.checking.recording import Subject
 from lengthwise_export.checking.trials import BatchSizes, CheckTrial, Sampler, choose_batch_sizes
 from lengthwise_export.errors import RunError, UncheckableError
-from lengthwise_export.layouts import LEFT
+from lengthwise_export.layouts import LEFT, StepLayout
 
 _MAX_ROWS, _MAX_WIDTH = 64, 128  # all row counts and widths up to these are tried to find a frozen axis
 _MAX_SUGGESTED_WIDTH, _MAX_SUGGESTIONS = 8192, 64  # and wider ones that the sizes of weights suggest, at most so many
@@ -312,6 +312,28 @@ def _difference_of_left_padded(
         relative_difference(right, answer[length - len(right) : length] if right.ndim == 2 else answer)
         for right, answer, length in zip(expected, answers, lengths, strict=True)
     )
+
+
+def answers_padding_last(subject: Subject) -> bool:
+    """Whether a model of packed rows that answers segment 0, the padding, too, answers it behind the sequences.
+
+    Both readings are tried. That one is right by which more answers are those to a sequence alone, or else by which
+    they differ less: in a model that leaks, few may be equal, or none. False if the model raises at all widths.
+    """
+    sampler, first = Sampler(subject.steps, seed=0), replace(subject.layout, is_padding_answered_last=False)
+
+    def likeness(layout: StepLayout) -> tuple[int, float]:
+        """By a reading, the number of answers that are those to a sequence alone, and minus the sum of differences."""
+        reading = subject.with_layout(layout)
+        alone = [reading.answer(pad([steps], multiple=1)).logits[0] for steps in sequences]
+        differences = [*map(relative_difference, alone, reading.answer(pad(sequences, width=width)).logits)]
+        return sum(difference <= 1e-4 for difference in differences), -sum(differences)
+
+    for width in (16, 64, 515):
+        sequences = [sampler.sequence(width // part - 1) for part in (1, 2, 3, 4)]
+        with contextlib.suppress(RunError):
+            return likeness(replace(first, is_padding_answered_last=True)) > likeness(first)
+    return False
 
 
 def notes_of_alternatives(

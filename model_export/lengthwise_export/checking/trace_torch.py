@@ -390,7 +390,10 @@ def _operation(
 
 
 # Functions whose axes are their third argument; of others they are the second
-_DIM_IS_THIRD: Final = frozenset({"norm", "normalize", "topk", "kthvalue", "quantile", "nanquantile", "roll"})
+_DIM_IS_THIRD: Final = frozenset(
+    {"norm", "normalize", "topk", "kthvalue", "quantile", "nanquantile", "roll", "chunk", "diff"}
+    | {"split", "tensor_split"}
+)
 
 _AXES_BY_OPERATOR: Final[Mapping[str, Callable[[Sequence[Any], Any], Any]]] = {
     **dict.fromkeys(("conv1d", "instance_norm", "group_norm", "matmul", "bmm"), lambda args, dim: -1),

@@ -277,20 +277,25 @@ def unread_steps(subject: Subject, baseline: Baseline) -> str | None:
     if not sequences:
         return None
     batch, rows = pad(sequences, width=baseline.batch.width), range(len(sequences))
-
-    def changes_answer(base: Baseline, indices: NDArray[np.int32]) -> bool:
-        """Whether an answer changes with other values at one step of each row; `indices` are these steps."""
-        for scale in trials.JUNK_SCALES.values():
-            steps = batch.steps.copy()
-            steps[rows, indices] = sampler.fill((len(sequences),), scale)
-            if base.largest_difference(subject.answer(PaddedBatch(steps, batch.lengths))) > 0.0:
-                return True
-        return False
-
+    reads_middle = False
     with suppress(RunError):
-        base = Baseline(sequences, batch, subject.answer(batch))
-        if not changes_answer(base, batch.lengths - 1) and changes_answer(base, batch.lengths // 2):
-            return f"LW210: {rules()['LW210'].why}"
+        for scale, is_constant in itertools.product((1.0, *trials.JUNK_SCALES.values()), (False, True)):
+            steps, (value, other) = batch.steps.copy(), sampler.fill((2, len(rows)), scale)
+            steps[...] = value[:, None] if is_constant else steps
+            # The middle step and the last one are equal, so that a change of either gives the same steps, in another
+            # order: an extremum or a count moves with both or with neither.
+            answers = []
+            for indices in (None, batch.lengths // 2, batch.lengths - 1):
+                changed = steps.copy()
+                changed[rows, batch.lengths // 2] = changed[rows, batch.lengths - 1] = value
+                if indices is not None:
+                    changed[rows, indices] = other
+                answers.append(subject.answer(PaddedBatch(changed, batch.lengths)))
+            base = Baseline(sequences, batch, answers[0])
+            reads_middle |= base.largest_difference(answers[1]) > 0.0
+            if base.largest_difference(answers[2]) > 0.0:
+                return None
+        return f"LW210: {rules()['LW210'].why}" if reads_middle else None
     return None
 
 

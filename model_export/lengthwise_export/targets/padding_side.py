@@ -7,23 +7,16 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from contextlib import suppress
 from typing import Any, Final
 
 from lengthwise.errors import ConfigurationError
-from lengthwise.padding import pad
-from lengthwise_export.checking.baseline import relative_difference
-from lengthwise_export.checking.recording import Subject
-from lengthwise_export.checking.trials import Sampler
-from lengthwise_export.errors import RunError
+from lengthwise_export.checking.limits import answers_padding_last
 from lengthwise_export.layouts import StepLayout
 from lengthwise_export.options import CheckOptions
 from lengthwise_export.targets.target import Target, TorchTarget
 
 _HOLDERS: Final = ("config", "generation_config", "tokenizer", "processor")
 """Attributes of a module whose objects may have a `padding_side`, as those of Hugging Face have."""
-_WIDTHS: Final = (16, 64, 515)  # Widths at which a model of packed rows is asked where it answers the padding
-_ALIKE: Final = 1e-4  # Answers that differ by less are the same, in units of max(1, |logit|)
 
 
 def stated_layout(options: CheckOptions) -> StepLayout | None:
@@ -81,7 +74,7 @@ def with_layout(target: Target, stated: StepLayout | None, options: CheckOptions
         raise ConfigurationError(f"--packed: only torch modules and ONNX files take packed rows, not {target.text}")
     if layout.packed is None:
         subject = subject.with_layout(layout)
-    elif layout.packed == "segment_ids" and _answers_padding_last(subject):
+    elif layout.packed == "segment_ids" and answers_padding_last(subject):
         subject = subject.with_layout(dataclasses.replace(subject.layout, is_padding_answered_last=True))
         notices = (
             *notices,
@@ -89,28 +82,6 @@ def with_layout(target: Target, stated: StepLayout | None, options: CheckOptions
             "each sequence alone, or nearest to them",
         )
     return dataclasses.replace(target, subject=subject, notices=notices)
-
-
-def _answers_padding_last(subject: Subject) -> bool:
-    """Whether a model of packed rows that answers segment 0, the padding, too, answers it behind the sequences.
-
-    Both readings are tried. That one is right by which more answers are those to a sequence alone, or else by which
-    they differ less: in a model that leaks, few may be equal, or none. False if the model raises at all widths.
-    """
-    sampler, first = Sampler(subject.steps, seed=0), dataclasses.replace(subject.layout, is_padding_answered_last=False)
-
-    def likeness(layout: StepLayout) -> tuple[int, float]:
-        """By a reading, the number of answers that are those to a sequence alone, and minus the sum of differences."""
-        reading = subject.with_layout(layout)
-        alone = [reading.answer(pad([steps], multiple=1)).logits[0] for steps in sequences]
-        differences = [*map(relative_difference, alone, reading.answer(pad(sequences, width=width)).logits)]
-        return sum(difference <= _ALIKE for difference in differences), -sum(differences)
-
-    for width in _WIDTHS:
-        sequences = [sampler.sequence(width // part - 1) for part in (1, 2, 3, 4)]
-        with suppress(RunError):
-            return likeness(dataclasses.replace(first, is_padding_answered_last=True)) > likeness(first)
-    return False
 
 
 def _with_pad_id(target: Target, layout: StepLayout, options: CheckOptions) -> StepLayout:
