@@ -417,11 +417,8 @@ def _without_padding_sequences(
     """
     for in_front in (0, 1) if pairing.before.layout.packed == "segment_ids" else (0,):
         first, second, larger = before, after, larger_shape
-        if not pairing.before.is_packed:
-            yield first, second, larger
-            return
         shapes, batches = _shapes_and_batches(before.shape, after.shape, pairing, larger_shape)
-        for axis, sizes in enumerate(zip(*shapes, strict=True)):
+        for axis, sizes in enumerate(zip(*shapes, strict=True)) if pairing.before.is_packed else ():
             if all(size == batch.rows + batch.padding_sequences for size, batch in zip(sizes, batches, strict=True)):
                 first, second = (
                     np.take(tensor, np.arange(batch.rows) + in_front, axis=axis)

@@ -147,9 +147,8 @@ def _fix_of_rule(code: str, operation: Operation, names: ArgumentNames) -> str:
         code_before += f"lengths = {names.lengths_or_mask if names.role == 'mask' else f'({names.valid})'}.sum(1)\n"
     lengths = names.lengths_or_mask if names.role == "lengths" else "lengths"
     layer = min((name for name in possible_callees(operation) if name.startswith("self.")), key=len, default="layer")
-    words = {"lengths": lengths, "width": names.width, "valid": names.valid, "layer": layer, "inputs": "inputs"}
-    words["first"] = names.first
-    return Template(code_before + code).substitute(words)
+    words = {"lengths": lengths, "width": names.width, "valid": names.valid, "first": names.first, "layer": layer}
+    return Template(code_before + code).substitute(words, inputs="inputs")
 
 
 def _is_position(operation: Operation, batch: Geometry) -> bool:

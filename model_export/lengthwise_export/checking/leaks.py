@@ -471,8 +471,7 @@ def _reaching_answers(run: Recording, may_differ: Callable[[Operation], bool]) -
         is_read = reaching & (memory | operation.output_views) or (
             is_in_place and memory & {view[:1] for view in reaching}
         )
-        # Without an output, it makes a number of Python, which may decide about anything.
-        if (is_read or not operation.output_keys) and may_differ(operation):
+        if is_read and may_differ(operation):
             inputs = operation.input_views or {(key,) for key in operation.input_keys}
             reaching |= {view if view in written else view[:1] for view in inputs}
             yield operation

@@ -481,5 +481,4 @@ def _storage(tensor: Tensor) -> int:
 
 def _view(tensor: Tensor) -> tuple[int, ...]:
     """The key of a tensor, and a hash of which part of its storage it is."""
-    part = (tensor.storage_offset(), tuple(tensor.shape), tensor.stride(), tensor.dtype)
-    return _storage(tensor), hash(part)
+    return _storage(tensor), hash((tensor.storage_offset(), tuple(tensor.shape), tensor.stride(), tensor.dtype))

@@ -228,8 +228,7 @@ def _why_untranslated(program: ExportedProgram, error: Exception) -> str:
 
 def _is_complex(node: torch.fx.Node) -> bool:
     """Whether a node of the program gives complex numbers."""
-    value = node.meta.get("val")
-    return isinstance(value, torch.Tensor) and value.is_complex()
+    return isinstance(value := node.meta.get("val"), torch.Tensor) and value.is_complex()
 
 
 def _first_unknown(program: ExportedProgram) -> torch.fx.Node | None:
