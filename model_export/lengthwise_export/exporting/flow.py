@@ -247,10 +247,11 @@ def _require_known_labels(options: ExportOptions) -> None:
     reading = replace(reading, say=_say_nothing, warn=_say_nothing)
     records: list[Record] = []
     with contextlib.suppress(LengthwiseError):
-        kind = "values" if options.vocabulary is None else "tokens"
-        records = dataset.read_all(os.fspath(options.data), kind, reading=reading)
+        records = dataset.read_all(
+            os.fspath(options.data), "values" if options.vocabulary is None else "tokens", reading=reading
+        )
     for record in records:
-        if (unknown := unknown_labels(record, options.labels, "--labels")) is not None:
+        if (unknown := unknown_labels(record.label, options.labels, "--labels")) is not None:
             raise ConfigurationError(f"{record.source_line}: {unknown}")
 
 

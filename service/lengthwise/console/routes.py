@@ -74,8 +74,9 @@ def routes(serving: Serving, health: Callable[[Serving], dict[str, Any]], *, pre
         if "model" in query:
             step = serving.find(query["model"], query.get("version")).manifest.input
             columns = replace(columns, inputs=step.names or ())
-        more = {"single": query.get("id") == "", "padding": query.get("padding")}
-        return _json(await uploads.read(name, kind, headers, request.receive, columns, **more))
+        single, padding = query.get("id") == "", query.get("padding")
+        sent = await uploads.read(name, kind, headers, request.receive, columns, single=single, padding=padding)
+        return _json(sent)
 
     return [
         Route(f"{page.PREFIX}state", state, include_in_schema=False),
