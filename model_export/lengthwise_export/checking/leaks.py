@@ -34,6 +34,7 @@ _MORE_ROWS, _LONGER = 2, 3  # Rows, and steps of each sequence, that the larger 
 _WIDER = (41, 7)  # Steps by which it is wider: more than the chunks of most models; else what fits small tables
 
 _OF_ROWS: Final = ("neighbours", "order")  # Changes of other rows that leave all padding as it is
+_FILLS: Final = ("masked_fill", "masked_fill_", "where", "Where")  # What they fill with is infinite on purpose
 _AMPLIFIED: Final = 100  # So many times smaller than the tolerance may the difference in a weight be that changes a sum
 _HIDDEN: Final = 10  # So many times smaller than the tolerance may a difference be of a leak that is known already
 _MAX_PICTURED: Final = 400  # at most this many operators are shown in the picture of a leak
@@ -345,12 +346,13 @@ def _first_with_nan(pairs: Sequence[OperationPair], names: ArgumentNames, pairin
     """The operation at which the NaN of an answer begins in the first run only, with its cause; None if there is none.
 
     It is found backwards from the last one: NaN that a mask removes again is not to blame. An infinity at a valid step
-    becomes NaN later.
+    becomes NaN later, unless a mask fills with it.
     """
     first, keys = None, frozenset[int]()
     for pair in reversed(pairs):
         has_become = has_nan(pair.before) and not has_nan(pair.after)
         is_infinite = not _is_finite(pair.before) and _is_finite(pair.after) and pair.difference(pairing) == math.inf
+        is_infinite = is_infinite and pair.before.kind not in _FILLS
         if (has_become or is_infinite) and (first is None or pair.before.output_keys & keys):
             first, keys = pair, keys | pair.before.input_keys
         elif not pair.before.outputs and pair.before.output_keys & keys:  # packed rows are not compared

@@ -34,7 +34,7 @@ _ROUNDED: Final = re.compile(r"(round|floor|trunc|ceil|fix)_?|.*quantize.*|.*int
 _SMALL_TYPE: Final = re.compile(r"u?int(8|16|32)|float[48]_.*|qu?int.*")
 _MASKED: Final = frozenset({"LW101", "LW102", "LW201", "LW202", "LW203", "LW205", "LW802"})
 """Rules of operators that read all steps except those that a mask leaves out."""
-_ONCE_A_MODEL: Final = frozenset({"LW104", "LW106", "LW107", "LW804"})
+_ONCE_A_MODEL: Final = frozenset({"LW104", "LW106", "LW107", "LW504", "LW804"})
 """Rules that are reported once for a model, whatever operators show them."""
 _MAX_BETWEEN: Final = 10  # at most this many operations between a scale and what is rounded with it
 _OF_OTHER_ROWS: Final = frozenset({"neighbours", "order", "lengths"})
