@@ -22,7 +22,7 @@ from lengthwise.runtime.manifest import GOLDEN_FILE, GRAPH_FILE, Manifest
 from lengthwise.runtime.session import Session
 from lengthwise.scoring.opened import OpenModel
 from lengthwise.verification.golden import Golden
-from lengthwise_export.errors import ExportError
+from lengthwise_export.errors import UncheckableError
 from lengthwise_export.exporting.candidate import Candidate, from_target, with_threshold
 from lengthwise_export.exporting.flow import PublishedModel, publish
 from lengthwise_export.options import ExportOptions
@@ -66,7 +66,7 @@ def test_a_users_module_is_published_with_its_promise_and_answers_as_it_does_in_
     ("refused", "error", "named"),
     [
         (lambda: module("leaking"), VerificationError, ":leaking"),
-        (lambda: module("mean", features=5), ExportError, "check: "),
+        (lambda: module("mean", features=5), UncheckableError, "and runs with --features 3"),
         (lambda: module("one"), ConfigurationError, "--multi-label"),
         (lambda: module("sigmoid", multi_label=True), ConfigurationError, "--scores logits"),
         (lambda: module("tagger", multi_label=True), ConfigurationError, "--multi-label"),

@@ -176,8 +176,8 @@ def _steps_for_check(
 
     Raises:
         ConfigurationError: There is no candidate, the module runs with none, or it runs if it is called in another way.
-        UncheckableError: The module runs, but its answer cannot be judged; or there is such a candidate, but the target
-            is to be mended, so no check would report why.
+        UncheckableError: The module runs, but its answer cannot be judged; it runs with another kind of step than the
+            stated one; or there is such a candidate, but the target is to be mended, so no check would report why.
     """
     if not candidates:
         raise ConfigurationError(
@@ -187,7 +187,7 @@ def _steps_for_check(
     _explain_by_other_calls(text, make_subject, candidates, error)
     is_stated = options.features is not None or options.vocabulary is not None
     if is_stated:
-        _require_no_other_steps(text, make_subject, candidates[0])
+        _require_no_other_steps(make_subject, candidates[0])
     is_about_steps = not isinstance(error.__cause__, _UNRELATED_ERRORS)
     is_blind = make_subject(candidates[0]).signature.second == "none"
     for subject in map(make_subject, candidates) if is_about_steps or not is_blind else ():
@@ -225,16 +225,16 @@ def _first_error(subjects: Iterable[TorchSubject]) -> RunError:
     return errors[0]
 
 
-def _require_no_other_steps(text: str, make_subject: _MakeSubject, stated: StepInput) -> None:
+def _require_no_other_steps(make_subject: _MakeSubject, stated: StepInput) -> None:
     """Makes sure that a module which raises with the kind of step that the user states runs with no other.
 
     Raises:
-        ConfigurationError: It runs with another one; the message names both.
+        UncheckableError: It runs with another one; the message names both.
     """
     for steps in dict.fromkeys(_likely_steps(make_subject(stated).module)):
         if any(_running_subjects(make_subject(steps))):
-            raise ConfigurationError(
-                f"{text} raises with {_as_option(stated)}, and runs with {_as_option(steps)}: pass that"
+            raise UncheckableError(
+                f"the model raises with {_as_option(stated)}, and runs with {_as_option(steps)}: pass that"
             )
 
 
