@@ -367,12 +367,12 @@ class Batcher:
     def _divided(self, queue: ModelQueue, limits: BatchLimits) -> BatchLimits:
         """Returns limits with so few rows that this runner and the idle ones get equal parts of a queue.
 
-        The limits are returned unchanged if a part would be too short to wake a runner for it; if batches are not
-        planned in order of arrival; or if sequences wait for `max_wait_seconds`, because what has waited together runs
-        together.
+        The limits are returned unchanged if there are no two sequences to divide, or a part would be too short to wake
+        a runner for it; if batches are not planned in order of arrival; or if sequences wait for `max_wait_seconds`,
+        because what has waited together runs together.
         """
         helpers, waiting = self._runners.count_helpers(), len(queue.pending)
-        if not helpers or not waiting or self._queues.waits or not queue.cost.valid_steps_only:
+        if not helpers or waiting < 2 or self._queues.waits or not queue.cost.valid_steps_only:
             return limits
         rows, mean_width = -(-waiting // (1 + helpers)), queue.padded_steps // waiting
         return limits.at_most(rows) if queue.predict(rows, mean_width) >= WORTH_A_RUNNER_SECONDS else limits

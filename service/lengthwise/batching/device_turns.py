@@ -26,7 +26,7 @@ class DeviceTurns:
     """
 
     def __init__(self, lock: threading.Lock, devices: int, clock: Callable[[], float]) -> None:
-        self._one_device = devices == 1
+        self.one_device = devices == 1  # so that the batches wait for each other
         self._clock = clock
         self._ended = threading.Condition(lock)  # a batch has ended
         # The predicted ends of the batches that run or are made ready, by thread id; the first that began is the first
@@ -34,22 +34,17 @@ class DeviceTurns:
         self._last_end = -float("inf")
         self._preparation_seconds = _FIRST_SECONDS  # average, from the plan of a batch to the begin of its run
 
-    @property
-    def busy(self) -> bool:
-        """Whether the one device has a batch."""
-        return self._one_device and bool(self.running)
-
     def rests(self, runners: int) -> list[float]:
         """The predicted seconds until each of so many runners is free, or the one device is.
 
         0 for one without a batch, and where the cost table has failed.
         """
         rests = [max(0.0, end - self._clock()) for end in self.running.values() if end < float("inf")]
-        return [max(rests, default=0.0)] if self._one_device else [0.0] * (runners - len(rests)) + rests
+        return [max(rests, default=0.0)] if self.one_device else [0.0] * (runners - len(rests)) + rests
 
     def seconds_to_wait(self) -> float:
         """How long the plan of the next batch may still wait, in seconds; 0 or less: it is time."""
-        if not self.busy:
+        if not (self.one_device and self.running):
             return 0.0
         return max(self.running.values()) - _MARGIN * self._preparation_seconds - _PLANNING_SECONDS - self._clock()
 
@@ -62,7 +57,7 @@ class DeviceTurns:
 
     def begin(self, seconds: float) -> None:
         """Notes that this thread makes a batch ready, whose run is predicted to take so many seconds."""
-        before = self.running.values() if self._one_device else ()
+        before = self.running.values() if self.one_device else ()
         self.running[threading.get_ident()] = max([self._clock(), *before]) + seconds
 
     def end(self, time: float, preparation_seconds: float) -> float:
@@ -74,7 +69,7 @@ class DeviceTurns:
         """
         thread = threading.get_ident()
         began_first = next(iter(self.running), None) == thread
-        if self.running.pop(thread, None) is None or not self._one_device:
+        if self.running.pop(thread, None) is None or not self.one_device:
             return float("inf")
         self._preparation_seconds += _LEARNING * (preparation_seconds - self._preparation_seconds)
         self._ended.notify_all()

@@ -27,7 +27,7 @@ from typing import Any, Final
 HORIZON: Final = 8192  # so many most urgent sequences are near: several full batches of a device
 MAX_PRIORITY: Final = 9  # from 0, the default
 PRIORITY_SECONDS: Final = 1.0  # of predicted work that came earlier, and that one level of priority overtakes
-_PER_SECOND: Final = 1e9  # steps of urgency in a second of work
+_PER_SECOND: Final = 1e9  # of work; each of these takes `MAX_PRIORITY` + 1 steps of urgency, one for each priority
 _MOST_DUE: Final = 64  # so many of those with the next deadlines may run with a sequence in a hurry
 _SAMPLE: Final = 128  # about so many sequences, of more, are looked at to estimate the work of all
 WIDTH: Final = attrgetter("width")  # of a waiting sequence
@@ -105,7 +105,8 @@ class PendingSequences:
         self.hurried: WaitingSequence | None = None  # while a plan chooses the batch for one in a hurry
         self.left_out = 0  # plans in a row without the most urgent sequence; counted by `plan`
         self._arrivals = 0  # sequences that were added so far
-        self._arrived = 0  # their work, in nanoseconds, and one for each: none has the same urgency as another
+        self._arrived = 0  # their work in steps of urgency, and at least so many that none has that of another
+        self._head_start = (MAX_PRIORITY + 1) * int(PRIORITY_SECONDS * _PER_SECOND) - 1  # steps of urgency of a level
         self._ran = 0  # sequences that were taken by plans so far
         self.work = 0.0  # predicted seconds of all plans by length so far; `plan` adds them
         self.narrow_part = 0  # the widest of those that run in turn with wider ones, or 0; set by `plan`
@@ -135,8 +136,8 @@ class PendingSequences:
         """Adds a sequence, and sets its fields that concern the order."""
         # 1. Its fields
         self._arrivals += 1
-        waiting.urgency = key = self._urgency(waiting.priority)
-        self._arrived += 1 + int(waiting.seconds * _PER_SECOND)
+        waiting.urgency = key = self._arrived - self._head_start * waiting.priority
+        self._arrived += (MAX_PRIORITY + 1) * (1 + int(waiting.seconds * _PER_SECOND))
         waiting.turn = self._ran + len(self._waiting)
         waiting.arrival_work = self.work
         # 2. The collections
@@ -264,13 +265,8 @@ class PendingSequences:
             priority: That of the new sequence.
             deadline: That of the new sequence.
         """
-        more_urgent = bisect_left(self.urgent, self._urgency(priority))
+        more_urgent = bisect_left(self.urgent, self._arrived - self._head_start * priority)
         due_earlier = bisect_right(self.deadlines, (deadline, sys.maxsize))
         if more_urgent < len(self.urgent):
             work = self.urgent.work_of(more_urgent, self._waiting)
         return work, self.deadlines.work_of(due_earlier, self._waiting)
-
-    def _urgency(self, priority: int) -> int:
-        """The urgency of a sequence that comes now."""
-        place = self._arrived - int(priority * PRIORITY_SECONDS * _PER_SECOND)
-        return (MAX_PRIORITY + 1) * place + priority

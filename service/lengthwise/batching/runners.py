@@ -408,7 +408,8 @@ class Runners:
             queue, _ = self._source.next_queue()
             if queue is None or self._stopping:
                 return None
-            if not self._is_short(queue) or self._turns.busy:  # the event loop must not wait for a device
+            # The event loop must not wait for a device
+            if not self._is_short(queue) or (self._turns.one_device and self._turns.running):
                 self._wake_allowed(len(queue.pending))
                 return None
             self._inline = True
