@@ -32,6 +32,9 @@ export function offer(select, pairs) {
   if (pairs.some(([value]) => value === before)) select.value = before;
 }
 
+/** The first row of a table; an empty text is no heading. */
+export const headOf = (texts) => make("thead", {}, make("tr", {}, ...texts.map((text) => (text ? make("th", { text, scope: "col" }) : make("td")))));
+
 /** `1 step`, `2 steps`. */
 export const counted = (count, noun) => `${count} ${noun}${count === 1 ? "" : "s"}`;
 
@@ -60,6 +63,9 @@ export function duration(seconds) {
 
 /** The colour of a label, one of `count`: a ramp that no feature has, from dark to light. */
 export const labelColour = (index, count) => `hsl(${Math.round(285 - (235 * index) / Math.max(count - 1, 1))} 58% ${Math.round(34 + (34 * index) / Math.max(count - 1, 1))}%)`;
+
+/** The lowest and the highest of some numbers. */
+export const extent = (values) => values.reduce(([low, high], value) => [Math.min(low, value), Math.max(high, value)], [Infinity, -Infinity]);
 
 /** Round numbers from `low` to `high`, about `count` of them; 0 is among them if it lies between. */
 export function ticks(low, high, count = 5) {

@@ -1,7 +1,7 @@
 // The answers to all sequences of a file: a table with the accuracy, a confusion matrix, and a download.
 
 import { hits, pairsOf } from "./answers.js";
-import { byId, counted, cut, make } from "./dom.js";
+import { byId, counted, cut, headOf, make } from "./dom.js";
 
 const HEADS = ["Sequence", "Steps", "Label", "Answer", "Probability"];
 const AT_ONCE = 64;
@@ -42,8 +42,9 @@ export class FileTable {
     };
     byId("file-part").hidden = false;
     byId("file-note").textContent = "Asking …";
-    for (let index = 0; index < sequences.length; index += Math.min(most, AT_ONCE)) {
-      const part = sequences.slice(index, index + Math.min(most, AT_ONCE));
+    const count = Math.min(most, AT_ONCE);
+    for (let index = 0; index < sequences.length; index += count) {
+      const part = sequences.slice(index, index + count);
       const predictions = await each(part);
       if (turn !== this.turn) return;
       this.rows.push(...part.map((sequence, i) => rowOf(sequence, index + i, predictions[i], this.labels)));
@@ -104,11 +105,6 @@ export class FileTable {
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 1000);
   }
-}
-
-/** The first row of a table; an empty text is no heading. */
-function headOf(texts) {
-  return make("thead", {}, make("tr", {}, ...texts.map((text) => (text ? make("th", { text, scope: "col" }) : make("td")))));
 }
 
 /** Labels for people: of the same ones in a row, how many they are. */

@@ -1,6 +1,6 @@
 // The features of a sequence as rows of colours, for as many features as lines could not be told apart.
 
-import { draw } from "./dom.js";
+import { draw, extent } from "./dom.js";
 
 const NAME_PIXELS = 13;
 const MOST_CHARACTERS = 8;
@@ -21,9 +21,8 @@ export function heatMap(sequence, names, box, colour) {
   const parts = [];
   for (let feature = 0; feature < sequence.features; feature += 1) {
     const values = sequence.steps.map((step) => step[feature]);
-    const known = values.filter((value) => value !== null);
-    const low = known.reduce((a, b) => Math.min(a, b), Infinity);
-    const span = known.reduce((a, b) => Math.max(a, b), -Infinity) - low;
+    const [low, high] = extent(values.filter((value) => value !== null));
+    const span = high - low;
     const most = sequence.featureMask[feature] ? 0.92 : 0.15;
     values.forEach((value, i) => {
       pen.globalAlpha = value === null ? 0 : 0.08 + most * (span ? (value - low) / span : 0.5);

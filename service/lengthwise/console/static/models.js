@@ -1,14 +1,13 @@
 // What is served, what each version promises, and what is refused and why.
 
-import { byId, counted, make, short } from "./dom.js";
+import { byId, counted, headOf, make, short } from "./dom.js";
 
 const HEADS = ["Model", "State", "Version", "Accuracy", "Takes", "Answers", "Missing values", "Runs on", "Promises"];
 
 export function showModels(state) {
-  const heads = HEADS.map((text) => make("th", { text, scope: "col" }));
   const names = [...new Set(state.models.map((model) => model.model))];
   const rows = names.flatMap((name) => state.models.filter((model) => model.model === name).toReversed().map(rowOf));
-  const table = make("table", {}, make("thead", {}, make("tr", {}, ...heads)), make("tbody", {}, ...rows));
+  const table = make("table", {}, headOf(HEADS), make("tbody", {}, ...rows));
   byId("served").replaceChildren(rows.length ? table : make("p", { text: state.reason ?? "No model is served." }));
   const refused = state.refused.map(({ model, reason }) => make("li", {}, make("code", { text: model }), `: ${reason.replace(`${model}: `, "")}`));
   byId("refused").replaceChildren(refused.length ? make("ul", {}, ...refused) : make("p", { class: "soft", text: "Nothing: every version that was found is served." }));

@@ -11,6 +11,7 @@ import { copy, curl, python, shown } from "./snippets.js";
 import { Upload } from "./upload.js";
 
 const ASK_AFTER_MS = 250;
+const UNREAD = "None: the new sequence cannot be read.";
 
 export class Predict {
   constructor() {
@@ -152,13 +153,13 @@ export class Predict {
   refuse(why) {
     this.turn += 1;
     this.offerMany([]);
-    this.sayCode("None: the new sequence cannot be read.", false);
+    this.sayCode(UNREAD, false);
     clearTimeout(this.later);
     this.note(`${why} The picture shows the sequence before.`, true);
     this.signal.forget();
     this.signal.paint();
     byId("signal").classList.add("stale");
-    byId("answers").replaceChildren(make("p", { class: "soft", text: "None: the new sequence cannot be read." }));
+    byId("answers").replaceChildren(make("p", { class: "soft", text: UNREAD }));
     this.padding.reset();
   }
 

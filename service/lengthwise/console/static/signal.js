@@ -1,7 +1,7 @@
 // The picture of a sequence: a line for each feature, or a heat map of many; masked steps hatched, missing values
 // marked; below it the attention, or the label of each step.
 
-import { byId, colourOf, draw, labelColour, short, swatch, ticks } from "./dom.js";
+import { byId, colourOf, draw, extent, labelColour, short, swatch, ticks } from "./dom.js";
 import { heatMap } from "./heatmap.js";
 
 const MOST_LINES = 12;
@@ -61,6 +61,11 @@ export class Signal {
     return this.sequence.features > MOST_LINES;
   }
 
+  /** An equal share of the attention. */
+  get share() {
+    return 1 / Math.max(this.sequence.length - this.sequence.leftOut, 1);
+  }
+
   get tool() {
     return document.querySelector("input[name=tool]:checked").value;
   }
@@ -81,8 +86,7 @@ export class Signal {
     if (sequence.isTokens) return [0, Math.max(model.vocabulary - 1, 1)];
     const values = sequence.steps.flat().filter((value) => value !== null);
     model.mean?.forEach((mean, i) => values.push(mean - 1.5 * model.std[i], mean + 1.5 * model.std[i]));
-    const low = values.reduce((a, b) => Math.min(a, b), Infinity);
-    const high = values.reduce((a, b) => Math.max(a, b), -Infinity);
+    const [low, high] = extent(values);
     if (!Number.isFinite(low)) return [-1, 1];
     const margin = 0.06 * (high - low) || 1;
     return [low - margin, high + margin];
@@ -173,8 +177,7 @@ export class Signal {
   /** The cells of a strip, one a step; null while they are not known. */
   cells(strip) {
     if (strip === "attention") {
-      const share = 1 / Math.max(this.sequence.length - this.sequence.leftOut, 1);
-      return this.attention?.map((weight) => ({ class: "attention", "fill-opacity": Math.min(weight / share / STRONG, 1).toFixed(3), text: `attention ${short(weight)}` }));
+      return this.attention?.map((weight) => ({ class: "attention", "fill-opacity": Math.min(weight / this.share / STRONG, 1).toFixed(3), text: `attention ${short(weight)}` }));
     }
     const { labels: names } = this.model;
     const fill = (label) => (names.includes(label) ? labelColour(names.indexOf(label), names.length) : "none");
@@ -185,9 +188,8 @@ export class Signal {
   showAttention(weights) {
     this.attention = weights;
     const most = weights.reduce((best, weight, i) => (weight > weights[best] ? i : best), 0);
-    const share = 1 / Math.max(this.sequence.length - this.sequence.leftOut, 1);
     const full = draw("svg", { class: "scale", viewBox: "0 0 4 1", "aria-hidden": "true", preserveAspectRatio: "none" }, ...[1, 2, 3, 4].map((each) => draw("rect", { class: "attention", x: each - 1, width: 1, height: 1, "fill-opacity": each / STRONG })));
-    byId("strip-legend").replaceChildren(`Attention: equal shares are ${short(share)} `, full, ` ${short(STRONG * share)} or more; the largest is ${short(weights[most])}, at step ${most + 1}`);
+    byId("strip-legend").replaceChildren(`Attention: equal shares are ${short(this.share)} `, full, ` ${short(STRONG * this.share)} or more; the largest is ${short(weights[most])}, at step ${most + 1}`);
     this.paint();
   }
 
@@ -209,8 +211,7 @@ export class Signal {
 
   hover(event) {
     if (!this.sequence || this.sequence.isTokens) return;
-    const { step, value } = this.at(event);
-    const height = ((event.clientY - this.element.getBoundingClientRect().top) / this.element.clientHeight) * this.height;
+    const { step, value, height } = this.at(event);
     const apart = this.sequence.steps[step].map((each) => (each === null ? Infinity : Math.abs(each - value)));
     const row = Math.floor(((height - TOP) / this.plot) * this.sequence.features);
     this.near(this.isMap ? Math.min(Math.max(row, 0), apart.length - 1) : apart.indexOf(Math.min(...apart)), step);
@@ -244,7 +245,7 @@ export class Signal {
     const step = Math.floor(((x - LEFT) / this.inner) * this.sequence.length);
     const height = ((event.clientY - box.top) / box.height) * this.height;
     const value = this.range[1] - ((height - TOP) / this.plot) * (this.range[1] - this.range[0]);
-    return { step: Math.min(Math.max(step, 0), this.sequence.length - 1), value: Math.min(Math.max(value, this.range[0]), this.range[1]) };
+    return { step: Math.min(Math.max(step, 0), this.sequence.length - 1), value: Math.min(Math.max(value, this.range[0]), this.range[1]), height };
   }
 
   pressed(event) {
