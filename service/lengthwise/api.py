@@ -20,10 +20,9 @@ from lengthwise.datasets import arrays, input_sequences
 from lengthwise.datasets.input_sequences import Layout, Padding
 from lengthwise.decoding import json_body
 from lengthwise.decoding.calls import Item
-from lengthwise.errors import ConfigurationError
 from lengthwise.reports import notebook
 from lengthwise.runtime.manifest import LongPolicy, MissingPolicy, Task
-from lengthwise.scoring.opened import ModelOptions, OpenModel, ProviderName
+from lengthwise.scoring.opened import ModelOptions, OpenModel, ProviderName, check_attention
 from lengthwise.wrong_values import counted
 
 _WORTH_THREADS_SECONDS: Final = 0.002  # a call of a shorter predicted time runs in the caller's thread
@@ -225,10 +224,7 @@ class Model:
         from lengthwise.scoring import offline
 
         manifest = self._opened.loaded.manifest
-        if attention and not self.has_attention:
-            raise ConfigurationError(
-                f"the model {manifest.key} has no attention: leave attention=True out, or see docs/targets.md"
-            )
+        check_attention(manifest, attention)
         if columns:
             sequences = input_sequences.sequences(sequences, layout=layout, padding=padding, **columns)
         # Items, their answers (or reasons why there is none), and predictions

@@ -23,7 +23,7 @@ from lengthwise.datasets import dataset
 from lengthwise.datasets.tails import doubts
 from lengthwise.errors import ConfigurationError, LengthwiseError, RecordError
 from lengthwise.files import available_cores
-from lengthwise.scoring.opened import ModelOptions, OpenModel
+from lengthwise.scoring.opened import ModelOptions, OpenModel, check_attention
 from lengthwise.scoring.prediction_file import PredictionFile
 from lengthwise.scoring.records import Chunk, InputRecord, Summary, ValidRecord, chunked, prediction_of, validated
 from lengthwise.settings import Settings, bundled_models
@@ -79,7 +79,7 @@ def score(source: str, out: Path, options: ScoreOptions) -> None:
         ConfigurationError: --attention, and the model has none.
         KeyboardInterrupt: The user ended the run; the predictions so far are kept, and named.
         LengthwiseError: The run failed; the predictions so far are kept, and named.
-    """  # noqa: D301 - click wants a real backspace
+    """  # noqa: D301, DOC502 - click wants a real backspace; what it calls raises one
     if options.model is None:
         raise click.UsageError(f"Missing option '--model': {_known_models()}")
     path = dataset.locate(source)
@@ -87,10 +87,7 @@ def score(source: str, out: Path, options: ScoreOptions) -> None:
     model = ModelOptions(
         options.model, "cpu", available_cores(), recurrent_kernels=Settings.load().recurrent_kernels
     ).open()
-    if options.attention and model.loaded.manifest.graph.attention is None:
-        raise ConfigurationError(
-            f"the model {model.loaded.manifest.key} has no attention: leave --attention out, or see docs/targets.md"
-        )
+    check_attention(model.loaded.manifest, options.attention, option="--attention")
     promise = model.loaded.promise
     console = Console(stderr=True)
     with PredictionFile(out, resume=options.resume, exact=promise is not None and promise.bits) as scored:

@@ -324,6 +324,10 @@ class Registry:
     async def _serve_and_notify(self, result: Repository) -> None:
         """Serves the result of a scan or a change, and awaits the listeners."""
         self._serve(result)
+        await self.tell_listeners()
+
+    async def tell_listeners(self) -> None:
+        """Awaits all listeners: functions that are called when the served models, or their readiness, change."""
         for listener in self.listeners:
             await listener()
 

@@ -16,7 +16,7 @@ from lengthwise.batching.limits import BatchLimits
 from lengthwise.decoding.calls import Item
 from lengthwise.errors import ConfigurationError
 from lengthwise.files import available_cores, bundled_models
-from lengthwise.runtime.manifest import MANIFEST_FILE
+from lengthwise.runtime.manifest import MANIFEST_FILE, Manifest
 
 if TYPE_CHECKING:  # they bring onnxruntime along, which a program that only names a model does without
     from lengthwise.repository.loading import LoadedModel
@@ -61,6 +61,18 @@ class OpenModel:
             index: result for indices, results in answered for index, result in zip(indices, results, strict=True)
         }
         return [result_of[index] for index in range(len(items))]
+
+
+def check_attention(manifest: Manifest, attention: bool, *, option: str = "attention=True") -> None:
+    """Makes sure that a model has attention weights, if they are to be returned; `option` asks for them.
+
+    Raises:
+        ConfigurationError: The model has no attention.
+    """
+    if attention and manifest.graph.attention is None:
+        raise ConfigurationError(
+            f"the model {manifest.key} has no attention: leave {option} out, or see docs/targets.md"
+        )
 
 
 @dataclass(frozen=True, slots=True)

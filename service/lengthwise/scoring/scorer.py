@@ -31,7 +31,7 @@ from lengthwise.scoring.engine_batches import (
     names_of,
     with_answers,
 )
-from lengthwise.scoring.opened import ModelOptions, OpenModel, ProviderName, opened
+from lengthwise.scoring.opened import ModelOptions, OpenModel, ProviderName, check_attention, opened
 from lengthwise.versions import is_version
 
 B = TypeVar("B")  # a pandas DataFrame, an Arrow Table or RecordBatch, or a dict of arrays
@@ -173,7 +173,7 @@ class Scorer:
             ModelError: The model fails its verification on this machine.
         """  # noqa: DOC502 - what it calls raises them
         model = opened(self._options())
-        self._check_attention(model.loaded.manifest)
+        check_attention(model.loaded.manifest, self.attention)
         return model
 
     def _options(self) -> ModelOptions:
@@ -187,20 +187,9 @@ class Scorer:
             path, self.provider, self.threads, self.max_batch_rows, self.max_batch_cost_steps, self.recurrent_kernels
         )
 
-    def _check_attention(self, manifest: Manifest) -> None:
-        """Makes sure that the model has attention weights, if they are to be returned.
-
-        Raises:
-            ConfigurationError: The model has no attention.
-        """
-        if self.attention and manifest.graph.attention is None:
-            raise ConfigurationError(
-                f"the model {manifest.key} has no attention: leave attention=True out, or see docs/targets.md"
-            )
-
     def _columns(self, manifest: Manifest) -> list[AnswerColumn]:
         """The columns that a batch gets from a model with this manifest."""
-        self._check_attention(manifest)
+        check_attention(manifest, self.attention)
         return answer_columns(manifest, attention=self.attention, errors=self.on_error == "column", prefix=self.prefix)
 
     def _rows(self, model: OpenModel, items: Sequence[Item | str], name: Callable[[int], str]) -> list[dict[str, Any]]:

@@ -90,7 +90,7 @@ class Serving:
         self.registry = Registry(rescan or self._scan, self._add, self._remove, period_seconds=settings.reload_seconds)
         self.find = self.registry.find
         self.monitoring = collaborators.monitoring_of(settings, self.choice, lambda: self.batcher.at_rest)
-        self.probing = Probing(lambda: self.served, self._tell_listeners)
+        self.probing = Probing(lambda: self.served, self.registry.tell_listeners)
         self.created = time.time()
         self.in_lifespan = False  # a lifespan has started it, and will end it
         self.started = False  # the first scan is over
@@ -174,17 +174,12 @@ class Serving:
         """Ends scans and probes, drains the queues, and stops the monitoring, in this order."""
         await self.registry.close()
         await self.probing.stop()
-        await self._tell_listeners()  # such as gRPC's health service: not ready any more
+        await self.registry.tell_listeners()  # such as gRPC's health service: not ready any more
         if not await self.batcher.drain(self.settings.drain_seconds):
             log.warning("some accepted requests were not answered within drain_seconds")
         self.watchdog.stop()
         if self.monitoring is not None:
             await asyncio.to_thread(self.monitoring.stop)
-
-    async def _tell_listeners(self) -> None:
-        """Awaits all listeners: functions that are called when the served models, or their readiness, change."""
-        for listener in self.registry.listeners:
-            await listener()
 
     def begin_draining(self) -> None:
         """Refuses new requests from now on. It may be called in a signal handler."""
