@@ -45,7 +45,9 @@ def hold(most: int = 100 * MEBIBYTE) -> Hold:
 
 def inflate(packed: bytes, limit: int) -> bytes:
     """The inflated body, made by pieces."""
-    return asyncio.run(body.Inflating(packed, limit, hold()).inflated())
+    inflating = body.Inflating(packed, limit, hold())
+    assert asyncio.run(inflating.fits(limit))
+    return inflating.content()
 
 
 async def test_a_body_is_put_together_and_one_as_large_as_the_limit_is_read() -> None:
@@ -117,7 +119,8 @@ def test_a_gzip_body_of_one_piece_is_inflated_at_once_and_a_larger_one_in_a_thre
     inflating = body.Inflating(gzip.compress(bytes(size)), 10**6, held)
     assert inflating.at_once() == (bytes(size) if at_once else None)
     if not at_once:
-        assert asyncio.run(inflating.inflated()) == bytes(size)
+        assert asyncio.run(inflating.fits(10**6))
+        assert inflating.content() == bytes(size)
 
 
 def test_a_gzip_body_holds_what_it_inflates_to_before_it_does() -> None:
@@ -125,7 +128,7 @@ def test_a_gzip_body_holds_what_it_inflates_to_before_it_does() -> None:
     inflating = body.Inflating(gzip.compress(bytes(20 * MEBIBYTE)), 100 * MEBIBYTE, held)
     held.inflight.bytes += 2 * MEBIBYTE  # of other calls
     with pytest.raises(InflightFull):
-        asyncio.run(inflating.inflated())
+        asyncio.run(inflating.fits(100 * MEBIBYTE))
     assert 4 * MEBIBYTE < held.size <= 6 * MEBIBYTE
     assert inflating.size <= held.size
 

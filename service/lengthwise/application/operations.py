@@ -198,7 +198,8 @@ async def _json_body(serving: Serving, request: Request, field: str, kind: type,
         body = await read_body(_receiving(request), headers, max_bytes, hold)
         if is_packed(headers):
             inflating = Inflating(body, max_bytes, hold)
-            body = inflating.at_once() or await inflating.inflated()
+            await inflating.fits(max_bytes)
+            body = inflating.content()
         content = json_text.parse(body) if body.strip() else {}
     finally:
         hold.close()

@@ -7,7 +7,6 @@ so it is inflated by pieces, and the memory of a piece is counted before the pie
 from __future__ import annotations
 
 import asyncio
-import sys
 import time
 import zlib
 from collections.abc import Iterator
@@ -103,8 +102,8 @@ def trailer_bytes(body: bytes) -> int:
 class Inflating:
     """A gzip body that is inflated piece by piece, to at most `max_bytes` bytes.
 
-    The memory of each piece is counted in `hold` before the piece is inflated. Call `at_once` first; if it returns
-    None, the body is large, and `fits` or `inflated` goes on in a thread.
+    The memory of each piece is counted in `hold` before the piece is inflated. If `at_once` returns None, the body is
+    large, and `fits` goes on in a thread.
     """
 
     def __init__(self, body: bytes, max_bytes: int, hold: Hold) -> None:
@@ -117,15 +116,10 @@ class Inflating:
     def at_once(self) -> bytes | None:
         """Inflates a small body on the event loop, and returns it; None if it has more than one piece.
 
-        Raises the same errors as `inflated`: `TooLarge`, `InflightFull` or `InvalidRequest`.
+        Raises the same errors as `fits`: `TooLarge`, `InflightFull` or `InvalidRequest`.
         """
         self._hold.grow(2 * PIECE_BYTES)
         return None if self._inflate(2) == 2 else self.content()
-
-    async def inflated(self) -> bytes:
-        """Inflates the rest of the body in a thread, and returns the whole body; raises the errors of `fits`."""
-        await self.fits(sys.maxsize)
-        return await asyncio.to_thread(self.content)
 
     async def fits(self, size: int) -> bool:
         """Inflates the rest of the body in a thread, and returns whether it has at most `size` bytes.
@@ -149,7 +143,7 @@ class Inflating:
         return len(pieces)
 
     def content(self) -> bytes:
-        """The bytes that are inflated so far."""
+        """The bytes that are inflated so far: all of them, once the body fits."""
         return b"".join(self._pieces)
 
 
