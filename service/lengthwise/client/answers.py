@@ -79,9 +79,8 @@ def _body_error(document: Mapping[str, Any], detail: str, body: RequestBody | No
         if isinstance(entry, Mapping) and all(isinstance(entry.get(name), str) for name in ("pointer", "detail"))
     ] or [Problem("", detail)]
     # The total may be larger than the list, but not smaller.
-    total = document.get("errors_total")
-    if not isinstance(total, int) or total < len(problems):
-        total = len(problems)
+    listed_total = document.get("errors_total")
+    total = max(listed_total, len(problems)) if isinstance(listed_total, int) else len(problems)
     kind = InvalidRequest if body is None else InvalidSequences
     return kind(problems, total=total, more=detail.startswith("at least "))
 

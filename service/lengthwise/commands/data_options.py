@@ -66,9 +66,11 @@ def reading_of(
     names = None if values is None else tuple(name.strip() for name in values.split(","))
     chosen: dict[str, Any] = {**columns, "values": names, **more}
     say = functools.partial(click.echo, err=True)
-    texts: dict[str, Any] = {
-        "say": say,
-        "warn": functools.cache(lambda line: say(f"warning: {line}")),
-        "how_to_name": _HOW,
-    }
-    return Reading(ColumnNames(**chosen), channels_first, padding=padding, **texts)
+    return Reading(
+        ColumnNames(**chosen),
+        channels_first,
+        padding=padding,
+        say=say,
+        warn=functools.cache(lambda line: say(f"warning: {line}")),
+        how_to_name=_HOW,
+    )

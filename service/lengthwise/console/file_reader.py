@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import resource
 import sys
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
 import orjson
 
 from lengthwise.datasets.column_roles import ColumnNames, Roles, has_no_header, header_hint
-from lengthwise.datasets.dataset import BadRecord, Reading, StepKind, entries
+from lengthwise.datasets.dataset import BadRecord, Reading, StepKind, entries, open_parquet
 from lengthwise.datasets.tails import doubts
 from lengthwise.errors import Causes, ConfigurationError
 from lengthwise.repository import modest
@@ -105,12 +105,7 @@ def _check_groups(path: Path) -> None:
     Raises:
         ConfigurationError: One has more than `MOST_GROUP_VALUES` values, or the file cannot be read.
     """
-    import pyarrow.parquet
-
-    try:
-        groups = pyarrow.parquet.read_metadata(path)
-    except (OSError, pyarrow.ArrowException) as error:
-        raise ConfigurationError(f"{path} cannot be read as Parquet: {error}") from error
+    groups = open_parquet(path)[0].metadata
     for index in range(groups.num_row_groups):
         group = groups.row_group(index)
         values = sum(group.column(column).num_values for column in range(group.num_columns))
@@ -133,11 +128,18 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
     try:
-        columns = ColumnNames(**task["columns"])
-        if columns.inputs is not None:  # JSON made a list of the tuple
-            columns = replace(columns, inputs=tuple(columns.inputs))
-        more = {"single": task["single"], "padding": task["padding"]}
-        result = read(path, task["kind"], task["most_values"], columns, **more)
+        # JSON made lists of the tuples
+        names: dict[str, Any] = {
+            role: tuple(name) if isinstance(name, list) else name for role, name in task["columns"].items()
+        }
+        result = read(
+            path,
+            task["kind"],
+            task["most_values"],
+            ColumnNames(**names),
+            single=task["single"],
+            padding=task["padding"],
+        )
     except (ConfigurationError, MemoryError) as error:
         # The cause of an error about columns is the same text without advice on options, which the page does not have.
         cause = error.__cause__ if isinstance(error.__cause__, ConfigurationError) else error

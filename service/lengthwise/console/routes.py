@@ -75,8 +75,7 @@ def routes(serving: Serving, health: Callable[[Serving], dict[str, Any]], *, pre
             step = serving.find(query["model"], query.get("version")).manifest.input
             columns = replace(columns, inputs=step.names or ())
         single, padding = query.get("id") == "", query.get("padding")
-        sent = await uploads.read(name, kind, headers, request.receive, columns, single=single, padding=padding)
-        return _json(sent)
+        return _json(await uploads.read(name, kind, headers, request.receive, columns, single=single, padding=padding))
 
     return [
         Route(f"{page.PREFIX}state", state, include_in_schema=False),

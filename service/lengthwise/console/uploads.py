@@ -20,6 +20,7 @@ from starlette.types import Receive
 from lengthwise.connections.inflight import Hold, Inflight
 from lengthwise.datasets.column_roles import ColumnNames
 from lengthwise.datasets.record_fields import StepKind
+from lengthwise.datasets.tables import Padding
 from lengthwise.datasets.text_files import CSV_SUFFIXES
 from lengthwise.errors import (
     DeadlineExceeded,
@@ -90,10 +91,9 @@ class Uploads:
             raise UnsupportedMedia(f"the file's name must end with one of {', '.join(FORMATS)}")
         if suffix == ".parquet" and find_spec("pyarrow") is None:
             raise UnsupportedMedia(f"reading Parquet needs pyarrow on the server: {how_to_install('parquet')}")
-        if kind not in get_args(StepKind):
-            raise InvalidRequest([Problem("", f"query parameter kind: must be {' or '.join(get_args(StepKind))}")])
-        if padding not in (None, "zeros", "nan"):
-            raise InvalidRequest([Problem("", "query parameter padding: must be zeros or nan")])
+        for parameter, word, words in (("kind", kind, get_args(StepKind)), ("padding", padding, get_args(Padding))):
+            if word is not None and word not in words:
+                raise InvalidRequest([Problem("", f"query parameter {parameter}: must be {' or '.join(words)}")])
         late_at = time.monotonic() + READ_SECONDS  # when the body must have arrived
         with ExitStack() as stack:
             # The bytes of this call in memory: the body while it arrives and waits, later the answer, too

@@ -399,10 +399,8 @@ def _doubts_of_folders(path: Path, longest: Mapping[tuple[str, bool], int]) -> l
     return [f"{path}: {first_of([*map(repr, names)])}: {text}" for text, names in groups.items() if names]
 
 
-def _parquet(path: Path, kind: StepKind, advance: Advance, reading: Reading) -> Iterator[Record | BadRecord]:
-    """Yields the records of a Parquet file.
-
-    Each row is a record if there is a column `steps` of lists; otherwise the rows are those of a table (`_table`).
+def open_parquet(path: Path) -> tuple[Any, Any]:
+    """Opens a Parquet file: returns pyarrow's `ParquetFile`, and the names of the features in its metadata, or None.
 
     Raises:
         ConfigurationError: It cannot be read as Parquet, or pyarrow is not installed.
@@ -413,9 +411,17 @@ def _parquet(path: Path, kind: StepKind, advance: Advance, reading: Reading) -> 
         raise ConfigurationError(f"{path}: reading Parquet needs pyarrow: {how_to_install('parquet')}") from error
     try:
         file = pyarrow.parquet.ParquetFile(path)
-        feature_names = orjson.loads((file.schema_arrow.metadata or {}).get(_NAMES, b"null"))
+        return file, orjson.loads((file.schema_arrow.metadata or {}).get(_NAMES, b"null"))
     except (OSError, pyarrow.ArrowException, orjson.JSONDecodeError) as error:
         raise ConfigurationError(f"{path} cannot be read as Parquet: {error}") from error
+
+
+def _parquet(path: Path, kind: StepKind, advance: Advance, reading: Reading) -> Iterator[Record | BadRecord]:
+    """Yields the records of a Parquet file.
+
+    Each row is a record if there is a column `steps` of lists; otherwise the rows are those of a table (`_table`).
+    """
+    file, feature_names = open_parquet(path)
     # A table without one column `steps` of lists, or one in which these are tensors of an extension type
     column_names = file.schema_arrow.names
     steps = "".join(f"{field.type} {field.metadata}" for field in file.schema_arrow if field.name == "steps")

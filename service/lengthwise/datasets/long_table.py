@@ -483,16 +483,13 @@ def _hint(text: str) -> str:
 def no_numbers_message(name: str, cell: Any) -> str:
     """The message for a column that should be a feature, and holds no numbers; `cell` is one of its cells.
 
-    It has advice where the cell may be a label, or a list that was written as text.
+    It has advice where the cell may be a label, a number with a decimal comma, or a list that was written as text.
     """
-    text, advice = str(cell), ""
-    if text.startswith("["):
-        advice = _AS_TEXT
-    elif isinstance(cell, str):
-        advice = f"; if it is the label, say label={name!r} (--column label={name})"
+    text = str(cell)
+    of_label = f"; if it is the label, say label={name!r} (--column label={name})" if isinstance(cell, str) else ""
     return (
         f"the column {name!r} holds {text[:MOST_SHOWN]!r}, a {type(cell).__name__}, and no numbers: say which columns "
-        f"are the features (values){advice}"
+        f"are the features (values){_hint(text) or of_label}"
     )
 
 

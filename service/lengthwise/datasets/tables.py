@@ -22,7 +22,6 @@ Cells: TypeAlias = "NDArray[Any] | list[Any]"  # numbers, times, `Texts`, or obj
 Padding = Literal["zeros", "nan"]  # what all values of a padded step are: 0, or missing
 MISSING: Final = frozenset(("", "nan", "null", "na", "n/a", "none", "?"))  # in lower case
 INT64: Final = np.iinfo(np.int64)
-_EXTENSION: Final = b"ARROW:extension:"  # begins the keys of a field's metadata
 MOST_SHOWN: Final = 40  # characters of a value in a message
 
 

@@ -228,10 +228,11 @@ class _Stream:
             self._requests.pop(request, None)
             request.call.hold.close()
             return
-        if refusal is not None:
-            message = codec.stream_error(identifier, kserve.sentence(refusal))
-        else:
-            message = codec.stream_answer(answer or b"")
+        message = (
+            codec.stream_answer(answer or b"")
+            if refusal is None
+            else codec.stream_error(identifier, kserve.sentence(refusal))
+        )
         self._line.append((request, message))
         self._send()
 
