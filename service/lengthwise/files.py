@@ -13,6 +13,7 @@ import logging
 import os
 import secrets
 import stat
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib import resources
@@ -24,6 +25,16 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]  # a module by its type
 
 log = logging.getLogger("lengthwise.files")
+
+
+def try_to_write(folder: Path) -> None:
+    """Writes a file into a folder, or into the nearest parent that exists, and removes it again.
+
+    Raises:
+        OSError: The folder cannot be written, or made.
+    """  # noqa: DOC502 - the operating system raises it
+    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    tempfile.TemporaryFile(dir=existing).close()
 
 
 @contextmanager

@@ -25,3 +25,11 @@ def test_other_errors_keep_their_file(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError) as told, files.naming(tmp_path / "a"):
         (tmp_path / "b" / "c").write_text("")
     assert told.value.filename == str(tmp_path / "b" / "c")
+
+
+def test_a_try_to_write_makes_no_folder_and_leaves_no_file(tmp_path: Path) -> None:
+    files.try_to_write(tmp_path / "models" / "vowels")
+    assert [*tmp_path.iterdir()] == []
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError):
+        files.try_to_write(tmp_path / "file" / "vowels")

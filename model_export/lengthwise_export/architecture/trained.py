@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from lengthwise import files
 from lengthwise.errors import ConfigurationError
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.errors import CheckpointError, SpecError
@@ -82,11 +83,16 @@ def run_files(out: Path) -> list[Path]:
 
 
 def refuse_to_overwrite(out: Path, instead: str) -> None:
-    """Makes sure that a folder holds no run, which a new one would overwrite.
+    """Makes sure that a folder holds no run, which a new one would overwrite, and can be written.
 
     Raises:
-        ConfigurationError: It holds a run; the message ends with `instead`, which says what to do.
+        ConfigurationError: It holds a run; the message ends with `instead`, which says what to do. Or it cannot be
+            written.
     """
+    try:
+        files.try_to_write(out)
+    except OSError as error:
+        raise ConfigurationError(f"--out {out} cannot be written: {error.strerror}") from error
     if existing := run_files(out):
         raise ConfigurationError(f"{out} holds a run ({existing[0].name}): {instead}")
 

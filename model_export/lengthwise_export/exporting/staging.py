@@ -89,8 +89,7 @@ def require_writable(out: Path) -> None:
     """
     parent = destination(out).directory.parent
     try:
-        existing = next(folder for folder in (parent, *parent.parents) if folder.exists())
-        tempfile.TemporaryDirectory(prefix=_STAGE_PREFIX, dir=existing).cleanup()
+        files.try_to_write(parent)
     except OSError as error:
         raise PublishError(f"{parent} cannot be written: {error.strerror}") from error
 

@@ -78,7 +78,7 @@ def train(
     tested = arrays.from_files(data.spec, [test], data_options.reading).records if test else ()
     tell = partial(click.echo, err=True)
     if data.is_inferred:
-        tell(f"the spec, which {out} keeps with what is chosen:\n\n{as_toml(data.spec)}")
+        tell(f"the spec, which {out} will keep with what is chosen:\n\n{as_toml(data.spec)}")
 
     from rich.console import Console  # what follows imports torch
 
