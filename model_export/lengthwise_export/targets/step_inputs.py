@@ -189,7 +189,8 @@ def _steps_for_check(
     if is_stated:
         _require_no_other_steps(make_subject, candidates[0])
     is_about_steps = not isinstance(error.__cause__, _UNRELATED_ERRORS)
-    is_blind = make_subject(candidates[0]).signature.second == "none"
+    first = make_subject(candidates[0])
+    module, is_blind = first.module, first.signature.second == "none"
     for subject in map(make_subject, candidates) if is_about_steps or not is_blind else ():
         sampler = Sampler(subject.steps, seed=0)
         takes_one_row = any(runs(subject, pad([sampler.sequence(width)], width=width)) for width in _WIDTHS)
@@ -203,7 +204,7 @@ def _steps_for_check(
     example = f"; with {options_shown[0]}" if len(options_shown) > 1 else ""
     hint = ". If a step is something else, pass --features N or --vocabulary N"
     if not is_about_steps:
-        example, hint = "", part_instead(subject.module) if isinstance(error.__cause__, NotImplementedError) else ""
+        example, hint = "", part_instead(module) if isinstance(error.__cause__, NotImplementedError) else ""
     raise ConfigurationError(
         f"{text} raises for every batch that was tried ({', '.join(options_shown)}){example}: {error}{hint}"
     )
