@@ -24,9 +24,8 @@ from lengthwise.padding import PaddedBatch, Steps, pad
 from lengthwise.verification.random_sequences import ROUNDING
 from lengthwise_export.checking import limits, trials
 from lengthwise_export.checking.baseline import Baseline, Conditioning, Steadiness, is_finite
-from lengthwise_export.checking.causes import BY_PLACE
 from lengthwise_export.checking.finite_fills import find_finite_fill
-from lengthwise_export.checking.leaks import FailedTrial, find_leaks, has_nan
+from lengthwise_export.checking.leaks import FailedTrial, find_leaks
 from lengthwise_export.checking.recording import ModelOutput, Subject
 from lengthwise_export.checking.report import CheckedSizes, Report, TrialResult, Verdict, as_ranges
 from lengthwise_export.checking.trial_rules import (
@@ -119,17 +118,6 @@ class _Check:
         """The sizes of the batches that ran so far."""
         return CheckedSizes(*(tuple(sorted(sizes)) for sizes in self.ran))
 
-    def _why_not_finite(self, where: str, batch: PaddedBatch) -> str:
-        """What is wrong with a model whose answers to a batch are not finite, and what to do; `where` says which."""
-        if not self.sampler.missing:
-            return f"the answers to finite sequences{where}: train the model, or pass its weights with --checkpoint"
-        shown = (
-            f" ({operation.operator} shows a missing value by its place: LW805)"
-            for operation in self.subject.record(batch).operations
-            if BY_PLACE.fullmatch(operation.kind) and has_nan(operation)
-        )
-        return f"the answers to sequences with missing values{where}: replace NaN in the model{next(shown, '')}"
-
     def report(self) -> Report:
         """Runs all trials and decides the verdict.
 
@@ -167,7 +155,7 @@ class _Check:
         self.notes += self.conditioning.notes()
         # 4. The operators at which leaks begin, and their rules
         self.progress("finding the first operator that differs")
-        leaks = tuple(find_leaks(self.subject, finite or self.failed, self.tolerance))
+        leaks = tuple(find_leaks(self.subject, finite or self.failed, self.tolerance)) if self.failed else ()
         if finite:
             leaks = tuple(TrialRules(self.subject, baseline, finite, self.tolerance, padding_id).applied(leaks))
         # 5. Where no trial shows a leak, further runs: a mask whose finite number padding gets past, steps that are not
@@ -408,7 +396,7 @@ class _Check:
         ]
         if not answered:
             where = f" are not finite{where}, not even to one alone and without padding"
-            raise UncheckableError(self._why_not_finite(where, baseline.batch))
+            raise UncheckableError(limits.why_not_finite(self.subject, baseline.batch, self.sampler, where))
         for trial in answered:
             self._try(baseline, trial)
 
@@ -447,7 +435,7 @@ class _Check:
         if unanswered:
             shown = as_ranges(sorted({trial.batch.width for trial in unanswered}))
             where = f" of {shown} steps are not finite, alone too"
-            raise UncheckableError(self._why_not_finite(where, unanswered[0].batch))
+            raise UncheckableError(limits.why_not_finite(self.subject, unanswered[0].batch, self.sampler, where))
         # 3. The lengths at which the model raises, with the errors
         errors = {
             trial.batch.width: error

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from lengthwise.padding import PaddedBatch, Steps, pad, rounded_width
 from lengthwise_export.checking.baseline import Baseline, relative_difference, why_unsteady
-from lengthwise_export.checking.leaks import FailedTrial, runs_other_code_alone
+from lengthwise_export.checking.causes import BY_PLACE
+from lengthwise_export.checking.leaks import FailedTrial, has_nan, runs_other_code_alone
 from lengthwise_export.checking.recording import Subject
 from lengthwise_export.checking.trials import BatchSizes, CheckTrial, Sampler, choose_batch_sizes
 from lengthwise_export.errors import RunError, UncheckableError
@@ -177,6 +178,21 @@ _FORMS: Final[Mapping[str, str]] = {
     "rows, width, width": "it has a number for each pair of steps, as the weights of an attention",
 }
 """What is wrong with an output, and what to do, by what its axes are."""
+
+
+def why_not_finite(subject: Subject, batch: PaddedBatch, sampler: Sampler, where: str) -> str:
+    """What is wrong with a model whose answers to a batch of a sampler are not finite, and what to do.
+
+    `where` says which answers, and that they are not finite.
+    """
+    if not sampler.missing:
+        return f"the answers to finite sequences{where}: train the model, or pass its weights with --checkpoint"
+    shown = (
+        f" ({operation.operator} shows a missing value by its place: LW805)"
+        for operation in subject.record(batch).operations
+        if BY_PLACE.fullmatch(operation.kind) and has_nan(operation)
+    )
+    return f"the answers to sequences with missing values{where}: replace NaN in the model{next(shown, '')}"
 
 
 def why_of_another_form(subject: Subject, batch: PaddedBatch) -> str:
