@@ -30,7 +30,7 @@ from lengthwise.datasets.input_sequences import InputSequence, InputSequences, L
 from lengthwise.datasets.record_fields import without_ignored
 from lengthwise.datasets.tails import without_padding
 from lengthwise.decoding.calls import TRANSPOSED
-from lengthwise.errors import ConfigurationError, InvalidSequences, Problem
+from lengthwise.errors import ConfigurationError
 from lengthwise.padding import Steps
 from lengthwise.runtime.manifest import Task
 from lengthwise.wrong_values import nearest
@@ -200,20 +200,13 @@ def require_fit(name: str, records: Sequence[Record], spec: Spec) -> None:
 
     Raises:
         InvalidSequences: Some records do not fit; the error names all of them.
-    """
-    reasons = [why_unfit(record, spec) for record in records]
+    """  # noqa: DOC502 - what it calls raises it
     about = f"in {name}: " if name else ""
-    problems = [Problem(f"/sequences/{index}", f"{about}{why}") for index, why in enumerate(reasons) if why]
-    if problems:
-        raise InvalidSequences(problems)
+    input_sequences.require_valid((why_unfit(record, spec) or record for record in records), lambda _index: about)
 
 
 def _records_of(
-    sequences: Any,
-    labels: Any,
-    layout: Layout,
-    input_table: Mapping[str, Any],
-    task: str | None,
+    sequences: Any, labels: Any, layout: Layout, input_table: Mapping[str, Any], task: str | None
 ) -> tuple[list[Record], Roles | None, bool]:
     """Converts a Python caller's sequences and labels to records, all of which the spec's kind of a step fits.
 
@@ -231,35 +224,28 @@ def _records_of(
     Raises:
         InvalidSequences: Some sequences cannot be used; it names all of them.
         ConfigurationError: There are not as many labels as sequences.
-    """  # noqa: DOC501 - a ValueError becomes an InvalidSequences
+    """  # noqa: DOC501, DOC502 - a ValueError becomes the reason in an InvalidSequences of `require_valid`
     # What the spec says about a step, and the sequences as NumPy sees them
-    names = tuple(input_table.get("feature_names") or ()) or None
+    names, padding = tuple(input_table.get("feature_names") or ()) or None, input_table.get("padding")
     is_values = input_table.get("vocabulary") is None
     stated_features = input_table.get("features") if is_values else None
     features = stated_features if type(stated_features) is int else None  # another type is refused with the spec
+    columns, per_step = ColumnNames(inputs=names), task == "per-step"
     entries, roles = input_sequences.read(
-        sequences,
-        layout,
-        ColumnNames(inputs=names),
-        padding=input_table.get("padding"),
-        is_cut=False,
-        per_step=task == "per-step",
-        ask=False,
+        sequences, layout, columns, padding=padding, is_cut=False, per_step=per_step, ask=False
     )
-    # Convert each sequence to an array; collect the problems of all
-    arrays: list[Steps] = []
-    problems = []
-    for index, entry in enumerate(entries):
+    # Convert each sequence to an array, or to the reason why it cannot be used
+    converted: list[Steps | str] = []
+    for entry in entries:
         try:
             if isinstance(entry, str):
                 raise ValueError(entry)
             steps = as_steps(entry.steps, "values" if is_values else "tokens", features)
-            _require_features(steps, features, arrays[0] if arrays else steps)
-            arrays.append(masked_steps(entry, steps))  # applies masks of steps and features that the entry may have
+            _require_features(steps, features, next((one for one in converted if not isinstance(one, str)), steps))
+            converted.append(masked_steps(entry, steps))  # applies masks of steps and features that the entry may have
         except ValueError as error:
-            problems.append(Problem(f"/sequences/{index}", str(error)))
-    if problems:
-        raise InvalidSequences(problems)
+            converted.append(str(error))
+    arrays = input_sequences.require_valid(converted)
     # Join the arrays with their labels to records, and cut padding off their ends
     sequences_read = InputSequences((entry for entry in entries if isinstance(entry, InputSequence)), roles)
     raw_labels = (
@@ -272,7 +258,7 @@ def _records_of(
         Record(str(index) if entry.id is None else entry.id, steps, label, f"sequence {index}", names or entry.names)
         for index, (entry, steps, label) in enumerate(zip(sequences_read, arrays, labels_read, strict=True))
     ]
-    records = input_sequences.require_valid(without_padding(record, input_table.get("padding")) for record in records)
+    records = input_sequences.require_valid(without_padding(record, padding) for record in records)
     are_whole = all(entry.steps.ndim == 1 and entry.steps.dtype.kind in "iu" for entry in sequences_read)
     return records, roles, is_values and are_whole
 
