@@ -326,16 +326,6 @@ def _substitutes(
     ]
     correction = next((ast.unparse(_value(argument)) for argument in corrections), "1")
     shown_arguments = [ast.unparse(argument) for argument in arguments if argument not in corrections]
-    # `$zero`, `$low`, ...: the input with its padding filled. `$zero_call`, ...: the call with that input
-    info = {"bool": ""}.get(operation.input_type, "iinfo" if "int" in operation.input_type else "finfo")
-    filled = {
-        name: f"{x}.masked_fill(~{mask}, {Template(fill).substitute(x=x, info=info)})"
-        for name, fill in _FILLS.items()
-        if (info or "$info" not in fill) and (info == "finfo" or name != "nan")
-    }
-    calls = {f"{name}_call": _with_code(site.call, site.operand, code) for name, code in filled.items()}
-    if _DESCENDING.search(ast.unparse(site.call)):
-        calls["low_call"], calls["high_call"] = calls["high_call"], calls["low_call"]
     attention = _attention_with_mask(operation, site, variables["valid"])
     # The last valid step of each row, as an index
     index = [":"] * dimensions
@@ -346,8 +336,7 @@ def _substitutes(
     # A function such as `F.instance_norm` has no settings, as a layer has; a layer may have its name
     is_function = callee.rpartition(".")[2] == operation.kind and callee not in possible_callees(operation)
     return (
-        filled
-        | calls
+        _filled(operation, site, x, mask)
         | ({} if attention is None else {"keyed": attention})
         | ({"turned": _broadcast_mask(variables["index"], axes, dimensions)} if len(reduced) == 1 else {})
         | ({} if is_function else {"func": callee})
@@ -372,6 +361,23 @@ def _substitutes(
             "last": ", ".join(index[: max(axes) + 1]),
         }
     )
+
+
+def _filled(operation: Operation, site: _Site, x: str, mask: str) -> dict[str, str]:
+    """The words `zero`, `low`, ...: the input `x` with its padding filled; `zero_call`, ...: the call with it.
+
+    Left out are those that an input of this type has no value for.
+    """
+    info = {"bool": ""}.get(operation.input_type, "iinfo" if "int" in operation.input_type else "finfo")
+    filled = {
+        name: f"{x}.masked_fill(~{mask}, {Template(fill).substitute(x=x, info=info)})"
+        for name, fill in _FILLS.items()
+        if (info or "$info" not in fill) and (info == "finfo" or name != "nan")
+    }
+    calls = {f"{name}_call": _with_code(site.call, site.operand, code) for name, code in filled.items()}
+    if _DESCENDING.search(ast.unparse(site.call)):
+        calls["low_call"], calls["high_call"] = calls["high_call"], calls["low_call"]
+    return filled | calls
 
 
 def _attention_with_mask(operation: Operation, site: _Site, valid: str) -> str | None:
