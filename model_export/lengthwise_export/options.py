@@ -50,12 +50,15 @@ ONE_SEQUENCE_HINT: Final = (
 StrPath = str | os.PathLike[str]
 
 
+NoticeKind = Literal["plain", "notice", "warning", "chosen"]
+
+
 @dataclass(frozen=True, slots=True)
 class Notice:
     """A message of an export or a training to the user: the command prints it after its kind, Python logs it."""
 
     text: str
-    kind: Literal["plain", "notice", "warning", "chosen"] = "plain"
+    kind: NoticeKind = "plain"
 
     def __str__(self) -> str:
         """`warning: the probabilities are not calibrated`; a plain notice is its text alone."""
@@ -63,6 +66,12 @@ class Notice:
 
 
 Tell = Callable[[Notice], object]
+
+
+def tell_each(tell: Tell, texts: Iterable[str], kind: NoticeKind) -> None:
+    """Tells each text as a notice of this kind."""
+    for text in texts:
+        tell(Notice(text, kind))
 
 
 def _existing_path(path: StrPath) -> StrPath:

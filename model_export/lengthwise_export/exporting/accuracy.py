@@ -147,12 +147,13 @@ def accepted_records(records: Iterable[Record], manifest: Manifest) -> tuple[lis
 
     labelled = [record for record in records if record.has_label]
     for record in labelled:
-        wrong = label_mismatch(record, manifest.task)
-        unknown = unknown_labels(record.label, manifest.labels)
-        if wrong is None and unknown is not None:
-            wrong = f"{unknown}: labels come from the spec, or from --labels in the order of the outputs"
-        if wrong is not None:
+        if (wrong := label_mismatch(record, manifest.task)) is not None:
             raise ConfigurationError(f"{record.source_line}: {wrong}")
+        if (unknown := unknown_labels(record.label, manifest.labels)) is not None:
+            raise ConfigurationError(
+                f"{record.source_line}: {unknown}: labels come from the spec, or from --labels in the order of the "
+                "outputs"
+            )
     reasons = [(record, why_refused(record.steps, manifest, IS_TRANSPOSED)) for record in labelled]
     accepted = [record for record, reason in reasons if reason is None]
     refused = [f"{record.source_line}: {reason}" for record, reason in reasons if reason is not None]

@@ -25,7 +25,7 @@ from lengthwise_export.checking.report import Report
 from lengthwise_export.checking.selection import select_leaks
 from lengthwise_export.errors import UncheckableError
 from lengthwise_export.exporting import staging
-from lengthwise_export.options import CheckOptions, ExportOptions, Notice, Tell
+from lengthwise_export.options import CheckOptions, ExportOptions, Notice, Tell, tell_each
 from lengthwise_export.targets import padding_side, targets
 from lengthwise_export.targets.target import Target, one_torch_thread, threads_of_check
 
@@ -89,8 +89,7 @@ def export(source: targets.TargetSource, out: Path, options: ExportOptions, tell
     target = targets.read(source, options, blind=options.mend)
     with one_torch_thread():
         # Read the data
-        for notice in target.notices:
-            tell(Notice(notice, "warning"))
+        tell_each(tell, target.notices, "warning")
         names = _feature_names(options, target)
         records = _read_data(options, target, names, tell)
         # Make the candidate, with the user's threshold and feature names
@@ -107,16 +106,13 @@ def export(source: targets.TargetSource, out: Path, options: ExportOptions, tell
             )
         step_input = candidate.manifest.input.model_copy(update={"names": names})
         candidate = replace(candidate, manifest=candidate.manifest.model_copy(update={"input": step_input}))
-        for notice in candidate.notices:
-            tell(Notice(notice, "notice"))
+        tell_each(tell, candidate.notices, "notice")
         # Verify and publish
         if options.progress is not None:
             options.progress("building, verifying and publishing the graph")
         published = publish(candidate, out, options, records)
-    for notice in published.notices:
-        tell(Notice(notice, "notice"))
-    for warning in _warnings_of_published(target, candidate, published):
-        tell(Notice(warning, "warning"))
+    tell_each(tell, published.notices, "notice")
+    tell_each(tell, _warnings_of_published(target, candidate, published), "warning")
     return published
 
 
@@ -240,23 +236,21 @@ def _require_known_labels(options: ExportOptions) -> None:
     if options.data is None or options.labels is None:
         return
     from lengthwise.commands.data_options import reading_of
-    from lengthwise.datasets import dataset
-    from lengthwise.datasets.record_fields import unknown_labels
+    from lengthwise.datasets import dataset, record_fields
 
-    reading = reading_of(options.columns, padding=options.padding, inputs=options.feature_names or ())
-    reading = replace(reading, say=_say_nothing, warn=_say_nothing)
+    reading = replace(
+        reading_of(options.columns, padding=options.padding, inputs=options.feature_names or ()),
+        say=lambda _line: None,  # all lines are said when the data is read for the export
+        warn=lambda _line: None,
+    )
     records: list[Record] = []
     with contextlib.suppress(LengthwiseError):
         records = dataset.read_all(
             os.fspath(options.data), "values" if options.vocabulary is None else "tokens", reading=reading
         )
     for record in records:
-        if (unknown := unknown_labels(record.label, options.labels, "--labels")) is not None:
+        if (unknown := record_fields.unknown_labels(record.label, options.labels, "--labels")) is not None:
             raise ConfigurationError(f"{record.source_line}: {unknown}")
-
-
-def _say_nothing(line: str) -> None:
-    """Drops a line that is said when the data is read for the export."""
 
 
 def _feature_names(options: ExportOptions, target: Target) -> tuple[str, ...] | None:

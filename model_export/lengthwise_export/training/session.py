@@ -26,7 +26,7 @@ from lengthwise.reports import notebook
 from lengthwise_export.architecture import checkpoint
 from lengthwise_export.architecture.spec import Spec, as_toml
 from lengthwise_export.architecture.trained import STATE_FILE, refuse_to_overwrite, run_files
-from lengthwise_export.options import Notice, Tell
+from lengthwise_export.options import Tell, tell_each
 from lengthwise_export.tracing.process_wide import torch_threads
 from lengthwise_export.training import recipe, rocket
 from lengthwise_export.training.arrays import LabelledSequences
@@ -82,10 +82,8 @@ def run_training(
         if plan.spec.input.missing == "refuse" and missing_is_open(data.spec):
             for name, records in other_splits.items():
                 recheck(name, records, plan.spec)
-        for reason in plan.reasons:
-            tell(Notice(reason, "chosen"))
-        for warning in plan.warnings:
-            tell(Notice(warning, "warning"))
+        tell_each(tell, plan.reasons, "chosen")
+        tell_each(tell, plan.warnings, "warning")
         # Train, and score the splits
         with _claimed(out, resume=resume, overwrite=overwrite):
             if plan.spec.model.kind == "rocket":
@@ -98,8 +96,7 @@ def run_training(
                     splits[name] = evaluate(result.model, make_examples(records, plan.spec), plan.spec)
     # Report
     closing_warnings = _closing_warnings(result, plan)
-    for line in closing_warnings:
-        tell(Notice(line, "warning"))
+    tell_each(tell, closing_warnings, "warning")
     report = RunReport.of(plan, result, splits, data.records, test)
     report |= {"warnings": [*plan.warnings, *closing_warnings]}
     notes = ["What `lengthwise train` trained.", *map("- {}".format, plan.reasons)]
