@@ -13,7 +13,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Collection, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,9 +96,7 @@ def require_writable(out: Path) -> None:
 
 def versions(model: Path) -> list[int]:
     """The existing version numbers under `MODELS/<name>`, in order."""
-    if not model.is_dir():
-        return []
-    return sorted(int(entry.name) for entry in model.iterdir() if is_version(entry.name))
+    return sorted(int(entry.name) for entry in model.glob("*") if is_version(entry.name))  # none without the folder
 
 
 @contextmanager
@@ -202,8 +200,6 @@ def remove_abandoned(parent: Path) -> list[int]:
 
 def _remove_empty(folders: list[Path]) -> None:
     """Removes empty folders, given innermost first, up to the first that is not empty."""
-    for folder in folders:
-        try:
+    with suppress(OSError):
+        for folder in folders:
             folder.rmdir()
-        except OSError:
-            return
