@@ -224,9 +224,11 @@ class TorchSubject:
             yield AlternativeCall(replace(self, signature=with_positions), sentence_end)
         if self.layout.packed is not None:
             return
-        for signature, sentence_end in self.signature.alternatives():
-            if self.steps.kind == "values" or not signature.channels_first:
-                yield AlternativeCall(replace(self, signature=signature), sentence_end)
+        yield from (
+            AlternativeCall(replace(self, signature=signature), sentence_end)
+            for signature, sentence_end in self.signature.alternatives()
+            if self.steps.kind == "values" or not signature.channels_first
+        )
 
     def _answer(self, batch: PaddedBatch) -> ModelOutput:
         outputs = self._run(self.signature.arguments_for(batch))
@@ -282,14 +284,9 @@ class _Recorder(TorchFunctionMode):
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
         """Records the calls inside the block."""
-        enter = register_module_forward_pre_hook(self._enter)
         leave = register_module_forward_hook(self._leave, with_kwargs=True, always_call=True)
-        try:
-            with self:
-                yield
-        finally:
-            enter.remove()
-            leave.remove()
+        with register_module_forward_pre_hook(self._enter), leave, self:
+            yield
 
     def _enter(self, module: nn.Module, inputs: Any) -> None:
         """A hook that torch calls before a module runs."""
@@ -328,9 +325,8 @@ class _Recorder(TorchFunctionMode):
         if self._running_part is not None:
             self._kept_tensors += _tensors(answer)
             return answer
-        name = func.__name__
-        if name == "__get__":  # of a property, such as `Tensor.T`
-            name = torch.overrides.resolve_name(func).rsplit(".", 2)[-2]
+        is_property = func.__name__ == "__get__"  # such as `Tensor.T`
+        name = torch.overrides.resolve_name(func).rsplit(".", 2)[-2] if is_property else func.__name__
         # `x[...] = y` returns None: its output is the tensor that was written to.
         result = args[0] if answer is None and args else answer
         outputs = [] if name in _UNINITIALIZED else _tensors(result)
@@ -385,8 +381,16 @@ def _operation(
         for tensor in dense
     ]
     keyed_values = tuple(zip(map(_storage, outputs), values, strict=True))
-    more |= {"input_views": frozenset(map(_view, inputs)), "output_views": frozenset(map(_view, outputs))}
-    return Operation(operator, kind, location, frozenset(map(_storage, inputs)), outputs=keyed_values, **more)
+    return Operation(
+        operator,
+        kind,
+        location,
+        input_keys=frozenset(map(_storage, inputs)),
+        input_views=frozenset(map(_view, inputs)),
+        output_views=frozenset(map(_view, outputs)),
+        outputs=keyed_values,
+        **more,
+    )
 
 
 # Functions whose axes are their third argument; of others they are the second

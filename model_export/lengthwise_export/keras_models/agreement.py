@@ -22,6 +22,7 @@ from lengthwise_export.keras_models.backend import first_line, on_device
 from lengthwise_export.keras_models.module import KerasModule, ModelInput, mask_notice
 from lengthwise_export.keras_models.run import KnownLayers
 from lengthwise_export.targets.target import one_torch_thread
+from lengthwise_export.tracing.process_wide import replaced
 
 _SAME: Final = 1e-5  # the largest difference of equal answers, in units of max(1, |answer|)
 _LENGTHS: Final = (1, 2, 3, 5, 7, 13)  # lengths of the sequences to compare
@@ -57,13 +58,10 @@ def require_agreement(
         sequences = _sequences_that_run(text, module, model_input, random)
         padded_batches = _padded_batches(sequences, model_input, random)
         # 1. Learning runs
-        module.known.learning = True
-        try:
+        with replaced((module.known, "learning", True)):
             for batch, lengths in padded_batches:
                 with contextlib.suppress(Exception):  # a model may raise at this width
                     module(batch, lengths)
-        finally:
-            module.known.learning = False
         if (with_mask := _with_mask_by_hand(module.known, model_input)) != model_input:
             return require_agreement(text, KerasModule(module.model, with_mask.padding).eval(), with_mask)
         # 2. Unbatched sequences

@@ -69,13 +69,9 @@ def watched() -> Iterator[list[ModelCall]]:
             call.tensors += _tensor_copies(options)
             calls.append(call)
 
-    enter_hook = register_module_forward_pre_hook(enter)
     leave_hook = register_module_forward_hook(leave, with_kwargs=True, always_call=True)
-    try:
+    with register_module_forward_pre_hook(enter), leave_hook:
         yield calls
-    finally:
-        enter_hook.remove()
-        leave_hook.remove()
 
 
 def findings(calls: Sequence[ModelCall]) -> list[LeakRule]:
