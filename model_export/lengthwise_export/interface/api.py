@@ -8,10 +8,9 @@ process.
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, ParamSpec, Protocol, cast, overload
 
@@ -122,7 +121,7 @@ def check(target: targets.TargetSource, options: CheckOptions) -> CheckReport:  
         report = flow.check(target, options)
     for notice in report.notices:
         log.warning("%s", notice)
-    return CheckReport(**{field.name: getattr(report, field.name) for field in dataclasses.fields(report)})
+    return CheckReport(**{field.name: getattr(report, field.name) for field in fields(report)})
 
 
 @_export_keywords(ExportOptions)
@@ -163,4 +162,4 @@ def export(  # noqa: D417 - the decorator adds the options
 
     with torch_as_before(target):
         published = flow.export(target, Path(out), options, tell)
-    return dataclasses.replace(published, notices=tuple(notices))
+    return replace(published, notices=tuple(notices))

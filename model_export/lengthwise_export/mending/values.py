@@ -27,7 +27,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto, helper
 from onnx.reference import ReferenceEvaluator
@@ -253,7 +252,7 @@ class KnownTensor:
     @property
     def dtype(self) -> int:
         """The element type, a number of `onnx.TensorProto`."""
-        return int(onnx.helper.np_dtype_to_tensor_dtype(self.table.dtype))
+        return int(helper.np_dtype_to_tensor_dtype(self.table.dtype))
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,9 +28,8 @@ from itertools import chain
 from typing import Final
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
-from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper, shape_inference
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, checker, helper, numpy_helper, shape_inference
 
 from lengthwise.runtime.manifest import Manifest, Precision
 from lengthwise_export.errors import ExportError
@@ -71,17 +70,17 @@ def manifest_at(manifest: Manifest, precision: Precision) -> Manifest:
     return manifest.model_copy(update={"precision": precision, **({"missing": "refuse"} if refuses else {})})
 
 
-def convert(graph: onnx.ModelProto, precision: Precision) -> onnx.ModelProto:
+def convert(graph: ModelProto, precision: Precision) -> ModelProto:
     """A copy of a float32 graph at this precision, with the same inputs and outputs; for `fp32` the graph itself."""
     if precision == "fp32":
         return graph
     converted = deepcopy(graph)
     (_to_fp16 if precision == "fp16" else _to_int8)(converted)
-    onnx.checker.check_model(converted, full_check=True)
+    checker.check_model(converted, full_check=True)
     return converted
 
 
-def describe(graph: onnx.ModelProto, precision: Precision) -> tuple[str, ...]:
+def describe(graph: ModelProto, precision: Precision) -> tuple[str, ...]:
     """Notices for the user about a float32 graph at int8: which of its layers run in int8, and which stay in float32.
 
     Empty at other precisions.
@@ -100,7 +99,7 @@ def describe(graph: onnx.ModelProto, precision: Precision) -> tuple[str, ...]:
     )
 
 
-def _to_fp16(model: onnx.ModelProto) -> None:
+def _to_fp16(model: ModelProto) -> None:
     """Converts a graph to float16, in place.
 
     Raises:
@@ -121,7 +120,7 @@ class _HalfGraph:
     name before. So all other nodes are unchanged; the caller removes casts that no node uses.
     """
 
-    def __init__(self, model: onnx.ModelProto) -> None:
+    def __init__(self, model: ModelProto) -> None:
         """Infers the element types of all values, and finds the layers that stay in float32."""
         self._graph = shape_inference.infer_shapes(model, check_type=True).graph
         self._constants = constants_of(self._graph)
@@ -133,7 +132,7 @@ class _HalfGraph:
         self._halves: dict[str, str] = {}  # the name in float16 of each float32 value that has one
         self._nodes: list[NodeProto] = []  # those of the converted graph so far
 
-    def convert(self) -> onnx.GraphProto | None:
+    def convert(self) -> GraphProto | None:
         """Converts a copy of the graph, and returns it; None if no layer or product runs in float16."""
         has_layer = False
         for node in self._graph.node:
@@ -193,7 +192,7 @@ class _HalfGraph:
         return self._types.get(name) == TensorProto.FLOAT
 
 
-def _to_int8(model: onnx.ModelProto) -> None:
+def _to_int8(model: ModelProto) -> None:
     """Converts a graph to int8, in place.
 
     Raises:
@@ -379,7 +378,7 @@ def _inner_layers(graph: GraphProto) -> Iterator[tuple[str, str]]:
             yield from _inner_layers(inner)
 
 
-def _last_products(graph: onnx.GraphProto, constants: Mapping[str, TensorProto]) -> frozenset[str]:
+def _last_products(graph: GraphProto, constants: Mapping[str, TensorProto]) -> frozenset[str]:
     """The names of the outputs of the last products with weights before the graph's outputs.
 
     They stay in float32: their rounding would be the answer's. The search is from the outputs back, and ends at these
@@ -399,4 +398,4 @@ def _last_products(graph: onnx.GraphProto, constants: Mapping[str, TensorProto])
 
 def _cast(name: str, output: str, element: int) -> NodeProto:
     """A node that casts the value `name` to the element type `element`, as the value `output`."""
-    return onnx.helper.make_node("Cast", [name], [output], name=f"{output}_cast", to=element)
+    return helper.make_node("Cast", [name], [output], name=f"{output}_cast", to=element)

@@ -13,7 +13,6 @@ from copy import deepcopy
 from typing import Any, Final
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, StringStringEntryProto, TensorProto, helper, numpy_helper
 
@@ -24,7 +23,7 @@ IN_GRAPH: Final = "lengthwise.labels"  # the key of the labels in a graph's meta
 NAME_IN_GRAPH: Final = "lengthwise.name"  # the key of the model's name there
 
 
-def labels_in(proto: onnx.ModelProto) -> tuple[str, ...] | None:
+def labels_in(proto: ModelProto) -> tuple[str, ...] | None:
     """The labels that `export` wrote into a graph's metadata; None if it holds no list of texts as labels."""
     text = next((entry.value for entry in proto.metadata_props if entry.key == IN_GRAPH), "null")
     try:
@@ -110,14 +109,14 @@ def refill(field: Any, items: Iterable[Any]) -> None:
     field.extend(messages)
 
 
-def advice_for_keras(graph: onnx.ModelProto) -> str:
+def advice_for_keras(graph: ModelProto) -> str:
     """The end of an error about a graph that Keras or tf2onnx wrote: what to give instead. Empty for other graphs."""
     names = [value.name for value in graph.graph.input]
     from_keras = graph.producer_name == "tf2onnx" or any(name.startswith("keras_tensor") for name in names)
     return "; if it was exported from Keras, give the .keras file instead" if from_keras else ""
 
 
-def contains_isnan(graph: onnx.ModelProto) -> bool:
+def contains_isnan(graph: ModelProto) -> bool:
     """Whether a graph has an IsNaN node, so it may handle missing values."""
     nodes = itertools.chain(graph.graph.node, *(function.node for function in graph.functions))
     return any(node.op_type == "IsNaN" for node in nodes)

@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
-from onnx import NodeProto, numpy_helper
+from onnx import ModelProto, NodeProto, numpy_helper
 
 from lengthwise.padding import PaddedBatch
 from lengthwise.runtime.graph_inputs import feed
@@ -48,7 +47,7 @@ class MeasuredAxis:
 class GraphFacts:
     """What is known of one graph, which does not change while rewrites of its nodes are collected."""
 
-    def __init__(self, model: onnx.ModelProto, manifest: Manifest, *, every: bool) -> None:
+    def __init__(self, model: ModelProto, manifest: Manifest, *, every: bool) -> None:
         """Runs the graph to measure its sizes.
 
         Args:
@@ -90,7 +89,7 @@ class GraphFacts:
         return numpy_helper.to_array(self._tensors[name]) if name in self._tensors else None
 
 
-def _measured(graph: onnx.ModelProto, manifest: Manifest) -> Mapping[str, tuple[MeasuredAxis, ...]]:
+def _measured(graph: ModelProto, manifest: Manifest) -> Mapping[str, tuple[MeasuredAxis, ...]]:
     """The axes of the graph's float32 values by name, measured by a run of a smallest and a larger batch.
 
     Values that have another number of axes in the larger batch are left out.
@@ -166,7 +165,7 @@ class Replacement(NodeWriter):
         return self
 
 
-def put_into(model: onnx.ModelProto, replacements: Sequence[Replacement]) -> None:
+def put_into(model: ModelProto, replacements: Sequence[Replacement]) -> None:
     """Replaces nodes of a graph, in place; new nodes stand where the last node stood that they replace."""
     # By the `id` of each node that is replaced (messages cannot be keys): the nodes in its place
     new_nodes: dict[int, list[NodeProto]] = {id(node): [] for new in replacements for node in new.replaced}
