@@ -550,25 +550,6 @@ class _Check:
             worst = max(rows, key=lambda pair: beyond_rounding[pair])
             failed = FailedTrial(baseline.batch, replace(trial, rows=rows), rows.index(worst), is_ordinary)
             self.failed.append(
-                failed if trial.change == "poison" else _from_batch_with_nan(failed, baseline, answer, worst)
+                failed if trial.change == "poison" else failed.with_batch_of_nan(baseline, answer, worst)
             )
         return None
-
-
-def _from_batch_with_nan(
-    failed: FailedTrial, baseline: Baseline, answer: ModelOutput, rows: tuple[int, int]
-) -> FailedTrial:
-    """The failed trial, so that the report names the batch in which a sequence has no finite answer.
-
-    1. The answers are both finite, or neither is: the failed trial as it is.
-    2. Finite in the baseline only, so the trial made it NaN: baseline and trial are exchanged (`backwards`).
-    3. Finite in the trial only: as it is; `nan_with` is the text that says so in the report.
-
-    `answer` is that of the trial, `rows` are the rows of the sequence in the baseline and in the trial.
-    """
-    is_finite_before, is_finite_after = baseline.is_finite(rows[0]), baseline.is_finite_in(answer, *rows)
-    if is_finite_before == is_finite_after:
-        return failed
-    if is_finite_before:
-        return failed.backwards()
-    return replace(failed, nan_with=f"padding, and is finite {failed.trial.name}")

@@ -22,9 +22,9 @@ import numpy as np
 
 from lengthwise.padding import PaddedBatch, Steps, pad
 from lengthwise_export.checking import axes, trials
-from lengthwise_export.checking.baseline import relative_difference
+from lengthwise_export.checking.baseline import Baseline, relative_difference
 from lengthwise_export.checking.causes import BY_PLACE, ArgumentNames, explain, explain_nan
-from lengthwise_export.checking.recording import Operation, Recording, Subject, with_joined_loops
+from lengthwise_export.checking.recording import ModelOutput, Operation, Recording, Subject, with_joined_loops
 from lengthwise_export.checking.rule import Cause, rules
 from lengthwise_export.checking.trials import Change, CheckTrial, Geometry, Pairing, geometry
 from lengthwise_export.errors import RunError
@@ -56,6 +56,22 @@ class FailedTrial:
         rows = tuple((row_after, row) for row, row_after in self.trial.rows)
         trial = replace(self.trial, batch=self.base, rows=rows)
         return replace(self, base=self.trial.batch, trial=trial, nan_with=self.trial.name)
+
+    def with_batch_of_nan(self, baseline: Baseline, answer: ModelOutput, rows: tuple[int, int]) -> FailedTrial:
+        """The failed trial, so that the report names the batch in which a sequence has no finite answer.
+
+        1. The answers are both finite, or neither is: the failed trial as it is.
+        2. Finite in the baseline only, so the trial made it NaN: baseline and trial are exchanged (`backwards`).
+        3. Finite in the trial only: as it is; `nan_with` is the text that says so in the report.
+
+        `answer` is that of the trial, `rows` are the rows of the sequence in the baseline and in the trial.
+        """
+        is_finite_before, is_finite_after = baseline.is_finite(rows[0]), baseline.is_finite_in(answer, *rows)
+        if is_finite_before == is_finite_after:
+            return self
+        if is_finite_before:
+            return self.backwards()
+        return replace(self, nan_with=f"padding, and is finite {self.trial.name}")
 
 
 @dataclass(frozen=True, slots=True)
