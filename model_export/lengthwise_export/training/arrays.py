@@ -245,7 +245,7 @@ def _records_of(
             converted.append(masked_steps(entry, steps))  # applies masks of steps and features that the entry may have
         except ValueError as error:
             converted.append(str(error))
-    arrays = input_sequences.require_valid(converted)
+    arrays: list[Steps] = input_sequences.require_valid(converted)
     # Join the arrays with their labels to records, and cut padding off their ends
     sequences_read = InputSequences((entry for entry in entries if isinstance(entry, InputSequence)), roles)
     raw_labels = (
