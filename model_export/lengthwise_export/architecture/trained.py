@@ -238,9 +238,11 @@ def differences(trained: Spec, stated: Spec) -> Iterator[tuple[str, Any, Any]]:
         {f"{name}.{key}": value for name, table in spec.resolved().items() for key, value in table.items()}
         for spec in (trained, stated)
     )
-    for key in trained_values | stated_values:
-        if trained_values.get(key) != stated_values.get(key):
-            yield key, trained_values.get(key), stated_values.get(key)
+    yield from (
+        (key, trained_values.get(key), stated_values.get(key))
+        for key in trained_values | stated_values
+        if trained_values.get(key) != stated_values.get(key)
+    )
 
 
 def as_text(value: Any) -> str:

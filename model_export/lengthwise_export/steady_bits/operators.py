@@ -73,9 +73,8 @@ def _reduced_axes(node: NodeProto, facts: GraphFacts, rank: int) -> list[int] | 
     `rank` is the number of axes of its input.
     """
     attributes = attributes_of(node)
-    axes = attributes.get("axes", [])
-    if len(node.input) > 1 and node.input[1]:
-        axes = facts.constant(node.input[1])
+    has_input = len(node.input) > 1 and node.input[1]
+    axes = facts.constant(node.input[1]) if has_input else attributes.get("axes", [])
     if axes is None or (len(axes) == 0 and attributes.get("noop_with_empty_axes", 0) == 1):
         return None
     return sorted({int(axis) % rank for axis in (axes if len(axes) else range(rank))})

@@ -13,11 +13,10 @@ The *header* of a module is the text `Model.forward(x, lengths)`, with which mes
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import partial
 from inspect import Parameter
 from typing import Any, Final, Literal, NamedTuple
@@ -214,9 +213,12 @@ class CallSignature:
             hint = f"with a mask that is true at {where}: if that is right, pass --second {mask}"
             yield replace(self, second=mask, arguments=names), hint
         # Lengths or a mask in another form
-        for form in _FORMS:
-            if form.role in {role.removeprefix("padding-") for role in _ROLES[self.second]}:
-                yield replace(self, form=form), f"with {form.text}: begin forward with {form.role} = {form.code}"
+        roles = {role.removeprefix("padding-") for role in _ROLES[self.second]}
+        yield from (
+            (replace(self, form=form), f"with {form.text}: begin forward with {form.role} = {form.code}")
+            for form in _FORMS
+            if form.role in roles
+        )
 
 
 def _usual(second: Second) -> tuple[tuple[Role, str | None], ...]:
@@ -619,8 +621,8 @@ def outputs_by_name(answer: Any) -> dict[str, Any]:
         return dict(answer._asdict())
     if isinstance(answer, tuple | list):
         return {str(index): value for index, value in enumerate(answer)}
-    if dataclasses.is_dataclass(answer) and not isinstance(answer, type):
-        return {field.name: getattr(answer, field.name) for field in dataclasses.fields(answer)}
+    if is_dataclass(answer) and not isinstance(answer, type):
+        return {field.name: getattr(answer, field.name) for field in fields(answer)}
     raise ExportError("outputs", f"the module returns a {type(answer).__name__}: return a tensor, or a tuple or dict")
 
 
