@@ -188,6 +188,31 @@ def test_a_fix_is_written_for_the_side_of_the_padding(of_steps, code: str, words
     assert words in leak.cause.fix
 
 
+@pytest.mark.parametrize(
+    ("of_steps", "code", "words"),
+    [
+        (lambda net, h, lengths, valid: (h + 1.0).cumsum(1)[:, -1], "LW305", "begins in the padding"),
+        (
+            lambda net, h, lengths, valid: (
+                nn.functional.conv1d((h + 1.0).mT, torch.ones(8, 8, 3), padding=1).mT * valid
+            ).sum(1),
+            "LW401",
+            "the valid steps next to the padding",
+        ),
+        (
+            lambda net, h, lengths, valid: (nn.functional.max_pool1d((h + 9.0).mT, 3, 1, 1).mT * valid).sum(1),
+            "LW208",
+            "at an end of the sequence",
+        ),
+    ],
+)
+def test_a_cause_is_true_where_the_padding_is_in_front(of_steps, code: str, words: str) -> None:
+    leak = lengthwise_export.check(OfLengths(of_steps), padding="left", max_length=64).leaks[0]
+    assert leak.code == code
+    assert words in leak.cause.why
+    assert "last" not in leak.cause.why
+
+
 def test_what_is_stated_is_tried_so_a_model_for_the_other_side_leaks() -> None:
     assert lengthwise_export.check(Decoder(), max_length=64).verdict == "uncheckable"
     report = lengthwise_export.check(Decoder(), padding="right", max_length=64)
