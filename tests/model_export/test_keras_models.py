@@ -562,6 +562,64 @@ def test_a_subclass_that_hands_its_mask_to_each_layer_is_sound() -> None:
     assert check_subject(target.subject, max_length=16).verdict in ("sound", "warning")
 
 
+MASKS_OF_IDS: dict[str, Callable[[Any, Any], Any]] = {
+    "not equal": lambda ops, ids: ops.not_equal(ids, 0),
+    "greater": lambda ops, ids: ops.greater(ids, 0),
+    "no unknown word": lambda ops, ids: ops.greater(ids, 1),
+    "not padding": lambda ops, ids: ops.logical_not(ops.equal(ids, 0)),
+}
+
+
+def of_masked_mean(mask_of: Callable[[Any, Any], Any] | None, *, subclass: bool) -> Any:
+    """A GRU and a mean by hand of its steps that a mask keeps; without `mask_of`, both of all steps.
+
+    The GRU has the mask by hand, too, in a subclass; else that of its Embedding.
+    """
+    keras().utils.set_random_seed(5)
+    table = layers().Embedding(VOCABULARY, 8, mask_zero=mask_of is not None and not subclass)
+    gru, head = layers().GRU(4, return_sequences=True), layers().Dense(CLASSES)
+
+    def body(ids: Any) -> Any:
+        ops = keras().ops
+        mask = ops.ones_like(ids) if mask_of is None else mask_of(ops, ids)
+        x = gru(table(ids), mask=mask if mask_of is not None and subclass else None)
+        weights = ops.cast(mask, "float32")[..., None]
+        return head(ops.sum(x * weights, axis=1) / ops.sum(weights, axis=1))
+
+    class Whole(keras().Model):  # type: ignore[misc]  # keras has no types
+        def __init__(self) -> None:
+            super().__init__()
+            self.parts = [table, gru, head]
+
+        def call(self, ids: Any) -> Any:
+            return body(ids)
+
+    if subclass:
+        model = Whole()
+        model(np.ones((1, 3), np.int32))
+        return model
+    symbol = keras().Input((None,), dtype="int32")
+    return keras().Model(symbol, body(symbol))
+
+
+@pytest.mark.parametrize("subclass", [True, False], ids=["subclass", "Embedding"])
+@pytest.mark.parametrize("kind", MASKS_OF_IDS)
+def test_a_mask_that_is_also_arithmetic_is_data_in_both_or_keras_in_both(kind: str, subclass: bool) -> None:
+    model, of_all_steps = (of_masked_mean(each, subclass=subclass) for each in (MASKS_OF_IDS[kind], None))
+    for copy, weights in zip(of_all_steps.weights, model.weights, strict=True):
+        copy.assign(weights.value)
+    target = of_model("the model", model, TargetOptions(vocabulary=VOCABULARY))
+    rows = [np.array([3, 4, 0, 0, 0, 5, 6, 7]), np.array([2, 0, 9])]
+    ours = target.subject.answer(pad(rows, width=WIDTH)).logits
+    expected = of_all_steps if any("such a step is data" in notice for notice in target.notices) else model
+    other = model if expected is of_all_steps else of_all_steps
+    for row, answer in zip(rows, ours, strict=True):
+        assert np.abs(answer - alone(expected, row)).max() < 1e-5
+        assert np.abs(answer - alone(other, row)).max() > 1e-4
+    assert bool(target.notices) == (not subclass or kind == "not equal")
+    assert check_subject(target.subject, max_length=16).verdict in ("sound", "warning")
+
+
 def test_ids_without_a_known_vocabulary_are_told_which_option_to_pass() -> None:
     class Table(layers().Layer):  # type: ignore[misc]  # keras has no types
         def __init__(self) -> None:

@@ -63,7 +63,8 @@ def require_agreement(
                 with contextlib.suppress(Exception):  # a model may raise at this width
                     module(batch, lengths)
         if (with_mask := _with_mask_by_hand(module.known, model_input)) != model_input:
-            return require_agreement(text, KerasModule(module.model, with_mask.padding).eval(), with_mask)
+            module = KerasModule(module.model, with_mask.padding, with_mask.stand_in).eval()
+            return require_agreement(text, module, with_mask)
         # 2. Unbatched sequences
         for sequence in sequences:
             expected = _outputs_of(_answer_of_keras(module.model, sequence))

@@ -106,7 +106,7 @@ def of_model(text: str, model: Any, options: TargetOptions, origin: Mapping[str,
     check_options_agree(text, options.model_copy(update={"classes": None, "labels": None}), model_input.steps, ())
     # Its torch module, and the answers. `state` is that before the calls here; if the first call makes weights, that
     # after it, as Keras cannot remove them again
-    module = KerasModule(model, model_input.padding).eval()
+    module = KerasModule(model, model_input.padding, model_input.stand_in).eval()
     was_built = all(layer.built for layer in model._flatten_layers(include_self=False))
     state = ModuleState(model)
     module, model_input, outputs = require_agreement(text, module, model_input)

@@ -25,6 +25,8 @@ from lengthwise_export.keras_models.replaced import replaced_for
 from lengthwise_export.keras_models.run import KerasRun, KnownLayers
 from lengthwise_export.options import ONE_SEQUENCE_HINT
 
+_STAND_IN_DISTANCE: Final = 1.375  # from the value that is masked: no number that a model is likely to compare with
+
 
 @dataclass(frozen=True, slots=True)
 class SummaryLayer:
@@ -88,10 +90,10 @@ class KerasModule(nn.Module):
     The layers of the model are its submodules, under their names in the summary.
     """
 
-    def __init__(self, model: Any, padding: float = 0.0) -> None:
+    def __init__(self, model: Any, padding: float = 0.0, stand_in: float | None = None) -> None:
         super().__init__()
         self._model_in_tuple = (model,)  # in a tuple, torch does not register the model itself as a submodule
-        self.known = KnownLayers(padding)  # what all runs share
+        self.known = KnownLayers(padding, stand_in)  # what all runs share
         self.parts: list[tuple[nn.Module, SummaryLayer]] = []  # the submodule for each layer of the summary
         for summary_layer in layers_of(model):
             name = summary_layer.path.replace(".", "_")
@@ -158,6 +160,19 @@ class ModelInput:
     masks: tuple[str, ...] = ()  # Notices for the user on what makes a mask from the values
     padding: float = 0.0  # The value that the first Masking masks, or else the first mask by hand; 0 without one
     fixed: int | None = None  # The number of steps that the model is built for; None for any
+
+    @property
+    def stand_in(self) -> float | None:
+        """What a valid step of the value `padding` counts as in comparisons, if it is data; None if nothing masks it.
+
+        A token is one of the vocabulary, far from those at its ends, which often mean something to a model.
+        """
+        if not self.masks:
+            return None
+        if self.steps.kind == "tokens":
+            vocabulary = self.steps.vocabulary or 1
+            return (self.padding + max(1, vocabulary // 2)) % vocabulary
+        return self.padding + _STAND_IN_DISTANCE
 
 
 def input_of(text: str, model: Any, *, features: int | None = None, vocabulary: int | None = None) -> ModelInput:

@@ -8,7 +8,9 @@ begins a mask does so, or the user's own code, and Keras hands the mask on to th
 
 A run follows the tensors that are made of the steps alone. One of these two that a layer gets as its mask becomes the
 mask of the lengths. Any other truth value that is made of the steps alone is computed, from steps whose padding is `v`:
-so it is what it is in Keras, whatever the padding holds here.
+so it is what it is in Keras, whatever the padding holds here. But where a mask becomes that of the lengths, a step of
+`v` inside a sequence is data. Then all truth values are computed as if this step were another one: else a model would
+skip the step in its own arithmetic, and not in its layers.
 """
 
 from __future__ import annotations
@@ -43,16 +45,18 @@ class KnownLayers(nn.Module):
 
     Args:
         padding: The value that padding has for Keras, where a step is a list of numbers.
+        stand_in: What a valid step of that value counts as for a comparison; None to compare the step itself.
     """
 
-    def __init__(self, padding: float = 0.0) -> None:
+    def __init__(self, padding: float = 0.0, stand_in: float | None = None) -> None:
         super().__init__()
         self.padding = padding
+        self.stand_in = stand_in
         self.learning = False
         # By `identity`: whether what a layer gets as its input, or as its mask, was equal in every learning run so far
         self._matched: dict[tuple[str, int], bool] = {}
         # By the number, in the order in which they were seen: the first layer that gets a mask of the steps that are
-        # not that number; and whether it is of nothing else
+        # not that number, and whether it is of nothing else; the first of nothing else, if there is one
         self.masked: dict[float, tuple[str, bool]] = {}
         self._weights: dict[tuple[int, ...], LayerWeights] = {}  # by the cells of a layer, one for each direction
         self._operations: dict[int, nn.Module] = {}  # the modules that stand for operations between layers
@@ -109,7 +113,7 @@ class _FromSteps(NamedTuple):
 
     tensor: Tensor  # Kept alive, so that no other gets its id
     version: int  # A change in place raises it
-    padded: Tensor  # What it is for steps whose padding has the value that Keras masks
+    padded: Tensor  # What it is for steps whose padding, and no valid step, has the value that Keras masks
     # How it was made. `compared`: for each number of a step, whether it differs from `number`; `mask`: for each step
     kind: Literal["steps", "compared", "mask", "constant", "other"]
     number: float | None = None  # Of a constant its value; of what is made of a comparison what was compared with
@@ -124,19 +128,23 @@ class FollowedTensors(TorchFunctionMode):
         steps: The model's input, `[rows, width, features]` or `[rows, width]`.
         mask: That of the lengths; None in a run without lengths.
         padding: The value that padding has for Keras.
+        stand_in: What a valid step of that value counts as in a truth value; None to take the step itself.
     """
 
-    def __init__(self, steps: Tensor, mask: Tensor | None, padding: float) -> None:
+    def __init__(self, steps: Tensor, mask: Tensor | None, padding: float, stand_in: float | None = None) -> None:
         super().__init__()
         self._followed: dict[int, _FromSteps] = {}
         self._comparison: Literal["mask", "compared"] = (
             "compared" if steps.dim() == 3 and steps.shape[2] > 1 else "mask"
         )
         padded = steps
+        if stand_in is not None:
+            has_value = steps == padding if steps.dim() == 2 else (steps == padding).all(-1, keepdim=True)
+            padded = torch.where(has_value, torch.full((), stand_in, dtype=steps.dtype), padded)
         if mask is not None:
             self._follow(mask, mask, "mask", padding)
             valid = mask if steps.dim() == 2 else mask.unsqueeze(-1)
-            padded = torch.where(valid, steps, torch.full((), padding, dtype=steps.dtype))
+            padded = torch.where(valid, padded, torch.full((), padding, dtype=steps.dtype))
         self._follow(steps, padded, "steps")
 
     def __getitem__(self, tensor: Tensor) -> _FromSteps | None:
@@ -207,7 +215,7 @@ class KerasRun:
         self.steps = steps
         self.lengths = lengths
         self.mask = None if lengths is None else step_mask(lengths, steps.shape[1])
-        self.followed = FollowedTensors(steps, self.mask, known.padding)
+        self.followed = FollowedTensors(steps, self.mask, known.padding, known.stand_in)
         # By the id of the result of `fill`: that tensor, kept alive so that no other gets its id; the values before
         self._unfilled: dict[int, tuple[Tensor, Tensor]] = {}
 
@@ -239,7 +247,9 @@ class KerasRun:
             return mask
         source, mask_of_lengths = self.followed[mask], self.mask
         if self.known.learning and source is not None and source.number is not None:
-            self.known.masked.setdefault(source.number, (layer.name, source.kind == "mask"))
+            known = self.known.masked.setdefault(source.number, (layer.name, source.kind == "mask"))
+            if source.kind == "mask" and not known[1]:
+                self.known.masked[source.number] = (layer.name, True)
 
         def is_same() -> bool:
             return (
