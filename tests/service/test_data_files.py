@@ -132,6 +132,45 @@ def test_hours_and_minutes_are_durations(times: list[str], tmp_path: Path) -> No
     assert bad == []
 
 
+def test_minutes_and_seconds_that_run_into_hours_are_asked_about(tmp_path: Path) -> None:
+    for times, said in (
+        (["58:30", "59:30", "1:00:30", "1:01:30"], "'58:30' (line 2), which is read as hours and minutes, and"),
+        (["1:00:30", "noon", "59:30"], "'59:30' (line 4), which is read as hours and minutes, and '1:00:30' (line 2)"),
+    ):
+        rows = "".join(f"a,{time},{place}\n" for place, time in enumerate(times))
+        with pytest.raises(ConfigurationError) as told:
+            read(write(tmp_path / "d.csv", f"id,t,x\n{rows}"))
+        assert said in str(told.value)
+        assert "write three parts in each row, 0:36:15 for minutes and seconds" in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ("a 23:50,a 23:55,a 00:05,a 00:10,b 10:00,b 9:50", "00:05 in the column 't' (line 4) comes after 23:55"),
+        ("a 23:50,b 10:00,a 00:05,b 10:10", "00:05 in the column 't' (line 4) comes after 23:50"),
+        ("a 20:00,a 22:00,a 11:00,a 12:00", "11:00 in the column 't' (line 4) comes after 22:00"),
+        ("a 20:00:00,a 11:00:00.5,b 10:00:00", "11:00:00.5 in the column 't' (line 3) comes after 20:00:00"),
+    ],
+)
+def test_a_time_of_the_day_that_falls_in_a_sequence_is_asked_about(rows: str, said: str, tmp_path: Path) -> None:
+    cells = "".join(f"{row.replace(' ', ',')},1\n" for row in rows.split(","))
+    with pytest.raises(ConfigurationError) as told:
+        read(write(tmp_path / "d.csv", f"id,t,x\n{cells}"))
+    assert f"{said}: is it the next day? Write dates" in str(told.value)
+
+
+def test_times_that_fall_otherwise_are_sorted(tmp_path: Path) -> None:
+    for rows in (
+        "a,23:50,0\na,23:55,1\nb,00:05,0\nb,00:10,1\n",
+        "a,0 days 12:00:00,1\na,0 days 01:00:00,0\nb,0 days 00:05:00,0\nb,0 days 00:10:00,1\n",
+        "a,20:00,0\na,24:00,1\nb,12:00,1\nb,11:00,0\n",
+    ):
+        good, bad = read(write(tmp_path / "d.csv", f"id,t,x\n{rows}"))
+        assert [one.steps.ravel().tolist() for one in good] == [[0, 1], [0, 1]]
+        assert bad == []
+
+
 @pytest.mark.parametrize("cell", ["inf", "-1e39"])
 def test_a_number_past_float32_is_named_with_its_line(cell: str, tmp_path: Path) -> None:
     path = write(tmp_path / "d.csv", f"id,t,x,y\na,1,2,{cell}\na,0,1,1\nb,0,3,4\n")

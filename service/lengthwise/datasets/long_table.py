@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 from collections import ChainMap, Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -51,6 +51,7 @@ _AS_TEXT: Final = "; if it is a list that was written as text, write lists of nu
 # `36:15` and `36:15:30.5` are hours, minutes and seconds; pandas and Python write days before them: `1 days 12:15:30`
 _DURATION: Final = re.compile(r"(?:(-?\d{1,9}) days?,? )?([+-]?)(\d{1,9}):([0-5]?\d)(?::([0-5]?\d(?:\.\d+)?))?")
 _OF_HOURS: Final = "is of hours and minutes"
+_OF_SECONDS: Final = "is of hours, minutes and seconds"
 _DAY: Final = 86_400  # seconds
 
 
@@ -387,8 +388,8 @@ def sort_keys(
         is_padding: `[rows]`, whether a row may be without a time; or one answer for all rows.
 
     Raises:
-        ConfigurationError: A cell is missing, or is no time, or not of the kind of most others; or a row may be of the
-            day after that of the row before.
+        ConfigurationError: A cell is missing, or is no time, or not of the kind of most others; or it is not clear what
+            hours and minutes mean (`_ask_about_clock`).
     """
     is_absent = missing_cells(cells)
     if (is_wrong := is_absent & np.logical_not(is_padding)).any() or is_absent.all():
@@ -402,6 +403,7 @@ def sort_keys(
     # Texts or objects, all of the kind that most are of
     rows = np.flatnonzero(~is_absent).tolist()
     kinds, numbers = zip(*(_moment(str(cells[row]).strip()) for row in rows), strict=True)
+    _ask_about_clock(cells, name, np.array(rows), kinds, np.array(numbers), sequence_of_row)
     usual_kind = Counter(kinds).most_common(1)[0][0]
     odd = [(row, kind) for row, kind in zip(rows, kinds, strict=True) if kind != usual_kind or not kind]
     if odd:
@@ -414,15 +416,54 @@ def sort_keys(
         )
     keys = np.zeros(len(cells))
     keys[rows] = numbers
-    # Hours of the day that go on after midnight fall by more than half a day, and nothing falls by less
-    falls = np.where(np.diff(np.broadcast_to(sequence_of_row, len(keys))[rows]) == 0, -np.diff(numbers), 0)
-    if usual_kind == _OF_HOURS and max(numbers) < _DAY and (falls > 0).any() and (falls[falls > 0] > _DAY / 2).all():
-        before, after = rows[falls.argmax()], rows[falls.argmax() + 1]
+    return keys
+
+
+def _ask_about_clock(
+    cells: Cells,
+    name: str,
+    rows: NDArray[np.intp],
+    kinds: Sequence[str],
+    numbers: NDArray[np.float64],
+    sequence_of_row: NDArray[np.intp] | int,
+) -> None:
+    """Refuses times of hours and minutes that may mean something else, because sorting by them would be a guess.
+
+    Some with seconds and some without may be minutes and seconds that run into hours: `59:30`, `1:00:30`. Where all are
+    below 24 h, one that is less than the one before it in its sequence may be of the next day: `23:50`, `00:10`.
+
+    Args:
+        cells: The times.
+        name: The name of their column.
+        rows: The rows that have a time.
+        kinds: The kinds of their times, as of `_moment`.
+        numbers: The numbers by which these are sorted.
+        sequence_of_row: As in `sort_keys`.
+
+    Raises:
+        ConfigurationError: They may mean something else; the message names two cells, and says what to write.
+    """
+    if {_OF_HOURS, _OF_SECONDS}.issubset(kinds):
+        short, long = (
+            f"{str(cells[row])[:MOST_SHOWN]!r} ({row_text(cells, row)})"
+            for row in (rows[kinds.index(kind)] for kind in (_OF_HOURS, _OF_SECONDS))
+        )
+        raise ConfigurationError(
+            f"the column {name!r} holds {short}, which is read as hours and minutes, and {long}, which has seconds: "
+            "write three parts in each row, 0:36:15 for minutes and seconds, 36:15:00 for hours and minutes"
+        )
+    are_of_a_day = {*kinds} <= {_OF_HOURS, _OF_SECONDS} and numbers.min() >= 0 and numbers.max() < _DAY
+    if not are_of_a_day or "day" in str(cells[rows[0]]):  # a time that states its days is a duration
+        return
+    sequence = np.broadcast_to(sequence_of_row, len(cells))[rows]
+    order = np.argsort(sequence, kind="stable")
+    falls = np.where(np.diff(sequence[order]) == 0, -np.diff(numbers[order]), 0)
+    if (falls > 0).any():
+        before, after = rows[order][falls.argmax()], rows[order][falls.argmax() + 1]
         raise ConfigurationError(
             f"{cells[after]!s} in the column {name!r} ({row_text(cells, after)}) comes after {cells[before]!s}: is it "
             "the next day? Write dates, or hours from 24 on; if these are durations, sort the table by them"
         )
-    return keys
 
 
 def _moment(text: str) -> tuple[str, float]:
@@ -434,7 +475,8 @@ def _moment(text: str) -> tuple[str, float]:
         return "is a number", float(text)
     if match := _DURATION.fullmatch(text):
         days, sign, *clock = match.groups(default="0")
-        return _OF_HOURS, _DAY * int(days) + float(f"{sign}1") * float(np.dot([3600, 60, 1], [*map(float, clock)]))
+        kind = _OF_HOURS if match[5] is None else _OF_SECONDS
+        return kind, _DAY * int(days) + float(f"{sign}1") * float(np.dot([3600, 60, 1], [*map(float, clock)]))
     with suppress(ValueError):
         stamp = datetime.fromisoformat(text)
         key = stamp.replace(tzinfo=stamp.tzinfo or UTC).timestamp()
