@@ -380,6 +380,25 @@ def test_the_folder_of_a_split_or_a_role_is_no_class(tmp_path: Path, name: str) 
     assert ("are read as one" in said) == (name in NO_CLASSES and name != "train")
 
 
+@pytest.mark.parametrize("names", [["bus", "walk", "train"], ["train", "test"], ["train/up", "test/up", "labels"]])
+def test_a_class_that_is_called_like_a_split_may_be_renamed(tmp_path: Path, names: list[str]) -> None:
+    for name in names:
+        write(tmp_path / "walks" / name / "a.csv", "x\n5\n4\n")
+    warnings: list[str] = []
+    assert len([*dataset.entries(tmp_path / "walks", reading=Reading(warn=warnings.append))]) == len(names)
+    advice = "rename the folder (such as train_class) if it is a class"
+    assert (advice in "".join(warnings)) == ("bus" in names)
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_the_first_block_decides_which_columns_are_features(tmp_path: Path) -> None:
+    rows = [f"s{n},{t},{20 + t % 2 + (n == 0) / 2}" for n in range(3) for t in range(8)]
+    path = write(tmp_path / "d.csv", "id,t,target_temp\n" + "\n".join(rows))
+    good, bad = read(path)
+    assert [len(one.steps) for one in good] == [8, 8, 8]
+    assert bad == []
+
+
 def test_a_folder_of_files_with_one_row_is_named(tmp_path: Path) -> None:
     for place in range(2):
         write(tmp_path / f"features/{place}.csv", "1\n2\n3\n")

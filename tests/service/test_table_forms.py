@@ -478,6 +478,22 @@ def test_a_device_of_a_whole_sequence_names_no_channel() -> None:
     assert [one.steps.tolist() for one in lengthwise.sequences(table, values="x")] == [[1, 2], [3, 4]]
 
 
+@pytest.mark.parametrize("column", ["kind", "signal", "sensor", "note"])
+@pytest.mark.parametrize("times", [True, False], ids=["times", "no times"])
+def test_beside_several_named_features_a_text_column_is_left_out(column: str, *, times: bool) -> None:
+    table = pandas.DataFrame(
+        {"id": [*"aabb"], "t": [0, 1, 0, 1], "x": [1.0, 2, 3, 4], "y": [5.0, 6, 7, 8], column: ["walk", "run"] * 2}
+    )
+    table = table if times else table.drop(columns="t")
+    assert steps_of(table, values=["x", "y"]) == [[[1, 5], [2, 6]], [[3, 7], [4, 8]]]
+    published = sequences_of(table, columns=ColumnNames(inputs=("y", "x")))
+    assert published[0].steps.tolist() == [[5, 1], [6, 2]]
+    doubled = pandas.concat([table.assign(t=0), table.assign(t=0)])
+    with pytest.raises(ConfigurationError, match="is a row one value of a step"):
+        lengthwise.sequences(table.assign(t=0), values=["x", "y"])
+    assert len(lengthwise.sequences(doubled, values=["x", "y"])) == 2
+
+
 @pytest.mark.parametrize(
     "names",
     [
@@ -498,6 +514,16 @@ def test_several_columns_of_labels_are_no_features(names: tuple[str, str], tmp_p
     columns = ["x", names[1]]
     assert lengthwise.sequences(table, values=columns, label=names[0])[0].steps.tolist() == [[0.5, 1], [1, 1]]
     assert sequences_of(table, columns=ColumnNames(inputs=("x", names[1])))[0].names == ("x", names[1])
+
+
+@pytest.mark.parametrize("name", ["target_temp", "class_size", "category_count", "target1", "high_label"])
+def test_measured_values_are_features_whatever_their_name(name: str) -> None:
+    table = pandas.DataFrame({"id": [*"aab"], "t": [0, 1, 0], "v": [0.5, 1, 2], name: [20.5, 21, 22.25]})
+    for form in (table, polars.from_pandas(table), pa.Table.from_pandas(table)):
+        assert steps_of(form) == [[[0.5, 20.5], [1, 21]], [[2, 22.25]]]
+    for cells in (["hot", "hot", "cold"], [1, 1, 0]):
+        with pytest.raises(ConfigurationError, match=f"{name}.* may be labels"):
+            lengthwise.sequences(table.assign(**{name: cells}))
 
 
 # Tensors of Arrow.

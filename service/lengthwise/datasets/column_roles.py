@@ -38,6 +38,9 @@ _NAMES: Final[dict[ColumnRole, frozenset[str]]] = {
     ),
     "label": frozenset(("label", "labels", "class", "class_label", "target", "category")),
 }  # by role, the column names that say it (in the form of `_plain`); any other name that ends in `_id` says id
+# Names of labels with more before or behind them: `label_0`, `target1`, `coarse_label`
+_MORE_LABELS: Final = re.compile(rf"({'|'.join(_NAMES['label'])})([_.].*|\d+)|.*_labels?")
+_MOST_LABELS: Final = 20  # different whole numbers in a column that may hold labels
 # Columns whose cells name a feature, as in a melted table
 _CHANNEL: Final = re.compile(
     r"(dim|dimension|kind|channel|variable|sensor|feature|signal|axis|param|parameter|attribute|analyte)"
@@ -176,9 +179,7 @@ def assign_roles(names: Collection[str], chosen: ColumnNames) -> Roles:
     if values is None:
         no_features = role_columns | ({name for name in names if name in levels or is_no_feature(name)} - input_names)
         values = tuple(name for name in names if name not in no_features)
-        # Names of labels with more before or behind them: `label_0`, `target1`, `coarse_label`
-        is_label = re.compile(rf"({'|'.join(_NAMES['label'])})([_.].*|\d+)|.*_labels?")
-        if not chosen.inputs and (other_labels := [name for name in values if is_label.fullmatch(_plain(name))]):
+        if not chosen.inputs and (other_labels := _more_labels(values, names)):
             raise ConfigurationError(
                 f"{listed(other_labels)} may be labels by their names, and a table has one column of them: for several "
                 'labels of a sequence write JSON Lines, "label": ["a", "b"] (task = "multi-label" in a spec); for one, '
@@ -198,6 +199,26 @@ def assign_roles(names: Collection[str], chosen: ColumnNames) -> Roles:
     return Roles(
         column_of_role["id"], column_of_role["time"], column_of_role["label"], values, left_out, float_ids=float_ids
     )
+
+
+def _more_labels(values: Sequence[str], columns: Collection[str]) -> list[str]:
+    """Those of the features that may be labels, by their names and cells.
+
+    They have a name such as `label_0`, `target_a` or `coarse_label`, and hold texts, or a few whole numbers that come
+    again; or several such names end in a number. Measured values, as in `target_temp`, are no labels.
+    """
+    named = [name for name in values if _MORE_LABELS.fullmatch(_plain(name))]
+    numbered = [name for name in named if name[-1].isdecimal()]
+    labels = {*(numbered if len(numbered) > 1 else [])}
+    for name in named:
+        cells = columns[name] if isinstance(columns, TableColumns) else []
+        present = {text for text in map(str, cells) if text.strip().lower() not in MISSING}
+        are_numbers = all(map(is_number, present))
+        if not are_numbers or (
+            len(present) <= min(_MOST_LABELS, max(len(cells) - 1, 0)) and not any(float(text) % 1 for text in present)
+        ):
+            labels.add(name)
+    return [name for name in named if name in labels]
 
 
 def is_no_feature(name: str) -> bool:

@@ -316,8 +316,10 @@ def _table(path: Path, kind: StepKind, blocks: Iterable[TextColumns], reading: R
             too_large = np.abs(sequence.steps.reshape(len(sequence.rows), -1)) >= np.float64(2.0**128 - 2.0**103)
             row = sequence.problem[0] if sequence.problem else int(sequence.rows[too_large.any(axis=1).argmax()])
             yield _record(sequence, f"{path}:{cells.lines[row] if cells.lines else f'row {row + 1}'}", kind)
-        # For later blocks: the same column of ids, which these may be too short to show; and no further reports.
-        reading = replace(reading, columns=replace(reading.columns, id=roles.id), say=_PLAIN.say, taken=_PLAIN.taken)
+        # For later blocks: the same columns of ids and features, which these may be too short to show; no more reports
+        values = roles.values if roles.row == "step" else reading.columns.values
+        columns = replace(reading.columns, id=roles.id, values=values)
+        reading = replace(reading, columns=columns, say=_PLAIN.say, taken=_PLAIN.taken)
 
 
 def _record(sequence: LongSequence, source_line: str, kind: StepKind) -> Record | BadRecord:
@@ -388,9 +390,11 @@ def _doubts_of_folders(path: Path, longest: Mapping[tuple[str, bool], int]) -> l
     `longest` are the most rows of a sequence, by its folder and whether it has a label.
     """
     parts = {part for folder, _ in longest for part in Path(folder).parts if _NO_CLASS.fullmatch(part)}
+    beside_classes = any(has_label and len(Path(folder).parts) == 1 for folder, has_label in longest)
+    rename = f"; rename the folder (such as {min(parts)}_class) if it is a class" if parts and beside_classes else ""
     groups = {
         f"no class has such a name, so the sequences have no label. Give the folder of one split, with a folder for "
-        f"each class in it, such as {path}/train/CLASS/FILE.csv; or a column of labels in each file": [
+        f"each class in it, such as {path}/train/CLASS/FILE.csv; or a column of labels in each file{rename}": [
             folder for folder, has_label in longest if not has_label and folder != "."
         ],
         "they are read as one: of splits of the data, give the folder of one": sorted(parts) if len(parts) > 1 else [],

@@ -294,6 +294,7 @@ def _ask_about_channels(
 ) -> None:
     """Refuses a table that may be melted because the cells of a column may name the feature whose value the row has.
 
+    Where the caller names two features or more, other columns are not asked about: a row is a step of these.
     Asked about are columns that have several values in some sequence, if these are
     - texts, and the column has the name of a channel such as `sensor`, or stands beside one feature alone;
     - the numbers of a channel, and neither the column's name nor the caller says that it is a feature;
@@ -311,7 +312,8 @@ def _ask_about_channels(
     """
     are_chosen = chosen.values is not None or chosen.inputs is not None
     sequence_count = len({*sequence_of_row.tolist()})
-    for index, name in enumerate((*roles.values, *roles.left_out)):
+    are_several = bool(chosen.values or chosen.inputs) and len(roles.values) > 1
+    for index, name in enumerate(roles.values if are_several else (*roles.values, *roles.left_out)):
         texts = [cell for cell in columns[name][:64] if isinstance(cell, str) and cell.strip()]
         is_text = len(texts) > 0 and not any(map(is_number, texts))
         is_channel, is_feature = is_channel_name(name), index < len(roles.values)
