@@ -347,10 +347,10 @@ class Causes:
         for messages, sources, count in self._groups.values():
             is_large = count > _FEW_ALIKE
             if is_large:
-                other_sources = ", ".join(source for source in [*sources][1:] if source)
-                messages = [
-                    f"{messages[0]} (and {count - 1} more like it{f': {other_sources}, ...' if other_sources else ''})"
-                ]
+                others = [source for source in [*sources][1:] if source]
+                more = ["..."] if len(others) < count - 1 else []
+                listed_sources = f": {', '.join([*others, *more])}" if others else ""
+                messages = [f"{messages[0]} (and {count - 1} more like it{listed_sources})"]
             new_lines = messages[: most - len(listed)]
             listed += new_lines
             shown_count += count if is_large and new_lines else len(new_lines)

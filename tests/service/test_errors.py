@@ -40,5 +40,12 @@ def test_a_cause_names_each_place_once() -> None:
         assert str(InvalidSequences(problems)) == told
 
 
+def test_dots_stand_for_places_that_are_left_out() -> None:
+    for count in (5, 40):
+        told = str(InvalidSequences([Problem(f"/sequences/{place}", "has no step") for place in range(count)]))
+        assert f"(and {count - 1} more like it: sequence 1, sequence 2, sequence 3, sequence 4" in told
+        assert ("..." in told) == (count == 40)
+
+
 def test_the_reasons_are_a_closed_set() -> None:
     assert sorted(kind.reason for kind in Refused.__subclasses__()) == sorted(REASONS)
