@@ -139,6 +139,9 @@ async def test_columns_are_told_to_be_instances(service: Service) -> None:
     answer = await ask(service, {"inputs": [[[1, 3]]]})
     assert answer.status_code == 400
     assert "columns as 'inputs' are not read: send 'instances', one for each sequence" in answer.json()["error"]
+    assert "did you mean" not in answer.json()["error"]
+    misspelt = await ask(service, {"output": [], "instances": [[[1, 3]]]})
+    assert "did you mean outputs" in misspelt.json()["error"]
 
 
 async def test_a_path_may_name_a_version_or_an_alias() -> None:

@@ -320,6 +320,8 @@ def _unknown_field_message(name: str, known: frozenset[str]) -> str:
     names = sorted(known)
     # Fields of other servers, only at the root of a body of `POST /predict`.
     hint = (OTHER_BODIES if "sequences" in known else {}).get(name) or similar(name, names)
+    if name == "inputs" and "instances" in known:  # a body in columns, not a misspelt `outputs`: its own advice is told
+        hint = ""
     return f"unknown field{hint}; known are {listed(names)}"
 
 
