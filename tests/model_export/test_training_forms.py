@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,11 @@ from click.testing import CliRunner
 import lengthwise
 import lengthwise_export
 from lengthwise.commands.cli import main
+from lengthwise.datasets.dataset import Reading
+from lengthwise.errors import ConfigurationError
 from lengthwise_export.architecture import checkpoint
 from lengthwise_export.architecture.spec import Spec
-from lengthwise_export.training.arrays import from_sequences
+from lengthwise_export.training.arrays import from_files, from_sequences
 
 LABELS = ["calm", "loud"] * 8
 
@@ -53,6 +56,15 @@ def test_every_form_trains_the_same_model() -> None:
     ):
         run = trained(*given, **options)
         assert without_names(run) == without_names(first), name
+
+
+def test_another_number_of_features_than_the_spec_says_is_told(tmp_path: Path) -> None:
+    spec, data = tmp_path / "two.toml", tmp_path / "d.csv"
+    spec.write_text("[input]\nfeatures = 2\n")
+    data.write_text("id,t,value,label\n" + "".join(f"{n},{t},0.5,{LABELS[n]}\n" for n in range(4) for t in range(3)))
+    with pytest.raises(ConfigurationError) as told:
+        from_files(str(spec), [str(data)], Reading())
+    assert str(told.value) == f"{spec} says features = 2, the data has 1: value"
 
 
 def without_names(run: lengthwise_export.TrainedModel) -> tuple[dict[str, bytes], dict[str, Any]]:

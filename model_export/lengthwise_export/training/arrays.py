@@ -32,6 +32,7 @@ from lengthwise.datasets.tails import without_padding
 from lengthwise.decoding.calls import TRANSPOSED
 from lengthwise.errors import ConfigurationError
 from lengthwise.padding import Steps
+from lengthwise.runtime.feature_names import listed
 from lengthwise.runtime.manifest import Task
 from lengthwise.wrong_values import nearest
 from lengthwise_export.architecture.model_spec import Preset
@@ -158,7 +159,7 @@ def from_files(spec_or_path: str | Spec, files: Sequence[str], reading: Reading)
         raise ConfigurationError(f"{', '.join(files)}: there is no record in it")
     # Complete the spec
     reasons: list[str] = []
-    spec = Spec.from_table(complete_tables(spec_tables, records, reasons), source=source)
+    spec = Spec.from_table(complete_tables(spec_tables, records, reasons, source), source=source)
     are_whole = spec.input.features == 1 and all(
         (record.steps >= 0).all() and not (record.steps % 1).any() for record in records
     )
@@ -423,15 +424,18 @@ def with_labels(spec: SpecSource, labels: Sequence[str]) -> dict[str, Any]:
     return completed
 
 
-def complete_tables(spec_tables: Mapping[str, Any], records: Sequence[Record], reasons: list[str]) -> dict[str, Any]:
+def complete_tables(
+    spec_tables: Mapping[str, Any], records: Sequence[Record], reasons: list[str], source: str = "spec"
+) -> dict[str, Any]:
     """Completes the tables of a spec: reads what is open off the records.
 
     Open may be the number of features and their names, the longest length (`max_length`), the task and the labels. For
-    the longest length, and for a task that is not single-label, a sentence is appended to `reasons`.
+    the longest length, and for a task that is not single-label, a sentence is appended to `reasons`. An error says
+    `source` for the spec.
 
     Raises:
         ConfigurationError: The records do not decide it: there are too few different labels, or only some records have
-            feature names.
+            feature names; or the spec states another number of features than they have.
     """
     completed = {name: dict(table) for name, table in spec_tables.items()}
     input_table, output = completed.setdefault("input", {}), completed.setdefault("output", {})
@@ -444,6 +448,10 @@ def complete_tables(spec_tables: Mapping[str, Any], records: Sequence[Record], r
             "give all in one form"
         )
     if input_table.get("vocabulary") is None and input_table.get("feature_names") is None and names is not None:
+        if type(input_table["features"]) is int and input_table["features"] != len(names):
+            raise ConfigurationError(
+                f"{source} says features = {input_table['features']}, the data has {len(names)}: {listed(names)}"
+            )
         input_table["feature_names"] = list(names)
     longest = max(len(record.steps) for record in records)
     if "max_length" not in input_table and "long" not in input_table and longest > _DEFAULT_LONGEST:
