@@ -411,12 +411,15 @@ def test_a_call_whose_status_nobody_takes_is_still_watched_when_its_last_answer_
 
 
 async def test_a_compressed_message_waits_by_the_bytes_it_has() -> None:
-    sizes = list[int]()
+    sizes, read = list[int](), list[int]()
 
     class Noting(Turns):
-        def turn(self, peer: object, size: int, *given: Any, **options: Any) -> Any:
+        @asynccontextmanager
+        async def turn(self, peer: object, size: int, *given: Any, **options: Any) -> AsyncIterator[Any]:
             sizes.append(size)
-            return super().turn(peer, size, *given, **options)
+            async with super().turn(peer, size, *given, **options) as reading:
+                yield reading
+                read.append(reading.size)
 
     begun: list[Any] = []
     core = SimpleNamespace(peer=lambda: b"ipv4:127.0.0.1:1", start_server_batch=lambda _, done: begun.append(done))
@@ -431,6 +434,7 @@ async def test_a_compressed_message_waits_by_the_bytes_it_has() -> None:
     assert received == [message]
     assert sizes[0] >= 10 * len(packed)
     assert sizes[-2] < len(message) <= sizes[-1]
+    assert read == [0] * (len(sizes) - 1) + [len(message)]  # what is measured, and the connection is charged
 
 
 async def test_a_call_that_closes_without_a_message_does_not_count_as_prompt(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import gzip
 import math
+import random
 import threading
 import time
 from collections.abc import AsyncIterator
@@ -19,7 +20,7 @@ from lengthwise.errors import DeadlineExceeded
 from lengthwise.protocols.body import ClientLeft
 from lengthwise.protocols.call import InferenceCall, timeout_of
 from lengthwise.protocols.endpoint import LARGE_BODY_BYTES, Received
-from lengthwise.protocols.turns import Turns, believed_bytes
+from lengthwise.protocols.turns import BodyReading, Turns, believed_bytes
 from tests.support.http_lines import net
 from tests.support.numpy_models import Service, idle, manifest, model, serving
 from tests.support.waiting import until
@@ -273,6 +274,47 @@ async def test_a_connection_is_charged_the_bytes_that_its_body_had() -> None:
         for peer in ("small", *(f"caller {i}" for i in range(12))):
             group.create_task(read(peer, 10_000))
     assert order[:3] == ["small", "caller 0", "small"]
+
+
+async def test_a_packed_body_is_not_refused_for_the_size_it_waits_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    spaces = bytes(random.Random(1).choices(b" \t\n\r", k=600_000))  # a quarter as large when they are packed
+    packed = gzip.compress(b'{"timeout_ms": 120000, "sequences": [[[1, 3]]]' + spaces + b"}")
+    async with reading(monkeypatch) as (service, release):
+        turns = service.app.predict.large_bodies
+        vars(turns).update(_read_bytes=1e6, _read_seconds=100.0)  # as measured
+        assert len(spaces) * 1e-4 < 120 < 10 * len(packed) * 1e-4
+        waiting = asyncio.ensure_future(service.predict(packed, content_encoding="gzip"))
+        await until(lambda: turns.waiting or waiting.done())
+        assert turns.predicted_seconds() < 60
+        release.set()
+        assert (await waiting).status_code == 200
+
+
+@pytest.mark.parametrize("failing", ["packed", "plain"])
+async def test_bodies_that_fail_in_a_slot_do_not_make_the_prediction_short(
+    monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    encoding = {"content_encoding": "gzip"} if failing == "packed" else {}
+    body = LIES["the trailer is false"] if failing == "packed" else b"?" + PLAIN
+    charged = list[int]()
+
+    class Noting(Turns):
+        @asynccontextmanager
+        async def turn(self, *given: Any, **options: Any) -> AsyncIterator[BodyReading]:
+            async with super().turn(*given, **options) as reading:
+                try:
+                    yield reading
+                finally:
+                    charged.append(reading.size)
+
+    async with serving(model(manifest())) as service:
+        service.app.predict.large_bodies = turns = Noting()
+        vars(turns).update(_read_bytes=1e6, _read_seconds=100.0)  # as measured
+        for _ in range(10):
+            assert (await service.predict(body, **encoding)).status_code == 422
+        assert turns.predicted_seconds(size=1_000_000) == pytest.approx(100)
+    inflated = len(LONG) if failing == "packed" else len(body)
+    assert [*filter(None, charged)] == pytest.approx([inflated] * 10, rel=0.02)
 
 
 @pytest.mark.parametrize(

@@ -146,15 +146,18 @@ class RpcCall:
         async def in_turn() -> bytes | None:
             """Inflates the message in a thread, when it is the connection's turn; None if it is too large."""
             # As large as it would be if all of it were like its beginning
-            size = believed_bytes(len(message), self._max_bytes, _INFLATED_HERE * len(message) // read_bytes)
+            likely = min(_INFLATED_HERE * len(message) // read_bytes, self._max_bytes)
+            size = believed_bytes(len(message), self._max_bytes, likely)
             while True:
-                async with self._turns.turn(self.client, size, math.inf):
+                async with self._turns.turn(self.client, size, math.inf, likely=likely) as reading:
                     self._inflation = None  # a thread cannot be cancelled
                     inflated, _ = await asyncio.to_thread(_inflate, message, size)
+                    reading.size = size if inflated is None else len(inflated)
                     if inflated is not None or size == self._max_bytes or self.cancelled:
                         return inflated
+                    reading.size = 0
                     self._inflation = asyncio.current_task()
-                size = believed_bytes(size, self._max_bytes)
+                likely, size = size, believed_bytes(size, self._max_bytes)
 
         def done(inflating: asyncio.Task[bytes | None]) -> None:
             """Ends the operation of the inflation: passes the message on, unless the call was cancelled meanwhile."""

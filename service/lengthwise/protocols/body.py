@@ -137,10 +137,11 @@ class Inflating:
 
     def _inflate(self, count: int) -> int:
         """Inflates up to `count` more pieces; returns how many there were, fewer only at the end of the body."""
-        pieces = list(islice(self._next_pieces, count))
-        self._pieces += pieces
-        self.size += sum(map(len, pieces))
-        return len(pieces)
+        before = len(self._pieces)
+        for piece in islice(self._next_pieces, count):  # one by one, so that they count if the next one fails
+            self._pieces.append(piece)
+            self.size += len(piece)
+        return len(self._pieces) - before
 
     def content(self) -> bytes:
         """The bytes that are inflated so far: all of them, once the body fits."""

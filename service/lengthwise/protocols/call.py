@@ -159,7 +159,9 @@ class InferenceCall:
         return decoded
 
     @asynccontextmanager
-    async def decoding_slot(self, size: int, request: Received, *, whole: bool = True) -> AsyncIterator[BodyReading]:
+    async def decoding_slot(
+        self, size: int, request: Received, *, likely: int | None = None, whole: bool = True
+    ) -> AsyncIterator[BodyReading]:
         """Has one of the few slots in which large bodies are inflated and decoded, for the time of the block.
 
         It first waits until it is this call's turn (`Turns`). The body may name a deadline, so it is searched for one
@@ -168,6 +170,7 @@ class InferenceCall:
         Args:
             size: How many bytes the body has when it is inflated, as far as that is known.
             request: The request with its body, or with the beginning of the inflated body.
+            likely: The same, for predicting the end (`Turns.turn`).
             whole: Whether `request` has the whole body.
 
         Raises:
@@ -184,7 +187,9 @@ class InferenceCall:
             seconds, is_certain = patience(self._protocol.options_of(request)._replace(whole=whole), default)
             deadline = self.record.arrived + seconds
         self._slot = asyncio.get_running_loop().create_future()
-        async with large_bodies.turn(self.peer, size, deadline, certain=is_certain, slot=self._slot) as reading:
+        async with large_bodies.turn(
+            self.peer, size, deadline, likely=likely, certain=is_certain, slot=self._slot
+        ) as reading:
             yield reading
 
     def submit(self, decoded: Decoded, write: Write, waiter: Waiter | None = None) -> None:

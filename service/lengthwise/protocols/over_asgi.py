@@ -95,21 +95,25 @@ class OverAsgi:
             inflated = inflating.at_once()
             if inflated is None:  # a large one
                 beginning = Received(scope, headers, inflating.content())
-                size = believed_bytes(len(body), max_bytes, max(inflating.size, trailer_bytes(body)))
+                likely = min(max(len(body), inflating.size, trailer_bytes(body)), max_bytes)
+                size = believed_bytes(len(body), max_bytes, likely)
                 while True:
-                    async with call.decoding_slot(size, beginning, whole=False) as reading:
+                    async with call.decoding_slot(size, beginning, likely=likely, whole=False) as reading:
                         call.begin_decoding()  # again: the wait for the slot is not decoding
-                        if await inflating.fits(size):
+                        try:
+                            is_whole = await inflating.fits(size)
+                        finally:  # also of a body that is not inflated to its end
+                            reading.size = inflating.size
+                        if is_whole:
                             body = await asyncio.to_thread(inflating.content)
                             del inflating
-                            reading.size = len(body)
                             hold.holds(len(body))
                             return await call.decode_in_thread(Received(scope, headers, body))
                         reading.size = 0
                     # It may wait long, and takes less memory as it came.
                     inflating = Inflating(body, max_bytes, hold)
                     hold.set(len(body) + len(beginning.body))
-                    size = believed_bytes(size, max_bytes)
+                    likely, size = size, believed_bytes(size, max_bytes)
             body = inflated
             hold.holds(len(body))
         request = Received(scope, headers, body)

@@ -15,7 +15,8 @@ arrival): the smallest turn gets the next free slot.
 
 How large a compressed body is, nobody knows before it is inflated, and what its sender says of it may be a lie. So it
 waits with a size that is believed (`believed_bytes`). If it has more bytes, it gives its slot back before it is
-decoded, and waits again with a larger size.
+decoded, and waits again with a larger size. That size only orders the bodies. Most bodies have fewer bytes, so the end
+is predicted by a *likely* size.
 
 Small bodies are decoded on the event loop, and most take much less than a millisecond. One with many sequences takes
 several, as each sequence is queued by itself. So the sequences of such bodies are counted (`count_at_once`): after
@@ -54,7 +55,7 @@ class BodyReading:
     Its reader sets `size` as soon as it is known for certain; to 0 if the body gives the slot back and waits again.
     """
 
-    size: int  # in bytes, inflated
+    size: int  # in bytes, inflated; at first the likely one
     began: float  # in seconds of `time.monotonic`
 
 
@@ -76,7 +77,8 @@ class Turns:
         self.free = slots  # slots that nobody has
         self.waiting = 0  # bodies that wait for a slot
         self._slots = slots
-        self._queue: list[tuple[float, int, int, asyncio.Future[None]]] = []  # heap of (finish, order, size, slot)
+        # A heap of (finish, order, size, likely size, slot)
+        self._queue: list[tuple[float, int, int, int, asyncio.Future[None]]] = []
         self._order = itertools.count()  # among bodies of equal finish, the earlier one is first
         self._virtual_time = 0.0  # bytes
         self._finishes: dict[object, float] = {}  # by connection, that of its last body
@@ -97,6 +99,7 @@ class Turns:
         size: int,
         deadline: float,
         *,
+        likely: int | None = None,
         certain: bool = False,
         slot: asyncio.Future[None] | None = None,
     ) -> AsyncIterator[BodyReading]:
@@ -104,7 +107,8 @@ class Turns:
 
         Args:
             peer: The connection of the body; equal for all bodies of one connection.
-            size: How many bytes the body has when it is inflated, as far as that is known.
+            size: How many bytes the body has when it is inflated, as far as that is known. It orders the bodies.
+            likely: The same, for predicting the end, where `size` is rather too large.
             deadline: Seconds of `time.monotonic`. `DeadlineExceeded` is raised if the turn does not come before.
             certain: Whether the caller set the deadline, so that a later answer is of no use to it. Then
                 `DeadlineExceeded` is raised as soon as it is predicted that the body will not be read in time.
@@ -113,29 +117,31 @@ class Turns:
         Raises:
             ClientLeft: `slot` was cancelled while the body waited.
         """
+        likely = size if likely is None else likely
         # In virtual time, the body begins now, or when the last body of its connection is finished; it takes its size.
         finish = self._finishes[peer] = max(self._virtual_time, self._finishes.get(peer, 0.0)) + size
         if self.free:  # so no body waits: `release` would have given it the slot
             self.free -= 1
         else:
             slot = slot or asyncio.get_running_loop().create_future()
-            await self._wait(finish, size, deadline, slot, certain=certain)
+            await self._wait(finish, (size, likely), deadline, slot, certain=certain)
             if slot.cancelled():
                 raise ClientLeft
-        reading = BodyReading(size, time.monotonic())
+        reading = BodyReading(likely, time.monotonic())
         self._reading.add(reading)
         try:
             yield reading
+            if reading.size:  # what fails may do so early: how long it took says nothing of bodies that are read
+                self._read_bytes = _DECAY * self._read_bytes + reading.size
+                self._read_seconds = _DECAY * self._read_seconds + time.monotonic() - reading.began
         finally:
             self._reading.remove(reading)
             if reading.size:  # the bytes that it really has
                 self._finishes[peer] = self._finishes.get(peer, 0.0) + reading.size - size
-                self._read_bytes = _DECAY * self._read_bytes + reading.size
-                self._read_seconds = _DECAY * self._read_seconds + time.monotonic() - reading.began
             self.release()
 
     def predicted_seconds(self, turn: tuple[float, int] = (float("inf"), 0), size: int = 0) -> float:
-        """Predicts the seconds until a body of `size` bytes is read, whose turn is (finish, order).
+        """Predicts the seconds until a body of `size` likely bytes is read, whose turn is (finish, order).
 
         They are the time of the bodies that are being read, of the waiting ones whose turn is earlier, and its own.
         Without arguments: the seconds until every body that is here now is read.
@@ -148,15 +154,17 @@ class Turns:
         else:
             running_bytes = sum(body_bytes for body_bytes, _ in running)
             seconds_per_byte = sum(seconds for _, seconds in running) / max(1, running_bytes)
-        earlier = [waiting for waiting in self._queue if waiting[:2] < turn and not waiting[3].done()]
-        seconds_before = seconds_per_byte * sum(body_bytes for _, _, body_bytes, _ in earlier)
+        earlier = [waiting for waiting in self._queue if waiting[:2] < turn and not waiting[4].done()]
+        seconds_before = seconds_per_byte * sum(body_bytes for _, _, _, body_bytes, _ in earlier)
         seconds_before += sum(max(0.0, body_bytes * seconds_per_byte - seconds) for body_bytes, seconds in running)
         return seconds_before / self._slots + size * seconds_per_byte
 
     async def _wait(
-        self, finish: float, size: int, deadline: float, slot: asyncio.Future[None], *, certain: bool
+        self, finish: float, sizes: tuple[int, int], deadline: float, slot: asyncio.Future[None], *, certain: bool
     ) -> None:
-        """Puts a body with this finish into the queue, and waits until `release` gives it the slot, or it is cancelled.
+        """Puts a body with this finish and these sizes (of `turn`) into the queue, and waits.
+
+        It waits until `release` gives it the slot, or the slot is cancelled.
 
         Raises:
             DeadlineExceeded: No slot was free before the deadline; or, if the deadline is `certain`, it is predicted
@@ -166,12 +174,12 @@ class Turns:
         try:
             # Up to each look (a share of the time that the body has) it waits; before each, the end is predicted again.
             for look in _LOOKS if certain else (1.0,):
-                if certain and (needed := self.predicted_seconds(turn, size)) > deadline - time.monotonic():
+                if certain and (needed := self.predicted_seconds(turn, sizes[1])) > deadline - time.monotonic():
                     raise DeadlineExceeded(
                         f"the deadline cannot be met: it takes about {needed:.1f} s to read this body"
                     )
                 if not is_waiting:
-                    heapq.heappush(self._queue, (*turn, size, slot))
+                    heapq.heappush(self._queue, (*turn, *sizes, slot))
                     self.waiting += 1
                     is_waiting = True
                 await asyncio.wait((slot,), timeout=max(0.0, began + look * (deadline - began) - time.monotonic()))
@@ -191,7 +199,7 @@ class Turns:
         Also moves the virtual time on, and forgets connections all of whose bodies are read.
         """
         while self._queue:
-            _, _, size, slot = heapq.heappop(self._queue)
+            _, _, size, _, slot = heapq.heappop(self._queue)
             if not slot.done():
                 # The connections of all waiting bodies (`waiting` still counts this one) and of the other slots share
                 # the time in which these bytes are read.
