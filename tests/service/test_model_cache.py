@@ -1,6 +1,8 @@
 """The cache of models by address: whole, checked, shared, and what is said where a fetch fails."""
 
 import errno
+import io
+import itertools
 import json
 import logging
 import lzma
@@ -13,6 +15,7 @@ import tracemalloc
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import trustme
@@ -352,11 +355,12 @@ def test_every_member_of_an_archive_counts_even_if_it_is_not_written(
     (tmp_path / "a.tar").write_bytes(
         member("etc", b"", type=tarfile.DIRTYPE)[:512] * 2 + member("etc/one")[:1024] + member("models/two")
     )
-    monkeypatch.setattr(archives, "MOST_FILES", 4)
+    monkeypatch.setattr(archives, "MOST_FILES", 1)  # those that are written
+    monkeypatch.setattr(archives, "MOST_MEMBERS", 4)
     archives.extract(tmp_path / "a.tar", tmp_path, "here", inside="models")
     assert (tmp_path / "two").read_bytes() == b"x"
-    monkeypatch.setattr(archives, "MOST_FILES", 3)
-    with pytest.raises(ConfigurationError, match="more than 3 files"):
+    monkeypatch.setattr(archives, "MOST_MEMBERS", 3)
+    with pytest.raises(ConfigurationError, match="more than 3 members"):
         archives.extract(tmp_path / "a.tar", tmp_path, "here", inside="models")
 
 
@@ -378,6 +382,29 @@ def test_a_fetch_has_a_limit_of_time(web: Web, models: Path, tmp_path: Path, mon
     web.files["models.tar"] = archive_of(models, tmp_path / "models.tar")
     with pytest.raises(ConfigurationError, match="is not fetched after -1 s"):
         cache.fetch(url(web), tmp_path / "cache")
+
+
+@pytest.mark.parametrize("inside", ["", "models"])
+def test_the_limit_of_time_holds_within_one_large_member(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inside: str
+) -> None:
+    with tarfile.open(tmp_path / "large.tar.gz", "w:gz", compresslevel=1) as tar:
+        large = tarfile.TarInfo("large")
+        large.size = 2**25
+        tar.addfile(large, io.BytesIO(bytes(large.size)))
+    clock = itertools.count()  # each look takes a second
+    monkeypatch.setattr(archives, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr(archives, "MOST_SECONDS", 10.0)
+    with pytest.raises(ConfigurationError, match="is not fetched after 10 s"):
+        archives.extract(tmp_path / "large.tar.gz", tmp_path, "here", inside=inside)
+
+
+def test_headers_count_as_bytes_of_a_fetch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    header = member("marks", b"300000 a=".ljust(299_999, b"x") + b"\n", type=tarfile.XGLTYPE)[:-1024]
+    (tmp_path / "a.tar").write_bytes(header + member("etc"))
+    monkeypatch.setattr(archives, "MOST_BYTES", 200_000)
+    with pytest.raises(ConfigurationError, match="which is too much for models"):
+        archives.extract(tmp_path / "a.tar", tmp_path, "here", inside="models")
 
 
 def test_the_digest_of_an_address_is_compared_before_the_archive_is_read(web: Web, tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ class ImageSource:
             ConfigurationError: A layer removes files of an earlier one.
         """
         archive, where = folder.with_name("layer"), str(self._address)
-        limits = archives.FetchLimits(where)
+        limits = archives.FetchLimits(where, "push an image that has only the models (`lengthwise push`)")
         with closing(ImageRegistry(self._address)) as registry:
             for layer in self._layers:
                 limits.allow(layer["size"])
