@@ -45,6 +45,16 @@ def test_of_many_the_classes_stay_until_much_has_changed(waiting: int, arrive: i
     assert len(calls) == 1 + divided
 
 
+def test_a_priority_overtakes_few_sequences_where_no_cost_is_predicted() -> None:
+    pool, first = PendingSequences(), WaitingSequence(8)
+    pool.add(first)
+    for _ in range(int(PRIORITY_SECONDS / 1e-4) + 1):
+        pool.add(waiting := WaitingSequence(8, priority=1))
+        pool.remove(waiting)
+    pool.add(WaitingSequence(8, priority=1))
+    assert pool.most_urgent() is first
+
+
 class PoolAgainstASet(RuleBasedStateMachine):
     """A pool whose horizon is easily passed, and beside it the set of what must be in it."""
 

@@ -28,6 +28,9 @@ HORIZON: Final = 8192  # so many most urgent sequences are near: several full ba
 MAX_PRIORITY: Final = 9  # from 0, the default
 PRIORITY_SECONDS: Final = 1.0  # of predicted work that came earlier, and that one level of priority overtakes
 _PER_SECOND: Final = 1e9  # of work; each of these takes `MAX_PRIORITY` + 1 steps of urgency, one for each priority
+# What counts for a sequence at least: its way through the service takes about as long, however little the model does.
+# So a level overtakes a bounded number of sequences, also where no cost is predicted, or far too little.
+_LEAST_SECONDS: Final = 1e-4
 _MOST_DUE: Final = 64  # so many of those with the next deadlines may run with a sequence in a hurry
 _SAMPLE: Final = 128  # about so many sequences, of more, are looked at to estimate the work of all
 WIDTH: Final = attrgetter("width")  # of a waiting sequence
@@ -137,7 +140,7 @@ class PendingSequences:
         # 1. Its fields
         self._arrivals += 1
         waiting.urgency = key = self._arrived - self._head_start * waiting.priority
-        self._arrived += (MAX_PRIORITY + 1) * (1 + int(waiting.seconds * _PER_SECOND))
+        self._arrived += (MAX_PRIORITY + 1) * (1 + int(max(waiting.seconds, _LEAST_SECONDS) * _PER_SECOND))
         waiting.turn = self._ran + len(self._waiting)
         waiting.arrival_work = self.work
         # 2. The collections
