@@ -16,7 +16,7 @@ import lengthwise
 import lengthwise_export
 from lengthwise.commands.cli import main
 from lengthwise.datasets.dataset import Reading
-from lengthwise.errors import ConfigurationError
+from lengthwise.errors import ConfigurationError, InvalidSequences
 from lengthwise_export.architecture import checkpoint
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.training.arrays import from_files, from_sequences
@@ -265,3 +265,15 @@ def test_steps_without_a_label_count_nowhere() -> None:
     assert runs[0].report["training"]["loss"] == runs[1].report["training"]["loss"]
     assert any("-100 among the labels" in warning for warning in runs[1].warnings)
     assert not any("-100" in warning for warning in runs[0].warnings)
+
+
+def test_labels_of_several_levels_go_by_the_level_of_the_ids() -> None:
+    table = pandas.DataFrame({"id": ["1", "1", "2", "2"], "x": [0.1, 0.2, 5.0, 6.0]})
+    keys = [("1", "2"), ("2", "1")]
+    for names in (["fold", "id"], ["fold", "trip_id"]):
+        labels = pandas.Series(["of 2", "of 1"], index=pandas.MultiIndex.from_tuples(keys, names=names))
+        assert [record.label for record in from_sequences("rocket", table, labels).records] == ["of 1", "of 2"]
+    doubtful = pandas.Series(["a", "b"], index=pandas.MultiIndex.from_tuples(keys))
+    with pytest.raises(InvalidSequences, match="sequences without a label: '1', '2'"):
+        from_sequences("rocket", table, doubtful)
+    assert [record.label for record in from_sequences("rocket", [[1.0], [2.0]], doubtful).records] == ["a", "b"]

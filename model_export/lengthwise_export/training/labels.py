@@ -77,6 +77,24 @@ def _mismatch(ids: list[Any], keys: list[str]) -> str:
     return "; ".join(f"{title}: {first_of([*map(repr, group)])}" for title, group in groups.items() if group)
 
 
+def _keys_of(labels: Any, id_name: str | None) -> list[Any]:
+    """The keys of a mapping or a Series. Of several levels of an index, the one that is the id.
+
+    That is the level with the name of the column of ids, else with a name of ids, else the only one with several
+    values; where there are several such levels, a key is a tuple, as the name of a group is.
+    """
+    index = _index(labels)
+    if index is None or index.nlevels == 1:
+        keys = labels if index is None else index
+        return [key[0] if isinstance(key, tuple) and len(key) == 1 else key for key in keys]
+    names, levels = [*map(str, index.names)], range(index.nlevels)
+    of_column = [level for level in levels if names[level] == id_name]
+    named = [level for level in levels if is_named_as("id", names[level])]
+    varied = [level for level in levels if index.get_level_values(level).nunique() > 1]
+    found = of_column or named or varied or [0]
+    return [*(index if len(found) > 1 else index.get_level_values(found[0]))]
+
+
 def _with_ids(labels: Any, id_name: str | None) -> tuple[list[str] | None, Any]:
     """The ids of labels, None if they have none; and the labels.
 
@@ -87,8 +105,7 @@ def _with_ids(labels: Any, id_name: str | None) -> tuple[list[str] | None, Any]:
     """
     series = labels.iloc[:, 0] if _index(labels) is not None and labels.shape[1:] == (1,) else labels
     if isinstance(series, Mapping) or (_index(series) is not None and series.ndim == 1):
-        keys = (key[0] if isinstance(key, tuple) else key for key, _ in series.items())
-        return [*map(id_text, keys)], [label for _, label in series.items()]
+        return [*map(id_text, _keys_of(series, id_name))], [label for _, label in series.items()]
     # sklearn's tests of estimators give an array that cannot be iterated
     is_list = isinstance(labels, Iterable) or hasattr(labels, "__array__")
     if (table := columns_of(labels)) is None and is_list and not isinstance(labels, str | bytes):
