@@ -277,3 +277,18 @@ def test_labels_of_several_levels_go_by_the_level_of_the_ids() -> None:
     with pytest.raises(InvalidSequences, match="sequences without a label: '1', '2'"):
         from_sequences("rocket", table, doubtful)
     assert [record.label for record in from_sequences("rocket", [[1.0], [2.0]], doubtful).records] == ["a", "b"]
+
+
+def test_labels_of_steps_are_sorted_by_time_with_their_steps() -> None:
+    rows = [("a", 2, 0.3, "c"), ("b", 0, 0.4, "b"), ("a", 0, 0.1, "a"), ("a", 1, 0.2, "b"), ("b", 1, 0.5, "a")]
+    table = pandas.DataFrame(rows, columns=["id", "t", "x", "label"])
+    own = [record.label for record in from_sequences("rnn", table, None).records]
+    assert own == [("a", "b", "c"), ("b", "a")]
+    given, lists = table.drop(columns="label"), {"a": ["c", "a", "b"], "b": ["b", "a"]}
+    cells = given.groupby("id").agg(list).reset_index()
+    frames = [rows.drop(columns="id") for _, rows in given.groupby("id")]
+    read = lengthwise.sequences(given)
+    for data, labels in ((given, lists), (given, [*lists.values()]), (cells, lists), (read, lists)):
+        assert [record.label for record in from_sequences("rnn", data, labels).records] == own
+    arrays = [np.array(label) for label in lists.values()]
+    assert [record.label for record in from_sequences("rnn", frames, arrays).records] == own

@@ -38,7 +38,7 @@ from lengthwise.wrong_values import nearest
 from lengthwise_export.architecture.model_spec import Preset
 from lengthwise_export.architecture.spec import InputSpec, Spec, tables_of
 from lengthwise_export.errors import SpecError
-from lengthwise_export.training.labels import in_order
+from lengthwise_export.training.labels import by_time, in_order
 from lengthwise_export.training.record_checks import allow_open_missing, fitting_records, why_unfit
 
 # A spec as a Python caller passes it: a preset's name, the path of a TOML file, or its tables
@@ -250,7 +250,9 @@ def _records_of(
     # Join the arrays with their labels to records, and cut padding off their ends
     sequences_read = InputSequences((entry for entry in entries if isinstance(entry, InputSequence)), roles)
     raw_labels = (
-        _own_labels(sequences_read, arrays, task) if labels is None else in_order(labels, sequences_read, sequences)
+        _own_labels(sequences_read, arrays, task)
+        if labels is None
+        else by_time(in_order(labels, sequences_read, sequences), sequences_read)
     )
     labels_read = [as_label(label, index) for index, label in enumerate(raw_labels)]
     if len(labels_read) != len(arrays):

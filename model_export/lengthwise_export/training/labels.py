@@ -15,6 +15,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
+
 from lengthwise.datasets.column_roles import is_named_as, listed
 from lengthwise.datasets.input_sequences import InputSequences, log
 from lengthwise.datasets.long_table import ids_of, labels_of
@@ -59,6 +61,17 @@ def in_order(labels: Any, sequences: InputSequences, data: Any) -> Any:
     if not is_explicit and names != sorted(names, key=int if all(map(str.isdecimal, names)) else None):
         log.warning("the labels are taken in the order in which the ids first stand in the table: %s", first_of(names))
     return values
+
+
+def by_time(labels: Iterable[Any], sequences: InputSequences) -> list[Any]:
+    """Sorts labels of steps as the steps of their sequence were sorted: they come in the order of the table's rows."""
+    result = [*labels]
+    for index, (label, sequence) in enumerate(zip(result, sequences, strict=False)):
+        if sequence.order is not None and isinstance(label, np.ndarray | list | tuple):
+            places = np.argsort(np.argsort(sequence.order[: len(sequence.steps)]))  # some steps may be cut off
+            if len(places) == len(label):
+                result[index] = [label[place] for place in places]
+    return result
 
 
 def _index(value: Any) -> Any:

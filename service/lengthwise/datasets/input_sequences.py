@@ -67,6 +67,7 @@ class InputSequence:
     feature_mask: list[bool] | None = None  # False for each feature that is missing in every step
     label: Any = None  # or a list with one for each step
     names: tuple[str, ...] | None = None  # of the features, in their order, if it came with names
+    order: Sequence[int] | None = None  # the place of each step in a table, before the sort by time
 
     def in_order(self, names: tuple[str, ...] | None) -> InputSequence:
         """Picks the features with these names, in their order; returns a new sequence.
@@ -445,13 +446,14 @@ def _sequence(
     if "steps" not in fields:
         raise ValueError("'steps' is missing")
     steps, label, roles, names = fields["steps"], fields.get("label"), None, None
+    order: Sequence[int] | None = None
     if not isinstance(steps, np.ndarray | list) and (table := columns_of(steps)) is not None:
         steps = long_table.one_sequence(table, columns, padding)
     # The array of the steps: of a sequence of a table, of objects by the names of features, or of an array-like
     if isinstance(steps, LongSequence):
         if steps.problem is not None:
             raise ValueError(steps.problem[1])
-        array, roles, names = steps_array(steps.steps), steps.roles, steps.roles.names
+        array, roles, names, order = steps_array(steps.steps), steps.roles, steps.roles.names, steps.order
         label = steps.label if label is None else label
     elif isinstance(steps, list | tuple) and any(isinstance(step, Mapping) for step in steps):
         rows, names = values_by_name(with_null_steps(steps, padding), columns.inputs)
@@ -460,7 +462,7 @@ def _sequence(
         array = steps_array(steps, padding)
         array = np.ascontiguousarray(array.T) if layout == "channels-first" and array.ndim == 2 else array
     masks = _mask(fields, "step_mask"), _mask(fields, "feature_mask")
-    return InputSequence(array, _identifier(fields.get("id")), *masks, label, names), roles
+    return InputSequence(array, _identifier(fields.get("id")), *masks, label, names, order), roles
 
 
 def _identifier(value: Any) -> str | None:

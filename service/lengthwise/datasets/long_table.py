@@ -65,6 +65,7 @@ class LongSequence:
     label: Any  # or a list with one for each step; None if there is none
     problem: tuple[int, str] | None  # its first bad row, and why that cannot be read
     roles: Roles  # of the table's columns
+    order: Sequence[int]  # `[length]`: the place of each step before the sort by time
 
 
 def one_sequence(columns: TableColumns, chosen: ColumnNames, padding: Padding | None = None) -> LongSequence:
@@ -196,7 +197,8 @@ def _sequences(
                 odd_label = "no label" if labels[odd_row] is None else f"the label {labels[odd_row]!r}"
                 reason = f"has {odd_label}, and {label!r} in its other rows: correct it"
                 problem = odd_row, f'sequence {name!r} {reason} (labels of steps are for task = "per-step")'
-        result.append(LongSequence(name, rows, values[rows], label, problem, roles))
+        places = np.searchsorted(np.sort(rows), rows).tolist()
+        result.append(LongSequence(name, rows, values[rows], label, problem, roles, places))
     return result
 
 

@@ -86,6 +86,7 @@ def sequences(
     for row in range(len(columns[lists[0]])):
         label = None if labels is None else [*labels[row]] if is_list(labels[row]) else labels[row]
         steps: NDArray[Any] = np.empty((0, 1))
+        order: Sequence[int] = ()
         try:
             steps, order = _steps(
                 {name: columns[name][row] for name in (*roles.values, roles.time) if name},
@@ -98,7 +99,7 @@ def sequences(
             wrong.setdefault(row, str(error))
         problem = (row, wrong[row]) if row in wrong else None
         name = str(row) if ids is None else ids[row]
-        result.append(long_table.LongSequence(name, np.array([row]), steps, label, problem, roles))
+        result.append(long_table.LongSequence(name, np.array([row]), steps, label, problem, roles, order))
     return result if options.get("per_step") else _with_single_labels(result), roles
 
 
