@@ -170,6 +170,7 @@ NUMBERED = FRAME.assign(id=FRAME["u"].astype(int))
 BY_NUMBER = pandas.Series(IN_ORDER, index=range(12))
 LEVELS = FRAME.set_index(["id", "t"])
 ARRAYS = [rows[["u"]].to_numpy() for _, rows in FRAME.groupby("id", sort=False)]
+FRAMES = [rows for _, rows in FRAME.groupby("id", sort=False)]
 STEPS = pandas.DataFrame({"id": IDS[::-1], "steps": ARRAYS[::-1]})
 WAYS: dict[str, tuple[Any, Any]] = {
     "list": (FRAME, IN_ORDER),
@@ -190,6 +191,15 @@ WAYS: dict[str, tuple[Any, Any]] = {
     "groups": (BACKWARDS.groupby("id"), BY_ID),
     "mapping": ({name: rows[["u"]] for name, rows in BACKWARDS.groupby("id")}, BY_ID),
     "sequences": (lengthwise.sequences(BACKWARDS), BY_ID),
+    "frames": ([rows for _, rows in BACKWARDS.groupby("id", sort=False)], BY_ID),
+    "frames of levels": ([rows for _, rows in LEVELS[::-1].groupby("id", sort=False)], BY_ID),
+    "frames of an index": ([rows for _, rows in BACKWARDS.set_index("id").groupby("id", sort=False)], BY_ID),
+    "polars frames": (polars.from_pandas(BACKWARDS).partition_by("id"), BY_ID),
+    "two frames": (FRAMES[1::-1], pandas.DataFrame({"id": IDS[:2], "label": IN_ORDER[:2]})),
+    "tuple of frames": (tuple(FRAMES[::-1]), BY_ID),
+    "frames of subjects": ([rows.rename(columns={"id": "subject"}) for rows in FRAMES[::-1]], BY_ID),
+    "frames, a shuffled index": (FRAMES, BY_ID.set_axis(range(20, 8, -1))),
+    "Series of frames": (pandas.Series(FRAMES, index=range(20, 8, -1)), BY_ID.set_axis(range(20, 8, -1))),
     "lists in cells": (STEPS, BY_ID),
     "index of lists in cells": (STEPS.set_index("id").rename_axis(None), BY_ID),
     "arrays, a shuffled index": (ARRAYS, BY_ID.set_axis(range(20, 8, -1))),
@@ -212,6 +222,13 @@ REFUSED: dict[str, tuple[Any, Any, str]] = {
     "several columns": (FRAME, pandas.DataFrame({"a": BY_ID, "b": BY_ID}), "columns 'a', 'b'"),
     "rows": (LEVELS, pandas.Series("calm", index=LEVELS.index), "several labels: 'r0'"),
     "no ids": (ARRAYS, TRUTH, "without a label: None; labels without a sequence: 'r0'"),
+    "no ids, table": (ARRAYS, pandas.DataFrame({"id": IDS, "label": IN_ORDER}), "without a label: None"),
+    "entries": ([{"id": "b", "steps": [1.0]}, {"id": "a", "steps": [2.0]}], BY_ID[:2], "a label: 'b', 'a'"),
+    "frames, numbers": (
+        [rows for _, rows in NUMBERED[::-1].groupby("id", sort=False)],
+        BY_NUMBER,
+        "are ids and numbers of rows",
+    ),
     "numbers that are ids or rows": (STEPS.assign(id=range(11, -1, -1)), BY_NUMBER, "are ids and numbers of rows"),
 }
 
@@ -229,7 +246,11 @@ def test_an_order_that_is_not_that_of_the_ids_is_said(caplog: pytest.LogCaptureF
         "the labels are taken in the order in which the ids first stand in the table: r0, r1, r2, r3, r4 and 7 more"
     ]
     caplog.clear()
+    from_sequences("rnn", BACKWARDS.groupby("id", sort=False), IN_ORDER)
+    assert "in the order in which the ids first stand in the table: r11, r10" in caplog.messages[0]
+    caplog.clear()
     from_sequences("rnn", NUMBERED, IN_ORDER)
+    from_sequences("rnn", FRAMES[::-1], IN_ORDER)
     from_sequences("rnn", FRAME, BY_ID)
     assert not caplog.messages
 

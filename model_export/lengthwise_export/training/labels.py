@@ -4,9 +4,10 @@
 |---|---|
 | a dict, a pandas Series with the ids as its index, a table with a column of ids | by the ids, in any order |
 | a list, an array, a Series with the index 0, 1, 2, ...; any Series if the sequences have no ids | by position |
+| a Series with other whole numbers as its index, none of them an id, beside a list, as of a fold | by position |
 
 All other labels are refused, and the error has the ids of both sides. Where a row of a pandas table is a sequence, the
-index of the table is its ids, too.
+index of the table is its ids, too; where a table is a sequence, its one id is that of the sequence.
 """
 
 from __future__ import annotations
@@ -37,18 +38,20 @@ def in_order(labels: Any, sequences: InputSequences, data: Any) -> Any:
         InvalidSequences: The labels are no list, or their ids and those of the sequences differ.
     """
     ids: list[Any] = [sequence.id for sequence in sequences]
-    rows, is_series = _index(data), _index(labels) is not None
+    rows, is_series = _index(data), _index(labels) is not None and labels.shape[1:] in ((), (1,))
     has_rows = rows is not None and len(rows) == len(ids)  # a row is a sequence
-    ids = [*map(id_text, rows)] if has_rows and None in ids and type(rows).__name__ != "RangeIndex" else ids
+    if has_rows and (None in ids or data.ndim == 1) and type(rows).__name__ != "RangeIndex":
+        ids = [*map(id_text, rows)]
     id_name = None if sequences.roles is None else sequences.roles.id
     keys, values = _with_ids(labels, id_name)
     is_count = is_series and keys == [*map(str, range(len(values)))]
     # By the ids
-    if keys not in (None, ids) and not (is_series and None in ids):
+    is_list = type(data) in (list, tuple, np.ndarray) or (has_rows and data.ndim == 1)  # a Series of sequences, too
+    if keys not in (None, ids) and not (is_series and _are_positions(keys, ids, is_list)):
         problem = _mismatch(ids, keys)
-        if not problem and not (is_count and has_rows):
+        if not problem and not (is_count and (has_rows or is_list)):
             return [*map(dict(zip(keys, values, strict=True)).__getitem__, ids)]
-        if not problem or not (is_count or (is_series and type(data) is list and {*keys}.isdisjoint(ids))):
+        if not problem or not is_count:
             problem = (
                 f"{problem or '0, 1, 2, ... are ids and numbers of rows'}. They are matched by id; give a list of "
             )
@@ -57,7 +60,8 @@ def in_order(labels: Any, sequences: InputSequences, data: Any) -> Any:
             )
     # By position
     names = [*map(str, dict.fromkeys(ids))]
-    is_explicit = keys == ids or id_name is None or isinstance(data, InputSequences)
+    has_order = id_name is None and not type(data).__name__.endswith("GroupBy")  # as a list and a dict have
+    is_explicit = keys == ids or has_order or isinstance(data, InputSequences)
     if not is_explicit and names != sorted(names, key=int if all(map(str.isdecimal, names)) else None):
         log.warning("the labels are taken in the order in which the ids first stand in the table: %s", first_of(names))
     return values
@@ -77,6 +81,15 @@ def by_time(labels: Iterable[Any], sequences: InputSequences) -> list[Any]:
 def _index(value: Any) -> Any:
     """The index of a pandas Series or DataFrame; None for any other value."""
     return value.index if is_of(value, "pandas") and hasattr(value, "iloc") else None
+
+
+def _are_positions(keys: list[str], ids: list[Any], is_list: bool) -> bool:
+    """Whether the index of a Series says nothing on the ids: no sequence has one, or it numbers the rows of a split.
+
+    A split, as that of a cross-validation, is a list of sequences.
+    """
+    are_numbers = is_list and all(map(str.isdecimal, keys))
+    return {*ids} == {None} or (are_numbers and {*keys}.isdisjoint(ids))
 
 
 def _mismatch(ids: list[Any], keys: list[str]) -> str:

@@ -384,7 +384,7 @@ def _tables(data: Iterable[Any], columns: ColumnNames) -> Iterator[dict[str, Any
 def _groups(
     groups: Iterable[tuple[Any, Any]], columns: ColumnNames, key_names: Iterable[str] = ()
 ) -> Iterator[dict[str, Any]]:
-    """Yields an entry for each group, with the group's name as its id.
+    """Yields an entry for each group, with the group's name as its id, else that in the columns of its table.
 
     A table loses its columns of group keys, which are no features.
 
@@ -398,10 +398,13 @@ def _groups(
     candidates = tables[0][1] if len(tables) > 1 else ()
     keys = {*key_names, *(column for column in candidates if _is_key(column, tables))}
     keys -= {*columns.all, *(columns.inputs or ())}
+    one_key = replace(columns, id=min(keys)) if len(keys) == 1 else None
     for name, content, table in triples:
         key_value = name[0] if isinstance(name, tuple) and len(name) == 1 else name  # pandas: by=["a"] gives tuples
+        if name is None and table is not None:
+            key_value = long_table.id_of(table, columns) or (long_table.id_of(table, one_key) if one_key else None)
         steps = content if table is None else table.without(keys - table.levels)  # levels are no features anyway
-        yield {"id": None if name is None else id_text(key_value), "steps": steps}
+        yield {"id": None if key_value is None else id_text(key_value), "steps": steps}
 
 
 def _is_key(column: str, groups: Sequence[tuple[Any, TableColumns]]) -> bool:
@@ -447,8 +450,10 @@ def _sequence(
         raise ValueError("'steps' is missing")
     steps, label, roles, names = fields["steps"], fields.get("label"), None, None
     order: Sequence[int] | None = None
+    name = fields.get("id")
     if not isinstance(steps, np.ndarray | list) and (table := columns_of(steps)) is not None:
         steps = long_table.one_sequence(table, columns, padding)
+        name = long_table.id_of(table, columns) if name is None else name
     # The array of the steps: of a sequence of a table, of objects by the names of features, or of an array-like
     if isinstance(steps, LongSequence):
         if steps.problem is not None:
@@ -462,7 +467,7 @@ def _sequence(
         array = steps_array(steps, padding)
         array = np.ascontiguousarray(array.T) if layout == "channels-first" and array.ndim == 2 else array
     masks = _mask(fields, "step_mask"), _mask(fields, "feature_mask")
-    return InputSequence(array, _identifier(fields.get("id")), *masks, label, names, order), roles
+    return InputSequence(array, _identifier(name), *masks, label, names, order), roles
 
 
 def _identifier(value: Any) -> str | None:

@@ -84,6 +84,16 @@ def one_sequence(columns: TableColumns, chosen: ColumnNames, padding: Padding | 
     return _sequences(columns, chosen, replace(roles, id=None), None, {}, padding)[0]
 
 
+def id_of(columns: TableColumns, chosen: ColumnNames) -> str | None:
+    """The id that all rows of a table have; None if they have none or several, or it is not clear what columns are."""
+    with suppress(ConfigurationError):
+        roles = assign_roles(columns, replace(chosen, id=chosen.id if chosen.id in columns else None))
+        if roles.id is not None and not is_channel_name(roles.id):
+            ids = {*ids_of(columns[roles.id], roles.id)}
+            return ids.pop() if len(ids) == 1 else None
+    return None
+
+
 def sequences(
     columns: TableColumns,
     chosen: ColumnNames,
