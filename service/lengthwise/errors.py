@@ -349,8 +349,9 @@ class Causes:
             if is_large:
                 others = [source for source in [*sources][1:] if source]
                 more = ["..."] if len(others) < count - 1 else []
+                on_lines = " on other lines" if all(map(str.isdecimal, others)) and others else ""
                 listed_sources = f": {', '.join([*others, *more])}" if others else ""
-                messages = [f"{messages[0]} (and {count - 1} more like it{listed_sources})"]
+                messages = [f"{messages[0]} (and{on_lines} {count - 1} more like it{listed_sources})"]
             new_lines = messages[: most - len(listed)]
             listed += new_lines
             shown_count += count if is_large and new_lines else len(new_lines)

@@ -313,3 +313,18 @@ def test_labels_of_steps_are_sorted_by_time_with_their_steps() -> None:
         assert [record.label for record in from_sequences("rnn", data, labels).records] == own
     arrays = [np.array(label) for label in lists.values()]
     assert [record.label for record in from_sequences("rnn", frames, arrays).records] == own
+
+
+def test_a_label_that_is_missing_is_told_with_its_sequence_and_column(tmp_path: Any) -> None:
+    (tmp_path / "s.toml").write_text('[model]\npreset = "rocket"\n')
+    path = tmp_path / "e.csv"
+    command = ["train", str(tmp_path / "s.toml"), str(path), "--out", str(tmp_path / "run"), "--column"]
+    rows = [(f"s{place}", place, "" if place < 7 else "ab"[place % 2]) for place in range(12)]
+    pandas.DataFrame(rows, columns=["trial", "x", "way"]).loc[np.repeat(range(12), 2)].to_csv(path, index=False)
+    told = CliRunner().invoke(main, [*command, "label=way"]).stderr
+    assert "e.csv:2: there is no label to train on: sequence 's0' has none; give one" in told
+    assert "(and on other lines 6 more like it: 4, 6, " in told
+    pandas.DataFrame(rows[:7], columns=["trial", "x", "way"]).loc[np.repeat(range(7), 2)].to_csv(path, index=False)
+    told = CliRunner().invoke(main, [*command, "label=way"]).stderr
+    assert "the column 'way' of the labels is empty" in told
+    assert "--column label=NAME" not in told

@@ -159,7 +159,9 @@ def from_files(spec_or_path: str | Spec, files: Sequence[str], reading: Reading)
         raise ConfigurationError(f"{', '.join(files)}: there is no record in it")
     # Complete the spec
     reasons: list[str] = []
-    spec = Spec.from_table(complete_tables(spec_tables, records, reasons, source), source=source)
+    column = roles[0].label if roles else None
+    tables = complete_tables(spec_tables, records, reasons, source, label_column=column)
+    spec = Spec.from_table(tables, source=source)
     are_whole = spec.input.features == 1 and all(
         (record.steps >= 0).all() and not (record.steps % 1).any() for record in records
     )
@@ -427,13 +429,18 @@ def with_labels(spec: SpecSource, labels: Sequence[str]) -> dict[str, Any]:
 
 
 def complete_tables(
-    spec_tables: Mapping[str, Any], records: Sequence[Record], reasons: list[str], source: str = "spec"
+    spec_tables: Mapping[str, Any],
+    records: Sequence[Record],
+    reasons: list[str],
+    source: str = "spec",
+    *,
+    label_column: str | None = None,
 ) -> dict[str, Any]:
     """Completes the tables of a spec: reads what is open off the records.
 
     Open may be the number of features and their names, the longest length (`max_length`), the task and the labels. For
     the longest length, and for a task that is not single-label, a sentence is appended to `reasons`. An error says
-    `source` for the spec.
+    `source` for the spec. `label_column` is the column of the labels, for messages; None if there is none.
 
     Raises:
         ConfigurationError: The records do not decide it: there are too few different labels, or only some records have
@@ -472,6 +479,8 @@ def complete_tables(
                 + (
                     "add sequences of another class"
                     if output["labels"]
+                    else f"the column {label_column!r} of the labels is empty"
+                    if label_column
                     else "a record of JSON has it as 'label'; of a table, say which column it is (--column label=NAME)"
                 )
             )

@@ -51,7 +51,7 @@ def why_unfit(record: Record, spec: Spec) -> str | None:
     if len(steps) > step_spec.max_length and step_spec.long == "reject":
         return f"{len(steps)} steps, and input.max_length = {step_spec.max_length}; raise it, or set input.long"
     if record.label is None:
-        return 'there is no label to train on: "label" is missing; give one, or leave the sequence out'
+        return f"there is no label to train on: sequence {record.id!r} has none; give one, or leave the sequence out"
     return label_mismatch(record, spec.output.task) or unknown_labels(record.label, spec.output.labels, "output.labels")
 
 
