@@ -160,8 +160,8 @@ def from_files(spec_or_path: str | Spec, files: Sequence[str], reading: Reading)
     # Complete the spec
     reasons: list[str] = []
     column = roles[0].label if roles else None
-    tables = complete_tables(spec_tables, records, reasons, source, label_column=column)
-    spec = Spec.from_table(tables, source=source)
+    completed = complete_tables(spec_tables, records, reasons, source, label_column=column)
+    spec = Spec.from_table(completed, source=source)
     are_whole = spec.input.features == 1 and all(
         (record.steps >= 0).all() and not (record.steps % 1).any() for record in records
     )
