@@ -285,7 +285,7 @@ async def test_a_failure_tells_nothing_of_the_inside(caplog: pytest.LogCaptureFi
 
 
 @pytest.mark.parametrize("place", [0, 1, 2, None], ids=["the first", "the second", "the last", "none"])
-def test_a_guessed_key_takes_the_same_comparisons_wherever_it_matches(
+def test_a_guessed_key_takes_one_comparison_wherever_it_matches(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: int | None
 ) -> None:
     known = [f"key-number-{i}-of-some-length" for i in range(3)]
@@ -304,7 +304,7 @@ def test_a_guessed_key_takes_the_same_comparisons_wherever_it_matches(
             keys.check(b"Bearer k")
     else:
         keys.check(b"Bearer " + known[place].encode())
-    assert sizes == [(32, 32)] * 3  # digests, of one length whatever was sent
+    assert sizes == [(32, 32)]  # digests, of one length whatever was sent, however many keys there are
 
 
 @pytest.mark.parametrize(

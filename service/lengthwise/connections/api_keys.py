@@ -68,7 +68,7 @@ class Keys:
         if scheme.lower() != b"bearer" or not key:
             raise Unauthorized("a key is needed: send it as 'authorization: Bearer KEY'")
         sent_digest = hashlib.sha256(key.strip()).digest()
-        digest, caller = self._callers.get(sent_digest, (b"", None))
+        digest, caller = self._callers.get(sent_digest, (bytes(32), None))
         if not hmac.compare_digest(sent_digest, digest):
             raise Unauthorized("the key is not known")
         return caller
