@@ -33,6 +33,7 @@ include_patterns = [
     "benchmarks/README.md",
     "benchmarks/results/*.md",
     "benchmarks/leaks/*.md",
+    "findings/README.md",
     "examples/*.ipynb",
 ]
 
