@@ -100,14 +100,16 @@ async def test_who_cannot_be_answered_in_time_is_told_at_once_and_does_not_wait_
         service = caller.service
         running = asyncio.create_task(service.predict(GOOD))  # type: ignore[arg-type]
         await entered.wait()
-        many = {"sequences": [[[1, 3]]] * 10, "timeout_ms": 20_000}  # each is predicted to take a second
+        # Each is predicted to take a second in a full batch, 64 alone; what runs is predicted to run for 64, too
+        many = {"sequences": [[[1, 3]]] * 10, "timeout_ms": 150_000}
         waiting = asyncio.create_task(service.predict(many))  # type: ignore[arg-type]
         while not service.serving.served[0].queue.pending:
+            assert not waiting.done()
             await asyncio.sleep(0)
         service.serving.batcher.admission.rate.value = 0.25
-        late = await service.predict({**GOOD, "timeout_ms": 25_000})
+        late = await service.predict({**GOOD, "timeout_ms": 100_000})
         assert (late.status_code, "would wait for about" in late.json()["detail"]) == (504, True)
-        hurried = asyncio.create_task(service.predict({**GOOD, "timeout_ms": 15_000}))  # type: ignore[arg-type]
+        hurried = asyncio.create_task(service.predict({**GOOD, "timeout_ms": 140_000}))  # type: ignore[arg-type]
         release.set()
         assert {(await asked).status_code for asked in (running, waiting, hurried)} == {200}
         figures = await service.figures()
