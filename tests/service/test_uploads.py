@@ -205,7 +205,7 @@ async def test_a_file_waits_for_those_before_it_a_bounded_time(
 ) -> None:
     reading, ended = asyncio.Event(), asyncio.Event()
 
-    async def read_until_it_ends(*_: object) -> bytes:
+    async def read_until_it_ends(*_: object, **__: object) -> bytes:
         reading.set()
         await ended.wait()
         return b"{}"
