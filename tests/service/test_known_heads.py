@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -231,7 +232,8 @@ def test_what_is_parsed_later_is_what_would_be_parsed_at_once(document: Any, spo
     if spoilt:
         at = data.draw(st.integers(0, len(body) - len(BLANK)))
         body = body[:at] + data.draw(st.sampled_from([b"", b"[", b"]", b'"', b"\xff", b",", b"NaN"])) + body[at + 1 :]
-    assert text_outcome(body, tensor_text.parse) == text_outcome(body, json_text.parse)
+    at_once = partial(json_text.parse, of_nan=tensor_text.OF_NAN)  # the only words that differ, on purpose
+    assert text_outcome(body, tensor_text.parse) == text_outcome(body, at_once)
 
 
 def test_what_is_known_is_bounded() -> None:

@@ -21,7 +21,7 @@ from lengthwise.errors import RequestError
 
 _MOST_TEXTS: Final = 256
 # Those clients write NaN into the JSON with `binary_data=False`.
-_OF_NAN: Final = f"{json_text.OF_NAN} (binary_data=True in the clients of Triton and KServe sends NaN as it is)"
+OF_NAN: Final = f"{json_text.OF_NAN} (binary_data=True in the clients of Triton and KServe sends NaN as it is)"
 # Within a JSON string a quotation mark has a backslash before it, so this can only be a field.
 _DATA: Final = re.compile(rb'"data"[ \t\r\n]*:[ \t\r\n]*(?=\[)')
 
@@ -90,11 +90,11 @@ def parse(head: bytes, name: str, split_text: SplitText | None = None) -> Any:
     """
     rest, texts = split_text or split(head)
     if not texts:
-        return json_text.parse(head, name, of_nan=_OF_NAN)
+        return json_text.parse(head, name, of_nan=OF_NAN)
     try:
         document = json_text.parse(rest)
     except RequestError:
-        return json_text.parse(head, name, of_nan=_OF_NAN)  # its error names the byte in the whole JSON
+        return json_text.parse(head, name, of_nan=OF_NAN)  # its error names the byte in the whole JSON
     # Put the texts in place of their indices. Whether the fields have the right types is checked later.
     inputs = document.get("inputs") if isinstance(document, dict) else None
     for entry in inputs if isinstance(inputs, list) else ():
