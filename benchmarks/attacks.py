@@ -18,7 +18,7 @@ from typing import Final
 
 import click
 import grpc
-import httpx
+import httpx2
 import numpy as np
 import orjson
 
@@ -181,7 +181,7 @@ class Caller:
         while (began := time.monotonic()) < end:
             try:
                 await self._ask()
-            except (httpx.HTTPError, grpc.aio.AioRpcError):
+            except (httpx2.HTTPError, grpc.aio.AioRpcError):
                 self.failed += 1
             self.seconds.append(time.monotonic() - began)
             await asyncio.sleep(_PAUSE_SECONDS)
@@ -197,7 +197,7 @@ async def measured(url: str, grpc_port: int, seconds: float) -> list[str]:
     body = orjson.dumps({"sequences": STEPS.tolist()})
     packed = _packed()
     async with (
-        httpx.AsyncClient(base_url=url, trust_env=False, timeout=15) as client,
+        httpx2.AsyncClient(base_url=url, trust_env=False, timeout=15) as client,
         grpc.aio.insecure_channel(f"127.0.0.1:{grpc_port}") as channel,
     ):
 

@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 
 _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 _PATIENCE_SECONDS = 180.0
@@ -35,7 +35,7 @@ def first_core() -> int:
 def wait_for_workers(url: str, process: subprocess.Popen[bytes]) -> int:
     """Waits until all workers of a service are ready: how many they are."""
     while process.poll() is None:
-        with suppress(httpx.TransportError):
+        with suppress(httpx2.TransportError):
             answered = workers(url)
             if all(worker["ready"] for worker in answered):
                 return len(answered)
@@ -45,7 +45,7 @@ def wait_for_workers(url: str, process: subprocess.Popen[bytes]) -> int:
 
 def workers(url: str) -> list[dict[str, Any]]:
     """What `/healthz` says of each worker of a service."""
-    answer = httpx.get(f"{url}/healthz", trust_env=False, timeout=_PATIENCE_SECONDS)
+    answer = httpx2.get(f"{url}/healthz", trust_env=False, timeout=_PATIENCE_SECONDS)
     found: list[dict[str, Any]] = answer.json()["workers"]
     return found
 

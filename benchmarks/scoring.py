@@ -18,7 +18,7 @@ from statistics import median
 from typing import Any
 
 import click
-import httpx
+import httpx2
 import orjson
 from rich.console import Console
 
@@ -78,7 +78,7 @@ def scored(work: Work, file: Path, out: Path, core: int) -> dict[str, Any]:
 def differing(target: ServerAddress, file: Path, out: Path, count: int) -> int:
     """How many of the first lines differ from the service's answer in a byte."""
     wrong = 0
-    with file.open("rb") as records, out.open("rb") as lines, httpx.Client(base_url=target.url) as client:
+    with file.open("rb") as records, out.open("rb") as lines, httpx2.Client(base_url=target.url) as client:
         for _, record, line in zip(range(count), records, lines, strict=False):
             fields = orjson.loads(record)
             sequence = {"id": fields["id"], "steps": fields["steps"]}

@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 
 import click
-import httpx
+import httpx2
 import numpy as np
 
 from benchmarks import machine
@@ -66,7 +66,7 @@ def waits(port: int, over: threading.Event) -> list[float]:
 def scrape(url: str, count: int) -> tuple[float, int]:
     """Reads the page so often: seconds of each, and its bytes."""
     began = time.perf_counter()
-    sizes = [len(httpx.get(f"{url}/metrics", timeout=60).content) for _ in range(count)]
+    sizes = [len(httpx2.get(f"{url}/metrics", timeout=60).content) for _ in range(count)]
     return (time.perf_counter() - began) / count, sizes[-1]
 
 

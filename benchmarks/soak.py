@@ -41,7 +41,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-import httpx
+import httpx2
 import numpy as np
 import pyarrow.parquet
 
@@ -96,7 +96,7 @@ class Watch:
     async def sample_counts(self) -> None:
         """Samples the counts until it is cancelled; apart from the memory, as a stopped worker answers late."""
         while True:
-            with suppress(OSError, httpx.HTTPError):  # no worker answers now
+            with suppress(OSError, httpx2.HTTPError):  # no worker answers now
                 await asyncio.to_thread(self.scrape)
             await asyncio.sleep(_SAMPLE_SECONDS)
 
@@ -244,7 +244,7 @@ def _answers(server: ServerProcess) -> bool:
         return server.get("/readyz").status_code == 200
     except OSError:
         return False
-    except Exception as error:  # httpx's errors have no common base with the system's
+    except Exception as error:  # httpx2's errors have no common base with the system's
         return "Connect" not in type(error).__name__
 
 

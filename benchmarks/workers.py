@@ -30,7 +30,7 @@ from pathlib import Path
 from statistics import median
 
 import click
-import httpx
+import httpx2
 from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks import machine, output, pages, processes
@@ -142,7 +142,7 @@ def over_grpc(workers: int, cores: int, seconds: float) -> dict[str, float]:
 
 def _answered(url: str) -> float:
     """The calls that were answered well, as the service counts them."""
-    families = text_string_to_metric_families(httpx.get(f"{url}/metrics", trust_env=False).text)
+    families = text_string_to_metric_families(httpx2.get(f"{url}/metrics", trust_env=False).text)
     samples = (sample for family in families for sample in family.samples)
     return sum(each.value for each in samples if each.name.endswith("requests_total") and each.labels["code"] == "200")
 

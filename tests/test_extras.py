@@ -82,8 +82,8 @@ def unexplained(lines: list[str]) -> Iterator[str]:
 def test_every_version_says_why_it_stands_there() -> None:
     text = (Path(__file__).parents[1] / "pyproject.toml").read_text("utf-8")
     assert [*unexplained(text[text.index("dependencies = [") : text.index("[project.scripts]")].splitlines())] == []
-    assert [*unexplained(['client = ["httpx>=0.28"]', "", "dev = [", '"uv>=1",  # x', '"ruff==1",'])] == [
-        'client = ["httpx>=0.28"]',
+    assert [*unexplained(['client = ["httpx2>=2.0"]', "", "dev = [", '"uv>=1",  # x', '"ruff==1",'])] == [
+        'client = ["httpx2>=2.0"]',
         '"ruff==1",',
     ]
 

@@ -10,7 +10,7 @@ import tomllib
 import zipfile
 from pathlib import Path, PurePosixPath
 
-import httpx
+import httpx2
 import pytest
 
 import lengthwise
@@ -155,7 +155,7 @@ def test_a_users_module_is_checked_exported_and_served(programs: Path, folder: P
     port = free_port()
     # A process of its own verifies the model: it too starts beside the user's packages.
     with running([str(programs / "lengthwise"), "serve", "models", "--port", str(port)], port):
-        answer = httpx.post(
+        answer = httpx2.post(
             f"http://127.0.0.1:{port}/predict", json={"sequences": [[[1, 2, 3]], [[4, 5, 6], [7, 8, 9]]]}
         )
     assert [prediction["length"] for prediction in answer.json()["predictions"]] == [1, 2]
@@ -165,5 +165,5 @@ def test_the_bundled_model_is_served_beside_the_users_packages(programs: Path, f
     body = (ROOT / "examples" / "japanese-vowels.json").read_bytes()
     port = free_port()
     with running([str(programs / "python"), "-m", "lengthwise", "serve", "--port", str(port)], port):
-        answer = httpx.post(f"http://127.0.0.1:{port}/predict", content=body)
+        answer = httpx2.post(f"http://127.0.0.1:{port}/predict", content=body)
     assert [prediction["label"] for prediction in answer.json()["predictions"]] == ["1", "3", "6"]

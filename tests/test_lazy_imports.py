@@ -35,7 +35,7 @@ WITHOUT_A_GRAPH = ("onnx", "onnxruntime", "fastapi", "uvicorn", "grpc", "rich.sy
 
 OF_A_SERVICE = (
     *("lengthwise.console", "lengthwise.monitoring", "lengthwise_export"),
-    *("torch", "onnx", "matplotlib", "httpx", "pyarrow", "opentelemetry.sdk"),
+    *("torch", "onnx", "matplotlib", "httpx2", "pyarrow", "opentelemetry.sdk"),
 )
 """What a service loads the first two of, and only where they are on."""
 

@@ -60,7 +60,7 @@ EXTRAS_OF: Final = {
     **dict.fromkeys(("fastapi", "httptools", "starlette", "uvicorn", "uvloop"), ("serve",)),
     "prometheus_client": ("serve", "bench"),
     "onnxruntime": ("cpu",),
-    "httpx": ("client", "stores"),
+    "httpx2": ("client", "stores"),
     "onnx": ("check", "export"),
     "safetensors": ("check", "export", "train"),
     "torch": ("torch", "export", "train"),

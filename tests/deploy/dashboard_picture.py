@@ -11,7 +11,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import httpx
+import httpx2
 
 from lengthwise.bench.launch import free_port, running, serve_command
 from tests.deploy.live import body, monitored, prometheus
@@ -27,11 +27,11 @@ def refused(url: str, turn: int) -> None:
     """The calls of one half minute that are refused."""
     if turn == 2:
         with ThreadPoolExecutor(8) as pool:
-            list(pool.map(lambda _: httpx.post(url, content=body(*[1000] * 30), timeout=60), range(12)))
+            list(pool.map(lambda _: httpx2.post(url, content=body(*[1000] * 30), timeout=60), range(12)))
     elif turn:
         for content in (body(5, timeout_ms=0.01), b"{") if turn == 3 else (body(5, timeout_ms=0.01),):
             for _ in range(10):
-                httpx.post(url, content=content, timeout=60)
+                httpx2.post(url, content=content, timeout=60)
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 
 from lengthwise.bench.launch import free_port, serve_command
@@ -80,7 +80,7 @@ class Instances:
 
     def answered(self) -> list[float]:
         """How many calls each answered with 200 since it was started."""
-        pages = [httpx.get(f"http://127.0.0.1:{port}/metrics").text for port in self.ports]
+        pages = [httpx2.get(f"http://127.0.0.1:{port}/metrics").text for port in self.ports]
         first = 'lengthwise_requests_total{code="200",'
         return [sum(value for name, value in samples(page).items() if name.startswith(first)) for page in pages]
 
@@ -103,8 +103,8 @@ class Balanced:
         """At least so many calls, and until what happens meanwhile is over: how each ended."""
         ends: Counter[str] = Counter()
         going = True
-        limits = httpx.Limits(max_connections=CONNECTIONS)
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.port}", limits=limits, timeout=40) as client:
+        limits = httpx2.Limits(max_connections=CONNECTIONS)
+        async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{self.port}", limits=limits, timeout=40) as client:
 
             async def calls(first: int) -> None:
                 turn = first
@@ -113,7 +113,7 @@ class Balanced:
                     try:
                         answer = await client.post("/predict", content=BODIES[turn % len(BODIES)])
                         ends["200" if answer.status_code == 200 else f"{answer.status_code} {answer.text[:200]}"] += 1
-                    except httpx.HTTPError as error:
+                    except httpx2.HTTPError as error:
                         ends[type(error).__name__] += 1
 
             tasks = [asyncio.create_task(calls(first)) for first in range(CONNECTIONS)]

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 
 from lengthwise.bench.launch import free_port
@@ -67,7 +67,7 @@ def test_buildkit_builds_an_image_that_answers_and_is_found_healthy(docker: Dock
     name = docker("run", "--detach", *hardened, *quick, "--env", f"LENGTHWISE_PORT={port}", IMAGE).strip()
     until("docker finds it healthy", 60, lambda: _state(docker, name)["Health"]["Status"] == "healthy")
     body = (ROOT / "examples" / "japanese-vowels.json").read_bytes()
-    assert httpx.post(f"http://127.0.0.1:{port}/predict", content=body).status_code == 200
+    assert httpx2.post(f"http://127.0.0.1:{port}/predict", content=body).status_code == 200
     docker("stop", "--time", "40", name)
     assert _state(docker, name)["ExitCode"] == 0
     docker("rm", name)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from lengthwise.bench.launch import free_port
@@ -59,7 +59,7 @@ def served(environment: Path, tmp_path: Path) -> Iterator[dict[str, Any]]:
     command = [environment / "bin" / "lengthwise", "serve", "--provider", "auto", "--port", str(port)]
     with started(command, tmp_path / "log"):
         until("the service is ready", 60, lambda: answers(port, "/readyz"))
-        yield httpx.get(f"http://127.0.0.1:{port}/healthz", trust_env=False).json()
+        yield httpx2.get(f"http://127.0.0.1:{port}/healthz", trust_env=False).json()
 
 
 def test_auto_serves_on_the_cpu_and_says_why(served: dict[str, Any]) -> None:

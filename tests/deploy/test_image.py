@@ -18,7 +18,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import grpc
-import httpx
+import httpx2
 import pytest
 import trustme
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -118,7 +118,7 @@ def test_it_answers_as_its_user_on_a_read_only_root_without_capabilities(built: 
     started = time.monotonic()
     with _served(built) as (name, port):
         print(f"ready {time.monotonic() - started:.2f} s after the start")
-        answer = httpx.post(f"http://127.0.0.1:{port}/predict", content=BODY)
+        answer = httpx2.post(f"http://127.0.0.1:{port}/predict", content=BODY)
         assert answer.status_code == 200
         assert [one["label"] for one in answer.json()["predictions"]] == ["1", "3", "6"]
         status = built.run("exec", name, "python", "-c", "print(open('/proc/1/status').read())")
@@ -162,7 +162,7 @@ def test_it_is_found_healthy_behind_tls_with_keys_and_certificates_of_clients(bu
         built.run("healthcheck", "run", name)
         context = ssl.create_default_context(cafile=folder / "ca.crt")
         context.load_cert_chain(folder / "tls.crt", folder / "tls.key")
-        with httpx.Client(base_url=f"https://localhost:{ports[0]}", verify=context) as client:
+        with httpx2.Client(base_url=f"https://localhost:{ports[0]}", verify=context) as client:
             assert client.post("/predict", content=BODY).status_code == 401
             key = {"authorization": "Bearer a-key-of-sixteen-or-more"}
             assert client.post("/predict", content=BODY, headers=key).status_code == 200
@@ -180,10 +180,10 @@ def _repository(folder: Path) -> Path:
 def test_a_volume_takes_the_bundled_models_place(built: Engine, tmp_path: Path) -> None:
     models = _repository(tmp_path / "models")
     with _served(built, "--volume", f"{models}:/models:ro") as (_, port):
-        health = httpx.get(f"http://127.0.0.1:{port}/healthz").json()
+        health = httpx2.get(f"http://127.0.0.1:{port}/healthz").json()
         assert [(one["model"], one["version"]) for one in health["models"]] == [("japanese-vowels", "1")]
         assert [one["model"] for one in health["refused"]] == ["japanese-vowels/2"]
-        page = samples(httpx.get(f"http://127.0.0.1:{port}/metrics").text)
+        page = samples(httpx2.get(f"http://127.0.0.1:{port}/metrics").text)
         assert page["lengthwise_refused_models"] == 1
 
 
@@ -195,7 +195,7 @@ def test_the_arguments_of_the_kserve_runtime_serve_what_kserve_mounts(built: Eng
     ]
     with built.container(IMAGE, "--volume", f"{models}:/mnt/models:ro", command=words):
         until("the container is ready", 60, lambda: answers(port, "/readyz"))
-        assert httpx.get(f"http://127.0.0.1:{admin}/healthz").json()["refused"]
+        assert httpx2.get(f"http://127.0.0.1:{admin}/healthz").json()["refused"]
 
 
 @pytest.fixture(params=["https", "s3", "gs", "hf", "oci"])
@@ -233,9 +233,9 @@ def test_it_serves_models_at_an_address_from_a_cache_that_a_volume_keeps(
     options += ["--env", f"LENGTHWISE_MODELS={address}", "--volume", f"{volume}:/cache"]
     try:
         with _served(built, *options) as (_, port):
-            assert httpx.post(f"http://127.0.0.1:{port}/predict", content=BODY).status_code == 200
+            assert httpx2.post(f"http://127.0.0.1:{port}/predict", content=BODY).status_code == 200
         with _served(built, *options, "--env", "LENGTHWISE_OFFLINE=true") as (_, port):
-            assert httpx.get(f"http://127.0.0.1:{port}/healthz").json()["models"]
+            assert httpx2.get(f"http://127.0.0.1:{port}/healthz").json()["models"]
     finally:
         built.run("volume", "rm", "--force", volume)
 
@@ -264,7 +264,7 @@ def test_an_init_container_fetches_an_archive_of_the_right_digest(built: Engine,
         arguments[-2] = "0" * 64
         assert "nothing was unpacked" in built.run("run", *options, *arguments, good=(1,))
     with _served(built, "--volume", f"{empty}:/models:ro") as (_, port):
-        assert httpx.post(f"http://127.0.0.1:{port}/predict", content=BODY).status_code == 200
+        assert httpx2.post(f"http://127.0.0.1:{port}/predict", content=BODY).status_code == 200
 
 
 def _init_containers() -> list[dict[str, list[str]]]:
@@ -278,14 +278,14 @@ def _init_containers() -> list[dict[str, list[str]]]:
 async def _stopped_under_load(built: Engine, name: str, port: int) -> Counter[int]:
     """The statuses of all calls that were answered before and while a container was told to stop."""
     statuses: Counter[int] = Counter()
-    limits = httpx.Limits(max_connections=32)
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", limits=limits, timeout=30) as client:
+    limits = httpx2.Limits(max_connections=32)
+    async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}", limits=limits, timeout=30) as client:
 
         async def calls() -> None:
             while True:
                 try:
                     statuses[(await client.post("/predict", content=BODY)).status_code] += 1
-                except httpx.TransportError:
+                except httpx2.TransportError:
                     return  # not accepted: the connection was closed while it was idle, or never taken
 
         tasks = [asyncio.create_task(calls()) for _ in range(32)]
@@ -311,7 +311,7 @@ def test_a_stop_under_load_answers_every_accepted_request_and_exits_with_zero(bu
 @pytest.mark.parametrize(("cpus", "runners"), [("1", 1), ("0.5", 1), ("2", 2)])
 def test_the_runners_follow_the_cpu_quota(built: Engine, cpus: str, runners: int) -> None:
     with _served(built, "--cpus", cpus) as (_, port):
-        page = samples(httpx.get(f"http://127.0.0.1:{port}/metrics").text)
+        page = samples(httpx2.get(f"http://127.0.0.1:{port}/metrics").text)
         assert page["lengthwise_runners"] == runners
 
 
@@ -348,7 +348,7 @@ def test_grpc_its_reflection_and_traces_have_all_that_they_need(built: Engine) -
         threading.Thread(target=collector.serve_forever).start()
         traces = f"OTEL_EXPORTER_OTLP_ENDPOINT=http://127.0.0.1:{collector.server_port}"
         with _served(built, "--env", f"LENGTHWISE_GRPC_PORT={port}", "--env", traces) as (_, http):
-            assert httpx.post(f"http://127.0.0.1:{http}/predict", content=BODY).status_code == 200
+            assert httpx2.post(f"http://127.0.0.1:{http}/predict", content=BODY).status_code == 200
             with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
                 health = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=20)
                 assert health.status == health_pb2.HealthCheckResponse.SERVING
@@ -392,4 +392,4 @@ def test_the_cuda_image_serves_on_the_cpu_where_there_is_no_gpu(built: Engine, c
     port = free_port()
     with built.container(cuda, "--env", f"LENGTHWISE_PORT={port}"):
         until("the container is ready", 60, lambda: answers(port, "/readyz"))
-        assert httpx.post(f"http://127.0.0.1:{port}/predict", content=BODY).status_code == 200
+        assert httpx2.post(f"http://127.0.0.1:{port}/predict", content=BODY).status_code == 200

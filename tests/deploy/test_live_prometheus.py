@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 import yaml
 
@@ -33,8 +33,8 @@ PANELS = json.loads((DEPLOY / "grafana" / "dashboards" / "lengthwise.json").read
 async def _load(url: str) -> set[int]:
     """Good calls of many lengths, and one of each kind of bad one; the statuses seen."""
     seen: set[int] = set()
-    limits = httpx.Limits(max_connections=64)
-    async with httpx.AsyncClient(base_url=url, limits=limits, timeout=30) as client:
+    limits = httpx2.Limits(max_connections=64)
+    async with httpx2.AsyncClient(base_url=url, limits=limits, timeout=30) as client:
 
         async def call(content: bytes) -> None:
             seen.add((await client.post("/predict", content=content)).status_code)

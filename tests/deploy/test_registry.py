@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 import yaml
 
@@ -33,7 +33,7 @@ def test_an_image_that_make_pushes_is_pulled_by_digest_as_the_chart_names_it_and
     with started([registry, "serve", tmp_path / "config.yml"], tmp_path / "registry.log"):
         until("the registry answers", 30, lambda: answers(port, "/v2/"))
         run(["make", "push", f"REGISTRY={place}", f"ENGINE={' '.join(made.podman)}"], seconds=300, env=plain)
-        about = httpx.head(
+        about = httpx2.head(
             f"http://127.0.0.1:{port}/v2/team/lengthwise/manifests/{version}", headers={"accept": MANIFEST}
         )
         digest = about.headers["docker-content-digest"]
@@ -52,7 +52,7 @@ def test_an_image_that_make_pushes_is_pulled_by_digest_as_the_chart_names_it_and
         run([*made.buildah, "commit", "--rm", name, other], seconds=300)
         run([*made.buildah, "push", other], seconds=300, env=plain)
         run(["make", "image-index", "PUSH_OPTIONS=--tls-verify=false", *build], seconds=300, env=plain)
-        index = httpx.get(
+        index = httpx2.get(
             f"http://127.0.0.1:{port}/v2/team/lengthwise/manifests/{version}", headers={"accept": INDEX}
         ).json()
         assert {one["platform"]["architecture"] for one in index["manifests"]} == {"amd64", "arm64"}
@@ -60,9 +60,9 @@ def test_an_image_that_make_pushes_is_pulled_by_digest_as_the_chart_names_it_and
         with made.container(image, "--env", f"LENGTHWISE_PORT={served}") as name:
             until("the container is ready", 60, lambda: answers(served, "/readyz"), lambda: made.run("logs", name))
             body = (ROOT / "examples" / "japanese-vowels.json").read_bytes()
-            answer = httpx.post(f"http://127.0.0.1:{served}/predict", content=body)
+            answer = httpx2.post(f"http://127.0.0.1:{served}/predict", content=body)
             assert [one["label"] for one in answer.json()["predictions"]] == ["1", "3", "6"]
-            assert httpx.get(f"http://127.0.0.1:{served}/docs/swagger-ui.js").status_code == 200
+            assert httpx2.get(f"http://127.0.0.1:{served}/docs/swagger-ui.js").status_code == 200
         made.run("rmi", image)
 
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from lengthwise.bench.launch import free_port, running
@@ -183,7 +183,7 @@ def installed(folder: Path, *wanted: str) -> Path:
 
 
 def labels(port: int) -> list[str]:
-    answer = httpx.post(f"http://127.0.0.1:{port}/predict", content=BODY)
+    answer = httpx2.post(f"http://127.0.0.1:{port}/predict", content=BODY)
     return [one["label"] for one in json.loads(answer.content)["predictions"]]
 
 
@@ -228,7 +228,7 @@ def test_an_upgrade_keeps_a_repository_of_models_with_its_kernels_and_records(
         port = free_port()
         options = ["--record", str(records), "--record-share", "1"]
         with running([str(command), "serve", str(models), "--port", str(port), *options], port):
-            seen.append((labels(port), httpx.get(f"http://127.0.0.1:{port}/healthz").json()["models"][0]["version"]))
+            seen.append((labels(port), httpx2.get(f"http://127.0.0.1:{port}/healthz").json()["models"][0]["version"]))
         kernels = [*models.rglob("kernels.json")]
         seen.append([(file.name, file.read_text()) for file in kernels])
     assert seen[0] == seen[2]  # the same answers of the same version

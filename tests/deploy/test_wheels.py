@@ -10,7 +10,7 @@ import tomllib
 import zipfile
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 
 from lengthwise.bench.launch import free_port, running
@@ -142,9 +142,9 @@ def test_it_serves_in_an_environment_that_has_nothing_else(
     run([programs / "python", "-m", "pip", "install", "--quiet", "--no-index", "lengthwise[serve]"], cwd=tmp_path)
     port = free_port()
     with running([str(programs / "lengthwise"), "serve", "--port", str(port)], port):
-        answer = httpx.post(f"http://127.0.0.1:{port}/predict", content=BODY)
+        answer = httpx2.post(f"http://127.0.0.1:{port}/predict", content=BODY)
         assert [one["label"] for one in json.loads(answer.content)["predictions"]] == ["1", "3", "6"]
-        assert httpx.get(f"http://127.0.0.1:{port}/docs/swagger-ui.js").status_code == 200
+        assert httpx2.get(f"http://127.0.0.1:{port}/docs/swagger-ui.js").status_code == 200
 
 
 @pytest.mark.deploy

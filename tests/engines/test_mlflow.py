@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
+import httpx2
 import numpy as np
 import pytest
 
@@ -90,14 +90,14 @@ def test_mlflow_serves_sequences_of_different_lengths(
     def is_ready() -> bool:
         assert server.poll() is None, (tmp_path / "log").read_text()
         try:
-            return httpx.get(f"{url}/ping").status_code == 200
-        except httpx.TransportError:
+            return httpx2.get(f"{url}/ping").status_code == 200
+        except httpx2.TransportError:
             return False
 
     try:
         wait_until(is_ready, "mlflow answers")
         records = [{"id": str(row), "steps": steps.tolist()} for row, steps in enumerate(RECORDINGS)]
-        answer = httpx.post(f"{url}/invocations", json={"dataframe_records": records}, timeout=60)
+        answer = httpx2.post(f"{url}/invocations", json={"dataframe_records": records}, timeout=60)
         predictions = answer.raise_for_status().json()["predictions"]
         assert [one["label"] for one in predictions] == [one.label for one in expected]
     finally:

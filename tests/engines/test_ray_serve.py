@@ -10,7 +10,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 
-import httpx
+import httpx2
 import numpy as np
 import pytest
 
@@ -47,14 +47,14 @@ def test_a_killed_replica_costs_its_own_calls_and_no_answer_is_wrong(service: tu
     began = threading.Barrier(CALLERS + 1)
 
     def call() -> None:
-        with httpx.Client(base_url=address, timeout=60) as client:
+        with httpx2.Client(base_url=address, timeout=60) as client:
             for number, steps in enumerate(sequences):
                 if number == CALLS // 4:
                     began.wait()
                 for _ in range(200):
                     try:
                         answered = client.post("/predict", json={"sequences": [steps.tolist()]})
-                    except httpx.TransportError as error:
+                    except httpx2.TransportError as error:
                         seen[type(error)] += 1
                         continue
                     seen[answered.status_code] += 1

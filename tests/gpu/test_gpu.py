@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import numpy as np
 import onnx
 import onnxruntime
@@ -202,8 +202,8 @@ def test_a_service_takes_the_gpu_by_itself_and_says_so(choice: DeviceChoice, tmp
     place(tmp_path)
     few = ("--max-batch-rows", "8", "--max-batch-cost-steps", "512")  # soon warmed up
     with started(str(tmp_path), *few) as server:
-        found: Any = httpx.get(f"{server.url}/healthz", trust_env=False).json()
-        answer = httpx.post(f"{server.url}/predict", json={"sequences": [[[0.0] * 12] * 9]}, trust_env=False)
+        found: Any = httpx2.get(f"{server.url}/healthz", trust_env=False).json()
+        answer = httpx2.post(f"{server.url}/predict", json={"sequences": [[[0.0] * 12] * 9]}, trust_env=False)
     model = found["models"][0]
     assert (found["provider"]["name"], answer.status_code) == ("cuda", 200)
     assert model["provider"] == model["promise"]["provider"] == choice.devices[0].label

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import grpc
-import httpx
+import httpx2
 import orjson
 import pytest
 
@@ -25,37 +25,37 @@ GOOD = {"sequences": [[[0.5] * 12]]}
 
 
 @contextmanager
-def with_admin_port(*options: str) -> Iterator[tuple[ServerProcess, httpx.Client]]:
+def with_admin_port(*options: str) -> Iterator[tuple[ServerProcess, httpx2.Client]]:
     """A server, and a client of its admin port."""
     port = free_port()
     with (
         started("--runners", "1", "--admin-port", str(port), *options) as server,
-        httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=PATIENCE_SECONDS) as admin,
+        httpx2.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=PATIENCE_SECONDS) as admin,
     ):
         yield server, admin
 
 
 @pytest.fixture(scope="module")
-def both() -> Iterator[tuple[ServerProcess, httpx.Client]]:
+def both() -> Iterator[tuple[ServerProcess, httpx2.Client]]:
     with with_admin_port() as pair:
         yield pair
 
 
 @pytest.mark.parametrize("path", ["/metrics", "/healthz"])
-def test_figures_are_on_the_admin_port_only(both: tuple[ServerProcess, httpx.Client], path: str) -> None:
+def test_figures_are_on_the_admin_port_only(both: tuple[ServerProcess, httpx2.Client], path: str) -> None:
     server, admin = both
     assert admin.get(path).status_code == 200
     assert server.get(path).status_code == 404
     assert path not in server.get("/openapi.json").json()["paths"]
 
 
-def test_a_load_finds_its_model(both: tuple[ServerProcess, httpx.Client]) -> None:
+def test_a_load_finds_its_model(both: tuple[ServerProcess, httpx2.Client]) -> None:
     found = remote.model(ServerAddress("127.0.0.1", both[0].port))
     assert found == RemoteModel(Input("values", 12), 1024, 1)
 
 
 @pytest.mark.parametrize("call", ["load", "unload"])
-def test_admin_calls_are_on_the_admin_port_only(both: tuple[ServerProcess, httpx.Client], call: str) -> None:
+def test_admin_calls_are_on_the_admin_port_only(both: tuple[ServerProcess, httpx2.Client], call: str) -> None:
     server, admin = both
     path = f"/v2/repository/models/japanese-vowels/{call}"
     assert admin.post(path).status_code == 403  # not enabled
@@ -64,7 +64,7 @@ def test_admin_calls_are_on_the_admin_port_only(both: tuple[ServerProcess, httpx
 
 @pytest.mark.parametrize("path", ["/livez", "/readyz"])
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-def test_probes_are_on_both(both: tuple[ServerProcess, httpx.Client], method: str, path: str) -> None:
+def test_probes_are_on_both(both: tuple[ServerProcess, httpx2.Client], method: str, path: str) -> None:
     server, admin = both
     for client in (server.client, admin):
         answer = client.request(method, path)
@@ -72,13 +72,13 @@ def test_probes_are_on_both(both: tuple[ServerProcess, httpx.Client], method: st
 
 
 @pytest.mark.parametrize("path", ["/predict", "/v1/models/japanese-vowels:predict", "/docs", "/v2"])
-def test_nothing_else_is_on_the_admin_port(both: tuple[ServerProcess, httpx.Client], path: str) -> None:
+def test_nothing_else_is_on_the_admin_port(both: tuple[ServerProcess, httpx2.Client], path: str) -> None:
     _, admin = both
     assert admin.post(path, json=GOOD).status_code == 404
     assert admin.get(path).status_code == 404
 
 
-def test_its_figures_count_what_the_other_port_answers(both: tuple[ServerProcess, httpx.Client]) -> None:
+def test_its_figures_count_what_the_other_port_answers(both: tuple[ServerProcess, httpx2.Client]) -> None:
     server, admin = both
     name = 'lengthwise_requests_total{code="200",key="-",model="japanese-vowels",version="1"}'
     before = samples(admin.get("/metrics").text).get(name, 0)
@@ -123,8 +123,8 @@ async def test_it_wants_a_key_where_keys_are_set(tmp_path: Path) -> None:
     keys.write_text("a-key-of-some-length\n")
     bearer = {"authorization": "Bearer a-key-of-some-length"}
     async with serving(model(manifest()), api_keys_file=keys, admin_port=9000) as service:
-        transport = httpx.ASGITransport(make_admin_app(service.serving))
-        async with httpx.AsyncClient(transport=transport, base_url="http://admin") as admin:
+        transport = httpx2.ASGITransport(make_admin_app(service.serving))
+        async with httpx2.AsyncClient(transport=transport, base_url="http://admin") as admin:
             assert (await admin.get("/metrics")).status_code == 401
             assert (await admin.post("/v2/repository/models/sums/load")).status_code == 401
             assert (await admin.get("/livez")).status_code == 200
@@ -139,7 +139,7 @@ async def test_grpc_loads_nothing_where_an_admin_port_is_set() -> None:
             assert "admin port" in str(error.details())
 
 
-def test_a_port_that_is_taken_is_told_by_its_option(both: tuple[ServerProcess, httpx.Client]) -> None:
+def test_a_port_that_is_taken_is_told_by_its_option(both: tuple[ServerProcess, httpx2.Client]) -> None:
     code, said = exit_of("--admin-port", str(both[1].base_url.port))
     assert code == 2
     assert "another --admin-port may be free" in said

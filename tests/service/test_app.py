@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from lengthwise.application.app import Application, make_admin_app
@@ -29,7 +29,7 @@ class Lifespan:
         self.app = Application(self.serving, on_failure=failed.append)
         self.sent: asyncio.Queue[str] = asyncio.Queue()
         self._told: asyncio.Queue[str] = asyncio.Queue()
-        self.client = httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url="http://service")
+        self.client = httpx2.AsyncClient(transport=httpx2.ASGITransport(self.app), base_url="http://service")
 
     async def __aenter__(self) -> Lifespan:
         async def receive() -> dict[str, Any]:
@@ -215,7 +215,7 @@ async def test_a_path_that_ends_with_a_line_feed_is_another_one(path: str) -> No
 
 async def test_of_the_admin_port_too() -> None:
     async with serving(model(manifest())) as service:
-        admin = httpx.AsyncClient(transport=httpx.ASGITransport(make_admin_app(service.serving)), base_url="http://x")
+        admin = httpx2.AsyncClient(transport=httpx2.ASGITransport(make_admin_app(service.serving)), base_url="http://x")
         async with admin:
             assert (await admin.get("/livez")).status_code == 200
             assert {(await admin.get(f"{path}%0a")).status_code for path in ("/livez", "/metrics", "/healthz")} == {404}

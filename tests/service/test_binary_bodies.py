@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-import httpx
+import httpx2
 import numpy as np
 import pytest
 
@@ -23,7 +23,7 @@ class Asking:
     def __init__(self, service: Service) -> None:
         self.service = service
 
-    async def __call__(self, steps: Any, query: str = "", **headers: str) -> httpx.Response:
+    async def __call__(self, steps: Any, query: str = "", **headers: str) -> httpx2.Response:
         array = np.asarray(steps, dtype="<f4") if not isinstance(steps, np.ndarray) else steps
         sent = {"content-type": OCTETS, "x-lengthwise-shape": ",".join(map(str, array.shape))}
         sent |= {name.replace("_", "-"): text for name, text in headers.items()}

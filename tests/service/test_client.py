@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
-import httpx
+import httpx2
 import numpy as np
 import orjson
 import pyarrow as pa
@@ -22,7 +22,7 @@ STEPS = np.float32([[0.1, 2.0], [3.0, 4.5], [5.0, -1.0]])
 
 
 def client_of(service: Service, **options: Any) -> lengthwise.AsyncClient:
-    return lengthwise.AsyncClient("http://service", transport=httpx.ASGITransport(service.app), **options)
+    return lengthwise.AsyncClient("http://service", transport=httpx2.ASGITransport(service.app), **options)
 
 
 @pytest.fixture
@@ -160,7 +160,7 @@ async def test_a_sequence_without_numbers_is_never_sent(service: Service, client
     assert service.serving.served[0].metrics.number("sequences") == 0
 
 
-@pytest.mark.filterwarnings("ignore:.verify=<str>.:DeprecationWarning")  # of httpx
+@pytest.mark.filterwarnings("ignore:.verify=<str>.:DeprecationWarning")  # of httpx2
 @pytest.mark.parametrize(
     "options", [{"timeout": 0}, {"timeout": float("nan")}, {"retries": -1}, {"base_url": "x:y"}, {"verify": "/no"}]
 )
@@ -209,31 +209,31 @@ def test_a_refusal_of_another_form_is_an_error_with_its_text() -> None:
 class Server:
     """A transport that answers as told: each answer is a response or an error; the last one is repeated."""
 
-    def __init__(self, *answers: httpx.Response | Exception, front: httpx.Response | None = None) -> None:
+    def __init__(self, *answers: httpx2.Response | Exception, front: httpx2.Response | None = None) -> None:
         self.answers = list(answers)
-        self.front = front or httpx.Response(200, json={"service": "lengthwise"})
-        self.requests: list[httpx.Request] = []
+        self.front = front or httpx2.Response(200, json={"service": "lengthwise"})
+        self.requests: list[httpx2.Request] = []
         self.bodies: list[bytes] = []
 
-    def __call__(self, request: httpx.Request) -> httpx.Response:
+    def __call__(self, request: httpx2.Request) -> httpx2.Response:
         if request.method == "GET":
-            answer: httpx.Response | Exception = self.front
+            answer: httpx2.Response | Exception = self.front
         else:
             self.requests.append(request)
             self.bodies.append(request.content)
             answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         if isinstance(answer, Exception):
             raise answer
-        return httpx.Response(answer.status_code, content=answer.content, headers=answer.headers)
+        return httpx2.Response(answer.status_code, content=answer.content, headers=answer.headers)
 
 
-def predictions() -> httpx.Response:
+def predictions() -> httpx2.Response:
     entry = {"label": "a", "score": 0.5, "probabilities": [0.5, 0.5], "length": 3}
-    return httpx.Response(200, json={"model": "m", "version": "1", "labels": ["a", "b"], "predictions": [entry]})
+    return httpx2.Response(200, json={"model": "m", "version": "1", "labels": ["a", "b"], "predictions": [entry]})
 
 
-def refused(status: int, retry_after: str = "") -> httpx.Response:
-    return httpx.Response(status, json={"detail": "no"}, headers={"retry-after": retry_after})
+def refused(status: int, retry_after: str = "") -> httpx2.Response:
+    return httpx2.Response(status, json={"detail": "no"}, headers={"retry-after": retry_after})
 
 
 @pytest.fixture
@@ -250,14 +250,14 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return found
 
 
-def asked(server: Callable[[httpx.Request], httpx.Response], *, is_async: bool, **options: Any) -> Any:
+def asked(server: Callable[[httpx2.Request], httpx2.Response], *, is_async: bool, **options: Any) -> Any:
     """What a client returns for one sequence."""
     if not is_async:
-        with lengthwise.Client(transport=httpx.MockTransport(server), **options) as client:
+        with lengthwise.Client(transport=httpx2.MockTransport(server), **options) as client:
             return client.predict([STEPS])
 
     async def ask() -> Any:
-        async with lengthwise.AsyncClient(transport=httpx.MockTransport(server), **options) as client:
+        async with lengthwise.AsyncClient(transport=httpx2.MockTransport(server), **options) as client:
             return await client.predict([STEPS])
 
     return asyncio.run(ask())
@@ -287,9 +287,9 @@ def test_a_wait_past_the_deadline_is_not_begun(waits: list[float], is_async: boo
 
 
 @BOTH
-@pytest.mark.parametrize("failure", [refused(500), httpx.ConnectError("refused"), httpx.ReadError("lost")], ids=str)
+@pytest.mark.parametrize("failure", [refused(500), httpx2.ConnectError("refused"), httpx2.ReadError("lost")], ids=str)
 def test_a_failure_is_tried_twice_more(failure: Any, waits: list[float], is_async: bool) -> None:
-    kind = errors.InferenceFailed if isinstance(failure, httpx.Response) else errors.ServerUnreachable
+    kind = errors.InferenceFailed if isinstance(failure, httpx2.Response) else errors.ServerUnreachable
     server = Server(failure)
     with pytest.raises(kind):
         asked(server, is_async=is_async)
@@ -307,7 +307,7 @@ def test_a_refusal_that_would_come_again_is_not_tried_again(status: int, waits: 
 
 def test_no_answer_in_time_is_not_tried_again_and_retries_have_a_number(waits: list[float]) -> None:
     with pytest.raises(errors.DeadlineExceeded, match="no answer came within 2 s"):
-        asked(Server(httpx.ReadTimeout("late")), is_async=False, timeout=2)
+        asked(Server(httpx2.ReadTimeout("late")), is_async=False, timeout=2)
     assert waits == []
     server = Server(refused(429, retry_after="1"))
     with pytest.raises(errors.QueueFull):
@@ -319,7 +319,7 @@ def test_no_answer_in_time_is_not_tried_again_and_retries_have_a_number(waits: l
 
 def test_what_is_sent_again_is_the_same_and_says_what_time_is_left(waits: list[float]) -> None:
     server = Server(refused(503), predictions())
-    with lengthwise.Client(transport=httpx.MockTransport(server), timeout=20) as client:
+    with lengthwise.Client(transport=httpx2.MockTransport(server), timeout=20) as client:
         client.predict([STEPS])
     first, second = server.bodies
     assert first.partition(b"timeout_ms")[0] == second.partition(b"timeout_ms")[0]
@@ -329,7 +329,7 @@ def test_what_is_sent_again_is_the_same_and_says_what_time_is_left(waits: list[f
 
 def test_prepared_sequences_are_encoded_once_and_sent_to_any_model(monkeypatch: pytest.MonkeyPatch) -> None:
     server = Server(predictions())
-    with lengthwise.Client(transport=httpx.MockTransport(server)) as client:
+    with lengthwise.Client(transport=httpx2.MockTransport(server)) as client:
         prepared = client.prepare([STEPS])
         monkeypatch.setattr(orjson, "dumps", lambda value, **_: b"{}" if isinstance(value, dict) else 1 / 0)
         client.predict(prepared)
@@ -340,41 +340,41 @@ def test_prepared_sequences_are_encoded_once_and_sent_to_any_model(monkeypatch: 
 @pytest.mark.parametrize(
     "answer",
     [
-        httpx.Response(200, content=b"not JSON"),
-        httpx.Response(200, json={"predictions": []}),
-        httpx.Response(200, json={"model": "m", "version": "1", "labels": [], "predictions": []}),
-        httpx.Response(200, json={"model": "m", "version": "1", "labels": [], "predictions": [5]}),
+        httpx2.Response(200, content=b"not JSON"),
+        httpx2.Response(200, json={"predictions": []}),
+        httpx2.Response(200, json={"model": "m", "version": "1", "labels": [], "predictions": []}),
+        httpx2.Response(200, json={"model": "m", "version": "1", "labels": [], "predictions": [5]}),
     ],
     ids=["no JSON", "no model", "too few", "no object"],
 )
-def test_an_answer_that_is_none_is_said(answer: httpx.Response, waits: list[float]) -> None:
+def test_an_answer_that_is_none_is_said(answer: httpx2.Response, waits: list[float]) -> None:
     with pytest.raises(errors.InferenceFailed):
         asked(Server(answer), is_async=False)
 
 
 def test_a_model_whose_labels_change_during_a_call_is_said(waits: list[float]) -> None:
-    other = httpx.Response(200, json=orjson.loads(predictions().content) | {"version": "2", "labels": ["x", "y"]})
-    server = Server(predictions(), other, front=httpx.Response(200, json={"limits": {"max_sequences": 1}}))
-    with lengthwise.Client(transport=httpx.MockTransport(server)) as client, pytest.raises(errors.InferenceFailed):
+    other = httpx2.Response(200, json=orjson.loads(predictions().content) | {"version": "2", "labels": ["x", "y"]})
+    server = Server(predictions(), other, front=httpx2.Response(200, json={"limits": {"max_sequences": 1}}))
+    with lengthwise.Client(transport=httpx2.MockTransport(server)) as client, pytest.raises(errors.InferenceFailed):
         client.predict([STEPS, STEPS])
 
 
 @pytest.mark.parametrize(
     "front",
     [
-        httpx.Response(200, content=b"<html>", headers={"content-type": "text/html"}),
-        httpx.Response(200, content=b"{", headers={"content-type": "application/json"}),
-        httpx.Response(200, json={"limits": {"max_sequences": "7", "max_body_bytes": -1}}),
-        httpx.Response(404),
+        httpx2.Response(200, content=b"<html>", headers={"content-type": "text/html"}),
+        httpx2.Response(200, content=b"{", headers={"content-type": "application/json"}),
+        httpx2.Response(200, json={"limits": {"max_sequences": "7", "max_body_bytes": -1}}),
+        httpx2.Response(404),
     ],
 )
-def test_a_front_that_says_no_limits_has_the_defaults(waits: list[float], front: httpx.Response) -> None:
-    with lengthwise.Client(transport=httpx.MockTransport(Server(predictions(), front=front))) as client:
+def test_a_front_that_says_no_limits_has_the_defaults(waits: list[float], front: httpx2.Response) -> None:
+    with lengthwise.Client(transport=httpx2.MockTransport(Server(predictions(), front=front))) as client:
         assert client.predict([STEPS])[0].label == "a"
         assert len(client.prepare([STEPS] * 1025).bodies) == 2
 
 
-class Trickle(httpx.SyncByteStream, httpx.AsyncByteStream):
+class Trickle(httpx2.SyncByteStream, httpx2.AsyncByteStream):
     """An answer that comes byte by byte, and each takes a second of the clock."""
 
     def __init__(self, clock: list[float]) -> None:
@@ -400,8 +400,8 @@ def test_an_answer_that_comes_byte_by_byte_keeps_nobody_beyond_the_timeout(
     slow = Trickle(clock)
     monkeypatch.setattr("lengthwise.client.exchange.time", SimpleNamespace(monotonic=lambda: clock[0]))
 
-    def answer(request: httpx.Request) -> httpx.Response:
-        return httpx.Response(200, json={}) if request.method == "GET" else httpx.Response(200, stream=slow)
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        return httpx2.Response(200, json={}) if request.method == "GET" else httpx2.Response(200, stream=slow)
 
     with pytest.raises(errors.DeadlineExceeded, match="did not arrive within 10 s"):
         asked(answer, is_async=is_async, timeout=10)
@@ -411,11 +411,11 @@ def test_an_answer_that_comes_byte_by_byte_keeps_nobody_beyond_the_timeout(
 async def test_a_call_ends_where_its_transport_knows_no_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lengthwise.client.client.GRACE_SECONDS", 0.0)
 
-    async def silent(_request: httpx.Request) -> httpx.Response:
+    async def silent(_request: httpx2.Request) -> httpx2.Response:
         await asyncio.Event().wait()
         raise AssertionError
 
-    async with lengthwise.AsyncClient(transport=httpx.MockTransport(silent), timeout=0.01) as client:
+    async with lengthwise.AsyncClient(transport=httpx2.MockTransport(silent), timeout=0.01) as client:
         with pytest.raises(errors.DeadlineExceeded, match="no answer came within"):
             await asyncio.wait_for(client.predict([STEPS]), 60)
 
@@ -425,13 +425,13 @@ def test_each_step_of_a_request_has_the_time_that_the_steps_before_left(monkeypa
     monkeypatch.setattr("lengthwise.client.exchange.time", SimpleNamespace(monotonic=lambda: clock[0]))
     left: list[float] = []
 
-    def answer(request: httpx.Request) -> httpx.Response:
-        for step in ("pool", "connect", "read"):  # in this order, httpx's own transport asks for them
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        for step in ("pool", "connect", "read"):  # in this order, httpx2's own transport asks for them
             left.append(request.extensions["timeout"].get(step))
             clock[0] += 3
-        return httpx.Response(200, json={})
+        return httpx2.Response(200, json={})
 
-    with lengthwise.Client(transport=httpx.MockTransport(answer), timeout=9) as client:
+    with lengthwise.Client(transport=httpx2.MockTransport(answer), timeout=9) as client:
         client.get("/")
     assert left == [10, 7, 4]
 
@@ -440,12 +440,12 @@ async def test_calls_that_begin_together_ask_for_the_limits_once() -> None:
     server = Server(predictions())
     asked: list[str] = []
 
-    async def slow(request: httpx.Request) -> httpx.Response:
+    async def slow(request: httpx2.Request) -> httpx2.Response:
         asked.append(request.method)
         await asyncio.sleep(0.01)
         return server(request)
 
-    async with lengthwise.AsyncClient(transport=httpx.MockTransport(slow)) as client:
+    async with lengthwise.AsyncClient(transport=httpx2.MockTransport(slow)) as client:
         first = asyncio.create_task(client.predict([STEPS]))  # it is cancelled while it asks
         while not asked:
             await asyncio.sleep(0)
@@ -459,7 +459,7 @@ async def test_calls_that_begin_together_ask_for_the_limits_once() -> None:
 
 @BOTH
 def test_a_redirect_says_where_it_leads(waits: list[float], is_async: bool) -> None:
-    server = Server(httpx.Response(308, headers={"location": "https://other/predict"}))
+    server = Server(httpx2.Response(308, headers={"location": "https://other/predict"}))
     with pytest.raises(errors.RequestError, match=r"answered 308: .*redirects to https://other/predict"):
         asked(server, is_async=is_async)
 
@@ -468,25 +468,25 @@ def test_a_redirect_says_where_it_leads(waits: list[float], is_async: bool) -> N
 @pytest.mark.parametrize("path", ["/predict", "/predict/", "/v1/models/sums:predict", "/v2/models/sums/infer"])
 def test_an_address_with_the_path_of_a_call_is_told(waits: list[float], path: str, is_async: bool) -> None:
     document = {"title": "Not Found", "detail": "nothing is at this path; GET / says what is where"}
-    server = Server(httpx.Response(404, json=document))
+    server = Server(httpx2.Response(404, json=document))
     with pytest.raises(errors.ModelNotFound, match=r"nothing is at this path; .*only that of the server") as error:
         asked(server, is_async=is_async, base_url=f"http://host{path}")
     assert f"asked was {path.rstrip('/')}/predict" in str(error.value)
     with pytest.raises(errors.ModelNotFound, match=r"says what is where$"):
         asked(server, is_async=is_async, base_url="http://host/")
     unknown = Server(
-        httpx.Response(404, json={"title": errors.ModelNotFound.title, "detail": "no such model is served"})
+        httpx2.Response(404, json={"title": errors.ModelNotFound.title, "detail": "no such model is served"})
     )
     with pytest.raises(errors.ModelNotFound, match=r"no such model is served$"):
         asked(unknown, is_async=is_async, base_url="http://host/prefix")
 
 
 async def test_a_closed_client_is_said() -> None:
-    client = lengthwise.Client(transport=httpx.MockTransport(Server(predictions())))
+    client = lengthwise.Client(transport=httpx2.MockTransport(Server(predictions())))
     client.close()
     with pytest.raises(errors.ConfigurationError, match="the client was closed"):
         client.predict([STEPS])
-    other = lengthwise.AsyncClient(transport=httpx.MockTransport(Server(predictions())))
+    other = lengthwise.AsyncClient(transport=httpx2.MockTransport(Server(predictions())))
     await other.aclose()
     with pytest.raises(errors.ConfigurationError, match="the client was closed"):
         await other.get("/healthz")
@@ -497,7 +497,7 @@ async def test_a_closed_client_is_said() -> None:
 
 def test_the_key_is_sent_and_not_shown() -> None:
     server = Server(predictions())
-    with lengthwise.Client("http://host/prefix", key="secret", transport=httpx.MockTransport(server)) as client:
+    with lengthwise.Client("http://host/prefix", key="secret", transport=httpx2.MockTransport(server)) as client:
         client.predict([STEPS])
         assert "secret" not in repr(client)
     assert server.requests[0].headers["authorization"] == "Bearer secret"
@@ -514,7 +514,7 @@ def test_a_key_that_no_header_can_have_is_said_and_not_shown(key: Any, is_async:
 
 @BOTH
 def test_a_password_in_the_address_is_not_in_an_error(waits: list[float], is_async: bool) -> None:
-    server = Server(httpx.ConnectError("refused"))
+    server = Server(httpx2.ConnectError("refused"))
     with pytest.raises(errors.ServerUnreachable, match=r"http://host: refused") as error:
         asked(server, is_async=is_async, base_url="http://user:secret@host")
     assert "secret" not in str(error.value)
@@ -541,7 +541,7 @@ try:
 except lengthwise.errors.ServerUnreachable:
     pass
 print([name for name in ("onnxruntime", "fastapi", "uvicorn", "pandas", "pyarrow", "grpc") if sys.modules.get(name)])
-sys.modules["httpx"] = None
+sys.modules["httpx2"] = None
 try:
     lengthwise.Client()
 except lengthwise.errors.ConfigurationError as error:
@@ -551,7 +551,7 @@ except lengthwise.errors.ConfigurationError as error:
     assert done.returncode == 0, done.stderr
     none, said = done.stdout.splitlines()
     assert none == "[]"
-    assert said.startswith("a client needs httpx: pip install 'lengthwise[client]'")
+    assert said.startswith("a client needs httpx2: pip install 'lengthwise[client]'")
 
 
 async def test_other_paths_are_called_with_get_and_post(client: lengthwise.AsyncClient) -> None:

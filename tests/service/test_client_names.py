@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import httpx
+import httpx2
 import numpy as np
 import pandas
 import pytest
@@ -19,18 +19,18 @@ REVERSED = TABLE[["note", "ay", "id", "ax"]]
 FORWARD, BACKWARD = manifest(inputs=("ax", "ay")), manifest(inputs=("ay", "ax"), version=2)
 
 
-class Counting(httpx.AsyncBaseTransport):
+class Counting(httpx2.AsyncBaseTransport):
     """Sends to an application that may change, and keeps the paths that were asked for."""
 
     def __init__(self, app: Any) -> None:
         self.app, self.paths = app, list[str]()
 
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         self.paths.append(request.url.path)
-        return await httpx.ASGITransport(self.app).handle_async_request(request)
+        return await httpx2.ASGITransport(self.app).handle_async_request(request)
 
 
-def client_of(transport: httpx.AsyncBaseTransport, **options: Any) -> lengthwise.AsyncClient:
+def client_of(transport: httpx2.AsyncBaseTransport, **options: Any) -> lengthwise.AsyncClient:
     return lengthwise.AsyncClient("http://service", transport=transport, **options)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import httpx
+import httpx2
 import numpy as np
 import orjson
 import pytest
@@ -133,13 +133,13 @@ def test_loopback_hosts() -> None:
     "path", ["http://elsewhere.invalid/healthz", "//elsewhere.invalid/healthz", "healthz", "", " //elsewhere.invalid/"]
 )
 async def test_a_path_leads_to_the_server_or_nowhere(path: str, is_async: bool) -> None:
-    sent: list[httpx.Request] = []
+    sent: list[httpx2.Request] = []
 
-    def answer(request: httpx.Request) -> httpx.Response:
+    def answer(request: httpx2.Request) -> httpx2.Response:
         sent.append(request)
-        return httpx.Response(200, json={})
+        return httpx2.Response(200, json={})
 
-    transport = httpx.MockTransport(answer)
+    transport = httpx2.MockTransport(answer)
     for method in ("get", "post"):
         if is_async:
             async with lengthwise.AsyncClient(key="secret", transport=transport) as client:
@@ -199,23 +199,23 @@ def test_a_certificate_of_an_authority_that_is_trusted_is_taken() -> None:
 # Versions.
 
 
-def split_call(answers: Callable[[str | None], httpx.Response]) -> tuple[Any, list[str | None]]:
+def split_call(answers: Callable[[str | None], httpx2.Response]) -> tuple[Any, list[str | None]]:
     """The predictions of a call of three requests, and the versions that they asked for."""
     asked: list[str | None] = []
 
-    def answer(request: httpx.Request) -> httpx.Response:
+    def answer(request: httpx2.Request) -> httpx2.Response:
         if request.method == "GET":
-            return httpx.Response(200, json={"limits": {"max_sequences": 1}})
+            return httpx2.Response(200, json={"limits": {"max_sequences": 1}})
         asked.append(orjson.loads(request.content).get("version"))
         return answers(asked[-1])
 
-    with lengthwise.Client(transport=httpx.MockTransport(answer), retries=0) as client:
+    with lengthwise.Client(transport=httpx2.MockTransport(answer), retries=0) as client:
         return client.predict([STEPS] * 3), asked
 
 
-def predicted(version: str) -> httpx.Response:
+def predicted(version: str) -> httpx2.Response:
     entry = {"label": "a", "score": 0.5, "probabilities": [0.5, 0.5], "length": 3}
-    return httpx.Response(200, json={"model": "m", "version": version, "labels": ["a", "b"], "predictions": [entry]})
+    return httpx2.Response(200, json={"model": "m", "version": version, "labels": ["a", "b"], "predictions": [entry]})
 
 
 def test_the_parts_of_a_call_ask_for_the_version_of_the_first() -> None:
@@ -227,7 +227,7 @@ def test_the_parts_of_a_call_ask_for_the_version_of_the_first() -> None:
 
 def test_each_prediction_says_its_version_where_the_first_is_gone() -> None:
     newest = iter(["1", "2", "3"])
-    gone = httpx.Response(404, json={"title": errors.ModelNotFound.title, "detail": "no version 1"})
+    gone = httpx2.Response(404, json={"title": errors.ModelNotFound.title, "detail": "no version 1"})
     found, asked = split_call(lambda version: predicted(next(newest)) if version is None else gone)
     assert asked == [None, "1", None, "1", None]
     assert [one.version for one in found] == ["1", "2", "3"]

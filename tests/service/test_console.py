@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from lengthwise.application import pages
@@ -154,8 +154,8 @@ async def test_it_can_be_turned_off() -> None:
         assert _asked(front.text) == ["/docs", "/healthz", "/openapi.json"]
         for path in ("/console/main.js", "/console/state", "/console/live"):
             assert (await service.client.get(path)).status_code == 404
-        admin = httpx.ASGITransport(make_admin_app(service.serving))
-        async with httpx.AsyncClient(transport=admin, base_url="http://admin") as client:
+        admin = httpx2.ASGITransport(make_admin_app(service.serving))
+        async with httpx2.AsyncClient(transport=admin, base_url="http://admin") as client:
             assert (await client.get("/", headers=BROWSER)).status_code == 404
 
 
@@ -163,8 +163,8 @@ async def test_with_an_admin_port_it_is_there_only_and_sends_its_calls_there() -
     async with serving(model(manifest()), admin_port=9000) as service:
         assert "<script" not in (await service.client.get("/", headers=BROWSER)).text
         assert (await service.client.get("/console/state")).status_code == 404
-        transport = httpx.ASGITransport(make_admin_app(service.serving))
-        async with httpx.AsyncClient(transport=transport, base_url="http://admin") as admin:
+        transport = httpx2.ASGITransport(make_admin_app(service.serving))
+        async with httpx2.AsyncClient(transport=transport, base_url="http://admin") as admin:
             front = await admin.get("/", headers=BROWSER)
             assert "console/main.js" in front.text
             assert "/docs" not in re.findall(r'<a href="([a-z][^"]*)">', front.text)
@@ -195,8 +195,8 @@ async def test_the_page_needs_no_key_and_all_that_it_shows_needs_one(keys: Path)
 
 async def test_the_calls_of_the_console_need_a_key_on_the_admin_port_too(keys: Path) -> None:
     async with serving(model(manifest()), api_keys_file=keys, admin_port=9000) as service:
-        transport = httpx.ASGITransport(make_admin_app(service.serving))
-        async with httpx.AsyncClient(transport=transport, base_url="http://admin") as admin:
+        transport = httpx2.ASGITransport(make_admin_app(service.serving))
+        async with httpx2.AsyncClient(transport=transport, base_url="http://admin") as admin:
             assert (await admin.post("/console/predict", json=GOOD)).status_code == 401
             assert (await admin.post("/console/predict", json=GOOD, headers=BEARER)).status_code == 200
 
@@ -238,8 +238,8 @@ async def test_the_page_of_calls_begins_with_predictions_and_ends_with_health(se
 
 async def test_behind_a_prefix_the_page_asks_for_what_is_behind_it_too() -> None:
     async with serving(model(manifest()), console=False) as service:
-        transport = httpx.ASGITransport(service.app, root_path="/models")
-        async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
+        transport = httpx2.ASGITransport(service.app, root_path="/models")
+        async with httpx2.AsyncClient(transport=transport, base_url="http://service") as client:
             asked = _asked((await client.get("/models/docs")).text)
             front = _asked((await client.get("/models/", headers=BROWSER)).text)
     assert asked

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import numpy as np
 import pytest
 
@@ -54,7 +54,7 @@ def directory(folder: Path) -> Path:
 @asynccontextmanager
 async def serving_on(
     devices: Any, folder: Path, monkeypatch: pytest.MonkeyPatch, verify: Verifier = verifier.verify, **options: Any
-) -> AsyncIterator[tuple[Serving, httpx.AsyncClient]]:
+) -> AsyncIterator[tuple[Serving, httpx2.AsyncClient]]:
     monkeypatch.setattr(
         "lengthwise.serving.service.choose", lambda *_, **__: DeviceChoice(tuple(devices), "a test asked for it")
     )

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import numpy as np
 import pytest
 import uvicorn
@@ -52,8 +52,8 @@ async def refused() -> None:
     raise HTTPException(402, "pay first")
 
 
-def client(app: ASGIApp) -> httpx.AsyncClient:
-    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service")
+def client(app: ASGIApp) -> httpx2.AsyncClient:
+    return httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://service")
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ async def test_under_plain_uvicorn_it_loads_answers_and_drains(app: FastAPI) -> 
     while not server.started:
         await asyncio.sleep(0)
     port = server.servers[0].sockets[0].getsockname()[1]
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as caller:
+    async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}") as caller:
         assert (await caller.get("/readyz")).status_code == 200
         answered = await caller.post("/predict", json=BODY)
         assert (answered.status_code, answered.json()["model"]) == (200, "japanese-vowels")
@@ -79,7 +79,6 @@ async def test_under_plain_uvicorn_it_loads_answers_and_drains(app: FastAPI) -> 
     assert app.serving.batcher.draining
 
 
-@pytest.mark.filterwarnings("ignore:Using `httpx` with")
 def test_in_a_test_client_each_block_starts_it_anew_and_its_users_routes_stay(app: FastAPI) -> None:
     from starlette.testclient import TestClient
 
@@ -288,7 +287,7 @@ async def test_a_route_around_the_model_batches_and_refuses_as_the_model_does() 
     settings = Settings(runners=1, max_batch_cost_steps=64, max_queue_cost_steps=64)
     inner = Application(Serving(settings, lambda *_: repository(model(manifest(), wait))))
     outer = FastAPI(lifespan=inner.router.lifespan_context, exception_handlers=inner.exception_handlers)
-    own = lengthwise.AsyncClient("http://model", transport=httpx.ASGITransport(inner), retries=0)
+    own = lengthwise.AsyncClient("http://model", transport=httpx2.ASGITransport(inner), retries=0)
 
     @outer.post("/mine")
     async def mine(steps: int, seconds: float = 60) -> str:

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import grpc
-import httpx
+import httpx2
 import numpy as np
 import orjson
 import pytest
@@ -153,7 +153,7 @@ async def test_an_answer_takes_no_more_than_was_kept_for_it(rules: Manifest, att
 # Refused where there is no room, by every protocol
 
 
-async def _v2_binary(service: Service, values: Any, lengths: Any) -> httpx.Response:
+async def _v2_binary(service: Service, values: Any, lengths: Any) -> httpx2.Response:
     tensors = [
         {"name": name, "datatype": kind, "shape": array.shape, "parameters": {"binary_data_size": array.nbytes}}
         for name, kind, array in (("values", "FP32", values), ("lengths", "INT32", lengths))
@@ -164,7 +164,7 @@ async def _v2_binary(service: Service, values: Any, lengths: Any) -> httpx.Respo
     return await service.client.post("/v2/models/sums/infer", content=content, headers=headers)
 
 
-PROTOCOLS: dict[str, Callable[[Service], Awaitable[httpx.Response]]] = {
+PROTOCOLS: dict[str, Callable[[Service], Awaitable[httpx2.Response]]] = {
     "predict": lambda service: service.predict(GOOD),
     "octets": lambda service: service.predict(
         OCTETS, content_type="application/octet-stream", x_lengthwise_shape="3,2"
@@ -177,7 +177,7 @@ PROTOCOLS: dict[str, Callable[[Service], Awaitable[httpx.Response]]] = {
 
 @pytest.mark.parametrize("ask", PROTOCOLS.values(), ids=PROTOCOLS)
 async def test_a_rejected_call_gets_a_retry_time_and_is_counted(
-    service: Service, ask: Callable[[Service], Awaitable[httpx.Response]]
+    service: Service, ask: Callable[[Service], Awaitable[httpx2.Response]]
 ) -> None:
     inflight = service.serving.inflight
     inflight.bytes += inflight.max_bytes

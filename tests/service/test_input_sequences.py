@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import numpy as np
 import orjson
 import pandas
@@ -178,7 +178,7 @@ async def test_every_form_gets_the_same_answers_from_a_model_a_server_and_a_file
     here = lengthwise.Model(OpenModel(model(described), BatchLimits(), 1))
     expected = [one.probabilities.tobytes() for one in here.predict([steps for steps, _ in found.values()])]
     async with serving(model(described)) as service:
-        transport = httpx.ASGITransport(service.app)
+        transport = httpx2.ASGITransport(service.app)
         async with lengthwise.AsyncClient("http://service", transport=transport) as client:
             for (name, form), again in zip(in_memory(found).items(), in_memory(found).values(), strict=True):
                 answered, served = here.predict(form), await client.predict(again)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 
 from lengthwise.bench.launch import free_port
@@ -55,7 +55,7 @@ def test_silent_connections_take_neither_the_files_nor_the_handshakes_of_others(
         with silent(server.port, FILES), silent(admin_port, FILES):
             for _ in range(3):  # silence does not end by itself in this test
                 assert server.predict(GOOD).status_code == 200
-                assert httpx.get(f"https://localhost:{admin_port}/metrics", verify=context).status_code == 200
+                assert httpx2.get(f"https://localhost:{admin_port}/metrics", verify=context).status_code == 200
             assert proc.open_files(server.process.pid) <= at_rest + 20 + 32 + 2 * REFUSED + 4
         assert "no connection can be accepted" not in server.text
 

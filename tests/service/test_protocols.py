@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import grpc
-import httpx
+import httpx2
 import numpy as np
 import orjson
 import pytest
@@ -24,7 +24,7 @@ Floats = NDArray[np.float32]
 @dataclass(frozen=True)
 class Server:
     process: ServerProcess
-    client: httpx.Client
+    client: httpx2.Client
     channel: grpc.Channel
     grpc_port: int
 
@@ -40,7 +40,7 @@ def server() -> Iterator[Server]:
     port = free_port()
     with (
         started("--grpc-port", str(port)) as process,
-        httpx.Client(base_url=process.url, trust_env=False) as client,
+        httpx2.Client(base_url=process.url, trust_env=False) as client,
         grpc.insecure_channel(f"127.0.0.1:{port}") as channel,
     ):
         yield Server(process, client, channel, port)

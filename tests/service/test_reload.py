@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from lengthwise.application.app import Application
@@ -55,7 +55,7 @@ def served_from(folder: Path, **options: Any) -> Any:
     )
 
 
-async def call(service: Service, name: str, change: str, body: Any = None) -> httpx.Response:
+async def call(service: Service, name: str, change: str, body: Any = None) -> httpx2.Response:
     """Has a model loaded or unloaded."""
     return await service.client.post(f"/v2/repository/models/{name}/{change}", json=body)
 
@@ -204,8 +204,8 @@ async def test_a_change_that_cannot_be_made_is_refused_and_changes_nothing(folde
 
 async def test_changes_are_refused_before_the_start_and_in_a_drain(folder: Path) -> None:
     serving = Serving(Settings(runners=1, models=folder, admin_calls=True), verify=verifier.verify)
-    transport = httpx.ASGITransport(Application(serving))
-    async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
+    transport = httpx2.ASGITransport(Application(serving))
+    async with httpx2.AsyncClient(transport=transport, base_url="http://service") as client:
         answer = await client.post("/v2/repository/models/vowels/load")
         assert (answer.status_code, answer.json()) == (503, {"error": NO_LIFESPAN})
     async with started(serving) as service:

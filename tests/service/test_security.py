@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-import httpx
+import httpx2
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
@@ -155,7 +155,7 @@ def test_a_socket_is_asked_for_a_key_on_the_way_past_asgi_too(server: ServerProc
             status, answered, _ = wire.answer()
             assert status == expected
             assert answered.get("www-authenticate") == ("Bearer" if status == 401 else None)
-    figures = samples(httpx.get(f"{server.url}/metrics", headers=BEARER).text)
+    figures = samples(httpx2.get(f"{server.url}/metrics", headers=BEARER).text)
     assert figures['lengthwise_requests_total{code="401",key="-",model="",version=""}'] == 3
     assert figures['lengthwise_requests_total{code="200",key="team-a",model="japanese-vowels",version="1"}'] == 2
 

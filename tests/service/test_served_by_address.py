@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
-import httpx
+import httpx2
 import pytest
 from click.testing import CliRunner
 
@@ -222,7 +222,7 @@ def test_a_fixed_address_in_the_cache_needs_no_library_of_a_store(
     fixed = f"{web.server.url}/models.tar#sha256={files.digest(tmp_path / 'models.tar')[7:]}"
     program = (
         "import sys, lengthwise; lengthwise.load(sys.argv[1]); "
-        "print({'obstore', 'huggingface_hub', 'httpx'}.intersection(sys.modules))"
+        "print({'obstore', 'huggingface_hub', 'httpx2'}.intersection(sys.modules))"
     )
     environment = {**os.environ, "LENGTHWISE_CACHE": str(tmp_path / "cache")}
 
@@ -251,7 +251,7 @@ def test_a_wrong_address_ends_a_command_with_one_line(tmp_path: Path, command: s
 @pytest.mark.long
 def test_a_variable_may_name_an_address(web: Web, tmp_path: Path) -> None:
     with started(LENGTHWISE_MODELS=address(web), LENGTHWISE_CACHE=str(tmp_path / "cache")) as server:
-        assert httpx.get(f"{server.url}/readyz").status_code == 200
+        assert httpx2.get(f"{server.url}/readyz").status_code == 200
     assert "the list of processes" not in server.text
 
 

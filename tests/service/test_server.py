@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import numpy as np
 import orjson
 import pytest
@@ -237,7 +237,7 @@ def test_a_signal_ends_both_ports_and_the_traces_and_leaves_the_signals_as_they_
 
     def call_and_end() -> list[int]:
         try:
-            with httpx.Client(trust_env=False) as client:
+            with httpx2.Client(trust_env=False) as client:
                 wait_until(lambda: answers(admin_port, "/readyz"))
                 answered = client.post(f"http://127.0.0.1:{port}/predict", json=GOOD)
                 return [answered.status_code, client.get(f"http://127.0.0.1:{admin_port}/metrics").status_code]

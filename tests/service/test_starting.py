@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from lengthwise.application.app import Application
@@ -64,7 +64,7 @@ async def starting(
     app = Application(made)
     start = asyncio.create_task(made.start())
     try:
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service") as client:
+        async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://service") as client:
             yield Service(made, app, client), start
     finally:
         verifier.go_on.set()

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import numpy as np
 import pandas
 import polars
@@ -371,7 +371,7 @@ async def test_a_step_of_zeros_is_data_for_the_service(caplog: pytest.LogCapture
 
 async def test_a_client_warns_and_cuts(caplog: pytest.LogCaptureFixture) -> None:
     async with serving(model(manifest())) as service:
-        transport = httpx.ASGITransport(service.app)
+        transport = httpx2.ASGITransport(service.app)
         async with lengthwise.AsyncClient("http://service", transport=transport) as client:
             warned = await client.predict(padded())
             said = [one.getMessage() for one in caplog.records if one.name == "lengthwise.data"]

@@ -3,7 +3,7 @@
 import ssl
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 import trustme
 from cryptography.hazmat.primitives.serialization import (
@@ -40,9 +40,9 @@ def trusting(authority: trustme.CA) -> ssl.SSLContext:
 
 def test_a_client_that_trusts_the_authority_is_answered(authority: trustme.CA, certificate: Path) -> None:
     with started("--tls-cert-file", str(certificate), verify=trusting(authority)) as server:
-        assert httpx.get(f"{server.url}/livez", verify=trusting(authority)).text == "ok"
-        with pytest.raises(httpx.ConnectError):
-            httpx.get(f"{server.url}/livez")
+        assert httpx2.get(f"{server.url}/livez", verify=trusting(authority)).text == "ok"
+        with pytest.raises(httpx2.ConnectError):
+            httpx2.get(f"{server.url}/livez")
 
 
 def test_a_client_must_show_a_certificate_where_an_authority_is_named(
@@ -57,8 +57,8 @@ def test_a_client_must_show_a_certificate_where_an_authority_is_named(
     with started(*options, verify=known) as server:
         assert server.get("/livez").text == "ok"
         for unknown in (trusting(authority), stranger):
-            with pytest.raises(httpx.TransportError):
-                httpx.get(f"{server.url}/livez", verify=unknown)
+            with pytest.raises(httpx2.TransportError):
+                httpx2.get(f"{server.url}/livez", verify=unknown)
 
 
 @pytest.mark.parametrize("text", [None, "", "no certificate"])

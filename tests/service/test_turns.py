@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -381,5 +381,5 @@ async def test_a_header_that_is_no_timeout_is_refused(service: Service, text: st
 
 async def test_the_header_holds_for_a_call_that_is_read_at_once_and_is_clipped_to_a_day(service: Service) -> None:
     assert timeout_of(b"99999999999") == 86_400_000
-    answer: httpx.Response = await service.predict({"sequences": [[[1, 3]]]}, x_lengthwise_timeout_ms="0.0001")
+    answer: httpx2.Response = await service.predict({"sequences": [[[1, 3]]]}, x_lengthwise_timeout_ms="0.0001")
     assert answer.status_code == 504

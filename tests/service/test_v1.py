@@ -3,7 +3,7 @@
 from typing import Any
 from urllib.parse import urlencode
 
-import httpx
+import httpx2
 import orjson
 import pytest
 
@@ -13,7 +13,7 @@ from tests.support.bad_bodies import BAD_BODIES
 from tests.support.numpy_models import BLIND, MANIFESTS, NOT_FINITE, Service, idle, manifest, model, serving
 
 
-async def ask(service: Service, body: Any, name: str = "sums", **headers: str) -> httpx.Response:
+async def ask(service: Service, body: Any, name: str = "sums", **headers: str) -> httpx2.Response:
     content = body if isinstance(body, bytes) else orjson.dumps(body)
     sent = {"content-type": "application/json"} | {key.replace("_", "-"): text for key, text in headers.items()}
     return await service.client.post(f"/v1/models/{name}:predict", content=content, headers=sent)

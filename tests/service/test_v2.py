@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-import httpx
+import httpx2
 import numpy as np
 import orjson
 import pytest
@@ -44,7 +44,7 @@ def in_octets(**changes: Any) -> dict[str, Any]:
     return made
 
 
-async def infer(service: Service, body: Any, path: str = "sums", **headers: str) -> httpx.Response:
+async def infer(service: Service, body: Any, path: str = "sums", **headers: str) -> httpx2.Response:
     content = body if isinstance(body, bytes) else orjson.dumps(body)
     sent = {name.replace("_", "-"): text for name, text in headers.items()}
     return await service.client.post(f"/v2/models/{path}/infer", content=content, headers=sent)

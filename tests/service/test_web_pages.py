@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-import httpx
+import httpx2
 import orjson
 import pytest
 
@@ -153,8 +153,8 @@ def test_over_a_socket_no_page_unloads_a_model_or_reads_anything(server: ServerP
 
 async def test_the_admin_port_has_the_same_rules() -> None:
     async with serving(model(manifest()), admin_calls=True, admin_port=1) as service:
-        transport = httpx.ASGITransport(make_admin_app(service.serving))
-        async with httpx.AsyncClient(base_url="http://127.0.0.1", transport=transport) as client:
+        transport = httpx2.ASGITransport(make_admin_app(service.serving))
+        async with httpx2.AsyncClient(base_url="http://127.0.0.1", transport=transport) as client:
             path = "/v2/repository/models/sums/unload"
             assert (await client.post(path, headers={"origin": EVIL})).status_code == 403
             assert (await client.get("/metrics", headers={"host": "rebound.evil.example"})).status_code == 421

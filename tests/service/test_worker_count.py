@@ -7,7 +7,7 @@ import shutil
 import sys
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 
 from lengthwise.application.app import make_app
@@ -219,8 +219,8 @@ def test_elsewhere_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_an_application_of_python_is_one_process() -> None:
-    application = httpx.ASGITransport(make_app(Settings(runners=1)))
-    async with httpx.AsyncClient(transport=application, base_url="http://x") as client:
+    application = httpx2.ASGITransport(make_app(Settings(runners=1)))
+    async with httpx2.AsyncClient(transport=application, base_url="http://x") as client:
         health = (await client.get("/healthz")).json()
     assert (len(health["workers"]), health["workers_reason"]) == (1, "one process")
 

@@ -14,7 +14,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from benchmarks.cores import served
@@ -108,9 +108,9 @@ def test_a_worker_that_ends_under_load_takes_its_own_calls_only(workers: Workers
 
     def call(_: int) -> None:
         try:
-            with httpx.Client(timeout=PATIENCE_SECONDS, trust_env=False, verify=False) as client:
+            with httpx2.Client(timeout=PATIENCE_SECONDS, trust_env=False, verify=False) as client:
                 answer = client.post(f"{server.url}/predict", json=GOOD)
-        except httpx.TransportError as error:
+        except httpx2.TransportError as error:
             reset.append(error)
             return
         if answer.status_code == 200:
@@ -163,13 +163,13 @@ def test_an_admin_call_reaches_every_worker(workers: Workers) -> None:
     first, second = (one["pid"] for one in workers())
     os.kill(second, signal.SIGSTOP)
     with ThreadPoolExecutor() as pool:
-        asked = pool.submit(httpx.post, f"{server.url}{path}unload", timeout=PATIENCE_SECONDS, trust_env=False)
+        asked = pool.submit(httpx2.post, f"{server.url}{path}unload", timeout=PATIENCE_SECONDS, trust_env=False)
         until_said(server, "is unloaded", 1)
         os.kill(first, signal.SIGKILL)  # another one starts all the same, and has been told
         until_said(server, "no model is ready", 1)
         os.kill(second, signal.SIGCONT)
         until_said(server, "is unloaded", 2)
-        assert isinstance(asked.exception(), httpx.TransportError)
+        assert isinstance(asked.exception(), httpx2.TransportError)
     assert {server.predict(GOOD).status_code for _ in range(12)} == {503}
     assert server.client.post(f"{path}load").status_code == 200
     os.kill(pid := workers()[1]["pid"], signal.SIGKILL)
@@ -276,7 +276,7 @@ def test_one_request_runs_on_the_cores_of_all_workers_and_what_one_has_is_free_a
     command = [sys.executable, "-m", "benchmarks.variants", "sleeping-run:2:0.02", "serve", "--workers", "2"]
     with (
         served(command, "auto") as (pid, url, workers),
-        httpx.Client(base_url=url, timeout=PATIENCE_SECONDS, trust_env=False) as client,
+        httpx2.Client(base_url=url, timeout=PATIENCE_SECONDS, trust_env=False) as client,
         ThreadPoolExecutor(1) as pool,
     ):
         assert workers == 2
@@ -287,7 +287,7 @@ def test_one_request_runs_on_the_cores_of_all_workers_and_what_one_has_is_free_a
         busy = client.get("/healthz").json()["workers"][int(running.argmax())]["pid"]
         os.kill(busy, signal.SIGKILL)
         wait_until(lambda: running.max() <= 0, lambda: f"{running}")
-        with suppress(httpx.TransportError):
+        with suppress(httpx2.TransportError):
             answer.result()
 
 
@@ -341,7 +341,7 @@ def test_grpc_keys_and_the_admin_port_are_those_of_all_workers(tmp_path: Path) -
             return bool(found.live)
 
     with started("--workers", "2", *options) as server:
-        of_admin = httpx.Client(base_url=f"http://127.0.0.1:{admin}", headers=key, trust_env=False)
+        of_admin = httpx2.Client(base_url=f"http://127.0.0.1:{admin}", headers=key, trust_env=False)
         with of_admin:
             assert server.predict(GOOD).status_code == 401
             assert all(live() for _ in range(6))

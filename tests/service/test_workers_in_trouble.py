@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 
 from lengthwise.processes.channel import Channel
@@ -66,7 +66,7 @@ def test_while_one_hangs_new_connections_are_answered_whatever_the_others_state(
                 unloading = pool.submit(server.client.post, f"{MODEL}unload")
                 until_said(server, "is unloaded", 1)  # the healthy one is not ready from now on
                 assert {
-                    httpx.get(f"{server.url}/livez", timeout=60, trust_env=False).status_code for _ in range(4)
+                    httpx2.get(f"{server.url}/livez", timeout=60, trust_env=False).status_code for _ in range(4)
                 } == {200}
                 told = unloading.result()
             assert told.status_code == 500
@@ -149,7 +149,7 @@ def test_one_that_is_killed_in_the_middle_of_a_line_is_replaced(tmp_path: Path) 
             for pid in pids:
                 os.kill(pid, signal.SIGKILL)
             os.kill(server.process.pid, signal.SIGCONT)
-            assert all(isinstance(one.exception(), httpx.TransportError) for one in asked)
+            assert all(isinstance(one.exception(), httpx2.TransportError) for one in asked)
         workers.when(lambda found: all(one["ready"] and one["restarts"] == 1 for one in found))
         server.terminate()
         assert server.end() == 0, server.text

@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from lengthwise.bench.launch import free_port
@@ -98,7 +98,7 @@ def test_while_one_serves_another_that_cannot_start_is_tried_again(cause: str, t
             wait_until(lambda: server.text.count("another one starts in") > MOST_EARLY, lambda: server.text)
             found = []
             for _ in range(8):
-                with suppress(httpx.TransportError):
+                with suppress(httpx2.TransportError):
                     found.append(server.predict(GOOD).status_code)
             assert set(found) == {200}
         finally:
@@ -126,7 +126,7 @@ def test_no_counter_goes_back_when_the_worker_that_showed_it_is_killed() -> None
     with started("--workers", "2", "--verify-share", "1") as server:
         workers = Workers(server)
         pids = [one["pid"] for one in workers.ready()]
-        with httpx.Client(base_url=server.url, trust_env=False) as client:  # all on one connection
+        with httpx2.Client(base_url=server.url, trust_env=False) as client:  # all on one connection
 
             def verified() -> dict[str, float]:
                 figures = samples(client.get("/metrics").text)

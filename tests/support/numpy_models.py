@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-import httpx
+import httpx2
 import numpy as np
 
 from lengthwise.application.app import Application
@@ -145,9 +145,9 @@ class Service:
 
     serving: Serving
     app: Any
-    client: httpx.AsyncClient
+    client: httpx2.AsyncClient
 
-    async def predict(self, body: Any, **headers: str) -> httpx.Response:
+    async def predict(self, body: Any, **headers: str) -> httpx2.Response:
         """`POST /predict` of bytes as they are, or of a value as JSON."""
         sent = {"content-type": "application/json"} | {name.replace("_", "-"): text for name, text in headers.items()}
         if isinstance(body, bytes):
@@ -193,7 +193,7 @@ async def started(serving: Serving) -> AsyncIterator[Service]:
     await serving.start()
     app = Application(serving)
     try:
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service") as client:
+        async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://service") as client:
             yield Service(serving, app, client)
     finally:
         await serving.stop()

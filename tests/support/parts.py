@@ -38,7 +38,7 @@ PARTS = (
         (),
         "import sys; from lengthwise.commands.cli import main; sys.argv = ['lengthwise', '--help']\n"
         "try: main()\nexcept SystemExit as end: print('good' if end.code == 0 else end.code)",
-        lacks=(*SERVER, *EXPORTER, "onnxruntime", "httpx"),
+        lacks=(*SERVER, *EXPORTER, "onnxruntime", "httpx2"),
     ),
     Part(
         "calling a server",
@@ -52,7 +52,7 @@ PARTS = (
         "scoring in a program",
         ("cpu",),
         "import lengthwise; print('good' if lengthwise.load().predict([[[0.0] * 12] * 5])[0].label else 'bad')",
-        lacks=(*SERVER, *EXPORTER, "httpx"),
+        lacks=(*SERVER, *EXPORTER, "httpx2"),
     ),
     Part(
         "serving",
@@ -68,7 +68,7 @@ PARTS = (
         "    pages = [urllib.request.urlopen(url).status for url in asked]\n"
         "    print('good' if pages == [200, 200] else pages, flush=True); os.kill(os.getpid(), signal.SIGTERM)\n"
         "threading.Thread(target=ask).start(); main(['serve', '--port', str(port)])",
-        lacks=(*EXPORTER, "httpx"),
+        lacks=(*EXPORTER, "httpx2"),
     ),
     Part(
         "checking a module",
@@ -76,14 +76,14 @@ PARTS = (
         MODULE + "import lengthwise_export\n"
         "print('good' if lengthwise_export.check(Mean(), max_length=20).verdict == 'sound' else 'bad')",
         beside=("torch",),
-        lacks=(*SERVER, "onnxruntime", "onnxscript", "matplotlib", "httpx", "torch"),
+        lacks=(*SERVER, "onnxruntime", "onnxscript", "matplotlib", "httpx2", "torch"),
     ),
     Part(
         "checking a module with torch alone",
         ("torch",),
         MODULE + "import lengthwise_export\n"
         "print('good' if lengthwise_export.check(Mean(), max_length=20).verdict == 'sound' else 'bad')",
-        lacks=(*SERVER, "onnx", "safetensors", "onnxruntime", "onnxscript", "matplotlib", "httpx"),
+        lacks=(*SERVER, "onnx", "safetensors", "onnxruntime", "onnxscript", "matplotlib", "httpx2"),
         is_slow=True,
     ),
     Part(
@@ -92,7 +92,7 @@ PARTS = (
         "import lengthwise_export, lengthwise.files as files\n"
         "target = files.bundled_models() / 'japanese-vowels' / '1'\n"
         "print(lengthwise_export.check(target, max_length=20).verdict == 'sound' and 'good')",
-        lacks=(*SERVER, "torch", "onnxscript", "matplotlib", "httpx"),
+        lacks=(*SERVER, "torch", "onnxscript", "matplotlib", "httpx2"),
     ),
     Part(
         "exporting",
@@ -101,7 +101,7 @@ PARTS = (
         "with tempfile.TemporaryDirectory() as folder:\n"
         "    lengthwise_export.export(Mean(), folder + '/mean', labels=['0', '1'], max_length=20)\n"
         "print('good')",
-        lacks=(*SERVER, "matplotlib", "httpx"),
+        lacks=(*SERVER, "matplotlib", "httpx2"),
         is_slow=True,
     ),
     Part(
@@ -111,7 +111,7 @@ PARTS = (
         "sequences = [[[random.gauss(index % 2, 1)] for _ in range(5)] for index in range(40)]\n"
         "lengthwise_export.train('auto', sequences, [str(index % 2) for index in range(40)], epochs=2)\n"
         "print('good')",
-        lacks=(*SERVER, "onnx", "onnxruntime", "onnxscript", "httpx"),
+        lacks=(*SERVER, "onnx", "onnxruntime", "onnxscript", "httpx2"),
         is_slow=True,
     ),
 )

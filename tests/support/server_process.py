@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import orjson
 import pytest
 
@@ -69,12 +69,12 @@ class ServerProcess:
         )
         if not isinstance(output, int):
             output.close()  # the process has it
-        self.client = httpx.Client(
+        self.client = httpx2.Client(
             base_url=self.url,
             timeout=PATIENCE_SECONDS,
             trust_env=False,
             verify=False if verify is None else verify,  # to read the certificates of the system takes a while
-            limits=httpx.Limits(max_keepalive_connections=0),
+            limits=httpx2.Limits(max_keepalive_connections=0),
         )
         self.said: list[str] = []
         self._silent = False
@@ -120,10 +120,10 @@ class ServerProcess:
             assert not self._reader.is_alive(), "a process that it started lives, and has its stderr"
             self.process.stderr.close()
 
-    def get(self, path: str) -> httpx.Response:
+    def get(self, path: str) -> httpx2.Response:
         return self.client.get(path)
 
-    def predict(self, body: Any) -> httpx.Response:
+    def predict(self, body: Any) -> httpx2.Response:
         """`POST /predict` of a value, on a connection of its own."""
         return self.client.post("/predict", json=body)
 

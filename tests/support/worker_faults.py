@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 
 from tests.support import proc
 from tests.support.chaos import until
@@ -37,7 +37,7 @@ OTHER = "other"
 SHM = 'mount -t tmpfs -o size=16k shm /dev/shm && cat /dev/zero > /dev/shm/full; exec "$@"'
 """A shell's line: a command with a full `/dev/shm` of its own (after `unshare -m sh -c`)."""
 _COUNTED = ("_total", "_count", "_sum", "_bucket")
-_NO_ANSWER = (httpx.HTTPError, OSError, KeyError, ValueError)
+_NO_ANSWER = (httpx2.HTTPError, OSError, KeyError, ValueError)
 """A connection that is reset, or refused with an empty 503 where a worker has no files left."""
 _LIVES_SECONDS = 5.0  # within which one that has died may still be shown as ready, while the parent is stopped
 
@@ -152,7 +152,7 @@ class WorkerFaults:
     async def _change(self) -> None:
         """Reloads, and loads and unloads a model that nobody calls; where a worker hangs, that may be refused."""
         headers = self.server.client.headers
-        async with httpx.AsyncClient(base_url=self.server.url, headers=headers, timeout=90, trust_env=False) as client:
+        async with httpx2.AsyncClient(base_url=self.server.url, headers=headers, timeout=90, trust_env=False) as client:
             while True:
                 await asyncio.sleep(self._chance.uniform(0, 4))
                 what = self._chance.choice(("load", "unload", "hangup"))
@@ -161,7 +161,7 @@ class WorkerFaults:
                     self.done["hangup"] += 1
                     continue
                 began = time.monotonic()
-                with suppress(httpx.HTTPError):
+                with suppress(httpx2.HTTPError):
                     answer = await client.post(f"/v2/repository/models/{OTHER}/{what}")
                     self.done[f"{what}: {answer.status_code}"] += 1
                 if time.monotonic() - began > 60:

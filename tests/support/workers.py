@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-import httpx
+import httpx2
 
 from tests.support.server_process import PATIENCE_SECONDS, ServerProcess
 from tests.support.waiting import wait_until
@@ -18,14 +18,14 @@ GOOD = {"sequences": [[[0.5] * 12] * 3]}
 class Workers:
     """A service of two workers, and what `/healthz` says of them."""
 
-    def __init__(self, server: ServerProcess, get: Callable[[str], httpx.Response] | None = None) -> None:
+    def __init__(self, server: ServerProcess, get: Callable[[str], httpx2.Response] | None = None) -> None:
         self.server = server
         self._get = get or server.get
 
     def __call__(self) -> list[dict[str, Any]]:
         deadline = time.monotonic() + PATIENCE_SECONDS
         while True:
-            with suppress(httpx.TransportError):  # it was of a worker that has just ended: ask again, on a new one
+            with suppress(httpx2.TransportError):  # it was of a worker that has just ended: ask again, on a new one
                 return list(self._get("/healthz").json()["workers"])
             assert time.monotonic() < deadline, self.server.text
 

@@ -36,14 +36,14 @@ from lengthwise.errors import (
 if TYPE_CHECKING:
     import ssl
 
-    import httpx  # noqa: F401  # the bases of both classes name its transports
+    import httpx2  # noqa: F401  # the bases of both classes name its transports
 
 
 Transport = TypeVar("Transport")
 
 _KEY: Final = re.compile(r"[!-~]([ -~]*[!-~])?")
 DEFAULT_TIMEOUT_SECONDS: Final = 30.0
-_NO_PROXIES: Final = {"http://": None, "https://": None, "all://": None}  # mounts of httpx: without a proxy
+_NO_PROXIES: Final = {"http://": None, "https://": None, "all://": None}  # mounts of httpx2: without a proxy
 _CLIENT_CERTIFICATE: Final = (
     "; the server may want a client certificate: verify=CONTEXT, an ssl.SSLContext after its load_cert_chain(...)"
 )
@@ -62,7 +62,7 @@ _ASKED_AGAIN_SECONDS: Final = 0.05  # between two looks whether another call has
 
 
 class _TimeLeft(dict[str, float]):
-    """The timeouts of one request, as transports of httpx read them: each step gets what the steps before left."""
+    """The timeouts of one request, as transports of httpx2 read them: each step gets what the steps before left."""
 
     def __init__(self, deadline: Deadline) -> None:
         self._deadline = deadline
@@ -74,9 +74,9 @@ class _TimeLeft(dict[str, float]):
 
 
 class _AnyClient(Generic[Transport]):
-    """What both clients share: the arguments, the options of a call, and the errors of httpx."""
+    """What both clients share: the arguments, the options of a call, and the errors of httpx2."""
 
-    _httpx_class: ClassVar[str]  # name of the class of httpx that has the connections
+    _httpx_class: ClassVar[str]  # name of the class of httpx2 that has the connections
 
     def __init__(
         self,
@@ -90,15 +90,15 @@ class _AnyClient(Generic[Transport]):
         verify: bool | ssl.SSLContext = True,
         transport: Transport | None = None,
     ) -> None:
-        """Checks the arguments, and makes the client of httpx; no connection is opened yet.
+        """Checks the arguments, and makes the client of httpx2; no connection is opened yet.
 
         Raises:
-            ConfigurationError: An argument is wrong, or httpx is not installed.
+            ConfigurationError: An argument is wrong, or httpx2 is not installed.
         """
         try:
-            import httpx
+            import httpx2
         except ImportError as error:
-            raise ConfigurationError(f"a client needs httpx: {how_to_install('client')}") from error
+            raise ConfigurationError(f"a client needs httpx2: {how_to_install('client')}") from error
         if key is not None and not (isinstance(key, str) and _KEY.fullmatch(key)):
             raise ConfigurationError(
                 "the key is empty or no text, or has a character that a header cannot have, perhaps the line break of "
@@ -106,9 +106,9 @@ class _AnyClient(Generic[Transport]):
             )
         if not isinstance(retries, int) or retries < 0:
             raise ConfigurationError(f"retries must be an integer >= 0, got {retries!r}")
-        self._httpx = httpx
+        self._httpx = httpx2
         # What a request may raise, see `_failure`.
-        self._failures = (httpx.RequestError, httpx.InvalidURL, DeadlineExceeded, TimeoutError)
+        self._failures = (httpx2.RequestError, httpx2.InvalidURL, DeadlineExceeded, TimeoutError)
         self._model = model
         self._version = version
         self._timeout = _seconds(timeout)
@@ -117,12 +117,12 @@ class _AnyClient(Generic[Transport]):
         self._is_asking = False  # whether a call is asking for them
         headers = {} if key is None else {"authorization": f"Bearer {key}"}
         try:
-            mounts = _NO_PROXIES if is_loopback(httpx.URL(base_url).host) else None
+            mounts = _NO_PROXIES if is_loopback(httpx2.URL(base_url).host) else None
             options = {"verify": verify, "transport": transport, "timeout": self._timeout, "mounts": mounts}
-            self._connections: Any = getattr(httpx, self._httpx_class)(base_url=base_url, headers=headers, **options)
-        except (httpx.InvalidURL, UnicodeError) as error:
+            self._connections: Any = getattr(httpx2, self._httpx_class)(base_url=base_url, headers=headers, **options)
+        except (httpx2.InvalidURL, UnicodeError) as error:
             raise ConfigurationError(f"the address of the server is not valid, got {base_url!r}: {error}") from error
-        except OSError as error:  # httpx takes the path of a file, too
+        except OSError as error:  # httpx2 takes the path of a file, too
             raise ConfigurationError(f"verify={verify!r} cannot be read as certificates: {error}") from error
         if self._connections.base_url.scheme not in ("http", "https"):
             raise ConfigurationError(f"the address of the server must start with http:// or https://, got {base_url!r}")
@@ -225,7 +225,7 @@ class _AnyClient(Generic[Transport]):
     def _call(self, method: str, path: str, document: Any) -> Exchange[Any]:
         """The exchange for `get` and `post`: once it has run, its result is the JSON of the answer, or else its text.
 
-        A whole URL as the path is refused: httpx would follow it, and send the key along.
+        A whole URL as the path is refused: httpx2 would follow it, and send the key along.
 
         Raises:
             ConfigurationError: `path` is not a path.
@@ -239,7 +239,7 @@ class _AnyClient(Generic[Transport]):
         return Deadline.after(self._timeout if timeout is None else _seconds(timeout), self._retries)
 
     def _httpx_arguments(self, request: Send) -> dict[str, Any]:
-        """The arguments of httpx for a request.
+        """The arguments of httpx2 for a request.
 
         Raises:
             ConfigurationError: The client was closed.
@@ -255,7 +255,7 @@ class _AnyClient(Generic[Transport]):
         }
 
     def _failure(self, error: Exception, request: Send) -> LengthwiseError:
-        """Converts an error of httpx, for a request that got no answer, to the error of this package.
+        """Converts an error of httpx2, for a request that got no answer, to the error of this package.
 
         Raises:
             ConfigurationError: Nothing was sent, because the path is not valid.
@@ -287,7 +287,7 @@ def _seconds(timeout: float) -> float:
     return float(timeout)
 
 
-class Client(_AnyClient["httpx.BaseTransport"]):
+class Client(_AnyClient["httpx2.BaseTransport"]):
     """A client of one server. Several threads may use it at once.
 
     Close it after use, or use it in a `with` statement: it keeps connections open.
@@ -302,10 +302,10 @@ class Client(_AnyClient["httpx.BaseTransport"]):
             `Retry-After`; a failed batch and a lost connection at most twice. What would begin after the timeout is not
             sent.
         verify: Whether to verify the certificate of an https server, or the `ssl.SSLContext` to verify it with.
-        transport: A transport of httpx, instead of a connection.
+        transport: A transport of httpx2, instead of a connection.
 
     Raises:
-        ConfigurationError: An argument is wrong, or httpx is not installed.
+        ConfigurationError: An argument is wrong, or httpx2 is not installed.
     """
 
     _httpx_class = "Client"
@@ -407,10 +407,10 @@ class Client(_AnyClient["httpx.BaseTransport"]):
                     result = self._failure(error, request)
 
 
-class AsyncClient(_AnyClient["httpx.AsyncBaseTransport"]):
+class AsyncClient(_AnyClient["httpx2.AsyncBaseTransport"]):
     """`Client` for asyncio: the same arguments, and the same methods as coroutines.
 
-    A `transport` is an asynchronous one of httpx.
+    A `transport` is an asynchronous one of httpx2.
     """
 
     _httpx_class = "AsyncClient"

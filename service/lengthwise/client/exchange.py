@@ -74,7 +74,7 @@ class Send:
     def in_time(self, part: bytes) -> bytes:
         """Returns a part of the answer as it is, if it came in time: until `GRACE_SECONDS` after the deadline.
 
-        httpx cannot check this: it limits only the time between two parts.
+        httpx2 cannot check this: it limits only the time between two parts.
 
         Raises:
             DeadlineExceeded: The part came too late.

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, cast
 
-import httpx
+import httpx2
 import orjson
 
 from lengthwise import files
@@ -52,10 +52,10 @@ class ImageRegistry:
         self._where = str(address)
         self._is_plain = address.is_local
         scheme = "http" if self._is_plain else "https"
-        self._client = httpx.Client(
+        self._client = httpx2.Client(
             base_url=f"{scheme}://{host}/v2/{address.path}/",
             auth=_Login(
-                httpx.URL(f"{scheme}://{host}").netloc.decode(),
+                httpx2.URL(f"{scheme}://{host}").netloc.decode(),
                 credentials(name),
                 f"repository:{address.path}:{actions}",
             ),
@@ -65,7 +65,7 @@ class ImageRegistry:
                 "request": [self._check_scheme],
                 "response": [lambda answer: answer.is_success or _shorten(answer)],
             },
-            timeout=httpx.Timeout(30, connect=10),
+            timeout=httpx2.Timeout(30, connect=10),
         )
         self.close = self._client.close
 
@@ -119,8 +119,8 @@ class ImageRegistry:
 
     @contextmanager
     def _answer(
-        self, method: str, url: str | httpx.URL, *, missing: bool = False, **request: Any
-    ) -> Iterator[httpx.Response]:
+        self, method: str, url: str | httpx2.URL, *, missing: bool = False, **request: Any
+    ) -> Iterator[httpx2.Response]:
         """Sends a request, and yields the successful answer for the block, whose body is not read yet.
 
         `missing`: Whether status 404 is successful, too.
@@ -141,12 +141,12 @@ class ImageRegistry:
                         login="credentials are those of `docker login`",
                     )
                 yield answer
-        except (httpx.HTTPError, httpx.InvalidURL, LookupError, ValueError, AttributeError) as error:
+        except (httpx2.HTTPError, httpx2.InvalidURL, LookupError, ValueError, AttributeError) as error:
             # The last three are raised for an answer that lacks something, such as a token
             raise StoreUnreachable(f"{self._where}: no answer of the registry ({type(error).__name__})") from None
 
-    def _check_scheme(self, request: httpx.Request) -> None:
-        """Refuses a request that a redirect or a token service leads to http; httpx calls it for each request.
+    def _check_scheme(self, request: httpx2.Request) -> None:
+        """Refuses a request that a redirect or a token service leads to http; httpx2 calls it for each request.
 
         Raises:
             ConfigurationError: The request would go out without TLS.
@@ -155,7 +155,7 @@ class ImageRegistry:
             raise ConfigurationError(f"{self._where}: the registry leads from https to {request.url.scheme}")
 
 
-class _Login(httpx.Auth):
+class _Login(httpx2.Auth):
     """Logs in as a registry asks for it: by a token of its token service, or by name and password."""
 
     def __init__(self, host: str, login: str | None, scope: str) -> None:
@@ -171,10 +171,10 @@ class _Login(httpx.Auth):
         self._scope = scope
         self._header: dict[str, str] = {}
 
-    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+    def auth_flow(self, request: httpx2.Request) -> Generator[httpx2.Request, httpx2.Response, None]:
         """Sends a request; if the answer is 401, logs in and sends it again.
 
-        httpx drives this generator: it sends each request that is yielded, and returns its answer. The login is kept
+        httpx2 drives this generator: it sends each request that is yielded, and returns its answer. The login is kept
         for later requests. Another host, such as one for uploads, gets no credentials.
         """
         is_of_registry = request.url.netloc.decode() == self._host
@@ -187,8 +187,8 @@ class _Login(httpx.Auth):
         if scheme.lower() == "bearer":
             challenge = dict(re.findall(r'(\w+)="([^"]*)"', parameters))
             query = {"service": challenge.get("service", ""), "scope": self._scope}
-            url = httpx.URL(challenge.get("realm", "")).copy_merge_params(query)
-            token = yield httpx.Request("GET", url, headers={**_PLAIN, **self._login})
+            url = httpx2.URL(challenge.get("realm", "")).copy_merge_params(query)
+            token = yield httpx2.Request("GET", url, headers={**_PLAIN, **self._login})
             _shorten(token).read()
             if token.status_code != 200:
                 return
@@ -198,13 +198,13 @@ class _Login(httpx.Auth):
         yield request
 
 
-def _shorten(answer: httpx.Response) -> httpx.Response:
-    """Cuts an answer off after `_MOST_SHORT_BYTES`: httpx reads those of failures and of token services whole."""
+def _shorten(answer: httpx2.Response) -> httpx2.Response:
+    """Cuts an answer off after `_MOST_SHORT_BYTES`: httpx2 reads those of failures and of token services whole."""
     content = io.BytesIO()
-    write_answer(cast("httpx.SyncByteStream", answer.stream), content, str(answer.url.host), _MOST_SHORT_BYTES)
+    write_answer(cast("httpx2.SyncByteStream", answer.stream), content, str(answer.url.host), _MOST_SHORT_BYTES)
     answer.headers.pop("content-encoding", None)  # nobody asked for one, and inflated it may have any size
-    cast("httpx.SyncByteStream", answer.stream).close()
-    answer.stream = httpx.ByteStream(content.getvalue()[:_MOST_SHORT_BYTES])
+    cast("httpx2.SyncByteStream", answer.stream).close()
+    answer.stream = httpx2.ByteStream(content.getvalue()[:_MOST_SHORT_BYTES])
     return answer
 
 
