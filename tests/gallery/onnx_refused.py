@@ -128,15 +128,15 @@ def which_way_round(w: Weights) -> ModelProto:
         """)
 
 
-@graph(67, "optimum", reason="token_type_ids", second=None)
-def token_types(w: Weights) -> ModelProto:
-    """Takes which of two texts each token is of."""
-    w.named("table 20x4, kinds 2x4, V 4x2")
+@graph(67, "optimum", reason="position_ids", second=None)
+def token_positions(w: Weights) -> ModelProto:
+    """Takes the position of each token."""
+    w.named("table 20x4, places 30x4, V 4x2")
     return w.model("""
         bert (int64[batch,sequence] input_ids, int64[batch,sequence] attention_mask, int64[batch,sequence]
-        token_type_ids) => (float[batch,2] logits)
+        position_ids) => (float[batch,2] logits)
         [words] e = Gather (table, input_ids)
-        [types] t = Gather (kinds, token_type_ids)
+        [positions] t = Gather (places, position_ids)
         [both] h = Add (e, t)
         [float_mask] f = Cast <to = 1> (attention_mask)
         [unsqueeze] m = Unsqueeze (f, axis2)

@@ -26,7 +26,7 @@ from lengthwise_export.checking.selection import select_leaks
 from lengthwise_export.errors import UncheckableError
 from lengthwise_export.exporting import staging
 from lengthwise_export.options import CheckOptions, ExportOptions, Notice, Tell, tell_each
-from lengthwise_export.targets import padding_side, targets
+from lengthwise_export.targets import padding_side, stock_folder, targets
 from lengthwise_export.targets.target import Target, one_torch_thread, threads_of_check
 
 if TYPE_CHECKING:  # what is imported here and below when it is needed brings torch and onnxruntime along
@@ -83,6 +83,7 @@ def export(source: targets.TargetSource, out: Path, options: ExportOptions, tell
     if options.must_keep_accuracy is not None and options.data is None:
         raise ConfigurationError("--must-keep-accuracy: the accuracy is measured on labelled sequences: pass --data")
     staging.require_writable(out)
+    source, options = stock_folder.described(source, options)
     _require_known_labels(options)
     from lengthwise_export.exporting.candidate import candidate_of, with_threshold
 
@@ -161,6 +162,7 @@ def check(source: targets.TargetSource, options: CheckOptions) -> Report:
     name = targets.name_of(source)
     try:
         stated_layout = padding_side.stated_layout(options)
+        source, options = stock_folder.described(source, options)
         target = targets.read(source, options, blind=options.suggest, layout=stated_layout)
         target = padding_side.with_layout(target, stated_layout, options)
     except UncheckableError as error:

@@ -102,6 +102,19 @@ def keep_needed(graph: GraphProto) -> None:
     refill(graph.initializer, (tensor for tensor in graph.initializer if tensor.name in needed))
 
 
+def feed_zeros(graph: GraphProto, name: str, *, like: str) -> None:
+    """Makes an input of a graph, if it has both, a value of zeros with the shape of the input `like`, in place."""
+    inputs = {value.name: value for value in graph.input}
+    if name not in inputs or like not in inputs:
+        return
+    writer = NodeWriter(all_names(graph), name)
+    zero = helper.make_tensor("", inputs[name].type.tensor_type.elem_type, [1], [0])
+    shape = writer.emit("Shape", [like])
+    nodes = [*writer.nodes, helper.make_node("ConstantOfShape", [shape], [name], value=zero), *graph.node]
+    refill(graph.node, nodes)
+    graph.input.remove(inputs[name])
+
+
 def refill(field: Any, items: Iterable[Any]) -> None:
     """Replaces all messages of a repeated field, such as `graph.node`, which protobuf cannot assign."""
     messages = list(items)

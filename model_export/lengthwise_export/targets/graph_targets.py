@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import onnx
 
@@ -14,9 +14,12 @@ from lengthwise_export.checking.report import promise_text
 from lengthwise_export.checking.trace_onnx import OnnxSubject
 from lengthwise_export.layouts import StepLayout
 from lengthwise_export.onnx_graphs.external_graph import ExternalGraph, read_graph, read_packed_graph
-from lengthwise_export.onnx_graphs.protos import labels_in
+from lengthwise_export.onnx_graphs.protos import feed_zeros, labels_in
 from lengthwise_export.options import TargetOptions
 from lengthwise_export.targets.target import DirectoryTarget, GraphTarget, check_options_agree, labels_of
+
+_TOKEN_TYPES: Final = "token_type_ids"
+"""The input of Hugging Face's exports that tells the two texts of a pair apart: zeros for one text, as without it."""
 
 
 def read_model(
@@ -44,6 +47,8 @@ def read_model(
             raise ConfigurationError(f"{text} cannot be read as ONNX: {error}") from error
     if not proto.graph.output:
         raise ConfigurationError(f"{text} holds no graph: it has no output")
+    if _TOKEN_TYPES not in (options.values, options.lengths, options.mask):
+        feed_zeros(proto.graph, _TOKEN_TYPES, like="input_ids")
     if layout is not None and layout.packed is not None:
         reading = read_packed_graph(proto, options, layout)
     else:

@@ -31,7 +31,7 @@ TargetSource: TypeAlias = "str | os.PathLike[str] | onnx.ModelProto | nn.Module"
 FORMS = (
     "a spec of the built-in architecture (*.toml), what `lengthwise train` wrote (*.safetensors, or its folder), "
     "package.module:factory or file.py:factory of a torch module or Keras model, a Keras file (*.keras, *.h5), an ONNX "
-    "file (*.onnx), or for check a model directory or its address"
+    "file (*.onnx) or a folder that optimum wrote, or for check a model directory or its address"
 )
 
 
