@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve lint format quick test test-long test-workers nightly truth gallery hostile sanitize floors findings soak cover model bench fuzz clients engines console-check console-pictures docs rules site proto clean
+.PHONY: help install serve lint format quick test test-long test-workers nightly truth gallery hostile sanitize floors pythons findings soak cover model bench fuzz clients engines console-check console-pictures docs rules site proto clean
 
 help: ## Says what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -91,14 +91,21 @@ hostile: .venv/.development ## The hostile suite by itself: sockets by hand, whi
 
 # The package with the oldest versions that pyproject.toml allows, or (RESOLUTION=highest) the newest ones.
 RESOLUTION ?= lowest-direct
-FLOORS := runs/$(RESOLUTION)
-FLOORS_TESTS := admin_port app attacks framing json_body metrics predict settings tls v1 v2
+FLOORS_PYTHON ?= $(BIN)/python
+FLOORS := runs/$(RESOLUTION)-$(notdir $(FLOORS_PYTHON))
+FLOORS_TESTS := admin_port app attacks client framing json_body metrics predict settings tls v1 v2
 
 floors: .venv/.development ## The quick tests of the service with the oldest versions allowed; RESOLUTION=highest: with the newest
-	$(BIN)/python -m uv venv --quiet --clear --python $(BIN)/python $(FLOORS)
+	$(BIN)/python -m uv venv --quiet --clear --python $(FLOORS_PYTHON) $(FLOORS)
 	$(BIN)/python -m uv pip install --quiet --python $(FLOORS)/bin/python --resolution $(RESOLUTION) '.[serve,cpu,client,grpc,tracing,parquet]'
 	$(BIN)/python -m uv pip install --quiet --python $(FLOORS)/bin/python hypothesis onnx pytest pytest-asyncio pytest-xdist pyyaml trustme
 	$(FLOORS)/bin/python -m pytest -q -p no:cacheprovider $(PARALLEL) $(FLOORS_TESTS:%=tests/service/test_%.py)
+
+pythons: .venv/.development ## The same tests with each newer Python that is installed here, and the newest versions
+	@for python in python3.12 python3.13 python3.14; do \
+		$$python -c "" 2> /dev/null || { echo "skipped: there is no $$python"; continue; }; \
+		$(MAKE) --no-print-directory floors RESOLUTION=highest FLOORS_PYTHON=$$python || exit 1; \
+	done
 
 findings: ## Runs each script of findings/, which shows a surprise in somebody else's library (PyPI, some minutes); fails if one has changed
 	@failed=; for script in findings/*.sh; do echo "$$script"; bash $$script || failed="$$failed $$script"; done; \
