@@ -85,6 +85,13 @@ def test_a_folder_of_optimum_is_checked_as_it_is(folder: Path) -> None:
     assert (report.verdict, report.max_length) == ("sound", 30)
 
 
+def test_a_file_of_the_folder_has_the_same_options(folder: Path) -> None:
+    by_folder, by_file = (stock_folder.described(path, ExportOptions()) for path in (folder, folder / "model.onnx"))
+    assert by_file == by_folder
+    write(folder, {"name": "a table"})  # which is no configuration of transformers
+    assert stock_folder.described(folder / "model.onnx", ExportOptions()) == (folder / "model.onnx", ExportOptions())
+
+
 def test_positions_that_padding_takes_are_no_steps(folder: Path) -> None:
     onnx.save(encoder(offset=2), folder / "model.onnx")  # as RoBERTa's, whose padding has the id 1
     _, options = stock_folder.described(folder, ExportOptions())
@@ -133,7 +140,7 @@ def test_a_folder_without_a_graph_or_with_several_is_refused(folder: Path) -> No
     (folder / "model.onnx").rename(folder / "one.onnx")
     assert stock_folder.described(folder, CheckOptions())[0] == str(folder / "one.onnx")
     onnx.save(encoder(), folder / "two.onnx")
-    with pytest.raises(ConfigurationError, match=r"2 ONNX files, one\.onnx, two\.onnx: leave one"):
+    with pytest.raises(ConfigurationError, match=r"2 ONNX files, one\.onnx, two\.onnx: name one"):
         lengthwise_export.check(folder)
     for graph in folder.glob("*.onnx"):
         graph.unlink()

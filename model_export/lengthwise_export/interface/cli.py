@@ -153,8 +153,8 @@ def check(target: tuple[str, ...], options: CheckCommandOptions) -> None:
     """Finds where padding or another row of the batch changes an answer of TARGET, with the cause and a fix.
 
     TARGET is a spec (.toml), what `train` wrote, package.module:factory or file.py:factory of a torch module or a Keras
-    model, a Keras file (.keras, .h5), an ONNX file, a folder that optimum wrote, or a model directory. Without one, those
-    that [tool.lengthwise.check] of the nearest pyproject.toml lists.
+    model, a Keras file (.keras, .h5), an ONNX file, a folder that optimum wrote, or a model directory. Without one,
+    those that [tool.lengthwise.check] of the nearest pyproject.toml lists.
 
     \b
     Exit code 0: no leak. 1: a leak. 2: it cannot be checked. Of several targets: 1 if any leaks, else 2 if any cannot

@@ -71,25 +71,31 @@ class _Config(BaseModel):
         return tuple(labels[number] for number in range(len(labels)))
 
 
-def is_stock(text: str) -> bool:
-    """Whether a text names a folder with a `config.json`, which is no model directory."""
-    folder = Path(text)
-    return (folder / CONFIG_FILE).is_file() and not (folder / MANIFEST_FILE).exists()
-
-
 def described(source: object, options: AnyOptions) -> tuple[Any, AnyOptions]:
-    """The ONNX file of a folder of optimum, and the options with what its configuration says; else both unchanged.
+    """The ONNX file of a folder of optimum, and the options with what its configuration says.
+
+    An ONNX file of such a folder has the same options. Another source is returned unchanged, as is a file beside a
+    configuration that is none of a classifier of transformers.
 
     Raises:
         ConfigurationError: The folder has no ONNX file, or several; or its model is no classifier.
-    """  # noqa: DOC502 - what it calls raises them
-    if not isinstance(source, str | os.PathLike) or not is_stock(os.fspath(source)):
+    """
+    path = Path(source) if isinstance(source, str | os.PathLike) else Path()
+    is_file = path.suffix == ".onnx" and path.is_file()
+    folder = (path.parent.parent if path.parent.name == "onnx" else path.parent) if is_file else path
+    if path == Path() or not (folder / CONFIG_FILE).is_file() or (folder / MANIFEST_FILE).exists():
         return source, options
-    folder, default = Path(source), type(options)()
-    config, graph = _config(folder / CONFIG_FILE), _graph_file(folder)
+    try:
+        config, graph = _config(folder / CONFIG_FILE), path if is_file else _graph_file(folder)
+        labels = config.labels(folder / CONFIG_FILE)
+    except ConfigurationError:
+        if is_file:
+            return source, options
+        raise
+    default = type(options)()
     unset = {name for name in type(options).model_fields if getattr(options, name) == getattr(default, name)}
     known = {
-        "labels": config.labels(folder / CONFIG_FILE),
+        "labels": labels,
         "vocabulary": config.vocab_size,
         "multi_label": config.problem_type == "multi_label_classification",
         "max_length": _longest(graph, config) if "max_length" in unset else None,
@@ -130,7 +136,7 @@ def _graph_file(folder: Path) -> Path:
         )
     if files[0].name != Path(_GRAPHS[0]).name and len(files) > 1:
         names = ", ".join(str(path.relative_to(folder)) for path in files)
-        raise ConfigurationError(f"{folder} has {counted(len(files), 'ONNX file')}, {names}: leave one of them there")
+        raise ConfigurationError(f"{folder} has {counted(len(files), 'ONNX file')}, {names}: name one of them")
     return files[0]
 
 
