@@ -98,7 +98,7 @@ FLOORS_TESTS := admin_port app attacks client framing json_body metrics predict 
 floors: .venv/.development ## The quick tests of the service with the oldest versions allowed; RESOLUTION=highest: with the newest
 	$(BIN)/python -m uv venv --quiet --clear --python $(FLOORS_PYTHON) $(FLOORS)
 	$(BIN)/python -m uv pip install --quiet --python $(FLOORS)/bin/python --resolution $(RESOLUTION) '.[serve,cpu,client,grpc,tracing,parquet]'
-	$(BIN)/python -m uv pip install --quiet --python $(FLOORS)/bin/python hypothesis onnx pytest pytest-asyncio pytest-xdist pyyaml trustme
+	$(BIN)/python -m uv pip install --quiet --python $(FLOORS)/bin/python hypothesis onnx pytest pytest-asyncio pytest-xdist pyyaml 'tritonclient[http]' trustme
 	$(FLOORS)/bin/python -m pytest -q -p no:cacheprovider $(PARALLEL) $(FLOORS_TESTS:%=tests/service/test_%.py)
 
 pythons: .venv/.development ## The same tests with each newer Python that is installed here, and the newest versions
