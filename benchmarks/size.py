@@ -2,8 +2,9 @@
 
 `size.toml` has the bounds, which `tests/test_size.py` holds: those of flows, which have to run, among the long tests.
 Code is bounded by its statements: those of Python by its parser, without docstrings, and those of C by their
-semicolons. Lines are printed for information, so a docstring, a comment, a blank line or a test costs nothing. A bound
-that rises says why beside it; `--tighten` lowers each bound to the figure of today, and keeps what is said beside it.
+semicolons. Lines are printed for information, so a docstring, a comment or a blank line costs nothing. `--tighten`
+lowers each bound to the figure of today; `--raise` writes all of them anew, and prints a line for each that rises, for
+the message of the commit that makes it rise.
 Flows (the files and calls of a warm request, an export and a training) are followed in processes of their own; see
 `path`.
 
@@ -17,6 +18,7 @@ import ast
 import functools
 import inspect
 import json
+import math
 import re
 import subprocess
 import sys
@@ -35,18 +37,24 @@ BOUNDS: Final = Path(__file__).with_name("size.toml")
 PACKAGES: Final = {"service": ROOT / "service" / "lengthwise", "exporter": ROOT / "model_export" / "lengthwise_export"}
 FLOWS: Final = ("request", "export", "training")
 LARGEST_FILE: Final = 280  # statements
+LONGEST_NAME: Final = 70  # characters
+
+TESTS_FOR_CODE: Final = "statements of tests for one of the packages"
+_FUNCTIONS: Final = (ast.FunctionDef, ast.AsyncFunctionDef)
+
+HEAD: Final = "# What `python -m benchmarks.size` may count at most; its head says how a bound falls, and how it rises."
 
 Graph = dict[str, set[str]]
 
 
-def figures() -> dict[str, int]:
+def figures() -> dict[str, float]:
     """The figures that need no run: statements, lines, rooms, options, complexity."""
     python = {name: [*folder.rglob("*.py")] for name, folder in PACKAGES.items()}
     every = [path for paths in python.values() for path in paths]
     in_c = [path for folder in PACKAGES.values() for pattern in ("*.c", "*.h") for path in folder.rglob(pattern)]
     of_files = {path: statements([path]) for path in every}
     benchmarks = [*(ROOT / "benchmarks").rglob("*.py")]
-    found = {
+    found: dict[str, float] = {
         "statements of the packages": sum(of_files.values()),
         "statements of core": sum(
             of_files[path]
@@ -69,6 +77,7 @@ def figures() -> dict[str, int]:
     silent = [function for function in raising if "Raises:" not in (ast.get_docstring(function) or "")]
     found |= {"public functions that raise": len(raising), "of these, without a section Raises": len(silent)}
     found |= {f"parameters of {name}": count for name, count in parameters().items()}
+    found |= statements_by_room(of_files) | of_tests(found["statements of the packages"])
     for name, folder in PACKAGES.items():
         graph = rooms(folder)
         found |= {
@@ -79,7 +88,30 @@ def figures() -> dict[str, int]:
     return found
 
 
-def path(flow: str) -> dict[str, int]:
+def statements_by_room(of_files: Mapping[Path, int]) -> dict[str, float]:
+    """The statements of each room, of those of each file, as `statements of the service: batching`."""
+    found: dict[str, float] = {}
+    for name, folder in PACKAGES.items():
+        for path, count in sorted(of_files.items()):
+            if path.is_relative_to(folder):
+                room = f"statements of the {name}: {_room(path, name)}"
+                found[room] = found.get(room, 0) + count
+    return found
+
+
+def of_tests(of_packages: float) -> dict[str, float]:
+    """The statements of tests for one of the packages, and the names of tests that are too long to be a handle."""
+    files = [*(ROOT / "tests").rglob("*.py")]
+    names = (node.name for path in files for node in ast.walk(_tree(path)) if isinstance(node, _FUNCTIONS))
+    return {
+        TESTS_FOR_CODE: math.ceil(100 * statements(files) / of_packages) / 100,
+        f"names of tests over {LONGEST_NAME} characters": sum(
+            name.startswith("test_") and len(name) > LONGEST_NAME for name in names
+        ),
+    }
+
+
+def path(flow: str) -> dict[str, float]:
     """The files and calls of a flow, followed in a process of its own."""
     command = [sys.executable, "-m", "benchmarks.path", flow, "--json"]
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True, text=True)
@@ -87,9 +119,14 @@ def path(flow: str) -> dict[str, int]:
     return {f"files of one {flow}": counted["files"], f"calls of one {flow}": counted["calls"]}
 
 
-def bounds() -> dict[str, int]:
-    """The most that each figure may be."""
-    return tomllib.loads(BOUNDS.read_text("utf-8"))
+def bounds() -> dict[str, float]:
+    """The most that each figure may be; those of a table by its name and theirs."""
+    most: dict[str, float] = {}
+    for name, value in tomllib.loads(BOUNDS.read_text("utf-8")).items():
+        most |= (
+            {f"{name}: {room}": count for room, count in value.items()} if isinstance(value, dict) else {name: value}
+        )
+    return most
 
 
 def lines(files: Iterable[Path]) -> int:
@@ -207,24 +244,45 @@ def floors(graph: Graph, above: Set[str] = frozenset()) -> int:
 
 @click.command()
 @click.option("--tighten", is_flag=True, help="Lower the bounds to the figures of today.")
-def main(tighten: bool) -> None:
+@click.option("--raise", "may_rise", is_flag=True, help="Write them all anew; prints those that rise.")
+def main(tighten: bool, may_rise: bool) -> None:
     """Counts statements, lines, rooms, options, and what each flow enters, beside their bounds."""
     found, most = figures(), bounds()
     for flow in FLOWS:
         found |= path(flow)
     rows = [(name, f"{value:,}", f"{most[name]:,}" if name in most else "-") for name, value in found.items()]
     click.echo(pages.table(("figure", "today", "at most"), rows))
-    if tighten:
-        BOUNDS.write_text(tightened(BOUNDS.read_text("utf-8"), found), "utf-8")
+    if tighten or may_rise:
+        new = tightened(most, found, may_rise)
+        BOUNDS.write_text(written(new), "utf-8")
+        for name, value in new.items():
+            if value > most.get(name, math.inf):
+                click.echo(f"{name}: {most[name]:,} to {value:,}")
 
 
-def tightened(text: str, found: Mapping[str, int]) -> str:
-    """The text of `size.toml` with each bound that is above its figure lowered to it; comments stay."""
+def tightened(most: Mapping[str, float], found: Mapping[str, float], may_rise: bool = False) -> dict[str, float]:
+    """Each bound lowered to its figure, or raised to it where it may rise; rooms are those of today.
 
-    def lower(bound: re.Match[str]) -> str:
-        return f'"{bound[1]}" = {min(int(bound[2]), found[bound[1]])}'
+    A ratio is set by hand: it rises where the packages shrink.
+    """
+    lowered = {
+        name: bound if isinstance(bound, float) else found[name] if may_rise else min(bound, found[name])
+        for name, bound in most.items()
+        if name in found
+    }
+    return lowered | {name: found[name] for name in found if ": " in name and name not in lowered}
 
-    return re.sub(r'^"(.+?)" = (\d+)', lower, text, flags=re.MULTILINE)
+
+def written(most: Mapping[str, float]) -> str:
+    """The text of `size.toml`: the bounds, then each table in the order of its names."""
+    tables: dict[str, dict[str, float]] = {"": {}}
+    for name, bound in most.items():
+        table, _, key = name.rpartition(": ")
+        tables.setdefault(table, {})[key] = bound
+    lines = [HEAD, *(f'"{name}" = {bound}' for name, bound in tables.pop("").items())]
+    for table, of_rooms in sorted(tables.items()):
+        lines += ["", f'["{table}"]', *(f"{room} = {bound}" for room, bound in sorted(of_rooms.items()))]
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":
