@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve lint format quick test test-long test-workers nightly truth gallery hostile sanitize floors pythons findings soak cover model bench fuzz clients engines console-check console-pictures docs rules site proto clean
+.PHONY: help install serve lint format quick seconds test test-long test-workers nightly truth gallery hostile sanitize floors pythons findings soak cover model bench fuzz clients engines console-check console-pictures docs rules site proto clean
 
 help: ## Says what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,15 +48,24 @@ unexport PYTHONDONTWRITEBYTECODE
 # The tests of a file run in their order in one process, until another process has nothing left to do and takes over some.
 PARALLEL := --numprocesses auto --dist worksteal
 
+# Says what a set of tests takes of the processor, and bounds it.
+BOUNDED := $(BIN)/python -m tests.processor_time
+
 test: .venv/.development ## Every check that a change has to pass: lint, types, tests
-	@$(MAKE) --no-print-directory --jobs 2 lint tests
+	@$(BOUNDED) test $(MAKE) --no-print-directory --jobs 2 lint tests
 
 .PHONY: tests
 tests: .venv/.development
 	$(BIN)/python -m pytest -q $(PARALLEL)
 
-quick: .venv/.development ## The tests of the service that start no process: a first answer in about a minute
-	$(BIN)/python -m pytest tests/service tests/test_imports.py -m "not long and not process" -q $(PARALLEL)
+# The other goals are names of files, which make has nothing to do for.
+FILES ?= $(if $(filter quick,$(MAKECMDGOALS)),$(wildcard $(filter-out quick,$(MAKECMDGOALS))))
+
+quick: .venv/.development ## make quick FILE... runs the tests that a change of these files can reach; without names: of what differs from main
+	@$(BOUNDED) quick $(BIN)/python -m tests.quick $(FILES) -- -q $(PARALLEL)
+
+seconds: .venv/.development ## Measures anew what each file of tests takes of the processor, which make quick chooses by
+	$(BIN)/python -m pytest -q $(PARALLEL) -p tests.support.processor_seconds --seconds tests/seconds.json
 
 test-long: .venv/.development ## The long tests: processes that are attacked, drained and reloaded, thousands of turns each; SHARE=1/4 is a quarter
 	$(BIN)/python -m pytest -m long $(PARALLEL) $(if $(SHARE),--share $(SHARE))

@@ -57,9 +57,12 @@ def pytest_configure() -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """Two processes more than there are cores: a test with a server in a process of its own mostly waits."""
+    """One process more than there are cores: a test with a server in a process of its own mostly waits.
+
+    Each imports torch and collects all tests, which takes 15 seconds of processor time.
+    """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return cores + 2
+    return cores + 1
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -84,7 +87,7 @@ def pytest_collection(session: pytest.Session) -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before tests are chosen by their marks
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Marks the tests of each module that starts servers, and leaves out those of other shares.
+    """Leaves out the tests of other shares.
 
     Of a test marked `sampled(n)`, all but each n-th case are left to `make gallery`.
     """
@@ -95,9 +98,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             if seen[test] % sampled.args[0]:
                 item.add_marker(pytest.mark.gallery)
             seen[test] += 1
-        module = getattr(item, "module", None)
-        if any(hasattr(module, name) for name in ("ServerProcess", "exit_of", "started")):
-            item.add_marker(pytest.mark.process)
     if share := config.getoption("--share"):
         number, shares = map(int, share.split("/"))
         if not 0 <= number < shares:

@@ -47,6 +47,7 @@ def test_each_number_of_the_readme_stands_in_the_results_that_it_links() -> None
         assert number.split()[0] in (ROOT / page).read_text()
 
 
+@pytest.mark.process
 def test_what_reads_an_answer_in_a_page_shows_the_reason_where_there_is_none() -> None:
     programs = re.findall(r"python3 -c '(.*?)'", "\n".join((README, *PAGES.values())), re.S)
     readers = [program for program in programs if "stdin" in program]

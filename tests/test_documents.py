@@ -106,12 +106,14 @@ def walk(name: str, folder: Path, *, long: bool) -> int:
         return documents.walk(ROOT / name, run, long=long, sections=page.sections, tolerance=page.tolerance)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("name", long_but(PAGES, lambda name: name not in SLOW))
 def test_the_blocks_of_a_page_run_and_print_what_it_says(name: str, tmp_path: Path) -> None:
     ran = walk(name, tmp_path, long=False)
     assert ran or name in LONG
 
 
+@pytest.mark.process
 @pytest.mark.long
 @pytest.mark.parametrize("name", LONG)
 def test_the_long_blocks_of_a_page_run_too(name: str, tmp_path: Path) -> None:

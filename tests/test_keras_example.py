@@ -11,7 +11,11 @@ from lengthwise.commands.cli import main as lengthwise
 from tests.support.keras_models import NEEDS_KERAS
 from tests.support.server_process import started
 
-pytestmark = [NEEDS_KERAS, pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword")]
+pytestmark = [
+    NEEDS_KERAS,
+    pytest.mark.process,
+    pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword"),
+]
 
 
 @pytest.mark.long

@@ -10,6 +10,8 @@ import pytest
 
 from tests.gallery import onnx_sound
 
+pytestmark = pytest.mark.process
+
 ROOT = Path(__file__).parents[1]
 
 PROBE = """

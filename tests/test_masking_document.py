@@ -31,6 +31,7 @@ def measured() -> list[Row]:
     return [layer_table.measure(case) for case in layer_table.cases()]
 
 
+@pytest.mark.process
 @pytest.mark.long
 def test_the_losses_in_keras_are_what_the_page_says() -> None:
     words = [sys.executable, "-W", "ignore", "examples/keras_masking.py"]

@@ -167,6 +167,7 @@ def test_each_new_leak_has_its_page_and_each_page_its_class() -> None:
     assert linked == {page.name for page in PAGES}
 
 
+@pytest.mark.process
 @pytest.mark.long
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_a_reproduction_prints_what_its_page_says(page: Path) -> None:

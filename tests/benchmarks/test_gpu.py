@@ -56,6 +56,7 @@ def test_every_section_has_its_figures(models: Path, tmp_path: Path, capsys: pyt
     assert all(f"## {section.name}\n" in text for section in SECTIONS)
 
 
+@pytest.mark.process
 def test_a_machine_without_the_services_packages_can_measure():
     """The sections need NumPy, onnxruntime, orjson, pydantic and prometheus-client."""
     modules = [section.module for section in SECTIONS] + ["benchmarks.gpu.section", "benchmarks.gpu.summary"]

@@ -70,6 +70,7 @@ def test_the_action_has_the_shape_that_github_reads_and_takes_no_input_into_its_
     assert [step["name"] for step in steps() if "${{" in step["run"]] == []
 
 
+@pytest.mark.process
 def test_the_action_checks_the_listed_targets_and_annotates_the_lines(repository: Path) -> None:
     code, printed = run_step(steps()[-1], repository, {"python": sys.executable})
     assert code == 1
@@ -77,6 +78,7 @@ def test_the_action_checks_the_listed_targets_and_annotates_the_lines(repository
     assert f"::error file=nets.py,line={line},title=LW201 mean-over-padding::" in printed
 
 
+@pytest.mark.process
 def test_the_action_takes_arguments_and_a_folder(repository: Path) -> None:
     (repository / "inner").mkdir()
     given = {
@@ -112,6 +114,7 @@ def test_the_action_installs_lengthwise_beside_the_users_torch(repository: Path,
     assert (code, "title=LW201" in printed) == (1, True), printed
 
 
+@pytest.mark.process
 def test_the_hook_checks_the_targets_that_changed_files_can_change(repository: Path) -> None:
     (hook,) = yaml.safe_load(HOOKS.read_text())
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"

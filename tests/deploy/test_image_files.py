@@ -69,6 +69,7 @@ def _health(port: int) -> int:
     return subprocess.run(command, env={"LENGTHWISE_PORT": str(port)}, check=False).returncode
 
 
+@pytest.mark.process
 def test_the_health_check_follows_readyz() -> None:
     with serving(SmallServer()) as ready:
         assert _health(ready.port) == 0
@@ -116,6 +117,7 @@ def _checked(variables: dict[str, str], *arguments: str | Path) -> int:
     return subprocess.run(command, env=variables, check=False).returncode
 
 
+@pytest.mark.process
 def test_the_health_check_speaks_tls_where_the_service_does(tmp_path: Path) -> None:
     with _behind_tls(tmp_path, mutual=False) as variables:
         assert _checked(variables, "/livez") == 0
@@ -123,6 +125,7 @@ def test_the_health_check_speaks_tls_where_the_service_does(tmp_path: Path) -> N
         assert _checked({"LENGTHWISE_PORT": variables["LENGTHWISE_PORT"]}, "/livez") == 1
 
 
+@pytest.mark.process
 def test_the_health_check_shows_the_servers_own_certificate_or_the_one_that_it_is_given(tmp_path: Path) -> None:
     with _behind_tls(tmp_path, mutual=True) as variables:
         assert _checked(variables, "/livez") == 0
@@ -130,6 +133,7 @@ def test_the_health_check_shows_the_servers_own_certificate_or_the_one_that_it_i
         assert _checked(variables, "/livez", "--cert", tmp_path / "other.pem") == 1
 
 
+@pytest.mark.process
 def test_the_health_check_asks_the_admin_port_where_there_is_one() -> None:
     with serving(SmallServer()) as ready:
         assert _checked({"LENGTHWISE_PORT": "1", "LENGTHWISE_ADMIN_PORT": str(ready.port)}) == 0
@@ -177,6 +181,7 @@ def _fetch(archive: Path, digest: str, folder: Path) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
+@pytest.mark.process
 def test_an_archive_of_the_right_digest_is_unpacked(tmp_path: Path) -> None:
     digest = _archive(tmp_path / "models.tar.gz", {"vowels/1/manifest.json": b"new"})
     old = tmp_path / "models" / "vowels" / "1" / "manifest.json"
@@ -188,6 +193,7 @@ def test_an_archive_of_the_right_digest_is_unpacked(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "models").iterdir()] == ["vowels"]
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("files", "wrong", "said"),
     [
@@ -209,6 +215,7 @@ def test_a_bad_archive_leaves_the_folder_as_it_was(
     assert [path.name for path in (tmp_path / "models").iterdir()] == ["vowels"]
 
 
+@pytest.mark.process
 def test_an_archive_that_is_not_there_is_said(tmp_path: Path) -> None:
     code, said = _fetch(tmp_path / "none.tar", "0" * 64, tmp_path / "models")
     assert code == 1

@@ -46,6 +46,7 @@ def test_every_file_names_the_one_version() -> None:
     } <= named
 
 
+@pytest.mark.process
 def test_the_next_version_is_written_everywhere_and_cuts_the_changelog(tmp_path: Path) -> None:
     module = copied(tmp_path)
     before = module.current()
@@ -61,6 +62,7 @@ def test_the_next_version_is_written_everywhere_and_cuts_the_changelog(tmp_path:
     assert module.section(module.CHANGELOG.read_text(), "Unreleased") is None
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("version", "says"),
     [
@@ -77,6 +79,7 @@ def test_a_version_that_is_no_next_one_is_refused(version: str, says: str, tmp_p
         copied(tmp_path).write_version(version)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("words", [[], ["lst", "v0.2.0"]])
 def test_a_command_that_is_none_is_said(words: list[str]) -> None:
     done = subprocess.run([sys.executable, ROOT / "deploy" / "release.py", *words], capture_output=True, check=False)
@@ -84,6 +87,7 @@ def test_a_command_that_is_none_is_said(words: list[str]) -> None:
     assert done.stderr.startswith(b"error: the commands are version, check and list")
 
 
+@pytest.mark.process
 def test_nothing_is_released_without_an_entry(tmp_path: Path) -> None:
     module = copied(tmp_path)
     module.write_version("9.1.0")
@@ -104,6 +108,7 @@ def test_a_tag_of_another_version_is_refused(tag: str, says: str) -> None:
         release.check(tag)
 
 
+@pytest.mark.process
 def test_a_version_within_another_one_is_not_replaced(tmp_path: Path) -> None:
     module = copied(tmp_path)
     before = module.current()
@@ -118,6 +123,7 @@ def test_a_version_within_another_one_is_not_replaced(tmp_path: Path) -> None:
     assert module.check("v9.1.0")
 
 
+@pytest.mark.process
 def test_a_heading_that_cannot_be_cut_is_no_release(tmp_path: Path) -> None:
     module = copied(tmp_path)
     module.CHANGELOG.write_text(module.CHANGELOG.read_text().replace("## [Unreleased]", "## [Unreleased] - soon"))

@@ -72,6 +72,7 @@ def test_a_sequence_that_the_model_refuses_is_named(uri: str) -> None:
         mlflow.pyfunc.load_model(uri).predict([RECORDINGS[0], np.zeros((4, 3))])
 
 
+@pytest.mark.process
 def test_mlflow_serves_sequences_of_different_lengths(
     uri: str, expected: list[lengthwise.Prediction], tmp_path: Path
 ) -> None:

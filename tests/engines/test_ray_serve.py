@@ -36,6 +36,7 @@ def service(request: pytest.FixtureRequest) -> Iterator[tuple[str, list[int]]]:
         process.communicate(timeout=300)
 
 
+@pytest.mark.process
 def test_a_killed_replica_costs_its_own_calls_and_no_answer_is_wrong(service: tuple[str, list[int]]) -> None:
     address, pids = service
     assert len(pids) == 2

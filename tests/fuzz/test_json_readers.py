@@ -28,6 +28,7 @@ def test_what_is_read_in_c_is_what_is_read_in_python() -> None:
     assert told > BODIES / 50
 
 
+@pytest.mark.process
 @pytest.mark.long
 def test_the_reader_in_c_never_touches_memory_that_is_not_its_own(tmp_path: Path) -> None:
     compiler = shutil.which("gcc")

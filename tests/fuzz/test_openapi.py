@@ -10,6 +10,8 @@ import pytest
 
 from tests.support.server_process import started
 
+pytestmark = pytest.mark.process
+
 KEY = "a-key-of-many-characters"
 SETTINGS = """
 [checks]

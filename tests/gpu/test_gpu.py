@@ -198,6 +198,7 @@ def test_every_gpu_answers_alike(choice: DeviceChoice) -> None:
         np.testing.assert_array_equal(found, answers[0])
 
 
+@pytest.mark.process
 def test_a_service_takes_the_gpu_by_itself_and_says_so(choice: DeviceChoice, tmp_path: Path) -> None:
     place(tmp_path)
     few = ("--max-batch-rows", "8", "--max-batch-cost-steps", "512")  # soon warmed up

@@ -23,7 +23,7 @@ from tests.support.numpy_models import idle
 from tests.support.server_process import ServerProcess, Wire, started
 from tests.support.waiting import wait_until
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.process]
 
 BODY_BYTES = 4 * MEBIBYTE
 BOUND_BYTES = 32 * MEBIBYTE

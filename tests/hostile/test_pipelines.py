@@ -23,6 +23,8 @@ from tests.support import proc
 from tests.support.server_process import ServerProcess, started
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.process
+
 CONCURRENT: Final = 48  # connections at once
 PATIENCE_SECONDS: Final = 180.0
 MARKER: Final = b"GET /livez HTTP/1.1\r\nhost: marker\r\n\r\n"

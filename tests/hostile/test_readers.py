@@ -19,7 +19,7 @@ from tests.support import http2, proc
 from tests.support.server_process import PATIENCE_SECONDS, request, started
 from tests.support.waiting import wait_until
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.process]
 
 CALLS = 8
 ROWS = 1024

@@ -13,6 +13,8 @@ from tests.hostile.watched import GOOD, KEY, MEBIBYTE, unharmed
 from tests.support.server_process import ServerProcess, Wire, started
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.process
+
 AUTHORIZED = ("authorization", f"Bearer {KEY}")
 MUCH = 40 * MEBIBYTE
 ENDLESS = {

@@ -22,7 +22,9 @@ FILES = {
     "models/layers.py": "def f():\n    import shared.inner\n",
     "shared/inner.py": "",  # a package without __init__.py
     "src/zoo/__init__.py": "",
-    "src/zoo/heads.py": "import torch, json\n",
+    "src/zoo/heads.py": "import torch\nif TYPE_CHECKING:\n    import zoo.typed\nelse:\n    import zoo.late\n",
+    "src/zoo/late.py": "",
+    "src/zoo/typed.py": "",  # only a type checker reads it
     "src/zoo/nets/__init__.py": "",
     "src/zoo/nets/deep.py": "from . import parts\nfrom ..heads import Head\n",
     "src/zoo/nets/parts.py": "from .deep import make\n",  # a circle
@@ -52,6 +54,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["models/layers.py"], "tagger"),
         (["shared/inner.py"], "tagger"),
         (["src/zoo/heads.py"], "tagger deep"),
+        (["src/zoo/late.py"], "tagger deep"),
+        (["src/zoo/typed.py"], ""),
         (["src/zoo/__init__.py"], "tagger deep"),
         (["src/zoo/nets/parts.py"], "deep"),
         (["graph.onnx"], "graph"),

@@ -130,6 +130,7 @@ def test_training_says_that_without_validation_the_last_epoch_counts(files: Path
     assert "all 2 epochs, the last one used" in trained(files, "--validation", "0").stdout
 
 
+@pytest.mark.process
 @pytest.mark.long
 def test_without_a_terminal_each_epoch_is_a_line_at_once_and_an_interruption_says_how_to_go_on(files: Path) -> None:
     call = ["train", files / "tiny.toml", files / "train.jsonl", "--out", files / "run"]

@@ -20,6 +20,8 @@ from lengthwise_export.training.options import TrainingOptions
 from tests.support.server_process import started
 from tests.support.specs import from_spec, spec
 
+pytestmark = pytest.mark.process
+
 
 def served(made: Spec, records: Sequence[Record], options: TrainingOptions, folder: Path) -> Path:
     """Trains and exports, and returns the published directory."""

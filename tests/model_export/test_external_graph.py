@@ -224,6 +224,7 @@ def probabilities(logits: np.ndarray) -> Sequence[float]:
     return list((raised / raised.sum(axis=-1, keepdims=True)).ravel())
 
 
+@pytest.mark.process
 @pytest.mark.long
 def test_adopted_graphs_answer_ragged_requests_as_their_users_get_them(tmp_path: Path) -> None:
     for exhibit in EXHIBITS:

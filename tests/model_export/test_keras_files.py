@@ -194,6 +194,7 @@ def test_a_factory_may_return_a_keras_model_with_layers_of_its_own() -> None:
     assert re.match(r"recency\w*: flip$", leak["operator"])
 
 
+@pytest.mark.process
 def test_a_keras_of_another_backend_is_refused_with_the_cure(tmp_path: Path) -> None:
     program = (
         "import sys, types\n"

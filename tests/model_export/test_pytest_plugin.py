@@ -16,6 +16,8 @@ from lengthwise_export.checking.rule import rules
 from lengthwise_export.testing.padding_tests import findings, watched
 from tests.support.extras import ROOT
 
+pytestmark = pytest.mark.process
+
 MODELS = """
 import pytest, torch
 from torch import nn

@@ -68,6 +68,7 @@ print([source_lines.is_users(library.__file__), source_lines.is_users(library.__
 """
 
 
+@pytest.mark.process
 @pytest.mark.sampled(3)  # a process with torch for each
 @pytest.mark.parametrize("way", ["PYTHONPATH", "a .pth file", "a link"])
 def test_libraries_are_known_wherever_they_are_imported_from(way: str, tmp_path) -> None:
@@ -97,6 +98,7 @@ def test_libraries_are_known_wherever_they_are_imported_from(way: str, tmp_path)
     assert told.stdout.split("\n")[:2] == ["0 1 2", "[False, True]"]
 
 
+@pytest.mark.process
 @pytest.mark.long
 def test_torch_by_way_of_a_link_outside_the_environment_is_not_the_users(tmp_path) -> None:
     (tmp_path / "torch").symlink_to(os.path.dirname(torch.__file__))

@@ -5,6 +5,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from lengthwise.bench.launch import free_port
 from lengthwise.protocols.turns import LARGE_BODIES_AT_ONCE
 from tests.support import proc
@@ -12,6 +14,8 @@ from tests.support.chaos import Chaos, is_idle, publish, stop_for, until
 from tests.support.grpc_chaos import GrpcChaos
 from tests.support.model_directories import place
 from tests.support.server_process import started
+
+pytestmark = pytest.mark.process
 
 CALLERS = 12
 GRPC_CALLERS = 3

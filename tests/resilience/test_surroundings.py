@@ -40,6 +40,7 @@ def ask(port: int) -> int:
     return status
 
 
+@pytest.mark.process
 @pytest.mark.skipif(not FULL.exists(), reason="this system has no /dev/full")
 def test_a_full_disk_under_the_log_costs_no_answer() -> None:
     port = free_port()
@@ -67,6 +68,7 @@ def test_a_log_file_that_may_not_grow_costs_no_answer(tmp_path: Path) -> None:
     assert (tmp_path / "log").stat().st_size <= 1024
 
 
+@pytest.mark.process
 def test_without_descriptors_open_connections_are_answered_and_new_ones_when_there_are_some_again(
     server: ServerProcess,
 ) -> None:
@@ -95,6 +97,7 @@ def test_without_descriptors_open_connections_are_answered_and_new_ones_when_the
             assert wire.answer()[0] == 200
 
 
+@pytest.mark.process
 @pytest.mark.long
 async def test_without_descriptors_a_new_version_is_not_loaded_and_the_served_one_answers(tmp_path: Path) -> None:
     models = tmp_path / "models"
@@ -117,6 +120,7 @@ async def test_without_descriptors_a_new_version_is_not_loaded_and_the_served_on
         await until(lambda: is_idle(server), "nothing is in memory")
 
 
+@pytest.mark.process
 @pytest.mark.long
 @pytest.mark.parametrize("sent_before", [0, 20], ids=["nothing", "half a header block"])
 def test_a_request_that_arrived_while_the_process_stood_still_is_answered(sent_before: int) -> None:

@@ -21,6 +21,8 @@ from tests.support.grpc_calls import listening
 from tests.support.numpy_models import manifest, model, samples, serving
 from tests.support.server_process import PATIENCE_SECONDS, ServerProcess, exit_of, request, started
 
+pytestmark = pytest.mark.process
+
 GOOD = {"sequences": [[[0.5] * 12]]}
 
 

@@ -87,6 +87,7 @@ NAMES = {
 }
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("kind", NAMES)
 def test_a_name_that_leads_elsewhere_finds_nothing(server: ServerProcess, kind: str) -> None:
     for name in NAMES[kind]:
@@ -97,6 +98,7 @@ def test_a_name_that_leads_elsewhere_finds_nothing(server: ServerProcess, kind: 
     assert server.client.post("/predict", content=body, headers={"content-type": "application/json"}).status_code == 422
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     "name",
     [
@@ -142,6 +144,7 @@ TWO_ENDS = {
 }
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("lines", TWO_ENDS.values(), ids=TWO_ENDS.keys())
 def test_a_request_that_ends_in_two_places_is_refused_and_so_is_what_is_hidden_in_it(
     server: ServerProcess, lines: list[bytes]
@@ -159,6 +162,7 @@ def test_a_request_that_ends_in_two_places_is_refused_and_so_is_what_is_hidden_i
     assert all(after[name] == before.get(name, 0) for name in answered)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("chunk", [b"-1\r\n", b"f" * 18 + b"\r\n", b"5;\rx\r\nabcde\r\n", b"5\nabcde"])
 def test_a_chunk_of_no_honest_size_is_refused(server: ServerProcess, chunk: bytes) -> None:
     with server.connect() as wire:
@@ -169,6 +173,7 @@ def test_a_chunk_of_no_honest_size_is_refused(server: ServerProcess, chunk: byte
 # Bodies
 
 
+@pytest.mark.process
 def test_a_body_that_inflates_to_a_hundred_times_the_limit_is_refused_within_the_limit(server: ServerProcess) -> None:
     bomb = gzip.compress(bytes(400 * MEBIBYTE // 8), 9) * 8  # eight members: 400 MiB
     before = server.peak_bytes()
@@ -178,6 +183,7 @@ def test_a_body_that_inflates_to_a_hundred_times_the_limit_is_refused_within_the
     assert server.peak_bytes() - before < 32 * MEBIBYTE
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     "body",
     [
@@ -194,6 +200,7 @@ def test_a_body_that_is_deep_or_has_endless_numbers_is_refused(server: ServerPro
     assert server.client.post("/predict", content=body, headers={"content-type": "application/json"}).status_code == 422
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("part", [b"[]", b"{}", b'""'])
 def test_a_body_of_millions_of_tiny_parts_is_refused_in_little_memory(server: ServerProcess, part: bytes) -> None:
     body = b'{"sequences": [[' + b",".join([part] * (MEBIBYTE + 1)) + b"]]}"
@@ -203,6 +210,7 @@ def test_a_body_of_millions_of_tiny_parts_is_refused_in_little_memory(server: Se
     assert server.peak_bytes() - before < 24 * len(body)  # the fast reader's share; made into objects it would be 40
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("field", [4, 5, 6, 7], ids=["parameters", "inputs", "outputs", "contents"])
 async def test_a_message_of_millions_of_empty_tensors_is_refused_before_they_are_made(field: int) -> None:
     message = bytes([field << 3 | 2, 0]) * (2 * MEBIBYTE)  # parsed, it would be hundreds of megabytes, for a minute
@@ -213,12 +221,14 @@ async def test_a_message_of_millions_of_empty_tensors_is_refused_before_they_are
         assert time.process_time() - started < 0.5
 
 
+@pytest.mark.process
 def test_a_body_of_too_many_parts_is_refused(server: ServerProcess) -> None:
     body = b"[" + b"[]," * MEBIBYTE + b"[]]"
     assert server.client.post("/v2/repository/index", content=body).status_code == 413
     assert server.predict({"sequences": [[STEP]] * 1025}).status_code == 413
 
 
+@pytest.mark.process
 def test_a_body_that_never_ends_is_refused_at_the_limit(server: ServerProcess) -> None:
     with server.connect() as wire:
         wire.send(b"POST /predict HTTP/1.1\r\nhost: x\r\n" + CHUNKED + b"\r\n\r\n")
@@ -230,6 +240,7 @@ def test_a_body_that_never_ends_is_refused_at_the_limit(server: ServerProcess) -
 # What is echoed and logged
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     "given",
     [b"a b", b"<script>", b"a%0d%0aset-cookie: x", b"a\tb", "é".encode(), b"\x1b[31m", b"a" * 129, b'"; drop', b""],
@@ -246,6 +257,7 @@ def test_a_request_id_that_is_not_safe_is_neither_echoed_nor_logged(server: Serv
         assert given.decode(errors="replace") not in server.text.replace(made, "")
 
 
+@pytest.mark.process
 def test_a_header_with_a_line_break_in_it_is_two_headers_or_none(server: ServerProcess) -> None:
     with server.connect() as wire:
         wire.send(post(b"/predict", BODY, b"x-request-id: mine\r\nset-cookie: evil=1"))
@@ -256,6 +268,7 @@ def test_a_header_with_a_line_break_in_it_is_two_headers_or_none(server: ServerP
         assert wire.answer()[0] == 400
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("path", [b"/livez/", b"/predict/", b"//evil.example/", b"/docs/"])
 @pytest.mark.parametrize(("host", "refusal"), [(b"evil.example", 421), (b"evil", 404)])
 def test_no_answer_sends_anybody_to_the_host_that_the_caller_names(
@@ -307,6 +320,7 @@ def test_a_guessed_key_takes_one_comparison_wherever_it_matches(
     assert sizes == [(32, 32)]  # digests, of one length whatever was sent, however many keys there are
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("changed", "status"),
     [

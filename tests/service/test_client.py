@@ -523,6 +523,7 @@ def test_a_password_in_the_address_is_not_in_an_error(waits: list[float], is_asy
 # What is imported.
 
 
+@pytest.mark.process
 def test_what_is_exported_says_which_extra_it_needs() -> None:
     program = "import sys; sys.modules['fastapi'] = None; import lengthwise; lengthwise.make_app"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
@@ -530,6 +531,7 @@ def test_what_is_exported_says_which_extra_it_needs() -> None:
     assert "pip install 'lengthwise[serve]'" in done.stderr
 
 
+@pytest.mark.process
 def test_a_client_needs_no_runtime_and_says_what_it_needs() -> None:
     program = """
 import sys

@@ -511,6 +511,7 @@ def test_the_lines_for_ragged_arrays_need_no_pickle_later(tmp_path: Path, monkey
         assert [data[name].shape for name in data.files] == [(3, 2), (1, 2)]
 
 
+@pytest.mark.process
 @pytest.mark.skipif(shutil.which("jq") is None, reason="there is no jq")  # what users type, no dependency
 @pytest.mark.parametrize(
     ("name", "content", "which"),

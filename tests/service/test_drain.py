@@ -22,6 +22,8 @@ from lengthwise.grpc.infer import INFER
 from tests.support.server_process import ServerProcess, started
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.process
+
 ROOT = Path(__file__).parents[2]
 EXAMPLE = (ROOT / "examples" / "japanese-vowels.json").read_bytes()
 

@@ -22,6 +22,8 @@ from tests.support.doors import certificate
 from tests.support.model_directories import place
 from tests.support.server_process import PATIENCE_SECONDS, ServerProcess, request, started
 
+pytestmark = pytest.mark.process
+
 STEP = [0.5] * 12
 GOOD = {"sequences": [[STEP]]}
 DRAIN_SECONDS = 2

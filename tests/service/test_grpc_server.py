@@ -546,6 +546,7 @@ async def test_a_port_that_cannot_be_had_ends_the_service() -> None:
     assert "for gRPC" in str(failures[0])
 
 
+@pytest.mark.process
 def test_without_what_grpc_needs_its_port_is_a_wrong_option() -> None:
     own = "import google.protobuf.descriptor_pb2"  # the messages of protobuf itself, which are as old as it is
     old = f"{own}; import google.protobuf.runtime_version as its; its.MAJOR, its.MINOR, its.PATCH = 6, 33, 6"
@@ -584,6 +585,7 @@ async def test_a_tls_file_that_cannot_be_read_is_a_wrong_option(tmp_path: Path) 
             await GrpcServer(service.serving, Turns()).start("127.0.0.1", 0)
 
 
+@pytest.mark.process
 def test_grpc_writes_nothing_of_its_own_when_another_process_is_started() -> None:
     with started("--grpc-port", str(free_port())) as server:
         answer = server.client.post("/console/sequences?name=a.csv", content=b"1,2\n")  # a process reads it
@@ -593,6 +595,7 @@ def test_grpc_writes_nothing_of_its_own_when_another_process_is_started() -> Non
         assert [line for line in server.said if line[:2] != "20"] == []  # each line of the log begins with the year
 
 
+@pytest.mark.process
 def test_the_descriptor_of_the_messages_is_that_of_the_proto(tmp_path: Path) -> None:
     proto = "lengthwise/grpc/open_inference.proto"
     written = tmp_path / "open_inference.binpb"

@@ -259,6 +259,7 @@ print(*kernels.INSTRUCTION_SETS["int8"])
 """
 
 
+@pytest.mark.process
 @pytest.mark.skipif("amx" not in SETS, reason="no tiles here")
 def test_where_the_system_refuses_tiles_the_next_set_is_the_best():
     library = importlib.util.find_spec("lengthwise.runtime.kernels._kernels")

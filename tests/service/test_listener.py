@@ -44,6 +44,7 @@ def silent(port: int, number: int) -> Iterator[list[socket.socket]]:
         ]
 
 
+@pytest.mark.process
 def test_silent_connections_take_neither_the_files_nor_the_handshakes_of_others(
     trusting: tuple[Path, ssl.SSLContext],
 ) -> None:
@@ -213,6 +214,7 @@ async def test_it_goes_on_when_there_are_files_again(
     assert caplog.text.count("no connection can be accepted: Too many open files") == 2
 
 
+@pytest.mark.process
 @pytest.mark.long
 def test_few_files_do() -> None:
     with started(files=32) as server:
@@ -287,6 +289,7 @@ async def test_one_that_has_begun_a_request_or_sent_none_keeps_its_place(
         assert (await line.answer())[0] == 200
 
 
+@pytest.mark.process
 @pytest.mark.long
 def test_a_connection_without_requests_ends_after_the_time_that_was_set() -> None:
     with started("--keep-alive-seconds", "1") as server:

@@ -491,6 +491,7 @@ def test_a_cache_may_be_a_link_to_another_disk(web: Web, models: Path, tmp_path:
     assert versions_in(cache.fetch(url(web), tmp_path / "link")) == {"vowels/1", "vowels/2"}
 
 
+@pytest.mark.process
 def test_processes_that_share_a_cache_fetch_at_once_and_all_have_the_models(
     web: Web, models: Path, tmp_path: Path
 ) -> None:
@@ -522,6 +523,7 @@ def test_the_log_has_what_was_fetched_and_no_signature(
     assert "secret" not in caplog.text + "".join(path.read_text() for path in (tmp_path / "cache").rglob("copy.json"))
 
 
+@pytest.mark.process
 def test_a_redirect_from_https_to_http_is_not_followed(web: Web, models: Path, tmp_path: Path) -> None:
     web.files["models.tar"] = archive_of(models, tmp_path / "models.tar")
     authority = trustme.CA()

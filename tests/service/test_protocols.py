@@ -17,6 +17,8 @@ from lengthwise.grpc import open_inference_pb2 as pb
 from lengthwise.grpc.infer import SERVICE
 from tests.support.server_process import ServerProcess, started
 
+pytestmark = pytest.mark.process
+
 MODEL = "japanese-vowels"
 Floats = NDArray[np.float32]
 

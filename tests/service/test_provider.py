@@ -235,6 +235,7 @@ def without_onnxruntime(*call: str, folder: Path = ROOT) -> subprocess.Completed
     return subprocess.run(command, capture_output=True, text=True, cwd=folder, check=False)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     "call",
     [
@@ -253,5 +254,6 @@ def test_without_onnxruntime_a_command_that_runs_graphs_ends_with_the_extras_tha
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.process
 def test_help_needs_no_onnxruntime():
     assert without_onnxruntime("--help").returncode == 0

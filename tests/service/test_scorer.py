@@ -444,6 +444,7 @@ sys.exit(not ended)
 """
 
 
+@pytest.mark.process
 def test_a_forked_process_opens_its_own(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text("{}")
     assert subprocess.run([sys.executable, "-c", FORKING, tmp_path], timeout=180, check=False).returncode == 0

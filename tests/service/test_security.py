@@ -130,6 +130,7 @@ async def test_no_key_reaches_the_log(keys: Path, caplog: pytest.LogCaptureFixtu
     assert "of-some-length" not in caplog.text
 
 
+@pytest.mark.process
 def test_keys_that_cannot_be_read_are_told_before_anything_listens(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError):
         Serving(Settings(api_keys_file=tmp_path / "none"))
@@ -147,6 +148,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
         yield process
 
 
+@pytest.mark.process
 def test_a_socket_is_asked_for_a_key_on_the_way_past_asgi_too(server: ServerProcess) -> None:
     good = {"sequences": [[[0.5] * 12]]}
     with server.connect() as wire:

@@ -63,6 +63,7 @@ async def post(server: ServerProcess, sent: bytes) -> tuple[int, bytes]:
     return int(head.split()[1]), body
 
 
+@pytest.mark.process
 def test_every_recording_gets_the_same_bits_alone_at_once_and_in_one_request(server: ServerProcess) -> None:
     recordings = records()
     sequences = [recording.steps.tolist() for recording in recordings]
@@ -96,6 +97,7 @@ def codes(server: ServerProcess) -> Counter[int]:
     return counted
 
 
+@pytest.mark.process
 def test_a_body_of_a_gigabyte_in_chunks_is_cut_off_at_the_limit_in_bounded_memory(server: ServerProcess) -> None:
     before = server.peak_bytes()
     chunk = b"10000\r\n" + b" " * 65536 + b"\r\n"
@@ -114,6 +116,7 @@ def test_a_body_of_a_gigabyte_in_chunks_is_cut_off_at_the_limit_in_bounded_memor
     assert server.peak_bytes() - before < 64 * MEBIBYTE
 
 
+@pytest.mark.process
 def test_a_length_past_the_limit_is_refused_without_waiting_for_the_body(server: ServerProcess) -> None:
     with server.connect() as wire:
         wire.send(request(b"{", content_length=str(17 * MEBIBYTE)))
@@ -122,6 +125,7 @@ def test_a_length_past_the_limit_is_refused_without_waiting_for_the_body(server:
     assert orjson.loads(body)["status"] == 413
 
 
+@pytest.mark.process
 def test_a_body_that_ends_before_its_length_is_a_client_that_left(server: ServerProcess) -> None:
     before = codes(server)[499]
     with server.connect() as wire:
@@ -131,6 +135,7 @@ def test_a_body_that_ends_before_its_length_is_a_client_that_left(server: Server
     assert codes(server)[499] == before + 1
 
 
+@pytest.mark.process
 def test_bytes_past_the_length_are_no_part_of_the_body(server: ServerProcess) -> None:
     with server.connect() as wire:
         wire.send(request(GOOD))
@@ -139,6 +144,7 @@ def test_bytes_past_the_length_are_no_part_of_the_body(server: ServerProcess) ->
         assert [wire.answer()[0] for _ in range(3)] in ([422, 400, 0], [400, 0, 0])
 
 
+@pytest.mark.process
 def test_an_answer_names_no_software_and_no_path(server: ServerProcess) -> None:
     answer = server.predict({"sequences": [[["x"]]]})
     assert "server" not in answer.headers
@@ -151,6 +157,7 @@ def accepted(server: ServerProcess, sequences: int) -> None:
     wait_until(lambda: server.figures().get(name, 0) >= sequences, server.figures)
 
 
+@pytest.mark.process
 def test_a_signal_under_load_finishes_what_was_accepted_refuses_the_rest_and_exits_0() -> None:
     # 16 of these sequences fill a batch: six are left, which wait for company until the signal.
     options = ("--runners", "1", "--drain-seconds", "600", "--max-wait-ms", "60000")  # a busy machine drains it slowly
@@ -174,6 +181,7 @@ def test_a_signal_under_load_finishes_what_was_accepted_refuses_the_rest_and_exi
         assert "Traceback" not in server.text
 
 
+@pytest.mark.process
 def test_a_drain_has_an_end() -> None:
     with started("--drain-seconds", "0.2") as server, server.connect() as held:
         held.send(request(GOOD)[:-10])
@@ -256,6 +264,7 @@ def test_a_signal_ends_both_ports_and_the_traces_and_leaves_the_signals_as_they_
             free.bind(("127.0.0.1", ended))
 
 
+@pytest.mark.process
 def test_the_first_signal_drains_and_the_second_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
     ended: list[int] = []
     monkeypatch.setattr(os, "_exit", ended.append)
@@ -286,6 +295,7 @@ def test_a_port_that_is_taken_is_exit_2() -> None:
     assert "another --port may be free" in done.output
 
 
+@pytest.mark.process
 def test_a_variable_is_an_option_and_a_flag_beats_it(server: ServerProcess) -> None:
     assert server.get("/livez").status_code == 200  # though a variable has another port
     assert all(orjson.loads(line)["level"] for line in server.said)

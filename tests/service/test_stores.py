@@ -441,6 +441,7 @@ def bucket(s3: str, monkeypatch: pytest.MonkeyPatch) -> str:
     return name
 
 
+@pytest.mark.process
 def test_what_is_pushed_to_a_bucket_is_fetched_from_it(bucket: str, models: Path, tmp_path: Path) -> None:
     address = push(models, f"s3://{bucket}/team")
     copy = cache.fetch(address, tmp_path / "cache")
@@ -450,6 +451,7 @@ def test_what_is_pushed_to_a_bucket_is_fetched_from_it(bucket: str, models: Path
     assert versions_in(cache.fetch(f"{address}/vowels/2", tmp_path / "cache")) == {"vowels/2"}
 
 
+@pytest.mark.process
 def test_a_new_version_in_a_bucket_is_fetched(bucket: str, models: Path, tmp_path: Path) -> None:
     push(models, f"s3://{bucket}/team")
     before = cache.fetch(f"s3://{bucket}/team", tmp_path / "cache")
@@ -459,6 +461,7 @@ def test_a_new_version_in_a_bucket_is_fetched(bucket: str, models: Path, tmp_pat
     assert versions_in(cache.fetch(f"s3://{bucket}/team", tmp_path / "cache")) == {"vowels/1", "vowels/2", "vowels/3"}
 
 
+@pytest.mark.process
 def test_empty_objects_that_stand_for_folders_are_left_out(bucket: str, models: Path, tmp_path: Path) -> None:
     import boto3
 
@@ -469,6 +472,7 @@ def test_empty_objects_that_stand_for_folders_are_left_out(bucket: str, models: 
     assert versions_in(cache.fetch(f"s3://{bucket}/team", tmp_path / "cache")) == {"vowels/1", "vowels/2"}
 
 
+@pytest.mark.process
 def test_names_in_a_bucket_that_are_no_paths_are_said(bucket: str, models: Path, tmp_path: Path) -> None:
     import boto3
 
@@ -479,6 +483,7 @@ def test_names_in_a_bucket_that_are_no_paths_are_said(bucket: str, models: Path,
     assert not isinstance(refused.value, StoreUnreachable)
 
 
+@pytest.mark.process
 def test_an_archive_in_a_bucket_is_fetched(bucket: str, models: Path, tmp_path: Path) -> None:
     import obstore
     from obstore.store import from_url
@@ -487,6 +492,7 @@ def test_an_archive_in_a_bucket_is_fetched(bucket: str, models: Path, tmp_path: 
     assert versions_in(cache.fetch(f"s3://{bucket}/m.tgz", tmp_path / "cache")) == {"vowels/1", "vowels/2"}
 
 
+@pytest.mark.process
 def test_an_object_of_other_bytes_is_refused_and_what_was_fetched_stays(
     bucket: str, models: Path, tmp_path: Path
 ) -> None:
@@ -503,6 +509,7 @@ def test_an_object_of_other_bytes_is_refused_and_what_was_fetched_stays(
     assert cache.fetch(f"s3://{bucket}/team", tmp_path / "cache", offline=True) == before
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("path", "says"), [("nothing", "there is nothing at"), ("m.tar", "the store answers 404"), ("", "nothing at")]
 )
@@ -525,6 +532,7 @@ def test_an_address_that_models_are_not_pushed_to_is_said(models: Path, address:
         push(models, address)
 
 
+@pytest.mark.process
 def test_a_store_without_tls_says_which_variable_allows_it(
     bucket: str, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -535,6 +543,7 @@ def test_a_store_without_tls_says_which_variable_allows_it(
         cache.fetch(f"s3://{bucket}/team", tmp_path / "cache")
 
 
+@pytest.mark.process
 def test_an_endpoint_that_is_no_url_is_said(
     bucket: str, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -545,6 +554,7 @@ def test_an_endpoint_that_is_no_url_is_said(
         push(models, f"s3://{bucket}/team")
 
 
+@pytest.mark.process
 def test_a_bucket_that_is_missing_is_said(bucket: str, models: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="the store answers 404"):
         cache.fetch("s3://no-such-bucket/models", tmp_path / "cache")

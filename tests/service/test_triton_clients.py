@@ -12,6 +12,8 @@ import pytest
 from lengthwise.bench.launch import free_port
 from tests.support.server_process import started
 
+pytestmark = pytest.mark.process
+
 CLIENT = Path(__file__).parents[1] / "support" / "triton_client.py"
 
 

@@ -30,6 +30,8 @@ from tests.support.hostile_models import place_graph
 from tests.support.model_directories import BUNDLED, LIMITS, place, sign, tamper_with_golden
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.process
+
 PATIENCE_SECONDS = 180.0
 MEBIBYTE = 2**20
 

@@ -21,6 +21,8 @@ from tests.support.hostile_models import Made, place_graph
 from tests.support.model_directories import place
 from tests.support.server_process import PATIENCE_SECONDS, ServerProcess, started
 
+pytestmark = pytest.mark.process
+
 BODY = {"sequences": [[[0.5] * 12] * 3], "model": "vowels"}
 
 

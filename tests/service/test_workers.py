@@ -30,6 +30,8 @@ from tests.support.server_process import PATIENCE_SECONDS, ServerProcess, exit_o
 from tests.support.waiting import wait_until
 from tests.support.workers import GOOD, Workers, until_said
 
+pytestmark = pytest.mark.process
+
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[ServerProcess]:

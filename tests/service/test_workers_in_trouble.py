@@ -23,6 +23,8 @@ from tests.support.server_process import PATIENCE_SECONDS, ServerProcess, reques
 from tests.support.waiting import wait_until
 from tests.support.workers import GOOD, Workers, until_said
 
+pytestmark = pytest.mark.process
+
 HUNG_SECONDS = 3
 MODEL = "/v2/repository/models/japanese-vowels/"
 

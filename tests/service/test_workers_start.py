@@ -81,6 +81,7 @@ class Trouble:
         return begin
 
 
+@pytest.mark.process
 @pytest.mark.long  # twelve seconds of pauses between six starts
 @pytest.mark.parametrize("cause", ["keys", "folder_away", "certificate", "descriptors"])
 def test_while_one_serves_another_that_cannot_start_is_tried_again(cause: str, tmp_path: Path) -> None:
@@ -109,6 +110,7 @@ def test_while_one_serves_another_that_cannot_start_is_tried_again(cause: str, t
         assert server.end() == 0
 
 
+@pytest.mark.process
 def test_a_worker_that_is_dead_is_not_shown_as_ready_though_nobody_has_noticed() -> None:
     with started("--workers", "2") as server:
         workers = Workers(server)
@@ -122,6 +124,7 @@ def test_a_worker_that_is_dead_is_not_shown_as_ready_though_nobody_has_noticed()
         workers.replaced(gone)
 
 
+@pytest.mark.process
 def test_no_counter_goes_back_when_the_worker_that_showed_it_is_killed() -> None:
     with started("--workers", "2", "--verify-share", "1") as server:
         workers = Workers(server)
@@ -192,6 +195,7 @@ def test_without_room_for_the_shared_memory_it_says_so(monkeypatch: pytest.Monke
         shared_file(3)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     "shared", ["size=64k", None, *(pytest.param(each, marks=pytest.mark.long) for each in ("ro", "noexec"))]
 )
@@ -218,6 +222,7 @@ def test_a_full_a_read_only_or_a_missing_place_for_shared_memory_changes_nothing
         process.wait()
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("ends", ["second signal", "killed"])
 def test_nothing_that_the_workers_share_has_a_name(ends: str, tmp_path: Path) -> None:
     with started("--workers", "2", "--drain-seconds", "600", TMPDIR=str(tmp_path)) as server:
@@ -238,6 +243,7 @@ def test_nothing_that_the_workers_share_has_a_name(ends: str, tmp_path: Path) ->
     assert [path.name for path in tmp_path.iterdir() if path.name != ".ses"] == []  # that one is onnxruntime's
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.long), 2])
 def test_a_hangup_during_the_start_ends_nobody(workers: int) -> None:
     server = ServerProcess("--workers", str(workers), quickly=True)
@@ -261,6 +267,7 @@ def test_a_hangup_during_the_start_ends_nobody(workers: int) -> None:
         server.kill()
 
 
+@pytest.mark.process
 @pytest.mark.long  # the workers wait five seconds for each other
 def test_people_are_invited_only_when_every_worker_answers() -> None:
     server = ServerProcess("--workers", "2", quickly=True)
@@ -296,6 +303,7 @@ def test_a_wrong_certificate_ends_the_service_before_its_ports_are_opened(tmp_pa
             supervise(settings, WorkerCount(2, ""))
 
 
+@pytest.mark.process
 def test_an_extra_that_no_worker_has_is_said_once(tmp_path: Path) -> None:
     (tmp_path / "fastapi.py").write_text("raise ModuleNotFoundError(\"No module named 'fastapi'\", name='fastapi')\n")
     command = [sys.executable, "-m", "lengthwise", "serve", "--workers", "2", "--port", str(free_port())]
@@ -307,6 +315,7 @@ def test_an_extra_that_no_worker_has_is_said_once(tmp_path: Path) -> None:
     assert errors[0].startswith("error: 'lengthwise serve' needs fastapi, which is not installed: pip install")
 
 
+@pytest.mark.process
 @pytest.mark.sampled(3)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("workers", [1, 2])
@@ -338,6 +347,7 @@ main()
 """
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(("which", "early"), [("alone", ["early True"]), ("first", ["early True"]), ("other", [])])
 def test_a_process_that_verifies_starts_before_the_service_of_one_process_or_of_the_first_worker(
     tmp_path: Path, which: str, early: list[str]
@@ -347,6 +357,7 @@ def test_a_process_that_verifies_starts_before_the_service_of_one_process_or_of_
     assert ran.stdout.splitlines() == [*early, "serves"], ran.stderr
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("workers", [1, 3])
 def test_no_process_that_verifies_is_left_once_the_models_are_loaded(tmp_path: Path, workers: int) -> None:
     models = tmp_path / "models"

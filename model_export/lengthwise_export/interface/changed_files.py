@@ -61,13 +61,18 @@ def _with_imports(files: Sequence[Path], roots: Sequence[Path], folder: Path) ->
         file = unread_files.pop().resolve()
         if file not in imported_files and file.is_relative_to(folder):
             imported_files.add(file)
-            unread_files += _imported_by(file, roots)
+            unread_files += files_imported_by(file, roots)
     return imported_files
 
 
-def _imported_by(file: Path, roots: Sequence[Path]) -> Iterator[Path]:
-    """Yields the files that a file imports itself. A name that it imports may be a module of a package."""
-    for node in ast.walk(ast.parse(file.read_bytes())):
+def files_imported_by(file: Path, roots: Sequence[Path]) -> Iterator[Path]:
+    """Yields the files that a file imports itself. A name that it imports may be a module of a package.
+
+    Args:
+        file: a Python file.
+        roots: the folders in which packages are looked for.
+    """
+    for node in _statements_that_run(ast.parse(file.read_bytes())):
         if isinstance(node, ast.Import):
             for name in node.names:
                 yield from _module_files(name.name, roots)
@@ -75,6 +80,18 @@ def _imported_by(file: Path, roots: Sequence[Path]) -> Iterator[Path]:
             below = [file.parents[node.level - 1]] if node.level else roots
             for name in node.names:
                 yield from _module_files(".".join(filter(None, (node.module, name.name))), below)
+
+
+def _statements_that_run(tree: ast.Module) -> Iterator[ast.AST]:
+    """Yields the statements of a module, those in others too, without what only a type checker reads."""
+    nodes: list[ast.AST] = [tree]
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in (getattr(node.test, name, "") for name in ("id", "attr")):
+            nodes += node.orelse
+        elif not isinstance(node, ast.expr):
+            yield node
+            nodes += ast.iter_child_nodes(node)
 
 
 def _module_files(name: str, roots: Sequence[Path]) -> Iterator[Path]:

@@ -1,0 +1,86 @@
+"""`make quick`: which tests a change can reach, which of them run, and the bound on what a set of tests takes."""
+
+import json
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks import size
+from tests import processor_time, quick
+
+SERVICE, EXPORTER = quick.PACKAGES
+
+
+def names(paths: list[Path]) -> set[str]:
+    return {path.relative_to(quick.TESTS).as_posix() for path in paths}
+
+
+@pytest.mark.parametrize(
+    ("file", "reached", "not_reached"),
+    [
+        (SERVICE / "batching" / "buckets.py", "service/test_buckets.py", "service/test_manifest.py"),
+        (SERVICE / "application" / "app.py", "service/test_predict.py", "service/test_plan.py"),  # by a fixture
+        (SERVICE / "api.py", "service/test_api.py", "service/test_plan.py"),  # by `lengthwise.load`
+        (EXPORTER / "mending" / "mend.py", "model_export/test_mend.py", "service/test_predict.py"),
+        (quick.ROOT / "README.md", "test_documents.py", "service/test_plan.py"),
+        (SERVICE / "decoding" / "_fast_json.c", "service/test_fast_json.py", "service/test_plan.py"),
+    ],
+    ids=lambda value: getattr(value, "name", ""),
+)
+def test_a_change_reaches_the_tests_that_import_it(file: Path, reached: str, not_reached: str) -> None:
+    run, left = quick.chosen([file])
+    assert reached in names([*run, *left])
+    assert not_reached not in names([*run, *left])
+
+
+def test_the_nearest_tests_run_and_those_that_are_left_are_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tests = {quick.TESTS / f"test_{name}.py": imports for name, imports in {"a": 2, "b": 1, "c": 1, "d": 0}.items()}
+    monkeypatch.setattr(quick, "SECONDS", tmp_path / "seconds.json")
+    quick.SECONDS.write_text(json.dumps({"test_a.py": 1, "test_b.py": 20, "test_c.py": 30, "test_d.py": 25}))
+    monkeypatch.setattr(quick, "distances", lambda files: tests)
+    assert quick.command([SERVICE / "errors.py"])[2:] == ["tests/test_d.py", "tests/test_b.py"]
+    assert "2 files of tests, the nearest to the change; 2 more are left" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("files", [[], [quick.ROOT / "pyproject.toml"], [quick.TESTS / "conftest.py"]])
+def test_where_no_change_is_known_the_tests_of_the_service_run(files: list[Path]) -> None:
+    assert quick.command(files)[2:] == [*quick.WHOLE]
+
+
+def test_processes_are_started_where_only_tests_have_changed() -> None:
+    test = quick.TESTS / "service" / "test_drain.py"
+    assert "not process" not in quick.command([test])[1]
+    assert "not process" in quick.command([test, SERVICE / "errors.py"])[1]
+
+
+def test_a_change_in_a_room_takes_a_minute_of_processor_or_less() -> None:
+    rooms = [folder / room for folder in quick.PACKAGES for room in size.rooms(folder)]
+    files = [room if room.is_dir() else room.with_suffix(".py") for room in rooms]
+    seconds = [sum(quick.seconds(quick.chosen([file])[0]).values()) for file in files]
+    assert statistics.median(seconds) <= quick.BUDGET
+
+
+@pytest.mark.process
+@pytest.mark.parametrize(("most", "command", "status"), [(1e9, "0", 0), (0.0, "0", 1), (1e9, "7", 7), (0.0, "7", 7)])
+def test_a_set_fails_above_its_bound_or_with_its_command(
+    most: float, command: str, status: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(processor_time, "MOST", {"quick": most})
+    monkeypatch.setattr(sys, "argv", ["", "quick", sys.executable, "-c", f"raise SystemExit({command})"])
+    with pytest.raises(SystemExit) as ended:
+        processor_time.main()
+    assert int(ended.value.code or 0) == status
+    assert "times a fixed piece of work" in capsys.readouterr().out
+
+
+@pytest.mark.process
+def test_the_processor_time_of_a_process_counts_and_its_waiting_does_not() -> None:
+    before = processor_time.used()
+    work = "import time\nwhile time.process_time() < 0.5: pass\ntime.sleep(1)"
+    subprocess.run([sys.executable, "-c", work], check=True)
+    assert 0.5 <= processor_time.used() - before < 1.4
