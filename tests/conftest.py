@@ -27,7 +27,7 @@ prepared.stand_in()
 gc.set_threshold(50_000, 10, 10)
 
 # How long an example takes to draw says more of the machine than of the strategy.
-settings.register_profile("lengthwise", max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("lengthwise", max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("nightly", settings.get_profile("lengthwise"), max_examples=400)
 settings.load_profile("lengthwise")
 

@@ -40,7 +40,7 @@ def test_there_are_two() -> None:
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_is_one_and_holds_no_output(path: Path) -> None:
+def test_a_notebook_is_valid_and_holds_no_output(path: Path) -> None:
     book = json.loads(path.read_text())
     assert (book["nbformat"], book["nbformat_minor"]) == (4, 5)
     assert len({cell["id"] for cell in book["cells"]}) == len(book["cells"])

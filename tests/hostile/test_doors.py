@@ -79,9 +79,7 @@ def crowd(door: Door, way: str, stack: ExitStack) -> None:
 @pytest.mark.sampled(3)
 @pytest.mark.parametrize("way", ["no handshake", "silence", "half a head", "a whole head"])
 @pytest.mark.parametrize("name", ["http", "admin", "grpc"])
-def test_connections_without_a_call_give_their_places_back_and_cost_the_other_doors_nothing(
-    doors: Doors, name: str, way: str
-) -> None:
+def test_connections_without_a_call_end_and_other_ports_answer_meanwhile(doors: Doors, name: str, way: str) -> None:
     files = proc.open_files(doors.server.process.pid)
     with ExitStack() as stack:
         crowd(doors.of[name], way, stack)

@@ -129,7 +129,7 @@ def test_batches_of_like_length_hold_less_padding_than_batches_as_they_come() ->
     assert grouped < as_they_come / 4
 
 
-def test_the_order_is_the_seeds() -> None:
+def test_the_seed_decides_the_order_of_batches() -> None:
     members = lengthy(list(range(1, 60)))
 
     def order(seed: int) -> list[list[int]]:

@@ -141,6 +141,7 @@ async def test_grpc_loads_nothing_where_an_admin_port_is_set() -> None:
             assert "admin port" in str(error.details())
 
 
+@pytest.mark.long
 def test_a_port_that_is_taken_is_told_by_its_option(both: tuple[ServerProcess, httpx2.Client]) -> None:
     code, said = exit_of("--admin-port", str(both[1].base_url.port))
     assert code == 2

@@ -132,6 +132,7 @@ def test_options_out_of_bounds_are_said_by_name(options: dict[str, Any]) -> None
         lengthwise.load(BUNDLED, **options)
 
 
+@pytest.mark.long
 def test_options_decide_what_one_batch_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     batches: list[tuple[int, str]] = []
     run = Session.run

@@ -457,6 +457,7 @@ class Unlucky:
         return names(batch, attention)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("seconds", "options"),
     [(0.01, {"runners": 3}), (1e-6, {"runners": 3}), (0.0005, {"one_core": True})],

@@ -188,6 +188,7 @@ NAMED = {
 }
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(("path", "body"), NAMED.values(), ids=NAMED.keys())
 async def test_a_hopeless_deadline_is_told_while_the_body_waits_to_be_read(
     monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest, path: str, body: bytes

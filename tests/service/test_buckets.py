@@ -52,7 +52,7 @@ class Sequence(WaitingSequence):
     length = 0
 
 
-@pytest.mark.sampled(11)
+@pytest.mark.sampled(55)
 @pytest.mark.parametrize("arrivals", [3, 30, 300])
 @pytest.mark.parametrize("rows_until_full", [8.0, 256.0])
 @pytest.mark.parametrize("limits", [FEW, MANY], ids=["64 rows", "512 rows"])
@@ -156,6 +156,7 @@ def test_the_largest_shape_is_listed_first_so_that_a_warm_up_makes_room_for_all(
     assert largest[0] * largest[1] == max(rows * width for rows, width in LISTED)
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("lengths", [(), (20, 37, 50, 62, 5000)], ids=["unknown", "of the training data"])
 @pytest.mark.parametrize("limits", [FEW, MANY], ids=["64 rows", "512 rows"])
 def test_before_the_first_request_few_shapes_run_the_largest_and_then_few_rows_before_many(
@@ -290,6 +291,7 @@ def test_a_correction_counts_at_once_and_the_columns_are_computed_again_after_si
     assert cost.column(16, FEW.rows) is not column
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("factor", [0.5, 1.5, 2.0])
 def test_one_shape_that_takes_longer_is_learned_for_its_like_and_not_by_the_drift_of_all(factor: float):
     measured = table(MANY, 256.0)

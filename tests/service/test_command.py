@@ -131,7 +131,7 @@ def test_a_terminated_command_ends_as_an_interrupted_one(number: signal.Signals,
 
 
 @pytest.mark.process
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(15)
 @pytest.mark.parametrize("call", ["serve", "bench", "score a b --model c", "train a b", "export a", "check a"])
 @pytest.mark.parametrize("absent", ["fcntl", "resource"])
 def test_a_system_that_it_does_not_run_on_is_told_so(absent: str, call: str) -> None:

@@ -138,6 +138,7 @@ def cost(service: Service, encoding: str, body: Body) -> tuple[float, str]:
     return (time.thread_time() - began) / len(content), what
 
 
+@pytest.mark.sampled(8)
 @pytest.mark.skipif(not fast_json.COMPILED, reason="without the module in C all bodies are read by Python")
 @pytest.mark.parametrize("encoding", RIGHT)
 async def test_a_wrong_body_costs_no_more_than_a_right_one(encoding: str) -> None:

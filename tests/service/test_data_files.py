@@ -259,6 +259,7 @@ def test_progress_of_a_table_is_told(tmp_path: Path) -> None:
     assert shares[-1] == 1.0
 
 
+@pytest.mark.long
 def test_a_long_table_is_not_held_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(text_files, "BLOCK_CELLS", 2500)
     path = write(tmp_path / "d.csv", "id,t,x,y,z\n" + "".join(f"{i // 50},{i},1.5,2.5,3.5\n" for i in range(20_000)))
@@ -601,6 +602,7 @@ LINEAR: dict[str, Callable[[int], str | bytes]] = {
 }
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("name", LINEAR)
 def test_each_reader_takes_time_in_proportion_to_its_file(tmp_path: Path, name: str) -> None:
     def seconds(size: int) -> float:

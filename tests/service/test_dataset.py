@@ -116,6 +116,7 @@ def test_what_goes_on_behind_bad_records_gets_them_in_their_places(tmp_path: Pat
         assert str(entry.error).startswith(f"{path}:{line}: ")
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", ["d.jsonl", "d.jsonl.gz", "d.ts"])
 def test_the_share_of_the_file_that_was_read_is_told(tmp_path: Path, name: str) -> None:
     path = tmp_path / name

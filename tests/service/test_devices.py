@@ -74,6 +74,7 @@ def sequences(count: int, seed: int = 0) -> list[Any]:
     return [random.normal(size=(length, 12)).round(3).tolist() for length in random.integers(1, 29, count)]
 
 
+@pytest.mark.long
 async def test_answers_are_those_of_the_cpu_whatever_fills_the_batches(folder: Path, monkeypatch: pytest.MonkeyPatch):
     fill(monkeypatch)
     bodies = [{"sequences": sequences(count, seed), "outputs": ["attention"]} for seed, count in enumerate((1, 7, 33))]

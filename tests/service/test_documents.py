@@ -32,6 +32,7 @@ def operations(made: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     return [(path, operation) for path, calls in made["paths"].items() for operation in calls.values()]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("models", "options"),
     [
@@ -82,6 +83,7 @@ async def test_where_keys_are_set_all_but_the_probes_say_so(tmp_path: Any) -> No
         assert ("401" in operation["responses"]) == ("security" in operation) == (not keyless)
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("kind", KINDS, ids=IDS)
 @pytest.mark.parametrize("path", CALLS)
 async def test_the_example_of_each_model_runs_and_is_answered_as_the_document_says(kind: Manifest, path: str) -> None:

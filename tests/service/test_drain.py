@@ -119,6 +119,7 @@ async def round_of(
     assert outcomes.counted["after"].keys() <= {"200", "503", "refused"}, outcomes.counted
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(("workers", "answers"), [(1, 300), (2, 150)])  # of two, one still starts, and hangs
 def test_nobody_is_reset_at_a_signal(workers: int, answers: int) -> None:
     with started("--workers", str(workers), "--runners", "1", "--drain-seconds", "10") as server:

@@ -58,6 +58,7 @@ def copies(folder: Path, numbers: range) -> None:
         place(folder, f"copy-{number}")
 
 
+@pytest.mark.long
 def test_models_that_are_being_loaded(tmp_path: Path) -> None:
     copies(tmp_path / "models", range(30))
     with starting(str(tmp_path / "models")) as server, ended_in_time(server):

@@ -154,6 +154,7 @@ RAW = np.array([[1, 3], [2, 5]], "<f4").tobytes()
 AS_RAW = ("content-type: application/octet-stream", "x-lengthwise-shape: 2,2")
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("path", "headers", "body", "status"),
     [

@@ -157,7 +157,7 @@ def test_of_no_rows_the_answers_are_empty(own: Session, rows: int, width: int):
     assert (logits.shape, attention.shape) == ((rows, 9), (rows, width))
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     "lengths", long_but([[400], [3, 0, 150, 1, 0, 90, 0], [128, 64], [1] * 130, [0, 0]], lambda lengths: 0 in lengths)
 )

@@ -546,6 +546,7 @@ async def test_a_port_that_cannot_be_had_ends_the_service() -> None:
     assert "for gRPC" in str(failures[0])
 
 
+@pytest.mark.long
 @pytest.mark.process
 def test_without_what_grpc_needs_its_port_is_a_wrong_option() -> None:
     own = "import google.protobuf.descriptor_pb2"  # the messages of protobuf itself, which are as old as it is
@@ -585,6 +586,7 @@ async def test_a_tls_file_that_cannot_be_read_is_a_wrong_option(tmp_path: Path) 
             await GrpcServer(service.serving, Turns()).start("127.0.0.1", 0)
 
 
+@pytest.mark.long
 @pytest.mark.process
 def test_grpc_writes_nothing_of_its_own_when_another_process_is_started() -> None:
     with started("--grpc-port", str(free_port())) as server:

@@ -229,6 +229,7 @@ async def test_of_few_streams_a_new_one_takes_the_place_of_that_which_is_idle_lo
         assert not (await ask(stream(caller))).error_message
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("compression", [None, grpc.Compression.Gzip, grpc.Compression.Deflate])
 async def test_other_calls_of_its_connection_do_not_end_a_stream_that_is_idle(
     monkeypatch: pytest.MonkeyPatch, compression: grpc.Compression | None

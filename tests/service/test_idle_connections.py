@@ -42,6 +42,7 @@ def heads() -> int:
     return sum(bool(one.headers) for one in gc.get_objects() if isinstance(one, Head))
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize(("sent", "statuses"), SENT.values(), ids=SENT.keys())
 async def test_an_idle_connection_keeps_no_request(line: Line, sent: bytes, statuses: list[int]) -> None:
     requests = sent.count(b" HTTP/1.1")

@@ -79,7 +79,7 @@ def test_every_instruction_set_gives_the_same_bits(
     of_every_set(graph, batch(lengths, inputs, steps=21))
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(9)
 @pytest.mark.parametrize("kind", ["LSTM", "GRU"])
 @pytest.mark.parametrize("hidden", [1, 7, 64, 129])
 @pytest.mark.parametrize("rows", [1, 9, 16, 17, 65])
@@ -110,7 +110,7 @@ def test_infinite_huge_and_tiny_inputs_give_numbers_and_the_same_bits_on_every_i
         np.testing.assert_array_equal(found[0][:, :, 1], found[0][:, :, 3])
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(9)
 @pytest.mark.parametrize("sign", [1, -1])
 @pytest.mark.parametrize("hidden", [64, 1000])
 def test_the_largest_weights_and_states_saturate_nothing(instructions: str, sign: int, hidden: int):

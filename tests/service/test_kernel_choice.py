@@ -50,6 +50,7 @@ def take(monkeypatch: pytest.MonkeyPatch, ratio: float) -> list[float]:
     return asked
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(
     ("ratio", "kernels"), [(0.5, OWN), (1.0, OWN), (1.09, OWN), (1.2, ONNXRUNTIME), (9.0, ONNXRUNTIME)]
 )

@@ -111,6 +111,7 @@ def bodies(draw: st.DrawFn) -> tuple[bytes, dict[bytes, bytes]]:
     return head + tail, {HEADER_LENGTH: str(len(head)).encode()} if binary else {}
 
 
+@pytest.mark.sampled(9)
 @given(data=st.data())
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
 def test_v2_gives_the_same_to_a_request_whatever_came_before(service: Service, data: st.DataObject) -> None:
@@ -154,7 +155,7 @@ def message(draw: st.DrawFn) -> pb.ModelInferRequest:
     return made
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(10)
 @given(data=st.data(), seed=st.integers(0, 2**32))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=80)
 def test_grpc_gives_the_same_to_a_message_whatever_came_before(

@@ -104,6 +104,7 @@ def test_a_sound_graph_has_no_failing_case() -> None:
     assert {case.provider for case in cases} == {CPU_LABEL}
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("leak", "expected"),
     [

@@ -113,6 +113,7 @@ def test_without_an_answer_of_the_store_the_last_copy_is_used_with_a_warning(
     assert "503 Service Unavailable; the copy of" in caplog.text
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("fault", "says"),
     [
@@ -166,6 +167,7 @@ def test_a_copy_that_was_changed_in_the_cache_is_fetched_again_and_not_used_offl
     assert (cache.fetch(url(web), tmp_path / "cache") / "vowels" / "1" / "model.onnx").read_bytes() == good
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("content", [b"", b"[]", b'{"versions": 1}', b"\xff", b'{"address": "x"}'])
 def test_a_record_in_the_cache_that_is_no_record_is_fetched_again(
     web: Web, models: Path, tmp_path: Path, content: bytes
@@ -177,6 +179,7 @@ def test_a_record_in_the_cache_that_is_no_record_is_fetched_again(
     assert cache.fetch(url(web), tmp_path / "cache") == copy
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("key", ["address", "state", "digest", "day"])
 def test_a_record_in_the_cache_that_was_edited_is_not_used(web: Web, models: Path, tmp_path: Path, key: str) -> None:
     for name in ("models", "other"):
@@ -210,6 +213,7 @@ def test_the_record_of_another_address_is_not_used(web: Web, models: Path, tmp_p
     assert sorted(answered, key=len) in ([set(), {"vowels/1"}], [set(), {"vowels/2"}])
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("edit", ["aliases", "a version more", "a version less", "another version"])
 def test_a_repository_in_the_cache_that_was_edited_is_fetched_again_and_not_used_offline(
     web: Web, models: Path, tmp_path: Path, edit: str
@@ -491,6 +495,7 @@ def test_a_cache_may_be_a_link_to_another_disk(web: Web, models: Path, tmp_path:
     assert versions_in(cache.fetch(url(web), tmp_path / "link")) == {"vowels/1", "vowels/2"}
 
 
+@pytest.mark.long
 @pytest.mark.process
 def test_processes_that_share_a_cache_fetch_at_once_and_all_have_the_models(
     web: Web, models: Path, tmp_path: Path

@@ -110,6 +110,7 @@ ODD: dict[str, Callable[[Path], object]] = {
 }
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("odd", ODD)
 def test_whatever_stands_in_the_place_of_a_file_is_the_refusal_of_its_version(folder: Path, odd: str) -> None:
     for version, name in enumerate((MANIFEST_FILE, *VOUCHED), 1):
@@ -129,7 +130,7 @@ def test_whatever_stands_in_the_place_of_a_file_is_the_refusal_of_its_version(fo
     assert reasons(again) == reasons(found)
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(9)
 @pytest.mark.parametrize("odd", ODD)
 def test_whatever_stands_in_the_place_of_a_kept_file_is_passed_over(folder: Path, odd: str) -> None:
     for version, name in enumerate(UNVOUCHED, 1):
@@ -154,7 +155,7 @@ def matching(**table: Any) -> Callable[[Path], str]:
     return written
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(21)
 @pytest.mark.parametrize(
     "written",
     [
@@ -216,6 +217,7 @@ GOLDEN: dict[str, Callable[[Path], None]] = {
 }
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("spoilt", GOLDEN)
 def test_golden_sequences_that_are_none_are_the_refusal_of_their_version(folder: Path, bad: Path, spoilt: str) -> None:
     GOLDEN[spoilt](bad)
@@ -227,6 +229,7 @@ def test_golden_sequences_that_are_none_are_the_refusal_of_their_version(folder:
 # What the manifest says
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     "fields",
     [

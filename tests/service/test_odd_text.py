@@ -36,7 +36,7 @@ FORMS = {
 }  # fmt: skip
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(9)
 @pytest.mark.parametrize("text", ODD)
 @pytest.mark.parametrize(("path", "form"), FORMS.values(), ids=FORMS.keys())
 async def test_an_odd_text_in_a_body_is_answered(
@@ -66,6 +66,7 @@ async def test_blank_lines_and_odd_bytes_before_a_request_are_skipped_or_refused
     assert (await line.answer())[0] in (200, 400)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("text", [b"\xed\xa0\x80", b"\xff\xfe", b"\xc2\x85", b"\n", b"\0", b""])
 @pytest.mark.parametrize("method", ["ModelInfer", "ModelReady", "ModelMetadata", "ModelStatistics"])
 async def test_an_odd_text_over_grpc_is_answered(caplog: pytest.LogCaptureFixture, method: str, text: bytes) -> None:

@@ -78,6 +78,7 @@ BROKEN = {
 }
 
 
+@pytest.mark.sampled(4)
 @WAYS
 @pytest.mark.parametrize("broken", BROKEN.values(), ids=BROKEN.keys())
 async def test_a_refusal_comes_behind_the_answer_to_the_request_before_it(line: Line, way: str, broken: bytes) -> None:
@@ -113,6 +114,7 @@ async def test_a_request_that_has_its_answer_gets_no_other_when_its_body_turns_o
         assert 'code="400",key="-",model="",version=""} 1.0' not in figures
 
 
+@pytest.mark.sampled(5)
 @WAYS
 @pytest.mark.parametrize("count", [MAX_PIPELINED + 2, MAX_PIPELINED + 3, 3 * MAX_PIPELINED])
 async def test_past_the_longest_pipeline_the_accepted_requests_are_answered(

@@ -142,6 +142,7 @@ def device_tables(draw: st.DrawFn) -> CostTable:
     return CostTable([1, 16], [4, 64, 240], np.outer([1.0, draw(st.floats(1.0, 2.0))], of_width))
 
 
+@pytest.mark.long
 @settings(max_examples=20 * settings.default.max_examples)
 @given(
     st.lists(specs, min_size=1, max_size=120),
@@ -493,6 +494,7 @@ def ratio_to_exact(lengths: str, count: int, seed: int, cost: CostTable, limits:
     return planned(of_width, cost, limits)[0] / exact
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("cost", TABLES.values(), ids=TABLES)
 @pytest.mark.parametrize("lengths", LENGTHS)
 @settings(derandomize=True)
@@ -514,6 +516,7 @@ def test_so_do_plans_of_more_than_the_horizon_holds(lengths: str, cost: CostTabl
     assert ratio_to_exact(lengths, HORIZON + 1000, 1, cost, BatchLimits()) <= 1.03
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("lengths", LENGTHS)
 @settings(derandomize=True)
 @given(count=st.integers(1, 200) | st.just(1000), seed=st.integers(0, 2**32 - 1), rows=st.sampled_from([8, 16, 64, 64]))
@@ -524,7 +527,7 @@ def test_and_at_most_six_where_rows_are_free_and_one_too_many_costs_a_batch(
     assert 1 - 1e-9 <= ratio_to_exact(lengths, count, seed, launched_table(), limits) <= 1.06
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(12)
 @pytest.mark.parametrize("lengths", LENGTHS)
 @pytest.mark.parametrize("rows", [8, 64])
 def test_where_rows_are_free_and_lengths_are_spread_nearly_all_batches_are_full(lengths: str, rows: int):
@@ -584,7 +587,7 @@ def ratios_to_arrival(lengths: str, cost: CostTable) -> tuple[float, float]:
     return per_second / best[0], tail / best[1]
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(16)
 @pytest.mark.parametrize("cost", TABLES.values(), ids=TABLES)
 @pytest.mark.parametrize("lengths", LENGTHS)
 def test_by_length_is_no_slower_than_arrival_at_its_best_size_and_has_no_longer_tail(lengths: str, cost: CostTable):

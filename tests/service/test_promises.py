@@ -163,6 +163,7 @@ def test_the_processor_that_keeps_the_bits_is_served_under_the_manifests_promise
     assert not (directory / promises.FILE).exists()
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.skipif(not recurrent_kernels.INSTRUCTION_SETS, reason="this processor has onnxruntime's kernels only")
 @pytest.mark.parametrize("of_the_exporter", [None, "another"], ids=["unknown", "others"])
 def test_a_promise_that_was_measured_in_other_kernels_is_proved_anew_in_those_that_serve(
@@ -205,6 +206,7 @@ def test_the_graph_of_a_mounted_config_map_counts_once(directory: Path) -> None:
     assert loading.graph_bytes(loading.directory_state(directory)) == size
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("content", ["", "[]", '{"promises": [{}]}', '{"promises": 1}', "[" * 100_000, "\xff"])
 def test_a_spoilt_file_is_passed_over_and_the_model_proved_anew(
     directory: Path, load: Load, caplog: pytest.LogCaptureFixture, content: str

@@ -122,7 +122,7 @@ def test_padding_is_not_read_and_its_outputs_are_zero(kernels: Kernels, kind: st
     assert_same(clean, session.run(None, feed))
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(15)
 @of_both
 @pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
 @pytest.mark.parametrize("initial", [False, True], ids=["no initial state", "initial state"])
@@ -235,6 +235,7 @@ def test_tanh_and_sigmoid_are_those_of_double_precision(kernels: Kernels):
     np.testing.assert_allclose(found[small], expected[small], rtol=1e-6 if is_float else 1e-5)
 
 
+@pytest.mark.sampled(3)
 @of_all
 def test_several_threads_run_one_session(kernels: Kernels):
     session = ours(layer(kernels[0], hidden=40, inputs=MANY, direction="bidirectional"), kernels)
@@ -266,7 +267,7 @@ def test_two_directions_at_once_give_the_same_bits(kernels: Kernels, kind: str):
             assert_same(expected, session.run(None, feed))
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(9)
 @of_all
 @pytest.mark.usefixtures("lending")
 def test_a_core_that_is_taken_back_at_any_step_changes_no_bit(kernels: Kernels):

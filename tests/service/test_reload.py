@@ -482,6 +482,7 @@ async def test_a_call_that_was_read_before_a_change_is_answered_by_the_model_it_
         assert len(service.serving.batcher.queues) == 1
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("change", ["replaced", "unloaded", "vanished"])
 async def test_the_memory_of_a_model_is_freed_with_its_last_request(folder: Path, change: str) -> None:
     async with served_from(folder, runners=2) as service:
@@ -613,6 +614,7 @@ async def test_nothing_is_lost_while_versions_come_break_change_and_go(
     assert idle(figures)
 
 
+@pytest.mark.long
 async def test_sighup_has_the_folder_looked_at(tmp_path: Path) -> None:
     folder = tmp_path / "models"
     place(folder, timed=True)

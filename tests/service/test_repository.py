@@ -111,6 +111,7 @@ def fails_when_run(directory: Path) -> None:
     changed("graph", attention=None)(directory)
 
 
+@pytest.mark.sampled(7)
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [

@@ -437,6 +437,7 @@ async def test_a_core_that_another_process_takes_back_runs_no_further_batch():
     assert run.most == 1
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("seconds", [1e-6, 0.001, 0.01])
 async def test_whatever_other_processes_do_meanwhile_every_request_is_answered(seconds: float):
     batches, ended, choices = [0.0, 0.0, 0.0], threading.Event(), random.Random(3)

@@ -137,6 +137,7 @@ def test_a_refused_version_is_verified_again_when_its_name_is_asked_for(folder: 
     assert set(folder.refused) == {"vowels/1", "consonants/1"}
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("last", [MANIFEST_FILE, GRAPH_FILE, GOLDEN_FILE, VERIFICATION_FILE])
 def test_a_directory_that_is_being_copied_becomes_good_when_it_is_whole(last: str, folder: Folder) -> None:
     place(folder.path)

@@ -162,6 +162,7 @@ def test_the_summary_comes_as_json(tmp_path: Path):
     assert found["accuracy"] >= 0.97
 
 
+@pytest.mark.long
 def test_where_padding_is_computed_there_is_little_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("LENGTHWISE_RECURRENT_KERNELS", "false")
     found = json.loads(call(DEMO, tmp_path / "out", "--json").stdout)

@@ -91,6 +91,7 @@ async def test_a_call_is_counted_under_the_name_of_its_key_whatever_its_status(
     }
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(("method", "path"), OTHERS)
 async def test_everything_else_wants_a_key_and_is_not_counted(keys: Path, method: str, path: str) -> None:
     async with serving(model(manifest()), api_keys_file=keys) as service:

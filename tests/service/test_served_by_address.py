@@ -53,6 +53,7 @@ def version(server: ServerProcess) -> str:
     return str(server.predict(GOOD).json()["version"])
 
 
+@pytest.mark.long
 def test_a_reload_fetches_a_new_version_and_one_that_fails_leaves_what_is_served(web: Web, tmp_path: Path) -> None:
     with started(address(web), "--cache", str(tmp_path / "cache")) as server:
         assert version(server) == "1"
@@ -74,6 +75,7 @@ def test_a_reload_fetches_a_new_version_and_one_that_fails_leaves_what_is_served
     assert "the list of processes shows the address with its query; put it into LENGTHWISE_MODELS" in server.text
 
 
+@pytest.mark.long
 def test_a_new_version_whose_bytes_are_others_is_not_served(web: Web, tmp_path: Path) -> None:
     with started(address(web), "--cache", str(tmp_path / "cache")) as server:
         model_directories.place(tmp_path / "repository", version=2).joinpath("model.onnx").write_bytes(b"other")
@@ -83,6 +85,7 @@ def test_a_new_version_whose_bytes_are_others_is_not_served(web: Web, tmp_path: 
         assert version(server) == "1"
 
 
+@pytest.mark.long
 def test_an_admin_call_fetches_and_is_503_where_that_fails(web: Web, tmp_path: Path) -> None:
     load = "/v2/repository/models/vowels/load"
     with started(address(web), "--cache", str(tmp_path / "cache"), "--admin-calls") as server:
@@ -96,6 +99,7 @@ def test_an_admin_call_fetches_and_is_503_where_that_fails(web: Web, tmp_path: P
         assert version(server) == "2"
 
 
+@pytest.mark.long
 def test_of_several_workers_the_parent_fetches_for_all(web: Web, tmp_path: Path) -> None:
     with started(address(web), "--cache", str(tmp_path / "cache"), "--workers", "2", "--admin-calls") as server:
         workers = Workers(server)
@@ -115,6 +119,7 @@ def test_of_several_workers_the_parent_fetches_for_all(web: Web, tmp_path: Path)
     assert "secret" not in server.text
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("fault", "says"),
     [
@@ -151,6 +156,7 @@ def test_a_service_that_waits_for_a_store_at_the_start_ends_by_a_signal(tmp_path
             server.kill()
 
 
+@pytest.mark.long
 def test_offline_a_service_starts_from_the_cache_and_asks_nobody(web: Web, tmp_path: Path) -> None:
     options = (address(web), "--cache", str(tmp_path / "cache"))
     with started(*options):
@@ -216,6 +222,7 @@ def test_bench_starts_a_service_of_an_address(web: Web, tmp_path: Path, monkeypa
     assert done.exit_code == 0, done.output
 
 
+@pytest.mark.long
 def test_a_fixed_address_in_the_cache_needs_no_library_of_a_store(
     web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -234,6 +241,7 @@ def test_a_fixed_address_in_the_cache_needs_no_library_of_a_store(
     assert imported() == "set()"
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("command", ["serve", "score"])
 def test_a_wrong_address_ends_a_command_with_one_line(tmp_path: Path, command: str) -> None:
     wrong = "https://user:secret@example.com/m.tar"

@@ -157,6 +157,7 @@ def accepted(server: ServerProcess, sequences: int) -> None:
     wait_until(lambda: server.figures().get(name, 0) >= sequences, server.figures)
 
 
+@pytest.mark.long
 @pytest.mark.process
 def test_a_signal_under_load_finishes_what_was_accepted_refuses_the_rest_and_exits_0() -> None:
     # 16 of these sequences fill a batch: six are left, which wait for company until the signal.
@@ -301,6 +302,7 @@ def test_a_variable_is_an_option_and_a_flag_beats_it(server: ServerProcess) -> N
     assert all(orjson.loads(line)["level"] for line in server.said)
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.usefixtures("_interpreter")
 @pytest.mark.parametrize(
     ("host", "keys", "warns"),

@@ -118,6 +118,7 @@ def refusal(**flags: str) -> str:
     return ""
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("name", Settings.model_fields)
 def test_whatever_stands_at_a_key_of_the_file_is_refused_in_plain_words(name: str, config: Path):
     said = []
@@ -128,6 +129,7 @@ def test_whatever_stands_at_a_key_of_the_file_is_refused_in_plain_words(name: st
     assert [text for text in said if text and (name not in text or STRANGE.search(text))] == []
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("name", Settings.model_fields)
 def test_whatever_a_variable_or_a_flag_says_is_refused_in_plain_words(name: str, monkeypatch: pytest.MonkeyPatch):
     for value in ("", "abc", "1.5", "-1", "[1]", "nan", "inf", "9" * 30, "yes"):

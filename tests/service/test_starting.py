@@ -128,6 +128,7 @@ async def test_a_request_that_names_no_model_is_answered_at_once_where_the_folde
         assert (await service.client.get("/readyz")).status_code == 503
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("good", [True, False])
 @pytest.mark.parametrize("versions", ["latest", "all"])
 async def test_a_lower_version_waits_for_the_verification_of_the_higher(

@@ -165,6 +165,7 @@ def test_a_token_that_is_none_is_said(registry: Registry, tmp_path: Path, token:
         cache.fetch(f"oci://{registry.host}/team/vowels", tmp_path / "cache")
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("path", ["/token", "/v2/team/vowels/manifests/latest"])
 @pytest.mark.parametrize("packed", [False, True])
 def test_an_answer_that_only_logs_in_is_read_up_to_a_bound(
@@ -357,6 +358,7 @@ def test_a_file_of_the_hub_that_is_cut_off_is_not_served(hub: Hub, models: Path,
         cache.fetch("hf://team/vowels", tmp_path / "cache")
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("about", "says"),
     [
@@ -612,6 +614,7 @@ def test_an_archive_at_google_or_azure_is_fetched_in_parts(
     assert versions_in(cache.fetch(f"{address}/m.tar", tmp_path / "cache")) == {"vowels/1", "vowels/2"}
 
 
+@pytest.mark.long
 def test_a_store_whose_list_has_no_end_is_one_without_an_answer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

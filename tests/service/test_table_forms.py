@@ -141,7 +141,7 @@ def melted(**renamed: str) -> pandas.DataFrame:
     return table.assign(number=table["kind"].map({"x": 0, "y": 1})).rename(columns=renamed)
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(12)
 @pytest.mark.parametrize("order", [["id", "t"], ["kind"]], ids=["sorted by time", "by kind"])
 @pytest.mark.parametrize("values", [None, "value"])
 @pytest.mark.parametrize(
@@ -283,6 +283,7 @@ ODD = [
 ]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("odd", ODD, ids=repr)
 @pytest.mark.parametrize("column", ["id", "t", "x", "label", "a"])
 def test_no_cell_is_a_bug(odd: Any, column: str) -> None:
@@ -443,6 +444,7 @@ def test_ids_that_were_floats_are_said_and_fractions_stay(caplog: pytest.LogCapt
     assert [one.id for one in lengthwise.sequences(table.astype({"id": str}))] == ["1.0", "2.5"]
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("names", [{}, {"values": "value"}], ids=["open", "named"])
 @pytest.mark.parametrize("column", ["kind", "variable", "parameter", "channel_id", "sensor_name"])
 @pytest.mark.parametrize("order", [["id", "t"], ["kind", "t"]], ids=["by step", "by channel"])

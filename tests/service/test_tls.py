@@ -46,6 +46,7 @@ def test_a_client_that_trusts_the_authority_is_answered(authority: trustme.CA, c
             httpx2.get(f"{server.url}/livez")
 
 
+@pytest.mark.long
 @pytest.mark.process
 def test_a_client_must_show_a_certificate_where_an_authority_is_named(
     authority: trustme.CA, certificate: Path, tmp_path: Path
