@@ -102,7 +102,7 @@ def statements_by_room(of_files: Mapping[Path, int]) -> dict[str, float]:
 def of_tests(of_packages: float) -> dict[str, float]:
     """The statements of tests for one of the packages, and the names of tests that are too long to be a handle."""
     files = [*(ROOT / "tests").rglob("*.py")]
-    names = (node.name for path in files for node in ast.walk(_tree(path)) if isinstance(node, _FUNCTIONS))
+    names = (node.name for path in files for node in _statements(_tree(path)) if isinstance(node, _FUNCTIONS))
     return {
         TESTS_FOR_CODE: math.ceil(100 * statements(files) / of_packages) / 100,
         f"names of tests over {LONGEST_NAME} characters": sum(
@@ -136,7 +136,17 @@ def lines(files: Iterable[Path]) -> int:
 
 def statements(files: Iterable[Path]) -> int:
     """The statements of Python files, without docstrings."""
-    return sum(map(_is_statement, (node for path in files for node in ast.walk(_tree(path)))))
+    return sum(map(_is_statement, (node for path in files for node in _statements(_tree(path)))))
+
+
+def _statements(tree: ast.Module, *, typed: bool = True) -> Iterator[ast.AST]:
+    """Yields a module and its statements; if not `typed`, none that only a type checker reads."""
+    nodes: list[ast.AST] = [tree]
+    while nodes:
+        node = nodes.pop()
+        if typed or not (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)):
+            yield node
+            nodes += (part for part in ast.iter_child_nodes(node) if not isinstance(part, ast.expr))
 
 
 @functools.cache
@@ -220,17 +230,14 @@ def rooms(folder: Path) -> Graph:
 
 def _imports(tree: ast.Module, package: str, known: Mapping[str, Path]) -> Iterator[str]:
     """The package's own modules that a module imports, without those under `if TYPE_CHECKING`."""
-    checked = [node for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)]
-    skipped = {id(inner) for node in checked for inner in ast.walk(node)}
-    for node in ast.walk(tree):
+    for node in _statements(tree, typed=False):
         names: list[str] = []
         if isinstance(node, ast.Import):
             names = [name.name for name in node.names]
         elif isinstance(node, ast.ImportFrom):
             names = [f"{node.module}", *(f"{node.module}.{name.name}" for name in node.names)]
-        if id(node) not in skipped:
-            parts = (name.removeprefix(f"{package}.") for name in names if name.startswith(f"{package}."))
-            yield from (part for part in parts if part in known)
+        parts = (name.removeprefix(f"{package}.") for name in names if name.startswith(f"{package}."))
+        yield from (part for part in parts if part in known)
 
 
 def floors(graph: Graph, above: Set[str] = frozenset()) -> int:

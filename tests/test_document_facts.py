@@ -93,6 +93,7 @@ def test_the_values_of_provider_are_those_of_the_option() -> None:
     assert table("cuda", "## Choose") == set(values) == {"auto", *PROVIDERS}
 
 
+@pytest.mark.long
 def test_the_page_lists_the_layers_of_keras_that_are_read() -> None:
     (listed,) = re.findall(r"^Layers: (.*?)\.$", PAGES["keras"], re.M | re.S)
     assert set(re.findall(r"`(\w+)`", listed)) == LAYERS

@@ -58,9 +58,12 @@ PAGES = {
 }
 SLOW = {
     f"docs/{name}.md"
-    for name in ("add-the-check", "keras", "coming-from", "masking", "mending", "own-code", "python", "tutorial-keras")
+    for name in (
+        *("add-the-check", "api", "coming-from", "keras", "masking", "mending", "monitoring", "own-code", "python"),
+        *("troubleshooting", "tutorial-keras"),
+    )
 }
-"""Pages that `make test-long` runs: they train, or call what a change of the service does not touch."""
+"""Pages that `make test-long` runs: each takes two seconds of processor time or more."""
 LONG = [name for name in PAGES if any(block.mark == "long" for block in documents.blocks(ROOT / name))]
 ELSEWHERE = ("docs/deployment.md", "docs/measuring.md")
 """Pages whose commands have tests of their own: tests/deploy, tests/clients."""

@@ -14,6 +14,7 @@ PACKAGES = {"sklearn": "scikit-learn"}
 NEVER_IMPORTED = {"fastapi-offline"}
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     "part",
     [pytest.param(part, marks=pytest.mark.long if part.is_slow else ()) for part in PARTS],
@@ -25,6 +26,7 @@ def test_a_part_runs_with_its_extras_alone(part: Part) -> None:
     assert done.stdout.split()[-1:] == ["good"], done.stdout + done.stderr
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(
     ("extras", "call", "named"),
     [

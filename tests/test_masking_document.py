@@ -67,6 +67,7 @@ def verdicts(table: str) -> list[list[str]]:
     return [[cell for cell in line if not re.match(r"[\d.]|not finite", cell)] for line in lines]
 
 
+@pytest.mark.long
 def test_the_table_of_layers_says_what_is_measured(measured: list[Row]) -> None:
     made = FIGURES.sub(r"\1", masking.layers(measured))
     shown = FIGURES.sub(r"\1", DOCUMENT.partition("<!-- begin: layers -->")[2])

@@ -50,6 +50,7 @@ def test_a_notebook_is_valid_and_holds_no_output(path: Path) -> None:
             assert (EXAMPLES / link).exists(), link
 
 
+@pytest.mark.long
 def test_the_checks_report_and_the_predictions_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
     shown = run(EXAMPLES / "check_and_export.ipynb")
     assert "softmax | return self.head((scores.softmax(dim=1)[:, None] @ h).squeeze(1))" in capsys.readouterr().out

@@ -197,6 +197,7 @@ def run(*arguments: object) -> Result:
     return CliRunner().invoke(main, ["export", *map(str, arguments)])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["module", "onnx"])
 def test_models_of_the_users_are_held_against_labelled_data(kind: str, files: Path, tmp_path: Path) -> None:
     target = f"{__name__}:make"
@@ -218,6 +219,7 @@ def test_models_of_the_users_are_held_against_labelled_data(kind: str, files: Pa
     assert [entry.name for entry in (tmp_path / "m").iterdir()] == ["1"]
 
 
+@pytest.mark.long
 def test_a_graph_that_names_its_labels_keeps_them_and_takes_no_others(tmp_path: Path) -> None:
     graph = publish(candidate(), tmp_path / "tiny").directory / "model.onnx"
     result = run(graph, "--labels", "b,a", "--max-length", 20, "--out", tmp_path / "n")

@@ -107,6 +107,7 @@ def test_a_graph_and_the_path_of_a_directory_are_targets(tmp_path: Path) -> None
     assert report.served in " ".join(str(report).split())
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(("act", "make"), [("check", Noting), ("export", Noting), ("export", Tagger)])
 def test_a_module_is_left_as_it_was(act: str, make: type[nn.Module], tmp_path: Path) -> None:
     module = make().train()
@@ -138,6 +139,7 @@ def test_weights_of_a_checkpoint_are_tried_and_taken_out_again(tmp_path: Path) -
     assert_same(before, state(sound))
 
 
+@pytest.mark.long
 def test_what_is_published_is_what_the_command_publishes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger="lengthwise.export"):
         published = lengthwise_export.export(SOUND, tmp_path / "api" / "m", labels=["a", "b", "c"], **SHORT)
@@ -234,6 +236,7 @@ def test_options_may_be_given_as_one_object_and_others_beside_it_and_progress_is
         lengthwise_export.check(module, featurs=3)
 
 
+@pytest.mark.long
 def test_options_mean_what_they_mean_to_the_command(tmp_path: Path) -> None:
     report = lengthwise_export.check(Mean(), features=4, **SHORT)
     assert (report.verdict, str(report)[:19]) == ("uncheckable", "uncheckable  Mean: ")

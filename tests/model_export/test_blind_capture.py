@@ -141,7 +141,7 @@ def require_equal(module: nn.Module, options: TargetOptions, sizes: Iterable[tup
 
 
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
-@pytest.mark.sampled(6)
+@pytest.mark.sampled(24)
 @pytest.mark.parametrize("name", [*OVER_CHANNELS, *OVER_STEPS])
 def test_the_graph_answers_as_the_module_does_at_every_width(name: str) -> None:
     torch.manual_seed(0)
@@ -165,6 +165,7 @@ SHARES: dict[str, Inner] = {
 """Numbers that Python computes from the width in float64, and that differ in float32 for some of the widths."""
 
 
+@pytest.mark.long
 def test_sizes_are_computed_as_python_computes_them() -> None:
     torch.manual_seed(0)
     module = Around(lambda y: torch.cat([inner(y).mean(-1) for inner in SHARES.values()], dim=1))
@@ -182,6 +183,7 @@ def test_a_layer_of_a_fixed_width_is_told_with_its_line() -> None:
         targets.read(flat(), TargetOptions(channels_first=True), blind=True)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("middle", "said"),
     [

@@ -118,7 +118,7 @@ CASES = {
 }
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(10)
 @pytest.mark.parametrize("name", CASES)
 def test_a_module_of_the_steps_alone_gives_a_graph_of_the_steps_alone(name: str) -> None:
     steps = CASES[name][2]
@@ -184,6 +184,7 @@ def test_features_as_many_as_a_width_that_is_tried_do_not_hide_the_order_of_the_
     assert targets.read(module, TargetOptions(channels_first=True), blind=True).steps == StepInput(features=7)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", ["recurrent", "per step", "tokens"])
 def test_an_onnx_file_of_the_steps_alone_is_read(tmp_path: Path, name: str) -> None:
     steps = CASES[name][2]

@@ -31,7 +31,7 @@ def run(tmp_path: Path, count: int, task: str = "single-label", **more: object) 
     return training.train(spec(task=task), noisy(count, task), options, tmp_path)
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("task", ["single-label", "multi-label", "per-step"])
 def test_the_temperature_divides_the_head_and_changes_no_label(task: str, tmp_path: Path) -> None:
     calibrated, plain = run(tmp_path, 80, task), run(tmp_path, 80, task, calibration=False)

@@ -62,6 +62,7 @@ def test_a_users_module_is_published_with_its_promise_and_answers_as_it_does_in_
     assert promise.bits == (promise.tolerance == 0)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("refused", "error", "named"),
     [
@@ -92,6 +93,7 @@ def test_what_is_not_said_is_found_out() -> None:
     assert from_spec(spec(), None, ExportOptions(max_length=1024)).manifest.max_length == 1024
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(("name", "scores"), [("mean", None), ("sigmoid", "probabilities")])
 def test_a_users_multi_label_model_assigns_each_class_by_itself(name: str, scores: str | None, tmp_path: Path) -> None:
     source = with_threshold(module(name, multi_label=True, scores=scores, labels=("calm", "cold")), 0.3)
@@ -127,6 +129,7 @@ def answers_to_length(published: PublishedModel, length: int) -> tuple[int, int,
     return manifest.max_length, manifest.width_multiple, shape
 
 
+@pytest.mark.long
 def test_a_width_at_which_a_module_raises_is_its_max_length_and_it_is_not_padded_past_it(tmp_path: Path) -> None:
     assert answers_to_length(publish(module("positions"), tmp_path / "positions"), 45) == (45, 1, (1, 2))
     published = publish(module("ten_positions", max_length=10), tmp_path / "ten")
@@ -139,6 +142,7 @@ def test_a_model_that_goes_on_past_its_max_length_is_padded_to_round_widths() ->
     assert module("ten_positions", max_length=8).manifest.width_multiple == 4
 
 
+@pytest.mark.long
 def test_attention_is_offered_where_a_module_names_it_and_it_sums_to_one(tmp_path: Path) -> None:
     published = publish(module("attending"), tmp_path / "attending")
     assert published.manifest.graph.attention == "attention"
@@ -158,6 +162,7 @@ def test_a_graph_made_elsewhere_is_published_as_it_came(mean: PublishedModel, tm
     assert "reference" not in {case.varied for case in again.cases}
 
 
+@pytest.mark.long
 def test_a_graph_tells_nothing_of_the_machine_that_made_it(mean: PublishedModel) -> None:
     built = candidate()
     for graph in ((mean.directory / GRAPH_FILE).read_bytes(), built.build(built.manifest).SerializeToString()):
@@ -171,6 +176,7 @@ def unpadded(tmp_path_factory: pytest.TempPathFactory) -> PublishedModel:
     return publish(module("unpadded"), tmp_path_factory.mktemp("models") / "unpadded")
 
 
+@pytest.mark.long
 def test_the_shortest_sequence_that_a_module_takes_goes_into_its_manifest(unpadded: PublishedModel) -> None:
     source = module("unpadded")
     assert source.manifest.min_length == unpadded.manifest.min_length == Manifest.read(unpadded.directory).min_length
@@ -209,6 +215,7 @@ def test_a_graph_that_needs_some_steps_is_found_to_do_so(unpadded: PublishedMode
     assert min(map(len, Golden.read(again.directory / GOLDEN_FILE, again.manifest).sequences)) == 5
 
 
+@pytest.mark.long
 def test_missing_values_are_verified_in_sequences_that_are_long_enough(tmp_path: Path) -> None:
     published = publish(module("unpadded_filling", missing="handled"), tmp_path / "filling")
     assert (published.manifest.min_length, published.manifest.missing) == (5, "handled")
@@ -223,6 +230,7 @@ def test_another_precision_keeps_the_shortest_sequence(tmp_path: Path) -> None:
     assert (published.manifest.min_length, published.labels.sequences) == (5, 2)
 
 
+@pytest.mark.long
 def test_a_recurrent_layer_behind_what_needs_some_steps_gets_the_kernels_of_this_project(tmp_path: Path) -> None:
     published = publish(module("unpadded_recurrent"), tmp_path / "recurrent")
     assert published.manifest.min_length == 5

@@ -27,10 +27,8 @@ from tests.support.long import long_but
 from tests.support.operator_forms import same_bits, sequences
 
 STEPS = StepInput(features=4)
-IN_EVERY_RUN = {
-    *("cnn_lstm", "token_cnn", "logsumexp_pool", "channels_first_fcn"),
-}
-"""Modules of each kind; the others are long, like the trace of each."""
+IN_EVERY_RUN = {"cnn_lstm", "token_cnn"}
+"""Two kinds of modules; the others are long, like the trace of each."""
 NO_GRAPH = {"cell_loop": "a Python loop", "projected_lstm": "no projection"}
 
 
@@ -252,6 +250,7 @@ def test_sizes_and_lengths_asked_of_python_stay_open(forward: Forward) -> None:
     assert worst(subject, exported(module, signature)) < 1e-5
 
 
+@pytest.mark.long
 def test_three_exports_of_one_process_keep_rows_and_steps_dynamic() -> None:
     for forward in (longest_as_tensor, guarded, longest_as_tensor):
         module = made(forward)
@@ -338,7 +337,7 @@ def packed_by_hand(self, x, lengths, listed):
     return self.head(y[order.argsort()][torch.arange(len(lengths)), lengths - 1])
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(21)
 @pytest.mark.parametrize("name", LISTS)
 @pytest.mark.parametrize("second", ["lengths", "mask"])
 def test_a_list_made_of_the_lengths_stands_for_them(name: str, second: Literal["lengths", "mask"]) -> None:
@@ -350,6 +349,7 @@ def test_a_list_made_of_the_lengths_stands_for_them(name: str, second: Literal["
     assert worst(subject, exported(module, signature)) < 1e-5
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     "listed",
     [
@@ -386,6 +386,7 @@ SLICES = {
 }
 
 
+@pytest.mark.sampled(11)
 @pytest.mark.parametrize("name", SLICES)
 def test_a_slice_may_end_behind_the_last_step(name: str) -> None:
     def sliced(self, x, lengths):
@@ -430,6 +431,7 @@ def quits(self, x, lengths):
     sys.exit(0)
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize(
     ("forward", "why"),
     [
@@ -482,6 +484,7 @@ class ProductSoFar(Small):
         return self.last(x.cumprod(1), lengths)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(("kind", "name"), [(LargestSoFar, "cummax"), (ProductSoFar, "cumprod")])
 def test_what_cannot_be_translated_is_named_with_file_and_line(kind: type[nn.Module], name: str) -> None:
     why = f"`return .*{name}.*`: {name} has no translation to ONNX: write it with operators"

@@ -116,7 +116,7 @@ class Net(nn.Module):
 
 @pytest.mark.parametrize("width", ["None", "x.size(1)"])
 @pytest.mark.parametrize(("second", "lengths"), [("lengths", "lengths"), ("mask", "mask.sum(1)")])
-@pytest.mark.sampled(13)
+@pytest.mark.sampled(65)
 @pytest.mark.parametrize(
     ("before", "line", "result"),
     [
@@ -168,6 +168,7 @@ def same(tensor: torch.Tensor) -> torch.Tensor:
     return tensor
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize(
     ("of_steps", "of_rows", "code"),
     [
@@ -198,6 +199,7 @@ class OverThePadding(Moved):
         return self.of_rows(hidden.sum(1) / lengths[:, None])
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     "of_steps",
     [
@@ -228,6 +230,7 @@ def by_kernel(steps: torch.Tensor) -> torch.Tensor:
     return torch.conv1d(steps.mT, kernel, padding=width - 1, groups=size)[..., :width].mT
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize(
     "of_steps",
     [

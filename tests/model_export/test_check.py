@@ -216,6 +216,7 @@ class FromTheEnd(Positions):
         return Base.pool(self, h + self.table(place), valid, lengths)
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(
     ("module", "operators", "source"),
     [
@@ -349,6 +350,7 @@ def test_a_decoder_that_raises_without_a_padding_id_is_told_to_have_one() -> Non
     assert "from the shape" not in report.reason
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(
     ("unwanted", "why"),
     [
@@ -400,6 +402,7 @@ def shares(self, x, lens):
     return self.head(self.pool(torch.tanh(self.step(x)), valid, valid.sum(1)))
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("module", "why"),
     [
@@ -500,6 +503,7 @@ def four_highest(h, valid, lengths):
     return torch.where(valid[..., None], h, -1.0).topk(4, dim=1).values.sum(1)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("module", "least"),
     [*((Unpadded(kernel), kernel) for kernel in (2, 5, 12, 100)), (pooling(last_four), 4), (pooling(four_highest), 4)],
@@ -516,6 +520,7 @@ def test_the_shortest_sequence_that_a_model_takes_alone_is_found(module: nn.Modu
     assert any(f"needs at least {least} steps" in note for note in report.notes)
 
 
+@pytest.mark.sampled(7)
 @pytest.mark.parametrize("longest", [5, 6, 7, 8, 9, 12, 20])
 def test_the_shortest_sequence_may_be_nearly_the_longest(longest: int) -> None:
     report = judged(Unpadded(), max_length=longest)

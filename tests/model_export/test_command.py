@@ -115,6 +115,7 @@ def test_an_interrupted_run_is_not_overwritten_unasked_either(files: Path) -> No
     assert "--resume" in trained(files).stderr
 
 
+@pytest.mark.long
 def test_training_says_when_it_stopped_and_which_epoch_was_best(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "all 2 epochs, best epoch" in trained(files, "--validation", "0.2").stdout
     # Labels that tell nothing: the loss of validation rises. The patience is chosen: a quarter of the epochs.
@@ -198,6 +199,7 @@ def test_a_multi_label_run_is_drawn_too(files: Path) -> None:
     assert trained(files).exit_code == 0
 
 
+@pytest.mark.long
 def test_an_export_without_weights_is_warned_about_and_speaks_json(files: Path) -> None:
     result = run("export", files / "tiny.toml", "--out", files / "models" / "tiny", "--json")
     told = "no --checkpoint: the weights are untrained; pass --checkpoint FILE if trained ones are in a file"
@@ -207,6 +209,7 @@ def test_an_export_without_weights_is_warned_about_and_speaks_json(files: Path) 
     assert len(answer["cases"]) > 20
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("target", "weights"), [("tiny.toml", "untrained"), ("tests.support.users_models:mean", "the factory's own")]
 )
@@ -260,6 +263,7 @@ def test_help_shows_an_example() -> None:
         assert name == "export" or ("docs/spec.md" in told and "the graph normalises" in told)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -33,7 +33,7 @@ NOT_PASSED = {  # the checks of scikit-learn that make no sense here, each with 
 }
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(12)
 @parametrize_with_checks(
     [LengthwiseClassifier(ROCKET)], expected_failed_checks=lambda _estimator: NOT_PASSED, xfail_strict=True
 )

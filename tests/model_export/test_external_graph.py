@@ -209,6 +209,7 @@ def alone(exhibit: Exhibit, steps: np.ndarray) -> np.ndarray:
     return onnx_model(exhibit)(steps[None], np.array([len(steps)]))[0]
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("exhibit", EXHIBITS, ids=lambda one: one.name)
 def test_an_adopted_graph_keeps_its_bytes_and_the_bits_of_a_full_row(exhibit: Exhibit, tmp_path: Path) -> None:
     directory = published(exhibit, tmp_path, tmp_path / "models")

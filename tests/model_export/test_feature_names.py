@@ -74,6 +74,7 @@ def folder(rocket: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
+@pytest.mark.long
 def test_a_run_on_a_table_keeps_the_names_in_its_spec_and_the_manifest(folder: Path) -> None:
     assert Spec.read(folder / "run" / "spec.toml").input.feature_names == NAMES
     manifest = Manifest.read(folder / "models" / "trips" / "1")
@@ -82,6 +83,7 @@ def test_a_run_on_a_table_keeps_the_names_in_its_spec_and_the_manifest(folder: P
     assert metrics["test"]["accuracy"] == 1.0  # the test file has its columns in another order
 
 
+@pytest.mark.long
 def test_an_export_reads_other_tables_with_the_columns_of_the_run_in_any_order(folder: Path) -> None:
     record = read_record(folder / "run" / "model.safetensors")
     assert record.columns == {"id": "trip", "time": "timestamp", "label": "activity"}
@@ -169,6 +171,7 @@ def test_a_classifier_reads_tables_in_the_order_of_those_it_was_fitted_on() -> N
         fitted.predict(frame.rename(columns={"ax": "foo"}))
 
 
+@pytest.mark.long
 def test_names_of_the_spec_are_found_in_a_table_in_their_order(tmp_path: Path) -> None:
     spec: dict[str, Any] = {"input": {"feature_names": ["ay", "ax"]}, **SMALL_ROCKET}
     trained = lengthwise_export.train(spec, sequences(table()), progress=None)
@@ -218,6 +221,7 @@ def summing() -> nn.Module:
     return Summing()
 
 
+@pytest.mark.long
 def test_every_kind_of_target_takes_names(tmp_path: Path) -> None:
     options: dict[str, Any] = {"features": 2, "max_length": 20, "feature_names": ["ax", "ay"]}
     of_module = lengthwise_export.export(summing(), tmp_path / "module", **options)

@@ -72,6 +72,7 @@ def by_operators(model: RocketClassifier, given: Sequence[NDArray[np.float32]]) 
         return model.by_operators(steps, lengths, step_mask(lengths, steps.shape[1])).numpy()
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(
     ("features", "kernels", "longest"), [(1, 9996, 1300), (1, 84, 9), (2, 2520, 300), (12, 9996, 40), (500, 420, 120)]
 )
@@ -173,7 +174,7 @@ def exported(step: str, kernels: int = 168, grid: str = "sequence") -> tuple[byt
     return made.build(made.manifest).SerializeToString(), made.manifest
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(12)
 @pytest.mark.parametrize(
     ("step", "grid"),
     [
@@ -210,6 +211,7 @@ def test_biases_that_are_compared_in_parts_are_recognised_whatever_the_sizes_of_
     assert Session(graph, manifest).kernels == f"fixed {fixed_kernels.INSTRUCTION_SETS[0]}"
 
 
+@pytest.mark.long
 def test_many_requests_get_the_bits_of_plain_onnxruntime() -> None:
     graph, manifest = exported("features = 3")
     own, plain = Session(graph, manifest), Session(graph, manifest, devices=(PLAIN_CPU,))
@@ -223,6 +225,7 @@ def test_many_requests_get_the_bits_of_plain_onnxruntime() -> None:
     assert own.run(type(batch)(batch.steps[:0], batch.lengths[:0])).logits.shape == (0, 2)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("device", [CPU_DEVICE, PLAIN_CPU])
 def test_clipped_values_are_counted_in_the_metrics(device: Device) -> None:
     graph, manifest = exported("features = 3\nmissing = 'mean'", grid="training")
@@ -258,6 +261,7 @@ def other_weight(weights: NDArray[Any]) -> NDArray[Any]:
     return weights
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize(
     ("name", "change"),
     [

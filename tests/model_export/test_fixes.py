@@ -17,7 +17,7 @@ from lengthwise_export.masks import step_mask
 from tests.gallery.torch_models import Factory, network
 
 
-@pytest.mark.sampled(61)
+@pytest.mark.sampled(671)
 @pytest.mark.parametrize("case", list(fixes.cases()), ids=lambda case: f"{case.statement}|{case.layout}|{case.second}")
 def test_a_fix_in_the_place_of_its_statement_ends_the_leak(case: Case, tmp_path: Path) -> None:
     row = fixes.followed(case, tmp_path)
@@ -336,7 +336,7 @@ def follow(body: str, folder: Path, argument: str = "lengths", **options) -> tup
     return codes, "leak", first, file
 
 
-@pytest.mark.sampled(9)
+@pytest.mark.sampled(126)
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(("code", "body"), spellings())
 def test_a_fix_cures_each_spelling_or_says_that_it_is_to_adapt(code: str, body: str, tmp_path: Path) -> None:
@@ -368,6 +368,7 @@ def attending(fill: float, scale: float, *, bounded: bool) -> nn.Module:
     return pooled()
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("fill", "scale", "bounded"),
     [(-1, 1, True), (-10, 1, True), (-15, 5, True), (-15, 0.1, False), (-50, 1, False), (-100, 1, False)],

@@ -71,6 +71,7 @@ FILES: dict[str, tuple[Callable[[Path], object], str]] = {
 }
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", FILES)
 def test_a_whole_model_is_refused_as_a_target_and_as_a_checkpoint(tmp_path: Path, name: str) -> None:
@@ -124,6 +125,7 @@ def require_the_models_answers(target: Target) -> None:
     np.testing.assert_allclose(target.subject.answer(batch).logits, expected, atol=1e-6)
 
 
+@pytest.mark.long
 def test_a_program_of_torch_export_is_a_target_where_the_user_loads_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -83,6 +83,7 @@ def test_the_graph_answers_like_the_module_at_sizes_it_was_not_traced_with(
     assert np.abs(attention - expected["attention"].numpy()).max() < 1e-6
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(("kind", "layers", "both_ways"), [(nn.GRU, 2, False), (nn.RNN, 1, True)])
 def test_other_recurrent_layers_answer_like_the_module(kind: type[nn.RNNBase], layers: int, both_ways: bool) -> None:
     torch.manual_seed(1)
@@ -115,6 +116,7 @@ def test_tokens_have_their_own_input() -> None:
     assert logits.shape == (1, 4)
 
 
+@pytest.mark.long
 def test_opset_20_is_the_highest(pooled: Pooled) -> None:
     proto = graph.build(pooled, STEPS, name="pooled", labels=LABELS, opset=20)
     assert {entry.domain: entry.version for entry in proto.opset_import} == {"": 20}
@@ -155,6 +157,7 @@ def direction(total, weights):
     return nn.functional.normalize(total, dim=1)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("pool", [quotient, direction])
 def test_small_gates_keep_their_digits_where_their_sum_is_a_divisor(pool) -> None:
     class Gated(nn.Module):

@@ -151,6 +151,7 @@ def test_a_bomb_that_lies_about_its_size_is_refused(file: Path) -> None:
     refused(file)
 
 
+@pytest.mark.long
 def test_of_a_configuration_that_lies_about_its_size_no_more_is_unpacked_than_one_may_have(
     file: Path,
 ) -> None:
@@ -211,6 +212,7 @@ def test_models_inside_models_without_end_are_refused(file: Path) -> None:
     assert time.process_time() - began < 60
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     "change",
     [
@@ -286,6 +288,7 @@ def _hostile_layers(ran: Path) -> dict[str, dict[str, Any]]:
     }
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", _hostile_layers(Path("folder")))
 def test_nothing_that_a_configuration_names_runs(file: Path, name: str, tmp_path: Path) -> None:
     keras_files.with_layer(file, _hostile_layers(tmp_path / "ran")[name])
@@ -366,6 +369,7 @@ WEIGHTS_CHANGED: dict[str, Callable[[Any], object]] = {
 }
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("change", WEIGHTS_CHANGED)
 def test_weights_that_do_not_belong_there_are_refused(file: Path, change: str) -> None:
     refused(keras_files.with_weights(file, WEIGHTS_CHANGED[change]))
@@ -388,6 +392,7 @@ def test_odd_weights_end_the_reading_soon(file: Path, change: Callable[[Any], ob
     assert time.process_time() - began < 60
 
 
+@pytest.mark.long
 def test_weights_that_are_not_finite_are_refused_with_the_reason(file: Path) -> None:
     def poison(opened: Any) -> None:
         for each in keras_files.datasets(opened):

@@ -56,6 +56,7 @@ def why_refused(path: Path) -> str:
     return str(error.value)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", ["file", "old_file"])
 def test_a_file_is_a_target_with_the_weights_that_it_holds(name: str, request: pytest.FixtureRequest) -> None:
     path = request.getfixturevalue(name)

@@ -99,7 +99,7 @@ def pasted(lines: str, fix: str, operator: str) -> str:
     return "\n".join([*before[:place], code, *kept])
 
 
-@pytest.mark.sampled(20)
+@pytest.mark.sampled(60)
 @pytest.mark.parametrize(("name", "lines", "masking"), CASES, ids=lambda word: word if "\n" not in word else "...")
 def test_a_fix_that_is_followed_ends_the_leak(name: str, lines: str, masking: str, tmp_path: Path) -> None:
     report = checked(lines, masking, tmp_path, 0)
@@ -130,6 +130,7 @@ def test_a_model_that_takes_its_lengths_is_told_where_their_mask_comes_from(make
         lengthwise_export.check(make())
 
 
+@pytest.mark.long
 def test_a_mask_that_a_subclass_makes_from_the_steps_is_that_of_the_lengths() -> None:
     model = keras_subclasses().MasksItself()
     with calm():

@@ -171,7 +171,7 @@ def difference(target: Target, model: Any, subject: Any = None) -> float:
     return max(float(np.abs((own[: len(right)] if right.ndim == 2 else own) - right).max()) for own, right in pairs)
 
 
-@pytest.mark.sampled(13)
+@pytest.mark.sampled(26)
 @pytest.mark.parametrize("name", SOUND)
 def test_each_model_is_sound_and_answers_as_keras_alone_itself_and_as_a_graph(name: str) -> None:
     model, target = target_of(SOUND[name])
@@ -182,6 +182,7 @@ def test_each_model_is_sound_and_answers_as_keras_alone_itself_and_as_a_graph(na
     assert difference(target, model, OnnxSubject(external)) < 1e-5
 
 
+@pytest.mark.long
 def test_a_graph_of_two_lstms_has_no_node_for_the_mask() -> None:
     graph = of_model("the model", two_lstms(), TargetOptions()).build("model", 18)
     kinds = [node.op_type for node in graph.graph.node]
@@ -192,7 +193,7 @@ def test_a_graph_of_two_lstms_has_no_node_for_the_mask() -> None:
     assert weights < own + 2 * 4 * 8 + 20, "the weights are in the graph once; ONNX has two biases for one"
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", LEAKING)
 def test_the_check_names_the_layer_that_leaks(name: str) -> None:
     make, operator, why = LEAKING[name]
@@ -223,6 +224,7 @@ def test_a_published_model_answers_as_keras_alone(tmp_path: Path) -> None:
         assert np.abs(answer.probabilities - expected).max() < 1e-6
 
 
+@pytest.mark.long
 def test_a_model_without_a_mask_is_mended(tmp_path: Path) -> None:
     model = built(LEAKING["Conv1D"][0])
     published = lengthwise_export.export(model, tmp_path / "models" / "conv", mend=True, max_length=24)
@@ -242,6 +244,7 @@ def strided(k: Any) -> list[Any]:
     ]
 
 
+@pytest.mark.long
 def test_a_mended_model_with_strides_answers_as_keras_alone_at_every_length(tmp_path: Path) -> None:
     model = built(plain(strided))
     published = lengthwise_export.export(model, tmp_path / "models" / "strides", mend=True, max_length=128)
@@ -273,6 +276,7 @@ def test_a_step_of_zeros_is_data_and_a_notice_says_so() -> None:
     assert np.abs(ours - alone(without, sequence)).max() < 1e-5
 
 
+@pytest.mark.long
 def test_the_model_of_the_caller_is_left_as_it_was() -> None:
     model = two_lstms()
     before = weights_of(model)
@@ -317,6 +321,7 @@ def refused(make: Callable[[], Any], **options: Any) -> str:
     return str(error.value)
 
 
+@pytest.mark.long
 def test_activations_and_options_that_no_graph_can_have_are_refused() -> None:
     unknown = masked(lambda k: [k.LSTM(4, activation="gelu", name="rnn")])
     assert "no activation 'gelu'" in refused(unknown)
@@ -324,6 +329,7 @@ def test_activations_and_options_that_no_graph_can_have_are_refused() -> None:
     assert "--features 4 contradicts" in refused(SOUND["LSTM tanh"], features=4)
 
 
+@pytest.mark.long
 def test_one_of_several_outputs_is_named() -> None:
     def make() -> Any:
         symbol = keras().Input((None, FEATURES))
@@ -371,6 +377,7 @@ def flagged(number: float) -> Callable[[Any], Any]:
     return body
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("make", "sequence"),
     [
@@ -394,6 +401,7 @@ def test_a_mask_that_also_skips_valid_steps_skips_them(make: Callable[[], Any], 
     assert np.abs(ours - alone(model, steps)).max() < 1e-5
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("number", [0.0, 1.0])
 def test_a_comparison_that_is_a_feature_is_computed_and_padding_does_not_change_it(number: float) -> None:
     model, target = target_of(lambda: functional(flagged(number)))
@@ -404,6 +412,7 @@ def test_a_comparison_that_is_a_feature_is_computed_and_padding_does_not_change_
     assert check_subject(target.subject, max_length=20).verdict == "sound"
 
 
+@pytest.mark.long
 def test_a_mask_by_hand_has_a_notice_and_may_be_for_another_value_than_0() -> None:
     model, target = target_of(of_values(lambda ops, x: ops.any(ops.not_equal(x, -1.0), axis=-1)))
     (notice,) = target.notices
@@ -509,7 +518,7 @@ def moved_by_padding(model: Any, rows: list[np.ndarray], padding: float) -> floa
     return worst
 
 
-@pytest.mark.sampled(29)
+@pytest.mark.sampled(203)
 @pytest.mark.parametrize("taker", TAKERS)
 @pytest.mark.parametrize("beginning", BEGINNINGS)
 def test_check_and_keras_agree_whether_padding_moves_an_answer(beginning: str, taker: str) -> None:
@@ -541,6 +550,7 @@ def of_own_values(x: Any) -> Any:
     return BEGINNINGS["values"][2](x)
 
 
+@pytest.mark.long
 def test_a_subclass_that_hands_its_mask_to_each_layer_is_sound() -> None:
     class Hands(keras().Model):  # type: ignore[misc]  # keras has no types
         def __init__(self) -> None:
@@ -602,6 +612,7 @@ def of_masked_mean(mask_of: Callable[[Any, Any], Any] | None, *, subclass: bool)
     return keras().Model(symbol, body(symbol))
 
 
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("subclass", [True, False], ids=["subclass", "Embedding"])
 @pytest.mark.parametrize("kind", MASKS_OF_IDS)
 def test_a_mask_that_is_also_arithmetic_is_data_in_both_or_keras_in_both(kind: str, subclass: bool) -> None:
@@ -643,6 +654,7 @@ def clipped() -> Any:
     return sequential(layers().Masking(), layers().SimpleRNN(4, activation=relu))
 
 
+@pytest.mark.long
 def test_a_function_of_the_user_is_not_one_of_keras_by_its_name() -> None:
     model, target = target_of(clipped)
     large = 30 * sequences()[0]
@@ -699,6 +711,7 @@ def softmax_over_steps() -> Any:
     return functional(lambda x: layers().Softmax(axis=1)(layers().GRU(4, return_sequences=True)(x)))
 
 
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize(
     ("make", "output", "scores"),
     [

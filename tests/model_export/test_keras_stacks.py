@@ -42,6 +42,7 @@ def require_as_keras(seed: int, folder: Path) -> None:
     assert max(map(keras_stacks.apart, logits, truth.alone)) <= SAME, stack.layers
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seed", range(1))
 def test_a_stack_of_layers_is_judged_and_answered_as_keras_does(seed: int, tmp_path: Path) -> None:
     require_as_keras(seed, tmp_path)

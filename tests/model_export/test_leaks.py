@@ -26,7 +26,7 @@ def checked(exhibit: Exhibit, folder: Path, *more: str) -> Result:
     return CliRunner().invoke(main, ["check", target, *exhibit.options, *more])
 
 
-@pytest.mark.sampled(11)
+@pytest.mark.sampled(77)
 @pytest.mark.parametrize("exhibit", TORCH_LEAKING + ONNX_LEAKING, ids=str)
 def test_a_leak_is_found_where_it_begins(exhibit: Exhibit, tmp_path: Path) -> None:
     result = checked(exhibit, tmp_path, "--json")
@@ -40,7 +40,7 @@ def test_a_leak_is_found_where_it_begins(exhibit: Exhibit, tmp_path: Path) -> No
     assert first["fix"]
 
 
-@pytest.mark.sampled(11)
+@pytest.mark.sampled(66)
 @pytest.mark.parametrize("exhibit", TORCH_SOUND + ONNX_SOUND, ids=str)
 def test_a_sound_model_is_called_sound(exhibit: Exhibit, tmp_path: Path) -> None:
     result = checked(exhibit, tmp_path, "--json")
@@ -48,6 +48,7 @@ def test_a_sound_model_is_called_sound(exhibit: Exhibit, tmp_path: Path) -> None
     assert (report["verdict"], result.exit_code) == (exhibit.verdict, 0), report
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("exhibit", TORCH_REFUSED + ONNX_REFUSED, ids=str)
 def test_what_cannot_be_judged_is_refused_with_the_reason(exhibit: Exhibit, tmp_path: Path) -> None:
     result = checked(exhibit, tmp_path)

@@ -104,6 +104,7 @@ def line(report: lengthwise_export.CheckReport) -> str:
     return leak.location.source
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("padding", ["left", "both"])
 @pytest.mark.parametrize("model", [PacksFromItsOwnStart, Tagger])
 def test_a_model_that_reads_each_sequence_where_its_mask_says_is_sound(model: type[nn.Module], padding: str) -> None:
@@ -117,6 +118,7 @@ def test_a_model_that_reads_the_last_step_is_sound_with_padding_on_the_left_and_
     assert "[:, -1]" in line(both)
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(
     ("model", "kind", "source"),
     [
@@ -169,6 +171,7 @@ class OfLengths(nn.Module):
         return self.head(self.of_steps(self, self.first(x) * valid[..., None], lengths, valid[..., None]))
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("of_steps", "code", "words"),
     [
@@ -188,6 +191,7 @@ def test_a_fix_is_written_for_the_side_of_the_padding(of_steps, code: str, words
     assert words in leak.cause.fix
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("of_steps", "code", "words"),
     [
@@ -257,7 +261,7 @@ class ComparesIds(Decoder):
         return self.head(self.attend(x + self.positions(self.places(attention_mask)), attention_mask)[:, -1])
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(12)
 @pytest.mark.parametrize("padding", [None, "right", "left", "both"])
 @pytest.mark.parametrize("padding_id", [0, 7, 49])
 def test_padding_that_is_recognised_by_its_id_is_a_leak_on_every_side(padding_id: int, padding: str | None) -> None:

@@ -265,6 +265,7 @@ def mended(text: str | onnx.ModelProto, *, opset: int = 17, longest: int = LONGE
     return graph, mend(graph, GraphNames(), StepInput(features=FEATURES), max_length=longest)
 
 
+@pytest.mark.sampled(9)
 @pytest.mark.parametrize(
     ("name", "opset"), [(name, opset) for opset, table in ((11, OLD), (17, CASES), (18, NEW)) for name in table]
 )

@@ -229,6 +229,7 @@ class WantsValues(CountsValues):
         return self.last(x, lengths)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(("kind", "mend"), [(CountsValues, True), (WantsValues, False)])
 def test_a_sequence_of_zeros_at_which_a_model_raises_is_told(kind: type[nn.Module], mend: bool, tmp_path: Path) -> None:
     with pytest.raises(LengthwiseError, match=r"raises for a sequence of \d+ steps? with zeros only.* take `lengths`"):
@@ -247,6 +248,7 @@ class FiveAtOnce(nn.Module):
         return self.head(torch.relu(self.conv(x.mT)).amax(2))
 
 
+@pytest.mark.long
 def test_a_torch_module_is_mended_from_its_shortest_sequence_on(tmp_path: Path) -> None:
     torch.manual_seed(0)
     module = FiveAtOnce().eval()

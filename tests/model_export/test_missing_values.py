@@ -43,6 +43,7 @@ def exported(graph: onnx.ModelProto, folder: Path, *more: str) -> Result:
     return CliRunner().invoke(main, words)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("kind", ["LSTM", "GRU"])
 @pytest.mark.parametrize("features", [1, 6])
 def test_a_recurrent_kernel_that_makes_a_number_of_nan_does_not_handle_it(
@@ -58,6 +59,7 @@ def test_a_recurrent_kernel_that_makes_a_number_of_nan_does_not_handle_it(
     assert not (tmp_path / "said" / "m").exists()
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("kind", ["LSTM", "GRU"])
 @pytest.mark.parametrize("features", [1, 6])
 def test_a_graph_that_fills_its_gaps_handles_them_where_that_is_said(kind: str, features: int, tmp_path: Path) -> None:
@@ -140,12 +142,14 @@ SOUND = {
 }
 
 
+@pytest.mark.sampled(7)
 @pytest.mark.parametrize("name", [*LEAKS, *SOUND])
 def test_what_a_missing_value_is_filled_with_may_come_from_its_own_sequence_only(name: str) -> None:
     report = check(Filling((LEAKS | SOUND)[name]), features=3, missing="handled", max_length=40)
     assert (report.verdict, bool(report.leaks)) == (("leak", True) if name in LEAKS else ("sound", False))
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("seed", range(4))
 def test_a_model_need_not_answer_where_all_is_missing(seed: int) -> None:
     def fill(x, valid):

@@ -35,6 +35,7 @@ COMBINED = [
 WHOLE = [f"preset = '{name}'\nsequence_features = ['length', 'level', 'scale']" for name in PRESETS]
 
 
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("model", [*COMBINED, *WHOLE])
 @pytest.mark.parametrize("junk", [1e30, torch.nan])
 def test_neither_padding_nor_width_nor_neighbours_reach_an_answer(model: str, junk: float) -> None:

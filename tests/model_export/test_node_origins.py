@@ -43,6 +43,7 @@ def graph() -> onnx.ModelProto:
     return targets.read(Model(), TargetOptions(), blind=True).build("model", 18, origins=True)
 
 
+@pytest.mark.long
 def test_every_node_that_computes_more_than_sizes_tells_a_line_of_the_users_code(graph: onnx.ModelProto) -> None:
     without = {node.op_type for node in graph.graph.node if location_of_node(node) is None}
     assert without <= {"Shape", "Squeeze"}  # the sizes of the input

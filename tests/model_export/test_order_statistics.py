@@ -72,6 +72,7 @@ OPEN: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", STABLE)
 def test_a_stable_sort_has_equal_values_in_the_order_of_torch(name: str) -> None:
     module = Reordered(STABLE[name]).eval()
@@ -84,6 +85,7 @@ def test_a_stable_sort_has_equal_values_in_the_order_of_torch(name: str) -> None
         np.testing.assert_allclose(answer, module(torch.from_numpy(values)).detach().numpy(), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", OPEN)
 def test_a_sort_with_an_open_order_of_equal_values_is_noted_with_its_line(name: str) -> None:
     graph = targets.read(Reordered(OPEN[name]).eval(), TargetOptions(features=3), blind=True).build("model", 18)
@@ -98,6 +100,7 @@ def test_a_sort_of_which_only_the_values_are_used_has_no_ties() -> None:
     assert ties_in(targets.read(Sorted(), TargetOptions(features=3), blind=True).build("model", 18)) is None
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", ["topk", "argsort"])
 def test_who_mends_or_exports_is_told_of_ties_once(name: str, tmp_path: Path) -> None:
     try:

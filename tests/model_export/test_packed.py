@@ -217,6 +217,7 @@ LEAKS = [
 ]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(("model", "packed"), SOUND)
 def test_a_model_that_keeps_packed_sequences_apart_does_not_leak(model: type[nn.Module], packed: str) -> None:
     report = lengthwise_export.check(model(), packed=packed, max_length=64)
@@ -224,6 +225,7 @@ def test_a_model_that_keeps_packed_sequences_apart_does_not_leak(model: type[nn.
     assert not [trial for trial in report.trials if not trial.passed and trial.change != "poison"]
 
 
+@pytest.mark.sampled(10)
 @pytest.mark.parametrize(("model", "packed", "code", "source"), LEAKS)
 def test_a_leak_over_a_border_has_the_rule_and_the_line_where_it_begins(
     model: type[nn.Module], packed: str, code: str, source: str

@@ -110,6 +110,7 @@ def test_a_classifier_cuts_in_fit_and_predict(padding: Any, caplog: pytest.LogCa
         assert caplog.text.count(SAID) == 1
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("fill", [0.0, np.nan], ids=["zeros", "nan"])
 def test_the_command_warns_and_trains_without_the_padding(fill: float, tmp_path: Path) -> None:
     padding = "nan" if np.isnan(fill) else "zeros"
@@ -136,6 +137,7 @@ def test_the_command_warns_and_trains_without_the_padding(fill: float, tmp_path:
         assert "--padding nan" in refused.stderr
 
 
+@pytest.mark.long
 def test_an_export_cuts_its_data_as_the_training_did(tmp_path: Path) -> None:
     data, small = csv(tmp_path / "padded.csv", padded()), tmp_path / "small.toml"
     small.write_text('[model]\nkind = "rocket"\nkernels = 84\n')
@@ -155,6 +157,7 @@ def test_an_export_cuts_its_data_as_the_training_did(tmp_path: Path) -> None:
     assert [one.length for one in model.predict(padded(), padding="zeros")] == LENGTHS
 
 
+@pytest.mark.long
 def test_rows_without_a_time_are_cut_in_training_and_export(tmp_path: Path) -> None:
     data, spec = csv(tmp_path / "d.csv", SEQUENCES), tmp_path / "small.toml"
     spec.write_text('[model]\nkind = "rocket"\nkernels = 84\n')

@@ -27,6 +27,7 @@ def seen(chaos: Chaos, code: str) -> int:
     return sum(count for end, count in list(chaos.ends.items()) if end.endswith(code))
 
 
+@pytest.mark.long
 async def test_every_request_gets_one_answer_and_nothing_is_left_behind(tmp_path: Path) -> None:
     models, faults = tmp_path / "models", tmp_path / "faults"
     place(models, timed=True)

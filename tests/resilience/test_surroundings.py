@@ -40,6 +40,7 @@ def ask(port: int) -> int:
     return status
 
 
+@pytest.mark.long
 @pytest.mark.process
 @pytest.mark.skipif(not FULL.exists(), reason="this system has no /dev/full")
 def test_a_full_disk_under_the_log_costs_no_answer() -> None:

@@ -64,6 +64,7 @@ def test_a_stored_table_holds_where_the_first_runs_take_about_what_it_says(scale
     assert len(machine.ran) == 5
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("options", [{}, ON_A_DEVICE], ids=["processor", "device"])
 @pytest.mark.parametrize(
     "scale",
@@ -199,6 +200,7 @@ PROCESSORS: dict[str, Callable[[int, int], float]] = {
 }
 
 
+@pytest.mark.sampled(7)
 @pytest.mark.parametrize(
     ("processor", "period", "first", "noise", "off_by"),
     [
@@ -249,7 +251,7 @@ DEVICES: dict[str, Callable[[int, int], float]] = {
 }
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(24)
 @pytest.mark.parametrize(
     "cold", [(0.0, 0.0), (0.01, 0.0), (0.0, 3.0), (0.005, 2.0)], ids=["warm", "10 ms", "three times", "both"]
 )
@@ -293,13 +295,14 @@ def _flat_to_a_launch(rows: int, width: int) -> float:
     return max(1.5e-3, 4.5e-7 * rows * width)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("cold", [(0.003, 0.0), (0.01, 0.0), (0.005, 2.0)], ids=["3 ms", "10 ms", "both"])
 def test_first_runs_that_are_some_time_longer_do_not_hide_what_large_shapes_take(cold: tuple[float, float]):
     """By the shapes that run first, a first run could as well take eight times as long as a later one."""
     assert max(_error_after_a_second(_flat_to_a_launch, cold, seed) for seed in range(8)) <= 1.6
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(18)
 @pytest.mark.parametrize("cold", [0.0, 3.0])
 @pytest.mark.parametrize("device", [name for name in TABLES if name != "the same, flat to 1.2 ms"])
 def test_a_second_gives_the_table_of_devices_of_each_kind(device: str, cold: float):
@@ -309,6 +312,7 @@ def test_a_second_gives_the_table_of_devices_of_each_kind(device: str, cold: flo
     assert sorted(errors)[-2] <= 1.2
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("device", ["H200, BiLSTM 2 x 128", "H200, encoder of 4 layers"])
 def test_the_tables_of_a_real_device_are_right_after_a_second_with_slow_first_runs(device: str):
     errors = [table_error(TABLES[device], seed) for seed in range(40)]
@@ -340,6 +344,7 @@ def test_a_table_is_right_where_only_the_very_first_runs_are_slow(device: str, s
     assert off == pytest.approx([1.0] * len(off), rel=0.15)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     "late",
     [

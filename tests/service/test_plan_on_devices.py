@@ -17,6 +17,7 @@ from lengthwise.batching.plan import plan
 ROWS_ARE_FREE = ["flat to 256 rows", "in steps of 64 rows"]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("device", ["flat to 256 rows", "H200, BiLSTM 2 x 128", "H200, encoder of 4 layers"])
 def test_few_slow_first_runs_precede_the_first_answer_and_the_first_seconds_are_as_fast_as_with_many(device: str):
     lengths = drawn("lognormal", count=1000)
@@ -25,7 +26,7 @@ def test_few_slow_first_runs_precede_the_first_answer_and_the_first_seconds_are_
     assert p99 <= 1.1 * first_seconds(DEVICES[device], lengths, MOST_FIRST)[1]
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(9)
 @pytest.mark.parametrize("device", ROWS_ARE_FREE)
 @pytest.mark.parametrize("lengths", LENGTHS)
 def test_as_many_are_answered_where_one_batch_takes_all(lengths: str, device: str):
@@ -35,7 +36,7 @@ def test_as_many_are_answered_where_one_batch_takes_all(lengths: str, device: st
     assert found["p99_over_arrival"] <= 1.1
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(12)
 @pytest.mark.parametrize("device", [*ROWS_ARE_FREE, "in proportion"])
 @pytest.mark.parametrize("lengths", LENGTHS)
 def test_more_are_answered_where_several_batches_wait(lengths: str, device: str):
@@ -44,12 +45,14 @@ def test_more_are_answered_where_several_batches_wait(lengths: str, device: str)
     assert found["p99_over_arrival"] <= 1.1
 
 
+@pytest.mark.long
 def test_where_a_short_sequence_alone_is_dear_many_of_them_run_together_though_few_long_ones_wait_beside_them():
     found = compared(TABLES["an encoder, quadratic in the width"], drawn("zipf", count=10_000), 1024)
     assert found["over_arrival"] >= 2.4
     assert found["p99_over_arrival"] <= 0.8
 
 
+@pytest.mark.long
 def test_batches_of_a_frequent_width_are_not_cut_where_the_partitioned_sequences_end():
     lengths = np.random.default_rng(0).choice([16, 64, 100, 101, 300], 10_000).tolist()
     found = compared(DEVICES["in proportion"], lengths, 2048)
@@ -67,7 +70,7 @@ def test_the_anchor_runs_where_fewer_rows_are_in_time_than_its_part_has():
     assert first in plan(pool, cost, BatchLimits(128, 131_072, turn_seconds=0.0), 0.0)
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("lengths", LENGTHS)
 def test_four_batches_that_wait_are_answered_faster_and_have_no_longer_tail(lengths: str):
     found = compared(DEVICES["in steps of 64 rows"], drawn(lengths, count=10_000), 256)
@@ -75,6 +78,7 @@ def test_four_batches_that_wait_are_answered_faster_and_have_no_longer_tail(leng
     assert found["p99_over_arrival"] <= 1.1
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(("device", "waiting"), [(ROWS_ARE_FREE[0], 1024), (ROWS_ARE_FREE[1], 256)])
 def test_a_few_long_ones_are_no_class_together_with_many_short_ones(device: str, waiting: int):
     """Those around 200 steps do not fill a class; a width around 20 would overfill it, and run with them."""
@@ -83,6 +87,7 @@ def test_a_few_long_ones_are_no_class_together_with_many_short_ones(device: str,
     assert found["p99_over_arrival"] <= 0.75
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("device", "waiting", "parts"),
     [
@@ -108,7 +113,7 @@ def test_where_one_width_is_much_more_frequent_than_all_others_it_is_a_class(shi
     assert planned_loop(DEVICES["in steps of 64 rows"], lengths, 512).per_second > 20_000
 
 
-@pytest.mark.sampled(7)
+@pytest.mark.sampled(14)
 @pytest.mark.parametrize("seed", [1, 2, 3])
 @pytest.mark.parametrize("waiting", [1024, 4096])
 @pytest.mark.parametrize("device", ROWS_ARE_FREE)
@@ -120,13 +125,14 @@ def test_of_lengths_that_are_much_alike_none_waits_for_long(device: str, waiting
     assert found["p99_over_arrival"] <= 1.1
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("seed", [1, 2, 3])
 @pytest.mark.parametrize(("device", "waiting"), [(ROWS_ARE_FREE[0], 1024), (ROWS_ARE_FREE[1], 256)])
 def test_with_few_batches_that_wait_no_draw_of_lengths_has_a_longer_tail(device: str, waiting: int, seed: int):
     assert compared(DEVICES[device], drawn("uniform", seed, 10_000), waiting)["p99_over_arrival"] <= 1.1
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("waiting", [256, 1024])
 def test_one_length_runs_in_batches_that_take_all_that_wait_in_a_whole_number_of_them(waiting: int):
     found = compared(DEVICES["in steps of 64 rows"], [36] * 10_000, waiting)
@@ -142,7 +148,7 @@ def test_a_long_queue_is_divided_into_more_classes(lengths: str):
     assert found["p99_over_arrival"] <= 1.0
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(12)
 @pytest.mark.parametrize("waiting", [64, 256, 1024])
 @pytest.mark.parametrize("lengths", LENGTHS)
 def test_with_the_measured_costs_of_a_card_more_are_answered_and_no_tail_is_longer(lengths: str, waiting: int):
@@ -152,7 +158,7 @@ def test_with_the_measured_costs_of_a_card_more_are_answered_and_no_tail_is_long
     assert found["p99_over_arrival"] <= 1.1
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(12)
 @pytest.mark.parametrize("waiting", [64, 96, 128])
 @pytest.mark.parametrize("lengths", LENGTHS)
 def test_where_few_wait_none_waits_for_a_second_batch_in_vain(lengths: str, waiting: int):
@@ -169,6 +175,7 @@ def test_no_sequence_beside_a_cut_that_moves_misses_the_turns_of_both_parts():
     assert found["p99_over_arrival"] <= 1.1
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("device", ["H200, BiLSTM 2 x 128", "flat to 256 rows"])
 def test_no_sequence_beside_an_end_of_a_class_that_moves_misses_the_turns_of_both_classes(device: str):
     """Where the arrivals fill two classes about as well with one width more or less in the wide one."""
@@ -395,7 +402,7 @@ def test_one_that_a_wider_batch_than_the_most_urgent_would_make_late_goes_before
     assert hurried in plan(pool, cost, BatchLimits(rows=8), 0.0)
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.long
 @pytest.mark.parametrize("waiting", [256, 1024])
 def test_classes_make_no_more_late_than_batches_by_length_alone(waiting: int, monkeypatch: pytest.MonkeyPatch):
     random = np.random.default_rng(5)  # not that of the lengths: the longest would have the latest deadlines
@@ -453,6 +460,7 @@ def test_no_decision_computes_what_the_widths_of_a_device_cost(monkeypatch: pyte
         plan(pool, cost, limits, 0.0)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("lengths", LENGTHS)
 def test_a_decision_looks_at_few_ends_of_batches_however_many_wait(lengths: str, monkeypatch: pytest.MonkeyPatch):
     cost, limits, buckets = true_costs(DEVICES["in proportion"])
