@@ -112,7 +112,7 @@ def test_the_encoder_alone_is_called_with_packed_sequences(has_decoder: bool) ->
     assert torch.equal(packed(has_decoder=has_decoder)(row, row), 2 * row)
 
 
-def test_packed_sequences_without_a_row_are_refused_as_their_scores_grow_with_the_cube_of_the_width() -> None:
+def test_packed_sequences_without_a_row_are_refused_for_cubic_scores() -> None:
     with pytest.raises(ValueError, match="one row"):
         packed(has_decoder=False)(torch.arange(3), torch.arange(3))
 

@@ -225,9 +225,7 @@ def test_the_figures_of_a_burst_stay_and_say_how_old_they_are(window: Window) ->
     assert all(float(re.sub(r"[^\d.]", "", figure)) > 0 for figure in (sequences, batches, rows))
 
 
-def test_a_view_that_nobody_looks_at_is_closed_and_models_promises_and_refusals_are_listed(
-    window: Window, server: ServerProcess
-) -> None:
+def test_a_hidden_view_is_closed_and_models_and_refusals_are_listed(window: Window, server: ServerProcess) -> None:
     page = window.open("live")
     page.locator("#live-state", has_text="live").wait_for()
     with page.expect_event("requestfailed", lambda request: request.url.endswith("/console/live")):
@@ -529,9 +527,7 @@ def test_a_file_gets_a_table_with_its_accuracy_and_a_download(window: Window, tm
     assert page.locator("#chosen").input_value() == "3"
 
 
-def test_labels_with_commas_and_of_many_steps_are_compared_whole_and_downloaded_whole(
-    window: Window, tmp_path: Path
-) -> None:
+def test_labels_with_commas_and_of_many_steps_are_compared_and_downloaded(window: Window, tmp_path: Path) -> None:
     labels = ["rest, lying", "walk"] * 50
     prediction = {
         "step_labels": [*labels[:-1], "rest, lying"],

@@ -58,7 +58,7 @@ def run_step(step: dict[str, Any], folder: Path, given: dict[str, str], **variab
     return done.returncode, done.stdout + done.stderr
 
 
-def test_the_action_has_the_shape_that_github_reads_and_takes_no_input_into_its_scripts() -> None:
+def test_the_action_is_valid_for_github_and_puts_no_input_into_its_scripts() -> None:
     run(
         [
             program("check-jsonschema", "pip install check-jsonschema"),

@@ -126,7 +126,7 @@ def test_the_health_check_speaks_tls_where_the_service_does(tmp_path: Path) -> N
 
 
 @pytest.mark.process
-def test_the_health_check_shows_the_servers_own_certificate_or_the_one_that_it_is_given(tmp_path: Path) -> None:
+def test_the_health_check_shows_the_certificate_of_the_server_or_its_own(tmp_path: Path) -> None:
     with _behind_tls(tmp_path, mutual=True) as variables:
         assert _checked(variables, "/livez") == 0
         assert _checked(variables, "/livez", "--cert", tmp_path / "client.pem") == 0

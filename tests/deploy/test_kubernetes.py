@@ -225,7 +225,7 @@ def test_a_release_may_have_no_settings_at_all() -> None:
 
 
 @pytest.mark.parametrize("claim", ["", "copies"])
-def test_a_pod_of_models_at_an_address_has_a_cache_that_it_may_write_and_time_and_ways_to_fetch(claim: str) -> None:
+def test_a_pod_of_models_at_an_address_has_a_cache_and_time_to_fetch(claim: str) -> None:
     values = {"models": {**ADDRESS, "claim": claim}}
     pod, container = _pod(values), _container(values)
     assert {one["name"]: one.get("value") for one in container["env"]}["LENGTHWISE_MODELS"] == "s3://models/team"

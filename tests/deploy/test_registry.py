@@ -20,7 +20,7 @@ MANIFEST = "application/vnd.docker.distribution.manifest.v2+json, application/vn
 INDEX = "application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.oci.image.index.v1+json"
 
 
-def test_an_image_that_make_pushes_is_pulled_by_digest_as_the_chart_names_it_and_answers(tmp_path: Path) -> None:
+def test_a_pushed_image_is_pulled_by_the_digest_of_the_chart_and_answers(tmp_path: Path) -> None:
     registry = program("docker-registry", "apt-get install docker-registry")
     made, helm, port, served = engine(), chart_engine(), free_port(), free_port()
     version = yaml.safe_load((CHART / "Chart.yaml").read_text())["appVersion"]

@@ -45,7 +45,7 @@ def test_beam_answers_every_row_once_with_the_bits_of_predict(recordings: Record
     assert answers_in(tmp_path / "answers") == recordings.answers
 
 
-def test_when_a_worker_dies_nothing_is_written_and_the_next_run_answers_every_row_once(
+def test_a_dead_worker_writes_nothing_and_the_next_run_answers_every_row(
     recordings: Recordings, tmp_path: Path
 ) -> None:
     # The direct runner does not try again: it fails, as other runners do after some tries.

@@ -130,7 +130,7 @@ def test_labels_that_the_model_does_not_have_are_refused_by_name(label: Label, s
         *((97, 3, 1.0, 100_000, False), (80, 20, 1.0, 100_000, True)),
     ],
 )
-def test_an_accuracy_far_below_that_of_the_training_is_told_unless_few_records_said_it(
+def test_an_accuracy_far_below_the_training_is_a_warning_with_many_records(
     right: int, wrong: int, expected: float, expected_answers: int | None, is_told: bool
 ) -> None:
     records = [record([0.0], "slow", i) for i in range(right)]

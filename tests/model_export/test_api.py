@@ -224,7 +224,7 @@ def test_options_out_of_bounds_are_said_by_name(name: str, value: Any, tmp_path:
         lengthwise_export.export(Mean(), tmp_path / "m", **{name: value})
 
 
-def test_options_may_be_given_as_one_object_and_others_beside_it_and_progress_is_told() -> None:
+def test_options_are_an_object_or_keywords_and_progress_is_reported() -> None:
     options = CheckOptions(max_length=40, seed=1)
     told: list[str] = []
     module = Mean()
@@ -248,7 +248,7 @@ def test_options_mean_what_they_mean_to_the_command(tmp_path: Path) -> None:
     assert opsets == {20}
 
 
-def test_threads_may_check_at_once_with_the_same_reports_of_copies_and_leave_torch_as_it_was() -> None:
+def test_threads_check_copies_at_once_alike_and_leave_torch_as_it_was() -> None:
     sound, leaking = Mean().train(), Mean(leaks=True).train()
     before = [state(sound), state(leaking)]
     checked = [sound, leaking] * 3 + [copy.deepcopy(sound), copy.deepcopy(leaking)]

@@ -43,9 +43,7 @@ def test_the_temperature_divides_the_head_and_changes_no_label(task: str, tmp_pa
 
 
 @pytest.mark.parametrize("validation", [0.4, 0.0])
-def test_checkpoint_and_manifest_state_the_temperature_where_there_is_a_validation_split(
-    validation: float, tmp_path: Path
-) -> None:
+def test_with_a_validation_split_manifest_and_checkpoint_name_temperature(validation: float, tmp_path: Path) -> None:
     result = run(tmp_path, 40, validation=validation)
     assert (result.temperature is None) == (validation == 0)
     path = tmp_path / trained.WEIGHTS_FILE
@@ -55,7 +53,7 @@ def test_checkpoint_and_manifest_state_the_temperature_where_there_is_a_validati
     assert from_spec(record.spec, path).manifest.made.get("temperature") == result.temperature
 
 
-def test_without_validation_there_is_no_temperature_and_the_head_is_as_it_was_trained(tmp_path: Path) -> None:
+def test_without_a_validation_split_the_head_stays_as_it_was_trained(tmp_path: Path) -> None:
     options = TrainingOptions(epochs=2, validation=0.0)
     plain, off = (
         training.train(spec(), noisy(20), options.model_copy(update={"calibration": wished}), tmp_path)

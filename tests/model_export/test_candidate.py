@@ -49,7 +49,7 @@ def mean(tmp_path_factory: pytest.TempPathFactory) -> PublishedModel:
     return publish(module("mean", labels=("no", "yes")), tmp_path_factory.mktemp("models") / "mean")
 
 
-def test_a_users_module_is_published_with_its_promise_and_answers_as_it_does_in_torch(mean: PublishedModel) -> None:
+def test_a_users_module_is_published_with_a_promise_and_answers_as_torch(mean: PublishedModel) -> None:
     assert mean.manifest.labels == ("no", "yes")
     session = Session.load(mean.directory, mean.manifest)
     batch = pad([np.random.default_rng(0).random((length, 3), dtype=np.float32) for length in (2, 5, 9)])
@@ -130,7 +130,7 @@ def answers_to_length(published: PublishedModel, length: int) -> tuple[int, int,
 
 
 @pytest.mark.long
-def test_a_width_at_which_a_module_raises_is_its_max_length_and_it_is_not_padded_past_it(tmp_path: Path) -> None:
+def test_a_module_is_not_padded_past_a_width_at_which_it_raises(tmp_path: Path) -> None:
     assert answers_to_length(publish(module("positions"), tmp_path / "positions"), 45) == (45, 1, (1, 2))
     published = publish(module("ten_positions", max_length=10), tmp_path / "ten")
     again = publish(of_graph(published, 10), tmp_path / "again")
@@ -231,7 +231,7 @@ def test_another_precision_keeps_the_shortest_sequence(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-def test_a_recurrent_layer_behind_what_needs_some_steps_gets_the_kernels_of_this_project(tmp_path: Path) -> None:
+def test_a_recurrent_layer_behind_what_needs_some_steps_gets_own_kernels(tmp_path: Path) -> None:
     published = publish(module("unpadded_recurrent"), tmp_path / "recurrent")
     assert published.manifest.min_length == 5
     session = Session.load(published.directory, published.manifest)

@@ -72,7 +72,7 @@ def worst(subject: TorchSubject, proto: onnx.ModelProto, sizes: Sequence[tuple[i
     long_but((each for each in TORCH_SOUND if each.name not in NO_GRAPH), lambda one: one.name in IN_EVERY_RUN),
     ids=lambda one: one.name,
 )
-def test_a_sound_module_of_the_gallery_answers_the_same_as_a_graph_that_keeps_its_bits(exhibit: Exhibit) -> None:
+def test_a_sound_module_answers_as_its_graph_which_keeps_its_bits(exhibit: Exhibit) -> None:
     options = TargetOptions(
         features=exhibit.features,
         vocabulary=exhibit.vocabulary,

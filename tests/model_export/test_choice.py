@@ -88,7 +88,7 @@ def test_what_the_probe_prefers_is_kept(
     assert (found.spec, found.reasons) == (ROCKET, ())
 
 
-def test_few_records_other_tasks_and_models_that_are_nearly_always_right_are_not_compared(
+def test_few_records_other_tasks_and_nearly_perfect_ones_are_not_compared(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     fitted = losing(monkeypatch, {"both": 0.3, "training": 0.1})

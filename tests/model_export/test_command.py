@@ -133,7 +133,7 @@ def test_training_says_that_without_validation_the_last_epoch_counts(files: Path
 
 @pytest.mark.process
 @pytest.mark.long
-def test_without_a_terminal_each_epoch_is_a_line_at_once_and_an_interruption_says_how_to_go_on(files: Path) -> None:
+def test_without_a_terminal_each_epoch_is_a_line_and_a_stop_has_a_cure(files: Path) -> None:
     call = ["train", files / "tiny.toml", files / "train.jsonl", "--out", files / "run"]
     started = subprocess.Popen(
         [sys.executable, "-m", "lengthwise", *map(str, call), "--epochs", "100000", "--validation", "0.2"],

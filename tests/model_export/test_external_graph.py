@@ -160,7 +160,7 @@ def test_int32_token_ids_are_taken_as_int64() -> None:
     assert adopted.graph.graph.node[0].op_type == "Cast"
 
 
-def test_a_graph_without_answers_at_every_width_or_that_onnxruntime_cannot_load_is_refused() -> None:
+def test_a_graph_that_cannot_be_loaded_or_answer_at_every_width_is_refused() -> None:
     body = "[r] f = Reshape (x, flat)\n[head] logits = MatMul (f, V)"
     frozen_inside = graph(ORDINARY, body, flat=integers(-1, 24), V=Weights(0).normal(24, 2))
     counts = "g (float[N,T,4] x, int32[N] n) => (int64[N,T,4] counts)"

@@ -274,7 +274,7 @@ def test_a_table_with_a_column_for_each_step_has_no_names_and_is_remembered_as_o
 
 
 @pytest.mark.long
-def test_lists_in_the_cells_of_one_column_have_no_names_and_those_of_several_have_theirs(tmp_path: Path) -> None:
+def test_lists_in_cells_of_several_columns_have_names_of_one_column_none(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     cells = [random.normal(3 * (place % 2), size=(6, 2)) for place in range(20)]
     labels = [str(place % 2) for place in range(20)]

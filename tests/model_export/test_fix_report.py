@@ -42,7 +42,7 @@ def test_what_cannot_be_mended_is_said_with_the_operator_and_the_line() -> None:
     assert "--mend" not in text
 
 
-def test_a_recurrent_layer_of_torch_that_leaks_is_said_to_need_no_mend_unless_it_is_changed() -> None:
+def test_a_recurrent_layer_that_leaks_needs_a_mend_only_if_it_was_changed() -> None:
     leaks = replace(REPORT, leaks=(replace(LEAK, operator="rnn: lstm", kind="lstm"),))
     changed = replace(FIX, changes=(*CHANGES, replace(CHANGES[0], kind="LSTM")))
     told = "note: rnn: lstm needs no mend: the graph of a torch module gives the lengths to its LSTM, GRU and RNN"

@@ -128,9 +128,7 @@ def test_the_grid_of_the_training_split_clips_and_counts_exactly(
 
 
 @pytest.mark.parametrize("grid", ["sequence", "training"])
-def test_counts_of_pieces_add_up_to_those_of_the_sequence_on_the_grid_of_the_training_split(
-    grid: str, instructions: str
-) -> None:
+def test_counts_of_pieces_add_up_to_those_of_their_sequence(grid: str, instructions: str) -> None:
     random = np.random.default_rng(0)
     model = fitted_to([random.normal(size=(80, 3)).astype(np.float32)], 840, grid)
     whole = random.normal(size=(170, 3)).astype(np.float32)
@@ -205,7 +203,7 @@ def test_the_graph_has_the_same_bits_with_and_without_the_operator(step: str, gr
 
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize("biases", [55, 70])
-def test_biases_that_are_compared_in_parts_are_recognised_whatever_the_sizes_of_the_parts(biases: int) -> None:
+def test_biases_that_are_compared_in_parts_of_any_size_are_recognised(biases: int) -> None:
     """The exporter writes no sizes where all parts are equal."""
     graph, manifest = exported("features = 1", 84 * biases)
     assert Session(graph, manifest).kernels == f"fixed {fixed_kernels.INSTRUCTION_SETS[0]}"

@@ -407,7 +407,7 @@ LINES = {"norm": "x / x.norm", "deviation": "x / x.std", "logarithm": "valid.uns
 
 
 @pytest.mark.parametrize("name", NAN)
-def test_an_answer_that_is_finite_alone_and_nan_with_padding_is_a_leak_where_nan_begins(name: str) -> None:
+def test_an_answer_that_padding_turns_to_nan_is_a_leak_where_nan_begins(name: str) -> None:
     report = lengthwise_export.check(summed(NAN[name]), features=3, max_length=40)
     assert (report.verdict, report.exit_code()) == ("leak", 1)
     assert "finite alone" in report.reason

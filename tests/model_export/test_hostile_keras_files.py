@@ -152,7 +152,7 @@ def test_a_bomb_that_lies_about_its_size_is_refused(file: Path) -> None:
 
 
 @pytest.mark.long
-def test_of_a_configuration_that_lies_about_its_size_no_more_is_unpacked_than_one_may_have(
+def test_a_configuration_that_lies_about_its_size_is_read_up_to_the_limit(
     file: Path,
 ) -> None:
     size = (256 << 20) + 0x010203  # four bytes that are nowhere else

@@ -163,7 +163,7 @@ def test_one_step_and_a_constant_sequence_become_exactly_zero(values: list[float
     assert alone(values).tolist() == [0.0] * len(values)
 
 
-def test_a_missing_value_becomes_the_mean_of_its_sequence_and_the_largest_numbers_do_not_overflow() -> None:
+def test_a_missing_value_becomes_the_mean_of_its_sequence_without_overflow() -> None:
     assert alone([1.0, torch.nan, 3.0, torch.nan]).tolist() == [-1.0, 0.0, 1.0, 0.0]
     assert alone([torch.nan, torch.nan]).tolist() == alone([torch.nan, 5.0]).tolist() == [0.0, 0.0]
     assert alone([3.4e38, -3.4e38]).tolist() == [1.0, -1.0]

@@ -111,7 +111,7 @@ def test_a_model_that_reads_each_sequence_where_its_mask_says_is_sound(model: ty
     assert assert_padding_safe(model(), padding=padding, max_length=64).verdict == "sound"
 
 
-def test_a_model_that_reads_the_last_step_is_sound_with_padding_on_the_left_and_leaks_with_padding_behind() -> None:
+def test_a_model_of_the_last_step_is_sound_with_padding_on_the_left_only() -> None:
     assert lengthwise_export.check(Decoder(), padding="left", max_length=64).verdict == "sound"
     both = lengthwise_export.check(Decoder(), padding="both", max_length=64)
     assert (both.verdict, both.leaks[0].kind) == ("leak", "__getitem__")
@@ -298,7 +298,7 @@ def test_a_shift_over_the_padding_in_front_is_no_reduction_over_the_rows() -> No
     assert (report.verdict, report.leaks[0].kind, report.leaks[0].code) == ("leak", "pad", "LW900")
 
 
-def test_a_configuration_that_says_its_padding_side_chooses_it_and_the_report_says_so() -> None:
+def test_a_configuration_chooses_the_padding_side_and_the_report_names_it() -> None:
     model = Decoder()
     model.config = SimpleNamespace(padding_side="left")
     report = lengthwise_export.check(model, max_length=64)

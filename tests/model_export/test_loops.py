@@ -75,7 +75,7 @@ def difference(original: onnx.ModelProto, result: Mended, rows: list[Array]) -> 
 
 @pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", [*LAYERS, *SCANS])
-def test_a_loop_that_is_a_layer_becomes_one_and_another_keeps_its_states_where_a_row_has_ended(name: str) -> None:
+def test_a_loop_becomes_a_layer_or_keeps_its_states_where_a_row_has_ended(name: str) -> None:
     loop = (LAYERS | SCANS)[name]
     original = loop.model()
     result = mended(original)

@@ -267,7 +267,7 @@ def test_packed_rows_are_not_padded_rows() -> None:
         lengthwise_export.check(Scan(), packed="cu_seqlens")
 
 
-def test_a_packed_row_has_the_sequences_one_behind_the_other_and_padding_behind_the_last() -> None:
+def test_a_packed_row_has_sequences_one_behind_the_other_and_padding_last() -> None:
     rows = [np.arange(1, length + 1) for length in (3, 1, 4)]
     batch, layout = pad(rows, width=6), StepLayout(packed="segment_ids")
     batch.steps[0, 3:] = 9

@@ -164,7 +164,7 @@ def off_from_its_source() -> Candidate:
 
 
 @pytest.mark.parametrize("make", [leaking, off_from_its_source, candidate], ids=["leaking", "off", "reads otherwise"])
-def test_a_graph_whose_proof_does_not_hold_or_whose_manifest_reads_back_otherwise_is_not_published(
+def test_a_graph_with_a_failed_proof_or_another_manifest_is_not_published(
     make: Callable[[], Candidate], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if make is candidate:
@@ -238,9 +238,7 @@ def test_a_graph_whose_rows_the_values_choose_is_refused_before_it_ends_the_proc
 
 
 @pytest.mark.parametrize(("in_own_kernels", "limit"), [(False, 1e6), (True, 100.0), (True, 1e6)])
-def test_a_graph_is_published_only_where_a_service_here_takes_it_and_with_a_word_where_another_would_not(
-    tmp_path: Path, in_own_kernels: bool, limit: float
-) -> None:
+def test_a_graph_is_published_if_a_service_here_takes_it(tmp_path: Path, in_own_kernels: bool, limit: float) -> None:
     proto = onnx.load_from_string(hostile_models.model(hostile_models.rows_chosen_by_values))
     (lstm,) = (node for node in proto.graph.node if node.op_type == "LSTM")
     if in_own_kernels:  # without `clip` the kernels of this project run it, where an installation has them

@@ -83,9 +83,7 @@ async def test_every_precision_is_batch_invariant_to_the_byte(
 
 
 @pytest.mark.parametrize("to", ROUNDED)
-def test_the_promise_is_of_bits_and_the_largest_difference_to_float32_stands_in_the_proof(
-    published: Published, to: str
-) -> None:
+def test_the_promise_is_of_bits_and_the_proof_has_the_float32_difference(published: Published, to: str) -> None:
     manifest, exact = published[to].manifest, published["fp32"].manifest
     (promise,) = manifest.promises
     assert (promise.provider, promise.bits, promise.tolerance) == (CPU_LABEL, True, 0.0)
@@ -154,7 +152,7 @@ def test_what_a_precision_answers_at_raw_values_is_said_by_its_kind_and_number(t
     assert told == ({*list(KINDS)[:3], "one far outlier"} if to == "fp16" else set())
 
 
-def test_fp16_halves_the_weights_with_few_casts_and_keeps_the_types_of_inputs_and_outputs(published: Published) -> None:
+def test_fp16_halves_the_weights_with_few_casts_and_keeps_outer_types(published: Published) -> None:
     half = graph_of(published["fp16"])
     # Into the first layer, and out of the last recurrent one and of the attention's units
     assert kinds(half)["Cast"] == kinds(graph_of(published["fp32"]))["Cast"] + 3
@@ -222,7 +220,7 @@ def test_a_graph_with_one_product_has_nothing_to_round(to: Precision) -> None:
 # int8
 
 
-def test_int8_stores_the_weights_of_recurrent_layers_as_bytes_and_nothing_else_and_says_so(
+def test_int8_stores_only_weights_of_recurrent_layers_as_bytes_and_says_so(
     published: Published,
 ) -> None:
     exact, graph = graph_of(published["fp32"]), graph_of(published["int8"])
@@ -330,7 +328,7 @@ def test_int8_of_layers_that_share_their_weights_stores_them_for_each() -> None:
 
 
 @pytest.mark.parametrize("to", ROUNDED)
-def test_a_conversion_leaves_the_float32_graph_as_it_was_and_always_gives_the_same_bytes(to: Precision) -> None:
+def test_a_conversion_leaves_the_float32_graph_and_gives_the_same_bytes(to: Precision) -> None:
     source = candidate('pooling = "attention"')
     graph = source.build(source.manifest)
     before = graph.SerializeToString()

@@ -42,7 +42,7 @@ class Asking(nn.Module):
         return self.head(x[:, 0])
 
 
-def test_the_lock_is_held_while_the_fast_path_is_off_and_both_are_as_before_behind_it() -> None:
+def test_the_lock_is_held_while_the_fast_path_is_off_and_both_are_restored() -> None:
     before = torch.backends.mha.get_fastpath_enabled()
     with without_fast_path():
         assert not is_free()

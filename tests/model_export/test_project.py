@@ -120,7 +120,7 @@ def test_a_path_is_relative_to_the_file(tmp_path: Path) -> None:
     assert Project.of(tmp_path / "deep").targets[0].options.checkpoint == "w.pt"
 
 
-def test_a_named_target_has_the_options_that_are_listed_for_it_and_others_those_of_all(tmp_path: Path) -> None:
+def test_a_named_target_has_its_listed_options_and_others_those_of_all(tmp_path: Path) -> None:
     listed(tmp_path, TABLE + 'seed = 7\ntargets = [{target = "a:b", seed = 1}]')
     project = Project.of(tmp_path)
     named = project.named(["a:b", "c:d", "a:b"], tmp_path)

@@ -75,7 +75,7 @@ def test_a_choice_of_the_user_is_kept() -> None:
         (spec(), 200, LAYERS, {"kind": "layers", "pooling": "mean-max"}),
     ],
 )
-def test_few_records_get_fixed_kernels_unless_spec_or_options_ask_for_layers_which_are_chosen_by_length(
+def test_few_records_get_fixed_kernels_unless_layers_are_asked_for(
     made: Spec, length: int, asked: dict[str, Any], kind: dict[str, Any]
 ) -> None:
     model = plan(made, waves(40, length=length), asked).spec.model
@@ -118,7 +118,7 @@ def test_the_options_of_a_run_follow_the_records_unless_they_are_given() -> None
     assert not plan(made, waves(60)).options.class_weights
 
 
-def test_one_scale_of_all_features_is_taken_away_where_their_relation_tells_the_classes_apart() -> None:
+def test_one_scale_for_all_features_is_used_where_their_relation_matters() -> None:
     random = np.random.default_rng(0)
     values = [random.standard_normal((12, 3)) * 0.3 + [1.0, 1.0 + index % 2, -1.0] for index in range(60)]
     scaled = ((each * 10.0 ** random.uniform(-3, 3)).astype(np.float32) for each in values)
@@ -127,7 +127,7 @@ def test_one_scale_of_all_features_is_taken_away_where_their_relation_tells_the_
     assert found.spec.model.kind == "rocket"
 
 
-def test_why_fixed_kernels_were_taken_is_said_with_their_accuracy_and_the_way_to_layers() -> None:
+def test_the_choice_of_fixed_kernels_is_explained_with_their_accuracy() -> None:
     [why] = [reason for reason in plan(spec(), waves(48)).reasons if reason.startswith('kind = "rocket"')]
     assert "% of the records (leave-one-out)" in why
     assert '`preset = "rnn"` in [model] trains a neural network' in why

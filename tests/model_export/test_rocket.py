@@ -128,7 +128,7 @@ def test_the_longest_kernel_fits_the_reference_length(biases: int, reference_len
     assert rocket.divide_biases(5, 129)[0] == [1, 2, 4, 8, 16]  # powers of two that fit exactly
 
 
-def test_half_of_the_kernels_read_zeros_beyond_the_sequence_and_each_one_to_nine_features() -> None:
+def test_half_of_the_kernels_read_zeros_beyond_the_sequence() -> None:
     kernels = kernels_of(fitted(30))
     assert {int(each.inside.sum()) for each in kernels} == {42}
     read = np.concatenate([each.reads.sum(axis=1) for each in kernels])
@@ -302,7 +302,7 @@ def squared_error(fitted: rocket_training.RidgeFit, targets: np.ndarray) -> floa
 
 @pytest.mark.parametrize("size", [(12, 30), (40, 5)], ids=["more features", "more examples"])
 @pytest.mark.parametrize("is_weighted", [False, True])
-def test_weights_solve_the_normal_equations_and_answers_left_out_are_those_of_fits_without_the_example(
+def test_weights_solve_the_normal_equations_and_held_out_answers_are_right(
     size: tuple[int, int], is_weighted: bool
 ) -> None:
     values, targets = linear(*size)
@@ -322,7 +322,7 @@ def test_weights_solve_the_normal_equations_and_answers_left_out_are_those_of_fi
 
 
 @pytest.mark.parametrize("size", [(40, 60), (80, 20)], ids=["more features", "more examples"])
-def test_features_that_stand_apart_count_more_where_that_helps_and_do_no_harm_elsewhere(size: tuple[int, int]) -> None:
+def test_features_that_stand_apart_count_more_only_where_that_helps(size: tuple[int, int]) -> None:
     values, targets = linear(*size)
     told = np.concatenate([values[:, 2:], values[:, :2]], axis=1)  # the last two tell the targets
     apart, plain = rocket_training.fit_ridge(told, targets, sequence_level=2), rocket_training.fit_ridge(told, targets)
@@ -334,7 +334,7 @@ def test_features_that_stand_apart_count_more_where_that_helps_and_do_no_harm_el
     assert np.all(np.isfinite(fitted.left_out))
 
 
-def test_features_that_never_change_get_no_weight_and_examples_that_are_all_the_same_the_mean() -> None:
+def test_constant_features_get_no_weight_and_equal_examples_the_mean() -> None:
     values, targets = linear(12, 30)
     values[:, 3] = 0.25
     values[:, 4] *= 1e-9  # rounding noise, which would get a huge weight

@@ -408,7 +408,7 @@ class Normalised(nn.Module):
         return self.head(torch.where(valid[..., None], h, 0.0).sum(1) / lengths[:, None])
 
 
-def test_training_mode_shows_batch_statistics_over_padding_and_leaves_the_module_as_it_was() -> None:
+def test_training_mode_shows_batch_statistics_and_leaves_the_module() -> None:
     module = Normalised(masked=False)
     mean = module.norm.running_mean.clone()
     report = judged(module, train=True, max_length=60)
@@ -419,7 +419,7 @@ def test_training_mode_shows_batch_statistics_over_padding_and_leaves_the_module
     assert torch.equal(module.norm.running_mean, mean)
 
 
-def test_batch_statistics_over_valid_steps_are_sound_in_training_mode_and_so_is_dropout() -> None:
+def test_valid_batch_statistics_and_dropout_are_sound_in_training_mode() -> None:
     assert judged(Normalised(masked=True), train=True, max_length=60).verdict in ("sound", "warning")
     assert judged(Normalised(masked=False), max_length=60).verdict in ("sound", "warning")
 

@@ -44,7 +44,7 @@ def kinds(graph: onnx.ModelProto) -> list[str]:
 
 
 @pytest.mark.parametrize("name", FORMS)
-def test_an_operator_becomes_others_that_answer_alike_with_the_same_bits_in_every_batch(name: str) -> None:
+def test_an_operator_becomes_others_with_the_same_bits_in_every_batch(name: str) -> None:
     form = FORMS[name]
     before = form.graph
     after, rewritten = rewrite(before, MANIFEST)
@@ -208,7 +208,7 @@ def test_nodes_without_names_and_of_one_weight_are_rewritten_apart() -> None:
     assert same_bits(after, members) == len(members)
 
 
-def test_the_verification_decides_whether_bits_are_kept_and_where_they_are_lost_first() -> None:
+def test_verification_decides_whether_and_where_bits_are_lost() -> None:
     after, _ = rewrite(SUM, MANIFEST)
     assert (keeps_bits(SUM, MANIFEST), keeps_bits(after, MANIFEST)) == (False, True)
     loss = first_loss(SUM, MANIFEST)

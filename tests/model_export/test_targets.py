@@ -118,7 +118,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_a_factory_below_the_working_directory_gives_a_target_of_the_same_weights_each_time(folder: Path) -> None:
+def test_a_factory_gives_a_target_of_the_same_weights_each_time(folder: Path) -> None:
     target, again = (targets.read("users:make", TargetOptions()) for _ in range(2))
     assert type(target) is ModuleTarget
     assert (target.steps.features, target.labels, target.per_step) == (3, ("0", "1"), False)
@@ -156,9 +156,7 @@ def test_a_users_package_goes_before_an_installed_one_of_its_name(
         "users:parallel",
     ],
 )
-def test_a_factory_is_named_by_file_class_or_attribute_and_what_wraps_a_module_is_taken_off(
-    folder: Path, text: str
-) -> None:
+def test_a_factory_is_named_by_file_or_attribute_and_wrappers_are_removed(folder: Path, text: str) -> None:
     assert targets.read(text.format(folder=folder), TargetOptions()).steps.features == 3
 
 

@@ -230,9 +230,7 @@ def test_a_checkpoint_of_nobody_knows_which_spec_or_none_at_all_asks_for_it(tmp_
         assert (result.exit_code, said in result.stderr) == (2, True)
 
 
-def test_the_accuracy_of_labelled_data_is_told_and_kept_and_warned_about_where_it_is_far_below_the_training(
-    files: Path, tmp_path: Path
-) -> None:
+def test_the_accuracy_of_labelled_data_is_kept_and_a_low_one_is_a_warning(files: Path, tmp_path: Path) -> None:
     records = [replace(record, steps=record.steps * 0.0) for record in separable(40)]
     (tmp_path / "zeros.jsonl").write_text(json_lines(records))
     result = run("export", files / "run", "--out", tmp_path / "m", "--data", tmp_path / "zeros.jsonl")

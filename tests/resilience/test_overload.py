@@ -36,7 +36,7 @@ async def fill(caller: Caller) -> list[asyncio.Task[int]]:
     return accepted
 
 
-async def test_a_full_queue_refuses_in_every_protocol_unread_and_answers_again_when_it_has_drained() -> None:
+async def test_a_full_queue_refuses_unread_in_every_protocol_and_answers_later() -> None:
     release, entered, wait = held_batch()
     async with listening(model(manifest(), wait), max_queue_seconds=0.01) as caller:
         service = caller.service

@@ -70,7 +70,7 @@ def test_a_log_file_that_may_not_grow_costs_no_answer(tmp_path: Path) -> None:
 
 
 @pytest.mark.process
-def test_without_descriptors_open_connections_are_answered_and_new_ones_when_there_are_some_again(
+def test_without_file_descriptors_open_connections_are_answered(
     server: ServerProcess,
 ) -> None:
     pid = server.process.pid

@@ -187,7 +187,7 @@ def test_a_request_that_would_begin_after_its_deadline_is_refused_at_once() -> N
     room.admission.check(room.queues[0], 4, 1.0, widest=4, patience=11.0, deadline=100.0, priority=0)
 
 
-def test_a_request_whose_deadline_is_the_earliest_is_accepted_because_it_may_pass_the_others() -> None:
+def test_a_request_with_the_earliest_deadline_is_accepted() -> None:
     room = Room.of()
     room.add(10, patience=60.0)
     room.add(patience=2.0)
@@ -202,7 +202,7 @@ def test_a_priority_is_not_refused_for_those_it_overtakes() -> None:
     room.admission.check(room.queues[0], 4, 1.0, widest=4, patience=9.5, deadline=FOREVER, priority=2)
 
 
-def test_where_nothing_waits_every_deadline_is_accepted_for_only_a_run_shows_how_long_it_takes() -> None:
+def test_where_nothing_waits_every_deadline_is_accepted() -> None:
     room = Room.of(seconds=1.0)
     room.admission.check(room.queues[0], 4, 1e6, widest=4, patience=1e-3, deadline=1e-3, priority=0)
 

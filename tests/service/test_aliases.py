@@ -55,7 +55,7 @@ def test_a_version_is_found(
 
 
 class TestWhileItScans:
-    def test_no_other_version_stands_in_for_a_champion_that_is_still_verified_at_the_start(self) -> None:
+    def test_no_version_stands_in_for_a_champion_that_is_still_being_verified(self) -> None:
         loaded = model(manifest(version=3))
         state = ScanState(
             Repository(starting=True),

@@ -54,7 +54,7 @@ def test_what_is_not_finite_counts_in_a_per_step_answer_up_to_the_length() -> No
 
 
 @given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=3, max_size=3))
-def test_probabilities_of_any_finite_logits_are_finite_and_sum_to_one_where_one_label_is_right(
+def test_probabilities_of_finite_logits_are_finite_and_sum_to_one(
     row: list[float],
 ) -> None:
     one, several = (

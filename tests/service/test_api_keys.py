@@ -71,7 +71,7 @@ def test_a_colon_without_a_space_is_part_of_the_key_which_is_said(path: Path, ca
     assert FIRST.decode() not in caplog.text
 
 
-def test_names_past_the_first_hundred_of_the_file_are_counted_together_and_logged_by_name(path: Path) -> None:
+def test_names_past_the_first_hundred_are_counted_together_and_logged(path: Path) -> None:
     path.write_bytes(b"".join(b"team-%d: key-of-team-number-%d\n" % (number, number) for number in range(101)))
     now = [0.0]
     keys = Keys(path, lambda: now[0], patience_seconds=60)
@@ -124,7 +124,7 @@ def test_a_file_of_equal_size_and_time_is_read_when_it_is_another(path: Path, wa
         keys.check(b"Bearer " + FIRST)
 
 
-def test_a_file_whose_stamp_never_changes_is_read_once_a_minute_and_logged_when_it_differs(
+def test_a_file_whose_stamp_never_changes_is_read_once_a_minute(
     path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("lengthwise.connections.api_keys._stamp", lambda _: (0,))
@@ -163,7 +163,7 @@ def test_a_check_takes_the_same_number_of_calls_for_one_key_and_for_thousands(pa
 
 
 @pytest.mark.parametrize("content", [b"", b"# nobody\n", b"short\n", None])
-def test_a_file_that_was_spoilt_or_went_away_changes_nothing_and_is_logged_without_a_key(
+def test_a_spoilt_or_missing_file_changes_nothing_and_no_key_is_logged(
     path: Path, caplog: pytest.LogCaptureFixture, content: bytes | None
 ) -> None:
     now = [0.0]

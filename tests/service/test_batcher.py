@@ -268,7 +268,7 @@ def soon() -> float:
     return asyncio.get_running_loop().time() + 0.02
 
 
-async def test_what_is_late_when_a_batch_is_planned_is_not_run_though_its_timer_has_not_fired():
+async def test_what_is_late_when_a_batch_is_planned_is_not_run():
     now = [0.0]
     async with held(rows=1, clock=lambda: now[0]) as (batcher, only, gate, first):
         late = batcher.submit(only, [sequence(1)], answers, deadline=1000.0)
@@ -282,7 +282,7 @@ async def test_what_is_late_when_a_batch_is_planned_is_not_run_though_its_timer_
     assert only.padded_steps == 0
 
 
-async def test_a_deadline_that_passes_during_the_run_is_reported_once_and_the_result_dropped():
+async def test_a_deadline_that_passes_in_a_run_is_reported_once():
     finished: list[int] = []
     gate = Gate()
     only = model_queue(gate)

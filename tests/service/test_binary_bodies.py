@@ -159,9 +159,7 @@ async def test_a_shape_that_does_not_fit_is_refused(shape: str | None, detail: s
         ([[NOT_FINITE, NOT_FINITE]], "the model's answer to this sequence is not finite"),
     ],
 )
-async def test_a_sequence_that_the_model_cannot_answer_is_refused_and_the_next_one_is_answered(
-    steps: Any, detail: str
-) -> None:
+async def test_a_sequence_that_the_model_cannot_answer_is_refused_alone(steps: Any, detail: str) -> None:
     async with asking(manifest()) as ask:
         answer = await ask(steps)
         assert (answer.status_code, answer.json()["errors"]) == (422, [{"pointer": "", "detail": detail}])

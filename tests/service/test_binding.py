@@ -83,7 +83,7 @@ def test_a_bound_run_gives_the_bits_of_an_ordinary_one_whatever_ran_before(plain
         np.testing.assert_array_equal(found["attention"], attention)
 
 
-def test_buffers_grow_with_larger_batches_and_only_what_the_device_reads_is_copied_there(slot: Slot, memory: Counting):
+def test_buffers_grow_with_batches_and_only_what_a_device_reads_is_copied(slot: Slot, memory: Counting):
     run(slot, batch(1, 4), "logits")
     assert memory.uploads == [1 * 4 * 12 * 4]  # the values, and not the lengths
     run(slot, batch(8, 32))
@@ -104,7 +104,7 @@ def test_only_the_outputs_asked_for_come_back_though_the_batch_before_asked_for_
     np.testing.assert_array_equal(logits, kept)  # the next batch does not write over it
 
 
-def test_an_output_of_another_shape_than_the_manifest_says_fails_the_run_and_not_the_slot(slot: Slot):
+def test_an_output_of_another_shape_fails_the_run_and_not_the_slot(slot: Slot):
     with pytest.raises(RuntimeError):
         slot.run(feed(MANIFEST.graph, batch(2, 8)), {"logits": (2, 8)})
     assert run(slot, batch(2, 8), "logits")["logits"].shape == (2, 9)

@@ -96,7 +96,7 @@ async def fail(service: Service, count: int = SUSPECTED_AFTER, body: object = GO
         assert (await service.predict({**body, **named})).status_code == 500  # type: ignore[dict-item]
 
 
-async def test_a_model_whose_every_batch_fails_is_not_ready_says_why_and_works_again_by_itself(
+async def test_a_model_whose_batches_all_fail_is_not_ready_until_one_succeeds(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("lengthwise.repository.probing.RETRY_SECONDS", 0.05)

@@ -159,7 +159,7 @@ def test_the_largest_shape_is_listed_first_so_that_a_warm_up_makes_room_for_all(
 @pytest.mark.sampled(4)
 @pytest.mark.parametrize("lengths", [(), (20, 37, 50, 62, 5000)], ids=["unknown", "of the training data"])
 @pytest.mark.parametrize("limits", [FEW, MANY], ids=["64 rows", "512 rows"])
-def test_before_the_first_request_few_shapes_run_the_largest_and_then_few_rows_before_many(
+def test_before_the_first_request_few_shapes_run_and_few_rows_before_many(
     limits: BatchLimits, lengths: tuple[int, ...]
 ):
     buckets = choose(table(limits, 64.0), limits, max_length=LONGEST, multiple=4)
@@ -259,7 +259,7 @@ def test_what_serving_sees_of_a_filled_batch_is_learned_for_it():
     assert cost.predict(5, 4) == pytest.approx(2 * before, rel=0.1)
 
 
-def test_serving_corrects_the_times_of_shapes_like_those_that_ran_and_leaves_the_others():
+def test_serving_corrects_the_times_of_similar_shapes_only():
     cost = BucketedCosts(table(MANY, 64.0), choose(table(MANY, 64.0), MANY, max_length=LONGEST, multiple=4))
     right, wrong = (2, 16), (512, 256)
     before = {shape: cost.predict(*shape) for shape in (right, wrong)}
@@ -279,7 +279,7 @@ def test_noise_around_the_times_that_are_right_computes_no_column_again():
     assert cost.column(16, FEW.rows) is column
 
 
-def test_a_correction_counts_at_once_and_the_columns_are_computed_again_after_sixteen_runs():
+def test_a_correction_counts_at_once_and_columns_after_sixteen_runs():
     cost = BucketedCosts(table(FEW, 8.0), CHOSEN)
     column, before, took = cost.column(16, FEW.rows), cost.measured_seconds(8, 16), 3 * cost.predict(8, 16)
     for _ in range(10):
@@ -293,7 +293,7 @@ def test_a_correction_counts_at_once_and_the_columns_are_computed_again_after_si
 
 @pytest.mark.sampled(3)
 @pytest.mark.parametrize("factor", [0.5, 1.5, 2.0])
-def test_one_shape_that_takes_longer_is_learned_for_its_like_and_not_by_the_drift_of_all(factor: float):
+def test_one_slow_shape_is_learned_for_similar_shapes_and_not_for_all(factor: float):
     measured = table(MANY, 256.0)
     cost = BucketedCosts(measured, choose(measured, MANY, max_length=LONGEST, multiple=4))
     took, far = factor * cost.predict(256, 1024), cost.predict(512, 64)

@@ -45,7 +45,7 @@ async def test_a_call_gets_what_its_handler_returns_or_awaits_or_the_text_of_its
     assert [answer["error"].partition(":")[0] for answer in answers[2:]] == ["ZeroDivisionError", "KeyError"]
 
 
-async def test_messages_are_handled_in_their_order_and_a_call_behind_them_sees_their_effect() -> None:
+async def test_messages_are_handled_in_order_and_a_later_call_sees_their_effect() -> None:
     seen: list[int] = []
     async with channels(note=seen.append, count=lambda: len(seen)) as (one, _):
         for number in range(100):

@@ -72,7 +72,7 @@ async def test_the_version_that_is_asked_for_says_the_order():
             assert bits(await client.predict(table)) == bits(second)
 
 
-async def test_a_version_that_comes_later_with_another_order_is_noticed_and_gets_its_own_order():
+async def test_a_later_version_with_another_order_gets_its_own_order():
     async with serving(model(FORWARD)) as old, serving(model(BACKWARD)) as new:
         transport = Counting(old.app)
         async with client_of(transport) as client:

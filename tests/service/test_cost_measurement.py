@@ -389,7 +389,7 @@ def test_a_shape_of_a_device_whose_runs_stall_runs_again(turns: set[int]):
 @pytest.mark.parametrize(
     ("late", "fewest", "most"), [(lambda rows: 0.002, 31, 60), (lambda rows: 0.002 * (1 + 5 * (rows % 3)), 1, 30)]
 )
-def test_a_shape_runs_once_where_all_first_runs_are_as_slow_and_twice_where_they_vary(
+def test_a_shape_runs_once_if_first_runs_agree_and_twice_if_they_vary(
     late: Callable[[int], float], fewest: int, most: int
 ):
     ran: list[tuple[int, int]] = []
@@ -417,7 +417,7 @@ def test_a_shape_whose_first_three_runs_all_stall_runs_once_more(device: str):
     assert table.predict(256, 4) == pytest.approx(truth(256, 4), rel=0.1)
 
 
-def test_a_shape_that_a_device_has_no_memory_for_is_never_cheap_and_the_others_are_as_they_are():
+def test_a_shape_without_memory_is_never_cheap_and_others_stay_as_they_are():
     def run(rows: int, width: int) -> None:
         if rows * width > 8192:
             raise MemoryError
@@ -513,7 +513,7 @@ def test_measuring_ends_soon_after_its_budget_however_slow_the_runs(per_step: fl
 
 
 @pytest.mark.parametrize("most_runs", [None, 60], ids=["a processor", "a device"])
-def test_a_first_run_that_takes_longer_than_the_budget_leaves_time_for_the_other_shapes(most_runs: int | None):
+def test_a_first_run_over_the_budget_leaves_time_for_the_other_shapes(most_runs: int | None):
     class Stalls(Machine):
         def __call__(self, rows: int, width: int) -> None:
             self.now += 0.0 if self.ran else 1.5

@@ -81,7 +81,7 @@ def test_rows_that_are_those_of_the_batch_are_not_refused(before: list[str]) -> 
     assert operator_without_rows(*before, LSTM) is None
 
 
-def test_a_recurrent_layer_is_refused_before_no_selection_but_inside_a_branch_where_anything_selects() -> None:
+def test_a_recurrent_layer_is_refused_inside_a_branch_with_a_selection() -> None:
     assert operator_without_rows("x = Transpose (values)", LSTM, "places = NonZero (y)") is None
     assert operator_without_rows(branching("y", LSTM)) is None
     assert operator_without_rows("places = NonZero (values)", branching("y", LSTM)) == "LSTM"

@@ -219,7 +219,7 @@ async def test_a_device_that_is_free_gets_a_batch_though_another_is_busy_for_lon
         assert [await outcome(request) for request in requests] == [[0], [1], [2], [3]]
 
 
-async def test_the_event_loop_does_not_wait_for_a_device_that_runs_a_batch_of_another_model():
+async def test_the_event_loop_does_not_wait_for_a_batch_of_another_model():
     gate, noted = Gate(), Noted()
     slow, short = model_queue(gate, seconds=PATIENCE_SECONDS, name="slow/1"), model_queue(noted, seconds=1e-6)
     async with running(slow, short, runners=2, devices=1) as batcher:

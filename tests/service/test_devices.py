@@ -145,7 +145,7 @@ async def test_rows_and_steps_of_a_batch_come_from_the_cost_table_unless_an_opti
     assert (by_option.rows, by_option.padded_steps) == (48, 16_384)
 
 
-async def test_health_metrics_and_log_say_where_models_run_with_two_threads_a_device_and_why(
+async def test_health_metrics_and_log_say_on_which_device_models_run_and_why(
     folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
     caplog.set_level(logging.INFO, logger="lengthwise")
@@ -186,7 +186,7 @@ def test_a_model_whose_nodes_would_run_elsewhere_is_not_served(folder: Path):
         loading.load(directory(folder), LIMITS, devices=[ELSEWHERE])
 
 
-def test_a_model_on_a_device_is_measured_by_the_clock_and_warmed_up_and_allocates_nothing_from_then_on(
+def test_a_model_on_a_device_is_warmed_up_and_allocates_nothing_afterwards(
     folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
     def asked(*_: Any) -> Any:

@@ -106,7 +106,7 @@ async def test_a_known_head_is_still_asked_for_its_key(keys: Path) -> None:
 
 
 @pytest.mark.parametrize("direct", [True, False], ids=["past ASGI", "through ASGI"])
-async def test_a_request_that_came_while_the_process_was_stopped_is_answered_though_its_connection_seems_idle(
+async def test_a_request_that_came_while_the_process_was_stopped_is_answered(
     service: Service, monkeypatch: pytest.MonkeyPatch, direct: bool
 ) -> None:
     async with net(service, direct=direct) as made:
@@ -413,7 +413,7 @@ async def test_a_request_is_freed_with_its_connection_without_the_garbage_collec
         assert (await (await made.line()).ask(body))[0] == status
 
 
-async def test_requests_that_waited_for_their_turn_on_a_lost_connection_leave_nothing_for_the_collector() -> None:
+async def test_requests_that_waited_on_a_lost_connection_leave_no_garbage() -> None:
     async with held() as (made, release, running), nothing_kept(made):
         line = await made.line()
         for _ in range(4):
@@ -489,7 +489,7 @@ async def test_an_answer_made_before_the_drain_and_written_in_it_ends_its_connec
     assert await rest_of(line) == b""
 
 
-async def test_a_request_that_began_before_the_drain_and_is_answered_in_it_ends_its_connection(
+async def test_a_request_that_is_answered_during_the_drain_ends_its_connection(
     service: Service, made: Net, line: Line
 ) -> None:
     line.writer.write(b"POST /v2/repository/index HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n")

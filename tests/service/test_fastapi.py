@@ -104,7 +104,7 @@ async def test_a_start_that_fails_is_the_lifespans_error() -> None:
                 pytest.fail("it has started")
 
 
-async def test_a_lifespan_of_its_user_runs_while_models_are_there_and_it_drains_where_that_fails() -> None:
+async def test_a_users_lifespan_runs_while_models_are_loaded_and_may_fail() -> None:
     ready: list[bool] = []
 
     @asynccontextmanager
@@ -227,7 +227,7 @@ async def test_the_document_has_the_parameters_of_its_users_routes() -> None:
     assert document["paths"]["/v2/models/{model}"]["get"]["parameters"][0]["examples"].keys() == {"sums"}
 
 
-async def test_the_routes_of_a_service_that_has_ended_are_freed_when_the_next_takes_its_place() -> None:
+async def test_the_routes_of_an_ended_service_are_freed_when_the_next_starts() -> None:
     app = served()
     ended = weakref.ref(next(route for route in app.routes if getattr(route, "path", None) == "/predict"))
     for _ in range(2):

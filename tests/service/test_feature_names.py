@@ -143,7 +143,7 @@ def test_a_file_without_a_header_needs_the_columns_said(named: Path, tmp_path: P
 NAMED = ColumnNames(inputs=("time", "label", "ax"))
 
 
-def test_names_of_the_model_win_over_names_of_roles_where_the_caller_does_not_say_otherwise():
+def test_names_of_the_model_win_over_names_of_roles_by_default():
     assert assign_roles(["id", "ax", "label", "time"], NAMED).values == ("time", "label", "ax")
     assert assign_roles(["id", "ax", "label", "time"], NAMED).label is None
     said = assign_roles(

@@ -89,7 +89,7 @@ def test_batching_changes_no_bit_or_no_more_than_is_promised(shift: float, toler
         golden.check(Sums(shift={3: shift}), made, manifest(tolerance=tolerance))
 
 
-def test_rows_that_may_not_run_together_are_checked_one_after_the_other_and_within_the_tolerance() -> None:
+def test_rows_that_may_not_run_together_are_checked_one_by_one() -> None:
     made = golden.answers(Sums(), sequences(), manifest())
     assert golden.check(Sums(shift={3: 1.0}), made, manifest().model_copy(update={"max_batch_rows": 1}))
     assert golden.check(Sums(shift={1: 0.01}), made, manifest(tolerance=0.1))  # which is allowed

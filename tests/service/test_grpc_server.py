@@ -293,9 +293,7 @@ READY: dict[str, Callable[[Service], Awaitable[Any]]] = {
 
 
 @pytest.mark.parametrize("keys", [False, True], ids=["no keys", "keys"])
-async def test_what_is_served_is_listed_for_who_asks_for_something_else_but_for_nobody_without_a_key(
-    tmp_path: Path, keys: bool
-) -> None:
+async def test_served_models_are_listed_for_a_wrong_name_but_never_without_a_key(tmp_path: Path, keys: bool) -> None:
     (tmp_path / "keys").write_text(f"{KEY}\n")
     names = [model(manifest(name=f"m{number:02}")) for number in range(11)]
     versions = [model(manifest(version=number)) for number in range(1, 13)]
@@ -343,7 +341,7 @@ async def test_a_model_is_ready_or_not_as_it_is_over_http_and_never_an_error(cal
     assert (await caller.call("ServerReady")).ready == everywhere == (state == "served")
 
 
-async def test_until_every_model_is_verified_those_that_are_good_answer_and_nothing_is_ready() -> None:
+async def test_until_every_model_is_verified_good_ones_answer_and_none_is_ready() -> None:
     good, other = model(manifest()), model(manifest(name="other"))
     looked, verify, go_on = threading.Event(), threading.Event(), threading.Event()
 
@@ -406,7 +404,7 @@ async def test_what_is_said_of_a_model_is_what_is_said_over_http() -> None:
     assert sum(value for name, value in figures.items() if name.startswith("lengthwise_requests_total")) == 1
 
 
-async def test_a_column_of_lengths_and_float64_in_their_own_contents_are_what_they_stand_for(caller: Caller) -> None:
+async def test_a_column_of_lengths_and_float64_contents_are_read(caller: Caller) -> None:
     made = request(raw=False, ends=ENDS[:, None])
     made.inputs[0].datatype = "FP64"
     made.inputs[0].contents.Clear()

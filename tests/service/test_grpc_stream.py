@@ -391,7 +391,7 @@ async def test_at_the_end_of_the_server_what_was_asked_is_answered_and_the_strea
             await stopping
 
 
-def test_a_call_whose_status_nobody_takes_is_still_watched_when_its_last_answer_has_left() -> None:
+def test_a_call_whose_status_nobody_takes_is_watched_past_its_last_answer() -> None:
     begun: list[Any] = []  # what gRPC was asked for, and is told here to be done
     core = SimpleNamespace(peer=lambda: b"ipv4:127.0.0.1:1", start_server_batch=lambda _, done: begun.append(done))
     details = SimpleNamespace(method=b"/a", deadline=float("inf"))

@@ -36,7 +36,7 @@ class Head:
 
 @pytest.mark.parametrize("first", [FIRST, b"POST / HTTP/1.1\r\ncontent-length: 4\r\nhost: x\r\n\r\nbody"])
 @pytest.mark.parametrize("body", [b"", b"x", b"body", b"b" * 12_345])
-def test_the_same_head_with_another_length_is_known_up_to_the_limit_wherever_it_stands(first: bytes, body: bytes):
+def test_the_same_head_with_another_length_is_known_up_to_the_limit(first: bytes, body: bytes):
     request = first.replace(b": 4", b": %d" % len(body))[:-4] + body
     assert Head(first, HEADERS, len(body)).body(request) == body
     assert Head(first, HEADERS, len(body) - 1).body(request) is None

@@ -65,7 +65,7 @@ async def test_a_request_that_was_refused_before_its_body_came_is_dropped_with_t
         assert (await line.answer())[0] == 200
 
 
-async def test_a_connection_that_has_dropped_its_request_is_closed_when_it_is_idle_for_long(made: Net) -> None:
+async def test_a_connection_that_dropped_its_request_is_closed_after_long_idling(made: Net) -> None:
     line = await made.line()
     line.writer.write(request("asgi"))
     assert (await line.answer())[0] == 200

@@ -92,7 +92,7 @@ def test_a_call_above_the_bound_is_too_large_and_one_that_shrinks_is_accepted() 
 
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 120)), max_size=60))
-def test_a_call_of_one_worker_may_have_what_the_others_leave_and_all_stay_within_one_bound(
+def test_a_call_may_have_what_other_workers_leave_within_one_bound(
     steps: list[tuple[int, int]],
 ) -> None:
     cells = [0.0] * 3
@@ -214,7 +214,7 @@ async def test_past_asgi_a_call_without_room_is_refused_and_its_connection_kept(
 HEAD_OF_5000 = b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: 5000\r\n\r\n"
 
 
-async def test_a_body_past_asgi_is_counted_as_it_comes_and_refused_where_it_outgrows_the_room(made: Net) -> None:
+async def test_a_body_past_asgi_is_counted_as_it_comes_and_may_be_refused(made: Net) -> None:
     leaving, line, inflight = await made.line(), await made.line(), made.service.serving.inflight
     for part, held_then in ((HEAD_OF_5000 + b" ", 1), (b" " * 2000, 2001), (b" " * 2000, 4001)):
         leaving.writer.write(part)

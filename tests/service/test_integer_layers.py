@@ -245,7 +245,7 @@ def test_a_layer_that_stays_in_float32_runs_beside_one_in_integers():
 
 
 @pytest.mark.skipif(not recurrent_kernels.INSTRUCTION_SETS, reason="neither AVX2 nor AVX-512")
-def test_attention_pooling_at_int8_is_computed_over_valid_steps_with_the_same_bits_in_every_batch():
+def test_attention_pooling_at_int8_has_the_same_bits_in_every_batch():
     directory = bundled_models() / "japanese-vowels" / "1"
     exact = Manifest.read(directory)
     wants = precision.manifest_at(exact, "int8")

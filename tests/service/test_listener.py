@@ -254,7 +254,7 @@ def test_the_one_that_has_been_idle_longest_gives_way() -> None:
     assert not idle.make_room(100.0)
 
 
-def test_one_that_was_used_a_moment_ago_stays_and_one_whose_request_has_just_arrived_is_passed_over() -> None:
+def test_a_connection_that_was_just_used_or_has_a_request_is_not_closed() -> None:
     idle, busy, other = KeepAlive(), Idle(busy=True), Idle()
     idle[busy], idle[other] = 0.0, 1.0
     assert not idle.make_room(LEAST_IDLE_SECONDS - 0.1)

@@ -152,7 +152,7 @@ async def test_a_long_batch_shows_its_longest_rows() -> None:
     assert lengths == sorted(lengths, reverse=True)
 
 
-async def test_an_answer_has_the_same_bits_with_the_view_and_without_and_where_the_view_fails(service: Service) -> None:
+async def test_an_answer_has_the_same_bits_with_without_and_with_a_broken_view(service: Service) -> None:
     def broken(*_: object) -> None:
         raise RuntimeError("as asked")
 

@@ -87,7 +87,7 @@ def test_a_latency_counts_from_the_moment_due_when_the_server_stalls():
     assert (seen.sent[1:] - seen.due[1:] > 0.07).all()
 
 
-def test_a_server_that_is_too_far_behind_is_given_up_and_what_was_not_sent_is_counted():
+def test_a_server_too_far_behind_is_given_up_and_the_unsent_are_counted():
     def dawdle(_number: int, reply: Reply) -> Reply:
         threading.Event().wait(0.05)
         return reply
@@ -132,7 +132,7 @@ def test_a_connection_that_is_lost_while_sending_is_replaced(monkeypatch: pytest
     assert (len(seen.status), seen.broken) == (19, 1)
 
 
-def test_a_connection_that_the_server_announces_to_close_is_replaced_and_its_next_event_passed_over(
+def test_a_connection_that_the_server_will_close_is_replaced(
     monkeypatch: pytest.MonkeyPatch,
 ):
     wait = load_module.wait_for_events

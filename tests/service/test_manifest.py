@@ -33,7 +33,7 @@ def test_what_is_written_is_read_again():
 @pytest.mark.parametrize(
     ("old", "names"), [(["x", "y"], ("x", "y")), (None, None), (["x", "x"], None), (["x", ""], None), ("xy", None)]
 )
-def test_names_under_the_key_of_older_exporters_are_read_and_those_that_are_no_names_are_dropped(old, names):
+def test_names_of_older_exporters_are_read_and_invalid_ones_dropped(old, names):
     manifest = Manifest.from_json(json.dumps(LEAST | {"input": {"features": 2, "feature_names": old}}))
     assert manifest.input.names == names
 

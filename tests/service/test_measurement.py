@@ -165,7 +165,7 @@ def test_a_leak_that_one_case_alone_can_see_is_seen(
 
 
 @pytest.mark.parametrize("tolerance", [None, 0.0, 1.0])
-def test_attention_at_padding_is_nothing_whatever_is_tolerated_and_no_part_of_the_promise(
+def test_attention_at_padding_is_zero_whatever_is_tolerated(
     tolerance: float | None,
 ) -> None:
     cases = prove("faint attention")
@@ -259,7 +259,7 @@ def test_a_model_of_one_row_at_a_time_is_verified_unbatched_and_unpadded() -> No
     assert not any("batched" in case.name.split() for case in cases)
 
 
-def test_the_difference_to_the_source_and_that_of_batching_have_tolerances_of_their_own() -> None:
+def test_differences_to_the_source_and_of_batching_have_own_tolerances() -> None:
     cases = measure_cases(lambda _: Model(), manifest(), lambda batch: Model().run(batch).logits + np.float32(0.5))
     assert {case.varied for case in promises.failures(cases)} == {"reference"}
     assert promises.failures(cases, most_from_reference=0.5) == []

@@ -82,7 +82,7 @@ def test_names_and_labels_are_those_of_the_contract():
     assert found == {name: {labels} for name, labels in FAMILIES.items()}
 
 
-def test_process_platform_and_collector_are_there_under_the_names_that_every_board_knows():
+def test_metrics_of_process_platform_and_collector_have_their_usual_names():
     names = {family.name for family in text_string_to_metric_families(page_of(used()).decode())}
     assert {"python_info", "python_gc_collections"} <= names
     if sys.platform == "linux":  # the client library reads /proc
@@ -315,7 +315,7 @@ def test_the_lines_of_a_histogram_are_those_of_prometheus_client(
         compare(partial(lines_of_histogram, histogram, counts, dict.fromkeys(counts, exemplars), texts), metric)
 
 
-def test_the_next_scrape_shows_what_has_changed_of_each_model_and_keeps_no_lines_of_others() -> None:
+def test_the_next_scrape_shows_what_has_changed_of_each_model() -> None:
     histogram, first = ModelHistogram("batch_rows", "Rows.", ROWS), FIRST_CELL["batch_rows"]
     counts = {("m", version): [0.0] * (first + len(ROWS) + 2) for version in "12"}
     texts: HistogramLines = {}
@@ -392,7 +392,7 @@ def test_every_family_says_how_it_adds_up_over_workers() -> None:
     assert set(ways.values()) == set(get_args(OverWorkers))
 
 
-def test_of_two_workers_numbers_are_added_or_the_largest_is_shown_as_their_family_says() -> None:
+def test_figures_of_two_workers_are_added_or_the_largest_is_shown() -> None:
     one, other = metrics(), Metrics(lambda: {("m", "1"): Gauges(1, 2, 3, False)}, lambda: Bounds(3, 5, 7, 9, 11))
     for each in (one, other):
         each.model("m", "1", INFO)

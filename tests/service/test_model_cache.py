@@ -215,7 +215,7 @@ def test_the_record_of_another_address_is_not_used(web: Web, models: Path, tmp_p
 
 @pytest.mark.sampled(4)
 @pytest.mark.parametrize("edit", ["aliases", "a version more", "a version less", "another version"])
-def test_a_repository_in_the_cache_that_was_edited_is_fetched_again_and_not_used_offline(
+def test_an_edited_repository_in_the_cache_is_fetched_again_or_not_used(
     web: Web, models: Path, tmp_path: Path, edit: str
 ) -> None:
     web.files["models.tar"] = archive_of(models, tmp_path / "models.tar")

@@ -316,7 +316,7 @@ class TestRecorder:
         recorder.close()
         assert recorder_figure(recorder, "recorded_sequences") == 2
 
-    def test_records_of_a_model_with_names_are_read_by_them_also_after_labels_were_joined(self, tmp_path: Path) -> None:
+    def test_records_of_a_model_with_names_are_read_by_them_with_joined_labels(self, tmp_path: Path) -> None:
         recorder = Recorder(tmp_path, 1.0, 2**30)
         named = answered([[1.0, 2.0]], id="x")._replace(model=SimpleNamespace(manifest=manifest(inputs=("ax", "ay"))))
         recorder.consume([named])

@@ -112,7 +112,7 @@ def test_any_bytes_are_read_or_are_an_error_of_value(content: bytes) -> None:
 
 
 @given(st.lists(st.sampled_from(["Neg", "LSTM", "Loop"]), max_size=5), st.binary(max_size=30), st.data())
-def test_what_is_cut_off_or_changed_is_read_as_protocol_buffers_read_it_or_is_an_error(
+def test_a_changed_file_is_read_as_protocol_buffers_read_it_or_is_an_error(
     operators: list[str], raw: bytes, data: Any
 ) -> None:
     nodes = [helper.make_node(name, ["x"], ["y"]) for name in operators]

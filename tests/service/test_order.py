@@ -102,7 +102,7 @@ async def test_a_malformed_body_is_counted_by_its_status_first_and_pipelined(mad
     assert await counts(made.service, 3) == {"200": 1, "400": 2}
 
 
-async def test_a_request_that_has_its_answer_gets_no_other_when_its_body_turns_out_malformed(keys: Path) -> None:
+async def test_a_malformed_body_that_was_answered_gets_no_second_answer(keys: Path) -> None:
     async with serving(model(manifest()), api_keys_file=keys) as service, net(service) as made:
         line = await made.line()
         line.writer.write(CHUNKED % b"/predict")

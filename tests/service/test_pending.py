@@ -134,7 +134,7 @@ def test_priority_overtakes_those_that_came_earlier_by_its_head_start():
     assert pool.most_urgent() is urgent
 
 
-def test_those_that_ran_have_passed_over_one_that_waits_and_those_that_were_withdrawn_have_not():
+def test_only_those_that_ran_have_passed_over_one_that_waits():
     pool, first, *others = PendingSequences(), *(WaitingSequence(4, priority=number // 5) for number in range(6))
     list(map(pool.add, (first, *others)))
     assert pool.remove(others[0])
@@ -210,7 +210,7 @@ def test_no_two_that_wait_have_the_same_urgency_whatever_their_priorities() -> N
 @pytest.mark.parametrize(
     ("priority", "deadline", "share"), [(0, 2.0, 0.75), (0, 1.5, 0.25), (0, 0.5, 0.0), (1, 2.0, 0.5), (2, 2.0, 0.0)]
 )
-def test_before_a_new_one_runs_the_smaller_of_the_parts_that_are_more_urgent_and_due_earlier(
+def test_before_a_new_one_runs_the_smaller_of_the_more_urgent_parts(
     priority: int, deadline: float, share: float
 ) -> None:
     pool = PendingSequences()

@@ -50,7 +50,7 @@ def test_other_nodes_that_are_not_on_the_device_are_refused_by_name(placed: list
         placement.check(placed, CUDA, ("squeeze_2", ""), model="m/1")
 
 
-def test_a_real_graph_whose_nodes_onnxruntime_moves_to_the_cpu_is_refused_by_their_names():
+def test_a_graph_with_nodes_that_fall_to_the_cpu_is_refused_by_their_names():
     with pytest.raises(ModelError, match=r"AzureExecutionProvider.*node_\w+ \(\w+\)"):
         Session.load(BUNDLED, Manifest.read(BUNDLED), devices=[ELSEWHERE])
 
@@ -89,7 +89,7 @@ def load(**fields: Any) -> Session:
     return Session((BUNDLED / GRAPH_FILE).read_bytes(), manifest, devices=[GPU])
 
 
-def test_a_session_on_cuda_is_asked_for_without_fallback_with_its_options_and_the_record(reporting: type[Reporting]):
+def test_a_session_on_cuda_is_opened_without_fallback_and_with_its_options(reporting: type[Reporting]):
     session = load()
     assert reporting.opened.enable_fallback == 0
     assert reporting.opened.providers == [(CUDA, GPU.options)]
@@ -99,7 +99,7 @@ def test_a_session_on_cuda_is_asked_for_without_fallback_with_its_options_and_th
     assert session.clock is time.perf_counter
 
 
-def test_a_device_is_opened_without_warnings_and_the_cpu_leaves_the_log_of_onnxruntime_alone(
+def test_a_device_is_opened_without_warnings_and_the_cpus_log_is_kept(
     reporting: type[Reporting], monkeypatch: pytest.MonkeyPatch
 ):
     severities: list[int] = []
@@ -123,7 +123,7 @@ def test_weights_at_int8_that_a_device_makes_float32_are_told(
     assert "its int8 weights become float32 in every run" in caplog.text
 
 
-def test_only_a_listed_node_that_computes_a_shape_may_fall_to_the_cpu_and_never_the_session(
+def test_only_a_listed_node_that_computes_a_shape_may_fall_to_the_cpu(
     reporting: type[Reporting], monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(reporting, "on_cpu", ("node_sym_size_int_6",))

@@ -224,9 +224,7 @@ FAMILY_25 = {1: 9.1, 2: 6.6, 4: 4.9, 6: 4.4, 8: 4.2, 12: 4.15, 16: 3.98, 24: 4.3
 
 
 @pytest.mark.parametrize(("a_row", "best"), [(XEON, 32), (FAMILY_25, 16)], ids=["Xeon", "family 25"])
-def test_in_order_of_arrival_a_batch_has_the_rows_that_are_cheap_on_the_processor_at_hand(
-    a_row: dict[int, float], best: int
-):
+def test_in_order_of_arrival_a_batch_has_as_many_rows_as_are_cheap_here(a_row: dict[int, float], best: int):
     cost = saturating_table(*a_row.values(), rows=(*a_row,))
     lengths = np.clip(LENGTHS["lognormal"](np.random.default_rng(0), 256), 4, LONGEST).astype(int).tolist()
     pool, _ = pool_of([Spec(length) for length in lengths])
@@ -242,7 +240,7 @@ def test_in_order_of_arrival_a_batch_has_the_rows_that_are_cheap_on_the_processo
 )
 @example([1] * 80, 64, 4096, FOREVER, 1.0)
 @example([1] * 80, 64, 4096, FOREVER, 0.1)
-def test_where_a_row_costs_its_own_steps_enough_run_or_a_part_of_those_that_wait_in_order_of_arrival(
+def test_where_a_row_costs_its_steps_part_of_those_that_wait_run_in_order(
     lengths: list[int], rows: int, padded_steps: int, seconds: float, share: float
 ):
     pool, places = pool_of([Spec(length) for length in lengths])
@@ -316,9 +314,7 @@ def test_in_order_of_arrival_the_most_urgent_makes_nobody_late_whom_it_takes_alo
 
 @pytest.mark.parametrize(("turns", "first"), [(0.5, 30), (1.5, 0)])
 @pytest.mark.parametrize("slower", [1.0, 3.0])
-def test_in_order_of_arrival_one_whose_deadline_leaves_time_for_a_turn_of_others_waits(
-    slower: float, turns: float, first: int
-):
+def test_in_order_of_arrival_one_with_time_for_a_turn_of_others_waits(slower: float, turns: float, first: int):
     cost = saturating_table()
     turn_seconds = cost.predict(8, 900) * slower
     cost.drift = slower
@@ -574,7 +570,7 @@ def of_arrival(rows: int) -> Callable[[PendingSequences], list[WaitingSequence]]
     return choose
 
 
-def test_where_batches_save_little_one_that_overtook_a_backlog_takes_none_of_its_end_along():
+def test_where_batches_save_little_one_that_overtook_takes_none_along():
     pool, places = pool_of([Spec(4 * (place % 60 + 1)) for place in range(300)] + [Spec(240, priority=9)])
     assert [places[one] for one in plan(pool, TABLES["best in few"], BatchLimits(), now=0.0)] == [300]  # nor 59
 

@@ -19,7 +19,7 @@ ROWS_ARE_FREE = ["flat to 256 rows", "in steps of 64 rows"]
 
 @pytest.mark.sampled(3)
 @pytest.mark.parametrize("device", ["flat to 256 rows", "H200, BiLSTM 2 x 128", "H200, encoder of 4 layers"])
-def test_few_slow_first_runs_precede_the_first_answer_and_the_first_seconds_are_as_fast_as_with_many(device: str):
+def test_few_slow_first_runs_precede_the_first_answer_and_suffice(device: str):
     lengths = drawn("lognormal", count=1000)
     seconds, p99 = first_seconds(DEVICES[device], lengths, BEFORE_READY)
     assert seconds <= 0.3
@@ -46,7 +46,7 @@ def test_more_are_answered_where_several_batches_wait(lengths: str, device: str)
 
 
 @pytest.mark.long
-def test_where_a_short_sequence_alone_is_dear_many_of_them_run_together_though_few_long_ones_wait_beside_them():
+def test_where_a_short_sequence_alone_is_dear_many_of_them_run_together():
     found = compared(TABLES["an encoder, quadratic in the width"], drawn("zipf", count=10_000), 1024)
     assert found["over_arrival"] >= 2.4
     assert found["p99_over_arrival"] <= 0.8
@@ -134,7 +134,7 @@ def test_with_few_batches_that_wait_no_draw_of_lengths_has_a_longer_tail(device:
 
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize("waiting", [256, 1024])
-def test_one_length_runs_in_batches_that_take_all_that_wait_in_a_whole_number_of_them(waiting: int):
+def test_one_length_runs_in_a_whole_number_of_batches(waiting: int):
     found = compared(DEVICES["in steps of 64 rows"], [36] * 10_000, waiting)
     assert found["over_arrival"] >= 1 - 1e-9
     assert found["p99_over_arrival"] <= 1 + 1e-9
@@ -177,7 +177,7 @@ def test_no_sequence_beside_a_cut_that_moves_misses_the_turns_of_both_parts():
 
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize("device", ["H200, BiLSTM 2 x 128", "flat to 256 rows"])
-def test_no_sequence_beside_an_end_of_a_class_that_moves_misses_the_turns_of_both_classes(device: str):
+def test_no_sequence_beside_a_moving_end_misses_the_turns_of_both_classes(device: str):
     """Where the arrivals fill two classes about as well with one width more or less in the wide one."""
     found = [compared(DEVICES[device], drawn("uniform", seed), 1024) for seed in (0, 4, 5, 7)]
     assert min(each["over_arrival"] for each in found) >= 1.2
@@ -268,7 +268,7 @@ def test_where_only_full_batches_are_cheap_several_of_them_are_divided_by_length
     ("alone", "passed_over", "later_run"),
     [(2.0, 0, True), (2.0, 60, True), (2.0, 150, False), (1.1, 0, True), (1.1, 1, False)],
 )
-def test_the_most_urgent_shares_its_batch_with_later_ones_until_many_have_passed_it_over(
+def test_the_most_urgent_shares_its_batch_until_many_have_passed_it_over(
     alone: float, passed_over: int, later_run: bool
 ):
     """Many are a quarter of those that wait, or one where a row alone costs hardly more than in a batch.
@@ -340,9 +340,7 @@ def test_the_rows_that_a_class_leaves_in_its_batch_are_for_narrower_ones(narrow:
 
 
 @pytest.mark.parametrize(("waiting", "others"), [(60, {200}), (150, {4})])
-def test_the_narrowest_class_is_joined_to_the_next_if_its_batches_would_be_three_quarters_empty(
-    waiting: int, others: set[int]
-):
+def test_the_narrowest_class_joins_the_next_if_its_batches_are_near_empty(waiting: int, others: set[int]):
     """One in twenty has 4 steps: of 8 rows these fill 1 while 60 wait, 2.6 while 150 do. The first has 4 steps."""
     pool, cost = PendingSequences(), CostTable([1, 8], [4, 200, 400], np.array([[1.0, 50.0, 100.0]] * 2))
     for place in range(waiting):

@@ -74,7 +74,7 @@ async def test_an_answer_is_what_the_model_says(service: Service) -> None:
     assert second["probabilities"] == pytest.approx(softmax(-0.5), abs=1e-6)
 
 
-async def test_every_bad_body_is_refused_with_its_pointer_and_the_next_good_one_is_answered(service: Service) -> None:
+async def test_every_bad_body_is_refused_with_its_pointer_and_alone(service: Service) -> None:
     for bad in BAD_BODIES:
         answer = await service.predict(bad.body)
         assert answer.status_code == 422, bad.name

@@ -43,7 +43,7 @@ def test_a_wait_that_is_known_is_told_in_whole_seconds_and_never_as_none(
     assert problems.CLOSE not in headers
 
 
-def test_a_refused_key_names_the_scheme_and_a_body_that_was_not_read_to_its_end_ends_its_connection() -> None:
+def test_a_refused_key_names_the_scheme_and_an_unread_body_closes() -> None:
     assert dict(problems.headers(Unauthorized("no key")))[b"www-authenticate"] == b"Bearer"
     assert problems.CLOSE in problems.headers(TooLarge("too large"))
 

@@ -166,7 +166,7 @@ def test_the_processor_that_keeps_the_bits_is_served_under_the_manifests_promise
 @pytest.mark.sampled(2)
 @pytest.mark.skipif(not recurrent_kernels.INSTRUCTION_SETS, reason="this processor has onnxruntime's kernels only")
 @pytest.mark.parametrize("of_the_exporter", [None, "another"], ids=["unknown", "others"])
-def test_a_promise_that_was_measured_in_other_kernels_is_proved_anew_in_those_that_serve(
+def test_a_promise_that_was_measured_in_other_kernels_is_proved_anew(
     directory: Path, monkeypatch: pytest.MonkeyPatch, of_the_exporter: str | None
 ) -> None:
     made = {} if of_the_exporter is None else {promises.KERNELS: of_the_exporter}

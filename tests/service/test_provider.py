@@ -65,7 +65,7 @@ def asked() -> Any:
     raise AssertionError("nobody asked for a GPU, and its libraries are half a gigabyte")
 
 
-def test_no_gpu_is_looked_at_for_the_cpu_and_no_library_loaded_where_no_gpu_could_use_it():
+def test_for_the_cpu_no_gpu_is_looked_at_and_no_library_is_loaded_in_vain():
     assert choose("cpu", installation=without(driver=asked)) == DeviceChoice((TIMED,), "the CPU was asked for")
     for_nothing = without(driver=NO_DRIVER.driver, missing_libraries=asked)
     assert choose("auto", installation=for_nothing).devices == (TIMED,)
@@ -89,7 +89,7 @@ def test_auto_takes_the_cpu_and_says_why_and_cuda_is_refused_for_the_same(instal
         choose("cuda", installation=installation)
 
 
-def test_cuda_is_refused_with_all_that_is_missing_at_once_and_how_to_install_it_which_auto_does_not_say():
+def test_cuda_is_refused_with_all_that_is_missing_and_how_to_install_it():
     bare = without(driver=NO_DRIVER.driver, missing_libraries=lambda: ("libcublas.so.13", "libcudnn.so.9"))
     said = "there is no NVIDIA driver; libcublas.so.13, libcudnn.so.9 cannot be loaded"
     for installation, missing in ((bare, said), (FOR_THE_CPU, r"lengthwise\[gpu\]")):
@@ -116,7 +116,7 @@ def test_other_than_one_package_of_onnxruntime_is_refused_whatever_is_wanted(
         choose(wanted, installation=installation)
 
 
-def test_a_gpu_computes_float32_in_full_unless_tf32_is_asked_for_within_the_limit_of_its_memory():
+def test_a_gpu_computes_float32_in_full_unless_tf32_is_asked_for():
     full, rounded = (choose("cuda", tf32=tf32, installation=WITH_GPU).devices[1] for tf32 in (False, True))
     assert (full.options["use_tf32"], rounded.options["use_tf32"]) == ("0", "1")
     assert rounded.label == full.label + ", TF32"
@@ -125,7 +125,7 @@ def test_a_gpu_computes_float32_in_full_unless_tf32_is_asked_for_within_the_limi
     assert (bounded["gpu_mem_limit"], bounded["arena_extend_strategy"]) == ("1073741824", "kSameAsRequested")
 
 
-def test_runners_are_the_cores_on_a_cpu_and_two_for_each_gpu_unless_others_are_asked_for():
+def test_runners_are_the_cores_on_a_cpu_and_two_for_each_gpu_by_default():
     assert DeviceChoice().runners(7) == 7
     assert choose("cuda", installation=WITH_GPU).runners(7) == 4
     for runners, in_flight in ((1, 1), (2, 1), (3, 2), (8, 4)):
@@ -134,7 +134,7 @@ def test_runners_are_the_cores_on_a_cpu_and_two_for_each_gpu_unless_others_are_a
         assert choice.runners(64) == 2 * in_flight
 
 
-def test_every_row_is_a_provider_that_onnxruntime_knows_and_only_the_cpus_promises_bits():
+def test_every_row_is_a_provider_of_onnxruntime_and_only_cpus_promise_bits():
     assert {row.execution_provider for row in PROVIDERS.values()} <= set(onnxruntime.get_all_providers())
     said = {name: (row.bits, row.wall_clock) for name, row in PROVIDERS.items()}
     assert said == {"cpu": (True, False), "cuda": (False, True)}
@@ -244,9 +244,7 @@ def without_onnxruntime(*call: str, folder: Path = ROOT) -> subprocess.Completed
     ],
     ids=lambda call: call[0],
 )
-def test_without_onnxruntime_a_command_that_runs_graphs_ends_with_the_extras_that_bring_one(
-    call: tuple[str, ...], tmp_path: Path
-):
+def test_without_onnxruntime_a_command_that_runs_graphs_names_the_extras(call: tuple[str, ...], tmp_path: Path):
     (tmp_path / "in.jsonl").write_text('{"steps": [[0,0,0,0,0,0,0,0,0,0,0,0]]}\n')
     done = without_onnxruntime(*call, folder=tmp_path)
     assert done.returncode == 2

@@ -44,7 +44,7 @@ class Clock:
 
 
 @pytest.mark.parametrize("held_up", [0, 1000], ids=["", "held up"])
-async def test_a_flooded_model_does_not_starve_another_and_one_that_was_held_up_keeps_its_turns(held_up: int):
+async def test_a_flooded_model_starves_no_other_and_one_held_up_keeps_its_turns(held_up: int):
     clock = Clock()
     flooded, other = clock.model_queue("flooded", predicted=1), clock.model_queue("other", predicted=1)
     async with running(flooded, other, clock=clock) as batcher:

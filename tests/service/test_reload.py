@@ -153,7 +153,7 @@ async def test_a_name_in_the_place_of_another_is_not_taken_for_a_second_one(
     assert "several models" not in caplog.text
 
 
-async def test_a_version_that_fails_its_proof_is_refused_everywhere_and_the_old_one_goes_on(
+async def test_a_version_that_fails_its_proof_is_refused_and_the_old_one_goes_on(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with served_from(folder) as service:
@@ -253,7 +253,7 @@ async def test_the_folder_is_looked_at_once_in_a_period(folder: Path) -> None:
         assert idle(await service.figures())
 
 
-async def test_what_could_not_be_verified_is_tried_again_when_somebody_asks_and_not_in_each_period(
+async def test_what_could_not_be_verified_is_tried_again_when_somebody_asks(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     load, read, scans, tries = loading.load, repository_folder.read, asyncio.Semaphore(0), asyncio.Semaphore(0)
@@ -469,7 +469,7 @@ async def test_requests_in_flight_finish_on_the_old_version_while_the_new_one_an
     assert 'lengthwise_ready{model="sums",version="1"}' not in figures
 
 
-async def test_a_call_that_was_read_before_a_change_is_answered_by_the_model_it_was_read_for() -> None:
+async def test_a_call_that_was_read_before_a_change_gets_the_model_before_it() -> None:
     found = Next(model(manifest()))
     async with started(Serving(Settings(runners=1), found)) as service:
         read = json_body.decode(b'{"sequences": [[[1, 2]]]}', service.serving.find, max_sequences=10)

@@ -41,7 +41,7 @@ async def test_short_work_at_rest_runs_on_the_event_loop():
     assert run.on_the_loop == [True, False]
 
 
-async def test_a_request_that_follows_an_answer_at_once_runs_before_the_batch_is_counted_and_all_are_counted_at_rest():
+async def test_a_request_right_after_an_answer_runs_before_the_batch_is_counted():
     events: list[str] = []
 
     def run(batch: PaddedBatch, attention: bool) -> list[int]:
@@ -77,7 +77,7 @@ async def test_a_request_that_follows_an_answer_at_once_runs_before_the_batch_is
     assert events.count("run") == events.count("count") == 20
 
 
-async def test_on_one_core_short_work_runs_on_the_event_loop_also_under_load_and_long_work_in_the_runner():
+async def test_on_one_core_short_work_runs_on_the_event_loop_long_in_a_runner():
     threads: dict[int, threading.Thread] = {}
 
     def run(batch: PaddedBatch, attention: bool) -> list[int]:
@@ -169,7 +169,7 @@ async def test_a_model_that_is_slow_in_a_runner_does_not_get_to_the_event_loop()
     assert run.on_the_loop == [False, False, False]
 
 
-async def test_each_further_run_that_holds_the_event_loop_leaves_its_model_to_the_runners_for_longer():
+async def test_each_run_that_holds_the_event_loop_prolongs_the_runners_turn():
     now, run = [0.0], Noted()
     only = model_queue(run, seconds=1e-6)
     only.cost.clock = lambda: float(sum(run.on_the_loop))  # a second on the loop, none in a runner
@@ -185,7 +185,7 @@ async def test_each_further_run_that_holds_the_event_loop_leaves_its_model_to_th
         assert only.inline.cooldown_seconds == 100
 
 
-async def test_the_event_loop_leaves_a_long_run_to_the_runners_though_a_short_one_asked_for_its_turn():
+async def test_the_event_loop_leaves_a_long_run_to_the_runners():
     ran: dict[int, str] = {}
 
     def run(batch: PaddedBatch, attention: bool) -> list[int]:

@@ -93,7 +93,7 @@ def test_of_a_folder_without_a_version_is_said_once_what_it_should_hold(
 
 
 @pytest.mark.parametrize(("named", "command"), [("models", "."), ("models/1", ". --versions models/1")])
-def test_a_model_in_the_place_of_a_repository_is_refused_with_the_command_that_serves_it(
+def test_a_model_given_as_a_repository_is_refused_with_the_right_command(
     folder: Folder, monkeypatch: pytest.MonkeyPatch, named: str, command: str
 ) -> None:
     monkeypatch.chdir(place(folder.path.parent, folder.path.name).parents[1])

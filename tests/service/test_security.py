@@ -54,7 +54,7 @@ def keys(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize(("path", "body"), INFERENCE)
 @pytest.mark.parametrize("headers", [{}, WRONG], ids=["no key", "wrong key"])
-async def test_an_inference_call_is_answered_with_a_key_and_without_one_401_under_every_protocol_and_counted(
+async def test_an_inference_call_without_a_key_is_401_under_every_protocol(
     keys: Path, path: str, body: dict[str, Any], headers: dict[str, str]
 ) -> None:
     async with serving(model(manifest()), api_keys_file=keys) as service:

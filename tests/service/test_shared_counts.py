@@ -194,7 +194,7 @@ def test_counters_add_up_and_so_do_gauges_but_for_those_that_say_how_it_is() -> 
     assert page.endswith(b"\n# EOF\n")
 
 
-def test_of_processes_that_have_ended_only_counters_stay_of_what_is_counted_and_the_last_others() -> None:
+def test_of_ended_processes_counters_stay_and_the_last_of_other_metrics() -> None:
     ended = EndedCounts()
     assert not ended.snapshot
     for version in "12345":
@@ -301,7 +301,7 @@ def test_a_connection_is_left_to_the_worker_that_has_fewer(pair: list[Worker]) -
     assert other.accept_delay(9) == 0
 
 
-def test_of_those_that_wait_a_worker_takes_its_part_and_leaves_the_rest_to_one_that_has_fewer(
+def test_a_worker_takes_its_part_of_those_that_wait_and_leaves_the_rest(
     pair: list[Worker],
 ) -> None:
     one, other = pair

@@ -47,9 +47,7 @@ def settings(tmp_path: Path) -> Settings:
     return Settings(models="https://example.com/m.tar?secret", cache=tmp_path).with_copy(tmp_path)
 
 
-def test_a_reload_does_not_wait_for_a_store_without_end_and_a_later_one_takes_what_came(
-    store: Store, settings: Settings
-) -> None:
+def test_a_reload_does_not_wait_for_a_store_without_end(store: Store, settings: Settings) -> None:
     models = ModelSource(settings)
     for _ in range(2):
         with pytest.raises(ConfigurationError, match=r"^https://example.com/m.tar is still being fetched after"):
@@ -81,7 +79,7 @@ def test_the_start_of_an_application_waits_for_its_models(store: Store, tmp_path
     timer.join()
 
 
-async def test_workers_do_not_wait_for_a_store_without_end_and_a_later_reload_takes_what_came(
+async def test_workers_do_not_wait_for_a_store_without_end(
     store: Store, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(source, "TOGETHER_SECONDS", 0.0)

@@ -117,7 +117,7 @@ async def test_a_good_model_answers_while_another_is_verified(folder: Path, name
         assert (await predict(service, model=name))[0] == 404
 
 
-async def test_a_request_that_names_no_model_is_answered_at_once_where_the_folder_holds_one_name(folder: Path) -> None:
+async def test_a_request_without_a_model_is_answered_if_the_folder_has_one_name(folder: Path) -> None:
     place(folder, version=2)
     verifier = SlowVerifier("vowels/1")
     async with starting(folder, verifier, versions="all") as (service, _):

@@ -353,7 +353,7 @@ def test_columns_for_steps_are_in_the_order_of_their_numbers(names: tuple[str, .
 
 
 @pytest.mark.parametrize("row", [None, "sequence"], ids=["found", "said"])
-def test_what_is_no_time_is_no_step_where_others_are_also_if_a_row_is_said_to_be_a_sequence(row: Any) -> None:
+def test_a_column_that_is_no_time_is_no_step_where_others_are(row: Any) -> None:
     cells = {"id": [*"ab"], "t0": [1.0, 4], "t1": [2.0, 5], "t2": [3.0, 6], "age": [40, 50], "site": [*"no"]}
     found = lengthwise.sequences(pandas.DataFrame(cells), row=row)
     assert [one.steps.tolist() for one in found] == [[1, 2, 3], [4, 5, 6]]

@@ -49,7 +49,7 @@ JUNK = [math.nan, math.inf, -math.inf, 3e38, 0.0]
 
 
 @given(data=st.data())
-def test_sequences_come_out_of_a_padded_tensor_as_they_went_in_whatever_the_padding_is(data: st.DataObject) -> None:
+def test_sequences_leave_a_padded_tensor_as_they_went_in_for_any_padding(data: st.DataObject) -> None:
     tokens = data.draw(st.booleans())
     of = MANIFESTS["tokens"] if tokens else MANIFESTS["takes missing"]
     count, width = data.draw(st.integers(1, 5)), data.draw(st.integers(1, 9))

@@ -103,7 +103,7 @@ async def test_a_call_stands_under_its_caller_and_its_stages_follow_each_other_w
     }
 
 
-async def test_a_refusal_is_traced_with_its_reason_and_is_an_error_only_where_the_server_failed() -> None:
+async def test_a_refusal_is_traced_with_its_reason_and_as_an_error_if_it_is_one() -> None:
     async with traced(model(manifest())) as (service, kept):
         await service.predict({"sequences": []})
         service.serving.batcher.begin_draining()

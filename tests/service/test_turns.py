@@ -334,7 +334,7 @@ def test_the_believed_size_is_ten_times_the_packed_one_at_least_and_grows(
     assert believed == sizes
 
 
-async def test_many_sequences_of_small_bodies_are_not_decoded_in_one_turn_of_the_event_loop(service: Service) -> None:
+async def test_many_small_bodies_are_not_decoded_in_one_turn_of_the_event_loop(service: Service) -> None:
     def at_once(count: int) -> bool:
         body = b'{"sequences": [%s]}' % b",".join([b"[[1, 3]]"] * count)
         call = InferenceCall(service.app.predict, {})

@@ -243,7 +243,7 @@ async def test_the_process_gives_way_to_the_service_and_has_limits(tmp_path: Pat
 
 
 @pytest.mark.parametrize("rows", [1, 1000])
-async def test_a_parquet_file_of_few_bytes_and_millions_of_values_is_refused_before_they_are_read(
+async def test_a_small_parquet_file_of_millions_of_values_is_refused_unread(
     service: Service, tmp_path: Path, rows: int
 ) -> None:
     pa = pytest.importorskip("pyarrow", reason="the extra parquet")

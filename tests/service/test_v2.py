@@ -341,7 +341,7 @@ async def test_what_is_not_there_is_refused_in_its_form(service: Service, method
 
 
 @pytest.mark.skipif(not fast_json.COMPILED, reason="needs the module in C")
-async def test_a_large_body_whose_head_is_known_is_read_on_the_event_loop_and_a_slow_one_is_not() -> None:
+async def test_a_large_body_with_a_known_head_is_read_on_the_event_loop_if_fast() -> None:
     steps = 4000
     async with serving(model(manifest(max_length=steps))) as service:
         infer = Infer(service.serving, Turns())

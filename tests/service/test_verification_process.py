@@ -124,9 +124,7 @@ def test_a_graph_that_wants_more_memory_than_it_may_is_refused_with_the_bytes(tm
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="no other system bounds the memory of a process")
-def test_verification_takes_no_more_than_most_of_what_the_container_has_left_and_is_tried_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_verification_takes_at_most_most_of_the_containers_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(modest, "memory_left_bytes", lambda: 320 * MEBIBYTE)
     directory = place_graph(tmp_path, hostile_models.greedy)
     with pytest.raises(NotVerified):
@@ -256,7 +254,7 @@ def test_a_file_larger_than_verification_may_take_is_refused_unread(tmp_path: Pa
     assert not processes
 
 
-def test_a_process_that_was_ended_from_outside_is_no_verdict_and_a_later_look_verifies_again(
+def test_a_process_that_was_ended_from_outside_is_no_verdict(
     tmp_path: Path, processes: Started, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr("lengthwise.repository.scan.REST_SECONDS", 0)
@@ -480,7 +478,7 @@ def test_one_that_was_started_early_gets_the_limits_of_its_task(
     assert processes == [early]
 
 
-def test_one_that_has_ended_before_its_task_came_was_killed_and_the_model_is_tried_again(
+def test_one_that_ended_before_its_task_was_killed_and_tried_again(
     folder_of_a_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     process = verification_process.waiting_process()

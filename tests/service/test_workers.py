@@ -148,7 +148,7 @@ def test_a_worker_in_the_place_of_another_and_the_others_serve_the_same_versions
         wait_until(lambda: {server.predict(GOOD).json()["version"] for _ in range(12)} == {"2"}, server.text.strip)
 
 
-def test_a_worker_in_the_place_of_another_that_finds_no_model_takes_none_from_the_others(tmp_path: Path) -> None:
+def test_a_new_worker_that_finds_no_model_takes_none_from_the_others(tmp_path: Path) -> None:
     directory = place(tmp_path / "models").parent
     with started(str(tmp_path / "models"), "--workers", "2") as server:
         workers = Workers(server)
@@ -252,7 +252,7 @@ def test_a_number_of_workers_out_of_bounds_is_refused(given: str) -> None:
         Settings.load(workers=given)
 
 
-def test_a_request_that_is_larger_than_the_share_of_a_worker_is_accepted_where_the_service_has_room() -> None:
+def test_a_request_larger_than_the_share_of_a_worker_is_accepted() -> None:
     bounds = ("--max-body-bytes", str(1 << 16), "--max-inflight-bytes", str(1 << 19))
     with started("--workers", "2", *bounds) as server:
         Workers(server).ready()
@@ -270,7 +270,7 @@ def batches(pid: int) -> Any:
         return SharedMemory(file.fileno(), 2).table["batches"]
 
 
-def test_one_request_runs_on_the_cores_of_all_workers_and_what_one_has_is_free_after_its_end(
+def test_one_request_runs_on_the_cores_of_all_workers_and_frees_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("LENGTHWISE_MODELS", str(prepared.models()))  # runs that sleep are long to measure

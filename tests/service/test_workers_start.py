@@ -349,9 +349,7 @@ main()
 
 @pytest.mark.process
 @pytest.mark.parametrize(("which", "early"), [("alone", ["early True"]), ("first", ["early True"]), ("other", [])])
-def test_a_process_that_verifies_starts_before_the_service_of_one_process_or_of_the_first_worker(
-    tmp_path: Path, which: str, early: list[str]
-) -> None:
+def test_a_process_that_verifies_starts_before_the_service(tmp_path: Path, which: str, early: list[str]) -> None:
     command = [sys.executable, "-c", _ONLY_BEGIN, which, "serve", str(tmp_path), "--workers", "1"]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
     assert ran.stdout.splitlines() == [*early, "serves"], ran.stderr
