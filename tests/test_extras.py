@@ -10,11 +10,13 @@ from lengthwise.errors import EXTRAS_OF
 from tests.support.extras import brought, required, with_only
 from tests.support.parts import PARTS, Part
 
+pytestmark = pytest.mark.process
+
 PACKAGES = {"sklearn": "scikit-learn"}
 NEVER_IMPORTED = {"fastapi-offline"}
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize(
     "part",
     [pytest.param(part, marks=pytest.mark.long if part.is_slow else ()) for part in PARTS],
@@ -26,7 +28,7 @@ def test_a_part_runs_with_its_extras_alone(part: Part) -> None:
     assert done.stdout.split()[-1:] == ["good"], done.stdout + done.stderr
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(15)
 @pytest.mark.parametrize(
     ("extras", "call", "named"),
     [
@@ -53,6 +55,7 @@ def test_what_is_missing_is_one_line_that_names_its_extras(extras: tuple[str, ..
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(("extras", "named"), [(("bench",), "cpu"), (("cpu", "bench"), "demo")])
 def test_the_readmes_picture_is_drawn_with_the_extras_that_it_names(extras: tuple[str, ...], named: str) -> None:
     program = "import runpy; runpy.run_module('benchmarks.padding_picture', run_name='__main__')"

@@ -74,6 +74,7 @@ def test_importing_the_package_imports_next_to_nothing() -> None:
     assert [name for name in heavy if f"'{name}'" in told.stdout] == []
 
 
+@pytest.mark.long
 def test_a_check_of_a_graph_needs_no_torch(tmp_path: Path) -> None:
     (tmp_path / "g.onnx").write_bytes(onnx_sound.bool_mask_mean().SerializeToString())
     modules = imported("check", str(tmp_path / "g.onnx"), "--html", str(tmp_path / "page.html"))
@@ -81,6 +82,7 @@ def test_a_check_of_a_graph_needs_no_torch(tmp_path: Path) -> None:
     assert "onnx" in modules
 
 
+@pytest.mark.long
 def test_a_check_of_a_model_directory_needs_no_torch() -> None:
     modules = imported("check", "service/lengthwise/models/japanese-vowels/1", "--max-length", "40")
     assert modules.isdisjoint(NEVER)
@@ -108,6 +110,7 @@ def test_the_parent_of_several_workers_imports_no_server() -> None:
     assert modules.isdisjoint(("fastapi", "uvicorn", "uvloop", "lengthwise.serving", "lengthwise.application", *NEVER))
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("options", "loaded"),
     [

@@ -62,6 +62,7 @@ def test_the_next_version_is_written_everywhere_and_cuts_the_changelog(tmp_path:
     assert module.section(module.CHANGELOG.read_text(), "Unreleased") is None
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.process
 @pytest.mark.parametrize(
     ("version", "says"),

@@ -30,6 +30,7 @@ def test_a_workflow_runs_make_targets_that_exist_and_nothing_else(file: Path) ->
     assert {line.removeprefix("make ") for line in lines} <= _targets()
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("file", WORKFLOWS, ids=lambda file: file.name)
 def test_a_workflow_has_the_shape_that_github_reads(file: Path) -> None:
     check = program("check-jsonschema", "pip install check-jsonschema")
@@ -42,6 +43,7 @@ def test_each_action_is_pinned_by_its_commit(file: Path) -> None:
     assert [action for action in actions if not re.fullmatch(r"[\w./-]+@[0-9a-f]{40}", action)] == []
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("pattern", "schema"),
     [

@@ -144,6 +144,7 @@ async def test_what_the_document_refuses_is_refused(name: str, path: str) -> Non
     assert taken > 200
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("path", "body"),
     [

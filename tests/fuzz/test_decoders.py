@@ -11,6 +11,7 @@ from tests.support.numpy_models import model, serving
 BODIES = 150
 
 
+@pytest.mark.sampled(7)
 @pytest.mark.parametrize("decoder", DECODERS, ids=[one.name for one in DECODERS])
 async def test_whatever_is_sent_is_a_valid_call_or_a_refusal_soon_and_leaves_nothing(decoder: Decoder) -> None:
     sent = cases(decoder.built(), BODIES, 1)

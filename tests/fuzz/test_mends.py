@@ -9,6 +9,7 @@ from tests.fuzz.chains import draw
 from tests.fuzz.mends import BAD, main, tried
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("seed", range(20))
 def test_a_random_chain_is_answered_as_the_original_alone_or_refused(seed: int) -> None:
     found = tried(draw(seed), seed)

@@ -56,7 +56,7 @@ def test_padding_reaches_the_answer_of_a_model_without_lengths(exhibit: Exhibit)
 
 
 @pytest.mark.parametrize("exhibit", BLIND, ids=str)
-def test_its_answer_is_steady_alone_and_in_a_batch_and_is_of_the_steps(exhibit: Exhibit) -> None:
+def test_alone_it_answers_the_same_twice_and_among_rows_and_something_else_to_other_steps(exhibit: Exhibit) -> None:
     model = run_of(exhibit)
     steps, other = unpadded(exhibit, 1, 20), unpadded(exhibit, 1, 20, seed=6)
     assert np.array_equal(model(*steps), model(*steps))

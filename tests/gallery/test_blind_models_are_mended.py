@@ -49,7 +49,7 @@ def mended(exhibit: Exhibit) -> tuple[Mended, GraphNames]:
     return mend(graph, target.names, target.steps, max_length=longest), target.names
 
 
-@pytest.mark.sampled(120)
+@pytest.mark.sampled(360)
 @pytest.mark.parametrize("count", [100, pytest.param(1000, marks=pytest.mark.gallery)])
 @pytest.mark.parametrize("exhibit", BLIND, ids=str)
 def test_a_mended_model_answers_as_the_original_alone(exhibit: Exhibit, count: int) -> None:
@@ -61,7 +61,7 @@ def test_a_mended_model_answers_as_the_original_alone(exhibit: Exhibit, count: i
     assert (result.min_length == exhibit.shortest) == (str(exhibit) not in SHORTEST_NOT_KNOWN)
 
 
-@pytest.mark.sampled(9)
+@pytest.mark.sampled(27)
 @pytest.mark.parametrize("exhibit", UNMENDABLE, ids=str)
 def test_what_cannot_be_mended_is_refused_with_the_reason(exhibit: Exhibit) -> None:
     with pytest.raises(LengthwiseError) as refused:

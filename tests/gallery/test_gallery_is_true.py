@@ -29,7 +29,7 @@ def test_a_sound_model_answers_alike_alone_and_padded(exhibit: Exhibit) -> None:
 
 
 @pytest.mark.parametrize("exhibit", [exhibit for exhibit in TORCH_SOUND + ONNX_SOUND if exhibit.features], ids=str)
-def test_not_finite_padding_in_the_answer_of_a_sound_model_is_a_warning(exhibit: Exhibit) -> None:
+def test_a_sound_model_is_a_warning_where_padding_that_is_not_finite_reaches_its_answer(exhibit: Exhibit) -> None:
     worst = poison_difference(exhibit, run_of(exhibit))
     assert (worst > TOLERANCE) == (exhibit.verdict == "warning"), worst
 

@@ -36,7 +36,7 @@ def reported(exhibit: KerasExhibit, folder: Path) -> dict[str, Any]:
     return report
 
 
-@pytest.mark.sampled(20)
+@pytest.mark.sampled(40)
 @pytest.mark.parametrize("exhibit", KERAS_LEAKING + KERAS_BLIND, ids=str)
 def test_a_leak_is_found_at_the_layer_where_it_begins(exhibit: KerasExhibit, tmp_path: Path) -> None:
     first = reported(exhibit, tmp_path)["leaks"][0]
@@ -47,12 +47,13 @@ def test_a_leak_is_found_at_the_layer_where_it_begins(exhibit: KerasExhibit, tmp
     assert first["fix"]
 
 
-@pytest.mark.sampled(20)
+@pytest.mark.sampled(40)
 @pytest.mark.parametrize("exhibit", KERAS_SOUND, ids=str)
 def test_a_sound_model_is_called_sound(exhibit: KerasExhibit, tmp_path: Path) -> None:
     reported(exhibit, tmp_path)
 
 
+@pytest.mark.sampled(13)
 @pytest.mark.parametrize("exhibit", KERAS_REFUSED, ids=str)
 def test_what_cannot_be_judged_is_refused_with_the_reason(exhibit: KerasExhibit, tmp_path: Path) -> None:
     # A class that a file needs is not at hand where the file is read: only the file is given.
@@ -63,6 +64,7 @@ def test_what_cannot_be_judged_is_refused_with_the_reason(exhibit: KerasExhibit,
     assert "traceback" not in told
 
 
+@pytest.mark.long
 def test_a_factory_and_the_file_of_its_model_get_the_same_report(tmp_path: Path) -> None:
     for exhibit in (KERAS_LEAKING[0], KERAS_SOUND[0]):
         file, factory = (

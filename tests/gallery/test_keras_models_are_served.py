@@ -64,7 +64,7 @@ def mended(exhibit: KerasExhibit) -> tuple[Model, Model]:
     return original, mended_model(result.graph, exhibit, target.without_lengths.names)
 
 
-@pytest.mark.sampled(64)
+@pytest.mark.gallery
 @pytest.mark.parametrize("count", COUNTS)
 @pytest.mark.parametrize("exhibit", KERAS_SOUND, ids=str)
 def test_a_graph_answers_as_keras_alone(exhibit: KerasExhibit, count: int) -> None:
@@ -78,7 +78,7 @@ def test_a_graph_answers_as_keras_alone(exhibit: KerasExhibit, count: int) -> No
     assert worst_difference(exhibit, rows, alone(original, rows), run) <= TOLERANCE
 
 
-@pytest.mark.sampled(68)
+@pytest.mark.gallery
 @pytest.mark.parametrize("count", COUNTS)
 @pytest.mark.parametrize("exhibit", MENDED, ids=str)
 def test_a_mended_model_answers_as_keras_alone(exhibit: KerasExhibit, count: int) -> None:
@@ -105,6 +105,7 @@ def test_what_cannot_be_mended_is_refused_with_the_reason(name: str) -> None:
     assert NOT_MENDED[name] in str(refused.value).lower(), refused.value
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", ["masking_lstm_lstm_dense", "embedding_mask_zero_lstm"])
 def test_predict_is_what_keras_answers_batch_by_batch(name: str) -> None:
     exhibit = next(each for each in KERAS_SOUND if each.name == name)

@@ -9,7 +9,7 @@ import lengthwise_export
 from tests.gallery.layout_index import EXHIBITS, LayoutExhibit
 
 
-@pytest.mark.sampled(12)
+@pytest.mark.sampled(84)
 @pytest.mark.parametrize("exhibit", EXHIBITS, ids=str)
 def test_each_model_gets_its_verdict_and_each_leak_its_rule_and_where_it_begins(exhibit: LayoutExhibit) -> None:
     model = exhibit.make()

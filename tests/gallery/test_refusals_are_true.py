@@ -72,7 +72,7 @@ def test_the_same_batch_gets_another_answer(name: str) -> None:
 
 
 @pytest.mark.parametrize("exhibit", TORCH_REFUSED, ids=str)
-def test_the_second_argument_of_a_refused_module_is_described(exhibit: Exhibit) -> None:
+def test_the_second_argument_of_a_refused_module_says_what_it_is_where_it_is_no_fault(exhibit: Exhibit) -> None:
     second = [*inspect.signature(exhibit.make().forward).parameters][1:]
     second = ["lengths"] if second == ["lens"] else second
     assert second == {"no_lengths": [], "which_way_round": ["padding_mask"]}.get(exhibit.name, second)

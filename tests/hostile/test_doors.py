@@ -20,6 +20,8 @@ from tests.support.doors import HEALTH, Door, Doors, opened
 from tests.support.numpy_models import samples
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.process
+
 HEAD_SECONDS = 1
 FILES = 256
 MANY = 120
@@ -76,7 +78,7 @@ def crowd(door: Door, way: str, stack: ExitStack) -> None:
                 wire.sendall(door.head())
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(9)
 @pytest.mark.parametrize("way", ["no handshake", "silence", "half a head", "a whole head"])
 @pytest.mark.parametrize("name", ["http", "admin", "grpc"])
 def test_connections_without_a_call_end_and_other_ports_answer_meanwhile(doors: Doors, name: str, way: str) -> None:
@@ -186,6 +188,7 @@ def test_an_unknown_compression_and_metadata_without_an_end_are_refused(plain: D
     assert "Traceback" not in plain.server.text
 
 
+@pytest.mark.long
 def test_a_message_that_inflates_past_the_limit_takes_little_memory(plain: Doors) -> None:
     bomb = gzip.compress(bytes(128 * MEBIBYTE))
     with plain.of["grpc"].connect() as wire:

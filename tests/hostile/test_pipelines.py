@@ -327,6 +327,7 @@ def compared(server: ServerProcess, seed: int, pieces: int, pipelines: int) -> R
     return report
 
 
+@pytest.mark.long
 def test_some_hundred_pipelines_get_what_their_requests_get_alone(server: ServerProcess) -> None:
     compared(server, seed=1, pieces=250, pipelines=400)
 

@@ -70,6 +70,7 @@ def test_trailers_without_an_end_are_cut_off(
         assert found[-1:] in ([], [431]) or found in ([200], [401], [404], [405])
 
 
+@pytest.mark.long
 def test_a_flood_of_malformed_requests_costs_little_and_writes_a_line_a_second(server: ServerProcess) -> None:
     said, began = len(server.text), time.monotonic()
 

@@ -77,6 +77,7 @@ def command(*words: object) -> Any:
     return CliRunner().invoke(main, [*map(str, words), "--json"])
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("target", [SOUND, LEAKING])
 def test_a_check_of_a_text_is_that_of_the_command(target: str) -> None:
     report = lengthwise_export.check(target, **SHORT)
@@ -122,6 +123,7 @@ def test_a_module_is_left_as_it_was(act: str, make: type[nn.Module], tmp_path: P
     assert_same(before, state(module))
 
 
+@pytest.mark.long
 def test_weights_of_a_checkpoint_are_tried_and_taken_out_again(tmp_path: Path) -> None:
     sound, other = Mean(), Mean()
     torch.save(other.state_dict(), tmp_path / "other.pt")

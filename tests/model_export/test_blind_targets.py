@@ -149,6 +149,7 @@ def test_one_row_alone_is_the_original_whatever_the_lengths_say() -> None:
     assert np.array_equal(target.subject.answer(shorter).logits, target.subject.answer(batch).logits)
 
 
+@pytest.mark.long
 def test_a_model_that_takes_lengths_gets_them_unless_the_user_says_otherwise() -> None:
     given = targets.read(MayTakeLengths(), TargetOptions(), blind=True)
     assert not given.blind

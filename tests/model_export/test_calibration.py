@@ -42,6 +42,7 @@ def test_the_temperature_divides_the_head_and_changes_no_label(task: str, tmp_pa
     assert calibrated.splits["validation"].confusion == plain.splits["validation"].confusion
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("validation", [0.4, 0.0])
 def test_with_a_validation_split_manifest_and_checkpoint_name_temperature(validation: float, tmp_path: Path) -> None:
     result = run(tmp_path, 40, validation=validation)

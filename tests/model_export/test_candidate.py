@@ -222,6 +222,7 @@ def test_missing_values_are_verified_in_sequences_that_are_long_enough(tmp_path:
     assert "missing" in {case.varied for case in published.cases}
 
 
+@pytest.mark.long
 def test_another_precision_keeps_the_shortest_sequence(tmp_path: Path) -> None:
     steps = [np.random.default_rng(n).random((n, 3), dtype=np.float32) for n in (3, 5, 8)]
     records = [Record(str(n), each, None, f"f:{n}") for n, each in enumerate(steps)]

@@ -67,6 +67,7 @@ def worst(subject: TorchSubject, proto: onnx.ModelProto, sizes: Sequence[tuple[i
     return max(differences)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     "exhibit",
     long_but((each for each in TORCH_SOUND if each.name not in NO_GRAPH), lambda one: one.name in IN_EVERY_RUN),
@@ -260,6 +261,7 @@ def test_three_exports_of_one_process_keep_rows_and_steps_dynamic() -> None:
         assert worst(TorchSubject(module, STEPS, CallSignature(), output_selector(None)), proto) < 1e-5
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("forward", [guarded, from_mask])
 def test_lengths_that_were_only_checked_or_counted_are_the_graphs_own(forward: Forward) -> None:
     proto = exported(made(forward), CallSignature("mask" if forward is from_mask else "lengths"))
@@ -404,6 +406,7 @@ def test_a_slice_of_too_many_axes_is_refused_as_torch_does() -> None:
         exported(made(lambda self, x, lengths: self.head(x[:, :5, :, :3].sum(1))))
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     "split",
     [

@@ -154,6 +154,7 @@ def test_the_end_of_a_table_of_positions_is_met_in_few_runs() -> None:
     assert len(searched) <= 6  # the largest length, and a few ends of weights; halving 1,000 widths takes ten more
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("is_large", [False, True])
 def test_a_large_module_is_checked_in_the_callers_threads_and_others_in_one(
     is_large: bool, monkeypatch: pytest.MonkeyPatch
@@ -528,6 +529,7 @@ def test_the_shortest_sequence_may_be_nearly_the_longest(longest: int) -> None:
     assert judged(Guarded(), max_length=longest, min_length=5).verdict == "sound"
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     "unwanted",
     [

@@ -72,7 +72,7 @@ def by_operators(model: RocketClassifier, given: Sequence[NDArray[np.float32]]) 
         return model.by_operators(steps, lengths, step_mask(lengths, steps.shape[1])).numpy()
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(15)
 @pytest.mark.parametrize(
     ("features", "kernels", "longest"), [(1, 9996, 1300), (1, 84, 9), (2, 2520, 300), (12, 9996, 40), (500, 420, 120)]
 )
@@ -172,7 +172,7 @@ def exported(step: str, kernels: int = 168, grid: str = "sequence") -> tuple[byt
     return made.build(made.manifest).SerializeToString(), made.manifest
 
 
-@pytest.mark.sampled(12)
+@pytest.mark.gallery
 @pytest.mark.parametrize(
     ("step", "grid"),
     [

@@ -518,6 +518,7 @@ def test_of_several_outputs_another_may_be_the_right_one() -> None:
     assert "another of the 2 outputs is right, name it with --output" in reason
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("argument", "options", "body", "code"),
     [

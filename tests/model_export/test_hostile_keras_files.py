@@ -176,6 +176,7 @@ def test_a_member_that_cannot_be_inflated_is_an_error_with_a_sentence(file: Path
 # -- the configuration ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     "text",
     [

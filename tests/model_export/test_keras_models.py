@@ -309,6 +309,7 @@ def test_raw_samples_are_sequences_of_one_value() -> None:
     assert np.abs(logits[0] - alone(model, values)).max() < 1e-5
 
 
+@pytest.mark.long
 def test_a_sigmoid_gives_probabilities() -> None:
     _, target = target_of(masked(lambda k: [k.LSTM(4), k.Dense(4, activation="sigmoid")], dense=False))
     assert target.scores == "probabilities"

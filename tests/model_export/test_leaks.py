@@ -48,7 +48,7 @@ def test_a_sound_model_is_called_sound(exhibit: Exhibit, tmp_path: Path) -> None
     assert (report["verdict"], result.exit_code) == (exhibit.verdict, 0), report
 
 
-@pytest.mark.sampled(6)
+@pytest.mark.sampled(18)
 @pytest.mark.parametrize("exhibit", TORCH_REFUSED + ONNX_REFUSED, ids=str)
 def test_what_cannot_be_judged_is_refused_with_the_reason(exhibit: Exhibit, tmp_path: Path) -> None:
     result = checked(exhibit, tmp_path)

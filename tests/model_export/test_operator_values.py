@@ -215,7 +215,7 @@ def _pointwise(arguments: int, part: int) -> tuple[NDArray[np.float32], NDArray[
 CASES = [(arguments, *each) for arguments, table in ((1, OF_ONE), (2, OF_TWO)) for each in enumerate(table)]
 
 
-@pytest.mark.sampled(9)
+@pytest.mark.sampled(36)
 @pytest.mark.parametrize(
     "case", long_but(CASES, lambda case: case[1] % PARTS == 0), ids=lambda case: f"{case[0]}-{case[2]}"
 )
@@ -250,7 +250,7 @@ def _over_steps() -> tuple[list[NDArray[np.float32]], list[NDArray[np.float32]],
     return expected, [_answers(graph, values=steps[None])[0] for steps in sequences], together
 
 
-@pytest.mark.sampled(17)
+@pytest.mark.sampled(85)
 @pytest.mark.parametrize("mended", [False, True], ids=["graph", "mended graph"])
 @pytest.mark.parametrize("name", OVER_STEPS)
 def test_an_operator_over_the_steps_answers_as_torch_does_alone(name: str, mended: bool) -> None:

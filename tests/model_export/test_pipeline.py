@@ -53,6 +53,7 @@ def assert_batch_invariant(source: Candidate, data: bytes) -> None:
     assert promises.failures(cases) == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "choice",
     long_but(covering.covering_set(), lambda choice: choice == covering.covering_set()[0]),
@@ -163,6 +164,7 @@ def off_from_its_source() -> Candidate:
     return replace(source, reference=lambda batch: reference(batch) + np.float32(1e-3))
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("make", [leaking, off_from_its_source, candidate], ids=["leaking", "off", "reads otherwise"])
 def test_a_graph_with_a_failed_proof_or_another_manifest_is_not_published(
     make: Callable[[], Candidate], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

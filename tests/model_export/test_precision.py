@@ -82,6 +82,7 @@ async def test_every_precision_is_batch_invariant_to_the_byte(
     assert sum(after[name] - before[name] for name in after if name.startswith("lengthwise_batch_rows_count")) < 40
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("to", ROUNDED)
 def test_the_promise_is_of_bits_and_the_proof_has_the_float32_difference(published: Published, to: str) -> None:
     manifest, exact = published[to].manifest, published["fp32"].manifest
@@ -101,6 +102,7 @@ def test_the_promise_is_of_bits_and_the_proof_has_the_float32_difference(publish
     assert promise.golden == 2 * manifest.from_fp32
 
 
+@pytest.mark.long
 def test_a_graph_that_lies_too_far_from_float32_is_not_published(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -179,6 +181,7 @@ def test_fp16_leaves_masks_normalisation_softmax_and_the_last_products_in_float3
             assert not halves & set(node.input), node.op_type
 
 
+@pytest.mark.long
 def test_fp16_takes_values_that_only_normalisation_makes_small_enough_for_it() -> None:
     source = candidate()
     graph, manifest = source.build(source.manifest), source.manifest
@@ -327,6 +330,7 @@ def test_int8_of_layers_that_share_their_weights_stores_them_for_each() -> None:
     np.testing.assert_allclose(found, exact, atol=0.05)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("to", ROUNDED)
 def test_a_conversion_leaves_the_float32_graph_and_gives_the_same_bytes(to: Precision) -> None:
     source = candidate('pooling = "attention"')
@@ -392,6 +396,7 @@ def run(*arguments: object) -> tuple[int, str]:
     return answer.exit_code, answer.output
 
 
+@pytest.mark.long
 def test_the_command_counts_the_labels_that_a_precision_changes(tmp_path: Path) -> None:
     (tmp_path / "target.toml").write_text(SPEC)
     rows = [{"id": str(i), "steps": [[0.1 * i, 1.0, -0.5]] * (1 + i % 50), "label": "0"} for i in range(60)]
@@ -407,6 +412,7 @@ def test_the_command_counts_the_labels_that_a_precision_changes(tmp_path: Path) 
     assert proof["data"] == told["labels"]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("kind", [*ROUNDED, "int8 of a per-step model"])
 def test_a_directory_of_each_precision_is_checked_as_it_is_served(
     published: Published, kind: str, tmp_path: Path
@@ -433,6 +439,7 @@ def test_a_model_that_is_said_to_take_nan_gets_none_at_int8(tmp_path: Path) -> N
     assert "notice: in int8: " in output
 
 
+@pytest.mark.long
 def test_a_model_without_a_recurrent_layer_is_exit_2_at_int8(tmp_path: Path) -> None:
     (tmp_path / "target.toml").write_text(SPEC.replace("layers = 1", 'layers = 1, rnn = "none"'))
     code, output = run(tmp_path / "target.toml", "--out", tmp_path / "m", "--precision", "int8")

@@ -250,6 +250,7 @@ def test_a_padding_test_that_could_fail_passes(plain: Outcomes, case: str) -> No
     assert plain["calls"][f"test_{CASES.index(COULD_FAIL[case])}"] == Outcome(True)
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(("code", "which"), EXAMPLES)
 def test_the_bad_example_of_a_rule_could_not_fail_and_the_good_one_fails_by_itself(
     watching: Outcomes, code: str, which: str
@@ -306,6 +307,7 @@ def test_watching_leaves_no_hook_behind() -> None:
     assert len(calls) == 1
 
 
+@pytest.mark.long
 def test_pytest_loads_the_plugin_by_its_entry_point_and_without_torch(tmp_path: Path) -> None:
     entry_points = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]["pytest11"]
     (tmp_path / "test_plain.py").write_text("import sys\n\ndef test_plain():\n    assert 'torch' not in sys.modules\n")

@@ -34,6 +34,7 @@ class Filled(nn.Module):
         return self.head((weights * steps).sum(1) / 100).tanh()
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("pooling", ["amax", "softmax"])
 @pytest.mark.parametrize(("fill", "leaks"), [(-10.0, True), (-100.0, True), (-3e38, False)])
 def test_a_fill_that_hides_only_from_small_values_leaks(fill: float, pooling: str, leaks: bool) -> None:
@@ -55,6 +56,7 @@ class Additive(Filled):
         return self.head(attended[:, 0].tanh())
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("module", "number"),
     [
@@ -74,6 +76,7 @@ def test_a_fill_that_large_values_get_past_is_a_warning_that_names_it(module: Fi
     assert (report.exit_code(), report.exit_code(strict=True)) == (0, 1)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     "module",
     [Filled(-1e9, "softmax"), Filled(float("-inf"), "softmax"), Filled(-3.4e38, "amax"), Additive(-1e4, "bounded")],
@@ -82,6 +85,7 @@ def test_a_fill_that_no_value_gets_past_is_no_warning(module: Filled) -> None:
     assert lengthwise_export.check(module.eval(), features=3).verdict == "sound"
 
 
+@pytest.mark.long
 def test_the_fill_of_a_graph_is_named_too(tmp_path: Path) -> None:
     published = lengthwise_export.export(Filled(-1e4, "softmax").eval(), tmp_path / "model", features=3)
     assert any("-10000" in str(notice) for notice in published.notices)
@@ -128,6 +132,7 @@ class Standardised(nn.Module):
         return self.head(pooled + (flat * width * self.leaks)[:, None])
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("time_first", [True, False], ids=["steps first", "rows first"])
 @pytest.mark.parametrize("eps", [1e-5, 1e-8])
 def test_rounding_that_is_divided_by_nearly_nothing_is_no_leak(eps: float, time_first: bool) -> None:
@@ -155,6 +160,7 @@ def test_rounding_that_a_graph_divides_by_nearly_nothing_is_no_leak(leaks: bool,
     assert report.verdict == ("leak" if leaks else "sound"), report.reason
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("number", [torch.bfloat16, torch.float16, torch.float64])
 def test_a_mask_of_another_number_type_is_judged(number: torch.dtype) -> None:
     @network(0, lambda: {"score": nn.Linear(3, 1), "head": nn.Linear(3, 2)})
@@ -176,6 +182,7 @@ def published(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     return lengthwise_export.export(module.eval(), out, features=3, labels=["a", "b"], max_length=64, **options)
 
 
+@pytest.mark.sampled(2)
 def test_a_promise_holds_for_flat_sequences(published: PublishedModel) -> None:
     (promise,) = published.manifest.promises
     model = lengthwise.load(published.directory)

@@ -82,6 +82,7 @@ def test_few_records_get_fixed_kernels_unless_layers_are_asked_for(
     assert {name: getattr(model, name) for name in kind} == kind
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("model", ["", "kind = 'rocket'\nkernels = 840"])
 def test_what_was_fitted_for_the_choice_is_not_fitted_again(model: str) -> None:
     records = waves(120, scales=True)

@@ -53,7 +53,7 @@ def gated_over_steps(self, x):
     return self.head(torch.einsum("bnd,mn->bmd", x, self.mix).mean(1))
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(12)
 @pytest.mark.parametrize(
     ("kind", "part"),
     [
@@ -93,6 +93,7 @@ def sign_changes(self, x):
     return self.head((x[:, 1:].sign() != x[:, :-1].sign()).float().sum(1) / 10 + x.mean(1))
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(("kind", "mend", "shortest"), [(deviation, False, 2), (sign_changes, True, 1)])
 def test_nan_below_a_number_of_steps_becomes_the_shortest_length(
     kind: Factory, mend: bool, shortest: int, tmp_path: Path
@@ -214,6 +215,7 @@ def expansion(self, x):
     return self.head(powers.reshape(x.shape[0], 2, x.shape[1], 3).mean((1, 2)))
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("module", "why"),
     [

@@ -188,7 +188,7 @@ GRID = "grid = 'training'"
 OF_SEQUENCE = "sequence_features = ['length', 'level', 'scale', 'missing']"
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.gallery
 @pytest.mark.parametrize(
     ("model", "step"),
     [

@@ -86,6 +86,7 @@ def test_a_page_is_what_its_rule_says() -> None:
     assert {path.name for path in rule_pages.FOLDER.iterdir()} == {path.name for path in pages}
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.filterwarnings("ignore:.*will therefore destroy the mask")  # which is what the example shows
 @pytest.mark.parametrize(("code", "framework"), examples())
 def test_the_bad_example_of_a_rule_leaks_by_it_at_its_line_and_the_good_one_is_sound(
@@ -125,6 +126,7 @@ class Net(nn.Module):
 """
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("body", "code"),
     [
@@ -191,6 +193,7 @@ def graph(body: str) -> ModelProto:
     return onnx.parser.parse_model(GRAPH.replace("BODY", body))
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", SCALED)
 def test_a_scale_of_the_batch_is_lw504_in_a_graph(name: str) -> None:
     report = lengthwise_export.check(graph(SUMMED.replace("BODY", SCALED[name])), max_length=24)
@@ -254,6 +257,7 @@ class Net(nn.Module):
 """
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
     "body",

@@ -52,6 +52,7 @@ def test_every_check_tries_the_widths_of_blocks_and_one_step_beside_them() -> No
     assert max(judged(Pooled(), max_length=40).ran.widths) == 40
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("width", [31, 32, 33, 127, 128, 129])
 def test_a_path_for_one_width_is_found(width: int) -> None:
     report = judged(at(lambda wide: wide == width))
@@ -142,6 +143,7 @@ def attends(read):
     return pooling(pool)
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(
     "module",
     [
@@ -174,6 +176,7 @@ def test_an_inverted_mask_is_told_so_whatever_side_the_padding_is_on(padding: st
     assert codes(judged(Inverted(), padding=padding))[:1] == ["LW105"]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("module", "code"),
     [
@@ -201,6 +204,7 @@ def test_nan_of_padded_queries_is_told_so() -> None:
     assert codes(judged(pooling(pool))) == ["LW108"]
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("block", [8, 16, 32, 64])
 def test_a_path_for_whole_blocks_is_told_so(block: int) -> None:
     report = judged(at(lambda wide: wide % block == 0))
@@ -208,6 +212,7 @@ def test_a_path_for_whole_blocks_is_told_so(block: int) -> None:
     assert "128" in report.leaks[0].cause.why
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("width", [31, 33, 127, 129])
 def test_a_path_for_another_width_is_no_path_for_blocks(width: int) -> None:
     assert codes(judged(at(lambda wide: wide == width))) == ["LW207"]
@@ -335,6 +340,7 @@ def test_a_model_with_lengths_that_leaves_out_real_steps_of_an_id_leaks() -> Non
     assert "ids != 0" in leak.location.source
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     "read",
     [
@@ -438,6 +444,7 @@ def last_step(h: Tensor, valid: Tensor) -> Tensor:
     return h[torch.arange(len(h)), valid.sum(1) - 1]
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("pool", "is_unread"),
     [

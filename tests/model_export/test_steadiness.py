@@ -18,6 +18,7 @@ SHORT = 40
 changing = pytest.mark.parametrize("kind", CHANGING, ids=lambda kind: kind.__name__)
 
 
+@pytest.mark.sampled(7)
 @changing
 def test_a_module_that_changes_itself_is_not_checkable(kind: type) -> None:
     report = lengthwise_export.check(with_lengths(kind), max_length=SHORT)
@@ -25,7 +26,7 @@ def test_a_module_that_changes_itself_is_not_checkable(kind: type) -> None:
     assert_names(report.reason, kind)
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(26)
 @changing
 @pytest.mark.parametrize("make", [with_lengths, alone], ids=["with lengths", "alone"])
 def test_a_module_that_changes_itself_is_not_published(kind: type, make: object, tmp_path: Path) -> None:

@@ -157,6 +157,8 @@ async def test_no_deadline_and_no_wait_depends_on_the_clock_of_the_day(monkeypat
         assert figures['lengthwise_queue_wait_seconds_sum{model="sums",version="1"}'] < jump
 
 
+@pytest.mark.process
+@pytest.mark.long
 def test_the_service_reads_the_clock_of_the_day_only_for_times_that_people_see() -> None:
     package = Path(sys.modules["lengthwise"].__path__[0])
     readers = {

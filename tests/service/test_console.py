@@ -140,6 +140,7 @@ async def test_the_state_says_what_is_served_refused_and_allowed() -> None:
     assert (state["predict"], state["public_port"], state["keys"]) == ("predict", None, False)
 
 
+@pytest.mark.long
 @pytest.mark.process
 def test_reading_files_is_loaded_by_nobody_who_uploads_none() -> None:
     program = "import sys, lengthwise.application.app; print([name for name in sys.modules if 'upload' in name])"

@@ -111,6 +111,7 @@ def test_handshakes_that_go_no_further(tmp_path: Path) -> None:
             stack.enter_context(socket.create_connection(("127.0.0.1", server.port)))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "answers",
     [

@@ -127,6 +127,7 @@ def parameter(name: str, **choice: Any) -> dict[str, Any]:
     return {"parameters": {name: pb.InferParameter(**choice)}}
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("message", "code", "status", "said"),
     [

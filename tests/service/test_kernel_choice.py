@@ -85,6 +85,7 @@ def test_under_other_conditions_they_are_timed_again(directory: Path, monkeypatc
     assert load(directory).session.kernels == OWN
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     "content",
     [

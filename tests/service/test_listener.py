@@ -44,6 +44,7 @@ def silent(port: int, number: int) -> Iterator[list[socket.socket]]:
         ]
 
 
+@pytest.mark.long
 @pytest.mark.process
 def test_silent_connections_take_neither_the_files_nor_the_handshakes_of_others(
     trusting: tuple[Path, ssl.SSLContext],

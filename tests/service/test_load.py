@@ -166,6 +166,7 @@ def test_an_answer_that_never_comes_is_given_up():
     assert len(seen.status) == 1
 
 
+@pytest.mark.long
 def test_a_request_larger_than_the_sockets_buffers_arrives_whole():
     server = SmallServer()
     with serving(server) as target:

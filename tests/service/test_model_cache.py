@@ -528,6 +528,7 @@ def test_the_log_has_what_was_fetched_and_no_signature(
     assert "secret" not in caplog.text + "".join(path.read_text() for path in (tmp_path / "cache").rglob("copy.json"))
 
 
+@pytest.mark.long
 @pytest.mark.process
 def test_a_redirect_from_https_to_http_is_not_followed(web: Web, models: Path, tmp_path: Path) -> None:
     web.files["models.tar"] = archive_of(models, tmp_path / "models.tar")

@@ -49,6 +49,7 @@ async def test_an_odd_text_in_a_body_is_answered(
     assert not [one for one in caplog.records if one.levelno >= logging.ERROR]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("text", ["%ed%a0%80", "%ff", "%00", "%20", "%C2%85"])
 @pytest.mark.parametrize(
     "path", ["/v1/models/%s", "/v2/models/%s/ready", "/v2/models/sums/versions/%s", "/%s", "/predict?model=%s"]

@@ -505,7 +505,7 @@ def test_offline_plans_cost_at_most_three_percent_more_than_the_exact_partition(
     assert 1 - 1e-9 <= ratio_to_exact(lengths, count, seed, cost, BatchLimits(rows=rows)) <= 1.03
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("cost", TABLES.values(), ids=TABLES)
 @pytest.mark.parametrize("lengths", LENGTHS)
 def test_so_do_plans_of_more_than_the_horizon_holds(lengths: str, cost: CostTable):

@@ -91,6 +91,7 @@ async def test_every_bad_body_is_refused_with_its_pointer_and_alone(service: Ser
     assert figures['lengthwise_sequences_total{model="sums",version="1"}'] == len(BAD_BODIES)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("body", "headers", "status", "words"),
     [

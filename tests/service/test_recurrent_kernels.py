@@ -235,7 +235,7 @@ def test_tanh_and_sigmoid_are_those_of_double_precision(kernels: Kernels):
     np.testing.assert_allclose(found[small], expected[small], rtol=1e-6 if is_float else 1e-5)
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(9)
 @of_all
 def test_several_threads_run_one_session(kernels: Kernels):
     session = ours(layer(kernels[0], hidden=40, inputs=MANY, direction="bidirectional"), kernels)
@@ -253,7 +253,7 @@ def lending() -> Iterator[None]:
     recurrent_kernels.lend_cores(0)
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(15)
 @of_both
 @of_all
 @pytest.mark.usefixtures("lending")

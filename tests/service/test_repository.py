@@ -36,6 +36,7 @@ def opened_at(folder: Path) -> Repository:
     return Scan(folder, LIMITS, policy=Policy.parse("all")).run()
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("recordings", "lengths"),
     [

@@ -110,6 +110,7 @@ def answer_of(result: ScoringResult) -> Answer:
     return result
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("fields", TASKS, ids=str)
 @pytest.mark.parametrize("form", FORMS)
 def test_a_batch_of_any_form_gets_what_predict_answers(opens: Opens, form: str, fields: dict[str, Any]) -> None:

@@ -131,6 +131,7 @@ async def test_no_key_reaches_the_log(keys: Path, caplog: pytest.LogCaptureFixtu
     assert "of-some-length" not in caplog.text
 
 
+@pytest.mark.long
 @pytest.mark.process
 def test_keys_that_cannot_be_read_are_told_before_anything_listens(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError):
@@ -191,6 +192,7 @@ async def test_a_grpc_inference_call_without_a_key_is_counted_and_with_one_answe
                 await asyncio.sleep(0)
 
 
+@pytest.mark.process
 async def test_grpcs_health_and_reflection_want_a_key(keys: Path) -> None:
     async with listening(model(manifest()), api_keys_file=keys) as caller:
         health = health_pb2_grpc.HealthStub(caller.channel)

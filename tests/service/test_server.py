@@ -182,6 +182,7 @@ def test_a_signal_under_load_finishes_what_was_accepted_refuses_the_rest_and_exi
         assert "Traceback" not in server.text
 
 
+@pytest.mark.long
 @pytest.mark.process
 def test_a_drain_has_an_end() -> None:
     with started("--drain-seconds", "0.2") as server, server.connect() as held:

@@ -284,6 +284,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
         yield answers
 
 
+@pytest.mark.long
 def test_what_is_pushed_to_the_hub_is_fetched_from_it(hub: Hub, models: Path, tmp_path: Path) -> None:
     by_commit = push(models, "hf://team/vowels")
     assert by_commit == f"hf://team/vowels@{hub.head}"

@@ -233,6 +233,7 @@ LIES = {
 }
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("lie", LIES)
 async def test_a_compressed_body_waits_by_the_bytes_it_has(monkeypatch: pytest.MonkeyPatch, lie: str) -> None:
     decoded = list[int]()  # sizes of bodies, in the order in which they were decoded

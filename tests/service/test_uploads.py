@@ -20,6 +20,8 @@ from lengthwise.repository import modest
 from tests.support import proc
 from tests.support.numpy_models import Service, manifest, model, serving
 
+pytestmark = pytest.mark.process
+
 MANY = 10_000_000
 
 
@@ -131,6 +133,7 @@ async def test_each_format_is_read_over_http(service: Service, tmp_path: Path) -
     assert service.serving.inflight.bytes == 0
 
 
+@pytest.mark.long
 async def test_what_cannot_be_read_is_told_and_leaves_nothing_behind() -> None:
     async with serving(model(manifest()), max_body_bytes=4096) as service:
         for name, content, status, said in [
@@ -242,6 +245,7 @@ async def test_the_process_gives_way_to_the_service_and_has_limits(tmp_path: Pat
     assert not about.exists()
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("rows", [1, 1000])
 async def test_a_small_parquet_file_of_millions_of_values_is_refused_unread(
     service: Service, tmp_path: Path, rows: int
@@ -258,6 +262,7 @@ async def test_a_small_parquet_file_of_millions_of_values_is_refused_unread(
     assert "row group 0" in answer.json()["detail"]
 
 
+@pytest.mark.long
 async def test_the_columns_that_a_query_names_are_taken(service: Service) -> None:
     text = b"id,t,x,y,label\na,2,1,10,up\na,1,2,20,up\n"
     found = (await service.client.post("/console/sequences?name=a.csv", content=text)).json()
@@ -287,6 +292,7 @@ async def test_padding_that_a_query_names_is_cut_off(service: Service) -> None:
 NAMED = manifest(inputs=("x", "y"))
 
 
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("suffix", ["csv", "tsv", "csv.gz", "parquet"])
 @pytest.mark.parametrize("of_model", [False, True])
 async def test_a_table_that_names_no_sequences_is_asked_about(suffix: str, of_model: bool, tmp_path: Path) -> None:
@@ -328,6 +334,7 @@ async def test_lines_without_a_header_are_one_sequence_as_pasted_ones_are(servic
     assert (words.status_code, "and no numbers" in words.text) == (422, True)
 
 
+@pytest.mark.long
 async def test_a_table_is_read_by_the_names_of_the_model_that_the_query_names() -> None:
     text = b"id,t,y,note,x\na,1,10,n,1\na,2,20,n,2\n"
     many = manifest(version=2, inputs=tuple(f"{'n' * 100}{place}" for place in range(5000)))

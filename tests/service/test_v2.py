@@ -124,6 +124,7 @@ def first_input(**fields: Any) -> dict[str, Any]:
     return {"inputs": [first | fields, *others]}
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("changes", "place"),
     [

@@ -367,6 +367,7 @@ def test_the_limit_of_the_process_is_named_beside_a_device_too(tmp_path: Path):
     assert not isinstance(raised.value, NotVerified)
 
 
+@pytest.mark.long
 def test_a_device_that_is_full_at_the_warm_up_is_tried_again(tmp_path: Path):
     failing = ""
 
@@ -443,6 +444,7 @@ def folder_of_a_model(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.long
 def test_the_first_model_is_verified_by_the_process_that_was_started_early(
     folder_of_a_model: Path, early: subprocess.Popen[bytes], processes: Started
 ) -> None:

@@ -108,6 +108,7 @@ def _verifying(pid: int) -> list[int]:
     return []
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("when", ["at the start", "at a reload"])
 def test_a_signal_while_a_graph_hangs_ends_the_service_in_time(folder: Path, when: str) -> None:
     options = serve(folder, "--drain-seconds", "2", "--judge-timeout-seconds", "600")
@@ -143,6 +144,7 @@ def test_the_bundled_model_is_verified_in_the_service_and_others_are_not(folder:
     assert isinstance(verifier(models=folder), VerificationProcess)
 
 
+@pytest.mark.long
 def test_the_bundled_model_answers_after_little_work() -> None:
     with started("--runners", "1", quickly=False) as server:
         assert server.predict({"sequences": [[[0.5] * 12] * 3]}).status_code == 200

@@ -41,6 +41,7 @@ PREDICT = {
 QUERIES = ["timeout_ms=N", "priority=N", "version=N"]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("number", NUMBERS, ids=lambda number: f"{number[:6]}, {len(number)} characters")
 async def test_no_number_is_more_than_a_refusal(
     service: Service, number: str, caplog: pytest.LogCaptureFixture

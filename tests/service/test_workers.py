@@ -100,6 +100,7 @@ def test_a_few_connections_that_stay_are_spread(workers: Workers) -> None:
     assert min(held) >= 2, held
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_worker_that_ends_under_load_takes_its_own_calls_only(workers: Workers, number: signal.Signals) -> None:
     server = workers.server
@@ -136,6 +137,7 @@ def test_a_worker_that_ends_under_load_takes_its_own_calls_only(workers: Workers
     assert sum(one["restarts"] for one in after) == restarts + 1
 
 
+@pytest.mark.long
 def test_a_worker_in_the_place_of_another_and_the_others_serve_the_same_versions(tmp_path: Path) -> None:
     place(tmp_path / "models")
     with started(str(tmp_path / "models"), "--workers", "2") as server:
@@ -148,6 +150,7 @@ def test_a_worker_in_the_place_of_another_and_the_others_serve_the_same_versions
         wait_until(lambda: {server.predict(GOOD).json()["version"] for _ in range(12)} == {"2"}, server.text.strip)
 
 
+@pytest.mark.long
 def test_a_new_worker_that_finds_no_model_takes_none_from_the_others(tmp_path: Path) -> None:
     directory = place(tmp_path / "models").parent
     with started(str(tmp_path / "models"), "--workers", "2") as server:
@@ -224,6 +227,7 @@ def test_the_repository_is_read_again_by_all(tmp_path: Path) -> None:
         assert {server.predict(GOOD).status_code for _ in range(8)} == {503}
 
 
+@pytest.mark.long
 def test_five_early_deaths_of_each_worker_end_the_service() -> None:
     with started("--workers", "2") as server:
         Workers(server).ready()
@@ -239,6 +243,7 @@ def test_five_early_deaths_of_each_worker_end_the_service() -> None:
         assert 2 * MOST_EARLY <= len(seen) <= 2 * MOST_EARLY + 4  # the first ones may have run for longer
 
 
+@pytest.mark.long
 def test_a_worker_that_cannot_start_ends_it_with_its_reason(tmp_path: Path) -> None:
     keys = tmp_path / "keys"
     keys.write_text("short")
@@ -270,6 +275,7 @@ def batches(pid: int) -> Any:
         return SharedMemory(file.fileno(), 2).table["batches"]
 
 
+@pytest.mark.long
 def test_one_request_runs_on_the_cores_of_all_workers_and_frees_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -322,6 +328,7 @@ def test_twenty_replacements_leave_nothing_behind() -> None:
         assert server.figures()["lengthwise_worker_restarts_total"] == 20
 
 
+@pytest.mark.long
 def test_grpc_keys_and_the_admin_port_are_those_of_all_workers(tmp_path: Path) -> None:
     grpc = pytest.importorskip("grpc")
     from lengthwise.grpc import open_inference_pb2 as pb

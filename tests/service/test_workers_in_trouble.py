@@ -103,6 +103,7 @@ def test_a_stop_of_all_of_them_kills_none() -> None:
         assert "hangs" not in workers.server.text
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("in_hand", [False, pytest.param(True, marks=pytest.mark.long)])
 def test_a_drain_does_not_wait_for_one_that_hangs(in_hand: bool) -> None:
     with serving("--drain-seconds", "8", hung_seconds=600) as workers, workers.server.connect() as wire:

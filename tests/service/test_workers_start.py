@@ -110,6 +110,7 @@ def test_while_one_serves_another_that_cannot_start_is_tried_again(cause: str, t
         assert server.end() == 0
 
 
+@pytest.mark.long
 @pytest.mark.process
 def test_a_worker_that_is_dead_is_not_shown_as_ready_though_nobody_has_noticed() -> None:
     with started("--workers", "2") as server:
@@ -124,6 +125,7 @@ def test_a_worker_that_is_dead_is_not_shown_as_ready_though_nobody_has_noticed()
         workers.replaced(gone)
 
 
+@pytest.mark.long
 @pytest.mark.process
 def test_no_counter_goes_back_when_the_worker_that_showed_it_is_killed() -> None:
     with started("--workers", "2", "--verify-share", "1") as server:
@@ -195,6 +197,7 @@ def test_without_room_for_the_shared_memory_it_says_so(monkeypatch: pytest.Monke
         shared_file(3)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.process
 @pytest.mark.parametrize(
     "shared", ["size=64k", None, *(pytest.param(each, marks=pytest.mark.long) for each in ("ro", "noexec"))]
@@ -222,6 +225,7 @@ def test_a_full_a_read_only_or_a_missing_place_for_shared_memory_changes_nothing
         process.wait()
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.process
 @pytest.mark.parametrize("ends", ["second signal", "killed"])
 def test_nothing_that_the_workers_share_has_a_name(ends: str, tmp_path: Path) -> None:
@@ -243,6 +247,7 @@ def test_nothing_that_the_workers_share_has_a_name(ends: str, tmp_path: Path) ->
     assert [path.name for path in tmp_path.iterdir() if path.name != ".ses"] == []  # that one is onnxruntime's
 
 
+@pytest.mark.long
 @pytest.mark.process
 @pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.long), 2])
 def test_a_hangup_during_the_start_ends_nobody(workers: int) -> None:
@@ -303,6 +308,7 @@ def test_a_wrong_certificate_ends_the_service_before_its_ports_are_opened(tmp_pa
             supervise(settings, WorkerCount(2, ""))
 
 
+@pytest.mark.long
 @pytest.mark.process
 def test_an_extra_that_no_worker_has_is_said_once(tmp_path: Path) -> None:
     (tmp_path / "fastapi.py").write_text("raise ModuleNotFoundError(\"No module named 'fastapi'\", name='fastapi')\n")
@@ -316,7 +322,7 @@ def test_an_extra_that_no_worker_has_is_said_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.process
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_signal_to_end_during_the_imports_is_obeyed_after_them(workers: int, number: signal.Signals) -> None:
@@ -347,6 +353,7 @@ main()
 """
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.process
 @pytest.mark.parametrize(("which", "early"), [("alone", ["early True"]), ("first", ["early True"]), ("other", [])])
 def test_a_process_that_verifies_starts_before_the_service(tmp_path: Path, which: str, early: list[str]) -> None:
@@ -355,6 +362,7 @@ def test_a_process_that_verifies_starts_before_the_service(tmp_path: Path, which
     assert ran.stdout.splitlines() == [*early, "serves"], ran.stderr
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.process
 @pytest.mark.parametrize("workers", [1, 3])
 def test_no_process_that_verifies_is_left_once_the_models_are_loaded(tmp_path: Path, workers: int) -> None:
