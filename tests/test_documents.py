@@ -109,7 +109,7 @@ def walk(name: str, folder: Path, *, long: bool) -> int:
         return documents.walk(ROOT / name, run, long=long, sections=page.sections, tolerance=page.tolerance)
 
 
-@pytest.mark.sampled(7)
+@pytest.mark.sampled(14)
 @pytest.mark.process
 @pytest.mark.parametrize("name", long_but(PAGES, lambda name: name not in SLOW))
 def test_the_blocks_of_a_page_run_and_print_what_it_says(name: str, tmp_path: Path) -> None:

@@ -70,6 +70,7 @@ def test_the_action_is_valid_for_github_and_puts_no_input_into_its_scripts() -> 
     assert [step["name"] for step in steps() if "${{" in step["run"]] == []
 
 
+@pytest.mark.long
 @pytest.mark.process
 def test_the_action_checks_the_listed_targets_and_annotates_the_lines(repository: Path) -> None:
     code, printed = run_step(steps()[-1], repository, {"python": sys.executable})
@@ -78,6 +79,7 @@ def test_the_action_checks_the_listed_targets_and_annotates_the_lines(repository
     assert f"::error file=nets.py,line={line},title=LW201 mean-over-padding::" in printed
 
 
+@pytest.mark.long
 @pytest.mark.process
 def test_the_action_takes_arguments_and_a_folder(repository: Path) -> None:
     (repository / "inner").mkdir()
@@ -114,6 +116,7 @@ def test_the_action_installs_lengthwise_beside_the_users_torch(repository: Path,
     assert (code, "title=LW201" in printed) == (1, True), printed
 
 
+@pytest.mark.long
 @pytest.mark.process
 def test_the_hook_checks_the_targets_that_changed_files_can_change(repository: Path) -> None:
     (hook,) = yaml.safe_load(HOOKS.read_text())

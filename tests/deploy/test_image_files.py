@@ -193,6 +193,7 @@ def test_an_archive_of_the_right_digest_is_unpacked(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "models").iterdir()] == ["vowels"]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.process
 @pytest.mark.parametrize(
     ("files", "wrong", "said"),

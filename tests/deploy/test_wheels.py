@@ -34,6 +34,7 @@ def test_the_extra_that_serves_brings_the_files_of_the_page_of_calls() -> None:
     assert any(line.startswith("fastapi-offline") for line in PROJECT["optional-dependencies"]["serve"])
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(("variables", "code"), [({}, 1), ({"LENGTHWISE_PURE": "1"}, 0)])
 def test_a_build_in_which_a_module_does_not_compile_fails(variables: dict[str, str], code: int, tmp_path: Path) -> None:
     command = [sys.executable, "setup.py", "build_ext", "--force", "--build-lib", tmp_path, "--build-temp", tmp_path]

@@ -47,7 +47,7 @@ def test_a_leak_is_found_at_the_layer_where_it_begins(exhibit: KerasExhibit, tmp
     assert first["fix"]
 
 
-@pytest.mark.sampled(40)
+@pytest.mark.gallery
 @pytest.mark.parametrize("exhibit", KERAS_SOUND, ids=str)
 def test_a_sound_model_is_called_sound(exhibit: KerasExhibit, tmp_path: Path) -> None:
     reported(exhibit, tmp_path)

@@ -49,6 +49,7 @@ def statuses(wire: Wire) -> list[int]:
     return [*iter(lambda: wire.answer()[0], 0)]
 
 
+@pytest.mark.sampled(3)
 @endless
 @pytest.mark.parametrize(
     ("path", "where"),

@@ -318,6 +318,7 @@ class SqueezedTagger(Tagger):
         return super().forward(x).squeeze()
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(("module", "channels_first"), [(squeezed(), True), (SqueezedTagger(), False)])
 def test_one_row_is_answered_also_where_the_module_squeezes_it_away(module: nn.Module, channels_first: bool) -> None:
     target = targets.read(module, TargetOptions(channels_first=channels_first), blind=True)

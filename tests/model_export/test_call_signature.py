@@ -158,6 +158,7 @@ class Attends(nn.Module):
         return self.head((weights[..., None] * hidden).sum(1))
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("scores_of", "line"),
     [

@@ -62,7 +62,7 @@ def test_a_users_module_is_published_with_a_promise_and_answers_as_torch(mean: P
     assert promise.bits == (promise.tolerance == 0)
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("refused", "error", "named"),
     [

@@ -67,7 +67,6 @@ def worst(subject: TorchSubject, proto: onnx.ModelProto, sizes: Sequence[tuple[i
     return max(differences)
 
 
-@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     "exhibit",
     long_but((each for each in TORCH_SOUND if each.name not in NO_GRAPH), lambda one: one.name in IN_EVERY_RUN),

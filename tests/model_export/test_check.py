@@ -453,6 +453,7 @@ def test_a_report_of_what_cannot_be_judged_lists_what_ran_and_was_tried() -> Non
     assert {"large junk in the padding", "padded wider"} <= {one.name for one in report.trials}
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("most", [1, 2, 3, 6, 12])
 def test_a_model_that_raises_before_the_trials_widths_is_not_called_sound(most: int) -> None:
     report = judged(refusing(lambda x, lengths: x.size(1) > most))
@@ -462,6 +463,7 @@ def test_a_model_that_raises_before_the_trials_widths_is_not_called_sound(most: 
     assert f"--max-length {most}" in report.reason
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("most", [2, 3, 5, 6, 12])
 def test_it_is_judged_where_the_caller_says_that_it_ends_there(most: int) -> None:
     report = judged(refusing(lambda x, lengths: x.size(1) > most), max_length=most)

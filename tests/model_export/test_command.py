@@ -263,7 +263,7 @@ def test_help_shows_an_example() -> None:
         assert name == "export" or ("docs/spec.md" in told and "the graph normalises" in told)
 
 
-@pytest.mark.sampled(9)
+@pytest.mark.sampled(27)
 @pytest.mark.parametrize(
     ("words", "said"),
     [

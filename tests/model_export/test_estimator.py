@@ -33,7 +33,7 @@ NOT_PASSED = {  # the checks of scikit-learn that make no sense here, each with 
 }
 
 
-@pytest.mark.sampled(12)
+@pytest.mark.sampled(36)
 @parametrize_with_checks(
     [LengthwiseClassifier(ROCKET)], expected_failed_checks=lambda _estimator: NOT_PASSED, xfail_strict=True
 )
@@ -65,6 +65,7 @@ def test_labels_keep_their_type_and_order() -> None:
     assert (flags.predict(X[:1]).dtype, flags.score(X, numbers == 9) > 0.9) == (bool, True)
 
 
+@pytest.mark.long
 def test_it_is_validated_and_searched_as_any_other() -> None:
     X, y = in_memory()
     assert cross_val_score(LengthwiseClassifier(ROCKET), X, y, cv=2).mean() > 0.8

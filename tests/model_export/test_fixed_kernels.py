@@ -95,6 +95,7 @@ def test_a_sequence_with_nan_or_of_no_steps_gets_nan_and_others_do_not(instructi
     assert fixed_kernels.shares(model.plan, []).shape == (0, model.plan.biases.size)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("size", [0.0, 1e-45, 1e-38, 2.0**-60, 1.0, 2.0**119, 2.0**120, 3e38, np.inf])
 def test_the_grid_is_that_of_the_operators_at_every_size(size: float, instructions: str) -> None:
     model = fitted(3, 84, 9)
@@ -103,7 +104,7 @@ def test_the_grid_is_that_of_the_operators_at_every_size(size: float, instructio
     assert np.array_equal(fixed_kernels.shares(model.plan, given), by_operators(model, given))
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(10)
 @pytest.mark.parametrize("limit", [2.0**-60, 2.0**-3, 8.0, 2.0**120])
 @pytest.mark.parametrize("features", [1, 12, 500])
 def test_the_grid_of_the_training_split_clips_and_counts_exactly(
@@ -127,6 +128,7 @@ def test_the_grid_of_the_training_split_clips_and_counts_exactly(
     assert np.array_equal(fixed_kernels.shares(model.plan, given), fixed_kernels.shares(model.plan, clipped))
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("grid", ["sequence", "training"])
 def test_counts_of_pieces_add_up_to_those_of_their_sequence(grid: str, instructions: str) -> None:
     random = np.random.default_rng(0)

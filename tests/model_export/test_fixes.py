@@ -406,6 +406,7 @@ NAN = {
 LINES = {"norm": "x / x.norm", "deviation": "x / x.std", "logarithm": "valid.unsqueeze(-1)", "softmax": "softmax(-1)"}
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", NAN)
 def test_an_answer_that_padding_turns_to_nan_is_a_leak_where_nan_begins(name: str) -> None:
     report = lengthwise_export.check(summed(NAN[name]), features=3, max_length=40)

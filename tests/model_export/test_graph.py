@@ -108,6 +108,7 @@ def counted(self, tokens, mask):
     return torch.where(mask[..., None], self.table(tokens), 0.0).sum(1)
 
 
+@pytest.mark.long
 def test_tokens_have_their_own_input() -> None:
     steps = StepInput(kind="tokens", vocabulary=9)
     proto = graph.build(counted(), steps, name="counted", labels="abcd", signature=CallSignature("mask"))

@@ -99,6 +99,7 @@ def test_an_archive_without_a_part_is_refused(file: Path, missing: str) -> None:
     refused(keras_files.write(file, content), missing)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     "name",
     [
@@ -376,6 +377,7 @@ def test_weights_that_do_not_belong_there_are_refused(file: Path, change: str) -
     refused(keras_files.with_weights(file, WEIGHTS_CHANGED[change]))
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     "change",
     [

@@ -733,6 +733,7 @@ def test_scores_are_probabilities_only_if_the_selected_output_is(
     assert target.scores == scores
 
 
+@pytest.mark.long
 def test_a_model_is_read_in_inference_mode_too() -> None:
     import torch
 

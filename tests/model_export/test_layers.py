@@ -28,6 +28,7 @@ def test_the_mask_comes_from_the_width_of_the_tensor_and_removes_nan() -> None:
     assert layers.masked(steps, mask).squeeze(2).tolist() == [[1.0, 0.0, 0.0], [1.0, 1.0, 0.0]]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("layer", "reads"),
     [

@@ -73,7 +73,7 @@ def difference(original: onnx.ModelProto, result: Mended, rows: list[Array]) -> 
     return worst
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("name", [*LAYERS, *SCANS])
 def test_a_loop_becomes_a_layer_or_keeps_its_states_where_a_row_has_ended(name: str) -> None:
     loop = (LAYERS | SCANS)[name]

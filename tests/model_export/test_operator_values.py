@@ -215,7 +215,7 @@ def _pointwise(arguments: int, part: int) -> tuple[NDArray[np.float32], NDArray[
 CASES = [(arguments, *each) for arguments, table in ((1, OF_ONE), (2, OF_TWO)) for each in enumerate(table)]
 
 
-@pytest.mark.sampled(36)
+@pytest.mark.sampled(108)
 @pytest.mark.parametrize(
     "case", long_but(CASES, lambda case: case[1] % PARTS == 0), ids=lambda case: f"{case[0]}-{case[2]}"
 )

@@ -237,6 +237,7 @@ def test_a_leak_over_a_border_has_the_rule_and_the_line_where_it_begins(
     assert source in leak.location.source
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(("model", "is_last"), [(PartsOfTheRow, True), (PartsByNumber, True), (Attention, False)])
 def test_a_report_says_that_the_last_answer_is_that_to_the_padding(model: type[nn.Module], is_last: bool) -> None:
     packed: Packing = "segment_ids" if is_last else "cu_seqlens"

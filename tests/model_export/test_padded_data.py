@@ -171,6 +171,7 @@ def test_rows_without_a_time_are_cut_in_training_and_export(tmp_path: Path) -> N
     assert exported.exit_code == 0, exported.output
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("labels", [LABELS, None], ids=["beside", "inside"])
 def test_null_steps_behind_sequences_are_cut_in_training(labels: list[str] | None) -> None:
     steps = [[*one.tolist(), None, None] for one in SEQUENCES]

@@ -250,7 +250,7 @@ def test_a_padding_test_that_could_fail_passes(plain: Outcomes, case: str) -> No
     assert plain["calls"][f"test_{CASES.index(COULD_FAIL[case])}"] == Outcome(True)
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.gallery
 @pytest.mark.parametrize(("code", "which"), EXAMPLES)
 def test_the_bad_example_of_a_rule_could_not_fail_and_the_good_one_fails_by_itself(
     watching: Outcomes, code: str, which: str

@@ -74,6 +74,7 @@ def on_grid(model: RocketClassifier, steps: NDArray[np.float32]) -> NDArray[np.f
     return np.asarray(model.grid(torch.from_numpy(steps)[None])[0].numpy())
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("features", [1, 3, 12])
 def test_the_features_are_those_of_the_numpy_reference(features: int) -> None:
     model, given = fitted(features), sequences(features)

@@ -308,6 +308,7 @@ def by_id(number: int):
     return Tokens(lambda ids, valid: ids != number)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("number", [0, 1, 29])
 def test_padding_that_is_recognised_by_its_id_leaks(number: int) -> None:
     report = lengthwise_export.check(by_id(number), vocabulary=30)
@@ -316,6 +317,7 @@ def test_padding_that_is_recognised_by_its_id_leaks(number: int) -> None:
     assert f"id {number} (ne at " in leak.cause.why
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("written", "options", "verdict"),
     [

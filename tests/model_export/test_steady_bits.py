@@ -43,6 +43,7 @@ def kinds(graph: onnx.ModelProto) -> list[str]:
     return [node.op_type for node in graph.graph.node]
 
 
+@pytest.mark.sampled(7)
 @pytest.mark.parametrize("name", FORMS)
 def test_an_operator_becomes_others_with_the_same_bits_in_every_batch(name: str) -> None:
     form = FORMS[name]
@@ -228,6 +229,7 @@ def test_values_of_another_layout_are_not_compared() -> None:
     assert first_loss(blocked, MANIFEST) is None
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("tolerance", "made_here", "rewritten"), [(None, True, True), (0.0, True, False), (None, False, False)]
 )

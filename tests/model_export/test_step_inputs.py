@@ -137,6 +137,7 @@ def test_a_layout_that_was_said_and_is_not_meant_is_told() -> None:
         found(module, read_signature(module, channels_first=True))
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("width", [40, 64, 300])
 def test_a_width_that_is_frozen_is_left_to_the_check(width: int) -> None:
     @network(0, lambda: {"step": nn.Linear(4, 6), "out": nn.Linear(6 * width, 3)})

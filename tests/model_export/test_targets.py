@@ -118,6 +118,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.long
 def test_a_factory_gives_a_target_of_the_same_weights_each_time(folder: Path) -> None:
     target, again = (targets.read("users:make", TargetOptions()) for _ in range(2))
     assert type(target) is ModuleTarget

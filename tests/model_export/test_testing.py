@@ -42,6 +42,7 @@ def test_a_warning_fails_only_if_asked() -> None:
         assert_padding_safe(target, features=3, second="mask", max_length=40, strict=True)
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(
     ("leaks", "options", "verdict"),
     [

@@ -44,6 +44,7 @@ def test_training_learns_what_there_is_to_learn(tmp_path: Path) -> None:
     assert result.progress.epochs[-1].training_loss < result.progress.epochs[0].training_loss
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("task", ["multi-label", "per-step"])
 def test_the_other_heads_learn_too(tmp_path: Path, task: str) -> None:
     def relabelled(records: list[Record]) -> list[Record]:
@@ -67,6 +68,7 @@ def test_the_same_seed_gives_the_same_weights(tmp_path: Path) -> None:
     assert weights(tmp_path / "one") != weights(tmp_path / "other")
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("last", [0, 2])
 def test_a_resumed_run_ends_in_the_weights_of_an_uninterrupted_one(tmp_path: Path, last: int) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
@@ -97,6 +99,7 @@ def test_a_resume_keeps_the_best_epoch_that_lies_before_it(tmp_path: Path) -> No
     assert weights(tmp_path) == before
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("changed", "said"),
     [

@@ -204,6 +204,7 @@ def test_a_checkpoint_or_its_run_is_exported_without_a_spec(
     assert str(manifest.made["checkpoint"]).startswith("sha256:")
 
 
+@pytest.mark.long
 def test_a_runs_folder_is_a_checkpoint_beside_a_spec_whose_policy_may_differ(files: Path, tmp_path: Path) -> None:
     (tmp_path / "s.toml").write_text(SPEC.replace("features = 3", 'features = 3\nmax_length = 40\nlong = "tail"'))
     result = run("export", tmp_path / "s.toml", "--checkpoint", files / "run", "--out", tmp_path / "m")
@@ -230,6 +231,7 @@ def test_a_checkpoint_of_nobody_knows_which_spec_or_none_at_all_asks_for_it(tmp_
         assert (result.exit_code, said in result.stderr) == (2, True)
 
 
+@pytest.mark.long
 def test_the_accuracy_of_labelled_data_is_kept_and_a_low_one_is_a_warning(files: Path, tmp_path: Path) -> None:
     records = [replace(record, steps=record.steps * 0.0) for record in separable(40)]
     (tmp_path / "zeros.jsonl").write_text(json_lines(records))

@@ -110,6 +110,7 @@ def table(path: Path, *, label: str = "label", seed: int = 0) -> Path:
     return path
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("words", [(), ("auto",), ("rocket",)], ids=["no spec", "auto", "rocket"])
 def test_data_without_a_spec_is_trained_and_the_spec_of_the_run_trains_the_same(
     words: tuple[str, ...], tmp_path: Path
@@ -175,6 +176,7 @@ def test_words_that_are_no_spec_and_no_data_are_told_apart(
     assert said in ended.stderr
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("labels", "task", "said"),
     [

@@ -42,6 +42,7 @@ def trained(*given: Any, **options: Any) -> lengthwise_export.TrainedModel:
     return lengthwise_export.train("rocket", *given, progress=None, **options)
 
 
+@pytest.mark.long
 def test_every_form_trains_the_same_model() -> None:
     table, arrays = long_table(), [case.T for case in cases()]
     first = trained(arrays, LABELS)
@@ -75,6 +76,7 @@ def without_names(run: lengthwise_export.TrainedModel) -> tuple[dict[str, bytes]
     return {name: tensor.numpy().tobytes() for name, tensor in tensors.items()}, state
 
 
+@pytest.mark.long
 def test_what_the_columns_were_taken_as_is_said_and_other_splits_may_be_tables() -> None:
     run = trained(long_table(), test=long_table())
     assert run.reasons[0] == "columns: id 'id', time 't', label 'label', features 'u', 'v'"

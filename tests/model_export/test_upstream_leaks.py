@@ -10,6 +10,7 @@ from tests.model_export.upstream_leaks import UPSTREAM, UpstreamLeak
 each = pytest.mark.parametrize("leak", UPSTREAM, ids=lambda leak: leak.see)
 
 
+@pytest.mark.sampled(13)
 @each
 def test_a_leak_of_a_public_project_is_found_by_its_rule_at_its_line(leak: UpstreamLeak) -> None:
     report = lengthwise_export.check(leak.make(cured=False), **leak.options)
@@ -18,7 +19,7 @@ def test_a_leak_of_a_public_project_is_found_by_its_rule_at_its_line(leak: Upstr
     assert found == [(leak.code, leak.line)]
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(15)
 @each
 def test_the_cured_twin_is_sound(leak: UpstreamLeak) -> None:
     report = lengthwise_export.check(leak.make(cured=True), **leak.options)

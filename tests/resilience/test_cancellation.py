@@ -49,6 +49,7 @@ async def left(service: Service, *, freed: int) -> dict[str, float]:
     return figures
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("reset", [False, True], ids=["closes", "resets"])
 async def test_who_leaves_while_waiting_frees_the_place_and_the_batch_mate_is_answered(way: str, reset: bool) -> None:

@@ -219,6 +219,7 @@ class TestInAService:
         assert service.find("vowels", None).manifest.version == 1
         assert "the aliases of vowels stay as they were" in caplog.text
 
+    @pytest.mark.long
     async def test_a_broken_file_of_a_new_name_has_no_version_served_in_the_champions_place(
         self, service: Serving, tmp_path: Path
     ) -> None:

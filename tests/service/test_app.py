@@ -197,6 +197,7 @@ async def test_health_says_what_a_model_takes() -> None:
     )
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     "path",
     [

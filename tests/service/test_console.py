@@ -100,6 +100,7 @@ def test_the_shared_look_is_one_file() -> None:
     assert page.files()["look.css"].content.decode() == look()
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     "path",
     [

@@ -64,7 +64,7 @@ def test_a_stored_table_holds_where_the_first_runs_take_about_what_it_says(scale
     assert len(machine.ran) == 5
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(9)
 @pytest.mark.parametrize("options", [{}, ON_A_DEVICE], ids=["processor", "device"])
 @pytest.mark.parametrize(
     "scale",
@@ -336,6 +336,7 @@ def _with_some_slow_first_runs(device: str, late: Callable[[int, int, int], floa
     return [table.predict(*shape) / truth(*shape) for shape in shapes]
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("slow", [3, 10])
 @pytest.mark.parametrize("device", ["flat to 256 rows", "in proportion", "H200, encoder of 4 layers"])
 def test_a_table_is_right_where_only_the_very_first_runs_are_slow(device: str, slow: int):
@@ -344,7 +345,7 @@ def test_a_table_is_right_where_only_the_very_first_runs_are_slow(device: str, s
     assert off == pytest.approx([1.0] * len(off), rel=0.15)
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     "late",
     [
@@ -372,6 +373,7 @@ def test_a_time_that_no_sum_of_terms_explains_is_predicted_as_it_was_measured(se
     assert table.predict(1, 4) == pytest.approx(1.2e-3, rel=0.15)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("turns", [{5}, {11}, {20}, {40}])
 def test_a_shape_of_a_device_whose_runs_stall_runs_again(turns: set[int]):
     truth, ran, now = TABLES["flat to 256 rows"], 0, 0.0

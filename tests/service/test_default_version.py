@@ -68,6 +68,7 @@ class TestInARepository:
     def service(self, folder: Path, **options: str) -> Serving:
         return Serving(Settings(models=folder, **options), verify=verifier.verify)
 
+    @pytest.mark.long
     async def test_each_change_of_what_answers_is_said_once(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:

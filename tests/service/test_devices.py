@@ -186,6 +186,7 @@ def test_a_model_whose_nodes_would_run_elsewhere_is_not_served(folder: Path):
         loading.load(directory(folder), LIMITS, devices=[ELSEWHERE])
 
 
+@pytest.mark.long
 def test_a_model_on_a_device_is_warmed_up_and_allocates_nothing_afterwards(
     folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):

@@ -78,6 +78,7 @@ def test_models_that_are_being_loaded_beside_what_runs(tmp_path: Path) -> None:
         assert "copy-29/1 is ready" not in server.text
 
 
+@pytest.mark.long
 def test_a_folder_that_nobody_can_read_to_the_end(tmp_path: Path) -> None:
     folder = tmp_path / "models" / "hangs" / "1"
     folder.mkdir(parents=True)
@@ -87,6 +88,7 @@ def test_a_folder_that_nobody_can_read_to_the_end(tmp_path: Path) -> None:
         pass
 
 
+@pytest.mark.long
 def test_a_request_that_is_never_said_to_its_end_is_told() -> None:
     with (
         started("--drain-seconds", str(DRAIN_SECONDS)) as server,

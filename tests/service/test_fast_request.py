@@ -231,6 +231,7 @@ async def test_both_ways_give_the_same_answer_and_the_same_headers(service: Serv
         assert (quick.by_asgi, through.by_asgi) == (0, len(BODIES))
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("headers", "options", "body"),
     [
@@ -523,6 +524,7 @@ LONG = orjson.dumps({"sequences": [{"steps": [[1, 3]] * 2000, "step_mask": [True
 ORDINARY = orjson.dumps({"sequences": [[[1, 3]] * 6000]})
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("direct", [True, False], ids=["direct", "by ASGI"])
 @pytest.mark.parametrize(
     ("body", "status", "beside"),

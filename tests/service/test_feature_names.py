@@ -78,6 +78,7 @@ def bits(predictions: Any) -> list[bytes]:
     return [one.probabilities.tobytes() for one in predictions]
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("form", FORMS)
 def test_a_table_with_the_names_in_another_order_gets_the_same_answers(form: str, model: lengthwise.Model):
     assert bits(model.predict(FORMS[form]())) == bits(model.predict(steps()))

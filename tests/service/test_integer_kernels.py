@@ -173,7 +173,7 @@ def product(instructions: str, inputs: int, outputs: int, **form: Any) -> Any:
     return opened(precision.convert(product_graph(inputs, outputs, **form), "int8"), instructions)
 
 
-@pytest.mark.sampled(7)
+@pytest.mark.sampled(14)
 @pytest.mark.parametrize("inputs", [32, 35, 200])
 @pytest.mark.parametrize("outputs", [32, 33, 129])
 @pytest.mark.parametrize("shape", [(1,), (7,), (3, 65), (2, 1, 3)])

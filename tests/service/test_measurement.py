@@ -144,6 +144,7 @@ def strangers() -> Callable[[PaddedBatch, int], NDArray[np.bool_]]:
     return among
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("moved", "only"),
     [

@@ -110,7 +110,7 @@ ODD: dict[str, Callable[[Path], object]] = {
 }
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(15)
 @pytest.mark.parametrize("odd", ODD)
 def test_whatever_stands_in_the_place_of_a_file_is_the_refusal_of_its_version(folder: Path, odd: str) -> None:
     for version, name in enumerate((MANIFEST_FILE, *VOUCHED), 1):
@@ -229,7 +229,7 @@ def test_golden_sequences_that_are_none_are_the_refusal_of_their_version(folder:
 # What the manifest says
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(12)
 @pytest.mark.parametrize(
     "fields",
     [
@@ -249,6 +249,7 @@ def test_a_manifest_that_asks_for_the_absurd_costs_no_other_its_place(
     assert "good/1" in served(found)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("raised", [RecursionError("deep"), MemoryError(), RuntimeError("odd"), KeyError("x")])
 def test_whatever_verification_raises_is_the_refusal_of_one_version(
     folder: Path, bad: Path, raised: Exception, caplog: pytest.LogCaptureFixture

@@ -36,7 +36,7 @@ FORMS = {
 }  # fmt: skip
 
 
-@pytest.mark.sampled(9)
+@pytest.mark.sampled(27)
 @pytest.mark.parametrize("text", ODD)
 @pytest.mark.parametrize(("path", "form"), FORMS.values(), ids=FORMS.keys())
 async def test_an_odd_text_in_a_body_is_answered(

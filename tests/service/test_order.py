@@ -265,6 +265,7 @@ async def test_a_body_that_keeps_coming_is_waited_for(line: Line, monkeypatch: p
 # Clients that send no more, that left, that do not read
 
 
+@pytest.mark.sampled(2)
 @WAYS
 async def test_a_client_that_sends_no_more_before_its_answer_is_there_gets_it(way: str) -> None:
     async with held() as (made, release, running):
@@ -301,6 +302,7 @@ async def test_wrong_requests_in_one_read_do_not_hold_the_event_loop_together(ma
     assert max(after - before for before, after in itertools.pairwise(answered)) <= 2
 
 
+@pytest.mark.sampled(2)
 @WAYS
 @pytest.mark.parametrize("before", [0, 1])
 async def test_a_client_that_stops_in_the_middle_is_answered_what_it_asked_before_and_gives_its_place_back(
@@ -413,6 +415,7 @@ async def unread_there(made: Net) -> Any:
     return next(c for c in made.state.connections if c.transport.get_write_buffer_size())
 
 
+@pytest.mark.sampled(3)
 @WAYS
 async def test_a_client_that_does_not_read_is_disconnected(
     monkeypatch: pytest.MonkeyPatch, made: Net, way: str

@@ -114,6 +114,7 @@ def test_a_batch_keeps_the_limits_unless_it_is_one_sequence(
             assert cost.predict(rows, width, sum(one.width for one in chosen)) <= limits.seconds
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("most", [{"padded_steps": 400}, {"rows": 3}, {"seconds": 1e-3}])
 def test_batches_of_a_long_queue_keep_the_limits_too(most: dict[str, int | float]):
     """Of many, batches end at few places only, but for those that would be too far apart for the limits."""
@@ -490,7 +491,7 @@ def ratio_to_exact(lengths: str, count: int, seed: int, cost: CostTable, limits:
     return planned(of_width, cost, limits)[0] / exact
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(15)
 @pytest.mark.parametrize("cost", TABLES.values(), ids=TABLES)
 @pytest.mark.parametrize("lengths", LENGTHS)
 @settings(derandomize=True)

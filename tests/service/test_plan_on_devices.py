@@ -106,6 +106,7 @@ def test_where_too_few_wait_for_two_classes_they_run_in_two_parts(
     assert found["p99_over_arrival"] <= 0.8
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("shift", [0, 300, 1000, 2000])
 def test_where_one_width_is_much_more_frequent_than_all_others_it_is_a_class(shift: int):
     """One in twenty has 400 steps, the others have 20; and those of 20 have another width while that is learned."""

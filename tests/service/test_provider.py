@@ -235,6 +235,7 @@ def without_onnxruntime(*call: str, folder: Path = ROOT) -> subprocess.Completed
     return subprocess.run(command, capture_output=True, text=True, cwd=folder, check=False)
 
 
+@pytest.mark.long
 @pytest.mark.process
 @pytest.mark.parametrize(
     "call",

@@ -314,6 +314,7 @@ def test_a_shut_gate_forgets_whatever_was_kept(instructions: str):
         assert cell.run(["last_c"], feed)[0].item() == 0
 
 
+@pytest.mark.sampled(3)
 @in_floats
 @of_both
 @pytest.mark.parametrize("hidden", [1, 7, 129, pytest.param(1000, marks=pytest.mark.long)])

@@ -52,6 +52,7 @@ def keys(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(("path", "body"), INFERENCE)
 @pytest.mark.parametrize("headers", [{}, WRONG], ids=["no key", "wrong key"])
 async def test_an_inference_call_without_a_key_is_401_under_every_protocol(

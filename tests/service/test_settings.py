@@ -118,7 +118,7 @@ def refusal(**flags: str) -> str:
     return ""
 
 
-@pytest.mark.sampled(6)
+@pytest.mark.sampled(12)
 @pytest.mark.parametrize("name", Settings.model_fields)
 def test_whatever_stands_at_a_key_of_the_file_is_refused_in_plain_words(name: str, config: Path):
     said = []

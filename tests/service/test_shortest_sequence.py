@@ -261,6 +261,7 @@ class RaisesWhenShort(Session):
         return Outputs(np.array(rows, np.float32)[:, None] * np.arange(3, dtype=np.float32), None)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("least", [2, 7, 30, 64])
 def test_a_verification_draws_none_that_is_shorter(least: int) -> None:
     rules = manifest(min_length=least, max_length=64, attention=False)

@@ -183,6 +183,7 @@ async def test_memory_that_a_version_may_take_which_is_verified_is_not_given_to_
         assert keys(service) == ["vowels/1"]
 
 
+@pytest.mark.long
 async def test_a_reload_serves_what_is_new_and_good_while_another_is_verified(folder: Path) -> None:
     verifier = SlowVerifier("aaa/1")
     async with starting(folder, verifier) as (service, start):

@@ -138,6 +138,7 @@ def test_an_index_of_other_bytes_is_refused_where_the_address_has_its_digest(
         cache.fetch(address, tmp_path / "cache")
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("manifest", "says"),
     [

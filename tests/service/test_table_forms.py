@@ -38,6 +38,7 @@ def steps_of(given: Any, **names: Any) -> list[Any]:
 INDEXES = [("instances", "timepoints"), (None, None), ("run", "second"), ("case_id", "reading_id")]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("names", INDEXES)
 @pytest.mark.parametrize(
     "form",

@@ -206,6 +206,7 @@ async def test_the_default_does_not_end_a_body_that_names_its_own_timeout(
         assert {answer.status_code for answer in await asyncio.gather(*waiting)} == {200}
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(("direct", "packed"), [(True, False), (False, False), (False, True)])
 async def test_a_body_whose_client_left_is_freed_while_others_are_read(
     monkeypatch: pytest.MonkeyPatch, direct: bool, packed: bool

@@ -278,6 +278,7 @@ async def test_the_columns_that_a_query_names_are_taken(service: Service) -> Non
     assert "--values" not in wrong.text
 
 
+@pytest.mark.long
 async def test_padding_that_a_query_names_is_cut_off(service: Service) -> None:
     text = b"id,t,x,label\na,0,1,up\na,1,2,up\na,,,up\n"
     path = "/console/sequences?name=a.csv"
@@ -327,6 +328,7 @@ async def test_a_table_that_names_no_sequences_is_asked_about(suffix: str, of_mo
         assert one["steps"] == [[1, 10], [2, 20], [3, 30]]
 
 
+@pytest.mark.long
 async def test_lines_without_a_header_are_one_sequence_as_pasted_ones_are(service: Service) -> None:
     (one,) = (await upload(service, "a.csv", b"1,2\n3,4\n")).json()["sequences"]
     assert one["steps"] == [[1, 2], [3, 4]]

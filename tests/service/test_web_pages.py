@@ -65,6 +65,7 @@ async def test_its_own_page_and_other_programs_are_answered(headers: dict[str, s
     assert statuses == dict.fromkeys(CALLS, 200)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.process
 @pytest.mark.parametrize("allowed", ["https://evil.example", "*"])
 async def test_an_origin_that_is_named_may_call(allowed: str) -> None:
@@ -155,6 +156,7 @@ def test_over_a_socket_no_page_unloads_a_model_or_reads_anything(server: ServerP
             assert wire.answer()[0] == 421, path
 
 
+@pytest.mark.long
 @pytest.mark.process
 async def test_the_admin_port_has_the_same_rules() -> None:
     async with serving(model(manifest()), admin_calls=True, admin_port=1) as service:
