@@ -68,11 +68,13 @@ seconds: .venv/.development ## Measures anew what each file of tests takes of th
 	$(BIN)/python -m pytest -q $(PARALLEL) -p tests.support.processor_seconds --seconds tests/seconds.json
 
 test-long: .venv/.development ## The long tests: processes that are attacked, drained and reloaded, thousands of turns each; SHARE=1/4 is a quarter
-	$(BIN)/python -m pytest -m long $(PARALLEL) $(if $(SHARE),--share $(SHARE))
+	$(BIN)/python -m pytest -m long $(PARALLEL) $(if $(SHARE),--share $(SHARE)) $(COVERED)
 
 test-workers: .venv/.development ## The tests of the service once more, the long ones too, where two workers serve instead of one process
 	LENGTHWISE_WORKERS=2 $(BIN)/python -m pytest tests/service -m "not gallery" -q $(PARALLEL)
 
+# What is left to the night counts for coverage, too: these add to what `make cover` wrote.
+nightly: COVERED := --cov --cov-append --cov-report=term
 nightly: lint cover test-workers test-long gallery fuzz arm ## Every test that needs no tools of its own, with coverage and 400 examples of each law (hours)
 
 # A copy of the sources, so that the modules in use stay as they are.
@@ -90,7 +92,7 @@ sanitize: .venv/.development ## Runs the tests of the kernels in C with AddressS
 	tests/service/test_integer_layers.py tests/model_export/test_fixed_kernels.py $(SANITIZE)
 
 gallery: .venv/.development ## What is tried in full: every model of the galleries, layers and estimators, 1,000 sequences each (an hour)
-	$(BIN)/python -m pytest -m gallery $(PARALLEL)
+	$(BIN)/python -m pytest -m gallery $(PARALLEL) $(COVERED)
 
 truth: .venv/.development ## Tests that each model of the galleries is what it is said to be, and records that (after a change of tests/gallery)
 	$(BIN)/python -m tests.gallery.truth $(PARALLEL)
@@ -124,7 +126,7 @@ soak: .venv/.development ## Half an hour of chaos, and 30,000 requests while two
 	$(BIN)/python -m benchmarks.soak $(SOAK)
 	$(BIN)/python -m pytest tests/deploy/test_balancers.py -m deploy -k "rolling and nginx" -s
 
-cover: .venv/.development ## The tests with branch coverage, which may not fall, and 400 examples of each law
+cover: .venv/.development ## The tests of the day with branch coverage, and 400 examples of each law; make nightly adds the others to it
 	$(BIN)/python -m pytest $(PARALLEL) --hypothesis-profile=nightly --cov --cov-report=term
 
 model: .venv/.development ## Trains, exports, verifies and publishes the bundled model anew
