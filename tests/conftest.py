@@ -59,10 +59,11 @@ def pytest_configure() -> None:
 def pytest_xdist_auto_num_workers() -> int:
     """One process more than there are cores: a test with a server in a process of its own mostly waits.
 
-    Each imports torch and collects all tests, which takes 15 seconds of processor time.
+    Each imports torch and collects all tests, which takes ten seconds of processor time: more than eight are not worth
+    it by day. `make gallery PARALLEL="--numprocesses 64 --dist worksteal"` has more.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return cores + 1
+    return min(cores + 1, 8)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

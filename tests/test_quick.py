@@ -5,11 +5,13 @@ import statistics
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from benchmarks import size
 from tests import processor_time, quick
+from tests.support import processor_seconds
 
 SERVICE, EXPORTER = quick.PACKAGES
 
@@ -84,3 +86,21 @@ def test_the_processor_time_of_a_process_counts_and_its_waiting_does_not() -> No
     work = "import time\nwhile time.process_time() < 0.5: pass\ntime.sleep(1)"
     subprocess.run([sys.executable, "-c", work], check=True)
     assert 0.5 <= processor_time.used() - before < 1.4
+
+
+def test_seconds_of_a_file_leave_out_tests_that_start_a_process(tmp_path: Path) -> None:
+    file, said = tmp_path / "seconds.json", list[str]()
+    config = SimpleNamespace(stash=pytest.Stash(), getoption=lambda name: str(file))
+    processor_seconds.pytest_configure(config)
+    worker = SimpleNamespace(
+        config=config, workeroutput={processor_seconds.NAME: [["tests/a/test_b.py::one", False, 1]]}
+    )
+    config.stash[processor_seconds.SECONDS] |= {
+        ("tests/a/test_b.py::one", False): 1.04,
+        ("tests/a/test_b.py::two", True): 5.0,
+    }
+    processor_seconds.pytest_testnodedown(worker)
+    reporter = SimpleNamespace(config=config, section=said.append, write_line=said.append)
+    processor_seconds.pytest_terminal_summary(reporter)
+    assert json.loads(file.read_text()) == {"a/test_b.py": 2.0}
+    assert said == ["processor seconds: 7 in tests", "   5.0  tests/a/test_b.py::two", "   2.0  tests/a/test_b.py::one"]

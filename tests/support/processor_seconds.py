@@ -7,7 +7,7 @@ that start a process, for `tests.quick`.
 from __future__ import annotations
 
 import json
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,10 +25,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.stash[SECONDS] = Counter()
+    config.stash[SECONDS] = defaultdict(float)
 
 
-SECONDS = pytest.StashKey[Counter[tuple[str, bool]]]()
+SECONDS = pytest.StashKey[defaultdict[tuple[str, bool], float]]()
 """The seconds of each test, and whether it starts a process."""
 
 
@@ -60,11 +60,11 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     """Says what was slow, and writes the file."""
     config = terminalreporter.config
     seconds = config.stash[SECONDS]
-    terminalreporter.section(f"processor seconds: {seconds.total():.0f} in tests")
-    for (test, _), value in seconds.most_common(SLOWEST):
+    terminalreporter.section(f"processor seconds: {sum(seconds.values()):.0f} in tests")
+    for (test, _), value in sorted(seconds.items(), key=lambda each: -each[1])[:SLOWEST]:
         terminalreporter.write_line(f"{value:6.1f}  {test}")
     if file := config.getoption("--seconds"):
-        files: Counter[str] = Counter()
+        files: defaultdict[str, float] = defaultdict(float)
         for (test, starts_process), value in seconds.items():
             files[test.partition("::")[0].removeprefix("tests/")] += 0.0 if starts_process else value
         rounded = {name: round(value, 1) for name, value in sorted(files.items())}
