@@ -270,13 +270,14 @@ def main(tighten: bool, may_rise: bool) -> None:
 def tightened(most: Mapping[str, float], found: Mapping[str, float], may_rise: bool = False) -> dict[str, float]:
     """Each bound lowered to its figure, or raised to it where it may rise; rooms are those of today.
 
-    A ratio is set by hand: it rises where the packages shrink.
+    A ratio is lowered by hand: it rises where the packages shrink.
     """
-    lowered = {
-        name: bound if isinstance(bound, float) else found[name] if may_rise else min(bound, found[name])
-        for name, bound in most.items()
-        if name in found
-    }
+    lowered: dict[str, float] = {}
+    for name, bound in most.items():
+        if name in found and isinstance(bound, float):
+            lowered[name] = max(bound, found[name]) if may_rise else bound
+        elif name in found:
+            lowered[name] = found[name] if may_rise else min(bound, found[name])
     return lowered | {name: found[name] for name in found if ": " in name and name not in lowered}
 
 

@@ -43,6 +43,7 @@ def test_the_nearest_tests_run_and_those_that_are_left_are_counted(
 ) -> None:
     tests = {quick.TESTS / f"test_{name}.py": imports for name, imports in {"a": 2, "b": 1, "c": 1, "d": 0}.items()}
     monkeypatch.setattr(quick, "SECONDS", tmp_path / "seconds.json")
+    monkeypatch.setattr(quick, "BUDGET", 45.0)
     quick.SECONDS.write_text(json.dumps({"test_a.py": 1, "test_b.py": 20, "test_c.py": 30, "test_d.py": 25}))
     monkeypatch.setattr(quick, "distances", lambda files: tests)
     assert quick.command([SERVICE / "errors.py"])[2:] == ["tests/test_d.py", "tests/test_b.py"]

@@ -63,6 +63,11 @@ def test_a_bound_rises_only_where_that_is_asked_for(may_rise: bool, risen: dict[
     assert size.tightened(BEFORE, TODAY, may_rise) == fallen | risen
 
 
+@pytest.mark.parametrize(("may_rise", "ratio"), [(False, 1.45), (True, 1.48)])
+def test_a_ratio_is_never_lowered_since_it_rises_where_the_code_shrinks(may_rise: bool, ratio: float) -> None:
+    assert size.tightened({"ratio": 1.45}, {"ratio": 1.48}, may_rise) == {"ratio": ratio}
+
+
 def test_bounds_are_read_as_they_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "size.toml"
     file.write_text(size.written(BEFORE), "utf-8")
