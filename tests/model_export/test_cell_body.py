@@ -9,7 +9,8 @@ import pytest
 from numpy.typing import NDArray
 from onnx import NodeProto, helper
 
-from lengthwise_export.mending.cell_body import Affine, Body, ConstantArray, NotACell
+from lengthwise.runtime.onnx.pattern import NotFound
+from lengthwise_export.mending.cell_body import Affine, Body, ConstantArray
 from lengthwise_export.mending.values import run_node
 
 MOST = np.iinfo(np.int64).max
@@ -70,5 +71,5 @@ def test_features_are_moved_as_the_operator_moves_values(name: str) -> None:
 def test_what_moves_rows_or_joins_constants_is_of_no_cell(name: str) -> None:
     body = Body([PRODUCT, OTHERS[name]], CONSTANTS)
     body.input("h", STATE)
-    with pytest.raises(NotACell):
+    with pytest.raises(NotFound):
         body.value("y")

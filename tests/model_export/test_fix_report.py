@@ -12,8 +12,8 @@ from rich.console import Console
 
 from lengthwise_export.checking.page import as_page
 from lengthwise_export.checking.report import Report
+from lengthwise_export.mending.engine import MendedOperator
 from lengthwise_export.mending.fix import FixProposal, draw_curve, unified
-from lengthwise_export.mending.mend import MendedOperator
 from tests.support.check_reports import LEAK, REPORT
 from tests.support.mends import CHANGES, CURVE, FIX, REFUSED, NumpySubject, over_the_steps, over_the_width
 

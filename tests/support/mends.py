@@ -14,8 +14,8 @@ from lengthwise_export.checking.causes import DEFAULT_NAMES, ArgumentNames
 from lengthwise_export.checking.recording import AlternativeCall, ModelOutput, Recording
 from lengthwise_export.errors import RunError
 from lengthwise_export.layouts import RIGHT, StepLayout
+from lengthwise_export.mending.engine import MendedOperator
 from lengthwise_export.mending.fix import FixProposal, PaddingCurve
-from lengthwise_export.mending.mend import MendedOperator
 from lengthwise_export.mending.proof import ComparedSequence, MendProof
 from lengthwise_export.tracing.source_lines import CodeLocation
 from tests.gallery.onnx_models import integers, model

@@ -8,7 +8,7 @@ of leaves are written as sums of products: `n + z * (h - n)` is the same as `z *
         inner                      Affine({x: W, h: U}, bias=b), where x and h are leaves of the kind `input`
 
 A *function* is an `Affine`, of shape `[rows, width]`; its *width* is the number of features. Where a body cannot be
-written in this way, `NotACell` ends the attempt, also in functions that only call others which raise it.
+written in this way, `NotFound` ends the attempt, also in functions that only call others which raise it.
 """
 
 from __future__ import annotations
@@ -22,37 +22,24 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto, numpy_helper
 
+from lengthwise.runtime.onnx.pattern import NotFound, require
 from lengthwise_export.mending.values import Attributes, run_node
 from lengthwise_export.onnx_graphs.protos import attributes_of
 
 ConstantArray = NDArray[Any]
 
 
-class NotACell(Exception):
-    """The body of a loop is not one of the recurrent cells that are recognised."""
-
-
 _T = TypeVar("_T")
-
-
-def _require(condition: object) -> None:
-    """Ends the attempt to recognise a cell, unless the condition is true.
-
-    Raises:
-        NotACell: The condition is false.
-    """
-    if not condition:
-        raise NotACell
 
 
 def _present(value: _T | None) -> _T:
     """The value, which is not None.
 
     Raises:
-        NotACell: The value is None.
+        NotFound: The value is None.
     """
     if value is None:
-        raise NotACell
+        raise NotFound
     return value
 
 
@@ -152,20 +139,20 @@ class Body:
         """A value by its name: a function, or a constant of any shape.
 
         Raises:
-            NotACell: It is computed by an operator that no cell has.
-        """  # noqa: DOC502 - `_present` and `_require` raise it
+            NotFound: It is computed by an operator that no cell has.
+        """  # noqa: DOC502 - `_present` and `require` raise it
         if name not in self._values:
             node = _present(self._producers.get(name))
             results = _outputs_of(node, [self.value(operand) if operand else None for operand in node.input])
             self._values.update(zip(node.output, results, strict=False))
-        _require(name in self._values)
+        require(name in self._values)
         return self._values[name]
 
     def function(self, name: str) -> Affine | None:
         """A value by its name as a function; None for a constant, or for an operator that cells do not have."""
         try:
             value = self.value(name)
-        except NotACell:
+        except NotFound:
             return None
         return value if isinstance(value, Affine) else None
 
@@ -198,8 +185,8 @@ def _outputs_of(node: NodeProto, inputs: _Inputs) -> Sequence[Affine | ConstantA
     """The outputs of a node for these inputs: constants if all inputs are constant, else functions.
 
     Raises:
-        NotACell: Cells have no such operator.
-    """  # noqa: DOC502 - `_present` and `_require` raise it
+        NotFound: Cells have no such operator.
+    """  # noqa: DOC502 - `_present` and `require` raise it
     kind = node.op_type
     attributes = attributes_of(node)
     if kind == "Constant" and "value" in attributes:
@@ -211,7 +198,7 @@ def _outputs_of(node: NodeProto, inputs: _Inputs) -> Sequence[Affine | ConstantA
         return [_activated(kind, _affine(inputs[0]), numbers)]
     if kind in _MOVES:
         return _moved(node, inputs)
-    _require(kind in _RULES)
+    require(kind in _RULES)
     return [_RULES[kind](attributes, inputs)]
 
 
@@ -229,12 +216,12 @@ def _affine(value: Affine | ConstantArray | None, width: int = 0) -> Affine:
         width: The width of the result; 0 for that of the function.
 
     Raises:
-        NotACell: The value is None, or a constant of another size.
+        NotFound: The value is None, or a constant of another size.
     """
     if isinstance(value, Affine):
         return value if value.width == width or not width else value.times(np.ones((1, width)))
     if value is None or value.size not in (1, width) or (value.ndim and value.shape[-1] != value.size):
-        raise NotACell
+        raise NotFound
     return Affine({}, np.broadcast_to(value.astype(np.float64).reshape(-1), (width,)).copy())
 
 
@@ -242,11 +229,11 @@ def _pair(inputs: _Inputs) -> tuple[Affine, Affine]:
     """Two inputs as functions of the same width; a width of 1 is broadcast.
 
     Raises:
-        NotACell: They have different widths.
-    """  # noqa: DOC502 - `_require` raises it
+        NotFound: They have different widths.
+    """  # noqa: DOC502 - `require` raises it
     widths = {value.width for value in inputs if isinstance(value, Affine)}
     widths |= {value.shape[-1] for value in inputs if isinstance(value, np.ndarray) and value.ndim}
-    _require(len(widths - {1}) <= 1)
+    require(len(widths - {1}) <= 1)
     first, second = (_affine(value, max(widths)) for value in inputs)
     return first, second
 
@@ -255,10 +242,10 @@ def _constant(value: Affine | ConstantArray | None, rank: int | None = None) -> 
     """An input that has to be a constant; of `rank` axes, or of any number for None.
 
     Raises:
-        NotACell: The input is missing, is computed from steps or states, or has another rank.
+        NotFound: The input is missing, is computed from steps or states, or has another rank.
     """
     if not isinstance(value, np.ndarray) or rank not in (None, value.ndim):
-        raise NotACell
+        raise NotFound
     return value
 
 
@@ -305,10 +292,10 @@ def _divided(attributes: Attributes, inputs: _Inputs) -> Affine:
     """The output of a Div: a function divided by constants.
 
     Raises:
-        NotACell: The divisor is not constant, or is 0 for a feature.
-    """  # noqa: DOC502 - `_require` raises it
+        NotFound: The divisor is not constant, or is 0 for a feature.
+    """  # noqa: DOC502 - `require` raises it
     dividend, divisor = _pair(inputs)
-    _require(not divisor.terms and divisor.bias.all())
+    require(not divisor.terms and divisor.bias.all())
     return dividend.scaled(1.0 / divisor.bias)
 
 
@@ -316,10 +303,10 @@ def _product(attributes: Attributes, inputs: _Inputs) -> Affine:
     """The output of a MatMul or a Gemm: a function times a constant matrix, plus a constant bias.
 
     Raises:
-        NotACell: The first factor is a constant, or is transposed.
+        NotFound: The first factor is a constant, or is transposed.
     """
     if not isinstance(inputs[0], Affine) or attributes.get("transA", 0):
-        raise NotACell
+        raise NotFound
     weights = _constant(inputs[1], 2).astype(np.float64)
     result = inputs[0].times(weights.T if attributes.get("transB", 0) else weights).scaled(attributes.get("alpha", 1.0))
     if len(inputs) > 2 and inputs[2] is not None:
@@ -339,16 +326,16 @@ def _moved(node: NodeProto, inputs: _Inputs) -> list[Affine]:
     the second with further numbers, to make sure that it does the same in each row.
 
     Raises:
-        NotACell: It also moves rows, joins constants, or has indices that are not constant.
+        NotFound: It also moves rows, joins constants, or has indices that are not constant.
     """  # noqa: DOC502 - the functions that it calls raise it
     function_count = len(inputs) if node.op_type == "Concat" else 1  # the inputs after these are indices
     values = [value for value in inputs[:function_count] if isinstance(value, Affine)]
-    _require(len(values) == function_count)
+    require(len(values) == function_count)
     constants = [None if value is None else _constant(value) for value in inputs[function_count:]]
     ends = np.cumsum([value.width for value in values])
     rows = np.arange(2 * ends[-1]).reshape(2, -1)
     results = _present(run_node(node, [*np.split(rows, ends[:-1], axis=1), *constants]))
-    _require(all(moved.ndim == 2 and np.array_equal(moved, moved[:1] + rows[:, :1]) for moved in results))
+    require(all(moved.ndim == 2 and np.array_equal(moved, moved[:1] + rows[:, :1]) for moved in results))
     # All inputs side by side as one function, in the order of the numbers: each output takes its features from there.
     joined = Affine({}, np.zeros(ends[-1]))
     for value, end in zip(values, ends, strict=True):
@@ -375,19 +362,19 @@ def _bounded(kind: str, inputs: _Inputs) -> Affine:
         inputs: The function and the constant, in either order.
 
     Raises:
-        NotACell: There are three inputs, no bound is constant, the lower bound is not 0, or the upper one not positive
+        NotFound: There are three inputs, no bound is constant, the lower bound is not 0, or the upper one not positive
             and finite.
     """  # noqa: DOC502 - the functions that it calls raise it
-    _require(len(inputs) == 2)
+    require(len(inputs) == 2)
     function, constant = inputs if isinstance(inputs[0], Affine) else inputs[::-1]
     value, bound = _affine(function), float(_constant(constant).item())
-    _require(kind != "Relu" or bound == 0)
+    require(kind != "Relu" or bound == 0)
     numbers = (("high", bound),) if kind == _AT_MOST else ()
     leaf = value.only
     if leaf is None or {kind, leaf.kind} != {"Relu", _AT_MOST}:
         return _activated(kind, value, numbers)
     high = dict(numbers + leaf.numbers)["high"]  # of this operator, or of the one before it
-    _require(0 < high < np.inf)
+    require(0 < high < np.inf)
     return _activated("HardSigmoid", leaf.operands[0].scaled(1.0 / high), (("alpha", 1.0), ("beta", 0.0))).scaled(high)
 
 
@@ -395,10 +382,10 @@ def _selected(attributes: Attributes, inputs: _Inputs) -> Affine:
     """The output of a Where with a constant condition: one of its two values.
 
     Raises:
-        NotACell: The condition is not constant, or true for some features only.
+        NotFound: The condition is not constant, or true for some features only.
     """  # noqa: DOC502 - the functions that it calls raise it
     condition = _constant(inputs[0])
-    _require(condition.all() or not condition.any())
+    require(condition.all() or not condition.any())
     widths = [value.width for value in inputs[1:] if isinstance(value, Affine)]
     return _affine(inputs[1 if condition.all() else 2], max(widths))
 

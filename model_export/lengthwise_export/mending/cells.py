@@ -21,7 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto
 
-from lengthwise_export.mending.cell_body import ACTIVATIONS, Affine, Body, ConstantArray, Leaf, NotACell
+from lengthwise.runtime.onnx.pattern import NotFound
+from lengthwise_export.mending.cell_body import ACTIVATIONS, Affine, Body, ConstantArray, Leaf
 
 _COMPLEMENTS: Final = {"Sigmoid": 0.0, "HardSigmoid": 1.0}
 """Activations with `1 - f(x) = f(c - x)`, and their c; of HardSigmoid with the alpha 1 and the beta 0."""
@@ -71,7 +72,7 @@ def recognise(
         other_inputs: Other data `[rows, features]` that the body takes: by name, the number of features.
 
     Raises:
-        NotACell: It is neither an LSTM, nor a GRU, nor an RNN.
+        NotFound: It is neither an LSTM, nor a GRU, nor an RNN.
     """
     body = Body(nodes, constants)
     for name, width in other_inputs.items():
@@ -94,7 +95,7 @@ def recognise(
         ):
             if gates is not None and (layer := _layer(kind, gates, step_leaf, leaves[state])) is not None:
                 return Cell(kind, *layer, state, None, body.names_of(next_state), frozenset())
-    raise NotACell
+    raise NotFound
 
 
 def _gate(value: Affine | Leaf | None) -> _Gate | None:

@@ -25,7 +25,7 @@ from lengthwise_export.checking.recording import Subject
 from lengthwise_export.checking.report import Report, Verdict
 from lengthwise_export.checking.trials import Sampler
 from lengthwise_export.errors import RunError
-from lengthwise_export.mending.mend import MendedOperator
+from lengthwise_export.mending.engine import MendedOperator
 from lengthwise_export.mending.proof import MendProof
 from lengthwise_export.tracing.source_lines import CodeLocation, location_as_json
 

@@ -47,14 +47,23 @@ class HidingMask:
 
     name: str  # The value of the graph that is the mask, before it is transposed or reshaped
     number: float  # The number
+    is_opened: bool = False  # Whether it was made true everywhere
 
 
-def hiding_masks(model: ModelProto, sequences: str) -> dict[str, HidingMask]:
+class StepsHidden(Exception):
+    """A loop is a recurrent layer if some masks are made true everywhere: `mend` begins again with these masks.
+
+    Argument: by the name of each mask, the number that marks the steps that it hides.
+    """
+
+
+def hiding_masks(model: ModelProto, sequences: str, opened_names: Collection[str]) -> dict[str, HidingMask]:
     """Finds the masks of a graph that hide steps by their values.
 
     Args:
         model: The graph.
         sequences: The name of its input with the steps.
+        opened_names: The names of the masks that are made true everywhere.
 
     Returns:
         By the name of each value that is such a mask, or one transposed or reshaped: the mask.
@@ -80,7 +89,7 @@ def hiding_masks(model: ModelProto, sequences: str) -> dict[str, HidingMask]:
             numbers[output] = numbers[first]
         stages[output] = stage
         if stage == "mask":  # if `first` is one already, this is the same mask, transposed or reshaped
-            masks[output] = masks.get(first, HidingMask(output, numbers[output]))
+            masks[output] = masks.get(first, HidingMask(output, numbers[output], output in opened_names))
     return masks
 
 

@@ -19,13 +19,13 @@ from typing import Final
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto, TensorProto, helper, inliner, numpy_helper
+from onnx import ModelProto, TensorProto, helper, inliner, numpy_helper
 
 from lengthwise.runtime.manifest import GraphNames, StepInput
 from lengthwise_export.errors import UnmendableError
-from lengthwise_export.mending.hiding_masks import hiding_masks, opened
-from lengthwise_export.mending.mender import RULES, Mender
-from lengthwise_export.mending.node_mender import LengthsRestricted, StepsHidden
+from lengthwise_export.mending.engine import MendedOperator, follow, shown_operator
+from lengthwise_export.mending.hiding_masks import HidingMask, StepsHidden, hiding_masks, opened
+from lengthwise_export.mending.mender import LengthsRestricted, Mender
 from lengthwise_export.mending.rules import (  # noqa: F401  # each registers its rules
     arithmetic,
     convolution,
@@ -35,21 +35,10 @@ from lengthwise_export.mending.rules import (  # noqa: F401  # each registers it
     reductions,
     shapes,
 )
-from lengthwise_export.mending.values import (
-    ROW_COUNTS,
-    DataTensor,
-    KnownTensor,
-    Size,
-    Value,
-    constant_of,
-    groups_of_one,
-    is_pure,
-    run_node,
-    run_on_tables,
-)
+from lengthwise_export.mending.values import ROW_COUNTS, DataTensor, KnownTensor, Size, groups_of_one
 from lengthwise_export.mending.writer import Writer
 from lengthwise_export.onnx_graphs.protos import (
-    OF_ONNX,
+    AXES_ARE_INPUTS,
     advice_for_keras,
     all_names,
     keep_needed,
@@ -57,26 +46,10 @@ from lengthwise_export.onnx_graphs.protos import (
     opset_of,
     refill,
 )
-from lengthwise_export.tracing.source_lines import CodeLocation, location_of_node, operator_name
 
 _MIN_LENGTHS: Final = 64  # at least so many lengths are followed, so that no two sizes agree by chance
 _LOWEST_OPSET: Final = 15  # the first opset in which Shape can return a single axis
 _CONVERTED_OPSET: Final = 17
-_REASONS: Final = {
-    "RandomNormal RandomNormalLike RandomUniform RandomUniformLike Multinomial Bernoulli": "draws random numbers, so "
-    "the original does not give the same answer twice: export it in evaluation mode",
-    "DFT STFT MelWeightMatrix": "transforms the whole width at once, and its frequencies depend on the width: "
-    "transform outside of the model",
-    "NonZero Compress Unique NonMaxSuppression": "gives as many indices as the data say, so no axis of time can be "
-    "followed behind it",
-    "If SequenceMap": "has a graph of its own inside: write the loop as a layer (LSTM, GRU, Conv), or the branch as "
-    "Where",
-    "Upsample GridSample AffineGrid": "resamples the steps to another number of steps, which depends on the width",
-    "DynamicQuantizeLinear DynamicQuantizeLSTM DynamicQuantizeMatMul": "takes one scale for the whole batch: mend the "
-    "float32 graph, and quantise it with a fixed scale, or export with --precision int8",
-}
-"""By operator types, separated by blanks: why they cannot be mended."""
-
 _OUTPUTS: Final = ("rows fixed", "rows time", "rows time fixed", "rows fixed time", "time rows fixed")
 """The kinds of dims that an output may have, in order."""
 
@@ -133,7 +106,7 @@ def _mended(
         UnmendableError: An operator cannot be mended.
     """  # noqa: DOC502 - the rules raise them
     mended = _prepared(graph)
-    masks = hiding_masks(mended, names.sequences)
+    masks = hiding_masks(mended, names.sequences, opened_masks)
     without_hiding = opened(mended, opened_masks) if opened_masks else None
     mended = mended if without_hiding is None else deepcopy(without_hiding)
     # Only outputs with answers are mended, and what they depend on.
@@ -141,10 +114,8 @@ def _mended(
     refill(outputs, (value for value in outputs if value.name in (names.logits, names.attention)))
     keep_needed(mended.graph)
 
-    mender = _mender(mended, names, steps, lengths)
-    mender.hiding_masks = masks
-    mender.always_true_masks = {name for name, mask in masks.items() if mask.name in opened_masks}
-    changes = [change for node in mended.graph.node for change in _follow(mender, node)]
+    mender = _mender(mended, names, steps, lengths, masks)
+    changes = [change for node in mended.graph.node for change in follow(mender, node)]
     _replace_nodes(mended, mender)
     return Mended(
         graph=mended,
@@ -156,8 +127,14 @@ def _mended(
     )
 
 
-def _mender(model: ModelProto, names: GraphNames, steps: StepInput, lengths: NDArray[np.int64]) -> Mender:
-    """The mender of a prepared graph, which knows its inputs and constants.
+def _mender(
+    model: ModelProto,
+    names: GraphNames,
+    steps: StepInput,
+    lengths: NDArray[np.int64],
+    masks: Mapping[str, HidingMask],
+) -> Mender:
+    """The mender of a prepared graph without a node, which knows the graph's inputs and constants.
 
     It also adds an input for the lengths to the graph, if the graph has none.
 
@@ -166,6 +143,7 @@ def _mender(model: ModelProto, names: GraphNames, steps: StepInput, lengths: NDA
         names: The names of its inputs and outputs.
         steps: What a step of its sequences is.
         lengths: The lengths to follow, ascending without a gap.
+        masks: By name, its values that are masks which hide steps by their values.
     """
     lengths_name = names.lengths or "lengths"
     inputs = {value.name: value for value in model.graph.input}
@@ -180,9 +158,15 @@ def _mender(model: ModelProto, names: GraphNames, steps: StepInput, lengths: NDA
         has_int32_lengths=lengths_input.type.tensor_type.elem_type == TensorProto.INT32,
         table_lengths=lengths,
     )
-    mender = Mender(writer, lengths, opset=opset_of(model))
-    mender.follow = _follow
-    mender.used_names = {*names_in(model.graph.node), *(value.name for value in model.graph.output)}
+    mender = Mender(
+        node=onnx.NodeProto(),
+        writer=writer,
+        lengths=lengths,
+        axes_are_inputs=opset_of(model) >= AXES_ARE_INPUTS,
+        hiding_masks=masks,
+        used_names=frozenset([*names_in(model.graph.node), *(value.name for value in model.graph.output)]),
+        values={},
+    )
     _set_inputs(mender, names, steps, inputs, lengths_name)
     for tensor in model.graph.initializer:
         mender.values[tensor.name] = mender.constant_tensor(tensor.name, numpy_helper.to_array(tensor))
@@ -237,7 +221,7 @@ def _set_inputs(
         UnmendableError: The graph has another input.
     """
     # As a table, the time is the length itself, with one row and with many.
-    time = Size(np.broadcast_to(mender.lengths, (ROW_COUNTS, mender.length_count)))
+    time = Size(np.broadcast_to(mender.lengths, (ROW_COUNTS, len(mender.lengths))))
     features = () if steps.kind == "tokens" or not names.features_axis else (mender.fixed_size(steps.features or 1),)
     order = (mender.rows, time) if names.open_axes[0] == 0 else (time, mender.rows)
     has_time_last = names.channels_first and features
@@ -249,100 +233,14 @@ def _set_inputs(
     for name, value in inputs.items():
         if name not in sizes:
             raise UnmendableError(name, "is an input that is neither the steps, the lengths nor the mask")
-        mender.values[name] = DataTensor(name, value.type.tensor_type.elem_type, groups_of_one(sizes[name]))
-        (mender.depends_on_steps if name == names.sequences else mender.depends_on_lengths).add(name)
-    mender.unchanged_steps |= mender.depends_on_steps
-
-
-def _follow(mender: Mender, node: NodeProto) -> list[MendedOperator]:
-    """Mends one node: writes what stands for it in the mended graph, and puts its outputs into `mender.values`.
-
-    Returns:
-        The operator in a list, if the mend changes it; an empty list if padding does not reach its output.
-
-    Raises:
-        UnmendableError: It cannot be mended; the error names it, with its line of code.
-    """
-    mender.node, mender.causes = node, []
-    before = len(mender.writer.nodes)
-    try:
-        computed = _computed_from_sizes(mender, node)
-        outputs = _outputs_by_rule(mender, node) if computed is None else {node.output[0]: computed}
-    except UnmendableError as error:
-        if error.operator:  # it is that of a node in the body of this one, a loop
-            raise
-        raise UnmendableError(shown_operator(node), error.reason, location_of_node(node)) from error
-    mender.values.update(outputs)
-    # What the outputs depend on; a shape depends on neither the steps nor the lengths, but on the width.
-    if node.op_type not in ("Shape", "Size"):
-        for dependent in (mender.depends_on_lengths, mender.depends_on_steps):
-            if dependent.intersection(node.input):
-                dependent.update(node.output)
-    if node.op_type in ("Cast", "Identity") and node.input[0] in mender.unchanged_steps:
-        mender.unchanged_steps.update(node.output)
-    if not mender.causes:
-        return []
-    after = tuple(map(_text, mender.writer.nodes[before:]))
-    location = location_of_node(node)
-    return [MendedOperator(shown_operator(node), node.op_type, location, mender.causes[0], (_text(node),), after)]
-
-
-def shown_operator(node: NodeProto) -> str:
-    """A node as text: its module or its own name, and its operator type, such as `Conv encoder.conv`."""
-    name = operator_name(node)
-    return name if node.op_type in name else f"{node.op_type} {name or node.output[0]}"
-
-
-def _text(node: NodeProto) -> str:
-    """A node as graph text (ONNX's textual syntax), without its name and metadata."""
-    fields = {name: getattr(node, name) for name in ("op_type", "domain", "input", "output", "attribute")}
-    return str(onnx.printer.to_text(NodeProto(**fields))).strip()
-
-
-def _outputs_by_rule(mender: Mender, node: NodeProto) -> Mapping[str, Value]:
-    """Mends a node by the rule for its operator type; refuses an operator that has no rule, with the reason.
-
-    Returns:
-        What is known of its outputs, by their names.
-    """
-    if (reason := next((why for names, why in _REASONS.items() if node.op_type in names.split()), None)) is not None:
-        mender.refuse(reason)
-    mender.refuse_if(node.domain not in OF_ONNX, f"is an operator of {node.domain}, not of ONNX")
-    mender.refuse_if(node.op_type not in RULES, "is an operator that has no rule for mending")
-    outputs = RULES[node.op_type](mender)
-    return outputs if isinstance(outputs, Mapping) else {node.output[0]: outputs}
-
-
-def _computed_from_sizes(mender: Mender, node: NodeProto) -> KnownTensor | None:
-    """The output of a node whose inputs are all known for each length (a `KnownTensor`): it is then known, too.
-
-    It is computed for each length here; the mended graph gets a copy of the node, which computes it for the width of
-    the batch.
-
-    Returns:
-        The output; None if an input is data, or the node has to be mended by a rule: then nothing was written.
-    """
-    values = [mender.values[name] if name else None for name in node.input]
-    inputs = [value for value in values if not isinstance(value, DataTensor)]
-    has_own_rule = node.op_type in ("Shape", "ConstantOfShape", "Range") or not is_pure(node)
-    if len(inputs) < len(values) or len(node.output) != 1 or has_own_rule:
-        return None
-    tables = [None if value is None else value.table for value in inputs]
-    # 1. From constants, a constant: by any operator
-    results = None
-    if all(value is None or value.is_constant for value in inputs):
-        results = run_node(node, [None if table is None else table[0, 0] for table in tables])
-    # 2. Else a table, by an operator that can be run on tables; it may be constant, too
-    table = run_on_tables(node, tables) if results is None and inputs else None
-    constant = constant_of(table) if results is None else results[0]
-    if constant is not None:
-        output = mender.constant_tensor(node.output[0], constant)
-    elif table is not None:
-        output = KnownTensor(node.output[0], table)
-    else:
-        return None
-    mender.copy_node(["" if value is None else value.name for value in inputs])
-    return output
+        is_steps = name == names.sequences
+        mender.values[name] = DataTensor(
+            name,
+            value.type.tensor_type.elem_type,
+            groups_of_one(sizes[name]),
+            sources=frozenset(["steps" if is_steps else "lengths"]),
+            is_steps=is_steps,
+        )
 
 
 def _output(mender: Mender, value: onnx.ValueInfoProto) -> onnx.ValueInfoProto:
@@ -369,18 +267,6 @@ def _output(mender: Mender, value: onnx.ValueInfoProto) -> onnx.ValueInfoProto:
         mender.writer.nodes.append(helper.make_node("Identity", [tensor.name], [value.name]))
     shape = ["rows" if size.is_rows else "width" if size.is_time else size.fixed for size in tensor.dim_sizes]
     return helper.make_tensor_value_info(value.name, tensor.dtype, shape)
-
-
-@dataclass(frozen=True, slots=True)
-class MendedOperator:
-    """One operator that a mend changed."""
-
-    operator: str  # Its name, as `shown_operator` gives it
-    kind: str  # Its operator type
-    location: CodeLocation | None  # The line of code that it comes from, if the graph says it
-    cause: str  # How padding reached its output
-    before: tuple[str, ...]  # The operator as graph text, a line for each node
-    after: tuple[str, ...]  # The nodes of the mended graph that replace it, as graph text
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,8 +30,9 @@ from lengthwise_export.checking.report import Report
 from lengthwise_export.checking.trace_onnx import widened
 from lengthwise_export.checking.trials import Sampler
 from lengthwise_export.errors import TAKE_LENGTHS, UncheckableError, UnmendableError
+from lengthwise_export.mending.engine import shown_operator
 from lengthwise_export.mending.fix import FixProposal, draw_curve
-from lengthwise_export.mending.mend import Mended, mend, shown_operator
+from lengthwise_export.mending.mend import Mended, mend
 from lengthwise_export.mending.proof import prove
 from lengthwise_export.onnx_graphs.external_graph import ExternalGraph
 from lengthwise_export.onnx_graphs.protos import NAME_IN_GRAPH, advice_for_keras

@@ -1,12 +1,6 @@
-"""What the rules of all operators share: masks, the alignment of axes, and picking within each row.
+"""What rules share: the inputs of the node that is being mended, masks, the alignment of axes, picking within a row.
 
-An *axis* is one of the original's tensor, a *dim* one of the mended graph's. The *group* of an axis has the sizes of
-the dims that it consists of: several if the original merged axes, as `(rows, time)` for the first axis of
-`x.reshape(-1, F)`. A size is of *rows*, of *time* (it depends on the length) or *fixed*. *Added rows* are dim 0 of a
-tensor that the original has once and each row has its own; they belong to no axis. A row's *own size* along a dim of
-time is the size that the original has for this sequence alone; after it is padding. A `DataTensor` describes a tensor
-of the mended graph, a `KnownTensor` one whose numbers are known for each length.
-Methods that write nodes return the name, or the description, of the result.
+The words are those of `values`. Methods that write nodes return the name, or the description, of the result.
 """
 
 from __future__ import annotations
@@ -14,66 +8,312 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Final, NoReturn, TypeVar
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, NoReturn
 
 import numpy as np
-from onnx import NodeProto, TensorProto, helper
+from numpy.typing import NDArray
+from onnx import NodeProto, helper
 
-from lengthwise_export.mending.node_mender import NodeMender
+from lengthwise_export.errors import UnmendableError
+from lengthwise_export.mending.hiding_masks import HidingMask
 from lengthwise_export.mending.values import (
     CROSSES_ROWS,
+    MANY_ROWS,
+    ROW_COUNTS,
     DataTensor,
     Group,
+    KnownTensor,
     Size,
     Table,
     Value,
     axis_text,
+    constant_in,
+    groups_of_one,
     has_size_one,
 )
+from lengthwise_export.mending.writer import Writer
+from lengthwise_export.onnx_graphs.protos import attributes_of
+
+SHORTEST_RUN: Final = 8  # successive lengths: if sizes agree, or one divides another, at fewer, this is chance
 
 
-class Mender(NodeMender):
-    """The mend of one graph, with the operations that rules share; `NodeMender` has the node that is being mended."""
+class LengthsRestricted(Exception):
+    """The original accepts a shorter range of lengths only. Arguments: the first and the last of these lengths."""
 
-    # Mends one node; returns the changed operator in a list, empty if the node stays as it is
-    follow: Callable[[Mender, NodeProto], Sequence[object]]
+
+def longest_run(accepted: NDArray[np.bool_]) -> slice | None:
+    """The longest run of true values, as a slice of `accepted` `[lengths]`.
+
+    A run shorter than `SHORTEST_RUN` may be chance: None, unless it is of all lengths.
+    """
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], accepted.astype(np.int8), [0]])))
+    runs = [(int(start), int(stop)) for start, stop in zip(edges[::2], edges[1::2], strict=True)]
+    start, stop = max(runs, key=lambda run: run[1] - run[0], default=(0, 0))
+    return slice(start, stop) if stop - start >= min(SHORTEST_RUN, len(accepted)) else None
+
+
+@dataclass(frozen=True)
+class Mender:
+    """Mends one node: reads its inputs, and writes nodes instead of it."""
+
+    node: NodeProto  # The node of the original
+    writer: Writer  # Writes the nodes of the mended graph
+    lengths: NDArray[np.int64]  # The lengths that tables are for, ascending without a gap
+    axes_are_inputs: bool  # Of reductions; they are attributes in older opsets
+    hiding_masks: Mapping[str, HidingMask]  # By name, the values that are masks which the values of the steps decide
+    used_names: frozenset[str]  # The values that a node or an output of the graph takes
+    values: dict[str, Value]  # What is known of each value of the original, by its name
+
+    # -- inputs -------------------------------------------------------------------------------------------------------
+
+    def input_value(self, index: int) -> Value | None:
+        """What is known of an input of the node, by its index; None if the node does not have this input."""
+        name = self.node.input[index] if index < len(self.node.input) else ""
+        return self.values[name] if name else None
+
+    def inputs(self) -> list[Value]:
+        """What is known of all inputs that the node has."""
+        return [self.values[name] for name in self.node.input if name]
+
+    def data_input(self, index: int) -> DataTensor:
+        """An input of the node as a `DataTensor`, also if its numbers are known; refuses an index of rows."""
+        return self.as_data(self.values[self.node.input[index]])
+
+    def movable_input(self, index: int) -> DataTensor:
+        """An input of a node that only moves or copies elements: as `data_input`, but it may be an index of rows."""
+        value = self.input_value(index)
+        return value if isinstance(value, DataTensor) and value.is_row_index else self.data_input(index)
+
+    def constant_input(self, index: int) -> Any:
+        """The array of an input that must be a constant; None if the node does not have this input."""
+        value = self.input_value(index)
+        constant = constant_in(value)
+        if value is not None and constant is None:
+            self.refuse(f"its input {self.node.input[index]} is not a constant")
+        return constant
+
+    @property
+    def output_count(self) -> int:
+        """The number of the node's outputs that have a name."""
+        return len(list(filter(None, self.node.output)))
+
+    def sizes_input(self, index: int, subject: str) -> KnownTensor:
+        """An input whose numbers must be known, such as a shape.
+
+        Args:
+            index: The index of the input.
+            subject: The first words of the reason for a refusal, such as `its shape is`.
+
+        Raises:
+            UnmendableError: The input is computed from the values of the sequences.
+        """  # noqa: DOC502 - `refuse` raises it
+        value = self.input_value(index)
+        if not isinstance(value, KnownTensor):
+            self.refuse(f"{subject} computed from the data")
+        return value
+
+    def attribute(self, name: str, default: Any = None) -> Any:
+        """The value of an attribute of the node; `default` if the node does not have it."""
+        return attributes_of(self.node).get(name, default)
+
+    def input_and_axis(self, default: int) -> tuple[DataTensor, int]:
+        """The first input, and the axis that the attribute `axis` names in it, counted from 0.
+
+        Args:
+            default: The axis of a node without this attribute.
+        """
+        value = self.data_input(0)
+        return value, self.attribute("axis", default) % value.rank
+
+    def axes_of_node(self, rank: int, index: int = 1) -> list[int] | None:
+        """The axes that the node names by its attribute `axes` or by an input, counted from 0.
+
+        Args:
+            rank: The number of axes of the tensor, for negative ones.
+            index: The index of the input.
+
+        Returns:
+            The axes; None if the node names none.
+        """
+        axes = self.attribute("axes")
+        axes = self.constant_input(index) if axes is None else axes
+        return None if axes is None else [int(axis) % rank for axis in np.reshape(axes, -1)]
+
+    def as_data(self, value: Value) -> DataTensor:
+        """The description of a value as a tensor of data.
+
+        1. The value is a `DataTensor`: the value itself. One that counts rows (an index of rows) is refused.
+        2. It is a constant: a tensor with axes of fixed size.
+        3. Its numbers depend on the length: a tensor with added rows, each with the numbers for its own length. It has
+           a cause, because the original computes them from the width of the batch.
+        """
+        if isinstance(value, DataTensor):
+            self.refuse_if(
+                value.is_row_index or value.index_columns,
+                "computes with the numbers of the rows: only x[rows, indices] may use them",
+            )
+            return value
+        tensor = DataTensor(value.name, value.dtype, groups_of_one(map(self.fixed_size, value.shape)))
+        if value.constant is not None:
+            return tensor
+        cause = "it computes with the width of the batch instead of the row's length"
+        return tensor.with_name(self.writer.per_row(value.table[0]), has_added_rows=True, cause=cause)
+
+    # -- values -------------------------------------------------------------------------------------------------------
+
+    @functools.cached_property
+    def size_one(self) -> Size:
+        """The size 1."""
+        return self.fixed_size(1)
+
+    @functools.cached_property
+    def rows(self) -> Size:
+        """The number of rows: 1 in the first half of a table and `MANY_ROWS` in the second one."""
+        return Size(np.broadcast_to(np.array([[1], [MANY_ROWS]], dtype=np.int64), (ROW_COUNTS, len(self.lengths))))
+
+    def fixed_size(self, number: int) -> Size:
+        """A size that is the same at every length."""
+        return Size(np.broadcast_to(np.int64(number), (ROW_COUNTS, len(self.lengths))))
+
+    def constant_tensor(self, name: str, array: NDArray[Any]) -> KnownTensor:
+        """The description of a constant; it has this name in the mended graph, and is `array` at every length."""
+        return KnownTensor(name, self.table_of(array))
+
+    def table_of(self, array: NDArray[Any]) -> Table:
+        """The table of a constant."""
+        return np.broadcast_to(array, (ROW_COUNTS, len(self.lengths), *array.shape))
+
+    def emit_constant(self, array: NDArray[Any]) -> KnownTensor:
+        """Writes a constant, by whose name later nodes can take it as an input."""
+        value = self.constant_tensor(self.writer.constant(array, dtype=array.dtype), array)
+        self.values[value.name] = value
+        return value
+
+    def register(self, value: DataTensor) -> str:
+        """Gives a value that a rule made a new name, by which later nodes can take it as an input; returns the name."""
+        name = self.writer.name("mended_value")
+        self.values[name] = value
+        return name
+
+    # -- refusals -----------------------------------------------------------------------------------------------------
+
+    def refuse(self, reason: str) -> NoReturn:
+        """Ends the mend, because this node cannot be mended.
+
+        Raises:
+            UnmendableError: Always; the caller of the rule adds the name of the operator.
+        """
+        raise UnmendableError("", reason)
+
+    def refuse_if(self, condition: object, reason: str) -> None:
+        """Ends the mend with a reason, because this node cannot be mended, if the condition is true."""
+        if condition:
+            self.refuse(reason)
+
+    def refuse_rows(self, *groups: Sequence[Size]) -> None:
+        """Refuses an operator that mixes the values along these axes, if one of them is that of the rows."""
+        self.refuse_if(any(size.is_rows for group in groups for size in group), CROSSES_ROWS)
+
+    def require_lengths(self, accepted: NDArray[np.bool_]) -> None:
+        """Says that the original accepts only lengths where `accepted` `[lengths]` is true.
+
+        Raises:
+            LengthsRestricted: It is false at some lengths; `mend` begins again with the longest range where it is
+                true.
+        """
+        if accepted.all():
+            return
+        run = longest_run(accepted)
+        if run is None:
+            self.refuse("accepts only some lengths: its width is fixed, or must be a multiple of a number")
+        raise LengthsRestricted(int(self.lengths[run.start]), int(self.lengths[run.stop - 1]))
+
+    def matches(self, first: Group, second: Group) -> bool:
+        """Whether two axes have dims of equal sizes: True at all lengths of the mend, False if at nearly none.
+
+        Where they are equal in one long range of lengths only, as with a table of 512 positions, the mend must be
+        restricted to that range.
+
+        Raises:
+            LengthsRestricted: They are equal in such a range; `mend` begins again with these lengths.
+        """  # noqa: DOC502 - `require_lengths` raises it
+        if len(first) != len(second):
+            return False
+        is_equal = np.all([left.table == right.table for left, right in zip(first, second, strict=True)], axis=(0, 1))
+        if longest_run(is_equal) is None:
+            return False
+        self.require_lengths(is_equal)
+        return True
+
+    # -- nodes --------------------------------------------------------------------------------------------------------
+
+    def emit(self, kind: str, inputs: Sequence[str], **attributes: Any) -> str:
+        """Writes a node with one output, and returns the output's name."""
+        return self.writer.emit(kind, inputs, **attributes)
+
+    def keep_node(
+        self, value: DataTensor, further_inputs: Sequence[str] | None = None, **attributes: Any
+    ) -> DataTensor:
+        """Writes the node as it is, but with a tensor as its first input; returns the description of its first output.
+
+        Args:
+            value: The tensor; the output has the same axes, and is not known to be 0 at its padding.
+            further_inputs: The names of the inputs after the first one; None for those of the node.
+            **attributes: Attributes of the node with other values.
+        """
+        inputs = self.further_inputs() if further_inputs is None else further_inputs
+        return value.with_name(self.copy_node([value.name, *inputs], **attributes)[0], zero_padded=False)
+
+    def further_inputs(self) -> list[str]:
+        """The names of the node's inputs after the first one."""
+        return list(self.node.input)[1:]
+
+    def copy_node(
+        self, inputs: Sequence[str], *, drop: Iterable[str] = (), name_suffix: str = "", **attributes: Any
+    ) -> list[str]:
+        """Writes a copy of the node with other inputs and attributes.
+
+        Args:
+            inputs: The names of all inputs of the copy.
+            drop: The names of attributes that the copy does not get.
+            name_suffix: What is added to the names of the copy and of its outputs, where it is one of several nodes
+                that stand for the node; without it they keep the node's names.
+            **attributes: Attributes that the node does not have, or with other values.
+
+        Returns:
+            The names of the copy's outputs; empty for an output that the node leaves out.
+        """
+        return self.writer.copy(self.node, inputs, drop=drop, name_suffix=name_suffix, **attributes)
 
     # -- masks --------------------------------------------------------------------------------------------------------
 
-    def masked(self, value: DataTensor, dims: Iterable[int], fill: float) -> DataTensor:
+    def masked(self, value: DataTensor, dims: Iterable[int], fill: float, cause: str = "") -> DataTensor:
         """The tensor with the number `fill` at the padding of these dims of time: `Where(mask, value, fill)`.
 
-        A tensor that is the same for all rows gets added rows.
+        A tensor that is the same for all rows gets added rows. If there are such dims, it gets the cause.
         """
         dims, times = sorted(dims), value.time_dims()
+        value = value.because(cause if dims else "")
         if not dims or (fill == 0 and value.zero_padded):
             return value
         adds_rows = value.rows_dim is None  # the mask has a dim of rows, which broadcasting then adds in front
         rank = value.dim_count + adds_rows
-
-        def build() -> str:
-            masks = [self.broadcast_mask(times[dim], dim + adds_rows, value.rows_dim or 0, rank) for dim in dims]
-            valid = functools.reduce(lambda left, right: self.emit("And", [left, right]), masks)
-            return self.emit("Where", [valid, value.name, self.writer.scalar(fill, value.dtype)])
-
-        name = self.writer.emit_once(("masked", value.name, tuple(dims), repr(fill)), build)
+        masks = [self._broadcast_mask(times[dim], dim + adds_rows, value.rows_dim or 0, rank) for dim in dims]
+        valid = functools.reduce(lambda left, right: self.emit("And", [left, right]), masks)
+        name = self.emit("Where", [valid, value.name, self.writer.scalar(fill, value.dtype)])
         zero_padded = fill == 0 and len(dims) == len(times)
         return value.with_name(name, has_added_rows=value.has_added_rows or adds_rows, zero_padded=zero_padded)
 
-    def broadcast_mask(self, size: Size, dim: int, rows_dim: int, rank: int) -> str:
+    def _broadcast_mask(self, size: Size, dim: int, rows_dim: int, rank: int) -> str:
         """The mask of a dim of time in a form that broadcasts with a tensor of `rank` dims.
 
         Returns:
             The name of a bool tensor: true up to each row's own size; of size 1 at all dims but `dim` and `rows_dim`.
         """
-        mask = self.writer.mask(size)
-
-        def build() -> str:
-            transposed = self.writer.transposed(mask, (1, 0) if dim < rows_dim else (0, 1))
-            return self.writer.unsqueezed(transposed, [index for index in range(rank) if index not in (dim, rows_dim)])
-
-        return self.writer.emit_once(("mask over", mask, dim, rows_dim, rank), build)
+        mask = self.writer.transposed(self.writer.mask(size), (1, 0) if dim < rows_dim else (0, 1))
+        return self.writer.unsqueezed(mask, [index for index in range(rank) if index not in (dim, rows_dim)])
 
     def neutral_extreme(self, dtype: int, *, largest: bool = True, finite: bool = False) -> float:
         """The number that a maximum never chooses (or a minimum, if not `largest`), to fill padding with.
@@ -106,7 +346,7 @@ class Mender(NodeMender):
         Returns:
             Each operand with the name of its tensor in the new form, but the groups that it had before; and the
             description of the result, which has no name yet. The result lacks the free axes, has size 1 along the axis
-            `keep`, and has the element type of the first operand.
+            `keep`, has the element type of the first operand, and the first cause of any.
         """
         operands = [self.as_data(value) for value in values]
         rank = max(operand.rank - free for operand in operands)
@@ -127,7 +367,8 @@ class Mender(NodeMender):
         has_rows = any(size.is_rows for size in sizes)
         has_added_rows = any(operand.has_added_rows for operand in operands) and not has_rows
         aligned = [self._aligned(operand, targets, free, has_rows, keep) for operand in operands]
-        return aligned, DataTensor("", operands[0].dtype, tuple(targets), has_added_rows)
+        cause = next(filter(None, (operand.cause for operand in operands)), "")
+        return aligned, DataTensor("", operands[0].dtype, tuple(targets), has_added_rows, cause=cause)
 
     def expanded(self, operand: DataTensor, result: DataTensor, keep: int | None = None) -> str:
         """The name of an operand's tensor, repeated along its axes of size 1 to the shape of the result.
@@ -243,16 +484,13 @@ class Mender(NodeMender):
         return dim, size
 
     def fill_padding(self, value: DataTensor, axis: int, fill: float, cause: str) -> DataTensor:
-        """The tensor with `fill` at the padding of an axis of time, and `cause` noted; as it is if the axis is fixed.
+        """The tensor with `fill` at the padding of an axis of time, and the cause; as it is if the axis is fixed.
 
         Raises:
             UnmendableError: The axis is merged, or is that of the rows.
         """  # noqa: DOC502 - `mixed_dim` raises it
         dim, size = self.mixed_dim(value, axis)
-        if not size.is_time:
-            return value
-        self.causes.append(cause)
-        return self.masked(value, [dim], fill)
+        return self.masked(value, [dim] if size.is_time else [], fill, cause)
 
     def take_per_row(self, value: DataTensor, axis: int, index: str, size: Size, *, clip: bool = True) -> DataTensor:
         """The tensor `value[row, index[row]]`: along an axis, each row picks its own positions.
@@ -281,9 +519,12 @@ class Mender(NodeMender):
             old_order = [0, *(old_dim + 1 for old_dim in old_order)]
         else:
             picked = self.emit("GatherND", [transposed, self.writer.unsqueezed(index, [2])], batch_dims=1)
-        has_added_rows = value.has_added_rows or rows_dim is None
-        groups = value.groups_with(axis, size)
-        return DataTensor(self.writer.transposed(picked, old_order), value.dtype, groups, has_added_rows)
+        return value.with_name(
+            self.writer.transposed(picked, old_order),
+            groups=value.groups_with(axis, size),
+            has_added_rows=value.has_added_rows or rows_dim is None,
+            zero_padded=False,
+        )
 
     def strided_positions(self, start: Table, step: int, size: Size) -> str:
         """`[rows, size]` int64: for each row the positions start, start + step, ...; `start` is a table `[lengths]`."""
@@ -356,25 +597,3 @@ class Mender(NodeMender):
         if rank > 1:
             shape.append(self.emit("Shape", [name], start=1))
         return self.emit("Reshape", [name, self.emit("Concat", shape, axis=0)])
-
-
-Rule = Callable[[Mender], Value | Mapping[str, Value]]
-"""Mends `Mender.node`: writes the nodes that stand for it, and returns what is known of its first output; or of several
-outputs, by their names."""
-RULES: Final[dict[str, Rule]] = {}  # by operator type of ONNX, the rule that mends it
-_Rule = TypeVar("_Rule", bound=Rule)
-
-
-def rule(*kinds: str) -> Callable[[_Rule], _Rule]:
-    """A decorator that registers a function in `RULES`, as the rule for these operator types."""
-
-    def register(function: _Rule) -> _Rule:
-        RULES.update(dict.fromkeys(kinds, function))
-        return function
-
-    return register
-
-
-FLOAT: Final = TensorProto.FLOAT
-INT64: Final = TensorProto.INT64
-BOOL: Final = TensorProto.BOOL

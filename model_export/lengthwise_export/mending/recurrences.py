@@ -26,7 +26,15 @@ import numpy as np
 from onnx import GraphProto, NodeProto, ValueInfoProto, helper
 
 from lengthwise_export.mending.mender import Mender
-from lengthwise_export.mending.values import CROSSES_ROWS, DataTensor, KnownTensor, Table, run_on_tables
+from lengthwise_export.mending.values import (
+    CROSSES_ROWS,
+    DataTensor,
+    KnownTensor,
+    Table,
+    Value,
+    constant_in,
+    run_on_tables,
+)
 from lengthwise_export.onnx_graphs.protos import attributes_of, graphs_in, names_in, nodes_before
 
 _NO_LIMIT: Final = 2**31 - 1  # iterations: a Loop with this limit or a higher one ends by its condition
@@ -51,13 +59,15 @@ class LoopOverSteps:
             elif (start := self._start_of_counter(state, next_value)) is not None:
                 self._counters[state] = start
 
-    def scan(self) -> NodeProto:
+    def scan(self) -> tuple[NodeProto, dict[str, Value | None]]:
         """The Loop as a Scan; refuses a Loop that does not iterate once for each step.
 
-        Outputs of the Loop that are invariant states are not outputs of the Scan: what is known of them is put into
-        `mender.values` here.
+        Returns:
+            1. The Scan. Its outputs have the names of the Loop's, but for those that are invariant states.
+            2. What is known of these, by their names.
         """
         mender = self._mender
+        invariants: dict[str, Value | None] = {}
         # 1. The Loop's outputs that are used: last values of states, and what is collected from each iteration
         last_values: dict[str, str] = {}  # by state, the output that is its last value
         collected: dict[str, str] = {}  # by output, the value of the body that is collected
@@ -66,7 +76,7 @@ class LoopOverSteps:
             if name not in mender.used_names:
                 continue
             if state in self._invariants:
-                mender.values[name] = mender.values[self._invariants[state]]
+                invariants[name] = mender.values[self._invariants[state]]
             elif state in self._counters:
                 mender.refuse("counts its turns, and the count is used behind it")
             elif state:
@@ -91,9 +101,9 @@ class LoopOverSteps:
         body = helper.make_graph(nodes, "steps", body_inputs, [ValueInfoProto(name=name) for name in body_outputs])
         # 4. The Scan, with an output for the last value of each state; one that nobody uses gets a new name
         outputs = [*(last_values.get(state) or mender.writer.name("loop_end") for state in carried), *collected]
-        return helper.make_node(
-            "Scan", scan_inputs, outputs, name=self._node.name, body=body, num_scan_inputs=len(sources)
-        )
+        name = self._node.name
+        scan = helper.make_node("Scan", scan_inputs, outputs, name=name, body=body, num_scan_inputs=len(sources))
+        return scan, invariants
 
     def _source_of_copy(self, name: str, kinds: Sequence[str] = ("Identity",)) -> str:
         """The value of the body that a value is a copy of, through any number of nodes of these types."""
@@ -106,17 +116,17 @@ class LoopOverSteps:
         None if it is no counter.
         """
         node = self._producers.get(self._source_of_copy(next_value))
-        start = self._mender.values.get(self._starts[state])
-        if node is None or node.op_type != "Add" or not isinstance(start, KnownTensor) or not start.is_constant:
+        start = constant_in(self._mender.values.get(self._starts[state]))
+        if node is None or node.op_type != "Add" or start is None:
             return None
         operands = [self._source_of_copy(name) for name in node.input]
-        if state not in operands or start.table[0, 0].size != 1:
+        if state not in operands or start.size != 1:
             return None
         operands.remove(state)
         step = self._mender.values.get(self._invariants.get(operands[0], operands[0]))
         if not isinstance(step, KnownTensor) or step.table[0, 0].size != 1 or not (step.table == 1).all():
             return None
-        number: float = start.table[0, 0].item()
+        number: float = start.item()
         return int(number) if number == int(number) else None
 
     def _needed(self, values: Iterable[str]) -> tuple[list[NodeProto], list[str], dict[str, NodeProto]]:
@@ -166,11 +176,7 @@ class LoopOverSteps:
         if axis == 0:
             return name
         order = [axis, *(index for index in range(value.rank) if index != axis)]
-        transposed = mender.register(mender.transposed(value, order))
-        if name in mender.hiding_masks:  # so the transposed value is such a mask, too
-            mender.hiding_masks[transposed] = mender.hiding_masks[name]
-            mender.always_true_masks |= {transposed} if name in mender.always_true_masks else set()
-        return transposed
+        return mender.register(mender.transposed(value, order))
 
     def _require_iteration_per_step(self, sources: Sequence[KnownTensor | DataTensor]) -> None:
         """Refuses a Loop that does not iterate once for each step of these tensors, at every length.

@@ -1,21 +1,26 @@
 """What is known of a value while its graph is mended: its sizes, and whether its axes are rows, time, or of fixed size.
 
-The sizes of the original are followed as tables, without formulas. A table `[2, lengths, *shape]` says what a tensor is
-at each length of a range, with one row and with `MANY_ROWS` rows; operators on sizes are run on whole tables. The size
-of the time axis of `x` after a stride of 2, for the lengths 2 to 6:
+The words of all rules, by the example `x.mean(1)` with `x` of `[rows, time, 8]`:
 
-    [[1, 1, 2, 2, 3],    with one row
-     [1, 1, 2, 2, 3]]    with MANY_ROWS: the same, so this size does not count rows
+    axis, dim       An axis of the original's tensor; a dim of the tensor in the mended graph that stands for it.
+    group           The sizes of the dims that one axis consists of, mostly one. Of the original's `[rows * time, 8]`
+                    (`x.reshape(-1, 8)`) the mended graph keeps `[rows, time, 8]`, so that a mask still fits: the groups
+                    are `(rows, time)` and `(8,)`, and the first axis is *merged*.
+    size            Of *rows* (the number of sequences in the batch), of *time* (it depends on the length, such as
+                    `length // 2` after a stride of 2), or *fixed*.
+    table           `[2, lengths, *shape]`: what a tensor is in the original at each length of a range, with one row and
+                    with `MANY_ROWS` rows. Sizes are tables, too, and no formulas: behind a stride of 2, that of the
+                    time has for the lengths 2 to 6 the table `[[1, 1, 2, 2, 3], [1, 1, 2, 2, 3]]`. Two sizes are equal
+                    if their tables are; one that is the same everywhere is fixed.
+    added rows      The dim 0 of a tensor that the original has once, but each row has its own, such as the divisor
+                    `[rows]` of a mean. It belongs to no axis.
+    own size        Of a row, along a dim of time: the size that the original has for this sequence alone. What lies
+                    after it is *padding*; the row's *own steps* and *own end* lie before.
+    cause           How padding would reach an operator's output without the change that its rule writes. An operator
+                    with a cause is *changed*.
+    refuse          To end the mend with `UnmendableError`, because an operator cannot be mended.
 
-Two sizes are equal if their tables are, a size that is the same everywhere is *fixed*, one that grows with the rows
-is that of *rows*, any other is of *time*.
-
-An *axis* is one of the original's tensor, a *dim* one of the mended graph's. They differ in two cases:
-
-    merged axes     Of the original's `[rows * time, F]` the mended graph keeps `[rows, time, F]`, so that a mask still
-                    fits. The *group* of an axis has the sizes of its dims: here `((rows, time), (F,))`.
-    added rows      What depends on the length (the divisor of a mean) is one number in the original, and one for each
-                    row in the mended graph: dim 0 of its tensor is one of rows that belongs to no axis.
+A *lone* sequence is a batch of one row without padding. *The node stays*: the mended graph has the same operator.
 """
 
 from __future__ import annotations
@@ -23,15 +28,21 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import NodeProto, helper
+from onnx import NodeProto, TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 
+from lengthwise_export.mending.hiding_masks import HidingMask
 from lengthwise_export.onnx_graphs.protos import attributes_of, graphs_in
+
+FLOAT: Final = TensorProto.FLOAT
+INT64: Final = TensorProto.INT64
+BOOL: Final = TensorProto.BOOL
 
 MANY_ROWS: Final = 1_000_003
 """The larger number of rows in a table: a prime above any size of a model, so what it divides counts the rows."""
@@ -47,20 +58,16 @@ Table = NDArray[Any]
 """`[2, lengths, *shape]`: a tensor's numbers with 1 row and with `MANY_ROWS` rows, at each length of a range."""
 
 
+@dataclass(frozen=True, eq=False)
 class Size:
-    """The size of one axis of the original, or of one dim of the mended graph.
+    """The size of one axis of the original, or of one dim of the mended graph."""
 
-    Attributes:
-        table: `[2, lengths]` int64: the size with 1 row and with `MANY_ROWS` rows, at each length.
-        fixed: The size, if it is the same everywhere in the table; else None.
-    """
+    table: Table  # `[2, lengths]` int64: the size with 1 row and with `MANY_ROWS` rows, at each length
 
-    __slots__ = ("fixed", "table")
-
-    def __init__(self, table: Table) -> None:
-        self.table = table
-        first = table.flat[0]
-        self.fixed: int | None = int(first) if (table == first).all() else None
+    @cached_property
+    def fixed(self) -> int | None:
+        """The size, if it is the same everywhere in the table; else None."""
+        return int(self.table[0, 0]) if (self.table == self.table[0, 0]).all() else None
 
     @property
     def is_rows(self) -> bool:
@@ -100,6 +107,9 @@ class Size:
         return np.asarray((remainder == 0).all(axis=0))
 
 
+Group = tuple[Size, ...]
+"""The sizes of the dims that one axis of the original consists of."""
+
 _ELEMENTWISE: Final = frozenset(
     {"Add", "Sub", "Mul", "Div", "Pow", "Mod", "Min", "Max", "Where", "Cast", "Clip", "Equal", "Less", "LessOrEqual"}
     | {"Greater", "GreaterOrEqual", "And", "Or", "Xor", "Not", "Neg", "Abs", "Floor", "Ceil", "Round", "Sqrt", "Exp"}
@@ -114,7 +124,7 @@ _AXES_INPUT: Final = {
 """Operators that move elements along axes or reduce axes: the index of the input that names these axes."""
 
 _MOVES: Final = frozenset({"Concat", "Gather", "Reshape", "Expand", *_AXES_INPUT})
-"""Operators that can be run on a whole table if their axes are counted two further: a table has two more in front."""
+"""Operators that can be run on a whole table if axes that they count from its end are counted two further."""
 
 
 def run_node(node: NodeProto, inputs: Sequence[NDArray[Any] | None]) -> list[NDArray[Any]] | None:
@@ -157,11 +167,13 @@ def constant_of(table: Table | None) -> NDArray[Any] | None:
 def run_on_tables(node: NodeProto, inputs: Sequence[Table | None]) -> Table | None:
     """Runs a node for all lengths at once: the table of its output, from the tables of its inputs.
 
-    ONNX's reference evaluator runs the node once, on whole tables `[2, lengths, *shape]`.
+    ONNX's reference evaluator runs the node once, on whole tables whose first two axes were moved behind the others:
+    `[*shape, 2, lengths]`. So broadcasting aligns the axes of tensors, and an axis counted from the front keeps its
+    number.
 
     1. An elementwise operator runs as it is.
-    2. One that moves elements along axes, or reduces axes, is changed: each axis or shape that it names gets the two
-       axes of the table in front. Its inputs after the first, such as indices, have to be constant.
+    2. One that moves elements along axes, or reduces axes, is changed: an axis counted from the end is counted two
+       further, and a shape gets the two axes. Its inputs after the first, such as indices, have to be constant.
 
     Args:
         node: The node, which stays as it is.
@@ -171,58 +183,32 @@ def run_on_tables(node: NodeProto, inputs: Sequence[Table | None]) -> Table | No
         The table; None if the operator is neither in `_ELEMENTWISE` nor in `_MOVES`, or the output has no fixed shape.
     """
     kind, attributes, first = node.op_type, attributes_of(node), inputs[0]
-    # Case 1
-    if kind in _ELEMENTWISE:
-        rank = max(table.ndim for table in inputs if table is not None)
-        results = run_node(node, [None if table is None else _aligned(table, rank) for table in inputs])
-        return None if results is None else results[0]
-    # Case 2. `arrays` are the inputs of the changed node: the table, then constants (for Concat, further tables).
-    if kind not in _MOVES or first is None:
+    if kind not in _ELEMENTWISE | _MOVES or first is None:
         return None
-    arrays: list[NDArray[Any] | None] = [first, *(inputs[1:] if kind == "Concat" else map(constant_of, inputs[1:]))]
+    table_count = len(inputs) if kind in _ELEMENTWISE or kind == "Concat" else 1
+    arrays = [None if table is None else np.moveaxis(table, (0, 1), (-2, -1)) for table in inputs[:table_count]]
+    arrays += map(constant_of, inputs[table_count:])
     if any(array is None and table is not None for array, table in zip(arrays, inputs, strict=True)):
         return None  # an index or a shape that depends on the length
+    # Case 2
     if kind in _AXES_INPUT:
         index = _AXES_INPUT[kind]
         arrays += [None] * (index + 1 - len(arrays))
-        arrays[index] = _axes_of_table(kind, first, arrays, attributes.pop("axes", arrays[index]))
+        every = np.arange(first.ndim - 2) if kind.startswith("Reduce") else None  # what no axes stand for
+        axes = attributes.pop("axes", every if arrays[index] is None else arrays[index])
+        arrays[index] = None if axes is None else _before_lengths(axes)
     elif kind in ("Reshape", "Expand"):
-        shape = [] if arrays[1] is None else arrays[1].tolist()
-        if kind == "Expand":  # the tensor or the shape may lack axes in front: these are added after the two
-            arrays[0], shape = _aligned(first, len(shape) + 2), [1] * (first.ndim - 2 - len(shape)) + shape
-        arrays[1] = np.array([*first.shape[:2], *shape])
-    else:  # Concat and Gather
-        attributes["axis"] = int(_shifted(attributes.get("axis", 0)))
+        arrays[1] = np.append(arrays[1], first.shape[:2])  # type: ignore[arg-type]  # these operators have a shape
+    elif "axis" in attributes:
+        attributes["axis"] = int(_before_lengths(attributes["axis"]))
     names = [str(index) if array is not None else "" for index, array in enumerate(arrays)]
     results = run_node(helper.make_node(kind, names, ["table"], **attributes), arrays)
-    return None if results is None else results[0]
+    return None if results is None else np.moveaxis(results[0], (-2, -1), (0, 1))
 
 
-def _axes_of_table(kind: str, table: Table, arrays: Sequence[NDArray[Any] | None], axes: Any) -> NDArray[Any] | None:
-    """The axes of an operator for its run on a table, which has two more axes in front than its tensor.
-
-    Args:
-        kind: An operator type of `_AXES_INPUT`.
-        table: The table that it runs on.
-        arrays: All inputs; the second one of a Slice says how many axes it cuts.
-        axes: The axes that the node names; None if it names none: then they are those that ONNX takes by default.
-
-    Returns:
-        The axes; None for a Squeeze that names none: it removes all axes of size 1, and the two in front are longer.
-    """
-    if axes is None and kind != "Squeeze":  # a reduction is over all axes, a Slice over as many as it has starts
-        axes = np.arange(table.ndim - 2 if kind != "Slice" or arrays[1] is None else arrays[1].size)
-    return None if axes is None else _shifted(np.asarray(axes))
-
-
-def _shifted(axes: Any) -> Any:
-    """Axes of a tensor, as axes of its table: two more, as the table has two more axes in front; negative ones stay."""
-    return np.where(np.asarray(axes) < 0, axes, np.add(axes, 2))
-
-
-def _aligned(table: Table, rank: int) -> Table:
-    """A table whose tensor got axes of size 1 in front, up to this rank of the table: broadcasting adds axes there."""
-    return table.reshape(*table.shape[:2], *[1] * (rank - table.ndim), *table.shape[2:])
+def _before_lengths(axes: Any) -> NDArray[Any]:
+    """Axes of a tensor, as axes of its table with the two axes of rows and lengths behind the others."""
+    return np.where(np.asarray(axes) < 0, np.subtract(axes, 2), axes)
 
 
 Attributes = Mapping[str, Any]  # of a node, by name
@@ -240,14 +226,19 @@ class KnownTensor:
         """The shape of the tensor."""
         return self.table.shape[2:]
 
+    @property
+    def rank(self) -> int:
+        """The number of axes of the tensor."""
+        return self.table.ndim - 2
+
     def elements(self) -> list[Table]:
         """The elements of a tensor of one axis, a table `[2, lengths]` each."""
         return [self.table[..., index] for index in range(self.shape[0])]
 
     @property
-    def is_constant(self) -> bool:
-        """Whether the numbers depend neither on the length nor on the rows."""
-        return constant_of(self.table) is not None
+    def constant(self) -> NDArray[Any] | None:
+        """The numbers `[*shape]`, if they depend neither on the length nor on the rows; else None."""
+        return constant_of(self.table)
 
     @property
     def dtype(self) -> int:
@@ -260,19 +251,22 @@ class DataTensor:
     """A tensor that depends on the values of the sequences, or that has an axis of time.
 
     It describes the tensor of the mended graph by the axes of the original's: an axis may be several dims, and added
-    rows belong to no axis.
+    rows belong to no axis. The engine sets what comes after `cause`, a rule what comes before.
     """
 
     name: str  # The value in the mended graph
     dtype: int  # The element type, a number of `onnx.TensorProto`
-    groups: tuple[tuple[Size, ...], ...]  # For each axis, the sizes of the dims that it consists of, in order
+    groups: tuple[Group, ...]  # For each axis, the sizes of the dims that it consists of, in order
     has_added_rows: bool = False  # Whether dim 0 is one of rows that the original's tensor does not have
-    zero_padded: bool = field(default=False, compare=False)  # Whether it is known to be 0 at all padding
-    is_row_index: bool = (
-        False  # Whether it is `arange(rows)`, or its copies: only an index such as `x[rows, i]` may use it
-    )
+    zero_padded: bool = False  # Whether it is known to be 0 at all padding
+    # Whether it is `arange(rows)`, or its copies: only an index such as `x[rows, i]` may use it
+    is_row_index: bool = False
     # Of the index of a GatherND over several axes: the index along each axis; `name` and `groups` are empty then
-    index_columns: tuple[KnownTensor | DataTensor, ...] = ()
+    index_columns: tuple[Value, ...] = ()
+    cause: str = ""  # How padding would reach it without what the rule of its node wrote; empty if it would not
+    sources: frozenset[str] = frozenset()  # Which inputs of the graph it depends on: `steps`, `lengths`
+    is_steps: bool = False  # Whether it is the input with the steps, or a cast of it
+    hides: HidingMask | None = None  # The mask that it is, if that hides steps by their values
 
     @property
     def rank(self) -> int:
@@ -328,17 +322,28 @@ class DataTensor:
         """The groups of this tensor, but with an axis of another size, which is one dim."""
         return tuple((size,) if index == axis else group for index, group in enumerate(self.groups))
 
+    def without_axes(self, axes: Iterable[int]) -> tuple[Group, ...]:
+        """The groups of this tensor, but without some axes."""
+        return tuple(group for axis, group in enumerate(self.groups) if axis not in axes)
+
     def with_name(self, name: str, **changes: object) -> DataTensor:
         """The description of another tensor of the mended graph: a copy with that name and with `changes` of fields."""
         return replace(self, name=name, **changes)  # type: ignore[arg-type]  # fields of its own
 
+    def because(self, cause: str) -> DataTensor:
+        """The tensor with the cause of a change; the first one that is not empty stays."""
+        return replace(self, cause=self.cause or cause)
+
 
 Value = KnownTensor | DataTensor
 
-Group = tuple[Size, ...]  # the sizes of the dims that one axis of the original consists of
+
+def constant_in(value: Value | None) -> NDArray[Any] | None:
+    """The numbers of a value, if it is a constant; else None."""
+    return value.constant if isinstance(value, KnownTensor) else None
 
 
-def groups_of_one(sizes: Iterable[Size]) -> tuple[tuple[Size, ...], ...]:
+def groups_of_one(sizes: Iterable[Size]) -> tuple[Group, ...]:
     """The groups of a tensor whose axes are one dim each, of these sizes."""
     return tuple((size,) for size in sizes)
 

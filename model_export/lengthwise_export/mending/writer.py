@@ -1,16 +1,15 @@
 """Writes the nodes of the mended graph: what many rules need of the rows, such as lengths, masks and positions.
 
-A `Table` has the values of the original for each length that is followed. Here it has no axis of row counts:
-`[lengths, *shape]`. A row's *own size* along a dim is the size that the original has there for this sequence alone;
-what lies after it in the batch is padding. If the own size is a linear function with an integer division, such as
-`(length + 1) // 2 - 1`, it is computed from the lengths; else the table becomes a constant, indexed by the length.
-Every method that writes nodes returns the name of the result.
+A `Table` has here no axis of row counts: `[lengths, *shape]`, the values of the original with one row. If a size is a
+linear function with an integer division, such as `(length + 1) // 2 - 1`, it is computed from the lengths; else the
+table becomes a constant, indexed by the length. Every method that writes nodes returns the name of the result. A node
+that was written before, of the same operator with the same inputs, is not written again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Final
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,7 +49,7 @@ class Writer(NodeWriter):
         self._lengths_input, self._has_int32_lengths = lengths_input, has_int32_lengths
         self._steps_input, self._time_axis = steps_input, time_axis
         self._table_lengths = table_lengths
-        self._names_of_results: dict[object, str] = {}  # by the key of `emit_once`
+        self._emitted: dict[tuple[str, ...], str] = {}  # by operator, inputs and attributes: the output
 
     def scratch_writer(self) -> Writer:
         """A new writer for the same graph, whose nodes are not put into the graph; its names are free there, too."""
@@ -63,6 +62,13 @@ class Writer(NodeWriter):
             table_lengths=self._table_lengths,
         )
 
+    def emit(self, kind: str, inputs: Sequence[str], **attributes: Any) -> str:
+        """The output of a node of the operator `kind`, which is added unless there is an equal one."""
+        key = (kind, *inputs, repr(attributes))
+        if key not in self._emitted:
+            self._emitted[key] = super().emit(kind, inputs, **attributes)
+        return self._emitted[key]
+
     def scalar(self, number: float, dtype: int) -> str:
         """A constant without axes, of an element type (a number of `onnx.TensorProto`)."""
         return self.constant(number, dtype=helper.tensor_dtype_to_np_dtype(dtype))
@@ -70,68 +76,50 @@ class Writer(NodeWriter):
     @property
     def lengths(self) -> str:
         """`[rows]` int64: the lengths of the sequences."""
-        if not self._has_int32_lengths:
-            return self._lengths_input
-        return self.emit_once("lengths", lambda: self.emit("Cast", [self._lengths_input], to=TensorProto.INT64))
+        return self._lengths_input if not self._has_int32_lengths else self.cast(self._lengths_input, TensorProto.INT64)
+
+    def cast(self, name: str, dtype: int) -> str:
+        """A tensor in another element type (a number of `onnx.TensorProto`)."""
+        return self.emit("Cast", [name], to=dtype)
 
     @property
     def width(self) -> str:
         """`[1]` int64: the width of the batch."""
-        axis = self._time_axis
-        return self.emit_once("width", lambda: self.emit("Shape", [self._steps_input], start=axis, end=axis + 1))
+        return self.emit("Shape", [self._steps_input], start=self._time_axis, end=self._time_axis + 1)
 
     @property
     def rows(self) -> str:
         """`[1]` int64: the number of rows."""
-        return self.emit_once("rows", lambda: self.emit("Shape", [self._lengths_input]))
+        return self.emit("Shape", [self._lengths_input])
 
     def per_row(self, table: Table) -> str:
         """`[rows, *shape]`: for each row, the values of a table `[lengths, *shape]` at its length."""
-        key = ("row", str(table.dtype), table.shape, table.tobytes())
-        return self.emit_once(key, lambda: self._emit_lookup(table, self.lengths))
+        return self._emit_lookup(table, self.lengths)
 
     def per_row_column(self, table: Table) -> str:
         """`[rows, 1]`: for each row, the value of a table `[lengths]` at its length."""
-        return self.emit("Unsqueeze", [self.per_row(table), self.constant([1])])
+        return self.unsqueezed(self.per_row(table), [1])
 
     def size_at_width(self, size: Size) -> str:
         """`[1]` int64: the size of a dim in the padded batch: its largest own size at any length up to the width."""
         if size.fixed is not None:
             return self.constant([size.fixed])
-        if size.is_rows:
-            return self.rows
-        largest = np.maximum.accumulate(size.by_length)
-        return self.emit_once(("width", largest.tobytes()), lambda: self._emit_lookup(largest, self.width))
+        return self.rows if size.is_rows else self._emit_lookup(np.maximum.accumulate(size.by_length), self.width)
 
     def sizes_int32(self, size: Size) -> str:
         """`[rows]` int32: each row's own size, as the input `sequence_lens` of recurrent operators."""
         if self._has_int32_lengths and np.array_equal(size.by_length, self._table_lengths):
             return self._lengths_input
-        key = ("int32", size.by_length.tobytes())
-        return self.emit_once(key, lambda: self.emit("Cast", [self.per_row(size.by_length)], to=TensorProto.INT32))
+        return self.cast(self.per_row(size.by_length), TensorProto.INT32)
 
     def positions(self, size: Size) -> str:
         """`[size]` int64: 0, 1, 2, ... along a dim of the padded batch."""
-
-        def build() -> str:
-            end = self.emit("Squeeze", [self.size_at_width(size), self.constant([0])])
-            return self.emit("Range", [self.constant(np.int64(0)), end, self.constant(np.int64(1))])
-
-        return self.emit_once(("positions", size.table[0].tobytes()), build)
+        end = self.squeezed(self.size_at_width(size), [0])
+        return self.emit("Range", [self.constant(np.int64(0)), end, self.constant(np.int64(1))])
 
     def mask(self, size: Size) -> str:
         """`[rows, size]` bool: true before each row's own size along a dim of time, so not at its padding."""
-
-        def build() -> str:
-            return self.emit("Less", [self.positions(size), self.per_row_column(size.by_length)])
-
-        return self.emit_once(("mask", size.table[0].tobytes()), build)
-
-    def emit_once(self, key: object, build: Callable[[], str]) -> str:
-        """The name of a result that is written once: by `build`, at the first call with this key."""
-        if key not in self._names_of_results:
-            self._names_of_results[key] = build()
-        return self._names_of_results[key]
+        return self.emit("Less", [self.positions(size), self.per_row_column(size.by_length)])
 
     def _emit_lookup(self, table: Table, lengths: str) -> str:
         """Writes nodes that take the values of a table at some lengths: by a linear function, else by a Gather.
@@ -154,9 +142,7 @@ class Writer(NodeWriter):
         for kind, number, neutral in zip(("Add", "Div", "Add"), linear, (0, 1, 0), strict=True):
             if number != neutral:
                 value = self.emit(kind, [value, self.constant([number])])
-        if table.dtype != np.int64:
-            value = self.emit("Cast", [value], to=int(helper.np_dtype_to_tensor_dtype(table.dtype)))
-        return value
+        return value if table.dtype == np.int64 else self.cast(value, helper.np_dtype_to_tensor_dtype(table.dtype))
 
 
 def _linear_function(table: Table, lengths: NDArray[np.int64]) -> tuple[int, int, int] | None:
@@ -165,7 +151,10 @@ def _linear_function(table: Table, lengths: NDArray[np.int64]) -> tuple[int, int
     Returns:
         `(before, stride, after)` with `table == (length + before) // stride + after`; None if there is none.
     """
+    rise, run = table[-1] - table[0], lengths[-1] - lengths[0]
     for stride in range(1, _MAX_STRIDE + 1):
+        if abs(rise * stride - run) >= stride:  # from the first length to the last one, it rises by another number
+            continue
         for before in range(stride):  # never negative, so that ONNX's Div, which truncates, gives the same as //
             after = int(table[-1] - (lengths[-1] + before) // stride)
             if np.array_equal(table, (lengths + before) // stride + after):

@@ -1,13 +1,6 @@
 """Rules for operators that compute each element from those at the same index, and for products, which sum over an axis.
 
 Elementwise, padding stays where it is; a product over the steps needs zeros at the padding.
-
-Words: an *axis* is one of the original's tensor, a *dim* one of the mended graph's; the *group* of an axis has the
-sizes of its dims, several if the axis is *merged*. *Added rows* are dim 0 of a tensor that the original has once and
-each row has its own, such as the divisor of a mean. A `KnownTensor` has numbers that are known for each length, a
-`DataTensor` depends on the sequences; `zero_padded`: it is 0 at all padding. A rule mends `mender.node`; *the node
-stays*: the mended graph has the same operator. A *lone* sequence is a batch of one row without padding. A *cause* is a
-text in `mender.causes`, which says how padding would reach the node's output. A node that is *refused* ends the mend.
 """
 
 from __future__ import annotations
@@ -16,15 +9,26 @@ import string
 from dataclasses import replace
 from typing import Final
 
+import numpy as np
 from onnx import helper
 
-from lengthwise_export.mending.mender import BOOL, Mender, rule
-from lengthwise_export.mending.values import CROSSES_ROWS, DataTensor, Group, KnownTensor, Value, axis_text
+from lengthwise_export.mending.engine import movable, rule, values
+from lengthwise_export.mending.mender import Mender
+from lengthwise_export.mending.values import (
+    BOOL,
+    CROSSES_ROWS,
+    DataTensor,
+    Group,
+    KnownTensor,
+    Value,
+    axis_text,
+    constant_in,
+)
 
 # Operators with one input
 _UNARY: Final = (
     *("Abs", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "BitwiseNot", "Ceil", "Celu", "Cos", "Cosh", "Elu"),
-    *("Erf", "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish", "Identity", "LeakyRelu", "Log", "Mish", "Neg", "Not"),
+    *("Erf", "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish", "LeakyRelu", "Log", "Mish", "Neg", "Not"),
     *("Reciprocal", "Relu", "Round", "Selu", "Shrink", "Sigmoid", "Sign", "Sin", "Sinh", "Softplus", "Softsign"),
     *("Sqrt", "Swish", "Tan", "Tanh", "ThresholdedRelu"),
 )
@@ -39,34 +43,43 @@ _COMBINED: Final = (
 _TESTS: Final = ["Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual"]
 
 _KEEP_ZERO: Final = frozenset(
-    {"Abs", "Asin", "Asinh", "Atan", "Atanh", "Ceil", "Celu", "Elu", "Erf", "Floor", "Gelu", "HardSwish", "Identity"}
+    {"Abs", "Asin", "Asinh", "Atan", "Atanh", "Ceil", "Celu", "Elu", "Erf", "Floor", "Gelu", "HardSwish"}
     | {"LeakyRelu", "Mish", "Neg", "Relu", "Round", "Selu", "Sign", "Sin", "Sinh", "Softsign", "Sqrt", "Swish", "Tan"}
     | {"Tanh"}
 )
 """Operators with one input whose output for 0 is 0."""
 
 
-@rule(*_UNARY, "IsNaN", "IsInf")
-def _unary(mender: Mender) -> DataTensor:
-    """Mends a function or a test of each element: the node stays.
+@rule(*_UNARY)
+def _unary(mender: Mender, value: DataTensor) -> DataTensor:
+    """Mends a function of each element: the node stays.
 
     Zeros at the padding stay zeros where the function of 0 is 0.
     """
-    kind = mender.node.op_type
-    value = mender.movable_input(0) if kind == "Identity" else mender.data_input(0)
-    dtype = BOOL if kind in ("IsNaN", "IsInf") else None
-    return mender.keep_node(value, zero_padded=value.zero_padded and kind in _KEEP_ZERO, dtype=dtype)
+    return replace(mender.keep_node(value), zero_padded=value.zero_padded and mender.node.op_type in _KEEP_ZERO)
 
 
-@rule("Cast", "CastLike")
-def _cast(mender: Mender) -> DataTensor:
+@rule("Identity", takes=movable)
+def _identity(mender: Mender, value: DataTensor) -> DataTensor:
+    """Mends a copy: the node stays, and an index of rows stays one."""
+    return replace(mender.keep_node(value), zero_padded=value.zero_padded)
+
+
+@rule("IsNaN", "IsInf")
+def _test(mender: Mender, value: DataTensor) -> DataTensor:
+    """Mends a test of each element: the node stays."""
+    return replace(mender.keep_node(value), dtype=BOOL)
+
+
+@rule("Cast", "CastLike", takes=movable)
+def _cast(mender: Mender, value: DataTensor) -> DataTensor:
     """Mends a change of the element type: the node stays, and an index of rows stays one."""
-    value, dtype = mender.movable_input(0), mender.attribute("to") or mender.required_input(1).dtype
-    return mender.keep_node(value, zero_padded=value.zero_padded, dtype=dtype)
+    dtype = mender.attribute("to") or mender.inputs()[1].dtype
+    return replace(mender.keep_node(value), zero_padded=value.zero_padded, dtype=dtype)
 
 
-@rule(*_COMBINED, *_TESTS)
-def _combined(mender: Mender) -> DataTensor:
+@rule(*_COMBINED, *_TESTS, takes=values)
+def _combined(mender: Mender, inputs: list[Value]) -> DataTensor:
     """Mends a function of elements at the same index: the node stays, on operands whose axes are aligned.
 
     1. Both have the axis, of the same size at every length: each row's padding meets its own padding.
@@ -78,11 +91,10 @@ def _combined(mender: Mender) -> DataTensor:
     for their common shape, so its output is again an index of rows.
     """
     kind = mender.node.op_type
-    values = [mender.values[name] for name in mender.node.input if name]
-    is_row_index = any(isinstance(value, DataTensor) and value.is_row_index for value in values)
+    is_row_index = any(isinstance(value, DataTensor) and value.is_row_index for value in inputs)
     if is_row_index and kind == "Max":
-        values = [replace(value, is_row_index=False) if isinstance(value, DataTensor) else value for value in values]
-    operands, result = mender.align_axes(values)
+        inputs = [replace(value, is_row_index=False) if isinstance(value, DataTensor) else value for value in inputs]
+    operands, result = mender.align_axes(inputs)
     (name,) = mender.copy_node([operand.name for operand in operands])
     dtype = BOOL if kind in _TESTS else operands[1 if kind == "Where" else 0].dtype
     # A product is 0 at all padding if one factor is 0 there and has all axes of time, and if no other factor can be
@@ -91,22 +103,21 @@ def _combined(mender: Mender) -> DataTensor:
         operand.zero_padded and len(operand.time_dims()) == len(result.time_dims()) for operand in operands
     )
     are_finite = all(
-        operand.zero_padded or isinstance(value, KnownTensor) for operand, value in zip(operands, values, strict=True)
+        operand.zero_padded or isinstance(value, KnownTensor) for operand, value in zip(operands, inputs, strict=True)
     )
     zero_padded = kind == "Mul" and has_zero_factor and are_finite
     return result.with_name(name, dtype=dtype, zero_padded=zero_padded, is_row_index=is_row_index)
 
 
 @rule("Clip")
-def _clip(mender: Mender) -> DataTensor:
+def _clip(mender: Mender, value: DataTensor) -> DataTensor:
     """Mends a Clip, which has a lower and an upper bound for each element.
 
     1. Both are constant, or left out: the node stays.
     2. One depends on the length or the data: Max and Min, so that each row may have its own bounds.
     """
-    value = mender.data_input(0)
     bounds = [mender.input_value(index) for index in (1, 2)]
-    if all(bound is None or (isinstance(bound, KnownTensor) and bound.is_constant) for bound in bounds):
+    if all(bound is None or constant_in(bound) is not None for bound in bounds):
         return mender.keep_node(value)
     for kind, bound in zip(("Max", "Min"), bounds, strict=True):
         if bound is not None:
@@ -114,46 +125,53 @@ def _clip(mender: Mender) -> DataTensor:
     return value
 
 
-@rule("Dropout")
-def _dropout(mender: Mender) -> Value:
+@rule(
+    "Dropout",
+    takes=values,
+    requires={
+        "drops values at random: export the model in evaluation mode": (
+            lambda mender, _: not np.any(mender.constant_input(2))
+        ),
+        "the mask of a Dropout is used: export the model in evaluation mode": lambda mender, _: (
+            mender.output_count == 1
+        ),
+    },
+)
+def _dropout(mender: Mender, inputs: list[Value]) -> Value:
     """Removes a Dropout in evaluation mode: its output is its input. In training mode it is refused."""
-    training = mender.constant_input(2)
-    mender.refuse_if(
-        training is not None and bool(training.any()), "drops values at random: export the model in evaluation mode"
-    )
-    mender.refuse_if(
-        len(mender.node.output) > 1 and mender.node.output[1],
-        "the mask of a Dropout is used: export the model in evaluation mode",
-    )
-    return mender.required_input(0)
+    return inputs[0]
 
 
-@rule("OneHot")
-def _one_hot(mender: Mender) -> DataTensor:
+@rule(
+    "OneHot",
+    requires={
+        "puts its new axis elsewhere than behind the others": (
+            lambda mender, value: mender.attribute("axis", -1) in (-1, value.rank)
+        )
+    },
+)
+def _one_hot(mender: Mender, value: DataTensor) -> DataTensor:
     """Mends a OneHot whose new axis comes after all others: the node stays. A new axis elsewhere is refused."""
-    value, depth = mender.data_input(0), mender.required_constant(1)
-    is_last = mender.attribute("axis", -1) in (-1, value.rank)
-    mender.refuse_if(not is_last, "puts its new axis elsewhere than behind the others")
-    dtype = int(helper.np_dtype_to_tensor_dtype(mender.required_constant(2).dtype))
-    (name,) = mender.copy_node([value.name, *mender.further_inputs()], axis=-1)
-    groups = (*value.groups, (mender.fixed_size(int(depth.reshape(-1)[0])),))
-    return DataTensor(name, dtype, groups, value.has_added_rows)
+    dtype = int(helper.np_dtype_to_tensor_dtype(mender.constant_input(2).dtype))
+    groups = (*value.groups, (mender.fixed_size(int(mender.constant_input(1).item())),))
+    return replace(mender.keep_node(value, axis=-1), dtype=dtype, groups=groups)
 
 
-@rule("Trilu")
-def _trilu(mender: Mender) -> DataTensor:
+@rule("Trilu", requires={"takes a triangle of merged axes": lambda _, value: not value.has_merged_axes})
+def _trilu(mender: Mender, value: DataTensor) -> DataTensor:
     """Mends a triangle of the last two axes: the node stays, since an element has the same index at every width.
 
     A diagonal that is no constant is refused.
     """
-    value = mender.data_input(0)
     mender.constant_input(1)
-    mender.refuse_if(value.has_merged_axes, "takes a triangle of merged axes")
-    return mender.keep_node(value, zero_padded=value.zero_padded)
+    return replace(mender.keep_node(value), zero_padded=value.zero_padded)
+
+
+_SUMS_PADDING: Final = "it sums over the steps, those of the padding too"  # a cause
 
 
 @rule("MatMul")
-def _matmul(mender: Mender) -> DataTensor:
+def _matmul(mender: Mender, left: DataTensor) -> DataTensor:
     """Mends a product of matrices.
 
     1. The axis that is summed over is of fixed size: the node stays.
@@ -161,7 +179,7 @@ def _matmul(mender: Mender) -> DataTensor:
        padding adds nothing.
     3. It is the rows, or is time against weights of a fixed size: refused.
     """
-    return _product(mender, mender.data_input(0), mender.data_input(1))
+    return _product(mender, left, mender.data_input(1))
 
 
 def _product(mender: Mender, left: DataTensor, right: DataTensor) -> DataTensor:
@@ -206,30 +224,30 @@ def _with_zeros_at_padding(mender: Mender, left: DataTensor, right: DataTensor) 
     mender.refuse_if(len(left_axis) != 1, f"multiplies over merged axes, {axis_text(left_axis)}")
     if not left_axis[0].is_time:
         return left, right
-    mender.causes.append("it sums over the steps, those of the padding too")
-    return (mender.masked(left, left.dims_of(left.rank - 1), 0), mender.masked(right, right.dims_of(right.rank - 2), 0))
+    left = mender.masked(left, left.dims_of(left.rank - 1), 0, _SUMS_PADDING)
+    return left, mender.masked(right, right.dims_of(right.rank - 2), 0, _SUMS_PADDING)
 
 
 @rule("Gemm")
-def _gemm(mender: Mender) -> DataTensor:
+def _gemm(mender: Mender, left: DataTensor) -> DataTensor:
     """Mends a product of two matrices plus a third: `alpha * A @ B + beta * C`.
 
     1. A and B have the axes of the original, B without rows, A is not transposed, C is a constant or left out, and the
        product does not sum over the steps: the node stays.
     2. Else it is written as a MatMul (by the rule for that), two Mul and an Add.
     """
-    left, right, bias = mender.data_input(0), mender.data_input(1), mender.input_value(2)
+    right, bias = mender.data_input(1), mender.input_value(2)
     transposes_left, transposes_right = mender.attribute("transA", 0), mender.attribute("transB", 0)
     has_plain_right = right.has_original_axes and not any(size.is_rows for size in right.dim_sizes)
     sums_steps = left.groups[-1][0].is_time
-    has_constant_bias = bias is None or (isinstance(bias, KnownTensor) and bias.is_constant)
+    has_constant_bias = bias is None or constant_in(bias) is not None
     has_plain_left = left.has_original_axes and not transposes_left and not sums_steps
     if has_plain_left and has_plain_right and has_constant_bias:
         groups = right.groups[::-1] if transposes_right else right.groups
         # This refuses axes that do not match; there are no steps to fill with zeros.
         _with_zeros_at_padding(mender, left, right.with_name(right.name, groups=groups))
-        (name,) = mender.copy_node([left.name, right.name, *([] if bias is None else [bias.name])])
-        return DataTensor(name, left.dtype, (left.groups[0], groups[1]))
+        kept = mender.keep_node(left, [right.name, *([] if bias is None else [bias.name])])
+        return replace(kept, groups=(left.groups[0], groups[1]))
     left = mender.transposed(left, [1, 0]) if transposes_left else left
     right = mender.transposed(right, [1, 0]) if transposes_right else right
     result = _scaled(mender, _product(mender, left, right), mender.attribute("alpha", 1.0))
@@ -246,8 +264,8 @@ def _scaled(mender: Mender, value: DataTensor, number: float) -> DataTensor:
     return value.with_name(mender.emit("Mul", [value.name, mender.writer.scalar(number, value.dtype)]))
 
 
-@rule("Einsum")
-def _einsum(mender: Mender) -> DataTensor:
+@rule("Einsum", takes=values)
+def _einsum(mender: Mender, inputs: list[Value]) -> DataTensor:
     """Mends a sum of products by letters: an axis whose letter the result lacks is summed over.
 
     The node stays, with a new equation that has a letter for each dim of an axis, and one for added rows.
@@ -255,7 +273,7 @@ def _einsum(mender: Mender) -> DataTensor:
     1. The rows are summed over, or a letter stands twice in one operand: refused.
     2. A letter of time is summed over: the operands that have it get zeros at the padding.
     """
-    operands = [mender.data_input(index) for index in range(len(mender.node.input))]
+    operands = [mender.as_data(value) for value in inputs]
     terms, result = _terms_of_axes(mender, [operand.rank for operand in operands])
     group_of: dict[str, Group] = {}  # by the letter of an axis
     for term, operand in zip(terms, operands, strict=True):
@@ -277,19 +295,18 @@ def _einsum(mender: Mender) -> DataTensor:
     mender.refuse_if(len(rows) > 1 or not {*rows} <= {*new_result}, CROSSES_ROWS)
     # Case 2
     summed_times = {letter for letter, size in size_of.items() if size.is_time and letter not in new_result}
-    if summed_times:
-        mender.causes.append("it sums over the steps, those of the padding too")
     masked = []
     for term, operand in zip(new_terms, operands, strict=True):
         dims = [dim for dim, letter in enumerate(term, start=int(operand.has_added_rows)) if letter in summed_times]
-        masked.append(mender.masked(operand, dims, 0))
+        masked.append(mender.masked(operand, dims, 0, _SUMS_PADDING))
     # Added rows have the letter of the rows, or one of their own.
     row = rows[0] if rows else next(new_letters)
     has_added_rows = any(operand.has_added_rows for operand in masked) and not rows
     spelled = [row + term if operand.has_added_rows else term for term, operand in zip(new_terms, masked, strict=True)]
     equation = f"{','.join(spelled)}->{row + new_result if has_added_rows else new_result}"
-    (name,) = mender.copy_node([operand.name for operand in masked], equation=equation)
-    return DataTensor(name, masked[0].dtype, tuple(group_of[letter] for letter in result), has_added_rows)
+    kept = mender.keep_node(masked[0], [operand.name for operand in masked[1:]], equation=equation)
+    kept = kept.because(next((operand.cause for operand in masked if operand.cause), ""))
+    return replace(kept, groups=tuple(group_of[letter] for letter in result), has_added_rows=has_added_rows)
 
 
 def _terms_of_axes(mender: Mender, ranks: list[int]) -> tuple[list[str], str]:

@@ -1,24 +1,27 @@
 """Rules for convolutions, pools and Resize: zeros at the padding, and the number of steps of the output.
 
-Words: an *axis* is one of the original's tensor, a *dim* one of the mended graph's; the *group* of an axis has the
-sizes of its dims. A size is a table of its values at each length. A row's *own size* along a dim of time is what the
-original has for this sequence alone; after it is padding. *The node stays*: the mended graph has the same operator.
-*Spatial axes* are those after the rows and the channels of `[rows, channels, ...]`; here they are mostly the steps. A
-*lone* sequence is a batch of one row without padding. A *cause* is a text in `mender.causes`, which says how padding
-would reach the node's output. A node that is *refused* ends the mend.
+*Spatial axes* are those after the rows and the channels of `[rows, channels, ...]`; here they are mostly the steps.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final
 
 import numpy as np
 
-from lengthwise_export.mending.mender import FLOAT, Mender, rule
-from lengthwise_export.mending.values import DataTensor, KnownTensor, Size, Table, groups_of_one
+from lengthwise_export.mending.engine import rule
+from lengthwise_export.mending.mender import Mender
+from lengthwise_export.mending.values import (
+    DataTensor,
+    KnownTensor,
+    Size,
+    Table,
+    constant_in,
+    groups_of_one,
+)
 
 
 @dataclass(frozen=True)
@@ -109,13 +112,10 @@ def surrounded(
     value = mender.fill_padding(value, axis, fill, cause)
     dim, size = mender.only_dim(value, axis)
     pads = [int(index == dim) for index in range(value.dim_count)] * 2
-    number = mender.writer.scalar(fill, value.dtype)
-    wider = mender.emit("Pad", [value.name, mender.writer.constant(pads), number], mode="constant")
-    wider_size, new_size = Size(size.table + 2), Size(size.table + sum(amounts))
-    index = mender.strided_positions(1 - amounts[0], 1, new_size)
-    return mender.take_per_row(
-        value.with_name(wider, groups=value.groups_with(axis, wider_size)), axis, index, new_size
-    )
+    inputs = [value.name, mender.writer.constant(pads), mender.writer.scalar(fill, value.dtype)]
+    groups, new_size = value.groups_with(axis, Size(size.table + 2)), Size(size.table + sum(amounts))
+    wider = value.with_name(mender.emit("Pad", inputs, mode="constant"), groups=groups)
+    return mender.take_per_row(wider, axis, mender.strided_positions(1 - amounts[0], 1, new_size), new_size)
 
 
 def _spatial_sizes(mender: Mender, value: DataTensor, rank: int) -> list[Size]:
@@ -129,6 +129,7 @@ _Emit = Callable[[DataTensor, list[Window]], str]  # writes the node for a maske
 
 def _mend_windows(
     mender: Mender,
+    value: DataTensor,
     kernel: Sequence[int],
     emit: _Emit,
     *,
@@ -139,17 +140,17 @@ def _mend_windows(
     """Mends a convolution or a pool: puts `fill` at the padding that a window reads, then writes the node.
 
     Args:
-        mender: The mender; the node's first input is `[rows, channels, ...]`.
+        mender: The mender.
+        value: The node's first input, `[rows, channels, ...]`.
         kernel: The kernel's size along each spatial axis, without a dilation.
         emit: Writes the node for the filled tensor and its windows; returns the name of the output.
         channels: The number of channels of the output; None for that of the input.
         fill: The number at the padding that does not change the output of a window.
-        cause: What is noted as the cause, if a window reads padding.
+        cause: The cause, if a window reads padding.
 
     Returns:
         The output. Lengths at which it has no step are left out.
     """
-    value = mender.data_input(0)
     sizes = _spatial_sizes(mender, value, len(kernel) + 2)
     _, input_channels = mender.only_dim(value, 1)
     mender.refuse_rows(sizes, (input_channels,))
@@ -160,17 +161,30 @@ def _mend_windows(
     for index, amounts in zeros_by_length.items():
         zeros_cause = "the zeros in front of the steps are counted for the padded width"
         value = surrounded(mender, value, index + 2, amounts, fill, zeros_cause)
-        sizes[index] = value.groups[index + 2][0]
+        (sizes[index],) = value.groups[index + 2]
     dims = [value.first_dims()[index + 2] for index, window in enumerate(windows) if window.reads_beyond(sizes[index])]
-    if dims:
-        mender.causes.append(cause)
-        value = mender.masked(value, dims, fill)
+    value = mender.masked(value, dims, fill, cause)
     new_sizes = [Size(window.count(size.table)) for size, window in zip(sizes, windows, strict=True)]
     for size in new_sizes:  # the original raises at lengths without a window
         mender.require_lengths(size.by_length >= 1)
-    name = mender.unmerge_first_axis(emit(value, windows), value.groups[0], value.rank)
-    groups = (value.groups[0], (channels or input_channels,), *groups_of_one(new_sizes))
-    return DataTensor(name, value.dtype, groups)
+    return _with_channels(mender, value, emit(value, windows), channels or input_channels, new_sizes)
+
+
+def _with_channels(
+    mender: Mender, value: DataTensor, name: str, channels: Size, spatial_sizes: Sequence[Size]
+) -> DataTensor:
+    """The output of a node for a tensor `[rows, channels, ...]`, with its own channels and spatial axes.
+
+    Args:
+        mender: The mender.
+        value: The tensor.
+        name: The name of the output, whose rows are merged if those of the tensor are.
+        channels: The number of channels of the output.
+        spatial_sizes: The sizes of its spatial axes.
+    """
+    name = mender.unmerge_first_axis(name, value.groups[0], value.rank)
+    groups = (value.groups[0], (channels,), *groups_of_one(spatial_sizes))
+    return DataTensor(name, value.dtype, groups, cause=value.cause)
 
 
 def _pads(windows: Sequence[Window]) -> list[int]:
@@ -188,8 +202,8 @@ def _with_own_pads(mender: Mender, *further_inputs: str) -> _Emit:
     )[0]
 
 
-@rule("Conv")
-def _conv(mender: Mender) -> DataTensor:
+@rule("Conv", requires={"its weights have no axis of the kernel": lambda mender, _: mender.constant_input(1).ndim > 2})
+def _conv(mender: Mender, value: DataTensor) -> DataTensor:
     """Mends a convolution: it reads zeros after a lone sequence, and would read the padding of a row.
 
     1. A window reads beyond the last step: the padding gets zeros, then the node runs.
@@ -198,83 +212,78 @@ def _conv(mender: Mender) -> DataTensor:
 
     Weights as wide as the sequences accept one length only, so they are refused.
     """
-    weights = mender.required_constant(1)
-    mender.refuse_if(weights.ndim < 3, "its weights have no axis of the kernel")
-    emit, channels = _with_own_pads(mender, *mender.further_inputs()), mender.fixed_size(weights.shape[0])
+    emit, (channels, _, *kernel) = _with_own_pads(mender, *mender.further_inputs()), mender.constant_input(1).shape
     cause = "its kernel reads beyond the last step, where a lone sequence has zeros"
-    return _mend_windows(mender, weights.shape[2:], emit, channels=channels, cause=cause)
+    return _mend_windows(mender, value, kernel, emit, channels=mender.fixed_size(channels), cause=cause)
 
 
-@rule("ConvTranspose")
-def _conv_transpose(mender: Mender) -> DataTensor:
+@rule(
+    "ConvTranspose",
+    requires={
+        "its output's size is set by hand: give it pads instead of output_shape or auto_pad": (
+            lambda mender, _: (
+                not mender.attribute("output_shape") and mender.attribute("auto_pad", "NOTSET") == "NOTSET"
+            )
+        )
+    },
+)
+def _conv_transpose(mender: Mender, value: DataTensor) -> DataTensor:
     """Mends a transposed convolution, which spreads each step over several: the padding gets zeros.
 
     An output size that is set by hand (`output_shape`, `auto_pad`) is refused: it holds for one width only.
     """
-    value, weights = mender.data_input(0), mender.required_constant(1)
-    mender.refuse_if(
-        mender.attribute("output_shape") or mender.attribute("auto_pad", "NOTSET") != "NOTSET",
-        "its output's size is set by hand: give it pads instead of output_shape or auto_pad",
-    )
-    sizes = _spatial_sizes(mender, value, weights.ndim)
-    windows, _ = _windows(mender, weights.shape[2:], sizes)
+    _, channels, *kernel = mender.constant_input(1).shape
+    sizes = _spatial_sizes(mender, value, len(kernel) + 2)
+    windows, _ = _windows(mender, kernel, sizes)
     output_padding = mender.attribute("output_padding") or [0] * len(windows)
-    if dims := [value.first_dims()[index + 2] for index, size in enumerate(sizes) if size.is_time]:
-        mender.causes.append("its kernel spreads the padding over the last steps")
-        value = mender.masked(value, dims, 0)
+    dims = [value.first_dims()[index + 2] for index, size in enumerate(sizes) if size.is_time]
+    value = mender.masked(value, dims, 0, "its kernel spreads the padding over the last steps")
     new_sizes = [
         Size(np.maximum((size.table - 1) * window.stride + more + window.kernel - window.before - window.after, 0))
         for size, window, more in zip(sizes, windows, output_padding, strict=True)
     ]
     (name,) = mender.copy_node([mender.in_original_shape(value), *mender.further_inputs()])
-    name = mender.unmerge_first_axis(name, value.groups[0], value.rank)
-    channels = mender.fixed_size(weights.shape[1] * mender.attribute("group", 1))
-    return DataTensor(name, value.dtype, (value.groups[0], (channels,), *groups_of_one(new_sizes)))
+    return _with_channels(mender, value, name, mender.fixed_size(channels * mender.attribute("group", 1)), new_sizes)
 
 
-@rule("MaxPool", "LpPool")
-def _pool(mender: Mender) -> DataTensor:
+@rule(
+    "MaxPool",
+    "LpPool",
+    requires={
+        "gives the indices of the largest values, which count the padding": lambda mender, _: mender.output_count == 1
+    },
+)
+def _pool(mender: Mender, value: DataTensor) -> DataTensor:
     """Mends the largest value (MaxPool) or the norm (LpPool) of each window.
 
     Padding that a window reads gets a number that does not count there: for MaxPool the smallest finite number, for
     LpPool 0. The indices of the largest values are refused, because they count the padding.
     """
-    value, is_max = mender.data_input(0), mender.node.op_type == "MaxPool"
-    mender.refuse_if(
-        is_max and len(mender.node.output) > 1 and mender.node.output[1],
-        "gives the indices of the largest values, which count the padding",
-    )
-    fill = mender.neutral_extreme(value.dtype, finite=True) if is_max else 0
-    return _mend_windows(mender, mender.attribute("kernel_shape"), _with_own_pads(mender), fill=fill)
+    fill = mender.neutral_extreme(value.dtype, finite=True) if mender.node.op_type == "MaxPool" else 0
+    return _mend_windows(mender, value, mender.attribute("kernel_shape"), _with_own_pads(mender), fill=fill)
 
 
-@rule("AveragePool")
-def _average_pool(mender: Mender) -> DataTensor:
-    """Mends the mean of each window.
+def _has_fixed_pads(mender: Mender, value: DataTensor) -> bool:
+    """Whether the number of zeros around the spatial axes of a pool is the same at all lengths."""
+    kernel = mender.attribute("kernel_shape")
+    return not _windows(mender, kernel, _spatial_sizes(mender, value, len(kernel) + 2))[1]
+
+
+@rule("AveragePool", requires={"averages with auto_pad at a stride: give it fixed pads": _has_fixed_pads})
+def _average_pool(mender: Mender, value: DataTensor) -> DataTensor:
+    """Mends the mean of each window, by `_averaged`."""
+    return _mend_windows(mender, value, mender.attribute("kernel_shape"), partial(_averaged, mender))
+
+
+def _averaged(mender: Mender, masked: DataTensor, windows: list[Window]) -> str:
+    """The `emit` of `_mend_windows` for an AveragePool.
 
     1. No window reads beyond a row's own steps, or each mean is divided by the kernel's size (there are no zeros around
        the steps, or they count): the node runs on zeros at the padding.
     2. Else AveragePool(steps) / AveragePool(mask): both are divided by the kernel's size, which cancels out, so only
-       the row's own steps count (`_divided_by_mask`).
-    3. `auto_pad` with a stride: refused.
-    """
-    kernel = mender.attribute("kernel_shape")
-    sizes = _spatial_sizes(mender, mender.data_input(0), len(kernel) + 2)
-    windows, zeros_by_length = _windows(mender, kernel, sizes)
-    mender.refuse_if(zeros_by_length, "averages with auto_pad at a stride: give it fixed pads")
-    has_zeros = any(window.before or window.after for window in windows)
-    is_divided_by_kernel = not has_zeros or mender.attribute("count_include_pad", 0)
-    reads_padding = any(window.reads_beyond(size) for size, window in zip(sizes, windows, strict=True))
-    is_case_2 = reads_padding and (windows[0].rounds_up or not is_divided_by_kernel)
-    return _mend_windows(mender, kernel, partial(_divided_by_mask, mender) if is_case_2 else _with_own_pads(mender))
-
-
-def _divided_by_mask(mender: Mender, masked: DataTensor, windows: list[Window]) -> str:
-    """The `emit` of `_mend_windows` for an AveragePool: the mean of the steps, divided by the mean of their mask.
-
-    Zeros around the steps that count (`count_include_pad`) are written as steps before, and have a mask of 1. Where the
-    last window may reach beyond the steps (`ceil_mode`), its divisor would depend on the width: so many zeros follow
-    that no window reaches beyond them, and windows that are too many are cut off.
+       the row's own steps count. Zeros around the steps that count (`count_include_pad`) are written as steps before,
+       and have a mask of 1. Where the last window may reach beyond the steps (`ceil_mode`), its divisor would depend on
+       the width: so many zeros follow that no window reaches beyond them, and windows that are too many are cut off.
 
     Args:
         mender: The mender, whose node is the AveragePool.
@@ -284,6 +293,12 @@ def _divided_by_mask(mender: Mender, masked: DataTensor, windows: list[Window]) 
     Returns:
         The name of the output.
     """
+    # Case 1
+    is_divided_by_kernel = not any(_pads(windows)) or mender.attribute("count_include_pad", 0)
+    reads_padding = any(window.reads_beyond(size) for (size,), window in zip(masked.groups[2:], windows, strict=True))
+    if not reads_padding or (is_divided_by_kernel and not windows[0].rounds_up):
+        return _with_own_pads(mender)(masked, windows)
+    # Case 2
     rounds_up, pads = windows[0].rounds_up, _pads(windows)
     sizes = [size for (size,) in masked.groups[2:]]
     if mender.attribute("count_include_pad", 0):
@@ -298,7 +313,13 @@ def _divided_by_mask(mender: Mender, masked: DataTensor, windows: list[Window]) 
     options: dict[str, Any] = {"name_suffix": "share", "pads": pads, "count_include_pad": 1}
     means = [mender.copy_node([name], drop=["auto_pad", "ceil_mode"], **options)[0] for name in inputs]
     mean = mender.emit("Div", means)
-    return _cut_to_windows(mender, mean, sizes, windows) if rounds_up else mean
+    if not rounds_up:
+        return mean
+    # Only the windows that the pool has at the width of the batch
+    new_sizes = [Size(window.count(size.table)) for size, window in zip(sizes, windows, strict=True)]
+    ends = mender.emit("Concat", [mender.writer.size_at_width(size) for size in new_sizes], axis=0)
+    axes = [*range(2, 2 + len(new_sizes))]
+    return mender.emit("Slice", [mean, mender.writer.constant([0] * len(axes)), ends, mender.writer.constant(axes)])
 
 
 def _with_zeros_around(mender: Mender, value: DataTensor, windows: Sequence[Window]) -> DataTensor:
@@ -316,38 +337,21 @@ def _with_zeros_around(mender: Mender, value: DataTensor, windows: Sequence[Wind
 
 def _ones_like(mender: Mender, value: DataTensor) -> DataTensor:
     """A float32 tensor of ones with the axes of another tensor."""
-    one = mender.constant_tensor(mender.writer.scalar(1, FLOAT), np.ones((), np.float32))
-    (scalar, _), result = mender.align_axes([one, value])
+    (scalar, _), result = mender.align_axes([mender.emit_constant(np.ones((), np.float32)), value])
     return result.with_name(mender.emit("Expand", [scalar.name, mender.emit("Shape", [value.name])]))
-
-
-def _cut_to_windows(mender: Mender, name: str, sizes: Sequence[Size], windows: Sequence[Window]) -> str:
-    """The output of a pool with only the windows that it has at the width of the batch, cut along its spatial axes.
-
-    Args:
-        mender: The mender.
-        name: The output, in the original's shape.
-        sizes: The sizes of the input's spatial axes.
-        windows: The window along each of them.
-    """
-    new_sizes = [Size(window.count(size.table)) for size, window in zip(sizes, windows, strict=True)]
-    ends = mender.emit("Concat", [mender.writer.size_at_width(size) for size in new_sizes], axis=0)
-    starts = mender.writer.constant([0] * len(new_sizes))
-    return mender.emit("Slice", [name, starts, ends, mender.writer.constant([*range(2, 2 + len(new_sizes))])])
 
 
 _UNKNOWN: Final = 0.5  # the factor of a Resize that is not constant: no whole number, so `_resize` refuses it
 
 
 @rule("Resize")
-def _resize(mender: Mender) -> DataTensor:
+def _resize(mender: Mender, value: DataTensor) -> DataTensor:
     """Mends a change of the number of steps by a factor.
 
     1. The axes of time keep their size, or each step is repeated a whole number of times (nearest, asymmetric, floor):
        the node runs with scales in the place of sizes, so that a row's padding is repeated after its own steps.
     2. Else steps are interpolated by a ratio of widths, which differs from that of lengths: refused.
     """
-    value = mender.data_input(0)
     factors = _resize_factors(mender, value)
     times = [axis for axis, group in enumerate(value.groups) if any(not size.fixed for size in group)]
     repeats_steps = mender.attribute("mode", "nearest") == "nearest" and (
@@ -359,12 +363,12 @@ def _resize(mender: Mender) -> DataTensor:
         mender.refuse(f"resamples the steps to another number of steps: {supported}")
     mender.refuse_rows(*(group for axis, group in enumerate(value.groups) if factors[axis] != 1))
     scales = mender.writer.constant(np.array(factors, dtype=np.float32))
-    (name,) = mender.copy_node([value.name, "", scales], drop=["axes", "keep_aspect_ratio_policy"])
+    kept = mender.keep_node(value, ["", scales], drop=["axes", "keep_aspect_ratio_policy"])
     groups = tuple(
         group if factors[axis] == 1 else (Size((group[0].table * factors[axis]).astype(np.int64)),)
         for axis, group in enumerate(value.groups)
     )
-    return value.with_name(name, groups=groups)
+    return replace(kept, groups=groups, zero_padded=value.zero_padded)
 
 
 def _resize_factors(mender: Mender, value: DataTensor) -> list[float]:
@@ -374,9 +378,9 @@ def _resize_factors(mender: Mender, value: DataTensor) -> list[float]:
     without that, for all axes.
     """
     axes = [axis % value.rank for axis in mender.attribute("axes") or range(value.rank)]
-    scales, sizes = mender.input_value(2), mender.input_value(3)
-    if isinstance(scales, KnownTensor) and scales.is_constant and scales.table[0, 0].size:
-        factors = scales.table[0, 0].tolist()
+    scales, sizes = constant_in(mender.input_value(2)), mender.input_value(3)
+    if scales is not None and scales.size:
+        factors = scales.tolist()
     elif isinstance(sizes, KnownTensor):
         axis_sizes = [mender.axis_size(value.groups[axis]) for axis in axes]
         quotients = [Size(table).divided_by(size) for table, size in zip(sizes.elements(), axis_sizes, strict=True)]

@@ -1,25 +1,19 @@
-"""Rules for operators that pick by indices: what counts from the end has to count from each row's own end.
-
-Words: an *axis* is one of the original's tensor, a *dim* one of the mended graph's; the *group* of an axis has the
-sizes of its dims, several if the axis is *merged*. A `KnownTensor` has numbers that are known for each length, as a
-table `[2, lengths, *shape]` (for one row and for many); a `DataTensor` depends on the sequences. *Added rows* are dim 0
-of a tensor that the original has once and each row has its own. A row's *own size* along a dim of time is what the
-original has for this sequence alone; its *own end* is there, and padding after it. *The node stays*: the mended graph
-has the same operator. `mender.take_per_row` writes `value[row, index[row]]`. A *lone* sequence is a batch of one row
-without padding. A *cause* is a text in `mender.causes`, which says how padding would reach the node's output. A node
-that is *refused* ends the mend.
-"""
+"""Rules for operators that pick by indices: what counts from the end has to count from each row's own end."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise_export.mending.mender import INT64, Mender, rule
+from lengthwise_export.mending.engine import along, rule, values
+from lengthwise_export.mending.mender import Mender
 from lengthwise_export.mending.values import (
     CROSSES_ROWS,
+    INT64,
     DataTensor,
     KnownTensor,
     Size,
@@ -30,16 +24,13 @@ from lengthwise_export.mending.values import (
     has_size_one,
 )
 
-_COUNTS_FROM_END = "it counts from the end of the padded width, not of the row"  # a cause
+_COUNTS_FROM_END: Final = "it counts from the end of the padded width, not of the row"  # a cause
 
 
 @rule("Slice")
-def _slice(mender: Mender) -> DataTensor:
+def _slice(mender: Mender, value: DataTensor) -> DataTensor:
     """Mends a cut of some axes, as NumPy's `start:end:step`: each axis in turn, by `_sliced`."""
-    value = mender.data_input(0)
-    starts, ends = (
-        mender.sizes_input(index, f"its {name} are").elements() for index, name in ((1, "starts"), (2, "ends"))
-    )
+    starts, ends = mender.sizes_input(1, "its starts are").elements(), mender.sizes_input(2, "its ends are").elements()
     axes, steps = mender.axes_of_node(value.rank, 3), mender.constant_input(4)
     strides = [1] * len(starts) if steps is None else steps.tolist()
     for axis, start, end, stride in zip(axes or range(len(starts)), starts, ends, strides, strict=True):
@@ -96,16 +87,14 @@ def _sliced(mender: Mender, value: DataTensor, axis: int, start: Table, end: Tab
         zero_padded = value.zero_padded and (is_to_the_end or not size.is_time)
         return value.with_name(name, groups=value.groups_with(axis, new_size), zero_padded=zero_padded)
     # Case 3
-    if size.is_time:
-        mender.causes.append(_COUNTS_FROM_END)
+    value = value.because(_COUNTS_FROM_END if size.is_time else "")
     return mender.take_per_row(value, axis, mender.strided_positions(starts, step, new_size), new_size)
 
 
-@rule("Gather")
-def _gather(mender: Mender) -> DataTensor:
+@rule("Gather", takes=along(0))
+def _gather(mender: Mender, value: DataTensor, axis: int) -> DataTensor:
     """Mends a pick of elements by their index along one axis."""
-    value, axis = mender.input_and_axis(0)
-    return _gathered(mender, value, axis, mender.required_input(1))
+    return _gathered(mender, value, axis, mender.inputs()[1])
 
 
 def _gathered(mender: Mender, value: DataTensor, axis: int, index: Value) -> DataTensor:
@@ -138,8 +127,7 @@ def _gathered_by_numbers(mender: Mender, value: DataTensor, axis: int, index: Kn
         constant = mender.writer.constant(from_start[0].astype(np.int64))
         return value.with_name(mender.emit("Gather", [value.name, constant], axis=dim), groups=groups)
     # Case 2
-    if size.is_time:
-        mender.causes.append(_COUNTS_FROM_END)
+    value = value.because(_COUNTS_FROM_END if size.is_time else "")
     mender.refuse_if(len(index.shape) > 1, "picks by a table of indices that depend on the length")
     positions = np.maximum(from_start.reshape(len(from_start), -1), 0).astype(np.int64)
     new_size = mender.fixed_size(positions.shape[1])
@@ -167,9 +155,10 @@ def _gathered_by_data(mender: Mender, value: DataTensor, axis: int, index: DataT
     # Case 2
     if index.has_added_rows and value.rows_dim is not None:
         mender.refuse_if(index.rank != 1, "picks by a table of indices that depend on the row")
-        return mender.take_per_row(value, axis, _from_own_end(mender, index, size).name, index.groups[0][0])
+        positions = _from_own_end(mender, index, size)
+        return mender.take_per_row(value.because(positions.cause), axis, positions.name, index.groups[0][0])
     # Case 1
-    if index.rows_dim is not None and index.name not in mender.unchanged_steps:
+    if index.rows_dim is not None and not index.is_steps:
         index = mender.masked(index, index.time_dims(), 0)
     has_added_rows = value.has_added_rows or index.has_added_rows
     name = mender.emit("Gather", [value.name, index.name], axis=dim)
@@ -188,13 +177,13 @@ def _from_own_end(mender: Mender, index: DataTensor, size: Size) -> DataTensor:
     own_size = KnownTensor(mender.writer.size_at_width(size), size.table)
     (aligned, end), result = mender.align_axes([index, own_size])
     is_negative = mender.emit("Less", [aligned.name, mender.writer.scalar(0, index.dtype)])
-    end_name = end.name if index.dtype == INT64 else mender.emit("Cast", [end.name], to=index.dtype)
+    end_name = end.name if index.dtype == INT64 else mender.writer.cast(end.name, index.dtype)
     from_end = mender.emit("Add", [aligned.name, end_name])
     return result.with_name(mender.emit("Where", [is_negative, from_end, aligned.name]))
 
 
 @rule("GatherND")
-def _gather_nd(mender: Mender) -> DataTensor:
+def _gather_nd(mender: Mender, value: DataTensor) -> DataTensor:
     """Mends a pick by an index whose last axis holds an index along each of several axes.
 
     1. With `batch_dims` of 1, one index after the rows: each row picks from its own steps.
@@ -202,7 +191,7 @@ def _gather_nd(mender: Mender) -> DataTensor:
     3. One index along the first axis: as Gather.
     4. Several indices: refused.
     """
-    value, index = mender.data_input(0), mender.required_input(1)
+    index = mender.inputs()[1]
     if isinstance(index, DataTensor) and index.index_columns:
         return _picked_by_columns(mender, value, index.index_columns)
     count = index.shape[-1] if isinstance(index, KnownTensor) else index.groups[-1][0].fixed
@@ -216,7 +205,7 @@ def _gather_nd(mender: Mender) -> DataTensor:
     if isinstance(index, KnownTensor):
         index = KnownTensor(mender.writer.squeezed(index.name, [len(index.shape) - 1]), index.table[..., 0])
     else:
-        index = mender.squeezed(index, [-1])
+        index = replace(mender.squeezed(index, [-1]), is_steps=False)
     return _gathered(mender, value, 0, index)
 
 
@@ -230,13 +219,13 @@ def _picked_by_columns(mender: Mender, value: DataTensor, columns: Sequence[Valu
         "picks by the numbers of the rows from a value whose first axis is not the rows",
     )
     # Both columns get their common shape: `[rows, n]`, or with a last axis.
-    (_, indices), result = mender.align_axes([rows.with_name(rows.name, is_row_index=False), further[0]])
+    (_, indices), result = mender.align_axes([replace(rows, is_row_index=False), further[0]])
     mender.refuse_if(
         not 2 <= result.rank <= 3 or result.has_merged_axes or not result.groups[0][0].is_rows,
         "picks steps of each row by an index of more than two axes",
     )
     expanded = mender.emit_with_shape("Expand", indices.name, result.dim_sizes)
-    return _picked_in_own_row(mender, value, DataTensor(expanded, indices.dtype, result.groups))
+    return _picked_in_own_row(mender, value, result.with_name(expanded, dtype=indices.dtype, has_added_rows=False))
 
 
 def _picked_in_own_row(mender: Mender, value: DataTensor, index: DataTensor) -> DataTensor:
@@ -248,21 +237,22 @@ def _picked_in_own_row(mender: Mender, value: DataTensor, index: DataTensor) -> 
         )
     _, size = mender.only_dim(value, 1)
     groups = index.groups[:-1]
-    positions = DataTensor(mender.writer.squeezed(index.name, [len(groups)]), index.dtype, groups)
+    positions = replace(mender.squeezed(index, [-1]), zero_padded=False)
     positions = _from_own_end(mender, positions, size) if size.is_time else positions
     positions = mender.masked(positions, positions.time_dims(), 0)  # a valid index at the padding
     name = mender.emit("GatherND", [value.name, mender.writer.unsqueezed(positions.name, [len(groups)])], batch_dims=1)
-    return value.with_name(name, groups=(*groups, *value.groups[2:]), zero_padded=False)
+    picked = value.with_name(name, groups=(*groups, *value.groups[2:]), zero_padded=False)
+    return picked.because(positions.cause)
 
 
-@rule("GatherElements")
-def _gather_elements(mender: Mender) -> DataTensor:
+@rule("GatherElements", takes=along(0))
+def _gather_elements(mender: Mender, value: DataTensor, axis: int) -> DataTensor:
     """Mends a pick of elements along one axis, by an index that has the same shape along the others.
 
     A negative index counts from each row's own end, and is 0 at the padding. A table that is the same for all rows is
     repeated for each. An index that picks from other rows is refused.
     """
-    (value, axis), index = mender.input_and_axis(0), mender.data_input(1)
+    index = mender.data_input(1)
     dim, size = mender.mixed_dim(value, axis)
     mender.refuse_if(
         value.has_added_rows != index.has_added_rows or value.has_merged_axes or index.has_merged_axes,
@@ -282,11 +272,17 @@ def _gather_elements(mender: Mender) -> DataTensor:
         name = mender.emit("Expand", [mender.writer.unsqueezed(value.name, [0]), shape])
         value, dim = value.with_name(name, has_added_rows=True), dim + 1
     name = mender.emit("GatherElements", [value.name, indices.name], axis=dim)
-    return value.with_name(name, groups=index.groups, zero_padded=False)
+    return value.with_name(name, groups=index.groups, zero_padded=False).because(indices.cause)
 
 
-@rule("Range")
-def _range(mender: Mender) -> DataTensor:
+@rule(
+    "Range",
+    takes=values,
+    requires={
+        "its end is computed from the data": lambda _, bounds: all(isinstance(bound, KnownTensor) for bound in bounds)
+    },
+)
+def _range(mender: Mender, bounds: list[KnownTensor]) -> DataTensor:
     """Mends the numbers from a start to a limit.
 
     1. `arange(rows)`: kept as an index of rows, which only an index may use.
@@ -295,8 +291,6 @@ def _range(mender: Mender) -> DataTensor:
        may differ between rows.
     4. Bounds that depend on the data: refused.
     """
-    bounds = [value for value in map(mender.required_input, range(3)) if isinstance(value, KnownTensor)]
-    mender.refuse_if(len(bounds) < 3, "its end is computed from the data")
     start, limit, step = (bound.table for bound in bounds)
     count = np.maximum(np.ceil((limit.astype(np.float64) - start) / np.where(step == 0, 1, step)), 0).astype(np.int64)
     size = Size(count.reshape(2, -1))
@@ -312,7 +306,7 @@ def _range(mender: Mender) -> DataTensor:
         return DataTensor(name, dtype, groups, is_row_index=size.is_rows)
     # Case 3
     name = mender.writer.positions(size)
-    name = name if dtype == INT64 else mender.emit("Cast", [name], to=dtype)
+    name = name if dtype == INT64 else mender.writer.cast(name, dtype)
     value = DataTensor(name, dtype, groups_of_one([size]))
     for kind, bound, neutral in (("Mul", bounds[2], 1), ("Add", bounds[0], 0)):
         if not (bound.table == neutral).all():
@@ -321,22 +315,20 @@ def _range(mender: Mender) -> DataTensor:
 
 
 @rule("ReverseSequence")
-def _reverse_sequence(mender: Mender) -> DataTensor:
+def _reverse_sequence(mender: Mender, value: DataTensor) -> DataTensor:
     """Mends the reversal of the steps.
 
     1. Its lengths come from an input with lengths: the node stays.
     2. Else it reverses the whole width: it gets each row's own length.
     """
-    value = mender.data_input(0)
     rows, time = mender.attribute("batch_axis", 1), mender.attribute("time_axis", 0)
     mender.refuse_if(
         not value.has_original_axes or not value.groups[rows][0].is_rows or not value.groups[time][0].is_time,
         "reverses another axis than the steps of each row",
     )
-    if mender.node.input[1] in mender.depends_on_lengths:
-        lengths = mender.data_input(1).name
-    else:
-        mender.causes.append("it reverses the padding together with the steps")
-        lengths = mender.writer.per_row(value.groups[time][0].by_length)
-    (name,) = mender.copy_node([value.name, lengths])
-    return value.with_name(name)
+    lengths = mender.inputs()[1]
+    if isinstance(lengths, DataTensor) and "lengths" in lengths.sources:
+        return replace(mender.keep_node(value, [lengths.name]), zero_padded=value.zero_padded)
+    own_sizes = mender.writer.per_row(value.groups[time][0].by_length)
+    reversed_value = replace(mender.keep_node(value, [own_sizes]), zero_padded=value.zero_padded)
+    return reversed_value.because("it reverses the padding together with the steps")

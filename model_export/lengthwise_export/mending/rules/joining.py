@@ -1,25 +1,25 @@
-"""Rules for operators that join, cut and pad along an axis: what follows the steps has to follow each row's last step.
-
-Words: an *axis* is one of the original's tensor, a *dim* one of the mended graph's; the *group* of an axis has the
-sizes of its dims, several if the axis is *merged*. A size is a table `[2, lengths]`: for one row and for many, at each
-length. *Added rows* are dim 0 of a tensor that the original has once and each row has its own. A row's *own size* along
-a dim of time is what the original has for this sequence alone; after it is padding. *The node stays*: the mended graph
-has the same operator. `mender.take_per_row` writes `value[row, index[row]]`. A *lone* sequence is a batch of one row
-without padding. A *cause* is a text in `mender.causes`, which says how padding would reach the node's output. A node
-that is *refused* ends the mend.
-"""
+"""Rules for operators that join, cut and pad: what follows the steps has to follow each row's last step."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from lengthwise_export.mending.mender import INT64, Mender, rule
+from lengthwise_export.mending.engine import along, rule, values
+from lengthwise_export.mending.mender import Mender
 from lengthwise_export.mending.rules.convolution import surrounded
-from lengthwise_export.mending.values import CROSSES_ROWS, DataTensor, KnownTensor, Size, Table, constant_of
+from lengthwise_export.mending.values import (
+    CROSSES_ROWS,
+    INT64,
+    DataTensor,
+    Size,
+    Table,
+    Value,
+    constant_of,
+)
 
 
-@rule("Concat")
-def _concat(mender: Mender) -> DataTensor:
+@rule("Concat", takes=values)
+def _concat(mender: Mender, inputs: list[Value]) -> DataTensor:
     """Mends the join of tensors along an axis.
 
     1. One of them is an index of rows: nothing is joined; the parts are kept as the columns of an index, for GatherND.
@@ -28,14 +28,12 @@ def _concat(mender: Mender) -> DataTensor:
        row picks its own positions of the joined tensor.
     4. Joined along the rows: refused.
     """
-    values = [mender.values[name] for name in mender.node.input if name]
     # Case 1
-    if any(isinstance(value, DataTensor) and value.is_row_index for value in values):
-        return DataTensor("", INT64, (), index_columns=tuple(values))
+    if any(isinstance(value, DataTensor) and value.is_row_index for value in inputs):
+        return DataTensor("", INT64, (), index_columns=tuple(inputs))
     # Case 2
-    first = values[0]
-    axis = mender.attribute("axis") % (len(first.shape) if isinstance(first, KnownTensor) else first.rank)
-    operands, result = mender.align_axes(values, keep=axis)
+    axis = mender.attribute("axis") % inputs[0].rank
+    operands, result = mender.align_axes(inputs, keep=axis)
     parts = [operand.groups[axis] for operand in operands]
     mender.refuse_if(any(len(part) != 1 for part in parts), "joins merged axes")
     mender.refuse_rows(*parts)
@@ -50,25 +48,22 @@ def _concat(mender: Mender) -> DataTensor:
         return joined
     # Case 3: in the joined tensor, the padding of each part stands between its own end and the next part. So a position
     # of a lone sequence is found there by adding the padding of all parts that end before it.
-    mender.causes.append("what follows the steps comes behind the padding")
     index = positions = mender.writer.unsqueezed(mender.writer.positions(joined_size), [0])
-    end = np.zeros(mender.length_count, np.int64)  # `[lengths]`: where a part ends in a lone sequence
+    end = np.zeros(len(mender.lengths), np.int64)  # `[lengths]`: where a part ends in a lone sequence
     for size in sizes[:-1]:
         end = end + size.by_length
         if size.is_time:
             padding = mender.emit("Sub", [mender.writer.size_at_width(size), mender.writer.per_row(size.by_length)])
             is_behind = mender.emit("GreaterOrEqual", [positions, mender.writer.per_row_column(end)])
-            padding_before = mender.emit(
-                "Mul", [mender.emit("Cast", [is_behind], to=INT64), mender.writer.unsqueezed(padding, [1])]
-            )
-            index = mender.emit("Add", [index, padding_before])
+            factors = [mender.writer.cast(is_behind, INT64), mender.writer.unsqueezed(padding, [1])]
+            index = mender.emit("Add", [index, mender.emit("Mul", factors)])
+    joined = joined.because("what follows the steps comes behind the padding")
     return mender.take_per_row(joined, axis, index, joined_size)
 
 
-@rule("Split")
-def _split(mender: Mender) -> dict[str, DataTensor]:
+@rule("Split", takes=along(0))
+def _split(mender: Mender, value: DataTensor, axis: int) -> list[DataTensor]:
     """Mends a split of an axis of fixed size: the node stays. A split of the steps or of the rows is refused."""
-    value, axis = mender.input_and_axis(0)
     dim, size = mender.only_dim(value, axis)
     array, count = mender.constant_input(1), len(mender.node.output)
     if size.fixed is None:
@@ -77,22 +72,17 @@ def _split(mender: Mender) -> dict[str, DataTensor]:
     equal_sizes = [min(equal_size, size.fixed - equal_size * index) for index in range(count)]
     part_sizes = equal_sizes if array is None else array.tolist()
     names = mender.copy_node([value.name, *mender.further_inputs()], axis=dim)
-    return {
-        name: value.with_name(name, groups=value.groups_with(axis, mender.fixed_size(part_size)))
+    return [
+        value.with_name(name, groups=value.groups_with(axis, mender.fixed_size(part_size)))
         for name, part_size in zip(names, part_sizes, strict=True)
-        if name
-    }
+    ]
 
 
 @rule("Pad")
-def _pad(mender: Mender) -> DataTensor:
+def _pad(mender: Mender, value: DataTensor) -> DataTensor:
     """Mends a Pad, which adds elements around the axes: each axis in turn, by `_padded`."""
-    value, mode = mender.data_input(0), mender.attribute("mode", "constant")
-    amounts, number, axes = (
-        mender.sizes_input(1, "its amounts are"),
-        mender.constant_input(2),
-        mender.constant_input(3),
-    )
+    amounts, mode = mender.sizes_input(1, "its amounts are"), mender.attribute("mode", "constant")
+    number, axes = mender.constant_input(2), mender.constant_input(3)
     fill = number.reshape(-1)[0].item() if number is not None and number.size else 0.0
     padded_axes = [*range(value.rank)] if axes is None else [int(axis) % value.rank for axis in axes]
     for index, axis in enumerate(padded_axes):
@@ -121,7 +111,7 @@ def _padded(
         mode: The mode of the Pad.
         fill: The number that is added in the mode constant.
     """
-    dim, size = mender.mixed_dim(value, axis)
+    _, size = mender.mixed_dim(value, axis)
     before, after = (constant_of(np.ascontiguousarray(table)) for table in amounts)
     # Case 1
     if before is not None and after is not None and (mode == "constant" or size.fixed is not None):
@@ -130,7 +120,7 @@ def _padded(
         new_size = Size(np.maximum(size.table + before + after, 0))
         if after > 0:
             value = mender.fill_padding(value, axis, fill, "what it adds comes behind the padding")
-            dim = value.first_dims()[axis]  # the tensor may have got added rows
+        dim = value.first_dims()[axis]  # the tensor may have got added rows
         pads = [int(amount) if index == dim else 0 for amount in (before, after) for index in range(value.dim_count)]
         inputs = [value.name, mender.writer.constant(pads)]
         inputs += [mender.writer.scalar(fill, value.dtype)] if mode == "constant" else []
@@ -143,12 +133,11 @@ def _padded(
         f"pads in the mode {mode} by an amount that depends on the width, or takes steps away",
     )
     by_length = amounts[0][0], amounts[1][0]
+    if mode != "constant":  # case 3
+        return _repeated(mender, value, axis, by_length, mode)
     # Case 2
-    if mode == "constant":
-        cause = "what it adds depends on the padded width, and comes behind the padding"
-        return surrounded(mender, value, axis, by_length, fill, cause)
-    # Case 3
-    return _repeated(mender, value, axis, by_length, mode)
+    cause = "what it adds depends on the padded width, and comes behind the padding"
+    return surrounded(mender, value, axis, by_length, fill, cause)
 
 
 def _repeated(mender: Mender, value: DataTensor, axis: int, amounts: tuple[Table, Table], mode: str) -> DataTensor:
@@ -163,7 +152,7 @@ def _repeated(mender: Mender, value: DataTensor, axis: int, amounts: tuple[Table
     """
     size = mender.only_dim(value, axis)[1]
     new_size = Size(size.table + sum(amounts))
-    mender.causes.append(f"in the mode {mode} it repeats the end of the padded width, not of the row")
+    value = value.because(f"in the mode {mode} it repeats the end of the padded width, not of the row")
     mender.require_lengths(
         size.by_length > (np.maximum(*amounts) if mode == "reflect" else 0)
     )  # there are steps for it

@@ -3,45 +3,61 @@
 A recurrent layer gets each row's length, which ends the forward direction and begins the backward one. A Loop or Scan
 becomes the recurrent layer that its body computes; else it gets states that stay as they are at a row's padding.
 
-Words: an *axis* is one of the original's tensor, a *dim* one of the mended graph's; the *group* of an axis has the
-sizes of its dims, several if the axis is *merged*. Added rows are dim 0 of a tensor that the original has once and each
-row has its own. *Own size* and *own steps* of a row are those that the original has for this sequence alone. *The node
-stays*: the mended graph has the same operator. The *body* is the graph inside a Loop or Scan; values *outside* are
-those of the graph around it, which the body may use by their names. A body's *state* is what one iteration passes on to
-the next: an input and an output of the body. A *lone* sequence is a batch of one row without padding. A *cause* is a
-text in `mender.causes`, which says how padding would reach the node's output. A node that is *refused* ends the mend.
+The *body* is the graph inside a Loop or Scan; values *outside* are those of the graph around it, which the body may use
+by their names. A body's *state* is what one iteration passes on to the next: an input and an output of the body.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
 
-from lengthwise_export.mending.cell_body import NotACell
+from lengthwise.runtime.onnx.pattern import NotFound
 from lengthwise_export.mending.cells import Cell, recognise
-from lengthwise_export.mending.mender import BOOL, FLOAT, Mender, rule
-from lengthwise_export.mending.node_mender import StepsHidden
+from lengthwise_export.mending.engine import NodeOutputs, apply, follow, rule, values
+from lengthwise_export.mending.hiding_masks import HidingMask, StepsHidden
+from lengthwise_export.mending.mender import Mender
 from lengthwise_export.mending.recurrences import LoopOverSteps
 from lengthwise_export.mending.values import (
+    BOOL,
     CROSSES_ROWS,
+    FLOAT,
     DataTensor,
     Group,
     KnownTensor,
     Size,
+    Value,
     axis_text,
+    constant_in,
     has_size_one,
     is_pure,
 )
 from lengthwise_export.onnx_graphs.protos import refill
 
+# The inputs of ONNX's recurrent operators, after the sequences
+_WEIGHTS, _RECURRENCE, _BIAS, _LENGTHS, _STATE, _MEMORY, _PEEPHOLES = range(1, 8)
 
-@rule("LSTM", "GRU", "RNN")
-def recurrent(mender: Mender) -> dict[str, DataTensor]:
+
+@rule(
+    "LSTM",
+    "GRU",
+    "RNN",
+    requires={
+        "has the layout 1, which no runtime takes: transpose around it": lambda mender, _: (
+            not mender.attribute("layout")
+        ),
+        "runs over merged axes": lambda _, value: (
+            not value.has_added_rows and len(value.groups[0]) == len(value.groups[2]) == 1
+        ),
+    },
+)
+def _recurrent(mender: Mender, value: DataTensor) -> list[DataTensor]:
     """Mends a recurrent layer over `[time, rows, features]`.
 
     1. It has no lengths, or some that are computed from the width: it gets each row's own length.
@@ -49,45 +65,30 @@ def recurrent(mender: Mender) -> dict[str, DataTensor]:
     3. It runs over an axis of fixed size, row by row: the node stays.
     4. Rows that are merged with another axis (a bag of sequences) get the row's length once for each part.
     5. It takes the rows for its steps (`batch_first` forgotten), or merged steps: refused.
-
-    Returns:
-        What is known of its outputs, by their names.
     """
-    value = mender.data_input(0)
-    _refuse_other_forms(mender, value)
-    time, rows = value.groups[0][0], value.groups[1]
-    names = mender.copy_node(_inputs(mender, value, _sequence_lens(mender, time, rows)))
-    # The first output has the states of all steps, the others only the last states.
-    directions = mender.fixed_size(2 if mender.attribute("direction", "forward") == "bidirectional" else 1)
-    hidden = mender.fixed_size(int(mender.attribute("hidden_size")))
-    all_steps = ((time,), (directions,), rows, (hidden,))
-    outputs: dict[str, DataTensor] = {}
-    for index, name in enumerate(names):
-        if name:
-            groups = all_steps if index == 0 else all_steps[1:]
-            # Behind the length, all steps are 0 by ONNX's definition.
-            output = DataTensor(name, value.dtype, groups, zero_padded=index == 0 and time.is_time)
-            if len(rows) > 1:  # the node gives merged rows: `_inputs` merged them
-                output = output.with_name(mender.emit_with_shape("Reshape", name, output.dim_sizes))
-            outputs[name] = output
-    return outputs
-
-
-def _refuse_other_forms(mender: Mender, value: DataTensor) -> None:
-    """Refuses a recurrent layer unless its input is `[time, rows, features]`, or a fixed size instead of time."""
-    mender.refuse_if(mender.attribute("layout", 0), "has the layout 1, which no runtime takes: transpose around it")
-    steps, rows, features = value.groups
-    mender.refuse_if(value.has_added_rows or len(steps) != 1 or len(features) != 1, "runs over merged axes")
-    (time,) = steps
-    if time.is_rows or rows[0].is_time:
-        order = f"{axis_text(steps)} as steps and {axis_text(rows)} as rows"
-        mender.refuse(f"runs over {order} (is batch_first forgotten?): {CROSSES_ROWS}")
+    (time,), rows, _ = value.groups
+    order = f"{axis_text((time,))} as steps and {axis_text(rows)} as rows"
+    mender.refuse_if(time.is_rows or rows[0].is_time, f"runs over {order} (is batch_first forgotten?): {CROSSES_ROWS}")
     mender.refuse_if(not any(size.is_rows for size in rows), "does not run over the rows of the batch")
     mender.refuse_if(not time.is_time and time.fixed is None, "runs over an axis that is no time")
+    lengths, cause = _sequence_lens(mender, time, rows)
+    names = mender.copy_node(_inputs(mender, value, lengths))
+    # The first output has the states of all steps, the others only the last states.
+    directions = mender.fixed_size(2 if mender.attribute("direction", "forward") == "bidirectional" else 1)
+    all_steps = ((time,), (directions,), rows, (mender.fixed_size(int(mender.attribute("hidden_size"))),))
+    outputs = [DataTensor(name, value.dtype, all_steps[1:]).because(value.cause or cause) for name in names]
+    # Behind the length, all steps are 0 by ONNX's definition.
+    outputs[0] = replace(outputs[0], groups=all_steps, zero_padded=time.is_time)
+    if len(rows) == 1:
+        return outputs
+    return [  # the node gives merged rows: `_inputs` merged them
+        output.with_name(mender.emit_with_shape("Reshape", output.name, output.dim_sizes)) if output.name else output
+        for output in outputs
+    ]
 
 
-def _sequence_lens(mender: Mender, time: Size, rows: Group) -> str:
-    """The name of the input `sequence_lens` of a recurrent layer, `[rows]` int32; notes a cause if the node changes.
+def _sequence_lens(mender: Mender, time: Size, rows: Group) -> tuple[str, str]:
+    """The input `sequence_lens` of a recurrent layer.
 
     Args:
         mender: The mender.
@@ -95,29 +96,29 @@ def _sequence_lens(mender: Mender, time: Size, rows: Group) -> str:
         rows: The group of the layer's axis of rows.
 
     Returns:
-        The name; empty for an axis of fixed size, which has no padding.
+        1. Its name, `[rows]` int32; empty for an axis of fixed size, which has no padding.
+        2. The cause, if the node changes; else empty.
     """
-    lengths = mender.node.input[4] if mender.input_value(4) is not None else ""
+    lengths = mender.input_value(_LENGTHS)
     # Lengths of an input or computed from the steps are right; those that are computed from the width are not.
-    if lengths and (not time.is_time or lengths in mender.depends_on_lengths | mender.depends_on_steps):
-        return mender.values[lengths].name
+    if lengths is not None and (not time.is_time or (isinstance(lengths, DataTensor) and lengths.sources)):
+        return lengths.name, ""
     if not time.is_time:
-        return ""
+        return "", ""
     mender.refuse_if(
         len(rows) > 1 and any(size.is_time for size in rows),
         f"runs over {axis_text(rows)} as rows, so each step of a sequence is one of its rows",
     )
-    mender.causes.append(
-        "it runs through the padding, and backwards begins in it"
-        if mender.attribute("direction", "forward") != "forward"
-        else "it runs on through the padding, so its last state is of a padded step"
-    )
+    is_forward = mender.attribute("direction", "forward") == "forward"
+    end = "runs on through the padding, so its last state is of a padded step"
+    cause = f"it {end if is_forward else 'runs through the padding, and backwards begins in it'}"
     ends = mender.writer.sizes_int32(time)
     if len(rows) == 1:
-        return ends
+        return ends, cause
     # Rows that are merged with another axis: each row's length is repeated for each index of that axis.
     unsqueezed = mender.writer.unsqueezed(ends, [dim for dim, size in enumerate(rows) if not size.is_rows])
-    return mender.emit("Reshape", [mender.emit_with_shape("Expand", unsqueezed, rows), mender.writer.constant([-1])])
+    repeated = mender.emit_with_shape("Expand", unsqueezed, rows)
+    return mender.emit("Reshape", [repeated, mender.writer.constant([-1])]), cause
 
 
 def _inputs(mender: Mender, value: DataTensor, sequence_lens: str) -> list[str]:
@@ -130,14 +131,13 @@ def _inputs(mender: Mender, value: DataTensor, sequence_lens: str) -> list[str]:
         value: The first input, the sequences.
         sequence_lens: The name of the fifth input, the lengths; empty for none.
     """
-    inputs = list(mender.node.input) + [""] * (8 - len(mender.node.input))
-    for index in (1, 2, 3, 7):
-        if inputs[index]:
-            mender.constant_input(index)  # refuses an input that is no constant
-            inputs[index] = mender.values[inputs[index]].name
-    inputs[0], inputs[4] = mender.in_original_shape(value), sequence_lens
-    for index in (5, 6):
-        if inputs[index]:
+    inputs = [mender.in_original_shape(value), *[""] * _PEEPHOLES]
+    inputs[_LENGTHS] = sequence_lens
+    for index in (_WEIGHTS, _RECURRENCE, _BIAS, _PEEPHOLES):
+        if mender.constant_input(index) is not None:  # this refuses an input that is no constant
+            inputs[index] = mender.values[mender.node.input[index]].name
+    for index in (_STATE, _MEMORY):
+        if mender.input_value(index) is not None:
             inputs[index] = _initial_state(mender, index, value.groups[1])
     return inputs
 
@@ -160,29 +160,32 @@ def _initial_state(mender: Mender, index: int, rows: Group) -> str:
     return mender.in_original_shape(state)
 
 
-@rule("Loop")
-def _loop(mender: Mender) -> dict[str, DataTensor]:
+@rule("Loop", takes=values)
+def _loop(mender: Mender, _: list[Value]) -> NodeOutputs:
     """Mends a Loop over the steps: it is written as a Scan, and mended as that.
 
-    Before, nodes that compute the same in each iteration move out of its body. `mender.node` becomes the Scan, whose
-    outputs have the names of the Loop's.
+    Before, nodes that compute the same in each iteration move out of its body. The outputs of the Scan have the names
+    of the Loop's.
     """
-    mender.node = _with_invariant_nodes_outside(mender)
-    mender.node = LoopOverSteps(mender).scan()
-    return _scan(mender)
+    loop = replace(mender, node=_with_invariant_nodes_outside(mender))
+    scan, outputs = LoopOverSteps(loop).scan()
+    outputs |= zip(scan.output, apply(loop, scan), strict=True)
+    return [outputs.get(name) for name in mender.node.output]
 
 
 def _with_invariant_nodes_outside(mender: Mender) -> NodeProto:
-    """A copy of the Loop `mender.node` without those nodes of its body that compute the same in each iteration.
+    """A copy of a Loop without those nodes of its body that compute the same in each iteration.
 
     These nodes are mended here, outside of the Loop, and the copy uses their outputs: loop-invariant code motion, as
     compilers do it. The constants of the body become constants of the graph.
     """
-    loop, causes = deepcopy(mender.node), mender.causes
+    loop = deepcopy(mender.node)
     # The copy's body, to be changed in place
     body: GraphProto = next(attribute.g for attribute in loop.attribute if attribute.name == "body")
     # By the name of a value in the body, the name of the value outside that takes its place
-    name_outside = {tensor.name: mender.emit_constant(numpy_helper.to_array(tensor)) for tensor in body.initializer}
+    name_outside = {
+        tensor.name: mender.emit_constant(numpy_helper.to_array(tensor)).name for tensor in body.initializer
+    }
     varying = {value.name for value in body.input}  # values that may differ between iterations
     nodes = []  # those that stay in the body
     for node in body.node:
@@ -193,47 +196,44 @@ def _with_invariant_nodes_outside(mender: Mender) -> NodeProto:
         else:
             name_outside |= {name: mender.writer.name(f"{name}_outside") for name in node.output if name}
             node.output[:] = [name_outside.get(name, name) for name in node.output]
-            mender.follow(mender, node)
+            follow(mender, node)
     for value in body.output:
         if value.name in name_outside:  # ONNX wants an output of a body to be made by a node of the body
             nodes.append(helper.make_node("Identity", [name_outside[value.name]], [value.name]))
     del body.initializer[:]
     refill(body.node, nodes)
-    mender.causes = causes
     return loop
 
 
-@rule("Scan")
-def _scan(mender: Mender) -> dict[str, DataTensor]:
+@rule("Scan", takes=values)
+def _scan(mender: Mender, inputs: list[Value]) -> NodeOutputs:
     """Mends a Scan over the steps.
 
-    1. Its body is an LSTM, GRU or RNN: that layer takes its place, and is mended by `recurrent`.
+    1. Its body is an LSTM, GRU or RNN: that layer takes its place, and is mended by `_recurrent`.
     2. Else its body gets one more input, whether a row has this step, and keeps the row's states where it has not.
     3. It scans the rows or both directions at once, or its body mixes steps as well: refused.
-
-    Returns:
-        What is known of its outputs, by their names.
     """
     body: GraphProto = mender.attribute("body")
     scanned_count = mender.attribute("num_scan_inputs")
-    state_count = len(mender.node.input) - scanned_count
+    state_count = len(inputs) - scanned_count
     states, scanned = _inputs_of_scan(mender, state_count)
-    for tensor in body.initializer:
-        mender.values[tensor.name] = mender.constant_tensor(tensor.name, numpy_helper.to_array(tensor))
+    constants = {
+        tensor.name: mender.constant_tensor(tensor.name, numpy_helper.to_array(tensor)) for tensor in body.initializer
+    }
+    mender = replace(mender, values={**mender.values, **constants})
     # Case 1
     directions = mender.attribute("scan_input_directions") or [0] * scanned_count  # 1: from the last step to the first
     is_forward = not any(directions) and not any(mender.attribute("scan_output_directions") or [])
     if is_forward and (outputs := _outputs_of_layer(mender, body, states, scanned)) is not None:
         return outputs
     # Case 2: what the body computes from the states, and from one step of each tensor that is scanned
-    steps = [value.with_name(value.name, groups=value.groups[1:], zero_padded=False) for value in scanned]
+    steps = [replace(value, groups=value.groups[1:], zero_padded=False) for value in scanned]
     results = _outputs_of_body(mender, body, [*states, *steps])
     for start, end in zip(states, results[:state_count], strict=True):
         mender.refuse_if(
             not start.groups[0][0].is_rows or not all(map(mender.matches, start.groups, end.groups)),
             "has a state whose first axis is not the rows",
         )
-    mender.causes.append("it runs on through the padding, or begins in it")
     mender.refuse_if(any(directions) and not all(directions), "scans in both directions at once")
     time = scanned[0].groups[0][0]
     mask = mender.writer.transposed(mender.writer.mask(time), (1, 0))  # `[steps, rows]`
@@ -247,11 +247,11 @@ def _scan(mender: Mender) -> dict[str, DataTensor]:
     # The last states, then what the body gives for each step, joined along the time
     groups = [*(result.groups for result in results[:state_count])]
     groups += [((time,), *result.groups) for result in results[state_count:]]
-    return {
-        name: DataTensor(name, result.dtype, groups_of_result)
+    cause = "it runs on through the padding, or begins in it"
+    return [
+        DataTensor(name, result.dtype, groups_of_result, cause=cause)
         for name, result, groups_of_result in zip(names, results, groups, strict=True)
-        if name
-    }
+    ]
 
 
 def _inputs_of_scan(mender: Mender, state_count: int) -> tuple[list[DataTensor], list[DataTensor]]:
@@ -263,85 +263,95 @@ def _inputs_of_scan(mender: Mender, state_count: int) -> tuple[list[DataTensor],
         any(mender.attribute("scan_input_axes") or []) or any(mender.attribute("scan_output_axes") or []),
         "scans another axis than the first: transpose around it",
     )
-    values = [mender.data_input(index) for index in range(len(mender.node.input))]
-    mender.refuse_if(not all(value.has_original_axes for value in values), "scans merged axes")
-    time, *further = (value.groups[0][0] for value in values[state_count:])
+    tensors = [mender.as_data(value) for value in mender.inputs()]
+    mender.refuse_if(not all(value.has_original_axes for value in tensors), "scans merged axes")
+    time, *further = (value.groups[0][0] for value in tensors[state_count:])
     mender.refuse_if(
         not time.is_time or any(not size.equals(time) for size in further),
         f"does not scan the steps: {CROSSES_ROWS}" if time.is_rows else "does not scan the steps",
     )
-    return values[:state_count], values[state_count:]
+    return tensors[:state_count], tensors[state_count:]
 
 
 def _outputs_of_layer(
     mender: Mender, body: GraphProto, states: Sequence[DataTensor], scanned: Sequence[DataTensor]
-) -> dict[str, DataTensor] | None:
-    """Replaces the Scan `mender.node` by the LSTM, GRU or RNN that its body computes.
+) -> NodeOutputs | None:
+    """Replaces a Scan by the LSTM, GRU or RNN that its body computes.
 
     The body may take the steps of one tensor with features, and masks of steps that may be true everywhere.
 
     Args:
-        mender: The mender; its node becomes the layer.
+        mender: The mender, whose node is the Scan.
         body: The body of the Scan.
         states: The initial states of the Scan, for the first inputs of the body.
         scanned: The tensors that it scans, for the other inputs of the body.
 
     Returns:
-        What is known of those outputs of the Scan that are used, by their names. None if the body computes anything
-        else: then nothing was written.
+        What is known of the outputs of the Scan; None if the body computes anything else: then nothing was written.
 
     Raises:
         StepsHidden: It is such a layer, if a mask that the values of the steps decide is true everywhere; `mend` begins
             again with this mask opened.
     """
     node, state_count = mender.node, len(states)
-    # By the name of each input of the body: the value of the graph that it takes, or takes a step of
-    outside = dict(zip((value.name for value in body.input), node.input, strict=True))
-    values = dict(zip(outside, (*states, *scanned), strict=True))
-    step_inputs = [name for name in [*values][state_count:] if values[name].dtype != BOOL]
-    masks = {name: outside[name] for name in [*values][state_count:] if values[name].dtype == BOOL}
-    if not mender.always_true_masks.union(mender.hiding_masks).issuperset(masks.values()):
+    inputs = dict(zip((value.name for value in body.input), (*states, *scanned), strict=True))
+    masks = {name: value.hides for name, value in [*inputs.items()][state_count:] if value.dtype == BOOL}
+    cell = _cell(mender, body, inputs, state_count, masks)
+    # By the index of each output of the Scan that is used: the body's output that it is the last value of (of a state),
+    # or all values of.
+    used = {index: body.output[index].name for index, name in enumerate(node.output) if name in mender.used_names}
+    if cell is None or not all(
+        name in cell.next_states or (index < state_count and name in cell.next_memories) for index, name in used.items()
+    ):
         return None
+    if hidden := {mask.name: mask.number for mask in masks.values() if mask is not None and not mask.is_opened}:
+        raise StepsHidden(hidden)
+    # The layer's outputs have an axis of directions, which those of the Scan lack.
+    (step_input,) = {*inputs} - {*masks} - {value.name for value in body.input[:state_count]}
+    all_steps, *last_states = _emit_layer(mender, cell, inputs[step_input], inputs)
+    outputs: list[Value | None] = [None] * len(node.output)
+    for index, name in used.items():
+        last_state = last_states[0 if name in cell.next_states else 1]
+        outputs[index] = mender.squeezed(*((last_state, [0]) if index < state_count else (all_steps, [1])))
+    return outputs
+
+
+def _cell(
+    mender: Mender,
+    body: GraphProto,
+    inputs: Mapping[str, DataTensor],
+    state_count: int,
+    masks: Mapping[str, HidingMask | None],
+) -> Cell | None:
+    """The cell of the LSTM, GRU or RNN that the body of a Scan is; None if it is none.
+
+    Args:
+        mender: The mender, whose node is the Scan.
+        body: The body.
+        inputs: Its inputs by name, the states first.
+        state_count: The number of states.
+        masks: By name, those of its other inputs that are masks; None for one that does not hide steps by their values.
+    """
+    states, steps = [*inputs][:state_count], [name for name in [*inputs][state_count:] if name not in masks]
     next_states = {
-        name: (output.name, _feature_count(state, 2))
-        for name, state, output in zip(values, states, body.output, strict=False)
+        name: (output.name, _feature_count(inputs[name], 2)) for name, output in zip(states, body.output, strict=False)
     }
-    feature_count = _feature_count(values[step_inputs[0]], 3) if len(step_inputs) == 1 else 0
-    if not feature_count or not all(hidden_size for _, hidden_size in next_states.values()):
+    feature_count = _feature_count(inputs[steps[0]], 3) if len(steps) == 1 else 0
+    if None in masks.values() or not feature_count or not all(hidden for _, hidden in next_states.values()):
         return None
     constants, feature_counts = _values_outside(mender, body)
     constants |= {name: np.ones((1, 1), dtype=bool) for name in masks}
     try:
-        cell = recognise(body.node, (step_inputs[0], feature_count), next_states, constants, feature_counts)
-    except NotACell:
+        return recognise(body.node, (steps[0], feature_count), next_states, constants, feature_counts)
+    except NotFound:
         return None
-    # Outputs of the Scan that are used have to be outputs of the layer: last states, or the states of all steps. Here
-    # with the name of the body's output that each is the last value of, or all values of.
-    used = [
-        (name, output.name) for name, output in zip(node.output, body.output, strict=False) if name in mender.used_names
-    ]
-    last = {name: output for name, output in used if name in node.output[:state_count]}
-    of_all_steps = {output for name, output in used if name not in last}
-    if not ({*last.values()} <= cell.next_states | cell.next_memories and of_all_steps <= cell.next_states):
-        return None
-    if hidden := [mender.hiding_masks[name] for name in masks.values() if name not in mender.always_true_masks]:
-        raise StepsHidden({mask.name: mask.number for mask in hidden})
-    # The layer's outputs have an axis of directions, which those of the Scan lack.
-    all_steps, *last_states = _emit_layer(mender, cell, values[step_inputs[0]], values)
-    return {
-        name: mender.squeezed(last_states[0 if output in cell.next_states else 1], [0])
-        if name in last
-        else mender.squeezed(all_steps, [1])
-        for name, output in used
-    }
 
 
 def _values_outside(mender: Mender, body: GraphProto) -> tuple[dict[str, NDArray[Any]], dict[str, int]]:
     """What a body uses from outside, by name: the constants; and the number of features of data `[rows, features]`."""
     outside = {name: mender.values.get(name) for name in _names_outside(body)}
-    known = {name: value for name, value in outside.items() if isinstance(value, KnownTensor) and value.is_constant}
     counts = {name: _feature_count(value, 2) for name, value in outside.items() if isinstance(value, DataTensor)}
-    constants = {name: np.asarray(value.table[0, 0]) for name, value in known.items()}
+    constants = {name: constant for name, value in outside.items() if (constant := constant_in(value)) is not None}
     return constants, {name: count for name, count in counts.items() if count}
 
 
@@ -352,10 +362,10 @@ def _feature_count(value: DataTensor, rank: int) -> int:
 
 
 def _emit_layer(mender: Mender, cell: Cell, steps: DataTensor, starts: Mapping[str, DataTensor]) -> list[DataTensor]:
-    """Writes the recurrent layer that replaces the loop `mender.node`, and mends it.
+    """Writes the recurrent layer that replaces a loop, and mends it.
 
     Args:
-        mender: The mender; its node becomes the layer.
+        mender: The mender, whose node is the loop.
         cell: What the loop's body computes.
         steps: The steps, `[time, rows, features]`.
         starts: The initial states, by their names in the body.
@@ -363,50 +373,46 @@ def _emit_layer(mender: Mender, cell: Cell, steps: DataTensor, starts: Mapping[s
     Returns:
         The layer's outputs: all steps, the last state, and of an LSTM the last memory.
     """
-    loop = mender.node
-    article = "a" if cell.kind == "GRU" else "an"
-    mender.causes.append(f"it is {article} {cell.kind} written out as a loop, which runs through the padding")
-    # ONNX's inputs in order. That of the lengths is empty: `recurrent` gives it each row's own length. An initial state
-    # of zeros is left out, as ONNX begins with zeros.
-    inputs = [mender.register(steps), *map(mender.emit_constant, (cell.weights, cell.recurrence, cell.bias)), ""]
+    loop, article = mender.node, "a" if cell.kind == "GRU" else "an"
+    steps = steps.because(f"it is {article} {cell.kind} written out as a loop, which runs through the padding")
+    # ONNX's inputs in order. That of the lengths is empty: `_recurrent` gives it each row's own length. An initial
+    # state of zeros is left out, as ONNX begins with zeros.
+    weights = [mender.emit_constant(array).name for array in (cell.weights, cell.recurrence, cell.bias)]
+    inputs = [mender.register(steps), *weights, ""]
     for state in (cell.state, cell.memory):
         if state is not None:
             with_directions = mender.unsqueezed(starts[state], [0])
             inputs.append("" if _is_zero(mender, starts[state].name) else mender.register(with_directions))
     parts = ("steps", "state", "memory") if cell.kind == "LSTM" else ("steps", "state")
     names = [mender.writer.name(f"{loop.output[0]}_{part}") for part in parts]
-    mender.node = helper.make_node(cell.kind, inputs, names, name=loop.name, **cell.attributes)
-    outputs = recurrent(mender)
-    return [outputs[name] for name in names]
+    outputs = apply(mender, helper.make_node(cell.kind, inputs, names, name=loop.name, **cell.attributes))
+    return [output for output in outputs if isinstance(output, DataTensor)]
 
 
 def _is_zero(mender: Mender, name: str) -> bool:
     """Whether a value of the mended graph is a constant of zeros, or one that is only expanded, cast or unsqueezed."""
     if (node := next((node for node in mender.writer.nodes if name in node.output), None)) is not None:
         return node.op_type in ("Expand", "Identity", "Unsqueeze", "Cast") and _is_zero(mender, node.input[0])
-    value = mender.values.get(name)
-    return isinstance(value, KnownTensor) and value.is_constant and not value.table[0, 0].any()
+    constant = constant_in(mender.values.get(name))
+    return constant is not None and not constant.any()
 
 
 def _outputs_of_body(mender: Mender, body: GraphProto, inputs: Sequence[DataTensor]) -> list[DataTensor]:
     """The descriptions of a body's outputs for these inputs; refuses a body that has a node which has to be mended.
 
     The nodes of the body are followed to find out what they give, and stay as they are: they are written by a writer
-    whose nodes are thrown away, and afterwards the mender has the same fields as before.
+    whose nodes are thrown away.
     """
-    node, writer, causes, values = mender.node, mender.writer, mender.causes, dict(mender.values)
-    mender.writer = writer.scratch_writer()
-    for value, description in zip(body.input, inputs, strict=True):
-        mender.values[value.name] = description.with_name(value.name)
     for name in _names_outside(body):
-        outside = values.get(name)
+        outside = mender.values.get(name)
         if isinstance(outside, DataTensor) and not outside.has_original_axes:
             mender.refuse(f"uses {name} in its body, which differs between rows only by their lengths, or is merged")
-        if isinstance(outside, KnownTensor) and not outside.is_constant:
+        if isinstance(outside, KnownTensor) and outside.constant is None:
             mender.refuse(f"uses {name} in its body, which depends on the width")
-    changes = [change for node in body.node for change in mender.follow(mender, node)]
-    results = [mender.as_data(mender.values[value.name]) for value in body.output]
-    mender.node, mender.writer, mender.causes, mender.values = node, writer, causes, values
+    given = {value.name: tensor.with_name(value.name) for value, tensor in zip(body.input, inputs, strict=True)}
+    inside = replace(mender, writer=mender.writer.scratch_writer(), values={**mender.values, **given})
+    changes = [change for node in body.node for change in follow(inside, node)]
+    results = [inside.as_data(inside.values[value.name]) for value in body.output]
     mender.refuse_if(
         changes or not all(result.has_original_axes for result in results),
         "mixes the steps inside of its body as well",

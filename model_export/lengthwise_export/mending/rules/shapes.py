@@ -1,25 +1,17 @@
-"""Rules for operators on shapes, and for those that only move, merge, split or repeat axes.
-
-Words: an *axis* is one of the original's tensor, a *dim* one of the mended graph's. The *group* of an axis has the
-sizes of the dims that it consists of: the original's `x.reshape(-1, 8)` has an axis of rows x time, of which the mended
-graph keeps two dims, with the group `(rows, time)`: the axis is *merged*. A size is a table `[2, lengths]`: its value
-for one row and for `MANY_ROWS`, at each length. It is *rows*, *time* (it depends on the length) or *fixed*. A
-`KnownTensor`, such as a shape, has numbers that are known for each length: a table `[2, lengths, *shape]`. *Added rows*
-are dim 0 of a tensor that the original has once and each row has its own. A *lone* sequence is a batch of one row
-without padding. A *cause* is a text in `mender.causes`, which says how padding would reach the node's output. A node
-that is *refused* ends the mend.
-"""
+"""Rules for operators on shapes, and for those that only move, merge, split or repeat axes."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
-from typing import NoReturn
+from dataclasses import replace
+from typing import Final, NoReturn
 
 import numpy as np
 from onnx import numpy_helper
 
-from lengthwise_export.mending.mender import Mender, rule
-from lengthwise_export.mending.node_mender import SHORTEST_RUN
+from lengthwise_export.mending.engine import movable, rule, values
+from lengthwise_export.mending.mender import SHORTEST_RUN, Mender
 from lengthwise_export.mending.values import (
     CROSSES_ROWS,
     MANY_ROWS,
@@ -35,17 +27,17 @@ from lengthwise_export.mending.values import (
     has_size_one,
 )
 
-_MAX_CONSTANT = 4096  # elements: a larger tensor of one number is not written as a constant
+_MAX_CONSTANT: Final = 4096  # elements: a larger tensor of one number is not written as a constant
 
 
-@rule("Shape")
-def _shape(mender: Mender) -> KnownTensor:
+@rule("Shape", takes=values)
+def _shape(mender: Mender, inputs: list[Value]) -> KnownTensor:
     """Mends the sizes of a tensor's axes, from the attributes `start` to `end`.
 
     In the mended graph they are computed of the padded batch; the output is known as a table of the sizes that the
     original has at each length.
     """
-    value = mender.required_input(0)
+    (value,) = inputs
     groups = groups_of_one(map(mender.fixed_size, value.shape)) if isinstance(value, KnownTensor) else value.groups
     groups = groups[mender.attribute("start", 0) : mender.attribute("end")]
     if isinstance(value, KnownTensor) or value.has_original_axes:
@@ -53,30 +45,28 @@ def _shape(mender: Mender) -> KnownTensor:
     else:
         name = mender.shape_at_width(groups)
     tables = [mender.axis_size(group).table for group in groups]
-    table = np.stack(tables, axis=-1) if tables else np.zeros((ROW_COUNTS, mender.length_count, 0), np.int64)
-    return KnownTensor(name, table)
+    none = np.zeros((ROW_COUNTS, len(mender.lengths), 0), np.int64)
+    return KnownTensor(name, np.stack(tables, axis=-1) if tables else none)
 
 
 @rule("Size")
-def _size(mender: Mender) -> KnownTensor:
+def _size(mender: Mender, value: DataTensor) -> KnownTensor:
     """Mends the number of elements: the product of the sizes, computed of the padded batch, known as a table."""
-    value = mender.data_input(0)
     name = mender.emit("ReduceProd", [mender.shape_at_width(value.groups)], keepdims=0)
     return KnownTensor(name, mender.axis_size(value.dim_sizes).table)
 
 
 @rule("Transpose")
-def _transpose(mender: Mender) -> DataTensor:
+def _transpose(mender: Mender, value: DataTensor) -> DataTensor:
     """Mends a change of the order of axes; the dims of a merged axis stay together, added rows stay in front."""
-    value = mender.data_input(0)
     order = mender.attribute("perm") or [*range(value.rank)][::-1]
     dims = [dim for axis in order for dim in value.dims_of(axis)]
-    (name,) = mender.copy_node([value.name], perm=[*value.added_dims, *dims])
-    return value.with_name(name, groups=tuple(value.groups[axis] for axis in order))
+    kept = mender.keep_node(value, perm=[*value.added_dims, *dims])
+    return replace(kept, groups=tuple(value.groups[axis] for axis in order), zero_padded=value.zero_padded)
 
 
 @rule("Reshape")
-def _reshape(mender: Mender) -> DataTensor:
+def _reshape(mender: Mender, value: DataTensor) -> DataTensor:
     """Mends a Reshape, which merges axes, splits them or keeps them.
 
     1. Axes of fixed size, or time with a fixed size after it, are merged or split: a Reshape.
@@ -87,7 +77,6 @@ def _reshape(mender: Mender) -> DataTensor:
     5. Time is cut into pieces, or the sizes do not follow from the tensor: refused. Lengths that are no multiple of
        a number are left out.
     """
-    value = mender.data_input(0)
     sizes = [Size(table) for table in mender.sizes_input(1, "its shape is").elements()]
     # 0 stands for the size that the axis has.
     if not mender.attribute("allowzero", 0):
@@ -225,8 +214,8 @@ class _Regrouping:
         # The rows pass the dims between, of which no part may be taken already.
         between = dims[target:rows_index]
         mender.refuse_if(any(rest is not size for rest, size in between), CROSSES_ROWS)
-        if any(rest.fixed != 1 for rest, _ in between):
-            mender.causes.append("it merges the rows with other axes, so that each row gets parts of others")
+        parts = "it merges the rows with other axes, so that each row gets parts of others"
+        value = value.because(parts if any(rest.fixed != 1 for rest, _ in between) else "")
         order = [*range(len(dims))]
         order.insert(target, order.pop(rows_index))
         self._dims = [dims[index] for index in order]
@@ -239,34 +228,27 @@ class _Regrouping:
 
 
 @rule("Flatten")
-def _flatten(mender: Mender) -> DataTensor:
+def _flatten(mender: Mender, value: DataTensor) -> DataTensor:
     """Mends a Flatten as a Reshape: the axes before `axis` become one, and those from there on another."""
-    value = mender.data_input(0)
     axis = mender.attribute("axis", 1)
     axis += value.rank if axis < 0 else 0
-    parts = (value.groups[:axis], value.groups[axis:])
-    sizes = [mender.axis_size(tuple(size for group in part for size in group)) for part in parts]
+    sizes = [mender.axis_size(tuple(itertools.chain(*part))) for part in (value.groups[:axis], value.groups[axis:])]
     return _regrouped(mender, value, sizes)
 
 
-@rule("Squeeze")
-def _squeeze(mender: Mender) -> DataTensor:
+@rule("Squeeze", takes=movable)
+def _squeeze(mender: Mender, value: DataTensor) -> DataTensor:
     """Mends the removal of axes of size 1; the removal of another axis is refused."""
-    value = mender.movable_input(0)
+    ones = [axis for axis, group in enumerate(value.groups) if has_size_one(group)]
     axes = mender.axes_of_node(value.rank)
-    if axes is None:
-        axes = [axis for axis, group in enumerate(value.groups) if has_size_one(group)]
-    mender.refuse_if(
-        not all(has_size_one(value.groups[axis]) for axis in axes),
-        "removes an axis that does not have size 1 in a batch",
-    )
-    return mender.squeezed(value, axes)
+    mender.refuse_if(not {*(axes or ones)} <= {*ones}, "removes an axis that does not have size 1 in a batch")
+    return mender.squeezed(value, ones if axes is None else axes)
 
 
-@rule("Unsqueeze")
-def _unsqueeze(mender: Mender) -> DataTensor:
+@rule("Unsqueeze", takes=movable)
+def _unsqueeze(mender: Mender, value: DataTensor) -> DataTensor:
     """Mends the addition of axes of size 1."""
-    value, axes = mender.movable_input(0), mender.required_constant(1).reshape(-1).tolist()
+    axes = mender.constant_input(1).reshape(-1).tolist()
     return mender.unsqueezed(value, [axis % (value.rank + len(axes)) for axis in axes])
 
 
@@ -284,10 +266,10 @@ def _group_of(mender: Mender, table: Table) -> Group:
     return (mender.rows, Size(np.stack([table[0], table[0]])))
 
 
-@rule("Expand")
-def _expand(mender: Mender) -> DataTensor:
+@rule("Expand", takes=movable)
+def _expand(mender: Mender, value: DataTensor) -> DataTensor:
     """Mends the repetition along axes of size 1."""
-    return _expanded(mender, mender.movable_input(0), mender.sizes_input(1, "its shape is").elements())
+    return _expanded(mender, value, mender.sizes_input(1, "its shape is").elements())
 
 
 def _expanded(mender: Mender, value: DataTensor, tables: Sequence[Table]) -> DataTensor:
@@ -309,14 +291,14 @@ def _expanded(mender: Mender, value: DataTensor, tables: Sequence[Table]) -> Dat
             mender.refuse(f"expands an axis of size {axis_text(group)} to {axis_text(groups[axis])}")
     # The tensor is aligned with another operand that has these groups. That is only a description, without a tensor.
     shape = DataTensor("", value.dtype, tuple(groups))
-    (aligned, _), result = mender.align_axes([value.with_name(value.name, is_row_index=False), shape])
+    (aligned, _), result = mender.align_axes([replace(value, is_row_index=False), shape])
     name = mender.expanded(aligned, result)
     zero_padded = value.zero_padded and len(result.time_dims()) == len(value.time_dims())
     return result.with_name(name, zero_padded=zero_padded, is_row_index=value.is_row_index)
 
 
 @rule("Tile")
-def _tile(mender: Mender) -> DataTensor:
+def _tile(mender: Mender, value: DataTensor) -> DataTensor:
     """Mends the repetition along any axes, each a number of times.
 
     1. Only axes of size 1 are repeated: as Expand.
@@ -324,14 +306,14 @@ def _tile(mender: Mender) -> DataTensor:
     3. The steps, a constant number of times: each row picks its own steps again, without the padding between.
     4. Merged axes, or the rows: refused.
     """
-    value, tables = mender.data_input(0), mender.sizes_input(1, "its repeats are").elements()
+    tables = mender.sizes_input(1, "its repeats are").elements()
     # Case 1
     if all(has_size_one(group) or (table == 1).all() for group, table in zip(value.groups, tables, strict=True)):
         return _expanded(mender, value, tables)
-    repeats = mender.required_constant(1).tolist()
+    repeats = mender.constant_input(1).tolist()
     for axis, (group, count) in enumerate(zip(value.groups, repeats, strict=True)):
         if count != 1 and len(group) == 1 and group[0].is_time:  # case 3
-            mender.causes.append("it repeats the padding together with the steps")
+            value = value.because("it repeats the padding together with the steps")
             own_size, new_size = mender.writer.per_row_column(group[0].by_length), Size(group[0].table * count)
             positions = mender.writer.unsqueezed(mender.writer.positions(new_size), [0])
             value = mender.take_per_row(value, axis, mender.emit("Mod", [positions, own_size]), new_size, clip=False)
@@ -348,8 +330,8 @@ def _tile(mender: Mender) -> DataTensor:
     return value.with_name(name, groups=groups)
 
 
-@rule("ConstantOfShape")
-def _constant_of_shape(mender: Mender) -> Value:
+@rule("ConstantOfShape", takes=values)
+def _constant_of_shape(mender: Mender, _: list[Value]) -> Value:
     """Mends a tensor that is filled with one number.
 
     1. Its shape is constant, and small: a constant.
@@ -358,7 +340,7 @@ def _constant_of_shape(mender: Mender) -> Value:
     shape = mender.sizes_input(0, "its shape is")
     attribute = mender.attribute("value")
     number = np.zeros(1, np.float32) if attribute is None else numpy_helper.to_array(attribute)
-    is_small = shape.is_constant and shape.table[0, 0].prod() <= _MAX_CONSTANT
+    is_small = shape.constant is not None and shape.constant.prod() <= _MAX_CONSTANT
     array = np.full(shape.table[0, 0].tolist() if is_small else (), number.reshape(-1)[0])
-    constant = mender.values[mender.emit_constant(array)]
+    constant = mender.emit_constant(array)
     return constant if is_small else _expanded(mender, mender.as_data(constant), shape.elements())
