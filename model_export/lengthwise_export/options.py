@@ -23,6 +23,8 @@ PaddingSide = Literal["right", "left", "both"]  # where the padding of a row is
 
 Packing = Literal["cu_seqlens", "position_ids", "segment_ids"]  # what tells a model the borders in a packed row
 
+ProgressCallback = Callable[[str], None]  # is called with texts that say what is done
+
 HIGHEST_OPSET: Final = 20  # Above, onnxruntime's CUDA provider runs LSTM and GRU on the CPU
 
 OPSET: Final = 18  # the opset that torch's exporter writes without conversion

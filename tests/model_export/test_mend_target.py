@@ -109,7 +109,7 @@ def test_a_leak_keeps_its_exit_code(mends_to: Give, tmp_path: Path) -> None:
 
 def test_a_sound_model_needs_no_mend(refused: None, tmp_path: Path) -> None:
     report = lengthwise_export.check(onnx_sound.bool_mask_mean(), suggest=True, **SHORT)
-    assert report.fix is not None
+    assert isinstance(report.fix, FixProposal)
     assert (report.verdict, report.fix.mendable, report.fix.changes) == ("sound", True, ())
     published = lengthwise_export.export(onnx_sound.bool_mask_mean(), tmp_path / "sound", mend=True, **SHORT)
     assert any("nothing to mend" in notice for notice in published.notices)
@@ -146,7 +146,7 @@ def test_a_mend_that_does_not_hold_is_not_published(mends_to: Give, blind: Path,
     assert "steps)" in done.stderr
     assert not (tmp_path / "models").exists()
     report = lengthwise_export.check(blind, suggest=True, **SHORT)
-    assert report.fix is not None
+    assert isinstance(report.fix, FixProposal)
     assert not report.fix.mendable
     assert report.fix.proof is not None
     assert not report.fix.proof.holds
@@ -155,7 +155,7 @@ def test_a_mend_that_does_not_hold_is_not_published(mends_to: Give, blind: Path,
 def test_a_mend_that_lets_nan_through_is_not_published(mends_to: Give, blind: Path, tmp_path: Path) -> None:
     mends_to(mended_mean(multiplied=True))
     report = lengthwise_export.check(blind, suggest=True, **SHORT)
-    assert report.fix is not None
+    assert isinstance(report.fix, FixProposal)
     assert report.fix.proof is not None
     assert report.fix.proof.holds
     assert (report.fix.mendable, report.fix.verdict) == (False, "warning")
@@ -169,7 +169,7 @@ def test_what_cannot_be_mended_is_refused_by_operator_and_line(refused: None, bl
     assert done.exit_code == 2
     assert "models/net.py:12: head (Gemm): its weights mean one width only" in done.stderr
     report = lengthwise_export.check(blind, suggest=True, **SHORT)
-    assert report.fix is not None
+    assert isinstance(report.fix, FixProposal)
     assert (report.fix.mendable, report.fix.operator) == (False, "head (Gemm)")
 
 
@@ -253,7 +253,7 @@ def test_a_torch_module_is_mended_from_its_shortest_sequence_on(tmp_path: Path) 
     torch.manual_seed(0)
     module = FiveAtOnce().eval()
     report = lengthwise_export.check(module, suggest=True, **SHORT)
-    assert report.fix is not None
+    assert isinstance(report.fix, FixProposal)
     assert report.fix.min_length == 5
     assert report.fix.proof is not None
     assert (report.fix.proof.sequences, min(report.fix.proof.lengths)) == (200, 5)

@@ -14,7 +14,7 @@ trial, is a leak. Some rows hold *raw* sequences, of values that nobody has scal
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -38,6 +38,7 @@ from lengthwise_export.checking.trial_rules import (
 )
 from lengthwise_export.checking.trials import BatchSizes, CheckTrial, Sampler
 from lengthwise_export.errors import RunError, UncheckableError
+from lengthwise_export.options import ProgressCallback
 
 _RAW_OF_EACH: Final = 2  # sequences of each kind of raw values that are run unbatched, most of them short
 
@@ -47,8 +48,6 @@ _OF_THE_SAME_ROWS: Final = ("padding", "width", "order", "poison")
 """Changes that leave batch statistics over valid steps as they are, so that they are tried in training mode too."""
 
 _MAX_NAMED: Final = 5  # at most this many trials are named in the reason
-
-ProgressCallback = Callable[[str], None]
 
 
 def check_subject(

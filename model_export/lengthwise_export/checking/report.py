@@ -9,7 +9,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import Any, Final, Literal, Protocol
 
 from rich.console import Group, RenderableType
 from rich.syntax import Syntax
@@ -23,9 +23,6 @@ from lengthwise_export.checking.leaks import Leak
 from lengthwise_export.checking.rule import NOT_CHECKED, OTHER, LeakRule, Severity, rules
 from lengthwise_export.checking.trials import CHANGES, Change
 from lengthwise_export.tracing.source_lines import location_as_json
-
-if TYPE_CHECKING:
-    from lengthwise_export.mending.fix import FixProposal
 
 Verdict = Literal["sound", "leak", "warning", "uncheckable"]
 
@@ -50,6 +47,19 @@ class CheckedSizes:
     rows: tuple[int, ...] = ()
     widths: tuple[int, ...] = ()
     lengths: tuple[int, ...] = ()
+
+
+class Suggestion(Protocol):
+    """What a report has behind its leaks: how the model may be changed. It has the forms of a report."""
+
+    def as_json(self) -> dict[str, Any]:
+        """The value of `fix` in the report's JSON."""
+
+    def on_terminal(self, report: Report) -> RenderableType:
+        """What the terminal shows behind the report."""
+
+    def as_section(self) -> str:
+        """The section of the report's page, as HTML."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +108,7 @@ class Report:
     min_length: int = 1
     target: str = ""
     served: str | None = None
-    fix: FixProposal | None = None
+    fix: Suggestion | None = None
     notices: tuple[str, ...] = ()
     ignored: tuple[IgnoredLeak, ...] = ()
 

@@ -23,7 +23,7 @@ from lengthwise.verification.measurement import BatchLogits
 from lengthwise.verification.random_sequences import ROUNDING
 from lengthwise.wrong_values import counted
 from lengthwise_export.checking.baseline import Steadiness
-from lengthwise_export.checking.check import ProgressCallback, check_subject
+from lengthwise_export.checking.check import check_subject
 from lengthwise_export.checking.limits import WidthLimits, run_error
 from lengthwise_export.checking.recording import Subject
 from lengthwise_export.checking.report import Report
@@ -36,7 +36,7 @@ from lengthwise_export.mending.mend import Mended, mend
 from lengthwise_export.mending.proof import prove
 from lengthwise_export.onnx_graphs.external_graph import ExternalGraph
 from lengthwise_export.onnx_graphs.protos import NAME_IN_GRAPH, advice_for_keras
-from lengthwise_export.options import OPSET
+from lengthwise_export.options import OPSET, ProgressCallback
 from lengthwise_export.targets.graph_targets import graph_fields
 from lengthwise_export.targets.target import GraphTarget, Target
 from lengthwise_export.tracing.graph import ties_in, without_exporter_metadata

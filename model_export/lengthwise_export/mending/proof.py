@@ -26,12 +26,12 @@ import numpy as np
 from lengthwise.padding import PaddedBatch, Steps, pad, rounded_width
 from lengthwise.verification.random_sequences import AMPLIFIED, ROUNDING
 from lengthwise_export.checking.baseline import Baseline
-from lengthwise_export.checking.check import ProgressCallback
 from lengthwise_export.checking.limits import runs
 from lengthwise_export.checking.recording import ModelOutput, Subject
 from lengthwise_export.checking.report import as_ranges, finite
 from lengthwise_export.checking.trials import JUNK_SCALES, Sampler, with_padding_filled
 from lengthwise_export.errors import RunError
+from lengthwise_export.options import ProgressCallback
 
 _T = TypeVar("_T")
 
@@ -80,10 +80,10 @@ class MendProof:
     lengths: tuple[int, ...]  # Their lengths, without repeats
     raised: tuple[int, ...]  # The lengths at which the original raises alone, or gives an answer that is not finite
     min_length: int  # The shortest sequence that the original answers
-    worst: ComparedSequence | None  # The sequence whose answer differs most; None if none was compared
     tolerance: float  # The largest difference that is allowed
-    bits: bool  # Whether the mended model gives each sequence the same bits alone and in every batch
-    in_company: float  # The largest difference between the mended model's own answers alone and in batches
+    worst: ComparedSequence | None = None  # The sequence whose answer differs most; None if none was compared
+    bits: bool = True  # Whether the mended model gives each sequence the same bits alone and in every batch
+    in_company: float = 0.0  # The largest difference between the mended model's own answers alone and in batches
     wrong: str | None = None  # Why the proof does not hold; None if it holds
     amplified: float = 0.0  # The largest change of an answer by a few ulps, among the excused sequences
     ill_conditioned: int = 0  # The number of excused sequences, at which the original is ill-conditioned
@@ -166,24 +166,17 @@ def prove(
         lengths=tuple(sorted({member.length for member in members})),
         raised=tuple(sorted(set(raised))),
         min_length=min((member.length for member in members), default=min_length),
-        worst=None,
         tolerance=allowed,
-        bits=True,
-        in_company=0.0,
     )
     # 3. The mended model's answers, if the original has an answer at every length from the shortest that it answers
     raised_between = [length for length in proof.raised if length >= proof.min_length]
+    where = f"{as_ranges(raised_between)} steps, or its answer is not finite, and it runs at {proof.min_length}"
     if not members:
         proof.wrong = "the original raises alone at every length, so there is nothing to compare the mended model with"
     elif raised_between:
-        where = f"{as_ranges(raised_between)} steps, or its answer is not finite, and it runs at {proof.min_length}"
         proof.wrong = f"the original raises alone at {where}: it cannot be compared at every length to be accepted"
     else:
-        try:
-            _compare(mended, members, sampler, max_length, proof, say)
-            proof.wrong = _why_different(proof)
-        except RunError as error:
-            proof.wrong = f"the mended model raises where the original alone does not: {error}"
+        proof.wrong = _compare(mended, members, sampler, max_length, proof, say)
     return proof
 
 
@@ -314,10 +307,19 @@ def _compare(
     max_length: int,
     proof: MendProof,
     say: ProgressCallback,
-) -> None:
+) -> str | None:
     """Runs the mended model on all batches of `_trials`, and notes in `proof` how its answers differ.
 
-    `max_length` is the longest sequence, in steps.
+    Args:
+        mended: The mended model.
+        members: The sequences.
+        sampler: Draws junk.
+        max_length: The longest sequence, in steps.
+        proof: The proof.
+        say: Is called with texts that say what is done.
+
+    Returns:
+        Why the proof does not hold; None if it holds.
     """
     # Widths are multiples of 4, as a service pads, if the model accepts the longest one.
     multiple = 4 if runs(mended, pad([sampler.sequence(max_length)] * 2)) else 1
@@ -326,9 +328,13 @@ def _compare(
         if number % 20 == 0:
             part = f"alone, sequence {number} of {len(members)}" if number < len(members) else "in batches"
             say(f"proof: the mended model {part}")
-        answer = mended.answer(batch)
+        try:
+            answer = mended.answer(batch)
+        except RunError as error:
+            return f"the mended model raises where the original alone does not: {error}"
         for row, member in enumerate(rows):
             _note_answer(proof, member, batch, answer, row, padding)
+    return _why_different(proof)
 
 
 def _trials(

@@ -19,13 +19,16 @@ next states, and what the Loop collects from each iteration. A state is one of t
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Sequence
 from typing import Final
 
 import numpy as np
 from onnx import GraphProto, NodeProto, ValueInfoProto, helper
 
+from lengthwise.runtime.onnx.pattern import NotFound, require
 from lengthwise_export.mending.mender import Mender
+from lengthwise_export.mending.patterns import pattern_of, source_of_copy
 from lengthwise_export.mending.values import (
     CROSSES_ROWS,
     DataTensor,
@@ -50,11 +53,11 @@ class LoopOverSteps:
         self._inputs, self._outputs = ([value.name for value in side] for side in (self._body.input, self._body.output))
         self._next = dict(zip(self._inputs[2:], self._outputs[1:], strict=False))  # by state, its next value
         self._starts = dict(zip(self._inputs[2:], self._node.input[2:], strict=True))  # by state, the Loop's input
-        self._producers = {name: node for node in self._body.node for name in node.output if name}
+        self._pattern = pattern_of(self._body)
         self._counters = {self._inputs[0]: 0}  # by counter, its value in the first iteration
         self._invariants: dict[str, str] = {}  # by invariant state, the Loop's input
         for state, next_value in self._next.items():
-            if self._source_of_copy(next_value) == state:
+            if source_of_copy(self._pattern, next_value, "Identity") == state:
                 self._invariants[state] = self._starts[state]
             elif (start := self._start_of_counter(state, next_value)) is not None:
                 self._counters[state] = start
@@ -105,29 +108,21 @@ class LoopOverSteps:
         scan = helper.make_node("Scan", scan_inputs, outputs, name=name, body=body, num_scan_inputs=len(sources))
         return scan, invariants
 
-    def _source_of_copy(self, name: str, kinds: Sequence[str] = ("Identity",)) -> str:
-        """The value of the body that a value is a copy of, through any number of nodes of these types."""
-        node = self._producers.get(name)
-        return name if node is None or node.op_type not in kinds else self._source_of_copy(node.input[0], kinds)
-
     def _start_of_counter(self, state: str, next_value: str) -> int | None:
         """The value of a state in the first iteration, if it is a counter: it starts as a whole number, and gets +1.
 
         None if it is no counter.
         """
-        node = self._producers.get(self._source_of_copy(next_value))
-        start = constant_in(self._mender.values.get(self._starts[state]))
-        if node is None or node.op_type != "Add" or start is None:
+        start, step = constant_in(self._mender.values.get(self._starts[state])), None
+        with contextlib.suppress(NotFound):
+            operands = self._pattern.maker(source_of_copy(self._pattern, next_value, "Identity"), "Add").inputs
+            sources = [source_of_copy(self._pattern, name, "Identity") for name in operands]
+            require(state in sources)
+            (other,) = [name for index, name in enumerate(sources) if index != sources.index(state)]
+            step = self._mender.values.get(self._invariants.get(other, other))
+        if start is None or start.size != 1 or not isinstance(step, KnownTensor) or step.table[0, 0].size != 1:
             return None
-        operands = [self._source_of_copy(name) for name in node.input]
-        if state not in operands or start.size != 1:
-            return None
-        operands.remove(state)
-        step = self._mender.values.get(self._invariants.get(operands[0], operands[0]))
-        if not isinstance(step, KnownTensor) or step.table[0, 0].size != 1 or not (step.table == 1).all():
-            return None
-        number: float = start.item()
-        return int(number) if number == int(number) else None
+        return int(start.item()) if (step.table == 1).all() and start.item() == int(start.item()) else None
 
     def _needed(self, values: Iterable[str]) -> tuple[list[NodeProto], list[str], dict[str, NodeProto]]:
         """What the Scan needs of the body to compute these values.
@@ -161,9 +156,9 @@ class LoopOverSteps:
 
     def _picks_step(self, node: NodeProto) -> bool:
         """Whether a node picks the step of the iteration: a Gather from a value outside, by a counter from 0."""
-        if node.op_type != "Gather" or node.input[0] in self._producers:
+        if node.op_type != "Gather" or node.input[0] in self._pattern.makers:
             return False
-        return self._counters.get(self._source_of_copy(node.input[1], ("Identity", "Cast"))) == 0
+        return self._counters.get(source_of_copy(self._pattern, node.input[1], "Identity", "Cast")) == 0
 
     def _source(self, node: NodeProto) -> str:
         """The name of the value that a Gather picks its steps from, transposed so that the steps are its first axis."""
@@ -225,7 +220,8 @@ class LoopOverSteps:
         """
         if name in tables:
             return tables[name]
-        node, value = self._producers.get(name), self._mender.values.get(self._invariants.get(name, name))
+        node = next((node for node in self._body.node if name in node.output), None)
+        value = self._mender.values.get(self._invariants.get(name, name))
         table = value.table if isinstance(value, KnownTensor) else None
         if node is not None:
             table = run_on_tables(node, [self._table(operand, tables) if operand else None for operand in node.input])

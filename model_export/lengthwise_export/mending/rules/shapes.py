@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Final, NoReturn
+from typing import Final
 
 import numpy as np
 from onnx import numpy_helper
@@ -107,124 +107,101 @@ def _regrouped(mender: Mender, value: DataTensor, sizes: Sequence[Size]) -> Data
     Only the description changes, where the mended graph keeps its dims; else a Reshape of these is written. What mixes
     rows or cuts steps into pieces is refused.
     """
-    regrouping = _Regrouping(mender, value, sizes)
-    groups = regrouping.groups()  # this may transpose `regrouping.value`
-    value = regrouping.value
-    regrouped = value.with_name(value.name, groups=groups)
-    old_sizes, new_sizes = value.dim_sizes, regrouped.dim_sizes
-    if len(new_sizes) == len(old_sizes) and all(map(Size.equals, new_sizes, old_sizes)):
+    value, groups = _distributed(mender, value, sizes)
+    regrouped = replace(value, groups=groups)
+    added_rows = [mender.rows for _ in value.added_dims]
+    old_dims, new_dims = [*added_rows, *value.dim_sizes], [*added_rows, *regrouped.dim_sizes]
+    staying = {index for index, (old, new) in enumerate(zip(old_dims, new_dims, strict=False)) if old.equals(new)}
+    if len(staying) == len(old_dims) == len(new_dims):
         return regrouped
     # Dims of fixed size are merged or split, the others stay in their order. In the shape of a Reshape, 0 is a dim that
     # stays at its index, and -1 one that moves; where several move, it needs the sizes.
-    added_rows = [mender.rows for _ in value.added_dims]
-    old_dims, new_dims = [*added_rows, *old_sizes], [*added_rows, *new_sizes]
-    staying = {index for index, (old, new) in enumerate(zip(old_dims, new_dims, strict=False)) if old.equals(new)}
-    shape = [-1 if size.fixed is None else size.fixed for size in new_dims]
-    shape = [0 if number == -1 and index in staying else number for index, number in enumerate(shape)]
+    moving = [0 if index in staying else -1 for index in range(len(new_dims))]
+    shape = [number if size.fixed is None else size.fixed for size, number in zip(new_dims, moving, strict=True)]
     if shape.count(-1) <= 1:
         return regrouped.with_name(mender.emit("Reshape", [regrouped.name, mender.writer.constant(shape)]))
     return regrouped.with_name(mender.emit_with_shape("Reshape", regrouped.name, new_dims))
 
 
-class _Regrouping:
+def _distributed(mender: Mender, value: DataTensor, sizes: Sequence[Size]) -> tuple[DataTensor, tuple[Group, ...]]:
     """Distributes the dims of a tensor, in order, over the axes of another shape: a group of dims for each axis.
 
-    For `[rows, time, 8]` and the sizes `[rows x time, 2, 4]` the groups are `(rows, time)`, `(2,)` and `(4,)`. If the
-    shape has the rows at an earlier axis than the tensor, they are moved there: `value` is then the transposed tensor.
+    For `[rows, time, 8]` and the sizes `[rows x time, 2, 4]` the groups are `(rows, time)`, `(2,)` and `(4,)`. For each
+    axis, dims and parts of dims are taken until their product is its size:
+
+    1. The next dim divides what is missing: it is taken as a whole.
+    2. What is missing divides the dim: a part is taken, and the rest of the dim stays for the next axis.
+    3. What is missing counts rows, which come later: they move here (`_with_rows_at`).
+    4. Else the reshape mixes rows or cuts steps into pieces: refused.
+
+    Returns:
+        1. The tensor, transposed if its rows were moved.
+        2. The groups.
     """
-
-    def __init__(self, mender: Mender, value: DataTensor, sizes: Sequence[Size]) -> None:
-        """Begins with no dim taken; `sizes` are those of the other shape's axes."""
-        self.value = value
-        self._mender = mender
-        self._sizes = sizes
-        # For each dim, the part of its size that is not taken yet, and its size
-        self._dims = [[size, size] for size in value.dim_sizes]
-        self._next = 0  # the index in `_dims` of the next dim to take
-
-    def groups(self) -> tuple[Group, ...]:
-        """For each size of the other shape, the group of dims and parts of dims that become this axis.
-
-        It is called once, because it uses up the dims, and may transpose `value`.
-        """
-        groups = tuple(self._group(size) for size in self._sizes)
-        if any(rest.fixed != 1 for rest, _ in self._dims[self._next :]):
-            self._refuse(", whose sizes do not follow from it")
-        return groups
-
-    def _group(self, size: Size) -> Group:
-        """Takes dims and parts of dims until their product is the size of one axis; returns the group of the axis."""
-        taken: list[Size] = []
-        missing = size  # what the product of those that are taken has to be multiplied by
+    refused = f"into {_text(groups_of_one(sizes))}"
+    rests = [*value.dim_sizes]  # of each dim, what is not taken yet; 1 if nothing is left
+    groups = []
+    for size in sizes:
+        taken, missing = [], size  # `missing` is what the product of those taken has to be multiplied by
         while missing.fixed != 1:
-            while self._next < len(self._dims) and self._dims[self._next][0].fixed == 1:  # nothing is left of this dim
-                self._next += 1
-            if self._next == len(self._dims):
-                self._refuse(", whose sizes do not follow from it")
-            missing = self._take(missing, taken)
-        # A fixed size is merged into the dim in front of it, unless that counts rows.
-        group: list[Size] = []
-        for part in taken:
-            if group and not group[-1].depends_on_rows and part.fixed is not None:
-                group[-1] = Size(group[-1].table * part.table)
+            index = next((index for index, rest in enumerate(rests) if rest.fixed != 1), None)
+            if index is None:
+                mender.refuse(f"reshapes {_text(value.groups)} {refused}, whose sizes do not follow from it")
+            rest = rests[index]
+            counts_rows, part = rest.depends_on_rows, rest.divided_by(missing)
+            if (quotient := missing.divided_by(rest)) is not None:  # case 1
+                taken.append(rest)
+                rests[index], missing = mender.size_one, quotient
+            elif missing.depends_on_rows and not counts_rows:  # case 3
+                value, rests = _with_rows_at(mender, value, rests, index)
+            elif part is not None and part.fixed is not None and not counts_rows:  # case 2
+                taken.append(missing)
+                rests[index], missing = part, mender.size_one
             else:
-                group.append(part)
-        return tuple(group) or (self._mender.size_one,)
+                mender.refuse_if(counts_rows, CROSSES_ROWS)
+                pieces = "cuts the steps into pieces, or its width is fixed"
+                mender.refuse(f"reshapes {_text(value.groups)} {refused}: {pieces}")
+        groups.append(_merged(taken) or (mender.size_one,))
+    if any(rest.fixed != 1 for rest in rests):
+        mender.refuse(f"reshapes {_text(value.groups)} {refused}, whose sizes do not follow from it")
+    return value, tuple(groups)
 
-    def _take(self, missing: Size, taken: list[Size]) -> Size:
-        """Takes the next dim, or a part of it, for an axis.
 
-        1. The dim divides the missing size: it is taken as a whole.
-        2. The missing size divides the dim: a part is taken, and the rest of the dim stays for the next axis.
-        3. The missing size counts rows, which come later: they move here, and nothing is taken yet.
-        4. Else the reshape mixes rows or cuts steps into pieces: refused.
+def _merged(sizes: Iterable[Size]) -> Group:
+    """The group of an axis: a fixed size is merged into the dim in front of it, unless that counts rows."""
+    group: list[Size] = []
+    for size in sizes:
+        if group and not group[-1].depends_on_rows and size.fixed is not None:
+            size = Size(group.pop().table * size.table)
+        group.append(size)
+    return tuple(group)
 
-        Args:
-            missing: The axis' size, divided by those that are taken already.
-            taken: The sizes that are taken for the axis; the next one is added to this list.
 
-        Returns:
-            The same as `missing` after that.
-        """
-        mender, next_size = self._mender, self._dims[self._next][0]
-        if (quotient := missing.divided_by(next_size)) is not None:
-            taken.append(next_size)
-            self._next += 1
-            return quotient
-        rest = next_size.divided_by(missing)
-        if rest is not None and rest.fixed is not None and not (next_size.depends_on_rows or missing.depends_on_rows):
-            taken.append(missing)
-            self._dims[self._next][0] = rest
-            return mender.size_one
-        if missing.depends_on_rows and not next_size.depends_on_rows:
-            self._move_rows()
-            return missing
-        mender.refuse_if(next_size.depends_on_rows, CROSSES_ROWS)
-        self._refuse(": cuts the steps into pieces, or its width is fixed")
+def _with_rows_at(
+    mender: Mender, value: DataTensor, rests: Sequence[Size], target: int
+) -> tuple[DataTensor, list[Size]]:
+    """A tensor whose rows were moved forward to the dim `target`, and the rests of its dims in the new order.
 
-    def _move_rows(self) -> None:
-        """Transposes `value`, so that its rows are the next dim to take.
+    The original's reshape takes them there: for a lone sequence, an axis of rows has size 1 and may stand anywhere.
 
-        The original's reshape takes them there: for a lone sequence, an axis of rows has size 1 and may stand anywhere.
-        """
-        mender, value, dims, target = self._mender, self.value, self._dims, self._next
-        rows_index = next((index for index, (rest, _) in enumerate(dims) if rest.is_rows), None)
-        if rows_index is None or rows_index < target or value.has_added_rows:
-            mender.refuse(CROSSES_ROWS)
-        # The rows pass the dims between, of which no part may be taken already.
-        between = dims[target:rows_index]
-        mender.refuse_if(any(rest is not size for rest, size in between), CROSSES_ROWS)
-        parts = "it merges the rows with other axes, so that each row gets parts of others"
-        value = value.because(parts if any(rest.fixed != 1 for rest, _ in between) else "")
-        order = [*range(len(dims))]
-        order.insert(target, order.pop(rows_index))
-        self._dims = [dims[index] for index in order]
-        groups = groups_of_one(size for _, size in self._dims)
-        self.value = value.with_name(mender.writer.transposed(value.name, order), groups=groups)
-
-    def _refuse(self, why: str) -> NoReturn:
-        """Refuses the new shape; `why` is the end of the reason."""
-        self._mender.refuse(f"reshapes {_text(self.value.groups)} into {_text(groups_of_one(self._sizes))}{why}")
+    Args:
+        mender: The mender.
+        value: The tensor.
+        rests: What is left of each dim.
+        target: The index of the next dim to take.
+    """
+    rows_index = next((index for index, rest in enumerate(rests) if rest.is_rows), -1)
+    # The rows pass the dims between, of which no part may be taken already.
+    between = [*zip(rests, value.dim_sizes, strict=True)][target:rows_index]
+    is_part_taken = any(rest is not size for rest, size in between)
+    mender.refuse_if(rows_index < target or value.has_added_rows or is_part_taken, CROSSES_ROWS)
+    cause = "it merges the rows with other axes, so that each row gets parts of others"
+    value = value.because(cause if any(rest.fixed != 1 for rest, _ in between) else "")
+    order = [*range(len(rests))]
+    order.insert(target, order.pop(rows_index))
+    groups = groups_of_one(value.dim_sizes[index] for index in order)
+    moved = value.with_name(mender.writer.transposed(value.name, order), groups=groups)
+    return moved, [rests[index] for index in order]
 
 
 @rule("Flatten")
@@ -257,13 +234,11 @@ def _group_of(mender: Mender, table: Table) -> Group:
 
     Refuses a size that depends on the rows in another way than by a product with them.
     """
-    size = Size(table)
-    if size.fixed is not None or size.is_time:
+    size, by_length = Size(table), Size(np.stack([table[0], table[0]]))
+    if not size.depends_on_rows:
         return (size,)
-    if size.is_rows:
-        return (mender.rows,)
     mender.refuse_if(not (table[1] == table[0] * MANY_ROWS).all(), CROSSES_ROWS)
-    return (mender.rows, Size(np.stack([table[0], table[0]])))
+    return (mender.rows,) if size.is_rows else (mender.rows, by_length)
 
 
 @rule("Expand", takes=movable)

@@ -1,0 +1,28 @@
+"""Graphs of `onnx` for the service's matcher of patterns, for rules that look for more than one node."""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+from onnx import GraphProto, ModelProto
+
+from lengthwise.runtime.onnx.onnx_graph import read
+from lengthwise.runtime.onnx.pattern import Pattern
+
+_SMALL: Final = 8  # numbers of a tensor that a pattern may ask for
+
+
+def pattern_of(graph: GraphProto) -> Pattern:
+    """The nodes and the small constants of a graph, also of one that is the body of a loop."""
+    small = [tensor for tensor in graph.initializer if math.prod(tensor.dims) <= _SMALL]
+    copied = GraphProto(node=graph.node, initializer=small, output=graph.output)
+    return Pattern(read(ModelProto(graph=copied).SerializeToString()))
+
+
+def source_of_copy(pattern: Pattern, name: str, *operators: str) -> str:
+    """The value that a value is a copy of, through any number of nodes of these operators."""
+    maker = pattern.makers.get(name)
+    if maker is None or maker.operator not in operators:
+        return name
+    return source_of_copy(pattern, maker.inputs[0], *operators)
