@@ -21,6 +21,7 @@ from lengthwise_export.mending.values import (
     DataTensor,
     KnownTensor,
     Value,
+    constant_in,
     is_pure,
     run_node,
     run_on_tables,
@@ -42,7 +43,8 @@ def data(mender: Mender) -> tuple[DataTensor]:
 
 def movable(mender: Mender) -> tuple[DataTensor]:
     """The first input of a node that only moves or copies elements, so that it may be an index of rows."""
-    return (mender.movable_input(0),)
+    value = mender.input_value(0)
+    return (value if isinstance(value, DataTensor) and value.is_row_index else mender.data_input(0),)
 
 
 def along(default: int) -> Taken:
@@ -180,18 +182,17 @@ def _computed_from_sizes(mender: Mender) -> KnownTensor | None:
         The output; None if an input is data, or the node has to be mended by a rule: then nothing was written.
     """
     node = mender.node
-    values = [mender.values[name] if name else None for name in node.input]
-    inputs = [value for value in values if not isinstance(value, DataTensor)]
+    inputs = [mender.values[name] if name else None for name in node.input]
+    tables = [value.table if isinstance(value, KnownTensor) else None for value in inputs]
     has_own_rule = node.op_type in ("Shape", "ConstantOfShape", "Range") or not is_pure(node)
-    if len(inputs) < len(values) or len(node.output) != 1 or has_own_rule:
+    if any(isinstance(value, DataTensor) for value in inputs) or len(node.output) != 1 or has_own_rule:
         return None
-    tables = [None if value is None else value.table for value in inputs]
     # 1. From constants, a constant: by any operator
-    results = None
-    if all(value is None or value.constant is not None for value in inputs):
-        results = run_node(node, [None if table is None else table[0, 0] for table in tables])
+    constants = [constant_in(value) for value in inputs]
+    is_constant = all(value is None or constant is not None for value, constant in zip(inputs, constants, strict=True))
+    results = run_node(node, constants) if is_constant else None
     # 2. Else a table, by an operator that can be run on tables
-    table = mender.table_of(results[0]) if results is not None else run_on_tables(node, tables) if inputs else None
+    table = mender.known("", results[0]).table if results else run_on_tables(node, tables)
     if table is None:
         return None
     mender.copy_node(["" if value is None else value.name for value in inputs])

@@ -169,7 +169,7 @@ def _mender(
     )
     _set_inputs(mender, names, steps, inputs, lengths_name)
     for tensor in model.graph.initializer:
-        mender.values[tensor.name] = mender.constant_tensor(tensor.name, numpy_helper.to_array(tensor))
+        mender.values[tensor.name] = mender.known(tensor.name, numpy_helper.to_array(tensor))
     refill(model.graph.input, inputs.values())
     return mender
 

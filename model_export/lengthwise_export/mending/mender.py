@@ -81,11 +81,6 @@ class Mender:
         """An input of the node as a `DataTensor`, also if its numbers are known; refuses an index of rows."""
         return self.as_data(self.values[self.node.input[index]])
 
-    def movable_input(self, index: int) -> DataTensor:
-        """An input of a node that only moves or copies elements: as `data_input`, but it may be an index of rows."""
-        value = self.input_value(index)
-        return value if isinstance(value, DataTensor) and value.is_row_index else self.data_input(index)
-
     def constant_input(self, index: int) -> Any:
         """The array of an input that must be a constant; None if the node does not have this input."""
         value = self.input_value(index)
@@ -177,17 +172,13 @@ class Mender:
         """A size that is the same at every length."""
         return Size(np.broadcast_to(np.int64(number), (ROW_COUNTS, len(self.lengths))))
 
-    def constant_tensor(self, name: str, array: NDArray[Any]) -> KnownTensor:
+    def known(self, name: str, array: NDArray[Any]) -> KnownTensor:
         """The description of a constant; it has this name in the mended graph, and is `array` at every length."""
-        return KnownTensor(name, self.table_of(array))
-
-    def table_of(self, array: NDArray[Any]) -> Table:
-        """The table of a constant."""
-        return np.broadcast_to(array, (ROW_COUNTS, len(self.lengths), *array.shape))
+        return KnownTensor(name, np.broadcast_to(array, (ROW_COUNTS, len(self.lengths), *array.shape)))
 
     def emit_constant(self, array: NDArray[Any]) -> KnownTensor:
         """Writes a constant, by whose name later nodes can take it as an input."""
-        value = self.constant_tensor(self.writer.constant(array, dtype=array.dtype), array)
+        value = self.known(self.writer.constant(array, dtype=array.dtype), array)
         self.values[value.name] = value
         return value
 
@@ -491,6 +482,32 @@ class Mender:
         """  # noqa: DOC502 - `mixed_dim` raises it
         dim, size = self.mixed_dim(value, axis)
         return self.masked(value, [dim] if size.is_time else [], fill, cause)
+
+    def padded(
+        self,
+        value: DataTensor,
+        amounts: Mapping[int, tuple[int, int]],
+        *,
+        fill: float | None = None,
+        mode: str = "constant",
+    ) -> DataTensor:
+        """The tensor with as many elements added around its axes at every length, by a Pad.
+
+        Args:
+            value: The tensor.
+            amounts: By axis, how many are added in front of it and after it; negative ones take some away.
+            fill: The number that they have in the mode constant; None for 0.
+            mode: The mode of the Pad.
+        """
+        by_dim = {self.only_dim(value, axis)[0]: numbers for axis, numbers in amounts.items()}
+        pads = [by_dim.get(dim, (0, 0))[side] for side in (0, 1) for dim in range(value.dim_count)]
+        inputs = [value.name, self.writer.constant(pads)]
+        inputs += [] if fill is None else [self.writer.scalar(fill, value.dtype)]
+        groups = tuple(
+            (Size(group[0].table + sum(amounts[axis])),) if axis in amounts else group
+            for axis, group in enumerate(value.groups)
+        )
+        return value.with_name(self.emit("Pad", inputs, mode=mode), groups=groups)
 
     def take_per_row(self, value: DataTensor, axis: int, index: str, size: Size, *, clip: bool = True) -> DataTensor:
         """The tensor `value[row, index[row]]`: along an axis, each row picks its own positions.

@@ -182,7 +182,7 @@ def run_on_tables(node: NodeProto, inputs: Sequence[Table | None]) -> Table | No
     Returns:
         The table; None if the operator is neither in `_ELEMENTWISE` nor in `_MOVES`, or the output has no fixed shape.
     """
-    kind, attributes, first = node.op_type, attributes_of(node), inputs[0]
+    kind, attributes, first = node.op_type, attributes_of(node), inputs[0] if inputs else None
     if kind not in _ELEMENTWISE | _MOVES or first is None:
         return None
     table_count = len(inputs) if kind in _ELEMENTWISE or kind == "Concat" else 1
@@ -318,9 +318,9 @@ class DataTensor:
         """The dims of time, each with its size."""
         return {dim: size for dim, size in enumerate(self.dim_sizes, start=int(self.has_added_rows)) if size.is_time}
 
-    def groups_with(self, axis: int, size: Size) -> tuple[Group, ...]:
-        """The groups of this tensor, but with an axis of another size, which is one dim."""
-        return tuple((size,) if index == axis else group for index, group in enumerate(self.groups))
+    def groups_with(self, axis: int, *sizes: Size) -> tuple[Group, ...]:
+        """The groups of this tensor, but with axes of these sizes in the place of one; each is one dim."""
+        return (*self.groups[:axis], *groups_of_one(sizes), *self.groups[axis + 1 :])
 
     def without_axes(self, axes: Iterable[int]) -> tuple[Group, ...]:
         """The groups of this tensor, but without some axes."""

@@ -43,32 +43,23 @@ _COMBINED: Final = (
 _TESTS: Final = ["Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual"]
 
 _KEEP_ZERO: Final = frozenset(
-    {"Abs", "Asin", "Asinh", "Atan", "Atanh", "Ceil", "Celu", "Elu", "Erf", "Floor", "Gelu", "HardSwish"}
+    {"Abs", "Asin", "Asinh", "Atan", "Atanh", "Ceil", "Celu", "Elu", "Erf", "Floor", "Gelu", "HardSwish", "Identity"}
     | {"LeakyRelu", "Mish", "Neg", "Relu", "Round", "Selu", "Sign", "Sin", "Sinh", "Softsign", "Sqrt", "Swish", "Tan"}
     | {"Tanh"}
 )
 """Operators with one input whose output for 0 is 0."""
 
 
-@rule(*_UNARY)
-def _unary(mender: Mender, value: DataTensor) -> DataTensor:
-    """Mends a function of each element: the node stays.
-
-    Zeros at the padding stay zeros where the function of 0 is 0.
-    """
-    return replace(mender.keep_node(value), zero_padded=value.zero_padded and mender.node.op_type in _KEEP_ZERO)
-
-
+@rule(*_UNARY, "IsNaN", "IsInf")
 @rule("Identity", takes=movable)
-def _identity(mender: Mender, value: DataTensor) -> DataTensor:
-    """Mends a copy: the node stays, and an index of rows stays one."""
-    return replace(mender.keep_node(value), zero_padded=value.zero_padded)
+def _unary(mender: Mender, value: DataTensor) -> DataTensor:
+    """Mends a function or a test of each element: the node stays.
 
-
-@rule("IsNaN", "IsInf")
-def _test(mender: Mender, value: DataTensor) -> DataTensor:
-    """Mends a test of each element: the node stays."""
-    return replace(mender.keep_node(value), dtype=BOOL)
+    Zeros at the padding stay zeros where the function of 0 is 0. An index of rows stays one in an Identity.
+    """
+    kind = mender.node.op_type
+    dtype = BOOL if kind in ("IsNaN", "IsInf") else value.dtype
+    return replace(mender.keep_node(value), zero_padded=value.zero_padded and kind in _KEEP_ZERO, dtype=dtype)
 
 
 @rule("Cast", "CastLike", takes=movable)
@@ -238,11 +229,9 @@ def _gemm(mender: Mender, left: DataTensor) -> DataTensor:
     """
     right, bias = mender.data_input(1), mender.input_value(2)
     transposes_left, transposes_right = mender.attribute("transA", 0), mender.attribute("transB", 0)
+    is_plain = left.has_original_axes and not transposes_left and not left.groups[-1][0].is_time
     has_plain_right = right.has_original_axes and not any(size.is_rows for size in right.dim_sizes)
-    sums_steps = left.groups[-1][0].is_time
-    has_constant_bias = bias is None or constant_in(bias) is not None
-    has_plain_left = left.has_original_axes and not transposes_left and not sums_steps
-    if has_plain_left and has_plain_right and has_constant_bias:
+    if is_plain and has_plain_right and (bias is None or constant_in(bias) is not None):
         groups = right.groups[::-1] if transposes_right else right.groups
         # This refuses axes that do not match; there are no steps to fill with zeros.
         _with_zeros_at_padding(mender, left, right.with_name(right.name, groups=groups))
@@ -278,9 +267,9 @@ def _einsum(mender: Mender, inputs: list[Value]) -> DataTensor:
     group_of: dict[str, Group] = {}  # by the letter of an axis
     for term, operand in zip(terms, operands, strict=True):
         for letter, group in zip(term, operand.groups, strict=True):
-            first = group_of.setdefault(letter, group)
-            different = f"combines axes of different sizes: {axis_text(first)} and {axis_text(group)}"
-            mender.refuse_if(not mender.matches(first, group), different)
+            pair = group_of.setdefault(letter, group), group
+            different = f"combines axes of different sizes: {axis_text(pair[0])} and {axis_text(group)}"
+            mender.refuse_if(not mender.matches(*pair), different)
     # New letters: each axis is spelled with a letter for each of its dims.
     new_letters = iter(string.ascii_letters)
     spelling_of = {letter: "".join(next(new_letters) for _ in group) for letter, group in group_of.items()}

@@ -33,6 +33,9 @@ class Window:
     before: int  # Zeros in front of the axis
     after: int  # Zeros after it
     rounds_up: bool = False  # Whether a last window that reaches beyond the zeros counts (`ceil_mode`)
+    # Where the zeros depend on the length: those in front and after, `[lengths]` each; they are written as steps, so
+    # `before` and `after` are 0. Only `auto_pad` SAME with a stride has such zeros.
+    own_zeros: tuple[Table, Table] | None = None
 
     def count(self, size: Table) -> Table:
         """The number of windows, which is the size of the output, for each size of the axis."""
@@ -49,48 +52,41 @@ class Window:
         return size.is_time and bool((last_read >= size.by_length)[counts > 0].any())
 
 
-def _windows(
-    mender: Mender, kernel: Sequence[int], sizes: Sequence[Size]
-) -> tuple[list[Window], dict[int, tuple[Table, Table]]]:
+def _windows(mender: Mender, kernel: Sequence[int], sizes: Sequence[Size]) -> list[Window]:
     """The window along each spatial axis, from the attributes of the node.
 
     Args:
         mender: The mender, whose node is a convolution or a pool.
         kernel: The kernel's size along each spatial axis, without a dilation.
         sizes: The sizes of the spatial axes.
-
-    Returns:
-        1. The windows.
-        2. By the index of a spatial axis around which the number of zeros depends on the length: the zeros in front of
-           it and after it, `[lengths]` each. Only `auto_pad` SAME with a stride has such axes; their windows have no
-           zeros.
     """
-    count = len(kernel)
+    count, auto_pad = len(kernel), mender.attribute("auto_pad", "NOTSET")
     strides, dilations, pads = (
         mender.attribute(name) or [default] * (count * numbers_per_axis)
         for name, default, numbers_per_axis in (("strides", 1, 1), ("dilations", 1, 1), ("pads", 0, 2))
     )
-    auto_pad = mender.attribute("auto_pad", "NOTSET")
     windows = []
-    zeros_by_length: dict[int, tuple[Table, Table]] = {}
-    for index, stride in enumerate(strides):
-        dilated = dilations[index] * (kernel[index] - 1) + 1
+    for index, (size, stride) in enumerate(zip(sizes, strides, strict=True)):
+        dilated, own_zeros = dilations[index] * (kernel[index] - 1) + 1, None
         before, after = (0, 0) if auto_pad == "VALID" else (pads[index], pads[index + count])
         if auto_pad.startswith("SAME"):
-            # ONNX: as many zeros as it takes for one window at every `stride` steps, half of them on each side; UPPER
-            # and LOWER say on which side an odd one goes.
-            size = sizes[index].by_length
-            zeros = np.maximum((-(-size // stride) - 1) * stride + dilated - size, 0)
-            if stride == 1:
-                zeros = np.full_like(zeros, dilated - 1)
-            smaller_half, larger_half = zeros // 2, zeros - zeros // 2
-            halves = (smaller_half, larger_half) if auto_pad == "SAME_UPPER" else (larger_half, smaller_half)
+            halves = _same_zeros(size.by_length, dilated, stride, more_after=auto_pad == "SAME_UPPER")
             before, after = (int(half.max()) for half in halves)
             if (halves[0] != before).any():
-                zeros_by_length[index] = halves
-                before = after = 0
-        windows.append(Window(dilated, stride, before, after, bool(mender.attribute("ceil_mode", 0))))
-    return windows, zeros_by_length
+                before, after, own_zeros = 0, 0, halves
+        windows.append(Window(dilated, stride, before, after, bool(mender.attribute("ceil_mode", 0)), own_zeros))
+    return windows
+
+
+def _same_zeros(size: Table, kernel: int, stride: int, *, more_after: bool) -> tuple[Table, Table]:
+    """The zeros that `auto_pad` SAME puts in front of an axis, and after it, for each of its sizes.
+
+    ONNX: as many as it takes for one window at every `stride` steps, half of them on each side; an odd one goes after
+    the axis if `more_after`, else in front.
+    """
+    zeros = np.maximum((-(-size // stride) - 1) * stride + kernel - size, 0)
+    smaller_half, larger_half = zeros // 2, zeros - zeros // 2
+    return (smaller_half, larger_half) if more_after else (larger_half, smaller_half)
 
 
 def surrounded(
@@ -110,12 +106,9 @@ def surrounded(
         cause: What is noted as the cause of the change.
     """
     value = mender.fill_padding(value, axis, fill, cause)
-    dim, size = mender.only_dim(value, axis)
-    pads = [int(index == dim) for index in range(value.dim_count)] * 2
-    inputs = [value.name, mender.writer.constant(pads), mender.writer.scalar(fill, value.dtype)]
-    groups, new_size = value.groups_with(axis, Size(size.table + 2)), Size(size.table + sum(amounts))
-    wider = value.with_name(mender.emit("Pad", inputs, mode="constant"), groups=groups)
-    return mender.take_per_row(wider, axis, mender.strided_positions(1 - amounts[0], 1, new_size), new_size)
+    new_size = Size(mender.only_dim(value, axis)[1].table + sum(amounts))
+    index = mender.strided_positions(1 - amounts[0], 1, new_size)
+    return mender.take_per_row(mender.padded(value, {axis: (1, 1)}, fill=fill), axis, index, new_size)
 
 
 def _spatial_sizes(mender: Mender, value: DataTensor, rank: int) -> list[Size]:
@@ -157,11 +150,12 @@ def _mend_windows(
     mender.refuse_if(
         input_channels.is_time, "takes the steps for its channels, so its width is fixed: transpose before it"
     )
-    windows, zeros_by_length = _windows(mender, kernel, sizes)
-    for index, amounts in zeros_by_length.items():
-        zeros_cause = "the zeros in front of the steps are counted for the padded width"
-        value = surrounded(mender, value, index + 2, amounts, fill, zeros_cause)
-        (sizes[index],) = value.groups[index + 2]
+    windows = _windows(mender, kernel, sizes)
+    for index, window in enumerate(windows):
+        if window.own_zeros is not None:
+            zeros_cause = "the zeros in front of the steps are counted for the padded width"
+            value = surrounded(mender, value, index + 2, window.own_zeros, fill, zeros_cause)
+            (sizes[index],) = value.groups[index + 2]
     dims = [value.first_dims()[index + 2] for index, window in enumerate(windows) if window.reads_beyond(sizes[index])]
     value = mender.masked(value, dims, fill, cause)
     new_sizes = [Size(window.count(size.table)) for size, window in zip(sizes, windows, strict=True)]
@@ -234,7 +228,7 @@ def _conv_transpose(mender: Mender, value: DataTensor) -> DataTensor:
     """
     _, channels, *kernel = mender.constant_input(1).shape
     sizes = _spatial_sizes(mender, value, len(kernel) + 2)
-    windows, _ = _windows(mender, kernel, sizes)
+    windows = _windows(mender, kernel, sizes)
     output_padding = mender.attribute("output_padding") or [0] * len(windows)
     dims = [value.first_dims()[index + 2] for index, size in enumerate(sizes) if size.is_time]
     value = mender.masked(value, dims, 0, "its kernel spreads the padding over the last steps")
@@ -266,7 +260,8 @@ def _pool(mender: Mender, value: DataTensor) -> DataTensor:
 def _has_fixed_pads(mender: Mender, value: DataTensor) -> bool:
     """Whether the number of zeros around the spatial axes of a pool is the same at all lengths."""
     kernel = mender.attribute("kernel_shape")
-    return not _windows(mender, kernel, _spatial_sizes(mender, value, len(kernel) + 2))[1]
+    windows = _windows(mender, kernel, _spatial_sizes(mender, value, len(kernel) + 2))
+    return all(window.own_zeros is None for window in windows)
 
 
 @rule("AveragePool", requires={"averages with auto_pad at a stride: give it fixed pads": _has_fixed_pads})
@@ -302,8 +297,8 @@ def _averaged(mender: Mender, masked: DataTensor, windows: list[Window]) -> str:
     rounds_up, pads = windows[0].rounds_up, _pads(windows)
     sizes = [size for (size,) in masked.groups[2:]]
     if mender.attribute("count_include_pad", 0):
-        masked = _with_zeros_around(mender, masked, windows)
-        pads = [0] * len(pads)
+        around = {axis: (window.before, window.after) for axis, window in enumerate(windows, start=2)}
+        masked, pads = mender.padded(masked, around), [0] * len(pads)
     mask = mender.masked(_ones_like(mender, masked), masked.time_dims(), 0)
     inputs = [mender.in_original_shape(factor) for factor in (masked, mask)]
     if rounds_up:
@@ -320,19 +315,6 @@ def _averaged(mender: Mender, masked: DataTensor, windows: list[Window]) -> str:
     ends = mender.emit("Concat", [mender.writer.size_at_width(size) for size in new_sizes], axis=0)
     axes = [*range(2, 2 + len(new_sizes))]
     return mender.emit("Slice", [mean, mender.writer.constant([0] * len(axes)), ends, mender.writer.constant(axes)])
-
-
-def _with_zeros_around(mender: Mender, value: DataTensor, windows: Sequence[Window]) -> DataTensor:
-    """The tensor `[rows, channels, ...]` with the zeros of each window around its spatial axes, written as a Pad."""
-    rows_and_channels = [0] * value.first_dims()[2]
-    before, after = [window.before for window in windows], [window.after for window in windows]
-    amounts = mender.writer.constant([*rows_and_channels, *before, *rows_and_channels, *after])
-    wider = mender.emit("Pad", [value.name, amounts], mode="constant")
-    sizes = [
-        Size(size.table + window.before + window.after)
-        for (size,), window in zip(value.groups[2:], windows, strict=True)
-    ]
-    return value.with_name(wider, groups=(*value.groups[:2], *groups_of_one(sizes)))
 
 
 def _ones_like(mender: Mender, value: DataTensor) -> DataTensor:

@@ -113,8 +113,7 @@ def _gathered_by_numbers(mender: Mender, value: DataTensor, axis: int, index: Kn
     """
     mender.refuse_rows(value.groups[axis])
     dim, size = mender.only_dim(value, axis)
-    index_groups = groups_of_one(map(mender.fixed_size, index.shape))
-    groups = (*value.groups[:axis], *index_groups, *value.groups[axis + 1 :])
+    groups = value.groups_with(axis, *map(mender.fixed_size, index.shape))
     # `[lengths, *shape]`: the index at each length, counted from the start
     numbers = index.table[0]
     axis_size = size.by_length.reshape(-1, *[1] * (numbers.ndim - 1))
@@ -151,7 +150,7 @@ def _gathered_by_data(mender: Mender, value: DataTensor, axis: int, index: DataT
         "picks steps of all rows in each row: gather along the steps",
     )
     mender.refuse_if(index.has_merged_axes, "picks by an index with merged axes")
-    groups = (*value.groups[:axis], *index.groups, *value.groups[axis + 1 :])
+    groups = value.groups_with(axis, *index.dim_sizes)
     # Case 2
     if index.has_added_rows and value.rows_dim is not None:
         mender.refuse_if(index.rank != 1, "picks by a table of indices that depend on the row")
@@ -180,6 +179,12 @@ def _from_own_end(mender: Mender, index: DataTensor, size: Size) -> DataTensor:
     end_name = end.name if index.dtype == INT64 else mender.writer.cast(end.name, index.dtype)
     from_end = mender.emit("Add", [aligned.name, end_name])
     return result.with_name(mender.emit("Where", [is_negative, from_end, aligned.name]))
+
+
+def _valid_index(mender: Mender, index: DataTensor, size: Size) -> DataTensor:
+    """An index along a dim of this size, counted from the start, that is 0 at its own padding."""
+    index = _from_own_end(mender, index, size) if size.is_time else index
+    return mender.masked(index, index.time_dims(), 0)
 
 
 @rule("GatherND")
@@ -238,8 +243,7 @@ def _picked_in_own_row(mender: Mender, value: DataTensor, index: DataTensor) -> 
     _, size = mender.only_dim(value, 1)
     groups = index.groups[:-1]
     positions = replace(mender.squeezed(index, [-1]), zero_padded=False)
-    positions = _from_own_end(mender, positions, size) if size.is_time else positions
-    positions = mender.masked(positions, positions.time_dims(), 0)  # a valid index at the padding
+    positions = _valid_index(mender, positions, size)
     name = mender.emit("GatherND", [value.name, mender.writer.unsqueezed(positions.name, [len(groups)])], batch_dims=1)
     picked = value.with_name(name, groups=(*groups, *value.groups[2:]), zero_padded=False)
     return picked.because(positions.cause)
@@ -265,8 +269,7 @@ def _gather_elements(mender: Mender, value: DataTensor, axis: int) -> DataTensor
             f"picks from {axis_text(group)} by an index of {axis_text(index_group)}",
         )
         mender.refuse_if(group[0].is_rows and not index_group[0].is_rows, CROSSES_ROWS)
-    indices = _from_own_end(mender, index, size) if size.is_time else index
-    indices = mender.masked(indices, indices.time_dims(), 0)
+    indices = _valid_index(mender, index, size)
     if indices.has_added_rows and not value.has_added_rows:  # a table for all rows: a copy for each
         shape = mender.emit("Concat", [mender.writer.rows, mender.writer.constant([1] * len(value.dim_sizes))], axis=0)
         name = mender.emit("Expand", [mender.writer.unsqueezed(value.name, [0]), shape])
@@ -314,21 +317,21 @@ def _range(mender: Mender, bounds: list[KnownTensor]) -> DataTensor:
     return value
 
 
-@rule("ReverseSequence")
+def _is_over_steps(mender: Mender, value: DataTensor) -> bool:
+    """Whether a ReverseSequence is over the steps of each row."""
+    rows, time = mender.attribute("batch_axis", 1), mender.attribute("time_axis", 0)
+    return value.has_original_axes and value.groups[rows][0].is_rows and value.groups[time][0].is_time
+
+
+@rule("ReverseSequence", requires={"reverses another axis than the steps of each row": _is_over_steps})
 def _reverse_sequence(mender: Mender, value: DataTensor) -> DataTensor:
     """Mends the reversal of the steps.
 
     1. Its lengths come from an input with lengths: the node stays.
     2. Else it reverses the whole width: it gets each row's own length.
     """
-    rows, time = mender.attribute("batch_axis", 1), mender.attribute("time_axis", 0)
-    mender.refuse_if(
-        not value.has_original_axes or not value.groups[rows][0].is_rows or not value.groups[time][0].is_time,
-        "reverses another axis than the steps of each row",
-    )
-    lengths = mender.inputs()[1]
-    if isinstance(lengths, DataTensor) and "lengths" in lengths.sources:
-        return replace(mender.keep_node(value, [lengths.name]), zero_padded=value.zero_padded)
-    own_sizes = mender.writer.per_row(value.groups[time][0].by_length)
-    reversed_value = replace(mender.keep_node(value, [own_sizes]), zero_padded=value.zero_padded)
-    return reversed_value.because("it reverses the padding together with the steps")
+    lengths, (size,) = mender.inputs()[1], value.groups[mender.attribute("time_axis", 0)]
+    stays = isinstance(lengths, DataTensor) and "lengths" in lengths.sources
+    own_sizes = lengths.name if stays else mender.writer.per_row(size.by_length)
+    cause = "" if stays else "it reverses the padding together with the steps"
+    return replace(mender.keep_node(value, [own_sizes]), zero_padded=value.zero_padded).because(cause)

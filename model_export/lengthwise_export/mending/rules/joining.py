@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from lengthwise_export.mending.engine import along, rule, values
@@ -117,16 +119,11 @@ def _padded(
     if before is not None and after is not None and (mode == "constant" or size.fixed is not None):
         # The original cannot take away more steps than there are
         mender.require_lengths(size.by_length >= -before - after)
-        new_size = Size(np.maximum(size.table + before + after, 0))
         if after > 0:
             value = mender.fill_padding(value, axis, fill, "what it adds comes behind the padding")
-        dim = value.first_dims()[axis]  # the tensor may have got added rows
-        pads = [int(amount) if index == dim else 0 for amount in (before, after) for index in range(value.dim_count)]
-        inputs = [value.name, mender.writer.constant(pads)]
-        inputs += [mender.writer.scalar(fill, value.dtype)] if mode == "constant" else []
-        name = mender.emit("Pad", inputs, mode=mode)
-        zero_padded = value.zero_padded and mode == "constant" and fill == 0 and after >= 0
-        return value.with_name(name, groups=value.groups_with(axis, new_size), zero_padded=bool(zero_padded))
+        number = fill if mode == "constant" else None
+        padded = mender.padded(value, {axis: (int(before), int(after))}, fill=number, mode=mode)
+        return replace(padded, zero_padded=value.zero_padded and number == 0 and bool(after >= 0))
     is_same_for_all_rows = all((table[0] == table[1]).all() and (table >= 0).all() for table in amounts)
     mender.refuse_if(
         not size.is_time or not is_same_for_all_rows,

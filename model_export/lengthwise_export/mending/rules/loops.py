@@ -217,9 +217,7 @@ def _scan(mender: Mender, inputs: list[Value]) -> NodeOutputs:
     scanned_count = mender.attribute("num_scan_inputs")
     state_count = len(inputs) - scanned_count
     states, scanned = _inputs_of_scan(mender, state_count)
-    constants = {
-        tensor.name: mender.constant_tensor(tensor.name, numpy_helper.to_array(tensor)) for tensor in body.initializer
-    }
+    constants = {tensor.name: mender.known(tensor.name, numpy_helper.to_array(tensor)) for tensor in body.initializer}
     mender = replace(mender, values={**mender.values, **constants})
     # Case 1
     directions = mender.attribute("scan_input_directions") or [0] * scanned_count  # 1: from the last step to the first
