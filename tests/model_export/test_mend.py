@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
+import re
+import sys
 from typing import Any
 
 import numpy as np
@@ -354,3 +358,23 @@ def test_every_rule_is_tried() -> None:
     arithmetic = {name for name, rule in RULES.items() if rule.writes.__module__.endswith(".arithmetic")}
     elementwise = arithmetic - {"MatMul", "Gemm", "Einsum"}
     assert {*RULES} - elementwise - tried == {"RNN", "Size", "Hardmax", "Loop", "Scan"}  # the last two: test_loops
+
+
+def functions_of_rules() -> dict[str, tuple[str, str]]:
+    """The docstring and the code of every function in a module of rules, by its name."""
+    sources = {rule.writes.__module__: sys.modules[rule.writes.__module__] for rule in RULES.values()}
+    return {
+        function.name: (ast.get_docstring(function) or "", ast.get_source_segment(source, function) or "")
+        for source in map(inspect.getsource, sources.values())
+        for function in ast.walk(ast.parse(source))
+        if isinstance(function, ast.FunctionDef)
+    }
+
+
+@pytest.mark.parametrize("name", [name for name, (_, code) in functions_of_rules().items() if "ase " in code])
+def test_a_case_that_code_names_stands_in_its_docstring(name: str) -> None:
+    docstring, code = functions_of_rules()[name]
+    named = {
+        int(number) for text in re.findall(r"# [Cc]ases? (\d[^\n:.]*)", code) for number in re.findall(r"\d+", text)
+    }
+    assert named <= {int(number) for number in re.findall(r"^(\d+)\. ", docstring, re.MULTILINE)}

@@ -2,7 +2,7 @@
 
 A rule is a value (`Rule`): its operators, what it requires of a node, and the function that writes the nodes of the
 mended graph. That function's docstring has its cases, with the numbers that stand in its code; it returns the outputs.
-A rule reads the node and its inputs from a `Mender`, and changes nothing but the nodes that are written.
+A rule reads the node and its inputs from a `Mender`, and adds nothing but nodes and values with new names.
 """
 
 from __future__ import annotations
