@@ -49,7 +49,9 @@ class Leaf:
 
     kind: str  # `input` (a step or a state), `product`, or an activation's operator type
     width: int  # The number of its features
-    operands: tuple[Affine, ...] = ()  # The two factors of a product, or what an activation is applied to
+    # The two factors of a product, or what an activation is applied to; of a GRU's new state also what its reset gate
+    # multiplies
+    operands: tuple[Affine, ...] = ()
     numbers: tuple[tuple[str, float], ...] = ()  # The activation's numbers by name, such as its `alpha`
 
 

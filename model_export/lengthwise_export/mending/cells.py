@@ -5,9 +5,9 @@
     h' = tanh(...)                                RNN
 
 A prime marks what a step gives. The body's *state* is h, its *memory* is an LSTM's c; n is the *new state* of a GRU
-before it is mixed with the old one (ONNX: the hidden gate). Each gate is an activation of an affine function (`Affine`)
-of the step and of h; the layer gets the weights of these functions. Whether the layer equals the loop is shown by the
-proof of the mend. `Leaf`, `Affine` and the signs of its terms are those of `cell_body`.
+before it is mixed with the old one (ONNX: the hidden gate). Each gate is an activation (`Leaf`) of an affine function
+(`Affine`) of the step and of h; the layer gets the weights of these functions. Whether the layer equals the loop is
+shown by the proof of the mend. `Leaf`, `Affine` and the signs of its terms are those of `cell_body`.
 """
 
 from __future__ import annotations
@@ -42,17 +42,6 @@ class Cell:
     memory: str | None  # An LSTM's memory c before a step; None for the others
     next_states: frozenset[str]  # All values that are the state after a step
     next_memories: frozenset[str]  # All values that are the memory after a step; empty if there is none
-
-
-@dataclass(frozen=True, slots=True)
-class _Gate:
-    """`activation(inner)`; or, of a GRU's new state, `activation(inner + r * reset_part)` with the reset gate r."""
-
-    activation: str  # The activation's operator type
-    numbers: tuple[tuple[str, float], ...]  # Its numbers by name, such as `alpha`
-    inner: Affine  # What the activation is applied to
-    # A function of the state alone; None if the reset gate multiplies the state itself, or there is none
-    reset_part: Affine | None = None
 
 
 def recognise(
@@ -98,12 +87,10 @@ def recognise(
     raise NotFound
 
 
-def _gate(value: Affine | Leaf | None) -> _Gate | None:
+def _gate(value: Affine | None) -> Leaf | None:
     """A value as a gate, if it is an activation of a function; else None."""
-    leaf = value.only if isinstance(value, Affine) else value
-    if leaf is None or leaf.kind not in ACTIVATIONS:
-        return None
-    return _Gate(leaf.kind, leaf.numbers, leaf.operands[0])
+    leaf = None if value is None else value.only
+    return leaf if leaf is not None and leaf.kind in ACTIVATIONS else None
 
 
 def _factors(leaf: Leaf | None) -> Iterator[tuple[Affine, Affine]]:
@@ -114,7 +101,7 @@ def _factors(leaf: Leaf | None) -> Iterator[tuple[Affine, Affine]]:
         yield second, first
 
 
-def _lstm(next_state: Affine, next_memory: Affine, memory: Leaf) -> list[_Gate] | None:
+def _lstm(next_state: Affine, next_memory: Affine, memory: Leaf) -> list[Leaf] | None:
     """The gates of an LSTM from what its body computes, the functions for its next state and its next memory.
 
     The equations, with the factors and terms in any order:
@@ -133,27 +120,30 @@ def _lstm(next_state: Affine, next_memory: Affine, memory: Leaf) -> list[_Gate] 
         for (forget, old_memory), (input_, cell) in product(_factors(first), _factors(second)):
             values = (input_, output, forget, cell, activated)
             gates = [gate for value in values if (gate := _gate(value)) is not None]
-            is_lstm = len(gates) == 5 and old_memory.only is memory and gates[-1].inner.same(next_memory)
+            is_lstm = len(gates) == 5 and old_memory.only is memory and gates[-1].operands[0].same(next_memory)
             if is_lstm and _have_same_activation(*gates[:3]):
                 return gates
     return None
 
 
-def _have_same_activation(*gates: _Gate) -> bool:
+def _have_same_activation(*gates: Leaf) -> bool:
     """Whether gates have the same activation, with the same numbers."""
-    return len({(gate.activation, gate.numbers) for gate in gates}) == 1
+    return len({(gate.kind, gate.numbers) for gate in gates}) == 1
 
 
-def _gru(next_state: Affine, state: Leaf) -> list[_Gate] | None:
-    """The update gate z, the reset gate r and the new state n of a GRU; None if its next state is none of a GRU."""
+def _gru(next_state: Affine, state: Leaf) -> list[Leaf] | None:
+    """The update gate z, the reset gate r and the new state n of a GRU; None if its next state is none of a GRU.
+
+    The operands of n are those of `_reset_gates`.
+    """
     for update, new in _update_gates(next_state, state):
-        for inner, reset, reset_part in _reset_gates(new.inner, state):
+        for operands, reset in _reset_gates(new.operands[0], state):
             if _have_same_activation(update, reset):
-                return [update, reset, replace(new, inner=inner, reset_part=reset_part)]
+                return [update, reset, replace(new, operands=operands)]
     return None
 
 
-def _update_gates(next_state: Affine, state: Leaf) -> Iterator[tuple[_Gate, _Gate]]:
+def _update_gates(next_state: Affine, state: Leaf) -> Iterator[tuple[Leaf, Leaf]]:
     """Yields the update gate z and the new state n that a GRU with this next state may have.
 
     Exporters write the next state in two ways, where h is `state`, the state before the step. Each is a sum of one term
@@ -175,20 +165,20 @@ def _update_gates(next_state: Affine, state: Leaf) -> Iterator[tuple[_Gate, _Gat
         if single is state:  # the second way
             update, new = _complement(_gate(gate)), _gate(added)
         elif added.only is state:  # the first way
-            update, new = _gate(gate), _gate(single)
+            update, new = _gate(gate), _gate(Affine.of(single))
         if update is not None and new is not None:
             yield update, new
 
 
-def _complement(gate: _Gate | None) -> _Gate | None:
+def _complement(gate: Leaf | None) -> Leaf | None:
     """`1 - gate` as a gate; None if there is no gate, or its activation has no such form (see `_COMPLEMENTS`)."""
-    if gate is None or gate.activation not in _COMPLEMENTS or gate.numbers not in ((), (("alpha", 1.0), ("beta", 0.0))):
+    if gate is None or gate.kind not in _COMPLEMENTS or gate.numbers not in ((), (("alpha", 1.0), ("beta", 0.0))):
         return None
-    inner = gate.inner.scaled(-1.0)
-    return replace(gate, inner=inner.plus(Affine({}, np.full(inner.width, _COMPLEMENTS[gate.activation]))))
+    constant = Affine({}, np.full(gate.width, _COMPLEMENTS[gate.kind]))
+    return replace(gate, operands=(gate.operands[0].scaled(-1.0).plus(constant),))
 
 
-def _reset_gates(inner: Affine, state: Leaf) -> Iterator[tuple[Affine, _Gate, Affine | None]]:
+def _reset_gates(inner: Affine, state: Leaf) -> Iterator[tuple[tuple[Affine, ...], Leaf]]:
     """Yields the reset gates r that the inner function of a GRU's new state may have, in either form of ONNX's GRU.
 
         x @ W + (r * h) @ U            `linear_before_reset` is 0
@@ -199,9 +189,9 @@ def _reset_gates(inner: Affine, state: Leaf) -> Iterator[tuple[Affine, _Gate, Af
         state: The state h before the step.
 
     Yields:
-        1. The inner function without the gate: `x @ W + h @ U` in the first form, `x @ W` in the second.
+        1. The inner function without the gate: `x @ W + h @ U` in the first form, `x @ W` in the second; in that also
+           what the gate multiplies, `h @ U + b`.
         2. The gate r.
-        3. What the gate multiplies in the second form, `h @ U + b`; None in the first.
     """
     for leaf, matrix in inner.terms.items():
         rest = Affine({term: inner.terms[term] for term in inner.terms if term is not leaf}, inner.bias)
@@ -209,13 +199,13 @@ def _reset_gates(inner: Affine, state: Leaf) -> Iterator[tuple[Affine, _Gate, Af
         for first, second in _factors(leaf):
             reset = _gate(first)
             if reset is not None and second.only is state:
-                yield rest.plus(Affine({state: matrix}, np.zeros(rest.width))), reset, None
+                yield (rest.plus(Affine({state: matrix}, np.zeros(rest.width))),), reset
             elif reset is not None and is_plain_term and [*second.terms] == [state]:
-                yield rest, reset, second
+                yield (rest, second), reset
 
 
 def _layer(
-    kind: str, gates: list[_Gate], step: Leaf, state: Leaf
+    kind: str, gates: list[Leaf], step: Leaf, state: Leaf
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32], dict[str, Any]] | None:
     """The weights and attributes of ONNX's operator with these gates.
 
@@ -232,22 +222,22 @@ def _layer(
     gates_with_weights = gates[:4]
     hidden, parts = state.width, []
     for gate in gates_with_weights:
-        has_two_recurrences = gate.reset_part is not None and state in gate.inner.terms
-        if not gate.inner.terms.keys() <= {step, state} or gate.inner.width != hidden or has_two_recurrences:
+        inner, reset_part = (*gate.operands, Affine({}, np.zeros(hidden)))[:2]
+        has_two_recurrences = state in reset_part.terms and state in inner.terms
+        if not inner.terms.keys() <= {step, state} or inner.width != hidden or has_two_recurrences:
             return None
-        reset_part = gate.reset_part or Affine({}, np.zeros(hidden))
-        recurrence = {**reset_part.terms, **gate.inner.terms}.get(state, np.zeros((hidden, hidden)))
-        weights = gate.inner.terms.get(step, np.zeros((step.width, hidden)))
-        parts.append((weights.T, recurrence.T, gate.inner.bias, reset_part.bias))
+        recurrence = {**reset_part.terms, **inner.terms}.get(state, np.zeros((hidden, hidden)))
+        weights = inner.terms.get(step, np.zeros((step.width, hidden)))
+        parts.append((weights.T, recurrence.T, inner.bias, reset_part.bias))
     all_weights, recurrences, biases, reset_biases = (
         np.concatenate(arrays).astype(np.float32) for arrays in zip(*parts, strict=True)
     )
     # ONNX lists one activation for gates that have the same one.
     listed = [gates[index] for index in {"LSTM": (1, 3, -1), "GRU": (0, -1), "RNN": (0,)}[kind]]
-    attributes: dict[str, Any] = {"hidden_size": hidden, "activations": [gate.activation for gate in listed]}
+    attributes: dict[str, Any] = {"hidden_size": hidden, "activations": [gate.kind for gate in listed]}
     for number in ("alpha", "beta"):
         if values := [value for gate in listed for key, value in gate.numbers if key == number]:
             attributes[f"activation_{number}"] = values
-    if kind == "GRU" and gates_with_weights[-1].reset_part is not None:
+    if kind == "GRU" and len(gates[-1].operands) == 2:
         attributes["linear_before_reset"] = 1
     return all_weights[None], recurrences[None], np.concatenate([biases, reset_biases])[None], attributes

@@ -205,7 +205,18 @@ def _with_invariant_nodes_outside(mender: Mender) -> NodeProto:
     return loop
 
 
-@rule("Scan", takes=values)
+@rule(
+    "Scan",
+    takes=values,
+    requires={
+        "scans another axis than the first: transpose around it": lambda mender, _: (
+            not any(mender.attribute("scan_input_axes") or []) and not any(mender.attribute("scan_output_axes") or [])
+        ),
+        "scans in both directions at once": lambda mender, _: (
+            len({*(mender.attribute("scan_input_directions") or [0])}) == 1
+        ),
+    },
+)
 def _scan(mender: Mender, inputs: list[Value]) -> NodeOutputs:
     """Mends a Scan over the steps.
 
@@ -232,7 +243,6 @@ def _scan(mender: Mender, inputs: list[Value]) -> NodeOutputs:
             not start.groups[0][0].is_rows or not all(map(mender.matches, start.groups, end.groups)),
             "has a state whose first axis is not the rows",
         )
-    mender.refuse_if(any(directions) and not all(directions), "scans in both directions at once")
     time = scanned[0].groups[0][0]
     mask = mender.writer.transposed(mender.writer.mask(time), (1, 0))  # `[steps, rows]`
     names = mender.copy_node(
@@ -257,10 +267,6 @@ def _inputs_of_scan(mender: Mender, state_count: int) -> tuple[list[DataTensor],
 
     Refuses a Scan that is not over the steps.
     """
-    mender.refuse_if(
-        any(mender.attribute("scan_input_axes") or []) or any(mender.attribute("scan_output_axes") or []),
-        "scans another axis than the first: transpose around it",
-    )
     tensors = [mender.as_data(value) for value in mender.inputs()]
     mender.refuse_if(not all(value.has_original_axes for value in tensors), "scans merged axes")
     time, *further = (value.groups[0][0] for value in tensors[state_count:])

@@ -240,8 +240,8 @@ def _group_normalization(mender: Mender, value: DataTensor) -> DataTensor:
     joined = mender.emit("Reshape", [result.name, mender.writer.constant([0, channels, -1])])
     if scale.size == count != channels:  # before opset 21 there was one number for each group
         scale, shift = np.repeat(scale, channels // count), np.repeat(shift, channels // count)
-    joined_tensor = result.with_name(joined, groups=value.groups, zero_padded=False)
-    return _scaled_and_shifted(mender, joined_tensor, scale, shift)
+    result = result.with_name(joined, groups=value.groups, zero_padded=False)
+    return _scaled_and_shifted(mender, result, scale, shift)
 
 
 @rule(
