@@ -62,7 +62,7 @@ def test_features_are_moved_as_the_operator_moves_values(name: str) -> None:
     expected = run_node(node, [values[each] for each in node.input])
     assert expected is not None
     for output, numbers in zip(node.output, expected, strict=True):
-        function = body.function(output)
+        function = body.affine(output)
         assert function is not None
         assert np.allclose(at(function, state), numbers)
 

@@ -20,6 +20,7 @@ from lengthwise.commands.cli import main
 from lengthwise.errors import ConfigurationError, LengthwiseError, VerificationError
 from lengthwise_export.errors import UnmendableError
 from lengthwise_export.mending import mend_target
+from lengthwise_export.mending.fix import FixProposal
 from lengthwise_export.mending.mend import Mended
 from tests.gallery import onnx_sound
 from tests.support.mends import CHANGES, WEIGHTS, blind_mean, leaking_mean, mended_mean

@@ -150,8 +150,8 @@ class Body:
         require(name in self._values)
         return self._values[name]
 
-    def function(self, name: str) -> Affine | None:
-        """A value by its name as a function; None for a constant, or for an operator that cells do not have."""
+    def affine(self, name: str) -> Affine | None:
+        """The affine form of a value; None if it is a constant, or comes from an operator that no cell has."""
         try:
             value = self.value(name)
         except NotFound:
@@ -160,7 +160,7 @@ class Body:
 
     def names_of(self, function: Affine) -> frozenset[str]:
         """The names of all values of the body that are the same function as this one."""
-        functions = {name: self.function(name) for name in [*self._values, *self._producers]}
+        functions = {name: self.affine(name) for name in [*self._values, *self._producers]}
         return frozenset(name for name, value in functions.items() if value is not None and value.same(function))
 
 

@@ -33,9 +33,9 @@ class Cell:
     """A recurrent cell, as ONNX's operators LSTM, GRU and RNN describe it."""
 
     kind: str  # `LSTM`, `GRU` or `RNN`
-    weights: NDArray[np.float32]  # `[1, gates * hidden, features]`, with the gates in ONNX's order
-    recurrence: NDArray[np.float32]  # `[1, gates * hidden, hidden]`
-    bias: NDArray[np.float32]  # `[1, 2 * gates * hidden]`: of the weights, then of the recurrence
+    # With the gates in ONNX's order: the weights `[1, gates * hidden, features]`, the recurrence
+    # `[1, gates * hidden, hidden]`, and the bias of the weights, then of the recurrence, `[1, 2 * gates * hidden]`
+    weights: tuple[NDArray[np.float32], ...]
     attributes: dict[str, Any]  # The operator's attributes, such as `hidden_size` and `activations`
     # Names of values of the body:
     state: str  # The state h before a step
@@ -69,7 +69,7 @@ def recognise(
     step_leaf = body.input(*step)
     leaves = {name: body.input(name, width) for name, (_, width) in states.items()}
     after_step = {
-        name: function for name, (next_name, _) in states.items() if (function := body.function(next_name)) is not None
+        name: function for name, (next_name, _) in states.items() if (function := body.affine(next_name)) is not None
     }
     # Each state is tried as h, and beside it every other one as the memory of an LSTM.
     for state, next_state in after_step.items():
@@ -206,7 +206,7 @@ def _reset_gates(inner: Affine, state: Leaf) -> Iterator[tuple[tuple[Affine, ...
 
 def _layer(
     kind: str, gates: list[Leaf], step: Leaf, state: Leaf
-) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32], dict[str, Any]] | None:
+) -> tuple[tuple[NDArray[np.float32], ...], dict[str, Any]] | None:
     """The weights and attributes of ONNX's operator with these gates.
 
     Args:
@@ -216,7 +216,7 @@ def _layer(
         state: The state h before the step.
 
     Returns:
-        The fields `weights`, `recurrence`, `bias` and `attributes` of a `Cell`; None if a gate depends on anything else
+        The fields `weights` and `attributes` of a `Cell`; None if a gate depends on anything else
         than the step and the state.
     """
     gates_with_weights = gates[:4]
@@ -240,4 +240,4 @@ def _layer(
             attributes[f"activation_{number}"] = values
     if kind == "GRU" and len(gates[-1].operands) == 2:
         attributes["linear_before_reset"] = 1
-    return all_weights[None], recurrences[None], np.concatenate([biases, reset_biases])[None], attributes
+    return (all_weights[None], recurrences[None], np.concatenate([biases, reset_biases])[None]), attributes

@@ -31,12 +31,14 @@ from lengthwise_export.mending.values import (
     axis_text,
     constant_in,
     groups_of_one,
-    has_size_one,
 )
 from lengthwise_export.mending.writer import Writer
 from lengthwise_export.onnx_graphs.protos import attributes_of
 
 SHORTEST_RUN: Final = 8  # successive lengths: if sizes agree, or one divides another, at fewer, this is chance
+
+
+_ADDED_ROWS: Final = (-1, 0)  # the label of the added rows in `Mender._aligned`
 
 
 class LengthsRestricted(Exception):
@@ -335,8 +337,8 @@ class Mender:
                 then have the same number of axes.
 
         Returns:
-            Each operand with the name of its tensor in the new form, but the groups that it had before; and the
-            description of the result, which has no name yet. The result lacks the free axes, has size 1 along the axis
+            Each operand in the new form, whose axes are those of the result, then its free ones; and the description of
+            the result, which has no name yet. The result lacks the free axes, has size 1 along the axis
             `keep`, has the element type of the first operand, and the first cause of any.
         """
         operands = [self.as_data(value) for value in values]
@@ -369,14 +371,13 @@ class Mender:
             result: The result, as `align_axes` returns it.
             keep: The axis of the result along which the operand keeps its size.
         """
-        operand_groups = [*[(self.size_one,)] * (result.rank - operand.rank), *operand.groups]
-        # Whether the operand has rows at the result's axis of rows, because its added rows were moved there
-        has_moved_rows = operand.has_added_rows and not result.has_added_rows
         # For each dim the size to repeat it to; None for one that stays
         sizes: list[Size | None] = [None if operand.has_added_rows else self.rows for _ in result.added_dims]
-        for axis, (group, operand_group) in enumerate(zip(result.groups, operand_groups, strict=True)):
-            stays = axis == keep or not has_size_one(operand_group)
-            sizes += [None if stays or (has_moved_rows and size.is_rows) or size.fixed == 1 else size for size in group]
+        for axis, (group, own_group) in enumerate(zip(result.groups, operand.groups, strict=True)):
+            sizes += [
+                None if axis == keep or own.fixed != 1 or size.fixed == 1 else size
+                for size, own in zip(group, own_group, strict=True)
+            ]
         return self.emit_with_shape("Expand", operand.name, sizes) if any(sizes) else operand.name
 
     def broadcast_node(self, kind: str, left: Value, right: Value) -> DataTensor:
@@ -411,10 +412,10 @@ class Mender:
         """An operand of `align_axes`, with the name of its tensor in the form that broadcasts with the others.
 
         The tensor gets dims of size 1 where it lacks dims of the result, and its added rows go where the result has its
-        rows. To find out which dims to squeeze, transpose and unsqueeze, each dim gets a label: `rows` for the added
-        rows, None for a new dim of size 1, else a pair of its axis in the result and its index within the axis. The
-        list `labels` has those of the dims as they are, `new_labels` those of the new form, in order. For the divisor
-        `[rows]` beside `[rows, 8]` they are `["rows"]` and `["rows", None]`.
+        rows. To find out which dims to squeeze, transpose and unsqueeze, each dim gets a label: its axis in the result
+        and its index within the axis, `_ADDED_ROWS` for the added rows, or None for a new dim of size 1. By label,
+        `sizes` has the dims as they are; `new_labels` has the labels of the new form. For the divisor `[rows]` beside
+        `[rows, 8]` they are `{_ADDED_ROWS: rows}` and `[_ADDED_ROWS, None]`.
 
         Args:
             operand: The operand.
@@ -423,31 +424,32 @@ class Mender:
             has_rows: Whether the result has an axis with the rows.
             keep: The axis along which the operand keeps its size.
         """
-        # The dims as they are
-        missing = len(targets) - (operand.rank - free)  # axes that broadcasting adds in front
-        labels: list[object] = ["rows"] if operand.has_added_rows else []
-        for axis, group in enumerate(operand.groups, start=missing):
-            labels += [(axis, index) for index in range(len(group))]
+        # The dims as they are. Broadcasting adds axes in front.
+        sizes = {_ADDED_ROWS: self.rows} if operand.has_added_rows else {}
+        for axis, group in enumerate(operand.groups, start=len(targets) + free - operand.rank):
+            sizes |= {(axis, index): size for index, size in enumerate(group)}
         # The dims of the new form: those of each axis of the result, then the free ones
-        moves_rows = operand.has_added_rows and has_rows
-        new_labels: list[object] = ["rows"] if operand.has_added_rows and not has_rows else []
+        moves_rows, keeps_rows = operand.has_added_rows and has_rows, operand.has_added_rows and not has_rows
+        forms = []
         for axis, target in enumerate(targets):
-            group = operand.groups[axis - missing] if axis >= missing else ()
-            labels_of_axis = [(axis, index) for index in range(len(group))]
-            if axis == keep:
-                new_labels += labels_of_axis
-            else:  # the axis fits the target dim by dim, or has size 1: then one of its dims stands for all
-                remaining = iter(labels_of_axis[:1] if has_size_one(group) else labels_of_axis)
-                new_labels += ["rows" if moves_rows and size.is_rows else next(remaining, None) for size in target]
-        new_labels += labels[len(labels) - sum(map(len, operand.groups[operand.rank - free :])) :]
+            form: list[tuple[int, int] | None] = [label for label in sizes if label[0] == axis]
+            if axis != keep:  # the axis fits the target dim by dim, or has size 1: then one of its dims stands for all
+                has_one = all(sizes[label].fixed == 1 for label in form if label is not None)
+                remaining = iter(form[:1] if has_one else form)
+                form = [_ADDED_ROWS if moves_rows and size.is_rows else next(remaining, None) for size in target]
+            forms.append(form)
+        free_labels = [label for label in sizes if label[0] >= len(targets)]
+        new_labels = [*([_ADDED_ROWS] if keeps_rows else []), *itertools.chain(*forms), *free_labels]
         if not operand.has_added_rows:  # ONNX adds dims in front by itself
             new_labels = [*itertools.dropwhile(lambda label: label is None, new_labels)]
         # From one form to the other
-        kept = [label for label in labels if label in new_labels]
-        name = self.writer.squeezed(operand.name, [dim for dim, label in enumerate(labels) if label not in new_labels])
+        kept = [label for label in sizes if label in new_labels]
+        name = self.writer.squeezed(operand.name, [dim for dim, label in enumerate(sizes) if label not in new_labels])
         name = self.writer.transposed(name, [kept.index(label) for label in new_labels if label is not None])
-        new_dims = [dim for dim, label in enumerate(new_labels) if label is None]
-        return operand.with_name(self.writer.unsqueezed(name, new_dims))
+        name = self.writer.unsqueezed(name, [dim for dim, label in enumerate(new_labels) if label is None])
+        groups = [tuple(self.size_one if label is None else sizes[label] for label in form) for form in forms]
+        free_groups = operand.groups[operand.rank - free :]
+        return operand.with_name(name, groups=(*groups, *free_groups), has_added_rows=keeps_rows)
 
     # -- moves within a row -------------------------------------------------------------------------------------------
 

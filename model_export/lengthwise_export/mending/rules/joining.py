@@ -82,7 +82,7 @@ def _split(mender: Mender, value: DataTensor, axis: int) -> list[DataTensor]:
 
 @rule("Pad")
 def _pad(mender: Mender, value: DataTensor) -> DataTensor:
-    """Mends a Pad, which adds elements around the axes: each axis in turn, by `_padded`."""
+    """Mends a Pad, which adds elements around the axes: each axis in turn, by `_padded_axis`."""
     amounts, mode = mender.sizes_input(1, "its amounts are"), mender.attribute("mode", "constant")
     number, axes = mender.constant_input(2), mender.constant_input(3)
     fill = number.reshape(-1)[0].item() if number is not None and number.size else 0.0
@@ -90,11 +90,11 @@ def _pad(mender: Mender, value: DataTensor) -> DataTensor:
     for index, axis in enumerate(padded_axes):
         before, after = amounts.table[..., index], amounts.table[..., index + len(padded_axes)]
         if before.any() or after.any():
-            value = _padded(mender, value, axis, (before, after), mode, fill)
+            value = _padded_axis(mender, value, axis, (before, after), mode, fill)
     return value
 
 
-def _padded(
+def _padded_axis(
     mender: Mender, value: DataTensor, axis: int, amounts: tuple[Table, Table], mode: str, fill: float
 ) -> DataTensor:
     """The tensor with elements added around an axis.

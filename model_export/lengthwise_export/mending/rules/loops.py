@@ -381,7 +381,7 @@ def _emit_layer(mender: Mender, cell: Cell, steps: DataTensor, starts: Mapping[s
     steps = steps.because(f"it is {article} {cell.kind} written out as a loop, which runs through the padding")
     # ONNX's inputs in order. That of the lengths is empty: `_recurrent` gives it each row's own length. An initial
     # state of zeros is left out, as ONNX begins with zeros.
-    weights = [mender.emit_constant(array).name for array in (cell.weights, cell.recurrence, cell.bias)]
+    weights = [mender.emit_constant(array).name for array in cell.weights]
     inputs = [mender.register(steps), *weights, ""]
     for state in (cell.state, cell.memory):
         if state is not None:
