@@ -9,8 +9,8 @@ import pytest
 from numpy.typing import NDArray
 from onnx import NodeProto, helper
 
-from lengthwise.runtime.onnx.pattern import NotFound
 from lengthwise_export.mending.cell_body import Affine, Body, ConstantArray
+from lengthwise_export.mending.patterns import NotFound
 from lengthwise_export.mending.values import run_node
 
 MOST = np.iinfo(np.int64).max

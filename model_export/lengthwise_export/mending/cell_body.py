@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto, numpy_helper
 
-from lengthwise.runtime.onnx.pattern import NotFound, require
+from lengthwise_export.mending.patterns import NotFound, require
 from lengthwise_export.mending.values import Attributes, run_node
 from lengthwise_export.onnx_graphs.protos import attributes_of
 

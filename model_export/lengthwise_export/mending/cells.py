@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto
 
-from lengthwise.runtime.onnx.pattern import NotFound
 from lengthwise_export.mending.cell_body import ACTIVATIONS, Affine, Body, ConstantArray, Leaf
+from lengthwise_export.mending.patterns import NotFound
 
 _COMPLEMENTS: Final = {"Sigmoid": 0.0, "HardSigmoid": 1.0}
 """Activations with `1 - f(x) = f(c - x)`, and their c; of HardSigmoid with the alpha 1 and the beta 0."""

@@ -16,9 +16,7 @@ from typing import Final
 
 from onnx import ModelProto, TensorProto, helper
 
-from lengthwise.runtime.onnx.onnx_graph import Node
-from lengthwise.runtime.onnx.pattern import NotFound, Pattern, require
-from lengthwise_export.mending.patterns import pattern_of, source_of_copy
+from lengthwise_export.mending.patterns import Node, NotFound, Pattern, pattern_of, require, source_of_copy
 from lengthwise_export.onnx_graphs.protos import refill
 
 _SAME: Final = frozenset(
@@ -60,8 +58,7 @@ def hiding_masks(model: ModelProto, sequences: str, opened_names: Collection[str
     has_tokens = len(steps.type.tensor_type.shape.dim) == 2 and steps.type.tensor_type.elem_type != TensorProto.FLOAT
     pattern = pattern_of(model.graph)
     masks: dict[str, HidingMask] = {}
-    for node in pattern.graph.nodes:
-        name = node.outputs[0]
+    for name, node in pattern.makers.items():
         if node.operator in _SAME and node.inputs[0] in masks:
             masks[name] = masks[node.inputs[0]]
         with contextlib.suppress(NotFound):

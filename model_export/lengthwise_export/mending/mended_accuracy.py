@@ -1,7 +1,7 @@
 """The accuracy of a model before and after its mend: a model that was trained on padded batches may have learnt that.
 
-The original is run in three *ways*: padded to the longest sequence of a batch or of all data, as its users may run it
-today, and alone; the mended graph is run as it will be served.
+There are three runs of the original: padded to the longest sequence of a batch or of all data, as its users may run it
+today, and alone. The mended graph is run as it will be served.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ BATCH_ROWS: Final = 32  # rows of a batch, in the order of the data
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
-    """The accuracy of the original in one way to run it."""
+class RunAccuracy:
+    """The accuracy of the original in one run."""
 
-    accuracy: float | None  # The share of right answers; None if the model raises when it is run in this way
+    accuracy: float | None  # The share of right answers; None if the model raises in this run
     moved: int | None  # The number of sequences (steps of a per-step model) whose labels the mended graph changes
 
 
@@ -40,14 +40,14 @@ class MendAccuracy:
 
     sequences: int  # The number of labelled sequences
     answers: int  # The number of labels that may change: sequences, or steps of a per-step model
-    batches: Way  # The original in batches of 32 in the order of the data, each padded to its longest sequence
-    fixed: Way  # The original with every sequence padded to the longest of the data
-    alone: Way  # The original with each sequence alone and unpadded
+    batches: RunAccuracy  # The original in batches of 32 in the order of the data, each padded to its longest sequence
+    fixed: RunAccuracy  # The original with every sequence padded to the longest of the data
+    alone: RunAccuracy  # The original with each sequence alone and unpadded
     mended: float  # The accuracy of the mended graph
 
     @property
-    def _ways(self) -> tuple[tuple[str, str, Way], ...]:
-        """For each way to run the original: its name in JSON, its description, and its figures."""
+    def _runs(self) -> tuple[tuple[str, str, RunAccuracy], ...]:
+        """For each run of the original: its name in JSON, its description, and its figures."""
         return (
             ("padded_to_the_longest_of_a_batch", f"padded to the longest of {BATCH_ROWS}", self.batches),
             ("padded_to_a_fixed_length", "padded to a fixed length", self.fixed),
@@ -59,18 +59,18 @@ class MendAccuracy:
         return {
             "sequences": self.sequences,
             "answers": self.answers,
-            **{name: way.accuracy for name, _, way in self._ways},
+            **{name: run.accuracy for name, _, run in self._runs},
             "mended": self.mended,
-            "labels_moved": {f"from_{name}": way.moved for name, _, way in self._ways},
+            "labels_moved": {f"from_{name}": run.moved for name, _, run in self._runs},
         }
 
     def __str__(self) -> str:
         """Such as `accuracy 0.9100 mended, 0.8700 padded to ... (from there 12 of 100 labels move), ...`."""
         parts = [f"{self.mended:.4f} mended"]
-        for _, description, way in self._ways:
-            moved = f"{description} (from there {way.moved} of {self.answers} labels move)"
+        for _, description, run in self._runs:
+            moved = f"{description} (from there {run.moved} of {self.answers} labels move)"
             parts.append(
-                f"the original raises {description}" if way.accuracy is None else f"{way.accuracy:.4f} {moved}"
+                f"the original raises {description}" if run.accuracy is None else f"{run.accuracy:.4f} {moved}"
             )
         return f"accuracy {', '.join(parts)}"
 
@@ -99,7 +99,7 @@ def measure(original: Subject, session: Session, manifest: Manifest, records: Se
     if after is None:
         raise VerificationError("the mended graph's answer to a sequence of the data is not finite")
 
-    def measured(rows: int, width: int | None = None) -> Way:
+    def measured(rows: int, width: int | None = None) -> RunAccuracy:
         """The figures of the original in batches of so many rows, compared with the mended graph.
 
         `width` is that of every batch; None for that of its longest sequence. Both figures are None if the original
@@ -107,10 +107,10 @@ def measure(original: Subject, session: Session, manifest: Manifest, records: Se
         """
         before = _labels(lambda batch: Outputs(original.answer(batch).logits), sequences, rows, manifest, width=width)
         if before is None:
-            return Way(None, None)
+            return RunAccuracy(None, None)
         # How many sequences, or steps of a per-step model, have another label: one of several differs
         moved = sum(int((left != right).any(axis=1).sum()) for left, right in zip(before, after, strict=True))
-        return Way(_accuracy(expected, before, manifest), moved)
+        return RunAccuracy(_accuracy(expected, before, manifest), moved)
 
     return MendAccuracy(
         sequences=len(accepted),

@@ -7,8 +7,10 @@ from typing import Final
 
 from onnx import GraphProto, ModelProto
 
-from lengthwise.runtime.onnx.onnx_graph import read
-from lengthwise.runtime.onnx.pattern import Pattern
+from lengthwise.runtime.onnx.onnx_graph import Node, read
+from lengthwise.runtime.onnx.pattern import NotFound, Pattern, require
+
+__all__ = ["Node", "NotFound", "Pattern", "pattern_of", "require", "source_of_copy"]
 
 _SMALL: Final = 8  # numbers of a tensor that a pattern may ask for
 

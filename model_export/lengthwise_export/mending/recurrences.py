@@ -26,9 +26,8 @@ from typing import Final
 import numpy as np
 from onnx import GraphProto, NodeProto, ValueInfoProto, helper
 
-from lengthwise.runtime.onnx.pattern import NotFound, require
 from lengthwise_export.mending.mender import Mender
-from lengthwise_export.mending.patterns import pattern_of, source_of_copy
+from lengthwise_export.mending.patterns import NotFound, pattern_of, require, source_of_copy
 from lengthwise_export.mending.values import (
     CROSSES_ROWS,
     DataTensor,
@@ -191,11 +190,9 @@ class LoopOverSteps:
         limit, condition = mender.input_value(0), mender.input_value(1)
         if isinstance(limit, DataTensor) or isinstance(condition, DataTensor):
             mender.refuse("turns as often as the data say")
-        ends_by_limit = False
-        if limit is not None:
-            table = limit.table.reshape(2, -1)
-            ends_by_limit = bool(np.array_equal(table, time.table))
-            mender.refuse_if(not ends_by_limit and not (table >= _NO_LIMIT).all(), "does not turn once for each step")
+        ends_by_limit = limit is not None and np.array_equal(limit.table.reshape(2, -1), time.table)
+        has_other_limit = limit is not None and not ends_by_limit and bool((limit.table < _NO_LIMIT).any())
+        mender.refuse_if(has_other_limit, "does not turn once for each step")
         # 3. The condition is true before the first iteration, and until the last one. That is tried after the first, a
         #    middle and the last but one iteration, at those lengths where these come before the last.
         mender.refuse_if(condition is not None and not condition.table.all(), "does not turn at every length")

@@ -18,11 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
 
-from lengthwise.runtime.onnx.pattern import NotFound
 from lengthwise_export.mending.cells import Cell, recognise
 from lengthwise_export.mending.engine import NodeOutputs, apply, follow, rule, values
 from lengthwise_export.mending.hiding_masks import HidingMask, StepsHidden
 from lengthwise_export.mending.mender import Mender
+from lengthwise_export.mending.patterns import NotFound
 from lengthwise_export.mending.recurrences import LoopOverSteps
 from lengthwise_export.mending.values import (
     BOOL,
