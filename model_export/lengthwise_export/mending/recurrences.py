@@ -20,6 +20,7 @@ next states, and what the Loop collects from each iteration. A state is one of t
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Iterable, Sequence
 from typing import Final
 
@@ -61,7 +62,7 @@ class LoopOverSteps:
             elif (start := self._start_of_counter(state, next_value)) is not None:
                 self._counters[state] = start
 
-    def scan(self) -> tuple[NodeProto, dict[str, Value | None]]:
+    def scan(self) -> tuple[NodeProto, dict[str, Value]]:
         """The Loop as a Scan; refuses a Loop that does not iterate once for each step.
 
         Returns:
@@ -69,22 +70,18 @@ class LoopOverSteps:
             2. What is known of these, by their names.
         """
         mender = self._mender
-        invariants: dict[str, Value | None] = {}
-        # 1. The Loop's outputs that are used: last values of states, and what is collected from each iteration
-        last_values: dict[str, str] = {}  # by state, the output that is its last value
-        collected: dict[str, str] = {}  # by output, the value of the body that is collected
-        for index, (name, body_output) in enumerate(zip(self._node.output, self._outputs[1:], strict=False)):
-            state = self._inputs[2 + index] if index < len(self._next) else ""
-            if name not in mender.used_names:
-                continue
-            if state in self._invariants:
-                invariants[name] = mender.values[self._invariants[state]]
-            elif state in self._counters:
-                mender.refuse("counts its turns, and the count is used behind it")
-            elif state:
-                last_values[state] = name
-            else:
-                collected[name] = body_output
+        # 1. The Loop's outputs that are used: last values of states, and what is collected from each iteration. With
+        #    the state, which is empty for what is collected, and the value of the body
+        states = itertools.chain(self._next, itertools.repeat(""))
+        outputs = zip(states, self._node.output, self._outputs[1:], strict=False)
+        used = [(state, name, value) for state, name, value in outputs if name in mender.used_names]
+        is_counted = any(state in self._counters for state, _, _ in used)
+        mender.refuse_if(is_counted, "counts its turns, and the count is used behind it")
+        invariants = {
+            name: mender.values[self._invariants[state]] for state, name, _ in used if state in self._invariants
+        }
+        last_values = {state: name for state, name, _ in used if state and state not in self._invariants}
+        collected = {name: value for state, name, value in used if not state}
         # 2. The tensors that the Scan takes its steps from
         nodes, carried, picks = self._needed([*last_values, *collected.values()])
         mender.refuse_if(not picks, "takes no step of a value at each of its turns")
@@ -102,9 +99,9 @@ class LoopOverSteps:
         ]
         body = helper.make_graph(nodes, "steps", body_inputs, [ValueInfoProto(name=name) for name in body_outputs])
         # 4. The Scan, with an output for the last value of each state; one that nobody uses gets a new name
-        outputs = [*(last_values.get(state) or mender.writer.name("loop_end") for state in carried), *collected]
-        name = self._node.name
-        scan = helper.make_node("Scan", scan_inputs, outputs, name=name, body=body, num_scan_inputs=len(sources))
+        ends = [last_values.get(state) or mender.writer.name("loop_end") for state in carried]
+        outputs_of_scan, name = [*ends, *collected], self._node.name
+        scan = helper.make_node("Scan", scan_inputs, outputs_of_scan, name, body=body, num_scan_inputs=len(sources))
         return scan, invariants
 
     def _start_of_counter(self, state: str, next_value: str) -> int | None:

@@ -152,9 +152,9 @@ def _linear_function(table: Table, lengths: NDArray[np.int64]) -> tuple[int, int
         `(before, stride, after)` with `table == (length + before) // stride + after`; None if there is none.
     """
     rise, run = table[-1] - table[0], lengths[-1] - lengths[0]
-    for stride in range(1, _MAX_STRIDE + 1):
-        if abs(rise * stride - run) >= stride:  # from the first length to the last one, it rises by another number
-            continue
+    # Those with which it rises by as much as the table, from the first length to the last one
+    strides = [stride for stride in range(1, _MAX_STRIDE + 1) if abs(rise * stride - run) < stride]
+    for stride in strides:
         for before in range(stride):  # never negative, so that ONNX's Div, which truncates, gives the same as //
             after = int(table[-1] - (lengths[-1] + before) // stride)
             if np.array_equal(table, (lengths + before) // stride + after):

@@ -299,7 +299,9 @@ def _averaged(mender: Mender, masked: DataTensor, windows: list[Window]) -> str:
     if mender.attribute("count_include_pad", 0):
         around = {axis: (window.before, window.after) for axis, window in enumerate(windows, start=2)}
         masked, pads = mender.padded(masked, around), [0] * len(pads)
-    mask = mender.masked(_ones_like(mender, masked), masked.time_dims(), 0)
+    (one, _), ones = mender.align_axes([mender.emit_constant(np.ones((), np.float32)), masked])
+    ones = ones.with_name(mender.emit("Expand", [one.name, mender.emit("Shape", [masked.name])]))
+    mask = mender.masked(ones, masked.time_dims(), 0)
     inputs = [mender.in_original_shape(factor) for factor in (masked, mask)]
     if rounds_up:
         after = [min(window.kernel, window.stride) - 1 for window in windows]
@@ -315,12 +317,6 @@ def _averaged(mender: Mender, masked: DataTensor, windows: list[Window]) -> str:
     ends = mender.emit("Concat", [mender.writer.size_at_width(size) for size in new_sizes], axis=0)
     axes = [*range(2, 2 + len(new_sizes))]
     return mender.emit("Slice", [mean, mender.writer.constant([0] * len(axes)), ends, mender.writer.constant(axes)])
-
-
-def _ones_like(mender: Mender, value: DataTensor) -> DataTensor:
-    """A float32 tensor of ones with the axes of another tensor."""
-    (scalar, _), result = mender.align_axes([mender.emit_constant(np.ones((), np.float32)), value])
-    return result.with_name(mender.emit("Expand", [scalar.name, mender.emit("Shape", [value.name])]))
 
 
 _UNKNOWN: Final = 0.5  # the factor of a Resize that is not constant: no whole number, so `_resize` refuses it

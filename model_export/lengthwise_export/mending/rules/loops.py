@@ -12,10 +12,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
 
 from lengthwise_export.mending.cells import Cell, recognise
@@ -168,8 +166,8 @@ def _loop(mender: Mender, _: list[Value]) -> NodeOutputs:
     of the Loop's.
     """
     loop = replace(mender, node=_with_invariant_nodes_outside(mender))
-    scan, outputs = LoopOverSteps(loop).scan()
-    outputs |= zip(scan.output, apply(loop, scan), strict=True)
+    scan, invariants = LoopOverSteps(loop).scan()
+    outputs: dict[str, Value | None] = {**invariants, **dict(zip(scan.output, apply(loop, scan), strict=True))}
     return [outputs.get(name) for name in mender.node.output]
 
 
@@ -343,20 +341,16 @@ def _cell(
     feature_count = _feature_count(inputs[steps[0]], 3) if len(steps) == 1 else 0
     if None in masks.values() or not feature_count or not all(hidden for _, hidden in next_states.values()):
         return None
-    constants, feature_counts = _values_outside(mender, body)
+    # What the body takes from outside: constants, and data `[rows, features]`; a mask is true
+    outside = {name: mender.values.get(name) for name in _names_outside(body)}
+    constants = {name: constant for name, value in outside.items() if (constant := constant_in(value)) is not None}
+    counts = {name: _feature_count(value, 2) for name, value in outside.items() if isinstance(value, DataTensor)}
+    others = {name: count for name, count in counts.items() if count}
     constants |= {name: np.ones((1, 1), dtype=bool) for name in masks}
     try:
-        return recognise(body.node, (steps[0], feature_count), next_states, constants, feature_counts)
+        return recognise(body.node, (steps[0], feature_count), next_states, constants, others)
     except NotFound:
         return None
-
-
-def _values_outside(mender: Mender, body: GraphProto) -> tuple[dict[str, NDArray[Any]], dict[str, int]]:
-    """What a body uses from outside, by name: the constants; and the number of features of data `[rows, features]`."""
-    outside = {name: mender.values.get(name) for name in _names_outside(body)}
-    counts = {name: _feature_count(value, 2) for name, value in outside.items() if isinstance(value, DataTensor)}
-    constants = {name: constant for name, value in outside.items() if (constant := constant_in(value)) is not None}
-    return constants, {name: count for name, count in counts.items() if count}
 
 
 def _feature_count(value: DataTensor, rank: int) -> int:
