@@ -1,7 +1,7 @@
 import re
 from dataclasses import replace
 
-from lengthwise_export.checking.leaks import OperatorSpread
+from lengthwise_export.checking.compared_runs import OperatorSpread
 from lengthwise_export.checking.page import as_page
 from lengthwise_export.checking.report import IgnoredLeak, Report, TrialResult
 from lengthwise_export.checking.rule import rules

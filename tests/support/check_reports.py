@@ -5,7 +5,8 @@ from io import StringIO
 
 from rich.console import Console, RenderableType
 
-from lengthwise_export.checking.leaks import Leak, OperatorSpread
+from lengthwise_export.checking.compared_runs import OperatorSpread
+from lengthwise_export.checking.leaks import Leak
 from lengthwise_export.checking.report import CheckedSizes, Report, TrialResult
 from lengthwise_export.checking.rule import Cause
 from lengthwise_export.tracing.source_lines import CodeLocation

@@ -78,6 +78,11 @@ class Baseline:
         """The largest `row_difference` of an answer to the same sequences in the same order; `rows`: None for all."""
         return max(self.row_difference(after, row, row) for row in (range(self.batch.rows) if rows is None else rows))
 
+    @property
+    def is_answered(self) -> bool:
+        """Whether the answers to all rows are finite at valid steps."""
+        return is_finite(self.answer, self.batch)
+
     def is_finite(self, row: int) -> bool:
         """Whether the answer to a row of the baseline is finite at valid steps."""
         return self.is_finite_in(self.answer, row, row)

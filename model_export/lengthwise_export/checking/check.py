@@ -14,8 +14,8 @@ trial, is a leak. Some rows hold *raw* sequences, of values that nobody has scal
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
@@ -25,7 +25,7 @@ from lengthwise.verification.random_sequences import ROUNDING
 from lengthwise_export.checking import limits, trials
 from lengthwise_export.checking.baseline import Baseline, Conditioning, Steadiness, is_finite
 from lengthwise_export.checking.finite_fills import find_finite_fill
-from lengthwise_export.checking.leaks import FailedTrial, find_leaks
+from lengthwise_export.checking.leaks import FailedTrial, Leak, find_leaks
 from lengthwise_export.checking.recording import ModelOutput, Subject
 from lengthwise_export.checking.report import CheckedSizes, Report, TrialResult, Verdict, as_ranges
 from lengthwise_export.checking.trial_rules import (
@@ -39,8 +39,6 @@ from lengthwise_export.checking.trial_rules import (
 from lengthwise_export.checking.trials import BatchSizes, CheckTrial, Sampler
 from lengthwise_export.errors import RunError, UncheckableError
 from lengthwise_export.options import ProgressCallback
-
-_RAW_OF_EACH: Final = 2  # sequences of each kind of raw values that are run unbatched, most of them short
 
 _MAX_ASKED_TWICE: Final = 12  # at most this many sequences whose answers changed are run again, of different lengths
 
@@ -126,70 +124,113 @@ class _Check:
         # 1. The sizes of batches, and the sequences, that the model accepts
         self.progress(f"a sequence of {self.max_length} steps")
         accepted = limits.WidthLimits.of(self.subject, self.sampler, self.max_length, self.min_length)
-        widest, sizes = accepted.widest, accepted.sizes
         self.notes += [] if accepted.note is None else [accepted.note]
-        self._leave_out_kinds(sizes)
+        self._leave_out_kinds(accepted.sizes)
         # 2. The baseline, and all trials
-        baseline = self._first_baseline(sizes)
+        baseline = self._first_baseline(accepted.sizes)
         ids = [*compared_ids(self.subject, baseline.batch)]
-        if is_answered := is_finite(baseline.answer, baseline.batch):
-            self._try_padding(baseline, sizes, ids)
-            if not self.subject.in_training:
-                self._try_unbatched(sizes, accepted.too_short)
-                self._try(baseline, trials.beside_the_longest(baseline.sequences, self.sampler.sequence(widest)))
-                self._try_odd_batches(baseline, sizes, widest)
-        else:
-            self._try_alone(baseline, "")
+        self._run_trials(baseline, ids, accepted)
         # 3. Other reasons for differences than a leak
         self._require_steadiness()
-        finite = [failed for failed in self.failed if failed.trial.change != "poison"]
-        padding_id = padding_id_of(self.subject, baseline, ids, finite, self.tolerance)
-        if finite and is_answered:
-            if padding_id is None:  # else it is a leak whatever side the padding is on
-                limits.require_service_contract(self.subject, baseline, finite, sizes, self.sampler, self.tolerance)
-            self.notes += limits.notes_of_alternatives(self.subject, baseline, finite, self.tolerance)
-        elif not finite and not self.subject.in_training:
-            self._require_meaningful_trials(baseline, min(2, widest - sizes.shortest + 1))
-        self.notes += limits.notes_of_the_fast_path(self.subject, baseline, self.failed, self.tolerance)
-        self.notes += self.conditioning.notes()
+        padding_id = padding_id_of(self.subject, baseline, ids, self.leaking, self.tolerance)
+        self._exclude_other_reasons(baseline, accepted, padding_id)
         # 4. The operators at which leaks begin, and their rules
         self.progress("finding the first operator that differs")
-        leaks = tuple(find_leaks(self.subject, finite or self.failed, self.tolerance)) if self.failed else ()
-        if finite:
-            leaks = tuple(TrialRules(self.subject, baseline, finite, self.tolerance, padding_id).applied(leaks))
-        # 5. Where no trial shows a leak, further runs: a mask whose finite number padding gets past, steps that are not
-        #    read, and valid steps that are taken for padding by their id. The first is a warning, the last one a leak.
-        why_filled = ""
-        if not finite and (fill := find_finite_fill(self.subject, baseline.batch, sizes, self.sampler)) is not None:
-            number, leak = fill
-            leaks = (leak, *leaks)
-            self.results.append(TrialResult(leak.trial, "scale", leak.difference, passed=False))
-            why_filled = f"a mask fills padding with {number:g}, and {leak.trial} get past it"
-        if not finite and is_answered and (unread := unread_steps(self.subject, baseline)) is not None:
-            self.notes.append(unread)
-        verdict, reason = self._verdict_and_reason(finite, why_filled)
-        if not finite and is_answered and (dropped := dropped_id(self.subject, baseline, ids, self.tolerance)):
-            leaks, verdict = (dropped, *leaks), "leak"
-            self.results.append(TrialResult(dropped.trial, "padding", dropped.difference, passed=False))
-            reason = f"a valid step is not read, as if it were padding: {dropped.trial}"
+        leaks = find_leaks(self.subject, self.leaking or self.failed, self.tolerance) if self.failed else []
+        if self.leaking:
+            rules_of_trials = TrialRules(self.subject, baseline, self.leaking, self.tolerance, padding_id)
+            leaks, (verdict, reason) = [*rules_of_trials.applied(leaks)], self._verdict_and_reason()
+        else:
+            verdict, reason, more_leaks = self._find_more(baseline, ids, accepted.sizes)
+            leaks = [*more_leaks, *leaks]
         return Report(
             verdict,
             reason,
-            leaks,
+            tuple(leaks),
             tuple(self.results),
             tuple(self.notes),
-            max_length=widest,
+            max_length=accepted.widest,
             tolerance=self.tolerance,
             ran=self.checked_sizes,
-            min_length=sizes.shortest,
+            min_length=accepted.sizes.shortest,
         )
 
-    def _verdict_and_reason(self, finite: Sequence[FailedTrial], why_filled: str) -> tuple[Verdict, str]:
-        """The verdict, and the reason for it as text.
+    @property
+    def leaking(self) -> list[FailedTrial]:
+        """The failed trials that are leaks, and not only warnings: those of finite padding."""
+        return [failed for failed in self.failed if failed.trial.change != "poison"]
 
-        `finite` are the failed trials without those of `poison`. `why_filled` says how padding gets past the finite
-        number of a mask; empty if it does not.
+    def _run_trials(self, baseline: Baseline, ids: Sequence[ComparedId], accepted: limits.WidthLimits) -> None:
+        """Runs all trials of the baseline; if an answer of it is not finite, only those rows by themselves.
+
+        `ids` are those with which the model compares its steps.
+
+        Raises:
+            UncheckableError: The model raises for a batch, or has no finite answers.
+        """  # noqa: DOC502 - what it calls raises it
+        if not baseline.is_answered:
+            self._try_alone(baseline, "")
+            return
+        numbers = sorted({compared.number for compared in ids} - {self.subject.layout.pad_id})
+        for trial in trials.trials(baseline.sequences, accepted.sizes, self.sampler, numbers):
+            if trial.change in _OF_THE_SAME_ROWS or not self.subject.in_training:
+                self._try(baseline, trial)
+        if not self.subject.in_training:
+            self._try_unbatched(accepted.sizes, accepted.too_short)
+            long = self.sampler.sequence(accepted.widest)
+            self._try(baseline, trials.beside_the_longest(baseline.sequences, long))
+            self._try_odd_batches(baseline, accepted.sizes, accepted.widest)
+
+    def _exclude_other_reasons(
+        self, baseline: Baseline, accepted: limits.WidthLimits, padding_id: ComparedId | None
+    ) -> None:
+        """Makes sure that only a leak explains what failed, and adds notes of what the user may have meant.
+
+        `padding_id` is the id by which the model recognises padding: then it is a leak whatever side the padding is on.
+
+        Raises:
+            UncheckableError: There is another explanation, or the trials could not have shown a leak.
+        """  # noqa: DOC502 - what it calls raises it
+        subject, sizes = self.subject, accepted.sizes
+        if self.leaking and baseline.is_answered:
+            if padding_id is None:
+                limits.require_service_contract(subject, baseline, self.leaking, sizes, self.sampler, self.tolerance)
+            self.notes += limits.notes_of_alternatives(subject, baseline, self.leaking, self.tolerance)
+        elif not self.leaking and not subject.in_training:
+            self._require_meaningful_trials(baseline, min(2, accepted.widest - sizes.shortest + 1))
+        self.notes += limits.notes_of_the_fast_path(subject, baseline, self.failed, self.tolerance)
+        self.notes += self.conditioning.notes()
+
+    def _find_more(
+        self, baseline: Baseline, ids: Sequence[ComparedId], sizes: BatchSizes
+    ) -> tuple[Verdict, str, list[Leak]]:
+        """Runs what may show a leak where no trial does; returns the verdict, the reason and these leaks.
+
+        1. A mask whose finite number padding gets past: a warning.
+        2. Steps that are not read: a note.
+        3. Valid steps that are taken for padding by their id, which is one of `ids`: a leak.
         """
+        leaks, why_filled = list[Leak](), ""
+        if (fill := find_finite_fill(self.subject, baseline.batch, sizes, self.sampler)) is not None:
+            number, leak = fill
+            leaks.append(leak)
+            self.results.append(TrialResult(leak.trial, "scale", leak.difference, passed=False))
+            why_filled = f"a mask fills padding with {number:g}, and {leak.trial} get past it"
+        if baseline.is_answered and (unread := unread_steps(self.subject, baseline)) is not None:
+            self.notes.append(unread)
+        verdict, reason = self._verdict_and_reason(why_filled)
+        if baseline.is_answered and (dropped := dropped_id(self.subject, baseline, ids, self.tolerance)):
+            leaks.insert(0, dropped)
+            self.results.append(TrialResult(dropped.trial, "padding", dropped.difference, passed=False))
+            verdict, reason = "leak", f"a valid step is not read, as if it were padding: {dropped.trial}"
+        return verdict, reason, leaks
+
+    def _verdict_and_reason(self, why_filled: str = "") -> tuple[Verdict, str]:
+        """The verdict that the trials show, and the reason for it as text.
+
+        `why_filled` says how padding gets past the finite number of a mask; empty if it does not.
+        """
+        finite = self.leaking
         trial_names = [failed.trial.name for failed in finite or self.failed]
         more = f"; and {len(trial_names) - _MAX_NAMED} more" if len(trial_names) > _MAX_NAMED else ""
         names = "; ".join(trial_names[:_MAX_NAMED]) + more
@@ -325,7 +366,7 @@ class _Check:
         self.steadiness = Steadiness(self.subject, sizes, self.tolerance)
         self.steadiness.require()
         baseline = self._with_answerable_sequences(baseline)
-        if not is_finite(baseline.answer, batch):
+        if not baseline.is_answered:
             return baseline
         # A last axis that follows the width is not one of classes.
         wider = pad(sequences, width=sizes.wider)
@@ -351,7 +392,7 @@ class _Check:
 
         A note says which kinds were replaced. Without such sequences, the baseline is returned as it is.
         """
-        rows = [] if is_finite(baseline.answer, baseline.batch) else range(baseline.batch.rows)
+        rows = [] if baseline.is_answered else range(baseline.batch.rows)
         unanswered = [
             row
             for row in rows
@@ -365,20 +406,6 @@ class _Check:
         for row in unanswered:
             sequences[row], kinds[row] = self.sampler.sequence(len(sequences[row])), None
         return self._baseline(sequences, pad(sequences, width=baseline.batch.width), kinds)
-
-    def _try_padding(self, baseline: Baseline, sizes: BatchSizes, ids: Sequence[ComparedId]) -> None:
-        """Runs the trials with the baseline's sequences: other padding, widths and rows, and those with `ids`.
-
-        `ids` are those with which the model compares its steps.
-        """
-        for trial in trials.trials(
-            baseline.sequences,
-            sizes,
-            self.sampler,
-            sorted({compared.number for compared in ids} - {self.subject.layout.pad_id}),
-        ):
-            if trial.change in _OF_THE_SAME_ROWS or not self.subject.in_training:
-                self._try(baseline, trial)
 
     def _try_alone(self, baseline: Baseline, where: str) -> None:
         """Runs alone the sequences whose answers are not finite in the batch: if they are finite alone, it is a leak.
@@ -408,22 +435,10 @@ class _Check:
             UncheckableError: The model raises for every batch of one row, or answers to finite sequences are not
                 finite.
         """
-        # 1. The sequences: ordinary ones of all lengths, spread evenly if there are many, the longest first; and raw
-        #    ones, with every second of these lengths from the shortest on
-        most_lengths = sizes.rows if self.subject.layout.packed else limits.MAX_UNBATCHED
-        count = min(sizes.width - sizes.shortest + 1, most_lengths)
-        lengths = np.unique(np.linspace(sizes.shortest, sizes.width, count).round().astype(int))
-        raw_kinds = () if self.subject.layout.packed else _RAW_OF_EACH * self.sampler.kinds
-        raw_lengths = np.resize(lengths[::2], len(raw_kinds))
-        sequences = [
-            *(self.sampler.sequence(length) for length in lengths[::-1].tolist()),
-            *(
-                self.sampler.sequence(length, kind)
-                for length, kind in zip(raw_lengths.tolist(), raw_kinds, strict=True)
-            ),
-        ]
-        kinds = [*[None] * len(lengths), *raw_kinds]
-        # 2. All in one batch, then each alone. What is not finite in the batch only, is a leak.
+        # 1. All in one batch, then each alone. What is not finite in the batch only, is a leak.
+        sequences, kinds = trials.unbatched_sequences(
+            self.sampler, sizes, limits.MAX_UNBATCHED, is_packed=self.subject.layout.packed is not None
+        )
         batched = self._with_answerable_sequences(self._baseline(sequences, pad(sequences, width=sizes.wider), kinds))
         lone_trials = [*trials.lone_trials(batched.sequences, batched.kinds)]
         unanswered = [
@@ -435,23 +450,22 @@ class _Check:
             shown = as_ranges(sorted({trial.batch.width for trial in unanswered}))
             where = f" of {shown} steps are not finite, alone too"
             raise UncheckableError(limits.why_not_finite(self.subject, unanswered[0].batch, self.sampler, where))
-        # 3. The lengths at which the model raises, with the errors
+        # 2. The lengths at which the model raises, with the errors
         errors = {
             trial.batch.width: error
             for trial in lone_trials
             if (error := self._try(batched, trial, may_raise=True)) is not None
         }
-        if len(errors) == len(lengths) and not any(failed.trial.change != "poison" for failed in self.failed):
+        if len(errors) == len({len(steps) for steps in sequences}) and not self.leaking:
             raise UncheckableError(
                 f"the model raises for a batch of one row, at every length: {errors[min(errors)]} (usually because of "
                 "a squeeze without a dim, which also removes the axis of the rows)"
             )
-        for length, error in sorted(too_short.items(), reverse=True):
-            errors[length] = error
-            self.results.append(
-                TrialResult(trials.unbatched_name(length), "batch", None, passed=True, raised=str(error))
-            )
-        if errors:
+        self.results += [
+            TrialResult(trials.unbatched_name(length), "batch", None, passed=True, raised=str(error))
+            for length, error in sorted(too_short.items(), reverse=True)
+        ]
+        if errors := {**errors, **too_short}:
             self.notes.append(
                 f"unbatched, the model raises at {', '.join(map(str, sorted(errors)))} steps: {errors[min(errors)]}"
             )
@@ -485,7 +499,7 @@ class _Check:
                 if batch.rows == 1:  # already noted by the unbatched trials
                     continue
                 raise UncheckableError(f"the model raises for a batch {name}: {error}") from error
-            if not is_finite(odd.answer, odd.batch):
+            if not odd.is_answered:
                 self._try_alone(odd, f" in a batch {name}")
                 continue
             for trial in trials.padding_changed(name, odd.sequences, odd.batch, self.sampler):
@@ -526,29 +540,13 @@ class _Check:
             return error
         differences = {pair: baseline.row_difference(answer, *pair) for pair in trial.rows}
         # Float64 runs long, and is not needed to excuse a difference once ordinary sequences have shown a leak.
-        is_leak = any(failed.is_ordinary and failed.trial.change != "poison" for failed in self.failed)
+        is_leak = any(failed.is_ordinary for failed in self.leaking)
         beyond_rounding = self.conditioning.beyond_rounding(
             baseline, trial, differences, self.tolerance, use_float64=not is_leak
         )
-        largest = max(beyond_rounding.values())
-        self.results.append(
-            TrialResult(
-                trial.name,
-                trial.change,
-                difference=largest,
-                passed=largest <= self.tolerance,
-                is_rounding=beyond_rounding != differences,
-            )
-        )
-        if not largest <= self.tolerance:  # NaN fails, too
-            # If rows of ordinary values fail, only those are used to find the operator: raw values may hide it.
-            failed_pairs = [pair for pair in trial.rows if not beyond_rounding[pair] <= self.tolerance]
-            ordinary_pairs = [pair for pair in trial.rows if baseline.kind(pair[0]) is None]
-            is_ordinary = bool(set(ordinary_pairs) & set(failed_pairs))
-            rows = tuple(ordinary_pairs if is_ordinary else failed_pairs)
-            worst = max(rows, key=lambda pair: beyond_rounding[pair])
-            failed = FailedTrial(baseline.batch, replace(trial, rows=rows), rows.index(worst), is_ordinary)
-            self.failed.append(
-                failed if trial.change == "poison" else failed.with_batch_of_nan(baseline, answer, worst)
-            )
+        largest, is_rounding = max(beyond_rounding.values()), beyond_rounding != differences
+        passed = largest <= self.tolerance  # NaN fails, too
+        self.results.append(TrialResult(trial.name, trial.change, largest, passed=passed, is_rounding=is_rounding))
+        if not passed:
+            self.failed.append(FailedTrial.of(baseline, trial, answer, beyond_rounding, self.tolerance))
         return None

@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from lengthwise.padding import PaddedBatch, Steps, pad
 from lengthwise.verification.random_sequences import raw
 from lengthwise_export.checking import trials
-from lengthwise_export.checking.leaks import Leak, OperationPair, aligned
-from lengthwise_export.checking.recording import Operation, Subject
+from lengthwise_export.checking.compared_runs import OperationPair, aligned
+from lengthwise_export.checking.leaks import Leak
+from lengthwise_export.checking.recording import Identity, Operation, Subject
 from lengthwise_export.checking.rule import rules
 from lengthwise_export.checking.trials import BatchSizes, Geometry, Pairing, Sampler, geometry
 from lengthwise_export.errors import RunError
-from lengthwise_export.tracing.source_lines import CodeLocation
 
 _SMALLEST_FILL: Final = 64.0  # the trials show smaller fills
 _LARGEST_FILL: Final = 2.0**24  # no values that a model can compute with get past a larger fill
@@ -90,7 +90,7 @@ def _filled_padding(tensor: NDArray[Any], batch: Geometry) -> float | None:
 
 def _first_fill_let_through(
     subject: Subject,
-    fills: dict[tuple[str, str, CodeLocation | None], float],
+    fills: dict[Identity, float],
     sequences: Sequence[Steps],
     sizes: BatchSizes,
 ) -> tuple[float, Leak] | None:
@@ -125,21 +125,34 @@ def _first_fill_let_through(
         difference = pair.difference(pairing) if _COMPARING.fullmatch(operation.kind) else None
         if difference is not None and difference > _MIN_DIFFERENCE:
             number = fills[origin.identity]
-            message_words = {
-                "number": f"{number:g}",
-                "side": "below" if number < 0 else "above",
-                "infinite": f"torch.finfo(scores.dtype).{'min' if number < 0 else 'max'}",
-                "trial": trial,
-                "operator": operation.operator,
-            }
-            return number, Leak(
-                operator=origin.operator,
-                kind=origin.kind,
-                location=origin.location,
-                cause=rules()["LW803"].cause(message_words),
-                cause_at=None,
-                difference=difference,
-                trial=trial,
-                layer=origin.layer,
-            )
+            return number, _leak_at_mask(origin, number, operation, difference, trial)
     return None
+
+
+def _leak_at_mask(mask: Operation, number: float, operation: Operation, difference: float, trial: str) -> Leak:
+    """The leak at a mask that fills padding with a number.
+
+    Args:
+        mask: The operation that fills.
+        number: The number that it fills with.
+        operation: The one in which padding takes part.
+        difference: By how much its output differs.
+        trial: The name of what shows it.
+    """
+    message_words = {
+        "number": f"{number:g}",
+        "side": "below" if number < 0 else "above",
+        "infinite": f"torch.finfo(scores.dtype).{'min' if number < 0 else 'max'}",
+        "trial": trial,
+        "operator": operation.operator,
+    }
+    return Leak(
+        operator=mask.operator,
+        kind=mask.kind,
+        location=mask.location,
+        cause=rules()["LW803"].cause(message_words),
+        cause_at=None,
+        difference=difference,
+        trial=trial,
+        layer=mask.layer,
+    )

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from lengthwise.padding import PaddedBatch, Steps, pad, rounded_width
 from lengthwise_export.checking.baseline import Baseline, relative_difference, why_unsteady
 from lengthwise_export.checking.causes import BY_PLACE
-from lengthwise_export.checking.leaks import FailedTrial, has_nan, runs_other_code_alone
+from lengthwise_export.checking.compared_runs import runs_other_code_alone
+from lengthwise_export.checking.leaks import FailedTrial
 from lengthwise_export.checking.recording import Subject
 from lengthwise_export.checking.trials import BatchSizes, CheckTrial, Sampler, choose_batch_sizes
 from lengthwise_export.errors import RunError, UncheckableError
@@ -190,7 +191,7 @@ def why_not_finite(subject: Subject, batch: PaddedBatch, sampler: Sampler, where
     shown = (
         f" ({operation.operator} shows a missing value by its place: LW805)"
         for operation in subject.record(batch).operations
-        if BY_PLACE.fullmatch(operation.kind) and has_nan(operation)
+        if BY_PLACE.fullmatch(operation.kind) and operation.has_nan
     )
     return f"the answers to sequences with missing values{where}: replace NaN in the model{next(shown, '')}"
 

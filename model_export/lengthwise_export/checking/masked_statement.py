@@ -318,14 +318,9 @@ def _substitutes(
     dimensions = len(operation.input_shape)
     mask = _broadcast_mask(variables["valid"], axes, dimensions)
     arguments = _arguments_after_input(site.call, site.operand)
-    corrections = [
-        argument
-        for index, argument in enumerate(arguments)
-        if getattr(argument, "arg", None) in ("unbiased", "correction")
-        or (index == 1 and operation.kind.startswith(("std", "var")) and isinstance(argument, ast.Constant))
-    ]
-    correction = next((ast.unparse(_value(argument)) for argument in corrections), "1")
-    shown_arguments = [ast.unparse(argument) for argument in arguments if argument not in corrections]
+    of_variance = _correction(operation, arguments)
+    correction = "1" if of_variance is None else ast.unparse(_value(of_variance))
+    shown_arguments = [ast.unparse(argument) for argument in arguments if argument is not of_variance]
     attention = _attention_with_mask(operation, site, variables["valid"])
     # The last valid step of each row, as an index
     index = [":"] * dimensions
@@ -361,6 +356,15 @@ def _substitutes(
             "last": ", ".join(index[: max(axes) + 1]),
         }
     )
+
+
+def _correction(operation: Operation, arguments: Sequence[ast.expr | ast.keyword]) -> ast.expr | ast.keyword | None:
+    """The argument of a variance that says what is subtracted from the number of values; None if it has none."""
+    for index, argument in enumerate(arguments):
+        is_second = index == 1 and operation.kind.startswith(("std", "var")) and isinstance(argument, ast.Constant)
+        if is_second or getattr(argument, "arg", None) in ("unbiased", "correction"):
+            return argument
+    return None
 
 
 def _filled(operation: Operation, site: _Site, x: str, mask: str) -> dict[str, str]:

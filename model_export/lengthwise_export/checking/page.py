@@ -17,7 +17,8 @@ from markupsafe import Markup
 
 from lengthwise.reports.templates import render
 from lengthwise.wrong_values import counted
-from lengthwise_export.checking.leaks import Leak, OperatorSpread
+from lengthwise_export.checking.compared_runs import OperatorSpread
+from lengthwise_export.checking.leaks import Leak
 from lengthwise_export.checking.report import (
     Report,
     Verdict,

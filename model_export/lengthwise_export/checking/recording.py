@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,8 @@ from lengthwise_export.tracing.source_lines import CodeLocation
 
 if TYPE_CHECKING:  # a graph does without torch
     from lengthwise_export.tracing.module_state import ModuleState
+
+Identity: TypeAlias = tuple[str, str, CodeLocation | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +59,29 @@ class Operation:
     occurrence: int = 0  # How many calls of the same kind at the same line ran before it
 
     @property
-    def identity(self) -> tuple[str, str, CodeLocation | None]:
+    def identity(self) -> Identity:
         """What is equal for the same operation in two runs: its operator, kind and location."""
         return self.operator, self.kind, self.location
+
+    @property
+    def place(self) -> str:
+        """The line of code that called it; its name if it has no line."""
+        return self.operator if self.location is None else str(self.location)
+
+    @property
+    def has_nan(self) -> bool:
+        """Whether an output has a NaN."""
+        return any(value.dtype.kind == "f" and bool(np.isnan(value).any()) for _, value in self.outputs)
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether all outputs are finite."""
+        return all(value.dtype.kind != "f" or bool(np.isfinite(value).all()) for _, value in self.outputs)
+
+    @property
+    def gives_sizes(self) -> bool:
+        """Whether all outputs are integers or single numbers, as sizes and indices are."""
+        return all(value.dtype.kind in "iu" or value.ndim == 0 for _, value in self.outputs)
 
 
 @dataclass(frozen=True, slots=True)

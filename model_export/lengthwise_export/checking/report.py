@@ -39,6 +39,11 @@ class TrialResult:
     raised: str | None = None  # The error that the model raised
     is_rounding: bool = False  # Whether a larger difference was excused, because rounding explains it
 
+    def as_json(self) -> dict[str, Any]:
+        """The result as JSON values."""
+        difference = finite(self.difference)
+        return {"name": self.name, "difference": difference, "passed": self.passed, "raised": self.raised}
+
 
 @dataclass(frozen=True, slots=True)
 class CheckedSizes:
@@ -73,6 +78,11 @@ class IgnoredLeak:
         """`LW201 at net.py:12, by its comment`."""
         location = self.leak.location or self.leak.layer or self.leak.operator
         return f"{self.leak.code} at {location}, by {'its comment' if self.by == 'comment' else f'--{self.by}'}"
+
+    def as_json(self) -> dict[str, Any]:
+        """The ignored leak as JSON values: where it is, without its cause."""
+        leak = _leak_as_json(self.leak)
+        return {name: leak[name] for name in ("code", "operator", "place", "file", "line", "source")} | {"by": self.by}
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,46 +157,31 @@ class Report:
             "reason": self.reason,
             "padding_safe": self.padding_safe,
             "batch_invariant": self.batch_invariant,
-            "leaks": [
-                {
-                    "code": leak.code,
-                    "operator": leak.operator,
-                    "kind": leak.kind,
-                    "place": leak.layer or None,
-                    **location_as_json(leak.location),
-                    "cause_at": leak.cause_at,
-                    "cause": leak.cause.why,
-                    "fix": leak.cause.fix,
-                    "difference": finite(leak.difference),
-                    "trial": leak.trial,
-                }
-                for leak in self.leaks
-            ],
-            "ignored": [
-                {
-                    "code": ignored.leak.code,
-                    "operator": ignored.leak.operator,
-                    "place": ignored.leak.layer or None,
-                    **location_as_json(ignored.leak.location),
-                    "by": ignored.by,
-                }
-                for ignored in self.ignored
-            ],
-            "trials": [
-                {
-                    "name": result.name,
-                    "difference": finite(result.difference),
-                    "passed": result.passed,
-                    "raised": result.raised,
-                }
-                for result in self.trials
-            ],
+            "leaks": [*map(_leak_as_json, self.leaks)],
+            "ignored": [ignored.as_json() for ignored in self.ignored],
+            "trials": [result.as_json() for result in self.trials],
             "notes": list(self.notes),
             "min_length": self.min_length,
             "max_length": self.max_length,
             "ran": {name: list(sizes) for name, sizes in asdict(self.ran).items()},
             "notices": list(self.notices),
         } | fix
+
+
+def _leak_as_json(leak: Leak) -> dict[str, Any]:
+    """A leak as JSON values."""
+    return {
+        "code": leak.code,
+        "operator": leak.operator,
+        "kind": leak.kind,
+        "place": leak.layer or None,
+        **location_as_json(leak.location),
+        "cause_at": leak.cause_at,
+        "cause": leak.cause.why,
+        "fix": leak.cause.fix,
+        "difference": finite(leak.difference),
+        "trial": leak.trial,
+    }
 
 
 def level_of(report: Report) -> Severity:

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from lengthwise.padding import PaddedBatch, pad
 from lengthwise_export.checking import axes, trials
 from lengthwise_export.checking.baseline import Baseline, relative_difference
-from lengthwise_export.checking.leaks import FailedTrial, Leak, aligned
+from lengthwise_export.checking.compared_runs import aligned
+from lengthwise_export.checking.leaks import FailedTrial, Leak
 from lengthwise_export.checking.recording import Operation, Subject
 from lengthwise_export.checking.rule import Cause, rules
 from lengthwise_export.checking.trials import Geometry, Pairing, Sampler

@@ -123,6 +123,7 @@ CHANGES: Final[tuple[Change, ...]] = get_args(Change)  # Those that keep every s
 JUNK_SCALES: Final = {"junk": 3.0, "large junk": 1000.0}  # Standard deviations of values written into the padding
 
 _MORE_LENGTHS: Final = 6  # lengths that are tried above the shortest one, for a model that has one
+_RAW_OF_EACH: Final = 2  # sequences of each kind of raw values that are run unbatched, most of them short
 _MAX_FEWER_ROWS: Final = 5  # the largest batch of `fewer_rows`
 BLOCK_WIDTHS: Final = (31, 32, 33, 127, 128, 129)
 """Widths at, below and above whole blocks: kernels and their masks have other paths there."""
@@ -281,34 +282,53 @@ def trials(
     First come other values in the padding, then other widths, other rows, orders and lengths, then NaN, Inf and 1e30;
     last the token ids with which the model compares its steps, `ids`.
     """
-    # Other padding
-    rows = len(sequences)
-    all_rows = same_rows(rows)
     base = pad(sequences, width=sizes.width)
-    is_float = base.steps.dtype == np.float32
-    for name, scale in JUNK_SCALES.items():
-        junk = with_padding_filled(base, sampler.fill(base.steps.shape[:2], scale))
-        yield CheckTrial(f"{name} in the padding", "padding", junk, all_rows)
-    repeated = np.resize(base.steps[0, : base.lengths[0]], base.steps.shape[1:])  # the longest row, again and again
-    yield CheckTrial("another row's steps in the padding", "padding", with_padding_filled(base, repeated), all_rows)
-    # Other widths
+    all_rows = same_rows(base.rows)
+    yield from _other_padding(base, sampler)
     for name, width in (
         ("padded wider", sizes.wider),
         ("padded one step wider", min(sizes.width + 1, sizes.wider)),
         ("padded to the longest only", len(sequences[0])),
     ):
         yield CheckTrial(name, "width", pad(sequences, width=width), all_rows)
-    # Other rows: each second one stays
+    yield from _other_rows(sequences, sizes, sampler)
+    for name, value in EXTREME_PADDING.items() if base.steps.dtype == np.float32 else ():
+        yield CheckTrial(f"{name} in the padding", "poison", with_padding_filled(base, np.float32(value)), all_rows)
+    for number in ids:
+        padded = with_padding_filled(base, np.int64(number))
+        yield CheckTrial(f"id {number} in the padding", "padding", padded, all_rows)
+        # In other rows, at every second step of them, the first step included. A row of one step stays as it is, as a
+        # model may drop this id and want a step to be left.
+        others = [steps.copy() for steps in sequences]
+        for steps in others[1::2]:
+            steps[: len(steps) // 2 * 2 : 2] = number
+        yield CheckTrial(f"neighbours of id {number}", "neighbours", pad(others, width=sizes.width), all_rows[::2])
+
+
+def _other_padding(base: PaddedBatch, sampler: Sampler) -> Iterator[CheckTrial]:
+    """Yields the trials with random steps in the padding of the baseline, and with the longest row, again and again."""
+    all_rows = same_rows(base.rows)
+    for name, scale in JUNK_SCALES.items():
+        junk = with_padding_filled(base, sampler.fill(base.steps.shape[:2], scale))
+        yield CheckTrial(f"{name} in the padding", "padding", junk, all_rows)
+    repeated = np.resize(base.steps[0, : base.lengths[0]], base.steps.shape[1:])
+    yield CheckTrial("another row's steps in the padding", "padding", with_padding_filled(base, repeated), all_rows)
+
+
+def _other_rows(sequences: Sequence[Steps], sizes: BatchSizes, sampler: Sampler) -> Iterator[CheckTrial]:
+    """Yields the trials that change rows: every second one, the order of all, and the lengths of every second one."""
+    rows = len(sequences)
+    all_rows = same_rows(rows)
     replaced = [steps if row % 2 == 0 else sampler.sequence(len(steps)) for row, steps in enumerate(sequences)]
-    factor = np.float32(50.0) if is_float else 1
+    factor = np.float32(50.0) if sequences[0].dtype == np.float32 else 1
     larger = [steps if row % 2 == 0 else replaced[row] * factor for row, steps in enumerate(sequences)]
     for name, others in (("neighbours replaced", replaced), ("neighbours replaced by larger ones", larger)):
         yield CheckTrial(name, "neighbours", pad(others, width=sizes.width), all_rows[::2])
-    # Other orders. Shuffled first: a reversal is its own inverse, so a model that never undoes its sorting may hide.
+    # Shuffled first: a reversal is its own inverse, so a model that never undoes its sorting may hide.
     for name, order in (("rows shuffled", sampler.order(rows)), ("rows in another order", list(range(rows))[::-1])):
         new_rows = tuple((row, index) for index, row in enumerate(order))
         yield CheckTrial(name, "order", pad([sequences[row] for row in order], width=sizes.width), new_rows)
-    # Other lengths. The first row is replaced as well, to change the longest length.
+    # The first row is replaced as well, to change the longest length.
     others = [
         sampler.sequence(min(len(steps) + 2, sizes.longest)) if row % 2 == 0 else steps
         for row, steps in enumerate(sequences)
@@ -316,23 +336,28 @@ def trials(
     others[0] = sampler.sequence(max(sizes.longest - 1, len(sequences[1])))
     if all_rows[1::2]:
         yield CheckTrial("neighbours of other lengths", "lengths", pad(others, width=sizes.width), all_rows[1::2])
-    # Padding that is not finite or overflows
-    for name, value in EXTREME_PADDING.items() if is_float else ():
-        yield CheckTrial(f"{name} in the padding", "poison", with_padding_filled(base, np.float32(value)), all_rows)
-    # Ids, in the padding and in other rows: at every second step of them, the first step included. A row of one step
-    # stays as it is, as a model may drop this id and want a step to be left.
-    for number in ids:
-        padded = with_padding_filled(base, np.int64(number))
-        yield CheckTrial(f"id {number} in the padding", "padding", padded, all_rows)
-        others = [steps.copy() for steps in sequences]
-        for steps in others[1::2]:
-            steps[: len(steps) // 2 * 2 : 2] = number
-        yield CheckTrial(f"neighbours of id {number}", "neighbours", pad(others, width=sizes.width), all_rows[::2])
 
 
 def unbatched_name(length: int) -> str:
     """The name of the trial of one unbatched sequence, such as `unbatched, 3 steps`."""
     return f"unbatched, {length} step{'s' if length > 1 else ''}"
+
+
+def unbatched_sequences(
+    sampler: Sampler, sizes: BatchSizes, most_lengths: int, *, is_packed: bool
+) -> tuple[list[Steps], list[str | None]]:
+    """The sequences that run unbatched, and the kind of raw values of each; None for ordinary values.
+
+    Ordinary ones of all lengths, spread evenly if there are more than `most_lengths` (of a packed model, than rows of a
+    batch), the longest first. Then raw ones, with every second of these lengths from the shortest on; a packed model
+    gets none.
+    """
+    count = min(sizes.width - sizes.shortest + 1, sizes.rows if is_packed else most_lengths)
+    lengths = np.unique(np.linspace(sizes.shortest, sizes.width, count).round().astype(int))
+    raw_kinds = () if is_packed else _RAW_OF_EACH * sampler.kinds
+    kinds = [*[None] * len(lengths), *raw_kinds]
+    all_lengths = [*lengths[::-1].tolist(), *np.resize(lengths[::2], len(raw_kinds)).tolist()]
+    return [sampler.sequence(length, kind) for length, kind in zip(all_lengths, kinds, strict=True)], kinds
 
 
 def lone_trials(sequences: Sequence[Steps], kinds: Sequence[str | None]) -> Iterator[CheckTrial]:
