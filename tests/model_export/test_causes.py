@@ -150,6 +150,39 @@ def test_a_printed_fix_in_the_place_of_its_line_ends_the_leak(
     assert check("fixed", fix).verdict == "sound", fix
 
 
+MASKED = """import torch
+from torch import nn
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.lstm, self.head = nn.LSTM(3, 6, batch_first=True), nn.Linear(6, 2)
+    def forward(self, x, lengths):
+        valid = (torch.arange(x.size(1)) < lengths[:, None])[..., None]
+        h = self.lstm(x)[0] * valid  # the mask
+        READ
+        return self.head(h.masked_fill(~valid, 0.0).sum(1) / scale)
+"""
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "scale = 1 + h.abs().amax((1, 2))[:, None]",
+        "scale = 2 + (2 * h).relu().amax(1)",
+        "scale = 2 + torch.relu(h).max(dim=1).values",
+        "scale = 99 + h.sum(1)",
+    ],
+)
+def test_a_product_with_a_mask_that_nan_gets_past_is_named(line: str, tmp_path: Path) -> None:
+    code = MASKED.replace("READ", line)
+    (tmp_path / "net.py").write_text(code)
+    report = lengthwise_export.check(f"{tmp_path / 'net.py'}:Net", max_length=24)
+    (leak,) = report.leaks
+    assert (report.verdict, leak.code, leak.location.source) == ("warning", "LW801", line)
+    assert leak.cause_at.endswith(f"net.py:{code[: code.index('# the mask')].count(chr(10)) + 1}")
+
+
 class Moved(nn.Module):
     """A masked mean of what a function makes of the steps, and what another makes of the means."""
 

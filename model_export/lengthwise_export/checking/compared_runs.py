@@ -383,6 +383,24 @@ class ComparedRuns:
                 return operation.place
         return None
 
+    def mask_that_failed(self, leaking: Operation) -> str | None:
+        """Where padding that is not finite was multiplied by a mask that is 0 there, in the run of the trial.
+
+        Returns:
+            The line of the last such operator before a leak, or its name if it has no line; None if there is none.
+        """
+        pair = self.pair_of(leaking)
+        if pair is None:
+            return None
+        earlier = _earlier(self.after, pair.after)
+        paddings = _paddings(earlier, self.pairing.after)
+        for operation, _ in _upstream(earlier, pair.after):
+            inputs = [paddings[key] for key in operation.input_keys & paddings.keys()]
+            is_masked = any(not padding.any() for padding in inputs)
+            if is_masked and any(not np.isfinite(padding).all() for padding in inputs):
+                return operation.place
+        return None
+
     def spreads(self, row: int) -> Iterator[OperatorSpread]:
         """Yields the lines of the picture: for each operator the differences of its first output along one row.
 

@@ -102,7 +102,8 @@ class Leak:
     kind: str  # Its torch function or ONNX operator type
     location: CodeLocation | None  # The line of code that calls it; None for ONNX
     cause: Cause  # The likely cause, and code that fixes it
-    cause_at: str | None  # Where padding stopped being 0, if that is another operator
+    # Where padding stopped being 0, if that is another operator: where a product with a mask made it NaN, for NaN in it
+    cause_at: str | None
     difference: float  # The difference of the operator's output, in units of max(1, its largest value)
     trial: str  # The name of the trial that shows the leak
     # The picture: the operators in order of execution, for the row whose answer changed most
@@ -228,12 +229,13 @@ class _LeakSearch:
     def _leak(self, operation: Operation, difference: float, failed: FailedTrial, runs: ComparedRuns) -> Leak:
         """The leak that begins at an operation, with its cause and its picture."""
         row, _ = failed.trial.rows[failed.row]
+        mask = runs.mask_that_failed(operation) if failed.trial.change == "poison" else None
         return Leak(
             operator=operation.operator,
             kind=operation.kind,
             location=operation.location,
             cause=runs.cause_of(operation, failed.trial.change, self.subject.names),
-            cause_at=runs.where_padding_became_nonzero(operation),
+            cause_at=mask or runs.where_padding_became_nonzero(operation),
             difference=difference,
             trial=failed.nan_with or failed.trial.name,
             spread=tuple(runs.spreads(failed.row)),
