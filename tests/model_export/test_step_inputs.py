@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from lengthwise.errors import ConfigurationError
+from lengthwise.runtime.manifest import StepInput
 from lengthwise_export.checking.trace_torch import TorchSubject
 from lengthwise_export.errors import UncheckableError
 from lengthwise_export.options import TargetOptions
@@ -47,12 +48,16 @@ class Bert(nn.Module):
 def found(module: nn.Module, signature: CallSignature | None = None, **options: object) -> TorchSubject:
     said = TargetOptions(**options)
     signature = signature or read_signature(module, second=said.second)
-    return read_steps("net:make", module.eval(), said, signature, output_selector(None))[0]
+    return read_steps("net:make", unread(module.eval(), signature), said)[0]
+
+
+def unread(module: nn.Module, signature: CallSignature) -> TorchSubject:
+    return TorchSubject(module, StepInput(features=1), signature, output_selector(None))
 
 
 def test_a_step_is_what_the_first_layer_takes() -> None:
     module, options = Mean(), TargetOptions()
-    subject, shape = read_steps("net:make", module, options, read_signature(module), output_selector(None))
+    subject, shape = read_steps("net:make", unread(module, read_signature(module)), options)
     assert (subject.steps.features, shape[-1]) == (4, 3)
 
 

@@ -123,10 +123,13 @@ class ModelSpec(SpecTable):
 
     def contradictions(self) -> Sequence[tuple[object, str]]:
         """Contradictions: keys of the other kind of model, keys of layers that the model lacks, unfitting heads."""
-        is_rocket, heads, features = self.kind == "rocket", self.self_attention_heads, self.body_features
+        return (*self._wrong_kind(), *self._wrong_layers(), *self._wrong_heads())
+
+    def _wrong_kind(self) -> Sequence[tuple[object, str]]:
+        """Pairs of a condition and its message: the keys of one kind of model in the other one."""
+        is_rocket = self.kind == "rocket"
         of_layers = self.first_stated(*(name for name in ModelSpec.model_fields if name not in ROCKET_KEYS))
         of_rocket = self.first_stated("kernels", "grid")
-        too_far = [(index, conv.residual) for index, conv in enumerate(self.conv, start=1) if conv.residual > index]
         return (
             (
                 is_rocket and of_layers,
@@ -137,6 +140,12 @@ class ModelSpec(SpecTable):
                 not is_rocket and of_rocket,
                 f"'{of_rocket}' is for kind = 'rocket'; the layers of a convolution are in [[model.conv]]",
             ),
+        )
+
+    def _wrong_layers(self) -> Sequence[tuple[object, str]]:
+        """Pairs of a condition and its message: convolutions, recurrent layers and features that do not fit."""
+        too_far = [(index, conv.residual) for index, conv in enumerate(self.conv, start=1) if conv.residual > index]
+        return (
             (
                 self.layers == 0 and (self.rnn != "none" or not self.conv),
                 "'layers' 0 is for rnn = 'none' after convolutions: otherwise there would be no layer",
@@ -153,6 +162,12 @@ class ModelSpec(SpecTable):
                 self.rnn == "none" and self.bidirectional and self.first_stated("bidirectional"),
                 "'bidirectional' has no meaning with rnn = 'none': a per-step MLP reads in no direction",
             ),
+        )
+
+    def _wrong_heads(self) -> Sequence[tuple[object, str]]:
+        """Pairs of a condition and its message: keys of self-attention without heads, and heads that do not fit."""
+        heads, features = self.self_attention_heads, self.body_features
+        return (
             (
                 not heads and self.feed_forward and self.first_stated("feed_forward"),
                 "'feed_forward' belongs to self-attention: it needs 'self_attention_heads'",

@@ -56,25 +56,14 @@ def write(
         examples: Recordings for the console; none are stored if it is empty.
         seed: The seed of the golden sequences.
     """
-    # The graph, and golden sequences with its answers
+    # The graph, golden sequences with its answers, the verification, and recordings
     manifest = verified.manifest
     files.write(stage / GRAPH_FILE, verified.graph.SerializeToString())
     session = Session.load(stage, manifest)
     expected = golden.answers(session, draw(manifest, lengths_for(manifest, GOLDEN_LENGTHS), seed + 10), manifest)
     expected.write(stage / GOLDEN_FILE)
-    # The verification. Every case holds, or the export had failed before. The service requires `holds` in each case.
-    verification = {
-        "contract": CONTRACT,
-        "seed": seed,
-        "precision": manifest.precision,
-        "from_fp32": manifest.from_fp32,
-        "data": None if verified.labels is None else asdict(verified.labels),
-        "sample": None if verified.sample is None else verified.sample.as_json(),
-        "cases": [{**case.as_json(), "holds": True} for case in verified.cases],
-    }
-    if mend is not None:
-        verification["mend"] = mend.as_record()
-    files.write(stage / VERIFICATION_FILE, json.dumps(verification, indent=2, allow_nan=False) + "\n")
+    record = _verification_record(verified, mend, seed)
+    files.write(stage / VERIFICATION_FILE, json.dumps(record, indent=2, allow_nan=False) + "\n")
     names = [GRAPH_FILE, VERIFICATION_FILE, GOLDEN_FILE]
     if examples:
         files.write(stage / EXAMPLES_FILE, as_lines(examples))
@@ -103,6 +92,23 @@ def write(
     )
     files.write(stage / MANIFEST_FILE, finished.to_json())
     return finished
+
+
+def _verification_record(verified: VerifiedGraph, mend: FixProposal | None, seed: int) -> dict[str, object]:
+    """The content of the file of the verification, as JSON values.
+
+    Every case holds, or the export had failed before. The service requires `holds` in each case.
+    """
+    return {
+        "contract": CONTRACT,
+        "seed": seed,
+        "precision": verified.manifest.precision,
+        "from_fp32": verified.manifest.from_fp32,
+        "data": None if verified.labels is None else asdict(verified.labels),
+        "sample": None if verified.sample is None else verified.sample.as_json(),
+        "cases": [{**case.as_json(), "holds": True} for case in verified.cases],
+        **({} if mend is None else {"mend": mend.as_record()}),
+    }
 
 
 _FROM_A_SHAPE: Final = frozenset({"Shape", "Size"})

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from lengthwise.errors import ConfigurationError
 from lengthwise.padding import pad
-from lengthwise.runtime.manifest import GraphNames, StepInput, digest
+from lengthwise.runtime.manifest import GraphNames, digest
 from lengthwise_export.checking.causes import ArgumentNames
 from lengthwise_export.checking.trace_torch import TorchSubject
 from lengthwise_export.checking.trials import Sampler
@@ -40,6 +40,7 @@ from lengthwise_export.keras_models.causes import IN_OWN_LAYER, LayerParts
 from lengthwise_export.keras_models.module import (
     MASK_FROM_STEPS,
     KerasModule,
+    ModelInput,
     input_of,
     probable_scores,
 )
@@ -50,7 +51,7 @@ from lengthwise_export.targets.target import (
     labels_of,
     require_applicable,
 )
-from lengthwise_export.tracing.call_signature import CallSignature, OutputSelector, output_selector
+from lengthwise_export.tracing.call_signature import CallSignature, output_selector
 from lengthwise_export.tracing.module_state import ModuleState
 
 _WIDTHS: Final = (8, 64, 131)  # widths to try; convolutions without padding need many steps
@@ -87,14 +88,13 @@ def of_model(text: str, model: Any, options: TargetOptions, origin: Mapping[str,
     Raises:
         ConfigurationError: The factory returned an object of Keras that is not a model, or the answers differ.
     """
-    # Refuse what cannot be served
+    # 1. What can be served, and its input
     keras = import_keras()
     require_applicable(text, "keras", options)
     if not isinstance(model, keras.Model):
         raise ConfigurationError(f"{text} gives a {type(model).__name__} of Keras: it must return a keras.Model")
     _require_servable(text, model)
     _require_steps_only(text, model)
-    # Its input
     model_input = input_of(text, model, features=options.features, vocabulary=options.vocabulary)
     notices: tuple[str, ...] = ()
     if model_input.fixed is not None:
@@ -104,52 +104,71 @@ def of_model(text: str, model: Any, options: TargetOptions, origin: Mapping[str,
             "the same layers give it at its own length, without padding",
         )
     check_options_agree(text, options.model_copy(update={"classes": None, "labels": None}), model_input.steps, ())
-    # Its torch module, and the answers. `state` is that before the calls here; if the first call makes weights, that
-    # after it, as Keras cannot remove them again
-    module = KerasModule(model, model_input.padding, model_input.stand_in).eval()
-    was_built = all(layer.built for layer in model._flatten_layers(include_self=False))
-    state = ModuleState(model)
-    module, model_input, outputs = require_agreement(text, module, model_input)
-    notices = (*model_input.masks, *notices)
-    if not was_built:
-        state = ModuleState(model)
-    signature = CallSignature(features_axis=model_input.features_axis)
-    output = _output_name(text, outputs, options)
-    select_output = output_selector(output)
-    answer = _small_answer(module, model_input.steps, signature, select_output)
-    labels = labels_of(text, options, answer.shape[-1])
-    # Entries of the manifest, and the code that a fix shows
+    # 2. Its torch module, which answers as Keras does
+    agreeing = _AgreeingModule.of(text, model, model_input)
+    notices = (*agreeing.model_input.masks, *notices)
+    # 3. One target that is called with lengths, and one without
     entries = {"framework": f"keras {keras.__version__}", **({"notices": "; ".join(notices)} if notices else {})}
-    masked_value = "" if model_input.padding == 0 else f"{model_input.padding:g}"
-    mask_code = f"keras.layers.Masking({masked_value}).compute_mask(inputs)"
-    if model_input.steps.kind == "tokens" or not model_input.features_axis:
-        mask_code = f"keras.ops.not_equal(inputs, {masked_value or 0})"
-    layer_parts, argument_names = LayerParts(module, mask_code), ArgumentNames(fix=IN_OWN_LAYER)
-    # One target that is called with lengths, and one without
+    signature = CallSignature(features_axis=agreeing.model_input.features_axis)
+    output = _output_name(text, agreeing.outputs, options)
+    subject = agreeing.subject(signature, output)
+    answer = _small_answer(subject)
+    labels = labels_of(text, options, answer.shape[-1])
     with_lengths, without_lengths = (
         KerasTarget(
             text=text,
-            subject=TorchSubject(
-                module,
-                model_input.steps,
-                call_signature,
-                select_output,
-                describe_part=layer_parts,
-                own_names=argument_names,
-                state=state,
-            ),
+            subject=dataclasses.replace(subject, signature=call_signature),
             labels=labels,
             per_step=answer.ndim == 3,
             names=GraphNames(sequences=model_input.steps.kind),
             blind=call_signature.second == "none",
             notices=notices,
-            scores=probable_scores(model, output, outputs, answer),
+            scores=probable_scores(model, output, agreeing.outputs, answer),
             provenance=entries | dict(origin or {}),
         )
         for call_signature in (signature, dataclasses.replace(signature, second="none"))
     )
-    state.restore()
+    agreeing.state.restore()
     return dataclasses.replace(with_lengths, without_lengths=without_lengths)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _AgreeingModule:
+    """A Keras model as a torch module that answers as Keras does."""
+
+    module: KerasModule
+    model_input: ModelInput  # With what its runs have shown of a mask by hand
+    outputs: Sequence[str]  # The names of the outputs, or their indices as texts
+    state: ModuleState  # That before the calls here; if the first call makes weights, that after it
+
+    @classmethod
+    def of(cls, text: str, model: Any, model_input: ModelInput) -> _AgreeingModule:
+        """Makes the module, and compares its answers with those of Keras.
+
+        Raises:
+            ConfigurationError: They differ.
+        """  # noqa: DOC502 - what it calls raises it
+        module = KerasModule(model, model_input.padding, model_input.stand_in).eval()
+        was_built = all(layer.built for layer in model._flatten_layers(include_self=False))
+        state = ModuleState(model)
+        module, model_input, outputs = require_agreement(text, module, model_input)
+        return cls(module, model_input, outputs, state if was_built else ModuleState(model))
+
+    def subject(self, signature: CallSignature, output: str | None) -> TorchSubject:
+        """The model under check, called by a signature; `output` is the name of the output, None for the only one."""
+        masked_value = "" if self.model_input.padding == 0 else f"{self.model_input.padding:g}"
+        mask_code = f"keras.layers.Masking({masked_value}).compute_mask(inputs)"
+        if self.model_input.steps.kind == "tokens" or not self.model_input.features_axis:
+            mask_code = f"keras.ops.not_equal(inputs, {masked_value or 0})"
+        return TorchSubject(
+            self.module,
+            self.model_input.steps,
+            signature,
+            output_selector(output),
+            describe_part=LayerParts(self.module, mask_code),
+            own_names=ArgumentNames(fix=IN_OWN_LAYER),
+            state=self.state,
+        )
 
 
 def _require_servable(text: str, model: Any) -> None:
@@ -208,15 +227,12 @@ def _output_name(text: str, output_names: Sequence[str], options: TargetOptions)
     return output
 
 
-def _small_answer(
-    module: KerasModule, steps: StepInput, signature: CallSignature, select_output: OutputSelector
-) -> NDArray[Any]:
+def _small_answer(subject: TorchSubject) -> NDArray[Any]:
     """The answer to a small batch, rows first and classes last, at the first of `_WIDTHS` that runs.
 
     If none runs, raises the error of the last one.
     """
-    subject = TorchSubject(module, steps, signature=signature, select_output=select_output)
-    sampler = Sampler(steps, seed=0)
+    sampler = Sampler(subject.steps, seed=0)
     for width in _WIDTHS:
         batch = pad([sampler.sequence(length) for length in (width - 1, width // 2, 1)], width=width)
         with contextlib.suppress(RunError):

@@ -70,7 +70,7 @@ def read_graph(
     Raises:
         UncheckableError: It has neither lengths nor a mask, a frozen axis, or answers that are not float32.
         ConfigurationError: Several readings run, or the meaning of a mask is unclear; the message lists the options.
-    """
+    """  # noqa: DOC502 - what it calls raises them
     # 1. Inputs and the output
     inputs = _inputs_without_weights(graph)
     logits = logits_of([GraphValue.of(value) for value in graph.graph.output], hints.output)
@@ -81,7 +81,7 @@ def read_graph(
         further_inputs = {value.name: "positions" for value in inputs if role_of(value.name) == "positions"}
         inputs = [value for value in inputs if value.name not in further_inputs]
     _require_readable(inputs, hints, blind=blind)
-    # 2. The readings that fit, and those of them that run
+    # 2. The readings that fit, those of them that run, and of several the likeliest
     new_lengths = _unused_name(graph) if blind else None
     reader = _Reader(graph, inputs, hints, further_inputs)
     fitting = dict.fromkeys(candidates(inputs, logits, hints, new_lengths))
@@ -91,29 +91,14 @@ def read_graph(
     running = [reading for names in readings if (reading := reader.run(names)) is not None]
     if not running:
         raise reader.error_without_reading(readings, new_lengths)
-    # 3. Of several, the likeliest. A graph that takes the steps alone may run with either order of the axes. In the
-    #    right one, a row does not change the answers of other rows; where both do, the answers are the same.
-    takes_steps_alone = len(inputs) == 1
-    if takes_steps_alone:
-        running = [reading for reading in running if reading.trial.keeps_rows_apart()] or running
-    running = reader.likeliest_by_names(running)
-    if len(running) > 1 and not takes_steps_alone:
-        choices = "; ".join(_as_options(reading.trial.names) for reading in running)
-        raise ConfigurationError(f"the inputs {listed(inputs)} can be read in several ways; choose one: {choices}")
-    trial, shape = running[0]
-    mask = trial.names.mask
-    if mask is not None and "pad" in mask.lower() and hints.second in (None, "both"):
-        raise ConfigurationError(
-            f"{mask} may be true at padding or at valid steps; pass --second mask (true at valid steps) or "
-            "--second padding-mask (true at padding)"
-        )
+    trial, shape = reader.likeliest(running)
     return ExternalGraph(
         with_int64_tokens(graph, trial.names.sequences),
         trial.steps if trial.steps.kind == "values" else reader.vocabulary_of(trial.names.sequences),
         trial.names,
         classes=shape[-1],
         per_step=len(shape) == 3,
-        blind=takes_steps_alone,
+        blind=reader.takes_steps_alone,
         further_inputs=further_inputs,
     )
 
@@ -132,20 +117,10 @@ def read_packed_graph(graph: onnx.ModelProto, hints: TargetOptions, layout: Step
     Raises:
         UncheckableError: An input has no known role, or no form of the answer is that of packed rows.
         ConfigurationError: No input tells the borders, by its name or by the option.
-    """
-    # 1. The inputs beside the steps; among them the one that tells the borders of the sequences
+    """  # noqa: DOC502 - what it calls raises it
+    # 1. The roles of the inputs; the steps are the one without. If all have one, all are taken for unknown.
     inputs = _inputs_without_weights(graph)
-    border_role = ROLE_OF[layout.packed or "cu_seqlens"]
-    further_inputs = {value.name: role for value in inputs if (role := role_of(value.name)) is not None}
-    if layout.packed_input is not None:
-        further_inputs = {name: role for name, role in further_inputs.items() if role != border_role}
-        further_inputs[layout.packed_input] = border_role
-    further_inputs.pop(hints.values or "", None)
-    if border_role not in further_inputs.values() or not further_inputs.keys() <= {value.name for value in inputs}:
-        raise ConfigurationError(
-            f"the graph takes {listed(inputs)}, and none is {layout.packed} by its name: name one with --packed-input"
-        )
-    # 2. The one input that is left are the steps. Without one, all inputs are taken for unknown.
+    further_inputs = _roles_by_name(inputs, hints, layout)
     steps, *unknown_inputs = [value for value in inputs if value.name not in further_inputs] or inputs
     if unknown_inputs or steps.name in further_inputs:
         names_of_others = ", ".join(further_inputs)
@@ -160,7 +135,7 @@ def read_packed_graph(graph: onnx.ModelProto, hints: TargetOptions, layout: Step
     reader = _Reader(graph, inputs, hints, further_inputs)
     features_axis = steps.axes[-1] if steps.rank > 1 else 1
     step = reader.features_of(steps, features_axis) if is_float else reader.vocabulary_of(steps.name)
-    # 3. A trial of this reading
+    # 2. A trial of this reading
     known_sizes = frozenset(int(size) for weight in graph.graph.initializer for size in weight.dims)
     layout = replace(layout, has_rows_axis=steps.rank == (3 if is_float else 2), known_sizes=known_sizes)
     graph = with_int64_tokens(graph, steps.name)
@@ -180,6 +155,25 @@ def read_packed_graph(graph: onnx.ModelProto, hints: TargetOptions, layout: Step
         further_inputs=further_inputs,
         layout=replace(layout, per_step=len(shape) == 3),
     )
+
+
+def _roles_by_name(inputs: list[GraphValue], hints: TargetOptions, layout: StepLayout) -> dict[str, PackedRole]:
+    """The roles of the inputs beside the steps, by their names; among them the one that tells the borders of sequences.
+
+    Raises:
+        ConfigurationError: No input tells the borders, by its name or by the option.
+    """
+    border_role = ROLE_OF[layout.packed or "cu_seqlens"]
+    roles = {value.name: role for value in inputs if (role := role_of(value.name)) is not None}
+    if layout.packed_input is not None:
+        roles = {name: role for name, role in roles.items() if role != border_role}
+        roles[layout.packed_input] = border_role
+    roles.pop(hints.values or "", None)
+    if border_role not in roles.values() or not roles.keys() <= {value.name for value in inputs}:
+        raise ConfigurationError(
+            f"the graph takes {listed(inputs)}, and none is {layout.packed} by its name: name one with --packed-input"
+        )
+    return roles
 
 
 class _RunningReading(NamedTuple):
@@ -298,7 +292,37 @@ class _Reader:
             if operator is not None:
                 raise UncheckableError(data_dependence.why_refused(operator))
 
-    def likeliest_by_names(self, running: list[_RunningReading]) -> list[_RunningReading]:
+    @property
+    def takes_steps_alone(self) -> bool:
+        """Whether the graph has no input for lengths or a mask."""
+        return len(self.inputs) == 1
+
+    def likeliest(self, running: list[_RunningReading]) -> _RunningReading:
+        """The likeliest of the readings that run, of which there is at least one.
+
+        A graph that takes the steps alone may run with either order of the axes. In the right one, a row does not
+        change the answers of other rows; where both do, the answers are the same.
+
+        Raises:
+            ConfigurationError: Several are as likely, or the meaning of its mask is unclear.
+        """
+        if self.takes_steps_alone:
+            running = [reading for reading in running if reading.trial.keeps_rows_apart()] or running
+        running = self._likeliest_by_names(running)
+        if len(running) > 1 and not self.takes_steps_alone:
+            choices = "; ".join(_as_options(reading.trial.names) for reading in running)
+            raise ConfigurationError(
+                f"the inputs {listed(self.inputs)} can be read in several ways; choose one: {choices}"
+            )
+        mask = running[0].trial.names.mask
+        if mask is not None and "pad" in mask.lower() and self.hints.second in (None, "both"):
+            raise ConfigurationError(
+                f"{mask} may be true at padding or at valid steps; pass --second mask (true at valid steps) or "
+                "--second padding-mask (true at padding)"
+            )
+        return running[0]
+
+    def _likeliest_by_names(self, running: list[_RunningReading]) -> list[_RunningReading]:
         """The readings that fit the usual names of inputs and axes best; all of them if no name is usual."""
 
         def has_mask_name(names: GraphNames) -> bool:

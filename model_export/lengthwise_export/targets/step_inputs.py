@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any, Final
 
 import torch
@@ -27,19 +26,17 @@ from lengthwise_export.checking.trace_torch import TorchSubject
 from lengthwise_export.checking.trials import Sampler
 from lengthwise_export.errors import RunError, UncheckableError
 from lengthwise_export.options import TargetOptions
-from lengthwise_export.tracing.call_signature import CallSignature, OutputSelector, part_instead
-from lengthwise_export.tracing.module_state import ModuleState
+from lengthwise_export.tracing.call_signature import part_instead
 
 _WIDTHS: Final = (7, 8, 64, 515)  # Widths to try; some models need an even number, or many samples
 _TABLES: Final = (nn.Embedding, nn.EmbeddingBag)
 _UNRELATED_ERRORS: Final = (AttributeError, ImportError, NameError, NotImplementedError)  # Raised for any kind of step
-
+_ROWS: Final = 3  # of the batch that shows whether rows stay apart
+_ROW_TRIAL_WIDTHS: Final = (11, 64, 515)  # its widths to try; convolutions without padding need many steps
+_TOLERANCE: Final = 1e-4  # answers that differ by less are the same, in units of max(1, |logit|)
 
 InferredSteps = tuple[TorchSubject, tuple[int, ...]]
 """A module with its kind of step and its signature, and the shape of its answer, rows first."""
-
-_MakeSubject = Callable[..., TorchSubject]
-"""Makes the subject of a module: takes a kind of step, and optionally another `signature`."""
 
 
 def _running_subjects(subject: TorchSubject) -> Iterator[InferredSteps]:
@@ -61,23 +58,13 @@ def _running_subjects(subject: TorchSubject) -> Iterator[InferredSteps]:
                 yield subject, shape
 
 
-def read_steps(
-    text: str,
-    module: nn.Module,
-    options: TargetOptions,
-    signature: CallSignature,
-    select_output: OutputSelector,
-    state: ModuleState | None = None,
-) -> InferredSteps:
+def read_steps(text: str, unread: TorchSubject, options: TargetOptions) -> InferredSteps:
     """Finds the kind of a step: the only candidate with which the module runs.
 
     Args:
         text: The name of the target in messages.
-        module: The module.
+        unread: The module and how it is called; its `steps` are not known yet, and whatever they are is not used.
         options: The options of the target; `features` or `vocabulary` make the kind known.
-        signature: How the module is called.
-        select_output: Takes the answer from its outputs.
-        state: The state of the module when it was loaded.
 
     Returns:
         The module with its kind of step, and the shape of its answer. If the module runs at no usual width, this may be
@@ -86,40 +73,32 @@ def read_steps(
     Raises:
         ConfigurationError: No kind of step runs, or several do; the message names the options that help.
     """
-    make_subject = partial(TorchSubject, module, signature=signature, select_output=select_output, state=state)
     if options.features is not None:
         candidates = [StepInput(features=options.features)]
     elif options.vocabulary is not None:
         candidates = [StepInput(kind="tokens", vocabulary=options.vocabulary)]
     else:
         # An embedding table that gets the steps themselves decides.
-        vocabulary = _vocabulary_of_steps(make_subject, module)
+        vocabulary = _vocabulary_of_steps(unread)
         if vocabulary is not None:
-            of_tokens = make_subject(StepInput(kind="tokens", vocabulary=vocabulary))
+            of_tokens = replace(unread, steps=StepInput(kind="tokens", vocabulary=vocabulary))
             if inferred := next(_running_subjects(of_tokens), None):
                 return inferred
-        candidates = list(dict.fromkeys(_likely_steps(module)))
-    running = [
-        inferred for steps in candidates if (inferred := next(_running_subjects(make_subject(steps)), None)) is not None
-    ]
+        candidates = list(dict.fromkeys(_likely_steps(unread.module)))
+    subjects = [replace(unread, steps=steps) for steps in candidates]
+    running = [inferred for subject in subjects if (inferred := next(_running_subjects(subject), None)) is not None]
+    signature = unread.signature
     if not running and not signature.channels_first and (options.features or 1) == 1 and options.vocabulary is None:
         # Raw samples: one value for each step, without an axis of features.
-        raw_samples = make_subject(StepInput(features=1), signature=replace(signature, features_axis=False))
+        raw_samples = replace(unread, steps=StepInput(features=1), signature=replace(signature, features_axis=False))
         running = list(itertools.islice(_running_subjects(raw_samples), 1))
     if len(running) > 1:
         choices = " and with ".join(_as_option(subject.steps) for subject, _ in running)
         raise ConfigurationError(f"{text} runs with {choices}: pass the right one")
-    return running[0] if running else _steps_for_check(text, make_subject, options, candidates)
+    return running[0] if running else _steps_for_check(text, options, subjects)
 
 
-def read_packed_steps(
-    text: str,
-    module: nn.Module,
-    options: TargetOptions,
-    signature: CallSignature,
-    select_output: OutputSelector,
-    state: ModuleState | None = None,
-) -> InferredSteps:
+def read_packed_steps(text: str, unread: TorchSubject, options: TargetOptions) -> InferredSteps:
     """Finds the kind of a step of a module that takes packed rows, and the form of these rows.
 
     The form is `[1, steps]` or `[steps]`: the first that runs. The layout of the subject that is returned says it, and
@@ -129,11 +108,10 @@ def read_packed_steps(
         UncheckableError: Neither form gives one answer for each sequence, or for each step.
     """
     errors: list[str] = []
-    known_sizes = TorchSubject(module, StepInput(features=1), signature, select_output).sizes
     for has_rows_axis in (True, False):
-        layout = replace(signature.layout, has_rows_axis=has_rows_axis, known_sizes=known_sizes)
+        layout = replace(unread.layout, has_rows_axis=has_rows_axis, known_sizes=unread.sizes)
         try:
-            subject, shape = read_steps(text, module, options, replace(signature, layout=layout), select_output, state)
+            subject, shape = read_steps(text, unread.with_layout(layout), options)
         except (ConfigurationError, UncheckableError) as error:
             errors.append(str(error))
             continue
@@ -165,9 +143,7 @@ def _why_wrong_form(subject: TorchSubject) -> str | None:
     return problem
 
 
-def _steps_for_check(
-    text: str, make_subject: _MakeSubject, options: TargetOptions, candidates: Sequence[StepInput]
-) -> InferredSteps:
+def _steps_for_check(text: str, options: TargetOptions, candidates: Sequence[TorchSubject]) -> InferredSteps:
     """For a module that runs at no usual width: the kind of step for which the check will report why, and a shape.
 
     That is the first candidate if the user states the kind; else the first one with which the module runs at all, such
@@ -183,15 +159,14 @@ def _steps_for_check(
         raise ConfigurationError(
             f"{text}: the kind of a step cannot be inferred from the module; pass --features N or --vocabulary N"
         )
-    error = _first_error(map(make_subject, candidates))
-    _explain_by_other_calls(text, make_subject, candidates, error)
+    error, first = _first_error(candidates), candidates[0]
+    _explain_by_other_calls(text, candidates, error)
     is_stated = options.features is not None or options.vocabulary is not None
     if is_stated:
-        _require_no_other_steps(make_subject, candidates[0])
+        _require_no_other_steps(first)
     is_about_steps = not isinstance(error.__cause__, _UNRELATED_ERRORS)
-    first = make_subject(candidates[0])
-    module, is_blind = first.module, first.signature.second == "none"
-    for subject in map(make_subject, candidates) if is_about_steps or not is_blind else ():
+    is_blind = first.signature.second == "none"
+    for subject in candidates if is_about_steps or not is_blind else ():
         sampler = Sampler(subject.steps, seed=0)
         takes_one_row = any(runs(subject, pad([sampler.sequence(width)], width=width)) for width in _WIDTHS)
         if is_stated or takes_one_row or widths_at_which_it_runs(subject, sampler):
@@ -200,17 +175,17 @@ def _steps_for_check(
                     why_it_raises(subject, [sampler.sequence(length) for length in (5, 3, 1)], 7, error)
                 )
             return subject, (0, options.classes or len(options.labels or ()) or 1)
-    options_shown = [_as_option(steps) for steps in candidates[:4]]
+    options_shown = [_as_option(subject.steps) for subject in candidates[:4]]
     example = f"; with {options_shown[0]}" if len(options_shown) > 1 else ""
     hint = ". If a step is something else, pass --features N or --vocabulary N"
     if not is_about_steps:
-        example, hint = "", part_instead(module) if isinstance(error.__cause__, NotImplementedError) else ""
+        example, hint = "", part_instead(first.module) if isinstance(error.__cause__, NotImplementedError) else ""
     raise ConfigurationError(
         f"{text} raises for every batch that was tried ({', '.join(options_shown)}){example}: {error}{hint}"
     )
 
 
-def _first_error(subjects: Iterable[TorchSubject]) -> RunError:
+def _first_error(subjects: Sequence[TorchSubject]) -> RunError:
     """The error of the first subject for a small batch.
 
     Raises:
@@ -226,16 +201,16 @@ def _first_error(subjects: Iterable[TorchSubject]) -> RunError:
     return errors[0]
 
 
-def _require_no_other_steps(make_subject: _MakeSubject, stated: StepInput) -> None:
+def _require_no_other_steps(stated: TorchSubject) -> None:
     """Makes sure that a module which raises with the kind of step that the user states runs with no other.
 
     Raises:
         UncheckableError: It runs with another one; the message names both.
     """
-    for steps in dict.fromkeys(_likely_steps(make_subject(stated).module)):
-        if any(_running_subjects(make_subject(steps))):
+    for steps in dict.fromkeys(_likely_steps(stated.module)):
+        if any(_running_subjects(replace(stated, steps=steps))):
             raise UncheckableError(
-                f"the model raises with {_as_option(stated)}, and runs with {_as_option(steps)}: pass that"
+                f"the model raises with {_as_option(stated.steps)}, and runs with {_as_option(steps)}: pass that"
             )
 
 
@@ -244,9 +219,7 @@ def _as_option(steps: StepInput) -> str:
     return f"--features {steps.features}" if steps.features else f"--vocabulary {steps.vocabulary}"
 
 
-def _explain_by_other_calls(
-    text: str, make_subject: _MakeSubject, candidates: Sequence[StepInput], error: RunError
-) -> None:
+def _explain_by_other_calls(text: str, candidates: Sequence[TorchSubject], error: RunError) -> None:
     """Raises a better error than `error`, which a module raises at every kind of step, if one of two causes is found.
 
     If it is neither, the function returns, and the caller reports `error` itself.
@@ -255,23 +228,21 @@ def _explain_by_other_calls(
         ConfigurationError: The weights are not float32, or the module runs if it is called in another way. The message
             says what to change.
     """
-    subject = make_subject(candidates[0])
-    wrong_dtypes = {tensor.dtype for tensor in subject.module.parameters() if tensor.is_floating_point()} - {
-        torch.float32
-    }
+    weights = candidates[0].module.parameters()
+    wrong_dtypes = {tensor.dtype for tensor in weights if tensor.is_floating_point()} - {torch.float32}
     if wrong_dtypes:
         dtypes = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in wrong_dtypes))
         raise ConfigurationError(
             f"{text} has weights of {dtypes}, but steps are float32: return module.float() from the factory ({error})"
         )
-    for signature, sentence_end in subject.signature.alternatives():
-        for steps in candidates:
-            if signature.channels_first and steps.kind == "tokens":
+    for signature, sentence_end in candidates[0].signature.alternatives():
+        for subject in candidates:
+            if signature.channels_first and subject.steps.kind == "tokens":
                 continue
             # At one width only, the width may have been mistaken for the features.
-            if len(list(itertools.islice(_running_subjects(make_subject(steps, signature=signature)), 2))) == 2:
+            if len(list(itertools.islice(_running_subjects(replace(subject, signature=signature)), 2))) == 2:
                 raise ConfigurationError(
-                    f"{text}, called with {_as_option(steps)}, raises: {error}. It runs {sentence_end}"
+                    f"{text}, called with {_as_option(subject.steps)}, raises: {error}. It runs {sentence_end}"
                 )
 
 
@@ -286,19 +257,20 @@ def _likely_steps(module: nn.Module) -> Iterator[StepInput]:
                 yield StepInput(features=size)
 
 
-def _vocabulary_of_steps(make_subject: _MakeSubject, module: nn.Module) -> int | None:
+def _vocabulary_of_steps(unread: TorchSubject) -> int | None:
     """The size of the vocabulary: the rows of the embedding table that is indexed with the steps themselves.
 
     A smaller `vocab_size` in a configuration of the module counts before it. None if no table gets the steps, or if
     several tables of different sizes do.
     """
+    module = unread.module
     tables = [part for part in module.modules() if isinstance(part, _TABLES)]
     if not tables:
         return None
     # 0 and 1 are valid ids in every table.
     ids = torch.randint(2, (3, 7), generator=torch.Generator().manual_seed(0)).numpy()
     sizes: set[int] = set()
-    subject, batch = make_subject(StepInput(kind="tokens", vocabulary=2)), pad(list(ids), multiple=1)
+    subject, batch = replace(unread, steps=StepInput(kind="tokens", vocabulary=2)), pad(list(ids), multiple=1)
     steps_indices = torch.tensor(subject.layout.arrange(batch).steps)
 
     def note_table(table: nn.Embedding | nn.EmbeddingBag, arguments: tuple[Any, ...]) -> None:
@@ -326,11 +298,6 @@ def _vocabulary_of_steps(make_subject: _MakeSubject, module: nn.Module) -> int |
         ),
         size,
     )
-
-
-_ROWS: Final = 3
-_ROW_TRIAL_WIDTHS: Final = (11, 64, 515)  # widths to try; convolutions without padding need many steps
-_TOLERANCE: Final = 1e-4  # answers that differ by less are the same, in units of max(1, |logit|)
 
 
 def require_order_of_axes(text: str, subject: TorchSubject) -> None:

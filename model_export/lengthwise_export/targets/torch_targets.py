@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from lengthwise.errors import ConfigurationError
-from lengthwise.runtime.manifest import GraphNames
+from lengthwise.runtime.manifest import GraphNames, StepInput
 from lengthwise_export.architecture import foreign_files, trained
 from lengthwise_export.architecture.model import ClassifierOutput
 from lengthwise_export.architecture.spec import Spec
@@ -236,11 +236,9 @@ def read_module(
     Raises:
         ConfigurationError: The module is TorchScript, or its weights are not on the CPU.
         UncheckableError: It has lazy weights, which the first call would draw at random.
-    """
+    """  # noqa: DOC502 - what it calls raises the second
     # 1. What cannot be traced or checked as it is
-    while isinstance(module, nn.DataParallel) or isinstance(getattr(module, "_orig_mod", None), nn.Module):
-        # A wrapper, such as that of `torch.compile`, computes the same as the module in it.
-        module = module.module if isinstance(module, nn.DataParallel) else module._orig_mod  # type: ignore[assignment]  # asked above
+    module = _unwrapped(module)
     if is_keras(module):
         from lengthwise_export.keras_models import keras_targets
 
@@ -256,31 +254,16 @@ def read_module(
         from lengthwise_export.architecture import checkpoint  # brings safetensors along
 
         notices = checkpoint.load(module, checkpoint_path)
-    settings = {"numbers": options.features is not None, "channels_first": options.channels_first}
-    if layout is not None and layout.packed is not None:
-        signature = read_packed_signature(module, layout, **settings)
-    else:
-        settings |= {"time_first": options.time_first, "blind": blind, "positions": layout is not None}
-        signature = read_signature(module, second=options.second, **settings)
-    lazy = [name for name, tensor in (*module.named_parameters(), *module.named_buffers()) if is_lazy(tensor)]
-    if lazy:
-        raise UncheckableError(
-            f"{text}: {', '.join(lazy[:3])} would be drawn at random at the first call, as those of nn.Lazy layers: "
-            "pass the trained weights with --checkpoint, or call the module once before its weights are loaded"
-        )
+    signature = _signature_of(module, options, blind=blind, layout=layout)
+    _require_no_lazy_weights(text, module)
     # 3. The kind of a step, found by running small batches
     state = ModuleState(in_evaluation(module))
     find_steps = read_packed_steps if signature.layout.packed else read_steps
-    subject, shape = find_steps(text, module, options, signature, output_selector(options.output), state)
+    unread = TorchSubject(module, StepInput(features=1), signature, output_selector(options.output), state=state)
+    subject, shape = find_steps(text, unread, options)
     if signature.second == "none":
         require_order_of_axes(text, subject)
-    # 4. The labels: those of the checkpoint, if it records as many
-    labels = labels_of(text, options, shape[-1])
-    labels_of_weights = None if checkpoint_path is None else trained.read_record(checkpoint_path).labels
-    if labels_of_weights is not None and len(labels_of_weights) == len(labels):
-        without_sizes = options.model_copy(update={"features": None, "vocabulary": None})
-        check_options_agree(text, without_sizes, subject.steps, labels_of_weights)
-        labels = labels_of_weights
+    labels = _labels_of_module(text, options, subject.steps, classes=shape[-1])
     state.restore()
     return ModuleTarget(
         text=text,
@@ -292,3 +275,49 @@ def read_module(
         notices=tuple(notices),
         checkpoint=checkpoint_path,
     )
+
+
+def _unwrapped(module: nn.Module) -> nn.Module:
+    """The module inside wrappers, such as that of `torch.compile`, which compute the same."""
+    while isinstance(module, nn.DataParallel) or isinstance(getattr(module, "_orig_mod", None), nn.Module):
+        module = module.module if isinstance(module, nn.DataParallel) else module._orig_mod  # type: ignore[assignment]  # asked above
+    return module
+
+
+def _require_no_lazy_weights(text: str, module: nn.Module) -> None:
+    """Makes sure that the first call of a module draws no weights at random.
+
+    Raises:
+        UncheckableError: It would; the message names them.
+    """
+    lazy = [name for name, tensor in (*module.named_parameters(), *module.named_buffers()) if is_lazy(tensor)]
+    if lazy:
+        raise UncheckableError(
+            f"{text}: {', '.join(lazy[:3])} would be drawn at random at the first call, as those of nn.Lazy layers: "
+            "pass the trained weights with --checkpoint, or call the module once before its weights are loaded"
+        )
+
+
+def _signature_of(
+    module: nn.Module, options: TargetOptions, *, blind: bool, layout: StepLayout | None
+) -> CallSignature:
+    """How a module is called, by its signature and the options; `blind` and `layout` as for `read_module`."""
+    settings = {"numbers": options.features is not None, "channels_first": options.channels_first}
+    if layout is not None and layout.packed is not None:
+        return read_packed_signature(module, layout, **settings)
+    settings |= {"time_first": options.time_first, "blind": blind, "positions": layout is not None}
+    return read_signature(module, second=options.second, **settings)
+
+
+def _labels_of_module(text: str, options: TargetOptions, steps: StepInput, *, classes: int) -> tuple[str, ...]:
+    """The names of the classes of a module: those that its checkpoint records, if it has as many; else by the options.
+
+    Raises:
+        ConfigurationError: An option contradicts them.
+    """  # noqa: DOC502 - what it calls raises it
+    labels, path = labels_of(text, options, classes), _checkpoint_path(options)
+    recorded = None if path is None else trained.read_record(path).labels
+    if recorded is None or len(recorded) != len(labels):
+        return labels
+    check_options_agree(text, options.model_copy(update={"features": None, "vocabulary": None}), steps, recorded)
+    return recorded

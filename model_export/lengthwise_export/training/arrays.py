@@ -448,6 +448,27 @@ def complete_tables(
     """
     completed = {name: dict(table) for name, table in spec_tables.items()}
     input_table, output = completed.setdefault("input", {}), completed.setdefault("output", {})
+    _complete_features(input_table, records, source)
+    longest = max(len(record.steps) for record in records)
+    if "max_length" not in input_table and "long" not in input_table and longest > _DEFAULT_LONGEST:
+        input_table["max_length"] = longest
+        reasons.append(f"max_length = {longest}: the longest sequence")
+    if "labels" not in output:
+        if "task" not in output and (task := _task_of(records)) != "single-label":
+            output["task"] = task
+            reasons.append(f'task = "{task}": by the labels')
+        output["labels"] = sorted_labels(record.label for record in records)
+        if len(output["labels"]) < (1 if output.get("task") == "multi-label" else 2):
+            raise ConfigurationError(f"{records[0].source_line}: {_why_one_class(output['labels'], label_column)}")
+    return completed
+
+
+def _complete_features(input_table: dict[str, Any], records: Sequence[Record], source: str) -> None:
+    """Completes the table `[input]`: reads the number of features and their names off the records, if they are open.
+
+    Raises:
+        ConfigurationError: Only some records have names, or the table states another number of features.
+    """
     if input_table.get("vocabulary") is None and "features" not in input_table:
         input_table["features"] = int(records[0].steps.shape[1])
     names = records[0].names
@@ -462,29 +483,16 @@ def complete_tables(
                 f"{source} says features = {input_table['features']}, the data has {len(names)}: {listed(names)}"
             )
         input_table["feature_names"] = list(names)
-    longest = max(len(record.steps) for record in records)
-    if "max_length" not in input_table and "long" not in input_table and longest > _DEFAULT_LONGEST:
-        input_table["max_length"] = longest
-        reasons.append(f"max_length = {longest}: the longest sequence")
-    if "labels" not in output:
-        if "task" not in output and (task := _task_of(records)) != "single-label":
-            output["task"] = task
-            reasons.append(f'task = "{task}": by the labels')
-        output["labels"] = sorted_labels(record.label for record in records)
-        fewest = 1 if output.get("task") == "multi-label" else 2
-        if len(output["labels"]) < fewest:
-            problem = f"every label is {output['labels'][0]!r}" if output["labels"] else "no record has a label"
-            raise ConfigurationError(
-                f"{records[0].source_line}: {problem}, so there is nothing to tell apart: "
-                + (
-                    "add sequences of another class"
-                    if output["labels"]
-                    else f"the column {label_column!r} of the labels is empty"
-                    if label_column
-                    else "a record of JSON has it as 'label'; of a table, say which column it is (--column label=NAME)"
-                )
-            )
-    return completed
+
+
+def _why_one_class(labels: Sequence[str], label_column: str | None) -> str:
+    """The message for records with one label or none: what is wrong, and what to do."""
+    problem, advice = "no record has a label", f"the column {label_column!r} of the labels is empty"
+    if labels:
+        problem, advice = f"every label is {labels[0]!r}", "add sequences of another class"
+    elif not label_column:
+        advice = "a record of JSON has it as 'label'; of a table, say which column it is (--column label=NAME)"
+    return f"{problem}, so there is nothing to tell apart: {advice}"
 
 
 def _task_of(records: Sequence[Record]) -> Task:

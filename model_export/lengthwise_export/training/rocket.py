@@ -12,9 +12,9 @@ labels.)
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 import torch
@@ -65,16 +65,9 @@ def fit(
     """  # noqa: DOC502 - what it calls raises it
     begun = time.perf_counter()
     examples = make_examples(records, spec)
-    # Fit the kernels, and what comes before them: normalisation and sequence-level features
-    multi_label = spec.output.task == "multi-label"
     _require_trainable(examples, spec, options)
-    torch.manual_seed(options.seed)
     sequences = [example.steps for example in examples]
-    first = rocket.first_layer(spec)
-    first.fit(sequences)
-    model = rocket.with_fitted_kernels(spec, first, first.each_normalised(sequences), seed=options.seed).eval()
-    if model.sequence_features is not None:
-        model.sequence_features.fit(first.each_rescaled(sequences))
+    model = _with_fitted_kernels(spec, sequences, options.seed)
     # Compute the features of each example
     finished = 0
 
@@ -86,19 +79,9 @@ def fit(
         return model.features(steps, lengths)
 
     values = torch.stack(answer_in_batches(features, sequences, ROWS_TOGETHER if fixed_kernels.INSTRUCTION_SETS else 1))
-    # Fit the ridge regression to targets of +1 and -1, and the temperature to its leave-one-out answers
-    labels = torch.stack([example.target for example in examples])
-    targets = (labels if multi_label else functional.one_hot(labels, len(spec.output.labels))).double().numpy()
-    # With class weights all classes count the same, whatever the number of their examples
-    importance = targets @ (1 / np.maximum(targets.sum(axis=0), 1)) if options.class_weights else None
-    shares = SHARES_WITH_MISSING if "missing" in spec.model.sequence_features else SHARES
-    fitted = fit_ridge(values.numpy(), 2 * targets - 1, importance, sequence_level=model.sequence_level, shares=shares)
-    truth = targets if multi_label else targets.argmax(axis=1)
-    scale = temperature.fit(fitted.left_out, truth, multi_label=multi_label) if options.calibration else None
-    # Store the head, with the temperature in it, and score its answers
+    # Fit the head, and score its answers
+    fitted, scale = _fit_head(model, values, torch.stack([example.target for example in examples]), spec, options)
     with torch.no_grad():
-        model.head.weight.copy_(torch.from_numpy(fitted.weights.T / (scale or 1)))
-        model.head.bias.copy_(torch.from_numpy(fitted.intercepts / (scale or 1)))
         logits = {"training": model.head(values)}
     logits["left_out"] = torch.from_numpy((fitted.left_out / (scale or 1)).astype(np.float32))
     answered = {name: [*map(ScoredAnswer, logits_of_split, examples)] for name, logits_of_split in logits.items()}
@@ -109,6 +92,48 @@ def fit(
         seconds=time.perf_counter() - begun,
         details={"kind": "rocket", "penalty": fitted.penalty},
     )
+
+
+def _with_fitted_kernels(spec: Spec, sequences: list[Tensor], seed: int) -> rocket.RocketClassifier:
+    """A model whose kernels, normalisation and sequence-level features are fitted; its head is not."""
+    torch.manual_seed(seed)
+    first = rocket.first_layer(spec)
+    first.fit(sequences)
+    model = rocket.with_fitted_kernels(spec, first, first.each_normalised(sequences), seed=seed).eval()
+    if model.sequence_features is not None:
+        model.sequence_features.fit(first.each_rescaled(sequences))
+    return model
+
+
+def _fit_head(
+    model: rocket.RocketClassifier, features: Tensor, labels: Tensor, spec: Spec, options: TrainingOptions
+) -> tuple[RidgeFit, float | None]:
+    """Fits the head of a model: a ridge regression to targets of +1 and -1, divided by the temperature.
+
+    Args:
+        model: The model, which is changed.
+        features: `[examples, features]`.
+        labels: The target of each example, `[examples]`; of a multi-label model `[examples, labels]`.
+        spec: The spec of the model.
+        options: Whether classes have weights, and whether probabilities are calibrated by the leave-one-out answers.
+
+    Returns:
+        The ridge regression, and the temperature; None if it is not calibrated.
+    """
+    multi_label = spec.output.task == "multi-label"
+    targets = (labels if multi_label else functional.one_hot(labels, len(spec.output.labels))).double().numpy()
+    # With class weights all classes count the same, whatever the number of their examples
+    importance = targets @ (1 / np.maximum(targets.sum(axis=0), 1)) if options.class_weights else None
+    shares = SHARES_WITH_MISSING if "missing" in spec.model.sequence_features else SHARES
+    fitted = fit_ridge(
+        features.numpy(), 2 * targets - 1, importance, sequence_level=model.sequence_level, shares=shares
+    )
+    truth = targets if multi_label else targets.argmax(axis=1)
+    scale = temperature.fit(fitted.left_out, truth, multi_label=multi_label) if options.calibration else None
+    with torch.no_grad():
+        model.head.weight.copy_(torch.from_numpy(fitted.weights.T / (scale or 1)))
+        model.head.bias.copy_(torch.from_numpy(fitted.intercepts / (scale or 1)))
+    return fitted, scale
 
 
 def fits_in_memory(examples: int, kernels: int) -> bool:
@@ -200,6 +225,45 @@ def fit_ridge(
     scaled *= root / scale
     intercepts = np.average(targets, axis=0, weights=weight)
     centred = root * (targets - intercepts)
+
+    def left_out(solution: _RidgeSolution) -> NDArray[np.float64]:
+        return np.asarray((centred - solution.errors) / root + intercepts)
+
+    def squared_error(solution: _RidgeSolution) -> float:
+        return float(weight @ np.mean((left_out(solution) - targets) ** 2, axis=1))
+
+    best = min(_ridge_solutions(scaled, centred, weight, from_kernels, factors), key=squared_error)
+    # The weights of the features as they were passed: from those of the examples (`dual`)
+    weights = (scaled.T @ best.dual) / scale[:, None]
+    weights[from_kernels:] *= best.factor**2
+    return RidgeFit(weights, intercepts - mean @ weights, best.penalty, left_out(best))
+
+
+class _RidgeSolution(NamedTuple):
+    """A ridge regression with one penalty, and one factor of the sequence-level features."""
+
+    penalty: float
+    factor: float
+    dual: NDArray[np.float64]  # `[examples, targets]`, G^-1 y of both groups of features
+    errors: NDArray[np.float64]  # `[examples, targets]`, the error at each example of a fit without it
+
+
+def _ridge_solutions(
+    scaled: NDArray[np.float64],
+    centred: NDArray[np.float64],
+    weight: NDArray[np.float64],
+    from_kernels: int,
+    factors: Sequence[float],
+) -> Iterator[_RidgeSolution]:
+    """Yields the solutions for each of `PENALTIES` and each of the factors, by one decomposition.
+
+    Args:
+        scaled: `[examples, features]`, the features; the first `from_kernels` are those of the kernels.
+        centred: `[examples, targets]`, the targets.
+        weight: `[examples]`, the weights of the examples, by whose roots features and targets are multiplied.
+        from_kernels: The number of kernel features.
+        factors: Candidates for the factor of the sequence-level features.
+    """
     # Decompose K, the inner products by the kernel features; `columns` are the sequence-level features
     kernels, columns = scaled[:, :from_kernels], scaled[:, from_kernels:]
     if columns.shape[1] > len(columns):  # a smaller matrix with the same inner products
@@ -209,11 +273,9 @@ def fit_ridge(
     else:
         vectors, values, _ = np.linalg.svd(kernels, full_matrices=False)
         values = values**2
-    # Try each penalty and factor; `dual` is G^-1 y of both groups of features, and `diagonal` the diagonal of G^-1
+    # `diagonal` is that of G^-1 of both groups of features
     right_sides = np.hstack([centred, columns])
     rotated, squares = vectors.T @ right_sides, vectors**2
-    # (error, factor, penalty, dual, left-out answers)
-    best: tuple[float, float, float, NDArray[np.float64], NDArray[np.float64]] | None = None
     for penalty in PENALTIES:
         # Inverse of K + penalty: 1 / penalty, and along the vectors this much more
         inverse = 1 / (np.maximum(values, 0) + penalty) - 1 / penalty
@@ -226,13 +288,4 @@ def fit_ridge(
             change = of_columns @ np.linalg.solve(identity + factor**2 * columns_within, factor**2 * identity)
             dual = of_targets - change @ targets_within
             diagonal = diagonal_of_kernels - (change * of_columns).sum(axis=1)
-            left_out = (centred - dual / diagonal[:, None]) / root + intercepts
-            error = float(weight @ np.mean((left_out - targets) ** 2, axis=1))
-            if best is None or error < best[0]:
-                best = (error, factor, float(penalty), dual, left_out)
-    assert best is not None  # there is at least one factor, and PENALTIES
-    _, factor, penalty, dual, left_out = best
-    # The weights of the features as they were passed: from those of the examples (`dual`)
-    weights = (scaled.T @ dual) / scale[:, None]
-    weights[from_kernels:] *= factor**2
-    return RidgeFit(weights, intercepts - mean @ weights, penalty, left_out)
+            yield _RidgeSolution(float(penalty), factor, dual, dual / diagonal[:, None])

@@ -94,16 +94,20 @@ def run_training(
             for name, records in other_splits.items():
                 if name not in splits and any(record.has_label for record in records):
                     splits[name] = evaluate(result.model, make_examples(records, plan.spec), plan.spec)
-    # Report
     closing_warnings = _closing_warnings(result, plan)
     tell_each(tell, closing_warnings, "warning")
     report = RunReport.of(plan, result, splits, data.records, test)
     report |= {"warnings": [*plan.warnings, *closing_warnings]}
+    _write_report(out, plan, report)
+    return report
+
+
+def _write_report(out: Path, plan: Plan, report: RunReport) -> None:
+    """Writes the chosen spec, the metrics and the page into the folder of a run."""
     notes = ["What `lengthwise train` trained.", *map("- {}".format, plan.reasons)]
     files.write(out / SPEC_FILE, as_toml(plan.spec, notes))
     files.write(out / METRICS_FILE, json.dumps(report, indent=2) + "\n")
     files.write(out / PAGE_FILE, page(report, str(out)))
-    return report
 
 
 def _plan(

@@ -254,18 +254,15 @@ def train(
         run.save(path, key)
         on_epoch(epoch)
     # Calibrate, score, and write
-    model, progress = run.model, run.progress
-    scale = _calibrate(model, held_out, spec) if options.calibration else None
-    splits = {"training": scores.evaluate(model, training, spec)}
-    if held_out:
-        splits["validation"] = scores.evaluate(model, held_out, spec)
+    scale = _calibrate(run.model, held_out, spec) if options.calibration else None
+    splits = {"training": training, "validation": held_out}
     result = TrainingResult(
-        model,
-        splits,
+        run.model,
+        {name: scores.evaluate(run.model, split, spec) for name, split in splits.items() if split},
         scale,
         seconds=time.monotonic() - began,
-        details={"best_epoch": progress.best + 1, "epochs": [asdict(epoch) for epoch in progress.epochs]},
-        progress=progress,
+        details={"best_epoch": run.progress.best + 1, "epochs": [asdict(epoch) for epoch in run.progress.epochs]},
+        progress=run.progress,
     )
     write(directory, spec, result, seed=options.seed, columns=columns or {})
     return result

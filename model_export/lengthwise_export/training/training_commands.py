@@ -87,16 +87,9 @@ def train(
 
     errors = Console(stderr=True)
     progress: ProgressTarget = "auto" if errors.is_terminal else partial(say, errors)  # each line at once
+    shown = None if as_json else progress
     try:
-        report = session.run_training(
-            data,
-            options,
-            out,
-            test=tested,
-            resume=resume,
-            progress=None if as_json else progress,
-            tell=tell,
-        )
+        report = session.run_training(data, options, out, test=tested, resume=resume, progress=shown, tell=tell)
     except KeyboardInterrupt:
         click.echo(_how_to_resume(out, session.finished_epochs(out)), err=True)
         raise
