@@ -37,6 +37,7 @@ BOUNDS: Final = Path(__file__).with_name("size.toml")
 PACKAGES: Final = {"service": ROOT / "service" / "lengthwise", "exporter": ROOT / "model_export" / "lengthwise_export"}
 FLOWS: Final = ("request", "export", "training")
 LARGEST_FILE: Final = 280  # statements
+LONGEST_FUNCTION: Final = 40  # lines of code
 LONGEST_NAME: Final = 70  # characters
 
 TESTS_FOR_CODE: Final = "statements of tests for one of the packages"
@@ -72,6 +73,9 @@ def figures() -> dict[str, float]:
         "options of commands": options(),
         "functions above a complexity of 10": complex_functions(),
         f"files over {LARGEST_FILE} statements": sum(count > LARGEST_FILE for count in of_files.values()),
+        f"functions over {LONGEST_FUNCTION} lines": sum(
+            count > LONGEST_FUNCTION for path in every for _, count in functions(path.read_text("utf-8"))
+        ),
     }
     raising = [function for path in every for function in public_functions_that_raise(_tree(path))]
     silent = [function for function in raising if "Raises:" not in (ast.get_docstring(function) or "")]
@@ -147,6 +151,22 @@ def _statements(tree: ast.Module, *, typed: bool = True) -> Iterator[ast.AST]:
         if typed or not (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)):
             yield node
             nodes += (part for part in ast.iter_child_nodes(node) if not isinstance(part, ast.expr))
+
+
+def functions(source: str) -> Iterator[tuple[str, int]]:
+    """Yields the functions of a module, those inside others too: the name of each, and its lines of code.
+
+    The signature counts; docstrings, comments and blank lines do not. Nor do decorators.
+    """
+    rows = source.splitlines()
+    code = {number for number, row in enumerate(rows, 1) if row.strip() and not row.strip().startswith("#")}
+    tree = ast.parse(source)
+    texts = (node for node in ast.walk(tree) if isinstance(node, ast.Expr) and not _is_statement(node))
+    for text in texts:
+        code -= {*range(text.lineno, (text.end_lineno or text.lineno) + 1)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node.name, len(code.intersection(range(node.lineno, (node.end_lineno or node.lineno) + 1)))
 
 
 @functools.cache

@@ -39,6 +39,12 @@ def test_docstrings_and_comments_are_no_statements(tmp_path: Path) -> None:
     assert size.statements([file]) == 3
 
 
+def test_the_lines_of_a_function_are_those_of_its_code() -> None:
+    text = '@decorator\ndef f(\n    x: int,\n) -> int:\n    """Doc.\n\n    More.\n    """\n    # Why.\n\n    return x\n'
+    inner = "def outer():\n    y = 1\n\n    def inner():\n        'Doc.'\n        return y\n    return inner\n"
+    assert [*size.functions(text + inner)] == [("f", 4), ("outer", 5), ("inner", 2)]
+
+
 def test_a_public_function_that_raises_is_found_where_it_raises_itself() -> None:
     text = """
 def one():

@@ -14,7 +14,7 @@ trial, is a leak. Some rows hold *raw* sequences, of values that nobody has scal
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
