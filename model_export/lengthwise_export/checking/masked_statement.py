@@ -221,13 +221,13 @@ def write_masked(operation: Operation, axes: tuple[int, int], names: ArgumentNam
     operand = ast.unparse(site.node if kind == NAN else site.operand)
     x = operand if isinstance(site.operand, ast.Name) and kind != NAN else site.unused("inputs")
     lengths = names.lengths_or_mask if names.role == "lengths" else site.unused("lengths")
-    variables = {name: site.unused(name) for name in _NAMES_IN_PASTES} | {"x": x, "lengths": lengths}
+    code_of_input = {"x": x, "lengths": lengths, "operand": operand, "width": f"{x}.size({axes[1]})"}
+    variables = {name: site.unused(name) for name in _NAMES_IN_PASTES} | code_of_input
     code = Template(paste).safe_substitute(variables | _substitutes(operation, axes, site, variables))
     *lines, expression = code.split("\n")
     if "$" in code:  # a word that has no code for this call
         return None
     # 5. The lines that define what it uses, and the statement with it in the place of the operator
-    variables |= {"operand": operand, "width": f"{x}.size({axes[1]})"}
     definitions = _definitions(site, names, variables, {*re.findall(r"\w+", code)})
     return "\n".join([*definitions, *lines, _with_code(site.statement, site.node, expression)])
 
