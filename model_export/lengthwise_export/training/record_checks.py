@@ -56,7 +56,10 @@ def why_unfit(record: Record, spec: Spec) -> str | None:
 
 
 def allow_open_missing(spec: Spec) -> Spec:
-    """The spec with missing values allowed, if their policy is open; otherwise the spec itself."""
+    """The spec that records must fit before the policy for missing values is chosen: until then they are allowed.
+
+    The spec itself, if it has a policy.
+    """
     return spec.with_keys(input={"missing": "indicator"}) if missing_is_open(spec) else spec
 
 

@@ -93,9 +93,12 @@ class TrainedModel:
 
 
 class Training(Protocol[P]):
-    """`train`: a spec, sequences and labels, and the keywords of `TrainCallOptions`."""
+    """`train`: a spec, sequences and labels, and the keywords of `TrainCallOptions`; or these as one value.
 
-    @overload
+    Both forms are written out, because `Concatenate` would lose the names of the parameters before the options.
+    """
+
+    @overload  # each option as a keyword
     def __call__(
         self,
         spec: arrays.SpecSource,
@@ -105,7 +108,7 @@ class Training(Protocol[P]):
         *args: P.args,
         **options: P.kwargs,
     ) -> TrainedModel: ...
-    @overload
+    @overload  # all options as one value
     def __call__(
         self,
         spec: arrays.SpecSource,
