@@ -160,18 +160,19 @@ def _random_steps(model_input: ModelInput, shape: tuple[int, ...], random: np.ra
     return _unmasked(random.standard_normal(size).astype(np.float32), model_input)
 
 
-def _raw_steps(model_input: ModelInput, like: Tensor, scale: float, random: np.random.Generator) -> Tensor:
-    """Steps as those of a sequence `like`, of which some are ordinary, some scaled, and some zeros and ones.
+def _raw_steps(model_input: ModelInput, sequence: Tensor, scale: float, random: np.random.Generator) -> Tensor:
+    """Random steps in the shape of a sequence: a third of them as `_random_steps` draws, the others of two raw kinds.
 
-    Token ids are the first and the last of the vocabulary. No step has the value that Keras masks.
+    Of values these are such values times `scale`, and zeros and ones; of token ids, the ids 1 to 3, and the last three
+    of the vocabulary. No step has the value that Keras masks.
     """
-    ordinary = _random_steps(model_input, tuple(like.shape[:2]), random).numpy()
-    kinds = random.integers(3, size=(*like.shape[:2], *(1 for _ in like.shape[2:])))
+    ordinary = _random_steps(model_input, tuple(sequence.shape[:2]), random).numpy()
+    kinds = random.integers(3, size=(*sequence.shape[:2], *(1 for _ in sequence.shape[2:])))
     if model_input.steps.kind == "tokens":
         last = (model_input.steps.vocabulary or 1) - 1
-        ids = np.where(kinds == 0, ordinary, np.where(kinds == 1, ordinary % 3 + 1, last - ordinary % 3))
+        ids = np.choose(kinds, [ordinary, ordinary % 3 + 1, last - ordinary % 3])
         return _unmasked(ids.clip(0, last), model_input)
-    raw = np.where(kinds == 0, ordinary, np.where(kinds == 1, ordinary * scale, ordinary > 0)).astype(np.float32)
+    raw = np.choose(kinds, [ordinary, ordinary * scale, ordinary > 0]).astype(np.float32)
     is_masked = raw == model_input.padding
     if model_input.features_axis:
         is_masked = is_masked.all(axis=-1, keepdims=True)

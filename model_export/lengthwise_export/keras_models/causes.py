@@ -117,26 +117,20 @@ class LayerParts:
         if layer is None or not layer.is_whole:
             return None
         name = f"{layer.path} ({layer.kind})"
-        return WholePart(name, f"keras.{layer.kind}", str(layer), functools.partial(self._at_call, layer))
+        return WholePart(name, f"keras.{layer.kind}", str(layer), functools.partial(self._explain_call, layer))
 
-    def _at_call(
+    def _explain_call(
         self, layer: SummaryLayer, inputs: Sequence[Any], options: Mapping[str, Any], outputs: Any
     ) -> Callable[[Change], Cause]:
         """Returns the function that explains a leak at this call of a layer, with these inputs, options and outputs.
 
-        It also remembers, for the layers that run after this one, which layer has dropped the mask.
+        Then it remembers, for the layers that run after this one, whether this layer has dropped the mask.
         """
-        # What this layer and the layers before it do with the mask
         is_masked = _has_mask(inputs) or any(
             name.endswith("mask") and value is not None for name, value in options.items()
         )
-        mask_dropped_by = self._mask_dropped_by
-        if is_masked and not _has_mask(outputs):
-            self._mask_dropped_by = f"{layer.path} ({layer.kind})"
-        elif _has_mask(outputs):
-            self._mask_dropped_by = None
-        # The description of this call. Learning runs have compared the mask of the layer with that of the lengths
-        mask_kind: LayerMask = "lengths" if self._known.matched_in_every_run(layer.layer, what="mask") else "other"
+        # Learning runs have compared the mask of the layer with that of the lengths
+        mask_kind: LayerMask = "lengths" if self._known.matched_in_every_run(layer.layer, "mask") else "other"
         is_layer = hasattr(layer.layer, "compute_mask")  # else an operation between layers
         axis: Any = 1 if is_layer else getattr(layer.layer, "axis", 1)
         ranks = (leaf.dim() for leaf in tree_leaves(list(inputs)) if isinstance(leaf, Tensor))
@@ -144,12 +138,16 @@ class LayerParts:
             kind=layer.kind if is_layer else f"ops.{layer.kind}",
             layer=layer.path,
             mask=mask_kind if is_masked else "none",
-            mask_dropped_by=mask_dropped_by,
+            mask_dropped_by=self._mask_dropped_by,
             mask_code=self._mask_code,
             dimensions=next(ranks, 3),
             axis=axis[0] if isinstance(axis, tuple | list) and len(axis) == 1 else axis,
             keepdims=bool(getattr(layer.layer, "keepdims", False)),
         )
+        if _has_mask(outputs):
+            self._mask_dropped_by = None
+        elif is_masked:
+            self._mask_dropped_by = f"{layer.path} ({layer.kind})"
         return functools.partial(explain_layer, call)
 
 

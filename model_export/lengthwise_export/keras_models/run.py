@@ -28,6 +28,9 @@ from lengthwise_export.keras_models import recurrent
 from lengthwise_export.masks import step_mask
 from lengthwise_export.tracing.recurrent_op import LayerWeights
 
+Compared = Literal["steps", "mask"]
+"""What is compared of a layer: its input with the model's steps, or its mask with that of the lengths."""
+
 
 def identity(part: Any) -> int:
     """A number that identifies a layer, an operation or a cell, and the copy that a trace makes of it.
@@ -54,7 +57,7 @@ class KnownLayers(nn.Module):
         self.stand_in = stand_in
         self.learning = False
         # By `identity`: whether what a layer gets as its input, or as its mask, was equal in every learning run so far
-        self._matched: dict[tuple[str, int], bool] = {}
+        self._matched: dict[tuple[Compared, int], bool] = {}
         # By the number, in the order in which they were seen: the first layer that gets a mask of the steps that are
         # not that number, and whether it is of nothing else; the first of nothing else, if there is one
         self.masked: dict[float, tuple[str, bool]] = {}
@@ -69,20 +72,14 @@ class KnownLayers(nn.Module):
         """The module that is registered for an operation between layers; without one, the operation itself."""
         return cast("Callable[..., Any]", self._operations.get(identity(operation), operation))
 
-    def matched_in_every_run(
-        self, layer: Any, compare: Callable[[], bool] | None = None, what: Literal["steps", "mask"] = "steps"
-    ) -> bool:
-        """Whether the comparison for a layer was true in every learning run so far; False if there was none.
-
-        Args:
-            layer: The layer.
-            compare: Makes this comparison; called in a learning run, whose result counts, too. None to only look up.
-            what: What is compared: its input with the model's steps, or its masks with that of the lengths.
-        """
+    def note_comparison(self, layer: Any, what: Compared, is_equal: bool) -> None:
+        """Remembers, in a learning run, whether what a layer gets is equal to what it is compared with."""
         key = (what, identity(layer))
-        if self.learning and compare is not None:
-            self._matched[key] = compare() and self._matched.get(key, True)
-        return self._matched.get(key, False)
+        self._matched[key] = is_equal and self._matched.get(key, True)
+
+    def matched_in_every_run(self, layer: Any, what: Compared) -> bool:
+        """Whether the comparison for a layer was true in every learning run so far; False if there was none."""
+        return self._matched.get((what, identity(layer)), False)
 
     def weights_of(self, cells: Sequence[Any], form: recurrent.CellForm) -> LayerWeights:
         """The weights of a recurrent layer, copied at the first call; `cells` are one cell for each direction."""
@@ -227,16 +224,15 @@ class KerasRun:
     def reads_input(self, layer: Any, inputs: Tensor) -> bool:
         """Whether the inputs of a layer are the model's own steps.
 
-        They are also equal if steps `[rows, width]` have a further axis in the layer, `[rows, width, 1]`.
+        They are also equal if steps `[rows, width]` have a further axis in the layer, `[rows, width, 1]`. A learning
+        run compares them, and any other run takes the result of all learning runs.
         """
-
-        def is_same() -> bool:
+        if self.known.learning:
             steps = self.steps if inputs.dim() == self.steps.dim() else self.steps.unsqueeze(-1)
             source = self.followed[inputs]
-            is_copy = source is not None and source.kind == "steps"
-            return is_copy and inputs.shape == steps.shape and torch.equal(inputs.double(), steps.double())
-
-        return self.known.matched_in_every_run(layer, is_same)
+            is_copy = source is not None and source.kind == "steps" and inputs.shape == steps.shape
+            self.known.note_comparison(layer, "steps", is_copy and torch.equal(inputs.double(), steps.double()))
+        return self.known.matched_in_every_run(layer, "steps")
 
     def mask_for(self, layer: Any, mask: Any) -> Any:
         """The mask that a layer gets instead of `mask`, which Keras or the user hands to it.
@@ -245,26 +241,30 @@ class KerasRun:
         """
         if not isinstance(mask, Tensor):
             return mask
-        source, mask_of_lengths = self.followed[mask], self.mask
-        if self.known.learning and source is not None and source.number is not None:
-            known = self.known.masked.setdefault(source.number, (layer.name, source.kind == "mask"))
-            if source.kind == "mask" and not known[1]:
-                self.known.masked[source.number] = (layer.name, True)
-
-        def is_same() -> bool:
-            return (
-                source is not None
-                and (source.kind, source.number) == ("mask", self.known.padding)
-                and mask_of_lengths is not None
-                and mask.numel() == mask_of_lengths.numel()
-                and torch.equal(mask.reshape(mask_of_lengths.shape).bool(), mask_of_lengths)
-            )
-
-        if not self.known.matched_in_every_run(layer, is_same, "mask"):
+        if self.known.learning:
+            self._learn_from_mask(layer, mask)
+        if not self.known.matched_in_every_run(layer, "mask"):
             return mask
+        mask_of_lengths = self.mask
         if mask_of_lengths is None or mask.dim() == mask_of_lengths.dim():
             return mask_of_lengths
         return mask_of_lengths.reshape(mask.shape)
+
+    def _learn_from_mask(self, layer: Any, mask: Tensor) -> None:
+        """Remembers the number that a mask leaves out, and whether it is the mask of the lengths."""
+        source, mask_of_lengths = self.followed[mask], self.mask
+        if source is not None and source.number is not None:
+            _, is_alone = self.known.masked.setdefault(source.number, (layer.name, source.kind == "mask"))
+            if source.kind == "mask" and not is_alone:
+                self.known.masked[source.number] = (layer.name, True)
+        is_equal = (
+            source is not None
+            and (source.kind, source.number) == ("mask", self.known.padding)
+            and mask_of_lengths is not None
+            and mask.numel() == mask_of_lengths.numel()
+            and torch.equal(mask.reshape(mask_of_lengths.shape).bool(), mask_of_lengths)
+        )
+        self.known.note_comparison(layer, "mask", is_equal)
 
     def fill(self, values: Tensor, replacement: Tensor | float) -> Tensor:
         """Writes `replacement` into values `[rows, width, features]` at padding; returns the result as a new tensor.

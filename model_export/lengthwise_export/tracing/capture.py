@@ -252,6 +252,12 @@ class _Traced(nn.Module):
     """
 
     def __init__(self, call: _Call, trace: _Trace) -> None:
+        """Makes the buffers, and puts them into `trace.weights`, where the recurrent operators of the trace find them.
+
+        Args:
+            call: The user's module and how it is called.
+            trace: The state of the trace, which begins.
+        """
         super().__init__()
         self.model = call.model
         self._call = call

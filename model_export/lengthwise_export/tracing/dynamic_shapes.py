@@ -501,19 +501,23 @@ class _NumberType(type):
     `isinstance(3, _Int)` is true, so that the user's checks of types are as before.
     """
 
+    @property
+    def built_in(cls) -> type:
+        """`int` or `float`: the type that the class replaces, its only base."""
+        return cls.__bases__[0]
+
     def __instancecheck__(cls, value: object) -> bool:
-        return isinstance(value, cls.__bases__[0])
+        return isinstance(value, cls.built_in)
 
     def __call__(cls, value: Any = 0, *base: Any) -> Any:
         """`int(value)` or `float(value)`; a symbol, if the value is a dynamic size or is computed from one."""
-        kind = cls.__bases__[0]
-        if isinstance(value, Tensor | ListItem) and kind is builtins.int:
+        if isinstance(value, Tensor | ListItem) and cls.built_in is builtins.int:
             value = value.item()
         if isinstance(value, ListItem):
             return value
         if isinstance(value, torch.SymInt | torch.SymFloat):
-            return (torch.sym_int if kind is builtins.int else torch.sym_float)(value)  # type: ignore[no-untyped-call]  # torch's
-        return kind(value, *base)
+            return (torch.sym_int if cls.built_in is builtins.int else torch.sym_float)(value)  # type: ignore[no-untyped-call]  # torch's
+        return cls.built_in(value, *base)
 
 
 class _Float(builtins.float, metaclass=_NumberType):
