@@ -380,7 +380,7 @@ class ComparedRuns:
                 return None  # the padding is still 0 here, so no operator before it is to blame
             # A key of an input that is also one of an output is written in place: its value before is not known.
             if are_zero and any(is_zero.get(key, False) for key in operation.input_keys - output_keys):
-                return operation.place
+                return operation.line_or_name
         return None
 
     def mask_that_failed(self, leaking: Operation) -> str | None:
@@ -398,7 +398,7 @@ class ComparedRuns:
             inputs = [paddings[key] for key in operation.input_keys & paddings.keys()]
             is_masked = any(not padding.any() for padding in inputs)
             if is_masked and any(not np.isfinite(padding).all() for padding in inputs):
-                return operation.place
+                return operation.line_or_name
         return None
 
     def spreads(self, row: int) -> Iterator[OperatorSpread]:

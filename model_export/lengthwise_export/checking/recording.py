@@ -64,7 +64,7 @@ class Operation:
         return self.operator, self.kind, self.location
 
     @property
-    def place(self) -> str:
+    def line_or_name(self) -> str:
         """The line of code that called it; its name if it has no line."""
         return self.operator if self.location is None else str(self.location)
 
