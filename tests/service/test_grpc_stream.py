@@ -25,7 +25,7 @@ from lengthwise.grpc import open_inference_pb2 as pb
 from lengthwise.grpc import stream as streams
 from lengthwise.grpc import transport
 from lengthwise.grpc.infer import SERVICE, STREAM
-from lengthwise.grpc.receiving import IncomingMessage, Receiving
+from lengthwise.grpc.receiving import ARRIVED, LEFT, IncomingMessage, MessageState, Receiving
 from lengthwise.grpc.server import GrpcServer
 from lengthwise.grpc.transport import RpcCall
 from lengthwise.protocols.turns import Turns
@@ -439,19 +439,19 @@ async def test_a_compressed_message_waits_by_the_bytes_it_has() -> None:
 
 
 async def test_a_call_that_closes_without_a_message_does_not_count_as_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
-    arrived: list[bool] = []
-    end = Receiving.end
+    ended: list[MessageState] = []
+    remove = Receiving.remove
 
-    def spied(self: Receiving, message: Any, *, arrived: bool, seen: list[bool] = arrived) -> None:
-        seen.append(arrived)
-        end(self, message, arrived=arrived)
+    def spied(self: Receiving, message: IncomingMessage, before: MessageState) -> None:
+        ended.append(message.state)
+        remove(self, message, before)
 
-    monkeypatch.setattr(Receiving, "end", spied)
+    monkeypatch.setattr(Receiving, "remove", spied)
     async with listening(model(manifest())) as caller:
         silent = caller.channel.stream_unary(f"/{SERVICE}/RepositoryIndex")(iter(()))
         assert await silent.code() is Code.INVALID_ARGUMENT
         await caller.call("RepositoryIndex")
-    assert arrived == [False, True]
+    assert ended == [LEFT, ARRIVED]
 
 
 async def test_answers_that_nobody_takes_end_the_stream(monkeypatch: pytest.MonkeyPatch) -> None:

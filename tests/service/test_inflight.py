@@ -484,16 +484,15 @@ async def test_over_grpc_few_streams_of_requests_are_open_at_once(caller: Caller
 async def test_a_call_that_leaves_before_it_began_to_wait_for_its_place_takes_none(service: Service) -> None:
     inflight = service.serving.inflight
     receive = receiving.Receiving(inflight, 100, lambda _: None, slots=1)
-    first = receiving.IncomingMessage(Hold(inflight), "first", bool, bool)
-    receive.start(first, time.monotonic() + 30)
+    first = receiving.IncomingMessage(receive, "first", Hold(inflight), time.monotonic() + 30, bool, bool)
     ended: list[Callable[[], None]] = []
-    never = {"time_remaining": lambda: None, "is_late": lambda: False}
+    never = {"time_remaining": lambda: None, "is_late": lambda: False, "receive": bool}
     rpc: Any = SimpleNamespace(metadata=(), peer="ipv4:1.1.1.1:1", client="1.1.1.1:1", on_end=ended.append, **never)
     infer.answer(ModelInfer(service.serving, Turns(), INFER), receive, rpc)
     rpc.on_cancel()
     for end in ended:
         end()
-    receive.end(first, arrived=True)
+    first.enter(receiving.ARRIVED)
     await asyncio.sleep(0.01)
     assert inflight.bytes == 200  # of the first, which holds it still
     assert receive.free

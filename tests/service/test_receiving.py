@@ -1,23 +1,24 @@
-"""Which gRPC message is received when: places, turns of connections, and who is refused."""
+"""Which gRPC message is received when: slots, turns of connections, and who is refused."""
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
 
 import pytest
 
 from lengthwise.connections.inflight import Hold, Inflight
 from lengthwise.errors import DeadlineExceeded, InflightFull, RequestError
 from lengthwise.grpc import receiving
-from lengthwise.grpc.receiving import IncomingMessage, Receiving, WaitingCalls
+from lengthwise.grpc.receiving import ARRIVED, LEFT, TRANSITIONS, IncomingMessage, MessageState, Receiving
 
 LARGEST = 100
 
 
-def made(received: Callable[[str], int | None] = lambda _: 0, places: int = 1) -> tuple[Receiving, Inflight]:
+def made(received: Callable[[str], int | None] = lambda _: 0, slots: int = 1) -> tuple[Receiving, Inflight]:
     inflight = Inflight(1000 * LARGEST)
-    return Receiving(inflight, LARGEST, received, places), inflight
+    return Receiving(inflight, LARGEST, received, slots), inflight
 
 
 async def sends(
@@ -28,7 +29,7 @@ async def sends(
     here: asyncio.Future[str] = loop.create_future()
 
     def arrives() -> None:
-        receive.end(message, arrived=True)
+        message.enter(ARRIVED)
         if not here.done():
             here.set_result(client)
 
@@ -36,31 +37,19 @@ async def sends(
         if seconds is not None:
             loop.call_later(seconds, arrives)
 
-    message = IncomingMessage(hold, client, begin, lambda error: here.done() or here.set_exception(error))
-    receive.start(message, time.monotonic() + deadline)
+    def refuse(error: RequestError) -> None:
+        if not here.done():
+            here.set_exception(error)
+
+    message = IncomingMessage(receive, client, hold, time.monotonic() + deadline, begin, refuse)
     try:
         return await here
     finally:
-        receive.end(message, arrived=False)
+        message.enter(LEFT)
         hold.close()
 
 
-def waiting(client: str) -> IncomingMessage:
-    return IncomingMessage(Hold(Inflight(1)), client, bool, bool)
-
-
-def join(line: WaitingCalls, clients: Iterable[str]) -> list[IncomingMessage]:
-    messages = [waiting(client) for client in clients]
-    assert [line.join(message) for message in messages] == [None] * len(messages)
-    return messages
-
-
-def rest(line: WaitingCalls) -> list[str]:
-    """Whose messages wait, in the order of their turns."""
-    return [message.client for message in iter(line.next, None)]
-
-
-async def test_a_silent_call_keeps_its_place_until_another_waits_and_then_not_for_long(
+async def test_a_silent_call_keeps_its_slot_until_another_waits_then_not_long(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(receiving, "PATIENCE_SECONDS", 60.0)  # a busy machine may take two seconds for nothing
@@ -77,7 +66,7 @@ async def test_a_silent_call_keeps_its_place_until_another_waits_and_then_not_fo
     assert inflight.bytes == 0
 
 
-async def test_a_message_that_arrives_fast_enough_keeps_its_place_though_others_wait() -> None:
+async def test_a_message_that_arrives_fast_keeps_its_slot_though_others_wait() -> None:
     began = time.monotonic()
 
     def arriving(_: str) -> int:
@@ -105,50 +94,6 @@ async def test_no_message_takes_longer_than_the_patience_while_others_wait(
         await silent
 
 
-def test_connections_take_turns_and_those_that_were_silent_come_last() -> None:
-    line = WaitingCalls()
-    line.set_rank("silent", promptly=False)
-    line.set_rank("prompt", promptly=True)
-    join(line, ["silent", "new", "new", "new", "other", "prompt", "prompt"])
-    assert line.waiting == 7
-    assert rest(line) == ["prompt", "prompt", "new", "other", "new", "new", "silent"]
-    assert line.waiting == 0
-    join(line, ["later silent", "other"])
-    line.set_rank("later silent", promptly=False)  # it loses the turns that it waits for
-    assert rest(line) == ["other", "later silent"]
-
-
-def test_a_waiting_call_that_ends_leaves_its_line() -> None:
-    line = WaitingCalls()
-    leaving, _, again = join(line, ["a", "b", "a"])
-    line.leave(leaving)
-    line.leave(leaving)
-    line.leave(again)
-    assert line.waiting == 1
-    assert rest(line) == ["b"]
-
-
-def test_where_too_many_wait_the_connection_with_most_of_them_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(receiving, "MAX_WAITING", 4)
-    line = WaitingCalls()
-    greedy = join(line, ["greedy"] * 4)
-    one_more = waiting("greedy")
-    assert line.join(one_more) is one_more
-    assert line.join(waiting("honest")) is greedy[-1]
-    assert line.waiting == 4
-    assert sorted(rest(line)) == ["greedy", "greedy", "greedy", "honest"]
-
-
-def test_one_that_was_silent_takes_the_place_of_none_that_was_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(receiving, "MAX_WAITING", 2)
-    line = WaitingCalls()
-    line.set_rank("good", promptly=True)
-    line.set_rank("bad", promptly=False)
-    join(line, ["good"] * 2)
-    newcomer = waiting("bad")
-    assert line.join(newcomer) is newcomer
-
-
 async def test_one_that_is_refused_for_another_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(receiving, "MAX_WAITING", 2)
     receive, inflight = made()
@@ -162,7 +107,7 @@ async def test_one_that_is_refused_for_another_is_told(monkeypatch: pytest.Monke
     assert await asyncio.gather(first, greedy[0], honest) == ["a", "greedy", "honest"]
 
 
-async def test_those_that_wait_are_refused_while_there_is_no_memory_and_no_place_is_lost() -> None:
+async def test_those_that_wait_are_refused_without_memory_and_no_slot_is_lost() -> None:
     inflight = Inflight(3 * LARGEST)
     receive = Receiving(inflight, LARGEST, lambda _: 0, 1)
     taken = Hold(inflight)
@@ -186,9 +131,9 @@ async def test_a_deadline_ends_the_wait_and_the_message() -> None:
     assert await sends(receive, inflight, "c", 0) == "c"
 
 
-async def test_places_are_never_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_slots_are_never_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(receiving, "SILENT_SECONDS", 0.01)
-    receive, inflight = made(places=2)
+    receive, inflight = made(slots=2)
     calls = [
         asyncio.ensure_future(sends(receive, inflight, f"{number % 5}", None if number % 3 else 0.001, deadline=0.2))
         for number in range(60)
@@ -205,13 +150,12 @@ async def test_places_are_never_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     assert inflight.bytes == 0
 
 
-async def test_a_message_that_comes_after_its_refusal_gives_no_second_place_back() -> None:
+async def test_a_message_that_comes_after_its_refusal_gives_no_second_slot_back() -> None:
     receive, inflight = made()
     refused: list[RequestError] = []
-    message = IncomingMessage(Hold(inflight), "silent", bool, refused.append)
-    receive.start(message, time.monotonic())
+    message = IncomingMessage(receive, "silent", Hold(inflight), time.monotonic(), bool, refused.append)
     await asyncio.sleep(0.01)
-    receive.end(message, arrived=True)
+    message.enter(ARRIVED)
     assert [type(one) for one in refused] == [DeadlineExceeded]
     first, second = (asyncio.ensure_future(sends(receive, inflight, client, None)) for client in "ab")
     await asyncio.sleep(0)
@@ -220,3 +164,38 @@ async def test_a_message_that_comes_after_its_refusal_gives_no_second_place_back
         call.cancel()
         await asyncio.wait([call])
     assert receive.free
+
+
+def table() -> dict[MessageState, set[MessageState]]:
+    """The states that may follow each state, as the table of the module has them."""
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in (receiving.__doc__ or "").splitlines()]
+    following: dict[MessageState, set[MessageState]] = {}
+    for states, _, after in (row for row in rows if len(row) == 3 and row[2] in MessageState.__members__):
+        for before in states.split(", "):
+            following.setdefault(MessageState[before], set()).add(MessageState[after])
+    return following
+
+
+def test_the_life_of_a_message_in_the_table_is_that_of_the_code() -> None:
+    assert {before: set(after) for before, after in TRANSITIONS.items()} == table()
+
+
+@pytest.mark.parametrize("receives", [True, False], ids=["with a slot", "waiting"])
+@pytest.mark.parametrize("ended", MessageState)
+async def test_a_message_ends_once_whatever_comes_then(ended: MessageState, receives: bool) -> None:
+    receive, inflight = made(slots=int(receives) or 1)
+    if not receives:
+        first = IncomingMessage(receive, "first", Hold(inflight), time.monotonic() + 60, bool, bool)
+    refused: list[Any] = []
+    message = IncomingMessage(receive, "client", Hold(inflight), time.monotonic() + 60, bool, refused.append)
+    before = message.state
+    for state in (ended, *MessageState):
+        message.enter(state, InflightFull("none", retry_after_seconds=1) if state is MessageState.REFUSED else None)
+        if ended in TRANSITIONS[before] and ended not in TRANSITIONS:
+            assert message.state is ended
+    assert len(refused) == (message.state is MessageState.REFUSED)
+    assert message.state not in TRANSITIONS
+    assert (receive.free, len(receive.queue)) == (int(receives), 0)
+    if not receives:
+        first.enter(LEFT)
+    assert receive.free == 1

@@ -43,7 +43,7 @@ from lengthwise.grpc import open_inference_pb2 as pb
 from lengthwise.grpc.codec import parse_message
 from lengthwise.grpc.connections import GrpcConnections
 from lengthwise.grpc.infer import SERVICE, refuse
-from lengthwise.grpc.receiving import IncomingMessage, Receiving
+from lengthwise.grpc.receiving import ARRIVED, LEFT, IncomingMessage, Receiving
 from lengthwise.grpc.transport import Handler, RpcCall
 from lengthwise.protocols import inventory, kserve
 from lengthwise.protocols.body import TOO_MANY_BYTES
@@ -235,14 +235,17 @@ class SmallCalls:
             else:
                 arrival.set_exception(error)
 
-        # When it is the message's turn, `receiving` calls `rpc.receive`; if it refuses it, it calls `received`.
-        message = IncomingMessage(hold, rpc.client, lambda: rpc.receive(received), partial(received, None))
-        self._receiving.start(message, time.monotonic() + self._seconds)
+        deadline, begin, refuse = (
+            time.monotonic() + self._seconds,
+            partial(rpc.receive, received),
+            partial(received, None),
+        )
+        message = IncomingMessage(self._receiving, rpc.client, hold, deadline, begin, refuse)
         body = None
         try:
             body = await arrival
         finally:
-            self._receiving.end(message, arrived=body is not None)
+            message.enter(LEFT if body is None else ARRIVED)
             hold.close()
         return _small_body(body)
 

@@ -17,7 +17,7 @@ import grpc
 from lengthwise.batching.queues import Timing
 from lengthwise.errors import DeadlineExceeded, InvalidRequest, Problem, RequestError
 from lengthwise.grpc import codec
-from lengthwise.grpc.receiving import IncomingMessage, Receiving
+from lengthwise.grpc.receiving import ARRIVED, LEFT, IncomingMessage, Receiving
 from lengthwise.grpc.transport import RpcCall
 from lengthwise.protocols import kserve
 from lengthwise.protocols.body import CLIENT_LEFT, ClientLeft
@@ -128,23 +128,23 @@ def answer(protocol: ModelInfer, receiving: Receiving, rpc: RpcCall) -> None:
     request = RpcRequest(protocol, rpc, headers_of(rpc.metadata), partial(_send, rpc))
     call = request.call
     rpc.on_end(call.hold.close)
-    deadline = call.record.arrived + protocol.serving.settings.default_timeout_ms / 1000
 
     def received(body: bytes | None) -> None:
-        """Gives back the slot in which the message was received, and decodes it."""
-        receiving.end(message, arrived=body is not None)
+        """Decodes the message."""
+        message.enter(LEFT if body is None else ARRIVED)
         request.message(body)
 
     def left() -> None:
-        """Gives back the slot or the turn of the message, and ends the request without an answer."""
-        receiving.end(message, arrived=False)
+        """Ends the message, and the request without an answer."""
+        message.enter(LEFT)
         request.left(rpc)
 
-    message = IncomingMessage(call.hold, rpc.client, lambda: rpc.receive(received), request.set_exception)
-    rpc.on_cancel = left
     try:
         call.admit()
-        receiving.start(message, min(deadline, call.deadline))
+        deadline = min(call.deadline, call.record.arrived + protocol.serving.settings.default_timeout_ms / 1000)
+        begin = partial(rpc.receive, received)
+        message = IncomingMessage(receiving, rpc.client, call.hold, deadline, begin, request.set_exception)
+        rpc.on_cancel = left
     except Exception as error:
         request.set_exception(error)
 

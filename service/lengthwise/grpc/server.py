@@ -64,6 +64,7 @@ class GrpcServer:
     def __init__(self, serving: Serving, large_bodies: Turns, max_connections: int | None = None) -> None:
         settings = serving.settings
         self._serving = serving
+        self._large_bodies = large_bodies
         self._max_connections = max_connections or settings.max_connections
         self._connections = GrpcConnections(self._max_connections, settings.header_timeout_seconds)
         receiving = Receiving(serving.inflight, settings.max_body_bytes, self._connections.received_bytes)
@@ -90,7 +91,9 @@ class GrpcServer:
             ConfigurationError: The server cannot listen on the address, or a TLS file cannot be read.
         """
         settings = self._serving.settings
-        server = RpcServer(_options(settings, self._max_connections), settings.max_body_bytes, self._begin)
+        server = RpcServer(
+            _options(settings, self._max_connections), settings.max_body_bytes, self._large_bodies, self._begin
+        )
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         try:
             bound_port = server.listen(address, _credentials(settings))

@@ -26,7 +26,7 @@ from lengthwise.errors import Draining, InflightFull, RequestError
 from lengthwise.grpc import codec
 from lengthwise.grpc.connections import GrpcConnections
 from lengthwise.grpc.infer import ModelInfer, RpcRequest, headers_of, refuse, refuse_unread
-from lengthwise.grpc.receiving import IncomingMessage, Receiving
+from lengthwise.grpc.receiving import ARRIVED, LEFT, IncomingMessage, Receiving
 from lengthwise.grpc.transport import RpcCall
 from lengthwise.protocols import kserve
 from lengthwise.protocols.call import InferenceCall
@@ -119,6 +119,7 @@ class _Stream:
         self._received_bytes: int | None = None
         self._fewest_undelivered: int | None = None
         self._large_message: IncomingMessage | None = None  # has a slot for a large message that arrives
+        self._hold = Hold(inference.protocol.serving.inflight)  # the memory of that message
         rpc.on_cancel = self._abandon
 
     def read(self) -> None:
@@ -202,9 +203,8 @@ class _Stream:
             if not receiving.free:
                 self._abort(InflightFull("there is no memory for a large message now", retry_after_seconds=1))
                 return
-            serving = self._inference.protocol.serving
-            self._large_message = IncomingMessage(Hold(serving.inflight), client, bool, self._abort)
-            receiving.start(self._large_message, time.monotonic() + serving.settings.default_timeout_ms / 1000)
+            deadline = time.monotonic() + self._inference.protocol.serving.settings.default_timeout_ms / 1000
+            self._large_message = IncomingMessage(receiving, client, self._hold, deadline, bool, self._abort)
 
     def _abort(self, refusal: RequestError) -> None:
         """Ends the stream at once with a refusal, because a message may not be received."""
@@ -214,9 +214,9 @@ class _Stream:
     def _give_back(self, *, arrived: bool) -> None:
         """Gives back the slot and the memory that a large message has; `arrived`: whether it came."""
         if self._large_message is not None:
-            self._inference.receiving.end(self._large_message, arrived=arrived)
-            self._large_message.hold.close()
+            self._large_message.enter(ARRIVED if arrived else LEFT)
             self._large_message = None
+            self._hold.close()
 
     def _answered(self, request: RpcRequest, refusal: RequestError | None, answer: bytes | None) -> None:
         """Puts the answer or the refusal of a request at the end of the line, and sends the next one of the line.

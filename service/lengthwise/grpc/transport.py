@@ -149,7 +149,7 @@ class RpcCall:
             likely = min(_INFLATED_HERE * len(message) // read_bytes, self._max_bytes)
             size = believed_bytes(len(message), self._max_bytes, likely)
             while True:
-                async with self._turns.turn(self.client, size, math.inf, likely=likely) as reading:
+                async with self._turns.turn(self.client, size, math.inf, work="inflate", likely=likely) as reading:
                     self._inflation = None  # a thread cannot be cancelled
                     inflated, _ = await asyncio.to_thread(_inflate, message, size)
                     reading.size = size if inflated is None else len(inflated)
@@ -287,11 +287,15 @@ class RpcServer:
     """Accepts calls, and has the event loop run `begin` for each.
 
     A call is cancelled if its client does not read what is sent to it within `PATIENCE_SECONDS`. No message may be
-    larger than `max_message_bytes`, as it comes and when it is inflated.
+    larger than `max_message_bytes`, as it comes and when it is inflated; large ones are inflated in `turns`.
     """
 
     def __init__(
-        self, options: Sequence[tuple[str, int]], max_message_bytes: int, begin: Callable[[RpcCall], None]
+        self,
+        options: Sequence[tuple[str, int]],
+        max_message_bytes: int,
+        turns: Turns,
+        begin: Callable[[RpcCall], None],
     ) -> None:
         self._queue = cygrpc.CompletionQueue()
         limits = ("grpc.max_receive_message_length", max_message_bytes), _COMPRESSED_AS_THEY_COME
@@ -299,7 +303,7 @@ class RpcServer:
         self._server.register_completion_queue(self._queue)
         self._begin = begin
         self._max_message_bytes = max_message_bytes
-        self._turns = Turns()  # of connections that have messages to be inflated
+        self._turns = turns
         self._unread: dict[RpcCall, float] = {}  # calls whose clients have yet to read something, and since when
         self._wake_event: Any = None  # the event with which the thread wakes the loop
         self._had_events = False  # whether the loop handled some since it was woken, or since its last look

@@ -188,7 +188,13 @@ class InferenceCall:
             deadline = self.record.arrived + seconds
         self._slot = asyncio.get_running_loop().create_future()
         async with large_bodies.turn(
-            self.peer, size, deadline, likely=likely, certain=is_certain, slot=self._slot
+            self.peer,
+            size,
+            deadline,
+            work=self._protocol.name,
+            likely=likely,
+            certain=is_certain,
+            slot=self._slot,
         ) as reading:
             yield reading
 

@@ -1,17 +1,10 @@
-"""The slots in which large bodies are inflated and decoded in threads, and whose turn is next.
+"""The slots in which large bodies are inflated and decoded in threads, and how long a body waits for one.
 
-There are few slots, and reading a body may take most of a second. So the bodies that wait are served by fair queueing
-(Demers, Keshav and Shenker, SIGCOMM 1989): as if one byte of each connection were read in turn, the body that would be
-read first comes first. A short body therefore waits for those that are being read, but not for all the long ones; a
-long body waits for no more bytes of any other connection than it has itself. When a body would be read is its *finish*,
-in *virtual time*: the bytes that every busy connection could have had read until then.
-
-A body that will not be read before its deadline is refused as soon as that is predicted: when it comes, and again at
-some moments of its first half. The time of reading is measured; before the first body is read, the bodies that are
+Whose turn is next is decided by fair queueing (`connections.fair_slots`). A body that will not be read before its
+deadline is refused as soon as that is predicted: when it comes, and again at some moments of its first half. *To read*
+a body is to inflate and decode it, in a slot. The seconds of a byte are measured for each kind of work by itself: a
+message of gRPC is inflated or decoded much faster than JSON. Before the first body of a kind is read, those that are
 being read show how long it takes at least.
-
-*To read* a body is to inflate and decode it, in a slot. The *turn* of a waiting body is (its finish, its order of
-arrival): the smallest turn gets the next free slot.
 
 How large a compressed body is, nobody knows before it is inflated, and what its sender says of it may be a lie. So it
 waits with a size that is believed (`believed_bytes`). If it has more bytes, it gives its slot back before it is
@@ -26,20 +19,18 @@ several, as each sequence is queued by itself. So the sequences of such bodies a
 from __future__ import annotations
 
 import asyncio
-import heapq
-import itertools
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 
+from lengthwise.connections.fair_slots import FairSlots, Job
 from lengthwise.errors import DeadlineExceeded
 from lengthwise.protocols.body import ClientLeft
 
 # Bodies that are decoded in threads at the same time. The validating reader may need forty times a body's size.
 LARGE_BODIES_AT_ONCE: Final = 2
-_MOST_PEERS: Final = 1024  # connections whose finish is kept; beyond, only finishes in the future are kept
 _DECAY: Final = 0.9  # weight of the older measurements of reading, at each further one
 _GROWTH: Final = 10  # of the size of a body, when it is inflated: least that is believed
 MANY_SEQUENCES: Final = 32  # of one body, from which on they are counted
@@ -48,15 +39,39 @@ MOST_AT_ONCE: Final = 512  # counted sequences of one turn of the event loop, wh
 _LOOKS: Final = (1 / 8, 1 / 4, 3 / 8, 1.0)
 
 
-@dataclass(slots=True, eq=False)
-class BodyReading:
-    """A body that has a slot.
+class BodyReading(Job):
+    """A body that waits for a slot, or is being read.
 
     Its reader sets `size` as soon as it is known for certain; to 0 if the body gives the slot back and waits again.
     """
 
-    size: int  # in bytes, inflated; at first the likely one
-    began: float  # in seconds of `time.monotonic`
+    def __init__(self, peer: object, cost: int, size: int, work: str, slot: asyncio.Future[None]) -> None:
+        super().__init__(peer, cost)
+        self.size = size  # in bytes, inflated; at first the likely one
+        self.work = work  # the kind of work: bodies of one kind take equally long for a byte
+        self.slot = slot  # done when it has its slot
+        self.began = 0.0  # when it got its slot, in seconds of `time.monotonic`
+
+    def begin(self) -> bool:
+        """Has its reader begin; False if the reader waits no longer."""
+        if self.slot.done():
+            return False
+        self.slot.set_result(None)
+        self.began = time.monotonic()
+        return True
+
+
+@dataclass(slots=True)
+class ReadingRate:
+    """How long it takes to read a byte, as measured with the bodies so far, older ones with less weight."""
+
+    size: float = 0.0  # bytes
+    seconds: float = 0.0
+
+    def add(self, size: float, seconds: float) -> None:
+        """Adds the measurement of one more body."""
+        self.size = _DECAY * self.size + size
+        self.seconds = _DECAY * self.seconds + seconds
 
 
 def believed_bytes(least_bytes: int, max_bytes: int, promised_bytes: int = 0) -> int:
@@ -70,21 +85,14 @@ def believed_bytes(least_bytes: int, max_bytes: int, promised_bytes: int = 0) ->
     return min(max(_GROWTH * least_bytes, promised_bytes), max_bytes)
 
 
-class Turns:
+class Turns(FairSlots[BodyReading]):
     """The slots for large bodies, and the queue of the bodies that wait for one."""
 
     def __init__(self, slots: int = LARGE_BODIES_AT_ONCE) -> None:
-        self.free = slots  # slots that nobody has
-        self.waiting = 0  # bodies that wait for a slot
-        self._slots = slots
-        # A heap of (finish, order, size, likely size, slot)
-        self._queue: list[tuple[float, int, int, int, asyncio.Future[None]]] = []
-        self._order = itertools.count()  # among bodies of equal finish, the earlier one is first
-        self._virtual_time = 0.0  # bytes
-        self._finishes: dict[object, float] = {}  # by connection, that of its last body
-        self._read_bytes = self._read_seconds = 0.0  # sums over the bodies so far, older ones with less weight
-        self._reading: set[BodyReading] = set()
+        super().__init__(slots)
+        self.waiting = 0  # bodies whose readers wait for a slot, or have not noticed yet that they have one
         self.at_once = 0  # sequences that were counted in this turn of the event loop
+        self.rates: dict[str, ReadingRate] = {}  # by the kind of work
 
     def count_at_once(self, sequences: int) -> None:
         """Counts the `MANY_SEQUENCES` or more of a body that was decoded on the event loop, until its next turn."""
@@ -99,6 +107,7 @@ class Turns:
         size: int,
         deadline: float,
         *,
+        work: str = "",
         likely: int | None = None,
         certain: bool = False,
         slot: asyncio.Future[None] | None = None,
@@ -108,8 +117,9 @@ class Turns:
         Args:
             peer: The connection of the body; equal for all bodies of one connection.
             size: How many bytes the body has when it is inflated, as far as that is known. It orders the bodies.
-            likely: The same, for predicting the end, where `size` is rather too large.
             deadline: Seconds of `time.monotonic`. `DeadlineExceeded` is raised if the turn does not come before.
+            work: The kind of work, whose seconds a byte are measured.
+            likely: The bytes of the body, for predicting the end, where `size` is rather too large.
             certain: Whether the caller set the deadline, so that a later answer is of no use to it. Then
                 `DeadlineExceeded` is raised as soon as it is predicted that the body will not be read in time.
             slot: A new future, which is done when a body that waits has its slot. Cancel it if the client leaves.
@@ -117,99 +127,61 @@ class Turns:
         Raises:
             ClientLeft: `slot` was cancelled while the body waited.
         """
-        likely = size if likely is None else likely
-        # In virtual time, the body begins now, or when the last body of its connection is finished; it takes its size.
-        finish = self._finishes[peer] = max(self._virtual_time, self._finishes.get(peer, 0.0)) + size
-        if self.free:  # so no body waits: `release` would have given it the slot
-            self.free -= 1
-        else:
-            slot = slot or asyncio.get_running_loop().create_future()
-            await self._wait(finish, (size, likely), deadline, slot, certain=certain)
+        slot = slot or asyncio.get_running_loop().create_future()
+        reading = BodyReading(peer, size, size if likely is None else likely, work, slot)
+        self.join(reading)
+        try:
+            if not slot.done():
+                await self._wait(reading, deadline, certain=certain)
             if slot.cancelled():
                 raise ClientLeft
-        reading = BodyReading(likely, time.monotonic())
-        self._reading.add(reading)
-        try:
             yield reading
             if reading.size:  # what fails may do so early: how long it took says nothing of bodies that are read
-                self._read_bytes = _DECAY * self._read_bytes + reading.size
-                self._read_seconds = _DECAY * self._read_seconds + time.monotonic() - reading.began
+                rate = self.rates.setdefault(work, ReadingRate())
+                rate.add(reading.size, time.monotonic() - reading.began)
         finally:
-            self._reading.remove(reading)
-            if reading.size:  # the bytes that it really has
-                self._finishes[peer] = self._finishes.get(peer, 0.0) + reading.size - size
-            self.release()
+            self.leave(reading, reading.size or None)
 
-    def predicted_seconds(self, turn: tuple[float, int] = (float("inf"), 0), size: int = 0) -> float:
-        """Predicts the seconds until a body of `size` likely bytes is read, whose turn is (finish, order).
+    def predicted_seconds(self, body: BodyReading | None = None) -> float:
+        """Predicts the seconds until a waiting body is read; without one, until every body that is here now is read.
 
         They are the time of the bodies that are being read, of the waiting ones whose turn is earlier, and its own.
-        Without arguments: the seconds until every body that is here now is read.
         """
         now = time.monotonic()
-        running = [(reading.size, now - reading.began) for reading in self._reading]
-        # Seconds a byte: as measured, or at least what the bodies that are being read have taken so far.
-        if self._read_bytes:
-            seconds_per_byte = self._read_seconds / self._read_bytes
-        else:
-            running_bytes = sum(body_bytes for body_bytes, _ in running)
-            seconds_per_byte = sum(seconds for _, seconds in running) / max(1, running_bytes)
-        earlier = [waiting for waiting in self._queue if waiting[:2] < turn and not waiting[4].done()]
-        seconds_before = seconds_per_byte * sum(body_bytes for _, _, _, body_bytes, _ in earlier)
-        seconds_before += sum(max(0.0, body_bytes * seconds_per_byte - seconds) for body_bytes, seconds in running)
-        return seconds_before / self._slots + size * seconds_per_byte
+        seconds = sum(self._seconds(job) for turn, job in self.queue if body is None or turn < body.turn)
+        seconds += sum(max(0.0, self._seconds(reading) - (now - reading.began)) for reading in self.running)
+        return seconds / self.slots + (0.0 if body is None else self._seconds(body))
 
-    async def _wait(
-        self, finish: float, sizes: tuple[int, int], deadline: float, slot: asyncio.Future[None], *, certain: bool
-    ) -> None:
-        """Puts a body with this finish and these sizes (of `turn`) into the queue, and waits.
+    def _seconds(self, body: BodyReading) -> float:
+        """How long it takes to read a body, by what was measured of its kind of work.
 
-        It waits until `release` gives it the slot, or the slot is cancelled.
+        Before that, it is what the bodies of this kind that are being read have taken so far: it takes that at least.
+        """
+        rate = self.rates.get(body.work)
+        if rate is None:
+            alike, now = [reading for reading in self.running if reading.work == body.work], time.monotonic()
+            rate = ReadingRate(sum(reading.size for reading in alike), sum(now - reading.began for reading in alike))
+        return body.size * rate.seconds / max(1.0, rate.size)
+
+    async def _wait(self, body: BodyReading, deadline: float, *, certain: bool) -> None:
+        """Waits until a body has its slot, or the slot is cancelled.
 
         Raises:
             DeadlineExceeded: No slot was free before the deadline; or, if the deadline is `certain`, it is predicted
-                that the body will not be read in time. The body has left the queue then.
+                that the body will not be read in time.
         """
-        turn, began, is_waiting = (finish, next(self._order)), time.monotonic(), False
+        began = time.monotonic()
+        self.waiting += 1
         try:
             # Up to each look (a share of the time that the body has) it waits; before each, the end is predicted again.
             for look in _LOOKS if certain else (1.0,):
-                if certain and (needed := self.predicted_seconds(turn, sizes[1])) > deadline - time.monotonic():
+                if certain and (needed := self.predicted_seconds(body)) > deadline - time.monotonic():
                     raise DeadlineExceeded(
                         f"the deadline cannot be met: it takes about {needed:.1f} s to read this body"
                     )
-                if not is_waiting:
-                    heapq.heappush(self._queue, (*turn, *sizes, slot))
-                    self.waiting += 1
-                    is_waiting = True
-                await asyncio.wait((slot,), timeout=max(0.0, began + look * (deadline - began) - time.monotonic()))
-                if slot.done():
+                await asyncio.wait((body.slot,), timeout=max(0.0, began + look * (deadline - began) - time.monotonic()))
+                if body.slot.done():
                     return
             raise DeadlineExceeded("the deadline passed before the body could be read")
-        except BaseException:
-            if is_waiting and not slot.cancel() and not slot.cancelled():  # it was given to this body at that moment
-                self.release()
-            raise
         finally:
-            self.waiting -= is_waiting
-
-    def release(self) -> None:
-        """Takes a slot back: gives it to the waiting body whose turn is next, or counts it as free.
-
-        Also moves the virtual time on, and forgets connections all of whose bodies are read.
-        """
-        while self._queue:
-            _, _, size, _, slot = heapq.heappop(self._queue)
-            if not slot.done():
-                # The connections of all waiting bodies (`waiting` still counts this one) and of the other slots share
-                # the time in which these bytes are read.
-                self._virtual_time += size / (self.waiting + self._slots - 1)
-                slot.set_result(None)
-                break
-        else:  # no body waits
-            self.free += 1
-        if self.free == self._slots:  # nothing is read and nothing waits: begin anew
-            self._finishes.clear()
-            self._virtual_time = 0.0
-        elif len(self._finishes) > _MOST_PEERS:
-            self._finishes = {peer: finish for peer, finish in self._finishes.items() if finish > self._virtual_time}
+            self.waiting -= 1

@@ -1,0 +1,145 @@
+"""Who gets the next slot: turns of connections, ranks, and who is refused where too many wait."""
+
+from collections.abc import Iterable
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lengthwise.connections.fair_slots import FairSlots, Job
+
+
+class Named(Job):
+    """A job that notes when it begins; one that is `over` cannot begin."""
+
+    over = False
+
+    def begin(self) -> bool:
+        return not self.over
+
+
+class Line(FairSlots[Named]):
+    """No slot is free, unless `rest` gives one; connections have ranks."""
+
+    def __init__(self, most_queued: int = 100) -> None:
+        super().__init__(0, most_queued)
+        self.ranks: dict[str, int] = {}
+
+    def wait(self, client: str, cost: float = 1) -> tuple[Named, Named | None]:
+        job = Named(client, cost, self.ranks.get(client, 1))
+        return job, self.join(job)
+
+    def rank(self, client: str, rank: int) -> None:
+        self.ranks[client] = rank
+        self.set_rank(client, rank)
+
+    def rest(self) -> list[object]:
+        """Whose jobs wait, in the order of their turns."""
+        order = list[object]()
+        self.slots = 1
+        self.join(Named("slot", 0, -1))
+        while self.queue:
+            (running,) = self.running
+            self.leave(running)
+            order += [job.peer for job in self.running]
+        self.leave(next(iter(self.running)))
+        self.slots = 0
+        return order
+
+
+def join(line: Line, clients: Iterable[str]) -> list[Named]:
+    pairs = [line.wait(client) for client in clients]
+    assert [refused for _, refused in pairs] == [None] * len(pairs)
+    return [job for job, _ in pairs]
+
+
+def test_connections_take_turns_and_those_that_were_silent_come_last() -> None:
+    line = Line()
+    line.rank("silent", 2)
+    line.rank("prompt", 0)
+    join(line, ["silent", "new", "new", "new", "other", "prompt", "prompt"])
+    assert len(line.queue) == 7
+    assert line.rest() == ["prompt", "prompt", "new", "other", "new", "new", "silent"]
+    assert not line.queue
+    join(line, ["later silent", "other"])
+    line.rank("later silent", 2)  # it loses the turns that it waits for
+    assert line.rest() == ["other", "later silent"]
+
+
+def test_a_connection_of_a_better_rank_has_its_waiting_jobs_earlier() -> None:
+    line = Line()
+    line.rank("late", 2)
+    join(line, ["late", "late", "new", "new"])
+    line.rank("late", 0)
+    assert line.rest() == ["late", "late", "new", "new"]
+
+
+def test_a_waiting_job_that_ends_leaves_its_line() -> None:
+    line = Line()
+    leaving, _, again = join(line, ["a", "b", "a"])
+    line.leave(leaving)
+    line.leave(leaving)
+    line.leave(again)
+    assert len(line.queue) == 1
+    assert line.rest() == ["b"]
+
+
+def test_where_too_many_wait_the_connection_with_most_of_them_is_refused() -> None:
+    line = Line(4)
+    greedy = join(line, ["greedy"] * 4)
+    one_more, refused = line.wait("greedy")
+    assert refused is one_more
+    assert line.wait("honest")[1] is greedy[-1]
+    assert len(line.queue) == 4
+    assert sorted(map(str, line.rest())) == ["greedy", "greedy", "greedy", "honest"]
+
+
+def test_one_that_was_silent_takes_the_slot_of_none_that_was_prompt() -> None:
+    line = Line(2)
+    line.rank("good", 0)
+    line.rank("bad", 2)
+    join(line, ["good"] * 2)
+    newcomer, refused = line.wait("bad")
+    assert refused is newcomer
+
+
+def test_a_connection_that_came_first_with_many_jobs_keeps_its_part() -> None:
+    slots: FairSlots[Named] = FairSlots(1)
+    for _ in range(21):
+        slots.join(Named("first", 1))
+
+    def next_ones(count: int) -> list[object]:
+        order = []
+        for _ in range(count):
+            slots.leave(next(iter(slots.running)))
+            order += [job.peer for job in slots.running]
+        return order
+
+    assert next_ones(10) == ["first"] * 10
+    for _ in range(10):
+        slots.join(Named("later", 1))
+    assert next_ones(10).count("first") == 5
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 100), st.booleans(), st.booleans()), max_size=40))
+def test_no_slot_is_lost_and_the_jobs_of_a_connection_keep_their_order(
+    sent: list[tuple[str, int, bool, bool]],
+) -> None:
+    slots: FairSlots[Named] = FairSlots(2)
+    jobs = [Named(peer, cost) for peer, cost, _, _ in sent]
+    for job, (_, _, is_over, _) in zip(jobs, sent, strict=True):
+        job.over = is_over
+        slots.join(job)
+    for job, (_, _, _, leaves) in zip(jobs, sent, strict=True):
+        if leaves:
+            slots.leave(job)
+    begun = [*slots.running]
+    while slots.running:
+        slots.leave(next(iter(slots.running)))
+        begun += [job for job in slots.running if job not in begun]
+    assert (slots.free, len(slots.queue)) == (2, 0)
+    assert {job for job in jobs if not job.over and job not in begun} <= {
+        job for job, (*_, leaves) in zip(jobs, sent, strict=True) if leaves
+    }
+    for peer in "abc":
+        order = [jobs.index(job) for job in begun if job.peer == peer]
+        assert order == sorted(order)
