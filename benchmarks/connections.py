@@ -21,12 +21,12 @@ import orjson
 
 from benchmarks import machine, pages
 from lengthwise.connections.limits import ADMIN_CONNECTIONS
+from lengthwise.connections.request_limits import MAX_FIELDS, MAX_HEADER_BYTES
 from lengthwise.console.live import MOST_VIEWERS
 from lengthwise.grpc import open_inference_pb2 as pb
 from lengthwise.grpc.infer import INFER
 from lengthwise.http.fast_path import MAX_KNOWN_FIELDS
-from lengthwise.http.request_reader import MAX_HEADER_BYTES
-from lengthwise.protocols.endpoint import LONGEST_KEY_BYTES, MAX_FIELDS
+from lengthwise.protocols.endpoint import LONGEST_KEY_BYTES
 from tests.support import http2, proc
 from tests.support.doors import HEALTH, Door, opened
 

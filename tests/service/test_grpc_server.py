@@ -26,13 +26,13 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from lengthwise.application.app import Application
 from lengthwise.batching.queues import PendingRequest, QueuedSequence
 from lengthwise.bench.launch import free_port
+from lengthwise.connections.request_limits import MAX_FIELDS
 from lengthwise.decoding.calls import Call
 from lengthwise.errors import ConfigurationError
 from lengthwise.grpc import codec
 from lengthwise.grpc import open_inference_pb2 as pb
 from lengthwise.grpc.infer import SERVICE
 from lengthwise.grpc.server import GrpcServer
-from lengthwise.protocols.endpoint import MAX_FIELDS
 from lengthwise.protocols.turns import Turns
 from lengthwise.serving import Serving
 from lengthwise.settings import Settings

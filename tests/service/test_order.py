@@ -11,12 +11,11 @@ import orjson
 import pytest
 
 from lengthwise.connections import closing, unread
+from lengthwise.connections.request_limits import MAX_FIELDS, MAX_HEADER_BYTES
 from lengthwise.http import connection as http_connection
 from lengthwise.http import timed_connection
 from lengthwise.http.connection import MAX_PIPELINED
-from lengthwise.http.framing import ENDED
-from lengthwise.http.request_reader import MAX_HEADER_BYTES
-from lengthwise.protocols.endpoint import MAX_FIELDS
+from lengthwise.http.states import ENDED
 from tests.support.http_lines import (
     BEARER,
     CHUNKED,

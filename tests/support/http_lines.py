@@ -13,6 +13,7 @@ import uvicorn
 from starlette.types import Receive, Scope, Send
 
 from lengthwise.connections.listener import KeepAlive
+from lengthwise.connections.request_limits import RequestLimits
 from lengthwise.processes.server import protocol
 from lengthwise.runtime.manifest import Manifest
 from tests.support.numpy_models import Service, held_batch, manifest, model, serving
@@ -75,7 +76,7 @@ async def net(service: Service, *, direct: bool = True, most: int = 100, **setti
     made = Net(service)
     changed = service.serving.settings.model_copy(update=settings)
     application = service.app if direct else made.asgi
-    bounded: Any = partial(protocol(application, changed, most), keep_alive=KeepAlive())
+    bounded: Any = partial(protocol(application, RequestLimits.of(changed), most), keep_alive=KeepAlive())
     config = uvicorn.Config(
         made.asgi, http=bounded, interface="asgi3", lifespan="off", log_config=None, ws="none", server_header=False
     )

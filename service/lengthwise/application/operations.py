@@ -22,7 +22,7 @@ from lengthwise.decoding.calls import Problems, unknown_fields
 from lengthwise.errors import InvalidRequest, Problem
 from lengthwise.protocols import inventory, kserve
 from lengthwise.protocols.body import Inflating, is_packed, read_body
-from lengthwise.protocols.endpoint import CONTROL_BODY_BYTES, Endpoint
+from lengthwise.protocols.endpoint import Endpoint
 from lengthwise.protocols.over_asgi import OverAsgi
 from lengthwise.protocols.predict import Predict, PredictV1
 from lengthwise.protocols.v2 import Infer
@@ -191,7 +191,7 @@ async def _json_body(serving: Serving, request: Request, field: str, kind: type,
     Raises:
         InvalidRequest: The body is not such an object, or has other fields.
     """
-    max_bytes = min(CONTROL_BODY_BYTES, serving.settings.max_body_bytes)  # it is read on the event loop
+    max_bytes = serving.request_limits.control_body_bytes
     headers = dict(request.scope["headers"])
     hold = Hold(serving.inflight)
     try:

@@ -31,7 +31,7 @@ def routes(serving: Serving, health: Callable[[Serving], dict[str, Any]], *, pre
         predict: The path to which the page sends its calls.
     """
     live = LiveView(serving.batcher)
-    uploads = Uploads(serving.inflight, serving.settings.max_body_bytes)
+    uploads = Uploads(serving.inflight, serving.request_limits.body_bytes)
     serving.openings.viewers.append(lambda: live.viewers)
 
     async def state(_: Request) -> Response:

@@ -47,7 +47,6 @@ from lengthwise.grpc.receiving import ARRIVED, LEFT, IncomingMessage, Receiving
 from lengthwise.grpc.transport import Handler, RpcCall
 from lengthwise.protocols import inventory, kserve
 from lengthwise.protocols.body import TOO_MANY_BYTES
-from lengthwise.protocols.endpoint import CONTROL_BODY_BYTES
 from lengthwise.repository.registry import ServedModel
 from lengthwise.serving import Serving
 
@@ -68,9 +67,9 @@ class SmallCalls:
     def __init__(self, serving: Serving, connections: GrpcConnections) -> None:
         self._serving = serving
         self._seconds = serving.settings.default_timeout_ms / 1000  # within which a message must arrive
-        self._receiving = Receiving(
-            serving.inflight, serving.settings.max_body_bytes, connections.received_bytes, _SLOTS
-        )
+        limits = serving.request_limits
+        self._max_bytes = limits.control_body_bytes
+        self._receiving = Receiving(serving.inflight, limits.body_bytes, connections.received_bytes, _SLOTS)
         self._probes = asyncio.Semaphore(_SLOTS)  # for probes, so that other calls cannot delay them
         self.health = HealthService(serving)
         self.streams = {"watch": 0, "reflection": 0}  # open ones of each kind
@@ -211,7 +210,7 @@ class SmallCalls:
                     raise DeadlineExceeded("the next request did not come in time") from None
                 if body is None:
                     return
-                yield parse_message(reflection_pb2.ServerReflectionRequest, _small_body(body))
+                yield parse_message(reflection_pb2.ServerReflectionRequest, self._small_body(body))
 
         responses: Any = servicer.ServerReflectionInfo(requests(), rpc)
         async for response in responses:
@@ -247,15 +246,28 @@ class SmallCalls:
         finally:
             message.enter(LEFT if body is None else ARRIVED)
             hold.close()
-        return _small_body(body)
+        return self._small_body(body)
 
     async def _receive_probe(self, rpc: RpcCall) -> bytes:
         """The message of a probe; b"" if all slots for probes are taken, or it does not arrive at once."""
         if not self._probes.locked():
             with suppress(TimeoutError):
                 async with self._probes, asyncio.timeout(_PROBE_SECONDS):
-                    return _small_body(await rpc.read())
+                    return self._small_body(await rpc.read())
         return b""
+
+    def _small_body(self, body: bytes | None) -> bytes:
+        """The bytes of a small message.
+
+        Raises:
+            InvalidRequest: There is no message.
+            TooLarge: It has more bytes than such a call may have.
+        """
+        if body is None:
+            raise InvalidRequest([Problem("", "the call has no message")])
+        if len(body) > self._max_bytes:
+            raise TooLarge(TOO_MANY_BYTES.format(self._max_bytes))
+        return body
 
 
 class HealthService:
@@ -307,17 +319,3 @@ class HealthService:
         if service not in ("", SERVICE):
             return Status.SERVICE_UNKNOWN
         return Status.SERVING if self._serving.ready and not self._ended else Status.NOT_SERVING
-
-
-def _small_body(body: bytes | None) -> bytes:
-    """The bytes of a small message.
-
-    Raises:
-        InvalidRequest: There is no message.
-        TooLarge: It has more than `CONTROL_BODY_BYTES` bytes.
-    """
-    if body is None:
-        raise InvalidRequest([Problem("", "the call has no message")])
-    if len(body) > CONTROL_BODY_BYTES:
-        raise TooLarge(TOO_MANY_BYTES.format(CONTROL_BODY_BYTES))
-    return body

@@ -136,7 +136,7 @@ def decode(
         request_parameters.output(output.name, _parameters(output.parameters), f"/outputs/{i}/parameters", problems)
         for i, output in enumerate(request.outputs)
     ]
-    is_raw, max_sequences = bool(request.raw_input_contents), serving.settings.max_sequences
+    is_raw, max_sequences = bool(request.raw_input_contents), serving.request_limits.sequences
     tensor_call = tensors.read(
         served,
         input_tensors,

@@ -1,7 +1,7 @@
 """The connections of the gRPC server, within the bounds that those of HTTP have.
 
 gRPC accepts its connections itself, and limits the time of a handshake, of silence and of a life. What it does not know
-is done here: a connection on which no call has begun has `header_timeout_seconds`, and while nearly all slots are
+is done here: a connection on which no call has begun has `header_seconds`, and while nearly all slots are
 taken, those that have been idle longest make room. A connection counts as idle while none of its calls is open.
 
 gRPC does not report its connections, so they are searched for among the open files of this process: each search is a
@@ -25,7 +25,7 @@ from typing import Final
 from lengthwise.connections.listener import LEAST_IDLE_SECONDS
 from lengthwise.grpc.transport import RpcCall
 
-_LOOKS: Final = 4  # how often the open files are read in `header_timeout_seconds`
+_LOOKS: Final = 4  # how often the open files are read in `header_seconds`
 _MOST_LOOK_SECONDS: Final = 2.5  # the longest time between two of these looks
 _STALE_SECONDS: Final = 0.05  # after which the files are read again for a connection that the last look did not find
 _CALL_BYTES: Final = 512  # what a call takes besides its message: metadata, frames
@@ -134,7 +134,7 @@ class GrpcConnections:
     """The connections of the gRPC port, by client."""
 
     max_connections: int
-    header_timeout_seconds: float
+    header_seconds: float
     calls: int = 0  # open calls of all connections
     # Its port is set by `keep`
     _accepted: AcceptedConnections = field(default_factory=lambda: AcceptedConnections(0), init=False)
@@ -183,7 +183,7 @@ class GrpcConnections:
     async def keep(self, port: int) -> None:
         """Ends connections that stay too long, until it is cancelled; `port` is the one that gRPC listens on."""
         self._accepted.port = port
-        period = min(_MOST_LOOK_SECONDS, self.header_timeout_seconds / _LOOKS)
+        period = min(_MOST_LOOK_SECONDS, self.header_seconds / _LOOKS)
         while True:
             await asyncio.sleep(period)
             for client in self._clients_to_end(await asyncio.to_thread(self._accepted.look)):
@@ -202,9 +202,7 @@ class GrpcConnections:
                 del known[client]
         # Idle connections, the longest idle first: those without a first call in time must end.
         idle = sorted((known[client].since, client) for client in present if not self.of(client).calls)
-        late = [
-            client for since, client in idle if not known[client].called and now - since > self.header_timeout_seconds
-        ]
+        late = [client for since, client in idle if not known[client].called and now - since > self.header_seconds]
         # If too many would be left, the longest idle ones end, too.
         excess = len(present) - len(late) - int(self.max_connections * _CROWDED)
         if excess > 0:

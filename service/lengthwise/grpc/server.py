@@ -7,14 +7,14 @@ in `calls`, connections in `connections`. It needs the extra `grpc`, so it is im
 | what | bound |
 |---|---|
 | connections | `max_connections`; further ones are closed |
-| a handshake, and the time until the first call | `header_timeout_seconds` |
+| a handshake, and the time until the first call | `RequestLimits.header_seconds` |
 | a connection without a call | `keep_alive_seconds`, or less when others need its slot  |
 | a connection in all | `_AGE_SECONDS`, and then `_LAST_CALLS_SECONDS` for its calls |
 | a client that is not there any more | `_PING_SECONDS`, and `PATIENCE_SECONDS` to answer the ping |
 | pings of a client | one in `_CLIENT_PING_SECONDS`, with or without calls |
 | calls of a connection, and of all | `_CALLS_OF_A_CONNECTION`, `MAX_CALLS` |
-| a message, inflated too | `max_body_bytes`; received with memory for it |
-| metadata | gRPC's own 16 KiB, and `MAX_FIELDS` |
+| a message, inflated too | `RequestLimits.body_bytes`; received with memory for it |
+| metadata | gRPC's own 16 KiB, and `RequestLimits.fields` |
 """
 
 from __future__ import annotations
@@ -35,7 +35,6 @@ from lengthwise.grpc.connections import GrpcConnections
 from lengthwise.grpc.receiving import Receiving
 from lengthwise.grpc.stream import StreamInference
 from lengthwise.grpc.transport import Handler, RpcCall, RpcServer
-from lengthwise.protocols.endpoint import MAX_FIELDS
 from lengthwise.protocols.turns import Turns
 from lengthwise.serving import Serving
 from lengthwise.settings import Settings
@@ -62,12 +61,12 @@ class GrpcServer:
     """The gRPC server of a service; `large_bodies` and `max_connections` are those of all its protocols."""
 
     def __init__(self, serving: Serving, large_bodies: Turns, max_connections: int | None = None) -> None:
-        settings = serving.settings
+        limits = serving.request_limits
         self._serving = serving
         self._large_bodies = large_bodies
-        self._max_connections = max_connections or settings.max_connections
-        self._connections = GrpcConnections(self._max_connections, settings.header_timeout_seconds)
-        receiving = Receiving(serving.inflight, settings.max_body_bytes, self._connections.received_bytes)
+        self._max_connections = max_connections or serving.settings.max_connections
+        self._connections = GrpcConnections(self._max_connections, limits.header_seconds)
+        receiving = Receiving(serving.inflight, limits.body_bytes, self._connections.received_bytes)
         self._streams = StreamInference(
             infer.ModelInfer(serving, large_bodies, infer.STREAM), receiving, self._connections
         )
@@ -90,9 +89,9 @@ class GrpcServer:
         Raises:
             ConfigurationError: The server cannot listen on the address, or a TLS file cannot be read.
         """
-        settings = self._serving.settings
+        settings, limits = self._serving.settings, self._serving.request_limits
         server = RpcServer(
-            _options(settings, self._max_connections), settings.max_body_bytes, self._large_bodies, self._begin
+            _options(settings, self._max_connections), limits.body_bytes, self._large_bodies, self._begin
         )
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         try:
@@ -138,8 +137,11 @@ class GrpcServer:
         handler = self._handlers.get(rpc.method)
         if self._connections.calls >= MAX_CALLS:
             rpc.finish(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many calls are open")
-        elif len(rpc.metadata) > MAX_FIELDS:
-            rpc.finish(grpc.StatusCode.RESOURCE_EXHAUSTED, f"a call may have {MAX_FIELDS} fields of metadata")
+        elif len(rpc.metadata) > self._serving.request_limits.fields:
+            rpc.finish(
+                grpc.StatusCode.RESOURCE_EXHAUSTED,
+                f"a call may have {self._serving.request_limits.fields} fields of metadata",
+            )
         elif (refusal := self._refusal_for_key(rpc)) is not None:
             infer.refuse_unread(rpc, refusal)
         elif handler is None:

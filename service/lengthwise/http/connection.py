@@ -6,8 +6,8 @@ nearly all do, starts no timer.
 | what | answer |
 |---|---|
 | no HTTP, or a header block that two programs could read differently (`http.framing`) | 400, and the connection ends |
-| more than `MAX_HEADER_BYTES` of request line, headers and trailers, or `MAX_FIELDS` | 431, and the connection ends |
-| a header block that is not complete in `header_timeout_seconds` | 408, and the connection ends |
+| more `header_bytes` of request line, headers and trailers, or `fields`, than allowed | 431, and the connection ends |
+| a header block that is not complete in `header_seconds` | 408, and the connection ends |
 | a body of which fewer than `MIN_BODY_BYTES_PER_SECOND` arrive | 408, and the connection ends |
 | more than `max_connections` connections, of which none has been idle for long | 503, and the connection ends |
 | no request for `keep_alive_seconds`, or for a while when another connection needs the slot | the connection ends |
@@ -21,20 +21,7 @@ read its answers is not read from either. A request for another protocol (`upgra
 that sends no more, but may still read (`shutdown(SHUT_WR)`), is answered for at most `HALF_CLOSED_SECONDS`, because the
 server cannot distinguish it from a client that has left; over TLS it counts as gone at once.
 
-What is read next is the connection's `State`:
-
-| state | event | next state |
-|---|---|---|
-| IDLE | the first byte of a request | HEAD |
-| HEAD | the header block is complete and within bounds | BODY |
-| HEAD | the header block is complete and asks for another protocol | UPGRADE |
-| UPGRADE | the parser is given the header block again, without that header | HEAD |
-| BODY | the body is complete | IDLE |
-| IDLE, HEAD, UPGRADE, BODY | a bound is exceeded, or the client sends no more | ENDING |
-| BODY | the same, before the answer to this request has begun | BROKEN |
-| ENDING, BROKEN | every earlier request has its answer | CLOSED |
-| any | an answer ended the connection, it was lost, or there are too many | CLOSED |
-
+What is read next is the connection's `State` (`http.states` has the table), and its limits are `RequestLimits`.
 Requests are read while earlier ones are answered (`is_answering`). A request that arrives whole, with a header block
 that is remembered (`fast_path.py`), is answered without the parser: the state stays IDLE. A *fast request* is answered
 without ASGI (`FastRequest`), whether the parser read it or not.
@@ -53,12 +40,14 @@ import uvicorn
 
 from lengthwise.connections.inflight import Hold, Inflight
 from lengthwise.connections.listener import KeepAlive
+from lengthwise.connections.request_limits import RequestLimits
 from lengthwise.connections.unread import has_arrived
 from lengthwise.http.asgi_request import AsgiRequest
 from lengthwise.http.fast_path import FastPath
 from lengthwise.http.fast_request import FastRequest
-from lengthwise.http.framing import BODY, BROKEN, CLOSED, ENDED, ENDING, HEAD, IDLE, UPGRADE, MalformedLog
-from lengthwise.http.request_reader import MAX_HEADER_BYTES, MOST_PARTS, Head, RequestReader
+from lengthwise.http.framing import MalformedLog
+from lengthwise.http.request_reader import MOST_PARTS, Head, RequestReader
+from lengthwise.http.states import BODY, BROKEN, CLOSED, ENDED, HEAD, IDLE, TRANSITIONS, UPGRADE, Event
 from lengthwise.http.timed_connection import HALF_CLOSED_SECONDS, UNPARSED, UNREAD_SECONDS, TimedConnection
 from lengthwise.protocols.body import CLIENT_LEFT
 
@@ -78,7 +67,7 @@ class Connection(TimedConnection):
         config: uvicorn.Config,
         server_state: uvicorn.server.ServerState,
         app_state: dict[str, Any],
-        header_timeout_seconds: float,
+        limits: RequestLimits,
         max_connections: int,
         keep_alive: KeepAlive,
         fast_path: FastPath | None = None,
@@ -92,12 +81,12 @@ class Connection(TimedConnection):
         self._app_state = app_state
         self._root_path = config.root_path
         self._connections: set[Any] = server_state.connections
-        self._header_timeout = header_timeout_seconds
+        self._limits = limits
         self._max_connections = max_connections
         self._keep_alive = keep_alive
         self._fast_path = fast_path
         self._fast_request: FastRequest | None = None  # the fast request that the data just received began
-        self._reader = RequestReader(self)
+        self._reader = RequestReader(self, limits)
         self._answering: AsgiRequest | FastRequest | None = None  # the request whose answer is written next
         self._answered_at = 0.0  # when the last answer was written, on the event loop's clock
         self._waiting: deque[AsgiRequest] = deque()  # requests that begin after it, in order
@@ -138,16 +127,16 @@ class Connection(TimedConnection):
         self._connections.add(self)
         self._set_transport(transport)
         if len(self._connections) > self._max_connections and not self._keep_alive.make_room(self.loop.time()):
-            self.state = CLOSED
+            self.enter(Event.ENDED)
             self._write_refusal(503, "too many connections")
             self._close()
         else:
-            self._start_timer(self._header_timeout, self._head_is_late)
+            self._start_timer(self._limits.header_seconds, self._head_is_late)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tells the request that is being answered, drops those that wait, and releases the memory of all."""
         self._connections.discard(self)
-        self.state = CLOSED
+        self.enter(Event.ENDED)
         self._keep_alive.pop(self, None)
         self._stop_timer()
         self._stop_keep_alive_timer()
@@ -218,7 +207,7 @@ class Connection(TimedConnection):
             part = data[start : start + size]
             self.bytes_since_progress += len(part)
             self._reader.feed(part)
-            if self.state in ENDED or self.bytes_since_progress > MAX_HEADER_BYTES:
+            if self.state in ENDED or self.bytes_since_progress > self._limits.header_bytes:
                 break
             if self._parts > MOST_PARTS and self.state is BODY and self._reader.in_chunks:
                 self._rest = data[start + size :]
@@ -246,13 +235,13 @@ class Connection(TimedConnection):
 
         Refuses a header block that is too large.
         """
-        if self.bytes_since_progress > MAX_HEADER_BYTES:
+        if self.bytes_since_progress > self._limits.header_bytes:
             self.refuse(431)
         elif self._timer is None and not self.transport.is_closing():
             if self.state is BODY:
                 self._watch_body()
             elif self.state is HEAD or (self.state is IDLE and self.bytes_since_progress):
-                self._start_timer(self._header_timeout, self._head_is_late)
+                self._start_timer(self._limits.header_seconds, self._head_is_late)
 
     def eof_received(self) -> bool:
         """Handles the end of what the client sends (EOF): it may still read the answers to its requests.
@@ -273,6 +262,10 @@ class Connection(TimedConnection):
         return True
 
     # What the reader of requests reports.
+
+    def enter(self, event: Event) -> None:
+        """Enters the state that follows the present one at an event; only here the state changes."""
+        self.state = TRANSITIONS[event].get(self.state, self.state)
 
     def request_begins(self, head: Head) -> None:
         """Starts the request of a complete header block, or queues it if an earlier one is being answered.
@@ -299,7 +292,7 @@ class Connection(TimedConnection):
                 self._pipelined.holds(self._pipelined.size + head.size)
             else:
                 self._start(request)
-        self.state = BODY
+        self.enter(Event.HEAD_COMPLETE)
         self.bytes_since_progress = 0
 
     def body_part(self, body: bytes) -> None:
@@ -357,7 +350,7 @@ class Connection(TimedConnection):
         self.server_state.total_requests += 1
         self._answered_at = self.loop.time()
         if self.transport.is_closing():
-            self.state = CLOSED
+            self.enter(Event.ENDED)
             self._stop_timer()
             self._watch_unread()
             return
@@ -397,7 +390,7 @@ class Connection(TimedConnection):
         refuses_newest = self.state is BODY
         if refuses_newest and self.newest.response_started:
             refuses_newest, status = False, None
-        self.state = BROKEN if refuses_newest else ENDING
+        self.enter(Event.REFUSED_UNANSWERED if refuses_newest else Event.REFUSED)
         self._refusal = None if status is None else (status, detail)
         self.flow.discard()
         if not self.is_answering() or (refuses_newest and self._answering is self.newest):
@@ -407,7 +400,7 @@ class Connection(TimedConnection):
         """Writes the refusal, if there is one, and ends the connection, once every earlier request has its answer."""
         if self.state is BROKEN:  # the refusal, or the end, takes the place of the newest request's answer
             self.newest.refused(CLIENT_LEFT if self._refusal is None else self._refusal[0])
-        self.state = CLOSED
+        self.enter(Event.ALL_ANSWERED)
         if self._refusal is not None:
             self._write_refusal(*self._refusal)
         self._close()
@@ -456,7 +449,7 @@ class Connection(TimedConnection):
         the client has sent nothing at all, the connection is aborted without an answer.
         """
         if self._was_paused():
-            self._start_timer(self._header_timeout, self._head_is_late)
+            self._start_timer(self._limits.header_seconds, self._head_is_late)
         elif has_arrived(self.transport):
             self._start_timer(UNREAD_SECONDS, self._head_is_late)
         elif self.state is IDLE and not self.bytes_since_progress:

@@ -40,7 +40,7 @@ class FastPath:
     def __init__(self, endpoints: Sequence[Endpoint]) -> None:
         serving = endpoints[0].serving
         self.inflight = serving.inflight
-        self.max_bytes = min(LARGE_BODY_BYTES, serving.settings.max_body_bytes)
+        self.max_bytes = min(LARGE_BODY_BYTES, serving.request_limits.body_bytes)
         self._endpoints = endpoints
         self._serving = serving
         self._known = KnownRequests()

@@ -1,4 +1,4 @@
-"""The states of reading a request, and which ambiguous requests are refused before their body is read, and logged.
+"""Which ambiguous requests are refused before their body is read, and logged.
 
 Request smuggling needs two programs that read a request differently, such as a proxy and this server. So a request that
 the parser accepts, but that another program might read differently, is refused as soon as its header block is complete
@@ -7,7 +7,6 @@ the parser accepts, but that another program might read differently, is refused 
 
 from __future__ import annotations
 
-import enum
 import logging
 import re
 import time
@@ -15,23 +14,6 @@ from typing import Final
 
 log = logging.getLogger("lengthwise.framing")
 
-
-class State(enum.Enum):
-    """What the connection reads next."""
-
-    IDLE = "its first byte"
-    HEAD = "the rest of its header block"
-    UPGRADE = "the same header block again, without the header that asks for another protocol"
-    BODY = "the rest of its body, and trailers"
-    ENDING = "nothing: the connection ends after the answers to earlier requests"
-    BROKEN = "nothing: as ENDING, and the refusal answers the last request, whose body was not complete"
-    CLOSED = "nothing: the connection has ended"
-
-
-# As names of the module, because `State.IDLE` takes longer to look up than to compare, for each piece of data.
-IDLE, HEAD, UPGRADE, BODY = State.IDLE, State.HEAD, State.UPGRADE, State.BODY
-ENDING, BROKEN, CLOSED = State.ENDING, State.BROKEN, State.CLOSED
-ENDED: Final = (ENDING, BROKEN, CLOSED)
 
 # Headers that say who calls, or how the body is read: a second one with the same name is refused.
 GIVEN_ONCE: Final = frozenset(

@@ -1,6 +1,6 @@
 """Reads the requests of one connection, as httptools parses them, within the bounds of a header block.
 
-The connection has the state (`http.connection`); the callbacks of the parser depend on it and change it. Trailers are
+The callbacks of the parser depend on the state of the connection, and report events that change it. Trailers are
 never headers: they are counted and dropped. A header block that asks for another protocol is parsed once more without
 that header, because the parser ends a request with such a block, and would read its body as the next request.
 """
@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Final
 
 import httptools
 
-from lengthwise.http.framing import BODY, ENDED, HEAD, IDLE, UPGRADE, fault
-from lengthwise.protocols.endpoint import MAX_FIELDS
+from lengthwise.connections.request_limits import RequestLimits
+from lengthwise.http.framing import fault
+from lengthwise.http.states import BODY, ENDED, HEAD, UPGRADE, Event
 
 if TYPE_CHECKING:
     from lengthwise.http.connection import Connection
@@ -22,8 +23,6 @@ PIECE_BYTES: Final = 2048  # data that are parsed at once where a body may come 
 # After this many parts of a chunked body, the rest is parsed in the next turn of the event loop: each part is a call of
 # Python, and a read of 256 KiB may have 43,000 of them.
 MOST_PARTS: Final = 256
-MAX_HEADER_BYTES: Final = 32_768
-
 _FIELD_BYTES: Final = 150  # that a header field takes in memory, besides its text
 
 
@@ -45,14 +44,15 @@ class Head:
 
 
 class TooManyFields(Exception):
-    """A request has more than `MAX_FIELDS`."""
+    """A request has more header fields than it may have."""
 
 
 class RequestReader:
     """The callbacks of the parser; they pass heads, parts of bodies and refusals on to the connection."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, limits: RequestLimits) -> None:
         self._connection = connection
+        self._limits = limits
         self._begin_parser()
         self._head = Head()  # of the request that is being read
         self._bytes = 0  # of the header block and the trailers so far
@@ -87,7 +87,6 @@ class RequestReader:
                 if connection.state is not UPGRADE or connection.transport.is_closing():  # the request was refused
                     return
                 data = self._without_upgrade() + data[upgrade.args[0] :]
-                connection.state = HEAD
             except httptools.HttpParserError:
                 connection.refuse(400, "Invalid HTTP request received.")
                 return
@@ -122,8 +121,7 @@ class RequestReader:
 
     def on_message_begin(self) -> None:
         """Called at the first byte of a request."""
-        if self._connection.state not in ENDED:
-            self._connection.state = HEAD
+        self._connection.enter(Event.FIRST_BYTE)
         self._fields = 0
 
     def on_url(self, url: bytes) -> None:
@@ -135,12 +133,12 @@ class RequestReader:
         """Adds a header to the head; a trailer is only counted and dropped.
 
         Raises:
-            TooManyFields: There are more than `MAX_FIELDS`; the request was refused, and the parser must stop.
+            TooManyFields: There are more fields than allowed; the request was refused, and the parser must stop.
         """
         state = self._connection.state
         self._fields += 1
-        if self._fields > MAX_FIELDS:
-            self._connection.refuse(431, f"headers and trailers may have {MAX_FIELDS} fields together")
+        if self._fields > self._limits.fields:
+            self._connection.refuse(431, f"headers and trailers may have {self._limits.fields} fields together")
             raise TooManyFields  # stops the parser: thousands of fields may follow
         if state is HEAD:
             name = name.lower()
@@ -149,7 +147,7 @@ class RequestReader:
             self._head.headers.append((name, value))
         elif state is BODY:
             self._bytes += len(name) + len(value) + 4
-            if self._bytes > MAX_HEADER_BYTES:
+            if self._bytes > self._limits.header_bytes:
                 self._connection.refuse(431)
 
     def on_headers_complete(self) -> None:
@@ -160,12 +158,12 @@ class RequestReader:
         head.version = parser.get_http_version()
         if parser.should_upgrade():  # `feed` has the block parsed again, without `upgrade`
             if any(name == b"upgrade" for name, _ in head.headers):
-                connection.state = UPGRADE
+                connection.enter(Event.ASKS_FOR_UPGRADE)
             else:
                 connection.refuse(400, "CONNECT is for proxies")
             return
         self._bytes = len(head.url) + sum([len(name) + len(value) + 4 for name, value in head.headers])
-        if self._bytes > MAX_HEADER_BYTES:
+        if self._bytes > self._limits.header_bytes:
             connection.refuse(431)
         elif (why := fault(head.version, head.headers)) is not None:
             connection.refuse(400, why)
@@ -182,6 +180,6 @@ class RequestReader:
     def on_message_complete(self) -> None:
         """Reports the end of the body; the next header block may begin."""
         if self._connection.state is BODY:
-            self._connection.state = IDLE
+            self._connection.enter(Event.BODY_COMPLETE)
             self._head = Head()  # free the headers now: the next request may come in a minute
             self._connection.body_complete()

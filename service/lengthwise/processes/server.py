@@ -30,6 +30,7 @@ from lengthwise.application.app import Application, make_admin_app
 from lengthwise.connections.draining import ConnectionDrain, DrainedConnection
 from lengthwise.connections.limits import ADMIN_CONNECTIONS, announce, connection_limits, pages_to_try
 from lengthwise.connections.listener import Listener, context, listening
+from lengthwise.connections.request_limits import RequestLimits
 from lengthwise.http.connection import Connection
 from lengthwise.http.fast_path import FastPath
 from lengthwise.processes.ending import end_for_certain, leave_behind
@@ -224,13 +225,12 @@ def serve(
         failures.append(error)
         server.should_exit = True
 
-    # The service, its application and their servers.
+    # The service and its application
     limits = connection_limits(settings.max_connections, grpc=settings.grpc_port is not None)
     tracer = configured_tracer(open_telemetry_variables())
     serving = Serving(settings, tracer=tracer, worker=worker)
     serving.workers_reason = workers.reason if worker is None else worker.reason
     app = Application(serving, on_failure=failed, addresses=lambda: addresses, grpc_connections=limits.grpc)
-    config = _config(app, settings, limits.http)
     _tune()
     threads = threading.enumerate()
     with ExitStack() as stack:
@@ -238,15 +238,7 @@ def serve(
         if tracer is not None:
             stack.callback(tracer.close)
         listener = partial(_listener, stack, settings, tls, worker)
-        admin = None
-        if settings.admin_port is not None:
-            config_of_admin = _config(make_admin_app(serving), settings, ADMIN_CONNECTIONS)
-            admin = AdminServer(config_of_admin, listener("admin_port", ADMIN_CONNECTIONS))
-            serving.openings.connections["admin"] = (admin.open_connections, ADMIN_CONNECTIONS)
-        server = Server(config, listener("port", limits.http), serving, admin, end_within)
-        if worker is not None:
-            server.server_state.connections = worker.connections()
-        serving.openings.connections["http"] = (server.open_connections, limits.http)
+        server = _main_server(app, limits.http, listener, end_within)
         # Serve. Signals are handled from the moment that clients can connect.
         stack.enter_context(server.capture_signals())
         limits.log()
@@ -259,6 +251,30 @@ def serve(
         raise failures[0]
     leave_behind(threads)
     return 0
+
+
+def _main_server(
+    app: Application,
+    max_connections: int,
+    listener: Callable[[str, int], Listener],
+    end_within: Callable[[float], None],
+) -> Server:
+    """Makes the server of the main port, and that of the admin port if the options have one; both count connections.
+
+    `listener` makes the listener of a port, from the name of its option and the most connections.
+    """
+    serving, openings = app.serving, app.serving.openings.connections
+    admin = None
+    if serving.settings.admin_port is not None:
+        config_of_admin = _config(make_admin_app(serving), serving, ADMIN_CONNECTIONS)
+        admin = AdminServer(config_of_admin, listener("admin_port", ADMIN_CONNECTIONS))
+        openings["admin"] = (admin.open_connections, ADMIN_CONNECTIONS)
+    config = _config(app, serving, max_connections)
+    server = Server(config, listener("port", max_connections), serving, admin, end_within)
+    if serving.worker is not None:
+        server.server_state.connections = serving.worker.connections()
+    openings["http"] = (server.open_connections, max_connections)
+    return server
 
 
 def _listener(
@@ -291,33 +307,30 @@ def _tune() -> None:
     gc.set_threshold(YOUNG_OBJECTS, *gc.get_threshold()[1:])
 
 
-def _config(app: ASGIApp, settings: Settings, max_connections: int) -> uvicorn.Config:
+def _config(app: ASGIApp, serving: Serving, max_connections: int) -> uvicorn.Config:
     """The configuration of uvicorn for one server, loaded."""
     config = uvicorn.Config(
         app,
-        http=cast("type[asyncio.Protocol]", protocol(app, settings, max_connections)),
+        http=cast("type[asyncio.Protocol]", protocol(app, serving.request_limits, max_connections)),
         ws="none",
         lifespan="auto" if isinstance(app, Application) else "off",
         access_log=False,
         log_config=None,
         server_header=False,
         proxy_headers=False,
-        timeout_keep_alive=settings.keep_alive_seconds,
+        timeout_keep_alive=serving.settings.keep_alive_seconds,
     )
     config.load()
     return config
 
 
-def protocol(app: ASGIApp, settings: Settings, max_connections: int) -> Callable[..., Connection]:
-    """A function that makes the connections of a server, within the bounds of `settings`.
+def protocol(app: ASGIApp, limits: RequestLimits, max_connections: int) -> Callable[..., Connection]:
+    """A function that makes the connections of a server, with the limits of their requests.
 
     They answer ordinary calls without the application, unless a user added something that has to see every call.
     """
-    bounds: dict[str, Any] = {
-        "header_timeout_seconds": settings.header_timeout_seconds,
-        "max_connections": max_connections,
-    }
+    make = partial(Connection, limits=limits, max_connections=max_connections)
     if not isinstance(app, Application):
-        return partial(Connection, **bounds)
+        return make
     fast_path = FastPath(app.inference)
-    return lambda **options: Connection(fast_path=None if app.extended() else fast_path, **bounds, **options)
+    return lambda **options: make(fast_path=None if app.extended() else fast_path, **options)

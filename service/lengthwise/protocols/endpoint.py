@@ -25,10 +25,6 @@ from lengthwise.serving import Serving
 LARGE_BODY_BYTES: Final = 262_144
 CAREFUL_BYTES: Final = 4096  # that limit for bodies that need the validating reader, many times slower
 TENSORS_BYTES: Final = 32_768  # that limit for tensors, whose JSON is read by Python's own reader
-CONTROL_BODY_BYTES: Final = 65_536  # at most, of a call that is not inference: it is read on the event loop
-# The most headers and trailers of a request together, or metadata of a call over gRPC: each costs some hundred bytes
-# of memory, however short it is.
-MAX_FIELDS: Final = 128
 LONGEST_KEY_BYTES: Final = 2048  # of a request that `KnownRequests` remembers
 _MOST_KNOWN: Final = 256  # requests that are remembered
 JSON: Final = (b"content-type", b"application/json")

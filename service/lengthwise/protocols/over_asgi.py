@@ -72,7 +72,7 @@ class OverAsgi:
                 pass
             call.withdraw()
 
-        max_bytes = self._endpoint.serving.settings.max_body_bytes
+        max_bytes = self._endpoint.serving.request_limits.body_bytes
         body = [await read_body(receive, call.headers, max_bytes, call.hold, late_at=call.deadline)]
         watching = asyncio.ensure_future(watch())
         try:
@@ -88,7 +88,7 @@ class OverAsgi:
         decodes it; a compressed large one keeps the slot for inflating and decoding, or waits again if it has more
         bytes than were believed.
         """
-        headers, hold, max_bytes = call.headers, call.hold, self._endpoint.serving.settings.max_body_bytes
+        headers, hold, max_bytes = call.headers, call.hold, self._endpoint.serving.request_limits.body_bytes
         call.begin_decoding()
         if is_packed(headers):
             inflating = Inflating(body, max_bytes, hold)

@@ -71,7 +71,7 @@ class Predict(Endpoint):
         if query := request.scope.get("query_string"):
             binary_bodies.refuse_binary_options(query)
         decode = fast_json.read if fast and len(request.body) > CAREFUL_BYTES else json_body.decode
-        decoded = decode(request.body, self.serving.find, max_sequences=self.serving.settings.max_sequences)
+        decoded = decode(request.body, self.serving.find, max_sequences=self.serving.request_limits.sequences)
         return None if decoded is None else (decoded, partial(encode, decoded))
 
 
@@ -94,7 +94,7 @@ class PredictV1(Endpoint):
         call = decode(
             request.body,
             lambda name, version: served,
-            max_sequences=self.serving.settings.max_sequences,
+            max_sequences=self.serving.request_limits.sequences,
             layout=INSTANCES,
         )
         return None if call is None else (call, partial(_encode_v1, call))

@@ -118,7 +118,7 @@ class Infer(Endpoint):
                 output_requests,
                 parameters,
                 problems,
-                max_sequences=self.serving.settings.max_sequences,
+                max_sequences=self.serving.request_limits.sequences,
             ),
             input_tensors,
             identifier,

@@ -13,6 +13,7 @@ from lengthwise.batching.queues import PendingRequest, Timing, Waiter
 from lengthwise.batching.watchdog import Watchdog
 from lengthwise.connections.api_keys import Keys
 from lengthwise.connections.inflight import Inflight
+from lengthwise.connections.request_limits import RequestLimits
 from lengthwise.connections.web_pages import WebPages
 from lengthwise.decoding import fast_json
 from lengthwise.decoding.calls import Call
@@ -80,7 +81,8 @@ class Serving:
         self.metrics = self.figures.metrics
         self.keys = None if settings.api_keys_file is None else Keys(settings.api_keys_file)
         access = AccessLog(settings.access_log) if settings.access_log else None
-        self.inflight = Inflight(settings.max_inflight_bytes, *(() if worker is None else worker.inflight))
+        self.request_limits = RequestLimits.of(settings)
+        self.inflight = Inflight(self.request_limits.inflight_bytes, *(() if worker is None else worker.inflight))
         self.call_records = CallRecorder(
             self.metrics.unknown, access, tracer, ANYBODY if self.keys is None else Caller()
         )

@@ -1,0 +1,47 @@
+"""The limits of one request, over HTTP, gRPC and from the console: one value, made once from the settings.
+
+| what | limit | beyond it |
+|---|---|---|
+| a body, or a message of gRPC, inflated too | `body_bytes` | 413 |
+| the same, of a call that is not inference | `control_body_bytes` | 413 |
+| its sequences | `sequences` | 413 |
+| bodies and answers in memory, of all calls (`connections.inflight`) | `inflight_bytes` | 503 |
+| request line, headers and trailers | `header_bytes` | 431 |
+| headers and trailers together, or metadata of gRPC | `fields` | 431 |
+| the time in which a header block arrives, or the first call of gRPC | `header_seconds` | 408 |
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from lengthwise.settings import Settings
+
+MAX_HEADER_BYTES: Final = 32_768
+MAX_FIELDS: Final = 128  # each costs some hundred bytes of memory, however short it is
+CONTROL_BODY_BYTES: Final = 65_536  # such a body is read on the event loop
+
+
+@dataclass(frozen=True, slots=True)
+class RequestLimits:
+    """The limits of the module's table."""
+
+    body_bytes: int
+    control_body_bytes: int
+    sequences: int
+    inflight_bytes: int
+    header_seconds: float
+    header_bytes: int = MAX_HEADER_BYTES
+    fields: int = MAX_FIELDS
+
+    @classmethod
+    def of(cls, settings: Settings) -> RequestLimits:
+        """The limits that the options set."""
+        return cls(
+            body_bytes=settings.max_body_bytes,
+            control_body_bytes=min(CONTROL_BODY_BYTES, settings.max_body_bytes),
+            sequences=settings.max_sequences,
+            inflight_bytes=settings.max_inflight_bytes,
+            header_seconds=settings.header_timeout_seconds,
+        )
