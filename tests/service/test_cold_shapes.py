@@ -69,7 +69,7 @@ async def test_a_request_waits_for_one_of_them_at_most():
 async def test_one_that_hangs_is_seen_as_any_run_is():
     device = Device(SHAPES[-2:])
     async with running(device.queue) as batcher:
-        watchdog = Watchdog(batcher.execution.runs, hung_seconds=1.0)
+        watchdog = Watchdog(batcher.execution.turns.running, hung_seconds=1.0)
         assert await outcome(batcher.submit(device.queue, [sequence(0)], answers)) == [0]
         assert await asyncio.to_thread(device.entered.wait, PATIENCE_SECONDS)
         for _ in range(1000):

@@ -6,9 +6,10 @@ from queue import SimpleQueue
 
 import pytest
 
-from lengthwise.batching.device_turns import DeviceTurns
+from lengthwise.batching.device_turns import DeviceTurns, Run
 from lengthwise.errors import InferenceFailed
 from lengthwise.padding import PaddedBatch
+from lengthwise.telemetry.metrics import ModelMetrics
 from tests.support.batching import (
     PATIENCE_SECONDS,
     Gate,
@@ -33,6 +34,10 @@ class Clock:
         return self.now
 
 
+def begin(turns: DeviceTurns, seconds: float) -> None:
+    turns.begin(Run("m/1", 3, 40, seconds, ModelMetrics("m", "1")), seconds)
+
+
 def in_another_thread(call):
     """Calls a function in a thread of its own, as a runner would."""
     thread = threading.Thread(target=call)
@@ -44,7 +49,7 @@ def test_a_plan_waits_until_shortly_before_the_device_is_free():
     clock = Clock()
     turns = DeviceTurns(threading.Lock(), 1, clock)
     assert turns.seconds_to_wait() == 0
-    turns.begin(0.1)
+    begin(turns, 0.1)
     assert 0.09 < turns.seconds_to_wait() < 0.1
     clock.now = 0.0999
     assert turns.seconds_to_wait() < 0
@@ -52,18 +57,18 @@ def test_a_plan_waits_until_shortly_before_the_device_is_free():
 
 def test_a_plan_waits_for_all_batches_that_are_ready_before_it():
     turns = DeviceTurns(threading.Lock(), 1, Clock())
-    in_another_thread(lambda: turns.begin(0.1))
-    turns.begin(0.2)
+    in_another_thread(lambda: begin(turns, 0.1))
+    begin(turns, 0.2)
     assert 0.29 < turns.seconds_to_wait() < 0.3
 
 
 def test_a_batch_that_ends_out_of_turn_says_nothing_about_the_run_of_an_earlier_one():
     lock = threading.Lock()
     turns = DeviceTurns(lock, 1, Clock())
-    turns.begin(0.1)
+    begin(turns, 0.1)
 
     def fail() -> None:
-        turns.begin(0.1)
+        begin(turns, 0.1)
         with lock:
             turns.end(9.9, 0.0)
 
@@ -75,7 +80,7 @@ def test_a_batch_that_ends_out_of_turn_says_nothing_about_the_run_of_an_earlier_
 def test_a_plan_waits_for_a_batch_whose_seconds_cannot_be_predicted_until_that_ends():
     lock = threading.Lock()
     turns = DeviceTurns(lock, 1, Clock())
-    turns.begin(float("inf"))  # `ModelQueue.predict` where the cost table fails
+    begin(turns, float("inf"))  # `ModelQueue.predict` where the cost table fails
     waits, ended = threading.Event(), threading.Event()
 
     def wait() -> None:
@@ -95,7 +100,7 @@ def test_a_plan_waits_for_a_batch_whose_seconds_cannot_be_predicted_until_that_e
 
 def test_on_the_cpu_no_plan_waits():
     turns = DeviceTurns(threading.Lock(), 0, Clock())
-    turns.begin(0.1)
+    begin(turns, 0.1)
     assert turns.seconds_to_wait() == 0
     assert turns.end(0.1, 0.0) == float("inf")
 
@@ -103,11 +108,11 @@ def test_on_the_cpu_no_plan_waits():
 def test_the_longer_preparations_take_the_earlier_the_next_plan_is():
     lock = threading.Lock()
     turns = DeviceTurns(lock, 1, Clock())
-    turns.begin(0.1)
+    begin(turns, 0.1)
     quick = turns.seconds_to_wait()
     with lock:
         turns.end(0.0, 0.05)
-    turns.begin(0.1)
+    begin(turns, 0.1)
     assert turns.seconds_to_wait() < quick - 0.005
 
 

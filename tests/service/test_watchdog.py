@@ -5,7 +5,8 @@ import threading
 
 import pytest
 
-from lengthwise.batching.watchdog import LOOK_SECONDS, OVERDUE_FACTOR, Run, Watchdog
+from lengthwise.batching.device_turns import Run
+from lengthwise.batching.watchdog import LOOK_SECONDS, OVERDUE_FACTOR, Watchdog
 from lengthwise.padding import PaddedBatch
 from lengthwise.telemetry.metrics import ModelMetrics
 from tests.support.grpc_calls import listening

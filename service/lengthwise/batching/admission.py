@@ -171,7 +171,7 @@ class Admission:
             fits
             and not queue.closed_to_new
             and work <= self.most_wait_seconds * rate
-            and max(self._turns.running.values(), default=0.0) + work / rate <= deadline
+            and max([run.end for run in self._turns.running.values()], default=0.0) + work / rate <= deadline
             and work <= patience * rate
         ):
             return

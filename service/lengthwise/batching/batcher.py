@@ -26,7 +26,7 @@ from itertools import islice
 from typing import Any, Final, cast
 
 from lengthwise.batching.admission import Admission
-from lengthwise.batching.device_turns import DeviceTurns
+from lengthwise.batching.device_turns import DeviceTurns, Run
 from lengthwise.batching.execution import Execution, OnBatch, Outcomes, PlannedBatch
 from lengthwise.batching.limits import BatchLimits
 from lengthwise.batching.pending import WIDTH
@@ -349,9 +349,9 @@ class Batcher:
             self._runners.wake_for_remaining()
         widths = [sequence.width for sequence in sequences]
         width = max(widths, default=0)
-        run_seconds = queue.predict(len(widths), width)
-        self._turns.begin(queue.predict(len(widths), width, sum(widths)))
-        return PlannedBatch(queue, sequences, work_start, width, sum(widths), run_seconds)
+        run = Run(queue.name, len(widths), width, queue.predict(len(widths), width), queue.metrics)
+        self._turns.begin(run, queue.predict(len(widths), width, sum(widths)))
+        return PlannedBatch(queue, sequences, work_start, width, sum(widths), run.seconds)
 
     def _plan(self, queue: ModelQueue, seconds: float) -> list[QueuedSequence]:
         """Chooses the sequences of a queue's next batch, of at most `seconds`; removes them from `queue.pending`."""

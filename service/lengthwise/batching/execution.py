@@ -8,13 +8,12 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from lengthwise.batching.buckets import BatchShape
-from lengthwise.batching.device_turns import DeviceTurns
+from lengthwise.batching.device_turns import DeviceTurns, Run
 from lengthwise.batching.queues import ModelQueue, ModelQueues, PendingRequest, QueuedSequence, Timing
-from lengthwise.batching.watchdog import Run
 from lengthwise.errors import InferenceFailed, RequestError
 from lengthwise.padding import PaddedBatch
 
@@ -64,7 +63,6 @@ class Execution:
     turns: DeviceTurns
     on_batch: OnBatch | None
     on_suspect: Callable[[ModelQueue], None] | None
-    runs: dict[int, Run] = field(default_factory=dict)  # by thread id; the watchdog reads it
     # Called with each batch and the seconds that its sequences waited, while the live view is open
     watch: Callable[[FinishedBatch, Sequence[float]], None] | None = None
 
@@ -77,14 +75,12 @@ class Execution:
         Raises:
             ValueError: It is caught here: the runtime gave another number of rows, and the batch counts as failed.
         """
-        # 1. The run, which the watchdog sees
-        queue, sequences, work_start, width, _, predicted = planned
+        # 1. The run, which the watchdog sees (`DeviceTurns.running`)
+        queue, sequences, work_start = planned[:3]
         start = padded = self.clock()
         batch: PaddedBatch | None = None
         results: Sequence[Any] | None = None
         failure: Exception | None = None
-        thread = threading.get_ident()
-        self.runs[thread] = Run(queue.name, len(sequences), width, predicted, queue.metrics)
         try:
             batch = queue.padded([sequence.steps for sequence in sequences])
             padded = self.clock()
@@ -97,7 +93,6 @@ class Execution:
             queue.metrics.count("batch_failures")
             results = batch = None
         end = self.clock()
-        del self.runs[thread]
         work_seconds = queue.cost.clock() - work_start  # what follows is work for each sequence, not for the batch
         complete, work_seconds = self._store(planned, results, start, padded, end, work_seconds)
         # 2. The breaker, and the callbacks
@@ -121,12 +116,12 @@ class Execution:
         The watchdog sees the run, as it may hang like any other. If it fails, that is only logged.
         """
         thread = threading.get_ident()
-        self.runs[thread] = Run(queue.name, *shape, queue.predict(*shape), queue.metrics)
+        self.turns.running[thread] = Run(queue.name, *shape, queue.predict(*shape), queue.metrics)
         try:
             warm()
         except Exception as error:  # of any runtime; the batch that needs this shape fails, and says so
             log.debug("a shape did not run at rest in %s: %s", queue.name, error)
-        del self.runs[thread]
+        del self.turns.running[thread]
 
     def count(self, finished: FinishedBatch) -> None:
         """Counts a batch in the metrics, and lets the cost table learn from it.

@@ -22,7 +22,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
-from lengthwise.telemetry.metrics import ModelMetrics
+from lengthwise.batching.device_turns import Run
 
 log = logging.getLogger("lengthwise.watchdog")
 
@@ -31,25 +31,11 @@ _OVERDUE_SECONDS: Final = 5.0  # shorter runs are never overdue: a busy machine 
 LOOK_SECONDS: Final = 0.5  # time between two looks
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Run:
-    """A batch that runs."""
-
-    name: str  # of its model
-    rows: int
-    width: int  # in steps
-    seconds: float  # predicted
-    metrics: ModelMetrics  # of its model
-
-    def __str__(self) -> str:
-        return f"a batch of {self.name} ({self.rows} rows of {self.width} steps, predicted {self.seconds:.3g} s)"
-
-
 @dataclass(eq=False)
 class Watchdog:
     """Looks at the runs and at the event loop, in a thread of its own."""
 
-    runs: Mapping[int, Run]  # by thread id: `Execution.runs`
+    runs: Mapping[int, Run]  # by thread id: `DeviceTurns.running`
     hung_seconds: float
     # By thread: the run of the last look, and how many looks saw it
     _looks: dict[int, tuple[Run, int]] = field(default_factory=dict, init=False)

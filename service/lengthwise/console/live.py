@@ -223,7 +223,7 @@ class LiveView:
                     "width": run.width,
                     "predicted_seconds": run.seconds,
                 }
-                for thread, run in list(self._batcher.execution.runs.items())
+                for thread, run in list(self._batcher.execution.turns.running.items())
             ],
             "runners": self._batcher.runners,
             "viewers": len(self._viewers),

@@ -75,7 +75,7 @@ class Serving:
         self.batcher = collaborators.batcher_of(
             settings, self.choice, self.runners, worker, tracer, lambda queue: self.probing.begin_soon(queue)
         )
-        self.watchdog = Watchdog(self.batcher.execution.runs, settings.hung_seconds)
+        self.watchdog = Watchdog(self.batcher.execution.turns.running, settings.hung_seconds)
         self.openings = Openings()
         self.figures = ServiceFigures(self)
         self.metrics = self.figures.metrics
