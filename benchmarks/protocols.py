@@ -45,7 +45,6 @@ from lengthwise.grpc import open_inference_pb2 as pb
 from lengthwise.grpc.infer import INFER, STREAM
 from lengthwise.grpc.transport import RpcCall, RpcServer
 from lengthwise.padding import Steps
-from lengthwise.protocols.turns import Turns
 from lengthwise.settings import bundled_models
 
 PAGE = pages.RESULTS / "protocols.md"
@@ -261,7 +260,7 @@ def serve_empty(name: str, port: int) -> None:
             def begin(rpc: RpcCall) -> None:
                 rpc.receive(lambda _: rpc.finish(message=answer))
 
-            transport = RpcServer((), 1 << 26, Turns(), begin)
+            transport = RpcServer((), 1 << 26, begin)
             transport.listen(f"127.0.0.1:{port}", None)
             transport.start()
         await asyncio.Event().wait()

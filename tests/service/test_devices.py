@@ -56,7 +56,7 @@ async def serving_on(
     devices: Any, folder: Path, monkeypatch: pytest.MonkeyPatch, verify: Verifier = verifier.verify, **options: Any
 ) -> AsyncIterator[tuple[Serving, httpx2.AsyncClient]]:
     monkeypatch.setattr(
-        "lengthwise.serving.service.choose", lambda *_, **__: DeviceChoice(tuple(devices), "a test asked for it")
+        "lengthwise.serving.collaborators.choose", lambda *_, **__: DeviceChoice(tuple(devices), "a test asked for it")
     )
     settings = Settings(models=folder, max_batch_rows=16, max_batch_cost_steps=128, **options)
     async with started(Serving(settings, verify=verify)) as service:
@@ -127,7 +127,9 @@ async def test_steps_and_widths_are_counted_as_they_ran_with_what_filled_them(
 async def test_rows_and_steps_of_a_batch_come_from_the_cost_table_unless_an_option_names_them(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("lengthwise.serving.service.choose", lambda *_, **__: DeviceChoice(ONE, "a test asked for it"))
+    monkeypatch.setattr(
+        "lengthwise.serving.collaborators.choose", lambda *_, **__: DeviceChoice(ONE, "a test asked for it")
+    )
     # A device on which 300 rows take as long as one, and more rows as much longer.
     table = CostTable([1, 300, 3000], [4, 1024], np.array([[4.0, 1024.0], [4.0, 1024.0], [40.0, 10_240.0]]))
     monkeypatch.setattr(verifier, "measure", lambda *_, **__: table)
@@ -167,7 +169,7 @@ def test_the_options_reach_the_choice(monkeypatch: pytest.MonkeyPatch):
         seen.append((wanted, options))
         return DeviceChoice()
 
-    monkeypatch.setattr("lengthwise.serving.service.choose", choose)
+    monkeypatch.setattr("lengthwise.serving.collaborators.choose", choose)
     Serving(Settings(provider="cuda", gpu_memory_bytes=7, runners=3))
     Serving(Settings(recurrent_kernels=False))
     assert seen == [
@@ -262,7 +264,7 @@ async def test_a_start_that_fails_waits_for_the_first_run_of_its_device(folder: 
         raise ConfigurationError("the bucket does not answer")
 
     monkeypatch.setattr("lengthwise.serving.service.begin_devices", begin)
-    monkeypatch.setattr("lengthwise.serving.service.choose", lambda *_, **__: DeviceChoice(tuple(ONE), "a test"))
+    monkeypatch.setattr("lengthwise.serving.collaborators.choose", lambda *_, **__: DeviceChoice(tuple(ONE), "a test"))
     serving = Serving(Settings(models=folder), rescan=rescan)
     with pytest.raises(ConfigurationError, match="the bucket does not answer"):
         await serving.start()

@@ -13,7 +13,7 @@ import time
 from contextlib import suppress
 from logging.handlers import QueueHandler, QueueListener
 from queue import Full, Queue
-from typing import Any, TextIO, cast
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 import click
 
@@ -23,6 +23,9 @@ from lengthwise.commands.command import INTERRUPTED, NOT_CHECKED, Command
 from lengthwise.commands.options import add_flags
 from lengthwise.errors import LengthwiseError
 from lengthwise.settings import PREFIX, Settings
+
+if TYPE_CHECKING:
+    from lengthwise.processes.worker import Worker
 
 
 @click.command(
@@ -63,27 +66,7 @@ def serve(**flags: Any) -> None:
             logging.getLogger("lengthwise.stores").warning(
                 "the list of processes shows the address with its query; put it into %sMODELS", PREFIX
             )
-        from lengthwise.processes.supervisor import supervise
-        from lengthwise.processes.worker_count import ONE_PROCESS, count_workers
-        from lengthwise.repository.folder import check_readable
-        from lengthwise.repository.source import fetched
-        from lengthwise.repository.verification_process import begin_process
-
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # it reloads models, and so far none is loaded
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD)  # they were blocked while modules were imported
-        settings = fetched(settings)
-        check_readable(settings.folder)
-        workers = count_workers(settings) if worker is None else ONE_PROCESS
-        if workers.number > 1:
-            code = supervise(settings, workers)
-        else:
-            if worker is None or worker.first:
-                begin_process(settings.folder)  # it imports modules while this process imports the server
-            signal.pthread_sigmask(signal.SIG_BLOCK, HELD)
-            from lengthwise.processes.server import serve as run  # the parent of several workers needs none of it
-
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD)
-            code = run(settings, workers, worker)
+        code = _run(settings, worker)
     except KeyboardInterrupt:
         if worker is None:
             raise
@@ -94,6 +77,33 @@ def serve(**flags: Any) -> None:
         code = NOT_CHECKED
     if code:
         raise click.exceptions.Exit(code)
+
+
+def _run(settings: Settings, worker: Worker | None) -> int:
+    """Serves with these settings: in this process, or as the parent of several workers; returns the exit code.
+
+    What each of them needs is imported when it is known which it is. Signals are blocked while modules are imported.
+    """
+    from lengthwise.processes.supervisor import supervise
+    from lengthwise.processes.worker_count import ONE_PROCESS, count_workers
+    from lengthwise.repository.folder import check_readable
+    from lengthwise.repository.source import fetched
+    from lengthwise.repository.verification_process import begin_process
+
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # it reloads models, and so far none is loaded
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD)  # they were blocked until now
+    settings = fetched(settings)
+    check_readable(settings.folder)
+    workers = count_workers(settings) if worker is None else ONE_PROCESS
+    if workers.number > 1:
+        return supervise(settings, workers)
+    if worker is None or worker.first:
+        begin_process(settings.folder)  # it imports modules while this process imports the server
+    signal.pthread_sigmask(signal.SIG_BLOCK, HELD)
+    from lengthwise.processes.server import serve as run  # the parent of several workers needs none of it
+
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD)
+    return run(settings, workers, worker)
 
 
 class JsonLines(logging.Formatter):

@@ -139,17 +139,7 @@ async def read_in_process(
         "seconds": math.ceil(READ_SECONDS),
         "parent": os.getpid(),
     }
-    try:
-        process = await asyncio.create_subprocess_exec(
-            # -P: nothing is imported from the folder in which the service was started
-            *(sys.executable, "-P", "-m", "lengthwise.console.file_reader"),
-            stdin=asyncio.subprocess.PIPE,  # names of columns may be more than an argument can have
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.DEVNULL,
-            env={**passed_to_children(), **_ENVIRONMENT},
-        )
-    except OSError as error:  # out of descriptors, processes or memory
-        raise NotReady(f"the server cannot start a process for the file: {error.strerror}") from error
+    process = await _reading_process()
     try:
         async with asyncio.timeout(READ_SECONDS):
             output, _ = await process.communicate(orjson.dumps(task))
@@ -167,3 +157,22 @@ async def read_in_process(
     except (orjson.JSONDecodeError, KeyError, TypeError):
         reason = "the file cannot be read: reading it ended the reading process, perhaps for lack of memory"
     raise InvalidRequest([Problem("", reason)])
+
+
+async def _reading_process() -> asyncio.subprocess.Process:
+    """Starts a process that reads a file (`file_reader`): it takes its task from stdin, and writes to stdout.
+
+    Raises:
+        NotReady: It cannot be started, for lack of descriptors, processes or memory.
+    """
+    try:
+        return await asyncio.create_subprocess_exec(
+            # -P: nothing is imported from the folder in which the service was started
+            *(sys.executable, "-P", "-m", "lengthwise.console.file_reader"),
+            stdin=asyncio.subprocess.PIPE,  # names of columns may be more than an argument can have
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
+            env={**passed_to_children(), **_ENVIRONMENT},
+        )
+    except OSError as error:
+        raise NotReady(f"the server cannot start a process for the file: {error.strerror}") from error

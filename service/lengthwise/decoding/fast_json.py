@@ -101,20 +101,16 @@ def read(
     sequences = _read(body, start, end, max_sequences, manifest, in_detail=False)
     if sequences is None:
         return None
-    features, extra_bytes = manifest.input.features or 0, 0
     if isinstance(sequences, bytes):
-        array = _steps(sequences, features)
+        array = _steps(sequences, manifest.input.features or 0)
         items: Sequence[Item] = (make_item(array, manifest, sent_steps=len(array)),)
+        extra_bytes = 0
     else:
         numbers, ends, ids = sequences
-        array = _steps(numbers, features)
         try:
-            identifiers = [None] * len(ends) if ids is None else _identifiers(ids)
+            items, extra_bytes = _items(numbers, ends, ids, manifest)
         except RequestError:
             return None
-        items = split(array, [0, *ends], identifiers, manifest)
-        if manifest.long in ("head", "tail"):
-            items, extra_bytes = compact(items, array)
     return Call(
         model,
         items,
@@ -125,6 +121,20 @@ def read(
         0,  # entries of a per-step answer: as many as steps were sent
         extra_bytes,
     )
+
+
+def _items(
+    numbers: bytes, ends: Sequence[int], ids: Sequence[str | bytes | None] | None, manifest: Manifest
+) -> tuple[list[Item], int]:
+    """The items of several sequences as C has read them, and the bytes that they keep in memory besides their steps.
+
+    Raises:
+        RequestError: An id is not valid.
+    """  # noqa: DOC502 - `_identifiers` raises it
+    array = _steps(numbers, manifest.input.features or 0)
+    identifiers = [None] * len(ends) if ids is None else _identifiers(ids)
+    items = split(array, [0, *ends], identifiers, manifest)
+    return compact(items, array) if manifest.long in ("head", "tail") else (items, 0)
 
 
 def _read(body: bytes, start: int, end: int, max_sequences: int, manifest: Manifest | None, *, in_detail: bool) -> Any:

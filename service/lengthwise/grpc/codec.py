@@ -127,25 +127,7 @@ def decode(
     if has_too_many_fields(body):
         raise InvalidRequest([Problem("", f"a message may have {_MOST_FIELDS} inputs, outputs and parameters")])
     request = parse_message(pb.ModelInferRequest, body)
-    name, version = request.model_name or None, request.model_version or None
-    served = kserve.find(serving, name, version)
-    problems = Problems()
-    read_id(request.id, "/id", problems)
-    input_tensors = _inputs(request, problems)
-    output_requests = [
-        request_parameters.output(output.name, _parameters(output.parameters), f"/outputs/{i}/parameters", problems)
-        for i, output in enumerate(request.outputs)
-    ]
-    is_raw, max_sequences = bool(request.raw_input_contents), serving.request_limits.sequences
-    tensor_call = tensors.read(
-        served,
-        input_tensors,
-        output_requests,
-        _parameters(request.parameters),
-        problems,
-        max_sequences=max_sequences,
-        binary=is_raw,
-    )
+    input_tensors, tensor_call = _read(request, serving)
     # The answer has raw contents, or typed ones.
     binary_choices = {output.binary for output in tensor_call.outputs}
     if len(binary_choices) > 1:
@@ -154,11 +136,43 @@ def decode(
         )
     if binary_choices == {False}:
         return tensor_call.call, partial(_encode, tensor_call, request.id)
-    if known_messages is not None and split is not None and is_raw:
+    if known_messages is not None and split is not None and request.raw_input_contents:
         known_tensors = KnownTensors.of(tensor_call, input_tensors)
+        name, version = _model_of(request)
         known = None if known_tensors is None else _KnownMessage(name, version, known_tensors)
         known_messages.add(key, len(split.rest), known)
     return tensor_call.call, partial(_encode_raw, tensor_call, request.id)
+
+
+def _model_of(request: pb.ModelInferRequest) -> tuple[str | None, str | None]:
+    """The name and the version of a request's model; None where it names none."""
+    return request.model_name or None, request.model_version or None
+
+
+def _read(request: pb.ModelInferRequest, serving: Serving) -> tuple[list[InputTensor], TensorCall]:
+    """The input tensors of a parsed request, and its call.
+
+    Raises:
+        InvalidRequest: The request is wrong; the error has all its problems.
+        RequestError: The model is not known, or not ready.
+    """  # noqa: DOC502 - what it calls raises them
+    served = kserve.find(serving, *_model_of(request))
+    problems = Problems()
+    read_id(request.id, "/id", problems)
+    input_tensors = _inputs(request, problems)
+    output_requests = [
+        request_parameters.output(output.name, _parameters(output.parameters), f"/outputs/{i}/parameters", problems)
+        for i, output in enumerate(request.outputs)
+    ]
+    return input_tensors, tensors.read(
+        served,
+        input_tensors,
+        output_requests,
+        _parameters(request.parameters),
+        problems,
+        max_sequences=serving.request_limits.sequences,
+        binary=bool(request.raw_input_contents),
+    )
 
 
 def parse_message(message_type: type[M], body: bytes) -> M:

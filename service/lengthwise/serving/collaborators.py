@@ -16,7 +16,7 @@ from lengthwise.repository import verifier
 from lengthwise.repository.verification_process import SharedVerifier, VerificationProcess
 from lengthwise.repository.verifier import Verifier
 from lengthwise.runtime import recurrent_kernels
-from lengthwise.runtime.provider import DeviceChoice
+from lengthwise.runtime.provider import DeviceChoice, choose
 from lengthwise.settings import Settings
 
 if TYPE_CHECKING:
@@ -25,6 +25,16 @@ if TYPE_CHECKING:
     from lengthwise.telemetry.tracing import Tracer
 
 _BATCH_OPTIONS: Final = {"max_batch_rows", "max_batch_cost_steps"}
+
+
+def device_choice(settings: Settings) -> DeviceChoice:
+    """Chooses the devices on which models run, by the options and by what this machine has."""
+    return choose(
+        settings.provider,
+        memory_limit_bytes=settings.gpu_memory_bytes,
+        runners=settings.runners if "runners" in settings.model_fields_set else None,
+        recurrent_kernels=settings.recurrent_kernels,
+    )
 
 
 def batch_limits(settings: Settings, choice: DeviceChoice, runners: int) -> BatchLimits:

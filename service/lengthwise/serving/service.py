@@ -31,7 +31,6 @@ from lengthwise.repository.verifier import Verifier
 from lengthwise.runtime import recurrent_kernels
 from lengthwise.runtime.answers import Answer
 from lengthwise.runtime.manifest import GRAPH_FILE
-from lengthwise.runtime.provider import choose
 from lengthwise.runtime.session import begin_devices
 from lengthwise.serving import collaborators
 from lengthwise.serving.figures import ServiceFigures
@@ -64,12 +63,7 @@ class Serving:
         self.settings = settings
         self.worker = worker  # where several processes serve together
         self.workers_reason = "one process"  # why there are so many workers, for `/healthz`
-        self.choice = choose(
-            settings.provider,
-            memory_limit_bytes=settings.gpu_memory_bytes,
-            runners=settings.runners if "runners" in settings.model_fields_set else None,
-            recurrent_kernels=settings.recurrent_kernels,
-        )
+        self.choice = collaborators.device_choice(settings)
         self.runners = self.choice.runners(settings.runners)
         self.limits = collaborators.batch_limits(settings, self.choice, self.runners)
         self.batcher = collaborators.batcher_of(
@@ -80,12 +74,11 @@ class Serving:
         self.figures = ServiceFigures(self)
         self.metrics = self.figures.metrics
         self.keys = None if settings.api_keys_file is None else Keys(settings.api_keys_file)
-        access = AccessLog(settings.access_log) if settings.access_log else None
         self.request_limits = RequestLimits.of(settings)
         self.inflight = Inflight(self.request_limits.inflight_bytes, *(() if worker is None else worker.inflight))
-        self.call_records = CallRecorder(
-            self.metrics.unknown, access, tracer, ANYBODY if self.keys is None else Caller()
-        )
+        access = AccessLog(settings.access_log) if settings.access_log else None
+        caller = ANYBODY if self.keys is None else Caller()
+        self.call_records = CallRecorder(self.metrics.unknown, access, tracer, caller)
         self.verify = collaborators.verifier_for(settings, verify, worker)
         self.source = ModelSource(settings, None if worker is None else worker.ask_from_thread)
         self.web_pages = WebPages(settings.cors_origins, settings.host, keys=self.keys is not None)
