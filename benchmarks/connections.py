@@ -21,7 +21,7 @@ import orjson
 
 from benchmarks import machine, pages
 from lengthwise.connections.limits import ADMIN_CONNECTIONS
-from lengthwise.connections.request_limits import MAX_FIELDS, MAX_HEADER_BYTES
+from lengthwise.connections.request_limits import RequestLimits
 from lengthwise.console.live import MOST_VIEWERS
 from lengthwise.grpc import open_inference_pb2 as pb
 from lengthwise.grpc.infer import INFER
@@ -45,7 +45,7 @@ def _lines(first: bytes, body: bytes = b"") -> bytes:
     return first + b" HTTP/1.1" + named + b"\r\n" + body
 
 
-def _wide(request: bytes, fields: int = MAX_FIELDS, size: int = MAX_HEADER_BYTES) -> bytes:
+def _wide(request: bytes, fields: int = RequestLimits.fields, size: int = RequestLimits.header_bytes) -> bytes:
     """The same request with so many header fields, by default as many as it may have, of about so many bytes."""
     head, body = request.split(b"\r\n\r\n", 1)
     free = fields - head.count(b"\r\n")
@@ -147,7 +147,7 @@ KINDS: Final = {
     "admin port, `GET /metrics`, all header fields": Kind("admin", asks(_wide(_REFUSED)), most=ADMIN_CONNECTIONS - 4),
     "live view of the console, all header fields": Kind("admin", views, most=MOST_VIEWERS // 2),
 }
-"""By name. A request with all header fields has `MAX_FIELDS` of them, of nearly `MAX_HEADER_BYTES` in all."""
+"""By name. A request with all header fields has as many and as large ones as may be (`RequestLimits`)."""
 
 
 @contextmanager
@@ -203,7 +203,8 @@ def main(count: int, only: tuple[str, ...], out: Path) -> None:
         return
     said = (
         f"Memory of the server by idle connection, after its one request was answered. *All header fields* are "
-        f"{MAX_FIELDS} of them, of {MAX_HEADER_BYTES // KIBIBYTE} KiB. A server for each line; `VmRSS`, so with all "
+        f"{RequestLimits.fields} of them, of {RequestLimits.header_bytes // KIBIBYTE} KiB. A server for each line; "
+        "`VmRSS`, so with all "
         f"buffers of TLS and gRPC, and without the sockets in the kernel."
     )
     table = pages.table(["connection, and what it asked last", "connections", "KiB each"], lines)

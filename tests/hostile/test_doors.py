@@ -93,14 +93,14 @@ def test_connections_without_a_call_end_and_other_ports_answer_meanwhile(doors: 
     assert "Traceback" not in doors.server.text
 
 
-def test_the_files_are_divided_between_the_doors_and_the_log_says_how(plain: Doors) -> None:
+def test_open_files_are_divided_between_protocols_as_the_log_says(plain: Doors) -> None:
     (said,) = re.findall(
         r"at most (\d+) over HTTP, (\d+) over gRPC; this process may open (\d+) files", plain.server.text
     )
     assert said == ("20", "20", str(FILES))
 
 
-def test_open_connections_are_counted_by_door(plain: Doors) -> None:
+def test_open_connections_are_counted_by_protocol(plain: Doors) -> None:
     def figures() -> dict[str, float]:
         with plain.of["admin"].connect() as wire:
             wire.sendall(b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
@@ -131,7 +131,7 @@ def silent_calls(door: Door, connections: int, each: int, path: str) -> Iterator
 
 
 @pytest.mark.parametrize("path", [INFER, STREAM, HEALTH, READY])
-def test_calls_that_send_no_message_hold_no_place(plain: Doors, path: str) -> None:
+def test_calls_that_send_no_message_hold_no_slot(plain: Doors, path: str) -> None:
     """Each takes a place for a tenth of a second at most; before, the first one took 2 s and the others queued."""
     door = plain.of["grpc"]
     with silent_calls(door, 4, 60, path), door.connect() as wire:

@@ -52,7 +52,7 @@ async def left(service: Service, *, freed: int) -> dict[str, float]:
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("reset", [False, True], ids=["closes", "resets"])
-async def test_who_leaves_while_waiting_frees_the_place_and_the_batch_mate_is_answered(way: str, reset: bool) -> None:
+async def test_a_client_that_leaves_frees_its_slot_and_others_are_answered(way: str, reset: bool) -> None:
     async with held(max_queue_cost_steps=16, max_batch_cost_steps=16) as (made, release, running):
         first, leaving, mate = [await made.line() for _ in range(3)]
         first.send(GOOD)

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lengthwise.decoding import json_body
-from lengthwise.protocols.body_deadline import EDGE_BYTES, OptionsText, patience
+from lengthwise.protocols.body_deadline import EDGE_BYTES, OptionsText, read_timeout
 from lengthwise.protocols.endpoint import LARGE_BODY_BYTES
 from tests.support.http_lines import Net, net
 from tests.support.numpy_models import manifest, model, serving
@@ -27,7 +27,7 @@ DEFAULT = (1.0, False)
 
 def seen(document: bytes, *within: str, **more: Any) -> tuple[float, bool]:
     """What is known of a body whose default is a second."""
-    return patience(OptionsText(document=document, within=within, **more), 1.0)
+    return read_timeout(OptionsText(document=document, within=within, **more), 1.0)
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_the_options_of_v2_are_its_parameters(body: bytes, expected: tuple[float
     ],
 )
 def test_the_options_of_a_binary_body_are_in_the_query(query: bytes, expected: tuple[float, bool]) -> None:
-    assert patience(OptionsText(query=query), 1.0) == expected
+    assert read_timeout(OptionsText(query=query), 1.0) == expected
 
 
 def test_of_the_beginning_of_a_body_only_that_is_read() -> None:

@@ -66,7 +66,7 @@ def transitions(monkeypatch: pytest.MonkeyPatch) -> Transitions:
 
 
 @pytest.mark.parametrize("direct", [True, False], ids=["direct", "by ASGI"])
-async def test_no_connection_makes_another_transition_and_every_row_of_the_table_happens(
+async def test_connections_make_the_transitions_of_the_table_and_no_others(
     service: Service, transitions: Transitions, direct: bool
 ) -> None:
     async with net(service, direct=direct) as made:

@@ -26,7 +26,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from lengthwise.application.app import Application
 from lengthwise.batching.queues import PendingRequest, QueuedSequence
 from lengthwise.bench.launch import free_port
-from lengthwise.connections.request_limits import MAX_FIELDS
+from lengthwise.connections.request_limits import RequestLimits
 from lengthwise.decoding.calls import Call
 from lengthwise.errors import ConfigurationError
 from lengthwise.grpc import codec
@@ -205,11 +205,11 @@ async def test_a_request_id_comes_back_with_the_answer_and_with_a_refusal(caller
 @pytest.mark.parametrize("method", ["ModelInfer", "ServerLive"])
 async def test_the_metadata_of_a_call_has_a_bounded_number_of_fields(caller: Caller, method: str) -> None:
     message = request() if method == "ModelInfer" else None
-    fields = [(f"x{number}", "v") for number in range(MAX_FIELDS + 1)]
+    fields = [(f"x{number}", "v") for number in range(RequestLimits.fields + 1)]
     await caller.call(method, message, metadata=fields[:100])
     error = await caller.refused(method, message, metadata=fields)
     assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert f"{MAX_FIELDS} fields" in (error.details() or "")
+    assert f"{RequestLimits.fields} fields" in (error.details() or "")
 
 
 async def test_a_defect_of_the_service_is_internal_and_says_nothing_of_why(

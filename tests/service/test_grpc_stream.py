@@ -191,7 +191,7 @@ async def test_a_stream_that_ends_early_lets_go_of_all_of_its_requests(
         assert (await caller.call("ModelInfer", request())).model_name == "sums"
 
 
-async def test_silent_streams_hold_neither_memory_nor_a_place(caller: Caller) -> None:
+async def test_silent_streams_hold_neither_memory_nor_a_slot(caller: Caller) -> None:
     silent = [stream(caller) for _ in range(30)]
     for one in silent:
         await ask(one, id="a")
@@ -204,7 +204,7 @@ async def test_silent_streams_hold_neither_memory_nor_a_place(caller: Caller) ->
         one.cancel()
 
 
-async def test_of_few_streams_a_new_one_takes_the_place_of_that_which_is_idle_longest_or_is_refused(
+async def test_a_new_stream_ends_the_longest_idle_one_or_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(streams, "MAX_STREAMS", 3)

@@ -263,7 +263,7 @@ async def all_taken(places: Turns) -> AsyncExitStack:
     return taken
 
 
-async def test_a_body_that_waits_for_a_place_is_counted_as_it_was_sent_and_not_inflated(service: Service) -> None:
+async def test_a_body_that_waits_for_a_slot_is_counted_as_it_was_sent(service: Service) -> None:
     packed = gzip.compress(GOOD + b" " * (4 * MEBIBYTE))
     places = service.app.predict.large_bodies
     taken = await all_taken(places)
@@ -481,7 +481,7 @@ async def test_over_grpc_few_streams_of_requests_are_open_at_once(caller: Caller
         stream.cancel()
 
 
-async def test_a_call_that_leaves_before_it_began_to_wait_for_its_place_takes_none(service: Service) -> None:
+async def test_a_call_that_leaves_before_it_waits_takes_no_slot(service: Service) -> None:
     inflight = service.serving.inflight
     receive = receiving.Receiving(inflight, 100, lambda _: None, slots=1)
     first = receiving.IncomingMessage(receive, "first", Hold(inflight), time.monotonic() + 30, bool, bool)

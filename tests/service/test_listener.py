@@ -263,9 +263,7 @@ def test_a_connection_that_was_just_used_or_has_a_request_is_not_closed() -> Non
     assert (busy.ended, other.ended) == (False, True)
 
 
-async def test_a_new_connection_gets_the_place_of_an_idle_one(
-    service: Service, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_new_connection_gets_the_slot_of_an_idle_one(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(listeners, "LEAST_IDLE_SECONDS", 0.0)
     async with net(service, most=1) as made:
         line = await made.line()
@@ -276,7 +274,7 @@ async def test_a_new_connection_gets_the_place_of_an_idle_one(
 
 
 @pytest.mark.parametrize("begun", [0, 9, -3])
-async def test_one_that_has_begun_a_request_or_sent_none_keeps_its_place(
+async def test_a_connection_that_began_a_request_or_is_new_keeps_its_slot(
     service: Service, begun: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(listeners, "LEAST_IDLE_SECONDS", 0.0)

@@ -191,7 +191,7 @@ async def test_a_question_for_the_head_of_the_view_has_an_end(service: Service) 
     assert service.serving.batcher.execution.watch is None
 
 
-async def test_viewers_that_do_not_read_lose_their_places_and_others_are_asked_to_come_again(
+async def test_viewers_that_do_not_read_lose_their_slots_to_others(
     service: Service, made: Net, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The system of a viewer may take megabytes, so nothing tells that it does not read, but that it does not ask."""

@@ -11,7 +11,7 @@ import orjson
 import pytest
 
 from lengthwise.connections import closing, unread
-from lengthwise.connections.request_limits import MAX_FIELDS, MAX_HEADER_BYTES
+from lengthwise.connections.request_limits import RequestLimits
 from lengthwise.http import connection as http_connection
 from lengthwise.http import timed_connection
 from lengthwise.http.connection import MAX_PIPELINED
@@ -69,10 +69,10 @@ BROKEN = {
     "a tunnel": b"CONNECT x:1 HTTP/1.1\r\nhost: x\r\n\r\n",
     "a bad path": b"GET :// HTTP/1.1\r\nhost: x\r\n\r\n",
     "a large head": b"GET /livez HTTP/1.1\r\nhost: x\r\nlong: " + b"a" * 40_000 + b"\r\n\r\n",
-    "a long path": b"GET /" + b"a" * MAX_HEADER_BYTES + b" HTTP/1.1\r\nhost: x\r\n\r\n",
+    "a long path": b"GET /" + b"a" * RequestLimits.header_bytes + b" HTTP/1.1\r\nhost: x\r\n\r\n",
     "many headers": b"GET /livez HTTP/1.1\r\nhost: x\r\n" + b"a: b\r\n" * 6000 + b"\r\n",
-    "more headers than are taken": b"GET /livez HTTP/1.1\r\nhost: x\r\n" + b"a:\r\n" * MAX_FIELDS + b"\r\n",
-    "large trailers": chunked("direct", b"a: " + b"b" * MAX_HEADER_BYTES + b"\r\n"),
+    "more headers than are taken": b"GET /livez HTTP/1.1\r\nhost: x\r\n" + b"a:\r\n" * RequestLimits.fields + b"\r\n",
+    "large trailers": chunked("direct", b"a: " + b"b" * RequestLimits.header_bytes + b"\r\n"),
     "many trailers": chunked("direct", b"a: b\r\n" * 6000),
 }
 
@@ -173,7 +173,7 @@ async def test_head_and_trailers_are_bounded_together(line: Line, head: int, tra
 async def test_the_number_of_headers_and_trailers_is_bounded_together(
     line: Line, way: str, trailers: int, status: int
 ) -> None:
-    headers = b"h:\r\n" * (MAX_FIELDS - 22 + (20 if not trailers else 0))
+    headers = b"h:\r\n" * (RequestLimits.fields - 22 + (20 if not trailers else 0))
     sent = chunked(way, b"t:\r\n" * trailers).replace(b"host: x\r\n", b"host: x\r\n" + headers)
     for _ in range(2):  # those of one request do not count for the next
         line.writer.write(sent)
@@ -185,7 +185,7 @@ async def test_the_number_of_headers_and_trailers_is_bounded_together(
 
 
 async def test_headers_are_counted_as_they_arrive(line: Line) -> None:
-    line.writer.write(b"GET /livez HTTP/1.1\r\nhost: x\r\n" + b"a:\r\n" * (MAX_FIELDS + 2))
+    line.writer.write(b"GET /livez HTTP/1.1\r\nhost: x\r\n" + b"a:\r\n" * (RequestLimits.fields + 2))
     assert (await line.answer())[0] == 431
 
 
@@ -232,7 +232,7 @@ async def test_a_body_that_drips_is_408_behind_the_answer_before_it(
 
 
 async def test_a_head_without_an_end_is_431(line: Line) -> None:
-    line.writer.write(b"GET / HTTP/1.1\r\nhost: x\r\nnever-ends: " + b"a" * (2 * MAX_HEADER_BYTES))
+    line.writer.write(b"GET / HTTP/1.1\r\nhost: x\r\nnever-ends: " + b"a" * (2 * RequestLimits.header_bytes))
     assert (await line.answer())[0] == 431
     assert await rest_of(line) == b""
 
@@ -304,7 +304,7 @@ async def test_wrong_requests_in_one_read_do_not_hold_the_event_loop_together(ma
 @pytest.mark.sampled(2)
 @WAYS
 @pytest.mark.parametrize("before", [0, 1])
-async def test_a_client_that_stops_in_the_middle_is_answered_what_it_asked_before_and_gives_its_place_back(
+async def test_a_client_that_stops_midway_is_answered_and_frees_its_slot(
     made: Net, line: Line, monkeypatch: pytest.MonkeyPatch, way: str, before: int
 ) -> None:
     monkeypatch.setattr(closing, "LINGER_SECONDS", 600)

@@ -83,7 +83,7 @@ def test_every_body_has_its_turn_and_those_of_a_connection_in_their_order(bodies
         assert own == sorted(own)
 
 
-async def test_who_gives_up_frees_its_place_whenever_it_does() -> None:
+async def test_a_body_that_gives_up_frees_its_slot() -> None:
     turns = Turns(slots=1)
     taken = turns.turn("first", 1, math.inf)
     await taken.__aenter__()
@@ -115,7 +115,7 @@ async def test_a_body_whose_client_leaves_does_not_wait_for_its_turn(also_cancel
     assert (turns.free, turns.waiting) == (1, 0)
 
 
-async def test_a_slot_that_comes_free_while_another_body_is_told_of_its_turn_is_not_left_unused() -> None:
+async def test_a_slot_that_comes_free_beside_another_is_used() -> None:
     turns, inside = Turns(slots=2), list[str]()
     first, second = (turns.turn(peer, 1, math.inf) for peer in ("first", "second"))
     await first.__aenter__()

@@ -286,7 +286,7 @@ class Application(FastAPI):
             or type(self) is not Application
             or "build_middleware_stack" in vars(self)
             or _is_instrumented()
-            or _is_preceded(self._own_routes, self.router.routes)
+            or _user_route_comes_first(self._own_routes, self.router.routes)
         )
 
 
@@ -441,10 +441,9 @@ def _is_instrumented() -> bool:
     return trace is not None and not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
 
 
-def _is_preceded(own: Sequence[BaseRoute], routes: Sequence[BaseRoute]) -> bool:
-    """Whether the routes of this service may not be the ones that answer its calls.
+def _user_route_comes_first(own: Sequence[BaseRoute], routes: Sequence[BaseRoute]) -> bool:
+    """True if a route of the user could answer a POST before this service's routes, or if one of these was removed.
 
-    That is so if one of them was removed, or if a user's route that takes POST is tried before the last one of them.
     `own` are the routes of this service, `routes` all of the application, in the order in which they are tried.
     """
     own_ids = {id(route) for route in own}

@@ -14,16 +14,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
 
 from lengthwise.settings import Settings
 
-MAX_HEADER_BYTES: Final = 32_768
-MAX_FIELDS: Final = 128  # each costs some hundred bytes of memory, however short it is
-CONTROL_BODY_BYTES: Final = 65_536  # such a body is read on the event loop
 
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class RequestLimits:
     """The limits of the module's table."""
 
@@ -32,15 +27,15 @@ class RequestLimits:
     sequences: int
     inflight_bytes: int
     header_seconds: float
-    header_bytes: int = MAX_HEADER_BYTES
-    fields: int = MAX_FIELDS
+    header_bytes: int = 32_768
+    fields: int = 128  # each costs some hundred bytes of memory, however short it is
 
     @classmethod
     def of(cls, settings: Settings) -> RequestLimits:
         """The limits that the options set."""
         return cls(
             body_bytes=settings.max_body_bytes,
-            control_body_bytes=min(CONTROL_BODY_BYTES, settings.max_body_bytes),
+            control_body_bytes=min(65_536, settings.max_body_bytes),  # it is read on the event loop
             sequences=settings.max_sequences,
             inflight_bytes=settings.max_inflight_bytes,
             header_seconds=settings.header_timeout_seconds,

@@ -40,8 +40,6 @@ SILENT_SECONDS: Final = 0.1  # must have begun to arrive after this time,
 MIN_BYTES_PER_SECOND: Final = 262_144  # arrive at this speed from then on,
 PATIENCE_SECONDS: Final = 2.0  # and be complete after this time.
 MAX_WAITING: Final = 6144  # calls that wait for a slot; beyond it, calls are refused
-_SLOW: Final = "the message did not come in time"
-_WAITED: Final = "the deadline passed before the message could be received"
 _KNOWN_CONNECTIONS: Final = 8192  # connections whose ranks are remembered; of more, the oldest ones count as new
 
 
@@ -141,7 +139,12 @@ class IncomingMessage(Job):
 
     def refuse_late(self) -> None:
         """Refuses a message that has waited for a slot until its deadline, or that arrives too late or too slowly."""
-        self.enter(REFUSED, DeadlineExceeded(_SLOW if self.state is RECEIVING else _WAITED))
+        reason = (
+            "the message did not come in time"
+            if self.state is RECEIVING
+            else "the deadline passed before the message could be received"
+        )
+        self.enter(REFUSED, DeadlineExceeded(reason))
 
 
 class Receiving(FairSlots[IncomingMessage]):

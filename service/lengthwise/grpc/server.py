@@ -91,7 +91,7 @@ class GrpcServer:
         """
         settings, limits = self._serving.settings, self._serving.request_limits
         server = RpcServer(
-            _options(settings, self._max_connections), limits.body_bytes, self._large_bodies, self._begin
+            _options(settings, self._max_connections), limits.body_bytes, self._begin, self._large_bodies
         )
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         try:

@@ -287,15 +287,16 @@ class RpcServer:
     """Accepts calls, and has the event loop run `begin` for each.
 
     A call is cancelled if its client does not read what is sent to it within `PATIENCE_SECONDS`. No message may be
-    larger than `max_message_bytes`, as it comes and when it is inflated; large ones are inflated in `turns`.
+    larger than `max_message_bytes`, as it comes and when it is inflated; large ones are inflated in `turns`,
+    by default in slots of its own.
     """
 
     def __init__(
         self,
         options: Sequence[tuple[str, int]],
         max_message_bytes: int,
-        turns: Turns,
         begin: Callable[[RpcCall], None],
+        turns: Turns | None = None,
     ) -> None:
         self._queue = cygrpc.CompletionQueue()
         limits = ("grpc.max_receive_message_length", max_message_bytes), _COMPRESSED_AS_THEY_COME
@@ -303,7 +304,7 @@ class RpcServer:
         self._server.register_completion_queue(self._queue)
         self._begin = begin
         self._max_message_bytes = max_message_bytes
-        self._turns = turns
+        self._turns = turns or Turns()
         self._unread: dict[RpcCall, float] = {}  # calls whose clients have yet to read something, and since when
         self._wake_event: Any = None  # the event with which the thread wakes the loop
         self._had_events = False  # whether the loop handled some since it was woken, or since its last look

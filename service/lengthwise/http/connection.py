@@ -167,7 +167,7 @@ class Connection(TimedConnection):
         if self._rest:
             self._rest += data
             return
-        self._parse_in_turns(data)
+        self._parse_for_a_turn(data)
         request = self._fast_request
         # The data are exactly one request: the state was IDLE before and is IDLE after them.
         is_one_request = is_between_requests and self.state is IDLE
@@ -191,26 +191,29 @@ class Connection(TimedConnection):
         request.answer(body, known=True)
         return True
 
-    def _parse_in_turns(self, data: bytes) -> None:
-        """Parses received data, and limits the time for what has to follow it.
+    def _parse_for_a_turn(self, data: bytes) -> None:
+        """Parses received data for one turn of the event loop, and limits the time for what has to follow them.
 
-        If a body in chunks has more than `MOST_PARTS` parts, the data that are left are kept in `_rest`, and
-        `_parse_rest` parses them in the next turn of the event loop; meanwhile reading is paused.
+        The reader gets them piece by piece. While it parses a piece, it calls `enter`, `request_begins` and
+        `body_part`, which change `state`, `_fast_request` and `_parts`. After a piece, the turn is over if
+
+        - the connection ends, or its header block is too large;
+        - a body in chunks had more than `MOST_PARTS` parts in this turn: then `_parse_rest` parses the data that are
+          left (`_rest`) in the next turn, and reading is paused meanwhile.
         """
         self._keep_alive.pop(self, None)
         self._stop_keep_alive_timer()
         self._fast_request = None
         self._parts = 0
-        # Piece by piece. It stops when the connection ends, the header block is too large, or a body has many parts.
-        size = self._reader.piece_bytes(data)
-        for start in range(0, len(data), size):
-            part = data[start : start + size]
-            self.bytes_since_progress += len(part)
-            self._reader.feed(part)
+        piece_bytes = self._reader.piece_bytes(data)
+        for start in range(0, len(data), piece_bytes):
+            piece = data[start : start + piece_bytes]
+            self.bytes_since_progress += len(piece)
+            self._reader.feed(piece)
             if self.state in ENDED or self.bytes_since_progress > self._limits.header_bytes:
                 break
             if self._parts > MOST_PARTS and self.state is BODY and self._reader.in_chunks:
-                self._rest = data[start + size :]
+                self._rest = data[start + piece_bytes :]
                 break
         self._limit_time()
         if self._rest and self.state not in ENDED:
@@ -226,7 +229,7 @@ class Connection(TimedConnection):
         if self.state in ENDED or self.transport.is_closing():
             return
         self.flow.resume_reading(UNPARSED)
-        self._parse_in_turns(data)
+        self._parse_for_a_turn(data)
         if self._ended_early and not self._rest and not self.eof_received():
             self.transport.close()
 

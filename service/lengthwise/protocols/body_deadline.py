@@ -45,10 +45,10 @@ class OptionsText(NamedTuple):
     whole: bool = True  # false if the document is only the beginning
 
 
-def patience(options: OptionsText, default_seconds: float) -> tuple[float, bool]:
-    """How long a body may wait to be read, before its options are parsed.
+def read_timeout(options: OptionsText, default_seconds: float) -> tuple[float, bool]:
+    """The seconds, from its arrival, that a body may wait until it is read, and whether the caller set them.
 
-    Returns the seconds from its arrival, and whether the caller named them:
+    Its options are not parsed yet, so their text is searched. The result is:
 
     - the timeout that the query or the document names, and True;
     - `default_seconds` and False, if neither can name one;
@@ -57,8 +57,10 @@ def patience(options: OptionsText, default_seconds: float) -> tuple[float, bool]
     document, query_values = options.document, _IN_QUERY.findall(options.query)
     milliseconds = float(query_values[0]) if len(query_values) == 1 else _timeout(options, b"timeout_ms")
     has_escapes = b"\\" in document  # which may hide letters of a name
-    # A v2 request may have `timeout` in microseconds instead, which counts only if no `timeout_ms` is anywhere.
-    if math.isnan(milliseconds) and options.within and options.whole and document.count(_NAME) == 1 and not has_escapes:
+    # The parameters of a v2 request may have `timeout`, in microseconds, where they have no `timeout_ms`. So it counts
+    # if the whole document is here, and no other name in it can be a timeout's.
+    may_have_it = options.within and options.whole and not has_escapes
+    if may_have_it and math.isnan(milliseconds) and document.count(_NAME) == 1:
         milliseconds = _timeout(options, b"timeout") / 1000
     if 0 < milliseconds < math.inf:
         return min(milliseconds, MAX_TIMEOUT_MS) / 1000, True

@@ -39,7 +39,7 @@ from lengthwise.decoding.calls import MAX_TIMEOUT_MS, Call, answer_bytes
 from lengthwise.errors import DeadlineExceeded, InferenceFailed, InvalidRequest, Problem, RequestError
 from lengthwise.protocols import windows
 from lengthwise.protocols.body import ClientLeft
-from lengthwise.protocols.body_deadline import patience
+from lengthwise.protocols.body_deadline import read_timeout
 from lengthwise.protocols.endpoint import Decoded, InferenceProtocol, Received
 from lengthwise.protocols.turns import MANY_SEQUENCES, MOST_AT_ONCE, BodyReading
 from lengthwise.runtime.answers import Answer
@@ -184,7 +184,7 @@ class InferenceCall:
         large_bodies = self._protocol.large_bodies
         if not is_certain and not large_bodies.free:
             default = self._protocol.serving.settings.default_timeout_ms / 1000
-            seconds, is_certain = patience(self._protocol.options_of(request)._replace(whole=whole), default)
+            seconds, is_certain = read_timeout(self._protocol.options_of(request)._replace(whole=whole), default)
             deadline = self.record.arrived + seconds
         self._slot = asyncio.get_running_loop().create_future()
         async with large_bodies.turn(

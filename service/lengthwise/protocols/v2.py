@@ -136,10 +136,14 @@ class _KnownBody(NamedTuple):
     def of(
         cls, tensor_call: TensorCall, input_tensors: list[InputTensor], identifier: str | None, split_text: SplitText
     ) -> _KnownBody | None:
-        """What to remember of a valid body; None if a body like it cannot be read by its elements alone."""
+        """What is remembered of a valid body, so that of a body with the same head only the numbers are read.
+
+        None if they cannot be told from the rest: the call's tensors are not remembered, or another field than those of
+        the inputs has numbers.
+        """
         tensors = KnownTensors.of(tensor_call, input_tensors)
         sizes = tuple(len(tensor.data) if isinstance(tensor.data, memoryview) else None for tensor in input_tensors)
-        # Other fields may be called `data`, too: then there are more texts than inputs with numbers.
+        # The texts are those of all fields called `data`: with more of them than inputs, another field has this name.
         if tensors is None or sizes.count(None) != len(split_text.texts):
             return None
         return cls(tensors, sizes, identifier)

@@ -28,7 +28,6 @@ from asyncio import Future
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from math import inf
 from pathlib import Path
 from typing import IO, Any, Final, cast
 
@@ -244,27 +243,27 @@ class Verdicts:
         """Whether a worker verifies a model now."""
         return any(not any(map(Future.done, futures)) for futures in self._verifying.values())
 
-    async def find_or_begin(self, waits: bool, end: Future[Any], digest: str) -> dict[str, Any] | None:
-        """Returns the verdict on a model; None if the worker that asks has to verify the model and call `keep`.
+    async def get_or_claim(self, lets_first_begin: bool, worker_end: Future[Any], digest: str) -> dict[str, Any] | None:
+        """Returns the verdict on a model; or None, and the worker that asks has to verify the model and call `keep`.
 
-        While another worker verifies the model, it waits until that worker has called `keep`, or has ended. Before the
-        first worker has asked, one that `waits` lets it begin, for at most `FIRST_SECONDS`.
+        While another worker verifies the model, it waits until that worker has called `keep`, or has ended.
 
         Args:
-            waits: Whether the worker that asks waits for the first one.
-            end: Done when the worker that asks has ended.
+            lets_first_begin: Whether it waits until worker 0 has asked for a verdict, at most `FIRST_SECONDS`.
+            worker_end: Done when the worker that asks has ended.
             digest: The digest of all that the verdict depends on.
         """
-        if waits:
+        if lets_first_begin:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._first_came.wait(), FIRST_SECONDS)
         self._first_came.set()
         while (futures := self._verifying.get(digest)) is not None and not any(map(Future.done, futures)):
             await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)
-        stored_at, verdict = self._verdicts.get(digest, (-inf, {}))
-        if "accepted" in verdict or time.monotonic() - stored_at < REFUSED_SECONDS:
-            return verdict
-        self._verifying[digest] = Future(), end
+        if digest in self._verdicts:
+            stored_at, verdict = self._verdicts[digest]
+            if "accepted" in verdict or time.monotonic() - stored_at < REFUSED_SECONDS:
+                return verdict
+        self._verifying[digest] = Future(), worker_end
         return None
 
     def keep(self, digest: str, verdict: dict[str, Any] | None) -> None:
