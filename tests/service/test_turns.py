@@ -20,7 +20,7 @@ from lengthwise.errors import DeadlineExceeded
 from lengthwise.protocols.body import ClientLeft
 from lengthwise.protocols.call import InferenceCall, timeout_of
 from lengthwise.protocols.endpoint import LARGE_BODY_BYTES, Received
-from lengthwise.protocols.turns import BodyReading, ReadingRate, Turns, believed_bytes
+from lengthwise.protocols.turns import BodyReading, Turns, believed_bytes
 from tests.support.http_lines import net
 from tests.support.numpy_models import Service, idle, manifest, model, serving
 from tests.support.waiting import until
@@ -166,7 +166,7 @@ async def _turn(turns: Turns, peer: str, size: int, deadline: float = math.inf, 
 
 async def test_the_speed_of_one_kind_of_work_is_not_predicted_for_another() -> None:
     turns = Turns(slots=1)
-    turns.rates["JSON"] = ReadingRate(1e6, 100.0)  # as measured
+    turns.rates["JSON"] = (1e6, 100.0)  # as measured
     for _ in range(30):
         async with turns.turn("fast", 10**6, math.inf, work="messages"):
             pass
@@ -183,7 +183,7 @@ async def test_the_time_of_a_body_is_measured_for_its_protocol(service: Service)
         body = b'{"%s": [[[1, 3]]]' % field.encode() + b" " * LARGE_BODY_BYTES + b"}"
         assert (await service.client.post(path, content=body)).status_code == 200
     assert [*turns.rates] == [endpoint.name for endpoint in service.app.inference[:2]]
-    assert all(rate.size > LARGE_BODY_BYTES and rate.seconds > 0 for rate in turns.rates.values())
+    assert all(size > LARGE_BODY_BYTES and seconds > 0 for size, seconds in turns.rates.values())
 
 
 @asynccontextmanager
@@ -305,7 +305,7 @@ async def test_a_packed_body_is_not_refused_for_the_size_it_waits_with(monkeypat
     packed = gzip.compress(b'{"timeout_ms": 120000, "sequences": [[[1, 3]]]' + spaces + b"}")
     async with reading(monkeypatch) as (service, release):
         turns = service.app.predict.large_bodies
-        turns.rates["POST /predict"] = ReadingRate(1e6, 100.0)  # as measured
+        turns.rates["POST /predict"] = (1e6, 100.0)  # as measured
         assert len(spaces) * 1e-4 < 120 < 10 * len(packed) * 1e-4
         waiting = asyncio.ensure_future(service.predict(packed, content_encoding="gzip"))
         await until(lambda: turns.waiting or waiting.done())
@@ -333,11 +333,11 @@ async def test_bodies_that_fail_in_a_slot_do_not_make_the_prediction_short(
 
     async with serving(model(manifest())) as service:
         service.app.predict.large_bodies = turns = Noting()
-        turns.rates["POST /predict"] = ReadingRate(1e6, 100.0)  # as measured
+        turns.rates["POST /predict"] = (1e6, 100.0)  # as measured
         for _ in range(10):
             assert (await service.predict(body, **encoding)).status_code == 422
-        rate = turns.rates["POST /predict"]
-        assert 1_000_000 * rate.seconds / rate.size == pytest.approx(100)
+        size, seconds = turns.rates["POST /predict"]
+        assert 1_000_000 * seconds / size == pytest.approx(100)
     inflated = len(LONG) if failing == "packed" else len(body)
     assert [*filter(None, charged)] == pytest.approx([inflated] * 10, rel=0.02)
 

@@ -33,10 +33,12 @@ JobTurn: TypeAlias = tuple[int, float, int]
 class Job(ABC):
     """A body or a message of one connection, which needs a slot."""
 
+    turn: JobTurn = (0, 0.0, 0)  # set when it joins
+
     def __init__(self, peer: object, cost: float, rank: int = 0) -> None:
         self.peer = peer  # its connection: equal for all jobs of one connection
         self.cost = cost  # bytes, as far as they are known
-        self.turn: JobTurn = (rank, 0.0, 0)  # jobs of a lower rank come first; `FairSlots.join` sets the rest
+        self.rank = rank  # jobs of a lower rank come first
 
     @abstractmethod
     def begin(self) -> bool:
@@ -72,9 +74,11 @@ class FairSlots(Generic[J]):
         # In virtual time, it begins now, or when the last job of its connection is done; it takes its cost.
         finish = max(self._virtual_time, self._finishes.get(job.peer, 0.0)) + job.cost
         self._finishes[job.peer] = finish
-        job.turn = (job.turn[0], finish, next(self._order))
+        job.turn = (job.rank, finish, next(self._order))
+        if len(self.running) < self.slots:  # so no job waits
+            self._begin(job)
+            return None
         insort(self.queue, (job.turn, job))
-        self._give()
         if len(self.queue) <= self._most_queued:
             return None
         refused = self._newest_of_most(job)
@@ -90,13 +94,15 @@ class FairSlots(Generic[J]):
             del self.running[job]
             if handled is not None:
                 self._finishes[job.peer] = self._finishes.get(job.peer, 0.0) + handled - job.cost
-            self._give()
+            while self.queue and len(self.running) < self.slots:
+                self._begin(self.queue.pop(0)[1])
             if not self.running:  # nothing waits: begin anew
                 self._finishes.clear()
                 self._virtual_time = 0.0
             return
-        index = bisect_left(self.queue, job.turn, key=lambda entry: entry[0])
-        if self.queue[index : index + 1] == [(job.turn, job)]:
+        entry = (job.turn, job)
+        index = bisect_left(self.queue, entry)
+        if self.queue[index : index + 1] == [entry]:
             del self.queue[index]
 
     def set_rank(self, peer: object, rank: int) -> None:
@@ -106,15 +112,13 @@ class FairSlots(Generic[J]):
             job.turn = (rank, *job.turn[1:])
             insort(self.queue, (job.turn, job))
 
-    def _give(self) -> None:
-        """Gives the free slots to the jobs whose turns are next; one that cannot begin has left."""
-        while self.queue and self.free:
-            (_, finish, _), job = self.queue.pop(0)
-            # All that wait or have a slot share the time of these bytes; or the jobs of one connection follow another.
-            share = job.cost / (len(self.queue) + self.slots)
-            self._virtual_time = max(self._virtual_time + share, finish - job.cost)
-            if job.begin():
-                self.running[job] = None
+    def _begin(self, job: J) -> None:
+        """Gives a free slot to a job; if that cannot begin, it has left, and the slot is free."""
+        # All that wait or have a slot share the time of these bytes; or the jobs of one connection follow another.
+        share = job.cost / (len(self.queue) + self.slots)
+        self._virtual_time = max(self._virtual_time + share, job.turn[1] - job.cost)
+        if job.begin():
+            self.running[job] = None
         if len(self._finishes) > _MOST_PEERS:
             now = self._virtual_time
             self._finishes = {peer: finish for peer, finish in self._finishes.items() if finish > now}

@@ -138,15 +138,10 @@ def decode(
         return tensor_call.call, partial(_encode, tensor_call, request.id)
     if known_messages is not None and split is not None and request.raw_input_contents:
         known_tensors = KnownTensors.of(tensor_call, input_tensors)
-        name, version = _model_of(request)
+        name, version = request.model_name or None, request.model_version or None
         known = None if known_tensors is None else _KnownMessage(name, version, known_tensors)
         known_messages.add(key, len(split.rest), known)
     return tensor_call.call, partial(_encode_raw, tensor_call, request.id)
-
-
-def _model_of(request: pb.ModelInferRequest) -> tuple[str | None, str | None]:
-    """The name and the version of a request's model; None where it names none."""
-    return request.model_name or None, request.model_version or None
 
 
 def _read(request: pb.ModelInferRequest, serving: Serving) -> tuple[list[InputTensor], TensorCall]:
@@ -156,7 +151,7 @@ def _read(request: pb.ModelInferRequest, serving: Serving) -> tuple[list[InputTe
         InvalidRequest: The request is wrong; the error has all its problems.
         RequestError: The model is not known, or not ready.
     """  # noqa: DOC502 - what it calls raises them
-    served = kserve.find(serving, *_model_of(request))
+    served = kserve.find(serving, request.model_name or None, request.model_version or None)
     problems = Problems()
     read_id(request.id, "/id", problems)
     input_tensors = _inputs(request, problems)

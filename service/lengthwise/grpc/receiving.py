@@ -85,6 +85,12 @@ class IncomingMessage(Job):
             - `DeadlineExceeded`: the deadline has passed, or its client is silent or slow while others wait.
     """
 
+    peer: str
+    state = WAITING
+    began = 0.0  # when it got its slot
+    measured: float | None = None  # when its connection's bytes were first counted, because others waited
+    received: int | None = None  # how many bytes these were; None if that is not known
+
     def __init__(
         self,
         receiving: Receiving,
@@ -94,12 +100,7 @@ class IncomingMessage(Job):
         begin: Callable[[], object],
         refuse: Callable[[RequestError], object],
     ) -> None:
-        super().__init__(client, 1, receiving.rank(client))
-        self.client = client
-        self.state = WAITING
-        self.began = 0.0  # when it got its slot
-        self.measured: float | None = None  # when its connection's bytes were first counted, because others waited
-        self.received: int | None = None  # how many bytes these were; None if that is not known
+        super().__init__(client, 1, receiving.ranks.get(client, _Rank.NEW))
         self._receiving = receiving
         self._hold = hold
         self._begin = begin
@@ -128,7 +129,7 @@ class IncomingMessage(Job):
         if state not in TRANSITIONS.get(before, ()):
             return
         self.state = state
-        if state in TRANSITIONS:
+        if state is RECEIVING:
             return
         self._timer.cancel()
         refuse = self._refuse
@@ -165,16 +166,13 @@ class Receiving(FairSlots[IncomingMessage]):
         super().__init__(slots or of_memory, MAX_WAITING)
         self._max_bytes = max_bytes
         self._received_bytes = received_bytes
-        self._ranks: OrderedDict[str, _Rank] = OrderedDict()  # by client; the one updated longest ago is first
+        # By client, for its next messages; the one updated longest ago is first
+        self.ranks: OrderedDict[str, _Rank] = OrderedDict()
         self._timer: asyncio.TimerHandle | None = None  # of the next `_end_slow`, while messages wait
-
-    def rank(self, client: str) -> _Rank:
-        """The rank of a client's next message."""
-        return self._ranks.get(client, _Rank.NEW)
 
     def expected_bytes(self, client: str) -> int:
         """The largest number of bytes that may arrive for the messages of a client that have a slot."""
-        return self._max_bytes * sum(message.client == client for message in self.running)
+        return self._max_bytes * sum(message.peer == client for message in self.running)
 
     def add(self, message: IncomingMessage) -> None:
         """Gives a message a slot, or has it wait; then refuses another one if too many wait, and those too slow."""
@@ -189,12 +187,12 @@ class Receiving(FairSlots[IncomingMessage]):
         If it had a slot and did not arrive, the next calls of its connection are received last.
         """
         if before is RECEIVING:
-            client, rank = message.client, _Rank.PROMPT if message.state is ARRIVED else _Rank.SILENT
-            if self._ranks.pop(client, _Rank.NEW) is not rank:
+            client, rank = message.peer, _Rank.PROMPT if message.state is ARRIVED else _Rank.SILENT
+            if self.ranks.pop(client, _Rank.NEW) is not rank:
                 self.set_rank(client, rank)
-            self._ranks[client] = rank
-            if len(self._ranks) > _KNOWN_CONNECTIONS:  # the one updated longest ago counts as new again
-                self._ranks.popitem(last=False)
+            self.ranks[client] = rank
+            if len(self.ranks) > _KNOWN_CONNECTIONS:  # the one updated longest ago counts as new again
+                self.ranks.popitem(last=False)
         self.leave(message)
 
     def _end_slow(self) -> None:
@@ -216,7 +214,7 @@ class Receiving(FairSlots[IncomingMessage]):
         seconds = now - message.began
         if seconds >= PATIENCE_SECONDS:
             return True
-        received = self._received_bytes(message.client)
+        received = self._received_bytes(message.peer)
         if message.measured is None:
             message.measured, message.received = now, received
             return False

@@ -22,7 +22,6 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import Final
 
 from lengthwise.connections.fair_slots import FairSlots, Job
@@ -61,19 +60,6 @@ class BodyReading(Job):
         return True
 
 
-@dataclass(slots=True)
-class ReadingRate:
-    """How long it takes to read a byte, as measured with the bodies so far, older ones with less weight."""
-
-    size: float = 0.0  # bytes
-    seconds: float = 0.0
-
-    def add(self, size: float, seconds: float) -> None:
-        """Adds the measurement of one more body."""
-        self.size = _DECAY * self.size + size
-        self.seconds = _DECAY * self.seconds + seconds
-
-
 def believed_bytes(least_bytes: int, max_bytes: int, promised_bytes: int = 0) -> int:
     """The size with which a compressed body waits for its turn, at most `max_bytes`.
 
@@ -92,7 +78,8 @@ class Turns(FairSlots[BodyReading]):
         super().__init__(slots)
         self.waiting = 0  # bodies whose readers wait for a slot, or have not noticed yet that they have one
         self.at_once = 0  # sequences that were counted in this turn of the event loop
-        self.rates: dict[str, ReadingRate] = {}  # by the kind of work
+        # By the kind of work, the bytes and the seconds of the bodies that were read, older ones with less weight
+        self.rates: dict[str, tuple[float, float]] = {}
 
     def count_at_once(self, sequences: int) -> None:
         """Counts the `MANY_SEQUENCES` or more of a body that was decoded on the event loop, until its next turn."""
@@ -137,8 +124,9 @@ class Turns(FairSlots[BodyReading]):
                 raise ClientLeft
             yield reading
             if reading.size:  # what fails may do so early: how long it took says nothing of bodies that are read
-                rate = self.rates.setdefault(work, ReadingRate())
-                rate.add(reading.size, time.monotonic() - reading.began)
+                read, seconds = self.rates.get(work, (0.0, 0.0))
+                seconds = _DECAY * seconds + time.monotonic() - reading.began
+                self.rates[work] = _DECAY * read + reading.size, seconds
         finally:
             self.leave(reading, reading.size or None)
 
@@ -157,11 +145,10 @@ class Turns(FairSlots[BodyReading]):
 
         Before that, it is what the bodies of this kind that are being read have taken so far: it takes that at least.
         """
-        rate = self.rates.get(body.work)
-        if rate is None:
-            alike, now = [reading for reading in self.running if reading.work == body.work], time.monotonic()
-            rate = ReadingRate(sum(reading.size for reading in alike), sum(now - reading.began for reading in alike))
-        return body.size * rate.seconds / max(1.0, rate.size)
+        alike, now = [reading for reading in self.running if reading.work == body.work], time.monotonic()
+        so_far = sum(reading.size for reading in alike), sum(now - reading.began for reading in alike)
+        size, seconds = self.rates.get(body.work, so_far)
+        return body.size * seconds / max(1.0, size)
 
     async def _wait(self, body: BodyReading, deadline: float, *, certain: bool) -> None:
         """Waits until a body has its slot, or the slot is cancelled.
