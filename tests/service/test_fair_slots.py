@@ -93,6 +93,12 @@ def test_where_too_many_wait_the_connection_with_most_of_them_is_refused() -> No
     assert sorted(map(str, line.rest())) == ["greedy", "greedy", "greedy", "honest"]
 
 
+def test_of_equally_many_the_job_of_another_connection_is_refused() -> None:
+    line = Line(3)
+    _, _, newest = join(line, ["b", "a", "a"])
+    assert line.wait("b")[1] is newest
+
+
 def test_one_that_was_silent_takes_the_slot_of_none_that_was_prompt() -> None:
     line = Line(2)
     line.rank("good", 0)
