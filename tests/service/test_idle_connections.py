@@ -75,3 +75,21 @@ async def test_a_connection_that_dropped_its_request_is_closed_after_long_idling
     connection.keep_alive_seconds = 0
     connection.keep_alive_is_over()
     assert await line.reader.read() == b""
+
+
+async def test_a_connection_that_was_answered_before_its_body_ended_ends_when_idle(keys: Path) -> None:
+    async with serving(model(manifest()), api_keys_file=keys) as service, net(service) as made:
+        line = await made.line()
+        line.writer.write(CHUNKED % b"/predict")
+        assert (await line.answer())[0] == 401
+        (connection,) = made.state.connections
+        connection.keep_alive_seconds = 0
+        connection.keep_alive_is_over()  # its body is being read
+        assert not connection.transport.is_closing()
+        timer = vars(connection)["_keep_alive_timer"]
+        line.writer.write(b"1\r\na\r\n0\r\n\r\n")
+        await until(lambda: not kept() and not heads())
+        assert vars(connection)["_keep_alive_timer"] is timer
+        assert not timer.cancelled()  # it still ends the connection
+        connection.keep_alive_is_over()
+        assert await line.reader.read() == b""

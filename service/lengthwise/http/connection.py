@@ -47,7 +47,7 @@ from lengthwise.http.fast_path import FastPath
 from lengthwise.http.fast_request import FastRequest
 from lengthwise.http.framing import MalformedLog
 from lengthwise.http.request_reader import MOST_PARTS, Head, RequestReader
-from lengthwise.http.states import BODY, BROKEN, CLOSED, ENDED, HEAD, IDLE, TRANSITIONS, UPGRADE, Event
+from lengthwise.http.states import BODY, BROKEN, CLOSED, ENDED, HEAD, IDLE, UPGRADE, Event
 from lengthwise.http.timed_connection import HALF_CLOSED_SECONDS, UNPARSED, UNREAD_SECONDS, TimedConnection
 from lengthwise.protocols.body import CLIENT_LEFT
 
@@ -73,7 +73,6 @@ class Connection(TimedConnection):
         fast_path: FastPath | None = None,
     ) -> None:
         super().__init__(server_state, Inflight(0) if fast_path is None else fast_path.inflight)
-        self.state = IDLE  # what is read next
         self.newest: Any = None  # the request that was read last, until it has its answer
         self.bytes_since_progress = 0  # bytes parsed since a header block ended or a part of a body came
         self.keep_alive_seconds = config.timeout_keep_alive
@@ -138,8 +137,7 @@ class Connection(TimedConnection):
         self._connections.discard(self)
         self.enter(Event.ENDED)
         self._keep_alive.pop(self, None)
-        self._stop_timer()
-        self._stop_keep_alive_timer()
+        self._stop_timers()
         if self._unread is not None:
             self._unread.stop()
         if self._answering is not None and not self._answering.response_complete:
@@ -202,7 +200,6 @@ class Connection(TimedConnection):
           left (`_rest`) in the next turn, and reading is paused meanwhile.
         """
         self._keep_alive.pop(self, None)
-        self._stop_keep_alive_timer()
         self._fast_request = None
         self._parts = 0
         piece_bytes = self._reader.piece_bytes(data)
@@ -265,10 +262,6 @@ class Connection(TimedConnection):
         return True
 
     # What the reader of requests reports.
-
-    def enter(self, event: Event) -> None:
-        """Enters the state that follows the present one at an event; only here the state changes."""
-        self.state = TRANSITIONS[event].get(self.state, self.state)
 
     def request_begins(self, head: Head) -> None:
         """Starts the request of a complete header block, or queues it if an earlier one is being answered.
@@ -414,14 +407,16 @@ class Connection(TimedConnection):
     def keep_alive_is_over(self) -> None:
         """Closes a connection that has been idle for `keep_alive_seconds`, when the timer ends.
 
-        If an answer was written since the timer began, it starts the timer again, for the rest of the time.
+        If an answer was written since the timer began, it starts the timer again, for the rest of the time; and for a
+        while if a request is being read, whose own time is limited, or has arrived and is not read yet.
         """
         self._keep_alive_timer = None
         if self.state is CLOSED or self.is_answering() or self.transport.is_closing():
             return  # the connection ends, or the answer will set a new timer
         seconds_left = self._answered_at + self.keep_alive_seconds - self.loop.time()
-        if seconds_left <= 0 and has_arrived(self.transport):  # the next request is there, but not read yet
-            seconds_left = UNREAD_SECONDS
+        reads = self.state is not IDLE or self.bytes_since_progress > 0
+        if seconds_left <= 0 and (reads or has_arrived(self.transport)):
+            seconds_left = BODY_PERIOD_SECONDS if reads else UNREAD_SECONDS
         if seconds_left > 0:
             self._keep_alive_timer = self.loop.call_later(seconds_left, self.keep_alive_is_over)
         else:

@@ -11,8 +11,8 @@
 | ENDING, BROKEN | every earlier request has its answer | CLOSED |
 | any | an answer ended the connection, it was lost, or there are too many | CLOSED |
 
-`Connection.enter` alone changes the state; the reader of requests reports events to it. In a state without a row, an
-event changes nothing.
+`TimedConnection.enter` alone changes the state; the reader of requests reports events to it. In a state without a row,
+an event changes nothing.
 """
 
 from __future__ import annotations

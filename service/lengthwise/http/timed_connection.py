@@ -1,4 +1,4 @@
-"""A connection without its requests: flow control, timers, the answers that it writes itself, and how it ends.
+"""A connection without its requests: its state, flow control, timers, its own answers, and how it ends.
 
 `Flow` decides when the socket is read; `TimedConnection` is the base of `http.connection.Connection`.
 """
@@ -16,6 +16,7 @@ from lengthwise.connections.closing import LINGER_SECONDS, gently
 from lengthwise.connections.inflight import Hold, Inflight
 from lengthwise.connections.unread import PATIENCE_SECONDS, UnreadWatch, unread_bytes
 from lengthwise.http.fast_request import common_lines, response
+from lengthwise.http.states import IDLE, TRANSITIONS, Event
 from lengthwise.protocols import problems
 
 UNREAD_SECONDS: Final = 0.1  # until a connection is checked again that seemed late but has bytes to read
@@ -104,7 +105,7 @@ class Flow:
 
 
 class TimedConnection(asyncio.Protocol):
-    """The timers of a connection, and its end.
+    """The state of a connection, its timers, and its end.
 
     At most two timers run: the one of keep-alive, and `_timer` for what the connection waits for (a head, a body, the
     end).
@@ -116,12 +117,17 @@ class TimedConnection(asyncio.Protocol):
 
     def __init__(self, server_state: uvicorn.server.ServerState, inflight: Inflight) -> None:
         self._unwritten = Hold(inflight)  # memory of the answers that the client has not read yet
+        self.state = IDLE  # what is read next
         self.loop = asyncio.get_running_loop()
         self.server_state = server_state
         self._addresses: dict[str, Any] = {}  # entries of ASGI's scope
         self._timer: asyncio.TimerHandle | None = None  # None while it does not run
         self._keep_alive_timer: asyncio.TimerHandle | None = None
         self._unread: UnreadWatch | None = None  # made when it is needed
+
+    def enter(self, event: Event) -> None:
+        """Enters the state that follows the present one at an event; only here the state changes."""
+        self.state = TRANSITIONS[event].get(self.state, self.state)
 
     def _set_transport(self, transport: asyncio.Transport) -> None:
         """Sets the transport, with its flow control and the addresses of both sides."""
@@ -197,15 +203,16 @@ class TimedConnection(asyncio.Protocol):
         self.flow.resumed = False
         self._timer = self.loop.call_later(seconds, action)
 
+    def _stop_timers(self) -> None:
+        """Stops both timers, as the connection has ended."""
+        self._stop_timer()
+        if self._keep_alive_timer is not None:
+            self._keep_alive_timer.cancel()
+
     def _stop_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-
-    def _stop_keep_alive_timer(self) -> None:
-        if self._keep_alive_timer is not None:
-            self._keep_alive_timer.cancel()
-            self._keep_alive_timer = None
 
 
 def _address(name: Any) -> tuple[str, int] | None:
