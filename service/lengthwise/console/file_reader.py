@@ -74,10 +74,25 @@ def read(
         padding=padding,
         taken=tables.append,
     )
+    sequences, left_out, problems = _within_limits(path, kind, most_values, reading)
+    return {
+        "sequences": sequences,
+        "left_out": left_out,
+        "problems": problems.lines(MOST_PROBLEMS),
+        "doubts": [*warnings, *doubts([sequence["steps"] for sequence in sequences])],
+        "taken": "".join(notes).removeprefix(f"{path}: "),
+        "columns": {name: value for roles in tables[:1] for name, value in asdict(roles).items() if name != "float_ids"}
+        or None,
+    }
+
+
+def _within_limits(
+    path: Path, kind: StepKind, most_values: int, reading: Reading
+) -> tuple[list[dict[str, Any]], int, Causes]:
+    """The sequences of a file until there are too many values or sequences, how many follow, and what is wrong."""
     sequences: list[dict[str, Any]] = []
     problems = Causes()
     left_out = values = 0
-    # Records, until there are too many values or sequences; further ones are counted
     for record in entries(path, kind, reading=reading):
         if isinstance(record, BadRecord):
             problems.add(str(record.error).replace(f"{path.parent}/", "")[:MOST_CHARACTERS])
@@ -88,15 +103,7 @@ def read(
             left_out += 1
         else:
             sequences.append({"id": record.id[:MOST_CHARACTERS], "label": record.label, "steps": record.steps})
-    return {
-        "sequences": sequences,
-        "left_out": left_out,
-        "problems": problems.lines(MOST_PROBLEMS),
-        "doubts": [*warnings, *doubts([sequence["steps"] for sequence in sequences])],
-        "taken": "".join(notes).removeprefix(f"{path}: "),
-        "columns": {name: value for roles in tables[:1] for name, value in asdict(roles).items() if name != "float_ids"}
-        or None,
-    }
+    return sequences, left_out, problems
 
 
 def _check_groups(path: Path) -> None:

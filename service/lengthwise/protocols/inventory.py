@@ -101,7 +101,7 @@ def config(serving: Serving, served: ServedModel) -> dict[str, Any]:
         "platform": "onnxruntime_onnx",
         "backend": "onnxruntime",
         "version_policy": versions,
-        "max_batch_size": settings.max_sequences,
+        "max_batch_size": serving.request_limits.sequences,
         "input": [tensor(form) | ({"optional": True} if form.name == LENGTHS else {}) for form in inputs_of(manifest)],
         "output": [tensor(form) for form in outputs_of(manifest)],
         "instance_group": [instances],
