@@ -370,6 +370,6 @@ def _keys_of_table(keys: tuple[int | str, ...]) -> Iterable[str]:
 def external_data(graph: bytes) -> list[str]:
     """Returns the names that a graph has for the files with its weights; empty if the bytes are no ONNX graph."""
     try:
-        return sorted(onnx_graph.read(graph).locations)
+        return sorted(onnx_graph.locations(graph))
     except ValueError:  # onnxruntime will say what is wrong with it, and gets no file
         return []

@@ -24,35 +24,39 @@ from numpy.typing import NDArray
 
 Content: TypeAlias = memoryview | bytes | int
 """The content of a field: a text, a number of four or eight bytes or a message; or an integer."""
+Pieces: TypeAlias = list[memoryview | bytes]
+"""A message that is encoded, in pieces: weights are copied once, when the pieces of the whole file are joined."""
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _SIZES: Final = {_FIXED32: 4, _FIXED64: 8}
 
 
-def fields(message: memoryview) -> Iterator[tuple[int, memoryview | int]]:
-    """Yields the fields of a message, each as its number and its content.
+def fields(message: memoryview) -> list[tuple[int, memoryview | int]]:
+    """Returns the fields of a message, each as its number and its content.
 
     Raises:
         ValueError: The bytes are not a valid message.
     """
+    contents: list[tuple[int, memoryview | int]] = []
     offset, end = 0, len(message)
     while offset < end:
-        tag, offset = varint(message, offset)
+        # Nearly every tag and size has one byte: it is read here, as calls are most of what reading takes.
+        tag, offset = (message[offset], offset + 1) if message[offset] < 0x80 else varint(message, offset)
         number, kind = tag >> 3, tag & 7
-        if kind == _VARINT:
-            value, offset = varint(message, offset)
-            yield number, value
-            continue
-        if kind == _BYTES:
-            size, offset = varint(message, offset)
-        elif kind in _SIZES:
-            size = _SIZES[kind]
-        else:
+        if kind not in (_VARINT, _BYTES, *_SIZES):
             raise ValueError("it is no message of protocol buffers that ONNX knows")
+        size = _SIZES.get(kind)
+        if size is None:
+            is_short = offset < end and message[offset] < 0x80
+            size, offset = (message[offset], offset + 1) if is_short else varint(message, offset)
+        if kind == _VARINT:
+            contents.append((number, size))
+            continue
         if size > end - offset:
             raise ValueError("it is cut off")
-        yield number, message[offset : offset + size]
+        contents.append((number, message[offset : offset + size]))
         offset += size
+    return contents
 
 
 def varint(message: memoryview | bytes, offset: int) -> tuple[int, int]:
@@ -96,28 +100,32 @@ class Message:
     """A message of protocol buffers: the contents of its fields by their numbers, each in the order of the message."""
 
     def __init__(self, message: memoryview) -> None:
-        self._contents: dict[int, list[memoryview | int]] = {}
+        self._contents: dict[int, list[memoryview | int]] = defaultdict(list)
         self.messages: dict[int, list[memoryview]] = defaultdict(list)  # those that are bytes, such as messages
         for number, content in fields(message):
-            self._contents.setdefault(number, []).append(content)
+            self._contents[number].append(content)
             if isinstance(content, memoryview):
                 self.messages[number].append(content)
 
     def texts(self, number: int) -> list[str]:
         """Returns the contents of a repeated field of texts."""
-        return [bytes(content).decode(errors="replace") for content in self.messages[number]]
+        return [str(content, errors="replace") for content in self.messages[number]]
 
     def text(self, number: int) -> str:
         """Returns the content of a single text field, of several the last; empty if there is none."""
-        return "".join(self.texts(number)[-1:])
+        contents = self.messages[number]
+        return str(contents[-1], errors="replace") if contents else ""
 
-    def integer(self, number: int) -> list[int]:
-        """Returns the contents of a single int64 field; those that are bytes are not read, as protocol buffers do."""
-        return [signed(content) for content in self._contents.get(number, ()) if isinstance(content, int)]
+    def integers(self, number: int, *, repeated: bool = True) -> list[int]:
+        """Returns the numbers of an int64 field, each of whose contents is one integer or a packed list.
 
-    def integers(self, number: int) -> list[int]:
-        """Returns the numbers of a repeated int64 field, each of whose contents is one integer or a packed list."""
-        return [integer for content in self._contents.get(number, ()) for integer in integers(content)]
+        Where the field is not `repeated`, a packed list is not read, as protocol buffers do.
+        """
+        numbers: list[int] = []
+        for content in self._contents[number]:
+            if repeated or isinstance(content, int):
+                numbers += integers(content)
+        return numbers
 
     def without(self, number: int) -> list[tuple[int, Content]]:
         """Returns all fields except those with this number, each as its number and its content."""
@@ -126,15 +134,21 @@ class Message:
         ]
 
 
-def encode(content: Iterable[tuple[int, Content]]) -> bytes:
+def encode(content: Iterable[tuple[int, Content | Pieces]]) -> bytes:
     """Encodes fields, each a number and a content, as a message."""
-    parts: list[bytes | memoryview] = []
+    return b"".join(_pieces(content))
+
+
+def _pieces(content: Iterable[tuple[int, Content | Pieces]]) -> Pieces:
+    """Encodes fields, each a number and a content, as the pieces of a message."""
+    pieces: Pieces = []
     for number, value in content:
         if isinstance(value, int):
-            parts.append(_varint(number << 3 | _VARINT) + _varint(value % 2**64))
+            pieces.append(_varint(number << 3 | _VARINT) + _varint(value % 2**64))
         else:
-            parts += [_varint(number << 3 | _BYTES) + _varint(len(value)), value]
-    return b"".join(parts)
+            parts = value if isinstance(value, list) else [value]
+            pieces += [_varint(number << 3 | _BYTES) + _varint(sum(map(len, parts))), *parts]
+    return pieces
 
 
 def _varint(number: int) -> bytes:
@@ -169,6 +183,21 @@ _ATTRIBUTE_GRAPH, _ATTRIBUTE_INTS, _ATTRIBUTE_TENSORS, _ATTRIBUTE_GRAPHS = 6, 8,
 _ATTRIBUTE_TYPE, _ATTRIBUTE_SPARSE, _ATTRIBUTE_SPARSES = 20, 22, 23
 _TENSOR_SHAPE, _TENSOR_TYPE, _TENSOR_FLOATS, _TENSOR_INT32S, _TENSOR_INT64S = 1, 2, 4, 5, 7
 _TENSOR_NAME, _TENSOR_RAW, _TENSOR_EXTERNAL = 8, 9, 13
+# Where tensors, which may have their numbers in another file, stand in a file: the messages inside each, by field
+_INSIDE: Final[Mapping[str, Mapping[int, str]]] = {
+    "model": {_MODEL_GRAPH: "graph", _MODEL_TRAINING: "training", _MODEL_FUNCTION: "function"},
+    "training": {1: "graph", 2: "graph"},  # it never runs, but its files count
+    "function": {_FUNCTION_NODE: "node", _FUNCTION_ATTRIBUTE: "attribute"},
+    "graph": {_GRAPH_NODE: "node", _GRAPH_TENSOR: "tensor", _GRAPH_SPARSE: "sparse tensor"},
+    "node": {_NODE_ATTRIBUTE: "attribute"},
+    "attribute": {
+        **dict.fromkeys((_ATTRIBUTE_TENSOR, _ATTRIBUTE_TENSORS), "tensor"),
+        **dict.fromkeys((_ATTRIBUTE_SPARSE, _ATTRIBUTE_SPARSES), "sparse tensor"),
+        **dict.fromkeys((_ATTRIBUTE_GRAPH, _ATTRIBUTE_GRAPHS), "graph"),
+    },
+    "sparse tensor": {1: "tensor", 2: "tensor"},  # its values and its indices
+    "tensor": {_TENSOR_EXTERNAL: "entry of external data"},
+}
 
 
 @dataclass(slots=True)
@@ -232,8 +261,6 @@ class Graph:
     outputs: list[str] = field(default_factory=list)
     # The model's functions, which nodes may call by name; in the outermost graph only
     functions: list[Graph] = field(default_factory=list)
-    # The files with weights, as the graph names them; in the outermost graph only
-    locations: set[str] = field(default_factory=set)
     _graph_fields: list[tuple[int, Content]] = field(default_factory=list)  # The fields of its message but the nodes
     _model_fields: list[tuple[int, Content]] = field(default_factory=list)  # Those of the file but the graph
 
@@ -305,59 +332,75 @@ class Graph:
             opsets: Domains that the file did not import, and their versions.
         """
         nodes = [(_GRAPH_NODE, _message(node) if node.content is None else node.content) for node in self.nodes]
+        graph = _pieces([*self._graph_fields, *nodes])
         imports = [(_MODEL_OPSET, encode([(1, name.encode()), (2, version)])) for name, version in opsets.items()]
-        return encode([*self._model_fields, (_MODEL_GRAPH, encode([*self._graph_fields, *nodes])), *imports])
+        return encode([*self._model_fields, (_MODEL_GRAPH, graph), *imports])
 
-    def add(self, message: memoryview, locations: set[str], depth: int) -> None:
-        """Adds the nodes, tensors and outputs of a `GraphProto` to this graph.
-
-        Args:
-            message: The `GraphProto`.
-            locations: The names of the files with the tensors' numbers are added here.
-            depth: In how many other graphs it is.
+    def add(self, message: memoryview, depth: int) -> None:
+        """Adds the nodes, tensors and outputs of a `GraphProto` to this graph, which is in `depth` other graphs.
 
         Raises:
             ValueError: Graphs are nested too deeply, or the bytes are not a valid message.
-        """
-        if depth > _MOST_NESTED:
-            raise ValueError(f"graphs are nested more than {_MOST_NESTED} deep")
+        """  # noqa: DOC502 - what it calls raises it
+        _check_depth(depth)
         graph = Message(message)
-        self.nodes += [_node(node, locations, depth) for node in graph.messages[_GRAPH_NODE]]
-        self.tensors |= (_tensor(tensor, locations) for tensor in graph.messages[_GRAPH_TENSOR])
-        for sparse_tensor in graph.messages[_GRAPH_SPARSE]:
-            _add_files_of_sparse(sparse_tensor, locations)
+        self.nodes += [_node(node, depth) for node in graph.messages[_GRAPH_NODE]]
+        self.tensors |= map(_tensor, graph.messages[_GRAPH_TENSOR])
         for output in graph.messages[_GRAPH_OUTPUT]:
             self.outputs += Message(output).texts(_VALUE_NAME)
         self._graph_fields += graph.without(_GRAPH_NODE)
 
 
 def read(model: bytes) -> Graph:
-    """Reads the outermost graph of an ONNX file (`ModelProto`), with the functions and the weights' files of the model.
+    """Reads the outermost graph of an ONNX file (`ModelProto`), with the functions of the model.
 
     If the bytes are not a valid message, or graphs are nested too deeply, `fields` or `Graph.add` raises a ValueError.
     """
-    graph = Graph()
-    fields_of_model = Message(memoryview(model))
-    for message in fields_of_model.messages[_MODEL_GRAPH]:
-        graph.add(message, graph.locations, 0)
-    graph.functions = [_function(message, graph.locations) for message in fields_of_model.messages[_MODEL_FUNCTION]]
-    for training in map(Message, fields_of_model.messages[_MODEL_TRAINING]):  # never runs, but its files count
-        for message in training.messages[1] + training.messages[2]:
-            Graph().add(message, graph.locations, 1)
-    graph._model_fields = fields_of_model.without(_MODEL_GRAPH)
+    graph, parts = Graph(), Message(memoryview(model))
+    for message in parts.messages[_MODEL_GRAPH]:
+        graph.add(message, 0)
+    for message in parts.messages[_MODEL_FUNCTION]:
+        graph.functions.append(Graph([_node(node, 0) for node in Message(message).messages[_FUNCTION_NODE]]))
+    graph._model_fields = parts.without(_MODEL_GRAPH)
     return graph
 
 
-def _function(message: memoryview, locations: set[str]) -> Graph:
-    """Reads the nodes of a `FunctionProto`; adds the files with numbers of its tensors to `locations`."""
-    function = Message(message)
-    for attribute in function.messages[_FUNCTION_ATTRIBUTE]:  # a default value: only its files matter here
-        _add_attribute(attribute, Node(), locations, 0)
-    return Graph([_node(node, locations, 0) for node in function.messages[_FUNCTION_NODE]])
+def locations(model: bytes) -> set[str]:
+    """Returns the names that an ONNX file has for the files with its weights, wherever in it their tensors stand.
+
+    Raises:
+        ValueError: The bytes are not a valid message, or graphs are nested too deeply.
+    """  # noqa: DOC502 - what it calls raises it
+    return {*_locations(memoryview(model), "model", -1)}
 
 
-def _node(message: memoryview, locations: set[str], depth: int) -> Node:
-    """Reads a `NodeProto`; adds the files of tensors that are stored outside of the graph to `locations`."""
+def _locations(content: memoryview, kind: str, depth: int) -> Iterator[str]:
+    """Yields the names of files in a message of one of the kinds in `_INSIDE`, which is in `depth` + 1 graphs.
+
+    A tensor has an entry of external data with the key `location`.
+    """
+    message = Message(content)
+    depth += kind == "graph"
+    _check_depth(depth)
+    if kind not in _INSIDE and "location" in message.texts(1):  # a damaged entry may have several keys and values
+        yield from message.texts(2)
+    for number, inner in _INSIDE.get(kind, {}).items():
+        for inner_content in message.messages[number]:
+            yield from _locations(inner_content, inner, depth)
+
+
+def _check_depth(depth: int) -> None:
+    """Checks in how many other graphs a graph is.
+
+    Raises:
+        ValueError: They are more than `_MOST_NESTED`.
+    """
+    if depth > _MOST_NESTED:
+        raise ValueError(f"graphs are nested more than {_MOST_NESTED} deep")
+
+
+def _node(message: memoryview, depth: int) -> Node:
+    """Reads a `NodeProto` of a graph that is in `depth` other graphs."""
     parts = Message(message)
     node = Node(
         parts.text(_NODE_OPERATOR),
@@ -367,72 +410,38 @@ def _node(message: memoryview, locations: set[str], depth: int) -> Node:
         domain=parts.text(_NODE_DOMAIN),
         name=parts.text(_NODE_NAME),
     )
-    for attribute in parts.messages[_NODE_ATTRIBUTE]:
-        _add_attribute(attribute, node, locations, depth)
+    for attribute in map(Message, parts.messages[_NODE_ATTRIBUTE]):
+        name, value = attribute.text(_ATTRIBUTE_NAME), _value(attribute)
+        if value is None:
+            node.unread.add(name)
+        else:
+            node.attributes[name] = value
+        # Protocol buffers merge a single field that occurs twice: such graphs are one graph.
+        single = attribute.messages[_ATTRIBUTE_GRAPH]
+        for messages in filter(None, [single, *([message] for message in attribute.messages[_ATTRIBUTE_GRAPHS])]):
+            node.graphs.append(Graph())
+            for graph in messages:
+                node.graphs[-1].add(graph, depth + 1)
     return node
 
 
-def _add_attribute(message: memoryview, node: Node, locations: set[str], depth: int) -> None:
-    """Adds an `AttributeProto` to its node, and the files of its tensors to `locations`.
-
-    - A value (a number, a text, integers or a small tensor) goes to the node's `attributes`, by the attribute's name.
-    - An attribute without such a value goes to `unread`, by its name.
-    - Its graphs go to `graphs`.
-    """
-    attribute = Message(message)
-    # 1. Its tensors and graphs
-    constants = [_tensor(tensor, locations)[1].constant() for tensor in attribute.messages[_ATTRIBUTE_TENSOR]]
-    for tensor in attribute.messages[_ATTRIBUTE_TENSORS]:
-        _tensor(tensor, locations)
-    for sparse_tensor in attribute.messages[_ATTRIBUTE_SPARSE] + attribute.messages[_ATTRIBUTE_SPARSES]:
-        _add_files_of_sparse(sparse_tensor, locations)
-    _add_graphs(attribute, node, locations, depth)
-    # 2. Its value
+def _value(attribute: Message) -> AttributeValue | None:
+    """The value of an `AttributeProto`: a number, a text, integers or a small tensor; None if it has no such value."""
     floats = [struct.unpack("<f", number)[0] for number in attribute.messages[_ATTRIBUTE_FLOAT] if len(number) == 4]
+    constants = [_tensor(tensor)[1].constant() for tensor in attribute.messages[_ATTRIBUTE_TENSOR]]
     values: list[AttributeValue] = [
-        *(attribute.integer(_ATTRIBUTE_INT) + floats),
+        *(attribute.integers(_ATTRIBUTE_INT, repeated=False) + floats),
         *attribute.texts(_ATTRIBUTE_TEXT),
         *(numbers for numbers in constants if numbers is not None),
         *filter(None, [tuple(attribute.integers(_ATTRIBUTE_INTS))]),
     ]
-    name = attribute.text(_ATTRIBUTE_NAME)
-    if values:
-        node.attributes[name] = values[-1]
-    else:
-        node.unread.add(name)
+    return values[-1] if values else None
 
 
-def _add_graphs(attribute: Message, node: Node, locations: set[str], depth: int) -> None:
-    """Adds the graphs of an `AttributeProto` to its node: a single one, and those of a list.
-
-    Protocol buffers merge a single field that occurs twice: such graphs are one graph.
-    """
-    single = attribute.messages[_ATTRIBUTE_GRAPH]
-    listed = [[message] for message in attribute.messages[_ATTRIBUTE_GRAPHS]]
-    for messages in [single, *listed] if single else listed:
-        node.graphs.append(Graph())
-        for message in messages:
-            node.graphs[-1].add(message, locations, depth + 1)
-
-
-def _add_files_of_sparse(message: memoryview, locations: set[str]) -> None:
-    """Adds the files of a `SparseTensorProto`, of its values and its indices, to `locations`."""
-    sparse_tensor = Message(message)
-    for tensor in sparse_tensor.messages[1] + sparse_tensor.messages[2]:
-        _tensor(tensor, locations)
-
-
-def _tensor(message: memoryview, locations: set[str]) -> tuple[str, Tensor]:
-    """Reads a `TensorProto`; returns its name, and the tensor.
-
-    If its numbers are in another file, adds the name of this file to `locations`: it is in the entry of external data
-    with the key `location`.
-    """
+def _tensor(message: memoryview) -> tuple[str, Tensor]:
+    """Reads a `TensorProto`; returns its name, and the tensor."""
     tensor = Message(message)
-    for entry in map(Message, tensor.messages[_TENSOR_EXTERNAL]):
-        if "location" in entry.texts(1):  # a damaged entry may have several keys and values
-            locations.update(entry.texts(2))
-    kind = [0, *tensor.integer(_TENSOR_TYPE)][-1]
+    kind = [0, *tensor.integers(_TENSOR_TYPE, repeated=False)][-1]
     return tensor.text(_TENSOR_NAME), Tensor(kind, tuple(tensor.integers(_TENSOR_SHAPE)), message)
 
 
