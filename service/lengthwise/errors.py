@@ -37,7 +37,8 @@ Only the text given to a `RequestError` reaches a client; its cause is in the lo
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.util import find_spec
@@ -141,11 +142,31 @@ class NotVerified(ModelError):
     """A model could not be verified now; a later scan tries it again."""
 
 
-def lacks_memory(error: Exception) -> bool:
+def _lacks_memory(error: Exception) -> bool:
     """Whether an error looks as if a library had too little memory now, of the machine or of a GPU."""
     return isinstance(error, (MemoryError, NotVerified)) or any(
         sign in str(error) for sign in (*OUT_OF_MEMORY, *OUT_OF_DEVICE_MEMORY)
     )
+
+
+@contextmanager
+def as_model_errors(problem: str, *unchanged: type[Exception]) -> Iterator[None]:
+    """Turns the errors of the block into a ModelError: onnxruntime's exceptions have no common base of their own.
+
+    Args:
+        problem: What could not be done; the text of the error follows it in the message.
+        unchanged: Classes of errors that are raised as they are.
+
+    Raises:
+        ModelError: The block raised an error.
+        NotVerified: It did because memory is short now.
+    """  # noqa: DOC502 - an expression chooses the class, which the rule cannot read
+    try:
+        yield
+    except unchanged:
+        raise
+    except Exception as error:
+        raise (NotVerified if _lacks_memory(error) else ModelError)(f"{problem}: {error}") from error
 
 
 class ServerUnreachable(LengthwiseError, ConnectionError):

@@ -19,7 +19,7 @@ from lengthwise.batching import buckets
 from lengthwise.batching.buckets import DEVICE_STEPS, BucketedCosts
 from lengthwise.batching.cost import CostTable
 from lengthwise.batching.limits import BatchLimits
-from lengthwise.errors import ConfigurationError
+from lengthwise.errors import ConfigurationError, ModelError
 from lengthwise.padding import pad
 from lengthwise.repository import loading, verifier
 from lengthwise.repository.contents import Repository
@@ -184,7 +184,7 @@ def test_cuda_where_it_cannot_be_had_ends_the_start():
 
 
 def test_a_model_whose_nodes_would_run_elsewhere_is_not_served(folder: Path):
-    with pytest.raises(loading.ModelError):
+    with pytest.raises(ModelError):
         loading.load(directory(folder), LIMITS, devices=[ELSEWHERE])
 
 

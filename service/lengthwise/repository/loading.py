@@ -17,13 +17,13 @@ from lengthwise.batching import buckets
 from lengthwise.batching.buckets import BatchShape, BucketedCosts, Buckets
 from lengthwise.batching.cost import CostTable
 from lengthwise.batching.limits import BatchLimits
-from lengthwise.errors import ModelError, NotVerified, lacks_memory
+from lengthwise.errors import NotVerified, as_model_errors
 from lengthwise.files import bundled_models
 from lengthwise.padding import PaddedBatch
 from lengthwise.repository import stored_measurements, verifier
 from lengthwise.repository.contents import DirectoryState
 from lengthwise.repository.stopping import Stopping
-from lengthwise.repository.verifier import VerificationTask, Verifier
+from lengthwise.repository.verifier import Verification, VerificationTask, Verifier
 from lengthwise.runtime import answers
 from lengthwise.runtime.answers import Answer
 from lengthwise.runtime.manifest import (
@@ -118,66 +118,62 @@ def load(
     Raises:
         ModelError: The model must not be served, or cannot be run here; the message says why.
         NotVerified: It would be served by other kernels than those that were verified, or memory is short now.
-    """  # noqa: DOC502 - an expression chooses the class, which the rule cannot read
-    # 1. Verify it, and open a session with the kernels that were verified.
+    """  # noqa: DOC502 - what it calls raises the first one
+    # 1. Read, verify with the kernels that will serve, and measure; maybe in another process (`verifier.verify`)
     task = VerificationTask.read(directory, limits, budget_seconds, devices, most_bytes)
-    manifest = task.manifest
     started = time.monotonic()
     verification = verify(task, stopping or Stopping())
     seconds = time.monotonic() - started
+    # 2. Open a session with the kernels that were verified
     session = verification.session or task.open(plain=verification.kernels == ONNXRUNTIME)
     if session.kernels != verification.kernels:
         raise NotVerified(  # as where there was too little memory for the kernels: a later scan tries it again
-            f"{manifest.key}: it was verified with the recurrent kernels of {verification.kernels}, and those of "
+            f"{task.manifest.key}: it was verified with the recurrent kernels of {verification.kernels}, and those of "
             f"{session.kernels} would serve it"
         )
-    # 2. Store the results for the next load.
+    # 3. Store the results for the next load
     if not directory.is_relative_to(bundled_models()):  # an installation is not changed
-        try:
-            if verification.cases:
-                conditions = promises.conditions(manifest, session)
-                promises.store(directory, conditions, verification.promise, verification.cases)
-            if verification.choice is not None:
-                stored_measurements.write(directory / stored_measurements.KERNELS_FILE, **verification.choice)
-            if verification.measured is not None:
-                stored_measurements.write(
-                    directory / stored_measurements.COSTS_FILE, verification.measured, table=verification.costs
-                )
-        except OSError as error:
-            log.info(
-                "%s cannot be written (%s): every start verifies and measures it again, which took %.1f s; one start "
-                "that may write there keeps the results",
-                directory,
-                error.strerror,
-                seconds,
-            )
-    # 3. On a device, choose the shapes of batches, and run the first of them.
+        _store(directory, task.manifest, session, verification, seconds)
+    # 4. On a device, choose the shapes of batches, and run the first of them
     usual_lengths = _lengths(task.examples)
-    try:
+    with as_model_errors(f"{task.manifest.key}: the graph cannot be run here"):
         cost = CostTable.from_json(dict(verification.costs), clock=session.clock)
-        shapes, cold = None, list[BatchShape]()
-        if session.bound:
-            shapes, cold = _warm_up(
-                session, cost, manifest, task.limits, usual_lengths, seconds=WARM_UP * budget_seconds
-            )
-            cost = BucketedCosts(cost, shapes)
-    except Exception as error:  # onnxruntime's exceptions have no common base of their own
-        raise (NotVerified if lacks_memory(error) else ModelError)(
-            f"{manifest.key}: the graph cannot be run here: {error}"
-        ) from error
+        shapes, cold = _warm_up(session, cost, task, usual_lengths) if session.bound else (None, [])
     return LoadedModel(
-        manifest,
+        task.manifest,
         session,
-        cost,
+        cost if shapes is None else BucketedCosts(cost, shapes),
         graph_bytes(directory_state(directory)),
         verification.promise,
         shapes,
         verification.steady,
-        Golden.of(task.golden, manifest),
+        Golden.of(task.golden, task.manifest),
         task.examples,
         usual_lengths,
         cold,
     )
+
+
+def _store(directory: Path, manifest: Manifest, session: Session, verification: Verification, seconds: float) -> None:
+    """Stores what a verification of so many `seconds` measured in the model directory, if it can be written."""
+    try:
+        if verification.cases:
+            conditions = promises.conditions(manifest, session)
+            promises.store(directory, conditions, verification.promise, verification.cases)
+        if verification.choice is not None:
+            stored_measurements.write(directory / stored_measurements.KERNELS_FILE, **verification.choice)
+        if verification.measured is not None:
+            stored_measurements.write(
+                directory / stored_measurements.COSTS_FILE, verification.measured, table=verification.costs
+            )
+    except OSError as error:
+        log.info(
+            "%s cannot be written (%s): every start verifies and measures it again, which took %.1f s; one start "
+            "that may write there keeps the results",
+            directory,
+            error.strerror,
+            seconds,
+        )
 
 
 def _lengths(examples: bytes | None) -> list[int]:
@@ -192,21 +188,16 @@ def _lengths(examples: bytes | None) -> list[int]:
 
 
 def _warm_up(
-    session: Session,
-    cost: CostTable,
-    manifest: Manifest,
-    limits: BatchLimits,
-    usual_lengths: Sequence[int],
-    *,
-    seconds: float,
+    session: Session, cost: CostTable, task: VerificationTask, usual_lengths: Sequence[int]
 ) -> tuple[Buckets, list[BatchShape]]:
-    """Chooses the shapes of batches on a device, and runs the first ones for at most about `seconds`.
+    """Chooses the shapes of batches on a device, and runs the first ones for about `WARM_UP * budget_seconds` at most.
 
     The first ones have the widths of `usual_lengths`, if there are any.
 
     Returns:
         The chosen buckets, and the shapes that have not run.
     """
+    manifest, limits = task.manifest, task.limits
     limits = buckets.lowered(cost, limits) if limits.by_table else limits
     chosen = buckets.choose(
         cost, limits, max_length=manifest.max_length, min_length=manifest.min_length, multiple=manifest.width_multiple
@@ -215,7 +206,7 @@ def _warm_up(
     first = chosen.first_shapes(usual_lengths)
     # The largest, and the one with most rows, before the others: then no buffer grows for a later one.
     first = [*dict.fromkeys((first[0], max(first), *first))][: buckets.BEFORE_READY]
-    ran = session.warm_up(first, seconds=seconds)
+    ran = session.warm_up(first, seconds=WARM_UP * task.budget_seconds)
     message = "%s on %s: batches have up to %d rows and %d steps; %d of %d shapes ran, others run at rest"
     log.info(message, manifest.key, session.provider, limits.rows, limits.padded_steps, ran, len(shapes))
     return chosen, [shape for shape in shapes if shape not in first[:ran]]

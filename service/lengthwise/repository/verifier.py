@@ -1,6 +1,6 @@
 """Verifies one model: whether it may be served here, under which promise, and with which predicted costs.
 
-    graph and weights ──> session ──> rows, golden sequences, promise ──> odd values ──> costs
+    read ──> choose kernels ──> verify: golden sequences, promise, odd values ──> measure costs
 
 Everything uses bytes that were read once and compared with their digests (`VerificationTask`), so what is verified is
 what will run. `verify` runs in the calling process, `verification_process` in another, which may hang, crash or run out
@@ -22,7 +22,7 @@ from lengthwise import files
 from lengthwise.batching.cost import CostTable
 from lengthwise.batching.cost_measurement import MOST_RUNS, measure
 from lengthwise.batching.limits import BatchLimits
-from lengthwise.errors import ModelError, NotVerified, VerificationError, lacks_memory
+from lengthwise.errors import ModelError, NotVerified, VerificationError, as_model_errors
 from lengthwise.padding import Steps, batches, pad, rounded_width
 from lengthwise.repository import kernel_choice, stored_measurements
 from lengthwise.repository.stopping import Stopped, Stopping
@@ -34,6 +34,7 @@ from lengthwise.runtime.provider import Device
 from lengthwise.runtime.session import Session
 from lengthwise.verification import promises
 from lengthwise.verification.golden import Golden
+from lengthwise.verification.measurement import Case
 
 # Written by a load beside the model, in the order of the last fields of `VerificationTask`
 STORED_FILES: Final = (stored_measurements.COSTS_FILE, promises.FILE, stored_measurements.KERNELS_FILE)
@@ -142,55 +143,34 @@ Verifier = Callable[[VerificationTask, Stopping], Verification]  # `verify`, `Ve
 
 
 def verify(task: VerificationTask, stopping: Stopping) -> Verification:
-    """Verifies a model in this process and measures its costs.
+    """Verifies a model in this process and measures its costs, in the four steps of the module.
 
     Raises:
         ModelError: The model must not be served; the message says why.
         Stopped: The work was stopped.
         MemoryError: There is not enough memory for it.
-    """
-    # 1. What the exporter recorded, and the session
-    manifest, device = task.manifest, task.devices[0]
+    """  # noqa: DOC502 - what it calls raises them
+    manifest = task.manifest
+    # 1. Read what the exporter recorded, and the graph
     _check_recorded_cases(task.verification, manifest)
     session = task.open()
     try:
         graph = onnx_graph.read(task.graph)
     except ValueError as error:
         raise ModelError(f"{manifest.key}: {GRAPH_FILE} cannot be read as ONNX: {error}") from error
-    choice = None
-    try:
-        # 2. Which kernels serve
-        if device.timed and session.kernels != recurrent_kernels.ONNXRUNTIME:
-            session, choice = _choose_kernels(session, task, graph)
+    with as_model_errors(f"{manifest.key}: the graph cannot be run here", ModelError, Stopped, MemoryError):
+        # 2. Choose the kernels that serve: their bits are those that are verified
+        session, choice = choose_kernels(session, task, graph)
         check_rows(graph, session.kernels, manifest)
-        # 3. The golden sequences, the promise, and values that may crash
-        expected = Golden.of(task.golden, manifest)
-        stopping.check()
-        promise, cases = promises.promise_here(session, expected, manifest, task.promises, tf32=device.tf32)
-        stopping.check()
-        run_odd_values(session, manifest)
-        # 4. The costs: the stored table if it is valid here and right, else a measured one
-        conditions = stored_measurements.cost_conditions(manifest, session, task.limits)
-        stored = stored_measurements.read(
-            task.costs,
-            conditions,
-            lambda content: CostTable.from_json(content["table"]),
-            stored_measurements.COSTS_FILE,
-        )
-        cost = measure_cost(
-            session, manifest, task.limits, budget_seconds=task.budget_seconds, stopping=stopping, stored=stored
-        )
-    except (ModelError, Stopped, MemoryError):
-        raise
-    except Exception as error:  # onnxruntime's exceptions have no common base of their own
-        raise (NotVerified if lacks_memory(error) else ModelError)(
-            f"{manifest.key}: the graph cannot be run here: {error}"
-        ) from error
+        # 3. Verify the answers
+        promise, cases = check_answers(session, task, stopping)
+        # 4. Measure the costs
+        cost, conditions = _find_cost(session, task, stopping)
     return Verification(
         promise=promise,
         cases=tuple(case.as_json() for case in cases),
         costs=cost.to_json(),
-        measured=None if cost is stored else conditions,
+        measured=conditions,
         steady=data_dependence.has_steady_time(graph),
         kernels=session.kernels,
         choice=choice,
@@ -198,21 +178,58 @@ def verify(task: VerificationTask, stopping: Stopping) -> Verification:
     )
 
 
-def _choose_kernels(
-    with_kernels: Session, task: VerificationTask, graph: Graph
-) -> tuple[Session, dict[str, Any] | None]:
-    """Chooses the kernels that serve a model, by their speed; Lengthwise's, if onnxruntime's must not serve it.
+def choose_kernels(session: Session, task: VerificationTask, graph: Graph) -> tuple[Session, dict[str, Any] | None]:
+    """Chooses the kernels that serve a model: on a timed CPU the faster ones, else those that `session` has.
+
+    Lengthwise's serve in any case where onnxruntime's must not: at int8 these would dequantise the weights, which gives
+    other numbers and another promise; and they may crash without rows.
 
     Returns:
-        The session; and what to store in `kernels.json`, or None if there is nothing new to store.
+        The session with the chosen kernels; and what to store in `kernels.json`, or None if there is nothing new.
     """
-    if with_kernels.integer:  # with onnxruntime's the weights are dequantised: other numbers, and another promise
-        return with_kernels, None
+    if not task.devices[0].timed or session.kernels == recurrent_kernels.ONNXRUNTIME or session.integer:
+        return session, None
     try:
         check_rows(graph, recurrent_kernels.ONNXRUNTIME, task.manifest)
     except ModelError:
-        return with_kernels, None
-    return kernel_choice.choose(with_kernels, lambda: task.open(plain=True), task.manifest, task.kernels)
+        return session, None
+    return kernel_choice.choose(session, lambda: task.open(plain=True), task.manifest, task.kernels)
+
+
+def check_answers(session: Session, task: VerificationTask, stopping: Stopping) -> tuple[Promise, list[Case]]:
+    """Checks the golden sequences and the promise, and that no values crash the graph; see `promises.promise_here`.
+
+    Returns:
+        The promise; and the measured cases, to be stored with it: none unless the model was verified again.
+
+    Raises:
+        VerificationError: The answers are not those that were verified.
+        Stopped: The work was stopped.
+    """  # noqa: DOC502 - what it calls raises them
+    manifest = task.manifest
+    expected = Golden.of(task.golden, manifest)
+    stopping.check()
+    verified = promises.promise_here(session, expected, manifest, task.promises, tf32=task.devices[0].tf32)
+    stopping.check()
+    run_odd_values(session, manifest)
+    return verified
+
+
+def _find_cost(
+    session: Session, task: VerificationTask, stopping: Stopping
+) -> tuple[CostTable, dict[str, str | int] | None]:
+    """Returns the stored cost table if it is valid here and right, else a measured one with its conditions.
+
+    The conditions are None for the stored one, which need not be stored again.
+    """
+    conditions = stored_measurements.cost_conditions(task.manifest, session, task.limits)
+    stored = stored_measurements.read(
+        task.costs, conditions, lambda content: CostTable.from_json(content["table"]), stored_measurements.COSTS_FILE
+    )
+    cost = measure_cost(
+        session, task.manifest, task.limits, budget_seconds=task.budget_seconds, stopping=stopping, stored=stored
+    )
+    return cost, None if cost is stored else conditions
 
 
 def measure_cost(

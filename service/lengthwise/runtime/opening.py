@@ -18,7 +18,7 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from lengthwise.errors import ModelError, NotVerified, lacks_memory
+from lengthwise.errors import ModelError, as_model_errors
 from lengthwise.padding import pad, rounded_width
 from lengthwise.runtime import fixed_kernels, placement, recurrent_kernels
 from lengthwise.runtime.graph_inputs import feed, zero_batch
@@ -84,16 +84,12 @@ def open_graph(source: Source, manifest: Manifest, threads: int, device: Device)
 
     Raises:
         ModelError: onnxruntime cannot load the graph. With too little memory for it, it is a NotVerified.
-    """  # noqa: DOC502 - one of the two is chosen
+    """  # noqa: DOC502 - `as_model_errors` raises it
     # 1. The plain session
     if onnxruntime is None:
         check_packages(find())
-    try:
+    with as_model_errors(f"{manifest.key}: onnxruntime cannot load the graph"):
         plain = _open_in(source, _options(threads, device.provider), device)
-    except Exception as error:  # onnxruntime's exceptions have no common base of their own
-        raise (NotVerified if lacks_memory(error) else ModelError)(
-            f"{manifest.key}: onnxruntime cannot load the graph: {error}"
-        ) from error
     if device.provider != CPU_DEVICE.provider:
         _check_placement(plain, device.provider.execution_provider, manifest)
     # 2. A session with Lengthwise's kernels, if they can run the graph
