@@ -6,8 +6,10 @@ import asyncio
 import math
 import re
 import time
+from collections.abc import Callable, Coroutine
 from contextlib import closing
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Self, TypeVar
+from functools import wraps
+from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, Final, Generic, ParamSpec, Self, TypeVar
 
 from lengthwise.api import Predictions
 from lengthwise.client.bodies import PreparedSequences, ServerLimits, prepare
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
 
 
 Transport = TypeVar("Transport")
+P = ParamSpec("P")
 
 _KEY: Final = re.compile(r"[!-~]([ -~]*[!-~])?")
 DEFAULT_TIMEOUT_SECONDS: Final = 30.0
@@ -115,20 +118,31 @@ class _AnyClient(Generic[Transport]):
         self._retries = retries
         self._limits: ServerLimits | None = None  # asked for at the first call
         self._is_asking = False  # whether a call is asking for them
-        headers = {} if key is None else {"authorization": f"Bearer {key}"}
-        try:
-            mounts = _NO_PROXIES if is_loopback(httpx2.URL(base_url).host) else None
-            options = {"verify": verify, "transport": transport, "timeout": self._timeout, "mounts": mounts}
-            self._connections: Any = getattr(httpx2, self._httpx_class)(base_url=base_url, headers=headers, **options)
-        except (httpx2.InvalidURL, UnicodeError) as error:
-            raise ConfigurationError(f"the address of the server is not valid, got {base_url!r}: {error}") from error
-        except OSError as error:  # httpx2 takes the path of a file, too
-            raise ConfigurationError(f"verify={verify!r} cannot be read as certificates: {error}") from error
-        if self._connections.base_url.scheme not in ("http", "https"):
-            raise ConfigurationError(f"the address of the server must start with http:// or https://, got {base_url!r}")
+        self._connections = self._open_connections(base_url, key, verify, transport)
         proxy = "" if transport is not None else proxy_of(str(self._connections.base_url))
         self._via = f" (through the proxy of {proxy})" if proxy else ""  # for messages
         self._way = self._via, self._connections.base_url.path.rstrip("/")  # what an `Answered` has of the client
+
+    def _open_connections(
+        self, base_url: str, key: str | None, verify: bool | ssl.SSLContext, transport: Transport | None
+    ) -> Any:
+        """Makes the client of httpx2, which opens a connection when it is used.
+
+        Raises:
+            ConfigurationError: The address or the certificates are wrong.
+        """
+        headers = {} if key is None else {"authorization": f"Bearer {key}"}
+        try:
+            mounts = _NO_PROXIES if is_loopback(self._httpx.URL(base_url).host) else None
+            options = {"verify": verify, "transport": transport, "timeout": self._timeout, "mounts": mounts}
+            connections = getattr(self._httpx, self._httpx_class)(base_url=base_url, headers=headers, **options)
+        except (self._httpx.InvalidURL, UnicodeError) as error:
+            raise ConfigurationError(f"the address of the server is not valid, got {base_url!r}: {error}") from error
+        except OSError as error:  # httpx2 takes the path of a file, too
+            raise ConfigurationError(f"verify={verify!r} cannot be read as certificates: {error}") from error
+        if connections.base_url.scheme not in ("http", "https"):
+            raise ConfigurationError(f"the address of the server must start with http:// or https://, got {base_url!r}")
+        return connections
 
     def __repr__(self) -> str:
         """`<lengthwise.Client http://localhost:8000>`; without the key."""
@@ -171,6 +185,12 @@ class _AnyClient(Generic[Transport]):
         names = versions.get(known_version)
         input_sequences = sequences_of(sequences, layout, ColumnNames(inputs=tuple(names or ())), padding=padding)
         return input_sequences, prepare(input_sequences, self._limits)
+
+    def _prepare(self, sequences: Any, layout: Layout, padding: Padding | None) -> Exchange[PreparedSequences]:
+        """The exchange of `prepare`."""
+        deadline = self._deadline(None)
+        _, prepared = yield from self._prepared(sequences, layout, padding, self._model, self._version, deadline)
+        return prepared
 
     def _predict(
         self,
@@ -363,10 +383,7 @@ class Client(_AnyClient["httpx2.BaseTransport"]):
         self, sequences: Any, *, layout: Layout = "steps-first", padding: Padding | None = None
     ) -> PreparedSequences:
         """Encodes sequences once, to `predict` them several times: of other models, or again."""
-        _, prepared = self._run(
-            self._prepared(sequences, layout, padding, self._model, self._version, self._deadline(None))
-        )
-        return prepared
+        return self._run(self._prepare(sequences, layout, padding))
 
     def get(self, path: str) -> Any:
         """`GET` of any path of the server, such as `/healthz`: the JSON of the answer, or its text."""
@@ -407,6 +424,20 @@ class Client(_AnyClient["httpx2.BaseTransport"]):
                     result = self._failure(error, request)
 
 
+def _awaited(
+    method: Callable[Concatenate[Any, P], Result],
+) -> Callable[Concatenate[Any, P], Coroutine[Any, Any, Result]]:
+    """A method of `Client` as one of `AsyncClient`, whose `_run` is a coroutine."""
+
+    @wraps(method)
+    async def coroutine(client: Any, /, *arguments: P.args, **options: P.kwargs) -> Result:
+        """Calls the method, and awaits what it returns."""
+        exchange: Any = method(client, *arguments, **options)
+        return await exchange  # type: ignore[no-any-return]  # it has the type that the method says
+
+    return coroutine
+
+
 class AsyncClient(_AnyClient["httpx2.AsyncBaseTransport"]):
     """`Client` for asyncio: the same arguments, and the same methods as coroutines.
 
@@ -415,62 +446,10 @@ class AsyncClient(_AnyClient["httpx2.AsyncBaseTransport"]):
 
     _httpx_class = "AsyncClient"
 
-    async def predict(
-        self,
-        sequences: Any,
-        *,
-        attention: bool = False,
-        model: str | None = None,
-        version: str | int | None = None,
-        timeout: float | None = None,
-        priority: int = 0,
-        layout: Layout = "steps-first",
-        padding: Padding | None = None,
-    ) -> Predictions:
-        """Answers sequences of different lengths, in their order: `Client.predict` as a coroutine.
-
-        Args:
-            sequences: The sequences, in any form that `Client.predict` takes.
-            attention: Whether to return the attention weights.
-            model: The model; default: that of the client.
-            version: Its version; default: that of the client.
-            timeout: Seconds that the call may take; default: that of the client.
-            priority: 0 to 9; higher runs first.
-            layout: `channels-first` for arrays `[features, length]`, such as those of aeon and sktime.
-            padding: `zeros` or `nan` cuts such steps off the end of each sequence.
-
-        Returns:
-            One prediction for each sequence; a list with `model`, `version` and `labels`.
-
-        Raises:
-            InvalidSequences: The model does not accept some sequences; `indices` are theirs.
-            DeadlineExceeded: The timeout has passed.
-            ServerUnreachable: The server gave no answer.
-            RequestError: Any other refusal, such as `QueueFull` and `ModelNotFound`.
-            ConfigurationError: An argument is wrong.
-
-        Example:
-            >>> async with lengthwise.AsyncClient("http://localhost:8000") as client:
-            ...     predictions = await client.predict([np.zeros((19, 12))])
-        """  # noqa: DOC502 - what it calls raises them
-        return await self._run(self._predict(sequences, layout, padding, attention, model, version, timeout, priority))
-
-    async def prepare(
-        self, sequences: Any, *, layout: Layout = "steps-first", padding: Padding | None = None
-    ) -> PreparedSequences:
-        """Encodes sequences once, to `predict` them several times: of other models, or again."""
-        _, prepared = await self._run(
-            self._prepared(sequences, layout, padding, self._model, self._version, self._deadline(None))
-        )
-        return prepared
-
-    async def get(self, path: str) -> Any:
-        """`GET` of any path of the server, such as `/healthz`: the JSON of the answer, or its text."""
-        return await self._run(self._call("GET", path, None))
-
-    async def post(self, path: str, document: Any = None) -> Any:
-        """`POST` of a JSON document, with NumPy arrays in it, to any path: the JSON of the answer, or its text."""
-        return await self._run(self._call("POST", path, document))
+    predict = _awaited(Client.predict)
+    prepare = _awaited(Client.prepare)
+    get = _awaited(Client.get)
+    post = _awaited(Client.post)
 
     async def aclose(self) -> None:
         """Closes the connections."""
