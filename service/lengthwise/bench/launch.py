@@ -143,16 +143,9 @@ def running(
         try:
             if cores is not None:
                 os.sched_setaffinity(process.pid, cores)
-            # Waits until it is ready.
             target = ServerAddress("127.0.0.1", port)
-            deadline = time.monotonic() + READY_SECONDS
-            while not _is_ready(target, ready_path):
-                problem = "ended" if process.poll() is not None else remote.refusals(target)
-                if problem is None and time.monotonic() > deadline:
-                    problem = f"was not ready within {READY_SECONDS:.0f} s"
-                if problem is not None:
-                    raise ConfigurationError(failure(problem))
-                time.sleep(0.02)
+            if (problem := _wait_until_ready(process, target, ready_path)) is not None:
+                raise ConfigurationError(failure(problem))
             try:
                 yield Running(target, process.pid)
             except ConfigurationError as error:  # perhaps since the server ended: then its output tells why
@@ -163,6 +156,18 @@ def running(
                 raise ConfigurationError(failure(f"ended with code {process.returncode} under load")) from error
         finally:
             _stop(process)
+
+
+def _wait_until_ready(process: subprocess.Popen[bytes], target: ServerAddress, path: str) -> str | None:
+    """Waits until a server answers a path with 200; returns why it does not, if it has ended or takes too long."""
+    deadline = time.monotonic() + READY_SECONDS
+    problem = None
+    while problem is None and not _is_ready(target, path):
+        problem = "ended" if process.poll() is not None else remote.refusals(target)
+        if problem is None and time.monotonic() > deadline:
+            problem = f"was not ready within {READY_SECONDS:.0f} s"
+        time.sleep(0.02)
+    return problem
 
 
 def _is_ready(target: ServerAddress, path: str) -> bool:

@@ -14,6 +14,7 @@ import click
 import orjson
 from pydantic import Field
 from rich.console import Console
+from rich.progress import Progress, TaskID
 
 from lengthwise.commands.command import Command
 from lengthwise.commands.data_options import DataOptions
@@ -172,70 +173,52 @@ class ScoringRun:
             ConfigurationError: The source cannot be read, or has no record, or `scored` is not of an earlier run of the
                 same kind.
         """  # noqa: DOC502 - what it calls raises them
-        from lengthwise.scoring import offline
-
         manifest = self.model.loaded.manifest
         summary = Summary(manifest.key)
         with progress_bar(console) as progress:
-            task = progress.add_task("scoring", total=1.0, note="")
-            read_share = 0.0
-
-            def advance(share: float) -> None:
-                """Keeps the share of the source that was read so far."""
-                nonlocal read_share
-                read_share = share
-
+            shown = _ShownProgress(summary, progress, progress.add_task("scoring", total=1.0, note=""))
             # Records, read when the batches need them
             source_reading = reading or dataset.Reading()
             columns = replace(source_reading.columns, inputs=manifest.input.names or ())
             source_reading = replace(source_reading, per_step=manifest.task == "per-step", columns=columns)
-            entries = validated(dataset.entries(source, manifest.input.kind, advance, source_reading), manifest)
+            entries = validated(dataset.entries(source, manifest.input.kind, shown.advance, source_reading), manifest)
             if resume:
                 self._pass_over(entries, scored, summary)
                 console.print(
                     f"{scored.lines:,} records were scored before; continuing after them", style="dim", soft_wrap=True
                 )
             # Batches, with figures and progress
-            started = last_drawn = time.monotonic()
-
-            def draw(batch: ScoredBatch) -> None:
-                """Counts a batch, and shows the progress unless it was shown a moment ago."""
-                nonlocal last_drawn
-                summary.count_batch(batch)
-                summary.seconds = time.monotonic() - started
-                if started + summary.seconds - last_drawn > _REDRAWN_SECONDS:
-                    last_drawn = started + summary.seconds
-                    progress.update(task, note=summary.note(), refresh=True)
-
-            def count_seconds(part: str, seconds: float) -> None:
-                """Adds processor time to a part of the run, one of `PARTS`."""
-                summary.cpu_seconds[part] += seconds
-
-            chunks = _timed(
-                chunked(entries, lambda: read_share, stop_at_bad=self.stop), partial(count_seconds, "reading")
-            )
-            results_of_chunks = offline.answer_all(
-                self.model.loaded,
-                ((chunk, chunk.items) for chunk in chunks),
-                limits=self.model.limits,
-                threads=self.model.threads,
-                attention=self.attention,
-                on_batch=draw,
-                on_plan=partial(count_seconds, "planning"),
-            )
-            for chunk, results in results_of_chunks:
+            shown.start()
+            for chunk, results in self._answered(entries, shown):
                 if summary.records == summary.resumed:  # the first chunk
                     for doubt in doubts([item.steps for item in chunk.items]):
                         console.print(f"warning: {source}: {doubt}", markup=False, highlight=False, soft_wrap=True)
                 writing_started = time.thread_time()
                 self._write(chunk, results, scored, summary, entries)
-                count_seconds("writing", time.thread_time() - writing_started)
-                progress.update(task, completed=chunk.read)
+                summary.cpu_seconds["writing"] += time.thread_time() - writing_started
+                progress.update(shown.task, completed=chunk.read)
             scored.finish()
         if not summary.records:
             raise ConfigurationError(f"{source}: there is no record in it")
-        summary.seconds = time.monotonic() - started
+        summary.seconds = time.monotonic() - shown.started
         return summary
+
+    def _answered(
+        self, entries: Iterator[InputRecord], shown: _ShownProgress
+    ) -> Iterator[tuple[Chunk, list[ScoringResult]]]:
+        """Runs the model on the records; yields them in chunks with their results, and shows the progress."""
+        from lengthwise.scoring import offline
+
+        chunks = chunked(entries, lambda: shown.read_share, stop_at_bad=self.stop)
+        return offline.answer_all(
+            self.model.loaded,
+            ((chunk, chunk.items) for chunk in _timed(chunks, partial(shown.count_seconds, "reading"))),
+            limits=self.model.limits,
+            threads=self.model.threads,
+            attention=self.attention,
+            on_batch=shown.draw,
+            on_plan=partial(shown.count_seconds, "planning"),
+        )
 
     def _pass_over(self, entries: Iterator[InputRecord], scored: PredictionFile, summary: Summary) -> None:
         """Skips the records that an earlier run scored, counts its predictions, and compares the ids of both.
@@ -294,6 +277,39 @@ class ScoringRun:
             lines.append(orjson.dumps(line, option=_LINE))
             summary.count(_label(entry), line, manifest.labels, manifest.task)
         scored.write(lines)
+
+
+@dataclass(slots=True)
+class _ShownProgress:
+    """The bar of a run: the share of the source that was read, and the figures so far, drawn now and then."""
+
+    summary: Summary
+    progress: Progress
+    task: TaskID
+    read_share: float = 0.0
+    started: float = 0.0  # seconds of `time.monotonic`
+    last_drawn: float = 0.0
+
+    def start(self) -> None:
+        """Begins to count the seconds of the run."""
+        self.started = self.last_drawn = time.monotonic()
+
+    def advance(self, share: float) -> None:
+        """Keeps the share of the source that was read so far."""
+        self.read_share = share
+
+    def draw(self, batch: ScoredBatch) -> None:
+        """Counts a batch, and shows the progress unless it was shown a moment ago."""
+        now = time.monotonic()
+        self.summary.count_batch(batch)
+        self.summary.seconds = now - self.started
+        if now - self.last_drawn > _REDRAWN_SECONDS:
+            self.last_drawn = now
+            self.progress.update(self.task, note=self.summary.note(), refresh=True)
+
+    def count_seconds(self, part: str, seconds: float) -> None:
+        """Adds processor time to a part of the run, one of `PARTS`."""
+        self.summary.cpu_seconds[part] += seconds
 
 
 def _timed(items: Iterator[T], count_seconds: Callable[[float], object]) -> Iterator[T]:

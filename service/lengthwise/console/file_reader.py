@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import resource
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
@@ -18,7 +19,7 @@ from typing import Any, Final
 import orjson
 
 from lengthwise.datasets.column_roles import ColumnNames, Roles, has_no_header, header_hint
-from lengthwise.datasets.dataset import BadRecord, Reading, StepKind, entries, open_parquet
+from lengthwise.datasets.dataset import BadRecord, Reading, Record, StepKind, entries, open_parquet
 from lengthwise.datasets.tails import doubts
 from lengthwise.errors import Causes, ConfigurationError
 from lengthwise.repository import modest
@@ -74,28 +75,26 @@ def read(
         padding=padding,
         taken=tables.append,
     )
-    sequences, left_out, problems = _within_limits(path, kind, most_values, reading)
-    return {
-        "sequences": sequences,
-        "left_out": left_out,
-        "problems": problems.lines(MOST_PROBLEMS),
-        "doubts": [*warnings, *doubts([sequence["steps"] for sequence in sequences])],
+    answer = _within_limits(entries(path, kind, reading=reading), most_values, f"{path.parent}/")
+    return answer | {
+        "doubts": [*warnings, *doubts([sequence["steps"] for sequence in answer["sequences"]])],
         "taken": "".join(notes).removeprefix(f"{path}: "),
         "columns": {name: value for roles in tables[:1] for name, value in asdict(roles).items() if name != "float_ids"}
         or None,
     }
 
 
-def _within_limits(
-    path: Path, kind: StepKind, most_values: int, reading: Reading
-) -> tuple[list[dict[str, Any]], int, Causes]:
-    """The sequences of a file until there are too many values or sequences, how many follow, and what is wrong."""
+def _within_limits(records: Iterator[Record | BadRecord], most_values: int, folder: str) -> dict[str, Any]:
+    """Takes records until there are too many values or sequences; counts the sequences after that.
+
+    Returns `sequences`, `left_out` and `problems`, in whose texts `folder` is left out.
+    """
     sequences: list[dict[str, Any]] = []
     problems = Causes()
     left_out = values = 0
-    for record in entries(path, kind, reading=reading):
+    for record in records:
         if isinstance(record, BadRecord):
-            problems.add(str(record.error).replace(f"{path.parent}/", "")[:MOST_CHARACTERS])
+            problems.add(str(record.error).replace(folder, "")[:MOST_CHARACTERS])
             continue
         # A long label takes as much of the answer as some values do.
         values += record.steps.size + len(orjson.dumps(record.label)) // _VALUE_BYTES
@@ -103,7 +102,7 @@ def _within_limits(
             left_out += 1
         else:
             sequences.append({"id": record.id[:MOST_CHARACTERS], "label": record.label, "steps": record.steps})
-    return sequences, left_out, problems
+    return {"sequences": sequences, "left_out": left_out, "problems": problems.lines(MOST_PROBLEMS)}
 
 
 def _check_groups(path: Path) -> None:

@@ -153,26 +153,16 @@ def assign_roles(names: Collection[str], chosen: ColumnNames) -> Roles:
         ConfigurationError: A column that the caller names is missing; no column is left for the features; or a column
             would be a feature and have a role, too.
     """
-    for name in chosen.all:
-        if name not in names:
-            raise ConfigurationError(
-                f"there is no column {name!r}{nearest(name, names)}; the columns are {listed(names)}"
-            )
+    if (missing := next((name for name in chosen.all if name not in names), None)) is not None:
+        raise ConfigurationError(
+            f"there is no column {missing!r}{nearest(missing, names)}; the columns are {listed(names)}"
+        )
     # 1. Roles by names
     input_names = {*(chosen.inputs or ())}
     other_names = [name for name in names if name not in input_names]
     column_of_role = {role: _column_for(role, other_names, chosen) for role in _NAMES}
     # 2. Levels of an index for the roles that are free
-    index_levels: Collection[str] = getattr(names, "levels", ())
-    date_levels: Collection[str] = getattr(names, "date_levels", ())
-    levels = [name for name in names if name in index_levels or _is_level(name, names)]
-    used_names = {*column_of_role.values(), *chosen.all, *input_names}
-    unused_levels = [name for name in levels if name not in used_names]
-    if len(levels) > 1 and unused_levels and column_of_role["id"] is None:
-        column_of_role["id"] = unused_levels.pop(0)
-    may_be_time = len(levels) > 1 or {*unused_levels}.issubset(date_levels)
-    if unused_levels and column_of_role["time"] is None and may_be_time:
-        column_of_role["time"] = unused_levels.pop()
+    levels = _assign_levels(column_of_role, names, {*chosen.all, *input_names})
     # 3. Features
     role_columns = {name for name in column_of_role.values() if name is not None}
     values = chosen.values
@@ -199,6 +189,25 @@ def assign_roles(names: Collection[str], chosen: ColumnNames) -> Roles:
     return Roles(
         column_of_role["id"], column_of_role["time"], column_of_role["label"], values, left_out, float_ids=float_ids
     )
+
+
+def _assign_levels(
+    column_of_role: dict[ColumnRole, str | None], names: Collection[str], used_names: set[str]
+) -> list[str]:
+    """Gives the roles id and time, where they are free, to levels of a pandas index without another use.
+
+    `used_names`: columns that the caller names, or the model's features. Returns all levels.
+    """
+    index_levels: Collection[str] = getattr(names, "levels", ())
+    date_levels: Collection[str] = getattr(names, "date_levels", ())
+    levels = [name for name in names if name in index_levels or _is_level(name, names)]
+    unused_levels = [name for name in levels if name not in {*used_names, *column_of_role.values()}]
+    if len(levels) > 1 and unused_levels and column_of_role["id"] is None:
+        column_of_role["id"] = unused_levels.pop(0)
+    may_be_time = len(levels) > 1 or {*unused_levels}.issubset(date_levels)
+    if unused_levels and column_of_role["time"] is None and may_be_time:
+        column_of_role["time"] = unused_levels.pop()
+    return levels
 
 
 def _more_labels(values: Sequence[str], columns: Collection[str]) -> list[str]:

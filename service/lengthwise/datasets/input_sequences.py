@@ -249,28 +249,12 @@ def read(
         if word not in words:
             raise ConfigurationError(f"{name} must be one of {', '.join(map(str, words))}, got {word!r}")
     columns = columns or ColumnNames()
-    # 1. Entries, by the form of the data: no table; a table with a column `steps`, or without
-    table = columns_of(data)
-    roles = data.roles if isinstance(data, InputSequences) else None
-    if table is None:
-        entries: Iterable[Any] = _entries(data, columns)
-    elif "steps" in table and not isinstance(table["steps"], np.ndarray):
-        fields = assign_roles(
-            TableColumns((name, table[name]) for name in table if name in ("id", "label", "steps")),
-            ColumnNames(values=("steps",)),
-        )
-        ids = {"id": long_table.ids_of(table["id"], "id")} if fields.float_ids else {}
-        entries = _rows({name: cells for name, cells in (table | ids).items() if name in _FIELDS})
-        roles = replace(fields, row="sequence", left_out=tuple(name for name in table if name not in _FIELDS))
+    # 1. Entries
+    entries: Iterable[Any]
+    if (table := columns_of(data)) is None:
+        entries, roles = _entries(data, columns), data.roles if isinstance(data, InputSequences) else None
     else:
-        try:
-            row_sequences, roles = table_sequences.sequences(table, columns, per_step=per_step, padding=padding)
-        except ConfigurationError as error:
-            advice = _HOW_TO_NAME if re.search(r"\((id|time|label|values)\)", str(error)) else ""
-            raise ConfigurationError(f"{error}{advice}") from error
-        entries = ({"id": sequence.id if roles.id else None, "steps": sequence} for sequence in row_sequences)
-    if table is not None and roles is not None and roles.float_ids:
-        log.warning("the ids in the column %r are whole numbers that became floats: 1.0 is read as 1", roles.id)
+        entries, roles = _entries_of_table(table, columns, per_step=per_step, padding=padding)
     # 2. Sequences, one of each entry
     results: list[InputSequence | str] = []
     for entry in entries:
@@ -370,6 +354,40 @@ def _entries(data: Any, columns: ColumnNames) -> Iterable[Any]:
             ]
         )
     return _tables(data, columns) or data
+
+
+def _entries_of_table(
+    table: TableColumns, columns: ColumnNames, **options: Any
+) -> tuple[Iterator[dict[str, Any]], Roles]:
+    """Splits a table to entries: with a column `steps` of lists each row, without it as `table_sequences` reads it.
+
+    `options` are `per_step` and `padding` of `read`.
+
+    Returns:
+        The entries, and the roles of the columns.
+
+    Raises:
+        ConfigurationError: It is not clear what the columns are.
+    """
+    if "steps" in table and not isinstance(table["steps"], np.ndarray):
+        fields = TableColumns((name, table[name]) for name in table if name in ("id", "label", "steps"))
+        roles = replace(
+            assign_roles(fields, ColumnNames(values=("steps",))),
+            row="sequence",
+            left_out=tuple(name for name in table if name not in _FIELDS),
+        )
+        ids = {"id": long_table.ids_of(table["id"], "id")} if roles.float_ids else {}
+        entries = _rows({name: cells for name, cells in (table | ids).items() if name in _FIELDS})
+    else:
+        try:
+            sequences, roles = table_sequences.sequences(table, columns, **options)
+        except ConfigurationError as error:
+            advice = _HOW_TO_NAME if re.search(r"\((id|time|label|values)\)", str(error)) else ""
+            raise ConfigurationError(f"{error}{advice}") from error
+        entries = ({"id": sequence.id if roles.id else None, "steps": sequence} for sequence in sequences)
+    if roles.float_ids:
+        log.warning("the ids in the column %r are whole numbers that became floats: 1.0 is read as 1", roles.id)
+    return entries, roles
 
 
 def _tables(data: Iterable[Any], columns: ColumnNames) -> Iterator[dict[str, Any]] | None:

@@ -183,7 +183,7 @@ def _sequences(
     ]
     mixed_count = sum(len(counts) > 1 for counts in label_counts)
     is_per_step = mixed_count > 0 if per_step is None else per_step or 2 * mixed_count > len(rows_of_sequence)
-    # The sequences; the label of each is its most frequent one, and a row with another label is a problem
+    # The sequences; the problem of each is its first wrong row, else a row with another label than most
     result = []
     for name, rows, counts in zip(number_of_id, rows_of_sequence, label_counts, strict=True):
         problem = next(((row, wrong[row]) for row in rows.tolist() if row in wrong), None) if wrong else None
@@ -191,18 +191,7 @@ def _sequences(
         if labels and is_per_step:
             label = [labels[row] for row in rows]
         elif counts:
-            usual_label = counts.most_common(1)[0][0]  # labels of any type are compared as texts
-            label = next(labels[row] for row in rows if str(labels[row]) == usual_label)
-            # A row may lack the label where the caller does not say what labels are for, and where it has no value
-            odd_row = next(
-                (
-                    row
-                    for row in rows.tolist()
-                    if str(labels[row]) not in (usual_label, "None")
-                    or (labels[row] is None and per_step is False and not np.isnan(values[row]).all())
-                ),
-                None,
-            )
+            label, odd_row = _usual_label(labels, rows, counts, () if per_step is None else values)
             if odd_row is not None and problem is None:
                 odd_label = "no label" if labels[odd_row] is None else f"the label {labels[odd_row]!r}"
                 reason = f"has {odd_label}, and {label!r} in its other rows: correct it"
@@ -210,6 +199,27 @@ def _sequences(
         places = np.searchsorted(np.sort(rows), rows).tolist()
         result.append(LongSequence(name, rows, values[rows], label, problem, roles, places))
     return result
+
+
+def _usual_label(
+    labels: Sequence[Any], rows: NDArray[np.intp], counts: Counter[str], values: Sequence[Any] | NDArray[Any]
+) -> tuple[Any, int | None]:
+    """Returns the most frequent label of a sequence, and its first row with another label; None if there is none.
+
+    Args:
+        labels: The label of each row of the table, of any type: they are compared as texts.
+        rows: The rows of the sequence.
+        counts: How often each label is in them, as a text.
+        values: The values of each row: one that has values must have a label, too. Empty if the caller does not say
+            what labels are for: then any row may lack one.
+    """
+    usual_label = counts.most_common(1)[0][0]
+    label = next(labels[row] for row in rows if str(labels[row]) == usual_label)
+    for row in rows.tolist():
+        lacks_label = labels[row] is None and len(values) and not np.isnan(values[row]).all()
+        if lacks_label or str(labels[row]) not in (usual_label, "None"):
+            return label, row
+    return label, None
 
 
 def ids_of(cells: Cells, name: str) -> list[str]:

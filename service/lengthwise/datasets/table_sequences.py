@@ -81,26 +81,36 @@ def sequences(
         first_value = next((value for cell in columns[name] if is_list(cell) for value in cell), None)
         if isinstance(first_value, str):
             raise ConfigurationError(long_table.no_numbers_message(name, first_value))
-    # The sequence of each row, or its problem
-    result = []
-    for row in range(len(columns[lists[0]])):
-        label = None if labels is None else [*labels[row]] if is_list(labels[row]) else labels[row]
-        steps: NDArray[Any] = np.empty((0, 1))
-        order: Sequence[int] = ()
-        try:
-            steps, order = _steps(
-                {name: columns[name][row] for name in (*roles.values, roles.time) if name},
-                roles.time,
-                options.get("padding"),
-            )
-            if isinstance(label, list) and len(label) == len(order):
-                label = [label[step] for step in order]
-        except (ValueError, ConfigurationError) as error:
-            wrong.setdefault(row, str(error))
-        problem = (row, wrong[row]) if row in wrong else None
-        name = str(row) if ids is None else ids[row]
-        result.append(long_table.LongSequence(name, np.array([row]), steps, label, problem, roles, order))
+    result = [
+        _row_sequence(columns, roles, row, str(row) if ids is None else ids[row], labels, wrong, options.get("padding"))
+        for row in range(len(columns[lists[0]]))
+    ]
     return result if options.get("per_step") else _with_single_labels(result), roles
+
+
+def _row_sequence(
+    columns: TableColumns,
+    roles: Roles,
+    row: int,
+    name: str,
+    labels: Sequence[Any] | None,
+    wrong: Mapping[int, str],
+    padding: Padding | None,
+) -> long_table.LongSequence:
+    """Makes the sequence of one row, with the id `name`; its problem is that in `wrong`, or why it cannot be read."""
+    label = None if labels is None else [*labels[row]] if is_list(labels[row]) else labels[row]
+    steps: NDArray[Any] = np.empty((0, 1))
+    order: Sequence[int] = ()
+    problem = wrong.get(row)
+    try:
+        cells = {column: columns[column][row] for column in (*roles.values, roles.time) if column}
+        steps, order = _steps(cells, roles.time, padding)
+    except (ValueError, ConfigurationError) as error:
+        problem = problem or str(error)
+    if isinstance(label, list) and len(label) == len(order):
+        label = [label[step] for step in order]
+    problem_of_row = None if problem is None else (row, problem)
+    return long_table.LongSequence(name, np.array([row]), steps, label, problem_of_row, roles, order)
 
 
 def _with_single_labels(sequences: Sequence[long_table.LongSequence]) -> list[long_table.LongSequence]:
