@@ -2,6 +2,7 @@ import gzip
 import importlib.util
 import json
 import sys
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -27,6 +28,22 @@ def series(tmp_path: Path, text: str) -> Path:
 
 def read(path: Path, kind: dataset.StepKind = "values") -> list[Record]:
     return list(dataset.read(path, kind))
+
+
+def test_a_format_is_known_by_its_line_in_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read_words(path: Path, *_: object) -> Iterator[Record]:
+        for number, line in enumerate(path.read_text().splitlines(), 1):
+            steps = np.array([[float(word)] for word in line.split()], dtype=np.float32)
+            yield Record(str(number), steps, None, f"{path}:{number}")
+
+    path, warnings = tmp_path / "D.WORDS", list[str]()
+    path.write_text("1 2 0\n3\n")
+    with pytest.raises(ConfigurationError, match="the name must end in one of"):
+        read(path)
+    monkeypatch.setattr(dataset, "FORMATS", (*dataset.FORMATS, dataset.DataFormat((".words",), False, read_words)))
+    reading = dataset.Reading(dataset.ColumnNames(id="x"), padding="zeros", warn=warnings.append)
+    assert [record.steps.tolist() for record in dataset.read(path, reading=reading)] == [[[1], [2]], [[3]]]
+    assert warnings == [f"{path}: --column is ignored: it names columns of a table, and this file has none"]
 
 
 def test_json_lines_are_records(tmp_path: Path) -> None:

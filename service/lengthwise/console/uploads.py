@@ -21,7 +21,6 @@ from lengthwise.connections.inflight import Hold, Inflight
 from lengthwise.datasets.column_roles import ColumnNames
 from lengthwise.datasets.record_fields import StepKind
 from lengthwise.datasets.tables import Padding
-from lengthwise.datasets.text_files import CSV_SUFFIXES
 from lengthwise.errors import (
     DeadlineExceeded,
     InvalidRequest,
@@ -34,7 +33,6 @@ from lengthwise.protocols.body import read_body
 from lengthwise.repository.modest import LEAST_BYTES, share_of_memory
 from lengthwise.settings import passed_to_children
 
-FORMATS: Final = (*CSV_SUFFIXES, ".jsonl", ".jsonl.gz", ".parquet", ".ts")
 READ_SECONDS: Final = 20.0
 MOST_VALUES: Final = 500_000  # of all sequences in the answer
 MEMORY_BYTES: Final = 2**30  # address space of the process that reads a file
@@ -86,9 +84,11 @@ class Uploads:
             InvalidRequest: `kind` is not a kind of step, or `padding` is another word.
             NotReady: Other files are being read, or the server cannot store this one.
         """
-        suffix = next((suffix for suffix in FORMATS if name.lower().endswith(suffix)), None)
+        from lengthwise.datasets.dataset import ENDINGS  # with what reads files, which a start does not need
+
+        suffix = next((suffix for suffix in ENDINGS if name.lower().endswith(suffix)), None)
         if suffix is None:
-            raise UnsupportedMedia(f"the file's name must end with one of {', '.join(FORMATS)}")
+            raise UnsupportedMedia(f"the file's name must end with one of {', '.join(ENDINGS)}")
         if suffix == ".parquet" and find_spec("pyarrow") is None:
             raise UnsupportedMedia(f"reading Parquet needs pyarrow on the server: {how_to_install('parquet')}")
         for parameter, word, words in (("kind", kind, get_args(StepKind)), ("padding", padding, get_args(Padding))):

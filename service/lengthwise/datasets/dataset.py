@@ -21,7 +21,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import orjson
@@ -236,27 +236,16 @@ def entries(
     Raises:
         ConfigurationError: The name has another suffix, or a .ts file is to hold token ids.
     """
-    name = path.name.lower()
-    if not path.is_dir() and name.endswith((".jsonl", ".jsonl.gz", ".ts")) and _are_named(reading.columns):
-        reading.warn(f"{path}: --column is ignored: it names columns of a table, and this file has none")
     if path.is_dir():
-        records = _folder(path, kind, advance, reading)
-    elif name.endswith((".jsonl", ".jsonl.gz")):
-        records = json_lines(path, kind, advance, reading.columns.inputs, reading.padding)
-    elif name.endswith(CSV_SUFFIXES):
-        blocks = read_csv(path, advance, lambda columns: _id_column(columns, reading), reading.warn)
-        records = _table(path, kind, blocks, reading)
-    elif name.endswith(".ts"):
-        if kind == "tokens":
-            raise ConfigurationError(f"{path}: a .ts file holds values, and the model wants token ids")
-        records = time_series(path, advance)
-    elif name.endswith(".parquet"):
-        records = _parquet(path, kind, advance, reading)
-    else:
-        endings = ", ".join((".jsonl", ".jsonl.gz", ".ts", ".parquet", *CSV_SUFFIXES))
+        return (_prepared(record, reading) for record in _folder(path, kind, advance, reading))
+    name = path.name.lower()
+    data_format = next((each for each in FORMATS if name.endswith(each.endings)), None)
+    if data_format is None:
         advice = next((f": {text}" for suffix, text in _CURES.items() if name.endswith(suffix)), "")
-        raise ConfigurationError(f"{path}: the name must end in one of {endings}{advice}")
-    return (_prepared(record, reading) for record in records)
+        raise ConfigurationError(f"{path}: the name must end in one of {', '.join(ENDINGS)}{advice}")
+    if not data_format.has_columns and _are_named(reading.columns):
+        reading.warn(f"{path}: --column is ignored: it names columns of a table, and this file has none")
+    return (_prepared(record, reading) for record in data_format.read(path, kind, advance, reading))
 
 
 def _are_named(columns: ColumnNames) -> bool:
@@ -445,3 +434,37 @@ def _parquet(path: Path, kind: StepKind, advance: Advance, reading: Reading) -> 
         }:
             fields["steps"] = [dict(zip(feature_names, step, strict=True)) for step in fields["steps"]]
         yield read_record(fields, index, f"{path}:row {index + 1}", kind, reading.columns.inputs, reading.padding)
+
+
+class DataFormat(NamedTuple):
+    """A format of data files."""
+
+    endings: tuple[str, ...]  # of the names of its files, in lower case
+    has_columns: bool  # whether a file is a table, of which the user can name columns
+    # Yields the records of a file as they are written: `entries` prepares them (`_prepared`)
+    read: Callable[[Path, StepKind, Advance, Reading], Iterator[Record | BadRecord]]
+
+
+def _json_lines(path: Path, kind: StepKind, advance: Advance, reading: Reading) -> Iterator[Record | BadRecord]:
+    return json_lines(path, kind, advance, reading.columns.inputs, reading.padding)
+
+
+def _time_series(path: Path, kind: StepKind, advance: Advance, _reading: Reading) -> Iterator[Record | BadRecord]:
+    if kind == "tokens":
+        raise ConfigurationError(f"{path}: a .ts file holds values, and the model wants token ids")
+    return time_series(path, advance)
+
+
+def _csv(path: Path, kind: StepKind, advance: Advance, reading: Reading) -> Iterator[Record | BadRecord]:
+    blocks = read_csv(path, advance, lambda columns: _id_column(columns, reading), reading.warn)
+    return _table(path, kind, blocks, reading)
+
+
+FORMATS: Final = (
+    DataFormat((".jsonl", ".jsonl.gz"), False, _json_lines),
+    DataFormat((".ts",), False, _time_series),
+    DataFormat((".parquet",), True, _parquet),
+    DataFormat(CSV_SUFFIXES, True, _csv),
+)
+"""The formats that are read; the first whose ending a name has is taken."""
+ENDINGS: Final = tuple(ending for data_format in FORMATS for ending in data_format.endings)
