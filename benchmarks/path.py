@@ -5,6 +5,7 @@
   one with the fewest calls: in each second one makes the header of the date, and another thread may take the batch.
 - **export**: `lengthwise export` of an LSTM in a file of its own.
 - **training**: `lengthwise train` of a small LSTM, two epochs of 60 records.
+- **load**: the first load of the bundled model, of which nothing is stored yet.
 
 Python's profiler follows every thread. Counted are the Python functions of this project that are entered;
 comprehensions and generators belong to the function around them. Calls into C, templates and other packages are not
@@ -17,6 +18,7 @@ import importlib
 import json
 import os
 import pkgutil
+import shutil
 import signal
 import socket
 import sys
@@ -33,11 +35,14 @@ import numpy as np
 
 import lengthwise
 import lengthwise_export
+from lengthwise.batching.limits import BatchLimits
 from lengthwise.bench.connection import ServerAddress
 from lengthwise.bench.launch import free_port
 from lengthwise.bench.workload import json_body
 from lengthwise.commands.cli import main as lengthwise_command
+from lengthwise.files import bundled_models
 from lengthwise.processes.server import serve
+from lengthwise.repository import loading
 from lengthwise.settings import Settings
 
 FEATURES: Final = 12
@@ -167,6 +172,15 @@ def training(followed: Followed, folder: Path) -> None:
     )
 
 
+def load(followed: Followed, folder: Path) -> None:
+    """One first load, of a copy of the bundled model."""
+    directory = folder / "japanese-vowels" / "1"
+    shutil.copytree(bundled_models() / "japanese-vowels" / "1", directory)
+    followed.on = True
+    loading.load(directory, BatchLimits())
+    followed.on = False
+
+
 def _command(followed: Followed, *arguments: object) -> None:
     """Runs a command of `lengthwise`; its modules are imported before, as what they do then is not of the flow."""
     for package in (lengthwise, lengthwise_export):
@@ -181,7 +195,12 @@ def _command(followed: Followed, *arguments: object) -> None:
         raise SystemExit(code)
 
 
-FLOWS: Final[dict[str, Callable[[Followed, Path], None]]] = {"request": request, "export": export, "training": training}
+FLOWS: Final[dict[str, Callable[[Followed, Path], None]]] = {
+    "request": request,
+    "export": export,
+    "training": training,
+    "load": load,
+}
 
 
 @click.command()

@@ -1,4 +1,4 @@
-"""How right a cost table of a processor is after the second at load: `python -m benchmarks.processor_costs`.
+"""How right a cost table of a processor is after the measurement at load: `python -m benchmarks.processor_costs`.
 
 Each model is measured some times as at load, on one core. Between these its shapes run in random order, three times
 each, of which the last two count: the first finds caches that other shapes have filled. The median of these runs is
@@ -27,8 +27,9 @@ from lengthwise.batching.limits import BatchLimits
 from lengthwise.commands.command import Command
 from lengthwise.padding import pad
 from lengthwise.repository.loading import load
+from lengthwise.repository.scan import MEASURING_SECONDS
 from lengthwise.repository.stopping import Stopping
-from lengthwise.repository.verifier import constant_sequence, measure_cost
+from lengthwise.repository.verifier import constant_sequence, measure_cost, measuring_seconds, run_odd_values
 from lengthwise.runtime import answers
 
 PAGE = pages.RESULTS / "processor_costs.md"
@@ -55,7 +56,8 @@ def measure(work: Work, loads: int, seconds: float) -> dict[str, Any]:
     random, tables = np.random.default_rng(0), list[CostTable]()
     shapes, runs = list[tuple[int, int]](), defaultdict[tuple[int, int], list[float]](list)
     for _ in range(loads):
-        tables.append(measure_cost(session, manifest, LIMITS, stopping=Stopping()))
+        budget_seconds = measuring_seconds(session, run_odd_values(session, manifest), MEASURING_SECONDS)
+        tables.append(measure_cost(session, manifest, LIMITS, stopping=Stopping(), budget_seconds=budget_seconds))
         shapes = shapes or [
             (rows, width)
             for rows, width in product(tables[0].rows.tolist(), tables[0].widths.tolist())

@@ -142,13 +142,6 @@ class NotVerified(ModelError):
     """A model could not be verified now; a later scan tries it again."""
 
 
-def _lacks_memory(error: Exception) -> bool:
-    """Whether an error looks as if a library had too little memory now, of the machine or of a GPU."""
-    return isinstance(error, (MemoryError, NotVerified)) or any(
-        sign in str(error) for sign in (*OUT_OF_MEMORY, *OUT_OF_DEVICE_MEMORY)
-    )
-
-
 @contextmanager
 def as_model_errors(problem: str, *unchanged: type[Exception]) -> Iterator[None]:
     """Turns the errors of the block into a ModelError: onnxruntime's exceptions have no common base of their own.
@@ -159,14 +152,16 @@ def as_model_errors(problem: str, *unchanged: type[Exception]) -> Iterator[None]
 
     Raises:
         ModelError: The block raised an error.
-        NotVerified: It did because memory is short now.
+        NotVerified: It looks as if memory were short now, of the machine or of a GPU.
     """  # noqa: DOC502 - an expression chooses the class, which the rule cannot read
     try:
         yield
     except unchanged:
         raise
     except Exception as error:
-        raise (NotVerified if _lacks_memory(error) else ModelError)(f"{problem}: {error}") from error
+        is_short = any(sign in str(error) for sign in (*OUT_OF_MEMORY, *OUT_OF_DEVICE_MEMORY))
+        lacks_memory = is_short or isinstance(error, (MemoryError, NotVerified))
+        raise (NotVerified if lacks_memory else ModelError)(f"{problem}: {error}") from error
 
 
 class ServerUnreachable(LengthwiseError, ConnectionError):

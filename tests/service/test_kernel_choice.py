@@ -3,12 +3,14 @@
 import json
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from lengthwise.repository import kernel_choice, loading, stored_measurements
 from lengthwise.repository.loading import LoadedModel
 from lengthwise.runtime import recurrent_kernels
+from lengthwise.runtime.manifest import Manifest
 from lengthwise.runtime.provider import CPU_DEVICE, PLAIN_CPU, TIMED_CPU, Device, choose
 from lengthwise.runtime.recurrent_kernels import ONNXRUNTIME, POOLING
 from lengthwise.runtime.session import Session
@@ -145,6 +147,32 @@ def test_where_onnxruntimes_kernels_would_be_refused_nothing_is_timed(directory:
 def test_the_times_of_a_session_beside_itself_are_about_equal(directory: Path):
     model = load(directory, CPU_DEVICE)
     assert 0.2 < kernel_choice.time_ratio(model.session, model.session, model.manifest) < 5
+
+
+class TimedSession:
+    """A session of which each run takes so many seconds on a clock that both share."""
+
+    now = 0.0
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds, self.runs = seconds, 0
+
+    def clock(self) -> float:
+        return TimedSession.now
+
+    def run(self, _batch: object) -> None:
+        self.runs += 1
+        TimedSession.now += self.seconds
+
+
+@pytest.mark.parametrize(
+    ("own", "plain", "turns"), [(0.001, 0.001, 5), (0.001, 0.004, 2), (0.004, 0.001, 2), (0.2, 0.2, 1), (0.2, 0.9, 1)]
+)
+def test_a_clear_choice_takes_two_turns_and_a_slow_one_a_single(own: float, plain: float, turns: int):
+    manifest = Manifest.read(model_directories.BUNDLED)
+    sessions: Any = TimedSession(own), TimedSession(plain)
+    assert kernel_choice.time_ratio(*sessions, manifest) == pytest.approx(own / plain)
+    assert [session.runs for session in sessions] == [3 * turns] * 2
 
 
 def test_a_graph_that_runs_in_onnxruntimes_only_is_not_timed(directory: Path, monkeypatch: pytest.MonkeyPatch):

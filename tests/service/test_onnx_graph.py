@@ -1,13 +1,15 @@
 """What is read of an ONNX file without the package `onnx`, held against files that the package writes."""
 
+import tracemalloc
 from contextlib import suppress
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from lengthwise.runtime.manifest import external_data
 from lengthwise.runtime.onnx import onnx_graph
@@ -128,3 +130,17 @@ def test_a_changed_file_is_read_as_protocol_buffers_read_it_or_is_an_error(
     except ValueError:
         return
     assert found == [name.decode(errors="replace") if isinstance(name, bytes) else name for name in expected]
+
+
+def test_a_graph_is_written_with_one_copy_of_its_weights() -> None:
+    weights = np.zeros(2**20, dtype=np.float32)
+    node = helper.make_node("Add", ["x", "w"], ["y"])
+    made = helper.make_graph([node], "g", [], [], [numpy_helper.from_array(weights, "w")])
+    graph = onnx_graph.read(helper.make_model(made).SerializeToString())
+    tracemalloc.start()
+    try:
+        written = graph.write({"of.its.own": 1})
+        assert tracemalloc.get_traced_memory()[1] < 1.5 * weights.nbytes
+    finally:
+        tracemalloc.stop()
+    assert onnx_graph.read(written).tensors["w"].shape == weights.shape

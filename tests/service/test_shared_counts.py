@@ -393,7 +393,7 @@ class Parent:
 
     def find(self, end: asyncio.Future[Any], digest: str, *, waits: bool = False) -> Future[Any]:
         """The answer to a worker that asks for a verdict."""
-        return asyncio.run_coroutine_threadsafe(self._verdicts.get_or_claim(waits, end, digest), self._loop)
+        return asyncio.run_coroutine_threadsafe(self._verdicts.verdict_or_turn(waits, end, digest), self._loop)
 
     def verifying(self) -> bool:
         async def read() -> bool:

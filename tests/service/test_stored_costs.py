@@ -125,3 +125,12 @@ def test_a_directory_that_cannot_be_written_is_served_with_one_warning(
         f"{directory} cannot be written (Read-only file system): every start verifies and measures it"
     )
     assert re.search(r"which took \d+\.\d s; one start that may write there keeps the results$", line)
+
+
+@pytest.mark.parametrize(
+    ("longest", "budget", "seconds"), [(0.001, 1.0, 0.3), (0.2, 1.0, 0.5), (9.0, 1.0, 1.0), (0.001, 0.1, 0.1)]
+)
+def test_a_fast_model_is_measured_for_a_part_of_the_budget(longest: float, budget: float, seconds: float) -> None:
+    on_processor, on_device = (cast(Session, SimpleNamespace(bound=bound)) for bound in (False, True))
+    assert verifier.measuring_seconds(on_processor, longest, budget) == seconds
+    assert verifier.measuring_seconds(on_device, longest, budget) == budget

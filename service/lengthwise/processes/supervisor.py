@@ -341,7 +341,7 @@ class Supervisor:
             "models": self._source.refresh,
             "unloaded": partial(self._changes.unloaded_before, slot),
             "verdict": partial(
-                self._verdicts.get_or_claim, slot.index > 0 and not is_bundled(self._settings.folder), end
+                self._verdicts.verdict_or_turn, slot.index > 0 and not is_bundled(self._settings.folder), end
             ),
             "keep_verdict": self._verdicts.keep,
             "forgot": partial(self._counts.forget, slot.index),

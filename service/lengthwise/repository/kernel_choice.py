@@ -25,7 +25,8 @@ from lengthwise.verification.random_sequences import draw
 log = logging.getLogger("lengthwise.kernels")
 
 MARGIN: Final = 1.1  # how many times as long Lengthwise's may take before onnxruntime's serve
-_TURNS: Final = 5  # how often each batch runs in each session
+_TURNS: Final = 5  # how often each batch runs in each session; twice if the choice is clear then
+_CLEAR: Final = 1.5  # a ratio that is so many times `MARGIN` or more, or so many times less, is clear
 _SECONDS: Final = 0.3  # no further turn is started after this time; one is always run
 _WIDTH: Final = 32  # longest sequence of the batches
 _ROWS: Final = 8  # most rows of the batches
@@ -69,15 +70,17 @@ def time_ratio(with_kernels: Session, plain: Session, manifest: Manifest) -> flo
     batches = _batches(manifest)
     fastest = np.full((2, len(batches)), np.inf)  # [sessions, batches], in seconds
     end = with_kernels.clock() + _SECONDS
-    for _ in range(_TURNS):
+    for turn in range(_TURNS):
         for batch_index, batch in enumerate(batches):
             for session_index, session in enumerate((with_kernels, plain)):
                 start = session.clock()
                 session.run(batch)
                 fastest[session_index, batch_index] = min(fastest[session_index, batch_index], session.clock() - start)
-        if with_kernels.clock() > end:
+        ratio = math.exp(np.log(np.maximum(fastest[0], 1e-9) / np.maximum(fastest[1], 1e-9)).mean())
+        is_clear = turn > 0 and not MARGIN / _CLEAR < ratio < MARGIN * _CLEAR
+        if is_clear or with_kernels.clock() > end:
             break
-    return float(math.exp(np.log(np.maximum(fastest[0], 1e-9) / np.maximum(fastest[1], 1e-9)).mean()))
+    return ratio
 
 
 def _batches(manifest: Manifest) -> list[PaddedBatch]:

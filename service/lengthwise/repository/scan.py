@@ -36,7 +36,7 @@ from lengthwise.versions import Key, Policy
 
 log = logging.getLogger("lengthwise.scan")
 
-MEASURING_SECONDS: Final = 1.0  # to measure the costs of a model, while no model is served
+MEASURING_SECONDS: Final = 1.0  # at most, to measure the costs of a model, while no model is served
 MEASURING_BESIDE_SECONDS: Final = 0.3  # while models are served, whose processor time it takes; serving learns the rest
 SLOW_SECONDS: Final = 3.0  # how long the next versions wait for one that is being verified
 MOST_AT_ONCE: Final = 4  # versions that are verified at the same time

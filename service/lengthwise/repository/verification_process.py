@@ -231,8 +231,8 @@ class Verdicts:
     first worker, where its process for that was started early (`begin_process`).
     """
 
-    # Set when the first worker has asked for a verdict, or others waited long enough
-    _first_came: asyncio.Event = field(default_factory=asyncio.Event, init=False)
+    # Set when the first worker has asked for a verdict, or another one has waited for it long enough
+    _first_worker_asked: asyncio.Event = field(default_factory=asyncio.Event, init=False)
     # Of each model: when the verdict was stored, and the verdict
     _verdicts: dict[str, tuple[float, dict[str, Any]]] = field(default_factory=dict, init=False)
     # Of each model that a worker verifies: a future of its verdict, and one of the worker's end
@@ -243,24 +243,27 @@ class Verdicts:
         """Whether a worker verifies a model now."""
         return any(not any(map(Future.done, futures)) for futures in self._verifying.values())
 
-    async def get_or_claim(self, lets_first_begin: bool, worker_end: Future[Any], digest: str) -> dict[str, Any] | None:
-        """Returns the verdict on a model; or None, and the worker that asks has to verify the model and call `keep`.
+    async def verdict_or_turn(
+        self, lets_first_begin: bool, worker_end: Future[Any], digest: str
+    ) -> dict[str, Any] | None:
+        """Returns the verdict on a model; or None, which is the turn of the worker that asks to verify it.
 
-        While another worker verifies the model, it waits until that worker has called `keep`, or has ended.
+        That worker then calls `keep`, or ends. While another worker has its turn, the verdict is waited for. Before the
+        first worker has asked for anything, a worker that lets it begin waits for it, `FIRST_SECONDS` at most.
 
         Args:
-            lets_first_begin: Whether it waits until worker 0 has asked for a verdict, at most `FIRST_SECONDS`.
+            lets_first_begin: Whether the worker that asks lets the first one begin.
             worker_end: Done when the worker that asks has ended.
             digest: The digest of all that the verdict depends on.
         """
         if lets_first_begin:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._first_came.wait(), FIRST_SECONDS)
-        self._first_came.set()
-        while (futures := self._verifying.get(digest)) is not None and not any(map(Future.done, futures)):
-            await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)
-        if digest in self._verdicts:
-            stored_at, verdict = self._verdicts[digest]
+                await asyncio.wait_for(self._first_worker_asked.wait(), FIRST_SECONDS)
+        self._first_worker_asked.set()
+        while (turn := self._verifying.get(digest)) is not None and not any(map(Future.done, turn)):
+            await asyncio.wait(turn, return_when=asyncio.FIRST_COMPLETED)
+        if (stored := self._verdicts.get(digest)) is not None:
+            stored_at, verdict = stored
             if "accepted" in verdict or time.monotonic() - stored_at < REFUSED_SECONDS:
                 return verdict
         self._verifying[digest] = Future(), worker_end

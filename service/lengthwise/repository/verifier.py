@@ -38,6 +38,9 @@ from lengthwise.verification.measurement import Case
 
 # Written by a load beside the model, in the order of the last fields of `VerificationTask`
 STORED_FILES: Final = (stored_measurements.COSTS_FILE, promises.FILE, stored_measurements.KERNELS_FILE)
+# On a processor, costs are measured for so many seconds, or the time of so many runs of the longest sequence if that is
+# more, within the budget: `python -m benchmarks.processor_costs`
+_FAST_SECONDS, _LONGEST_RUNS = 0.3, 2.5
 ODD_VALUES: Final = (0.0, 1.0, -1.0, 1e3, -1e3)  # control flow that depends on values may crash with them
 
 
@@ -164,8 +167,9 @@ def verify(task: VerificationTask, stopping: Stopping) -> Verification:
         check_rows(graph, session.kernels, manifest)
         # 3. Verify the answers
         promise, cases = check_answers(session, task, stopping)
+        longest_seconds = run_odd_values(session, manifest)
         # 4. Measure the costs
-        cost, conditions = _find_cost(session, task, stopping)
+        cost, conditions = _find_cost(session, task, stopping, longest_seconds)
     return Verification(
         promise=promise,
         cases=tuple(case.as_json() for case in cases),
@@ -197,7 +201,7 @@ def choose_kernels(session: Session, task: VerificationTask, graph: Graph) -> tu
 
 
 def check_answers(session: Session, task: VerificationTask, stopping: Stopping) -> tuple[Promise, list[Case]]:
-    """Checks the golden sequences and the promise, and that no values crash the graph; see `promises.promise_here`.
+    """Checks the golden sequences, and determines the promise: see `promises.promise_here`.
 
     Returns:
         The promise; and the measured cases, to be stored with it: none unless the model was verified again.
@@ -206,30 +210,36 @@ def check_answers(session: Session, task: VerificationTask, stopping: Stopping) 
         VerificationError: The answers are not those that were verified.
         Stopped: The work was stopped.
     """  # noqa: DOC502 - what it calls raises them
-    manifest = task.manifest
-    expected = Golden.of(task.golden, manifest)
+    expected = Golden.of(task.golden, task.manifest)
     stopping.check()
-    verified = promises.promise_here(session, expected, manifest, task.promises, tf32=task.devices[0].tf32)
+    verified = promises.promise_here(session, expected, task.manifest, task.promises, tf32=task.devices[0].tf32)
     stopping.check()
-    run_odd_values(session, manifest)
     return verified
 
 
 def _find_cost(
-    session: Session, task: VerificationTask, stopping: Stopping
+    session: Session, task: VerificationTask, stopping: Stopping, longest_seconds: float
 ) -> tuple[CostTable, dict[str, str | int] | None]:
     """Returns the stored cost table if it is valid here and right, else a measured one with its conditions.
 
-    The conditions are None for the stored one, which need not be stored again.
+    The conditions are None for the stored one, which need not be stored again. `longest_seconds`: the longest run of
+    one sequence.
     """
+    budget_seconds = measuring_seconds(session, longest_seconds, task.budget_seconds)
     conditions = stored_measurements.cost_conditions(task.manifest, session, task.limits)
     stored = stored_measurements.read(
         task.costs, conditions, lambda content: CostTable.from_json(content["table"]), stored_measurements.COSTS_FILE
     )
     cost = measure_cost(
-        session, task.manifest, task.limits, budget_seconds=task.budget_seconds, stopping=stopping, stored=stored
+        session, task.manifest, task.limits, budget_seconds=budget_seconds, stopping=stopping, stored=stored
     )
     return cost, None if cost is stored else conditions
+
+
+def measuring_seconds(session: Session, longest_seconds: float, budget_seconds: float) -> float:
+    """How much of the budget measuring takes. On a processor, the table of a fast model is no better with all of it."""
+    needed_seconds = max(_FAST_SECONDS, _LONGEST_RUNS * longest_seconds)
+    return budget_seconds if session.bound else min(budget_seconds, needed_seconds)
 
 
 def measure_cost(
@@ -316,17 +326,24 @@ def check_rows(graph: Graph, kernels: str, manifest: Manifest) -> None:
         raise ModelError(f"{manifest.key}: {data_dependence.why_refused(operator)}")
 
 
-def run_odd_values(session: Session, manifest: Manifest) -> None:
+def run_odd_values(session: Session, manifest: Manifest) -> float:
     """Runs constant sequences, to test that nothing crashes; the answers are not compared.
 
     Each runs unbatched. Then all run together, except the longest, with which they might need too much memory.
+
+    Returns:
+        The seconds of the longest run.
     """
     length = max(min(5, manifest.max_length), manifest.min_length)
     sequences = [constant_sequence(manifest, value, length) for value in ODD_VALUES]
     sequences += [constant_sequence(manifest, 0.0, steps) for steps in (manifest.min_length, manifest.max_length)]
+    longest_seconds = 0.0
     for together in (*([sequence] for sequence in sequences), sequences[:-1]):
         for batch in batches(together, multiple=manifest.width_multiple, most_rows=manifest.max_batch_rows):
+            start = session.clock()
             session.run(batch, ("logits", "attention"))
+            longest_seconds = max(longest_seconds, session.clock() - start)
+    return longest_seconds
 
 
 def constant_sequence(manifest: Manifest, value: float, length: int) -> Steps:

@@ -409,12 +409,12 @@ class BatchVariations:
             The sequences, and the outputs of each, as those that are expected in every batch.
         """
         sequences = draw(self.manifest, lengths, seed, raw=True)
-        ordinary = draw(self.manifest, lengths, seed)
-        answers = []
+        ordinary, answers = list[Steps](), []
         for index, steps in enumerate(sequences):
             is_raw = raw_kind_at(index) is not None
             answer = self._unbatched(steps, is_raw=is_raw)
             if is_raw and not all(np.isfinite(output.answer).all() for output in answer):
+                ordinary = ordinary or draw(self.manifest, lengths, seed)
                 sequences[index] = ordinary[index]
                 answer = self._unbatched(ordinary[index])
             answers.append(answer)

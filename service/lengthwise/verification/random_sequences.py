@@ -15,6 +15,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Any, Final
 
 import numpy as np
@@ -249,8 +250,9 @@ def _sequence(
     std = np.asarray(manifest.input.std or np.ones(features))
     if kind is None:  # a first-order autoregression with variance 1 at every step
         units = random.standard_normal((length, features))
-        for step in range(1, length):
-            units[step] = _CORRELATION * units[step - 1] + math.sqrt(1 - _CORRELATION**2) * units[step]
+        units[1:] *= math.sqrt(1 - _CORRELATION**2)
+        for before, step in pairwise(units):
+            step += _CORRELATION * before
     else:
         units = KINDS[kind]((length, features), random)
     values = (mean + std * units).astype(np.float32)
