@@ -166,13 +166,13 @@ class TimedSession:
 
 
 @pytest.mark.parametrize(
-    ("own", "plain", "turns"), [(0.001, 0.001, 5), (0.001, 0.004, 2), (0.004, 0.001, 2), (0.2, 0.2, 1), (0.2, 0.9, 1)]
+    ("own", "plain", "runs"),
+    [(0.001, 0.001, 15), (0.001, 0.004, 6), (0.004, 0.001, 6), (0.02, 0.02, 4), (0.2, 0.9, 3), (0.9, 0.2, 3)],
 )
-def test_a_clear_choice_takes_two_turns_and_a_slow_one_a_single(own: float, plain: float, turns: int):
-    manifest = Manifest.read(model_directories.BUNDLED)
+def test_a_clear_choice_takes_two_turns_and_a_slow_one_a_single(own: float, plain: float, runs: int):
     sessions: Any = TimedSession(own), TimedSession(plain)
-    assert kernel_choice.time_ratio(*sessions, manifest) == pytest.approx(own / plain)
-    assert [session.runs for session in sessions] == [3 * turns] * 2
+    assert kernel_choice.time_ratio(*sessions, Manifest.read(model_directories.BUNDLED)) == pytest.approx(own / plain)
+    assert [session.runs for session in sessions] == [runs, runs]
 
 
 def test_a_graph_that_runs_in_onnxruntimes_only_is_not_timed(directory: Path, monkeypatch: pytest.MonkeyPatch):

@@ -27,7 +27,7 @@ log = logging.getLogger("lengthwise.kernels")
 MARGIN: Final = 1.1  # how many times as long Lengthwise's may take before onnxruntime's serve
 _TURNS: Final = 5  # how often each batch runs in each session; twice if the choice is clear then
 _CLEAR: Final = 1.5  # a ratio that is so many times `MARGIN` or more, or so many times less, is clear
-_SECONDS: Final = 0.3  # no further turn is started after this time; one is always run
+_SECONDS: Final = 0.15  # after which no further batch is run; runs that take so long differ little
 _WIDTH: Final = 32  # longest sequence of the batches
 _ROWS: Final = 8  # most rows of the batches
 
@@ -65,20 +65,21 @@ def choose(
 def time_ratio(with_kernels: Session, plain: Session, manifest: Manifest) -> float:
     """Measures the run time with Lengthwise's kernels, divided by that of the plain session.
 
-    It is the geometric mean over a few batches of the ratio of their fastest runs, at most `_TURNS` of each.
+    It is the geometric mean over a few batches of the ratio of their fastest runs. Each batch runs in turn, once at
+    least, until `_SECONDS` are over, or each ran twice and the ratio is clear, or each ran `_TURNS` times.
     """
     batches = _batches(manifest)
     fastest = np.full((2, len(batches)), np.inf)  # [sessions, batches], in seconds
     end = with_kernels.clock() + _SECONDS
-    for turn in range(_TURNS):
-        for batch_index, batch in enumerate(batches):
-            for session_index, session in enumerate((with_kernels, plain)):
-                start = session.clock()
-                session.run(batch)
-                fastest[session_index, batch_index] = min(fastest[session_index, batch_index], session.clock() - start)
-        ratio = math.exp(np.log(np.maximum(fastest[0], 1e-9) / np.maximum(fastest[1], 1e-9)).mean())
-        is_clear = turn > 0 and not MARGIN / _CLEAR < ratio < MARGIN * _CLEAR
-        if is_clear or with_kernels.clock() > end:
+    for runs, index in enumerate([*range(len(batches))] * _TURNS, 1):
+        for times, session in zip(fastest, (with_kernels, plain), strict=True):
+            start = session.clock()
+            session.run(batches[index])
+            times[index] = min(times[index], session.clock() - start)
+        own, others = np.maximum(fastest[:, :runs], 1e-9)  # of the batches that ran
+        ratio = math.exp(np.log(own / others).mean())
+        is_clear = runs >= 2 * len(batches) and not MARGIN / _CLEAR < ratio < MARGIN * _CLEAR
+        if is_clear or (runs >= len(batches) and with_kernels.clock() > end):
             break
     return ratio
 
