@@ -21,7 +21,6 @@ from lengthwise.batching.runners import ONE_CORE_INLINE_SECONDS
 from lengthwise.padding import PaddedBatch, Steps, pad, rounded_width
 from lengthwise.runtime.manifest import Manifest
 from lengthwise.runtime.provider import CPU_DEVICE, PLAIN_CPU
-from lengthwise.runtime.recurrent_kernels import ONNXRUNTIME
 from lengthwise.runtime.session import Session
 from lengthwise.telemetry.metrics import ModelMetrics
 
@@ -105,12 +104,12 @@ class Graph:
 def measured_table(session: Session, work: Work, manifest: Manifest, seconds: float) -> CostTable:
     """Batch costs in processor time, which other work on the machine disturbs little."""
 
-    def run(rows: int, width: int) -> None:
-        values = np.zeros((rows, width, manifest.input.features or 1), dtype=np.float32)
-        session.run(PaddedBatch(values, np.full(rows, width, dtype=np.int32)))
+    def run_lengths(lengths: Sequence[int]) -> None:
+        values = np.zeros((len(lengths), max(lengths), manifest.input.features or 1), dtype=np.float32)
+        session.run(PaddedBatch(values, np.array(lengths, dtype=np.int32)))
 
     return measure(
-        run,
+        lambda rows, width: run_lengths([width] * rows),
         max_rows=_MAX_ROWS,
         # No wider than the longest sequence: the time goes into the shapes that occur.
         max_width=rounded_width(max(len(steps) for steps in work.sequences), manifest.width_multiple),
@@ -118,7 +117,7 @@ def measured_table(session: Session, work: Work, manifest: Manifest, seconds: fl
         multiple=manifest.width_multiple,
         budget_seconds=seconds,
         clock=time.thread_time,
-        valid_steps_only=session.kernels != ONNXRUNTIME and not session.computes_padding,
+        run_lengths=run_lengths,
     )
 
 

@@ -93,21 +93,23 @@ CONTENDERS = (
 _TURNS_A_START = 3
 
 
-def measure(case: Case, *, seconds: float, rounds: int, core: int) -> dict[str, list[tuple[float, float]]]:
+def measure(
+    case: Case, *, seconds: float, rounds: int, core: int, contenders: Sequence[Contender] = CONTENDERS
+) -> dict[str, list[tuple[float, float]]]:
     """The answers a second and the 99th percentile in ms of each turn of each server."""
     work = case.work()
     load = LoadSpec(concurrency=case.connections, seconds=seconds, warmup_seconds=0.3)
-    turns: dict[str, list[tuple[float, float]]] = {each.name: [] for each in CONTENDERS}
+    turns: dict[str, list[tuple[float, float]]] = {each.name: [] for each in contenders}
     running: dict[str, RunningContender] = {}
     with ExitStack() as stack:
         for number in track(range(rounds), case.title, console=Console(stderr=True)):
             if number % _TURNS_A_START == 0:
                 stack.close()
-                for each in CONTENDERS:
+                for each in contenders:
                     contender = each if each.is_peer else replace(each, module=(*each.module, *case.options))
                     running[each.name] = stack.enter_context(RunningContender(contender, work, [core]))
-            first = number % len(CONTENDERS)  # none has always the same one before it
-            for each in (*CONTENDERS[first:], *CONTENDERS[:first]):
+            first = number % len(contenders)  # none has always the same one before it
+            for each in (*contenders[first:], *contenders[:first]):
                 figures = running[each.name].measure(load)
                 turns[each.name].append((figures["requests_per_second"], figures["latency_ms"]["p99"]))
     return turns

@@ -3,6 +3,7 @@
 | part | instead |
 |---|---|
 | `arrival-order` | batches are planned in order of arrival |
+| `by-length` | batches are planned as if a padding step cost as much as a valid one |
 | `no-help` | no idle core helps with a batch |
 | `empty-run` | the graph is not run; HTTP, JSON, queue, planning and answers remain |
 | `device:FILE` | a run sleeps as long as a device of these costs, which runs one batch at a time (`gpu/costs`) |
@@ -88,6 +89,17 @@ def _arrival_order() -> None:
     batcher.plan = plan_by_arrival
 
 
+def _by_length() -> None:
+    prove = loading.load
+
+    def load(directory: Path, limits: BatchLimits, **options: Any) -> LoadedModel:
+        model = prove(directory, limits, **options)
+        model.cost.padding_cost = 1.0
+        return model
+
+    loading.load = load
+
+
 def _no_help() -> None:
     recurrent_kernels.lend_cores = lambda count, soon=False: None
 
@@ -99,7 +111,8 @@ def _empty_run() -> None:
     def load(directory: Path, limits: BatchLimits, **options: Any) -> LoadedModel:
         model = prove(directory, limits, **options)
         table = model.cost
-        kept = Fixed(table.rows.tolist(), table.widths.tolist(), table.seconds, clock=table.clock)
+        costs = table.rows.tolist(), table.widths.tolist(), table.seconds
+        kept = Fixed(*costs, padding_cost=table.padding_cost, clock=table.clock)
         return replace(model, session=cast(Session, EmptyRun(model.session, model.manifest)), cost=kept)
 
     loading.load = load
@@ -137,7 +150,7 @@ def _sleeping_run(cores: str, seconds_a_step: str) -> None:
         model = prove(directory, limits, **options)
         rows, widths = model.cost.rows, model.cost.widths
         seconds = np.multiply.outer(rows, widths) * SleepingRun.seconds_a_step
-        cost = CostTable(rows.tolist(), widths.tolist(), seconds, valid_steps_only=True, clock=SleepingRun.clock)
+        cost = CostTable(rows.tolist(), widths.tolist(), seconds, padding_cost=0.0, clock=SleepingRun.clock)
         return replace(model, session=cast(Session, SleepingRun(model.session, model.manifest)), cost=cost)
 
     loading.load = load
@@ -148,7 +161,7 @@ def _sleeping_run(cores: str, seconds_a_step: str) -> None:
 class SimulatedDevice(EmptyRun):
     """A session whose runs sleep, one at a time in all processes, as long as a device of these costs would compute."""
 
-    bound = computes_padding = True
+    bound = True
     path: Path  # of the costs; its lock is the device
     costs: CostTable
     clock = staticmethod(time.perf_counter)
@@ -182,6 +195,7 @@ def _device(path: str) -> None:
 
 PARTS: dict[str, Callable[..., None]] = {
     "arrival-order": _arrival_order,
+    "by-length": _by_length,
     "no-help": _no_help,
     "empty-run": _empty_run,
     "sleeping-run": _sleeping_run,

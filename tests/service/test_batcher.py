@@ -89,7 +89,7 @@ async def test_counted_steps_are_those_that_ran():
 @pytest.mark.parametrize("runners", [1, 2, 3])
 async def test_in_order_of_arrival_idle_runners_share_what_waits(runners: int):
     gate = Gate()
-    only = model_queue(gate, valid_steps_only=True)
+    only = model_queue(gate, padding_cost=0.0)
     async with running(only, runners=runners, cores=Cores(runners)) as batcher:
         request = batcher.submit(only, [sequence(number) for number in range(6)], answers)
         while len(gate.batches) < runners:
@@ -102,7 +102,7 @@ async def test_in_order_of_arrival_idle_runners_share_what_waits(runners: int):
 
 async def test_a_short_sequence_that_is_the_most_urgent_keeps_no_idle_runner_from_the_long_ones():
     gate = Gate()
-    only = model_queue(gate, seconds=0.0002, valid_steps_only=True)  # 3.2 ms of 64 steps
+    only = model_queue(gate, seconds=0.0002, padding_cost=0.0)  # 3.2 ms of 64 steps
     async with running(only, runners=2, cores=Cores(2)) as batcher:
         request = batcher.submit(only, [sequence(number, 64 if number else 1) for number in range(4)], answers)
         while len(gate.batches) < 2:
@@ -120,7 +120,7 @@ async def test_a_short_sequence_that_is_the_most_urgent_keeps_no_idle_runner_fro
 async def test_what_waits_runs_together_where_sharing_it_gains_nothing(seconds: float, options: dict[str, Any]):
     gate = Gate()
     gate.open.set()
-    only = model_queue(gate, seconds=seconds, valid_steps_only=True, rows=6)
+    only = model_queue(gate, seconds=seconds, padding_cost=0.0, rows=6)
     async with running(only, runners=2, **options) as batcher:
         request = batcher.submit(only, [sequence(number) for number in range(6)], answers)
         assert await outcome(request) == list(range(6))

@@ -22,7 +22,7 @@ def tables(draw: st.DrawFn) -> CostTable:
     widths = draw(st.sampled_from([[4], [8, 100], [4, 8, 16, 32, 61]]))
     drawn = draw(st.lists(seconds, min_size=len(rows) * len(widths), max_size=len(rows) * len(widths)))
     table = np.array(drawn).reshape(len(rows), len(widths))
-    return CostTable(rows, widths, table, valid_steps_only=draw(st.booleans()))
+    return CostTable(rows, widths, table, padding_cost=draw(st.sampled_from([0.0, 0.25, 1.0])))
 
 
 # What it says
@@ -331,19 +331,14 @@ def test_a_column_computed_while_another_thread_learns_is_not_kept(monkeypatch: 
 
 
 @given(tables(), st.lists(st.integers(1, 100), min_size=1, max_size=40))
-def test_mixed_lengths_cost_as_many_fewer_rows_only_where_a_row_costs_its_own_steps(
-    table: CostTable, lengths: list[int]
-):
+def test_mixed_lengths_cost_as_many_fewer_rows_as_their_padding_is_free(table: CostTable, lengths: list[int]):
     rows, width, valid = len(lengths), max(lengths), sum(lengths)
     of_one_length = [table.predict(count, width) for count in range(1, rows + 1)]
-    if table.valid_steps_only:
-        assert table.predict(rows, width, valid) == pytest.approx(
-            np.interp(valid / width, range(1, rows + 1), of_one_length)
-        )
-    else:
-        assert table.predict(rows, width, valid) == of_one_length[-1]
+    charged = valid / width + table.padding_cost * (rows - valid / width)
+    assert table.predict(rows, width, valid) == pytest.approx(np.interp(charged, range(1, rows + 1), of_one_length))
 
 
-@pytest.mark.parametrize(("valid_steps_only", "order"), [(True, "arrival"), (False, "length")])
-def test_plans_are_said_to_be_by_arrival_only_where_a_row_costs_its_own_steps(valid_steps_only: bool, order: str):
-    assert CostTable([1], [4], np.ones((1, 1)), valid_steps_only=valid_steps_only).planned_by == order
+@pytest.mark.parametrize("padding_cost", [-0.01, 1.01, float("nan")])
+def test_a_padding_step_costs_between_nothing_and_a_valid_one(padding_cost: float):
+    with pytest.raises(ValueError, match="padding step from 0 to 1"):
+        CostTable([1], [4], np.ones((1, 1)), padding_cost=padding_cost)

@@ -1,7 +1,7 @@
 """How a cost table is measured: what runs, and how far its times are from what runs take."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise, product
 from typing import Any
 
@@ -551,3 +551,45 @@ def test_a_grid_doubles_up_to_its_largest_and_that_of_rows_has_half_as_many_betw
     found: list[int], points: list[int]
 ):
     assert found == points
+
+
+# Padding
+
+
+def padded_machine(padding_cost: float, shortest: int = 4, **limits: Any) -> CostTable:
+    """The table of a machine on which a padding step costs this much, and where runs are held up now and then."""
+    machine, runs = Machine(), iter(range(10**9))
+    machine.truth.padding_cost = padding_cost
+
+    def run_lengths(lengths: Sequence[int]) -> None:
+        machine.now += machine.truth.predict(len(lengths), max(lengths), sum(lengths)) * (1 + (next(runs) % 7 == 0))
+
+    return machine.measured(run_lengths=run_lengths, min_width=shortest, **limits)
+
+
+@pytest.mark.parametrize("options", [{}, ON_A_DEVICE], ids=["processor", "device"])
+@pytest.mark.parametrize("padding_cost", [0.0, 0.03, 0.1, 0.4, 0.8, 1.0])
+def test_what_a_padding_step_costs_is_measured(padding_cost: float, options: dict[str, int]):
+    assert padded_machine(padding_cost, **options).padding_cost == pytest.approx(padding_cost, abs=0.02)
+
+
+@pytest.mark.parametrize("limits", [{"max_rows": 1}, {"shortest": 128}], ids=["one row", "one length"])
+def test_where_no_lengths_can_be_mixed_padding_costs_what_it_may_cost_at_most(limits: dict[str, int]):
+    assert padded_machine(0.0, **limits).padding_cost == 1
+
+
+@pytest.mark.parametrize("budget_seconds", [0.0, 0.5, 10.0])
+def test_padding_is_measured_in_a_part_of_the_time(budget_seconds: float):
+    seconds = {with_lengths: Machine(fixed=0.01) for with_lengths in (False, True)}
+    for with_lengths, machine in seconds.items():
+
+        def run_lengths(lengths: Sequence[int], machine: Machine = machine) -> None:
+            machine(len(lengths), max(lengths))
+
+        machine.measured(budget_seconds=budget_seconds, run_lengths=run_lengths if with_lengths else None)
+    assert seconds[True].now - seconds[False].now <= budget_seconds / 4 + 3 * seconds[True].truth.predict(16, 8)
+
+
+def test_the_padding_cost_is_stored_with_the_table():
+    table = padded_machine(0.4)
+    assert CostTable.from_json(table.to_json()).padding_cost == table.padding_cost

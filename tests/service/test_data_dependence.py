@@ -1,20 +1,16 @@
-"""Which graphs take a time, or give a recurrent layer rows, that depends on the caller, and which compute padding."""
+"""Which graphs take a time, or give a recurrent layer rows, that depends on the caller."""
 
 import onnx
 import pytest
 
-from lengthwise.runtime import recurrent_kernels
-from lengthwise.runtime.manifest import GRAPH_FILE, Manifest
-from lengthwise.runtime.onnx import fusion, onnx_graph
+from lengthwise.runtime.manifest import GRAPH_FILE
+from lengthwise.runtime.onnx import onnx_graph
 from lengthwise.runtime.onnx.data_dependence import (
     ENDS_WITHOUT_ROWS,
-    computes_padding,
     has_steady_time,
     recurrent_without_rows,
 )
 from lengthwise.runtime.onnx.onnx_graph import Graph
-from lengthwise.runtime.provider import CPU_DEVICE, PLAIN_CPU, Device
-from lengthwise.runtime.session import Session
 from tests.support import hostile_models
 from tests.support.hostile_models import Made
 from tests.support.model_directories import BUNDLED
@@ -108,51 +104,3 @@ def test_the_bundled_graph_has_a_steady_time_and_the_rows_of_its_batch() -> None
 def test_whole_graphs_are_told_apart(made: Made, operator: str | None) -> None:
     graph = onnx_graph.read(hostile_models.model(made))
     assert recurrent_without_rows(graph, "values", ["lengths"], ENDS_WITHOUT_ROWS) == operator
-
-
-LAYER = "steps, state, cell = LSTM (values, W, R, B, lengths)"
-CAST = "wide = Cast <to = 7> (lengths)"
-HEAD = "logits = Gemm (pooled, W2, B2)"
-FIRST = "first = Constant <value_ints = [0]> ()"
-LAST_AXIS, STEPS_AXIS = (f"axes = Constant <value_ints = [{axis}]> ()" for axis in (-1, 1))
-
-SKIPPED = {
-    "the last state": [LAYER, "logits = Gemm (state, W2, B2)"],
-    "attention of the kernels": [
-        "centred = Sub (values, mean)",
-        f"steps, state = {fusion.DOMAIN}.LSTM (centred, W, R, B, lengths)",
-        f"pooled, attention = {fusion.DOMAIN}.AttentionPooling (steps, lengths, W2, W3)",
-        HEAD,
-    ],
-    "lengths of another type": [CAST, "steps, pooled = GRU (values, W, R, B, wide)", HEAD],
-    "the last step, by the lengths": [LAYER, CAST, "pooled = GatherND (steps, wide)", HEAD],
-    "the first step": [LAYER, FIRST, "pooled = Gather <axis = 1> (steps, first)", HEAD],
-    "a sum by a mask": [LAYER, "mask = Less (places, lengths)", "pooled = MatMul (mask, steps)", HEAD],
-    "a mean over the steps": [LAYER, STEPS_AXIS, "pooled = ReduceMean (steps, axes)", HEAD],
-    "an embedding of tokens": ["e = Gather (table, values)", "s, pooled = LSTM (e, W, R, B, lengths)", HEAD],
-}
-COMPUTED = {
-    "a convolution": ["x = Conv (values, K)", "steps, pooled = LSTM (x, W, R, B, lengths)", HEAD],
-    "a dense layer on each step": [LAYER, "logits = MatMul (steps, W2)"],
-    "attention of onnxruntime": [LAYER, "turned = Transpose (steps)", "x = MatMul (weights, turned)"],
-    "a layer without lengths": ["steps, pooled = LSTM (values, W, R, B)", HEAD],
-    "an embedding before a product": ["x = Gather (table, values)", "logits = MatMul (x, W2)"],
-    "one feature of each step": [FIRST, "x = Gather <axis = 2> (values, first)", "logits = MatMul (x, W2)"],
-    "a norm over the features": [LAST_AXIS, "x = ReduceL2 (values, axes)", "logits = MatMul (x, W2)"],
-    "a function of the file": ["pooled = mine.Encoder (values, lengths)", HEAD],
-    "a loop": ["pooled = Scan (values)", HEAD],
-}
-
-
-@pytest.mark.parametrize("case", [*SKIPPED, *COMPUTED])
-def test_every_layer_over_the_steps_that_is_not_in_the_projects_kernels_computes_padding(case: str) -> None:
-    graph = written(*(SKIPPED | COMPUTED)[case])
-    assert computes_padding(graph, "values", ["lengths"], skips_padding=True) is (case in COMPUTED)
-    assert computes_padding(graph, "values", ["lengths"], skips_padding=False)
-
-
-@pytest.mark.parametrize("device", [CPU_DEVICE, PLAIN_CPU])
-def test_the_bundled_model_computes_padding_only_in_onnxruntimes_kernels(device: Device) -> None:
-    session = Session((BUNDLED / GRAPH_FILE).read_bytes(), Manifest.read(BUNDLED), devices=[device])
-    own = recurrent_kernels.INSTRUCTION_SETS and device is CPU_DEVICE
-    assert session.computes_padding is not bool(own)

@@ -49,10 +49,10 @@ def body(*lengths: int) -> dict[str, Any]:
     return {"sequences": [{"id": SECRET, "steps": [[0.123456, 3]] * length} for length in lengths]}
 
 
-@pytest.mark.parametrize(("computes_padding", "computed"), [(False, 15), (True, 24)])
-async def test_a_batch_is_shown_by_its_figures_and_nothing_of_a_caller(computes_padding: bool, computed: int) -> None:
+@pytest.mark.parametrize(("padding_cost", "computed"), [(0.0, 15), (1.0, 24)])
+async def test_a_batch_is_shown_by_its_figures_and_nothing_of_a_caller(padding_cost: float, computed: int) -> None:
     async with viewed() as (service, viewer):
-        service.serving.served[0].metrics.computes_padding = computes_padding
+        service.serving.served[0].metrics.padding_cost = padding_cost
         answer = await service.predict(body(3, 7, 5), x_request_id=SECRET, authorization=SECRET)
         assert answer.status_code == 200
         frame = await frame_with(viewer)

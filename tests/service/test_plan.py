@@ -67,7 +67,7 @@ def tables(draw: st.DrawFn) -> CostTable:
     widths = draw(st.sampled_from([[4], [4, 240], [4, 16, 64, 1024]]))
     seconds = draw(st.lists(st.floats(1e-6, 0.1), min_size=len(rows) * len(widths), max_size=len(rows) * len(widths)))
     table = np.array(seconds).reshape(len(rows), len(widths))
-    return CostTable(rows, widths, table, valid_steps_only=draw(st.booleans()))
+    return CostTable(rows, widths, table, padding_cost=draw(st.sampled_from([0.0, 0.03, 0.3, 1.0])))
 
 
 @given(st.lists(specs, max_size=60), tables(), several_limits)
@@ -211,12 +211,12 @@ def test_a_sequence_past_every_limit_runs_alone():
 
 
 def saturating_table(
-    *a_row: float, rows: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64), valid_steps_only: bool = True
+    *a_row: float, rows: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64), padding_cost: float = 0.0
 ) -> CostTable:
     """A step of a row costs so many microseconds with so many rows; where nothing is said, the least from four on."""
     each = np.array(a_row or (2.0, 1.4, 1.0, 1.0, 1.0, 1.0, 1.0))
     seconds = np.outer(np.array(rows) * each * 1e-6, [4, 1024])
-    return CostTable(rows, [4, 1024], seconds, valid_steps_only=valid_steps_only)
+    return CostTable(rows, [4, 1024], seconds, padding_cost=padding_cost)
 
 
 # Microseconds of a step of a row of a two-layer BiLSTM of 128: measured at load on a Xeon; and with a smaller cache.
@@ -265,7 +265,7 @@ def test_where_a_row_costs_its_steps_part_of_those_that_wait_run_in_order(
 
 def test_where_padding_is_computed_sequences_run_with_those_of_their_width():
     pool, _ = pool_of([Spec(width) for width in (10, 200) * 40])
-    cost = saturating_table(valid_steps_only=False)
+    cost = saturating_table(padding_cost=1.0)
     while pool:
         assert len({one.width for one in plan(pool, cost, BatchLimits(), now=0.0)}) == 1
 
@@ -334,12 +334,12 @@ def test_in_order_of_arrival_the_longest_batch_that_pays_makes_nobody_late():
 
 
 @pytest.mark.parametrize(
-    ("valid_steps_only", "left_out"),
-    [(True, 0), (False, 0), (True, MAX_LEFT_OUT)],
+    ("padding_cost", "left_out"),
+    [(0.0, 0), (1.0, 0), (0.0, MAX_LEFT_OUT)],
     ids=["by arrival", "by length", "with the most urgent one"],
 )
-def test_one_in_a_hurry_takes_the_others_of_its_request_along(valid_steps_only: bool, left_out: int):
-    cost = saturating_table(valid_steps_only=valid_steps_only)
+def test_one_in_a_hurry_takes_the_others_of_its_request_along(padding_cost: float, left_out: int):
+    cost = saturating_table(padding_cost=padding_cost)
     turn_seconds = cost.predict(8, 900)
     pool, places = pool_of([*[Spec(900)] * 30, *[Spec(100, deadline=0.9 * turn_seconds)] * 4, Spec(100)])
     pool.left_out = left_out

@@ -124,7 +124,7 @@ async def test_a_closed_model_answers_what_waits_and_a_call_that_was_read_for_it
 
 @pytest.mark.parametrize(("waiting", "seconds", "fits"), [(2, 0.1, True), (3, 0.1, False), (64, 1.0, False)])
 def test_in_order_of_arrival_the_next_batch_has_all_that_wait(waiting: int, seconds: float, fits: bool):
-    only = model_queue(seconds=0.01, valid_steps_only=True, rows=32)
+    only = model_queue(seconds=0.01, padding_cost=0.0, rows=32)
     for _ in range(waiting):
         only.pending.add(WaitingSequence(4))
     only.seconds = 0.04 * waiting  # predicted, of what waits
@@ -148,7 +148,7 @@ def test_the_wait_for_a_larger_batch_ends_before_a_deadline():
 
 @pytest.mark.parametrize("by_arrival", [True, False])
 def test_a_turn_is_longest_in_order_of_arrival_and_short_for_several_models(by_arrival: bool):
-    made, other = model_queue(names, valid_steps_only=by_arrival), model_queue(names, name="other")
+    made, other = model_queue(names, padding_cost=float(not by_arrival)), model_queue(names, name="other")
     queues = ModelQueues()
     queues.append(made)
     alone = queues.turn_seconds(made)

@@ -248,7 +248,7 @@ class RaisesWhenShort(Session):
     def __init__(self, least: int) -> None:
         self.least = least
         self.provider = CPU_LABEL
-        self.kernels, self.computes_padding = "numpy", True
+        self.kernels = "numpy"
         self.clock = time.thread_time
         self._slots = []
         self.seen: set[int] = set()

@@ -54,12 +54,12 @@ def model_queue(
     name: str = "m/1",
     steady: bool = True,
     first_runs: int = 0,
-    valid_steps_only: bool = False,
+    padding_cost: float = 1.0,
     **limits: Any,
 ) -> ModelQueue:
     """A queue whose shortest run is predicted to take `seconds`: by default none is the event loop's own work."""
     times = np.array([[seconds, 16 * seconds], [2 * seconds, 32 * seconds]])
-    cost = CostTable([1, 64], [4, 64], times, valid_steps_only=valid_steps_only)
+    cost = CostTable([1, 64], [4, 64], times, padding_cost=padding_cost)
     made = ModelQueue(name, run, cost, ModelMetrics("m", "1"), BatchLimits(**limits), steady=steady)
     for _ in range(made.inline.first_runs - first_runs):
         made.inline.count_run()

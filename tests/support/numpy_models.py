@@ -87,7 +87,6 @@ class Sums:
     provider = CPU_LABEL
     recurrent = True
     kernels = "numpy"
-    computes_padding = False
     bound = False
 
     def __init__(self, manifest: Manifest, before: Callable[[PaddedBatch], None]) -> None:

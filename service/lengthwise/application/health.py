@@ -102,7 +102,7 @@ def _described_model(served: ServedModel, serving: Serving) -> dict[str, Any]:
         **manifest.model_dump(include=_MANIFEST_FIELDS),
         "attention": manifest.graph.attention is not None,
         "provider": served.model.session.provider,
-        "planned_by": served.model.cost.planned_by,
+        "padding_cost": served.model.cost.padding_cost,
         "promise": None if served.model.promise is None else served.model.promise.model_dump(),
         "queue_sequences": len(served.queue.pending),
         "broken": {

@@ -368,11 +368,11 @@ class Batcher:
         """Returns limits with so few rows that this runner and the idle ones get equal parts of a queue.
 
         The limits are returned unchanged if there are no two sequences to divide, or a part would be too short to wake
-        a runner for it; if batches are not planned in order of arrival; or if sequences wait for `max_wait_seconds`,
-        because what has waited together runs together.
+        a runner for it; if padding costs as much as valid steps, as batches by length are small; or if sequences wait
+        for `max_wait_seconds`, because what has waited together runs together.
         """
         helpers, waiting = self._runners.count_helpers(), len(queue.pending)
-        if not helpers or waiting < 2 or self._queues.waits or not queue.cost.valid_steps_only:
+        if not helpers or waiting < 2 or self._queues.waits or queue.cost.padding_cost == 1:
             return limits
         rows, mean_width = -(-waiting // (1 + helpers)), queue.padded_steps // waiting
         return limits.at_most(rows) if queue.predict(rows, mean_width) >= WORTH_A_RUNNER_SECONDS else limits

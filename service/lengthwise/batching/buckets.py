@@ -183,7 +183,13 @@ class BucketedCosts(CostTable):
     """
 
     def __init__(self, table: CostTable, buckets: Buckets) -> None:
-        super().__init__(table.rows.tolist(), table.widths.tolist(), table.seconds, clock=table.clock)
+        super().__init__(
+            table.rows.tolist(),
+            table.widths.tolist(),
+            table.seconds,
+            padding_cost=table.padding_cost,
+            clock=table.clock,
+        )
         self._buckets = buckets
         self._ran: set[BatchShape] = set()
         # `[rows]`: the bucket of 1, 2, ... rows, but in full batches
@@ -193,8 +199,9 @@ class BucketedCosts(CostTable):
 
     def measured_seconds(self, rows: int, width: int, valid_steps: int | None = None) -> float:
         """As `CostTable.measured_seconds`, with the corrections that the columns do not have yet."""
-        return max(1.0, rows / int(self.rows[-1])) * float(
-            np.interp(rows, self.rows, interpolated(self.grid_widths, self._measured, width))
+        charged_rows = self.charged_rows(rows, width, valid_steps)
+        return max(1.0, charged_rows / int(self.rows[-1])) * float(
+            np.interp(charged_rows, self.rows, interpolated(self.grid_widths, self._measured, width))
         )
 
     def observe(self, rows: int, width: int, seconds: float, valid_steps: int | None = None) -> float:

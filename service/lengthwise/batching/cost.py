@@ -2,9 +2,11 @@
 
 The table is measured at load, on a grid of shapes (`batching.cost_measurement`), made monotone, and interpolated
 linearly. That fits recurrent models: linear in the width, piecewise linear in the rows until the vectors are full. The
-grid is of batches of one length; where kernels compute valid steps only, a batch of mixed lengths costs what as many
-rows of the longest length cost as hold its valid steps (`valid_steps / width`, a fraction is interpolated). While
-serving, two numbers are learned; a single slow run changes each by a few percent at most:
+grid is of batches of one length. A batch of mixed lengths costs what as many rows of its longest length cost as have
+its *charged* steps: its valid steps, and its padding times `padding_cost` (a fraction of a row is interpolated). That
+is a third number of the model, kernels and processor, measured at load, too: 0 where padding is skipped, 1 where it is
+computed as valid steps are. While serving, two numbers are learned; a single slow run changes each by a few percent at
+most:
 
 | number | meaning |
 |---|---|
@@ -19,7 +21,7 @@ import threading
 import time
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,6 +49,7 @@ class Column(NamedTuple):
     """Predicted seconds of batches of one width, before the drift: multiply by `CostTable.drift`."""
 
     seconds: list[float]  # `seconds[n]`: of a batch of n rows; 0 for n = 0
+    added_seconds: list[float]  # `added_seconds[n]`: of one row more than n; 0 for the most rows
     cheapest_rows: list[int]  # `cheapest_rows[n]`: the number of rows, at most n, with the fewest seconds a row
     enough_rows: int  # the smallest number of rows whose seconds a row are within 5 % of the lowest
     least_row_seconds: float  # the lowest seconds a row of any number of rows
@@ -61,7 +64,15 @@ class Column(NamedTuple):
         cheapest = np.maximum.accumulate(np.where(row_seconds <= lowest, counts, 0))
         cheap = counts[row_seconds <= NEARLY_BEST * lowest[-1]]
         balanced = 2 ** round(math.log2(cheap[0] * cheap[-1]) / 2)  # near the geometric mean
-        return cls([0.0, *seconds.tolist()], [0, *cheapest.tolist()], int(cheap[0]), float(lowest[-1]), balanced)
+        added = np.diff(seconds, prepend=0.0, append=seconds[-1])
+        return cls(
+            [0.0, *seconds.tolist()],
+            added.tolist(),
+            [0, *cheapest.tolist()],
+            int(cheap[0]),
+            float(lowest[-1]),
+            balanced,
+        )
 
     @property
     def rows_nearly_free(self) -> bool:
@@ -132,9 +143,9 @@ class _Snapshot(NamedTuple):
 class CostTable:
     """Seconds of a batch by rows and width, from `seconds [rows, widths]` of an ascending grid, made monotone here.
 
-    `valid_steps_only`: whether a row costs its own steps, however long the others are. `clock` is that of the seconds:
-    by default the processor time of the running thread, which other work on the machine does not change. A run on a
-    device needs the wall clock. Raises ValueError if the arguments are not such a grid.
+    `padding_cost`: of a padding step, over a valid one, from 0 to 1. `clock` is that of the seconds: by default the
+    processor time of the running thread, which other work on the machine does not change. A run on a device needs the
+    wall clock. Raises ValueError if the arguments are not such a grid, or no such cost.
     """
 
     def __init__(
@@ -143,7 +154,7 @@ class CostTable:
         widths: Sequence[int],
         seconds: NDArray[np.float64],
         *,
-        valid_steps_only: bool = False,
+        padding_cost: float = 1.0,
         clock: Callable[[], float] = time.thread_time,
     ) -> None:
         self.clock = clock
@@ -155,7 +166,9 @@ class CostTable:
                 raise ValueError("a cost table wants ascending rows and widths, at least 1")
         if measured.shape != (len(self.rows), len(self.widths)) or not ((measured > 0) & (measured < np.inf)).all():
             raise ValueError("a cost table wants one time above 0 for each of its rows and widths")
-        self.valid_steps_only = valid_steps_only
+        if not 0 <= padding_cost <= 1:
+            raise ValueError("a cost table wants the cost of a padding step from 0 to 1")
+        self.padding_cost = padding_cost
         self._measured = np.maximum.accumulate(np.maximum.accumulate(measured, axis=0), axis=1)
         self.drift = 1.0
         self.overhead = Overhead()
@@ -164,11 +177,6 @@ class CostTable:
         self._snapshot = _Snapshot(0, 0.0, self._measured, {})  # replaced, never changed, by `observe` in any thread
         self._row_weights: dict[int, NDArray[np.float64]] = {}  # `[rows, grid rows]` by rows, for interpolation
         self.grid_widths: list[int] = self.widths.tolist()
-
-    @property
-    def planned_by(self) -> Literal["arrival", "length"]:
-        """In which order a plan takes sequences: by length, unless a row costs its own steps only."""
-        return "arrival" if self.valid_steps_only else "length"
 
     @property
     def seconds(self) -> NDArray[np.float64]:
@@ -195,14 +203,13 @@ class CostTable:
     def _renew(self, **changes: Any) -> _Snapshot:
         """Replaces the snapshot by one with the `changes` of fields, and returns it; `learning` is locked.
 
-        A plan by length needs the columns of all widths that wait. Those in use are computed here, in the thread that
-        learns, and not in a decision, for which the batcher is locked.
+        A plan needs the columns of all widths that wait. Those in use are computed here, in the thread that learns, and
+        not in a decision, for which the batcher is locked.
         """
         previous = self._snapshot
         snapshot = previous._replace(columns={}, **changes)
-        if not self.valid_steps_only:
-            for width in list(previous.columns):
-                snapshot.columns[width] = Column.of(self.computed(width, snapshot.rows, snapshot.seconds))
+        for width in list(previous.columns):
+            snapshot.columns[width] = Column.of(self.computed(width, snapshot.rows, snapshot.seconds))
         self._snapshot = snapshot
         return snapshot
 
@@ -226,12 +233,15 @@ class CostTable:
 
     def seconds_of(self, rows: int, width: int, valid_steps: int | None = None) -> float:
         """Predicted seconds of one batch before the drift; without `valid_steps`, of rows of one length."""
-        times = self.column(width, rows).seconds
-        if valid_steps is None or not self.valid_steps_only:
-            return times[rows]
-        full_rows = max(1.0, valid_steps / width)  # as many rows of the whole width have these valid steps
-        lower = min(int(full_rows), rows - 1)
-        return times[lower] + (full_rows - lower) * (times[lower + 1] - times[lower])
+        column, charged_rows = self.column(width, rows), self.charged_rows(rows, width, valid_steps)
+        whole_rows = int(charged_rows)
+        return column.seconds[whole_rows] + (charged_rows - whole_rows) * column.added_seconds[whole_rows]
+
+    def charged_rows(self, rows: int, width: int, valid_steps: int | None) -> float:
+        """As many rows of the whole width cost what this batch costs; without `valid_steps`, all of them."""
+        if valid_steps is None:
+            return rows
+        return rows - (1 - self.padding_cost) * (rows - max(1.0, valid_steps / width))
 
     def measured_seconds(self, rows: int, width: int, valid_steps: int | None = None) -> float:
         """What a batch of this shape took when it was measured: without overhead and drift."""
@@ -267,7 +277,7 @@ class CostTable:
             "rows": self.rows.tolist(),
             "widths": self.widths.tolist(),
             "seconds": self.seconds.tolist(),
-            "valid_steps_only": self.valid_steps_only,
+            "padding_cost": self.padding_cost,
         }
 
     @classmethod
@@ -277,7 +287,7 @@ class CostTable:
             data["rows"],
             data["widths"],
             data["seconds"],
-            valid_steps_only=bool(data["valid_steps_only"]),
+            padding_cost=float(data["padding_cost"]),
             clock=clock,
         )
 

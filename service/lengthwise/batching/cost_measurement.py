@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import product
 from typing import Final, NamedTuple
 
@@ -33,6 +33,10 @@ FAILED_SECONDS: Final = 3600.0  # of a shape that cannot run: so dear that no ba
 _MOST_WRONG: Final = 8.0  # a stored time may be so many times too long or too short: serving corrects as much (`drift`)
 _ROUNDS: Final = 5  # in the budget of time, all shapes of a processor can run so many times: no further shape runs then
 _WIDEST_SHARE: Final = 0.4  # most that one shape may take of such a round
+# The padding cost: by batches of so many rows, as usual, in so many turns, while these take this part of the budget.
+# One run takes at most a small part. The longest row is so many times as long as the shortest. From `_COMPUTED` on,
+# which may be noise, the cost is 1.
+_MIXED_ROWS, _MIXED_ROUNDS, _MIXED_SHARE, _MIXED_RUNS, _MIXED_RATIO, _COMPUTED = 16, 8, 5, 80, 16, 0.9
 
 # Standard deviations of logs around the mean, and by how many doublings apart shapes are still alike (to 1 / e)
 _OFF_BY_ROWS, _ALIKE_ROWS = 0.5, 12.0
@@ -82,7 +86,7 @@ def measure(
     budget_seconds: float = 1.0,
     most_runs: int | None = MOST_RUNS,
     clock: Callable[[], float] = time.thread_time,
-    valid_steps_only: bool = False,
+    run_lengths: Callable[[Sequence[int]], object] | None = None,
     stored: CostTable | None = None,
 ) -> CostTable:
     """Measures a cost table by calls of `run(rows, width)`, within `budget_seconds` and `most_runs`.
@@ -104,47 +108,110 @@ def measure(
     that shape, larger ones, and those of more steps than any that ran cost `FAILED_SECONDS`.
 
     `budget_seconds` are on `clock`. They begin anew if the first run takes them all: it was disturbed, perhaps, and one
-    shape does not say what the others take. `valid_steps_only`: see `CostTable`.
+    shape does not say what the others take. After that, `run_lengths(lengths)` runs batches of mixed lengths, for a
+    fifth of that time, to measure `CostTable.padding_cost`; without it that is 1.
     """
     narrowest = min_width or multiple
     rows, widths = rows_grid(max_rows), grid(max(max_width, narrowest), smallest=narrowest)
-    times = _Times(rows, widths, max_padded_steps)
-    remaining = math.inf if most_runs is None else float(most_runs)  # runs
-    end = clock() + budget_seconds
+    runs = _Runs(run, _Times(rows, widths, max_padded_steps), clock, budget_seconds, most_runs, stored)
+    runs.run_on_processor() if most_runs is None else runs.run_on_device()
+    if stored is not None and runs.times.agree(stored):
+        return stored
+    table = CostTable(rows, widths, runs.times.filled(), padding_cost=float(run_lengths is None), clock=clock)
+    if run_lengths is not None:
+        table.padding_cost = _padding_cost(run_lengths, table, narrowest, budget_seconds)
+    return table
 
-    def run_shape(shape: int) -> bool:
+
+class _Runs:
+    """Runs shapes for `measure`, within its budget; the arguments are those of `measure`."""
+
+    def __init__(
+        self,
+        run: Callable[[int, int], object],
+        times: _Times,
+        clock: Callable[[], float],
+        budget_seconds: float,
+        most_runs: int | None,
+        stored: CostTable | None,
+    ) -> None:
+        self._run, self.times, self._clock, self._stored = run, times, clock, stored
+        self._budget_seconds = budget_seconds
+        self._runs_left = math.inf if most_runs is None else float(most_runs)
+        self._end = clock() + budget_seconds
+
+    def run_on_processor(self) -> None:
+        """Runs each new shape twice, and then all of them in turns; estimates the noise of their times."""
+        times = self.times
+        may_run = all(self._run_shape(shape) for shape in times.smallest_first(self._budget_seconds / _ROUNDS))
+        ran = sorted(np.flatnonzero(times.runs).tolist(), key=times.steps.__getitem__, reverse=True)
+        while may_run:
+            may_run = all(self._run_shape(shape) for shape in ran)
+        times.noise = max(_DIFFERENCES * float(np.median(times.differences or [_NOISE])), _LEAST_NOISE)
+        times.most_off = math.inf  # each shape ran several times: none is off by a run that was held up
+
+    def run_on_device(self) -> None:
+        """Runs the shapes that tell most of the others."""
+        may_run = True
+        while may_run:
+            shape = self.times.most_telling(self._end - self._clock(), self._runs_left)
+            may_run = shape is not None and self._run_shape(shape)
+
+    def _run_shape(self, shape: int) -> bool:
         """Runs a shape, and keeps its time; returns whether there is time for another run.
 
         Raises:
             MemoryError: Even the first shape does not fit into memory.
         """
-        nonlocal remaining, end
-        start = clock()
+        times, start = self.times, self._clock()
         try:
-            run(int(times.rows[shape]), int(times.widths[shape]))
+            self._run(int(times.rows[shape]), int(times.widths[shape]))
         except MemoryError:
             if not times.runs.any():
                 raise
             times.fails |= times.at_most[shape]  # nor does any larger shape fit
-        now, remaining = clock(), remaining - 1
-        end = now + budget_seconds if now > end and not times.runs.any() else end
+        now = self._clock()
+        self._runs_left -= 1
+        if now > self._end and not times.runs.any():
+            self._end = now + self._budget_seconds
         if not times.fails[shape]:
             times.add(shape, max(now - start, SHORTEST_SECONDS))
-        return now <= end and remaining > 0 and (stored is None or not times.agree(stored))
+        return now <= self._end and self._runs_left > 0 and (self._stored is None or not times.agree(self._stored))
 
-    if most_runs is None:
-        may_run = all(run_shape(shape) for shape in times.smallest_first(budget_seconds / _ROUNDS))
-        ran = sorted(np.flatnonzero(times.runs).tolist(), key=times.steps.__getitem__, reverse=True)
-        while may_run:
-            may_run = all(run_shape(shape) for shape in ran)
-        times.noise = max(_DIFFERENCES * float(np.median(times.differences or [_NOISE])), _LEAST_NOISE)
-        times.most_off = math.inf  # each shape ran several times: none is off by a run that was held up
-    else:
-        while (shape := times.most_telling(end - clock(), remaining)) is not None and run_shape(shape):
-            pass
-    if stored is not None and times.agree(stored):
-        return stored
-    return CostTable(rows, widths, times.filled(), valid_steps_only=valid_steps_only, clock=clock)
+
+def _padding_cost(
+    run_lengths: Callable[[Sequence[int]], object], table: CostTable, shortest: int, budget_seconds: float
+) -> float:
+    """Measures what a padding step costs over a valid one: from 0, where it is skipped, to 1.
+
+    Three batches run in turns: a *full* one, whose lengths are all the width; a *mixed* one of the same shape, whose
+    lengths grow by an equal factor from row to row, so that two thirds of its steps are padding; and a full one of
+    fewer rows, with about as many valid steps as the mixed one. If padding were skipped, the second would take as long
+    as the third; if it were computed, as long as the first. The cost is where it lies between the two. The width is the
+    largest with which a run takes a small part of `budget_seconds`. 1 if no lengths can be mixed.
+    """
+    rows, end = min(_MIXED_ROWS, int(table.rows[-1])), table.clock() + budget_seconds / _MIXED_SHARE
+    usable = [width for width in table.grid_widths if width >= 2 * shortest]
+    if rows == 1 or not usable:
+        return 1.0
+    quick = [width for width in usable if table.seconds_of(rows, width) <= budget_seconds / _MIXED_RUNS]
+    width = (quick or usable[:1])[-1]
+    mixed = np.geomspace(width, max(width / _MIXED_RATIO, shortest), rows).astype(int).tolist()
+    valid_steps = sum(mixed)
+    batches = ([width] * rows, mixed, [width] * max(1, round(valid_steps / width)))
+    fastest = [math.inf] * len(batches)
+    for _ in range(_MIXED_ROUNDS):
+        for batch, lengths in enumerate(batches):
+            start = table.clock()
+            run_lengths(lengths)
+            fastest[batch] = min(fastest[batch], table.clock() - start)
+        if table.clock() > end:
+            break
+    computed, seconds, skipped = fastest
+    # The third has a little more or fewer valid steps than the second: corrected by the table, which skips padding here
+    skipped *= table.seconds_of(rows, width, valid_steps) / table.seconds_of(len(batches[-1]), width)
+    padding_cost = float(np.clip((seconds - skipped) / max(computed - skipped, SHORTEST_SECONDS), 0.0, 1.0))
+    return padding_cost if padding_cost < _COMPUTED else 1.0
 
 
 class _Prediction(NamedTuple):

@@ -112,6 +112,8 @@ class PendingSequences:
         self._head_start = (MAX_PRIORITY + 1) * int(PRIORITY_SECONDS * _PER_SECOND) - 1  # steps of urgency of a level
         self._ran = 0  # sequences that were taken by plans so far
         self.work = 0.0  # predicted seconds of all plans by length so far; `plan` adds them
+        self.by_length = False  # whether batches by length pay; compared by `composition`
+        self.plans_until_comparison = 0  # of the two orders
         self.narrow_part = 0  # the widest of those that run in turn with wider ones, or 0; set by `plan`
         self.class_tops: list[int] = []  # the widest of each class, ascending, as `classes` found them
         self._divided_at = (0, 0)  # the numbers of arrivals and of waiting sequences then

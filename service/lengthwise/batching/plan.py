@@ -8,14 +8,8 @@
 | allowed seconds | the longest predicted run of the next batch, before the drift (`CostTable.drift`) |
 
 The hurried sequence is the anchor if no fewer deadlines are met then, and those that are due next run with it before
-more urgent ones; the others of its request, say, are as hurried. What runs with the anchor depends on the kernels
-(`CostTable.valid_steps_only`) and on the device (`Column.rows_nearly_free`):
-
-| a row costs | the batch | by |
-|---|---|---|
-| its own steps | the anchor and the most urgent others, as many as are cheapest within the limits | `by_arrival` |
-| the steps of the longest row, too | the part with the anchor, of a cheapest partition by length | `by_length` |
-| next to nothing, on a busy device | the anchor and others of its class | `by_class` |
+more urgent ones; the others of its request, say, are as hurried. What runs with the anchor is what costs least, by the
+measured costs of rows, valid steps and padding (`composition`; on a busy device `by_class`).
 
 In each case the most urgent sequence is left out by at most `MAX_LEFT_OUT` plans in a row; then it is the anchor, and
 those that are due next run with it. So a sequence is passed over at most `bypass_bound()` times, whatever arrives.
@@ -23,13 +17,11 @@ those that are due next run with it. So a sequence is passed over at most `bypas
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import islice
 from typing import Final
 
-from lengthwise.batching.by_arrival import arrival_batch
-from lengthwise.batching.by_class import class_batch
-from lengthwise.batching.by_length import length_batch
+from lengthwise.batching.composition import cheapest_batch
 from lengthwise.batching.cost import TAIL, CostTable
 from lengthwise.batching.limits import BatchLimits
 from lengthwise.batching.pending import (
@@ -63,33 +55,20 @@ def plan(pending: PendingSequences, cost: CostTable, limits: BatchLimits, now: f
     if len(pending) == 1:  # every plan of an idle server: nothing to choose from
         chosen = [urgent]
     else:
-        batch_of = _algorithm(pending, cost, limits)
         pending.hurried = hurried = _hurried_sequence(pending, urgent, cost, limits, now)
         anchor = urgent if hurried is None or pending.left_out >= MAX_LEFT_OUT else hurried
-        chosen = batch_of(pending, anchor, cost, limits, now)
+        chosen = cheapest_batch(pending, anchor, cost, limits, now)
         pending.hurried = None
         if anchor is hurried:
             # The batch of the hurried sequence runs first, if this makes no more sequences of both batches late.
-            later = batch_of(pending, urgent, cost, limits, now)
+            later = cheapest_batch(pending, urgent, cost, limits, now)
             if _count_in_time(chosen, later, cost, now) < _count_in_time(later, chosen, cost, now):
                 chosen = later
-        if not cost.valid_steps_only:
-            pending.work += cost.seconds_of(len(chosen), max(map(WIDTH, chosen)))
+        widths = [*map(WIDTH, chosen)]
+        pending.work += cost.seconds_of(len(chosen), max(widths), sum(widths))
     pending.run(chosen)
     pending.left_out = pending.left_out + 1 if urgent in pending else 0
     return chosen
-
-
-def _algorithm(
-    pending: PendingSequences, cost: CostTable, limits: BatchLimits
-) -> Callable[[PendingSequences, WaitingSequence, CostTable, BatchLimits, float], list[WaitingSequence]]:
-    """What chooses the batch with an anchor: see the module."""
-    if cost.valid_steps_only:
-        return arrival_batch
-    # Of the widest, as a few steps cost next to nothing on a processor, too
-    if pending.refilled and cost.column(max(pending.alike)[0], limits.rows).rows_nearly_free:
-        return class_batch
-    return length_batch
 
 
 def _hurried_sequence(
@@ -107,12 +86,9 @@ def _hurried_sequence(
     if hurried is None or hurried is urgent or not pending.is_near(hurried):
         return None
     # 2. The longest batch that the most urgent sequence may get, before the drift.
-    if cost.valid_steps_only:  # the others may be longer than the most urgent one
-        width, rows, mean_width = urgent.width, limits.rows, limits.padded_steps // limits.rows or 1
-    else:
-        width = mean_width = max(pending.alike)[0]  # others may be wider than the most urgent one
-        rows = limits.most_rows(width)
-    batch_seconds = min(cost.seconds_of(rows, mean_width), limits.longest_seconds(width, cost, tail=TAIL)) * cost.drift
+    width = max(pending.alike)[0]  # others may be wider than the most urgent one
+    rows = limits.most_rows(width)
+    batch_seconds = min(cost.seconds_of(rows, width), limits.longest_seconds(width, cost, tail=TAIL)) * cost.drift
     # 3. Whether the deadline passes if that batch runs before it.
     return hurried if hurried.deadline - now < cost.predict(1, hurried.width) + batch_seconds else None
 

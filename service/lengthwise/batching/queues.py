@@ -25,7 +25,7 @@ from lengthwise.telemetry.metrics import ModelMetrics
 log = logging.getLogger("lengthwise.queues")
 
 TURN_SECONDS: Final = 0.02  # see `BatchLimits.turn_seconds`
-# In order of arrival: what waits is served in the same order however it is cut, and each cut lengthens the tail.
+# Where padding is skipped: what waits is served in the same order however it is cut, and each cut lengthens the tail.
 ARRIVAL_TURN_SECONDS: Final = 0.1
 SHARED_TURN_SECONDS: Final = 0.002  # with several models: no run is interrupted for another
 _WAKE_UP_SECONDS: Final = 0.005  # how late a busy machine may wake a runner: a wait for more requests ends earlier
@@ -139,8 +139,9 @@ class ModelQueue:
     def fits(self, seconds: float) -> bool:
         """Whether the next batch is predicted to end within `seconds`, without planning it.
 
-        In a plan by length, the batch is assumed to have `Column.enough_rows` rows of the anchor's width; in a plan by
-        arrival, as many of the waiting sequences as the limits allow, at their mean cost.
+        Where padding costs as much as valid steps, the batch is assumed to have `Column.enough_rows` rows of the
+        anchor's width; where it is skipped, as many of the waiting sequences as the limits allow, at their mean cost;
+        in between, it is assumed to take as long as between the two.
         """
         anchors = (self.pending.most_urgent(), self.pending.earliest_deadline())  # that of the plan is one of these
         width = max([anchor.width for anchor in anchors if anchor is not None], default=0)
@@ -148,10 +149,10 @@ class ModelQueue:
             column = self.cost.column(width, self.limits.rows)
         except Exception:  # as in `predict`
             return self._log_failed_prediction() <= seconds
-        if self.cost.valid_steps_only:
-            batch_seconds = self.seconds * min(1.0, self.limits.rows / max(1, len(self.pending)))
-            return max(batch_seconds, column.seconds[1] * self.cost.drift) <= seconds
-        return column.seconds[min(len(self.pending), column.enough_rows)] * self.cost.drift <= seconds
+        waiting, drift, padding_cost = len(self.pending), self.cost.drift, self.cost.padding_cost
+        by_length = column.seconds[min(waiting, column.enough_rows)] * drift
+        in_order = max(self.seconds * min(1.0, self.limits.rows / max(1, waiting)), column.seconds[1] * drift)
+        return padding_cost * by_length + (1 - padding_cost) * in_order <= seconds
 
     def predict(self, rows: int, width: int, valid_steps: int | None = None) -> float:
         """Predicted seconds of a batch; infinity where the cost table fails, which must not end a thread."""
@@ -259,7 +260,7 @@ class ModelQueues(list[ModelQueue]):
         """The `BatchLimits.turn_seconds` for the next plan of a queue."""
         if len(self) > 1:
             return SHARED_TURN_SECONDS
-        return ARRIVAL_TURN_SECONDS if queue.cost.valid_steps_only else TURN_SECONDS
+        return TURN_SECONDS / max(queue.cost.padding_cost, TURN_SECONDS / ARRIVAL_TURN_SECONDS)
 
     def next(self, now: float, *, draining: bool) -> tuple[ModelQueue | None, float | None]:
         """The queue whose turn it is, and the seconds to wait for it.

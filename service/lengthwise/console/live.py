@@ -135,9 +135,7 @@ class LiveView:
         # A batch that failed (None) has the figures of its plan.
         rows, width = len(planned.sequences), planned.width
         valid_steps = planned.valid_steps if batch is None else batch.valid_steps
-        computed_steps = (
-            batch.padded_steps if batch is not None and planned.queue.metrics.computes_padding else valid_steps
-        )
+        padding = 0 if batch is None else batch.padded_steps - valid_steps
         thread = threading.current_thread()
         figures = {
             "model": planned.queue.name,
@@ -149,7 +147,8 @@ class LiveView:
             "rows": rows if batch is None else batch.rows,
             "width": width if batch is None else batch.width,
             "valid_steps": valid_steps,
-            "computed_steps": computed_steps,  # valid ones, and padding if that is computed
+            # Valid ones, and as many as cost what the padding costs
+            "computed_steps": valid_steps + padding * planned.queue.metrics.padding_cost,
             "lengths": None if batch is None else batch.lengths,  # `[rows]`; None if it failed
             "longest_wait_seconds": max(waits),
         }

@@ -298,8 +298,8 @@ class ScanState:
                 self._new += 1
                 session = model.session
                 kernels = f", its recurrent layers in the kernels of {session.kernels}" if session.recurrent else ""
-                message = "%s is ready on %s%s; its batches are formed by %s"
-                log.info(message, key, session.provider, kernels, model.cost.planned_by)
+                message = "%s is ready on %s%s; a padding step costs %.2f times as much as a valid one"
+                log.info(message, key, session.provider, kernels, model.cost.padding_cost)
         if result.reason is not None:
             self.refuse(key, result.reason)
 

@@ -258,23 +258,24 @@ def measure_cost(
     """
     multiple = manifest.width_multiple
 
-    def run(rows: int, width: int) -> None:
-        """Runs a batch of this shape.
+    def run_lengths(lengths: Sequence[int]) -> None:
+        """Runs a batch of these lengths.
 
         Raises:
             MemoryError: A device may have too little memory for so many rows: `measure` then tries no larger shape.
         """
         stopping.check()
-        batch = pad([constant_sequence(manifest, 0.0, min(width, manifest.max_length))] * rows, multiple=multiple)
+        rows = {length: constant_sequence(manifest, 0.0, min(length, manifest.max_length)) for length in {*lengths}}
+        batch = pad([rows[length] for length in lengths], multiple=multiple)
         try:
             answers.score(session.run(batch), batch.lengths, manifest)
         except Exception as error:  # onnxruntime's exceptions have no common base of their own
-            if session.bound and rows > 1:
+            if session.bound and batch.rows > 1:
                 raise MemoryError(str(error)) from error
             raise
 
     return measure(
-        run,
+        lambda rows, width: run_lengths([width] * rows),
         max_rows=limits.rows,
         max_width=rounded_width(manifest.max_length, multiple),
         max_padded_steps=limits.padded_steps,
@@ -283,7 +284,7 @@ def measure_cost(
         budget_seconds=budget_seconds,
         most_runs=MOST_RUNS if session.bound else None,
         clock=session.clock,
-        valid_steps_only=session.kernels != recurrent_kernels.ONNXRUNTIME and not session.computes_padding,
+        run_lengths=run_lengths,
         stored=stored,
     )
 

@@ -24,7 +24,7 @@ from lengthwise.runtime import fixed_kernels, placement, recurrent_kernels
 from lengthwise.runtime.graph_inputs import feed, zero_batch
 from lengthwise.runtime.installation import find
 from lengthwise.runtime.manifest import Manifest
-from lengthwise.runtime.onnx import convolutions, data_dependence, integer_layers, kernel_shares, nan_trial
+from lengthwise.runtime.onnx import convolutions, integer_layers, kernel_shares, nan_trial
 from lengthwise.runtime.onnx.pattern import NotFound, require
 from lengthwise.runtime.provider import CPU_DEVICE, Device, Provider, check_packages
 
@@ -76,7 +76,6 @@ class Opened(NamedTuple):
     session: Any  # an `onnxruntime.InferenceSession`
     kernels: str
     is_recurrent: bool  # `Session.recurrent`
-    computes_padding: bool
 
 
 def open_graph(source: Source, manifest: Manifest, threads: int, device: Device) -> Opened:
@@ -96,25 +95,20 @@ def open_graph(source: Source, manifest: Manifest, threads: int, device: Device)
     content = source.content()
     if device.provider.bound and b"DequantizeLinear" in content:
         log.info("%s: its int8 weights become float32 in every run: integer kernels are for the CPU", manifest.key)
-    session, kernels, graph = plain, recurrent_kernels.ONNXRUNTIME, content
+    session, kernels = plain, recurrent_kernels.ONNXRUNTIME
     for open_with_kernels, layers in _KERNELS if device.recurrent_kernels else ():
         try:
-            session, kernels, graph = open_with_kernels(source, content, manifest, threads, device, plain)
+            session, kernels = open_with_kernels(source, content, manifest, threads, device, plain)
             break
         except NotFound:
             continue
         except Exception as error:  # whatever failed, the graph works without them
             log.info("%s: onnxruntime's own %s: %s", manifest.key, layers, error)
-    # 3. What the chosen session computes
-    names = manifest.graph
-    padding = data_dependence.computes_padding(
-        graph, names.sequences, names.length_inputs, skips_padding=session is not plain
-    )
-    return Opened(session, kernels, _may_be_recurrent(content), padding)
+    return Opened(session, kernels, _may_be_recurrent(content))
 
 
-_WithKernels = tuple[Any, str, bytes]
-"""An onnxruntime session with Lengthwise's kernels, the name of these, and the graph that the session runs."""
+_WithKernels = tuple[Any, str]
+"""An onnxruntime session with Lengthwise's kernels, and the name of these."""
 
 
 def _with_recurrent_kernels(
@@ -137,8 +131,8 @@ def _with_recurrent_kernels(
     opened = None
     if recurrent_kernels.INSTRUCTION_SETS and (replaced := integer_layers.with_pooling(content)) is not None:
         try:
-            session, kernels, graph = _open_and_test(source.replaced(replaced.graph), manifest, threads, device)
-            opened = session, kernels + (recurrent_kernels.POOLING if replaced.pools else ""), graph
+            session, kernels = _open_and_test(source.replaced(replaced.graph), manifest, threads, device)
+            opened = session, kernels + (recurrent_kernels.POOLING if replaced.pools else "")
         except Exception as error:  # of onnxruntime; the graph as it is may run
             log.debug("%s: the graph does not run with its operators replaced: %s", manifest.key, error)
     opened = opened or _open_and_test(source, manifest, threads, device)
@@ -167,13 +161,13 @@ def _open_and_test(source: Source, manifest: Manifest, threads: int, device: Dev
     integer_graph = integer_layers.fused(content) if recurrent_kernels.INTEGER_SETS else None
     if integer_graph is not None:
         names.append(INTEGER + recurrent_kernels.register(options, "int8"))
-        source, content = source.replaced(integer_graph), integer_graph
+        source = source.replaced(integer_graph)
     if recurrent_kernels.INSTRUCTION_SETS:
         names.append(recurrent_kernels.register(options))
     session = _open_in(source, options, device)
     width = rounded_width(manifest.min_length, manifest.width_multiple)
     session.run(None, feed(manifest.graph, zero_batch(manifest, 1, width)))
-    return session, names[0], content
+    return session, names[0]
 
 
 def _with_fixed_kernels(
@@ -198,7 +192,7 @@ def _with_fixed_kernels(
         logits = [runtime.run([manifest.graph.logits], inputs)[0] for runtime in (session, plain)]
         if logits[0].tobytes() != logits[1].tobytes():
             raise ModelError("its fixed kernels are not those of MiniRocket")
-    return session, kernels, replaced.graph
+    return session, kernels
 
 
 def _with_convolutions(
@@ -228,7 +222,7 @@ def _with_convolutions(
     actual, expected = (runtime.run([names.logits], inputs)[0] for runtime in (session, plain))
     if not np.allclose(actual, expected, rtol=_SAME, atol=_SAME * np.abs(expected).max()):
         raise ModelError("its masks are not of valid steps")
-    return session, kernels, graph
+    return session, kernels
 
 
 _KERNELS: Final = (

@@ -82,8 +82,6 @@ class Session:
     pooling; "int8", "fixed" or "convolutions" followed by the instruction set of these kernels; or "onnxruntime"."""
     recurrent: bool
     """Whether the graph may have a recurrent layer, or at int8 another layer for this project's kernels."""
-    computes_padding: bool
-    """Whether a layer goes through the whole rectangle of a batch (`onnx.data_dependence`)."""
     clock: Callable[[], float]
     """The clock for costs, in seconds: processor time of the running thread on the CPU, wall time on devices."""
 
@@ -103,7 +101,7 @@ class Session:
         self._weights = source.weights  # kept in memory, because onnxruntime may still read from it
         opened = [open_graph(source, manifest, threads, device) for device in devices]
         self._sessions = [opened_graph.session for opened_graph in opened]
-        self._session, self.kernels, self.recurrent, self.computes_padding = opened[0]
+        self._session, self.kernels, self.recurrent = opened[0]
         # 2. The graph's names of its outputs; the axes of each output in the order of `Outputs`, and in the graph's.
         graph_names: dict[OutputName, str | None] = {
             "logits": names.logits,

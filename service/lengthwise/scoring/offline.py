@@ -45,7 +45,7 @@ class ScoredBatch(NamedTuple):
     rows: int  # sequences, or windows of them
     cost_steps: int  # rows x width
     valid_steps: int
-    computed_padding_steps: int  # padding that the kernels computed; 0 if they skip it
+    computed_padding_steps: int  # as many valid steps cost what the padding cost
     cpu_seconds: float  # of padding and running it, in the runner's thread
 
 
@@ -142,7 +142,7 @@ def _run(model: LoadedModel, rows: list[_Row], attention: bool) -> _BatchResult:
     def figures() -> ScoredBatch:
         """The figures of the batch, with the processor time until now."""
         valid, padded = batch.valid_steps, batch.padded_steps
-        computed = padded - valid if model.session.computes_padding else 0
+        computed = round((padded - valid) * model.cost.padding_cost)
         return ScoredBatch(batch.rows, padded, valid, computed, time.thread_time() - started)
 
     try:

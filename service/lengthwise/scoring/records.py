@@ -130,7 +130,7 @@ class Summary:
     rows: int = 0  # sequences or windows that this run computed
     cost_steps: int = 0  # padded steps that this run computed
     valid_steps: int = 0  # of them, those within the lengths
-    computed_padding_steps: int = 0  # padding that the kernels computed; 0 if they skip it
+    computed_padding_steps: int = 0  # as many valid steps cost what the padding of this run cost
     answers: int = 0  # compared with a label: one for each record; multi-label: each class; per-step: each step
     right: int = 0  # answers that equal the label
     unknown: int = 0  # records with a label that the model does not have; nothing is compared with such a label
@@ -148,7 +148,7 @@ class Summary:
 
     @property
     def computed_padding_share(self) -> float:
-        """The share of padding in the steps that the kernels computed in this run."""
+        """The share of padding in what the kernels computed in this run, by its measured cost."""
         computed = self.valid_steps + self.computed_padding_steps
         return self.computed_padding_steps / computed if computed else 0.0
 

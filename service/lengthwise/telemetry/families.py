@@ -84,7 +84,7 @@ COUNTERS: Final = (
     ModelCounter("sequences", "Sequences decoded."),
     ModelCounter(
         "computed_padding_steps",
-        "The padding of lengthwise_steps_total that was computed; kernels on the CPU skip it.",
+        "The padding of lengthwise_steps_total, times its measured cost: 0 if skipped, 1 if computed as valid steps.",
     ),
     ModelCounter("batch_failures", "Batches that failed in the runtime."),
     ModelCounter("overdue_batches", "Batches that ran for many times longer than predicted."),

@@ -166,7 +166,7 @@ class ModelMetrics:
         self.cells: MutableSequence[float] = [0] * CELLS if cells is None else cells
         self.key_cells: dict[str, MutableSequence[float]] = {}  # by the name of a key: its calls by status
         self._claim = claim
-        self.computes_padding = True  # false if the kernels of the graph skip padding
+        self.padding_cost = 1.0  # of a padding step, over a valid one: `CostTable.padding_cost`
         self.answered = CallSums()
         self.histograms = {form.name: Histogram(form.bounds, self.cells, FIRST_CELL[form.name]) for form in HISTOGRAMS}
         (
@@ -279,8 +279,7 @@ class ModelMetrics:
             cells[_VALID] += valid_steps
             padding = rows * width - valid_steps
             cells[_PADDING] += padding
-            if self.computes_padding:
-                cells[_COMPUTED] += padding
+            cells[_COMPUTED] += padding * self.padding_cost
             self.inference_seconds.observe(seconds)
             for wait in waits:
                 self.queue_seconds.observe(wait)

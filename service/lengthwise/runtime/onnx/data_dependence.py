@@ -1,14 +1,12 @@
-"""Finds what in a graph's run depends on the values in a batch, and whether the run computes padding.
+"""Finds what in a graph's run depends on the values in a batch.
 
-It only reads the graph, for three questions:
+It only reads the graph, for two questions:
 
 - Does the time of a run depend on values (`has_steady_time`)? The event loop runs batches that are predicted to be
   short, and a loop over values may take long.
 - Does the number of rows of a recurrent layer depend on them (`recurrent_without_rows`)? onnxruntime's own LSTM and GRU
   crash the process if they get no rows (seen in 1.31). So one request could crash a graph that drops rows by their
   values, as a boolean index does.
-- Is padding computed (`computes_padding`)? For each value of the graph it follows whether the value still has an axis
-  of steps.
 
 For the second question it follows from node to node how each value of the graph *depends* on what a client sends (a
 `_Depends`). Where that is unknown, the value depends on it:
@@ -24,13 +22,10 @@ A *counting* operator (`_COUNTING`), such as NonZero, has an output whose shape 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from lengthwise.runtime import fixed_kernels
-from lengthwise.runtime.onnx import convolutions, fusion, integer_layers, onnx_graph
 from lengthwise.runtime.onnx.onnx_graph import Graph, Node
 
 ENDS_WITHOUT_ROWS: Final = frozenset({"LSTM", "GRU"})
@@ -144,76 +139,3 @@ def _dependence_of_outputs(node: Node, inputs: list[_Depends], captured: list[_D
     # Any other operator; some have inputs whose numbers are the shape of the output.
     shapes = [inputs[index] for index in _SHAPED_BY.get(node.operator, ()) if index < len(inputs)]
     return _Depends(content, selects, shape or any(value.content for value in shapes))
-
-
-_DOMAINS: Final = frozenset(
-    {"", "ai.onnx", "com.microsoft", fusion.DOMAIN, integer_layers.DOMAIN, fixed_kernels.DOMAIN, convolutions.DOMAIN}
-)
-"""Domains whose operators are known. An operator of another domain may be a function of the file, with layers in it."""
-_POOLING: Final = "AttentionPooling"
-_COSTLY: Final = re.compile(
-    r"\w*(Attention|Conv|MatMul|Gemm|RNN|LSTM)(Integer\w*|NBits|Transpose)?|Einsum|If|Loop|Scan"
-)
-"""Operators with much arithmetic, beside recurrent layers; a loop or a branch too, since its graph is not looked at."""
-_GATHERING: Final = frozenset({"Gather", "GatherElements", "GatherND"})
-_FEATURE_AXES: Final = frozenset({2, -1})  # a reduction over these keeps the axis of steps
-
-
-def computes_padding(graph: bytes, sequences: str, lengths: Iterable[str], *, skips_padding: bool) -> bool:
-    """Whether a layer with much arithmetic goes through the whole rectangle of a batch, padding included.
-
-    These are recurrent layers, products and convolutions over the steps. Not counted are: LSTM and GRU with lengths if
-    `skips_padding`; the sum over the valid steps as a product with a mask; and operators on single elements, which cost
-    little beside one layer.
-
-    Args:
-        graph: The ONNX file.
-        sequences: The name of its input with the sequences.
-        lengths: The names of its inputs with the lengths and the mask.
-        skips_padding: Whether LSTM and GRU run in Lengthwise's kernels, which compute valid steps only.
-    """
-    # Values that have an axis of steps, and values that are computed from the lengths
-    model, with_steps, from_lengths = onnx_graph.read(graph), {sequences}, set(lengths)
-    for node in model.nodes:
-        reads_lengths = not from_lengths.isdisjoint(node.inputs)
-        if not with_steps.isdisjoint(node.inputs):
-            masks = from_lengths - with_steps  # computed from the lengths only
-            if node.operator in fusion.LAYERS:
-                is_cheap = skips_padding and reads_lengths
-            else:
-                is_sum = node.operator == "MatMul" and not masks.isdisjoint(node.inputs)
-                is_cheap = is_sum or (not _COSTLY.fullmatch(node.operator) and node.domain in _DOMAINS)
-            if not is_cheap:
-                return True
-            with_steps.update(_outputs_with_steps(node, model, with_steps, masks))
-        if reads_lengths:
-            from_lengths.update(node.outputs)
-    return False
-
-
-def _outputs_with_steps(node: Node, model: Graph, with_steps: set[str], masks: set[str]) -> list[str]:
-    """Returns the outputs of a node that have an axis of steps; at least one of its inputs has one.
-
-    Most operators keep the axis. It is lost where one step of each row is taken, and where the steps are summed.
-
-    Args:
-        node: The node.
-        model: Its graph.
-        with_steps: The values that have an axis of steps, of all nodes before it.
-        masks: The values that are computed from the lengths only.
-    """
-    if node.operator in fusion.LAYERS:
-        return node.outputs[:1]  # the others are the last states of each row
-    if node.operator == _POOLING:
-        return node.outputs[1:]  # the attention; the first output is the sum over the steps
-    if node.operator in ("Shape", "Size", "MatMul", "SharesAboveBiases", "PooledConvolutions"):
-        return []  # a MatMul with an axis of steps that comes here is a sum over the steps
-    second = node.inputs[1] if len(node.inputs) > 1 else ""
-    # An index by the lengths takes one step of each row; one on the axis of features takes some features of each step.
-    if node.operator in _GATHERING and second not in with_steps:
-        keeps_steps = second not in masks and node.attributes.get("axis") in _FEATURE_AXES
-        return node.outputs if keeps_steps else []
-    if node.operator.startswith("Reduce"):
-        axes = node.attributes.get("axes") or model.constants.get(second, ())
-        return node.outputs if isinstance(axes, tuple) and axes and _FEATURE_AXES.issuperset(axes) else []
-    return node.outputs
