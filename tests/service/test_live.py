@@ -52,7 +52,7 @@ def body(*lengths: int) -> dict[str, Any]:
 @pytest.mark.parametrize(("padding_cost", "computed"), [(0.0, 15), (1.0, 24)])
 async def test_a_batch_is_shown_by_its_figures_and_nothing_of_a_caller(padding_cost: float, computed: int) -> None:
     async with viewed() as (service, viewer):
-        service.serving.served[0].metrics.padding_cost = padding_cost
+        service.serving.served[0].model.cost.padding_cost = padding_cost
         answer = await service.predict(body(3, 7, 5), x_request_id=SECRET, authorization=SECRET)
         assert answer.status_code == 200
         frame = await frame_with(viewer)

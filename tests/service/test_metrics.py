@@ -198,9 +198,15 @@ shapes = st.tuples(st.integers(1, 300), st.integers(1, 20_000)).flatmap(
 def test_rows_times_width_is_valid_steps_and_padding_always(batches: list[tuple[int, int, int]], computes: bool):
     made = metrics()
     model = made.model("m", "1", INFO)
-    model.padding_cost = float(computes)
     for rows, width, valid in batches:
-        model.batch(rows=rows, width=width, valid_steps=valid, waits=[0.0] * rows, seconds=0.001)
+        model.batch(
+            rows=rows,
+            width=width,
+            valid_steps=valid,
+            waits=[0.0] * rows,
+            seconds=0.001,
+            padding_cost=float(computes),
+        )
     counted = value(made, "steps_total", kind="valid") + value(made, "steps_total", kind="padding")
     assert counted == sum(rows * width for rows, width, _ in batches)
     assert value(made, "computed_padding_steps_total") == computes * value(made, "steps_total", kind="padding")

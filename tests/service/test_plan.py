@@ -4,7 +4,8 @@ import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from itertools import islice
+from functools import cache
+from itertools import compress, islice, product
 
 import hypothesis.strategies as st
 import numpy as np
@@ -482,6 +483,54 @@ def test_where_few_wait_the_batch_is_one_of_a_cheapest_partition(of_width: list[
     chosen = [waiting.width for waiting in plan(pool, cost, limits, now=0.0)]
     seconds = cost.predict(len(chosen), max(chosen)) + exact_seconds([one.width for one in pool], cost, limits)
     assert seconds == pytest.approx(exact_seconds(of_width, cost, limits), rel=1e-9)
+
+
+def drawn_table(random: np.random.Generator) -> CostTable:
+    """A table whose rows are cheaper in company, with a fixed time and a padding cost of any size."""
+    rows, a_row = [1, 2, 4, 8, 16, 64], np.concatenate([np.cumprod(random.uniform(1, 1.4, 3))[::-1], [1, 1, 1]])
+    padding_cost = float(random.choice([0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.7, 1, random.random()]))
+    seconds = random.uniform(0, 300) + random.uniform(0.5, 5) * np.outer(rows * a_row, [1, 256])
+    return CostTable(rows, [1, 256], seconds, padding_cost=padding_cost)
+
+
+def cheapest_seconds(of_width: tuple[int, ...], cost: CostTable) -> float:
+    """Seconds of the cheapest partition of all: of a few sequences, every one is tried."""
+
+    @cache
+    def cheapest(left: tuple[int, ...]) -> float:
+        if not left:
+            return 0.0
+        first, *others = left
+        least = math.inf
+        for chosen in product([False, True], repeat=len(others)):
+            batch = (first, *compress(others, chosen))
+            later = tuple(width for width, runs in zip(others, chosen, strict=True) if not runs)
+            least = min(least, cost.seconds_of(len(batch), max(batch), sum(batch)) + cheapest(later))
+        return least
+
+    return cheapest(of_width)
+
+
+@pytest.mark.sampled(10)
+@pytest.mark.parametrize("block", range(10))
+def test_no_batch_of_any_padding_cost_is_dearer_than_the_best_by_a_twentieth(block: int):
+    for seed in range(1000 * block, 1000 * (block + 1)):
+        random = np.random.default_rng(seed)
+        cost = drawn_table(random)
+        lengths = random.lognormal(4, 0.8, random.integers(2, 8)) if seed % 2 else random.uniform(1, 256, 5)
+        of_width = np.clip(lengths, 1, 256).astype(int).tolist()
+        pool, _ = pool_of([Spec(width) for width in of_width])
+        chosen = [waiting.width for waiting in plan(pool, cost, BatchLimits(), now=0.0)]
+        seconds = cost.seconds_of(len(chosen), max(chosen), sum(chosen))
+        left = tuple(waiting.width for waiting in pool)
+        assert seconds + cheapest_seconds(left, cost) - cheapest_seconds((*of_width,), cost) <= 0.05 * seconds, seed
+
+
+@pytest.mark.parametrize(("padding_cost", "in_order"), [(0.0, True), (0.02, True), (0.2, False), (1.0, False)])
+def test_the_order_is_that_of_arrival_where_padding_costs_next_to_nothing(padding_cost: float, in_order: bool):
+    pool, places = pool_of([Spec(width) for width in (10, 200) * 40])
+    chosen = [places[one] for one in plan(pool, saturating_table(padding_cost=padding_cost), BatchLimits(), now=0.0)]
+    assert (chosen == [*range(len(chosen))]) is in_order
 
 
 def ratio_to_exact(lengths: str, count: int, seed: int, cost: CostTable, limits: BatchLimits) -> float:

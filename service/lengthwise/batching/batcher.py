@@ -92,14 +92,11 @@ class Batcher:
         self.execution = Execution(self._queues, self._lock, clock, self._turns, on_batch, on_suspect)
         self._runners = Runners(
             self,
-            self._lock,
             runners,
-            clock,
             inline=not self._queues.waits,
             one_core=one_core,
             lend_cores=lend_cores,
             cores=cores or Cores(),
-            turns=self._turns,
         )
         self._unsettled: set[PendingRequest] = set()  # accepted requests without an answer or an error
         self.runners = runners
@@ -198,66 +195,51 @@ class Batcher:
         if loop is None:
             raise NotReady("the server is starting", retry_after_seconds=1)
         # 1. The request, and a `QueuedSequence` for each of its sequences
-        now = self._clock()
-        count = len(sequences)
+        now, count = self._clock(), len(sequences)
         future = loop.create_future() if waiter is None else waiter
         request = PendingRequest(queue, future, finish, attention, trace, [None] * count, count)
-        queued: list[QueuedSequence] = []
-        total = 0
-        total_seconds = 0.0
-        for index, steps in enumerate(sequences):
-            width = queue.width_of(len(steps))
-            padded_steps = rounded_width(width, queue.limits.multiple)
-            seconds = queue.row_seconds(width)
-            queued.append(
-                QueuedSequence(
-                    width,
-                    deadline,
-                    priority,
-                    steps=steps,
-                    padded_steps=padded_steps,
-                    seconds=seconds,
-                    arrival=now,
-                    index=index,
-                    request=request,
-                )
-            )
-            total += padded_steps
-            total_seconds += seconds
+        queued = _queued(request, sequences, deadline, priority, now)
         # 2. What is refused without the lock
         if queue.breaker.open:
             raise NotReady(
                 f"the model {queue.name} does not work, and is tried again on a schedule; /healthz says why",
                 retry_after_seconds=max(0.0, queue.breaker.probe_time - now),
             )
-        admission = self.admission
-        admission.check_size(total)
+        self.admission.check_size(sum([sequence.padded_steps for sequence in queued]))
         if deadline <= now:
             raise DeadlineExceeded("the deadline had passed when the request arrived")
         # 3. Admission, and a runner that is woken
         with self._lock:
             if self.draining:
                 raise Draining("the server is shutting down", retry_after_seconds=1)
-            admission.check(
-                queue,
-                total,
-                total_seconds,
-                widest=max(map(WIDTH, queued), default=1),
-                patience=deadline - now,
-                deadline=deadline,
-                priority=priority,
-            )
-            request.sequences = queued  # a cycle, until it is settled; a refused request never has it
-            admission.add(queue, total, total_seconds)
-            self._unsettled.add(request)
-            self._queues.activate(queue)
-            for sequence in queued:
-                queue.pending.add(sequence)
-            self._runners.wake(queue, queued)
+            self._admit(request, queued, now, deadline, priority)
         self._all_settled.clear()
         if deadline != float("inf"):
             request.timer = loop.call_later(deadline - now, self._expire, request)
         return request
+
+    def _admit(
+        self, request: PendingRequest, queued: list[QueuedSequence], now: float, deadline: float, priority: int
+    ) -> None:
+        """Lets the sequences of a request wait if `Admission.check` does, and wakes a runner; the lock is held."""
+        queue, padded_steps = request.queue, sum([sequence.padded_steps for sequence in queued])
+        seconds = sum([sequence.seconds for sequence in queued])
+        self.admission.check(
+            queue,
+            padded_steps,
+            seconds,
+            widest=max(map(WIDTH, queued), default=1),
+            patience=deadline - now,
+            deadline=deadline,
+            priority=priority,
+        )
+        request.sequences = queued  # a cycle, until it is settled; a refused request never has it
+        self.admission.add(queue, padded_steps, seconds)
+        self._unsettled.add(request)
+        self._queues.activate(queue)
+        for sequence in queued:
+            queue.pending.add(sequence)
+        self._runners.wake(queue, queued)
 
     def withdraw(self, request: PendingRequest, error: BaseException) -> None:
         """Settles a request whose caller no longer waits: its waiting sequences are not run, and its future fails."""
@@ -421,3 +403,25 @@ class Batcher:
             else:
                 request.future.set_result(outcome)
         return len(removed)
+
+
+def _queued(
+    request: PendingRequest, sequences: Sequence[Steps], deadline: float, priority: int, arrival: float
+) -> list[QueuedSequence]:
+    """The sequences of a request, with their widths and their predicted work."""
+    queue = request.queue
+    widths = [queue.width_of(len(steps)) for steps in sequences]
+    return [
+        QueuedSequence(
+            width,
+            deadline,
+            priority,
+            steps=steps,
+            padded_steps=rounded_width(width, queue.limits.multiple),
+            seconds=queue.row_seconds(width),
+            arrival=arrival,
+            index=index,
+            request=request,
+        )
+        for index, (steps, width) in enumerate(zip(sequences, widths, strict=True))
+    ]

@@ -34,7 +34,7 @@ from operator import sub
 from typing import Final
 
 from lengthwise.batching.by_class import class_batch
-from lengthwise.batching.cost import CostTable
+from lengthwise.batching.cost import MANY_FREE, CostTable
 from lengthwise.batching.limits import BatchLimits
 from lengthwise.batching.pending import WIDTH, PendingSequences, WaitingSequence
 
@@ -61,11 +61,11 @@ def cheapest_batch(
 ) -> list[WaitingSequence]:
     """The anchor and the waiting sequences that run with it, the anchor among at least one."""
     # Of the widest, as a few steps cost next to nothing on a processor, too
-    rows_nearly_free = cost.column(max(pending.alike)[0], limits.rows).rows_nearly_free
-    arrivals = list[WaitingSequence]()
+    widest = cost.column(max(pending.alike)[0], limits.rows)
+    rows_nearly_free = widest.seconds[1] >= MANY_FREE * widest.least_row_seconds
     little = _LITTLE * (1 - cost.padding_cost)
-    if little > 0:
-        arrivals = _arrival_batch(pending, anchor, cost, limits, now)
+    arrivals = _arrival_batch(pending, anchor, cost, limits, now) if little > 0 else []
+    if arrivals:
         widths = [*map(WIDTH, arrivals)]
         rows, width = len(widths), max(widths)
         charged_rows = cost.charged_rows(rows, width, sum(widths))
@@ -102,16 +102,13 @@ def _added_seconds(
 
     Compared are this batch with a cheapest partition of the others, and a cheapest partition of all.
     """
-    count = max(2 * len(arrivals), _FEWEST_COMPARED)
-    first = {*arrivals}
-    others = islice((waiting for waiting in pending.company(arrivals[0]) if waiting not in first), count - len(first))
-    first_widths, other_widths = sorted(map(WIDTH, arrivals)), sorted(map(WIDTH, others))
-    seconds = cost.seconds_of(len(first), first_widths[-1], sum(first_widths))
+    rows, others = len(arrivals), pending.company(arrivals[0])  # the first of these are the others of the batch
+    most = max(2 * rows, _FEWEST_COMPARED)
+    widths = [arrivals[0].width, *(waiting.width for waiting in islice(others, most - 1))]
     of_all, of_others = (
-        _cheapest_partition(widths, cost, limits, allowed, _COMPARED_ENDS)[0]
-        for widths in (sorted(first_widths + other_widths), other_widths)
+        _cheapest_partition(sorted(some), cost, limits, allowed, _COMPARED_ENDS)[0] for some in (widths, widths[rows:])
     )
-    return seconds + of_others - of_all
+    return cost.seconds_of(rows, max(widths[:rows]), sum(widths[:rows])) + of_others - of_all
 
 
 def _arrival_batch(
@@ -174,10 +171,8 @@ def _length_batch(
         rows = column.rows_of_first(min(len(pending), 2 * full_rows), full_rows, allowed(anchor.width))
         return [anchor, *islice(others, rows - 1)]
     # Case 2
-    if batch_may_be_small:
-        count = max(_FEWEST_NEAR, min(len(pending) // _NEAR_SHARE, _MOST_NEAR), column.enough_rows)
-    else:
-        count = full_rows * max(_FULL_BATCHES, -(-_FEWEST_NEAR // full_rows))
+    share = max(_FEWEST_NEAR, min(len(pending) // _NEAR_SHARE, _MOST_NEAR), column.enough_rows)
+    count = share if batch_may_be_small else full_rows * max(_FULL_BATCHES, -(-_FEWEST_NEAR // full_rows))
     near = [anchor, *islice(others, count - 1)]
     if batch_may_be_small and _may_choose_more(near, cost, limits.rows, pending.passed_over(anchor) / len(pending)):
         near += islice(others, count)

@@ -37,7 +37,7 @@ NEARLY_BEST: Final = 1.05  # a row that costs at most so many times the cheapest
 # A device, where one row costs nearly what all cost, is told from a processor, where further rows cost time: of the
 # widest that wait, a row alone costs as much as 64 or more in a full batch there (`benchmarks.devices`), and with 400
 # steps 1.9 times as much at most on a processor (the models of `benchmarks.planning`).
-_MANY_FREE: Final = 6
+MANY_FREE: Final = 6
 TAIL: Final = 1.1  # a full batch of a class of widths may take so many times as long as one with just enough rows
 _OVERHEAD_STEP: Final = 0.03  # columns are computed again after a change by this share of the mean batch's seconds
 SHORTEST_SECONDS: Final = 1e-7  # of a measured run: a coarse clock may read 0
@@ -73,11 +73,6 @@ class Column(NamedTuple):
             float(lowest[-1]),
             balanced,
         )
-
-    @property
-    def rows_nearly_free(self) -> bool:
-        """Whether a row alone costs about as much as many rows together, as on a device."""
-        return self.seconds[1] >= _MANY_FREE * self.least_row_seconds
 
     def rows_within(self, row_limit: int, seconds: float) -> int:
         """The most rows, at most `row_limit`, that are predicted to run within `seconds`; at least 1."""

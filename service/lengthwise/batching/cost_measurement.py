@@ -152,10 +152,10 @@ class _Runs:
 
     def run_on_device(self) -> None:
         """Runs the shapes that tell most of the others."""
-        may_run = True
-        while may_run:
-            shape = self.times.most_telling(self._end - self._clock(), self._runs_left)
-            may_run = shape is not None and self._run_shape(shape)
+        while (
+            shape := self.times.most_telling(self._end - self._clock(), self._runs_left)
+        ) is not None and self._run_shape(shape):
+            pass
 
     def _run_shape(self, shape: int) -> bool:
         """Runs a shape, and keeps its time; returns whether there is time for another run.
@@ -172,8 +172,7 @@ class _Runs:
             times.fails |= times.at_most[shape]  # nor does any larger shape fit
         now = self._clock()
         self._runs_left -= 1
-        if now > self._end and not times.runs.any():
-            self._end = now + self._budget_seconds
+        self._end = now + self._budget_seconds if now > self._end and not times.runs.any() else self._end
         if not times.fails[shape]:
             times.add(shape, max(now - start, SHORTEST_SECONDS))
         return now <= self._end and self._runs_left > 0 and (self._stored is None or not times.agree(self._stored))
@@ -194,8 +193,8 @@ def _padding_cost(
     usable = [width for width in table.grid_widths if width >= 2 * shortest]
     if rows == 1 or not usable:
         return 1.0
-    quick = [width for width in usable if table.seconds_of(rows, width) <= budget_seconds / _MIXED_RUNS]
-    width = (quick or usable[:1])[-1]
+    most_seconds = budget_seconds / _MIXED_RUNS
+    width = max((width for width in usable if table.seconds_of(rows, width) <= most_seconds), default=usable[0])
     mixed = np.geomspace(width, max(width / _MIXED_RATIO, shortest), rows).astype(int).tolist()
     valid_steps = sum(mixed)
     batches = ([width] * rows, mixed, [width] * max(1, round(valid_steps / width)))

@@ -145,6 +145,7 @@ class Execution:
             valid_steps=batch.valid_steps,
             waits=waits,
             seconds=finished.seconds,
+            padding_cost=queue.cost.padding_cost,
             padding_seconds=finished.padding_seconds,
             writing_seconds=finished.writing_seconds,
         )

@@ -64,8 +64,7 @@ def plan(pending: PendingSequences, cost: CostTable, limits: BatchLimits, now: f
             later = cheapest_batch(pending, urgent, cost, limits, now)
             if _count_in_time(chosen, later, cost, now) < _count_in_time(later, chosen, cost, now):
                 chosen = later
-        widths = [*map(WIDTH, chosen)]
-        pending.work += cost.seconds_of(len(chosen), max(widths), sum(widths))
+        pending.work += cost.seconds_of(len(chosen), max(map(WIDTH, chosen)), sum(map(WIDTH, chosen)))
     pending.run(chosen)
     pending.left_out = pending.left_out + 1 if urgent in pending else 0
     return chosen

@@ -110,23 +110,14 @@ class ModelQueue:
     recent_seconds: float = 0.0  # of about the last ten runs together: most that one run is charged
     breaker: Breaker = field(init=False, default_factory=Breaker)
     inline: InlineRule = field(init=False)
-    _limits_within: dict[tuple[float, float], BatchLimits] = field(init=False, default_factory=dict)
 
     def __post_init__(self, multiple: int, steady: bool) -> None:
         self.limits = replace(self.limits, multiple=multiple)
         self.inline = InlineRule(steady)
 
     def limits_within(self, seconds: float, turn_seconds: float) -> BatchLimits:
-        """The queue's limits with at most these `seconds`, and these `turn_seconds` (see `BatchLimits`).
-
-        Cached, because only a few pairs occur.
-        """
-        limits = self._limits_within.get((seconds, turn_seconds))
-        if limits is None:
-            limits = self._limits_within[seconds, turn_seconds] = replace(
-                self.limits, seconds=min(seconds, self.limits.seconds), turn_seconds=turn_seconds
-            )
-        return limits
+        """The queue's limits with at most these `seconds`, and these `turn_seconds` (see `BatchLimits`)."""
+        return replace(self.limits, seconds=min(seconds, self.limits.seconds), turn_seconds=turn_seconds)
 
     def width_of(self, length: int) -> int:
         """The width by which plans predict the cost of a sequence that arrived; buckets count it (`Buckets.width_of`).
@@ -258,9 +249,8 @@ class ModelQueues(list[ModelQueue]):
 
     def turn_seconds(self, queue: ModelQueue) -> float:
         """The `BatchLimits.turn_seconds` for the next plan of a queue."""
-        if len(self) > 1:
-            return SHARED_TURN_SECONDS
-        return TURN_SECONDS / max(queue.cost.padding_cost, TURN_SECONDS / ARRIVAL_TURN_SECONDS)
+        own_seconds = TURN_SECONDS / max(queue.cost.padding_cost, TURN_SECONDS / ARRIVAL_TURN_SECONDS)
+        return SHARED_TURN_SECONDS if len(self) > 1 else own_seconds
 
     def next(self, now: float, *, draining: bool) -> tuple[ModelQueue | None, float | None]:
         """The queue whose turn it is, and the seconds to wait for it.

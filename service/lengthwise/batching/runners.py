@@ -42,7 +42,6 @@ from collections.abc import Callable, MutableSequence, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
-from lengthwise.batching.device_turns import DeviceTurns
 from lengthwise.batching.execution import FinishedBatch, PlannedBatch
 from lengthwise.batching.queues import ModelQueue, QueuedSequence
 
@@ -117,37 +116,30 @@ class Runners:
     """The runner threads, and the turns of the event loop.
 
     Args:
-        source: Plans the batches, and gives the answers.
-        lock: That of the batcher.
+        source: Plans the batches, and gives the answers; lock, clock and turns are those of its execution.
         count: The share of this process: how many batches it may always run at once.
-        clock: That of the batcher.
         inline: Whether the event loop may run batches at all.
         one_core: Whether this process has one core.
         lend_cores: Called with the number of idle cores that may help; None if none ever do.
         cores: The cores of this process and of those that serve with it.
-        turns: Say when the next batch of a device is planned.
     """
 
     def __init__(
         self,
         source: Batcher,
-        lock: threading.Lock,
         count: int,
-        clock: Callable[[], float],
         *,
         inline: bool,
         one_core: bool,
         lend_cores: LendCores | None,
         cores: Cores,
-        turns: DeviceTurns,
     ) -> None:
         self._share = count  # batches that may run at once, whatever other processes do
         # Threads: the share, and those that may borrow cores
         self.count = count if cores.total == cores.local else max(count, min(cores.total, _MOST_THREADS))
-        self._clock = clock
         self._source = source
-        self._execution = source.execution
-        self._lock = lock
+        self._execution = execution = source.execution
+        self._lock, self._clock, self._turns = execution.lock, execution.clock, execution.turns
         self._may_inline = inline
         self._one_core = one_core and inline and count == 1
         self._inline_seconds = ONE_CORE_INLINE_SECONDS if self._one_core else INLINE_SECONDS
@@ -156,7 +148,6 @@ class Runners:
         self._woken = 0  # runners that were woken and have not looked for a batch yet
         self._lend_cores = lend_cores
         self._cores = cores
-        self._turns = turns
         self._inline = False  # whether the event loop runs a batch
         self._turn_scheduled = False  # whether `_run_inline` is going to be called
         self._stopping = False

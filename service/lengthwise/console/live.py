@@ -135,7 +135,6 @@ class LiveView:
         # A batch that failed (None) has the figures of its plan.
         rows, width = len(planned.sequences), planned.width
         valid_steps = planned.valid_steps if batch is None else batch.valid_steps
-        padding = 0 if batch is None else batch.padded_steps - valid_steps
         thread = threading.current_thread()
         figures = {
             "model": planned.queue.name,
@@ -148,7 +147,8 @@ class LiveView:
             "width": width if batch is None else batch.width,
             "valid_steps": valid_steps,
             # Valid ones, and as many as cost what the padding costs
-            "computed_steps": valid_steps + padding * planned.queue.metrics.padding_cost,
+            "computed_steps": valid_steps
+            + planned.queue.cost.padding_cost * (0 if batch is None else batch.padded_steps - valid_steps),
             "lengths": None if batch is None else batch.lengths,  # `[rows]`; None if it failed
             "longest_wait_seconds": max(waits),
         }

@@ -52,7 +52,6 @@ class ServedModel:
         self.model = model
         self.manifest = model.manifest
         self.metrics = metrics
-        metrics.padding_cost = model.cost.padding_cost
         count_clipped = partial(metrics.count, "clipped_values")
         self.queue = ModelQueue(
             model.manifest.key,

@@ -298,8 +298,10 @@ class ScanState:
                 self._new += 1
                 session = model.session
                 kernels = f", its recurrent layers in the kernels of {session.kernels}" if session.recurrent else ""
-                message = "%s is ready on %s%s; a padding step costs %.2f times as much as a valid one"
-                log.info(message, key, session.provider, kernels, model.cost.padding_cost)
+                log.info(
+                    "%s is ready on %s%s; a padding step costs %.2f times as much as a valid one",
+                    *(key, session.provider, kernels, model.cost.padding_cost),
+                )
         if result.reason is not None:
             self.refuse(key, result.reason)
 

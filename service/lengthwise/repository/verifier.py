@@ -256,7 +256,7 @@ def measure_cost(
     It takes about `budget_seconds`, or returns the `stored` table after a few runs that show that it is right. If
     `stopping` is set meanwhile, it raises `Stopped`.
     """
-    multiple = manifest.width_multiple
+    multiple, longest = manifest.width_multiple, constant_sequence(manifest, 0.0, manifest.max_length)
 
     def run_lengths(lengths: Sequence[int]) -> None:
         """Runs a batch of these lengths.
@@ -265,8 +265,7 @@ def measure_cost(
             MemoryError: A device may have too little memory for so many rows: `measure` then tries no larger shape.
         """
         stopping.check()
-        rows = {length: constant_sequence(manifest, 0.0, min(length, manifest.max_length)) for length in {*lengths}}
-        batch = pad([rows[length] for length in lengths], multiple=multiple)
+        batch = pad([longest[:length] for length in lengths], multiple=multiple)
         try:
             answers.score(session.run(batch), batch.lengths, manifest)
         except Exception as error:  # onnxruntime's exceptions have no common base of their own

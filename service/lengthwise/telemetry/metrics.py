@@ -166,7 +166,6 @@ class ModelMetrics:
         self.cells: MutableSequence[float] = [0] * CELLS if cells is None else cells
         self.key_cells: dict[str, MutableSequence[float]] = {}  # by the name of a key: its calls by status
         self._claim = claim
-        self.padding_cost = 1.0  # of a padding step, over a valid one: `CostTable.padding_cost`
         self.answered = CallSums()
         self.histograms = {form.name: Histogram(form.bounds, self.cells, FIRST_CELL[form.name]) for form in HISTOGRAMS}
         (
@@ -252,6 +251,7 @@ class ModelMetrics:
         valid_steps: int,
         waits: Iterable[float],
         seconds: float,
+        padding_cost: float = 1.0,
         padding_seconds: float = 0.0,
         writing_seconds: float = 0.0,
     ) -> None:
@@ -263,6 +263,7 @@ class ModelMetrics:
             valid_steps: Steps within the lengths.
             waits: Each sequence's seconds in the queue.
             seconds: From the start of the batch to the end of its run.
+            padding_cost: Of a padding step, over a valid one: `CostTable.padding_cost`.
             padding_seconds: How long the padding took; a part of `seconds`.
             writing_seconds: How long encoding the answers took, after `seconds`.
         """
@@ -279,7 +280,7 @@ class ModelMetrics:
             cells[_VALID] += valid_steps
             padding = rows * width - valid_steps
             cells[_PADDING] += padding
-            cells[_COMPUTED] += padding * self.padding_cost
+            cells[_COMPUTED] += padding * padding_cost
             self.inference_seconds.observe(seconds)
             for wait in waits:
                 self.queue_seconds.observe(wait)
