@@ -103,8 +103,7 @@ def _added_seconds(
     Compared are this batch with a cheapest partition of the others, and a cheapest partition of all.
     """
     rows, others = len(arrivals), pending.company(arrivals[0])  # the first of these are the others of the batch
-    most = max(2 * rows, _FEWEST_COMPARED)
-    widths = [arrivals[0].width, *(waiting.width for waiting in islice(others, most - 1))]
+    widths = [arrivals[0].width, *map(WIDTH, islice(others, max(2 * rows, _FEWEST_COMPARED) - 1))]
     of_all, of_others = (
         _cheapest_partition(sorted(some), cost, limits, allowed, _COMPARED_ENDS)[0] for some in (widths, widths[rows:])
     )
