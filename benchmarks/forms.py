@@ -75,11 +75,10 @@ def _by_arrival(cost: CostTable, rows: int) -> Choose:
 def in_process(case: planning.Case, *, seconds: float, rounds: int) -> Turns:
     """The turns of each order, in processor time."""
     graph = Graph.of(case.work(), table_seconds=1.0)
-    priced = CostTable.from_json(graph.table.to_json() | {"padding_cost": 1.0})
     orders = {
         SERVICE.name: _planned(graph.table),
         **{f"arrival-{rows}": _by_arrival(graph.table, rows) for rows in (16, 64)},
-        BY_LENGTH.name: _planned(priced),
+        BY_LENGTH.name: _planned(CostTable.from_json(graph.table.to_json() | {"padding_cost": 1.0})),
     }
     turns: Turns = {name: [] for name in orders}
     for name in rounds * [*orders]:
