@@ -74,6 +74,7 @@ CONSTANTS = {
     "steps_axis": np.array([1]),
     "small": np.array(-3, np.float32),
     "least": np.array(-1e9, np.float32),
+    "one": np.array(1, np.float32),
 }
 
 
@@ -97,14 +98,16 @@ def edited(edits: Mapping[str, str], outputs: Sequence[str] = ()) -> bytes:
 
 
 def test_the_nodes_around_the_layers_become_part_of_them():
-    found = fusion.fused(GRAPH)
+    found = fusion.fused(GRAPH, MANIFEST.graph)
     assert found is not None
     assert found.pools
     model = onnx.load_from_string(found.graph)
     own = [node for node in model.graph.node if node.domain == fusion.DOMAIN]
-    assert [node.op_type for node in own] == ["LSTM", "LSTM", "AttentionPooling"]
-    assert all(helper.get_node_attr_value(node, "zeros") == 0 for node in own[:2])
-    assert not {"Softmax", "Tanh", "Reshape"} & {node.op_type for node in model.graph.node}
+    names = ["Pack", "LSTM", "LSTM", "Dense", "Dense", "StepSoftmax", "OuterSum", "Unpack"]
+    assert [node.op_type for node in own] == names
+    assert all(helper.get_node_attr_value(node, "packed") == 1 for node in own[1:3])
+    assert own[-1].output == ["attention"]
+    assert not {"Softmax", "Where", "Transpose", "Reshape"} & {node.op_type for node in model.graph.node}
     outputs = [each.name for each in onnx.load_from_string(GRAPH).graph.output]
     assert [each.name for each in model.graph.output] == outputs
 
@@ -187,6 +190,11 @@ FORMS = {
     "masked with the lengths first": {
         "where_1": "valid = Greater (unsqueeze, arange); where_1 = Where (valid, squeeze, val_23)"
     },
+    "masked twice": {"where_1": "other = And (lt, lt); where_1 = Where (other, squeeze, val_23)"},
+    "masked by a sum, as Keras's": {
+        "where_1": "valid = Cast <to = 1> (lt); padding = Sub (one, valid); "
+        "far = Mul (padding, least); where_1 = Add (far, squeeze)"
+    },
     "masked with a large number": {"where_1": "where_1 = Where (lt, squeeze, least)"},
     "summed over an axis of one, as `(softmax(scores, 1) * values).sum(1)`": {
         "squeeze": "",
@@ -203,7 +211,7 @@ FORMS = {
 @pytest.mark.parametrize("form", FORMS)
 def test_other_forms_of_the_same_pooling_are_known(form: str):
     graph = edited(FORMS[form])
-    found = fusion.fused(graph)
+    found = fusion.fused(graph, MANIFEST.graph)
     assert found is not None
     assert found.pools
     assert "Softmax" not in operators(found.graph)
@@ -217,7 +225,10 @@ def test_other_forms_of_the_same_pooling_are_known(form: str):
 
 OTHERS: dict[str, tuple[dict[str, str], list[str]]] = {
     "valid steps are masked, and padding is left": ({"where_1": "where_1 = Where (lt, val_23, squeeze)"}, []),
-    "masked by something else": ({"where_1": "other = And (lt, lt); where_1 = Where (other, squeeze, val_23)"}, []),
+    "masked by something else": (
+        {"where_1": "is_high = Greater (squeeze, small); where_1 = Where (is_high, squeeze, val_23)"},
+        [],
+    ),
     "a mask of one step more": ({"lt": "lt = LessOrEqual (arange, unsqueeze)"}, []),
     "counted from one": ({"arange": "arange = Range (one_more, sym_size_int_6, val_4)"}, []),
     "a score at padding that keeps a share": ({"where_1": "where_1 = Where (lt, squeeze, small)"}, []),
@@ -228,13 +239,12 @@ OTHERS: dict[str, tuple[dict[str, str], list[str]]] = {
 
 @pytest.mark.parametrize("other", OTHERS)
 def test_another_pooling_stays_as_it_is_and_what_is_read_at_padding_is_written(other: str):
-    found = fusion.fused(edited(*OTHERS[other]))
+    found = fusion.fused(edited(*OTHERS[other]), MANIFEST.graph)
     assert found is not None
     if other != "values are an output":
         assert not found.pools
-        assert "AttentionPooling" not in operators(found.graph)
-    last = [node for node in onnx.load_from_string(found.graph).graph.node if node.op_type == "LSTM"][-1]
-    assert not any(attribute.name == "zeros" for attribute in last.attribute)  # its padding is read
+        assert not {"Dense", "OuterSum"} & {*operators(found.graph)}
+    assert "Unpack" in operators(found.graph)  # the layer's output is read at padding
 
 
 @pytest.mark.parametrize(
@@ -252,27 +262,27 @@ def test_a_layer_of_another_arithmetic_stays_as_it_is_and_answers_as_in_onnxrunt
         node.attribute.extend([attribute] if node.op_type == "LSTM" else [])
     graph = model.SerializeToString()
     if attribute.name == "activation_alpha":  # of no activation
-        assert fusion.fused(graph) is None
+        assert fusion.fused(graph, MANIFEST.graph) is None
     else:
         with pytest.raises(ValueError, match="of its own"):
-            fusion.fused(graph)
+            fusion.fused(graph, MANIFEST.graph)
     batch = pad(sequences(9, 4, 1))
     plain = Session(graph, MANIFEST, devices=(PLAIN_CPU,)).run(batch).logits
     assert np.abs(Session(graph, MANIFEST).run(batch).logits - plain).max() <= CLOSE
 
 
 def test_a_layer_whose_turned_output_others_use_stays_as_it_is():
-    assert fusion.fused(edited({}, ["val_9", "val_15"])) is None
+    assert fusion.fused(edited({}, ["val_9", "val_15"]), MANIFEST.graph) is None
 
 
 @pytest.mark.parametrize("junk", [b"no graph", GRAPH[:2000], b"\x3a\xff\xff\xff\xff\x0f"])
 def test_what_is_no_graph_is_an_error(junk: bytes):
     with pytest.raises(ValueError, match=r"cut off|no message"):
-        fusion.fused(junk)
+        fusion.fused(junk, MANIFEST.graph)
 
 
 def test_a_graph_that_does_not_run_with_them_runs_as_it_is(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(fusion, "fused", lambda model: fusion.FusedGraph(b"broken", pools=True))
+    monkeypatch.setattr(fusion, "fused", lambda model, names: fusion.FusedGraph(b"broken", pools=True))
     assert Session(GRAPH, MANIFEST).kernels == recurrent_kernels.INSTRUCTION_SETS[0]
 
 

@@ -16,7 +16,7 @@ from onnx import TensorProto as Element
 
 from lengthwise.padding import pad
 from lengthwise.runtime import recurrent_kernels
-from lengthwise.runtime.manifest import Manifest
+from lengthwise.runtime.manifest import GraphNames, Manifest
 from lengthwise.runtime.onnx import fusion, integer_layers
 from lengthwise.runtime.onnx.integer_layers import fused
 from lengthwise.runtime.provider import CPU_DEVICE, PLAIN_CPU
@@ -160,9 +160,10 @@ def test_a_layer_writes_its_output_in_the_order_that_is_read(instructions: str, 
     graph.graph.initializer.append(numpy_helper.from_array(np.array([0, 0, 18]), "flat"))
     del graph.graph.output[0]
     graph.graph.output.append(helper.make_tensor_value_info("flat_y", Element.FLOAT, [None, None, 18]))
-    turned = fusion.fused(graph.SerializeToString())
+    turned = fusion.fused(graph.SerializeToString(), GraphNames(sequences="x", time_first=True))
     assert turned is not None
-    assert kinds(in_integers(onnx.load_from_string(turned.graph))) == [(integer_layers.DOMAIN, kind)]
+    around = [(fusion.DOMAIN, "Pack"), (integer_layers.DOMAIN, kind), (fusion.DOMAIN, "Unpack")]
+    assert kinds(in_integers(onnx.load_from_string(turned.graph))) == around
     sessions = [opened(each, instructions) for each in (graph, turned.graph)]
     for lengths in ([5, 1, 8, 0], [3, 7] * 30):
         feed = batch(lengths, MANY, steps=9)

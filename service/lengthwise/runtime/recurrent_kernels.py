@@ -3,7 +3,8 @@
 onnxruntime's own LSTM and GRU compute every row of a batch up to the longest length, and discard what is past a row's
 own length. The kernels of `kernels/_recurrent.c` compute a few rows side by side, and a row that ends hands its slot
 to the next one: padding is neither computed nor read. A session that registers them uses them instead of onnxruntime's;
-the graph is the same file. `onnx.fusion` replaces the nodes around the layers, too. They need AVX-512, AVX2 or NEON.
+the graph is the same file. `onnx.fusion` lets the nodes around the layers compute valid steps only, too. They need
+AVX-512, AVX2 or NEON.
 
 An int8 graph is plain ONNX: its weights are stored as bytes and dequantised, and onnxruntime alone computes in float32.
 The kernels of `kernels/_integer.c` multiply the bytes themselves, in the layers that `onnx.integer_layers` finds. A
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
 ONNXRUNTIME: Final = "onnxruntime"
 """The name for onnxruntime's own kernels, where a name of kernels is otherwise an instruction set."""
 POOLING: Final = "+attention"
-"""What is added to the name of an instruction set if the kernels compute attention pooling too (`onnx.fusion`): its
-answers are then rounded in another way."""
+"""What is added to the name of an instruction set if the kernels compute poolings, such as attention, or products too
+(`onnx.fusion`): the answers are then rounded in another way."""
 COMPILED: Final = _kernels is not None
 """Whether the C module was built."""
 INSTRUCTION_SETS: Final[tuple[str, ...]] = _kernels.INSTRUCTION_SETS["float32"] if COMPILED else ()

@@ -41,8 +41,9 @@ static __attribute__((noinline)) TARGET void NAMED(multiply_floats)(int gates, l
         const float *of_rows = from + first * from_stride;
         float *to = sums + first * stride;
 #define ADD_PRODUCTS(n)                                                                                      \
-    (gates == 4 ? NAMED(add_products)(n, 4, numbers + first, size, weights, of_rows, from_stride, to, stride) \
-                : NAMED(add_products)(n, 3, numbers + first, size, weights, of_rows, from_stride, to, stride))
+    (gates == 4   ? NAMED(add_products)(n, 4, numbers + first, size, weights, of_rows, from_stride, to, stride) \
+     : gates == 3 ? NAMED(add_products)(n, 3, numbers + first, size, weights, of_rows, from_stride, to, stride) \
+                  : NAMED(add_products)(n, 1, numbers + first, size, weights, of_rows, from_stride, to, stride))
         BY_ROWS(ADD_PRODUCTS)
 #undef ADD_PRODUCTS
     }

@@ -8,16 +8,18 @@
 
 /* A batch as a layer sees it. */
 struct Batch {
-    long steps, rows;
-    const float *x;         /* [steps][rows][inputs] */
+    long steps, rows, packed; /* the longest row; and packed steps, if they are */
+    const float *x;         /* [steps][rows][inputs], or packed */
     const int32_t *lengths; /* [rows], each 0 to steps; NULL where all are `steps` */
+    long *begins;           /* [rows]: where the row begins in `x`, in steps */
+    long x_step;            /* from a step of a row to its next, in steps of `x` */
     const float *initial_h, *initial_c; /* [directions][rows][hidden], or NULL */
-    float *y;               /* of every direction, row and step [hidden], in the layer's order; or NULL */
-    long y_direction, y_row, y_step; /* from one to the next, in floats */
+    float *y;               /* of every step, direction and row [hidden], or packed; or NULL */
+    long y_direction, y_row, y_step; /* from one direction, begin or step to the next, in floats */
     int zeros;              /* whether `y` is read at padding */
     float *y_h, *y_c;       /* [directions][rows][hidden], or NULL; `y_h` takes the states where there is no `y` */
     int first_apart;        /* whether the first step of each row is computed in no lane: no state comes before it */
-    long *order;            /* [rows]: the rows, longest first; behind them room for [steps + 1] */
+    long *order;            /* [rows]: the rows, longest first; behind them room for [steps + 1], `next` and `begins` */
     long *next;             /* [rows]: the row that gets a row's lane when it ends; -1 if none */
     long lanes;
     long first[MOST_LANES], steps_of[MOST_LANES]; /* of each lane: its first row, and its steps; most steps first */
@@ -139,7 +141,7 @@ static int advance(const struct Run *run, long lane, struct Place *place)
 
 static const float *input_at(const struct Run *run, long row, long step)
 {
-    return run->batch->x + (step * run->batch->rows + row) * run->layer->inputs;
+    return run->batch->x + (run->batch->begins[row] + step * run->batch->x_step) * run->layer->inputs;
 }
 
 /* Where the state of a row after a step goes. */
@@ -147,7 +149,7 @@ static float *output_at(const struct Run *run, long row, long step)
 {
     const struct Batch *batch = run->batch;
     if (!batch->y) return batch->y_h + (run->d * batch->rows + row) * run->layer->hidden;
-    return batch->y + run->d * batch->y_direction + row * batch->y_row + step * batch->y_step;
+    return batch->y + run->d * batch->y_direction + batch->begins[row] * batch->y_row + step * batch->y_step;
 }
 
 static void begin(struct Run *run)

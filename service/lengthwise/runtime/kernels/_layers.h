@@ -4,9 +4,6 @@
  * Who includes it defines `struct Cells`, KERNELS, IN_INTEGERS (whether products with states are of bytes), and the places
  * of a node's inputs: X, B, LENGTHS, INITIAL_H and INITIAL_C.
  */
-/* The order of a layer's output: ONNX's own, or the directions of a step side by side. */
-enum Order { DIRECTIONS_SECOND, STEPS_FIRST, ROWS_FIRST };
-
 /* The weights of a product of bytes, in panels of as many units as a vector has lanes. */
 struct Product {
     long groups, room; /* of four columns; and with zeros up to what the instructions multiply at once */
@@ -28,8 +25,7 @@ struct Layer {
     int gates; /* 4 of an LSTM, 3 of a GRU */
     int count; /* of directions */
     int backward; /* whether the first goes from the last step to the first */
-    int order; /* of the axes of its output, see `enum Order` */
-    int zeros; /* whether its output is 0 at padding; else nothing is written there, as nobody reads it */
+    int packed; /* whether it reads and writes packed steps, see `_packed_steps.h` */
     long inputs, hidden, panels;
     long width; /* units with those that fill the last panel */
     long given; /* floats that a step's inputs give: of 4 gates for each unit, in integers of those that there are */
@@ -107,9 +103,7 @@ static const char *read_form(struct Layer *layer, const OrtKernelInfo *info)
     layer->backward = !strcmp(direction, "reverse");
     layer->count = !strcmp(direction, "bidirectional") ? 2 : 1;
     if (layer->count == 1 && !layer->backward && strcmp(direction, "forward")) return "an unknown direction";
-    layer->order = whole(info, "order", DIRECTIONS_SECOND);
-    if (layer->order < DIRECTIONS_SECOND || layer->order > ROWS_FIRST) return "an unknown order of its output";
-    layer->zeros = whole(info, "zeros", 1) != 0;
+    layer->packed = whole(info, "packed", 0) != 0;
     return NULL;
 }
 
@@ -143,48 +137,86 @@ static OrtStatus *create(const OrtCustomOp *op, const OrtApi *given, const OrtKe
     return status(ORT_FAIL, problem);
 }
 
+/* Reads the sequences and their lengths; gives an error, or NULL.
+ *
+ *     as ONNX has them    x [steps][rows][inputs], and maybe lengths [rows]
+ *     packed steps        x [packed][inputs], and lengths [rows]
+ */
+static OrtStatus *read_batch(const struct Layer *layer, OrtKernelContext *context, struct Batch *batch)
+{
+    int good = 1;
+    int64_t x[3] = {0}, lengths[1] = {0};
+    batch->x = input(context, X, x, layer->packed ? 2 : 3, &good);
+    batch->lengths = input(context, LENGTHS, lengths, 1, &good);
+    if (!good || !batch->x || x[layer->packed ? 1 : 2] != layer->inputs) return unfit_shapes();
+    if (layer->packed) {
+        if (!batch->lengths) return unfit_shapes();
+        batch->packed = x[0];
+        batch->rows = lengths[0];
+        if (valid_steps(batch->lengths, batch->rows, batch->packed) < 0) return unfit_length();
+        for (long row = 0; row < batch->rows; row++)
+            if (batch->lengths[row] > batch->steps) batch->steps = batch->lengths[row];
+        return NULL;
+    }
+    if (batch->lengths && lengths[0] != x[1]) return unfit_shapes();
+    batch->steps = x[0];
+    batch->rows = x[1];
+    return batch->lengths && !are_lengths(batch->lengths, batch->rows, batch->steps) ? unfit_length() : NULL;
+}
+
+/* Whether the first states of a batch, if there are any, fit it. */
+static int fit_states(const struct Layer *layer, OrtKernelContext *context, struct Batch *batch)
+{
+    int good = 1;
+    int64_t h[3], c[3];
+    batch->initial_h = input(context, INITIAL_H, h, 3, &good);
+    if (layer->gates == 4) batch->initial_c = input(context, INITIAL_C, c, 3, &good);
+    if (batch->initial_h) good = good && h[0] == layer->count && h[1] == batch->rows && h[2] == layer->hidden;
+    if (batch->initial_c) good = good && c[0] == layer->count && c[1] == batch->rows && c[2] == layer->hidden;
+    return good;
+}
+
+/* Places each row's steps in `x` and `y`. */
+static void place_steps(const struct Layer *layer, struct Batch *batch)
+{
+    long begin = 0;
+    for (long row = 0; row < batch->rows; row++) {
+        batch->begins[row] = layer->packed ? begin : row;
+        begin += length_of(batch, row);
+    }
+    batch->x_step = layer->packed ? 1 : batch->rows;
+    batch->y_row = layer->packed ? layer->count * layer->hidden : layer->hidden;
+    batch->y_step = layer->packed ? batch->y_row : layer->count * batch->rows * layer->hidden;
+    batch->y_direction = layer->packed ? layer->hidden : batch->rows * layer->hidden;
+    if (layer->packed && batch->y) memset(batch->y + begin * batch->y_row, 0, (batch->packed - begin) * batch->y_row * sizeof(float));
+}
+
 static OrtStatus *compute(void *kernel, OrtKernelContext *context)
 {
     const struct Layer *layer = kernel;
-    int good = 1;
-    int64_t x[3], lengths[1], h[3], c[3];
     struct Batch batch = {0};
-    batch.x = input(context, X, x, 3, &good);
-    batch.lengths = input(context, LENGTHS, lengths, 1, &good);
-    batch.initial_h = input(context, INITIAL_H, h, 3, &good);
-    if (layer->gates == 4) batch.initial_c = input(context, INITIAL_C, c, 3, &good);
-    if (!good || !batch.x || x[2] != layer->inputs || (batch.lengths && lengths[0] != x[1]) ||
-        (batch.initial_h && (h[0] != layer->count || h[1] != x[1] || h[2] != layer->hidden)) ||
-        (batch.initial_c && (c[0] != layer->count || c[1] != x[1] || c[2] != layer->hidden)))
-        return unfit_shapes();
-    batch.steps = x[0];
-    batch.rows = x[1];
-    if (batch.lengths && !are_lengths(batch.lengths, batch.rows, batch.steps)) return unfit_length();
-
-    const long of_step = layer->count * layer->hidden;
-    const int is_plain = layer->order == DIRECTIONS_SECOND;
-    const int64_t all[][4] = {
-        [DIRECTIONS_SECOND] = {x[0], layer->count, x[1], layer->hidden},
-        [STEPS_FIRST] = {x[0], x[1], of_step},
-        [ROWS_FIRST] = {x[1], x[0], of_step},
-    };
-    const int64_t last[] = {layer->count, x[1], layer->hidden};
-    batch.y_direction = is_plain ? batch.rows * layer->hidden : layer->hidden;
-    batch.y_row = is_plain ? layer->hidden : layer->order == STEPS_FIRST ? of_step : batch.steps * of_step;
-    batch.y_step = layer->order == ROWS_FIRST ? of_step : batch.rows * of_step;
-    OrtStatus *error = output(context, 0, all[layer->order], is_plain ? 4 : 3, &batch.y);
+    OrtStatus *error = read_batch(layer, context, &batch);
+    if (error) return error;
+    if (!fit_states(layer, context, &batch)) return unfit_shapes();
+    const long of_step = layer->count * layer->hidden, steps = layer->packed ? batch.packed : batch.steps * batch.rows;
+    const int64_t all[] = {batch.steps, layer->count, batch.rows, layer->hidden}, all_packed[] = {batch.packed, of_step};
+    const int64_t last[] = {layer->count, batch.rows, layer->hidden};
+    error = output(context, 0, layer->packed ? all_packed : all, layer->packed ? 2 : 4, &batch.y);
     if (!error) error = output(context, 1, last, 3, &batch.y_h);
     if (!error && layer->gates == 4) error = output(context, 2, last, 3, &batch.y_c);
     if (error) return error;
-    batch.zeros = batch.y && layer->zeros;
+    batch.zeros = batch.y && !layer->packed;
     float *unwanted = NULL; /* products of floats read the states from `y` */
-    if (!IN_INTEGERS && !batch.y) batch.y = unwanted = floats(batch.steps * batch.rows * of_step);
+    if (!IN_INTEGERS && !batch.y) batch.y = unwanted = floats(steps * of_step);
     if (IN_INTEGERS && !batch.y && !batch.y_h) batch.y_h = unwanted = floats(batch.rows * of_step);
     batch.first_apart = !IN_INTEGERS && !batch.initial_h;
-    batch.order = malloc((2 * batch.rows + batch.steps + 1) * sizeof *batch.order);
+    batch.order = malloc((3 * batch.rows + batch.steps + 1) * sizeof *batch.order);
     batch.next = batch.order ? batch.order + batch.rows + batch.steps + 1 : NULL;
-    const int made = (batch.y || batch.y_h) && batch.order && run_layer(layer, &batch);
+    batch.begins = batch.order ? batch.next + batch.rows : NULL;
+    const int made = (batch.y || batch.y_h) && batch.order;
+    if (made) place_steps(layer, &batch);
+    const int done = made && run_layer(layer, &batch);
     free(unwanted);
     free(batch.order);
-    return made ? NULL : no_memory();
+    return done ? NULL : no_memory();
 }

@@ -1,4 +1,4 @@
-/* Threads that help while a core is idle: with one direction of a layer, or half of the scores of attention pooling; see
+/* Threads that help while a core is idle: with one direction of a layer, or half of the products of a dense layer; see
  * `_lent_cores.c`. All kernels use the same threads and count the same cores, so no core is lent twice.
  */
 #ifndef LENGTHWISE_LENT_CORES_H

@@ -64,6 +64,17 @@ static inline int are_lengths(const int32_t *lengths, long rows, long steps)
     return 1;
 }
 
+/* How many valid steps packed rows have; -1 if a length is negative, or they are more than there are packed steps. */
+static inline long valid_steps(const int32_t *lengths, long rows, long packed)
+{
+    long valid = 0;
+    for (long row = 0; row < rows; row++) {
+        if (lengths[row] < 0 || lengths[row] > packed - valid) return -1;
+        valid += lengths[row];
+    }
+    return valid;
+}
+
 /* The transform of `_shares.c`, also for Python's module: the kernels of a plan, NULL if it is damaged or there is no memory;
  * and the shares of rows, each [length][channels], 0 if there is no memory. */
 struct Shares;

@@ -9,8 +9,8 @@
  * needs what they do not support (peepholes, other activations, weights that are computed), their creation fails, and
  * `lengthwise.runtime.session` opens a session without them.
  *
- * The same operators are in a domain of their own, `lengthwise`, with more attributes, and with an operator for attention
- * pooling: `lengthwise.runtime.onnx.fusion` writes them into a graph in memory.
+ * The same operators are in a domain of their own, `lengthwise`, where they may read and write packed steps, beside the
+ * operators of `_packed_steps.h`: `lengthwise.runtime.onnx.fusion` writes them into a graph in memory.
  *
  * tests/service/test_recurrent_kernels.py compares them with onnxruntime's own kernels.
  */
@@ -32,7 +32,8 @@ struct Cells {
     void (*input)(const struct Layer *, const struct Direction *, long, const float *const *, float *);
     void (*step)(const struct Layer *, const struct Direction *, long, const float *const *, int, float *, float *const *,
                  float *const *);
-    void (*score)(long, long, const float *, const float *, float *);
+    void (*multiply)(int, long, const float *const *, long, const float *, const float *, long, float *, long);
+    float (*dot)(const float *, const float *, long);
     void (*add_share)(float *, const float *, float, long);
 };
 
@@ -52,7 +53,7 @@ struct Cells {
 #include "_recurrent_cells.h"
 #endif
 
-#define CELLS(set) &(const struct Cells){#set, LANES_##set, float_input_##set, step_##set, score_##set, add_share_##set}
+#define CELLS(set) &(const struct Cells){#set, LANES_##set, float_input_##set, step_##set, multiply_floats_##set, dot_##set, add_share_##set}
 static const struct Cells *const KNOWN[] = { /* none on other processors, where onnxruntime's own kernels run */
 #if defined(__x86_64__)
     CELLS(avx512), CELLS(avx2),
@@ -139,18 +140,29 @@ static void run_step(struct Run *run)
     layer->cells->step(layer, &layer->directions[run->d], run->active, states, 0, run->of_step, memory, out);
 }
 
-#include "_attention_pooling.h"
+#include "_packed_steps.h"
 
 static struct Operator OPERATORS[] = {
-    {.name = "AttentionPooling", .inputs = "fiffF", .outputs = "FF", .create = create_pooling, .compute = compute_pooling,
-     .destroy = destroy_pooling},
     {.name = "LSTM", .inputs = "fffFIFFF", .outputs = "FFF", .create = create, .compute = compute, .destroy = destroy, .gates = 4},
     {.name = "GRU", .inputs = "fffFIF", .outputs = "FF", .create = create, .compute = compute, .destroy = destroy, .gates = 3},
     {.name = NULL},
 };
 
+#define OF_PACKED(operator, reads, does) \
+    {.name = operator, .inputs = reads, .outputs = "f", .create = create_packed, .compute = does, .destroy = destroy_packed}
+static struct Operator PACKED_OPERATORS[] = {
+    {.name = "LSTM", .inputs = "fffFIFFF", .outputs = "FFF", .create = create, .compute = compute, .destroy = destroy, .gates = 4},
+    {.name = "GRU", .inputs = "fffFIF", .outputs = "FF", .create = create, .compute = compute, .destroy = destroy, .gates = 3},
+    {.name = "Dense", .inputs = "fifF", .outputs = "f", .create = create_dense, .compute = compute_dense, .destroy = destroy_dense},
+    OF_PACKED("Pack", "fi", compute_pack), OF_PACKED("Unpack", "fia", compute_unpack),
+    OF_PACKED("Spread", "fif", compute_spread), OF_PACKED("Dots", "fif", compute_dots),
+    OF_PACKED("StepSoftmax", "fi", compute_softmax), OF_PACKED("StepSum", "fi", compute_sum),
+    OF_PACKED("StepMax", "fi", compute_max), OF_PACKED("OuterSum", "fif", compute_outer_sum),
+    {.name = NULL},
+};
+
 static struct Domain DOMAINS[] = {
-    {.name = "", .operators = OPERATORS + 1}, {.name = "lengthwise", .operators = OPERATORS}, {0},
+    {.name = "", .operators = OPERATORS}, {.name = "lengthwise", .operators = PACKED_OPERATORS}, {0},
 };
 
 struct Kernels float_kernels = {"float32", KNOWN, NULL, DOMAINS};

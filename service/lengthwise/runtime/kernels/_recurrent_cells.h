@@ -1,4 +1,4 @@
-/* LSTM and GRU cells over rows of different lengths, and attention over them, for one instruction set; see `_vectors.h`.
+/* LSTM and GRU cells over rows of different lengths, and sums over packed steps, for one instruction set; see `_vectors.h`.
  *
  * The factors of a row, and the order in which its products are summed, do not depend on the other rows: a row gets the
  * same bits in every batch.
@@ -98,23 +98,17 @@ static TARGET void NAMED(step)(const struct Layer *layer, const struct Direction
     }
 }
 
-/* The attention scores of `count` steps, from the products of their values with the weights of all units: the sum over
- * the units of weight * tanh(product). `sums` and `weights` are in panels: `[count][panels][4][LANES]`.
- */
-static TARGET void NAMED(score)(long panels, long count, const float *sums, const float *weights, float *scores)
+/* The sum of the products of two rows of numbers: in each lane from the first to the last, then over the lanes. */
+static TARGET float NAMED(dot)(const float *one, const float *other, long size)
 {
-    const long size = panels * 4 * LANES;
-    for (long r = 0; r < count; r++, sums += size) {
-        Vector score = NAMED(all)(0.0f);
-        for (long i = 0; i < size; i += LANES) {
-            Vector divisor, unit = NAMED(tanh)(NAMED(load)(sums + i), &divisor);
-            score = FUSED(unit / divisor, NAMED(load)(weights + i), score);
-        }
-        float of_lane[LANES];
-        NAMED(store)(of_lane, score);
-        scores[r] = 0.0f;
-        for (long i = 0; i < LANES; i++) scores[r] += of_lane[i];
-    }
+    Vector sums = NAMED(all)(0.0f);
+    float of_lane[LANES], sum = 0.0f;
+    long i = 0;
+    for (; i + LANES <= size; i += LANES) sums = FUSED(NAMED(load)(one + i), NAMED(load)(other + i), sums);
+    NAMED(store)(of_lane, sums);
+    for (long lane = 0; lane < LANES; lane++) sum += of_lane[lane];
+    for (; i < size; i++) sum = __builtin_fmaf(one[i], other[i], sum);
+    return sum;
 }
 
 /* Adds `share` times the values of one step to `sums`. */

@@ -1,248 +1,159 @@
-"""Replaces nodes of a graph by operators that compute valid steps only; in memory, the file stays as it is.
+"""Rewrites a graph with recurrent layers so that it computes valid steps only; in memory, the file stays as it is.
 
-The kernels of `recurrent_kernels` need not compute padding, but the nodes around them do: they turn the output of a
-recurrent layer, and pool it, on the full rectangle of rows and steps. Two patterns are replaced:
+    values [rows, width, features] ─> Pack ─> dense, LSTM, norm of [packed, features] ─> StepSum ─> [rows, features]
 
-| nodes | become |
-|---|---|
-| LSTM or GRU, Transpose, Reshape | a layer that writes its output in that order |
-| MatMul, Add, Tanh, MatMul, Where, Softmax, and the weighted sum, over the output of such a layer | AttentionPooling |
+*Packed steps* are the valid steps of all rows, one row behind the other. The kernels of `recurrent_kernels` read and
+write them, and so do the operators of `kernels/_packed_steps.h`. The rewriting goes through the nodes in their order,
+and knows what the values with an axis of steps are (`step_values`). Of packed steps
 
-The pooling may have its scores as `[rows, steps]` or `[rows, steps, 1]`, and its sum as a MatMul or as Mul and
-ReduceSum. Its mask must compare the steps with the lengths that the recurrent layer gets. If nothing else reads the
-output of a layer, its padding is not even written.
+- a Transpose, Squeeze or Unsqueeze is no operator at all, and neither is a mask;
+- an operator on single elements, or on the features of a step, is the same operator;
+- a product with constant weights is a Dense, and a convolution that keeps the number of steps is one with a window;
+- what goes over the steps (a sum, a maximum, a softmax, a weighted sum) is an operator of the kernels. The original
+  must have masked its input: a sum reads 0 at padding, a maximum or softmax a very small number.
+
+All other values are *rectangles*. If a node that is not known here reads packed steps, they are unpacked where the
+original has 0 at padding. Other values may then not be packed: the rewriting begins again with that value as a
+rectangle. So such a node reads at padding what it always did.
 
 A graph in which nothing is found is used as it is. `lengthwise.runtime.opening` tests the new graph, and uses the graph
 of the file if the new one does not run.
-
-In the docstrings *flat* means scores, mask and attention of the form `[rows, steps]`. *Lengths* are the name of the
-input with the lengths that a layer gets.
 """
 
 from __future__ import annotations
 
-from contextlib import suppress
+import math
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
+from lengthwise.runtime.manifest import GraphNames
 from lengthwise.runtime.onnx import onnx_graph
-from lengthwise.runtime.onnx.onnx_graph import Node
+from lengthwise.runtime.onnx.onnx_graph import BOOL, FLOAT, AttributeValue, Graph, Node
 from lengthwise.runtime.onnx.pattern import ONNX, NotFound, Pattern, require
+from lengthwise.runtime.onnx.step_values import (
+    COMPARISONS,
+    HIDDEN,
+    MASK_ARITHMETIC,
+    Count,
+    Mask,
+    Packed,
+    StepValue,
+    broadcast,
+    inserted,
+    masked,
+    removed,
+)
 
 DOMAIN: Final = "lengthwise"
 """The domain of the operators, as `kernels/_recurrent.c` registers them."""
 LAYERS: Final = ("LSTM", "GRU")
 KNOWN: Final = frozenset({"hidden_size", "direction", "input_forget", "layout", "linear_before_reset"})
 """The attributes of a layer that is replaced: with others, such as activations, it may compute something else."""
-_STEPS_FIRST, _ROWS_FIRST = 1, 2  # as in `kernels/_recurrent.c`
-_ORDERS: Final = {(0, 2, 1, 3): _STEPS_FIRST, (2, 0, 1, 3): _ROWS_FIRST}
-"""The order of axes of a layer's output, by the `perm` of the Transpose of `[steps, directions, rows, hidden]`."""
 _LENGTHS: Final = 4
 """The index of the lengths among the inputs of a layer."""
-_MASKED: Final = -1e8
-"""A score below this has no share in a softmax."""
-_COMPARED: Final = {
-    "Less": (False, True),
-    "Greater": (True, True),
-    "GreaterOrEqual": (False, False),
-    "LessOrEqual": (True, False),
-}
-"""Comparisons of steps with lengths: whether the steps come second, and whether it is true at valid steps."""
+_ZERO_STAYS: Final = frozenset(
+    {"Abs", "Cast", "Elu", "Erf", "Gelu", "Identity", "LeakyRelu", "Neg", "Relu", "Selu", "Softsign", "Sqrt"}
+    | {"Add", "Sub", "Tanh"}
+)
+_ON_ELEMENTS: Final = (
+    *("And", "Clip", "Div", "Equal", "Exp", "Floor", "Greater", "GreaterOrEqual", "HardSigmoid", "HardSwish"),
+    *("IsInf", "IsNaN", "Less", "LessOrEqual", "Log", "Max", "Min", "Mul", "Not", "Or", "Pow", "Reciprocal", "Round"),
+    *("Sigmoid", "Softplus", "Where", *sorted(_ZERO_STAYS)),
+)
+_SAME_ORDER: Final = frozenset({*LAYERS, "StepMax", "Pack", "Spread", "Unpack"})
+"""Operators of the kernels whose results have the bits of the nodes that they replace."""
 
 
 class FusedGraph(NamedTuple):
-    """A graph with the operators of the module's table."""
+    """A graph with packed steps."""
 
     graph: bytes
-    # Whether it has an AttentionPooling, whose sums are rounded in another order than those of the nodes that it
-    # replaces. A layer with its output in another order has the same bits.
+    # Whether it has operators of the kernels whose sums are rounded in another order than those of the nodes that they
+    # replace. A layer has the same bits.
     pools: bool
 
 
-def fused(model: bytes) -> FusedGraph | None:
-    """Returns the graph with the operators of the module's table; None if no layer has the form that is replaced.
+def fused(model: bytes, names: GraphNames) -> FusedGraph | None:
+    """Returns the graph with packed steps; None if no layer reads packed steps.
 
-    A layer or an attention of another form stays as it is.
+    Args:
+        model: The ONNX file.
+        names: The names of the graph's inputs, and the orders of their axes.
 
     Raises:
         ValueError: The bytes are not a graph, or a layer has cells that the kernels do not compute.
     """
-    fusion = _Fusion(onnx_graph.read(model))
-    for node in fusion.graph.walk():
+    graph = onnx_graph.read(model)
+    for node in graph.walk():
         if node.operator in LAYERS and not {"activations", "clip"}.isdisjoint(node.attributes.keys() | node.unread):
             raise ValueError("a layer has activations of its own, or clips its sums")
-    layers = []
-    for node in fusion.graph.nodes:
-        with suppress(NotFound):
-            layers.append(fusion.replace_layer(node))
-    pooled = [fusion.pool(layer) for layer in layers if layer.attributes["order"] == _ROWS_FIRST]
-    for layer in layers:
-        fusion.leave_padding_unwritten(layer)
-    return FusedGraph(fusion.graph.write({DOMAIN: 1}), any(pooled)) if layers else None
+    lengths = [name for node in graph.nodes if node.operator in LAYERS for name in node.inputs[_LENGTHS : _LENGTHS + 1]]
+    if not any(lengths):
+        return None
+    rectangles: set[str] = set()
+    count = -1
+    while count < len(rectangles):  # until no further value has to be a rectangle
+        count = len(rectangles)
+        fusion = _Fusion(graph, names, next(filter(None, lengths)), rectangles)
+        fusion.rewrite()
+    graph.nodes = fusion.nodes
+    for name, numbers in fusion.tensors.items():
+        graph.add_tensor(name, numbers)
+    graph.remove_unused()
+    own = {node.operator for node in graph.nodes if node.domain == DOMAIN}
+    return FusedGraph(graph.write({DOMAIN: 1}), not own <= _SAME_ORDER) if not own.isdisjoint(LAYERS) else None
 
 
 class _Fusion(Pattern):
-    """Finds the patterns in a graph, and replaces them; `NotFound` (`require`) where nodes have another form."""
+    """Makes new nodes of those of a graph. A method for an operator raises `NotFound` (`require`) where it cannot.
 
-    def replace_layer(self, node: Node) -> Node:
-        """Replaces a layer, its Transpose and its Reshape by a new layer, which writes its output in their order.
+    Args:
+        graph: The graph.
+        names: The names of its inputs.
+        lengths: The lengths that its layers get.
+        rectangles: The values that may not be packed; more are added.
+    """
 
-        Returns:
-            The new layer.
+    def __init__(self, graph: Graph, names: GraphNames, lengths: str, rectangles: set[str]) -> None:
+        super().__init__(graph)
+        self._names = names
+        self._lengths = lengths
+        self._rectangles = rectangles
+        self.nodes: list[Node] = []  # the new ones
+        self.tensors: dict[str, NDArray[np.float32]] = {}  # new initializers
+        self._values: dict[str, StepValue] = {}
+        # Rectangles that are computed from what was summed over the steps, with their axes if these are known
+        self._of_rows: dict[str, str] = {}
+        self._written: set[str] = {names.sequences}  # packed values that are rectangles, too
 
-        Raises:
-            NotFound: The nodes have another form, or the layer has no lengths.
-        """
-        require(node.operator in LAYERS and node.domain in ONNX and any(node.inputs[_LENGTHS : _LENGTHS + 1]))
-        require(not node.unread and node.attributes.keys() <= KNOWN)
-        transpose = self.only_user(node.outputs[0], "Transpose")
-        reshape = self.only_user(transpose.outputs[0], "Reshape")
-        order = _ORDERS.get(transpose.attributes.get("perm", ()))  # type: ignore[arg-type]
-        hidden, sizes = node.attributes.get("hidden_size"), self.graph.constants.get(reshape.inputs[1])
-        directions = 2 if node.attributes.get("direction") == "bidirectional" else 1
-        if order is None or not isinstance(hidden, int):
-            raise NotFound
-        require(reshape.inputs[0] == transpose.outputs[0] and not reshape.attributes.get("allowzero"))
-        require(sizes in ((0, 0, -1), (0, 0, directions * hidden)))
-        outputs = [reshape.outputs[0], *node.outputs[1:]]
-        layer = Node(node.operator, node.inputs, outputs, {**node.attributes, "order": order}, domain=DOMAIN)
-        self.replace(node, layer, [transpose, reshape])
-        return layer
-
-    def pool(self, layer: Node) -> bool:
-        """Replaces the attention over a layer's output by an AttentionPooling; returns whether there is one."""
-        for product in self.users.get(layer.outputs[0], []):
-            with suppress(NotFound):
-                self._replace_pooling(product, layer.outputs[0], layer.inputs[_LENGTHS])
-                return True
-        return False
-
-    def _replace_pooling(self, product: Node, values: str, lengths: str) -> None:
-        """Replaces an attention by an AttentionPooling; `NotFound` if the nodes have another form.
-
-        The attention weights are as follows, where the Add and the Squeeze may be missing. A weighted sum follows.
-
-            Softmax(Where(mask, Squeeze(MatMul(Tanh(Add(product(values, weights), bias)), weights)), -large))
-
-        Args:
-            product: The MatMul with which the attention begins.
-            values: The output of a layer.
-            lengths: The lengths of that layer.
-        """
-        # 1. The scores
-        require(product.operator == "MatMul" and product.inputs[0] == values)
-        biases: list[str] = []
-        removed = [product]
-        units = self.only_user(product.outputs[0], "Add", "Tanh")
-        if units.operator == "Add":
-            biases = [name for name in units.inputs if name != product.outputs[0]]
-            require(len(biases) == 1)
-            removed.append(units)
-            units = self.only_user(units.outputs[0], "Tanh")
-        scores = self.only_user(units.outputs[0], "MatMul")
-        require(scores.inputs[0] == units.outputs[0])
-        weights = [product.inputs[1], scores.inputs[1], *biases]
-        require(all(name in self.graph.tensors for name in weights))
-        # 2. The mask and the softmax
-        unmasked, masked = scores, self.only_user(scores.outputs[0], "Squeeze", "Where")
-        is_flat = masked.operator == "Squeeze"  # scores are [rows, steps], or [rows, steps, 1]
-        if is_flat:
-            require(self.axis(masked) in (-1, 2))
-            removed.append(masked)
-            unmasked, masked = masked, self.only_user(masked.outputs[0], "Where")
-        self._require_mask(masked, unmasked.outputs[0], lengths, is_flat=is_flat)
-        softmax = self.only_user(masked.outputs[0], "Softmax")
-        require(softmax.attributes.get("axis", -1) in ((-1, 1) if is_flat else (-2, 1)))
-        # 3. The weighted sum of the values
-        attention = softmax.outputs[0]
-        total = self._sum_by_product(attention, values) if is_flat else self._sum(attention, values)
-        outputs = [total[-1].outputs[0], attention][: 2 if is_flat else 1]
-        pooling = Node("AttentionPooling", [values, lengths, *weights], outputs, domain=DOMAIN)
-        self.replace(softmax, pooling, [*removed, units, scores, masked, *total])
-
-    def _require_mask(self, where: Node, scores: str, lengths: str, *, is_flat: bool) -> None:
-        """Requires that a Where replaces the scores at padding, and no others, by a very small number."""
-        is_valid = self._is_true_at_valid_steps(where.inputs[0], lengths, is_flat=is_flat)
-        scores_index, fill_index = (1, 2) if is_valid else (2, 1)
-        require(where.inputs[scores_index] == scores and self.constant(where.inputs[fill_index]) < _MASKED)
-
-    def _sum_by_product(self, attention: str, values: str) -> list[Node]:
-        """Returns the nodes of the weighted sum Squeeze(MatMul(Unsqueeze(attention), values)).
-
-        Other nodes may use the attention and the values, too.
-
-        Raises:
-            NotFound: There are no such nodes.
-        """
-        for unsqueeze in self.users.get(attention, []):
-            with suppress(NotFound):
-                require(unsqueeze.operator == "Unsqueeze" and self.axis(unsqueeze) == 1)
-                product = self.only_user(unsqueeze.outputs[0], "MatMul")
-                squeeze = self.only_user(product.outputs[0], "Squeeze")
-                require(product.inputs == [unsqueeze.outputs[0], values] and self.axis(squeeze) == 1)
-                return [unsqueeze, product, squeeze]
-        raise NotFound
-
-    def _sum(self, attention: str, values: str) -> list[Node]:
-        """Returns the nodes of the weighted sum ReduceSum(Mul(attention, values)) over the steps.
-
-        No other node may use the attention; otherwise `NotFound`.
-        """
-        product = self.only_user(attention, "Mul")
-        total = self.only_user(product.outputs[0], "ReduceSum")
-        require({*product.inputs} == {attention, values} and total.attributes.get("keepdims", 1) == 0)
-        require(self.axis(total) == 1)
-        return [product, total]
-
-    def leave_padding_unwritten(self, layer: Node) -> None:
-        """Lets a layer write no zeros at padding (the attribute `zeros=0`), if nothing reads its output there.
-
-        So only other layers and poolings with the same lengths may read the output, as the values that they compute
-        with. If one of these layers does not run in the kernels, the test of the new graph fails, and the graph of the
-        file is used.
-        """
-        output = layer.outputs[0]
-        users = self.users.get(output, [])
-        for user in users:
-            lengths_index = 1 if user.operator == "AttentionPooling" else _LENGTHS
-            has_same_lengths = user.inputs[lengths_index : lengths_index + 1] == [layer.inputs[_LENGTHS]]
-            is_known = user.operator in (*LAYERS, "AttentionPooling")
-            reads_as_values = user.inputs[0] == output and user.inputs.count(output) == 1
-            if not (is_known and reads_as_values and has_same_lengths):
-                return
-        if users and output not in self.graph.used_elsewhere:
-            layer.attributes["zeros"] = 0
-
-    def _is_true_at_valid_steps(self, mask: str, lengths: str, *, is_flat: bool) -> bool:
-        """Reads a mask that compares the steps with the lengths; `NotFound` for any other mask.
-
-        Args:
-            mask: The mask: `[rows, steps]` if `is_flat`, otherwise `[rows, steps, 1]`.
-            lengths: The lengths with which it must compare.
-            is_flat: Its form.
-
-        Returns:
-            True if it is true at valid steps, False if it is true at padding.
-        """
-        node = self.maker(mask, "Not", *(_COMPARED if is_flat else ["Unsqueeze"]))
-        if node.operator == "Not":
-            return not self._is_true_at_valid_steps(node.inputs[0], lengths, is_flat=is_flat)
-        if node.operator == "Unsqueeze":
-            require(self.axis(node) in (2, -1))
-            return self._is_true_at_valid_steps(node.inputs[0], lengths, is_flat=True)
-        steps_second, is_valid = _COMPARED[node.operator]
-        steps, ends = node.inputs[::-1] if steps_second else node.inputs
-        self._require_steps(steps)
-        column = self.maker(self._root(ends), "Unsqueeze")  # the lengths, [rows, 1]
-        require(self.axis(column) in (1, -1) and self._root(column.inputs[0]) == self._root(lengths))
-        return is_valid
-
-    def _require_steps(self, name: str) -> None:
-        """Requires that a value is the steps' indices 0, 1, 2, ..., `[steps]` or `[1, steps]`."""
-        node = self.maker(self._root(name), "Range", "Unsqueeze")
-        if node.operator == "Unsqueeze":
-            require(self.axis(node) == 0)
-            node = self.maker(self._root(node.inputs[0]), "Range")
-        require(self.constant(node.inputs[0]) == 0 and self.constant(node.inputs[2]) == 1)
+    def rewrite(self) -> None:
+        """Goes through all nodes, those that compute the lengths first, as Pack reads the lengths."""
+        before, names, root = Graph(self.graph.nodes, outputs=[self._lengths]), self._names, self._root(self._lengths)
+        before.remove_unused()
+        if names.mask is not None:
+            is_valid = float(names.mask_marks == "valid")
+            self._values[names.mask] = Mask("sr" if names.time_first else "rs", is_valid, 1 - is_valid)
+        if names.lengths is not None:
+            self._values[names.lengths] = Count("r")
+        for node in before.nodes:
+            self._add(node)
+        # If the layers get other lengths, there may be values behind these, and masks are of other steps.
+        has_all_steps = isinstance(self._values.get(root), Count)
+        if not has_all_steps:
+            self._values = {root: Count("r")}
+        axes = "srf" if names.time_first else "rfs" if names.channels_first else "rsf"
+        axes = axes if names.features_axis else axes.replace("f", "")
+        packed = self._own("Pack", [names.sequences, self._lengths], _packed(names.sequences), axes=axes)
+        self._values[names.sequences] = Packed(axes, packed, 0.0 if has_all_steps else None)
+        before_ids = {id(node) for node in before.nodes}
+        for node in self.graph.nodes:
+            if id(node) not in before_ids:
+                self._add(node)
+        for name in self.graph.outputs:
+            self._write_rectangle(name)
 
     def _root(self, name: str) -> str:
         """Goes back from a value over its casts; returns the value before them.
@@ -252,3 +163,323 @@ class _Fusion(Pattern):
         while (node := self.makers.get(name)) is not None and node.operator == "Cast":
             name = node.inputs[0]
         return name
+
+    def _add(self, node: Node) -> None:
+        """Adds what a node becomes: itself, or what computes the same from packed steps."""
+        count, output = len(self.nodes), node.outputs[0]
+        try:
+            require(node.domain in ONNX and not node.unread and node.operator in self._READERS)
+            require(not self._rectangles.intersection(node.outputs))
+            value = self._READERS[node.operator](self, node)
+            if value is not None:
+                self._values[output] = value
+            if value is None or isinstance(value, Packed):
+                return
+        except (NotFound, KeyError):  # a KeyError is of a value that is not known
+            del self.nodes[count:]
+        # The node stays, also one that computes a mask: that is not much, and its rectangle may be read.
+        inner = {name for graph in node.graphs for inner_node in graph.walk() for name in inner_node.inputs}
+        for name in (*node.inputs, *inner):
+            self._write_rectangle(name)
+        self.nodes.append(node)
+        if not self._of_rows.keys().isdisjoint(node.inputs):
+            self._of_rows.update(dict.fromkeys(node.outputs, ""))
+
+    def _write_rectangle(self, name: str) -> None:
+        """Lets a value be a rectangle, as a node reads it as such."""
+        value = self._values.get(name)
+        if not isinstance(value, Packed) or name in self._written:
+            return
+        if value.padding != 0 or "d" in value.axes:
+            self._rectangles.add(name)
+            return
+        self._written.add(name)
+        inputs = [value.name, self._lengths, self._names.sequences]
+        self._own("Unpack", inputs, name, axes=value.axes, axis=self._names.open_axes[1])
+
+    # Operators of the kernels
+
+    def _own(self, operator: str, inputs: list[str], output: str, **attributes: AttributeValue) -> str:
+        """Adds a node of the kernels; returns the name of its output."""
+        self.nodes.append(Node(operator, inputs, [output], attributes, domain=DOMAIN))
+        return output
+
+    def _pooled(self, node: Node, operator: str, inputs: list[str], axes: str) -> None:
+        """Adds a node that sums over the steps; its output is the rectangle that `node` makes, with these axes."""
+        self._of_rows[self._own(operator, inputs, node.outputs[0], axes=axes)] = axes
+
+    def _axes_of_rows(self, name: str) -> str:
+        """Returns the axes of a rectangle that was summed over the steps; they are `rf` but for an axis of size one.
+
+        `NotFound` if they are not known.
+        """
+        if axes := self._of_rows.get(name, ""):
+            return axes
+        node = self.maker(name, "Unsqueeze")
+        require(node.inputs[0] in self._of_rows)
+        return inserted(Count("rf"), self._only_axis(node)).axes
+
+    def _new_tensor(self, name: str, numbers: NDArray[np.float32]) -> str:
+        """Adds an initializer; returns its name."""
+        self.tensors[name] = numbers
+        return name
+
+    def _steps(self, name: str) -> Packed:
+        """Returns the packed steps that a value is.
+
+        Raises:
+            NotFound: It is something else.
+        """
+        value = self._values.get(name)
+        if not isinstance(value, Packed):
+            raise NotFound
+        return value
+
+    # Recurrent layers
+
+    def _layer(self, node: Node) -> Packed:
+        """A recurrent layer reads packed steps, and writes them if anything reads its output of every step."""
+        x, lengths = node.inputs[0], node.inputs[_LENGTHS : _LENGTHS + 1]
+        require(node.attributes.keys() <= KNOWN and not node.attributes.get("layout"))
+        require(lengths and self._root(lengths[0]) == self._root(self._lengths))
+        if isinstance(value := self._values.get(x), Packed):
+            require(value.axes == "srf")
+            packed = value.name
+        else:
+            packed = self._own("Pack", [x, self._lengths], _packed(x), axes="srf")
+        y, *states = node.outputs
+        inputs = [packed, *node.inputs[1:_LENGTHS], self._lengths, *node.inputs[_LENGTHS + 1 :]]
+        outputs = [y and _packed(y), *states]
+        self.nodes.append(Node(node.operator, inputs, outputs, {**node.attributes, "packed": 1}, domain=DOMAIN))
+        self._of_rows.update(dict.fromkeys(states, ""))
+        return Packed("sdrf", outputs[0], 0.0)
+
+    # Axes
+
+    def _transpose(self, node: Node) -> StepValue:
+        value = self._values[node.inputs[0]]
+        order = node.attributes.get("perm", tuple(range(len(value.axes)))[::-1])
+        if not isinstance(order, tuple):
+            raise NotFound
+        return value._replace(axes="".join(value.axes[int(axis)] for axis in order))
+
+    def _squeeze(self, node: Node) -> StepValue:
+        change = removed if node.operator == "Squeeze" else inserted
+        return change(self._values[node.inputs[0]], self._only_axis(node))
+
+    def _only_axis(self, node: Node) -> float:
+        axis = self.axis(node)
+        if axis is None:
+            raise NotFound
+        return axis
+
+    def _reshape(self, node: Node) -> StepValue:
+        """A Reshape that keeps rows and steps, and joins the directions of a layer."""
+        value, sizes = self._steps(node.inputs[0]), self.graph.constants.get(node.inputs[1], ())
+        require(len(sizes) == 3 and sizes[:2] == (0, 0) and not node.attributes.get("allowzero"))
+        require({*value.axes[:2]} == {*"rs"} and value.axes[2:] in ("", "f", "df"))
+        return value._replace(axes=value.axes[:2] + "f")
+
+    # Single elements, and masks
+
+    def _elements(self, node: Node) -> StepValue:
+        """An operator on single elements: of packed steps, of masks, or of both."""
+        values = [self._values.get(name) for name in node.inputs]
+        if any(isinstance(value, Count) for value in values):
+            return self._values[node.inputs[0]] if node.operator in ("Cast", "Identity") else self._comparison(node)
+        if any(isinstance(value, Mask) for value in values):
+            is_mixed = any(isinstance(value, Packed) for value in values)
+            return self._masked(node, values) if is_mixed else self._mask(node)
+        steps = [value for value in values if isinstance(value, Packed)]
+        axes = {value.axes for value in steps}
+        require(len(axes) == 1 and node.outputs[0])
+        inputs = [self._operand(name, steps[0]) for name in node.inputs]
+        output = _packed(node.outputs[0])
+        self.nodes.append(Node(node.operator, inputs, [output], node.attributes))
+        zeros = sum(value.padding == 0 for value in steps)
+        needed = len(node.inputs) if node.operator in _ZERO_STAYS else 1 if node.operator == "Mul" else math.inf
+        return Packed(axes.pop(), output, 0.0 if zeros >= needed else None)
+
+    def _operand(self, name: str, beside: Packed) -> str:
+        """Returns the name of an input of an operator on packed steps: of packed steps, or a constant for each feature.
+
+        Args:
+            name: The input's name in the original graph.
+            beside: Packed steps that are another input.
+        """
+        if not name or name in self._values:
+            return name and self._steps(name).name
+        tensor, constants = self.graph.tensors.get(name), self.graph.constants.get(name, ())
+        if tensor is None:
+            return name if len(constants) == 1 else self._spread(name, beside)
+        axes = beside.axes[len(beside.axes) - len(tensor.shape) :]
+        require(len(tensor.shape) <= len(beside.axes))
+        require(all(size == 1 or letter == "f" for size, letter in zip(tensor.shape, axes, strict=True)))
+        if len(tensor.shape) < 2 and axes in ("", "f"):
+            return name
+        numbers = self.numbers(name, *tensor.shape)
+        require(tensor.kind == FLOAT)
+        return self._new_tensor(f"{name}/features", numbers.ravel())
+
+    def _spread(self, name: str, beside: Packed) -> str:
+        """Returns packed steps with the numbers of each step's row."""
+        require(broadcast(self._axes_of_rows(name), beside.axes) == beside.axes)
+        return self._own("Spread", [beside.name, self._lengths, name], _packed(name))
+
+    def _range(self, node: Node) -> Count:
+        """The steps' indices 0, 1, 2, ..."""
+        require(self.constant(node.inputs[0]) == 0 and self.constant(node.inputs[2]) == 1)
+        return Count("s")
+
+    def _comparison(self, node: Node) -> Mask:
+        """A comparison of the steps' indices with the lengths."""
+        require(node.operator in COMPARISONS)
+        first, second = (self._values.get(name, Count("")) for name in node.inputs)
+        letter, valid = COMPARISONS[node.operator]
+        require(letter in first.axes and {"r": "s", "s": "r"}[letter] in second.axes)
+        return Mask(broadcast(first.axes, second.axes), valid, 1 - valid)
+
+    def _mask(self, node: Node) -> Mask:
+        """What is computed of masks and constants only."""
+        require(node.operator in MASK_ARITHMETIC)
+        masks = []
+        for name in node.inputs:
+            value = self._values.get(name)
+            masks.append(value if isinstance(value, Mask) else Mask("", *[self.constant(name)] * 2))
+        compute = MASK_ARITHMETIC[node.operator]
+        numbers = [compute(*(mask.valid for mask in masks)), compute(*(mask.padding for mask in masks))]
+        if node.operator == "Cast" and node.attributes.get("to") == BOOL:
+            numbers = [float(number != 0) for number in numbers]
+        return Mask(broadcast(*(mask.axes for mask in masks)), *numbers)
+
+    def _masked(self, node: Node, values: list[StepValue | None]) -> Packed:
+        """Packed steps that are masked: they stay as they are, with another number at padding."""
+        steps = [value for value in values if isinstance(value, Packed)]
+        masks = [value for value in values if isinstance(value, Mask)]
+        if node.operator == "Where" and isinstance(condition := values[0], Mask):
+            valid, padding = (2 if number == 0 else 1 for number in (condition.valid, condition.padding))
+            value = self._steps(node.inputs[valid])
+            require(broadcast(condition.axes, value.axes) == value.axes and valid != padding)
+            other = values[padding]
+            if isinstance(other, Packed | Mask):
+                require(broadcast(other.axes, value.axes) == value.axes)
+                return value._replace(padding=other.padding)
+            return value._replace(padding=self.constant(node.inputs[padding]))
+        require(len(steps) == len(masks) == 1 and (node.operator != "Sub" or values[0] is steps[0]))
+        return masked(node.operator, steps[0], masks[0])
+
+    # Features of a step
+
+    def _on_features(self, node: Node) -> Packed:
+        """An operator on the features of a step, which are its last axis."""
+        value = self._steps(node.inputs[0])
+        axis = node.attributes.get("axis", 1 if node.operator == "BatchNormalization" else -1)
+        require(value.axes[int(axis)] == "f")  # type: ignore[arg-type]
+        output = _packed(node.outputs[0])
+        attributes = {**node.attributes, **({} if node.operator == "BatchNormalization" else {"axis": -1})}
+        self.nodes.append(Node(node.operator, [value.name, *node.inputs[1:]], [output], attributes))
+        return Packed(value.axes, output)
+
+    def _concat(self, node: Node) -> Packed:
+        values = [self._steps(name) for name in node.inputs]
+        axes, axis = values[0].axes, node.attributes.get("axis")
+        require({value.axes for value in values} == {axes} and "f" in axes and axes[int(axis)] == "f")  # type: ignore[arg-type]
+        output = _packed(node.outputs[0])
+        self.nodes.append(Node("Concat", [value.name for value in values], [output], {"axis": 1}))
+        return Packed(axes, output, 0.0 if all(value.padding == 0 for value in values) else None)
+
+    def _softmax(self, node: Node) -> Packed:
+        """A softmax over the steps, of what is very small at padding; or over the features of a step."""
+        value = self._steps(node.inputs[0])
+        if value.axes[int(node.attributes.get("axis", -1))] != "s":  # type: ignore[arg-type]
+            return self._on_features(node)
+        require(_is_hidden(value))
+        return Packed(value.axes, self._own("StepSoftmax", [value.name, self._lengths], _packed(node.outputs[0])), 0.0)
+
+    # Products, and sums over the steps
+
+    def _product(self, node: Node) -> Packed | None:
+        """A product with constant weights, or with the numbers of each row; or a sum over the steps."""
+        first, second = node.inputs
+        one, other = self._values.get(first), self._values.get(second)
+        output = _packed(node.outputs[0])
+        if isinstance(one, Packed) and isinstance(other, Packed):
+            require((one.axes, other.axes) == ("rfs", "rsf") and 0 in (one.padding, other.padding))
+            self._pooled(node, "OuterSum", [one.name, self._lengths, other.name], "rff")
+            return None
+        if isinstance(one, Packed) and self._are_weights(second):
+            require(one.axes.endswith("f"))
+            return Packed(one.axes, self._own("Dense", [one.name, self._lengths, second], output))
+        name, rows, axes = (first, second, ("rsf", "rf1")) if one is not None else (second, first, ("rfs", "r1f"))
+        steps = self._steps(name)
+        require((steps.axes, self._axes_of_rows(rows)) == axes)
+        return Packed(steps.axes, self._own("Dots", [steps.name, self._lengths, rows], output))
+
+    def _are_weights(self, name: str) -> bool:
+        """Whether a value is a constant matrix, maybe of bytes that are dequantised."""
+        maker = self.makers.get(name)
+        if maker is not None and maker.operator == "DequantizeLinear":
+            name = maker.inputs[0]
+        return name in self.graph.tensors and len(self.graph.tensors[name].shape) == 2
+
+    def _convolution(self, node: Node) -> Packed:
+        """A convolution that keeps the number of steps is a product with a window of them, `[taps * channels]`."""
+        value, attributes = self._steps(node.inputs[0]), node.attributes
+        weights = self.numbers(node.inputs[1], -1, -1, -1)  # [outputs, channels, taps]
+        taps, dilation = weights.shape[2], self._integers(node, "dilations", 1)[0]
+        left, right = self._integers(node, "pads", 0, 0)
+        require(value.axes == "rfs" and (value.padding == 0 or taps == 1) and left + right == (taps - 1) * dilation)
+        require(
+            attributes.get("group", 1) == 1 and self._integers(node, "strides", 1) == (1,) and min(left, right) >= 0
+        )
+        require(attributes.get("auto_pad", "NOTSET") == "NOTSET")
+        matrix = self._new_tensor(f"{node.inputs[1]}/windows", weights.transpose(2, 1, 0).reshape(-1, len(weights)))
+        inputs = [value.name, self._lengths, matrix, *node.inputs[2:]]
+        output = self._own("Dense", inputs, _packed(node.outputs[0]), taps=taps, dilation=dilation, left=left)
+        return Packed(value.axes, output)
+
+    def _integers(self, node: Node, name: str, *otherwise: int) -> tuple[int, ...]:
+        """Returns the integers of an attribute, of which there must be as many as in `otherwise`.
+
+        Raises:
+            NotFound: There are more or fewer.
+        """
+        integers = node.attributes.get(name, otherwise)
+        if not isinstance(integers, tuple) or len(integers) != len(otherwise):
+            raise NotFound
+        return tuple(map(int, integers))
+
+    def _reduced(self, node: Node) -> Count | None:
+        """A sum or maximum over the steps, of what is 0 or very small at padding. The sum of a mask are the lengths."""
+        value = self._values[node.inputs[0]]
+        place = int(self._only_axis(node)) % len(value.axes)
+        axes = value.axes[:place] + ("1" if node.attributes.get("keepdims", 1) else "") + value.axes[place + 1 :]
+        require(value.axes[place] == "s" and "d" not in axes)
+        if isinstance(value, Mask):
+            require(node.operator == "ReduceSum" and (value.valid, value.padding) == (1, 0))
+            return Count(axes)
+        value = self._steps(node.inputs[0])
+        require(value.padding == 0 if node.operator == "ReduceSum" else _is_hidden(value))
+        operator = {"ReduceSum": "StepSum", "ReduceMax": "StepMax"}[node.operator]
+        self._pooled(node, operator, [value.name, self._lengths], axes)
+        return None
+
+    _READERS: Final[dict[str, Callable[..., StepValue | None]]] = {
+        **dict.fromkeys(_ON_ELEMENTS, _elements),
+        **dict.fromkeys(LAYERS, _layer),
+        **dict.fromkeys(("BatchNormalization", "LayerNormalization"), _on_features),
+        **{"Concat": _concat, "Conv": _convolution, "MatMul": _product, "Range": _range, "Reshape": _reshape},
+        **{"ReduceMax": _reduced, "ReduceSum": _reduced, "Softmax": _softmax, "Squeeze": _squeeze},
+        **{"Transpose": _transpose, "Unsqueeze": _squeeze},
+    }
+    """The methods by operator. None stands for a rectangle that other nodes than the original one make."""
+
+
+def _packed(name: str) -> str:
+    """The name of packed steps in the new graph."""
+    return f"{name}/packed"
+
+
+def _is_hidden(value: Packed) -> bool:
+    """Whether a value is very small at padding."""
+    return value.padding is not None and value.padding <= HIDDEN

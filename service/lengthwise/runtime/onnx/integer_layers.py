@@ -10,19 +10,19 @@ read here; the kernels check the weights. The file stays as it is.
 
 from __future__ import annotations
 
-from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from typing import Final, NamedTuple
 
 import numpy as np
 
+from lengthwise.runtime.manifest import GraphNames
 from lengthwise.runtime.onnx import fusion, onnx_graph
 from lengthwise.runtime.onnx.onnx_graph import FLOAT, INT8, Node
 from lengthwise.runtime.onnx.pattern import ONNX, NotFound, Pattern, require
 
 DOMAIN: Final = "lengthwise.integer"
 """The domain of the integer kernels' operators. It occurs in no file."""
-_OF_FUSION: Final = {"order", "zeros"}  # the attributes that `fusion` may have given a layer
+_OF_FUSION: Final = {"packed"}  # the attribute that `fusion` may have given a layer
 
 
 class _QuantizedWeights(NamedTuple):
@@ -47,37 +47,19 @@ def fused(model: bytes) -> bytes | None:
     return layers.graph.write({DOMAIN: 1})
 
 
-def with_pooling(model: bytes) -> fusion.FusedGraph | None:
+def with_packed_steps(model: bytes, names: GraphNames) -> fusion.FusedGraph | None:
     """Returns the graph with the operators of `fusion`; None if it has no nodes that these replace.
 
-    The attention pooling of an int8 graph has weights in bytes, and the operator for it computes in float32, valid
-    steps only. So it gets dequantised weights: padding costs more than a product in float32. Other products keep their
-    bytes, for the integer kernels.
+    In an int8 graph, the weights of a Dense are bytes, and this operator computes in float32. So it gets dequantised
+    weights. Other products keep their bytes, for the integer kernels.
     """
-    if b"DequantizeLinear" in model:
-        # First with all weights as float32, to find which of them the pooling reads; then with these only.
-        fused = fusion.fused(_with_float_weights(model, None))
-        if fused is not None and fused.pools:
-            nodes = onnx_graph.read(fused.graph).nodes
-            pooling_weights = {name for node in nodes if node.operator == "AttentionPooling" for name in node.inputs}
-            return fusion.fused(_with_float_weights(model, pooling_weights))
-    return fusion.fused(model)
-
-
-def _with_float_weights(model: bytes, names: AbstractSet[str] | None) -> bytes:
-    """Returns the graph in which the int8 weights of products are dequantised, as float32 initializers.
-
-    These replace the nodes DequantizeLinear. All other nodes are kept.
-
-    Args:
-        model: The ONNX file.
-        names: The outputs of the nodes that are replaced; None for all.
-    """
-    layers = _Layers(onnx_graph.read(model))
-    kept_nodes = []
+    fused = fusion.fused(model, names)
+    if fused is None or b"DequantizeLinear" not in model:
+        return fused
+    layers, kept_nodes = _Layers(onnx_graph.read(fused.graph)), []
     for node in layers.graph.nodes:
         try:
-            require(names is None or names >= set(node.outputs))
+            require(any(user.operator == "Dense" for user in layers.users.get(node.outputs[0], [])))
             quantized = layers.quantized(node.outputs[0], axis=1)
             integers = layers.numbers(quantized.weights, -1, -1)
             scales = layers.numbers(quantized.scales, -1)
@@ -86,7 +68,7 @@ def _with_float_weights(model: bytes, names: AbstractSet[str] | None) -> bytes:
             continue
         layers.graph.add_tensor(node.outputs[0], (integers * scales).astype(np.float32))
     layers.graph.nodes = kept_nodes
-    return layers.graph.write({})
+    return fused._replace(graph=layers.graph.write({}))
 
 
 class _Layers(Pattern):
