@@ -129,8 +129,10 @@ def _with_recurrent_kernels(
     require(recurrent_kernels.INSTRUCTION_SETS or recurrent_kernels.INTEGER_SETS)
     require(_may_be_recurrent(content))
     opened = None
-    has_floats = bool(recurrent_kernels.INSTRUCTION_SETS)
-    if has_floats and (replaced := integer_layers.with_packed_steps(content, manifest.graph)) is not None:
+    if (
+        recurrent_kernels.INSTRUCTION_SETS
+        and (replaced := integer_layers.with_packed_steps(content, manifest.graph)) is not None
+    ):
         try:
             session, kernels = _open_and_test(source.replaced(replaced.graph), manifest, threads, device)
             opened = session, kernels + (recurrent_kernels.POOLING if replaced.pools else "")

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -199,9 +200,11 @@ class _Fusion(Pattern):
 
     # Operators of the kernels
 
-    def _own(self, operator: str, inputs: list[str], output: str, **attributes: AttributeValue) -> str:
-        """Adds a node of the kernels; returns the name of its output."""
-        self.nodes.append(Node(operator, inputs, [output], attributes, domain=DOMAIN))
+    def _own(
+        self, operator: str, inputs: list[str], output: str, domain: str = DOMAIN, /, **attributes: AttributeValue
+    ) -> str:
+        """Adds a node, of the kernels or of another domain; returns the name of its output."""
+        self.nodes.append(Node(operator, inputs, [output], attributes, domain=domain))
         return output
 
     def _pooled(self, node: Node, operator: str, inputs: list[str], axes: str) -> None:
@@ -218,11 +221,6 @@ class _Fusion(Pattern):
         node = self.maker(name, "Unsqueeze")
         require(node.inputs[0] in self._of_rows)
         return inserted(Count("rf"), self._only_axis(node)).axes
-
-    def _new_tensor(self, name: str, numbers: NDArray[np.float32]) -> str:
-        """Adds an initializer; returns its name."""
-        self.tensors[name] = numbers
-        return name
 
     def _steps(self, name: str) -> Packed:
         """Returns the packed steps that a value is.
@@ -258,10 +256,8 @@ class _Fusion(Pattern):
 
     def _transpose(self, node: Node) -> StepValue:
         value = self._values[node.inputs[0]]
-        order = node.attributes.get("perm", tuple(range(len(value.axes)))[::-1])
-        if not isinstance(order, tuple):
-            raise NotFound
-        return value._replace(axes="".join(value.axes[int(axis)] for axis in order))
+        order = self._integers(node, "perm", *range(len(value.axes))[::-1])
+        return value._replace(axes="".join(value.axes[axis] for axis in order))
 
     def _squeeze(self, node: Node) -> StepValue:
         change = removed if node.operator == "Squeeze" else inserted
@@ -293,12 +289,23 @@ class _Fusion(Pattern):
         steps = [value for value in values if isinstance(value, Packed)]
         axes = {value.axes for value in steps}
         require(len(axes) == 1 and node.outputs[0])
+        if node.operator == "Add":
+            with suppress(NotFound, KeyError):
+                return self._biased(node)
         inputs = [self._operand(name, steps[0]) for name in node.inputs]
-        output = _packed(node.outputs[0])
-        self.nodes.append(Node(node.operator, inputs, [output], node.attributes))
+        output = self._own(node.operator, inputs, _packed(node.outputs[0]), "", **node.attributes)
         zeros = sum(value.padding == 0 for value in steps)
         needed = len(node.inputs) if node.operator in _ZERO_STAYS else 1 if node.operator == "Mul" else math.inf
         return Packed(axes.pop(), output, 0.0 if zeros >= needed else None)
+
+    def _biased(self, add: Node) -> Packed:
+        """Lets the Dense before an Add add the bias; `NotFound` if it may not."""
+        value, dense = self._steps(add.inputs[0]), self.nodes[-1]
+        require(dense.operator == "Dense" and dense.outputs == [value.name] and len(dense.inputs) == 3)
+        require(self.only_user(add.inputs[0], "Add") is add and value.axes[-1] == "f")
+        require(len(self.graph.tensors[add.inputs[1]].shape) == 1)
+        dense.inputs.append(add.inputs[1])
+        return value
 
     def _operand(self, name: str, beside: Packed) -> str:
         """Returns the name of an input of an operator on packed steps: of packed steps, or a constant for each feature.
@@ -319,7 +326,8 @@ class _Fusion(Pattern):
             return name
         numbers = self.numbers(name, *tensor.shape)
         require(tensor.kind == FLOAT)
-        return self._new_tensor(f"{name}/features", numbers.ravel())
+        self.tensors[f"{name}/features"] = numbers.ravel()
+        return f"{name}/features"
 
     def _spread(self, name: str, beside: Packed) -> str:
         """Returns packed steps with the numbers of each step's row."""
@@ -371,21 +379,20 @@ class _Fusion(Pattern):
     # Features of a step
 
     def _on_features(self, node: Node) -> Packed:
-        """An operator on the features of a step, which are its last axis."""
-        value = self._steps(node.inputs[0])
-        axis = node.attributes.get("axis", 1 if node.operator == "BatchNormalization" else -1)
-        require(value.axes[int(axis)] == "f")  # type: ignore[arg-type]
-        output = _packed(node.outputs[0])
-        attributes = {**node.attributes, **({} if node.operator == "BatchNormalization" else {"axis": -1})}
-        self.nodes.append(Node(node.operator, [value.name, *node.inputs[1:]], [output], attributes))
-        return Packed(value.axes, output)
+        """An operator on the features of a step: a norm, or a softmax."""
+        value, is_channels = self._steps(node.inputs[0]), node.operator == "BatchNormalization"
+        axis = node.attributes.get("axis", 1 if is_channels else -1)
+        require(value.axes[int(axis)] == "f" and (is_channels or value.axes[-1] == "f"))  # type: ignore[arg-type]
+        attributes = node.attributes if is_channels else {**node.attributes, "axis": -1}
+        inputs = [value.name, *node.inputs[1:]]
+        return Packed(value.axes, self._own(node.operator, inputs, _packed(node.outputs[0]), "", **attributes))
 
     def _concat(self, node: Node) -> Packed:
+        """Features side by side."""
         values = [self._steps(name) for name in node.inputs]
         axes, axis = values[0].axes, node.attributes.get("axis")
-        require({value.axes for value in values} == {axes} and "f" in axes and axes[int(axis)] == "f")  # type: ignore[arg-type]
-        output = _packed(node.outputs[0])
-        self.nodes.append(Node("Concat", [value.name for value in values], [output], {"axis": 1}))
+        require({value.axes for value in values} == {axes} and axes[int(axis)] == "f")  # type: ignore[arg-type]
+        output = self._own("Concat", [value.name for value in values], _packed(node.outputs[0]), "", axis=1)
         return Packed(axes, output, 0.0 if all(value.padding == 0 for value in values) else None)
 
     def _softmax(self, node: Node) -> Packed:
@@ -393,7 +400,7 @@ class _Fusion(Pattern):
         value = self._steps(node.inputs[0])
         if value.axes[int(node.attributes.get("axis", -1))] != "s":  # type: ignore[arg-type]
             return self._on_features(node)
-        require(_is_hidden(value))
+        require((value.padding or 0) <= HIDDEN)
         return Packed(value.axes, self._own("StepSoftmax", [value.name, self._lengths], _packed(node.outputs[0])), 0.0)
 
     # Products, and sums over the steps
@@ -402,18 +409,17 @@ class _Fusion(Pattern):
         """A product with constant weights, or with the numbers of each row; or a sum over the steps."""
         first, second = node.inputs
         one, other = self._values.get(first), self._values.get(second)
-        output = _packed(node.outputs[0])
         if isinstance(one, Packed) and isinstance(other, Packed):
             require((one.axes, other.axes) == ("rfs", "rsf") and 0 in (one.padding, other.padding))
             self._pooled(node, "OuterSum", [one.name, self._lengths, other.name], "rff")
             return None
         if isinstance(one, Packed) and self._are_weights(second):
             require(one.axes.endswith("f"))
-            return Packed(one.axes, self._own("Dense", [one.name, self._lengths, second], output))
+            return Packed(one.axes, self._own("Dense", [one.name, self._lengths, second], _packed(node.outputs[0])))
         name, rows, axes = (first, second, ("rsf", "rf1")) if one is not None else (second, first, ("rfs", "r1f"))
         steps = self._steps(name)
         require((steps.axes, self._axes_of_rows(rows)) == axes)
-        return Packed(steps.axes, self._own("Dots", [steps.name, self._lengths, rows], output))
+        return Packed(steps.axes, self._own("Dots", [steps.name, self._lengths, rows], _packed(node.outputs[0])))
 
     def _are_weights(self, name: str) -> bool:
         """Whether a value is a constant matrix, maybe of bytes that are dequantised."""
@@ -433,7 +439,8 @@ class _Fusion(Pattern):
             attributes.get("group", 1) == 1 and self._integers(node, "strides", 1) == (1,) and min(left, right) >= 0
         )
         require(attributes.get("auto_pad", "NOTSET") == "NOTSET")
-        matrix = self._new_tensor(f"{node.inputs[1]}/windows", weights.transpose(2, 1, 0).reshape(-1, len(weights)))
+        matrix = f"{node.inputs[1]}/windows"
+        self.tensors[matrix] = weights.transpose(2, 1, 0).reshape(-1, len(weights))
         inputs = [value.name, self._lengths, matrix, *node.inputs[2:]]
         output = self._own("Dense", inputs, _packed(node.outputs[0]), taps=taps, dilation=dilation, left=left)
         return Packed(value.axes, output)
@@ -459,7 +466,7 @@ class _Fusion(Pattern):
             require(node.operator == "ReduceSum" and (value.valid, value.padding) == (1, 0))
             return Count(axes)
         value = self._steps(node.inputs[0])
-        require(value.padding == 0 if node.operator == "ReduceSum" else _is_hidden(value))
+        require(value.padding == 0 if node.operator == "ReduceSum" else (value.padding or 0) <= HIDDEN)
         operator = {"ReduceSum": "StepSum", "ReduceMax": "StepMax"}[node.operator]
         self._pooled(node, operator, [value.name, self._lengths], axes)
         return None
@@ -478,8 +485,3 @@ class _Fusion(Pattern):
 def _packed(name: str) -> str:
     """The name of packed steps in the new graph."""
     return f"{name}/packed"
-
-
-def _is_hidden(value: Packed) -> bool:
-    """Whether a value is very small at padding."""
-    return value.padding is not None and value.padding <= HIDDEN

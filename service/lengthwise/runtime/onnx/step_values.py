@@ -107,6 +107,6 @@ def masked(operator: str, value: Packed, mask: Mask) -> Packed:
     """
     require(operator in ("Add", "Sub", "Mul") and mask.valid == (operator == "Mul"))
     require(broadcast(mask.axes, value.axes) == value.axes)
-    is_same_for_all = mask.padding == 0 if operator == "Mul" else abs(mask.padding) >= -HIDDEN  # numbers at padding
-    is_known = is_same_for_all or value.padding is not None
+    # What the sum or product is at padding, where the value there is not known
+    is_known = value.padding is not None or (mask.padding == 0 if operator == "Mul" else abs(mask.padding) >= -HIDDEN)
     return value._replace(padding=MASK_ARITHMETIC[operator](value.padding or 0.0, mask.padding) if is_known else None)
