@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -348,3 +349,83 @@ def test_a_row_without_steps_and_no_rows_at_all_are_answered():
         if "mean" not in form:  # 0 / 0
             assert np.isfinite(session.run(PaddedBatch(steps, np.array([3, 0], np.int32))).logits).all()
         assert session.run(PaddedBatch(steps[:0], np.zeros(0, np.int32))).logits.shape == (0, CLASSES)
+
+
+OPERATORS = {
+    "Pack": "Pack <axes = 'rsf'> (three, lengths)",
+    "Unpack": "Unpack <axes = 'rsf'> (x, lengths, three)",
+    "Spread": "Spread (x, lengths, rows)",
+    "Dense": "Dense (x, lengths, w)",
+    "a window": "Dense <taps = 2, left = 1> (x, lengths, w2)",
+    "Dots": "Dots (x, lengths, rows)",
+    "StepSoftmax": "StepSoftmax (x, lengths)",
+    "StepSum": "StepSum (x, lengths)",
+    "StepMax": "StepMax (x, lengths)",
+    "OuterSum": "OuterSum (x, lengths, x)",
+    "LSTM": "LSTM <hidden_size = 1, packed = 1> (x, W, R, , lengths)",
+}
+
+
+HOSTILE = [
+    (operator, lengths)
+    for operator in OPERATORS
+    for lengths in ([17, 0], [9, 8], [-1, 3], [2**31 - 1, 2**31 - 1], [-(2**31), 16])
+    if (operator, lengths) != ("Pack", [9, 8])  # each is within its row
+]
+
+
+@pytest.mark.parametrize(("operator", "lengths"), HOSTILE)
+def test_lengths_beyond_the_steps_are_an_error(operator: str, lengths: list[int]):
+    session = session_of(operator)
+    feed = {
+        "x": np.ones((16, 2), np.float32),
+        "three": np.ones((2, 16, 2), np.float32),
+        "rows": np.ones((2, 2), np.float32),
+    }
+    with pytest.raises(Exception, match="a length is not between"):
+        run(session, feed | {"lengths": np.array(lengths, np.int32)})
+    assert run(session, feed | {"lengths": np.array([9, 7], np.int32)})
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_shapes_that_do_not_fit_are_an_error(operator: str):
+    session = session_of(operator)
+    good = {
+        "x": np.ones((16, 2), np.float32),
+        "three": np.ones((2, 16, 2), np.float32),
+        "rows": np.ones((2, 2), np.float32),
+    }
+    bad = {
+        "x": np.ones((16, 3, 2), np.float32),
+        "three": np.ones((2,), np.float32),
+        "rows": np.ones((1, 2), np.float32),
+    }
+    read = {node.name for node in session.get_inputs()} - {"lengths"}
+    for name in read:
+        with pytest.raises(Exception, match="do not fit"):
+            run(session, {**good, name: bad[name], "lengths": np.array([9, 7], np.int32)})
+
+
+def session_of(operator: str) -> Any:
+    """A session of one operator on packed steps."""
+    text = OPERATORS[operator].replace("'", '"')
+    read = [name for name in ("x", "three", "rows") if name in text.split("(")[1]]
+    node = onnx.parser.parse_node(f"y = {fusion.DOMAIN}.{text}")
+    types = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in read]
+    lengths = onnx.helper.make_tensor_value_info("lengths", onnx.TensorProto.INT32, None)
+    output = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)
+    weights = Weights(0).named("w 2x3, w2 4x3, W 1x4x2, R 1x4x1")
+    tensors = [onnx.numpy_helper.from_array(weights[name], name) for name in weights if name in node.input]
+    made = onnx.helper.make_graph([node], "g", [*types, lengths], [output], tensors)
+    opsets = [onnx.helper.make_opsetid(name, version) for name, version in (("", 17), (fusion.DOMAIN, 1))]
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    recurrent_kernels.register(options)
+    model = onnx.helper.make_model(made, opset_imports=opsets, ir_version=8)
+    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def run(session: Any, feed: dict[str, Any]) -> list[Any]:
+    """The outputs of a session, which gets those of the values that it reads."""
+    results: list[Any] = session.run(None, {node.name: feed[node.name] for node in session.get_inputs()})
+    return results
