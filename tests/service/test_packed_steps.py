@@ -180,6 +180,17 @@ MORE_FORMS: dict[str, dict[str, Any]] = {
             weighted = Mul (shares, steps)
             pooled = ReduceSum <keepdims = 0> (weighted, axis1)""",
     },
+    "states that stay at padding, as in Keras": {
+        "weights": f"w1 {WIDE}x5",
+        "pooling": """row = Unsqueeze (last, axis1)
+            carried = Where (column, steps, row)
+            product = MatMul (carried, w1)
+            kept = Where (column, product, nought)
+            total = ReduceSum <keepdims = 0> (kept, axis1)
+            count = Cast <to = 1> (ends)
+            pooled = Div (total, count)""",
+        "head": 5,
+    },
     "the sum of layers": {
         "pooling": """first_rows = Transpose <perm = [1, 0, 2]> (flat_1)
             both = Add (steps, first_rows)

@@ -367,12 +367,15 @@ class _Fusion(Pattern):
         if node.operator == "Where" and isinstance(condition := values[0], Mask):
             valid, padding = (2 if number == 0 else 1 for number in (condition.valid, condition.padding))
             value = self._steps(node.inputs[valid])
-            require(broadcast(condition.axes, value.axes) == value.axes and valid != padding)
-            other = values[padding]
+            name, other = node.inputs[padding], values[padding]
             if isinstance(other, Packed | Mask):
-                require(broadcast(other.axes, value.axes) == value.axes)
-                return value._replace(padding=other.padding)
-            return value._replace(padding=self.constant(node.inputs[padding]))
+                axes, number = other.axes, other.padding
+            elif name in self.graph.constants:
+                axes, number = "", self.constant(name)
+            else:  # Keras lets the last state of a row stay
+                axes, number = self._axes_of_rows(name), None
+            require(valid != padding and broadcast(axes, condition.axes, value.axes) == value.axes)
+            return value._replace(padding=number)
         require(len(steps) == len(masks) == 1 and (node.operator != "Sub" or values[0] is steps[0]))
         return masked(node.operator, steps[0], masks[0])
 

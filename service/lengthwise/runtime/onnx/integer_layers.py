@@ -61,12 +61,11 @@ def with_packed_steps(model: bytes, names: GraphNames) -> fusion.FusedGraph | No
         try:
             require(any(user.operator == "Dense" for user in layers.users.get(node.outputs[0], [])))
             quantized = layers.quantized(node.outputs[0], axis=1)
-            integers = layers.numbers(quantized.weights, -1, -1)
-            scales = layers.numbers(quantized.scales, -1)
+            weights = layers.numbers(quantized.weights, -1, -1) * layers.numbers(quantized.scales, -1)
         except NotFound:
             kept_nodes.append(node)
             continue
-        layers.graph.add_tensor(node.outputs[0], (integers * scales).astype(np.float32))
+        layers.graph.add_tensor(node.outputs[0], weights.astype(np.float32))
     layers.graph.nodes = kept_nodes
     return fused._replace(graph=layers.graph.write({}))
 
