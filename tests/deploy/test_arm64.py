@@ -23,7 +23,15 @@ PROCESSORS = {"max": "i8mm", "neoverse-n1": "dotprod", "cortex-a57": "portable"}
 """The best instruction set that each of qemu's processors has for products of bytes."""
 # What lends cores to threads, or tries thousands of batches, takes minutes in an emulation.
 LEFT_OUT = "not any_width and not two_threads and not in_threads"
-TESTS = ("recurrent_kernels", "integer_kernels", "integer_layers", "fusion", "convolutions", "fast_json")
+TESTS = (
+    "recurrent_kernels",
+    "integer_kernels",
+    "integer_layers",
+    "fusion",
+    "packed_steps",
+    "convolutions",
+    "fast_json",
+)
 PACKAGES = ("httpx2", "hypothesis", "onnx", "onnx-ir", "pytest", "pytest-asyncio", "safetensors")
 # onnxruntime asks Linux for the processor, and of an emulated one it finds this machine's.
 CPUINFO = "processor\t: 0\nFeatures\t: fp asimd\nCPU implementer\t: 0x41\nCPU architecture: 8\nCPU part\t: 0xd07\n\n"
