@@ -25,6 +25,7 @@ from lengthwise_export.checking.report import Report
 from lengthwise_export.checking.selection import select_leaks
 from lengthwise_export.errors import UncheckableError
 from lengthwise_export.exporting import staging
+from lengthwise_export.imports import import_torch
 from lengthwise_export.options import CheckOptions, ExportOptions, Notice, Tell, tell_each
 from lengthwise_export.targets import padding_side, stock_folder, targets
 from lengthwise_export.targets.target import Target, one_torch_thread, threads_of_check
@@ -85,6 +86,7 @@ def export(source: targets.TargetSource, out: Path, options: ExportOptions, tell
     staging.require_writable(out)
     source, options = stock_folder.described(source, options)
     _require_known_labels(options)
+    import_torch()
     from lengthwise_export.exporting.candidate import candidate_of, with_threshold
 
     target = targets.read(source, options, blind=options.mend)

@@ -19,6 +19,7 @@ from pydantic import Field
 from lengthwise.commands.command import Command, show_json
 from lengthwise.commands.options import Flag, flags
 from lengthwise.errors import ConfigurationError
+from lengthwise_export.imports import collect_rarely
 from lengthwise_export.interface.project import NOTHING_LISTED, ListedTarget, Project
 from lengthwise_export.options import ExportOptions, ListedOptions
 
@@ -97,6 +98,7 @@ def export(target: str | None, out: Path, options: ExportCommandOptions) -> None
     from lengthwise_export.exporting import flow
     from lengthwise_export.targets import targets
 
+    collect_rarely()
     if target is None:
         if options.checkpoint is None:
             raise click.UsageError(f"Missing argument 'TARGET': {targets.FORMS}")
@@ -176,6 +178,7 @@ def check(target: tuple[str, ...], options: CheckCommandOptions) -> None:
     from lengthwise_export.checking.code_scanning import as_github
     from lengthwise_export.checking.report import on_terminal, summary, worst_of
 
+    collect_rarely()
     if options.explain is not None:
         click.echo(page.as_markdown(rule.known_rule(options.explain)), nl=False)
         return

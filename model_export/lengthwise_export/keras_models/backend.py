@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Final
 
 from lengthwise.errors import ConfigurationError
+from lengthwise_export.imports import late_modules
 
 VARIABLE: Final = "KERAS_BACKEND"  # the variable of the environment that Keras reads when it is imported
 BACKEND: Final = "torch"
@@ -28,7 +29,8 @@ def import_keras() -> ModuleType:
         former_backend = os.environ.get(VARIABLE)
         os.environ[VARIABLE] = BACKEND  # Keras reads it once, when it is imported
         try:
-            importlib.import_module("keras")
+            with late_modules():
+                importlib.import_module("keras")
         except ImportError as error:
             raise ConfigurationError(f"a Keras model needs Keras 3: {_INSTALL} ({error})") from error
         finally:

@@ -24,6 +24,7 @@ from lengthwise_export.architecture.model import ClassifierOutput
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.checking.trace_torch import TorchSubject
 from lengthwise_export.errors import CheckpointError, UncheckableError
+from lengthwise_export.imports import late_modules
 from lengthwise_export.layouts import StepLayout
 from lengthwise_export.options import TargetOptions
 from lengthwise_export.targets.step_inputs import read_packed_steps, read_steps, require_order_of_axes
@@ -148,7 +149,8 @@ def _import_module(where: str, text: str) -> ModuleType:
         sys.path[:] = [folder, *(entry for entry in sys.path if entry != folder)]
     try:
         time = path.stat().st_mtime_ns if is_file else 0
-        module = importlib.import_module(name)
+        with late_modules():
+            module = importlib.import_module(name)
         if is_file:
             _IMPORTED_FILES[name] = (path.resolve(), time)
         return module

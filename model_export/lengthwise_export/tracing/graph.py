@@ -12,11 +12,13 @@ with floats (`with_exact_sizes`), and sigmoids near 0 (`with_exact_sigmoids`).
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import operator
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any, Final
 
 import numpy as np
@@ -24,6 +26,7 @@ import onnx
 import onnx_ir as ir
 import torch
 from onnxscript import optimizer
+from onnxscript.values import TracedOnnxFunction
 from torch import fx, nn
 from torch.export import ExportedProgram
 from torch.onnx._internal.exporter._registration import ONNXRegistry
@@ -35,6 +38,7 @@ from lengthwise_export.options import HIGHEST_OPSET, OPSET
 from lengthwise_export.tracing import recurrent_op, translations
 from lengthwise_export.tracing.call_signature import CallSignature, OutputSelector, output_selector
 from lengthwise_export.tracing.capture import capture, quiet
+from lengthwise_export.tracing.process_wide import replaced
 from lengthwise_export.tracing.source_lines import is_translation_of, location_in, location_of_node
 
 _INSTEAD: Final = {
@@ -109,7 +113,7 @@ def _translated(program: ExportedProgram, opset: int) -> ir.Model:
     Raises:
         ExportError: An operator has no translation; the message names it, its line, and what to write instead.
     """
-    with quiet():
+    with quiet(), _without_sources():
         try:
             exported = torch.onnx.export(
                 program,
@@ -124,6 +128,21 @@ def _translated(program: ExportedProgram, opset: int) -> ir.Model:
             return with_exact_sigmoids(optimized(exact))
         except (torch.onnx.errors.OnnxExporterError, ir.passes.PassError) as error:
             raise ExportError("translate", _why_untranslated(program, error)) from error
+
+
+@contextlib.contextmanager
+def _without_sources() -> Iterator[None]:
+    """Takes the domain of onnxscript's traced functions from their opset during the block.
+
+    For its registry, torch's exporter asks 500 functions for their intermediate form, and reads nothing but the domain
+    of it. The source of each is parsed for that, which takes longer than the whole translation of a small module.
+    """
+
+    def with_domain(function: TracedOnnxFunction) -> SimpleNamespace:
+        return SimpleNamespace(domain=function.opset.domain)
+
+    with replaced((TracedOnnxFunction, "function_ir", property(with_domain))):
+        yield
 
 
 def _name_values(graph: ir.Model, inputs: Sequence[str], outputs: Sequence[str]) -> None:

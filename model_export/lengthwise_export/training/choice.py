@@ -230,5 +230,5 @@ def _fit_or_none(spec: Spec, records: Sequence[Record], options: TrainingOptions
     """Fits a rocket model, and scores its leave-one-out answers; None if it cannot be fitted."""
     try:
         return rocket.fit(spec, records, options)
-    except (ConfigurationError, ValueError):  # also of scikit-learn and NumPy, for features that are not finite
+    except (ConfigurationError, ValueError):  # also of NumPy, for features that are not finite
         return None

@@ -8,6 +8,7 @@ model, examples -> answers (without padding) -> EvaluationScores -> metrics.json
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
@@ -15,7 +16,6 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.metrics import confusion_matrix, f1_score, multilabel_confusion_matrix
 from torch import Tensor
 from torch.nn import functional
 
@@ -139,20 +139,21 @@ def scores(answered: Sequence[ScoredAnswer], spec: Spec) -> EvaluationScores:
     """Computes loss, accuracy, macro F1 and confusion over all answers; multi-label at probability 0.5."""
     logits, targets = join_answers(answered, spec.output.task)
     truth = targets.numpy()
-    labels_counted: list[bool] | None = None  # all
     if spec.output.task == "multi-label":
         predicted, truth = (logits > 0).numpy(), truth > 0
-        if truth.shape[1] == 1:  # scikit-learn reads a single column as a problem of two classes, no and yes
-            labels_counted = [True]
-        counts = multilabel_confusion_matrix(truth, predicted, labels=labels_counted)  # (classes, true, predicted)
-        confusion = counts[:, [1, 0, 1, 0], [1, 1, 0, 0]]  # (classes, [TP, FP, FN, TN])
+        hits, ones = (predicted & truth).sum(axis=0), predicted.sum(axis=0) + truth.sum(axis=0)
+        missed = truth.sum(axis=0) - hits
+        counts = (hits, ones - 2 * hits - missed, missed, len(truth) - ones + hits)
+        confusion = np.stack(counts, axis=1)  # (classes, [TP, FP, FN, TN])
     else:
-        predicted = logits.argmax(dim=1).numpy()
-        confusion = confusion_matrix(truth, predicted, labels=range(len(spec.output.labels)))
+        predicted, classes = logits.argmax(dim=1).numpy(), len(spec.output.labels)
+        confusion = np.bincount(truth * classes + predicted, minlength=classes**2).reshape(classes, classes)
+        hits, ones = confusion.diagonal(), confusion.sum(axis=0) + confusion.sum(axis=1)
+    occurs = ones > 0
     return EvaluationScores(
         loss=float(loss(logits, targets, spec.output.task)),
         accuracy=float((predicted == truth).mean()),
-        macro_f1=float(f1_score(truth, predicted, labels=labels_counted, average="macro", zero_division=np.nan)),
+        macro_f1=float((2 * hits[occurs] / ones[occurs]).mean()) if occurs.any() else math.nan,
         answers=truth.size,
         confusion=confusion.tolist(),
         of=answered,

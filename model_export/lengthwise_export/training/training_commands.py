@@ -14,6 +14,7 @@ import click
 from lengthwise.commands.command import Command, show_json
 from lengthwise.commands.data_options import DataOptions
 from lengthwise.commands.options import flags
+from lengthwise_export.imports import collect_rarely, import_torch
 from lengthwise_export.training.options import TrainOptions
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ def train(
     from lengthwise_export.architecture.trained import WEIGHTS_FILE, refuse_to_overwrite
     from lengthwise_export.training import arrays
 
+    collect_rarely()
     spec, files = arrays.spec_and_files(words)
     if not resume:
         refuse_to_overwrite(out, "use another --out, continue with --resume, or delete the folder first")
@@ -80,7 +82,9 @@ def train(
     if data.is_inferred:
         tell(f"the spec, which {out} will keep with what is chosen:\n\n{as_toml(data.spec)}")
 
-    from rich.console import Console  # what follows imports torch
+    from rich.console import Console
+
+    import_torch()
 
     from lengthwise.commands.progress import say
     from lengthwise_export.training import session
