@@ -94,6 +94,39 @@ def test_a_column_that_is_not_there_is_told_before_torch_is_imported(tmp_path: P
     assert imported(*words, ends=2).isdisjoint(NEVER)
 
 
+def test_options_that_have_no_meaning_are_told_before_torch_is_imported(tmp_path: Path) -> None:
+    (tmp_path / "d.csv").write_text("id,t,x,label\na,0,0.5,calm\na,1,0.7,calm\nb,0,0.1,storm\n")
+    words = ("train", "rocket", str(tmp_path / "d.csv"), "--out", str(tmp_path / "run"))
+    assert imported_by((*words, "--epochs", "3"), (*words, "--resume"), ends=2).isdisjoint(NEVER)
+
+
+def test_a_file_that_cannot_be_written_is_told_before_a_check(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    words = ("check", "examples/masking.py:lengths_given")
+    places = (("--html", "file/page.html"), ("--sarif", "file/log.sarif"), ("--badge", "."))
+    calls = [(*words, option, str(tmp_path / place)) for option, place in places]
+    assert imported_by(*calls, ends=2).isdisjoint(NEVER)
+
+
+def test_data_or_a_module_that_is_not_there_is_told_before_onnx_is_imported(tmp_path: Path) -> None:
+    words = ("export", "--out", str(tmp_path / "model"))
+    assert imported(*words, "examples/masking.py:lengths_given", "--data", "none.jsonl", ends=2).isdisjoint(NEVER)
+    assert imported(*words, "none.py:make", ends=2).isdisjoint({"onnx", "onnx_ir", "onnxscript", "torch.onnx"})
+
+
+def test_training_fixed_kernels_imports_no_scikit_learn(tmp_path: Path) -> None:
+    rows = [f"{name},{step},{name * step},{'ab'[name % 2]}" for name in range(12) for step in range(6)]
+    (tmp_path / "d.csv").write_text("\n".join(["id,t,x,label", *rows]) + "\n")
+    modules = imported("train", "rocket", str(tmp_path / "d.csv"), "--out", str(tmp_path / "run"))
+    assert modules.isdisjoint({"sklearn", "pandas", "matplotlib", "scipy.stats", "onnx"})
+
+
+def test_a_check_of_a_keras_model_imports_no_plots(tmp_path: Path) -> None:
+    pytest.importorskip("keras")
+    modules = imported("check", "examples/keras_masking.py:classifier", "--max-length", "40")
+    assert modules.isdisjoint({"matplotlib", "sklearn", "scipy.stats"})
+
+
 def test_a_check_of_a_module_needs_no_exporter() -> None:
     modules = imported("check", "examples/masking.py:lengths_given", "--max-length", "40")
     assert "torch" in modules

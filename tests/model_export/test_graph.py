@@ -108,6 +108,14 @@ def counted(self, tokens, mask):
     return torch.where(mask[..., None], self.table(tokens), 0.0).sum(1)
 
 
+def test_a_translation_parses_no_source_of_traced_functions(pooled: Pooled, monkeypatch: pytest.MonkeyPatch) -> None:
+    graph.build(pooled, STEPS, name="pooled", labels=LABELS)  # imports what it translates with
+    parsed: list[object] = []
+    monkeypatch.setattr("onnxscript._internal.ast_utils.get_src_and_ast", parsed.append)
+    graph.build(pooled, STEPS, name="pooled", labels=LABELS)
+    assert parsed == []
+
+
 @pytest.mark.long
 def test_tokens_have_their_own_input() -> None:
     steps = StepInput(kind="tokens", vocabulary=9)

@@ -1,4 +1,4 @@
-"""Modules whose code runs when they are used, and what importing torch leaves as it was."""
+"""Modules whose code runs when they are used."""
 
 import importlib
 import inspect
@@ -8,17 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from lengthwise_export.imports import LATE, import_torch, late_modules
+from lengthwise_export.tracing.imports import LATE, late_modules
 
 FILES = {
-    "late_library/__init__.py": "from late_library import charts, user\nfrom late_library.inner import deepest\n",
+    "late_library/__init__.py": "from late_library import charts, user\n",
     "late_library/charts.py": "DRAWN = []\nfrom late_library import heavy\nCOLOURS = 3\n",
     "late_library/heavy.py": "",
     "late_library/user.py": "from late_library import charts\n\ndef colours(): return charts.COLOURS\n",
-    "late_library/inner/__init__.py": "from late_library import heavy\n",
-    "late_library/inner/deepest.py": "from late_library import heavy\nDEPTH = 2\n",
 }
-NAMES = {"late_library.charts", "late_library.inner", "late_library.inner.deepest"}
+NAMES = {"late_library.charts"}
 
 
 @pytest.fixture
@@ -28,13 +26,14 @@ def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
     monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr("lengthwise_export.tracing.imports.LATE", NAMES)
     yield "late_library"
     for name in [name for name in sys.modules if name.partition(".")[0] == "late_library"]:
         del sys.modules[name]
 
 
 def test_a_late_module_runs_when_it_is_used(library: str) -> None:
-    with late_modules(NAMES):
+    with late_modules():
         module = importlib.import_module(library)
     assert f"{library}.heavy" not in sys.modules
     assert module.user.colours() == 3
@@ -42,21 +41,14 @@ def test_a_late_module_runs_when_it_is_used(library: str) -> None:
 
 
 def test_inspect_does_not_run_a_late_module(library: str) -> None:
-    with late_modules(NAMES):
+    with late_modules():
         importlib.import_module(library)
     assert inspect.getmodule(inspect.currentframe()) is sys.modules[__name__]  # it asks every module for its file
     assert f"{library}.heavy" not in sys.modules
 
 
-def test_a_late_module_is_found_in_a_late_package(library: str) -> None:
-    with late_modules(NAMES):
-        module = importlib.import_module(library)
-    assert f"{library}.heavy" not in sys.modules
-    assert module.deepest.DEPTH == 2
-
-
 def test_a_name_that_a_late_module_lacks_is_an_error(library: str) -> None:
-    with late_modules(NAMES):
+    with late_modules():
         module = importlib.import_module(library)
     with pytest.raises(AttributeError, match="SHAPES"):
         _ = module.charts.SHAPES
@@ -64,7 +56,7 @@ def test_a_name_that_a_late_module_lacks_is_an_error(library: str) -> None:
 
 def test_after_the_block_imports_are_as_before(library: str) -> None:
     finders = [*sys.meta_path]
-    with late_modules(NAMES):
+    with late_modules():
         pass
     assert sys.meta_path == finders
     importlib.import_module(library)
@@ -75,25 +67,3 @@ def test_after_the_block_imports_are_as_before(library: str) -> None:
 def test_a_module_that_is_late_by_default_exists(name: str) -> None:
     pytest.importorskip(name.partition(".")[0])
     assert importlib.util.find_spec(name) is not None
-
-
-def test_importing_torch_leaves_inspect_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "torch", sys.modules["inspect"])  # a second import of torch would fail
-    monkeypatch.delitem(sys.modules, "torch")
-    asked: list[int] = []
-
-    class Finder:
-        def find_spec(self, name: str, path: object, target: object = None) -> None:
-            if name == "torch":
-                frame = inspect.currentframe()
-                assert frame is not None
-                found = inspect.getframeinfo(frame)
-                asked.append(found.lineno)
-                assert found.code_context is None
-
-    monkeypatch.setattr(sys, "meta_path", [Finder()])
-    before = inspect.getframeinfo
-    with pytest.raises(ModuleNotFoundError, match="torch"):
-        import_torch()
-    assert asked
-    assert inspect.getframeinfo is before

@@ -2,8 +2,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from sklearn.metrics import confusion_matrix, f1_score, multilabel_confusion_matrix
 from torch.nn import functional
 
 from lengthwise.datasets.dataset import Record
@@ -226,6 +228,23 @@ def test_scores_of_one_label_that_may_be_assigned() -> None:
     assert found.confusion == [[1, 1, 1, 2]]
     assert found.accuracy == 0.6
     assert found.macro_f1 == pytest.approx(1 / 2)
+
+
+@pytest.mark.parametrize("task", ["single-label", "multi-label"])
+def test_confusion_and_macro_f1_are_those_of_scikit_learn(task: Task) -> None:
+    random = np.random.default_rng(0)
+    shape = (30,) if task == "single-label" else (30, 3)
+    for truth in (random.integers(0, 3, shape), random.integers(0, 2, shape), np.zeros(shape, dtype=np.int64)):
+        targets = truth if task == "single-label" else np.minimum(truth, 1).astype(np.float32)
+        logits = torch.from_numpy(random.normal(size=(30, 3)).astype(np.float32))
+        found = scored(list(zip(logits, torch.from_numpy(targets), strict=True)), 3, task)
+        answered = logits.argmax(1).numpy() if task == "single-label" else (logits > 0).numpy()
+        assert found.macro_f1 == f1_score(targets, answered, average="macro", zero_division=np.nan)
+        if task == "single-label":
+            assert found.confusion == confusion_matrix(targets, answered, labels=range(3)).tolist()
+        else:
+            counts = multilabel_confusion_matrix(targets, answered)
+            assert found.confusion == counts[:, [1, 0, 1, 0], [1, 1, 0, 0]].tolist()
 
 
 def rated(shares: list[float], right: list[bool], steps: torch.Tensor) -> list[scores.ScoredAnswer]:

@@ -25,7 +25,6 @@ from lengthwise_export.checking.report import Report
 from lengthwise_export.checking.selection import select_leaks
 from lengthwise_export.errors import UncheckableError
 from lengthwise_export.exporting import staging
-from lengthwise_export.imports import import_torch
 from lengthwise_export.options import CheckOptions, ExportOptions, Notice, Tell, tell_each
 from lengthwise_export.targets import padding_side, stock_folder, targets
 from lengthwise_export.targets.target import Target, one_torch_thread, threads_of_check
@@ -86,9 +85,6 @@ def export(source: targets.TargetSource, out: Path, options: ExportOptions, tell
     staging.require_writable(out)
     source, options = stock_folder.described(source, options)
     _require_known_labels(options)
-    import_torch()
-    from lengthwise_export.exporting.candidate import candidate_of, with_threshold
-
     target = targets.read(source, options, blind=options.mend)
     with one_torch_thread():
         # Read the data
@@ -96,6 +92,8 @@ def export(source: targets.TargetSource, out: Path, options: ExportOptions, tell
         names = _feature_names(options, target)
         records = _read_data(options, target, names, tell)
         # Make the candidate, with the user's threshold and feature names
+        from lengthwise_export.exporting.candidate import candidate_of, with_threshold  # brings torch and onnx along
+
         candidate = candidate_of(target, options, tell)
         if options.threshold is not None:
             candidate = with_threshold(candidate, options.threshold)
@@ -235,13 +233,16 @@ def _require_known_labels(options: ExportOptions) -> None:
     Records that cannot be read yet, as only the target says how, are left to `_read_data`.
 
     Raises:
-        ConfigurationError: The data has a label that `--labels` does not name.
+        ConfigurationError: There is no such data, or it has a label that `--labels` does not name.
     """
-    if options.data is None or options.labels is None:
+    if options.data is None:
         return
     from lengthwise.commands.data_options import reading_of
     from lengthwise.datasets import dataset, record_fields
 
+    dataset.locate(os.fspath(options.data))
+    if options.labels is None:
+        return
     reading = replace(
         reading_of(options.columns, padding=options.padding, inputs=options.feature_names or ()),
         say=lambda _line: None,  # all lines are said when the data is read for the export

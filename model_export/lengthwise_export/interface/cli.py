@@ -7,7 +7,9 @@ not need it.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -19,9 +21,10 @@ from pydantic import Field
 from lengthwise.commands.command import Command, show_json
 from lengthwise.commands.options import Flag, flags
 from lengthwise.errors import ConfigurationError
-from lengthwise_export.imports import collect_rarely
+from lengthwise.files import try_to_write
 from lengthwise_export.interface.project import NOTHING_LISTED, ListedTarget, Project
 from lengthwise_export.options import ExportOptions, ListedOptions
+from lengthwise_export.tracing.imports import collect_rarely
 
 if TYPE_CHECKING:
     from lengthwise_export.checking.report import Report
@@ -182,6 +185,8 @@ def check(target: tuple[str, ...], options: CheckCommandOptions) -> None:
     if options.explain is not None:
         click.echo(page.as_markdown(rule.known_rule(options.explain)), nl=False)
         return
+    for path in filter(None, (options.html, options.sarif, options.badge)):
+        _require_writable(path)
     # The targets: those that pyproject.toml lists (with --changed, the arguments are files), or the arguments
     here = Path.cwd()
     project = Project.of(here)
@@ -275,6 +280,21 @@ def _write_files(reports: Sequence[Report], exit_code: int, options: CheckComman
     if options.sarif is not None:
         log = as_sarif(reports, exit_code=exit_code)
         _write(folder, options.sarif, json.dumps(log, indent=2, allow_nan=False) + "\n")
+
+
+def _require_writable(path: Path) -> None:
+    """Makes sure, before the work of a check, that a file can be written.
+
+    Raises:
+        OSError: Its folder cannot be written.
+        IsADirectoryError: It is a folder.
+    """
+    try:
+        try_to_write(path.parent)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
 
 
 def _write(folder: Path, path: Path, text: str) -> None:

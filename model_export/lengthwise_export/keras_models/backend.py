@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Final
 
 from lengthwise.errors import ConfigurationError
-from lengthwise_export.imports import late_modules
+from lengthwise_export.tracing.imports import late_modules
 
 VARIABLE: Final = "KERAS_BACKEND"  # the variable of the environment that Keras reads when it is imported
 BACKEND: Final = "torch"

@@ -17,7 +17,6 @@ from lengthwise.repository.source import model_directory
 from lengthwise.runtime.manifest import MANIFEST_FILE
 from lengthwise_export.architecture import foreign_files, trained
 from lengthwise_export.architecture.spec import tables_of
-from lengthwise_export.imports import import_torch
 from lengthwise_export.layouts import StepLayout
 from lengthwise_export.options import TargetOptions
 from lengthwise_export.targets.target import Target, TargetKind, one_torch_thread, require_applicable
@@ -72,12 +71,10 @@ def read(
         else:
             target = graph_targets.read_directory(text, options)
     elif kind == "keras":
-        import_torch()
         from lengthwise_export.keras_models import keras_targets
 
         target = keras_targets.read_file(text, options)
     else:
-        import_torch()
         from lengthwise_export.targets import torch_targets  # brings torch along, which a graph does without
 
         with one_torch_thread():

@@ -24,7 +24,6 @@ from lengthwise_export.architecture.model import ClassifierOutput
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.checking.trace_torch import TorchSubject
 from lengthwise_export.errors import CheckpointError, UncheckableError
-from lengthwise_export.imports import late_modules
 from lengthwise_export.layouts import StepLayout
 from lengthwise_export.options import TargetOptions
 from lengthwise_export.targets.step_inputs import read_packed_steps, read_steps, require_order_of_axes
@@ -36,6 +35,7 @@ from lengthwise_export.tracing.call_signature import (
     read_packed_signature,
     read_signature,
 )
+from lengthwise_export.tracing.imports import late_modules
 from lengthwise_export.tracing.module_state import ModuleState
 from lengthwise_export.tracing.source_lines import is_users, location_of
 

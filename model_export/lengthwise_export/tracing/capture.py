@@ -31,7 +31,6 @@ from torch.nn.utils.rnn import PackedSequence
 
 from lengthwise.runtime.manifest import StepInput
 from lengthwise_export.errors import ExportError, TraceError
-from lengthwise_export.imports import late_modules
 from lengthwise_export.masks import step_mask
 from lengthwise_export.tracing.call_signature import CallSignature, OutputSelector, in_evaluation, without_fast_path
 from lengthwise_export.tracing.dynamic_shapes import A_LIST, Branches, BranchRecorder, ListItem, OpenSizes, open_numbers
@@ -169,7 +168,6 @@ def _exported(call: _Call, width: int, lines: Lines) -> tuple[ExportedProgram, l
     with (
         _replaced_layers(trace),
         open_numbers(call.model),
-        late_modules(),
         torch.no_grad(),
         quiet(),
         contextlib.ExitStack() as cleanup,

@@ -12,7 +12,6 @@ with floats (`with_exact_sizes`), and sigmoids near 0 (`with_exact_sigmoids`).
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import operator
@@ -52,6 +51,13 @@ _IN_REAL_NUMBERS: Final = (
 )
 
 _TRANSLATIONS: Final = recurrent_op.TRANSLATIONS | translations.TRANSLATIONS  # by the operator of torch
+
+_DOMAIN_ALONE: Final = property(lambda function: SimpleNamespace(domain=function.opset.domain))
+"""Stands for the intermediate form of onnxscript's traced functions, of which torch's exporter reads the domain alone.
+
+It asks 500 functions for their form, for its registry; the source of each is parsed for that, which takes longer than
+the translation of a small module.
+"""
 
 _RECURRENT: Final = frozenset({"LSTM", "GRU", "RNN"})
 _LENGTHS_INPUT: Final = 4  # the index of `sequence_lens` among the inputs of a recurrent node
@@ -113,7 +119,7 @@ def _translated(program: ExportedProgram, opset: int) -> ir.Model:
     Raises:
         ExportError: An operator has no translation; the message names it, its line, and what to write instead.
     """
-    with quiet(), _without_sources():
+    with quiet(), replaced((TracedOnnxFunction, "function_ir", _DOMAIN_ALONE)):
         try:
             exported = torch.onnx.export(
                 program,
@@ -128,21 +134,6 @@ def _translated(program: ExportedProgram, opset: int) -> ir.Model:
             return with_exact_sigmoids(optimized(exact))
         except (torch.onnx.errors.OnnxExporterError, ir.passes.PassError) as error:
             raise ExportError("translate", _why_untranslated(program, error)) from error
-
-
-@contextlib.contextmanager
-def _without_sources() -> Iterator[None]:
-    """Takes the domain of onnxscript's traced functions from their opset during the block.
-
-    For its registry, torch's exporter asks 500 functions for their intermediate form, and reads nothing but the domain
-    of it. The source of each is parsed for that, which takes longer than the whole translation of a small module.
-    """
-
-    def with_domain(function: TracedOnnxFunction) -> SimpleNamespace:
-        return SimpleNamespace(domain=function.opset.domain)
-
-    with replaced((TracedOnnxFunction, "function_ir", property(with_domain))):
-        yield
 
 
 def _name_values(graph: ir.Model, inputs: Sequence[str], outputs: Sequence[str]) -> None:

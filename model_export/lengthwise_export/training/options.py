@@ -8,6 +8,7 @@ from pydantic import AfterValidator, Field
 
 from lengthwise.commands.options import PYTHON_ONLY, Options
 from lengthwise.datasets.input_sequences import Layout, Padding
+from lengthwise.errors import ConfigurationError
 from lengthwise_export.options import StrPath
 
 ROCKET_OPTIONS: Final = frozenset({"seed", "class_weights", "calibration"})  # the others are for gradient descent
@@ -91,3 +92,19 @@ class TrainCallOptions(TrainOptions):
     )
     out: StrPath | None = Field(default=None, description="The folder of the run; by default a temporary one.")
     overwrite: bool = Field(default=False, description="Whether a run that is in `out` may be deleted.")
+
+
+def options_of_layers(options: TrainOptions, kind: str, *, resume: bool = False) -> list[str]:
+    """The names of the options that the user gives, and that are for gradient descent.
+
+    Raises:
+        ConfigurationError: A model of this kind needs no descent, and there are such options, or a run to resume.
+    """
+    given = options.model_dump(include={*TrainingOptions.model_fields}, exclude_unset=True, exclude_none=True)
+    names = sorted(given.keys() - ROCKET_OPTIONS)
+    if kind == "rocket" and resume:
+        raise ConfigurationError("--resume has no meaning with kind = 'rocket': it takes seconds, and keeps no state")
+    if kind == "rocket" and names:
+        name = names[0] if PYTHON_ONLY in TrainOptions.model_fields[names[0]].metadata else f"--{names[0]}"
+        raise ConfigurationError(f"{name} has no meaning with kind = 'rocket': it is for gradient descent")
+    return names

@@ -17,7 +17,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-from lengthwise.commands.options import PYTHON_ONLY
 from lengthwise.datasets.dataset import Record
 from lengthwise.datasets.tails import doubts
 from lengthwise.errors import ConfigurationError
@@ -27,7 +26,7 @@ from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.training import choice, rocket
 from lengthwise_export.training.batches import make_examples, stratified_split, stratum
 from lengthwise_export.training.choice import DataFacts, Plan
-from lengthwise_export.training.options import ROCKET_OPTIONS, TrainingOptions, TrainOptions
+from lengthwise_export.training.options import ROCKET_OPTIONS, TrainingOptions, TrainOptions, options_of_layers
 from lengthwise_export.training.record_checks import missing_is_open
 
 FEW_RECORDS: Final = 10  # with fewer records, no accuracy says anything
@@ -60,11 +59,7 @@ def plan(spec: Spec, records: Sequence[Record], user_options: TrainOptions) -> P
     if (count := sum(record.has_label for record in records)) < 2:
         raise ConfigurationError(f"{count} records are too few to train on")
     settings = user_options.model_dump(include={*TrainingOptions.model_fields}, exclude_unset=True, exclude_none=True)
-    for_layers = sorted(settings.keys() - ROCKET_OPTIONS)
-    if spec.model.kind == "rocket" and for_layers:
-        first = for_layers[0]
-        name = first if PYTHON_ONLY in TrainOptions.model_fields[first].metadata else f"--{first}"
-        raise ConfigurationError(f"{name} has no meaning with kind = 'rocket': it is for gradient descent")
+    for_layers = options_of_layers(user_options, spec.model.kind)
     # The policy for missing values
     facts, start = choice.facts_of(records), Plan(spec, warnings=tuple(_warnings_of(spec, records)))
     chooses_missing = facts.missing > 0 and missing_is_open(spec)

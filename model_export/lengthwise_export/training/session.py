@@ -32,7 +32,7 @@ from lengthwise_export.training import recipe, rocket
 from lengthwise_export.training.arrays import LabelledSequences
 from lengthwise_export.training.batches import make_examples
 from lengthwise_export.training.choice import Plan
-from lengthwise_export.training.options import TrainOptions
+from lengthwise_export.training.options import TrainOptions, options_of_layers
 from lengthwise_export.training.record_checks import fitting_records, missing_is_open
 from lengthwise_export.training.report import METRICS_FILE, RunReport, page
 from lengthwise_export.training.scores import evaluate
@@ -116,12 +116,8 @@ def _plan(
     """Chooses what the spec and the options leave open, with `recipe.plan`; shows a status meanwhile.
 
     If the user has passed a validation split (`has_validation`), no share of the records is held out besides.
-
-    Raises:
-        ConfigurationError: A model with kind = "rocket" is to be resumed.
     """
-    if resume and data.spec.model.kind == "rocket":
-        raise ConfigurationError("--resume has no meaning with kind = 'rocket': it takes seconds, and keeps no state")
+    options_of_layers(options, data.spec.model.kind, resume=resume)
     if has_validation and data.spec.model.kind != "rocket":
         options = options.model_copy(update={"validation": 0.0})
     choosing = "choosing what is left open"  # which may take minutes

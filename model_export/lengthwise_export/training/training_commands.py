@@ -14,8 +14,8 @@ import click
 from lengthwise.commands.command import Command, show_json
 from lengthwise.commands.data_options import DataOptions
 from lengthwise.commands.options import flags
-from lengthwise_export.imports import collect_rarely, import_torch
-from lengthwise_export.training.options import TrainOptions
+from lengthwise_export.tracing.imports import collect_rarely
+from lengthwise_export.training.options import TrainOptions, options_of_layers
 
 if TYPE_CHECKING:
     from lengthwise_export.training.session import ProgressTarget
@@ -77,14 +77,13 @@ def train(
     if not resume:
         refuse_to_overwrite(out, "use another --out, continue with --resume, or delete the folder first")
     data = arrays.from_files(spec, files, data_options.reading)
+    options_of_layers(options, data.spec.model.kind, resume=resume)
     tested = arrays.from_files(data.spec, [test], data_options.reading).records if test else ()
     tell = partial(click.echo, err=True)
     if data.is_inferred:
         tell(f"the spec, which {out} will keep with what is chosen:\n\n{as_toml(data.spec)}")
 
-    from rich.console import Console
-
-    import_torch()
+    from rich.console import Console  # what follows imports torch
 
     from lengthwise.commands.progress import say
     from lengthwise_export.training import session

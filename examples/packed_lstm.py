@@ -1,4 +1,4 @@
-"""A two-layer BiLSTM with packing, the target of `benchmarks.daily_hour`."""
+"""A two-layer BiLSTM with packing, as many write it: `lengthwise check examples/packed_lstm.py:make`."""
 
 from __future__ import annotations
 
