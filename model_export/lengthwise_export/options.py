@@ -282,3 +282,8 @@ class ExportOptions(TargetOptions):
         default=0, ge=0, lt=2**32, description="Seed of the sequences of the verification."
     )
     progress: Progress = Field(default=None, description="Called with what runs next.")
+
+    def begin(self, phase: str) -> None:
+        """Tells the name of the phase that runs next, where it is shown."""
+        if self.progress is not None:
+            self.progress(phase)

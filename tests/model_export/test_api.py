@@ -238,6 +238,13 @@ def test_options_are_an_object_or_keywords_and_progress_is_reported() -> None:
         lengthwise_export.check(module, featurs=3)
 
 
+def test_an_export_names_its_phases_and_the_trials_of_its_check(tmp_path: Path) -> None:
+    told: list[str] = []
+    lengthwise_export.export(Mean(), tmp_path / "m", labels=("no", "yes"), progress=told.append, **SHORT)
+    assert told[-3:] == ["building the graph", "verifying the graph", "choosing kernels and publishing"]
+    assert "junk in the padding" in told[:-3]
+
+
 @pytest.mark.long
 def test_options_mean_what_they_mean_to_the_command(tmp_path: Path) -> None:
     report = lengthwise_export.check(Mean(), features=4, **SHORT)

@@ -151,7 +151,9 @@ def from_target(target: Target, options: ExportOptions = PLAIN, *, report: Repor
         raise ConfigurationError("--missing handled: a sequence of token ids has no missing values")
     max_length, tolerance, subject = options.max_length or MAX_LENGTH, options.tolerance or 0.0, target.subject
     if report is None:
-        report = check_subject(subject, max_length=max_length, tolerance=tolerance, seed=options.seed)
+        report = check_subject(
+            subject, max_length=max_length, tolerance=tolerance, seed=options.seed, progress=options.begin
+        )
     _require_sound(report, target)
     # Run a small batch, to see what the outputs are: its sequences are among the shortest that the model takes
     task = _task(target, multi_label=options.multi_label)

@@ -109,8 +109,6 @@ def export(source: targets.TargetSource, out: Path, options: ExportOptions, tell
         candidate = replace(candidate, manifest=candidate.manifest.model_copy(update={"input": step_input}))
         tell_each(tell, candidate.notices, "notice")
         # Verify and publish
-        if options.progress is not None:
-            options.progress("building, verifying and publishing the graph")
         published = publish(candidate, out, options, records)
     tell_each(tell, published.notices, "notice")
     tell_each(tell, _warnings_of_published(target, candidate, published), "warning")
@@ -134,6 +132,7 @@ def publish(
     with staging.staging_folder(out) as (destination, stage):
         manifest = candidate.manifest.model_copy(update={"name": destination.name, "version": destination.version})
         verified = verify.verify(candidate, manifest, options, data)
+        options.begin("choosing kernels and publishing")
         examples = model_files.select_examples(data, verified.manifest) if data else []
         finished = model_files.write(stage, verified, candidate.mend, examples, seed=options.seed)
         notices = [*verified.notices, *model_files.load_as_a_service_would(stage, finished)]

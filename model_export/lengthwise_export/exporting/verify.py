@@ -71,7 +71,9 @@ def verify(
             published.
     """
     # Build and verify in float32
+    options.begin("building the graph")
     graph = candidate.build(manifest)
+    options.begin("verifying the graph")
     # Advice for the user, if the model sorts values that may be equal: torch leaves their order open
     advice_on_ties = traced.ties_in(graph)
     traced.forget_ties(graph)
@@ -88,6 +90,7 @@ def verify(
         mend_accuracy = candidate.mend_accuracy(verified.session(), manifest, data)
     # Convert to the precision, and measure the accuracy of what is published
     if options.precision != "fp32":
+        options.begin(f"converting to {options.precision}, and verifying that")
         sequences = None if data is None else [record.steps for record in data]
         verified = at_precision(verified, options.precision, sequences, **settings)
         notices += verified.notices

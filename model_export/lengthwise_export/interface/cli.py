@@ -106,9 +106,7 @@ def export(target: str | None, out: Path, options: ExportCommandOptions) -> None
         if options.checkpoint is None:
             raise click.UsageError(f"Missing argument 'TARGET': {targets.FORMS}")
         target, options = str(options.checkpoint), options.model_copy(update={"checkpoint": None})
-    with status(
-        Console(stderr=True, quiet=options.as_json), "reading, checking, building, verifying and publishing"
-    ) as show_status:
+    with status(Console(stderr=True, quiet=options.as_json), f"reading {target}") as show_status:
         published = flow.export(target, out, options.model_copy(update={"progress": show_status}), _say)
     if options.as_json:
         show_json(_as_json(published))
