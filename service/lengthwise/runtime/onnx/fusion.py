@@ -32,19 +32,17 @@ from numpy.typing import NDArray
 
 from lengthwise.runtime.manifest import GraphNames
 from lengthwise.runtime.onnx import onnx_graph
-from lengthwise.runtime.onnx.onnx_graph import BOOL, FLOAT, AttributeValue, Graph, Node
-from lengthwise.runtime.onnx.pattern import ONNX, NotFound, Pattern, require
+from lengthwise.runtime.onnx.known_steps import KnownSteps
+from lengthwise.runtime.onnx.onnx_graph import FLOAT, AttributeValue, Graph, Node
+from lengthwise.runtime.onnx.pattern import ONNX, NotFound, require
 from lengthwise.runtime.onnx.step_values import (
-    COMPARISONS,
     HIDDEN,
-    MASK_ARITHMETIC,
     Count,
     Mask,
     Packed,
     StepValue,
     broadcast,
     inserted,
-    masked,
     removed,
 )
 
@@ -108,7 +106,7 @@ def fused(model: bytes, names: GraphNames) -> FusedGraph | None:
     return FusedGraph(graph.write({DOMAIN: 1}), not own <= _SAME_ORDER) if not own.isdisjoint(LAYERS) else None
 
 
-class _Fusion(Pattern):
+class _Fusion(KnownSteps):
     """Makes new nodes of those of a graph. A method for an operator raises `NotFound` (`require`) where it cannot.
 
     Args:
@@ -119,15 +117,11 @@ class _Fusion(Pattern):
     """
 
     def __init__(self, graph: Graph, names: GraphNames, lengths: str, rectangles: set[str]) -> None:
-        super().__init__(graph)
+        super().__init__(graph, lengths)
         self._names = names
-        self._lengths = lengths
         self._rectangles = rectangles
         self.nodes: list[Node] = []  # the new ones
         self.tensors: dict[str, NDArray[np.float32]] = {}  # new initializers
-        self._values: dict[str, StepValue] = {}
-        # Rectangles that are computed from what was summed over the steps, with their axes if these are known
-        self._of_rows: dict[str, str] = {}
         self._written: set[str] = {names.sequences}  # packed values that are rectangles, too
 
     def rewrite(self) -> None:
@@ -155,15 +149,6 @@ class _Fusion(Pattern):
                 self._add(node)
         for name in self.graph.outputs:
             self._write_rectangle(name)
-
-    def _root(self, name: str) -> str:
-        """Goes back from a value over its casts; returns the value before them.
-
-        Casts between integer types do not change lengths.
-        """
-        while (node := self.makers.get(name)) is not None and node.operator == "Cast":
-            name = node.inputs[0]
-        return name
 
     def _add(self, node: Node) -> None:
         """Adds what a node becomes: itself, or what computes the same from packed steps."""
@@ -211,28 +196,6 @@ class _Fusion(Pattern):
         """Adds a node that sums over the steps; its output is the rectangle that `node` makes, with these axes."""
         self._of_rows[self._own(operator, inputs, node.outputs[0], axes=axes)] = axes
 
-    def _axes_of_rows(self, name: str) -> str:
-        """Returns the axes of a rectangle that was summed over the steps; they are `rf` but for an axis of size one.
-
-        `NotFound` if they are not known.
-        """
-        if axes := self._of_rows.get(name, ""):
-            return axes
-        node = self.maker(name, "Unsqueeze")
-        require(node.inputs[0] in self._of_rows)
-        return inserted(Count("rf"), self._only_axis(node)).axes
-
-    def _steps(self, name: str) -> Packed:
-        """Returns the packed steps that a value is.
-
-        Raises:
-            NotFound: It is something else.
-        """
-        value = self._values.get(name)
-        if not isinstance(value, Packed):
-            raise NotFound
-        return value
-
     # Recurrent layers
 
     def _layer(self, node: Node) -> Packed:
@@ -262,12 +225,6 @@ class _Fusion(Pattern):
     def _squeeze(self, node: Node) -> StepValue:
         change = removed if node.operator == "Squeeze" else inserted
         return change(self._values[node.inputs[0]], self._only_axis(node))
-
-    def _only_axis(self, node: Node) -> float:
-        axis = self.axis(node)
-        if axis is None:
-            raise NotFound
-        return axis
 
     def _reshape(self, node: Node) -> StepValue:
         """A Reshape that keeps rows and steps, and joins the directions of a layer."""
@@ -334,51 +291,6 @@ class _Fusion(Pattern):
         require(broadcast(self._axes_of_rows(name), beside.axes) == beside.axes)
         return self._own("Spread", [beside.name, self._lengths, name], _packed(name))
 
-    def _range(self, node: Node) -> Count:
-        """The steps' indices 0, 1, 2, ..."""
-        require(self.constant(node.inputs[0]) == 0 and self.constant(node.inputs[2]) == 1)
-        return Count("s")
-
-    def _comparison(self, node: Node) -> Mask:
-        """A comparison of the steps' indices with the lengths."""
-        require(node.operator in COMPARISONS)
-        first, second = (self._values.get(name, Count("")) for name in node.inputs)
-        letter, valid = COMPARISONS[node.operator]
-        require(letter in first.axes and {"r": "s", "s": "r"}[letter] in second.axes)
-        return Mask(broadcast(first.axes, second.axes), valid, 1 - valid)
-
-    def _mask(self, node: Node) -> Mask:
-        """What is computed of masks and constants only."""
-        require(node.operator in MASK_ARITHMETIC)
-        masks = []
-        for name in node.inputs:
-            value = self._values.get(name)
-            masks.append(value if isinstance(value, Mask) else Mask("", *[self.constant(name)] * 2))
-        compute = MASK_ARITHMETIC[node.operator]
-        numbers = [compute(*(mask.valid for mask in masks)), compute(*(mask.padding for mask in masks))]
-        if node.operator == "Cast" and node.attributes.get("to") == BOOL:
-            numbers = [float(number != 0) for number in numbers]
-        return Mask(broadcast(*(mask.axes for mask in masks)), *numbers)
-
-    def _masked(self, node: Node, values: list[StepValue | None]) -> Packed:
-        """Packed steps that are masked: they stay as they are, with another number at padding."""
-        steps = [value for value in values if isinstance(value, Packed)]
-        masks = [value for value in values if isinstance(value, Mask)]
-        if node.operator == "Where" and isinstance(condition := values[0], Mask):
-            valid, padding = (2 if number == 0 else 1 for number in (condition.valid, condition.padding))
-            value = self._steps(node.inputs[valid])
-            name, other = node.inputs[padding], values[padding]
-            if isinstance(other, Packed | Mask):
-                axes, number = other.axes, other.padding
-            elif name in self.graph.constants:
-                axes, number = "", self.constant(name)
-            else:  # Keras lets the last state of a row stay
-                axes, number = self._axes_of_rows(name), None
-            require(valid != padding and broadcast(axes, condition.axes, value.axes) == value.axes)
-            return value._replace(padding=number)
-        require(len(steps) == len(masks) == 1 and (node.operator != "Sub" or values[0] is steps[0]))
-        return masked(node.operator, steps[0], masks[0])
-
     # Features of a step
 
     def _on_features(self, node: Node) -> Packed:
@@ -424,13 +336,6 @@ class _Fusion(Pattern):
         require((steps.axes, self._axes_of_rows(rows)) == axes)
         return Packed(steps.axes, self._own("Dots", [steps.name, self._lengths, rows], _packed(node.outputs[0])))
 
-    def _are_weights(self, name: str) -> bool:
-        """Whether a value is a constant matrix, maybe of bytes that are dequantised."""
-        maker = self.makers.get(name)
-        if maker is not None and maker.operator == "DequantizeLinear":
-            name = maker.inputs[0]
-        return name in self.graph.tensors and len(self.graph.tensors[name].shape) == 2
-
     def _convolution(self, node: Node) -> Packed:
         """A convolution that keeps the number of steps is a product with a window of them, `[taps * channels]`."""
         value, attributes = self._steps(node.inputs[0]), node.attributes
@@ -447,17 +352,6 @@ class _Fusion(Pattern):
         inputs = [value.name, self._lengths, matrix, *node.inputs[2:]]
         output = self._own("Dense", inputs, _packed(node.outputs[0]), taps=taps, dilation=dilation, left=left)
         return Packed(value.axes, output)
-
-    def _integers(self, node: Node, name: str, *otherwise: int) -> tuple[int, ...]:
-        """Returns the integers of an attribute, of which there must be as many as in `otherwise`.
-
-        Raises:
-            NotFound: There are more or fewer.
-        """
-        integers = node.attributes.get(name, otherwise)
-        if not isinstance(integers, tuple) or len(integers) != len(otherwise):
-            raise NotFound
-        return tuple(map(int, integers))
 
     def _reduced(self, node: Node) -> Count | None:
         """A sum or maximum over the steps, of what is 0 or very small at padding. The sum of a mask are the lengths."""
@@ -478,7 +372,13 @@ class _Fusion(Pattern):
         **dict.fromkeys(_ON_ELEMENTS, _elements),
         **dict.fromkeys(LAYERS, _layer),
         **dict.fromkeys(("BatchNormalization", "LayerNormalization"), _on_features),
-        **{"Concat": _concat, "Conv": _convolution, "MatMul": _product, "Range": _range, "Reshape": _reshape},
+        **{
+            "Concat": _concat,
+            "Conv": _convolution,
+            "MatMul": _product,
+            "Range": KnownSteps._range,
+            "Reshape": _reshape,
+        },
         **{"ReduceMax": _reduced, "ReduceSum": _reduced, "Softmax": _softmax, "Squeeze": _squeeze},
         **{"Transpose": _transpose, "Unsqueeze": _squeeze},
     }
