@@ -19,7 +19,7 @@ class Head:
     """What a fast path makes of requests after one, whose headers the parser read."""
 
     def __init__(self, request: bytes, headers: dict[bytes, bytes], max_bytes: int = 65_536) -> None:
-        serving: Any = SimpleNamespace(inflight=None, settings=SimpleNamespace(max_body_bytes=max_bytes))
+        serving: Any = SimpleNamespace(inflight=None, request_limits=SimpleNamespace(body_bytes=max_bytes))
         self._path = FastPath([cast("Any", SimpleNamespace(serving=serving))])
         self._path.remember(request, cast("Any", SimpleNamespace(headers=headers, endpoint=None, scope={})))
         self.is_kept = self._path.known(request) is not None
