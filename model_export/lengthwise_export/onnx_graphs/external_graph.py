@@ -35,7 +35,13 @@ from lengthwise_export.onnx_graphs.probing import (
 from lengthwise_export.onnx_graphs.protos import advice_for_keras
 from lengthwise_export.options import ONE_SEQUENCE_HINT, TargetOptions
 
-_POSITIONS: Final = "position_ids"  # of Hugging Face's exports, which the service does not feed
+_NOT_FED: Final = {
+    "token_type_ids": "which distinguishes the two texts of a pair, but a sequence is a single text (beside int64 "
+    "input_ids, it becomes zeros)",
+    "position_ids": "which the model counts from 0 if they are not passed",
+}
+"""Inputs of Hugging Face's exports that the service does not feed, each with the reason why it is not needed."""
+
 _HUGGING_FACE: Final = ("input_ids", "inputs_embeds", "input_values", "input_features")  # names of its steps
 _ROWS: Final = re.compile(r"(n|b|bs|rows?|batch.*|.*batch(_size)?)")  # usual names of the axis of rows
 
@@ -414,11 +420,9 @@ def _require_readable(inputs: list[GraphValue], hints: TargetOptions, *, blind: 
             "[rows] or a mask [rows, width] as a second input, or pass --mend (check: --suggest)"
         )
     named = (hints.values, hints.lengths, hints.mask)
-    if any(value.name == _POSITIONS for value in inputs) and _POSITIONS not in named:
-        raise UncheckableError(
-            f"the graph takes {_POSITIONS}, which the model counts from 0 if they are not passed: export it without "
-            f"that ({listed(inputs)})"
-        )
+    for name, reason in _NOT_FED.items():
+        if any(value.name == name for value in inputs) and name not in named:
+            raise UncheckableError(f"the graph takes {name}, {reason}: export it without that ({listed(inputs)})")
     if len([value for value in inputs if value.can_be_steps and value.rank == 3]) > 1 or len(inputs) > 3:
         raise UncheckableError(
             f"the graph takes {listed(inputs)}: sequences must be one input [rows, width, features], with lengths or "

@@ -103,13 +103,20 @@ def keep_needed(graph: GraphProto) -> None:
 
 
 def feed_zeros(graph: GraphProto, name: str, *, like: str) -> None:
-    """Makes an input of a graph, if it has both, a value of zeros with the shape of the input `like`, in place."""
+    """Makes an input of integers a value of zeros with the shape of the input `like`, in place, if there are both.
+
+    An input that has a value of its own (an initializer) stays.
+    """
     inputs = {value.name: value for value in graph.input}
-    if name not in inputs or like not in inputs:
+    is_given = any(tensor.name == name for tensor in graph.initializer)
+    if name not in inputs or like not in inputs or is_given:
+        return
+    kind = inputs[name].type.tensor_type.elem_type
+    if kind not in (TensorProto.INT64, TensorProto.INT32):
         return
     writer = NodeWriter(all_names(graph), name)
-    zero = helper.make_tensor("", inputs[name].type.tensor_type.elem_type, [1], [0])
     shape = writer.emit("Shape", [like])
+    zero = helper.make_tensor("", kind, [1], [0])
     nodes = [*writer.nodes, helper.make_node("ConstantOfShape", [shape], [name], value=zero), *graph.node]
     refill(graph.node, nodes)
     graph.input.remove(inputs[name])

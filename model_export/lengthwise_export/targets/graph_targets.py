@@ -47,7 +47,8 @@ def read_model(
             raise ConfigurationError(f"{text} cannot be read as ONNX: {error}") from error
     if not proto.graph.output:
         raise ConfigurationError(f"{text} holds no graph: it has no output")
-    if _TOKEN_TYPES not in (options.values, options.lengths, options.mask):
+    named = (options.values, options.lengths, options.mask, getattr(layout, "packed_input", None))
+    if _TOKEN_TYPES not in named:
         feed_zeros(proto.graph, _TOKEN_TYPES, like="input_ids")
     if layout is not None and layout.packed is not None:
         reading = read_packed_graph(proto, options, layout)

@@ -30,6 +30,7 @@ from lengthwise_export.options import TargetOptions
 CONFIG_FILE: Final = "config.json"
 _GRAPHS: Final = ("model.onnx", "onnx/model.onnx")  # as optimum names it, and as repositories of the hub have it
 _MOST_BYTES: Final = 2**24  # of a configuration
+_MOST_TRIED: Final = 1024  # steps, as `check` and `export` try by default
 _CLASSIFIERS: Final = ("ForSequenceClassification", "ForTokenClassification")
 
 AnyOptions = TypeVar("AnyOptions", bound=TargetOptions)
@@ -61,14 +62,16 @@ class _Config(BaseModel):
                 )
         labels = self.id2label
         if self.problem_type == "regression" or (labels is not None and len(labels) == 1):
-            raise ConfigurationError(
-                f"{where}: the model gives one number, as for a regression; classifiers are served"
-            )
+            raise ConfigurationError(f"{where}: the model gives one number, as for a regression; classes are served")
         if labels is None:
             return None
         if sorted(labels) != [*range(len(labels))]:
-            raise ConfigurationError(f"{where}: id2label has the ids {sorted(labels)}, which do not count from 0")
-        return tuple(labels[number] for number in range(len(labels)))
+            first = f"{len(labels)} ids, {', '.join(map(str, sorted(labels)[:5]))} first"
+            raise ConfigurationError(f"{where}: id2label has {first}: they must count from 0")
+        names = tuple(labels[number] for number in range(len(labels)))
+        if len({*names}) < len(names) or not all(map(str.strip, names)):
+            raise ConfigurationError(f"{where}: id2label has an empty name, or the same name for two classes")
+        return names
 
 
 def described(source: object, options: AnyOptions) -> tuple[Any, AnyOptions]:
@@ -80,10 +83,12 @@ def described(source: object, options: AnyOptions) -> tuple[Any, AnyOptions]:
     Raises:
         ConfigurationError: The folder has no ONNX file, or several; or its model is no classifier.
     """
-    path = Path(source) if isinstance(source, str | os.PathLike) else Path()
-    is_file = path.suffix == ".onnx" and path.is_file()
+    if not isinstance(source, str | os.PathLike):
+        return source, options
+    path, is_file = Path(source), os.path.isfile(source) and os.fspath(source).endswith(".onnx")
     folder = (path.parent.parent if path.parent.name == "onnx" else path.parent) if is_file else path
-    if path == Path() or not (folder / CONFIG_FILE).is_file() or (folder / MANIFEST_FILE).exists():
+    is_folder = is_file or os.path.isdir(source)
+    if not is_folder or not os.path.isfile(folder / CONFIG_FILE) or os.path.exists(folder / MANIFEST_FILE):
         return source, options
     try:
         config, graph = _config(folder / CONFIG_FILE), path if is_file else _graph_file(folder)
@@ -92,15 +97,14 @@ def described(source: object, options: AnyOptions) -> tuple[Any, AnyOptions]:
         if is_file:
             return source, options
         raise
-    default = type(options)()
-    unset = {name for name in type(options).model_fields if getattr(options, name) == getattr(default, name)}
+    open_fields = type(options).model_fields.keys() - options.model_fields_set
     known = {
         "labels": labels,
         "vocabulary": config.vocab_size,
         "multi_label": config.problem_type == "multi_label_classification",
-        "max_length": _longest(graph, config) if "max_length" in unset else None,
+        "max_length": _longest(graph, config) if "max_length" in open_fields else None,
     }
-    update = {name: value for name, value in known.items() if name in unset and value is not None}
+    update = {name: value for name, value in known.items() if name in open_fields and value is not None}
     return str(graph), options.model_copy(update=update)
 
 
@@ -141,21 +145,28 @@ def _graph_file(folder: Path) -> Path:
 
 
 def _longest(graph: Path, config: _Config) -> int | None:
-    """The most steps that the model accepts by its configuration; None if that says nothing, or none of it runs."""
+    """The most steps that the model accepts, if they are fewer than what is tried by default; None if not known.
+
+    The configuration says how many positions there are; one sequence of other ids than the padding's is run.
+    """
     import onnxruntime  # the check of a torch module needs none
 
-    positions = config.max_position_embeddings or config.n_positions
-    if positions is None:
-        return None
+    positions = config.max_position_embeddings or config.n_positions or _MOST_TRIED
+    lengths = [steps for steps in (positions, positions - (config.pad_token_id or 0) - 1) if 0 < steps < _MOST_TRIED]
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads, settings.log_severity_level = 1, 4
     try:
         session = onnxruntime.InferenceSession(str(graph), settings, providers=["CPUExecutionProvider"])
     except Exception:  # they have no common base; the error comes again where the graph is read
         return None
+    numbers = {
+        "attention_mask": 1,
+        "input_ids": 0 if config.pad_token_id else 1,
+    }  # others, as token_type_ids, are zeros
     inputs = {value.name: np.int32 if "int32" in value.type else np.int64 for value in session.get_inputs()}
-    for steps in (positions, positions - (config.pad_token_id or 0) - 1):
+    for steps in lengths:
+        fed = {name: np.full((1, steps), numbers.get(name, 0), element) for name, element in inputs.items()}
         with suppress(Exception):  # more positions than there are
-            session.run(None, {name: np.ones((1, steps), element) for name, element in inputs.items()})
+            session.run(None, fed)
             return steps
     return None
