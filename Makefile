@@ -58,8 +58,12 @@ test: .venv/.development ## Every check that a change has to pass: lint, types, 
 tests: .venv/.development
 	$(BIN)/python -m pytest -q $(PARALLEL)
 
-# The other goals are names of files, which make has nothing to do for.
-FILES ?= $(if $(filter quick,$(MAKECMDGOALS)),$(wildcard $(filter-out quick,$(MAKECMDGOALS))))
+# The other goals are names of files, which make has nothing to do for. A folder may be the name of a goal, as docs is.
+ifneq ($(filter quick,$(MAKECMDGOALS)),)
+FILES ?= $(filter-out quick,$(MAKECMDGOALS))
+NO_FILES := $(strip $(foreach name,$(FILES),$(if $(wildcard $(name)/.),$(name),$(if $(wildcard $(name)),,$(name)))))
+$(if $(NO_FILES),$(error $(NO_FILES): name files that are there))
+endif
 
 quick: .venv/.development ## make quick FILE... runs the tests that a change of these files can reach; without names: of what differs from main
 	@$(BOUNDED) quick $(BIN)/python -m tests.quick $(FILES) -- -q $(PARALLEL)
