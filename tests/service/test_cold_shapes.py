@@ -8,6 +8,7 @@ import pytest
 
 from lengthwise.batching.batcher import Batcher
 from lengthwise.batching.buckets import BatchShape
+from lengthwise.batching.device_turns import Run
 from lengthwise.batching.watchdog import Watchdog
 from tests.support.batching import PATIENCE_SECONDS, answers, model_queue, outcome, running, sequence
 
@@ -81,6 +82,28 @@ async def test_one_that_hangs_is_seen_as_any_run_is():
         assert await outcome(batcher.submit(device.queue, [sequence(0)], answers)) == [0]
         watchdog.look_at_runs()
         assert watchdog.problem is None
+
+
+def test_what_runs_changes_with_the_lock_held():
+    device = Device(SHAPES[-1:])
+    device.free.set()
+    held: list[bool] = []
+
+    class Runs(dict[int, Run]):
+        """Notes at each change whether the batcher's lock is held: other threads iterate with it."""
+
+        def __setitem__(self, thread: int, run: Run) -> None:
+            held.append(execution.lock.locked())
+            super().__setitem__(thread, run)
+
+        def __delitem__(self, thread: int) -> None:
+            held.append(execution.lock.locked())
+            super().__delitem__(thread)
+
+    execution = Batcher(runners=1).execution
+    execution.turns.running = Runs()
+    execution.run_at_rest(device.queue, *device.queue.cold.popitem())
+    assert (device.ran, held, execution.turns.running) == (SHAPES[-1:], [True, True], {})
 
 
 async def test_no_more_of_them_run_than_may():

@@ -77,6 +77,18 @@ def test_a_batch_that_ends_out_of_turn_says_nothing_about_the_run_of_an_earlier_
         assert turns.end(10.0, 0.0) == float("inf")
 
 
+def test_a_run_at_rest_that_goes_on_hides_no_end_of_a_batch():
+    lock = threading.Lock()
+    turns = DeviceTurns(lock, 1, Clock())
+    turns.running[-1] = Run("m/1", 3, 40, 0.1, ModelMetrics("m", "1"))  # of another thread
+    ends = []
+    for end in (10.0, 10.5):
+        begin(turns, 0.1)
+        with lock:
+            ends.append(turns.end(end, 0.0))
+    assert ends == [float("inf"), 0.5]
+
+
 def test_a_plan_waits_for_a_batch_whose_seconds_cannot_be_predicted_until_that_ends():
     lock = threading.Lock()
     turns = DeviceTurns(lock, 1, Clock())

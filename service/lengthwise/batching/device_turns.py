@@ -87,10 +87,10 @@ class DeviceTurns:
 
         Returns the seconds since the batch before it ended: its run took no longer. Infinity where that is not known:
         on the CPU, and on several devices. A batch that ends before one that began earlier, as it failed or ran beside
-        it, says nothing about the run of that one.
+        it, says nothing about the run of that one. A run that no request waits for is no batch.
         """
         thread = threading.get_ident()
-        began_first = next(iter(self.running), None) == thread
+        began_first = next((key for key, run in self.running.items() if run.end > -float("inf")), None) == thread
         if self.running.pop(thread, None) is None or not self.one_device:
             return float("inf")
         self._preparation_seconds += _LEARNING * (preparation_seconds - self._preparation_seconds)

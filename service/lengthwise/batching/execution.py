@@ -113,15 +113,17 @@ class Execution:
     def run_at_rest(self, queue: ModelQueue, shape: BatchShape, warm: Callable[[], object]) -> None:
         """Runs a shape of a device that no batch needs yet, by the function `warm`.
 
-        The watchdog sees the run, as it may hang like any other. If it fails, that is only logged.
+        The watchdog sees the run, as it may hang like any other. If it fails, that is only logged. The lock is free.
         """
-        thread = threading.get_ident()
-        self.turns.running[thread] = Run(queue.name, *shape, queue.predict(*shape), queue.metrics)
+        thread, run = threading.get_ident(), Run(queue.name, *shape, queue.predict(*shape), queue.metrics)
+        with self.lock:
+            self.turns.running[thread] = run
         try:
             warm()
         except Exception as error:  # of any runtime; the batch that needs this shape fails, and says so
             log.debug("a shape did not run at rest in %s: %s", queue.name, error)
-        del self.turns.running[thread]
+        with self.lock:
+            del self.turns.running[thread]
 
     def count(self, finished: FinishedBatch) -> None:
         """Counts a batch in the metrics, and lets the cost table learn from it.
