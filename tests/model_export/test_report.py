@@ -1,4 +1,5 @@
 import json
+import re
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
@@ -8,6 +9,8 @@ import pytest
 from rich.console import Console
 
 from lengthwise.runtime.manifest import Manifest, Promise
+from lengthwise_export.checking.code_scanning import as_sarif
+from lengthwise_export.checking.page import as_page
 from lengthwise_export.checking.report import Report, TrialResult, on_terminal, one_per_kind, promise_text
 from lengthwise_export.checking.rule import Cause
 from tests.support.check_reports import LEAK, NODE, REPORT, SOUND
@@ -65,6 +68,27 @@ def test_the_terminal_shows_line_cause_mend_and_what_was_tried() -> None:
         "ran: 1, 7 rows, widths of 1 to 3, 23, sequences of 1, 2 steps",
     ):
         assert part in told
+
+
+@pytest.mark.parametrize(
+    ("code", "cause_at", "said"),
+    [
+        ("LW201", "models/net.py:9", "padding stopped being 0 at models/net.py:9"),
+        ("LW801", "models/net.py:9", "NaN got past the mask at models/net.py:9"),
+        ("LW801", "models/net.py:12", None),  # the line of the leak itself
+        ("LW201", None, None),
+    ],
+)
+def test_what_happened_to_padding_before_the_leak_is_true_of_its_rule(
+    code: str, cause_at: str | None, said: str | None
+) -> None:
+    leak = replace(LEAK, cause=Cause("why", "fix", code), cause_at=cause_at)
+    report = replace(REPORT, leaks=(leak,))
+    page, log = as_page(report), json.dumps(as_sarif([report], exit_code=1))
+    for told in (terminal(report), re.sub("<[^>]*>", "", page), log):
+        found = re.findall("[Pp]adding stopped being 0 at|NaN got past the mask at", told)
+        assert len(found) == (said is not None)
+        assert said is None or said[1:] in told
 
 
 def test_the_fix_stands_behind_all_trials_which_are_grouped() -> None:

@@ -86,7 +86,7 @@ def _results(report: Report, file: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _of_leak(leak: Leak, target: str, file: str) -> dict[str, Any]:
     """The SARIF result of a leak; `file` is shown for a leak without a line."""
-    since = "" if leak.cause_at is None else f" Padding stopped being 0 at {leak.cause_at}."
+    since = f" {leak.since[0].upper()}{leak.since[1:]} at {leak.cause_at}." if leak.since else ""
     message = (
         f"{leak.operator}: its output moves by {number(leak.difference)} with {leak.trial}. "
         f"{leak.cause.why.rstrip('.')}.{since}\n\nFix:\n{leak.cause.fix}"

@@ -29,6 +29,7 @@ from lengthwise_export.errors import RunError
 from lengthwise_export.tracing.source_lines import CodeLocation
 
 _OF_ROWS: Final = ("neighbours", "order")  # Changes of other rows that leave all padding as it is
+_NAN_TIMES_ZERO: Final = "LW801"  # NaN that a product with a mask does not remove
 _HIDDEN: Final = 10  # So many times smaller than the tolerance may a difference be of a leak that is known already
 
 
@@ -102,7 +103,7 @@ class Leak:
     kind: str  # Its torch function or ONNX operator type
     location: CodeLocation | None  # The line of code that calls it; None for ONNX
     cause: Cause  # The likely cause, and code that fixes it
-    # Where padding stopped being 0, if that is another operator: where a product with a mask made it NaN, for NaN in it
+    # Where padding stopped being 0, if that is another operator; of LW801, where a product with a mask made it NaN
     cause_at: str | None
     difference: float  # The difference of the operator's output, in units of max(1, its largest value)
     trial: str  # The name of the trial that shows the leak
@@ -115,6 +116,13 @@ class Leak:
     def code(self) -> str:
         """The rule of its cause, such as `LW201`."""
         return self.cause.code
+
+    @property
+    def since(self) -> str:
+        """What happened to padding at `cause_at`, without the place; empty if there is none, or the leak's own line."""
+        if self.cause_at is None or self.cause_at == str(self.location):
+            return ""
+        return "NaN got past the mask" if self.code == _NAN_TIMES_ZERO else "padding stopped being 0"
 
 
 def find_leaks(subject: Subject, failed: Sequence[FailedTrial], tolerance: float) -> list[Leak]:
@@ -229,13 +237,14 @@ class _LeakSearch:
     def _leak(self, operation: Operation, difference: float, failed: FailedTrial, runs: ComparedRuns) -> Leak:
         """The leak that begins at an operation, with its cause and its picture."""
         row, _ = failed.trial.rows[failed.row]
-        mask = runs.mask_that_failed(operation) if failed.trial.change == "poison" else None
+        cause = runs.cause_of(operation, failed.trial.change, self.subject.names)
+        find = runs.mask_that_failed if cause.code == _NAN_TIMES_ZERO else runs.where_padding_became_nonzero
         return Leak(
             operator=operation.operator,
             kind=operation.kind,
             location=operation.location,
-            cause=runs.cause_of(operation, failed.trial.change, self.subject.names),
-            cause_at=mask or runs.where_padding_became_nonzero(operation),
+            cause=cause,
+            cause_at=find(operation),
             difference=difference,
             trial=failed.nan_with or failed.trial.name,
             spread=tuple(runs.spreads(failed.row)),

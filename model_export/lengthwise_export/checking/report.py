@@ -325,7 +325,7 @@ def _leak_lines(leak: Leak) -> Iterator[RenderableType]:
         ("rule", rules()[leak.code].title),
         ("place", leak.layer),
         ("why", leak.cause.why),
-        ("since", "" if leak.cause_at is None else f"padding stopped being 0 at {leak.cause_at}"),
+        ("since", f"{leak.since} at {leak.cause_at}" if leak.since else ""),
     ):
         if text:
             table.add_row(Text(f"  {word:<5}", style="bold"), Text(text))
