@@ -1,6 +1,7 @@
 """The clients: what they take, what they send, how they split and retry, and what their errors say."""
 
 import asyncio
+import inspect
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -490,6 +491,16 @@ async def test_a_closed_client_is_said() -> None:
     await other.aclose()
     with pytest.raises(errors.ConfigurationError, match="the client was closed"):
         await other.get("/healthz")
+
+
+@pytest.mark.parametrize("name", ["predict", "prepare", "get", "post"])
+def test_the_methods_of_the_client_for_asyncio_say_so_themselves(name: str) -> None:
+    method, original = getattr(lengthwise.AsyncClient, name), getattr(lengthwise.Client, name)
+    assert method.__qualname__ == f"AsyncClient.{name}"
+    assert inspect.signature(method) == inspect.signature(original)
+    documentation, example = (method.__doc__ + "Example:").split("Example:")[:2]
+    assert documentation.split() == original.__doc__.partition("Example:")[0].split()
+    assert ("Example:" in original.__doc__) == ("async with" in example) == (f"await client.{name}(" in example)
 
 
 # Addresses and keys.

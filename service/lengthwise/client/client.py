@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import math
 import re
 import time
@@ -61,6 +62,10 @@ _TLS_HINTS: Final = {
 }  # advice, by a part of the text of a connection error of an https server
 
 
+_ASYNC_EXAMPLE: Final = """Example:
+    >>> async with lengthwise.AsyncClient("http://localhost:8000") as client:
+    ...     (prediction,) = await client.predict([np.zeros((19, 12))])
+"""  # of `AsyncClient.predict`
 _ASKED_AGAIN_SECONDS: Final = 0.05  # between two looks whether another call has the limits of the server
 
 
@@ -425,9 +430,9 @@ class Client(_AnyClient["httpx2.BaseTransport"]):
 
 
 def _awaited(
-    method: Callable[Concatenate[Any, P], Result],
+    method: Callable[Concatenate[Any, P], Result], example: str = ""
 ) -> Callable[Concatenate[Any, P], Coroutine[Any, Any, Result]]:
-    """A method of `Client` as one of `AsyncClient`, whose `_run` is a coroutine."""
+    """A method of `Client` as one of `AsyncClient`, whose `_run` is a coroutine; `example` is its own."""
 
     @wraps(method)
     async def coroutine(client: Any, /, *arguments: P.args, **options: P.kwargs) -> Result:
@@ -435,18 +440,20 @@ def _awaited(
         exchange: Any = method(client, *arguments, **options)
         return await exchange  # type: ignore[no-any-return]  # it has the type that the method says
 
+    coroutine.__qualname__ = f"AsyncClient.{method.__name__}"
+    coroutine.__doc__ = inspect.cleandoc(method.__doc__ or "").partition("Example:")[0] + example
     return coroutine
 
 
 class AsyncClient(_AnyClient["httpx2.AsyncBaseTransport"]):
     """`Client` for asyncio: the same arguments, and the same methods as coroutines.
 
-    A `transport` is an asynchronous one of httpx2.
+    A `transport` is an asynchronous one of httpx2. A call raises at its `await`, also where an argument is wrong.
     """
 
     _httpx_class = "AsyncClient"
 
-    predict = _awaited(Client.predict)
+    predict = _awaited(Client.predict, _ASYNC_EXAMPLE)
     prepare = _awaited(Client.prepare)
     get = _awaited(Client.get)
     post = _awaited(Client.post)
