@@ -41,9 +41,9 @@ REACH_ALL: Final = ("conftest.py", "pyproject.toml", "Makefile", "setup.py")
 
 
 def changed() -> list[Path]:
-    """The files that differ from main, or are new; none where git does not know."""
+    """The files that differ from main, or are new, without those that are gone; none where git does not know."""
     names: list[str] = []
-    for arguments in ("diff --name-only --merge-base main", "ls-files --others --exclude-standard"):
+    for arguments in ("diff --name-only --diff-filter=d --merge-base main", "ls-files --others --exclude-standard"):
         done = subprocess.run(["git", *arguments.split()], cwd=ROOT, capture_output=True, text=True)
         names += done.stdout.splitlines() if done.returncode == 0 else []
     return [ROOT / name for name in names]
@@ -99,7 +99,12 @@ def distances(files: Iterable[Path]) -> dict[Path, int]:
 
 
 def _starts(changed_file: Path) -> Iterator[Path]:
-    """A Python file or those in a folder; of another file those that name it, else the modules of its folder."""
+    """A Python file or those in a folder; of another file those that name it, else the modules of its folder.
+
+    None of a file that is gone.
+    """
+    if not changed_file.exists():
+        return
     if changed_file.is_dir() or changed_file.suffix == ".py":
         yield from sorted(changed_file.rglob("*.py")) if changed_file.is_dir() else [changed_file]
         return

@@ -55,6 +55,26 @@ def test_where_no_change_is_known_the_tests_of_the_service_run(files: list[Path]
     assert quick.command(files)[2:] == [*quick.WHOLE]
 
 
+def test_a_file_that_is_gone_is_not_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def git(*words: str) -> None:
+        subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a", *words], cwd=tmp_path, check=True)
+
+    gone, moved, left = (tmp_path / f"test_{name}.py" for name in ("gone", "moved", "left"))
+    for file in (gone, moved, left):
+        file.write_text(f"# {file.stem}\n" * 9)
+    git("init", "-q", "-b", "main")
+    git("add", "-A")
+    git("commit", "-q", "-m", "a")
+    git("rm", "-q", gone.name)
+    git("mv", moved.name, "test_there.py")
+    left.unlink()
+    (tmp_path / "test_new.py").touch()
+    monkeypatch.setattr(quick, "ROOT", tmp_path)
+    assert {path.name for path in quick.changed()} == {"test_there.py", "test_new.py"}
+    monkeypatch.undo()
+    assert quick.chosen([quick.TESTS / "test_gone.py"]) == ([], [])
+
+
 def test_processes_are_started_where_only_tests_have_changed() -> None:
     test = quick.TESTS / "service" / "test_drain.py"
     assert "not process" not in quick.command([test])[1]
