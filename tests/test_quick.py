@@ -55,6 +55,7 @@ def test_where_no_change_is_known_the_tests_of_the_service_run(files: list[Path]
     assert quick.command(files)[2:] == [*quick.WHOLE]
 
 
+@pytest.mark.process
 def test_a_file_that_is_gone_is_not_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def git(*words: str) -> None:
         subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a", *words], cwd=tmp_path, check=True)
