@@ -34,7 +34,7 @@ from lengthwise.protocols.endpoint import LARGE_BODY_BYTES
 from lengthwise.protocols.turns import Turns
 from lengthwise.runtime.manifest import Manifest
 from lengthwise.settings import Settings
-from tests.support.grpc_calls import Caller, listening
+from tests.support.grpc_calls import Caller, calling, listening
 from tests.support.grpc_calls import request as message
 from tests.support.http_lines import Line, Net, held, net
 from tests.support.numpy_models import MANIFESTS, NOT_FINITE, Service, idle, manifest, model, serving
@@ -397,6 +397,22 @@ async def test_over_grpc_slow_messages_make_way_for_those_that_are_there(monkeyp
         for one in slow:
             one.cancel()
         await nothing_held(caller.service)
+
+
+async def test_over_grpc_a_message_that_waits_to_be_inflated_is_not_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(receiving, "PATIENCE_SECONDS", 0.2)
+    turns, room = Turns(1), 64 * MEBIBYTE  # for one message at once
+    async with serving(model(manifest(max_length=500)), max_inflight_bytes=room) as service:
+        async with calling(service, turns) as caller:
+            async with turns.turn("a body of HTTP", 1, math.inf):
+                values, ends = np.ones((100, 500, 2), "<f4"), np.full(100, 500, "<i4")
+                large = message(values=values, ends=ends)
+                here = asyncio.ensure_future(caller.call("ModelInfer", large, compression=grpc.Compression.Gzip))
+                await until(lambda: turns.waiting)
+                waiting = asyncio.ensure_future(caller.call("ModelInfer", message()))
+                await asyncio.wait([here, waiting], timeout=1)
+            assert len((await here).outputs) == len((await waiting).outputs)
+        await nothing_held(service)
 
 
 async def test_over_grpc_a_message_that_nobody_waits_behind_may_come_slowly_or_never(

@@ -80,6 +80,22 @@ async def test_a_message_that_arrives_fast_keeps_its_slot_though_others_wait() -
     assert await other == "other"
 
 
+async def test_a_message_that_is_complete_is_not_slow_and_keeps_its_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(receiving, "PATIENCE_SECONDS", 0.2)
+    receive, inflight = made()
+    refused: list[RequestError] = []
+    deadline = time.monotonic() + 60
+    message = IncomingMessage(receive, "complete", Hold(inflight), deadline, bool, refused.append)
+    message.complete()  # and is inflated later
+    other = asyncio.ensure_future(sends(receive, inflight, "other", 0))
+    await asyncio.sleep(0.3)
+    assert not refused
+    message.refuse_late()
+    assert await other == "other"
+    assert [str(one) for one in refused] == ["the deadline passed before the message could be inflated"]
+    assert receive.ranks["complete"] == receive.ranks["other"]
+
+
 @pytest.mark.parametrize("received", [None, 10**9], ids=["not known", "all the time"])
 async def test_no_message_takes_longer_than_the_patience_while_others_wait(
     received: int | None, monkeypatch: pytest.MonkeyPatch

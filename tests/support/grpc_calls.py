@@ -62,9 +62,9 @@ async def listening(*models: LoadedModel, **options: Any) -> AsyncIterator[Calle
 
 
 @asynccontextmanager
-async def calling(service: Service) -> AsyncIterator[Caller]:
-    """A client of a service that is there."""
-    server = GrpcServer(service.serving, Turns())
+async def calling(service: Service, turns: Turns | None = None) -> AsyncIterator[Caller]:
+    """A client of a service that is there; large messages are inflated in `turns`."""
+    server = GrpcServer(service.serving, turns or Turns())
     port = await server.start("127.0.0.1", 0)
     try:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:

@@ -240,6 +240,7 @@ class SmallCalls:
             partial(received, None),
         )
         message = IncomingMessage(self._receiving, rpc.client, hold, deadline, begin, refuse)
+        rpc.on_complete = message.complete
         body = None
         try:
             body = await arrival

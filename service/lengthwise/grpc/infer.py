@@ -144,7 +144,7 @@ def answer(protocol: ModelInfer, receiving: Receiving, rpc: RpcCall) -> None:
         deadline = min(call.deadline, call.record.arrived + protocol.serving.settings.default_timeout_ms / 1000)
         begin = partial(rpc.receive, received)
         message = IncomingMessage(receiving, rpc.client, call.hold, deadline, begin, request.set_exception)
-        rpc.on_cancel = left
+        rpc.on_cancel, rpc.on_complete = left, message.complete
     except Exception as error:
         request.set_exception(error)
 

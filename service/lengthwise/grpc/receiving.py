@@ -17,8 +17,9 @@ The life of a message (`TRANSITIONS`):
 
 A message that was sent together with its call, as nearly all are, arrives in the next turns of the event loop. A call
 whose client sends nothing (it is *silent*) or too slowly keeps its slot only while no other call waits: then it is
-refused within `SILENT_SECONDS`. Connections take turns, one call at a time, in the order of their ranks (`_Rank`). If
-too many calls wait, one is refused: the newest of the connection that has most of them.
+refused within `SILENT_SECONDS`. A message whose bytes are all here is not slow, however long it waits to be inflated.
+Connections take turns, one call at a time, in the order of their ranks (`_Rank`). If too many calls wait, one is
+refused: the newest of the connection that has most of them.
 """
 
 from __future__ import annotations
@@ -90,6 +91,7 @@ class IncomingMessage(Job):
     began = 0.0  # when it got its slot
     measured: float | None = None  # when its connection's bytes were first counted, because others waited
     received: int | None = None  # how many bytes these were; None if that is not known
+    is_complete = False  # whether all its bytes are here; it may wait to be inflated then
 
     def __init__(
         self,
@@ -140,12 +142,15 @@ class IncomingMessage(Job):
 
     def refuse_late(self) -> None:
         """Refuses a message that has waited for a slot until its deadline, or that arrives too late or too slowly."""
-        reason = (
-            "the message did not come in time"
-            if self.state is RECEIVING
-            else "the deadline passed before the message could be received"
-        )
+        reason = "the message did not come in time"
+        if self.is_complete or self.state is WAITING:
+            missed = "inflated" if self.is_complete else "received"
+            reason = f"the deadline passed before the message could be {missed}"
         self.enter(REFUSED, DeadlineExceeded(reason))
+
+    def complete(self) -> None:
+        """Notes that all bytes are here: the message is not slow from now on."""
+        self.is_complete = True
 
 
 class Receiving(FairSlots[IncomingMessage]):
@@ -184,10 +189,11 @@ class Receiving(FairSlots[IncomingMessage]):
     def remove(self, message: IncomingMessage, before: MessageState) -> None:
         """Takes back the slot of a message that is over, or removes it from those that wait; `before`: its state then.
 
-        If it had a slot and did not arrive, the next calls of its connection are received last.
+        If it had a slot and its bytes did not come, the next calls of its connection are received last.
         """
         if before is RECEIVING:
-            client, rank = message.peer, _Rank.PROMPT if message.state is ARRIVED else _Rank.SILENT
+            came = message.is_complete or message.state is ARRIVED
+            client, rank = message.peer, _Rank.PROMPT if came else _Rank.SILENT
             if self.ranks.pop(client, _Rank.NEW) is not rank:
                 self.set_rank(client, rank)
             self.ranks[client] = rank
@@ -207,10 +213,13 @@ class Receiving(FairSlots[IncomingMessage]):
     def _is_slow(self, message: IncomingMessage, now: float) -> bool:
         """Whether a message in a slot arrives too slowly.
 
+        - If all its bytes are here, it does not.
         - After `PATIENCE_SECONDS` in the slot it is.
         - At the first call before that, the bytes of its connection are counted; it is not.
         - From `SILENT_SECONDS` on it is, if fewer bytes than `MIN_BYTES_PER_SECOND` came since that count.
         """
+        if message.is_complete:
+            return False
         seconds = now - message.began
         if seconds >= PATIENCE_SECONDS:
             return True

@@ -205,6 +205,7 @@ class _Stream:
                 return
             deadline = time.monotonic() + self._inference.protocol.serving.settings.default_timeout_ms / 1000
             self._large_message = IncomingMessage(receiving, client, self._hold, deadline, bool, self._abort)
+            self._rpc.on_complete = self._large_message.complete
 
     def _abort(self, refusal: RequestError) -> None:
         """Ends the stream at once with a refusal, because a message may not be received."""

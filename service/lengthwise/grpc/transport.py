@@ -70,6 +70,8 @@ class RpcCall:
         self.on_cancel: Callable[[], object] | None = None  # called when `cancelled` becomes True
         # Called when a message is received, with its number of bytes before it is inflated
         self.on_message: Callable[[int], object] | None = None
+        # Called when all bytes of a message are here, before it waits to be inflated
+        self.on_complete: Callable[[], object] | None = None
         self._end_callbacks: list[Callable[[], None]] = []  # of `on_end`
         self._operations = 0  # that are not done
         self._is_over = False  # all operations are done
@@ -124,6 +126,8 @@ class RpcCall:
             message = event.batch_operations[0].message()
             if message is not None and self.on_message is not None:
                 self.on_message(len(message))
+            if message is not None and self.on_complete is not None:
+                self.on_complete()
             if message and message.startswith(_COMPRESSED):
                 self._receive_inflated(message, on_received)
             else:
