@@ -1,5 +1,6 @@
 """Who gets the next slot: turns of connections, ranks, and who is refused where too many wait."""
 
+from collections import Counter
 from collections.abc import Iterable
 
 from hypothesis import given
@@ -83,6 +84,38 @@ def test_a_waiting_job_that_ends_leaves_its_line() -> None:
     assert line.rest() == ["b"]
 
 
+def test_a_connection_does_not_pay_for_jobs_that_left_without_a_slot() -> None:
+    line = Line(1000)
+    for job in join(line, ["a"] * 300):
+        line.leave(job)
+    join(line, ["b"] * 300)
+    line.wait("a")
+    assert line.rest().index("a") == 1
+
+
+def test_a_connection_does_not_pay_for_jobs_that_could_not_begin() -> None:
+    slots: FairSlots[Named] = FairSlots(2)
+    slots.join(Named("busy", 1))
+    for _ in range(300):
+        job = Named("a", 1)
+        job.over = True
+        slots.join(job)
+    slots.join(Named("busy", 1))
+    for peer in ["b", "b", "a"]:
+        slots.join(Named(peer, 1))
+    assert [job.peer for _, job in slots.queue] == ["b", "a", "b"]
+
+
+def test_a_job_waits_for_those_of_its_connection_though_others_left() -> None:
+    line = Line()
+    long, _ = line.wait("a", 100)
+    waits, _ = line.wait("a", 1)
+    line.leave(long)
+    later, _ = line.wait("a", 1)
+    assert waits.turn < later.turn
+    assert line.rest() == ["a", "a"]
+
+
 def test_where_too_many_wait_the_connection_with_most_of_them_is_refused() -> None:
     line = Line(4)
     greedy = join(line, ["greedy"] * 4)
@@ -124,6 +157,31 @@ def test_a_connection_that_came_first_with_many_jobs_keeps_its_part() -> None:
     for _ in range(10):
         slots.join(Named("later", 1))
     assert next_ones(10).count("first") == 5
+
+
+RANKED = st.tuples(st.sampled_from("abcd"), st.integers(1, 9), st.sampled_from([None, None, None, 0, 1, 2]))
+
+
+@given(st.lists(RANKED, max_size=60))
+def test_the_newest_of_a_connection_with_most_jobs_of_the_highest_rank_is_refused(
+    sent: list[tuple[str, int, int | None]],
+) -> None:
+    line = Line(6)
+    for peer, cost, rank in sent:
+        if rank is not None:
+            line.rank(peer, rank)
+        before = [job for _, job in line.queue]
+        job, refused = line.wait(peer, cost)
+        waiting = [*before, job]
+        assert len(line.queue) == len(waiting) - (refused is not None)
+        if refused is not None:
+            highest = max(one.turn[0] for one in waiting)
+            lengths = Counter(one.peer for one in waiting if one.turn[0] == highest)
+            assert lengths[refused.peer] == max(lengths.values())
+            assert refused is max((one for one in waiting if one.peer == refused.peer), key=lambda one: one.turn[2])
+            assert refused.turn[0] == highest
+            if refused.peer == peer:  # no other connection has as many
+                assert list(lengths.values()).count(max(lengths.values())) == 1
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 100), st.booleans(), st.booleans()), max_size=40))

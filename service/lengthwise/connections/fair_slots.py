@@ -21,7 +21,7 @@ import itertools
 import sys
 from abc import ABC, abstractmethod
 from bisect import bisect_left, insort
-from collections import Counter
+from collections import defaultdict
 from typing import Final, Generic, TypeAlias, TypeVar
 
 _MOST_PEERS: Final = 1024  # connections whose finish is kept; beyond, only finishes in the future are kept
@@ -48,6 +48,47 @@ class Job(ABC):
 J = TypeVar("J", bound=Job)
 
 
+class _Lines(Generic[J]):
+    """The waiting jobs of one rank, by connection; finding the connection with most of them takes no search."""
+
+    def __init__(self) -> None:
+        self._of: dict[object, dict[J, None]] = {}  # by connection, in the order in which they came
+        self._by_length: list[dict[object, None]] = []  # connections with one job, two jobs, ...; the last has some
+
+    def of(self, peer: object) -> dict[J, None]:
+        """The waiting jobs of a connection; not to be changed."""
+        return self._of.get(peer, {})
+
+    def add(self, job: J) -> None:
+        """Adds the newest job of a connection."""
+        line = self._of.setdefault(job.peer, {})
+        line[job] = None
+        self._has(job.peer, len(line) - 1, len(line))
+
+    def remove(self, job: J) -> None:
+        """Removes a job."""
+        line = self._of[job.peer]
+        del line[job]
+        self._has(job.peer, len(line) + 1, len(line))
+        if not line:
+            del self._of[job.peer]
+
+    def newest_of_most(self) -> J:
+        """The newest job of the connection with most of them, of equal ones that which has had so many for longest."""
+        return next(reversed(self._of[next(iter(self._by_length[-1]))]))
+
+    def _has(self, peer: object, before: int, after: int) -> None:
+        """Notes how many jobs a connection has."""
+        if before:
+            del self._by_length[before - 1][peer]
+        if after > len(self._by_length):
+            self._by_length.append({})
+        if after:
+            self._by_length[after - 1][peer] = None
+        while self._by_length and not self._by_length[-1]:
+            self._by_length.pop()
+
+
 class FairSlots(Generic[J]):
     """The slots, and the queue of the jobs that wait for one: at most `most_queued`."""
 
@@ -55,6 +96,7 @@ class FairSlots(Generic[J]):
         self.slots = slots
         self.running: dict[J, None] = {}  # jobs that have a slot, in the order in which they got it
         self.queue: list[tuple[JobTurn, J]] = []  # jobs that wait, sorted
+        self._lines: dict[int, _Lines[J]] = defaultdict(_Lines)  # the same jobs, by rank
         self._most_queued = most_queued
         self._order = itertools.count()  # among jobs of equal finish, the earlier one is first
         self._virtual_time = 0.0  # bytes
@@ -74,14 +116,16 @@ class FairSlots(Generic[J]):
         # In virtual time, it begins now, or when the last job of its connection is done; it takes its cost.
         finish = max(self._virtual_time, self._finishes.get(job.peer, 0.0)) + job.cost
         self._finishes[job.peer] = finish
-        job.turn = (job.rank, finish, next(self._order))
+        # Where others of its connection left, those after them keep their turns, and it stays behind these.
+        last = next((last.turn[1] for last in reversed(self._lines[job.rank].of(job.peer))), 0.0)
+        job.turn = (job.rank, max(finish, last), next(self._order))
         if len(self.running) < self.slots:  # so no job waits
             self._begin(job)
             return None
-        insort(self.queue, (job.turn, job))
+        self._enqueue(job)
         if len(self.queue) <= self._most_queued:
             return None
-        refused = self._newest_of_most(job)
+        refused = self._lines[self.queue[-1][0][0]].newest_of_most()
         self.leave(refused)
         return refused
 
@@ -95,40 +139,53 @@ class FairSlots(Generic[J]):
             if handled is not None:
                 self._finishes[job.peer] = self._finishes.get(job.peer, 0.0) + handled - job.cost
             while self.queue and len(self.running) < self.slots:
-                self._begin(self.queue.pop(0)[1])
+                job = self.queue[0][1]
+                self._remove(job)
+                self._begin(job)
             if not self.running:  # nothing waits: begin anew
                 self._finishes.clear()
                 self._virtual_time = 0.0
             return
-        entry = (job.turn, job)
-        index = bisect_left(self.queue, entry)
-        if self.queue[index : index + 1] == [entry]:
-            del self.queue[index]
+        if self._remove(job):
+            self._refund(job)
 
     def set_rank(self, peer: object, rank: int) -> None:
         """Gives the waiting jobs of a connection another rank; their order among each other stays."""
-        for job in [job for _, job in self.queue if job.peer == peer]:
-            self.leave(job)
+        waiting = [job for lines in self._lines.values() for job in lines.of(peer)]
+        for job in sorted(waiting, key=lambda job: job.turn[2]):
+            self._remove(job)
             job.turn = (rank, *job.turn[1:])
-            insort(self.queue, (job.turn, job))
+            self._enqueue(job)
+
+    def _enqueue(self, job: J) -> None:
+        """Adds a job to those that wait."""
+        insort(self.queue, (job.turn, job))
+        self._lines[job.turn[0]].add(job)
+
+    def _remove(self, job: J) -> bool:
+        """Removes a job from those that wait; returns False if it does not wait."""
+        entry = (job.turn, job)
+        index = bisect_left(self.queue, entry)
+        if self.queue[index : index + 1] != [entry]:
+            return False
+        del self.queue[index]
+        self._lines[job.turn[0]].remove(job)
+        return True
+
+    def _refund(self, job: J) -> None:
+        """Takes back what a connection was charged for a job that had no slot."""
+        if job.peer in self._finishes:
+            self._finishes[job.peer] -= job.cost
 
     def _begin(self, job: J) -> None:
         """Gives a free slot to a job; if that cannot begin, it has left, and the slot is free."""
-        # All that wait or have a slot share the time of these bytes; or the jobs of one connection follow another.
-        share = job.cost / (len(self.queue) + self.slots)
-        self._virtual_time = max(self._virtual_time + share, job.turn[1] - job.cost)
         if job.begin():
+            # All that wait or have a slot share the time of these bytes; or the jobs of one connection follow another.
+            share = job.cost / (len(self.queue) + self.slots)
+            self._virtual_time = max(self._virtual_time + share, job.turn[1] - job.cost)
             self.running[job] = None
+        else:
+            self._refund(job)
         if len(self._finishes) > _MOST_PEERS:
             now = self._virtual_time
             self._finishes = {peer: finish for peer, finish in self._finishes.items() if finish > now}
-
-    def _newest_of_most(self, newest: J) -> J:
-        """The newest waiting job of the connection with most of them, among those of the highest rank.
-
-        Among connections with equally many, that of `newest` is the last to be chosen.
-        """
-        highest_rank = self.queue[-1][0][0]
-        of_peer = Counter(job.peer for turn, job in self.queue if turn[0] == highest_rank)
-        longest = max(of_peer, key=lambda peer: (of_peer[peer], peer != newest.peer))
-        return max((turn[2], job) for turn, job in self.queue if job.peer == longest)[1]
