@@ -1,6 +1,6 @@
 """The limits of one request, over HTTP, gRPC and from the console: one value, made once from the settings.
 
-| what | limit | beyond it |
+| what | limit | beyond it, over HTTP |
 |---|---|---|
 | a body, or a message of gRPC, inflated too | `body_bytes` | 413 |
 | the same, of a call that is not inference | `control_body_bytes` | 413 |
@@ -9,6 +9,9 @@
 | request line, headers and trailers | `header_bytes` | 431 |
 | headers and trailers together, or metadata of gRPC | `fields` | 431 |
 | the time in which a header block arrives, or the first call of gRPC | `header_seconds` | 408 |
+
+gRPC has codes of its own: `RESOURCE_EXHAUSTED` for a message that is too large and for too many fields, `CODES` of
+`grpc.infer` for the others. A connection whose first call is late is ended.
 """
 
 from __future__ import annotations
