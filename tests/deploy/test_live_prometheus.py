@@ -80,7 +80,9 @@ def test_a_healthy_service_under_load_alerts_nobody(tmp_path: Path) -> None:
         run([sys.executable, "-m", "lengthwise", "bench", f"http://{target}", *load, "--duration-seconds", "15"])
         assert sum(value(url, 'lengthwise_steps_total{kind="padding"}')) > 0
         if recurrent_kernels.INSTRUCTION_SETS:
-            assert value(url, "lengthwise:computed_padding_share:rate15m") == [0]
+            # By the measured cost of a padding step, nearly none; 0.68 of all steps would be computed without kernels.
+            [share] = value(url, "lengthwise:computed_padding_share:rate15m")
+            assert share < 0.25
         alerts = {one["metric"]["alertname"] for one in asked(url, "query", {"query": "ALERTS"})["result"]}
         assert alerts <= OF_A_SLOW_MACHINE
 
