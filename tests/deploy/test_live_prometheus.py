@@ -75,13 +75,18 @@ OF_A_SLOW_MACHINE = {"LengthwiseSaturated", "LengthwiseQueueNearBound"} | {
 def test_a_healthy_service_under_load_alerts_nobody(tmp_path: Path) -> None:
     port = free_port()
     target = f"127.0.0.1:{port}"
-    with running(serve_command(None, port, {}), port), prometheus(tmp_path, free_port(), target) as url:
+    command = serve_command(None, port, {"workers": "1"})  # each measures for itself what padding costs
+    with running(command, port), prometheus(tmp_path, free_port(), target) as url:
         load = ["--lengths", "lognormal:50,0.7", "--concurrency", "32", "--no-check"]
         run([sys.executable, "-m", "lengthwise", "bench", f"http://{target}", *load, "--duration-seconds", "15"])
         assert sum(value(url, 'lengthwise_steps_total{kind="padding"}')) > 0
         if recurrent_kernels.INSTRUCTION_SETS:
             # By the measured cost of a padding step, nearly none; 0.68 of all steps would be computed without kernels.
             [share] = value(url, "lengthwise:computed_padding_share:rate15m")
+            [model] = httpx2.get(f"http://{target}/healthz").json()["models"]
+            [padding] = value(url, 'sum(lengthwise_steps_total{kind="padding"}) / sum(lengthwise_steps_total)')
+            [computed] = value(url, "sum(lengthwise_computed_padding_steps_total) / sum(lengthwise_steps_total)")
+            assert computed == pytest.approx(model["padding_cost"] * padding)
             assert share < 0.25
         alerts = {one["metric"]["alertname"] for one in asked(url, "query", {"query": "ALERTS"})["result"]}
         assert alerts <= OF_A_SLOW_MACHINE

@@ -91,12 +91,7 @@ class Batcher:
         )
         self.execution = Execution(self._queues, self._lock, clock, self._turns, on_batch, on_suspect)
         self._runners = Runners(
-            self,
-            runners,
-            inline=not self._queues.waits,
-            one_core=one_core,
-            lend_cores=lend_cores,
-            cores=cores or Cores(),
+            self, runners, inline=not max_wait_seconds, one_core=one_core, lend_cores=lend_cores, cores=cores or Cores()
         )
         self._unsettled: set[PendingRequest] = set()  # accepted requests without an answer or an error
         self.runners = runners
