@@ -50,6 +50,7 @@ class Engine:
 
     def alone(self, folder: Path, module: str, *words: str) -> Any:
         """Runs a module of these tests where no port or rule of the host is touched and no process outlives it."""
+        program("netavark", APT)  # without it, podman publishes no port
         conf, docker = folder / "containers.conf", folder / "docker"
         limits = ", ".join(f'"{limit}"' for limit in LIMITS if "=" in limit)
         conf.write_text(f'[network]\nnetwork_backend="netavark"\n[containers]\ndefault_ulimits=[{limits}]\n')

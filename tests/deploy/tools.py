@@ -28,6 +28,7 @@ NPM = "make deploy-tools"
 def program(name: str, brought_by: str) -> str:
     """The path of a program, of this environment or of the system."""
     places = [str(Path(sys.executable).parent), str(NODE / ".bin"), os.environ.get("PATH", ""), "/usr/sbin", "/sbin"]
+    places.append("/usr/lib/podman")  # where Debian has the programs that podman runs
     found = shutil.which(name, path=os.pathsep.join(places))
     if found is None:
         pytest.skip(f"{name} is not installed ({brought_by})")
