@@ -156,6 +156,12 @@ class TargetOptions(Options):
         "means lengths and a mask; none means the steps alone, for a model that is to be mended.",
     )
     output: str | int | None = Field(default=None, description="Which of several outputs, by name or by index.")
+    min_length: int | None = Field(
+        default=None,
+        ge=1,
+        description="Shortest sequence, in steps; a shorter one is neither tried nor served. By default that of the "
+        "spec, or the shortest that the model answers.",
+    )
     missing: Literal["refuse", "handled"] | None = Field(
         default=None,
         description="What the model does with a missing value (NaN at a valid step); by default it is refused. "

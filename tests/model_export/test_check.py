@@ -551,7 +551,9 @@ def test_lengths_that_raise_with_others_between_are_noted_and_set_no_bound(unwan
 
 
 def test_a_shortest_sequence_that_is_known_is_not_gone_below() -> None:
-    assert judged(Guarded()).verdict == "leak"
+    leaking = judged(Guarded())
+    assert leaking.verdict == "leak"
+    assert [note for note in leaking.notes if "with --min-length 5 padding reaches no answer" in note] != []
     report = judged(Guarded(), min_length=5)
     assert (report.verdict, report.min_length, report.ran.lengths[0]) == ("sound", 5, 5)
     assert judged(Unpadded(8), min_length=5).min_length == 8

@@ -50,6 +50,7 @@ class InputSpec(SpecTable):
     padding: Literal["zeros", "nan"] | None = None  # of the data files, as `datasets.input_sequences` says
     missing: Literal["refuse", "zero", "mean", "indicator"] = "refuse"
     normalize: Annotated[Normalization, BeforeValidator(_named_normalization)] = "auto"
+    min_length: int = Field(default=1, ge=1)
     max_length: int = Field(default=1024, ge=1)
     long: LongPolicy = "reject"
 
@@ -63,6 +64,10 @@ class InputSpec(SpecTable):
         of_values = self.first_stated("feature_names", "missing", "normalize")
         names, vocabulary, padding_id = self.feature_names, self.vocabulary, self.padding_id
         return (
+            (
+                self.min_length > self.max_length,
+                f"'min_length' {self.min_length} is more than 'max_length', {self.max_length}",
+            ),
             (
                 (self.features is None) == (vocabulary is None),
                 "exactly one of 'features' and 'vocabulary' must be given",
@@ -219,6 +224,7 @@ class Spec(SpecTable):
             input=StepInput(kind=step.kind, mean=mean, std=std, **input_keys),
             labels=self.output.labels,
             task=self.output.task,
+            min_length=step.min_length,
             max_length=step.max_length,
             long=step.long,
             missing=step.missing,

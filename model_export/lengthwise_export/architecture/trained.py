@@ -32,6 +32,7 @@ STATE_FILE: Final = "state.safetensors"  # of a training run, for a resume
 # Keys that may differ from the recorded spec, each with the reason. So may names of features, if one side has none
 MAY_DIFFER: Final = {
     "input.padding": "it says how data files are read",
+    "input.min_length": "which sequences are accepted is a policy of serving",
     "input.max_length": "which sequences are accepted is a policy of serving",
     "input.long": "the handling of longer sequences is a policy of serving",
     "model.dropout": "it is used in training only",

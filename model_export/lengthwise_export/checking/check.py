@@ -14,8 +14,9 @@ trial, is a leak. Some rows hold *raw* sequences, of values that nobody has scal
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
@@ -72,10 +73,20 @@ def check_subject(
         missing: Whether values of them are missing (NaN): the model is known to replace these itself.
         progress: Called with the name of each part of the check before it runs; None for nobody.
     """
-    sampler, tell = Sampler(subject.steps, seed, missing=missing), progress or (lambda _: None)
-    running = _Check(subject, min_length, max_length, ROUNDING + tolerance, sampler, tell, Conditioning(subject))
+    tell = progress or (lambda _: None)
+
+    def check_from(length: int) -> _Check:
+        """A check of sequences of at least so many steps."""
+        sampler = Sampler(subject.steps, seed, missing=missing)
+        return _Check(subject, length, max_length, ROUNDING + tolerance, sampler, tell, Conditioning(subject))
+
+    running = check_from(min_length)
     try:
-        return running.report()
+        report = running.report()
+        if report.verdict == "leak" and (holds_from := running.longest_moved + 1) <= running.longest_held:
+            tell(f"sequences of {holds_from} steps and more")
+            report = replace(report, notes=(*report.notes, *_why_short(report, check_from(holds_from), holds_from)))
+        return report
     except UncheckableError as error:
         reason = str(error)
     if running.steadiness is not None:
@@ -90,6 +101,16 @@ def check_subject(
         notes=tuple(running.notes),
         ran=running.checked_sizes,
     )
+
+
+def _why_short(report: Report, longer: _Check, length: int) -> Iterator[str]:
+    """Yields a note for a report of a leak, if longer sequences, of at least `length` steps, have none."""
+    with suppress(UncheckableError):
+        if longer.report().verdict != "leak":
+            yield (
+                f"only sequences of fewer than {length} steps get another answer: with --min-length {length} padding "
+                "reaches no answer, and the service refuses shorter ones"
+            )
 
 
 @dataclass(slots=True)
@@ -109,6 +130,9 @@ class _Check:
     # The row counts, widths and lengths of the batches that ran and whose answers were compared
     ran: tuple[set[int], set[int], set[int]] = field(default_factory=lambda: (set(), set(), set()))
     steadiness: Steadiness | None = None  # None until the baseline ran
+    # The longest padded sequence whose answer moved, and the longest whose answer held, in steps; 0 if there is none
+    longest_moved: int = 0
+    longest_held: int = 0
 
     @property
     def checked_sizes(self) -> CheckedSizes:
@@ -154,6 +178,17 @@ class _Check:
             ran=self.checked_sizes,
             min_length=accepted.sizes.shortest,
         )
+
+    def _note_lengths(
+        self, baseline: Baseline, trial: CheckTrial, differences: Mapping[tuple[int, int], float]
+    ) -> None:
+        """Notes the lengths of the sequences that are padded in the baseline or in a trial, by what came of them."""
+        width = max(baseline.batch.width, trial.batch.width)
+        lengths = baseline.batch.lengths.tolist()
+        padded = {pair: lengths[pair[0]] for pair in differences if lengths[pair[0]] < width}
+        moved = {padded[pair] for pair in padded if not differences[pair] <= self.tolerance}  # NaN moves, too
+        self.longest_moved = max([self.longest_moved, *moved])
+        self.longest_held = max([self.longest_held, *(set(padded.values()) - moved)])
 
     @property
     def leaking(self) -> list[FailedTrial]:
@@ -544,6 +579,8 @@ class _Check:
         beyond_rounding = self.conditioning.beyond_rounding(
             baseline, trial, differences, self.tolerance, use_float64=not is_leak
         )
+        if trial.change != "poison":
+            self._note_lengths(baseline, trial, beyond_rounding)
         largest, is_rounding = max(beyond_rounding.values()), beyond_rounding != differences
         passed = largest <= self.tolerance  # NaN fails, too
         self.results.append(TrialResult(trial.name, trial.change, largest, passed=passed, is_rounding=is_rounding))

@@ -430,16 +430,18 @@ class WidthLimits:
         def error_at(width: int) -> RunError | None:
             """The error that the model raises for two rows of different lengths in a batch of this width; or None."""
             longest = min(width, max_length)
-            rows = [sampler.sequence(longest), sampler.sequence(max(longest - 1, 1))]
+            rows = [sampler.sequence(longest), sampler.sequence(max(longest - 1, min_length))]
             return run_error(subject, pad(rows, width=width))
 
-        narrowest, widest, error = _range_of_widths(subject, sampler, max_length, error_at)
+        narrowest, widest, error = 1, max_length, None
+        if min_length <= max_length:
+            narrowest, widest, error = _range_of_widths(subject, sampler, (min_length, max_length), error_at)
         if min_length > widest:
             raise UncheckableError(
                 f"the model needs at least {min_length} steps, and sequences of up to {widest} are tried: pass a "
                 "larger --max-length"
             )
-        too_short = _lengths_too_short(subject, widest)
+        too_short = _lengths_too_short(subject, min_length, widest)
         shortest = max(min_length, max(too_short, default=0) + 1)
         sizes = choose_batch_sizes(subject.sizes, narrowest=narrowest, widest=widest, min_length=shortest)
         # Sizes of very short sequences leave no padding, but the model may accept some.
@@ -451,14 +453,14 @@ class WidthLimits:
 
 
 def _range_of_widths(
-    subject: Subject, sampler: Sampler, max_length: int, error_at: Callable[[int], RunError | None]
+    subject: Subject, sampler: Sampler, lengths: tuple[int, int], error_at: Callable[[int], RunError | None]
 ) -> tuple[int, int, RunError | None]:
     """The range of widths at which the model runs, by trying some.
 
     Args:
         subject: The model.
         sampler: Draws the sequences.
-        max_length: The widest batch to try, in steps.
+        lengths: The shortest sequence, and the widest batch to try, in steps.
         error_at: Returns the error of the model at a width; None if it runs.
 
     Returns:
@@ -471,10 +473,12 @@ def _range_of_widths(
     Raises:
         UncheckableError: The widest is too narrow for the trials, and no table of positions explains it.
     """
-    widest = next((width for width in _WIDTHS if width <= max_length and error_at(width) is None), None)
+    min_length, max_length = lengths
+    widths = [width for width in _WIDTHS if min_length <= width <= max_length]
+    widest = next((width for width in widths or [max_length] if error_at(width) is None), None)
     if widest is None:
         return 1, max_length, None
-    narrowest, too_wide = 1 if widest <= _WIDTHS[0] else widest, max_length
+    narrowest, too_wide = 1 if widest <= max(_WIDTHS[0], min_length) else widest, max_length
     error = None if widest == too_wide else error_at(too_wide)
     if error is None:
         return narrowest, max_length, None
@@ -506,11 +510,11 @@ def _range_of_widths(
     return narrowest, widest, error
 
 
-def _lengths_too_short(subject: Subject, longest: int) -> dict[int, RunError]:
+def _lengths_too_short(subject: Subject, shortest: int, longest: int) -> dict[int, RunError]:
     """The lengths at which the model raises unbatched, with the errors, if these are all lengths below some length.
 
     Empty if all lengths run, if the longest raises too, or if the lengths that run are mixed with those that do not. An
-    answer that is not finite counts as an error. Of many lengths only some are tried.
+    answer that is not finite counts as an error. Of many lengths only some are tried, and none below `shortest`.
     """
     sampler = Sampler(subject.steps, seed=0)  # of its own, so that the sequences of the trials stay the same
 
@@ -523,11 +527,11 @@ def _lengths_too_short(subject: Subject, longest: int) -> dict[int, RunError]:
         return None if np.isfinite(answer.logits).all() else RunError("the answer is not finite")
 
     # If the longest raises too, the batch of one row is the cause.
-    if error_alone(1) is None or error_alone(longest) is not None:
+    if error_alone(shortest) is None or error_alone(longest) is not None:
         return {}
     # 1. Between `too_short`, which raises, and `accepted`, which runs: bisection, but first by doubling, since most
     #    such models need few steps, and long sequences take long
-    too_short, accepted = 1, longest
+    too_short, accepted = shortest, longest
     while accepted - too_short > 1:
         middle = (accepted + too_short) // 2
         if accepted == longest:
@@ -537,7 +541,9 @@ def _lengths_too_short(subject: Subject, longest: int) -> dict[int, RunError]:
         else:
             too_short = middle
     # 2. It is a limit if all shorter lengths raise, and all longer ones run, as far as these are tried
-    shorter_lengths = np.unique(np.linspace(1, too_short, min(too_short, MAX_UNBATCHED)).round().astype(int)).tolist()
+    shorter = range(shortest, too_short + 1)
+    evenly_spaced = np.linspace(shortest, too_short, min(len(shorter), MAX_UNBATCHED))
+    shorter_lengths = np.unique(evenly_spaced.round().astype(int)).tolist()
     errors = {length: error for length in shorter_lengths if (error := error_alone(length)) is not None}
     longer_lengths = range(accepted, min(accepted + MAX_UNBATCHED, longest + 1))
     is_limit = len(errors) == len(shorter_lengths) and all(error_alone(length) is None for length in longer_lengths)

@@ -61,12 +61,14 @@ def from_spec_target(target: SpecTarget, options: ExportOptions = PLAIN) -> Cand
     """The candidate of a model of the built-in architecture.
 
     Raises:
-        ConfigurationError: `max_length`, `multi_label` or `precision` contradicts the spec.
+        ConfigurationError: `min_length`, `max_length`, `multi_label` or `precision` contradicts the spec.
     """
     spec = target.spec
-    stated_length, spec_length = options.max_length, spec.input.max_length
-    if stated_length not in (None, spec_length):
-        raise ConfigurationError(f"--max-length {stated_length} contradicts input.max_length = {spec_length}")
+    for name in ("min_length", "max_length"):
+        stated_length, spec_length = getattr(options, name), getattr(spec.input, name)
+        if stated_length not in (None, spec_length):
+            flag = f"--{name.replace('_', '-')}"
+            raise ConfigurationError(f"{flag} {stated_length} contradicts input.{name} = {spec_length}")
     if options.multi_label and spec.output.task != "multi-label":
         raise ConfigurationError(f"--multi-label contradicts output.task = '{spec.output.task}'")
     if spec.model.kind == "rocket" and options.precision != "fp32":
@@ -125,7 +127,7 @@ def candidate_of(target: Target, options: ExportOptions, tell: Tell) -> Candidat
 
     settings: dict[str, Any] = {"seed": options.seed, "progress": options.progress}
     settings |= {"tolerance": options.tolerance or 0.0, "max_length": options.max_length or MAX_LENGTH}
-    report = None if target.blind else check_subject(target.subject, **settings)
+    report = None if target.blind else check_subject(target.subject, min_length=target.min_length, **settings)
     if report is not None and report.verdict != "leak":
         candidate = from_target(target, options, report=report)
         tell(Notice(NOTHING_TO_MEND))
@@ -152,7 +154,12 @@ def from_target(target: Target, options: ExportOptions = PLAIN, *, report: Repor
     max_length, tolerance, subject = options.max_length or MAX_LENGTH, options.tolerance or 0.0, target.subject
     if report is None:
         report = check_subject(
-            subject, max_length=max_length, tolerance=tolerance, seed=options.seed, progress=options.begin
+            subject,
+            min_length=target.min_length,
+            max_length=max_length,
+            tolerance=tolerance,
+            seed=options.seed,
+            progress=options.begin,
         )
     _require_sound(report, target)
     # Run a small batch, to see what the outputs are: its sequences are among the shortest that the model takes

@@ -54,7 +54,7 @@ _OUTPUTS: Final = ("rows fixed", "rows time", "rows time fixed", "rows fixed tim
 """The kinds of dims that an output may have, in order."""
 
 
-def mend(graph: ModelProto, names: GraphNames, steps: StepInput, *, max_length: int) -> Mended:
+def mend(graph: ModelProto, names: GraphNames, steps: StepInput, *, max_length: int, min_length: int = 1) -> Mended:
     """Rewrites a graph of opset 11 or later so that padding cannot reach an answer; `proof` shows whether it does.
 
     The mend begins again each time it finds that the original accepts fewer lengths, or that a mask that hides steps by
@@ -65,11 +65,12 @@ def mend(graph: ModelProto, names: GraphNames, steps: StepInput, *, max_length: 
         names: The names of its inputs and outputs.
         steps: What a step of its sequences is: a token, or features.
         max_length: The longest sequence; longer ones may be accepted, too.
+        min_length: The shortest one, which the original is asked for.
 
     Raises:
         UnmendableError: An operator cannot be mended; the error names it, with the reason.
     """
-    shortest, longest = 1, max(max_length, _MIN_LENGTHS)
+    shortest, longest = min_length, max(max_length, min_length - 1 + _MIN_LENGTHS)
     opened_masks: dict[str, float] = {}
     while True:
         try:

@@ -124,7 +124,7 @@ def mend_target(
     try:
         # What the original accepts, and whether it answers the same twice.
         say("the widths that the original accepts")
-        limits = WidthLimits.of(target.subject, Sampler(target.steps, seed), max_length)
+        limits = WidthLimits.of(target.subject, Sampler(target.steps, seed), max_length, target.min_length)
         shortest, longest = limits.sizes.shortest, limits.widest
         steadiness = Steadiness(target.subject, limits.sizes, ROUNDING + tolerance)
         steadiness.require()
@@ -135,12 +135,13 @@ def mend_target(
         else:
             _require_later_steps(target, shortest, longest, seed, advice_for_keras(graph))
         say("mending the graph")
-        mended = mend(graph, _named(target.names), target.steps, max_length=longest)
+        mended = mend(graph, _named(target.names), target.steps, min_length=shortest, max_length=longest)
     except UnmendableError as error:
         return ProvedMend(FixProposal(False, error.reason, **_shown(error.operator, error.location, origins)), target)
     except LengthwiseError as error:
         # The check's reason is better: if the original runs at one width only, for example, tracing fails, too.
-        report = check_subject(target.subject, max_length=max_length, tolerance=tolerance, seed=seed, progress=say)
+        settings: dict[str, Any] = {"tolerance": tolerance, "seed": seed, "progress": say}
+        report = check_subject(target.subject, min_length=target.min_length, max_length=max_length, **settings)
         return ProvedMend(FixProposal(False, report.reason if report.verdict == "uncheckable" else str(error)), target)
     # The changes with the names and lines of the user's code
     changes = (replace(change, **_shown(change.operator, change.location, origins)) for change in mended.changes)

@@ -210,7 +210,7 @@ def threads_of_check(subject: Subject) -> AbstractContextManager[None]:
 
 
 # Options that several kinds of targets take
-_STEP: Final = frozenset({"features", "vocabulary", "classes", "labels"})
+_STEP: Final = frozenset({"features", "vocabulary", "classes", "labels", "min_length"})
 _AXES: Final = frozenset({"time_first", "channels_first", "second"})
 _KINDS: Final[dict[TargetKind, tuple[str, frozenset[str]]]] = {
     "spec": ("spec of the built-in architecture", _STEP | {"checkpoint"}),

@@ -85,7 +85,13 @@ def read(
                 target = torch_targets.read_spec(text, options)
             else:
                 target = torch_targets.read_checkpoint(text, options)
-    return dataclasses.replace(target, is_object=is_object)
+    return _asked_from(dataclasses.replace(target, is_object=is_object), options.min_length or 1)
+
+
+def _asked_from(target: Target, min_length: int) -> Target:
+    """A target that is asked for sequences of at least so many steps, however it is called."""
+    without_lengths = target.without_lengths and _asked_from(target.without_lengths, min_length)
+    return dataclasses.replace(target, min_length=max(target.min_length, min_length), without_lengths=without_lengths)
 
 
 def name_of(source: object) -> str:

@@ -215,6 +215,7 @@ def target_of_spec(text: str, options: TargetOptions, spec: Spec, weights: Path 
         names=GraphNames(sequences=steps.kind),
         notices=tuple(notices),
         checkpoint=weights,
+        min_length=spec.input.min_length,
         training=trained.TrainingRecord() if weights is None else trained.read_record(weights),
         padding=spec.input.padding,
         spec=spec,

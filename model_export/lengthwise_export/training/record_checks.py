@@ -12,6 +12,7 @@ from lengthwise.datasets.dataset import BadRecord, Record, valid_records
 from lengthwise.datasets.record_fields import label_mismatch, unknown_labels
 from lengthwise.decoding.calls import ADVICE_ON_TAILS, first_fault, is_tail
 from lengthwise.errors import ConfigurationError
+from lengthwise.wrong_values import counted
 from lengthwise_export.architecture.spec import Spec
 
 
@@ -48,6 +49,10 @@ def why_unfit(record: Record, spec: Spec) -> str | None:
         if is_tail(steps, index):
             cure = f"from step {index} on there is none: {ADVICE_ON_TAILS}"
         return f"a value is missing (NaN), and input.missing = 'refuse'; {cure}"
+    if len(steps) < step_spec.min_length:
+        return (
+            f"{counted(len(steps), 'step')}, and input.min_length = {step_spec.min_length}; leave it out, or lower that"
+        )
     if len(steps) > step_spec.max_length and step_spec.long == "reject":
         return f"{len(steps)} steps, and input.max_length = {step_spec.max_length}; raise it, or set input.long"
     if record.label is None:
