@@ -25,6 +25,7 @@ import onnx
 import onnx_ir as ir
 import torch
 from onnxscript import optimizer
+from onnxscript.rewriter.pattern import RewriteRule
 from onnxscript.values import TracedOnnxFunction
 from torch import fx, nn
 from torch.export import ExportedProgram
@@ -58,6 +59,21 @@ _DOMAIN_ALONE: Final = property(lambda function: SimpleNamespace(domain=function
 It asks 500 functions for their form, for its registry; the source of each is parsed for that, which takes longer than
 the translation of a small module.
 """
+
+_TRY_EVERYWHERE: Final = RewriteRule.try_rewrite
+
+
+def _try_at_its_operator(rule: RewriteRule, model: ir.Model, graph: ir.Graph, node: ir.Node, **options: Any) -> Any:
+    """Stands for `RewriteRule.try_rewrite`, which begins a match of every rule at every node.
+
+    Nearly all of these end at once, as the operator is another one; without them, onnxscript's optimizer takes a third
+    of the time. Returns what replaces the node, or None.
+    """
+    operator = rule._target_pattern.output_nodes[0].op_identifier()  # None: any
+    return (
+        None if operator not in (None, node.op_identifier()) else _TRY_EVERYWHERE(rule, model, graph, node, **options)
+    )
+
 
 _RECURRENT: Final = frozenset({"LSTM", "GRU", "RNN"})
 _LENGTHS_INPUT: Final = 4  # the index of `sequence_lens` among the inputs of a recurrent node
@@ -119,7 +135,11 @@ def _translated(program: ExportedProgram, opset: int) -> ir.Model:
     Raises:
         ExportError: An operator has no translation; the message names it, its line, and what to write instead.
     """
-    with quiet(), replaced((TracedOnnxFunction, "function_ir", _DOMAIN_ALONE)):
+    faster = (
+        (TracedOnnxFunction, "function_ir", _DOMAIN_ALONE),
+        (RewriteRule, "try_rewrite", _try_at_its_operator),
+    )
+    with quiet(), replaced(*faster):
         try:
             exported = torch.onnx.export(
                 program,
