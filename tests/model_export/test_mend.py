@@ -130,10 +130,17 @@ CASES: dict[str, str] = {
     "GlobalAveragePool": TO_CHANNELS + "y = GlobalAveragePool (c)\n z = Flatten (y)\n logits = MatMul (z, W)",
     "GlobalMaxPool": TO_CHANNELS + "y = GlobalMaxPool (c)\n z = Squeeze (y, v2)\n logits = MatMul (z, W)",
     "GlobalLpPool": TO_CHANNELS + "y = GlobalLpPool (c)\n z = Squeeze (y, v2)\n logits = MatMul (z, W)",
-    "Resize": TO_CHANNELS + 'y = Resize <mode = "nearest", coordinate_transformation_mode = "asymmetric", '
-    'nearest_mode = "floor"> (c, , s112)\n k = Conv <pads = [2, 2]> (y, K5)\n'
-    "z = ReduceMax <axes = [2], keepdims = 0> (k)\n"
-    "logits = Identity (z)",
+    **{
+        f"Resize {where} {rounding}": TO_CHANNELS + 'y = Resize <mode = "nearest", coordinate_transformation_mode = '
+        f'"{where}", nearest_mode = "{rounding}"> (c, , s112)\n k = Conv <pads = [2, 2]> (y, K5)\n'
+        "z = ReduceMax <axes = [2], keepdims = 0> (k)\n"
+        "logits = Identity (z)"
+        for where, rounding in (
+            ("asymmetric", "floor"),
+            ("half_pixel", "round_prefer_floor"),
+            ("half_pixel", "round_prefer_ceil"),
+        )
+    },
     "BatchNormalization": TO_CHANNELS + "y = BatchNormalization (c, scale4, bias4, bias4, var4)\n r = Relu (y)\n"
     "k = Conv <pads = [1, 1]> (r, K3)\n z = ReduceMean <axes = [2], keepdims = 0> (k)\n logits = Identity (z)",
     "InstanceNormalization": TO_CHANNELS + "y = InstanceNormalization (c, scale4, bias4)\n r = Relu (y)\n"

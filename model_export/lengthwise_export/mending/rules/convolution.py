@@ -321,23 +321,36 @@ def _averaged(mender: Mender, masked: DataTensor, windows: list[Window]) -> str:
 
 _UNKNOWN: Final = 0.5  # the factor of a Resize that is not constant: no whole number, so `_resize` refuses it
 
+_REPEATING: Final = frozenset(
+    {
+        ("asymmetric", "floor"),  # F.interpolate(mode="nearest")
+        ("half_pixel", "round_prefer_floor"),  # mode="nearest-exact", and an Upsample of opset 9
+        ("half_pixel", "round_prefer_ceil"),
+    }
+)
+"""How a Resize to a whole multiple finds the step that it repeats: by transformation and rounding.
+
+From the middle of a step, it is never half a step to two others, so both roundings are the same.
+"""
+
 
 @rule("Resize")
 def _resize(mender: Mender, value: DataTensor) -> DataTensor:
     """Mends a change of the number of steps by a factor.
 
-    1. The axes of time keep their size, or each step is repeated a whole number of times (nearest, asymmetric, floor):
-       the node runs with scales in the place of sizes, so that a row's padding is repeated after its own steps.
+    1. The axes of time keep their size, or each step is repeated a whole number of times (`_REPEATING`): the node runs
+       with scales in the place of sizes, so that a row's padding is repeated after its own steps.
     2. Else steps are interpolated by a ratio of widths, which differs from that of lengths: refused.
     """
     factors = _resize_factors(mender, value)
     times = [axis for axis, group in enumerate(value.groups) if any(not size.fixed for size in group)]
-    repeats_steps = mender.attribute("mode", "nearest") == "nearest" and (
-        mender.attribute("coordinate_transformation_mode", "half_pixel") == "asymmetric"
-        and mender.attribute("nearest_mode", "round_prefer_floor") == "floor"
+    how = (
+        mender.attribute("coordinate_transformation_mode", "half_pixel"),
+        mender.attribute("nearest_mode", "round_prefer_floor"),
     )
+    repeats_steps = mender.attribute("mode", "nearest") == "nearest" and how in _REPEATING
     if not repeats_steps or not value.has_original_axes or any(factors[axis] % 1 for axis in times):
-        supported = "only repeating each step (nearest, asymmetric, floor, by a whole number) can be mended"
+        supported = "only repeating each step (nearest, by a whole number) can be mended"
         mender.refuse(f"resamples the steps to another number of steps: {supported}")
     mender.refuse_rows(*(group for axis, group in enumerate(value.groups) if factors[axis] != 1))
     scales = mender.writer.constant(np.array(factors, dtype=np.float32))
