@@ -72,7 +72,23 @@ def merged(k: Any, x: Any) -> Any:
     return k.GRU(4)(k.Concatenate()([kind()([k.Dense(4)(x), k.Dense(4)(x)]) for kind in kinds]))
 
 
+def counting() -> Any:
+    """A layer that counts its calls in a weight, and passes its input on."""
+
+    class Counting(layers().Layer):  # type: ignore[misc]  # Keras is imported when a test runs
+        def build(self, shape: Any) -> None:
+            self.supports_masking = True
+            self.calls = self.add_weight(shape=(), initializer="zeros", trainable=False)
+
+        def call(self, inputs: Any, mask: Any = None) -> Any:
+            self.calls.assign_add(1.0)
+            return inputs
+
+    return Counting()
+
+
 SOUND: dict[str, Callable[[], Any]] = {
+    "a layer that counts its calls": masked(lambda k: [counting(), k.LSTM(5)]),
     **{
         f"LSTM {name}": masked(lambda k, name=name: [k.LSTM(5, activation=name)])
         for name in ("tanh", "relu", "linear", "hard_sigmoid", "elu", "softsign", "softplus", "leaky_relu")

@@ -181,7 +181,34 @@ def _exported(call: _Call, width: int, lines: Lines) -> tuple[ExportedProgram, l
             text = error_text(error)
             known = next((said for part, said in _SAID_INSTEAD.items() if part in text), text)
             raise TraceError(location_of(error), known) from error
+    _drop_unread_writes(program)
     return program, trace.outputs
+
+
+def _drop_unread_writes(program: ExportedProgram) -> None:
+    """Removes writes into weights that nothing of the call reads afterwards, as of a Keras layer that counts its calls.
+
+    In torch's program a weight of Keras is a constant, into which nothing can be written. What a later call would read
+    has been looked for before: its answer would not be steady.
+    """
+    place = {node: index for index, node in enumerate(program.graph.nodes)}
+
+    def views_of(weight: Any) -> Iterator[Any]:
+        """A weight, and the nodes that give it in another form, which is often itself."""
+        yield weight
+        for user in weight.users:
+            if user.target in (torch.ops.aten.to.dtype_layout, torch.ops.aten.to.dtype):
+                yield from views_of(user)
+
+    for write in [node for node in place if node.target is torch.ops.aten.copy_.default and not node.users]:
+        weight = write.args[0]
+        while weight.op == "call_function" and weight.target is torch.ops.aten.to.dtype_layout:
+            weight = weight.args[0]
+        if weight.op == "placeholder" and all(
+            place[user] <= place[write] for view in views_of(weight) for user in view.users
+        ):
+            program.graph.erase_node(write)
+    program.graph_module.recompile()
 
 
 @contextlib.contextmanager
