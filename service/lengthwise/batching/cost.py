@@ -53,7 +53,8 @@ class Column(NamedTuple):
     cheapest_rows: list[int]  # `cheapest_rows[n]`: the number of rows, at most n, with the fewest seconds a row
     enough_rows: int  # the smallest number of rows whose seconds a row are within 5 % of the lowest
     least_row_seconds: float  # the lowest seconds a row of any number of rows
-    balanced_rows: int  # the power of two in the middle, on a log scale, of the rows within these 5 %: see `plan`
+    last_enough_rows: int  # the largest number of rows within these 5 %
+    balanced_rows: int  # the power of two in the middle of both, on a log scale: see `composition`
 
     @classmethod
     def of(cls, seconds: NDArray[np.float64]) -> Column:
@@ -71,6 +72,7 @@ class Column(NamedTuple):
             [0, *cheapest.tolist()],
             int(cheap[0]),
             float(lowest[-1]),
+            int(cheap[-1]),
             balanced,
         )
 

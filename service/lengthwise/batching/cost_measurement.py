@@ -34,9 +34,11 @@ _MOST_WRONG: Final = 8.0  # a stored time may be so many times too long or too s
 _ROUNDS: Final = 5  # in the budget of time, all shapes of a processor can run so many times: no further shape runs then
 _WIDEST_SHARE: Final = 0.4  # most that one shape may take of such a round
 # The padding cost: by batches of so many rows, as usual, in so many turns, while these take this part of the budget.
-# One run takes at most a small part. The longest row is so many times as long as the shortest. From `_COMPUTED` on,
-# which may be noise, the cost is 1.
-_MIXED_ROWS, _MIXED_ROUNDS, _MIXED_SHARE, _MIXED_RUNS, _MIXED_RATIO, _COMPUTED = 16, 8, 5, 80, 16, 0.9
+# One run takes at most a small part. The longest row is so many times as long as the shortest.
+_MIXED_ROWS, _MIXED_ROUNDS, _MIXED_SHARE, _MIXED_RUNS, _MIXED_RATIO = 16, 8, 5, 80, 16
+# Below and from these the cost is 0 and 1: on a busy machine as much is noise, and where padding costs so little, what
+# batches by length save is less than what their fewer rows cost
+_SKIPPED, _COMPUTED = 0.05, 0.9
 
 # Standard deviations of logs around the mean, and by how many doublings apart shapes are still alike (to 1 / e)
 _OFF_BY_ROWS, _ALIKE_ROWS = 0.5, 12.0
@@ -185,8 +187,8 @@ def _padding_cost(
 
     Three batches run in turns: a *full* one, whose lengths are all the width; a *mixed* one of the same shape, whose
     lengths grow by an equal factor from row to row, so that two thirds of its steps are padding; and a full one of
-    fewer rows, with about as many valid steps as the mixed one. If padding were skipped, the second would take as long
-    as the third; if it were computed, as long as the first. The cost is where it lies between the two. The width is the
+    fewer rows, with as many valid steps as the mixed one. If padding were skipped, the second would take as long as the
+    third; if it were computed, as long as the first. The cost is where it lies between the two. The width is the
     largest with which a run takes a small part of `budget_seconds`. 1 if no lengths can be mixed.
     """
     rows, end = min(_MIXED_ROWS, int(table.rows[-1])), table.clock() + budget_seconds / _MIXED_SHARE
@@ -195,9 +197,13 @@ def _padding_cost(
         return 1.0
     most_seconds = budget_seconds / _MIXED_RUNS
     width = max((width for width in usable if table.seconds_of(rows, width) <= most_seconds), default=usable[0])
-    mixed = np.geomspace(width, max(width / _MIXED_RATIO, shortest), rows).astype(int).tolist()
-    valid_steps = sum(mixed)
-    batches = ([width] * rows, mixed, [width] * max(1, round(valid_steps / width)))
+    mixed = np.geomspace(width, max(width / _MIXED_RATIO, shortest), rows).astype(int)
+    full_rows = max(1, round(mixed.sum() / width))
+    # The longer half, but for the longest, takes what is left to the steps of whole rows
+    longer = mixed[1 : rows // 2 + 1]
+    longer += np.diff(np.linspace(0, full_rows * width - mixed.sum(), len(longer) + 1).round().astype(int))
+    mixed, valid_steps = mixed.clip(shortest, width), int(mixed.clip(shortest, width).sum())
+    batches = ([width] * rows, mixed.tolist(), [width] * full_rows)
     fastest = [math.inf] * len(batches)
     for _ in range(_MIXED_ROUNDS):
         for batch, lengths in enumerate(batches):
@@ -207,10 +213,10 @@ def _padding_cost(
         if table.clock() > end:
             break
     computed, seconds, skipped = fastest
-    # The third has a little more or fewer valid steps than the second: corrected by the table, which skips padding here
-    skipped *= table.seconds_of(rows, width, valid_steps) / table.seconds_of(len(batches[-1]), width)
+    # Of few rows the third may have more or fewer steps: corrected by the table, which skips padding here
+    skipped *= table.seconds_of(rows, width, valid_steps) / table.seconds_of(full_rows, width)
     padding_cost = float(np.clip((seconds - skipped) / max(computed - skipped, SHORTEST_SECONDS), 0.0, 1.0))
-    return padding_cost if padding_cost < _COMPUTED else 1.0
+    return 0.0 if padding_cost < _SKIPPED else 1.0 if padding_cost >= _COMPUTED else padding_cost
 
 
 class _Prediction(NamedTuple):

@@ -114,6 +114,9 @@ class PendingSequences:
         self.work = 0.0  # predicted seconds of all plans by length so far; `plan` adds them
         self.by_length = False  # whether batches by length pay; compared by `composition`
         self.plans_until_comparison = 0  # of the two orders
+        self.arrival_rows = (
+            0  # of the last batch in order of arrival, as far as the processor decides; by `composition`
+        )
         self.narrow_part = 0  # the widest of those that run in turn with wider ones, or 0; set by `plan`
         self.class_tops: list[int] = []  # the widest of each class, ascending, as `classes` found them
         self._divided_at = (0, 0)  # the numbers of arrivals and of waiting sequences then
