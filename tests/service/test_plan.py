@@ -225,12 +225,26 @@ XEON = {1: 12.9, 2: 10.3, 4: 7.40, 6: 6.84, 8: 7.39, 12: 6.68, 16: 6.74, 24: 6.5
 FAMILY_25 = {1: 9.1, 2: 6.6, 4: 4.9, 6: 4.4, 8: 4.2, 12: 4.15, 16: 3.98, 24: 4.3, 32: 4.4, 48: 4.6, 64: 4.8}
 
 
-@pytest.mark.parametrize(("a_row", "best"), [(XEON, 32), (FAMILY_25, 16)], ids=["Xeon", "family 25"])
+@pytest.mark.parametrize(("a_row", "best"), [(XEON, 64), (FAMILY_25, 16)], ids=["Xeon", "family 25"])
 def test_in_order_of_arrival_a_batch_has_as_many_rows_as_are_cheap_here(a_row: dict[int, float], best: int):
     cost = saturating_table(*a_row.values(), rows=(*a_row,))
     lengths = np.clip(LENGTHS["lognormal"](np.random.default_rng(0), 256), 4, LONGEST).astype(int).tolist()
     pool, _ = pool_of([Spec(length) for length in lengths])
     assert {len(plan(pool, cost, BatchLimits(padded_steps=65_536), now=0.0)) for _ in range(4)} == {best}
+
+
+def test_batches_in_order_of_arrival_keep_their_size_where_the_cheap_rows_move_a_little():
+    steady = {1: 2.0, 2: 1.4, 4: 1.0, 8: 1.0, 16: 1.0, 32: 1.0, 64: 1.06}
+    each = np.stack([np.array([*steady.values()]), np.array([*(steady | {64: 1.04}).values()])], axis=1)
+    seconds = np.array([*steady])[:, None] * each * 1e-6 * [60, 64]
+    cost, pool = CostTable([*steady], [60, 64], seconds, padding_cost=0.0), PendingSequences()
+    assert [cost.column(width, 64).balanced_rows for width in (60, 64)] == [32, 64]
+    sizes = []
+    for width in (60, 64) * 4:
+        for _ in range(128 - len(pool)):
+            pool.add(WaitingSequence(width))
+        sizes.append(len(plan(pool, cost, BatchLimits(), now=0.0)))
+    assert sizes == [32] * 8
 
 
 @given(
@@ -247,11 +261,11 @@ def test_where_a_row_costs_its_steps_part_of_those_that_wait_run_in_order(
 ):
     pool, places = pool_of([Spec(length) for length in lengths])
     limits, cost = BatchLimits(rows, padded_steps, seconds, share=share), saturating_table()
-    middle = 2 ** round(math.log2(min(4, rows) * rows) / 2)
+    most_cheap = 2 ** int(math.log2(rows))
 
     def allowed(of_width: list[int]) -> bool:
         steps = (len(of_width), max(of_width), sum(of_width))
-        most = min(rows, max(4, min(middle, math.ceil(share * waiting))))
+        most = min(rows, max(4, min(most_cheap, math.ceil(share * waiting))))
         return len(of_width) <= most and steps[0] * steps[1] <= padded_steps and cost.predict(*steps) <= seconds
 
     ran = 0

@@ -5,9 +5,9 @@ Two batches are compared, by the cost table:
 - *In order of arrival*: the anchor and the most urgent others. Where the queue is cut does not change the order of
   answers. Small batches answer sooner, large ones save work between batches, which the cost table does not contain. By
   the table neither matters over a range of rows: from where a row is about as cheap as it can be, to where the
-  processor's caches are full. A batch has the rows in the middle of this range, a power of two: callers are often as
-  many, and the remainder would be a batch of its own. It keeps that number while it is in the range: the ends of the
-  range move with the widths that wait, and batches of changing sizes would let some wait for two large ones.
+  processor's caches are full. A batch has the most rows of this range, a power of two: callers are often as many, and
+  the remainder would be a batch of its own. It keeps about that number: the range moves with the widths that wait and
+  with the noise of the table, and batches of changing sizes let some wait for two large ones.
 - *By length*: the anchor's part of a cheapest partition of the most urgent. If the cost does not fall with the width,
   some cheapest partition is contiguous in order of width. So a dynamic program finds one: `best[i] = min over j < i of
   best[j] + seconds(rows between j and i, width of i)`, as TurboTransformers (Fang et al., PPoPP 2021) divides a queue.
@@ -123,7 +123,7 @@ def _arrival_batch(
     # 1. How many rows: one runner's share of the queue, but at least those that are enough, and no more than pay.
     near = [anchor, *islice(pending.company(anchor), limits.rows - 1)]
     column = cost.column(sum([waiting.width for waiting in near]) // len(near), limits.rows)
-    if not column.enough_rows <= pending.arrival_rows <= column.last_enough_rows:
+    if not column.balanced_rows <= 2 * pending.arrival_rows <= 4 * column.balanced_rows:
         pending.arrival_rows = column.balanced_rows
     useful_rows = max(column.enough_rows, min(math.ceil(limits.share * len(pending)), pending.arrival_rows))
     # 2. Add the most urgent ones; of each prefix, note its rows, width, valid steps and allowed seconds.

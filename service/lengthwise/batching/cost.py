@@ -34,6 +34,7 @@ _FEW_BATCHES: Final = 10  # regularisation: after N batches, this over N is adde
 _MAX_OVERHEAD: Final = 0.25  # as a share of the mean batch's seconds
 _OVERHEAD_SHRINKAGE: Final = 0.5  # the part of the estimate that is used: batches that are too large cost most
 NEARLY_BEST: Final = 1.05  # a row that costs at most so many times the cheapest counts as cheapest
+MOST_BALANCED: Final = 64  # of more rows in order of arrival, the first wait for the last, and nothing is saved
 # A device, where one row costs nearly what all cost, is told from a processor, where further rows cost time: of the
 # widest that wait, a row alone costs as much as 64 or more in a full batch there (`benchmarks.devices`), and with 400
 # steps 1.9 times as much at most on a processor (the models of `benchmarks.planning`).
@@ -53,8 +54,7 @@ class Column(NamedTuple):
     cheapest_rows: list[int]  # `cheapest_rows[n]`: the number of rows, at most n, with the fewest seconds a row
     enough_rows: int  # the smallest number of rows whose seconds a row are within 5 % of the lowest
     least_row_seconds: float  # the lowest seconds a row of any number of rows
-    last_enough_rows: int  # the largest number of rows within these 5 %
-    balanced_rows: int  # the power of two in the middle of both, on a log scale: see `composition`
+    balanced_rows: int  # the largest power of two within these 5 %, but at most `MOST_BALANCED`: see `composition`
 
     @classmethod
     def of(cls, seconds: NDArray[np.float64]) -> Column:
@@ -64,7 +64,7 @@ class Column(NamedTuple):
         lowest = np.minimum.accumulate(row_seconds)
         cheapest = np.maximum.accumulate(np.where(row_seconds <= lowest, counts, 0))
         cheap = counts[row_seconds <= NEARLY_BEST * lowest[-1]]
-        balanced = 2 ** round(math.log2(cheap[0] * cheap[-1]) / 2)  # near the geometric mean
+        balanced = max(int(cheap[0]), min(2 ** int(math.log2(cheap[-1])), MOST_BALANCED))
         added = np.diff(seconds, prepend=0.0, append=seconds[-1])
         return cls(
             [0.0, *seconds.tolist()],
@@ -72,7 +72,6 @@ class Column(NamedTuple):
             [0, *cheapest.tolist()],
             int(cheap[0]),
             float(lowest[-1]),
-            int(cheap[-1]),
             balanced,
         )
 
