@@ -94,7 +94,7 @@ def opened(graph: ModelProto | bytes, instruction_set: str | None = None, number
         data = fused
     recurrent_kernels.choose(instruction_set, numbers)
     recurrent_kernels.register(options, numbers)
-    if b"packed" in data:  # `fusion` has packed its steps
+    if numbers == "int8" and b"packed" in data:  # `fusion` has packed its steps
         recurrent_kernels.register(options)
     session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     recurrent_kernels.choose(SETS[numbers][0], numbers)  # the next session has the best one

@@ -24,14 +24,14 @@
 #define LARGEST_WEIGHT 63 /* 7 bits; see above */
 #define MOST_INPUTS 131072
 #define SMALLEST_INPUT 1e-30f /* a step whose inputs are all smaller counts as zeros: 127 / 1e-30 is still finite */
+#define LARGEST_STATE (1.0f + 0.25f / 127.0f) /* a state is at most 1, and its cell rounds */
 /* Added to a float of at most 127 it leaves that, rounded, in the lowest byte, with 127 added: 1.5 * 2^23 + 127. */
 #define ROUNDING 12583039.0f
 
 #include "_library.h"
 
-/* The inputs: those of ONNX's LSTM and GRU, with the units of the weights behind them, and without initial states. Weights
- * of inputs are floats `[directions, gates * hidden, inputs]` without units, or bytes `[directions * gates * hidden, inputs]`
- * with them. */
+/* The inputs: those of ONNX's LSTM and GRU, with the units of the weights behind them. Weights of inputs are floats
+ * `[directions, gates * hidden, inputs]` without units, or bytes `[directions * gates * hidden, inputs]` with them. */
 enum { X, W, W_SCALES, R, R_SCALES, B, LENGTHS, INITIAL_H, INITIAL_C };
 
 struct Layer;
@@ -45,6 +45,7 @@ struct Cells {
     void (*float_input)(const struct Layer *, const struct Direction *, long, const float *const *, float *);
     void (*byte_input)(const struct Layer *, const struct Direction *, long, const float *const *, uint8_t *, float *, void *,
                        float *);
+    int (*state)(const float *, long, uint8_t *);
     void (*step)(const struct Layer *, const struct Direction *, long, int, const uint8_t *, const float *, void *,
                  float *const *, float *const *, uint8_t *, uint8_t *);
     void (*matrix)(const struct Matrix *, long, const float *, uint8_t *, void *, float *);
@@ -102,7 +103,8 @@ struct Matrix {
 #include "_integer_cells.h"
 
 #define CELLS(set, groups) \
-    &(const struct Cells){#set, LANES_##set, groups, float_input_##set, byte_input_##set, step_##set, matrix_##set}
+    &(const struct Cells){#set, LANES_##set, groups, float_input_##set, byte_input_##set, round_state_##set, \
+                            step_##set, matrix_##set}
 static const struct Cells *const KNOWN[] = { /* the last two run everywhere */
 #if defined(__x86_64__)
 #if AMX_COMPILES
@@ -236,24 +238,34 @@ static void multiply_inputs(struct Run *run, long count, const float *const *inp
         for (long j = 0; units[i] != units[i] && j < layer->given; j++) run->given[i * layer->given + j] = NAN;
 }
 
+/* Rounds a row's first state, as a step does what it gives; zeros where the node has none. Returns whether it is no state:
+ * one has numbers from -1 to 1. */
+static int begin_row(const struct Run *run, long row, uint8_t *to)
+{
+    const struct Layer *layer = run->layer;
+    if (run->batch->initial_h)
+        return layer->cells->state(run->batch->initial_h + (run->d * run->batch->rows + row) * layer->hidden, layer->hidden, to);
+    memset(to, 127, layer->width);
+    return 0;
+}
+
 static void run_step(struct Run *run)
 {
     const struct Layer *layer = run->layer;
+    const int is_first = run->step == 0 && !run->batch->initial_h; /* no state is before it */
     float *memory[MOST_LANES], *out[MOST_LANES];
     for (long lane = 0; lane < run->active; lane++) {
         struct Place *place = &run->runs[lane];
         float *of_lane = run->of_step + lane * layer->given;
-        if (advance(run, lane, place)) {
-            run->poisoned[lane] = 0;
-            memset(run->before + lane * layer->width, 127, layer->width);
-        }
+        if (advance(run, lane, place))
+            run->poisoned[lane] = begin_row(run, place->row, run->before + lane * layer->width);
         memory[lane] = run->memory + place->row * layer->width;
         out[lane] = output_at(run, place->row, place->step);
         /* A state that is not a number has no byte: it makes all of the row's next step so. */
         for (long j = 0; run->poisoned[lane] && j < layer->given; j++) of_lane[j] = NAN;
     }
-    layer->cells->step(layer, &layer->directions[run->d], run->active, run->step == 0, run->before, run->of_step,
-                       run->products, memory, out, run->after, run->poisoned);
+    layer->cells->step(layer, &layer->directions[run->d], run->active, is_first, run->before, run->of_step, run->products,
+                       memory, out, run->after, run->poisoned);
     uint8_t *swapped = run->before;
     run->before = run->after;
     run->after = swapped;
@@ -319,8 +331,8 @@ static OrtStatus *compute_matrix(void *kernel, OrtKernelContext *context)
 }
 
 static struct Operator OPERATORS[] = {
-    {.name = "LSTM", .inputs = "faFbfFI", .outputs = "FFF", .create = create, .compute = compute, .destroy = destroy, .gates = 4},
-    {.name = "GRU", .inputs = "faFbfFI", .outputs = "FF", .create = create, .compute = compute, .destroy = destroy, .gates = 3},
+    {.name = "LSTM", .inputs = "faFbfFIFF", .outputs = "FFF", .create = create, .compute = compute, .destroy = destroy, .gates = 4},
+    {.name = "GRU", .inputs = "faFbfFIF", .outputs = "FF", .create = create, .compute = compute, .destroy = destroy, .gates = 3},
     {.name = "MatMul", .inputs = "fbf", .outputs = "f", .create = create_matrix, .compute = compute_matrix,
      .destroy = destroy_matrix},
     {.name = NULL},

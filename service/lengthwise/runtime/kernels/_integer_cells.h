@@ -147,10 +147,8 @@ static __attribute__((noinline)) TARGET void NAMED(multiply)(int gates, long cou
     }
 }
 
-/* Rounds one step's inputs to bytes, in units of the largest of them over 127. Returns that unit; NaN where an input
- * is not finite.
- */
-static TARGET float NAMED(round_inputs)(const float *from, long size, uint8_t *to)
+/* The largest magnitude of some numbers; infinite or NaN where one of them is. */
+static TARGET float NAMED(largest)(const float *from, long size)
 {
     Integers largest = {0};
     long k = 0;
@@ -160,24 +158,46 @@ static TARGET float NAMED(round_inputs)(const float *from, long size, uint8_t *t
         largest = LARGER_INTEGER(largest, magnitude);
     }
     for (int i = 0; i < LANES; i++) top = largest[i] > top ? largest[i] : top;
-    for (long tail = k; tail < size; tail++) {
+    for (; k < size; k++) {
         int32_t magnitude;
-        memcpy(&magnitude, from + tail, sizeof magnitude);
+        memcpy(&magnitude, from + k, sizeof magnitude);
         magnitude &= 0x7fffffff;
         top = magnitude > top ? magnitude : top;
     }
     float most;
     memcpy(&most, &top, sizeof most);
-    if (!(most <= FLT_MAX)) return NAN;
-    const float inverse = most < SMALLEST_INPUT ? 0.0f : 127.0f / most;
-    for (k = 0; k + LANES <= size; k += LANES)
-        STORE_BYTES(to + k, FUSED(NAMED(load)(from + k), NAMED(all)(inverse), NAMED(all)(ROUNDING)));
+    return most;
+}
+
+/* Rounds numbers, times a factor, to bytes; those of the last vector that no number fills are of zero. */
+static TARGET void NAMED(round_numbers)(const float *from, long size, float factor, uint8_t *to)
+{
+    long k = 0;
+    for (; k + LANES <= size; k += LANES)
+        STORE_BYTES(to + k, FUSED(NAMED(load)(from + k), NAMED(all)(factor), NAMED(all)(ROUNDING)));
     if (k < size) {
         float rest[LANES] = {0};
         memcpy(rest, from + k, (size - k) * sizeof *rest);
-        STORE_BYTES(to + k, FUSED(NAMED(load)(rest), NAMED(all)(inverse), NAMED(all)(ROUNDING)));
+        STORE_BYTES(to + k, FUSED(NAMED(load)(rest), NAMED(all)(factor), NAMED(all)(ROUNDING)));
     }
+}
+
+/* Rounds one step's inputs to bytes, in units of the largest of them over 127. Returns that unit; NaN where an input
+ * is not finite.
+ */
+static TARGET float NAMED(round_inputs)(const float *from, long size, uint8_t *to)
+{
+    const float most = NAMED(largest)(from, size);
+    if (!(most <= FLT_MAX)) return NAN;
+    NAMED(round_numbers)(from, size, most < SMALLEST_INPUT ? 0.0f : 127.0f / most, to);
     return most < SMALLEST_INPUT ? 0.0f : most / 127.0f;
+}
+
+/* Rounds a state to bytes, in units of 1/127. Returns whether one of its numbers is none that a state can have. */
+static TARGET int NAMED(round_state)(const float *from, long size, uint8_t *to)
+{
+    NAMED(round_numbers)(from, size, 127.0f, to);
+    return !(NAMED(largest)(from, size) <= LARGEST_STATE);
 }
 
 /* As `float_input`, in integers: (sum * unit of the input) * unit of the weight + bias. `bytes` and `units` are room. */

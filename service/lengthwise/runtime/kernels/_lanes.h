@@ -212,15 +212,19 @@ static void give(float *all, long place, const float *state, long hidden)
     else if (all && state != all + place) memcpy(all + place, state, hidden * sizeof *all);
 }
 
-/* Gives the last states, and frees the memory. Returns whether there was enough. */
+/* Gives the last states, and frees the memory. Returns whether there was enough.
+ *
+ * A row without steps keeps its first states where steps are packed; else it gets zeros, as from onnxruntime's own layers. */
 static int end(struct Run *run)
 {
     const struct Batch *batch = run->batch;
     const long hidden = run->layer->hidden;
+    const float *first_h = run->layer->packed ? batch->initial_h : NULL;
     for (long row = 0; run->made && row < batch->rows; row++) {
         const long place = (run->d * batch->rows + row) * hidden, length = length_of(batch, row);
-        give(batch->y_h, place, length ? output_at(run, row, run->ahead < 0 ? 0 : length - 1) : NULL, hidden);
-        give(batch->y_c, place, length ? run->memory + row * run->layer->width : NULL, hidden);
+        const float *without = first_h ? first_h + place : NULL;
+        give(batch->y_h, place, length ? output_at(run, row, run->ahead < 0 ? 0 : length - 1) : without, hidden);
+        give(batch->y_c, place, length || run->layer->packed ? run->memory + row * run->layer->width : NULL, hidden);
     }
     free(run->given);
     free(run->memory);

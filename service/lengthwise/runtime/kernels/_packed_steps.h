@@ -10,7 +10,8 @@
  *     Dense       packed steps, W, b                             -> packed steps: a window of steps times W, plus b
  *     Dots        packed steps, x [rows][features]               -> packed [1]: the product of a step with its row's numbers
  *     StepSoftmax packed steps                                   -> packed steps: each feature's shares sum to 1 in a row
-  *     StepSum, StepMax   packed steps                            -> [rows][features], over the steps of each row
+ *     StepSum, StepMax   packed steps                            -> [rows][features], over the steps of each row
+ *                                                               StepSum may add earlier sums [rows][features], its third input
  *     OuterSum    packed a and b                                 -> [rows][features of a][features of b]: the sum of a b^T
  *
  * All get the lengths, too. A row's bits do not depend on the other rows: its sums are from its first step to its last, and
@@ -147,14 +148,16 @@ static OrtStatus *compute_dense(void *kernel, OrtKernelContext *context)
     parts[0].x = input(context, DENSE_X, x, 2, &good);
     parts[0].lengths = input(context, DENSE_LENGTHS, rows, 1, &good);
     if (!good || !parts[0].x || !parts[0].lengths || x[1] != dense->features) return unfit_shapes();
-    if (valid_steps(parts[0].lengths, rows[0], x[0]) < 0) return unfit_length();
+    const long valid = valid_steps(parts[0].lengths, rows[0], x[0]);
+    if (valid < 0) return unfit_length();
     OrtStatus *error = output(context, 0, (int64_t[]){x[0], dense->outputs}, 2, &parts[0].y);
     if (error || !parts[0].y) return error;
+    memset(parts[0].y + valid * dense->outputs, 0, (x[0] - valid) * dense->outputs * sizeof *parts[0].y);
     parts[0].rows = rows[0];
     parts[1] = parts[0];
-    parts[0].end = parts[1].step = x[0] - x[0] / 2;
-    parts[1].end = x[0];
-    do_both(go_on_multiplying, &parts[0], &parts[1], x[0] / 2 * dense->size * dense->outputs >= WORTH_HALF_A_PRODUCT);
+    parts[0].end = parts[1].step = valid - valid / 2;
+    parts[1].end = valid;
+    do_both(go_on_multiplying, &parts[0], &parts[1], valid / 2 * dense->size * dense->outputs >= WORTH_HALF_A_PRODUCT);
     for (struct DensePart *part = parts; part < parts + 2; part++) {
         free(part->sums);
         free(part->windows);
@@ -374,13 +377,21 @@ static OrtStatus *begin_reduction(const struct Packed *packed, OrtKernelContext 
     return error;
 }
 
+/* Sums begin with those of earlier steps of the rows, if there is such an input: then a row has the same bits however its
+ * steps are cut. */
 static OrtStatus *compute_sum(void *kernel, OrtKernelContext *context)
 {
     const struct Packed *packed = kernel;
     struct Steps steps;
     float *y = NULL;
+    int good = 1;
+    int64_t size[MOST_AXES];
     OrtStatus *error = begin_reduction(packed, context, &steps, &y);
     if (error || !y) return error;
+    const float *earlier = input(context, 2, size, strlen(packed->axes), &good);
+    if (!good || (earlier && (size_of(packed, 'r', size) != steps.rows || size_of(packed, 'f', size) != steps.features)))
+        return unfit_shapes();
+    if (earlier) memcpy(y, earlier, steps.rows * steps.features * sizeof *y);
     for (long row = 0; row < steps.rows; row++, y += steps.features)
         for (long step = 0; step < steps.lengths[row]; step++, steps.x += steps.features)
             packed->cells->add_share(y, steps.x, 1.0f, steps.features);

@@ -235,7 +235,7 @@ class _Fusion(KnownSteps):
 
     # Single elements, and masks
 
-    def _elements(self, node: Node) -> StepValue:
+    def _elements(self, node: Node) -> StepValue | None:
         """An operator on single elements: of packed steps, of masks, or of both."""
         values = [self._values.get(name) for name in node.inputs]
         if any(isinstance(value, Count) for value in values):
@@ -245,6 +245,8 @@ class _Fusion(KnownSteps):
             return self._masked(node, values) if is_mixed else self._mask(node)
         steps = [value for value in values if isinstance(value, Packed)]
         axes = {value.axes for value in steps}
+        if node.operator == "Add" and not axes:
+            return self._continued_sum(node)
         require(len(axes) == 1 and node.outputs[0])
         if node.operator == "Add":
             with suppress(NotFound, KeyError):
@@ -263,6 +265,15 @@ class _Fusion(KnownSteps):
         require(len(self.graph.tensors[add.inputs[1]].shape) == 1)
         dense.inputs.append(add.inputs[1])
         return value
+
+    def _continued_sum(self, add: Node) -> None:
+        """Lets a StepSum begin with earlier sums, a state that comes from outside; `NotFound` if it may not."""
+        sums = [node for node in self.nodes if node.operator == "StepSum" and node.outputs[0] in add.inputs]
+        require(len(sums) == 1 and self.only_user(sums[0].outputs[0], "Add") is add)
+        earlier = [name for name in add.inputs if name not in sums[0].outputs]
+        require(len(earlier) == 1 and self.comes_from_outside(earlier[0]))
+        self.nodes.remove(sums[0])
+        self._pooled(add, "StepSum", sums[0].inputs + earlier, str(sums[0].attributes["axes"]))
 
     def _operand(self, name: str, beside: Packed) -> str:
         """Returns the name of an input of an operator on packed steps: of packed steps, or a constant for each feature.

@@ -85,10 +85,11 @@ class _Layers(Pattern):
         require(not attributes.get("layout") and not attributes.get("input_forget"))
         require(node.operator == "LSTM" or attributes.get("linear_before_reset") == 1)
         # 2. Its inputs, as ONNX names them: X, W (weights of the inputs), R (of the recurrence), B (biases), lengths
-        x, w, r, b, lengths, *others = [*node.inputs, *[""] * 5]
-        require(not any(others))
+        # and the first states, of which all numbers must be those of a state: a constant may have others.
+        x, w, r, b, lengths, *states = [*node.inputs, *[""] * (5 - len(node.inputs))]
+        require(all(map(self.comes_from_outside, states[:2])) and not any(states[2:]))
         input_weights = (w, "") if self._is_tensor(w, FLOAT, 3) else self._layer_weights(w)
-        return _integer_node(node, [x, *input_weights, *self._layer_weights(r), b, lengths])
+        return _integer_node(node, [x, *input_weights, *self._layer_weights(r), b, lengths, *states[:2]])
 
     def product(self, node: Node) -> Node:
         """Returns the integer kernel's node for a MatMul by weights in bytes."""

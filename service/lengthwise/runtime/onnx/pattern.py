@@ -20,6 +20,9 @@ _OF_MASKS: Final = frozenset(
 )
 """The operators that compute which steps count, and how many."""
 
+_SAME_NUMBERS: Final = ("Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
+"""Operators that change no number."""
+
 
 class NotFound(Exception):
     """The graph does not have the form that is looked for."""
@@ -78,6 +81,12 @@ class Pattern:
         require(len(users) == 1 and name not in self.graph.used_elsewhere)
         require(users[0].operator in operators and users[0].domain in ONNX)
         return users[0]
+
+    def comes_from_outside(self, name: str) -> bool:
+        """Whether a value is an input of the graph, maybe with other axes; or omitted, with an empty name."""
+        while (maker := self.makers.get(name)) is not None and maker.operator in _SAME_NUMBERS:
+            name = maker.inputs[0]
+        return name not in self.makers and name not in self.graph.tensors
 
     def numbers(self, name: str, *shape: int) -> NDArray[Any]:
         """Returns the numbers of an initializer. It must have this shape; -1 in `shape` stands for any size.
