@@ -15,6 +15,7 @@ from array import array
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +28,13 @@ _TICK_SECONDS = 0.2  # between two calls of a `Tick`
 Check = Callable[[int, bytes], bool]  # whether the answer to a request, by its index, is right
 
 Tick = Callable[[int, float], None]  # called repeatedly with the number of requests sent and the seconds passed
+
+
+class Requests(Protocol):
+    """The requests of a load, by index. Each is asked for when it is sent."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int, /) -> bytes: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +119,7 @@ class Load:
     """Sends requests when they are due, in their order, and again from the first after the last."""
 
     target: ServerAddress
-    requests: Sequence[bytes]
+    requests: Requests
     schedule: Schedule
     check: Check | None = None  # says whether an answer of status 200 is right
     tick: Tick | None = None  # shows the progress

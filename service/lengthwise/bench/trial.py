@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import orjson
@@ -13,7 +13,7 @@ import orjson
 from lengthwise.bench import remote
 from lengthwise.bench.connection import ServerAddress
 from lengthwise.bench.figures import Figures, figures
-from lengthwise.bench.load import Check, Load, Schedule, Tick, ask_each
+from lengthwise.bench.load import Check, Load, Requests, Schedule, Tick, ask_each
 from lengthwise.bench.workload import arrival_moments, json_body
 from lengthwise.errors import ConfigurationError
 from lengthwise.padding import Steps
@@ -51,6 +51,13 @@ def scores(body: bytes) -> list[Probabilities]:
         return [prediction["probabilities"] for prediction in orjson.loads(body)["predictions"]]
     except (orjson.JSONDecodeError, KeyError, TypeError) as error:
         raise ConfigurationError(f"an answer of the server holds no predictions: {body[:80]!r}") from error
+
+
+class Answers(Protocol):
+    """Says which answers are right."""
+
+    def is_right(self, index: int, body: bytes) -> bool:
+        """Whether the body of the answer to the request of this index is right."""
 
 
 class Expected:
@@ -109,18 +116,18 @@ class LoadTest:
     """The requests for one server, with the expected answers."""
 
     target: ServerAddress
-    requests: Sequence[bytes]  # sent in this order, and again from the start
-    expected: Expected | None = None  # None where answers are not checked
+    requests: Requests  # sent in this order, and again from the start
+    expected: Answers | None = None  # None where answers are not checked
     sequences_per_request: int = 1
     headers: dict[str, str] = field(default_factory=dict)  # of requests for metrics, such as a key
 
     def run(self, load: LoadSpec, *, tick: Tick | None = None) -> Figures:
         """Runs one load, after its warm-up, and returns its figures."""
+        check = self.expected.is_right if self.expected else None
         if load.warmup_seconds:
             warmup = replace(load, seconds=load.warmup_seconds, count=None, seed=load.seed + 1)
-            self._load(warmup).run(load.concurrency)
+            self._load(warmup, check=check).run(load.concurrency)
         metrics_before = remote.metrics(self.target, self.headers)
-        check = self.expected.is_right if self.expected else None
         measurement = self._load(load, check=check, tick=tick).run(load.concurrency)
         metrics_after = remote.metrics(self.target, self.headers)
         growth = (

@@ -17,7 +17,7 @@ from pydantic import Field
 from rich.console import Console
 from rich.progress import Progress
 
-from lengthwise.bench import plots, remote
+from lengthwise.bench import plots, remote, streams
 from lengthwise.bench.figures import table
 from lengthwise.bench.launch import ServiceUnderLoad, served
 from lengthwise.bench.trial import LoadSpec, LoadTest, prepare
@@ -34,6 +34,7 @@ from lengthwise.padding import Steps
 _DISTINCT: Final = 500  # different random sequences
 _HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _LONGEST: Final = 2**53  # steps, of a length that is drawn
+_CHUNKS: Final = 10  # of a random sequence that is sent in chunks, about
 
 
 def rates_of(text: str) -> tuple[float, ...]:
@@ -88,6 +89,12 @@ class BenchOptions(Options):
         default="lognormal:50,0.7",
         description="fixed:L, uniform:A,B, lognormal:MEDIAN,SIGMA, or file:PATH.",
     )
+    stream: Annotated[int | None, Flag(metavar="KEYS")] = Field(
+        default=None,
+        ge=1,
+        le=1_000_000,
+        description="Send so many sequences at once in chunks, each with its state; --lengths are those of the chunks.",
+    )
     data: Annotated[str | None, Flag(metavar="FILE")] = Field(
         default=None, description="Send the sequences of this .jsonl, .ts, .csv or .parquet file instead."
     )
@@ -125,7 +132,7 @@ class BenchOptions(Options):
             return sequences, self.data
         random = np.random.default_rng(LoadSpec.seed)
         count = min(_DISTINCT, self.request_count or _DISTINCT)
-        drawn = draw_lengths(self.lengths, count, _LONGEST, random)
+        drawn = draw_lengths(self.lengths, count, _LONGEST, random) * (_CHUNKS if self.stream else 1)
         lengths = np.clip(drawn, model.min_length, model.max_length)
         is_cut = (lengths != drawn).any()
         name = f"{self.lengths} cut to {model.min_length}-{model.max_length} steps" if is_cut else self.lengths
@@ -135,8 +142,26 @@ class BenchOptions(Options):
         """Prepares the requests for a service's model; returns the load test, and a name for its sequences.
 
         Unless answers are not checked, sends each sequence by itself first: these are the expected answers.
+
+        Raises:
+            ConfigurationError: Streams are asked for, with several sequences a request or without the comparison.
         """
         sequences, name = self.sequences_for(remote.model(service.target, service.name, self.headers))
+        if self.stream is not None:
+            if self.sequences > 1 or not self.check:
+                raise ConfigurationError("--stream compares each answer, to one sequence a request")
+            chunk_lengths = draw_lengths(self.lengths, _DISTINCT, _LONGEST, np.random.default_rng(LoadSpec.seed))
+            tick = ticker(progress, "each whole so far", requests=len(sequences))
+            test = streams.prepare(
+                service.target,
+                sequences,
+                chunk_lengths,
+                self.stream,
+                fields=service.fields,
+                headers=self.headers,
+                tick=tick,
+            )
+            return test, f"{self.stream} keys, chunks of {self.lengths}"
         test = prepare(
             service.target,
             sequences,

@@ -1,0 +1,177 @@
+"""Sequences that do not end, as load: many keys at once, each sent in chunks with its state.
+
+    script: a sequence cut into chunks ──> key: the next chunk, and the state of its last answer ──> answer, next state
+
+A *script* is a sequence with its cuts, and the answer to the whole so far at each of them. Each key plays one script
+after another. Its arrival is on and off: a key that is *on* sends some chunks, one after the other, and is then *off*
+while others are. A chunk without an answer is sent again with the same state, which changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import orjson
+
+from lengthwise.bench.connection import ServerAddress
+from lengthwise.bench.load import Tick, ask_each
+from lengthwise.bench.trial import LoadTest, groups_of, json_requests
+from lengthwise.bench.workload import Lengths
+from lengthwise.padding import Steps
+
+_SCRIPTS: Final = 100
+_SHARE_ON: Final = 0.1  # of the keys
+_BURST_CHUNKS: Final = 10  # mean of the chunks that a key sends while it is on
+_PREFIXES_AT_ONCE: Final = 50
+_SAME: Final = 1e-5  # how far an answer may be from that to the whole: rounding, where a model promises no equal bits
+_MANY: Final = 2**62  # requests, which are made one by one as they are sent
+
+Answer = list[Any]  # of one sequence: numbers, or lists of them if per-step
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """A sequence in chunks."""
+
+    chunks: tuple[bytes, ...]  # the steps of each, as JSON
+    whole: tuple[Answer, ...]  # the answer to all steps up to the end of each
+
+
+@dataclass(slots=True)
+class Key:
+    """Where a key is."""
+
+    script: int  # its index
+    chunk: int = 0  # the index of the next one
+    state: str = ""  # after the chunk before; empty without one
+
+
+class Streams:
+    """The requests of a load, made as they are sent; and which answers to them are right.
+
+    Args:
+        scripts: What the keys send.
+        keys: How many keys there are.
+        target: The server.
+        fields: Further fields of each body.
+        headers: Of each request.
+        tolerance: How far an answer may be from that to the whole.
+        seed: Of the arrival.
+    """
+
+    def __init__(
+        self,
+        scripts: Sequence[Script],
+        keys: int,
+        target: ServerAddress,
+        fields: Mapping[str, str],
+        headers: Mapping[str, str],
+        tolerance: float,
+        seed: int = 0,
+    ) -> None:
+        self._scripts, self._target, self._tolerance = scripts, target, tolerance
+        self._fields = orjson.dumps({**fields, "outputs": ["state"]})[1:]
+        self._headers = {"content-type": "application/json", **headers}
+        self._random = np.random.default_rng(seed)
+        self._keys = [Key(int(script)) for script in self._random.integers(len(scripts), size=keys)]
+        count = max(1, round(_SHARE_ON * keys))
+        self._on, self._off = deque(self._keys[:count]), self._keys[count:]
+        self._sent: dict[int, Key] = {}  # by the index of the request
+
+    def __len__(self) -> int:
+        return _MANY
+
+    def __getitem__(self, index: int) -> bytes:
+        """The next request: the chunk of a key that is on; if all wait for answers, of one more; then of the oldest."""
+        if not self._on:
+            self._on.append(self._off.pop() if self._off else self._sent.pop(next(iter(self._sent))))
+        key = self._on.popleft()
+        self._sent[index] = key
+        steps = self._scripts[key.script].chunks[key.chunk]
+        state = b',"state":"%s"' % key.state.encode() if key.state else b""
+        body = b'{"sequences":[{"steps":%s%s}],%s' % (steps, state, self._fields)
+        return self._target.request("/predict", body, self._headers)
+
+    def is_right(self, index: int, body: bytes) -> bool:
+        """Whether an answer is that to the whole so far. Its state is the next of the key, which may go off."""
+        key = self._sent.pop(index, None)
+        if key is None:  # the chunk was sent again meanwhile
+            return True
+        script, chunk = self._scripts[key.script], key.chunk
+        try:
+            prediction = orjson.loads(body)["predictions"][0]
+            answer, key.state = answer_of(prediction), prediction["state"]
+        except (orjson.JSONDecodeError, LookupError, TypeError):
+            return False
+        key.chunk += 1
+        if key.chunk == len(script.chunks):  # the sequence ends, and the next one begins
+            key.script, key.chunk, key.state = int(self._random.integers(len(self._scripts))), 0, ""
+        if self._off and self._random.random() < 1 / _BURST_CHUNKS:
+            place = int(self._random.integers(len(self._off)))
+            key, self._off[place] = self._off[place], key
+        self._on.append(key)
+        expected = script.whole[chunk][-len(answer) :]  # of a model with an answer for each step, those of the chunk
+        return answer == expected or bool(np.allclose(answer, expected, rtol=0, atol=self._tolerance))
+
+
+def answer_of(prediction: Mapping[str, Any]) -> Answer:
+    """The probabilities of a prediction, or the values of a model without a head."""
+    answer: Answer = prediction["probabilities"] if "probabilities" in prediction else prediction["values"]
+    return answer
+
+
+def cut(steps: Steps, lengths: Sequence[int]) -> list[Steps]:
+    """Cuts a sequence into chunks of these lengths, and again from the first of them; the last one may be shorter."""
+    chunks, begin = [], 0
+    while begin < len(steps):
+        length = lengths[len(chunks) % len(lengths)]
+        chunks.append(steps[begin : begin + length])
+        begin += length
+    return chunks
+
+
+def prepare(
+    target: ServerAddress,
+    sequences: Sequence[Steps],
+    chunk_lengths: Lengths,
+    keys: int,
+    *,
+    fields: Mapping[str, str],
+    headers: dict[str, str],
+    tolerance: float = _SAME,
+    tick: Tick | None = None,
+) -> LoadTest:
+    """Cuts sequences into chunks, and asks the server for the answer to the whole at each cut.
+
+    Args:
+        target: The server.
+        sequences: The sequences; the first hundred are used.
+        chunk_lengths: The lengths of the chunks.
+        keys: How many sequences are under way at once.
+        fields: Further fields of each body, such as the model.
+        headers: Of each request.
+        tolerance: How far an answer may be from that to the whole.
+        tick: Shows the progress.
+    """
+    random = np.random.default_rng(0)
+    cuts = [cut(steps, random.permutation(chunk_lengths).tolist()) for steps in sequences[:_SCRIPTS]]
+    prefixes = [
+        steps[:end]
+        for steps, chunks in zip(sequences, cuts, strict=False)
+        for end in np.cumsum([len(chunk) for chunk in chunks])
+    ]
+    bodies = ask_each(target, json_requests(target, groups_of(prefixes, _PREFIXES_AT_ONCE), fields, headers), tick=tick)
+    answers = iter([answer_of(entry) for body in bodies for entry in orjson.loads(body)["predictions"]])
+    scripts = [
+        Script(
+            tuple(orjson.dumps(chunk, option=orjson.OPT_SERIALIZE_NUMPY) for chunk in chunks),
+            tuple(next(answers) for _ in chunks),
+        )
+        for chunks in cuts
+    ]
+    streams = Streams(scripts, keys, target, fields, headers, tolerance)
+    return LoadTest(target, streams, streams, headers=headers)
