@@ -1,5 +1,8 @@
 """Pads sequences of different lengths with zeros to the rectangle that a graph takes.
 
+Nearly every model takes the steps of one sequence. Where a graph has further inputs, static values, further sequences
+or states, what it takes for one sequence is a `Sample`; `PaddedBatch.beside` then has these inputs for all rows.
+
 The width is a multiple of four: then a matrix product over the steps sums in the same order for every width, and an
 answer has the same bits batched and unbatched (measured on onnxruntime's CPU kernels, for each model in
 `verification.json`).
@@ -7,13 +10,67 @@ answer has the same bits batched and unbatched (measured on onnxruntime's CPU ke
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 Steps = NDArray[np.float32] | NDArray[np.int64]  # `[length, features]` float32, or `[length]` int64 token ids
+
+LENGTHS: Final = "{}_lengths"
+"""The graph's input with the lengths of a further sequence, by the name of its input with the steps."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sample:
+    """A sequence, and what stands beside its steps: one row of all of a graph's inputs."""
+
+    steps: Steps  # of the first sequence; without steps only where a state says what came before
+    # By the names of the graph's inputs: their values for this row, without the axis of rows
+    beside: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    others: Mapping[str, Steps] = field(default_factory=dict)  # further sequences, by the name of their input
+
+    def __len__(self) -> int:
+        """The length of the first sequence."""
+        return len(self.steps)
+
+    def __getitem__(self, kept: slice) -> Sample:
+        """The sample with a part of the first sequence's steps, and all that stands beside them."""
+        return replace(self, steps=self.steps[kept])
+
+    def __bool__(self) -> bool:
+        """A sample is true, also without steps."""
+        return True
+
+    @property
+    def all_steps(self) -> int:
+        """The steps of all its sequences together."""
+        return len(self.steps) + sum(map(len, self.others.values()))
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of its arrays."""
+        return self.steps.nbytes + sum(array.nbytes for array in (*self.beside.values(), *self.others.values()))
+
+    def copy(self) -> Sample:
+        """A sample whose steps are no view of a larger array. What stands beside them never is one."""
+        return replace(self, steps=self.steps.copy())
+
+
+RowInput = Steps | Sample
+"""What a graph takes for one row: the steps of a sequence, or a sample where it has further inputs."""
+
+
+def steps_of(row: RowInput) -> Steps:
+    """The steps of a row's first sequence."""
+    return row.steps if isinstance(row, Sample) else row
+
+
+def with_steps(row: RowInput, steps: Steps) -> RowInput:
+    """The row with other steps of its first sequence, and with what stands beside them."""
+    return replace(row, steps=steps) if isinstance(row, Sample) else steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,8 +78,10 @@ class PaddedBatch:
     """Sequences, padded with zeros to a rectangle `rows x width`."""
 
     steps: Steps  # `[rows, width, features]` float32, or `[rows, width]` int64; zeros past each length
-    lengths: NDArray[np.int32]  # `[rows]` int32, each 1 to width
+    lengths: NDArray[np.int32]  # `[rows]` int32, each 1 to width; 0 of a sample without steps
     fillers: int = 0  # rows at the end without a sequence; with them a device sees fewer different shapes
+    # The graph's further inputs by their names, each `[rows, ...]`; a further sequence is padded to a width of its own
+    beside: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
     @property
     def rows(self) -> int:
@@ -52,29 +111,58 @@ def rounded_width(length: int, multiple: int = 4) -> int:
 
 
 def pad(
-    sequences: Sequence[Steps],
+    sequences: Sequence[RowInput],
     *,
     multiple: int = 4,
     width: int | None = None,
     rows: int | None = None,
     filler_length: int = 1,
+    blank: Sample | None = None,
 ) -> PaddedBatch:
     """Pads sequences of one dtype with zeros, in their order.
 
     `width`: None takes the longest sequence, rounded up to `multiple`. `rows`: None takes the number of sequences;
-    further rows are fillers, of the length `filler_length`.
+    further rows are fillers, of the length `filler_length`. `blank`: what stands beside a filler, and beside a sequence
+    that has nothing there (`Manifest.blank`); None if all sequences are samples, or none is.
 
     Raises:
         ValueError: There is no sequence, an empty one, one longer than `width`, or there are more than `rows`.
     """
     if not sequences:
         raise ValueError("there is no sequence to pad")
+    if blank is None and isinstance(sequences[0], Sample):
+        blank = sequences[0]
+    if blank is None:
+        return _rectangle(sequences, multiple, width, rows, filler_length)  # type: ignore[arg-type]  # no sample
+    batch = _rectangle(list(map(steps_of, sequences)), multiple, width, rows, filler_length, shortest=0)
+    given = [one if isinstance(one, Sample) else blank for one in sequences] + [blank] * batch.fillers
+    beside = {name: np.stack([row.beside.get(name, value) for row in given]) for name, value in blank.beside.items()}
+    for name in blank.others:
+        other = _rectangle([row.others[name] for row in given], multiple)
+        beside |= {name: other.steps, LENGTHS.format(name): other.lengths}
+    return replace(batch, beside=beside)
+
+
+def _rectangle(
+    sequences: Sequence[Steps],
+    multiple: int,
+    width: int | None = None,
+    rows: int | None = None,
+    filler_length: int = 1,
+    *,
+    shortest: int = 1,
+) -> PaddedBatch:
+    """Pads the steps of sequences: `pad` without what stands beside them; a sequence has `shortest` steps at least.
+
+    Raises:
+        ValueError: An empty sequence, one longer than `width`, or more than `rows`.
+    """
     lengths_of_sequences = [len(steps) for steps in sequences]
     longest = max(lengths_of_sequences)
-    if min(lengths_of_sequences) < 1:
+    if min(lengths_of_sequences) < shortest:
         raise ValueError("a sequence has at least one step")
     if width is None:
-        width = rounded_width(longest, multiple)
+        width = rounded_width(max(longest, 1), multiple)
     elif width < longest:
         raise ValueError(f"a sequence of {longest} steps does not fit into a width of {width}")
     fillers = 0 if rows is None else rows - len(sequences)
@@ -101,15 +189,20 @@ def pad(
 
 
 def batches(
-    sequences: Sequence[Steps], *, multiple: int = 4, width: int | None = None, most_rows: int | None = None
+    sequences: Sequence[RowInput],
+    *,
+    multiple: int = 4,
+    width: int | None = None,
+    most_rows: int | None = None,
+    blank: Sample | None = None,
 ) -> Iterator[PaddedBatch]:
     """Pads sequences of one dtype with zeros, in their order, in batches of at most `most_rows` rows (None: one batch).
 
-    `width`: of each batch; None takes the longest sequence of the batch, rounded up to `multiple`.
+    `width`: of each batch; None takes the longest sequence of the batch, rounded up to `multiple`. `blank`: see `pad`.
     """
     rows_of_batch = most_rows or len(sequences)
     for start in range(0, len(sequences), rows_of_batch):
-        yield pad(sequences[start : start + rows_of_batch], multiple=multiple, width=width)
+        yield pad(sequences[start : start + rows_of_batch], multiple=multiple, width=width, blank=blank)
 
 
 def step_mask(lengths: NDArray[np.int32], width: int) -> NDArray[np.bool_]:

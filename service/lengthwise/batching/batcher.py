@@ -34,7 +34,7 @@ from lengthwise.batching.plan import plan
 from lengthwise.batching.queues import Finish, ModelQueue, ModelQueues, PendingRequest, QueuedSequence, Waiter
 from lengthwise.batching.runners import Cores, LendCores, Runners
 from lengthwise.errors import DeadlineExceeded, Draining, NotReady
-from lengthwise.padding import Steps, rounded_width
+from lengthwise.padding import RowInput, rounded_width
 
 log = logging.getLogger("lengthwise.batcher")
 
@@ -152,7 +152,7 @@ class Batcher:
     def submit(
         self,
         queue: ModelQueue,
-        sequences: Sequence[Steps],
+        sequences: Sequence[RowInput],
         finish: Finish,
         *,
         deadline: float = float("inf"),
@@ -401,7 +401,7 @@ class Batcher:
 
 
 def _queued(
-    request: PendingRequest, sequences: Sequence[Steps], deadline: float, priority: int, arrival: float
+    request: PendingRequest, sequences: Sequence[RowInput], deadline: float, priority: int, arrival: float
 ) -> list[QueuedSequence]:
     """The sequences of a request, with their widths and their predicted work."""
     queue = request.queue

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from lengthwise.batching.cost import CostTable, interpolated
 from lengthwise.batching.limits import BatchLimits
-from lengthwise.padding import PaddedBatch, Steps, pad, rounded_width
+from lengthwise.padding import PaddedBatch, RowInput, Sample, pad, rounded_width
 
 BatchShape = tuple[int, int]  # rows, width
 
@@ -42,13 +42,18 @@ _CORRECTION_STEP: Final = 0.05  # but only if the log of a time has changed by m
 _FINE: Final = 256  # longest lengths that differ by less than about one part in so many count as one width
 
 
-def padded(sequences: Sequence[Steps], buckets: Buckets | None, multiple: int) -> PaddedBatch:
-    """Pads sequences to a batch: its width is a multiple; with buckets, it has one of their shapes, with fillers."""
+def padded(
+    sequences: Sequence[RowInput], buckets: Buckets | None, multiple: int, blank: Sample | None = None
+) -> PaddedBatch:
+    """Pads sequences to a batch: its width is a multiple; with buckets, it has one of their shapes, with fillers.
+
+    `blank`: see `padding.pad`.
+    """
     if buckets is None:
-        return pad(sequences, multiple=multiple)
+        return pad(sequences, multiple=multiple, blank=blank)
     width = buckets.padded_width(max(map(len, sequences)))
     rows = buckets.rows_of(len(sequences), width)
-    return pad(sequences, width=width, rows=rows, filler_length=buckets.min_length)
+    return pad(sequences, width=width, rows=rows, filler_length=buckets.min_length, blank=blank)
 
 
 @dataclass(slots=True)

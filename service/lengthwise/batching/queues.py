@@ -19,7 +19,7 @@ from lengthwise.batching.buckets import BEFORE_READY, MOST_FIRST, BatchShape, Bu
 from lengthwise.batching.cost import CostTable
 from lengthwise.batching.limits import BatchLimits
 from lengthwise.batching.pending import PendingSequences, WaitingSequence
-from lengthwise.padding import PaddedBatch, Steps
+from lengthwise.padding import PaddedBatch, RowInput, Sample
 from lengthwise.telemetry.metrics import ModelMetrics
 
 log = logging.getLogger("lengthwise.queues")
@@ -97,6 +97,7 @@ class ModelQueue:
     multiple: InitVar[int] = 4
     buckets: Buckets | None = None  # the shapes of its batches; None for any
     steady: InitVar[bool] = True
+    blank: Sample | None = None  # as `Manifest.blank`
     # The shapes of a device that have not run yet, each with a function that runs it
     cold: dict[BatchShape, Callable[[], object]] = field(default_factory=dict)
     runs_at_rest: int = MOST_FIRST - BEFORE_READY  # how many of these may still run without a batch that needs them
@@ -165,9 +166,9 @@ class ModelQueue:
         log.exception("the cost of a batch of %s could not be predicted", self.name)
         return float("inf")
 
-    def padded(self, sequences: Sequence[Steps]) -> PaddedBatch:
+    def padded(self, sequences: Sequence[RowInput]) -> PaddedBatch:
         """The batch that runs: the sequences, padded to a width of the queue, and with fillers if it has buckets."""
-        return padded(sequences, self.buckets, self.limits.multiple)
+        return padded(sequences, self.buckets, self.limits.multiple, self.blank)
 
 
 class Waiter(Protocol):
@@ -205,7 +206,7 @@ class PendingRequest:
 class QueuedSequence(WaitingSequence):
     """One sequence of a request, waiting or running."""
 
-    steps: Steps = field(kw_only=True)  # `[length, features]` or `[length]`
+    steps: RowInput = field(kw_only=True)  # `[length, features]` or `[length]`, with what stands beside them
     padded_steps: int = field(kw_only=True)  # its rounded width: the queue's limit of steps counts it
     arrival: float = field(kw_only=True)  # on the batcher's clock
     index: int = field(kw_only=True)  # in the request's results

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from lengthwise.decoding.json_text import kind
 from lengthwise.errors import IS_TRANSPOSED, InvalidRequest, Problem
-from lengthwise.padding import Steps
+from lengthwise.padding import RowInput, Steps
 from lengthwise.runtime.feature_names import listed, similar
 from lengthwise.runtime.manifest import Manifest
 from lengthwise.wrong_values import counted
@@ -49,7 +49,9 @@ Find: TypeAlias = "Callable[[str | None, str | None], ServedModel]"  # by name a
 class Item(NamedTuple):
     """One sequence of a request."""
 
-    steps: Steps  # the kept steps: `[length, features]` float32, NaN for a missing value, or `[length]` int64
+    # The kept steps: `[length, features]` float32, NaN for a missing value, or `[length]` int64; a sample if the model
+    # takes more than them
+    steps: RowInput
     sent_steps: int  # steps in the request: more than the length if a mask left some out
     step_indices: NDArray[np.intp] | None = None  # `[length]`: where each kept step was in the request; None for all
     id: str | None = None  # the caller's name for it, repeated in the answer
@@ -169,7 +171,7 @@ def missing_message(manifest: Manifest, *, in_tail: bool = False) -> str:
 
 
 def make_item(
-    steps: Steps,
+    steps: RowInput,
     manifest: Manifest,
     *,
     sent_steps: int,

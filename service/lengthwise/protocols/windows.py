@@ -10,23 +10,23 @@ from typing import Final, TypeAlias, cast
 
 from lengthwise.decoding.calls import Call
 from lengthwise.errors import InvalidRequest, Problem
-from lengthwise.padding import Steps
+from lengthwise.padding import RowInput
 from lengthwise.runtime import answers
 from lengthwise.runtime.answers import Answer
 
 _MOST_LISTED: Final = 20  # problems in an error
 
-Windows: TypeAlias = list[list[tuple[int, Steps]]]
+Windows: TypeAlias = list[list[tuple[int, RowInput]]]
 """The windows of each item: (the step at which a window starts, its steps)."""
 
 
-def split(call: Call) -> tuple[list[Steps], Windows | None]:
+def split(call: Call) -> tuple[list[RowInput], Windows | None]:
     """The sequences to queue for a call, and its windows.
 
     The windows are a list for each item, of (the step at which a window starts, its steps), and their steps are the
     sequences to queue. If no item is too long, the sequences are those of the items, and the windows None.
     """
-    sequences: list[Steps] = [item.steps for item in call.items]
+    sequences: list[RowInput] = [item.steps for item in call.items]
     longest = call.model.manifest.max_length
     if max(map(len, sequences)) <= longest:
         return sequences, None

@@ -62,6 +62,7 @@ class ServedModel:
             multiple=model.manifest.width_multiple,
             buckets=model.buckets,
             steady=model.steady,
+            blank=model.manifest.blank,
             cold={shape: partial(model.session.run_zeros, shape) for shape in model.cold},
         )
 

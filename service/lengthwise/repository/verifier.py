@@ -265,7 +265,7 @@ def measure_cost(
             MemoryError: A device may have too little memory for so many rows: `measure` then tries no larger shape.
         """
         stopping.check()
-        batch = pad([longest[:length] for length in lengths], multiple=multiple)
+        batch = pad([longest[:length] for length in lengths], multiple=multiple, blank=manifest.blank)
         try:
             answers.score(session.run(batch), batch.lengths, manifest)
         except Exception as error:  # onnxruntime's exceptions have no common base of their own
@@ -338,8 +338,9 @@ def run_odd_values(session: Session, manifest: Manifest) -> float:
     sequences = [constant_sequence(manifest, value, length) for value in ODD_VALUES]
     sequences += [constant_sequence(manifest, 0.0, steps) for steps in (manifest.min_length, manifest.max_length)]
     longest_seconds = 0.0
+    sizes: Any = {"multiple": manifest.width_multiple, "most_rows": manifest.max_batch_rows}
     for together in (*([sequence] for sequence in sequences), sequences[:-1]):
-        for batch in batches(together, multiple=manifest.width_multiple, most_rows=manifest.max_batch_rows):
+        for batch in batches(together, **sizes, blank=manifest.blank):
             start = session.clock()
             session.run(batch, ("logits", "attention"))
             longest_seconds = max(longest_seconds, session.clock() - start)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise.padding import Steps
+from lengthwise.padding import RowInput
 from lengthwise.runtime.manifest import Manifest
 
 if TYPE_CHECKING:  # a session brings onnxruntime along; a command's help does without
@@ -102,7 +102,7 @@ def probabilities(logits: Floats, manifest: Manifest) -> Floats:
     return powers
 
 
-def windows(steps: Steps, max_length: int) -> list[tuple[int, Steps]]:
+def windows(steps: RowInput, max_length: int) -> list[tuple[int, RowInput]]:
     """Splits a sequence into windows of at most `max_length` steps; returns the first step and the steps of each.
 
     Windows follow each other without gaps. The last window overlaps the one before, so that every window is full.

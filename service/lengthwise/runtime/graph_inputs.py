@@ -7,12 +7,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise.padding import PaddedBatch, step_mask
+from lengthwise.padding import PaddedBatch, pad, step_mask
 from lengthwise.runtime.manifest import GraphNames, Manifest
 
 
 def feed(names: GraphNames, batch: PaddedBatch, valid: NDArray[np.bool_] | None = None) -> dict[str, NDArray[Any]]:
     """Makes the graph's inputs for a batch `[rows, width, features]`; returns the arrays by the graph's names.
+
+    What stands beside the steps is under these names already.
 
     Args:
         names: The names, types and orders of axes of the graph's inputs.
@@ -32,6 +34,7 @@ def feed(names: GraphNames, batch: PaddedBatch, valid: NDArray[np.bool_] | None 
     elif names.time_first:
         steps = np.ascontiguousarray(steps.swapaxes(0, 1))
     inputs[names.sequences] = steps
+    inputs.update(batch.beside)
     return inputs
 
 
@@ -40,8 +43,5 @@ def zero_batch(manifest: Manifest, rows: int, width: int) -> PaddedBatch:
 
     Every row is as long as the width, or as `max_length` where the width was rounded up beyond that.
     """
-    step = manifest.input
-    lengths = np.full(rows, min(width, manifest.max_length), dtype=np.int32)
-    if step.kind == "tokens":
-        return PaddedBatch(np.zeros((rows, width), dtype=np.int64), lengths)
-    return PaddedBatch(np.zeros((rows, width, step.features or 1), dtype=np.float32), lengths)
+    length = min(width, manifest.max_length)
+    return pad([manifest.input.zeros(length)] * rows, width=width, blank=manifest.blank)

@@ -22,15 +22,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
+import numpy as np
 import orjson
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from lengthwise import files
 from lengthwise.errors import ManifestError, VerificationError
 from lengthwise.files import digest as digest
+from lengthwise.padding import LENGTHS, Sample, Steps
 from lengthwise.runtime.feature_names import FeatureNames, are_names
 from lengthwise.runtime.onnx import onnx_graph
-from lengthwise.wrong_values import all_wrong
+from lengthwise.wrong_values import all_wrong, counted
 
 CONTRACT = 1
 """The *contract* is the format that exporter and service share; a service reads the versions that it knows."""
@@ -66,8 +69,65 @@ class ManifestTable(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
+class StaticInput(ManifestTable):
+    """The static values beside a sequence: the graph's input `static`, `[rows, count]` float32.
+
+    A category is one of a list of texts; the graph gets its index.
+    """
+
+    count: int = Field(ge=1)
+    names: FeatureNames | None = None  # of the values, in order, if they are known
+    # The values of those that are categories, by name; of values without names, by their index as a text
+    categories: dict[str, tuple[str, ...]] = Field(default={})
+
+    @model_validator(mode="after")
+    def _check_names(self) -> Self:
+        """Checks that there is a name for each value, and that categories are of values that there are.
+
+        Raises:
+            ValueError: They are not.
+        """
+        if self.names is not None and len(self.names) != self.count:
+            raise ValueError(f"input.static.names has {len(self.names)} entries for {counted(self.count, 'value')}")
+        for name, values in self.categories.items():
+            if name not in self.value_names or not values or len({*values}) != len(values):
+                raise ValueError(f"input.static.categories: {name!r} is no value, or has none, or has one twice")
+        return self
+
+    @cached_property
+    def value_names(self) -> tuple[str, ...]:
+        """The names of the values; without names, their indices as texts."""
+        return self.names or tuple(map(str, range(self.count)))
+
+
+class StreamState(ManifestTable):
+    """A state of a model that streams: the graph's input NAME and its output NAME_next, both `[rows, *shape]`."""
+
+    name: str
+    shape: tuple[int, ...] = ()  # without rows
+    dtype: Literal["float32", "float64", "int32", "int64"] = "float32"
+    initial: float = 0.0  # each of its values where a sequence begins
+
+
+class StreamPromise(ManifestTable):
+    """How far the answer after any chunks may be from the answer to the whole."""
+
+    bits: bool = False  # whether all bits were equal
+    max_difference: float = Field(default=0.0, ge=0)  # the largest absolute difference of a logit; 0 with `bits`
+
+
+class Streaming(ManifestTable):
+    """What a model needs to answer chunk by chunk: its states, in the order of the text of a state."""
+
+    states: tuple[StreamState, ...] = Field(min_length=1)
+    state_bytes: int = Field(ge=1)  # of the values of all states of a sequence
+    max_steps: int = Field(default=10_000_000, ge=1)  # of a sequence that is sent with states
+    look_ahead_steps: int = Field(default=0, ge=0)
+    promise: StreamPromise = StreamPromise()
+
+
 class StepInput(ManifestTable):
-    """What one step of a sequence is."""
+    """What one step of a sequence is, and what stands beside the sequence."""
 
     # `values`: `features` float32 numbers per step. `tokens`: one id per step, 0 to `vocabulary` - 1
     kind: Literal["values", "tokens"] = "values"
@@ -78,6 +138,8 @@ class StepInput(ManifestTable):
     std: tuple[float, ...] | None = None
     vocabulary: int | None = Field(default=None, ge=1)  # number of token ids; for `tokens` only
     padding_id: int | None = Field(default=None, ge=0)  # the token id that the model itself treats as padding
+    static: StaticInput | None = None  # the values beside the sequence, if the model takes any
+    sequences: tuple[SequenceInput, ...] = Field(default=(), max_length=4)  # all, if the model takes more than one
 
     @model_validator(mode="before")
     @classmethod
@@ -107,7 +169,38 @@ class StepInput(ManifestTable):
             entries = getattr(self, field)
             if entries is not None and len(entries) != self.features:
                 raise ValueError(f"input.{field} has {len(entries)} entries for {self.features} features")
+        if len({sequence.name for sequence in self.sequences}) != len(self.sequences) or len(self.sequences) == 1:
+            raise ValueError("input.sequences: two or more, each with a name of its own")
+        for index, sequence in enumerate(self.sequences):
+            step = sequence.step  # raises where its keys are wrong
+            if not index and (step.features, step.vocabulary) != (self.features, self.vocabulary):
+                raise ValueError("input.sequences: the first has the features, or the vocabulary, of the input itself")
         return self
+
+    def zeros(self, length: int) -> Steps:
+        """A sequence of zeros, or of the token id 0."""
+        if self.kind == "tokens":
+            return np.zeros(length, dtype=np.int64)
+        return np.zeros((length, self.features or 1), dtype=np.float32)
+
+
+class SequenceInput(ManifestTable):
+    """One of several sequences: its name, what its steps are, and how many it has at most.
+
+    The first one is the sequence of `Manifest.input` and `Manifest.graph`. Of a further one, the graph's inputs are
+    NAME, `[rows, width, features]` float32 or `[rows, width]` int64, and NAME_lengths, `[rows]` int32.
+    """
+
+    name: Name
+    features: int | None = None
+    vocabulary: int | None = None
+    max_length: int = Field(default=1024, ge=1)
+
+    @cached_property
+    def step(self) -> StepInput:
+        """What one step of this sequence is."""
+        kind: Literal["values", "tokens"] = "values" if self.vocabulary is None else "tokens"
+        return StepInput(kind=kind, features=self.features, vocabulary=self.vocabulary)
 
 
 class GraphNames(ManifestTable):
@@ -194,6 +287,7 @@ class Manifest(ManifestTable):
     width_multiple: int = Field(default=4, ge=1)
     max_batch_rows: int | None = Field(default=None, ge=1)
     host_nodes: tuple[str, ...] = ()
+    streaming: Streaming | None = None
     promises: tuple[Promise, ...] = ()
     digests: dict[str, Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]] = Field(default={})
     made: dict[str, str | int | float | None] = Field(default={})
@@ -219,7 +313,47 @@ class Manifest(ManifestTable):
             raise ValueError("graph.features_axis: steps go in without that axis where they have one feature only")
         if self.graph.channels_first and self.input.kind == "tokens":
             raise ValueError("graph.channels_first: token ids have no axis of features")
+        if self.long != "reject" and (self.input.sequences or self.streaming is not None):
+            raise ValueError("long: several sequences, and chunks of a stream, are refused where they are too long")
+        if self.input.sequences and self.input.sequences[0].max_length != self.max_length:
+            raise ValueError("input.sequences: max_length of the first is that of the model")
         return self
+
+    @cached_property
+    def blank(self) -> Sample | None:
+        """A sample without steps: what stands beside a filler, and beside a sequence that begins a stream.
+
+        None for a model that takes the steps of one sequence alone.
+        """
+        beside: dict[str, NDArray[Any]] = {}
+        if self.input.static is not None:
+            beside["static"] = np.zeros(self.input.static.count, dtype=np.float32)
+        for state in () if self.streaming is None else self.streaming.states:
+            beside[state.name] = np.full(state.shape, state.initial, dtype=state.dtype)
+        others = {name: manifest.input.zeros(1) for name, manifest in self.further.items()}
+        return Sample(self.input.zeros(0), beside, others) if beside or others else None
+
+    @cached_property
+    def further(self) -> dict[str, Manifest]:
+        """For each sequence but the first, by its name: the manifest of a model that takes it alone.
+
+        By that its steps are read, checked and drawn, as those of the first are by this manifest.
+        """
+        fields = {name: getattr(self, name) for name in type(self).model_fields}
+        fields |= {"graph": GraphNames(), "streaming": None, "min_length": 1}
+        return {
+            sequence.name: Manifest(**fields | {"input": sequence.step, "max_length": sequence.max_length})
+            for sequence in self.input.sequences[1:]
+        }
+
+    @cached_property
+    def inputs_beside(self) -> dict[str, tuple[str, int]]:
+        """The graph's further inputs by name: the type of the elements, and the rank with the axis of rows."""
+        if self.blank is None:
+            return {}
+        arrays = {**self.blank.beside, **self.blank.others}
+        inputs = {name: (str(array.dtype), array.ndim + 1) for name, array in arrays.items()}
+        return inputs | {LENGTHS.format(name): ("int32", 1) for name in self.blank.others}
 
     @property
     def classes(self) -> int:
@@ -361,10 +495,16 @@ def _keys_of_table(keys: tuple[int | str, ...]) -> Iterable[str]:
     """
     tables: dict[object, type[BaseModel]] = {
         "input": StepInput,
+        "static": StaticInput,
+        "sequences": SequenceInput,
         "graph": GraphNames,
         "promises": Promise,
+        "streaming": Streaming,
+        "states": StreamState,
+        "promise": StreamPromise,
     }
-    return tables.get(keys[0], Manifest).model_fields if keys else Manifest.model_fields
+    names = [key for key in keys if isinstance(key, str)]
+    return tables.get(names[-1], Manifest).model_fields if names else Manifest.model_fields
 
 
 def external_data(graph: bytes) -> list[str]:

@@ -191,7 +191,7 @@ def _with_fixed_kernels(
     session = _open_in(source.replaced(replaced.graph), options, device)
     for steps in kernel_shares.trial_sequences(replaced, manifest.input.features or 1, manifest.max_length):
         first_half = steps[: (len(steps) + 1) // 2]  # so that the batch has padding
-        inputs = feed(manifest.graph, pad([steps, first_half], multiple=manifest.width_multiple))
+        inputs = feed(manifest.graph, pad([steps, first_half], multiple=manifest.width_multiple, blank=manifest.blank))
         logits = [runtime.run([manifest.graph.logits], inputs)[0] for runtime in (session, plain)]
         if logits[0].tobytes() != logits[1].tobytes():
             raise ModelError("its fixed kernels are not those of MiniRocket")
@@ -221,7 +221,7 @@ def _with_convolutions(
     random = np.random.default_rng(0)
     lengths = sorted({min(manifest.min_length - 1 + length, manifest.max_length) for length in _TRIAL_LENGTHS})
     sequences = [random.standard_normal((steps, features)).astype(np.float32) for steps in lengths]
-    inputs = feed(names, pad(sequences, multiple=manifest.width_multiple))
+    inputs = feed(names, pad(sequences, multiple=manifest.width_multiple, blank=manifest.blank))
     actual, expected = (runtime.run([names.logits], inputs)[0] for runtime in (session, plain))
     if not np.allclose(actual, expected, rtol=_SAME, atol=_SAME * np.abs(expected).max()):
         raise ModelError("its masks are not of valid steps")

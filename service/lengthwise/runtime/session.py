@@ -27,14 +27,15 @@ from lengthwise.padding import PaddedBatch
 from lengthwise.runtime import device_memory, recurrent_kernels
 from lengthwise.runtime.binding import Slot
 from lengthwise.runtime.graph_inputs import feed, zero_batch
-from lengthwise.runtime.manifest import GRAPH_FILE, Manifest
+from lengthwise.runtime.manifest import GRAPH_FILE, Manifest, StreamState
 from lengthwise.runtime.opening import INTEGER, Source, inputs_on_device, open_graph
 from lengthwise.runtime.provider import CPU_DEVICE, Device
 
 log = logging.getLogger("lengthwise.session")
 
-OutputName = Literal["logits", "attention", "clipped"]
-"""The outputs that a graph may have, by the service's names; the graph's names are in `Manifest.graph`."""
+OutputName = Literal["logits", "attention", "clipped", "states"]
+"""The outputs that a graph may have, by the service's names; the graph's names are in `Manifest.graph`. `states` is
+an output for each state of a model that streams."""
 
 CPU_LABEL = CPU_DEVICE.label
 """`Session.provider` of a session on the CPU."""
@@ -43,6 +44,7 @@ _ELEMENT_TYPES = {
     "tensor(int64)": "int64",
     "tensor(int32)": "int32",
     "tensor(bool)": "bool",
+    "tensor(double)": "float64",
 }
 
 
@@ -53,10 +55,12 @@ class Outputs:
     logits: NDArray[np.float32]  # [rows, classes]; [rows, width, classes] of a per-step head
     attention: NDArray[np.float32] | None = None  # [rows, width]
     clipped: NDArray[np.float32] | None = None  # [rows], how many values were clipped
+    states: tuple[NDArray[Any], ...] = ()  # in the manifest's order, each [rows, *shape]: what follows the steps
 
     def first(self, rows: int) -> Outputs:
-        """Logits and attention of the first `rows` rows, without the counts of clipped values."""
-        return Outputs(self.logits[:rows], None if self.attention is None else self.attention[:rows])
+        """Logits, attention and states of the first `rows` rows, without the counts of clipped values."""
+        attention = None if self.attention is None else self.attention[:rows]
+        return Outputs(self.logits[:rows], attention, states=tuple(state[:rows] for state in self.states))
 
 
 class Session:
@@ -110,6 +114,8 @@ class Session:
             "clipped": names.clipped,
         }
         self._outputs = {output: name for output, name in graph_names.items() if name is not None}
+        states = () if manifest.streaming is None else manifest.streaming.states
+        self._states = {f"{state.name}_next": state for state in states}  # by the graph's name of the output
         self._check(manifest)
         self._axes: dict[OutputName, tuple[str, ...]] = {
             "logits": ("rows", "width", "classes") if manifest.task == "per-step" else ("rows", "classes"),
@@ -154,20 +160,22 @@ class Session:
         free slot.
         """
         names = [output for output in outputs if output in self._outputs]
+        states = self._states if "states" in outputs else {}
         inputs = feed(self._names, batch)
         if self._slots:
             slot = self._free.get()
             try:
-                results = self._run_in(slot, inputs, batch, names)
+                results = self._run_in(slot, inputs, batch, names, states)
             finally:
                 self._free.put(slot)
         else:
-            results = self._session.run([self._outputs[output] for output in names], inputs)
+            results = self._session.run([*(self._outputs[output] for output in names), *states], inputs)
         if self._names.time_first or self._names.classes_first:
             for index, output in enumerate(names):
                 order = [self._graph_axes[output].index(axis) for axis in self._axes[output]]
                 results[index] = np.ascontiguousarray(results[index].transpose(order))
-        return Outputs(**dict(zip(names, results, strict=True)))
+        count = len(names)
+        return Outputs(**dict(zip(names, results[:count], strict=True)), states=tuple(results[count:]))
 
     def warm_up(self, shapes: Iterable[tuple[int, int]], *, seconds: float) -> int:
         """Runs batches of zeros before the service is ready, because the first run of each shape on a device is slow.
@@ -190,7 +198,7 @@ class Session:
             inputs = feed(self._names, batch)
             # The first slots are one of each device.
             for slot in self._slots if rows > most_rows else self._slots[: len(self._sessions)]:
-                self._run_in(slot, inputs, batch, names)
+                self._run_in(slot, inputs, batch, names, self._states)
             most_rows = max(most_rows, rows)
             count += 1
             if time.monotonic() > deadline:
@@ -214,11 +222,17 @@ class Session:
         return axes
 
     def _run_in(
-        self, slot: Slot, inputs: dict[str, NDArray[Any]], batch: PaddedBatch, names: Sequence[OutputName]
+        self,
+        slot: Slot,
+        inputs: dict[str, NDArray[Any]],
+        batch: PaddedBatch,
+        names: Sequence[OutputName],
+        states: Mapping[str, StreamState],
     ) -> list[NDArray[np.float32]]:
-        """Runs the graph in a slot of a device; returns the outputs in the order of `names`."""
+        """Runs the graph in a slot of a device; returns the outputs in the order of `names`, and then the `states`."""
         sizes = {"rows": batch.rows, "width": batch.width, "classes": self._manifest.classes}
         shapes = {self._outputs[output]: tuple(sizes[axis] for axis in self._graph_axes[output]) for output in names}
+        shapes |= {name: (batch.rows, *state.shape) for name, state in states.items()}
         return list(slot.run(inputs, shapes).values())
 
     def _check(self, manifest: Manifest) -> None:
@@ -235,7 +249,7 @@ class Session:
             (names.lengths, names.lengths_type, 1),
             (names.mask, names.mask_type, 2),
         )
-        expected = {name: (kind, rank) for name, kind, rank in inputs if name is not None}
+        expected = {name: (kind, rank) for name, kind, rank in inputs if name is not None} | manifest.inputs_beside
         actual = {
             node.name: (_ELEMENT_TYPES.get(node.type, node.type), len(node.shape))
             for node in self._session.get_inputs()
@@ -255,7 +269,7 @@ class Session:
                 f"{manifest.key}: the graph wants {features} features a step, the manifest says "
                 f"{manifest.input.features}"
             )
-        if missing := {*self._outputs.values()} - {node.name for node in self._session.get_outputs()}:
+        if missing := {*self._outputs.values(), *self._states} - {node.name for node in self._session.get_outputs()}:
             raise ManifestError(f"{manifest.key}: the graph has no output {', '.join(sorted(missing))}")
 
 

@@ -23,7 +23,7 @@ from lengthwise.batching.plan import plan
 from lengthwise.datasets.input_sequences import require_valid
 from lengthwise.decoding.calls import Item
 from lengthwise.errors import InferenceFailed
-from lengthwise.padding import Steps, rounded_width
+from lengthwise.padding import RowInput, rounded_width
 from lengthwise.repository.loading import LoadedModel
 from lengthwise.runtime import answers
 from lengthwise.runtime.answers import NOT_FINITE, Answer
@@ -53,7 +53,7 @@ class ScoredBatch(NamedTuple):
 class _Row(WaitingSequence):
     """One window of an item, from its first step `start`: all of it, unless it is too long for the model."""
 
-    steps: Steps = field(kw_only=True)
+    steps: RowInput = field(kw_only=True)
     item: int = field(kw_only=True)  # its index in the chunk
     start: int = field(kw_only=True)
 
@@ -137,7 +137,8 @@ def _run(model: LoadedModel, rows: list[_Row], attention: bool) -> _BatchResult:
     If the batch fails, each of its rows is run unbatched, so that only the bad rows fail.
     """
     started = time.thread_time()
-    batch = padded([row.steps for row in rows], model.buckets, model.manifest.width_multiple)
+    manifest = model.manifest
+    batch = padded([row.steps for row in rows], model.buckets, manifest.width_multiple, manifest.blank)
 
     def figures() -> ScoredBatch:
         """The figures of the batch, with the processor time until now."""

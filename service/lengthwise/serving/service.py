@@ -18,7 +18,7 @@ from lengthwise.connections.web_pages import WebPages
 from lengthwise.decoding import fast_json
 from lengthwise.decoding.calls import Call
 from lengthwise.errors import QueueFull, RequestError
-from lengthwise.padding import Steps
+from lengthwise.padding import RowInput
 from lengthwise.repository.contents import Repository
 from lengthwise.repository.loading import LoadedModel
 from lengthwise.repository.probing import Probing
@@ -248,7 +248,7 @@ class Serving:
     def submit(
         self,
         call: Call,
-        sequences: Sequence[Steps],
+        sequences: Sequence[RowInput],
         finish: Callable[[list[Answer | None], Timing], Any],
         *,
         arrived: float,

@@ -2,7 +2,9 @@
 
 `golden.npz` holds three arrays: `steps`, all sequences concatenated (`[steps, features]` float32, or `[steps]`
 int64 for tokens); `lengths` `[sequences]` int32; `logits` `[sequences, classes]` float32, or
-concatenated `[steps, classes]` for a per-step model. Every load runs them through the padding and the session that will
+concatenated `[steps, classes]` for a per-step model. Where the graph has further inputs, their arrays are there under
+their names with `beside.` before: `[sequences, ...]`, or the steps of a further sequence, concatenated. Every load runs
+them through the padding and the session that will
 serve. So it checks that this machine's kernels give the verified answers, and that batching does not change them here.
 """
 
@@ -10,7 +12,7 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -20,7 +22,7 @@ from numpy.typing import NDArray
 
 from lengthwise import files
 from lengthwise.errors import PromiseBroken, VerificationError
-from lengthwise.padding import Steps, batches
+from lengthwise.padding import LENGTHS, RowInput, Sample, Steps, batches, steps_of
 from lengthwise.runtime.answers import by_row
 from lengthwise.runtime.manifest import GOLDEN_FILE, Manifest, Promise
 from lengthwise.runtime.session import Session
@@ -35,13 +37,14 @@ MOST_BYTES: Final = 2**26
 some kilobytes."""
 
 _ARRAYS = ("steps", "lengths", "logits")
+_BESIDE: Final = "beside."  # begins the names of further arrays
 
 
 @dataclass(frozen=True, slots=True)
 class Golden:
     """Sequences with their expected answers."""
 
-    sequences: tuple[Steps, ...]  # each `[length, features]` float32 or `[length]` int64
+    sequences: tuple[RowInput, ...]  # each `[length, features]` float32 or `[length]` int64, or a sample
     logits: tuple[NDArray[np.float32], ...]  # of each sequence, `[classes]`; `[length, classes]` of a per-step model
 
     def write(self, path: Path) -> None:
@@ -50,10 +53,23 @@ class Golden:
         with files.naming(path):
             np.savez(
                 path,
-                steps=np.concatenate(self.sequences),
+                steps=np.concatenate([steps_of(sequence) for sequence in self.sequences]),
                 lengths=np.asarray([len(steps) for steps in self.sequences], dtype=np.int32),
                 logits=np.concatenate(self.logits) if per_step else np.stack(self.logits),
+                **{f"{_BESIDE}{name}": array for name, array in self._beside().items()},
             )
+
+    def _beside(self) -> dict[str, NDArray[Any]]:
+        """What stands beside the steps, by the names of the graph's inputs, as the file has it."""
+        samples = [sequence for sequence in self.sequences if isinstance(sequence, Sample)]
+        if not samples:
+            return {}
+        arrays = {name: np.stack([sample.beside[name] for sample in samples]) for name in samples[0].beside}
+        for name in samples[0].others:
+            others = [sample.others[name] for sample in samples]
+            arrays[name] = np.concatenate(others)
+            arrays[LENGTHS.format(name)] = np.asarray([len(steps) for steps in others], dtype=np.int32)
+        return arrays
 
     @classmethod
     def read(cls, path: Path, manifest: Manifest) -> Golden:
@@ -74,12 +90,12 @@ class Golden:
 
         A file that is malformed, or has other shapes, raises a VerificationError; `source` is its name in the message.
         """
-        arrays = _arrays(content, source)
+        arrays = _arrays(content, source, [*_ARRAYS, *(f"{_BESIDE}{name}" for name in manifest.inputs_beside)])
         _check_shapes(arrays, manifest, source)
         ends = np.cumsum(arrays["lengths"], dtype=np.int64)[:-1]
         logits = arrays["logits"]
         return cls(
-            sequences=tuple(np.split(arrays["steps"], ends)),
+            sequences=_with_beside(np.split(arrays["steps"], ends), arrays, manifest, source),
             logits=tuple(np.split(logits, ends) if manifest.task == "per-step" else logits),
         )
 
@@ -170,7 +186,9 @@ def check(
     return differences
 
 
-def answers(session: Session, sequences: Sequence[Steps], manifest: Manifest, *, most_rows: int | None = 1) -> Golden:
+def answers(
+    session: Session, sequences: Sequence[RowInput], manifest: Manifest, *, most_rows: int | None = 1
+) -> Golden:
     """Runs sequences in a session; returns them with their logits, as `Golden`.
 
     Args:
@@ -179,13 +197,13 @@ def answers(session: Session, sequences: Sequence[Steps], manifest: Manifest, *,
         manifest: The manifest of the model.
         most_rows: The largest number of rows in a batch: 1, the default, for unbatched; None for all in one batch.
     """
-    runs = batches(sequences, multiple=manifest.width_multiple, most_rows=most_rows)
+    runs = batches(sequences, multiple=manifest.width_multiple, most_rows=most_rows, blank=manifest.blank)
     logits = [row for batch in runs for row in by_row(session.run(batch).logits, batch.lengths, manifest)]
     return Golden(tuple(sequences), tuple(logits))
 
 
-def _arrays(content: bytes, source: str) -> dict[str, NDArray[Any]]:
-    """Reads the arrays of the file by name, without unpickling. Their shapes are not checked yet.
+def _arrays(content: bytes, source: str, names: Sequence[str]) -> dict[str, NDArray[Any]]:
+    """Reads the arrays of the file with these names, without unpickling. Their shapes are not checked yet.
 
     Raises:
         VerificationError: The file is malformed, too large, or lacks an array.
@@ -197,7 +215,7 @@ def _arrays(content: bytes, source: str) -> dict[str, NDArray[Any]]:
             size = sum(entry.file_size for entry in archive.infolist())  # no more is decompressed
             if size > MOST_BYTES:
                 raise ValueError(f"its arrays have {size} bytes, and at most {MOST_BYTES} are read")
-            for name in _ARRAYS:
+            for name in names:
                 if f"{name}.npy" not in archive.namelist():
                     raise ValueError(f"it has no array {name!r}")
                 file = io.BytesIO(archive.read(f"{name}.npy"))
@@ -231,3 +249,35 @@ def _check_shapes(arrays: dict[str, NDArray[Any]], manifest: Manifest, source: s
             raise VerificationError(
                 f"{source}: {name} are {array.dtype} {array.shape}, lengths and manifest say {kind} {shape}"
             )
+
+
+def _with_beside(
+    steps: Sequence[Steps], arrays: Mapping[str, NDArray[Any]], manifest: Manifest, source: str
+) -> tuple[RowInput, ...]:
+    """Puts what the file has beside the steps of each sequence to them; without it, the steps are the sequences.
+
+    Raises:
+        VerificationError: An array has another type or shape than the manifest says.
+    """
+    blank, count = manifest.blank, len(steps)
+    if blank is None:
+        return tuple(steps)
+    # The arrays, and how many entries each has: one for each sequence, or the steps of a further sequence
+    values = {name: arrays[f"{_BESIDE}{name}"] for name in manifest.inputs_beside}
+    lengths = {name: values[LENGTHS.format(name)] for name in blank.others}
+    entries = {name: int(of_rows.sum(dtype=np.int64)) for name, of_rows in lengths.items()}
+    shapes = {name: array.shape for name, array in blank.beside.items()}
+    shapes |= {name: array.shape[1:] for name, array in blank.others.items()}
+    for name, array in values.items():
+        expected = (manifest.inputs_beside[name][0], (entries.get(name, count), *shapes.get(name, ())))
+        if (str(array.dtype), array.shape) != expected or (name in entries and lengths[name].min(initial=1) < 1):
+            raise VerificationError(f"{source}: {name} is {array.dtype} {array.shape}, not {expected[0]} {expected[1]}")
+    others = {name: np.split(values[name], np.cumsum(lengths[name], dtype=np.int64)[:-1]) for name in lengths}
+    return tuple(
+        Sample(
+            steps[row],
+            {name: values[name][row] for name in blank.beside},
+            {name: sequences[row] for name, sequences in others.items()},
+        )
+        for row in range(count)
+    )

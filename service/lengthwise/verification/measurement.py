@@ -27,7 +27,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise.padding import PaddedBatch, Steps, batches, pad, rounded_width, step_mask
+from lengthwise.padding import LENGTHS, PaddedBatch, RowInput, batches, pad, rounded_width, step_mask, steps_of
 from lengthwise.runtime.answers import by_row
 from lengthwise.runtime.manifest import Manifest
 from lengthwise.runtime.session import Session
@@ -207,7 +207,7 @@ class BatchVariations:
         """
         lengths = np.resize(lengths_for(self.manifest, MIXED_LENGTHS), 2 * len(KINDS) * _OF_EACH_KIND).tolist()
         sequences = draw(self.manifest, lengths, self.seed + 6, raw=True)[1::2]  # the raw ones, of each kind in turn
-        for index, kind in enumerate(KINDS if sequences and sequences[0].dtype == np.float32 else ()):
+        for index, kind in enumerate(KINDS if self.manifest.input.kind == "values" else ()):
             sequences_of_kind = sequences[index :: len(KINDS)]
             are_finite = [np.isfinite(original(batch)).all() for batch in self._batches(sequences_of_kind, most_rows=1)]
             if answerable := list(itertools.compress(sequences_of_kind, are_finite)):
@@ -217,7 +217,7 @@ class BatchVariations:
     def _against(
         self,
         name: str,
-        sequences: Sequence[Steps],
+        sequences: Sequence[RowInput],
         reference: Reference,
         exact: ExactReference | None = None,
         *,
@@ -242,7 +242,7 @@ class BatchVariations:
             actual += by_row(self._logits(batch), batch.lengths, self.manifest)
 
         # 2. Compare them; say how to measure what rounding changes in each expected answer.
-        def answer_to(model: ExactReference, steps: Steps) -> NDArray[np.float32] | None:
+        def answer_to(model: ExactReference, steps: RowInput) -> NDArray[np.float32] | None:
             """Runs one sequence unbatched in a model; returns its logits, or None if the model has no answer."""
             (batch,) = self._batches([steps])
             logits = model(batch)
@@ -296,10 +296,7 @@ class BatchVariations:
         for name, fill in self._fills().items():
             answers: list[RowOutputs] = []
             for batch in self._batches(self.sequences, self._wide()):
-                filled = batch.steps.copy()
-                padding = ~step_mask(batch.lengths, batch.width)
-                filled[padding] = np.resize(fill, filled[padding].shape)
-                answers += self._without_padding(self.session, PaddedBatch(filled, batch.lengths))
+                answers += self._without_padding(self.session, self._filled(batch, fill))
             case = self._case(f"padding filled with {name}", "padding", answers)
             yield replace(case, extreme=name in EXTREME_PADDING)
 
@@ -365,28 +362,53 @@ class BatchVariations:
             return {"other ids": ids, "the last id": np.array([self.manifest.input.vocabulary - 1])}
         return {name: np.array([value], dtype=np.float32) for name, value in EXTREME_PADDING.items()} | {
             "junk": (100 * random.standard_normal(997)).astype(np.float32),
-            "another row's steps": self.sequences[-1].ravel(),
+            "another row's steps": steps_of(self.sequences[-1]).ravel(),
         }
+
+    def _filled(self, batch: PaddedBatch, fill: NDArray[Any]) -> PaddedBatch:
+        """The batch with the padding of every sequence filled: `fill` is repeated, for ids modulo their number."""
+
+        def filled(steps: NDArray[Any], lengths: NDArray[np.int32], vocabulary: int | None) -> NDArray[Any]:
+            """The steps `[rows, width, ...]` of one sequence of each row, with filled padding."""
+            steps, padding = steps.copy(), ~step_mask(lengths, steps.shape[1])
+            values = fill if vocabulary is None else np.nan_to_num(fill) % vocabulary
+            steps[padding] = np.resize(values, steps[padding].shape)
+            return steps
+
+        beside = dict(batch.beside)
+        for name, further in self.manifest.further.items():
+            beside[name] = filled(beside[name], beside[LENGTHS.format(name)], further.input.vocabulary)
+        steps = filled(batch.steps, batch.lengths, self.manifest.input.vocabulary)
+        return replace(batch, steps=steps, beside=beside)
 
     def _wide(self) -> int:
         """A width at which every row of the batch has padding; but at most the model's largest width."""
         return min(rounded_width(max(map(len, self.sequences)) + 1, self.manifest.width_multiple), self.widest)
 
     def _batches(
-        self, sequences: Sequence[Steps], width: int | None = None, most_rows: int | None = None
+        self, sequences: Sequence[RowInput], width: int | None = None, most_rows: int | None = None
     ) -> Iterator[PaddedBatch]:
         """Pads sequences to batches, as the service does, in their order.
 
         Args:
             sequences: The sequences.
-            width: The width of all batches; by default, what each batch needs.
+            width: The width of all batches; by default, what each batch needs. Further sequences get as many steps of
+                padding more, at most up to their own largest width.
             most_rows: The largest number of rows in a batch; by default, that of the model.
         """
         row_limit = most_rows or self.most_rows
-        return batches(sequences, multiple=self.manifest.width_multiple, width=width, most_rows=row_limit)
+        multiple = self.manifest.width_multiple
+        for batch in batches(sequences, multiple=multiple, width=width, most_rows=row_limit):
+            added = batch.width - rounded_width(int(batch.lengths.max()), multiple)
+            beside = dict(batch.beside)
+            for name, further in self.manifest.further.items():
+                steps = beside[name]
+                wider = min(added, max(0, rounded_width(further.max_length, multiple) - steps.shape[1]))
+                beside[name] = np.pad(steps, [(0, 0), (0, wider), (0, 0)][: steps.ndim])
+            yield replace(batch, beside=beside)
 
     def _answers(
-        self, sequences: Sequence[Steps], width: int | None = None, session: Session | None = None
+        self, sequences: Sequence[RowInput], width: int | None = None, session: Session | None = None
     ) -> list[RowOutputs]:
         """Runs sequences in batches; returns the outputs of each sequence, without padding.
 
@@ -400,7 +422,7 @@ class BatchVariations:
         answers = self._answers([self.sequences[row] for row in order])
         return [answers[index] for index in np.argsort(order)]
 
-    def _answered(self, lengths: Sequence[int], seed: int) -> tuple[list[Steps], list[ExpectedOutputs]]:
+    def _answered(self, lengths: Sequence[int], seed: int) -> tuple[list[RowInput], list[ExpectedOutputs]]:
         """Draws sequences of these lengths, every other one of raw values, and runs each unbatched.
 
         A raw sequence whose answer is not finite, which the service would refuse, is replaced by an ordinary sequence.
@@ -409,7 +431,7 @@ class BatchVariations:
             The sequences, and the outputs of each, as those that are expected in every batch.
         """
         sequences = draw(self.manifest, lengths, seed, raw=True)
-        ordinary, answers = list[Steps](), []
+        ordinary, answers = list[RowInput](), []
         for index, steps in enumerate(sequences):
             is_raw = raw_kind_at(index) is not None
             answer = self._unbatched(steps, is_raw=is_raw)
@@ -420,10 +442,10 @@ class BatchVariations:
             answers.append(answer)
         return sequences, answers
 
-    def _unbatched(self, steps: Steps, *, is_raw: bool = False) -> ExpectedOutputs:
+    def _unbatched(self, steps: RowInput, *, is_raw: bool = False) -> ExpectedOutputs:
         """Runs a sequence unbatched; returns its outputs, each with how to measure what rounding changes in it."""
 
-        def compute(index: int, rounded: Steps) -> NDArray[np.float32]:
+        def compute(index: int, rounded: RowInput) -> NDArray[np.float32]:
             """Computes the output at an index of the outputs for other values of the sequence."""
             return self._answers([rounded])[0][index]
 

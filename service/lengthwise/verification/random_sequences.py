@@ -21,8 +21,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise.padding import Steps
-from lengthwise.runtime.manifest import Manifest
+from lengthwise.padding import RowInput, Sample, Steps, steps_of, with_steps
+from lengthwise.runtime.manifest import Manifest, StaticInput
 
 EXTREME_PADDING: Final[Mapping[str, float]] = {
     "NaN": math.nan,
@@ -134,10 +134,10 @@ class MeasuredAnswer:
     """
 
     answer: ModelAnswer
-    steps: Steps
-    compute: Callable[[Steps], ModelAnswer | None]  # computes the answer to other values of the sequence
+    steps: RowInput
+    compute: Callable[[RowInput], ModelAnswer | None]  # computes the answer to other values of the sequence
     # Computes the answer in float64; None, or an answer None, if the model does not run in float64
-    compute_exactly: Callable[[Steps], ModelAnswer | None] | None = None
+    compute_exactly: Callable[[RowInput], ModelAnswer | None] | None = None
     is_raw: bool = False  # whether the sequence has raw values
     allowed: float = ROUNDING  # a relative difference up to this needs no explanation
 
@@ -149,7 +149,8 @@ class MeasuredAnswer:
         `rounded_otherwise`; and of that between the expected answer and the one in float64, if there is one.
         """
         unrounded = self.compute(self.steps)
-        pairs = [(self.compute(steps), unrounded) for steps in rounded_otherwise(self.steps)]
+        others = [with_steps(self.steps, steps) for steps in rounded_otherwise(steps_of(self.steps))]
+        pairs = [(self.compute(steps), unrounded) for steps in others]
         pairs += [] if self.compute_exactly is None else [(self.compute_exactly(self.steps), self.answer)]
         differences = [
             largest_difference(actual, expected)
@@ -167,7 +168,7 @@ class MeasuredAnswer:
         Args:
             difference: The relative difference of an answer from this one.
         """
-        is_tokens = self.steps.dtype != np.float32
+        is_tokens = steps_of(self.steps).dtype != np.float32
         is_too_large = difference > MOST_AMPLIFIED and not self.is_raw
         if is_tokens or is_too_large or not self.allowed < difference < math.inf:
             return 0.0
@@ -205,8 +206,11 @@ def lengths_for(manifest: Manifest, lengths: Sequence[int]) -> list[int]:
     return [added_steps + length for length in lengths if added_steps + length <= manifest.max_length]
 
 
-def draw(manifest: Manifest, lengths: Sequence[int], seed: int, *, raw: bool = False) -> list[Steps]:
+def draw(manifest: Manifest, lengths: Sequence[int], seed: int, *, raw: bool = False) -> list[RowInput]:
     """Draws random sequences: each `[length, features]` float32, or `[length]` int64 for a token model.
+
+    Where a model takes more than their steps, each is a sample, with random static values, and further sequences whose
+    lengths are those of other sequences; the states are those where a sequence begins.
 
     Values have the mean and the standard deviation of the manifest, if it has them, and consecutive steps are
     correlated. Some steps are zeros, and so is the last step of every other ordinary sequence, because zeros are data.
@@ -222,10 +226,44 @@ def draw(manifest: Manifest, lengths: Sequence[int], seed: int, *, raw: bool = F
     kinds = [raw_kind_at(index) if raw else None for index in range(len(lengths))]
     ordinary_indices = range(0, len(lengths), 2 if raw else 1)
     end_in_zeros = {*ordinary_indices[1::2]}
-    return [
+    sequences: list[RowInput] = [
         _sequence(manifest, length, random, kind, ends_in_zeros=index in end_in_zeros)
         for index, (length, kind) in enumerate(zip(lengths, kinds, strict=True))
     ]
+    if manifest.blank is None:
+        return sequences
+    return [
+        _sample(manifest, manifest.blank, steps_of(steps), lengths, random, kind)
+        for steps, kind in zip(sequences, kinds, strict=True)
+    ]
+
+
+def _sample(
+    manifest: Manifest,
+    blank: Sample,
+    steps: Steps,
+    lengths: Sequence[int],
+    random: np.random.Generator,
+    kind: str | None,
+) -> Sample:
+    """Draws what stands beside the steps of a sequence of a kind; the arguments are those of `draw` and `_sequence`."""
+    beside, static = dict(blank.beside), manifest.input.static
+    if static is not None:
+        beside["static"] = _static_values(static, random)
+    others = {}
+    for name, further in manifest.further.items():
+        length = min(int(random.choice(lengths)), further.max_length)
+        others[name] = _sequence(further, length, random, kind, ends_in_zeros=bool(random.integers(2)))
+    return Sample(steps, beside, others)
+
+
+def _static_values(static: StaticInput, random: np.random.Generator) -> NDArray[np.float32]:
+    """Draws static values: of a category one of its indices, else a number of mean 0 and deviation 1."""
+    values = random.standard_normal(static.count)
+    for index, name in enumerate(static.value_names):
+        if name in static.categories:
+            values[index] = random.integers(len(static.categories[name]))
+    return values.astype(np.float32)
 
 
 def _sequence(

@@ -36,7 +36,8 @@ def passes(graph: bytes, with_kernels: Any, plain: Any, manifest: Manifest) -> b
     has_isnan = any(node.operator == "IsNaN" for node in onnx_graph.read(graph).walk())
     if manifest.input.kind == "tokens" or not has_isnan:
         return False
-    for batch in batches(_with_nan(manifest), multiple=manifest.width_multiple, most_rows=manifest.max_batch_rows):
+    sizes: Any = {"multiple": manifest.width_multiple, "most_rows": manifest.max_batch_rows}
+    for batch in batches(_with_nan(manifest), **sizes, blank=manifest.blank):
         actual, expected = (_logits(session, batch, manifest.graph) for session in (with_kernels, plain))
         if not (
             np.isfinite(actual).all()  # before the difference: infinity minus infinity is a warning
