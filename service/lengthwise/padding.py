@@ -45,9 +45,9 @@ class Sample:
         return True
 
     @property
-    def all_steps(self) -> int:
-        """The steps of all its sequences together."""
-        return len(self.steps) + sum(map(len, self.others.values()))
+    def lengths(self) -> list[int]:
+        """The length of each of its sequences, the first before the others."""
+        return [len(self.steps), *map(len, self.others.values())]
 
     @property
     def nbytes(self) -> int:

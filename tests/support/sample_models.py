@@ -10,6 +10,7 @@ The logits of a row are, for each of its two features, the mean of its valid ste
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import numpy as np
 import onnx.parser
 
 from lengthwise.padding import Sample, steps_of
+from lengthwise.repository.loading import LoadedModel
 from lengthwise.runtime.manifest import (
     GOLDEN_FILE,
     GRAPH_FILE,
@@ -27,6 +29,7 @@ from lengthwise.runtime.manifest import (
 from lengthwise.runtime.session import Session
 from lengthwise.verification import golden
 from lengthwise.verification.random_sequences import draw
+from tests.support import numpy_models
 from tests.support.model_directories import sign
 
 STATIC = {"count": 3, "names": ["age", "sex", "type"], "categories": {"type": ["pump", "fan", "valve"]}}
@@ -139,3 +142,8 @@ def place(folder: Path, of: Manifest) -> Path:
     (directory / MANIFEST_FILE).write_text(of.to_json())
     sign(directory)
     return directory
+
+
+def loaded(of: Manifest) -> LoadedModel:
+    """The model, as a service or the Python interface has it; nothing is verified, and its costs are made up."""
+    return replace(numpy_models.model(of), session=session(of))

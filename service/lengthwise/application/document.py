@@ -108,22 +108,36 @@ def examples(manifest: Manifest) -> dict[str, Any]:
 
     Each has two sequences: one as short as the model takes, and one with a step more, if the model takes so many.
     """
-    steps, lengths = tensor_specs.inputs_of(manifest)
-    step = [round(value, 2) for value in manifest.input.mean or [0.0] * (manifest.input.features or 1)]
-    short = [0 if steps.name == "tokens" else step] * manifest.min_length
-    long = (short + short[:1])[: manifest.max_length]
-    # The shape and the elements of each input tensor; in `steps` the shorter row ends with a step of padding.
-    tensors = {
-        steps: ([2, len(long), *steps.shape[2:]], [long, long]),
-        lengths: ([2], [len(long), len(short)]),
-    }
+    # 1. The two sequences, of each name; and the input tensors with their shapes and elements, in which the shorter
+    # sequence ends with a step of padding
+    pairs: list[list[Any]] = []
+    tensors: dict[tensor_specs.TensorSpec, tuple[list[int], list[Any]]] = {}
+    for alone, steps, lengths in tensor_specs.sequences_of(manifest):
+        step = [round(value, 2) for value in alone.input.mean or [0.0] * (alone.input.features or 1)]
+        short = [0 if alone.input.kind == "tokens" else step] * alone.min_length
+        long = (short + short[:1])[: alone.max_length]
+        pairs.append([long, short])
+        tensors[steps] = ([2, len(long), *steps.shape[2:]], [long, long])
+        tensors[lengths] = ([2], [len(long), len(short)])
+    # 2. What stands beside them
+    fields: dict[str, Any] = {}
+    if (static := manifest.input.static) is not None:
+        fields["static"] = [static.categories.get(name, [0.0])[0] for name in static.value_names]
+        tensors[tensor_specs.inputs_of(manifest)[-1]] = ([2, static.count], [[0.0] * static.count] * 2)
+    items = [{"steps": steps} | fields for steps in pairs[0]]
+    if manifest.input.sequences:
+        items = [
+            {"inputs": dict(zip(manifest.by_sequence, row, strict=True))} | fields for row in zip(*pairs, strict=True)
+        ]
+    # 3. The bodies
     inputs = [
         {"name": spec.name, "datatype": spec.datatypes[0], "shape": shape, "data": data}
         for spec, (shape, data) in tensors.items()
     ]
-    sequences = [long, {"id": "a", "steps": short}]
+    long_one, short_one = items if manifest.input.has_more else pairs[0]
+    sequences = [long_one, {"id": "a"} | items[1]]
     return {
         "PredictRequest": {"model": manifest.name, "version": str(manifest.version), "sequences": sequences},
-        "V1Request": {"instances": [long, short]},
+        "V1Request": {"instances": [long_one, short_one]},
         "InferRequest": {"inputs": inputs},
     }

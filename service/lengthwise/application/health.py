@@ -98,7 +98,7 @@ def _described_model(served: ServedModel, serving: Serving) -> dict[str, Any]:
         "trained": origin.get("trained"),
         "exported": origin.get("exported"),
         "input": manifest.input.kind,
-        **manifest.input.model_dump(include={"features", "names", "vocabulary"}),
+        **manifest.input.model_dump(include={"features", "names", "vocabulary", "static", "sequences"}),
         **manifest.model_dump(include=_MANIFEST_FIELDS),
         "attention": manifest.graph.attention is not None,
         "provider": served.model.session.provider,

@@ -92,6 +92,9 @@ def why_refused(steps: Steps, manifest: Manifest, transposed: str = TRANSPOSED) 
     `transposed` ends the sentence if the steps seem to be transposed: then their number is the model's number of
     features.
     """
+    if manifest.input.has_more:
+        more = "several sequences" if manifest.input.sequences else "static values"
+        return f"the model {manifest.key} takes {more}, which are not here"
     if not len(steps):
         return "a sequence has at least one step"
     if (length_fault := length_problem(len(steps), manifest)) is not None:

@@ -95,7 +95,7 @@ def read(
     except RequestError:
         return None
     manifest = model.manifest
-    if call_options.outputs and manifest.graph.attention is None:
+    if manifest.input.has_more or (call_options.outputs and manifest.graph.attention is None):
         return None
     # The sequences: the numbers of one, or those of several with their bounds and ids.
     sequences = _read(body, start, end, max_sequences, manifest, in_detail=False)
@@ -248,7 +248,8 @@ def explain(body: bytes, find: Find, *, max_sequences: int, layout: validation.B
         with suppress(RequestError):
             manifest = find(call_options.model, call_options.version).manifest
         checked = _read(body, start, end, max_sequences, manifest, in_detail=True)
-        if checked is None or document[layout.root] is not None:
+        has_more = manifest is not None and manifest.input.has_more
+        if checked is None or has_more or document[layout.root] is not None:
             return
         count, parts, details = checked
         sequences = _sequences(body, details, manifest)

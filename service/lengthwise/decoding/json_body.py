@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from lengthwise.decoding import fast_json, validation
 from lengthwise.decoding.calls import Call, Find, Item
+from lengthwise.padding import Sample
 from lengthwise.runtime.answers import Answer
 from lengthwise.runtime.manifest import Manifest
 
@@ -52,7 +53,7 @@ def prediction(manifest: Manifest, item: Item, answer: Answer, *, attention: boo
             "step_scores": _at_sent_steps(item, probabilities.max(axis=1)),
             "probabilities": _at_sent_steps(item, np.ascontiguousarray(probabilities)),
         }
-    fields["length"] = len(item.steps)
+    fields["length"] = len(item.steps) if not manifest.input.sequences else lengths_of(manifest, item)
     if attention and answer.attention is not None:
         weights = answer.attention
         if item.step_indices is not None:  # a masked step has the weight 0
@@ -62,6 +63,12 @@ def prediction(manifest: Manifest, item: Item, answer: Answer, *, attention: boo
     if answer.windows is not None:
         fields["windows"] = answer.windows
     return fields
+
+
+def lengths_of(manifest: Manifest, item: Item) -> dict[str, int]:
+    """The length of each of several sequences, by its name."""
+    assert isinstance(item.steps, Sample)
+    return dict(zip(manifest.by_sequence, item.steps.lengths, strict=True))
 
 
 def _at_sent_steps(item: Item, entries: Sequence[Any] | NDArray[Any]) -> Sequence[Any] | NDArray[Any]:

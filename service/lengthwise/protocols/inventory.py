@@ -32,7 +32,7 @@ import orjson
 
 from lengthwise.errors import ConfigurationError, Draining, Forbidden, InvalidRequest, NotReady, Problem
 from lengthwise.protocols import kserve
-from lengthwise.protocols.tensor_specs import LENGTHS, TensorSpec, inputs_of, outputs_of
+from lengthwise.protocols.tensor_specs import TensorSpec, inputs_of, outputs_of
 from lengthwise.repository.registry import ServedModel
 from lengthwise.runtime.manifest import GRAPH_FILE, Manifest
 from lengthwise.serving import Serving
@@ -102,7 +102,7 @@ def config(serving: Serving, served: ServedModel) -> dict[str, Any]:
         "backend": "onnxruntime",
         "version_policy": versions,
         "max_batch_size": serving.request_limits.sequences,
-        "input": [tensor(form) | ({"optional": True} if form.name == LENGTHS else {}) for form in inputs_of(manifest)],
+        "input": [tensor(form) | ({"optional": True} if form.optional else {}) for form in inputs_of(manifest)],
         "output": [tensor(form) for form in outputs_of(manifest)],
         "instance_group": [instances],
         "default_model_filename": GRAPH_FILE,
@@ -114,8 +114,8 @@ def config(serving: Serving, served: ServedModel) -> dict[str, Any]:
 def _parameters(manifest: Manifest) -> dict[str, str]:
     """The fields of the manifest that `ModelConfig` does not have, by name; values are JSON."""
     names = ("task", "labels", "min_length", "max_length", "long", "missing")
-    step = manifest.input.model_dump(include={"vocabulary", "names"}, exclude_none=True)
-    fields = {name: getattr(manifest, name) for name in names} | step
+    step = manifest.input.model_dump(include={"vocabulary", "names", "static", "sequences"}, exclude_none=True)
+    fields = {name: getattr(manifest, name) for name in names} | {name: value for name, value in step.items() if value}
     return {name: value if isinstance(value, str) else orjson.dumps(value).decode() for name, value in fields.items()}
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
+from lengthwise import padding
 from lengthwise.runtime.manifest import Manifest, Task
 
 ELEMENTS: Final[Mapping[str, np.dtype[Any]]] = {  # the NumPy type of each datatype; `BYTES` has none
@@ -19,6 +20,7 @@ ELEMENTS: Final[Mapping[str, np.dtype[Any]]] = {  # the NumPy type of each datat
     "BOOL": np.dtype("?"),
 }
 LENGTHS: Final = "lengths"
+STATIC: Final = "static"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,19 +30,44 @@ class TensorSpec:
     name: str
     datatypes: tuple[str, ...]  # those that it may have; metadata shows the first
     shape: tuple[int, ...]
+    optional: bool = False  # whether a request may leave it out
 
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
-        """All shapes that are accepted: `lengths` may be `[rows, 1]` or `[rows]`."""
-        return (self.shape, self.shape[:1]) if self.name == LENGTHS else (self.shape,)
+        """All shapes that are accepted: what is `[rows, 1]`, such as `lengths`, may be `[rows]`."""
+        return (self.shape, self.shape[:1]) if self.shape == (-1, 1) else (self.shape,)
 
 
-def inputs_of(manifest: Manifest) -> tuple[TensorSpec, TensorSpec]:
-    """The input tensors of a model: its steps (`tokens` or `values`), and `lengths`."""
-    lengths = TensorSpec(LENGTHS, ("INT32", "INT64"), (-1, 1))
-    if manifest.input.kind == "tokens":
-        return TensorSpec("tokens", ("INT64", "INT32"), (-1, -1)), lengths
-    return TensorSpec("values", ("FP32", "FP64"), (-1, -1, manifest.input.features or 1)), lengths
+class SequenceSpecs(NamedTuple):
+    """The input tensors of one sequence, and the manifest of a model that takes it alone."""
+
+    alone: Manifest
+    steps: TensorSpec
+    lengths: TensorSpec
+
+
+def sequences_of(manifest: Manifest) -> list[SequenceSpecs]:
+    """The input tensors of each sequence of a model.
+
+    One sequence is `tokens` or `values`, with `lengths`; of several, each is NAME, with NAME_lengths.
+    """
+    names = {name: (name, padding.LENGTHS.format(name), alone) for name, alone in manifest.by_sequence.items()}
+    kind = manifest.input.kind
+    specs = []
+    for name, lengths_name, alone in names.values() or [(kind, LENGTHS, manifest.alone)]:
+        steps = TensorSpec(name, ("FP32", "FP64"), (-1, -1, alone.input.features or 1))
+        if alone.input.kind == "tokens":
+            steps = TensorSpec(name, ("INT64", "INT32"), (-1, -1))
+        specs.append(SequenceSpecs(alone, steps, TensorSpec(lengths_name, ("INT32", "INT64"), (-1, 1), optional=True)))
+    return specs
+
+
+def inputs_of(manifest: Manifest) -> tuple[TensorSpec, ...]:
+    """The input tensors of a model: the steps and the lengths of each sequence, and `static` if it takes that."""
+    specs = [spec for of_sequence in sequences_of(manifest) for spec in of_sequence[1:]]
+    if manifest.input.static is not None:
+        specs.append(TensorSpec(STATIC, ("FP32", "FP64"), (-1, manifest.input.static.count)))
+    return tuple(specs)
 
 
 def outputs_of(manifest: Manifest) -> tuple[TensorSpec, ...]:

@@ -15,17 +15,27 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise.decoding import options
+from lengthwise.decoding import options, static_values
 from lengthwise.decoding.calls import Call, Item, Problems, compact, length_problem, make_item, why_refused
 from lengthwise.errors import TooLarge
+from lengthwise.padding import Sample, steps_of
 from lengthwise.protocols import request_parameters
 from lengthwise.protocols.request_parameters import OutputRequest
-from lengthwise.protocols.tensor_specs import ELEMENTS, LENGTHS, TensorSpec, inputs_of, outputs_of
+from lengthwise.protocols.tensor_specs import (
+    ELEMENTS,
+    LENGTHS,
+    STATIC,
+    SequenceSpecs,
+    TensorSpec,
+    inputs_of,
+    outputs_of,
+    sequences_of,
+)
 from lengthwise.protocols.tensor_text import TensorText
 from lengthwise.repository.registry import ServedModel
 from lengthwise.runtime.manifest import Manifest
@@ -86,24 +96,16 @@ def read(
     wants_binary = request_parameters.flag(parameters, "binary_data_output", "/parameters", problems)
     outputs = _outputs(output_requests, manifest, problems, binary=binary if wants_binary is None else wants_binary)
     call_options = replace(call_options, outputs=tuple(output.name for output in outputs if output.name == "attention"))
-    # The two input tensors, and how large they are.
-    forms = inputs_of(manifest)
-    by_name = _by_name(input_tensors, forms, problems)
-    steps, lengths = (by_name.get(form.name) for form in forms)
-    if steps is None:
-        problems.add("/inputs", f"the input {forms[0].name!r} is missing")
-        raise problems.error()
-    if len(steps.shape) == len(forms[0].shape) and steps.shape[0] > max_sequences:
-        raise TooLarge(f"a request may have {max_sequences} sequences, this one has {steps.shape[0]}")
-    # Their elements: from here on numbers are converted.
-    ends = None if lengths is None else _array(lengths, forms[1], problems)
-    _check_width(steps, ends, forms[0], manifest, problems)
-    rectangle = _array(steps, forms[0], problems)
-    items: list[Item] = []
-    if rectangle is not None and (lengths is None or ends is not None):
-        items = _items(rectangle, ends, manifest, steps, lengths, problems)
-    if problems.total or rectangle is None:
-        raise problems.error()
+    # The input tensors: from here on numbers are converted.
+    by_name = _by_name(input_tensors, inputs_of(manifest), problems)
+    sequences = [_rows(specs, by_name, problems, max_sequences) for specs in sequences_of(manifest)]
+    static = _static(by_name.get(STATIC), manifest, problems)
+    problems.require_none()
+    rectangle = sequences[0].rectangle
+    for tensor, array in [(one.tensor, one.rectangle) for one in sequences[1:]] + static:
+        if len(array) != len(rectangle):
+            problems.add(tensor.pointer, f"must have {len(rectangle)} rows, as the first sequence, it has {len(array)}")
+    problems.require_none()
     rows, width = rectangle.shape[:2]
     answers_per_row = width if manifest.task == "per-step" else 1
     classifications = rows * answers_per_row * sum(output.classes or 0 for output in outputs)
@@ -111,7 +113,63 @@ def read(
         raise TooLarge(
             f"a request may ask for {MOST_CLASSIFICATIONS} classifications, this one asks for {classifications}"
         )
-    return _make_call(model, outputs, call_options, steps, rectangle, items)
+    return _make_call(model, outputs, call_options, sequences, static)
+
+
+class _Rows(NamedTuple):
+    """An input tensor with the steps of a sequence of each row, its array, and the sequences as items."""
+
+    tensor: InputTensor
+    rectangle: NDArray[Any]
+    items: list[Item]
+
+
+def _rows(specs: SequenceSpecs, by_name: Mapping[str, InputTensor], problems: Problems, max_sequences: int) -> _Rows:
+    """Reads the tensors of one sequence of each row; what is wrong is added to `problems`.
+
+    Raises:
+        InvalidRequest: There are no steps.
+        TooLarge: There are more rows than `max_sequences`, or the tensor is wider than its rows need.
+    """  # noqa: DOC502 - `error` makes the first
+    steps, lengths = by_name.get(specs.steps.name), by_name.get(specs.lengths.name)
+    if steps is None:
+        problems.add("/inputs", f"the input {specs.steps.name!r} is missing")
+        raise problems.error()
+    if len(steps.shape) == len(specs.steps.shape) and steps.shape[0] > max_sequences:
+        raise TooLarge(f"a request may have {max_sequences} sequences, this one has {steps.shape[0]}")
+    ends = None if lengths is None else _array(lengths, specs.lengths, problems)
+    _check_width(steps, ends, specs.steps, specs.alone, problems)
+    rectangle = _array(steps, specs.steps, problems)
+    if rectangle is None or (lengths is not None and ends is None):
+        raise problems.error()
+    if lengths is None and len(rectangle) > 1:
+        rows, name = len(rectangle), specs.lengths.name
+        problems.add("/inputs", f"{rows} rows need {name!r}: how many steps of each are its own")
+        raise problems.error()
+    return _Rows(steps, rectangle, _items(rectangle, ends, specs.alone, steps, lengths, problems))
+
+
+def _static(
+    tensor: InputTensor | None, manifest: Manifest, problems: Problems
+) -> list[tuple[InputTensor, NDArray[np.float32]]]:
+    """The input tensor with the static values, and its array `[rows, count]`; empty if the model takes none.
+
+    What is wrong is added to `problems`.
+    """
+    if manifest.input.static is None:
+        return []
+    (spec,) = [spec for spec in inputs_of(manifest) if spec.name == STATIC]
+    array = None if tensor is None else _array(tensor, spec, problems)
+    if tensor is None or array is None:
+        problems.add("/inputs", f"the input {STATIC!r} is missing")
+        return []
+    rows = []
+    for index, values in enumerate(array.reshape(len(array), -1).tolist()):
+        of_row = Problems()
+        rows.append(static_values.read(values, "", manifest, of_row))
+        for problem in of_row.first:
+            problems.add(tensor.pointer, f"row {index}, value {problem.pointer[1:]}: {problem.detail}")
+    return [(tensor, np.array(rows))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,12 +185,13 @@ class KnownTensors:
     def of(cls, tensor_call: TensorCall, input_tensors: Sequence[InputTensor]) -> KnownTensors | None:
         """What to remember of a valid request, so that the next one of the same form is read faster.
 
-        None if the tensor is wider than the model's longest sequence. Such a request is valid only because its lengths
+        None if the model takes more than the steps of one sequence, or the tensor is wider than the model's longest
+        one. Such a request is valid only because its lengths
         are shorter than the width. Lengths are elements, so they may be other ones in the next request, and `read` does
         not compare the width with the model.
         """
         call, manifest = tensor_call.call, tensor_call.call.model.manifest
-        if manifest.long == "reject" and call.width > manifest.max_length:
+        if manifest.input.has_more or (manifest.long == "reject" and call.width > manifest.max_length):
             return None
         call_options = options.CallOptions(
             outputs=("attention",) if call.attention else (), timeout_ms=call.timeout_ms, priority=call.priority
@@ -157,34 +216,47 @@ class KnownTensors:
             arrays[tensor.name] = tensor, array
         lengths, ends = arrays.pop(LENGTHS, (None, None))
         steps, rectangle = next(iter(arrays.values()))  # the only other input
-        items = _items(rectangle, ends, manifest, steps, lengths, problems)
-        return None if problems.total else _make_call(model, self.outputs, self.options, steps, rectangle, items)
+        rows = _Rows(steps, rectangle, _items(rectangle, ends, manifest, steps, lengths, problems))
+        return None if problems.total else _make_call(model, self.outputs, self.options, [rows], [])
 
 
 def _make_call(
     model: ServedModel,
     outputs: tuple[OutputRequest, ...],
     call_options: options.CallOptions,
-    steps: InputTensor,
-    rectangle: NDArray[Any],
-    items: list[Item],
+    sequences: Sequence[_Rows],
+    static: Sequence[tuple[InputTensor, NDArray[np.float32]]],
 ) -> TensorCall:
-    """Makes the call of `items`, the sequences in the input tensor `steps`, whose array is `rectangle`.
+    """Makes the call of the rows of input tensors: those of each sequence, and the static values if there are any.
 
-    `compact` copies the items where the tensor is mostly padding, so that the memory of the tensor is freed.
+    `compact` copies the items where a tensor is mostly padding, so that the memory of the tensor is freed.
     """
-    items, extra_bytes = compact(items, rectangle)
+    first = sequences[0]
+    compacted = [compact(rows.items, rows.rectangle) for rows in sequences]
+    items = compacted[0][0]
+    if model.manifest.input.has_more:
+        further = dict(zip(model.manifest.further, [others for others, _ in compacted[1:]], strict=True))
+        beside = {tensor.name: array for tensor, array in static}
+        items = [_with_beside(item, row, beside, further) for row, item in enumerate(items)]
     call = Call(
         model,
         items,
         attention=bool(call_options.outputs),
         timeout_ms=call_options.timeout_ms,
         priority=call_options.priority,
-        pointer=f"{steps.pointer}: row {{}}",  # {} stays, for the index of the row
-        width=rectangle.shape[1],
-        extra_bytes=extra_bytes,
+        pointer=f"{first.tensor.pointer}: row {{}}",  # {} stays, for the index of the row
+        width=first.rectangle.shape[1],
+        extra_bytes=sum([extra_bytes for _, extra_bytes in compacted]),
     )
     return TensorCall(call, outputs)
+
+
+def _with_beside(
+    item: Item, row: int, beside: Mapping[str, NDArray[np.float32]], further: Mapping[str, Sequence[Item]]
+) -> Item:
+    """The item of a row with what stands beside its steps: static values, and further sequences by name."""
+    others = {name: steps_of(items[row].steps) for name, items in further.items()}
+    return item._replace(steps=Sample(steps_of(item.steps), {name: rows[row] for name, rows in beside.items()}, others))
 
 
 def _outputs(
@@ -371,9 +443,6 @@ def _items(
     """
     rows, width = rectangle.shape[:2]
     steps_at, lengths_at = steps_tensor.pointer, "/inputs" if lengths_tensor is None else lengths_tensor.pointer
-    if lengths is None and rows > 1:
-        problems.add(lengths_at, f"{rows} rows need {LENGTHS!r}: how many steps of each are its own")
-        return []
     row_lengths = [width] * rows if lengths is None else lengths.ravel().tolist()
     if len(row_lengths) != rows:
         problems.add(lengths_at, f"must have one entry for each of the {rows} rows, it has {len(row_lengths)}")

@@ -177,6 +177,11 @@ class StepInput(ManifestTable):
                 raise ValueError("input.sequences: the first has the features, or the vocabulary, of the input itself")
         return self
 
+    @cached_property
+    def has_more(self) -> bool:
+        """Whether there is more to a row than the steps of one sequence: static values, or further sequences."""
+        return self.static is not None or bool(self.sequences)
+
     def zeros(self, length: int) -> Steps:
         """A sequence of zeros, or of the token id 0."""
         if self.kind == "tokens":
@@ -334,17 +339,30 @@ class Manifest(ManifestTable):
         return Sample(self.input.zeros(0), beside, others) if beside or others else None
 
     @cached_property
-    def further(self) -> dict[str, Manifest]:
-        """For each sequence but the first, by its name: the manifest of a model that takes it alone.
+    def alone(self) -> Manifest:
+        """The manifest of a model that takes the steps of the first sequence alone, by which they are read."""
+        if not self.input.has_more:
+            return self
+        table = self.input.model_dump(exclude={"static", "sequences"})
+        return Manifest(**self._fields() | {"input": StepInput(**table)})
 
-        By that its steps are read, checked and drawn, as those of the first are by this manifest.
-        """
-        fields = {name: getattr(self, name) for name in type(self).model_fields}
-        fields |= {"graph": GraphNames(), "streaming": None, "min_length": 1}
+    @cached_property
+    def further(self) -> dict[str, Manifest]:
+        """By the name of each sequence but the first: the manifest of a model that takes it alone."""
+        fields = self._fields() | {"graph": GraphNames(), "streaming": None, "min_length": 1}
         return {
             sequence.name: Manifest(**fields | {"input": sequence.step, "max_length": sequence.max_length})
             for sequence in self.input.sequences[1:]
         }
+
+    def _fields(self) -> dict[str, Any]:
+        """The fields with their values, to make a manifest like this one."""
+        return {name: getattr(self, name) for name in type(self).model_fields}
+
+    @cached_property
+    def by_sequence(self) -> dict[str, Manifest]:
+        """By the name of each of several sequences, the manifest of a model that takes it alone."""
+        return {sequence.name: self.further.get(sequence.name, self.alone) for sequence in self.input.sequences}
 
     @cached_property
     def inputs_beside(self) -> dict[str, tuple[str, int]]:

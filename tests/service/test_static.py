@@ -1,0 +1,201 @@
+"""Static values and further sequences of a call: read by name or in order, refused at their pointers, answered."""
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lengthwise.decoding import json_body
+from lengthwise.decoding.calls import Call
+from lengthwise.errors import InvalidRequest
+from lengthwise.padding import Sample
+from lengthwise.runtime.manifest import Manifest
+from tests.support import sample_models
+from tests.support.numpy_models import Service, serving
+from tests.support.sample_models import manifest
+
+STATIC = manifest(static=True)
+TAKES_MISSING = manifest(static=True, missing="handled")
+UNNAMED = manifest(static=True).model_dump() | {"input": {"features": 2, "static": {"count": 2}}}
+PAIR = manifest(second=True)
+BOTH = manifest(static=True, second=True)
+STEPS = [[1.0, 2.0], [3.0, 4.0]]
+
+
+def decode(sequences: list[Any], of: Manifest = STATIC) -> Call:
+    served: Any = type("Served", (), {"manifest": of})
+    return json_body.decode(json.dumps({"sequences": sequences}).encode(), lambda *_: served, max_sequences=1000)
+
+
+def static(value: Any, of: Manifest = STATIC) -> list[float]:
+    (item,) = decode([{"steps": STEPS, "static": value}], of).items
+    assert isinstance(item.steps, Sample)
+    values: list[float] = item.steps.beside["static"].tolist()
+    return values
+
+
+def problems(item: Any, of: Manifest = STATIC) -> dict[str, str]:
+    with pytest.raises(InvalidRequest) as caught:
+        decode([item], of)
+    return {problem.pointer.removeprefix("/sequences/0"): problem.detail for problem in caught.value.problems}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        [63.0, 1, "fan"],
+        [63, 1.0, 1],
+        {"age": 63.0, "sex": 1, "type": "fan"},
+        {"type": 1, "sex": 1, "age": 63},
+    ],
+)
+def test_static_values_are_read_in_order_or_by_name(value: Any):
+    assert static(value) == [63.0, 1.0, 1.0]
+
+
+def test_a_missing_static_value_is_null_or_left_out():
+    for value in ([None, 1, "pump"], {"age": None, "sex": 1, "type": 0}, {"sex": 1, "type": 0}):
+        np.testing.assert_array_equal(static(value, TAKES_MISSING), [np.nan, 1, 0])
+    np.testing.assert_array_equal(static([1, 1, None], TAKES_MISSING), [1, 1, np.nan])
+
+
+@pytest.mark.parametrize(
+    ("value", "pointer", "said"),
+    [
+        ([63.0, 1], "", "the model takes 3 static values (age, sex, type), this has 2"),
+        ("63", "", "must be an array of 3 static values (age, sex, type), or an object by their names, got a string"),
+        (None, "", "got null"),
+        ([None, 1, "fan"], "/0", "is null or not there: the model beside/1 refuses missing values"),
+        ({"sex": 1, "type": 0}, "/age", "is null or not there"),
+        ({"agee": 1, "age": 1, "sex": 1, "type": 0}, "/agee", "unknown field; did you mean age?"),
+        ([1e39, 1, "fan"], "/0", "is beyond the range of float32"),
+        (["63", 1, "fan"], "/0", "must be a number, got a string"),
+        ([True, 1, "fan"], "/0", "must be a number, got a boolean"),
+        ([1, 1, "fam"], "/2", "'fam' is none of its categories; did you mean fan?; there are pump, fan, valve"),
+        ({"age": 1, "sex": 1, "type": "fam"}, "/type", "did you mean fan?"),
+        ([1, 1, 3], "/2", "must be one of pump, fan, valve, or its index from 0 to 2"),
+        ([1, 1, 0.5], "/2", "must be one of"),
+        ([1, 1, True], "/2", "must be one of"),
+    ],
+)
+def test_a_wrong_static_value_is_named_at_its_pointer(value: Any, pointer: str, said: str):
+    (found,) = problems({"steps": STEPS, "static": value}).items()
+    assert found[0] == f"/static{pointer}"
+    assert said in found[1]
+
+
+def test_a_sequence_without_its_static_values_is_refused():
+    assert problems(STEPS) == {"": "must be an object with static, steps, got an array"}
+    assert problems({"steps": STEPS}) == {"": "'static' is missing: the model takes 3 static values (age, sex, type)"}
+    large = [[1.0, 2.0]] * 60
+    with pytest.raises(InvalidRequest) as caught:  # where C would read the steps
+        decode([large] * 200)
+    assert (caught.value.total, caught.value.problems[0].pointer) == (200, "/sequences/0")
+
+
+def test_static_values_without_names_are_no_object():
+    of = Manifest.model_validate(UNNAMED)
+    assert static([1, 2], of) == [1, 2]
+    assert problems({"steps": STEPS, "static": {"a": 1, "b": 2}}, of)["/static"] == (
+        "the static values of beside/1 have no names: give an array"
+    )
+
+
+@pytest.mark.parametrize("field", ["static", "inputs"])
+def test_a_model_without_further_inputs_refuses_them(field: str):
+    found = problems({"steps": STEPS, field: [1.0]}, manifest())
+    assert [*found] == [f"/{field}"]
+    assert "unknown field" in found[f"/{field}"]
+
+
+def test_several_sequences_are_read_by_their_names():
+    (item,) = decode([{"id": "a", "inputs": {"body": [1, 2, 49], "title": STEPS}}], PAIR).items
+    assert isinstance(item.steps, Sample)
+    np.testing.assert_array_equal(item.steps.steps, STEPS)
+    np.testing.assert_array_equal(item.steps.others["body"], [1, 2, 49])
+    assert (item.id, item.steps.lengths) == ("a", [2, 3])
+
+
+@pytest.mark.parametrize(
+    ("item", "pointer", "said"),
+    [
+        (STEPS, "", "must be an object with inputs, got an array"),
+        ({"inputs": [STEPS]}, "/inputs", "must be an object, got an array; the model takes the sequences title, body"),
+        ({"id": "a"}, "/inputs", "is missing; the model takes the sequences title, body"),
+        ({"inputs": {"title": STEPS}}, "/inputs/body", "is missing"),
+        ({"inputs": {"title": STEPS, "body": [1], "bodi": [1]}}, "/inputs/bodi", "did you mean body?"),
+        ({"inputs": {"title": STEPS, "body": [1, 50]}}, "/inputs/body/1", "is not a token id"),
+        ({"inputs": {"title": [[1.0]], "body": [1]}}, "/inputs/title/0", "the model takes 2 features"),
+        ({"inputs": {"title": [], "body": [1]}}, "/inputs/title", "at least one step"),
+        ({"inputs": {"title": STEPS, "body": [1] * 49}}, "/inputs/body", "takes at most 48"),
+        ({"inputs": {"title": STEPS * 33, "body": [1]}}, "/inputs/title", "takes at most 64"),
+        ({"inputs": {"title": STEPS, "body": [1]}, "step_mask": [True]}, "/step_mask", "unknown field"),
+        ({"inputs": {"title": STEPS, "body": [1]}, "static": [1]}, "/static", "unknown field"),
+    ],
+)
+def test_a_wrong_sequence_of_several_is_named_at_its_pointer(item: Any, pointer: str, said: str):
+    (found,) = problems(item, PAIR).items()
+    assert found[0] == pointer
+    assert said in found[1]
+
+
+def item(seed: int, of: Manifest) -> dict[str, Any]:
+    """An item of a model that takes all there is."""
+    random = np.random.default_rng(seed)
+    steps = random.standard_normal((seed % 7 + 1, 2)).astype(np.float32).tolist()
+    made: dict[str, Any] = {"id": str(seed)}
+    if of.input.static is not None:
+        made["static"] = [float(random.integers(90)), int(random.integers(2)), ["pump", "fan", "valve"][seed % 3]]
+    if of.input.sequences:
+        return made | {"inputs": {"title": steps, "body": random.integers(0, 50, seed % 5 + 1).tolist()}}
+    return made | {"steps": steps}
+
+
+def logits(sent: dict[str, Any], of: Manifest) -> Any:
+    """The logits of an item, on paper."""
+    (read,) = decode([sent], of).items
+    return sample_models.expected(of, read.steps)
+
+
+def probabilities(sent: dict[str, Any], of: Manifest) -> Any:
+    powers = np.exp(logits(sent, of) - logits(sent, of).max())
+    return powers / powers.sum()
+
+
+@pytest.mark.parametrize("of", [STATIC, PAIR, BOTH], ids=["static", "pair", "both"])
+@pytest.mark.parametrize("path", ["/predict", "/v1/models/beside:predict"])
+async def test_each_answer_is_of_its_own_static_values(of: Manifest, path: str):
+    items = [item(seed, of) for seed in range(20)]
+    field = "sequences" if path == "/predict" else "instances"
+    async with serving(sample_models.loaded(of)) as service:
+        answer = await service.client.post(path, json={field: items})
+        predictions = answer.json()["predictions"]
+    for sent, prediction in zip(items, predictions, strict=True):
+        np.testing.assert_allclose(prediction["probabilities"], probabilities(sent, of), atol=1e-5)
+        assert prediction["id"] == sent["id"]
+    lengths = [prediction["length"] for prediction in predictions]
+    if of.input.sequences:
+        assert lengths == [{name: len(steps) for name, steps in sent["inputs"].items()} for sent in items]
+    else:
+        assert lengths == [len(sent["steps"]) for sent in items]
+
+
+async def test_a_wrong_value_is_a_problem_with_its_pointer():
+    async with serving(sample_models.loaded(STATIC)) as service:
+        answer = await service.predict({"sequences": [item(1, STATIC), item(2, STATIC) | {"static": [1, 2, "fam"]}]})
+        assert answer.status_code == 422
+        (error,) = answer.json()["errors"]
+    assert error["pointer"] == "/sequences/1/static/2"
+
+
+async def test_octets_have_no_static_values():
+    async with serving(sample_models.loaded(STATIC)) as service:
+        answer = await octets(service)
+    assert answer.status_code == 422
+    assert "static" in answer.text
+
+
+async def octets(service: Service) -> Any:
+    headers = {"content-type": "application/octet-stream", "x-lengthwise-shape": "2,2"}
+    return await service.client.post("/predict", content=np.ones((2, 2), "<f4").tobytes(), headers=headers)
