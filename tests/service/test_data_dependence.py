@@ -104,3 +104,9 @@ def test_the_bundled_graph_has_a_steady_time_and_the_rows_of_its_batch() -> None
 def test_whole_graphs_are_told_apart(made: Made, operator: str | None) -> None:
     graph = onnx_graph.read(hostile_models.model(made))
     assert recurrent_without_rows(graph, "values", ["lengths"], ENDS_WITHOUT_ROWS) == operator
+
+
+def test_rows_that_a_state_chooses_are_refused() -> None:
+    graph = read("x = Slice (values, zero, state)", LSTM)
+    assert recurrent_without_rows(graph, "values", ["lengths"], ENDS_WITHOUT_ROWS) is None
+    assert recurrent_without_rows(graph, "values", ["lengths"], ENDS_WITHOUT_ROWS, ["state"]) == "LSTM"

@@ -21,6 +21,7 @@ from tests.support.integer_graphs import SETS, Array, Numbers, opened
 pytestmark = pytest.mark.skipif(not SETS["float32"], reason="no compiler at installation, or neither AVX2 nor AVX-512")
 
 FEW, MANY, HIDDEN = 3, 40, 20
+LEAST = -3e38
 CLOSE = 5e-6
 Kernels = tuple[Numbers, str]
 KERNELS: list[Kernels] = [(numbers, each) for numbers in ("float32", "int8") for each in SETS[numbers]]
@@ -39,17 +40,18 @@ MASK = """shape = Shape <start = 1, end = 2> (values)
 
 
 def graph(kind: str = "LSTM", numbers: Numbers = "float32", *, features: int = MANY, keeps: bool = True) -> ModelProto:
-    """A layer with its states as inputs and outputs: `scores [rows, steps, 4]`, `h_next`, maybe `c_next`, `sum_next`.
+    """A layer with its states as inputs and outputs: `scores [rows, steps, 4]`, `h_next`, maybe `c_next`, ...
 
-    The last is the sum of the layer's outputs. `keeps`: a Where keeps the states of rows without steps.
+    The others, `sum_next` and `max_next`, are those of the layer's outputs. `keeps`: a Where keeps the states of rows
+    without steps.
     """
     cell = ["h", "c"][: 2 if kind == "LSTM" else 1]
     gates, linear = (4, "") if kind == "LSTM" else (3, ", linear_before_reset = 1")
     weights = Weights(5).recurrent(gates, features, HIDDEN).named(f"head {HIDDEN}x4, b 4")
-    weights["none"] = scalar(0, np.int32)
+    weights |= {"none": scalar(0, np.int32), "least": scalar(LEAST)}
     after = "Where (has_steps, row_{0}, {0})" if keeps else "Identity (row_{0})"
     inputs, outputs = (
-        ", ".join(f"float[rows, {HIDDEN}] {name}{end}" for name in (*cell, "sum")) for end in ("", "_next")
+        ", ".join(f"float[rows, {HIDDEN}] {name}{end}" for name in (*cell, "sum", "max")) for end in ("", "_next")
     )
     lines = [
         f"g (float[rows, width, {features}] values, int32[rows] lengths, {inputs})",
@@ -66,6 +68,8 @@ def graph(kind: str = "LSTM", numbers: Numbers = "float32", *, features: int = M
         "product = MatMul (steps, head)\nbiased = Add (product, b)\nscores = Where (column, biased, nought)",
         "valid = Where (column, steps, nought)\ntotal = ReduceSum <keepdims = 0> (valid, axis1)",
         "sum_next = Add (sum, total)",
+        "high = Where (column, steps, least)\nmost = ReduceMax <axes = [1], keepdims = 0> (high)",
+        "max_next = Max (most, max)",
     ]
     model = weights.model("\n".join(lines))
     model = precision.convert(model, "int8") if numbers == "int8" else model
@@ -109,8 +113,8 @@ def sequences(lengths: Sequence[int], features: int, seed: int = 0) -> list[Arra
 
 def nothing_seen(kind: str) -> Values:
     """The states before the first step."""
-    names = ("h", "c", "sum") if kind == "LSTM" else ("h", "sum")
-    return {name: np.zeros(HIDDEN, np.float32) for name in names}
+    names = ("h", "c", "sum", "max") if kind == "LSTM" else ("h", "sum", "max")
+    return {name: np.full(HIDDEN, LEAST if name == "max" else 0, np.float32) for name in names}
 
 
 def drawn_states(kind: str, rows: int, seed: int = 0) -> list[Values]:
@@ -240,12 +244,25 @@ def test_threads_that_run_one_session_get_the_same_bits(kind: str, numbers: Numb
 def test_steps_are_packed_and_states_stay_rows():
     nodes = onnx.load_from_string(packed(graph())).graph.node
     own = [node.op_type for node in nodes if node.domain == fusion.DOMAIN]
-    assert own == ["Pack", "LSTM", "Dense", "StepSum", "Unpack"]
+    assert own == ["Pack", "LSTM", "Dense", "StepSum", "StepMax", "Unpack"]
     assert [node.op_type for node in nodes if node.op_type == "Where"] == ["Where", "Where"]
     (layer,) = [node for node in nodes if node.op_type == "LSTM"]
     assert [*layer.input[5:]] == ["first_h", "first_c"]
-    (total,) = [node for node in nodes if node.op_type == "StepSum"]
-    assert (total.input[2], total.output) == ("sum", ["sum_next"])
+    for node, state in zip(
+        [node for node in nodes if node.op_type in ("StepSum", "StepMax")], ("sum", "max"), strict=True
+    ):
+        assert (node.input[2], node.output) == (state, [f"{state}_next"])
+
+
+def test_a_maximum_that_goes_on_in_another_way_is_computed_as_the_graph_says():
+    model = graph()
+    (largest,) = [node for node in model.graph.node if node.op_type == "Max"]
+    largest.input[1] = "turned"
+    model.graph.node.insert(0, onnx.helper.make_node("Neg", ["max"], ["turned"]))
+    assert b"StepMax" not in packed(model)
+    chunks, states = sequences([0, 3], MANY), drawn_states("LSTM", 2)
+    _, (without, _) = run(ours(model, ("float32", SETS["float32"][0])), chunks, states)
+    np.testing.assert_array_equal(without["max"], -states[0]["max"])
 
 
 @pytest.mark.parametrize("rows", [0, 3])
@@ -253,8 +270,14 @@ def test_steps_are_packed_and_states_stay_rows():
 def test_a_batch_without_a_step_is_answered(kernels: Kernels, rows: int):
     session = ours(graph("GRU", kernels[0]), kernels)
     h = np.full((rows, HIDDEN), 0.5, np.float32)
-    feed = {"values": np.zeros((rows, 4, MANY), np.float32), "lengths": np.zeros(rows, np.int32), "h": h, "sum": h}
-    scores, *states = session.run(["scores", "h_next", "sum_next"], feed)
+    feed = {
+        "values": np.zeros((rows, 4, MANY), np.float32),
+        "lengths": np.zeros(rows, np.int32),
+        "h": h,
+        "sum": h,
+        "max": h,
+    }
+    scores, *states = session.run(["scores", "h_next", "sum_next", "max_next"], feed)
     assert (scores.shape, scores.any()) == ((rows, 4, 4), False)
     for state in states:
         np.testing.assert_array_equal(state, h)

@@ -321,7 +321,8 @@ def check_rows(graph: Graph, kernels: str, manifest: Manifest) -> None:
     if kernels == recurrent_kernels.ONNXRUNTIME or not recurrent_kernels.INSTRUCTION_SETS:
         crashing |= data_dependence.ENDS_WITHOUT_ROWS
     names = manifest.graph
-    operator = data_dependence.recurrent_without_rows(graph, names.sequences, names.length_inputs, crashing)
+    states = [] if manifest.streaming is None else [state.name for state in manifest.streaming.states]
+    operator = data_dependence.recurrent_without_rows(graph, names.sequences, names.length_inputs, crashing, states)
     if operator is not None:
         raise ModelError(f"{manifest.key}: {data_dependence.why_refused(operator)}")
 

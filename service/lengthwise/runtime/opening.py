@@ -184,7 +184,7 @@ def _with_fixed_kernels(
         ModelError: Its answers to trial sequences do not have the same bits as those of the plain session. Other errors
             are onnxruntime's.
     """
-    require(fixed_kernels.INSTRUCTION_SETS and manifest.graph.lengths_type == "int32")
+    require(fixed_kernels.INSTRUCTION_SETS and manifest.graph.lengths_type == "int32" and manifest.streaming is None)
     replaced = kernel_shares.fused(content, manifest.graph.lengths or "")
     options = _options(threads, device.provider)
     kernels = f"fixed {recurrent_kernels.register(options, 'shares')}"
@@ -204,8 +204,8 @@ def _with_convolutions(
     """Opens a session with the operator of `onnx.convolutions`.
 
     The arguments are those of `open_graph`, with the bytes of the graph (`content`) and the plain session. `NotFound`
-    (`require`) if the graph has no convolutions that fit the operator; and for a model that accepts NaN, as no trial
-    shows how the operator treats it.
+    (`require`) if the graph has no convolutions that fit the operator; and for a model that accepts NaN, or rows
+    without steps, as no trial shows how the operator treats them.
 
     Raises:
         ModelError: Its answers to random sequences of several lengths differ from those of the plain session by more
@@ -213,7 +213,7 @@ def _with_convolutions(
     """
     names, features = manifest.graph, manifest.input.features or 0
     require(recurrent_kernels.CONVOLUTION_SETS and names.lengths_type == "int32")
-    require(features and manifest.missing != "handled")
+    require(features and manifest.missing != "handled" and manifest.streaming is None)
     graph = convolutions.fused(content, names.sequences, names.lengths or "", features)
     options = _options(threads, device.provider)
     kernels = f"convolutions {recurrent_kernels.register(options, 'convolutions')}"

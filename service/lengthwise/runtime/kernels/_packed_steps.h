@@ -11,7 +11,7 @@
  *     Dots        packed steps, x [rows][features]               -> packed [1]: the product of a step with its row's numbers
  *     StepSoftmax packed steps                                   -> packed steps: each feature's shares sum to 1 in a row
  *     StepSum, StepMax   packed steps                            -> [rows][features], over the steps of each row
- *                                                               StepSum may add earlier sums [rows][features], its third input
+ *                                                               both may go on from earlier sums or maxima, a third input
  *     OuterSum    packed a and b                                 -> [rows][features of a][features of b]: the sum of a b^T
  *
  * All get the lengths, too. A row's bits do not depend on the other rows: its sums are from its first step to its last, and
@@ -366,32 +366,34 @@ static OrtStatus *compute_softmax(void *kernel, OrtKernelContext *context)
     return NULL;
 }
 
-/* Reads packed steps, and makes an output of zeros for what they are for each row. Gives an error, or NULL. */
-static OrtStatus *begin_reduction(const struct Packed *packed, OrtKernelContext *context, struct Steps *steps, float **y)
+/* Reads packed steps, and makes an output for what they are for each row. It begins with what `earlier` steps of the row are,
+ * if there is such an input, so that a row has the same bits however its steps are cut; else with zeros. Gives an error, or
+ * NULL. */
+static OrtStatus *begin_reduction(const struct Packed *packed, OrtKernelContext *context, struct Steps *steps, float **y,
+                                  const float **earlier)
 {
-    int64_t dimensions[MOST_AXES];
+    int good = 1;
+    int64_t dimensions[MOST_AXES], size[MOST_AXES];
     OrtStatus *error = read_steps(context, 0, 0, steps);
     if (!error && !strchr(packed->axes, 'f') && steps->features != 1) return unfit_shapes();
     if (!error) error = output(context, 0, dimensions, dimensions_of(packed, steps->rows, 1, steps->features, dimensions), y);
-    if (!error && *y) memset(*y, 0, steps->rows * steps->features * sizeof **y);
-    return error;
+    if (error || !*y) return error;
+    *earlier = input(context, 2, size, strlen(packed->axes), &good);
+    const long bytes = steps->rows * steps->features * (long)sizeof **y;
+    if (!*earlier) memset(*y, 0, bytes);
+    else if (size_of(packed, 'r', size) == steps->rows && size_of(packed, 'f', size) == steps->features) memcpy(*y, *earlier, bytes);
+    else good = 0;
+    return good ? NULL : unfit_shapes();
 }
 
-/* Sums begin with those of earlier steps of the rows, if there is such an input: then a row has the same bits however its
- * steps are cut. */
 static OrtStatus *compute_sum(void *kernel, OrtKernelContext *context)
 {
     const struct Packed *packed = kernel;
     struct Steps steps;
     float *y = NULL;
-    int good = 1;
-    int64_t size[MOST_AXES];
-    OrtStatus *error = begin_reduction(packed, context, &steps, &y);
+    const float *earlier = NULL;
+    OrtStatus *error = begin_reduction(packed, context, &steps, &y, &earlier);
     if (error || !y) return error;
-    const float *earlier = input(context, 2, size, strlen(packed->axes), &good);
-    if (!good || (earlier && (size_of(packed, 'r', size) != steps.rows || size_of(packed, 'f', size) != steps.features)))
-        return unfit_shapes();
-    if (earlier) memcpy(y, earlier, steps.rows * steps.features * sizeof *y);
     for (long row = 0; row < steps.rows; row++, y += steps.features)
         for (long step = 0; step < steps.lengths[row]; step++, steps.x += steps.features)
             packed->cells->add_share(y, steps.x, 1.0f, steps.features);
@@ -402,12 +404,13 @@ static OrtStatus *compute_max(void *kernel, OrtKernelContext *context)
 {
     struct Steps steps;
     float *y = NULL;
-    OrtStatus *error = begin_reduction(kernel, context, &steps, &y);
+    const float *earlier = NULL;
+    OrtStatus *error = begin_reduction(kernel, context, &steps, &y, &earlier);
     if (error || !y) return error;
     for (long row = 0; row < steps.rows; row++, y += steps.features)
         for (long step = 0; step < steps.lengths[row]; step++, steps.x += steps.features)
             for (long i = 0; i < steps.features; i++) /* NaN stays */
-                y[i] = step == 0 || steps.x[i] > y[i] || steps.x[i] != steps.x[i] ? steps.x[i] : y[i];
+                y[i] = (step == 0 && !earlier) || steps.x[i] > y[i] || steps.x[i] != steps.x[i] ? steps.x[i] : y[i];
     return NULL;
 }
 

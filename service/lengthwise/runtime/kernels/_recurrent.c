@@ -157,7 +157,7 @@ static struct Operator PACKED_OPERATORS[] = {
     OF_PACKED("Pack", "fi", compute_pack), OF_PACKED("Unpack", "fia", compute_unpack),
     OF_PACKED("Spread", "fif", compute_spread), OF_PACKED("Dots", "fif", compute_dots),
     OF_PACKED("StepSoftmax", "fi", compute_softmax), OF_PACKED("StepSum", "fiF", compute_sum),
-    OF_PACKED("StepMax", "fi", compute_max), OF_PACKED("OuterSum", "fif", compute_outer_sum),
+    OF_PACKED("StepMax", "fiF", compute_max), OF_PACKED("OuterSum", "fif", compute_outer_sum),
     {.name = NULL},
 };
 

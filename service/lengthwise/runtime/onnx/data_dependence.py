@@ -22,7 +22,7 @@ A *counting* operator (`_COUNTING`), such as NonZero, has an output whose shape 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -56,7 +56,7 @@ def has_steady_time(graph: Graph) -> bool:
 
 
 def recurrent_without_rows(
-    graph: Graph, sequences: str, lengths: Iterable[str], operators: frozenset[str]
+    graph: Graph, sequences: str, lengths: Iterable[str], operators: frozenset[str], states: Sequence[str] = ()
 ) -> str | None:
     """Finds a recurrent layer in a graph that may get a batch without rows; returns its operator, or None.
 
@@ -66,6 +66,7 @@ def recurrent_without_rows(
         lengths: The names of its inputs with the lengths and the mask. A shape may depend on these, as a width does on
             the largest length. But if they select rows, there may be no row.
         operators: The operators of the layers: `ENDS_WITHOUT_ROWS`, `ENDS_WITHOUT_ROWS_AT_INT8` or both.
+        states: The names of its inputs that are states, which a client sends as well.
     """
     # 1. Values are not followed into loops, branches and functions: there, any counting operator may drop rows.
     all_layers = [node for node in graph.walk() if node.operator in operators]
@@ -75,7 +76,8 @@ def recurrent_without_rows(
     if len(all_layers) > len(outer_layers) or graph.functions:
         return all_layers[0].operator if any(node.operator in _COUNTING for node in graph.walk()) else None
     # 2. In the outermost graph, from node to node
-    dependences = {name: _Depends(content=name == sequences, selects=True) for name in (sequences, *lengths)}
+    content = {sequences, *states}
+    dependences = {name: _Depends(content=name in content, selects=True) for name in (*content, *lengths)}
     for node in graph.nodes:
         inputs = [dependences.get(name, _NOTHING) for name in node.inputs]
         if node.operator in operators and inputs and inputs[0].shape:

@@ -62,6 +62,8 @@ _ON_ELEMENTS: Final = (
     *("IsInf", "IsNaN", "Less", "LessOrEqual", "Log", "Max", "Min", "Mul", "Not", "Or", "Pow", "Reciprocal", "Round"),
     *("Sigmoid", "Softplus", "Where", *sorted(_ZERO_STAYS)),
 )
+_CONTINUES: Final = {"Add": "StepSum", "Max": "StepMax"}
+"""The operators that join what earlier steps are with what these are, which a reduction of the kernels does itself."""
 _SAME_ORDER: Final = frozenset({*LAYERS, "StepMax", "Pack", "Spread", "Unpack"})
 """Operators of the kernels whose results have the bits of the nodes that they replace."""
 
@@ -245,8 +247,8 @@ class _Fusion(KnownSteps):
             return self._masked(node, values) if is_mixed else self._mask(node)
         steps = [value for value in values if isinstance(value, Packed)]
         axes = {value.axes for value in steps}
-        if node.operator == "Add" and not axes:
-            return self._continued_sum(node)
+        if node.operator in _CONTINUES and not axes:
+            return self._continued(node)
         require(len(axes) == 1 and node.outputs[0])
         if node.operator == "Add":
             with suppress(NotFound, KeyError):
@@ -266,14 +268,15 @@ class _Fusion(KnownSteps):
         dense.inputs.append(add.inputs[1])
         return value
 
-    def _continued_sum(self, add: Node) -> None:
-        """Lets a StepSum begin with earlier sums, a state that comes from outside; `NotFound` if it may not."""
-        sums = [node for node in self.nodes if node.operator == "StepSum" and node.outputs[0] in add.inputs]
-        require(len(sums) == 1 and self.only_user(sums[0].outputs[0], "Add") is add)
-        earlier = [name for name in add.inputs if name not in sums[0].outputs]
-        require(len(earlier) == 1 and self.comes_from_outside(earlier[0]))
-        self.nodes.remove(sums[0])
-        self._pooled(add, "StepSum", sums[0].inputs + earlier, str(sums[0].attributes["axes"]))
+    def _continued(self, node: Node) -> None:
+        """Lets a reduction go on from that of earlier steps, which comes from outside; `NotFound` if it may not."""
+        operator = _CONTINUES[node.operator]
+        made = [each for each in self.nodes if each.operator == operator and each.outputs[0] in node.inputs]
+        earlier = [name for name in node.inputs if not made or name != made[0].outputs[0]]
+        require(made and len(earlier) == 1 and self.comes_from_outside(earlier[0]))
+        require(self.only_user(made[0].outputs[0], node.operator) is node)
+        self.nodes.remove(made[0])
+        self._pooled(node, operator, made[0].inputs + earlier, str(made[0].attributes["axes"]))
 
     def _operand(self, name: str, beside: Packed) -> str:
         """Returns the name of an input of an operator on packed steps: of packed steps, or a constant for each feature.
@@ -375,6 +378,9 @@ class _Fusion(KnownSteps):
             return Count(axes)
         value = self._steps(node.inputs[0])
         require(value.padding == 0 if node.operator == "ReduceSum" else (value.padding or 0) <= HIDDEN)
+        if node.operator == "ReduceMax" and any(map(_is_next_state, self.graph.outputs)):
+            # A row without steps has no maximum: only one that goes on from an earlier one is right there.
+            require(any(map(self.comes_from_outside, self.only_user(node.outputs[0], "Max").inputs)))
         operator = {"ReduceSum": "StepSum", "ReduceMax": "StepMax"}[node.operator]
         self._pooled(node, operator, [value.name, self._lengths], axes)
         return None
@@ -394,6 +400,11 @@ class _Fusion(KnownSteps):
         **{"Transpose": _transpose, "Unsqueeze": _squeeze},
     }
     """The methods by operator. None stands for a rectangle that other nodes than the original one make."""
+
+
+def _is_next_state(name: str) -> bool:
+    """Whether an output of a graph is that of a state, by its name."""
+    return name.endswith("_next")
 
 
 def _packed(name: str) -> str:
