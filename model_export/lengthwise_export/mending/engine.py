@@ -73,12 +73,15 @@ _Function = TypeVar("_Function", bound=Callable[..., Value | NodeOutputs])
 
 
 def rule(
-    *operators: str, takes: Taken = data, requires: Mapping[str, Callable[..., object]] = MappingProxyType({})
+    *operators: str,
+    takes: Taken = data,
+    requires: Mapping[str, Callable[..., object]] = MappingProxyType({}),
+    table: dict[str, Rule] = RULES,
 ) -> Callable[[_Function], _Function]:
-    """A decorator: a rule for these operator types, whose nodes the function writes."""
+    """A decorator: a rule for these operator types, whose nodes the function writes; it is put into the table."""
 
     def register(writes: _Function) -> _Function:
-        RULES.update(dict.fromkeys(operators, Rule(operators, takes, requires, writes)))
+        table.update(dict.fromkeys(operators, Rule(operators, takes, requires, writes)))
         return writes
 
     return register
@@ -158,17 +161,17 @@ def apply(mender: Mender, node: NodeProto) -> NodeOutputs:
     Raises:
         UnmendableError: It cannot be mended; the error has the reason alone.
     """  # noqa: DOC502 - `refuse_if` raises it
-    mender, kind = replace(mender, node=node), node.op_type
+    mender, kind, rules = replace(mender, node=node), node.op_type, mender.rules
     if (computed := _computed_from_sizes(mender)) is not None:
         return [computed]
     for kinds, reason in _REASONS.items():
         mender.refuse_if(kind in kinds.split(), reason)
     mender.refuse_if(node.domain not in OF_ONNX, f"is an operator of {node.domain}, not of ONNX")
-    mender.refuse_if(kind not in RULES, "is an operator that has no rule for mending")
-    taken = RULES[kind].takes(mender)
-    for reason, is_fulfilled in RULES[kind].requires.items():
+    mender.refuse_if(kind not in rules, "is an operator that has no rule for mending")
+    taken = rules[kind].takes(mender)
+    for reason, is_fulfilled in rules[kind].requires.items():
         mender.refuse_if(not is_fulfilled(mender, *taken), reason)
-    result = RULES[kind].writes(mender, *taken)
+    result = rules[kind].writes(mender, *taken)
     return [result] if isinstance(result, KnownTensor | DataTensor) else result
 
 

@@ -11,7 +11,7 @@ without a rule, or axes that cannot be told apart, end the mend with `Unmendable
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Final
@@ -23,7 +23,7 @@ from onnx import ModelProto, TensorProto, helper, inliner, numpy_helper
 
 from lengthwise.runtime.manifest import GraphNames, StepInput
 from lengthwise_export.errors import UnmendableError
-from lengthwise_export.mending.engine import MendedOperator, follow, shown_operator
+from lengthwise_export.mending.engine import RULES, MendedOperator, Rule, follow, shown_operator
 from lengthwise_export.mending.hiding_masks import HidingMask, StepsHidden, hiding_masks, opened
 from lengthwise_export.mending.mender import LengthsRestricted, Mender
 from lengthwise_export.mending.rules import (  # noqa: F401  # each registers its rules
@@ -106,7 +106,7 @@ def _mended(
         StepsHidden: Further masks are to be made true everywhere; `mend` begins again with them.
         UnmendableError: An operator cannot be mended.
     """  # noqa: DOC502 - the rules raise them
-    mended = _prepared(graph)
+    mended = prepared(graph)
     masks = hiding_masks(mended, names.sequences, opened_masks)
     without_hiding = opened(mended, opened_masks) if opened_masks else None
     mended = mended if without_hiding is None else deepcopy(without_hiding)
@@ -115,9 +115,9 @@ def _mended(
     refill(outputs, (value for value in outputs if value.name in (names.logits, names.attention)))
     keep_needed(mended.graph)
 
-    mender = _mender(mended, names, steps, lengths, masks)
+    mender = mender_of(mended, names, steps, lengths, masks)
     changes = [change for node in mended.graph.node for change in follow(mender, node)]
-    _replace_nodes(mended, mender)
+    replace_nodes(mended, mender)
     return Mended(
         graph=mended,
         changes=tuple(changes),
@@ -128,12 +128,15 @@ def _mended(
     )
 
 
-def _mender(
+def mender_of(
     model: ModelProto,
     names: GraphNames,
     steps: StepInput,
     lengths: NDArray[np.int64],
     masks: Mapping[str, HidingMask],
+    *,
+    kinds: tuple[type[Mender], type[Writer]] = (Mender, Writer),
+    rules: Mapping[str, Rule] = RULES,
 ) -> Mender:
     """The mender of a prepared graph without a node, which knows the graph's inputs and constants.
 
@@ -145,13 +148,16 @@ def _mender(
         steps: What a step of its sequences is.
         lengths: The lengths to follow, ascending without a gap.
         masks: By name, its values that are masks which hide steps by their values.
+        kinds: The classes of the mender and of its writer.
+        rules: The rule for each operator type.
     """
     lengths_name = names.lengths or "lengths"
     inputs = {value.name: value for value in model.graph.input}
     lengths_input = inputs.setdefault(
         lengths_name, helper.make_tensor_value_info(lengths_name, TensorProto.INT32, ["rows"])
     )
-    writer = Writer(
+    mender_kind, writer_kind = kinds
+    writer = writer_kind(
         lengths_name,
         names.sequences,
         names.open_axes[1],
@@ -159,7 +165,7 @@ def _mender(
         has_int32_lengths=lengths_input.type.tensor_type.elem_type == TensorProto.INT32,
         table_lengths=lengths,
     )
-    mender = Mender(
+    mender = mender_kind(
         node=onnx.NodeProto(),
         writer=writer,
         lengths=lengths,
@@ -167,6 +173,7 @@ def _mender(
         hiding_masks=masks,
         used_names=frozenset([*names_in(model.graph.node), *(value.name for value in model.graph.output)]),
         values={},
+        rules=rules,
     )
     _set_inputs(mender, names, steps, inputs, lengths_name)
     for tensor in model.graph.initializer:
@@ -175,9 +182,12 @@ def _mender(
     return mender
 
 
-def _replace_nodes(model: ModelProto, mender: Mender) -> None:
-    """Puts the nodes that the rules wrote in the place of the graph's nodes, and declares its outputs anew."""
-    refill(model.graph.output, (_output(mender, value) for value in model.graph.output))  # may write nodes, too
+def replace_nodes(model: ModelProto, mender: Mender, further: Sequence[onnx.ValueInfoProto] = ()) -> None:
+    """Puts the nodes that the rules wrote in the place of the graph's nodes, and declares its outputs anew.
+
+    `further` are outputs that the graph gets beside its answers.
+    """
+    refill(model.graph.output, [*(_output(mender, value) for value in model.graph.output), *further])  # may add nodes
     refill(model.graph.node, mender.writer.nodes)
     refill(model.graph.value_info, ())
     model.graph.initializer.extend(mender.writer.constants)
@@ -186,7 +196,7 @@ def _replace_nodes(model: ModelProto, mender: Mender) -> None:
     onnx.checker.check_model(model)
 
 
-def _prepared(graph: ModelProto) -> ModelProto:
+def prepared(graph: ModelProto) -> ModelProto:
     """A copy of a graph in the form that the rules know: without local functions, of opset 15 or later.
 
     Raises:

@@ -10,7 +10,7 @@ import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,9 @@ from lengthwise_export.mending.values import (
 )
 from lengthwise_export.mending.writer import Writer
 from lengthwise_export.onnx_graphs.protos import attributes_of
+
+if TYPE_CHECKING:
+    from lengthwise_export.mending.engine import Rule
 
 SHORTEST_RUN: Final = 8  # successive lengths: if sizes agree, or one divides another, at fewer, this is chance
 
@@ -67,6 +70,7 @@ class Mender:
     hiding_masks: Mapping[str, HidingMask]  # By name, the values that are masks which the values of the steps decide
     used_names: frozenset[str]  # The values that a node or an output of the graph takes
     values: dict[str, Value]  # What is known of each value of the original, by its name
+    rules: Mapping[str, Rule]  # By operator type
 
     # -- inputs -------------------------------------------------------------------------------------------------------
 

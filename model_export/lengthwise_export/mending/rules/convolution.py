@@ -52,7 +52,7 @@ class Window:
         return size.is_time and bool((last_read >= size.by_length)[counts > 0].any())
 
 
-def _windows(mender: Mender, kernel: Sequence[int], sizes: Sequence[Size]) -> list[Window]:
+def windows_of(mender: Mender, kernel: Sequence[int], sizes: Sequence[Size]) -> list[Window]:
     """The window along each spatial axis, from the attributes of the node.
 
     Args:
@@ -150,7 +150,7 @@ def _mend_windows(
     mender.refuse_if(
         input_channels.is_time, "takes the steps for its channels, so its width is fixed: transpose before it"
     )
-    windows = _windows(mender, kernel, sizes)
+    windows = windows_of(mender, kernel, sizes)
     for index, window in enumerate(windows):
         if window.own_zeros is not None:
             zeros_cause = "the zeros in front of the steps are counted for the padded width"
@@ -228,7 +228,7 @@ def _conv_transpose(mender: Mender, value: DataTensor) -> DataTensor:
     """
     _, channels, *kernel = mender.constant_input(1).shape
     sizes = _spatial_sizes(mender, value, len(kernel) + 2)
-    windows = _windows(mender, kernel, sizes)
+    windows = windows_of(mender, kernel, sizes)
     output_padding = mender.attribute("output_padding") or [0] * len(windows)
     dims = [value.first_dims()[index + 2] for index, size in enumerate(sizes) if size.is_time]
     value = mender.masked(value, dims, 0, "its kernel spreads the padding over the last steps")
@@ -260,7 +260,7 @@ def _pool(mender: Mender, value: DataTensor) -> DataTensor:
 def _has_fixed_pads(mender: Mender, value: DataTensor) -> bool:
     """Whether the number of zeros around the spatial axes of a pool is the same at all lengths."""
     kernel = mender.attribute("kernel_shape")
-    windows = _windows(mender, kernel, _spatial_sizes(mender, value, len(kernel) + 2))
+    windows = windows_of(mender, kernel, _spatial_sizes(mender, value, len(kernel) + 2))
     return all(window.own_zeros is None for window in windows)
 
 

@@ -380,17 +380,17 @@ def _emit_layer(mender: Mender, cell: Cell, steps: DataTensor, starts: Mapping[s
     for state in (cell.state, cell.memory):
         if state is not None:
             with_directions = mender.unsqueezed(starts[state], [0])
-            inputs.append("" if _is_zero(mender, starts[state].name) else mender.register(with_directions))
+            inputs.append("" if is_zero(mender, starts[state].name) else mender.register(with_directions))
     parts = ("steps", "state", "memory") if cell.kind == "LSTM" else ("steps", "state")
     names = [mender.writer.name(f"{loop.output[0]}_{part}") for part in parts]
     outputs = apply(mender, helper.make_node(cell.kind, inputs, names, name=loop.name, **cell.attributes))
     return [output for output in outputs if isinstance(output, DataTensor)]
 
 
-def _is_zero(mender: Mender, name: str) -> bool:
+def is_zero(mender: Mender, name: str) -> bool:
     """Whether a value of the mended graph is a constant of zeros, or one that is only expanded, cast or unsqueezed."""
     if (node := next((node for node in mender.writer.nodes if name in node.output), None)) is not None:
-        return node.op_type in ("Expand", "Identity", "Unsqueeze", "Cast") and _is_zero(mender, node.input[0])
+        return node.op_type in ("Expand", "Identity", "Unsqueeze", "Cast") and is_zero(mender, node.input[0])
     constant = constant_in(mender.values.get(name))
     return constant is not None and not constant.any()
 

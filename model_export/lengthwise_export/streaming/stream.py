@@ -1,0 +1,312 @@
+"""Makes a graph stream: each operator that mixes steps gets states. Read this file first.
+
+    whole graph -> prepare -> follow each node, with a rule for its operator -> streaming graph
+
+The rules see the whole graph as those of mending do: the meaning of each axis is followed, and sizes are tables by the
+length. A graph streams as a whole or is refused, by the operator and the line that looks ahead without bound.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import ModelProto, NodeProto, TensorProto, helper
+
+from lengthwise.errors import VerificationError
+from lengthwise.runtime.manifest import GraphNames, Manifest, StreamState
+from lengthwise_export.errors import UnmendableError
+from lengthwise_export.mending.engine import NodeOutputs, apply, shown_operator
+from lengthwise_export.mending.mend import mender_of, prepared, replace_nodes
+from lengthwise_export.mending.mender import LengthsRestricted
+from lengthwise_export.mending.values import DataTensor, constant_in
+from lengthwise_export.onnx_graphs.protos import keep_needed, names_in, nodes_before, refill
+from lengthwise_export.streaming.carried import DOUBLE, NEXT, State, StreamingMender, StreamingWriter, described
+from lengthwise_export.streaming.rules import STREAMING
+from lengthwise_export.tracing.source_lines import location_of_node
+
+_MIN_LENGTHS: Final = 64  # at least so many lengths are followed, so that no two sizes agree by chance
+
+_MOVES: Final = frozenset({"Transpose", "Unsqueeze", "Squeeze", "Reshape", "Identity", "Cast", "Expand"})
+"""Operators that move elements, whatever these are."""
+
+_COMPARISONS: Final = frozenset({"Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual"})
+"""Operators to which it is the same whether both operands are counted from the chunk's first step or the sequence's."""
+
+_SUMS: Final = frozenset({"MatMul", "Gemm", "ReduceSum", "Einsum"})
+_OF_A_STEP: Final = "takes a figure of all steps so far at each step, so earlier steps would change with each chunk"
+
+
+@dataclass(frozen=True, slots=True)
+class StreamingGraph:
+    """A graph that takes and gives states."""
+
+    graph: ModelProto
+    states: tuple[StreamState, ...]
+
+
+def stream(graph: ModelProto, manifest: Manifest) -> StreamingGraph:
+    """Rewrites a whole graph to one that answers chunks; `proof` shows whether it does.
+
+    Args:
+        graph: The whole graph, which stays as it is.
+        manifest: Its manifest.
+
+    Raises:
+        VerificationError: An operator cannot stream; the error names it and its line, with the cure.
+    """
+    shortest, longest = manifest.min_length, max(manifest.max_length, manifest.min_length + _MIN_LENGTHS)
+    while True:
+        try:
+            return _streaming(graph, manifest, np.arange(shortest, longest + 1, dtype=np.int64))
+        except LengthsRestricted as restriction:
+            shortest, longest = restriction.args
+        except UnmendableError as error:
+            raise VerificationError(f"{manifest.key} cannot stream: {error}") from error
+
+
+def _streaming(graph: ModelProto, manifest: Manifest, lengths: NDArray[np.int64]) -> StreamingGraph:
+    """Tries to make a graph stream, followed at a range of lengths.
+
+    Raises:
+        LengthsRestricted: It accepts fewer lengths; `stream` begins again with these.
+        UnmendableError: An operator cannot stream.
+    """  # noqa: DOC502 - the rules raise them
+    model, names = prepared(graph), manifest.graph
+    answers = [value.name for value in model.graph.output]
+    kinds = StreamingMender, StreamingWriter
+    mender = mender_of(model, names, manifest.input, lengths, {}, kinds=kinds, rules=STREAMING)
+    assert isinstance(mender, StreamingMender)
+    lengths_name = names.lengths or "lengths"
+    if names.lengths is None:
+        _count_mask(mender, names, lengths_name)
+        model.graph.input.remove(next(value for value in model.graph.input if value.name == lengths_name))
+    own = mender.values[lengths_name]
+    assert isinstance(own, DataTensor)
+    mender.of_the_whole.add(lengths_name)
+    mender.totals[lengths_name] = own.with_name(mender.writer.cast(mender.writer.lengths, own.dtype))
+    for node in model.graph.node:
+        _follow(mender, node)
+    for name in answers:
+        reach = mender.look_ahead.get(name, 0)
+        if reach > 0:
+            raise UnmendableError(name, f"looks {reach} steps ahead: put all zeros of a convolution in front (causal)")
+    states = mender.states.states
+    model.graph.input.extend(_declared(state.name, state) for state in states)
+    replace_nodes(model, mender, [_declared(state.name + NEXT, state) for state in states])
+    kept = _without_unused_states(model, answers)
+    onnx.checker.check_model(model)
+    return StreamingGraph(model, described([state for state in states if state.name in kept]))
+
+
+def _count_mask(mender: StreamingMender, names: GraphNames, lengths: str) -> None:
+    """Writes nodes that count the steps of a graph that takes a mask alone: the lengths, `[rows]` int32."""
+    assert names.mask is not None
+    valid = mender.writer.cast(names.mask, TensorProto.BOOL)
+    if names.mask_marks == "padding":
+        valid = mender.emit("Not", [valid])
+    axis = mender.writer.constant([names.open_axes[1] if names.time_first else 1])
+    counted = [mender.writer.cast(valid, TensorProto.INT32), axis]
+    mender.writer.nodes.append(helper.make_node("ReduceSum", counted, [lengths], keepdims=0))
+
+
+def _declared(name: str, state: State) -> onnx.ValueInfoProto:
+    """The declaration of an input or output of the graph that is a state."""
+    return helper.make_tensor_value_info(name, state.dtype, ["rows", *state.shape])
+
+
+def _without_unused_states(model: ModelProto, answers: Sequence[str]) -> set[str]:
+    """Removes the states from a graph that no answer depends on, in place; returns the names of the others."""
+    inputs = {value.name for value in model.graph.input}
+    states = {value.name.removesuffix(NEXT) for value in model.graph.output if value.name not in answers} & inputs
+    kept: set[str] = set()
+    while True:
+        nodes = nodes_before(model.graph, [*answers, *(name + NEXT for name in kept)])
+        needed = states.intersection(names_in(nodes))
+        if needed <= kept:
+            break
+        kept |= needed
+    dropped = states - kept
+    refill(model.graph.input, [value for value in model.graph.input if value.name not in dropped])
+    refill(
+        model.graph.output,
+        [value for value in model.graph.output if value.name.removesuffix(NEXT) not in dropped],
+    )
+    keep_needed(model.graph)
+    return kept
+
+
+# -- one node ---------------------------------------------------------------------------------------------------------
+
+
+def _follow(mender: StreamingMender, node: NodeProto) -> None:
+    """Writes what stands for a node in the streaming graph, and notes what is known of its outputs.
+
+    Raises:
+        UnmendableError: It cannot stream; the error names it, with its line of code.
+    """
+    try:
+        outputs = _outputs(mender, node)
+        inputs = {name: mender.values[name] for name in node.input if name}
+        data = {name: value for name, value in inputs.items() if isinstance(value, DataTensor)}
+        for name, value in zip(node.output, outputs, strict=False):
+            if name and value is not None:
+                mender.values[name] = value
+            if name and isinstance(value, DataTensor):
+                _note(mender, node, data, name, value)
+    except UnmendableError as error:
+        if error.operator:
+            raise
+        raise UnmendableError(shown_operator(node), error.reason, location_of_node(node)) from error
+
+
+def _note(
+    mender: StreamingMender, node: NodeProto, inputs: Mapping[str, DataTensor], name: str, value: DataTensor
+) -> None:
+    """Notes what is known of an output of a node: whether it is of the whole, a position, or looks ahead.
+
+    Args:
+        mender: The mender.
+        node: The node.
+        inputs: Its inputs that are data, by name.
+        name: The name of the output.
+        value: The output.
+
+    Raises:
+        UnmendableError: It has two axes of time, or an axis of time and depends on a figure of all steps.
+    """
+    sources = frozenset[str]().union(*(tensor.sources for tensor in inputs.values()))
+    is_steps = node.op_type in ("Cast", "Identity") and any(tensor.is_steps for tensor in [*inputs.values()][:1])
+    mender.values[name] = value.with_name(value.name, cause="", sources=sources, is_steps=is_steps)
+    times = value.time_dims()
+    if len(times) > 1:
+        raise UnmendableError(
+            "",
+            "compares each step with every other (attention over all steps), so it looks ahead without bound, or its "
+            "state would grow: use a recurrent layer, a causal convolution or attention pooling",
+        )
+    reach = max((mender.look_ahead.get(other, 0) for other in inputs), default=0)
+    mender.look_ahead[name] = reach + mender.moved.get(name, 0)
+    whole = [other for other in inputs if other in mender.of_the_whole and not inputs[other].time_dims()]
+    if not times:
+        if whole or any(tensor.time_dims() for tensor in inputs.values()):
+            mender.of_the_whole.add(name)
+        return
+    if whole and name not in mender.rescales and not _is_of_counts(mender, node) and node.op_type not in _LAYERS:
+        raise UnmendableError("", f"{_OF_A_STEP}: use figures of the step, or of the training split")
+    if inputs and all(other in mender.positions for other in inputs) or node.op_type == "Range":
+        mender.positions.add(name)
+
+
+_LAYERS: Final = ("LSTM", "GRU", "RNN")  # their rule looks at what they take beside the steps
+
+
+def _is_of_counts(mender: StreamingMender, node: NodeProto) -> bool:
+    """Whether a node compares values that are all counted from the first step of the chunk."""
+    return node.op_type in _COMPARISONS and all(name in mender.totals for name in node.input)
+
+
+def _outputs(mender: StreamingMender, node: NodeProto) -> NodeOutputs:
+    """What is known of a node's outputs, after the nodes that stand for it were written.
+
+    1. It compares counts or positions: those of the chunk.
+    2. It moves counts, or adds a constant: it is written for those of the chunk, and for the totals.
+    3. It computes with counts in another way: with the totals.
+    4. It takes a share: by `_outputs_of_share`.
+
+    Raises:
+        UnmendableError: It cannot stream.
+    """  # noqa: DOC502 - the rules raise it
+    counts = {name: mender.totals[name] for name in node.input if name in mender.totals}
+    if counts and not _is_of_counts(mender, node):
+        further = [mender.values[name] for name in node.input if name and name not in counts]
+        adds_constant = node.op_type in ("Add", "Sub") and all(constant_in(value) is not None for value in further)
+        if node.op_type in _MOVES or (adds_constant and len(counts) == 1):
+            _write_for_totals(mender, node, counts)
+        else:
+            return apply(mender, _with_inputs(mender, node, counts, node.output))
+    shares = [name for name in node.input if name in mender.rescales]
+    if shares:
+        return _outputs_of_share(mender, node, shares[0])
+    outputs = apply(mender, node)
+    if node.op_type in ("Div", "Mul") and isinstance(outputs[0], DataTensor) and outputs[0].time_dims():
+        _note_division(mender, node, outputs[0])
+    return outputs
+
+
+def _with_inputs(
+    mender: StreamingMender, node: NodeProto, inputs: Mapping[str, DataTensor], outputs: Sequence[str]
+) -> NodeProto:
+    """A copy of a node with other inputs, by the names of those that they replace, and these names of outputs."""
+    copied = NodeProto()
+    copied.CopyFrom(node)
+    names = {name: mender.register(value) for name, value in inputs.items()}
+    for name, new_name in names.items():
+        if name in mender.positions:
+            mender.positions.add(new_name)
+    copied.input[:] = [names.get(name, name) for name in node.input]
+    copied.output[:] = list(outputs)
+    return copied
+
+
+def _write_for_totals(mender: StreamingMender, node: NodeProto, totals: Mapping[str, DataTensor]) -> None:
+    """Writes a node that moves counts once more, for the totals, and notes its output as the totals of these."""
+    (name,) = node.output
+    copied = _with_inputs(mender, node, totals, [mender.writer.name(f"{name}_so_far")])
+    copied.name = mender.writer.name(f"{node.name}_so_far")
+    (result,) = apply(mender, copied)
+    assert isinstance(result, DataTensor)
+    mender.totals[name] = result
+
+
+def _note_division(mender: StreamingMender, node: NodeProto, result: DataTensor) -> None:
+    """Notes that the output of a node is a share, where steps are divided or multiplied by a figure of all steps."""
+    steps, figure = (mender.values[name] for name in node.input)
+    name = node.input[1]
+    if node.op_type == "Mul" and node.input[0] in mender.of_the_whole:
+        steps, figure, name = figure, steps, node.input[0]
+    if name not in mender.of_the_whole or not isinstance(figure, DataTensor) or not isinstance(steps, DataTensor):
+        return
+    if figure.time_dims() or not steps.time_dims() or figure.dtype != TensorProto.FLOAT:
+        return
+    mender = replace(mender, node=node)
+    if figure.has_added_rows:
+        (_, figure), _ = mender.align_axes([steps, figure])
+    else:
+        figure = mender.unsqueezed(figure, range(result.rank - figure.rank))
+    carried = mender.carried(figure, DOUBLE, 1)
+    now = mender.writer.cast(figure.name, DOUBLE)
+    mender.keep(carried, now)
+    factors = [carried.value.name, now] if node.op_type == "Div" else [now, carried.value.name]
+    mender.rescales[node.output[0]] = figure.with_name(mender.emit("Div", factors), dtype=DOUBLE)
+
+
+def _outputs_of_share(mender: StreamingMender, node: NodeProto, share: str) -> NodeOutputs:
+    """The outputs of a node that takes a share.
+
+    1. It sums over the steps: its rule takes the rescale.
+    2. It moves elements: the rescale is moved alike.
+    3. It multiplies with values of the steps, or hides steps: the rescale stays.
+    4. Else it is refused.
+    """
+    kind, rescale, (name, *_) = node.op_type, mender.rescales[share], node.output
+    outputs = apply(mender, node)
+    result = outputs[0]
+    assert isinstance(result, DataTensor)
+    if kind in _SUMS and not result.time_dims():
+        return outputs
+    others = [other for other in node.input if other != share and other]
+    are_of_steps = all(other not in mender.of_the_whole and other not in mender.rescales for other in others)
+    if kind in ("Transpose", "Unsqueeze", "Squeeze"):
+        moved = mender.writer.name(f"{name}_rescale")
+        node = _with_inputs(mender, node, {share: rescale}, [moved])
+        node.name = mender.writer.name(f"{node.name}_rescale")
+        (rescale,) = apply(mender, node)  # type: ignore[assignment]  # of these operators it is data
+    elif kind not in ("Identity", "Cast", "Mul", "Where", "Dropout", "Expand") or not are_of_steps:
+        raise UnmendableError("", f"{_OF_A_STEP}: sum the shares (attention weights) over the steps before")
+    mender.rescales[name] = mender.unsqueezed(rescale, range(result.rank - rescale.rank))
+    return outputs
