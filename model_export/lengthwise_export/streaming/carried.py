@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import NodeProto, TensorProto, ValueInfoProto, helper
+from onnx import NodeProto, TensorProto, helper
 
 from lengthwise.runtime.manifest import StreamState
 from lengthwise_export.errors import UnmendableError
@@ -37,7 +37,8 @@ class Carried:
 
     state: str  # Its name
     value: DataTensor  # What the last chunk gave
-    order: Sequence[int]  # The dims of the tensor in the order of the state: the rows first
+    ones: Sequence[int]  # Dims of the tensor that the state lacks, as they are of size 1
+    order: Sequence[int]  # The other dims of the tensor in the order of the state: the rows first
 
 
 class StreamingWriter(Writer):
@@ -140,21 +141,25 @@ class StreamingMender(Mender):
         return f"state_{self.node.output[0]}"
 
     def carried(self, like: DataTensor, dtype: int, initial: float) -> Carried:
-        """A new state in the form of a tensor with rows, whose other dims are of fixed size."""
+        """A new state in the form of a tensor with rows, whose other dims are of fixed size; it has none of size 1."""
         sizes, rows_dim = [self.rows for _ in like.added_dims] + [*like.dim_sizes], like.rows_dim
         others = [dim for dim in range(len(sizes)) if dim != rows_dim]
         self.refuse_if(
             rows_dim is None or any(sizes[dim].fixed is None for dim in others),
             "would carry a state whose size depends on the steps",
         )
-        state = self.states.new_state([sizes[dim].fixed or 0 for dim in others], dtype, initial, self.stem)
-        order = [0 if dim == rows_dim else others.index(dim) + 1 for dim in range(len(sizes))]
-        value = like.with_name(self.writer.transposed(state, order), dtype=dtype, zero_padded=False)
-        return Carried(state, value, [rows_dim or 0, *others])
+        ones = [dim for dim in others if sizes[dim].fixed == 1]
+        kept = [dim for dim in range(len(sizes)) if dim not in ones]
+        order = [kept.index(rows_dim or 0), *(index for index, dim in enumerate(kept) if dim != rows_dim)]
+        shape = [sizes[kept[index]].fixed or 0 for index in order[1:]]
+        state = self.states.new_state(shape, dtype, initial, self.stem)
+        value = self.writer.unsqueezed(self.writer.transposed(state, np.argsort(order).tolist()), ones)
+        return Carried(state, like.with_name(value, dtype=dtype, zero_padded=False), ones, order)
 
     def keep(self, carried: Carried, value: str) -> None:
         """Makes a value, in the form of the tensor that a state was made for, what the next chunk gets."""
-        self.states.keep(carried.state, self.writer.transposed(value, carried.order))
+        squeezed = self.writer.squeezed(value, carried.ones)
+        self.states.keep(carried.state, self.writer.transposed(squeezed, carried.order))
 
     def take_per_row(self, value: DataTensor, axis: int, index: str, size: Size, *, clip: bool = True) -> DataTensor:
         """As `Mender.take_per_row`, for positions in the whole sequence: those of earlier chunks are in the state."""
@@ -177,9 +182,7 @@ class StreamingMender(Mender):
             axis: The axis of the positions.
         """
         zero, end = self.writer.constant(np.int64(0)), self.writer.unsqueezed(self.states.own_lengths, [1])
-        is_own = self.emit(
-            "And", [self.emit("GreaterOrEqual", [own_index, zero]), self.emit("Less", [own_index, end])]
-        )
+        is_own = self.emit("And", [self.emit("GreaterOrEqual", [own_index, zero]), self.emit("Less", [own_index, end])])
         rows_dim, dim = picked.rows_dim or 0, picked.first_dims()[axis]
         order = (1, 0) if dim < rows_dim else (0, 1)
         broad = self.writer.unsqueezed(

@@ -198,7 +198,7 @@ def _note(
         return
     if whole and name not in mender.rescales and not _is_of_counts(mender, node) and node.op_type not in _LAYERS:
         raise UnmendableError("", f"{_OF_A_STEP}: use figures of the step, or of the training split")
-    if inputs and all(other in mender.positions for other in inputs) or node.op_type == "Range":
+    if (inputs and all(other in mender.positions for other in inputs)) or node.op_type == "Range":
         mender.positions.add(name)
 
 
