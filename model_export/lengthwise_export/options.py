@@ -281,6 +281,17 @@ class ExportOptions(TargetOptions):
         description="If padding reaches an answer of your model, or it takes no lengths, rewrite its graph so that "
         "each sequence gets the answer that the model gives it alone. Published only if that is proved.",
     )
+    streaming: bool = Field(
+        default=False,
+        description="Publish a graph that answers a sequence chunk by chunk: a state goes in with the next steps, and "
+        "out with the answer to the sequence so far. Published only if that is proved.",
+    )
+    max_steps: int | None = Field(
+        default=None,
+        ge=1,
+        description="With --streaming: the most steps of a sequence that is sent in chunks; by default 10,000,000. "
+        "max_length then bounds a chunk.",
+    )
     must_keep_accuracy: float | None = Field(
         default=None, ge=0, le=1, description="Publish nothing if the accuracy on the data is below this, such as 0.95."
     )

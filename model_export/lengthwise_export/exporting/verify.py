@@ -81,6 +81,8 @@ def verify(
     try:
         verified = verify_graph(graph, manifest, candidate.reference, exact=candidate.exact, **settings)
         verified = _with_same_bits(verified, candidate, manifest, options)
+        if options.streaming:
+            verified = _streaming(verified, candidate, options)
     except VerificationError as error:
         raise error if advice_on_ties is None else VerificationError(f"{error}. {advice_on_ties}") from error
     notices = verified.notices if advice_on_ties is None else (advice_on_ties, *verified.notices)
@@ -96,6 +98,9 @@ def verify(
         notices += verified.notices
     if data is not None:
         verified = _with_figures(verified, data)
+    if options.streaming:
+        options.begin("proving that it streams")
+        verified = _proved_to_stream(verified, candidate, options)
     verified = replace(verified, mend_accuracy=mend_accuracy, notices=notices)
     bound, sample = options.must_keep_accuracy, verified.sample
     if bound is not None and (sample is None or sample.accuracy < bound):
@@ -128,6 +133,40 @@ def _with_same_bits(
         steady, manifest, candidate.reference, tolerance=candidate.tolerance, seed=options.seed, exact=candidate.exact
     )
     return replace(verified_steady, notices=(*verified.notices, *lines))
+
+
+def _streaming(verified: VerifiedGraph, candidate: Candidate, options: ExportOptions) -> VerifiedGraph:
+    """Makes a verified graph take and give states, and verifies the result as what answers whole sequences, too.
+
+    Raises:
+        VerificationError: An operator cannot stream, or a case does not hold.
+    """  # noqa: DOC502 - what it calls raises it
+    from lengthwise_export.streaming.stream import stream
+
+    graph, streaming = stream(verified.graph, verified.manifest)
+    if options.max_steps is not None:
+        streaming = streaming.model_copy(update={"max_steps": options.max_steps})
+    manifest = Manifest.model_validate({**verified.manifest.model_dump(), "streaming": streaming})
+    again = verify_graph(
+        graph, manifest, candidate.reference, tolerance=candidate.tolerance, seed=options.seed, exact=candidate.exact
+    )
+    return replace(again, notices=verified.notices)
+
+
+def _proved_to_stream(verified: VerifiedGraph, candidate: Candidate, options: ExportOptions) -> VerifiedGraph:
+    """Proves that the answers after chunks are those to the whole, and notes in the manifest what can be promised.
+
+    Raises:
+        VerificationError: They are not.
+    """  # noqa: DOC502 - the proof raises it
+    from lengthwise_export.streaming.proof import prove
+
+    manifest, session = verified.manifest, verified.session()
+    assert manifest.streaming is not None
+    reference = candidate.reference if options.precision == "fp32" else None
+    promise = prove(session, manifest, reference, seed=options.seed)
+    streaming = manifest.streaming.model_copy(update={"promise": promise})
+    return replace(verified, manifest=manifest.model_copy(update={"streaming": streaming}))
 
 
 def verify_graph(

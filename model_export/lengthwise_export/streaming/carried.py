@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
@@ -10,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper
 
-from lengthwise.runtime.manifest import StreamState
+from lengthwise.runtime.manifest import Streaming, StreamState
 from lengthwise_export.errors import UnmendableError
 from lengthwise_export.mending.mender import Mender
 from lengthwise_export.mending.rules.loops import is_zero
@@ -152,12 +153,16 @@ class StreamingMender(Mender):
         kept = [dim for dim in range(len(sizes)) if dim not in ones]
         order = [kept.index(rows_dim or 0), *(index for index, dim in enumerate(kept) if dim != rows_dim)]
         shape = [sizes[kept[index]].fixed or 0 for index in order[1:]]
-        state = self.states.new_state(shape, dtype, initial, self.stem)
+        stored = TensorProto.INT32 if dtype == TensorProto.BOOL else dtype  # a state holds numbers
+        state = self.states.new_state(shape, stored, initial, self.stem)
         value = self.writer.unsqueezed(self.writer.transposed(state, np.argsort(order).tolist()), ones)
+        value = self.in_type(value, stored, dtype)
         return Carried(state, like.with_name(value, dtype=dtype, zero_padded=False), ones, order)
 
     def keep(self, carried: Carried, value: str) -> None:
         """Makes a value, in the form of the tensor that a state was made for, what the next chunk gets."""
+        if carried.value.dtype == TensorProto.BOOL:
+            value = self.writer.cast(value, TensorProto.INT32)
         squeezed = self.writer.squeezed(value, carried.ones)
         self.states.keep(carried.state, self.writer.transposed(squeezed, carried.order))
 
@@ -302,15 +307,12 @@ class StreamingMender(Mender):
         return next((self.rescales[name] for name in self.node.input if name in self.rescales), None)
 
 
-def described(states: Sequence[State]) -> tuple[StreamState, ...]:
+def described(states: Sequence[State]) -> Streaming:
     """The states as the manifest has them."""
-    kinds = {TensorProto.FLOAT: "float32", DOUBLE: "float64", TensorProto.INT64: "int64"}
-    return tuple(
-        StreamState(
-            name=state.name,
-            shape=state.shape,
-            dtype=kinds.get(state.dtype) or str(helper.tensor_dtype_to_np_dtype(state.dtype)),
-            initial=state.initial,
-        )
-        for state in states
+    types = [np.dtype(helper.tensor_dtype_to_np_dtype(state.dtype)) for state in states]
+    described = tuple(
+        StreamState(name=state.name, shape=state.shape, dtype=str(dtype), initial=state.initial)  # type: ignore[arg-type]
+        for state, dtype in zip(states, types, strict=True)
     )
+    sizes = [math.prod(state.shape) * dtype.itemsize for state, dtype in zip(states, types, strict=True)]
+    return Streaming(states=described, state_bytes=sum(sizes))

@@ -153,7 +153,7 @@ def reduced(mender: StreamingMender, value: DataTensor, kind: str, axes: Sequenc
     operator, combine, neutral = _FOLDS[kind]
     value = mender.masked(value, over_time, neutral)
     dims = [dim for axis in axes for dim in value.dims_of(axis)]
-    name = mender.writer.reduced(operator, value.name, dims, axes_are_inputs=mender.axes_are_inputs)
+    name = mender.states.reduced(operator, value.name, dims, axes_are_inputs=mender.axes_are_inputs)
     own = value.with_name(name, groups=value.without_axes(axes), zero_padded=False)
     is_sum = combine == "Add" and value.dtype == FLOAT
     rescale = mender.rescale_of_input
@@ -203,7 +203,7 @@ def _cumulative_sum(mender: StreamingMender, value: DataTensor) -> Value:
     dim = value.first_dims()[axis]
     value = mender.masked(value, [dim], 0)
     sums = mender.keep_node(value, [mender.writer.constant(np.int64(dim))])
-    own = mender.writer.reduced("ReduceSum", value.name, [dim], axes_are_inputs=mender.axes_are_inputs)
+    own = mender.states.reduced("ReduceSum", value.name, [dim], axes_are_inputs=mender.axes_are_inputs)
     like = value.with_name(own, groups=value.without_axes([axis]))
     carried = mender.carried(like, value.dtype, 0)
     mender.keep(carried, mender.emit("Add", [carried.value.name, own]))
@@ -222,22 +222,23 @@ def _softmax(mender: StreamingMender, value: DataTensor, axis: int) -> Value:
     dim, lowest = value.first_dims()[axis], mender.neutral_extreme(value.dtype, finite=True)
     value = mender.masked(value, [dim], lowest)
     as_input = mender.axes_are_inputs
-    own = mender.writer.reduced("ReduceMax", value.name, [dim], keepdims=1, axes_are_inputs=as_input)
+    own = mender.states.reduced("ReduceMax", value.name, [dim], keepdims=1, axes_are_inputs=as_input)
     one = value.with_name(own, groups=value.groups_with(axis, mender.size_one), zero_padded=False)
     largest = mender.carried(one, value.dtype, lowest)
     new_largest = mender.emit("Max", [largest.value.name, own])
     mender.keep(largest, new_largest)
     powers = value.with_name(mender.emit("Exp", [mender.emit("Sub", [value.name, new_largest])]))
     powers = mender.masked(powers, [dim], 0)
-    own_sum = mender.writer.reduced("ReduceSum", powers.name, [dim], keepdims=1, axes_are_inputs=as_input)
+    # In float64, so that it has the same bits in every batch, and that the lowest number minus another one is finite
+    summed = mender.writer.cast(powers.name, DOUBLE)
+    own_sum = mender.states.reduced("ReduceSum", summed, [dim], keepdims=1, axes_are_inputs=as_input)
     total = mender.carried(one, DOUBLE, 0)
-    # In float64: the lowest number minus another one is finite there
     shrunk = mender.emit(
         "Exp",
         [mender.emit("Sub", [mender.writer.cast(name, DOUBLE) for name in (largest.value.name, new_largest)])],
     )
     earlier = mender.emit("Mul", [total.value.name, shrunk])
-    new_total = mender.emit("Add", [earlier, mender.writer.cast(own_sum, DOUBLE)])
+    new_total = mender.emit("Add", [earlier, own_sum])
     mender.keep(total, new_total)
     weights = mender.emit("Div", [powers.name, mender.writer.cast(new_total, value.dtype)])
     mender.rescales[mender.node.output[0]] = one.with_name(mender.emit("Div", [earlier, new_total]), dtype=DOUBLE)

@@ -9,7 +9,7 @@ length. A graph streams as a whole or is refused, by the operator and the line t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
 from lengthwise.errors import VerificationError
-from lengthwise.runtime.manifest import GraphNames, Manifest, StreamState
+from lengthwise.runtime.manifest import GraphNames, Manifest, Streaming
 from lengthwise_export.errors import UnmendableError
 from lengthwise_export.mending.engine import NodeOutputs, apply, shown_operator
 from lengthwise_export.mending.mend import mender_of, prepared, replace_nodes
@@ -41,20 +41,16 @@ _SUMS: Final = frozenset({"MatMul", "Gemm", "ReduceSum", "Einsum"})
 _OF_A_STEP: Final = "takes a figure of all steps so far at each step, so earlier steps would change with each chunk"
 
 
-@dataclass(frozen=True, slots=True)
-class StreamingGraph:
-    """A graph that takes and gives states."""
-
-    graph: ModelProto
-    states: tuple[StreamState, ...]
-
-
-def stream(graph: ModelProto, manifest: Manifest) -> StreamingGraph:
+def stream(graph: ModelProto, manifest: Manifest) -> tuple[ModelProto, Streaming]:
     """Rewrites a whole graph to one that answers chunks; `proof` shows whether it does.
 
     Args:
         graph: The whole graph, which stays as it is.
         manifest: Its manifest.
+
+    Returns:
+        1. The streaming graph.
+        2. What the manifest says of its states, without a promise.
 
     Raises:
         VerificationError: An operator cannot stream; the error names it and its line, with the cure.
@@ -69,7 +65,7 @@ def stream(graph: ModelProto, manifest: Manifest) -> StreamingGraph:
             raise VerificationError(f"{manifest.key} cannot stream: {error}") from error
 
 
-def _streaming(graph: ModelProto, manifest: Manifest, lengths: NDArray[np.int64]) -> StreamingGraph:
+def _streaming(graph: ModelProto, manifest: Manifest, lengths: NDArray[np.int64]) -> tuple[ModelProto, Streaming]:
     """Tries to make a graph stream, followed at a range of lengths.
 
     Raises:
@@ -100,7 +96,7 @@ def _streaming(graph: ModelProto, manifest: Manifest, lengths: NDArray[np.int64]
     replace_nodes(model, mender, [_declared(state.name + NEXT, state) for state in states])
     kept = _without_unused_states(model, answers)
     onnx.checker.check_model(model)
-    return StreamingGraph(model, described([state for state in states if state.name in kept]))
+    return model, described([state for state in states if state.name in kept])
 
 
 def _count_mask(mender: StreamingMender, names: GraphNames, lengths: str) -> None:
@@ -292,6 +288,9 @@ def _outputs_of_share(mender: StreamingMender, node: NodeProto, share: str) -> N
     2. It moves elements: the rescale is moved alike.
     3. It multiplies with values of the steps, or hides steps: the rescale stays.
     4. Else it is refused.
+
+    Raises:
+        UnmendableError: It computes further with the share.
     """
     kind, rescale, (name, *_) = node.op_type, mender.rescales[share], node.output
     outputs = apply(mender, node)
