@@ -23,8 +23,9 @@ app = lengthwise.make_app(lengthwise.Settings(models="models"))
 
 All names: `load`, `Model`, `Prediction`, `Predictions` (what `predict` returns), `Scorer` (for engines: Ray Data,
 Spark, Beam), `Client`, `AsyncClient`, `PreparedSequences` (what `prepare` returns), `Settings`, `make_app`,
-`sequences` (to name the columns of a table), `InputSequences` (what that returns), `errors`, `__version__`. Importing
-the package is cheap: NumPy is imported when one of them is first used, and onnxruntime when a model is loaded.
+`sequences` (to name the columns of a table), `InputSequences` (what that returns), `Stream` (a sequence that goes on),
+`StateConflict` (the error of a state that does not fit), `errors`, `__version__`. Importing the package is cheap: NumPy
+is imported when one of them is first used, and onnxruntime when a model is loaded.
 """
 
 from __future__ import annotations
@@ -44,6 +45,8 @@ __all__ = [
     "PreparedSequences",
     "Scorer",
     "Settings",
+    "StateConflict",
+    "Stream",
     "__version__",
     "errors",
     "load",
@@ -57,17 +60,19 @@ _MODULES = {
     "PreparedSequences": "lengthwise.client.bodies",
     "Scorer": "lengthwise.scoring.scorer",
     "Settings": "lengthwise.settings",
+    "StateConflict": "lengthwise.errors",
     "make_app": "lengthwise.application.app",
     "sequences": "lengthwise.datasets.input_sequences",
 }
 """Where exported names are defined; the others are in `lengthwise.api`."""
 
 if TYPE_CHECKING:
-    from lengthwise.api import Model, Prediction, Predictions, load
+    from lengthwise.api import Model, Prediction, Predictions, Stream, load
     from lengthwise.application.app import make_app
     from lengthwise.client.bodies import PreparedSequences
     from lengthwise.client.client import AsyncClient, Client
     from lengthwise.datasets.input_sequences import InputSequences, sequences
+    from lengthwise.errors import StateConflict
     from lengthwise.scoring.scorer import Scorer
     from lengthwise.settings import Settings
 

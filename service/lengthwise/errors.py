@@ -14,6 +14,7 @@ LengthwiseError
 └── RequestError                    a request that gets no answer: has a status, a title, perhaps a Retry-After
     ├── InvalidRequest       422    the body or an item in it is wrong; carries (pointer, detail) pairs
     │   ├── NoSuchAlias             the version is neither a number nor an alias of the model
+    │   ├── StateConflict    409    a state is of another version, or has seen other steps than the caller believes
     │   └── InvalidSequences        sequences given to `Model.predict` or to a client are wrong; a ValueError too
     ├── Unauthorized         401    no key, or a wrong one
     ├── Forbidden            403    a call that this server's options switch off, or that a page of another site made
@@ -228,6 +229,11 @@ class InvalidRequest(RequestError, status=422, title="Invalid request"):
         detail = self.problems[0].detail if self.total == 1 else f"{self.total} things are wrong with the body"
         super().__init__(f"at least {detail}; the rest was not read" if more else detail)
 
+    @property
+    def indices(self) -> tuple[int, ...]:
+        """The indices of the sequences that `problems` names, ascending."""
+        return tuple(sorted({problem.sequence for problem in self.problems if problem.sequence is not None}))
+
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickles the error by its arguments: engines send the errors of their workers to the caller."""
         return partial(type(self), total=self.total, more=self.more), (self.problems,)
@@ -237,6 +243,14 @@ class NoSuchAlias(InvalidRequest):
     """The version is neither a number nor an alias of the model."""
 
 
+class StateConflict(InvalidRequest, status=409, title="State conflict"):
+    """A state fits neither the version that would answer, nor what the caller believes it has seen.
+
+    It is of a version that is not served, of another one than the call names or than another state is of, or has seen
+    another number of steps than the `offset` that was sent with it. `indices` are the sequences at fault.
+    """
+
+
 class InvalidSequences(InvalidRequest, ValueError):
     """Sequences passed to `Model.predict` or to a client that the model does not accept, or cannot answer.
 
@@ -244,11 +258,6 @@ class InvalidSequences(InvalidRequest, ValueError):
     """
 
     _LISTED: ClassVar[int] = 10  # causes that the text names
-
-    @property
-    def indices(self) -> tuple[int, ...]:
-        """The indices of the sequences that `problems` names, ascending."""
-        return tuple(sorted({problem.sequence for problem in self.problems if problem.sequence is not None}))
 
     def __str__(self) -> str:
         """The causes, each with the sequences that it is about; at most `_LISTED`."""

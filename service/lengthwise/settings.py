@@ -262,6 +262,11 @@ class Settings(BaseSettings):
         description="File of API keys, one per line: all but /livez, /readyz, /ping and the page of the console then "
         "need 'authorization: Bearer KEY'.",
     )
+    state_key_file: Path | None = Field(
+        None,
+        description="File of keys, one per line, at least 32 bytes as hexadecimal digits: states are then signed with "
+        "the first, and only those signed with one of them are taken. Read again on SIGHUP.",
+    )
     cors_origins: Origins = Field(
         (), description="Origins whose web pages may call this server, separated by commas; * for all. Default: none."
     )

@@ -55,6 +55,7 @@ class Item(NamedTuple):
     sent_steps: int  # steps in the request: more than the length if a mask left some out
     step_indices: NDArray[np.intp] | None = None  # `[length]`: where each kept step was in the request; None for all
     id: str | None = None  # the caller's name for it, repeated in the answer
+    seen: int | None = None  # of a sequence that goes on with a state: the steps before these; None for any other
 
 
 def rounded(numbers: NDArray[Any]) -> NDArray[np.float32]:
@@ -86,18 +87,17 @@ def first_fault(steps: Steps, *, vocabulary: int | None, takes_missing: bool) ->
     return int(np.logical_or.reduce(np.isnan(steps), axis=1).argmax()), "missing"
 
 
-def why_refused(steps: Steps, manifest: Manifest, transposed: str = TRANSPOSED) -> str | None:
+def why_refused(
+    steps: Steps, manifest: Manifest, transposed: str = TRANSPOSED, *, seen: int | None = None
+) -> str | None:
     """Why a model refuses the kept steps of a sequence, as a sentence about the first fault; None if it accepts them.
 
     `transposed` ends the sentence if the steps seem to be transposed: then their number is the model's number of
-    features.
+    features. `seen`: as in `length_problem`.
     """
-    if manifest.input.has_more:
-        more = "several sequences" if manifest.input.sequences else "static values"
-        return f"the model {manifest.key} takes {more}, which are not here"
-    if not len(steps):
+    if not len(steps) and not seen:
         return "a sequence has at least one step"
-    if (length_fault := length_problem(len(steps), manifest)) is not None:
+    if (length_fault := length_problem(len(steps), manifest, seen)) is not None:
         return length_fault
     step = manifest.input
     if step.kind == "values" and steps.shape[1] != step.features:
@@ -145,12 +145,18 @@ def read_id(value: Any, pointer: str, problems: Problems) -> str | None:
     return None
 
 
-def length_problem(length: int, manifest: Manifest) -> str | None:
-    """Why a model does not accept a sequence of `length` steps; None if it does."""
+def length_problem(length: int, manifest: Manifest, seen: int | None = None) -> str | None:
+    """Why a model does not accept a sequence of `length` steps; None if it does.
+
+    `seen`: the steps before them, of a sequence that is sent with states (0 where it begins); None for any other.
+    """
     if length > manifest.max_length and manifest.long == "reject":
         return f"{length} steps; the model {manifest.key} takes at most {manifest.max_length}"
-    if length < manifest.min_length:
-        return f"{counted(length, 'step')}; the model {manifest.key} needs at least {manifest.min_length}"
+    total = length + (seen or 0)
+    if total < manifest.min_length:
+        return f"{counted(total, 'step')}; the model {manifest.key} needs at least {manifest.min_length}"
+    if seen is not None and manifest.streaming is not None and total > manifest.streaming.max_steps:
+        return f"{total} steps so far; a sequence of the model {manifest.key} has at most {manifest.streaming.max_steps}"
     return None
 
 
@@ -249,6 +255,12 @@ class Call(NamedTuple):
     pointer: str = "/sequences/{}"  # JSON pointer of an item in the body, {} for its index
     width: int = 0  # entries of a per-step answer of each item; 0: as many as steps were sent
     extra_bytes: int = 0  # memory besides the steps, if the steps are views of a larger array
+    states: bool = False  # whether the answer has the states after these steps
+
+    @property
+    def chunks(self) -> int:
+        """How many of the items came with a state, or ask for one."""
+        return len(self.items) if self.states else sum(item.seen is not None for item in self.items)
 
     @property
     def memory_bytes(self) -> int:
@@ -269,6 +281,7 @@ class Problems:
     """
 
     most_listed: int = 20
+    kind: type[InvalidRequest] = InvalidRequest  # the class of the error
     first: list[Problem] = field(default_factory=list)
     total: int = 0
     left_out: int = 0  # values that are missing in steps that are objects, in the whole body
@@ -303,8 +316,8 @@ class Problems:
             raise self.error()
 
     def error(self) -> InvalidRequest:
-        """The `InvalidRequest` with these problems."""
-        return InvalidRequest(self.first, total=self.total, more=self.total >= MOST_PROBLEMS)
+        """The error with these problems."""
+        return self.kind(self.first, total=self.total, more=self.total >= MOST_PROBLEMS)
 
 
 def escaped(name: str) -> str:
@@ -349,4 +362,5 @@ def answer_bytes(call: Call) -> int:
             numbers = steps
         if manifest.task == "per-step":
             entries = steps
-    return entries * ENTRY_BYTES + (entries * len(manifest.labels) + numbers) * NUMBER_BYTES
+    states = len(items) * manifest.streaming.state_bytes * 3 // 2 if call.states and manifest.streaming else 0  # as text
+    return entries * ENTRY_BYTES + (entries * len(manifest.labels) + numbers) * NUMBER_BYTES + states

@@ -95,7 +95,7 @@ def read(
     except RequestError:
         return None
     manifest = model.manifest
-    if manifest.input.has_more or (call_options.outputs and manifest.graph.attention is None):
+    if call_options.outputs and (manifest.graph.attention is None or "state" in call_options.outputs):
         return None
     # The sequences: the numbers of one, or those of several with their bounds and ids.
     sequences = _read(body, start, end, max_sequences, manifest, in_detail=False)

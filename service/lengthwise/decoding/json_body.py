@@ -13,6 +13,7 @@ from lengthwise.decoding.calls import Call, Find, Item
 from lengthwise.padding import Sample
 from lengthwise.runtime.answers import Answer
 from lengthwise.runtime.manifest import Manifest
+from lengthwise.runtime.states import StateKeys
 
 
 def decode(body: bytes, find: Find, *, max_sequences: int, layout: validation.BodyLayout = validation.PREDICT) -> Call:
@@ -29,14 +30,21 @@ def decode(body: bytes, find: Find, *, max_sequences: int, layout: validation.Bo
 
 def predictions(call: Call, answers: list[Answer]) -> list[dict[str, Any]]:
     """The entries of `predictions` in an answer, in the order of the request."""
+    manifest = call.model.manifest
+    keys = call.model.state_keys if call.states else None
     return [
-        prediction(call.model.manifest, item, answer, attention=call.attention)
+        prediction(manifest, item, answer, attention=call.attention, state_keys=keys)
         for item, answer in zip(call.items, answers, strict=True)
     ]
 
 
-def prediction(manifest: Manifest, item: Item, answer: Answer, *, attention: bool) -> dict[str, Any]:
-    """One entry of `predictions`, as a dict with NumPy arrays, which orjson writes without a loop in Python."""
+def prediction(
+    manifest: Manifest, item: Item, answer: Answer, *, attention: bool, state_keys: StateKeys | None = None
+) -> dict[str, Any]:
+    """One entry of `predictions`, as a dict with NumPy arrays, which orjson writes without a loop in Python.
+
+    With `state_keys` it has the state after the item's steps, which they sign.
+    """
     labels = manifest.labels
     fields: dict[str, Any] = {} if item.id is None else {"id": item.id}
     probabilities = answer.probabilities
@@ -62,13 +70,15 @@ def prediction(manifest: Manifest, item: Item, answer: Answer, *, attention: boo
         fields["attention"] = weights
     if answer.windows is not None:
         fields["windows"] = answer.windows
+    if state_keys is not None:
+        fields["offset"], fields["state"] = next_state(manifest, item, answer, state_keys)
     return fields
 
 
-def lengths_of(manifest: Manifest, item: Item) -> dict[str, int]:
-    """The length of each of several sequences, by its name."""
-    assert isinstance(item.steps, Sample)
-    return dict(zip(manifest.by_sequence, item.steps.lengths, strict=True))
+def next_state(manifest: Manifest, item: Item, answer: Answer, keys: StateKeys) -> tuple[int, str]:
+    """How many steps the sequence of an item has so far, and the text of the state after them."""
+    offset = (item.seen or 0) + len(item.steps)
+    return offset, keys.text(manifest.state_digest, offset, answer.states)
 
 
 def _at_sent_steps(item: Item, entries: Sequence[Any] | NDArray[Any]) -> Sequence[Any] | NDArray[Any]:

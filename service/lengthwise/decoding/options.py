@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from lengthwise.repository.registry import ServedModel
 
 FIELDS: Final = frozenset({"model", "version", "outputs", "timeout_ms", "priority"})
+OUTPUTS: Final = ("attention", "state")
+"""What an answer may have besides what it always has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +29,18 @@ class CallOptions:
     model: str | None = None  # None: the only model
     version: str | None = None  # digits or an alias; None: the default version
     names_are_valid: bool = True  # model and version are valid texts, so that the model can be looked up
-    outputs: tuple[str, ...] = ()  # only `attention` exists
+    outputs: tuple[str, ...] = ()  # of `OUTPUTS`
     timeout_ms: float | None = None  # None: the server's default
     priority: int = 0  # higher first
 
 
-def read(document: Mapping[str, Any], problems: Problems, at: str = "") -> CallOptions:
-    """Reads the options among the fields of a JSON object at the pointer `at`; adds what is wrong to `problems`."""
+def read(
+    document: Mapping[str, Any], problems: Problems, at: str = "", known: Sequence[str] = OUTPUTS
+) -> CallOptions:
+    """Reads the options among the fields of a JSON object at the pointer `at`; adds what is wrong to `problems`.
+
+    `known` are the outputs that this form of a call may ask for.
+    """
     problems_before = problems.total
     model, version = _string(document, "model", problems, at), _version(document, problems, at)
     names_are_valid = problems.total == problems_before
@@ -43,8 +50,8 @@ def read(document: Mapping[str, Any], problems: Problems, at: str = "") -> CallO
         problems.add(f"{at}/outputs", f"must be an array of output names, got {kind(outputs)}")
         outputs = []
     for i, name in enumerate(outputs):
-        if name != "attention":
-            problems.add(f"{at}/outputs/{i}", partial(_output_message, name))
+        if name not in known:
+            problems.add(f"{at}/outputs/{i}", partial(_output_message, name, known))
     timeout_ms = _timeout_ms(document, problems, at)
     priority = document.get("priority", 0)
     if type(priority) is not int or not 0 <= priority <= MAX_PRIORITY:
@@ -75,9 +82,9 @@ def find_model(call_options: CallOptions, find: Find, problems: Problems, *, in_
         raise
 
 
-def _output_message(name: Any) -> str:
-    """The message for a name of an output that does not exist."""
-    return f"must be 'attention', got {repr(name[:40]) if isinstance(name, str) else kind(name)}"
+def _output_message(name: Any, known: Sequence[str]) -> str:
+    """The message for a name of an output that is not known."""
+    return f"must be {' or '.join(map(repr, known))}, got {repr(name[:40]) if isinstance(name, str) else kind(name)}"
 
 
 def _string(document: Mapping[str, Any], name: str, problems: Problems, at: str) -> str | None:

@@ -67,20 +67,22 @@ class CheckedSteps:
 
 
 def read_steps(steps: list[Any], indices: Sequence[int], where: SentWhere) -> Steps | None:
-    """Reads the kept steps, at least one, into an array, and adds a problem for everything that is wrong with them.
+    """Reads the kept steps into an array, and adds a problem for everything that is wrong with them.
 
     The array is `[length, features]` float32 with NaN for a missing value, or `[length]` int64. None if steps are not
     made of numbers. An array may be returned although there are problems; the caller then refuses the sequence.
     """
     entries = steps if len(indices) == len(steps) else [steps[index] for index in indices]
-    names = where.manifest.input.names
+    names, features = where.manifest.input.names, where.manifest.input.features
+    if not entries:
+        return np.zeros(0, np.int64) if features is None else np.zeros((0, features), np.float32)
     if names is not None and isinstance(entries[0], dict):
         problems_before = where.problems.total
         entries = _by_names(entries, indices, names, where)
         if where.problems.total > problems_before:
             return None
         where = where._replace(keys=[escaped(name) for name in names])
-    array = _array(entries, where.manifest.input.features)
+    array = _array(entries, features)
     if array is None or why_refused(array, where.manifest) is not None:
         has_list = any(isinstance(entry, list) for entry in entries)
         _explain_steps(zip(indices, entries, strict=True), where, count=len(entries), has_list=has_list)

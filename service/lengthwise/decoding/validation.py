@@ -14,7 +14,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise.decoding import options, static_values
+from lengthwise.decoding import options
+from lengthwise.decoding.chunks import ABSENT, NO_STREAM, Past, SentState, SentStates
 from lengthwise.decoding.calls import (
     Call,
     Find,
@@ -34,8 +35,8 @@ from lengthwise.padding import Sample
 from lengthwise.runtime.feature_names import listed
 from lengthwise.runtime.manifest import Manifest, StepInput
 
-ITEM_FIELDS: Final = frozenset({"id", "steps", "step_mask", "feature_mask"})
-_ABSENT: Final = object()  # the value of a field that is not there
+ITEM_FIELDS: Final = frozenset({"id", "steps", "step_mask", "feature_mask", "state", "offset"})
+_ABSENT: Final = ABSENT
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class BodyLayout:
     root: str  # the field with the sequences
     fields: frozenset[str]  # all fields
     instead: str = ""  # advice for a body without sequences: what is sent by mistake, and what to send
+    names_version: bool = False  # whether the path names the version
 
     @cached_property
     def pointer(self) -> str:
@@ -102,124 +104,76 @@ def read_document(document: Any, find: Find, *, max_sequences: int, layout: Body
         problems.add(root, "must have at least one sequence")
     elif len(sequences) > max_sequences:
         raise TooLarge(f"a request may have {max_sequences} sequences, this one has {len(sequences)}")
-    # The model, which the sequences are checked against.
+    # The model, which the sequences are checked against; states may choose another version of it.
     model = options.find_model(call_options, find, problems)
+    values = sequences if isinstance(sequences, list) else []
+    at = layout.pointer
+    attention, wants_state = "attention" in call_options.outputs, "state" in call_options.outputs
+    states = SentStates(list(map(_sent_state, values)), f"{at}/state", f"{at}/offset", problems, wants_state)
+    model, pasts = states.choose(model, named=layout.names_version or call_options.version is not None)
     manifest = model.manifest
-    attention = "attention" in call_options.outputs
     if attention and manifest.graph.attention is None:
         problems.add(
             f"/outputs/{call_options.outputs.index('attention')}",
             f"the model {manifest.key} has no attention: see docs/targets.md",
         )
-    items = []
-    if isinstance(sequences, list):
-        items = [read_item(value, f"{root}/{i}", manifest, problems) for i, value in enumerate(sequences)]
+    if wants_state and manifest.streaming is None:
+        problems.add(f"/outputs/{call_options.outputs.index('state')}", NO_STREAM.format(manifest.key))
+    items = [
+        read_item(value, f"{root}/{i}", manifest, problems, past)
+        for i, (value, past) in enumerate(zip(values, pasts, strict=True))
+    ]
     problems.require_none()
+    states.conflicts.require_none()
     good = [item for item in items if item is not None]
-    return Call(model, good, attention, call_options.timeout_ms, call_options.priority, layout.pointer)
+    return Call(
+        model,
+        good,
+        attention,
+        call_options.timeout_ms,
+        call_options.priority,
+        layout.pointer,
+        states=wants_state,
+    )
 
 
-def read_item(value: Any, pointer: str, manifest: Manifest, problems: Problems) -> Item | None:
+def _sent_state(value: Any) -> SentState:
+    """What an item says of the steps before its own."""
+    return SentState(value.get("state", ABSENT), value.get("offset", ABSENT)) if isinstance(value, dict) else SentState()
+
+
+def read_item(
+    value: Any, pointer: str, manifest: Manifest, problems: Problems, past: Past | None = None
+) -> Item | None:
     """Reads the entry of a sequence in a body; returns None if it is wrong, and adds the reasons to `problems`.
 
-    `value` is an array of steps, or an object with `steps`, and perhaps an id and masks. A model that takes more has
-    objects only: with `static`, and with `inputs` in the place of `steps` if it takes several sequences.
-    """
-    problems_before, takes = problems.total, manifest.input
-    if not isinstance(value, dict):
-        if not takes.has_more:
-            return _read_sequence(value, pointer, manifest, problems)
-        fields = listed(sorted(_item_fields(takes) & {"inputs", "static", "steps"}))
-        problems.add(pointer, f"must be an object with {fields}, got {kind(value)}")
-        return None
-    unknown_fields(value, _item_fields(takes), pointer, problems)
-    identifier = read_id(value["id"], f"{pointer}/id", problems) if "id" in value else None
-    static = None
-    if takes.static is not None and "static" in value:
-        static = static_values.read(value["static"], f"{pointer}/static", manifest, problems)
-    elif takes.static is not None:
-        problems.add(pointer, f"'static' is missing: the model takes {static_values.description(takes.static)}")
-    items = (_read_inputs if takes.sequences else _read_object)(value, pointer, manifest, problems)
-    first, *further = items
-    if problems.total > problems_before or first is None:
-        return None
-    steps = first.steps
-    if takes.has_more:
-        others = [item.steps for item in further if item is not None]
-        beside = {} if static is None else {"static": static}
-        steps = Sample(steps, beside, dict(zip(manifest.further, others, strict=True)))  # type: ignore[arg-type]
-    return first._replace(steps=steps, id=identifier)
-
-
-def _item_fields(takes: StepInput) -> frozenset[str]:
-    """The fields of an item, by what the model takes."""
-    fields = frozenset({"id", "inputs"}) if takes.sequences else ITEM_FIELDS
-    return fields if takes.static is None else fields | {"static"}
-
-
-def _read_inputs(value: dict[str, Any], pointer: str, manifest: Manifest, problems: Problems) -> list[Item | None]:
-    """Reads the sequences of an item under `inputs`, in the order of the model; None for one that is wrong."""
-    inputs, at = value.get("inputs", _ABSENT), f"{pointer}/inputs"
-    sequences = manifest.by_sequence
-    if not isinstance(inputs, dict):
-        names = listed([*sequences])
-        problem = "is missing" if inputs is _ABSENT else f"must be an object, got {kind(inputs)}"
-        problems.add(at, f"{problem}; the model takes the sequences {names}")
-        return [None]
-    unknown_fields(inputs, frozenset(sequences), at, problems)
-    items = []
-    for name, of in sequences.items():
-        if name in inputs:
-            items.append(_read_sequence(inputs[name], f"{at}/{escaped(name)}", of, problems))
-        else:
-            problems.add(f"{at}/{escaped(name)}", "is missing")
-    return items or [None]
-
-
-def _read_object(value: dict[str, Any], pointer: str, manifest: Manifest, problems: Problems) -> list[Item | None]:
-    """Reads the steps of an item with its masks; a list of one item, None if it is wrong."""
-    steps = value.get("steps", _ABSENT)
-    if steps is _ABSENT:
-        problems.add(pointer, "'steps' is missing")
-        return [None]
-    count = len(steps) if isinstance(steps, list | CheckedSteps) else None
-    step_mask = _mask(value, "step_mask", count, pointer, "steps", problems)
-    feature_mask = _mask(value, "feature_mask", manifest.input.features, pointer, "features", problems)
-    return [_read_sequence(steps, f"{pointer}/steps", manifest.alone, problems, pointer, step_mask, feature_mask)]
-
-
-def _read_sequence(
-    steps: Any,
-    at: str,
-    manifest: Manifest,
-    problems: Problems,
-    pointer: str = "",
-    step_mask: NDArray[np.bool_] | None = None,
-    feature_mask: NDArray[np.bool_] | None = None,
-) -> Item | None:
-    """Reads the steps of a sequence; returns None if they are wrong, and adds the reasons to `problems`.
-
-    `CheckedSteps` in the place of steps are always wrong: C has counted their faults.
-
-    Args:
-        steps: What was sent as steps.
-        at: The JSON pointer of the steps.
-        manifest: That of the model, or of a model that takes this sequence alone.
-        problems: What is wrong is added.
-        pointer: The JSON pointer of the item, if it has masks.
-        step_mask: Which steps are kept; None: all.
-        feature_mask: `[features]`, true for each that is kept; None: all.
+    `value` is an array of steps, or an object with `steps`, and perhaps an id and masks. `CheckedSteps` in the place of
+    steps are always wrong: C has counted their faults. `past`: what came before, of a sequence that is sent with
+    states; then it may have no step.
     """
     problems_before = problems.total
+    step_mask = feature_mask = identifier = None
+    seen = None if past is None else past.offset
+    steps, at = value, pointer  # `at`: the JSON pointer of the steps
+    if isinstance(value, dict):
+        unknown_fields(value, ITEM_FIELDS, pointer, problems)
+        identifier = read_id(value["id"], f"{pointer}/id", problems) if "id" in value else None
+        steps, at = value.get("steps", _ABSENT), f"{pointer}/steps"
+        if steps is _ABSENT:
+            problems.add(pointer, "'steps' is missing")
+            return None
+        count = len(steps) if isinstance(steps, list | CheckedSteps) else None
+        step_mask = _mask(value, "step_mask", count, pointer, "steps", problems)
+        feature_mask = _mask(value, "feature_mask", manifest.input.features, pointer, "features", problems)
     if not isinstance(steps, list | CheckedSteps):
         problems.add(at, f"must be an array of steps, got {kind(steps)}")
         return None
-    if not len(steps):
+    if not len(steps) and not seen:
         problems.add(at, "a sequence has at least one step")
         return None
     # The kept steps: are there as many as the model takes?
     kept: Sequence[int] = range(len(steps)) if step_mask is None else np.flatnonzero(step_mask).tolist()
-    fault = length_problem(len(kept), manifest) if kept else "no step; a sequence has at least one"
+    fault = length_problem(len(kept), manifest, seen) if kept or seen else "no step; a sequence has at least one"
     if fault is not None:
         # The mask is wrong, and not the steps, if it leaves none of them, or too few where all would be enough.
         is_masks_fault = not kept or len(kept) < manifest.min_length <= len(steps)
@@ -238,7 +192,8 @@ def _read_sequence(
     if feature_mask is not None:
         array[:, ~feature_mask] = np.nan
     indices = None if len(kept) == len(steps) else np.asarray(kept, dtype=np.intp)
-    return make_item(array, manifest, sent_steps=len(steps), step_indices=indices)
+    item = make_item(array, manifest, sent_steps=len(steps), step_indices=indices, id=identifier)
+    return item if past is None else past.resume(item)
 
 
 def _mask(

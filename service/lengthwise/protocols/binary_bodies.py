@@ -143,7 +143,7 @@ def _read_query(raw: bytes) -> tuple[options.CallOptions, str | None, tuple[Prob
             document[name] = _number(text) if name in ("timeout_ms", "priority") else text
     # The values are checked like those of JSON; then the pointers of problems become names of parameters.
     identifier = read_id(document["id"], "/id", problems) if "id" in document else None
-    call_options = options.read(document, problems)
+    call_options = options.read(document, problems, known=("attention",))
     first = [Problem("", f"query parameter {problem.pointer[1:]}: {problem.detail}") for problem in problems.first]
     return call_options, identifier, tuple(first), problems.total
 

@@ -259,9 +259,11 @@ class InferenceCall:
         """
         self._timing = timing
         # Nearly always the results are the answers; `answers_of` merges windows and refuses what is not finite.
-        is_plain = item_windows is None and not call.attention and None not in results
+        is_plain = item_windows is None and not (call.attention or call.states) and None not in results
         answers = cast("list[Answer]", results) if is_plain else windows.answers_of(call, results, item_windows)
         response = write(encode(answers), timing)
+        if call.model.manifest.streaming is not None and (chunks := call.chunks):
+            call.model.metrics.count("chunks", chunks)
         if (monitoring := self._protocol.serving.monitoring) is not None:
             monitoring.answered(call, answers, timing, request_id=self.request_id, arrived=self.record.arrived)
         return response

@@ -11,6 +11,7 @@ paths of versions and aliases (`labels`), and the field `signature_name`, which 
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
@@ -39,6 +40,8 @@ INSTANCES: Final = BodyLayout(
     frozenset({"instances", "outputs", "timeout_ms", "priority", "signature_name"}),
     " (columns as 'inputs' are not read: send 'instances', one for each sequence)",
 )
+
+_OF_VERSION: Final = replace(INSTANCES, names_version=True)
 
 
 class Predict(Endpoint):
@@ -95,7 +98,7 @@ class PredictV1(Endpoint):
             request.body,
             lambda name, version: served,
             max_sequences=self.serving.request_limits.sequences,
-            layout=INSTANCES,
+            layout=INSTANCES if path.get("version") is None else _OF_VERSION,
         )
         return None if call is None else (call, partial(_encode_v1, call))
 

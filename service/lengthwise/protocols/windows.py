@@ -47,6 +47,10 @@ def answers_of(call: Call, results: list[Answer | None], windows: Windows | None
         results = _merged(call, results, windows)
     if call.attention:
         results = answers.with_attention(results)
+    if call.states:
+        answered = len(results) - results.count(None)
+        results = answers.with_states(results)
+        call.model.metrics.count("state_refused", answered - len(results) + results.count(None), "malformed")
     if None in results:
         bad = [i for i, answer in enumerate(results) if answer is None]
         problems = [Problem(call.pointer.format(i), answers.NOT_FINITE) for i in bad[:_MOST_LISTED]]

@@ -86,12 +86,15 @@ class LoadedModel:
         names: tuple[OutputName, ...] = ("logits", "attention") if attention else ("logits",)
         if on_clipped is not None:
             names = (*names, "clipped")
+        if batch.wants_states:
+            names = (*names, "states")
         outputs, lengths = self.session.run(batch, names), batch.lengths
         if on_clipped is not None and outputs.clipped is not None:
             on_clipped(int(outputs.clipped[: batch.rows - batch.fillers].sum()))
         if batch.fillers:
             outputs, lengths = outputs.first(batch.rows - batch.fillers), lengths[: -batch.fillers]
-        return answers.score(outputs, lengths, self.manifest)
+        scored = answers.score(outputs, lengths, self.manifest)
+        return answers.add_states(scored, outputs.states) if outputs.states else scored
 
 
 def load(

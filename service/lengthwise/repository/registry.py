@@ -32,6 +32,7 @@ from lengthwise.repository.contents import Refusal, Repository
 from lengthwise.repository.loading import LoadedModel
 from lengthwise.repository.stopping import Stopped, Stopping, in_daemon_thread
 from lengthwise.runtime.free_memory import return_free_memory
+from lengthwise.runtime.states import StateKeys
 from lengthwise.telemetry.metrics import ModelMetrics
 
 log = logging.getLogger("lengthwise.registry")
@@ -46,10 +47,19 @@ Rescan = Callable[[Repository, str | None, Publish], Repository]
 class ServedModel:
     """A model that is served, with its queue and its metrics: what a request finds under a name and a version."""
 
-    __slots__ = ("manifest", "metrics", "model", "queue")
+    __slots__ = ("_served", "manifest", "metrics", "model", "queue", "state_keys")
 
-    def __init__(self, model: LoadedModel, metrics: ModelMetrics, limits: BatchLimits) -> None:
+    def __init__(
+        self,
+        model: LoadedModel,
+        metrics: ModelMetrics,
+        limits: BatchLimits,
+        state_keys: StateKeys | None = None,
+        served: Callable[[], Sequence[ServedModel]] = tuple,
+    ) -> None:
         self.model = model
+        self.state_keys = state_keys or StateKeys()
+        self._served = served
         self.manifest = model.manifest
         self.metrics = metrics
         count_clipped = partial(metrics.count, "clipped_values")
@@ -65,6 +75,11 @@ class ServedModel:
             blank=model.manifest.blank,
             cold={shape: partial(model.session.run_zeros, shape) for shape in model.cold},
         )
+
+
+    def versions(self) -> list[ServedModel]:
+        """All versions of this model that are served now, in ascending order."""
+        return [served for served in self._served() if served.manifest.name == self.manifest.name]
 
 
 @dataclass(frozen=True, slots=True)

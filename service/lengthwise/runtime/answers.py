@@ -30,6 +30,7 @@ class Answer(NamedTuple):
     best: int = 0  # the class of the highest probability; 0 for a per-step head, which has one for each step
     attention: Floats | None = None  # [length], with sum 1; None if it was not requested
     windows: list[dict[str, Any]] | None = None  # under policy `window`: start, length, probabilities of each
+    states: tuple[NDArray[Any], ...] = ()  # after the steps, in the manifest's order; () if they were not requested
 
 
 def score(outputs: Outputs, lengths: NDArray[np.int32], manifest: Manifest) -> list[Answer | None]:
@@ -81,6 +82,20 @@ def with_attention(answers: Sequence[Answer | None]) -> list[Answer | None]:
     """
     return [
         None if answer is None or (answer.attention is not None and not np.isfinite(answer.attention).all()) else answer
+        for answer in answers
+    ]
+
+
+def add_states(answers: Sequence[Answer | None], states: Sequence[NDArray[Any]]) -> list[Answer | None]:
+    """Returns the answers to the rows of a batch with the states after their steps; `states` are `[rows, ...]` each."""
+    rows = zip(answers, zip(*states, strict=True), strict=True)
+    return [None if answer is None else answer._replace(states=row) for answer, row in rows]
+
+
+def with_states(answers: Sequence[Answer | None]) -> list[Answer | None]:
+    """Returns the answers to a request that asks for states, with None for those whose states are not finite."""
+    return [
+        answer if answer is not None and all(np.isfinite(state).all() for state in answer.states) else None
         for answer in answers
     ]
 

@@ -15,6 +15,7 @@ of them reads the graph.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Iterable
@@ -44,6 +45,8 @@ VERIFICATION_FILE = "verification.json"
 GOLDEN_FILE = "golden.npz"
 EXAMPLES_FILE = "examples.jsonl"
 """A few labelled recordings, as JSON Lines, for people who try the model; it may be missing, or be removed."""
+_BESIDE_WEIGHTS: Final = {GRAPH_FILE, VERIFICATION_FILE, GOLDEN_FILE, EXAMPLES_FILE, "stream.py", "config.pbtxt"}
+"""The files of a model directory that hold no weights of the graph, or are the graph itself."""
 
 MOST_MANIFEST_BYTES: Final = 2**26
 """Largest manifest that is read, and largest file beside the graph and its weights: a hundred thousand labels are a few
@@ -382,6 +385,19 @@ class Manifest(ManifestTable):
     def answer_head(self) -> bytes:
         """The start of every JSON answer: `{` with model, version and labels, without the closing brace."""
         return orjson.dumps({"model": self.name, "version": str(self.version), "labels": self.labels})[:-1]
+
+    @cached_property
+    def state_digest(self) -> bytes:
+        """What the texts of its states name the version by, 16 bytes: equal of versions with equal graphs and names.
+
+        They are the first of the graph's digest; where the features have names, or other files hold weights, of a
+        digest of the graph's, the names, and the digests of these files.
+        """
+        digest = bytes.fromhex(self.digests[GRAPH_FILE].removeprefix("sha256:"))
+        weights = {name: self.digests[name] for name in sorted(self.digests) if name not in _BESIDE_WEIGHTS}
+        if weights or self.input.names is not None:
+            digest = hashlib.sha256(digest + orjson.dumps([self.input.names, weights])).digest()
+        return digest[:16]
 
     @property
     def key(self) -> str:

@@ -32,6 +32,7 @@ from lengthwise.runtime import recurrent_kernels
 from lengthwise.runtime.answers import Answer
 from lengthwise.runtime.manifest import GRAPH_FILE
 from lengthwise.runtime.session import begin_devices
+from lengthwise.runtime.states import StateKeys
 from lengthwise.serving import collaborators
 from lengthwise.serving.figures import ServiceFigures
 from lengthwise.settings import Settings
@@ -74,6 +75,7 @@ class Serving:
         self.figures = ServiceFigures(self)
         self.metrics = self.figures.metrics
         self.keys = None if settings.api_keys_file is None else Keys(settings.api_keys_file)
+        self.state_keys = StateKeys(settings.state_key_file)
         self.request_limits = RequestLimits.of(settings)
         self.inflight = Inflight(self.request_limits.inflight_bytes, *(() if worker is None else worker.inflight))
         access = AccessLog(settings.access_log) if settings.access_log else None
@@ -281,7 +283,9 @@ class Serving:
         )
 
     def _scan(self, last_repository: Repository, retry_name: str | None, publish: Publish) -> Repository:
-        """Scans the repository in this thread, and loads its models; returns the result.
+        """Reads the keys of states again, scans the repository and loads its models, in this thread.
+
+        Returns the result of the scan.
 
         Args:
             last_repository: The result of the last scan.
@@ -290,6 +294,7 @@ class Serving:
         """
         settings = self.settings
         stopping = self.registry.stopping
+        self.state_keys.refresh()
         return Scan(
             self.source.refresh(stopping, first=last_repository.starting),
             self.limits,
@@ -310,7 +315,8 @@ class Serving:
         info = {"provider": model.session.provider, "digest": manifest.digests.get(GRAPH_FILE, "")}
         if model.session.recurrent:
             info["kernels"] = model.session.kernels
-        served = ServedModel(model, self.metrics.model(manifest.name, str(manifest.version), info), self.limits)
+        metrics = self.metrics.model(manifest.name, str(manifest.version), info)
+        served = ServedModel(model, metrics, self.limits, self.state_keys, lambda: self.served)
         self.batcher.open(served.queue)
         return served
 

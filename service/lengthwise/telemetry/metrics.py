@@ -285,10 +285,10 @@ class ModelMetrics:
             for wait in waits:
                 self.queue_seconds.observe(wait)
 
-    def count(self, counter: str, number: int = 1) -> None:
-        """Adds `number` to a counter of `COUNTERS` that has no label."""
+    def count(self, counter: str, number: int = 1, value: str = "") -> None:
+        """Adds `number` to a counter of `COUNTERS`; `value` is that of its label, if it has one."""
         with self.lock:
-            self.cells[CELL[counter, ""]] += number
+            self.cells[CELL[counter, value]] += number
 
 
 @dataclass(frozen=True, slots=True)

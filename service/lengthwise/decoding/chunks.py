@@ -1,0 +1,162 @@
+"""The states that come with the items of a call: whether each is one, which version answers, and what it has seen.
+
+A *chunk* is the next steps of a sequence; its *state* is the text that came with the answer to the chunk before. Of one
+item the first of these counts, and of one call everything that is 422 comes before what is 409:
+
+| status | what is wrong |
+|---|---|
+| 422 | the text is none, was changed or is not signed; or the version that would answer takes no states |
+| 409 | the state is of no served version of this model, or of another one than the call or another state names |
+| 409 | it has seen another number of steps than the item's `offset` says |
+| 422 | its values have another size than the version's, or are not finite |
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from numpy.typing import NDArray
+
+from lengthwise.decoding.calls import Item, Problems
+from lengthwise.decoding.json_text import kind
+from lengthwise.errors import StateConflict
+from lengthwise.padding import Sample
+from lengthwise.runtime.manifest import Manifest
+from lengthwise.runtime.states import MOST_OFFSET, State, StateKeys, unpack
+
+if TYPE_CHECKING:
+    from lengthwise.repository.registry import ServedModel
+
+ABSENT: Final = object()
+"""In the place of what an item does not say."""
+NO_STREAM: Final = "the model {} takes and gives no states: it was not exported with --streaming"
+_NO_STATE: Final = "is no state of this service: it was cut, changed, or not signed by it"
+
+
+class SentState(NamedTuple):
+    """What an item says of the steps before its own: the state after them, and how many they are."""
+
+    text: Any = ABSENT
+    offset: Any = ABSENT
+
+
+class Past(NamedTuple):
+    """What came before the steps of an item that is sent with states; nothing where its sequence begins."""
+
+    offset: int = 0  # how many steps there were
+    values: Mapping[str, NDArray[Any]] = {}  # the states by the names of the graph's inputs, without the axis of rows
+    wants_state: bool = False  # whether the answer has the next state
+
+    def resume(self, item: Item) -> Item:
+        """The item of the next steps, which begins from the states."""
+        row = item.steps if isinstance(item.steps, Sample) else Sample(item.steps)
+        steps = replace(row, beside={**row.beside, **self.values}, wants_state=self.wants_state)
+        return item._replace(steps=steps, seen=self.offset)
+
+
+@dataclass
+class SentStates:
+    """What the items of one call say of the steps before their own.
+
+    `state_at` and `offset_at` are the JSON pointers of an item's two fields, with {} for its index. What is 422 is added
+    to `problems`, what is 409 to `conflicts`.
+    """
+
+    sent: Sequence[SentState]
+    state_at: str
+    offset_at: str
+    problems: Problems
+    wants_state: bool  # whether the answer has the next states
+    conflicts: Problems = field(init=False, default_factory=lambda: Problems(kind=StateConflict))
+    refused: Counter[str] = field(init=False, default_factory=Counter)  # items, by the reason in the metrics
+    _states: list[State | None] = field(init=False, default_factory=list)  # of each item; None for none, or no right one
+    _at_fault: set[int] = field(init=False, default_factory=set)
+
+    def choose(self, model: ServedModel, *, named: bool) -> tuple[ServedModel, list[Past | None]]:
+        """The version that answers a call, and the past of each item (`read`); counts what is refused.
+
+        `model` is the version that the call names (`named`), or else the one that answers calls that name none.
+        """
+        if not self._says_anything:
+            return model, self.read([model.manifest], StateKeys())[1]
+        versions = [model] if named else [model, *reversed(model.versions())]
+        index, pasts = self.read([version.manifest for version in versions], model.state_keys)
+        for reason, number in self.refused.items():
+            versions[index].metrics.count("state_refused", number, reason)
+        return versions[index], pasts
+
+    def read(self, versions: Sequence[Manifest], keys: StateKeys) -> tuple[int, list[Past | None]]:
+        """The index of the version that answers, and the past of each item.
+
+        The past is None for an item without a state, if the answer has none either. Without a state that is of a
+        version, the first one answers.
+        """
+        beginning = Past(wants_state=True) if self.wants_state else None
+        if not self._says_anything:
+            return 0, [beginning] * len(self.sent)
+        self._states = [self._state(index, keys) for index in range(len(self.sent))]
+        fitting = {state.digest: _version_of(state, versions) for state in self._states if state is not None}
+        chosen = next((index for index in fitting.values() if index is not None), 0)
+        several = len({*fitting.values()} - {None}) > 1
+        for index, state in enumerate(self._states):
+            if versions[chosen].streaming is None and self.sent[index] != SentState():
+                at = self.offset_at if self.sent[index].text is ABSENT else self.state_at
+                self._refuse(index, "malformed", NO_STREAM.format(versions[chosen].key), at)
+            elif state is not None and fitting[state.digest] is None:
+                self._refuse(index, "version", _not_of(versions))
+            elif state is not None and several:
+                self._refuse(index, "version", "the states of a call must be of one version, these are of several")
+        return chosen, [self._past(index, versions[chosen]) or beginning for index in range(len(self.sent))]
+
+    @property
+    def _says_anything(self) -> bool:
+        """Whether an item has one of the two fields."""
+        return any(said != SentState() for said in self.sent)
+
+    def _state(self, index: int, keys: StateKeys) -> State | None:
+        """The state of an item; None if it has none, or something that is none."""
+        text, offset = self.sent[index]
+        if offset is not ABSENT and (type(offset) is not int or not 0 <= offset <= MOST_OFFSET):
+            self._refuse(index, "malformed", "must be a whole number of steps, from 0", self.offset_at)
+        if text is ABSENT:
+            return None
+        state = keys.read(text) if isinstance(text, str) else None
+        if state is None:
+            self._refuse(index, "malformed", _NO_STATE if isinstance(text, str) else f"must be a string, got {kind(text)}")
+        return state
+
+    def _past(self, index: int, manifest: Manifest) -> Past | None:
+        """The past of an item; None if it has no state. Of one at fault it is so long that no length is refused."""
+        state, streaming = self._states[index], manifest.streaming
+        seen, believed = 0 if state is None else state.offset, self.sent[index].offset
+        if believed is not ABSENT and believed != seen:
+            self._refuse(index, "offset", f"the state has seen {seen} steps, not {believed}", self.offset_at)
+        values = None if state is None or streaming is None else unpack(state.values, streaming)
+        if state is not None and values is None:
+            self._refuse(index, "malformed", "has another size than the states of this version, or is not finite")
+        if index in self._at_fault:
+            return Past(manifest.min_length)
+        return None if values is None else Past(seen, values, self.wants_state)
+
+    def _refuse(self, index: int, reason: str, detail: str, at: str | None = None) -> None:
+        """Notes that an item is at fault, unless it is already; `at` is by default the pointer of its state."""
+        if index not in self._at_fault:
+            self._at_fault.add(index)
+            self.refused[reason] += 1
+            found = self.problems if reason == "malformed" else self.conflicts
+            found.add((at or self.state_at).format(index), detail)
+
+
+def _version_of(state: State, versions: Sequence[Manifest]) -> int | None:
+    """The index of the first version that the state is of; None if it is of none."""
+    fits = (index for index, each in enumerate(versions) if each.streaming and each.state_digest == state.digest)
+    return next(fits, None)
+
+
+def _not_of(versions: Sequence[Manifest]) -> str:
+    """The message for a state of none of these versions."""
+    only = versions[0].key if len(versions) == 1 else f"any version of {versions[0].name} that is served"
+    return f"the state is not of {only}"

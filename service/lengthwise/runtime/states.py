@@ -1,0 +1,144 @@
+"""The text of a sequence's state: it goes out with an answer, and comes in again with the next steps of the sequence.
+
+The text is base64url without padding, of these parts, all numbers little-endian:
+
+| bytes | part |
+|---|---|
+| 1 | the format, which is 1 |
+| 16 | the version that the state is of: `Manifest.state_digest` |
+| 8 | the offset: how many steps of the sequence the state has seen |
+| `state_bytes` | the values of all states, in the order of the manifest |
+| 16 | the tag: the first bytes of the SHA-256 of all before it, or with a key, of the HMAC-SHA-256 |
+
+Without a key the tag protects from accidents only: anybody can compute it. A text has one form, so equal states have
+equal texts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import logging
+import math
+import re
+import struct
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lengthwise import files
+from lengthwise.errors import ConfigurationError
+from lengthwise.runtime.manifest import Streaming
+
+log = logging.getLogger("lengthwise.states")
+
+FORMAT: Final = 1
+MOST_OFFSET: Final = 2**64 - 1
+_HEAD: Final = struct.Struct("<B16sQ")
+_TAG_BYTES: Final = 16
+_KEY: Final = re.compile(rb"(?:[0-9a-fA-F]{2}){32,}")
+_MOST_KEY_BYTES: Final = 2**20  # of the file
+
+
+class State(NamedTuple):
+    """What a text says; the values are not checked against a model yet."""
+
+    digest: bytes  # 16 bytes, of the version that it is of
+    offset: int  # steps that it has seen
+    values: bytes
+    plain: bool  # whether the tag is the checksum without a key
+
+
+class StateKeys:
+    """Writes and reads the texts of states, with the keys of a file or without any.
+
+    The file has a key a line, at least 32 bytes as hexadecimal digits. The first one signs, and texts signed with any
+    of them are read. With keys, nothing that is not signed is read.
+
+    Raises:
+        ConfigurationError: The file cannot be read, or a line has another form.
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
+        self._path = path
+        self._keys = () if path is None else _read(path)
+
+    def refresh(self) -> None:
+        """Reads the file again; if that fails, it is logged, and the old keys stay."""
+        try:
+            if self._path is not None:
+                self._keys = _read(self._path)
+        except ConfigurationError as error:
+            log.error("the keys of states could not be read again, the old ones stay: %s", error)
+
+    def text(self, digest: bytes, offset: int, values: Sequence[NDArray[Any]]) -> str:
+        """The text of a state: of the version with this digest, after `offset` steps, with these values in order."""
+        arrays = [value.astype(value.dtype.newbyteorder("<"), copy=False).tobytes() for value in values]
+        content = b"".join((_HEAD.pack(FORMAT, digest, offset), *arrays))
+        tag = _tag(content, self._keys[0] if self._keys else None)
+        return urlsafe_b64encode(content + tag).rstrip(b"=").decode()
+
+    def read(self, text: str) -> State | None:
+        """The state of a text; None if it is no text of this format, was changed, or is not signed as it must be."""
+        parsed = parse(text)
+        if parsed is None:
+            return None
+        state, content, tag = parsed
+        if not self._keys:
+            return state if state.plain else None
+        is_signed = [hmac.compare_digest(_tag(content, key), tag) for key in self._keys]
+        return state if any(is_signed) else None
+
+
+def unpack(values: bytes, streaming: Streaming) -> dict[str, NDArray[Any]] | None:
+    """The values of each state by its name, without the axis of rows; None for another size, or if one is not finite."""
+    if len(values) != streaming.state_bytes:
+        return None
+    arrays, start = dict[str, NDArray[Any]](), 0
+    for state in streaming.states:
+        dtype, count = np.dtype(state.dtype).newbyteorder("<"), math.prod(state.shape)
+        arrays[state.name] = np.frombuffer(values, dtype, count, start).reshape(state.shape)
+        start += count * dtype.itemsize
+    return arrays if all(np.isfinite(array).all() for array in arrays.values()) else None
+
+
+def parse(text: str) -> tuple[State, bytes, bytes] | None:
+    """The state of a text, all before its tag, and the tag, which may be wrong; None for a text of another form."""
+    try:
+        raw = urlsafe_b64decode(text + "=" * (-len(text) % 4))
+    except ValueError:
+        return None
+    # Python's decoder skips characters that do not belong there, and does not look at the bits left over at the end.
+    if urlsafe_b64encode(raw).rstrip(b"=").decode() != text or len(raw) < _HEAD.size + _TAG_BYTES:
+        return None
+    content, tag = raw[:-_TAG_BYTES], raw[-_TAG_BYTES:]
+    number, digest, offset = _HEAD.unpack_from(content)
+    is_plain = hmac.compare_digest(_tag(content, None), tag)
+    return None if number != FORMAT else (State(digest, offset, content[_HEAD.size :], is_plain), content, tag)
+
+
+def _tag(content: bytes, key: bytes | None) -> bytes:
+    """The tag of all that is before it."""
+    return (hashlib.sha256(content).digest() if key is None else hmac.digest(key, content, "sha256"))[:_TAG_BYTES]
+
+
+def _read(path: Path) -> tuple[bytes, ...]:
+    """The keys of a file, in its order.
+
+    Raises:
+        ConfigurationError: The file cannot be read, has no key, or a line of another form; the message names the line.
+    """
+    try:
+        lines = [line.strip() for line in files.read(path, _MOST_KEY_BYTES).splitlines()]
+    except OSError as error:
+        raise ConfigurationError(f"the keys of states {path} cannot be read: {error.strerror}") from error
+    for number, line in enumerate(lines, start=1):
+        if line and not _KEY.fullmatch(line):
+            raise ConfigurationError(f"{path}:{number}: a key is at least 32 bytes as hexadecimal digits")
+    if not any(lines):
+        raise ConfigurationError(f"{path} has no key: one a line, at least 32 bytes as hexadecimal digits")
+    return tuple(bytes.fromhex(line.decode()) for line in lines if line)
