@@ -31,6 +31,7 @@ class Sample:
     # By the names of the graph's inputs: their values for this row, without the axis of rows
     beside: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     others: Mapping[str, Steps] = field(default_factory=dict)  # further sequences, by the name of their input
+    wants_state: bool = False  # whether the answer has the states after these steps
 
     def __len__(self) -> int:
         """The length of the first sequence."""
@@ -82,6 +83,7 @@ class PaddedBatch:
     fillers: int = 0  # rows at the end without a sequence; with them a device sees fewer different shapes
     # The graph's further inputs by their names, each `[rows, ...]`; a further sequence is padded to a width of its own
     beside: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    wants_states: bool = False  # whether a row's answer has the states after its steps
 
     @property
     def rows(self) -> int:
@@ -140,7 +142,8 @@ def pad(
     for name in blank.others:
         other = _rectangle([row.others[name] for row in given], multiple)
         beside |= {name: other.steps, LENGTHS.format(name): other.lengths}
-    return replace(batch, beside=beside)
+    wants_states = any(row.wants_state for row in given)
+    return replace(batch, beside=beside, wants_states=wants_states)
 
 
 def _rectangle(

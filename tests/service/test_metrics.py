@@ -34,6 +34,7 @@ OF_MODELS = (
     *("sequences", "computed_padding_steps", "batch_failures", "overdue_batches", "cancelled_sequences"),
     *(
         "clipped_values",
+        "chunks",
         "verified_answers",
         "verify_mismatches",
         "queue_cost_steps",
@@ -55,6 +56,7 @@ FAMILIES = {
     "requests": OWN | {"code", "key"},
     "steps": OWN | {"kind"},
     "rejected": OWN | {"reason"},
+    "state_refused": OWN | {"reason"},
     "model_info": OWN | {"provider", "digest"},
     "recurrent_kernels": OWN | {"kernels"},
 }

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from lengthwise.commands.cli import main
 from lengthwise.errors import ConfigurationError
 from lengthwise.runtime.manifest import GRAPH_FILE, MANIFEST_FILE, Manifest
-from lengthwise.runtime.states import State, StateKeys, unpack
-from tests.support.streaming_models import gru, graph_bytes, manifest
+from lengthwise.runtime.states import SequenceState, StateKeys, unpack
+from tests.support.streaming_models import graph_bytes, gru, manifest
 
 DIGEST = bytes(range(16))
 VALUES = (np.array([1.5, -2.0], np.float32), np.array(7, np.int64))
@@ -46,7 +46,7 @@ def test_a_text_has_format_digest_offset_values_and_tag() -> None:
 
 def test_a_text_is_read_as_it_was_written() -> None:
     values = b"".join(value.tobytes() for value in VALUES)
-    assert PLAIN.read(PLAIN.text(DIGEST, 1001, VALUES)) == State(DIGEST, 1001, values, plain=True)
+    assert PLAIN.read(PLAIN.text(DIGEST, 1001, VALUES)) == SequenceState(DIGEST, 1001, values, plain=True)
 
 
 def test_big_endian_values_are_written_little_endian() -> None:

@@ -7,6 +7,7 @@
 | `convolution` | the last inputs of a causal convolution, and the largest output so far | equal |
 """
 
+import json
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
@@ -18,7 +19,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from lengthwise.batching.cost import CostTable
-from lengthwise.padding import Sample, Steps, pad
+from lengthwise.files import digest_of
+from lengthwise.padding import pad
 from lengthwise.repository.loading import LoadedModel
 from lengthwise.runtime.manifest import (
     GOLDEN_FILE,
@@ -26,12 +28,12 @@ from lengthwise.runtime.manifest import (
     MANIFEST_FILE,
     VERIFICATION_FILE,
     Manifest,
-    Streaming,
     StreamState,
-    digest,
 )
 from lengthwise.runtime.session import Session
-from lengthwise.verification.golden import Golden
+from lengthwise.verification import golden
+from lengthwise.verification.random_sequences import draw
+from tests.support.model_directories import sign
 
 FEATURES = 4
 UNITS = 8
@@ -185,17 +187,18 @@ STATES: dict[Callable[..., Graph], tuple[StreamState, ...]] = {
 @cache
 def graph_bytes(make: Callable[..., Graph], **options: Any) -> bytes:
     """The graph that a function makes, as bytes."""
-    return make(**options).SerializeToString()
+    content: bytes = make(**options).SerializeToString()
+    return content
 
 
-def manifest(make: Callable[..., Graph], graph: bytes, *, name: str = "streams", version: int = 1, **fields: Any) -> Manifest:
+def manifest(make: Callable[..., Graph], graph: bytes, **fields: Any) -> Manifest:
     """The manifest of a graph that `make` has made."""
     states = STATES[make]
     size = 4 * sum(int(np.prod(state.shape)) for state in states)
     streaming = {"state_bytes": size, "states": [state.model_dump() for state in states]} | fields.pop("streaming", {})
     table: dict[str, Any] = {
-        "name": name,
-        "version": version,
+        "name": "streams",
+        "version": 1,
         "input": {"features": FEATURES},
         "labels": LABELS,
         "max_length": 64,
@@ -205,9 +208,43 @@ def manifest(make: Callable[..., Graph], graph: bytes, *, name: str = "streams",
     return Manifest.model_validate(table | fields)
 
 
-def model(make: Callable[..., Graph], *, options: dict[str, Any] | None = None, seconds: float = 0.01, **fields: Any) -> LoadedModel:
+def model(make: Callable[..., Graph], *, options: dict[str, Any] | None = None, **fields: Any) -> LoadedModel:
     """A model of a graph, ready to be served, that was not verified; `options` are those of `make`."""
     graph = graph_bytes(make, **(options or {}))
     made = manifest(make, graph, **fields)
-    table = CostTable([1, 64], [4, 1024], np.full((2, 2), seconds))
+    table = CostTable([1, 64], [4, 1024], np.full((2, 2), 0.01))
     return LoadedModel(made, Session(graph, made), table)
+
+
+def place(folder: Path, make: Callable[..., Graph], *, options: dict[str, Any] | None = None, **fields: Any) -> Path:
+    """A model directory `FOLDER/NAME/VERSION` of a graph, as an export writes it."""
+    graph = graph_bytes(make, **(options or {}))
+    made = manifest(make, graph, **fields)
+    directory = folder / made.name / str(made.version)
+    directory.mkdir(parents=True)
+    (directory / GRAPH_FILE).write_bytes(graph)
+    golden.answers(Session(graph, made), draw(made, [1, 3, 7], 10), made).write(directory / GOLDEN_FILE)
+    cases = {"cases": [{"name": "mixed lengths", "holds": True}]}
+    (directory / VERIFICATION_FILE).write_text(json.dumps(cases))
+    (directory / MANIFEST_FILE).write_text(made.to_json())
+    sign(directory)
+    return directory
+
+
+def sequences(lengths: Sequence[int], seed: int = 0) -> list[NDArray[np.float32]]:
+    """Sequences of these lengths, with values that JSON keeps."""
+    random = np.random.default_rng(seed)
+    return [random.standard_normal((length, FEATURES)).astype(np.float32).round(3) for length in lengths]
+
+
+def cuts(steps: NDArray[np.float32], random: np.random.Generator) -> list[NDArray[np.float32]]:
+    """The chunks of a sequence, cut at random: single steps, empty chunks and long ones; the first has a step."""
+    places = np.sort(random.integers(1, len(steps) + 1, random.integers(0, 6)))
+    return np.split(steps, places)
+
+
+def whole(loaded: LoadedModel, steps: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The probabilities that the model gives for a whole sequence, unbatched."""
+    answer = loaded.answer(pad([steps], blank=loaded.manifest.blank), False)[0]
+    assert answer is not None
+    return answer.probabilities

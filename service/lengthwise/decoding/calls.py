@@ -22,6 +22,7 @@ from lengthwise.runtime.manifest import Manifest
 from lengthwise.wrong_values import counted
 
 if TYPE_CHECKING:
+    from lengthwise.decoding.chunks import Past
     from lengthwise.repository.registry import ServedModel
 
 MAX_TIMEOUT_MS = 86_400_000.0  # a day; longer timeouts are cut to it
@@ -156,7 +157,9 @@ def length_problem(length: int, manifest: Manifest, seen: int | None = None) -> 
     if total < manifest.min_length:
         return f"{counted(total, 'step')}; the model {manifest.key} needs at least {manifest.min_length}"
     if seen is not None and manifest.streaming is not None and total > manifest.streaming.max_steps:
-        return f"{total} steps so far; a sequence of the model {manifest.key} has at most {manifest.streaming.max_steps}"
+        return (
+            f"{total} steps so far; a sequence of the model {manifest.key} has at most {manifest.streaming.max_steps}"
+        )
     return None
 
 
@@ -186,6 +189,7 @@ def make_item(
     sent_steps: int,
     step_indices: NDArray[np.intp] | None = None,
     id: str | None = None,
+    past: Past | None = None,
 ) -> Item:
     """Makes the item of a sequence, which is cut if it is longer than the model's max length.
 
@@ -202,7 +206,10 @@ def make_item(
         sent_steps: The number of steps in the request.
         step_indices: `[length]`: where each of `steps` was among the sent steps; None if no mask leaves any out.
         id: The caller's name for the sequence.
+        past: What came before, of a sequence that is sent with states.
     """
+    if past is not None:
+        return past.resume(Item(steps, sent_steps, step_indices, id))
     if len(steps) > manifest.max_length and manifest.long in ("head", "tail"):
         kept = slice(manifest.max_length) if manifest.long == "head" else slice(-manifest.max_length, None)
         indices = np.arange(sent_steps, dtype=np.intp) if step_indices is None else step_indices
@@ -362,5 +369,7 @@ def answer_bytes(call: Call) -> int:
             numbers = steps
         if manifest.task == "per-step":
             entries = steps
-    states = len(items) * manifest.streaming.state_bytes * 3 // 2 if call.states and manifest.streaming else 0  # as text
+    states = (
+        len(items) * manifest.streaming.state_bytes * 3 // 2 if call.states and manifest.streaming else 0
+    )  # as text
     return entries * ENTRY_BYTES + (entries * len(manifest.labels) + numbers) * NUMBER_BYTES + states

@@ -25,7 +25,7 @@ from lengthwise.decoding.json_text import kind
 from lengthwise.errors import StateConflict
 from lengthwise.padding import Sample
 from lengthwise.runtime.manifest import Manifest
-from lengthwise.runtime.states import MOST_OFFSET, State, StateKeys, unpack
+from lengthwise.runtime.states import MOST_OFFSET, SequenceState, StateKeys, unpack
 
 if TYPE_CHECKING:
     from lengthwise.repository.registry import ServedModel
@@ -61,8 +61,8 @@ class Past(NamedTuple):
 class SentStates:
     """What the items of one call say of the steps before their own.
 
-    `state_at` and `offset_at` are the JSON pointers of an item's two fields, with {} for its index. What is 422 is added
-    to `problems`, what is 409 to `conflicts`.
+    `state_at` and `offset_at` are the JSON pointers of an item's two fields, with {} for its index. What is 422 goes to
+    `problems`, what is 409 to `conflicts`.
     """
 
     sent: Sequence[SentState]
@@ -72,7 +72,9 @@ class SentStates:
     wants_state: bool  # whether the answer has the next states
     conflicts: Problems = field(init=False, default_factory=lambda: Problems(kind=StateConflict))
     refused: Counter[str] = field(init=False, default_factory=Counter)  # items, by the reason in the metrics
-    _states: list[State | None] = field(init=False, default_factory=list)  # of each item; None for none, or no right one
+    _states: list[SequenceState | None] = field(
+        init=False, default_factory=list
+    )  # of each item; None for none, or no right one
     _at_fault: set[int] = field(init=False, default_factory=set)
 
     def choose(self, model: ServedModel, *, named: bool) -> tuple[ServedModel, list[Past | None]]:
@@ -116,7 +118,7 @@ class SentStates:
         """Whether an item has one of the two fields."""
         return any(said != SentState() for said in self.sent)
 
-    def _state(self, index: int, keys: StateKeys) -> State | None:
+    def _state(self, index: int, keys: StateKeys) -> SequenceState | None:
         """The state of an item; None if it has none, or something that is none."""
         text, offset = self.sent[index]
         if offset is not ABSENT and (type(offset) is not int or not 0 <= offset <= MOST_OFFSET):
@@ -125,7 +127,9 @@ class SentStates:
             return None
         state = keys.read(text) if isinstance(text, str) else None
         if state is None:
-            self._refuse(index, "malformed", _NO_STATE if isinstance(text, str) else f"must be a string, got {kind(text)}")
+            self._refuse(
+                index, "malformed", _NO_STATE if isinstance(text, str) else f"must be a string, got {kind(text)}"
+            )
         return state
 
     def _past(self, index: int, manifest: Manifest) -> Past | None:
@@ -150,7 +154,7 @@ class SentStates:
             found.add((at or self.state_at).format(index), detail)
 
 
-def _version_of(state: State, versions: Sequence[Manifest]) -> int | None:
+def _version_of(state: SequenceState, versions: Sequence[Manifest]) -> int | None:
     """The index of the first version that the state is of; None if it is of none."""
     fits = (index for index, each in enumerate(versions) if each.streaming and each.state_digest == state.digest)
     return next(fits, None)

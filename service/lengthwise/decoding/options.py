@@ -34,9 +34,7 @@ class CallOptions:
     priority: int = 0  # higher first
 
 
-def read(
-    document: Mapping[str, Any], problems: Problems, at: str = "", known: Sequence[str] = OUTPUTS
-) -> CallOptions:
+def read(document: Mapping[str, Any], problems: Problems, at: str = "", known: Sequence[str] = OUTPUTS) -> CallOptions:
     """Reads the options among the fields of a JSON object at the pointer `at`; adds what is wrong to `problems`.
 
     `known` are the outputs that this form of a call may ask for.

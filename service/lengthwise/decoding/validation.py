@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lengthwise.decoding import options
-from lengthwise.decoding.chunks import ABSENT, NO_STREAM, Past, SentState, SentStates
 from lengthwise.decoding.calls import (
     Call,
     Find,
@@ -28,6 +27,7 @@ from lengthwise.decoding.calls import (
     read_id,
     unknown_fields,
 )
+from lengthwise.decoding.chunks import ABSENT, NO_STREAM, Past, SentState, SentStates
 from lengthwise.decoding.json_text import collector_paused, kind, parse
 from lengthwise.decoding.sent_steps import CheckedSteps, SentWhere, read_steps
 from lengthwise.errors import InvalidRequest, Problem, RequestError, TooLarge
@@ -107,18 +107,11 @@ def read_document(document: Any, find: Find, *, max_sequences: int, layout: Body
     # The model, which the sequences are checked against; states may choose another version of it.
     model = options.find_model(call_options, find, problems)
     values = sequences if isinstance(sequences, list) else []
-    at = layout.pointer
-    attention, wants_state = "attention" in call_options.outputs, "state" in call_options.outputs
-    states = SentStates(list(map(_sent_state, values)), f"{at}/state", f"{at}/offset", problems, wants_state)
+    at, outputs = layout.pointer, call_options.outputs
+    states = SentStates(list(map(_sent_state, values)), f"{at}/state", f"{at}/offset", problems, "state" in outputs)
     model, pasts = states.choose(model, named=layout.names_version or call_options.version is not None)
     manifest = model.manifest
-    if attention and manifest.graph.attention is None:
-        problems.add(
-            f"/outputs/{call_options.outputs.index('attention')}",
-            f"the model {manifest.key} has no attention: see docs/targets.md",
-        )
-    if wants_state and manifest.streaming is None:
-        problems.add(f"/outputs/{call_options.outputs.index('state')}", NO_STREAM.format(manifest.key))
+    _check_outputs(outputs, manifest, problems)
     items = [
         read_item(value, f"{root}/{i}", manifest, problems, past)
         for i, (value, past) in enumerate(zip(values, pasts, strict=True))
@@ -126,25 +119,30 @@ def read_document(document: Any, find: Find, *, max_sequences: int, layout: Body
     problems.require_none()
     states.conflicts.require_none()
     good = [item for item in items if item is not None]
-    return Call(
-        model,
-        good,
-        attention,
-        call_options.timeout_ms,
-        call_options.priority,
-        layout.pointer,
-        states=wants_state,
-    )
+    options_of_call = "attention" in outputs, call_options.timeout_ms, call_options.priority
+    return Call(model, good, *options_of_call, layout.pointer, states="state" in outputs)
+
+
+def _check_outputs(outputs: Sequence[str], manifest: Manifest, problems: Problems) -> None:
+    """Adds a problem for each output that is asked for and that the model does not have."""
+    missing = {}
+    if manifest.graph.attention is None:
+        missing["attention"] = f"the model {manifest.key} has no attention: see docs/targets.md"
+    if manifest.streaming is None:
+        missing["state"] = NO_STREAM.format(manifest.key)
+    for name in missing:
+        if name in outputs:
+            problems.add(f"/outputs/{outputs.index(name)}", missing[name])
 
 
 def _sent_state(value: Any) -> SentState:
     """What an item says of the steps before its own."""
-    return SentState(value.get("state", ABSENT), value.get("offset", ABSENT)) if isinstance(value, dict) else SentState()
+    return (
+        SentState(value.get("state", ABSENT), value.get("offset", ABSENT)) if isinstance(value, dict) else SentState()
+    )
 
 
-def read_item(
-    value: Any, pointer: str, manifest: Manifest, problems: Problems, past: Past | None = None
-) -> Item | None:
+def read_item(value: Any, pointer: str, manifest: Manifest, problems: Problems, past: Past | None) -> Item | None:
     """Reads the entry of a sequence in a body; returns None if it is wrong, and adds the reasons to `problems`.
 
     `value` is an array of steps, or an object with `steps`, and perhaps an id and masks. `CheckedSteps` in the place of
@@ -192,8 +190,7 @@ def read_item(
     if feature_mask is not None:
         array[:, ~feature_mask] = np.nan
     indices = None if len(kept) == len(steps) else np.asarray(kept, dtype=np.intp)
-    item = make_item(array, manifest, sent_steps=len(steps), step_indices=indices, id=identifier)
-    return item if past is None else past.resume(item)
+    return make_item(array, manifest, sent_steps=len(steps), step_indices=indices, id=identifier, past=past)
 
 
 def _mask(

@@ -76,7 +76,6 @@ class ServedModel:
             cold={shape: partial(model.session.run_zeros, shape) for shape in model.cold},
         )
 
-
     def versions(self) -> list[ServedModel]:
         """All versions of this model that are served now, in ascending order."""
         return [served for served in self._served() if served.manifest.name == self.manifest.name]

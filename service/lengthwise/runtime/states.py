@@ -44,7 +44,7 @@ _KEY: Final = re.compile(rb"(?:[0-9a-fA-F]{2}){32,}")
 _MOST_KEY_BYTES: Final = 2**20  # of the file
 
 
-class State(NamedTuple):
+class SequenceState(NamedTuple):
     """What a text says; the values are not checked against a model yet."""
 
     digest: bytes  # 16 bytes, of the version that it is of
@@ -82,7 +82,7 @@ class StateKeys:
         tag = _tag(content, self._keys[0] if self._keys else None)
         return urlsafe_b64encode(content + tag).rstrip(b"=").decode()
 
-    def read(self, text: str) -> State | None:
+    def read(self, text: str) -> SequenceState | None:
         """The state of a text; None if it is no text of this format, was changed, or is not signed as it must be."""
         parsed = parse(text)
         if parsed is None:
@@ -95,7 +95,7 @@ class StateKeys:
 
 
 def unpack(values: bytes, streaming: Streaming) -> dict[str, NDArray[Any]] | None:
-    """The values of each state by its name, without the axis of rows; None for another size, or if one is not finite."""
+    """The values of each state by its name, without rows; None if they have another size, or one is not finite."""
     if len(values) != streaming.state_bytes:
         return None
     arrays, start = dict[str, NDArray[Any]](), 0
@@ -106,7 +106,7 @@ def unpack(values: bytes, streaming: Streaming) -> dict[str, NDArray[Any]] | Non
     return arrays if all(np.isfinite(array).all() for array in arrays.values()) else None
 
 
-def parse(text: str) -> tuple[State, bytes, bytes] | None:
+def parse(text: str) -> tuple[SequenceState, bytes, bytes] | None:
     """The state of a text, all before its tag, and the tag, which may be wrong; None for a text of another form."""
     try:
         raw = urlsafe_b64decode(text + "=" * (-len(text) % 4))
@@ -118,7 +118,7 @@ def parse(text: str) -> tuple[State, bytes, bytes] | None:
     content, tag = raw[:-_TAG_BYTES], raw[-_TAG_BYTES:]
     number, digest, offset = _HEAD.unpack_from(content)
     is_plain = hmac.compare_digest(_tag(content, None), tag)
-    return None if number != FORMAT else (State(digest, offset, content[_HEAD.size :], is_plain), content, tag)
+    return None if number != FORMAT else (SequenceState(digest, offset, content[_HEAD.size :], is_plain), content, tag)
 
 
 def _tag(content: bytes, key: bytes | None) -> bytes:

@@ -92,7 +92,10 @@ COUNTERS: Final = (
     ModelCounter("clipped_values", "Values that were clipped at the grid of a model."),
     ModelCounter("chunks", "Answered sequences that came with a state, or asked for one."),
     ModelCounter(
-        "state_refused", "Sequences whose state was refused, by reason.", ("reason",), ("malformed", "version", "offset")
+        "state_refused",
+        "Sequences whose state was refused, by reason.",
+        ("reason",),
+        ("malformed", "version", "offset"),
     ),
     ModelCounter("verified_answers", "Answers that were computed again, alone."),
     ModelCounter("verify_mismatches", "Of these, answers that were not the same alone."),
