@@ -54,6 +54,7 @@ UNSAID = re.compile(
             r"/outputs/\d+: (the model \S+ has no attention|is not an output of )",
             r"/inputs(/\d+: is no input of this model|: the input '\w+' is missing|/\d+/shape: must be \[)",
             r"/model_(name|version): is not the model of the path",
+            r"/(static|inputs): unknown field|'steps' is missing",
         )
     )
 )

@@ -7,9 +7,14 @@ import numpy as np
 import pytest
 
 from lengthwise.decoding import json_body
-from lengthwise.decoding.calls import Call
+from lengthwise.decoding.calls import Call, Problems
 from lengthwise.errors import InvalidRequest
+from lengthwise.grpc import codec
+from lengthwise.grpc import open_inference_pb2 as pb
 from lengthwise.padding import Sample
+from lengthwise.protocols import tensor_specs
+from lengthwise.protocols.tensors import InputTensor
+from lengthwise.protocols.tensors import read as read_tensors
 from lengthwise.runtime.manifest import Manifest
 from tests.support import sample_models
 from tests.support.numpy_models import Service, serving
@@ -199,3 +204,121 @@ async def test_octets_have_no_static_values():
 async def octets(service: Service) -> Any:
     headers = {"content-type": "application/octet-stream", "x-lengthwise-shape": "2,2"}
     return await service.client.post("/predict", content=np.ones((2, 2), "<f4").tobytes(), headers=headers)
+
+
+def tensors(items: list[dict[str, Any]], of: Manifest) -> dict[str, tuple[str, Any]]:
+    """The input tensors of the items, by name: datatype, and an array whose rows are padded with junk."""
+    calls = [read.steps for read in decode(items, of).items]
+    made: dict[str, tuple[str, Any]] = {}
+    for index, (_, steps, lengths) in enumerate(tensor_specs.sequences_of(of)):
+        rows = [(one.others[steps.name] if index else one.steps) for one in calls]
+        rectangle = np.full((len(rows), 9, *rows[0].shape[1:]), 7, rows[0].dtype)
+        for row, one in zip(rectangle, rows, strict=True):
+            row[: len(one)] = one
+        made[lengths.name] = "INT32", np.array([[len(one)] for one in rows], np.int32)
+        made[steps.name] = steps.datatypes[0], rectangle
+    if of.input.static is not None:
+        made["static"] = "FP32", np.stack([one.beside["static"] for one in calls])
+    return made
+
+
+def infer_body(sent: dict[str, tuple[str, Any]], *, binary: bool) -> tuple[bytes, dict[str, str]]:
+    """The body and the headers of an inference call of v2."""
+    inputs = [
+        {"name": name, "datatype": datatype, "shape": array.shape}
+        | ({"parameters": {"binary_data_size": array.nbytes}} if binary else {"data": array.tolist()})
+        for name, (datatype, array) in sent.items()
+    ]
+    head = json.dumps({"inputs": inputs}).encode()
+    if not binary:
+        return head, {"content-type": "application/json"}
+    headers = {"content-type": "application/octet-stream", "inference-header-content-length": str(len(head))}
+    return b"".join([head, *(array.tobytes() for _, array in sent.values())]), headers
+
+
+@pytest.mark.parametrize("of", [STATIC, PAIR, BOTH], ids=["static", "pair", "both"])
+@pytest.mark.parametrize("binary", [False, True])
+async def test_tensors_are_read_by_their_names(of: Manifest, binary: bool):
+    items = [item(seed, of) for seed in range(20)]
+    async with serving(sample_models.loaded(of)) as service:
+        for _ in range(2):  # a known head, too
+            body, headers = infer_body(tensors(items, of), binary=binary)
+            answer = await service.client.post("/v2/models/beside/infer", content=body, headers=headers)
+            outputs = {output["name"]: output for output in answer.json()["outputs"]}
+            rows = np.array(outputs["probabilities"]["data"]).reshape(20, 2)
+            np.testing.assert_allclose(rows, [probabilities(sent, of) for sent in items], atol=1e-5)
+
+
+@pytest.mark.parametrize("of", [STATIC, PAIR, BOTH], ids=["static", "pair", "both"])
+async def test_grpc_takes_the_same_tensors(of: Manifest):
+    items = [item(seed, of) for seed in range(6)]
+    for raw in (False, True):
+        message = pb.ModelInferRequest(model_name="beside")
+        for name, (datatype, array) in tensors(items, of).items():
+            tensor = message.inputs.add(name=name, datatype=datatype, shape=array.shape)
+            field = {"FP32": "fp32_contents", "INT64": "int64_contents", "INT32": "int_contents"}[datatype]
+            if raw:
+                message.raw_input_contents.append(array.tobytes())
+            else:
+                getattr(tensor.contents, field).extend(array.ravel().tolist())
+        async with serving(sample_models.loaded(of)) as service:
+            call, _ = codec.decode(message.SerializeToString(), service.serving)
+        for sent, read in zip(items, call.items, strict=True):
+            np.testing.assert_allclose(sample_models.expected(of, read.steps), logits(sent, of), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "pointer", "said"),
+    [
+        ("static", None, "/inputs", "the input 'static' is missing"),
+        ("body", None, "/inputs", "the input 'body' is missing"),
+        ("body_lengths", None, "/inputs", "2 rows need 'body_lengths'"),
+        ("static", lambda array: array[:, :2], "/inputs/4/shape", "must be [-1, 3]"),
+        ("static", lambda array: array[:1], "/inputs/4", "must have 2 rows, as the first sequence, it has 1"),
+        ("static", lambda array: array * np.nan, "/inputs/4", "row 0, value 0: is null or not there"),
+        ("static", lambda array: array + 0.5, "/inputs/4", "row 0, value 2: must be one of pump, fan, valve"),
+        ("body", lambda array: array + 50, "/inputs/3", "row 0: step 0 is not a token id"),
+        ("body_lengths", lambda array: array * 0, "/inputs/2", "row 0: a length is from 1 to the width, 9"),
+        ("title_lengths", lambda array: array[:1], "/inputs/0", "must have one entry for each of the 2 rows"),
+    ],
+)
+async def test_a_wrong_tensor_of_several_is_named(name: str, change: Any, pointer: str, said: str):
+    sent = tensors([item(1, BOTH), item(2, BOTH)], BOTH)
+    datatype, array = sent[name]
+    if change is None:
+        del sent[name]
+    else:
+        sent[name] = datatype, change(array)
+    served: Any = type("Served", (), {"manifest": BOTH})
+    inputs = [
+        InputTensor(name, datatype, array.shape, np.ascontiguousarray(array).tobytes(), f"/inputs/{index}")
+        for index, (name, (datatype, array)) in enumerate(sent.items())
+    ]
+    with pytest.raises(InvalidRequest) as caught:
+        read_tensors(served, inputs, [], {}, Problems(), max_sequences=10)
+    assert (pointer, True) in {(problem.pointer, said in problem.detail) for problem in caught.value.problems}
+
+
+async def test_the_service_says_what_stands_beside_a_sequence():
+    async with serving(sample_models.loaded(BOTH)) as service:
+        metadata = (await service.client.get("/v2/models/beside")).json()
+        (health,) = (await service.client.get("/healthz")).json()["models"]
+        config = (await service.client.get("/v2/models/beside/config")).json()
+        document = (await service.client.get("/openapi.json")).json()
+        for path, call in (("/predict", "predict"), ("/v2/models/{model}/infer", "v2")):
+            content = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]
+            for example in content["examples"].values():
+                answer = await service.client.post(path.format(model="beside"), json=example["value"])
+                assert answer.status_code == 200, (call, answer.text)
+    assert [(tensor["name"], tensor["shape"]) for tensor in metadata["inputs"]] == [
+        ("title", [-1, -1, 2]),
+        ("title_lengths", [-1, 1]),
+        ("body", [-1, -1]),
+        ("body_lengths", [-1, 1]),
+        ("static", [-1, 3]),
+    ]
+    assert metadata["parameters"] == {"static": ["age", "sex", "type"]}
+    assert health["static"]["categories"] == {"type": ["pump", "fan", "valve"]}
+    assert [sequence["name"] for sequence in health["sequences"]] == ["title", "body"]
+    assert [tensor["name"] for tensor in config["input"] if tensor.get("optional")] == ["title_lengths", "body_lengths"]
+    assert {"static", "sequences"} <= config["parameters"].keys()

@@ -122,10 +122,12 @@ def _add_models(router: APIRouter, infer: Infer, path: str, name: str) -> None:
     serving = infer.serving
 
     def metadata(request: Request) -> Any:
-        """The model's metadata, with the names of its features where it has any."""
+        """The model's metadata, with the names of its features and of its static values where they have any."""
         served = _model_of(serving, request)
-        names = served.manifest.input.names
-        return inventory.model(serving, served) | ({} if names is None else {"parameters": {"names": names}})
+        step_input = served.manifest.input
+        static = None if step_input.static is None else step_input.static.names
+        names = {name: texts for name, texts in {"names": step_input.names, "static": static}.items() if texts}
+        return inventory.model(serving, served) | ({"parameters": names} if names else {})
 
     contents_of_get: dict[str, Callable[[Request], Any]] = {
         "config": lambda request: inventory.config(serving, _model_of(serving, request)),
