@@ -12,8 +12,9 @@ from lengthwise.commands.cli import main
 
 EXPORTED = {
     lengthwise: [
-        *("AsyncClient", "Client", "InputSequences", "Model", "Prediction", "Predictions", "PreparedSequences"),
-        *("Scorer", "Settings", "__version__", "errors", "load", "make_app", "sequences"),
+        *("AsyncClient", "Client", "DictStates", "InputSequences", "KeyedStreams", "Model", "Prediction"),
+        *("Predictions", "PreparedSequences", "RedisStates", "SQLiteStates", "Scorer", "Settings", "StateConflict"),
+        *("StateStore", "StoredState", "Stream", "__version__", "errors", "load", "make_app", "sequences"),
     ],
     lengthwise_export: [
         *("CheckReport", "LengthwiseClassifier", "PublishedModel", "TrainedModel"),

@@ -22,10 +22,11 @@ app = lengthwise.make_app(lengthwise.Settings(models="models"))
 ```
 
 All names: `load`, `Model`, `Prediction`, `Predictions` (what `predict` returns), `Scorer` (for engines: Ray Data,
-Spark, Beam), `Client`, `AsyncClient`, `PreparedSequences` (what `prepare` returns), `Settings`, `make_app`,
-`sequences` (to name the columns of a table), `InputSequences` (what that returns), `Stream` (a sequence that goes on),
-`StateConflict` (the error of a state that does not fit), `errors`, `__version__`. Importing the package is cheap: NumPy
-is imported when one of them is first used, and onnxruntime when a model is loaded.
+Spark, Beam), `Client`, `AsyncClient`, `PreparedSequences` (what `prepare` returns), `KeyedStreams` with a `StateStore`
+of `StoredState`s (`DictStates`, `SQLiteStates`, `RedisStates`), `Settings`, `make_app`, `sequences` (to name the
+columns of a table), `InputSequences` (what that returns), `Stream` (a sequence that goes on), `StateConflict` (the
+error of a state that does not fit), `errors`, `__version__`. Importing the package is cheap: NumPy is imported when one
+of them is first used, and onnxruntime when a model is loaded.
 """
 
 from __future__ import annotations
@@ -38,14 +39,20 @@ from lengthwise import errors
 __all__ = [
     "AsyncClient",
     "Client",
+    "DictStates",
     "InputSequences",
+    "KeyedStreams",
     "Model",
     "Prediction",
     "Predictions",
     "PreparedSequences",
+    "RedisStates",
+    "SQLiteStates",
     "Scorer",
     "Settings",
     "StateConflict",
+    "StateStore",
+    "StoredState",
     "Stream",
     "__version__",
     "errors",
@@ -56,11 +63,17 @@ __all__ = [
 _MODULES = {
     "AsyncClient": "lengthwise.client.client",
     "Client": "lengthwise.client.client",
+    "DictStates": "lengthwise.client.state_store",
     "InputSequences": "lengthwise.datasets.input_sequences",
+    "KeyedStreams": "lengthwise.client.state_store",
     "PreparedSequences": "lengthwise.client.bodies",
+    "RedisStates": "lengthwise.client.state_store",
+    "SQLiteStates": "lengthwise.client.state_store",
     "Scorer": "lengthwise.scoring.scorer",
     "Settings": "lengthwise.settings",
     "StateConflict": "lengthwise.errors",
+    "StateStore": "lengthwise.client.state_store",
+    "StoredState": "lengthwise.client.state_store",
     "make_app": "lengthwise.application.app",
     "sequences": "lengthwise.datasets.input_sequences",
 }
@@ -71,6 +84,14 @@ if TYPE_CHECKING:
     from lengthwise.application.app import make_app
     from lengthwise.client.bodies import PreparedSequences
     from lengthwise.client.client import AsyncClient, Client
+    from lengthwise.client.state_store import (
+        DictStates,
+        KeyedStreams,
+        RedisStates,
+        SQLiteStates,
+        StateStore,
+        StoredState,
+    )
     from lengthwise.datasets.input_sequences import InputSequences, sequences
     from lengthwise.errors import StateConflict
     from lengthwise.scoring.scorer import Scorer
