@@ -167,6 +167,7 @@ def _read(request: pb.ModelInferRequest, serving: Serving) -> tuple[list[InputTe
         problems,
         max_sequences=serving.request_limits.sequences,
         binary=bool(request.raw_input_contents),
+        named=bool(request.model_version),
     )
 
 
@@ -255,6 +256,8 @@ def _inputs(request: pb.ModelInferRequest, problems: Problems) -> list[InputTens
         elif tensor.datatype in ELEMENTS:
             contents = getattr(tensor.contents, _CONTENTS[tensor.datatype])
             data = np.array(contents, dtype=ELEMENTS[tensor.datatype]).tobytes()
+        elif tensor.datatype == "BYTES":
+            data = b"".join(len(text).to_bytes(4, "little") + text for text in tensor.contents.bytes_contents)
         input_tensors.append(
             InputTensor(tensor.name, tensor.datatype, tuple(tensor.shape[: _MOST_AXES + 1]), data, pointer)
         )

@@ -10,7 +10,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise.protocols.tensor_specs import ELEMENTS, outputs_of
+from lengthwise.decoding.calls import Call
+from lengthwise.decoding.json_body import next_state
+from lengthwise.protocols.tensor_specs import ELEMENTS, OF_STATES, OFFSET, STATE, outputs_of
 from lengthwise.protocols.tensors import TensorCall
 from lengthwise.runtime.answers import Answer
 
@@ -52,8 +54,12 @@ def answer(tensor_call: TensorCall, answers: Sequence[Answer]) -> list[EncodedTe
     forms = {form.name: form for form in outputs_of(manifest)}
     labels = _as_bytes(manifest.labels)
     outputs = []
+    states = _states(tensor_call.call, answers)
     for name, binary, classes in tensor_call.outputs:
         datatype = forms[name].datatypes[0]
+        if name in OF_STATES:
+            outputs.append(EncodedTensor(name, datatype, states[name], bool(binary)))
+            continue
         rows = [np.asarray(_ROWS[name](row_answer, labels, manifest.threshold)) for row_answer in answers]
         if classes is not None:
             rows = [classified(row, classes, manifest.labels) for row in rows]
@@ -65,6 +71,16 @@ def answer(tensor_call: TensorCall, answers: Sequence[Answer]) -> list[EncodedTe
             values = rows[0][np.newaxis] if len(rows) == 1 else np.stack(rows)
         outputs.append(EncodedTensor(name, datatype, values, bool(binary)))
     return outputs
+
+
+def _states(call: Call, answers: Sequence[Answer]) -> dict[str, NDArray[Any]]:
+    """The tensors of the states after the steps of each row, by name; empty if the call asks for none."""
+    if not call.states:
+        return {}
+    keys, manifest = call.model.state_keys, call.model.manifest
+    pairs = [next_state(manifest, item, answer, keys) for item, answer in zip(call.items, answers, strict=True)]
+    texts = np.array([text.encode() for _, text in pairs], dtype=object)
+    return {STATE: texts, OFFSET: np.array([offset for offset, _ in pairs], dtype=np.int64)}
 
 
 @lru_cache

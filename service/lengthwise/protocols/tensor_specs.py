@@ -21,6 +21,8 @@ ELEMENTS: Final[Mapping[str, np.dtype[Any]]] = {  # the NumPy type of each datat
 }
 LENGTHS: Final = "lengths"
 STATIC: Final = "static"
+STATE: Final = "state"
+OFFSET: Final = "offset"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,13 @@ class TensorSpec:
     def shapes(self) -> tuple[tuple[int, ...], ...]:
         """All shapes that are accepted: what is `[rows, 1]`, such as `lengths`, may be `[rows]`."""
         return (self.shape, self.shape[:1]) if self.shape == (-1, 1) else (self.shape,)
+
+
+OF_STATES: Final = {
+    STATE: TensorSpec(STATE, ("BYTES",), (-1, 1), optional=True),
+    OFFSET: TensorSpec(OFFSET, ("INT64",), (-1, 1), optional=True),
+}
+"""The tensors of a model that streams: inputs, in which an empty text and -1 stand for none, and outputs."""
 
 
 class SequenceSpecs(NamedTuple):
@@ -63,16 +72,17 @@ def sequences_of(manifest: Manifest) -> list[SequenceSpecs]:
 
 
 def inputs_of(manifest: Manifest) -> tuple[TensorSpec, ...]:
-    """The input tensors of a model: the steps and the lengths of each sequence, and `static` if it takes that."""
+    """The input tensors of a model: steps and lengths of each sequence, `static` if it takes that, and of states."""
     specs = [spec for of_sequence in sequences_of(manifest) for spec in of_sequence[1:]]
     if manifest.input.static is not None:
         specs.append(TensorSpec(STATIC, ("FP32", "FP64"), (-1, manifest.input.static.count)))
-    return tuple(specs)
+    return (*specs, *(() if manifest.streaming is None else OF_STATES.values()))
 
 
 def outputs_of(manifest: Manifest) -> tuple[TensorSpec, ...]:
-    """The output tensors of a model, named as in the answer of `POST /predict`."""
-    return _outputs(manifest.task, manifest.classes, manifest.graph.attention is not None)
+    """The output tensors of a model, named as in the answer of `POST /predict`; those of states are the last."""
+    states = () if manifest.streaming is None else OF_STATES.values()
+    return (*_outputs(manifest.task, manifest.classes, manifest.graph.attention is not None), *states)
 
 
 @lru_cache

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from lengthwise.decoding import options, static_values
 from lengthwise.decoding.calls import Call, Item, Problems, compact, length_problem, make_item, why_refused
+from lengthwise.decoding.chunks import ABSENT, Past, SentState, SentStates, resumed
 from lengthwise.errors import TooLarge
 from lengthwise.padding import Sample, steps_of
 from lengthwise.protocols import request_parameters
@@ -29,6 +30,9 @@ from lengthwise.protocols.request_parameters import OutputRequest
 from lengthwise.protocols.tensor_specs import (
     ELEMENTS,
     LENGTHS,
+    OF_STATES,
+    OFFSET,
+    STATE,
     STATIC,
     SequenceSpecs,
     TensorSpec,
@@ -40,6 +44,7 @@ from lengthwise.protocols.tensor_text import TensorText
 from lengthwise.repository.registry import ServedModel
 from lengthwise.runtime.manifest import Manifest
 
+_ORDINARY_INPUTS: Final = 2  # of a model: its steps and their lengths
 MOST_CLASSIFICATIONS: Final = 262_144  # in one answer: each is a Python object (`SCORE:INDEX:LABEL`)
 # The largest size of an axis, and the largest `timeout`, as in gRPC's messages.
 INT64_MAX: Final = 2**63 - 1
@@ -74,11 +79,12 @@ def read(
     *,
     max_sequences: int,
     binary: bool = False,
+    named: bool = False,
 ) -> TensorCall:
     """Decodes a request of input tensors; raises one `InvalidRequest` for everything that is wrong with it.
 
     Args:
-        model: The model that the request names.
+        model: The version that the request names, or the one that answers; states may choose another one.
         input_tensors: Those of the request.
         output_requests: The outputs that it asks for; if empty, all outputs are sent.
         parameters: Its parameters: `timeout_ms`, `timeout` (microseconds) and `priority` are read,
@@ -86,19 +92,25 @@ def read(
         problems: What is wrong with its other fields.
         max_sequences: The most rows of a request.
         binary: Whether outputs are sent as raw bytes, unless the request says something else.
+        named: Whether the request names the version.
 
     Raises:
         TooLarge: There are more rows than `max_sequences`, or more classifications are wanted than an answer may have.
-    """
-    # Options and outputs.
+    """  # noqa: DOC502 - `_check_classifications` raises it
+    # The version, options and outputs.
+    wants_state = any(output.name in OF_STATES for output in output_requests)
+    states = _sent_states(input_tensors, wants_state, problems, max_sequences)
+    model, pasts = states.choose(model, named=named)
     manifest = model.manifest
     call_options = _options(parameters, problems)
     wants_binary = request_parameters.flag(parameters, "binary_data_output", "/parameters", problems)
     outputs = _outputs(output_requests, manifest, problems, binary=binary if wants_binary is None else wants_binary)
-    call_options = replace(call_options, outputs=tuple(output.name for output in outputs if output.name == "attention"))
+    further = ("attention", *OF_STATES)
+    call_options = replace(call_options, outputs=tuple(output.name for output in outputs if output.name in further))
     # The input tensors: from here on numbers are converted.
     by_name = _by_name(input_tensors, inputs_of(manifest), problems)
-    sequences = [_rows(specs, by_name, problems, max_sequences) for specs in sequences_of(manifest)]
+    seen = [None if past is None else past.offset for past in pasts]
+    sequences = [_rows(specs, by_name, problems, max_sequences, seen) for specs in sequences_of(manifest)]
     static = _static(by_name.get(STATIC), manifest, problems)
     problems.require_none()
     rectangle = sequences[0].rectangle
@@ -106,6 +118,17 @@ def read(
         if len(array) != len(rectangle):
             problems.add(tensor.pointer, f"must have {len(rectangle)} rows, as the first sequence, it has {len(array)}")
     problems.require_none()
+    states.conflicts.require_none()
+    _check_classifications(outputs, manifest, rectangle)
+    return _make_call(model, outputs, call_options, sequences, static, pasts)
+
+
+def _check_classifications(outputs: Sequence[OutputRequest], manifest: Manifest, rectangle: NDArray[Any]) -> None:
+    """Refuses a request for too many classifications; `rectangle` is the array of the steps.
+
+    Raises:
+        TooLarge: It asks for more than `MOST_CLASSIFICATIONS`.
+    """
     rows, width = rectangle.shape[:2]
     answers_per_row = width if manifest.task == "per-step" else 1
     classifications = rows * answers_per_row * sum(output.classes or 0 for output in outputs)
@@ -113,7 +136,23 @@ def read(
         raise TooLarge(
             f"a request may ask for {MOST_CLASSIFICATIONS} classifications, this one asks for {classifications}"
         )
-    return _make_call(model, outputs, call_options, sequences, static)
+
+
+def _sent_states(
+    input_tensors: Sequence[InputTensor], wants_state: bool, problems: Problems, max_sequences: int
+) -> SentStates:
+    """What the tensors of states say of each row; what is wrong with them is added to `problems`."""
+    rows = min(max_sequences, max([tensor.shape[0] for tensor in input_tensors if tensor.shape], default=0))
+    columns, at = dict.fromkeys(OF_STATES, [ABSENT] * rows), dict.fromkeys(OF_STATES, "/inputs")
+    for tensor in input_tensors:
+        array = _array(tensor, OF_STATES[tensor.name], problems) if tensor.name in OF_STATES else None
+        if array is not None and array.size == rows:
+            at[tensor.name] = tensor.pointer
+            columns[tensor.name] = [ABSENT if entry in ("", -1) else entry for entry in array.ravel().tolist()]
+        elif array is not None:
+            problems.add(tensor.pointer, f"must have {rows} rows, it has {array.size}")
+    pointers = [f"{at[name]}: row {{}}" for name in (STATE, OFFSET)]
+    return SentStates(list(map(SentState, *columns.values())), *pointers, problems, wants_state)
 
 
 class _Rows(NamedTuple):
@@ -124,8 +163,16 @@ class _Rows(NamedTuple):
     items: list[Item]
 
 
-def _rows(specs: SequenceSpecs, by_name: Mapping[str, InputTensor], problems: Problems, max_sequences: int) -> _Rows:
+def _rows(
+    specs: SequenceSpecs,
+    by_name: Mapping[str, InputTensor],
+    problems: Problems,
+    max_sequences: int,
+    seen: Sequence[int | None],
+) -> _Rows:
     """Reads the tensors of one sequence of each row; what is wrong is added to `problems`.
+
+    `seen`: how many steps came before those of each row.
 
     Raises:
         InvalidRequest: There are no steps.
@@ -146,7 +193,7 @@ def _rows(specs: SequenceSpecs, by_name: Mapping[str, InputTensor], problems: Pr
         rows, name = len(rectangle), specs.lengths.name
         problems.add("/inputs", f"{rows} rows need {name!r}: how many steps of each are its own")
         raise problems.error()
-    return _Rows(steps, rectangle, _items(rectangle, ends, specs.alone, steps, lengths, problems))
+    return _Rows(steps, rectangle, _items(rectangle, ends, specs.alone, steps, lengths, problems, seen))
 
 
 def _static(
@@ -191,7 +238,8 @@ class KnownTensors:
         not compare the width with the model.
         """
         call, manifest = tensor_call.call, tensor_call.call.model.manifest
-        if manifest.input.has_more or (manifest.long == "reject" and call.width > manifest.max_length):
+        is_short = manifest.long != "reject" or call.width <= manifest.max_length
+        if manifest.input.has_more or call.states or len(input_tensors) > _ORDINARY_INPUTS or not is_short:
             return None
         call_options = options.CallOptions(
             outputs=("attention",) if call.attention else (), timeout_ms=call.timeout_ms, priority=call.priority
@@ -217,7 +265,7 @@ class KnownTensors:
         lengths, ends = arrays.pop(LENGTHS, (None, None))
         steps, rectangle = next(iter(arrays.values()))  # the only other input
         rows = _Rows(steps, rectangle, _items(rectangle, ends, manifest, steps, lengths, problems))
-        return None if problems.total else _make_call(model, self.outputs, self.options, [rows], [])
+        return None if problems.total else _make_call(model, self.outputs, self.options, [rows], [], ())
 
 
 def _make_call(
@@ -226,9 +274,11 @@ def _make_call(
     call_options: options.CallOptions,
     sequences: Sequence[_Rows],
     static: Sequence[tuple[InputTensor, NDArray[np.float32]]],
+    pasts: Sequence[Past | None],
 ) -> TensorCall:
     """Makes the call of the rows of input tensors: those of each sequence, and the static values if there are any.
 
+    `pasts` are what came before the steps of each row; empty: nothing did.
     `compact` copies the items where a tensor is mostly padding, so that the memory of the tensor is freed.
     """
     first = sequences[0]
@@ -240,13 +290,14 @@ def _make_call(
         items = [_with_beside(item, row, beside, further) for row, item in enumerate(items)]
     call = Call(
         model,
-        items,
-        attention=bool(call_options.outputs),
+        [resumed(item, past) for item, past in zip(items, pasts, strict=True)] if pasts else items,
+        attention="attention" in call_options.outputs,
         timeout_ms=call_options.timeout_ms,
         priority=call_options.priority,
         pointer=f"{first.tensor.pointer}: row {{}}",  # {} stays, for the index of the row
         width=first.rectangle.shape[1],
         extra_bytes=sum([extra_bytes for _, extra_bytes in compacted]),
+        states=not OF_STATES.keys().isdisjoint(call_options.outputs),
     )
     return TensorCall(call, outputs)
 
@@ -264,7 +315,7 @@ def _outputs(
 ) -> tuple[OutputRequest, ...]:
     """The outputs to send, each with `binary` set and at most all classes; adds a problem for each wrong request.
 
-    Without `output_requests` they are all outputs of the model, as raw bytes if `binary`.
+    Without `output_requests` they are all outputs of the model but those of states, as raw bytes if `binary`.
     """
     model_outputs = [form.name for form in outputs_of(manifest)]
     names = [output.name for output in output_requests]
@@ -282,7 +333,7 @@ def _outputs(
             binary if output.binary is None else output.binary,
             None if output.classes is None else min(output.classes, manifest.classes),
         )
-        for output in output_requests or map(OutputRequest, model_outputs)
+        for output in output_requests or [OutputRequest(name) for name in model_outputs if name not in OF_STATES]
     )
 
 
@@ -339,6 +390,8 @@ def _elements(
 
     None if the elements are wrong; the reason is added to `problems`.
     """
+    if tensor.datatype == "BYTES":
+        return _texts(tensor, data, problems)
     element, count = ELEMENTS[tensor.datatype], math.prod(tensor.shape)
     # Floats that C has read.
     if isinstance(data, TensorText) and data.floats is not None and data.entries == count and element.kind == "f":
@@ -355,6 +408,31 @@ def _elements(
         problems.add(tensor.pointer, f"its shape is {expected} bytes, {len(data)} were sent")
         return None
     return _as_float32(np.frombuffer(data, dtype=element)).reshape(tensor.shape)
+
+
+def _texts(
+    tensor: InputTensor, data: list[Any] | TensorText | bytes | memoryview, problems: Problems
+) -> NDArray[Any] | None:
+    """The texts of a tensor of BYTES as an array of its shape; None if they are wrong, which is added to `problems`."""
+    count = math.prod(tensor.shape)
+    if isinstance(data, list | TensorText):
+        texts = _flat(data.parsed() if isinstance(data, TensorText) else data, tensor.shape)
+    else:
+        texts = _split_texts(bytes(data), count)
+    if texts is None or len(texts) != count or not all(isinstance(text, str) for text in texts):
+        problems.add(tensor.pointer, f"must be {count} texts, as bytes each after its length as 4 bytes")
+        return None
+    return np.array(texts, dtype=object).reshape(tensor.shape)
+
+
+def _split_texts(raw: bytes, count: int) -> list[str] | None:
+    """Splits raw elements of BYTES to at most `count` texts; None if they end elsewhere."""
+    texts, index = list[str](), 0
+    while index < len(raw) and len(texts) < count:
+        start = index + 4
+        index = start + int.from_bytes(raw[index:start], "little")
+        texts.append(raw[start:index].decode("ascii", "replace"))
+    return texts if index == len(raw) else None
 
 
 def _numbers(data: list[Any] | TensorText, tensor: InputTensor, element: np.dtype[Any]) -> NDArray[Any] | str:
@@ -435,8 +513,11 @@ def _items(
     steps_tensor: InputTensor,
     lengths_tensor: InputTensor | None,
     problems: Problems,
+    seen: Sequence[int | None] = (),
 ) -> list[Item]:
     """The sequences in the rows of a padded tensor, without their padding; adds a problem for each wrong row.
+
+    `seen`: how many steps came before those of each row; empty: none of them is sent with a state.
 
     `rectangle` and `lengths` are the arrays of `steps_tensor` and `lengths_tensor`, whose JSON pointers the problems
     have. Without lengths (None), one row is as long as the tensor is wide.
@@ -450,11 +531,12 @@ def _items(
     # Each row without its padding.
     items = []
     for i, (row, length) in enumerate(zip(rectangle, row_lengths, strict=True)):
-        if not 1 <= length <= width:
+        before = seen[i] if i < len(seen) else None
+        if not (0 if before else 1) <= length <= width:
             problems.add(lengths_at, f"row {i}: a length is from 1 to the width, {width}; this one is {length}")
             continue
         steps = row[:length].astype(np.int64, copy=False) if manifest.input.kind == "tokens" else row[:length]
-        if (problem := why_refused(steps, manifest)) is not None:
+        if (problem := why_refused(steps, manifest, seen=before)) is not None:
             problems.add(steps_at, f"row {i}: {problem}")
         else:
             items.append(make_item(steps, manifest, sent_steps=length))

@@ -88,14 +88,17 @@ class Infer(Endpoint):
             return None
         # Read all of it, and remember its head.
         document = tensor_text.parse(head, "the body" if len(head) == size else "the body's JSON", split_text)
-        tensor_call, input_tensors, identifier = self._read_document(document, served, tail)
+        named = path.get("version") is not None
+        tensor_call, input_tensors, identifier = self._read_document(document, served, tail, named=named)
         self._known.add(key, len(split_text.rest), _KnownBody.of(tensor_call, input_tensors, identifier, split_text))
         return tensor_call.call, partial(_encode, tensor_call, identifier)
 
     def _read_document(
-        self, document: Any, served: ServedModel, tail: memoryview
+        self, document: Any, served: ServedModel, tail: memoryview, *, named: bool
     ) -> tuple[TensorCall, list[InputTensor], str | None]:
         """The call that the JSON of a body asks for, with its input tensors and its id, None if it has none.
+
+        `named`: whether the path names the version.
 
         Raises:
             InvalidRequest: The document is not an object, or something in it is wrong.
@@ -119,6 +122,7 @@ class Infer(Endpoint):
                 parameters,
                 problems,
                 max_sequences=self.serving.request_limits.sequences,
+                named=named or bool(document.get("model_version")),
             ),
             input_tensors,
             identifier,
