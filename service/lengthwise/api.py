@@ -35,7 +35,8 @@ class Prediction:
     Attributes:
         probabilities: `[classes]` in the order of `Model.labels`. Per-step model: `[sent, classes]`, with NaN at steps
             that the policy for long sequences left out.
-        length: Number of steps that the model used: fewer than `sent` if the policy left some out.
+        length: Number of steps that the model used: fewer than `sent` if the policy left some out. Of a model that
+            takes several sequences, that of each by its name.
         label: The most probable label; None for a multi-label or per-step model.
         score: The probability of `label`, 0 to 1; None if `label` is None.
         assigned: Multi-label model only: the labels at or above its threshold, in order.
@@ -48,7 +49,7 @@ class Prediction:
     """
 
     probabilities: NDArray[np.float32]
-    length: int
+    length: int | dict[str, int]
     label: str | None = None
     score: float | None = None
     assigned: tuple[str, ...] | None = None
@@ -108,7 +109,7 @@ def _floats(entries: Any) -> NDArray[np.float32]:
 
 _CONVERSIONS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "id": str,
-    "length": int,
+    "length": lambda length: dict(length) if isinstance(length, Mapping) else int(length),
     "label": str,
     "score": lambda score: float(np.float32(score)),
     **dict.fromkeys(("probabilities", "step_scores", "attention"), _floats),
@@ -182,11 +183,13 @@ class Model:
 
     def predict(
         self,
-        sequences: Any,
+        sequences: Any = None,
         *,
         attention: bool = False,
         layout: Layout = "steps-first",
         padding: Padding | None = None,
+        static: Any = None,
+        inputs: Mapping[str, Any] | None = None,
         **columns: Any,
     ) -> Predictions:
         """Answers sequences of different lengths, in their order, with the same bits as `POST /predict`.
@@ -202,6 +205,11 @@ class Model:
             layout: `channels-first` for arrays `[features, length]`, such as those of aeon and sktime.
             padding: `zeros` or `nan` cuts steps of zeros, or without values, off the end of each sequence first.
                 Without it, a warning (logger `lengthwise.data`) says what looks like padding.
+            static: Of a model that takes static values: for each sequence a list of them, or a mapping by their names;
+                or a table with a row for each sequence. Of a table of steps, the names of the columns that have them;
+                by default those with the names of the model's. They may also stand beside each sequence:
+                `{"steps": ..., "static": ...}`.
+            inputs: Of a model that takes several sequences: those of each name, in the place of `sequences`.
             columns: What the columns of a table are: `id`, `time`, `label`, `values` and `row` of
                 `lengthwise.sequences`.
 
@@ -226,9 +234,12 @@ class Model:
         manifest = self._opened.loaded.manifest
         check_attention(manifest, attention)
         if columns:
-            sequences = input_sequences.sequences(sequences, layout=layout, padding=padding, **columns)
+            takes = manifest.input.static
+            static = takes.names if static is None and takes is not None else static
+            sequences = input_sequences.sequences(sequences, layout=layout, padding=padding, static=static, **columns)
+            static = None
         # Items, their answers (or reasons why there is none), and predictions
-        items = arrays.items(sequences, manifest, layout, padding=padding)
+        items = arrays.items(sequences, manifest, layout, padding=padding, static=static, inputs=inputs)
         results = self._opened.answers(items, attention=attention, threads=self._threads_for(items))
         version = str(self.version)
         predictions = (

@@ -1,21 +1,35 @@
 """Static values and further sequences of a call: read by name or in order, refused at their pointers, answered."""
 
+import io
 import json
+import re
+from pathlib import Path
 from typing import Any
 
+import httpx2
 import numpy as np
+import pandas
 import pytest
+from rich.console import Console
 
+import lengthwise
+from lengthwise.batching.limits import BatchLimits
+from lengthwise.bench import workload
+from lengthwise.bench.remote import RemoteModel
+from lengthwise.bench.workload import Input, make_sequences
+from lengthwise.commands.score import ScoreOptions, ScoringRun
 from lengthwise.decoding import json_body
 from lengthwise.decoding.calls import Call, Problems
-from lengthwise.errors import InvalidRequest
+from lengthwise.errors import ConfigurationError, InvalidRequest, InvalidSequences
 from lengthwise.grpc import codec
 from lengthwise.grpc import open_inference_pb2 as pb
 from lengthwise.padding import Sample
 from lengthwise.protocols import tensor_specs
 from lengthwise.protocols.tensors import InputTensor
 from lengthwise.protocols.tensors import read as read_tensors
-from lengthwise.runtime.manifest import Manifest
+from lengthwise.runtime.manifest import Manifest, SequenceInput, StaticInput
+from lengthwise.scoring.opened import OpenModel
+from lengthwise.scoring.prediction_file import PredictionFile
 from tests.support import sample_models
 from tests.support.numpy_models import Service, serving
 from tests.support.sample_models import manifest
@@ -322,3 +336,192 @@ async def test_the_service_says_what_stands_beside_a_sequence():
     assert [sequence["name"] for sequence in health["sequences"]] == ["title", "body"]
     assert [tensor["name"] for tensor in config["input"] if tensor.get("optional")] == ["title_lengths", "body_lengths"]
     assert {"static", "sequences"} <= config["parameters"].keys()
+
+
+@pytest.fixture
+def both() -> lengthwise.Model:
+    return python_model(BOTH)
+
+
+def python_model(of: Manifest) -> lengthwise.Model:
+    return lengthwise.Model(OpenModel(sample_models.loaded(of), BatchLimits(), 1))
+
+
+def as_arrays(items: list[dict[str, Any]]) -> tuple[list[Any], list[Any]]:
+    """The steps of items with static values, and these."""
+    return [np.float32(sent["steps"]) for sent in items], [sent["static"] for sent in items]
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda steps, static: {"sequences": steps, "static": static},
+        lambda steps, static: {"sequences": steps, "static": [tuple(one) for one in static]},
+        lambda steps, static: {
+            "sequences": steps,
+            "static": [dict(zip(("age", "sex", "type"), one, strict=True)) for one in static],
+        },
+        lambda steps, static: {"sequences": steps, "static": pandas.DataFrame(static, columns=["age", "sex", "type"])},
+        lambda steps, static: {"sequences": [{"steps": a, "static": b} for a, b in zip(steps, static, strict=True)]},
+        lambda steps, static: {
+            "sequences": pandas.concat(
+                pandas.DataFrame(a, columns=["x", "y"]).assign(id=index, age=b[0], sex=b[1], type=b[2])
+                for index, (a, b) in enumerate(zip(steps, static, strict=True))
+            )
+        },
+        lambda steps, static: {
+            "sequences": pandas.concat(
+                pandas.DataFrame(a, columns=["x", "y"]).assign(run=index, age=b[0], sex=b[1], type=b[2])
+                for index, (a, b) in enumerate(zip(steps, static, strict=True))
+            ),
+            "id": "run",
+        },
+        lambda steps, static: {
+            "sequences": pandas.DataFrame(static, columns=["age", "sex", "type"]).assign(
+                x=[one[:, 0].tolist() for one in steps], y=[one[:, 1].tolist() for one in steps]
+            )
+        },
+    ],
+    ids=["lists", "tuples", "mappings", "a table", "entries", "a table of steps", "named id", "a table of lists"],
+)
+def test_python_takes_static_values_in_every_form(form: Any):
+    items = [item(seed, STATIC) for seed in range(8)]
+    predictions = python_model(STATIC).predict(**form(*as_arrays(items)))
+    for sent, prediction in zip(items, predictions, strict=True):
+        np.testing.assert_allclose(prediction.probabilities, probabilities(sent, STATIC), atol=1e-5)
+
+
+def test_python_takes_several_sequences_by_name(both: lengthwise.Model):
+    items = [item(seed, BOTH) for seed in range(8)]
+    inputs = {
+        "title": [np.float32(sent["inputs"]["title"]) for sent in items],
+        "body": [np.array(sent["inputs"]["body"]) for sent in items],
+    }
+    static = [sent["static"] for sent in items]
+    for predictions in (
+        both.predict(inputs=inputs, static=static),
+        both.predict([{"inputs": sent["inputs"], "static": sent["static"]} for sent in items]),
+    ):
+        for sent, prediction in zip(items, predictions, strict=True):
+            np.testing.assert_allclose(prediction.probabilities, probabilities(sent, BOTH), atol=1e-5)
+            assert prediction.length == {name: len(steps) for name, steps in sent["inputs"].items()}
+
+
+@pytest.mark.parametrize(
+    ("of", "options", "said"),
+    [
+        (STATIC, {"sequences": [STEPS]}, "static: is missing"),
+        (STATIC, {"sequences": [STEPS], "static": []}, "0 static values for 1 sequences"),
+        (STATIC, {"sequences": [STEPS], "static": [[1, 2]]}, "static: the model takes 3 static values"),
+        (STATIC, {"sequences": [STEPS], "static": [[1, 2, "fam"]]}, "static/2: 'fam' is none"),
+        (STATIC, {"sequences": [STEPS], "static": [[np.nan, 2, 0]]}, "static/0: is null or not there"),
+        (STATIC, {"sequences": [STEPS], "static": [None]}, "static: is missing"),
+        (PAIR, {"sequences": [STEPS]}, "inputs: is missing"),
+        (PAIR, {"inputs": {"title": [STEPS]}}, "inputs/body: is missing"),
+        (PAIR, {"inputs": {"title": [STEPS], "body": [[1], [2]]}}, "as many of each"),
+        (PAIR, {"inputs": {"title": [STEPS], "body": [[70]]}}, "inputs/body: step 0 is not a token id"),
+        (PAIR, {"inputs": {"title": [STEPS], "bodi": [[7]]}}, "did you mean body"),
+        (manifest(), {"sequences": [STEPS], "static": [[1]]}, "static: unknown field"),
+    ],
+)
+def test_python_says_what_is_wrong_beside_a_sequence(of: Manifest, options: dict[str, Any], said: str):
+    with pytest.raises(InvalidSequences, match=re.escape(said)):
+        python_model(of).predict(**options)
+
+
+async def test_the_client_sends_what_stands_beside_a_sequence():
+    async with serving(sample_models.loaded(BOTH)) as service:
+        transport = httpx2.ASGITransport(service.app)
+        async with lengthwise.AsyncClient("http://service", transport=transport) as client:
+            items = [item(seed, BOTH) for seed in range(6)]
+            inputs = {name: [sent["inputs"][name] for sent in items] for name in ("title", "body")}
+            predictions = await client.predict(inputs=inputs, static=[sent["static"] for sent in items])
+            with pytest.raises(InvalidSequences, match="static"):
+                await client.predict(inputs=inputs)
+    for sent, prediction in zip(items, predictions, strict=True):
+        np.testing.assert_allclose(prediction.probabilities, probabilities(sent, BOTH), atol=1e-5)
+        assert prediction.length == {name: len(steps) for name, steps in sent["inputs"].items()}
+
+
+RUN = """id,x,y,age,sex,type
+a,1,2,63,1,fan
+a,3,4,63,1,fan
+b,5,6,40,0,2
+c,5,6,,0,2
+d,5,6,1,0,2
+d,5,6,2,0,2
+"""
+
+
+def scored(of: Manifest, source: Path, **options: Any) -> list[dict[str, Any]]:
+    """The lines that `score` writes for a file."""
+    run = ScoringRun(OpenModel(sample_models.loaded(of), BatchLimits(), 1), attention=False, stop=False)
+    out = source.with_suffix(".out")
+    with PredictionFile(out, exact=True) as predictions:
+        reading = ScoreOptions(model="m", **options).reading
+        run.score(source, predictions, Console(file=io.StringIO()), resume=False, reading=reading)
+    return [json.loads(line) for line in out.read_text().splitlines()]
+
+
+def test_score_reads_static_values_from_columns(tmp_path: Path):
+    (tmp_path / "d.csv").write_text(RUN)
+    lines = scored(STATIC, tmp_path / "d.csv")
+    for line, sent in zip(
+        lines, [{"steps": STEPS, "static": [63, 1, "fan"]}, {"steps": [[5, 6]], "static": [40, 0, 2]}], strict=False
+    ):
+        np.testing.assert_allclose(line["probabilities"], probabilities(sent, STATIC), atol=1e-5)
+    errors = [line["error"] for line in lines[2:]]
+    assert "d.csv:5: static/age: is null or not there" in errors[0]
+    assert "sequence 'd' has '1' and '2' in the column 'age' of static values" in errors[1]
+
+
+def test_score_takes_the_columns_that_are_named(tmp_path: Path):
+    of = Manifest.model_validate(STATIC.model_dump() | {"input": {"features": 2, "static": {"count": 3}}})
+    (tmp_path / "d.csv").write_text("id,x,y,years,kind,sex\na,1,2,63,2,1\na,3,4,63,2,1\n")
+    (line,) = scored(of, tmp_path / "d.csv", static=("years", "sex", "kind"))
+    sent = {"steps": STEPS, "static": [63, 1, 2]}
+    np.testing.assert_allclose(line["probabilities"], probabilities(sent, of), atol=1e-5)
+    again = (tmp_path / "d.csv").rename(tmp_path / "again.csv")
+    with pytest.raises(ConfigurationError, match="there is no column 'year'; did you mean years"):
+        scored(of, again, static=("year", "sex", "kind"))
+
+
+def test_score_reads_records_with_all_there_is(tmp_path: Path):
+    items = [item(seed, BOTH) for seed in range(5)]
+    bad = {"inputs": {"title": STEPS}, "static": [1, 1, 1]}
+    (tmp_path / "d.jsonl").write_text("".join(json.dumps(one) + "\n" for one in [*items, bad]))
+    *lines, last = scored(BOTH, tmp_path / "d.jsonl")
+    for line, sent in zip(lines, items, strict=True):
+        np.testing.assert_allclose(line["probabilities"], probabilities(sent, BOTH), atol=1e-5)
+        assert line["length"] == {name: len(steps) for name, steps in sent["inputs"].items()}
+    assert "d.jsonl:6: inputs/body: is missing" in last["error"]
+
+
+def test_score_reads_static_values_from_parquet(tmp_path: Path):
+    pyarrow = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as parquet
+
+    items = [item(seed, STATIC) for seed in range(5)]
+    columns = {"id": [sent["id"] for sent in items], "steps": [sent["steps"] for sent in items]}
+    columns |= {name: [sent["static"][index] for sent in items] for index, name in enumerate(("age", "sex", "type"))}
+    parquet.write_table(pyarrow.table(columns), tmp_path / "d.parquet")
+    for line, sent in zip(scored(STATIC, tmp_path / "d.parquet"), items, strict=True):
+        np.testing.assert_allclose(line["probabilities"], probabilities(sent, STATIC), atol=1e-5)
+
+
+async def test_bench_draws_what_a_model_takes():
+    async with serving(sample_models.loaded(BOTH)) as service:
+        config = (await service.client.get("/v2/models/beside/versions/1/config")).json()
+        parameters = {name: value["string_value"] for name, value in config["parameters"].items()}
+        model = RemoteModel(
+            Input("values", 2),
+            64,
+            static=StaticInput.model_validate_json(parameters["static"]),
+            sequences=tuple(map(SequenceInput.model_validate, json.loads(parameters["sequences"]))),
+        )
+        random = np.random.default_rng(0)
+        lengths = random.integers(1, 60, 30)
+        sequences = [model.sequence(steps, random) for steps in make_sequences(lengths, model.step, random)]
+        answer = await service.predict(workload.json_body(sequences))
+    assert answer.status_code == 200, answer.text
+    assert [one["length"]["title"] for one in answer.json()["predictions"]] == lengths.tolist()

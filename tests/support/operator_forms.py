@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import onnx
 
-from lengthwise.padding import Steps, pad
+from lengthwise.padding import Steps, pad, steps_of
 from lengthwise.runtime.manifest import GraphNames, Manifest, StepInput
 from lengthwise.runtime.session import Session
 from lengthwise.verification.random_sequences import draw
@@ -209,7 +209,7 @@ FORMS |= {
 
 
 def sequences(lengths: Sequence[int] = LENGTHS, manifest: Manifest = MANIFEST) -> list[Steps]:
-    return draw(manifest, list(lengths), 0)
+    return [steps_of(drawn) for drawn in draw(manifest, list(lengths), 0)]
 
 
 def rows(session: Session, members: Sequence[Steps], manifest: Manifest = MANIFEST) -> list[Array]:

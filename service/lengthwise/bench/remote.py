@@ -6,13 +6,16 @@ import http.client
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
+import numpy as np
 import orjson
 
 from lengthwise.bench.connection import ServerAddress
-from lengthwise.bench.workload import Input
+from lengthwise.bench.workload import Input, Sent, make_sequences, sent
 from lengthwise.errors import ConfigurationError
+from lengthwise.padding import Steps
+from lengthwise.runtime.manifest import SequenceInput, StaticInput
 
 _SECONDS = 10.0  # within which the server must answer
 
@@ -28,6 +31,33 @@ class RemoteModel:
     max_length: int  # of a sequence, in steps
     min_length: int = 1
     names: tuple[str, ...] | None = None  # of the features, in their order; None if they have no names
+    static: StaticInput | None = None  # the values beside a sequence; None if it takes none
+    sequences: tuple[SequenceInput, ...] = ()  # all, if it takes several
+
+    @property
+    def has_more(self) -> bool:
+        """Whether it takes more than the steps of one sequence."""
+        return self.static is not None or bool(self.sequences)
+
+    @property
+    def static_names(self) -> tuple[str, ...]:
+        """The names of the static values; none if it takes none, or they have no names."""
+        return (None if self.static is None else self.static.names) or ()
+
+    def sequence(self, steps: Steps, random: np.random.Generator) -> Sent:
+        """A sequence as it is sent, with random static values, and further sequences of about its length."""
+        static = None
+        if self.static is not None:
+            categories = [self.static.categories.get(name) for name in self.static.value_names]
+            static = [
+                round(random.standard_normal(), 4) if texts is None else random.choice(texts) for texts in categories
+            ]
+        inputs: dict[str, Any] = {}
+        for one in self.sequences:
+            step = Input(one.step.kind, one.step.vocabulary or one.step.features or 1)
+            length = np.clip([random.poisson(len(steps))], 1, one.max_length)
+            inputs[one.name] = make_sequences(length, step, random)[0] if inputs else steps
+        return sent(steps, static, inputs or None)
 
 
 def get(
@@ -107,7 +137,14 @@ def model(target: ServerAddress, name: str | None = None, headers: dict[str, str
             if "vocabulary" in parameters:
                 step = Input("tokens", int(parameters["vocabulary"]))
             feature_names = tuple(map(str, orjson.loads(parameters["names"]))) if "names" in parameters else None
-            return RemoteModel(step, int(parameters["max_length"]), int(parameters["min_length"]), feature_names)
+            return RemoteModel(
+                step,
+                int(parameters["max_length"]),
+                int(parameters["min_length"]),
+                feature_names,
+                StaticInput.model_validate_json(parameters["static"]) if "static" in parameters else None,
+                tuple(map(SequenceInput.model_validate, orjson.loads(parameters.get("sequences", "[]")))),
+            )
     except (orjson.JSONDecodeError, KeyError, TypeError, ValueError) as error:
         raise ConfigurationError(
             f"{target.url}/v2/repository/index (status {status}) does not list models: is it a Lengthwise server?"

@@ -13,10 +13,9 @@ import orjson
 from lengthwise.bench import remote
 from lengthwise.bench.connection import ServerAddress
 from lengthwise.bench.figures import Figures, figures
-from lengthwise.bench.load import Check, Load, Requests, Schedule, Tick, ask_each
-from lengthwise.bench.workload import arrival_moments, json_body
+from lengthwise.bench.load import Check, Load, Schedule, Tick, ask_each
+from lengthwise.bench.workload import Sent, arrival_moments, json_body
 from lengthwise.errors import ConfigurationError
-from lengthwise.padding import Steps
 
 # A load may take so many times its seconds, and so many seconds more: a server that is slower than the rate needs them.
 _OVERTIME = 1.5
@@ -32,7 +31,7 @@ def groups_of(items: Sequence[Any], size: int) -> list[Sequence[Any]]:
 
 def json_requests(
     target: ServerAddress,
-    groups: Iterable[Sequence[Steps]],
+    groups: Iterable[Sequence[Sent]],
     fields: Mapping[str, str] | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> list[bytes]:
@@ -153,7 +152,7 @@ class LoadTest:
 
 def prepare(
     target: ServerAddress,
-    sequences: Sequence[Steps],
+    sequences: Sequence[Sent],
     *,
     per_request: int = 1,
     fields: Mapping[str, str] | None = None,

@@ -15,9 +15,10 @@ A function that draws lengths gets the text behind the colon (`arguments`), and 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import orjson
@@ -28,6 +29,8 @@ from lengthwise.errors import ConfigurationError
 from lengthwise.padding import Steps
 
 Lengths = NDArray[np.int64]
+Sent = Steps | dict[str, Any]
+"""A sequence in a body: its steps, or an object with what stands beside them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +65,13 @@ def make_sequences(lengths: Lengths, step: Input, random: np.random.Generator) -
     return [random.standard_normal((length, step.size)).round(4).astype(np.float32) for length in lengths.tolist()]
 
 
-def json_body(sequences: Sequence[Steps], **fields: str | int | float) -> bytes:
+def sent(steps: Steps, static: Any = None, inputs: Mapping[str, Any] | None = None) -> Sent:
+    """A sequence as it is sent: its steps; or an object, with its static values, or with several sequences by name."""
+    more = {name: value for name, value in {"static": static, "inputs": inputs}.items() if value is not None}
+    return {**({} if inputs else {"steps": steps}), **more} if more else steps
+
+
+def json_body(sequences: Sequence[Sent], **fields: str | int | float) -> bytes:
     """The body of `POST /predict` with these sequences, and with further fields such as `model`."""
     # As float32 they keep their few digits; as doubles each would be three times as long on the wire.
     return orjson.dumps({"sequences": list(sequences), **fields}, option=orjson.OPT_SERIALIZE_NUMPY)

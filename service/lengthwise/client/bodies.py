@@ -13,7 +13,7 @@ from lengthwise.datasets.input_sequences import InputSequence
 from lengthwise.errors import TooLarge
 
 _OPTION_BYTES: Final = 4096  # room in a JSON body for its options
-_BESIDE_STEPS: Final = ("id", "step_mask", "feature_mask")  # optional fields of a sequence
+_BESIDE_STEPS: Final = ("id", "step_mask", "feature_mask", "static", "inputs")  # optional fields of a sequence
 _SHARE_OF_QUEUE: Final = 4  # a request takes at most 1/4 of the queue, so that other callers leave room for it
 
 
@@ -105,5 +105,7 @@ def prepare(sequences: Sequence[InputSequence], limits: ServerLimits) -> Prepare
 def _text(sequence: InputSequence) -> bytes:
     """A sequence as JSON. orjson writes NaN as null, a missing value; infinite numbers were refused before."""
     fields = {name: value for name in _BESIDE_STEPS if (value := getattr(sequence, name)) is not None}
+    if sequence.inputs is not None:  # the steps are one of them
+        return orjson.dumps(fields, option=orjson.OPT_SERIALIZE_NUMPY)
     steps = np.ascontiguousarray(sequence.steps)
     return orjson.dumps({**fields, "steps": steps} if fields else steps, option=orjson.OPT_SERIALIZE_NUMPY)

@@ -7,7 +7,7 @@ import inspect
 import math
 import re
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import closing
 from functools import wraps
 from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, Final, Generic, ParamSpec, Self, TypeVar
@@ -162,8 +162,7 @@ class _AnyClient(Generic[Transport]):
     def _prepared(
         self,
         sequences: Any,
-        layout: Layout,
-        padding: Padding | None,
+        reading: Mapping[str, Any],
         model: str | None,
         version: str | int | None,
         deadline: Deadline,
@@ -172,7 +171,8 @@ class _AnyClient(Generic[Transport]):
 
         The server is asked for its limits, and for the names of the models' features, at the first call only: calls
         that begin meanwhile wait for its answer. Features with names are brought to the order of the version; for an
-        alias, to that of the newest version, since only the answer says which version it is.
+        alias, to that of the newest version, since only the answer says which version it is. `reading` has further
+        arguments of `sequences_of`.
 
         Returns:
             The sequences, and their encoded bodies.
@@ -188,20 +188,19 @@ class _AnyClient(Generic[Transport]):
         versions = self._limits.versions(model)
         known_version = str(version) if str(version) in versions else max(versions, key=int, default="")
         names = versions.get(known_version)
-        input_sequences = sequences_of(sequences, layout, ColumnNames(inputs=tuple(names or ())), padding=padding)
+        input_sequences = sequences_of(sequences, columns=ColumnNames(inputs=tuple(names or ())), **reading)
         return input_sequences, prepare(input_sequences, self._limits)
 
-    def _prepare(self, sequences: Any, layout: Layout, padding: Padding | None) -> Exchange[PreparedSequences]:
+    def _prepare(self, sequences: Any, reading: Mapping[str, Any]) -> Exchange[PreparedSequences]:
         """The exchange of `prepare`."""
         deadline = self._deadline(None)
-        _, prepared = yield from self._prepared(sequences, layout, padding, self._model, self._version, deadline)
+        _, prepared = yield from self._prepared(sequences, reading, self._model, self._version, deadline)
         return prepared
 
     def _predict(
         self,
         sequences: Any,
-        layout: Layout,
-        padding: Padding | None,
+        reading: Mapping[str, Any],
         attention: bool,
         model: str | None,
         version: str | int | None,
@@ -230,7 +229,7 @@ class _AnyClient(Generic[Transport]):
         options = {name: value for name, value in fields.items() if value is not None}
         while True:
             if not isinstance(sequences, PreparedSequences):
-                sequences, prepared = yield from self._prepared(sequences, layout, padding, model, version, deadline)
+                sequences, prepared = yield from self._prepared(sequences, reading, model, version, deadline)
             predictions = yield from predict(prepared, options, deadline)
             if prepared.names is None:
                 return predictions
@@ -337,7 +336,7 @@ class Client(_AnyClient["httpx2.BaseTransport"]):
 
     def predict(
         self,
-        sequences: Any,
+        sequences: Any = None,
         *,
         attention: bool = False,
         model: str | None = None,
@@ -346,6 +345,8 @@ class Client(_AnyClient["httpx2.BaseTransport"]):
         priority: int = 0,
         layout: Layout = "steps-first",
         padding: Padding | None = None,
+        static: Any = None,
+        inputs: Mapping[str, Any] | None = None,
     ) -> Predictions:
         """Answers sequences of different lengths, in their order.
 
@@ -364,6 +365,9 @@ class Client(_AnyClient["httpx2.BaseTransport"]):
             layout: `channels-first` for arrays `[features, length]`, such as those of aeon and sktime.
             padding: `zeros` or `nan` cuts steps of zeros, or without values, off the end of each sequence first.
                 Without it, a warning (logger `lengthwise.data`) says what looks like padding.
+            static: Of a model that takes static values: for each sequence a list of them, or a mapping by their names;
+                or a table with a row for each sequence; or the names of the columns of a table of steps.
+            inputs: Of a model that takes several sequences: those of each name, in the place of `sequences`.
 
         Returns:
             One prediction for each sequence; a list with `model`, `version` and `labels`.
@@ -382,13 +386,21 @@ class Client(_AnyClient["httpx2.BaseTransport"]):
             >>> prediction.probabilities.shape, prediction.length
             ((9,), 19)
         """  # noqa: DOC502 - what it calls raises them
-        return self._run(self._predict(sequences, layout, padding, attention, model, version, timeout, priority))
+        reading = {"layout": layout, "padding": padding, "static": static, "inputs": inputs}
+        return self._run(self._predict(sequences, reading, attention, model, version, timeout, priority))
 
     def prepare(
-        self, sequences: Any, *, layout: Layout = "steps-first", padding: Padding | None = None
+        self,
+        sequences: Any = None,
+        *,
+        layout: Layout = "steps-first",
+        padding: Padding | None = None,
+        static: Any = None,
+        inputs: Mapping[str, Any] | None = None,
     ) -> PreparedSequences:
         """Encodes sequences once, to `predict` them several times: of other models, or again."""
-        return self._run(self._prepare(sequences, layout, padding))
+        reading = {"layout": layout, "padding": padding, "static": static, "inputs": inputs}
+        return self._run(self._prepare(sequences, reading))
 
     def get(self, path: str) -> Any:
         """`GET` of any path of the server, such as `/healthz`: the JSON of the answer, or its text."""

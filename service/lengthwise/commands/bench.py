@@ -21,15 +21,22 @@ from lengthwise.bench import plots, remote, streams
 from lengthwise.bench.figures import table
 from lengthwise.bench.launch import ServiceUnderLoad, served
 from lengthwise.bench.trial import LoadSpec, LoadTest, prepare
-from lengthwise.bench.workload import draw_lengths, make_sequences
+from lengthwise.bench.workload import Sent, draw_lengths, make_sequences, sent
 from lengthwise.commands.command import Command
-from lengthwise.commands.data_options import ABOUT_COLUMNS, ABOUT_PADDING, Columns, PaddingCut, reading_of
+from lengthwise.commands.data_options import (
+    ABOUT_COLUMNS,
+    ABOUT_PADDING,
+    ABOUT_STATIC,
+    Columns,
+    PaddingCut,
+    StaticColumns,
+    reading_of,
+)
 from lengthwise.commands.options import Flag, Options, flags, pairs
 from lengthwise.commands.progress import progress_bar, ticker
 from lengthwise.datasets import dataset
 from lengthwise.datasets.tails import doubts
 from lengthwise.errors import ConfigurationError
-from lengthwise.padding import Steps
 
 _DISTINCT: Final = 500  # different random sequences
 _HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -99,6 +106,7 @@ class BenchOptions(Options):
         default=None, description="Send the sequences of this .jsonl, .ts, .csv or .parquet file instead."
     )
     columns: Columns = Field(default={}, description=ABOUT_COLUMNS)
+    static: StaticColumns = Field(default=(), description=ABOUT_STATIC)
     padding: PaddingCut = Field(default=None, description=ABOUT_PADDING)
     sequences: int = Field(default=1, ge=1, le=1024, description="Sequences in each request.")
     headers: Annotated[dict[str, str], Flag("--header", "NAME=VALUE", headers_of, several=True)] = Field(
@@ -118,25 +126,27 @@ class BenchOptions(Options):
         )
         return [replace(load, rate=rate) for rate in self.request_rate or (None,)]
 
-    def sequences_for(self, model: remote.RemoteModel) -> tuple[list[Steps], str]:
+    def sequences_for(self, model: remote.RemoteModel) -> tuple[list[Sent], str]:
         """The sequences to send to a model, and a name for them: those of the data file, or random ones.
 
         Random ones have the chosen lengths, or as near as the model takes. Prints a warning about sequences of the file
         that look padded.
         """
         if self.data is not None:
-            reading = reading_of(self.columns, padding=self.padding, inputs=model.names or ())
-            sequences = [record.steps for record in dataset.read_all(self.data, model.step.kind, reading)]
-            for doubt in doubts(sequences):
+            static = self.static or model.static_names
+            reading = reading_of(self.columns, padding=self.padding, inputs=model.names or (), static=static)
+            records = dataset.read_all(self.data, model.step.kind, reading)
+            for doubt in doubts([record.steps for record in records]):
                 click.echo(f"warning: {self.data}: {doubt}", err=True)
-            return sequences, self.data
+            return [sent(record.steps, record.static, record.inputs) for record in records], self.data
         random = np.random.default_rng(LoadSpec.seed)
         count = min(_DISTINCT, self.request_count or _DISTINCT)
         drawn = draw_lengths(self.lengths, count, _LONGEST, random) * (_CHUNKS if self.stream else 1)
         lengths = np.clip(drawn, model.min_length, model.max_length)
         is_cut = (lengths != drawn).any()
         name = f"{self.lengths} cut to {model.min_length}-{model.max_length} steps" if is_cut else self.lengths
-        return make_sequences(lengths, model.step, random), name
+        steps = make_sequences(lengths, model.step, random)
+        return [model.sequence(one, random) for one in steps] if model.has_more else [*steps], name
 
     def load_test(self, service: ServiceUnderLoad, progress: Progress) -> tuple[LoadTest, str]:
         """Prepares the requests for a service's model; returns the load test, and a name for its sequences.

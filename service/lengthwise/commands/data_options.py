@@ -33,10 +33,20 @@ def _check_roles(columns: dict[str, str]) -> dict[str, str]:
     return columns
 
 
+def _names(text: str) -> tuple[str, ...]:
+    """The names in a text with commas between them."""
+    return tuple(name.strip() for name in text.split(","))
+
+
 Columns = Annotated[dict[str, str], AfterValidator(_check_roles), Flag("--column", "ROLE=NAME", pairs, several=True)]
 ABOUT_COLUMNS: Final = (
     "Of a file with a row for each step: the column that is its id, time, label or values (values=x,y in this order), "
     "where its name does not say so; row=sequence: a row is a sequence, with a column for each step. May be repeated."
+)
+StaticColumns = Annotated[tuple[str, ...], Flag("--static", "NAME,...", _names)]
+ABOUT_STATIC: Final = (
+    "The columns of static values, which are the same in all rows of a sequence. Default: those with the names of the "
+    "model's static values."
 )
 PaddingCut = Padding | None
 ABOUT_PADDING: Final = "Cut steps of zeros, or steps without values (nan), off the end of each sequence of the data."
@@ -46,13 +56,14 @@ class DataOptions(Options):
     """How a file of sequences is read."""
 
     columns: Columns = Field(default={}, description=ABOUT_COLUMNS)
+    static: StaticColumns = Field(default=(), description=ABOUT_STATIC)
     channels_first: bool = Field(default=False, description="The steps of a record are [features, length].")
     padding: PaddingCut = Field(default=None, description=ABOUT_PADDING)
 
     @property
     def reading(self) -> Reading:
         """How the file is read; the role of each column is reported on stderr."""
-        return reading_of(self.columns, channels_first=self.channels_first, padding=self.padding)
+        return reading_of(self.columns, channels_first=self.channels_first, padding=self.padding, static=self.static)
 
 
 def reading_of(

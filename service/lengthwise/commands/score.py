@@ -24,6 +24,7 @@ from lengthwise.datasets import dataset
 from lengthwise.datasets.tails import doubts
 from lengthwise.errors import ConfigurationError, LengthwiseError, RecordError
 from lengthwise.files import available_cores
+from lengthwise.padding import steps_of
 from lengthwise.scoring.opened import ModelOptions, OpenModel, check_attention
 from lengthwise.scoring.prediction_file import PredictionFile
 from lengthwise.scoring.records import Chunk, InputRecord, Summary, ValidRecord, chunked, prediction_of, validated
@@ -179,7 +180,10 @@ class ScoringRun:
             shown = _ShownProgress(summary, progress, progress.add_task("scoring", total=1.0, note=""))
             # Records, read when the batches need them
             source_reading = reading or dataset.Reading()
-            columns = replace(source_reading.columns, inputs=manifest.input.names or ())
+            takes = manifest.input.static
+            names = (None if takes is None else takes.names) or ()
+            static = source_reading.columns.static or names
+            columns = replace(source_reading.columns, inputs=manifest.input.names or (), static=static)
             source_reading = replace(source_reading, per_step=manifest.task == "per-step", columns=columns)
             entries = validated(dataset.entries(source, manifest.input.kind, shown.advance, source_reading), manifest)
             if resume:
@@ -191,7 +195,7 @@ class ScoringRun:
             shown.start()
             for chunk, results in self._answered(entries, shown):
                 if summary.records == summary.resumed:  # the first chunk
-                    for doubt in doubts([item.steps for item in chunk.items]):
+                    for doubt in doubts([steps_of(item.steps) for item in chunk.items]):
                         console.print(f"warning: {source}: {doubt}", markup=False, highlight=False, soft_wrap=True)
                 writing_started = time.thread_time()
                 self._write(chunk, results, scored, summary, entries)

@@ -6,6 +6,9 @@ in one.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from itertools import zip_longest
 from typing import Any, Literal
 
 import numpy as np
@@ -14,16 +17,25 @@ from numpy.typing import NDArray
 from lengthwise.datasets import input_sequences
 from lengthwise.datasets.column_roles import ColumnNames
 from lengthwise.datasets.input_sequences import InputSequence, Layout, Padding
-from lengthwise.datasets.tables import INT64
-from lengthwise.decoding.calls import Item, make_item, missing_message, rounded, why_refused
-from lengthwise.padding import Steps
-from lengthwise.runtime.manifest import Manifest
+from lengthwise.datasets.tables import INT64, MISSING, is_missing, is_number
+from lengthwise.decoding import static_values
+from lengthwise.decoding.calls import (
+    Item,
+    Problems,
+    make_item,
+    missing_message,
+    rounded,
+    unknown_fields,
+    why_refused,
+)
+from lengthwise.padding import Sample, Steps, steps_of
+from lengthwise.runtime.manifest import Manifest, StaticInput
 
 
 def items(sequences: Any, manifest: Manifest, layout: Layout = "steps-first", **options: Any) -> list[Item]:
     """Converts a caller's sequences to items.
 
-    `options` are `padding` and `ask` of `items_or_reasons`.
+    `options` are `padding`, `ask`, `static` and `inputs` of `items_or_reasons`.
 
     Raises:
         InvalidSequences: Some sequences cannot be read, or the model refuses them; the error names all of them.
@@ -38,6 +50,8 @@ def items_or_reasons(
     *,
     padding: Padding | None = None,
     ask: bool = True,
+    static: Any = None,
+    inputs: Any = None,
 ) -> list[Item | str]:
     """Reads a caller's sequences; returns for each its item, or a text: why it cannot be read, or the model refuses it.
 
@@ -48,20 +62,94 @@ def items_or_reasons(
         padding: What is cut off the end of each sequence: steps of zeros, or without values (nan); None: nothing.
         ask: Whether to log a warning about steps that look like padding, and to refuse plain numbers that may be one
             sequence or many; False for data that was read before.
+        static: The static values of each sequence, where they are not in `sequences`; or the columns of a table that
+            are static values. By default those with the names of the model's.
+        inputs: Of a model that takes several sequences: the sequences of each name, in the place of `sequences`.
 
     Raises:
         InvalidSequences: `sequences` is not a collection of sequences at all, such as a single number or a path.
         ConfigurationError: `layout` or `padding` is no value of these options, or it is not clear what the columns of a
             table are.
     """  # noqa: DOC502 - what it calls raises them
-    columns = ColumnNames(inputs=manifest.input.names or ())
-    features = manifest.input.features or 0
-    entries, _ = input_sequences.read(sequences, layout, columns, features=features, padding=padding, ask=ask)
+    takes = manifest.input
+    names = () if takes.static is None or takes.static.names is None else takes.static.names
+    columns = ColumnNames(inputs=takes.names or (), static=() if static is not None else names)
+    options: Any = {"features": takes.features or 0, "padding": padding, "ask": ask, "static": static, "inputs": inputs}
+    entries, _ = input_sequences.read(sequences, layout, columns, **options)
     return [entry if isinstance(entry, str) else item(entry, manifest) for entry in entries]
 
 
 def item(sequence: InputSequence, manifest: Manifest) -> Item | str:
     """Makes the item of one sequence; returns a text with the reason if the model refuses the sequence."""
+    inputs = sequence.inputs
+    if inputs is not None and manifest.input.sequences:
+        sequence = replace(sequence, steps=inputs.get(manifest.input.sequences[0].name, sequence.steps))
+    first = _item_alone(sequence, manifest.alone)
+    return first if isinstance(first, str) else with_more(first, sequence.static, inputs, manifest)
+
+
+def with_more(first: Item, static: Any, inputs: Mapping[str, NDArray[Any]] | None, manifest: Manifest) -> Item | str:
+    """The item of a first sequence with what stands beside it; a text with the reason if the model refuses that.
+
+    Args:
+        first: The item of the first sequence alone.
+        static: The static values as a list, or a mapping by name; None without them.
+        inputs: Of several sequences the steps of each, by name; None for one sequence.
+        manifest: The manifest of the model.
+    """
+    problems, more, takes = Problems(), dict[str, Any](), manifest.input
+    if static is not None:
+        more["static"] = _plain(static, takes.static)
+    if inputs is not None:
+        more["inputs"] = inputs
+    fields = frozenset({"static"} if takes.static else ()) | frozenset({"inputs"} if takes.sequences else ())
+    unknown_fields(more, fields, "", problems)
+    unknown_fields(inputs or {}, frozenset(manifest.by_sequence), "", problems)
+    beside, others = {}, {}
+    for missing in sorted(fields - more.keys()):
+        problems.add(f"/{missing}", "is missing")
+    if takes.static is not None and static is not None:
+        values = static_values.read(more["static"], "/static", manifest, problems)
+        beside = {} if values is None else {"static": values}
+    for name, further in manifest.further.items():
+        made = "is missing" if inputs is None or name not in inputs else item(InputSequence(inputs[name]), further)
+        if isinstance(made, str):
+            problems.add(f"/inputs/{name}", made)
+        else:
+            others[name] = steps_of(made.steps)
+    if problems.total:
+        return f"{problems.first[0].pointer[1:]}: {problems.first[0].detail}"
+    return first._replace(steps=Sample(steps_of(first.steps), beside, others)) if takes.has_more else first
+
+
+def _plain(static: Any, takes: StaticInput | None) -> Any:
+    """Static values as a list or a mapping of Python's numbers and texts; a text that is a number becomes one.
+
+    A text that names a category stays one; None for a missing value. What has names, and the model has none for it, is
+    taken in its order, as the columns of a table are.
+    """
+    categories = {} if takes is None else takes.categories
+    if isinstance(static, Mapping) and takes is not None and takes.names is None:
+        static = [*static.values()]
+    if isinstance(static, Mapping):
+        return {str(name): _plain_value(value, categories.get(str(name), ())) for name, value in static.items()}
+    values = static.tolist() if hasattr(static, "tolist") else static
+    if not isinstance(values, list | tuple):
+        return values
+    names = () if takes is None else takes.value_names
+    return [_plain_value(value, categories.get(name, ())) for name, value in zip_longest(names, values)][: len(values)]
+
+
+def _plain_value(value: Any, categories: Collection[str]) -> Any:
+    """One static value as Python's number or text, None if it is missing."""
+    value = value.item() if isinstance(value, np.generic) else value
+    if is_missing(value) or (isinstance(value, str) and value not in categories and value.strip().lower() in MISSING):
+        return None
+    return float(value) if isinstance(value, str) and value not in categories and is_number(value) else value
+
+
+def _item_alone(sequence: InputSequence, manifest: Manifest) -> Item | str:
+    """`item` for a model that takes the steps of one sequence alone."""
     features = manifest.input.features
     try:
         steps = as_steps(sequence.steps, manifest.input.kind, features)

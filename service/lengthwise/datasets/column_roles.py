@@ -68,13 +68,15 @@ class ColumnNames:
     # names for features, None if no model is known, as in a training.
     inputs: tuple[str, ...] | None = None
     row: RowKind | None = None  # what a row of the table is; None: the names of the columns show it
+    static: tuple[str, ...] = ()  # the static values: one value in all rows of a sequence
     # Columns by role, such as those of a training: they have the role in each table that has them
     defaults: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def all(self) -> list[str]:
         """Every column that the caller names."""
-        return [name for name in (self.id, self.time, self.label, *(self.values or ())) if name is not None]
+        names = (self.id, self.time, self.label, *(self.values or ()), *self.static)
+        return [name for name in names if name is not None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +90,7 @@ class Roles:
     left_out: tuple[str, ...] = ()
     row: RowKind = "step"  # what a row of the table is
     float_ids: bool = False  # whether the ids are whole numbers that became floats: 1.0 is the id 1
+    static: tuple[str, ...] = ()  # the static values
 
     @property
     def names(self) -> tuple[str, ...] | None:
@@ -111,10 +114,12 @@ class Roles:
         row = "a row is a sequence: " if self.row == "sequence" else ""
         columns = [f"{role} {name!r}" for role, name in self.named.items() if role != "row"]
         features = f"{'features' if len(self.values) > 1 else 'feature'} {listed(self.values)}"
+        static = f", static {listed(self.static)}" if self.static else ""
         ignored = f"; ignored: {listed(self.left_out)}" if self.left_out else ""
         return (
             row
             + ", ".join([*columns, features])
+            + static
             + ignored
             + ("; ids such as 1.0 are read as 1" if self.float_ids else "")
         )
@@ -158,7 +163,7 @@ def assign_roles(names: Collection[str], chosen: ColumnNames) -> Roles:
             f"there is no column {missing!r}{nearest(missing, names)}; the columns are {listed(names)}"
         )
     # 1. Roles by names
-    input_names = {*(chosen.inputs or ())}
+    input_names = {*(chosen.inputs or ()), *chosen.static}
     other_names = [name for name in names if name not in input_names]
     column_of_role = {role: _column_for(role, other_names, chosen) for role in _NAMES}
     # 2. Levels of an index for the roles that are free
@@ -168,6 +173,7 @@ def assign_roles(names: Collection[str], chosen: ColumnNames) -> Roles:
     values = chosen.values
     if values is None:
         no_features = role_columns | ({name for name in names if name in levels or is_no_feature(name)} - input_names)
+        no_features |= {*chosen.static}
         values = tuple(name for name in names if name not in no_features)
         if not chosen.inputs and (other_labels := _more_labels(values, names)):
             raise ConfigurationError(
@@ -179,6 +185,7 @@ def assign_roles(names: Collection[str], chosen: ColumnNames) -> Roles:
         raise ConfigurationError(
             f"no column is left for the values; the columns are {listed(names)}: name those of the features (values)"
         )
+    role_columns |= {*chosen.static}
     if shared := role_columns.intersection(values):
         raise ConfigurationError(f"the column {min(shared)!r} cannot be a feature and something else at once")
     values = _in_order_of_inputs(values, chosen)
@@ -186,9 +193,8 @@ def assign_roles(names: Collection[str], chosen: ColumnNames) -> Roles:
     used = role_columns.union(values)
     left_out = tuple(name for name in names if name not in used)
     float_ids = isinstance(names, TableColumns) and has_float_ids(names.get(column_of_role["id"] or "", []))
-    return Roles(
-        column_of_role["id"], column_of_role["time"], column_of_role["label"], values, left_out, float_ids=float_ids
-    )
+    roles = [column_of_role[role] for role in _NAMES]
+    return Roles(*roles, values, left_out, float_ids=float_ids, static=chosen.static)
 
 
 def _assign_levels(

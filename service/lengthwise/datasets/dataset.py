@@ -323,7 +323,8 @@ def _record(sequence: LongSequence, source_line: str, kind: StepKind) -> Record 
             steps = steps.astype(np.int64)
         else:
             steps = as_float32(steps, source_line)
-        return Record(sequence.id, steps, label_of(sequence.label, source_line), source_line, sequence.roles.names)
+        label = label_of(sequence.label, source_line)
+        return Record(sequence.id, steps, label, source_line, sequence.roles.names, sequence.static)
     except RecordError as error:
         return BadRecord(sequence.id, error)
 
@@ -424,11 +425,14 @@ def _parquet(path: Path, kind: StepKind, advance: Advance, reading: Reading) -> 
         yield from _table(path, kind, [TextColumns(columns_of(file.read()) or TableColumns(), [], {})], reading)
         return
     # Records; steps get the names of their features from the file's metadata
-    columns = [name for name in ("id", "steps", "label") if name in column_names]
+    static = reading.columns.static
+    columns = [name for name in ("id", "steps", "label", "static", *static) if name in column_names]
     has_names = isinstance(feature_names, list) and reading.columns.inputs != ()
     batches = file.iter_batches(batch_size=256, columns=columns)
     for index, fields in enumerate(chain.from_iterable(batch.to_pylist() for batch in batches)):
         advance(index / file.metadata.num_rows)
+        if static:
+            fields["static"] = {name: fields.pop(name, None) for name in static}
         if has_names and {len(step) if isinstance(step, list) else -1 for step in fields["steps"] or ()} == {
             len(feature_names)
         }:

@@ -34,6 +34,7 @@ from lengthwise.datasets.tables import (
     arrow_cells,
     columns_of,
     id_text,
+    input_steps,
     is_of,
     steps_array,
     with_null_steps,
@@ -54,7 +55,7 @@ _HOW_TO_NAME: Final = (
 
 Layout = Literal["steps-first", "channels-first"]  # `[length, features]`, or `[features, length]` as in aeon
 
-_FIELDS: Final = ITEM_FIELDS | {"label"}
+_FIELDS: Final = ITEM_FIELDS | {"label", "static", "inputs"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +69,8 @@ class InputSequence:
     label: Any = None  # or a list with one for each step
     names: tuple[str, ...] | None = None  # of the features, in their order, if it came with names
     order: Sequence[int] | None = None  # the place of each step in a table, before the sort by time
+    static: Any = None  # the values beside it: a list, or a mapping by name; None without them
+    inputs: Mapping[str, NDArray[Any]] | None = None  # of several sequences the steps of each, by name
 
     def in_order(self, names: tuple[str, ...] | None) -> InputSequence:
         """Picks the features with these names, in their order; returns a new sequence.
@@ -127,6 +130,7 @@ def sequences(
     values: str | Iterable[str] | None = None,
     padding: Padding | None = None,
     row: RowKind | None = None,
+    static: Any = None,
 ) -> InputSequences:
     """Reads sequences from data in any form, such as a table; the arguments name columns that do not say their role.
 
@@ -144,6 +148,8 @@ def sequences(
         padding: `zeros` or `nan` cuts steps of zeros, or without values, off the end of each sequence.
         row: What a row of the table is: `step`, or a whole `sequence` whose steps are its columns; default: the names
             of the columns show it.
+        static: The columns of the static values, which are the same in all rows of a sequence; or the static values
+            of each sequence.
 
     Returns:
         The sequences; `taken` says which role each column got, and `labels` are their labels.
@@ -161,7 +167,7 @@ def sequences(
         ("id 'run', time 'second', feature 'x'", [0.20000000298023224])
     """  # noqa: DOC502 - what it calls raises them
     names = (values,) if isinstance(values, str) else None if values is None else tuple(values)
-    return sequences_of(data, layout, ColumnNames(id, time, label, names, row=row), padding=padding)
+    return sequences_of(data, layout, ColumnNames(id, time, label, names, row=row), padding=padding, static=static)
 
 
 def sequences_of(
@@ -172,6 +178,8 @@ def sequences_of(
     padding: Padding | None = None,
     per_step: bool | None = None,
     ask: bool = True,
+    static: Any = None,
+    inputs: Mapping[str, Any] | None = None,
 ) -> InputSequences:
     """Reads a caller's sequences, in their order.
 
@@ -182,13 +190,16 @@ def sequences_of(
         padding: What is cut off the end of each sequence; None: nothing.
         per_step: Whether each step of a table has a label of its own; None: the labels show it.
         ask: Whether to warn of what looks like padding, and to refuse plain numbers that may be one sequence or many.
+        static: The static values of each sequence, or columns of a table that are static values: see `read`.
+        inputs: The sequences of each name, for a model that takes several.
 
     Raises:
         InvalidSequences: Some sequences are wrong, and the error names each of them; or `data` is not a collection of
             sequences at all.
         ConfigurationError: `layout` or `padding` is no value of these options, or it is not clear what the columns are.
     """  # noqa: DOC502 - what it calls raises them
-    entries, roles = read(data, layout, columns, padding=padding, per_step=per_step, ask=ask)
+    options: Any = {"padding": padding, "per_step": per_step, "ask": ask, "static": static, "inputs": inputs}
+    entries, roles = read(data, layout, columns, **options)
     return InputSequences(require_valid(entries), roles)
 
 
@@ -222,6 +233,8 @@ def read(
     is_cut: bool = True,
     per_step: bool | None = None,
     ask: bool = True,
+    static: Any = None,
+    inputs: Mapping[str, Any] | None = None,
 ) -> tuple[list[InputSequence | str], Roles | None]:
     """Reads a caller's sequences, and collects what is wrong with them.
 
@@ -236,6 +249,9 @@ def read(
         per_step: Whether each step of a table has a label of its own; None: the labels show it.
         ask: Whether to log a warning about steps that look like padding, and to refuse plain numbers that may be one
             sequence or many; False for data that was read before.
+        static: The static values of each sequence, where they are not in `data`; or the names of the columns of a
+            table that have them.
+        inputs: Of a model that takes several sequences: the sequences of each, by its name, and no `data`.
 
     Returns:
         For each sequence an `InputSequence`, or a text: the reason why it cannot be read. And the roles of the columns:
@@ -249,7 +265,11 @@ def read(
         if word not in words:
             raise ConfigurationError(f"{name} must be one of {', '.join(map(str, words))}, got {word!r}")
     columns = columns or ColumnNames()
+    static_names = (static,) if isinstance(static, str) else static
+    if isinstance(static_names, list | tuple) and static_names and all(isinstance(name, str) for name in static_names):
+        columns, static = replace(columns, static=tuple(static_names)), None
     # 1. Entries
+    data = data if inputs is None else _of_inputs(data, inputs)
     entries: Iterable[Any]
     if (table := columns_of(data)) is None:
         entries, roles = _entries(data, columns), data.roles if isinstance(data, InputSequences) else None
@@ -268,7 +288,39 @@ def read(
         results.append(result)
     if ask and not isinstance(data, InputSequences):
         _warn_or_refuse_doubtful(data, results, features)
-    return results, roles
+    return (results if static is None else _with_static(results, static)), roles
+
+
+def _of_inputs(data: Any, inputs: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The entries of a model that takes several sequences: those of each name, in one order.
+
+    Raises:
+        InvalidSequences: There are not as many of each name; or there are sequences without a name, `data`, too.
+    """
+    if data is not None or len({len(rows) for rows in inputs.values()}) != 1:
+        reason = "must have the sequences of each name, as many of each; and there are no others then"
+        raise InvalidSequences([Problem("/inputs", reason)])
+    return [{"inputs": dict(zip(inputs, row, strict=True))} for row in zip(*inputs.values(), strict=True)]
+
+
+def _with_static(results: list[InputSequence | str], static: Any) -> list[InputSequence | str]:
+    """The sequences with their static values: a table with a row, or a list with an entry, for each of them.
+
+    Raises:
+        InvalidSequences: There are not as many static values as sequences.
+    """
+    table = columns_of(static)
+    rows = (
+        [*static]
+        if table is None
+        else [dict(zip(table, cells, strict=True)) for cells in zip(*table.values(), strict=True)]
+    )
+    if len(rows) != len(results):
+        raise InvalidSequences([Problem("/static", f"{len(rows)} static values for {len(results)} sequences")])
+    return [
+        result if isinstance(result, str) else replace(result, static=row)
+        for result, row in zip(results, rows, strict=True)
+    ]
 
 
 def _warn_or_refuse_doubtful(data: Any, results: list[InputSequence | str], features: int | None) -> None:
@@ -464,11 +516,15 @@ def _sequence(
     fields = data if isinstance(data, Mapping) else {"steps": data}
     if unknown := sorted(str(name) for name in fields if name not in _FIELDS):
         raise ValueError(f"unknown field {unknown[0]!r}; known are {', '.join(sorted(_FIELDS))}")
+    inputs = fields.get("inputs")
+    if inputs is not None:
+        inputs = {str(name): input_steps(str(name), steps) for name, steps in dict(inputs).items()}
+        fields = {**fields, "steps": next(iter(inputs.values()), None)}
     if "steps" not in fields:
         raise ValueError("'steps' is missing")
     steps, label, roles, names = fields["steps"], fields.get("label"), None, None
     order: Sequence[int] | None = None
-    name = fields.get("id")
+    name, static = fields.get("id"), fields.get("static")
     if not isinstance(steps, np.ndarray | list) and (table := columns_of(steps)) is not None:
         steps = long_table.one_sequence(table, columns, padding)
         name = long_table.id_of(table, columns) if name is None else name
@@ -477,7 +533,7 @@ def _sequence(
         if steps.problem is not None:
             raise ValueError(steps.problem[1])
         array, roles, names, order = steps_array(steps.steps), steps.roles, steps.roles.names, steps.order
-        label = steps.label if label is None else label
+        label, static = steps.label if label is None else label, steps.static if static is None else static
     elif isinstance(steps, list | tuple) and any(isinstance(step, Mapping) for step in steps):
         rows, names = values_by_name(with_null_steps(steps, padding), columns.inputs)
         array = steps_array(rows)
@@ -485,7 +541,7 @@ def _sequence(
         array = steps_array(steps, padding)
         array = np.ascontiguousarray(array.T) if layout == "channels-first" and array.ndim == 2 else array
     masks = _mask(fields, "step_mask"), _mask(fields, "feature_mask")
-    return InputSequence(array, _identifier(name), *masks, label, names, order), roles
+    return InputSequence(array, _identifier(name), *masks, label, names, order, static, inputs), roles
 
 
 def _identifier(value: Any) -> str | None:

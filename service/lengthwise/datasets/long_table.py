@@ -66,6 +66,7 @@ class LongSequence:
     problem: tuple[int, str] | None  # its first bad row, and why that cannot be read
     roles: Roles  # of the table's columns
     order: Sequence[int]  # `[length]`: the place of each step before the sort by time
+    static: Mapping[str, Any] | None = None  # the cells of its static values by column; None without such columns
 
 
 def one_sequence(columns: TableColumns, chosen: ColumnNames, padding: Padding | None = None) -> LongSequence:
@@ -187,6 +188,7 @@ def _sequences(
     result = []
     for name, rows, counts in zip(number_of_id, rows_of_sequence, label_counts, strict=True):
         problem = next(((row, wrong[row]) for row in rows.tolist() if row in wrong), None) if wrong else None
+        problem = problem or _changing_static(columns, roles, rows, name)
         label: Any = None
         if labels and is_per_step:
             label = [labels[row] for row in rows]
@@ -197,8 +199,28 @@ def _sequences(
                 reason = f"has {odd_label}, and {label!r} in its other rows: correct it"
                 problem = odd_row, f'sequence {name!r} {reason} (labels of steps are for task = "per-step")'
         places = np.searchsorted(np.sort(rows), rows).tolist()
-        result.append(LongSequence(name, rows, values[rows], label, problem, roles, places))
+        result.append(
+            LongSequence(name, rows, values[rows], label, problem, roles, places, static_cells(columns, roles, rows[0]))
+        )
     return result
+
+
+def static_cells(columns: TableColumns, roles: Roles, row: int) -> dict[str, Any] | None:
+    """The cells of the static values in a row, by column; None if there are no such columns."""
+    return {name: columns[name][row] for name in roles.static} or None
+
+
+def _changing_static(columns: TableColumns, roles: Roles, rows: NDArray[np.intp], name: str) -> tuple[int, str] | None:
+    """The first row of a sequence with another static value than its first row, and the reason; None if there is none.
+
+    `name` is the id of the sequence, and `rows` are its rows.
+    """
+    for column in roles.static:
+        texts = [str(columns[column][row]) for row in rows]
+        if (odd := next((index for index, text in enumerate(texts) if text != texts[0]), None)) is not None:
+            reason = f"sequence {name!r} has {texts[0]!r} and {texts[odd]!r} in the column {column!r} of static values"
+            return int(rows[odd]), reason
+    return None
 
 
 def _usual_label(

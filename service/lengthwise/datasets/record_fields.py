@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any, Final, Literal
@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise.datasets.tables import INT64, Padding, as_array, with_null_steps
+from lengthwise.datasets.tables import INT64, Padding, as_array, input_steps, with_null_steps
 from lengthwise.decoding.calls import rounded
 from lengthwise.decoding.json_text import kind as kind_of
 from lengthwise.errors import RecordError
@@ -22,7 +22,8 @@ from lengthwise.wrong_values import counted, nearest
 Label = str | tuple[str | None, ...] | None  # a tuple if multi-label or per-step, with None at a step without a label
 StepKind = Literal["values", "tokens"]  # an array of values, or a token id
 
-FIELDS = frozenset({"id", "steps", "label"})  # of a record
+FIELDS = frozenset({"id", "steps", "label"})  # of a record; and where a model takes more, these:
+_MORE_FIELDS: Final = frozenset({"static", "inputs"})
 
 _NO_LABEL: Final = "-100"  # what torch and Hugging Face write as the label of a step that has none
 _MOST_LISTED: Final = 10  # labels in a message
@@ -39,6 +40,8 @@ class Record:
     label: Label
     source_line: str  # `FILE:LINE`, for messages
     names: tuple[str, ...] | None = None  # of the features, in their order, if they came with names
+    static: Any = None  # the values beside it, a list or a mapping by name, as in a body; None without them
+    inputs: Mapping[str, Any] | None = None  # of several sequences the steps of each, by name; `steps` is the first
 
     @property
     def has_label(self) -> bool:
@@ -93,9 +96,15 @@ def _record(
     # Fields
     if not isinstance(fields, dict):
         raise RecordError(f'{source_line}: a record is an object with "steps", this is {kind_of(fields)}')
-    if unknown := sorted(fields.keys() - FIELDS):
+    if unknown := sorted(fields.keys() - FIELDS - _MORE_FIELDS):
         hint = nearest(unknown[0], sorted(FIELDS - fields.keys()))
         raise RecordError(f"{source_line}: unknown field {unknown[0][:40]!r}{hint}; there are id, steps and label")
+    inputs = fields.get("inputs")
+    if isinstance(inputs, dict) and inputs and "steps" not in fields:
+        arrays = {name: input_steps(name, steps) for name, steps in inputs.items()}
+        fields, inputs = {**fields, "steps": next(iter(arrays.values()))}, arrays
+    elif inputs is not None:
+        raise RecordError(f"{source_line}: inputs must be an object with the steps of each sequence, without 'steps'")
     if "steps" not in fields:
         raise RecordError(f'{source_line}: a record is an object with "steps", and this one has none')
     record_id = fields.get("id")
@@ -109,7 +118,8 @@ def _record(
     if not isinstance(steps, np.ndarray):
         steps = _tokens(steps, source_line) if kind == "tokens" else _values(steps, source_line)
     label = label_of(fields.get("label"), source_line)
-    return Record(str(index if record_id is None else record_id), steps, label, source_line, feature_names)
+    name = str(index if record_id is None else record_id)
+    return Record(name, steps, label, source_line, feature_names, fields.get("static"), inputs)
 
 
 def label_of(label: Any, source_line: str) -> Label:

@@ -110,7 +110,8 @@ def _row_sequence(
     if isinstance(label, list) and len(label) == len(order):
         label = [label[step] for step in order]
     problem_of_row = None if problem is None else (row, problem)
-    return long_table.LongSequence(name, np.array([row]), steps, label, problem_of_row, roles, order)
+    static = long_table.static_cells(columns, roles, row)
+    return long_table.LongSequence(name, np.array([row]), steps, label, problem_of_row, roles, order, static)
 
 
 def _with_single_labels(sequences: Sequence[long_table.LongSequence]) -> list[long_table.LongSequence]:

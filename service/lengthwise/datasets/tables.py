@@ -365,3 +365,15 @@ def steps_array(value: Any, padding: Padding | None = None) -> NDArray[Any]:
         step = int(np.argwhere(np.isinf(array))[0][0])
         raise ValueError(f"step {step} holds a number that is not finite as float32 (infinity, or too large)")
     return np.ascontiguousarray(array)
+
+
+def input_steps(name: str, steps: Any) -> NDArray[Any]:
+    """The steps of one of several sequences as an array, `[length, features]`, or `[length]` which may be token ids.
+
+    Raises:
+        ValueError: They are no numbers; the message begins with the name of the sequence.
+    """
+    try:
+        return steps_array(steps)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from lengthwise.decoding.json_text import kind
 from lengthwise.errors import IS_TRANSPOSED, InvalidRequest, Problem
-from lengthwise.padding import RowInput, Steps
+from lengthwise.padding import RowInput, Steps, steps_of
 from lengthwise.runtime.feature_names import listed, similar
 from lengthwise.runtime.manifest import Manifest
 from lengthwise.wrong_values import counted
@@ -232,6 +232,11 @@ def split(array: Steps, bounds: Sequence[int], ids: Iterable[str | None], manife
     return [make_item(item.steps, manifest, sent_steps=item.sent_steps, id=item.id) for item in items]
 
 
+def _is_view(item: Item) -> bool:
+    """Whether the steps of an item are a part of a larger array."""
+    return steps_of(item.steps).base is not None
+
+
 def compact(items: list[Item], tensor: NDArray[Any]) -> tuple[list[Item], int]:
     """Copies the steps of items if they use less than half of the array of which they are views, so that it is freed.
 
@@ -245,9 +250,9 @@ def compact(items: list[Item], tensor: NDArray[Any]) -> tuple[list[Item], int]:
     if isinstance(owner, memoryview):  # may be a part of its object only
         owner = owner.obj
     owner_bytes = owner.nbytes if isinstance(owner, np.ndarray) else memoryview(owner).nbytes
-    steps_bytes = sum([item.steps.nbytes for item in items if item.steps.base is not None])
+    steps_bytes = sum([item.steps.nbytes for item in items if _is_view(item)])
     if 2 * steps_bytes < owner_bytes:
-        return [item if item.steps.base is None else item._replace(steps=item.steps.copy()) for item in items], 0
+        return [item._replace(steps=item.steps.copy()) if _is_view(item) else item for item in items], 0
     return items, owner_bytes - steps_bytes
 
 

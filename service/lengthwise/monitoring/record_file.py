@@ -21,7 +21,7 @@ import orjson
 from lengthwise import files
 from lengthwise.errors import ConfigurationError
 from lengthwise.monitoring.consumers import AnsweredCall
-from lengthwise.padding import Steps
+from lengthwise.padding import Steps, steps_of
 from lengthwise.runtime.answers import Answer
 from lengthwise.runtime.manifest import Manifest
 
@@ -192,7 +192,7 @@ def rows_of(call: AnsweredCall) -> list[dict[str, Any]]:
             "id": f"{call.request_id}/{index}"
             if item.id is None
             else item.id.encode(errors="backslashreplace").decode(),
-            "steps": item.steps if item.steps.base is None else item.steps.copy(),
+            "steps": steps if (steps := steps_of(item.steps)).base is None else steps.copy(),
             "length": len(item.steps),
             "model": manifest.name,
             "version": str(manifest.version),

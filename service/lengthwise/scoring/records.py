@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+from lengthwise.datasets import arrays
 from lengthwise.datasets.record_fields import BadRecord, Label, Record, label_mismatch, unknown_labels
 from lengthwise.decoding import json_body
 from lengthwise.decoding.calls import Item, make_item, why_refused
@@ -54,12 +55,23 @@ def validated(records: Iterable[Record | BadRecord], manifest: Manifest) -> Iter
         if isinstance(record, BadRecord):
             yield record
             continue
-        reason = why_refused(record.steps, manifest, _TRANSPOSED) or label_mismatch(record, manifest.task)
-        if reason is not None:
+        item = _item(record, manifest)
+        reason = item if isinstance(item, str) else label_mismatch(record, manifest.task)
+        if isinstance(item, str) or reason is not None:
             yield BadRecord(record.id, RecordError(f"{record.source_line}: {reason}"))
             continue
-        item = make_item(record.steps, manifest, sent_steps=len(record.steps), id=record.id)
         yield ValidRecord(record.id, item, record.label, record.source_line)
+
+
+def _item(record: Record, manifest: Manifest) -> Item | str:
+    """The item of a record; a text with the reason if the model refuses it."""
+    first, alone = record.steps, manifest.alone
+    if record.inputs is not None and manifest.input.sequences:
+        first = record.inputs.get(manifest.input.sequences[0].name, first)
+    if (reason := why_refused(first, alone, _TRANSPOSED)) is not None:
+        return reason
+    item = make_item(first, alone, sent_steps=len(first), id=record.id)
+    return arrays.with_more(item, record.static, record.inputs, manifest)
 
 
 def chunked(entries: Iterable[InputRecord], read: Callable[[], float], *, stop_at_bad: bool) -> Iterator[Chunk]:

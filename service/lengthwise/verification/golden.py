@@ -51,12 +51,13 @@ class Golden:
         """Writes `golden.npz`; the same golden sequences give the same bytes."""
         per_step = self.logits[0].ndim == 2
         with files.naming(path):
+            beside: Any = {f"{_BESIDE}{name}": array for name, array in self._beside().items()}
             np.savez(
                 path,
                 steps=np.concatenate([steps_of(sequence) for sequence in self.sequences]),
                 lengths=np.asarray([len(steps) for steps in self.sequences], dtype=np.int32),
                 logits=np.concatenate(self.logits) if per_step else np.stack(self.logits),
-                **{f"{_BESIDE}{name}": array for name, array in self._beside().items()},
+                **beside,
             )
 
     def _beside(self) -> dict[str, NDArray[Any]]:
