@@ -27,11 +27,12 @@ OF_CLASSES = {
         *("names", "predict", "provider", "task", "version", "vocabulary"),
     ],
     lengthwise.Prediction: [
-        *("assigned", "attention", "id", "label", "length", "probabilities", "score", "step_labels", "step_scores"),
-        *("version", "windows"),
+        *("assigned", "attention", "id", "label", "length", "offset", "probabilities", "score", "state"),
+        *("step_labels", "step_scores", "version", "windows"),
     ],
-    lengthwise.Client: ["close", "get", "post", "predict", "prepare"],
-    lengthwise.AsyncClient: ["aclose", "get", "post", "predict", "prepare"],
+    lengthwise.Stream: ["push", "state"],
+    lengthwise.Client: ["close", "get", "post", "predict", "prepare", "stream"],
+    lengthwise.AsyncClient: ["aclose", "get", "post", "predict", "prepare", "stream"],
     lengthwise.Scorer: [
         *("attention", "batches", "columns", "id", "keep_steps", "max_batch_cost_steps", "max_batch_rows", "on_error"),
         *("open", "path", "predictions", "prefix", "provider", "recurrent_kernels", "steps", "threads"),

@@ -20,8 +20,12 @@ from lengthwise.datasets import arrays, input_sequences
 from lengthwise.datasets.input_sequences import Layout, Padding
 from lengthwise.decoding import json_body
 from lengthwise.decoding.calls import Item
+from lengthwise.decoding.chunks import NO_STREAM
+from lengthwise.decoding.options import OUTPUTS
+from lengthwise.errors import ConfigurationError
 from lengthwise.reports import notebook
 from lengthwise.runtime.manifest import LongPolicy, MissingPolicy, Task
+from lengthwise.runtime.states import StateKeys
 from lengthwise.scoring.opened import ModelOptions, OpenModel, ProviderName, check_attention
 from lengthwise.wrong_values import counted
 
@@ -45,6 +49,8 @@ class Prediction:
         attention: The attention weights, `[sent]`, with sum 1 and 0 at steps left out; None if not requested.
         windows: The answer of each window, in the form of `POST /predict`, if the sequence was split into windows.
         id: The caller's name for the sequence, if it was given to a client with one.
+        state: The state after the steps, from which the sequence goes on; None if not requested.
+        offset: The steps of the whole sequence so far; None if the state was not requested.
         version: The version that answered.
     """
 
@@ -59,6 +65,8 @@ class Prediction:
     windows: tuple[dict[str, Any], ...] | None = field(default=None, repr=False)
     id: str | None = None
     version: str | None = None
+    state: str | None = field(default=None, repr=False)
+    offset: int | None = None
     _labels: tuple[str, ...] = field(default=(), repr=False)  # of the model, for `_repr_html_`
 
     def __repr__(self) -> str:
@@ -108,13 +116,62 @@ def _floats(entries: Any) -> NDArray[np.float32]:
 
 
 _CONVERSIONS: Final[Mapping[str, Callable[[Any], Any]]] = {
-    "id": str,
+    **dict.fromkeys(("id", "state"), str),
+    "offset": int,
     "length": lambda length: dict(length) if isinstance(length, Mapping) else int(length),
     "label": str,
     "score": lambda score: float(np.float32(score)),
     **dict.fromkeys(("probabilities", "step_scores", "attention"), _floats),
     **dict.fromkeys(("assigned", "step_labels", "windows"), tuple),
 }  # from a field of an answer to that of a `Prediction`
+
+
+class Stream:
+    """A sequence that goes on: each prediction is the answer to all of its steps so far. One thread uses it at a time.
+
+    Attributes:
+        state: What the next steps begin from, of the last prediction; None before the first. To go on later, or
+            elsewhere, keep it, and give it to `stream`.
+    """
+
+    def __init__(self, predict: Callable[..., Any], state: str | None = None) -> None:
+        self.state = state
+        self._predict = predict
+
+    def push(self, steps: Any, **options: Any) -> Prediction:
+        """Answers the sequence with these next steps, none of them too; `options` are those of `predict`."""
+        return self._keep(self._answer(steps, options))
+
+    def _answer(self, steps: Any, options: Mapping[str, Any]) -> Any:
+        """What `predict` returns for the next steps."""
+        outputs = [*options.get("outputs", ()), "state"]
+        return self._predict([steps], **{**options, "states": [self.state], "outputs": outputs})
+
+    def _keep(self, predictions: Predictions) -> Prediction:
+        """The prediction of a call, whose state is the next one."""
+        (prediction,) = predictions
+        self.state = prediction.state
+        return prediction
+
+
+class AsyncStream(Stream):
+    """`Stream` of an `AsyncClient`, whose `push` is a coroutine."""
+
+    async def push(self, steps: Any, **options: Any) -> Prediction:  # type: ignore[override]
+        """Answers the sequence with these next steps, none of them too; `options` are those of `predict`."""
+        return self._keep(await self._answer(steps, options))
+
+
+def outputs_of(outputs: Sequence[str], attention: bool) -> list[str]:
+    """The further outputs that a caller asks for: `outputs`, and the attention weights if `attention` says so.
+
+    Raises:
+        ConfigurationError: One is not known.
+    """
+    for name in outputs:
+        if name not in OUTPUTS:
+            raise ConfigurationError(f"outputs must be {' or '.join(map(repr, OUTPUTS))}, got {name!r}")
+    return [*dict.fromkeys([*(["attention"] if attention else []), *outputs])]
 
 
 class Model:
@@ -190,6 +247,9 @@ class Model:
         padding: Padding | None = None,
         static: Any = None,
         inputs: Mapping[str, Any] | None = None,
+        states: Sequence[str | None] | None = None,
+        offsets: Sequence[int | None] | None = None,
+        outputs: Sequence[str] = (),
         **columns: Any,
     ) -> Predictions:
         """Answers sequences of different lengths, in their order, with the same bits as `POST /predict`.
@@ -210,6 +270,10 @@ class Model:
                 by default those with the names of the model's. They may also stand beside each sequence:
                 `{"steps": ..., "static": ...}`.
             inputs: Of a model that takes several sequences: those of each name, in the place of `sequences`.
+            states: Of a model that streams: for each sequence the `state` of the prediction before, or None where it
+                begins. The answer is that to the whole sequence so far.
+            offsets: How many steps the caller believes each of these states has seen; None for no belief.
+            outputs: Further outputs: `state`, the state after the steps of each, and `attention`.
             columns: What the columns of a table are: `id`, `time`, `label`, `values` and `row` of
                 `lengthwise.sequences`.
 
@@ -219,7 +283,9 @@ class Model:
         Raises:
             InvalidSequences: The model does not accept some of them, or their answers are not finite; names each by its
                 index. It is a ValueError.
-            ConfigurationError: The model has no attention weights; or it is not clear what the columns of a table are.
+            StateConflict: Some states are of another model, or have seen another number of steps; names each, too.
+            ConfigurationError: The model has no attention weights, or does not stream; or it is not clear what the
+                columns of a table are.
             InferenceFailed: The runtime failed.
 
         Example:
@@ -232,21 +298,39 @@ class Model:
         from lengthwise.scoring import offline
 
         manifest = self._opened.loaded.manifest
+        further = outputs_of(outputs, attention)
+        attention = "attention" in further
         check_attention(manifest, attention)
+        keys = StateKeys() if "state" in further else None
+        if keys is not None and manifest.streaming is None:
+            raise ConfigurationError(NO_STREAM.format(manifest.key))
         if columns:
             takes = manifest.input.static
             static = takes.names if static is None and takes is not None else static
             sequences = input_sequences.sequences(sequences, layout=layout, padding=padding, static=static, **columns)
             static = None
         # Items, their answers (or reasons why there is none), and predictions
-        items = arrays.items(sequences, manifest, layout, padding=padding, static=static, inputs=inputs)
+        before = {"states": states, "offsets": offsets, "wants_state": keys is not None}
+        items = arrays.items(sequences, manifest, layout, padding=padding, static=static, inputs=inputs, **before)
         results = self._opened.answers(items, attention=attention, threads=self._threads_for(items))
         version = str(self.version)
         predictions = (
-            prediction_of(json_body.prediction(manifest, item, answer, attention=attention), self.labels, version)
+            prediction_of(
+                json_body.prediction(manifest, item, answer, attention=attention, state_keys=keys), self.labels, version
+            )
             for item, answer in zip(items, offline.require_answers(results), strict=True)
         )
         return Predictions(predictions, self.name, version, self.labels)
+
+    def stream(self, state: str | None = None) -> Stream:
+        """A sequence that goes on, from the `state` of a prediction or from its beginning.
+
+        Example:
+            >>> stream = model.stream()
+            >>> for steps in arriving:
+            ...     print(stream.push(steps).label)
+        """
+        return Stream(self.predict, state)
 
     def _threads_for(self, items: Sequence[Item]) -> int:
         """How many threads a call starts for its items; 0 if starting them would take longer than running the items.

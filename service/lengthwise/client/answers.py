@@ -11,9 +11,10 @@ import orjson
 
 from lengthwise.api import Predictions, prediction_of
 from lengthwise.client.bodies import RequestBody
-from lengthwise.errors import InvalidRequest, InvalidSequences, NotReady, Problem, Refused, RequestError
+from lengthwise.errors import InvalidRequest, InvalidSequences, NotReady, Problem, Refused, RequestError, StateConflict
 
-_BODY_IS_WRONG: Final = (400, 422)  # statuses of a wrong body
+_CONFLICT: Final = StateConflict.status
+_BODY_IS_WRONG: Final = (400, 422, _CONFLICT)  # statuses of a body whose answer lists what is wrong
 _LONGEST_SHOWN: Final = 500  # bytes of an answer that is no JSON, in the text of an error
 
 
@@ -55,7 +56,7 @@ def error_of(
     text = document.get("detail", document.get("error"))
     detail = text if isinstance(text, str) else content[:_LONGEST_SHOWN].decode("utf-8", "replace") + via
     if status in _BODY_IS_WRONG:
-        return _body_error(document, detail, body)
+        return _body_error(document, detail, body, status)
     # The classes of the status; of several, the one with the title of the answer
     kinds = [kind for base in (RequestError, Refused) for kind in base.__subclasses__() if kind.status == status]
     default_kind = NotReady if NotReady in kinds else next(iter(kinds), RequestError)  # several have 503
@@ -67,10 +68,11 @@ def error_of(
     return kind(detail, retry_after_seconds=seconds_of(retry_after))
 
 
-def _body_error(document: Mapping[str, Any], detail: str, body: RequestBody | None) -> RequestError:
+def _body_error(document: Mapping[str, Any], detail: str, body: RequestBody | None, status: int) -> RequestError:
     """Makes the error for a body that is wrong, with each problem that the answer lists, or `detail` if it lists none.
 
-    `document` is the answer, `body` the body of the request; None if that had no sequences.
+    `document` is the answer, `body` the body of the request; None if that had no sequences. `status` is that of the
+    answer.
     """
     listed = document.get("errors")
     problems = [
@@ -81,7 +83,8 @@ def _body_error(document: Mapping[str, Any], detail: str, body: RequestBody | No
     # The total may be larger than the list, but not smaller.
     listed_total = document.get("errors_total")
     total = max(listed_total, len(problems)) if isinstance(listed_total, int) else len(problems)
-    kind = InvalidRequest if body is None else InvalidSequences
+    kind: type[InvalidRequest] = InvalidRequest if body is None else InvalidSequences
+    kind = StateConflict if status == _CONFLICT else kind
     return kind(problems, total=total, more=detail.startswith("at least "))
 
 

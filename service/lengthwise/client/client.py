@@ -7,12 +7,12 @@ import inspect
 import math
 import re
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import closing
-from functools import wraps
+from functools import partial, wraps
 from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, Final, Generic, ParamSpec, Self, TypeVar
 
-from lengthwise.api import Predictions
+from lengthwise.api import AsyncStream, Predictions, Stream, outputs_of
 from lengthwise.client.bodies import PreparedSequences, ServerLimits, prepare
 from lengthwise.client.exchange import (
     GRACE_SECONDS,
@@ -201,7 +201,7 @@ class _AnyClient(Generic[Transport]):
         self,
         sequences: Any,
         reading: Mapping[str, Any],
-        attention: bool,
+        outputs: Sequence[str],
         model: str | None,
         version: str | int | None,
         timeout: float | None,
@@ -214,7 +214,7 @@ class _AnyClient(Generic[Transport]):
 
         Raises:
             ConfigurationError: The version that answered has another order, and the sequences were prepared before, so
-                that they cannot be encoded again.
+                that they cannot be encoded again; or there are states for sequences that were.
         """
         # The options: those of this call, or else those of the client
         deadline, prepared = self._deadline(timeout), sequences
@@ -223,10 +223,12 @@ class _AnyClient(Generic[Transport]):
         fields = {
             "model": model,
             "version": None if version is None else str(version),
-            "outputs": ["attention"] if attention else None,
+            "outputs": [*outputs] or None,
             "priority": priority or None,
         }
         options = {name: value for name, value in fields.items() if value is not None}
+        if isinstance(sequences, PreparedSequences) and reading["states"] is not None:
+            raise ConfigurationError("states go with the sequences: give them to prepare, as 'state' of each")
         while True:
             if not isinstance(sequences, PreparedSequences):
                 sequences, prepared = yield from self._prepared(sequences, reading, model, version, deadline)
@@ -347,6 +349,9 @@ class Client(_AnyClient["httpx2.BaseTransport"]):
         padding: Padding | None = None,
         static: Any = None,
         inputs: Mapping[str, Any] | None = None,
+        states: Sequence[str | None] | None = None,
+        offsets: Sequence[int | None] | None = None,
+        outputs: Sequence[str] = (),
     ) -> Predictions:
         """Answers sequences of different lengths, in their order.
 
@@ -368,12 +373,17 @@ class Client(_AnyClient["httpx2.BaseTransport"]):
             static: Of a model that takes static values: for each sequence a list of them, or a mapping by their names;
                 or a table with a row for each sequence; or the names of the columns of a table of steps.
             inputs: Of a model that takes several sequences: those of each name, in the place of `sequences`.
+            states: Of a model that streams: for each sequence the `state` of the prediction before, or None where it
+                begins. The answer is that to the whole sequence so far.
+            offsets: How many steps the caller believes each of these states has seen; None for no belief.
+            outputs: Further outputs: `state`, the state after the steps of each, and `attention`.
 
         Returns:
             One prediction for each sequence; a list with `model`, `version` and `labels`.
 
         Raises:
             InvalidSequences: The model does not accept some sequences; `indices` are theirs. It is a ValueError.
+            StateConflict: Some states are of another version, or have seen another number of steps; `indices` too.
             QueueFull: The server is busy for longer than the timeout. Also `NotReady`, `InflightFull`, `Draining`.
             DeadlineExceeded: The timeout has passed.
             ServerUnreachable: The server gave no answer. It is a ConnectionError.
@@ -387,7 +397,13 @@ class Client(_AnyClient["httpx2.BaseTransport"]):
             ((9,), 19)
         """  # noqa: DOC502 - what it calls raises them
         reading = {"layout": layout, "padding": padding, "static": static, "inputs": inputs}
-        return self._run(self._predict(sequences, reading, attention, model, version, timeout, priority))
+        reading |= {"states": states, "offsets": offsets}
+        further = outputs_of(outputs, attention)
+        return self._run(self._predict(sequences, reading, further, model, version, timeout, priority))
+
+    def stream(self, state: str | None = None, **options: Any) -> Stream:
+        """A sequence that goes on, from a state or from its beginning; `options` are those of `predict`, as `model`."""
+        return Stream(partial(self.predict, **options), state)
 
     def prepare(
         self,
@@ -469,6 +485,10 @@ class AsyncClient(_AnyClient["httpx2.AsyncBaseTransport"]):
     prepare = _awaited(Client.prepare)
     get = _awaited(Client.get)
     post = _awaited(Client.post)
+
+    def stream(self, state: str | None = None, **options: Any) -> AsyncStream:
+        """A sequence that goes on, from a state or from its beginning; `options` are those of `predict`, as `model`."""
+        return AsyncStream(partial(self.predict, **options), state)
 
     async def aclose(self) -> None:
         """Closes the connections."""

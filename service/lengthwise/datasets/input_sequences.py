@@ -56,6 +56,8 @@ _HOW_TO_NAME: Final = (
 Layout = Literal["steps-first", "channels-first"]  # `[length, features]`, or `[features, length]` as in aeon
 
 _FIELDS: Final = ITEM_FIELDS | {"label", "static", "inputs"}
+_COLUMNS: Final = _FIELDS - {"state", "offset"}  # of a table: a column of one of these names may be anything
+_PLURALS: Final = {"static": "static values", "state": "states", "offset": "offsets"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,8 @@ class InputSequence:
     order: Sequence[int] | None = None  # the place of each step in a table, before the sort by time
     static: Any = None  # the values beside it: a list, or a mapping by name; None without them
     inputs: Mapping[str, NDArray[Any]] | None = None  # of several sequences the steps of each, by name
+    state: str | None = None  # what came with the answer to the steps before these; None where it begins
+    offset: int | None = None  # how many steps the caller believes the state has seen
 
     def in_order(self, names: tuple[str, ...] | None) -> InputSequence:
         """Picks the features with these names, in their order; returns a new sequence.
@@ -180,6 +184,8 @@ def sequences_of(
     ask: bool = True,
     static: Any = None,
     inputs: Mapping[str, Any] | None = None,
+    states: Sequence[str | None] | None = None,
+    offsets: Sequence[int | None] | None = None,
 ) -> InputSequences:
     """Reads a caller's sequences, in their order.
 
@@ -192,6 +198,8 @@ def sequences_of(
         ask: Whether to warn of what looks like padding, and to refuse plain numbers that may be one sequence or many.
         static: The static values of each sequence, or columns of a table that are static values: see `read`.
         inputs: The sequences of each name, for a model that takes several.
+        states: The state that each sequence goes on from; None for one that begins.
+        offsets: How many steps the caller believes each of these has seen; None for no belief.
 
     Raises:
         InvalidSequences: Some sequences are wrong, and the error names each of them; or `data` is not a collection of
@@ -199,7 +207,7 @@ def sequences_of(
         ConfigurationError: `layout` or `padding` is no value of these options, or it is not clear what the columns are.
     """  # noqa: DOC502 - what it calls raises them
     options: Any = {"padding": padding, "per_step": per_step, "ask": ask, "static": static, "inputs": inputs}
-    entries, roles = read(data, layout, columns, **options)
+    entries, roles = read(data, layout, columns, **options, states=states, offsets=offsets)
     return InputSequences(require_valid(entries), roles)
 
 
@@ -235,6 +243,8 @@ def read(
     ask: bool = True,
     static: Any = None,
     inputs: Mapping[str, Any] | None = None,
+    states: Sequence[str | None] | None = None,
+    offsets: Sequence[int | None] | None = None,
 ) -> tuple[list[InputSequence | str], Roles | None]:
     """Reads a caller's sequences, and collects what is wrong with them.
 
@@ -252,6 +262,8 @@ def read(
         static: The static values of each sequence, where they are not in `data`; or the names of the columns of a
             table that have them.
         inputs: Of a model that takes several sequences: the sequences of each, by its name, and no `data`.
+        states: The state that each sequence goes on from; None for one that begins.
+        offsets: How many steps the caller believes each of these has seen; None for no belief.
 
     Returns:
         For each sequence an `InputSequence`, or a text: the reason why it cannot be read. And the roles of the columns:
@@ -288,7 +300,9 @@ def read(
         results.append(result)
     if ask and not isinstance(data, InputSequences):
         _warn_or_refuse_doubtful(data, results, features)
-    return (results if static is None else _with_static(results, static)), roles
+    for name, values in (("static", static), ("state", states), ("offset", offsets)):
+        results = results if values is None else _with_field(results, name, values)
+    return results, roles
 
 
 def _of_inputs(data: Any, inputs: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -303,22 +317,23 @@ def _of_inputs(data: Any, inputs: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [{"inputs": dict(zip(inputs, row, strict=True))} for row in zip(*inputs.values(), strict=True)]
 
 
-def _with_static(results: list[InputSequence | str], static: Any) -> list[InputSequence | str]:
-    """The sequences with their static values: a table with a row, or a list with an entry, for each of them.
+def _with_field(results: list[InputSequence | str], name: str, values: Any) -> list[InputSequence | str]:
+    """The sequences with a further field: a table with a row, or a list with an entry, for each of them.
 
     Raises:
-        InvalidSequences: There are not as many static values as sequences.
+        InvalidSequences: There are not as many of them as sequences.
     """
-    table = columns_of(static)
+    table = columns_of(values)
     rows = (
-        [*static]
+        [*values]
         if table is None
         else [dict(zip(table, cells, strict=True)) for cells in zip(*table.values(), strict=True)]
     )
     if len(rows) != len(results):
-        raise InvalidSequences([Problem("/static", f"{len(rows)} static values for {len(results)} sequences")])
+        detail = f"{len(rows)} {_PLURALS[name]} for {len(results)} sequences"
+        raise InvalidSequences([Problem(f"/{name}", detail)])
     return [
-        result if isinstance(result, str) else replace(result, static=row)
+        result if isinstance(result, str) else replace(result, **{name: row})
         for result, row in zip(results, rows, strict=True)
     ]
 
@@ -426,10 +441,10 @@ def _entries_of_table(
         roles = replace(
             assign_roles(fields, ColumnNames(values=("steps",))),
             row="sequence",
-            left_out=tuple(name for name in table if name not in _FIELDS),
+            left_out=tuple(name for name in table if name not in _COLUMNS),
         )
         ids = {"id": long_table.ids_of(table["id"], "id")} if roles.float_ids else {}
-        entries = _rows({name: cells for name, cells in (table | ids).items() if name in _FIELDS})
+        entries = _rows({name: cells for name, cells in (table | ids).items() if name in _COLUMNS})
     else:
         try:
             sequences, roles = table_sequences.sequences(table, columns, **options)
@@ -541,7 +556,8 @@ def _sequence(
         array = steps_array(steps, padding)
         array = np.ascontiguousarray(array.T) if layout == "channels-first" and array.ndim == 2 else array
     masks = _mask(fields, "step_mask"), _mask(fields, "feature_mask")
-    return InputSequence(array, _identifier(name), *masks, label, names, order, static, inputs), roles
+    before = fields.get("state"), fields.get("offset")
+    return InputSequence(array, _identifier(name), *masks, label, names, order, static, inputs, *before), roles
 
 
 def _identifier(value: Any) -> str | None:

@@ -18,7 +18,7 @@ from lengthwise.decoding.json_text import kind
 from lengthwise.errors import IS_TRANSPOSED, InvalidRequest, Problem
 from lengthwise.padding import RowInput, Steps, steps_of
 from lengthwise.runtime.feature_names import listed, similar
-from lengthwise.runtime.manifest import Manifest
+from lengthwise.runtime.manifest import Manifest, StepInput
 from lengthwise.wrong_values import counted
 
 if TYPE_CHECKING:
@@ -161,6 +161,11 @@ def length_problem(length: int, manifest: Manifest, seen: int | None = None) -> 
             f"{total} steps so far; a sequence of the model {manifest.key} has at most {manifest.streaming.max_steps}"
         )
     return None
+
+
+def no_steps(step: StepInput) -> Steps:
+    """The steps of a chunk that has none: `[0, features]` float32, or `[0]` int64."""
+    return np.zeros(0, np.int64) if step.features is None else np.zeros((0, step.features), np.float32)
 
 
 def is_tail(steps: Steps, first: int) -> bool:

@@ -22,6 +22,7 @@ from lengthwise.decoding.calls import (
     escaped,
     features_message,
     missing_message,
+    no_steps,
     rounded,
     token_message,
     unknown_fields,
@@ -75,7 +76,7 @@ def read_steps(steps: list[Any], indices: Sequence[int], where: SentWhere) -> St
     entries = steps if len(indices) == len(steps) else [steps[index] for index in indices]
     names, features = where.manifest.input.names, where.manifest.input.features
     if not entries:
-        return np.zeros(0, np.int64) if features is None else np.zeros((0, features), np.float32)
+        return no_steps(where.manifest.input)
     if names is not None and isinstance(entries[0], dict):
         problems_before = where.problems.total
         entries = _by_names(entries, indices, names, where)

@@ -148,6 +148,8 @@ def _run(model: LoadedModel, rows: list[_Row], attention: bool) -> _BatchResult:
 
     try:
         results = answers.with_attention(model.answer(batch, attention))
+        if batch.wants_states:
+            results = answers.with_states(results)
     except Exception:  # onnxruntime's errors have no common base
         if len(rows) == 1:
             log.debug("a sequence of %d steps failed", len(rows[0].steps), exc_info=True)
