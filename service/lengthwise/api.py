@@ -24,6 +24,7 @@ from lengthwise.decoding.chunks import NO_STREAM
 from lengthwise.decoding.options import OUTPUTS
 from lengthwise.errors import ConfigurationError
 from lengthwise.reports import notebook
+from lengthwise.padding import longest_of
 from lengthwise.runtime.manifest import LongPolicy, MissingPolicy, Task
 from lengthwise.runtime.states import StateKeys
 from lengthwise.scoring.opened import ModelOptions, OpenModel, ProviderName, check_attention
@@ -116,8 +117,7 @@ def _floats(entries: Any) -> NDArray[np.float32]:
 
 
 _CONVERSIONS: Final[Mapping[str, Callable[[Any], Any]]] = {
-    **dict.fromkeys(("id", "state"), str),
-    "offset": int,
+    "id": str,
     "length": lambda length: dict(length) if isinstance(length, Mapping) else int(length),
     "label": str,
     "score": lambda score: float(np.float32(score)),
@@ -247,9 +247,6 @@ class Model:
         padding: Padding | None = None,
         static: Any = None,
         inputs: Mapping[str, Any] | None = None,
-        states: Sequence[str | None] | None = None,
-        offsets: Sequence[int | None] | None = None,
-        outputs: Sequence[str] = (),
         **columns: Any,
     ) -> Predictions:
         """Answers sequences of different lengths, in their order, with the same bits as `POST /predict`.
@@ -270,10 +267,6 @@ class Model:
                 by default those with the names of the model's. They may also stand beside each sequence:
                 `{"steps": ..., "static": ...}`.
             inputs: Of a model that takes several sequences: those of each name, in the place of `sequences`.
-            states: Of a model that streams: for each sequence the `state` of the prediction before, or None where it
-                begins. The answer is that to the whole sequence so far.
-            offsets: How many steps the caller believes each of these states has seen; None for no belief.
-            outputs: Further outputs: `state`, the state after the steps of each, and `attention`.
             columns: What the columns of a table are: `id`, `time`, `label`, `values` and `row` of
                 `lengthwise.sequences`.
 
@@ -310,8 +303,7 @@ class Model:
             sequences = input_sequences.sequences(sequences, layout=layout, padding=padding, static=static, **columns)
             static = None
         # Items, their answers (or reasons why there is none), and predictions
-        before = {"states": states, "offsets": offsets, "wants_state": keys is not None}
-        items = arrays.items(sequences, manifest, layout, padding=padding, static=static, inputs=inputs, **before)
+        items = arrays.items(sequences, manifest, layout, padding=padding, static=static, inputs=inputs)
         results = self._opened.answers(items, attention=attention, threads=self._threads_for(items))
         version = str(self.version)
         predictions = (
@@ -337,8 +329,8 @@ class Model:
 
         The predicted seconds of the items are added only until their sum is worth threads.
         """
-        cost, longest = self._opened.loaded.cost, self.max_length
-        sums_of_seconds = accumulate(cost.predict(1, min(len(item.steps), longest)) for item in items)
+        cost, longest = self._opened.loaded.cost, self._opened.loaded.manifest.longest
+        sums_of_seconds = accumulate(cost.predict(1, min(longest_of(item.steps), longest)) for item in items)
         is_worth_threads = len(items) > 1 and any(seconds > _WORTH_THREADS_SECONDS for seconds in sums_of_seconds)
         return self._opened.threads if is_worth_threads else 0
 

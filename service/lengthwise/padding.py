@@ -69,6 +69,15 @@ def steps_of(row: RowInput) -> Steps:
     return row.steps if isinstance(row, Sample) else row
 
 
+def longest_of(row: RowInput) -> int:
+    """The length of a row's longest sequence, by which batches are planned: their cost is predicted by it.
+
+    Of rows with two sequences, those with about the same longest one need less padding together than those with about
+    the same sum, or the same first one: `python -m benchmarks.pairs`.
+    """
+    return max(row.lengths) if isinstance(row, Sample) else len(row)
+
+
 def with_steps(row: RowInput, steps: Steps) -> RowInput:
     """The row with other steps of its first sequence, and with what stands beside them."""
     return replace(row, steps=steps) if isinstance(row, Sample) else steps
@@ -83,7 +92,7 @@ class PaddedBatch:
     fillers: int = 0  # rows at the end without a sequence; with them a device sees fewer different shapes
     # The graph's further inputs by their names, each `[rows, ...]`; a further sequence is padded to a width of its own
     beside: Mapping[str, NDArray[Any]] = field(default_factory=dict)
-    wants_states: bool = False  # whether a row's answer has the states after its steps
+    further: tuple[str, ...] = ()  # the names of the further sequences in it
 
     @property
     def rows(self) -> int:
@@ -97,14 +106,16 @@ class PaddedBatch:
 
     @property
     def padded_steps(self) -> int:
-        """Rows x width, with fillers."""
-        return self.rows * self.width
+        """Rows x width, with fillers; of several sequences all steps."""
+        return self.rows * (self.width + sum(self.beside[name].shape[1] for name in self.further))
 
     @property
     def valid_steps(self) -> int:
         """The sum of the sequences' lengths, without fillers."""
+        count = len(self.lengths) - self.fillers
+        further = sum(int(self.beside[LENGTHS.format(name)][:count].sum()) for name in self.further)
         lengths: list[int] = self.lengths.tolist()
-        return sum(lengths[: len(lengths) - self.fillers])
+        return sum(lengths[:count]) + further
 
 
 def rounded_width(length: int, multiple: int = 4) -> int:
@@ -142,8 +153,7 @@ def pad(
     for name in blank.others:
         other = _rectangle([row.others[name] for row in given], multiple)
         beside |= {name: other.steps, LENGTHS.format(name): other.lengths}
-    wants_states = any(row.wants_state for row in given)
-    return replace(batch, beside=beside, wants_states=wants_states)
+    return replace(batch, beside=beside, further=tuple(blank.others))
 
 
 def _rectangle(

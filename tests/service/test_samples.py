@@ -5,17 +5,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 
+from lengthwise.batching.queues import ModelQueue
 from lengthwise.errors import ManifestError, VerificationError
-from lengthwise.padding import Sample, pad, steps_of
+from lengthwise.padding import Sample, longest_of, pad, steps_of
+from lengthwise.repository.loading import load
 from lengthwise.runtime.graph_inputs import zero_batch
 from lengthwise.runtime.manifest import GOLDEN_FILE, Manifest
 from lengthwise.runtime.session import Session
+from lengthwise.telemetry.metrics import ModelMetrics
 from lengthwise.verification import golden
 from lengthwise.verification.measurement import measure_cases
 from lengthwise.verification.random_sequences import draw
+from tests.support import sample_models
+from tests.support.model_directories import LIMITS, measure_quickly
 from tests.support.sample_models import expected, graph, manifest, session
 
 FORMS = {
@@ -48,12 +52,8 @@ def test_every_case_of_verification_holds_for_further_inputs(of: Manifest):
 
 def test_filled_padding_of_a_second_sequence_is_tried():
     of = manifest(second=True)
-    model = onnx.load_from_string(graph(of))
-    for node in model.graph.node:  # the sum of all steps, valid or not
-        if node.output[0] == "body_3d_sums":
-            node.input[0] = "body_3d"
-    broken = Session(model.SerializeToString(), of)
-    cases = measure_cases(lambda _: broken, of, None)
+    leaking = Session(graph(of, leaking=True), of)
+    cases = measure_cases(lambda _: leaking, of, None)
     assert {case.varied for case in cases if case.relative > 1e-3} == {"padding"}
 
 
@@ -141,3 +141,30 @@ def test_a_graph_without_a_further_input_is_refused():
     no_output = graph(manifest(streaming=True)).replace(b"counts_next", b"counts_last")
     with pytest.raises(ManifestError, match="no output counts_next"):
         Session(no_output, manifest(streaming=True))
+
+
+def test_a_model_of_any_form_is_verified_and_served(of: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    measure_quickly(monkeypatch)
+    model = load(sample_models.place(tmp_path, of), LIMITS)
+    assert model.promise is not None
+    assert model.promise.bits
+    rows = draw(of, [3, 5, 9], 4)
+    batch = ModelQueue("m", model.answer, model.cost, ModelMetrics("m", "1"), LIMITS, blank=of.blank).padded(rows)
+    answers = model.answer(batch, False)
+    powers = np.exp([expected(of, row) for row in rows])
+    np.testing.assert_allclose(
+        [answer.probabilities for answer in answers if answer], powers / powers.sum(axis=1, keepdims=True), atol=1e-5
+    )
+    batch = pad(rows, rows=4, blank=of.blank)
+    lengths = [lengths for row in rows for lengths in (row.lengths if isinstance(row, Sample) else [len(row)])]
+    assert batch.valid_steps == sum(lengths)
+    widths = [batch.width, *(batch.beside[name].shape[1] for name in of.further)]
+    assert batch.padded_steps == 4 * sum(widths)
+
+
+def test_a_batch_is_planned_by_the_longest_sequence_of_each_row():
+    of = manifest(second=True)
+    one = Sample(np.zeros((3, 2), np.float32), others={"body": np.zeros(40, np.int64)})
+    assert (longest_of(one), longest_of(one.steps), of.longest) == (40, 3, 64)
+    batch = zero_batch(of, 2, 60)
+    assert (batch.width, batch.beside["body"].shape[1], batch.beside["body_lengths"].tolist()) == (60, 48, [48, 48])

@@ -59,8 +59,8 @@ def manifest(*, static: bool = False, second: bool = False, streaming: bool = Fa
     return Manifest.from_json(json.dumps(table))
 
 
-def graph(of: Manifest) -> bytes:
-    """The graph of such a manifest."""
+def graph(of: Manifest, *, leaking: bool = False) -> bytes:
+    """The graph of such a manifest; in a leaking one the mean of `body` is of its padding, too."""
     inputs = ["float[rows,width,2] values", "int32[rows] lengths"]
     outputs = ["float[rows,2] logits"]
     nodes = [*_sums("values", "lengths"), "values_count = Cast <to: int = 1> (values_lens)"]
@@ -79,7 +79,7 @@ def graph(of: Manifest) -> bytes:
     if of.input.sequences:
         inputs += ["int64[rows,body_width] body", "int32[rows] body_lengths"]
         nodes += ["body_numbers = Cast <to: int = 1> (body)", "body_3d = Unsqueeze (body_numbers, two)"]
-        nodes += [*_sums("body_3d", "body_lengths"), "body_count = Cast <to: int = 1> (body_3d_lens)"]
+        nodes += [*_sums("body_3d", "body_lengths", leaking=leaking), "body_count = Cast <to: int = 1> (body_3d_lens)"]
         nodes += ["body_mean = Div (body_3d_sums, body_count)", f"with_body = Add ({logits}, body_mean)"]
         logits = "with_body"
     nodes.append(f"logits = Identity ({logits})")
@@ -100,7 +100,7 @@ def graph(of: Manifest) -> bytes:
     return content
 
 
-def _sums(steps: str, lengths: str) -> list[str]:
+def _sums(steps: str, lengths: str, *, leaking: bool = False) -> list[str]:
     """The nodes that sum the valid steps of `[rows, width, features]`: `STEPS_sums` `[rows, features]`."""
     return [
         f"{steps}_shape = Shape <start: int = 1, end: int = 2> ({steps})",
@@ -108,10 +108,14 @@ def _sums(steps: str, lengths: str) -> list[str]:
         f"{steps}_range = Range (zero, {steps}_width, step)",
         f"{steps}_wide = Cast <to: int = 7> ({lengths})",
         f"{steps}_lens = Unsqueeze ({steps}_wide, one)",
-        f"{steps}_valid = Less ({steps}_range, {steps}_lens)",
+        f"{steps}_all = Add ({steps}_lens, {steps}_width)",
+        f"{steps}_valid = Less ({steps}_range, {steps}_{'all' if leaking else 'lens'})",
         f"{steps}_valid_3d = Unsqueeze ({steps}_valid, two)",
         f"{steps}_kept = Where ({steps}_valid_3d, {steps}, float_zero)",
-        f"{steps}_sums = ReduceSum <keepdims: int = 0> ({steps}_kept, one)",
+        f"{steps}_ones = Cast <to: int = 1> ({steps}_valid)",
+        f"{steps}_row = Unsqueeze ({steps}_ones, one)",
+        f"{steps}_product = MatMul ({steps}_row, {steps}_kept)",  # the same bits at every width that is padded to
+        f"{steps}_sums = Squeeze ({steps}_product, one)",
     ]
 
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from lengthwise.batching.cost import CostTable, interpolated
 from lengthwise.batching.limits import BatchLimits
-from lengthwise.padding import PaddedBatch, RowInput, Sample, pad, rounded_width
+from lengthwise.padding import PaddedBatch, RowInput, Sample, longest_of, pad, rounded_width
 
 BatchShape = tuple[int, int]  # rows, width
 
@@ -51,8 +51,10 @@ def padded(
     """
     if buckets is None:
         return pad(sequences, multiple=multiple, blank=blank)
-    width = buckets.padded_width(max(map(len, sequences)))
+    width = buckets.padded_width(max(map(longest_of, sequences)))
     rows = buckets.rows_of(len(sequences), width)
+    if blank is not None and blank.others:  # each sequence has a width of its own
+        return pad(sequences, multiple=multiple, rows=rows, filler_length=buckets.min_length, blank=blank)
     return pad(sequences, width=width, rows=rows, filler_length=buckets.min_length, blank=blank)
 
 

@@ -143,7 +143,7 @@ class Execution:
         _notify(
             queue.metrics.batch,
             rows=batch.rows,
-            width=batch.width,
+            width=batch.padded_steps // batch.rows,
             valid_steps=batch.valid_steps,
             waits=waits,
             seconds=finished.seconds,

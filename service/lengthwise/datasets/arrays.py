@@ -6,7 +6,7 @@ in one.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from itertools import zip_longest
 from typing import Any, Literal
@@ -24,21 +24,18 @@ from lengthwise.decoding.calls import (
     Problems,
     make_item,
     missing_message,
-    no_steps,
     rounded,
     unknown_fields,
     why_refused,
 )
-from lengthwise.decoding.chunks import ABSENT, Past, SentState, SentStates, resumed
 from lengthwise.padding import Sample, Steps, steps_of
 from lengthwise.runtime.manifest import Manifest, StaticInput
-from lengthwise.runtime.states import StateKeys
 
 
 def items(sequences: Any, manifest: Manifest, layout: Layout = "steps-first", **options: Any) -> list[Item]:
     """Converts a caller's sequences to items.
 
-    `options` are those of `items_or_reasons`.
+    `options` are `padding`, `ask`, `static` and `inputs` of `items_or_reasons`.
 
     Raises:
         InvalidSequences: Some sequences cannot be read, or the model refuses them; the error names all of them.
@@ -56,9 +53,6 @@ def items_or_reasons(
     ask: bool = True,
     static: Any = None,
     inputs: Any = None,
-    states: Sequence[str | None] | None = None,
-    offsets: Sequence[int | None] | None = None,
-    wants_state: bool = False,
 ) -> list[Item | str]:
     """Reads a caller's sequences; returns for each its item, or a text: why it cannot be read, or the model refuses it.
 
@@ -72,9 +66,6 @@ def items_or_reasons(
         static: The static values of each sequence, where they are not in `sequences`; or the columns of a table that
             are static values. By default those with the names of the model's.
         inputs: Of a model that takes several sequences: the sequences of each name, in the place of `sequences`.
-        states: The state that each sequence goes on from; None for one that begins.
-        offsets: How many steps the caller believes each of these has seen; None for no belief.
-        wants_state: Whether the answers have the next states.
 
     Raises:
         StateConflict: Nothing else is wrong, and a state is of another version, or has seen another number of steps.
@@ -86,40 +77,17 @@ def items_or_reasons(
     names = () if takes.static is None or takes.static.names is None else takes.static.names
     columns = ColumnNames(inputs=takes.names or (), static=() if static is not None else names)
     options: Any = {"features": takes.features or 0, "padding": padding, "ask": ask, "static": static, "inputs": inputs}
-    entries, _ = input_sequences.read(sequences, layout, columns, **options, states=states, offsets=offsets)
-    # What came before the steps of each, if it is sent with a state
-    sent = [SentState() if isinstance(entry, str) else _sent_state(entry) for entry in entries]
-    problems = Problems(most_listed=len(entries))
-    before = SentStates(sent, "/sequences/{}/state", "/sequences/{}/offset", problems, wants_state)
-    _, pasts = before.read([manifest], StateKeys())
-    reasons = {
-        problem.sequence: f"{problem.pointer.rpartition('/')[2]}: {problem.detail}" for problem in problems.first
-    }
-    results = [
-        reasons.get(index) or (entry if isinstance(entry, str) else item(entry, manifest, past))
-        for index, (entry, past) in enumerate(zip(entries, pasts, strict=True))
-    ]
-    if not any(isinstance(result, str) for result in results):
-        before.conflicts.require_none()
-    return results
+    entries, _ = input_sequences.read(sequences, layout, columns, **options)
+    return [entry if isinstance(entry, str) else item(entry, manifest) for entry in entries]
 
 
-def _sent_state(sequence: InputSequence) -> SentState:
-    """What a sequence says of the steps before its own."""
-    return SentState(*(ABSENT if said is None else said for said in (sequence.state, sequence.offset)))
-
-
-def item(sequence: InputSequence, manifest: Manifest, past: Past | None = None) -> Item | str:
-    """Makes the item of one sequence; returns a text with the reason if the model refuses the sequence.
-
-    `past`: what came before, of a sequence that is sent with states.
-    """
+def item(sequence: InputSequence, manifest: Manifest) -> Item | str:
+    """Makes the item of one sequence; returns a text with the reason if the model refuses the sequence."""
     inputs = sequence.inputs
     if inputs is not None and manifest.input.sequences:
         sequence = replace(sequence, steps=inputs.get(manifest.input.sequences[0].name, sequence.steps))
-    first = _item_alone(sequence, manifest.alone, None if past is None else past.offset)
-    made = first if isinstance(first, str) else with_more(first, sequence.static, inputs, manifest)
-    return made if isinstance(made, str) else resumed(made, past)
+    first = _item_alone(sequence, manifest.alone)
+    return first if isinstance(first, str) else with_more(first, sequence.static, inputs, manifest)
 
 
 def with_more(first: Item, static: Any, inputs: Mapping[str, NDArray[Any]] | None, manifest: Manifest) -> Item | str:
@@ -182,8 +150,8 @@ def _plain_value(value: Any, categories: Collection[str]) -> Any:
     return float(value) if isinstance(value, str) and value not in categories and is_number(value) else value
 
 
-def _item_alone(sequence: InputSequence, manifest: Manifest, seen: int | None) -> Item | str:
-    """`item` for a model that takes the steps of one sequence alone; `seen`: as in `calls.length_problem`."""
+def _item_alone(sequence: InputSequence, manifest: Manifest) -> Item | str:
+    """`item` for a model that takes the steps of one sequence alone."""
     features = manifest.input.features
     if seen and not len(sequence.steps):
         return make_item(no_steps(manifest.input), manifest, sent_steps=0, id=sequence.id)

@@ -56,8 +56,6 @@ _HOW_TO_NAME: Final = (
 Layout = Literal["steps-first", "channels-first"]  # `[length, features]`, or `[features, length]` as in aeon
 
 _FIELDS: Final = ITEM_FIELDS | {"label", "static", "inputs"}
-_COLUMNS: Final = _FIELDS - {"state", "offset"}  # of a table: a column of one of these names may be anything
-_PLURALS: Final = {"static": "static values", "state": "states", "offset": "offsets"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +71,6 @@ class InputSequence:
     order: Sequence[int] | None = None  # the place of each step in a table, before the sort by time
     static: Any = None  # the values beside it: a list, or a mapping by name; None without them
     inputs: Mapping[str, NDArray[Any]] | None = None  # of several sequences the steps of each, by name
-    state: str | None = None  # what came with the answer to the steps before these; None where it begins
-    offset: int | None = None  # how many steps the caller believes the state has seen
 
     def in_order(self, names: tuple[str, ...] | None) -> InputSequence:
         """Picks the features with these names, in their order; returns a new sequence.
@@ -184,8 +180,6 @@ def sequences_of(
     ask: bool = True,
     static: Any = None,
     inputs: Mapping[str, Any] | None = None,
-    states: Sequence[str | None] | None = None,
-    offsets: Sequence[int | None] | None = None,
 ) -> InputSequences:
     """Reads a caller's sequences, in their order.
 
@@ -198,8 +192,6 @@ def sequences_of(
         ask: Whether to warn of what looks like padding, and to refuse plain numbers that may be one sequence or many.
         static: The static values of each sequence, or columns of a table that are static values: see `read`.
         inputs: The sequences of each name, for a model that takes several.
-        states: The state that each sequence goes on from; None for one that begins.
-        offsets: How many steps the caller believes each of these has seen; None for no belief.
 
     Raises:
         InvalidSequences: Some sequences are wrong, and the error names each of them; or `data` is not a collection of
@@ -207,7 +199,7 @@ def sequences_of(
         ConfigurationError: `layout` or `padding` is no value of these options, or it is not clear what the columns are.
     """  # noqa: DOC502 - what it calls raises them
     options: Any = {"padding": padding, "per_step": per_step, "ask": ask, "static": static, "inputs": inputs}
-    entries, roles = read(data, layout, columns, **options, states=states, offsets=offsets)
+    entries, roles = read(data, layout, columns, **options)
     return InputSequences(require_valid(entries), roles)
 
 
@@ -243,8 +235,6 @@ def read(
     ask: bool = True,
     static: Any = None,
     inputs: Mapping[str, Any] | None = None,
-    states: Sequence[str | None] | None = None,
-    offsets: Sequence[int | None] | None = None,
 ) -> tuple[list[InputSequence | str], Roles | None]:
     """Reads a caller's sequences, and collects what is wrong with them.
 
@@ -262,8 +252,6 @@ def read(
         static: The static values of each sequence, where they are not in `data`; or the names of the columns of a
             table that have them.
         inputs: Of a model that takes several sequences: the sequences of each, by its name, and no `data`.
-        states: The state that each sequence goes on from; None for one that begins.
-        offsets: How many steps the caller believes each of these has seen; None for no belief.
 
     Returns:
         For each sequence an `InputSequence`, or a text: the reason why it cannot be read. And the roles of the columns:
@@ -300,9 +288,39 @@ def read(
         results.append(result)
     if ask and not isinstance(data, InputSequences):
         _warn_or_refuse_doubtful(data, results, features)
-    for name, values in (("static", static), ("state", states), ("offset", offsets)):
-        results = results if values is None else _with_field(results, name, values)
-    return results, roles
+    return (results if static is None else _with_static(results, static)), roles
+
+
+def _of_inputs(data: Any, inputs: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The entries of a model that takes several sequences: those of each name, in one order.
+
+    Raises:
+        InvalidSequences: There are not as many of each name; or there are sequences without a name, `data`, too.
+    """
+    if data is not None or len({len(rows) for rows in inputs.values()}) != 1:
+        reason = "must have the sequences of each name, as many of each; and there are no others then"
+        raise InvalidSequences([Problem("/inputs", reason)])
+    return [{"inputs": dict(zip(inputs, row, strict=True))} for row in zip(*inputs.values(), strict=True)]
+
+
+def _with_static(results: list[InputSequence | str], static: Any) -> list[InputSequence | str]:
+    """The sequences with their static values: a table with a row, or a list with an entry, for each of them.
+
+    Raises:
+        InvalidSequences: There are not as many static values as sequences.
+    """
+    table = columns_of(static)
+    rows = (
+        [*static]
+        if table is None
+        else [dict(zip(table, cells, strict=True)) for cells in zip(*table.values(), strict=True)]
+    )
+    if len(rows) != len(results):
+        raise InvalidSequences([Problem("/static", f"{len(rows)} static values for {len(results)} sequences")])
+    return [
+        result if isinstance(result, str) else replace(result, static=row)
+        for result, row in zip(results, rows, strict=True)
+    ]
 
 
 def _of_inputs(data: Any, inputs: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -556,8 +574,7 @@ def _sequence(
         array = steps_array(steps, padding)
         array = np.ascontiguousarray(array.T) if layout == "channels-first" and array.ndim == 2 else array
     masks = _mask(fields, "step_mask"), _mask(fields, "feature_mask")
-    before = fields.get("state"), fields.get("offset")
-    return InputSequence(array, _identifier(name), *masks, label, names, order, static, inputs, *before), roles
+    return InputSequence(array, _identifier(name), *masks, label, names, order, static, inputs), roles
 
 
 def _identifier(value: Any) -> str | None:

@@ -203,7 +203,7 @@ def _warm_up(
     manifest, limits = task.manifest, task.limits
     limits = buckets.lowered(cost, limits) if limits.by_table else limits
     chosen = buckets.choose(
-        cost, limits, max_length=manifest.max_length, min_length=manifest.min_length, multiple=manifest.width_multiple
+        cost, limits, max_length=manifest.longest, min_length=manifest.min_length, multiple=manifest.width_multiple
     )
     shapes = chosen.shapes()
     first = chosen.first_shapes(usual_lengths)

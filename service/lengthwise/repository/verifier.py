@@ -23,7 +23,7 @@ from lengthwise.batching.cost import CostTable
 from lengthwise.batching.cost_measurement import MOST_RUNS, measure
 from lengthwise.batching.limits import BatchLimits
 from lengthwise.errors import ModelError, NotVerified, VerificationError, as_model_errors
-from lengthwise.padding import Steps, batches, pad, rounded_width
+from lengthwise.padding import RowInput, Sample, Steps, batches, pad, rounded_width
 from lengthwise.repository import kernel_choice, stored_measurements
 from lengthwise.repository.stopping import Stopped, Stopping
 from lengthwise.runtime import answers, recurrent_kernels
@@ -256,7 +256,12 @@ def measure_cost(
     It takes about `budget_seconds`, or returns the `stored` table after a few runs that show that it is right. If
     `stopping` is set meanwhile, it raises `Stopped`.
     """
-    multiple, longest = manifest.width_multiple, constant_sequence(manifest, 0.0, manifest.max_length)
+    multiple, longest = manifest.width_multiple, constant_sequence(manifest, 0.0, manifest.longest)
+    several = manifest.input.sequences
+
+    def sequence(length: int) -> RowInput:
+        """A sequence of zeros; of several each is as long, or as long as it may be."""
+        return constant_sequence(manifest, 0.0, length) if several else longest[:length]
 
     def run_lengths(lengths: Sequence[int]) -> None:
         """Runs a batch of these lengths.
@@ -265,7 +270,7 @@ def measure_cost(
             MemoryError: A device may have too little memory for so many rows: `measure` then tries no larger shape.
         """
         stopping.check()
-        batch = pad([longest[:length] for length in lengths], multiple=multiple, blank=manifest.blank)
+        batch = pad([sequence(length) for length in lengths], multiple=multiple, blank=manifest.blank)
         try:
             answers.score(session.run(batch), batch.lengths, manifest)
         except Exception as error:  # onnxruntime's exceptions have no common base of their own
@@ -276,7 +281,7 @@ def measure_cost(
     return measure(
         lambda rows, width: run_lengths([width] * rows),
         max_rows=limits.rows,
-        max_width=rounded_width(manifest.max_length, multiple),
+        max_width=rounded_width(manifest.longest, multiple),
         max_padded_steps=limits.padded_steps,
         min_width=rounded_width(manifest.min_length, multiple),
         multiple=multiple,
@@ -337,7 +342,7 @@ def run_odd_values(session: Session, manifest: Manifest) -> float:
     """
     length = max(min(5, manifest.max_length), manifest.min_length)
     sequences = [constant_sequence(manifest, value, length) for value in ODD_VALUES]
-    sequences += [constant_sequence(manifest, 0.0, steps) for steps in (manifest.min_length, manifest.max_length)]
+    sequences += [constant_sequence(manifest, 0.0, steps) for steps in (manifest.min_length, manifest.longest)]
     longest_seconds = 0.0
     sizes: Any = {"multiple": manifest.width_multiple, "most_rows": manifest.max_batch_rows}
     for together in (*([sequence] for sequence in sequences), sequences[:-1]):
@@ -348,11 +353,28 @@ def run_odd_values(session: Session, manifest: Manifest) -> float:
     return longest_seconds
 
 
-def constant_sequence(manifest: Manifest, value: float, length: int) -> Steps:
+def constant_sequence(manifest: Manifest, value: float, length: int) -> RowInput:
     """Makes a sequence with one value at every step.
 
-    For a token model it has one id: the first if the value is 0 or below, else the last.
+    For a token model it has one id: the first if the value is 0 or below, else the last. Of several sequences, each is
+    as long, or as long as it may be; static values that are no category have the value, too.
     """
+    steps = _constant_steps(manifest, value, min(length, manifest.max_length))
+    if manifest.blank is None:
+        return steps
+    beside, static = dict(manifest.blank.beside), manifest.input.static
+    if static is not None:
+        numbers = [0.0 if name in static.categories else value for name in static.value_names]
+        beside["static"] = np.array(numbers, dtype=np.float32)
+    others = {
+        name: _constant_steps(further, value, min(length, further.max_length))
+        for name, further in manifest.further.items()
+    }
+    return Sample(steps, beside, others)
+
+
+def _constant_steps(manifest: Manifest, value: float, length: int) -> Steps:
+    """The steps of a sequence with one value at every step: see `constant_sequence`."""
     if manifest.input.vocabulary is not None:
         return np.full(length, 0 if value <= 0 else manifest.input.vocabulary - 1, dtype=np.int64)
     return np.full((length, manifest.input.features or 1), value, dtype=np.float32)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise.padding import PaddedBatch, pad, step_mask
+from lengthwise.padding import PaddedBatch, RowInput, Sample, pad, step_mask, steps_of
 from lengthwise.runtime.manifest import GraphNames, Manifest
 
 
@@ -41,7 +41,11 @@ def feed(names: GraphNames, batch: PaddedBatch, valid: NDArray[np.bool_] | None 
 def zero_batch(manifest: Manifest, rows: int, width: int) -> PaddedBatch:
     """Makes a batch of zeros for the model, `[rows, width, features]`, or `[rows, width]` for tokens.
 
-    Every row is as long as the width, or as `max_length` where the width was rounded up beyond that.
+    Every row is as long as the width, or as `max_length` where the width was rounded up beyond that. Of several
+    sequences, each is.
     """
-    length = min(width, manifest.max_length)
-    return pad([manifest.input.zeros(length)] * rows, width=width, blank=manifest.blank)
+    row: RowInput = manifest.input.zeros(min(width, manifest.max_length))
+    if not manifest.further:
+        return pad([row] * rows, width=width, blank=manifest.blank)
+    others = {name: one.input.zeros(min(width, one.max_length)) for name, one in manifest.further.items()}
+    return pad([Sample(steps_of(row), others=others)] * rows, blank=manifest.blank)

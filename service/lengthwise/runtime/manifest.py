@@ -341,6 +341,11 @@ class Manifest(ManifestTable):
         others = {name: manifest.input.zeros(1) for name, manifest in self.further.items()}
         return Sample(self.input.zeros(0), beside, others) if beside or others else None
 
+    @property
+    def longest(self) -> int:
+        """The most steps of any sequence of a row."""
+        return max([self.max_length, *(sequence.max_length for sequence in self.input.sequences)])
+
     @cached_property
     def alone(self) -> Manifest:
         """The manifest of a model that takes the steps of the first sequence alone, by which they are read."""
