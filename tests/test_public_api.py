@@ -12,9 +12,8 @@ from lengthwise.commands.cli import main
 
 EXPORTED = {
     lengthwise: [
-        *("AsyncClient", "Client", "DictStates", "InputSequences", "KeyedStreams", "Model", "Prediction"),
-        *("Predictions", "PreparedSequences", "RedisStates", "SQLiteStates", "Scorer", "Settings", "StateConflict"),
-        *("StateStore", "StoredState", "Stream", "__version__", "errors", "load", "make_app", "sequences"),
+        *("AsyncClient", "Client", "InputSequences", "Model", "Prediction", "Predictions", "PreparedSequences"),
+        *("Scorer", "Settings", "StateConflict", "Stream", "__version__", "errors", "load", "make_app", "sequences"),
     ],
     lengthwise_export: [
         *("CheckReport", "LengthwiseClassifier", "PublishedModel", "TrainedModel"),
@@ -24,7 +23,7 @@ EXPORTED = {
 OF_CLASSES = {
     lengthwise.Model: [
         *("features", "has_attention", "labels", "long", "max_length", "min_length", "missing", "name"),
-        *("names", "predict", "provider", "task", "version", "vocabulary"),
+        *("names", "predict", "provider", "stream", "task", "version", "vocabulary"),
     ],
     lengthwise.Prediction: [
         *("assigned", "attention", "id", "label", "length", "offset", "probabilities", "score", "state"),

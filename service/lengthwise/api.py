@@ -23,8 +23,8 @@ from lengthwise.decoding.calls import Item
 from lengthwise.decoding.chunks import NO_STREAM
 from lengthwise.decoding.options import OUTPUTS
 from lengthwise.errors import ConfigurationError
-from lengthwise.reports import notebook
 from lengthwise.padding import longest_of
+from lengthwise.reports import notebook
 from lengthwise.runtime.manifest import LongPolicy, MissingPolicy, Task
 from lengthwise.runtime.states import StateKeys
 from lengthwise.scoring.opened import ModelOptions, OpenModel, ProviderName, check_attention

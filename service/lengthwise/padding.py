@@ -93,6 +93,7 @@ class PaddedBatch:
     # The graph's further inputs by their names, each `[rows, ...]`; a further sequence is padded to a width of its own
     beside: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     further: tuple[str, ...] = ()  # the names of the further sequences in it
+    wants_states: bool = False  # whether a row's answer has the states after its steps
 
     @property
     def rows(self) -> int:
@@ -153,7 +154,8 @@ def pad(
     for name in blank.others:
         other = _rectangle([row.others[name] for row in given], multiple)
         beside |= {name: other.steps, LENGTHS.format(name): other.lengths}
-    return replace(batch, beside=beside, further=tuple(blank.others))
+    wants_states = any(row.wants_state for row in given)
+    return replace(batch, beside=beside, further=tuple(blank.others), wants_states=wants_states)
 
 
 def _rectangle(

@@ -1,133 +1,170 @@
-"""Streams as load: keys that come and go, chunks with their states, and each answer against that to the whole."""
+"""Streams in Python, without a server and of one: `stream.push`, `states=`, and their errors."""
 
-import threading
-from dataclasses import dataclass, field
+import pickle
+from collections.abc import AsyncIterator
 from typing import Any
 
+import httpx2
 import numpy as np
-import orjson
 import pytest
-from click.testing import CliRunner, Result
 
-from lengthwise.bench.streams import cut, prepare
-from lengthwise.bench.trial import LoadSpec, LoadTest
-from lengthwise.commands.bench import bench
-from tests.support.small_server import Reply, SmallServer, serving
+import lengthwise
+from lengthwise.batching.limits import BatchLimits
+from lengthwise.errors import ConfigurationError, InvalidSequences, Problem, StateConflict
+from lengthwise.runtime.states import StateKeys
+from lengthwise.scoring.opened import OpenModel
+from tests.support.numpy_models import Service, manifest, serving
+from tests.support.numpy_models import model as sums
+from tests.support.streaming_models import FEATURES, convolution, cuts, gru, mean, sequences, whole
+from tests.support.streaming_models import model as streaming
 
-
-@dataclass
-class StreamingServer(SmallServer):
-    """Answers with the sum of all steps so far, and how many they are; both are the state."""
-
-    states: list[str | None] = field(default_factory=list)  # of the chunks, in the order of the requests
-    keeps: bool = True  # whether it counts the steps before
-
-    def predict(self, path: str, headers: dict[str, str], body: bytes) -> Reply:
-        document = orjson.loads(body)
-        predictions: list[dict[str, Any]] = []
-        for item in document["sequences"]:
-            steps, state = (item, None) if isinstance(item, list) else (item["steps"], item.get("state"))
-            offset, total = map(float, state.split(":")) if state and self.keeps else (0.0, 0.0)
-            for step in steps:  # one after the other: rounded in the same way, wherever they are cut
-                offset, total = offset + 1, total + sum(step)
-            predictions.append({"probabilities": [total, offset], "state": f"{offset!r}:{total!r}"})
-            if "outputs" in document:
-                self.states.append(state)
-        with self.lock:
-            number = len(self.bodies)
-            self.bodies.append(body)
-        return self.behave(number, Reply(200, orjson.dumps({"predictions": predictions})))
+GRU = streaming(gru)
 
 
-RANDOM = np.random.default_rng(0)
-SEQUENCES = [RANDOM.normal(size=(20 + more, 2)).round(3).astype(np.float32) for more in range(5)]
-LOAD = LoadSpec(concurrency=4, seconds=60, warmup_seconds=0, count=120)
+def opened(loaded: Any) -> lengthwise.Model:
+    return lengthwise.Model(OpenModel(loaded, BatchLimits(), 1))
 
 
-def prepared(target: Any, keys: int = 30, **options: Any) -> LoadTest:
-    form: dict[str, Any] = {"fields": {"model": "small"}, "headers": {}, "tolerance": 0.0}
-    return prepare(target, SEQUENCES, np.array([1, 2, 5]), keys, **form | options)
+@pytest.fixture
+def model() -> lengthwise.Model:
+    return opened(GRU)
 
 
-def test_a_sequence_is_cut_into_all_of_its_steps():
-    chunks = cut(SEQUENCES[0], [3, 8])
-    assert [len(chunk) for chunk in chunks] == [3, 8, 3, 6]
-    np.testing.assert_array_equal(np.concatenate(chunks), SEQUENCES[0])
+@pytest.fixture
+async def service() -> AsyncIterator[Service]:
+    async with serving(GRU, sums(manifest(features=4))) as made:
+        yield made
 
 
-def test_every_answer_is_held_against_that_to_the_whole():
-    server = StreamingServer()
-    with serving(server) as target:
-        seen = prepared(target).run(LOAD)
-    assert (seen.answers, seen.wrong) == ({200: 120}, 0)
-    assert server.states.count(None) >= 3  # sequences begin without a state, the others go on with one
-    assert len({*server.states}) > 15
+@pytest.fixture
+async def client(service: Service) -> AsyncIterator[lengthwise.AsyncClient]:
+    transport = httpx2.ASGITransport(service.app)
+    async with lengthwise.AsyncClient("http://service", transport=transport, model="streams") as made:
+        yield made
 
 
-def test_a_server_that_forgets_what_came_before_is_found():
-    with serving(StreamingServer(keeps=False)) as target:
-        seen = prepared(target).run(LOAD)
-    assert seen.wrong is not None
-    assert seen.wrong > 60
+class TestModel:
+    """Without a server."""
+
+    @pytest.mark.parametrize("make", [gru, mean, convolution], ids=lambda make: make.__name__)
+    def test_a_stream_gives_the_answer_to_the_whole(self, make: Any) -> None:
+        loaded, random = streaming(make), np.random.default_rng(5)
+        for steps in sequences([1, 9, 60]):
+            stream = opened(loaded).stream()
+            assert stream.state is None
+            for chunk in cuts(steps, random):
+                prediction = stream.push(chunk)
+                assert prediction.state == stream.state
+            assert prediction.offset == len(steps)
+            assert np.allclose(prediction.probabilities, whole(loaded, steps), atol=1e-6)
+
+    def test_a_stream_goes_on_from_a_state(self, model: lengthwise.Model) -> None:
+        (steps,) = sequences([9])
+        stream = model.stream()
+        stream.push(steps[:4])
+        prediction = model.stream(stream.state).push(steps[4:])
+        assert prediction.offset == 9
+        assert prediction.probabilities.tobytes() == whole(GRU, steps).tobytes()
+
+    @pytest.mark.parametrize("nothing", [np.zeros((0, FEATURES)), []], ids=["array", "list"])
+    def test_no_steps_give_the_same_answer(self, model: lengthwise.Model, nothing: Any) -> None:
+        stream = model.stream()
+        first = stream.push(sequences([4])[0])
+        again = stream.push(nothing)
+        assert again.probabilities.tobytes() == first.probabilities.tobytes()
+        assert (again.state, again.offset, again.length) == (first.state, 4, 0)
+
+    def test_states_are_a_list_with_one_of_each_sequence(self, model: lengthwise.Model) -> None:
+        first, second = sequences([5, 7])
+        begun = model.predict([first[:3], second], outputs=["state"])
+        states, rest = [begun[0].state, None], [first[3:], second]
+        answers = model.predict(rest, states=states, offsets=[3, None], outputs=["state"])
+        for answer, steps in zip(answers, (first, second), strict=True):
+            assert answer.probabilities.tobytes() == whole(GRU, steps).tobytes()
+        assert [answer.offset for answer in answers] == [5, 7]
+        assert [answer.state for answer in model.predict(rest, states=states)] == [None, None]
+
+    def test_a_state_that_does_not_fit_is_a_conflict(self, model: lengthwise.Model) -> None:
+        (steps,) = sequences([4])
+        other = opened(streaming(mean)).stream().push(steps).state
+        own = model.stream().push(steps).state
+        with pytest.raises(StateConflict) as raised:
+            model.predict([steps] * 3, states=[None, other, own], offsets=[None, None, 5])
+        assert raised.value.indices == (1, 2)
+        assert [problem.pointer for problem in raised.value.problems] == ["/sequences/1/state", "/sequences/2/offset"]
+
+    def test_what_is_no_state_is_told_with_its_sequence(self, model: lengthwise.Model) -> None:
+        (steps,) = sequences([4])
+        with pytest.raises(InvalidSequences, match="sequence 1: state: is no state") as raised:
+            model.predict([steps, steps], states=[None, "no"])
+        assert raised.value.indices == (1,)
+        with pytest.raises(InvalidSequences, match="1 states for 2 sequences"):
+            model.predict([steps, steps], states=[None])
+
+    def test_a_model_that_does_not_stream_says_so(self) -> None:
+        (steps,) = sequences([4])
+        plain = opened(sums(manifest(features=4)))
+        with pytest.raises(ConfigurationError, match="takes and gives no states"):
+            plain.stream().push(steps)
+        with pytest.raises(ConfigurationError, match="must be 'attention' or 'state', got 'logits'"):
+            plain.predict([steps], outputs=["logits"])
+
+    def test_what_would_not_be_finite_is_an_error(self) -> None:
+        loaded = streaming(mean)
+        values = [np.full(4, 3e38, np.float32), np.array(1, np.float32)]
+        state = StateKeys().text(loaded.manifest.state_digest, 1, values)
+        with pytest.raises(InvalidSequences, match="not finite"):
+            opened(loaded).stream(state).push(np.full((1, FEATURES), 3e38))
 
 
-def test_a_difference_within_the_tolerance_is_right():
-    def drift(number: int, reply: Reply) -> Reply:
-        document = orjson.loads(reply.body)
-        for prediction in document["predictions"] if number > 40 else ():
-            prediction["probabilities"][0] += 1e-6
-        return Reply(200, orjson.dumps(document))
+class TestClient:
+    """Of a server."""
 
-    found = []
-    for tolerance in (1e-5, 1e-7):
-        with serving(StreamingServer(behave=drift)) as target:
-            found.append(prepared(target, tolerance=tolerance).run(LOAD).wrong)
-    assert found[0] == 0
-    assert found[1]
+    async def test_a_stream_gives_the_answer_to_the_whole(self, client: lengthwise.AsyncClient) -> None:
+        random = np.random.default_rng(5)
+        for steps in sequences([1, 9, 60]):
+            stream = client.stream()
+            for chunk in cuts(steps, random):
+                prediction = await stream.push(chunk)
+            assert prediction.offset == len(steps)
+            assert prediction.probabilities.tobytes() == whole(GRU, steps).tobytes()
 
+    async def test_a_state_goes_between_client_and_model(
+        self, client: lengthwise.AsyncClient, model: lengthwise.Model
+    ) -> None:
+        (steps,) = sequences([9])
+        stream = client.stream(model.stream().push(steps[:3]).state)
+        await stream.push(steps[3:5])
+        prediction = model.stream(stream.state).push(steps[5:])
+        assert prediction.probabilities.tobytes() == whole(GRU, steps).tobytes()
 
-def test_a_chunk_that_was_refused_is_sent_again_with_its_state():
-    lock, seen = threading.Lock(), [0]
+    async def test_no_steps_give_the_same_answer(self, client: lengthwise.AsyncClient) -> None:
+        stream = client.stream()
+        first = await stream.push(sequences([4])[0])
+        again = await stream.push(np.zeros((0, FEATURES)))
+        assert (again.state, again.offset, again.length) == (first.state, 4, 0)
 
-    def refuse(_number: int, reply: Reply) -> Reply:
-        with lock:
-            seen[0] += 1
-            return Reply(429, b"{}") if seen[0] > 30 and seen[0] % 3 == 0 else reply
+    async def test_a_conflict_names_its_sequences(self, client: lengthwise.AsyncClient) -> None:
+        (steps,) = sequences([4])
+        (first,) = await client.predict([steps], outputs=["state"])
+        with pytest.raises(StateConflict) as raised:
+            await client.predict([steps, steps], states=[None, first.state], offsets=[None, 3])
+        problem = Problem("/sequences/1/offset", "the state has seen 4 steps, not 3")
+        assert (raised.value.status, raised.value.problems, raised.value.indices) == (409, (problem,), (1,))
+        copied = pickle.loads(pickle.dumps(raised.value))
+        assert (type(copied), copied.problems) == (StateConflict, raised.value.problems)
 
-    with serving(StreamingServer(behave=refuse)) as target:
-        load = prepared(target, keys=4).run(LoadSpec(concurrency=1, seconds=60, warmup_seconds=0, count=90))
-    assert load.wrong == 0
-    assert load.answers[429] >= 20
-    assert load.answers[200] + load.answers[429] == 90
+    async def test_objects_may_have_their_states(self, client: lengthwise.AsyncClient) -> None:
+        (steps,) = sequences([9])
+        (first,) = await client.predict([steps[:4]], outputs=["state"])
+        item = {"id": "pump-7", "steps": steps[4:], "state": first.state, "offset": 4}
+        (second,) = await client.predict([item], outputs=["state"])
+        assert (second.id, second.offset) == ("pump-7", 9)
+        assert second.probabilities.tobytes() == whole(GRU, steps).tobytes()
 
-
-def test_keys_are_on_for_some_chunks_and_then_off():
-    server = StreamingServer()
-    with serving(server) as target:
-        prepared(target, keys=200).run(LoadSpec(concurrency=1, seconds=60, warmup_seconds=0, count=200))
-    begun = [index for index, state in enumerate(server.states) if state is None]
-    assert begun[:20] == [*range(20)]  # a tenth of the keys is on at first
-    assert len(begun) > 25  # others come meanwhile
-    assert len(begun) < 120
-
-
-def call(*arguments: str, server: SmallServer) -> Result:
-    with serving(server) as target:
-        few = ("--request-count", "40", "--concurrency", "2", "--lengths", "uniform:1,4", "--stream", "10")
-        return CliRunner().invoke(bench, [target.url, *few, *arguments], env={"COLUMNS": "200"})
-
-
-def test_the_command_says_how_many_keys_and_how_long_the_chunks_are():
-    result = call("--json", server=StreamingServer())
-    assert result.exit_code == 0, result.output
-    document = orjson.loads(result.stdout)
-    assert document["title"].endswith("10 keys, chunks of uniform:1,4")
-    assert document["loads"][0]["wrong"] == 0
-    assert call(server=StreamingServer(keeps=False)).exit_code == 1
-
-
-@pytest.mark.parametrize("other", ["--no-check", "--sequences=2"])
-def test_options_that_mean_nothing_of_streams_are_refused(other: str):
-    result = call(other, server=StreamingServer())
-    assert result.exit_code == 2
-    assert "--stream" in result.stderr
+    async def test_prepared_sequences_take_no_states(self, client: lengthwise.AsyncClient) -> None:
+        prepared = await client.prepare(sequences([4]))
+        (first,) = await client.predict(prepared, outputs=["state"])
+        assert first.offset == 4
+        with pytest.raises(ConfigurationError, match="states go with the sequences"):
+            await client.predict(prepared, states=[first.state])
