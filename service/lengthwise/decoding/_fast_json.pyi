@@ -15,6 +15,7 @@ def read(
     least_steps: int,
     most_steps: int,
     takes_missing: bool,
+    takes_states: bool,
     in_detail: bool,
     /,
 ) -> Any:
