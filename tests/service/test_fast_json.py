@@ -32,7 +32,7 @@ def values(body: bytes, features: int = 2, most_steps: int = 10_000) -> list[Any
     place = native.locate(body, b"sequences")
     if place is None or not place[2]:
         return None
-    found = native.read(body, *place[:2], 1, features, 10, 1, most_steps, False, False, False)
+    found = native.read(body, *place[:2], 1, features, 10, 1, most_steps, False, False)
     return np.frombuffer(found, np.float32 if features else np.int64).tolist() if isinstance(found, bytes) else None
 
 
@@ -109,7 +109,7 @@ def test_no_more_steps_are_read_than_are_wanted():
 @pytest.mark.parametrize("place", [(0, 1), (1, 0), (-1, 0)])
 def test_a_place_that_is_not_in_the_body_is_refused(place: tuple[int, int]):
     with pytest.raises(ValueError, match="the place is not in the body"):
-        native.read(b"", *place, 1, 1, 1, 1, 1, True, False, False)
+        native.read(b"", *place, 1, 1, 1, 1, 1, True, False)
     with pytest.raises(ValueError, match="the place is not in the body"):
         native.read_flat(b"", *place)
 
@@ -129,7 +129,7 @@ def test_other_threads_run_while_a_long_body_is_read():
     place, turns, done = native.locate(body, b"sequences"), 0, threading.Event()
 
     def read_it() -> None:
-        native.read(body, *place[:2], 40, 2, 1, 1, 50_000, False, False, False)
+        native.read(body, *place[:2], 40, 2, 1, 1, 50_000, False, False)
         done.set()
 
     before = sys.getswitchinterval()

@@ -48,9 +48,6 @@ typedef struct {
     const char *id;                /* the text of its id, behind the quote, or NULL */
     Py_ssize_t id_bytes;           /* of that text, without the quote behind it */
     int has_escapes;               /* whether that text has a backslash */
-    const char *state;             /* the text of its state, behind the quote and without escapes, or NULL */
-    Py_ssize_t state_bytes;        /* of that text */
-    int64_t offset;                /* how many steps the state has seen, by the caller; -1 where it does not say */
     int has_list;                  /* whether a step is an array */
     Py_ssize_t faults;             /* of all steps */
     Py_ssize_t first_told, told;   /* which of the faults of the reader are its own */
@@ -69,7 +66,6 @@ typedef struct {
     Py_ssize_t least_steps, most_steps; /* of an ordinary sequence */
     Py_ssize_t most_sequences;
     int takes_missing;        /* whether null is a missing value, NaN */
-    int takes_states;         /* whether a sequence may have a state and an offset */
     int in_detail;            /* whether to go on where something is not ordinary */
     float *values;            /* one of these two is used */
     int64_t *tokens;
@@ -534,7 +530,7 @@ static const char *read_steps(Reader *reader, const char *p, Sequence *sequence)
 /* One entry of the array of sequences; the place behind it, or NULL. */
 static const char *read_sequence(Reader *reader, const char *p, Sequence *sequence)
 {
-    *sequence = (Sequence){.first_told = reader->fault_count, .offset = -1};
+    *sequence = (Sequence){.first_told = reader->fault_count};
     if (*p == '[') return read_steps(reader, p, sequence);
     reader->is_plain = 0;
     sequence->start = p;
@@ -554,14 +550,6 @@ static const char *read_sequence(Reader *reader, const char *p, Sequence *sequen
             sequence->id = p + 1;
             p = past_string(p + 1, &sequence->has_escapes);
             sequence->id_bytes = p ? p - 1 - sequence->id : 0;
-        } else if (reader->takes_states && !sequence->state && *p == '"' && strncmp(name, "\"state\"", 7) == 0) {
-            int has_escapes;
-            sequence->state = p + 1;
-            p = past_string(p + 1, &has_escapes);
-            if (!p || has_escapes) return NULL;
-            sequence->state_bytes = p - 1 - sequence->state;
-        } else if (reader->takes_states && sequence->offset < 0 && strncmp(name, "\"offset\"", 8) == 0) {
-            p = read_token(p, PY_SSIZE_T_MAX, &sequence->offset);
         } else {
             return NULL;
         }
@@ -611,19 +599,6 @@ static Py_ssize_t read_sequences(Reader *reader, const char *p, const char *end)
     return p + 1 == end ? count : -1;
 }
 
-/* What each sequence says of the steps before its own: (state, offset), None and -1 where it does not. NULL with an
- * exception. */
-static PyObject *made_states(const Reader *reader)
-{
-    PyObject *states = PyList_New(reader->sequence_count);
-    for (Py_ssize_t i = 0; states && i < reader->sequence_count; i++) {
-        const Sequence *sequence = reader->sequences + i;
-        PyObject *one = Py_BuildValue("z#L", sequence->state, sequence->state_bytes, (long long)sequence->offset);
-        if (!one || PyList_SetItem(states, i, one) < 0) Py_CLEAR(states);
-    }
-    return states;
-}
-
 /* What was read, see the documentation of `read`. NULL with an exception. */
 static PyObject *made(const Reader *reader)
 {
@@ -633,9 +608,8 @@ static PyObject *made(const Reader *reader)
     if (reader->is_plain && reader->sequence_count == 1) return bytes;
     PyObject *ends = PyList_New(reader->sequence_count);
     PyObject *ids = reader->is_plain ? Py_NewRef(Py_None) : PyList_New(reader->sequence_count);
-    PyObject *states = reader->is_plain ? Py_NewRef(Py_None) : made_states(reader);
     Py_ssize_t steps = 0;
-    int is_made = bytes && ends && ids && states;
+    int is_made = bytes && ends && ids;
     for (Py_ssize_t i = 0; is_made && i < reader->sequence_count; i++) {
         const Sequence *sequence = reader->sequences + i;
         PyObject *end = PyLong_FromSsize_t(steps += sequence->count), *id;
@@ -649,11 +623,10 @@ static PyObject *made(const Reader *reader)
             id = PyUnicode_DecodeUTF8(sequence->id, sequence->id_bytes, NULL);
         is_made = id && PyList_SetItem(ids, i, id) == 0;
     }
-    if (is_made) return Py_BuildValue("NNNN", bytes, ends, ids, states);
+    if (is_made) return Py_BuildValue("NNN", bytes, ends, ids);
     Py_XDECREF(bytes);
     Py_XDECREF(ends);
     Py_XDECREF(ids);
-    Py_XDECREF(states);
     return NULL;
 }
 
@@ -708,13 +681,12 @@ static int take_text(PyObject *body, Py_ssize_t from, Py_ssize_t to, const char 
 
 PyDoc_STRVAR(read_doc,
              "read(body, start, end, most_sequences, features, vocabulary, least_steps, most_steps, takes_missing,\n"
-             "     takes_states, in_detail)\n--\n\n"
-             "The sequences of `body[start:end]`, an array: (values, ends, ids, states), or None where it is not ordinary.\n\n"
+             "     in_detail)\n--\n\n"
+             "The sequences of `body[start:end]`, an array: (values, ends, ids), or None where it is not ordinary.\n\n"
              "features: of a step; 0 where a step is a token id, below `vocabulary`.\n"
              "values: of all steps, as the bytes of float32 with NaN where one is missing, or of int64.\n"
              "ends: number of steps up to the end of each sequence.\n"
-             "ids: of each its text, or bytes of a JSON string that has escapes, or None; None if all are arrays.\n"
-             "states: of each (state, offset), None and -1 where it has none; None if all are arrays.\n\n"
+             "ids: of each its text, or bytes of a JSON string that has escapes, or None; None if all are arrays.\n\n"
              "Of a single sequence that is an array, only the values.\n\n"
              "in_detail: what is wrong with the steps: (count, parts, items), or None where the array is no JSON, or\n"
              "only the reader in Python can tell.\n"
@@ -728,9 +700,9 @@ static PyObject *read_body(PyObject *module, PyObject *args)
     PyObject *body;
     const char *start, *end;
     Py_ssize_t from, to;
-    if (!PyArg_ParseTuple(args, "Snnnnnnnppp", &body, &from, &to, &reader.most_sequences, &reader.features,
+    if (!PyArg_ParseTuple(args, "Snnnnnnnpp", &body, &from, &to, &reader.most_sequences, &reader.features,
                           &reader.vocabulary, &reader.least_steps, &reader.most_steps, &reader.takes_missing,
-                          &reader.takes_states, &reader.in_detail))
+                          &reader.in_detail))
         return NULL;
     if (!take_text(body, from, to, &start, &end)) return NULL;
     if (reader.features < 0 || reader.vocabulary < 0) {

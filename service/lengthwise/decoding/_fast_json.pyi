@@ -15,7 +15,6 @@ def read(
     least_steps: int,
     most_steps: int,
     takes_missing: bool,
-    takes_states: bool,
     in_detail: bool,
     /,
 ) -> Any:

@@ -14,30 +14,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
 from lengthwise.decoding import json_text, options, validation
-from lengthwise.decoding.calls import (
-    Call,
-    Find,
-    Item,
-    Problems,
-    compact,
-    id_problem,
-    length_problem,
-    make_item,
-    split,
-)
-from lengthwise.decoding.chunks import ABSENT, SentState, SentStates, resumed
+from lengthwise.decoding.calls import Call, Find, Item, Problems, compact, id_problem, make_item, split
 from lengthwise.decoding.sent_steps import CheckedSteps
 from lengthwise.errors import RequestError, TooLarge
 from lengthwise.padding import Steps
 from lengthwise.runtime.manifest import Manifest
-
-if TYPE_CHECKING:
-    from lengthwise.repository.registry import ServedModel
 
 try:
     from lengthwise.decoding import _fast_json
@@ -78,8 +64,7 @@ def steps(text: bytes, start: int, end: int, *, are_tokens: bool) -> Steps | Non
     first = body[2 : body.find(b"]")]  # the text of the first step; or of all steps, if they are bare numbers
     # The number of features, as C takes it: 0 for tokens.
     features = 0 if are_tokens else first.count(b",", first.index(b"[")) + 1 if b"[" in first else 1
-    form = (1, features, sys.maxsize, 1, sys.maxsize, True, False, False)
-    numbers = COMPILED and _fast_json.read(body, 0, len(body), *form)
+    numbers = COMPILED and _fast_json.read(body, 0, len(body), 1, features, sys.maxsize, 1, sys.maxsize, True, False)
     return _steps(numbers, features).copy() if isinstance(numbers, bytes) else None
 
 
@@ -110,8 +95,8 @@ def read(
     except RequestError:
         return None
     manifest = model.manifest
-    known = {"attention": manifest.graph.attention, "state": manifest.streaming}
-    if manifest.input.has_more or any(known[name] is None for name in call_options.outputs):
+    needs_full_reader = manifest.input.has_more or "state" in call_options.outputs
+    if needs_full_reader or (call_options.outputs and manifest.graph.attention is None):
         return None
     # The sequences: the numbers of one, or those of several with their bounds and ids.
     sequences = _read(body, start, end, max_sequences, manifest, in_detail=False)
@@ -120,57 +105,23 @@ def read(
     if isinstance(sequences, bytes):
         array = _steps(sequences, manifest.input.features or 0)
         items: Sequence[Item] = (make_item(array, manifest, sent_steps=len(array)),)
-        extra_bytes, states = 0, None
+        extra_bytes = 0
     else:
-        numbers, ends, ids, states = sequences
+        numbers, ends, ids = sequences
         try:
             items, extra_bytes = _items(numbers, ends, ids, manifest)
         except RequestError:
             return None
-    if manifest.streaming is not None:
-        resumed_items = _resumed(items, states or (), call_options, model, layout)
-        if resumed_items is None:
-            return None
-        items = resumed_items
     return Call(
         model,
         items,
-        "attention" in call_options.outputs,
+        bool(call_options.outputs),
         call_options.timeout_ms,
         call_options.priority,
         layout.pointer,
         0,  # entries of a per-step answer: as many as steps were sent
         extra_bytes,
-        states="state" in call_options.outputs,
     )
-
-
-def _resumed(
-    items: Sequence[Item],
-    states: Sequence[tuple[str | None, int]],
-    call_options: options.CallOptions,
-    model: ServedModel,
-    layout: validation.BodyLayout,
-) -> list[Item] | None:
-    """The items as the steps that follow their states, which C has read as (state, offset).
-
-    None if the full reader has to read them: states choose another version, a length is not ordinary, or something is
-    wrong, which it then says.
-    """
-    sent = [SentState(ABSENT if text is None else text, ABSENT if offset < 0 else offset) for text, offset in states]
-    read = SentStates(sent or [SentState()] * len(items), "", "", Problems(), "state" in call_options.outputs)
-    named = layout.names_version or call_options.version is not None
-    versions = [model] if named else [model, *reversed(model.versions())]
-    index, pasts = read.read([version.manifest for version in versions], model.state_keys)
-    lengths = [None if past is None else past.offset for past in pasts]
-    is_good = (
-        not index
-        and not read.refused
-        and not any(
-            length_problem(len(item.steps), model.manifest, seen) for item, seen in zip(items, lengths, strict=True)
-        )
-    )
-    return [resumed(item, past) for item, past in zip(items, pasts, strict=True)] if is_good else None
 
 
 def _items(
@@ -194,15 +145,16 @@ def _read(body: bytes, start: int, end: int, max_sequences: int, manifest: Manif
     Python can read the array, or else:
 
     - the numbers of all steps as bytes, if there is one sequence, which is an array and no object;
-    - (these numbers, the end of each sequence in steps, the ids, the states) for other sequences; ids and states are
-      None if all are arrays;
+    - (these numbers, the end of each sequence in steps, the ids) for other sequences; ids are None if all are arrays;
     - `in_detail`: (number of sequences; of arrays, objects and strings; the values of a `_CheckedItem` for each one).
     """
     if manifest is None:
-        return _fast_json.read(body, start, end, max_sequences, 1, 1, 1, 1, True, False, in_detail)
+        return _fast_json.read(body, start, end, max_sequences, 1, 1, 1, 1, True, in_detail)
     step, longest = manifest.input, manifest.max_length if manifest.long == "reject" else sys.maxsize
-    form = step.features or 0, step.vocabulary or 1, manifest.min_length, longest, manifest.missing != "refuse"
-    return _fast_json.read(body, start, end, max_sequences, *form, manifest.streaming is not None, in_detail)
+    features, vocabulary, takes_missing = step.features or 0, step.vocabulary or 1, manifest.missing != "refuse"
+    return _fast_json.read(
+        body, start, end, max_sequences, features, vocabulary, manifest.min_length, longest, takes_missing, in_detail
+    )
 
 
 def _options(body: bytes, start: int, end: int, layout: validation.BodyLayout) -> options.CallOptions | None:
