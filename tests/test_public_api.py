@@ -27,7 +27,7 @@ OF_CLASSES = {
     ],
     lengthwise.Prediction: [
         *("assigned", "attention", "id", "label", "length", "offset", "probabilities", "score", "state"),
-        *("step_labels", "step_scores", "version", "windows"),
+        *("step_labels", "step_scores", "values", "version", "windows"),
     ],
     lengthwise.Stream: ["push", "state"],
     lengthwise.Client: ["close", "get", "post", "predict", "prepare", "stream"],

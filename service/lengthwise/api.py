@@ -39,7 +39,7 @@ class Prediction:
 
     Attributes:
         probabilities: `[classes]` in the order of `Model.labels`. Per-step model: `[sent, classes]`, with NaN at steps
-            that the policy for long sequences left out.
+            that the policy for long sequences left out. Of an embedding `[0]`.
         length: Number of steps that the model used: fewer than `sent` if the policy left some out. Of a model that
             takes several sequences, that of each by its name.
         label: The most probable label; None for a multi-label or per-step model.
@@ -52,6 +52,7 @@ class Prediction:
         id: The caller's name for the sequence, if it was given to a client with one.
         state: The state after the steps, from which the sequence goes on; None if not requested.
         offset: The steps of the whole sequence so far; None if the state was not requested.
+        values: Of an embedding only: its values, `[dimensions]`.
         version: The version that answered.
     """
 
@@ -68,6 +69,7 @@ class Prediction:
     version: str | None = None
     state: str | None = field(default=None, repr=False)
     offset: int | None = None
+    values: NDArray[np.float32] | None = None
     _labels: tuple[str, ...] = field(default=(), repr=False)  # of the model, for `_repr_html_`
 
     def __repr__(self) -> str:
@@ -104,6 +106,7 @@ def prediction_of(entry: Mapping[str, Any], labels: tuple[str, ...], version: st
     """
     present = {name: value for name, value in entry.items() if value is not None and name in _CONVERSIONS}
     values = {name: _CONVERSIONS[name](value) for name, value in present.items()}
+    values.setdefault("probabilities", np.empty(0, dtype=np.float32))  # an embedding has none
     return Prediction(**values, version=version, _labels=labels)
 
 
@@ -121,7 +124,7 @@ _CONVERSIONS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "length": lambda length: dict(length) if isinstance(length, Mapping) else int(length),
     "label": str,
     "score": lambda score: float(np.float32(score)),
-    **dict.fromkeys(("probabilities", "step_scores", "attention"), _floats),
+    **dict.fromkeys(("probabilities", "step_scores", "attention", "values"), _floats),
     **dict.fromkeys(("assigned", "step_labels", "windows"), tuple),
 }  # from a field of an answer to that of a `Prediction`
 
@@ -181,7 +184,7 @@ class Model:
         name: Its name.
         version: Its version, from 1.
         labels: Its classes, in the order of `Prediction.probabilities`.
-        task: `single-label`, `multi-label` or `per-step`.
+        task: `single-label`, `multi-label`, `per-step` or `embedding`, which has no labels.
         features: Number of values of a step; None for a token model.
         names: The names of the features, in their order; None if they have none.
         vocabulary: Number of token ids; None for a model of values.
@@ -317,10 +320,7 @@ class Model:
     def stream(self, state: str | None = None) -> Stream:
         """A sequence that goes on, from the `state` of a prediction or from its beginning.
 
-        Example:
-            >>> stream = model.stream()
-            >>> for steps in arriving:
-            ...     print(stream.push(steps).label)
+        After `stream = model.stream()`, each `stream.push(steps)` is the answer to all steps so far.
         """
         return Stream(self.predict, state)
 

@@ -382,4 +382,4 @@ def answer_bytes(call: Call) -> int:
     states = (
         len(items) * manifest.streaming.state_bytes * 3 // 2 if call.states and manifest.streaming else 0
     )  # as text
-    return entries * ENTRY_BYTES + (entries * len(manifest.labels) + numbers) * NUMBER_BYTES + states
+    return entries * ENTRY_BYTES + (entries * manifest.classes + numbers) * NUMBER_BYTES + states

@@ -54,6 +54,8 @@ def prediction(
     elif manifest.task == "multi-label":
         assigned = np.flatnonzero(probabilities >= manifest.threshold)
         fields |= {"assigned": [labels[i] for i in assigned], "probabilities": probabilities}
+    elif manifest.task == "embedding":
+        fields["values"] = probabilities
     else:
         best_of_steps = probabilities.argmax(axis=1)
         fields |= {

@@ -214,9 +214,10 @@ def _answered_classes(answer: Answer, manifest: Manifest) -> list[int]:
     - Single-label: one.
     - Per-step: one for each step.
     - Multi-label: those whose probability reaches the threshold.
+    - Embedding: none.
     """
-    if manifest.task == "single-label":
-        return [answer.best]
+    if manifest.task in ("single-label", "embedding"):
+        return [answer.best][: len(manifest.labels)]
     scores = answer.probabilities
     is_per_step = manifest.task == "per-step"
     indices: list[int] = (

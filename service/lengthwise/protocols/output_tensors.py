@@ -24,7 +24,7 @@ _ROWS: Final[Mapping[str, Callable[[Answer, NDArray[Any], float], Any]]] = {
     "step_labels": lambda answer, labels, _: labels[answer.probabilities.argmax(axis=1)],
     "step_scores": lambda answer, *_: answer.probabilities.max(axis=1),
     "attention": lambda answer, *_: answer.attention,
-    "probabilities": lambda answer, *_: answer.probabilities,
+    **dict.fromkeys(("probabilities", "values"), lambda answer, *_: answer.probabilities),
 }
 """By output tensor: computes a row of it, without padding, from (answer, labels as bytes, multi-label threshold)."""
 

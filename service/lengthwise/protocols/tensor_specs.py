@@ -104,5 +104,6 @@ def _outputs(task: Task, classes: int, attention: bool) -> tuple[TensorSpec, ...
             TensorSpec("step_scores", number, steps),
             TensorSpec("probabilities", number, (*steps, classes)),
         ),
+        "embedding": (TensorSpec("values", number, (*rows, classes)),),
     }
     return forms[task] + ((TensorSpec("attention", number, steps),) if attention else ())

@@ -26,7 +26,7 @@ NOT_FINITE: Final = "the model's answer to this sequence is not finite"
 class Answer(NamedTuple):
     """The model's answer for one sequence."""
 
-    probabilities: Floats  # [classes], or [length, classes] of a per-step head
+    probabilities: Floats  # [classes], or [length, classes] of a per-step head; of an embedding its values
     best: int = 0  # the class of the highest probability; 0 for a per-step head, which has one for each step
     attention: Floats | None = None  # [length], with sum 1; None if it was not requested
     windows: list[dict[str, Any]] | None = None  # under policy `window`: start, length, probabilities of each
@@ -106,7 +106,7 @@ def probabilities(logits: Floats, manifest: Manifest) -> Floats:
     They are the softmax over the classes; of a multi-label head, the logistic function of each logit. If the graph's
     outputs are probabilities already (`manifest.scores`), they are returned unchanged.
     """
-    if manifest.scores == "probabilities":
+    if manifest.scores == "probabilities" or manifest.task == "embedding":
         return logits
     if manifest.task == "multi-label":
         # In float64, exp(-x) overflows only for logits whose probability is 0 anyway.

@@ -16,6 +16,7 @@ of them reads the graph.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import re
 from collections.abc import Iterable
@@ -26,7 +27,16 @@ from typing import Annotated, Any, Final, Literal, Self
 import numpy as np
 import orjson
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from lengthwise import files
 from lengthwise.errors import ManifestError, VerificationError
@@ -58,7 +68,8 @@ _NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 Name = Annotated[str, StringConstraints(pattern=_NAME)]
 """A model's name: also a folder, a URL segment and a metric label, so its alphabet is small."""
 
-Task = Literal["single-label", "multi-label", "per-step"]
+Task = Literal["single-label", "multi-label", "per-step", "embedding"]
+"""What an answer is; an `embedding` is a vector, of a model without a head, and has no labels."""
 LongPolicy = Literal["reject", "head", "tail", "window"]
 MissingPolicy = Literal["refuse", "zero", "mean", "indicator", "handled"]
 """`zero`, `mean` and `indicator` are computed inside the graph; `handled` is a user's own graph that accepts NaN."""
@@ -127,6 +138,13 @@ class Streaming(ManifestTable):
     max_steps: int = Field(default=10_000_000, ge=1)  # of a sequence that is sent with states
     look_ahead_steps: int = Field(default=0, ge=0)
     promise: StreamPromise = StreamPromise()
+
+    @model_validator(mode="after")
+    def _check_bytes(self) -> Self:
+        size = sum(math.prod(state.shape) * np.dtype(state.dtype).itemsize for state in self.states)
+        if size != self.state_bytes:
+            raise ValueError(f"streaming.state_bytes: the values of the states are {size} bytes")
+        return self
 
 
 class StepInput(ManifestTable):
@@ -281,8 +299,9 @@ class Manifest(ManifestTable):
     name: Name
     version: int = Field(ge=1)
     input: StepInput
-    labels: tuple[str, ...] = Field(min_length=1)
     task: Task = "single-label"
+    dimensions: int | None = Field(default=None, ge=1)  # of an embedding only, in the place of labels
+    labels: tuple[str, ...] = Field(default=(), validate_default=True)
     threshold: float = Field(default=0.5, gt=0, lt=1)
     scores: Literal["logits", "probabilities"] = "logits"
     min_length: int = Field(default=1, ge=1)
@@ -299,6 +318,19 @@ class Manifest(ManifestTable):
     promises: tuple[Promise, ...] = ()
     digests: dict[str, Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]] = Field(default={})
     made: dict[str, str | int | float | None] = Field(default={})
+
+    @field_validator("labels")
+    @classmethod
+    def _check_labels(cls, labels: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        """Checks that there are labels, or the dimensions of an embedding.
+
+        Raises:
+            ValueError: There are not.
+        """
+        is_embedding = info.data.get("task") == "embedding"
+        if bool(labels) == is_embedding or (info.data.get("dimensions") is not None) != is_embedding:
+            raise ValueError("must be at least one; task 'embedding' has 'dimensions' in their place")
+        return labels
 
     @model_validator(mode="before")
     @classmethod
@@ -383,8 +415,8 @@ class Manifest(ManifestTable):
 
     @property
     def classes(self) -> int:
-        """Number of classes, which is the number of labels."""
-        return len(self.labels)
+        """Number of classes, which is the number of labels; of an embedding its dimensions."""
+        return self.dimensions or len(self.labels)
 
     @cached_property
     def answer_head(self) -> bytes:

@@ -22,6 +22,7 @@ _MOST_LISTED: Final = 20  # columns in a message
 _FIELDS: Final[Mapping[Task, Mapping[str, ColumnKind]]] = {
     "single-label": {"label": "text", "score": "number", "probabilities": "numbers"},
     "multi-label": {"assigned": "texts", "probabilities": "numbers"},
+    "embedding": {"values": "numbers"},
     "per-step": {"step_labels": "texts", "step_scores": "numbers", "probabilities": "numbers of steps"},
 }
 _OPTIONAL_FIELDS: Final[Mapping[str, ColumnKind]] = {"attention": "numbers", "windows": "windows", "error": "text"}
