@@ -55,6 +55,8 @@ UNSAID = re.compile(
             r"/inputs(/\d+: is no input of this model|: the input '\w+' is missing|/\d+/shape: must be \[)",
             r"/model_(name|version): is not the model of the path",
             r"/(static|inputs): unknown field|'steps' is missing",
+            r"/(state|offset|outputs/\d+): the model \S+ takes and gives no states",
+            r"/state: is no state of this service|/offset: the state has seen",
         )
     )
 )

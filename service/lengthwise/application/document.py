@@ -123,7 +123,8 @@ def examples(manifest: Manifest) -> dict[str, Any]:
     fields: dict[str, Any] = {}
     if (static := manifest.input.static) is not None:
         fields["static"] = [static.categories.get(name, [0.0])[0] for name in static.value_names]
-        tensors[tensor_specs.inputs_of(manifest)[-1]] = ([2, static.count], [[0.0] * static.count] * 2)
+        (spec,) = [spec for spec in tensor_specs.inputs_of(manifest) if spec.name == tensor_specs.STATIC]
+        tensors[spec] = ([2, static.count], [[0.0] * static.count] * 2)
     items = [{"steps": steps} | fields for steps in pairs[0]]
     if manifest.input.sequences:
         items = [

@@ -19,7 +19,10 @@ from lengthwise.repository.contents import listed
 from lengthwise.repository.registry import ServedModel
 from lengthwise.serving import Serving
 
-_MANIFEST_FIELDS: Final = {"labels", "task", "min_length", "max_length", "long", "missing", "precision", "promises"}
+_MANIFEST_FIELDS: Final = {
+    *("labels", "task", "dimensions", "streaming", "min_length", "max_length", "long", "missing", "precision"),
+    "promises",
+}
 
 
 def add_probes(router: APIRouter, serving: Serving) -> None:
