@@ -70,10 +70,13 @@ class StateKeys:
     def refresh(self) -> None:
         """Reads the file again; if that fails, it is logged, and the old keys stay."""
         try:
-            if self._path is not None:
-                self._keys = _read(self._path)
+            keys = self._keys if self._path is None else _read(self._path)
         except ConfigurationError as error:
             log.error("the keys of states could not be read again, the old ones stay: %s", error)
+            return
+        if keys != self._keys:
+            self._keys = keys
+            log.info("the keys of states were read again: there are %d", len(keys))
 
     def text(self, digest: bytes, offset: int, values: Sequence[NDArray[Any]]) -> str:
         """The text of a state: of the version with this digest, after `offset` steps, with these values in order."""
