@@ -14,16 +14,20 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
 from lengthwise.decoding import json_text, options, validation
-from lengthwise.decoding.calls import Call, Find, Item, Problems, compact, id_problem, make_item, split
+from lengthwise.decoding.calls import Call, Find, Item, Problems, compact, id_problem, length_problem, make_item, split
+from lengthwise.decoding.chunks import ABSENT, SentState, SentStates, resumed
 from lengthwise.decoding.sent_steps import CheckedSteps
 from lengthwise.errors import RequestError, TooLarge
 from lengthwise.padding import Steps
 from lengthwise.runtime.manifest import Manifest
+
+if TYPE_CHECKING:
+    from lengthwise.repository.registry import ServedModel
 
 try:
     from lengthwise.decoding import _fast_json
@@ -95,33 +99,63 @@ def read(
     except RequestError:
         return None
     manifest = model.manifest
-    needs_full_reader = manifest.input.has_more or "state" in call_options.outputs
-    if needs_full_reader or (call_options.outputs and manifest.graph.attention is None):
+    attention, wants_state = "attention" in call_options.outputs, "state" in call_options.outputs
+    lacks_output = (attention and manifest.graph.attention is None) or (wants_state and manifest.streaming is None)
+    if manifest.input.has_more or lacks_output:
         return None
     # The sequences: the numbers of one, or those of several with their bounds and ids.
     sequences = _read(body, start, end, max_sequences, manifest, in_detail=False)
     if sequences is None:
         return None
+    states: Sequence[tuple[str | None, int]] | None = None
     if isinstance(sequences, bytes):
         array = _steps(sequences, manifest.input.features or 0)
         items: Sequence[Item] = (make_item(array, manifest, sent_steps=len(array)),)
         extra_bytes = 0
     else:
-        numbers, ends, ids = sequences
+        numbers, ends, ids, states = sequences
         try:
             items, extra_bytes = _items(numbers, ends, ids, manifest)
         except RequestError:
             return None
+    if states is not None or wants_state:
+        resumed_items = _resumed(items, states, model, wants_state=wants_state)
+        if resumed_items is None:
+            return None
+        items = resumed_items
     return Call(
         model,
         items,
-        bool(call_options.outputs),
+        attention,
         call_options.timeout_ms,
         call_options.priority,
         layout.pointer,
         0,  # entries of a per-step answer: as many as steps were sent
         extra_bytes,
+        wants_state,
     )
+
+
+def _resumed(
+    items: Sequence[Item], states: Sequence[tuple[str | None, int]] | None, model: ServedModel, *, wants_state: bool
+) -> list[Item] | None:
+    """The items with what came before their steps, as C has read it; None if only `validation` can say what is wrong.
+
+    `states` are the text of each state, None for none, and the offset that was sent with it, -1 for none.
+    """
+    sent = [
+        SentState(ABSENT if text is None else text, ABSENT if offset < 0 else offset)
+        for text, offset in states or [(None, -1)] * len(items)
+    ]
+    found = SentStates(sent, "", "", Problems(), wants_state)
+    manifest = model.manifest
+    _, pasts = found.read([manifest], model.state_keys)
+    lengths = [
+        length_problem(len(item.steps), manifest, past and past.offset) for item, past in zip(items, pasts, strict=True)
+    ]
+    if found.refused or any(lengths):
+        return None
+    return list(map(resumed, items, pasts))
 
 
 def _items(
@@ -145,7 +179,8 @@ def _read(body: bytes, start: int, end: int, max_sequences: int, manifest: Manif
     Python can read the array, or else:
 
     - the numbers of all steps as bytes, if there is one sequence, which is an array and no object;
-    - (these numbers, the end of each sequence in steps, the ids) for other sequences; ids are None if all are arrays;
+    - (these numbers, the end of each sequence in steps, the ids, the states) for other sequences; ids are None if all
+      are arrays, states if none has one;
     - `in_detail`: (number of sequences; of arrays, objects and strings; the values of a `_CheckedItem` for each one).
     """
     if manifest is None:

@@ -101,7 +101,8 @@ def unpack(values: bytes, streaming: Streaming) -> dict[str, NDArray[Any]] | Non
     """The values of each state by its name, without rows; None if they have another size, or one is not finite."""
     if len(values) != streaming.state_bytes:
         return None
-    arrays, start = dict[str, NDArray[Any]](), 0
+    arrays: dict[str, NDArray[Any]] = {}
+    start = 0
     for state in streaming.states:
         dtype, count = np.dtype(state.dtype).newbyteorder("<"), math.prod(state.shape)
         arrays[state.name] = np.frombuffer(values, dtype, count, start).reshape(state.shape)
