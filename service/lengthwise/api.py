@@ -20,9 +20,6 @@ from lengthwise.datasets import arrays, input_sequences
 from lengthwise.datasets.input_sequences import Layout, Padding
 from lengthwise.decoding import json_body
 from lengthwise.decoding.calls import Item
-from lengthwise.decoding.chunks import NO_STREAM
-from lengthwise.decoding.options import OUTPUTS
-from lengthwise.errors import ConfigurationError
 from lengthwise.padding import longest_of
 from lengthwise.reports import notebook
 from lengthwise.runtime.manifest import LongPolicy, MissingPolicy, Task

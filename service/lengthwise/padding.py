@@ -108,7 +108,8 @@ class PaddedBatch:
     @property
     def padded_steps(self) -> int:
         """Rows x width, with fillers; of several sequences all steps."""
-        return self.rows * (self.width + sum(self.beside[name].shape[1] for name in self.further))
+        widths: list[int] = [self.width, *(self.beside[name].shape[1] for name in self.further)]
+        return self.rows * sum(widths)
 
     @property
     def valid_steps(self) -> int:

@@ -132,7 +132,7 @@ def expected(of: Manifest, row: Any) -> np.ndarray[Any, Any]:
         logits = logits + np.array([age + 10 * kind, sex + 10 * kind])
     for steps in row.others.values() if isinstance(row, Sample) else ():
         logits = logits + steps.mean()
-    return logits
+    return np.asarray(logits)
 
 
 def place(folder: Path, of: Manifest) -> Path:

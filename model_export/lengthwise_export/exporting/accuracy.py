@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from lengthwise.decoding.calls import make_item, why_refused
 from lengthwise.errors import IS_TRANSPOSED, ConfigurationError, VerificationError
-from lengthwise.padding import Steps, pad
+from lengthwise.padding import RowInput, Steps, pad
 from lengthwise.runtime import answers
 from lengthwise.runtime.manifest import Manifest
 from lengthwise.runtime.session import Session
@@ -202,7 +202,7 @@ def _answers(session: Session, manifest: Manifest, records: Sequence[Record]) ->
         VerificationError: The answer to a record is not finite.
     """
     # The rows to run: (index of the record, first step of the window, its steps)
-    rows: list[tuple[int, int, Steps]] = []
+    rows: list[tuple[int, int, RowInput]] = []
     for index, record in enumerate(records):
         item = make_item(record.steps, manifest, sent_steps=len(record.steps))
         rows += [(index, start, part) for start, part in answers.windows(item.steps, manifest.max_length)]

@@ -23,7 +23,7 @@ import onnx
 import onnxruntime
 from onnx import NodeProto
 
-from lengthwise.padding import PaddedBatch, Steps, pad, step_mask
+from lengthwise.padding import PaddedBatch, RowInput, pad, step_mask
 from lengthwise.runtime.manifest import Manifest
 from lengthwise.runtime.session import Session
 from lengthwise.verification.measurement import BatchVariations, Case
@@ -108,7 +108,7 @@ def _differing_rows(session: Session, manifest: Manifest) -> Iterator[tuple[Padd
     """
     longest = min(max(_LONGEST, 2 * manifest.min_length), manifest.max_length)
     lengths = np.random.default_rng(0).integers(manifest.min_length, longest + 1, size=_SEQUENCES).tolist()
-    sequences: Sequence[Steps] = draw(manifest, lengths, 0)
+    sequences: Sequence[RowInput] = draw(manifest, lengths, 0)
     for start in range(0, len(sequences), _ROWS):
         members = sequences[start : start + _ROWS]
         batch = pad(members, multiple=manifest.width_multiple)

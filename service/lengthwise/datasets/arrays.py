@@ -6,9 +6,8 @@ in one.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from itertools import zip_longest
 from typing import Any, Literal
 
 import numpy as np
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 from lengthwise.datasets import input_sequences
 from lengthwise.datasets.column_roles import ColumnNames
 from lengthwise.datasets.input_sequences import InputSequence, Layout, Padding
-from lengthwise.datasets.tables import INT64, MISSING, is_missing, is_number
+from lengthwise.datasets.tables import INT64
 from lengthwise.decoding import static_values
 from lengthwise.decoding.calls import (
     Item,
@@ -29,7 +28,7 @@ from lengthwise.decoding.calls import (
     why_refused,
 )
 from lengthwise.padding import Sample, Steps, steps_of
-from lengthwise.runtime.manifest import Manifest, StaticInput
+from lengthwise.runtime.manifest import Manifest
 
 
 def items(sequences: Any, manifest: Manifest, layout: Layout = "steps-first", **options: Any) -> list[Item]:
@@ -99,55 +98,23 @@ def with_more(first: Item, static: Any, inputs: Mapping[str, NDArray[Any]] | Non
         inputs: Of several sequences the steps of each, by name; None for one sequence.
         manifest: The manifest of the model.
     """
-    problems, more, takes = Problems(), dict[str, Any](), manifest.input
-    if static is not None:
-        more["static"] = _plain(static, takes.static)
-    if inputs is not None:
-        more["inputs"] = inputs
-    fields = frozenset({"static"} if takes.static else ()) | frozenset({"inputs"} if takes.sequences else ())
-    unknown_fields(more, fields, "", problems)
-    unknown_fields(inputs or {}, frozenset(manifest.by_sequence), "", problems)
-    beside, others = {}, {}
-    for missing in sorted(fields - more.keys()):
-        problems.add(f"/{missing}", "is missing")
-    if takes.static is not None and static is not None:
-        values = static_values.read(more["static"], "/static", manifest, problems)
-        beside = {} if values is None else {"static": values}
+    problems, takes, others = Problems(), manifest.input, dict[str, Steps]()
+    if isinstance(static, Mapping) and takes.static is not None and takes.static.names is None:
+        static = [*static.values()]  # the columns of a table, in their order
+    if (given := static is not None) != (takes.static is not None):
+        problems.add("/static", "the model takes none" if given else "is missing")
+    values = static_values.read(static, "/static", manifest, problems) if given else None
+    unknown_fields(inputs or {}, frozenset(manifest.by_sequence), "/inputs", problems)
     for name, further in manifest.further.items():
-        made = "is missing" if inputs is None or name not in inputs else item(InputSequence(inputs[name]), further)
-        if isinstance(made, str):
-            problems.add(f"/inputs/{name}", made)
+        other = item(InputSequence(inputs[name]), further) if inputs and name in inputs else "is missing"
+        if isinstance(other, str):
+            problems.add(f"/inputs/{name}", other)
         else:
-            others[name] = steps_of(made.steps)
+            others[name] = steps_of(other.steps)
     if problems.total:
         return f"{problems.first[0].pointer[1:]}: {problems.first[0].detail}"
+    beside = {} if values is None else {"static": values}
     return first._replace(steps=Sample(steps_of(first.steps), beside, others)) if takes.has_more else first
-
-
-def _plain(static: Any, takes: StaticInput | None) -> Any:
-    """Static values as a list or a mapping of Python's numbers and texts; a text that is a number becomes one.
-
-    A text that names a category stays one; None for a missing value. What has names, and the model has none for it, is
-    taken in its order, as the columns of a table are.
-    """
-    categories = {} if takes is None else takes.categories
-    if isinstance(static, Mapping) and takes is not None and takes.names is None:
-        static = [*static.values()]
-    if isinstance(static, Mapping):
-        return {str(name): _plain_value(value, categories.get(str(name), ())) for name, value in static.items()}
-    values = static.tolist() if hasattr(static, "tolist") else static
-    if not isinstance(values, list | tuple):
-        return values
-    names = () if takes is None else takes.value_names
-    return [_plain_value(value, categories.get(name, ())) for name, value in zip_longest(names, values)][: len(values)]
-
-
-def _plain_value(value: Any, categories: Collection[str]) -> Any:
-    """One static value as Python's number or text, None if it is missing."""
-    value = value.item() if isinstance(value, np.generic) else value
-    if is_missing(value) or (isinstance(value, str) and value not in categories and value.strip().lower() in MISSING):
-        return None
-    return float(value) if isinstance(value, str) and value not in categories and is_number(value) else value
 
 
 def _item_alone(sequence: InputSequence, manifest: Manifest) -> Item | str:

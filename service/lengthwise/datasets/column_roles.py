@@ -172,8 +172,8 @@ def assign_roles(names: Collection[str], chosen: ColumnNames) -> Roles:
     role_columns = {name for name in column_of_role.values() if name is not None}
     values = chosen.values
     if values is None:
-        no_features = role_columns | ({name for name in names if name in levels or is_no_feature(name)} - input_names)
-        no_features |= {*chosen.static}
+        no_features = {name for name in names if name in levels or is_no_feature(name)} - input_names
+        no_features |= role_columns | {*chosen.static}
         values = tuple(name for name in names if name not in no_features)
         if not chosen.inputs and (other_labels := _more_labels(values, names)):
             raise ConfigurationError(
@@ -190,11 +190,17 @@ def assign_roles(names: Collection[str], chosen: ColumnNames) -> Roles:
         raise ConfigurationError(f"the column {min(shared)!r} cannot be a feature and something else at once")
     values = _in_order_of_inputs(values, chosen)
     # 4. The rest
-    used = role_columns.union(values)
-    left_out = tuple(name for name in names if name not in used)
+    left_out = tuple(name for name in names if name not in role_columns.union(values))
     float_ids = isinstance(names, TableColumns) and has_float_ids(names.get(column_of_role["id"] or "", []))
-    roles = [column_of_role[role] for role in _NAMES]
-    return Roles(*roles, values, left_out, float_ids=float_ids, static=chosen.static)
+    return Roles(
+        column_of_role["id"],
+        column_of_role["time"],
+        column_of_role["label"],
+        values,
+        left_out,
+        float_ids=float_ids,
+        static=chosen.static,
+    )
 
 
 def _assign_levels(

@@ -175,7 +175,7 @@ def _sequences(
     # The values of each row; and why a row is wrong: the reason of the whole row, else that of its first wrong cell
     arrays, wrong_cells = zip(*(feature_numbers(columns[name], name) for name in roles.values), strict=True)
     values = arrays[0] if len(arrays) == 1 else np.column_stack(arrays)
-    wrong = dict(ChainMap(dict(wrong_rows), *wrong_cells))
+    wrong = dict(ChainMap(dict(wrong_rows), *wrong_cells, _changing_static(columns, roles, rows_of_sequence)))
     # How often each label is there in each sequence
     labels = [] if roles.label is None else labels_of(columns[roles.label], roles.label)
     label_counts = [
@@ -188,7 +188,6 @@ def _sequences(
     result = []
     for name, rows, counts in zip(number_of_id, rows_of_sequence, label_counts, strict=True):
         problem = next(((row, wrong[row]) for row in rows.tolist() if row in wrong), None) if wrong else None
-        problem = problem or _changing_static(columns, roles, rows, name)
         label: Any = None
         if labels and is_per_step:
             label = [labels[row] for row in rows]
@@ -198,29 +197,36 @@ def _sequences(
                 odd_label = "no label" if labels[odd_row] is None else f"the label {labels[odd_row]!r}"
                 reason = f"has {odd_label}, and {label!r} in its other rows: correct it"
                 problem = odd_row, f'sequence {name!r} {reason} (labels of steps are for task = "per-step")'
-        places = np.searchsorted(np.sort(rows), rows).tolist()
-        result.append(
-            LongSequence(name, rows, values[rows], label, problem, roles, places, static_cells(columns, roles, rows[0]))
-        )
+        places, static = np.searchsorted(np.sort(rows), rows).tolist(), static_cells(columns, roles, rows[0])
+        result.append(LongSequence(name, rows, values[rows], label, problem, roles, places, static))
     return result
 
 
 def static_cells(columns: TableColumns, roles: Roles, row: int) -> dict[str, Any] | None:
-    """The cells of the static values in a row, by column; None if there are no such columns."""
-    return {name: columns[name][row] for name in roles.static} or None
+    """The static values in a row, by column, and None for a missing one; None if there are no such columns.
 
-
-def _changing_static(columns: TableColumns, roles: Roles, rows: NDArray[np.intp], name: str) -> tuple[int, str] | None:
-    """The first row of a sequence with another static value than its first row, and the reason; None if there is none.
-
-    `name` is the id of the sequence, and `rows` are its rows.
+    A text that is a number becomes one, as all cells of a text file are texts.
     """
-    for column in roles.static:
-        texts = [str(columns[column][row]) for row in rows]
-        if (odd := next((index for index, text in enumerate(texts) if text != texts[0]), None)) is not None:
-            reason = f"sequence {name!r} has {texts[0]!r} and {texts[odd]!r} in the column {column!r} of static values"
-            return int(rows[odd]), reason
-    return None
+    cells = {name: columns[name][row] for name in roles.static}
+    for name, cell in cells.items():
+        text = str(cell).strip()
+        is_text = isinstance(cell, str) and is_number(text)
+        cells[name] = None if text.lower() in MISSING else float(text) if is_text else cell
+    return cells or None
+
+
+def _changing_static(
+    columns: TableColumns, roles: Roles, rows_of_sequence: Sequence[NDArray[np.intp]]
+) -> dict[int, str]:
+    """The rows with another static value than the first row of their sequence, each with the reason."""
+    wrong: dict[int, str] = {}
+    for name in roles.static:
+        cells = columns[name]
+        for rows in rows_of_sequence:
+            first = str(cells[rows[0]])
+            reason = f"its static value {name!r} is {{!r}}, and {first!r} in the first row of its sequence"
+            wrong |= {int(row): reason.format(str(cells[row])) for row in rows if str(cells[row]) != first}
+    return wrong
 
 
 def _usual_label(

@@ -1,4 +1,4 @@
-"""Reads the static values of an item: a list, or an object by name, to the numbers of the graph's input `static`.
+"""Reads the static values of one sequence: a list, or an object by name, to the numbers of the graph's input `static`.
 
 A number stays as it is. Of a category the graph gets the index: it is given as one of the texts of the manifest, or as
 its index. None, or NaN, is a missing value, where the model takes one.
@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from functools import partial
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +20,6 @@ from lengthwise.runtime.feature_names import listed, similar
 from lengthwise.runtime.manifest import Manifest, StaticInput
 from lengthwise.wrong_values import counted
 
-_MOST_SHOWN: Final = 40  # characters of a wrong category
-
 
 def description(static: StaticInput) -> str:
     """What a model takes, for messages: `3 static values (age, sex, type)`."""
@@ -31,58 +28,49 @@ def description(static: StaticInput) -> str:
 
 
 def read(value: Any, at: str, manifest: Manifest, problems: Problems) -> NDArray[np.float32] | None:
-    """Reads the static values of one sequence; returns `[count]`, NaN for a missing one.
+    """Reads the static values of one sequence; returns `[count]`, NaN for a missing one; None if the model takes none.
 
-    None if something is wrong, which is added to `problems`, at the JSON pointer of the values, `at`, or deeper. The
-    model takes static values.
+    What is wrong is added to `problems`, at the JSON pointer of the values, `at`, or deeper; the numbers are of no use
+    then. In Python they may also be a tuple or an array, of NumPy's numbers.
     """
-    static, problems_before = manifest.input.static, problems.total
-    assert static is not None
-    keys: Sequence[str] = [str(index) for index in range(static.count)]
+    static = manifest.input.static
+    if static is None:
+        return None
+    keys = static.value_names
     if isinstance(value, Mapping) and static.names is not None:
-        unknown_fields(value, frozenset(static.names), at, problems)
-        keys, entries = [*map(escaped, static.names)], [value.get(name) for name in static.names]
-    elif isinstance(value, Mapping):
-        problems.add(at, f"the static values of {manifest.key} have no names: give an array")
+        unknown_fields(value, frozenset(keys), at, problems)
+        value = [value.get(name) for name in keys]
+    elif isinstance(value, list | tuple | np.ndarray):
+        keys = tuple(map(str, range(len(value))))
+    if not isinstance(value, list | tuple | np.ndarray) or len(value) != static.count:
+        got = f"got {kind(value)}" if not isinstance(value, list | tuple | np.ndarray) else f"this has {len(value)}"
+        form = "a list" if static.names is None else "a list, or an object by name"
+        problems.add(at, f"must be {description(static)}, {form}; {got}")
         return None
-    elif not isinstance(value, list):
-        problems.add(at, f"must be an array of {description(static)}, or an object by their names, got {kind(value)}")
-        return None
-    else:
-        entries = value
-    if len(entries) != static.count:
-        problems.add(at, f"the model takes {description(static)}, this has {len(entries)}")
-        return None
-    numbers = np.empty(static.count, dtype=np.float64)
-    for index, (key, name, entry) in enumerate(zip(keys, static.value_names, entries, strict=True)):
-        number = _number(entry, static.categories.get(name))
-        is_missing = number is not None and math.isnan(number)
-        if number is None or (is_missing and manifest.missing == "refuse"):
-            problems.add(f"{at}/{key}", partial(_wrong_message, entry, static.categories.get(name), manifest))
-        else:
-            numbers[index] = number
-    return None if problems.total > problems_before else numbers.astype(np.float32)
+    numbers = [
+        _number(entry, static.categories.get(name), manifest)
+        for name, entry in zip(static.value_names, value, strict=True)
+    ]
+    for key, number in zip(keys, numbers, strict=True):
+        if isinstance(number, str):
+            problems.add(f"{at}/{escaped(key)}", number)
+    return np.array([math.nan if isinstance(number, str) else number for number in numbers], dtype=np.float32)
 
 
-def _number(entry: Any, categories: Sequence[str] | None) -> float | None:
-    """The number of one value: itself, or the index of a category; NaN if it is missing, None if it is wrong."""
+def _number(entry: Any, categories: Sequence[str] | None, manifest: Manifest) -> float | str:
+    """The number of one value: itself, or the index of a category; NaN if it is missing. A text says what is wrong."""
+    entry = entry.item() if isinstance(entry, np.generic) else entry
     if entry is None or entry != entry:  # NaN, in Python and in tensors
-        return math.nan
+        missing = f"is null or not there: {missing_message(manifest)}"
+        return missing if manifest.missing == "refuse" else math.nan
     if categories is None:
-        return float(entry) if fits_float32(entry) else None
-    if isinstance(entry, str):
-        return float(categories.index(entry)) if entry in categories else None
-    return float(entry) if fits_float32(entry) and entry in range(len(categories)) else None
-
-
-def _wrong_message(entry: Any, categories: Sequence[str] | None, manifest: Manifest) -> str:
-    """The message for a value that is wrong, or missing where the model refuses that."""
-    if entry is None or entry != entry:
-        return f"is null or not there: {missing_message(manifest)}"
-    if categories is None:
+        if fits_float32(entry):
+            return float(entry)
         is_number = type(entry) in (int, float)
         return "is beyond the range of float32" if is_number else f"must be a number, got {kind(entry)}"
-    if isinstance(entry, str):
-        hint = similar(entry, categories)
-        return f"{entry[:_MOST_SHOWN]!r} is none of its categories{hint}; there are {listed(categories)}"
-    return f"must be one of {listed(categories)}, or its index from 0 to {len(categories) - 1}"
+    if entry in categories:
+        return float(categories.index(entry))
+    if fits_float32(entry) and entry in range(len(categories)):
+        return float(entry)
+    hint = similar(entry, categories) if isinstance(entry, str) else ""
+    return f"must be one of {listed(categories)}, or its index from 0 to {len(categories) - 1}{hint}"

@@ -145,9 +145,93 @@ def _sent_state(value: Any) -> SentState:
 def read_item(value: Any, pointer: str, manifest: Manifest, problems: Problems, past: Past | None) -> Item | None:
     """Reads the entry of a sequence in a body; returns None if it is wrong, and adds the reasons to `problems`.
 
-    `value` is an array of steps, or an object with `steps`, and perhaps an id and masks. `CheckedSteps` in the place of
-    steps are always wrong: C has counted their faults. `past`: what came before, of a sequence that is sent with
-    states; then it may have no step.
+    `value` is an array of steps, or an object with `steps`, and perhaps an id and masks. A model that takes more has
+    objects only: with `static`, and with `inputs` in the place of `steps` if it takes several sequences.
+    """
+    problems_before, takes = problems.total, manifest.input
+    if not isinstance(value, dict):
+        if not takes.has_more:
+            return _read_sequence(value, pointer, manifest, problems)
+        fields = listed(sorted(_item_fields(takes) & {"inputs", "static", "steps"}))
+        problems.add(pointer, f"must be an object with {fields}, got {kind(value)}")
+        return None
+    unknown_fields(value, _item_fields(takes), pointer, problems)
+    identifier = read_id(value["id"], f"{pointer}/id", problems) if "id" in value else None
+    static = None
+    if takes.static is not None and "static" not in value:
+        problems.add(pointer, f"'static' is missing: the model takes {static_values.description(takes.static)}")
+    else:
+        static = static_values.read(value.get("static"), f"{pointer}/static", manifest, problems)
+    items = (_read_inputs if takes.sequences else _read_object)(value, pointer, manifest, problems)
+    first, *further = items
+    if problems.total > problems_before or first is None:
+        return None
+    steps = first.steps
+    if takes.has_more:
+        others = [item.steps for item in further if item is not None]
+        beside = {} if static is None else {"static": static}
+        steps = Sample(steps, beside, dict(zip(manifest.further, others, strict=True)))  # type: ignore[arg-type]
+    return first._replace(steps=steps, id=identifier)
+
+
+def _item_fields(takes: StepInput) -> frozenset[str]:
+    """The fields of an item, by what the model takes."""
+    fields = frozenset({"id", "inputs"}) if takes.sequences else ITEM_FIELDS
+    return fields if takes.static is None else fields | {"static"}
+
+
+def _read_inputs(value: dict[str, Any], pointer: str, manifest: Manifest, problems: Problems) -> list[Item | None]:
+    """Reads the sequences of an item under `inputs`, in the order of the model; None for one that is wrong."""
+    inputs, at = value.get("inputs", _ABSENT), f"{pointer}/inputs"
+    sequences = manifest.by_sequence
+    if not isinstance(inputs, dict):
+        names = listed([*sequences])
+        problem = "is missing" if inputs is _ABSENT else f"must be an object, got {kind(inputs)}"
+        problems.add(at, f"{problem}; the model takes the sequences {names}")
+        return [None]
+    unknown_fields(inputs, frozenset(sequences), at, problems)
+    items = []
+    for name, of in sequences.items():
+        if name in inputs:
+            items.append(_read_sequence(inputs[name], f"{at}/{escaped(name)}", of, problems))
+        else:
+            problems.add(f"{at}/{escaped(name)}", "is missing")
+    return items or [None]
+
+
+def _read_object(value: dict[str, Any], pointer: str, manifest: Manifest, problems: Problems) -> list[Item | None]:
+    """Reads the steps of an item with its masks; a list of one item, None if it is wrong."""
+    steps = value.get("steps", _ABSENT)
+    if steps is _ABSENT:
+        problems.add(pointer, "'steps' is missing")
+        return [None]
+    count = len(steps) if isinstance(steps, list | CheckedSteps) else None
+    step_mask = _mask(value, "step_mask", count, pointer, "steps", problems)
+    feature_mask = _mask(value, "feature_mask", manifest.input.features, pointer, "features", problems)
+    return [_read_sequence(steps, f"{pointer}/steps", manifest.alone, problems, pointer, step_mask, feature_mask)]
+
+
+def _read_sequence(
+    steps: Any,
+    at: str,
+    manifest: Manifest,
+    problems: Problems,
+    pointer: str = "",
+    step_mask: NDArray[np.bool_] | None = None,
+    feature_mask: NDArray[np.bool_] | None = None,
+) -> Item | None:
+    """Reads the steps of a sequence; returns None if they are wrong, and adds the reasons to `problems`.
+
+    `CheckedSteps` in the place of steps are always wrong: C has counted their faults.
+
+    Args:
+        steps: What was sent as steps.
+        at: The JSON pointer of the steps.
+        manifest: That of the model, or of a model that takes this sequence alone.
+        problems: What is wrong is added.
+        pointer: The JSON pointer of the item, if it has masks.
+        step_mask: Which steps are kept; None: all.
+        feature_mask: `[features]`, true for each that is kept; None: all.
     """
     problems_before = problems.total
     step_mask = feature_mask = identifier = None

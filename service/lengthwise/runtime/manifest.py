@@ -368,10 +368,15 @@ class Manifest(ManifestTable):
         beside: dict[str, NDArray[Any]] = {}
         if self.input.static is not None:
             beside["static"] = np.zeros(self.input.static.count, dtype=np.float32)
-        for state in () if self.streaming is None else self.streaming.states:
+        for state in self.states:
             beside[state.name] = np.full(state.shape, state.initial, dtype=state.dtype)
         others = {name: manifest.input.zeros(1) for name, manifest in self.further.items()}
         return Sample(self.input.zeros(0), beside, others) if beside or others else None
+
+    @property
+    def states(self) -> tuple[StreamState, ...]:
+        """The states of a model that streams; none of another."""
+        return () if self.streaming is None else self.streaming.states
 
     @property
     def longest(self) -> int:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +37,7 @@ OutputName = Literal["logits", "attention", "clipped", "states"]
 """The outputs that a graph may have, by the service's names; the graph's names are in `Manifest.graph`. `states` is
 an output for each state of a model that streams."""
 
+_NAMED: Final[tuple[OutputName, ...]] = ("logits", "attention", "clipped")  # outputs whose names are in `GraphNames`
 CPU_LABEL = CPU_DEVICE.label
 """`Session.provider` of a session on the CPU."""
 _ELEMENT_TYPES = {
@@ -108,14 +109,8 @@ class Session:
         self._sessions = [opened_graph.session for opened_graph in opened]
         self._session, self.kernels, self.recurrent = opened[0]
         # 2. The graph's names of its outputs; the axes of each output in the order of `Outputs`, and in the graph's.
-        graph_names: dict[OutputName, str | None] = {
-            "logits": names.logits,
-            "attention": names.attention,
-            "clipped": names.clipped,
-        }
-        self._outputs = {output: name for output, name in graph_names.items() if name is not None}
-        states = () if manifest.streaming is None else manifest.streaming.states
-        self._states = {f"{state.name}_next": state for state in states}  # by the graph's name of the output
+        self._outputs = {output: name for output in _NAMED if (name := getattr(names, output)) is not None}
+        self._states = {f"{state.name}_next": state for state in manifest.states}  # by the graph's name of the output
         self._check(manifest)
         self._axes: dict[OutputName, tuple[str, ...]] = {
             "logits": ("rows", "width", "classes") if manifest.task == "per-step" else ("rows", "classes"),

@@ -55,7 +55,7 @@ def validated(records: Iterable[Record | BadRecord], manifest: Manifest) -> Iter
         if isinstance(record, BadRecord):
             yield record
             continue
-        item = _item(record, manifest)
+        item = item_of(record, manifest)
         reason = item if isinstance(item, str) else label_mismatch(record, manifest.task)
         if isinstance(item, str) or reason is not None:
             yield BadRecord(record.id, RecordError(f"{record.source_line}: {reason}"))
@@ -63,7 +63,7 @@ def validated(records: Iterable[Record | BadRecord], manifest: Manifest) -> Iter
         yield ValidRecord(record.id, item, record.label, record.source_line)
 
 
-def _item(record: Record, manifest: Manifest) -> Item | str:
+def item_of(record: Record, manifest: Manifest) -> Item | str:
     """The item of a record; a text with the reason if the model refuses it."""
     first, alone = record.steps, manifest.alone
     if record.inputs is not None and manifest.input.sequences:

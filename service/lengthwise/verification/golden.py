@@ -3,9 +3,9 @@
 `golden.npz` holds three arrays: `steps`, all sequences concatenated (`[steps, features]` float32, or `[steps]`
 int64 for tokens); `lengths` `[sequences]` int32; `logits` `[sequences, classes]` float32, or
 concatenated `[steps, classes]` for a per-step model. Where the graph has further inputs, their arrays are there under
-their names with `beside.` before: `[sequences, ...]`, or the steps of a further sequence, concatenated. Every load runs
-them through the padding and the session that will
-serve. So it checks that this machine's kernels give the verified answers, and that batching does not change them here.
+their names with `beside.` before, each `[sequences, ...]`; a further sequence is padded. Every load runs them through
+the padding and the session that will serve. So it checks that this machine's kernels give the verified answers, and
+that batching does not change them here.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 
 from lengthwise import files
 from lengthwise.errors import PromiseBroken, VerificationError
-from lengthwise.padding import LENGTHS, RowInput, Sample, Steps, batches, steps_of
+from lengthwise.padding import LENGTHS, RowInput, Sample, Steps, batches, pad, steps_of
 from lengthwise.runtime.answers import by_row
+from lengthwise.runtime.feature_names import listed
 from lengthwise.runtime.manifest import GOLDEN_FILE, Manifest, Promise
 from lengthwise.runtime.session import Session
 from lengthwise.verification.random_sequences import largest_difference, scale_of
@@ -51,7 +52,7 @@ class Golden:
         """Writes `golden.npz`; the same golden sequences give the same bytes."""
         per_step = self.logits[0].ndim == 2
         with files.naming(path):
-            beside: Any = {f"{_BESIDE}{name}": array for name, array in self._beside().items()}
+            beside: Any = {f"{_BESIDE}{name}": array for name, array in pad(self.sequences).beside.items()}
             np.savez(
                 path,
                 steps=np.concatenate([steps_of(sequence) for sequence in self.sequences]),
@@ -59,18 +60,6 @@ class Golden:
                 logits=np.concatenate(self.logits) if per_step else np.stack(self.logits),
                 **beside,
             )
-
-    def _beside(self) -> dict[str, NDArray[Any]]:
-        """What stands beside the steps, by the names of the graph's inputs, as the file has it."""
-        samples = [sequence for sequence in self.sequences if isinstance(sequence, Sample)]
-        if not samples:
-            return {}
-        arrays = {name: np.stack([sample.beside[name] for sample in samples]) for name in samples[0].beside}
-        for name in samples[0].others:
-            others = [sample.others[name] for sample in samples]
-            arrays[name] = np.concatenate(others)
-            arrays[LENGTHS.format(name)] = np.asarray([len(steps) for steps in others], dtype=np.int32)
-        return arrays
 
     @classmethod
     def read(cls, path: Path, manifest: Manifest) -> Golden:
@@ -258,27 +247,25 @@ def _with_beside(
     """Puts what the file has beside the steps of each sequence to them; without it, the steps are the sequences.
 
     Raises:
-        VerificationError: An array has another type or shape than the manifest says.
+        VerificationError: An array has another type or shape than the manifest says, or a length is not of its steps.
     """
-    blank, count = manifest.blank, len(steps)
-    if blank is None:
+    if manifest.blank is None:
         return tuple(steps)
-    # The arrays, and how many entries each has: one for each sequence, or the steps of a further sequence
-    values = {name: arrays[f"{_BESIDE}{name}"] for name in manifest.inputs_beside}
-    lengths = {name: values[LENGTHS.format(name)] for name in blank.others}
-    entries = {name: int(of_rows.sum(dtype=np.int64)) for name, of_rows in lengths.items()}
-    shapes = {name: array.shape for name, array in blank.beside.items()}
-    shapes |= {name: array.shape[1:] for name, array in blank.others.items()}
-    for name, array in values.items():
-        expected = (manifest.inputs_beside[name][0], (entries.get(name, count), *shapes.get(name, ())))
-        if (str(array.dtype), array.shape) != expected or (name in entries and lengths[name].min(initial=1) < 1):
-            raise VerificationError(f"{source}: {name} is {array.dtype} {array.shape}, not {expected[0]} {expected[1]}")
-    others = {name: np.split(values[name], np.cumsum(lengths[name], dtype=np.int64)[:-1]) for name in lengths}
+    beside = {name: arrays[f"{_BESIDE}{name}"] for name in manifest.inputs_beside}
+    expected = pad([manifest.blank] * len(steps)).beside
+    for name, array in beside.items():
+        fixed = slice(2, None) if name in manifest.further else slice(1, None)  # the axes of a size that is known
+        form = (array.dtype, len(array), array.ndim, array.shape[fixed])
+        if form != (expected[name].dtype, len(steps), expected[name].ndim, expected[name].shape[fixed]):
+            raise VerificationError(f"{source}: {name} is {array.dtype} {array.shape}, and not as the manifest says")
+    ends = {name: beside[LENGTHS.format(name)] for name in manifest.further}
+    if any(not ((lengths >= 1) & (lengths <= beside[name].shape[1])).all() for name, lengths in ends.items()):
+        raise VerificationError(f"{source}: a length of {listed([*ends])} is not of its steps")
     return tuple(
         Sample(
-            steps[row],
-            {name: values[name][row] for name in blank.beside},
-            {name: sequences[row] for name, sequences in others.items()},
+            one,
+            {name: beside[name][row] for name in manifest.blank.beside},
+            {name: beside[name][row, : lengths[row]] for name, lengths in ends.items()},
         )
-        for row in range(count)
+        for row, one in enumerate(steps)
     )
