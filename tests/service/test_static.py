@@ -18,7 +18,7 @@ from lengthwise.bench import workload
 from lengthwise.bench.remote import RemoteModel
 from lengthwise.bench.workload import Input, make_sequences
 from lengthwise.commands.score import ScoreOptions, ScoringRun
-from lengthwise.decoding import json_body
+from lengthwise.decoding import fast_json, json_body, validation
 from lengthwise.decoding.calls import Call, Problems
 from lengthwise.errors import ConfigurationError, InvalidRequest, InvalidSequences
 from lengthwise.grpc import codec
@@ -525,3 +525,52 @@ async def test_bench_draws_what_a_model_takes():
         answer = await service.predict(workload.json_body(sequences))
     assert answer.status_code == 200, answer.text
     assert [one["length"]["title"] for one in answer.json()["predictions"]] == lengths.tolist()
+
+
+ODD_ITEMS = [
+    '{"steps": [[1, 2]], "static": [1.5, 2, 0], "static": [9, 9, 0]}',
+    '{"steps": [[1, 2]], "steps": [[3, 4]], "static": [1.5, 2, 0]}',
+    '{"static": {"age": 1, "sex": 2, "type": "fan", "age": 3}, "steps": [[1, 2]]}',
+    '{"steps": [[1, 2]], "static": [1e400, 2, 0]}',
+    '{"steps": [[1, 2]], "static": [NaN, 2, 0]}',
+    '{"steps": [[1, 2]], "static": [1.5, 2, 0], "step_mask": [true]}',
+    '{"steps": [[1, 2]], "id": "a:b\\\\"", "static": [1.5, 2, 0]}',
+    '{"steps": [[1, 2]], "id": 7, "static": [1.5, 2, 0]}',
+    '{"steps": [[1, 2]], "\\u0069d": "a", "static": [1.5, 2, 0]}',
+    '{"steps": [[1, 2]], "id": null, "static": [1.5, 2, 0]}',
+    '{"static": [1.5, 2, 0]}',
+    '{"steps": [[1, 2]]}',
+    "[[1, 2]]",
+    '{"steps": [[1, 2]], "static": [[[[1]]]]}',
+]
+
+
+def read_in(reader: Any, body: bytes, of: Manifest) -> Any:
+    """What a reader makes of a body: of each item its id, steps and static values; or its problems."""
+    served: Any = type("Served", (), {"manifest": of})
+    try:
+        call = reader(body, lambda *_: served, max_sequences=50)
+    except InvalidRequest as error:
+        return error.problems
+    return [(one.id, one.steps.steps.tobytes(), one.steps.beside["static"].tobytes()) for one in call.items]
+
+
+@pytest.mark.skipif(not fast_json.COMPILED, reason="the C module was not built")
+def test_c_and_python_read_static_values_alike():
+    random = np.random.default_rng(0)
+    of = Manifest.model_validate(STATIC.model_dump() | {"input": {"features": 2, "static": {"count": 2}}})
+    read = 0
+    for _ in range(50):
+        count = int(random.integers(1, 5))
+        sent = [
+            {"steps": random.standard_normal((3, 2)).tolist(), "static": (10.0 ** random.uniform(-9, 40, 2)).tolist()}
+            | ({"id": f"é{index}:"} if random.random() < 0.5 else {})
+            for index in range(count)
+        ]
+        body = json.dumps({"sequences": sent}).encode()
+        assert read_in(json_body.decode, body, of) == read_in(validation.read, body, of)
+        read += fast_json.read(body, lambda *_: type("Served", (), {"manifest": of}), max_sequences=9) is not None
+    assert read > 10
+    for odd in ODD_ITEMS:
+        body = f'{{"sequences": [{{"steps": [[1, 2]], "static": [0.5, 1, 2]}}, {odd}]}}'.encode()
+        assert read_in(json_body.decode, body, STATIC) == read_in(validation.read, body, STATIC)

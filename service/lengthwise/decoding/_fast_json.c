@@ -70,6 +70,7 @@ typedef struct {
     Py_ssize_t most_sequences;
     int takes_missing;        /* whether null is a missing value, NaN */
     int in_detail;            /* whether to go on where something is not ordinary */
+    int takes_more;           /* whether an item may have other fields, which Python reads */
     float *values;            /* one of these two is used */
     int64_t *tokens;
     Py_ssize_t count, room;   /* numbers read, and that there is memory for */
@@ -572,7 +573,9 @@ static const char *read_sequence(Reader *reader, const char *p, Sequence *sequen
             sequence->id = p + 1;
             p = past_string(p + 1, &sequence->has_escapes);
             sequence->id_bytes = p ? p - 1 - sequence->id : 0;
-        } else if (!(p = read_past(reader, name, p, sequence))) {
+        } else if (reader->takes_more) {
+            p = past_json(p, &reader->parts);
+        } else {
             return NULL;
         }
         if (!p) return NULL;
@@ -621,8 +624,11 @@ static Py_ssize_t read_sequences(Reader *reader, const char *p, const char *end)
     return p + 1 == end ? count : -1;
 }
 
+/* The place of p in the body; -1 where there is none. */
+#define PLACE(p) ((p) ? (Py_ssize_t)((p) - body) : (Py_ssize_t)-1)
+
 /* What was read, see the documentation of `read`. NULL with an exception. */
-static PyObject *made(const Reader *reader)
+static PyObject *made(const Reader *reader, const char *body)
 {
     const char *numbers = reader->features ? (const char *)reader->values : (const char *)reader->tokens;
     size_t size = reader->features ? sizeof(float) : sizeof(int64_t);
@@ -649,7 +655,14 @@ static PyObject *made(const Reader *reader)
         PyObject *state = Py_BuildValue("s#L", sequence->state, sequence->state_bytes, sequence->offset);
         is_made = state && PyList_SetItem(states, i, state) == 0;
     }
-    if (is_made) return Py_BuildValue("NNNN", bytes, ends, ids, states);
+    if (is_made && !reader->takes_more) return Py_BuildValue("NNN", bytes, ends, ids);
+    PyObject *places = is_made ? PyList_New(reader->sequence_count) : NULL;
+    for (Py_ssize_t i = 0; places && i < reader->sequence_count; i++) {
+        const Sequence *found = reader->sequences + i;
+        PyObject *one = Py_BuildValue("nnnn", PLACE(found->start), PLACE(found->steps), PLACE(found->steps_end), PLACE(found->end));
+        if (!one || PyList_SetItem(places, i, one) < 0) Py_CLEAR(places);
+    }
+    if (places) return Py_BuildValue("NNNN", bytes, ends, ids, places);
     Py_XDECREF(bytes);
     Py_XDECREF(ends);
     Py_XDECREF(ids);
@@ -660,7 +673,6 @@ static PyObject *made(const Reader *reader)
 /* What is wrong, see the documentation of `read`. NULL with an exception. */
 static PyObject *made_in_detail(const Reader *reader, Py_ssize_t count, const char *body)
 {
-#define PLACE(p) ((p) ? (Py_ssize_t)((p) - body) : (Py_ssize_t)-1)
     PyObject *items = PyList_New(reader->sequence_count);
     for (Py_ssize_t i = 0; items && i < reader->sequence_count; i++) {
         const Sequence *found = reader->sequences + i;
@@ -708,14 +720,16 @@ static int take_text(PyObject *body, Py_ssize_t from, Py_ssize_t to, const char 
 
 PyDoc_STRVAR(read_doc,
              "read(body, start, end, most_sequences, features, vocabulary, least_steps, most_steps, takes_missing,\n"
-             "     in_detail)\n--\n\n"
-             "The sequences of `body[start:end]`, an array: (values, ends, ids, states); None if it is not ordinary.\n\n"
+             "     in_detail, takes_more)\n--\n\n"
+             "The sequences of `body[start:end]`, an array: (values, ends, ids), or None where it is not ordinary.\n\n"
              "features: of a step; 0 where a step is a token id, below `vocabulary`.\n"
              "values: of all steps, as the bytes of float32 with NaN where one is missing, or of int64.\n"
              "ends: number of steps up to the end of each sequence.\n"
              "ids: of each its text, or bytes of a JSON string that has escapes, or None; None if all are arrays.\n"
              "states: of each (the text of its state or None, its offset or -1); None if none has one of them.\n\n"
              "Of a single sequence that is an array, only the values.\n\n"
+             "takes_more: whether an item may have other fields; then a fourth entry follows, of each item the places\n"
+             "(start, steps_start, steps_end, end); -1 for the start and the end of an array.\n\n"
              "in_detail: what is wrong with the steps: (count, parts, items), or None where the array is no JSON, or\n"
              "only the reader in Python can tell.\n"
              "count, parts: the number of items, and of all arrays, objects and strings.\n"
@@ -728,9 +742,10 @@ static PyObject *read_body(PyObject *module, PyObject *args)
     PyObject *body;
     const char *start, *end;
     Py_ssize_t from, to;
-    if (!PyArg_ParseTuple(args, "Snnnnnnnpp", &body, &from, &to, &reader.most_sequences, &reader.features,
+    reader.takes_more = 0;
+    if (!PyArg_ParseTuple(args, "Snnnnnnnpp|p", &body, &from, &to, &reader.most_sequences, &reader.features,
                           &reader.vocabulary, &reader.least_steps, &reader.most_steps, &reader.takes_missing,
-                          &reader.in_detail))
+                          &reader.in_detail, &reader.takes_more))
         return NULL;
     if (!take_text(body, from, to, &start, &end)) return NULL;
     if (reader.features < 0 || reader.vocabulary < 0) {
@@ -751,7 +766,8 @@ static PyObject *read_body(PyObject *module, PyObject *args)
     if (reader.released) PyEval_RestoreThread(reader.released);
     PyObject *result = NULL;
     if (found >= 0)
-        result = reader.in_detail ? made_in_detail(&reader, found, PyBytes_AsString(body)) : made(&reader);
+        result = reader.in_detail ? made_in_detail(&reader, found, PyBytes_AsString(body))
+                                  : made(&reader, PyBytes_AsString(body));
     if (numbers != reader.small) free(numbers);
     if (reader.sequences != reader.small_sequences) free(reader.sequences);
     free(reader.faults);

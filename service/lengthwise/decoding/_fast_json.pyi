@@ -16,6 +16,7 @@ def read(
     most_steps: int,
     takes_missing: bool,
     in_detail: bool,
+    takes_more: bool = ...,
     /,
 ) -> Any:
     """The sequences of `body[start:end]`, or `in_detail` what is wrong with them; None where they are not ordinary."""

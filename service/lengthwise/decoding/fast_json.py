@@ -17,13 +17,13 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
+import orjson
 
-from lengthwise.decoding import json_text, options, validation
-from lengthwise.decoding.calls import Call, Find, Item, Problems, compact, id_problem, length_problem, make_item, split
-from lengthwise.decoding.chunks import ABSENT, SentState, SentStates, resumed
+from lengthwise.decoding import json_text, options, static_values, validation
+from lengthwise.decoding.calls import Call, Find, Item, Problems, compact, id_problem, make_item, split
 from lengthwise.decoding.sent_steps import CheckedSteps
 from lengthwise.errors import RequestError, TooLarge
-from lengthwise.padding import Steps
+from lengthwise.padding import Sample, Steps, steps_of
 from lengthwise.runtime.manifest import Manifest
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ except ImportError:  # mypy knows the module from its stub; at run time an insta
 
 COMPILED: Final = _fast_json is not None  # whether the C module was built
 _MOST_OTHER_BYTES: Final = 4096  # besides the sequences; with more, only `validation` parses the body
+_STATIC_FIELDS: Final = frozenset({"id", "steps", "static"})  # of an ordinary item of a model that takes static values
 _NO_OPTIONS: Final = options.CallOptions()
 _LEAST_WRONG_BYTES: Final = 65_536  # `validation` says faster what is wrong with a shorter body
 _MOST_PARSED_BYTES: Final = 65_536  # of a wrong body, besides the steps
@@ -99,9 +100,7 @@ def read(
     except RequestError:
         return None
     manifest = model.manifest
-    attention, wants_state = "attention" in call_options.outputs, "state" in call_options.outputs
-    lacks_output = (attention and manifest.graph.attention is None) or (wants_state and manifest.streaming is None)
-    if manifest.input.has_more or lacks_output:
+    if manifest.input.sequences or (call_options.outputs and manifest.graph.attention is None):
         return None
     # The sequences: the numbers of one, or those of several with their bounds and ids.
     sequences = _read(body, start, end, max_sequences, manifest, in_detail=False)
@@ -113,16 +112,14 @@ def read(
         items: Sequence[Item] = (make_item(array, manifest, sent_steps=len(array)),)
         extra_bytes = 0
     else:
-        numbers, ends, ids, states = sequences
+        numbers, ends, ids, *places = sequences
         try:
             items, extra_bytes = _items(numbers, ends, ids, manifest)
+            items = _with_static(items, body, places[0], manifest) if places else items
         except RequestError:
             return None
-    if states is not None or wants_state:
-        resumed_items = _resumed(items, states, model, wants_state=wants_state)
-        if resumed_items is None:
-            return None
-        items = resumed_items
+    if manifest.input.has_more and not isinstance(items[0].steps, Sample):
+        return None
     return Call(
         model,
         items,
@@ -172,6 +169,35 @@ def _items(
     return compact(items, array) if manifest.long in ("head", "tail") else (items, 0)
 
 
+def _with_static(
+    items: list[Item], body: bytes, places: Sequence[tuple[int, int, int, int]], manifest: Manifest
+) -> list[Item]:
+    """The items with their static values: the other fields of each, without the steps that C has read, are parsed.
+
+    `places` are, of each item, where it and its steps start and end in the body (`_fast_json.read`).
+
+    Raises:
+        RequestError: Some of the fields are not ordinary.
+    """
+    texts = [b"%s[]%s" % (body[start:steps], body[steps_end:end]) for start, steps, steps_end, end in places]
+    problems, made, text = Problems(), list[Item](), b"[%s]" % b",".join(texts)
+    try:
+        parsed = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        parsed = [None]
+    # Of two equal keys orjson keeps the last, and `parse` refuses them: there is a colon for each key
+    if text.count(b":") != sum([len(fields) for fields in parsed if type(fields) is dict]):
+        parsed = json_text.parse(text)
+    for item, fields in zip(items, parsed, strict=True):
+        is_object = isinstance(fields, dict) and _STATIC_FIELDS.issuperset(fields)
+        if not is_object or ("id" in fields, fields.get("id")) != (item.id is not None, item.id):
+            raise RequestError("an item is no object, or has another field, or a wrong id")
+        values = static_values.read(fields.get("static"), "", manifest, problems)
+        made.append(item._replace(steps=Sample(steps_of(item.steps), {} if values is None else {"static": values})))
+    problems.require_none()
+    return made
+
+
 def _read(body: bytes, start: int, end: int, max_sequences: int, manifest: Manifest | None, *, in_detail: bool) -> Any:
     """Has C read the array of sequences in `body[start:end]`, by the rules of the model.
 
@@ -179,17 +205,16 @@ def _read(body: bytes, start: int, end: int, max_sequences: int, manifest: Manif
     Python can read the array, or else:
 
     - the numbers of all steps as bytes, if there is one sequence, which is an array and no object;
-    - (these numbers, the end of each sequence in steps, the ids, the states) for other sequences; ids are None if all
-      are arrays, states if none has one;
+    - (these numbers, the end of each sequence in steps, the ids) for other sequences; ids are None if all are arrays;
+      if the model takes static values, a fourth entry follows, where the items and their steps are;
     - `in_detail`: (number of sequences; of arrays, objects and strings; the values of a `_CheckedItem` for each one).
     """
     if manifest is None:
         return _fast_json.read(body, start, end, max_sequences, 1, 1, 1, 1, True, in_detail)
     step, longest = manifest.input, manifest.max_length if manifest.long == "reject" else sys.maxsize
     features, vocabulary, takes_missing = step.features or 0, step.vocabulary or 1, manifest.missing != "refuse"
-    return _fast_json.read(
-        body, start, end, max_sequences, features, vocabulary, manifest.min_length, longest, takes_missing, in_detail
-    )
+    rules = features, vocabulary, manifest.min_length, longest, takes_missing, in_detail, step.static is not None
+    return _fast_json.read(body, start, end, max_sequences, *rules)
 
 
 def _options(body: bytes, start: int, end: int, layout: validation.BodyLayout) -> options.CallOptions | None:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise.decoding.calls import Problems, escaped, missing_message, unknown_fields
+from lengthwise.decoding.calls import Problems, escaped, missing_message, rounded, unknown_fields
 from lengthwise.decoding.json_text import kind
 from lengthwise.decoding.sent_steps import fits_float32
 from lengthwise.runtime.feature_names import listed, similar
@@ -36,6 +36,10 @@ def read(value: Any, at: str, manifest: Manifest, problems: Problems) -> NDArray
     static = manifest.input.static
     if static is None:
         return None
+    if type(value) is list and len(value) == static.count and {*map(type, value)} == {float} and not static.categories:
+        array = rounded(np.array(value))
+        if np.isfinite(array).all():  # nearly always; else see what is not finite
+            return array
     keys = static.value_names
     if isinstance(value, Mapping) and static.names is not None:
         unknown_fields(value, frozenset(keys), at, problems)
