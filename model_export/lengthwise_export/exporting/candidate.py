@@ -71,6 +71,11 @@ def from_spec_target(target: SpecTarget, options: ExportOptions = PLAIN) -> Cand
             raise ConfigurationError(f"{flag} {stated_length} contradicts input.{name} = {spec_length}")
     if options.multi_label and spec.output.task != "multi-label":
         raise ConfigurationError(f"--multi-label contradicts output.task = '{spec.output.task}'")
+    if options.streaming and spec.input.long != "reject":
+        raise ConfigurationError(
+            f"--streaming contradicts input.long = '{spec.input.long}': a chunk continues its sequence, so none is too "
+            "long. Leave the key out"
+        )
     if spec.model.kind == "rocket" and options.precision != "fp32":
         raise ConfigurationError(
             f"--precision {options.precision}: a rocket model compares sums that are exact in float32 only: leave "

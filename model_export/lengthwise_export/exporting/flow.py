@@ -82,6 +82,7 @@ def export(source: targets.TargetSource, out: Path, options: ExportOptions, tell
     """
     if options.must_keep_accuracy is not None and options.data is None:
         raise ConfigurationError("--must-keep-accuracy: the accuracy is measured on labelled sequences: pass --data")
+    _require_streaming_options(options)
     staging.require_writable(out)
     source, options = stock_folder.described(source, options)
     _require_known_labels(options)
@@ -115,6 +116,18 @@ def export(source: targets.TargetSource, out: Path, options: ExportOptions, tell
     return published
 
 
+def _require_streaming_options(options: ExportOptions) -> None:
+    """Makes sure that the options fit a model that streams, where they ask for one.
+
+    Raises:
+        ConfigurationError: `max_steps` is set without `streaming`, or the precision is fp16.
+    """
+    if options.max_steps is not None and not options.streaming:
+        raise ConfigurationError("--max-steps bounds a sequence that is sent in chunks: pass --streaming, too")
+    if options.streaming and options.precision == "fp16":
+        raise ConfigurationError("--streaming --precision fp16: states are kept in float32: leave one of them out")
+
+
 def publish(
     candidate: Candidate,
     out: Path,
@@ -135,6 +148,10 @@ def publish(
         options.begin("choosing kernels and publishing")
         examples = model_files.select_examples(data, verified.manifest) if data else []
         finished = model_files.write(stage, verified, candidate.mend, examples, seed=options.seed)
+        if finished.streaming is not None:
+            from lengthwise_export.streaming import elsewhere
+
+            elsewhere.write(stage, finished)
         notices = [*verified.notices, *model_files.load_as_a_service_would(stage, finished)]
         if examples:
             stored = f"{len(examples)} recordings of the data stand in {EXAMPLES_FILE}, for the console"

@@ -52,6 +52,7 @@ class StreamingWriter(Writer):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._states: list[State] = []
+        self._numbers: set[str] = set()  # the states that are one number for each row
         self._steps_seen = ""
 
     @property
@@ -59,13 +60,23 @@ class StreamingWriter(Writer):
         """The states that were made so far, in order."""
         return self._states
 
-    def new_state(self, shape: Sequence[int], dtype: int, initial: float, stem: str) -> str:
-        """The name of a new state: an input of the graph, `[rows, *shape]`."""
-        self._states.append(State(self.name(stem), tuple(shape), dtype, initial))
-        return self._states[-1].name
+    def new_state(self, shape: Sequence[int], dtype: int, initial: float, stem: str) -> tuple[str, str]:
+        """A new state: its name, an input of the graph, and the value `[rows, *shape]` that it has.
+
+        A number for each row is stored as `[rows, 1]`, as Triton's states have an axis.
+        """
+        name = self.name(stem)
+        self._states.append(State(name, tuple(shape) or (1,), dtype, initial))
+        return name, name if shape else self._number_of(name)
+
+    def _number_of(self, state: str) -> str:
+        """`[rows]`: the number that a state `[rows, 1]` has for each row."""
+        self._numbers.add(state)
+        return self.squeezed(state, [1])
 
     def keep(self, state: str, value: str) -> None:
         """Makes a value what the next chunk gets as a state."""
+        value = self.unsqueezed(value, [1]) if state in self._numbers else value
         self.nodes.append(helper.make_node("Identity", [value], [state + NEXT], name=self.name(f"{state}_keep")))
 
     @property
@@ -77,8 +88,8 @@ class StreamingWriter(Writer):
     def steps_seen(self) -> str:
         """`[rows]` int64: how many steps each row had before this chunk."""
         if not self._steps_seen:
-            self._steps_seen = self.new_state((), TensorProto.INT64, 0, "steps_seen")
-            self.keep(self._steps_seen, self.lengths)
+            state, self._steps_seen = self.new_state((), TensorProto.INT64, 0, "steps_seen")
+            self.keep(state, self.lengths)
         return self._steps_seen
 
     @property
@@ -142,7 +153,10 @@ class StreamingMender(Mender):
         return f"state_{self.node.output[0]}"
 
     def carried(self, like: DataTensor, dtype: int, initial: float) -> Carried:
-        """A new state in the form of a tensor with rows, whose other dims are of fixed size; it has none of size 1."""
+        """A new state in the form of a tensor with rows, whose other dims are of fixed size.
+
+        The state has no dims of size 1, but for one if there is no other.
+        """
         sizes, rows_dim = [self.rows for _ in like.added_dims] + [*like.dim_sizes], like.rows_dim
         others = [dim for dim in range(len(sizes)) if dim != rows_dim]
         self.refuse_if(
@@ -154,8 +168,8 @@ class StreamingMender(Mender):
         order = [kept.index(rows_dim or 0), *(index for index, dim in enumerate(kept) if dim != rows_dim)]
         shape = [sizes[kept[index]].fixed or 0 for index in order[1:]]
         stored = TensorProto.INT32 if dtype == TensorProto.BOOL else dtype  # a state holds numbers
-        state = self.states.new_state(shape, stored, initial, self.stem)
-        value = self.writer.unsqueezed(self.writer.transposed(state, np.argsort(order).tolist()), ones)
+        state, value = self.states.new_state(shape, stored, initial, self.stem)
+        value = self.writer.unsqueezed(self.writer.transposed(value, np.argsort(order).tolist()), ones)
         value = self.in_type(value, stored, dtype)
         return Carried(state, like.with_name(value, dtype=dtype, zero_padded=False), ones, order)
 

@@ -274,7 +274,7 @@ def _note_division(mender: StreamingMender, node: NodeProto, result: DataTensor)
         (_, figure), _ = mender.align_axes([steps, figure])
     else:
         figure = mender.unsqueezed(figure, range(result.rank - figure.rank))
-    carried = mender.carried(figure, DOUBLE, 1)
+    carried = mender.carried(figure, DOUBLE, float(node.op_type == "Mul"))  # what it was divided by before: no steps
     now = mender.writer.cast(figure.name, DOUBLE)
     mender.keep(carried, now)
     factors = [carried.value.name, now] if node.op_type == "Div" else [now, carried.value.name]
