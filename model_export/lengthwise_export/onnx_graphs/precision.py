@@ -216,13 +216,16 @@ def _convert_layers(graph: GraphProto) -> tuple[int, int, list[tuple[str, str]]]
     """
     constants = constants_of(graph)
     last, zeros = _last_products(graph, constants), _zeros(graph, constants)
+    carried = _copies(graph, _carried(graph))
     nodes: list[NodeProto] = []
     recurrent, products, float_layers = 0, 0, [*_inner_layers(graph)]
     for node in graph.node:
         # A recurrent layer
         if node.op_type in _RECURRENT and node.domain in OF_ONNX:
-            reason = _why_in_float32(node, constants, zeros)
+            reason = _why_in_float32(node, constants, zeros | carried)
             if reason is None:
+                if not carried.intersection(node.input):
+                    del node.input[5:]  # initial states that are zeros
                 nodes += _dequantise_layer(graph, node, constants)
                 recurrent += 1
             else:
@@ -260,7 +263,7 @@ _OTHER_CELLS: Final = frozenset({"activations", "activation_alpha", "activation_
 def _why_in_float32(node: NodeProto, constants: Mapping[str, TensorProto], zeros: AbstractSet[str]) -> str | None:
     """Why a recurrent layer stays in float32; None if the integer kernels can run it.
 
-    `zeros` are the names of tensors of zeros.
+    `zeros` are the names of tensors of zeros, and of states that come in: what a layer gave before is at most 1.
     """
     attributes = attributes_of(node)
     # The inputs of ONNX's operator; an empty name for one that the node does not have
@@ -318,14 +321,13 @@ def _dequantise_layer(graph: GraphProto, node: NodeProto, constants: Mapping[str
     """Adds a recurrent layer's weights in int8 to the graph, and yields the nodes that dequantise them.
 
     Weights of few inputs stay in float32, but become an initializer. Changes the layer: it reads the outputs of the
-    nodes, and has no initial states, which are zeros.
+    nodes.
 
     Args:
         graph: The graph, which gets initializers.
         node: The layer.
         constants: The constants of the graph, by name.
     """
-    del node.input[5:]  # the initial states
     for index, name in ((1, "W"), (2, "R")):
         weights = numpy_helper.to_array(constants[node.input[index]])
         stem = f"{node.name or node.output[0]}/{name}"
@@ -355,14 +357,25 @@ def _zeros(graph: GraphProto, constants: Mapping[str, TensorProto]) -> set[str]:
     """The names of the values of a graph that are all zeros, such as the initial states that torch.onnx writes."""
     zeros = {name for name, tensor in constants.items() if not numpy_helper.to_array(tensor).any()}
     for node in graph.node:
-        if node.op_type == "ConstantOfShape":
-            fill_values = [numpy_helper.to_array(attribute.t) for attribute in node.attribute]
-            is_zero = not any(value.any() for value in fill_values)
-        else:
-            is_zero = node.op_type in _KEEP_ZEROS and node.input[0] in zeros
-        if is_zero:
+        fill_values = [numpy_helper.to_array(attribute.t) for attribute in node.attribute if attribute.HasField("t")]
+        if node.op_type == "ConstantOfShape" and not any(value.any() for value in fill_values):
             zeros.update(node.output)
-    return zeros
+    return _copies(graph, zeros)
+
+
+def _carried(graph: GraphProto) -> set[str]:
+    """The names of the inputs of a graph that are states: it also gives what follows them, NAME_next."""
+    outputs = {value.name for value in graph.output}
+    return {value.name for value in graph.input if f"{value.name}_next" in outputs}
+
+
+def _copies(graph: GraphProto, names: set[str]) -> set[str]:
+    """The names of these values, and of those that only have their elements in another form."""
+    names = set(names)
+    for node in graph.node:
+        if node.op_type in _KEEP_ZEROS and node.input[0] in names:
+            names.update(node.output)
+    return names
 
 
 def _inner_layers(graph: GraphProto) -> Iterator[tuple[str, str]]:
