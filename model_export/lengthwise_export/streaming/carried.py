@@ -23,7 +23,7 @@ NEXT: Final = "_next"  # what the output of a state is named, after its input
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class StateInput:
     """A state while its graph is written."""
 
     name: str  # the graph's input, `[rows, *shape]`
@@ -51,12 +51,12 @@ class StreamingWriter(Writer):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self._states: list[State] = []
+        self._states: list[StateInput] = []
         self._numbers: set[str] = set()  # the states that are one number for each row
         self._steps_seen = ""
 
     @property
-    def states(self) -> Sequence[State]:
+    def states(self) -> Sequence[StateInput]:
         """The states that were made so far, in order."""
         return self._states
 
@@ -66,7 +66,7 @@ class StreamingWriter(Writer):
         A number for each row is stored as `[rows, 1]`, as Triton's states have an axis.
         """
         name = self.name(stem)
-        self._states.append(State(name, tuple(shape) or (1,), dtype, initial))
+        self._states.append(StateInput(name, tuple(shape) or (1,), dtype, initial))
         return name, name if shape else self._number_of(name)
 
     def _number_of(self, state: str) -> str:
@@ -321,7 +321,7 @@ class StreamingMender(Mender):
         return next((self.rescales[name] for name in self.node.input if name in self.rescales), None)
 
 
-def described(states: Sequence[State]) -> Streaming:
+def described(states: Sequence[StateInput]) -> Streaming:
     """The states as the manifest has them."""
     types = [np.dtype(helper.tensor_dtype_to_np_dtype(state.dtype)) for state in states]
     described = tuple(

@@ -16,7 +16,7 @@ TRITON_FILE: Final = "config.pbtxt"
 INITIAL_FOLDER: Final = "initial_state"
 """Where Triton reads the values that states begin with, where these are not zero."""
 
-_LOOP: Final = '''"""Streams a sequence with onnxruntime alone: reads lines of JSON, the next steps each; prints the answer so far."""
+_LOOP: Final = '''"""Streams a sequence with onnxruntime alone: a line of JSON has the next steps."""
 
 import json
 import pathlib

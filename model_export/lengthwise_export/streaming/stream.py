@@ -25,7 +25,7 @@ from lengthwise_export.mending.mend import mender_of, prepared, replace_nodes
 from lengthwise_export.mending.mender import LengthsRestricted
 from lengthwise_export.mending.values import DataTensor, constant_in
 from lengthwise_export.onnx_graphs.protos import keep_needed, names_in, nodes_before, refill
-from lengthwise_export.streaming.carried import DOUBLE, NEXT, State, StreamingMender, StreamingWriter, described
+from lengthwise_export.streaming.carried import DOUBLE, NEXT, StateInputInput, StreamingMender, StreamingWriter, described
 from lengthwise_export.streaming.rules import STREAMING
 from lengthwise_export.tracing.source_lines import location_of_node
 
@@ -110,7 +110,7 @@ def _count_mask(mender: StreamingMender, names: GraphNames, lengths: str) -> Non
     mender.writer.nodes.append(helper.make_node("ReduceSum", counted, [lengths], keepdims=0))
 
 
-def _declared(name: str, state: State) -> onnx.ValueInfoProto:
+def _declared(name: str, state: StateInput) -> onnx.ValueInfoProto:
     """The declaration of an input or output of the graph that is a state."""
     return helper.make_tensor_value_info(name, state.dtype, ["rows", *state.shape])
 
