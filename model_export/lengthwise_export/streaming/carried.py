@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
@@ -17,6 +19,7 @@ from lengthwise_export.mending.mender import Mender
 from lengthwise_export.mending.rules.loops import is_zero
 from lengthwise_export.mending.values import DataTensor, KnownTensor, Size, Table
 from lengthwise_export.mending.writer import Writer
+from lengthwise_export.onnx_graphs.protos import NodeWriter
 
 DOUBLE: Final = TensorProto.DOUBLE
 NEXT: Final = "_next"  # what the output of a state is named, after its input
@@ -30,6 +33,7 @@ class StateInput:
     shape: tuple[int, ...]  # without the rows
     dtype: int  # a number of `onnx.TensorProto`
     initial: float  # the value that all numbers have before the first step
+    is_number: bool = False  # whether it is one number for each row
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,60 +46,117 @@ class Carried:
     order: Sequence[int]  # The other dims of the tensor in the order of the state: the rows first
 
 
+class LooksAhead(Exception):
+    """A value looks further ahead than was assumed. Argument: how many steps."""
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """The chunk that the nodes get where a graph looks ahead: the last steps of those before, then the new ones."""
+
+    steps: str  # the steps
+    lengths: str  # `[rows]`, in the type of the graph's input
+    before: str  # `[rows]` int64: how many steps the row had before the window
+    committed: str  # `[rows]` int64: after how many steps of the window its states stand
+
+
 class StreamingWriter(Writer):
     """Writes the nodes of a streaming graph.
 
     A length in a table is the total: `lengths`, and what is looked up by it, is of all steps so far. Masks, positions
     and the lengths of recurrent layers are of the chunk.
+
+    Where the graph looks ahead, its states stand that many steps back, and the nodes are followed twice: for the
+    answer, up to the last step, and for the states, up to the last *committed* one, which no later step changes. Nodes
+    that are the same for both are written once.
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self._states: list[StateInput] = []
-        self._numbers: set[str] = set()  # the states that are one number for each row
-        self._steps_seen = ""
+        self.commits = True  # whether what is followed are the states; without look-ahead, they are the answer's
+        self.mixes = False  # whether the node mixes steps
+        self._window: Window | None = None
+        self._states: dict[tuple[str, int], StateInput] = {}  # by stem, and the how-manieth of this stem
+        self._made: Counter[str] = Counter()  # by stem, how many the nodes that were followed so far have
+        self._copies: dict[bytes, list[str]] = {}  # by the content of a copied node: its outputs
+        self._names_of_copies: set[str] = set()
+
+    def begin(self, *, commits: bool) -> None:
+        """Begins to follow the nodes, which get the states that were made before."""
+        self.commits = commits
+        self._made.clear()
+
+    def look_back(self, window: Window) -> None:
+        """From now on, the nodes get a window in the place of the chunk."""
+        self._window, self._steps_input, self._lengths_input = window, window.steps, window.lengths
 
     @property
     def states(self) -> Sequence[StateInput]:
         """The states that were made so far, in order."""
-        return self._states
+        return [*self._states.values()]
 
     def new_state(self, shape: Sequence[int], dtype: int, initial: float, stem: str) -> tuple[str, str]:
-        """A new state: its name, an input of the graph, and the value `[rows, *shape]` that it has.
+        """A state of the node: its name, an input of the graph, and the value `[rows, *shape]` that it has.
 
         A number for each row is stored as `[rows, 1]`, as Triton's states have an axis.
         """
-        name = self.name(stem)
-        self._states.append(StateInput(name, tuple(shape) or (1,), dtype, initial))
-        return name, name if shape else self._number_of(name)
-
-    def _number_of(self, state: str) -> str:
-        """`[rows]`: the number that a state `[rows, 1]` has for each row."""
-        self._numbers.add(state)
-        return self.squeezed(state, [1])
+        self._made[stem] += 1
+        key = stem, self._made[stem]
+        if key not in self._states:
+            self._states[key] = StateInput(self.name(stem), tuple(shape) or (1,), dtype, initial, not shape)
+        name = self._states[key].name
+        return name, name if shape else self.squeezed(name, [1])
 
     def keep(self, state: str, value: str) -> None:
         """Makes a value what the next chunk gets as a state."""
-        value = self.unsqueezed(value, [1]) if state in self._numbers else value
-        self.nodes.append(helper.make_node("Identity", [value], [state + NEXT], name=self.name(f"{state}_keep")))
+        if self.commits:
+            is_number = any(other.name == state and other.is_number for other in self.states)
+            value = self.unsqueezed(value, [1]) if is_number else value
+            self.nodes.append(helper.make_node("Identity", [value], [state + NEXT], name=self.name(f"{state}_keep")))
+
+    def copy(self, node: NodeProto, inputs: Sequence[str], **options: Any) -> list[str]:
+        """As `NodeWriter.copy`; a node with the same inputs and attributes is not written again."""
+        scratch = NodeWriter(set(), "")
+        scratch.copy(node, inputs, **options | {"name_suffix": ""})
+        (content,) = scratch.nodes
+        names, content.name = list(content.output), ""
+        content.output[:] = ["used" if name else "" for name in names]
+        key = content.SerializeToString(deterministic=True)
+        if key not in self._copies:
+            if not self._names_of_copies.isdisjoint(filter(None, names)):
+                options["name_suffix"] = f"{options.get('name_suffix', '')}committed"
+            self._copies[key] = super().copy(node, inputs, **options)
+            self._names_of_copies.update(self._copies[key])
+        return self._copies[key]
+
+    # -- counts -------------------------------------------------------------------------------------------------------
 
     @property
     def own_lengths(self) -> str:
-        """`[rows]` int64: how many steps of the chunk each row has."""
-        return super().lengths
+        """`[rows]` int64: how many steps of the chunk each row has; of those, for states, how many are committed."""
+        return self.committed if self.commits and self.mixes else super().lengths
 
     @property
+    def committed(self) -> str:
+        """`[rows]` int64: after how many steps of the chunk the states stand."""
+        return super().lengths if self._window is None else self._window.committed
+
+    @property
+    def steps_before(self) -> str:
+        """`[rows]` int64: how many steps each row had before the chunk."""
+        return self.steps_seen if self._window is None else self._window.before
+
+    @functools.cached_property
     def steps_seen(self) -> str:
-        """`[rows]` int64: how many steps each row had before this chunk."""
-        if not self._steps_seen:
-            state, self._steps_seen = self.new_state((), TensorProto.INT64, 0, "steps_seen")
-            self.keep(state, self.lengths)
-        return self._steps_seen
+        """`[rows]` int64: how many steps each row had so far, a state."""
+        state, value = self.new_state((), TensorProto.INT64, 0, "steps_seen")
+        self.keep(state, self.emit("Add", [value, super().lengths]))
+        return value
 
     @property
     def lengths(self) -> str:
         """`[rows]` int64: how many steps each row has so far."""
-        return self.emit("Add", [self.steps_seen, self.own_lengths])
+        return self.emit("Add", [self.steps_before, super().lengths])
 
     def own_size(self, size: Size) -> str:
         """`[rows]` int64: along a dim of time, how many elements of the chunk each row has."""
@@ -103,7 +164,7 @@ class StreamingWriter(Writer):
 
     def sizes_int32(self, size: Size) -> str:
         """`[rows]` int32: along a dim of time, how many elements of the chunk each row has."""
-        if np.array_equal(size.by_length, self._table_lengths) and self._has_int32_lengths:
+        if np.array_equal(size.by_length, self._table_lengths) and self._has_int32_lengths and self._window is None:
             return self._lengths_input
         return self.cast(self.own_size(size), TensorProto.INT32)
 
@@ -132,11 +193,13 @@ class StreamingWriter(Writer):
 class StreamingMender(Mender):
     """Writes the streaming form of one node. All fields but those of `Mender` are by names of the whole graph."""
 
+    most_ahead: int = 0  # how many steps back the states stand
     # Counts and positions: their values counted from the first step, where those in `values` are of the chunk
     totals: dict[str, DataTensor] = field(default_factory=dict)
     # Shares: their rescales, with size 1 along the time, float64
     rescales: dict[str, DataTensor] = field(default_factory=dict)
     of_the_whole: set[str] = field(default_factory=set)
+    settled: set[str] = field(default_factory=set)  # figures of the whole that stay from the committed steps on
     look_ahead: dict[str, int] = field(default_factory=dict)  # 0 where it is not named; negative: steps back
     moved: dict[str, int] = field(default_factory=dict)  # by output, what its node adds to the look-ahead
     positions: set[str] = field(default_factory=set)  # positions in the whole sequence, and what follows from them
@@ -187,12 +250,12 @@ class StreamingMender(Mender):
             return super().take_per_row(value, axis, index, size, clip=clip)
         self.times_along(value, [axis])
         self.refuse_if(size.fixed is None, "gives each step another step, which may be of an earlier chunk")
-        seen = self.writer.unsqueezed(self.states.steps_seen, [1])
+        seen = self.writer.unsqueezed(self.states.steps_before, [1])
         own_index = self.emit("Sub", [index, seen])  # [rows, size]
         picked = super().take_per_row(value, axis, own_index, size)
-        return self.picked_or_kept(picked, own_index, axis)
+        return self.taken_or_earlier(picked, own_index, axis)
 
-    def picked_or_kept(self, picked: DataTensor, own_index: str, axis: int) -> DataTensor:
+    def taken_or_earlier(self, picked: DataTensor, own_index: str, axis: int) -> DataTensor:
         """What was picked where a position is of this chunk, else what the state has.
 
         Args:
@@ -208,9 +271,9 @@ class StreamingMender(Mender):
             self.writer.transposed(is_own, order),
             [index for index in range(picked.dim_count) if index not in (dim, rows_dim)],
         )
-        return self.kept_unless(broad, picked)
+        return self.new_or_earlier(broad, picked)
 
-    def kept_unless(self, condition: str, new: DataTensor) -> DataTensor:
+    def new_or_earlier(self, condition: str, new: DataTensor) -> DataTensor:
         """A tensor where a condition is true, else the state of it from the last chunk; the result is the next state.
 
         Args:
@@ -274,7 +337,7 @@ class StreamingMender(Mender):
             not isinstance(begin, KnownTensor) or begin.constant is None,
             "begins with a state that is computed from the steps, or from another layer's end: begin with zeros",
         )
-        is_first = self.emit("Equal", [self.states.steps_seen, self.writer.constant(np.int64(0))])
+        is_first = self.emit("Equal", [self.states.steps_before, self.writer.constant(np.int64(0))])
         return self.emit("Where", [self.writer.unsqueezed(is_first, [0, 2]), begin.name, carried.value.name])
 
     def copy_with_all_outputs(self, inputs: Sequence[str], count: int) -> list[str]:
@@ -307,13 +370,17 @@ class StreamingMender(Mender):
                 "mixes another number of steps than the sequence has: give a convolution before it stride 1, and as "
                 "many zeros in front of the steps as its kernel reads before one",
             )
-            reach = max(self.look_ahead.get(name, 0) for name in self.node.input)
-            self.refuse_if(
-                reach > 0,
-                f"mixes values that look {reach} steps ahead: put all zeros of a convolution in front of the steps "
-                "(causal)",
-            )
+            self.require_look_ahead(max(self.look_ahead.get(name, 0) for name in self.node.input))
         return along
+
+    def require_look_ahead(self, steps: int) -> None:
+        """Says that the states have to stand at least so many steps back.
+
+        Raises:
+            LooksAhead: They do not; `stream` begins again with as many.
+        """
+        if steps > self.most_ahead:
+            raise LooksAhead(steps)
 
     @property
     def rescale_of_input(self) -> DataTensor | None:

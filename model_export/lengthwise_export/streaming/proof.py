@@ -28,7 +28,7 @@ _ROWS: Final = 24  # streams that run together
 
 
 @dataclass
-class _Stream:
+class _ChunkedSequence:
     """A sequence that is sent in chunks."""
 
     row: RowInput  # the sequence, with what stands beside it before the first step
@@ -83,8 +83,10 @@ def prove(
     random = np.random.default_rng(seed)
     longest = min(manifest.max_length, manifest.min_length + _LONGEST)
     lengths = random.integers(manifest.min_length, longest + 1, size=SEQUENCES).tolist()
-    waiting = [_Stream(row, cuts(len(row), random, manifest.min_length)) for row in draw(manifest, lengths, seed)]
-    running: list[_Stream] = []
+    waiting = [
+        _ChunkedSequence(row, cuts(len(row), random, manifest.min_length)) for row in draw(manifest, lengths, seed)
+    ]
+    running: list[_ChunkedSequence] = []
     largest, bits = 0.0, True
     while waiting or running:
         # Streams begin one by one, so that those in a batch are of any age
@@ -104,7 +106,7 @@ def prove(
     return StreamPromise(bits=bits, max_difference=0.0 if bits else largest)
 
 
-def _advance(session: Session, manifest: Manifest, streams: Sequence[_Stream]) -> list[NDArray[np.float32]]:
+def _advance(session: Session, manifest: Manifest, streams: Sequence[_ChunkedSequence]) -> list[NDArray[np.float32]]:
     """Runs the next chunk of each stream, all in one batch; returns their answers, and moves the streams on."""
     assert manifest.streaming is not None
     chunks = [stream.next_chunk() for stream in streams]
@@ -116,7 +118,7 @@ def _advance(session: Session, manifest: Manifest, streams: Sequence[_Stream]) -
     return list(by_row(outputs.logits, batch.lengths, manifest))
 
 
-def _wholes(run: Reference, manifest: Manifest, streams: Sequence[_Stream]) -> list[NDArray[np.float32]]:
+def _wholes(run: Reference, manifest: Manifest, streams: Sequence[_ChunkedSequence]) -> list[NDArray[np.float32]]:
     """The answers to the sequences of some streams so far, each as a whole."""
     rows = [stream.row[: stream.sent] for stream in streams]
     batch = pad(rows, multiple=manifest.width_multiple, blank=manifest.blank)
@@ -129,7 +131,12 @@ def _last(whole: NDArray[np.float32], answer: NDArray[np.float32]) -> NDArray[np
 
 
 def _difference(
-    stream: _Stream, answer: NDArray[np.float32], whole: NDArray[np.float32], manifest: Manifest, most: float, of: str
+    stream: _ChunkedSequence,
+    answer: NDArray[np.float32],
+    whole: NDArray[np.float32],
+    manifest: Manifest,
+    most: float,
+    of: str,
 ) -> float:
     """The largest difference of an answer after some chunks from that to the whole.
 

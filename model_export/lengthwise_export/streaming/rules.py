@@ -31,6 +31,13 @@ from lengthwise_export.streaming.carried import DOUBLE, StreamingMender
 STREAMING: Final[dict[str, Rule]] = dict(RULES)  # by operator type
 _streaming = partial(rule, table=STREAMING)
 
+MIXING: Final = frozenset(
+    {"LSTM", "GRU", "RNN", "MatMul", "Gemm", "Einsum", "CumSum", "Softmax", "Gather", "GatherND", "GatherElements"}
+    | {"ReduceSum", "ReduceMean", "ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceProd", "ReduceMax", "ReduceMin"}
+    | {"GlobalAveragePool", "GlobalMaxPool", "Loop", "Scan"}
+)
+"""The operators whose rules carry what steps give together; a Loop may become a recurrent layer."""
+
 _LOOKS_AHEAD: Final = "looks ahead without bound"
 
 
@@ -248,7 +255,7 @@ def _softmax(mender: StreamingMender, value: DataTensor, axis: int) -> Value:
 # -- convolutions, and steps before others ----------------------------------------------------------------------------
 
 
-def _with_earlier(mender: StreamingMender, value: DataTensor, axis: int, count: int, fill: float) -> DataTensor:
+def with_earlier(mender: StreamingMender, value: DataTensor, axis: int, count: int, fill: float) -> DataTensor:
     """A tensor with as many elements in front of its axis of time: those of earlier chunks, at first `fill`."""
     if not count:
         return value
@@ -257,8 +264,8 @@ def _with_earlier(mender: StreamingMender, value: DataTensor, axis: int, count: 
     carried = mender.carried(like, value.dtype, fill)
     joined = mender.emit("Concat", [carried.value.name, value.name], axis=dim)
     result = value.with_name(joined, groups=value.groups_with(axis, Size(size.table + count)), zero_padded=False)
-    # The last of them, which is where the own steps of the row end
-    own = mender.writer.unsqueezed(mender.states.own_lengths, [1])
+    # The last of them, which is where the row's committed steps end
+    own = mender.writer.unsqueezed(mender.states.committed, [1])
     index = mender.emit("Add", [own, mender.writer.constant(np.arange(count)[None])])
     last = Mender.take_per_row(mender, result, axis, index, mender.fixed_size(count), clip=False)
     mender.keep(carried, last.name)
@@ -276,7 +283,7 @@ def _conv(mender: StreamingMender, value: DataTensor) -> Value:
     windows = windows_of(mender, kernel, sizes)
     window = windows[times[0] - 2]
     mender.refuse_if(window.stride != 1, "takes every few steps only, so a chunk may end within a window: use stride 1")
-    value = _with_earlier(mender, value, times[0], window.before, 0)
+    value = with_earlier(mender, value, times[0], window.before, 0)
     mender.moved[mender.node.output[0]] = window.kernel - 1 - window.before
     windows[times[0] - 2] = replace(window, before=0)
     pads = [part.before for part in windows] + [part.after for part in windows]
@@ -301,7 +308,7 @@ def _pad(mender: StreamingMender, value: DataTensor) -> Value:
     number, before = mender.constant_input(2), int(amounts[index])
     fill = number.reshape(-1)[0].item() if number is not None and number.size else 0.0
     mender.moved[mender.node.output[0]] = -before
-    value = _with_earlier(mender, value, times[0], max(before, 0), fill)
+    value = with_earlier(mender, value, times[0], max(before, 0), fill)
     rest = amounts.copy()
     rest[index] = min(before, 0)
     inner = mender.with_node(0, value)
@@ -352,7 +359,7 @@ def _range(mender: StreamingMender, bounds: list[KnownTensor]) -> Value:
     """Streams positions: those of the chunk, and beside them those in the whole sequence."""
     own = cast("DataTensor", RULES["Range"].writes(mender, bounds))
     if own.groups[0][0].is_time:
-        seen = mender.per_row(mender.states.steps_seen, own.dtype)
+        seen = mender.per_row(mender.states.steps_before, own.dtype)
         mender.totals[mender.node.output[0]] = mender.broadcast_node("Add", own, seen)
     return own
 
@@ -392,7 +399,7 @@ def _picked_by_data(mender: StreamingMender, index: DataTensor) -> Value:
         bool(position.time_dims()) or position.rows_dim is None,
         "gives each step another step, which may be of an earlier chunk",
     )
-    own = mender.broadcast_node("Sub", position, mender.per_row(mender.states.steps_seen, position.dtype))
+    own = mender.broadcast_node("Sub", position, mender.per_row(mender.states.steps_before, position.dtype))
     zero = mender.writer.scalar(0, own.dtype)
     is_own = own.with_name(mender.emit("GreaterOrEqual", [own.name, zero]), dtype=BOOL)
     inside = own.with_name(mender.emit("Max", [own.name, zero]))
@@ -402,7 +409,7 @@ def _picked_by_data(mender: StreamingMender, index: DataTensor) -> Value:
         is_own = mender.squeezed(is_own, [-1])
     if is_own.rank < picked.rank:
         is_own = mender.unsqueezed(is_own, range(is_own.rank, picked.rank))
-    return mender.kept_unless(is_own.name, picked)
+    return mender.new_or_earlier(is_own.name, picked)
 
 
 def _picked_step(mender: StreamingMender, value: DataTensor, axis: int, index: KnownTensor) -> Value:

@@ -22,11 +22,20 @@ from lengthwise.runtime.manifest import GraphNames, Manifest, Streaming
 from lengthwise_export.errors import UnmendableError
 from lengthwise_export.mending.engine import NodeOutputs, apply, shown_operator
 from lengthwise_export.mending.mend import mender_of, prepared, replace_nodes
-from lengthwise_export.mending.mender import LengthsRestricted
-from lengthwise_export.mending.values import DataTensor, constant_in
+from lengthwise_export.mending.mender import LengthsRestricted, Mender
+from lengthwise_export.mending.values import DataTensor, Size, constant_in
 from lengthwise_export.onnx_graphs.protos import keep_needed, names_in, nodes_before, refill
-from lengthwise_export.streaming.carried import DOUBLE, NEXT, StateInputInput, StreamingMender, StreamingWriter, described
-from lengthwise_export.streaming.rules import STREAMING
+from lengthwise_export.streaming.carried import (
+    DOUBLE,
+    NEXT,
+    LooksAhead,
+    StateInput,
+    StreamingMender,
+    StreamingWriter,
+    Window,
+    described,
+)
+from lengthwise_export.streaming.rules import MIXING, STREAMING, with_earlier
 from lengthwise_export.tracing.source_lines import location_of_node
 
 _MIN_LENGTHS: Final = 64  # at least so many lengths are followed, so that no two sizes agree by chance
@@ -56,20 +65,26 @@ def stream(graph: ModelProto, manifest: Manifest) -> tuple[ModelProto, Streaming
         VerificationError: An operator cannot stream; the error names it and its line, with the cure.
     """
     shortest, longest = manifest.min_length, max(manifest.max_length, manifest.min_length + _MIN_LENGTHS)
+    look_ahead = 0
     while True:
         try:
-            return _streaming(graph, manifest, np.arange(shortest, longest + 1, dtype=np.int64))
+            return _streaming(graph, manifest, np.arange(shortest, longest + 1, dtype=np.int64), look_ahead)
         except LengthsRestricted as restriction:
             shortest, longest = restriction.args
+        except LooksAhead as further:
+            (look_ahead,) = further.args
         except UnmendableError as error:
             raise VerificationError(f"{manifest.key} cannot stream: {error}") from error
 
 
-def _streaming(graph: ModelProto, manifest: Manifest, lengths: NDArray[np.int64]) -> tuple[ModelProto, Streaming]:
+def _streaming(
+    graph: ModelProto, manifest: Manifest, lengths: NDArray[np.int64], look_ahead: int
+) -> tuple[ModelProto, Streaming]:
     """Tries to make a graph stream, followed at a range of lengths.
 
     Raises:
         LengthsRestricted: It accepts fewer lengths; `stream` begins again with these.
+        LooksAhead: It looks further ahead; `stream` begins again with that.
         UnmendableError: An operator cannot stream.
     """  # noqa: DOC502 - the rules raise them
     model, names = prepared(graph), manifest.graph
@@ -77,26 +92,121 @@ def _streaming(graph: ModelProto, manifest: Manifest, lengths: NDArray[np.int64]
     kinds = StreamingMender, StreamingWriter
     mender = mender_of(model, names, manifest.input, lengths, {}, kinds=kinds, rules=STREAMING)
     assert isinstance(mender, StreamingMender)
-    lengths_name = names.lengths or "lengths"
+    mender, lengths_name = replace(mender, most_ahead=look_ahead), names.lengths or "lengths"
     if names.lengths is None:
         _count_mask(mender, names, lengths_name)
         model.graph.input.remove(next(value for value in model.graph.input if value.name == lengths_name))
-    own = mender.values[lengths_name]
-    assert isinstance(own, DataTensor)
-    mender.of_the_whole.add(lengths_name)
-    mender.totals[lengths_name] = own.with_name(mender.writer.cast(mender.writer.lengths, own.dtype))
-    for node in model.graph.node:
-        _follow(mender, node)
+    of_chunk = _look_back(mender, names, lengths_name) if look_ahead else ""
+    answering = _followed(mender, model, lengths_name, commits=not look_ahead)
     for name in answers:
-        reach = mender.look_ahead.get(name, 0)
-        if reach > 0:
-            raise UnmendableError(name, f"looks {reach} steps ahead: put all zeros of a convolution in front (causal)")
+        answering.require_look_ahead(answering.look_ahead.get(name, 0))
+    if look_ahead:
+        _followed(mender, model, lengths_name, commits=True)
+        for name in answers:
+            answering.values[name] = _of_chunk(answering, name, of_chunk)
     states = mender.states.states
     model.graph.input.extend(_declared(state.name, state) for state in states)
-    replace_nodes(model, mender, [_declared(state.name + NEXT, state) for state in states])
-    kept = _without_unused_states(model, answers)
+    further = [_declared(state.name + NEXT, state) for state in states]
+    if names.clipped is not None:
+        further.append(_clipped(answering, model, names.clipped))
+    replace_nodes(model, answering, further)
+    used = _without_unused_states(model, answers)
     onnx.checker.check_model(model)
-    return model, described([state for state in states if state.name in kept])
+    streaming = described([state for state in states if state.name in used])
+    return model, streaming.model_copy(update={"look_ahead_steps": look_ahead})
+
+
+def _followed(mender: StreamingMender, model: ModelProto, lengths: str, *, commits: bool) -> StreamingMender:
+    """Follows all nodes of a graph, and returns the mender that knows their outputs.
+
+    Args:
+        mender: The mender, which knows the graph's inputs and constants.
+        model: The graph.
+        lengths: The name of its input with the lengths.
+        commits: Whether the states are written.
+    """
+    mender = replace(mender, values=dict(mender.values), **{name: {} for name in ("totals", "rescales")})
+    mender = replace(mender, look_ahead={}, moved={}, of_the_whole={lengths}, positions=set())
+    mender.states.begin(commits=commits)
+    own = mender.values[lengths]
+    assert isinstance(own, DataTensor)
+    mender.totals[lengths] = own.with_name(mender.writer.cast(mender.writer.lengths, own.dtype))
+    for node in model.graph.node:
+        mender.states.mixes = node.op_type in MIXING
+        _follow(mender, node)
+    mender.states.mixes = False
+    return mender
+
+
+def _look_back(mender: StreamingMender, names: GraphNames, lengths_name: str) -> str:
+    """Puts a window in the place of the chunk, for a graph that looks ahead: the last steps of those before, and it.
+
+    Returns:
+        The name of `[rows, width]` int64: where the steps of the chunk are in the window.
+    """
+    writer, count = mender.states, mender.most_ahead
+    steps = mender.values[names.sequences]
+    assert isinstance(steps, DataTensor)
+    axis = next(axis for axis, (size,) in enumerate(steps.groups) if size.is_time)
+    (time,) = steps.groups[axis]
+    maker = replace(mender, node=NodeProto(output=["last_steps"]))
+    own, seen, width = writer.own_lengths, writer.steps_seen, writer.width
+    joined = with_earlier(maker, steps, axis, count, 0)
+    kept = mender.emit("Min", [seen, writer.constant(np.int64(count))])  # [rows]: steps that were there before
+    wider = mender.emit("ReduceMax", [kept], keepdims=1)
+    skipped = mender.emit("Sub", [writer.constant(np.int64(count)), kept])
+    index = _shifted(mender, mender.emit("Add", [width, wider]), skipped)
+    window = Mender.take_per_row(maker, joined, axis, index, time)
+    before = mender.emit("Sub", [seen, kept])
+    end = mender.emit("Sub", [mender.emit("Add", [seen, own]), writer.constant(np.int64(count))])
+    committed = mender.emit("Sub", [mender.emit("Max", [end, writer.constant(np.int64(0))]), before])
+    own_lengths = mender.values[lengths_name]
+    assert isinstance(own_lengths, DataTensor)
+    lengths = writer.cast(mender.emit("Add", [own, kept]), own_lengths.dtype)
+    of_chunk = _shifted(mender, width, kept)
+    writer.look_back(Window(window.name, lengths, before, committed))
+    mender.values[names.sequences] = steps.with_name(window.name)
+    mender.values[lengths_name] = own_lengths.with_name(lengths)
+    if names.mask is not None:
+        mender.values[names.mask] = _mask_of_window(mender, names, time)
+    return of_chunk
+
+
+def _shifted(mender: StreamingMender, count: str, start: str) -> str:
+    """`[rows, count]` int64: count numbers from `start` `[rows]` on, for each row."""
+    zero, one = (mender.writer.constant(np.int64(number)) for number in (0, 1))
+    numbers = mender.emit("Range", [zero, mender.writer.squeezed(count, [0]), one])
+    return mender.emit("Add", [numbers, mender.writer.unsqueezed(start, [1])])
+
+
+def _mask_of_window(mender: StreamingMender, names: GraphNames, time: Size) -> DataTensor:
+    """The mask that a graph takes, for a window."""
+    mask = mender.values[names.mask or ""]
+    assert isinstance(mask, DataTensor)
+    name = mender.writer.mask(time)
+    name = name if names.mask_marks == "valid" else mender.emit("Not", [name])
+    name = mender.writer.transposed(name, (1, 0) if names.time_first else (0, 1))
+    return mask.with_name(mender.in_type(name, TensorProto.BOOL, mask.dtype))
+
+
+def _of_chunk(mender: StreamingMender, name: str, of_chunk: str) -> DataTensor:
+    """An answer with the steps of the chunk, of those of the window; one without an axis of time as it is."""
+    answer = mender.values[name]
+    assert isinstance(answer, DataTensor)
+    times = [axis for axis, group in enumerate(answer.groups) if group[0].is_time]
+    if not times:
+        return answer
+    return Mender.take_per_row(mender, answer, times[0], of_chunk, answer.groups[times[0]][0])
+
+
+def _clipped(mender: StreamingMender, model: ModelProto, name: str) -> onnx.ValueInfoProto:
+    """Gives the output with the number of clipped values its name, and takes it from the graph's outputs."""
+    declared = next(value for value in model.graph.output if value.name == name)
+    model.graph.output.remove(declared)
+    value = mender.values[name]
+    if value.name != name:
+        mender.writer.nodes.append(helper.make_node("Identity", [value.name], [name]))
+    return declared
 
 
 def _count_mask(mender: StreamingMender, names: GraphNames, lengths: str) -> None:
@@ -189,7 +299,7 @@ def _note(
     mender.look_ahead[name] = reach + mender.moved.get(name, 0)
     whole = [other for other in inputs if other in mender.of_the_whole and not inputs[other].time_dims()]
     if not times:
-        if whole or any(tensor.time_dims() for tensor in inputs.values()):
+        if (whole or any(tensor.time_dims() for tensor in inputs.values())) and name not in mender.settled:
             mender.of_the_whole.add(name)
         return
     if whole and name not in mender.rescales and not _is_of_counts(mender, node) and node.op_type not in _LAYERS:
@@ -219,6 +329,8 @@ def _outputs(mender: StreamingMender, node: NodeProto) -> NodeOutputs:
     """  # noqa: DOC502 - the rules raise it
     counts = {name: mender.totals[name] for name in node.input if name in mender.totals}
     if counts and not _is_of_counts(mender, node):
+        if node.op_type in _COMPARISONS:
+            _settle(mender, node, counts)
         further = [mender.values[name] for name in node.input if name and name not in counts]
         adds_constant = node.op_type in ("Add", "Sub") and all(constant_in(value) is not None for value in further)
         if node.op_type in _MOVES or (adds_constant and len(counts) == 1):
@@ -232,6 +344,20 @@ def _outputs(mender: StreamingMender, node: NodeProto) -> NodeOutputs:
     if node.op_type in ("Div", "Mul") and isinstance(outputs[0], DataTensor) and outputs[0].time_dims():
         _note_division(mender, node, outputs[0])
     return outputs
+
+
+def _settle(mender: StreamingMender, node: NodeProto, counts: Mapping[str, DataTensor]) -> None:
+    """Notes that a total is compared with a number: the result stays the same for all longer sequences.
+
+    So it is no figure of the whole, if the states stand that number of steps back.
+
+    Raises:
+        LooksAhead: They do not.
+    """  # noqa: DOC502 - `require_look_ahead` raises it
+    numbers = [constant_in(mender.values[name]) for name in node.input if name not in counts]
+    if all(number is not None for number in numbers) and not any(value.time_dims() for value in counts.values()):
+        mender.require_look_ahead(max(0, *(int(np.max(number)) for number in numbers if number is not None)))
+        mender.settled.update(node.output)
 
 
 def _with_inputs(
