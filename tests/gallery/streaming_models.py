@@ -498,6 +498,135 @@ def missing_values(w: Weights) -> ModelProto:
     )
 
 
+_CONVOLVED = """
+    c0 = Transpose <perm = [0, 2, 1]> (values)
+    m1 = Unsqueeze (m2, axis1)
+    c1 = Where (m1, c0, nought)
+    c2 = Conv <pads = [1, 1]> (c1, K1, b1)
+    c3 = Relu (c2)
+    c4 = Where (m1, c3, nought)
+    c5 = Conv <pads = [2, 2]> (c4, K2, b2)
+    c6 = Tanh (c5)
+    c7 = Where (m1, c6, nought)
+    x = Transpose <perm = [2, 0, 1]> (c7)
+    l = Cast <to = 6> (lengths)
+    y, h = LSTM <hidden_size = 8> (x, W, R, B, l)
+    y2 = Squeeze (y, axis1)
+    y3 = Transpose <perm = [1, 0, 2]> (y2)
+"""
+_KERNELS = "K1 6x4x3, b1 6, K2 6x6x5, b2 6, V 8x3"
+
+
+@_streams()
+def convolution_that_looks_ahead(w: Weights) -> ModelProto:
+    w.named("V 6x3, K 6x4x3")
+    return w.model(
+        _VALUES
+        + _MASK
+        + """
+        c = Transpose <perm = [0, 2, 1]> (values)
+        d = Conv <pads = [1, 1]> (c, K)
+        e = Transpose <perm = [0, 2, 1]> (d)
+        f = Tanh (e)
+        """
+        + _SUM
+    )
+
+
+@_streams(names={"lengths": None, "mask": "mask"})
+def convolution_that_looks_ahead_of_a_mask(w: Weights) -> ModelProto:
+    w.named("V 6x3, K 6x4x5")
+    w |= {"low": scalar(-np.inf)}
+    return w.model(
+        _VALUES.replace("int64[N] lengths", "bool[N,T] mask")
+        + """
+        m = Unsqueeze (mask, axis1)
+        c = Transpose <perm = [0, 2, 1]> (values)
+        b = Where (m, c, nought)
+        d = Conv <pads = [2, 2]> (b, K)
+        e = Where (m, d, low)
+        a = ReduceMax <keepdims = 0> (e, axis2)
+        logits = MatMul (a, V)
+        """
+    )
+
+
+@_streams()
+def attention_behind_convolutions(w: Weights) -> ModelProto:
+    w.recurrent(4, 6, 8).named(_KERNELS + ", q 8x1")
+    w |= {"low": scalar(np.finfo(np.float32).min)}
+    return w.model(
+        _VALUES
+        + _MASK
+        + _CONVOLVED
+        + """
+        sc = MatMul (y3, q)
+        sq = Squeeze (sc, axis2)
+        ms = Where (m2, sq, low)
+        att = Softmax <axis = 1> (ms)
+        e = Unsqueeze (att, axis1)
+        p = MatMul (e, y3)
+        a = Squeeze (p, axis1)
+        h2 = Squeeze (h, axis0)
+        b = Add (a, h2)
+        logits = MatMul (b, V)
+        """
+    )
+
+
+@_streams()
+def many_figures_behind_convolutions(w: Weights) -> ModelProto:
+    w.recurrent(4, 6, 8).named(_KERNELS)
+    w |= {"row": integers(-1, 1, 1), "step": integers(1, 1, 8)}
+    return w.model(
+        _VALUES
+        + _MASK
+        + _CONVOLVED
+        + """
+        i0 = Sub (lengths, one)
+        i1 = Reshape (i0, row)
+        i2 = Expand (i1, step)
+        g = GatherElements <axis = 1> (y3, i2)
+        last = Squeeze (g, axis1)
+        begin = Gather <axis = 1> (y3, zero)
+        o = Cast <to = 1> (m2)
+        k = ReduceSum <keepdims = 1> (o, axis1)
+        d = Div (o, k)
+        e = Unsqueeze (d, axis1)
+        p = MatMul (e, y3)
+        mean = Squeeze (p, axis1)
+        u = Add (last, begin)
+        v = Add (u, mean)
+        logits = MatMul (v, V)
+        """
+    )
+
+
+@_streams(task="per-step")
+def each_step_behind_convolutions(w: Weights) -> ModelProto:
+    w.recurrent(4, 6, 8).named(_KERNELS)
+    return w.model(_PER_STEP + _MASK + _CONVOLVED + "logits = MatMul (y3, V)")
+
+
+@_streams()
+def a_figure_of_short_sequences(w: Weights) -> ModelProto:
+    """Sequences of at most five steps are another case, as for a kernel that is longer than they are."""
+    w.named("V 4x3")
+    w |= {"five": scalar(5, np.int64)}
+    return w.model(
+        _VALUES
+        + _MASK
+        + """
+        is_short = LessOrEqual (n, five)
+        is_short3 = Unsqueeze (is_short, axis2)
+        zeros = Neg (values)
+        f0 = Where (is_short3, zeros, values)
+        f = Tanh (f0)
+        """
+        + _SUM
+    )
+
+
 @_refused("LSTM rnn", "bidirectional=False")
 def both_directions(w: Weights) -> ModelProto:
     w.recurrent(4, 4, 8, 2).named("V 16x3")
@@ -683,23 +812,4 @@ def sums_from_the_end(w: Weights) -> ModelProto:
         f = Tanh (c)
     """
         + _SUM
-    )
-
-
-@_refused("ReduceSum total", "1 steps ahead")
-def symmetric_convolution(w: Weights) -> ModelProto:
-    w.named("V 6x3, K 6x4x3")
-    return w.model(
-        _VALUES
-        + """
-        c = Transpose <perm = [0, 2, 1]> (values)
-        d = Conv <pads = [1, 1]> (c, K)
-        f = Transpose <perm = [0, 2, 1]> (d)
-    """
-        + _MASK
-        + """
-        kept = Where (m, f, nought)
-        [total] pooled = ReduceSum <keepdims = 0> (kept, axis1)
-        logits = MatMul (pooled, V)
-    """
     )

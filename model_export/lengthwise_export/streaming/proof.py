@@ -107,12 +107,21 @@ def prove(
 
 
 def _advance(session: Session, manifest: Manifest, streams: Sequence[_ChunkedSequence]) -> list[NDArray[np.float32]]:
-    """Runs the next chunk of each stream, all in one batch; returns their answers, and moves the streams on."""
+    """Runs the next chunk of each stream, all in one batch; returns their answers, and moves the streams on.
+
+    Raises:
+        VerificationError: A state comes out not finite.
+    """
     assert manifest.streaming is not None
     chunks = [stream.next_chunk() for stream in streams]
     batch = pad(chunks, multiple=manifest.width_multiple, blank=manifest.blank)
     outputs = session.run(batch, ("logits", "states"))
     names = [state.name for state in manifest.streaming.states]
+    if not all(np.isfinite(values).all() for values in outputs.states):
+        raise VerificationError(
+            f"{manifest.key} does not stream: a state comes out that is not finite, which a service refuses. Replace "
+            "missing values and infinities before a layer that mixes steps"
+        )
     for index, stream in enumerate(streams):
         stream.state = {name: values[index] for name, values in zip(names, outputs.states, strict=True)}
     return list(by_row(outputs.logits, batch.lengths, manifest))

@@ -248,7 +248,10 @@ def _softmax(mender: StreamingMender, value: DataTensor, axis: int) -> Value:
     new_total = mender.emit("Add", [earlier, own_sum])
     mender.keep(total, new_total)
     weights = mender.emit("Div", [powers.name, mender.writer.cast(new_total, value.dtype)])
-    mender.rescales[mender.node.output[0]] = one.with_name(mender.emit("Div", [earlier, new_total]), dtype=DOUBLE)
+    positive = mender.emit(
+        "Max", [new_total, mender.writer.constant(np.finfo(np.float64).tiny)]
+    )  # without a step: 0 / 0
+    mender.rescales[mender.node.output[0]] = one.with_name(mender.emit("Div", [earlier, positive]), dtype=DOUBLE)
     return value.with_name(weights, zero_padded=False)
 
 

@@ -152,7 +152,8 @@ def _look_back(mender: StreamingMender, names: GraphNames, lengths_name: str) ->
     maker = replace(mender, node=NodeProto(output=["last_steps"]))
     own, seen, width = writer.own_lengths, writer.steps_seen, writer.width
     joined = with_earlier(maker, steps, axis, count, 0)
-    kept = mender.emit("Min", [seen, writer.constant(np.int64(count))])  # [rows]: steps that were there before
+    # `[rows]`: steps that were there before. The bound of 0 is for states that a client made up
+    kept = mender.emit("Clip", [seen, writer.constant(np.int64(0)), writer.constant(np.int64(count))])
     wider = mender.emit("ReduceMax", [kept], keepdims=1)
     skipped = mender.emit("Sub", [writer.constant(np.int64(count)), kept])
     index = _shifted(mender, mender.emit("Add", [width, wider]), skipped)
@@ -404,7 +405,10 @@ def _note_division(mender: StreamingMender, node: NodeProto, result: DataTensor)
     now = mender.writer.cast(figure.name, DOUBLE)
     mender.keep(carried, now)
     factors = [carried.value.name, now] if node.op_type == "Div" else [now, carried.value.name]
-    mender.rescales[node.output[0]] = figure.with_name(mender.emit("Div", factors), dtype=DOUBLE)
+    zero = mender.writer.constant(np.float64(0))
+    was_zero = mender.emit("Equal", [carried.value.name, zero])  # before the first step
+    rescale = mender.emit("Where", [was_zero, zero, mender.emit("Div", factors)])
+    mender.rescales[node.output[0]] = figure.with_name(rescale, dtype=DOUBLE)
 
 
 def _outputs_of_share(mender: StreamingMender, node: NodeProto, share: str) -> NodeOutputs:

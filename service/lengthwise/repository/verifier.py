@@ -326,8 +326,11 @@ def check_rows(graph: Graph, kernels: str, manifest: Manifest) -> None:
     if kernels == recurrent_kernels.ONNXRUNTIME or not recurrent_kernels.INSTRUCTION_SETS:
         crashing |= data_dependence.ENDS_WITHOUT_ROWS
     names = manifest.graph
-    states = [] if manifest.streaming is None else [state.name for state in manifest.streaming.states]
-    operator = data_dependence.recurrent_without_rows(graph, names.sequences, names.length_inputs, crashing, states)
+    # The states that count steps are as the lengths are: a width may depend on them
+    states = {} if manifest.streaming is None else {state.name: state.counts for state in manifest.streaming.states}
+    lengths = [*names.length_inputs, *(name for name, counts in states.items() if counts)]
+    contents = [name for name, counts in states.items() if not counts]
+    operator = data_dependence.recurrent_without_rows(graph, names.sequences, lengths, crashing, contents)
     if operator is not None:
         raise ModelError(f"{manifest.key}: {data_dependence.why_refused(operator)}")
 

@@ -122,6 +122,11 @@ class StreamState(ManifestTable):
     dtype: Literal["float32", "float64", "int32", "int64"] = "float32"
     initial: float = 0.0  # each of its values where a sequence begins
 
+    @property
+    def counts(self) -> bool:
+        """Whether it is a number of steps."""
+        return self.dtype == "int64" and self.shape == (1,)
+
 
 class StreamPromise(ManifestTable):
     """How far the answer after any chunks may be from the answer to the whole."""
