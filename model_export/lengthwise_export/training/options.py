@@ -70,6 +70,11 @@ class TrainOptions(FixedOptions):
     class_weights: Annotated[bool | None, PYTHON_ONLY] = _open_option(
         "Give rare labels the same influence as frequent ones."
     )
+    streaming: bool = Field(
+        default=False,
+        description="Train a model that answers a sequence chunk by chunk (`export --streaming`): choose among what "
+        "streams, and report the accuracy by the share of a sequence that was seen.",
+    )
     threads: Annotated[int, PYTHON_ONLY] = Field(default=1, ge=1, description="Threads that torch and NumPy use.")
 
 

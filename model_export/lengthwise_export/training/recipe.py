@@ -28,6 +28,7 @@ from lengthwise_export.training.batches import make_examples, stratified_split, 
 from lengthwise_export.training.choice import DataFacts, Plan
 from lengthwise_export.training.options import ROCKET_OPTIONS, TrainingOptions, TrainOptions, options_of_layers
 from lengthwise_export.training.record_checks import missing_is_open
+from lengthwise_export.training.streamable import ROCKET_KEYS, with_streaming_choices
 
 FEW_RECORDS: Final = 10  # with fewer records, no accuracy says anything
 SHORT_STEPS: Final = 40  # up to this median length, `auto` takes recurrent layers, which are then quick to train
@@ -58,6 +59,8 @@ def plan(spec: Spec, records: Sequence[Record], user_options: TrainOptions) -> P
     """
     if (count := sum(record.has_label for record in records)) < 2:
         raise ConfigurationError(f"{count} records are too few to train on")
+    if user_options.streaming:
+        spec = with_streaming_choices(spec)
     settings = user_options.model_dump(include={*TrainingOptions.model_fields}, exclude_unset=True, exclude_none=True)
     for_layers = options_of_layers(user_options, spec.model.kind)
     # The policy for missing values
@@ -73,11 +76,14 @@ def plan(spec: Spec, records: Sequence[Record], user_options: TrainOptions) -> P
     calibrated = options.model_copy(update={"calibration": True})
     asks_for_layers = for_layers or spec.model.model_fields_set - {"preset"}
     if spec.model.is_auto and not asks_for_layers and _can_be_rocket(start.spec, facts, len(examples)):
-        chosen = _best_rocket(start, records, facts, calibrated, chooses_missing=chooses_missing)
+        further = ROCKET_KEYS if user_options.streaming else {}
+        chosen = _best_rocket(start, records, facts, calibrated, chooses_missing=chooses_missing, further=further)
     else:
         chosen = choice.choose_normalisation(start, records, facts, spec.model.sequence_features)
         if spec.model.kind != "rocket":
-            layers = _with_layers(chosen, facts) if spec.model.is_auto else chosen
+            layers = chosen
+            if spec.model.is_auto:
+                layers = _with_layers(chosen, facts, streaming=user_options.streaming)
             return _with_schedule(layers, [stratum(example, spec.output.task) for example in examples], settings)
         chosen = choice.choose_with_whole_models(chosen, records, calibrated)
     # `fitted`, a model of the comparison, is calibrated: without calibration, the model is fitted again
@@ -91,7 +97,13 @@ def _can_be_rocket(spec: Spec, facts: DataFacts, examples: int) -> bool:
 
 
 def _best_rocket(
-    start: Plan, records: Sequence[Record], facts: DataFacts, options: TrainingOptions, *, chooses_missing: bool
+    start: Plan,
+    records: Sequence[Record],
+    facts: DataFacts,
+    options: TrainingOptions,
+    *,
+    chooses_missing: bool,
+    further: Mapping[str, Any],
 ) -> Plan:
     """Chooses the keys of a rocket model, and fits it; the returned plan holds it as `fitted`.
 
@@ -102,10 +114,11 @@ def _best_rocket(
         options: Those of the fit.
         chooses_missing: Whether the policy for missing values, `indicator` in `start`, may still be replaced: by
             `mean`, if the leave-one-out loss with it is lower.
+        further: Keys of `[model]` that are not to be chosen.
     """
     features = [*ROCKET_FEATURES, *(["missing"] if facts.missing else [])]
     normalised = choice.choose_normalisation(start, records, facts, features)
-    model = {"preset": None} | ROCKET_MODEL | {"sequence_features": features}
+    model = {"preset": None} | ROCKET_MODEL | {"sequence_features": features} | dict(further)
     plan = replace(normalised, spec=normalised.spec.with_keys(model=model))
     plan = choice.choose_with_whole_models(plan, records, options)
     fitted = plan.fitted or rocket.fit(plan.spec, records, options)
@@ -121,8 +134,14 @@ def _best_rocket(
     return replace(plan.with_choice(why), fitted=fitted)
 
 
-def _with_layers(plan: Plan, facts: DataFacts) -> Plan:
-    """The plan with a preset of layers, chosen by the task, the kind of a step and the median length."""
+def _with_layers(plan: Plan, facts: DataFacts, *, streaming: bool = False) -> Plan:
+    """The plan with a preset of layers, chosen by the task, the kind of a step and the median length.
+
+    With `streaming` it is recurrent layers that read forward only.
+    """
+    if streaming:
+        keys = {"preset": "rnn", "bidirectional": False}
+        return plan.with_choice('preset = "rnn", bidirectional = false: they stream', model=keys)
     name, why = "conv", f"a median of {facts.median_length:g} steps"
     if plan.spec.input.kind == "tokens" or plan.spec.output.task == "per-step":
         name, why = "rnn", "tokens" if plan.spec.input.kind == "tokens" else "an answer for each step"

@@ -113,7 +113,7 @@ def page(report: Mapping[str, Any], title: str) -> str:
     return render(
         _TEMPLATE,
         title=title,
-        report={"warnings": (), "chosen": (), "epochs": (), "task": None, **report},
+        report={"warnings": (), "chosen": (), "epochs": (), "task": None, "earliness": None, **report},
         splits=splits,
         name=name,
         scores=scores,

@@ -36,6 +36,7 @@ from lengthwise_export.training.options import TrainOptions, options_of_layers
 from lengthwise_export.training.record_checks import fitting_records, missing_is_open
 from lengthwise_export.training.report import METRICS_FILE, RunReport, page
 from lengthwise_export.training.scores import evaluate
+from lengthwise_export.training.streamable import earliness
 from lengthwise_export.training.train import Epoch, TrainingResult, train, write
 
 ProgressTarget: TypeAlias = Callable[[str], None] | Literal["auto"] | None  # takes lines; `auto`: a bar; None: nothing
@@ -98,6 +99,8 @@ def run_training(
     tell_each(tell, closing_warnings, "warning")
     report = RunReport.of(plan, result, splits, data.records, test)
     report |= {"warnings": [*plan.warnings, *closing_warnings]}
+    if options.streaming:
+        report |= earliness(result.model, splits, plan.spec)
     _write_report(out, plan, report)
     return report
 
