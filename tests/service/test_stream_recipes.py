@@ -1,4 +1,4 @@
-"""The recipes for streams, run: a log that is read twice, Beam's state, and customers with new transactions."""
+"""The recipes for streams, run: a log that is read twice, and customers with new transactions."""
 
 import asyncio
 import importlib.util
@@ -17,7 +17,7 @@ import lengthwise
 from lengthwise.batching.limits import BatchLimits
 from lengthwise.scoring.opened import OpenModel
 from tests.support.numpy_models import serving
-from tests.support.streaming_models import LABELS, UNITS, gru, model, place, sequences, whole
+from tests.support.streaming_models import LABELS, UNITS, gru, model, sequences, whole
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 GRU = model(gru)
@@ -131,19 +131,3 @@ def test_customers_are_updated_by_their_new_transactions_only():
         assert embedding == whole(loaded, KEYS[name][:count]).tobytes()
     assert not ends
     assert sorted(example.nearest(customers, "fan-1")) == ["pump-1", "pump-2"]
-
-
-def test_beam_keeps_the_state_of_each_key(tmp_path: Path):
-    beam = pytest.importorskip("apache_beam", reason="Apache Beam is not installed: make engines installs it")
-    example = recipe("stream_beam")
-    directory, out = place(tmp_path / "models", gru), tmp_path / "answers"
-    chunks = [(name, steps.tolist()) for name, _, steps in records()]
-    with beam.Pipeline() as pipeline:
-        found = example.answers(pipeline | beam.Create(chunks, reshuffle=False), str(directory))
-        _ = found | beam.Map(json.dumps) | beam.io.WriteToText(str(out))
-    lines = [json.loads(line) for file in tmp_path.glob("answers-*") for line in file.open()]
-    assert len(lines) == len(chunks)
-    last = {key: max((steps, label, score) for name, steps, label, score in lines if name == key) for key in KEYS}
-    for name, (steps, label, score) in last.items():
-        assert steps == len(KEYS[name])
-        assert (label, score) == pytest.approx(expected(name, steps))
