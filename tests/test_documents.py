@@ -51,6 +51,7 @@ PAGES = {
     "docs/own-code.md": Page(),
     "docs/python.md": Page(),
     "docs/spec.md": Page(),
+    "docs/streaming.md": Page(),
     "docs/targets.md": Page(here=True),
     "docs/troubleshooting.md": Page(),
     "docs/tutorial-keras.md": Page(tolerance=0.15),
