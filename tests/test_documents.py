@@ -51,7 +51,7 @@ PAGES = {
     "docs/own-code.md": Page(),
     "docs/python.md": Page(),
     "docs/spec.md": Page(),
-    "docs/streaming.md": Page(),
+    "docs/streaming-export.md": Page(here=True),
     "docs/targets.md": Page(here=True),
     "docs/troubleshooting.md": Page(),
     "docs/tutorial-keras.md": Page(tolerance=0.15),
