@@ -19,7 +19,7 @@ import orjson
 
 from lengthwise.bench.connection import ServerAddress
 from lengthwise.bench.load import Tick, ask_each
-from lengthwise.bench.trial import LoadTest, groups_of, json_requests
+from lengthwise.bench.trial import LoadTest, Probabilities, groups_of, json_requests
 from lengthwise.bench.workload import Lengths
 from lengthwise.padding import Steps
 
@@ -30,19 +30,17 @@ _PREFIXES_AT_ONCE: Final = 50
 _SAME: Final = 1e-5  # how far an answer may be from that to the whole: rounding, where a model promises no equal bits
 _MANY: Final = 2**62  # requests, which are made one by one as they are sent
 
-Answer = list[Any]  # of one sequence: numbers, or lists of them if per-step
-
 
 @dataclass(frozen=True, slots=True)
 class Script:
     """A sequence in chunks."""
 
     chunks: tuple[bytes, ...]  # the steps of each, as JSON
-    whole: tuple[Answer, ...]  # the answer to all steps up to the end of each
+    whole: tuple[Probabilities, ...]  # the answer to all steps up to the end of each
 
 
 @dataclass(slots=True)
-class Key:
+class StreamKey:
     """Where a key is."""
 
     script: int  # its index
@@ -77,10 +75,10 @@ class Streams:
         self._fields = orjson.dumps({**fields, "outputs": ["state"]})[1:]
         self._headers = {"content-type": "application/json", **headers}
         self._random = np.random.default_rng(seed)
-        self._keys = [Key(int(script)) for script in self._random.integers(len(scripts), size=keys)]
+        self._keys = [StreamKey(int(script)) for script in self._random.integers(len(scripts), size=keys)]
         count = max(1, round(_SHARE_ON * keys))
         self._on, self._off = deque(self._keys[:count]), self._keys[count:]
-        self._sent: dict[int, Key] = {}  # by the index of the request
+        self._sent: dict[int, StreamKey] = {}  # by the index of the request
 
     def __len__(self) -> int:
         return _MANY
@@ -118,15 +116,15 @@ class Streams:
         return answer == expected or bool(np.allclose(answer, expected, rtol=0, atol=self._tolerance))
 
 
-def answer_of(prediction: Mapping[str, Any]) -> Answer:
+def answer_of(prediction: Mapping[str, Any]) -> Probabilities:
     """The probabilities of a prediction, or the values of a model without a head."""
-    answer: Answer = prediction["probabilities"] if "probabilities" in prediction else prediction["values"]
+    answer: Probabilities = prediction["probabilities"] if "probabilities" in prediction else prediction["values"]
     return answer
 
 
 def cut(steps: Steps, lengths: Sequence[int]) -> list[Steps]:
     """Cuts a sequence into chunks of these lengths, and again from the first of them; the last one may be shorter."""
-    chunks, begin = [], 0
+    chunks, begin = list[Steps](), 0
     while begin < len(steps):
         length = lengths[len(chunks) % len(lengths)]
         chunks.append(steps[begin : begin + length])

@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import click
 import numpy as np
@@ -20,6 +20,7 @@ from rich.progress import Progress
 from lengthwise.bench import plots, remote, streams
 from lengthwise.bench.figures import table
 from lengthwise.bench.launch import ServiceUnderLoad, served
+from lengthwise.bench.load import Tick
 from lengthwise.bench.trial import LoadSpec, LoadTest, prepare
 from lengthwise.bench.workload import Sent, draw_lengths, make_sequences, sent
 from lengthwise.commands.command import Command
@@ -152,26 +153,10 @@ class BenchOptions(Options):
         """Prepares the requests for a service's model; returns the load test, and a name for its sequences.
 
         Unless answers are not checked, sends each sequence by itself first: these are the expected answers.
-
-        Raises:
-            ConfigurationError: Streams are asked for, with several sequences a request or without the comparison.
         """
         sequences, name = self.sequences_for(remote.model(service.target, service.name, self.headers))
         if self.stream is not None:
-            if self.sequences > 1 or not self.check:
-                raise ConfigurationError("--stream compares each answer, to one sequence a request")
-            chunk_lengths = draw_lengths(self.lengths, _DISTINCT, _LONGEST, np.random.default_rng(LoadSpec.seed))
-            tick = ticker(progress, "each whole so far", requests=len(sequences))
-            test = streams.prepare(
-                service.target,
-                sequences,
-                chunk_lengths,
-                self.stream,
-                fields=service.fields,
-                headers=self.headers,
-                tick=tick,
-            )
-            return test, f"{self.stream} keys, chunks of {self.lengths}"
+            return self._streams(service, sequences, ticker(progress, "each whole so far", requests=len(sequences)))
         test = prepare(
             service.target,
             sequences,
@@ -182,6 +167,23 @@ class BenchOptions(Options):
             tick=ticker(progress, "each by itself", requests=len(sequences)),
         )
         return test, name
+
+    def _streams(self, service: ServiceUnderLoad, sequences: Sequence[Sent], tick: Tick) -> tuple[LoadTest, str]:
+        """Prepares streams of these sequences; returns the load test, and a name for them.
+
+        Raises:
+            ConfigurationError: A request is to have several, answers are not to be compared, or a model takes more than
+                steps.
+        """
+        steps = [sequence for sequence in sequences if not isinstance(sequence, dict)]
+        if self.sequences > 1 or not self.check or len(steps) < len(sequences):
+            raise ConfigurationError(
+                "--stream compares each answer, to one sequence a request, of a model of steps alone"
+            )
+        lengths = draw_lengths(self.lengths, _DISTINCT, _LONGEST, np.random.default_rng(LoadSpec.seed))
+        place: Any = {"fields": service.fields, "headers": self.headers}
+        test = streams.prepare(service.target, steps, lengths, self.stream or 1, **place, tick=tick)
+        return test, f"{self.stream} keys, chunks of {self.lengths}"
 
 
 @click.command(cls=Command)

@@ -248,7 +248,8 @@ class _Fusion(KnownSteps):
         steps = [value for value in values if isinstance(value, Packed)]
         axes = {value.axes for value in steps}
         if node.operator in _CONTINUES and not axes:
-            return self._continued(node)
+            self._continue(node)
+            return None
         require(len(axes) == 1 and node.outputs[0])
         if node.operator == "Add":
             with suppress(NotFound, KeyError):
@@ -268,7 +269,7 @@ class _Fusion(KnownSteps):
         dense.inputs.append(add.inputs[1])
         return value
 
-    def _continued(self, node: Node) -> None:
+    def _continue(self, node: Node) -> None:
         """Lets a reduction go on from that of earlier steps, which comes from outside; `NotFound` if it may not."""
         operator = _CONTINUES[node.operator]
         made = [each for each in self.nodes if each.operator == operator and each.outputs[0] in node.inputs]
