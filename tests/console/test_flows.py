@@ -15,7 +15,8 @@ import pytest
 
 from lengthwise.settings import bundled_models
 from tests.console.browser import EXAMPLE, Window, answered, at, console, dragged, pasted
-from tests.support.server_process import ServerProcess
+from tests.support.server_process import ServerProcess, started
+from tests.support.streaming_models import gru, place
 
 pytestmark = [pytest.mark.console, pytest.mark.process]
 
@@ -819,3 +820,29 @@ def test_pasted_objects_are_read_by_the_names_of_the_model(window: Window) -> No
     assert sent.value.post_data_json["sequences"] == [[[1, 2], [3, None]]]
     pasted(page, '[{"a_y": 2, "ax": 1}]')
     assert "The model has no feature “a_y”. It takes ax, ay." in page.locator("#sequence-note").inner_text()
+
+
+@pytest.mark.long
+def test_a_stream_is_played_and_each_answer_compared_with_the_whole(browser: Any, tmp_path: Path) -> None:
+    place(tmp_path / "models", gru)
+    with started(str(tmp_path / "models")) as server:
+        window = Window(browser, server.url)
+        page = answered(window)
+        page.fill("#length", "20")
+        page.press("#length", "Enter")
+        page.select_option("#chunk", "3")
+        page.click("#play-stream")
+        page.locator(
+            "#stream-verdict", has_text="After each of 7 chunks the answer is that to the whole so far"
+        ).wait_for()
+        assert page.locator("#stream-picture .dot").count() == 7
+        page.focus("#cut")
+        page.keyboard.press("ArrowRight")
+        page.locator("#stream-verdict", has_text="After each of 2 chunks").wait_for()
+        assert page.inner_text("#cut-text") == "behind step 2"
+        window.close()
+        assert window.troubles == []
+
+
+def test_a_model_that_does_not_stream_has_no_such_card(page: Any) -> None:
+    assert page.locator("#stream-part").is_hidden()

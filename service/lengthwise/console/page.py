@@ -6,6 +6,7 @@ It has no inline script or style and loads nothing from another host, so its con
 from __future__ import annotations
 
 import hashlib
+import re
 from functools import cache
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -28,6 +29,7 @@ _MEDIA_TYPES: Final = {
     ".svg": "image/svg+xml",
 }
 _PAGE: Final = "index.html"
+_COMMENT_LINE: Final = re.compile(rb"^ *(?://.*|/\*.*\*/)\n", re.MULTILINE)  # of a script
 
 
 class PageFile(NamedTuple):
@@ -40,9 +42,11 @@ class PageFile(NamedTuple):
 
 @cache
 def files() -> dict[str, PageFile]:
-    """The files that the page loads, by name."""
+    """The files that the page loads, by name; scripts without lines of comments, which a browser need not fetch."""
     paths = [LOOK, *(path for path in _STATIC.iterdir() if path.name != _PAGE)]
-    return {path.name: _page_file(path.read_bytes(), path.suffix) for path in paths}
+    contents = {path: path.read_bytes() for path in paths}
+    contents |= {path: _COMMENT_LINE.sub(b"", text) for path, text in contents.items() if path.suffix == ".js"}
+    return {path.name: _page_file(content, path.suffix) for path, content in contents.items()}
 
 
 @cache

@@ -113,12 +113,13 @@ def page_state(serving: Serving, health: dict[str, Any], predict: str) -> dict[s
 
 
 def _input(served: ServedModel) -> dict[str, Any]:
-    """What the page needs to draw and to invent sequences of a model: scales, threshold, examples, usual lengths."""
+    """What the page needs to draw and invent sequences: scales, threshold, examples, usual lengths; and of states."""
     return {
         **served.manifest.input.model_dump(include={"mean", "std"}),
         "threshold": served.manifest.threshold,
         "examples": (served.model.examples or b"").count(b"\n"),
         "usual_lengths": served.model.usual_lengths,
+        **served.manifest.model_dump(include={"streaming": {"state_bytes", "promise"}}),
     }
 
 

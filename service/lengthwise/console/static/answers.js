@@ -7,12 +7,20 @@ const MOST_BARS = 12;
 /** The element of one answer; `beside` is the prediction of another version, to which it is compared. */
 export function answerOf(model, answer, sequence, beside = null) {
   const [prediction] = answer.predictions;
+  if (prediction.values) return vector(model, prediction);
   const parts = [make("h3", { text: nameOf(model) }), title(prediction, answer.labels)];
   if (prediction.step_labels) parts.push(stepLabels(prediction, answer.labels));
   else parts.push(bars(prediction, answer.labels, prediction.assigned ? model.threshold : null));
   parts.push(facts(prediction, answer, sequence, beside));
   if (prediction.assigned) parts.at(-1).prepend(make("li", { text: `assigned from a probability of ${model.threshold} on: the line in the bars` }));
   return make("div", { class: "answer" }, ...parts);
+}
+
+/** The element of an answer of a model without a head. */
+function vector(model, { values }) {
+  const more = values.length > MOST_BARS ? ", …" : "";
+  const first = make("p", { class: "soft small", text: values.slice(0, MOST_BARS).map((value) => short(value)).join(", ") + more });
+  return make("div", { class: "answer" }, make("h3", { text: nameOf(model) }), make("p", { class: "label", text: counted(values.length, "number") }), first);
 }
 
 const nameOf = (model) => `${model.model}, version ${model.version}`;
@@ -108,7 +116,7 @@ function comparison(prediction, beside) {
   return most === 0 ? "the same digits as the other version" : `largest difference of a probability to the other: ${short(most)}`;
 }
 
-export const flat = (prediction) => prediction.probabilities.flat().filter((value) => value !== null);
+export const flat = (prediction) => (prediction.values ?? prediction.probabilities).flat().filter((value) => value !== null);
 
 /** The element of a refusal. */
 export function refusalOf(model, error) {

@@ -8,6 +8,7 @@ import { Sequence, invent, parse, usualLength } from "./sequence.js";
 import { predict, recordings } from "./service.js";
 import { Signal } from "./signal.js";
 import { copy, curl, python, shown } from "./snippets.js";
+import { StreamTrial } from "./stream.js";
 import { Upload } from "./upload.js";
 
 const ASK_AFTER_MS = 250;
@@ -17,6 +18,7 @@ export class Predict {
   constructor() {
     this.signal = new Signal((what) => this.changed(what));
     this.padding = new PaddingTrial((body) => predict(this.state.predict, body), () => this.subject());
+    this.stream = new StreamTrial((body) => predict(this.state.predict, body), () => this.subject());
     this.table = new FileTable((body) => predict(this.state.predict, body), (index) => this.choose(index));
     this.upload = new Upload(() => ({ model: this.model, limits: this.state.limits }), (sequences, note) => this.useMany(sequences, note), (why) => this.refuse(why), (text) => this.note(text));
     this.turn = 0;
@@ -161,6 +163,7 @@ export class Predict {
     byId("signal").classList.add("stale");
     byId("answers").replaceChildren(make("p", { class: "soft", text: UNREAD }));
     this.padding.reset();
+    this.stream.reset();
   }
 
   /** Offers the sequences of a file; one alone needs no choice. */
@@ -258,6 +261,7 @@ export class Predict {
     this.note(parts.join(" · "));
     byId("length").value = sequence.length;
     this.padding.reset();
+    this.stream.reset();
     this.showCode();
     clearTimeout(this.later);
     this.later = setTimeout(() => this.ask(), ASK_AFTER_MS);
@@ -266,7 +270,7 @@ export class Predict {
   // The answer.
 
   subject() {
-    return { sequence: this.sequence, model: this.model, version: this.model.version };
+    return { sequence: this.sequence, model: this.model, version: this.model?.version };
   }
 
   body(model) {
