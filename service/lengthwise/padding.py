@@ -23,7 +23,7 @@ LENGTHS: Final = "{}_lengths"
 """The graph's input with the lengths of a further sequence, by the name of its input with the steps."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Sample:
     """A sequence, and what stands beside its steps: one row of all of a graph's inputs."""
 
@@ -53,7 +53,7 @@ class Sample:
     @property
     def nbytes(self) -> int:
         """The bytes of its arrays."""
-        return self.steps.nbytes + sum(array.nbytes for array in (*self.beside.values(), *self.others.values()))
+        return sum([array.nbytes for array in (self.steps, *self.beside.values(), *self.others.values())])
 
     def copy(self) -> Sample:
         """A sample whose steps are no view of a larger array. What stands beside them never is one."""
@@ -75,7 +75,7 @@ def longest_of(row: RowInput) -> int:
     Of rows with two sequences, those with about the same longest one need less padding together than those with about
     the same sum, or the same first one: `python -m benchmarks.pairs`.
     """
-    return max(row.lengths) if isinstance(row, Sample) else len(row)
+    return max(row.lengths) if isinstance(row, Sample) and row.others else len(row)
 
 
 def with_steps(row: RowInput, steps: Steps) -> RowInput:

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise.decoding.calls import Problems, escaped, missing_message, rounded, unknown_fields
+from lengthwise.decoding.calls import Problems, escaped, missing_message, unknown_fields
 from lengthwise.decoding.json_text import kind
 from lengthwise.decoding.sent_steps import fits_float32
 from lengthwise.runtime.feature_names import listed, similar
 from lengthwise.runtime.manifest import Manifest, StaticInput
 from lengthwise.wrong_values import counted
+
+_LARGEST: Final = 3e38  # of numbers that surely fit into float32
 
 
 def description(static: StaticInput) -> str:
@@ -36,10 +38,10 @@ def read(value: Any, at: str, manifest: Manifest, problems: Problems) -> NDArray
     static = manifest.input.static
     if static is None:
         return None
-    if type(value) is list and len(value) == static.count and {*map(type, value)} == {float} and not static.categories:
-        array = rounded(np.array(value))
-        if np.isfinite(array).all():  # nearly always; else see what is not finite
-            return array
+    # Nearly always they are numbers that fit; else see what each is
+    is_plain = type(value) is list and len(value) == static.count and not static.categories
+    if is_plain and all([type(number) is float and -_LARGEST < number < _LARGEST for number in value]):
+        return np.array(value, dtype=np.float32)
     keys = static.value_names
     if isinstance(value, Mapping) and static.names is not None:
         unknown_fields(value, frozenset(keys), at, problems)
