@@ -79,7 +79,12 @@ def read(
     return answer | {
         "doubts": [*warnings, *doubts([sequence["steps"] for sequence in answer["sequences"]])],
         "taken": "".join(notes).removeprefix(f"{path}: "),
-        "columns": {name: value for roles in tables[:1] for name, value in asdict(roles).items() if name != "float_ids"}
+        "columns": {
+            name: value
+            for roles in tables[:1]
+            for name, value in asdict(roles).items()
+            if name not in ("float_ids", "static")
+        }
         or None,
     }
 
@@ -101,7 +106,9 @@ def _within_limits(records: Iterator[Record | BadRecord], most_values: int, fold
         if values > most_values or len(sequences) == MOST_SEQUENCES:
             left_out += 1
         else:
-            sequences.append({"id": record.id[:MOST_CHARACTERS], "label": record.label, "steps": record.steps})
+            beside = {} if record.static is None else {"static": record.static}
+            entry = {"id": record.id[:MOST_CHARACTERS], "label": record.label, "steps": record.steps}
+            sequences.append(entry | beside)
     return {"sequences": sequences, "left_out": left_out, "problems": problems.lines(MOST_PROBLEMS)}
 
 

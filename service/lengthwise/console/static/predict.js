@@ -120,7 +120,7 @@ export class Predict {
     this.upload.forget();
     const real = this.recordings[this.shownExamples++ % this.recordings.length];
     this.offerMany([]);
-    if (!real) return this.use(new Sequence(invent(model, Math.max(model.min_length, usualLength(model))), { origin: "made up", of: model.model }));
+    if (!real) return this.use(new Sequence(invent(model, Math.max(model.min_length, usualLength(model))), { origin: "made up", of: model.model, static: model.static && Array(model.static.count).fill(0) }));
     const steps = real.steps.map((step) => (Array.isArray(step) || model.input === "tokens" ? step : [step]));
     this.use(new Sequence(steps, { ...real, origin: `recording ${real.id} of the data of ${model.model}`, of: model.model }));
   }

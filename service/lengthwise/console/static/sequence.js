@@ -1,10 +1,11 @@
-// A sequence with its masks; sequences from text; invented sequences.
+// A sequence with its masks; sequences from text; invented ones.
 
 /** One sequence: `steps` are arrays of numbers and nulls, or token ids. */
 export class Sequence {
   /** `origin` says where it comes from; `of` is the model whose example it is; `names` are those of its features. */
-  constructor(steps, { id = "", label = null, origin = "", of = null, names = null } = {}) {
+  constructor(steps, { id = "", label = null, origin = "", of = null, names = null, static: beside } = {}) {
     this.steps = steps;
+    this.static = beside;
     this.names = names;
     this.origin = origin;
     this.of = of;
@@ -32,20 +33,20 @@ export class Sequence {
     return this.stepMask.filter((keep) => !keep).length;
   }
 
-  /** How many values are missing at the steps that are kept, those of masked features too. */
+  /** How many values are missing at the kept steps, those of masked features too. */
   get missing() {
     if (this.isTokens) return 0;
     const masked = (value, feature) => value === null || !this.featureMask[feature];
     return this.steps.reduce((sum, step, i) => sum + (this.stepMask[i] ? step.filter(masked).length : 0), 0);
   }
 
-  /** The label of each step, for a model that answers each step; null without labels. One label is that of all steps. */
+  /** The label of each step; null without labels. One label is that of all steps. */
   get stepLabels() {
     if (typeof this.label === "string") return this.steps.map(() => this.label);
     return Array.isArray(this.label) && this.label.length >= this.length ? this.label.slice(0, this.length) : null;
   }
 
-  /** Makes the sequence longer, by its last step again, or shorter. */
+  /** Makes it longer, by its last step again, or shorter. */
   resize(length) {
     while (this.length > length) {
       this.steps.pop();
@@ -58,11 +59,12 @@ export class Sequence {
     }
   }
 
-  /** The sequence as a request has it: an object only where a mask says something. */
+  /** As a request has it: an object only where it has to be. */
   asRequest() {
     const parts = { steps: this.steps };
     if (this.leftOut) parts.step_mask = this.stepMask;
     if (this.featureMask.includes(false)) parts.feature_mask = this.featureMask;
+    if (this.static) parts.static = this.static;
     return Object.keys(parts).length === 1 ? this.steps : parts;
   }
 }
