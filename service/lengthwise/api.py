@@ -298,8 +298,7 @@ class Model:
         if keys is not None and manifest.streaming is None:
             raise ConfigurationError(NO_STREAM.format(manifest.key))
         if columns:
-            takes = manifest.input.static
-            static = takes.names if static is None and takes is not None else static
+            static = static or manifest.input.static_names or None
             sequences = input_sequences.sequences(sequences, layout=layout, padding=padding, static=static, **columns)
             static = None
         # Items, their answers (or reasons why there is none), and predictions

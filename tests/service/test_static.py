@@ -140,8 +140,8 @@ def test_several_sequences_are_read_by_their_names():
     ("item", "pointer", "said"),
     [
         (STEPS, "", "must be an object with inputs, got an array"),
-        ({"inputs": [STEPS]}, "/inputs", "must be an object, got an array; the model takes the sequences title, body"),
-        ({"id": "a"}, "/inputs", "is missing; the model takes the sequences title, body"),
+        ({"inputs": [STEPS]}, "/inputs", "must be an object with title, body, got an array"),
+        ({"id": "a"}, "/inputs", "must be an object with title, body, got null"),
         ({"inputs": {"title": STEPS}}, "/inputs/body", "is missing"),
         ({"inputs": {"title": STEPS, "body": [1], "bodi": [1]}}, "/inputs/bodi", "did you mean body?"),
         ({"inputs": {"title": STEPS, "body": [1, 50]}}, "/inputs/body/1", "is not a token id"),
@@ -410,18 +410,18 @@ def test_python_takes_several_sequences_by_name(both: lengthwise.Model):
 @pytest.mark.parametrize(
     ("of", "options", "said"),
     [
-        (STATIC, {"sequences": [STEPS]}, "static: is missing"),
+        (STATIC, {"sequences": [STEPS]}, "'static' is missing: the model takes 3 static values"),
         (STATIC, {"sequences": [STEPS], "static": []}, "0 static values for 1 sequences"),
         (STATIC, {"sequences": [STEPS], "static": [[1, 2]]}, "static: must be 3 static values"),
         (STATIC, {"sequences": [STEPS], "static": [[1, 2, "fam"]]}, "static/2: must be one of pump"),
         (STATIC, {"sequences": [STEPS], "static": [[np.nan, 2, 0]]}, "static/0: is null or not there"),
-        (STATIC, {"sequences": [STEPS], "static": [None]}, "static: is missing"),
-        (PAIR, {"sequences": [STEPS]}, "inputs/body: is missing"),
+        (STATIC, {"sequences": [STEPS], "static": [None]}, "'static' is missing"),
+        (PAIR, {"sequences": [STEPS]}, "inputs: must be an object with title, body, got null"),
         (PAIR, {"inputs": {"title": [STEPS]}}, "inputs/body: is missing"),
         (PAIR, {"inputs": {"title": [STEPS], "body": [[1], [2]]}}, "as many of each"),
         (PAIR, {"inputs": {"title": [STEPS], "body": [[70]]}}, "inputs/body: step 0 is not a token id"),
         (PAIR, {"inputs": {"title": [STEPS], "bodi": [[7]]}}, "did you mean body"),
-        (manifest(), {"sequences": [STEPS], "static": [[1]]}, "static: the model takes none"),
+        (manifest(), {"sequences": [STEPS], "static": [[1]]}, "static: unknown field"),
     ],
 )
 def test_python_says_what_is_wrong_beside_a_sequence(of: Manifest, options: dict[str, Any], said: str):

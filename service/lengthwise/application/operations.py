@@ -125,8 +125,8 @@ def _add_models(router: APIRouter, infer: Infer, path: str, name: str) -> None:
         """The model's metadata, with the names of its features and of its static values where they have any."""
         served = _model_of(serving, request)
         step_input = served.manifest.input
-        static = None if step_input.static is None else step_input.static.names
-        names = {name: texts for name, texts in {"names": step_input.names, "static": static}.items() if texts}
+        named = {"names": step_input.names, "static": step_input.static_names}
+        names = {name: texts for name, texts in named.items() if texts}
         return inventory.model(serving, served) | ({"parameters": names} if names else {})
 
     contents_of_get: dict[str, Callable[[Request], Any]] = {

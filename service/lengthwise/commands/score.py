@@ -187,9 +187,7 @@ class ScoringRun:
             shown = _ShownProgress(summary, progress, progress.add_task("scoring", total=1.0, note=""))
             # Records, read when the batches need them
             source_reading = reading or dataset.Reading()
-            takes = manifest.input.static
-            names = (None if takes is None else takes.names) or ()
-            static = source_reading.columns.static or names
+            static = source_reading.columns.static or manifest.input.static_names
             columns = replace(source_reading.columns, inputs=manifest.input.names or (), static=static)
             source_reading = replace(source_reading, per_step=manifest.task == "per-step", columns=columns)
             entries = validated(dataset.entries(source, manifest.input.kind, shown.advance, source_reading), manifest)

@@ -73,8 +73,7 @@ def routes(serving: Serving, health: Callable[[Serving], dict[str, Any]], *, pre
         )
         if "model" in query:
             step = serving.find(query["model"], query.get("version")).manifest.input
-            static = (None if step.static is None else step.static.names) or ()
-            columns = replace(columns, inputs=step.names or (), static=static)
+            columns = replace(columns, inputs=step.names or (), static=step.static_names)
         single, padding = query.get("id") == "", query.get("padding")
         return _json(await uploads.read(name, kind, headers, request.receive, columns, single=single, padding=padding))
 

@@ -17,8 +17,8 @@ from lengthwise.datasets import input_sequences
 from lengthwise.datasets.column_roles import ColumnNames
 from lengthwise.datasets.input_sequences import InputSequence, Layout, Padding
 from lengthwise.datasets.tables import INT64
-from lengthwise.decoding import static_values
 from lengthwise.decoding.calls import (
+    TRANSPOSED,
     Item,
     Problems,
     make_item,
@@ -27,7 +27,8 @@ from lengthwise.decoding.calls import (
     unknown_fields,
     why_refused,
 )
-from lengthwise.padding import Sample, Steps, steps_of
+from lengthwise.decoding.validation import item_fields, read_fields
+from lengthwise.padding import Steps
 from lengthwise.runtime.manifest import Manifest
 
 
@@ -73,51 +74,39 @@ def items_or_reasons(
             table are.
     """  # noqa: DOC502 - what it calls raises them
     takes = manifest.input
-    names = () if takes.static is None or takes.static.names is None else takes.static.names
-    columns = ColumnNames(inputs=takes.names or (), static=() if static is not None else names)
+    columns = ColumnNames(inputs=takes.names or (), static=() if static is not None else takes.static_names)
     options: Any = {"features": takes.features or 0, "padding": padding, "ask": ask, "static": static, "inputs": inputs}
     entries, _ = input_sequences.read(sequences, layout, columns, **options)
     return [entry if isinstance(entry, str) else item(entry, manifest) for entry in entries]
 
 
-def item(sequence: InputSequence, manifest: Manifest) -> Item | str:
-    """Makes the item of one sequence; returns a text with the reason if the model refuses the sequence."""
-    inputs = sequence.inputs
-    if inputs is not None and manifest.input.sequences:
-        sequence = replace(sequence, steps=inputs.get(manifest.input.sequences[0].name, sequence.steps))
-    first = _item_alone(sequence, manifest.alone)
-    return first if isinstance(first, str) else with_more(first, sequence.static, inputs, manifest)
+def item(sequence: InputSequence, manifest: Manifest, transposed: str = TRANSPOSED) -> Item | str:
+    """Makes the item of one sequence; returns a text with the reason if the model refuses the sequence.
 
-
-def with_more(first: Item, static: Any, inputs: Mapping[str, NDArray[Any]] | None, manifest: Manifest) -> Item | str:
-    """The item of a first sequence with what stands beside it; a text with the reason if the model refuses that.
-
-    Args:
-        first: The item of the first sequence alone.
-        static: The static values as a list, or a mapping by name; None without them.
-        inputs: Of several sequences the steps of each, by name; None for one sequence.
-        manifest: The manifest of the model.
+    `transposed` ends the text if the steps seem to be transposed.
     """
-    problems, takes, others = Problems(), manifest.input, dict[str, Steps]()
-    if isinstance(static, Mapping) and takes.static is not None and takes.static.names is None:
-        static = [*static.values()]  # the columns of a table, in their order
-    if (given := static is not None) != (takes.static is not None):
-        problems.add("/static", "the model takes none" if given else "is missing")
-    values = static_values.read(static, "/static", manifest, problems) if given else None
-    unknown_fields(inputs or {}, frozenset(manifest.by_sequence), "/inputs", problems)
-    for name, further in manifest.further.items():
-        other = item(InputSequence(inputs[name]), further) if inputs and name in inputs else "is missing"
-        if isinstance(other, str):
-            problems.add(f"/inputs/{name}", other)
-        else:
-            others[name] = steps_of(other.steps)
-    if problems.total:
-        return f"{problems.first[0].pointer[1:]}: {problems.first[0].detail}"
-    beside = {} if values is None else {"static": values}
-    return first._replace(steps=Sample(steps_of(first.steps), beside, others)) if takes.has_more else first
+    fields = {name: value for name in ("static", "inputs") if (value := getattr(sequence, name)) is not None}
+    if not manifest.input.has_more and not fields:
+        return _item_alone(sequence, manifest, transposed)
+    problems, static = Problems(), manifest.input.static
+    if isinstance(sequence.static, Mapping) and static is not None and static.names is None:
+        fields["static"] = [*sequence.static.values()]  # the columns of a table, in their order
+
+    def read(steps: Any, at: str, alone: Manifest) -> Item | None:
+        """Reads the steps of one sequence."""
+        made = _item_alone(replace(sequence, steps=steps), alone, transposed)
+        if isinstance(made, str):
+            problems.add(at, made)
+            return None
+        return made
+
+    unknown_fields(fields, item_fields(manifest.input), "", problems)
+    made = read_fields({"steps": sequence.steps} | fields, "", manifest, problems, read)
+    first = problems.first[0] if made is None or problems.total else None
+    return made if made is not None and first is None else f"{first.pointer[1:]}: {first.detail}".removeprefix(": ")
 
 
-def _item_alone(sequence: InputSequence, manifest: Manifest) -> Item | str:
+def _item_alone(sequence: InputSequence, manifest: Manifest, transposed: str) -> Item | str:
     """`item` for a model that takes the steps of one sequence alone."""
     features = manifest.input.features
     if seen and not len(sequence.steps):
@@ -132,7 +121,7 @@ def _item_alone(sequence: InputSequence, manifest: Manifest) -> Item | str:
     # A feature that the mask leaves out is a missing value in every step.
     if is_wide_enough and not all(sequence.feature_mask or ()) and manifest.missing == "refuse":
         return missing_message(manifest)
-    if (reason := why_refused(kept_steps, manifest, seen=seen)) is not None:
+    if (reason := why_refused(kept_steps, manifest, transposed)) is not None:
         return reason
     indices = None if sequence.step_mask is None else np.flatnonzero(sequence.step_mask)
     return make_item(kept_steps, manifest, sent_steps=len(steps), step_indices=indices, id=sequence.id)

@@ -104,7 +104,7 @@ def read(
         return None
     # The sequences: the numbers of one, or those of several with their bounds and ids.
     sequences = _read(body, start, end, max_sequences, manifest, in_detail=False)
-    if sequences is None:
+    if sequences is None or (isinstance(sequences, bytes) and manifest.input.has_more):
         return None
     states: Sequence[tuple[str | None, int]] | None = None
     if isinstance(sequences, bytes):
@@ -112,14 +112,10 @@ def read(
         items: Sequence[Item] = (make_item(array, manifest, sent_steps=len(array)),)
         extra_bytes = 0
     else:
-        numbers, ends, ids, *places = sequences
         try:
-            items, extra_bytes = _items(numbers, ends, ids, manifest)
-            items = _with_static(items, body, places[0], manifest) if places else items
+            items, extra_bytes = _items(body, *sequences, manifest=manifest)
         except RequestError:
             return None
-    if manifest.input.has_more and not isinstance(items[0].steps, Sample):
-        return None
     return Call(
         model,
         items,
@@ -156,17 +152,25 @@ def _resumed(
 
 
 def _items(
-    numbers: bytes, ends: Sequence[int], ids: Sequence[str | bytes | None] | None, manifest: Manifest
+    body: bytes,
+    numbers: bytes,
+    ends: Sequence[int],
+    ids: Sequence[str | bytes | None] | None,
+    places: Sequence[tuple[int, int, int, int]] = (),
+    *,
+    manifest: Manifest,
 ) -> tuple[list[Item], int]:
     """The items of several sequences as C has read them, and the bytes that they keep in memory besides their steps.
 
     Raises:
-        RequestError: An id is not valid.
+        RequestError: An id is not valid, or static values are not.
     """  # noqa: DOC502 - `_identifiers` raises it
     array = _steps(numbers, manifest.input.features or 0)
     identifiers = [None] * len(ends) if ids is None else _identifiers(ids)
-    items = split(array, [0, *ends], identifiers, manifest)
-    return compact(items, array) if manifest.long in ("head", "tail") else (items, 0)
+    items, extra_bytes = split(array, [0, *ends], identifiers, manifest), 0
+    if manifest.long in ("head", "tail"):
+        items, extra_bytes = compact(items, array)
+    return (_with_static(items, body, places, manifest) if places else items), extra_bytes
 
 
 def _with_static(

@@ -6,9 +6,10 @@ are they read one by one (`sent_steps`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
+from types import MappingProxyType
 from typing import Any, Final
 
 import numpy as np
@@ -31,7 +32,7 @@ from lengthwise.decoding.chunks import ABSENT, NO_STREAM, Past, SentState, SentS
 from lengthwise.decoding.json_text import collector_paused, kind, parse
 from lengthwise.decoding.sent_steps import CheckedSteps, SentWhere, read_steps
 from lengthwise.errors import InvalidRequest, Problem, RequestError, TooLarge
-from lengthwise.padding import Sample
+from lengthwise.padding import Sample, steps_of
 from lengthwise.runtime.feature_names import listed
 from lengthwise.runtime.manifest import Manifest, StepInput
 
@@ -148,77 +149,84 @@ def read_item(value: Any, pointer: str, manifest: Manifest, problems: Problems, 
     `value` is an array of steps, or an object with `steps`, and perhaps an id and masks. A model that takes more has
     objects only: with `static`, and with `inputs` in the place of `steps` if it takes several sequences.
     """
-    problems_before, takes = problems.total, manifest.input
+    takes = manifest.input
+    if not isinstance(value, dict) and not takes.has_more:
+        return _read_sequence(value, pointer, manifest, problems=problems)
+    fields = item_fields(takes)
     if not isinstance(value, dict):
-        if not takes.has_more:
-            return _read_sequence(value, pointer, manifest, problems)
-        fields = listed(sorted(_item_fields(takes) & {"inputs", "static", "steps"}))
-        problems.add(pointer, f"must be an object with {fields}, got {kind(value)}")
+        needed = listed(sorted(fields & {"inputs", "static", "steps"}))
+        problems.add(pointer, f"must be an object with {needed}, got {kind(value)}")
         return None
-    unknown_fields(value, _item_fields(takes), pointer, problems)
+    problems_before = problems.total
+    unknown_fields(value, fields, pointer, problems)
     identifier = read_id(value["id"], f"{pointer}/id", problems) if "id" in value else None
-    static = None
-    if takes.static is not None and "static" not in value:
-        problems.add(pointer, f"'static' is missing: the model takes {static_values.description(takes.static)}")
-    else:
-        static = static_values.read(value.get("static"), f"{pointer}/static", manifest, problems)
-    items = (_read_inputs if takes.sequences else _read_object)(value, pointer, manifest, problems)
-    first, *further = items
-    if problems.total > problems_before or first is None:
-        return None
-    steps = first.steps
-    if takes.has_more:
-        others = [item.steps for item in further if item is not None]
-        beside = {} if static is None else {"static": static}
-        steps = Sample(steps, beside, dict(zip(manifest.further, others, strict=True)))  # type: ignore[arg-type]
-    return first._replace(steps=steps, id=identifier)
+    masks = {} if takes.sequences else value
+    read = partial(_read_sequence, problems=problems, masks=masks, pointer=pointer)
+    item = read_fields(value, pointer, manifest, problems, read)
+    return None if item is None or problems.total > problems_before else item._replace(id=identifier)
 
 
-def _item_fields(takes: StepInput) -> frozenset[str]:
+def item_fields(takes: StepInput) -> frozenset[str]:
     """The fields of an item, by what the model takes."""
     fields = frozenset({"id", "inputs"}) if takes.sequences else ITEM_FIELDS
     return fields if takes.static is None else fields | {"static"}
 
 
-def _read_inputs(value: dict[str, Any], pointer: str, manifest: Manifest, problems: Problems) -> list[Item | None]:
-    """Reads the sequences of an item under `inputs`, in the order of the model; None for one that is wrong."""
-    inputs, at = value.get("inputs", _ABSENT), f"{pointer}/inputs"
-    sequences = manifest.by_sequence
-    if not isinstance(inputs, dict):
-        names = listed([*sequences])
-        problem = "is missing" if inputs is _ABSENT else f"must be an object, got {kind(inputs)}"
-        problems.add(at, f"{problem}; the model takes the sequences {names}")
-        return [None]
-    unknown_fields(inputs, frozenset(sequences), at, problems)
-    items = []
-    for name, of in sequences.items():
-        if name in inputs:
-            items.append(_read_sequence(inputs[name], f"{at}/{escaped(name)}", of, problems))
-        else:
+def read_fields(
+    fields: Mapping[str, Any],
+    pointer: str,
+    manifest: Manifest,
+    problems: Problems,
+    read: Callable[[Any, str, Manifest], Item | None],
+) -> Item | None:
+    """Reads an item from its fields; returns None if it is wrong, and adds the reasons to `problems`.
+
+    Args:
+        fields: `steps`, or `inputs` if the model takes several sequences; and `static` if it takes that.
+        pointer: The JSON pointer of the item.
+        manifest: That of the model.
+        problems: What is wrong is added.
+        read: Reads one sequence: its steps, their JSON pointer, the manifest of a model that takes it alone. If it
+            returns None, it has added the reasons.
+    """
+    takes, problems_before = manifest.input, problems.total
+    static = None
+    if "static" in fields:
+        static = static_values.read(fields["static"], f"{pointer}/static", manifest, problems)
+    elif takes.static is not None:
+        problems.add(pointer, f"'static' is missing: the model takes {static_values.description(takes.static)}")
+    if takes.sequences:
+        inputs, at, sequences = fields.get("inputs"), f"{pointer}/inputs", manifest.by_sequence
+        if not isinstance(inputs, Mapping):
+            problems.add(at, f"must be an object with {listed([*sequences])}, got {kind(inputs)}")
+            return None
+        unknown_fields(inputs, frozenset(sequences), at, problems)
+        for name in sequences.keys() - inputs.keys():
             problems.add(f"{at}/{escaped(name)}", "is missing")
-    return items or [None]
-
-
-def _read_object(value: dict[str, Any], pointer: str, manifest: Manifest, problems: Problems) -> list[Item | None]:
-    """Reads the steps of an item with its masks; a list of one item, None if it is wrong."""
-    steps = value.get("steps", _ABSENT)
-    if steps is _ABSENT:
+        items = [read(inputs[name], f"{at}/{escaped(name)}", of) for name, of in sequences.items() if name in inputs]
+    elif "steps" in fields:
+        items = [read(fields["steps"], f"{pointer}/steps", manifest.alone)]
+    else:
         problems.add(pointer, "'steps' is missing")
-        return [None]
-    count = len(steps) if isinstance(steps, list | CheckedSteps) else None
-    step_mask = _mask(value, "step_mask", count, pointer, "steps", problems)
-    feature_mask = _mask(value, "feature_mask", manifest.input.features, pointer, "features", problems)
-    return [_read_sequence(steps, f"{pointer}/steps", manifest.alone, problems, pointer, step_mask, feature_mask)]
+        return None
+    good = [item for item in items if item is not None]
+    if problems.total > problems_before or len(good) < len(items):
+        return None
+    if not takes.has_more:
+        return good[0]
+    arrays = [steps_of(item.steps) for item in good]
+    beside = {} if static is None else {"static": static}
+    return good[0]._replace(steps=Sample(arrays[0], beside, dict(zip(manifest.further, arrays[1:], strict=True))))
 
 
 def _read_sequence(
     steps: Any,
     at: str,
     manifest: Manifest,
+    *,
     problems: Problems,
+    masks: Mapping[str, Any] = MappingProxyType({}),
     pointer: str = "",
-    step_mask: NDArray[np.bool_] | None = None,
-    feature_mask: NDArray[np.bool_] | None = None,
 ) -> Item | None:
     """Reads the steps of a sequence; returns None if they are wrong, and adds the reasons to `problems`.
 
@@ -227,26 +235,15 @@ def _read_sequence(
     Args:
         steps: What was sent as steps.
         at: The JSON pointer of the steps.
-        manifest: That of the model, or of a model that takes this sequence alone.
+        manifest: That of a model that takes this sequence alone.
         problems: What is wrong is added.
-        pointer: The JSON pointer of the item, if it has masks.
-        step_mask: Which steps are kept; None: all.
-        feature_mask: `[features]`, true for each that is kept; None: all.
+        masks: The item, if it may have masks.
+        pointer: The JSON pointer of the item.
     """
     problems_before = problems.total
-    step_mask = feature_mask = identifier = None
-    seen = None if past is None else past.offset
-    steps, at = value, pointer  # `at`: the JSON pointer of the steps
-    if isinstance(value, dict):
-        unknown_fields(value, ITEM_FIELDS, pointer, problems)
-        identifier = read_id(value["id"], f"{pointer}/id", problems) if "id" in value else None
-        steps, at = value.get("steps", _ABSENT), f"{pointer}/steps"
-        if steps is _ABSENT:
-            problems.add(pointer, "'steps' is missing")
-            return None
-        count = len(steps) if isinstance(steps, list | CheckedSteps) else None
-        step_mask = _mask(value, "step_mask", count, pointer, "steps", problems)
-        feature_mask = _mask(value, "feature_mask", manifest.input.features, pointer, "features", problems)
+    count = len(steps) if isinstance(steps, list | CheckedSteps) else None
+    step_mask = _mask(masks, "step_mask", count, pointer, "steps", problems)
+    feature_mask = _mask(masks, "feature_mask", manifest.input.features, pointer, "features", problems)
     if not isinstance(steps, list | CheckedSteps):
         problems.add(at, f"must be an array of steps, got {kind(steps)}")
         return None
@@ -278,7 +275,7 @@ def _read_sequence(
 
 
 def _mask(
-    value: dict[str, Any], name: str, count: int | None, pointer: str, entries: str, problems: Problems
+    value: Mapping[str, Any], name: str, count: int | None, pointer: str, entries: str, problems: Problems
 ) -> NDArray[np.bool_] | None:
     """A mask of a sequence as booleans; None if it is absent, or wrong, which is added to `problems`.
 

@@ -203,6 +203,11 @@ class StepInput(ManifestTable):
                 raise ValueError("input.sequences: the first has the features, or the vocabulary, of the input itself")
         return self
 
+    @property
+    def static_names(self) -> tuple[str, ...]:
+        """The names of the static values; none if the model takes none, or they have no names."""
+        return (None if self.static is None else self.static.names) or ()
+
     @cached_property
     def has_more(self) -> bool:
         """Whether there is more to a row than the steps of one sequence: static values, or further sequences."""

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from lengthwise.datasets import arrays
+from lengthwise.datasets.input_sequences import InputSequence
 from lengthwise.datasets.record_fields import BadRecord, Label, Record, label_mismatch, unknown_labels
 from lengthwise.decoding import json_body
-from lengthwise.decoding.calls import Item, make_item, why_refused
+from lengthwise.decoding.calls import Item
 from lengthwise.errors import IS_TRANSPOSED, RecordError
 from lengthwise.runtime.answers import Answer
 from lengthwise.runtime.manifest import Manifest, Task
@@ -65,13 +66,8 @@ def validated(records: Iterable[Record | BadRecord], manifest: Manifest) -> Iter
 
 def item_of(record: Record, manifest: Manifest) -> Item | str:
     """The item of a record; a text with the reason if the model refuses it."""
-    first, alone = record.steps, manifest.alone
-    if record.inputs is not None and manifest.input.sequences:
-        first = record.inputs.get(manifest.input.sequences[0].name, first)
-    if (reason := why_refused(first, alone, _TRANSPOSED)) is not None:
-        return reason
-    item = make_item(first, alone, sent_steps=len(first), id=record.id)
-    return arrays.with_more(item, record.static, record.inputs, manifest)
+    sequence = InputSequence(record.steps, record.id, static=record.static, inputs=record.inputs)
+    return arrays.item(sequence, manifest, _TRANSPOSED)
 
 
 def chunked(entries: Iterable[InputRecord], read: Callable[[], float], *, stop_at_bad: bool) -> Iterator[Chunk]:
