@@ -227,6 +227,15 @@ PANELS = (
         "Answers that were computed again, and those that differed.",
     ),
     Panel(
+        "States",
+        [
+            (rate("chunks_total"), "chunks of sequences that go on"),
+            (rate("state_refused_total", "reason"), "states refused: {{reason}}"),
+        ],
+        "ops",
+        "Answered sequences that came with a state or asked for one, and those whose state was refused.",
+    ),
+    Panel(
         "Records",
         [
             (rate("recorded_sequences_total"), "sequences in complete files"),

@@ -350,9 +350,10 @@ def _with_field(results: list[InputSequence | str], name: str, values: Any) -> l
     if len(rows) != len(results):
         detail = f"{len(rows)} {_PLURALS[name]} for {len(results)} sequences"
         raise InvalidSequences([Problem(f"/{name}", detail)])
+    fields: list[dict[str, Any]] = [{name: row} for row in rows]
     return [
-        result if isinstance(result, str) else replace(result, **{name: row})
-        for result, row in zip(results, rows, strict=True)
+        result if isinstance(result, str) else replace(result, **more)
+        for result, more in zip(results, fields, strict=True)
     ]
 
 

@@ -151,8 +151,8 @@ def _sent_states(
             columns[tensor.name] = [ABSENT if entry in ("", -1) else entry for entry in array.ravel().tolist()]
         elif array is not None:
             problems.add(tensor.pointer, f"must have {rows} rows, it has {array.size}")
-    pointers = [f"{at[name]}: row {{}}" for name in (STATE, OFFSET)]
-    return SentStates(list(map(SentState, *columns.values())), *pointers, problems, wants_state)
+    sent = list(map(SentState, *columns.values()))
+    return SentStates(sent, f"{at[STATE]}: row {{}}", f"{at[OFFSET]}: row {{}}", problems, wants_state)
 
 
 class _Rows(NamedTuple):
