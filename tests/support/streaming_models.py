@@ -8,7 +8,7 @@
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,7 @@ LOWEST = float(np.finfo(np.float32).min)
 Graph = onnx.ModelProto
 
 
-def _model(nodes: list[Any], weights: dict[str, Any], states: dict[str, Sequence[Any]], logits: Sequence[Any]) -> Graph:
+def _model(nodes: list[Any], weights: dict[str, Any], states: Mapping[str, Sequence[Any]], logits: Sequence[Any]) -> Graph:
     """A graph of `nodes`; `states` are their shapes with rows, by name."""
     floats = TensorProto.FLOAT
     inputs = [
