@@ -302,7 +302,9 @@ class Model:
             sequences = input_sequences.sequences(sequences, layout=layout, padding=padding, static=static, **columns)
             static = None
         # Items, their answers (or reasons why there is none), and predictions
-        items = arrays.items(sequences, manifest, layout, padding=padding, static=static, inputs=inputs)
+        options: Any = {"padding": padding, "static": static, "inputs": inputs, "wants_state": keys is not None}
+        before = {"state": states, "offset": offsets}
+        items = arrays.items(sequences, manifest, layout, **options, before=before)
         results = self._opened.answers(items, attention=attention, threads=self._threads_for(items))
         version = str(self.version)
         predictions = (

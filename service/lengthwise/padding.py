@@ -73,9 +73,9 @@ def longest_of(row: RowInput) -> int:
     """The length of a row's longest sequence, by which batches are planned: their cost is predicted by it.
 
     Of rows with two sequences, those with about the same longest one need less padding together than those with about
-    the same sum, or the same first one: `python -m benchmarks.pairs`.
+    the same sum, or the same first one: `python -m benchmarks.pairs`. It is at least 1: a chunk without steps runs too.
     """
-    return max(row.lengths) if isinstance(row, Sample) and row.others else len(row)
+    return max(1, *row.lengths) if isinstance(row, Sample) else len(row)
 
 
 def with_steps(row: RowInput, steps: Steps) -> RowInput:

@@ -44,7 +44,9 @@ LOWEST = float(np.finfo(np.float32).min)
 Graph = onnx.ModelProto
 
 
-def _model(nodes: list[Any], weights: dict[str, Any], states: Mapping[str, Sequence[Any]], logits: Sequence[Any]) -> Graph:
+def _model(
+    nodes: list[Any], weights: dict[str, Any], states: Mapping[str, Sequence[Any]], logits: Sequence[Any]
+) -> Graph:
     """A graph of `nodes`; `states` are their shapes with rows, by name."""
     floats = TensorProto.FLOAT
     inputs = [

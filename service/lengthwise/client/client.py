@@ -227,7 +227,7 @@ class _AnyClient(Generic[Transport]):
             "priority": priority or None,
         }
         options = {name: value for name, value in fields.items() if value is not None}
-        if isinstance(sequences, PreparedSequences) and reading["states"] is not None:
+        if isinstance(sequences, PreparedSequences) and reading["before"]["state"] is not None:
             raise ConfigurationError("states go with the sequences: give them to prepare, as 'state' of each")
         while True:
             if not isinstance(sequences, PreparedSequences):
@@ -390,7 +390,13 @@ class Client(_AnyClient["httpx2.BaseTransport"]):
             ((9,), 19)
         """  # noqa: DOC502 - what it calls raises them
         reading = {"layout": layout, "padding": padding, "static": static, "inputs": inputs}
-        return self._run(self._predict(sequences, reading, attention, model, version, timeout, priority))
+        reading["before"] = {"state": states, "offset": offsets}
+        further = outputs_of(outputs, attention)
+        return self._run(self._predict(sequences, reading, further, model, version, timeout, priority))
+
+    def stream(self, state: str | None = None, **options: Any) -> Stream:
+        """A sequence that goes on, from a state or from its beginning; `options` are those of `predict`, as `model`."""
+        return Stream(partial(self.predict, **options), state)
 
     def prepare(
         self,

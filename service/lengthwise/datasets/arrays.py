@@ -53,6 +53,8 @@ def items_or_reasons(
     ask: bool = True,
     static: Any = None,
     inputs: Any = None,
+    before: Mapping[str, Any] | None = None,
+    wants_state: bool = False,
 ) -> list[Item | str]:
     """Reads a caller's sequences; returns for each its item, or a text: why it cannot be read, or the model refuses it.
 
@@ -66,6 +68,8 @@ def items_or_reasons(
         static: The static values of each sequence, where they are not in `sequences`; or the columns of a table that
             are static values. By default those with the names of the model's.
         inputs: Of a model that takes several sequences: the sequences of each name, in the place of `sequences`.
+        before: The `state` and the `offset` of each sequence, as in `input_sequences.read`.
+        wants_state: Whether the answers have the next states.
 
     Raises:
         StateConflict: Nothing else is wrong, and a state is of another version, or has seen another number of steps.
@@ -76,8 +80,22 @@ def items_or_reasons(
     takes = manifest.input
     columns = ColumnNames(inputs=takes.names or (), static=() if static is not None else takes.static_names)
     options: Any = {"features": takes.features or 0, "padding": padding, "ask": ask, "static": static, "inputs": inputs}
-    entries, _ = input_sequences.read(sequences, layout, columns, **options)
-    return [entry if isinstance(entry, str) else item(entry, manifest) for entry in entries]
+    entries, _ = input_sequences.read(sequences, layout, columns, **options, before=before)
+    # What came before the steps of each, if it is sent with a state
+    sent = [SentState() if isinstance(entry, str) else _sent_state(entry) for entry in entries]
+    problems = Problems(most_listed=len(entries))
+    states = SentStates(sent, "/sequences/{}/state", "/sequences/{}/offset", problems, wants_state)
+    _, pasts = states.read([manifest], StateKeys())
+    reasons = {
+        problem.sequence: f"{problem.pointer.rpartition('/')[2]}: {problem.detail}" for problem in problems.first
+    }
+    results = [
+        reasons.get(index) or (entry if isinstance(entry, str) else item(entry, manifest, past))
+        for index, (entry, past) in enumerate(zip(entries, pasts, strict=True))
+    ]
+    if not any(isinstance(result, str) for result in results):
+        states.conflicts.require_none()
+    return results
 
 
 def item(sequence: InputSequence, manifest: Manifest, transposed: str = TRANSPOSED) -> Item | str:

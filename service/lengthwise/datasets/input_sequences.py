@@ -180,6 +180,7 @@ def sequences_of(
     ask: bool = True,
     static: Any = None,
     inputs: Mapping[str, Any] | None = None,
+    before: Mapping[str, Any] | None = None,
 ) -> InputSequences:
     """Reads a caller's sequences, in their order.
 
@@ -192,6 +193,8 @@ def sequences_of(
         ask: Whether to warn of what looks like padding, and to refuse plain numbers that may be one sequence or many.
         static: The static values of each sequence, or columns of a table that are static values: see `read`.
         inputs: The sequences of each name, for a model that takes several.
+        before: What came before each sequence: `state` and `offset`, each a list with an entry, which may be None, for
+            every sequence; or None.
 
     Raises:
         InvalidSequences: Some sequences are wrong, and the error names each of them; or `data` is not a collection of
@@ -199,7 +202,7 @@ def sequences_of(
         ConfigurationError: `layout` or `padding` is no value of these options, or it is not clear what the columns are.
     """  # noqa: DOC502 - what it calls raises them
     options: Any = {"padding": padding, "per_step": per_step, "ask": ask, "static": static, "inputs": inputs}
-    entries, roles = read(data, layout, columns, **options)
+    entries, roles = read(data, layout, columns, **options, before=before)
     return InputSequences(require_valid(entries), roles)
 
 
@@ -235,6 +238,7 @@ def read(
     ask: bool = True,
     static: Any = None,
     inputs: Mapping[str, Any] | None = None,
+    before: Mapping[str, Any] | None = None,
 ) -> tuple[list[InputSequence | str], Roles | None]:
     """Reads a caller's sequences, and collects what is wrong with them.
 
@@ -252,6 +256,8 @@ def read(
         static: The static values of each sequence, where they are not in `data`; or the names of the columns of a
             table that have them.
         inputs: Of a model that takes several sequences: the sequences of each, by its name, and no `data`.
+        before: What came before each sequence: `state` and `offset`, each a list with an entry, which may be None, for
+            every sequence; or None.
 
     Returns:
         For each sequence an `InputSequence`, or a text: the reason why it cannot be read. And the roles of the columns:
@@ -288,7 +294,7 @@ def read(
         results.append(result)
     if ask and not isinstance(data, InputSequences):
         _warn_or_refuse_doubtful(data, results, features)
-    return (results if static is None else _with_static(results, static)), roles
+    return _with_fields(results, {"static": static, **(before or {})}), roles
 
 
 def _of_inputs(data: Any, inputs: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -303,58 +309,25 @@ def _of_inputs(data: Any, inputs: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [{"inputs": dict(zip(inputs, row, strict=True))} for row in zip(*inputs.values(), strict=True)]
 
 
-def _with_static(results: list[InputSequence | str], static: Any) -> list[InputSequence | str]:
-    """The sequences with their static values: a table with a row, or a list with an entry, for each of them.
+def _with_fields(results: list[InputSequence | str], fields: Mapping[str, Any]) -> list[InputSequence | str]:
+    """The sequences with further fields: each a table with a row, or a list with an entry, for each of them, or None.
 
     Raises:
-        InvalidSequences: There are not as many static values as sequences.
+        InvalidSequences: There are not as many entries as sequences.
     """
-    table = columns_of(static)
-    rows = (
-        [*static]
-        if table is None
-        else [dict(zip(table, cells, strict=True)) for cells in zip(*table.values(), strict=True)]
-    )
-    if len(rows) != len(results):
-        raise InvalidSequences([Problem("/static", f"{len(rows)} static values for {len(results)} sequences")])
-    return [
-        result if isinstance(result, str) else replace(result, static=row)
-        for result, row in zip(results, rows, strict=True)
-    ]
-
-
-def _of_inputs(data: Any, inputs: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The entries of a model that takes several sequences: those of each name, in one order.
-
-    Raises:
-        InvalidSequences: There are not as many of each name; or there are sequences without a name, `data`, too.
-    """
-    if data is not None or len({len(rows) for rows in inputs.values()}) != 1:
-        reason = "must have the sequences of each name, as many of each; and there are no others then"
-        raise InvalidSequences([Problem("/inputs", reason)])
-    return [{"inputs": dict(zip(inputs, row, strict=True))} for row in zip(*inputs.values(), strict=True)]
-
-
-def _with_field(results: list[InputSequence | str], name: str, values: Any) -> list[InputSequence | str]:
-    """The sequences with a further field: a table with a row, or a list with an entry, for each of them.
-
-    Raises:
-        InvalidSequences: There are not as many of them as sequences.
-    """
-    table = columns_of(values)
-    rows = (
-        [*values]
-        if table is None
-        else [dict(zip(table, cells, strict=True)) for cells in zip(*table.values(), strict=True)]
-    )
-    if len(rows) != len(results):
-        detail = f"{len(rows)} {_PLURALS[name]} for {len(results)} sequences"
-        raise InvalidSequences([Problem(f"/{name}", detail)])
-    fields: list[dict[str, Any]] = [{name: row} for row in rows]
-    return [
-        result if isinstance(result, str) else replace(result, **more)
-        for result, more in zip(results, fields, strict=True)
-    ]
+    for name, values in fields.items():
+        if values is None:
+            continue
+        table = columns_of(values)
+        cells_of_rows = () if table is None else zip(*table.values(), strict=True)
+        rows = [*values] if table is None else [dict(zip(table, cells, strict=True)) for cells in cells_of_rows]
+        if len(rows) != len(results):
+            detail = f"{len(rows)} {_PLURALS[name]} for {len(results)} sequences"
+            raise InvalidSequences([Problem(f"/{name}", detail)])
+        for index, row in enumerate(rows):
+            result, field = results[index], {name: row}
+            results[index] = result if isinstance(result, str) else replace(result, **field)
+    return results
 
 
 def _warn_or_refuse_doubtful(data: Any, results: list[InputSequence | str], features: int | None) -> None:

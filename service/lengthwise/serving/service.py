@@ -92,11 +92,12 @@ class Serving:
         self.in_lifespan = False  # a lifespan has started it, and will end it
         self.started = False  # the first scan is over
         self._stopping: asyncio.Future[None] | None = None
-        if worker is not None:
-            self._join(worker)
+        self._join(worker)
 
-    def _join(self, worker: Worker) -> None:
-        """Connects this service with the other workers: changes of models, metrics, readiness."""
+    def _join(self, worker: Worker | None) -> None:
+        """Connects this service with the other workers, if there are any: changes of models, metrics, readiness."""
+        if worker is None:
+            return
         self.registry.change_everywhere = EveryWorker(
             self.registry.change_here,
             lambda: {
