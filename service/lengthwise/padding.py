@@ -151,12 +151,13 @@ def pad(
         return _rectangle(sequences, multiple, width, rows, filler_length)  # type: ignore[arg-type]  # no sample
     batch = _rectangle(list(map(steps_of, sequences)), multiple, width, rows, filler_length, shortest=0)
     given = [one if isinstance(one, Sample) else blank for one in sequences] + [blank] * batch.fillers
-    beside = {name: np.stack([row.beside.get(name, value) for row in given]) for name, value in blank.beside.items()}
+    # `np.array` takes a twentieth of the time of `np.stack`
+    beside = {name: np.array([row.beside.get(name, value) for row in given]) for name, value in blank.beside.items()}
     for name in blank.others:
         other = _rectangle([row.others[name] for row in given], multiple)
         beside |= {name: other.steps, LENGTHS.format(name): other.lengths}
-    wants_states = any(row.wants_state for row in given)
-    return replace(batch, beside=beside, further=tuple(blank.others), wants_states=wants_states)
+    wants_states = any([row.wants_state for row in given])
+    return PaddedBatch(batch.steps, batch.lengths, batch.fillers, beside, tuple(blank.others), wants_states)
 
 
 def _rectangle(

@@ -120,8 +120,10 @@ def item(sequence: InputSequence, manifest: Manifest, transposed: str = TRANSPOS
 
     unknown_fields(fields, item_fields(manifest.input), "", problems)
     made = read_fields({"steps": sequence.steps} | fields, "", manifest, problems, read)
-    first = problems.first[0] if made is None or problems.total else None
-    return made if made is not None and first is None else f"{first.pointer[1:]}: {first.detail}".removeprefix(": ")
+    if made is not None and not problems.total:
+        return made
+    first = problems.first[0]
+    return f"{first.pointer[1:]}: {first.detail}" if first.pointer else first.detail
 
 
 def _item_alone(sequence: InputSequence, manifest: Manifest, transposed: str) -> Item | str:

@@ -325,8 +325,8 @@ def _with_fields(results: list[InputSequence | str], fields: Mapping[str, Any]) 
             detail = f"{len(rows)} {_PLURALS[name]} for {len(results)} sequences"
             raise InvalidSequences([Problem(f"/{name}", detail)])
         for index, row in enumerate(rows):
-            result, field = results[index], {name: row}
-            results[index] = result if isinstance(result, str) else replace(result, **field)
+            result, more = results[index], dict[str, Any]({name: row})
+            results[index] = result if isinstance(result, str) else replace(result, **more)
     return results
 
 
