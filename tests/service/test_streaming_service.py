@@ -11,7 +11,7 @@ import pytest
 import lengthwise
 from lengthwise.runtime.states import StateKeys
 from tests.support.numpy_models import Service, serving
-from tests.support.server_process import exit_of, started
+from tests.support.server_process import ServerProcess, exit_of, started
 from tests.support.streaming_models import convolution, cuts, gru, mean, model, place, sequences, whole
 
 FIRST, SECOND = "ab" * 32, "cd" * 32
@@ -57,6 +57,32 @@ def test_a_bad_key_file_ends_the_start_with_2(tmp_path: Path) -> None:
     code, text = exit_of("--state-key-file", str(file))
     assert code == 2
     assert ":1: a key is at least 32 bytes" in text
+
+
+@pytest.mark.long
+def test_a_sequence_goes_on_at_another_server_when_one_is_killed(tmp_path: Path) -> None:
+    place(tmp_path, gru)
+    random, loaded = np.random.default_rng(7), model(gru)
+    kept = {index: (steps, cuts(steps, random)) for index, steps in enumerate(sequences([50] * 20))}
+    states: dict[int, dict[str, Any]] = {index: {"offset": 0} for index in kept}
+    answers: dict[int, Any] = {}
+
+    def go_on(server: ServerProcess, index: int) -> None:
+        item = states[index] | {"steps": kept[index][1].pop(0).tolist()}
+        (answers[index],) = server.predict({"sequences": [item], "outputs": ["state"]}).json()["predictions"]
+        states[index] = {name: answers[index][name] for name in ("state", "offset")}
+
+    with started(str(tmp_path)) as first, started(str(tmp_path)) as second:
+        for index in kept:
+            go_on(first, index)
+        first.process.kill()
+        while remaining := [index for index in kept if kept[index][1]]:
+            for index in remaining:
+                go_on(second, index)
+    for index, (steps, _) in kept.items():
+        expected = whole(loaded, steps)
+        assert np.allclose(answers[index]["probabilities"], expected, atol=1e-6)
+        assert answers[index]["offset"] == len(steps)
 
 
 class Key:

@@ -324,9 +324,11 @@ def _with_fields(results: list[InputSequence | str], fields: Mapping[str, Any]) 
         if len(rows) != len(results):
             detail = f"{len(rows)} {_PLURALS[name]} for {len(results)} sequences"
             raise InvalidSequences([Problem(f"/{name}", detail)])
-        for index, row in enumerate(rows):
-            result, more = results[index], dict[str, Any]({name: row})
-            results[index] = result if isinstance(result, str) else replace(result, **more)
+        further: list[dict[str, Any]] = [{name: row} for row in rows]
+        results = [
+            result if isinstance(result, str) else replace(result, **more)
+            for result, more in zip(results, further, strict=True)
+        ]
     return results
 
 

@@ -72,9 +72,8 @@ class SentStates:
     wants_state: bool  # whether the answer has the next states
     conflicts: Problems = field(init=False, default_factory=lambda: Problems(kind=StateConflict))
     refused: Counter[str] = field(init=False, default_factory=Counter)  # items, by the reason in the metrics
-    _states: list[SequenceState | None] = field(
-        init=False, default_factory=list
-    )  # of each item; None for none, or no right one
+    # Of each item; None if it has none, or something that is none
+    _states: list[SequenceState | None] = field(init=False, default_factory=list)
     _at_fault: set[int] = field(init=False, default_factory=set)
 
     def choose(self, model: ServedModel, *, named: bool) -> tuple[ServedModel, list[Past | None]]:
@@ -82,10 +81,10 @@ class SentStates:
 
         `model` is the version that the call names (`named`), or else the one that answers calls that name none.
         """
-        if not self._says_anything:
-            return model, self.read([model.manifest], StateKeys())[1]
-        versions = [model] if named else [model, *reversed(model.versions())]
-        index, pasts = self.read([version.manifest for version in versions], model.state_keys)
+        is_ordinary = all(said == SentState() for said in self.sent)
+        versions = [model] if named or is_ordinary else [model, *reversed(model.versions())]
+        keys = StateKeys() if is_ordinary else model.state_keys
+        index, pasts = self.read([version.manifest for version in versions], keys)
         for reason, number in self.refused.items():
             versions[index].metrics.count("state_refused", number, reason)
         return versions[index], pasts
@@ -97,8 +96,6 @@ class SentStates:
         version, the first one answers.
         """
         beginning = Past(wants_state=True) if self.wants_state else None
-        if not self._says_anything:
-            return 0, [beginning] * len(self.sent)
         self._states = [self._state(index, keys) for index in range(len(self.sent))]
         fitting = {state.digest: _version_of(state, versions) for state in self._states if state is not None}
         chosen = next((index for index in fitting.values() if index is not None), 0)
@@ -113,11 +110,6 @@ class SentStates:
                 self._refuse(index, "version", "the states of a call must be of one version, these are of several")
         return chosen, [self._past(index, versions[chosen]) or beginning for index in range(len(self.sent))]
 
-    @property
-    def _says_anything(self) -> bool:
-        """Whether an item has one of the two fields."""
-        return any(said != SentState() for said in self.sent)
-
     def _state(self, index: int, keys: StateKeys) -> SequenceState | None:
         """The state of an item; None if it has none, or something that is none."""
         text, offset = self.sent[index]
@@ -127,9 +119,8 @@ class SentStates:
             return None
         state = keys.read(text) if isinstance(text, str) else None
         if state is None:
-            self._refuse(
-                index, "malformed", _NO_STATE if isinstance(text, str) else f"must be a string, got {kind(text)}"
-            )
+            detail = _NO_STATE if isinstance(text, str) else f"must be a string, got {kind(text)}"
+            self._refuse(index, "malformed", detail)
         return state
 
     def _past(self, index: int, manifest: Manifest) -> Past | None:
