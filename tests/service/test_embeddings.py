@@ -74,6 +74,8 @@ async def test_python_and_the_client_give_values() -> None:
         assert (answer.probabilities.size, answer.label, answer.score) == (0, None, None)
     assert "values=" in repr(prediction)
     assert prediction._repr_html_()
+    assert local.predict([STEPS, STEPS])._repr_html_()
+    assert "embedding" in local._repr_html_()
 
 
 def test_engines_get_a_column_of_values() -> None:

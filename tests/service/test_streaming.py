@@ -208,6 +208,15 @@ class TestVersions:
         assert await refused(service, item, version="2") == (409, ["/sequences/0/state"])
         await predicted(service, item, version="1")
 
+    async def test_a_version_in_the_path_is_named_too(self, service: Service) -> None:
+        (first,) = await predicted(service, [[0.5] * 4], version="1")
+        body = {"instances": [{"steps": [[0.5] * 4], "state": first["state"]}]}
+        statuses = [
+            (await service.client.post(f"/v1/models/streams{version}:predict", json=body)).status_code
+            for version in ("", "/versions/1", "/versions/2")
+        ]
+        assert statuses == [200, 200, 409]
+
     async def test_an_unknown_version_is_404_before_all(self, service: Service) -> None:
         assert (await refused(service, {"steps": [], "state": "no"}, version="9"))[0] == 404
         (first,) = await predicted(service, [[0.5] * 4], version="1")
