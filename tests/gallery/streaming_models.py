@@ -627,6 +627,49 @@ def a_figure_of_short_sequences(w: Weights) -> ModelProto:
     )
 
 
+@_streams()
+def several_heads_of_attention(w: Weights) -> ModelProto:
+    w.named("V 12x3, q 4x3")
+    w |= {"low": scalar(-1e9), "flat": integers(-1, 12)}
+    return w.model(
+        _VALUES
+        + _MASK
+        + """
+        sc = MatMul (values, q)
+        ms = Where (m, sc, low)
+        att = Softmax <axis = 1> (ms)
+        e = Einsum <equation = "bth,btd->bhd"> (att, values)
+        a = Reshape (e, flat)
+        logits = MatMul (a, V)
+        """
+    )
+
+
+@_streams()
+def learned_first_state(w: Weights) -> ModelProto:
+    w.recurrent(3, 4, 8).named("V 8x3, begin 1x1x8")
+    return w.model(
+        _VALUES
+        + """
+        l = Cast <to = 6> (lengths)
+        x = Transpose <perm = [1, 0, 2]> (values)
+        rows = Shape <start = 0, end = 1> (values)
+        shape = Concat <axis = 0> (v1, rows, v1)
+        h0 = Expand (begin, shape)
+        y, h = GRU <hidden_size = 8, linear_before_reset = 1> (x, W, R, B, l, h0)
+        h2 = Squeeze (h, axis0)
+        logits = MatMul (h2, V)
+        """.replace("v1", "axis1")
+    )
+
+
+@_streams(task="per-step")
+def single_steps(w: Weights) -> ModelProto:
+    """No step depends on another one, so there is nothing to carry but their number."""
+    w.named("U 4x6, V 6x3")
+    return w.model(_PER_STEP + "h = MatMul (values, U) f = Tanh (h) logits = MatMul (f, V)")
+
+
 @_refused("LSTM rnn", "bidirectional=False")
 def both_directions(w: Weights) -> ModelProto:
     w.recurrent(4, 4, 8, 2).named("V 16x3")

@@ -18,6 +18,7 @@ from lengthwise.commands.cli import main
 from lengthwise.errors import ConfigurationError, VerificationError
 from lengthwise.runtime.session import Session
 from lengthwise_export import PublishedModel
+from lengthwise_export.checking.rule import rules
 from lengthwise_export.exporting.candidate import from_spec_target
 from lengthwise_export.options import ExportOptions
 from lengthwise_export.streaming.proof import prove
@@ -130,3 +131,14 @@ def test_a_state_that_changes_nothing_fails_the_proof() -> None:
     described = manifest("gru_last", streaming)
     with pytest.raises(VerificationError, match=r"streams/1 does not stream: after .* in 2 chunks"):
         prove(Session(model.SerializeToString(), described), described, None, seed=0)
+
+
+@pytest.mark.parametrize(("code", "verdict"), [("LW307", "leak"), ("LW308", "leak"), ("LW307", "sound")])
+def test_a_check_looks_at_what_a_graph_carries(code: str, verdict: str) -> None:
+    example = rules()[code].examples["onnx"]["bad" if verdict == "leak" else "good"]
+    report = lengthwise_export.check(onnx.parser.parse_model(example), max_length=40)
+    assert (report.verdict, [leak.code for leak in report.leaks]) == (verdict, [code] if verdict == "leak" else [])
+
+
+def test_a_published_model_that_streams_is_sound(published: PublishedModel) -> None:
+    assert lengthwise_export.check(published.directory, max_length=40).verdict == "sound"

@@ -23,11 +23,12 @@ from lengthwise.wrong_values import counted
 from lengthwise_export.checking.check import check_subject
 from lengthwise_export.checking.report import Report
 from lengthwise_export.checking.selection import select_leaks
+from lengthwise_export.checking.states import check_states
 from lengthwise_export.errors import UncheckableError
 from lengthwise_export.exporting import staging
 from lengthwise_export.options import CheckOptions, ExportOptions, Notice, Tell, tell_each
 from lengthwise_export.targets import padding_side, stock_folder, targets
-from lengthwise_export.targets.target import Target, one_torch_thread, threads_of_check
+from lengthwise_export.targets.target import GraphTarget, Target, one_torch_thread, threads_of_check
 
 if TYPE_CHECKING:  # what is imported here and below when it is needed brings torch and onnxruntime along
     from lengthwise.datasets.dataset import Record
@@ -221,6 +222,8 @@ def _trial_report(target: Target, options: CheckOptions) -> Report:
     """
     settings = options.model_dump(include={"max_length", "tolerance", "seed", "progress"})
     report = check_subject(target.subject, min_length=target.min_length, **settings)
+    if report.verdict == "sound" and isinstance(target, GraphTarget) and target.states is not None:
+        report = check_states(target.states, report, min_length=target.min_length, **settings)
     if options.missing == "handled" and not target.blind:
         from lengthwise_export.exporting import missing_values
 

@@ -147,8 +147,9 @@ def _streaming(verified: VerifiedGraph, candidate: Candidate, options: ExportOpt
     if options.max_steps is not None:
         streaming = streaming.model_copy(update={"max_steps": options.max_steps})
     manifest = Manifest.model_validate({**verified.manifest.model_dump(), "streaming": streaming})
+    tolerance = candidate.tolerance or 0.0  # sums of states may round in another order
     again = verify_graph(
-        graph, manifest, candidate.reference, tolerance=candidate.tolerance, seed=options.seed, exact=candidate.exact
+        graph, manifest, candidate.reference, tolerance=tolerance, seed=options.seed, exact=candidate.exact
     )
     return replace(again, notices=verified.notices)
 

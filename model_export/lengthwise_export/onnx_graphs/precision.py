@@ -33,6 +33,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, checker, helper
 
 from lengthwise.runtime.manifest import Manifest, Precision
 from lengthwise_export.errors import ExportError
+from lengthwise_export.onnx_graphs.carried_states import carried
 from lengthwise_export.onnx_graphs.protos import (
     OF_ONNX,
     NodeWriter,
@@ -216,15 +217,15 @@ def _convert_layers(graph: GraphProto) -> tuple[int, int, list[tuple[str, str]]]
     """
     constants = constants_of(graph)
     last, zeros = _last_products(graph, constants), _zeros(graph, constants)
-    carried = _copies(graph, _carried(graph))
+    states = _copies(graph, {state.name for state in carried(graph)})
     nodes: list[NodeProto] = []
     recurrent, products, float_layers = 0, 0, [*_inner_layers(graph)]
     for node in graph.node:
         # A recurrent layer
         if node.op_type in _RECURRENT and node.domain in OF_ONNX:
-            reason = _why_in_float32(node, constants, zeros | carried)
+            reason = _why_in_float32(node, constants, zeros | states)
             if reason is None:
-                if not carried.intersection(node.input):
+                if not states.intersection(node.input):
                     del node.input[5:]  # initial states that are zeros
                 nodes += _dequantise_layer(graph, node, constants)
                 recurrent += 1
@@ -361,12 +362,6 @@ def _zeros(graph: GraphProto, constants: Mapping[str, TensorProto]) -> set[str]:
         if node.op_type == "ConstantOfShape" and not any(value.any() for value in fill_values):
             zeros.update(node.output)
     return _copies(graph, zeros)
-
-
-def _carried(graph: GraphProto) -> set[str]:
-    """The names of the inputs of a graph that are states: it also gives what follows them, NAME_next."""
-    outputs = {value.name for value in graph.output}
-    return {value.name for value in graph.input if f"{value.name}_next" in outputs}
 
 
 def _copies(graph: GraphProto, names: set[str]) -> set[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -19,10 +20,11 @@ from lengthwise_export.mending.mender import Mender
 from lengthwise_export.mending.rules.loops import is_zero
 from lengthwise_export.mending.values import DataTensor, KnownTensor, Size, Table
 from lengthwise_export.mending.writer import Writer
+from lengthwise_export.onnx_graphs.carried_states import NEXT
 from lengthwise_export.onnx_graphs.protos import NodeWriter
 
 DOUBLE: Final = TensorProto.DOUBLE
-NEXT: Final = "_next"  # what the output of a state is named, after its input
+MOST_AHEAD: Final = 4096  # steps: with each chunk, so many are computed again
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +105,9 @@ class StreamingWriter(Writer):
         self._made[stem] += 1
         key = stem, self._made[stem]
         if key not in self._states:
-            self._states[key] = StateInput(self.name(stem), tuple(shape) or (1,), dtype, initial, not shape)
+            self._states[key] = StateInput(
+                self.name(re.sub(r"\W", "_", stem)), tuple(shape) or (1,), dtype, initial, not shape
+            )
         name = self._states[key].name
         return name, name if shape else self.squeezed(name, [1])
 
@@ -152,6 +156,10 @@ class StreamingWriter(Writer):
         state, value = self.new_state((), TensorProto.INT64, 0, "steps_seen")
         self.keep(state, self.emit("Add", [value, super().lengths]))
         return value
+
+    def with_steps_seen(self) -> Sequence[StateInput]:
+        """The states, of which one is the number of steps that each row had."""
+        return self.states if self.steps_seen else ()
 
     @property
     def lengths(self) -> str:
@@ -334,7 +342,7 @@ class StreamingMender(Mender):
         if begin is None or is_zero(self, begin.name):
             return carried.value.name
         self.refuse_if(
-            not isinstance(begin, KnownTensor) or begin.constant is None,
+            isinstance(begin, DataTensor) and begin.sources,
             "begins with a state that is computed from the steps, or from another layer's end: begin with zeros",
         )
         is_first = self.emit("Equal", [self.states.steps_before, self.writer.constant(np.int64(0))])
@@ -374,11 +382,12 @@ class StreamingMender(Mender):
         return along
 
     def require_look_ahead(self, steps: int) -> None:
-        """Says that the states have to stand at least so many steps back.
+        """Says that the states have to stand at least so many steps back; refuses more than `MOST_AHEAD`.
 
         Raises:
             LooksAhead: They do not; `stream` begins again with as many.
         """
+        self.refuse_if(steps > MOST_AHEAD, f"looks {steps} steps ahead, of which each chunk would compute {MOST_AHEAD}")
         if steps > self.most_ahead:
             raise LooksAhead(steps)
 

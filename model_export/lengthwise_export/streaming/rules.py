@@ -15,6 +15,7 @@ from onnx import helper
 
 from lengthwise_export.mending.engine import RULES, NodeOutputs, Rule, along, data, rule, values
 from lengthwise_export.mending.mender import Mender
+from lengthwise_export.mending.rules.arithmetic import terms_of_axes
 from lengthwise_export.mending.rules.convolution import windows_of
 from lengthwise_export.mending.values import (
     BOOL,
@@ -196,8 +197,15 @@ def _einsum(mender: StreamingMender, inputs: list[Value]) -> Value:
     result = cast("DataTensor", RULES["Einsum"].writes(mender, inputs))
     if result.time_dims() or not any(isinstance(value, DataTensor) and value.time_dims() for value in inputs):
         return result
-    mender.refuse_if(mender.rescale_of_input is not None, "sums shares by letters: write it as a matrix product")
-    return mender.folded(result, "Add", 0, DOUBLE)
+    rescale = mender.rescale_of_input
+    if rescale is not None:
+        terms, letters = terms_of_axes(mender, [mender.as_data(value).rank for value in inputs])
+        term = next(term for term, name in zip(terms, mender.node.input, strict=True) if name in mender.rescales)
+        rescale = mender.squeezed(rescale, [axis for axis, letter in enumerate(term) if letter not in letters])
+        kept = [letter for letter in term if letter in letters]
+        rescale = mender.transposed(rescale, [kept.index(letter) for letter in letters if letter in kept])
+        rescale = mender.unsqueezed(rescale, [axis for axis, letter in enumerate(letters) if letter not in kept])
+    return mender.folded(result, "Add", 0, DOUBLE, rescale)
 
 
 @_streaming("CumSum")

@@ -24,10 +24,10 @@ from lengthwise_export.mending.engine import NodeOutputs, apply, shown_operator
 from lengthwise_export.mending.mend import mender_of, prepared, replace_nodes
 from lengthwise_export.mending.mender import LengthsRestricted, Mender
 from lengthwise_export.mending.values import DataTensor, Size, constant_in
+from lengthwise_export.onnx_graphs.carried_states import NEXT
 from lengthwise_export.onnx_graphs.protos import keep_needed, names_in, nodes_before, refill
 from lengthwise_export.streaming.carried import (
     DOUBLE,
-    NEXT,
     LooksAhead,
     StateInput,
     StreamingMender,
@@ -104,7 +104,7 @@ def _streaming(
         _followed(mender, model, lengths_name, commits=True)
         for name in answers:
             answering.values[name] = _of_chunk(answering, name, of_chunk)
-    states = mender.states.states
+    states = mender.states.states or mender.states.with_steps_seen()
     model.graph.input.extend(_declared(state.name, state) for state in states)
     further = [_declared(state.name + NEXT, state) for state in states]
     if names.clipped is not None:
@@ -237,6 +237,7 @@ def _without_unused_states(model: ModelProto, answers: Sequence[str]) -> set[str
         if needed <= kept:
             break
         kept |= needed
+    kept = kept or {min(states)}  # a model of single steps needs none
     dropped = states - kept
     refill(model.graph.input, [value for value in model.graph.input if value.name not in dropped])
     refill(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -10,9 +12,12 @@ import onnx
 from lengthwise.errors import ConfigurationError
 from lengthwise.runtime.manifest import GRAPH_FILE, MANIFEST_FILE, Manifest
 from lengthwise_export.architecture import trained
+from lengthwise_export.checking.recording import Subject
 from lengthwise_export.checking.report import promise_text
+from lengthwise_export.checking.states import CarriedStates
 from lengthwise_export.checking.trace_onnx import OnnxSubject
 from lengthwise_export.layouts import StepLayout
+from lengthwise_export.onnx_graphs import carried_states
 from lengthwise_export.onnx_graphs.external_graph import ExternalGraph, read_graph, read_packed_graph
 from lengthwise_export.onnx_graphs.protos import feed_zeros, labels_in
 from lengthwise_export.options import TargetOptions
@@ -50,6 +55,9 @@ def read_model(
     named = (options.values, options.lengths, options.mask, getattr(layout, "packed_input", None))
     if _TOKEN_TYPES not in named:
         feed_zeros(proto.graph, _TOKEN_TYPES, like="input_ids")
+    with_states, names = proto, [value.name for value in carried_states.carried(proto.graph)]
+    if names:
+        proto = carried_states.begun(proto, {})
     if layout is not None and layout.packed is not None:
         reading = read_packed_graph(proto, options, layout)
     else:
@@ -59,7 +67,33 @@ def read_model(
     if labels_in_graph is not None and len(labels_in_graph) == reading.classes:
         check_options_agree(text, options, reading.steps, labels_in_graph)
         labels = labels_in_graph
-    return GraphTarget(text=text, labels=labels, **graph_fields(reading))
+    states = _states(with_states, reading, {}) if names else None
+    return GraphTarget(text=text, labels=labels, states=states, **graph_fields(reading))
+
+
+def _states(model: onnx.ModelProto, reading: ExternalGraph, initial: Mapping[str, float]) -> CarriedStates | None:
+    """The states of a graph, for a check; None if it answers each step.
+
+    Args:
+        model: The graph, with its states.
+        reading: The reading of the graph whose states begin with their initial numbers.
+        initial: These numbers, by name; 0 where none is named.
+    """
+    if reading.per_step:
+        return None
+    names = [value.name for value in carried_states.carried(model.graph)]
+
+    def subject(numbers: Mapping[str, float], without: str | None = None) -> Subject:
+        begun = carried_states.begun(model, numbers)
+        graph = carried_states.answering(begun, reading.names.logits, without=without)
+        logits = reading.names.model_copy(update={"logits": graph.graph.output[0].name, "attention": None})
+        return OnnxSubject(replace(reading, graph=graph, names=logits))
+
+    return CarriedStates(
+        names,
+        subject(initial),
+        lambda name, number: subject({**initial, name: number or initial.get(name, 0)}, name),
+    )
 
 
 def graph_fields(reading: ExternalGraph, *, one_by_one: bool = False) -> dict[str, Any]:
@@ -88,7 +122,12 @@ def read_directory(text: str, options: TargetOptions) -> DirectoryTarget:
     manifest.read_files(directory)  # raises if a file differs from its digest in the manifest
     check_options_agree(text, options, manifest.input, manifest.labels)
     per_step, graph = manifest.task == "per-step", onnx.load(directory / GRAPH_FILE)
+    with_states = graph
+    initial = {} if manifest.streaming is None else {state.name: state.initial for state in manifest.streaming.states}
+    if initial:
+        graph = carried_states.begun(graph, initial)
     reading = ExternalGraph(graph, manifest.input, manifest.graph, manifest.classes, per_step=per_step)
     fields = graph_fields(reading, one_by_one=manifest.max_batch_rows == 1)
+    fields |= {"states": _states(with_states, reading, initial)} if initial else {}
     fields |= {"min_length": manifest.min_length, "promise": promise_text(manifest)}
     return DirectoryTarget(text=text, labels=manifest.labels, **fields)

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from lengthwise.commands.data_options import PaddingCut
     from lengthwise.verification.measurement import BatchLogits
+    from lengthwise_export.checking.states import CarriedStates
     from lengthwise_export.checking.trace_torch import TorchSubject
 
 ScoreKind = Literal["logits", "probabilities"]
@@ -173,6 +174,7 @@ class GraphTarget(Target):
     """A graph that was made elsewhere. An export does not rewrite it."""
 
     graph: onnx.ModelProto
+    states: CarriedStates | None = None  # What it carries to the next steps; None if it takes and gives no states
 
     def build(self, name: str, opset: int, *, origins: bool = False) -> onnx.ModelProto:
         """The graph as it is, whatever the name and the opset are."""

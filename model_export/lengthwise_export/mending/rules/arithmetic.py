@@ -263,7 +263,7 @@ def _einsum(mender: Mender, inputs: list[Value]) -> DataTensor:
     2. A letter of time is summed over: the operands that have it get zeros at the padding.
     """
     operands = [mender.as_data(value) for value in inputs]
-    terms, result = _terms_of_axes(mender, [operand.rank for operand in operands])
+    terms, result = terms_of_axes(mender, [operand.rank for operand in operands])
     group_of: dict[str, Group] = {}  # by the letter of an axis
     for term, operand in zip(terms, operands, strict=True):
         for letter, group in zip(term, operand.groups, strict=True):
@@ -298,7 +298,7 @@ def _einsum(mender: Mender, inputs: list[Value]) -> DataTensor:
     return replace(kept, groups=tuple(group_of[letter] for letter in result), has_added_rows=has_added_rows)
 
 
-def _terms_of_axes(mender: Mender, ranks: list[int]) -> tuple[list[str], str]:
+def terms_of_axes(mender: Mender, ranks: list[int]) -> tuple[list[str], str]:
     """The equation of an Einsum with a letter for each axis, without `...` and with a result.
 
     Args:
