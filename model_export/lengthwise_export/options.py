@@ -231,6 +231,10 @@ class ExportOptions(TargetOptions):
         default=False,
         description="For your own model: assign each class separately, so a sequence may have any number of classes.",
     )
+    embedding: bool = Field(
+        default=False,
+        description="For your own model: its output is a vector that stands for the sequence, not scores of classes.",
+    )
     threshold: float | None = Field(
         default=None,
         gt=0,

@@ -142,3 +142,15 @@ def test_a_check_looks_at_what_a_graph_carries(code: str, verdict: str) -> None:
 
 def test_a_published_model_that_streams_is_sound(published: PublishedModel) -> None:
     assert lengthwise_export.check(published.directory, max_length=40).verdict == "sound"
+
+
+def test_an_embedding_without_a_head_streams(tmp_path: Path) -> None:
+    onnx.save(graph("gru_last"), tmp_path / "m.onnx")
+    published = lengthwise_export.export(tmp_path / "m.onnx", tmp_path / "m", streaming=True, embedding=True)
+    assert (published.manifest.task, published.manifest.dimensions, published.manifest.labels) == ("embedding", 3, ())
+    model, whole = lengthwise.load(published.directory), steps(7)
+    chunks = model.stream()
+    chunks.push(whole[:3])
+    answer = chunks.push(whole[3:])
+    np.testing.assert_allclose(answer.values, model.predict([whole])[0].values, atol=1e-6)
+    assert answer.values.shape == (3,)

@@ -156,6 +156,12 @@ def from_target(target: Target, options: ExportOptions = PLAIN, *, report: Repor
     """
     if options.missing == "handled" and target.steps.kind == "tokens":
         raise ConfigurationError("--missing handled: a sequence of token ids has no missing values")
+    of_classes = options.multi_label or options.labels is not None or options.data is not None
+    if options.embedding and (target.per_step or of_classes):
+        raise ConfigurationError(
+            "--embedding is for one vector of each sequence: neither --labels, --multi-label nor --data fits, nor an "
+            "answer for each step"
+        )
     max_length, tolerance, subject = options.max_length or MAX_LENGTH, options.tolerance or 0.0, target.subject
     if report is None:
         report = check_subject(
@@ -168,7 +174,7 @@ def from_target(target: Target, options: ExportOptions = PLAIN, *, report: Repor
         )
     _require_sound(report, target)
     # Run a small batch, to see what the outputs are: its sequences are among the shortest that the model takes
-    task = _task(target, multi_label=options.multi_label)
+    task = "embedding" if options.embedding else _task(target, multi_label=options.multi_label)
     shortest, longest = report.min_length, report.max_length or max_length
     sampler = Sampler(target.steps, options.seed)
     lengths = [min(shortest - 1 + length, max(longest, 5)) for length in (5, 3, 2, 1)]
@@ -181,13 +187,16 @@ def from_target(target: Target, options: ExportOptions = PLAIN, *, report: Repor
     widest = pad([sampler.sequence(longest), sampler.sequence(max(longest - 1, shortest))], multiple=4)
     manifest = target.describe(
         task=task,
-        scores=options.scores or target.scores or _score_kind_of(answer, batch, task),
+        scores=options.scores
+        or target.scores
+        or ("logits" if options.embedding else _score_kind_of(answer, batch, task)),
         min_length=shortest,
         max_length=longest,
         missing=options.missing or "refuse",
         graph=names,
         width_multiple=4 if runs(subject, widest) else 1,
         made=target.origin(),
+        **({"labels": (), "dimensions": len(target.labels)} if options.embedding else {}),
     )
 
     notices = tuple(_notices(target, options, report, batch))
@@ -199,7 +208,7 @@ def _notices(target: Target, options: ExportOptions, report: Report, batch: Padd
     """Yields what the user should know about a target: short sequences, labels without names, NaN, a leak of scale."""
     if report.min_length > 1:
         yield f"sequences of fewer than {report.min_length} steps will be refused (min_length in the manifest)"
-    if options.labels is None and target.labels == tuple(map(str, range(len(target.labels)))):
+    if options.labels is None and not options.embedding and target.labels == tuple(map(str, range(len(target.labels)))):
         yield f"the labels are {', '.join(target.labels)}: --labels gives the classes names"
     if options.missing is None and target.steps.kind == "values" and target.may_take_nan(batch):
         yield _MAY_TAKE_NAN
