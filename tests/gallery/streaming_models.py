@@ -628,6 +628,24 @@ def a_figure_of_short_sequences(w: Weights) -> ModelProto:
 
 
 @_streams()
+def last_state_at_padding(w: Weights) -> ModelProto:
+    """Keras repeats the last state at padding."""
+    w.recurrent(4, 4, 8).named("V 8x3")
+    return w.model(
+        _VALUES
+        + _LSTM
+        + _MASK
+        + """
+        h1 = Squeeze (h, axis0)
+        h2 = Unsqueeze (h1, axis1)
+        k = Where (m, y3, h2)
+        f = Tanh (k)
+        """
+        + _SUM
+    )
+
+
+@_streams()
 def several_heads_of_attention(w: Weights) -> ModelProto:
     w.named("V 12x3, q 4x3")
     w |= {"low": scalar(-1e9), "flat": integers(-1, 12)}

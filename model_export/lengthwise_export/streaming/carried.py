@@ -53,7 +53,7 @@ class LooksAhead(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Window:
+class ChunkWindow:
     """The chunk that the nodes get where a graph looks ahead: the last steps of those before, then the new ones."""
 
     steps: str  # the steps
@@ -77,7 +77,7 @@ class StreamingWriter(Writer):
         super().__init__(*arguments, **options)
         self.commits = True  # whether what is followed are the states; without look-ahead, they are the answer's
         self.mixes = False  # whether the node mixes steps
-        self._window: Window | None = None
+        self._window: ChunkWindow | None = None
         self._states: dict[tuple[str, int], StateInput] = {}  # by stem, and the how-manieth of this stem
         self._made: Counter[str] = Counter()  # by stem, how many the nodes that were followed so far have
         self._copies: dict[bytes, list[str]] = {}  # by the content of a copied node: its outputs
@@ -88,7 +88,7 @@ class StreamingWriter(Writer):
         self.commits = commits
         self._made.clear()
 
-    def look_back(self, window: Window) -> None:
+    def look_back(self, window: ChunkWindow) -> None:
         """From now on, the nodes get a window in the place of the chunk."""
         self._window, self._steps_input, self._lengths_input = window, window.steps, window.lengths
 
@@ -210,6 +210,8 @@ class StreamingMender(Mender):
     settled: set[str] = field(default_factory=set)  # figures of the whole that stay from the committed steps on
     look_ahead: dict[str, int] = field(default_factory=dict)  # 0 where it is not named; negative: steps back
     moved: dict[str, int] = field(default_factory=dict)  # by output, what its node adds to the look-ahead
+    masks: set[str] = field(default_factory=set)  # true at each row's own steps, and nowhere else
+    shifted: set[str] = field(default_factory=set)  # counts and positions with a number added
     positions: set[str] = field(default_factory=set)  # positions in the whole sequence, and what follows from them
 
     @property
@@ -221,7 +223,7 @@ class StreamingMender(Mender):
     @property
     def stem(self) -> str:
         """What a state of this node is named after: its output."""
-        return f"state_{self.node.output[0]}"
+        return f"state_{self.node.output[0] or self.node.op_type.lower()}"
 
     def carried(self, like: DataTensor, dtype: int, initial: float) -> Carried:
         """A new state in the form of a tensor with rows, whose other dims are of fixed size.

@@ -28,11 +28,11 @@ from lengthwise_export.onnx_graphs.carried_states import NEXT
 from lengthwise_export.onnx_graphs.protos import keep_needed, names_in, nodes_before, refill
 from lengthwise_export.streaming.carried import (
     DOUBLE,
+    ChunkWindow,
     LooksAhead,
     StateInput,
     StreamingMender,
     StreamingWriter,
-    Window,
     described,
 )
 from lengthwise_export.streaming.rules import MIXING, STREAMING, with_earlier
@@ -97,11 +97,11 @@ def _streaming(
         _count_mask(mender, names, lengths_name)
         model.graph.input.remove(next(value for value in model.graph.input if value.name == lengths_name))
     of_chunk = _look_back(mender, names, lengths_name) if look_ahead else ""
-    answering = _followed(mender, model, lengths_name, commits=not look_ahead)
+    answering = _followed(mender, model, names, commits=not look_ahead)
     for name in answers:
         answering.require_look_ahead(answering.look_ahead.get(name, 0))
     if look_ahead:
-        _followed(mender, model, lengths_name, commits=True)
+        _followed(mender, model, names, commits=True)
         for name in answers:
             answering.values[name] = _of_chunk(answering, name, of_chunk)
     states = mender.states.states or mender.states.with_steps_seen()
@@ -116,17 +116,19 @@ def _streaming(
     return model, streaming.model_copy(update={"look_ahead_steps": look_ahead})
 
 
-def _followed(mender: StreamingMender, model: ModelProto, lengths: str, *, commits: bool) -> StreamingMender:
+def _followed(mender: StreamingMender, model: ModelProto, names: GraphNames, *, commits: bool) -> StreamingMender:
     """Follows all nodes of a graph, and returns the mender that knows their outputs.
 
     Args:
         mender: The mender, which knows the graph's inputs and constants.
         model: The graph.
-        lengths: The name of its input with the lengths.
+        names: The names of its inputs.
         commits: Whether the states are written.
     """
     mender = replace(mender, values=dict(mender.values), **{name: {} for name in ("totals", "rescales")})
-    mender = replace(mender, look_ahead={}, moved={}, of_the_whole={lengths}, positions=set())
+    lengths = names.lengths or "lengths"
+    masks = {names.mask} if names.mask is not None and names.mask_marks == "valid" else set()
+    mender = replace(mender, look_ahead={}, moved={}, of_the_whole={lengths}, positions=set(), masks=masks)
     mender.states.begin(commits=commits)
     own = mender.values[lengths]
     assert isinstance(own, DataTensor)
@@ -165,7 +167,7 @@ def _look_back(mender: StreamingMender, names: GraphNames, lengths_name: str) ->
     assert isinstance(own_lengths, DataTensor)
     lengths = writer.cast(mender.emit("Add", [own, kept]), own_lengths.dtype)
     of_chunk = _shifted(mender, width, kept)
-    writer.look_back(Window(window.name, lengths, before, committed))
+    writer.look_back(ChunkWindow(window.name, lengths, before, committed))
     mender.values[names.sequences] = steps.with_name(window.name)
     mender.values[lengths_name] = own_lengths.with_name(lengths)
     if names.mask is not None:
@@ -299,7 +301,11 @@ def _note(
         )
     reach = max((mender.look_ahead.get(other, 0) for other in inputs), default=0)
     mender.look_ahead[name] = reach + mender.moved.get(name, 0)
-    whole = [other for other in inputs if other in mender.of_the_whole and not inputs[other].time_dims()]
+    _note_mask(mender, node, name)
+    seen = (
+        [*inputs][:2] if node.op_type == "Where" and node.input[0] in mender.masks else inputs
+    )  # the rest: at padding
+    whole = [other for other in seen if other in mender.of_the_whole and not inputs[other].time_dims()]
     if not times:
         if (whole or any(tensor.time_dims() for tensor in inputs.values())) and name not in mender.settled:
             mender.of_the_whole.add(name)
@@ -308,6 +314,20 @@ def _note(
         raise UnmendableError("", f"{_OF_A_STEP}: use figures of the step, or of the training split")
     if (inputs and all(other in mender.positions for other in inputs)) or node.op_type == "Range":
         mender.positions.add(name)
+
+
+def _note_mask(mender: StreamingMender, node: NodeProto, name: str) -> None:
+    """Notes whether the output of a node is a mask, true at each row's own steps and nowhere else."""
+    first = node.input[0]
+    if node.op_type == "Less" and _is_of_counts(mender, node):
+        compares_position = first in mender.positions and node.input[1] not in mender.positions
+        is_mask = compares_position and mender.shifted.isdisjoint(node.input)
+    else:
+        is_mask = node.op_type in _MOVES and first in mender.masks
+        if node.op_type in ("Add", "Sub") or first in mender.shifted:
+            mender.shifted.add(name)
+    if is_mask:
+        mender.masks.add(name)
 
 
 _LAYERS: Final = ("LSTM", "GRU", "RNN")  # their rule looks at what they take beside the steps
