@@ -271,10 +271,11 @@ def _output(mender: Mender, value: onnx.ValueInfoProto) -> onnx.ValueInfoProto:
     for size in tensor.dim_sizes:
         if size.is_time and not np.array_equal(size.by_length, mender.lengths):
             raise UnmendableError(value.name, "answers another number of steps than the sequence has")
-    if tensor.name != value.name:  # a node that still has the output's name gets another one
+    if tensor.name != value.name:  # a value that still has the output's name gets another one
+        before = mender.writer.name(f"{value.name}_before")
         for node in mender.writer.nodes:
-            if value.name in node.output:
-                node.output[list(node.output).index(value.name)] = mender.writer.name(f"{value.name}_before")
+            for names in (node.input, node.output):
+                names[:] = [before if name == value.name else name for name in names]
         mender.writer.nodes.append(helper.make_node("Identity", [tensor.name], [value.name]))
     shape = ["rows" if size.is_rows else "width" if size.is_time else size.fixed for size in tensor.dim_sizes]
     return helper.make_tensor_value_info(value.name, tensor.dtype, shape)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import re
 from collections import Counter
@@ -204,8 +205,8 @@ class StreamingMender(Mender):
     most_ahead: int = 0  # how many steps back the states stand
     # Counts and positions: their values counted from the first step, where those in `values` are of the chunk
     totals: dict[str, DataTensor] = field(default_factory=dict)
-    # Shares: their rescales, with size 1 along the time, float64
-    rescales: dict[str, DataTensor] = field(default_factory=dict)
+    # Shares: their rescales, with size 1 along the time, float64. A second one is that of the own steps
+    rescales: dict[str, tuple[DataTensor, ...]] = field(default_factory=dict)
     of_the_whole: set[str] = field(default_factory=set)
     settled: set[str] = field(default_factory=set)  # figures of the whole that stay from the committed steps on
     look_ahead: dict[str, int] = field(default_factory=dict)  # 0 where it is not named; negative: steps back
@@ -296,7 +297,7 @@ class StreamingMender(Mender):
         return new.with_name(value)
 
     def folded(
-        self, own: DataTensor, combine: str, initial: float, dtype: int, rescale: DataTensor | None = None
+        self, own: DataTensor, combine: str, initial: float, dtype: int, rescales: Sequence[DataTensor] = ()
     ) -> DataTensor:
         """What a reduction gives for all steps so far, from what it gives for the own steps and a state.
 
@@ -305,11 +306,13 @@ class StreamingMender(Mender):
             combine: The operator that combines two parts: `Add`, `Max`, ...
             initial: What it gives for no steps.
             dtype: The element type of the state.
-            rescale: The factor of the earlier part, where shares are summed.
+            rescales: Where shares are summed, the factor of the earlier part, and maybe that of the own one.
         """
         carried = self.carried(own, dtype, initial)
-        kept = carried.value if rescale is None else self.broadcast_node("Mul", carried.value, rescale)
-        total = self.emit(combine, [kept.name, self.in_type(own.name, own.dtype, dtype)])
+        new = own.with_name(self.in_type(own.name, own.dtype, dtype), dtype=dtype)
+        pairs = itertools.zip_longest((carried.value, new), rescales)
+        parts = [part if factor is None else self.broadcast_node("Mul", part, factor) for part, factor in pairs]
+        total = self.emit(combine, [part.name for part in parts])
         self.keep(carried, total)
         return own.with_name(self.in_type(total, dtype, own.dtype), zero_padded=False)
 
@@ -394,9 +397,9 @@ class StreamingMender(Mender):
             raise LooksAhead(steps)
 
     @property
-    def rescale_of_input(self) -> DataTensor | None:
-        """The rescale of the input of the node that is a share; None if none is."""
-        return next((self.rescales[name] for name in self.node.input if name in self.rescales), None)
+    def rescales_of_input(self) -> tuple[DataTensor, ...]:
+        """The rescales of the input of the node that is a share; none if no input is."""
+        return next((self.rescales[name] for name in self.node.input if name in self.rescales), ())
 
 
 def described(states: Sequence[StateInput]) -> Streaming:

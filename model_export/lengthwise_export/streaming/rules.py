@@ -164,13 +164,12 @@ def reduced(mender: StreamingMender, value: DataTensor, kind: str, axes: Sequenc
     name = mender.states.reduced(operator, value.name, dims, axes_are_inputs=mender.axes_are_inputs)
     own = value.with_name(name, groups=value.without_axes(axes), zero_padded=False)
     is_sum = combine == "Add" and value.dtype == FLOAT
-    rescale = mender.rescale_of_input
     result = mender.folded(
         own,
         combine,
         neutral,
         DOUBLE if is_sum else value.dtype,
-        None if rescale is None else mender.squeezed(rescale, axes),
+        [mender.squeezed(factor, axes) for factor in mender.rescales_of_input],
     )
     if kind == "ReduceL2":
         result = result.with_name(mender.emit("Sqrt", [result.name]))
@@ -188,7 +187,7 @@ def _summed_product(mender: StreamingMender, left: DataTensor) -> Value:
     if result.time_dims() or not any(value.time_dims() for value in inputs):
         return result
     mender.times_along(left, range(left.rank))
-    return mender.folded(result, "Add", 0, DOUBLE, mender.rescale_of_input)
+    return mender.folded(result, "Add", 0, DOUBLE, mender.rescales_of_input)
 
 
 @_streaming("Einsum", takes=values)
@@ -197,15 +196,20 @@ def _einsum(mender: StreamingMender, inputs: list[Value]) -> Value:
     result = cast("DataTensor", RULES["Einsum"].writes(mender, inputs))
     if result.time_dims() or not any(isinstance(value, DataTensor) and value.time_dims() for value in inputs):
         return result
-    rescale = mender.rescale_of_input
-    if rescale is not None:
+    rescales = mender.rescales_of_input
+    if rescales:
         terms, letters = terms_of_axes(mender, [mender.as_data(value).rank for value in inputs])
         term = next(term for term, name in zip(terms, mender.node.input, strict=True) if name in mender.rescales)
-        rescale = mender.squeezed(rescale, [axis for axis, letter in enumerate(term) if letter not in letters])
-        kept = [letter for letter in term if letter in letters]
-        rescale = mender.transposed(rescale, [kept.index(letter) for letter in letters if letter in kept])
-        rescale = mender.unsqueezed(rescale, [axis for axis, letter in enumerate(letters) if letter not in kept])
-    return mender.folded(result, "Add", 0, DOUBLE, rescale)
+        rescales = tuple(_by_letters(mender, factor, term, letters) for factor in rescales)
+    return mender.folded(result, "Add", 0, DOUBLE, rescales)
+
+
+def _by_letters(mender: StreamingMender, value: DataTensor, term: str, letters: str) -> DataTensor:
+    """A tensor with an axis for each letter of `term`, with those of `letters`: of size 1 where it has none."""
+    value = mender.squeezed(value, [axis for axis, letter in enumerate(term) if letter not in letters])
+    kept = [letter for letter in term if letter in letters]
+    value = mender.transposed(value, [kept.index(letter) for letter in letters if letter in kept])
+    return mender.unsqueezed(value, [axis for axis, letter in enumerate(letters) if letter not in kept])
 
 
 @_streaming("CumSum")
@@ -227,40 +231,31 @@ def _cumulative_sum(mender: StreamingMender, value: DataTensor) -> Value:
 
 @_streaming("Softmax", takes=along(-1))
 def _softmax(mender: StreamingMender, value: DataTensor, axis: int) -> Value:
-    """Streams a softmax over the steps, as attention weights are: the weights of the chunk's steps among all so far.
+    """Streams a softmax over the steps, as attention weights are: the weights of the chunk's steps among these.
 
-    The largest score and the sum of exponentials are carried; all stays finite. With each chunk, the weights of earlier
-    steps change by one factor, the rescale.
+    The logarithm of the sum of exponentials (L) is carried, which stays finite. Among all steps so far, the weights of
+    the chunk are smaller by the factor `exp(L of the chunk - L of all)`, and those of earlier steps by
+    `exp(L before - L of all)`: the rescales. What sums weights multiplies its sums by these, and an answer with weights
+    is multiplied itself.
     """
+    weights = cast("DataTensor", RULES["Softmax"].writes(mender, value, axis))
     if not mender.times_along(value, [axis]):
-        return cast("Value", RULES["Softmax"].writes(mender, value, axis))
+        return weights
     dim, lowest = value.first_dims()[axis], mender.neutral_extreme(value.dtype, finite=True)
     value = mender.masked(value, [dim], lowest)
-    as_input = mender.axes_are_inputs
-    own = mender.states.reduced("ReduceMax", value.name, [dim], keepdims=1, axes_are_inputs=as_input)
-    one = value.with_name(own, groups=value.groups_with(axis, mender.size_one), zero_padded=False)
-    largest = mender.carried(one, value.dtype, lowest)
-    new_largest = mender.emit("Max", [largest.value.name, own])
-    mender.keep(largest, new_largest)
-    powers = value.with_name(mender.emit("Exp", [mender.emit("Sub", [value.name, new_largest])]))
-    powers = mender.masked(powers, [dim], 0)
-    # In float64, so that it has the same bits in every batch, and that the lowest number minus another one is finite
-    summed = mender.writer.cast(powers.name, DOUBLE)
-    own_sum = mender.states.reduced("ReduceSum", summed, [dim], keepdims=1, axes_are_inputs=as_input)
-    total = mender.carried(one, DOUBLE, 0)
-    shrunk = mender.emit(
-        "Exp",
-        [mender.emit("Sub", [mender.writer.cast(name, DOUBLE) for name in (largest.value.name, new_largest)])],
+    options: dict[str, Any] = {"keepdims": 1, "axes_are_inputs": mender.axes_are_inputs}
+    own = mender.writer.cast(mender.states.reduced("ReduceLogSumExp", value.name, [dim], **options), DOUBLE)
+    carried = mender.carried(
+        value.with_name("", groups=value.groups_with(axis, mender.size_one), zero_padded=False), DOUBLE, lowest
     )
-    earlier = mender.emit("Mul", [total.value.name, shrunk])
-    new_total = mender.emit("Add", [earlier, own_sum])
-    mender.keep(total, new_total)
-    weights = mender.emit("Div", [powers.name, mender.writer.cast(new_total, value.dtype)])
-    positive = mender.emit(
-        "Max", [new_total, mender.writer.constant(np.finfo(np.float64).tiny)]
-    )  # without a step: 0 / 0
-    mender.rescales[mender.node.output[0]] = one.with_name(mender.emit("Div", [earlier, positive]), dtype=DOUBLE)
-    return value.with_name(weights, zero_padded=False)
+    parts = [carried.value.name, own]
+    largest = mender.emit("Max", parts)
+    powers = [mender.emit("Exp", [mender.emit("Sub", [part, largest])]) for part in parts]
+    total = mender.emit("Add", [largest, mender.emit("Log", [mender.emit("Add", powers)])])
+    mender.keep(carried, total)
+    factors = [mender.emit("Exp", [mender.emit("Sub", [part, total])]) for part in parts]
+    mender.rescales[mender.node.output[0]] = tuple(map(carried.value.with_name, factors))
+    return replace(weights, zero_padded=True)
 
 
 # -- convolutions, and steps before others ----------------------------------------------------------------------------

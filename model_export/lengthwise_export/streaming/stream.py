@@ -100,6 +100,8 @@ def _streaming(
     answering = _followed(mender, model, names, commits=not look_ahead)
     for name in answers:
         answering.require_look_ahead(answering.look_ahead.get(name, 0))
+    for name in answering.rescales.keys() & {*answers}:
+        answering.values[name] = _among_all(answering, name)
     if look_ahead:
         _followed(mender, model, names, commits=True)
         for name in answers:
@@ -200,6 +202,16 @@ def _of_chunk(mender: StreamingMender, name: str, of_chunk: str) -> DataTensor:
     if not times:
         return answer
     return Mender.take_per_row(mender, answer, times[0], of_chunk, answer.groups[times[0]][0])
+
+
+def _among_all(mender: StreamingMender, name: str) -> DataTensor:
+    """An answer that is a share, among all steps so far in the place of those of the chunk."""
+    answer, (_, *of_own_steps) = mender.values[name], mender.rescales[name]
+    for factor in of_own_steps:
+        as_answer = factor.with_name(mender.writer.cast(factor.name, answer.dtype), dtype=answer.dtype)
+        answer = mender.broadcast_node("Mul", answer, as_answer)
+    assert isinstance(answer, DataTensor)
+    return answer
 
 
 def _clipped(mender: StreamingMender, model: ModelProto, name: str) -> onnx.ValueInfoProto:
@@ -356,7 +368,8 @@ def _outputs(mender: StreamingMender, node: NodeProto) -> NodeOutputs:
         further = [mender.values[name] for name in node.input if name and name not in counts]
         adds_constant = node.op_type in ("Add", "Sub") and all(constant_in(value) is not None for value in further)
         if node.op_type in _MOVES or (adds_constant and len(counts) == 1):
-            _write_for_totals(mender, node, counts)
+            (name,) = counts
+            mender.totals[node.output[0]] = _moved(mender, node, name, counts[name])
         else:
             return apply(mender, _with_inputs(mender, node, counts, node.output))
     shares = [name for name in node.input if name in mender.rescales]
@@ -397,16 +410,6 @@ def _with_inputs(
     return copied
 
 
-def _write_for_totals(mender: StreamingMender, node: NodeProto, totals: Mapping[str, DataTensor]) -> None:
-    """Writes a node that moves counts once more, for the totals, and notes its output as the totals of these."""
-    (name,) = node.output
-    copied = _with_inputs(mender, node, totals, [mender.writer.name(f"{name}_so_far")])
-    copied.name = mender.writer.name(f"{node.name}_so_far")
-    (result,) = apply(mender, copied)
-    assert isinstance(result, DataTensor)
-    mender.totals[name] = result
-
-
 def _note_division(mender: StreamingMender, node: NodeProto, result: DataTensor) -> None:
     """Notes that the output of a node is a share, where steps are divided or multiplied by a figure of all steps."""
     steps, figure = (mender.values[name] for name in node.input)
@@ -429,7 +432,7 @@ def _note_division(mender: StreamingMender, node: NodeProto, result: DataTensor)
     zero = mender.writer.constant(np.float64(0))
     was_zero = mender.emit("Equal", [carried.value.name, zero])  # before the first step
     rescale = mender.emit("Where", [was_zero, zero, mender.emit("Div", factors)])
-    mender.rescales[node.output[0]] = figure.with_name(rescale, dtype=DOUBLE)
+    mender.rescales[node.output[0]] = (figure.with_name(rescale, dtype=DOUBLE),)
 
 
 def _outputs_of_share(mender: StreamingMender, node: NodeProto, share: str) -> NodeOutputs:
@@ -443,7 +446,7 @@ def _outputs_of_share(mender: StreamingMender, node: NodeProto, share: str) -> N
     Raises:
         UnmendableError: It computes further with the share.
     """
-    kind, rescale, (name, *_) = node.op_type, mender.rescales[share], node.output
+    kind, rescales, (name, *_) = node.op_type, mender.rescales[share], node.output
     outputs = apply(mender, node)
     result = outputs[0]
     assert isinstance(result, DataTensor)
@@ -452,11 +455,17 @@ def _outputs_of_share(mender: StreamingMender, node: NodeProto, share: str) -> N
     others = [other for other in node.input if other != share and other]
     are_of_steps = all(other not in mender.of_the_whole and other not in mender.rescales for other in others)
     if kind in ("Transpose", "Unsqueeze", "Squeeze"):
-        moved = mender.writer.name(f"{name}_rescale")
-        node = _with_inputs(mender, node, {share: rescale}, [moved])
-        node.name = mender.writer.name(f"{node.name}_rescale")
-        (rescale,) = apply(mender, node)  # type: ignore[assignment]  # of these operators it is data
+        rescales = tuple(_moved(mender, node, share, factor) for factor in rescales)
     elif kind not in ("Identity", "Cast", "Mul", "Where", "Dropout", "Expand") or not are_of_steps:
         raise UnmendableError("", f"{_OF_A_STEP}: sum the shares (attention weights) over the steps before")
-    mender.rescales[name] = mender.unsqueezed(rescale, range(result.rank - rescale.rank))
+    mender.rescales[name] = tuple(mender.unsqueezed(factor, range(result.rank - factor.rank)) for factor in rescales)
     return outputs
+
+
+def _moved(mender: StreamingMender, node: NodeProto, name: str, value: DataTensor) -> DataTensor:
+    """The output of a node that moves elements, for another tensor in the place of its input of this name."""
+    copied = _with_inputs(mender, node, {name: value}, [mender.writer.name(f"{node.output[0]}_moved")])
+    copied.name = mender.writer.name(f"{node.name}_moved")
+    (result,) = apply(mender, copied)
+    assert isinstance(result, DataTensor)
+    return result
