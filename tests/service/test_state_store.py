@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import shutil
+import subprocess
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -130,3 +132,32 @@ async def test_of_two_that_send_the_same_chunk_at_once_one_counts(store: StateSt
 def test_what_is_exported_is_here():
     for name in ("DictStates", "KeyedStreams", "RedisStates", "SQLiteStates", "StateStore", "StoredState"):
         assert getattr(lengthwise, name).__doc__
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("decode", [False, True])
+async def test_redis_itself_sets_only_what_has_the_expected_offset(decode: bool, tmp_path: Path):
+    redis = pytest.importorskip("redis.asyncio", reason="the library of Redis is not installed")
+    if (program := shutil.which("redis-server")) is None:
+        pytest.skip("Redis is not installed (apt-get install redis-server)")
+    path = str(tmp_path / "socket")
+    server = await asyncio.create_subprocess_exec(
+        *(program, "--port", "0", "--unixsocket", path, "--save", ""), stdout=subprocess.PIPE
+    )
+    try:
+        assert server.stdout is not None
+        while b"ready to accept connections" not in (line := await asyncio.wait_for(server.stdout.readline(), 60)):
+            assert line
+        async with redis.Redis(unix_socket_path=path, decode_responses=decode) as connection:
+            states = RedisStates(connection)
+            assert await states.get("a") is None
+            assert not await states.put("a", StoredState(3, "three"), 0)
+            assert await states.put("a", StoredState(3, "three"), None)
+            results = await asyncio.gather(*(states.put("a", StoredState(5, str(one)), 3) for one in range(20)))
+            assert sum(results) == 1
+            assert await states.get("a") == StoredState(5, str(results.index(True)))
+            await states.delete("a")
+            assert await states.get("a") is None
+    finally:
+        server.terminate()
+        await server.wait()
