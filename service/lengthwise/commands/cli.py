@@ -40,7 +40,7 @@ GROUPS: Final[Mapping[str, Mapping[str, Row]]] = {
     "Operate": {
         "alias": Row("lengthwise.commands.operate", "Shows the aliases of a model, or points one to a version."),
         "push": Row("lengthwise.commands.operate", "Pushes models to a hub, a registry or a store."),
-        "state": Row("lengthwise.commands.state", "Shows whose a state is, and how many steps it has seen."),
+        "state": Row("lengthwise.commands.operate", "Shows whose a state is, and how many steps it has seen."),
         "label": Row("lengthwise.commands.operate", "Joins labels to recorded sequences."),
         "import": Row(
             "lengthwise.commands.import_settings", "Reads settings of MLServer or TorchServe.", "import_settings"
