@@ -5,7 +5,7 @@ Everything is computed row by row, so the answer of a row does not depend on ano
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
@@ -94,10 +94,12 @@ def add_states(answers: Sequence[Answer | None], states: Sequence[NDArray[Any]])
 
 def with_states(answers: Sequence[Answer | None]) -> list[Answer | None]:
     """Returns the answers to a request that asks for states, with None for those whose states are not finite."""
-    return [
-        answer if answer is not None and all(np.isfinite(state).all() for state in answer.states) else None
-        for answer in answers
-    ]
+    return [answer if answer is not None and all_finite(answer.states) else None for answer in answers]
+
+
+def all_finite(arrays: Iterable[NDArray[Any]]) -> bool:
+    """Whether no number of the arrays is NaN or infinite."""
+    return all(np.count_nonzero(np.isfinite(array)) == array.size for array in arrays)
 
 
 def probabilities(logits: Floats, manifest: Manifest) -> Floats:

@@ -16,7 +16,6 @@ of them reads the graph.
 from __future__ import annotations
 
 import hashlib
-import math
 import os
 import re
 from collections.abc import Iterable
@@ -146,10 +145,14 @@ class Streaming(ManifestTable):
 
     @model_validator(mode="after")
     def _check_bytes(self) -> Self:
-        size = sum(math.prod(state.shape) * np.dtype(state.dtype).itemsize for state in self.states)
-        if size != self.state_bytes:
-            raise ValueError(f"streaming.state_bytes: the values of the states are {size} bytes")
+        if self.row.itemsize != self.state_bytes:
+            raise ValueError(f"streaming.state_bytes: the values of the states are {self.row.itemsize} bytes")
         return self
+
+    @cached_property
+    def row(self) -> np.dtype[Any]:
+        """The type of all states of a sequence: by their names, in order, little-endian and without gaps."""
+        return np.dtype([(state.name, np.dtype(state.dtype).newbyteorder("<"), state.shape) for state in self.states])
 
 
 class StepInput(ManifestTable):

@@ -19,10 +19,10 @@ from __future__ import annotations
 import hashlib
 import hmac
 import logging
-import math
 import re
 import struct
-from base64 import urlsafe_b64decode, urlsafe_b64encode
+from base64 import urlsafe_b64encode
+from binascii import a2b_base64, b2a_base64
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 
 from lengthwise import files
 from lengthwise.errors import ConfigurationError
+from lengthwise.runtime.answers import all_finite
 from lengthwise.runtime.manifest import Streaming
 
 log = logging.getLogger("lengthwise.states")
@@ -40,6 +41,8 @@ FORMAT: Final = 1
 MOST_OFFSET: Final = 2**64 - 1
 _HEAD: Final = struct.Struct("<B16sQ")
 _TAG_BYTES: Final = 16
+_TO_BASE64: Final = bytes.maketrans(b"-_+/=", b"+/   ")  # a blank is no letter of it
+_PIECE_BYTES: Final = 2047  # for a longer one hashlib releases the interpreter lock, and under load waits for it again
 _KEY: Final = re.compile(rb"(?:[0-9a-fA-F]{2}){32,}")
 _MOST_KEY_BYTES: Final = 2**20  # of the file
 
@@ -101,23 +104,23 @@ def unpack(values: bytes, streaming: Streaming) -> dict[str, NDArray[Any]] | Non
     """The values of each state by its name, without rows; None if they have another size, or one is not finite."""
     if len(values) != streaming.state_bytes:
         return None
-    arrays: dict[str, NDArray[Any]] = {}
-    start = 0
-    for state in streaming.states:
-        dtype, count = np.dtype(state.dtype).newbyteorder("<"), math.prod(state.shape)
-        arrays[state.name] = np.frombuffer(values, dtype, count, start).reshape(state.shape)
-        start += count * dtype.itemsize
-    return arrays if all(np.isfinite(array).all() for array in arrays.values()) else None
+    row = np.frombuffer(values, streaming.row)[0]
+    arrays = {state.name: np.asarray(row[state.name]) for state in streaming.states}
+    return arrays if all_finite(arrays.values()) else None
 
 
 def parse(text: str) -> tuple[SequenceState, bytes, bytes] | None:
     """The state of a text, all before its tag, and the tag, which may be wrong; None for a text of another form."""
     try:
-        raw = urlsafe_b64decode(text + "=" * (-len(text) % 4))
+        letters = text.encode("ascii").translate(_TO_BASE64)
+        raw = a2b_base64(letters + b"=" * (-len(letters) % 4), strict_mode=True)
     except ValueError:
         return None
-    # Python's decoder skips characters that do not belong there, and does not look at the bits left over at the end.
-    if urlsafe_b64encode(raw).rstrip(b"=").decode() != text or len(raw) < _HEAD.size + _TAG_BYTES:
+    # The decoder does not look at the bits that are left over in the last letter.
+    rest = len(raw) % 3
+    if rest and b2a_base64(raw[-rest:], newline=False)[: rest + 1] != letters[-rest - 1 :]:
+        return None
+    if len(raw) < _HEAD.size + _TAG_BYTES:
         return None
     content, tag = raw[:-_TAG_BYTES], raw[-_TAG_BYTES:]
     number, digest, offset = _HEAD.unpack_from(content)
@@ -127,7 +130,10 @@ def parse(text: str) -> tuple[SequenceState, bytes, bytes] | None:
 
 def _tag(content: bytes, key: bytes | None) -> bytes:
     """The tag of all that is before it."""
-    return (hashlib.sha256(content).digest() if key is None else hmac.digest(key, content, "sha256"))[:_TAG_BYTES]
+    hashing = hashlib.sha256() if key is None else hmac.new(key, digestmod="sha256")
+    for start in range(0, len(content), _PIECE_BYTES):
+        hashing.update(content[start : start + _PIECE_BYTES])
+    return hashing.digest()[:_TAG_BYTES]
 
 
 def _read(path: Path) -> tuple[bytes, ...]:
