@@ -14,6 +14,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
@@ -225,8 +226,14 @@ def _options(body: bytes, start: int, end: int, layout: validation.BodyLayout) -
     """The options of a body whose sequences are at `start` to `end`; None if the full reader has to read them."""
     if len(body) - (end - start) > _MOST_OTHER_BYTES:
         return None
+    return _read_options(b"%snull%s" % (body[:start], body[end:]), layout)
+
+
+@lru_cache(maxsize=64)  # callers send the same ones again and again
+def _read_options(text: bytes, layout: validation.BodyLayout) -> options.CallOptions | None:
+    """The options in the text of a body that has null in the place of its sequences; None as from `_options`."""
     try:
-        document = json_text.parse(b"%snull%s" % (body[:start], body[end:]))
+        document = json_text.parse(text)
     except RequestError:
         return None
     if not layout.fields.issuperset(document) or document[layout.root] is not None:
