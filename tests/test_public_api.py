@@ -103,7 +103,7 @@ def test_an_exporters_function_takes_what_its_command_takes(function: Any) -> No
 
 
 def test_train_takes_what_its_command_takes() -> None:
-    of_shell = {"words", "resume", "as_json", "channels_first", "columns"}
+    of_shell = {"words", "resume", "as_json", "channels_first", "columns", "static"}
     command = {parameter.name for parameter in command_named("train").params}
     in_python = {"spec", "sequences", "labels", "layout", "progress", "options"}
     in_python |= {"batch_rows", "learning_rate", "weight_decay", "patience", "class_weights", "calibration", "threads"}

@@ -18,6 +18,8 @@ from lengthwise.bench import workload
 from lengthwise.bench.remote import RemoteModel
 from lengthwise.bench.workload import Input, make_sequences
 from lengthwise.commands.score import ScoreOptions, ScoringRun
+from lengthwise.datasets import dataset
+from lengthwise.datasets.column_roles import ColumnNames
 from lengthwise.decoding import fast_json, json_body, validation
 from lengthwise.decoding.calls import Call, Problems
 from lengthwise.errors import ConfigurationError, InvalidRequest, InvalidSequences
@@ -574,3 +576,22 @@ def test_c_and_python_read_static_values_alike():
     for odd in ODD_ITEMS:
         body = f'{{"sequences": [{{"steps": [[1, 2]], "static": [0.5, 1, 2]}}, {odd}]}}'.encode()
         assert read_in(json_body.decode, body, STATIC) == read_in(validation.read, body, STATIC)
+
+
+def said_of(tmp_path: Path, text: str, **columns: Any) -> list[str]:
+    """What is said of a table in a file, and what it is warned of."""
+    (tmp_path / "d.csv").write_text(text)
+    said: list[str] = []
+    reading = dataset.Reading(ColumnNames(**columns), say=said.append, warn=said.append)
+    list(dataset.entries(tmp_path / "d.csv", reading=reading))
+    return said
+
+
+def test_columns_that_are_constant_in_all_sequences_are_proposed(tmp_path: Path):
+    table = "id,x,age,sex\na,1,3,1\na,2,3,1\nb,1,4,1\nb,2,4,1\n"
+    roles, proposal = said_of(tmp_path, table)
+    assert "features 'x', 'age', 'sex'" in roles
+    assert proposal.endswith("d.csv: age: one value in each sequence; --static age takes them as static values")
+    assert len(said_of(tmp_path, table, inputs=("x", "age", "sex"))) == 1
+    (of_static,) = said_of(tmp_path, table, static=("age", "sex"))
+    assert "feature 'x', static 'age', 'sex'" in of_static

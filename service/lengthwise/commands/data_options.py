@@ -56,13 +56,14 @@ class DataOptions(Options):
     """How a file of sequences is read."""
 
     columns: Columns = Field(default={}, description=ABOUT_COLUMNS)
+    static: StaticColumns = Field(default=(), description=ABOUT_STATIC)
     channels_first: bool = Field(default=False, description="The steps of a record are [features, length].")
     padding: PaddingCut = Field(default=None, description=ABOUT_PADDING)
 
     @property
     def reading(self) -> Reading:
         """How the file is read; the role of each column is reported on stderr."""
-        return reading_of(self.columns, channels_first=self.channels_first, padding=self.padding)
+        return reading_of(self.columns, channels_first=self.channels_first, padding=self.padding, static=self.static)
 
 
 def reading_of(

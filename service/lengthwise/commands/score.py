@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import Progress, TaskID
 
 from lengthwise.commands.command import Command
-from lengthwise.commands.data_options import ABOUT_STATIC, DataOptions, StaticColumns
+from lengthwise.commands.data_options import DataOptions
 from lengthwise.commands.options import Flag, flags
 from lengthwise.commands.progress import progress_bar
 from lengthwise.datasets import dataset
@@ -54,15 +54,8 @@ class ScoreOptions(DataOptions):
         description='At a record without an answer: stop, or write the error as {"id": ..., "error": ...} and '
         "continue.",
     )
-    static: StaticColumns = Field(default=(), description=ABOUT_STATIC)
     resume: bool = Field(default=False, description="Continue where an interrupted run stopped.")
     as_json: Annotated[bool, Flag("--json")] = Field(default=False, description="Print the summary as JSON.")
-
-    @property
-    def reading(self) -> dataset.Reading:
-        """How the file is read, with the columns of static values."""
-        columns = replace(super().reading.columns, static=self.static)
-        return replace(super().reading, columns=columns)
 
 
 @click.command(

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from lengthwise.datasets import table_sequences
 from lengthwise.datasets.column_roles import NO_HEADER, ColumnNames, Roles, assign_roles
 from lengthwise.datasets.input_sequences import Padding
-from lengthwise.datasets.long_table import LongSequence
+from lengthwise.datasets.long_table import LongSequence, constant_features
 from lengthwise.datasets.record_fields import (
     BadRecord,
     Label,
@@ -299,6 +299,9 @@ def _table(path: Path, kind: StepKind, blocks: Iterable[TextColumns], reading: R
         is_whole = len(cells.lines) * len(cells.columns) < BLOCK_CELLS
         count_text = f"; {counted(len(sequences), 'sequence')}" if is_whole else ""
         reading.say(f"{path}: {roles}{count_text}")
+        if reading.columns.inputs is None and (constant := constant_features(sequences, roles)):
+            names = ",".join(constant)
+            reading.warn(f"{path}: {names}: one value in each sequence; --static {names} takes them as static values")
         # Their records
         for sequence in sequences:
             # The row that is named: that of the problem, or of the first number that is not finite as float32

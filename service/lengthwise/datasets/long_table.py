@@ -215,6 +215,20 @@ def static_cells(columns: TableColumns, roles: Roles, row: int) -> dict[str, Any
     return cells or None
 
 
+def constant_features(sequences: Sequence[LongSequence], roles: Roles) -> list[str]:
+    """The features with one value in all steps of each sequence, and not in all sequences: they may be static values.
+
+    None if no other feature is left, or there are not two sequences of two steps.
+    """
+    arrays = [one.steps.reshape(len(one.steps), -1) for one in sequences if len(one.steps) > 1]
+    if len(arrays) < 2 or roles.row != "step":
+        return []
+    is_one = np.logical_and.reduce([(array == array[0]).all(axis=0) for array in arrays])
+    is_one &= (np.array([array[0] for array in arrays]) != arrays[0][0]).any(axis=0)
+    names = [name for name, is_constant in zip(roles.values, is_one, strict=True) if is_constant]
+    return names if len(names) < len(roles.values) else []
+
+
 def _changing_static(
     columns: TableColumns, roles: Roles, rows_of_sequence: Sequence[NDArray[np.intp]]
 ) -> dict[int, str]:
