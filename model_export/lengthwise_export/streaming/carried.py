@@ -7,7 +7,7 @@ import itertools
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -25,6 +25,7 @@ from lengthwise_export.onnx_graphs.carried_states import NEXT
 from lengthwise_export.onnx_graphs.protos import NodeWriter
 
 DOUBLE: Final = TensorProto.DOUBLE
+_HIDDEN: Final = -1e30  # a score below this, and finite, has no share of a softmax, and is no maximum
 MOST_AHEAD: Final = 4096  # steps: with each chunk, so many are computed again
 
 
@@ -139,7 +140,12 @@ class StreamingWriter(Writer):
     @property
     def own_lengths(self) -> str:
         """`[rows]` int64: how many steps of the chunk each row has; of those, for states, how many are committed."""
-        return self.committed if self.commits and self.mixes else super().lengths
+        return self.committed if self.are_committed else super().lengths
+
+    @property
+    def are_committed(self) -> bool:
+        """Whether the node mixes steps for a state that stands some steps back: only committed ones count then."""
+        return self._window is not None and self.commits and self.mixes
 
     @property
     def committed(self) -> str:
@@ -212,6 +218,7 @@ class StreamingMender(Mender):
     look_ahead: dict[str, int] = field(default_factory=dict)  # 0 where it is not named; negative: steps back
     moved: dict[str, int] = field(default_factory=dict)  # by output, what its node adds to the look-ahead
     masks: set[str] = field(default_factory=set)  # true at each row's own steps, and nowhere else
+    fills: dict[str, float] = field(default_factory=dict)  # by names of the streaming graph: what is at all padding
     shifted: set[str] = field(default_factory=set)  # counts and positions with a number added
     positions: set[str] = field(default_factory=set)  # positions in the whole sequence, and what follows from them
 
@@ -253,6 +260,14 @@ class StreamingMender(Mender):
             value = self.writer.cast(value, TensorProto.INT32)
         squeezed = self.writer.squeezed(value, carried.ones)
         self.states.keep(carried.state, self.writer.transposed(squeezed, carried.order))
+
+    def masked(self, value: DataTensor, dims: Iterable[int], fill: float, cause: str = "") -> DataTensor:
+        """As `Mender.masked`; what hides the padding does not hide steps that are not committed."""
+        if self.states.are_committed:
+            return super().masked(replace(value, zero_padded=False), dims, fill, cause)
+        held = self.fills.get(value.name, math.nan)
+        hides_as_well = held == fill or -math.inf < max(held, fill) < _HIDDEN
+        return value if hides_as_well else super().masked(value, dims, fill, cause)
 
     def take_per_row(self, value: DataTensor, axis: int, index: str, size: Size, *, clip: bool = True) -> DataTensor:
         """As `Mender.take_per_row`, for positions in the whole sequence: those of earlier chunks are in the state."""

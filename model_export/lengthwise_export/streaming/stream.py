@@ -314,9 +314,10 @@ def _note(
     reach = max((mender.look_ahead.get(other, 0) for other in inputs), default=0)
     mender.look_ahead[name] = reach + mender.moved.get(name, 0)
     _note_mask(mender, node, name)
-    seen = (
-        [*inputs][:2] if node.op_type == "Where" and node.input[0] in mender.masks else inputs
-    )  # the rest: at padding
+    hides = node.op_type == "Where" and node.input[0] in mender.masks
+    if hides and (fill := constant_in(mender.values[node.input[2]])) is not None and fill.size == 1:
+        mender.fills[value.name] = float(fill.item())
+    seen = [*inputs][:2] if hides else inputs  # the others are at padding only
     whole = [other for other in seen if other in mender.of_the_whole and not inputs[other].time_dims()]
     if not times:
         if (whole or any(tensor.time_dims() for tensor in inputs.values())) and name not in mender.settled:
