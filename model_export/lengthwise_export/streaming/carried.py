@@ -245,6 +245,7 @@ class StreamingMender(Mender):
             "would carry a state whose size depends on the steps",
         )
         ones = [dim for dim in others if sizes[dim].fixed == 1]
+        ones = ones[len(ones) == len(others) :]
         kept = [dim for dim in range(len(sizes)) if dim not in ones]
         order = [kept.index(rows_dim or 0), *(index for index, dim in enumerate(kept) if dim != rows_dim)]
         shape = [sizes[kept[index]].fixed or 0 for index in order[1:]]

@@ -248,13 +248,12 @@ def _softmax(mender: StreamingMender, value: DataTensor, axis: int) -> Value:
     carried = mender.carried(
         value.with_name("", groups=value.groups_with(axis, mender.size_one), zero_padded=False), DOUBLE, lowest
     )
-    parts = [carried.value.name, own]
-    largest = mender.emit("Max", parts)
-    powers = [mender.emit("Exp", [mender.emit("Sub", [part, largest])]) for part in parts]
-    total = mender.emit("Add", [largest, mender.emit("Log", [mender.emit("Add", powers)])])
+    parts = mender.emit("Concat", [carried.value.name, own], axis=dim)
+    total = mender.states.reduced("ReduceLogSumExp", parts, [dim], **options)
     mender.keep(carried, total)
-    factors = [mender.emit("Exp", [mender.emit("Sub", [part, total])]) for part in parts]
-    mender.rescales[mender.node.output[0]] = tuple(map(carried.value.with_name, factors))
+    shares = mender.emit("Exp", [mender.emit("Sub", [parts, total])])
+    halves = mender.writer.emit_outputs("Split", [shares, mender.writer.constant([1, 1])], 2, axis=dim)
+    mender.rescales[mender.node.output[0]] = tuple(map(carried.value.with_name, halves))
     return replace(weights, zero_padded=True)
 
 
