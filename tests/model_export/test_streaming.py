@@ -30,12 +30,14 @@ def whole(name: str, batch: PaddedBatch) -> np.ndarray:
     return session.run(PaddedBatch(batch.steps, batch.lengths)).logits
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", STREAMING)
 def test_chunks_have_the_answer_to_the_whole(name: str):
     promise = prove(*streaming(name), partial(whole, name), seed=1)
     assert promise.max_difference < 1e-4
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", INT8)
 def test_chunks_have_the_answer_to_the_whole_at_int8(name: str):
     session, described = streaming(name, int8=True)

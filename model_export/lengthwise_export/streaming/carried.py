@@ -30,17 +30,6 @@ MOST_AHEAD: Final = 4096  # steps: with each chunk, so many are computed again
 
 
 @dataclass(frozen=True, slots=True)
-class StateInput:
-    """A state while its graph is written."""
-
-    name: str  # the graph's input, `[rows, *shape]`
-    shape: tuple[int, ...]  # without the rows
-    dtype: int  # a number of `onnx.TensorProto`
-    initial: float  # the value that all numbers have before the first step
-    is_number: bool = False  # whether it is one number for each row
-
-
-@dataclass(frozen=True, slots=True)
 class Carried:
     """A state in the form of a tensor of the graph."""
 
@@ -80,7 +69,8 @@ class StreamingWriter(Writer):
         self.commits = True  # whether what is followed are the states; without look-ahead, they are the answer's
         self.mixes = False  # whether the node mixes steps
         self._window: ChunkWindow | None = None
-        self._states: dict[tuple[str, int], StateInput] = {}  # by stem, and the how-manieth of this stem
+        self._states: dict[tuple[str, int], StreamState] = {}  # by stem, and the how-manieth of this stem
+        self._numbers: set[str] = set()  # the names of states that are one number for each row
         self._made: Counter[str] = Counter()  # by stem, how many the nodes that were followed so far have
         self._copies: dict[bytes, list[str]] = {}  # by the content of a copied node: its outputs
         self._names_of_copies: set[str] = set()
@@ -95,7 +85,7 @@ class StreamingWriter(Writer):
         self._window, self._steps_input, self._lengths_input = window, window.steps, window.lengths
 
     @property
-    def states(self) -> Sequence[StateInput]:
+    def states(self) -> Sequence[StreamState]:
         """The states that were made so far, in order."""
         return [*self._states.values()]
 
@@ -107,17 +97,18 @@ class StreamingWriter(Writer):
         self._made[stem] += 1
         key = stem, self._made[stem]
         if key not in self._states:
-            self._states[key] = StateInput(
-                self.name(re.sub(r"\W", "_", stem)), tuple(shape) or (1,), dtype, initial, not shape
-            )
+            kind: Any = str(np.dtype(helper.tensor_dtype_to_np_dtype(dtype)))
+            own_name = self.name(re.sub(r"\W", "_", stem))
+            self._states[key] = StreamState(name=own_name, shape=tuple(shape) or (1,), dtype=kind, initial=initial)
         name = self._states[key].name
+        if not shape:
+            self._numbers.add(name)
         return name, name if shape else self.squeezed(name, [1])
 
     def keep(self, state: str, value: str) -> None:
         """Makes a value what the next chunk gets as a state."""
         if self.commits:
-            is_number = any(other.name == state and other.is_number for other in self.states)
-            value = self.unsqueezed(value, [1]) if is_number else value
+            value = self.unsqueezed(value, [1]) if state in self._numbers else value
             self.nodes.append(helper.make_node("Identity", [value], [state + NEXT], name=self.name(f"{state}_keep")))
 
     def copy(self, node: NodeProto, inputs: Sequence[str], **options: Any) -> list[str]:
@@ -164,7 +155,7 @@ class StreamingWriter(Writer):
         self.keep(state, self.emit("Add", [value, super().lengths]))
         return value
 
-    def with_steps_seen(self) -> Sequence[StateInput]:
+    def with_steps_seen(self) -> Sequence[StreamState]:
         """The states, of which one is the number of steps that each row had."""
         return self.states if self.steps_seen else ()
 
@@ -418,12 +409,7 @@ class StreamingMender(Mender):
         return next((self.rescales[name] for name in self.node.input if name in self.rescales), ())
 
 
-def described(states: Sequence[StateInput]) -> Streaming:
-    """The states as the manifest has them."""
-    types = [np.dtype(helper.tensor_dtype_to_np_dtype(state.dtype)) for state in states]
-    described = tuple(
-        StreamState(name=state.name, shape=state.shape, dtype=str(dtype), initial=state.initial)  # type: ignore[arg-type]
-        for state, dtype in zip(states, types, strict=True)
-    )
-    sizes = [math.prod(state.shape) * dtype.itemsize for state, dtype in zip(states, types, strict=True)]
-    return Streaming(states=described, state_bytes=sum(sizes))
+def described(states: Sequence[StreamState]) -> Streaming:
+    """What the manifest says of the states, without a promise."""
+    sizes = [math.prod(state.shape) * np.dtype(state.dtype).itemsize for state in states]
+    return Streaming(states=tuple(states), state_bytes=sum(sizes))

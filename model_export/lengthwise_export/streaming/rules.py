@@ -425,7 +425,8 @@ def _picked_step(mender: StreamingMender, value: DataTensor, axis: int, index: K
     size = value.groups[axis][0].by_length
     table = np.broadcast_to(np.reshape(numbers, (1, -1)), (len(mender.lengths), np.size(numbers)))
     positions = np.where(table < 0, table + size[:, None], table)
-    mender.require_lengths(((positions >= 0) & (positions < size[:, None])).all(axis=1))
+    is_inside = (positions >= 0) & (positions < size[:, None])
+    mender.require_lengths(np.asarray(is_inside.all(axis=1)))
     names = [mender.writer.per_row_column(column) for column in positions.T]
     indices = mender.emit("Concat", names, axis=1) if len(names) > 1 else names[0]
     picked = mender.take_per_row(value, axis, indices, mender.fixed_size(len(names)))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import onnx
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
 from lengthwise.errors import VerificationError
-from lengthwise.runtime.manifest import GraphNames, Manifest, Streaming
+from lengthwise.runtime.manifest import GraphNames, Manifest, Streaming, StreamState
 from lengthwise_export.errors import UnmendableError
 from lengthwise_export.mending.engine import NodeOutputs, apply, shown_operator
 from lengthwise_export.mending.mend import mender_of, prepared, replace_nodes
@@ -30,7 +30,6 @@ from lengthwise_export.streaming.carried import (
     DOUBLE,
     ChunkWindow,
     LooksAhead,
-    StateInput,
     StreamingMender,
     StreamingWriter,
     described,
@@ -127,10 +126,13 @@ def _followed(mender: StreamingMender, model: ModelProto, names: GraphNames, *, 
         names: The names of its inputs.
         commits: Whether the states are written.
     """
-    mender = replace(mender, values=dict(mender.values), **{name: {} for name in ("totals", "rescales")})
     lengths = names.lengths or "lengths"
-    masks = {names.mask} if names.mask is not None and names.mask_marks == "valid" else set()
-    mender = replace(mender, look_ahead={}, moved={}, of_the_whole={lengths}, positions=set(), masks=masks)
+    facts: dict[str, Any] = {name: {} for name in ("totals", "rescales", "look_ahead", "moved", "fills")}
+    facts |= {name: set() for name in ("of_the_whole", "settled", "masks", "shifted", "positions")}
+    mender = replace(mender, values=dict(mender.values), **facts)
+    mender.of_the_whole.add(lengths)
+    if names.mask is not None and names.mask_marks == "valid":
+        mender.masks.add(names.mask)
     mender.states.begin(commits=commits)
     own = mender.values[lengths]
     assert isinstance(own, DataTensor)
@@ -235,9 +237,10 @@ def _count_mask(mender: StreamingMender, names: GraphNames, lengths: str) -> Non
     mender.writer.nodes.append(helper.make_node("ReduceSum", counted, [lengths], keepdims=0))
 
 
-def _declared(name: str, state: StateInput) -> onnx.ValueInfoProto:
+def _declared(name: str, state: StreamState) -> onnx.ValueInfoProto:
     """The declaration of an input or output of the graph that is a state."""
-    return helper.make_tensor_value_info(name, state.dtype, ["rows", *state.shape])
+    kind = helper.np_dtype_to_tensor_dtype(np.dtype(state.dtype))
+    return helper.make_tensor_value_info(name, kind, ["rows", *state.shape])
 
 
 def _without_unused_states(model: ModelProto, answers: Sequence[str]) -> set[str]:

@@ -140,8 +140,8 @@ def _with_layers(plan: Plan, facts: DataFacts, *, streaming: bool = False) -> Pl
     With `streaming` it is recurrent layers that read forward only.
     """
     if streaming:
-        keys = {"preset": "rnn", "bidirectional": False}
-        return plan.with_choice('preset = "rnn", bidirectional = false: they stream', model=keys)
+        why = 'preset = "rnn", bidirectional = false: they stream'
+        return plan.with_choice(why, model={"preset": "rnn", "bidirectional": False})
     name, why = "conv", f"a median of {facts.median_length:g} steps"
     if plan.spec.input.kind == "tokens" or plan.spec.output.task == "per-step":
         name, why = "rnn", "tokens" if plan.spec.input.kind == "tokens" else "an answer for each step"
