@@ -602,6 +602,24 @@ def many_figures_behind_convolutions(w: Weights) -> ModelProto:
     )
 
 
+@_streams(missing="handled")
+def missing_values_before_a_convolution(w: Weights) -> ModelProto:
+    w.named("V 6x3, K 6x4x3")
+    return w.model(
+        _VALUES
+        + _MASK
+        + """
+        missing = IsNaN (values)
+        v = Where (missing, nought, values)
+        c = Transpose <perm = [0, 2, 1]> (v)
+        d = Conv <pads = [1, 1]> (c, K)
+        e = Transpose <perm = [0, 2, 1]> (d)
+        f = Tanh (e)
+        """
+        + _SUM
+    )
+
+
 @_streams(task="per-step")
 def each_step_behind_convolutions(w: Weights) -> ModelProto:
     w.recurrent(4, 6, 8).named(_KERNELS)

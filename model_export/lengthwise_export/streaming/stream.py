@@ -8,6 +8,7 @@ length. A graph streams as a whole or is refused, by the operator and the line t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
@@ -37,6 +38,7 @@ from lengthwise_export.streaming.carried import (
 from lengthwise_export.streaming.rules import MIXING, STREAMING, with_earlier
 from lengthwise_export.tracing.source_lines import location_of_node
 
+_MISSING: Final = float(np.finfo(np.float32).min)  # stands for a missing value in a state, whose numbers are finite
 _MIN_LENGTHS: Final = 64  # at least so many lengths are followed, so that no two sizes agree by chance
 
 _MOVES: Final = frozenset({"Transpose", "Unsqueeze", "Squeeze", "Reshape", "Identity", "Cast", "Expand"})
@@ -95,7 +97,7 @@ def _streaming(
     if names.lengths is None:
         _count_mask(mender, names, lengths_name)
         model.graph.input.remove(next(value for value in model.graph.input if value.name == lengths_name))
-    of_chunk = _look_back(mender, names, lengths_name) if look_ahead else ""
+    of_chunk = _look_back(mender, manifest, lengths_name) if look_ahead else ""
     answering = _followed(mender, model, names, commits=not look_ahead)
     for name in answers:
         answering.require_look_ahead(answering.look_ahead.get(name, 0))
@@ -144,15 +146,20 @@ def _followed(mender: StreamingMender, model: ModelProto, names: GraphNames, *, 
     return mender
 
 
-def _look_back(mender: StreamingMender, names: GraphNames, lengths_name: str) -> str:
+def _look_back(mender: StreamingMender, manifest: Manifest, lengths_name: str) -> str:
     """Puts a window in the place of the chunk, for a graph that looks ahead: the last steps of those before, and it.
 
     Returns:
         The name of `[rows, width]` int64: where the steps of the chunk are in the window.
     """
-    writer, count = mender.states, mender.most_ahead
+    writer, count, names = mender.states, mender.most_ahead, manifest.graph
     steps = mender.values[names.sequences]
     assert isinstance(steps, DataTensor)
+    lowest, has_missing = "", manifest.missing == "handled"
+    if has_missing:
+        lowest = writer.scalar(_MISSING, steps.dtype)
+        is_missing = mender.emit("IsNaN", [steps.name])
+        steps = steps.with_name(mender.emit("Where", [is_missing, lowest, steps.name]))
     axis = next(axis for axis, (size,) in enumerate(steps.groups) if size.is_time)
     (time,) = steps.groups[axis]
     maker = replace(mender, node=NodeProto(output=["last_steps"]))
@@ -164,6 +171,9 @@ def _look_back(mender: StreamingMender, names: GraphNames, lengths_name: str) ->
     skipped = mender.emit("Sub", [writer.constant(np.int64(count)), kept])
     index = _shifted(mender, mender.emit("Add", [width, wider]), skipped)
     window = Mender.take_per_row(maker, joined, axis, index, time)
+    if has_missing:
+        is_missing, nan = mender.emit("Equal", [window.name, lowest]), writer.scalar(math.nan, steps.dtype)
+        window = window.with_name(mender.emit("Where", [is_missing, nan, window.name]))
     before = mender.emit("Sub", [seen, kept])
     end = mender.emit("Sub", [mender.emit("Add", [seen, own]), writer.constant(np.int64(count))])
     committed = mender.emit("Sub", [mender.emit("Max", [end, writer.constant(np.int64(0))]), before])
