@@ -1,9 +1,10 @@
 """Opens a graph in onnxruntime, with Lengthwise's kernels for its layers where they can run it.
 
 A *plain* session runs the graph of the file in onnxruntime's kernels. A *replaced* graph has operators of Lengthwise's
-kernels in the place of nodes (`onnx.fusion`, `integer_layers`, `kernel_shares` or `convolutions`); it is in memory
-only. The kernels are tried first: those for recurrent layers and int8, then those for fixed kernels, then those for
-convolutions. Where none can run the graph, the plain session is used. Importing this module switches onnxruntime's
+kernels in the place of nodes (`onnx.fusion`, `integer_layers`, `kernel_shares` or `convolutions`), or onnxruntime's own
+operator for attention (`onnx.attention`); it is in memory only. The kernels are tried first: those for recurrent layers
+and int8, then those for fixed kernels, then those for convolutions, then attention. Where none can run the graph, the
+plain session is used. Importing this module switches onnxruntime's
 telemetry off, for the whole process.
 """
 
@@ -19,12 +20,12 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from lengthwise.errors import ModelError, as_model_errors
-from lengthwise.padding import pad, rounded_width
+from lengthwise.padding import PaddedBatch, pad, rounded_width, step_mask
 from lengthwise.runtime import fixed_kernels, placement, recurrent_kernels
 from lengthwise.runtime.graph_inputs import feed, zero_batch
 from lengthwise.runtime.installation import find
 from lengthwise.runtime.manifest import Manifest
-from lengthwise.runtime.onnx import convolutions, integer_layers, kernel_shares, nan_trial
+from lengthwise.runtime.onnx import attention, convolutions, integer_layers, kernel_shares, nan_trial
 from lengthwise.runtime.onnx.pattern import NotFound, require
 from lengthwise.runtime.provider import CPU_DEVICE, Device, Provider, check_packages
 
@@ -38,12 +39,16 @@ log = logging.getLogger("lengthwise.session")
 RUNTIME_VERSION: str = onnxruntime.__version__ if onnxruntime is not None else ""
 INTEGER: Final = "int8 "
 """What comes before the instruction set of the integer kernels in `Session.kernels`, which describes all kinds."""
+ATTENTION: Final = "attention"
+"""`Session.kernels` where attention runs in onnxruntime's operator for it."""
 
 _ERRORS: Final = 3
 """The lowest severity of what onnxruntime prints. It would warn of nodes on the CPU and of copies: see `placement`."""
 
 _SAME: Final = 1e-4
-"""The largest relative difference of answers in the kernels for convolutions from onnxruntime's."""
+"""The largest relative difference of the answers of a replaced graph from those of the plain session."""
+_LARGE: Final = 1e5
+"""How large padding is in the trial: a layer may make it so, as a layer with weights does with zeros."""
 _TRIAL_LENGTHS: Final = (1, 2, 3, 5, 8, 13, 21, 34, 55, 89)
 """Lengths of the trial's sequences, where 1 stands for the model's `min_length`: different ones, as masks need."""
 _NO_FOLDER: Final = f"{os.devnull}/none"
@@ -104,7 +109,7 @@ def open_graph(source: Source, manifest: Manifest, threads: int, device: Device)
             continue
         except Exception as error:  # whatever failed, the graph works without them
             log.info("%s: onnxruntime's own %s: %s", manifest.key, layers, error)
-    return Opened(session, kernels, _may_be_recurrent(content))
+    return Opened(session, kernels, _may_be_recurrent(content) or kernels == ATTENTION)
 
 
 _WithKernels = tuple[Any, str]
@@ -207,12 +212,8 @@ def _with_convolutions(
     """Opens a session with the operator of `onnx.convolutions`.
 
     The arguments are those of `open_graph`, with the bytes of the graph (`content`) and the plain session. `NotFound`
-    (`require`) if the graph has no convolutions that fit the operator; and for a model that accepts NaN, or rows
-    without steps, as no trial shows how the operator treats them.
-
-    Raises:
-        ModelError: Its answers to random sequences of several lengths differ from those of the plain session by more
-            than rounding (`_SAME`). Other errors are onnxruntime's.
+    (`require`) if the graph has no convolutions that fit the operator; and for a model that accepts NaN, as no trial
+    shows how the operator treats it. `_require_same` raises a ModelError; other errors are onnxruntime's.
     """
     names, features = manifest.graph, manifest.input.features or 0
     require(recurrent_kernels.CONVOLUTION_SETS and names.lengths_type == "int32")
@@ -221,20 +222,55 @@ def _with_convolutions(
     options = _options(threads, device.provider)
     kernels = f"convolutions {recurrent_kernels.register(options, 'convolutions')}"
     session = _open_in(source.replaced(graph), options, device)
-    random = np.random.default_rng(0)
-    lengths = sorted({min(manifest.min_length - 1 + length, manifest.max_length) for length in _TRIAL_LENGTHS})
-    sequences = [random.standard_normal((steps, features)).astype(np.float32) for steps in lengths]
-    inputs = feed(names, pad(sequences, multiple=manifest.width_multiple, blank=manifest.blank))
-    actual, expected = (runtime.run([names.logits], inputs)[0] for runtime in (session, plain))
-    if not np.allclose(actual, expected, rtol=_SAME, atol=_SAME * np.abs(expected).max()):
-        raise ModelError("its masks are not of valid steps")
+    _require_same(session, plain, manifest, padding=0)
     return session, kernels
+
+
+def _with_attention(
+    source: Source, content: bytes, manifest: Manifest, threads: int, device: Device, plain: Any
+) -> _WithKernels:
+    """Opens a session with onnxruntime's operator for attention, on the CPU.
+
+    The arguments are those of `open_graph`, with the bytes of the graph (`content`) and the plain session. `NotFound`
+    (`require`) if the graph has no attention that is known. `_require_same` raises a ModelError if it is not what it
+    was taken for; other errors are onnxruntime's.
+    """
+    require(device.provider == CPU_DEVICE.provider)
+    options = _options(threads, device.provider)
+    options.log_severity_level = 4  # an operator that does not fit is no error: see below
+    session = _open_in(source.replaced(attention.fused(content)), options, device)
+    # At padding, answers per step are as large as it is, and are compared, too.
+    _require_same(session, plain, manifest, padding=1 if manifest.task == "per-step" else _LARGE)
+    return session, ATTENTION
+
+
+def _require_same(session: Any, plain: Any, manifest: Manifest, *, padding: float) -> None:
+    """Requires that the answers of a replaced graph are those of the plain session but for rounding (`_SAME`).
+
+    The sequences are random, of several lengths, and so is the padding, which is `padding` times as large.
+
+    Raises:
+        ModelError: They are not.
+    """
+    names, random = manifest.graph, np.random.default_rng(0)
+    lengths = sorted({min(manifest.min_length - 1 + length, manifest.max_length) for length in _TRIAL_LENGTHS})
+    steps = zero_batch(manifest, len(lengths), rounded_width(lengths[-1], manifest.width_multiple)).steps
+    batch = PaddedBatch(steps, np.array(lengths, np.int32))
+    if manifest.input.kind == "tokens":
+        steps[:] = random.integers(0, manifest.input.vocabulary or 1, steps.shape)
+    else:
+        steps[:] = random.standard_normal(steps.shape)
+        steps[~step_mask(batch.lengths, batch.width)] *= padding
+    actual, expected = (runtime.run([names.logits], feed(names, batch))[0] for runtime in (session, plain))
+    if not np.allclose(actual, expected, rtol=_SAME, atol=_SAME * np.abs(expected).max()):
+        raise ModelError("its masks are not of valid steps, or its axes are in another order")
 
 
 _KERNELS: Final = (
     (_with_recurrent_kernels, "kernels run its recurrent layers"),
     (_with_fixed_kernels, "operators run its fixed kernels"),
     (_with_convolutions, "operators run its convolutions"),
+    (_with_attention, "nodes run its attention"),
 )
 """The functions that open a session with kernels, in the order in which they are tried, and a text for the log."""
 

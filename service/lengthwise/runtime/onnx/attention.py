@@ -1,0 +1,308 @@
+"""Finds the attention of encoders in a graph, and puts one operator of onnxruntime in the place of its nodes.
+
+    query, key, value ─> heads apart ─> MatMul ─> scale, mask ─> Softmax ─> MatMul ─> heads joined
+
+becomes `MultiHeadAttention` of com.microsoft, which reads `[rows, width, features]` and has the heads apart inside. The
+mask is added to the scores as the graph has it, so it hides what it hid: the operator's own mask of keys is a finite
+number, which large scores pass. If the graph writes a number over the scores of padding instead (`Where`), the mask
+adds the lowest number, and keys and values at padding are set to zero, so that no score there can be large.
+
+The layout of query, key and value is followed back over the operators that only move numbers, to the value that a
+product made. How these operators move them is not computed: the usual order is assumed. So `runtime.opening` runs both
+graphs on sequences of several lengths, and uses the operator only if the answers agree.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Final, NamedTuple
+
+from lengthwise.runtime.onnx import onnx_graph
+from lengthwise.runtime.onnx.onnx_graph import AttributeValue, Graph, Node
+from lengthwise.runtime.onnx.pattern import NotFound, Pattern, require
+from lengthwise.runtime.onnx.step_values import HIDDEN
+
+_DOMAIN: Final = "com.microsoft"
+_OPERATOR: Final = "MultiHeadAttention"
+_LOWEST: Final = -3.4028234663852886e38  # of float32; -inf would make NaN of a row all of whose keys are hidden
+_MOST: Final = 8  # nodes between the product and the softmax; each may have the product behind both of its inputs
+_SELECTING: Final = ("Gather", "Slice", "Split")
+_MOVING: Final = ("Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze", *_SELECTING)
+"""The operators that leave every number as it is."""
+_HEADS_FIRST: Final = (0, 2, 1, 3)  # from steps before heads to heads before steps, and back
+_KEY_TURNED: Final = (0, 3, 1, 2)  # from a key as the second factor of a MatMul to steps before heads
+_TURNED: Final = (1, 0, 2)  # from rows first to steps first, and back
+# By the axes of the Transpose that moves the result: whether steps come first, and whether rows and heads are one axis
+_ORDERS: Final[dict[AttributeValue | None, tuple[bool, bool]]] = {
+    _HEADS_FIRST: (False, False),
+    (2, 0, 1, 3): (True, False),
+    _TURNED: (True, True),
+    (): (False, True),  # one head, which nothing moves
+}
+
+
+def fused(model: bytes) -> bytes:
+    """Returns the graph with MultiHeadAttention in it; `NotFound` (`require`) if it has no attention that is known.
+
+    Args:
+        model: The ONNX file.
+    """
+    require(b"Softmax" in model)
+    attention = _Attention(onnx_graph.read(model))
+    softmaxes = [node for node in attention.graph.nodes if node.operator == "Softmax"]
+    require([softmax for softmax in softmaxes if attention.replaces(softmax)])
+    attention.graph.remove_unused()
+    return attention.graph.write({_DOMAIN: 1})
+
+
+class _Scores(NamedTuple):
+    """The product of query and key, and what is done to it before the softmax."""
+
+    product: Node
+    scale: float = 1.0
+    bias: str = ""  # what is added to it
+    valid: str = ""  # a mask that is true at valid steps, if a number is written over the scores of others
+
+
+class _Path(NamedTuple):
+    """From what query, key or value is made, by moving numbers and one factor."""
+
+    source: str
+    scale: float = 1.0
+    head: int = 0  # features of a head; 0 if the heads are not taken apart
+    is_part: bool = False  # whether query, key and value are parts of one source, side by side in its features
+
+
+class _Attention(Pattern):
+    """A graph whose attention is replaced, one softmax after the other."""
+
+    def __init__(self, graph: Graph) -> None:
+        super().__init__(graph)
+        self._new: list[Node] = []  # what replaces the attention of a softmax, in order
+
+    def replaces(self, softmax: Node) -> bool:
+        """Puts one operator in the place of the attention around a softmax; False if it has another form."""
+        self._new.clear()
+        try:
+            last = self._replace(softmax)
+        except NotFound:
+            return False
+        self._new[-1].outputs = last.outputs
+        place = next(index for index, node in enumerate(self.graph.nodes) if node is last)
+        self.graph.nodes[place : place + 1] = self._new
+        self._index()
+        return True
+
+    def _replace(self, softmax: Node) -> Node:
+        """Makes the nodes that replace the attention; returns the node in whose place the last of them is."""
+        # 1. The product with the values, and how its result is moved
+        scores, product = self._scores(softmax.inputs[0], _MOST), self._weighted(softmax.outputs[0])
+        last = product
+        order: AttributeValue | None = ()
+        with suppress(NotFound):
+            last = self.only_user(product.outputs[0], "Transpose")
+            order = last.attributes.get("perm")
+        require(order in _ORDERS and scores.bias)
+        steps_first, is_flat = _ORDERS[order]
+        # 2. Query, key and value, with rows first, and the mask
+        names = (*scores.product.inputs, product.inputs[1])
+        paths = [self._path(name, scores.valid) for name in names]
+        heads = 1 if order == () else self._heads(paths)
+        if not is_flat and not all(path.head for path in paths):
+            key_order = _KEY_TURNED if scores.product.operator == "MatMul" else _HEADS_FIRST
+            orders = (_HEADS_FIRST, key_order, _HEADS_FIRST)
+            paths = [_Path(self._joined(name, order)) for name, order in zip(names, orders, strict=True)]
+        inputs = [self._input(path, part, steps_first) for part, path in enumerate(paths)]
+        if scores.valid:
+            valid = self._emit("Reshape", [scores.valid, self._integers(0, -1, 1)])
+            inputs[1:] = [self._emit("Where", [valid, name, self._number(0.0)]) for name in inputs[1:]]
+        require(paths[2].scale == 1)
+        scale = scores.scale * paths[0].scale * paths[1].scale
+        inputs += ["", "", self._bias(scores.bias, heads, is_flat)]
+        attended = self._emit(_OPERATOR, inputs, num_heads=heads, scale=scale)
+        # 3. The result, as the nodes behind read it
+        if order == ():
+            return last
+        try:
+            joined = self.only_user(last.outputs[0], "Reshape")
+        except NotFound:
+            require(not steps_first)
+            self._emit("Reshape", [attended, self._integers(0, 0, heads, -1)])
+            return last
+        return self._projected(joined, attended) if steps_first else self._copied(joined, attended)
+
+    def _emit(self, operator: str, inputs: list[str], **attributes: AttributeValue) -> str:
+        """Adds a new node; returns the name of its output."""
+        name = f"attention/{len(self.graph.nodes)}/{len(self._new)}"
+        domain = _DOMAIN if operator == _OPERATOR else ""
+        self._new.append(Node(operator, inputs, [name], attributes, domain=domain))
+        return name
+
+    def _integers(self, *numbers: int) -> str:
+        return self._emit("Constant", [], value_ints=numbers)
+
+    def _number(self, number: float) -> str:
+        return self._emit("Constant", [], value_float=number)
+
+    def _copied(self, node: Node, first: str) -> Node:
+        """Adds a copy of a node with another first input; returns the node."""
+        self._emit(node.operator, [first, *node.inputs[1:]], **node.attributes)
+        return node
+
+    # Scores
+
+    def _scores(self, name: str, most: int) -> _Scores:
+        """Goes back from the input of a softmax to the product of query and key, over `most` nodes at most."""
+        node = self.maker(name, "Add", "Div", "Einsum", "MatMul", "Mul", "Sub", "Where")
+        require(most and len(node.inputs) > 1)
+        match node.operator:
+            case "Add" | "Sub":
+                return self._biased(node, most - 1)
+            case "Div" | "Mul":
+                scores = self._scores(node.inputs[0], most - 1)
+                require(not scores.bias)
+                return scores._replace(scale=scores.scale * self._factor(node))
+            case "Where":
+                return self._masked(node, most - 1)
+        return _Scores(node)
+
+    def _factor(self, node: Node) -> float:
+        """What a Mul or Div by a constant multiplies with."""
+        number = self.constant(node.inputs[1])
+        return number if node.operator == "Mul" else 1 / number
+
+    def _biased(self, node: Node, most: int) -> _Scores:
+        """Scores to which something is added, or from which something is subtracted.
+
+        Raises:
+            NotFound: The product of query and key is behind neither.
+        """
+        is_sum = node.operator == "Add"
+        for name, bias in (node.inputs, node.inputs[::-1])[: 1 + is_sum]:
+            with suppress(NotFound):
+                return self._with_bias(self._scores(name, most), bias if is_sum else self._emit("Neg", [bias]))
+        raise NotFound
+
+    def _masked(self, where: Node, most: int) -> _Scores:
+        """Scores that are a very small number at padding."""
+        valid, name, fill = where.inputs
+        if name in self.graph.constants:
+            valid, name, fill = self._emit("Not", [valid]), fill, name
+        scores = self._scores(name, most)
+        require(self.constant(fill) <= HIDDEN and not scores.valid)
+        bias = self._emit("Where", [valid, self._number(0.0), self._number(_LOWEST)])
+        return self._with_bias(scores, bias)._replace(valid=valid)
+
+    def _with_bias(self, scores: _Scores, bias: str) -> _Scores:
+        return scores._replace(bias=self._emit("Add", [scores.bias, bias]) if scores.bias else bias)
+
+    def _bias(self, name: str, heads: int, is_flat: bool) -> str:
+        """What is added to the scores, as the operator wants it: `[rows or 1, heads or 1, width, width]`.
+
+        `is_flat` says that heads and rows are one axis of it.
+        """
+        before = name
+        while (node := self.makers.get(before)) is not None and node.operator in ("Expand", "Reshape"):
+            before = node.inputs[0]
+            if self.graph.constants.get(node.inputs[1]) == (1, heads, 1, 1):  # the operator does that by itself
+                name, is_flat = before, False
+        if is_flat:
+            name = self._emit("Unsqueeze", [name, self._integers(0)])
+            name = self._emit("Reshape", [name, self._integers(-1, heads, 0, 0)])
+        width = self._emit("Shape", [name], start=-1)
+        shape = self._emit("Concat", [self._integers(1, 1), width, self._integers(1)], axis=0)
+        return self._emit("Expand", [name, shape])
+
+    # Query, key and value
+
+    def _path(self, name: str, valid: str) -> _Path:
+        """Goes back from query, key or value to what it is made from.
+
+        Zeros that are written over its padding are passed over if a mask `valid` is: the new nodes write them again.
+        """
+        path = _Path(name)
+        while (node := self.makers.get(path.source)) is not None and node.inputs:
+            source, constant = node.inputs[0], self.graph.constants.get(node.inputs[-1], ())
+            if node.operator in ("Div", "Mul") and len(constant) == 1:
+                path = path._replace(scale=path.scale * self._factor(node))
+            elif node.operator == "Where" and valid and constant == (0.0,):
+                source = node.inputs[1]
+            elif node.operator == "Reshape":
+                path = path._replace(head=path.head or self._last_size(node.inputs[1]))
+            elif node.operator not in _MOVING:
+                break
+            path = path._replace(source=source, is_part=path.is_part or node.operator in _SELECTING)
+        require(path.source not in self.graph.tensors)
+        return path
+
+    def _last_size(self, shape: str) -> int:
+        """The last of the sizes that a Reshape makes."""
+        if shape not in self.graph.constants:
+            shape = self.maker(shape, "Concat").inputs[-1]
+        return int(self.graph.constants.get(shape, (0,))[-1])
+
+    def _input(self, path: _Path, part: int, steps_first: bool) -> str:
+        """Query, key or value as `[rows, width, features]`: the source of its path, or the `part` of it."""
+        name = self._rows_first(path.source) if steps_first and path.head else path.source
+        if not path.is_part:
+            return name
+        apart = self._emit("Reshape", [name, self._integers(0, 0, 3, -1)])
+        return self._emit("Gather", [apart, self._emit("Constant", [], value_int=part)], axis=2)
+
+    def _rows_first(self, name: str) -> str:
+        """A value `[width, rows, features]` with rows first: where a product made it, by one with rows first."""
+        with suppress(NotFound):
+            add = self.maker(name, "Add")
+            product = self.maker(add.inputs[0], "MatMul")
+            turned = self.maker(product.inputs[0], "Transpose")
+            require(turned.attributes.get("perm") == _TURNED and product.inputs[1] in self.graph.tensors)
+            return self._emit("Add", [self._emit("MatMul", [turned.inputs[0], product.inputs[1]]), *add.inputs[1:]])
+        return self._emit("Transpose", [name], perm=_TURNED)
+
+    def _joined(self, name: str, order: tuple[int, ...]) -> str:
+        """A value with an axis of heads, `[rows, width, features]`; `order` brings its axes behind rows and width."""
+        return self._emit("Reshape", [self._emit("Transpose", [name], perm=order), self._integers(0, 0, -1)])
+
+    def _heads(self, paths: list[_Path]) -> int:
+        """How many heads there are, by the weights that make query, key or value, and the features of a head.
+
+        Raises:
+            NotFound: No weights make them.
+        """
+        for path in paths:
+            made = self.makers.get(path.source, Node())
+            shapes = [self.graph.tensors[name].shape for name in made.inputs[::-1] if name in self.graph.tensors]
+            if shapes and path.head:
+                return shapes[0][-1] // (3 if path.is_part else 1) // path.head
+            if shapes and made.operator in ("Add", "Einsum"):
+                require(len(shapes[0]) > 1)
+                return shapes[0][-2]
+        raise NotFound
+
+    # The result
+
+    def _weighted(self, name: str) -> Node:
+        """The product of the softmax with the values; between them only zeros may be written over some weights."""
+        for where in self.users.get(name, []):
+            if where.operator == "Where" and name in where.inputs[1:]:
+                require(0.0 in (self.graph.constants.get(other, (None,))[0] for other in where.inputs[1:]))
+                name = where.outputs[0]
+        product = self.only_user(name, "Einsum", "MatMul")
+        require(product.inputs[0] == name)
+        return product
+
+    def _projected(self, joined: Node, attended: str) -> Node:
+        """Joins the heads, with steps first; or with rows first, where the product behind is turned to these."""
+        count = len(self._new)
+        with suppress(NotFound):
+            self._copied(joined, attended)
+            node = self.only_user(joined.outputs[0], "Gemm", "MatMul")
+            while node.operator != "Transpose":
+                name = self._new[-1].outputs[0]
+                others = [self._emit("Shape", [attended])] if node.operator == "Reshape" else node.inputs[1:]
+                self._emit(node.operator, [name, *others], **node.attributes)
+                node = self.only_user(node.outputs[0], "Add", "Reshape", "Transpose")
+            require(node.attributes.get("perm") == _TURNED)
+            return node
+        del self._new[count:]
+        return self._copied(joined, self._emit("Transpose", [attended], perm=_TURNED))

@@ -1,0 +1,177 @@
+"""Attention in one operator of onnxruntime: the same answers as the nodes of the graph, and nothing leaks into them."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import Tensor, nn
+
+import lengthwise_export
+from benchmarks.transformer import Transformer
+from lengthwise.padding import PaddedBatch, Steps, pad
+from lengthwise.runtime.manifest import GRAPH_FILE, Manifest
+from lengthwise.runtime.onnx import attention
+from lengthwise.runtime.opening import ATTENTION
+from lengthwise.runtime.provider import PLAIN_CPU
+from lengthwise.runtime.recurrent_kernels import ONNXRUNTIME
+from lengthwise.runtime.session import Session
+from lengthwise.verification.promises import KERNELS
+from lengthwise_export import PublishedModel
+from lengthwise_export.options import TargetOptions
+from lengthwise_export.targets import targets
+from tests.gallery.index import TORCH_SOUND, Exhibit
+
+LENGTHS: Final = (1, 2, 5, 8, 13, 21, 34)
+ENCODERS: Final = {
+    "alibi_attention": 1,
+    "causal_decoder": 2,
+    "hugging_face_encoder": 1,
+    "padding_mask_encoder": 1,
+    "sdpa_attention": 2,
+    "time_first_attention": 1,
+    "transformer_cls_token": 2,
+    "transformer_mean": 2,
+}
+"""Encoders of the gallery, and how often each has attention."""
+EXHIBITS: Final = [exhibit for exhibit in TORCH_SOUND if exhibit.name in ENCODERS]
+
+
+class SelfAttention(nn.Module):
+    """Self-attention by hand. A mask is written over the scores, or added to them; then the mean over the valid steps.
+
+    Args:
+        writes: The number that is written over scores of padding; None adds -inf to them.
+        parts_last: Whether the parts query, key and value of a feature stand side by side, as in no usual model.
+        grows: How large padding is before the attention.
+    """
+
+    def __init__(self, writes: float | None = None, *, parts_last: bool = False, grows: float = 1.0) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.qkv, self.head = nn.Linear(4, 24), nn.Linear(8, 3)
+        self.writes, self.parts_last, self.grows = writes, parts_last, grows
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        padding = torch.arange(x.shape[1]) >= lengths[:, None]
+        x = torch.where(padding[:, :, None], x + self.grows, x)
+        heads = self.qkv(x).view(*x.shape[:2], *((2, 4, 3) if self.parts_last else (3, 2, 4)))
+        heads = heads.permute(4, 0, 2, 1, 3) if self.parts_last else heads.permute(2, 0, 3, 1, 4)
+        query, key, value = heads[0], heads[1], heads[2]
+        scores, hidden = query @ key.transpose(2, 3) / 2.0, padding[:, None, None, :]
+        if self.writes is None:
+            scores = scores + torch.zeros(hidden.shape).masked_fill(hidden, -torch.inf)
+        else:
+            scores = scores.masked_fill(hidden, self.writes)
+        joined = (scores.softmax(-1) @ value).transpose(1, 2).flatten(2)
+        return self.head(joined.masked_fill(padding[:, :, None], 0.0).sum(1) / lengths[:, None])
+
+
+def opened(target: Any, options: TargetOptions | None = None) -> tuple[Session, Session, list[Steps]]:
+    """A model as it is served, the same in onnxruntime's plain kernels, and sequences for it."""
+    target = targets.read(target, options or TargetOptions(features=4))
+    manifest = Manifest(
+        name="m", version=1, input=target.steps, labels=target.labels, graph=target.names, max_length=64
+    )
+    graph = target.build("m", 18).SerializeToString()
+    random = np.random.default_rng(1)
+    sequences: list[Steps] = [
+        random.integers(0, target.steps.vocabulary or 1, length)
+        if target.steps.kind == "tokens"
+        else random.standard_normal((length, target.steps.features or 1)).astype(np.float32)
+        for length in LENGTHS
+    ]
+    return Session(graph, manifest), Session(graph, manifest, devices=(PLAIN_CPU,)), sequences
+
+
+def require_equal(own: Session, plain: Session, sequences: list[Steps]) -> None:
+    """Requires the answers of the plain session, together and alone."""
+    for batch in (sequences, *([steps] for steps in sequences)):
+        actual, expected = (session.run(pad(batch)).logits for session in (own, plain))
+        np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("exhibit", EXHIBITS, ids=[exhibit.name for exhibit in EXHIBITS])
+@pytest.mark.sampled(4)
+def test_encoders_of_the_gallery_run_in_the_operator_for_attention(exhibit: Exhibit):
+    options = TargetOptions(
+        features=exhibit.features,
+        vocabulary=exhibit.vocabulary,
+        time_first=exhibit.time_first,
+        second=exhibit.second if exhibit.named else None,
+    )
+    own, plain, sequences = opened(exhibit.target, options)
+    assert (own.kernels, plain.kernels) == (ATTENTION, ONNXRUNTIME)
+    require_equal(own, plain, sequences)
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> PublishedModel:
+    """A transformer, exported."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("models")
+    return lengthwise_export.export(Transformer(24, 4, 2), folder / "transformer", features=12, max_length=64)
+
+
+def test_each_layer_of_a_transformer_has_its_attention_in_one_node(published: PublishedModel):
+    graph = (published.directory / GRAPH_FILE).read_bytes()
+    new = onnx.load_from_string(attention.fused(graph))
+    operators = [node.op_type for node in new.graph.node]
+    assert operators.count("MultiHeadAttention") == 2
+    assert "Softmax" not in operators
+    assert len(operators) < len(onnx.load_from_string(graph).graph.node)
+
+
+def test_an_export_promises_the_bits_of_the_operator_that_will_serve(published: PublishedModel):
+    session = Session.load(published.directory, published.manifest)
+    assert published.manifest.made[KERNELS] == session.kernels == ATTENTION
+    assert published.manifest.promise(session.provider).bits
+    random = np.random.default_rng(0)
+    sequences = [random.standard_normal((length, 12)).astype(np.float32) for length in LENGTHS]
+    together = session.run(pad(sequences)).logits
+    assert np.array_equal(together, [session.run(pad([steps])).logits[0] for steps in sequences])
+
+
+@pytest.mark.parametrize("writes", [None, -1e9, -float("inf")])
+def test_a_mask_that_is_added_or_written_hides_large_padding(writes: float | None):
+    own, plain, sequences = opened(SelfAttention(writes, grows=1e15))
+    assert own.kernels == ATTENTION
+    require_equal(own, plain, sequences)
+
+
+def test_a_written_mask_hides_padding_whose_scores_overflow():
+    own, _, sequences = opened(SelfAttention(-1e9))
+    batch = pad(sequences)
+    wild = PaddedBatch(batch.steps.copy(), batch.lengths)
+    wild.steps[np.arange(batch.width) >= batch.lengths[:, None]] = 1e37
+    assert own.kernels == ATTENTION
+    assert np.array_equal(own.run(wild).logits, own.run(batch).logits)
+
+
+def test_parts_in_another_order_are_seen_in_the_answers():
+    own, plain, sequences = opened(SelfAttention(parts_last=True))
+    assert own.kernels == ONNXRUNTIME
+    require_equal(own, plain, sequences)
+
+
+def test_a_softmax_of_an_answer_is_no_attention():
+    head = nn.Sequential(nn.Linear(4, 3), nn.Softmax(-1))
+
+    class Mean(nn.Module):
+        def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+            padding = torch.arange(x.shape[1]) >= lengths[:, None]
+            return head(x.masked_fill(padding[:, :, None], 0.0).sum(1) / lengths[:, None])
+
+    assert opened(Mean())[0].kernels == ONNXRUNTIME
+
+
+def test_a_long_chain_of_sums_before_a_softmax_is_given_up():
+    nodes = [onnx.helper.make_node("Add", [f"x{place}", f"x{place}"], [f"x{place + 1}"]) for place in range(60)]
+    nodes.append(onnx.helper.make_node("Softmax", ["x60"], ["logits"]))
+    values = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in ("x0", "logits")]
+    graph = onnx.helper.make_model(onnx.helper.make_graph(nodes, "g", values[:1], values[1:]))
+    with pytest.raises(attention.NotFound):
+        attention.fused(graph.SerializeToString())
