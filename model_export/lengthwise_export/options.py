@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from lengthwise.commands.data_options import ABOUT_COLUMNS, ABOUT_PADDING, Columns, PaddingCut
 from lengthwise.commands.options import PYTHON_ONLY, Flag, Options
 from lengthwise.runtime.feature_names import FeatureNames
-from lengthwise.runtime.manifest import Precision
+from lengthwise.runtime.manifest import Fit, Precision
 from lengthwise.wrong_values import nearest
 
 Second = Literal["lengths", "mask", "padding-mask", "both", "none"]  # what a model takes beside the steps
@@ -161,6 +161,17 @@ class TargetOptions(Options):
         ge=1,
         description="Shortest sequence, in steps; a shorter one is neither tried nor served. By default that of the "
         "spec, or the shortest that the model answers.",
+    )
+    width: int | None = Field(
+        default=None,
+        ge=1,
+        description="The only number of steps that a torch module takes: with --fit every sequence is brought to it "
+        "inside the graph.",
+    )
+    fit: Fit | None = Field(
+        default=None,
+        description="With --width, how the training brought sequences to it: pad (zeros behind; longer ones are "
+        "refused) or resample (linear interpolation).",
     )
     missing: Literal["refuse", "handled"] | None = Field(
         default=None,

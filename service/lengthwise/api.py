@@ -44,6 +44,7 @@ class Prediction:
         assigned: Multi-label model only: the labels at or above its threshold, in order.
         step_labels: Per-step model only: the label of each of the `sent` steps, None at steps left out.
         step_scores: Per-step model only: the probabilities of these labels, `[sent]`, NaN at steps left out.
+        fitted: How the model brought the sequence to its only width, `pad` or `resample`; None if it takes any width.
         attention: The attention weights, `[sent]`, with sum 1 and 0 at steps left out; None if not requested.
         windows: The answer of each window, in the form of `POST /predict`, if the sequence was split into windows.
         id: The caller's name for the sequence, if it was given to a client with one.
@@ -60,6 +61,7 @@ class Prediction:
     assigned: tuple[str, ...] | None = None
     step_labels: tuple[str | None, ...] | None = None
     step_scores: NDArray[np.float32] | None = None
+    fitted: str | None = None
     attention: NDArray[np.float32] | None = None
     windows: tuple[dict[str, Any], ...] | None = field(default=None, repr=False)
     id: str | None = None
@@ -118,8 +120,8 @@ def _floats(entries: Any) -> NDArray[np.float32]:
 
 _CONVERSIONS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "id": str,
-    "length": lambda length: dict(length) if isinstance(length, Mapping) else int(length),
-    "label": str,
+    "length": int,
+    **dict.fromkeys(("fitted", "label"), str),
     "score": lambda score: float(np.float32(score)),
     **dict.fromkeys(("probabilities", "step_scores", "attention", "values"), _floats),
     **dict.fromkeys(("assigned", "step_labels", "windows"), tuple),

@@ -78,7 +78,8 @@ def check_subject(
     def check_from(length: int) -> _Check:
         """A check of sequences of at least so many steps."""
         sampler = Sampler(subject.steps, seed, missing=missing)
-        return _Check(subject, length, max_length, ROUNDING + tolerance, sampler, tell, Conditioning(subject))
+        longest = min(max_length, subject.steps.most_steps or max_length)
+        return _Check(subject, length, longest, ROUNDING + tolerance, sampler, tell, Conditioning(subject))
 
     running = check_from(min_length)
     try:

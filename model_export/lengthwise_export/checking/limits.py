@@ -147,8 +147,15 @@ def _frozen_axis(axis: str, size: int, error: RunError) -> str:
     """The sentence that an axis, `rows` or `width`, is frozen at a size, with the error at other sizes and a cure."""
     part = "" if error.part is None else f", by {error.part}"
     cure = "take it from the shape of the tensor"
-    if axis == "width" and part:
-        cure = "pool over the steps in front of it (a mean, a maximum, attention, nn.AdaptiveAvgPool1d)"
+    if axis == "width":
+        change = (
+            "pool over the steps in front of it (a mean, a maximum, attention, nn.AdaptiveAvgPool1d)"
+            if part
+            else "take positions by number (table[: x.size(1)]), and pool over the steps"
+        )
+        cure = (
+            f"{change}; or keep a torch module as it was trained: --width {size} --fit pad, or --fit resample (LW603)"
+        )
     elif _NO_PADDING_ID.search(error.detail):
         cure = "say one in its configuration (such as config.pad_token_id = 0), and pass it with --pad-id, such as 0"
     return (

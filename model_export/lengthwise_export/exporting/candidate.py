@@ -156,12 +156,9 @@ def from_target(target: Target, options: ExportOptions = PLAIN, *, report: Repor
     """
     if options.missing == "handled" and target.steps.kind == "tokens":
         raise ConfigurationError("--missing handled: a sequence of token ids has no missing values")
-    of_classes = options.multi_label or options.labels is not None or options.data is not None
-    if options.embedding and (target.per_step or of_classes):
-        raise ConfigurationError(
-            "--embedding is for one vector of each sequence: neither --labels, --multi-label nor --data fits, nor an "
-            "answer for each step"
-        )
+    most_steps = target.steps.most_steps
+    if most_steps is not None and (options.max_length or 0) > most_steps:
+        raise ConfigurationError(f"--max-length {options.max_length} contradicts --width {most_steps} --fit pad")
     max_length, tolerance, subject = options.max_length or MAX_LENGTH, options.tolerance or 0.0, target.subject
     if report is None:
         report = check_subject(

@@ -217,7 +217,7 @@ _AXES: Final = frozenset({"time_first", "channels_first", "second"})
 _KINDS: Final[dict[TargetKind, tuple[str, frozenset[str]]]] = {
     "spec": ("spec of the built-in architecture", _STEP | {"checkpoint"}),
     "checkpoint": ("checkpoint of the built-in architecture", _STEP),
-    "module": ("torch module", _STEP | _AXES | {"checkpoint", "output", "missing"}),
+    "module": ("torch module", _STEP | _AXES | {"checkpoint", "output", "missing", "width", "fit"}),
     "keras": ("Keras model", _STEP | {"output", "missing"}),
     "onnx": ("ONNX file", _STEP | _AXES | {"values", "lengths", "mask", "output", "missing"}),
     "directory": ("model directory", _STEP),
@@ -237,6 +237,8 @@ def require_applicable(text: str, kind: TargetKind, options: TargetOptions) -> N
             in_spec = name == "missing" and kind in ("spec", "checkpoint")
             hint = "; say it as `missing` in [input] of the spec, and train" if in_spec else ""
             raise ConfigurationError(f"--{name.replace('_', '-')} does not apply to {text} ({title}){hint}")
+    if (options.width is None) != (options.fit is None):
+        raise ConfigurationError("--width and --fit belong together: --width 96 --fit pad, or --fit resample")
     if options.features is not None and options.vocabulary is not None:
         raise ConfigurationError("--features and --vocabulary: a step is either numbers or a token id, not both")
 

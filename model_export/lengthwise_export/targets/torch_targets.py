@@ -9,6 +9,7 @@ import random
 import re
 import sys
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
@@ -26,6 +27,7 @@ from lengthwise_export.checking.trace_torch import TorchSubject
 from lengthwise_export.errors import CheckpointError, UncheckableError
 from lengthwise_export.layouts import StepLayout
 from lengthwise_export.options import TargetOptions
+from lengthwise_export.targets import fitted
 from lengthwise_export.targets.step_inputs import read_packed_steps, read_steps, require_order_of_axes
 from lengthwise_export.targets.target import ModuleTarget, SpecTarget, TorchTarget, check_options_agree, labels_of
 from lengthwise_export.tracing.call_signature import (
@@ -257,13 +259,15 @@ def read_module(
         from lengthwise_export.architecture import checkpoint  # brings safetensors along
 
         notices = checkpoint.load(module, checkpoint_path)
-    signature = _signature_of(module, options, blind=blind, layout=layout)
+    signature = _signature_of(module, options, blind=blind or options.width is not None, layout=layout)
     _require_no_lazy_weights(text, module)
+    module, signature = fitted.module_of_any_width(module, signature, options)
     # 3. The kind of a step, found by running small batches
     state = ModuleState(in_evaluation(module))
     find_steps = read_packed_steps if signature.layout.packed else read_steps
     unread = TorchSubject(module, StepInput(features=1), signature, output_selector(options.output), state=state)
     subject, shape = find_steps(text, unread, options)
+    subject = replace(subject, steps=fitted.steps_of_any_width(subject.steps, options))
     if signature.second == "none":
         require_order_of_axes(text, subject)
     labels = _labels_of_module(text, options, subject.steps, classes=shape[-1])

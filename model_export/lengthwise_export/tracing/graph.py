@@ -122,7 +122,7 @@ def build(
     graph.metadata_props[NAME_IN_GRAPH] = name
     graph.metadata_props[IN_GRAPH] = json.dumps(list(labels), ensure_ascii=False)
     # Ensure
-    ensure(graph, inputs)
+    ensure(graph, inputs, all_steps=steps.width is not None)
     proto = ir.to_proto(graph)
     _note_ties(proto)
     onnx.checker.check_model(proto, full_check=True)
@@ -197,10 +197,13 @@ def _without_casts(lengths: ir.Value | None) -> ir.Value | None:
     return _without_casts(producer.inputs[0]) if producer is not None and is_cast else lengths
 
 
-def ensure(graph: ir.Model, expected: Mapping[str, tuple[str, list[str | int | None]]]) -> None:
+def ensure(
+    graph: ir.Model, expected: Mapping[str, tuple[str, list[str | int | None]]], *, all_steps: bool = False
+) -> None:
     """Makes sure that a graph can be published: it has the expected inputs, and all recurrent nodes have lengths.
 
-    `expected` are the element type and the axes of each input, by name: a size, or the name of a dynamic axis.
+    `expected` are the element type and the axes of each input, by name: a size, or the name of a dynamic axis. With
+    `all_steps`, recurrent nodes may read all steps, as there is no padding where they are.
 
     Raises:
         ExportError: It has other inputs, operators outside of ONNX, or a recurrent node without lengths or with
@@ -218,7 +221,7 @@ def ensure(graph: ir.Model, expected: Mapping[str, tuple[str, list[str | int | N
     if domains := sorted(domain for domain in graph.opset_imports if domain not in OF_ONNX):
         raise ExportError("ensure", f"the graph uses operators outside of ONNX: {', '.join(domains)}")
     for node in (node for node in graph.graph if node.op_type in _RECURRENT):
-        if "lengths" in expected and _lengths_of(node) is None:
+        if "lengths" in expected and not all_steps and _lengths_of(node) is None:
             raise ExportError("ensure", f"{node.op_type} node {node.name} has no lengths, so it would read padding")
         if any(weights is None or not weights.is_initializer() for weights in node.inputs[1:3]):
             raise ExportError("ensure", f"the weights of {node.op_type} node {node.name} are computed at every run")

@@ -63,7 +63,9 @@ def prediction(
             "step_scores": _at_sent_steps(item, probabilities.max(axis=1)),
             "probabilities": _at_sent_steps(item, np.ascontiguousarray(probabilities)),
         }
-    fields["length"] = len(item.steps) if not manifest.input.sequences else lengths_of(manifest, item)
+    fields["length"] = len(item.steps)
+    if manifest.input.fit is not None:
+        fields["fitted"] = manifest.input.fit
     if attention and answer.attention is not None:
         weights = answer.attention
         if item.step_indices is not None:  # a masked step has the weight 0

@@ -76,6 +76,10 @@ Precision = Literal["fp32", "fp16", "int8"]
 """The type of weights and products; inputs and outputs are always float32."""
 
 
+Fit = Literal["pad", "resample"]
+"""How a graph brings a sequence to the width of its model: zeros behind it, or linear interpolation of its steps."""
+
+
 class ManifestTable(BaseModel):
     """A table of a manifest: immutable, without unknown keys, infinity or NaN."""
 
@@ -167,8 +171,9 @@ class StepInput(ManifestTable):
     std: tuple[float, ...] | None = None
     vocabulary: int | None = Field(default=None, ge=1)  # number of token ids; for `tokens` only
     padding_id: int | None = Field(default=None, ge=0)  # the token id that the model itself treats as padding
-    static: StaticInput | None = None  # the values beside the sequence, if the model takes any
-    sequences: tuple[SequenceInput, ...] = Field(default=(), max_length=4)  # all, if the model takes more than one
+    # The only width that the model inside the graph takes, and how the graph brings each sequence to it
+    width: int | None = Field(default=None, ge=1)
+    fit: Fit | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -184,6 +189,11 @@ class StepInput(ManifestTable):
         are_texts = isinstance(names, list) and all(isinstance(name, str) for name in names)
         return table | {"names": names if names and are_texts and are_names(names) else None}
 
+    @property
+    def most_steps(self) -> int | None:
+        """The longest sequence that fits into the model's width; None if any does."""
+        return self.width if self.fit == "pad" else None
+
     @model_validator(mode="after")
     def _check_keys_of_kind(self) -> Self:
         """Checks that the keys are those of the kind of a step, and that each list has one entry for each feature.
@@ -191,6 +201,8 @@ class StepInput(ManifestTable):
         Raises:
             ValueError: They are not.
         """
+        if (self.width is None) != (self.fit is None) or (self.fit == "resample" and self.kind == "tokens"):
+            raise ValueError("input.width and input.fit belong together, and token ids are padded only")
         has_features, has_vocabulary = self.features is not None, self.vocabulary is not None
         if has_features != (self.kind == "values") or has_vocabulary != (self.kind == "tokens"):
             raise ValueError("input.kind 'values' wants 'features' alone, 'tokens' wants 'vocabulary' alone")
@@ -360,6 +372,8 @@ class Manifest(ManifestTable):
         """
         if self.min_length > self.max_length:
             raise ValueError(f"min_length: {self.min_length} steps are more than max_length, {self.max_length}")
+        if self.max_length > (self.input.most_steps or self.max_length):
+            raise ValueError(f"max_length: {self.max_length} steps do not fit into input.width, {self.input.width}")
         if len(set(self.labels)) != len(self.labels):
             raise ValueError("labels: every label may stand there once")
         if not self.graph.features_axis and self.input.features != 1:
