@@ -16,7 +16,9 @@ from torch import Tensor, nn
 import lengthwise
 import lengthwise_export
 from lengthwise.errors import ConfigurationError, InvalidRequest, LengthwiseError
-from lengthwise.runtime.manifest import Fit, StepInput
+from lengthwise.runtime.manifest import Fit, Manifest, StepInput
+from lengthwise.runtime.opening import ATTENTION
+from lengthwise.verification.promises import KERNELS
 from lengthwise_export.targets import fitted
 
 WIDTH: Final = 20
@@ -78,19 +80,20 @@ def test_padding_is_zeros_behind_numbers_and_ids() -> None:
 
 
 @pytest.fixture(scope="module", params=["pad", "resample"])
-def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Positions, Any, Fit]:
-    """The original, the model as it is served, and how its sequences are brought to its width."""
+def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Positions, Any, Manifest]:
+    """The original, the model as it is served, and its manifest."""
     torch.manual_seed(0)
     module, folder, fit = Positions().eval(), tmp_path_factory.mktemp("models"), request.param
     longest = {} if fit == "pad" else {"max_length": 50}
     published = lengthwise_export.export(
         module, folder / "positions", features=4, channels_first=True, width=WIDTH, fit=fit, **longest
     )
-    return module, lengthwise.load(published.directory), fit
+    return module, lengthwise.load(published.directory), published.manifest
 
 
-def test_answers_are_those_of_the_original_so_fed(served: tuple[Positions, Any, Fit]) -> None:
-    module, model, fit = served
+def test_answers_are_those_of_the_original_so_fed(served: tuple[Positions, Any, Manifest]) -> None:
+    module, model, manifest = served
+    fit = manifest.input.fit
     sequences = drawn(LENGTHS if fit == "pad" else (*LENGTHS, 33, 50))
     expected = [module(as_trained(steps, fit).mT).softmax(1)[0].detach().numpy() for steps in sequences]
     together = model.predict(sequences)
@@ -99,8 +102,13 @@ def test_answers_are_those_of_the_original_so_fed(served: tuple[Positions, Any, 
     assert np.array_equal(alone, [each.probabilities for each in together])
 
 
-def test_an_answer_says_how_its_sequence_was_fitted(served: tuple[Positions, Any, Fit]) -> None:
-    _, model, fit = served
+def test_its_attention_without_a_mask_runs_in_one_operator(served: tuple[Positions, Any, Manifest]) -> None:
+    assert served[2].made[KERNELS] == ATTENTION
+
+
+def test_an_answer_says_how_its_sequence_was_fitted(served: tuple[Positions, Any, Manifest]) -> None:
+    _, model, manifest = served
+    fit = manifest.input.fit
     predictions = model.predict(drawn(LENGTHS))
     assert {each.fitted for each in predictions} == {fit}
     assert [each.length for each in predictions] == [*LENGTHS]

@@ -61,7 +61,7 @@ class _Scores(NamedTuple):
     product: Node
     scale: float = 1.0
     bias: str = ""  # what is added to it
-    valid: str = ""  # a mask that is true at valid steps, if a number is written over the scores of others
+    valid: str = ""  # a mask that is true at valid steps, if a number is written over the scores of others at last
 
 
 class _Path(NamedTuple):
@@ -102,7 +102,7 @@ class _Attention(Pattern):
         with suppress(NotFound):
             last = self.only_user(product.outputs[0], "Transpose")
             order = last.attributes.get("perm")
-        require(order in _ORDERS and scores.bias)
+        require(order in _ORDERS)
         steps_first, is_flat = _ORDERS[order]
         # 2. Query, key and value, with rows first, and the mask
         names = (*scores.product.inputs, product.inputs[1])
@@ -118,7 +118,8 @@ class _Attention(Pattern):
             inputs[1:] = [self._emit("Where", [valid, name, self._number(0.0)]) for name in inputs[1:]]
         require(paths[2].scale == 1)
         scale = scores.scale * paths[0].scale * paths[1].scale
-        inputs += ["", "", self._bias(scores.bias, heads, is_flat)]
+        if scores.bias:
+            inputs += ["", "", self._bias(scores.bias, heads, is_flat)]
         attended = self._emit(_OPERATOR, inputs, num_heads=heads, scale=scale)
         # 3. The result, as the nodes behind read it
         if order == ():
@@ -189,7 +190,7 @@ class _Attention(Pattern):
         if name in self.graph.constants:
             valid, name, fill = self._emit("Not", [valid]), fill, name
         scores = self._scores(name, most)
-        require(self.constant(fill) <= HIDDEN and not scores.valid)
+        require(self.constant(fill) <= HIDDEN)
         bias = self._emit("Where", [valid, self._number(0.0), self._number(_LOWEST)])
         return self._with_bias(scores, bias)._replace(valid=valid)
 
