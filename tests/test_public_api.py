@@ -13,10 +13,11 @@ from lengthwise.commands.cli import main
 EXPORTED = {
     lengthwise: [
         *("AsyncClient", "Client", "InputSequences", "Model", "Prediction", "Predictions", "PreparedSequences"),
-        *("Scorer", "Settings", "StateConflict", "Stream", "__version__", "errors", "load", "make_app", "sequences"),
+        *("Scorer", "SequenceSummaries", "Settings", "__version__", "errors", "export", "load", "make_app"),
+        "sequences",
     ],
     lengthwise_export: [
-        *("CheckReport", "LengthwiseClassifier", "PublishedModel", "TrainedModel"),
+        *("CheckReport", "LengthwiseClassifier", "PublishedModel", "SequenceSummaries", "TrainedModel"),
         *("__version__", "check", "errors", "export", "train"),
     ],
 }

@@ -11,8 +11,8 @@ published = run.export("models/trained")
 ```
 
 All names: `check`, `export`, `train`, `CheckReport`, `PublishedModel`, `TrainedModel`, `LengthwiseClassifier`,
-`errors`, `__version__`. Importing the package is cheap: torch, onnx and scikit-learn are imported when what needs them
-is first used. `lengthwise_export.testing` has `assert_padding_safe` for your tests.
+`SequenceSummaries`, `errors`, `__version__`. Importing the package is cheap: torch, onnx and scikit-learn are imported
+when what needs them is first used. `lengthwise_export.testing` has `assert_padding_safe` for your tests.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ __all__ = [
     "CheckReport",
     "LengthwiseClassifier",
     "PublishedModel",
+    "SequenceSummaries",
     "TrainedModel",
     "__version__",
     "check",
@@ -38,6 +39,7 @@ __all__ = [
 _ELSEWHERE = {
     "LengthwiseClassifier": "lengthwise_export.training.estimator",
     "PublishedModel": "lengthwise_export.exporting.flow",
+    "SequenceSummaries": "lengthwise_export.summaries.transformer",
     "TrainedModel": "lengthwise_export.training.training_api",
     "train": "lengthwise_export.training.training_api",
 }
@@ -47,6 +49,7 @@ _ELSEWHERE = {
 if TYPE_CHECKING:
     from lengthwise_export.exporting.flow import PublishedModel
     from lengthwise_export.interface.api import CheckReport, check, export
+    from lengthwise_export.summaries.transformer import SequenceSummaries
     from lengthwise_export.training.estimator import LengthwiseClassifier
     from lengthwise_export.training.training_api import TrainedModel, train
 

@@ -27,8 +27,8 @@ from lengthwise_export.checking.states import check_states
 from lengthwise_export.errors import UncheckableError
 from lengthwise_export.exporting import staging
 from lengthwise_export.options import CheckOptions, ExportOptions, Notice, Tell, tell_each
-from lengthwise_export.targets import padding_side, stock_folder, targets
-from lengthwise_export.targets.target import GraphTarget, Target, one_torch_thread, threads_of_check
+from lengthwise_export.targets import padding_side, targets
+from lengthwise_export.targets.target import Target, one_torch_thread, threads_of_check
 
 if TYPE_CHECKING:  # what is imported here and below when it is needed brings torch and onnxruntime along
     from lengthwise.datasets.dataset import Record
@@ -85,7 +85,7 @@ def export(source: targets.TargetSource, out: Path, options: ExportOptions, tell
         raise ConfigurationError("--must-keep-accuracy: the accuracy is measured on labelled sequences: pass --data")
     _require_streaming_options(options)
     staging.require_writable(out)
-    source, options = stock_folder.described(source, options)
+    source, options = targets.described(source, options)
     _require_known_labels(options)
     target = targets.read(source, options, blind=options.mend)
     with one_torch_thread():
@@ -179,7 +179,7 @@ def check(source: targets.TargetSource, options: CheckOptions) -> Report:
     name = targets.name_of(source)
     try:
         stated_layout = padding_side.stated_layout(options)
-        source, options = stock_folder.described(source, options)
+        source, options = targets.described(source, options)
         target = targets.read(source, options, blind=options.suggest, layout=stated_layout)
         target = padding_side.with_layout(target, stated_layout, options)
     except UncheckableError as error:
@@ -229,7 +229,8 @@ def _trial_report(target: Target, options: CheckOptions) -> Report:
 
         longest = report.max_length or options.max_length
         try:
-            missing_values.require(target, min_length=report.min_length, max_length=longest, seed=options.seed)
+            if not missing_values.is_compared(target.origin()):
+                missing_values.require(target, min_length=report.min_length, max_length=longest, seed=options.seed)
         except UncheckableError as error:
             return Report("uncheckable", str(error))
         if report.verdict != "leak":  # the same trials, with missing values

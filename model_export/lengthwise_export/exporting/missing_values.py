@@ -9,7 +9,7 @@ null, divided by how much it does without the null: near 0 means that the null h
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 import numpy as np
@@ -62,6 +62,17 @@ def cases(
         for feature in indices
         for name, ratio in probe.ratios(feature)
     ]
+
+
+def is_compared(origin: Mapping[str, Any]) -> bool:
+    """Whether a graph's answers with missing values were compared with those of a pipeline of scikit-learn.
+
+    Then no cases are needed, and they would show nothing: a tree may rightly ignore any value.
+
+    Args:
+        origin: What the field `made` of the manifest says.
+    """
+    return "summaries" in origin
 
 
 def failure(measured: list[Case]) -> str | None:

@@ -20,16 +20,22 @@ AXES_ARE_INPUTS: Final = 18  # the opset from which every reduction takes its ax
 OF_ONNX: Final = ("", "ai.onnx")  # the names of the domain of ONNX's own operators
 
 IN_GRAPH: Final = "lengthwise.labels"  # the key of the labels in a graph's metadata
+MADE: Final = "lengthwise.made"  # the key there of entries for the field `made` of the manifest
 NAME_IN_GRAPH: Final = "lengthwise.name"  # the key of the model's name there
+
+
+def metadata_of(proto: ModelProto, key: str) -> Any:
+    """What the JSON under a key of a graph's metadata says; None if there is none."""
+    text = next((entry.value for entry in proto.metadata_props if entry.key == key), "null")
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
 
 
 def labels_in(proto: ModelProto) -> tuple[str, ...] | None:
     """The labels that `export` wrote into a graph's metadata; None if it holds no list of texts as labels."""
-    text = next((entry.value for entry in proto.metadata_props if entry.key == IN_GRAPH), "null")
-    try:
-        labels = json.loads(text)
-    except ValueError:
-        return None
+    labels = metadata_of(proto, IN_GRAPH)
     is_list_of_texts = isinstance(labels, list) and all(isinstance(label, str) for label in labels)
     return tuple(labels) if is_list_of_texts else None
 

@@ -180,6 +180,12 @@ class GraphTarget(Target):
         """The graph as it is, whatever the name and the opset are."""
         return self.graph
 
+    def origin(self) -> dict[str, str | int | float | None]:
+        """The target, and what the graph's metadata say of how it was made."""
+        from lengthwise_export.onnx_graphs.protos import MADE, metadata_of
+
+        return super().origin() | (metadata_of(self.graph, MADE) or {})
+
     def may_take_nan(self, batch: PaddedBatch) -> bool:
         """Whether the graph has an IsNaN node."""
         from lengthwise_export.onnx_graphs.protos import contains_isnan  # a torch module needs no onnx

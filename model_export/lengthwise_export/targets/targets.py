@@ -19,13 +19,16 @@ from lengthwise_export.architecture import foreign_files, trained
 from lengthwise_export.architecture.spec import tables_of
 from lengthwise_export.layouts import StepLayout
 from lengthwise_export.options import TargetOptions
+from lengthwise_export.targets import stock_folder
+from lengthwise_export.targets.stock_folder import AnyOptions
 from lengthwise_export.targets.target import Target, TargetKind, one_torch_thread, require_applicable
 
 if TYPE_CHECKING:
     import onnx
+    from sklearn.pipeline import Pipeline
     from torch import nn
 
-TargetSource: TypeAlias = "str | os.PathLike[str] | onnx.ModelProto | nn.Module"
+TargetSource: TypeAlias = "str | os.PathLike[str] | onnx.ModelProto | nn.Module | Pipeline"
 """A target as the caller passes it: a text, or an object."""
 
 FORMS = (
@@ -94,6 +97,22 @@ def _asked_from(target: Target, min_length: int) -> Target:
     return dataclasses.replace(target, min_length=max(target.min_length, min_length), without_lengths=without_lengths)
 
 
+def described(source: Any, options: AnyOptions) -> tuple[Any, AnyOptions]:
+    """The graph of a pipeline of scikit-learn or of a folder of optimum, and the options with what these say.
+
+    Another source is returned unchanged.
+
+    Raises:
+        ConfigurationError: The pipeline has a step that cannot be exported, or the folder no classifier.
+        VerificationError: The graph of the pipeline answers otherwise than the pipeline.
+    """  # noqa: DOC502 - what it calls raises them
+    if _is_pipeline(source):
+        from lengthwise_export.summaries import pipeline
+
+        return pipeline.described(source, options)
+    return stock_folder.described(source, options)
+
+
 def name_of(source: object) -> str:
     """The name of a target in messages: its text, the name of a graph, or the class of a module.
 
@@ -104,6 +123,8 @@ def name_of(source: object) -> str:
         return os.fspath(source)
     if _is_graph(source):
         return source.graph.name or "the graph"
+    if _is_pipeline(source):
+        return type(source).__name__
     torch = sys.modules.get("torch")  # without torch there are no modules
     if torch is not None and isinstance(source, torch.nn.Module):
         return type(source).__name__
@@ -112,8 +133,15 @@ def name_of(source: object) -> str:
             f"{source.__name__} is a class, and not a module: give an instance of it, such as {source.__name__}()"
         )
     raise ConfigurationError(
-        f"{source!r:.80} is not a target: give a torch.nn.Module, an onnx.ModelProto, or the text of {FORMS}"
+        f"{source!r:.80} is not a target: give a torch.nn.Module, an onnx.ModelProto, a Pipeline of scikit-learn, or "
+        f"the text of {FORMS}"
     )
+
+
+def _is_pipeline(source: object) -> bool:
+    """Whether an object is a pipeline of scikit-learn, which is not imported for that."""
+    sklearn = sys.modules.get("sklearn.pipeline")
+    return sklearn is not None and isinstance(source, sklearn.Pipeline)
 
 
 def _is_graph(source: object) -> TypeGuard[onnx.ModelProto]:

@@ -22,10 +22,8 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
 from lengthwise.datasets.arrays import items
-from lengthwise.datasets.column_roles import ColumnNames, has_ids
-from lengthwise.datasets.input_sequences import InputSequences, Layout, Padding, sequences_of
-from lengthwise.datasets.table_sequences import list_columns
-from lengthwise.datasets.tables import columns_of
+from lengthwise.datasets.estimator_input import estimator_sequences
+from lengthwise.datasets.input_sequences import InputSequences, Layout, Padding
 from lengthwise.decoding.calls import ADVICE_ON_TAILS, is_tail
 from lengthwise.errors import ConfigurationError, InvalidSequences, Problem
 from lengthwise_export.architecture import trained
@@ -161,7 +159,7 @@ class LengthwiseClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
         """
         check_is_fitted(self)
         manifest = Spec.from_table(self.spec_).manifest(name="classifier", version=1)
-        sequences = _as_sequences(X, self.layout, self.spec_["input"].get("padding"), manifest.input.names or ())
+        sequences = estimator_sequences(X, self.layout, self.spec_["input"].get("padding"), manifest.input.names or ())
         # The first step with a missing value, for each sequence that has one
         steps_with_missing = ((sequence.steps, np.argwhere(np.isnan(sequence.steps))) for sequence in sequences)
         first_missing = [(steps, None if not len(indices) else indices[0, 0]) for steps, indices in steps_with_missing]
@@ -251,54 +249,12 @@ class LengthwiseClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
 def _labelled(X: Any, y: Any, layout: Layout, names: tuple[str, ...] | None = None) -> tuple[InputSequences, Any]:
     """Reads sequences, and brings `y` into their order; without it, the labels that all of them have, None without.
 
-    `X`, `layout` and `names` are as for `_as_sequences`.
+    `X`, `layout` and `names` are as for `estimator_sequences`.
     """
-    sequences = _as_sequences(X, layout, names=names, per_step=False)
+    sequences = estimator_sequences(X, layout, names=names, per_step=False)
     if y is None:
         return sequences, sequences.labels if sequences and None not in sequences.labels else None
     return sequences, in_order(y, sequences, X)
-
-
-def _as_sequences(
-    X: Any,
-    layout: Layout,
-    padding: Padding | None = None,
-    names: tuple[str, ...] | None = None,
-    per_step: bool | None = None,
-) -> InputSequences:
-    """Converts `X` to sequences; refuses with the errors that scikit-learn's tests of estimators expect.
-
-    What other estimators read as a matrix is one here, too: in an array without iteration, or in a table of numbers
-    without a column of ids, each row is a sequence of one feature.
-
-    Args:
-        X: The argument of `fit` or `predict`, in any form.
-        layout: The order of the axes of an array.
-        padding: Which steps are cut off the end of each sequence; None for none.
-        names: The feature names of the fitted model, by which columns are selected; None if it has none yet.
-        per_step: False if each sequence of a table has one label, in all of its rows; None if labels do not matter.
-
-    Raises:
-        TypeError: It is a sparse matrix.
-        ValueError: The values are complex numbers.
-    """
-    if hasattr(X, "toarray") and hasattr(X, "nnz"):
-        raise TypeError("sequences are dense arrays, and X is sparse: use X.toarray()")
-    if getattr(getattr(X, "dtype", None), "kind", "") == "c":
-        raise ValueError("Complex data not supported: a sequence has real values")
-    table = columns_of(X)
-    is_matrix = (
-        table is not None
-        and "steps" not in table
-        and not has_ids([*table])
-        and len(table.levels) < 2
-        and not list_columns(table)
-    )
-    is_array = hasattr(X, "__array__") and not hasattr(X, "__iter__")
-    columns = ColumnNames(inputs=names)
-    return sequences_of(
-        np.asarray(X) if is_matrix or is_array else X, layout, columns, padding=padding, per_step=per_step, ask=False
-    )
 
 
 def _labels(y: Any) -> NDArray[Any]:

@@ -1,0 +1,1 @@
+"""Summaries of sequences, and classifiers of scikit-learn on them, as one graph."""

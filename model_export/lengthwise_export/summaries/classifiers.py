@@ -1,0 +1,128 @@
+"""Classifiers and the steps before them, of a pipeline of scikit-learn, as nodes of a graph.
+
+`STEPS` and `CLASSIFIERS` say by the names of classes what can be exported: a new one is a function in its table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import TensorProto
+
+from lengthwise.errors import ConfigurationError
+from lengthwise_export.summaries.series import on_grid
+from lengthwise_export.summaries.series_graph import GraphNumbers
+from lengthwise_export.summaries.trees import boosted_tree, forest_tree, sum_of_trees
+
+
+class Scores(NamedTuple):
+    """What a classifier answers."""
+
+    numbers: GraphNumbers  # [rows, classes] float64; of a multi-label classifier [rows, labels]
+    kind: Literal["logits", "probabilities"]
+
+
+def scores(classifier: Any, table: GraphNumbers) -> Scores:
+    """The answers of a fitted classifier to a table of float32, `[rows, columns]`.
+
+    Raises:
+        ConfigurationError: There is no export of such a classifier.
+    """
+    kind = type(classifier).__name__
+    if kind not in _CLASSIFIERS:
+        raise ConfigurationError(f"{kind} cannot be exported: the last step must be one of {', '.join(_CLASSIFIERS)}")
+    return _CLASSIFIERS[kind](classifier, table)
+
+
+def transformed(step: Any, table: GraphNumbers) -> GraphNumbers:
+    """The table, float32, after a fitted step between the summaries and the classifier.
+
+    Raises:
+        ConfigurationError: There is no export of such a step.
+    """
+    kind = type(step).__name__
+    if hasattr(step, "get_support"):  # a selection
+        return table.taken(np.flatnonzero(step.get_support()), 1)
+    if kind not in _SCALERS:
+        can = f"a selection of columns, {', '.join(_SCALERS)}"
+        raise ConfigurationError(f"{kind} cannot be exported: between summaries and classifier may be {can}")
+    for function, numbers in _SCALERS[kind](step):
+        if numbers is not None:  # scikit-learn rounds to float32 after each operation
+            table = function(table.cast(TensorProto.DOUBLE), numbers.astype(np.float64)).cast(TensorProto.FLOAT)
+    return table
+
+
+_Operations = list[tuple[np.ufunc, NDArray[Any] | None]]
+_SCALERS: Final[dict[str, Callable[[Any], _Operations]]] = {
+    # StandardScaler computes with numbers in float32
+    "StandardScaler": lambda step: [
+        (function, None if numbers is None else numbers.astype(np.float32))
+        for function, numbers in ((np.subtract, step.mean_), (np.divide, step.scale_))
+    ],
+    "RobustScaler": lambda step: [
+        (np.subtract, step.center_ if step.with_centering else None),
+        (np.divide, step.scale_ if step.with_scaling else None),
+    ],
+    "MinMaxScaler": lambda step: [(np.multiply, step.scale_), (np.add, step.min_)],
+    "MaxAbsScaler": lambda step: [(np.divide, step.scale_)],
+}
+"""The operations of each scaler in their order, each with one number for each column; None for one that is left out."""
+
+
+def _forest(classifier: Any, table: GraphNumbers) -> Scores:
+    """Decision trees: the mean of the shares of classes in their leaves."""
+    trees = [tree.tree_ for tree in getattr(classifier, "estimators_", [classifier])]
+    shares = [tree.value / tree.value.sum(axis=2, keepdims=True) for tree in trees]  # (nodes, outputs, classes)
+    if classifier.n_outputs_ > 1:
+        shares = [share[:, :, 1:] for share in shares]  # the second class of each label: that it is assigned
+    rows = [forest_tree(tree, share.reshape(len(share), -1)) for tree, share in zip(trees, shares, strict=True)]
+    return Scores(sum_of_trees(table, rows) / float(len(trees)), "probabilities")
+
+
+def _boosted(classifier: Any, table: GraphNumbers) -> Scores:
+    """Histogram-based boosted trees: the sum of their leaves.
+
+    Raises:
+        ConfigurationError: A tree splits by category.
+    """
+    if np.any(classifier.is_categorical_):
+        raise ConfigurationError("HistGradientBoostingClassifier with categorical features cannot be exported")
+    iterations = classifier._predictors
+    outputs = len(iterations[0])
+    trees = [boosted_tree(tree, output, outputs) for trees in iterations for output, tree in enumerate(trees)]
+    return _of_two_classes(sum_of_trees(table, trees) + classifier._baseline_prediction.reshape(1, -1), outputs)
+
+
+def _logistic(classifier: Any, table: GraphNumbers) -> Scores:
+    """Logistic regression: sums of products, exact in any order."""
+    numbers = table.cast(TensorProto.DOUBLE)
+    products = numbers.emit("Unsqueeze", numbers, [1]) * classifier.coef_[None].astype(np.float64)
+    largest = products.emit("ReduceMax", np.abs(products), [-1])  # (rows, classes, 1)
+    sums = products.emit("ReduceSum", on_grid(products, largest), [-1], keepdims=0)
+    return _of_two_classes(sums + classifier.intercept_[None].astype(np.float64), len(classifier.coef_))
+
+
+def _of_two_classes(logits: GraphNumbers, outputs: int) -> Scores:
+    """Logits `[rows, 1]` of two classes, of which the first has the logit 0; those of more classes are unchanged."""
+    both = logits.emit("Concat", logits * 0.0, logits, axis=1) if outputs == 1 else logits
+    return Scores(both, "logits")
+
+
+def _of_each_label(classifier: Any, table: GraphNumbers) -> Scores:
+    """A classifier for each label of a multi-label classifier, with two classes: the score of the second."""
+    parts = [scores(estimator, table) for estimator in classifier.estimators_]
+    numbers = [part.numbers.taken([1], 1) for part in parts]
+    return Scores(numbers[0].emit("Concat", *numbers, axis=1), parts[0].kind)
+
+
+_CLASSIFIERS: Final[dict[str, Callable[[Any, GraphNumbers], Scores]]] = {
+    **dict.fromkeys(("ExtraTreesClassifier", "RandomForestClassifier"), _forest),
+    **dict.fromkeys(("DecisionTreeClassifier", "ExtraTreeClassifier"), _forest),
+    "HistGradientBoostingClassifier": _boosted,
+    "LogisticRegression": _logistic,
+    **dict.fromkeys(("MultiOutputClassifier", "OneVsRestClassifier"), _of_each_label),
+}
+"""The export of each classifier by the name of its class."""

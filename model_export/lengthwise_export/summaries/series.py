@@ -1,0 +1,231 @@
+"""Series of different lengths: what a summary is computed from, once in NumPy and once as nodes of a graph.
+
+A *series* is the values of one feature of one sequence. A `Series` holds many of them, and computes with all at once.
+`RaggedSeries` has their values one after the other, as NumPy arrays; `series_graph.GraphSeries` has them padded, as
+values of an ONNX graph. A summary is written once, for both, with NumPy's operators and functions on two kinds of
+numbers: *steps*, one for each step of each series, and *columns*, one or more for each series, `[..., columns]`.
+
+**Every number has the same bits in both, alone and in any batch.** Elementwise operations in float64 round in one way
+everywhere. A sum does not: it depends on its order. So values are rounded to a grid before they are added
+(`on_grid`), so fine that float32 does not show it, on which every sum is exact, in any order.
+"""
+
+from __future__ import annotations
+
+import operator
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from functools import cached_property
+from itertools import accumulate
+from typing import Any, Final, Self, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Numbers: TypeAlias = Any
+"""Steps or columns: a NumPy array, or a value of a graph that takes part in NumPy's operators and functions."""
+
+MOST_STEPS: Final = 2**20
+"""Steps of the longest sequence: so many numbers of `on_grid` have an exact sum."""
+MOST_STEPS_OF_SPECTRUM: Final = 2**14
+"""The same for a spectrum, whose values have `SPECTRUM_BITS` + 1, times a cosine of 17 bits."""
+SPECTRUM_BITS: Final = 21
+LARGEST: Final = float(np.finfo(np.float32).max)
+"""The largest float32: a summary that is larger is it."""
+_FACTORS: Final = [2 * np.pi, *(-((2 * np.pi) ** 2) / (n * (n - 1)) for n in range(3, 25, 2))]
+_SINE: Final = [*accumulate(_FACTORS, operator.mul)]
+"""The Taylor series of sin(2 pi v): the factors of v, v**3, v**5 and so on. For |v| <= 1/4 it has all of float64."""
+
+
+def on_grid(values: Numbers, largest: Numbers, bits: int = 32) -> Numbers:
+    """Rounds values to multiples of a number, about `largest * 2**-bits`.
+
+    Args:
+        values: None is larger than `largest`, up to its sign.
+        largest: The largest absolute value.
+        bits: Up to `2**(52 - bits)` such multiples have an exact sum, as one is at most `2**(bits + 1)` of that number.
+    """
+    shift = largest * 2.0 ** (53 - bits)
+    return (values + shift) - shift
+
+
+def ratio(numerator: Numbers, denominator: Numbers) -> Numbers:
+    """The quotient of two numbers; 0 where the denominator, which is not negative, is 0."""
+    return np.where(denominator > 0.0, numerator / np.where(denominator > 0.0, denominator, 1.0), 0.0)
+
+
+def waves(positions: Numbers, length: Numbers) -> list[Numbers]:
+    """Cosine and sine of `2 pi positions / length`, by elementwise operations, each as a sum of two numbers.
+
+    Returns:
+        The cosine's first part, a multiple of `2**-17`, and its rest, a multiple of `2**-34`; the same of the sine.
+    """
+    parts = []
+    for turns in (0.0, 0.75):
+        fraction = positions / length + turns
+        angle = np.abs(fraction - np.floor(fraction) - 0.5) - 0.25  # cos(2 pi f) is sin(2 pi angle)
+        square, wave = angle * angle, _SINE[-1]
+        for factor in reversed(_SINE[:-1]):
+            wave = wave * square + factor
+        first = on_grid(wave * angle, 1.5, 18)
+        parts += [first, on_grid(wave * angle - first, 1.5 * 2.0**-17, 18)]
+    return parts
+
+
+def amplitude(products: Sequence[Numbers]) -> Numbers:
+    """The absolute value of a complex number, from the values times the four parts that `waves` returns."""
+    real, imaginary = products[0] + products[1], products[2] + products[3]
+    return np.sqrt(real * real + imaginary * imaginary)
+
+
+class Series(ABC):
+    """Many series of at least one value each, without missing ones."""
+
+    values: Numbers  # steps
+    count: Numbers  # a column: how many values a series has
+    position: Numbers  # steps: which step of its series a step is, from 0
+
+    @abstractmethod
+    def spread(self, column: Numbers) -> Numbers:
+        """A column as steps: each step gets the number of its series."""
+
+    @abstractmethod
+    def largest(self, steps: Numbers) -> Numbers:
+        """A column: the largest number of each series."""
+
+    @abstractmethod
+    def _sum(self, steps: Numbers) -> Numbers:
+        """A column: the sum of each series, of numbers whose sum is exact."""
+
+    @abstractmethod
+    def at(self, steps: Numbers, positions: Numbers) -> Numbers:
+        """The numbers of each series at these positions, in the form of `positions`: columns, or steps."""
+
+    @abstractmethod
+    def longest_run(self, flags: Numbers) -> Numbers:
+        """A column: how many steps follow each other at most at which a flag is true."""
+
+    @abstractmethod
+    def ordered(self) -> Self:
+        """The series with their values in ascending order."""
+
+    @abstractmethod
+    def shortened(self, steps: Numbers, by: int) -> Self:
+        """Series of other values that are `by` steps shorter. What has no step left is one zero."""
+
+    @abstractmethod
+    def parts(self, begins: Numbers, ends: Numbers) -> Self:
+        """Parts of each series as series, `[..., parts]`, from columns with where they begin and end, one a part."""
+
+    @abstractmethod
+    def joined(self, columns: Numbers, chosen: NDArray[np.intp]) -> Numbers:
+        """Columns of parts `[..., parts, columns]` as columns of their series, in one axis, and these of them."""
+
+    @abstractmethod
+    def of_features(self, steps: Numbers, indices: NDArray[np.intp]) -> Self:
+        """Series of these features' numbers; an index may occur more than once. All features have the same lengths."""
+
+    @abstractmethod
+    def spectrum(self) -> Self:
+        """The absolute values of the discrete Fourier transform at the frequencies 0 to half the length.
+
+        All features have the same lengths, at most `MOST_STEPS_OF_SPECTRUM`.
+        """
+
+    def total(self, steps: Numbers) -> Numbers:
+        """A column: the sum of each series, with the same bits in any order."""
+        return self._sum(on_grid(steps, self.spread(self.largest(np.abs(steps)))))
+
+    @cached_property
+    def mean(self) -> Numbers:
+        """A column: the arithmetic mean. Of equal values it is this value."""
+        return self.total(self.values) / self.count
+
+    @cached_property
+    def deviations(self) -> Numbers:
+        """Steps: the values without the mean."""
+        return self.values - self.spread(self.mean)
+
+    @cached_property
+    def variance(self) -> Numbers:
+        """A column: the mean squared deviation."""
+        return self.total(self.deviations * self.deviations) / self.count
+
+
+class RaggedSeries(Series):
+    """Series as NumPy arrays, without padding: steps are `[steps of all series]`."""
+
+    def __init__(self, values: NDArray[np.float64], counts: NDArray[np.intp]) -> None:
+        """Takes the values of all series, one after the other, and how many each has: `[features, sequences]`.
+
+        For parts of these series, a third axis has the parts.
+        """
+        self.values = values
+        self._counts = counts
+        self._flat_counts = counts.ravel()
+        self._flat_starts = np.cumsum(self._flat_counts) - self._flat_counts
+        self.count = counts[..., None].astype(np.float64)
+        self.position = np.arange(len(values)) - self.spread(self._flat_starts.reshape(self.count.shape)).astype(float)
+
+    def spread(self, column: Numbers) -> Numbers:
+        """A column as steps: each step gets the number of its series."""
+        return np.repeat(np.broadcast_to(column, self.count.shape).ravel(), self._flat_counts)
+
+    def largest(self, steps: Numbers) -> Numbers:
+        """A column: the largest number of each series."""
+        return np.maximum.reduceat(steps, self._flat_starts).reshape(self.count.shape)
+
+    def _sum(self, steps: Numbers) -> Numbers:
+        """A column: the sum of each series."""
+        return np.add.reduceat(steps, self._flat_starts).reshape(self.count.shape)
+
+    def at(self, steps: Numbers, positions: Numbers) -> Numbers:
+        """The numbers of each series at these positions."""
+        starts = self._flat_starts.reshape(self.count.shape)
+        return steps[positions.astype(np.intp) + (self.spread(starts) if positions.ndim == 1 else starts)]
+
+    def longest_run(self, flags: Numbers) -> Numbers:
+        """A column: the longest run of flags. A run begins with each series, and at each flag that is false."""
+        run = np.cumsum(~flags | (self.position == 0))
+        return self.largest(np.bincount(run, flags)[run])
+
+    def ordered(self) -> RaggedSeries:
+        """The series with their values in ascending order."""
+        series = np.repeat(np.arange(self._counts.size), self._flat_counts)
+        return RaggedSeries(self.values[np.lexsort((self.values, series))], self._counts)
+
+    def shortened(self, steps: Numbers, by: int) -> RaggedSeries:
+        """Series of other values that are `by` steps shorter."""
+        values = np.where(self.position < self.spread(self.count - by), steps, 0.0)
+        counts = np.maximum(self._counts - by, 1)
+        return RaggedSeries(values[self.position < self.spread(counts[..., None])], counts)
+
+    def parts(self, begins: Numbers, ends: Numbers) -> RaggedSeries:
+        """Parts of each series as series, `[features, sequences, parts]`."""
+        counts = (ends - begins).astype(np.intp)
+        starts = begins.astype(np.intp) + self._flat_starts.reshape(self.count.shape)
+        before = np.cumsum(counts) - counts.ravel()
+        indices = np.arange(counts.sum()) + np.repeat(starts.ravel() - before, counts.ravel())
+        return RaggedSeries(self.values[indices], counts)
+
+    def joined(self, columns: Numbers, chosen: NDArray[np.intp]) -> Numbers:
+        """Columns of parts as columns of their series."""
+        return columns.reshape(*columns.shape[:2], -1)[..., chosen]
+
+    def of_features(self, steps: Numbers, indices: NDArray[np.intp]) -> RaggedSeries:
+        """Series of these features' numbers."""
+        return RaggedSeries(steps.reshape(len(self._counts), -1)[indices].ravel(), self._counts[indices])
+
+    def spectrum(self) -> RaggedSeries:
+        """The absolute values of the discrete Fourier transform, as products of matrices: one for each length."""
+        values = on_grid(self.values, self.spread(self.largest(np.abs(self.values))), SPECTRUM_BITS)
+        counts = self._counts // 2 + 1
+        results = np.empty(counts.sum())
+        starts = np.cumsum(counts) - counts.ravel()
+        for length in np.unique(self._flat_counts):
+            chosen = self._flat_counts == length
+            steps, frequencies = np.arange(length), np.arange(length // 2 + 1)
+            tables = [part[np.outer(steps, frequencies) % length] for part in waves(steps.astype(float), float(length))]
+            sequences = values[self._flat_starts[chosen, None] + steps]  # (series, length)
+            results[starts[chosen, None] + frequencies] = amplitude([sequences @ table for table in tables])
+        return RaggedSeries(results, counts)
