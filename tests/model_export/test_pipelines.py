@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +135,42 @@ def test_values_on_and_beside_each_threshold_go_to_the_right_side(kind: str) -> 
     np.testing.assert_allclose(scores_of(rows), expected_of(rows), atol=1e-8)
     alone = np.concatenate([scores_of(rows[index : index + 1]) for index in range(0, len(rows), 50)])
     assert alone.tobytes() == scores_of(rows)[::50].tobytes()
+
+
+BOOSTED: dict[str, Any] = json.loads(Path(__file__).with_name("boosted_trees.json").read_text())["models"]
+"""Models of XGBoost and LightGBM, which are not installed: what their JSON has, rows at thresholds, probabilities."""
+
+
+class XGBClassifier:
+    """A fitted classifier of XGBoost, as far as an export reads it."""
+
+    def __init__(self, model: dict[str, Any]) -> None:
+        self.model = model
+
+    def get_booster(self) -> XGBClassifier:
+        return self
+
+    def save_raw(self, form: str) -> str:
+        return json.dumps(self.model)
+
+
+class LGBMClassifier:
+    """A fitted classifier of LightGBM, as far as an export reads it."""
+
+    def __init__(self, model: dict[str, Any]) -> None:
+        self.booster_ = self
+        self.dump_model = lambda: model
+
+
+@pytest.mark.parametrize("name", BOOSTED)
+def test_trees_of_other_libraries_answer_as_these_do(name: str) -> None:
+    stored = BOOSTED[name]
+    kind = XGBClassifier if name.startswith("XGB") else LGBMClassifier
+    rows = np.array(stored["rows"], np.float32)
+    scores = scores_of_table(kind(stored["model"]), rows.shape[1])(rows)
+    powers = np.exp(scores - scores.max(axis=1, keepdims=True))
+    expected = np.array(stored["probabilities"])
+    np.testing.assert_allclose(powers / powers.sum(axis=1, keepdims=True), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Sequence
 from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
@@ -15,7 +16,7 @@ from onnx import TensorProto
 from lengthwise.errors import ConfigurationError
 from lengthwise_export.summaries.series import on_grid
 from lengthwise_export.summaries.series_graph import GraphNumbers
-from lengthwise_export.summaries.trees import boosted_tree, forest_tree, sum_of_trees
+from lengthwise_export.summaries.trees import Tree, boosted_tree, forest_tree, lightgbm_tree, sum_of_trees, xgboost_tree
 
 
 class Scores(NamedTuple):
@@ -90,10 +91,32 @@ def _boosted(classifier: Any, table: GraphNumbers) -> Scores:
     """
     if np.any(classifier.is_categorical_):
         raise ConfigurationError("HistGradientBoostingClassifier with categorical features cannot be exported")
-    iterations = classifier._predictors
-    outputs = len(iterations[0])
-    trees = [boosted_tree(tree, output, outputs) for trees in iterations for output, tree in enumerate(trees)]
-    return _of_two_classes(sum_of_trees(table, trees) + classifier._baseline_prediction.reshape(1, -1), outputs)
+    trees = [tree for iteration in classifier._predictors for tree in iteration]
+    return _sum_of_boosted(table, trees, boosted_tree, classifier._baseline_prediction)
+
+
+def _xgboost(classifier: Any, table: GraphNumbers) -> Scores:
+    """XGBoost: the sum of the leaves, and a first score, which for two classes is a probability."""
+    learner = json.loads(classifier.get_booster().save_raw("json"))["learner"]
+    first = np.array(json.loads(learner["learner_model_param"]["base_score"]), np.float64, ndmin=1)
+    if learner["objective"]["name"].startswith("binary"):
+        first = np.log(first / (1 - first))
+    return _sum_of_boosted(table, learner["gradient_booster"]["model"]["trees"], xgboost_tree, first)
+
+
+def _lightgbm(classifier: Any, table: GraphNumbers) -> Scores:
+    """LightGBM: the sum of the leaves."""
+    model = classifier.booster_.dump_model()
+    return _sum_of_boosted(table, model["tree_info"], lightgbm_tree, np.zeros(model["num_tree_per_iteration"]))
+
+
+def _sum_of_boosted(
+    table: GraphNumbers, trees: Sequence[Any], read: Callable[[Any, NDArray[np.float64]], Tree], first: NDArray[Any]
+) -> Scores:
+    """The logits of boosted trees: `first` has one number for each output, and the trees are of these in turn."""
+    outputs = np.eye(first.size)
+    tables = [read(tree, outputs[index % first.size]) for index, tree in enumerate(trees)]
+    return _of_two_classes(sum_of_trees(table, tables) + first.reshape(1, -1).astype(np.float64), first.size)
 
 
 def _logistic(classifier: Any, table: GraphNumbers) -> Scores:
@@ -122,6 +145,8 @@ _CLASSIFIERS: Final[dict[str, Callable[[Any, GraphNumbers], Scores]]] = {
     **dict.fromkeys(("ExtraTreesClassifier", "RandomForestClassifier"), _forest),
     **dict.fromkeys(("DecisionTreeClassifier", "ExtraTreeClassifier"), _forest),
     "HistGradientBoostingClassifier": _boosted,
+    "XGBClassifier": _xgboost,
+    "LGBMClassifier": _lightgbm,
     "LogisticRegression": _logistic,
     **dict.fromkeys(("MultiOutputClassifier", "OneVsRestClassifier"), _of_each_label),
 }

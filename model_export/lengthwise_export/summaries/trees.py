@@ -10,7 +10,7 @@ Two things go wrong where such tables are converted naively, and are right here:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -49,20 +49,43 @@ def forest_tree(tree: Any, values: NDArray[np.float64]) -> Tree:
     )
 
 
-def boosted_tree(predictor: Any, output: int, outputs: int) -> Tree:
-    """A tree of HistGradientBoosting, which adds to one of the outputs."""
-    nodes = predictor.nodes
+def boosted_tree(tree: Any, outputs: NDArray[np.float64]) -> Tree:
+    """A tree of scikit-learn's HistGradientBoosting. `outputs` are 1 for the output to which it adds, else 0."""
+    nodes = tree.nodes
     is_leaf = nodes["is_leaf"].astype(bool)
-    values = np.zeros((len(nodes), outputs))
-    values[:, output] = nodes["value"]
+    threshold = np.where(is_leaf, 0.0, nodes["num_threshold"])
+    missing_left, values = nodes["missing_go_to_left"].astype(bool), np.outer(nodes["value"], outputs)
+    return Tree(nodes["feature_idx"], threshold, nodes["left"], nodes["right"], missing_left, is_leaf, values)
+
+
+def xgboost_tree(tree: Mapping[str, Any], outputs: NDArray[np.float64]) -> Tree:
+    """A tree of XGBoost, as its JSON has it; it compares `x < t` in float32."""
+    left, right = np.array(tree["left_children"]), np.array(tree["right_children"])
+    numbers = np.array(tree["split_conditions"], np.float32)  # the threshold, or what a leaf adds
+    below = np.nextafter(numbers, np.float32(-np.inf)).astype(np.float64)
+    missing_left, values = np.array(tree["default_left"], bool), np.outer(numbers, outputs)
+    return Tree(np.array(tree["split_indices"]), below, left, right, missing_left, left == -1, values)
+
+
+def lightgbm_tree(tree: Mapping[str, Any], outputs: NDArray[np.float64]) -> Tree:
+    """A tree of LightGBM, as its JSON has it: nodes inside each other."""
+    nodes, left = [tree["tree_structure"]], []
+    for node in nodes:  # grows
+        left.append(len(nodes))
+        nodes += [node["left_child"], node["right_child"]] if "left_child" in node else []
+
+    def column(name: str) -> NDArray[Any]:
+        """A number of each node; 0 where it has none."""
+        return np.array([node.get(name, 0) for node in nodes])
+
+    is_leaf = np.array(["left_child" not in node for node in nodes])
+    # NaN counts as 0 if the training had none
+    missing_left = np.where(column("missing_type") == "NaN", column("default_left"), column("threshold") >= 0).astype(
+        bool
+    )
+    values = np.outer(column("leaf_value"), outputs)
     return Tree(
-        nodes["feature_idx"],
-        np.where(is_leaf, 0.0, nodes["num_threshold"]),
-        nodes["left"],
-        nodes["right"],
-        nodes["missing_go_to_left"].astype(bool),
-        is_leaf,
-        values,
+        column("split_feature"), column("threshold"), np.array(left), np.array(left) + 1, missing_left, is_leaf, values
     )
 
 
