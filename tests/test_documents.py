@@ -51,7 +51,7 @@ PAGES = {
     "docs/own-code.md": Page(),
     "docs/python.md": Page(),
     "docs/spec.md": Page(),
-    "docs/streaming-export.md": Page(here=True),
+    "docs/summaries.md": Page(tolerance=0.05),
     "docs/targets.md": Page(here=True),
     "docs/troubleshooting.md": Page(),
     "docs/tutorial-keras.md": Page(tolerance=0.15),
@@ -61,7 +61,7 @@ SLOW = {
     f"docs/{name}.md"
     for name in (
         *("add-the-check", "api", "coming-from", "keras", "masking", "mending", "monitoring", "own-code", "python"),
-        *("troubleshooting", "tutorial-keras"),
+        *("summaries", "troubleshooting", "tutorial-keras"),
     )
 }
 """Pages that `make test-long` runs: each takes two seconds of processor time or more."""
