@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import pickle
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,10 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 import lengthwise
 from lengthwise.errors import ConfigurationError, InvalidSequences
 from lengthwise.padding import pad
+from lengthwise.runtime import recurrent_kernels
+from lengthwise.runtime.manifest import GraphNames, Manifest
+from lengthwise.runtime.onnx.summaries import DOMAIN, INSTRUCTION_SETS
+from lengthwise.runtime.session import Session
 from lengthwise.verification.random_sequences import EXTREME_PADDING, draw
 from lengthwise_export import SequenceSummaries
 from lengthwise_export.onnx_graphs.probing import open_session
@@ -150,6 +156,75 @@ def test_the_graph_has_the_bits_of_numpy_with_any_padding(lengths: list[int], se
     alone = np.concatenate([ALL.transform([steps]) for steps in sequences])
     assert alone.tobytes() == expected.tobytes()
     assert np.concatenate([by_graph([steps], len(steps)) for steps in sequences]).tobytes() == expected.tobytes()
+
+
+BY_KERNEL = [name for name in GROUPS if name not in ("bands", "intervals")]
+
+
+def with_description(summaries: SequenceSummaries) -> tuple[bytes, Manifest]:
+    """The graph of summaries as a model whose answers they are, with the metadata that the service reads."""
+    model = graph_of(summaries)
+    table = model.graph.node[-1].input[0]
+    helper.set_model_props(model, {DOMAIN: json.dumps(summaries.description | {"table": table})})
+    names = summaries.get_feature_names_out().tolist()
+    return model.SerializeToString(), summaries.manifest(labels=names, graph=GraphNames(logits="table"))
+
+
+@pytest.fixture(params=INSTRUCTION_SETS)
+def instruction_set(request: pytest.FixtureRequest) -> Iterator[str]:
+    best = INSTRUCTION_SETS[0]
+    recurrent_kernels.choose(request.param, "summaries")
+    yield request.param
+    recurrent_kernels.choose(best, "summaries")
+
+
+def test_the_kernels_have_the_bits_of_numpy(instruction_set: str) -> None:
+    summaries = SequenceSummaries(BY_KERNEL, quantiles=(0.0, 0.3, 1.0), lags=(1, 5)).fit([np.zeros((20, 3))])
+    session = Session(*with_description(summaries))
+    assert session.kernels == f"summaries {instruction_set}"
+    lengths = [*range(1, 40), 63, 64, 65, 200, 1000]
+    for seed in range(4):
+        sequences = draw(summaries.manifest(), lengths, seed, raw=True)
+        sequences[5][:] = np.nan
+        expected = summaries.transform(sequences)
+        assert session.run(pad(sequences)).logits.tobytes() == expected.tobytes()
+        assert session.run(pad(sequences[:1], width=7)).logits.tobytes() == expected[:1].tobytes()
+
+
+@pytest.mark.parametrize("names", [["correlations"], ["std", "longest_gap", "quantile_0.5"], ["length"], ["x"]])
+def test_the_kernels_compute_the_chosen_summaries_only(names: list[str]) -> None:
+    if not INSTRUCTION_SETS:
+        pytest.skip("the kernels were not built")
+    summaries = SequenceSummaries(names if names != ["x"] else BY_KERNEL).fit([np.zeros((20, 2))])
+    session = Session(*with_description(summaries))
+    sequences = draw(summaries.manifest(), [1, 2, 9], 3)
+    assert session.kernels.startswith("summaries")
+    assert session.run(pad(sequences)).logits.tobytes() == summaries.transform(sequences).tobytes()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"groups": ["moments", "bands"]},
+        {"groups": ["ends"]},
+        {"columns": [99]},
+        {"columns": [-1]},
+        {"features": 3},
+        {"quantiles": "none"},
+        {"table": "nowhere"},
+    ],
+    ids=str,
+)
+def test_a_description_that_is_not_the_graphs_is_not_believed(change: dict[str, Any]) -> None:
+    summaries = SequenceSummaries(["moments"]).fit([np.zeros((20, 2))])
+    graph, manifest = with_description(summaries)
+    model = onnx.load_from_string(graph)
+    description = json.loads(model.metadata_props[0].value)
+    helper.set_model_props(model, {DOMAIN: json.dumps(description | change)})
+    session = Session(model.SerializeToString(), manifest)
+    assert session.kernels == "onnxruntime"
+    sequences = draw(manifest, [3, 4], 0)
+    assert session.run(pad(sequences)).logits.tobytes() == summaries.transform(sequences).tobytes()
 
 
 def test_values_near_the_ends_of_float32_have_finite_summaries() -> None:

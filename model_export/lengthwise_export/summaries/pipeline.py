@@ -20,11 +20,13 @@ from lengthwise.padding import pad
 from lengthwise.runtime import answers
 from lengthwise.runtime.graph_inputs import feed
 from lengthwise.runtime.manifest import Manifest
+from lengthwise.runtime.onnx.summaries import DOMAIN
 from lengthwise.verification.random_sequences import draw
 from lengthwise_export.onnx_graphs.probing import open_session
 from lengthwise_export.onnx_graphs.protos import IN_GRAPH, MADE, NodeWriter
 from lengthwise_export.options import ExportOptions
 from lengthwise_export.summaries import classifiers, series_graph
+from lengthwise_export.summaries.series import Numbers
 from lengthwise_export.summaries.transformer import SequenceSummaries
 from lengthwise_export.summaries.trees import ML_DOMAIN
 from lengthwise_export.targets.stock_folder import AnyOptions
@@ -59,10 +61,14 @@ def described(pipeline: Any, options: AnyOptions) -> tuple[onnx.ModelProto, AnyO
     # 1. The graph
     writer = NodeWriter({"values", "lengths", "logits"}, "")
     table = series_graph.summarised(writer, summaries, "values", "lengths")
+    description = json.dumps(summaries.description | {"table": table.name})
     for step in steps:
         table = classifiers.transformed(step, table)
     scores = classifiers.scores(classifier, table)
-    logits = scores.numbers.cast(TensorProto.FLOAT)
+    numbers: Numbers = scores.numbers
+    if scores.kind == "logits" and not is_multi_label:  # near 0, so that float32 rounds none that count
+        numbers = numbers - numbers.emit("ReduceMax", numbers, [1])
+    logits = numbers.cast(TensorProto.FLOAT)
     nodes = [*writer.nodes, helper.make_node("Identity", [logits.name], ["logits"])]
     values = helper.make_tensor_value_info("values", TensorProto.FLOAT, ["rows", "width", summaries.n_features_in_])
     lengths = helper.make_tensor_value_info("lengths", TensorProto.INT32, ["rows"])
@@ -78,7 +84,7 @@ def described(pipeline: Any, options: AnyOptions) -> tuple[onnx.ModelProto, AnyO
     moved = _moved_labels(pipeline, model, manifest)
     made = {"summaries": ",".join(summaries.get_feature_names_out()), "float32_labels_moved": moved}
     made["float32_labels_tried"] = TRIED
-    helper.set_model_props(model, {IN_GRAPH: json.dumps(labels), MADE: json.dumps(made)})
+    helper.set_model_props(model, {IN_GRAPH: json.dumps(labels), MADE: json.dumps(made), DOMAIN: description})
     # 3. The options
     known = {
         "missing": "handled",

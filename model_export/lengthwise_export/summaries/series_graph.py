@@ -197,6 +197,6 @@ def recordings(writer: NodeWriter, values: str, lengths: str) -> Recordings:
 def summarised(writer: NodeWriter, summaries: SequenceSummaries, values: str, lengths: str) -> Numbers:
     """The table that a fitted transformer makes, `[rows, summaries]` float32, of the inputs of `recordings`."""
     columns = [column.values.reshaped(0, -1) for column in summaries.columns(recordings(writer, values, lengths))]
-    table: Numbers = columns[0].emit("Concat", *columns, axis=1).taken(np.array(summaries.chosen_columns), 1)
+    table: Numbers = columns[0].emit("Concat", *columns, axis=1).taken(np.array(summaries.description["columns"]), 1)
     table = np.minimum(np.maximum(table, -LARGEST), LARGEST).cast(TensorProto.FLOAT)
     return np.where(table == np.float32(0), np.float32(0), table)  # no -0.0

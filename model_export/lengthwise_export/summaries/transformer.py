@@ -142,7 +142,7 @@ class SequenceSummaries(TransformerMixin, BaseEstimator):  # type: ignore[misc] 
         return np.array(self._names, object)
 
     def columns(self, data: Recordings) -> Iterable[SummaryColumns]:
-        """Yields the columns of the chosen groups; `chosen_columns` says which of them are in the table."""
+        """Yields the columns of the chosen groups; `description` says which of them are in the table."""
         return chain.from_iterable(self._columns(group, data) for group in self._groups)
 
     def _columns(self, group: str, data: Recordings) -> Iterable[SummaryColumns]:
@@ -152,9 +152,13 @@ class SequenceSummaries(TransformerMixin, BaseEstimator):  # type: ignore[misc] 
         return GROUPS[group](data, Choices([*names], *parameters))
 
     @property
-    def chosen_columns(self) -> list[int]:
-        """Which of all numbers of `columns`, for each sequence one after the other, are in the table."""
-        return self._indices
+    def description(self) -> dict[str, Any]:
+        """What the table has, as the kernels read it: `columns` are the indices of its columns among all of `columns`.
+
+        All are the numbers of each sequence, those of one `SummaryColumns` after the other.
+        """
+        parameters = {"quantiles": [*map(float, self.quantiles)], "lags": [*map(int, self.lags)]}
+        return {"features": self.n_features_in_, "groups": self._groups, "columns": self._indices, **parameters}
 
     def manifest(self, **fields: Any) -> Manifest:
         """The manifest of a model that takes the sequences of `transform`; `fields` are further fields."""

@@ -1,11 +1,10 @@
 """Opens a graph in onnxruntime, with Lengthwise's kernels for its layers where they can run it.
 
 A *plain* session runs the graph of the file in onnxruntime's kernels. A *replaced* graph has operators of Lengthwise's
-kernels in the place of nodes (`onnx.fusion`, `integer_layers`, `kernel_shares` or `convolutions`), or onnxruntime's own
-operator for attention (`onnx.attention`); it is in memory only. The kernels are tried first: those for recurrent layers
-and int8, then those for fixed kernels, then those for convolutions, then attention. Where none can run the graph, the
-plain session is used. Importing this module switches onnxruntime's
-telemetry off, for the whole process.
+kernels in the place of nodes (`onnx.fusion`, `integer_layers`, `kernel_shares`, `convolutions` or `summaries`); it is
+in memory only. The kernels are tried first: those for recurrent layers and int8, then those for fixed kernels, for
+convolutions and for summaries. Where none can run the graph, the plain session is used. Importing this module switches
+onnxruntime's telemetry off, for the whole process.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from lengthwise.runtime import fixed_kernels, placement, recurrent_kernels
 from lengthwise.runtime.graph_inputs import feed, zero_batch
 from lengthwise.runtime.installation import find
 from lengthwise.runtime.manifest import Manifest
-from lengthwise.runtime.onnx import attention, convolutions, integer_layers, kernel_shares, nan_trial
+from lengthwise.runtime.onnx import convolutions, integer_layers, kernel_shares, nan_trial, summaries
 from lengthwise.runtime.onnx.pattern import NotFound, require
 from lengthwise.runtime.provider import CPU_DEVICE, Device, Provider, check_packages
 
@@ -226,52 +225,36 @@ def _with_convolutions(
     return session, kernels
 
 
-def _with_attention(
+def _with_summaries(
     source: Source, content: bytes, manifest: Manifest, threads: int, device: Device, plain: Any
 ) -> _WithKernels:
-    """Opens a session with onnxruntime's operator for attention, on the CPU.
+    """Opens a session with the operator of `onnx.summaries`; `NotFound` (`require`) if the graph has no summaries.
 
-    The arguments are those of `open_graph`, with the bytes of the graph (`content`) and the plain session. `NotFound`
-    (`require`) if the graph has no attention that is known. `_require_same` raises a ModelError if it is not what it
-    was taken for; other errors are onnxruntime's.
-    """
-    # The trial draws one sequence a row, and no NaN.
-    require(device.provider == CPU_DEVICE.provider and not manifest.further and manifest.missing != "handled")
-    options = _options(threads, device.provider)
-    options.log_severity_level = 4  # an operator that does not fit is no error: see below
-    session = _open_in(source.replaced(attention.fused(content)), options, device)
-    # At padding, answers per step are as large as it is, and are compared, too.
-    _require_same(session, plain, manifest, padding=1 if manifest.task == "per-step" else _LARGE)
-    return session, ATTENTION
-
-
-def _require_same(session: Any, plain: Any, manifest: Manifest, *, padding: float) -> None:
-    """Requires that the answers of a replaced graph are those of the plain session but for rounding (`_SAME`).
-
-    The sequences are random, of several lengths, and so is the padding, which is `padding` times as large.
+    The arguments are those of `open_graph`, with the bytes of the graph (`content`) and the plain session.
 
     Raises:
-        ModelError: They are not.
+        ModelError: Its answers to trial sequences do not have the same bits as those of the plain session. Other errors
+            are onnxruntime's.
     """
-    names, random = manifest.graph, np.random.default_rng(0)
-    lengths = sorted({min(manifest.min_length - 1 + length, manifest.max_length) for length in _TRIAL_LENGTHS})
-    steps = zero_batch(manifest, len(lengths), rounded_width(lengths[-1], manifest.width_multiple)).steps
-    batch = PaddedBatch(steps, np.array(lengths, np.int32))
-    if manifest.input.kind == "tokens":
-        steps[:] = random.integers(0, manifest.input.vocabulary or 1, steps.shape)
-    else:
-        steps[:] = random.standard_normal(steps.shape)
-        steps[~step_mask(batch.lengths, batch.width)] *= padding
-    actual, expected = (runtime.run([names.logits], feed(names, batch))[0] for runtime in (session, plain))
-    if not np.allclose(actual, expected, rtol=_SAME, atol=_SAME * np.abs(expected).max()):
-        raise ModelError("its masks are not of valid steps, or its axes are in another order")
+    names = manifest.graph
+    require(summaries.INSTRUCTION_SETS and names.lengths_type == "int32" and names.mask is None)
+    graph = summaries.fused(content, names.sequences, names.lengths or "")
+    options = _options(threads, device.provider)
+    kernels = f"summaries {recurrent_kernels.register(options, 'summaries')}"
+    session = _open_in(source.replaced(graph), options, device)
+    sequences = [*summaries.trial_sequences(manifest.input.features or 1, manifest.max_length)]
+    inputs = feed(names, pad(sequences, multiple=manifest.width_multiple))
+    logits = [runtime.run([names.logits], inputs)[0].tobytes() for runtime in (session, plain)]
+    if logits[0] != logits[1]:
+        raise ModelError("its summaries are not those that it names")
+    return session, kernels
 
 
 _KERNELS: Final = (
     (_with_recurrent_kernels, "kernels run its recurrent layers"),
     (_with_fixed_kernels, "operators run its fixed kernels"),
     (_with_convolutions, "operators run its convolutions"),
-    (_with_attention, "nodes run its attention"),
+    (_with_summaries, "operators run its summaries"),
 )
 """The functions that open a session with kernels, in the order in which they are tried, and a text for the log."""
 

@@ -84,8 +84,8 @@ class Session:
     """The devices' label, as in manifests and cost tables."""
     kernels: str
     """The kernels of layers: the instruction set of `recurrent_kernels`, with `POOLING` if they also compute
-    poolings or products; "int8", "fixed" or "convolutions" followed by the instruction set of these kernels;
-    "attention" where onnxruntime's operator for attention runs; or "onnxruntime"."""
+    poolings or products; "int8", "fixed", "convolutions" or "summaries" followed by the instruction set of these
+    kernels; or "onnxruntime"."""
     recurrent: bool
     """Whether the graph may have a recurrent layer, or at int8 another layer for this project's kernels; or its
     attention runs in one operator. A promise of such a graph is of its kernels."""

@@ -22,7 +22,8 @@
 #endif
 
 const OrtApi *api;
-static struct Kernels *const KERNELS[] = {&float_kernels, &integer_kernels, &shares_kernels, &convolution_kernels, NULL};
+static struct Kernels *const KERNELS[] = {&float_kernels, &integer_kernels, &shares_kernels, &convolution_kernels,
+                                       &summaries_kernels, NULL};
 static _Thread_local struct Kernels *offered = &float_kernels;
 
 #if defined(__aarch64__) && defined(__APPLE__)

@@ -1,7 +1,7 @@
 """LSTM and GRU for onnxruntime that compute valid steps only (`_kernels.c`).
 
 `numbers` is what the kernels multiply, "float32" or "int8", "shares" for those of `fixed_kernels`,
-or "convolutions" for those of `onnx.convolutions`.
+"convolutions" for those of `onnx.convolutions`, or "summaries" for those of `onnx.summaries`.
 """
 
 from typing import Literal
@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-Numbers = Literal["float32", "int8", "shares", "convolutions"]
+Numbers = Literal["float32", "int8", "shares", "convolutions", "summaries"]
 
 INSTRUCTION_SETS: dict[Numbers, tuple[str, ...]]
 """Those that this processor has, best first."""

@@ -1,7 +1,8 @@
 /* What the parts of the library share: calls of onnxruntime, idle cores, and how operators are described.
  *
  * The parts are `_kernels.c` (Python's module, and the registration), `_recurrent.c` (products of float32),
- * `_integer.c` (products of bytes), `_shares.c` (fixed kernels) and `_convolutions.c` (convolutions of valid steps).
+ * `_integer.c` (products of bytes), `_shares.c` (fixed kernels), `_convolutions.c` (convolutions of valid steps) and
+ * `_summaries.c` (summaries of sequences).
  */
 #ifndef LENGTHWISE_LIBRARY_H
 #define LENGTHWISE_LIBRARY_H
@@ -47,7 +48,7 @@ struct Kernels {
     const struct Cells *chosen;       /* what sessions use that are opened from now on; NULL where this processor has none */
     struct Domain *domains;
 };
-extern struct Kernels float_kernels, integer_kernels, shares_kernels, convolution_kernels;
+extern struct Kernels float_kernels, integer_kernels, shares_kernels, convolution_kernels, summaries_kernels;
 
 #define ALIGNMENT 64
 

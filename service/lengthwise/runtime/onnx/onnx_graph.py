@@ -173,7 +173,7 @@ _TYPES: Final[dict[int, np.dtype[Any]]] = {
     BOOL: np.dtype("?"),
 }
 # Numbers of fields in `onnx.proto`, by message
-_MODEL_GRAPH, _MODEL_OPSET, _MODEL_TRAINING, _MODEL_FUNCTION = 7, 8, 20, 25
+_MODEL_GRAPH, _MODEL_OPSET, _MODEL_METADATA, _MODEL_TRAINING, _MODEL_FUNCTION = 7, 8, 14, 20, 25
 _GRAPH_NODE, _GRAPH_TENSOR, _GRAPH_OUTPUT, _GRAPH_SPARSE = 1, 5, 12, 15
 _FUNCTION_NODE, _FUNCTION_ATTRIBUTE = 7, 11
 _VALUE_NAME: Final = 1
@@ -285,6 +285,13 @@ class Graph:
                     if not isinstance(value, str):
                         constants[node.outputs[0]] = value if isinstance(value, tuple) else (value,)
         return constants
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """The metadata of the file, texts by key."""
+        entries = (content for number, content in self._model_fields if number == _MODEL_METADATA)
+        messages = [Message(content) for content in entries if isinstance(content, memoryview)]
+        return {message.text(1): message.text(2) for message in messages}
 
     @cached_property
     def used_elsewhere(self) -> set[str]:

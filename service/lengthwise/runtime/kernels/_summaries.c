@@ -1,0 +1,205 @@
+/* Summaries of sequences (`lengthwise_export.summaries`), for onnxruntime.
+ *
+ *     values of a row -> each feature's present values -> numbers in float64 -> the chosen ones as float32
+ *
+ * A graph's own operators compute every step of a padded batch some hundred times. Here a feature's values stay in the
+ * nearest cache. Sums are of numbers on a grid, on which they are exact in any order, and all else is rounded once by each
+ * operation: so the bits are those of the graph's operators, of every instruction set, and of the row in any batch.
+ *
+ *     inputs   x [rows][steps][features], lengths [rows] int32, plan [n] int32
+ *     outputs  table [rows][chosen]
+ *
+ * The plan is: features; a bit for each group, in the order of `enum Group`; quantiles of the values, and the share of each
+ * as the two halves of a float64; lags, and each; the chosen numbers, and the index of each among all.
+ */
+#include <float.h>
+#include <math.h>
+
+#include "_library.h"
+
+enum Group { LENGTH, ENDS, MOMENTS, EXTREMES, QUANTILES, TREND, CHANGE, AUTOCORRELATION, MISSING, CORRELATIONS, GROUPS_IN_ALL };
+#define MOST_FEATURES 4096
+#define SLACK 16 /* what may be read behind an array */
+
+struct Summaries {
+    const struct Cells *cells;
+    int32_t *plan;
+    double *shares;
+    const int32_t *lags, *chosen;
+    long features, groups, quantiles, lag_count, chosen_count, count; /* `count`: of all numbers of a row */
+};
+
+/* The memory for a row: arrays of one number a step, and the numbers of the row. */
+struct Room {
+    double *all, *values, *deviations, *sorted, *spare, *every, *sizes, *numbers;
+    long stride; /* between the features in `every`, the deviations at all steps */
+};
+
+/* The summaries for one instruction set. */
+struct Cells {
+    const char *name;
+    void (*summarise)(const struct Summaries *, const struct Room *, const float *, long, float *);
+};
+
+static int has(const struct Summaries *summaries, enum Group group) { return summaries->groups >> group & 1; }
+
+/* Orders numbers: a merge sort, from runs of one, two, four ... numbers. */
+static void sort(double *numbers, double *spare, long count)
+{
+    enum { RUN = 16 };
+    for (long begin = 0; begin < count; begin += RUN)
+        for (long i = begin + 1; i < count && i < begin + RUN; i++) {
+            const double number = numbers[i];
+            long at = i;
+            for (; at > begin && numbers[at - 1] > number; at--) numbers[at] = numbers[at - 1];
+            numbers[at] = number;
+        }
+    for (long run = RUN; run < count; run *= 2) {
+        for (long begin = 0; begin < count; begin += 2 * run) {
+            const long middle = begin + run < count ? begin + run : count, end = middle + run < count ? middle + run : count;
+            for (long one = begin, other = middle, to = begin; to < end; to++)
+                spare[to] = other >= end || (one < middle && numbers[one] <= numbers[other]) ? numbers[one++] : numbers[other++];
+        }
+        memcpy(numbers, spare, count * sizeof *numbers);
+    }
+}
+
+#if defined(__x86_64__)
+#define SET avx512
+#include "_summaries_cells.h"
+
+#define SET avx2
+#include "_summaries_cells.h"
+#endif
+
+#define SET portable
+#include "_summaries_cells.h"
+
+#define CELLS(set) &(const struct Cells){#set, summarise_##set}
+static const struct Cells *const KNOWN[] = {
+#if defined(__x86_64__)
+    CELLS(avx512), CELLS(avx2),
+#endif
+    CELLS(portable), NULL,
+};
+
+/* How many numbers a row has before some are chosen. */
+static long numbers_of(const struct Summaries *summaries)
+{
+    const long features = summaries->features;
+    const long of_feature[GROUPS_IN_ALL] = {0, 2, 3, 4, summaries->quantiles, 2, 3, summaries->lag_count, 2, 0};
+    long count = has(summaries, LENGTH) + (has(summaries, CORRELATIONS) ? features * (features - 1) / 2 : 0);
+    for (int group = 0; group < GROUPS_IN_ALL; group++) count += has(summaries, group) * features * of_feature[group];
+    return count;
+}
+
+static void forget(void *kernel)
+{
+    struct Summaries *summaries = kernel;
+    if (summaries) {
+        free(summaries->plan);
+        free(summaries->shares);
+    }
+    free(summaries);
+}
+
+/* Reads a list of the plan, whose entries have `size` numbers each; NULL if it is damaged. */
+static const int32_t *list(const int32_t **at, const int32_t *end, long size, long *count)
+{
+    if (*at >= end || **at < 0 || **at > (end - *at - 1) / size) return NULL;
+    const int32_t *entries = *at + 1;
+    *count = **at;
+    *at = entries + *count * size;
+    return entries;
+}
+
+/* The summaries of a plan; NULL if it is damaged, or there is no memory. */
+static struct Summaries *read_plan(const int32_t *plan, long size, const struct Cells *cells)
+{
+    struct Summaries *made = cells && size > 2 ? calloc(1, sizeof *made) : NULL;
+    if (!made) return NULL;
+    made->cells = cells;
+    made->plan = malloc(size * sizeof *plan);
+    if (made->plan) {
+        memcpy(made->plan, plan, size * sizeof *plan);
+        made->features = plan[0];
+        made->groups = plan[1];
+        const int32_t *at = made->plan + 2, *end = made->plan + size;
+        const int32_t *shares = list(&at, end, 2, &made->quantiles);
+        made->lags = shares ? list(&at, end, 1, &made->lag_count) : NULL;
+        made->chosen = made->lags ? list(&at, end, 1, &made->chosen_count) : NULL;
+        int good = made->chosen && at == end && made->features > 0 && made->features <= MOST_FEATURES;
+        good = good && made->groups > 0 && made->groups < 1L << GROUPS_IN_ALL;
+        made->shares = good ? malloc((made->quantiles + 1) * sizeof *made->shares) : NULL;
+        good = made->shares != NULL;
+        if (good) memcpy(made->shares, shares, made->quantiles * sizeof *made->shares);
+        made->count = good ? numbers_of(made) : 0;
+        for (long i = 0; good && i < made->quantiles; i++) good = made->shares[i] >= 0 && made->shares[i] <= 1;
+        for (long i = 0; good && i < made->lag_count; i++) good = made->lags[i] > 0;
+        for (long i = 0; good && i < made->chosen_count; i++) good = made->chosen[i] >= 0 && made->chosen[i] < made->count;
+        if (good) return made;
+    }
+    forget(made);
+    return NULL;
+}
+
+static int make_room(struct Room *room, const struct Summaries *summaries, long steps)
+{
+    room->stride = steps + SLACK;
+    const long every = has(summaries, CORRELATIONS) ? summaries->features * room->stride : 0;
+    room->all = calloc(4 * room->stride + every + summaries->features + summaries->count, sizeof *room->all);
+    if (!room->all) return 0;
+    room->values = room->all;
+    room->deviations = room->values + room->stride;
+    room->sorted = room->deviations + room->stride;
+    room->spare = room->sorted + room->stride;
+    room->every = room->spare + room->stride;
+    room->sizes = room->every + every;
+    room->numbers = room->sizes + summaries->features;
+    return 1;
+}
+
+/* ---- Onnxruntime's side. ---- */
+
+enum { X, LENGTHS, PLAN };
+
+static OrtStatus *create(const OrtCustomOp *op, const OrtApi *given, const OrtKernelInfo *info, void **kernel)
+{
+    int64_t size;
+    const int32_t *plan = constant(info, PLAN, &size, 1);
+    (void)op, (void)given;
+    if (!plan) return status(ORT_FAIL, "a plan that is not constant");
+    *kernel = read_plan(plan, size, summaries_kernels.chosen);
+    return *kernel ? NULL : status(ORT_FAIL, "a damaged plan, or no memory");
+}
+
+static OrtStatus *compute(void *kernel, OrtKernelContext *context)
+{
+    const struct Summaries *summaries = kernel;
+    struct Room room = {0};
+    int good = 1;
+    int64_t x[3], rows_of_lengths;
+    const float *values = input(context, X, x, 3, &good);
+    const int32_t *lengths = input(context, LENGTHS, &rows_of_lengths, 1, &good);
+    if (!good || !values || !lengths || x[2] != summaries->features || rows_of_lengths != x[0]) return unfit_shapes();
+    if (!are_lengths(lengths, x[0], x[1])) return unfit_length();
+    float *to = NULL;
+    OrtStatus *error = output(context, 0, (int64_t[]){x[0], summaries->chosen_count}, 2, &to);
+    if (error || !to || !x[0]) return error;
+    const int made = make_room(&room, summaries, x[1]);
+    for (long row = 0; made && row < x[0]; row++) {
+        summaries->cells->summarise(summaries, &room, values + row * x[1] * x[2], lengths[row], to + row * summaries->chosen_count);
+        let_others_run();
+    }
+    free(room.all);
+    return made ? NULL : no_memory();
+}
+
+static struct Operator OPERATORS[] = {
+    {.name = "Summaries", .inputs = "fii", .outputs = "f", .create = create, .compute = compute, .destroy = forget},
+    {.name = NULL},
+};
+
+static struct Domain DOMAINS[] = {{.name = "lengthwise.summaries", .operators = OPERATORS}, {0}};
+
+struct Kernels summaries_kernels = {"summaries", KNOWN, NULL, DOMAINS};
