@@ -276,6 +276,13 @@ def test_wrong_sequences_are_refused_by_index() -> None:
         summaries.transform([])
 
 
+def test_a_second_fit_leaves_nothing_of_the_first() -> None:
+    by_name = pandas.DataFrame({"id": [0, 0, 1], "speed": [1.0, 2.0, 3.0], "load": [0.0, 0.0, 1.0]})
+    summaries = SequenceSummaries(["mean"]).fit(by_name).fit([np.ones((4, 3))])
+    assert summaries.get_feature_names_out().tolist() == ["x0_mean", "x1_mean", "x2_mean"]
+    assert summaries.manifest().input.std == (0, 0, 0)
+
+
 def test_they_are_cloned_pickled_and_part_of_the_package() -> None:
     assert lengthwise.SequenceSummaries is SequenceSummaries
     summaries = SequenceSummaries(["moments"], lags=(2,)).fit([np.ones((3, 2))])

@@ -7,23 +7,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto
 
 from lengthwise.errors import ConfigurationError
-from lengthwise_export.summaries.series import on_grid
+from lengthwise_export.summaries.series import Numbers, on_grid
 from lengthwise_export.summaries.series_graph import GraphNumbers
 from lengthwise_export.summaries.trees import Tree, boosted_tree, forest_tree, lightgbm_tree, sum_of_trees, xgboost_tree
+from lengthwise_export.targets.target import ScoreKind
 
 
 class Scores(NamedTuple):
     """What a classifier answers."""
 
-    numbers: GraphNumbers  # [rows, classes] float64; of a multi-label classifier [rows, labels]
-    kind: Literal["logits", "probabilities"]
+    numbers: Numbers  # [rows, classes] float64; of a multi-label classifier [rows, labels]
+    kind: ScoreKind
 
 
 def scores(classifier: Any, table: GraphNumbers) -> Scores:

@@ -26,10 +26,10 @@ from lengthwise_export.onnx_graphs.probing import open_session
 from lengthwise_export.onnx_graphs.protos import IN_GRAPH, MADE, NodeWriter
 from lengthwise_export.options import ExportOptions
 from lengthwise_export.summaries import classifiers, series_graph
-from lengthwise_export.summaries.series import Numbers
 from lengthwise_export.summaries.transformer import SequenceSummaries
 from lengthwise_export.summaries.trees import ML_DOMAIN
 from lengthwise_export.targets.stock_folder import AnyOptions
+from lengthwise_export.targets.target import ScoreKind
 
 TRIED: Final = 1000
 """Random sequences for which the graph's answers are compared with those of the pipeline."""
@@ -51,51 +51,66 @@ def described(pipeline: Any, options: AnyOptions) -> tuple[onnx.ModelProto, AnyO
     Raises:
         ConfigurationError: A step of the pipeline cannot be exported; the message names it.
         VerificationError: The graph answers otherwise than the pipeline.
-    """  # noqa: DOC502 - `_moved_labels` raises it
+    """  # noqa: DOC502 - `_require_same_answers` raises it
     summaries, steps, classifier = _steps(pipeline)
     classes = getattr(classifier, "classes_", None)
     if classes is None:
         raise ConfigurationError(f"the pipeline is not fitted: its {type(classifier).__name__} has no classes_")
+    # 1. What it is
     is_multi_label = isinstance(classes, list) or bool(getattr(classifier, "multilabel_", False))
-    labels = [str(label) for label in (range(len(classes)) if is_multi_label else classes)]
-    # 1. The graph
-    writer = NodeWriter({"values", "lengths", "logits"}, "")
-    table = series_graph.summarised(writer, summaries, "values", "lengths")
-    description = json.dumps(summaries.description | {"table": table.name})
-    for step in steps:
-        table = classifiers.transformed(step, table)
-    scores = classifiers.scores(classifier, table)
-    numbers: Numbers = scores.numbers
-    if scores.kind == "logits" and not is_multi_label:  # near 0, so that float32 rounds none that count
-        numbers = numbers - numbers.emit("ReduceMax", numbers, [1])
-    logits = numbers.cast(TensorProto.FLOAT)
-    nodes = [*writer.nodes, helper.make_node("Identity", [logits.name], ["logits"])]
-    values = helper.make_tensor_value_info("values", TensorProto.FLOAT, ["rows", "width", summaries.n_features_in_])
-    lengths = helper.make_tensor_value_info("lengths", TensorProto.INT32, ["rows"])
-    output = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["rows", len(labels)])
-    graph = helper.make_graph(nodes, type(classifier).__name__, [values, lengths], [output], writer.constants)
-    opsets = [helper.make_opsetid("", _OPSET), helper.make_opsetid(ML_DOMAIN, _ML_OPSET)]
-    model = helper.make_model(graph, opset_imports=opsets, ir_version=_IR)
-    # 2. What it is
-    task = "multi-label" if is_multi_label else "single-label"
-    manifest = summaries.manifest(labels=tuple(labels), task=task, scores=scores.kind)
-    if getattr(options, "max_length", None) not in (None, *range(manifest.max_length + 1)):
+    labels = tuple(str(label) for label in (range(len(classes)) if is_multi_label else classes))
+    manifest = summaries.manifest(labels=labels, task="multi-label" if is_multi_label else "single-label")
+    if (getattr(options, "max_length", None) or 1) > manifest.max_length:
         raise ConfigurationError(f"max_length: these summaries take at most {manifest.max_length} steps")
-    moved = _moved_labels(pipeline, model, manifest)
-    made = {"summaries": ",".join(summaries.get_feature_names_out()), "float32_labels_moved": moved}
-    made["float32_labels_tried"] = TRIED
-    helper.set_model_props(model, {IN_GRAPH: json.dumps(labels), MADE: json.dumps(made), DOMAIN: description})
+    # 2. The graph
+    model, kind = _graph(summaries, steps, classifier, manifest)
+    manifest = manifest.model_copy(update={"scores": kind})
+    _require_same_answers(pipeline, model, manifest)
+    made: dict[str, str | int] = {"summaries": ",".join(summaries.get_feature_names_out())}
+    made |= {"float32_labels_moved": 0, "float32_labels_tried": TRIED}
+    for key, entry in ((IN_GRAPH, labels), (MADE, made)):
+        model.metadata_props.add(key=key, value=json.dumps(entry))
     # 3. The options
     known = {
         "missing": "handled",
         "multi_label": is_multi_label,
-        "scores": scores.kind,
+        "scores": kind,
         "feature_names": manifest.input.names,
         "threshold": _ABOVE_HALF if is_multi_label else None,
         "padding": summaries.padding if isinstance(options, ExportOptions) else None,
     }
     open_fields = type(options).model_fields.keys() - options.model_fields_set
     return model, options.model_copy(update={name: known[name] for name in open_fields & known.keys()})
+
+
+def _graph(
+    summaries: SequenceSummaries, steps: Sequence[Any], classifier: Any, manifest: Manifest
+) -> tuple[onnx.ModelProto, ScoreKind]:
+    """The graph of summaries, steps between and a classifier, with the names of the manifest; and what it answers."""
+    names = manifest.graph
+    inputs = (names.sequences, str(names.lengths))
+    writer = NodeWriter({*inputs, names.logits}, "")
+    table = series_graph.summarised(writer, summaries, *inputs)
+    description = json.dumps(summaries.description | {"table": table.name})
+    for step in steps:
+        table = classifiers.transformed(step, table)
+    numbers, score_kind = classifiers.scores(classifier, table)
+    if score_kind == "logits" and manifest.task == "single-label":  # near 0, so that float32 rounds none that count
+        numbers = numbers - numbers.emit("ReduceMax", numbers, [1])
+    nodes = [*writer.nodes, helper.make_node("Cast", [numbers.name], [names.logits], to=TensorProto.FLOAT)]
+    shapes: list[list[str | int | None]] = [
+        ["rows", "width", summaries.n_features_in_],
+        ["rows"],
+        ["rows", manifest.classes],
+    ]
+    kinds = (TensorProto.FLOAT, TensorProto.INT32, TensorProto.FLOAT)
+    descriptions = zip((*inputs, names.logits), kinds, shapes, strict=True)
+    *graph_inputs, output = [helper.make_tensor_value_info(name, kind, shape) for name, kind, shape in descriptions]
+    graph = helper.make_graph(nodes, type(classifier).__name__, graph_inputs, [output], writer.constants)
+    opsets = [helper.make_opsetid("", _OPSET), helper.make_opsetid(ML_DOMAIN, _ML_OPSET)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=_IR)
+    model.metadata_props.add(key=DOMAIN, value=description)
+    return model, score_kind
 
 
 def _steps(pipeline: Any) -> tuple[SequenceSummaries, list[Any], Any]:
@@ -113,32 +128,29 @@ def _steps(pipeline: Any) -> tuple[SequenceSummaries, list[Any], Any]:
     return first, between[:-1], between[-1]
 
 
-def _moved_labels(pipeline: Any, model: onnx.ModelProto, manifest: Manifest) -> int:
-    """How many of `TRIED` random sequences have another label in the graph than in the pipeline: none.
+def _require_same_answers(pipeline: Any, model: onnx.ModelProto, manifest: Manifest) -> None:
+    """Makes sure that the graph answers `TRIED` random sequences as the pipeline does.
 
     Raises:
-        VerificationError: Some have, or a probability differs by more than `_CLOSE`.
+        VerificationError: A label is another one, or a probability differs by more than `_CLOSE`.
     """
     random = np.random.default_rng(0)
     sequences = draw(manifest, random.integers(1, _LONGEST + 1, TRIED).tolist(), 0, raw=True)
     session = open_session(model)
-    logits = [
-        session.run(["logits"], feed(manifest.graph, pad(sequences[start : start + _ROWS])))[0]
-        for start in range(0, TRIED, _ROWS)
-    ]
+    batches = [pad(sequences[start : start + _ROWS]) for start in range(0, TRIED, _ROWS)]
+    logits = [session.run([manifest.graph.logits], feed(manifest.graph, batch))[0] for batch in batches]
     served = answers.probabilities(np.concatenate(logits), manifest)
-    expected = _probabilities(pipeline.predict_proba(sequences))
+    difference = float(np.abs(served - _probabilities(pipeline.predict_proba(sequences))).max())
+    predicted = pipeline.predict(sequences)
     if manifest.task == "multi-label":
-        moved = ((served >= _ABOVE_HALF) != (pipeline.predict(sequences) > 0)).any(axis=1)
+        moved = ((served >= _ABOVE_HALF) != (predicted > 0)).any(axis=1)
     else:
-        moved = np.array(manifest.labels)[served.argmax(axis=1)] != pipeline.predict(sequences).astype(str)
-    difference = float(np.abs(served - expected).max())
+        moved = np.array(manifest.labels)[served.argmax(axis=1)] != predicted.astype(str)
     if moved.any() or difference > _CLOSE:
         raise VerificationError(
             f"the graph gives {int(moved.sum())} of {TRIED} random sequences another label than the pipeline, and a "
             f"probability that differs by {difference:.2g}, so nothing was published"
         )
-    return int(moved.sum())
 
 
 def _probabilities(answer: Any) -> NDArray[np.float64]:

@@ -1,9 +1,9 @@
 """Series of different lengths: what a summary is computed from, once in NumPy and once as nodes of a graph.
 
-A *series* is the values of one feature of one sequence. A `Series` holds many of them, and computes with all at once.
-`RaggedSeries` has their values one after the other, as NumPy arrays; `series_graph.GraphSeries` has them padded, as
-values of an ONNX graph. A summary is written once, for both, with NumPy's operators and functions on two kinds of
-numbers: *steps*, one for each step of each series, and *columns*, one or more for each series, `[..., columns]`.
+A *series* is the values of one feature of one sequence. A `Series` holds many of them, one after the other as NumPy
+arrays, and computes with all at once; `series_graph.GraphSeries` does the same with padded values of an ONNX graph. A
+summary is written once, for both, with NumPy's operators and functions on two kinds of numbers: *steps*, one for each
+step of each series, and *columns*, one or more for each series, `[..., columns]`.
 
 **Every number has the same bits in both, alone and in any batch.** Elementwise operations in float64 round in one way
 everywhere. A sum does not: it depends on its order. So values are rounded to a grid before they are added
@@ -13,11 +13,10 @@ everywhere. A sum does not: it depends on its order. So values are rounded to a 
 from __future__ import annotations
 
 import operator
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
 from itertools import accumulate
-from typing import Any, Final, Self, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,59 +77,96 @@ def amplitude(products: Sequence[Numbers]) -> Numbers:
     return np.sqrt(real * real + imaginary * imaginary)
 
 
-class Series(ABC):
-    """Many series of at least one value each, without missing ones."""
+class Series:
+    """Many series of at least one value each, without missing ones; here as NumPy arrays, without padding.
 
-    values: Numbers  # steps
-    count: Numbers  # a column: how many values a series has
-    position: Numbers  # steps: which step of its series a step is, from 0
+    Steps are `[steps of all series]`, columns are `[features, sequences, columns]`. Of parts of these series, a third
+    axis of three has the parts.
 
-    @abstractmethod
+    Attributes:
+        values: Steps.
+        count: A column: how many values a series has.
+        position: Steps: which step of its series a step is, from 0.
+    """
+
+    values: Numbers
+    count: Numbers
+    position: Numbers
+
+    def __init__(self, values: NDArray[np.float64], counts: NDArray[np.intp]) -> None:
+        """Takes the values of all series, one after the other, and how many each has: `[features, sequences]`."""
+        self.values = values
+        self._counts = counts
+        self._flat_counts = counts.ravel()
+        self._flat_starts = np.cumsum(self._flat_counts) - self._flat_counts
+        self.count = counts[..., None].astype(np.float64)
+        self.position = np.arange(len(values)) - self.spread(self._flat_starts.reshape(self.count.shape)).astype(float)
+
     def spread(self, column: Numbers) -> Numbers:
         """A column as steps: each step gets the number of its series."""
+        return np.repeat(np.broadcast_to(column, self.count.shape).ravel(), self._flat_counts)
 
-    @abstractmethod
     def largest(self, steps: Numbers) -> Numbers:
         """A column: the largest number of each series."""
+        return np.maximum.reduceat(steps, self._flat_starts).reshape(self.count.shape)
 
-    @abstractmethod
     def _sum(self, steps: Numbers) -> Numbers:
         """A column: the sum of each series, of numbers whose sum is exact."""
+        return np.add.reduceat(steps, self._flat_starts).reshape(self.count.shape)
 
-    @abstractmethod
     def at(self, steps: Numbers, positions: Numbers) -> Numbers:
         """The numbers of each series at these positions, in the form of `positions`: columns, or steps."""
+        starts = self._flat_starts.reshape(self.count.shape)
+        return steps[positions.astype(np.intp) + (self.spread(starts) if positions.ndim == 1 else starts)]
 
-    @abstractmethod
     def longest_run(self, flags: Numbers) -> Numbers:
         """A column: how many steps follow each other at most at which a flag is true."""
+        run = np.cumsum(~flags | (self.position == 0))  # a run begins with each series, and with each false flag
+        return self.largest(np.bincount(run, flags)[run])
 
-    @abstractmethod
-    def ordered(self) -> Self:
+    def ordered(self) -> Series:
         """The series with their values in ascending order."""
+        series = np.repeat(np.arange(self._counts.size), self._flat_counts)
+        return Series(self.values[np.lexsort((self.values, series))], self._counts)
 
-    @abstractmethod
-    def shortened(self, steps: Numbers, by: int) -> Self:
+    def shortened(self, steps: Numbers, by: int) -> Series:
         """Series of other values that are `by` steps shorter. What has no step left is one zero."""
+        values = np.where(self.position < self.spread(self.count - by), steps, 0.0)
+        counts = np.maximum(self._counts - by, 1)
+        return Series(values[self.position < self.spread(counts[..., None])], counts)
 
-    @abstractmethod
-    def parts(self, begins: Numbers, ends: Numbers) -> Self:
-        """Parts of each series as series, `[..., parts]`, from columns with where they begin and end, one a part."""
+    def parts(self, begins: Numbers, ends: Numbers) -> Series:
+        """Parts of each series as series, from columns with where they begin and end, one for each part."""
+        counts = (ends - begins).astype(np.intp)
+        starts = begins.astype(np.intp) + self._flat_starts.reshape(self.count.shape)
+        before = np.cumsum(counts) - counts.ravel()
+        indices = np.arange(counts.sum()) + np.repeat(starts.ravel() - before, counts.ravel())
+        return Series(self.values[indices], counts)
 
-    @abstractmethod
     def joined(self, columns: Numbers, chosen: NDArray[np.intp]) -> Numbers:
-        """Columns of parts `[..., parts, columns]` as columns of their series, in one axis, and these of them."""
+        """Columns of parts, `[..., parts, columns]`, as columns of their series in one axis, and these of them."""
+        return columns.reshape(*columns.shape[:2], -1)[..., chosen]
 
-    @abstractmethod
-    def of_features(self, steps: Numbers, indices: NDArray[np.intp]) -> Self:
+    def of_features(self, steps: Numbers, indices: NDArray[np.intp]) -> Series:
         """Series of these features' numbers; an index may occur more than once. All features have the same lengths."""
+        return Series(steps.reshape(len(self._counts), -1)[indices].ravel(), self._counts[indices])
 
-    @abstractmethod
-    def spectrum(self) -> Self:
-        """The absolute values of the discrete Fourier transform at the frequencies 0 to half the length.
+    def spectrum(self) -> Series:
+        """The absolute values of the discrete Fourier transform, at the frequencies 0 to half the length.
 
         All features have the same lengths, at most `MOST_STEPS_OF_SPECTRUM`.
         """
+        values = on_grid(self.values, self.spread(self.largest(np.abs(self.values))), SPECTRUM_BITS)
+        counts = self._counts // 2 + 1
+        results = np.empty(counts.sum())
+        starts = np.cumsum(counts) - counts.ravel()
+        for length in np.unique(self._flat_counts):
+            chosen = self._flat_counts == length
+            steps, frequencies = np.arange(length), np.arange(length // 2 + 1)
+            tables = [part[np.outer(steps, frequencies) % length] for part in waves(steps.astype(float), float(length))]
+            sequences = values[self._flat_starts[chosen, None] + steps]  # (series, length)
+            results[starts[chosen, None] + frequencies] = amplitude([sequences @ table for table in tables])
+        return Series(results, counts)
 
     def total(self, steps: Numbers) -> Numbers:
         """A column: the sum of each series, with the same bits in any order."""
@@ -150,82 +186,3 @@ class Series(ABC):
     def variance(self) -> Numbers:
         """A column: the mean squared deviation."""
         return self.total(self.deviations * self.deviations) / self.count
-
-
-class RaggedSeries(Series):
-    """Series as NumPy arrays, without padding: steps are `[steps of all series]`."""
-
-    def __init__(self, values: NDArray[np.float64], counts: NDArray[np.intp]) -> None:
-        """Takes the values of all series, one after the other, and how many each has: `[features, sequences]`.
-
-        For parts of these series, a third axis has the parts.
-        """
-        self.values = values
-        self._counts = counts
-        self._flat_counts = counts.ravel()
-        self._flat_starts = np.cumsum(self._flat_counts) - self._flat_counts
-        self.count = counts[..., None].astype(np.float64)
-        self.position = np.arange(len(values)) - self.spread(self._flat_starts.reshape(self.count.shape)).astype(float)
-
-    def spread(self, column: Numbers) -> Numbers:
-        """A column as steps: each step gets the number of its series."""
-        return np.repeat(np.broadcast_to(column, self.count.shape).ravel(), self._flat_counts)
-
-    def largest(self, steps: Numbers) -> Numbers:
-        """A column: the largest number of each series."""
-        return np.maximum.reduceat(steps, self._flat_starts).reshape(self.count.shape)
-
-    def _sum(self, steps: Numbers) -> Numbers:
-        """A column: the sum of each series."""
-        return np.add.reduceat(steps, self._flat_starts).reshape(self.count.shape)
-
-    def at(self, steps: Numbers, positions: Numbers) -> Numbers:
-        """The numbers of each series at these positions."""
-        starts = self._flat_starts.reshape(self.count.shape)
-        return steps[positions.astype(np.intp) + (self.spread(starts) if positions.ndim == 1 else starts)]
-
-    def longest_run(self, flags: Numbers) -> Numbers:
-        """A column: the longest run of flags. A run begins with each series, and at each flag that is false."""
-        run = np.cumsum(~flags | (self.position == 0))
-        return self.largest(np.bincount(run, flags)[run])
-
-    def ordered(self) -> RaggedSeries:
-        """The series with their values in ascending order."""
-        series = np.repeat(np.arange(self._counts.size), self._flat_counts)
-        return RaggedSeries(self.values[np.lexsort((self.values, series))], self._counts)
-
-    def shortened(self, steps: Numbers, by: int) -> RaggedSeries:
-        """Series of other values that are `by` steps shorter."""
-        values = np.where(self.position < self.spread(self.count - by), steps, 0.0)
-        counts = np.maximum(self._counts - by, 1)
-        return RaggedSeries(values[self.position < self.spread(counts[..., None])], counts)
-
-    def parts(self, begins: Numbers, ends: Numbers) -> RaggedSeries:
-        """Parts of each series as series, `[features, sequences, parts]`."""
-        counts = (ends - begins).astype(np.intp)
-        starts = begins.astype(np.intp) + self._flat_starts.reshape(self.count.shape)
-        before = np.cumsum(counts) - counts.ravel()
-        indices = np.arange(counts.sum()) + np.repeat(starts.ravel() - before, counts.ravel())
-        return RaggedSeries(self.values[indices], counts)
-
-    def joined(self, columns: Numbers, chosen: NDArray[np.intp]) -> Numbers:
-        """Columns of parts as columns of their series."""
-        return columns.reshape(*columns.shape[:2], -1)[..., chosen]
-
-    def of_features(self, steps: Numbers, indices: NDArray[np.intp]) -> RaggedSeries:
-        """Series of these features' numbers."""
-        return RaggedSeries(steps.reshape(len(self._counts), -1)[indices].ravel(), self._counts[indices])
-
-    def spectrum(self) -> RaggedSeries:
-        """The absolute values of the discrete Fourier transform, as products of matrices: one for each length."""
-        values = on_grid(self.values, self.spread(self.largest(np.abs(self.values))), SPECTRUM_BITS)
-        counts = self._counts // 2 + 1
-        results = np.empty(counts.sum())
-        starts = np.cumsum(counts) - counts.ravel()
-        for length in np.unique(self._flat_counts):
-            chosen = self._flat_counts == length
-            steps, frequencies = np.arange(length), np.arange(length // 2 + 1)
-            tables = [part[np.outer(steps, frequencies) % length] for part in waves(steps.astype(float), float(length))]
-            sequences = values[self._flat_starts[chosen, None] + steps]  # (series, length)
-            results[starts[chosen, None] + frequencies] = amplitude([sequences @ table for table in tables])
-        return RaggedSeries(results, counts)

@@ -20,7 +20,7 @@ from lengthwise.errors import ConfigurationError
 from lengthwise.runtime.manifest import Manifest, StepInput
 from lengthwise.wrong_values import nearest
 from lengthwise_export.summaries.definitions import GROUPS, Choices, Recordings, SummaryColumns
-from lengthwise_export.summaries.series import LARGEST, MOST_STEPS, MOST_STEPS_OF_SPECTRUM, RaggedSeries
+from lengthwise_export.summaries.series import LARGEST, MOST_STEPS, MOST_STEPS_OF_SPECTRUM, Series
 
 SIMPLE = tuple(name for name in GROUPS if name not in ("bands", "intervals"))
 """The groups that are computed by default."""
@@ -97,13 +97,12 @@ class SequenceSummaries(TransformerMixin, BaseEstimator):  # type: ignore[misc] 
                 raise ConfigurationError(f"{name} = {getattr(self, name)!r} is out of range")
         first = sequences[0]
         self.n_features_in_ = 1 if first.steps.ndim == 1 else first.steps.shape[1]
-        self.__dict__.pop("feature_names_in_", None)
+        for name in ("feature_names_in_", "mean_", "std_"):  # of an earlier fit
+            self.__dict__.pop(name, None)
         if first.names is not None:
             self.feature_names_in_ = np.array(first.names, object)
         self.typical_length_ = int(np.median([len(sequence.steps) for sequence in sequences]))
-        self._groups, names = self._chosen()
-        self._indices = [index for index, (_, is_chosen) in enumerate(names) if is_chosen]
-        self._names = [name for name, is_chosen in names if is_chosen]
+        self._choose()
         values = np.concatenate([item.steps for item in items(sequences, self.manifest(), ask=False)])
         present = np.ma.array(values, np.float64, mask=np.isnan(values))  # type: ignore[no-untyped-call]
         self.mean_ = present.mean(axis=0).filled(0.0)
@@ -126,7 +125,8 @@ class SequenceSummaries(TransformerMixin, BaseEstimator):  # type: ignore[misc] 
         if not steps:
             raise ValueError("X must hold at least one sequence, got none")
         columns = self.columns(recordings(steps))
-        every = np.concatenate([_of_sequences(column.values) for column in columns], axis=1)
+        rows = [column.values.transpose(1, 0, 2).reshape(len(steps), -1) for column in columns]
+        every = np.concatenate(rows, axis=1)
         table = np.clip(every[:, self._indices], -LARGEST, LARGEST).astype(np.float32) + np.float32(0)  # no -0.0
         container = vars(self).get("_sklearn_output_config", {}).get("transform") or get_config()["transform_output"]
         if container != "pandas" or None in (ids := [sequence.id for sequence in sequences]):
@@ -168,30 +168,29 @@ class SequenceSummaries(TransformerMixin, BaseEstimator):  # type: ignore[misc] 
         own = {"name": "summaries", "version": 1, "labels": ("0",), "missing": "handled", "max_length": longest}
         return Manifest(input=StepInput(features=self.n_features_in_, names=names, **statistics), **own | fields)
 
-    def _chosen(self) -> tuple[list[str], list[tuple[str, bool]]]:
-        """The groups of the chosen summaries; and of each of their columns its name, and whether it is chosen.
+    def _choose(self) -> None:
+        """Finds the groups of the chosen summaries, and which of their columns are chosen.
 
         Raises:
             ConfigurationError: A name is neither that of a group nor of a summary.
         """
         wanted = {*([self.summaries] if isinstance(self.summaries, str) else self.summaries)}
-        known, groups, names = {*GROUPS}, [], []
         one_step = recordings([np.zeros((1, self.n_features_in_), np.float32)])
-        for group in GROUPS:
-            columns = [*self._columns(group, one_step)]
-            summaries = {name for column in columns for name in column.names}
-            known |= summaries
-            if wanted & {group, *summaries}:
-                groups.append(group)
-                names += [
-                    (f"{of}_{name}" if of else name, bool(wanted & {group, name}))
-                    for column in columns
-                    for of in column.of
-                    for name in column.names
-                ]
+        columns = {group: [*self._columns(group, one_step)] for group in GROUPS}
+        names = {group: {name for column in columns[group] for name in column.names} for group in GROUPS}
+        known = {*GROUPS}.union(*names.values())
         if unknown := sorted(wanted - known):
             raise ConfigurationError(f"summaries: {unknown[0]!r} is none{nearest(unknown[0], sorted(known))}")
-        return groups, names
+        self._groups = [group for group in GROUPS if wanted & {group, *names[group]}]
+        every = [
+            (f"{of}_{name}" if of else name, wanted & {group, name})
+            for group in self._groups
+            for column in columns[group]
+            for of in column.of
+            for name in column.names
+        ]
+        self._indices = [index for index, (_, chosen_by) in enumerate(every) if chosen_by]
+        self._names = [name for name, chosen_by in every if chosen_by]
 
     def __sklearn_tags__(self) -> Tags:
         """Scikit-learn's tags: rows of an array are sequences, and NaN is a missing value."""
@@ -209,14 +208,9 @@ def recordings(sequences: Sequence[NDArray[Any]]) -> Recordings:
     is_missing = np.isnan(values).ravel()
     counts = np.tile(lengths, (len(values), 1))
     values = np.where(is_missing, 0.0, values.ravel()) + 0.0  # no -0.0, which sorts in another way
-    everywhere = RaggedSeries(values, counts)
+    everywhere = Series(values, counts)
     present = everywhere.total(np.where(is_missing, 0.0, 1.0))[..., 0].astype(np.intp)
     nothing = everywhere.spread((present == 0)[..., None]) & (everywhere.position == 0)  # one zero in its place
-    series = RaggedSeries(values[~is_missing | nothing], np.maximum(present, 1))
-    filled = RaggedSeries(np.where(is_missing, everywhere.spread(series.mean), values), counts)
+    series = Series(values[~is_missing | nothing], np.maximum(present, 1))
+    filled = Series(np.where(is_missing, everywhere.spread(series.mean), values), counts)
     return Recordings(series, filled, np.where(is_missing, 1.0, 0.0))
-
-
-def _of_sequences(columns: NDArray[np.float64]) -> NDArray[np.float64]:
-    """SummaryColumns `[features, sequences, columns]` as `[sequences, features * columns]`."""
-    return columns.transpose(1, 0, 2).reshape(columns.shape[1], -1)

@@ -32,7 +32,7 @@ class Tree(NamedTuple):
     right: NDArray[Any]
     missing_left: NDArray[np.bool_]  # whether NaN goes to the left
     is_leaf: NDArray[np.bool_]
-    values: NDArray[np.float64]  # [nodes, outputs], what a leaf adds to each output
+    values: NDArray[Any]  # [nodes, outputs], what a leaf adds to each output
 
 
 def forest_tree(tree: Any, values: NDArray[np.float64]) -> Tree:
