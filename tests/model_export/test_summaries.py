@@ -158,7 +158,7 @@ def test_the_graph_has_the_bits_of_numpy_with_any_padding(lengths: list[int], se
     assert np.concatenate([by_graph([steps], len(steps)) for steps in sequences]).tobytes() == expected.tobytes()
 
 
-BY_KERNEL = [name for name in GROUPS if name not in ("bands", "intervals")]
+BY_KERNEL = [*GROUPS]
 
 
 def with_description(summaries: SequenceSummaries) -> tuple[bytes, Manifest]:
@@ -205,7 +205,7 @@ def test_the_kernels_compute_the_chosen_summaries_only(names: list[str]) -> None
 @pytest.mark.parametrize(
     "change",
     [
-        {"groups": ["moments", "bands"]},
+        {"groups": ["moments", "unknown"]},
         {"groups": ["ends"]},
         {"columns": [99]},
         {"columns": [-1]},

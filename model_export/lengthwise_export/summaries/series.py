@@ -31,7 +31,7 @@ MOST_STEPS_OF_SPECTRUM: Final = 2**14
 SPECTRUM_BITS: Final = 21
 LARGEST: Final = float(np.finfo(np.float32).max)
 """The largest float32: a summary that is larger is it."""
-_FACTORS: Final = [2 * np.pi, *(-((2 * np.pi) ** 2) / (n * (n - 1)) for n in range(3, 25, 2))]
+_FACTORS: Final = [2 * np.pi, *(-(4 * np.pi * np.pi) / (n * (n - 1)) for n in range(3, 25, 2))]
 _SINE: Final = [*accumulate(_FACTORS, operator.mul)]
 """The Taylor series of sin(2 pi v): the factors of v, v**3, v**5 and so on. For |v| <= 1/4 it has all of float64."""
 

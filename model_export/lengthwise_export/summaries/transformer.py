@@ -158,6 +158,7 @@ class SequenceSummaries(TransformerMixin, BaseEstimator):  # type: ignore[misc] 
         All are the numbers of each sequence, those of one `SummaryColumns` after the other.
         """
         parameters = {"quantiles": [*map(float, self.quantiles)], "lags": [*map(int, self.lags)]}
+        parameters["intervals"] = [self.typical_length_, int(self.interval_depth), int(self.quantile_divisor)]
         return {"features": self.n_features_in_, "groups": self._groups, "columns": self._indices, **parameters}
 
     def manifest(self, **fields: Any) -> Manifest:

@@ -9,16 +9,20 @@
  *     inputs   x [rows][steps][features], lengths [rows] int32, plan [n] int32
  *     outputs  table [rows][chosen]
  *
- * The plan is: features; a bit for each group, in the order of `enum Group`; quantiles of the values, and the share of each
- * as the two halves of a float64; lags, and each; the chosen numbers, and the index of each among all.
+ * The plan is: features; a bit for each group, in the order of `enum Group`; and lists, each after its length: the shares of
+ * quantiles, each as the two halves of a float64; lags; of intervals the typical length, the depth and the divisor; and the
+ * chosen numbers, by their index among all.
  */
 #include <float.h>
 #include <math.h>
 
 #include "_library.h"
 
-enum Group { LENGTH, ENDS, MOMENTS, EXTREMES, QUANTILES, TREND, CHANGE, AUTOCORRELATION, MISSING, CORRELATIONS, GROUPS_IN_ALL };
+enum Group { LENGTH, ENDS, MOMENTS, EXTREMES, QUANTILES, TREND, CHANGE, AUTOCORRELATION, MISSING, CORRELATIONS, BANDS, INTERVALS, GROUPS_IN_ALL };
 #define MOST_FEATURES 4096
+#define MOST_STEPS (1L << 20)
+#define REPRESENTATIONS 4 /* values, changes, curvature, spectrum */
+#define MOST_LEVELS 21
 #define SLACK 16 /* what may be read behind an array */
 
 struct Summaries {
@@ -27,12 +31,15 @@ struct Summaries {
     double *shares;
     const int32_t *lags, *chosen;
     long features, groups, quantiles, lag_count, chosen_count, count; /* `count`: of all numbers of a row */
+    long typical, depth, divisor;                                     /* of intervals */
+    long columns[REPRESENTATIONS][MOST_LEVELS];                       /* the quantiles at each level */
 };
 
 /* The memory for a row: arrays of one number a step, and the numbers of the row. */
 struct Room {
-    double *all, *values, *deviations, *sorted, *spare, *every, *sizes, *numbers;
-    long stride; /* between the features in `every`, the deviations at all steps */
+    double *all, *deviations, *sorted, *spare, *present, *every, *filled, *spectrum, *waves, *sums, *sizes, *numbers;
+    long *counts; /* present values of each feature */
+    long stride;  /* between the features in `present`, the present values, in `every`, the deviations at all steps, ... */
 };
 
 /* The summaries for one instruction set. */
@@ -64,6 +71,50 @@ static void sort(double *numbers, double *spare, long count)
     }
 }
 
+static int needs_spectrum(const struct Summaries *summaries) { return has(summaries, BANDS) || has(summaries, INTERVALS); }
+
+/* The typical length of what intervals are of. */
+static long typical_steps(const struct Summaries *summaries, int representation)
+{
+    const long typical = summaries->typical, steps = representation == 3 ? typical / 2 + 1 : typical - representation;
+    return steps > 1 ? steps : 1;
+}
+
+/* How often intervals are halved: at a level there are 1, 2, 4, ... */
+static int levels_of(const struct Summaries *summaries, int representation)
+{
+    int levels = 1;
+    while (levels < summaries->depth && typical_steps(summaries, representation) >> levels) levels++;
+    return levels;
+}
+
+/* The intervals at a level, with those moved by half, which are there if most of them have several steps. */
+static long intervals_at(long steps, int level)
+{
+    const long count = 1L << level, larger = steps % count, median = (steps >> level) + ((count - 1) / 2 >= count - larger);
+    return count > 1 && median > 1 ? 2 * count - 1 : count;
+}
+
+/* How many more values a typical interval has than the smallest at its level: 0 or 1. */
+static int is_larger(long steps, int level, long index)
+{
+    return (int)(((index + 1) * steps >> level) - (index * steps >> level) - (steps >> level));
+}
+
+/* Counts the quantiles at each level, and returns those at all. */
+static long count_quantiles(struct Summaries *summaries)
+{
+    long sum = 0;
+    for (int i = 0; i < REPRESENTATIONS; i++)
+        for (int level = 0; level < levels_of(summaries, i); level++) {
+            const long steps = typical_steps(summaries, i), size = steps >> level, divisor = summaries->divisor;
+            for (long index = 0; index < intervals_at(steps, level); index++)
+                summaries->columns[i][level] += 1 + (size + is_larger(steps, level, index % (1L << level)) - 1) / divisor;
+            sum += summaries->columns[i][level];
+        }
+    return sum;
+}
+
 #if defined(__x86_64__)
 #define SET avx512
 #include "_summaries_cells.h"
@@ -84,10 +135,11 @@ static const struct Cells *const KNOWN[] = {
 };
 
 /* How many numbers a row has before some are chosen. */
-static long numbers_of(const struct Summaries *summaries)
+static long numbers_of(struct Summaries *summaries)
 {
     const long features = summaries->features;
-    const long of_feature[GROUPS_IN_ALL] = {0, 2, 3, 4, summaries->quantiles, 2, 3, summaries->lag_count, 2, 0};
+    const long of_feature[GROUPS_IN_ALL] = {0, 2, 3, 4, summaries->quantiles, 2, 3, summaries->lag_count, 2, 0, 4,
+                                            has(summaries, INTERVALS) ? count_quantiles(summaries) : 0};
     long count = has(summaries, LENGTH) + (has(summaries, CORRELATIONS) ? features * (features - 1) / 2 : 0);
     for (int group = 0; group < GROUPS_IN_ALL; group++) count += has(summaries, group) * features * of_feature[group];
     return count;
@@ -127,8 +179,16 @@ static struct Summaries *read_plan(const int32_t *plan, long size, const struct 
         const int32_t *at = made->plan + 2, *end = made->plan + size;
         const int32_t *shares = list(&at, end, 2, &made->quantiles);
         made->lags = shares ? list(&at, end, 1, &made->lag_count) : NULL;
-        made->chosen = made->lags ? list(&at, end, 1, &made->chosen_count) : NULL;
-        int good = made->chosen && at == end && made->features > 0 && made->features <= MOST_FEATURES;
+        long three = 0;
+        const int32_t *of_intervals = made->lags ? list(&at, end, 1, &three) : NULL;
+        made->chosen = of_intervals ? list(&at, end, 1, &made->chosen_count) : NULL;
+        int good = made->chosen && at == end && three == 3 && made->features > 0 && made->features <= MOST_FEATURES;
+        if (good) {
+            made->typical = of_intervals[0];
+            made->depth = of_intervals[1];
+            made->divisor = of_intervals[2];
+        }
+        good = good && made->typical > 0 && made->typical <= MOST_STEPS && made->depth > 0 && made->divisor > 0;
         good = good && made->groups > 0 && made->groups < 1L << GROUPS_IN_ALL;
         made->shares = good ? malloc((made->quantiles + 1) * sizeof *made->shares) : NULL;
         good = made->shares != NULL;
@@ -146,16 +206,22 @@ static struct Summaries *read_plan(const int32_t *plan, long size, const struct 
 static int make_room(struct Room *room, const struct Summaries *summaries, long steps)
 {
     room->stride = steps + SLACK;
-    const long every = has(summaries, CORRELATIONS) ? summaries->features * room->stride : 0;
-    room->all = calloc(4 * room->stride + every + summaries->features + summaries->count, sizeof *room->all);
-    if (!room->all) return 0;
-    room->values = room->all;
-    room->deviations = room->values + room->stride;
+    const long features = summaries->features, each = features * room->stride, spectrum = needs_spectrum(summaries) ? each : 0;
+    const long every = has(summaries, CORRELATIONS) ? each : 0;
+    room->all = calloc(10 * room->stride + each + every + 2 * spectrum + 5 * features + summaries->count, sizeof *room->all);
+    room->counts = calloc(features, sizeof *room->counts);
+    if (!room->all || !room->counts) return 0;
+    room->deviations = room->all;
     room->sorted = room->deviations + room->stride;
-    room->spare = room->sorted + room->stride;
-    room->every = room->spare + room->stride;
-    room->sizes = room->every + every;
-    room->numbers = room->sizes + summaries->features;
+    room->spare = room->sorted + room->stride; /* and three more behind it, for intervals */
+    room->waves = room->spare + 4 * room->stride;
+    room->present = room->waves + 4 * room->stride;
+    room->every = room->present + each;
+    room->filled = room->every + every;
+    room->spectrum = room->filled + spectrum;
+    room->sums = room->spectrum + spectrum;
+    room->sizes = room->sums + 4 * features;
+    room->numbers = room->sizes + features;
     return 1;
 }
 
@@ -192,6 +258,7 @@ static OrtStatus *compute(void *kernel, OrtKernelContext *context)
         let_others_run();
     }
     free(room.all);
+    free(room.counts);
     return made ? NULL : no_memory();
 }
 

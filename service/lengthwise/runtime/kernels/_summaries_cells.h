@@ -173,8 +173,8 @@ static TARGET double *NAMED(of_feature)(const struct Summaries *summaries, const
     return to;
 }
 
-/* `correlations`, from the deviations of each feature at all steps. */
-static TARGET void NAMED(correlations)(const struct Summaries *summaries, const struct Room *room, long length, double *to)
+/* `correlations`, from the deviations of each feature at all steps. Returns where they end. */
+static TARGET double *NAMED(correlations)(const struct Summaries *summaries, const struct Room *room, long length, double *to)
 {
     for (long f = 0; f < summaries->features; f++) {
         const double *x = room->every + f * room->stride;
@@ -187,6 +187,25 @@ static TARGET void NAMED(correlations)(const struct Summaries *summaries, const 
             const double correlation = sizes > 0.0 ? sum / sizes : 0.0;
             *to++ = correlation < -1.0 ? -1.0 : correlation > 1.0 ? 1.0 : correlation;
         }
+    return to;
+}
+
+#include "_intervals_cells.h"
+
+/* The values of a feature at all steps on the grid of the spectrum, with the mean for missing ones: `[steps][features]`. */
+static TARGET void NAMED(fill)(const struct Summaries *summaries, const struct Room *room, const float *x, long f, long steps,
+                               double mean)
+{
+    const long features = summaries->features;
+    double *filled = room->spare;
+    for (long t = 0; t < steps; t++) {
+        const float value = x[t * features + f];
+        filled[t] = value != value ? mean : value == 0.0f ? 0.0 : (double)value;
+    }
+    memset(filled + steps, 0, AT_ONCE * sizeof *filled);
+    const double shift = LARGEST(filled, steps) * 4294967296.0; /* 2^32 */
+    room->filled[f] = 0.0; /* of a row without steps */
+    for (long t = 0; t < steps; t++) room->filled[t * features + f] = (filled[t] + shift) - shift;
 }
 
 /* All summaries of a row, `x` is [length][features]; a row without steps is one of a single missing one. */
@@ -194,10 +213,11 @@ static TARGET void NAMED(summarise)(const struct Summaries *summaries, const str
                                     float *to)
 {
     const long features = summaries->features, length = steps ? steps : 1;
-    double *numbers = room->numbers, *next = numbers + has(summaries, LENGTH);
+    double *numbers = room->numbers, *next = numbers + has(summaries, LENGTH), *further = next;
     if (has(summaries, LENGTH)) *numbers = length;
     for (long f = 0; f < features; f++) {
-        struct NAMED(Series) series = {room->values, room->deviations, room->sorted, room->spare, 0, 0.0, 0.0};
+        double *values = room->present + f * room->stride;
+        struct NAMED(Series) series = {values, room->deviations, room->sorted, room->spare, 0, 0.0, 0.0};
         long missing = !steps, gap = 0, longest = !steps;
         for (long t = 0; t < steps; t++) {
             const float value = x[t * features + f];
@@ -205,16 +225,18 @@ static TARGET void NAMED(summarise)(const struct Summaries *summaries, const str
             missing += is_missing;
             gap = is_missing ? gap + 1 : 0;
             longest = gap > longest ? gap : longest;
-            room->values[series.count] = value == 0.0f ? 0.0 : (double)value; /* no -0.0 */
+            values[series.count] = value == 0.0f ? 0.0 : (double)value; /* no -0.0 */
             series.count += !is_missing;
         }
-        if (!series.count) room->values[series.count++] = 0.0; /* no value at all is one zero */
-        for (long t = series.count; t < series.count + AT_ONCE; t++) room->values[t] = room->deviations[t] = 0.0;
-        series.mean = TOTAL(room->values, series.count) / (double)series.count;
-        for (long t = 0; t < series.count; t++) room->deviations[t] = room->values[t] - series.mean;
+        if (!series.count) values[series.count++] = 0.0; /* no value at all is one zero */
+        room->counts[f] = series.count;
+        for (long t = series.count; t < series.count + AT_ONCE; t++) values[t] = room->deviations[t] = 0.0;
+        series.mean = TOTAL(values, series.count) / (double)series.count;
+        for (long t = 0; t < series.count; t++) room->deviations[t] = values[t] - series.mean;
         const double *deviations = room->deviations;
         series.variance = TOTAL_OF_PRODUCTS(deviations, deviations, series.count, room->spare) / (double)series.count;
-        double *correlations = NAMED(of_feature)(summaries, &series, f, missing, longest, length, next);
+        further = NAMED(of_feature)(summaries, &series, f, missing, longest, length, next);
+        if (needs_spectrum(summaries)) NAMED(fill)(summaries, room, x, f, steps, series.mean);
         if (!has(summaries, CORRELATIONS)) continue;
         double *every = room->every + f * room->stride;
         for (long t = 0, present = 0; t < steps; t++) {
@@ -222,8 +244,13 @@ static TARGET void NAMED(summarise)(const struct Summaries *summaries, const str
             every[t] = is_present ? deviations[present] : 0.0;
             present += is_present;
         }
-        if (f == features - 1) NAMED(correlations)(summaries, room, steps, correlations);
     }
+    if (has(summaries, CORRELATIONS)) further = NAMED(correlations)(summaries, room, steps, further);
+    if (needs_spectrum(summaries)) NAMED(spectrum)(summaries, room, length);
+    for (long f = 0; has(summaries, BANDS) && f < features; f++)
+        NAMED(bands)(room->spectrum + f * room->stride, length, features, room->spare, further + f);
+    further += has(summaries, BANDS) * 4 * features;
+    for (long f = 0; has(summaries, INTERVALS) && f < features; f++) NAMED(intervals)(summaries, room, f, length, further);
     for (long i = 0; i < summaries->chosen_count; i++) {
         const double number = numbers[summaries->chosen[i]];
         const float rounded = (float)(number > FLT_MAX ? FLT_MAX : number < -FLT_MAX ? -FLT_MAX : number);

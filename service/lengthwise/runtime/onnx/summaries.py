@@ -25,7 +25,7 @@ INSTRUCTION_SETS: Final[tuple[str, ...]] = () if _kernels is None else _kernels.
 """The instruction sets that this processor and the kernels support, best first; empty if the kernels were not built."""
 _GROUPS: Final = (
     *("length", "ends", "moments", "extremes", "quantiles", "trend", "change", "autocorrelation", "missing"),
-    "correlations",
+    *("correlations", "bands", "intervals"),
 )
 """The groups that the operator computes, in the order of its `enum Group`."""
 
@@ -45,7 +45,7 @@ def fused(model: bytes, values: str, lengths: str) -> bytes:
     require({*groups} <= {*_GROUPS})
     halves = np.array(described["quantiles"], "<f8").view("<i4").tolist()
     plan = [described["features"], sum(1 << _GROUPS.index(group) for group in groups), len(halves) // 2, *halves]
-    for numbers in (described["lags"], described["columns"]):
+    for numbers in (described["lags"], described["intervals"], described["columns"]):
         plan += [len(numbers), *numbers]
     graph.add_tensor("lengthwise.plan", np.array(plan, np.int32))
     table = described["table"]
