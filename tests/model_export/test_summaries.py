@@ -101,6 +101,7 @@ def test_features_that_move_together_are_correlated() -> None:
     np.testing.assert_allclose(table.transform([steps])[0, 0], expected, rtol=1e-6)
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore:__array_wrap__:DeprecationWarning")  # aeon, of a tensor of torch
 def test_intervals_of_equal_lengths_are_those_of_quant() -> None:
     from aeon.transformations.collection.interval_based import QUANTTransformer
@@ -182,8 +183,8 @@ def test_the_kernels_have_the_bits_of_numpy(instruction_set: str) -> None:
     summaries = SequenceSummaries(BY_KERNEL, quantiles=(0.0, 0.3, 1.0), lags=(1, 5)).fit([np.zeros((20, 3))])
     session = Session(*with_description(summaries))
     assert session.kernels == f"summaries {instruction_set}"
-    lengths = [*range(1, 40), 63, 64, 65, 200, 1000]
-    for seed in range(4):
+    lengths = [*range(1, 40), 63, 64, 65, 300]
+    for seed in range(2):
         sequences = draw(summaries.manifest(), lengths, seed, raw=True)
         sequences[5][:] = np.nan
         expected = summaries.transform(sequences)
