@@ -1,9 +1,9 @@
 """Checks and exports from Python: `check` and `export`, with the options of the commands of the same names.
 
-A target is a text, as on the command line, or an object: a `torch.nn.Module`, a `keras.Model` on the torch backend, or
-an `onnx.ModelProto`. A call leaves torch and the caller's module unchanged: training mode, parameters, buffers, threads
-and random numbers. Calls in several threads run one after the other, because torch's settings apply to the whole
-process.
+A target is a text, as on the command line, or an object: a `torch.nn.Module`, a `keras.Model` on the torch backend, an
+`onnx.ModelProto`, or a fitted `Pipeline` of scikit-learn that begins with `SequenceSummaries`. A call leaves torch and
+the caller's module unchanged: training mode, parameters, buffers, threads and random numbers. Calls in several threads
+run one after the other, because torch's settings apply to the whole process.
 """
 
 from __future__ import annotations
@@ -102,9 +102,9 @@ def check(target: targets.TargetSource, options: CheckOptions) -> CheckReport:  
     as `--features`, use the argument of the same name.
 
     Args:
-        target: A torch module, a Keras model or an ONNX graph; or a text: a spec (.toml), what `train` wrote,
-            `package.module:factory` or `file.py:factory` of a torch module or a Keras model, a Keras file, an ONNX
-            file, or a model directory.
+        target: A torch module, a Keras model, an ONNX graph or a pipeline on `SequenceSummaries`; or a text: a spec
+            (.toml), what `train` wrote, `package.module:factory` or `file.py:factory` of a torch module or a Keras
+            model, a Keras file, an ONNX file, or a model directory.
 
     Returns:
         The report. Its verdict is `uncheckable` if the target cannot be checked.
@@ -133,9 +133,9 @@ def export(  # noqa: D417 - the decorator adds the options
     Warnings and notices are logged (logger `lengthwise.export`), and are in `notices` of the result.
 
     Args:
-        target: A torch module, a Keras model or an ONNX graph; or a text: a spec (.toml), what `train` wrote,
-            `package.module:factory` or `file.py:factory` of a torch module or a Keras model, a Keras file, or an ONNX
-            file.
+        target: A torch module, a Keras model, an ONNX graph or a pipeline on `SequenceSummaries`; or a text: a spec
+            (.toml), what `train` wrote, `package.module:factory` or `file.py:factory` of a torch module or a Keras
+            model, a Keras file, or an ONNX file.
         out: `MODELS/NAME/VERSION`, or `MODELS/NAME` for the next free version.
 
     Returns:
