@@ -1,10 +1,11 @@
 """Opens a graph in onnxruntime, with Lengthwise's kernels for its layers where they can run it.
 
 A *plain* session runs the graph of the file in onnxruntime's kernels. A *replaced* graph has operators of Lengthwise's
-kernels in the place of nodes (`onnx.fusion`, `integer_layers`, `kernel_shares`, `convolutions` or `summaries`); it is
-in memory only. The kernels are tried first: those for recurrent layers and int8, then those for fixed kernels, for
-convolutions and for summaries. Where none can run the graph, the plain session is used. Importing this module switches
-onnxruntime's telemetry off, for the whole process.
+kernels in the place of nodes (`onnx.fusion`, `integer_layers`, `kernel_shares`, `convolutions` or `summaries`), or
+onnxruntime's own operator for attention (`onnx.attention`); it is in memory only. The kernels are tried first: those
+for recurrent layers and int8, then those for fixed kernels, for convolutions and for summaries, then attention. Where
+none can run the graph, the plain session is used. Importing this module switches onnxruntime's telemetry off, for the
+whole process.
 """
 
 from __future__ import annotations
