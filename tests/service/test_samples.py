@@ -135,6 +135,13 @@ def test_a_wrong_table_of_further_inputs_is_named(table: dict[str, Any], reason:
         Manifest.from_json(json.dumps(plain | {"input": {"features": 2} | table}))
 
 
+def test_an_ordinary_manifest_has_no_key_of_what_it_does_not_take(of: Manifest):
+    assert Manifest.from_json(of.to_json()) == of
+    table = json.loads(manifest().to_json())
+    assert {"static", "sequences"}.isdisjoint(table["input"])
+    assert "streaming" not in table
+
+
 def test_a_graph_without_a_further_input_is_refused():
     with pytest.raises(ManifestError, match=r"static \(float32, rank 2\)"):
         Session(graph(manifest()), manifest(static=True))

@@ -478,8 +478,12 @@ class Manifest(ManifestTable):
         return next((promise for promise in self.promises if promise.provider == provider), None)
 
     def to_json(self) -> str:
-        """The text of `manifest.json`."""
-        return self.model_dump_json(indent=2, exclude_defaults=False) + "\n"
+        """The text of `manifest.json`; without the keys of what stands beside the steps, where there is nothing.
+
+        So services that do not know these keys read it.
+        """
+        unused: Any = {"streaming": True, "input": {"static", "sequences"}} if self.blank is None else {}
+        return self.model_dump_json(indent=2, exclude=unused) + "\n"
 
     @classmethod
     def from_json(cls, text: str | bytes, *, source: str = MANIFEST_FILE) -> Manifest:
