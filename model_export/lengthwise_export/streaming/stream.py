@@ -155,7 +155,7 @@ def _look_back(mender: StreamingMender, manifest: Manifest, lengths_name: str) -
     writer, count, names = mender.states, mender.most_ahead, manifest.graph
     steps = mender.values[names.sequences]
     assert isinstance(steps, DataTensor)
-    lowest, has_missing = "", manifest.missing == "handled"
+    lowest, has_missing = "", manifest.missing != "refuse" and steps.dtype == TensorProto.FLOAT
     if has_missing:
         lowest = writer.scalar(_MISSING, steps.dtype)
         is_missing = mender.emit("IsNaN", [steps.name])
