@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -41,13 +41,12 @@ DECODED_HINT: Final = (
 )
 """What to do with a model that gives labels in the place of scores."""
 
-ONE_SEQUENCE_HINT: Final = (
-    "a model is served one sequence with its lengths or a mask, and nothing beside it so far. Values that stand beside "
-    "a sequence (an age, a machine's type) can be sent as further features of every step: wrap the model in one that "
-    "takes them from the first step (x[:, 0, n:]), which no padding reaches. A second sequence of its own length "
-    "cannot be sent yet"
+BESIDE_HINT: Final = (
+    "a model is served up to four sequences, each with lengths or a mask of its own, and values beside them (an age, a "
+    "machine's type) as numbers [rows, count]: name the argument or the input of these with --static NAME, and call the "
+    "lengths of a further sequence as it is called, such as title and title_lengths"
 )
-"""What to do with a model that takes more than one sequence: true until it can be served as it is."""
+"""What a model may take beside a sequence, for one that takes something else."""
 
 StrPath = str | os.PathLike[str]
 
@@ -95,6 +94,20 @@ def _texts(value: Any) -> Any:
 def _labels(text: str) -> tuple[str, ...]:
     """The labels in a text with commas between them, as in CSV: a label with a comma is in double quotes."""
     return tuple(label.strip() for label in next(csv.reader([text], skipinitialspace=True), []))
+
+
+def _categories(value: Any) -> Any:
+    """The values of each category from a text such as `sex=f|m,site=a|b`, for pydantic; others are left as they are.
+
+    Raises:
+        ValueError: A part of the text has no `=`.
+    """
+    if not isinstance(value, str):
+        return value
+    parts = [part.partition("=") for part in _labels(value)]
+    if any(not sign for _, sign, _ in parts):
+        raise ValueError("must name values and what they may be, such as sex=f|m")
+    return {name.strip(): tuple(values.split("|")) for name, _, values in parts}
 
 
 RULES: Final = Path(__file__).parent / "checking" / "rules"
@@ -154,6 +167,23 @@ class TargetOptions(Options):
         default=None,
         description="Its inputs besides the steps: a mask is true at valid steps, a padding-mask at padding; both "
         "means lengths and a mask; none means the steps alone, for a model that is to be mended.",
+    )
+    static: Annotated[Sequence[str] | None, BeforeValidator(_texts), Flag(metavar="NAME,...", read=_labels)] = Field(
+        default=None,
+        description="The arguments or inputs that hold values beside the sequence, the same for all its steps. By "
+        "default those whose names say it, or that can be nothing else.",
+    )
+    static_names: Annotated[FeatureNames | None, BeforeValidator(_texts), Flag(metavar="NAME,...", read=_labels)] = (
+        Field(default=None, description="Names of the values beside the sequence, in their order.")
+    )
+    static_categories: Annotated[
+        Mapping[str, Sequence[str]] | None,
+        BeforeValidator(_categories),
+        Flag(metavar="NAME=VALUE|...,...", read=_categories),
+    ] = Field(
+        default=None,
+        description="Which of the values beside the sequence are categories, and of which values, such as "
+        "'sex=f|m'; the model gets the index.",
     )
     output: str | int | None = Field(default=None, description="Which of several outputs, by name or by index.")
     min_length: int | None = Field(

@@ -35,6 +35,7 @@ from lengthwise_export.checking.trial_rules import (
     compared_ids,
     dropped_id,
     padding_id_of,
+    unread_static,
     unread_steps,
 )
 from lengthwise_export.checking.trials import BatchSizes, CheckTrial, Sampler
@@ -252,8 +253,8 @@ class _Check:
             leaks.append(leak)
             self.results.append(TrialResult(leak.trial, "scale", leak.difference, passed=False))
             why_filled = f"a mask fills padding with {number:g}, and {leak.trial} get past it"
-        if baseline.is_answered and (unread := unread_steps(self.subject, baseline)) is not None:
-            self.notes.append(unread)
+        for unread in (unread_steps, unread_static) if baseline.is_answered else ():
+            self.notes += [note] if (note := unread(self.subject, baseline)) is not None else []
         verdict, reason = self._verdict_and_reason(why_filled)
         if baseline.is_answered and (dropped := dropped_id(self.subject, baseline, ids, self.tolerance)):
             leaks.insert(0, dropped)

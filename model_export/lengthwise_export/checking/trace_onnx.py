@@ -17,6 +17,7 @@ from onnx import numpy_helper
 
 from lengthwise.padding import PaddedBatch
 from lengthwise.verification.random_sequences import ULPS
+from lengthwise_export.beside import alone
 from lengthwise_export.checking.causes import DEFAULT_NAMES
 from lengthwise_export.checking.recording import AlternativeCall, ModelOutput, Operation, Recording
 from lengthwise_export.errors import RunError
@@ -56,10 +57,7 @@ class OnnxSubject:
         """Runs a batch."""
         if not self._one_by_one:
             return self._answer(batch)
-        answers = [
-            self._answer(PaddedBatch(batch.steps[row : row + 1, :length], batch.lengths[row : row + 1]))
-            for row, length in enumerate(batch.lengths)
-        ]
+        answers = [self._answer(alone(batch, row)) for row in range(batch.rows)]
         logits = [answer.logits[0] for answer in answers]
         attention = [answer.attention[0] for answer in answers if answer.attention is not None]
         return ModelOutput(
@@ -149,7 +147,8 @@ class OnnxSubject:
 
     def _inputs(self, batch: PaddedBatch) -> dict[str, NDArray[Any]]:
         """The inputs of the graph, by name, for a batch."""
-        return inputs_of(self._session, self._external.names, batch, self.layout, self._external.further_inputs)
+        graph = self._external
+        return inputs_of(self._session, graph.names, graph.steps, batch, self.layout, graph.further_inputs)
 
     def _answer(self, batch: PaddedBatch) -> ModelOutput:
         """Runs all rows of a batch at once; the axes of the answer are put into the usual order."""

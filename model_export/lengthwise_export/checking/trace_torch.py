@@ -30,12 +30,13 @@ from torch.utils import _pytree as pytree
 
 from lengthwise.padding import PaddedBatch
 from lengthwise.runtime.manifest import StepInput
+from lengthwise_export.beside import completed
 from lengthwise_export.checking.causes import DEFAULT_NAMES, ArgumentNames
 from lengthwise_export.checking.recording import AlternativeCall, ModelOutput, Operation, Recording
 from lengthwise_export.checking.rule import Cause
 from lengthwise_export.checking.trials import Change
 from lengthwise_export.errors import RunError
-from lengthwise_export.layouts import StepLayout
+from lengthwise_export.layouts import Array, StepLayout
 from lengthwise_export.tracing.call_signature import (
     CallSignature,
     OutputSelector,
@@ -160,7 +161,8 @@ class TorchSubject:
                 return answer
             except RunError:
                 with contextlib.suppress(RunError):
-                    twice = self._answer(PaddedBatch(batch.steps.repeat(2, 0), batch.lengths.repeat(2)))
+                    beside = {name: values.repeat(2, 0) for name, values in batch.beside.items()}
+                    twice = self._answer(PaddedBatch(batch.steps.repeat(2, 0), batch.lengths.repeat(2), beside=beside))
                     return ModelOutput(twice.logits[:1], None if twice.attention is None else twice.attention[:1])
                 raise
 
@@ -174,14 +176,18 @@ class TorchSubject:
             )
             return self.select_output(in_float32)
 
-        steps: Any = batch.steps.astype(np.float64) if batch.steps.dtype == np.float32 else batch.steps
+        def in_float64(values: Array) -> Any:
+            """The values in float64, if they are float32."""
+            return values.astype(np.float64) if values.dtype == np.float32 else values
+
+        beside = {name: in_float64(values) for name, values in completed(batch, self.steps).beside.items()}
         try:
             module = copy.deepcopy(self.module).double()
         except Exception:  # a user's class may raise any error, as one that Keras has not registered does
             return None
         double_subject = TorchSubject(module, self.steps, self.signature, selected, in_training=self.in_training)
         try:
-            return double_subject.answer(PaddedBatch(steps, batch.lengths))
+            return double_subject.answer(PaddedBatch(in_float64(batch.steps), batch.lengths, beside=beside))
         except RunError:
             return None
 
@@ -198,12 +204,12 @@ class TorchSubject:
     def output_form(self, batch: PaddedBatch) -> tuple[tuple[int, ...], int]:
         """The shape of the answer as the module gives it, and the number of its outputs."""
         with torch.no_grad(), without_fast_path():
-            result = self.signature.call(self.module, self.signature.arguments_for(batch))
+            result = self.signature.call(self.module, self.signature.arguments_for(batch, self.steps))
         return tuple(self.select_output(result)["logits"].shape), len(outputs_by_name(result))
 
     def record(self, batch: PaddedBatch) -> Recording:
         """Runs a batch and records the calls of torch functions that the answer depends on."""
-        recorder, inputs = _Recorder(self.module, self.describe_part, self.layout), self.signature.arguments_for(batch)
+        recorder, inputs = _Recorder(self.module, self.describe_part, self.layout), self.signature.arguments_for(batch, self.steps)
         with without_fast_path(), recorder.listening():
             outputs = self._run(inputs)
         return recorder.recording(outputs.values())
@@ -231,7 +237,7 @@ class TorchSubject:
         )
 
     def _answer(self, batch: PaddedBatch) -> ModelOutput:
-        outputs = self._run(self.signature.arguments_for(batch))
+        outputs = self._run(self.signature.arguments_for(batch, self.steps))
         logits, attention = outputs["logits"].numpy(), outputs.get("attention")
         return ModelOutput(logits, None if attention is None else attention.numpy()).restored(self.layout, batch)
 

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lengthwise.padding import PaddedBatch, pad
+from lengthwise_export.beside import completed, with_other_static
 from lengthwise_export.checking import axes, trials
 from lengthwise_export.checking.baseline import Baseline, relative_difference
 from lengthwise_export.checking.compared_runs import aligned
@@ -204,10 +205,11 @@ class TrialRules:
         None also for a model of Keras, which takes neither: it makes its mask itself. If the operator of the leak has a
         rule of its own, that rule stays, with this reason added.
         """
-        base, names, logits = self.baseline.batch, self.subject.names, self.baseline.answer.logits
+        base = completed(self.baseline.batch, self.subject.steps)  # what stands beside the steps stays
+        names, logits = self.subject.names, self.baseline.answer.logits
         other_lengths = (np.full_like(base.lengths, base.width), base.lengths[::-1].copy())
         if names.fix is not None or not all(
-            np.array_equal(logits, self.subject.answer(PaddedBatch(base.steps, lengths)).logits, equal_nan=True)
+            np.array_equal(logits, self.subject.answer(replace(base, lengths=lengths)).logits, equal_nan=True)
             for lengths in other_lengths
         ):
             return None
@@ -278,7 +280,7 @@ def unread_steps(subject: Subject, baseline: Baseline) -> str | None:
     sequences = [sampler.sequence(length) for length in range(len(baseline.sequences[0]), _MIN_STEPS, -1)]
     if not sequences:
         return None
-    batch, rows = pad(sequences, width=baseline.batch.width), range(len(sequences))
+    batch, rows = completed(pad(sequences, width=baseline.batch.width), subject.steps), range(len(sequences))
     reads_middle = False
     with suppress(RunError):
         for scale, is_constant in itertools.product((1.0, *trials.JUNK_SCALES.values()), (False, True)):
@@ -292,13 +294,22 @@ def unread_steps(subject: Subject, baseline: Baseline) -> str | None:
                 changed[rows, batch.lengths // 2] = changed[rows, batch.lengths - 1] = value
                 if indices is not None:
                     changed[rows, indices] = other
-                answers.append(subject.answer(PaddedBatch(changed, batch.lengths)))
+                answers.append(subject.answer(replace(batch, steps=changed)))
             base = Baseline(sequences, batch, answers[0])
             reads_middle |= base.largest_difference(answers[1]) > 0.0
             if base.largest_difference(answers[2]) > 0.0:
                 return None
         return f"LW210: {rules()['LW210'].why}" if reads_middle else None
     return None
+
+
+def unread_static(subject: Subject, baseline: Baseline) -> str | None:
+    """A note if other static values move no answer; None if they do, or the model takes none."""
+    if subject.steps.static is None:
+        return None
+    answer = subject.answer(with_other_static(baseline.batch, subject.steps))
+    is_read = baseline.largest_difference(answer) > 0.0
+    return None if is_read else "the static values move no answer: other values beside the same sequences change none"
 
 
 def _compared_id(marks_tensor: NDArray[Any], steps: NDArray[Any]) -> int | None:

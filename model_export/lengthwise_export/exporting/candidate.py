@@ -182,7 +182,9 @@ def from_target(target: Target, options: ExportOptions = PLAIN, *, report: Repor
         names = names.model_copy(update={"attention": "attention"})
     # Whether it also runs at widths rounded up to a multiple of 4, which may exceed its longest length
     widest = pad([sampler.sequence(longest), sampler.sequence(max(longest - 1, shortest))], multiple=4)
+    sequences = tuple(entry.model_copy(update={"max_length": longest}) for entry in target.steps.sequences)
     manifest = target.describe(
+        input=target.steps.model_copy(update={"sequences": sequences}),
         task=task,
         scores=options.scores
         or target.scores

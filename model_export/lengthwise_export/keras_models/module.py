@@ -23,7 +23,7 @@ from lengthwise.runtime.manifest import StepInput
 from lengthwise_export.keras_models.recurrent import own_activation
 from lengthwise_export.keras_models.replaced import replaced_for
 from lengthwise_export.keras_models.run import KerasRun, KnownLayers
-from lengthwise_export.options import ONE_SEQUENCE_HINT
+from lengthwise_export.options import BESIDE_HINT
 
 _STAND_IN_DISTANCE: Final = 1.375  # from the value that is masked: no number that a model is likely to compare with
 
@@ -268,7 +268,7 @@ def _input_shape(text: str, model: Any) -> tuple[int | None, ...] | None:
         return None
     if len(inputs) > 1:
         names = ", ".join(str(symbol.name) for symbol in inputs)
-        advice = ONE_SEQUENCE_HINT
+        advice = BESIDE_HINT
         if any(  # a further input is lengths or a mask
             symbol.dtype == "bool" or re.search("mask|len", symbol.name) or len(symbol.shape) == 1
             for symbol in inputs[1:]

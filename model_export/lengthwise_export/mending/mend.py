@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper, inliner, numpy_helper
 
 from lengthwise.runtime.manifest import GraphNames, StepInput
+from lengthwise_export.beside import STATIC
 from lengthwise_export.errors import UnmendableError
 from lengthwise_export.mending.engine import RULES, MendedOperator, Rule, follow, shown_operator
 from lengthwise_export.mending.hiding_masks import HidingMask, StepsHidden, hiding_masks, opened
@@ -241,6 +242,8 @@ def _set_inputs(
         names.sequences: (mender.rows, *features, time) if has_time_last else (*order, *features),
         lengths: (mender.rows,),
     }
+    if steps.static is not None:
+        sizes[STATIC] = (mender.rows, mender.fixed_size(steps.static.count))
     for name, value in inputs.items():
         if name not in sizes:
             raise UnmendableError(name, "is an input that is neither the steps, the lengths nor the mask")
@@ -249,7 +252,7 @@ def _set_inputs(
             name,
             value.type.tensor_type.elem_type,
             groups_of_one(sizes[name]),
-            sources=frozenset(["steps" if is_steps else "lengths"]),
+            sources=frozenset(["steps" if is_steps else STATIC if name == STATIC else "lengths"]),
             is_steps=is_steps,
         )
 

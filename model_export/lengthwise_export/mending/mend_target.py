@@ -22,6 +22,7 @@ from lengthwise.runtime.manifest import GraphNames
 from lengthwise.verification.measurement import BatchLogits
 from lengthwise.verification.random_sequences import ROUNDING
 from lengthwise.wrong_values import counted
+from lengthwise_export.beside import alone
 from lengthwise_export.checking.baseline import Steadiness
 from lengthwise_export.checking.check import check_subject
 from lengthwise_export.checking.limits import WidthLimits, run_error
@@ -80,15 +81,12 @@ class ProvedMend:
         They are `[rows, classes]`, or `[rows, width, classes]` of a per-step model, with zeros at the padding.
         """
         subject = self.reference or self.original.subject
-        rows = [
-            subject.answer(pad([steps[:length]], multiple=1)).logits[0]
-            for steps, length in zip(batch.steps, batch.lengths, strict=True)
-        ]
+        rows = [subject.answer(alone(batch, row)).logits[0] for row in range(batch.rows)]
         return widened(rows, batch.width) if self.original.per_step else np.stack(rows)
 
     def exact(self, batch: PaddedBatch) -> BatchLogits | None:
         """The original's logits in float64 for a batch of one row; None if it does not run in float64."""
-        answer = self.original.subject.answer_in_float64(pad([batch.steps[0, : batch.lengths[0]]], multiple=1))
+        answer = self.original.subject.answer_in_float64(alone(batch, 0))
         return None if answer is None else answer.logits
 
     @property

@@ -264,7 +264,7 @@ class DataTensor:
     # Of the index of a GatherND over several axes: the index along each axis; `name` and `groups` are empty then
     index_columns: tuple[Value, ...] = ()
     cause: str = ""  # How padding would reach it without what the rule of its node wrote; empty if it would not
-    sources: frozenset[str] = frozenset()  # Which inputs of the graph it depends on: `steps`, `lengths`
+    sources: frozenset[str] = frozenset()  # Which inputs of the graph it depends on: `steps`, `lengths`, `static`
     is_steps: bool = False  # Whether it is the input with the steps, or a cast of it
     hides: HidingMask | None = None  # The mask that it is, if that hides steps by their values
 

@@ -22,6 +22,7 @@ from lengthwise.runtime.manifest import GraphNames, StepInput
 from lengthwise.runtime.onnx import data_dependence, onnx_graph
 from lengthwise_export.errors import UncheckableError
 from lengthwise_export.layouts import RIGHT, ROLE_OF, PackedRole, StepLayout, role_of
+from lengthwise_export.onnx_graphs.inputs_beside import InputsBeside, read_inputs_beside
 from lengthwise_export.onnx_graphs.probing import (
     GraphValue,
     ReadingTrial,
@@ -33,7 +34,7 @@ from lengthwise_export.onnx_graphs.probing import (
     with_int64_tokens,
 )
 from lengthwise_export.onnx_graphs.protos import advice_for_keras
-from lengthwise_export.options import ONE_SEQUENCE_HINT, TargetOptions
+from lengthwise_export.options import BESIDE_HINT, TargetOptions
 
 _NOT_FED: Final = {
     "token_type_ids": "which distinguishes the two texts of a pair, but a sequence is a single text (beside int64 "
@@ -42,6 +43,7 @@ _NOT_FED: Final = {
 }
 """Inputs of Hugging Face's exports that the service does not feed, each with the reason why it is not needed."""
 
+_TWO_TOKENS: Final = StepInput(kind="tokens", vocabulary=2)  # of a trial
 _HUGGING_FACE: Final = ("input_ids", "inputs_embeds", "input_values", "input_features")  # names of its steps
 _ROWS: Final = re.compile(r"(n|b|bs|rows?|batch.*|.*batch(_size)?)")  # usual names of the axis of rows
 
@@ -82,6 +84,8 @@ def read_graph(
     logits = logits_of([GraphValue.of(value) for value in graph.graph.output], hints.output)
     if logits.element in ("float16", "float64"):
         raise UncheckableError(f"{logits} is not float32, as answers are: export the graph in float32")
+    beside = read_inputs_beside(graph, inputs, hints)
+    graph, inputs = beside.graph, beside.inputs
     further_inputs: dict[str, PackedRole] = {}
     if takes_positions:
         further_inputs = {value.name: "positions" for value in inputs if role_of(value.name) == "positions"}
@@ -89,7 +93,7 @@ def read_graph(
     _require_readable(inputs, hints, blind=blind)
     # 2. The readings that fit, those of them that run, and of several the likeliest
     new_lengths = _unused_name(graph) if blind else None
-    reader = _Reader(graph, inputs, hints, further_inputs)
+    reader = _Reader(graph, inputs, hints, further_inputs, beside)
     fitting = dict.fromkeys(candidates(inputs, logits, hints, new_lengths))
     readings = [names for names in fitting if axis_names_agree(names, inputs, logits)]
     reader.require_dynamic_axes(readings)
@@ -100,7 +104,7 @@ def read_graph(
     trial, shape = reader.likeliest(running)
     return ExternalGraph(
         with_int64_tokens(graph, trial.names.sequences),
-        trial.steps if trial.steps.kind == "values" else reader.vocabulary_of(trial.names.sequences),
+        reader.step_of(trial.names, is_trial=False),
         trial.names,
         classes=shape[-1],
         per_step=len(shape) == 3,
@@ -197,6 +201,7 @@ class _Reader:
     inputs: list[GraphValue]  # without weights
     hints: TargetOptions
     further_inputs: Mapping[str, PackedRole]  # the roles of inputs that no reading assigns, by name
+    beside: InputsBeside | None = None  # what stands beside the first sequence; None for packed rows
 
     def trial(self, names: GraphNames) -> ReadingTrial:
         """The trial of a reading, in a new session of the graph."""
@@ -217,8 +222,24 @@ class _Reader:
         """An input of the graph by its name."""
         return next(value for value in self.inputs if value.name == name)
 
-    def step_of(self, names: GraphNames) -> StepInput:
-        """What a step is in a reading; token ids get a vocabulary of 2, which is enough for a trial.
+    def step_of(self, names: GraphNames, *, is_trial: bool = True) -> StepInput:
+        """What a step is in a reading, with what stands beside the first sequence.
+
+        In a trial, token ids get a vocabulary of 2, which is enough for it.
+        """
+
+        def further_step(value: GraphValue) -> StepInput:
+            """What a step of a further sequence is."""
+            if value.rank == 3:
+                return self.features_of(value, value.axes[2])
+            return _TWO_TOKENS if is_trial else self.vocabulary_of(value.name)
+
+        step = self._first_step(names)
+        step = step if is_trial or step.kind == "values" else self.vocabulary_of(names.sequences)
+        return step if self.beside is None else self.beside.of(step, further_step)
+
+    def _first_step(self, names: GraphNames) -> StepInput:
+        """What a step of the first sequence is in a reading; token ids get a vocabulary of 2.
 
         Raises:
             ConfigurationError: `features` contradicts the graph, or is needed because the axis is dynamic.
@@ -227,7 +248,7 @@ class _Reader:
         if steps.rank == 2:
             if features not in (None, 1) and steps.is_raw:
                 raise ConfigurationError(f"--features {features} contradicts the graph: {steps} has one value a step")
-            return StepInput(features=1) if steps.is_raw else StepInput(kind="tokens", vocabulary=2)
+            return StepInput(features=1) if steps.is_raw else _TWO_TOKENS
         return self.features_of(steps, steps.axes[1 if names.channels_first else 2])
 
     def features_of(self, steps: GraphValue, axis: int | str | None) -> StepInput:
@@ -426,7 +447,7 @@ def _require_readable(inputs: list[GraphValue], hints: TargetOptions, *, blind: 
     if len([value for value in inputs if value.can_be_steps and value.rank == 3]) > 1 or len(inputs) > 3:
         raise UncheckableError(
             f"the graph takes {listed(inputs)}: sequences must be one input [rows, width, features], with lengths or "
-            f"a mask as another; {ONE_SEQUENCE_HINT}"
+            f"a mask as another; {BESIDE_HINT}"
         )
 
 

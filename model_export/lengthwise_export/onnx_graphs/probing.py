@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -21,6 +21,7 @@ from lengthwise.padding import PaddedBatch
 from lengthwise.runtime.graph_inputs import feed
 from lengthwise.runtime.manifest import GraphNames, StepInput
 from lengthwise.verification.random_sequences import ROUNDING
+from lengthwise_export.beside import completed
 from lengthwise_export.errors import UncheckableError
 from lengthwise_export.layouts import RIGHT, PackedRole, StepLayout
 from lengthwise_export.onnx_graphs.protos import refill
@@ -223,6 +224,7 @@ def open_recording_session(graph: onnx.ModelProto, nodes: Sequence[onnx.NodeProt
 def inputs_of(
     session: onnxruntime.InferenceSession,
     names: GraphNames,
+    steps: StepInput,
     batch: PaddedBatch,
     layout: StepLayout = RIGHT,
     further_inputs: Mapping[str, PackedRole] | None = None,
@@ -233,13 +235,15 @@ def inputs_of(
         session: A session of the graph. A name of the reading that it does not take gets no array: the lengths of a
             graph that is still to be mended.
         names: The reading of the graph.
+        steps: What a step is, and what stands beside the sequence.
         batch: A batch of steps `[rows, width, features]`, or of token ids `[rows, width]`, padded on the right.
         layout: Where the graph expects each sequence.
         further_inputs: The roles of inputs that the reading does not have, by name.
     """
     session_inputs = {value.name: value for value in session.get_inputs()}
+    batch = completed(batch, steps)
     arranged = layout.arrange(batch)
-    inputs = feed(names, PaddedBatch(arranged.steps, batch.lengths), arranged.valid)
+    inputs = feed(names, replace(batch, steps=arranged.steps), arranged.valid)
     if not layout.has_rows_axis:
         inputs[names.sequences] = inputs[names.sequences][0]
     for name, role in (further_inputs or {}).items():
@@ -270,7 +274,7 @@ class ReadingTrial:
     def answer(self, batch: PaddedBatch) -> NDArray[Any] | str:
         """The logits for a batch, `[rows, classes]` or `[rows, width, classes]`; as a text, onnxruntime's error."""
         try:
-            inputs = inputs_of(self.session, self.names, batch, self.layout, self.further_inputs)
+            inputs = inputs_of(self.session, self.names, self.steps, batch, self.layout, self.further_inputs)
             (answer,) = self.session.run([self.names.logits], inputs)
         except Exception as error:  # onnxruntime's exceptions have no common base of their own
             return str(error).strip().split("\n")[0]

@@ -19,6 +19,7 @@ from onnx import ModelProto, NodeProto, numpy_helper
 from lengthwise.padding import PaddedBatch
 from lengthwise.runtime.graph_inputs import feed
 from lengthwise.runtime.manifest import Manifest
+from lengthwise_export.beside import completed
 from lengthwise_export.errors import UncheckableError
 from lengthwise_export.onnx_graphs.probing import open_recording_session
 from lengthwise_export.onnx_graphs.protos import (
@@ -107,7 +108,7 @@ def _measured(graph: ModelProto, manifest: Manifest) -> Mapping[str, tuple[Measu
         steps = np.ones((rows, width, manifest.input.features or 1), dtype=np.float32)
         if manifest.input.kind == "tokens":
             steps = np.zeros((rows, width), dtype=np.int64)
-        inputs = feed(manifest.graph, PaddedBatch(steps, lengths))
+        inputs = feed(manifest.graph, completed(PaddedBatch(steps, lengths), manifest.input))
         values = dict(zip(names, session.run(names, inputs), strict=True)) | inputs
         arrays = {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
         return {name: array.shape for name, array in arrays.items() if array.dtype == np.float32}

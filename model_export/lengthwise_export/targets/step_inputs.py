@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from lengthwise.errors import ConfigurationError
 from lengthwise.padding import PaddedBatch, pad
-from lengthwise.runtime.manifest import StepInput
+from lengthwise.runtime.manifest import SequenceInput, StepInput
+from lengthwise_export.beside import completed
 from lengthwise_export.checking.baseline import relative_difference
 from lengthwise_export.checking.limits import run_error, runs, why_it_raises, widths_at_which_it_runs
 from lengthwise_export.checking.recording import Subject
@@ -26,10 +27,12 @@ from lengthwise_export.checking.trace_torch import TorchSubject
 from lengthwise_export.checking.trials import Sampler
 from lengthwise_export.errors import RunError, UncheckableError
 from lengthwise_export.options import TargetOptions
+from lengthwise_export.targets import beside_inputs
+from lengthwise_export.targets.beside_inputs import TABLES
 from lengthwise_export.tracing.call_signature import part_instead
 
 _WIDTHS: Final = (7, 8, 64, 515)  # Widths to try; some models need an even number, or many samples
-_TABLES: Final = (nn.Embedding, nn.EmbeddingBag)
+_FIRST: Final = ""  # stands for the name of the first sequence
 _UNRELATED_ERRORS: Final = (AttributeError, ImportError, NameError, NotImplementedError)  # Raised for any kind of step
 _ROWS: Final = 3  # of the batch that shows whether rows stay apart
 _ROW_TRIAL_WIDTHS: Final = (11, 64, 515)  # its widths to try; convolutions without padding need many steps
@@ -73,24 +76,32 @@ def read_steps(text: str, unread: TorchSubject, options: TargetOptions) -> Infer
     Raises:
         ConfigurationError: No kind of step runs, or several do; the message names the options that help.
     """
+    likely = list(dict.fromkeys(_likely_steps(unread.module)))
+    is_stated = options.features is not None or options.vocabulary is not None
     if options.features is not None:
         candidates = [StepInput(features=options.features)]
     elif options.vocabulary is not None:
         candidates = [StepInput(kind="tokens", vocabulary=options.vocabulary)]
     else:
-        # An embedding table that gets the steps themselves decides.
-        vocabulary = _vocabulary_of_steps(unread)
-        if vocabulary is not None:
-            of_tokens = replace(unread, steps=StepInput(kind="tokens", vocabulary=vocabulary))
-            if inferred := next(_running_subjects(of_tokens), None):
-                return inferred
-        candidates = list(dict.fromkeys(_likely_steps(unread.module)))
-    subjects = [replace(unread, steps=steps) for steps in candidates]
+        candidates = likely
+    # An embedding table that gets the steps themselves decides.
+    vocabularies = {} if is_stated and not unread.signature.sequences else _vocabularies(unread)
+
+    def with_beside(steps: StepInput, **changes: Any) -> TorchSubject:
+        """The module with this kind of step, and what stands beside its sequence; `changes` of its signature."""
+        signature = replace(unread.signature, **changes)
+        return beside_inputs.variant(replace(unread, steps=steps, signature=signature), likely, vocabularies, options)
+
+    if _FIRST in vocabularies and not is_stated:
+        of_tokens = with_beside(StepInput(kind="tokens", vocabulary=vocabularies[_FIRST]))
+        if inferred := next(_running_subjects(of_tokens), None):
+            return inferred
+    subjects = [with_beside(steps) for steps in candidates]
     running = [inferred for subject in subjects if (inferred := next(_running_subjects(subject), None)) is not None]
     signature = unread.signature
     if not running and not signature.channels_first and (options.features or 1) == 1 and options.vocabulary is None:
         # Raw samples: one value for each step, without an axis of features.
-        raw_samples = replace(unread, steps=StepInput(features=1), signature=replace(signature, features_axis=False))
+        raw_samples = with_beside(StepInput(features=1), features_axis=False)
         running = list(itertools.islice(_running_subjects(raw_samples), 1))
     if len(running) > 1:
         choices = " and with ".join(_as_option(subject.steps) for subject, _ in running)
@@ -249,7 +260,7 @@ def _explain_by_other_calls(text: str, candidates: Sequence[TorchSubject], error
 def _likely_steps(module: nn.Module) -> Iterator[StepInput]:
     """Yields the kinds of steps that the module's layers accept, in the order of the layers, with repeats."""
     for part in module.modules():
-        if isinstance(part, _TABLES):
+        if isinstance(part, TABLES):
             yield StepInput(kind="tokens", vocabulary=part.num_embeddings)
         for name in ("in_features", "input_size", "in_channels", "num_features"):
             size = getattr(part, name, None)
@@ -257,47 +268,47 @@ def _likely_steps(module: nn.Module) -> Iterator[StepInput]:
                 yield StepInput(features=size)
 
 
-def _vocabulary_of_steps(unread: TorchSubject) -> int | None:
-    """The size of the vocabulary: the rows of the embedding table that is indexed with the steps themselves.
+def _vocabularies(unread: TorchSubject) -> dict[str, int]:
+    """The sizes of the vocabularies: the rows of the embedding table that is indexed with the steps themselves.
 
-    A smaller `vocab_size` in a configuration of the module counts before it. None if no table gets the steps, or if
-    several tables of different sizes do.
+    A smaller `vocab_size` in a configuration of the module counts before it.
+
+    Returns:
+        The size for each sequence, by its name, that of the first one under `_FIRST`. It is left out if no table gets
+        its steps, or if several tables of different sizes do.
     """
     module = unread.module
-    tables = [part for part in module.modules() if isinstance(part, _TABLES)]
+    tables = [part for part in module.modules() if isinstance(part, TABLES)]
     if not tables:
-        return None
+        return {}
     # 0 and 1 are valid ids in every table.
     ids = torch.randint(2, (3, 7), generator=torch.Generator().manual_seed(0)).numpy()
-    sizes: set[int] = set()
-    subject, batch = replace(unread, steps=StepInput(kind="tokens", vocabulary=2)), pad(list(ids), multiple=1)
-    steps_indices = torch.tensor(subject.layout.arrange(batch).steps)
+    sizes: dict[str, set[int]] = {}
+    names, step = unread.signature.sequences, StepInput(kind="tokens", vocabulary=2)
+    sequences = tuple(SequenceInput(name=name, vocabulary=2) for name in names)
+    subject = replace(unread, steps=step.model_copy(update={"sequences": sequences}))
+    batch = completed(pad(list(ids), multiple=1), subject.steps)
+    indices_of = {name: torch.tensor(batch.beside[name]) for name in names[1:]}
+    indices_of[_FIRST] = torch.tensor(subject.layout.arrange(batch).steps)
 
     def note_table(table: nn.Embedding | nn.EmbeddingBag, arguments: tuple[Any, ...]) -> None:
         """A hook before a table runs: notes its size if it gets the steps, transposed or of one row too."""
         indices = arguments[0] if arguments else None
-        if isinstance(indices, Tensor) and any(
-            torch.equal(indices, form) for form in (steps_indices, steps_indices.mT, steps_indices[0])
-        ):
-            sizes.add(table.num_embeddings)
+        for name, expected in indices_of.items() if isinstance(indices, Tensor) else ():
+            if any(torch.equal(indices, form) for form in (expected, expected.mT, expected[0])):
+                sizes.setdefault(name, set()).add(table.num_embeddings)
 
     with contextlib.ExitStack() as undo, contextlib.suppress(RunError):
         for part in tables:
             undo.callback(part.register_forward_pre_hook(note_table).remove)
         subject.answer(batch)
-    if len(sizes) != 1:
-        return None
-    (size,) = sizes
     # Hugging Face's configurations name the size of the vocabulary; the table may be larger.
-    configured_sizes = [getattr(getattr(part, "config", None), "vocab_size", None) for part in module.modules()]
-    return next(
-        (
-            size_in_config
-            for size_in_config in configured_sizes
-            if isinstance(size_in_config, int) and 0 < size_in_config <= size
-        ),
-        size,
-    )
+    configured = [getattr(getattr(part, "config", None), "vocab_size", None) for part in module.modules()]
+    vocabularies = {name: min(of_tables) for name, of_tables in sizes.items() if len(of_tables) == 1}
+    return {
+        name: next((size for size in configured if isinstance(size, int) and 0 < size <= of_table), of_table)
+        for name, of_table in vocabularies.items()
+    }
 
 
 def require_order_of_axes(text: str, subject: TorchSubject) -> None:

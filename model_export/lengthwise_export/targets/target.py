@@ -10,7 +10,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
@@ -140,7 +140,7 @@ class TorchTarget(Target):
         steps = batch.steps.copy()
         steps[:, 0] = np.nan
         with suppress(RunError):
-            return is_finite(self.subject.answer(PaddedBatch(steps, batch.lengths)), batch)
+            return is_finite(self.subject.answer(replace(batch, steps=steps)), batch)
         return False
 
 
@@ -220,12 +220,13 @@ def threads_of_check(subject: Subject) -> AbstractContextManager[None]:
 # Options that several kinds of targets take
 _STEP: Final = frozenset({"features", "vocabulary", "classes", "labels", "min_length"})
 _AXES: Final = frozenset({"time_first", "channels_first", "second"})
+_BESIDE: Final = frozenset({"static", "static_names", "static_categories"})
 _KINDS: Final[dict[TargetKind, tuple[str, frozenset[str]]]] = {
     "spec": ("spec of the built-in architecture", _STEP | {"checkpoint"}),
     "checkpoint": ("checkpoint of the built-in architecture", _STEP),
-    "module": ("torch module", _STEP | _AXES | {"checkpoint", "output", "missing", "width", "fit"}),
-    "keras": ("Keras model", _STEP | {"output", "missing"}),
-    "onnx": ("ONNX file", _STEP | _AXES | {"values", "lengths", "mask", "output", "missing"}),
+    "module": ("torch module", _STEP | _AXES | _BESIDE | {"checkpoint", "output", "missing"}),
+    "keras": ("Keras model", _STEP | _BESIDE | {"output", "missing"}),
+    "onnx": ("ONNX file", _STEP | _AXES | _BESIDE | {"values", "lengths", "mask", "output", "missing"}),
     "directory": ("model directory", _STEP),
 }
 """For each kind of target, its name and the options that apply to it."""

@@ -309,10 +309,11 @@ def _signature_of(
     module: nn.Module, options: TargetOptions, *, blind: bool, layout: StepLayout | None
 ) -> CallSignature:
     """How a module is called, by its signature and the options; `blind` and `layout` as for `read_module`."""
-    settings = {"numbers": options.features is not None, "channels_first": options.channels_first}
+    settings: dict[str, Any] = {"numbers": options.features is not None, "channels_first": options.channels_first}
     if layout is not None and layout.packed is not None:
         return read_packed_signature(module, layout, **settings)
     settings |= {"time_first": options.time_first, "blind": blind, "positions": layout is not None}
+    settings |= {"static": options.static or ()}
     return read_signature(module, second=options.second, **settings)
 
 

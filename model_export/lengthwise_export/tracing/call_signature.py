@@ -25,16 +25,29 @@ import torch
 from torch import Tensor, nn
 
 from lengthwise.errors import ConfigurationError
-from lengthwise.padding import PaddedBatch
+from lengthwise.padding import LENGTHS, PaddedBatch
+from lengthwise.runtime.manifest import StepInput
+from lengthwise_export.beside import STATIC, completed
 from lengthwise_export.errors import ExportError, UncheckableError
 from lengthwise_export.layouts import RIGHT, ROLE_OF, StepLayout, role_of
 from lengthwise_export.masks import step_mask
-from lengthwise_export.options import DECODED_HINT, ONE_SEQUENCE_HINT, ONE_VALUE_HINT, Second
+from lengthwise_export.options import BESIDE_HINT, DECODED_HINT, ONE_VALUE_HINT, Second
+from lengthwise_export.tracing.beside_arguments import (
+    BesideParameters,
+    StaticArgument,
+    is_optional,
+    may_be_static,
+    meaning_of,
+    read_beside,
+)
 from lengthwise_export.tracing.process_wide import PROCESS_WIDE
 
-# What an argument is for. A mask is true at valid steps, a padding mask at padding. The last four are for packed rows,
-# see `ArrangedSteps`
-Role = Literal["steps", "lengths", "mask", "padding-mask", "positions", "segments", "borders", "max-length"]
+Role = str
+"""What an argument is for: `steps`, `lengths`, `mask` (true at valid steps) or `padding-mask` (true at padding).
+
+`positions`, `segments`, `borders` and `max-length` are for packed rows, see `ArrangedSteps`. The roles of a further
+sequence begin with its name, as `title steps`, and those of static values with `static`.
+"""
 
 _ROLES: Final[Mapping[Second, tuple[Role, ...]]] = {
     "lengths": ("lengths",),
@@ -111,29 +124,56 @@ class CallSignature:
     classes_first: bool = False  # Per-step answers are `[rows, classes, width]`
     form: _ArgumentForm | None = None  # The form of the lengths or the mask; None for the usual one
     layout: StepLayout = RIGHT  # Where each sequence is in the steps
+    statics: tuple[StaticArgument, ...] = ()  # The arguments with static values, in the order of the values
+    sequences: tuple[str, ...] = ()  # The names of all sequences, if it takes more than one
 
-    def arguments_for(self, batch: PaddedBatch) -> dict[Role, Any]:
+    def arguments_for(self, batch: PaddedBatch, step: StepInput) -> dict[Role, Any]:
         """The arguments of a call for a batch, by role: the steps are a copy, in the layout that the module takes.
 
         They include arguments that the module does not take, such as positions: `call` picks those that it takes.
+        `step` says what a step is, and what stands beside the sequence.
         """
+        batch = completed(batch, step)
         arranged, lengths = self.layout.arrange(batch), torch.tensor(batch.lengths).long()
         arguments: dict[Role, Any] = {role: torch.tensor(value) for role, value in arranged.by_role().items()}
-        padded_arguments = self.arguments_of(torch.tensor(arranged.steps), lengths, torch.tensor(arranged.valid))
+        beside = {name: torch.tensor(values) for name, values in batch.beside.items()}
+        steps, valid = torch.tensor(arranged.steps), torch.tensor(arranged.valid)
+        padded_arguments = self.arguments_of(steps, lengths, valid, beside)
         # In a packed row, only the steps have the axes and the form that `arguments_of` gives
         arguments |= {"steps": padded_arguments["steps"]} if self.layout.packed else padded_arguments
         if not self.layout.has_rows_axis:
             arguments = {role: value[0] if value.dim() > 1 else value for role, value in arguments.items()}
         return arguments | {"max-length": int(arguments["max-length"])}
 
-    def arguments_of(self, steps: Tensor, lengths: Tensor | None, valid: Tensor | None = None) -> dict[Role, Tensor]:
-        """The steps, and the arguments of `second`, by role, with axes and form as the module takes them.
+    def arguments_of(
+        self,
+        steps: Tensor,
+        lengths: Tensor | None,
+        valid: Tensor | None = None,
+        beside: Mapping[str, Tensor] | None = None,
+    ) -> dict[Role, Tensor]:
+        """The steps, the arguments of `second` and what stands beside them, by role, with the axes of the module.
 
         Args:
             steps: `[rows, width, features]` float32, or `[rows, width]` token ids.
             lengths: `[rows]`; None to call the module with the steps alone.
             valid: `[rows, width]`, true at valid steps; by default the first `lengths` steps of each row are valid.
+            beside: What stands beside the steps, by the names of the graph's inputs.
         """
+        arguments, beside = self._of_sequence(steps, lengths, valid), beside or {}
+        for name in self.sequences[1:]:
+            own_lengths = None if lengths is None else beside[LENGTHS.format(name)].long()
+            of_sequence = self._of_sequence(beside[name], own_lengths, None)
+            arguments |= {f"{name} {role}": argument for role, argument in of_sequence.items()}
+        if self.statics:
+            columns = beside[STATIC].split([static.count for static in self.statics], dim=1)
+            arguments |= {
+                static.role: static.of(values) for static, values in zip(self.statics, columns, strict=True)
+            }
+        return arguments
+
+    def _of_sequence(self, steps: Tensor, lengths: Tensor | None, valid: Tensor | None) -> dict[Role, Tensor]:
+        """The arguments of one sequence, by role: the steps, and those of `second`; see `arguments_of`."""
         width = steps.shape[1]
         if not self.features_axis:
             steps = steps.squeeze(-1)
@@ -208,7 +248,7 @@ class CallSignature:
         # A mask that is true where the usual one is false
         if self.second in ("mask", "padding-mask"):
             mask: Literal["mask", "padding-mask"] = "padding-mask" if self.second == "mask" else "mask"
-            names = tuple((role if role == "steps" else mask, name) for role, name in self.arguments)
+            names = tuple((role.replace(self.second, mask), name) for role, name in self.arguments)
             where = "padding" if mask == "padding-mask" else "valid steps"
             hint = f"with a mask that is true at {where}: if that is right, pass --second {mask}"
             yield replace(self, second=mask, arguments=names), hint
@@ -260,6 +300,7 @@ def read_signature(
     numbers: bool = False,
     blind: bool = False,
     positions: bool = False,
+    static: Sequence[str] = (),
 ) -> CallSignature:
     """Finds how a module is called: by the user's options, and else by the names of the parameters of its `forward`.
 
@@ -272,6 +313,8 @@ def read_signature(
         blind: Whether the module may take the steps alone, because it is to be mended. If it takes lengths or a mask,
             it gets them all the same, unless `second` is `none`.
         positions: Whether a module that requires the positions of the steps gets them, counted from the mask.
+        static: The names of arguments that hold static values; others are found by their names. How many values each
+            holds is not known yet.
 
     Raises:
         ConfigurationError: The options exclude each other, or the module has no `forward`.
@@ -280,9 +323,9 @@ def read_signature(
         raise ConfigurationError("--time-first and --channels-first: steps are in one order of axes or the other")
     if type(module).forward is nn.Module.forward:
         raise ConfigurationError(f"{type(module).__name__} has no forward{part_instead(module)}")
-    second, arguments = _read_arguments(module, second, numbers=numbers, blind=blind, positions=positions)
-    arguments = () if arguments == _usual(second) else arguments
-    return CallSignature(second=second, arguments=arguments, time_first=time_first, channels_first=channels_first)
+    signature = _read_arguments(module, second, numbers=numbers, blind=blind, positions=positions, static=static)
+    arguments = () if signature.arguments == _usual(signature.second) else signature.arguments
+    return replace(signature, arguments=arguments, time_first=time_first, channels_first=channels_first)
 
 
 def _forward_of(module: nn.Module) -> tuple[list[Parameter], list[Parameter], str]:
@@ -299,11 +342,18 @@ def _forward_of(module: nn.Module) -> tuple[list[Parameter], list[Parameter], st
 
 
 def _read_arguments(
-    module: nn.Module, second: Second | None, *, numbers: bool, blind: bool, positions: bool
-) -> tuple[Second, tuple[tuple[Role, str | None], ...]]:
-    """Finds the fields `second` and `arguments` of a module's `CallSignature`, from the options of `read_signature`.
+    module: nn.Module,
+    second: Second | None,
+    *,
+    numbers: bool,
+    blind: bool,
+    positions: bool,
+    static: Sequence[str],
+) -> CallSignature:
+    """Finds what a module's arguments are, from the options of `read_signature`; the axes are left as usual.
 
-    The first case that applies counts:
+    What stands beside the sequence is found first (`beside_arguments`). Of the others the first case that applies
+    counts:
 
     1. With `blind`: the steps alone, if `second` is `none`, or if `forward` requires nothing else and no name of a
        parameter is that of lengths or a mask.
@@ -319,9 +369,11 @@ def _read_arguments(
     steps = _steps_among(parameters, numbers=numbers)
     position_roles: dict[str, Role] = {}
     if positions:
-        required = (parameter.name for parameter in parameters if not _is_optional(parameter))
+        required = (parameter.name for parameter in parameters if not is_optional(parameter))
         position_roles = {name: "positions" for name in required if role_of(name) == "positions"}
     others = [parameter for parameter in parameters if parameter is not steps and parameter.name not in position_roles]
+    beside = read_beside(others, steps, static, header)
+    others = [parameter for parameter in others if parameter.name not in beside.names]
     # 1. The steps alone
     if second == "none" and not blind:
         raise ConfigurationError(
@@ -329,15 +381,14 @@ def _read_arguments(
         )
     takes_any_positional = any(parameter.kind is parameter.VAR_POSITIONAL for parameter in variadic)
     requires_steps_only = second is None and all(
-        _is_optional(parameter) and _meaning(parameter.name) is None for parameter in others
+        is_optional(parameter) and meaning_of(parameter.name) is None for parameter in others
     )
     if blind and (second == "none" or requires_steps_only) and (steps or takes_any_positional):
-        _require_no_more(others, header)
-        arguments = _arguments_in_order(parameters, {steps.name: "steps"} if steps else {})
-        return "none", tuple(arguments) or _usual("none")
+        beside = _with_more_statics(beside, others, header)
+        return _signature(parameters, {steps.name: "steps"} if steps else {}, "none", beside)
     # 2. `forward(x, *args)`
     if second is not None and not others and takes_any_positional:
-        return second, _usual(second)
+        return CallSignature(second)
     if steps is None or not others:
         raise UncheckableError(
             f"{header} takes neither lengths nor a mask, so it cannot know where a sequence ends: add `lengths` "
@@ -349,11 +400,49 @@ def _read_arguments(
     # 3. Lengths, a mask or both
     by_role = _by_option(others, second, header) if second is not None else _by_name(others, header)
     hint = " (--second both passes lengths and a mask)" if second not in (None, "both") else ""
-    _require_no_more([parameter for parameter in others if parameter not in by_role.values()], header, hint)
+    unpassed = [parameter for parameter in others if parameter not in by_role.values()]
+    beside = _with_more_statics(beside, unpassed, header, hint)
     second_roles = {parameter.name: role for role, parameter in by_role.items()}
     roles: dict[str, Role] = second_roles | {steps.name: "steps"} | position_roles
     read_second = next(option for option, roles_of_option in _ROLES.items() if set(roles_of_option) == set(by_role))
-    return read_second, tuple(_arguments_in_order(parameters, roles))
+    return _signature(parameters, roles, read_second, beside)
+
+
+def _signature(
+    parameters: Sequence[Parameter], roles: dict[str, Role], second: Second, beside: BesideParameters
+) -> CallSignature:
+    """The signature of these parameters.
+
+    Args:
+        parameters: The parameters of `forward`.
+        roles: The roles of the arguments of the first sequence, by the name of the parameter.
+        second: What the module takes besides the steps of a sequence.
+        beside: The parameters beside the first sequence.
+    """
+    statics = tuple(StaticArgument(parameter.name) for parameter in parameters if parameter in beside.statics)
+    roles |= {static.name: static.role for static in statics}
+    for steps, end in beside.sequences:
+        roles |= {steps.name: f"{steps.name} steps", end.name: f"{steps.name} {second}"}
+    first = [name for name, role in roles.items() if role == "steps"] if beside.sequences else []
+    return CallSignature(
+        second,
+        tuple(_arguments_in_order(parameters, roles)),
+        statics=statics,
+        sequences=(*first, *(steps.name for steps, _ in beside.sequences)),
+    )
+
+
+def _with_more_statics(
+    beside: BesideParameters, unpassed: Sequence[Parameter], header: str, hint: str = ""
+) -> BesideParameters:
+    """Takes required parameters that would get no argument for static values, unless their names say what they are.
+
+    Raises:
+        UncheckableError: One is something else; `header` begins the message, and `hint` ends it.
+    """  # noqa: DOC502 - what it calls raises it
+    more = [parameter for parameter in unpassed if not is_optional(parameter) and may_be_static(parameter)]
+    _require_no_more([parameter for parameter in unpassed if parameter not in more], header, hint)
+    return BesideParameters((*beside.statics, *more), beside.sequences)
 
 
 def read_packed_signature(
@@ -390,7 +479,7 @@ def read_packed_signature(
     passed_roles = {
         parameter.name: roles[parameter.name]
         for parameter in others
-        if parameter.name in roles and (roles[parameter.name] in passed_if_optional or not _is_optional(parameter))
+        if parameter.name in roles and (roles[parameter.name] in passed_if_optional or not is_optional(parameter))
     }
     _require_no_more([parameter for parameter in others if parameter.name not in passed_roles], header)
     arguments = tuple(_arguments_in_order(parameters, passed_roles | {steps.name: "steps"}))
@@ -407,20 +496,16 @@ def part_instead(module: nn.Module) -> str:
     return f": return the part that answers from the factory, such as {' or '.join(parts[:3])}" if parts else ""
 
 
-def _is_optional(parameter: Parameter) -> bool:
-    return parameter.default is not parameter.empty
-
-
 def _require_no_more(unpassed: Sequence[Parameter], header: str, hint: str = "") -> None:
     """Makes sure that the parameters that get no argument have default values.
 
     Raises:
         UncheckableError: One has none; `header` begins the message, and `hint` ends it.
     """
-    if names := [parameter.name for parameter in unpassed if not _is_optional(parameter)]:
+    if names := [parameter.name for parameter in unpassed if not is_optional(parameter)]:
         raise UncheckableError(
             f"{header} also requires {', '.join(names)}: give these default values, or wrap the module in another"
-            f"{hint}; {ONE_SEQUENCE_HINT}"
+            f"{hint}; {BESIDE_HINT}"
         )
 
 
@@ -436,7 +521,7 @@ def _steps_among(parameters: Sequence[Parameter], *, numbers: bool) -> Parameter
         return embeds
     first = parameters[0]
     required = [
-        parameter for parameter in parameters[1:] if _meaning(parameter.name) is None and not _is_optional(parameter)
+        parameter for parameter in parameters[1:] if meaning_of(parameter.name) is None and not is_optional(parameter)
     ]
     is_second = re.fullmatch(r"(.*_)?(masks?|lengths?|lens?|seqlens?)", first.name.lower()) is not None
     return required[0] if is_second and required else first
@@ -453,7 +538,7 @@ def _by_option(parameters: Sequence[Parameter], second: Second, header: str) -> 
     """
     by_meaning: dict[str | None, list[Parameter]] = {}
     for parameter in parameters:
-        by_meaning.setdefault(_meaning(parameter.name), []).append(parameter)
+        by_meaning.setdefault(meaning_of(parameter.name), []).append(parameter)
     if second == "both" and not ("lengths" in by_meaning and "mask" in by_meaning):
         raise ConfigurationError(
             f"{header}: --second both needs an argument with `len` in its name and one with `mask` but without "
@@ -481,14 +566,14 @@ def _by_name(parameters: Sequence[Parameter], header: str) -> dict[Role, Paramet
         ConfigurationError: No name says it; or a name has `pad` in it, which does not say whether its mask is true at
             padding or at valid steps. The message asks for `--second`.
     """
-    candidates = [parameter for parameter in parameters if _meaning(parameter.name) is not None]
+    candidates = [parameter for parameter in parameters if meaning_of(parameter.name) is not None]
     optional = candidates[:1]
     # Beside an attention mask, it is the padding mask that marks where sequences end: it is chosen, and refused below
-    if optional and _meaning(optional[0].name) == "mask":
-        optional = [parameter for parameter in candidates if _meaning(parameter.name) == "either mask"][:1] or optional
+    if optional and meaning_of(optional[0].name) == "mask":
+        optional = [parameter for parameter in candidates if meaning_of(parameter.name) == "either mask"][:1] or optional
     by_role: dict[Role, Parameter] = {}
-    for parameter in [parameter for parameter in candidates if not _is_optional(parameter)] or optional:
-        name, meaning = parameter.name, _meaning(parameter.name)
+    for parameter in [parameter for parameter in candidates if not is_optional(parameter)] or optional:
+        name, meaning = parameter.name, meaning_of(parameter.name)
         if meaning == "either mask":
             raise ConfigurationError(_ask_for_second(header, name, "may be true at padding or at valid steps;"))
         if meaning == "lengths" and re.search(r"rel|ratio|frac|share|percent|portion|norm", name.lower()):
@@ -500,7 +585,7 @@ def _by_name(parameters: Sequence[Parameter], header: str) -> dict[Role, Paramet
     if not by_role:
         unclear = _required_first(parameters)
         name = unclear.name
-        default = "it keeps its default value" if _is_optional(unclear) else f"give it a default value ({name}=None)"
+        default = "it keeps its default value" if is_optional(unclear) else f"give it a default value ({name}=None)"
         raise ConfigurationError(
             _ask_for_second(
                 header,
@@ -527,7 +612,7 @@ def _ask_for_second(header: str, name: str, why: str, otherwise: str = "") -> st
 
 def _required_first(parameters: Sequence[Parameter]) -> Parameter:
     """The first parameter without a default value; if all have one, the first parameter."""
-    return next((parameter for parameter in parameters if not _is_optional(parameter)), parameters[0])
+    return next((parameter for parameter in parameters if not is_optional(parameter)), parameters[0])
 
 
 def _arguments_in_order(
@@ -546,19 +631,6 @@ def _arguments_in_order(
         is_positional = is_positional and parameter.kind is not parameter.KEYWORD_ONLY and parameter.name in roles
         if parameter.name in roles:
             yield roles[parameter.name], None if is_positional else parameter.name
-
-
-def _meaning(name: str) -> Literal["lengths", "mask", "either mask"] | None:
-    """What an argument is by its name; None if the name does not say it.
-
-    A name with `pad` is of `either mask`: one that is true at valid steps, or one that is true at padding.
-    """
-    lower = name.lower()
-    if "pad" in lower:
-        return "either mask"
-    if "len" in lower:
-        return "lengths"
-    return "mask" if "mask" in lower else None
 
 
 OutputSelector = Callable[[Any], dict[str, Tensor]]

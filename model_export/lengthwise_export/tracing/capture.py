@@ -19,7 +19,7 @@ import contextlib
 import logging
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -29,7 +29,9 @@ from torch.export import Dim, ExportedProgram
 from torch.nn.utils import rnn as packing
 from torch.nn.utils.rnn import PackedSequence
 
+from lengthwise.padding import PaddedBatch
 from lengthwise.runtime.manifest import StepInput
+from lengthwise_export.beside import STATIC, completed
 from lengthwise_export.errors import ExportError, TraceError
 from lengthwise_export.masks import step_mask
 from lengthwise_export.tracing.call_signature import CallSignature, OutputSelector, in_evaluation, without_fast_path
@@ -69,8 +71,8 @@ def capture(
 ) -> tuple[ExportedProgram, list[str]]:
     """Traces a module with dynamic rows and width; returns the exported program and the names of its outputs.
 
-    The inputs of the program are the sequences and the int32 lengths; of a module that is called with the steps alone,
-    the sequences only. A module that raises, that cannot be traced or that branches on the width is a `TraceError`,
+    The inputs of the program are the sequences and the int32 lengths, and what stands beside them (`names_beside`); of
+    a module that is called with the steps alone, all but the lengths. A module that raises, that cannot be traced or that branches on the width is a `TraceError`,
     which names the line.
     """
     call = _Call(model, steps, signature, select_output)
@@ -110,10 +112,17 @@ class _Call:
             sequences = torch.zeros(values) if random is None else torch.randn(values, generator=random)
         return sequences, torch.tensor(lengths)
 
+    def beside(self, sequences: Tensor, lengths: Tensor) -> dict[str, Tensor]:
+        """What stands beside a batch, by the names of the graph's inputs, in order."""
+        batch = PaddedBatch(sequences.numpy(), lengths.int().numpy())
+        return {name: torch.tensor(values) for name, values in completed(batch, self.steps).beside.items()}
+
     def run(self, lengths: list[int], random: torch.Generator | None = None) -> None:
         """Runs the module on a batch with these lengths, as made by `batch`; raises what the module raises."""
+        batch = self.batch(lengths, random)
+        arguments = self.signature.arguments_of(*batch, beside=self.beside(*batch))
         with without_fast_path(), torch.no_grad():
-            self.signature.call(self.model, self.signature.arguments_of(*self.batch(lengths, random)))
+            self.signature.call(self.model, arguments)
 
     def runs(self, width: int) -> bool:
         """Whether the module answers a batch of two rows of this width."""
@@ -163,8 +172,13 @@ def _exported(call: _Call, width: int, lines: Lines) -> tuple[ExportedProgram, l
     sequences, lengths = call.batch([width] * 3)
     trace = _Trace(lines, call.constant_branches(width))
     traced = in_evaluation(_Traced(call, trace))
-    arguments: tuple[Tensor, ...] = (sequences,) if call.signature.second == "none" else (sequences, lengths.int())
-    dynamic_shapes = ({0: Dim.DYNAMIC, 1: Dim.DYNAMIC}, {0: Dim.DYNAMIC})[: len(arguments)]
+    inputs = {"sequences": sequences, "lengths": lengths.int(), **call.beside(sequences, lengths)}
+    if call.signature.second == "none":
+        del inputs["lengths"]
+    traced.inputs = list(inputs)
+    # The rows of all are dynamic, and the widths of sequences
+    dynamic_axes = {name: 1 if values.dim() == 1 or name == STATIC else 2 for name, values in inputs.items()}
+    dynamic_shapes = [dict.fromkeys(range(count), Dim.DYNAMIC) for count in dynamic_axes.values()]
     with (
         _replaced_layers(trace),
         open_numbers(call.model),
@@ -174,7 +188,9 @@ def _exported(call: _Call, width: int, lines: Lines) -> tuple[ExportedProgram, l
     ):
         cleanup.callback(ModuleState(call.model).restore)  # a cache of the module must not keep tensors of this trace
         try:
-            program = torch.export.export(traced, arguments, dynamic_shapes=dynamic_shapes, strict=False)
+            program = torch.export.export(
+                traced, tuple(inputs.values()), dynamic_shapes=(tuple(dynamic_shapes),), strict=False
+            )
         except ExportError:
             raise
         except (Exception, SystemExit) as error:  # the module's code may raise anything, and torch a dozen kinds
@@ -278,6 +294,8 @@ class _Traced(nn.Module):
     The weights of recurrent layers are its buffers, in ONNX's layout, so that they become initializers of the graph.
     """
 
+    inputs: Sequence[str]  # the names of the inputs; the first two are `sequences` and `lengths`
+
     def __init__(self, call: _Call, trace: _Trace) -> None:
         """Makes the buffers, and puts them into `trace.weights`, where the recurrent operators of the trace find them.
 
@@ -294,18 +312,20 @@ class _Traced(nn.Module):
                 trace.weights[submodule] = weights_of(submodule)
                 self.add_module(f"recurrent_{path.replace('.', '_')}", nn.ModuleList(trace.weights[submodule]))
 
-    def forward(self, sequences: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, ...]:
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Calls the module with sequences `[rows, width(, features)]`; returns the selected outputs, `logits` first.
 
-        `lengths` are int32 `[rows]`; None if the module is called with the steps alone. The names of the outputs are
-        stored in the trace.
+        The further `inputs` are int32 lengths `[rows]`, unless the module is called with the steps alone, and what
+        stands beside them. The names of the outputs are stored in the trace.
         """
-        if lengths is not None:
-            torch._check(lengths.shape[0] == sequences.shape[0])  # type: ignore[no-untyped-call]  # torch's own
-            lengths = lengths.long()
+        beside = dict(zip(self.inputs, inputs, strict=True))
+        sequences, lengths = beside.pop("sequences"), beside.pop("lengths", None)
+        for tensor in inputs[1:]:
+            torch._check(tensor.shape[0] == sequences.shape[0])  # type: ignore[no-untyped-call]  # torch's own
+        lengths = None if lengths is None else lengths.long()
         self._trace.shape, self._trace.lengths = sequences.shape[:2], lengths
         signature = self._call.signature
-        arguments = signature.arguments_of(sequences, lengths)
+        arguments = signature.arguments_of(sequences, lengths, beside=beside)
         with OpenSizes(sequences, lengths, arguments, self._trace.branches, self._trace.lines):
             answer = signature.call(self.model, arguments)
         outputs = self._call.select_output(answer)

@@ -31,7 +31,9 @@ from torch import fx, nn
 from torch.export import ExportedProgram
 from torch.onnx._internal.exporter._registration import ONNXRegistry
 
+from lengthwise.padding import LENGTHS
 from lengthwise.runtime.manifest import CONTRACT, StepInput
+from lengthwise_export.beside import STATIC
 from lengthwise_export.errors import ExportError
 from lengthwise_export.onnx_graphs.protos import IN_GRAPH, NAME_IN_GRAPH, OF_ONNX
 from lengthwise_export.options import HIGHEST_OPSET, OPSET
@@ -116,7 +118,8 @@ def build(
         inputs = {"tokens": ("INT64", ["rows", "width"])}
     if signature.second != "none":
         inputs["lengths"] = ("INT32", ["rows"])
-    _name_values(graph, list(inputs), outputs)
+    inputs |= _inputs_beside(steps)
+    _name_values(graph, inputs, outputs)
     _connect_lengths(graph)
     graph.metadata_props["lengthwise.contract"] = str(CONTRACT)
     graph.metadata_props[NAME_IN_GRAPH] = name
@@ -127,6 +130,20 @@ def build(
     _note_ties(proto)
     onnx.checker.check_model(proto, full_check=True)
     return proto
+
+
+def _inputs_beside(steps: StepInput) -> dict[str, tuple[str, list[str | int | None]]]:
+    """The inputs of a graph beside the first sequence and its lengths: the element type and the axes of each by name."""
+    inputs: dict[str, tuple[str, list[str | int | None]]] = {}
+    if steps.static is not None:
+        inputs[STATIC] = ("FLOAT", ["rows", steps.static.count])
+    for sequence in steps.sequences[1:]:
+        kind: tuple[str, list[str | int | None]] = ("INT64", [])
+        if sequence.features is not None:
+            kind = ("FLOAT", [sequence.features])
+        inputs[sequence.name] = (kind[0], ["rows", f"{sequence.name}_width", *kind[1]])
+        inputs[LENGTHS.format(sequence.name)] = ("INT32", ["rows"])
+    return inputs
 
 
 def _translated(program: ExportedProgram, opset: int) -> ir.Model:
@@ -156,20 +173,32 @@ def _translated(program: ExportedProgram, opset: int) -> ir.Model:
             raise ExportError("translate", _why_untranslated(program, error)) from error
 
 
-def _name_values(graph: ir.Model, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+def _name_values(
+    graph: ir.Model, inputs: Mapping[str, tuple[str, list[str | int | None]]], outputs: Sequence[str]
+) -> None:
     """Names inputs, outputs and dynamic axes of a graph, in place.
 
+    Args:
+        graph: The graph.
+        inputs: The element type and the axes of each input, by its name: a size, or the name of a dynamic axis.
+        outputs: The names of the outputs.
+
     Raises:
-        ExportError: The rows or the width of the graph are frozen.
+        ExportError: The rows or a width of the graph are frozen.
     """
     # Inputs and outputs
     for value, name in zip((*graph.graph.inputs, *graph.graph.outputs), (*inputs, *outputs), strict=True):
         value.name = name
-    sizes = list(graph.graph.inputs[0].shape or ())[:2]
-    if frozen := [axis for axis, size in zip(("rows", "width"), sizes, strict=True) if isinstance(size, int)]:
-        raise ExportError("name", f"{' and '.join(frozen)} is frozen at {sizes}: the module's code fixes it")
     # Axes: the exporter calls them `s0`, `s1 + 1`, ...; they become `rows`, `width + 1`, ...
-    axis_of_symbol = {str(size): axis for size, axis in zip(sizes, ("rows", "width"), strict=True)}
+    axis_of_symbol: dict[str, str] = {}
+    for value, (_, axes) in zip(graph.graph.inputs, inputs.values(), strict=True):
+        sizes = list(value.shape or ())
+        named = [(axis, size) for axis, size in zip(axes, sizes, strict=False) if isinstance(axis, str)]
+        if frozen := [axis for axis, size in named if isinstance(size, int)]:
+            raise ExportError(
+                "name", f"{' and '.join(frozen)} is frozen at {sizes[:2]}: the module's code fixes it"
+            )
+        axis_of_symbol |= {str(size): axis for axis, size in named}
     symbols = re.compile("|".join(rf"\b{re.escape(symbol)}\b" for symbol in axis_of_symbol))
     values = (*graph.graph.inputs, *(output for node in graph.graph for output in node.outputs))
     for shape in (value.shape for value in values if value.shape is not None and not value.shape.frozen):

@@ -1,0 +1,183 @@
+"""What stands beside the first sequence of a torch module, found by trial runs.
+
+How many static values an argument holds, and in which form; which of them are categories, by the embedding tables that
+they are looked up in; and what a step of each further sequence is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+import numpy as np
+import torch
+from pydantic import ValidationError
+from torch import Tensor, nn
+
+from lengthwise.errors import ConfigurationError
+from lengthwise.padding import pad
+from lengthwise.runtime.manifest import SequenceInput, StaticInput, StepInput
+from lengthwise_export.beside import STATIC, completed
+from lengthwise_export.checking.limits import runs
+from lengthwise_export.checking.trace_torch import TorchSubject
+from lengthwise_export.checking.trials import Sampler
+from lengthwise_export.errors import RunError
+from lengthwise_export.options import TargetOptions
+from lengthwise_export.tracing.beside_arguments import StaticArgument
+
+TABLES: Final = (nn.Embedding, nn.EmbeddingBag)
+
+_WIDTHS: Final = (8, 64, 515)  # to try; some models need many samples
+_MOST_COUNTS: Final = 64  # an argument of up to so many static values is tried
+_MOST_FORMS: Final = 400  # so many forms of several arguments are tried
+_ROWS: Final = 24  # of the batch that shows which static values are looked up in a table
+
+
+def variant(
+    subject: TorchSubject, likely: Sequence[StepInput], vocabularies: Mapping[str, int], options: TargetOptions
+) -> TorchSubject:
+    """The subject with what stands beside its first sequence: the first kind of that with which it runs.
+
+    If it runs with none, the first kind that was tried, for the error. A subject that takes the steps of one sequence
+    alone is returned as it is.
+
+    Args:
+        subject: The module, with the kind of a step of its first sequence.
+        likely: The kinds of steps that its layers accept.
+        vocabularies: The sizes of the vocabularies of sequences of token ids that are known, by the name of the
+            sequence.
+        options: The options of the target.
+    """
+    if not subject.signature.statics and not subject.signature.sequences:
+        return subject
+    tried = [*_with_sequences(subject, likely, vocabularies)]
+    running = (found for one in tried if (found := _with_statics(one, options)) is not None)
+    return next(running, tried[0])
+
+
+def _with_sequences(
+    subject: TorchSubject, likely: Sequence[StepInput], vocabularies: Mapping[str, int]
+) -> Iterator[TorchSubject]:
+    """Yields the subject with each combination of kinds of steps of its further sequences, those of the first first."""
+    if not subject.signature.sequences:
+        yield subject
+        return
+    first, *further = subject.signature.sequences
+    kinds = [
+        [StepInput(kind="tokens", vocabulary=vocabularies[name])] if name in vocabularies else [subject.steps, *likely]
+        for name in further
+    ]
+    for combination in itertools.product(*map(dict.fromkeys, kinds)):
+        sequences = tuple(
+            SequenceInput(name=name, features=kind.features, vocabulary=kind.vocabulary)
+            for name, kind in zip((first, *further), (subject.steps, *combination), strict=True)
+        )
+        yield replace(subject, steps=subject.steps.model_copy(update={"sequences": sequences}))
+
+
+def _with_statics(subject: TorchSubject, options: TargetOptions) -> TorchSubject | None:
+    """The subject with the forms of its static arguments with which it runs; None if it runs with none.
+
+    Raises:
+        ConfigurationError: The names or the categories of the options do not fit the static values.
+    """
+    if not subject.signature.statics:
+        return subject if _runs(subject) else None
+    statics = _forms_that_run(subject, options)
+    if statics is None:
+        return None
+    subject = _with_forms(subject, statics)
+    names = options.static_names
+    if names is None and all(static.count == 1 for static in statics):
+        names = tuple(static.name for static in statics)
+    count = sum(static.count for static in statics)
+    value_names = names or tuple(map(str, range(count)))
+    categories: dict[str, Sequence[str]] = {
+        name: tuple(map(str, range(size)))
+        for name, size in zip(value_names, _table_sizes(subject, count), strict=False)
+        if size is not None
+    }
+    try:
+        static = StaticInput(count=count, names=names, categories=categories | dict(options.static_categories or {}))
+    except ValidationError as error:
+        raise ConfigurationError(
+            f"--static-names, --static-categories: {error.errors()[0]['msg']}; the module takes {count} static values"
+        ) from error
+    return replace(subject, steps=subject.steps.model_copy(update={"static": static}))
+
+
+def _forms_that_run(subject: TorchSubject, options: TargetOptions) -> tuple[StaticArgument, ...] | None:
+    """The forms of the static arguments with which a module runs: the first that does; None if none does.
+
+    A single argument of several values is tried with each count. If the module runs with all from some count on, it
+    takes its values by their index: the smallest is taken. Otherwise a count that runs beside a larger one is only
+    broadcast: the largest is taken.
+    """
+    statics = subject.signature.statics
+    if len(statics) == 1:
+        (static,) = statics
+        counts = range(1, _MOST_COUNTS + 1) if options.static_names is None else [len(options.static_names)]
+        running = [count for count in counts if _runs(_with_forms(subject, (replace(static, count=count),)))]
+        if running:
+            is_open = len(running) > 1 and running[-1] - running[0] == len(running) - 1
+            return (replace(static, count=running[0] if is_open else running[-1]),)
+    forms = [
+        [
+            static,
+            replace(static, is_column=True),
+            replace(static, is_column=True, is_code=True),
+            replace(static, is_code=True),
+            *(replace(static, count=size) for size in sorted(subject.sizes) if 1 < size <= _MOST_COUNTS),
+        ]
+        for static in statics
+    ]
+    combinations = itertools.islice(itertools.product(*forms), _MOST_FORMS)
+    return next((combination for combination in combinations if _runs(_with_forms(subject, combination))), None)
+
+
+def _with_forms(subject: TorchSubject, statics: tuple[StaticArgument, ...]) -> TorchSubject:
+    """The subject with these forms of its static arguments; each value is 0, which a category may be, too."""
+    count = sum(static.count for static in statics)
+    static = StaticInput(count=count, categories={str(index): ("0",) for index in range(count)})
+    signature = replace(subject.signature, statics=statics)
+    return replace(subject, signature=signature, steps=subject.steps.model_copy(update={"static": static}))
+
+
+def _runs(subject: TorchSubject) -> bool:
+    """Whether a module runs at one of `_WIDTHS`, for rows of different lengths."""
+    sampler = Sampler(subject.steps, seed=0)
+    return any(
+        runs(subject, pad([sampler.sequence(length) for length in (width - 1, width // 2, 1)], width=width))
+        for width in _WIDTHS
+    )
+
+
+def _table_sizes(subject: TorchSubject, count: int) -> list[int | None]:
+    """For each static value, the number of rows of the embedding table that it is looked up in; None without one.
+
+    The values are random bits in this run: so it is seen which of them a table gets.
+    """
+    sampler, bits = Sampler(subject.steps, seed=0), np.random.default_rng(0).integers(0, 2, (_ROWS, count))
+    width = _WIDTHS[1]
+    batch = completed(pad([sampler.sequence(width) for _ in range(_ROWS)], width=width), subject.steps)
+    batch = replace(batch, beside={**batch.beside, STATIC: bits.astype(np.float32)})
+    sizes: list[int | None] = [None] * count
+
+    def note_table(table: nn.Embedding | nn.EmbeddingBag, arguments: tuple[Any, ...]) -> None:
+        """A hook before a table runs: notes its size for each static value that it gets."""
+        if not arguments or not isinstance(arguments[0], Tensor):
+            return
+        for column in arguments[0].reshape(_ROWS, -1).T if arguments[0].numel() % _ROWS == 0 else ():
+            for index in range(count):
+                if np.array_equal(column.numpy(), bits[:, index]):
+                    sizes[index] = table.num_embeddings
+
+    with contextlib.ExitStack() as undo, contextlib.suppress(RunError), torch.no_grad():
+        for part in subject.module.modules():
+            if isinstance(part, TABLES):
+                undo.callback(part.register_forward_pre_hook(note_table).remove)
+        subject.answer(batch)
+    return sizes
