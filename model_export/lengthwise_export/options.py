@@ -42,9 +42,9 @@ DECODED_HINT: Final = (
 """What to do with a model that gives labels in the place of scores."""
 
 BESIDE_HINT: Final = (
-    "a model is served up to four sequences, each with lengths or a mask of its own, and values beside them (an age, a "
-    "machine's type) as numbers [rows, count]: name the argument or the input of these with --static NAME, and call the "
-    "lengths of a further sequence as it is called, such as title and title_lengths"
+    "a model may take up to four sequences, each with lengths or a mask of its own, and values beside them (an age, a "
+    "machine's type) as numbers [rows, count]: name the argument or the input of these with --static NAME, and call "
+    "the lengths of a further sequence as it is called, such as title and title_lengths"
 )
 """What a model may take beside a sequence, for one that takes something else."""
 

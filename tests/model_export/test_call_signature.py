@@ -92,11 +92,6 @@ def test_what_leaves_it_open_or_takes_too_little_or_too_much_is_refused(
         read_signature(taking(signature), **options)
 
 
-def test_values_beside_the_sequence_are_told_a_way_that_leads_on() -> None:
-    with pytest.raises(UncheckableError, match=r"requires static: .* as further features of every step: .*first step"):
-        read_signature(taking("x, lengths, static"))
-
-
 @pytest.mark.parametrize("name", ["hidden", "h", "h0", "hx", "state", "labels", "y"])
 def test_an_argument_that_is_something_else_is_told_what_to_do_with_it(name: str) -> None:
     for default, words in (("=None", "it keeps its default value"), ("", f"give it a default value ({name}=None)")):

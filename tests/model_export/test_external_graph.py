@@ -101,7 +101,10 @@ def test_two_token_like_inputs_are_not_guessed_between() -> None:
         ),
         ("g (float[N,T,4] x, bool[N,30] m) => (float[N,2] logits)", r"frozen: m at 30 .it takes .*m .bool\['N', 30\]"),
         ("g (float[N,T,4] x, bool[1,30] m) => (float[N,2] logits)", "frozen: m at 1 and m at 30"),
-        ("g (float[N,T,4] x, float[N,T,4] y) => (float[N,2] logits)", "sequences must be one input.*features of every"),
+        (
+            "g (float[N,T,4] x, float[N,T,4] y) => (float[N,2] logits)",
+            "sequences must be one input.*lengths of a further sequence",
+        ),
         ("g (float[N,T,4] x, double[N] n) => (float[N,2] logits)", "shares of the longest"),
         ("g (float[N,T,4] x, bool[N] n) => (float[N,2] logits)", "name them with --values"),
         ("g (double[N,T,4] x, int32[N] n) => (float[N,2] logits)", "cannot feed x .float64.*: steps are float32"),

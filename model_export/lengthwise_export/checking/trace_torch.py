@@ -209,7 +209,10 @@ class TorchSubject:
 
     def record(self, batch: PaddedBatch) -> Recording:
         """Runs a batch and records the calls of torch functions that the answer depends on."""
-        recorder, inputs = _Recorder(self.module, self.describe_part, self.layout), self.signature.arguments_for(batch, self.steps)
+        recorder, inputs = (
+            _Recorder(self.module, self.describe_part, self.layout),
+            self.signature.arguments_for(batch, self.steps),
+        )
         with without_fast_path(), recorder.listening():
             outputs = self._run(inputs)
         return recorder.recording(outputs.values())

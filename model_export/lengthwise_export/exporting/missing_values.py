@@ -9,7 +9,8 @@ null, divided by how much it does without the null: near 0 means that the null h
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -19,6 +20,7 @@ from lengthwise.padding import PaddedBatch, pad, step_mask
 from lengthwise.runtime.manifest import StepInput
 from lengthwise.runtime.session import CPU_LABEL, Session
 from lengthwise.verification.measurement import BatchLogits, Case
+from lengthwise_export.beside import completed
 from lengthwise_export.checking.baseline import relative_difference
 from lengthwise_export.errors import UncheckableError
 from lengthwise_export.targets.target import Target
@@ -118,12 +120,12 @@ class _MissingValueProbe:
         self, run: Callable[[PaddedBatch], BatchLogits], steps: StepInput, shortest: int, longest: int, seed: int
     ) -> None:
         self._run = run
-        random, features = np.random.default_rng(seed), steps.features or 1
+        normal, features = np.random.default_rng(seed).standard_normal, steps.features or 1
         mean, std = np.asarray(steps.mean or np.zeros(features)), np.asarray(steps.std or np.ones(features))
         added_steps = max(shortest - min(_LENGTHS), 0)
         lengths = [added_steps + length for length in _LENGTHS if added_steps + length <= longest] or [longest]
         self._batch, self._changed_batch = (
-            pad([(mean + std * random.standard_normal((length, features))).astype(np.float32) for length in lengths])
+            completed(pad([(mean + std * normal((length, features))).astype(np.float32) for length in lengths]), steps)
             for _ in range(2)
         )
         # The null is in the middle: the steps before and after it must affect the answer.
@@ -144,7 +146,7 @@ class _MissingValueProbe:
             changed = np.where(
                 mask[..., None] if mask.ndim == 2 else mask, self._changed_batch.steps, self._batch.steps
             )
-            without_null = self._differences(plain, self._run(PaddedBatch(changed, self._batch.lengths)))
+            without_null = self._differences(plain, self._run(replace(self._batch, steps=changed)))
             with_null = self._differences(null, self._run(self._with_null(changed, feature)))
             ratios = [
                 numerator / denominator
@@ -179,7 +181,7 @@ class _MissingValueProbe:
         """The batch of `steps [rows, width, features]`, with a null in the middle step of each row, in this feature."""
         values = steps.copy()
         values[(*self._null_at, feature)] = np.nan
-        return PaddedBatch(values, self._batch.lengths)
+        return replace(self._batch, steps=values)
 
     def _differences(self, answers: BatchLogits, changed_answers: BatchLogits) -> list[float]:
         """The relative difference of two answers, for each row; of a per-step model at its valid steps."""

@@ -17,6 +17,7 @@ from onnx import ModelProto
 from lengthwise import files
 from lengthwise.decoding.calls import why_refused
 from lengthwise.errors import ModelError, VerificationError
+from lengthwise.padding import LENGTHS
 from lengthwise.repository import verifier
 from lengthwise.runtime import recurrent_kernels
 from lengthwise.runtime.manifest import (
@@ -84,7 +85,7 @@ def write(
     }
     finished = manifest.model_copy(
         update={
-            "host_nodes": host_nodes(verified.graph, manifest.graph.lengths),
+            "host_nodes": host_nodes(verified.graph, manifest.graph.lengths, *map(LENGTHS.format, manifest.further)),
             "promises": (promise,),
             "digests": {name: digest(stage / name) for name in names},
             "made": made,
@@ -124,19 +125,19 @@ _OF_FEW_NUMBERS: Final = frozenset(
 _MAX_CONSTANT: Final = 64  # A constant with more numbers is a table of weights
 
 
-def host_nodes(graph: ModelProto, lengths: str | None) -> tuple[str, ...]:
+def host_nodes(graph: ModelProto, *lengths: str | None) -> tuple[str, ...]:
     """The names of a graph's nodes that compute only shapes and lengths, in its order; not those inside subgraphs.
 
     onnxruntime places such nodes on the CPU with every provider; a service on a device accepts no others there. They
     are operators that read the shape of a value, and operators on a few numbers, all of which come from such operators,
-    from `lengths` or from constants. Constants themselves, and what is computed from constants only, are not named.
+    from lengths or from constants. Constants themselves, and what is computed from constants only, are not named.
 
     Args:
         graph: The graph.
-        lengths: The name of its input of lengths; None if it has none.
+        *lengths: The names of its inputs of lengths; None is left out.
     """
     constants = {tensor.name for tensor in graph.graph.initializer if prod(tensor.dims) <= _MAX_CONSTANT}  # small ones
-    sizes = set() if lengths is None else {lengths}  # values that are computed from shapes and lengths only
+    sizes = {name for name in lengths if name is not None}  # values that are computed from shapes and lengths only
     names = []
     for node in graph.graph.node:
         inputs = {name for name in node.input if name}

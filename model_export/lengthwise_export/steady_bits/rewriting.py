@@ -29,6 +29,7 @@ from lengthwise.runtime.session import Session
 from lengthwise.verification.measurement import BatchVariations, Case
 from lengthwise.verification.random_sequences import ROUNDING, draw
 from lengthwise.wrong_values import first_of
+from lengthwise_export.beside import completed
 from lengthwise_export.checking.baseline import relative_difference
 from lengthwise_export.checking.leaks import FailedTrial, find_leaks
 from lengthwise_export.checking.recording import Recording
@@ -269,7 +270,7 @@ def largest_difference(before: onnx.ModelProto, after: onnx.ModelProto, manifest
         batches.append(sequences)
     differences = []
     for members in batches:
-        batch = pad(members, multiple=manifest.width_multiple)
+        batch = completed(pad(members, multiple=manifest.width_multiple), manifest.input)
         answers = [session.run(batch).logits for session in sessions]
         if manifest.task == "per-step":
             answers = [logits[step_mask(batch.lengths, batch.width)] for logits in answers]

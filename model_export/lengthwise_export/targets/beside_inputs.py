@@ -55,7 +55,8 @@ def variant(
         return subject
     tried = [*_with_sequences(subject, likely, vocabularies)]
     running = (found for one in tried if (found := _with_statics(one, options)) is not None)
-    return next(running, tried[0])
+    first = _with_forms(tried[0], subject.signature.statics) if subject.signature.statics else tried[0]
+    return next(running, first)
 
 
 def _with_sequences(

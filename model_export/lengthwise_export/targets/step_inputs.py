@@ -26,7 +26,7 @@ from lengthwise_export.checking.recording import Subject
 from lengthwise_export.checking.trace_torch import TorchSubject
 from lengthwise_export.checking.trials import Sampler
 from lengthwise_export.errors import RunError, UncheckableError
-from lengthwise_export.options import TargetOptions
+from lengthwise_export.options import BESIDE_HINT, TargetOptions
 from lengthwise_export.targets import beside_inputs
 from lengthwise_export.targets.beside_inputs import TABLES
 from lengthwise_export.tracing.call_signature import part_instead
@@ -106,7 +106,23 @@ def read_steps(text: str, unread: TorchSubject, options: TargetOptions) -> Infer
     if len(running) > 1:
         choices = " and with ".join(_as_option(subject.steps) for subject, _ in running)
         raise ConfigurationError(f"{text} runs with {choices}: pass the right one")
+    if not running and subjects and signature.statics:
+        _refuse_statics(text, subjects)
     return running[0] if running else _steps_for_check(text, options, subjects)
+
+
+def _refuse_statics(text: str, subjects: Sequence[TorchSubject]) -> None:
+    """Raises the error for a module that runs with none of the forms of its static arguments that were tried.
+
+    Raises:
+        UncheckableError: It runs with none, however it is called.
+    """
+    error, names = _first_error(subjects), ", ".join(static.name for static in subjects[0].signature.statics)
+    _explain_by_other_calls(text, subjects, error)
+    raise UncheckableError(
+        f"{text} runs with nothing that was tried as {names}, taken for static values ({error}): pass --features N, or "
+        f"--static-names with a name for each value; {BESIDE_HINT}"
+    )
 
 
 def read_packed_steps(text: str, unread: TorchSubject, options: TargetOptions) -> InferredSteps:

@@ -26,6 +26,7 @@ from lengthwise_export.layouts import role_of
 _NO_STATIC_NAMES: Final = re.compile(r"y|labels?|targets?|h|hidden|[hc]_?[0nx]|(hidden_?)?states?|cache|token_type_ids")
 """Names of required arguments that are known to be something else."""
 
+
 @dataclass(frozen=True, slots=True)
 class StaticArgument:
     """An argument that holds static values, `[rows, count]` float32 unless it says otherwise."""
@@ -77,37 +78,38 @@ def meaning_of(name: str) -> Literal["lengths", "mask", "either mask"] | None:
     return "mask" if "mask" in lower else None
 
 
-def read_beside(
-    others: Sequence[Parameter], steps: Parameter | None, static: Sequence[str], header: str
-) -> BesideParameters:
-    """Finds the parameters beside the first sequence by their names.
+def statics_among(parameters: Sequence[Parameter], static: Sequence[str], header: str) -> tuple[Parameter, ...]:
+    """The parameters with static values: those of the option `--static`, and required ones by their names.
 
-    Args:
-        others: All parameters but that of the steps.
-        steps: The parameter of the steps; None if there is none.
-        static: The names of the option `--static`.
-        header: The module and its parameters, for messages.
+    By its name, none is taken if nothing else could hold the steps then.
 
     Raises:
-        ConfigurationError: The option names an argument that there is not.
+        ConfigurationError: The option names an argument that there is not; `header` begins the message.
     """
-    if unknown := sorted({*static} - {parameter.name for parameter in others}):
-        raise ConfigurationError(f"--static {', '.join(unknown)}: {header} has no such argument beside the steps")
-    statics = tuple(
-        parameter
-        for parameter in others
-        if parameter.name in static or (not is_optional(parameter) and is_static_name(parameter.name))
-    )
-    required = [parameter for parameter in others if not is_optional(parameter) and parameter not in statics]
+    if unknown := sorted({*static} - {parameter.name for parameter in parameters}):
+        raise ConfigurationError(f"--static {', '.join(unknown)}: {header} has no such argument")
+    named = [parameter for parameter in parameters if parameter.name in static]
+    likely = [one for one in parameters if not is_optional(one) and (one in named or is_static_name(one.name))]
+    has_steps = any(meaning_of(one.name) is None and one not in likely for one in parameters)
+    return tuple(one for one in parameters if one in named or (has_steps and one in likely))
+
+
+def sequences_beside(others: Sequence[Parameter], steps: Parameter | None) -> tuple[tuple[Parameter, Parameter], ...]:
+    """The parameters of further sequences, found by the names of their lengths or masks, of which there are several.
+
+    Args:
+        others: All parameters but that of the first sequence's steps and those with static values.
+        steps: The parameter of the steps; None if there is none.
+    """
+    required = [parameter for parameter in others if not is_optional(parameter)]
     values = [parameter for parameter in required if may_be_static(parameter)]
     for meaning in ("lengths", "mask", "either mask"):
         ends = [parameter for parameter in required if meaning_of(parameter.name) == meaning]
         if steps is not None and len(ends) > 1 and values:
             by_name = {parameter.name: parameter for parameter in (steps, *values, *ends)}
             pairs = paired([steps.name, *(one.name for one in values)], [end.name for end in ends])
-            further = {name: end for name, end in pairs.items() if name != steps.name}
-            return BesideParameters(statics, tuple((by_name[name], by_name[end]) for name, end in further.items()))
-    return BesideParameters(statics)
+            return tuple((by_name[name], by_name[end]) for name, end in pairs.items() if name != steps.name)
+    return ()
 
 
 def may_be_static(parameter: Parameter) -> bool:

@@ -38,7 +38,8 @@ from lengthwise_export.tracing.beside_arguments import (
     is_optional,
     may_be_static,
     meaning_of,
-    read_beside,
+    sequences_beside,
+    statics_among,
 )
 from lengthwise_export.tracing.process_wide import PROCESS_WIDE
 
@@ -158,18 +159,16 @@ class CallSignature:
             steps: `[rows, width, features]` float32, or `[rows, width]` token ids.
             lengths: `[rows]`; None to call the module with the steps alone.
             valid: `[rows, width]`, true at valid steps; by default the first `lengths` steps of each row are valid.
-            beside: What stands beside the steps, by the names of the graph's inputs.
+            beside: What stands beside the steps, by the names of the graph's inputs; what is not there is left out.
         """
         arguments, beside = self._of_sequence(steps, lengths, valid), beside or {}
-        for name in self.sequences[1:]:
+        for name in (name for name in self.sequences[1:] if name in beside):
             own_lengths = None if lengths is None else beside[LENGTHS.format(name)].long()
             of_sequence = self._of_sequence(beside[name], own_lengths, None)
             arguments |= {f"{name} {role}": argument for role, argument in of_sequence.items()}
-        if self.statics:
+        if STATIC in beside:
             columns = beside[STATIC].split([static.count for static in self.statics], dim=1)
-            arguments |= {
-                static.role: static.of(values) for static, values in zip(self.statics, columns, strict=True)
-            }
+            arguments |= {static.role: static.of(values) for static, values in zip(self.statics, columns, strict=True)}
         return arguments
 
     def _of_sequence(self, steps: Tensor, lengths: Tensor | None, valid: Tensor | None) -> dict[Role, Tensor]:
@@ -366,13 +365,15 @@ def _read_arguments(
     """
     parameters, variadic, header = _forward_of(module)
     # The parameter of the steps, those of positions, and the others, among which are lengths and mask
-    steps = _steps_among(parameters, numbers=numbers)
+    statics = statics_among(parameters, static, header)
+    steps = _steps_among([parameter for parameter in parameters if parameter not in statics], numbers=numbers)
     position_roles: dict[str, Role] = {}
     if positions:
         required = (parameter.name for parameter in parameters if not is_optional(parameter))
         position_roles = {name: "positions" for name in required if role_of(name) == "positions"}
-    others = [parameter for parameter in parameters if parameter is not steps and parameter.name not in position_roles]
-    beside = read_beside(others, steps, static, header)
+    known = {*position_roles, *(parameter.name for parameter in (steps, *statics) if parameter is not None)}
+    others = [parameter for parameter in parameters if parameter.name not in known]
+    beside = BesideParameters(statics, sequences_beside(others, steps))
     others = [parameter for parameter in others if parameter.name not in beside.names]
     # 1. The steps alone
     if second == "none" and not blind:
@@ -570,7 +571,8 @@ def _by_name(parameters: Sequence[Parameter], header: str) -> dict[Role, Paramet
     optional = candidates[:1]
     # Beside an attention mask, it is the padding mask that marks where sequences end: it is chosen, and refused below
     if optional and meaning_of(optional[0].name) == "mask":
-        optional = [parameter for parameter in candidates if meaning_of(parameter.name) == "either mask"][:1] or optional
+        unclear_masks = [parameter for parameter in candidates if meaning_of(parameter.name) == "either mask"]
+        optional = unclear_masks[:1] or optional
     by_role: dict[Role, Parameter] = {}
     for parameter in [parameter for parameter in candidates if not is_optional(parameter)] or optional:
         name, meaning = parameter.name, meaning_of(parameter.name)

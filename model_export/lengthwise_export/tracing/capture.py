@@ -72,8 +72,8 @@ def capture(
     """Traces a module with dynamic rows and width; returns the exported program and the names of its outputs.
 
     The inputs of the program are the sequences and the int32 lengths, and what stands beside them (`names_beside`); of
-    a module that is called with the steps alone, all but the lengths. A module that raises, that cannot be traced or that branches on the width is a `TraceError`,
-    which names the line.
+    a module that is called with the steps alone, all but the lengths. A module that raises, that cannot be traced or
+    that branches on the width is a `TraceError`, which names the line.
     """
     call = _Call(model, steps, signature, select_output)
     # If the module runs at none of these widths, the trace reports the error

@@ -133,7 +133,7 @@ def build(
 
 
 def _inputs_beside(steps: StepInput) -> dict[str, tuple[str, list[str | int | None]]]:
-    """The inputs of a graph beside the first sequence and its lengths: the element type and the axes of each by name."""
+    """The inputs of a graph beside the first sequence and its lengths: the element type and the axes of each."""
     inputs: dict[str, tuple[str, list[str | int | None]]] = {}
     if steps.static is not None:
         inputs[STATIC] = ("FLOAT", ["rows", steps.static.count])
@@ -195,9 +195,7 @@ def _name_values(
         sizes = list(value.shape or ())
         named = [(axis, size) for axis, size in zip(axes, sizes, strict=False) if isinstance(axis, str)]
         if frozen := [axis for axis, size in named if isinstance(size, int)]:
-            raise ExportError(
-                "name", f"{' and '.join(frozen)} is frozen at {sizes[:2]}: the module's code fixes it"
-            )
+            raise ExportError("name", f"{' and '.join(frozen)} is frozen at {sizes[:2]}: the module's code fixes it")
         axis_of_symbol |= {str(size): axis for axis, size in named}
     symbols = re.compile("|".join(rf"\b{re.escape(symbol)}\b" for symbol in axis_of_symbol))
     values = (*graph.graph.inputs, *(output for node in graph.graph for output in node.outputs))
