@@ -12,15 +12,18 @@ the first holds. A batch of the service or of a verification has values of its o
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
+from lengthwise.errors import ConfigurationError
 from lengthwise.padding import LENGTHS, PaddedBatch, Steps
 from lengthwise.runtime.manifest import SequenceInput, StaticInput, StepInput
+from lengthwise_export.options import TargetOptions
 
 STATIC: Final = "static"
 """The graph's input with the static values, `[rows, count]` float32."""
@@ -54,6 +57,34 @@ def paired(sequences: Sequence[str], ends: Sequence[str]) -> dict[str, str]:
     others = [end for end in ends if end not in end_of.values()]
     end_of |= zip((name for name in sequences if name not in end_of), others, strict=False)
     return {name: end_of[name] for name in sequences if name in end_of}
+
+
+def static_input(counts: Mapping[str, int], sizes: Sequence[int | None], options: TargetOptions) -> StaticInput:
+    """What the manifest says of static values.
+
+    Args:
+        counts: The number of values of each argument or input that holds some, by its name.
+        sizes: For each value, the number of categories that it may be; None for a number.
+        options: The names and the categories that the user has for them.
+
+    Raises:
+        ConfigurationError: These do not fit the values.
+    """
+    names = options.static_names
+    if names is None and {*counts.values()} == {1}:
+        names = tuple(counts)
+    value_names = names or tuple(map(str, range(len(sizes))))
+    categories: dict[str, Sequence[str]] = {
+        name: tuple(map(str, range(size))) for name, size in zip(value_names, sizes, strict=False) if size is not None
+    }
+    categories |= options.static_categories or {}
+    try:
+        return StaticInput(count=len(sizes), names=names, categories=categories)
+    except ValidationError as error:
+        why = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise ConfigurationError(
+            f"--static-names, --static-categories: {why}; the model takes {len(sizes)} static values"
+        ) from error
 
 
 def names_beside(steps: StepInput) -> tuple[str, ...]:

@@ -61,27 +61,29 @@ def require_agreement(
         with replaced((module.known, "learning", True)):
             for batch, lengths in padded_batches:
                 with contextlib.suppress(Exception):  # a model may raise at this width
-                    module(batch, lengths)
+                    module(batch, lengths, **model_input.beside(batch, lengths))
         if (with_mask := _with_mask_by_hand(module.known, model_input)) != model_input:
-            module = KerasModule(module.model, with_mask.padding, with_mask.stand_in).eval()
+            module = KerasModule(module.model, with_mask).eval()
             return require_agreement(text, module, with_mask)
         # 2. Unbatched sequences
         for sequence in sequences:
-            expected = _outputs_of(_answer_of_keras(module.model, sequence))
-            input_text = f"a sequence of {sequence.shape[1]} steps"
-            for length in (torch.tensor([sequence.shape[1]]), None):
-                _require_equal(text, expected, _outputs_of(module(sequence, length)), input_text)
+            expected = _outputs_of(_answer_of_keras(module, sequence, model_input))
+            input_text, own_length = f"a sequence of {sequence.shape[1]} steps", torch.tensor([sequence.shape[1]])
+            for length in (own_length, None):
+                answer = module(sequence, length, **model_input.beside(sequence, own_length))
+                _require_equal(text, expected, _outputs_of(answer), input_text)
         for scale in _RAW_SCALES:
             _require_raw_agreement(text, module, model_input, _raw_steps(model_input, sequences[-1], scale, random))
         # 3. A padded batch
         batch, lengths = padded_batches[0]
         expected = []
         with contextlib.suppress(Exception):  # a model may raise at this width
-            expected = _outputs_of(_answer_of_keras(module.model, batch))
+            expected = _outputs_of(_answer_of_keras(module, batch, model_input, lengths))
         if expected:
-            _require_equal(text, expected, _outputs_of(module(batch, lengths)), "a padded batch")
+            answer = module(batch, lengths, **model_input.beside(batch, lengths))
+            _require_equal(text, expected, _outputs_of(answer), "a padded batch")
         # The names of the outputs
-        answer = module(sequences[0], None)
+        answer = module(sequences[0], None, **model_input.beside(sequences[0], torch.tensor([sequences[0].shape[1]])))
         names = answer if isinstance(answer, Mapping) else range(len(_outputs_of(answer)))
         return module, model_input, tuple(map(str, names))
 
@@ -107,12 +109,13 @@ def _require_raw_agreement(text: str, module: KerasModule, model_input: ModelInp
     signs = torch.ones_like(sequence).cumsum(1) % 2 * 2 - 1
     nearby = torch.where(is_large, sequence * (1 + signs * _NEARBY), sequence)
     try:
-        expected, other = (_outputs_of(_answer_of_keras(module.model, steps)) for steps in (sequence, nearby))
+        expected, other = (_outputs_of(_answer_of_keras(module, steps, model_input)) for steps in (sequence, nearby))
     except Exception:  # a model may raise for some values
         return
     if all(bool(output.isfinite().all()) for output in (*expected, *other)):
         rounding = max(map(_difference, expected, other), default=0.0)
-        actual = _outputs_of(module(sequence, torch.tensor([sequence.shape[1]])))
+        length = torch.tensor([sequence.shape[1]])
+        actual = _outputs_of(module(sequence, length, **model_input.beside(sequence, length)))
         _require_equal(text, expected, actual, "a sequence of raw values", _SAME + _ROUNDINGS * rounding)
 
 
@@ -130,7 +133,7 @@ def _sequences_that_run(
         for length in lengths:
             sequence = _random_steps(model_input, (1, length), random)
             try:
-                _answer_of_keras(module.model, sequence)
+                _answer_of_keras(module, sequence, model_input)
             except Exception as error_at_length:  # a model may raise any error at a length
                 error = error_at_length
             else:
@@ -145,10 +148,11 @@ def _sequences_that_run(
     ) from error
 
 
-def _answer_of_keras(model: Any, steps: Tensor) -> Any:
-    """The answer of the model in Keras itself, which takes no lengths."""
+def _answer_of_keras(module: KerasModule, steps: Tensor, model_input: ModelInput, lengths: Tensor | None = None) -> Any:
+    """The answer of the model in Keras itself, which takes no lengths; `lengths` are by default the width."""
+    lengths = torch.full(steps.shape[:1], steps.shape[1]) if lengths is None else lengths
     with on_device():
-        return model(steps, training=False)
+        return module.model(module.inputs(steps, model_input.beside(steps, lengths)), training=False)
 
 
 def _random_steps(model_input: ModelInput, shape: tuple[int, ...], random: np.random.Generator) -> Tensor:

@@ -19,7 +19,7 @@ import json
 import math
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -95,10 +95,10 @@ def of_model(text: str, model: Any, options: TargetOptions, origin: Mapping[str,
         raise ConfigurationError(f"{text} gives a {type(model).__name__} of Keras: it must return a keras.Model")
     _require_servable(text, model)
     _require_steps_only(text, model)
-    model_input = input_of(text, model, features=options.features, vocabulary=options.vocabulary)
+    model_input = input_of(text, model, options)
     notices: tuple[str, ...] = ()
     if model_input.fixed is not None:
-        model = with_any_width(text, model, model_input.fixed)
+        model = with_any_width(text, model, model_input.fixed, model_input.order)
         notices = (
             f"it is built for sequences of exactly {model_input.fixed} steps; here each sequence gets the answer that "
             "the same layers give it at its own length, without padding",
@@ -109,7 +109,14 @@ def of_model(text: str, model: Any, options: TargetOptions, origin: Mapping[str,
     notices = (*agreeing.model_input.masks, *notices)
     # 3. One target that is called with lengths, and one without
     entries = {"framework": f"keras {keras.__version__}", **({"notices": "; ".join(notices)} if notices else {})}
-    signature = CallSignature(features_axis=agreeing.model_input.features_axis)
+    steps_alone = CallSignature(
+        "none",
+        agreeing.model_input.arguments,
+        features_axis=agreeing.model_input.features_axis,
+        statics=agreeing.model_input.statics,
+    )
+    arguments = steps_alone.arguments and (*steps_alone.arguments, ("lengths", "lengths"))
+    signature = dataclasses.replace(steps_alone, second="lengths", arguments=arguments)
     output = _output_name(text, agreeing.outputs, options)
     subject = agreeing.subject(signature, output)
     answer = _small_answer(subject)
@@ -126,7 +133,7 @@ def of_model(text: str, model: Any, options: TargetOptions, origin: Mapping[str,
             scores=probable_scores(model, output, agreeing.outputs, answer),
             provenance=entries | dict(origin or {}),
         )
-        for call_signature in (signature, dataclasses.replace(signature, second="none"))
+        for call_signature in (signature, steps_alone)
     )
     agreeing.state.restore()
     return dataclasses.replace(with_lengths, without_lengths=without_lengths)
@@ -148,7 +155,7 @@ class _AgreeingModule:
         Raises:
             ConfigurationError: They differ.
         """  # noqa: DOC502 - what it calls raises it
-        module = KerasModule(model, model_input.padding, model_input.stand_in).eval()
+        module = KerasModule(model, model_input).eval()
         was_built = all(layer.built for layer in model._flatten_layers(include_self=False))
         state = ModuleState(model)
         module, model_input, outputs = require_agreement(text, module, model_input)
@@ -240,18 +247,25 @@ def _small_answer(subject: TorchSubject) -> NDArray[Any]:
     return subject.answer(batch).logits
 
 
-def with_any_width(text: str, model: Any, fixed: int) -> Any:
+def with_any_width(text: str, model: Any, fixed: int, beside: Collection[str | None] = ()) -> Any:
     """A copy of a Keras model that takes any number of steps, with the same weights; it is built for `fixed` steps.
+
+    `beside` are the names of its inputs with static values.
 
     Raises:
         ConfigurationError: A layer needs exactly `fixed` steps; the message says which.
     """
     keras = import_keras()
-    (symbol,) = model.inputs
-    new_input = keras.Input(batch_shape=(None, None, *symbol.shape[2:]), dtype=symbol.dtype, name=symbol.name)
+    new_inputs = []
+    for symbol in model.inputs:
+        is_fixed = symbol.shape[1:2] == (fixed,) and symbol.name not in beside
+        shape = (None, None, *symbol.shape[2:]) if is_fixed else symbol.shape
+        new_inputs.append(keras.Input(batch_shape=shape, dtype=symbol.dtype, name=symbol.name))
     try:
         with on_device():
-            cloned = keras.models.clone_model(model, input_tensors=new_input, clone_function=_clone_layer)
+            cloned = keras.models.clone_model(
+                model, input_tensors=new_inputs[0] if len(new_inputs) == 1 else new_inputs, clone_function=_clone_layer
+            )
             cloned.set_weights(model.get_weights())
     except Exception as error:  # Keras raises many kinds
         raise ConfigurationError(

@@ -10,20 +10,26 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lengthwise.errors import ConfigurationError
+from lengthwise.padding import PaddedBatch
 from lengthwise.runtime.manifest import StepInput
+from lengthwise_export.beside import completed, is_static_name, static_input
+from lengthwise_export.keras_models.backend import import_keras
 from lengthwise_export.keras_models.recurrent import own_activation
 from lengthwise_export.keras_models.replaced import replaced_for
 from lengthwise_export.keras_models.run import KerasRun, KnownLayers
-from lengthwise_export.options import BESIDE_HINT
+from lengthwise_export.options import BESIDE_HINT, TargetOptions
+from lengthwise_export.tracing.beside_arguments import StaticArgument, meaning_of
+from lengthwise_export.tracing.call_signature import CallSignature
 
 _STAND_IN_DISTANCE: Final = 1.375  # from the value that is masked: no number that a model is likely to compare with
 
@@ -90,9 +96,11 @@ class KerasModule(nn.Module):
     The layers of the model are its submodules, under their names in the summary.
     """
 
-    def __init__(self, model: Any, padding: float = 0.0, stand_in: float | None = None) -> None:
+    def __init__(self, model: Any, model_input: ModelInput) -> None:
         super().__init__()
         self._model_in_tuple = (model,)  # in a tuple, torch does not register the model itself as a submodule
+        self._order = model_input.order
+        padding, stand_in = model_input.padding, model_input.stand_in
         self.known = KnownLayers(padding, stand_in)  # what all runs share
         self.parts: list[tuple[nn.Module, SummaryLayer]] = []  # the submodule for each layer of the summary
         for summary_layer in layers_of(model):
@@ -114,15 +122,23 @@ class KerasModule(nn.Module):
         self.training = False
         return self
 
-    def forward(self, steps: Tensor, lengths: Tensor | None = None) -> Any:
+    def inputs(self, steps: Tensor, beside: Mapping[str, Tensor]) -> Any:
+        """What the model itself takes for steps, and for what stands beside them by the names of its inputs."""
+        if len(self._order) < 2:
+            return steps
+        tensors = [steps if name is None else beside[name] for name in self._order]
+        return import_keras().tree.pack_sequence_as(self.model._inputs_struct, tensors)
+
+    def forward(self, steps: Tensor, lengths: Tensor | None = None, **beside: Tensor) -> Any:
         """Runs the model; returns its outputs by name if they have names, else what the model returns.
 
         Args:
             steps: `[rows, width, features]`, or token ids `[rows, width]`.
             lengths: `[rows]`; None to run without the mask of the lengths.
+            **beside: What stands beside the steps, by the names of the model's inputs.
         """
         with replaced_for(KerasRun(self.known, steps, lengths), self.model):
-            answer = self.model(steps, training=False)
+            answer = self.model(self.inputs(steps, beside), training=False)
         names = output_names(self.model)
         if isinstance(answer, list | tuple) and len(answer) == len(names):
             return dict(zip(names, answer, strict=True))
@@ -160,6 +176,23 @@ class ModelInput:
     masks: tuple[str, ...] = ()  # Notices for the user on what makes a mask from the values
     padding: float = 0.0  # The value that the first Masking masks, or else the first mask by hand; 0 without one
     fixed: int | None = None  # The number of steps that the model is built for; None for any
+    statics: tuple[StaticArgument, ...] = ()  # The inputs with static values, in the order of the values
+    order: tuple[str | None, ...] = (None,)  # The names of all inputs as the model takes them; None for the steps
+
+    @property
+    def arguments(self) -> tuple[tuple[str, str | None], ...]:
+        """The arguments of the module without lengths, as a `CallSignature` has them; empty for the steps alone."""
+        further = tuple((static.role, static.name) for static in self.statics)
+        return (("steps", None), *further) if further else ()
+
+    def beside(self, steps: Tensor, lengths: Tensor) -> dict[str, Tensor]:
+        """What stands beside steps `[rows, width(, features)]` in a check, by the names of the inputs."""
+        values = steps if self.features_axis or self.steps.kind == "tokens" else steps.unsqueeze(-1)
+        batch = completed(PaddedBatch(values.numpy(), lengths.int().numpy()), self.steps)
+        signature = CallSignature(statics=self.statics)
+        tensors = {name: torch.from_numpy(array) for name, array in batch.beside.items()}
+        arguments = signature.arguments_of(steps, None, beside=tensors)
+        return {static.name: arguments[static.role] for static in self.statics}
 
     @property
     def stand_in(self) -> float | None:
@@ -175,20 +208,65 @@ class ModelInput:
         return self.padding + _STAND_IN_DISTANCE
 
 
-def input_of(text: str, model: Any, *, features: int | None = None, vocabulary: int | None = None) -> ModelInput:
-    """Reads the input of a model: the kind of a step, the layers that mask steps, and the width that it is built for.
+def input_of(text: str, model: Any, options: TargetOptions) -> ModelInput:
+    """Reads the inputs of a model: the kind of a step, the layers that mask steps, and the width that it is built for.
 
     Args:
         text: The user's name of the target, for messages.
         model: The Keras model.
-        features: The numbers of a step, as the option `--features` says; needed for a model that was never built.
-        vocabulary: The number of token ids, as the option `--vocabulary` says; needed for such a model of tokens.
+        options: The options of the target; a model that was never built needs `--features` or `--vocabulary`.
+    """
+    symbols, statics = list(getattr(model, "inputs", None) or ()), list[Any]()
+    if len(symbols) > 1:
+        statics = _static_symbols(symbols, options)
+    step_symbols = [symbol for symbol in symbols if not any(symbol is static for static in statics)]
+    first = _first_input(text, model, step_symbols, options)
+    if not statics:
+        return first
+    arguments = tuple(map(_static_argument, statics))
+    sizes = [
+        _table(model, symbol) for symbol, static in zip(statics, arguments, strict=True) for _ in range(static.count)
+    ]
+    static = static_input({static.name: static.count for static in arguments}, sizes, options)
+    return replace(
+        first,
+        steps=first.steps.model_copy(update={"static": static}),
+        statics=arguments,
+        order=tuple(str(one.name) if any(one is static for static in statics) else None for one in symbols),
+    )
+
+
+def _static_symbols(symbols: Sequence[Any], options: TargetOptions) -> list[Any]:
+    """Those of several inputs of a model that hold static values: by the option, their names, or their shapes.
+
+    An input without an axis of a dynamic size holds them, if another one has such an axis.
+    """
+    has_width = [len(symbol.shape) == 3 or (len(symbol.shape) == 2 and symbol.shape[1] is None) for symbol in symbols]
+    return [
+        symbol
+        for symbol, is_sequence in zip(symbols, has_width, strict=True)
+        if symbol.name in (options.static or ())
+        or (any(has_width) and not is_sequence and meaning_of(str(symbol.name)) is None and symbol.dtype != "bool")
+        or is_static_name(str(symbol.name))
+    ]
+
+
+def _static_argument(symbol: Any) -> StaticArgument:
+    """The form of an input with static values, `[rows, count]` or `[rows]`, of floats or codes."""
+    is_column = len(symbol.shape) == 1
+    is_code = "int" in str(symbol.dtype)
+    return StaticArgument(str(symbol.name), 1 if is_column else int(symbol.shape[1]), is_column, is_code)
+
+
+def _first_input(text: str, model: Any, symbols: Sequence[Any], options: TargetOptions) -> ModelInput:
+    """Reads the input with the steps; `symbols` are the inputs without static values.
 
     Raises:
         ConfigurationError: The input is not a sequence, an unbuilt model needs an option, or an option contradicts the
             model.
     """
-    shape = _input_shape(text, model)
+    features, vocabulary = options.features, options.vocabulary
+    shape = _input_shape(text, model, symbols)
     if shape is None:  # a subclassed model that was never called
         if features is None and vocabulary is None:
             raise ConfigurationError(
@@ -206,7 +284,7 @@ def input_of(text: str, model: Any, *, features: int | None = None, vocabulary: 
             f"{text} takes {shape_text}, but a sequence is [rows, width, features] or, of tokens, [rows, width]: "
             "reshape each step to a list of numbers, and let the model begin with a Reshape in TimeDistributed"
         )
-    vocabulary_size = vocabulary or _vocabulary(model)
+    vocabulary_size = vocabulary or _table(model, *symbols) or _any_table(model)
     if vocabulary_size is None and features not in (None, 1):
         raise ConfigurationError(f"--features {features} contradicts {text}, whose input is {shape_text}")
     if vocabulary_size is not None:
@@ -253,13 +331,12 @@ def _last_layer(symbol: Any) -> Any:
     return None
 
 
-def _input_shape(text: str, model: Any) -> tuple[int | None, ...] | None:
-    """The shape of a model's one input, with None for the size of a dynamic axis; None if the model was never built.
+def _input_shape(text: str, model: Any, inputs: Sequence[Any]) -> tuple[int | None, ...] | None:
+    """The shape of a model's one input of steps, with None for a dynamic axis; None if the model was never built.
 
     Raises:
-        ConfigurationError: The model has several inputs.
+        ConfigurationError: The model has several.
     """
-    inputs = getattr(model, "inputs", None)
     if not inputs:  # a subclassed model, which may have been built by a call
         built = model.get_build_config() if getattr(model, "built", False) else None
         shape = (built or {}).get("input_shape")
@@ -278,19 +355,29 @@ def _input_shape(text: str, model: Any) -> tuple[int | None, ...] | None:
     return tuple(inputs[0].shape)
 
 
-def _vocabulary(model: Any) -> int | None:
-    """The number of token ids of the Embedding that reads the model's input, or else of the first Embedding.
+def _tables(model: Any) -> list[Any]:
+    """The Embedding layers of a model."""
+    return [layer for layer in model._flatten_layers(include_self=False) if type(layer).__name__ == "Embedding"]
 
-    None if the model has no Embedding.
-    """
-    tables = [layer for layer in model._flatten_layers(include_self=False) if type(layer).__name__ == "Embedding"]
-    symbols = {id(symbol) for symbol in getattr(model, "inputs", None) or ()}
-    reading_input = [
+
+def _any_table(model: Any) -> int | None:
+    """The number of rows of the first Embedding that reads no input of the model itself; None without one."""
+    read = [table for symbol in getattr(model, "inputs", None) or () for table in _tables_of(model, symbol)]
+    return next((int(table.input_dim) for table in _tables(model) if table not in read), None)
+
+
+def _table(model: Any, symbol: Any = None) -> int | None:
+    """The number of rows of the Embedding that reads an input of the model; None without one."""
+    return next((int(table.input_dim) for table in _tables_of(model, symbol)), None)
+
+
+def _tables_of(model: Any, symbol: Any) -> list[Any]:
+    """The Embedding layers that read an input of the model."""
+    return [
         table
-        for table in tables
-        if any(id(symbol) in symbols for node in table._inbound_nodes for symbol in node.input_tensors)
+        for table in _tables(model)
+        if any(read is symbol for node in table._inbound_nodes for read in node.input_tensors)
     ]
-    return next((int(table.input_dim) for table in (*reading_input, *tables)), None)
 
 
 def _masks(model: Any) -> tuple[tuple[str, ...], float]:

@@ -16,12 +16,11 @@ from typing import Final
 import numpy as np
 import onnx
 from onnx import TensorProto, helper
-from pydantic import ValidationError
 
 from lengthwise.errors import ConfigurationError
 from lengthwise.padding import LENGTHS
 from lengthwise.runtime.manifest import SequenceInput, StaticInput, StepInput
-from lengthwise_export.beside import STATIC, is_static_name, paired
+from lengthwise_export.beside import STATIC, is_static_name, paired, static_input
 from lengthwise_export.onnx_graphs.probing import GraphValue, listed
 from lengthwise_export.onnx_graphs.protos import NodeWriter, all_names, refill
 from lengthwise_export.options import TargetOptions
@@ -79,18 +78,19 @@ def read_inputs_beside(graph: onnx.ModelProto, inputs: list[GraphValue], hints: 
     by_name = {value.name: value for value in inputs}
     for value in further:
         changed.take_lengths(value, by_name[end_of[value.name]], marks_padding=hints.second == "padding-mask")
+    counts = {safe_name(value): _count(value) for value in statics}
     own = {value.name for value in (*statics, *further)} | {end_of[value.name] for value in further}
     return InputsBeside(
         changed.finished(),
         [value for value in inputs if value.name not in own],
-        _static_input(statics, hints),
-        tuple(name_of_sequence(value) for value in sequences) if further else (),
+        static_input(counts, [None] * sum(counts.values()), hints) if statics else None,
+        tuple(safe_name(value) for value in sequences) if further else (),
         tuple(further),
     )
 
 
-def name_of_sequence(value: GraphValue) -> str:
-    """The name of a sequence: that of its input, with signs that every name may have."""
+def safe_name(value: GraphValue) -> str:
+    """The name of an input, with signs that every name may have."""
     return _NO_SIGN_OF_NAMES.sub("_", value.name).lstrip("._-")
 
 
@@ -124,26 +124,6 @@ def _count(value: GraphValue) -> int:
     """How many static values an input holds."""
     size = value.axes[1] if value.rank == 2 else 1
     return size if isinstance(size, int) else 1
-
-
-def _static_input(statics: Sequence[GraphValue], hints: TargetOptions) -> StaticInput | None:
-    """What the manifest says of static values; None without any.
-
-    Raises:
-        ConfigurationError: Their names or categories, by the options, do not fit.
-    """
-    if not statics:
-        return None
-    count, names = sum(map(_count, statics)), hints.static_names
-    if names is None and all(_count(value) == 1 for value in statics):
-        names = tuple(name_of_sequence(value) for value in statics)
-    try:
-        return StaticInput(count=count, names=names, categories=dict(hints.static_categories or {}))
-    except ValidationError as error:
-        why = error.errors()[0]["msg"]
-        raise ConfigurationError(
-            f"--static-names, --static-categories: {why}; the graph takes {count} static values"
-        ) from error
 
 
 class _Rewriter:
@@ -184,7 +164,7 @@ class _Rewriter:
             end: The input with its lengths, or with a mask.
             marks_padding: Whether a mask is true at padding.
         """
-        name, writer = name_of_sequence(steps), self._writer
+        name, writer = safe_name(steps), self._writer
         lengths, kind = LENGTHS.format(name), "float32" if steps.element == "float32" else "int64"
         own_steps = self._take_out(steps.name, name if steps.element == kind else "")
         own_end = self._take_out(end.name)

@@ -14,13 +14,11 @@ from typing import Any, Final
 
 import numpy as np
 import torch
-from pydantic import ValidationError
 from torch import Tensor, nn
 
-from lengthwise.errors import ConfigurationError
 from lengthwise.padding import pad
 from lengthwise.runtime.manifest import SequenceInput, StaticInput, StepInput
-from lengthwise_export.beside import STATIC, completed
+from lengthwise_export.beside import STATIC, completed, static_input
 from lengthwise_export.checking.limits import runs
 from lengthwise_export.checking.trace_torch import TorchSubject
 from lengthwise_export.checking.trials import Sampler
@@ -80,33 +78,15 @@ def _with_sequences(
 
 
 def _with_statics(subject: TorchSubject, options: TargetOptions) -> TorchSubject | None:
-    """The subject with the forms of its static arguments with which it runs; None if it runs with none.
-
-    Raises:
-        ConfigurationError: The names or the categories of the options do not fit the static values.
-    """
+    """The subject with the forms of its static arguments with which it runs; None if it runs with none."""
     if not subject.signature.statics:
         return subject if _runs(subject) else None
     statics = _forms_that_run(subject, options)
     if statics is None:
         return None
     subject = _with_forms(subject, statics)
-    names = options.static_names
-    if names is None and all(static.count == 1 for static in statics):
-        names = tuple(static.name for static in statics)
-    count = sum(static.count for static in statics)
-    value_names = names or tuple(map(str, range(count)))
-    categories: dict[str, Sequence[str]] = {
-        name: tuple(map(str, range(size)))
-        for name, size in zip(value_names, _table_sizes(subject, count), strict=False)
-        if size is not None
-    }
-    try:
-        static = StaticInput(count=count, names=names, categories=categories | dict(options.static_categories or {}))
-    except ValidationError as error:
-        raise ConfigurationError(
-            f"--static-names, --static-categories: {error.errors()[0]['msg']}; the module takes {count} static values"
-        ) from error
+    sizes = _table_sizes(subject, sum(static.count for static in statics))
+    static = static_input({static.name: static.count for static in statics}, sizes, options)
     return replace(subject, steps=subject.steps.model_copy(update={"static": static}))
 
 
